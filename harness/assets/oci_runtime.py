@@ -1,0 +1,65 @@
+"""An OCI runtime in front of runc for hosts whose capability bounding set is reduced.
+
+Docker before 23 asks for every capability when a container is privileged. Where the host itself lacks one (restricted CI
+runners and small VMs often lack CAP_SYS_RESOURCE), runc refuses: "unable to apply caps". This program takes the missing ones out of
+the request and then becomes runc. It is copied out of the package by ``engine.py`` and uses the standard library only.
+"""
+
+import json
+import os
+import pathlib
+import sys
+
+# In the order of the kernel's numbers (linux/capability.h): bit n of CapBnd is NAMES[n].
+NAMES = (
+    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST "
+    "NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE "
+    "SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM "
+    "BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
+).split()
+
+
+def missing(status: str) -> set[str]:
+    """Names (``CAP_...``) that are not in the bounding set that ``status`` (text of /proc/self/status) shows."""
+    mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapBnd:"))
+    return {f"CAP_{name}" for bit, name in enumerate(NAMES) if not mask >> bit & 1}
+
+
+def strip(process: dict[str, object], gone: set[str]) -> None:
+    """Take ``gone`` out of every capability set of an OCI ``process`` object, in place."""
+    sets = process.get("capabilities")
+    if isinstance(sets, dict):
+        process["capabilities"] = {name: [cap for cap in caps if cap not in gone] for name, caps in sets.items()}
+
+
+def rewrite(path: pathlib.Path, gone: set[str], *, nested: bool) -> None:
+    document = json.loads(path.read_text())
+    strip(document["process"] if nested else document, gone)
+    path.write_text(json.dumps(document))
+
+
+def option(arguments: list[str], *names: str) -> str | None:
+    for index, argument in enumerate(arguments):
+        for name in names:
+            if argument == name and index + 1 < len(arguments):
+                return arguments[index + 1]
+            if argument.startswith(name + "="):
+                return argument.split("=", 1)[1]
+    return None
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    gone = missing(pathlib.Path("/proc/self/status").read_text())
+    if gone and ("create" in arguments or "run" in arguments):
+        bundle = option(arguments, "--bundle", "-b") or "."
+        rewrite(pathlib.Path(bundle, "config.json"), gone, nested=True)
+    elif gone and "exec" in arguments:
+        process = option(arguments, "--process", "-p")
+        if process:
+            rewrite(pathlib.Path(process), gone, nested=False)
+    os.execvp("runc", ["runc", *arguments])
+
+
+if __name__ == "__main__":
+    main()

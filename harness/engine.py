@@ -1,0 +1,163 @@
+"""The Docker engine: find it, or install and start it. The only importer of the docker library."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from importlib import resources
+from pathlib import Path
+
+import docker
+import docker.errors
+
+from harness import log, packages, process
+from harness.assets import oci_runtime
+from harness.errors import CommandError, EngineError
+
+Client = docker.DockerClient
+NotFound = docker.errors.NotFound
+APIError = docker.errors.APIError
+
+STATE = Path("/var/lib/slipway/engine")
+SYSTEM_CONFIG = Path("/etc/docker/daemon.json")
+SOCKET = Path("/var/run/docker.sock")
+PRIVILEGED_SINCE = (23, 0)
+"""From this version on Docker itself leaves out capabilities that the host lacks."""
+
+
+def connect(*, timeout: float = 600) -> Client:
+    """A client of a running engine; one is installed and started where there is none and we may.
+
+    Raises EngineError with one sentence that says what to do. Never changes an engine that is already running.
+    """
+    client, reason = _reach(timeout)
+    if client is None:
+        _start(reason)
+        client, reason = _reach(timeout)
+    if client is None:
+        raise EngineError(f"the Docker engine does not answer: {reason}", hint=f"its log is {STATE}/dockerd.log or `journalctl -u docker`")
+    _check_privileges(client)
+    return client
+
+
+def _reach(timeout: float) -> tuple[Client | None, str]:
+    try:
+        client = docker.from_env(timeout=int(timeout))
+        client.ping()
+    except docker.errors.DockerException as error:
+        return None, " ".join(str(error).split())
+    return client, ""
+
+
+def _start(reason: str) -> None:
+    """Install and start an engine, or raise EngineError saying why not."""
+    if os.environ.get("DOCKER_HOST"):
+        raise EngineError(f"no Docker engine answers at DOCKER_HOST={os.environ['DOCKER_HOST']}", hint="start it, or unset DOCKER_HOST")
+    if "Permission denied" in reason:
+        raise EngineError("the Docker engine does not let us in", hint="run as root, or as a member of the group docker")
+    if os.geteuid() != 0:
+        raise EngineError("no Docker engine is running", hint="start Docker, or run as root on Debian or Ubuntu and it is installed")
+    if shutil.which("dockerd") is None:
+        if not packages.available():
+            raise EngineError("no Docker engine is installed", hint="install Docker 20.10 or newer; on Debian and Ubuntu this is done for you")
+        _configure(SYSTEM_CONFIG)
+        packages.install("docker.io", "docker-cli" if _has_package("docker-cli") else "docker.io", "iptables", "ca-certificates")
+    with log.step("start the Docker engine"):
+        if Path("/run/systemd/system").is_dir():
+            process.run(["systemctl", "start", "docker"])
+        elif _reach(10)[0] is None:
+            _spawn()
+        _await()
+
+
+def _has_package(name: str) -> bool:
+    return bool(process.run(["apt-cache", "show", name], check=False).stdout.strip())
+
+
+def _spawn() -> None:
+    """Start dockerd by hand, detached from us: there is no service manager that would."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    options: list[str] = []
+    if not SYSTEM_CONFIG.exists():
+        _configure(STATE / "daemon.json")
+        if (STATE / "daemon.json").exists():
+            options = ["--config-file", str(STATE / "daemon.json")]
+    with (STATE / "dockerd.log").open("ab") as output:
+        subprocess.Popen(["dockerd", *options], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+
+
+def _await(seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while _reach(10)[0] is None:
+        if time.monotonic() > deadline:
+            lines = (STATE / "dockerd.log").read_text(errors="replace").splitlines()[-8:] if (STATE / "dockerd.log").exists() else []
+            raise EngineError(f"the Docker engine did not start within {seconds:g} s", details="\n".join(lines))
+        time.sleep(0.2)
+
+
+def missing_capabilities() -> set[str]:
+    """Capabilities that this machine's bounding set lacks."""
+    return oci_runtime.missing(Path("/proc/self/status").read_text())
+
+
+def _configure(config: Path) -> None:
+    """Before the first start of an engine of ours: the runtime that leaves out capabilities this machine does not have."""
+    if not missing_capabilities() or config.exists():
+        return
+    STATE.mkdir(parents=True, exist_ok=True)
+    runtime = STATE / "oci-runtime"
+    interpreter = Path("/usr/bin/python3")
+    program = resources.files("harness.assets").joinpath("oci_runtime.py").read_text()
+    runtime.write_text(f"#!{interpreter if interpreter.exists() else shutil.which('python3')} -IS\n{program}")
+    runtime.chmod(0o755)
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(json.dumps({"runtimes": {"slipway": {"path": str(runtime)}}, "default-runtime": "slipway"}, indent=2) + "\n")
+
+
+def _check_privileges(client: Client) -> None:
+    """Say now, in one sentence, what would otherwise fail in the middle with "unable to apply caps"."""
+    gone = missing_capabilities()
+    information = client.info()
+    version = tuple(int(part) for part in str(information.get("ServerVersion", "0")).split("+")[0].split(".")[:2] if part.isdigit())
+    if gone and version < PRIVILEGED_SINCE and information.get("DefaultRuntime") == "runc":
+        raise EngineError(
+            f"this machine lacks {', '.join(sorted(gone))}, and Docker {information['ServerVersion']} cannot start privileged containers "
+            "without",
+            hint="upgrade to Docker 23 or newer, or let us restart the engine with a fitting runtime: slipway engine repair",
+        )
+
+
+def repair() -> None:
+    """Restart the running engine with a runtime that suits this machine: only when the user asked for it (`slipway engine repair`)."""
+    if os.geteuid() != 0:
+        raise EngineError("only root can change the engine", hint="run it as root")
+    if SYSTEM_CONFIG.exists():
+        raise EngineError(f"{SYSTEM_CONFIG} exists and is left alone", hint="add the runtime of DOCUMENTATION to it, or upgrade Docker")
+    _configure(SYSTEM_CONFIG)
+    if not Path("/run/systemd/system").is_dir():
+        raise EngineError("the runtime is configured; the engine was started by hand", hint="restart dockerd, then try again")
+    process.run(["systemctl", "restart", "docker"])
+    _await()
+
+
+def run_container(client: Client, image: str, command: list[str], **options: object) -> tuple[int, str]:
+    """Run a container to its end and remove it; returns its exit code and output. Extra options are docker's own."""
+    container = client.containers.create(image, command, **options)
+    try:
+        container.start()
+        code = int(container.wait()["StatusCode"])
+        return code, container.logs().decode(errors="replace")
+    finally:
+        container.remove(force=True, v=True)
+
+
+def command_output(container: object, argv: list[str], **options: object) -> str:
+    """Standard output of a command in a running container. Raises CommandError with both streams when it fails."""
+    code, (out, err) = container.exec_run(argv, demux=True, **options)  # type: ignore[attr-defined]
+    if code != 0:
+        text = ((out or b"") + (err or b"")).decode(errors="replace").strip()
+        raise CommandError(f"{' '.join(argv)}: exit code {code}", details=text)
+    return (out or b"").decode(errors="replace")

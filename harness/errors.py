@@ -1,0 +1,85 @@
+"""Every error that a user can meet: what is wrong, why, and what to do next. Caught once, in ``cli.py``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+
+class SlipwayError(Exception):
+    """Base of all expected failures. ``message`` says what and why in one line, ``hint`` what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None, details: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = details
+        """Output of the program that failed, events, log lines: shown once, indented, below the message."""
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
+
+
+class UsageError(SlipwayError):
+    """A wrong argument or a bad input file; nothing has been changed."""
+
+    exit_code = 2
+
+
+class BuildError(SlipwayError):
+    """A build step, a launch command or a workload of the throw-away cluster failed."""
+
+    exit_code = 3
+
+
+class StoreError(SlipwayError):
+    """The local store or a registry does not have, cannot give or cannot take something."""
+
+    exit_code = 4
+
+
+class NodeError(SlipwayError):
+    """A node cannot be reached, or refuses us."""
+
+    exit_code = 5
+
+
+class CommandError(SlipwayError):
+    """A command failed, here or on a node."""
+
+    exit_code = 6
+
+
+class CheckError(SlipwayError):
+    """A check of a node or a cluster did not hold."""
+
+    exit_code = 7
+
+
+class EngineError(SlipwayError):
+    """No usable Docker engine, or it refuses what is needed."""
+
+    exit_code = 3
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Fault:
+    """One thing wrong in an input file. ``where`` is ``file:line`` or ``file .path[0].to``."""
+
+    where: str
+    message: str
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}"
+        return text if self.hint is None else f"{text}\n  hint: {self.hint}"
+
+
+class InputError(UsageError):
+    """All faults of the input at once, in the order in which they stand in it."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))

@@ -1,0 +1,136 @@
+"""Ranges of Kubernetes versions, as KUBEVERSION and a chart's ``kubeVersion`` write them: ``>=1.18 <1.23 || ~1.24``.
+
+The language is that of the semver library which helm and sealer use: blanks and commas join, ``||`` separates alternatives,
+``1.22 - 1.24`` is inclusive, ``^ ~ x *`` as everywhere, and a part that is left out stands for any number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import re
+from collections.abc import Callable
+
+_IDENTIFIERS = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
+_VERSION = re.compile(rf"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-({_IDENTIFIERS}))?(?:\+{_IDENTIFIERS})?")
+_OPERAND = rf"v?(?:\d+|[xX*])(?:\.(?:\d+|[xX*])){{0,2}}(?:-{_IDENTIFIERS})?(?:\+{_IDENTIFIERS})?"
+_CONSTRAINT = re.compile(rf"\s*(=>|=<|>=|<=|!=|[=<>^~]|)\s*({_OPERAND})\s*(?:,|(?=\s|$|[=<>!^~]))\s*")
+_HYPHEN = re.compile(rf"({_OPERAND})\s+-\s+({_OPERAND})")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class _Version:
+    numbers: tuple[int, int, int]
+    released: bool
+    """False for a pre-release, which sorts before its release."""
+    labels: tuple[tuple[bool, int, str], ...]
+    """The identifiers of a pre-release: numbers before words, numbers by value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Constraint:
+    sign: str
+    given: int
+    """How many of major, minor, patch were written as numbers."""
+    version: _Version
+
+    def allows(self, version: _Version) -> bool:
+        # 1.20.3-rc.1 is not what ">=1.18" asks for; only a range that itself names a pre-release means them.
+        if not version.released and self.version.released:
+            return False
+        if self.given == 0:
+            return self.sign not in ("!=", "<", ">")
+        return _SIGNS[self.sign](self, version)
+
+    def _upper(self, position: int) -> tuple[int, int, int]:
+        """The first version behind all that share the first ``position`` numbers."""
+        numbers = list(self.version.numbers[:position])
+        numbers[-1] += 1
+        return (*numbers, *[0] * (3 - position))  # type: ignore[return-value]
+
+    def _equal(self, version: _Version) -> bool:
+        if self.given == 3:
+            return version == self.version
+        return version.numbers[: self.given] == self.version.numbers[: self.given]
+
+    def _below(self, version: _Version, position: int) -> bool:
+        return self.version <= version and version.numbers < self._upper(position)
+
+    def _caret(self, version: _Version) -> bool:
+        leading = next((index for index, number in enumerate(self.version.numbers[: self.given]) if number), self.given - 1)
+        return self._below(version, leading + 1)
+
+    def _tilde(self, version: _Version) -> bool:
+        return self._below(version, min(self.given, 2))
+
+    def _greater(self, version: _Version) -> bool:
+        return version > self.version if self.given == 3 else version.numbers >= self._upper(self.given)
+
+    def _at_most(self, version: _Version) -> bool:
+        return version <= self.version if self.given == 3 else version.numbers < self._upper(self.given)
+
+
+_SIGNS: dict[str, Callable[[_Constraint, _Version], bool]] = {
+    "": _Constraint._equal,
+    "=": _Constraint._equal,
+    "!=": lambda constraint, version: not constraint._equal(version),
+    ">": _Constraint._greater,
+    ">=": lambda constraint, version: operator.ge(version, constraint.version),
+    "=>": lambda constraint, version: operator.ge(version, constraint.version),
+    "<": lambda constraint, version: operator.lt(version, constraint.version),
+    "<=": _Constraint._at_most,
+    "=<": _Constraint._at_most,
+    "^": _Constraint._caret,
+    "~": _Constraint._tilde,
+}
+
+
+def check(text: str) -> None:
+    """Raises ValueError, saying what is wrong, when ``text`` is no range of versions."""
+    _alternatives(text)
+
+
+def satisfies(version: str, text: str) -> bool:
+    """Whether a version (``v1.20.2``) lies in a range (``>=1.18 <1.23``). Raises ValueError when either is none."""
+    found = _version(version)
+    return any(all(constraint.allows(found) for constraint in joined) for joined in _alternatives(text))
+
+
+def _version(text: str) -> _Version:
+    match = _VERSION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a version")
+    labels = tuple((not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in (match[4] or "").split(".") if part)
+    return _Version((int(match[1]), int(match[2] or 0), int(match[3] or 0)), not labels, labels)
+
+
+def _alternatives(text: str) -> list[list[_Constraint]]:
+    if not text.strip():
+        raise ValueError("an empty range of versions")
+    return [_joined(part, text) for part in text.split("||")]
+
+
+def _joined(part: str, whole: str) -> list[_Constraint]:
+    part = _HYPHEN.sub(r">=\1 <=\2", part.strip())
+    found: list[_Constraint] = []
+    position = 0
+    while position < len(part):
+        match = _CONSTRAINT.match(part, position)
+        if match is None:
+            raise ValueError(f"{whole!r} is not a range of versions: {part[position:]!r} is not understood")
+        found.append(_constraint(match[1], match[2]))
+        position = match.end()
+    if not found or part.endswith(","):
+        raise ValueError(f"{whole!r} is not a range of versions: a part of it is empty")
+    return found
+
+
+def _constraint(sign: str, operand: str) -> _Constraint:
+    numbers, dash, labels = operand.removeprefix("v").partition("-")
+    written = []
+    for part in numbers.partition("+")[0].split("."):
+        if not part.isdigit():
+            break
+        written.append(part)
+    version = _version(".".join([*written, *["0"] * (3 - len(written))]) + dash + labels)
+    return _Constraint(sign, len(written), version)

@@ -1,0 +1,165 @@
+"""What a person sees while we work: one line a step, with its time. Results go to stdout, everything here to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclasses.dataclass
+class Step:
+    """One unit of work that is being shown. ``note`` may be changed while it runs; it stands behind the title."""
+
+    title: str
+    depth: int
+    started: float
+    note: str = ""
+    seconds: float | None = None
+
+
+class Display(Protocol):
+    def begin(self, step: Step) -> None: ...
+    def end(self, step: Step, *, failed: bool) -> None: ...
+    def line(self, text: str, style: str = "") -> None: ...
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``3 min 05 s``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+class Plain:
+    """Timed lines for logs and CI: a line when a step ends, and when it begins if it holds others."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def begin(self, step: Step) -> None:
+        if step.depth == 0:
+            self.console.print(f"- {step.title} ...", markup=False, highlight=False)
+
+    def end(self, step: Step, *, failed: bool) -> None:
+        mark = "x" if failed else "+"
+        note = f" ({step.note})" if step.note else ""
+        text = f"{'  ' * step.depth}{mark} {step.title}{note} {duration(step.seconds or 0)}"
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def line(self, text: str, style: str = "") -> None:
+        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+class Terminal:
+    """A live display: finished steps stay in the scrollback, running ones spin below them."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.running: list[Step] = []
+        self.live: Live | None = None
+        self.lock = threading.RLock()
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 1))
+        for step in list(self.running):
+            label = Text("  " * step.depth + step.title + (f"  {step.note}" if step.note else ""))
+            table.add_row(Spinner("dots"), label, Text(duration(time.monotonic() - step.started), style="dim"))
+        return table
+
+    def begin(self, step: Step) -> None:
+        with self.lock:
+            self.running.append(step)
+            if self.live is None:
+                self.live = Live(get_renderable=self._table, console=self.console, refresh_per_second=8, transient=True)
+                self.live.start()
+
+    def end(self, step: Step, *, failed: bool) -> None:
+        with self.lock:
+            self.running.remove(step)
+            mark = Text("✗ ", style="red") if failed else Text("✓ ", style="green")
+            text = Text("  " * step.depth) + mark + Text(step.title)
+            if step.note:
+                text.append(f"  {step.note}", style="dim")
+            text.append(f"  {duration(step.seconds or 0)}", style="dim")
+            self.console.print(text, soft_wrap=True)
+            if not self.running and self.live is not None:
+                self.live.stop()
+                self.live = None
+
+    def line(self, text: str, style: str = "") -> None:
+        with self.lock:
+            self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+class Null:
+    """Says nothing (``--quiet``, and tests)."""
+
+    def begin(self, step: Step) -> None: ...
+    def end(self, step: Step, *, failed: bool) -> None: ...
+    def line(self, text: str, style: str = "") -> None: ...
+
+
+@dataclasses.dataclass
+class _State:
+    display: Display
+    verbose: bool = False
+
+
+_state = _State(Plain(Console(stderr=True)))
+_nesting = threading.local()
+finished: list[Step] = []
+"""Steps that ended, in order: the breakdown that a verb prints at its end."""
+
+
+def setup(*, quiet: bool = False, verbose: bool = False) -> None:
+    """Choose the display: nothing, plain lines, or live when standard error is a terminal."""
+    console = Console(stderr=True)
+    live = console.is_terminal and not verbose
+    _state.display = Null() if quiet else Terminal(console) if live else Plain(console)
+    _state.verbose = verbose
+
+
+def info(text: str) -> None:
+    _state.display.line(text)
+
+
+def warning(text: str) -> None:
+    _state.display.line(f"warning: {text}", style="yellow")
+
+
+def debug(text: str) -> None:
+    """A line for ``--verbose``: commands, requests. Never hand a secret to it."""
+    if _state.verbose:
+        _state.display.line(f"  > {text}", style="dim")
+
+
+@contextlib.contextmanager
+def step(title: str) -> Iterator[Step]:
+    """Show ``title`` while the block runs, and how long it took when it ends. Nests; safe in threads."""
+    depth = getattr(_nesting, "depth", 0)
+    now = Step(title, depth, time.monotonic())
+    _nesting.depth = depth + 1
+    _state.display.begin(now)
+    failed = True
+    try:
+        yield now
+        failed = False
+    finally:
+        _nesting.depth = depth
+        now.seconds = time.monotonic() - now.started
+        finished.append(now)
+        _state.display.end(now, failed=failed)
+        sys.stderr.flush()

@@ -1,0 +1,145 @@
+"""Nodes: machines reached over SSH, whatever made them, and the providers that make some."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeVar
+
+from harness.errors import NodeError, SlipwayError
+from harness.process import Result
+
+Writer = Callable[[BinaryIO], None]
+"""Writes a command's standard input; called once, in a thread of its own."""
+
+Input = str | bytes | BinaryIO | Writer | None
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+class Node(Protocol):
+    """A machine that does what it is told, as root."""
+
+    @property
+    def name(self) -> str:
+        """Its host name once it has been asked, until then its address."""
+        ...
+
+    @property
+    def address(self) -> str: ...
+
+    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float | None = None) -> Result:
+        """Run shell text as root. ``timeout`` is in seconds.
+
+        Raises NodeError when the node cannot be reached or does not let us in and, with ``check``, CommandError when the command fails.
+        """
+        ...
+
+    def put_tar(self, stream: BinaryIO | Writer, destination: str) -> None:
+        """Unpack a tar stream, not compressed, below ``destination``; everything will belong to root."""
+        ...
+
+    def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
+        """Write a whole file in one move; its directory is made."""
+        ...
+
+    def get(self, path: str) -> bytes:
+        """The bytes of a file; raises CommandError when there is none."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Login:
+    """How to get into a machine. The secrets are never shown."""
+
+    user: str = "root"
+    port: int = 22
+    key: Path | None = None
+    password: str | None = dataclasses.field(default=None, repr=False)
+    passphrase: str | None = dataclasses.field(default=None, repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """An address and the way into it."""
+
+    address: str
+    login: Login = Login()
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """One machine that a provider made."""
+
+    name: str
+    address: str
+    role: str
+    """``master`` or ``node``: what it was asked for; only a cluster makes it one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Machines that were made together."""
+
+    name: str
+    provider: str
+    members: tuple[Made, ...]
+    login: Login
+
+    @property
+    def masters(self) -> tuple[Machine, ...]:
+        return tuple(Machine(made.address, self.login) for made in self.members if made.role == "master")
+
+    @property
+    def nodes(self) -> tuple[Machine, ...]:
+        return tuple(Machine(made.address, self.login) for made in self.members if made.role == "node")
+
+
+class Provider(Protocol):
+    """What makes machines."""
+
+    def up(self, name: str, masters: int, nodes: int, *, image: str = ...) -> Group:
+        """Make machines and wait until they have booted and answer over SSH. What fails or is interrupted leaves nothing behind."""
+        ...
+
+    def down(self, name: str) -> bool:
+        """Remove the machines, their disks, network and keys; False when there was nothing of that name."""
+        ...
+
+    def list(self) -> tuple[Group, ...]: ...
+
+
+def each(items: Iterable[Item], action: Callable[[Item], Value]) -> list[Value]:
+    """``action`` for every item at the same time; the values in the order of the items.
+
+    All are tried to their end. One failure is raised as it is, several as one error that names all of them.
+    """
+    work = list(items)
+    if not work:
+        return []
+    with concurrent.futures.ThreadPoolExecutor(max_workers=min(64, len(work))) as pool:
+        futures = [pool.submit(action, item) for item in work]
+        concurrent.futures.wait(futures)
+    failures = [failure for future in futures if (failure := future.exception()) is not None]
+    if failures:
+        raise together(failures)
+    return [future.result() for future in futures]
+
+
+def together(failures: Sequence[BaseException]) -> BaseException:
+    """One error that tells of all; anything but an expected failure is raised as it is."""
+    expected = [failure for failure in failures if isinstance(failure, SlipwayError)]
+    if len(failures) == 1 or len(expected) < len(failures):
+        return next(failure for failure in failures if not isinstance(failure, SlipwayError) or len(failures) == 1)
+    unreached = [failure for failure in expected if isinstance(failure, NodeError)]
+    hints = dict.fromkeys(failure.hint for failure in expected if failure.hint)
+    details = [f"{failure.message}\n{failure.details}" for failure in expected if failure.details]
+    kind = NodeError if unreached else type(expected[0])
+    return kind(
+        "\n".join(dict.fromkeys(failure.message for failure in expected)),
+        hint="; ".join(hints) or None,
+        details="\n".join(dict.fromkeys(details)) or None,
+    )

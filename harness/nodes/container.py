@@ -1,0 +1,242 @@
+"""Provider ``container``: machines that are privileged containers running systemd and sshd, on a network without a way out."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import shutil
+import socket
+import tarfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from harness import clusterstate, engine, log, paths
+from harness.errors import EngineError, UsageError
+from harness.nodes import Group, Login, Made
+
+IMAGE = "slipway.dev/node:12"
+LABEL = "dev.slipway.nodes"
+ROLE = "dev.slipway.role"
+
+VOLUMES = ("/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd", "/var/lib/slipway")
+"""Places that must not lie on the container's own overlay: overlays do not stack, and a database wants a plain file system."""
+
+BOOT_TIMEOUT = 120
+"""Seconds until systemd has started everything and sshd answers."""
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+Container = Any  # the library's own class; only engine.py imports it
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What all machines of a group share."""
+
+    group: str
+    image: str
+    gateway: str
+    public: bytes
+
+
+class ContainerProvider:
+    """Makes groups of container machines. What exists is read from the engine's labels; only keys are kept on disk."""
+
+    def __init__(self, client: engine.Client | None = None, home: Path | None = None) -> None:
+        self._client = client
+        self.home = home or paths.home()
+
+    @property
+    def client(self) -> engine.Client:
+        if self._client is None:
+            self._client = engine.connect()
+        return self._client
+
+    def up(self, name: str, masters: int, nodes: int, *, image: str = IMAGE) -> Group:
+        """Make ``masters + nodes`` machines and wait until they have booted and answer over SSH.
+
+        Raises UsageError for a bad name or one in use, EngineError when the engine refuses or a machine does not boot.
+        """
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"{name!r} is no name for a group of nodes", hint="use lower-case letters, digits and hyphens, at most 32")
+        if masters < 0 or nodes < 0 or masters + nodes == 0:
+            raise UsageError("no nodes are asked for", hint="give --masters or --nodes")
+        if self._containers(name):
+            raise UsageError(f"nodes named {name} exist already", hint=f"slipway nodes down {name}, or choose another name")
+        roles = ["master"] * masters + ["node"] * nodes
+        names = [f"{name}-{role}-{1 + roles[:index].count(role)}" for index, role in enumerate(roles)]
+        try:
+            with _refusals():
+                public = self._make_key(name)
+                network = self.client.networks.create(_prefixed(name), driver="bridge", internal=True, labels={LABEL: name})
+                plan = _Plan(name, image, _gateway(network), public)
+                _parallel(lambda pair: self._boot(plan, *pair), list(zip(names, roles, strict=True)))
+        except BaseException:
+            # Also when it was interrupted: half a group is of no use to anybody.
+            self.down(name)
+            raise
+        return self._group(name, self._containers(name))
+
+    def down(self, name: str) -> bool:
+        containers = self._containers(name)
+        group = self._group(name, containers)
+        with _refusals():
+            _parallel(_remove, containers)
+            networks = self.client.networks.list(filters={"label": f"{LABEL}={name}"})
+            for network in networks:
+                network.remove()
+        folder = self._folder(name)
+        found = bool(containers or networks or folder.exists())
+        shutil.rmtree(folder, ignore_errors=True)
+        clusterstate.unpin((made.address for made in group.members), self.home)
+        return found
+
+    def list(self) -> tuple[Group, ...]:
+        groups: dict[str, Any] = {}
+        with _refusals():
+            for container in self.client.containers.list(all=True, filters={"label": LABEL}):
+                groups.setdefault(container.labels[LABEL], []).append(container)
+        return tuple(self._group(name, containers) for name, containers in sorted(groups.items()))
+
+    def _folder(self, name: str) -> Path:
+        return self.home / "nodes" / name
+
+    def _containers(self, name: str) -> Sequence[Container]:
+        with _refusals():
+            return tuple(self.client.containers.list(all=True, filters={"label": f"{LABEL}={name}"}))
+
+    def _group(self, name: str, containers: Sequence[Container]) -> Group:
+        made = sorted(
+            (Made(container.attrs["Config"]["Hostname"], _address(container, name), container.labels[ROLE]) for container in containers),
+            key=lambda member: (member.role != "master", len(member.name), member.name),
+        )
+        return Group(name, "container", tuple(made), Login(key=self._folder(name) / "id_ed25519"))
+
+    def _make_key(self, name: str) -> bytes:
+        """A key for this group alone; returns the line for authorized_keys."""
+        key = ed25519.Ed25519PrivateKey.generate()
+        folder = self._folder(name)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private = folder / "id_ed25519"
+        private.unlink(missing_ok=True)
+        private.touch(mode=0o600)
+        private.write_bytes(
+            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+        )
+        return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH) + b" slipway\n"
+
+    def _boot(self, plan: _Plan, hostname: str, role: str) -> None:
+        volumes: Any = [{"Type": "volume", "Target": place} for place in VOLUMES]
+        container = self.client.containers.create(
+            plan.image,
+            name=_prefixed(hostname),
+            hostname=hostname,
+            labels={LABEL: plan.group, ROLE: role},
+            network=_prefixed(plan.group),
+            privileged=True,
+            cgroupns="private",
+            security_opt=["seccomp=unconfined", "apparmor=unconfined"],
+            tmpfs={"/run": "exec,mode=755", "/tmp": "exec,mode=1777"},
+            mounts=volumes,
+            stop_signal="SIGRTMIN+3",
+            environment={"container": "docker"},
+        )
+        container.put_archive("/", _authorized_keys(plan.public))
+        container.start()
+        deadline = time.monotonic() + BOOT_TIMEOUT
+        _until(lambda: _booted(container), deadline, hostname, "systemd has not started everything", container)
+        # The engine drops what leaves this network. Without a route the kernel would not even try to send to the
+        # addresses of services, which are rewritten on their way out.
+        engine.command_output(container, ["ip", "route", "replace", "default", "via", plan.gateway])
+        container.reload()
+        _until(lambda: _answers(_address(container, plan.group)), deadline, hostname, "sshd does not answer", container)
+
+
+def _prefixed(name: str) -> str:
+    return f"slipway-{name}"
+
+
+def _parallel(action: Callable[[Any], None], items: Sequence[Any]) -> None:
+    """All at once; the first failure is raised after all have ended, so that what cleans up finds them still."""
+    if not items:
+        return
+    with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, len(items))) as pool:
+        futures = [pool.submit(action, item) for item in items]
+        concurrent.futures.wait(futures)
+    for future in futures:
+        future.result()
+
+
+class _refusals(contextlib.AbstractContextManager[None]):  # noqa: N801 - used as a statement
+    """The engine's own errors as ours."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, engine.NotFound):
+            raise EngineError(
+                f"the engine does not have it: {error.explanation}", hint="make the node image: slipway nodes up does"
+            ) from error
+        if isinstance(error, engine.APIError):
+            raise EngineError(f"the engine refuses: {error.explanation}", hint="its log says more") from error
+
+
+def _remove(container: Container) -> None:
+    # Somebody else may be removing it at the same time.
+    with contextlib.suppress(engine.NotFound):
+        container.remove(force=True, v=True)
+
+
+def _gateway(network: Any) -> str:
+    network.reload()
+    return str(network.attrs["IPAM"]["Config"][0]["Gateway"]).split("/", maxsplit=1)[0]
+
+
+def _address(container: Container, group: str) -> str:
+    networks = container.attrs["NetworkSettings"]["Networks"]
+    return str(networks.get(_prefixed(group), {}).get("IPAddress") or "")
+
+
+def _authorized_keys(public: bytes) -> bytes:
+    """A tar with /root/.ssh as sshd wants it."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for path, mode, data in (("root/.ssh", 0o700, None), ("root/.ssh/authorized_keys", 0o600, public)):
+            entry = tarfile.TarInfo(path)
+            entry.mode, entry.mtime = mode, int(time.time())
+            entry.type, entry.size = (tarfile.DIRTYPE, 0) if data is None else (tarfile.REGTYPE, len(data))
+            archive.addfile(entry, io.BytesIO(data or b""))
+    return stream.getvalue()
+
+
+def _booted(container: Container) -> bool:
+    # Any end of it counts: a unit that failed makes it "degraded", which is a machine's daily life.
+    _, output = container.exec_run(["systemctl", "is-system-running", "--wait"])
+    return output.decode(errors="replace").strip() in {"running", "degraded"}
+
+
+def _answers(address: str) -> bool:
+    try:
+        with socket.create_connection((address, 22), timeout=5) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def _until(condition: Callable[[], bool], deadline: float, hostname: str, complaint: str, container: Container) -> None:
+    pause = 0.05
+    while not condition():
+        container.reload()
+        if container.status != "running" or time.monotonic() > deadline:
+            said = container.logs(tail=30).decode(errors="replace")
+            state = json.dumps(container.attrs["State"].get("Error") or container.status)
+            raise EngineError(f"node {hostname} did not boot: {complaint} ({state})", hint="see the log below", details=said)
+        time.sleep(pause)
+        pause = min(0.5, pause * 1.5)
+    log.debug(f"{hostname}: ready")

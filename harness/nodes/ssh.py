@@ -1,0 +1,339 @@
+"""Nodes over OpenSSH: one generated configuration and one pinned set of host keys a cluster, one shared connection a node."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import re
+import shlex
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from harness import log, process
+from harness.errors import CommandError, NodeError, UsageError
+from harness.nodes import Input, Login, Machine, Writer, each
+from harness.process import Result
+
+CONNECT_TIMEOUT = 10
+"""Seconds for a TCP connection; ssh gives up after it."""
+
+_LOST = 255
+"""The exit code that ssh keeps for its own failures."""
+
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:%-]*")
+
+# What ssh says, what it means, and what to do next: the first match counts.
+_REASONS: tuple[tuple[str, str, str], ...] = (
+    ("REMOTE HOST IDENTIFICATION HAS CHANGED", "its host key is not the pinned one", "changed"),
+    ("Host key verification failed", "its host key is not the pinned one", "changed"),
+    ("UNPROTECTED PRIVATE KEY FILE", "the private key may be read by others", "chmod 600 the key file"),
+    ("Permission denied", "it does not accept {user} with {means}", "login"),
+    ("Too many authentication failures", "it does not accept {user} with {means}", "login"),
+    ("Connection refused", "nothing listens on port {port}", "start sshd there, or give its port with --port"),
+    ("Could not resolve hostname", "no such host name", "check the name, or give the address"),
+    ("No route to host", "no route leads to it", "check the address and that the machine is up"),
+    ("Network is unreachable", "no route leads to it", "check the address and this machine's network"),
+    ("timed out", "no answer within {timeout} s", "check the address, that the machine is up, and firewalls on the way"),
+    ("Connection closed by", "it closed the connection", "look at the log of its sshd"),
+    ("Connection reset by", "it closed the connection", "look at the log of its sshd"),
+    ("Broken pipe", "the connection was lost", "check the machine and its network, then run the same command again"),
+    ("closed by remote host", "the connection was lost", "check the machine and its network, then run the same command again"),
+)
+
+
+def explain(machine: Machine, said: str, known_hosts: Path) -> NodeError:
+    """What ssh said as an error in one line: what, why, what next."""
+    login = machine.login
+    means = f"the key {login.key}" if login.key else "the keys of this machine"
+    if login.password is not None:
+        means = "the password" if login.key is None else f"{means} or the password"
+    hints = {
+        "changed": f"if the machine was installed anew, forget its old key: ssh-keygen -R {machine.address} -f {known_hosts}; "
+        "if not, somebody may be listening in",
+        "login": "give another key with --key or another --user, or add the public key to its authorized_keys",
+    }
+    for text, why, hint in _REASONS:
+        if text in said:
+            reason = why.format(user=login.user, means=means, port=login.port, timeout=CONNECT_TIMEOUT)
+            return NodeError(f"{machine.address}: {reason}", hint=hints.get(hint, hint))
+    last = said.strip().splitlines()[-1:] or ["ssh failed and said nothing"]
+    return NodeError(f"{machine.address}: {last[0]}", hint=f"try it by hand: ssh -p {login.port} {login.user}@{machine.address}")
+
+
+class Ssh:
+    """The way into the machines of one cluster. Files go to ``folder``: ssh_config (testinfra and people may use it), known_hosts."""
+
+    def __init__(self, folder: Path, machines: Sequence[Machine]) -> None:
+        self.folder = folder
+        self.machines = tuple(machines)
+        self.config = folder / "ssh_config"
+        self.known_hosts = folder / "known_hosts"
+        self.sockets = _socket_folder(folder)
+        self.nodes = tuple(SshNode(self, machine) for machine in self.machines)
+
+    def prepare(self) -> None:
+        """Write the configuration. Raises UsageError for what cannot stand in one."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for machine in self.machines:
+            for word in (machine.address, machine.login.user):
+                if not _WORD.fullmatch(word):
+                    raise UsageError(f"{word!r} is neither an address nor a user", hint="addresses are separated by commas")
+            key = machine.login.key
+            if key is not None and not key.expanduser().is_file():
+                raise UsageError(f"{key}: no such private key", hint="give the file of a private key with --key")
+        _write(self.config, config_text(self.machines, self.known_hosts, self.sockets))
+        if any(_secrets(machine.login) for machine in self.machines):
+            _write(self._askpass, _ASKPASS, mode=0o700)
+
+    @property
+    def _askpass(self) -> Path:
+        return self.folder / "askpass"
+
+    def environment(self, login: Login) -> dict[str, str]:
+        """Hands the secrets to ssh without anybody seeing them in a list of processes."""
+        secrets = _secrets(login)
+        return {"SSH_ASKPASS": str(self._askpass), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": ":0", **secrets} if secrets else {}
+
+    def connect(self) -> tuple[SshNode, ...]:
+        """Open every connection at once. Raises NodeError that tells of every machine that could not be reached."""
+        self.prepare()
+        before = self._pins()
+        each(self.nodes, lambda node: node.connect())
+        for address, fingerprint in self._pins().items():
+            if address not in before:
+                log.info(f"{address}: host key {fingerprint} is pinned from now on")
+        return self.nodes
+
+    def reachable(self) -> tuple[tuple[SshNode, ...], tuple[NodeError, ...]]:
+        """Like ``connect``, for those who can do without some: the nodes that answer, and why the others do not."""
+        self.prepare()
+
+        def attempt(node: SshNode) -> NodeError | None:
+            try:
+                node.connect()
+            except NodeError as error:
+                return error
+            return None
+
+        outcomes = each(self.nodes, attempt)
+        good = tuple(node for node, error in zip(self.nodes, outcomes, strict=True) if error is None)
+        return good, tuple(error for error in outcomes if error is not None)
+
+    def close(self) -> None:
+        """End the shared connections; new ones open by themselves."""
+        each(self.nodes, lambda node: node.disconnect())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _pins(self) -> dict[str, str]:
+        if not self.known_hosts.exists():
+            return {}
+        listed = process.run(["ssh-keygen", "-l", "-f", self.known_hosts], check=False).stdout
+        words = (line.split() for line in listed.splitlines())
+        return {entry[2].strip("[]").removesuffix("]:22"): f"{entry[1]} {entry[-1]}" for entry in words if len(entry) >= 4}
+
+
+class SshNode:
+    """One machine. Commands run as root: at once, or through ``sudo -n`` for any other user."""
+
+    def __init__(self, ssh: Ssh, machine: Machine) -> None:
+        self.ssh = ssh
+        self.machine = machine
+        self.name = machine.address
+
+    @property
+    def address(self) -> str:
+        return self.machine.address
+
+    def __repr__(self) -> str:
+        return f"SshNode({self.name} {self.address})"
+
+    def connect(self) -> None:
+        """Open the shared connection and learn the host name."""
+        words = shlex.join(["ssh", "-F", str(self.ssh.config), "--", self.address, self._remote("uname -n")])
+        with tempfile.NamedTemporaryFile() as said:
+            # The connection stays open behind this command. Older versions keep its standard error open too, so that must be no pipe.
+            result = process.run(
+                ["sh", "-c", f'exec {words} 2>"$0"', said.name], check=False, env=self.ssh.environment(self.machine.login), timeout=60
+            )
+            errors = Path(said.name).read_text(errors="replace")
+        self._check_transport(result.returncode, errors)
+        if not result.ok:
+            raise NodeError(f"{self.address}: the shell does not work: {errors.strip()}", hint="the login shell must be a POSIX shell")
+        self.name = result.stdout.strip().lower() or self.address
+
+    def disconnect(self) -> None:
+        process.run(["ssh", "-F", self.ssh.config, "-O", "exit", "--", self.address], check=False, timeout=10)
+
+    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float | None = None) -> Result:
+        argv = ["ssh", "-F", str(self.ssh.config), "--", self.address, self._remote(command)]
+        environment = self.ssh.environment(self.machine.login)
+        with _standard_input(input) as stream:
+            try:
+                result = process.run(argv, check=False, input=stream, env=environment, timeout=timeout)
+            except CommandError as error:
+                raise CommandError(f"{self.name}: {_brief(command)}: not done after {timeout} s") from error
+        self._check_transport(result.returncode, result.stderr)
+        result = Result((self.name, command), result.returncode, result.stdout, result.stderr)
+        if check and not result.ok:
+            raise CommandError(f"{self.name}: {_brief(command)}: exit code {result.returncode}", details=result.output)
+        return result
+
+    def put_tar(self, stream: BinaryIO | Writer, destination: str) -> None:
+        place = shlex.quote(destination)
+        self.run(f"mkdir -p {place} && exec tar -C {place} -xof -", input=stream)
+
+    def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
+        part = shlex.quote(f"{path}.new")
+        folder = shlex.quote(os.path.dirname(path) or "/")  # noqa: PTH120 - a path of the node
+        self.run(
+            f"set -e; umask 077; mkdir -p -m 755 {folder}; cat > {part}; chmod {mode:o} {part}; mv -f {part} {shlex.quote(path)}",
+            input=data,
+        )
+
+    def get(self, path: str) -> bytes:
+        # The door to programs hands out text; a file may be anything.
+        return base64.b64decode(self.run(f"base64 < {shlex.quote(path)}").stdout)
+
+    def _remote(self, command: str) -> str:
+        shell = f"sh -c {shlex.quote(command)}"
+        return shell if self.machine.login.user == "root" else f"sudo -n -- {shell}"
+
+    def _check_transport(self, code: int, said: str) -> None:
+        if code == _LOST:
+            raise explain(self.machine, said, self.ssh.known_hosts)
+        if (
+            code != 0
+            and self.machine.login.user != "root"
+            and re.search(r"^sudo: .*password|is not in the sudoers|sudo: not found", said, re.MULTILINE)
+        ):
+            user = self.machine.login.user
+            raise NodeError(
+                f"{self.address}: {user} may not become root without a password",
+                hint=f"allow it: {user} ALL=(ALL) NOPASSWD: ALL in /etc/sudoers.d",
+            )
+
+
+_ASKPASS = """#!/bin/sh
+# Run by ssh; the answer comes from its environment.
+case $1 in
+  *assphrase*) printf '%s\\n' "$SLIPWAY_SSH_PASSPHRASE" ;;
+  *) printf '%s\\n' "$SLIPWAY_SSH_PASSWORD" ;;
+esac
+"""
+
+
+def _secrets(login: Login) -> dict[str, str]:
+    found = {"SLIPWAY_SSH_PASSWORD": login.password, "SLIPWAY_SSH_PASSPHRASE": login.passphrase}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def config_text(machines: Sequence[Machine], known_hosts: Path, sockets: Path) -> str:
+    """The ssh_config of a cluster: an entry for each machine under its address, then what holds for all."""
+    lines = ["# Made by slipway for one cluster; remade by every command on it."]
+    for machine in machines:
+        login = machine.login
+        lines += ["", f"Host {machine.address}", f"  HostName {machine.address}", f"  User {login.user}", f"  Port {login.port}"]
+        if login.key is not None:
+            lines += [f"  IdentityFile {_quoted(login.key.expanduser().absolute())}", "  IdentitiesOnly yes"]
+        if _secrets(login):
+            lines += ["  BatchMode no", "  NumberOfPasswordPrompts 1", "  PreferredAuthentications publickey,password,keyboard-interactive"]
+    lines += [
+        "",
+        "Host *",
+        "  BatchMode yes",
+        "  StrictHostKeyChecking accept-new",
+        f"  UserKnownHostsFile {_quoted(known_hosts)}",
+        "  GlobalKnownHostsFile none",
+        "  HashKnownHosts no",
+        "  UpdateHostKeys no",
+        "  ControlMaster auto",
+        "  ControlPersist 120",
+        f"  ControlPath {_quoted(sockets)}/%C",
+        f"  ConnectTimeout {CONNECT_TIMEOUT}",
+        "  ServerAliveInterval 15",
+        "  ServerAliveCountMax 4",
+        "  RequestTTY no",
+        "  ForwardAgent no",
+        "  LogLevel ERROR",
+        # Ways through a bastion stand in the user's own file; ours comes first and wins.
+        "  Include ~/.ssh/config",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("%", "%%")
+    return f'"{text}"' if " " in text else text
+
+
+def _socket_folder(folder: Path) -> Path:
+    """Where the shared connections of this cluster live: a short path, since a socket's may have 104 characters only.
+
+    One folder a cluster: two clusters may reach the same address with different keys. Raises UsageError when somebody else owns the place.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    root = Path(runtime) / "slipway" if runtime and len(runtime) < 24 and Path(runtime).is_dir() else Path(f"/tmp/slipway-{os.getuid()}")
+    place = root / hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]
+    for path in (root, place):
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise UsageError(f"{path} is not a folder of ours alone", hint="remove it")
+    return place
+
+
+@contextlib.contextmanager
+def _standard_input(source: Input) -> Iterator[str | bytes | BinaryIO | None]:
+    """What process.run takes: a writer is given one end of a pipe in a thread, the program gets the other."""
+    if not callable(source):
+        yield source
+        return
+    reading, writing = os.pipe()
+    failure: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            with os.fdopen(writing, "wb", buffering=1 << 20) as stream:
+                source(stream)
+        except BrokenPipeError:
+            pass  # the program ended before it had read everything: its exit code says why
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=write, daemon=True)
+    with os.fdopen(reading, "rb", buffering=0) as stream:
+        thread.start()
+        try:
+            yield stream
+        finally:
+            # Closing our end lets a writer end that nobody listens to any more.
+            stream.close()
+            thread.join()
+    if failure:
+        raise failure[0]
+
+
+def _brief(command: str) -> str:
+    """A command in one short line for a message."""
+    text = " ".join(command.split())
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _write(path: Path, text: str, mode: int = 0o600) -> None:
+    """In one move: another command may be reading the file."""
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    os.chmod(part, mode)  # noqa: PTH101
+    Path(part).replace(path)

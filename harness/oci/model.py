@@ -1,0 +1,125 @@
+"""The words of the OCI image specification (v1): media types, descriptors, platforms, and JSON that always has the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform as machine
+from collections.abc import Mapping
+from typing import Any
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+OCI_LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+OCI_LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+INDEXES = (OCI_INDEX, DOCKER_INDEX)
+MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
+GZIP_LAYERS = (OCI_LAYER_GZIP, DOCKER_LAYER_GZIP)
+
+REF_NAME = "org.opencontainers.image.ref.name"
+"""The annotation under which an OCI image layout keeps the name of an entry of its index.json."""
+
+EPOCH = "1970-01-01T00:00:00Z"
+"""Every time that is written into an artifact, so that the same inputs give the same digest."""
+
+_ARCHITECTURES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm", "armel": "arm", "i386": "386"}
+
+
+def canonical_json(value: Any) -> bytes:
+    """UTF-8 JSON with sorted keys and no blanks: equal values have equal bytes, and so equal digests."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest_of(data: bytes) -> str:
+    """``sha256:...`` of some bytes."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Platform:
+    """What an image runs on, in Go's words: ``linux/amd64``, ``linux/arm/v7``."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Platform:
+        """``linux/arm64``, or only ``arm64``; ``x86_64`` and ``aarch64`` are understood. Raises ValueError."""
+        parts = text.strip().lower().split("/")
+        if len(parts) == 1:
+            parts.insert(0, "linux")
+        if len(parts) > 3 or not all(parts):
+            raise ValueError(f"{text!r} is not a platform: write os/architecture, as in linux/amd64")
+        return cls(*parts).normal()
+
+    @classmethod
+    def host(cls) -> Platform:
+        """Linux on the processor of this machine."""
+        return cls("linux", machine.machine().lower()).normal()
+
+    def normal(self) -> Platform:
+        """The one spelling of a platform that has several: ``arm64/v8`` is ``arm64``, ``arm`` is ``arm/v7``."""
+        architecture = _ARCHITECTURES.get(self.architecture, self.architecture)
+        variant = self.variant
+        if (architecture, variant) in (("arm64", "v8"), ("arm64", "8"), ("amd64", "v1")):
+            variant = ""
+        if architecture == "arm" and not variant:
+            variant = "v7"
+        return Platform(self.os, architecture, variant)
+
+    def matches(self, other: Platform) -> bool:
+        return self.normal() == other.normal()
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+    def to_json(self) -> dict[str, str]:
+        plain = {"architecture": self.architecture, "os": self.os}
+        return {**plain, "variant": self.variant} if self.variant else plain
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Platform:
+        return cls(str(value.get("os", "")), str(value.get("architecture", "")), str(value.get("variant") or ""))
+
+
+@dataclasses.dataclass(frozen=True)
+class Descriptor:
+    """Points to a blob: what it is, its digest, its size in bytes."""
+
+    media_type: str
+    digest: str
+    size: int
+    annotations: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    platform: Platform | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
+        if self.annotations:
+            value["annotations"] = dict(self.annotations)
+        if self.platform:
+            value["platform"] = self.platform.to_json()
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Descriptor:
+        """Raises ValueError when it is no descriptor."""
+        try:
+            platform = value.get("platform")
+            return cls(
+                media_type=str(value["mediaType"]),
+                digest=str(value["digest"]),
+                size=int(value["size"]),
+                annotations={str(key): str(text) for key, text in (value.get("annotations") or {}).items()},
+                platform=Platform.from_json(platform) if platform else None,
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as wrong:
+            raise ValueError(f"not a descriptor: {value!r}") from wrong

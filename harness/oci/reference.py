@@ -1,0 +1,123 @@
+"""Names of images, as Docker reads them: ``nginx`` is ``docker.io/library/nginx:latest``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+
+_DOMAIN_PART = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_DOMAIN = re.compile(rf"(?:{_DOMAIN_PART}(?:\.{_DOMAIN_PART})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?")
+_COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+_LONGEST_NAME = 255
+
+DEFAULT_DOMAIN = "docker.io"
+DEFAULT_TAG = "latest"
+
+
+@functools.total_ordering
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A parsed image name. ``tag`` is None only when there is a digest."""
+
+    domain: str
+    path: str
+    tag: str | None = None
+    digest: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read a name by Docker's rules; ``latest`` is added only when there is neither tag nor digest.
+
+        Raises ValueError that says what is wrong with it.
+        """
+        name, digest = _split_digest(text)
+        name, tag = _split_tag(name, text)
+        if not name:
+            raise ValueError(f"{text!r} is not an image name: there is no repository in it")
+        domain, path = _split_domain(name)
+        _check_path(path, text)
+        if len(f"{domain}/{path}") > _LONGEST_NAME:
+            raise ValueError(f"{text!r} is not an image name: longer than {_LONGEST_NAME} characters")
+        return cls(domain, path, tag or (None if digest else DEFAULT_TAG), digest)
+
+    @property
+    def repository(self) -> str:
+        """``docker.io/library/nginx``: the name without tag and digest."""
+        return f"{self.domain}/{self.path}"
+
+    @property
+    def familiar(self) -> str:
+        """``nginx:1.25``: the shortest form that parses to the same reference."""
+        return self._familiar_repository() + self._suffix()
+
+    def _familiar_repository(self) -> str:
+        if self.domain != DEFAULT_DOMAIN:
+            return self.repository
+        if self.path.startswith("library/") and self.path.count("/") == 1:
+            return self.path.removeprefix("library/")
+        # docker.io/localhost/x would be read as a registry called localhost.
+        return self.repository if "/" not in self.path or _is_domain(self.path.split("/")[0]) else self.path
+
+    def _suffix(self) -> str:
+        return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
+
+    def __str__(self) -> str:
+        return self.repository + self._suffix()
+
+    def __lt__(self, other: object) -> bool:
+        if not isinstance(other, Reference):
+            return NotImplemented
+        return str(self) < str(other)
+
+
+def is_digest(text: str) -> bool:
+    """Whether ``text`` is a whole digest with its algorithm."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def _split_digest(text: str) -> tuple[str, str | None]:
+    name, at, digest = text.partition("@")
+    if at and not is_digest(digest):
+        raise ValueError(f"{text!r} is not an image name: {digest!r} is not a digest (sha256: and 64 hexadecimal digits)")
+    return name, digest or None
+
+
+def _split_tag(name: str, text: str) -> tuple[str, str | None]:
+    head, colon, tag = name.rpartition(":")
+    if not colon or "/" in tag:
+        return name, None
+    if not _TAG.fullmatch(tag):
+        raise ValueError(f"{text!r} is not an image name: {tag!r} is not a tag (letters, digits, '_', '.', '-', at most 128)")
+    return head, tag
+
+
+def _is_domain(text: str) -> bool:
+    return text == "localhost" or "." in text or ":" in text or text.lower() != text
+
+
+def _split_domain(name: str) -> tuple[str, str]:
+    first, slash, rest = name.partition("/")
+    if slash and _is_domain(first):
+        if not _DOMAIN.fullmatch(first):
+            raise ValueError(f"{name!r} is not an image name: {first!r} is not a registry address")
+        domain, path = first, rest
+    else:
+        domain, path = DEFAULT_DOMAIN, name
+    if domain == "index.docker.io":
+        domain = DEFAULT_DOMAIN
+    if domain == DEFAULT_DOMAIN and "/" not in path:
+        path = f"library/{path}"
+    return domain, path
+
+
+def _check_path(path: str, text: str) -> None:
+    for component in path.split("/"):
+        if not component:
+            raise ValueError(f"{text!r} is not an image name: two slashes with nothing between, or one at an end")
+        if component.lower() != component:
+            raise ValueError(f"{text!r} is not an image name: {component!r} must be lower case")
+        if not _COMPONENT.fullmatch(component):
+            raise ValueError(f"{text!r} is not an image name: {component!r} may hold a-z, 0-9 and single separators '.', '_', '-' inside")

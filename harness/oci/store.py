@@ -1,0 +1,477 @@
+"""Blobs and names on disk: an OCI image layout, shared by every process of a user, that a kill at any moment leaves whole.
+
+oci-layout  index.json  blobs/sha256/<hex>      the OCI image layout
+tmp/                                            blobs being written; renamed into place when verified
+cache/<kind>/<key>.json                         records of work done (steps, discoveries)
+lock                                            flock: one writer of index.json at a time
+lease                                           flock: shared by those who write or use blobs, exclusive for collect()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from harness.errors import StoreError
+from harness.oci.model import INDEXES, MANIFESTS, REF_NAME, Descriptor, canonical_json
+from harness.oci.reference import Reference
+
+CHUNK = 1 << 20
+"""Bytes held in memory at a time when a blob is copied."""
+
+_SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
+_SHORT = re.compile(r"[0-9a-f]{7,64}")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,200}")
+_LARGEST_MANIFEST = 32 << 20
+_PRIVATE_ANNOTATIONS = (REF_NAME,)
+
+
+class Collected(NamedTuple):
+    """What collect() removed. ``busy``: nothing was looked at, for another process or thread is using the store."""
+
+    blobs: int
+    bytes: int
+    busy: bool = False
+
+
+class BlobWriter:
+    """One blob being written: feed it with write(). ``digest`` and ``size`` are right once its ``with`` block has ended."""
+
+    def __init__(self, path: Path, disk: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self.path = path
+        self._disk = disk
+        self.size = 0
+        self._hash = hashlib.sha256()
+        self._file = path.open("xb", buffering=0)
+
+    @property
+    def digest(self) -> str:
+        return "sha256:" + self._hash.hexdigest()
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Raises StoreError when the disk refuses."""
+        self._hash.update(data)
+        rest = memoryview(data)
+        # Only the disk's own errors become the store's: those of whoever feeds us pass as they are.
+        with self._disk():
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Wait for the disk: a power cut after the rename must not leave an empty file under a good name."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Store:
+    """The OCI image layout under ``root``, made when it is not there. Safe for several processes and threads at once.
+
+    Every method raises StoreError when the disk refuses, naming the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self._blobs = self.root / "blobs" / "sha256"
+        self._tmp = self.root / "tmp"
+        self._index = self.root / "index.json"
+        self._held = threading.local()
+        with self._disk():
+            for folder in (self._blobs, self._tmp, self.root / "cache"):
+                folder.mkdir(parents=True, exist_ok=True)
+            if not self._index.exists() or not (self.root / "oci-layout").exists():
+                self._begin()
+        self._sweep()
+
+    @classmethod
+    def default(cls) -> Store:
+        """The store of this user: ``$SLIPWAY_HOME/store``, or ``~/.local/share/slipway/store``."""
+        home = os.environ.get("SLIPWAY_HOME")
+        return cls((Path(home).expanduser() if home else Path.home() / ".local/share/slipway") / "store")
+
+    def _begin(self) -> None:
+        with self.lock():
+            if not (self.root / "oci-layout").exists():
+                self._replace(self.root / "oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}))
+            if not self._index.exists():
+                self._replace(self._index, canonical_json({"schemaVersion": 2, "manifests": []}))
+
+    # Blobs
+
+    def path(self, digest: str) -> Path:
+        """Where the blob is or would be. Raises StoreError when ``digest`` is not a sha256 digest."""
+        if not _SHA256.fullmatch(digest):
+            raise StoreError(f"{digest!r} is not a sha256 digest")
+        return self._blobs / digest.removeprefix("sha256:")
+
+    def has(self, digest: str) -> bool:
+        return self.path(digest).is_file()
+
+    def size(self, digest: str) -> int:
+        """Bytes of a blob. Raises StoreError when it is not here."""
+        with self._disk(digest):
+            return self.path(digest).stat().st_size
+
+    def open(self, digest: str) -> BinaryIO:
+        """A blob as it lies on disk; read() and verify() look whether it is still what its digest says."""
+        with self._disk(digest):
+            return self.path(digest).open("rb")
+
+    def read(self, digest: str) -> bytes:
+        """A small blob (manifest, config), verified. Raises StoreError when it is missing or damaged."""
+        with self._disk(digest):
+            data = self.path(digest).read_bytes()
+        if "sha256:" + hashlib.sha256(data).hexdigest() != digest:
+            raise self._damaged(digest)
+        return data
+
+    def json(self, digest: str) -> dict[str, Any]:
+        """A blob that holds a JSON object, verified."""
+        try:
+            value = json.loads(self.read(digest))
+        except ValueError as wrong:
+            raise StoreError(f"blob {digest} is not JSON: {wrong}") from wrong
+        if not isinstance(value, dict):
+            raise StoreError(f"blob {digest} is not a JSON object")
+        return value
+
+    def verify(self, digest: str) -> None:
+        """Read a whole blob of any size; StoreError when it is missing or damaged."""
+        with self._disk(digest), self.path(digest).open("rb") as file:
+            if "sha256:" + hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise self._damaged(digest)
+
+    def put(self, data: bytes | BinaryIO, *, expected: str | None = None) -> tuple[str, int]:
+        """Keep a blob, streamed; digest and size. StoreError, and nothing kept, when it is not the ``expected`` one."""
+        with self.writer(expected) as writer:
+            if isinstance(data, bytes):
+                writer.write(data)
+            else:
+                while chunk := data.read(CHUNK):
+                    writer.write(chunk)
+        return writer.digest, writer.size
+
+    @contextlib.contextmanager
+    def writer(self, expected: str | None = None) -> Iterator[BlobWriter]:
+        """Write a blob piece by piece. It appears, whole and verified, when the block ends well; else nothing is left."""
+        if expected is not None:
+            self.path(expected)
+        with self.using():
+            with self._disk():
+                blob = BlobWriter(self._temporary(), self._disk)
+            try:
+                yield blob
+                if expected not in (None, blob.digest):
+                    raise StoreError(
+                        f"{blob.size} bytes that should be {expected} are {blob.digest}",
+                        hint="the transfer was cut short or changed on its way; try again",
+                    )
+                with self._disk():
+                    blob.flush()
+                    # Over an existing blob too: the new one is verified, the old one may have been damaged since.
+                    blob.path.replace(self.path(blob.digest))
+            finally:
+                blob.close()
+                blob.path.unlink(missing_ok=True)
+
+    def _damaged(self, digest: str) -> StoreError:
+        return StoreError(
+            f"blob {digest} in {self.root} is damaged: its bytes have another digest",
+            hint="pull, load or build the image again; the good blob replaces the damaged one",
+        )
+
+    # Names
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        """Let ``name`` mean the manifest or index in ``descriptor``, which must be in the store."""
+        key = _key(name)
+        if not self.has(descriptor.digest):
+            raise StoreError(f"cannot tag {key}: {descriptor.digest} is not in {self.root}")
+        with self._names_for_change() as names:
+            names[key] = descriptor
+
+    def resolve(self, name: str) -> Descriptor:
+        """What a name, a digest, or the first 7 or more digits of a digest means here.
+
+        Raises StoreError, with the nearest name that is known.
+        """
+        names = self.names()
+        digits = name.removeprefix("sha256:")
+        by_name = self._by_name(name, names) if name == digits else None
+        found = by_name or self._by_digest(digits, names)
+        if found is None:
+            near = difflib.get_close_matches(_familiar(name), names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "`slipway images` lists what there is; build, pull or load it first"
+            raise StoreError(f"{name}: no such image in {self.root}", hint=hint)
+        return found
+
+    def _by_name(self, name: str, names: dict[str, Descriptor]) -> Descriptor | None:
+        reference = _parse(name)
+        if reference.digest:
+            return self._by_digest(reference.digest.removeprefix("sha256:"), names)
+        return names.get(reference.familiar)
+
+    def _by_digest(self, digits: str, names: dict[str, Descriptor]) -> Descriptor | None:
+        if not _SHORT.fullmatch(digits):
+            return None
+        matching = {known.digest: known for known in names.values() if known.digest.startswith(f"sha256:{digits}")}
+        if len(matching) > 1:
+            raise StoreError(f"{digits} is the beginning of {len(matching)} digests", hint="write more digits, or the name")
+        for descriptor in matching.values():
+            return descriptor
+        return self._describe(f"sha256:{digits}")
+
+    def _describe(self, digest: str) -> Descriptor | None:
+        """The descriptor of a manifest that has no name here, from what it says itself."""
+        manifest = self._manifest(digest)
+        media_type = manifest and manifest.get("mediaType")
+        return Descriptor(str(media_type), digest, self.size(digest)) if media_type in (*INDEXES, *MANIFESTS) else None
+
+    def untag(self, name: str) -> Descriptor:
+        """Forget a name; what it meant. collect() then frees the blobs. Raises StoreError when there is no such name."""
+        key = _key(name)
+        with self._names_for_change() as names:
+            if key not in names:
+                self.resolve(name)
+                raise StoreError(f"{key}: no such name in {self.root}", hint="untag takes a name, not a digest")
+            return names.pop(key)
+
+    def names(self) -> dict[str, Descriptor]:
+        """Every name, in its familiar form (``web:latest``, ``ghcr.io/x/y:1``), sorted."""
+        with self._disk():
+            text = self._index.read_bytes()
+        try:
+            entries = [Descriptor.from_json(entry) for entry in json.loads(text)["manifests"]]
+        except (ValueError, TypeError, KeyError) as wrong:
+            raise StoreError(f"{self._index} is damaged: {wrong}") from wrong
+        named = {entry.annotations[REF_NAME]: _without_name(entry) for entry in entries if REF_NAME in entry.annotations}
+        return dict(sorted(named.items()))
+
+    @contextlib.contextmanager
+    def _names_for_change(self) -> Iterator[dict[str, Descriptor]]:
+        with self.lock(), self._disk():
+            names = self.names()
+            yield names
+            entries = [_with_name(name, descriptor).to_json() for name, descriptor in sorted(names.items())]
+            self._replace(self._index, canonical_json({"schemaVersion": 2, "manifests": entries}))
+
+    # Locks
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only one who changes names. May be taken again by the thread that holds it."""
+        depth = getattr(self._held, "depth", 0)
+        with contextlib.ExitStack() as stack:
+            if not depth:
+                stack.enter_context(self._flock("lock", fcntl.LOCK_EX))
+            self._held.depth = depth + 1
+            try:
+                yield
+            finally:
+                self._held.depth = depth
+
+    @contextlib.contextmanager
+    def using(self) -> Iterator[None]:
+        """Hold this from the first look at a blob to the tag that names it: collect() removes nothing meanwhile."""
+        with self._flock("lease", fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def _flock(self, name: str, how: int) -> Iterator[None]:
+        # A new open file each time: flock belongs to it, so threads exclude each other as processes do,
+        # and the kernel lets go of it when the process is killed.
+        with self._disk():
+            descriptor = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            with self._disk():
+                fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
+
+    # Cache records
+
+    def record(self, kind: str, key: str) -> dict[str, Any] | None:
+        """What keep() kept, or None. The blobs it names stay in the store as long as the record does."""
+        with self._disk():
+            try:
+                value = json.loads(self._record_path(kind, key).read_bytes())
+            except (FileNotFoundError, ValueError):
+                return None
+        return value if isinstance(value, dict) else None
+
+    def keep(self, kind: str, key: str, value: dict[str, Any]) -> None:
+        """Remember a small JSON object, e.g. ``keep("step", id, {"layer": ..., "diffId": ...})``."""
+        path = self._record_path(kind, key)
+        with self.using(), self._disk():
+            path.parent.mkdir(exist_ok=True)
+            self._replace(path, canonical_json(value))
+
+    def forget(self, kind: str | None = None) -> int:
+        """Remove the records of a kind, or all, so that collect() may free their blobs; how many there were."""
+        with self._disk():
+            found = list((self.root / "cache").glob(f"{kind or '*'}/*.json"))
+            for path in found:
+                path.unlink(missing_ok=True)
+        return len(found)
+
+    def _record_path(self, kind: str, key: str) -> Path:
+        if not _KEY.fullmatch(kind) or not _KEY.fullmatch(key):
+            raise StoreError(f"{kind}/{key} cannot be the name of a cache record")
+        return self.root / "cache" / kind / f"{key}.json"
+
+    # Garbage
+
+    def _sweep(self) -> None:
+        """Remove what killed writers left behind, when nobody can be writing."""
+        with contextlib.suppress(_BusyError), self._disk():
+            if any(self._tmp.iterdir()):
+                with self._flock("lease", fcntl.LOCK_EX | fcntl.LOCK_NB), self.lock():
+                    self._remove_temporaries()
+
+    def _remove_temporaries(self) -> None:
+        for stale in self._tmp.iterdir():
+            stale.unlink(missing_ok=True)
+
+    def collect(self) -> Collected:
+        """Remove every blob that no name and no cache record leads to, and what killed writers left behind.
+
+        Does nothing, and says ``busy``, while anybody is inside using().
+        """
+        try:
+            with self._flock("lease", fcntl.LOCK_EX | fcntl.LOCK_NB), self.lock(), self._disk():
+                self._remove_temporaries()
+                needed = self._needed()
+                unneeded = [path for path in self._blobs.iterdir() if f"sha256:{path.name}" not in needed]
+                freed = sum(path.stat().st_size for path in unneeded)
+                for path in unneeded:
+                    path.unlink()
+                return Collected(len(unneeded), freed)
+        except _BusyError:
+            return Collected(0, 0, busy=True)
+
+    def reachable(self, roots: Iterable[str]) -> set[str]:
+        """``roots`` and the digests their indexes and manifests lead to, whether those are in the store or not."""
+        found: set[str] = set()
+        waiting = list(roots)
+        while waiting:
+            digest = waiting.pop()
+            if digest in found:
+                continue
+            found.add(digest)
+            manifest = self._manifest(digest)
+            if manifest:
+                waiting += [str(child["digest"]) for child in _children(manifest)]
+        return found
+
+    def _needed(self) -> set[str]:
+        roots = {descriptor.digest for descriptor in self.names().values()}
+        for path in (self.root / "cache").glob("*/*.json"):
+            roots.update(_SHA256.findall(path.read_text(encoding="utf-8", errors="replace")))
+        return self.reachable(roots)
+
+    def _manifest(self, digest: str) -> dict[str, Any] | None:
+        """A blob as manifest or index if it is one, by its look: cache records do not say the type of what they name."""
+        if not _SHA256.fullmatch(digest):
+            return None
+        try:
+            with self.path(digest).open("rb") as file:
+                begin = file.read(512)
+                if not begin.lstrip().startswith(b"{"):
+                    return None
+                value = json.loads(begin + file.read(_LARGEST_MANIFEST))
+        except (OSError, ValueError):
+            return None
+        return value if isinstance(value, dict) and value.get("schemaVersion") == 2 else None
+
+    # Disk
+
+    def _temporary(self) -> Path:
+        return self._tmp / f"{os.getpid()}-{secrets.token_hex(8)}"
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        """Give ``path`` new content at once; a reader sees the old or the new."""
+        temporary = self._temporary()
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    @contextlib.contextmanager
+    def _disk(self, digest: str | None = None) -> Iterator[None]:
+        try:
+            yield
+        except OSError as problem:
+            raise self._refused(problem, digest) from problem
+
+    def _refused(self, problem: OSError, digest: str | None) -> StoreError:
+        if isinstance(problem, FileNotFoundError) and digest:
+            return StoreError(f"blob {digest} is not in {self.root}", hint="pull, load or build the image again")
+        if isinstance(problem, BlockingIOError):
+            return _BusyError(f"{self.root} is in use")
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StoreError(
+                f"no space left in {self.root}", hint="`slipway prune` frees what no image needs; SLIPWAY_HOME moves the store"
+            )
+        return StoreError(f"{problem.filename or self.root}: {problem.strerror or problem}", hint="SLIPWAY_HOME says where the store is")
+
+
+def _parse(name: str) -> Reference:
+    try:
+        return Reference.parse(name)
+    except ValueError as wrong:
+        raise StoreError(str(wrong)) from wrong
+
+
+def _familiar(name: str) -> str:
+    try:
+        return Reference.parse(name).familiar
+    except ValueError:
+        return name
+
+
+def _key(name: str) -> str:
+    """The form of a name in index.json."""
+    reference = _parse(name)
+    if reference.digest:
+        raise StoreError(f"{name}: a name with a digest cannot be given to an image", hint="write repository:tag")
+    return reference.familiar
+
+
+class _BusyError(StoreError):
+    """The lease is held by somebody else."""
+
+
+def _with_name(name: str, descriptor: Descriptor) -> Descriptor:
+    annotations = {**descriptor.annotations, REF_NAME: name}
+    return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size, annotations, descriptor.platform)
+
+
+def _without_name(descriptor: Descriptor) -> Descriptor:
+    annotations = {key: value for key, value in descriptor.annotations.items() if key not in _PRIVATE_ANNOTATIONS}
+    return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size, annotations, descriptor.platform)
+
+
+def _children(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    listed = itertools.chain(manifest.get("manifests") or [], manifest.get("layers") or [], [manifest.get("config")])
+    return (child for child in listed if isinstance(child, dict) and isinstance(child.get("digest"), str))

@@ -1,0 +1,215 @@
+"""Words and variables as a Dockerfile reads them: quotes, escapes, ``$NAME``, ``${NAME:-default}``.
+
+Follows the published Dockerfile reference, so that what an author knows of Dockerfiles holds for Kubefiles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+from collections.abc import Mapping
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]")
+_REFERENCE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)|([A-Za-z_][A-Za-z0-9_]*))")
+
+
+@dataclasses.dataclass(frozen=True)
+class Expansion:
+    """A word after expansion, its quotes removed; ``undefined`` are the names that stood for nothing, in order."""
+
+    text: str
+    undefined: tuple[str, ...]
+
+
+def split(text: str, escape: str = "\\") -> list[str]:
+    """The words of a line, apart at blanks outside quotes. Quotes and escapes stay in the words, for ``expand`` to resolve."""
+    words: list[str] = []
+    word, quote, position = "", "", 0
+    while position < len(text):
+        char = text[position]
+        if char == escape and quote != "'" and position + 1 < len(text):
+            word += text[position : position + 2]
+            position += 2
+            continue
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        elif char.isspace():
+            if word:
+                words.append(word)
+            word, char = "", ""
+        word += char
+        position += 1
+    return [*words, word] if word else words
+
+
+def expand(word: str, values: Mapping[str, str], escape: str = "\\") -> Expansion:
+    """Replace variables and remove quotes: single quotes keep all, double quotes keep blanks, ``escape`` keeps the next character.
+
+    Raises ValueError for an unfinished ``${``, an unknown modifier, and the message of ``${NAME:?message}``.
+    """
+    reader = _Reader(word, values, escape)
+    text = reader.read("")
+    return Expansion(text, tuple(dict.fromkeys(reader.undefined)))
+
+
+class _Reader:
+    def __init__(self, text: str, values: Mapping[str, str], escape: str) -> None:
+        self.text = text
+        self.values = values
+        self.escape = escape
+        self.position = 0
+        self.undefined: list[str] = []
+
+    def _next(self) -> str:
+        char = self.text[self.position : self.position + 1]
+        self.position += 1
+        return char
+
+    def read(self, end: str) -> str:
+        """Up to ``end`` (consumed), or to the end of the text when ``end`` is empty."""
+        found = ""
+        while self.position < len(self.text):
+            char = self._next()
+            if end and char == end:
+                return found
+            if char == "'":
+                found += self._quoted()
+            elif char == '"':
+                found += self._double_quoted()
+            elif char == "$":
+                found += self._variable()
+            elif char == self.escape:
+                found += self._next()
+            else:
+                found += char
+        if end:
+            raise ValueError(f"{self.text}: '{end}' is missing")
+        return found
+
+    def _quoted(self) -> str:
+        close = self.text.find("'", self.position)
+        if close < 0:
+            raise ValueError(f"{self.text}: a single quote is not closed")
+        found = self.text[self.position : close]
+        self.position = close + 1
+        return found
+
+    def _double_quoted(self) -> str:
+        found = ""
+        while self.position < len(self.text):
+            char = self._next()
+            if char == '"':
+                return found
+            if char == "$":
+                found += self._variable()
+            elif char == self.escape:
+                after = self._next()
+                found += after if after in ('"', "$", self.escape) else char + after
+            else:
+                found += char
+        raise ValueError(f"{self.text}: a double quote is not closed")
+
+    def _variable(self) -> str:
+        braced = self.text.startswith("{", self.position)
+        name = _NAME.match(self.text, self.position + braced)
+        if name is None:
+            if braced:
+                raise ValueError(f"{self.text}: there is no variable name after '${{'")
+            return "$"
+        self.position = name.end()
+        return self._braced(name[0]) if braced else self._plain(name[0])
+
+    def _plain(self, name: str) -> str:
+        if name not in self.values:
+            self.undefined.append(name)
+        return self.values.get(name, "")
+
+    def _braced(self, name: str) -> str:
+        char = self._next()
+        if char == "}":
+            return self._plain(name)
+        counts_empty = char == ":"
+        if counts_empty:
+            char = self._next()
+        if char not in ("-", "+", "?"):
+            raise ValueError(f"{self.text}: after ${{{name} only }} :- :+ :? may stand")
+        value = self.values.get(name)
+        present = bool(value) if counts_empty else value is not None
+        # The part that is not taken is read all the same, but what is undefined in it does not matter.
+        known = len(self.undefined)
+        alternative = self.read("}")
+        if present == (char != "+"):
+            del self.undefined[known:]
+        if char == "+":
+            return alternative if present else ""
+        if present:
+            return value or ""
+        if char == "?":
+            raise ValueError(f"{name} is not set: {alternative or 'it must be'}")
+        return alternative
+
+
+def json_list(text: str) -> list[str] | None:
+    """The strings of a JSON list, or None when the text is no such list but may be something else, such as ``[ -f x ]``.
+
+    Raises ValueError for what can only be meant as a list (it begins with ``["``) and is none.
+    """
+    if not text.startswith("["):
+        return None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as wrong:
+        if re.match(r'\[(\s*\]|")', text):
+            raise ValueError(f"not a JSON list: {wrong.msg} at character {wrong.pos + 1}") from wrong
+        return None
+    if not all(isinstance(item, str) for item in value):
+        raise ValueError("a JSON list must hold strings only")
+    return list(value)
+
+
+def substitute(command: str, values: Mapping[str, str]) -> str:
+    """Write ``values`` into a shell command where it names them, quoted as the place asks; every other variable is the shell's.
+
+    Nothing is changed in single quotes or after a backslash, as in the shell itself.
+    """
+    found, position, double = "", 0, False
+    while position < len(command):
+        char = command[position]
+        if char == "\\":
+            found += command[position : position + 2]
+            position += 2
+            continue
+        if char == "'" and not double:
+            close = command.find("'", position + 1)
+            close = len(command) - 1 if close < 0 else close
+            found += command[position : close + 1]
+            position = close + 1
+            continue
+        if char == '"':
+            double = not double
+        reference = _REFERENCE.match(command, position) if char == "$" else None
+        if reference and (reference[1] or reference[2]) in values:
+            end = reference.end() if reference[2] else _closing_brace(command, reference.end())
+            value = expand(command[position:end], values).text
+            found += _for_double_quotes(value) if double else " ".join(shlex.quote(word) for word in value.split())
+            position = end
+            continue
+        found += char
+        position += 1
+    return found
+
+
+def _closing_brace(text: str, position: int) -> int:
+    depth = 1
+    while position < len(text) and depth:
+        depth += {"{": 1, "}": -1}.get(text[position], 0)
+        position += 1
+    return position
+
+
+def _for_double_quotes(value: str) -> str:
+    return re.sub(r'([\\"$`])', r"\\\1", value)

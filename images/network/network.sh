@@ -1,0 +1,84 @@
+#!/bin/sh
+# network.sh: give this node ($NODE_NAME) its pod bridge, and a VXLAN route to the pods of every other node of $CLUSTER_CIDR.
+# A peer's hardware address is made from its IP address, so nodes need to tell each other nothing.
+set -u
+# A shell that is busybox prefers its own applets to programs of the same name.
+ip=/sbin/ip bridge=/sbin/bridge
+device=slipway0
+configuration=/host/etc/cni/net.d/10-slipway.conflist
+
+nodes() {
+  kubectl get nodes -o go-template='{{range .items}}{{if .spec.podCIDR}}{{.metadata.name}} {{.spec.podCIDR}} {{range .status.addresses}}{{if eq .type "InternalIP"}}{{.address}} {{end}}{{end}}
+{{end}}{{end}}'
+}
+
+hardware() { echo "$1" | awk -F. '{ printf "0e:51:%02x:%02x:%02x:%02x", $1, $2, $3, $4 }'; }
+
+# The peers see packets from pods as they are; only what leaves the cluster takes the node's address.
+firewall() {
+  iptables -w -t nat -C POSTROUTING "$@" 2>/dev/null || iptables -w -t nat -A POSTROUTING "$@"
+}
+
+own() {
+  cidr=$1 address=$2 network=${1%/*}
+  echo 1 > /proc/sys/net/ipv4/ip_forward
+  uplink=$($ip -o -4 addr show | awk -v ip="$address" '{ split($4, parts, "/"); if (parts[1] == ip) { print $2; exit } }')
+  mtu=$(( $(cat "/sys/class/net/$uplink/mtu") - 50 ))
+  if ! $ip -d link show "$device" 2>/dev/null | grep -q "local $address "; then
+    $ip link del "$device" 2>/dev/null
+    $ip link add "$device" address "$(hardware "$address")" mtu "$mtu" type vxlan id 1 local "$address" dstport 8472 nolearning || return 1
+  fi
+  $ip addr replace "$network/32" dev "$device" && $ip link set "$device" up || return 1
+  firewall -s "$CLUSTER_CIDR" ! -d "$CLUSTER_CIDR" -m comment --comment slipway -j MASQUERADE || return 1
+  for direction in -s -d; do
+    iptables -w -C FORWARD $direction "$CLUSTER_CIDR" -m comment --comment slipway -j ACCEPT 2>/dev/null ||
+      iptables -w -A FORWARD $direction "$CLUSTER_CIDR" -m comment --comment slipway -j ACCEPT || return 1
+  done
+  cat > "$configuration.new" <<JSON
+{
+  "cniVersion": "0.3.1",
+  "name": "slipway",
+  "plugins": [
+    {"type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "hairpinMode": true, "mtu": $mtu,
+     "ipam": {"type": "host-local", "ranges": [[{"subnet": "$cidr"}]]}},
+    {"type": "portmap", "capabilities": {"portMappings": true}}
+  ]
+}
+JSON
+  cmp -s "$configuration.new" "$configuration" && rm "$configuration.new" || mv "$configuration.new" "$configuration"
+}
+
+peer() {
+  mac=$(hardware "$2") network=${1%/*}
+  $ip neigh replace "$network" lladdr "$mac" dev "$device" nud permanent
+  $bridge fdb replace "$mac" dev "$device" dst "$2" self permanent
+  $ip route replace "$1" via "$network" dev "$device" onlink
+}
+
+synchronise() {
+  list=$(nodes) || return 1
+  mine=$(echo "$list" | awk -v name="$NODE_NAME" '$1 == name')
+  [ -n "$mine" ] || return 1
+  # shellcheck disable=SC2086 # three words on purpose
+  set -- $mine
+  own "$2" "$3" || return 1
+  echo "$list" | while read -r name cidr address _; do
+    if [ "$name" != "$NODE_NAME" ] && [ -n "$address" ]; then peer "$cidr" "$address"; fi
+  done
+  $ip -o route show dev "$device" | while read -r cidr _; do
+    echo "$list" | grep -qF " $cidr " || $ip route del "$cidr" dev "$device"
+  done
+}
+
+mkdir -p /host/etc/cni/net.d
+until synchronise; do sleep 0.5; done
+echo "network of $NODE_NAME is up"
+touch /run/ready
+while :; do
+  kubectl get nodes --watch-only -o name 2>/dev/null | while read -r _; do
+    while read -r -t 1 _; do :; done
+    until synchronise; do sleep 1; done
+  done
+  sleep 1
+  synchronise
+done
