@@ -21,9 +21,9 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from harness import log
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet
@@ -39,6 +39,7 @@ __all__ = ["LayoutSource", "Proxy", "Pulled", "RemoteSource", "Source", "Stream"
 _PATH = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<target>[^/]+)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_T = TypeVar("_T")
 _MOST_AT_ONCE = 4
 _DEEPEST_INDEX = 4
 """Indexes may hold indexes; something deeper than this is a loop or an attack."""
@@ -200,15 +201,17 @@ class Proxy:
 
     def url(self, host: str | None = None) -> str:
         """Its address for who reaches this machine as ``host``; by default the address it is bound to."""
-        name = host or {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self._address[0], self._address[0])
+        name = host or {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self._address[0], self._address[0])  # noqa: S104 - a comparison
         return f"http://[{name}]:{self.port}" if ":" in name else f"http://{name}:{self.port}"
 
     def hosts_toml(self, host: str | None = None) -> str:
         """What belongs into containerd's ``certs.d/_default/hosts.toml`` on nodes that reach this machine as ``host``.
 
-        It stands as ``server`` too: else containerd would ask the real registry, past the record, for what is refused here.
+        The proxy stands as ``server`` too: else containerd asks the real registry, past the record, for what is refused here.
+        Without the ``host`` table containerd 1.6 ignores the file.
         """
-        return f'server = "{self.url(host)}"\n'
+        url = self.url(host)
+        return f'server = "{url}"\n\n[host."{url}"]\n  capabilities = ["pull", "resolve"]\n'
 
 
 class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
@@ -262,7 +265,7 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
             with self._lock:
                 del self._connections[request]
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as socketserver calls it
         problem = sys.exc_info()[1]
         if isinstance(problem, OSError):
             log.debug(f"capture: {client_address[0]} went away: {problem}")
@@ -285,9 +288,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         super().setup()
         # The kernel's own timeout, for sendfile needs a blocking socket: a client that takes nothing must not hold a thread for ever.
         seconds = self.server.client_patience
-        self.connection.setsockopt(
-            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
-        )
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000)))
 
     def version_string(self) -> str:
         return self.server_version
@@ -304,7 +305,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     do_PUT = do_POST = do_PATCH = do_DELETE = _refuse_method  # noqa: N815 - http.server calls them by these names
 
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002 - as http.server calls it
         self.close_connection = True
         self._error(code, "UNSUPPORTED", message or HTTPStatus(code).phrase)
 
@@ -370,7 +371,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except SlipwayError as failed:
             self._failed(owner, digest, failed)
             return
-        headers = {"Docker-Content-Digest": digest, "ETag": f'"{digest}"', "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
+        headers = {
+            "Docker-Content-Digest": digest,
+            "ETag": f'"{digest}"',
+            "Accept-Ranges": "bytes",
+            "Content-Type": "application/octet-stream",
+        }
         if span is None:
             self._headers(416, 0, {**headers, "Content-Range": f"bytes */{total}"})
             return
@@ -538,22 +544,19 @@ def collect(
         with log.step("collect images") as step:
             resolving = {pool.submit(_resolve, fetcher, image, platform): image for image in wanted}
             resolved = [found for found in (_outcome(future, image, faults) for future, image in resolving.items()) if found]
+            _raise(faults)  # before gigabytes are fetched for a set that cannot be whole
             owners = {blob.digest: (image.wanted, blob) for image in reversed(resolved) for blob in image.blobs}
-            missing = [pair for digest, pair in sorted(owners.items()) if not store.has(digest)]
-            fetching = {pool.submit(_fetch, fetcher, image.reference, blob): (image, blob) for image, blob in missing}
+            missing = [owner for digest, owner in sorted(owners.items()) if not store.has(digest)]
+            fetching = {pool.submit(_fetch, fetcher, image.reference, blob): image for image, blob in missing}
             for done, future in enumerate(concurrent.futures.as_completed(fetching), 1):
-                _outcome(future, fetching[future][0], faults)
+                _outcome(future, fetching[future], faults)
                 step.note = f"{done} of {len(fetching)} blobs"
+            _raise(faults)
             step.note = f"{len(resolved)} images, {len(owners)} blobs, {sum(blob.size for _, blob in owners.values()) / 1e6:.0f} MB"
     finally:
         # On Ctrl-C the threads are in the middle of a transfer: it must end before they can.
         fetcher.close()
         pool.shutdown(cancel_futures=True)
-    if faults:
-        count = len(faults)
-        lines = [f"{name} ({origin}): {reason}" for (name, origin), reason in sorted(faults.items())]
-        hint = "check the names, registries.conf and `slipway login`; images made here are found when they are in the store"
-        raise BuildError(f"{count} image{'s' if count > 1 else ''} cannot be had:\n  " + "\n  ".join(lines), hint=hint)
     images = tuple(sorted((_embedded(image) for image in resolved), key=lambda image: image.name))
     blobs = tuple(Blob(digest, blob.media_type, blob.size) for digest, (_, blob) in sorted(owners.items()))
     return ImageSet(images, blobs)
@@ -586,4 +589,66 @@ def _wanted(pulled: Iterable[Pulled], declared: Iterable[Declared], listed: Iter
     return [wanted for _, wanted in sorted(found.items())], faults
 
 
-def _outcome[T](future: concurrent.futures.Future[T], image: _Wanted, faults: _Faults) -> T | None: ...
+def _raise(faults: _Faults) -> None:
+    if not faults:
+        return
+    lines = [f"{name} ({origin}): {reason}" for (name, origin), reason in sorted(faults.items())]
+    hint = "check the names, registries.conf and `slipway login`; images made here are found when they are in the store"
+    raise BuildError(f"{len(lines)} image{'s' if len(lines) > 1 else ''} cannot be had:\n  " + "\n  ".join(lines), hint=hint)
+
+
+def _outcome(future: concurrent.futures.Future[_T], image: _Wanted, faults: _Faults) -> _T | None:
+    """What a job gave; its failure is noted for the image."""
+    try:
+        return future.result()
+    except SlipwayError as failed:
+        faults[str(image.reference), image.origin] = failed.message.removeprefix(f"{image.reference}: ")
+        return None
+
+
+def _resolve(fetcher: Fetcher, image: _Wanted, platform: Platform) -> _Resolved:
+    """Get the manifests of an image, from the top down to the platform's, and its config."""
+    asked = image.reference if image.digest is None else dataclasses.replace(image.reference, digest=image.digest)
+    chain = [fetcher.manifest(asked)]
+    while chain[-1].is_index:
+        if len(chain) > _DEEPEST_INDEX:
+            raise BuildError(f"its indexes nest more than {_DEEPEST_INDEX} deep")
+        child = child_for(chain[-1].data, platform)
+        chain.append(fetcher.manifest(dataclasses.replace(image.reference, digest=child.digest)))
+    config, *layers = descriptors(chain[-1].data)
+    if config.media_type in (OCI_CONFIG, DOCKER_CONFIG):
+        _fetch(fetcher, image.reference, config)
+        _check_platform(fetcher.store.json(config.digest), platform)
+    manifests = [Descriptor(manifest.media_type, manifest.digest, len(manifest.data)) for manifest in chain]
+    return _Resolved(image, chain[0], (*manifests, config, *layers))
+
+
+def child_for(index: bytes, platform: Platform) -> Descriptor:
+    """The entry of an index for ``platform``. Raises BuildError that says which platforms it has."""
+    # Attestations (of BuildKit) stand in the index too, for the platform unknown/unknown.
+    children = [child for child in descriptors(index) if child.platform is None or child.platform.os != "unknown"]
+    for child in children:
+        if child.platform and child.platform.matches(platform):
+            return child
+    if len(children) == 1 and children[0].platform is None:
+        return children[0]
+    there = sorted({str(child.platform.normal()) for child in children if child.platform})
+    raise BuildError(f"does not exist for {platform}, only for {', '.join(there) or 'no platform at all'}")
+
+
+def _check_platform(config: Mapping[str, Any], platform: Platform) -> None:
+    """Raises BuildError when an image without index is for another platform; containerd would refuse it on the node."""
+    there = Platform.from_json(config)
+    if there.os and there.architecture and not there.matches(platform):
+        raise BuildError(f"does not exist for {platform}, only for {there.normal()}")
+
+
+def _fetch(fetcher: Fetcher, reference: Reference, blob: Descriptor) -> None:
+    fetcher.blob(reference, blob.digest, blob.size).result()
+
+
+def _embedded(image: _Resolved) -> EmbeddedImage:
+    wanted, top = image.wanted, image.top
+    # Not the clients' addresses: they differ from build to build, and the digest of the image set must not.
+    by, at = tuple(sorted(wanted.found_by)), tuple(sorted(wanted.requested_by))
+    return EmbeddedImage(str(wanted.reference), top.digest, top.media_type, len(top.data), by, at)

@@ -6,13 +6,16 @@ The judgement is made of pure functions over what ``kubectl get -o json`` prints
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from harness.errors import CheckError, SlipwayError
+from harness.nodes import Node
 
 Resource = Mapping[str, Any]
 
@@ -25,6 +28,7 @@ KINDS = (
 _IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
 _STUCK = _IMAGE_REASONS | {"CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "Unschedulable"}
 _LOG_LINES = 20
+_NO_PROGRAM = 127
 _EVENTS = 5
 
 
@@ -424,6 +428,7 @@ def settle(
     quiet: float = 3,
     stuck: float = 120,
     namespaces: Iterable[str] = (),
+    nodes: Iterable[str] = (),
     interval: float = 1,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -433,9 +438,10 @@ def settle(
 
     All times are seconds. Raises CheckError with every problem, its events and logs: after ``timeout``; at once for what waiting does
     not heal (a failed Job, an impossible image name); or when for ``stuck`` seconds all that is missing is images that cannot be pulled,
-    containers that keep failing or pods that fit nowhere. An API that does not answer yet is waited for like any workload.
+    containers that keep failing or pods that fit nowhere. An API that does not answer yet is waited for like any workload, and so are
+    ``nodes`` that have not registered. ``namespaces`` limits what is waited for.
     """
-    names = tuple(namespaces)
+    names, expected = tuple(namespaces), frozenset(nodes)
     started = clock()
     quiet_since = moved = started
     before: frozenset[tuple[Any, ...]] | None = None
@@ -448,7 +454,10 @@ def settle(
         except SlipwayError as error:
             trouble = error
         now = clock()
-        found = not_ready(items) if trouble is None else (Problem("the cluster", f"does not answer: {trouble.message}", "Silent"),)
+        if trouble is None:
+            found = (*_missing_nodes(items, expected), *not_ready(items))
+        else:
+            found = (Problem("the cluster", f"does not answer: {trouble.message}", "Silent"),)
         marks = _signature(items)
         if found or marks != before or restless:
             quiet_since = now
@@ -461,8 +470,17 @@ def settle(
         progress(_summary(found))
         late, final = now - started >= timeout, any(problem.final for problem in found)
         if late or final or now - moved >= stuck:
-            raise _unsettled(explain(kubectl, items) if trouble is None else found, late=late, final=final, waited=now - started)
+            if trouble is None:
+                found = (*_missing_nodes(items, expected), *explain(kubectl, items))
+            raise _unsettled(found, late=late, final=final, waited=now - started)
         sleep(interval)
+
+
+def _missing_nodes(items: Iterable[Resource], expected: frozenset[str]) -> tuple[Problem, ...]:
+    known = {node["metadata"]["name"] for node in of_kind(items, "Node")}
+    return tuple(
+        Problem(f"Node {name}", "has not registered: its kubelet cannot reach the API", "NodeMissing") for name in sorted(expected - known)
+    )
 
 
 def _summary(found: Sequence[Problem]) -> str:
@@ -483,6 +501,36 @@ def _unsettled(found: Sequence[Problem], *, late: bool, final: bool, waited: flo
 
 
 # ---- cluster DNS ------------------------------------------------------------------------------------------------------
+
+
+_ASK_DNS = """exec 3<>/dev/tcp/%s/53 && base64 -d >&3 && dd bs=4096 count=1 <&3 2>/dev/null | base64"""
+
+
+def dns_problem(node: Node, server: str, name: str, *, expected: str | None = None, seconds: float = 0) -> str | None:
+    """Why ``server`` does not answer a question for ``name`` asked from ``node``, or None when it does (with ``expected``, if given).
+
+    Asks again for ``seconds``. The node needs bash; where there is none, nothing is found out and None is returned.
+    """
+    deadline = time.monotonic() + seconds
+    question = base64.b64encode(dns_query(name)).decode()
+    while True:
+        answer = node.run(f"timeout 5 bash -c {shlex.quote(_ASK_DNS % server)}", input=question, check=False, timeout=20)
+        if answer.returncode == _NO_PROGRAM:
+            return None
+        problem = _dns_judged(answer.stdout, server, name, expected)
+        if problem is None or time.monotonic() >= deadline:
+            return problem
+        time.sleep(0.3)
+
+
+def _dns_judged(text: str, server: str, name: str, expected: str | None) -> str | None:
+    try:
+        found = dns_addresses(base64.b64decode(text))
+    except ValueError as wrong:
+        return f"{server} for {name}: {wrong}"
+    if not found or (expected is not None and expected not in found):
+        return f"{server} says that {name} is {', '.join(found) or 'nowhere'}"
+    return None
 
 
 def dns_query(name: str) -> bytes:

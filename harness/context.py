@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 import posixpath
 import re
 import stat
@@ -82,57 +81,58 @@ def place(
     *,
     is_folder: Callable[[str], bool] = known_folder,
     extract: bool = False,
+    image: bool = False,
 ) -> tuple[Placed, ...]:
     """What a COPY writes, parents before children, each folder's entries sorted. URLs among ``sources`` are passed over.
 
     ``destination`` is relative to the rootfs, '' being its root; ``is_folder`` tells which paths are folders by now, and ``extract``
-    marks tars as ADD does. A folder gives its content, not itself. Raises ContextError for a source that does not exist, is outside
-    the context (``..``, symbolic links), or is one of several for a destination that is not a folder.
+    marks tars as ADD does. ``image`` says that ``context`` is the unpacked root of a container image (``--from``): a link in it that
+    begins with / leads into it, and links below a folder are taken as they are. A folder gives its content, not itself.
+
+    Raises ContextError for a source that does not exist, is outside the context (``..``, symbolic links), or is one of several for a
+    destination that is not a folder.
     """
-    found = [match for source in sources if not is_url(source) for match in find(context, source)]
+    found = [match for source in sources if image or not is_url(source) for match in _find(context, source, image=image)]
     folder = destination == "" or destination.endswith("/") or is_folder(destination)
     if len(found) > 1 and not folder:
-        raise ContextError(
-            f"{len(found)} sources for the destination {destination}, which is not a folder", f"end it with a slash: {destination}/"
-        )
-    placed = [entry for path in found for entry in _place_one(context, path, destination, is_folder, extract)]
-    return tuple({entry.path: entry for entry in placed}.values())
+        message = f"{len(found)} sources for the destination {destination}, which is not a folder"
+        raise ContextError(message, f"end it with a slash: {destination}/")
+    placed: dict[str, Placed] = {}
+    for named, real in found:
+        target = destination.rstrip("/")
+        if real.is_dir():
+            # `COPY etc .` would scatter one of the rootfs's own folders over its root; Kubefiles that say so mean the folder.
+            if target == "" and named.name in ROOTFS_FOLDERS and named != context and not image:
+                target = named.name
+            entries = _folder(context, real, target, image=image)
+        elif extract and _is_archive(real):
+            entries = iter([Placed(real, target, archive=True)])
+        else:
+            _check_kind(context, real)
+            entries = iter([Placed(real, destination_of(destination, named.name, is_folder))])
+        placed |= {entry.path: entry for entry in entries}
+    return tuple(placed.values())
 
 
-def _place_one(context: Path, path: Path, destination: str, is_folder: Callable[[str], bool], extract: bool) -> Iterator[Placed]:
-    real = path.resolve()
-    target = destination.rstrip("/")
-    if real.is_dir():
-        # `COPY etc .` would scatter one of the rootfs's own folders over its root; Kubefiles that say so mean the folder.
-        if target == "" and path.name in ROOTFS_FOLDERS and path != context:
-            target = path.name
-        yield from _folder(context, real, target)
-    elif extract and _is_archive(real):
-        yield Placed(real, target, archive=True)
-    else:
-        _check_kind(context, real)
-        yield Placed(real, destination_of(destination, path.name, is_folder))
-
-
-def _folder(context: Path, folder: Path, target: str) -> Iterator[Placed]:
+def _folder(context: Path, folder: Path, target: str, *, image: bool) -> Iterator[Placed]:
     if target:
         yield Placed(folder, target)
-    for name in sorted(os.listdir(folder)):
-        path = folder / name
+    for path in sorted(folder.iterdir()):
         if path == context.resolve() / IMAGE_LIST_WITH_AUTH:
             continue
         if path.is_dir() and not path.is_symlink():
-            yield from _folder(context, path, posixpath.join(target, name))
+            yield from _folder(context, path, posixpath.join(target, path.name), image=image)
         else:
-            _check_kind(context, path)
-            yield Placed(path, posixpath.join(target, name))
+            if not (image and path.is_symlink()):
+                _check_kind(context, path)
+            yield Placed(path, posixpath.join(target, path.name))
 
 
 def _check_kind(context: Path, path: Path) -> None:
     shown = _shown(context, path)
     if path.is_symlink():
-        goal = os.readlink(path)
-        if not _inside(context, (path.parent / goal).resolve()):
+        goal = path.readlink()
+        if not _inside(context, _real(path.parent / goal)):
             raise ContextError(f"{shown} is a symbolic link to {goal}, outside the build context", "make it in the image: RUN ln -s ...")
     elif not stat.S_ISREG(path.stat().st_mode):
         raise ContextError(f"{shown} is neither a file, a folder nor a symbolic link")
@@ -146,21 +146,59 @@ def _is_archive(path: Path) -> bool:
 
 
 def find(context: Path, source: str) -> list[Path]:
-    """The paths of the context that a source names, sorted; a symbolic link stands for what it leads to.
+    """The paths of the build context that a source names, sorted; a symbolic link stands for what it leads to.
 
     Raises ContextError when there is none, or when one is outside the context.
     """
+    return [named for named, _ in _find(context, source, image=False)]
+
+
+def _find(context: Path, source: str, *, image: bool) -> list[tuple[Path, Path]]:
+    """Each path that a source names, and the real one behind its links."""
     clean = posixpath.normpath(source.lstrip("/") or ".")
     if clean == ".." or clean.startswith("../"):
         raise ContextError(f"{source} is outside the build context", "copy it into the context first")
-    found = _expand(context, clean.split("/")) if has_wildcard(clean) else [context / clean]
-    for path in found:
-        if not _inside(context, path.resolve()):
-            raise ContextError(f"{source} is a symbolic link out of the build context, to {path.resolve()}", "copy the file into the context")
-    found = [path for path in found if path.exists()]
+    found = []
+    for named in _expand(context, clean.split("/")) if has_wildcard(clean) else [context / clean]:
+        real = _resolve(context, named) if image else _real(named)
+        if not _inside(context, real):
+            raise ContextError(f"{source} is a symbolic link out of the build context, to {real}", "copy the file into the context")
+        if real.exists():
+            found.append((named, real))
     if not found:
-        raise ContextError(f"{source}: {'nothing matches' if has_wildcard(clean) else 'no such file or folder'} in {context}", _nearest(context, clean))
+        why = "nothing matches" if has_wildcard(clean) else "no such file or folder"
+        raise ContextError(f"{source}: {why} in {'the image' if image else context}", _nearest(context, clean))
     return found
+
+
+def _real(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError as wrong:  # what Python 3.11 and 3.12 say of a circle
+        raise ContextError(f"{path.name}: the symbolic links go round in a circle") from wrong
+
+
+def _resolve(root: Path, path: Path) -> Path:
+    """The real path behind links, as a process sees it whose root folder is ``root``."""
+    real = root.resolve()
+    waiting = list(reversed(path.relative_to(root).parts))
+    for _ in range(1000):
+        if not waiting:
+            return real
+        part = waiting.pop()
+        if part == "..":
+            real = real if real == root.resolve() else real.parent
+        elif (real / part).is_symlink():
+            goal = (real / part).readlink()
+            waiting += reversed([word for word in goal.parts if word != "/"])
+            real = root.resolve() if goal.is_absolute() else real
+        else:
+            real /= part
+    raise ContextError(f"{path.relative_to(root)}: the symbolic links go round in a circle")
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
 def _inside(context: Path, real: Path) -> bool:
@@ -175,7 +213,7 @@ def _expand(folder: Path, segments: Sequence[str]) -> list[Path]:
     head, rest = segments[0], segments[1:]
     if has_wildcard(head):
         pattern = _pattern(head)
-        names = [name for name in sorted(os.listdir(folder)) if pattern.fullmatch(name)] if folder.is_dir() else []
+        names = [name for name in _names(folder) if pattern.fullmatch(name)]
     else:
         names = [head] if (folder / head).exists() else []
     if not rest:
@@ -212,6 +250,6 @@ def _nearest(context: Path, clean: str) -> str | None:
         if (folder / segment).is_dir():
             folder /= segment
             continue
-        names = difflib.get_close_matches(segment, os.listdir(folder), n=1) if folder.is_dir() else []
+        names = difflib.get_close_matches(segment, _names(folder), n=1)
         return f"did you mean {(folder / names[0]).relative_to(context)}?" if names else None
     return None

@@ -21,6 +21,9 @@ Client = docker.DockerClient
 NotFound = docker.errors.NotFound
 APIError = docker.errors.APIError
 
+LABEL_BUILD = "dev.slipway.build"
+"""On containers and networks that a build made: the id of its process."""
+
 STATE = Path("/var/lib/slipway/engine")
 SYSTEM_CONFIG = Path("/etc/docker/daemon.json")
 SOCKET = Path("/var/run/docker.sock")
@@ -62,7 +65,9 @@ def _start(reason: str) -> None:
         raise EngineError("no Docker engine is running", hint="start Docker, or run as root on Debian or Ubuntu and it is installed")
     if shutil.which("dockerd") is None:
         if not packages.available():
-            raise EngineError("no Docker engine is installed", hint="install Docker 20.10 or newer; on Debian and Ubuntu this is done for you")
+            raise EngineError(
+                "no Docker engine is installed", hint="install Docker 20.10 or newer; on Debian and Ubuntu this is done for you"
+            )
         _configure(SYSTEM_CONFIG)
         packages.install("docker.io", "docker-cli" if _has_package("docker-cli") else "docker.io", "iptables", "ca-certificates")
     with log.step("start the Docker engine"):

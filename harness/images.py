@@ -29,6 +29,7 @@ _IMAGE = re.compile(r"#\s*image:\s*(?P<name>\S+)\s*$")
 _FROM = re.compile(r"FROM\s+(?:--platform=\S+\s+)?(?P<base>\S+)(?:\s+AS\s+(?P<stage>\S+))?\s*$", re.IGNORECASE)
 _ARG = re.compile(r"ARG\s+(?P<name>\w+)(?:=(?P<value>\S*))?\s*$", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+LABEL_KEY = "dev.slipway.key"
 FORMAT = "1"
 """Part of every key: raise it when the conversion below changes what it writes."""
 
@@ -68,6 +69,12 @@ def definitions(root: Path) -> tuple[Definition, ...]:
     if faults:
         raise InputError(faults)
     return tuple(found)
+
+
+def bundled() -> list[Path]:
+    """The images/ that came with the package: those of a checkout, or those that the wheel carries."""
+    package = Path(__file__).parent
+    return [path for path in (package.parent / "images", package / "assets" / "images") if path.is_dir()]
 
 
 def _read(path: Path) -> Iterator[Definition]:
@@ -124,8 +131,31 @@ class Builder:
         with log.step(f"build container image {reference.familiar}"):
             identity = self.build(definition, wanted, reference.familiar)
             descriptor = export(identity, self.store)
-        self.store.keep("container-image", key, {"name": str(reference), "manifest": descriptor.to_json(), "blobs": _blobs(self.store, descriptor)})
+        self.store.keep(
+            "container-image", key, {"name": str(reference), "manifest": descriptor.to_json(), "blobs": _blobs(self.store, descriptor)}
+        )
         return descriptor
+
+    def key(self, reference: Reference) -> str | None:
+        """What an image of ours is made from, as a digest; None when no folder defines it."""
+        found = self.find(reference)
+        return None if found is None else self._key(*found)
+
+    def engine_image(self, client: engine.Client, reference: Reference) -> str:
+        """Have an image in the engine (to run it there), built only when its inputs are new; its id. Raises BuildError."""
+        found = self.find(reference)
+        if found is None:
+            ensure_base(client, reference.familiar)
+            return str(client.images.get(reference.familiar).id)
+        key = self._key(*found)
+        try:
+            present = client.images.get(reference.familiar)
+        except engine.NotFound:
+            present = None
+        if present is not None and present.labels.get(LABEL_KEY) == key:
+            return str(present.id)
+        with log.step(f"build container image {reference.familiar}"):
+            return self.build(*found, reference.familiar)
 
     def build(self, definition: Definition, arguments: Mapping[str, str], tag: str) -> str:
         """Build with the engine, tag the result there, return the engine's image id. Raises BuildError."""
@@ -139,7 +169,7 @@ class Builder:
         # Host network: the archive and mirrors that this machine reaches are what the build reaches, loopback included.
         stream = client.api.build(
             path=str(definition.folder), tag=tag, target=definition.target or "", buildargs=dict(arguments), network_mode="host", rm=True,
-            forcerm=True, decode=True,
+            forcerm=True, decode=True, labels={LABEL_KEY: self._key(definition, arguments)},
         )  # fmt: skip
         lines: list[str] = []
         identity = ""
@@ -217,7 +247,11 @@ def make_debian(client: engine.Client, name: str, suite: str) -> None:
 
 
 def _apt_sources(suite: str) -> list[Path]:
-    places = [*Path("/etc/apt/sources.list.d").glob("*.sources"), Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*.list")]
+    places = [
+        *Path("/etc/apt/sources.list.d").glob("*.sources"),
+        Path("/etc/apt/sources.list"),
+        *Path("/etc/apt/sources.list.d").glob("*.list"),
+    ]
     return sorted(path for path in places if path.exists() and re.search(rf"\b{suite}\b", path.read_text()))
 
 
@@ -301,6 +335,8 @@ class _Tee:
 def _manifest(store: Store, docker: Mapping[str, Any], layers: list[Layer]) -> Descriptor:
     kept = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal")
     settings = {key: value for key in kept if (value := (docker.get("config") or {}).get(key))}
+    labels = {name: value for name, value in settings.pop("Labels", {}).items() if name != LABEL_KEY}
+    settings |= {"Labels": labels} if labels else {}
     config = canonical_json({
         "architecture": docker["architecture"], "os": docker["os"], "created": EPOCH, "config": settings,
         "rootfs": {"type": "layers", "diff_ids": [one.diff_id for one in layers]},

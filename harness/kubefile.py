@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import json
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from harness import context as build_context
 from harness import kubeversion, words
@@ -45,7 +44,8 @@ _PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?")
 _CHMOD = re.compile(r"[0-7]{3,4}")
 _HEREDOC = re.compile(r"\d*<<(-?)(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\2")
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z]+)\s*=\s*(\S+)\s*")
-_COMMA = re.compile(r",\s+")
+_COMMA = re.compile(r",(?=\s|$)")
+_SHELL_TOKEN = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*"|[^\\'",]+|.""", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,38 +226,56 @@ class Kubefile:
         return tuple(command for item in self.instructions if isinstance(item, Cmd | Cmds) for command in item.commands)
 
 
-def parse(text: str, path: str, *, build_args: Mapping[str, str] | None = None, platform: str = "linux/amd64") -> Kubefile:
+def parse(
+    text: str,
+    path: str,
+    *,
+    build_args: Mapping[str, str] | None = None,
+    platform: str = "linux/amd64",
+    context: Path | None = None,
+) -> Kubefile:
     """Read a Kubefile. ``path`` is how faults call it; ``platform`` gives ``${ARCH}``, ``${TARGETARCH}`` and the like their values.
 
-    Raises InputError with every fault, in the order of the lines.
+    With ``context`` what the build context lacks is told along with the rest. Raises InputError with every fault, by line.
     """
     reader = _Reader(path, dict(build_args or {}), platform)
     for line in _lines(text, reader):
         reader.read(line)
+    if context is not None:
+        reader.faults += _context_faults(path, reader.instructions, context)
     return reader.finish()
 
 
 def check_context(kubefile: Kubefile, context: Path) -> list[Fault]:
     """What COPY, ADD and APP name and the context does not have, or must not give; in the order of the lines."""
+    return _context_faults(kubefile.path, kubefile.instructions, context)
+
+
+def _context_faults(path: str, instructions: Iterable[Instruction], context: Path) -> list[Fault]:
     if not context.is_dir():
         return [Fault(str(context), "the build context is not a folder")]
-    faults = []
-    for instruction in kubefile.instructions:
-        for source in local_sources(instruction):
-            try:
-                build_context.place(context, [source], "", extract=instruction.name == "ADD")
-            except build_context.ContextError as wrong:
-                faults.append(Fault(kubefile.where(instruction), wrong.message, wrong.hint))
-        if isinstance(instruction, Copy) and not any(fault.where == kubefile.where(instruction) for fault in faults):
-            faults += _check_destination(kubefile, instruction, context)
-    return faults
+    return [
+        Fault(f"{path}:{instruction.line}", wrong.message, wrong.hint)
+        for instruction in instructions
+        for wrong in _missing(instruction, context)
+    ]
 
 
-def _check_destination(kubefile: Kubefile, instruction: Copy, context: Path) -> Iterator[Fault]:
+def _missing(instruction: Instruction, context: Path) -> list[build_context.ContextError]:
+    """What is wrong with each source alone, or, when nothing is, with all of them together and their destination."""
+    extract = instruction.name == "ADD"
+    sources = local_sources(instruction)
+    alone = [wrong for source in sources if (wrong := _try_place(context, [source], "", extract=extract))]
+    together = _try_place(context, sources, instruction.destination) if isinstance(instruction, Copy) and not alone else None
+    return [together] if together else alone
+
+
+def _try_place(context: Path, sources: Sequence[str], destination: str, *, extract: bool = False) -> build_context.ContextError | None:
     try:
-        build_context.place(context, local_sources(instruction), instruction.destination)
+        build_context.place(context, sources, destination, extract=extract)
     except build_context.ContextError as wrong:
-        yield Fault(kubefile.where(instruction), wrong.message, wrong.hint)
+        return wrong
+    return None
 
 
 def local_sources(instruction: Instruction) -> tuple[str, ...]:
@@ -277,7 +295,7 @@ class _Line:
     body: str | None = None
 
 
-class _Wrong(Exception):
+class _InstructionError(Exception):
     """A fault of the instruction being read."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
@@ -288,24 +306,29 @@ class _Wrong(Exception):
 
 def _lines(text: str, reader: _Reader) -> Iterator[_Line]:
     """The instructions of the text. Directives are told to the reader, as they change how it reads what follows."""
-    rows = enumerate(text.removeprefix("\ufeff").splitlines(), start=1)
+    rows = ((number, row.removesuffix("\r")) for number, row in enumerate(text.removeprefix("\ufeff").split("\n"), start=1))
     directives = True
     for number, row in rows:
         directives = directives and reader.directive(number, row.strip())
         if not row.strip() or row.lstrip().startswith("#"):
             continue
         line = _joined(row.lstrip(), rows, reader.escape)
-        word, _, rest = line.partition(" ") if "\t" not in line.split(" ")[0] else line.partition("\t")
+        word, rest = _first_word(line)
         heredoc = _heredoc(rest) if word.upper() in ("RUN", "COPY", "ADD") else None
         body = _body(rows, heredoc) if heredoc else None
         if heredoc and body is None:
             reader.fault(number, f"the here-document is not closed: no line {heredoc[3]}")
-        yield _Line(number, word.upper(), rest.strip(), body)
+        yield _Line(number, word.upper(), rest, body)
+
+
+def _first_word(text: str) -> tuple[str, str]:
+    first, *rest = text.split(maxsplit=1)
+    return first, rest[0].rstrip() if rest else ""
 
 
 def _joined(row: str, rows: Iterator[tuple[int, str]], escape: str) -> str:
     """The row with its continuation lines. An escape that is escaped itself continues nothing."""
-    continued = re.compile(rf"(?:(?<!{re.escape(escape)})|^){re.escape(escape)}[ \t]*$")
+    continued = re.compile(rf"(?<!{re.escape(escape)}){re.escape(escape)}[ \t]*$")
     line = ""
     while continued.search(row):
         line += continued.sub("", row)
@@ -347,7 +370,7 @@ class _Reader:
         self.environment: dict[str, str] = {}
         self.labels: dict[str, str] = {}
         self.base: From | None = None
-        self.misplaced = False
+        self.misplaced: Fault | None = None
         self.line = 0
 
     def directive(self, number: int, row: str) -> bool:
@@ -380,9 +403,9 @@ class _Reader:
         self._check_place(line)
         try:
             if not line.rest:
-                raise _Wrong(f"{line.word} says nothing", _USAGE[line.word])
+                raise _InstructionError(f"{line.word} says nothing", _USAGE[line.word])
             self.instructions.append(method(self, line))
-        except _Wrong as wrong:
+        except _InstructionError as wrong:
             self.fault(line.number, wrong.message, wrong.hint)
         except build_context.ContextError as wrong:
             self.fault(line.number, wrong.message, wrong.hint)
@@ -393,9 +416,8 @@ class _Reader:
             self.base = From(line.number, "", "")
 
     def _check_place(self, line: _Line) -> None:
-        if self.base is None and line.word not in ("FROM", "ARG") and not self.misplaced:
-            self.misplaced = True
-            self.fault(line.number, f"{line.word} stands before FROM", "only ARG may")
+        if self.base is None and line.word not in ("FROM", "ARG") and self.misplaced is None:
+            self.misplaced = Fault(f"{self.path}:{line.number}", f"{line.word} stands before FROM", "only ARG may")
         if self.base is not None and line.word == "FROM":
             self.fault(line.number, "a second FROM", "an image has one base; take files of others with COPY --from=IMAGE")
 
@@ -410,7 +432,8 @@ class _Reader:
         for name in expansion.undefined:
             if name not in self.declared:
                 near = difflib.get_close_matches(name, self.values, n=1)
-                self.warn(f"${name} is not defined and stands for nothing", f"did you mean ${near[0]}?" if near else f"declare it: ARG {name}")
+                hint = f"did you mean ${near[0]}?" if near else f"declare it: ARG {name}"
+                self.warn(f"${name} is not defined and stands for nothing", hint)
         return expansion.text
 
     def operands(self, text: str) -> list[str]:
@@ -421,13 +444,15 @@ class _Reader:
         """``a=1 b="2 3"``, or the older ``a 1`` for one."""
         found = words.split(text, self.escape)
         if "=" not in found[0]:
-            name, _, value = text.partition(found[0])[2].partition(" ")
-            return {self.expand(found[0]): self.expand((name + value).strip())}
+            value = text.strip().removeprefix(found[0]).strip()
+            if not value:
+                raise _InstructionError(f"{found[0]} has no value", f"{found[0]}=VALUE")
+            return {self.expand(found[0]): self.expand(value)}
         pairs = {}
         for word in found:
             name, equals, value = word.partition("=")
             if not equals or not name:
-                raise _Wrong(f"{word} is not NAME=VALUE", "quote a value that has blanks in it")
+                raise _InstructionError(f"{word} is not NAME=VALUE", "quote a value that has blanks in it")
             pairs[self.expand(name)] = value
         return {name: self.expand(value) for name, value in pairs.items()}
 
@@ -440,14 +465,15 @@ class _Reader:
         """The ``--name=value`` at the beginning, and what follows them."""
         found: dict[str, str] = {}
         while text.startswith("--"):
-            word, _, text = text.partition(" ")
-            text = text.lstrip()
+            word, text = _first_word(text)
             name, equals, value = word[2:].partition("=")
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                raise _Wrong(f"unknown flag --{name}", f"did you mean --{near[0]}?" if near else f"known: {', '.join(known) or 'none'}")
+                raise _InstructionError(
+                    f"unknown flag --{name}", f"did you mean --{near[0]}?" if near else f"known: {', '.join(known) or 'none'}"
+                )
             if not equals and name != "link":
-                raise _Wrong(f"--{name} needs a value", f"--{name}=VALUE")
+                raise _InstructionError(f"--{name} needs a value", f"--{name}=VALUE")
             found[name] = self.expand(value)
         return found, text
 
@@ -459,7 +485,7 @@ class _Reader:
             name, equals, default = word.partition("=")
             name = name.strip()
             if not _VARIABLE.fullmatch(name):
-                raise _Wrong(f"{name or word} is not a name for an ARG", "letters, digits and _; ARG NAME or ARG NAME=VALUE")
+                raise _InstructionError(f"{name or word} is not a name for an ARG", "letters, digits and _; ARG NAME or ARG NAME=VALUE")
             values[name] = self._argument(name, default.strip() if equals else None)
         for name, value in values.items():
             self.declared.add(name)
@@ -479,13 +505,16 @@ class _Reader:
         found = self.operands(rest)
         named = len(found) == 3 and found[1].lower() == "as"
         if not found or (len(found) != 1 and not named):
-            raise _Wrong(f"FROM {rest}: one image is wanted", _USAGE["FROM"])
+            raise _InstructionError(f"FROM {rest}: one image is wanted", _USAGE["FROM"])
         if not found[0]:
-            raise _Wrong(f"FROM {rest}: the image's name is empty", "give the variable a value: ARG NAME=VALUE before FROM, or --build-arg")
+            raise _InstructionError(
+                f"FROM {rest}: the image's name is empty", "give the variable a value: ARG NAME=VALUE before FROM, or --build-arg"
+            )
         platform = flags.get("platform")
         if platform is not None and not _PLATFORM.fullmatch(platform):
-            raise _Wrong(f"{platform!r} is not a platform", "write os/architecture, as in linux/amd64")
-        instruction = From(line.number, " ".join(["FROM", *found]), found[0], platform, found[2] if named else None)
+            raise _InstructionError(f"{platform!r} is not a platform", "write os/architecture, as in linux/amd64")
+        text = " ".join(["FROM", *([f"--platform={platform}"] if platform else []), *found])
+        instruction = From(line.number, text, found[0], platform, found[2] if named else None)
         if self.base is None:
             self.base = instruction
             # As in a Dockerfile: what stands before FROM is for FROM, and for an ARG of the same name after it.
@@ -494,25 +523,27 @@ class _Reader:
 
     def read_copy(self, line: _Line) -> Instruction:
         if line.body is not None or _heredoc(line.rest):
-            raise _Wrong(f"{line.word} cannot read a here-document", "put the text into a file of the build context")
+            raise _InstructionError(f"{line.word} cannot read a here-document", "put the text into a file of the build context")
         flags, rest = self.flags(line.rest, ("from", "chown", "chmod", "link"))
-        *sources, destination = self.operands(rest)
+        *sources, destination = self.operands(rest) if rest else [""]
         if not sources:
-            raise _Wrong(f"{line.word} {rest}: no destination", _USAGE[line.word])
+            raise _InstructionError(f"{line.word} {rest}: a source and a destination are wanted", _USAGE[line.word])
         if not all(sources):
-            raise _Wrong(f"{line.word} {rest}: a source is empty", "give its variable a value: ARG NAME=VALUE, or --build-arg")
+            raise _InstructionError(f"{line.word} {rest}: a source is empty", "give its variable a value: ARG NAME=VALUE, or --build-arg")
         image = flags.get("from")
         self._check_sources(line, sources, image)
         target = _destination(destination)
         if len(sources) > 1 and not _is_folder(target):
-            raise _Wrong(f"several sources for the destination {destination}, which is not a folder", f"end it with a slash: {destination}/")
-        if image is None and build_context.is_url(sources[-1]) and _is_folder(target):
-            build_context.url_name(sources[-1])
+            message = f"several sources for the destination {destination}, which is not a folder"
+            raise _InstructionError(message, f"end it with a slash: {destination}/")
+        for source in sources if image is None and _is_folder(target) else ():
+            if build_context.is_url(source):
+                build_context.url_name(source)
         if flags.get("chmod") is not None and not _CHMOD.fullmatch(flags["chmod"]):
-            raise _Wrong(f"--chmod={flags['chmod']}: octal digits are wanted", "--chmod=755")
+            raise _InstructionError(f"--chmod={flags['chmod']}: octal digits are wanted", "--chmod=755")
         return Copy(
             line.number,
-            " ".join([line.word, *(f"--{name}={value}" for name, value in flags.items()), *sources, target or "."]),
+            " ".join([line.word, *(f"--{name}={value}" for name, value in flags.items() if value), *sources, target or "."]),
             tuple(sources),
             target,
             from_image=image,
@@ -524,37 +555,36 @@ class _Reader:
     def _check_sources(self, line: _Line, sources: Iterable[str], image: str | None) -> None:
         if image is not None:
             if line.word == "ADD":
-                raise _Wrong("ADD cannot take files of an image", "COPY --from=IMAGE does")
+                raise _InstructionError("ADD cannot take files of an image", "COPY --from=IMAGE does")
             if not image:
-                raise _Wrong("--from names no image", "COPY --from=IMAGE source... destination")
+                raise _InstructionError("--from names no image", "COPY --from=IMAGE source... destination")
             if image.isdigit() or (self.base is not None and image == self.base.alias):
-                raise _Wrong(f"--from={image} names a build stage; a Kubefile has none", "name a container image")
+                raise _InstructionError(f"--from={image} names a build stage; a Kubefile has none", "name a container image")
             return
         for source in sources:
             if build_context.is_git(source):
-                raise _Wrong(f"{source}: git sources are not supported", "clone it into the build context, or ADD the URL of an archive")
+                raise _InstructionError(
+                    f"{source}: git sources are not supported", "clone it into the build context, or ADD the URL of an archive"
+                )
 
     def read_run(self, line: _Line) -> Instruction:
         if line.rest.startswith("--"):
             flag = line.rest.partition("=")[0].partition(" ")[0]
-            raise _Wrong(f"RUN {flag} is not supported", "RUN takes a command only; secrets and mounts are BuildKit's")
+            raise _InstructionError(f"RUN {flag} is not supported", "RUN takes a command only; secrets and mounts are BuildKit's")
         proxies = {name: value for name, value in self.build_args.items() if name in _PROXIES}
         environment = {**proxies, **self.builtin, **self.args, **self.environment}
         if line.body is not None:
-            heredoc = _heredoc(line.rest)
-            alone = heredoc is not None and heredoc[0] == line.rest
-            command = line.body if alone or heredoc is None else f"{line.rest}\n{line.body}{heredoc[3]}\n"
-            return Run(line.number, f"RUN {line.rest}", command, environment)
+            return Run(line.number, f"RUN {line.rest}", _script(line.rest, line.body), environment)
         listed = words.json_list(line.rest)
         if listed is not None and not listed:
-            raise _Wrong("RUN [] runs nothing", _USAGE["RUN"])
+            raise _InstructionError("RUN [] runs nothing", _USAGE["RUN"])
         return Run(line.number, f"RUN {line.rest}", tuple(listed) if listed else line.rest, environment)
 
     def read_env(self, line: _Line) -> Instruction:
         values = self.pairs(line.rest)
         for name in values:
             if not _ENVIRONMENT.fullmatch(name):
-                raise _Wrong(f"{name!r} is not a name for an ENV", "no blanks and no = in it")
+                raise _InstructionError(f"{name!r} is not a name for an ENV", "no blanks and no = in it")
         self.environment.update(values)
         return Env(line.number, f"ENV {' '.join(f'{name}={value}' for name, value in values.items())}", values)
 
@@ -566,13 +596,13 @@ class _Reader:
         return Label(line.number, f"LABEL {' '.join(f'{name}={value}' for name, value in values.items())}", values)
 
     def read_maintainer(self, line: _Line) -> Instruction:
-        return Maintainer(line.number, f"MAINTAINER {line.rest}", self.expand(line.rest) if "$" in line.rest else line.rest)
+        return Maintainer(line.number, f"MAINTAINER {line.rest}", line.rest)
 
     def read_app(self, line: _Line) -> Instruction:
         app, *sources = self.operands(line.rest)
         _check_app(app)
         if not sources:
-            raise _Wrong(f"{line.word} {app}: no source", _USAGE[line.word])
+            raise _InstructionError(f"{line.word} {app}: no source", _USAGE[line.word])
         found = [_app_source(source) for source in sources]
         if line.word != "APP":
             self.labels[(LABEL_CNI if line.word == "CNI" else LABEL_CSI) + app] = "true"
@@ -584,7 +614,7 @@ class _Reader:
         app, rest = _app_and_rest(line)
         listed = words.json_list(rest)
         if not listed:
-            raise _Wrong(f"APPCMDS {app}: a JSON list with a command is wanted", _USAGE["APPCMDS"])
+            raise _InstructionError(f"APPCMDS {app}: a JSON list with a command is wanted", _USAGE["APPCMDS"])
         if len(listed) > 1 and all(" " in word.strip() for word in listed):
             self.warn(f"APPCMDS {app}: the elements are the words of one command", f'write one element: ["{" && ".join(listed)}"]')
         return AppCmds(line.number, f"APPCMDS {app} {json.dumps(listed)}", app, self.shell(" ".join(listed)))
@@ -592,7 +622,7 @@ class _Reader:
     def read_appenv(self, line: _Line) -> Instruction:
         app, rest = _app_and_rest(line)
         if not rest:
-            raise _Wrong(f"APPENV {app}: no NAME=VALUE", _USAGE["APPENV"])
+            raise _InstructionError(f"APPENV {app}: no NAME=VALUE", _USAGE["APPENV"])
         listed = words.json_list(rest)
         values = self.pairs(" ".join(listed) if listed else rest)
         return AppEnv(line.number, f"APPENV {app} {' '.join(f'{name}={value}' for name, value in values.items())}", app, values)
@@ -605,7 +635,7 @@ class _Reader:
     def read_launch(self, line: _Line) -> Instruction:
         apps = self.operands(line.rest)
         if not apps:
-            raise _Wrong("LAUNCH names no application", _USAGE["LAUNCH"])
+            raise _InstructionError("LAUNCH names no application", _USAGE["LAUNCH"])
         for app in apps:
             _check_app(app)
         return Launch(line.number, " ".join(["LAUNCH", *apps]), tuple(apps))
@@ -613,21 +643,24 @@ class _Reader:
     def read_cmds(self, line: _Line) -> Instruction:
         listed = words.json_list(line.rest)
         if not listed:
-            raise _Wrong("CMDS wants a JSON list of commands", _USAGE["CMDS"])
+            raise _InstructionError("CMDS wants a JSON list of commands", _USAGE["CMDS"])
         return Cmds(line.number, f"CMDS {json.dumps(listed)}", tuple(self.shell(command) for command in listed))
 
     def read_cmd(self, line: _Line) -> Instruction:
         listed = words.json_list(line.rest)
         if listed is not None and not listed:
-            raise _Wrong("CMD [] runs nothing", _USAGE["CMD"])
+            raise _InstructionError("CMD [] runs nothing", _USAGE["CMD"])
         commands = listed or _commands(line.rest)
         return Cmd(line.number, f"CMD {line.rest}", tuple(self.shell(command) for command in commands))
 
     # The Kubefile as a whole
 
     def finish(self) -> Kubefile:
+        if self.base is not None and self.misplaced is not None:
+            self.faults.append(self.misplaced)
         if self.base is None:
-            self.faults.insert(0, Fault(f"{self.path}:1", "there is no FROM", "begin with FROM kubernetes:v1.20.2, or FROM scratch for an application image"))
+            hint = "begin with FROM kubernetes:v1.20.2, or FROM scratch for an application image"
+            self.faults.insert(0, Fault(f"{self.path}:1", "there is no FROM", hint))
         self._check_launch()
         deferred = self._deferred()
         unused = [name for name in self.build_args if name not in _PROXIES and not self._declares(name)]
@@ -659,9 +692,10 @@ class _Reader:
                 self.fault(found[0].line, f"{found[0].name} must be the last instruction", "move it to the end")
         launch = next((item for item in self.instructions if isinstance(item, Launch)), None)
         if launch:
-            for item in self.instructions:
-                if isinstance(item, Cmd | Cmds):
-                    self.fault(item.line, f"{item.name} and LAUNCH (line {launch.line}) exclude each other", "define an APP for the command, or drop LAUNCH")
+            for other in self.instructions:
+                if isinstance(other, Cmd | Cmds):
+                    message = f"{other.name} and LAUNCH (line {launch.line}) exclude each other"
+                    self.fault(other.line, message, "define an APP for the command, or drop LAUNCH")
 
     def _deferred(self) -> tuple[Deferred, ...]:
         """The names of applications that are not defined here: a fault without a base image, else for the builder to look up."""
@@ -743,7 +777,7 @@ def _unknown(word: str) -> tuple[str, str | None]:
 
 def _arguments(text: str, escape: str) -> list[str]:
     """The parts of an ARG: ``A=1 B=2``, or sealer's older ``A=1,B=2``. A comma inside a value (``A=1,2``) separates nothing."""
-    parts = []
+    parts: list[str] = []
     for word in words.split(text, escape):
         pieces = re.split(r",(?=[A-Za-z_][A-Za-z0-9_]*=)|,$", word)
         plain = word.count("=") == len([piece for piece in pieces if piece]) and not set("'\"") & set(word)
@@ -756,25 +790,29 @@ def _commands(text: str) -> list[str]:
 
     ``helm install x --set a=1,b=2`` and ``kubectl get pods,nodes`` are one command each, and nothing is split inside quotes.
     """
-    program = text.split()[0]
-    commands, start, quote = [], 0, ""
-    for position, char in enumerate(text):
-        if quote:
-            quote = "" if char == quote else quote
-        elif char in "'\"":
-            quote = char
-        elif char == "," and (_COMMA.match(text, position) or text.startswith(f"{program} ", position + 1)):
-            commands.append(text[start:position])
-            start = position + 1
-    commands.append(text[start:])
+    program = text.split(maxsplit=1)[0]
+    commands = [""]
+    for token in _SHELL_TOKEN.finditer(text):
+        if token[0] == "," and (_COMMA.match(text, token.start()) or text.startswith(f"{program} ", token.end())):
+            commands.append("")
+        else:
+            commands[-1] += token[0]
     return [command.strip() for command in commands if command.strip()]
 
 
 def _destination(text: str) -> str:
     clean = posixpath.normpath(text.lstrip("/") or ".")
     if clean == ".." or clean.startswith("../"):
-        raise _Wrong(f"the destination {text} is outside the rootfs", "it is always relative to the rootfs")
+        raise _InstructionError(f"the destination {text} is outside the rootfs", "it is always relative to the rootfs")
     return "" if clean == "." else clean + "/" if text.endswith(("/", "/.")) else clean
+
+
+def _script(command: str, body: str) -> str:
+    """A RUN with a here-document. The document alone is the script; else the shell reads it, as everywhere."""
+    heredoc = _heredoc(command)
+    if heredoc is None or heredoc[0] != command:
+        return f"{command}\n{body}{heredoc[3] if heredoc else ''}\n"
+    return re.sub(r"^\t+", "", body, flags=re.MULTILINE) if heredoc[1] else body
 
 
 def _is_folder(destination: str) -> bool:
@@ -783,7 +821,7 @@ def _is_folder(destination: str) -> bool:
 
 def _check_app(name: str) -> None:
     if not _APP.fullmatch(name):
-        raise _Wrong(f"{name!r} is not a name for an application", "letters, digits, '.', '_' and '-'; it becomes a folder")
+        raise _InstructionError(f"{name!r} is not a name for an application", "letters, digits, '.', '_' and '-'; it becomes a folder")
 
 
 def _app_and_rest(line: _Line) -> tuple[str, str]:
@@ -798,8 +836,12 @@ def _app_source(source: str) -> str:
     if build_context.is_url(source):
         build_context.url_name(source)
         return source
-    raise _Wrong(f"{source}: where an application's files are must be said", f"local://{source.partition('://')[2] or source}, http:// or https://")
+    path = source.partition("://")[2] if "://" in source else source
+    raise _InstructionError(
+        f"{source}: where an application's files are must be said", f"local://{path or 'path'}, http://... or https://..."
+    )
 
 
 def _line_of(fault: Fault) -> int:
-    return int(fault.where.rpartition(":")[2])
+    line = fault.where.rpartition(":")[2]
+    return int(line) if line.isdigit() else 0

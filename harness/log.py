@@ -43,6 +43,16 @@ def duration(seconds: float) -> str:
     return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
 
 
+def size(count: float) -> str:
+    """``512 B``, ``3.4 MB``, ``250 MB``, ``1.2 GB``: decimal units, as registries and disks count."""
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if value >= 9.95 or unit == "B" else f"{value:.1f} {unit}"
+
+
 class Plain:
     """Timed lines for logs and CI: a line when a step ends, and when it begins if it holds others."""
 
@@ -51,7 +61,7 @@ class Plain:
 
     def begin(self, step: Step) -> None:
         if step.depth == 0:
-            self.console.print(f"- {step.title} ...", markup=False, highlight=False)
+            self.console.print(f"- {step.title} ...", markup=False, highlight=False, soft_wrap=True)
 
     def end(self, step: Step, *, failed: bool) -> None:
         mark = "x" if failed else "+"
@@ -138,6 +148,10 @@ def info(text: str) -> None:
 
 def warning(text: str) -> None:
     _state.display.line(f"warning: {text}", style="yellow")
+
+
+def is_verbose() -> bool:
+    return _state.verbose
 
 
 def debug(text: str) -> None:

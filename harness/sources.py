@@ -75,13 +75,13 @@ class LayoutSource:
             self._repositories.setdefault(Reference.parse(name).repository, []).append(digest)
         self._reachable: dict[str, set[str]] = {}
 
-    def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:
+    def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:  # noqa: ARG002 - a layout has one form of each image
         digest = reference.digest or self._names.get(str(reference))
         if digest is None or (reference.digest and digest not in self._blobs_of(reference.repository)) or not self.store.has(digest):
             return None
         return stored_manifest(self.store, digest, self.label)
 
-    def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:
+    def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:  # noqa: ARG002 - the file tells it
         if digest not in self._blobs_of(reference.repository) or not self.store.has(digest):
             return None
         return FileStream(self.store, digest)
@@ -148,7 +148,7 @@ class Stored:
     path: Path
     size: int
 
-    def available(self, offset: int) -> int:
+    def available(self, offset: int) -> int:  # noqa: ARG002 - all of it, always
         return self.size
 
     @contextlib.contextmanager
@@ -233,9 +233,10 @@ class Transfer:
 
     def _run(self) -> None:
         error: Exception | None = None
+        # Whatever it is, those who wait must hear of it.
         try:
             self._receive()
-        except Exception as problem:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+        except Exception as problem:
             error = problem
         # Out of the table first: who fails and asks again must start anew and not meet this one.
         self._fetcher.forget(self)

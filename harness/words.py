@@ -135,6 +135,8 @@ class _Reader:
         counts_empty = char == ":"
         if counts_empty:
             char = self._next()
+        if not char:
+            raise ValueError(f"{self.text}: '}}' is missing")
         if char not in ("-", "+", "?"):
             raise ValueError(f"{self.text}: after ${{{name} only }} :- :+ :? may stand")
         value = self.values.get(name)

@@ -42,6 +42,9 @@ def open_layer(store: Store, layer: Descriptor) -> Iterator[tarfile.TarFile]:
         try:
             with tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER) as tar:
                 yield tar
+            # tarfile stops at the end mark; only the end of the stream shows that nothing was cut off or changed.
+            while stream.read(CHUNK):
+                pass
         except (tarfile.TarError, zlib.error, EOFError) as wrong:
             raise StoreError(f"layer {layer.digest} is not a readable tar: {wrong}") from wrong
 
@@ -77,7 +80,7 @@ class Extraction:
                 path.chmod(mode)
 
     def _add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-        path = self._clean(member.name)
+        path = self._clean(member.name, member.name)
         if not path:
             return
         parent, name = posixpath.split(path)
@@ -98,12 +101,12 @@ class Extraction:
             raise self._refused(member.name, "is a device or a FIFO")
         self._mark(place)
 
-    def _clean(self, name: str) -> str:
-        """The path without ``./`` and slashes at its end; nothing for the root itself."""
-        if name.startswith("/"):
-            raise self._refused(name, "is an absolute path")
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        if ".." in parts or "\0" in name:
+    def _clean(self, path: str, name: str) -> str:
+        """``path``, which stands in entry ``name``, without ``./`` and slashes at its end; nothing for the root itself."""
+        if path.startswith("/"):
+            raise self._refused(name, "has an absolute path")
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        if ".." in parts or "\0" in path:
             raise self._refused(name, "leaves the rootfs")
         return "/".join(parts)
 
@@ -182,7 +185,7 @@ class Extraction:
         self._modes[place] = member.mode & 0o7777
 
     def _hardlink(self, member: tarfile.TarInfo, place: Path) -> None:
-        parent, name = posixpath.split(self._clean(member.linkname))
+        parent, name = posixpath.split(self._clean(member.linkname, member.name))
         folder = self._resolve(parent, member.name, make=False)
         source = folder / name if folder and name else None
         if source is None or not os.path.lexists(source) or stat.S_ISDIR(source.lstat().st_mode):

@@ -27,6 +27,7 @@ import urllib3
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
+    InsecureRequestWarning,
     MaxRetryError,
     NameResolutionError,
     NewConnectionError,
@@ -55,6 +56,9 @@ _TOKEN_LIFE = 60.0
 """Seconds that a token lives when its server does not say, by the token specification."""
 _PROGRESS = 1 << 20
 """Bytes after which a transfer that broke again counts as a new one: it gets on, if slowly."""
+
+_CAUTIOUS = 64 << 10
+"""Bytes that are read at a time over a connection that has broken before."""
 
 _T = TypeVar("_T")
 
@@ -430,6 +434,7 @@ class Client:
         if insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
+            urllib3.disable_warnings(InsecureRequestWarning)  # the file asks for it
         return context
 
 
@@ -453,7 +458,8 @@ class BlobStream:
         """Up to ``amount`` bytes; none at the end. Raises RemoteError when the blob cannot be had to its end."""
         while True:
             try:
-                data = self._response.read(amount, decode_content=False)
+                # A read that fails loses what it had got until then: on a bad line only little may be lost, else we never get on.
+                data = self._response.read(min(amount, _CAUTIOUS) if self._broken else amount, decode_content=False)
                 if not data and self.size is not None and self._offset < self.size:
                     raise _TroubleError(f"ends {self.size - self._offset} bytes early")
             except (HTTPError, OSError, _TroubleError) as lost:
@@ -656,16 +662,16 @@ def _reason(problem: Exception, patience: Patience) -> _TroubleError:
             found = _TroubleError(
                 f"the proxy of this machine does not let us through: {problem.original_error}", hint="look at HTTPS_PROXY"
             )
+        case NameResolutionError():
+            found = trouble("its name cannot be resolved")
+        case NewConnectionError():  # which some versions of urllib3 derive from ConnectTimeoutError
+            cause = problem.__cause__
+            why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(problem).rpartition(": ")[2]
+            found = trouble(f"no connection: {why}")
         case ConnectTimeoutError():
             found = trouble(f"no connection within {patience.connect:g} s", status=504)
         case ReadTimeoutError():
             found = trouble(f"silent for {patience.read:g} s", status=504)
-        case NameResolutionError():
-            found = trouble("its name cannot be resolved")
-        case NewConnectionError():
-            cause = problem.__cause__
-            why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(problem).rpartition(": ")[2]
-            found = trouble(f"no connection: {why}")
         case SSLError() | ssl.SSLError():
             why = getattr(problem.args[0], "verify_message", "") if problem.args else ""
             hint = "its authority belongs into certs.d/HOST/ca.crt below ~/.config/containers; plain HTTP needs insecure = true"

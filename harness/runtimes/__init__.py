@@ -1,0 +1,206 @@
+"""Runtimes: what turns machines that have a rootfs into one Kubernetes cluster. kubeadm first; others fit the same small Protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import yaml
+
+from harness.errors import Fault, InputError
+from harness.nodes import Node
+from harness.nodes.placing import STATE, Files
+
+ROOTFS = f"{STATE}/rootfs"
+API_NAME = "apiserver.cluster.local"
+"""What every node calls the API server: itself on a master, its balancer on a worker."""
+API_PORT = 6443
+REGISTRY_PORT = 5000
+DNS_DOMAIN = "cluster.local"
+
+POD_CIDR = "100.64.0.0/10"
+SVC_CIDR = "10.96.0.0/22"
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a rootfs says about its Kubernetes: ``etc/slipway.yaml``. None means kubeadm's own default."""
+
+    kubernetes: str
+    """With its ``v``: ``v1.20.2``."""
+    image_repository: str | None = None
+    pause_image: str | None = None
+    etcd_image_tag: str | None = None
+    pod_cidr: str = POD_CIDR
+    svc_cidr: str = SVC_CIDR
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Facts:
+        """Raises InputError with all that is wrong; ``where`` names the file."""
+        try:
+            found = yaml.safe_load(text) or {}
+        except yaml.YAMLError as wrong:
+            raise InputError([Fault(where, f"is not YAML: {' '.join(str(wrong).split())}")]) from wrong
+        if not isinstance(found, dict):
+            raise InputError([Fault(where, "is not a mapping")])
+        names = {
+            "kubernetes": "kubernetes",
+            "imageRepository": "image_repository",
+            "pauseImage": "pause_image",
+            "etcdImageTag": "etcd_image_tag",
+            "podCIDR": "pod_cidr",
+            "svcCIDR": "svc_cidr",
+        }
+        faults = [Fault(f"{where} .{key}", "is not known", f"known: {', '.join(names)}") for key in found if key not in names]
+        values = {names[key]: str(value) for key, value in found.items() if key in names and value is not None}
+        if not re.fullmatch(r"v\d+\.\d+\.\d+.*", values.get("kubernetes", "")):
+            faults.append(Fault(f"{where} .kubernetes", "must be a version such as v1.20.2"))
+        if faults:
+            raise InputError(faults)
+        return cls(**values)
+
+    @property
+    def minor(self) -> int:
+        """20 of v1.20.2."""
+        return int(self.kubernetes.split(".")[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The addresses of pods and services."""
+
+    pods: str
+    services: str
+
+    @classmethod
+    def parse(cls, pods: str, services: str) -> Network:
+        """Raises InputError when one is no network, is too small, or both overlap."""
+        faults = []
+        parsed: dict[str, ipaddress.IPv4Network | ipaddress.IPv6Network] = {}
+        for name, text in (("PodCIDR", pods), ("SvcCIDR", services)):
+            try:
+                parsed[name] = ipaddress.ip_network(text)
+            except ValueError as wrong:
+                faults.append(Fault(name, str(wrong), "write it as 10.96.0.0/22"))
+        if len(parsed) == 2 and parsed["PodCIDR"].version == parsed["SvcCIDR"].version and parsed["PodCIDR"].overlaps(parsed["SvcCIDR"]):
+            faults.append(Fault("PodCIDR", f"{pods} and SvcCIDR {services} overlap", "choose networks apart from each other"))
+        service = parsed.get("SvcCIDR")
+        if service is not None and service.num_addresses < 32:
+            faults.append(Fault("SvcCIDR", f"{services} is too small", "a /22 holds a thousand services"))
+        if faults:
+            raise InputError(faults)
+        return cls(pods, services)
+
+    @property
+    def api(self) -> str:
+        """The address of the service ``kubernetes``: the first of the range."""
+        return str(ipaddress.ip_network(self.services)[1])
+
+    @property
+    def dns(self) -> str:
+        """The address of the service ``kube-dns``: the tenth of the range."""
+        return str(ipaddress.ip_network(self.services)[10])
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A node in its place in the cluster."""
+
+    node: Node
+    name: str
+    """Its name in Kubernetes: its host name, lower case."""
+    address: str
+    role: str
+    """``master`` or ``node``."""
+    registry: bool = False
+    """Serves images: masters, three at most."""
+    systemd_cgroups: bool = False
+    """Its cgroups are systemd's to manage (version 2)."""
+    resolv_conf: str | None = None
+    """The kubelet's resolv.conf, where the usual one is a stub on the loopback."""
+    restrict_oom: bool = False
+    """The machine may not lower OOM scores (no CAP_SYS_RESOURCE)."""
+
+    @property
+    def is_master(self) -> bool:
+        return self.role == "master"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """All that a runtime needs to know."""
+
+    name: str
+    facts: Facts
+    network: Network
+    members: tuple[Member, ...]
+    cert_sans: tuple[str, ...] = ()
+    own_network: bool = False
+    """An application of the image brings the pod network (CNI)."""
+    own_dns: bool = True
+    """The image has an addon of its own for cluster DNS."""
+
+    @property
+    def masters(self) -> tuple[Member, ...]:
+        return tuple(member for member in self.members if member.is_master)
+
+    @property
+    def workers(self) -> tuple[Member, ...]:
+        return tuple(member for member in self.members if not member.is_master)
+
+    @property
+    def registries(self) -> tuple[Member, ...]:
+        return tuple(member for member in self.members if member.registry)
+
+
+class Runtime(Protocol):
+    """Makes a cluster of machines on which rootfs, containerd and images are ready.
+
+    Every method may be called again after a failure or a kill and does no harm.
+    """
+
+    def prepare(self) -> None:
+        """Find or make what all members share (keys). Called once, first."""
+        ...
+
+    def authority(self) -> bytes:
+        """The certificate, PEM, by which nodes know the cluster's servers."""
+        ...
+
+    def serving(self, hosts: tuple[str, ...], name: str) -> tuple[bytes, bytes]:
+        """A certificate and key, PEM, for a server of ours."""
+        ...
+
+    def units(self, member: Member) -> Files:
+        """Services and links that the member needs; undone by delete."""
+        ...
+
+    def certify(self, member: Member) -> None:
+        """Everything on a master that needs no container runtime yet."""
+        ...
+
+    def start(self, member: Member) -> None:
+        """Start the member; it need not be ready when this returns."""
+        ...
+
+    def wait_api(self, timeout: float) -> None:
+        """Until the first master's API answers. Raises CheckError with the reason."""
+        ...
+
+    def finish(self, addons: Mapping[str, str]) -> None:
+        """What is done once for the whole cluster; ``addons`` are manifests by name."""
+        ...
+
+    def kubeconfig(self, server: str) -> bytes: ...
+
+    def reset(self, node: Node) -> None:
+        """Undo everything on one machine, also what half worked."""
+        ...
+
+
+def documents(*values: Mapping[str, Any]) -> str:
+    """Several YAML documents in one text."""
+    return "---\n".join(yaml.safe_dump(dict(value), sort_keys=False, default_flow_style=False) for value in values)

@@ -1,0 +1,429 @@
+"""Kubefile -> CloudImage: layers, discovery of the container images by running them, and the image in the store.
+
+``Kubefile text -> Kubefile -> steps with ids -> layers -> throw-away cluster -> image set -> index -> tag``
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import (
+    applications,
+    checks,
+    cloudimage,
+    discover,
+    images,
+    kubefile,
+    kubeversion,
+    log,
+    registries,
+    render,
+    rootfs,
+    sandbox,
+    tools,
+)
+from harness.capture import Proxy, Pulled, collect
+from harness.cloudimage import App, CloudImage, History, ImageSet, Info, PlatformImage
+from harness.credentials import Credentials
+from harness.errors import BuildError, CheckError, Fault, InputError, StoreError
+from harness.kubefile import Kubefile
+from harness.oci.layer import Entry, Layer, write_layer
+from harness.oci.model import Platform, canonical_json
+from harness.oci.reference import Reference
+from harness.oci.remote import Client, Manifest
+from harness.oci.store import Store
+from harness.rootfs import Step, Workshop
+from harness.sources import Fetcher, LayoutSource, RemoteSource, Source, Stream, stored_manifest
+
+FORMAT = "1"
+"""Part of every discovery key: raise it when a discovery would find something else."""
+
+_KIND_LABELS = {"cni": kubefile.LABEL_CNI, "csi": kubefile.LABEL_CSI}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a build is asked for. ``discover`` holds ``pulled`` and ``declared``, or one of them; ``cluster`` is ``kind`` or ``container``."""
+
+    context: Path
+    tag: str
+    file: Path | None = None
+    platform: str = dataclasses.field(default_factory=lambda: str(Platform.host()))
+    build_args: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    image_list: Path | None = None
+    cluster: str = "kind"
+    discover: tuple[str, ...] = ("pulled", "declared")
+    settle: float = 5.0
+    """Seconds for which nothing may change before the workloads count as settled."""
+    timeout: float = 600.0
+    """Seconds that the workloads may take to become ready."""
+    use_cache: bool = True
+    keep: bool = False
+
+    @property
+    def path(self) -> Path:
+        return self.file or self.context / "Kubefile"
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What came of it. ``seconds`` per phase; ``cached`` says that no step, and ``booted`` whether a cluster, was needed."""
+
+    image: CloudImage
+    steps: tuple[Step, ...]
+    booted: bool
+    undeclared: tuple[str, ...]
+    unpulled: tuple[str, ...]
+
+    @property
+    def cached(self) -> bool:
+        return all(step.cached for step in self.steps if step.layer) and not self.booted
+
+
+def read(options: Options) -> Kubefile:
+    """Parse the Kubefile and compare it with the context. Raises InputError with every fault of both."""
+    path = options.path
+    try:
+        text = path.read_text()
+    except FileNotFoundError as missing:
+        raise InputError([Fault(str(path), "there is no Kubefile here", "name it with --file, or the folder that holds it")]) from missing
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError([Fault(str(path), f"cannot be read: {error}")]) from error
+    faults: list[Fault] = []
+    try:
+        parsed = kubefile.parse(text, str(path), build_args=options.build_args, platform=options.platform)
+    except InputError as error:
+        raise InputError(error.faults) from error
+    faults += kubefile.check_context(parsed, options.context)
+    if not faults:
+        with _gather(faults):
+            applications.applications(parsed, options.context)
+    if faults:
+        raise InputError(faults)
+    for warning in parsed.warnings:
+        log.warning(str(warning))
+    return parsed
+
+
+@contextlib.contextmanager
+def _gather(faults: list[Fault]) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        faults += error.faults
+
+
+class _Built(Source):
+    """Container images of images/ that are built when a cluster asks for them."""
+
+    def __init__(self, builder: images.Builder, arguments: Mapping[str, str]) -> None:
+        self.builder = builder
+        self.arguments = arguments
+        self.used: dict[str, str] = {}
+
+    def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:  # noqa: ARG002 -- we have one form only
+        store = self.builder.store
+        if reference.digest:
+            return stored_manifest(store, reference.digest, "images/") if reference.digest in self.used.values() else None
+        found = self.builder.ensure(reference, self.arguments)
+        if found is None:
+            return None
+        self.used[str(reference)] = found.digest
+        return stored_manifest(store, found.digest, "images/")
+
+    def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:
+        names = {name: found for name, found in self.used.items() if Reference.parse(name).repository == reference.repository}
+        return LayoutSource(self.builder.store, names, "images/").blob(reference, digest, size)
+
+
+def build(options: Options, store: Store) -> Built:
+    """Build a CloudImage and tag it. Raises InputError, BuildError, StoreError or EngineError; the store stays whole."""
+    parsed = read(options)
+    reference = _tag(options.tag)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(store.using())
+        base = _base(parsed, store, options)
+        client = Client(registries.load(), Credentials())
+        stack.callback(client.close)
+        builder = images.Builder(store, _image_roots(options.context))
+        arguments = {name: value for item in parsed.of(kubefile.Arg) for name, value in item.values.items() if value is not None}
+        own = _Built(builder, arguments)
+        embedded = {image.name: image.digest for image in base.images.images} if base else {}
+        sources: list[Source] = [LayoutSource(store, embedded, "base image"), own, RemoteSource(client)]
+        work = stack.enter_context(_workshop(options, parsed, store, builder, sources, base))
+        steps = _layers(parsed, work)
+        apps = applications.applications(parsed, options.context)
+        info = _info(parsed, apps, base, work, store)
+        steps += _helm_layer(info, work)
+        found = _Discovery(options, parsed, info, apps, base, work, sources, own).images()
+        result = PlatformImage(
+            platform=Platform.parse(options.platform),
+            layers=tuple(one.descriptor for one in work.layers),
+            diff_ids=tuple(one.diff_id for one in work.layers),
+            history=(*(base.history if base else ()), *(History(step.text, step.id, step.layer is None) for step in steps)),
+            info=info,
+            images=(base.images if base else ImageSet()).union(found.images).sorted(),
+        )
+        descriptor = cloudimage.write(store, [result])
+        store.tag(str(reference), descriptor)
+        image = cloudimage.read(store, reference.familiar)
+    return Built(image, tuple(steps), found.booted, found.undeclared, found.unpulled)
+
+
+def _tag(text: str) -> Reference:
+    try:
+        reference = Reference.parse(text)
+    except ValueError as error:
+        raise InputError([Fault(f"--tag {text}", str(error))]) from error
+    if reference.digest:
+        raise InputError([Fault(f"--tag {text}", "a tag cannot hold a digest")])
+    return reference
+
+
+def _image_roots(context: Path) -> tuple[Path, ...]:
+    """Where images/<name>/Dockerfile may be: in the context, and beside the kubefiles/ folder that holds it; then our own."""
+    absolute = context.resolve()
+    candidates = [absolute / "images", absolute.parent.parent / "images", *images.bundled()]
+    found = [path for path in candidates if any(path.glob("*/Dockerfile"))]
+    return tuple(dict.fromkeys(found))
+
+
+def _base(parsed: Kubefile, store: Store, options: Options) -> PlatformImage | None:
+    if parsed.base.image == "scratch":
+        return None
+    where = parsed.where(parsed.base)
+    try:
+        image = cloudimage.read(store, parsed.base.image)
+        return image.platform(Platform.parse(options.platform))
+    except StoreError as error:
+        raise BuildError(
+            f"{where}: the base image {parsed.base.image} is not here: {error.message}", hint=error.hint or "build, pull or load it first"
+        ) from error
+
+
+def _workshop(
+    options: Options, parsed: Kubefile, store: Store, builder: images.Builder, sources: Sequence[Source], base: PlatformImage | None
+) -> Workshop:
+    layers = [Layer(descriptor, diff_id) for descriptor, diff_id in zip(base.layers, base.diff_ids, strict=True)] if base else []
+    parent = hashlib.sha256(canonical_json([options.platform, *(one.diff_id for one in layers)])).hexdigest()
+    work = Workshop(store, builder, Fetcher(sources, store), options.context, base=layers, parent=parent)
+    work.use_cache = options.use_cache
+    log.debug(f"{parsed.path}: {len(parsed.instructions)} instructions on {parsed.base.image}")
+    return work
+
+
+def _layers(parsed: Kubefile, work: Workshop) -> list[Step]:
+    """Do every instruction; only those that make files are shown."""
+    steps = []
+    for instruction in parsed.instructions:
+        if not isinstance(instruction, kubefile.Copy | kubefile.App | kubefile.Run):
+            steps.append(work.perform(parsed, instruction))
+            continue
+        title = textwrap.shorten(instruction.text, 100, placeholder=" ...")
+        with log.step(title) as shown:
+            step = work.perform(parsed, instruction)
+            size = step.layer.descriptor.size if step.layer else 0
+            shown.note = "cached" if step.cached else log.size(size)
+            steps.append(step)
+    return steps
+
+
+def _info(parsed: Kubefile, apps: Sequence[applications.Application], base: PlatformImage | None, work: Workshop, store: Store) -> Info:
+    """How to run the image. Environment, labels and applications of the base are inherited; its launch is not, unless nothing replaces it."""
+    inherited = base.info if base else Info(type="app")
+    own = tuple(
+        App(app.name, app.kind, app.files, dict(app.env), app.commands, {f"{_KIND_LABELS[app.role]}{app.name}": "true"} if app.role in _KIND_LABELS else {})
+        for app in apps
+    )  # fmt: skip
+    names = {app.name for app in own}
+    kept = tuple(_overridden(parsed, app) for app in inherited.apps if app.name not in names)
+    every = (*kept, *own)
+    launch = applications.launch(parsed, {app.name: app.commands for app in every}, {app.name: dict(app.env) for app in every})
+    labels = {**inherited.labels, **parsed.labels, **{key: value for app in own for key, value in app.labels.items()}}
+    cluster_apps = (*inherited.cluster_apps, *(app.name for app in own if app.labels and app.name not in inherited.cluster_apps))
+    version = _kubernetes(work, store) or inherited.kubernetes
+    if parsed.kube_version and version and not kubeversion.satisfies(version, parsed.kube_version):
+        raise BuildError(f"{parsed.path}: KUBEVERSION {parsed.kube_version} does not admit Kubernetes {version} of the base image")
+    reference = {"reference": parsed.base.image, "digest": _digest_of(parsed, store)} if base else None
+    return Info(
+        type="kube" if version else "app", kubernetes=version, env={**inherited.env, **parsed.environment},
+        launch=launch if parsed.launch or parsed.commands else inherited.launch,
+        apps=every, labels=labels, base=reference, kube_version=parsed.kube_version or inherited.kube_version, cluster_apps=cluster_apps,
+    )  # fmt: skip
+
+
+def _overridden(parsed: Kubefile, app: App) -> App:
+    """An application of the base, with what APPCMDS and APPENV of this Kubefile say of it."""
+    commands, env = applications.overrides(parsed, app.name)
+    return dataclasses.replace(app, commands=app.commands if commands is None else commands, env={**app.env, **env})
+
+
+def _digest_of(parsed: Kubefile, store: Store) -> str:
+    return store.resolve(parsed.base.image).digest
+
+
+def _kubernetes(work: Workshop, store: Store) -> str | None:
+    """The Kubernetes version that the rootfs says it has."""
+    if "etc/slipway.yaml" not in work.files():
+        return None
+    record_key = hashlib.sha256(canonical_json([list(work.files()["etc/slipway.yaml"])])).hexdigest()
+    record = store.record("facts", record_key)
+    if record is None:
+        found = sandbox.facts(work.tree())
+        record = {"kubernetes": found.kubernetes if found else ""}
+        store.keep("facts", record_key, record)
+    return str(record["kubernetes"]) or None
+
+
+def _helm_layer(info: Info, work: Workshop) -> list[Step]:
+    """An image that launches with helm carries helm: the nodes have none."""
+    commands = [*info.launch, *(command for app in info.apps for command in app.commands)]
+    if "bin/helm" in work.files() or not any("helm " in command for command in commands):
+        return []
+    with log.step("add bin/helm") as shown:
+        identity = hashlib.sha256(canonical_json(["helm", tools.HELM_VERSION])).hexdigest()
+        step = work.known(identity, "bin/helm, because a launch command needs it")
+        if step is None:
+            program = tools.pinned_helm()
+            made = write_layer([Entry("bin", "dir", 0o755), Entry("bin/helm", "file", 0o755, program)], work.store)
+            step = work.remember(identity, "bin/helm, because a launch command needs it", made)
+        work.layers.append(step.layer)  # type: ignore[arg-type]
+        shown.note = "cached" if step.cached else ""
+        return [step]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    images: ImageSet
+    booted: bool
+    undeclared: tuple[str, ...]
+    unpulled: tuple[str, ...]
+
+
+@dataclasses.dataclass
+class _Discovery:
+    """Which container images the cluster needs: what a run of it pulled, and what its files declare."""
+
+    options: Options
+    parsed: Kubefile
+    info: Info
+    apps: Sequence[applications.Application]
+    base: PlatformImage | None
+    work: Workshop
+    sources: Sequence[Source]
+    own: _Built
+
+    def key(self) -> str:
+        """What could change the outcome: files (not their comments), launch, environment, list, kind of cluster; a README cannot."""
+        listed = self.options.image_list.read_text() if self.options.image_list else ""
+        described: list[Any] = [
+            FORMAT, self.options.platform, rootfs.essence(self.work.files()), list(self.info.launch), self.info.to_json()["apps"], dict(self.info.env),
+            listed, self.options.cluster, sorted(self.options.discover), self.base.images.to_json() if self.base else None,
+        ]  # fmt: skip
+        return hashlib.sha256(canonical_json(described)).hexdigest()
+
+    def images(self) -> Found:
+        key = self.key()
+        record = self.work.store.record("discovery", key) if self.options.use_cache else None
+        if record is not None and self._still_holds(record):
+            log.info("images: as discovered before; nothing that could change them has changed")
+            return Found(ImageSet.from_json(record["images"]), False, tuple(record["undeclared"]), tuple(record["unpulled"]))
+        found = self._run()
+        value = {
+            "images": found.images.to_json(), "undeclared": list(found.undeclared), "unpulled": list(found.unpulled),
+            "built": {name: self.own.builder.key(Reference.parse(name)) for name in self.own.used},
+        }  # fmt: skip
+        self.work.store.keep("discovery", key, value)
+        return found
+
+    def _still_holds(self, record: Mapping[str, Any]) -> bool:
+        """Images of ours are part of it: a changed Dockerfile is another discovery. So is a blob that has gone."""
+        same = all(self.own.builder.key(Reference.parse(name)) == key for name, key in record["built"].items())
+        return same and all(self.work.store.has(blob["digest"]) for blob in record["images"]["blobs"])
+
+    def _run(self) -> Found:
+        tree = self.work.tree()
+        facts = sandbox.facts(tree)
+        env = {**(facts.environment if facts else {}), **self.info.env}
+        app_env = {app.name: {**env, **app.env} for app in self.info.apps}
+        declared, listed = self._declared(tree, env, app_env)
+        render.render_tree(tree, env, app_env)
+        pulled: list[Pulled] = []
+        owners: dict[str, tuple[str, ...]] = {}
+        boots = "pulled" in self.options.discover and facts is not None
+        if boots and facts is not None:
+            pulled, owners = self._boot(tree, facts, env)
+        elif "pulled" in self.options.discover:
+            log.warning(f"{self.parsed.path}: there is no Kubernetes in this image to run it on, so only declared images are known")
+        platform = Platform.parse(self.options.platform)
+        found = collect(pulled, declared, listed=listed, store=self.work.store, sources=self.sources, platform=platform)
+        named = {str(Reference.parse(item.name)) for item in (*declared, *listed)}
+        asked = {image.reference for image in pulled}
+        known = {image.name for image in self.base.images.images} if self.base else set()
+        owned = tuple(
+            dataclasses.replace(image, requested_by=tuple(sorted({*image.requested_by, *owners.get(image.name, ())}))) for image in found.images
+        )  # fmt: skip
+        return Found(
+            ImageSet(owned, found.blobs), boots, tuple(sorted(asked - named - known)), tuple(sorted(named - asked - known)) if boots else ()
+        )
+
+    def _declared(
+        self, tree: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]]
+    ) -> tuple[tuple[discover.Declared, ...], tuple[discover.Declared, ...]]:
+        """What manifests, charts and lists of the rootfs name: declared, and listed. Raises InputError for a manifest that is not YAML."""
+        helm = tools.helm() if any(path.rpartition("/")[2] == "Chart.yaml" for path in self.work.files()) else None
+        with log.step("read the images that files declare") as shown:
+            version = self.info.kubernetes
+            found = discover.declared(tree, env=env, app_env=app_env, image_list=self.options.image_list, helm=helm, kube_version=version)
+            shown.note = f"{len(found.images)} found"
+        for warning in found.warnings:
+            log.warning(str(warning))
+        for item in found.possible:
+            log.warning(f"{item.where}: {item.name} may be an image, but nothing here runs it; name it in an image list if it is needed")
+        listed = tuple(item for item in found.images if item.found_by == "listed")
+        declared = tuple(item for item in found.images if item.found_by == "declared")
+        return (declared if "declared" in self.options.discover else ()), listed
+
+    def _boot(self, tree: Path, facts: sandbox.Facts, env: Mapping[str, str]) -> tuple[list[Pulled], dict[str, tuple[str, ...]]]:
+        """Run the image on a throw-away cluster: what was pulled, and which workload asked for what."""
+        own_network = any(label.startswith(kubefile.LABEL_CNI) for app in self.info.apps for label in app.labels)
+        plan = sandbox.Plan(tree, facts, env, own_network, self.options.keep)
+        make = CLUSTERS[self.options.cluster]
+        with tempfile.TemporaryDirectory(prefix="slipway-cluster-", dir=rootfs.scratch_folder()) as work:  # noqa: SIM117 -- reads better
+            with make(plan, self.sources, self.work.store, self.own.builder, Path(work)) as box:
+                with log.step("node ready"):
+                    box.run("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=180s")
+                cluster_apps = [command for app in self.info.apps if app.name in self.info.cluster_apps for command in app.commands]
+                for command in [*cluster_apps, *(one for one in self.info.launch if one not in cluster_apps)]:
+                    with log.step(f"launch: {command}"):
+                        box.launch(command)
+                with log.step("workloads ready") as shown:
+                    self._settle(box, box.proxy)
+                    shown.note = f"{len(box.proxy.pulled)} images pulled, {log.size(box.proxy.served_bytes)} served"
+                return box.proxy.pulled, sandbox.requesters(box)
+
+    def _settle(self, box: sandbox.Sandbox, proxy: Proxy) -> None:
+        try:
+            checks.settle(sandbox.Workloads(box), timeout=self.options.timeout, quiet=self.options.settle)
+        except CheckError as error:
+            refused = [f"registry: {name}: {reason}" for name, reason in proxy.failures.items()]
+            details = "\n".join([error.details or "", *refused]).strip()
+            raise BuildError(
+                f"the workloads of the image do not become ready: {error.message}", hint=error.hint, details=details
+            ) from error
+
+
+Cluster = Callable[[sandbox.Plan, Sequence[Source], Store, images.Builder, Path], contextlib.AbstractContextManager[sandbox.Sandbox]]
+CLUSTERS: dict[str, Cluster] = {"kind": sandbox.kind}
+
+
+def check(options: Options) -> dict[str, Any]:
+    """What ``build --check`` prints: the plan of a Kubefile as JSON values. Needs neither base image nor engine. Raises InputError."""
+    return outline.plan(read(options), options.context)

@@ -1,0 +1,120 @@
+"""What can be built here: the folders of kubefiles/, what each is built from, and the order in which they are.
+
+Standard library only: the noxfile and CI read this where nothing else is installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+
+TAG = "latest"
+"""What `nox -s build-image` tags an image with, and so what a FROM must name to mean a folder beside its own."""
+
+_ARG = re.compile(r"ARG\s+(\w+)(?:=(\S*))?\s*$", re.IGNORECASE)
+_FROM = re.compile(r"FROM\s+(?:--platform=\S+\s+)?(\S+)", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::-([^}]*))?\}|(\w+))")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One folder of kubefiles/. ``base`` is what its FROM names; ``needs`` the folder that yields it, if one does."""
+
+    name: str
+    folder: Path
+    base: str
+    needs: str | None
+    summary: str
+    """The first paragraph of its README, on one line; empty when it has none."""
+    tests: tuple[Path, ...]
+
+    @property
+    def reference(self) -> str:
+        return f"{self.name}:{TAG}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "image": self.reference, "from": self.base, "needs": self.needs, "summary": self.summary}
+
+
+def find(root: Path) -> dict[str, Entry]:
+    """The entries of ``root`` (a folder kubefiles/) by name. Raises UsageError when there is no such folder."""
+    if not root.is_dir():
+        raise UsageError(f"{root}: no such folder", hint="images are described in kubefiles/<name>/Kubefile")
+    folders = sorted(path.parent for path in root.glob("*/Kubefile"))
+    names = {folder.name for folder in folders}
+    entries = {}
+    for folder in folders:
+        base = _base((folder / "Kubefile").read_text())
+        tests = tuple(sorted([*folder.rglob("test_*.py"), *folder.rglob("*_test.py")]))
+        entries[folder.name] = Entry(folder.name, folder, base, _folder_of(base, names), _summary(folder / "README.md"), tests)
+    return entries
+
+
+def select(entries: Mapping[str, Entry], names: Iterable[str]) -> tuple[Entry, ...]:
+    """The entries called ``names``, each once; all of them when there are no names. Raises UsageError that tells of every unknown one."""
+    wanted = tuple(dict.fromkeys(names)) or tuple(entries)
+    unknown = [name for name in wanted if name not in entries]
+    if unknown:
+        raise UsageError("; ".join(f"no kubefile is called {name}" for name in unknown), hint=_nearest(unknown, entries))
+    return tuple(entries[name] for name in wanted)
+
+
+def order(entries: Mapping[str, Entry], names: Iterable[str] = ()) -> tuple[Entry, ...]:
+    """``names`` (all, when there are none) and whatever they are built from, bases first.
+
+    Raises UsageError for unknown names and for kubefiles that are built from each other.
+    """
+    found: dict[str, Entry] = {}
+    for entry in select(entries, names):
+        for one in _chain(entries, entry):
+            found[one.name] = one
+    return tuple(found.values())
+
+
+def _chain(entries: Mapping[str, Entry], entry: Entry) -> list[Entry]:
+    """The entry behind all that it is built from."""
+    chain = [entry]
+    while chain[0].needs is not None:
+        base = entries[chain[0].needs]
+        if base in chain:
+            circle = " -> ".join([*(one.name for one in reversed(chain)), base.name])
+            raise UsageError(f"kubefiles are built from each other: {circle}", hint="change the FROM of one of them")
+        chain.insert(0, base)
+    return chain
+
+
+def _base(text: str) -> str:
+    """What the first FROM names, with the defaults of the ARGs before it; empty without a FROM: the build says so."""
+    arguments: dict[str, str] = {}
+    for line in text.splitlines():
+        if found := _ARG.match(line.strip()):
+            arguments[found[1]] = found[2] or ""
+        elif found := _FROM.match(line.strip()):
+            return _VARIABLE.sub(lambda name: arguments.get(name[1] or name[3], "") or name[2] or "", found[1])
+    return ""
+
+
+def _folder_of(base: str, names: Iterable[str]) -> str | None:
+    short = base.removeprefix("docker.io/").removeprefix("library/")
+    name, _, tag = short.partition(":")
+    return name if name in names and tag in ("", TAG) else None
+
+
+def _summary(readme: Path) -> str:
+    if not readme.is_file():
+        return ""
+    paragraphs = re.split(r"\n\s*\n", readme.read_text())
+    first = next((text for text in paragraphs if text.strip() and not text.lstrip().startswith("#")), "")
+    return " ".join(first.split())
+
+
+def _nearest(unknown: Iterable[str], entries: Mapping[str, Entry]) -> str:
+    near = [match for name in unknown for match in difflib.get_close_matches(name, entries, n=1)]
+    known = f"there are: {', '.join(entries)}" if entries else "there are none"
+    return f"did you mean {', '.join(dict.fromkeys(near))}? {known}" if near else known

@@ -1,0 +1,609 @@
+"""The CloudImage, format v1: rootfs layers, the container images a cluster needs, and how to launch it, as one OCI artifact.
+
+A tag names an image index with the annotation ``dev.slipway.kind: cloudimage``. For each platform it lists two manifests:
+
+1. the **rootfs**, an ordinary image manifest: any tool unpacks it, ``docker pull`` gives it. Its annotation
+   ``dev.slipway.cloudimage`` is the JSON of an Info.
+2. the **image set** (annotation ``dev.slipway.kind: imageset``): its config lists the images under their original names and
+   the media type of every blob; its layers are those blobs, byte for byte, each once, under one neutral media type.
+
+There is no ``artifactType``, and no blob stands under its own manifest media type: the first makes skopeo rewrite the index,
+the second makes oras crash.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+from harness.errors import StoreError
+from harness.oci.model import EPOCH, INDEXES, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json
+from harness.oci.reference import Reference
+from harness.oci.store import Collected, Store
+
+KIND = "dev.slipway.kind"
+CLOUDIMAGE = "cloudimage"
+IMAGESET = "imageset"
+INFO = "dev.slipway.cloudimage"
+IMAGESET_CONFIG = "application/vnd.slipway.imageset.v1+json"
+BLOB = "application/vnd.slipway.blob.v1"
+SCHEMA_VERSION = 1
+
+FoundBy = Literal["pulled", "declared", "listed"]
+
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddedImage:
+    """A container image under its original name. The digest is that of its index or manifest, as the name gave it."""
+
+    name: str
+    digest: str
+    media_type: str
+    size: int
+    """Bytes of the index or manifest that the digest names."""
+    found_by: tuple[str, ...] = ()
+    """How it was found: ``pulled``, ``declared``, ``listed``."""
+    requested_by: tuple[str, ...] = ()
+    """Who asked for it: ``manifests/app.yaml:12``, a pod."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "mediaType": self.media_type,
+            "size": self.size,
+            "foundBy": list(self.found_by),
+            "requestedBy": list(self.requested_by),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> EmbeddedImage:
+        return cls(
+            name=str(value["name"]),
+            digest=str(value["digest"]),
+            media_type=str(value["mediaType"]),
+            size=int(value["size"]),
+            found_by=_texts(value.get("foundBy")),
+            requested_by=_texts(value.get("requestedBy")),
+        )
+
+    def merged(self, other: EmbeddedImage) -> EmbeddedImage:
+        """This image, with what ``other`` knows about who wants it."""
+        return dataclasses.replace(
+            self, found_by=_sorted(self.found_by, other.found_by), requested_by=_sorted(self.requested_by, other.requested_by)
+        )
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Blob:
+    """A manifest, index, config or layer of an embedded image, under its own media type."""
+
+    digest: str
+    media_type: str
+    size: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"digest": self.digest, "mediaType": self.media_type, "size": self.size}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Blob:
+        return cls(str(value["digest"]), str(value["mediaType"]), int(value["size"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Container images and all their blobs."""
+
+    images: tuple[EmbeddedImage, ...] = ()
+    blobs: tuple[Blob, ...] = ()
+
+    def union(self, other: ImageSet) -> ImageSet:
+        """Both together. A name that means different digests in them means what it means in ``other``."""
+        images = {image.name: image for image in self.images}
+        for image in other.images:
+            mine = images.get(image.name)
+            images[image.name] = image.merged(mine) if mine and mine.digest == image.digest else image
+        blobs = {blob.digest: blob for blob in (*self.blobs, *other.blobs)}
+        return ImageSet(tuple(images.values()), tuple(blobs.values())).sorted()
+
+    def sorted(self) -> ImageSet:
+        """The same set in the order in which it is written: images by name, blobs by digest, each once."""
+        images = {image.name: image.merged(image) for image in self.images}
+        blobs = {blob.digest: blob for blob in self.blobs}
+        return ImageSet(tuple(images[name] for name in sorted(images)), tuple(blobs[digest] for digest in sorted(blobs)))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schemaVersion": SCHEMA_VERSION,
+            "images": [image.to_json() for image in self.images],
+            "blobs": [blob.to_json() for blob in self.blobs],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ImageSet:
+        """Raises KeyError, TypeError, ValueError or AttributeError when it is not the JSON of an image set."""
+        return cls(_all(EmbeddedImage.from_json, value.get("images")), _all(Blob.from_json, value.get("blobs")))
+
+
+@dataclasses.dataclass(frozen=True)
+class App:
+    """One application of the image, as APP declared it."""
+
+    name: str
+    kind: str
+    """``helm``, ``kube``, ``shell`` or ``mixed``."""
+    files: tuple[str, ...] = ()
+    """Paths in the rootfs, below ``application/apps/<name>``."""
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    commands: tuple[str, ...] = ()
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "files": list(self.files),
+            "env": dict(self.env),
+            "commands": list(self.commands),
+            "labels": dict(self.labels),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> App:
+        return cls(
+            name=str(value["name"]),
+            kind=str(value["kind"]),
+            files=_texts(value.get("files")),
+            env=_pairs(value.get("env")),
+            commands=_texts(value.get("commands")),
+            labels=_pairs(value.get("labels")),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """How to run a CloudImage: the JSON of the annotation ``dev.slipway.cloudimage``."""
+
+    type: str = "kube"
+    """``kube``: a cluster with Kubernetes; ``app``: applications for a cluster that runs already."""
+    kubernetes: str | None = None
+    """Version with its ``v``, or None when the image brings none."""
+    runtime: str = "kubeadm"
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    launch: tuple[str, ...] = ()
+    """Shell commands, run in this order in the rootfs on the first master."""
+    apps: tuple[App, ...] = ()
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    base: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)
+    """``{"reference": ..., "digest": ...}`` of the CloudImage it was built from."""
+    kube_version: str | None = None
+    """The Kubernetes versions it may run on, as a range (KUBEVERSION)."""
+    cluster_apps: tuple[str, ...] = ()
+    """Names of the apps (CNI, CSI) that start with the cluster."""
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    """What a newer slipway wrote here and this one does not know; kept as it is."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.extra,
+            "schemaVersion": SCHEMA_VERSION,
+            "type": self.type,
+            "kubernetes": self.kubernetes,
+            "runtime": self.runtime,
+            "env": dict(self.env),
+            "launch": list(self.launch),
+            "apps": [app.to_json() for app in self.apps],
+            "labels": dict(self.labels),
+            "base": dict(self.base) if self.base else None,
+            "kubeVersion": self.kube_version,
+            "clusterApps": list(self.cluster_apps),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Info:
+        """Raises KeyError, TypeError, ValueError or AttributeError when it is not the JSON of an Info."""
+        known = set(cls().to_json())
+        return cls(
+            type=str(value["type"]),
+            kubernetes=value.get("kubernetes"),
+            runtime=str(value.get("runtime") or "kubeadm"),
+            env=_pairs(value.get("env")),
+            launch=_texts(value.get("launch")),
+            apps=_all(App.from_json, value.get("apps")),
+            labels=_pairs(value.get("labels")),
+            base=_pairs(value["base"]) if value.get("base") else None,
+            kube_version=value.get("kubeVersion"),
+            cluster_apps=_texts(value.get("clusterApps")),
+            extra={key: text for key, text in value.items() if key not in known},
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """One instruction of the Kubefile. ``step`` is the id of the build step; ``empty``: it made no layer."""
+
+    created_by: str
+    step: str = ""
+    empty: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = {"created": EPOCH, "created_by": self.created_by}
+        if self.step:
+            value["comment"] = self.step
+        return {**value, "empty_layer": True} if self.empty else value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> History:
+        return cls(str(value.get("created_by") or ""), str(value.get("comment") or ""), bool(value.get("empty_layer")))
+
+
+@dataclasses.dataclass(frozen=True)
+class PlatformImage:
+    """A CloudImage for one platform. ``layers`` lie over each other, lowest first; ``diff_ids`` has one for each of them."""
+
+    platform: Platform
+    layers: tuple[Descriptor, ...]
+    diff_ids: tuple[str, ...]
+    history: tuple[History, ...] = ()
+    info: Info = dataclasses.field(default_factory=Info)
+    images: ImageSet = dataclasses.field(default_factory=ImageSet)
+
+
+@dataclasses.dataclass(frozen=True)
+class CloudImage:
+    """A CloudImage in the store. ``blobs`` are all that it consists of, its index included, each once."""
+
+    digest: str
+    platforms: tuple[PlatformImage, ...]
+    blobs: tuple[Descriptor, ...] = ()
+    name: str | None = None
+    """The familiar name under which it was read, None when it was read by digest."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in the store and over the wire: every blob once."""
+        return sum(blob.size for blob in self.blobs)
+
+    def platform(self, wanted: Platform) -> PlatformImage:
+        """The image for one platform. Raises StoreError that says which there are."""
+        for image in self.platforms:
+            if image.platform.matches(wanted):
+                return image
+        there = ", ".join(str(image.platform) for image in self.platforms)
+        raise StoreError(
+            f"{self.name or self.digest} is not made for {wanted}, only for {there}", hint=f"build it with --platform {wanted}"
+        )
+
+
+# Writing
+
+
+def write(store: Store, platforms: Sequence[PlatformImage]) -> Descriptor:
+    """Write configs, manifests and index of a CloudImage; the descriptor of the index, which tag() can name.
+
+    The same values give the same digest. Hold ``store.using()`` around this and the tag. Raises StoreError when a layer or
+    a blob of an embedded image is not in the store, listing what is missing.
+    """
+    if not platforms:
+        raise StoreError("a CloudImage needs at least one platform")
+    in_order = sorted(platforms, key=lambda image: str(image.platform))
+    if len({str(image.platform.normal()) for image in in_order}) < len(in_order):
+        raise StoreError(f"two images for one platform: {', '.join(str(image.platform) for image in in_order)}")
+    entries: list[dict[str, Any]] = []
+    for image in in_order:
+        _check_blobs(store, [*image.layers, *_as_layers(image.images)])
+        entries += [_write_rootfs(store, image).to_json(), _write_images(store, image).to_json()]
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries, "annotations": {KIND: CLOUDIMAGE}}
+    return _put(store, OCI_INDEX, index)
+
+
+def _write_rootfs(store: Store, image: PlatformImage) -> Descriptor:
+    made_by_history = sum(not step.empty for step in image.history)
+    if len(image.layers) != len(image.diff_ids) or (image.history and len(image.layers) != made_by_history):
+        raise StoreError(
+            f"the rootfs for {image.platform} has {len(image.layers)} layers, {len(image.diff_ids)} diff ids "
+            f"and {made_by_history} history entries with a layer"
+        )
+    config = {
+        **image.platform.to_json(),
+        "created": EPOCH,
+        "config": {"Labels": dict(image.info.labels)} if image.info.labels else {},
+        "rootfs": {"type": "layers", "diff_ids": list(image.diff_ids)},
+        "history": [step.to_json() for step in image.history],
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": _put(store, OCI_CONFIG, config).to_json(),
+        "layers": [_plain(layer).to_json() for layer in image.layers],
+        "annotations": {INFO: canonical_json(image.info.to_json()).decode()},
+    }
+    return dataclasses.replace(_put(store, OCI_MANIFEST, manifest), platform=image.platform)
+
+
+def _write_images(store: Store, image: PlatformImage) -> Descriptor:
+    images = image.images.sorted()
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": _put(store, IMAGESET_CONFIG, images.to_json()).to_json(),
+        "layers": [layer.to_json() for layer in _as_layers(images)],
+        "annotations": {KIND: IMAGESET},
+    }
+    return dataclasses.replace(_put(store, OCI_MANIFEST, manifest), platform=image.platform, annotations={KIND: IMAGESET})
+
+
+def _put(store: Store, media_type: str, value: Mapping[str, Any]) -> Descriptor:
+    return Descriptor(media_type, *store.put(canonical_json(value)))
+
+
+def _plain(layer: Descriptor) -> Descriptor:
+    return Descriptor(layer.media_type, layer.digest, layer.size)
+
+
+def _as_layers(images: ImageSet) -> list[Descriptor]:
+    return [Descriptor(BLOB, blob.digest, blob.size) for blob in images.blobs]
+
+
+def _check_blobs(store: Store, blobs: Iterable[Descriptor]) -> None:
+    wrong = [blob.digest for blob in blobs if not store.has(blob.digest) or store.size(blob.digest) != blob.size]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise StoreError(
+            f"blob {wrong[0]}{more} is missing or cut short in {store.root}",
+            hint="build, pull or load the image again",
+            details="\n".join(wrong) if more else None,
+        )
+
+
+# Reading
+
+
+def read(store: Store, name_or_digest: str) -> CloudImage:
+    """A CloudImage of the store, by name or digest.
+
+    Manifests and configs are verified; of the other blobs, that they are there in full length. Raises StoreError when it is
+    no CloudImage, was made by a newer slipway, or is not whole.
+    """
+    index = store.resolve(name_or_digest)
+    named = [name for name, known in store.names().items() if known.digest == index.digest and name == _familiar(name_or_digest)]
+    return _read(store, index, named[0] if named else None)
+
+
+def _familiar(name: str) -> str:
+    try:
+        return Reference.parse(name).familiar
+    except ValueError:
+        return name
+
+
+def _read(store: Store, index: Descriptor, name: str | None) -> CloudImage:
+    what = name or index.digest
+    content = store.json(index.digest) if index.media_type in INDEXES else {}
+    if (content.get("annotations") or {}).get(KIND) != CLOUDIMAGE:
+        raise StoreError(f"{what} is an image, but not a CloudImage", hint="`slipway build` makes CloudImages; docker runs this one")
+    blobs: dict[str, Descriptor] = {index.digest: index}
+    try:
+        platforms = _read_platforms(store, content, blobs)
+    except (KeyError, TypeError, ValueError, AttributeError) as wrong:
+        raise StoreError(f"{what} cannot be understood as a CloudImage: {wrong!r}", hint="a newer slipway may be needed") from wrong
+    _check_blobs(store, blobs.values())
+    return CloudImage(index.digest, platforms, tuple(blobs.values()), name)
+
+
+def _read_platforms(store: Store, index: Mapping[str, Any], blobs: dict[str, Descriptor]) -> tuple[PlatformImage, ...]:
+    entries = _all(Descriptor.from_json, index["manifests"])
+    sets = {entry.platform: entry for entry in entries if entry.annotations.get(KIND) == IMAGESET}
+    found = []
+    # An entry of a kind that is not known here is for a newer slipway.
+    for entry in (entry for entry in entries if KIND not in entry.annotations):
+        if entry.platform is None or entry.platform not in sets:
+            raise ValueError(f"no image set for {entry.platform}")
+        images = _read_images(store, sets[entry.platform], blobs)
+        found.append(_read_rootfs(store, entry, images, blobs))
+    if not found:
+        raise ValueError("no platform in it")
+    return tuple(found)
+
+
+def _manifest(
+    store: Store, entry: Descriptor, blobs: dict[str, Descriptor]
+) -> tuple[dict[str, Any], dict[str, Any], tuple[Descriptor, ...]]:
+    """Manifest, config and layers of an entry of the index, all noted in ``blobs``."""
+    manifest = store.json(entry.digest)
+    config, layers = Descriptor.from_json(manifest["config"]), _all(Descriptor.from_json, manifest["layers"])
+    for blob in (entry, config, *layers):
+        blobs.setdefault(blob.digest, _plain(blob))
+    return manifest, store.json(config.digest), layers
+
+
+def _read_rootfs(store: Store, entry: Descriptor, images: ImageSet, blobs: dict[str, Descriptor]) -> PlatformImage:
+    manifest, config, layers = _manifest(store, entry, blobs)
+    info = json.loads(manifest["annotations"][INFO])
+    if int(info.get("schemaVersion", 0)) > SCHEMA_VERSION:
+        raise StoreError(f"{entry.digest} has format version {info['schemaVersion']}", hint="a newer slipway can read it")
+    return PlatformImage(
+        platform=entry.platform or Platform.from_json(config),
+        layers=layers,
+        diff_ids=_texts(config["rootfs"]["diff_ids"]),
+        history=_all(History.from_json, config.get("history")),
+        info=Info.from_json(info),
+        images=images,
+    )
+
+
+def _read_images(store: Store, entry: Descriptor, blobs: dict[str, Descriptor]) -> ImageSet:
+    _, config, layers = _manifest(store, entry, blobs)
+    images = ImageSet.from_json(config)
+    carried = {layer.digest for layer in layers}
+    missing = [
+        digest for digest in (*(blob.digest for blob in images.blobs), *(image.digest for image in images.images)) if digest not in carried
+    ]
+    if missing:
+        raise ValueError(f"the image set does not carry {missing[0]}")
+    return images
+
+
+def verify(store: Store, image: CloudImage) -> None:
+    """Read every blob of the image. Raises StoreError at the first that is missing or damaged."""
+    for blob in image.blobs:
+        store.verify(blob.digest)
+
+
+# What people see
+
+
+def describe(image: CloudImage) -> dict[str, Any]:
+    """The image as plain data, for ``slipway inspect --output json``."""
+    return {
+        "name": image.name,
+        "digest": image.digest,
+        "platforms": [_describe_platform(platform) for platform in image.platforms],
+        "size": image.size,
+    }
+
+
+def _describe_platform(image: PlatformImage) -> dict[str, Any]:
+    return {
+        "platform": str(image.platform),
+        "rootfs": {
+            "layers": [
+                {"digest": layer.digest, "mediaType": layer.media_type, "size": layer.size, "diffId": diff_id}
+                for layer, diff_id in zip(image.layers, image.diff_ids, strict=True)
+            ]
+        },
+        "info": image.info.to_json(),
+        "images": [embedded.to_json() for embedded in image.images.images],
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of ``slipway images``."""
+
+    name: str
+    digest: str
+    platforms: tuple[str, ...] = ()
+    size: int = 0
+    """Bytes, each blob once; 0 when the image is not whole."""
+    images: int = 0
+    """Different embedded images, all platforms together."""
+    kubernetes: str | None = None
+    problem: str | None = None
+    """Why it cannot be used, when it cannot."""
+
+
+def images(store: Store) -> tuple[Row, ...]:
+    """Every CloudImage that has a name here, by name; a damaged one with its problem. Other images are left out."""
+    rows = []
+    for name, descriptor in store.names().items():
+        try:
+            image = _read(store, descriptor, name)
+        except StoreError as problem:
+            if _is_cloudimage(store, descriptor):
+                rows.append(Row(name, descriptor.digest, problem=problem.message))
+            continue
+        rows.append(_row(name, image))
+    return tuple(rows)
+
+
+def _is_cloudimage(store: Store, descriptor: Descriptor) -> bool:
+    try:
+        return (store.json(descriptor.digest).get("annotations") or {}).get(KIND) == CLOUDIMAGE
+    except StoreError:
+        # Nobody can say any more; hiding it would be worse.
+        return descriptor.media_type in INDEXES
+
+
+def _row(name: str, image: CloudImage) -> Row:
+    return Row(
+        name=name,
+        digest=image.digest,
+        platforms=tuple(str(platform.platform) for platform in image.platforms),
+        size=image.size,
+        images=len({embedded.name for platform in image.platforms for embedded in platform.images.images}),
+        kubernetes=next((platform.info.kubernetes for platform in image.platforms if platform.info.kubernetes), None),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class HistoryRow:
+    """One line of ``slipway history``. ``layer`` and ``size`` (bytes) are of the layer it made, None and 0 for none."""
+
+    platform: str
+    created_by: str
+    step: str
+    layer: str | None
+    size: int
+
+
+def history(image: CloudImage) -> tuple[HistoryRow, ...]:
+    """What made the image, first instruction first, platform by platform."""
+    rows = []
+    for platform in image.platforms:
+        layers = iter(platform.layers)
+        for entry in platform.history:
+            layer = None if entry.empty else next(layers, None)
+            rows.append(
+                HistoryRow(
+                    str(platform.platform), entry.created_by, entry.step, layer.digest if layer else None, layer.size if layer else 0
+                )
+            )
+    return tuple(rows)
+
+
+def tag(store: Store, source: str, name: str) -> Descriptor:
+    """Give a CloudImage one more name. Raises StoreError when there is no such CloudImage, or the name is none."""
+    with store.using():
+        image = read(store, source)
+        descriptor = Descriptor(OCI_INDEX, image.digest, store.size(image.digest))
+        store.tag(name, descriptor)
+    return descriptor
+
+
+def remove(store: Store, names: Sequence[str]) -> tuple[tuple[str, ...], Collected]:
+    """Forget names, or the one name of a digest, and free what nothing else needs; which names, and what was freed.
+
+    When one of them is not there, or a digest has several names, nothing is forgotten (StoreError).
+    """
+    with store.lock():
+        known = store.names()
+        going = tuple(dict.fromkeys(_name_of(store, known, name) for name in names))
+        for name in going:
+            store.untag(name)
+    return going, store.collect()
+
+
+def _name_of(store: Store, known: Mapping[str, Descriptor], text: str) -> str:
+    if _familiar(text) in known:
+        return _familiar(text)
+    digest = store.resolve(text).digest
+    having = [name for name, descriptor in known.items() if descriptor.digest == digest]
+    if len(having) == 1:
+        return having[0]
+    if not having:
+        raise StoreError(f"{text} has no name that could be removed", hint="`slipway prune` frees images without a name")
+    raise StoreError(f"{text} has several names: {', '.join(having)}", hint="say which of them to remove")
+
+
+# Reading JSON
+
+
+def _texts(value: Iterable[Any] | None) -> tuple[str, ...]:
+    return tuple(str(text) for text in value or ())
+
+
+def _pairs(value: Mapping[str, Any] | None) -> dict[str, str]:
+    return {str(key): str(text) for key, text in (value or {}).items()}
+
+
+def _all(make: Callable[[Mapping[str, Any]], _T], values: Iterable[Mapping[str, Any]] | None) -> tuple[_T, ...]:
+    return tuple(make(value) for value in values or ())
+
+
+def _sorted(*parts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted({text for part in parts for text in part}))

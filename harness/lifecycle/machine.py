@@ -1,0 +1,212 @@
+"""What a machine needs to be a node, beside the rootfs: kernel settings, names, containerd, and a balancer where there is no master."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+
+from harness.nodes import Node
+from harness.nodes.placing import STATE, File, Files
+from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Cluster, Member
+
+CONTAINERD_SERVICE = f"""[Unit]
+Description=containerd container runtime
+After=network.target local-fs.target
+
+[Service]
+Environment=PATH={ROOTFS}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+ExecStartPre=-/sbin/modprobe overlay
+ExecStart={ROOTFS}/bin/containerd --config /etc/containerd/config.toml
+Type=notify
+Delegate=yes
+KillMode=process
+Restart=always
+RestartSec=1
+LimitNPROC=infinity
+LimitCORE=infinity
+LimitNOFILE=1048576
+TasksMax=infinity
+OOMScoreAdjust=-999
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+BALANCER_SERVICE = f"""[Unit]
+Description=slipway: the way to the masters that live
+After=network.target
+
+[Service]
+ExecStart={ROOTFS}/bin/haproxy -db -f {STATE}/balancer.cfg
+Restart=always
+RestartSec=1
+StartLimitInterval=0
+LimitNOFILE=65536
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+SYSCTL = """net.ipv4.ip_forward = 1
+net.ipv6.conf.all.forwarding = 1
+net.bridge.bridge-nf-call-iptables = 1
+net.bridge.bridge-nf-call-ip6tables = 1
+fs.inotify.max_user_instances = 8192
+fs.inotify.max_user_watches = 524288
+"""
+
+HOSTS_MARK = "# slipway"
+_CNI = ("bridge", "host-local", "loopback", "portmap")
+
+
+def containerd_config(pause: str | None, member: Member, snapshotter: str = "overlayfs") -> str:
+    """containerd's configuration, version 2: 1.6 and 1.7 read it as it is, 2.x converts it."""
+    sandbox = f'  sandbox_image = "{pause}"\n' if pause else ""
+    return f"""version = 2
+
+[plugins."io.containerd.grpc.v1.cri"]
+{sandbox}  restrict_oom_score_adj = {_toml(member.restrict_oom)}
+  tolerate_missing_hugetlb_controller = true
+  max_concurrent_downloads = 8
+
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  snapshotter = "{snapshotter}"
+  discard_unpacked_layers = true
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+  SystemdCgroup = {_toml(member.systemd_cgroups)}
+
+[plugins."io.containerd.grpc.v1.cri".registry]
+  config_path = "/etc/containerd/certs.d"
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "/opt/cni/bin"
+  conf_dir = "/etc/cni/net.d"
+"""
+
+
+def _toml(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def files(cluster: Cluster, member: Member) -> Files:
+    """The files of a node that do not depend on keys."""
+    found = {
+        "/etc/systemd/system/containerd.service": File.text(CONTAINERD_SERVICE),
+        "/etc/containerd/config.toml": File.text(containerd_config(cluster.facts.pause_image, member)),
+        "/etc/sysctl.d/90-slipway.conf": File.text(SYSCTL),
+        "/etc/modules-load.d/slipway.conf": File.text("overlay\nbr_netfilter\n"),
+        "/usr/local/bin/ctr": File(link=f"{ROOTFS}/bin/ctr"),
+        **{f"/opt/cni/bin/{name}": File(link=f"{ROOTFS}/bin/cni/{name}") for name in _CNI},
+    }
+    if needs_balancer(member):
+        found["/etc/systemd/system/slipway-balancer.service"] = File.text(BALANCER_SERVICE)
+        found[f"{STATE}/balancer.cfg"] = File.text(balancer_config(cluster, member))
+    return found
+
+
+def needs_balancer(member: Member) -> bool:
+    """A master asks its own API server and, if it holds images, itself; everybody else asks whoever lives."""
+    return not member.is_master or not member.registry
+
+
+def balancer_config(cluster: Cluster, member: Member) -> str:
+    """haproxy for a node: its loopback leads to a master that lives."""
+    parts = [
+        """global
+  maxconn 16384
+
+defaults
+  mode tcp
+  timeout connect 2s
+  timeout client 24h
+  timeout server 24h
+  timeout check 2s
+  retries 3
+  option redispatch
+  default-server inter 3s fastinter 500ms downinter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
+"""
+    ]
+    if not member.is_master:
+        # A server that asks for credentials lives as well.
+        checks = "  option httpchk GET /readyz\n  http-check expect status 200,401,403\n"
+        masters = [(master.name, master.address) for master in cluster.masters]
+        parts.append(_balanced("api", API_PORT, masters, f"  balance leastconn\n{checks}", "check check-ssl verify none"))
+    if not member.registry:
+        holders = [(master.name, master.address) for master in cluster.registries]
+        parts.append(_balanced("registry", REGISTRY_PORT, holders, "  balance source\n", "check"))
+    return "\n".join(parts)
+
+
+def _balanced(name: str, port: int, servers: Iterable[tuple[str, str]], options: str, check: str) -> str:
+    lines = "".join(f"  server {host} {f'[{address}]' if ':' in address else address}:{port} {check}\n" for host, address in servers)
+    return f"listen {name}\n  bind 127.0.0.1:{port}\n{options}{lines}"
+
+
+def hosts_lines(member: Member) -> tuple[str, ...]:
+    """What the node's /etc/hosts says in addition."""
+    return (f"{member.address if member.is_master else '127.0.0.1'} {API_NAME} {HOSTS_MARK}",)
+
+
+def set_hosts(node: Node, lines: Iterable[str]) -> None:
+    """Replace our lines in /etc/hosts; every other line stays. Written in place: in a container the file is a mount."""
+    added = "".join(f"printf '%s\\n' {shlex.quote(line)}; " for line in lines)
+    node.run(
+        f"set -e; mkdir -p {STATE}; {{ grep -v '{HOSTS_MARK}$' /etc/hosts || true; {added}}} > {STATE}/hosts.new; "
+        f"if ! cmp -s {STATE}/hosts.new /etc/hosts; then cat {STATE}/hosts.new > /etc/hosts; fi; rm {STATE}/hosts.new"
+    )
+
+
+# The state of services that were there before us, and of kernel settings: once, before the first change.
+NOTE_STATE = f"""set -e
+umask 077
+mkdir -p {STATE}
+if [ ! -e {STATE}/services ]; then
+  for unit in containerd kubelet; do
+    echo "$unit $(systemctl is-enabled $unit 2>/dev/null || echo absent) $(systemctl is-active $unit 2>/dev/null || true)"
+  done > {STATE}/services.new
+  ls -A /etc/cni/net.d > {STATE}/cni-before 2>/dev/null || true
+  for name in $(printf '%s' {shlex.quote(SYSCTL)} | sed 's/ .*//'); do
+    value=$(sysctl -n "$name" 2>/dev/null) && echo "$name = $value" || true
+  done > {STATE}/sysctl-before
+  mv {STATE}/services.new {STATE}/services
+fi
+chmod 755 {STATE}
+"""
+
+# Only forwarding is needed in any case; the others depend on what the kernel has.
+APPLY = """systemctl daemon-reload
+for module in overlay br_netfilter; do modprobe $module 2>/dev/null || true; done
+sysctl -e -q -p /etc/sysctl.d/90-slipway.conf 2>/dev/null || true
+[ "$(cat /proc/sys/net/ipv4/ip_forward)" = 1 ] || { echo 'net.ipv4.ip_forward cannot be switched on' >&2; exit 1; }
+"""
+
+OVERLAY_WORKS = """mkdir -p /var/lib/containerd
+place=$(mktemp -d /var/lib/containerd/probe.XXXXXX)
+mkdir "$place/l" "$place/u" "$place/w" "$place/m"
+if mount -t overlay overlay -o "lowerdir=$place/l,upperdir=$place/u,workdir=$place/w" "$place/m" 2>/dev/null; then
+  umount "$place/m"; rm -rf "$place"
+else
+  rm -rf "$place"
+  # Slower, but it works on any file system.
+  sed -i 's/snapshotter = "overlayfs"/snapshotter = "native"/' /etc/containerd/config.toml
+fi
+"""
+
+_CONTAINERD_ANSWERS = f"""end=$(($(date +%s) + 30))
+until {ROOTFS}/bin/ctr version > /dev/null 2>&1; do
+  if [ "$(date +%s)" -gt "$end" ]; then journalctl -u containerd -n 20 --no-pager -o cat >&2; exit 1; fi
+  sleep 0.1
+done"""
+
+
+def start_containerd(node: Node) -> None:
+    """(Re)start containerd and wait until it answers."""
+    node.run(f"{OVERLAY_WORKS}systemctl enable containerd 2>&1; systemctl restart containerd && {_CONTAINERD_ANSWERS}", timeout=120)
+
+
+def start_balancer(node: Node) -> None:
+    node.run("systemctl enable slipway-balancer 2>&1; systemctl restart slipway-balancer", timeout=60)

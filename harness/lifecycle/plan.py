@@ -1,0 +1,248 @@
+"""A plan is a list of steps that know what they wait for. One loop runs it, as much at once as that allows, journalled on the nodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from harness import log
+from harness.errors import SlipwayError
+from harness.nodes import Node, together
+from harness.nodes.placing import STATE
+
+JOURNAL = f"{STATE}/journal"
+_MOST_AT_ONCE = 96
+
+Action = Callable[..., object]
+"""Called with a node, or without arguments for a step that is done here. Text that it returns is shown behind the title."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One thing to do, on some nodes at the same time or, without nodes, here."""
+
+    id: str
+    title: str
+    action: Action
+    nodes: tuple[Node, ...] = ()
+    after: tuple[str, ...] = ()
+    """Steps that come first: on the same node where they run there, else everywhere."""
+    after_all: tuple[str, ...] = ()
+    """Steps that come first on all of their nodes."""
+    inputs: Callable[[Node], str] | None = None
+    """What the result depends on. With it, a finished step is noted on its node and not repeated until its inputs change."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.after, *self.after_all)))
+
+
+def digest(*parts: object) -> str:
+    """A short hash of anything that JSON can write."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def check(steps: Sequence[Step]) -> None:
+    """Raises ValueError when an id stands twice, or a step waits for one that is not before it: a fault of ours, not the user's."""
+    seen: set[str] = set()
+    for step in steps:
+        missing = [name for name in step.needs if name not in seen]
+        if step.id in seen or missing:
+            raise ValueError(f"step {step.id}: {'stands twice' if step.id in seen else f'waits for {missing}, not before it'}")
+        seen.add(step.id)
+
+
+def describe(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """The plan as plain data, for ``--plan``: nothing is touched to make it."""
+    return [
+        {"id": step.id, "title": step.title, "nodes": [node.address for node in step.nodes], "after": list(step.needs)} for step in steps
+    ]
+
+
+class Journal:
+    """What has been finished on each node: lines ``step-id hash`` in a file there. Safe in threads."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[str, str]] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def _of(self, node: Node) -> dict[str, str]:
+        with self._lock:
+            lock = self._locks.setdefault(node.address, threading.Lock())
+        with lock:
+            if node.address not in self._known:
+                text = node.run(f"cat {JOURNAL} 2>/dev/null || true").stdout
+                # The last line may have been cut by a kill: it has no hash then, or a wrong one, and its step is done again.
+                self._known[node.address] = dict(words for line in text.splitlines() if len(words := line.split()) == 2)
+            return self._known[node.address]
+
+    def has(self, node: Node, step: str, inputs: str) -> bool:
+        return self._of(node).get(step) == inputs
+
+    def add(self, node: Node, step: str, inputs: str) -> None:
+        node.run(f"mkdir -p {STATE} && echo '{step} {inputs}' >> {JOURNAL}")
+        self._of(node)[step] = inputs
+
+
+@dataclasses.dataclass
+class _Task:
+    step: Step
+    node: Node | None
+    waits: int
+    then: list[_Task]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ended:
+    task: _Task
+    error: BaseException | None
+    skipped: bool
+    note: str
+
+
+class _Shown:
+    """The display of one step, in a thread of its own: steps overlap, and what is shown nests by thread."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.left = max(1, len(step.nodes))
+        self.skipped = 0
+        self.notes: list[str] = []
+        self.failed = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True)
+        self._thread.start()
+
+    def _show(self) -> None:
+        try:
+            with log.step(self.step.title) as shown:
+                self._ended.wait()
+                shown.note = self._note()
+                if self.failed:
+                    raise _FailedError
+        except _FailedError:
+            pass
+
+    def _note(self) -> str:
+        notes = list(dict.fromkeys(note for note in self.notes if note))
+        if self.skipped:
+            notes.append("done before" if self.skipped == max(1, len(self.step.nodes)) else f"{self.skipped} done before")
+        return ", ".join(notes[:3])
+
+    def end(self, *, failed: bool = False) -> None:
+        self.failed = self.failed or failed
+        self._ended.set()
+        self._thread.join()
+
+
+class _FailedError(Exception):
+    """Makes the display show a cross; what went wrong is told once, at the end."""
+
+
+def execute(steps: Sequence[Step], journal: Journal | None = None) -> None:
+    """Run a plan. Each task starts as soon as what it waits for has ended.
+
+    After a failure nothing new starts; what runs is let end, then all failures are raised as one error.
+    """
+    check(steps)
+    tasks = _tasks(steps)
+    journal = journal or Journal()
+    ended: queue.Queue[_Ended] = queue.Queue()
+    shown: dict[str, _Shown] = {}
+    slots = threading.Semaphore(_MOST_AT_ONCE)
+    failures: list[BaseException] = []
+    running = 0
+
+    def start(task: _Task) -> None:
+        if task.step.id not in shown:
+            shown[task.step.id] = _Shown(task.step)
+        threading.Thread(target=_work, args=(task, journal, slots, ended), daemon=True).start()
+
+    try:
+        for task in [task for task in tasks if task.waits == 0]:
+            start(task)
+            running += 1
+        while running:
+            result = ended.get()
+            running -= 1
+            _account(shown[result.task.step.id], result)
+            if result.error is not None:
+                failures.append(result.error)
+            for follower in result.task.then:
+                follower.waits -= 1
+                if follower.waits == 0 and not failures:
+                    start(follower)
+                    running += 1
+    finally:
+        # Those left are steps of which not every node was begun, or all of them when we were interrupted.
+        for display in shown.values():
+            if display.left:
+                display.end(failed=True)
+    if failures:
+        raise together(failures)
+
+
+def _account(display: _Shown, result: _Ended) -> None:
+    display.left -= 1
+    display.skipped += result.skipped
+    display.notes.append(result.note)
+    display.failed = display.failed or result.error is not None
+    if display.left == 0:
+        display.end()
+
+
+def _work(task: _Task, journal: Journal, slots: threading.Semaphore, ended: queue.Queue[_Ended]) -> None:
+    step, node = task.step, task.node
+    error: BaseException | None = None
+    skipped, note = False, ""
+    with slots:
+        began = time.monotonic()
+        try:
+            if node is None:
+                note = _text(step.action())
+            else:
+                inputs = step.inputs(node) if step.inputs else None
+                if inputs is not None and journal.has(node, step.id, inputs):
+                    skipped = True
+                else:
+                    note = _text(step.action(node))
+                    if inputs is not None:
+                        journal.add(node, step.id, inputs)
+        except BaseException as failure:
+            error = failure
+            if isinstance(failure, SlipwayError):
+                log.debug(f"{step.id} failed: {failure.message}")
+        log.debug(f"{step.id} {node.name if node else 'here'}: {time.monotonic() - began:.2f} s{' (skipped)' if skipped else ''}")
+    ended.put(_Ended(task, error, skipped, note))
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _tasks(steps: Sequence[Step]) -> list[_Task]:
+    made: dict[str, dict[str, _Task]] = {}
+    for step in steps:
+        tasks = {node.address: _Task(step, node, 0, []) for node in step.nodes} or {"": _Task(step, None, 0, [])}
+        for address, task in tasks.items():
+            for before in _before(step, address, made):
+                before.then.append(task)
+                task.waits += 1
+        made[step.id] = tasks
+    return [task for tasks in made.values() for task in tasks.values()]
+
+
+def _before(step: Step, address: str, made: dict[str, dict[str, _Task]]) -> Iterable[_Task]:
+    for name in step.needs:
+        others = made[name]
+        if name not in step.after_all and address in others:
+            yield others[address]
+        else:
+            yield from others.values()

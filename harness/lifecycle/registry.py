@@ -1,0 +1,200 @@
+"""The registry that a cluster brings along: its storage laid out without a push, its service, and how containerd finds it.
+
+The layout is that of docker-registry's filesystem driver. Repositories keep the domain of the image name
+(``docker.io/library/nginx``), so equal paths of different registries never meet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import BinaryIO
+
+from harness.cloudimage import Blob, ImageSet
+from harness.nodes import Node
+from harness.nodes.placing import STATE, File, Files, put_all, tar_stream
+from harness.oci.model import INDEXES, MANIFESTS
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+from harness.runtimes import REGISTRY_PORT, ROOTFS
+
+STORAGE = f"{STATE}/registry"
+CERTIFICATE = f"{STATE}/registry.crt"
+KEY = f"{STATE}/registry.key"
+CA = "/etc/kubernetes/pki/ca.crt"
+MOST = 3
+"""Masters that hold the images; more would only cost disks."""
+
+_V2 = "docker/registry/v2"
+LOCAL = f"https://127.0.0.1:{REGISTRY_PORT}"
+
+CONFIG = f"""version: 0.1
+log:
+  level: warn
+  accesslog:
+    disabled: true
+storage:
+  filesystem:
+    rootdirectory: {STORAGE}
+    maxthreads: 64
+  cache:
+    blobdescriptor: inmemory
+  maintenance:
+    uploadpurging:
+      enabled: false
+    readonly:
+      enabled: true
+http:
+  addr: 0.0.0.0:{REGISTRY_PORT}
+  tls:
+    certificate: {CERTIFICATE}
+    key: {KEY}
+"""
+
+SERVICE = f"""[Unit]
+Description=slipway: the container images of this cluster
+After=network.target
+ConditionPathExists={CERTIFICATE}
+
+[Service]
+Environment=OTEL_TRACES_EXPORTER=none
+ExecStart={ROOTFS}/bin/registry serve {STATE}/registry.yaml
+Restart=always
+RestartSec=1
+StartLimitInterval=0
+NoNewPrivileges=yes
+ProtectSystem=full
+LimitNOFILE=65536
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What lies in a registry's storage: blobs, and the small files that give them names. Paths are relative to it."""
+
+    blobs: Mapping[str, Blob]
+    links: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        return sum(blob.size for blob in self.blobs.values())
+
+
+def blob_path(digest: str) -> str:
+    kind, _, value = digest.partition(":")
+    return f"{_V2}/blobs/{kind}/{value[:2]}/{value}/data"
+
+
+def layout(store: Store, images: ImageSet) -> Layout:
+    """How a registry's storage holds these images. Raises StoreError when a manifest is missing or damaged."""
+    blobs = {blob.digest: blob for blob in images.blobs}
+    links: dict[str, str] = {}
+    for image in images.images:
+        name = Reference.parse(image.name)
+        repository = f"{_V2}/repositories/{name.repository}"
+        for kind, digest in _parts(store, blobs, image.digest):
+            links[f"{repository}/{kind}/{digest.replace(':', '/')}/link"] = digest
+        if name.tag:
+            tag = f"{repository}/_manifests/tags/{name.tag}"
+            links[f"{tag}/current/link"] = image.digest
+            links[f"{tag}/index/{image.digest.replace(':', '/')}/link"] = image.digest
+    return Layout({blob_path(digest): blob for digest, blob in sorted(blobs.items())}, dict(sorted(links.items())))
+
+
+def _parts(store: Store, blobs: Mapping[str, Blob], digest: str) -> Iterator[tuple[str, str]]:
+    """Everything that a manifest or index leads to, as far as it is in the set, and what the registry counts it as."""
+    yield "_manifests/revisions", digest
+    media_type = blobs[digest].media_type
+    if media_type in INDEXES:
+        for child in store.json(digest).get("manifests", ()):
+            # Of an index usually one platform was kept.
+            if child["digest"] in blobs:
+                yield from _parts(store, blobs, child["digest"])
+    elif media_type in MANIFESTS:
+        manifest = store.json(digest)
+        for part in (manifest["config"], *manifest.get("layers", ())):
+            if part["digest"] in blobs:
+                yield "_layers", part["digest"]
+
+
+def domains(images: ImageSet) -> tuple[str, ...]:
+    """The registries that the names of the images name."""
+    return tuple(sorted({Reference.parse(image.name).domain for image in images.images}))
+
+
+def held(node: Node) -> dict[str, int]:
+    """The blobs that a node has, by path, with their sizes: one that was cut short has another."""
+    script = f"cd {STORAGE} 2>/dev/null || exit 0; find {_V2}/blobs -type f -name data -exec stat -c '%s %n' {{}} + 2>/dev/null || true"
+    pairs = (line.split(" ", maxsplit=1) for line in node.run(script).stdout.splitlines())
+    return {path: int(size) for size, path in pairs}
+
+
+def send(node: Node, store: Store, wanted: Layout) -> tuple[int, int]:
+    """Bring a node's storage to at least ``wanted``; only what it lacks is sent. Returns how many blobs and bytes that was."""
+    has = held(node)
+    missing = {path: blob for path, blob in wanted.blobs.items() if has.get(path) != blob.size}
+    node.put_tar(_writer(store, missing, wanted.links), STORAGE)
+    return len(missing), sum(blob.size for blob in missing.values())
+
+
+def _writer(store: Store, blobs: Mapping[str, Blob], links: Mapping[str, str]) -> Callable[[BinaryIO], None]:
+    def write(stream: BinaryIO) -> None:
+        with tar_stream(stream) as tar:
+            for path, blob in blobs.items():
+                with store.open(blob.digest) as content:
+                    tar.addfile(_entry(path, blob.size), content)
+            # Names come last: none may ever lead to what is not there yet.
+            for path, digest in links.items():
+                tar.addfile(_entry(path, len(digest)), io.BytesIO(digest.encode()))
+
+    return write
+
+
+def _entry(path: str, size: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(path)
+    entry.size, entry.mode = size, 0o644
+    return entry
+
+
+def units() -> Files:
+    """The service of a node that holds images."""
+    return {
+        "/etc/systemd/system/slipway-registry.service": File.text(SERVICE),
+        f"{STATE}/registry.yaml": File.text(CONFIG),
+    }
+
+
+def start(node: Node, certificate: bytes, key: bytes) -> None:
+    """Give the registry its certificate, (re)start it and wait until it listens."""
+    put_all(node, {CERTIFICATE: File(certificate, 0o644), KEY: File(key, 0o600)})
+    node.run(
+        f"systemctl enable slipway-registry 2>&1; systemctl restart slipway-registry; {listening('slipway-registry', REGISTRY_PORT)}",
+        timeout=60,
+    )
+
+
+def listening(unit: str, port: int, seconds: int = 20) -> str:
+    """Shell text that waits until a unit of ours listens on a TCP port, and shows the unit's log when it does not."""
+    return f"""end=$(($(date +%s) + {seconds}))
+until awk '$4 == "0A" {{ print $2 }}' /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -q ':{port:04X}$'; do
+  if [ "$(date +%s)" -gt "$end" ]; then journalctl -u {unit} -n 20 --no-pager -o cat >&2; exit 1; fi
+  sleep 0.1
+done"""
+
+
+def client_files(names: Iterable[str]) -> Files:
+    """How containerd finds the images: every registry named is the local one, under a path of its own; an unknown one has nothing.
+
+    ``server`` is set too, so that no request ever leaves for the real registry: in a closed network it would only hang.
+    """
+    trust = f'capabilities = ["pull", "resolve"]\nca = "{CA}"\n'
+    files = {
+        f"/etc/containerd/certs.d/{name}/hosts.toml": File.text(f'server = "{LOCAL}/v2/{name}"\noverride_path = true\n{trust}')
+        for name in names
+    }
+    return {**files, "/etc/containerd/certs.d/_default/hosts.toml": File.text(f'server = "{LOCAL}"\n{trust}')}

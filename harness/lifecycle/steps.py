@@ -1,0 +1,575 @@
+"""The steps that verbs are made of. They share a Setup: what is wanted, and what earlier steps have found out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from harness import checks, log
+from harness.cloudimage import CloudImage, ImageSet, PlatformImage
+from harness.clusterstate import ClusterState
+from harness.errors import CheckError, CommandError, Fault, InputError, StoreError
+from harness.lifecycle import machine, preflight, registry, rootfs
+from harness.lifecycle.plan import Step, digest
+from harness.nodes import Node
+from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.placing import STATE, Files, place
+from harness.nodes.ssh import Ssh, SshNode
+from harness.oci.model import Platform
+from harness.oci.store import Store
+from harness.runtimes import DNS_DOMAIN, ROOTFS, Cluster, Facts, Member, Network
+from harness.runtimes.kubeadm import ADMIN, Kubeadm
+
+NETWORK_ADDON = "network.yaml"
+DNS_ADDON = "dns.yaml"
+CONFIG_MAP = "slipway-clusterfile"
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DNS_IN_SERVICE = f"kubernetes.default.svc.{DNS_DOMAIN}"
+
+
+@dataclasses.dataclass
+class Setup:
+    """What a verb works on. The first part is given; the second is found out by its steps, in this order."""
+
+    name: str
+    image: CloudImage
+    store: Store
+    ssh: Ssh
+    masters: tuple[SshNode, ...]
+    workers: tuple[SshNode, ...]
+    env: Mapping[str, str]
+    """From the command line and the Clusterfile; wins over the image's."""
+    launch: tuple[str, ...] | None = None
+    """Instead of what the image launches."""
+    state: ClusterState = dataclasses.field(default_factory=lambda: ClusterState.of("default"))
+    edit: rootfs.Edit | None = None
+    """Changes the rootfs before it is rendered (Config documents)."""
+    host_env: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """More environment, by address of a node."""
+    timeout: float = 600
+    """Seconds for the API to answer, and again for nodes, and for workloads, to become ready."""
+
+    machines: dict[str, preflight.MachineFacts] = dataclasses.field(default_factory=dict)
+
+    @property
+    def nodes(self) -> tuple[SshNode, ...]:
+        return (*self.masters, *self.workers)
+
+    @property
+    def first(self) -> SshNode:
+        return self.masters[0]
+
+    @functools.cached_property
+    def platforms(self) -> Mapping[str, PlatformImage]:
+        """The image for each node, by address."""
+        return {node.address: self.image.platform(self.machines[node.address].platform) for node in self.nodes}
+
+    @functools.cached_property
+    def main(self) -> PlatformImage:
+        """The image for the first master: what it says about launching holds for the cluster."""
+        return self.platforms[self.first.address] if self.machines else self.image.platforms[0]
+
+    @functools.cached_property
+    def facts(self) -> Facts:
+        """Raises StoreError when the image brings no Kubernetes."""
+        data = rootfs.read_file(self.store, self.main, "etc/slipway.yaml")
+        if data is None:
+            raise StoreError(
+                f"{self.image.name or self.image.digest} brings no Kubernetes: it has no etc/slipway.yaml",
+                hint="build it FROM a base image with Kubernetes; an application image runs on a cluster that is there",
+            )
+        text = data.decode(errors="replace")
+        if "kubernetes:" not in text and self.main.info.kubernetes:
+            text += f"\nkubernetes: {self.main.info.kubernetes}\n"
+        return Facts.parse(text, "etc/slipway.yaml")
+
+    @functools.cached_property
+    def network(self) -> Network:
+        env = {**self.main.info.env, **self.env}
+        return Network.parse(env.get("PodCIDR", self.facts.pod_cidr), env.get("SvcCIDR", self.facts.svc_cidr))
+
+    @functools.cached_property
+    def images(self) -> ImageSet:
+        """Of every platform that the cluster has."""
+        used = {str(image.platform): image for image in self.platforms.values()}
+        return functools.reduce(ImageSet.union, (image.images for image in used.values()), ImageSet())
+
+    @functools.cached_property
+    def layout(self) -> registry.Layout:
+        return registry.layout(self.store, self.images)
+
+    @functools.cached_property
+    def cluster(self) -> Cluster:
+        tree = self.tree(self.first)
+        env = {**self.main.info.env, **self.env}
+        apps = {app.name: app for app in self.main.info.apps}
+        return Cluster(
+            name=self.name,
+            facts=self.facts,
+            network=self.network,
+            members=tuple(self._member(node, index) for index, node in enumerate(self.nodes)),
+            cert_sans=tuple(word.strip() for word in env.get("CertSANs", "").split(",") if word.strip()),
+            own_network=any(is_network(apps[name].labels) for name in self.main.info.cluster_apps if name in apps),
+            own_dns=(tree / "etc/addons" / DNS_ADDON).exists(),
+        )
+
+    def _member(self, node: SshNode, index: int) -> Member:
+        found = self.machines[node.address]
+        return Member(
+            node=node,
+            name=found.host,
+            address=node.address,
+            role="master" if node in self.masters else "node",
+            registry=node in self.masters and index < registry.MOST,
+            systemd_cgroups=found.cgroup == 2,
+            resolv_conf="/run/systemd/resolve/resolv.conf" if found.resolved else None,
+            restrict_oom=found.restrict_oom,
+        )
+
+    def member(self, node: Node) -> Member:
+        return next(member for member in self.cluster.members if member.address == node.address)
+
+    @functools.cached_property
+    def runtime(self) -> Kubeadm:
+        return Kubeadm(self.cluster)
+
+    @functools.cached_property
+    def kubectl(self) -> NodeKubectl:
+        return NodeKubectl(self.first)
+
+    def tree(self, node: Node) -> Path:
+        return rootfs.tree(self.store, self.platforms[node.address])
+
+    def environment(self, node: Node) -> dict[str, str]:
+        """What templates and launch commands see on a node. What describes the cluster itself cannot be set."""
+        return {
+            **self.main.info.env,
+            **self.env,
+            **self.host_env.get(node.address, {}),
+            "PodCIDR": self.network.pods,
+            "SvcCIDR": self.network.services,
+            "KubeSvcIP": self.network.api,
+            "DNSSvcIP": self.network.dns,
+            "HostIP": node.address,
+        }
+
+    @functools.cached_property
+    def rendered(self) -> dict[str, Files]:
+        """The rendered files of each node, by address."""
+        return {node.address: self._render(node) for node in self.nodes}
+
+    def _render(self, node: Node) -> Files:
+        env = self.environment(node)
+        apps = {app.name: {**env, **app.env, **self.env} for app in self.main.info.apps}
+        return rootfs.rendered(self.tree(node), env, apps, self.edit)
+
+
+def is_network(labels: Mapping[str, str]) -> bool:
+    """Whether the labels of an application say that it is a pod network."""
+    return any("cni" in name.lower() for name in labels)
+
+
+def member_of(setup: Setup, node: Node) -> Member:
+    return setup.member(node)
+
+
+# ---- before anything is changed ---------------------------------------------------------------------------------------
+
+
+def connect(setup: Setup) -> Step:
+    def action() -> str:
+        setup.ssh.connect()
+        return f"{len(setup.nodes)} node{'s' if len(setup.nodes) > 1 else ''}"
+
+    return Step("connect", "connect to the nodes", action)
+
+
+def check_machines(setup: Setup) -> Step:
+    def action() -> None:
+        gathered = preflight.gather(setup.nodes)
+        setup.machines = {node.address: facts for node, facts in zip(setup.nodes, gathered, strict=True)}
+        targets = [
+            preflight.Target(node.address, "master" if node in setup.masters else "node", setup.machines[node.address])
+            for node in setup.nodes
+        ]
+        available = tuple(image.platform for image in setup.image.platforms)
+        # What is asked of an image that is not there for the machine cannot be known; that it is not there is told below.
+        fits = any(targets[0].machine.platform.matches(platform) for platform in available)
+        wanted = preflight.Wanted(
+            cluster=setup.name,
+            platforms=available,
+            size=setup.image.size,
+            network=setup.network if fits else Network("100.64.0.0/10", "10.96.0.0/22"),
+            ours=preflight.ours(targets, setup.name),
+        )
+        preflight.require(preflight.judge(targets, wanted))
+
+    return Step("check-machines", "check the machines", action, after=("connect",))
+
+
+# ---- what every node gets ---------------------------------------------------------------------------------------------
+
+
+def unpack_rootfs(setup: Setup) -> Step:
+    def action() -> None:
+        for node in {image.platform: node for node in setup.nodes for image in [setup.platforms[node.address]]}.values():
+            setup.tree(node)
+        _ = setup.rendered
+
+    return Step("unpack-rootfs", "unpack and render the rootfs", action, after=("check-machines",))
+
+
+def make_keys(setup: Setup) -> Step:
+    def action() -> None:
+        setup.runtime.prepare()
+        mark(setup, setup.first)
+
+    return Step("make-keys", "make the keys of the cluster", action, after=("unpack-rootfs",))
+
+
+def mark(setup: Setup, node: Node) -> None:
+    """Note on a machine which cluster it belongs to."""
+    node.run(f"mkdir -p {STATE} && echo {shlex.quote(f'{setup.name} {setup.runtime.pki.identity}')} > {rootfs.MARK}")
+
+
+def send_rootfs(setup: Setup) -> Step:
+    def action(node: Node) -> None:
+        rootfs.send(node, setup.tree(node))
+
+    def inputs(node: Node) -> str:
+        return rootfs.identity(setup.platforms[node.address])[:16]
+
+    return Step("send-rootfs", "send the rootfs", action, setup.nodes, after=("unpack-rootfs",), inputs=inputs)
+
+
+def send_rendered(setup: Setup) -> Step:
+    def action(node: Node) -> None:
+        rootfs.send_rendered(node, setup.rendered[node.address])
+
+    def inputs(node: Node) -> str:
+        return digest(rootfs.identity(setup.platforms[node.address]), rootfs.fingerprint(setup.rendered[node.address]))
+
+    return Step("send-rendered", "send the rendered files", action, setup.nodes, after=("send-rootfs",), inputs=inputs)
+
+
+def set_up_machines(setup: Setup) -> Step:
+    def files(node: Node) -> Files:
+        member = setup.member(node)
+        found = {
+            **machine.files(setup.cluster, member),
+            **registry.client_files(registry.domains(setup.images)),
+            **setup.runtime.units(member),
+        }
+        if member.registry:
+            found |= registry.units()
+        return found
+
+    def action(node: Node) -> None:
+        node.run(machine.NOTE_STATE)
+        mark(setup, node)
+        place(node, files(node))
+        machine.set_hosts(node, machine.hosts_lines(setup.member(node)))
+        node.run(machine.APPLY)
+
+    def inputs(node: Node) -> str:
+        return digest(
+            rootfs.fingerprint({path.lstrip("/"): file for path, file in files(node).items()}), machine.hosts_lines(setup.member(node))
+        )
+
+    return Step("set-up-machines", "set up the machines", action, setup.nodes, after=("make-keys",), inputs=inputs)
+
+
+def start_containerd(setup: Setup) -> Step:
+    def inputs(node: Node) -> str:
+        member = setup.member(node)
+        return digest(rootfs.identity(setup.platforms[node.address]), machine.containerd_config(setup.facts.pause_image, member))
+
+    return Step(
+        "start-containerd",
+        "start containerd",
+        machine.start_containerd,
+        setup.nodes,
+        after=("send-rootfs", "set-up-machines"),
+        inputs=inputs,
+    )
+
+
+# ---- registry and balancer --------------------------------------------------------------------------------------------
+
+
+def send_images(setup: Setup) -> Step:
+    def action(node: Node) -> str:
+        blobs, size = registry.send(node, setup.store, setup.layout)
+        return f"{blobs} blobs, {size / 1e6:.0f} MB"
+
+    def inputs(_: Node) -> str:
+        return digest(sorted(setup.layout.links.items()), sorted(setup.layout.blobs))
+
+    holders = setup.masters[: registry.MOST]
+    return Step("send-images", "send the container images", action, holders, after=("check-machines",), inputs=inputs)
+
+
+def start_registry(setup: Setup) -> Step:
+    hosts = ("127.0.0.1", *(node.address for node in setup.masters[: registry.MOST]))
+
+    def action(node: Node) -> None:
+        registry.start(node, *setup.runtime.serving(hosts, "slipway-registry"))
+
+    def inputs(node: Node) -> str:
+        return digest(setup.runtime.pki.identity, hosts, registry.CONFIG, rootfs.identity(setup.platforms[node.address]))
+
+    return Step(
+        "start-registry",
+        "start the registry",
+        action,
+        setup.masters[: registry.MOST],
+        after=("send-images", "send-rootfs", "set-up-machines"),
+        inputs=inputs,
+    )
+
+
+def start_balancers(setup: Setup) -> Step:
+    def inputs(node: Node) -> str:
+        return digest(machine.balancer_config(setup.cluster, setup.member(node)), rootfs.identity(setup.platforms[node.address]))
+
+    nodes = (*setup.masters[registry.MOST :], *setup.workers)
+    return Step(
+        "start-balancers", "start the balancers", machine.start_balancer, nodes, after=("send-rootfs", "set-up-machines"), inputs=inputs
+    )
+
+
+# ---- Kubernetes -------------------------------------------------------------------------------------------------------
+
+
+def _kubernetes_inputs(setup: Setup, node: Node) -> str:
+    cluster = setup.cluster
+    members = [(member.name, member.address, member.role) for member in cluster.members if member.is_master]
+    return digest(
+        setup.runtime.pki.identity,
+        dataclasses.astuple(cluster.facts),
+        members,
+        cluster.cert_sans,
+        cluster.network.pods,
+        cluster.network.services,
+        node.address,
+    )
+
+
+def certify_masters(setup: Setup) -> Step:
+    return Step(
+        "certify-masters",
+        "write certificates and manifests of the masters",
+        lambda node: setup.runtime.certify(setup.member(node)),
+        setup.masters,
+        after=("send-rootfs", "set-up-machines"),
+        inputs=lambda node: _kubernetes_inputs(setup, node),
+    )
+
+
+def start_masters(setup: Setup) -> Step:
+    return Step(
+        "start-masters",
+        "start the masters",
+        lambda node: setup.runtime.start(setup.member(node)),
+        setup.masters,
+        after=("certify-masters", "start-containerd", "start-registry"),
+        inputs=lambda node: _kubernetes_inputs(setup, node),
+    )
+
+
+def start_workers(setup: Setup) -> Step:
+    return Step(
+        "start-workers",
+        "start the workers",
+        lambda node: setup.runtime.start(setup.member(node)),
+        setup.workers,
+        after=("start-containerd", "start-balancers"),
+        after_all=("start-registry",),
+        inputs=lambda node: _kubernetes_inputs(setup, node),
+    )
+
+
+def wait_for_api(setup: Setup) -> Step:
+    return Step("wait-for-api", "wait for the API", lambda: setup.runtime.wait_api(setup.timeout), after=("start-masters",))
+
+
+def finish_cluster(setup: Setup) -> Step:
+    """What is done once: kubeadm's cluster-wide phases, and the addons of the image."""
+
+    def addons() -> dict[str, str]:
+        files = setup.rendered[setup.first.address]
+        folder = setup.tree(setup.first) / "etc/addons"
+        found: dict[str, str] = {}
+        for path in sorted(folder.glob("*.yaml")) if folder.is_dir() else ():
+            if path.name == NETWORK_ADDON and setup.cluster.own_network:
+                continue
+            file = files.get(f"etc/addons/{path.name}")
+            found[path.name] = file.data.decode() if file else path.read_text()
+        return found
+
+    def inputs(node: Node) -> str:
+        return digest(_kubernetes_inputs(setup, node), addons())
+
+    return Step(
+        "finish-cluster",
+        "configure the cluster",
+        lambda _: setup.runtime.finish(addons()),
+        (setup.first,),
+        after_all=("wait-for-api",),
+        inputs=inputs,
+    )
+
+
+def launch_commands(setup: Setup, commands: tuple[str, ...], kind: str, after: str) -> list[Step]:
+    """A step for each command, one after the other: a run that was killed does not launch again what it has launched."""
+    made: list[Step] = []
+    for number, command in enumerate(commands, 1):
+
+        def action(node: Node, command: str = command) -> None:
+            run_in_rootfs(node, command, setup.environment(node))
+
+        def inputs(node: Node, command: str = command) -> str:
+            return digest(setup.runtime.pki.identity, setup.image.digest, command, setup.environment(node))
+
+        made.append(Step(f"{kind}-{number}", _short(command), action, (setup.first,), after_all=(after,), inputs=inputs))
+        after = made[-1].id
+    return made
+
+
+def _short(command: str) -> str:
+    text = " ".join(command.split())
+    return f"launch: {text if len(text) < 70 else f'{text[:67]}...'}"
+
+
+def run_in_rootfs(node: Node, command: str, env: Mapping[str, str]) -> str:
+    """Run a shell command in the rootfs of a master as the cluster's administrator; returns its output.
+
+    The environment goes by a file that only root can read: it may hold secrets.
+    """
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(env.items()) if _ENV_NAME.fullmatch(name))
+    script = f"cd {ROOTFS} || exit 1\n{exports}export KUBECONFIG={ADMIN} PATH={ROOTFS}/bin:$PATH\n{command}\n"
+    path = f"{STATE}/launch-{digest(command)}.sh"
+    node.put(script.encode(), path, 0o600)
+    try:
+        return node.run(f"exec $(command -v bash || command -v sh) {path} < /dev/null", timeout=3600).stdout
+    except CommandError as error:
+        raise CommandError(f"{node.name}: launch command failed: {command}", hint=error.hint, details=error.details) from error
+    finally:
+        node.run(f"rm -f {path}", check=False)
+
+
+# ---- waiting and telling ----------------------------------------------------------------------------------------------
+
+
+def wait_for_nodes(setup: Setup) -> Step:
+    """Until every node is Ready, everything in kube-system is, and the cluster's DNS answers."""
+
+    def action() -> str:
+        names = [member.name for member in setup.cluster.members]
+        checks.settle(setup.kubectl, timeout=setup.timeout, quiet=0, interval=0.5, namespaces=("kube-system",), nodes=names)
+        setup.runtime.annotate()
+        wait_for_dns(setup)
+        return f"{len(names)} Ready"
+
+    return Step("wait-for-nodes", "wait for the nodes", action, after=("finish-cluster", "start-workers"))
+
+
+def wait_for_dns(setup: Setup) -> None:
+    """Raises CheckError when the cluster's DNS does not answer from the first master within a minute."""
+    problem = checks.dns_problem(setup.first, setup.network.dns, _DNS_IN_SERVICE, expected=setup.network.api, seconds=60)
+    if problem:
+        raise CheckError(f"the cluster's DNS does not answer: {problem}", hint="see the pods labelled k8s-app=kube-dns in kube-system")
+
+
+def wait_for_workloads(setup: Setup, after: str) -> Step:
+    def action() -> str:
+        found = checks.settle(setup.kubectl, timeout=setup.timeout, quiet=1)
+        return f"{len(checks.of_kind(found, 'Pod'))} pods"
+
+    return Step("wait-for-workloads", "wait for the workloads", action, after=(after,))
+
+
+def record(setup: Setup, after: str) -> Step:
+    """Keep in the cluster what was applied, without secrets, and here how to get at it."""
+
+    def action() -> None:
+        document = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": CONFIG_MAP, "namespace": "kube-system"},
+            "data": {"Clusterfile": clusterfile(setup), "digest": setup.image.digest, "image": setup.image.name or setup.image.digest},
+        }
+        text = yaml.safe_dump(document, sort_keys=False)
+        setup.first.run(f"KUBECONFIG={ADMIN} {ROOTFS}/bin/kubectl apply --validate=false -f -", input=text, timeout=60)
+        keep_access(setup)
+
+    return Step("record", "record the cluster", action, after=(after,))
+
+
+def keep_access(setup: Setup) -> None:
+    """What this machine remembers: kubeconfig, and who is who. It can be lost."""
+    setup.state.write("kubeconfig", setup.runtime.kubeconfig(setup.first.address).decode())
+    setup.state.remember(
+        {
+            "name": setup.name,
+            "image": setup.image.name,
+            "digest": setup.image.digest,
+            "masters": [_access(node) for node in setup.masters],
+            "nodes": [_access(node) for node in setup.workers],
+        }
+    )
+
+
+def _access(node: SshNode) -> dict[str, object]:
+    login = node.machine.login
+    return {
+        "address": node.address,
+        "name": node.name,
+        "user": login.user,
+        "port": login.port,
+        "key": str(login.key) if login.key else None,
+    }
+
+
+SECRET_NAME = re.compile(r"passw|secret|token|credential|private|apikey|api_key", re.IGNORECASE)
+"""Environment names whose values are not written down in the cluster."""
+
+
+def clusterfile(setup: Setup) -> str:
+    """The Clusterfile that says what was run. Secrets are left out: their names stay, so that a reader knows they are needed."""
+    logins = {(node.machine.login.user, node.machine.login.port) for node in setup.nodes}
+    user, port = next(iter(logins)) if len(logins) == 1 else ("root", 22)
+    env = [f"{name}={'***' if SECRET_NAME.search(name) else value}" for name, value in sorted(setup.env.items())]
+    spec: dict[str, object] = {"image": setup.image.name or setup.image.digest, "ssh": {"user": user, "port": port}}
+    if env:
+        spec["env"] = env
+    if setup.launch is not None:
+        spec["cmd"] = list(setup.launch)
+    groups = [("master", setup.masters), ("node", setup.workers)]
+    spec["hosts"] = [{"ips": [node.address for node in nodes], "roles": [role]} for role, nodes in groups if nodes]
+    document = {"apiVersion": "slipway.dev/v1", "kind": "Cluster", "metadata": {"name": setup.name}, "spec": spec}
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def check_env(env: Mapping[str, str]) -> None:
+    """Raises InputError for names that no shell takes."""
+    faults = [
+        Fault(f"-e {name}", "is not a name for a variable", "use letters, digits and _") for name in env if not _ENV_NAME.fullmatch(name)
+    ]
+    if faults:
+        raise InputError(faults)
+
+
+def host_platforms(setup: Setup) -> tuple[Platform, ...]:
+    return tuple(sorted({facts.platform for facts in setup.machines.values()}))
+
+
+def debug_environment(setup: Setup) -> None:
+    log.debug(f"pods {setup.network.pods}, services {setup.network.services}")

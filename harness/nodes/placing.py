@@ -1,0 +1,156 @@
+"""Files that we put onto a machine, in such a way that all of it can be undone: what stood there before is kept and comes back."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import io
+import posixpath
+import shlex
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO, cast
+
+from harness.errors import CommandError
+from harness.nodes import Node
+
+STATE = "/var/lib/slipway"
+"""Everything of ours on a machine lies here, or is listed here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """What shall stand at a path: bytes with a mode, or a symbolic link."""
+
+    data: bytes = b""
+    mode: int = 0o644
+    link: str | None = None
+
+    @classmethod
+    def text(cls, text: str, mode: int = 0o644) -> File:
+        return cls(text.encode(), mode)
+
+
+Files = Mapping[str, File]
+"""Absolute paths of a machine and what shall stand there."""
+
+
+def archive(files: Files) -> bytes:
+    """A tar of the files, their paths relative to the root. For small files: it is made in memory."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for path, file in sorted(files.items()):
+            if not posixpath.isabs(path) or posixpath.normpath(path) != path:
+                raise ValueError(f"{path!r} is not a plain absolute path")
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.mode = file.mode
+            if file.link is not None:
+                entry.type, entry.linkname = tarfile.SYMTYPE, file.link
+                tar.addfile(entry)
+            else:
+                entry.size = len(file.data)
+                tar.addfile(entry, io.BytesIO(file.data))
+    return stream.getvalue()
+
+
+class _Counted:
+    """A pipe that knows how much went through it: a tar archive asks for its position."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._position = 0
+
+    def write(self, data: bytes) -> int:
+        self._stream.write(data)
+        self._position += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._position
+
+
+@contextlib.contextmanager
+def tar_stream(stream: BinaryIO) -> Iterator[tarfile.TarFile]:
+    """A tar archive being written into a pipe, its members copied in large pieces."""
+    with tarfile.TarFile(fileobj=cast("BinaryIO", _Counted(stream)), mode="w", format=tarfile.GNU_FORMAT, copybufsize=1 << 20) as tar:
+        yield tar
+
+
+# Each path is noted before it is replaced and what stood there is kept before it is noted, so a kill at any point can be undone.
+_PLACE = """set -eu
+umask 022
+state=/var/lib/slipway
+mkdir -p "$state/saved"
+chmod 700 "$state/saved"
+stage=$(mktemp -d "$state/stage.XXXXXX")
+trap 'rm -rf "$stage"' EXIT
+tar -C "$stage" -xopf -
+touch "$state/placed" "$state/folders"
+same() {
+  if [ -L "$1" ] || [ -L "$2" ]; then
+    [ -L "$1" ] && [ -L "$2" ] && [ "$(readlink "$1")" = "$(readlink "$2")" ]
+  else
+    [ -f "$2" ] && [ "$(stat -c %a "$1")" = "$(stat -c %a "$2")" ] && [ "$(cksum < "$1")" = "$(cksum < "$2")" ]
+  fi
+}
+folder() {
+  [ -d "$1" ] || { folder "$(dirname "$1")"; echo "$1" >> "$state/folders"; mkdir -p "$1"; }
+}
+cd "$stage"
+find . ! -type d | sed 's/^\\.//' | while IFS= read -r path; do
+  if ! grep -qxF -- "$path" "$state/placed"; then
+    if [ -e "$path" ] || [ -L "$path" ]; then
+      mkdir -p "$state/saved$(dirname "$path")"
+      cp -a "$path" "$state/saved$path"
+    fi
+    echo "$path" >> "$state/placed"
+  fi
+  if ! same "$stage$path" "$path"; then
+    folder "$(dirname "$path")"
+    rm -rf "$path.slipway-new"
+    cp -a "$stage$path" "$path.slipway-new"
+    mv -fT "$path.slipway-new" "$path"
+    echo "$path"
+  fi
+done
+"""
+
+_UNPLACE = """set -u
+state=/var/lib/slipway
+[ -e "$state/placed" ] || exit 0
+while IFS= read -r path; do
+  rm -f "$path"
+  if [ -e "$state/saved$path" ] || [ -L "$state/saved$path" ]; then
+    mkdir -p "$(dirname "$path")"
+    cp -a "$state/saved$path" "$path"
+  fi
+done < "$state/placed"
+sort -r "$state/folders" 2>/dev/null | while IFS= read -r path; do rmdir "$path" 2>/dev/null; done
+rm -rf "$state/placed" "$state/folders" "$state/saved"
+"""
+
+
+def place(node: Node, files: Files) -> tuple[str, ...]:
+    """Put files onto a node; returns the paths that are different now. What stood there is kept for ``unplace``. May be repeated."""
+    return tuple(node.run(_PLACE, input=archive(files)).stdout.splitlines())
+
+
+def unplace(node: Node) -> None:
+    """Remove every file that was ever placed on the node, and the folders made for them; bring back what had stood there."""
+    node.run(_UNPLACE)
+
+
+def put_all(node: Node, files: Files) -> None:
+    """Write files that need no undoing, since their whole folder is ours. Modes are as given."""
+    node.run("umask 022; exec tar -C / -xopf -", input=archive(files))
+
+
+def read_all(node: Node, paths: Sequence[str]) -> dict[str, bytes]:
+    """The files among ``paths`` that the node has. Raises CommandError when the answer is not whole."""
+    words = " ".join(shlex.quote(path) for path in paths)
+    script = f'set -e; for path in {words}; do if [ -f "$path" ]; then echo "$path $(base64 < "$path" | tr -d "\\n")"; fi; done; echo end'
+    lines = node.run(script).stdout.splitlines()
+    if lines[-1:] != ["end"]:
+        raise CommandError(f"{node.name}: files could not be read")
+    return {path: base64.b64decode(text) for path, _, text in (line.partition(" ") for line in lines[:-1])}

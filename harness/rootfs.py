@@ -1,0 +1,399 @@
+"""The steps of a Kubefile that make files: each becomes one layer, and one whose inputs have not changed is not made again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import posixpath
+import re
+import shlex
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import urllib3
+import yaml
+
+from harness import context as build_context
+from harness import engine, log, paths
+from harness.errors import BuildError, SlipwayError, StoreError
+from harness.images import Builder
+from harness.kubefile import App, Copy, Instruction, Kubefile, Run
+from harness.oci import layer
+from harness.oci.extract import OPAQUE, WHITEOUT
+from harness.oci.layer import Entry, Layer
+from harness.oci.model import Descriptor, canonical_json
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+from harness.sources import Fetcher, descriptors
+
+FORMAT = "1"
+"""Part of every step id: raise it when a step's layer would come out differently."""
+
+BUILDER_IMAGE = "slipway.dev/builder:12"
+MOUNT = "/rootfs"
+
+Index = Mapping[str, Sequence[str]]
+"""What a layer holds: path -> kind, mode in octal, digest of the content, digest of its meaning (the same but for YAML)."""
+
+_PLACEHOLDER = re.compile(r"\{\{-?\s*\.?(\w+)\s*-?\}\}")
+_DOCUMENTATION = re.compile(r"(README|LICEN[CS]E|NOTICE|CHANGELOG)(\..*)?$|.*\.md$", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One instruction done: its layer (None when it only says something), and whether it was here already."""
+
+    id: str
+    text: str
+    layer: Layer | None
+    cached: bool = False
+
+
+class Workshop:
+    """Makes the layers of one image, in order. Use it in a ``with`` block: it holds a merged tree for RUN while it needs one."""
+
+    def __init__(self, store: Store, builder: Builder, fetcher: Fetcher, context: Path, *, base: Sequence[Layer], parent: str) -> None:
+        self.store = store
+        self.builder = builder
+        self.fetcher = fetcher
+        self.context = context
+        self.layers = list(base)
+        self.parent = parent
+        self.use_cache = True
+        self._stack = contextlib.ExitStack()
+        self._tree: Path | None = None
+        self._tree_layers = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    # What is there so far
+
+    def files(self) -> dict[str, Sequence[str]]:
+        """The merged rootfs: path -> facts, whiteouts applied."""
+        return merged([index(self.store, one) for one in self.layers])
+
+    def tree(self) -> Path:
+        """The merged rootfs as a folder, made when first asked for and kept up to date."""
+        if self._tree is None:
+            scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="slipway-rootfs-", dir=scratch_folder()))
+            self._tree = Path(scratch, "rootfs")
+            self._tree.mkdir()
+        missing = self.layers[self._tree_layers :]
+        layer.unpack(self.store, [one.descriptor for one in missing], self._tree)
+        self._tree_layers = len(self.layers)
+        return self._tree
+
+    # Steps
+
+    def perform(self, kubefile: Kubefile, instruction: Instruction) -> Step:
+        """Do one instruction, or find that it was done. Raises BuildError with its place in the Kubefile."""
+        if isinstance(instruction, Copy):
+            return self._guard(kubefile, instruction, self._copy)
+        if isinstance(instruction, App):
+            return self._guard(kubefile, instruction, self._app)
+        if isinstance(instruction, Run):
+            return self._guard(kubefile, instruction, self._run)
+        return Step("", instruction.text, None)
+
+    def _guard(self, kubefile: Kubefile, instruction: Any, action: Any) -> Step:
+        try:
+            step: Step = action(kubefile, instruction)
+        except StoreError:
+            raise
+        except build_context.ContextError as error:
+            raise BuildError(f"{kubefile.where(instruction)}: {error.message}", hint=error.hint) from error
+        except SlipwayError as error:
+            raise BuildError(f"{kubefile.where(instruction)}: {error.message}", hint=error.hint, details=error.details) from error
+        self.parent = step.id
+        if step.layer is not None:
+            self.layers.append(step.layer)
+        return step
+
+    def known(self, identity: str, text: str) -> Step | None:
+        """The step with that id, when it was done before and its layer is still here."""
+        record = self.store.record("step", identity) if self.use_cache else None
+        if record is None:
+            return None
+        kept = Layer(Descriptor.from_json(record["layer"]), record["diffId"])
+        return Step(identity, text, kept, cached=True) if self.store.has(kept.descriptor.digest) else None
+
+    def remember(self, identity: str, text: str, made: Layer) -> Step:
+        """Note what a step made."""
+        self.store.keep("step", identity, {"layer": made.descriptor.to_json(), "diffId": made.diff_id, "text": text})
+        return Step(identity, text, made)
+
+    def _identity(self, *inputs: object) -> str:
+        return hashlib.sha256(canonical_json([FORMAT, self.parent, *inputs])).hexdigest()
+
+    def _is_folder(self, path: str) -> bool:
+        if build_context.known_folder(path):
+            return True
+        found = self.files().get(path)
+        return found is not None and found[0] == "dir"
+
+    def _copy(self, kubefile: Kubefile, instruction: Copy) -> Step:
+        if instruction.from_image:
+            return self._copy_from(kubefile, instruction, instruction.from_image)
+        entries: list[Entry] = []
+        with tempfile.TemporaryDirectory(prefix="slipway-copy-", dir=scratch_folder()) as scratch:
+            local = [source for source in instruction.sources if source not in instruction.urls]
+            placed = build_context.place(
+                self.context, local, instruction.destination, is_folder=self._is_folder, extract=instruction.add
+            )  # fmt: skip
+            for number, item in enumerate(placed):
+                if item.archive:
+                    entries += _unpacked(item.source, Path(scratch, str(number)), item.path)
+                else:
+                    entries.append(entry_of(item.source, item.path, instruction.chmod))
+            for number, url in enumerate(instruction.urls):
+                target = build_context.destination_of(instruction.destination, build_context.url_name(url), self._is_folder)
+                entries.append(Entry(target, "file", instruction.chmod or 0o644, download(url, Path(scratch, f"url{number}"))))
+            return self._write(instruction.text, entries)
+
+    def _app(self, _kubefile: Kubefile, instruction: App) -> Step:
+        local = [source for source in instruction.sources if source not in instruction.urls]
+        placed = build_context.place(self.context, local, instruction.folder, is_folder=self._is_folder)
+        entries = [entry_of(item.source, item.path, None) for item in placed]
+        with tempfile.TemporaryDirectory(prefix="slipway-app-", dir=scratch_folder()) as scratch:
+            for number, url in enumerate(instruction.urls):
+                target = instruction.folder + build_context.url_name(url)
+                entries.append(Entry(target, "file", 0o644, download(url, Path(scratch, f"url{number}"))))
+            return self._write(instruction.text, entries)
+
+    def _write(self, text: str, entries: Iterable[Entry]) -> Step:
+        wanted = sorted({entry.path: entry for entry in with_folders(entries)}.values(), key=lambda entry: entry.path)
+        identity = self._identity("files", [_facts(entry) for entry in wanted])
+        return self.known(identity, text) or self.remember(identity, text, layer.write_layer(wanted, self.store))
+
+    def _copy_from(self, kubefile: Kubefile, instruction: Copy, image: str) -> Step:
+        manifest = self.manifest(image, kubefile)
+        described = [list(instruction.sources), instruction.destination, instruction.chmod]
+        identity = self._identity("image", manifest.digest, *described, self._is_folder(instruction.destination))
+        known = self.known(identity, instruction.text)
+        if known:
+            return known
+        with tempfile.TemporaryDirectory(prefix="slipway-image-", dir=scratch_folder()) as scratch:
+            tree = Path(scratch, "tree")
+            layer.unpack(self.store, descriptors(self.store.read(manifest.digest))[1:], tree)
+            placed = build_context.place(tree, instruction.sources, instruction.destination, is_folder=self._is_folder)
+            entries = [entry_of(item.source, item.path, instruction.chmod) for item in placed]
+            return self.remember(identity, instruction.text, layer.write_layer(with_folders(entries), self.store))
+
+    def manifest(self, image: str, kubefile: Kubefile) -> Descriptor:
+        """The manifest of a container image for our platform: built from images/, or pulled. Its blobs are in the store then."""
+        reference = Reference.parse(image)
+        arguments = {
+            key: value for instruction in kubefile.instructions for key, value in getattr(instruction, "values", {}).items() if isinstance(value, str)
+        }  # fmt: skip
+        built = self.builder.ensure(reference, arguments)
+        if built is not None:
+            return built
+        return pull(self.fetcher, self.store, reference, kubefile.platform)
+
+    def _run(self, _kubefile: Kubefile, instruction: Run) -> Step:
+        command = list(instruction.command) if isinstance(instruction.command, tuple) else ["/bin/sh", "-c", instruction.command]
+        builder = Reference.parse(BUILDER_IMAGE)
+        identity = self._identity("run", command, dict(instruction.environment), self.builder.key(builder))
+        known = self.known(identity, instruction.text)
+        if known:
+            return known
+        tree = self.tree()
+        before = layer.snapshot(tree)
+        self._in_container(tree, command, instruction.environment)
+        made = layer.write_layer(with_folders(layer.diff(before, tree)), self.store)
+        self._tree_layers += 1
+        return self.remember(identity, instruction.text, made)
+
+    def _in_container(self, tree: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        client = engine.connect(timeout=24 * 3600)
+        image = self.builder.engine_image(client, Reference.parse(BUILDER_IMAGE))
+        script = f'PATH="{MOUNT}/bin:$PATH"; export PATH; {shlex.join(command)}; code=$?; chown -R {os.getuid()}:{os.getgid()} {MOUNT}; exit $code'
+        code, output = engine.run_container(
+            client, image, ["/bin/sh", "-c", script], environment=dict(environment), working_dir=MOUNT, network_mode="host",
+            volumes={str(tree): {"bind": MOUNT, "mode": "rw"}}, labels={engine.LABEL_BUILD: str(os.getpid())},
+        )  # fmt: skip
+        for line in output.splitlines():
+            log.debug(line)
+        if code != 0:
+            tail = "\n".join(output.strip().splitlines()[-20:])
+            raise BuildError(f"RUN failed with exit code {code}: {shlex.join(command) if len(command) != 3 else command[2]}", details=tail)
+
+
+# Entries
+
+
+def entry_of(source: Path, path: str, chmod: int | None) -> Entry:
+    """A file of the context as a layer's entry. Modes are 755 or 644, as git keeps them: another umask is not another image."""
+    if source.is_symlink():
+        return Entry(path, "symlink", 0o777, target=os.readlink(source))  # noqa: PTH115 -- Path would change how it is written
+    if source.is_dir():
+        return Entry(path, "dir", 0o755)
+    executable = source.stat().st_mode & 0o111
+    return Entry(path, "file", chmod if chmod is not None else 0o755 if executable else 0o644, source)
+
+
+def with_folders(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The entries and the folders above them, so that each layer says itself what the mode of its folders is."""
+    known: set[str] = set()
+    listed = list(entries)
+    known.update(entry.path for entry in listed)
+    for entry in listed:
+        parent = posixpath.dirname(entry.path)
+        while parent and parent not in known:
+            known.add(parent)
+            yield Entry(parent, "dir", 0o755)
+            parent = posixpath.dirname(parent)
+        yield entry
+
+
+def _facts(entry: Entry) -> list[str]:
+    if isinstance(entry.source, Path):
+        with entry.source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    else:
+        digest = hashlib.sha256(entry.source or b"").hexdigest() if entry.kind == "file" else entry.target
+    return [entry.path, entry.kind, f"{entry.mode:o}", digest]
+
+
+def _unpacked(archive: Path, folder: Path, prefix: str) -> list[Entry]:
+    folder.mkdir()
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, OSError) as error:
+        raise BuildError(f"{archive.name} cannot be unpacked: {error}") from error
+    return list(layer.scan(folder, prefix))
+
+
+def download(url: str, target: Path) -> Path:
+    """Fetch a URL into a file. Raises BuildError with the server's answer."""
+    pool = urllib3.PoolManager(retries=urllib3.Retry(3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504)))
+    try:
+        with pool.request("GET", url, preload_content=False, timeout=urllib3.Timeout(30)) as answer, target.open("wb") as file:
+            if answer.status != 200:
+                raise BuildError(f"{url}: the server answers {answer.status} {answer.reason}")
+            for chunk in answer.stream(1 << 20):
+                file.write(chunk)
+    except urllib3.exceptions.HTTPError as error:
+        raise BuildError(f"{url}: {error}") from error
+    return target
+
+
+def pull(fetcher: Fetcher, store: Store, reference: Reference, platform: str) -> Descriptor:
+    """Have every blob of a container image for ``platform`` in the store. Raises BuildError or StoreError."""
+    found = fetcher.manifest(reference)
+    digest, media_type = found.digest, found.media_type
+    document = json.loads(store.read(digest))
+    if "manifests" in document:
+        wanted = [child for child in document["manifests"] if _platform(child) == platform]
+        if not wanted:
+            there = ", ".join(sorted({_platform(child) for child in document["manifests"]}))
+            raise BuildError(f"{reference} is not there for {platform}, only for {there}")
+        child = Reference(reference.domain, reference.path, None, str(wanted[0]["digest"]))
+        found = fetcher.manifest(child)
+        digest, media_type = found.digest, found.media_type
+    for blob in descriptors(store.read(digest)):
+        fetcher.blob(reference, blob.digest, blob.size).result()
+    return Descriptor(media_type, digest, store.size(digest))
+
+
+def _platform(child: Mapping[str, Any]) -> str:
+    known = child.get("platform") or {}
+    return f"{known.get('os')}/{known.get('architecture')}"
+
+
+# What a layer holds
+
+
+def index(store: Store, one: Layer) -> Index:
+    """The files of a layer with their digests, remembered after the first look."""
+    record = store.record("layer-files", one.diff_id.replace(":", "-"))
+    if record is not None:
+        files: Index = record["files"]
+        return files
+    found: dict[str, list[str]] = {}
+    with store.open(one.descriptor.digest) as blob, tarfile.open(fileobj=blob, mode="r|*") as tar:
+        for member in tar:
+            path = member.name.removeprefix("./").rstrip("/")
+            if not path:
+                continue
+            found[path] = _member(tar, member, path, found)
+    store.keep("layer-files", one.diff_id.replace(":", "-"), {"files": found})
+    return found
+
+
+def _member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, found: Mapping[str, list[str]]) -> list[str]:
+    mode = f"{member.mode & 0o7777:o}"
+    if member.isdir():
+        return ["dir", mode, "", ""]
+    if member.issym():
+        return ["symlink", mode, member.linkname, member.linkname]
+    if member.islnk():
+        return found[member.linkname.removeprefix("./")]
+    stream = tar.extractfile(member)
+    if stream is None:
+        return ["other", mode, "", ""]
+    if path.endswith((".yaml", ".yml", ".json")) and member.size < 1 << 22:
+        data = stream.read()
+        return ["file", mode, hashlib.sha256(data).hexdigest(), meaning(data)]
+    digest = hashlib.sha256()
+    while chunk := stream.read(1 << 20):
+        digest.update(chunk)
+    return ["file", mode, digest.hexdigest(), digest.hexdigest()]
+
+
+def meaning(data: bytes) -> str:
+    """A digest of what a YAML file says, whatever its comments and layout; of its bytes when it does not parse."""
+    try:
+        text = _PLACEHOLDER.sub(r"slipway-placeholder-\1", data.decode())
+        documents = list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        return hashlib.sha256(json.dumps(documents, sort_keys=True, default=str).encode()).hexdigest()
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError):
+        return hashlib.sha256(data).hexdigest()
+
+
+def merged(indexes: Iterable[Index]) -> dict[str, Sequence[str]]:
+    """Layers laid over each other: path -> facts."""
+    found: dict[str, Sequence[str]] = {}
+    for one in indexes:
+        for path in one:
+            folder, name = posixpath.split(path)
+            if name == OPAQUE:
+                _drop(found, folder, keep=True)
+            elif name.startswith(WHITEOUT):
+                _drop(found, posixpath.join(folder, name.removeprefix(WHITEOUT)))
+        for path, facts in one.items():
+            if not posixpath.basename(path).startswith(WHITEOUT):
+                if facts[0] != "dir" and found.get(path, [""])[0] == "dir":
+                    _drop(found, path)
+                found[path] = facts
+    return found
+
+
+def _drop(found: dict[str, Sequence[str]], path: str, *, keep: bool = False) -> None:
+    for known in [known for known in found if known.startswith(f"{path}/") or (known == path and not keep)]:
+        del found[known]
+
+
+def essence(files: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """What a cluster that boots from these files could behave differently for: not documentation, not comments in YAML."""
+    return [
+        [path, facts[0], facts[1], facts[3]] for path, facts in sorted(files.items()) if not _DOCUMENTATION.match(posixpath.basename(path))
+    ]
+
+
+def scratch_folder() -> Path:
+    """A folder for large temporary trees, on the disk of the cache: /tmp may be memory."""
+    folder = paths.cache() / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,401 @@
+"""Runtime ``kubeadm``: masters come up together, and what is left is an ordinary kubeadm cluster.
+
+kubeadm's own phases write certificates, manifests and configuration; what is ours is the order. The keys that masters share exist
+before any of them starts, etcd's members know each other from the beginning, and workers start with certificates that are already
+issued, so nobody waits for anybody.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from harness import log
+from harness.errors import CheckError, CommandError, StoreError
+from harness.nodes import Node, each
+from harness.nodes.placing import STATE, File, Files, put_all, read_all
+from harness.runtimes import API_NAME, API_PORT, DNS_DOMAIN, ROOTFS, Cluster, Facts, Member, documents
+from harness.runtimes.pki import FILES, FOLDER, Pki
+
+SOCKET = "/run/containerd/containerd.sock"
+CONFIG = f"{STATE}/kubeadm.yaml"
+ADMIN = "/etc/kubernetes/admin.conf"
+KUBEADM = f"{ROOTFS}/bin/kubeadm"
+KUBECTL = f"KUBECONFIG={ADMIN} {ROOTFS}/bin/kubectl"
+CLIENT_PEM = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+CRI_ANNOTATION = "kubeadm.alpha.kubernetes.io/cri-socket"
+
+KUBELET_SERVICE = """[Unit]
+Description=kubelet: The Kubernetes Node Agent
+Documentation=https://kubernetes.io/docs/home/
+Wants=network-online.target containerd.service
+After=network-online.target containerd.service
+
+[Service]
+ExecStart=/usr/local/bin/kubelet
+Restart=always
+StartLimitInterval=0
+RestartSec=1
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+# The drop-in of kubeadm's own packages: kubeadm writes the files that it names.
+KUBELET_DROP_IN = """[Service]
+Environment="KUBELET_KUBECONFIG_ARGS=--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf \\
+--kubeconfig=/etc/kubernetes/kubelet.conf"
+Environment="KUBELET_CONFIG_ARGS=--config=/var/lib/kubelet/config.yaml"
+EnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env
+EnvironmentFile=-/etc/default/kubelet
+ExecStart=
+ExecStart=/usr/local/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS $KUBELET_EXTRA_ARGS
+"""
+
+_PROGRAMS = ("kubeadm", "kubelet", "kubectl")
+
+
+class Kubeadm:
+    """Implements ``Runtime``."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._pki: Pki | None = None
+
+    @property
+    def pki(self) -> Pki:
+        if self._pki is None:
+            raise RuntimeError("prepare() comes first")
+        return self._pki
+
+    @property
+    def first(self) -> Member:
+        return self.cluster.masters[0]
+
+    def prepare(self) -> None:
+        """The keys of the cluster from a master that has them (an earlier run was killed), else new ones.
+
+        They are on the first master before anything is done with them, so no later run can make others.
+        Raises StoreError when masters have keys of different clusters.
+        """
+        paths = [f"{FOLDER}/{name}" for name in FILES]
+        found: dict[str, tuple[str, Pki]] = {}
+        for member, files in zip(
+            self.cluster.masters, each(self.cluster.masters, lambda master: read_all(master.node, paths)), strict=True
+        ):
+            pki = Pki.of({name: files.get(f"{FOLDER}/{name}", b"") for name in FILES})
+            if pki is not None:
+                found.setdefault(pki.identity, (member.name, pki))
+        if len(found) > 1:
+            names = " and ".join(name for name, _ in found.values())
+            raise StoreError(f"{names} have the keys of different clusters", hint="delete the old cluster first: slipway delete")
+        self._pki = next(iter(found.values()))[1] if found else Pki.make()
+        put_all(self.first.node, self._shared_keys())
+
+    def authority(self) -> bytes:
+        return self.pki.files["ca.crt"]
+
+    def serving(self, hosts: tuple[str, ...], name: str) -> tuple[bytes, bytes]:
+        pair = self.pki.authority.issue(name, hosts=hosts, server=True, days=3650)
+        return pair.certificate, pair.key
+
+    def units(self, member: Member) -> Files:  # noqa: ARG002 - other runtimes differ by member
+        links = {f"/usr/local/bin/{name}": File(link=f"{ROOTFS}/bin/{name}") for name in _PROGRAMS}
+        return {
+            "/etc/systemd/system/kubelet.service": File.text(KUBELET_SERVICE),
+            "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf": File.text(KUBELET_DROP_IN),
+            **links,
+        }
+
+    def certify(self, member: Member) -> None:
+        put_all(
+            member.node,
+            {
+                **self._shared_keys(),
+                **self._client(member),
+                CONFIG: File.text(master_config(self.cluster, member, initial=True), 0o600),
+                f"{CONFIG}.upload": File.text(master_config(self.cluster, member, initial=False), 0o600),
+            },
+        )
+        phases = ("certs all", "kubeconfig all", "control-plane all", "etcd local")
+        member.node.run(" && ".join(f"{KUBEADM} init phase {phase} --config {CONFIG}" for phase in phases), timeout=300)
+
+    def start(self, member: Member) -> None:
+        if member.is_master:
+            member.node.run(f"{KUBEADM} init phase kubelet-start --config {CONFIG} && systemctl enable kubelet 2>&1", timeout=120)
+            return
+        put_all(
+            member.node,
+            {
+                f"{FOLDER}/ca.crt": File(self.authority(), 0o644),
+                "/var/lib/kubelet/config.yaml": File.text(documents(worker_kubelet(self.cluster, member))),
+                "/var/lib/kubelet/kubeadm-flags.env": File.text(kubelet_flags(self.cluster, member)),
+                **self._client(member),
+            },
+        )
+        member.node.run("mkdir -p /etc/kubernetes/manifests; systemctl enable kubelet 2>&1; systemctl restart kubelet", timeout=120)
+
+    def wait_api(self, timeout: float) -> None:
+        script = f"""end=$(($(date +%s) + {int(timeout)}))
+until {KUBECTL} --request-timeout=2s get --raw /readyz > {STATE}/readyz 2>&1; do
+  if [ "$(date +%s)" -gt "$end" ]; then cat {STATE}/readyz; exit 1; fi
+  sleep 0.2
+done"""
+        result = self.first.node.run(script, check=False, timeout=timeout + 30)
+        if not result.ok:
+            raise CheckError(
+                f"the API of {self.first.name} does not answer after {timeout:.0f} s: {(result.output.splitlines() or ['no reason'])[-1]}",
+                hint="the logs below are of its parts; the full ones are in /var/log/pods and `journalctl -u kubelet` there",
+                details=self._control_plane_logs(),
+            )
+
+    def finish(self, addons: Mapping[str, str]) -> None:
+        node = self.first.node
+        upload = f"{KUBEADM} init phase %s --config {CONFIG}.upload"
+        commands = [upload % "upload-config all", upload % "bootstrap-token"]
+        commands.append(upload % ("addon kube-proxy" if self.cluster.own_dns else "addon all"))
+        if addons:
+            put_all(node, {f"{STATE}/addons/{name}": File.text(text) for name, text in addons.items()})
+            # Without validation: the schema alone takes a second to read.
+            commands += [f"{KUBECTL} apply --validate=false -f {STATE}/addons/{shlex.quote(name)}" for name in sorted(addons)]
+        node.run(_at_once(commands), timeout=300)
+        each(self.cluster.masters, self._mark)
+
+    def _mark(self, member: Member) -> None:
+        commands = [f"{KUBEADM} init phase mark-control-plane --config {CONFIG}.upload"]
+        if member is not self.first:
+            # Adds the member's own address to what the first one has uploaded.
+            commands.append(f"{KUBEADM} init phase upload-config kubeadm --config {CONFIG}.upload")
+        member.node.run(_at_once(commands), timeout=300)
+
+    def annotate(self) -> None:
+        """Tell kubeadm, for ``kubeadm upgrade`` and ``reset``, which runtime every node uses. All nodes must have registered."""
+        self.first.node.run(f"{KUBECTL} annotate node --all --overwrite {CRI_ANNOTATION}={cri_socket(self.cluster.facts)}", timeout=60)
+
+    def kubeconfig(self, server: str) -> bytes:
+        """The administrator's, for use from elsewhere: ``server`` is the address of a master."""
+        config = yaml.safe_load(self.first.node.get(ADMIN))
+        for entry in config["clusters"]:
+            entry["cluster"]["server"] = f"https://{bracketed(server)}:{API_PORT}"
+        return yaml.safe_dump(config, sort_keys=False).encode()
+
+    def reset(self, node: Node) -> None:
+        node.run(_RESET, timeout=300)
+
+    def _shared_keys(self) -> dict[str, File]:
+        return {f"{FOLDER}/{name}": File(data, 0o600 if name.endswith(".key") else 0o644) for name, data in self.pki.files.items()}
+
+    def _client(self, member: Member) -> dict[str, File]:
+        """The kubelet's own certificate, laid out as TLS bootstrap leaves it, so that its rotation works."""
+        user = f"system:node:{member.name}"
+        pair = self.pki.authority.issue(user, organizations=["system:nodes"])
+        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d-%H-%M-%S")
+        dated = CLIENT_PEM.replace("current", stamp)
+        config = kubeconfig(self.cluster.name, self.authority(), user, {"client-certificate": CLIENT_PEM, "client-key": CLIENT_PEM})
+        return {
+            dated: File(pair.certificate + pair.key, 0o600),
+            CLIENT_PEM: File(link=dated),
+            "/etc/kubernetes/kubelet.conf": File.text(config, 0o600),
+        }
+
+    def _control_plane_logs(self) -> str:
+        script = """for part in etcd kube-apiserver; do
+  for file in $(ls -t /var/log/pods/kube-system_${part}-*/*/*.log 2>/dev/null | head -1); do echo "$part:"; tail -n 8 "$file"; done
+done; journalctl -u kubelet -n 8 --no-pager -o cat 2>/dev/null"""
+        try:
+            return self.first.node.run(script, check=False, timeout=30).output
+        except CommandError as error:
+            log.debug(error.message)
+            return ""
+
+
+# ---- what kubeadm and the kubelet read --------------------------------------------------------------------------------
+
+
+def config_version(facts: Facts) -> str:
+    """The version of kubeadm's configuration that a Kubernetes understands best."""
+    return "v1beta2" if facts.minor < 23 else "v1beta3" if facts.minor < 31 else "v1beta4"
+
+
+def cri_socket(facts: Facts) -> str:
+    return SOCKET if facts.minor < 24 else f"unix://{SOCKET}"
+
+
+def bracketed(address: str) -> str:
+    """An address as a URL has it."""
+    return f"[{address}]" if ":" in address else address
+
+
+def master_config(cluster: Cluster, member: Member, *, initial: bool) -> str:
+    """kubeadm's configuration for one master. With ``initial``, etcd knows all members from the start.
+
+    The one that is kept in the cluster must not have that: a master that joins later gets its list from the running members.
+    """
+    facts = cluster.facts
+    api_version = f"kubeadm.k8s.io/{config_version(facts)}"
+    registration: dict[str, Any] = {
+        "name": member.name,
+        "criSocket": cri_socket(facts),
+        "kubeletExtraArgs": _arguments(facts, _kubelet_arguments(cluster, member)),
+    }
+    if not cluster.workers:
+        # Nobody else would run the workloads.
+        registration["taints"] = []
+    init = {
+        "apiVersion": api_version,
+        "kind": "InitConfiguration",
+        "localAPIEndpoint": {"advertiseAddress": member.address, "bindPort": API_PORT},
+        "nodeRegistration": registration,
+    }
+    proxy = {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "iptables",
+        # Containers may not write the host's limit; a machine's own default stays.
+        "conntrack": {"maxPerCore": 0},
+    }
+    return documents(init, _cluster_configuration(cluster, api_version, initial=initial), kubelet_configuration(cluster, member), proxy)
+
+
+def _cluster_configuration(cluster: Cluster, api_version: str, *, initial: bool) -> dict[str, Any]:
+    facts = cluster.facts
+    addresses = [master.address for master in cluster.masters]
+    etcd: dict[str, Any] = {"dataDir": "/var/lib/etcd"}
+    if facts.etcd_image_tag:
+        etcd["imageTag"] = facts.etcd_image_tag
+    if initial:
+        peers = ",".join(f"{master.name}=https://{bracketed(master.address)}:2380" for master in cluster.masters)
+        etcd["extraArgs"] = _arguments(facts, {"initial-cluster": peers, "initial-cluster-state": "new"})
+    configuration: dict[str, Any] = {
+        "apiVersion": api_version,
+        "kind": "ClusterConfiguration",
+        "kubernetesVersion": facts.kubernetes,
+        "clusterName": cluster.name,
+        "controlPlaneEndpoint": f"{API_NAME}:{API_PORT}",
+        "networking": {"podSubnet": cluster.network.pods, "serviceSubnet": cluster.network.services, "dnsDomain": DNS_DOMAIN},
+        "apiServer": {"certSANs": list(dict.fromkeys(["127.0.0.1", API_NAME, *addresses, *cluster.cert_sans]))},
+        "etcd": {"local": etcd},
+    }
+    if facts.image_repository:
+        configuration["imageRepository"] = facts.image_repository
+    return configuration
+
+
+def kubelet_configuration(cluster: Cluster, member: Member) -> dict[str, Any]:
+    """What we want of a kubelet beyond kubeadm's defaults."""
+    configuration: dict[str, Any] = {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "cgroupDriver": "systemd" if member.systemd_cgroups else "cgroupfs",
+        "failSwapOn": False,
+        # Images come from the machine itself or its neighbour.
+        "serializeImagePulls": False,
+        "registryPullQPS": 0,
+    }
+    if member.resolv_conf:
+        configuration["resolvConf"] = member.resolv_conf
+    if cluster.facts.minor >= 31 and not member.systemd_cgroups:
+        configuration["failCgroupV1"] = False
+    return configuration
+
+
+def worker_kubelet(cluster: Cluster, member: Member) -> dict[str, Any]:
+    """The whole configuration of a worker's kubelet, as ``kubeadm join`` would have written it."""
+    return {
+        **kubelet_configuration(cluster, member),
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True, "cacheTTL": "0s"},
+            "x509": {"clientCAFile": f"{FOLDER}/ca.crt"},
+        },
+        "authorization": {"mode": "Webhook", "webhook": {"cacheAuthorizedTTL": "0s", "cacheUnauthorizedTTL": "0s"}},
+        "clusterDNS": [cluster.network.dns],
+        "clusterDomain": DNS_DOMAIN,
+        "healthzBindAddress": "127.0.0.1",
+        "healthzPort": 10248,
+        "rotateCertificates": True,
+        "staticPodPath": "/etc/kubernetes/manifests",
+    }
+
+
+def kubelet_flags(cluster: Cluster, member: Member) -> str:
+    """``kubeadm-flags.env`` of a worker."""
+    facts = cluster.facts
+    arguments = {"container-runtime-endpoint": cri_socket(facts), **_kubelet_arguments(cluster, member)}
+    if facts.minor < 27:
+        arguments["container-runtime"] = "remote"
+    text = " ".join(f"--{name}={value}" for name, value in sorted(arguments.items()))
+    return f'KUBELET_KUBEADM_ARGS="{text}"\n'
+
+
+def _kubelet_arguments(cluster: Cluster, member: Member) -> dict[str, str]:
+    arguments = {"node-ip": member.address}
+    if cluster.facts.pause_image and cluster.facts.minor < 29:
+        # So that its garbage collection leaves the image alone on which every pod stands.
+        arguments["pod-infra-container-image"] = cluster.facts.pause_image
+    return arguments
+
+
+def _arguments(facts: Facts, values: Mapping[str, str]) -> Any:
+    """Extra arguments as this version of the configuration has them: a mapping, later a list."""
+    if config_version(facts) == "v1beta4":
+        return [{"name": name, "value": value} for name, value in values.items()]
+    return dict(values)
+
+
+def kubeconfig(cluster: str, authority: bytes, user: str, credentials: Mapping[str, str]) -> str:
+    """A kubeconfig with one context; ``credentials`` are the keys of its user."""
+    context = f"{user}@{cluster}"
+    return documents(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {
+                    "name": cluster,
+                    "cluster": {
+                        "certificate-authority-data": base64.b64encode(authority).decode(),
+                        "server": f"https://{API_NAME}:{API_PORT}",
+                    },
+                }
+            ],
+            "contexts": [{"name": context, "context": {"cluster": cluster, "user": user}}],
+            "current-context": context,
+            "users": [{"name": user, "user": dict(credentials)}],
+        }
+    )
+
+
+def _at_once(commands: list[str]) -> str:
+    """Shell text that runs commands at the same time and fails, with all that was said, when one of them does."""
+    script = ["pids="]
+    script += [f'( {command} ) & pids="$pids $!"' for command in commands]
+    return "\n".join([*script, "failed=0", 'for pid in $pids; do wait "$pid" || failed=1; done', "exit $failed"])
+
+
+def api_errors(text: str) -> str:
+    """The message in a Status object of the API, or the text itself."""
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        return text.strip()
+
+
+_RESET = f"""set -u
+if [ -x {KUBEADM} ] && [ -e /etc/kubernetes/kubelet.conf ]; then
+  timeout 120 {KUBEADM} reset --force --cri-socket {SOCKET} > {STATE}/reset.log 2>&1 || true
+fi
+systemctl stop kubelet 2>/dev/null
+grep -o ' /var/lib/kubelet/[^ ]*' /proc/mounts | sort -r | while read -r place; do umount -l "$place" 2>/dev/null; done
+rm -rf /etc/kubernetes/pki /etc/kubernetes/*.conf /etc/kubernetes/manifests/* /etc/kubernetes/tmp
+for folder in /var/lib/kubelet /var/lib/etcd /etc/cni/net.d /var/lib/cni /var/run/kubernetes; do
+  if [ -d "$folder" ]; then find "$folder" -mindepth 1 -xdev -delete 2>/dev/null; fi
+done
+exit 0
+"""

@@ -1,0 +1,199 @@
+"""The keys of a cluster: made once, here, so that no machine has to wait for another one's. The layout is kubeadm's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import ipaddress
+from collections.abc import Iterable, Mapping
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from harness.errors import StoreError
+
+FOLDER = "/etc/kubernetes/pki"
+AUTHORITY_DAYS = 3650
+LEAF_DAYS = 365
+"""The same as kubeadm's; ``kubeadm certs renew`` and the kubelet's rotation renew them."""
+
+AUTHORITIES = {"ca": "kubernetes", "etcd/ca": "etcd-ca", "front-proxy-ca": "front-proxy-ca"}
+FILES = (*(f"{name}.{kind}" for name in AUTHORITIES for kind in ("crt", "key")), "sa.key", "sa.pub")
+"""What all masters share, relative to ``FOLDER``."""
+
+# Clocks of machines differ; a certificate must be good on one that is behind.
+_BACKDATE = datetime.timedelta(minutes=30)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A certificate and its key, PEM."""
+
+    certificate: bytes
+    key: bytes = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Authority:
+    """A certificate authority: its certificate and key, PEM."""
+
+    certificate: bytes
+    key: bytes = dataclasses.field(repr=False)
+
+    @classmethod
+    def make(cls, name: str, *, now: datetime.datetime | None = None) -> Authority:
+        """A new one with an RSA key, which every client understands."""
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        start = (now or datetime.datetime.now(datetime.UTC)) - _BACKDATE
+        subject = _name(name)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(start)
+            .not_valid_after(start + datetime.timedelta(days=AUTHORITY_DAYS))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(_usage(authority=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        return cls(_pem(certificate), _key_pem(key))
+
+    def issue(
+        self,
+        name: str,
+        *,
+        organizations: Iterable[str] = (),
+        hosts: Iterable[str] = (),
+        server: bool = False,
+        days: int = LEAF_DAYS,
+        now: datetime.datetime | None = None,
+    ) -> Pair:
+        """A certificate for ``name`` with a fresh key: a client's, or with ``server`` one for ``hosts`` (names and addresses)."""
+        issuer = x509.load_pem_x509_certificate(self.certificate)
+        signer = serialization.load_pem_private_key(self.key, password=None)
+        if not isinstance(signer, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+            raise StoreError("the key of the certificate authority is neither RSA nor ECDSA", hint="use such a key")
+        key = ec.generate_private_key(ec.SECP256R1())
+        start = (now or datetime.datetime.now(datetime.UTC)) - _BACKDATE
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(_name(name, organizations))
+            .issuer_name(issuer.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(start)
+            .not_valid_after(min(start + datetime.timedelta(days=days), issuer.not_valid_after_utc))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(authority=False), critical=True)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        )
+        names = [_general(host) for host in dict.fromkeys(hosts)]
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return Pair(_pem(builder.sign(signer, hashes.SHA256())), _key_pem(key))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pki:
+    """What all masters share: three authorities and the key that signs service account tokens, by their names below ``FOLDER``."""
+
+    files: Mapping[str, bytes] = dataclasses.field(repr=False)
+
+    @classmethod
+    def make(cls, *, now: datetime.datetime | None = None) -> Pki:
+        files: dict[str, bytes] = {}
+        for name, title in AUTHORITIES.items():
+            authority = Authority.make(title, now=now)
+            files[f"{name}.crt"], files[f"{name}.key"] = authority.certificate, authority.key
+        accounts = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        files["sa.key"] = _key_pem(accounts)
+        files["sa.pub"] = accounts.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return cls(files)
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes]) -> Pki | None:
+        """The keys of a cluster that exists, or None when they are not all there. Raises StoreError when they do not fit together."""
+        found = {name: files[name] for name in FILES if files.get(name)}
+        if set(found) != set(FILES):
+            return None
+        for name in AUTHORITIES:
+            try:
+                certificate = x509.load_pem_x509_certificate(found[f"{name}.crt"])
+                key = serialization.load_pem_private_key(found[f"{name}.key"], password=None)
+            except ValueError as wrong:
+                raise StoreError(f"{FOLDER}/{name}.crt or its key cannot be read: {wrong}", hint="restore them from a backup") from wrong
+            if _public(certificate.public_key()) != _public(key.public_key()):
+                raise StoreError(f"{FOLDER}/{name}.key is not the key of {name}.crt", hint="restore them from a backup")
+        return cls(found)
+
+    @property
+    def authority(self) -> Authority:
+        """The cluster's own, which signs for the API, kubelets and the registry."""
+        return Authority(self.files["ca.crt"], self.files["ca.key"])
+
+    @property
+    def identity(self) -> str:
+        """What tells this cluster from any other: a hash of its authority's certificate."""
+        return hashlib.sha256(self.files["ca.crt"]).hexdigest()[:16]
+
+
+def covers(certificate: bytes, hosts: Iterable[str], *, now: datetime.datetime | None = None, authority: bytes | None = None) -> bool:
+    """Whether a server certificate is still good for a while, for all ``hosts``, and was signed by ``authority``."""
+    try:
+        found = x509.load_pem_x509_certificate(certificate)
+        names = set(found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        if authority is not None:
+            found.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
+    except Exception:
+        # Whatever is wrong with it, a new one is the answer.
+        return False
+    return {_general(host) for host in hosts} <= names and found.not_valid_after_utc > (
+        now or datetime.datetime.now(datetime.UTC)
+    ) + datetime.timedelta(days=30)
+
+
+def _name(common: str, organizations: Iterable[str] = ()) -> x509.Name:
+    parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, text) for text in organizations]
+    return x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _general(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_encipherment=True,
+        key_cert_sign=authority,
+        content_commitment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key_pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
+
+
+def _public(key: object) -> bytes:
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined, no-any-return]

@@ -1,0 +1,286 @@
+"""Throw-away clusters: booted from the rootfs of an image under construction, pulling everything through the capture proxy."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import ipaddress
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import engine, log, process, tools
+from harness.capture import Proxy
+from harness.errors import BuildError, CommandError
+from harness.images import Builder
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+from harness.sources import Source
+
+NODE_IMAGE = "slipway.dev/node:12"
+ROOTFS = "/var/lib/slipway/rootfs"
+ADMIN = "/etc/kubernetes/admin.conf"
+DEFAULT_POD_CIDR = "100.64.0.0/10"
+DEFAULT_SERVICE_CIDR = "10.96.0.0/22"
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What etc/slipway.yaml of a rootfs says of its Kubernetes. None stands for kubeadm's own default."""
+
+    kubernetes: str
+    image_repository: str | None = None
+    pause_image: str | None = None
+    etcd_tag: str | None = None
+    pod_cidr: str = DEFAULT_POD_CIDR
+    service_cidr: str = DEFAULT_SERVICE_CIDR
+
+    @property
+    def minor(self) -> int:
+        """20 for v1.20.2."""
+        return int(self.kubernetes.split(".")[1])
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the templates of every image may name."""
+        services = ipaddress.ip_network(self.service_cidr)
+        return {"PodCIDR": self.pod_cidr, "SvcCIDR": self.service_cidr, "KubeSvcIP": str(services[1]), "DNSSvcIP": str(services[10])}
+
+
+def facts(rootfs: Path) -> Facts | None:
+    """The facts of a rootfs; None when there is no Kubernetes in it (an application image). Raises BuildError when they are unreadable."""
+    path = rootfs / "etc/slipway.yaml"
+    if not path.exists():
+        return None
+    try:
+        said = yaml.safe_load(path.read_text())
+        return Facts(
+            str(said["kubernetes"]), said.get("imageRepository"), said.get("pauseImage"), said.get("etcdImageTag"),
+            str(said.get("podCIDR", DEFAULT_POD_CIDR)), str(said.get("svcCIDR", DEFAULT_SERVICE_CIDR)),
+        )  # fmt: skip
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise BuildError(f"etc/slipway.yaml of the image is not what a base image writes: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a throw-away cluster is made from. ``rootfs`` is rendered, and belongs to the cluster while it runs."""
+
+    rootfs: Path
+    facts: Facts
+    env: Mapping[str, str]
+    own_network: bool
+    """Whether an application of the image is the network (CNI), so that the base's is left out."""
+    keep: bool = False
+
+
+class Sandbox:
+    """A running throw-away cluster of one node: a Kubectl, and a place where launch commands run."""
+
+    def __init__(self, container: Any, proxy: Proxy, env: Mapping[str, str]) -> None:
+        self.container = container
+        self.proxy = proxy
+        self.env = {**env, "KUBECONFIG": ADMIN}
+
+    def run(self, *argv: str) -> str:
+        """kubectl. Raises CommandError."""
+        return engine.command_output(self.container, ["kubectl", "--kubeconfig", ADMIN, *argv])
+
+    def apply(self, manifest: str) -> None:
+        """Apply one manifest of the rootfs. Raises CommandError."""
+        self.run("apply", "-f", f"{ROOTFS}/{manifest}")
+
+    def launch(self, command: str) -> None:
+        """Run a launch command in the rootfs as `slipway run` would on the first master. Raises BuildError with its output."""
+        # A login shell's PATH is not ours to know: the container's own plus the rootfs.
+        script = f"cd {ROOTFS} && export PATH={ROOTFS}/bin:$PATH && {command}"
+        code, output = self.container.exec_run(["/bin/bash", "-c", script], environment=dict(self.env))
+        text = output.decode(errors="replace").strip()
+        for line in text.splitlines():
+            log.debug(line)
+        if code != 0:
+            raise BuildError(f"the launch command failed with exit code {code}: {command}", details="\n".join(text.splitlines()[-20:]))
+
+
+class Workloads:
+    """The kubectl of a sandbox without static pods: theirs is the wait of kubeadm's probes, half a minute that tells nothing about images."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+
+    def run(self, *argv: str) -> str:
+        text = self.sandbox.run(*argv)
+        if argv[0] != "get" or "--output=json" not in argv:
+            return text
+        answer = json.loads(text)
+        answer["items"] = [item for item in answer.get("items", ()) if not _is_static(item)]
+        return json.dumps(answer)
+
+
+def _is_static(item: Mapping[str, Any]) -> bool:
+    return any(owner["kind"] == "Node" for owner in item["metadata"].get("ownerReferences", ()))
+
+
+@contextlib.contextmanager
+def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, work: Path) -> Iterator[Sandbox]:
+    """Boot a kind cluster from ``plan``; everything is gone when the block ends, however it ends."""
+    program = tools.kind()
+    client = engine.connect()
+    sweep(client)
+    builder.engine_image(client, Reference.parse(NODE_IMAGE))
+    name = f"slipway-{os.getpid()}-{secrets.token_hex(3)}"
+    with contextlib.ExitStack() as stack:
+        network = client.networks.create(name, driver="bridge", labels={engine.LABEL_BUILD: str(os.getpid())})
+        if not plan.keep:
+            stack.callback(_forgiving, network.remove)
+        network.reload()
+        gateway = str(network.attrs["IPAM"]["Config"][0]["Gateway"])
+        proxy = stack.enter_context(Proxy(sources, store, host=gateway))
+        configuration = _kind_files(plan, proxy.hosts_toml(gateway), work)
+        environment = {"KIND_EXPERIMENTAL_DOCKER_NETWORK": name}
+        kubeconfig = work / "kubeconfig"
+        if plan.keep:
+            stack.callback(
+                log.info,
+                f"the throw-away cluster stays (docker exec -it {name}-control-plane bash); remove it with\n  {program} delete "
+                f"cluster --name {name} && docker network rm {name}",
+            )
+        else:
+            delete = [program, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig]
+            stack.callback(lambda: _forgiving(lambda: process.run(delete, env=environment)))
+        with log.step("boot a kind cluster from the image") as shown:
+            try:
+                process.run(
+                    [program, "create", "cluster", "--name", name, "--config", configuration, "--kubeconfig", kubeconfig, "--retain", "--wait", "0s"],
+                    env=environment, timeout=600,
+                )  # fmt: skip
+            except CommandError as error:
+                raise BuildError(
+                    "the throw-away cluster did not boot",
+                    details=_boot_failure(client, f"{name}-control-plane", proxy, error.details or error.message),
+                ) from error
+            shown.note = f"Kubernetes {plan.facts.kubernetes}"
+        sandbox = Sandbox(client.containers.get(f"{name}-control-plane"), proxy, plan.env)
+        _addons(sandbox, plan)
+        yield sandbox
+
+
+def _addons(sandbox: Sandbox, plan: Plan) -> None:
+    """What the runtime does on real nodes after the API answers, less what kind has done."""
+    if (plan.rootfs / "etc/addons/dns.yaml").exists():
+        # kubeadm has added CoreDNS, which this image does not use.
+        sandbox.run("-n", "kube-system", "delete", "deployment", "coredns", "--ignore-not-found", "--wait=false")
+    for path in sorted((plan.rootfs / "etc/addons").glob("*.yaml")):
+        if path.name != "network.yaml":
+            sandbox.apply(f"etc/addons/{path.name}")
+
+
+def _kind_files(plan: Plan, hosts_toml: str, work: Path) -> Path:
+    """The files that kind reads: here and, mounted, in its node."""
+    (work / "certs.d/_default").mkdir(parents=True)
+    (work / "certs.d/_default/hosts.toml").write_text(hosts_toml)
+    (work / "version").write_text(plan.facts.kubernetes + "\n")
+    (work / "manifests").mkdir()
+    network = plan.rootfs / "etc/addons/network.yaml"
+    builtin = network.exists() and not plan.own_network
+    (work / "manifests/default-cni.yaml").write_text(network.read_text() if builtin else "")
+    (work / "manifests/default-storage.yaml").write_text(yaml.safe_dump(_STORAGE_CLASS))
+    mounts = {
+        "/etc/containerd/certs.d": work / "certs.d", "/kind/version": work / "version", "/kind/manifests": work / "manifests",
+        **{f"/usr/bin/{program}": plan.rootfs / "bin" / program for program in ("kubeadm", "kubelet", "kubectl")},
+    }  # fmt: skip
+    readable = [{"hostPath": str(path), "containerPath": inside, "readOnly": True} for inside, path in mounts.items()]
+    patches: list[dict[str, Any]] = [{"kind": "KubeletConfiguration", "cgroupDriver": "cgroupfs", "nodeStatusUpdateFrequency": "2s"}]
+    if plan.facts.minor >= 31:
+        patches[0]["failCgroupV1"] = False
+    cluster: dict[str, Any] = {"kind": "ClusterConfiguration"}
+    if plan.facts.image_repository:
+        cluster["imageRepository"] = plan.facts.image_repository
+    if plan.facts.etcd_tag:
+        cluster["etcd"] = {"local": {"imageTag": plan.facts.etcd_tag}}
+    document = {
+        "kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "networking": {"podSubnet": plan.facts.pod_cidr, "serviceSubnet": plan.facts.service_cidr, "disableDefaultCNI": not builtin},
+        "nodes": [{
+            "role": "control-plane", "image": NODE_IMAGE,
+            "extraMounts": [*readable, {"hostPath": str(plan.rootfs), "containerPath": ROOTFS}],
+            "kubeadmConfigPatches": [yaml.safe_dump(patch) for patch in (*patches, cluster)],
+        }],
+    }  # fmt: skip
+    path = work / "kind.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+_STORAGE_CLASS = {
+    "apiVersion": "storage.k8s.io/v1",
+    "kind": "StorageClass",
+    "metadata": {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+    "provisioner": "kubernetes.io/host-path",
+}
+
+
+def _boot_failure(client: engine.Client, container: str, proxy: Proxy, output: str) -> str:
+    """Why a cluster did not boot: images that could not be served, what kind said, what the kubelet said last."""
+    lines = [f"image {name}: {reason}" for name, reason in proxy.failures.items()]
+    lines += output.splitlines()[-15:]
+    with contextlib.suppress(engine.NotFound, CommandError):
+        node = client.containers.get(container)
+        lines += engine.command_output(node, ["journalctl", "--unit=kubelet", "--lines=8", "--output=cat", "--no-pager"]).splitlines()
+    return "\n".join(lines)
+
+
+def _forgiving(action: Any) -> None:
+    """Cleaning up goes on when one thing refuses to go; the next build sweeps what is left."""
+    try:
+        action()
+    except (CommandError, engine.APIError, engine.NotFound) as error:
+        log.debug(f"not removed: {error}")
+
+
+def sweep(client: engine.Client) -> None:
+    """Remove what builds left whose process was killed: their networks and the containers on them."""
+    left = [network for network in client.networks.list(filters={"label": engine.LABEL_BUILD}) if _is_dead(network.attrs["Labels"])]
+    for network in left:
+        for container in client.containers.list(all=True, filters={"network": network.name}):
+            _forgiving(lambda container=container: container.remove(force=True, v=True))
+        _forgiving(network.remove)
+    for container in client.containers.list(all=True, filters={"label": engine.LABEL_BUILD}):
+        if _is_dead(container.labels):
+            _forgiving(lambda container=container: container.remove(force=True, v=True))
+
+
+def _is_dead(labels: Mapping[str, str]) -> bool:
+    pid = labels.get(engine.LABEL_BUILD, "")
+    return not (pid.isdigit() and Path(f"/proc/{pid}").exists())
+
+
+def requesters(kubectl: Sandbox) -> dict[str, tuple[str, ...]]:
+    """Which workloads ask for which image: canonical name -> ``Deployment default/web``, without what differs from run to run."""
+    items = json.loads(kubectl.run("get", "pods,replicasets,jobs", "--all-namespaces", "--output=json"))["items"]
+    by_uid = {item["metadata"]["uid"]: item for item in items}
+    found: dict[str, set[str]] = {}
+    for pod in (item for item in items if item["kind"] == "Pod"):
+        spec = pod["spec"]
+        for one in (*spec.get("containers", ()), *spec.get("initContainers", ()), *spec.get("ephemeralContainers", ())):
+            with contextlib.suppress(ValueError):
+                found.setdefault(str(Reference.parse(one["image"])), set()).add(_owner(pod, by_uid))
+    return {name: tuple(sorted(owners)) for name, owners in sorted(found.items())}
+
+
+def _owner(item: Mapping[str, Any], by_uid: Mapping[str, Mapping[str, Any]]) -> str:
+    meta = item["metadata"]
+    owner = next((one for one in meta.get("ownerReferences", ()) if one.get("controller")), None)
+    place = f"{meta['namespace']}/"
+    if owner is None:
+        return f"{item.get('kind', 'Pod')} {place}{meta['name']}"
+    if owner["kind"] == "Node":
+        return f"Pod {place}{meta['name'].removesuffix('-' + owner['name'])}"
+    if owner["uid"] in by_uid:
+        return _owner({**by_uid[owner["uid"]], "kind": owner["kind"]}, by_uid)
+    return f"{owner['kind']} {place}{owner['name']}"

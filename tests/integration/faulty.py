@@ -1,0 +1,214 @@
+"""A registry that misbehaves on purpose: each path answers with what a test put there, one answer a request, the last one for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import http.server
+import json
+import re
+import socket
+import ssl
+import struct
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from harness.oci.model import OCI_MANIFEST
+from tests.integration.registry import serving
+
+Answer = Callable[["Handler"], None]
+
+_TLS_HANDSHAKE = b"\x16"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    """By lower-case name."""
+
+
+class Faulty:
+    """``on`` says what a path answers; ``requests`` is what came. ``host`` is ``127.0.0.1:port``."""
+
+    def __init__(self) -> None:
+        self.host = ""
+        self.scheme = "http"
+        self.requests: list[Request] = []
+        self.ended = threading.Event()
+        self._answers: dict[str, list[Answer]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.host}"
+
+    def on(self, path: str, *answers: Answer) -> None:
+        with self._lock:
+            self._answers[path] = list(answers)
+
+    def asked(self, path: str) -> list[Request]:
+        return [request for request in self.requests if request.path == path]
+
+    def next(self, request: Request) -> Answer:
+        with self._lock:
+            self.requests.append(request)
+            answers = self._answers.get(request.path, [status(404, "NAME_UNKNOWN", "nothing is here")])
+            return answers.pop(0) if len(answers) > 1 else answers[0]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    faulty: Faulty
+
+    def handle(self) -> None:
+        if self.faulty.scheme == "http" and self.connection.recv(1, socket.MSG_PEEK) == _TLS_HANDSHAKE:
+            return  # as a server does that speaks no TLS
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+    def do_GET(self) -> None:
+        request = Request(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
+        self.faulty.next(request)(self)
+
+    do_HEAD = do_GET  # noqa: N815 - http.server calls it by this name
+
+    def send(self, code: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.send_response(code)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def reset(self) -> None:
+        """Break the connection the hard way (RST), once all that was written has arrived."""
+        while _unsent(self.connection):
+            time.sleep(0.001)
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+def _unsent(connection: socket.socket) -> int:
+    """Bytes that the other end has not acknowledged (SIOCOUTQ)."""
+    return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+def body(data: bytes, content_type: str = OCI_MANIFEST, *, code: int = 200, **headers: str) -> Answer:
+    """A good answer, whatever is asked."""
+    return lambda handler: handler.send(code, {"Content-Type": content_type, **_headers(headers)}, data)
+
+
+def ranged(data: bytes) -> Answer:
+    """A good blob; obeys ``Range: bytes=N-``."""
+
+    def answer(handler: Handler) -> None:
+        found = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        if not found:
+            handler.send(200, {}, data)
+            return
+        start = int(found[1])
+        handler.send(206, {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}, data[start:])
+
+    return answer
+
+
+def status(code: int, error: str = "UNKNOWN", message: str = "no", **headers: str) -> Answer:
+    """A refusal in the words of the distribution specification."""
+    data = json.dumps({"errors": [{"code": error, "message": message}]}).encode()
+    return body(data, "application/json", code=code, **headers)
+
+
+def redirect(url: str) -> Answer:
+    return body(b"", code=307, location=url)
+
+
+def hang(handler: Handler) -> None:
+    """Say nothing until the server ends."""
+    handler.faulty.ended.wait(30)
+    handler.close_connection = True
+
+
+def broken(data: bytes, after: int) -> Answer:
+    """A blob whose connection is reset after so many bytes of the body; ranges are obeyed, and broken again."""
+
+    def answer(handler: Handler) -> None:
+        found = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        start = int(found[1]) if found else 0
+        handler.send_response(206 if found else 200)
+        if found:
+            handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        handler.send_header("Content-Length", str(len(data) - start))
+        handler.end_headers()
+        handler.wfile.write(data[start : start + after])
+        handler.reset()
+
+    return answer
+
+
+def broken_without_ranges(data: bytes, after: int) -> Answer:
+    """The same of a server that knows no ranges: it begins anew every time."""
+
+    def answer(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data[:after])
+        handler.reset()
+
+    return answer
+
+
+def stalled(data: bytes, after: int) -> Answer:
+    """A blob that stops after so many bytes without closing the connection."""
+
+    def answer(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data[:after])
+        hang(handler)
+
+    return answer
+
+
+def endless(handler: Handler) -> None:
+    """A body without length that never ends."""
+    handler.close_connection = True
+    handler.send_response(200)
+    handler.send_header("Content-Type", OCI_MANIFEST)
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    piece = b'{"schemaVersion":2,' + b" " * 65536
+    while not handler.faulty.ended.is_set():
+        handler.wfile.write(piece)
+
+
+def _headers(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-").title(): value for name, value in headers.items()}
+
+
+@contextlib.contextmanager
+def faulty(tls: ssl.SSLContext | None = None) -> Iterator[Faulty]:
+    """Run one; over TLS when a context is given."""
+    state = Faulty()
+    state.scheme = "https" if tls else "http"
+    handler = type("BoundHandler", (Handler,), {"faulty": state})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that go away are the point here
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    with serving(server) as port:
+        state.host = f"127.0.0.1:{port}"
+        try:
+            yield state
+        finally:
+            state.ended.set()

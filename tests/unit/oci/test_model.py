@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from harness.oci.model import OCI_LAYER_GZIP, Descriptor, Platform, canonical_json, digest_of
+
+
+def test_equal_values_have_equal_bytes() -> None:
+    assert canonical_json({"b": 1, "a": ["ü", None]}) == canonical_json({"a": ["ü", None], "b": 1}) == '{"a":["ü",null],"b":1}'.encode()
+
+
+def test_the_digest_of_nothing_is_the_known_one() -> None:
+    assert digest_of(b"") == "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("linux/amd64", "linux/amd64"),
+        ("amd64", "linux/amd64"),
+        ("x86_64", "linux/amd64"),
+        ("linux/aarch64", "linux/arm64"),
+        ("linux/arm64/v8", "linux/arm64"),
+        ("arm", "linux/arm/v7"),
+        ("Linux/ARM/v6", "linux/arm/v6"),
+    ],
+)
+def test_a_platform_has_one_spelling(text: str, normal: str) -> None:
+    assert str(Platform.parse(text)) == normal
+
+
+@pytest.mark.parametrize("text", ["", "linux/", "/amd64", "a/b/c/d"])
+def test_what_is_no_platform_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a platform"):
+        Platform.parse(text)
+
+
+def test_platforms_match_in_every_spelling() -> None:
+    assert Platform("linux", "arm64", "v8").matches(Platform.parse("arm64"))
+    assert not Platform("linux", "arm", "v6").matches(Platform("linux", "arm", "v7"))
+
+
+def test_a_descriptor_survives_json() -> None:
+    whole = Descriptor(OCI_LAYER_GZIP, digest_of(b"x"), 1, {"a": "b"}, Platform("linux", "arm64", "v8"))
+    assert Descriptor.from_json(whole.to_json()) == whole
+    assert whole.to_json()["platform"] == {"os": "linux", "architecture": "arm64", "variant": "v8"}
+    bare = Descriptor(OCI_LAYER_GZIP, digest_of(b"x"), 1)
+    assert Descriptor.from_json(bare.to_json()) == bare
+    assert set(bare.to_json()) == {"mediaType", "digest", "size"}
+
+
+@pytest.mark.parametrize("value", [{}, {"mediaType": "x", "digest": "y"}, {"mediaType": "x", "digest": "y", "size": "big"}])
+def test_what_is_no_descriptor_is_refused(value: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="not a descriptor"):
+        Descriptor.from_json(value)
