@@ -23,6 +23,7 @@ from harness import (
     kubefile,
     kubeversion,
     log,
+    outline,
     registries,
     render,
     rootfs,
@@ -50,7 +51,7 @@ _KIND_LABELS = {"cni": kubefile.LABEL_CNI, "csi": kubefile.LABEL_CSI}
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a build is asked for. ``discover`` holds ``pulled`` and ``declared``, or one of them; ``cluster`` is ``kind`` or ``container``."""
+    """What a build is asked for. ``discover`` holds ``pulled`` and ``declared``, or one of them; ``cluster`` is a key of CLUSTERS."""
 
     context: Path
     tag: str
@@ -224,7 +225,11 @@ def _layers(parsed: Kubefile, work: Workshop) -> list[Step]:
     steps = []
     for instruction in parsed.instructions:
         if not isinstance(instruction, kubefile.Copy | kubefile.App | kubefile.Run):
-            steps.append(work.perform(parsed, instruction))
+            step = work.perform(parsed, instruction)
+            # The value of a build argument may be nobody's business; an image tells which there are, not what they were.
+            if isinstance(instruction, kubefile.Arg):
+                step = dataclasses.replace(step, text=f"ARG {' '.join(instruction.values)}")
+            steps.append(step)
             continue
         title = textwrap.shorten(instruction.text, 100, placeholder=" ...")
         with log.step(title) as shown:
@@ -236,11 +241,10 @@ def _layers(parsed: Kubefile, work: Workshop) -> list[Step]:
 
 
 def _info(parsed: Kubefile, apps: Sequence[applications.Application], base: PlatformImage | None, work: Workshop, store: Store) -> Info:
-    """How to run the image. Environment, labels and applications of the base are inherited; its launch is not, unless nothing replaces it."""
+    """How to run the image. Environment, labels and applications of the base are inherited, and its launch when nothing replaces it."""
     inherited = base.info if base else Info(type="app")
     own = tuple(
-        App(app.name, app.kind, app.files, dict(app.env), app.commands, {f"{_KIND_LABELS[app.role]}{app.name}": "true"} if app.role in _KIND_LABELS else {})
-        for app in apps
+        App(app.name, app.kind, app.files, dict(app.env), app.commands, _role_labels(app)) for app in apps
     )  # fmt: skip
     names = {app.name for app in own}
     kept = tuple(_overridden(parsed, app) for app in inherited.apps if app.name not in names)
@@ -257,6 +261,10 @@ def _info(parsed: Kubefile, apps: Sequence[applications.Application], base: Plat
         launch=launch if parsed.launch or parsed.commands else inherited.launch,
         apps=every, labels=labels, base=reference, kube_version=parsed.kube_version or inherited.kube_version, cluster_apps=cluster_apps,
     )  # fmt: skip
+
+
+def _role_labels(app: applications.Application) -> dict[str, str]:
+    return {f"{_KIND_LABELS[app.role]}{app.name}": "true"} if app.role in _KIND_LABELS else {}
 
 
 def _overridden(parsed: Kubefile, app: App) -> App:
@@ -307,6 +315,10 @@ class Found:
     unpulled: tuple[str, ...]
 
 
+def _asked_by(image: cloudimage.EmbeddedImage, workloads: Sequence[str]) -> cloudimage.EmbeddedImage:
+    return dataclasses.replace(image, requested_by=tuple(sorted({*image.requested_by, *workloads})))
+
+
 @dataclasses.dataclass
 class _Discovery:
     """Which container images the cluster needs: what a run of it pulled, and what its files declare."""
@@ -323,9 +335,10 @@ class _Discovery:
     def key(self) -> str:
         """What could change the outcome: files (not their comments), launch, environment, list, kind of cluster; a README cannot."""
         listed = self.options.image_list.read_text() if self.options.image_list else ""
+        inherited = self.base.images.to_json() if self.base else None
         described: list[Any] = [
-            FORMAT, self.options.platform, rootfs.essence(self.work.files()), list(self.info.launch), self.info.to_json()["apps"], dict(self.info.env),
-            listed, self.options.cluster, sorted(self.options.discover), self.base.images.to_json() if self.base else None,
+            FORMAT, self.options.platform, rootfs.essence(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
+            dict(self.info.env), listed, self.options.cluster, sorted(self.options.discover), inherited,
         ]  # fmt: skip
         return hashlib.sha256(canonical_json(described)).hexdigest()
 
@@ -367,9 +380,7 @@ class _Discovery:
         named = {str(Reference.parse(item.name)) for item in (*declared, *listed)}
         asked = {image.reference for image in pulled}
         known = {image.name for image in self.base.images.images} if self.base else set()
-        owned = tuple(
-            dataclasses.replace(image, requested_by=tuple(sorted({*image.requested_by, *owners.get(image.name, ())}))) for image in found.images
-        )  # fmt: skip
+        owned = tuple(_asked_by(image, owners.get(image.name, ())) for image in found.images)
         return Found(
             ImageSet(owned, found.blobs), boots, tuple(sorted(asked - named - known)), tuple(sorted(named - asked - known)) if boots else ()
         )
@@ -381,12 +392,13 @@ class _Discovery:
         helm = tools.helm() if any(path.rpartition("/")[2] == "Chart.yaml" for path in self.work.files()) else None
         with log.step("read the images that files declare") as shown:
             version = self.info.kubernetes
-            found = discover.declared(tree, env=env, app_env=app_env, image_list=self.options.image_list, helm=helm, kube_version=version)
+            given = self.options.image_list
+            found = discover.declared(tree, env=env, app_env=app_env, image_list=given, helm=helm, kube_version=version)
             shown.note = f"{len(found.images)} found"
         for warning in found.warnings:
             log.warning(str(warning))
         for item in found.possible:
-            log.warning(f"{item.where}: {item.name} may be an image, but nothing here runs it; name it in an image list if it is needed")
+            log.warning(f"{item.where}: {item.name} may be an image, but nothing here runs it; if it is needed, put it in an image list")
         listed = tuple(item for item in found.images if item.found_by == "listed")
         declared = tuple(item for item in found.images if item.found_by == "declared")
         return (declared if "declared" in self.options.discover else ()), listed
@@ -425,5 +437,5 @@ CLUSTERS: dict[str, Cluster] = {"kind": sandbox.kind}
 
 
 def check(options: Options) -> dict[str, Any]:
-    """What ``build --check`` prints: the plan of a Kubefile as JSON values. Needs neither base image nor engine. Raises InputError."""
+    """What ``build --check`` prints, as JSON values. Needs neither base image nor engine. Raises InputError."""
     return outline.plan(read(options), options.context)

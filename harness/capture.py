@@ -151,7 +151,8 @@ class Record:
 class Proxy:
     """A read-only registry on ``host:port`` (0: any free port) that serves every image of ``sources`` and records it.
 
-    Use it as a context manager. It holds the store's lease meanwhile, so that nothing it keeps is collected.
+    Use it as a context manager. It holds the store's lease meanwhile, so that nothing it keeps is collected. Whoever reaches the
+    port pulls with the user's logins: bind it to an address that only the nodes reach. Raises BuildError when it cannot listen.
     """
 
     def __init__(
@@ -168,7 +169,11 @@ class Proxy:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.store.using())
-            server = _Server(self._address, self.fetcher, self.record, self._client_patience)
+            try:
+                server = _Server(self._address, self.fetcher, self.record, self._client_patience)
+            except OSError as refused:
+                where = f"{self._address[0]} port {self._address[1]}"
+                raise BuildError(f"the capture proxy cannot listen on {where}: {refused.strerror or refused}") from refused
             stack.callback(server.stop)
             stack.callback(self.fetcher.close)
             server.start()
@@ -227,7 +232,7 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self._connections: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
         self._stopping = False
-        self._loop = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.1}, name="capture proxy", daemon=True)
+        self._loop = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, name="capture proxy", daemon=True)
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:

@@ -27,7 +27,13 @@ HELP = """Builds, tests, shares and runs cluster images: a whole distributed app
   slipway run web --masters 10.0.0.1 --nodes 10.0.0.2    make a cluster that runs it
 """
 
-app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 nodes_app = typer.Typer(help="Make machines to run clusters on.", no_args_is_help=True)
 engine_app = typer.Typer(help="The Docker engine of this machine.", no_args_is_help=True)
 app.add_typer(nodes_app, name="nodes")
@@ -62,11 +68,14 @@ def run(arguments: list[str]) -> int:
         return 0
     except OSError as error:
         return _explain(SlipwayError(f"{error.filename or 'system'}: {error.strerror or error}"))
-    except Exception as error:  # noqa: BLE001 -- a user never sees a traceback; --verbose shows where it was
+    except Exception as error:  # a user never sees a traceback; --verbose shows where it was
         if log.is_verbose():
             raise
         return _explain(
-            SlipwayError(f"this should not have happened: {type(error).__name__}: {error}", hint="run it again with --verbose and report what it says")
+            SlipwayError(
+                f"this should not have happened: {type(error).__name__}: {error}",
+                hint="run it again with --verbose and report what it says",
+            )
         )
     return int(found or 0)
 
@@ -112,7 +121,9 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     console = Console(soft_wrap=False)
-    Console(width=max(console.width, 500) if not console.is_terminal else None).print(table) if console.is_terminal else _plain_table(columns, rows)
+    Console(width=max(console.width, 500) if not console.is_terminal else None).print(table) if console.is_terminal else _plain_table(
+        columns, rows
+    )
 
 
 def _plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -124,7 +135,9 @@ def _plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def _pairs(values: Sequence[str], option: str) -> dict[str, str]:
     """``K=V`` options as a mapping. Raises InputError for one without a name or a value."""
-    faults = [Fault(f"{option} {value}", "not NAME=VALUE") for value in values if not value.partition("=")[1] or not value.partition("=")[0]]
+    faults = [
+        Fault(f"{option} {value}", "not NAME=VALUE") for value in values if not value.partition("=")[1] or not value.partition("=")[0]
+    ]
     if faults:
         raise InputError(faults)
     return {name: value for name, _, value in (value.partition("=") for value in values)}
@@ -156,12 +169,22 @@ def version() -> None:
 @app.command()
 def build(
     context: Annotated[Path, typer.Argument(help="The folder that COPY and APP take files from.", show_default=False)],
-    tag: Annotated[str | None, typer.Option("--tag", "-t", help="The name of the image.  [default: the folder's name]", show_default=False)] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="The Kubefile.  [default: CONTEXT/Kubefile]", show_default=False)] = None,
-    platform: Annotated[str | None, typer.Option(help="What the image is for, as linux/arm64.  [default: this machine]", show_default=False)] = None,
-    build_arg: Annotated[list[str] | None, typer.Option("--build-arg", help="A value for an ARG.", metavar="NAME=VALUE", show_default=False)] = None,
+    tag: Annotated[
+        str | None, typer.Option("--tag", "-t", help="The name of the image.  [default: the folder's name]", show_default=False)
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="The Kubefile.  [default: CONTEXT/Kubefile]", show_default=False)
+    ] = None,
+    platform: Annotated[
+        str | None, typer.Option(help="What the image is for, as linux/arm64.  [default: this machine]", show_default=False)
+    ] = None,
+    build_arg: Annotated[
+        list[str] | None, typer.Option("--build-arg", help="A value for an ARG.", metavar="NAME=VALUE", show_default=False)
+    ] = None,
     image_list: Annotated[Path | None, typer.Option(help="A file with more container images, one a line.", show_default=False)] = None,
-    discover: Annotated[str, typer.Option(help="How container images are found: pulled (by running), declared (by reading), or both.")] = "pulled,declared",
+    discover: Annotated[
+        str, typer.Option(help="How container images are found: pulled (by running), declared (by reading), or both.")
+    ] = "pulled,declared",
     cluster: Annotated[str, typer.Option(help="What runs the image to discover: kind or container.")] = "kind",
     settle: Annotated[float, typer.Option(help="Seconds without change after which workloads count as settled.")] = 5,
     timeout: Annotated[float, typer.Option(help="Seconds that workloads may take to become ready.")] = 600,
@@ -179,8 +202,8 @@ def build(
     modes = tuple(sorted({_one_of(mode.strip(), ("pulled", "declared"), "--discover") for mode in discover.split(",") if mode.strip()}))
     options = building.Options(
         context=_existing(context), tag=tag or context.resolve().name, file=file, platform=platform or str(Platform.host()),
-        build_args=_pairs(build_arg or [], "--build-arg"), image_list=_existing(image_list) if image_list else None, cluster=cluster, discover=modes,
-        settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
+        build_args=_pairs(build_arg or [], "--build-arg"), image_list=_existing(image_list) if image_list else None,
+        cluster=cluster, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
     )  # fmt: skip
     _platform(options.platform)
     if check:
@@ -191,7 +214,9 @@ def build(
     if as_json:
         from harness import cloudimage
 
-        _print_json({**cloudimage.describe(built.image), "booted": built.booted, "undeclared": built.undeclared, "unpulled": built.unpulled})
+        _print_json(
+            {**cloudimage.describe(built.image), "booted": built.booted, "undeclared": built.undeclared, "unpulled": built.unpulled}
+        )
         return
     _show_built(built, options.tag)
 
@@ -221,7 +246,8 @@ def _show_built(built: Any, tag: str) -> None:
     part = built.image.platforms[0]
     name = built.image.name or tag
     print(f"{name}  {built.image.digest}")
-    print(f"  {log.size(built.image.size)}, {len(part.images.images)} container images, {part.info.type} image" + (f", Kubernetes {part.info.kubernetes}" if part.info.kubernetes else ""))
+    kubernetes = f", Kubernetes {part.info.kubernetes}" if part.info.kubernetes else ""
+    print(f"  {log.size(built.image.size)}, {len(part.images.images)} container images, {part.info.type} image{kubernetes}")
     for image in built.undeclared:
         print(f"  pulled, but declared in no file: {image}")
     for image in built.unpulled:
@@ -256,16 +282,29 @@ def images(output: Json = "text") -> None:
         return
     _table(
         ("NAME", "DIGEST", "PLATFORM", "KUBERNETES", "IMAGES", "SIZE"),
-        [(row.name, _short(row.digest), ",".join(row.platforms), row.kubernetes or "-", str(row.images), row.problem or log.size(row.size)) for row in rows],
+        [
+            (
+                row.name,
+                _short(row.digest),
+                ",".join(row.platforms),
+                row.kubernetes or "-",
+                str(row.images),
+                row.problem or log.size(row.size),
+            )
+            for row in rows
+        ],
     )
 
 
 @app.command()
-def inspect(name: Annotated[str, typer.Argument(help="A name, a digest, or the beginning of one.", show_default=False)], output: Json = "text") -> None:
+def inspect(
+    name: Annotated[str, typer.Argument(help="A name, a digest, or the beginning of one.", show_default=False)], output: Json = "text"
+) -> None:
     """Show what is in a CloudImage: how it runs, its layers, and each embedded image under its original name."""
     from harness import cloudimage
 
-    image = cloudimage.read(Store.default(), name)
+    store = Store.default()
+    image = cloudimage.read(store, name)
     if _wants_json(output):
         _print_json(cloudimage.describe(image))
         return
@@ -282,10 +321,15 @@ def inspect(name: Annotated[str, typer.Argument(help="A name, a digest, or the b
             print(f"app         {application.name} ({application.kind})")
         for command in info.launch:
             print(f"launch      {command}")
-        print(f"size        {log.size(image.size)} in all, {len(part.layers)} layers of rootfs with {log.size(sum(one.size for one in part.layers))}\n")
+        rootfs = f"{len(part.layers)} layers of rootfs with {log.size(sum(one.size for one in part.layers))}"
+        print(f"size        {log.size(image.size)} in all, {rootfs}\n")
+        sizes = cloudimage.content_sizes(store, part.images)
         _table(
             ("IMAGE", "DIGEST", "SIZE", "FOUND BY", "ASKED FOR BY"),
-            [(one.name, _short(one.digest), log.size(one.size), "+".join(one.found_by), _several(one.requested_by)) for one in part.images.images],
+            [
+                (one.name, _short(one.digest), log.size(sizes[one.name]), "+".join(one.found_by), _several(one.requested_by))
+                for one in part.images.images
+            ],
         )
 
 
@@ -304,11 +348,16 @@ def history(name: Annotated[str, typer.Argument(show_default=False)], output: Js
     if _wants_json(output):
         _print_json([dataclasses.asdict(row) for row in rows])
         return
-    _table(("LAYER", "SIZE", "STEP"), [(_short(row.layer) if row.layer else "-", log.size(row.size) if row.layer else "-", row.created_by) for row in rows])
+    _table(
+        ("LAYER", "SIZE", "STEP"),
+        [(_short(row.layer) if row.layer else "-", log.size(row.size) if row.layer else "-", row.created_by) for row in rows],
+    )
 
 
 @app.command()
-def tag(source: Annotated[str, typer.Argument(show_default=False)], names: Annotated[list[str], typer.Argument(show_default=False)]) -> None:
+def tag(
+    source: Annotated[str, typer.Argument(show_default=False)], names: Annotated[list[str], typer.Argument(show_default=False)]
+) -> None:
     """Give a CloudImage more names."""
     from harness import cloudimage
 
@@ -328,7 +377,9 @@ def rmi(names: Annotated[list[str], typer.Argument(show_default=False)]) -> None
 
 
 @app.command()
-def prune(cache: Annotated[bool, typer.Option("--cache", help="Also forget build steps and discoveries.")] = False, output: Json = "text") -> None:
+def prune(
+    cache: Annotated[bool, typer.Option("--cache", help="Also forget build steps and discoveries.")] = False, output: Json = "text"
+) -> None:
     """Remove what no image and no cached build step needs."""
     store = Store.default()
     if cache:
@@ -354,7 +405,9 @@ def save(
 
 
 @app.command()
-def load(file: Annotated[Path, typer.Option("--file", "-f", help="The archive to read; - for standard input.", show_default=False)]) -> None:
+def load(
+    file: Annotated[Path, typer.Option("--file", "-f", help="The archive to read; - for standard input.", show_default=False)],
+) -> None:
     """Take the CloudImages of an archive into the store; nothing is visible before all of it is verified."""
     from harness.oci import archive
 
@@ -394,7 +447,10 @@ def nodes_list(provider: Annotated[str, typer.Option()] = "container", output: J
     if _wants_json(output):
         _print_json([_group_json(group) for group in groups])
         return
-    _table(("GROUP", "NAME", "ROLE", "ADDRESS"), [(group.name, made.name, made.role, made.address) for group in groups for made in group.members])
+    _table(
+        ("GROUP", "NAME", "ROLE", "ADDRESS"),
+        [(group.name, made.name, made.role, made.address) for group in groups for made in group.members],
+    )
 
 
 def _provider(name: str) -> Any:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from harness.errors import StoreError
 from harness.oci.model import EPOCH, INDEXES, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json
@@ -30,8 +30,6 @@ INFO = "dev.slipway.cloudimage"
 IMAGESET_CONFIG = "application/vnd.slipway.imageset.v1+json"
 BLOB = "application/vnd.slipway.blob.v1"
 SCHEMA_VERSION = 1
-
-FoundBy = Literal["pulled", "declared", "listed"]
 
 _T = TypeVar("_T")
 
@@ -479,6 +477,12 @@ def _describe_platform(image: PlatformImage) -> dict[str, Any]:
         "info": image.info.to_json(),
         "images": [embedded.to_json() for embedded in image.images.images],
     }
+
+
+def content_sizes(store: Store, images: ImageSet) -> dict[str, int]:
+    """Bytes of each embedded image, its layers included: name -> size. What several share counts for each of them."""
+    sizes = {blob.digest: blob.size for blob in images.blobs}
+    return {image.name: sum(sizes.get(digest, 0) for digest in store.reachable([image.digest])) for image in images.images}
 
 
 @dataclasses.dataclass(frozen=True)

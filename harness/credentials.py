@@ -184,7 +184,9 @@ def _host(key: str) -> str:
 
 
 def _mapping(config: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
-    value = config.get(key) or {}
+    value = config.get(key)
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise UsageError(f"{path} .{key}: must be an object", hint="repair it, or name another folder in DOCKER_CONFIG")
     return value

@@ -367,8 +367,7 @@ def _walk(gathered: _Gathered, document: yaml.Node, shown: str, *, lines: bool =
         if isinstance(node, yaml.MappingNode):
             containers |= _pod_spec(gathered, node, shown, lines=lines)
             _annotations(gathered, node, shown, lines=lines)
-            if id(node) not in containers:
-                _possible(gathered, node, shown, lines=lines)
+            _possible(gathered, node, shown, lines=lines, container=id(node) in containers)
         waiting += reversed([value for _, value in _pairs(node)] or list(_items(node)))
 
 
@@ -412,9 +411,9 @@ def _annotations(gathered: _Gathered, node: yaml.Node, shown: str, *, lines: boo
                 gathered.add(_text(image) or "", f"{shown}:{first + _line(image) - 1}" if lines else shown)
 
 
-def _possible(gathered: _Gathered, node: yaml.Node, shown: str, *, lines: bool) -> None:
+def _possible(gathered: _Gathered, node: yaml.Node, shown: str, *, lines: bool, container: bool) -> None:
     """What may be an image: a field ``image``, a variable ``..._IMAGE``, an argument ``--...image=``; only with a tag or a digest."""
-    candidates = [_get(node, "image")]
+    candidates = [] if container else [_get(node, "image")]
     if _VARIABLE.search(_text(_get(node, "name")) or ""):
         candidates.append(_get(node, "value"))
     for candidate in candidates:
@@ -462,7 +461,8 @@ def _read_chart(gathered: _Gathered, file: File, chart: Path, *, helm: Path | No
         documents = list(_split(rendered))
     except (CommandError, yaml.YAMLError) as wrong:
         said = (getattr(wrong, "details", None) or str(wrong)).strip().splitlines()
-        message = f"helm cannot render this chart with its own values: {said[-1] if said else wrong}"
+        reason = next((line for line in said if line.startswith("Error:")), said[-1] if said else str(wrong))
+        message = f"helm cannot render this chart with its own values: {reason}"
         gathered.warnings.append(Fault(file.shown, message, "its images are found when it runs"))
         return
     folder = posixpath.dirname(file.shown) if chart.is_dir() else file.shown

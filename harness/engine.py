@@ -9,6 +9,7 @@ import subprocess
 import time
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import docker
 import docker.errors
@@ -140,7 +141,9 @@ def repair() -> None:
     if os.geteuid() != 0:
         raise EngineError("only root can change the engine", hint="run it as root")
     if SYSTEM_CONFIG.exists():
-        raise EngineError(f"{SYSTEM_CONFIG} exists and is left alone", hint="add the runtime of DOCUMENTATION to it, or upgrade Docker")
+        raise EngineError(
+            f"{SYSTEM_CONFIG} exists and is left alone", hint="upgrade Docker to 23 or newer, or take the file away for a moment"
+        )
     _configure(SYSTEM_CONFIG)
     if not Path("/run/systemd/system").is_dir():
         raise EngineError("the runtime is configured; the engine was started by hand", hint="restart dockerd, then try again")
@@ -148,7 +151,7 @@ def repair() -> None:
     _await()
 
 
-def run_container(client: Client, image: str, command: list[str], **options: object) -> tuple[int, str]:
+def run_container(client: Client, image: str, command: list[str], **options: Any) -> tuple[int, str]:
     """Run a container to its end and remove it; returns its exit code and output. Extra options are docker's own."""
     container = client.containers.create(image, command, **options)
     try:
@@ -159,9 +162,9 @@ def run_container(client: Client, image: str, command: list[str], **options: obj
         container.remove(force=True, v=True)
 
 
-def command_output(container: object, argv: list[str], **options: object) -> str:
+def command_output(container: Any, argv: list[str], **options: Any) -> str:
     """Standard output of a command in a running container. Raises CommandError with both streams when it fails."""
-    code, (out, err) = container.exec_run(argv, demux=True, **options)  # type: ignore[attr-defined]
+    code, (out, err) = container.exec_run(argv, demux=True, **options)
     if code != 0:
         text = ((out or b"") + (err or b"")).decode(errors="replace").strip()
         raise CommandError(f"{' '.join(argv)}: exit code {code}", details=text)

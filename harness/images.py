@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from harness import engine, log, packages, paths, process
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
@@ -236,12 +236,12 @@ def make_debian(client: engine.Client, name: str, suite: str) -> None:
         dump = process.run(["apt-config", "dump"]).stdout
         settings = [line for line in dump.splitlines() if re.match(r'Acquire::(Check-|Retries|https?::Proxy )[^"]*"[^@"]*";', line)]
         Path(scratch, "50host").write_text("\n".join(settings) + "\n")
+        left_out = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "locale", "doc")]
+        hook = f"--customize-hook=copy-in {scratch}/50host /etc/apt/apt.conf.d"
         process.run(
-            [program, "--quiet", "--variant=minbase", "--include=ca-certificates", f"--customize-hook=copy-in {scratch}/50host /etc/apt/apt.conf.d",
-             "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
-             "--dpkgopt=path-include=/usr/share/doc/*/copyright", suite, tree, *sources],
+            [program, "--quiet", "--variant=minbase", "--include=ca-certificates", hook, *left_out, suite, tree, *sources],
             env={"SOURCE_DATE_EPOCH": "0"},
-        )  # fmt: skip
+        )
         repository, tag = name.split(":")
         client.api.import_image(src=str(tree), repository=repository, tag=tag, changes=['CMD ["bash"]'])
 
@@ -309,7 +309,10 @@ def _normalise(source: IO[bytes], store: Store) -> Layer | None:
     with store.writer() as blob, GzipWriter(blob.write) as compressed:
         tee = _Tee(compressed, digest)
         # A stream, not a file: tarfile then pads with plain zeros and never seeks.
-        with tarfile.open(fileobj=source, mode="r|") as old, tarfile.open(fileobj=tee, mode="w|", format=tarfile.PAX_FORMAT) as new:
+        with (
+            tarfile.open(fileobj=source, mode="r|") as old,
+            tarfile.open(fileobj=cast("IO[bytes]", tee), mode="w|", format=tarfile.PAX_FORMAT) as new,
+        ):
             for member in old:
                 member.mtime = 0
                 member.uname = member.gname = ""

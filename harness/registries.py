@@ -185,8 +185,8 @@ def parse(text: str, path: str, faults: list[Fault]) -> list[Registry]:
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as wrong:
-        reason, line = _toml_line(str(wrong))
-        faults.append(Fault(f"{path}:{line}" if line else path, f"not TOML: {reason}"))
+        reason, line = _toml_line(str(wrong), text)
+        faults.append(Fault(f"{path}:{line}", f"not TOML: {reason}"))
         return []
     if "registries" in content:
         hint = "write [[registry]] tables, see containers-registries.conf(5)"
@@ -286,9 +286,11 @@ def _nearest(word: str, known: Iterable[str]) -> str | None:
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
 
 
-def _toml_line(message: str) -> tuple[str, int | None]:
-    found = re.search(r"\s*\(at line (\d+), column \d+\)", message)
-    return (message.replace(found[0], ""), int(found[1])) if found else (message, None)
+def _toml_line(message: str, text: str) -> tuple[str, int]:
+    """What tomllib says, without the place, and the line."""
+    found = re.search(r"\s*\(at (?:line (\d+), column \d+|end of document)\)", message)
+    line = int(found[1]) if found and found[1] else len(text.splitlines())
+    return (message.replace(found[0], "") if found else message), line
 
 
 def _rewrite(reference: Reference, covered: int, location: str) -> Reference:

@@ -23,7 +23,7 @@ from harness import context as build_context
 from harness import engine, log, paths
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.images import Builder
-from harness.kubefile import App, Copy, Instruction, Kubefile, Run
+from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
 from harness.oci import layer
 from harness.oci.extract import OPAQUE, WHITEOUT
 from harness.oci.layer import Entry, Layer
@@ -192,9 +192,7 @@ class Workshop:
     def manifest(self, image: str, kubefile: Kubefile) -> Descriptor:
         """The manifest of a container image for our platform: built from images/, or pulled. Its blobs are in the store then."""
         reference = Reference.parse(image)
-        arguments = {
-            key: value for instruction in kubefile.instructions for key, value in getattr(instruction, "values", {}).items() if isinstance(value, str)
-        }  # fmt: skip
+        arguments = {name: value for one in kubefile.of(Arg) for name, value in one.values.items() if value is not None}
         built = self.builder.ensure(reference, arguments)
         if built is not None:
             return built
@@ -217,7 +215,9 @@ class Workshop:
     def _in_container(self, tree: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
         client = engine.connect(timeout=24 * 3600)
         image = self.builder.engine_image(client, Reference.parse(BUILDER_IMAGE))
-        script = f'PATH="{MOUNT}/bin:$PATH"; export PATH; {shlex.join(command)}; code=$?; chown -R {os.getuid()}:{os.getgid()} {MOUNT}; exit $code'
+        # What the container made as root is ours to read and to remove.
+        owner = f"{os.getuid()}:{os.getgid()}"
+        script = f'PATH="{MOUNT}/bin:$PATH"; export PATH; {shlex.join(command)}; code=$?; chown -R {owner} {MOUNT}; exit $code'
         code, output = engine.run_container(
             client, image, ["/bin/sh", "-c", script], environment=dict(environment), working_dir=MOUNT, network_mode="host",
             volumes={str(tree): {"bind": MOUNT, "mode": "rw"}}, labels={engine.LABEL_BUILD: str(os.getpid())},

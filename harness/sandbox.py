@@ -108,7 +108,7 @@ class Sandbox:
 
 
 class Workloads:
-    """The kubectl of a sandbox without static pods: theirs is the wait of kubeadm's probes, half a minute that tells nothing about images."""
+    """The kubectl of a sandbox without static pods: kubeadm's probes of those begin late, and tell nothing about images."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -151,12 +151,12 @@ def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, 
                 f"cluster --name {name} && docker network rm {name}",
             )
         else:
-            delete = [program, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig]
+            delete: list[str | Path] = [program, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig]
             stack.callback(lambda: _forgiving(lambda: process.run(delete, env=environment)))
         with log.step("boot a kind cluster from the image") as shown:
             try:
                 process.run(
-                    [program, "create", "cluster", "--name", name, "--config", configuration, "--kubeconfig", kubeconfig, "--retain", "--wait", "0s"],
+                    [program, "create", "cluster", "--name", name, "--config", configuration, "--kubeconfig", kubeconfig, "--retain"],
                     env=environment, timeout=600,
                 )  # fmt: skip
             except CommandError as error:
@@ -190,7 +190,7 @@ def _kind_files(plan: Plan, hosts_toml: str, work: Path) -> Path:
     builtin = network.exists() and not plan.own_network
     (work / "manifests/default-cni.yaml").write_text(network.read_text() if builtin else "")
     (work / "manifests/default-storage.yaml").write_text(yaml.safe_dump(_STORAGE_CLASS))
-    mounts = {
+    mounts: dict[str, Path] = {
         "/etc/containerd/certs.d": work / "certs.d", "/kind/version": work / "version", "/kind/manifests": work / "manifests",
         **{f"/usr/bin/{program}": plan.rootfs / "bin" / program for program in ("kubeadm", "kubelet", "kubectl")},
     }  # fmt: skip
@@ -247,7 +247,7 @@ def sweep(client: engine.Client) -> None:
     """Remove what builds left whose process was killed: their networks and the containers on them."""
     left = [network for network in client.networks.list(filters={"label": engine.LABEL_BUILD}) if _is_dead(network.attrs["Labels"])]
     for network in left:
-        for container in client.containers.list(all=True, filters={"network": network.name}):
+        for container in client.containers.list(all=True, filters={"network": str(network.name)}):
             _forgiving(lambda container=container: container.remove(force=True, v=True))
         _forgiving(network.remove)
     for container in client.containers.list(all=True, filters={"label": engine.LABEL_BUILD}):

@@ -361,7 +361,9 @@ class Fetcher:
 
     def _remember(self, reference: Reference, found: Manifest) -> None:
         if reference.digest is None:
-            self._pins.setdefault(str(reference), []).append(found)
+            pinned = self._pins.setdefault(str(reference), [])
+            if found not in pinned:
+                pinned.append(found)
         # The type as it was served: a manifest need not say it, and an index of Docker's looks like one of OCI.
         self._types[found.digest] = found
 

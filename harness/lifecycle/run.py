@@ -107,7 +107,7 @@ def plan(setup: steps.Setup) -> list[Step]:
     ]
     early = [command for app in network for command in app.commands]
     recipe += steps.launch_commands(setup, tuple(early), "cluster-app", "finish-cluster")
-    recipe.append(steps.wait_for_nodes(setup))
+    recipe.append(steps.wait_for_nodes(setup, recipe[-1].id))
     recipe += steps.launch_commands(setup, tuple(commands), "launch", "wait-for-nodes")
     recipe.append(steps.wait_for_workloads(setup, recipe[-1].id))
     recipe.append(steps.record(setup, "wait-for-workloads"))

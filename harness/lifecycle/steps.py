@@ -219,8 +219,8 @@ def check_machines(setup: Setup) -> Step:
 
 def unpack_rootfs(setup: Setup) -> Step:
     def action() -> None:
-        for node in {image.platform: node for node in setup.nodes for image in [setup.platforms[node.address]]}.values():
-            setup.tree(node)
+        for image in {str(image.platform): image for image in setup.platforms.values()}.values():
+            rootfs.tree(setup.store, image)
         _ = setup.rendered
 
     return Step("unpack-rootfs", "unpack and render the rootfs", action, after=("check-machines",))
@@ -468,7 +468,7 @@ def run_in_rootfs(node: Node, command: str, env: Mapping[str, str]) -> str:
 # ---- waiting and telling ----------------------------------------------------------------------------------------------
 
 
-def wait_for_nodes(setup: Setup) -> Step:
+def wait_for_nodes(setup: Setup, after: str) -> Step:
     """Until every node is Ready, everything in kube-system is, and the cluster's DNS answers."""
 
     def action() -> str:
@@ -478,7 +478,8 @@ def wait_for_nodes(setup: Setup) -> Step:
         wait_for_dns(setup)
         return f"{len(names)} Ready"
 
-    return Step("wait-for-nodes", "wait for the nodes", action, after=("finish-cluster", "start-workers"))
+    before = ("start-workers",) if setup.workers else ()
+    return Step("wait-for-nodes", "wait for the nodes", action, after=(after, *before))
 
 
 def wait_for_dns(setup: Setup) -> None:

@@ -105,6 +105,11 @@ def _output(destination: Path | BinaryIO) -> Iterator[IO[bytes]]:
     if not isinstance(destination, Path):
         yield destination
         return
+    if destination.exists() and not destination.is_file():
+        # A pipe, or /dev/null: written to, not replaced.
+        with destination.open("wb") as file:
+            yield file
+        return
     temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:

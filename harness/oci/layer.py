@@ -168,8 +168,9 @@ class _TarWriter:
 def unpack(store: Store, layers: Sequence[Descriptor], destination: Path) -> None:
     """Lay layers over each other, lowest first, in a folder that is made when missing. Each is verified before it is opened.
 
-    Owners and times are not kept. Raises StoreError when a layer is missing or damaged, holds a device, or would write
-    outside of ``destination``: through ``..``, an absolute path, or a link that points out of it.
+    Owners and times are not kept; what a failure leaves in the folder is for the caller to remove. Raises StoreError when a
+    layer is missing or damaged, holds a device, or would write outside of ``destination``: through ``..``, an absolute path,
+    or a link that points out of it.
     """
     for layer in layers:
         store.verify(layer.digest)

@@ -34,8 +34,9 @@ _ARCHITECTURES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "arm
 
 
 def canonical_json(value: Any) -> bytes:
-    """UTF-8 JSON with sorted keys and no blanks: equal values have equal bytes, and so equal digests."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    """JSON with sorted keys, no blanks and only ASCII: equal values have equal bytes, and so equal digests."""
+    # ASCII, because file names need not be UTF-8: what Python keeps of such bytes cannot be encoded otherwise.
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def digest_of(data: bytes) -> str:

@@ -39,8 +39,8 @@ from urllib3.exceptions import ProxyError as UnreachableProxyError
 from harness import log
 from harness.credentials import Credential
 from harness.errors import StoreError
-from harness.oci.model import DOCKER_INDEX, DOCKER_MANIFEST, INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST, digest_of
-from harness.oci.reference import Reference
+from harness.oci.model import DOCKER_INDEX, DOCKER_MANIFEST, INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST, Descriptor, digest_of
+from harness.oci.reference import Reference, is_digest
 from harness.registries import Endpoint, Registries
 
 ACCEPT = (OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST)
@@ -550,9 +550,13 @@ def _media_type_by_shape(value: Mapping[str, Any]) -> str | None:
 
 
 def _descriptors(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(item, dict) and isinstance(item.get("digest"), str) and isinstance(item.get("size"), int) for item in value
-    )
+    """Whether ``value`` is a list of what can be fetched and compared."""
+    if not isinstance(value, list):
+        return False
+    try:
+        return all(is_digest(Descriptor.from_json({"mediaType": "", **item}).digest) for item in value)
+    except (TypeError, ValueError):
+        return False
 
 
 def _check_digest(data: bytes, asked: str | None, said: str | None) -> None:

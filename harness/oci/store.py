@@ -35,7 +35,6 @@ _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _SHORT = re.compile(r"[0-9a-f]{7,64}")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,200}")
 _LARGEST_MANIFEST = 32 << 20
-_PRIVATE_ANNOTATIONS = (REF_NAME,)
 
 
 class Collected(NamedTuple):
@@ -468,7 +467,7 @@ def _with_name(name: str, descriptor: Descriptor) -> Descriptor:
 
 
 def _without_name(descriptor: Descriptor) -> Descriptor:
-    annotations = {key: value for key, value in descriptor.annotations.items() if key not in _PRIVATE_ANNOTATIONS}
+    annotations = {key: value for key, value in descriptor.annotations.items() if key != REF_NAME}
     return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size, annotations, descriptor.platform)
 
 

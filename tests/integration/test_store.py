@@ -143,8 +143,7 @@ def test_an_image_goes_through_a_pipe(store: Store, image: CloudImage, tmp_path:
 
 
 def send(root: Path, fifo: Path) -> None:
-    with fifo.open("wb") as stream:
-        archive.save(Store(root), ["web"], stream)
+    archive.save(Store(root), ["web"], fifo)
 
 
 # Several processes

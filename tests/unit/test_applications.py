@@ -36,7 +36,11 @@ def test_kind_by_files(files: list[str], kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "files", "commands"),
     [
-        ("kube", ["a.yaml", "b/c.yaml"], ("kubectl apply -f application/apps/web/a.yaml", "kubectl apply -f application/apps/web/b/c.yaml")),
+        (
+            "kube",
+            ["a.yaml", "b/c.yaml"],
+            ("kubectl apply -f application/apps/web/a.yaml", "kubectl apply -f application/apps/web/b/c.yaml"),
+        ),
         ("kube", ["a b;c.yaml"], ("kubectl apply -f 'application/apps/web/a b;c.yaml'",)),
         ("shell", ["a.sh"], ("bash application/apps/web/a.sh",)),
         ("helm", ["Chart.yaml", "templates/a.yaml"], ("helm install web application/apps/web",)),

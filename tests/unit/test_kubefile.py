@@ -162,7 +162,9 @@ def test_arg_values(text: str, values: dict[str, str | None]) -> None:
 def test_an_arg_before_from_must_be_repeated_behind_it() -> None:
     found = parse("ARG V=1\nFROM scratch\nLABEL a=$V\nARG V\nLABEL b=$V\nARG V=2\nLABEL c=$V")
     assert found.labels == {"a": "", "b": "1", "c": "2"}
-    assert [str(warning) for warning in found.warnings] == ["web/Kubefile:3: $V is not defined and stands for nothing\n  hint: declare it: ARG V"]
+    assert [str(warning) for warning in found.warnings] == [
+        "web/Kubefile:3: $V is not defined and stands for nothing\n  hint: declare it: ARG V"
+    ]
 
 
 def test_env_comes_before_arg() -> None:
@@ -260,7 +262,11 @@ def test_add_says_so() -> None:
             "https://github.com/a/b.git#main: git sources are not supported",
             "clone it into the build context, or ADD the URL of an archive",
         ),
-        ("https://x.io/ manifests/", "https://x.io/: no file name at the end of the URL", "name the destination file, without a / at its end"),
+        (
+            "https://x.io/ manifests/",
+            "https://x.io/: no file name at the end of the URL",
+            "name the destination file, without a / at its end",
+        ),
         ('["a", "b"', "not a JSON list: Expecting ',' delimiter at character 10", None),
         ("${A b", "${A: '}' is missing", None),
     ],
@@ -366,7 +372,9 @@ def test_applications() -> None:
         LAUNCH web db base-app
         """
     )
-    assert found.of(App)[0] == App(3, "APP web local://amd64/web https://x.io/3/extra.yaml", "web", ("amd64/web", "https://x.io/3/extra.yaml"))
+    assert found.of(App)[0] == App(
+        3, "APP web local://amd64/web https://x.io/3/extra.yaml", "web", ("amd64/web", "https://x.io/3/extra.yaml")
+    )
     assert found.of(App)[0].folder == "application/apps/web/"
     assert found.of(App)[0].urls == ("https://x.io/3/extra.yaml",)
     assert found.of(App)[1].sources == ("my db",)
@@ -397,7 +405,7 @@ def test_cmd(rest: str, commands: tuple[str, ...]) -> None:
 
 
 def test_several_cmd_accumulate() -> None:
-    found = parse("FROM scratch\nCMD a\nRUN x\nCMD b, c\nCMDS [\"d $E\"]")
+    found = parse('FROM scratch\nCMD a\nRUN x\nCMD b, c\nCMDS ["d $E"]')
     assert found.commands == ("a", "b", "c", "d $E")
     assert found.of(Cmds)[0].commands == ("d $E",)
 
@@ -472,18 +480,43 @@ def test_every_fault_at_once_with_its_line() -> None:
             "WORKDIR is a Dockerfile's instruction, not a Kubefile's",
             "RUN starts in the rootfs; write RUN cd folder && ...",
         ),
-        ("FROM scratch\nRUN --mount=type=cache x", "2", "RUN --mount is not supported", "RUN takes a command only; secrets and mounts are BuildKit's"),
+        (
+            "FROM scratch\nRUN --mount=type=cache x",
+            "2",
+            "RUN --mount is not supported",
+            "RUN takes a command only; secrets and mounts are BuildKit's",
+        ),
         ("FROM scratch\nRUN []", "2", "RUN [] runs nothing", "RUN command"),
-        ("FROM scratch\nRUN [\"a\", 1]", "2", "a JSON list must hold strings only", None),
+        ('FROM scratch\nRUN ["a", 1]', "2", "a JSON list must hold strings only", None),
         ("FROM scratch\nENV A", "2", "A has no value", "A=VALUE"),
         ("FROM scratch\nENV A=1 B", "2", "B is not NAME=VALUE", "quote a value that has blanks in it"),
         ("FROM scratch\nENV =1", "2", "=1 is not NAME=VALUE", "quote a value that has blanks in it"),
         ("FROM scratch\nARG 1=2", "2", "1 is not a name for an ARG", "letters, digits and _; ARG NAME or ARG NAME=VALUE"),
         ("FROM scratch\nAPP web", "2", "APP web: no source", "APP name local://path..."),
-        ("FROM scratch\nAPP ../x local://a", "2", "'../x' is not a name for an application", "letters, digits, '.', '_' and '-'; it becomes a folder"),
-        ("FROM scratch\nAPP web x.yaml", "2", "x.yaml: where an application's files are must be said", "local://x.yaml, http://... or https://..."),
-        ("FROM scratch\nAPP web ftp://x", "2", "ftp://x: where an application's files are must be said", "local://x, http://... or https://..."),
-        ("FROM scratch\nAPP web local://", "2", "local://: where an application's files are must be said", "local://path, http://... or https://..."),
+        (
+            "FROM scratch\nAPP ../x local://a",
+            "2",
+            "'../x' is not a name for an application",
+            "letters, digits, '.', '_' and '-'; it becomes a folder",
+        ),
+        (
+            "FROM scratch\nAPP web x.yaml",
+            "2",
+            "x.yaml: where an application's files are must be said",
+            "local://x.yaml, http://... or https://...",
+        ),
+        (
+            "FROM scratch\nAPP web ftp://x",
+            "2",
+            "ftp://x: where an application's files are must be said",
+            "local://x, http://... or https://...",
+        ),
+        (
+            "FROM scratch\nAPP web local://",
+            "2",
+            "local://: where an application's files are must be said",
+            "local://path, http://... or https://...",
+        ),
         ("FROM scratch\nAPPENV web", "2", "APPENV web: no NAME=VALUE", "APPENV name KEY=VALUE..."),
         ("FROM scratch\nCMDS kubectl apply", "2", "CMDS wants a JSON list of commands", 'CMDS ["kubectl apply -f manifests/app.yaml"]'),
         ("FROM scratch\nCMDS []", "2", "CMDS wants a JSON list of commands", 'CMDS ["kubectl apply -f manifests/app.yaml"]'),
@@ -524,7 +557,7 @@ def test_an_undefined_variable_is_empty_and_told() -> None:
 
 
 def test_a_required_variable() -> None:
-    assert fault("FROM scratch\nCOPY \"a${V:?say which}\" b").message == "V is not set: say which"
+    assert fault('FROM scratch\nCOPY "a${V:?say which}" b').message == "V is not set: say which"
 
 
 # The context
@@ -534,7 +567,8 @@ def test_what_the_context_lacks_is_told_with_the_rest(tmp_path: Path) -> None:
     (tmp_path / "app.yaml").write_text("")
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "b.txt").write_text("")
-    text = "FROM base\nCOYP x y\nCOPY ap.yaml manifests/\nAPP web local://none\nCOPY *.txt file\nCOPY --from=img none x\nADD https://x.io/y z\n"
+    text = "FROM base\nCOYP x y\nCOPY ap.yaml manifests/\nAPP web local://none\nCOPY *.txt file\n"
+    text += "COPY --from=img none x\nADD https://x.io/y z\n"
     with pytest.raises(InputError) as caught:
         kubefile.parse(text, "K", context=tmp_path)
     assert [(fault.where, fault.message, fault.hint) for fault in caught.value.faults] == [

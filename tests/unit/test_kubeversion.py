@@ -56,7 +56,9 @@ def test_a_prerelease_is_only_meant_when_it_is_named() -> None:
     assert kubeversion.satisfies("v1.20.2+k3s1", "=1.20.2")
 
 
-@pytest.mark.parametrize("text", ["", "  ", "latest", ">=", "1.2.3.4", ">=1.18 ||", "1.18,", "1.18,,1.19", "&1.2", ">=1.18 and <2", "1.20a", "==1.2"])
+@pytest.mark.parametrize(
+    "text", ["", "  ", "latest", ">=", "1.2.3.4", ">=1.18 ||", "1.18,", "1.18,,1.19", "&1.2", ">=1.18 and <2", "1.20a", "==1.2"]
+)
 def test_what_is_no_range(text: str) -> None:
     with pytest.raises(ValueError, match="range of versions"):
         kubeversion.check(text)

@@ -68,7 +68,13 @@ def test_expand_with_another_escape() -> None:
 
 @pytest.mark.parametrize(
     ("word", "undefined"),
-    [("$NONE$NONE$OTHER", ("NONE", "OTHER")), ("${NONE:-$OTHER}", ("OTHER",)), ("${A:-$OTHER}", ()), ("${NONE:+$OTHER}", ()), ("'$NONE'", ())],
+    [
+        ("$NONE$NONE$OTHER", ("NONE", "OTHER")),
+        ("${NONE:-$OTHER}", ("OTHER",)),
+        ("${A:-$OTHER}", ()),
+        ("${NONE:+$OTHER}", ()),
+        ("'$NONE'", ()),
+    ],
 )
 def test_undefined_names_are_told(word: str, undefined: tuple[str, ...]) -> None:
     assert words.expand(word, VALUES).undefined == undefined
@@ -134,6 +140,6 @@ def test_substitute_leaves_the_shell_its_own(command: str, expected: str) -> Non
 
 
 def test_substitute_quotes_what_a_shell_would_read() -> None:
-    values = {"X": "a;b $(c) \"d\" `e`"}
+    values = {"X": 'a;b $(c) "d" `e`'}
     assert words.substitute("echo $X", values) == "echo 'a;b' '$(c)' '\"d\"' '`e`'"
     assert words.substitute('echo "$X"', values) == 'echo "a;b \\$(c) \\"d\\" \\`e\\`"'

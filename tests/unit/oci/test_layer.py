@@ -141,6 +141,14 @@ def test_the_number_of_processors_does_not_change_the_digest(store: Store, tmp_p
     assert digest_of(gzip.decompress(store.read(written[0].descriptor.digest))) == written[0].diff_id
 
 
+def test_a_file_name_that_is_not_utf8_comes_back(store: Store, tmp_path: Path) -> None:
+    root = tmp_path / "odd"
+    root.mkdir()
+    (root / os.fsdecode(b"caf\xe9")).write_text("latin 1")
+    unpack(store, [write_layer(scan(root), store).descriptor], tmp_path / "out")
+    assert os.listdir(os.fsencode(tmp_path / "out")) == [b"caf\xe9"]  # noqa: PTH208 -- bytes are the point
+
+
 def test_no_entries_make_an_empty_layer(store: Store, tmp_path: Path) -> None:
     written = write_layer([], store)
     unpack(store, [written.descriptor], tmp_path / "out")

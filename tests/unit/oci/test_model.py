@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import json
+import os
+
 import pytest
 
 from harness.oci.model import OCI_LAYER_GZIP, Descriptor, Platform, canonical_json, digest_of
 
 
 def test_equal_values_have_equal_bytes() -> None:
-    assert canonical_json({"b": 1, "a": ["ü", None]}) == canonical_json({"a": ["ü", None], "b": 1}) == '{"a":["ü",null],"b":1}'.encode()
+    assert canonical_json({"b": 1, "a": ["ü", None]}) == canonical_json({"a": ["ü", None], "b": 1}) == b'{"a":["\\u00fc",null],"b":1}'
+
+
+def test_a_file_name_that_is_not_utf8_survives_json() -> None:
+    name = os.fsdecode(b"\xff\xfe")
+    assert json.loads(canonical_json([name])) == [name]
 
 
 def test_the_digest_of_nothing_is_the_known_one() -> None:

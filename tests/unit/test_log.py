@@ -1,0 +1,39 @@
+"""What a person reads: sizes, durations, steps."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from harness import log
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (250_000_000, "250 MB"), (999_600, "1.0 MB"), (3e13, "30 TB")])
+def test_sizes(count: float, text: str) -> None:
+    assert log.size(count) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (99.6, "1 min 39 s"), (185, "3 min 05 s")])
+def test_durations(seconds: float, text: str) -> None:
+    assert log.duration(seconds) == text
+
+
+def test_a_step_that_fails_says_so_and_is_nested_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(log._state, "display", log.Plain(Console(file=stream, width=80)))
+    with pytest.raises(ValueError, match="x"), log.step("outer"), log.step("inner") as shown:
+        shown.note = "half done"
+        raise ValueError("x")
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "- outer ..."
+    assert lines[1].startswith("  x inner (half done) 0.0 s")
+    assert lines[2].startswith("x outer 0.0 s")
+
+
+def test_debug_lines_are_only_for_verbose(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(log, "_state", log._State(log.Plain(Console(file=stream)), verbose=False))
+    log.debug("secretly")
+    assert stream.getvalue() == ""
