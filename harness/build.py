@@ -41,6 +41,7 @@ from harness.oci.reference import Reference
 from harness.oci.remote import Client, Manifest
 from harness.oci.store import Store
 from harness.rootfs import Step, Workshop
+from harness.runtimes import Facts
 from harness.sources import Fetcher, LayoutSource, RemoteSource, Source, Stream, stored_manifest
 
 FORMAT = "1"
@@ -364,7 +365,7 @@ class _Discovery:
     def _run(self) -> Found:
         tree = self.work.tree()
         facts = sandbox.facts(tree)
-        env = {**(facts.environment if facts else {}), **self.info.env}
+        env = sandbox.environment(facts, self.info.env) if facts else dict(self.info.env)
         app_env = {app.name: {**env, **app.env} for app in self.info.apps}
         declared, listed = self._declared(tree, env, app_env)
         render.render_tree(tree, env, app_env)
@@ -403,7 +404,7 @@ class _Discovery:
         declared = tuple(item for item in found.images if item.found_by == "declared")
         return (declared if "declared" in self.options.discover else ()), listed
 
-    def _boot(self, tree: Path, facts: sandbox.Facts, env: Mapping[str, str]) -> tuple[list[Pulled], dict[str, tuple[str, ...]]]:
+    def _boot(self, tree: Path, facts: Facts, env: Mapping[str, str]) -> tuple[list[Pulled], dict[str, tuple[str, ...]]]:
         """Run the image on a throw-away cluster: what was pulled, and which workload asked for what."""
         own_network = any(label.startswith(kubefile.LABEL_CNI) for app in self.info.apps for label in app.labels)
         plan = sandbox.Plan(tree, facts, env, own_network, self.options.keep)

@@ -34,7 +34,7 @@ from harness.oci.remote import ACCEPT, Manifest, RemoteError
 from harness.oci.store import Store
 from harness.sources import Content, Fetcher, LayoutSource, RemoteSource, Source, Stream, descriptors
 
-__all__ = ["LayoutSource", "Proxy", "Pulled", "RemoteSource", "Source", "Stream", "collect"]
+__all__ = ["LayoutSource", "Proxy", "Pulled", "RemoteSource", "Source", "Stream", "as_asked", "collect"]
 
 _PATH = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<target>[^/]+)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -557,7 +557,7 @@ def collect(
                 _outcome(future, fetching[future], faults)
                 step.note = f"{done} of {len(fetching)} blobs"
             _raise(faults)
-            step.note = f"{len(resolved)} images, {len(owners)} blobs, {sum(blob.size for _, blob in owners.values()) / 1e6:.0f} MB"
+            step.note = f"{len(resolved)} images, {len(owners)} blobs, {log.size(sum(blob.size for _, blob in owners.values()))}"
     finally:
         # On Ctrl-C the threads are in the middle of a transfer: it must end before they can.
         fetcher.close()
@@ -585,13 +585,16 @@ def _wanted(pulled: Iterable[Pulled], declared: Iterable[Declared], listed: Iter
             except ValueError as wrong:
                 faults[item.name, item.where] = str(wrong)
                 continue
-            if reference.digest:
-                # A node that is told tag and digest asks by digest only; so the set must have it under that name.
-                reference = dataclasses.replace(reference, tag=None)
+            reference = as_asked(reference)
             wanted = found.setdefault(str(reference), _Wanted(reference))
             wanted.found_by.add(how)
             wanted.requested_by.add(item.where)
     return [wanted for _, wanted in sorted(found.items())], faults
+
+
+def as_asked(reference: Reference) -> Reference:
+    """The name under which a node asks for an image: of tag and digest together it uses the digest only."""
+    return dataclasses.replace(reference, tag=None) if reference.digest else reference
 
 
 def _raise(faults: _Faults) -> None:

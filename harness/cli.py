@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import signal
@@ -45,10 +46,10 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process with its exit code."""
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    sys.exit(execute(list(sys.argv[1:] if arguments is None else arguments)))
 
 
-def run(arguments: list[str]) -> int:
+def execute(arguments: list[str]) -> int:
     """Run a command line; the exit code. Everything that fails is said here, once, and never as a traceback."""
     # A service manager's stop is as good a reason to clean up as Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
@@ -415,6 +416,115 @@ def load(
         found = archive.load(Store.default(), sys.stdin.buffer if str(file) == "-" else _existing(file))
     for name, descriptor in sorted(found.items()):
         print(f"{name}  {descriptor.digest}")
+
+
+# Clusters
+
+
+@app.command()
+def run(
+    image: Annotated[str, typer.Argument(help="The CloudImage.", show_default=False)],
+    masters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--masters", "--master", "-m", help="Addresses, or ranges as 10.0.0.1-10.0.0.3.", metavar="IP[,IP...]", show_default=False
+        ),
+    ] = None,
+    nodes: Annotated[
+        list[str] | None,
+        typer.Option("--nodes", "--node", "-n", help="Addresses of the workers.", metavar="IP[,IP...]", show_default=False),
+    ] = None,
+    user: Annotated[str, typer.Option("--user", "-u", help="Who we are on the machines: root, or somebody with sudo.")] = "root",
+    key: Annotated[
+        Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent's and yours]", show_default=False)
+    ] = None,
+    passwd: Annotated[str | None, typer.Option("--passwd", "-p", help="The SSH password; - asks for it.", show_default=False)] = None,
+    port: Annotated[int, typer.Option(help="The SSH port.")] = 22,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", "-e", help="A value for the image's templates.", metavar="NAME=VALUE", show_default=False)
+    ] = None,
+    cmds: Annotated[list[str] | None, typer.Option("--cmds", help="A launch command in place of the image's.", show_default=False)] = None,
+    name: Annotated[str, typer.Option(help="The name of the cluster.")] = "default",
+    timeout: Annotated[float, typer.Option(help="Seconds that workloads may take to become ready.")] = 600,
+    plan: Annotated[bool, typer.Option("--plan", help="Show the steps and touch nothing.")] = False,
+    output: Json = "text",
+) -> None:
+    """Make machines a cluster that runs the image. The same command again finishes what was interrupted."""
+    from harness.lifecycle import plan as planning
+    from harness.lifecycle import run as running
+
+    as_json = _wants_json(output)
+    login = _login(user, port, key, passwd)
+    options = running.Options(
+        image=image, masters=_machines(masters, login, "--masters"), nodes=_machines(nodes, login, "--nodes"), name=name,
+        env=_pairs(env or [], "--env"), commands=tuple(cmds) if cmds else None, timeout=timeout,
+    )  # fmt: skip
+    if plan:
+        described = planning.describe(running.plan(running.prepare(options, Store.default())))
+        if as_json:
+            _print_json(described)
+        else:
+            _table(("STEP", "WHERE", "WHAT"), [(step["id"], ",".join(step["nodes"]) or "here", step["title"]) for step in described])
+        return
+    summary = running.run(options, Store.default())
+    if as_json:
+        _print_json(_plain(summary))
+        return
+    print(
+        f"cluster {summary.name} runs {summary.image} on {len(summary.masters) + len(summary.nodes)} nodes, Kubernetes {summary.kubernetes}"
+    )
+    print(f"  made in {log.duration(summary.seconds)}; the longest steps:")
+    for step in sorted((one for one in log.finished if one.seconds), key=lambda one: -(one.seconds or 0))[:5]:
+        print(f"    {log.duration(step.seconds or 0):>10}  {step.title}")
+    print(f"  kubectl --kubeconfig {summary.kubeconfig} get pods -A")
+    print("  slipway status" + (f" {summary.name}" if summary.name != "default" else ""))
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass as JSON values; paths as text."""
+    import dataclasses
+
+    return json.loads(json.dumps(dataclasses.asdict(value), default=str))
+
+
+def _login(user: str, port: int, key: Path | None, passwd: str | None) -> Any:
+    from harness.nodes import Login
+
+    password = passwd
+    if passwd == "-":  # noqa: S105 -- ask for it
+        password = typer.prompt("SSH password", hide_input=True)
+    elif passwd is None:
+        password = os.environ.get("SLIPWAY_SSH_PASSWORD")
+    else:
+        log.warning("--passwd stays in the history of your shell; write --passwd - to be asked, or set SLIPWAY_SSH_PASSWORD")
+    return Login(user=user, port=port, key=_existing(key) if key else None, password=password)
+
+
+def _machines(texts: Sequence[str] | None, login: Any, option: str) -> tuple[Any, ...]:
+    """Addresses, comma lists and ranges as machines. Raises InputError with every address that is none."""
+    from harness.nodes import Machine
+
+    faults: list[Fault] = []
+    found: list[str] = []
+    for text in (part.strip() for one in texts or () for part in one.split(",")):
+        try:
+            found += _range(text)
+        except ValueError as error:
+            faults.append(Fault(f"{option} {text}", str(error)))
+    if faults:
+        raise InputError(faults)
+    return tuple(Machine(address, login) for address in found)
+
+
+def _range(text: str) -> list[str]:
+    first, dash, last = text.partition("-")
+    begin = ipaddress.ip_address(first.strip())
+    if not dash:
+        return [str(begin)]
+    end = ipaddress.ip_address(last.strip())
+    if begin.version != end.version or not 0 <= int(end) - int(begin) < 1024:
+        raise ValueError("not a range of addresses")
+    return [str(begin + step) for step in range(int(end) - int(begin) + 1)]
 
 
 # Machines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import ipaddress
 import json
 import os
 import secrets
@@ -20,51 +19,24 @@ from harness.errors import BuildError, CommandError
 from harness.images import Builder
 from harness.oci.reference import Reference
 from harness.oci.store import Store
+from harness.runtimes import Facts, Network
 from harness.sources import Source
 
 NODE_IMAGE = "slipway.dev/node:12"
 ROOTFS = "/var/lib/slipway/rootfs"
 ADMIN = "/etc/kubernetes/admin.conf"
-DEFAULT_POD_CIDR = "100.64.0.0/10"
-DEFAULT_SERVICE_CIDR = "10.96.0.0/22"
-
-
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """What etc/slipway.yaml of a rootfs says of its Kubernetes. None stands for kubeadm's own default."""
-
-    kubernetes: str
-    image_repository: str | None = None
-    pause_image: str | None = None
-    etcd_tag: str | None = None
-    pod_cidr: str = DEFAULT_POD_CIDR
-    service_cidr: str = DEFAULT_SERVICE_CIDR
-
-    @property
-    def minor(self) -> int:
-        """20 for v1.20.2."""
-        return int(self.kubernetes.split(".")[1])
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What the templates of every image may name."""
-        services = ipaddress.ip_network(self.service_cidr)
-        return {"PodCIDR": self.pod_cidr, "SvcCIDR": self.service_cidr, "KubeSvcIP": str(services[1]), "DNSSvcIP": str(services[10])}
 
 
 def facts(rootfs: Path) -> Facts | None:
-    """The facts of a rootfs; None when there is no Kubernetes in it (an application image). Raises BuildError when they are unreadable."""
+    """What a rootfs says of its Kubernetes; None when there is none in it (an application image). Raises InputError."""
     path = rootfs / "etc/slipway.yaml"
-    if not path.exists():
-        return None
-    try:
-        said = yaml.safe_load(path.read_text())
-        return Facts(
-            str(said["kubernetes"]), said.get("imageRepository"), said.get("pauseImage"), said.get("etcdImageTag"),
-            str(said.get("podCIDR", DEFAULT_POD_CIDR)), str(said.get("svcCIDR", DEFAULT_SERVICE_CIDR)),
-        )  # fmt: skip
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise BuildError(f"etc/slipway.yaml of the image is not what a base image writes: {error}") from error
+    return Facts.parse(path.read_text(), "etc/slipway.yaml") if path.exists() else None
+
+
+def environment(found: Facts, env: Mapping[str, str]) -> dict[str, str]:
+    """What the templates of every image may name, the image's own values over it."""
+    network = Network.parse(env.get("PodCIDR", found.pod_cidr), env.get("SvcCIDR", found.svc_cidr))
+    return {"PodCIDR": network.pods, "SvcCIDR": network.services, "KubeSvcIP": network.api, "DNSSvcIP": network.dns, **env}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,11 +173,11 @@ def _kind_files(plan: Plan, hosts_toml: str, work: Path) -> Path:
     cluster: dict[str, Any] = {"kind": "ClusterConfiguration"}
     if plan.facts.image_repository:
         cluster["imageRepository"] = plan.facts.image_repository
-    if plan.facts.etcd_tag:
-        cluster["etcd"] = {"local": {"imageTag": plan.facts.etcd_tag}}
+    if plan.facts.etcd_image_tag:
+        cluster["etcd"] = {"local": {"imageTag": plan.facts.etcd_image_tag}}
     document = {
         "kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4",
-        "networking": {"podSubnet": plan.facts.pod_cidr, "serviceSubnet": plan.facts.service_cidr, "disableDefaultCNI": not builtin},
+        "networking": {"podSubnet": plan.env["PodCIDR"], "serviceSubnet": plan.env["SvcCIDR"], "disableDefaultCNI": not builtin},
         "nodes": [{
             "role": "control-plane", "image": NODE_IMAGE,
             "extraMounts": [*readable, {"hostPath": str(plan.rootfs), "containerPath": ROOTFS}],

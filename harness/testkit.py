@@ -8,7 +8,9 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,16 @@ from typing import Any
 import testinfra.backend
 import testinfra.host
 
-from harness import checks, cloudimage, clusterstate, engine, images, offline, process
-from harness.errors import CheckError, CommandError, SlipwayError, UsageError
+from harness import checks, cloudimage, engine, images, offline, process
+from harness.clusterstate import ClusterState
+from harness.errors import SlipwayError, UsageError
 from harness.lifecycle import run as running
-from harness.lifecycle import steps
-from harness.nodes import Login, Machine, Node
+from harness.lifecycle.rootfs import MARK
+from harness.lifecycle.steps import CONFIG_MAP
+from harness.nodes import Group, Login, Machine, Node
 from harness.nodes.container import IMAGE, ContainerProvider
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.ssh import Ssh
+from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
@@ -61,20 +65,11 @@ class Kubectl:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self._plain = NodeKubectl(node)
 
     def __call__(self, *argv: str, input: str | None = None) -> str:
-        """Raises CommandError with both its streams when it fails. ``input`` is for ``-f -``."""
-        return self._plain.run(*argv) if input is None else self._fed(argv, input)
-
-    def _fed(self, argv: Sequence[str], text: str) -> str:
-        # The words are quoted once more for the shell of the node.
-        path = f"/tmp/slipway-test-{os.getpid()}-{next(_count)}"
-        self.node.put(text.encode(), path)
-        try:
-            return self._plain.run(*(path if word == "-" else word for word in argv))
-        finally:
-            self.node.run(f"rm -f {path}")
+        """``input`` is for ``-f -``. Raises CommandError with what kubectl said when it fails."""
+        there = NodeKubectl(self.node)
+        return self.node.run(f"KUBECONFIG={there.kubeconfig} {there.program} {shlex.join(argv)}", input=input).stdout
 
     def run(self, *argv: str) -> str:
         """The same, in the words of ``harness.checks``."""
@@ -110,10 +105,11 @@ class Cluster:
     kubectl: Kubectl
     boot_seconds: float
     """From asking for machines until every workload was ready; 0 for a cluster that ran already."""
-    machines: tuple[Node, ...]
-    ssh_config: Path
+    machines: tuple[SshNode, ...]
+    """The same as ``hosts``, for programs: they take files and run as root."""
     group: str | None
     """The name under which the provider knows the machines; None for given ones."""
+    wanted: Wanted
 
     @property
     def hosts(self) -> tuple[Host, ...]:
@@ -147,20 +143,24 @@ class Cluster:
     def prove_offline(self) -> offline.Offline:
         """Raises UsageError for machines that were given, CheckError with what speaks against it."""
         if self.group is None:
-            raise UsageError("that nothing leaves machines of yours cannot be proven from here", hint="leave out --masters: nodes are made then")
+            raise UsageError(
+                "that nothing leaves machines of yours cannot be proven from here", hint="leave out --masters: nodes are made then"
+            )
         proof = offline.Offline(engine.connect(), self.group, self.machines)
         proof.prove()
         return proof
 
     def reach(self) -> list[str]:
         """How a person gets at a cluster that was left running, tests it again and removes it."""
-        addresses = {role: ",".join(host.backend.host.name for host in hosts) for role, hosts in (("masters", self.masters), ("nodes", self.nodes))}
-        given = " ".join(f"--{role} {text}" for role, text in addresses.items() if text)
-        key = next((node.machine.login.key for node in self.machines if node.machine.login.key), None)  # type: ignore[attr-defined]
+        addresses = [machine.address for machine in self.machines]
+        masters, nodes = addresses[: len(self.masters)], addresses[len(self.masters) :]
+        login = self.machines[0].machine.login
+        again = ["pytest", "--image", self.image, "--masters", ",".join(masters), *(["--nodes", ",".join(nodes)] if nodes else [])]
+        again += ["--ssh-user", login.user, *(["--ssh-key", str(login.key)] if login.key else [])]
         return [
-            *(f"ssh -F {self.ssh_config} {node.address}    # {node.name}" for node in self.machines),
+            *(f"ssh -F {machine.ssh.config} {machine.address}    # {machine.name}" for machine in self.machines),
             f"export KUBECONFIG={self.kubeconfig}",
-            f"pytest --image {self.image} {given}" + (f" --ssh-key {key}" if key else "") + "    # test again on the same cluster",
+            f"{shlex.join(again)}    # tests again, on the same cluster",
             f"slipway nodes down {self.group}" if self.group else f"slipway delete {self.name}",
         ]
 
@@ -170,17 +170,108 @@ class Cluster:
 
 @contextlib.contextmanager
 def boot(wanted: Wanted, given: Given | None = None, *, keep: bool = False) -> Iterator[Cluster]:
-    """A cluster that runs ``wanted``, on nodes made for it or on the given machines; removed at the end, unless it is to be kept.
+    """A cluster that runs ``wanted``: on nodes made for it, or on the given machines. Removed at the end, unless it is to be kept.
 
-    Raises StoreError before anything is made when the image is not here, else whatever ``slipway run`` raises.
+    A cluster that already runs the image on given machines is used as it is, and left. Raises StoreError before anything is
+    made when the image is not here, UsageError when given machines run something else, and whatever ``slipway run`` raises.
     """
     store = Store.default()
     image = cloudimage.read(store, wanted.image)
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as undo:
+        started = time.monotonic()
         if given is None:
-            group = stack.enter_context(_nodes(wanted, keep))
-            masters, nodes, name = group.masters, group.nodes, group.name
-            seconds = 0.0
+            group = _make(wanted, store, undo, keep=keep)
+            name, masters, nodes = group.name, group.masters, group.nodes
+            _start(wanted, store, name, masters, nodes)
         else:
-            ...
-        yield  # type: ignore[misc]
+            group, masters, nodes = None, given.masters, given.nodes
+            found = _running(given)
+            if found is None:
+                name = "test-" + hashlib.sha256(repr(given).encode()).hexdigest()[:8]
+                if not keep:
+                    undo.callback(process.run, [sys.executable, "-m", "harness.cli", "delete", name, "--yes"])
+                _start(wanted, store, name, masters, nodes)
+            else:
+                name, started = found.name, time.monotonic()
+                found.check(wanted, image.digest)
+        state = ClusterState.of(name)
+        ssh = undo.enter_context(Ssh(state.folder, (*masters, *nodes)))
+        machines = ssh.connect()
+        hosts = tuple(_host(machine) for machine in machines)
+        if not state.kubeconfig.exists():
+            state.write("kubeconfig", machines[0].get(NodeKubectl(machines[0]).kubeconfig).decode())
+        yield Cluster(
+            name=name,
+            image=wanted.image,
+            digest=image.digest,
+            embedded=len(image.platform(Platform.host()).images.images),
+            masters=hosts[: len(masters)],
+            nodes=hosts[len(masters) :],
+            kubeconfig=state.kubeconfig,
+            kubectl=Kubectl(machines[0]),
+            boot_seconds=time.monotonic() - started,
+            machines=machines,
+            group=group.name if group else None,
+            wanted=wanted,
+        )
+
+
+def _make(wanted: Wanted, store: Store, undo: contextlib.ExitStack, *, keep: bool) -> Group:
+    """Nodes for ``wanted``; ``undo`` removes them and what this machine remembers of their cluster."""
+    client = engine.connect()
+    images.Builder(store, tuple(images.bundled())).engine_image(client, Reference.parse(IMAGE))
+    provider = ContainerProvider(client)
+    name = f"test-{os.getpid()}-{next(_count)}"
+    if not keep:
+        undo.callback(ClusterState.of(name).forget)
+        undo.callback(provider.down, name)
+    return provider.up(name, wanted.masters, wanted.nodes)
+
+
+def _start(wanted: Wanted, store: Store, name: str, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:
+    running.run(running.Options(image=wanted.image, masters=masters, nodes=nodes, name=name), store)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A cluster that runs on given machines already."""
+
+    name: str
+    image: str
+    digest: str
+
+    def check(self, wanted: Wanted, digest: str) -> None:
+        if self.digest != digest:
+            raise UsageError(
+                f"the given machines run {self.image} ({self.digest[:19]}), not {wanted.image} ({digest[:19]})",
+                hint=f"test that one, or remove it: slipway delete {self.name}",
+            )
+
+
+def _running(given: Given) -> _Found | None:
+    """The cluster of the first given master, as it is recorded there; None when it has none that was brought up to its end."""
+    folder = ClusterState.of("test-look").folder
+    with Ssh(folder, given.masters[:1]) as ssh:
+        (node,) = ssh.connect()
+        mark = node.run(f"cat {MARK}", check=False)
+        if not mark.ok or not mark.stdout.split():
+            return None
+        try:
+            data = Kubectl(node).json("get", "configmap", CONFIG_MAP, "--namespace=kube-system")["data"]
+        except SlipwayError:
+            return None
+    return _Found(mark.stdout.split()[0], str(data["image"]), str(data["digest"]))
+
+
+def _host(machine: SshNode) -> Host:
+    """The machine in testinfra's words, over the connection that is open already.
+
+    Not through ``get_host``: it answers with what it knows of an earlier machine of the same address.
+    """
+    backend = testinfra.backend.get_backend(
+        f"ssh://{machine.address}",
+        ssh_config=str(machine.ssh.config),
+        ssh_extra_args="-o ControlMaster=no",
+        sudo=machine.machine.login.user != "root",
+    )
+    return Host(backend)

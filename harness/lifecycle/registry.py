@@ -48,6 +48,8 @@ storage:
       enabled: true
 http:
   addr: 0.0.0.0:{REGISTRY_PORT}
+  # It would sign the state of uploads, of which there are none.
+  secret: read-only
   tls:
     certificate: {CERTIFICATE}
     key: {KEY}
@@ -192,9 +194,10 @@ def client_files(names: Iterable[str]) -> Files:
 
     ``server`` is set too, so that no request ever leaves for the real registry: in a closed network it would only hang.
     """
-    trust = f'capabilities = ["pull", "resolve"]\nca = "{CA}"\n'
-    files = {
-        f"/etc/containerd/certs.d/{name}/hosts.toml": File.text(f'server = "{LOCAL}/v2/{name}"\noverride_path = true\n{trust}')
-        for name in names
-    }
-    return {**files, "/etc/containerd/certs.d/_default/hosts.toml": File.text(f'server = "{LOCAL}"\n{trust}')}
+    files = {name: _hosts(f"{LOCAL}/v2/{name}", "override_path = true\n") for name in names} | {"_default": _hosts(LOCAL, "")}
+    return {f"/etc/containerd/certs.d/{name}/hosts.toml": File.text(text) for name, text in files.items()}
+
+
+def _hosts(url: str, path: str) -> str:
+    options = f'capabilities = ["pull", "resolve"]\nca = "{CA}"\n{path}'
+    return f'server = "{url}"\n{options}\n[host."{url}"]\n{options}'

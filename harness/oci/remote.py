@@ -663,9 +663,8 @@ def _reason(problem: Exception, patience: Patience) -> _TroubleError:
         case _TroubleError():
             found = problem
         case UnreachableProxyError():
-            found = _TroubleError(
-                f"the proxy of this machine does not let us through: {problem.original_error}", hint="look at HTTPS_PROXY"
-            )
+            reason = f"the proxy of this machine does not let us through: {problem.original_error}"
+            found = trouble(reason, wait=None, hint="look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
         case NameResolutionError():
             found = trouble("its name cannot be resolved")
         case NewConnectionError():  # which some versions of urllib3 derive from ConnectTimeoutError

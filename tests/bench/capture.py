@@ -40,6 +40,7 @@ CONNECTIONS = 4
 """What container runtimes open at once: containerd and Docker 3, skopeo 6."""
 ROUNDS = 3
 REPOSITORY = "bench/image"
+PROJECT = Path(__file__).parents[2]
 
 
 def measure(*, layers: int = LAYERS, layer_size: int = LAYER_SIZE, rounds: int = ROUNDS) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def _proxy(folder: Path, upstream: Registry) -> Iterator[tuple[str, int]]:
     folder.mkdir()
     (folder / "registries.conf").write_text(f'[[registry]]\nprefix = "upstream.test"\nlocation = "{upstream.host}"\ninsecure = true\n')
     argv = [sys.executable, "-m", "tests.bench.capture", "serve", str(folder)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT) as process:
         assert process.stdout
         assert process.stdin
         yield process.stdout.readline().decode().strip(), process.pid
@@ -123,7 +124,7 @@ def _timed_pull(host: str, repository: str, digests: Sequence[str]) -> float:
     """Seconds, in a client process of its own that does nothing else; what earlier rounds left for the disk is written first."""
     os.sync()
     argv = [sys.executable, "-m", "tests.bench.capture", "pull", host, repository, *digests]
-    return float(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(argv, check=True, capture_output=True, text=True, cwd=PROJECT).stdout)
 
 
 def _pull(host: str, repository: str, digests: Sequence[str]) -> float:

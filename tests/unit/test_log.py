@@ -10,7 +10,9 @@ from rich.console import Console
 from harness import log
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (250_000_000, "250 MB"), (999_600, "1.0 MB"), (3e13, "30 TB")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (250_000_000, "250 MB"), (999_600, "1.0 MB"), (3e13, "30 TB")]
+)
 def test_sizes(count: float, text: str) -> None:
     assert log.size(count) == text
 

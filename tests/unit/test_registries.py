@@ -186,7 +186,7 @@ def test_every_fault_is_told_at_once_with_its_place(tmp_path: Path) -> None:
         ('registry = ["a.test"]', "FILE .registry: must be tables"),
         ('[registry]\nlocation = "a.test"', "FILE .registry: must be a list"),
         (
-            '[[registry]]\nlocation = "a.test"\nmirror-by-digest-only = true\n[[registry.mirror]]\nlocation = "m.test"\npull-from-mirror = "all"',
+            '[[registry]]\nlocation = "a"\nmirror-by-digest-only = true\n[[registry.mirror]]\nlocation = "m"\npull-from-mirror = "all"',
             "FILE .registry[0].mirror[0].pull-from-mirror: cannot stand beside mirror-by-digest-only = true of its registry",
         ),
     ],

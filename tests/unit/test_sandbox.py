@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.errors import BuildError
-from harness.sandbox import Workloads, facts, requesters
+from harness.errors import InputError
+from harness.sandbox import Workloads, environment, facts, requesters
 
 
 class Answers:
@@ -57,12 +57,14 @@ def test_the_facts_of_a_rootfs(tmp_path: Path) -> None:
     assert found is not None
     assert found.minor == 20
     assert found.image_repository is None
-    assert found.environment["DNSSvcIP"] == "10.32.0.10"
+    assert environment(found, {"Greeting": "hi"}) == {
+        "PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.32.0.0/16", "KubeSvcIP": "10.32.0.1", "DNSSvcIP": "10.32.0.10", "Greeting": "hi",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["- a", "kubernetes", "{", "podCIDR: 10.0.0.0/8"])
 def test_unreadable_facts_are_said(tmp_path: Path, text: str) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/slipway.yaml").write_text(text)
-    with pytest.raises(BuildError, match=r"etc/slipway\.yaml"):
+    with pytest.raises(InputError, match=r"etc/slipway\.yaml"):
         facts(tmp_path)

@@ -1,0 +1,290 @@
+"""The test kit of image authors: fixtures that boot a cluster from a CloudImage and hand out its nodes.
+
+    def test_the_page_answers(kubectl, nodes):
+        kubectl.wait()
+        assert "200 OK" in nodes[-1].check_output("curl -si http://localhost:30080/")
+
+``pytest kubefiles/web --image web:latest``. Loaded by every pytest run once slipway is installed, so nothing but hooks is here, and
+what is heavy is imported by the first test that asks for a fixture of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import html
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from testinfra.host import Host
+
+    from harness.offline import Offline
+    from harness.testkit import Cluster, Given, Kubectl, Wanted
+
+TAG = "latest"
+_OURS = ("cluster", "node")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The command line. Addresses stand for machines that exist already."""
+
+    image: str | None
+    keep: bool
+    masters: tuple[str, ...]
+    nodes: tuple[str, ...]
+    user: str
+    key: Path | None
+
+
+@dataclasses.dataclass
+class Kit:
+    """What one pytest run knows of its clusters."""
+
+    options: Options
+    booted: list[str] = dataclasses.field(default_factory=list)
+    """A line for each cluster, for the reports."""
+    kept: list[str] = dataclasses.field(default_factory=list)
+    """How to get at the clusters that were left running."""
+    html_report: Any = None
+
+
+_kit = pytest.StashKey[Kit]()
+
+
+# ---- options and markers ----------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("slipway", "slipway: clusters from CloudImages")
+    group.addoption("--image", dest="slipway_image", metavar="NAME", help="the CloudImage under test; else FOLDER:latest, FOLDER with the Kubefile")
+    group.addoption("--keep", dest="slipway_keep", action="store_true", help="leave clusters running, and say how to reach and remove them")
+    group.addoption("--masters", dest="slipway_masters", metavar="ADDRESSES", help="test on these machines instead of making some")
+    group.addoption("--nodes", dest="slipway_nodes", metavar="ADDRESSES", help="more of them, as workers")
+    group.addoption("--ssh-user", dest="slipway_user", metavar="NAME", help="who to be on them; root, or one who may sudo without a password")
+    group.addoption("--ssh-key", dest="slipway_key", metavar="FILE", help="the private key for them")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "topology(masters=1, nodes=1): the machines that a test, or a module of tests, runs on")
+    options = read_options(config)
+    if not options.masters and (options.nodes or config.getoption("slipway_user") or options.key):
+        raise pytest.UsageError("--nodes, --ssh-user and --ssh-key go with --masters")
+    config.stash[_kit] = Kit(options)
+
+
+def read_options(config: pytest.Config) -> Options:
+    def addresses(name: str) -> tuple[str, ...]:
+        return tuple(word.strip() for word in (config.getoption(name) or "").split(",") if word.strip())
+
+    key = config.getoption("slipway_key")
+    return Options(
+        image=config.getoption("slipway_image"),
+        keep=config.getoption("slipway_keep"),
+        masters=addresses("slipway_masters"),
+        nodes=addresses("slipway_nodes"),
+        user=config.getoption("slipway_user") or "root",
+        key=Path(key) if key else None,
+    )
+
+
+# ---- which cluster a test runs on --------------------------------------------------------------------------------------
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "cluster" not in metafunc.fixturenames or not _is_ours(metafunc, "cluster"):
+        return
+    options = metafunc.config.stash[_kit].options
+    wanted = _wanted(metafunc.definition, options)
+    # Not shown in the names of tests: it is the same for all of a module, nearly always.
+    metafunc.parametrize("cluster", [wanted], ids=[pytest.HIDDEN_PARAM], indirect=True, scope="session")
+    if "node" in metafunc.fixturenames and _is_ours(metafunc, "node"):
+        masters, nodes = (len(options.masters), len(options.nodes)) if options.masters else (wanted.masters, wanted.nodes)
+        ids = [f"master-{index}" for index in range(masters)] + [f"node-{index}" for index in range(nodes)]
+        metafunc.parametrize("node", range(len(ids)), ids=ids, indirect=True)
+
+
+def _is_ours(metafunc: pytest.Metafunc, name: str) -> bool:
+    """Whether a test that asks for ``name`` gets our fixture: others have fixtures of these names too, and ours stay out of their way."""
+    for definition in reversed(metafunc._arg2fixturedefs.get(name, ())):
+        if definition.func.__module__ == __name__:
+            return True
+        if name not in definition.argnames:
+            return False
+    return False
+
+
+def _wanted(item: pytest.Item | pytest.Function, options: Options) -> Wanted:
+    from harness.testkit import Wanted
+
+    marker = item.get_closest_marker("topology")
+    try:
+        masters, nodes = _topology(*(marker.args if marker else ()), **(marker.kwargs if marker else {}))
+    except (TypeError, ValueError) as error:
+        raise pytest.UsageError(f"{item.nodeid}: topology: {error}") from error
+    return Wanted(options.image or _image_of(item.path), masters, nodes)
+
+
+def _topology(masters: int = 1, nodes: int = 1) -> tuple[int, int]:
+    if not isinstance(masters, int) or not isinstance(nodes, int) or masters < 1 or nodes < 0:
+        raise ValueError(f"masters={masters!r}, nodes={nodes!r}: at least one master is needed, and both are whole numbers")
+    return masters, nodes
+
+
+def _image_of(path: Path) -> str:
+    """The image that a test file is about: called like the folder, at or above it, that holds a Kubefile."""
+    folder = next((folder for folder in path.parents if (folder / "Kubefile").is_file()), None)
+    if folder is None:
+        raise pytest.UsageError(f"{path}: which image is to be tested? Give --image, or put the file beside a Kubefile")
+    return f"{folder.name}:{TAG}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a cluster run one after the other: it is removed when another one begins."""
+    places = [index for index, item in enumerate(items) if _cluster_of(item) is not None]
+    wanted = dict.fromkeys(_cluster_of(items[index]) for index in places)
+    if len(wanted) > 1:
+        order = list(wanted)
+        chosen = sorted((items[index] for index in places), key=lambda item: order.index(_cluster_of(item)))
+        for index, item in zip(places, chosen, strict=True):
+            items[index] = item
+
+
+def _cluster_of(item: pytest.Item) -> Wanted | None:
+    found = item.callspec.params.get("cluster") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
+    return found if type(found).__module__ == "harness.testkit" else None
+
+
+# ---- fixtures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster that runs the image under test; shared by all tests of one topology, removed when another one begins."""
+    wanted: Wanted | None = getattr(request, "param", None)
+    if wanted is None:
+        raise pytest.UsageError("`cluster` is to be an argument of the test, or of a fixture that is one: its topology is read there")
+    from harness import testkit
+    from harness.errors import SlipwayError
+
+    kit = request.config.stash[_kit]
+    given = _given(wanted, kit.options)
+    with contextlib.ExitStack() as stack:
+        with _shown(request.config, wanted, given):
+            try:
+                booted = stack.enter_context(testkit.boot(wanted, given, keep=kit.options.keep))
+            except SlipwayError as error:
+                pytest.fail("\n".join(text for text in (f"{wanted.image} does not run: {error}", error.details) if text), pytrace=False)
+        _note(kit, booted)
+        yield booted
+
+
+@pytest.fixture
+def kubectl(cluster: Cluster) -> Kubectl:
+    """kubectl("get", "pods") -> what it prints; kubectl.json(...) -> dict; kubectl.wait(...) until all is ready, or what the words say."""
+    return cluster.kubectl
+
+
+@pytest.fixture
+def nodes(cluster: Cluster) -> tuple[Host, ...]:
+    """Every machine of the cluster as a testinfra host, masters first."""
+    return cluster.hosts
+
+
+@pytest.fixture
+def node(request: pytest.FixtureRequest, cluster: Cluster) -> Host:
+    """One machine after the other as a testinfra host: a test that asks for it runs once on each, as master-0, node-0, ..."""
+    return cluster.hosts[request.param]
+
+
+@pytest.fixture
+def offline(cluster: Cluster) -> Iterator[Offline]:
+    """Proof that nothing gets out of the nodes, before the test and, by the counters, after it; see harness/offline.py for what is proven.
+
+    ``offline.dropped`` counts what workloads have tried to send out since the nodes exist.
+    """
+    from harness.errors import SlipwayError, UsageError
+
+    try:
+        proof = cluster.prove_offline()
+    except UsageError as error:
+        pytest.skip(error.message)
+    except SlipwayError as error:
+        pytest.fail("\n".join(text for text in (str(error), error.details) if text), pytrace=False)
+    yield proof
+    proof.check()
+
+
+def _given(wanted: Wanted, options: Options) -> Given | None:
+    """The machines of the command line; skips the test when it wants more of them."""
+    from harness.testkit import Given
+
+    if not options.masters:
+        return None
+    if wanted.masters > len(options.masters) or wanted.nodes > len(options.nodes):
+        pytest.skip(
+            f"needs {wanted.masters} masters and {wanted.nodes} nodes; --masters and --nodes give {len(options.masters)} and {len(options.nodes)}"
+        )
+    return Given.of(options.masters, options.nodes, options.user, options.key)
+
+
+@contextlib.contextmanager
+def _shown(config: pytest.Config, wanted: Wanted, given: Given | None) -> Iterator[None]:
+    """What happens meanwhile goes to the terminal: it takes a minute, and who watches wants to see it move."""
+    capture, terminal = config.pluginmanager.getplugin("capturemanager"), config.pluginmanager.getplugin("terminalreporter")
+    if capture is None or terminal is None or config.get_verbosity() < 0:
+        yield
+        return
+    with capture.global_and_fixture_disabled():
+        terminal.ensure_newline()
+        where = "the given machines" if given else f"{wanted.masters} + {wanted.nodes} nodes"
+        terminal.write_line(f"slipway: {wanted.image} on {where}")
+        yield
+
+
+def _note(kit: Kit, booted: Cluster) -> None:
+    facts = f"{booted.image} ({booted.digest[:19]}, {booted.embedded} container images)"
+    kit.booted.append(f"{facts} on {len(booted.masters)} masters and {len(booted.nodes)} nodes, ready in {booted.boot_seconds:.0f} s")
+    if kit.options.keep:
+        kit.kept += booted.reach()
+    if kit.html_report is not None:
+        kit.html_report.title = booted.image
+
+
+# ---- reports ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    booted = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and booted is not None and _cluster_of(item) is not None:
+        # Both the terminal and the HTML report show sections.
+        report.sections.append((f"state of the cluster {booted.name}", booted.trouble()))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    kit = config.stash[_kit]
+    for line in kit.booted:
+        terminalreporter.write_line(f"slipway: {line}")
+    if kit.kept:
+        terminalreporter.section("left running")
+        for line in kit.kept:
+            terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_html_report_title(report: Any) -> None:
+    # Which image is tested is known when the first cluster runs; the title is written at the end.
+    _reports.append(report)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_html_results_summary(prefix: list[str], session: pytest.Session) -> None:
+    prefix += [f"<p>{html.escape(line)}</p>" for line in session.config.stash[_kit].booted]
