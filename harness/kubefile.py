@@ -313,6 +313,8 @@ def _lines(text: str, reader: _Reader) -> Iterator[_Line]:
         if not row.strip() or row.lstrip().startswith("#"):
             continue
         line = _joined(row.lstrip(), rows, reader.escape)
+        if not line:
+            continue
         word, rest = _first_word(line)
         heredoc = _heredoc(rest) if word.upper() in ("RUN", "COPY", "ADD") else None
         body = _body(rows, heredoc) if heredoc else None
@@ -491,7 +493,8 @@ class _Reader:
             self.declared.add(name)
             if value is not None:
                 self.args[name] = value
-        return Arg(line.number, f"ARG {' '.join(name if value is None else f'{name}={value}' for name, value in values.items())}", values)
+        # As written: a --build-arg may be a token, and the text is shown and kept.
+        return Arg(line.number, f"ARG {line.rest}", values)
 
     def _argument(self, name: str, default: str | None) -> str | None:
         if name in self.build_args:

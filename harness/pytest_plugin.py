@@ -15,7 +15,7 @@ import dataclasses
 import html
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -46,11 +46,13 @@ class Kit:
     """What one pytest run knows of its clusters."""
 
     options: Options
+    cluster: Cluster | None = None
+    """The one that runs now."""
+    images: list[str] = dataclasses.field(default_factory=list)
     booted: list[str] = dataclasses.field(default_factory=list)
     """A line for each cluster, for the reports."""
     kept: list[str] = dataclasses.field(default_factory=list)
     """How to get at the clusters that were left running."""
-    html_report: Any = None
 
 
 _kit = pytest.StashKey[Kit]()
@@ -61,11 +63,11 @@ _kit = pytest.StashKey[Kit]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("slipway", "slipway: clusters from CloudImages")
-    group.addoption("--image", dest="slipway_image", metavar="NAME", help="the CloudImage under test; else FOLDER:latest, FOLDER with the Kubefile")
+    group.addoption("--image", dest="slipway_image", metavar="NAME", help="the CloudImage under test, if not FOLDER:latest of its Kubefile")
     group.addoption("--keep", dest="slipway_keep", action="store_true", help="leave clusters running, and say how to reach and remove them")
     group.addoption("--masters", dest="slipway_masters", metavar="ADDRESSES", help="test on these machines instead of making some")
     group.addoption("--nodes", dest="slipway_nodes", metavar="ADDRESSES", help="more of them, as workers")
-    group.addoption("--ssh-user", dest="slipway_user", metavar="NAME", help="who to be on them; root, or one who may sudo without a password")
+    group.addoption("--ssh-user", dest="slipway_user", metavar="NAME", help="root, or one who may sudo without a password")
     group.addoption("--ssh-key", dest="slipway_key", metavar="FILE", help="the private key for them")
 
 
@@ -75,6 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not options.masters and (options.nodes or config.getoption("slipway_user") or options.key):
         raise pytest.UsageError("--nodes, --ssh-user and --ssh-key go with --masters")
     config.stash[_kit] = Kit(options)
+    config.pluginmanager.register(_Html(config.stash[_kit]), "slipway-html")
 
 
 def read_options(config: pytest.Config) -> Options:
@@ -125,7 +128,7 @@ def _wanted(item: pytest.Item | pytest.Function, options: Options) -> Wanted:
     try:
         masters, nodes = _topology(*(marker.args if marker else ()), **(marker.kwargs if marker else {}))
     except (TypeError, ValueError) as error:
-        raise pytest.UsageError(f"{item.nodeid}: topology: {error}") from error
+        raise pytest.Collector.CollectError(f"{item.nodeid}: topology: {error}") from error
     return Wanted(options.image or _image_of(item.path), masters, nodes)
 
 
@@ -139,7 +142,7 @@ def _image_of(path: Path) -> str:
     """The image that a test file is about: called like the folder, at or above it, that holds a Kubefile."""
     folder = next((folder for folder in path.parents if (folder / "Kubefile").is_file()), None)
     if folder is None:
-        raise pytest.UsageError(f"{path}: which image is to be tested? Give --image, or put the file beside a Kubefile")
+        raise pytest.Collector.CollectError(f"{path}: which image is to be tested? Give --image, or put the file beside a Kubefile")
     return f"{folder.name}:{TAG}"
 
 
@@ -156,8 +159,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _cluster_of(item: pytest.Item) -> Wanted | None:
-    found = item.callspec.params.get("cluster") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
-    return found if type(found).__module__ == "harness.testkit" else None
+    """What an item of ours runs on; None for all others, whatever fixtures they have."""
+    callspec = getattr(item, "callspec", None)
+    found: Any = callspec.params.get("cluster") if callspec is not None else None
+    wanted: Wanted | None = found if type(found).__module__ == "harness.testkit" else None
+    return wanted
 
 
 # ---- fixtures ---------------------------------------------------------------------------------------------------------
@@ -179,9 +185,13 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
             try:
                 booted = stack.enter_context(testkit.boot(wanted, given, keep=kit.options.keep))
             except SlipwayError as error:
-                pytest.fail("\n".join(text for text in (f"{wanted.image} does not run: {error}", error.details) if text), pytrace=False)
+                _fail(f"{wanted.image} does not run: {error}", error.details)
         _note(kit, booted)
-        yield booted
+        kit.cluster = booted
+        try:
+            yield booted
+        finally:
+            kit.cluster = None
 
 
 @pytest.fixture
@@ -204,7 +214,7 @@ def node(request: pytest.FixtureRequest, cluster: Cluster) -> Host:
 
 @pytest.fixture
 def offline(cluster: Cluster) -> Iterator[Offline]:
-    """Proof that nothing gets out of the nodes, before the test and, by the counters, after it; see harness/offline.py for what is proven.
+    """Proof that nothing gets out of the nodes: before the test by trying, after it by the counters (what is proven: harness.offline).
 
     ``offline.dropped`` counts what workloads have tried to send out since the nodes exist.
     """
@@ -215,9 +225,16 @@ def offline(cluster: Cluster) -> Iterator[Offline]:
     except UsageError as error:
         pytest.skip(error.message)
     except SlipwayError as error:
-        pytest.fail("\n".join(text for text in (str(error), error.details) if text), pytrace=False)
+        _fail(str(error), error.details)
     yield proof
-    proof.check()
+    try:
+        proof.check()
+    except SlipwayError as error:
+        _fail(str(error), error.details)
+
+
+def _fail(message: str, details: str | None) -> NoReturn:
+    pytest.fail(f"{message}\n{details}" if details else message, pytrace=False)
 
 
 def _given(wanted: Wanted, options: Options) -> Given | None:
@@ -227,9 +244,8 @@ def _given(wanted: Wanted, options: Options) -> Given | None:
     if not options.masters:
         return None
     if wanted.masters > len(options.masters) or wanted.nodes > len(options.nodes):
-        pytest.skip(
-            f"needs {wanted.masters} masters and {wanted.nodes} nodes; --masters and --nodes give {len(options.masters)} and {len(options.nodes)}"
-        )
+        there = f"{len(options.masters)} and {len(options.nodes)} are given"
+        pytest.skip(f"needs {wanted.masters} masters and {wanted.nodes} nodes, {there}")
     return Given.of(options.masters, options.nodes, options.user, options.key)
 
 
@@ -252,8 +268,8 @@ def _note(kit: Kit, booted: Cluster) -> None:
     kit.booted.append(f"{facts} on {len(booted.masters)} masters and {len(booted.nodes)} nodes, ready in {booted.boot_seconds:.0f} s")
     if kit.options.keep:
         kit.kept += booted.reach()
-    if kit.html_report is not None:
-        kit.html_report.title = booted.image
+    if booted.image not in kit.images:
+        kit.images.append(booted.image)
 
 
 # ---- reports ----------------------------------------------------------------------------------------------------------
@@ -262,8 +278,8 @@ def _note(kit: Kit, booted: Cluster) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    booted = getattr(item, "funcargs", {}).get("cluster")
-    if report.failed and booted is not None and _cluster_of(item) is not None:
+    booted = item.config.stash[_kit].cluster
+    if report.failed and booted is not None and _cluster_of(item) == booted.wanted:
         # Both the terminal and the HTML report show sections.
         report.sections.append((f"state of the cluster {booted.name}", booted.trouble()))
     return report
@@ -279,12 +295,19 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(line)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_html_report_title(report: Any) -> None:
-    # Which image is tested is known when the first cluster runs; the title is written at the end.
-    _reports.append(report)
+class _Html:
+    """Title and summary of the report that pytest-html writes. Its hooks are not told of which run they are, hence an object a run."""
 
+    def __init__(self, kit: Kit) -> None:
+        self.kit = kit
+        self.report: Any = None
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_html_results_summary(prefix: list[str], session: pytest.Session) -> None:
-    prefix += [f"<p>{html.escape(line)}</p>" for line in session.config.stash[_kit].booted]
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_report_title(self, report: Any) -> None:
+        self.report = report
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_results_summary(self, prefix: list[str]) -> None:
+        if self.kit.images:
+            self.report.title = ", ".join(self.kit.images)  # written after this
+        prefix += [f"<p>{html.escape(line)}</p>" for line in self.kit.booted]

@@ -185,7 +185,7 @@ class Workshop:
         with tempfile.TemporaryDirectory(prefix="slipway-image-", dir=scratch_folder()) as scratch:
             tree = Path(scratch, "tree")
             layer.unpack(self.store, descriptors(self.store.read(manifest.digest))[1:], tree)
-            placed = build_context.place(tree, instruction.sources, instruction.destination, is_folder=self._is_folder)
+            placed = build_context.place(tree, instruction.sources, instruction.destination, is_folder=self._is_folder, image=True)
             entries = [entry_of(item.source, item.path, instruction.chmod) for item in placed]
             return self.remember(identity, instruction.text, layer.write_layer(with_folders(entries), self.store))
 

@@ -368,16 +368,16 @@ class Fetcher:
         self._types[found.digest] = found
 
     def _find(self, reference: Reference, accept: Sequence[str]) -> Manifest:
-        problem: SlipwayError | None = None
+        problems: list[SlipwayError] = []
         for source in self.sources:
             try:
                 found = source.manifest(reference, accept)
             except SlipwayError as failed:
-                problem = failed
+                problems.append(failed)
                 continue
             if found is not None:
                 return found
-        raise problem or RemoteError(f"{reference}: no source has it", status=404, code="MANIFEST_UNKNOWN")
+        raise _joined(problems) or RemoteError(f"{reference}: no source has it", status=404, code="MANIFEST_UNKNOWN")
 
     def blob(self, reference: Reference, digest: str, size: int | None = None) -> Content:
         """A blob of that image, which is in the store or on its way there; ``size`` in bytes where a manifest tells it."""
@@ -394,21 +394,30 @@ class Fetcher:
 
     def open(self, reference: Reference, digest: str, size: int | None) -> Stream:
         """The first source's stream of that blob."""
-        problem: SlipwayError | None = None
+        problems: list[SlipwayError] = []
         for source in self.sources:
             try:
                 stream = source.blob(reference, digest, size)
             except SlipwayError as failed:
-                problem = failed
+                problems.append(failed)
                 continue
             if stream is not None:
                 return stream
-        raise problem or RemoteError(f"{reference}: no source has blob {digest}", status=404, code="BLOB_UNKNOWN")
+        raise _joined(problems) or RemoteError(f"{reference}: no source has blob {digest}", status=404, code="BLOB_UNKNOWN")
 
     def forget(self, transfer: Transfer) -> None:
         with self._lock:
             if self._transfers.get(transfer.digest) is transfer:
                 del self._transfers[transfer.digest]
+
+
+def _joined(problems: Sequence[SlipwayError]) -> SlipwayError | None:
+    """All reasons in one: that a registry does not have an image must not hide why it could not be made here."""
+    if len(problems) < 2:
+        return problems[0] if problems else None
+    last = problems[-1]
+    status, code = (last.status, last.code) if isinstance(last, RemoteError) else (502, "UNKNOWN")
+    return RemoteError("; ".join(problem.message for problem in problems), status=status, code=code, hint=problems[0].hint)
 
 
 def _accepted(media_type: str, accept: Sequence[str]) -> bool:

@@ -10,13 +10,14 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import testinfra.backend
-import testinfra.host
+from testinfra.backend import get_backend
+from testinfra.host import Host
 
 from harness import checks, cloudimage, engine, images, offline, process
 from harness.clusterstate import ClusterState
@@ -31,8 +32,6 @@ from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
-
-Host = testinfra.host.Host
 
 _EVENTS = 15
 _count = itertools.count(1)
@@ -104,7 +103,7 @@ class Cluster:
     kubeconfig: Path
     kubectl: Kubectl
     boot_seconds: float
-    """From asking for machines until every workload was ready; 0 for a cluster that ran already."""
+    """From asking for machines until every workload was ready; next to nothing for a cluster that ran already."""
     machines: tuple[SshNode, ...]
     """The same as ``hosts``, for programs: they take files and run as root."""
     group: str | None
@@ -143,9 +142,7 @@ class Cluster:
     def prove_offline(self) -> offline.Offline:
         """Raises UsageError for machines that were given, CheckError with what speaks against it."""
         if self.group is None:
-            raise UsageError(
-                "that nothing leaves machines of yours cannot be proven from here", hint="leave out --masters: nodes are made then"
-            )
+            raise UsageError("that nothing leaves given machines cannot be proven from here", hint="test without --masters")
         proof = offline.Offline(engine.connect(), self.group, self.machines)
         proof.prove()
         return proof
@@ -250,8 +247,7 @@ class _Found:
 
 def _running(given: Given) -> _Found | None:
     """The cluster of the first given master, as it is recorded there; None when it has none that was brought up to its end."""
-    folder = ClusterState.of("test-look").folder
-    with Ssh(folder, given.masters[:1]) as ssh:
+    with tempfile.TemporaryDirectory(prefix="slipway-test-") as folder, Ssh(Path(folder), given.masters[:1]) as ssh:
         (node,) = ssh.connect()
         mark = node.run(f"cat {MARK}", check=False)
         if not mark.ok or not mark.stdout.split():
@@ -268,7 +264,7 @@ def _host(machine: SshNode) -> Host:
 
     Not through ``get_host``: it answers with what it knows of an earlier machine of the same address.
     """
-    backend = testinfra.backend.get_backend(
+    backend = get_backend(
         f"ssh://{machine.address}",
         ssh_config=str(machine.ssh.config),
         ssh_extra_args="-o ControlMaster=no",

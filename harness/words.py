@@ -176,7 +176,8 @@ def json_list(text: str) -> list[str] | None:
 def substitute(command: str, values: Mapping[str, str]) -> str:
     """Write ``values`` into a shell command where it names them, quoted as the place asks; every other variable is the shell's.
 
-    Nothing is changed in single quotes or after a backslash, as in the shell itself.
+    Nothing is changed in single quotes or after a backslash, as in the shell itself. Raises ValueError for a ``${NAME%...}`` of one of
+    ``values``: what the shell would do to it cannot be done here.
     """
     found, position, double = "", 0, False
     while position < len(command):

@@ -117,7 +117,9 @@ def balancer_config(cluster: Cluster, member: Member) -> str:
     """haproxy for a node: its loopback leads to a master that lives."""
     parts = [
         """global
-  maxconn 16384
+  maxconn 4096
+  # Where the machine allows fewer open files than that needs, fewer connections are better than none.
+  no strict-limits
 
 defaults
   mode tcp
@@ -209,4 +211,15 @@ def start_containerd(node: Node) -> None:
 
 
 def start_balancer(node: Node) -> None:
-    node.run("systemctl enable slipway-balancer 2>&1; systemctl restart slipway-balancer", timeout=60)
+    """(Re)start the balancer and wait until it listens."""
+    wait = listening("slipway-balancer", REGISTRY_PORT)
+    node.run(f"systemctl enable slipway-balancer 2>&1; systemctl restart slipway-balancer; {wait}", timeout=60)
+
+
+def listening(unit: str, port: int, seconds: int = 20) -> str:
+    """Shell text that waits until a unit of ours listens on a TCP port, and shows the unit's log when it does not."""
+    return f"""end=$(($(date +%s) + {seconds}))
+until awk '$4 == "0A" {{ print $2 }}' /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -q ':{port:04X}$'; do
+  if [ "$(date +%s)" -gt "$end" ]; then journalctl -u {unit} -n 20 --no-pager -o cat >&2; exit 1; fi
+  sleep 0.1
+done"""

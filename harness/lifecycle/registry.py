@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import BinaryIO
 
 from harness.cloudimage import Blob, ImageSet
+from harness.lifecycle.machine import listening
 from harness.nodes import Node
 from harness.nodes.placing import STATE, File, Files, put_all, tar_stream
 from harness.oci.model import INDEXES, MANIFESTS
@@ -178,15 +179,6 @@ def start(node: Node, certificate: bytes, key: bytes) -> None:
         f"systemctl enable slipway-registry 2>&1; systemctl restart slipway-registry; {listening('slipway-registry', REGISTRY_PORT)}",
         timeout=60,
     )
-
-
-def listening(unit: str, port: int, seconds: int = 20) -> str:
-    """Shell text that waits until a unit of ours listens on a TCP port, and shows the unit's log when it does not."""
-    return f"""end=$(($(date +%s) + {seconds}))
-until awk '$4 == "0A" {{ print $2 }}' /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -q ':{port:04X}$'; do
-  if [ "$(date +%s)" -gt "$end" ]; then journalctl -u {unit} -n 20 --no-pager -o cat >&2; exit 1; fi
-  sleep 0.1
-done"""
 
 
 def client_files(names: Iterable[str]) -> Files:

@@ -473,13 +473,30 @@ def wait_for_nodes(setup: Setup, after: str) -> Step:
 
     def action() -> str:
         names = [member.name for member in setup.cluster.members]
-        checks.settle(setup.kubectl, timeout=setup.timeout, quiet=0, interval=0.5, namespaces=("kube-system",), nodes=names)
+        try:
+            checks.settle(setup.kubectl, timeout=setup.timeout, quiet=0, interval=0.5, namespaces=("kube-system",), nodes=names)
+        except CheckError as error:
+            raise CheckError(error.message, hint=error.hint, details=f"{error.details or ''}\n{_kubelet_logs(setup)}".strip()) from error
         setup.runtime.annotate()
         wait_for_dns(setup)
         return f"{len(names)} Ready"
 
     before = ("start-workers",) if setup.workers else ()
     return Step("wait-for-nodes", "wait for the nodes", action, after=(after, *before))
+
+
+def _kubelet_logs(setup: Setup) -> str:
+    """What the kubelets of nodes that are not Ready say."""
+    ready = {
+        node["metadata"]["name"] for node in checks.of_kind(checks.get(setup.kubectl, "nodes"), "Node") if checks.node_problem(node) is None
+    }
+    parts = []
+    for member in setup.cluster.members:
+        if member.name not in ready:
+            script = "journalctl -u slipway-balancer -u containerd -u kubelet -p warning -n 10 --no-pager -o cat; journalctl -u kubelet -n 6 --no-pager -o cat"
+            said = member.node.run(script, check=False, timeout=30).stdout.strip()
+            parts.append(f"log of {member.name}:\n{said}")
+    return "\n".join(parts)
 
 
 def wait_for_dns(setup: Setup) -> None:

@@ -313,6 +313,9 @@ def test_a_source_that_fails_does_not_hide_the_next(store: Store) -> None:
     with pytest.raises(RemoteError, match="503 in repair") as raised:
         Fetcher([failing, Memory()], store).manifest(named("test.io/a:1"))
     assert raised.value.status == 503
+    with pytest.raises(RemoteError, match=r"503 in repair; test\.io/a:1: 404 unknown") as raised:
+        Fetcher([failing, Failing(RemoteError("test.io/a:1: 404 unknown", status=404))], store).manifest(named("test.io/a:1"))
+    assert raised.value.status == 404
     with pytest.raises(RemoteError, match=r"test\.io/a:1: no source has it") as raised:
         Fetcher([Memory()], store).manifest(named("test.io/a:1"))
     assert raised.value.status == 404

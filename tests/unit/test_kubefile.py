@@ -91,6 +91,7 @@ def test_a_whole_kubefile_reads_as_written() -> None:
         "# syntax=docker/dockerfile:1\n# Escape = `\nFROM scratch\nRUN a `\n b",
         "FROM scratch\nRUN a \\\n\n# no\n b",
         "FROM scratch\nRUN a \\\n b \\",
+        "FROM scratch\n\\\n\nRUN a \\\n b",
     ],
 )
 def test_the_same_instruction_in_every_dress(text: str) -> None:
@@ -165,6 +166,12 @@ def test_an_arg_before_from_must_be_repeated_behind_it() -> None:
     assert [str(warning) for warning in found.warnings] == [
         "web/Kubefile:3: $V is not defined and stands for nothing\n  hint: declare it: ARG V"
     ]
+
+
+def test_the_value_of_a_build_arg_is_not_shown() -> None:
+    found = parse("FROM scratch\nARG TOKEN=none\nRUN curl -H $TOKEN", build_args={"TOKEN": "secret"})
+    assert found.of(Run)[0].environment["TOKEN"] == "secret"
+    assert [item.text for item in found.instructions] == ["FROM scratch", "ARG TOKEN=none", "RUN curl -H $TOKEN"]
 
 
 def test_env_comes_before_arg() -> None:
@@ -554,6 +561,11 @@ def test_an_undefined_variable_is_empty_and_told() -> None:
         ("web/Kubefile:3", "$VERSOIN is not defined and stands for nothing", "did you mean $VERSION?"),
         ("web/Kubefile:4", "$NONE is not defined and stands for nothing", "declare it: ARG NONE"),
     ]
+
+
+def test_what_only_a_shell_can_do_to_an_arg_is_said() -> None:
+    assert fault("FROM scratch\nARG V=1.2\nCMD echo ${V%.*}").where == "web/Kubefile:3"
+    assert parse("FROM scratch\nENV V=1.2\nCMD echo ${V%.*}").commands == ("echo ${V%.*}",)
 
 
 def test_a_required_variable() -> None:

@@ -1,0 +1,64 @@
+"""The guard of this ring: a unit test starts no process, opens no connection and talks to no engine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+FORBIDDEN = {
+    "subprocess.Popen": "starts a process",
+    "os.system": "starts a process",
+    "os.posix_spawn": "starts a process",
+    "os.spawn": "starts a process",
+    "os.exec": "starts a process",
+    "os.fork": "starts a process",
+    "os.forkpty": "starts a process",
+    "pty.spawn": "starts a process",
+    "socket.connect": "opens a connection",
+    "socket.bind": "listens",
+    "socket.sendto": "sends a packet",
+    "socket.getaddrinfo": "asks for an address",
+    "socket.gethostbyname": "asks for an address",
+}
+"""Audit events (see the table in Python's documentation), and what they mean."""
+
+
+class _Guard:
+    """An audit hook cannot be taken away again, so it looks whether a test of this folder is running."""
+
+    def __init__(self) -> None:
+        self.watches = False
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.watches and event in FORBIDDEN:
+            # Not an ordinary exception: code that swallows those must not hide it.
+            pytest.fail(f"a unit test {FORBIDDEN[event]} ({event}: {str(arguments)[:200]}); such tests belong into tests/integration")
+
+
+_guard = _Guard()
+sys.addaudithook(_guard)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Around fixtures and tests of this folder."""
+    _guard.watches = True
+    try:
+        return (yield)
+    finally:
+        _guard.watches = False
+
+
+@pytest.fixture(autouse=True)
+def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client of the engine is refused when it is made, not only when it connects."""
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("a unit test talks to the Docker engine; such tests belong into tests/integration")
+
+    docker = sys.modules.get("docker")
+    if docker is not None:
+        monkeypatch.setattr(docker.APIClient, "__init__", refuse)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench import run
+
+ROW: dict[str, Any] = {"ours": 2.0, "peer": 8.0, "peer_name": "docker-registry", "unit": "s"}
+
+
+def test_a_result_has_the_ratio_and_the_name_of_its_benchmark() -> None:
+    assert run.result("capture", {**ROW, "name": "something", "rounds": 3}) == {**ROW, "name": "capture", "ratio": 0.25, "rounds": 3}
+
+
+def test_of_several_measurements_the_first_counts_and_the_others_are_kept() -> None:
+    found = run.result("build", [ROW, {**ROW, "name": "build, cached", "peer": 1.0}])
+    assert found["ratio"] == 0.25
+    assert found["more"] == [{**ROW, "name": "build, cached", "peer": 1.0, "ratio": 2.0}]
+
+
+def test_a_peer_that_cannot_run_here_gives_no_ratio() -> None:
+    assert run.result("one-node", {**ROW, "peer": None})["ratio"] is None
+
+
+def test_a_measurement_that_lacks_something_is_refused() -> None:
+    with pytest.raises(ValueError, match="capture: the measurement lacks peer, unit"):
+        run.result("capture", {"ours": 1, "peer_name": "x"})
+
+
+def test_nothing_measured_is_refused() -> None:
+    with pytest.raises(ValueError, match="measured nothing"):
+        run.result("capture", [])
+
+
+def test_benchmarks_are_the_modules_beside_the_runner(tmp_path: Path) -> None:
+    for name in ("__init__", "run", "one_node", "capture"):
+        (tmp_path / f"{name}.py").touch()
+    assert run.names(tmp_path) == ("capture", "one-node")
+
+
+def test_unknown_names_are_told_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"no benchmark is called captrue; did you mean capture\? there are build, capture"):
+        run.select(["captrue"], ["build", "capture"])
+
+
+def test_the_table_shows_every_measurement() -> None:
+    rows = [run.result("build", [ROW, {**ROW, "name": "cached", "peer": None, "peer_name": "kbld"}])]
+    assert run.table(rows).splitlines()[2:] == [
+        "| build | 2.0 s | 8.0 s (docker-registry) | 0.25 |",
+        "| cached | 2.0 s | not measured (kbld) |  |",
+    ]
+
+
+def test_what_is_measured_is_written_and_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Module:
+        @staticmethod
+        def measure() -> dict[str, Any]:
+            return ROW
+
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run, "names", lambda: ("one-node",))
+    monkeypatch.setattr("importlib.import_module", {"tests.bench.one_node": Module}.__getitem__)
+    assert run.main([]) == 0
+    assert json.loads((tmp_path / "results" / "one-node.json").read_text())["ratio"] == 0.25
+    assert "| one-node | 2.0 s | 8.0 s (docker-registry) | 0.25 |" in capsys.readouterr().out
+
+
+def test_an_unknown_benchmark_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["nothing-like-it"]) == 2
+    assert "no benchmark is called nothing-like-it" in capsys.readouterr().err

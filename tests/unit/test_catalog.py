@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness import catalog
+from harness.errors import UsageError
+
+
+def made(root: Path, **kubefiles: str) -> Path:
+    """A folder kubefiles/ with these, by name."""
+    for name, text in kubefiles.items():
+        folder = root / "kubefiles" / name.replace("_", "-")
+        folder.mkdir(parents=True)
+        (folder / "Kubefile").write_text(text)
+    return root / "kubefiles"
+
+
+def names(entries: tuple[catalog.Entry, ...]) -> list[str]:
+    return [entry.name for entry in entries]
+
+
+def test_what_an_image_is_built_from_is_built_before_it(tmp_path: Path) -> None:
+    entries = catalog.find(made(tmp_path, app="FROM middle\n", base="FROM scratch\n", middle="FROM base:latest\n", other="FROM scratch\n"))
+    assert names(catalog.order(entries, ["app"])) == ["base", "middle", "app"]
+
+
+def test_everything_is_ordered_when_nothing_is_named(tmp_path: Path) -> None:
+    entries = catalog.find(made(tmp_path, a="FROM z\n", b="FROM z\n", z="FROM scratch\n"))
+    assert names(catalog.order(entries)) == ["z", "a", "b"]
+    assert names(catalog.select(entries, [])) == ["a", "b", "z"]
+
+
+def test_only_the_named_are_selected_each_once(tmp_path: Path) -> None:
+    entries = catalog.find(made(tmp_path, app="FROM base\n", base="FROM scratch\n"))
+    assert names(catalog.select(entries, ["app", "app"])) == ["app"]
+
+
+@pytest.mark.parametrize(
+    ("text", "needs"),
+    [
+        ("FROM base", "base"),
+        ("# syntax\n\nfrom --platform=linux/arm64 base:latest\n", "base"),
+        ("FROM docker.io/library/base:latest", "base"),
+        ("ARG BASE=base\nFROM ${BASE}", "base"),
+        ("ARG BASE\nFROM ${BASE:-base}", "base"),
+        ("ARG BASE=base\nFROM $BASE:latest", "base"),
+        ("FROM base:v1.20.2", None),
+        ("FROM registry.example/base", None),
+        ("FROM scratch", None),
+        ("COPY . .", None),
+    ],
+)
+def test_a_base_is_a_folder_beside_it_when_the_name_means_what_is_built_there(tmp_path: Path, text: str, needs: str | None) -> None:
+    assert catalog.find(made(tmp_path, app=text, base="FROM scratch"))["app"].needs == needs
+
+
+def test_unknown_names_are_all_told_with_the_nearest(tmp_path: Path) -> None:
+    entries = catalog.find(made(tmp_path, web="FROM scratch", mysql_cluster="FROM scratch"))
+    with pytest.raises(UsageError) as caught:
+        catalog.order(entries, ["wbe", "mysql-clutser", "web", "zzz"])
+    assert "wbe" in caught.value.message
+    assert "zzz" in caught.value.message
+    assert "did you mean web, mysql-cluster?" in str(caught.value)
+
+
+def test_kubefiles_built_from_each_other_are_refused(tmp_path: Path) -> None:
+    entries = catalog.find(made(tmp_path, a="FROM b", b="FROM c", c="FROM a"))
+    with pytest.raises(UsageError, match=r"built from each other: a -> b -> c -> a"):
+        catalog.order(entries)
+
+
+def test_an_image_built_from_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a -> a"):
+        catalog.order(catalog.find(made(tmp_path, a="FROM a")))
+
+
+def test_an_entry_knows_its_tests_and_says_what_it_is(tmp_path: Path) -> None:
+    root = made(tmp_path, web="FROM scratch")
+    (root / "web" / "README.md").write_text("# web\n\nnginx and Redis\nbehind Services.\n\nMore.\n")
+    (root / "web" / "test_web.py").write_text("")
+    (root / "web" / "helper.py").write_text("")
+    entry = catalog.find(root)["web"]
+    assert entry.summary == "nginx and Redis behind Services."
+    assert [path.name for path in entry.tests] == ["test_web.py"]
+    assert entry.reference == "web:latest"
+    assert entry.to_json()["from"] == "scratch"
+
+
+def test_folders_without_a_kubefile_are_no_entries(tmp_path: Path) -> None:
+    root = made(tmp_path, web="FROM scratch")
+    (root / "notes").mkdir()
+    assert list(catalog.find(root)) == ["web"]
+
+
+def test_a_project_without_kubefiles_is_told_where_they_go(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"kubefiles/<name>/Kubefile"):
+        catalog.find(tmp_path / "kubefiles")
+
+
+def test_our_own_kubefiles_have_an_order() -> None:
+    entries = catalog.find(Path(__file__).parents[2] / "kubefiles")
+    order = names(catalog.order(entries))
+    assert set(order) == set(entries)
+    assert all(order.index(entry.needs) < order.index(entry.name) for entry in entries.values() if entry.needs)

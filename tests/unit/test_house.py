@@ -1,0 +1,148 @@
+"""The walls of the house: who may import whom, and who may touch what. Read from the source; nothing is imported for it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "harness"
+
+LAYERS = (
+    ("cli", "pytest_plugin"),
+    ("testkit",),
+    ("offline",),
+    ("lifecycle",),
+    ("build",),
+    ("sandbox",),
+    ("runtimes",),
+    ("checks", "images", "rootfs"),
+    ("capture", "discover", "nodes"),
+    ("cloudimage", "sources", "clusterstate", "engine"),
+    ("oci", "registries", "credentials"),
+    ("kubefile", "clusterfile", "render", "catalog"),
+    ("process",),
+    ("log",),
+    ("paths",),
+    ("errors",),
+)
+"""From the roof down: a module imports from below only. Modules that are not named may stand anywhere where no circle comes of it."""
+
+DOCKER = {"harness.engine"}
+SUBPROCESS = {
+    "harness.process",
+    "harness.engine",  # starts the engine and leaves it running, which the door does not do
+}
+TESTINFRA = {"harness.testkit"}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES: Mapping[str, Path] = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(name: str, *, top_level: bool = False) -> Iterator[str]:
+    """The full names of what a module imports, also inside functions; not what only a type checker reads."""
+    path = SOURCES[name]
+    tree = ast.parse(path.read_text())
+    skipped = {id(node) for guard in ast.walk(tree) if is_type_checking(guard) for node in ast.walk(guard)}
+    nodes = tree.body if top_level else ast.walk(tree)
+    for node in nodes:
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = name.split(".")[: None if path.name == "__init__.py" else -1]
+            base = ".".join([*package[: len(package) - node.level + 1], node.module or ""]).rstrip(".") if node.level else node.module or ""
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def own(name: str, *, top_level: bool = False) -> set[str]:
+    """The modules of ours that a module imports."""
+    found = set()
+    for wanted in imports(name, top_level=top_level):
+        module = wanted if wanted in SOURCES else wanted.rpartition(".")[0]
+        if module in SOURCES and module != name:
+            found.add(module)
+    return found
+
+
+def layer(name: str) -> int | None:
+    top = name.split(".")[1] if "." in name else ""
+    return next((index for index, names in enumerate(LAYERS) if top in names), None)
+
+
+def uses(name: str, library: str) -> bool:
+    return any(wanted.split(".")[0] == library for wanted in imports(name))
+
+
+def test_imports_point_one_way() -> None:
+    wrong = [
+        f"{name} imports {other}, which stands above it"
+        for name in SOURCES
+        for other in own(name)
+        if (mine := layer(name)) is not None and (theirs := layer(other)) is not None and theirs < mine
+    ]
+    assert wrong == []
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    graph = {name: own(name) for name in SOURCES}
+    done: set[str] = set()
+
+    def follow(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, f"a circle: {' -> '.join([*way[way.index(name) :], name])}"
+        if name not in done:
+            for other in sorted(graph[name]):
+                follow(other, (*way, name))
+            done.add(name)
+
+    for name in graph:
+        follow(name, ())
+
+
+def test_the_root_package_is_empty_and_nobody_imports_it() -> None:
+    assert (PACKAGE / "__init__.py").read_text() == ""
+    assert [name for name in SOURCES if "harness" in own(name)] == []
+
+
+@pytest.mark.parametrize(("library", "allowed"), [("docker", DOCKER), ("subprocess", SUBPROCESS), ("testinfra", TESTINFRA)])
+def test_a_library_with_one_door_is_used_behind_it_only(library: str, allowed: set[str]) -> None:
+    assert {name for name in SOURCES if uses(name, library)} == allowed
+
+
+def test_every_exception_to_the_one_door_still_exists() -> None:
+    assert {*DOCKER, *SUBPROCESS, *TESTINFRA} <= set(SOURCES)
+
+
+def test_what_the_noxfile_reads_needs_the_standard_library_only() -> None:
+    seen: set[str] = set()
+    todo = ["harness.catalog", "harness.paths"]
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        foreign = {wanted.split(".")[0] for wanted in imports(name, top_level=True)} - set(sys.stdlib_module_names) - {"harness"}
+        assert foreign == set(), f"{name} imports {foreign}"
+        todo += own(name, top_level=True) - seen
+
+
+def test_what_every_pytest_run_loads_is_light() -> None:
+    foreign = {wanted.split(".")[0] for wanted in imports("harness.pytest_plugin", top_level=True)} - set(sys.stdlib_module_names)
+    assert foreign == {"pytest"}
+
+
+def test_no_module_is_called_by_what_it_is_not() -> None:
+    vague = {"utils", "util", "common", "base", "manager", "helpers", "misc"}
+    assert [name for name in SOURCES if vague & set(name.split("."))] == []
