@@ -30,7 +30,7 @@ from harness import (
     sandbox,
     tools,
 )
-from harness.capture import Proxy, Pulled, collect
+from harness.capture import Proxy, Pulled, as_asked, collect
 from harness.cloudimage import App, CloudImage, History, ImageSet, Info, PlatformImage
 from harness.credentials import Credentials
 from harness.errors import BuildError, CheckError, Fault, InputError, StoreError
@@ -361,7 +361,7 @@ class _Discovery:
             log.warning(f"{self.parsed.path}: there is no Kubernetes in this image to run it on, so only declared images are known")
         platform = Platform.parse(self.options.platform)
         found = collect(pulled, declared, listed=listed, store=self.work.store, sources=self.sources, platform=platform)
-        named = {str(Reference.parse(item.name)) for item in (*declared, *listed)}
+        named = {str(as_asked(Reference.parse(item.name))) for item in (*declared, *listed)}
         asked = {image.reference for image in pulled}
         known = {image.name for image in self.base.images.images} if self.base else set()
         owned = tuple(_asked_by(image, owners.get(image.name, ())) for image in found.images)

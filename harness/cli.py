@@ -55,13 +55,14 @@ def execute(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
         found = app(arguments, standalone_mode=False, prog_name="slipway")
-    except click.exceptions.Abort:
-        return _fail("stopped", 130)
     except click.ClickException as error:
         error.show()
         return 2
-    except KeyboardInterrupt:
-        return _fail("interrupted; what was begun has been removed, the same command can be run again", 130)
+    except (KeyboardInterrupt, click.exceptions.Abort, SystemExit) as ended:
+        code = ended.code if isinstance(ended, SystemExit) else 130
+        if code == 130:
+            return _fail("interrupted; what was begun has been removed, the same command can be run again", 130)
+        return int(code or 0)
     except SlipwayError as error:
         return _explain(error)
     except BrokenPipeError:

@@ -1,0 +1,15 @@
+"""What this ring needs on the machine: installed when it is missing and we may, never skipped."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness import packages
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs() -> None:
+    """A real registry, a real client of registries and a real container runtime, from the package archive."""
+    packages.ensure("docker-registry", "docker-registry")
+    packages.ensure("skopeo", "skopeo")
+    packages.ensure("containerd", "containerd")

@@ -1,0 +1,256 @@
+"""`slipway build` without a cluster: layers, lists, reproducibility, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import process
+from harness.cloudimage import read
+from harness.oci import layer
+from harness.oci.store import Store
+from tests.conftest import Slipway
+from tests.integration.registry import Registry, image, push, registry
+
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata: {{name: a}}
+spec:
+  containers:
+  - name: a
+    image: {image}
+"""
+
+
+def context(folder: Path, kubefile: str, **files: str) -> Path:
+    """A build context; ``manifests__app_yaml`` is manifests/app.yaml."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "Kubefile").write_text(kubefile)
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store."""
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def unpacked(home: Path, name: str, folder: Path) -> Path:
+    store = Store(home / "store")
+    layer.unpack(store, read(store, name).platforms[0].layers, folder)
+    return folder
+
+
+def test_steps_make_a_rootfs(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+    made = context(
+        tmp_path / "c",
+        "FROM scratch\nARG WHO=nobody\nENV Greeting=hi\nCOPY etc etc\nCOPY scripts/*.sh scripts/\n"
+        'RUN echo "$WHO $Greeting" > etc/who && rm etc/gone && ln -s who etc/link && test "$PWD" = /rootfs\n'
+        "COPY --from=slipway.dev/pause:3.2 /pause bin/\n",
+        etc__gone="x", etc__kept="y", scripts__a_sh="#!/bin/sh\n", scripts__b_txt="no",
+    )  # fmt: skip
+    slipway("build", "-t", "one", "--build-arg", "WHO=somebody", made)
+    root = unpacked(home, "one", tmp_path / "root")
+    assert (root / "etc/who").read_text() == "somebody hi\n"
+    assert os.readlink(root / "etc/link") == "who"  # noqa: PTH115 -- as it is written
+    assert sorted(path.name for path in (root / "etc").iterdir()) == ["kept", "link", "who"]
+    assert sorted(path.name for path in (root / "scripts").iterdir()) == ["a.sh"]
+    assert os.access(root / "bin/pause", os.X_OK)
+
+
+def test_the_same_inputs_give_the_same_digest_in_another_folder_and_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slipway: Slipway
+) -> None:
+    digests = []
+    for name in ("first", "second"):
+        monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / f"home-{name}"))
+        made = context(tmp_path / name / "c", "FROM scratch\nCOPY etc etc\nRUN date > etc/../../dev/null; echo x > etc/y\n", etc__a="x")
+        os.utime(made / "etc/a", (1, len(name)))
+        digests.append(json.loads(slipway("build", "-t", "same", "-o", "json", made).stdout)["digest"])
+    assert digests[0] == digests[1]
+
+
+def test_nothing_changed_means_nothing_done(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+    made = context(tmp_path / "c", "FROM scratch\nCOPY etc etc\nRUN sleep 0\n", etc__a="x")
+    first = slipway("build", "-t", "one", made)
+    second = slipway("build", "-t", "one", made)
+    assert "nothing had changed" in second.stdout
+    assert second.stdout.splitlines()[0] == first.stdout.splitlines()[0]
+
+
+def test_build_arguments_do_not_end_up_in_the_image(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+    made = context(tmp_path / "c", "FROM scratch\nARG TOKEN\nRUN mkdir etc && test -n \"$TOKEN\" && touch etc/done\n")
+    said = slipway("--verbose", "build", "-t", "one", "--build-arg", "TOKEN=hunter2hunter2", made)
+    assert "hunter2" not in said.output
+    for path in (home / "store").rglob("*"):
+        assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with registry(tmp_path_factory.mktemp("upstream")) as found:
+        yield found
+
+
+@pytest.fixture
+def mirrored(tmp_path: Path, upstream: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """docker.io and quay.io are a loopback registry."""
+    conf = tmp_path / "registries.conf"
+    conf.write_text(
+        "".join(
+            f'[[registry]]\nprefix = "{domain}"\nlocation = "{domain}"\nblocked = false\n'
+            f'[[registry.mirror]]\nlocation = "{upstream.host}/{domain}"\ninsecure = true\n'
+            for domain in ("docker.io", "quay.io")
+        )
+    )
+    monkeypatch.setenv("SLIPWAY_REGISTRIES_CONF", str(conf))
+    return upstream
+
+
+def test_declared_and_listed_images_are_embedded_under_their_own_names(
+    tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway
+) -> None:
+    push(mirrored, "docker.io/library/web", "1", image("web"))
+    push(mirrored, "quay.io/some/app", "2", image("app"))
+    made = context(
+        tmp_path / "c", "FROM scratch\nCOPY manifests manifests\n",
+        manifests__pod_yaml=POD.format(image="web:1"), manifests__imageList="# more\nquay.io/some/app:2\n",
+    )  # fmt: skip
+    slipway("build", "-t", "one", made)
+    found = {one["name"]: one for one in json.loads(slipway("inspect", "one", "-o", "json").stdout)["platforms"][0]["images"]}
+    assert {name: one["foundBy"] for name, one in found.items()} == {"docker.io/library/web:1": ["declared"], "quay.io/some/app:2": ["listed"]}
+    assert found["docker.io/library/web:1"]["requestedBy"] == ["manifests/pod.yaml:7"]
+
+
+def test_every_image_that_no_registry_has_is_named_with_its_place(
+    tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway
+) -> None:
+    made = context(
+        tmp_path / "c", "FROM scratch\nCOPY manifests manifests\n",
+        manifests__a_yaml=POD.format(image="docker.io/library/none:1"), manifests__b_yaml=POD.format(image="quay.io/none/at:all"),
+    )  # fmt: skip
+    said = slipway("build", "-t", "one", made, check=False)
+    assert said.returncode == 3
+    assert "2 images cannot be had" in said.stderr
+    assert "docker.io/library/none:1 (manifests/a.yaml:7)" in said.stderr
+    assert "quay.io/none/at:all (manifests/b.yaml:7)" in said.stderr
+    assert slipway("images", "-o", "json").stdout.strip() == "[]"
+
+
+FAULTS: Mapping[str, tuple[str, dict[str, str], int, str]] = {
+    "unknown instruction": ("FROM scratch\nCOYP a b\n", {}, 2, "Kubefile:2: "),
+    "missing FROM": ("COPY a b\n", {"a": "x"}, 2, "FROM"),
+    "missing source": ("FROM scratch\nCOPY nothere etc/\n", {}, 2, "Kubefile:2: "),
+    "outside": ("FROM scratch\nCOPY ../x etc/\n", {}, 2, "outside the build context"),
+    "no base": ("FROM nowhere:1\n", {}, 3, "Kubefile:1: the base image nowhere:1 is not here"),
+    "not YAML": ("FROM scratch\nCOPY manifests manifests\n", {"manifests__a_yaml": "a: [\n"}, 2, "manifests/a.yaml:"),
+    "RUN fails": ("FROM scratch\nRUN echo the reason >&2; exit 7\n", {}, 3, "Kubefile:2: RUN failed with exit code 7"),
+    "no such image": ("FROM scratch\nCOPY --from=localhost:1/none:1 /a b\n", {}, 4, "localhost:1/none:1"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_bad_input_ends_with_its_exit_code_and_place_and_no_image(case: str, tmp_path: Path, home: Path, slipway: Slipway) -> None:
+    kubefile, files, code, message = FAULTS[case]
+    said = slipway("build", "-t", "one", context(tmp_path / "c", kubefile, **files), check=False)
+    assert said.returncode == code, said.output
+    assert message in said.stderr
+    assert "Traceback" not in said.stderr
+    assert Store(home / "store").names() == {}
+
+
+def test_a_failing_run_shows_its_own_output_once(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+    made = context(tmp_path / "c", "FROM scratch\nRUN echo the reason >&2; exit 7\n")
+    said = slipway("build", "-t", "one", made, check=False)
+    assert said.stderr.count("    the reason") == 1
+
+
+def test_a_link_out_of_the_context_is_refused(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+    made = context(tmp_path / "c", "FROM scratch\nCOPY secret etc/\n")
+    (made / "secret").symlink_to("/etc/shadow")
+    said = slipway("build", "-t", "one", made, check=False)
+    assert said.returncode == 2
+    assert "symbolic link" in said.stderr
+
+
+def test_all_faults_at_once(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+    made = context(tmp_path / "c", "FROM scratch\nCOYP a b\nCOPY nothere etc/\nLAUNCH none\n")
+    said = slipway("build", "-t", "one", made, check=False)
+    assert [f"Kubefile:{line}:" in said.stderr for line in (2, 3, 4)] == [True, True, True]
+
+
+def test_check_needs_neither_base_nor_engine(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+    made = context(tmp_path / "c", "FROM nowhere:1\nCOPY manifests manifests\nCMD kubectl apply -f manifests\n", manifests__a_yaml=POD.format(image="web:1"))
+    plan: dict[str, Any] = json.loads(slipway("build", "--check", "-o", "json", made, env={"DOCKER_HOST": "tcp://127.0.0.1:1"}).stdout)
+    assert plan["base"] == "nowhere:1"
+    assert plan["launch"] == ["kubectl apply -f manifests"]
+    assert [image["name"] for image in plan["images"]] == ["docker.io/library/web:1"]
+
+
+def test_a_full_disk_is_said_and_leaves_the_store_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slipway: Slipway) -> None:
+    home = tmp_path / "small"
+    home.mkdir()
+    process.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", home])
+    try:
+        monkeypatch.setenv("SLIPWAY_HOME", str(home))
+        made = context(tmp_path / "c", "FROM scratch\nCOPY data etc/\n")
+        small = context(tmp_path / "s", "FROM scratch\nCOPY a etc/\n", a="x")
+        slipway("build", "-t", "small", small)
+        (made / "data").write_bytes(os.urandom(8 << 20))
+        said = slipway("build", "-t", "large", made, check=False)
+        assert said.returncode == 4, said.output
+        assert f"no space left in {home}" in said.stderr
+        names = Store(home / "store").names()
+        assert list(names) == ["small:latest"]
+        slipway("inspect", "small")
+    finally:
+        process.run(["umount", home])
+
+
+def test_two_builds_at_once_into_one_store(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+    made = context(tmp_path / "c", "FROM scratch\nCOPY etc etc\nRUN head -c 3000000 /dev/zero > etc/zeros\n", etc__a="x")
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(lambda number: slipway("build", "-t", f"image-{number}", made), range(4)))
+    assert len({one.stdout.split()[1] for one in said}) == 1
+    assert list(Store(home / "store").names()) == [f"image-{number}:latest" for number in range(4)]
+
+
+def containers() -> set[str]:
+    listed = process.run(["docker", "ps", "--all", "--quiet", "--filter", "label=dev.slipway.build"])
+    return set(listed.stdout.split())
+
+
+def test_ctrl_c_in_a_run_step_leaves_no_container_and_no_tree(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    made = context(tmp_path / "c", "FROM scratch\nRUN sleep 300\n")
+    before = containers()
+    building = subprocess.Popen(
+        [sys.executable, "-m", "harness.cli", "build", "-t", "one", str(made)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while containers() == before and time.monotonic() < deadline and building.poll() is None:
+        time.sleep(0.1)
+    assert building.poll() is None
+    os.killpg(building.pid, signal.SIGINT)
+    _, errors = building.communicate(timeout=60)
+    assert building.returncode == 130
+    assert "interrupted" in errors
+    assert containers() == before
+    assert list((tmp_path / "cache/tmp").iterdir()) == []
+    assert Store(home / "store").names() == {}
