@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +19,9 @@ from rich.table import Table
 from harness import log
 from harness.errors import Fault, InputError, SlipwayError, UsageError
 from harness.oci.store import Store
+
+# The base of what the parser raises, in click itself or in the copy of it that newer releases of typer carry.
+_WrongUsage: type[Any] = typer.BadParameter.__mro__[2]
 
 HELP = """Builds, tests, shares and runs cluster images: a whole distributed application, Kubernetes included, in one OCI artifact.
 
@@ -55,14 +57,11 @@ def execute(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
         found = app(arguments, standalone_mode=False, prog_name="slipway")
-    except click.ClickException as error:
+    except _WrongUsage as error:
         error.show()
         return 2
-    except (KeyboardInterrupt, click.exceptions.Abort, SystemExit) as ended:
-        code = ended.code if isinstance(ended, SystemExit) else 130
-        if code == 130:
-            return _fail("interrupted; what was begun has been removed, the same command can be run again", 130)
-        return int(code or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        found = 130
     except SlipwayError as error:
         return _explain(error)
     except BrokenPipeError:
@@ -79,6 +78,8 @@ def execute(arguments: list[str]) -> int:
                 hint="run it again with --verbose and report what it says",
             )
         )
+    if found == 130:
+        return _fail("interrupted; what was begun has been removed, the same command can be run again", 130)
     return int(found or 0)
 
 
