@@ -51,7 +51,8 @@ def test_image(session: nox.Session) -> None:
     install(session)
     failed = test(session, entries)
     program = Path(session.bin, "slipway").relative_to(ROOT)
-    say(*about(session, entries, tested=True), f"next: {program} inspect {entries[-1].name}; {program} run --help")
+    hint = f"next: {program} nodes up --nodes 1    # makes machines, and prints the command that runs {entries[-1].name} on them"
+    say(*about(session, entries, tested=True), hint)
     if failed:
         session.error(f"tests failed: {', '.join(failed)}")
 
@@ -262,7 +263,8 @@ def about_one(session: nox.Session, entry: catalog.Entry, *, tested: bool) -> li
     if not image:
         return ["", f"{entry.reference}  is not in the store"]
     made = read_json(facts_of(entry).read_text() if facts_of(entry).exists() else "")
-    how = "" if made.get("digest") != image["digest"] else "nothing had changed, " if made.get("cached") else "built, "
+    cached = made.get("cached", not made.get("booted"))
+    how = "" if made.get("digest") != image["digest"] else "cached, " if cached else "built, "
     embedded = image["platforms"][0]["images"]
     found = {way: sum(way in one["foundBy"] for one in embedded) for way in ("pulled", "declared", "listed")}
     ways = ", ".join(f"{count} {way}" for way, count in found.items() if count) or "none found"

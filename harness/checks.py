@@ -305,11 +305,16 @@ _JUDGES: Mapping[str, Callable[[Resource], Problem | None]] = {
 
 
 def not_ready(
-    items: Iterable[Resource], *, events: Iterable[Resource] = (), logs: Mapping[tuple[str, str], str] | None = None
+    items: Iterable[Resource],
+    *,
+    events: Iterable[Resource] = (),
+    logs: Mapping[tuple[str, str], str] | None = None,
+    static: bool = True,
 ) -> tuple[Problem, ...]:
     """What of ``items`` is not ready, and why. Empty means that the cluster is as its objects ask for.
 
     ``events`` (Event objects) and ``logs`` (text by ``("Pod namespace/name", container)``) only add to the reasons.
+    Without ``static``, a static pod counts as ready when it runs: its probes pass only a minute after it works.
     Nodes and pods, which hold the causes, come before the workloads that wait for them.
     """
     known = tuple(items)
@@ -321,12 +326,17 @@ def not_ready(
         if item["metadata"].get("deletionTimestamp"):
             continue
         problem = judge(item)
-        if problem is not None:
+        if problem is not None and not (not static and _is_static(item) and problem.cause in {"Unready", "NotReady"}):
             found.append(problem)
     found += _claims(known)
     order = {"Node": 0, "PersistentVolumeClaim": 1, "Pod": 2}
     found.sort(key=lambda problem: (order.get(problem.object.split(" ", maxsplit=1)[0], 3), problem.object))
     return tuple(_told(problem, tuple(events), logs or {}) for problem in found)
+
+
+def _is_static(item: Resource) -> bool:
+    """A pod that a kubelet runs from a file: etcd, the API server."""
+    return "kubernetes.io/config.mirror" in (item["metadata"].get("annotations") or {})
 
 
 def _claims(items: Sequence[Resource]) -> list[Problem]:
@@ -377,17 +387,17 @@ def problems(kubectl: Kubectl, *, kinds: str = KINDS, namespaces: Iterable[str] 
     return explain(kubectl, items)
 
 
-def explain(kubectl: Kubectl, items: Sequence[Resource]) -> tuple[Problem, ...]:
+def explain(kubectl: Kubectl, items: Sequence[Resource], *, static: bool = True) -> tuple[Problem, ...]:
     """``not_ready`` of ``items``, with events and logs fetched for what was found. A log that cannot be had is left out."""
-    found = not_ready(items)
+    found = not_ready(items, static=static)
     if not found:
         return ()
     try:
         events = get(kubectl, "events")
     except SlipwayError:
         events = ()
-    logs = {(problem.object, problem.container): _log(kubectl, problem) for problem in found if problem.container}
-    return not_ready(items, events=events, logs={key: text for key, text in logs.items() if text and key[1]})
+    logs = {(problem.object, problem.container): text for problem in found if problem.container and (text := _log(kubectl, problem))}
+    return not_ready(items, events=events, logs=logs, static=static)
 
 
 def _log(kubectl: Kubectl, problem: Problem) -> str:
@@ -439,7 +449,7 @@ def settle(
     All times are seconds. Raises CheckError with every problem, its events and logs: after ``timeout``; at once for what waiting does
     not heal (a failed Job, an impossible image name); or when for ``stuck`` seconds all that is missing is images that cannot be pulled,
     containers that keep failing or pods that fit nowhere. An API that does not answer yet is waited for like any workload, and so are
-    ``nodes`` that have not registered. ``namespaces`` limits what is waited for.
+    ``nodes`` that have not registered. Static pods need only run. ``namespaces`` limits what is waited for.
     """
     names, expected = tuple(namespaces), frozenset(nodes)
     started = clock()
@@ -455,7 +465,7 @@ def settle(
             trouble = error
         now = clock()
         if trouble is None:
-            found = (*_missing_nodes(items, expected), *not_ready(items))
+            found = (*_missing_nodes(items, expected), *not_ready(items, static=False))
         else:
             found = (Problem("the cluster", f"does not answer: {trouble.message}", "Silent"),)
         marks = _signature(items)
@@ -471,7 +481,7 @@ def settle(
         late, final = now - started >= timeout, any(problem.final for problem in found)
         if late or final or now - moved >= stuck:
             if trouble is None:
-                found = (*_missing_nodes(items, expected), *explain(kubectl, items))
+                found = (*_missing_nodes(items, expected), *explain(kubectl, items, static=False))
             raise _unsettled(found, late=late, final=final, waited=now - started)
         sleep(interval)
 

@@ -15,7 +15,7 @@ import dataclasses
 import html
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -101,12 +101,23 @@ def read_options(config: pytest.Config) -> Options:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cluster" not in metafunc.fixturenames or not _is_ours(metafunc, "cluster"):
         return
-    options = metafunc.config.stash[_kit].options
-    wanted = _wanted(metafunc.definition, options)
+    from harness.testkit import Wanted
+
+    item, options = metafunc.definition, metafunc.config.stash[_kit].options
+    needed = _topology_of(item)
+    image = options.image or _image_of(item.path)
+    marks = []
+    masters, nodes = needed or (1, 1)
+    if options.masters:
+        # Given machines are one cluster, whatever a test would do with less.
+        masters, nodes = len(options.masters), len(options.nodes)
+        if needed is not None and (needed[0] > masters or needed[1] > nodes):
+            reason = f"needs {needed[0]} masters and {needed[1]} nodes, {masters} and {nodes} are given"
+            marks.append(pytest.mark.skip(reason=reason))
     # Not shown in the names of tests: it is the same for all of a module, nearly always.
-    metafunc.parametrize("cluster", [wanted], ids=[pytest.HIDDEN_PARAM], indirect=True, scope="session")
+    wanted = pytest.param(Wanted(image, masters, nodes), marks=marks, id=pytest.HIDDEN_PARAM)
+    metafunc.parametrize("cluster", [wanted], indirect=True, scope="session")
     if "node" in metafunc.fixturenames and _is_ours(metafunc, "node"):
-        masters, nodes = (len(options.masters), len(options.nodes)) if options.masters else (wanted.masters, wanted.nodes)
         ids = [f"master-{index}" for index in range(masters)] + [f"node-{index}" for index in range(nodes)]
         metafunc.parametrize("node", range(len(ids)), ids=ids, indirect=True)
 
@@ -121,15 +132,15 @@ def _is_ours(metafunc: pytest.Metafunc, name: str) -> bool:
     return False
 
 
-def _wanted(item: pytest.Item | pytest.Function, options: Options) -> Wanted:
-    from harness.testkit import Wanted
-
+def _topology_of(item: pytest.Item) -> tuple[int, int] | None:
+    """Masters and nodes that the nearest marker asks for; None without one."""
     marker = item.get_closest_marker("topology")
+    if marker is None:
+        return None
     try:
-        masters, nodes = _topology(*(marker.args if marker else ()), **(marker.kwargs if marker else {}))
+        return _topology(*marker.args, **marker.kwargs)
     except (TypeError, ValueError) as error:
         raise pytest.Collector.CollectError(f"{item.nodeid}: topology: {error}") from error
-    return Wanted(options.image or _image_of(item.path), masters, nodes)
 
 
 def _topology(masters: int = 1, nodes: int = 1) -> tuple[int, int]:
@@ -179,13 +190,14 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     from harness.errors import SlipwayError
 
     kit = request.config.stash[_kit]
-    given = _given(wanted, kit.options)
+    options = kit.options
+    given = testkit.Given.of(options.masters, options.nodes, options.user, options.key) if options.masters else None
     with contextlib.ExitStack() as stack:
         with _shown(request.config, wanted, given):
             try:
                 booted = stack.enter_context(testkit.boot(wanted, given, keep=kit.options.keep))
             except SlipwayError as error:
-                _fail(f"{wanted.image} does not run: {error}", error.details)
+                raise _failure(f"{wanted.image} does not run: {error}", error.details) from None
         _note(kit, booted)
         kit.cluster = booted
         try:
@@ -225,28 +237,17 @@ def offline(cluster: Cluster) -> Iterator[Offline]:
     except UsageError as error:
         pytest.skip(error.message)
     except SlipwayError as error:
-        _fail(str(error), error.details)
+        raise _failure(str(error), error.details) from None
     yield proof
     try:
         proof.check()
     except SlipwayError as error:
-        _fail(str(error), error.details)
+        raise _failure(str(error), error.details) from None
 
 
-def _fail(message: str, details: str | None) -> NoReturn:
-    pytest.fail(f"{message}\n{details}" if details else message, pytrace=False)
-
-
-def _given(wanted: Wanted, options: Options) -> Given | None:
-    """The machines of the command line; skips the test when it wants more of them."""
-    from harness.testkit import Given
-
-    if not options.masters:
-        return None
-    if wanted.masters > len(options.masters) or wanted.nodes > len(options.nodes):
-        there = f"{len(options.masters)} and {len(options.nodes)} are given"
-        pytest.skip(f"needs {wanted.masters} masters and {wanted.nodes} nodes, {there}")
-    return Given.of(options.masters, options.nodes, options.user, options.key)
+def _failure(message: str, details: str | None) -> BaseException:
+    """What makes a test fail with these words and no traceback: the fault is in the image or the machines, not in the test."""
+    return pytest.fail.Exception(f"{message}\n{details}" if details else message, pytrace=False)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from testinfra.host import Host
 
 from harness import checks, cloudimage, engine, images, offline, process
 from harness.clusterstate import ClusterState
-from harness.errors import SlipwayError, UsageError
+from harness.errors import CommandError, SlipwayError, UsageError
 from harness.lifecycle import run as running
 from harness.lifecycle.rootfs import MARK
 from harness.lifecycle.steps import CONFIG_MAP
@@ -67,8 +67,12 @@ class Kubectl:
 
     def __call__(self, *argv: str, input: str | None = None) -> str:
         """``input`` is for ``-f -``. Raises CommandError with what kubectl said when it fails."""
+        __tracebackhide__ = True
         there = NodeKubectl(self.node)
-        return self.node.run(f"KUBECONFIG={there.kubeconfig} {there.program} {shlex.join(argv)}", input=input).stdout
+        done = self.node.run(f"KUBECONFIG={there.kubeconfig} {there.program} {shlex.join(argv)}", input=input, check=False)
+        if not done.ok:
+            raise CommandError(f"kubectl {shlex.join(argv)}: exit code {done.returncode}: {done.output}")
+        return done.stdout
 
     def run(self, *argv: str) -> str:
         """The same, in the words of ``harness.checks``."""
@@ -76,6 +80,7 @@ class Kubectl:
 
     def json(self, *argv: str) -> dict[str, Any]:
         """The same with ``--output=json``, parsed."""
+        __tracebackhide__ = True
         return dict(json.loads(self(*argv, "--output=json")))
 
     def wait(self, *argv: str, timeout: float = 300) -> None:
@@ -83,6 +88,7 @@ class Kubectl:
 
         ``timeout`` is in seconds. Raises CheckError with the reasons, or CommandError.
         """
+        __tracebackhide__ = True
         if argv:
             self("wait", f"--timeout={timeout:g}s", *argv)
         else:
@@ -179,15 +185,23 @@ def boot(wanted: Wanted, given: Given | None = None, *, keep: bool = False) -> I
         if given is None:
             group = _make(wanted, store, undo, keep=keep)
             name, masters, nodes = group.name, group.masters, group.nodes
-            _start(wanted, store, name, masters, nodes)
+            try:
+                _start(wanted, store, name, masters, nodes)
+            except SlipwayError as error:
+                if keep:
+                    error.details = "\n".join(
+                        [error.details or "", f"the nodes are left running; remove them with: slipway nodes down {name}"]
+                    )
+                raise
         else:
             group, masters, nodes = None, given.masters, given.nodes
             found = _running(given)
             if found is None:
                 name = "test-" + hashlib.sha256(repr(given).encode()).hexdigest()[:8]
+                # The name is that of the machines: what fails in the middle is finished by the next run, as with `slipway run`.
+                _start(wanted, store, name, masters, nodes)
                 if not keep:
                     undo.callback(process.run, [sys.executable, "-m", "harness.cli", "delete", name, "--yes"])
-                _start(wanted, store, name, masters, nodes)
             else:
                 name, started = found.name, time.monotonic()
                 found.check(wanted, image.digest)

@@ -210,6 +210,13 @@ def start_containerd(node: Node) -> None:
     node.run(f"{OVERLAY_WORKS}systemctl enable containerd 2>&1; systemctl restart containerd && {_CONTAINERD_ANSWERS}", timeout=120)
 
 
+def fetch(node: Node, images: Iterable[str]) -> None:
+    """Pull images, two at a time, where they are not there yet. What cannot be pulled is left to who needs it."""
+    pull = f"{ROOTFS}/bin/ctr -n k8s.io images pull --hosts-dir /etc/containerd/certs.d"
+    names = " ".join(shlex.quote(name) for name in images)
+    node.run(f"printf '%s\\n' {names} | xargs -P 2 -I NAME {pull} NAME > /dev/null 2>&1 || true", timeout=1800)
+
+
 def start_balancer(node: Node) -> None:
     """(Re)start the balancer and wait until it listens."""
     wait = listening("slipway-balancer", REGISTRY_PORT)

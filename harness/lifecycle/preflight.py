@@ -46,6 +46,7 @@ for file in /etc/kubernetes/manifests/*.yaml /etc/kubernetes/admin.conf /etc/kub
   if [ -e "$file" ]; then echo "left $file"; fi
 done
 if systemctl is-active --quiet systemd-resolved 2>/dev/null; then echo "resolved yes"; fi
+echo "vendor $(cat /sys/class/dmi/id/sys_vendor 2>/dev/null)"
 if systemctl is-active --quiet docker 2>/dev/null; then echo "docker yes"; fi
 if [ -e {STATE}/cluster ]; then echo "cluster $(cat {STATE}/cluster)"; fi
 all=$(hostname -I 2>/dev/null || ip -o addr show scope global | awk '{{ sub("/.*", "", $4); print $4 }}')
@@ -73,6 +74,8 @@ class MachineFacts:
     systemd: bool = False
     resolved: bool = False
     docker: bool = False
+    vendor: str = ""
+    """Who made the machine, as its firmware says."""
     tools: frozenset[str] = frozenset()
     ports: frozenset[int] = frozenset()
     """TCP ports that somebody listens on."""
@@ -160,6 +163,7 @@ def parse(text: str, now: float) -> MachineFacts:
         systemd="systemd" in single,
         resolved="resolved" in single,
         docker="docker" in single,
+        vendor=single.get("vendor", ""),
         tools=frozenset(several["tool"]),
         ports=frozenset(int(port, 16) for port in several["port"]),
         left=tuple(several["left"]),

@@ -98,10 +98,11 @@ def plan(setup: steps.Setup) -> list[Step]:
         steps.start_containerd(setup),
         steps.start_registry(setup),
         *([steps.start_balancers(setup)] if setup.workers or len(setup.masters) > 3 else []),
+        steps.start_kubelets(setup),
         steps.certify_masters(setup),
+        steps.fetch_images(setup),
         steps.send_rendered(setup),
         steps.start_masters(setup),
-        *([steps.start_workers(setup)] if setup.workers else []),
         steps.wait_for_api(setup),
         steps.finish_cluster(setup),
     ]

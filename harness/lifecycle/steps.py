@@ -130,6 +130,7 @@ class Setup:
             registry=node in self.masters and index < registry.MOST,
             systemd_cgroups=found.cgroup == 2,
             resolv_conf="/run/systemd/resolve/resolv.conf" if found.resolved else None,
+            ec2=found.vendor.startswith("Amazon"),
             restrict_oom=found.restrict_oom,
         )
 
@@ -362,13 +363,24 @@ def _kubernetes_inputs(setup: Setup, node: Node) -> str:
     )
 
 
+def start_kubelets(setup: Setup) -> Step:
+    return Step(
+        "start-kubelets",
+        "start the kubelets",
+        lambda node: setup.runtime.start_kubelet(setup.member(node)),
+        setup.nodes,
+        after=("start-containerd",),
+        inputs=lambda node: _kubernetes_inputs(setup, node),
+    )
+
+
 def certify_masters(setup: Setup) -> Step:
     return Step(
         "certify-masters",
-        "write certificates and manifests of the masters",
+        "write the certificates of the masters",
         lambda node: setup.runtime.certify(setup.member(node)),
         setup.masters,
-        after=("send-rootfs", "set-up-machines"),
+        after=("start-kubelets",),
         inputs=lambda node: _kubernetes_inputs(setup, node),
     )
 
@@ -377,27 +389,44 @@ def start_masters(setup: Setup) -> Step:
     return Step(
         "start-masters",
         "start the masters",
-        lambda node: setup.runtime.start(setup.member(node)),
+        lambda node: setup.runtime.start_master(setup.member(node)),
         setup.masters,
-        after=("certify-masters", "start-containerd", "start-registry"),
+        after=("certify-masters", "start-registry"),
         inputs=lambda node: _kubernetes_inputs(setup, node),
     )
 
 
-def start_workers(setup: Setup) -> Step:
+def fetch_images(setup: Setup) -> Step:
+    """Pull what every node runs while its kubelet is still getting ready. Only saves time: what fails here, the kubelet tries again."""
+    own = re.compile(r"/(kube-apiserver|etcd|kube-controller-manager|kube-scheduler):")
+
+    def action(node: Node) -> str:
+        files = setup.rendered[setup.first.address]
+        folder = setup.tree(setup.first) / "etc/addons"
+        used = {setup.facts.pause_image or ""}
+        for path in folder.glob("*.yaml") if folder.is_dir() else ():
+            file = files.get(f"etc/addons/{path.name}")
+            used |= set(re.findall(r"^\s*image:\s*[\"']?([^\s\"']+)", file.data.decode() if file else path.read_text(), re.MULTILINE))
+        names = [image.name for image in setup.images.images]
+        first = [name for name in names if own.search(name)] if setup.member(node).is_master else []
+        rest = [name for name in names if name in used or "/kube-proxy:" in name]
+        machine.fetch(node, [*sorted(first), *rest])
+        return f"{len(first) + len(rest)} images"
+
     return Step(
-        "start-workers",
-        "start the workers",
-        lambda node: setup.runtime.start(setup.member(node)),
-        setup.workers,
-        after=("start-containerd", "start-balancers"),
-        after_all=("start-registry",),
-        inputs=lambda node: _kubernetes_inputs(setup, node),
+        "fetch-images", "fetch the images of Kubernetes", action, setup.nodes, after=("start-containerd",), after_all=("start-registry",)
     )
 
 
 def wait_for_api(setup: Setup) -> Step:
-    return Step("wait-for-api", "wait for the API", lambda: setup.runtime.wait_api(setup.timeout), after=("start-masters",))
+    return Step(
+        "wait-for-api",
+        "wait for the API",
+        lambda node: setup.runtime.wait_api(setup.member(node), setup.timeout),
+        setup.masters,
+        after=("start-masters",),
+        inputs=lambda node: _kubernetes_inputs(setup, node),
+    )
 
 
 def finish_cluster(setup: Setup) -> Step:
@@ -422,7 +451,7 @@ def finish_cluster(setup: Setup) -> Step:
         "configure the cluster",
         lambda _: setup.runtime.finish(addons()),
         (setup.first,),
-        after_all=("wait-for-api",),
+        after=("wait-for-api",),
         inputs=inputs,
     )
 
@@ -474,15 +503,14 @@ def wait_for_nodes(setup: Setup, after: str) -> Step:
     def action() -> str:
         names = [member.name for member in setup.cluster.members]
         try:
-            checks.settle(setup.kubectl, timeout=setup.timeout, quiet=0, interval=0.5, namespaces=("kube-system",), nodes=names)
+            checks.settle(setup.kubectl, timeout=setup.timeout, quiet=0, namespaces=("kube-system",), nodes=names)
         except CheckError as error:
             raise CheckError(error.message, hint=error.hint, details=f"{error.details or ''}\n{_kubelet_logs(setup)}".strip()) from error
         setup.runtime.annotate()
         wait_for_dns(setup)
         return f"{len(names)} Ready"
 
-    before = ("start-workers",) if setup.workers else ()
-    return Step("wait-for-nodes", "wait for the nodes", action, after=(after, *before))
+    return Step("wait-for-nodes", "wait for the nodes", action, after=(after, "wait-for-api", "start-kubelets"))
 
 
 def _kubelet_logs(setup: Setup) -> str:
@@ -493,8 +521,8 @@ def _kubelet_logs(setup: Setup) -> str:
     parts = []
     for member in setup.cluster.members:
         if member.name not in ready:
-            script = "journalctl -u slipway-balancer -u containerd -u kubelet -p warning -n 10 --no-pager -o cat; journalctl -u kubelet -n 6 --no-pager -o cat"
-            said = member.node.run(script, check=False, timeout=30).stdout.strip()
+            journal = "journalctl --no-pager -o cat"
+            said = member.node.run(f"{journal} -u slipway-balancer -n 6; {journal} -u kubelet -n 8", check=False, timeout=30).stdout.strip()
             parts.append(f"log of {member.name}:\n{said}")
     return "\n".join(parts)
 

@@ -121,6 +121,8 @@ class Member:
     """Its cgroups are systemd's to manage (version 2)."""
     resolv_conf: str | None = None
     """The kubelet's resolv.conf, where the usual one is a stub on the loopback."""
+    ec2: bool = False
+    """It is a machine of Amazon's cloud, whose metadata service answers."""
     restrict_oom: bool = False
     """The machine may not lower OOM scores (no CAP_SYS_RESOURCE)."""
 
@@ -178,16 +180,20 @@ class Runtime(Protocol):
         """Services and links that the member needs; undone by delete."""
         ...
 
+    def start_kubelet(self, member: Member) -> None:
+        """Start the node's agent; it need not be ready when this returns."""
+        ...
+
     def certify(self, member: Member) -> None:
         """Everything on a master that needs no container runtime yet."""
         ...
 
-    def start(self, member: Member) -> None:
-        """Start the member; it need not be ready when this returns."""
+    def start_master(self, member: Member) -> None:
+        """Start the API of a master; it need not answer when this returns."""
         ...
 
-    def wait_api(self, timeout: float) -> None:
-        """Until the first master's API answers. Raises CheckError with the reason."""
+    def wait_api(self, member: Member, timeout: float) -> None:
+        """Until a master's API answers, and all of the master has been started. Raises CheckError with the reason."""
         ...
 
     def finish(self, addons: Mapping[str, str]) -> None:

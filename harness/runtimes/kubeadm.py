@@ -11,7 +11,7 @@ import base64
 import datetime
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -57,6 +57,15 @@ EnvironmentFile=-/etc/default/kubelet
 ExecStart=
 ExecStart=/usr/local/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS $KUBELET_EXTRA_ARGS
 """
+
+# In-tree credential providers ask the metadata service of a cloud before anything starts, and wait for seconds where nobody answers.
+KUBELET_NO_CLOUD = """[Service]
+Environment=AWS_EC2_METADATA_DISABLED=true
+"""
+
+_LATE_PHASES = ("control-plane controller-manager", "control-plane scheduler")
+_SMALL = 20
+"""Nodes up to which their kubelets may ask the API often."""
 
 _PROGRAMS = ("kubeadm", "kubelet", "kubectl")
 
@@ -105,55 +114,67 @@ class Kubeadm:
         pair = self.pki.authority.issue(name, hosts=hosts, server=True, days=3650)
         return pair.certificate, pair.key
 
-    def units(self, member: Member) -> Files:  # noqa: ARG002 - other runtimes differ by member
+    def units(self, member: Member) -> Files:
         links = {f"/usr/local/bin/{name}": File(link=f"{ROOTFS}/bin/{name}") for name in _PROGRAMS}
         return {
             "/etc/systemd/system/kubelet.service": File.text(KUBELET_SERVICE),
             "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf": File.text(KUBELET_DROP_IN),
             **links,
+            **({} if member.ec2 else {"/etc/systemd/system/kubelet.service.d/20-slipway.conf": File.text(KUBELET_NO_CLOUD)}),
         }
 
-    def certify(self, member: Member) -> None:
-        put_all(
-            member.node,
-            {
-                **self._shared_keys(),
-                **self._client(member),
+    def start_kubelet(self, member: Member) -> None:
+        """Start the kubelet with its certificate. It takes seconds to get ready, which others use: nothing else need be there yet."""
+        if member.is_master:
+            configuration = {
                 CONFIG: File.text(master_config(self.cluster, member, initial=True), 0o600),
                 f"{CONFIG}.upload": File.text(master_config(self.cluster, member, initial=False), 0o600),
-            },
-        )
-        phases = ("certs all", "kubeconfig all", "control-plane all", "etcd local")
-        member.node.run(" && ".join(f"{KUBEADM} init phase {phase} --config {CONFIG}" for phase in phases), timeout=300)
-
-    def start(self, member: Member) -> None:
-        if member.is_master:
-            member.node.run(f"{KUBEADM} init phase kubelet-start --config {CONFIG} && systemctl enable kubelet 2>&1", timeout=120)
-            return
-        put_all(
-            member.node,
-            {
+                **self._shared_keys(),
+            }
+            start = f"{KUBEADM} init phase kubelet-start --config {CONFIG}"
+        else:
+            configuration = {
                 f"{FOLDER}/ca.crt": File(self.authority(), 0o644),
                 "/var/lib/kubelet/config.yaml": File.text(documents(worker_kubelet(self.cluster, member))),
                 "/var/lib/kubelet/kubeadm-flags.env": File.text(kubelet_flags(self.cluster, member)),
-                **self._client(member),
-            },
-        )
-        member.node.run("mkdir -p /etc/kubernetes/manifests; systemctl enable kubelet 2>&1; systemctl restart kubelet", timeout=120)
+            }
+            start = "systemctl restart kubelet"
+        put_all(member.node, {**configuration, **self._client(member)})
+        member.node.run(f"mkdir -p /etc/kubernetes/manifests && {start} && systemctl enable kubelet 2>&1", timeout=120)
 
-    def wait_api(self, timeout: float) -> None:
+    def certify(self, member: Member) -> None:
+        """All certificates and kubeconfigs of a master."""
+        self._phases(member, "certs all", "kubeconfig all")
+
+    def start_master(self, member: Member) -> None:
+        """etcd and the API server; the kubelet sees their manifests at once."""
+        self._phases(member, "etcd local", "control-plane apiserver")
+
+    def wait_api(self, member: Member, timeout: float) -> None:
+        """Until the API of a master is ready. Raises CheckError with the reason.
+
+        Controllers and scheduler are started once it speaks at all: earlier they would only compete for the processor and then ask
+        again at growing intervals, later their own start would be waited for.
+        """
+        # Before it is ready the API answers with a list of what is missing; kubectl fails then, but not for lack of a connection.
         script = f"""end=$(($(date +%s) + {int(timeout)}))
+begun=
 until {KUBECTL} --request-timeout=2s get --raw /readyz > {STATE}/readyz 2>&1; do
   if [ "$(date +%s)" -gt "$end" ]; then cat {STATE}/readyz; exit 1; fi
-  sleep 0.2
-done"""
-        result = self.first.node.run(script, check=False, timeout=timeout + 30)
+  if [ -z "$begun" ] && grep -q 'poststarthook' {STATE}/readyz; then {_init(_LATE_PHASES)} > /dev/null; begun=yes; fi
+  sleep 0.1
+done
+{_init(_LATE_PHASES)}"""
+        result = member.node.run(script, check=False, timeout=timeout + 30)
         if not result.ok:
             raise CheckError(
-                f"the API of {self.first.name} does not answer after {timeout:.0f} s: {(result.output.splitlines() or ['no reason'])[-1]}",
+                f"the API of {member.name} does not answer after {timeout:.0f} s: {(result.output.splitlines() or ['no reason'])[-1]}",
                 hint="the logs below are of its parts; the full ones are in /var/log/pods and `journalctl -u kubelet` there",
-                details=self._control_plane_logs(),
+                details=self._control_plane_logs(member),
             )
+
+    def _phases(self, member: Member, *phases: str) -> None:
+        member.node.run(_init(phases), timeout=300)
 
     def finish(self, addons: Mapping[str, str]) -> None:
         node = self.first.node
@@ -204,12 +225,12 @@ done"""
             "/etc/kubernetes/kubelet.conf": File.text(config, 0o600),
         }
 
-    def _control_plane_logs(self) -> str:
+    def _control_plane_logs(self, member: Member) -> str:
         script = """for part in etcd kube-apiserver; do
   for file in $(ls -t /var/log/pods/kube-system_${part}-*/*/*.log 2>/dev/null | head -1); do echo "$part:"; tail -n 8 "$file"; done
 done; journalctl -u kubelet -n 8 --no-pager -o cat 2>/dev/null"""
         try:
-            return self.first.node.run(script, check=False, timeout=30).output
+            return member.node.run(script, check=False, timeout=30).output
         except CommandError as error:
             log.debug(error.message)
             return ""
@@ -280,11 +301,21 @@ def _cluster_configuration(cluster: Cluster, api_version: str, *, initial: bool)
         "controlPlaneEndpoint": f"{API_NAME}:{API_PORT}",
         "networking": {"podSubnet": cluster.network.pods, "serviceSubnet": cluster.network.services, "dnsDomain": DNS_DOMAIN},
         "apiServer": {"certSANs": list(dict.fromkeys(["127.0.0.1", API_NAME, *addresses, *cluster.cert_sans]))},
+        "controllerManager": {"extraArgs": _arguments(facts, _controller_arguments(cluster))},
         "etcd": {"local": etcd},
     }
     if facts.image_repository:
         configuration["imageRepository"] = facts.image_repository
     return configuration
+
+
+def _controller_arguments(cluster: Cluster) -> dict[str, str]:
+    # The controllers start one after the other, each with requests of its own; the default rate makes them queue for seconds.
+    arguments = {"kube-api-qps": "100", "kube-api-burst": "100"}
+    if len(cluster.members) <= _SMALL:
+        # How soon the taint of a node goes that has become Ready; pods are placed only then.
+        arguments["node-monitor-period"] = "2s"
+    return arguments
 
 
 def kubelet_configuration(cluster: Cluster, member: Member) -> dict[str, Any]:
@@ -298,6 +329,9 @@ def kubelet_configuration(cluster: Cluster, member: Member) -> dict[str, Any]:
         "serializeImagePulls": False,
         "registryPullQPS": 0,
     }
+    if len(cluster.members) <= _SMALL:
+        # Seen Ready some seconds earlier; reports without news stay as rare as they are.
+        configuration |= {"nodeStatusUpdateFrequency": "2s", "nodeStatusReportFrequency": "5m0s"}
     if member.resolv_conf:
         configuration["resolvConf"] = member.resolv_conf
     if cluster.facts.minor >= 31 and not member.systemd_cgroups:
@@ -370,6 +404,10 @@ def kubeconfig(cluster: str, authority: bytes, user: str, credentials: Mapping[s
             "users": [{"name": user, "user": dict(credentials)}],
         }
     )
+
+
+def _init(phases: Iterable[str]) -> str:
+    return " && ".join(f"{KUBEADM} init phase {phase} --config {CONFIG}" for phase in phases)
 
 
 def _at_once(commands: list[str]) -> str:

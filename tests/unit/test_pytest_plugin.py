@@ -210,7 +210,7 @@ def test_a_cluster_that_does_not_come_up_is_tried_once_and_its_reasons_are_shown
         ["web:latest does not run: 2 objects are not ready after 600 s", "*hint: look", "Pod web/nginx-0: ErrImagePull"]
     )
     assert "Traceback" not in result.stdout.str()
-    assert "stack.enter_context" not in result.stdout.str()
+    assert "During handling" not in result.stdout.str()
     assert lab.events == ["boot web:latest 1+1"]
 
 
@@ -243,6 +243,12 @@ def test_a_test_that_wants_more_machines_than_are_given_is_skipped_with_the_numb
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["*needs 3 masters and 1 nodes, 1 and 0 are given"])
     assert lab.events == []
+
+
+def test_a_test_that_asks_for_nothing_takes_the_machines_that_there_are(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, "def test_one(node): pass\n@pytest.mark.topology(1, 0)\ndef test_two(cluster): pass")
+    run(pytester, "--masters", "10.0.0.1").assert_outcomes(passed=2)
+    assert lab.events == ["boot web:latest 1+0", "remove web:latest 1+0"]
 
 
 def test_options_that_need_masters_are_refused_without(pytester: pytest.Pytester, lab: Lab) -> None:

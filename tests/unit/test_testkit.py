@@ -20,15 +20,16 @@ class FakeNode:
 
     name = address = "10.0.0.1"
 
-    def __init__(self, *answers: str) -> None:
+    def __init__(self, *answers: str, code: int = 0) -> None:
         self.answers = list(answers)
+        self.code = code
         self.commands: list[str] = []
         self.inputs: list[Input] = []
 
     def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float | None = None) -> Result:
         self.commands.append(command)
         self.inputs.append(input)
-        return Result((command,), 0, self.answers.pop(0) if self.answers else "", "")
+        return Result((command,), self.code, self.answers.pop(0) if self.answers else "", "")
 
     def put_tar(self, stream: Any, destination: str) -> None: ...
     def put(self, data: bytes, path: str, mode: int = 0o644) -> None: ...
@@ -48,6 +49,11 @@ def test_a_document_is_fed_to_kubectl() -> None:
     node = FakeNode()
     testkit.Kubectl(node)("apply", "-f", "-", input="kind: Pod\n")
     assert node.inputs == ["kind: Pod\n"]
+
+
+def test_what_kubectl_says_when_it_fails_is_in_the_error() -> None:
+    with pytest.raises(CommandError, match=r"kubectl get pods -n 'no such': exit code 1: Error from server"):
+        testkit.Kubectl(FakeNode("Error from server", code=1))("get", "pods", "-n", "no such")
 
 
 def test_json_is_asked_for_and_parsed() -> None:

@@ -1,0 +1,27 @@
+"""The chart on nodes without a way to the internet: installed by the helm that the image carries."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.topology(masters=1, nodes=1)
+
+ROOTFS = "/var/lib/slipway/rootfs"
+
+
+def test_the_release_is_deployed(nodes):
+    releases = nodes[0].check_output(f"KUBECONFIG=/etc/kubernetes/admin.conf {ROOTFS}/bin/helm list --output json")
+    assert '"name":"web"' in releases
+    assert '"status":"deployed"' in releases
+
+
+def test_the_values_of_the_image_are_in_the_page(node):
+    assert "Hello from a chart in a CloudImage" in node.check_output("curl -s --max-time 10 http://localhost:30081/")
+
+
+def test_redis_answers(kubectl):
+    assert kubectl("exec", "deploy/web-redis", "--", "redis-cli", "-h", "web-redis", "ping").strip() == "PONG"
+
+
+def test_nothing_leaves_the_nodes(offline, kubectl):
+    kubectl("get", "pods", "--all-namespaces")

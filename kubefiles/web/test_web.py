@@ -1,0 +1,42 @@
+"""web on nodes without a way to the internet: the page, the cache, and names between pods of different nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.topology(masters=1, nodes=1)
+
+
+def test_the_page_answers_on_every_node(node):
+    assert "Hello from a CloudImage" in node.check_output("curl -s --max-time 10 http://localhost:30080/")
+
+
+def test_redis_answers_through_its_service(kubectl):
+    # nginx's image has no Redis client; the Redis pod asks its own Service by name.
+    assert kubectl("exec", "deploy/redis", "--", "redis-cli", "-h", "redis", "ping").strip() == "PONG"
+
+
+def test_pods_find_services_by_name_and_reach_other_nodes(kubectl):
+    pods = kubectl.json("get", "pods", "--selector", "app=web")["items"]
+    for pod in pods:
+        page = kubectl("exec", pod["metadata"]["name"], "--", "wget", "-qO-", "http://web.default.svc.cluster.local/")
+        assert "Hello" in page
+        for other in pods:
+            address = other["status"]["podIP"]
+            assert "Hello" in kubectl("exec", pod["metadata"]["name"], "--", "wget", "-qO-", f"http://{address}/")
+
+
+def test_images_keep_their_names(kubectl):
+    images = {c["image"] for pod in kubectl.json("get", "pods")["items"] for c in pod["spec"]["containers"]}
+    assert images == {"slipway.dev/nginx:1.22", "slipway.dev/redis:7.0"}
+
+
+def test_an_image_can_always_be_pulled_again(kubectl):
+    # Attaching waits for the container, and so for the pull that this policy asks for.
+    command = ("redis-server", "--version")
+    said = kubectl("run", "again", "--image=slipway.dev/redis:7.0", "--image-pull-policy=Always", "--restart=Never", "--rm", "-i", "--", *command)
+    assert "Redis server" in said
+
+
+def test_nothing_leaves_the_nodes(offline, kubectl):
+    kubectl("get", "pods", "--all-namespaces")
