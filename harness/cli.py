@@ -218,7 +218,13 @@ def build(
         from harness import cloudimage
 
         _print_json(
-            {**cloudimage.describe(built.image), "booted": built.booted, "undeclared": built.undeclared, "unpulled": built.unpulled}
+            {
+                **cloudimage.describe(built.image),
+                "cached": built.cached,
+                "booted": built.booted,
+                "undeclared": built.undeclared,
+                "unpulled": built.unpulled,
+            }
         )
         return
     _show_built(built, options.tag)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from harness import engine, log, packages, paths, process
+from harness import engine, log, packages, paths, process, scratch
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
 from harness.oci.deflate import GzipWriter
 from harness.oci.layer import Layer
@@ -229,15 +229,15 @@ def make_debian(client: engine.Client, name: str, suite: str) -> None:
         program = packages.ensure("mmdebstrap", "mmdebstrap")
     except CommandError as error:
         raise EngineError(f"{name} cannot be pulled, and making it needs mmdebstrap", hint=error.hint) from error
-    with tempfile.TemporaryDirectory(prefix="slipway-base-", dir=_scratch()) as scratch:
-        tree = Path(scratch, "base.tar")
+    with tempfile.TemporaryDirectory(prefix="slipway-base-", dir=scratch.folder()) as work:
+        tree = Path(work, "base.tar")
         sources = [str(path) for path in _apt_sources(suite)]
         # apt's own settings (mirrors without a valid-until date, proxies) hold for the base as they hold for this machine.
         dump = process.run(["apt-config", "dump"]).stdout
         settings = [line for line in dump.splitlines() if re.match(r'Acquire::(Check-|Retries|https?::Proxy )[^"]*"[^@"]*";', line)]
-        Path(scratch, "50host").write_text("\n".join(settings) + "\n")
+        Path(work, "50host").write_text("\n".join(settings) + "\n")
         left_out = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "locale", "doc")]
-        hook = f"--customize-hook=copy-in {scratch}/50host /etc/apt/apt.conf.d"
+        hook = f"--customize-hook=copy-in {work}/50host /etc/apt/apt.conf.d"
         process.run(
             [program, "--quiet", "--variant=minbase", "--include=ca-certificates", hook, *left_out, suite, tree, *sources],
             env={"SOURCE_DATE_EPOCH": "0"},
@@ -255,20 +255,13 @@ def _apt_sources(suite: str) -> list[Path]:
     return sorted(path for path in places if path.exists() and re.search(rf"\b{suite}\b", path.read_text()))
 
 
-def _scratch() -> Path:
-    """A folder for large temporary files, on the disk of the cache: /tmp may be memory."""
-    folder = paths.cache() / "tmp"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def export(identity: str, store: Store) -> Descriptor:
     """Take an image out of the engine into the store as an OCI image whose digest depends on its content alone.
 
     Docker writes the time of the build into files, layers and config; all of that is set to the epoch here.
     """
     client = engine.connect()
-    with tempfile.TemporaryFile(dir=_scratch()) as archive:
+    with tempfile.TemporaryFile(dir=scratch.folder()) as archive:
         for chunk in client.images.get(identity).save(chunk_size=1 << 20):
             archive.write(chunk)
         archive.seek(0)

@@ -20,7 +20,7 @@ import urllib3
 import yaml
 
 from harness import context as build_context
-from harness import engine, log, paths
+from harness import engine, log, scratch
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.images import Builder
 from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
@@ -85,8 +85,8 @@ class Workshop:
     def tree(self) -> Path:
         """The merged rootfs as a folder, made when first asked for and kept up to date."""
         if self._tree is None:
-            scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="slipway-rootfs-", dir=scratch_folder()))
-            self._tree = Path(scratch, "rootfs")
+            work = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rootfs-", dir=scratch.folder()))
+            self._tree = Path(work, "rootfs")
             self._tree.mkdir()
         missing = self.layers[self._tree_layers :]
         layer.unpack(self.store, [one.descriptor for one in missing], self._tree)
@@ -145,29 +145,29 @@ class Workshop:
         if instruction.from_image:
             return self._copy_from(kubefile, instruction, instruction.from_image)
         entries: list[Entry] = []
-        with tempfile.TemporaryDirectory(prefix="slipway-copy-", dir=scratch_folder()) as scratch:
+        with tempfile.TemporaryDirectory(prefix="copy-", dir=scratch.folder()) as work:
             local = [source for source in instruction.sources if source not in instruction.urls]
             placed = build_context.place(
                 self.context, local, instruction.destination, is_folder=self._is_folder, extract=instruction.add
             )  # fmt: skip
             for number, item in enumerate(placed):
                 if item.archive:
-                    entries += _unpacked(item.source, Path(scratch, str(number)), item.path)
+                    entries += _unpacked(item.source, Path(work, str(number)), item.path)
                 else:
                     entries.append(entry_of(item.source, item.path, instruction.chmod))
             for number, url in enumerate(instruction.urls):
                 target = build_context.destination_of(instruction.destination, build_context.url_name(url), self._is_folder)
-                entries.append(Entry(target, "file", instruction.chmod or 0o644, download(url, Path(scratch, f"url{number}"))))
+                entries.append(Entry(target, "file", instruction.chmod or 0o644, download(url, Path(work, f"url{number}"))))
             return self._write(instruction.text, entries)
 
     def _app(self, _kubefile: Kubefile, instruction: App) -> Step:
         local = [source for source in instruction.sources if source not in instruction.urls]
         placed = build_context.place(self.context, local, instruction.folder, is_folder=self._is_folder)
         entries = [entry_of(item.source, item.path, None) for item in placed]
-        with tempfile.TemporaryDirectory(prefix="slipway-app-", dir=scratch_folder()) as scratch:
+        with tempfile.TemporaryDirectory(prefix="app-", dir=scratch.folder()) as work:
             for number, url in enumerate(instruction.urls):
                 target = instruction.folder + build_context.url_name(url)
-                entries.append(Entry(target, "file", 0o644, download(url, Path(scratch, f"url{number}"))))
+                entries.append(Entry(target, "file", 0o644, download(url, Path(work, f"url{number}"))))
             return self._write(instruction.text, entries)
 
     def _write(self, text: str, entries: Iterable[Entry]) -> Step:
@@ -182,8 +182,8 @@ class Workshop:
         known = self.known(identity, instruction.text)
         if known:
             return known
-        with tempfile.TemporaryDirectory(prefix="slipway-image-", dir=scratch_folder()) as scratch:
-            tree = Path(scratch, "tree")
+        with tempfile.TemporaryDirectory(prefix="image-", dir=scratch.folder()) as work:
+            tree = Path(work, "tree")
             layer.unpack(self.store, descriptors(self.store.read(manifest.digest))[1:], tree)
             placed = build_context.place(tree, instruction.sources, instruction.destination, is_folder=self._is_folder, image=True)
             entries = [entry_of(item.source, item.path, instruction.chmod) for item in placed]
@@ -390,10 +390,3 @@ def essence(files: Mapping[str, Sequence[str]]) -> list[list[str]]:
     return [
         [path, facts[0], facts[1], facts[3]] for path, facts in sorted(files.items()) if not _DOCUMENTATION.match(posixpath.basename(path))
     ]
-
-
-def scratch_folder() -> Path:
-    """A folder for large temporary trees, on the disk of the cache: /tmp may be memory."""
-    folder = paths.cache() / "tmp"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

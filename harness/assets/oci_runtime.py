@@ -11,7 +11,7 @@ import pathlib
 import sys
 
 # In the order of the kernel's numbers (linux/capability.h): bit n of CapBnd is NAMES[n].
-NAMES = (
+NAMES = (  # noqa: SIM905 -- as the header lists them
     "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST "
     "NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE "
     "SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM "
@@ -58,7 +58,7 @@ def main() -> None:
         process = option(arguments, "--process", "-p")
         if process:
             rewrite(pathlib.Path(process), gone, nested=False)
-    os.execvp("runc", ["runc", *arguments])
+    os.execvp("runc", ["runc", *arguments])  # noqa: S606 -- it becomes runc
 
 
 if __name__ == "__main__":

@@ -414,7 +414,13 @@ def fetch_images(setup: Setup) -> Step:
         return f"{len(first) + len(rest)} images"
 
     return Step(
-        "fetch-images", "fetch the images of Kubernetes", action, setup.nodes, after=("start-containerd",), after_all=("start-registry",)
+        "fetch-images",
+        "fetch the images of Kubernetes",
+        action,
+        setup.nodes,
+        after=("start-containerd",),
+        after_all=("start-registry",),
+        inputs=lambda _: digest(sorted(image.digest for image in setup.images.images)),
     )
 
 

@@ -21,7 +21,7 @@ from harness.errors import CheckError, CommandError, StoreError
 from harness.nodes import Node, each
 from harness.nodes.placing import STATE, File, Files, put_all, read_all
 from harness.runtimes import API_NAME, API_PORT, DNS_DOMAIN, ROOTFS, Cluster, Facts, Member, documents
-from harness.runtimes.pki import FILES, FOLDER, Pki
+from harness.runtimes.pki import FILES, FOLDER, Pki, master_certificates
 
 SOCKET = "/run/containerd/containerd.sock"
 CONFIG = f"{STATE}/kubeadm.yaml"
@@ -62,6 +62,13 @@ ExecStart=/usr/local/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $
 KUBELET_NO_CLOUD = """[Service]
 Environment=AWS_EC2_METADATA_DISABLED=true
 """
+
+_ADMINISTRATORS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "admin": ("kubernetes-admin", ("system:masters",)),
+    "controller-manager": ("system:kube-controller-manager", ()),
+    "scheduler": ("system:kube-scheduler", ()),
+}
+"""The kubeconfigs of a master, beside its kubelet's: user and groups."""
 
 _LATE_PHASES = ("control-plane controller-manager", "control-plane scheduler")
 _SMALL = 20
@@ -143,7 +150,8 @@ class Kubeadm:
         member.node.run(f"mkdir -p /etc/kubernetes/manifests && {start} && systemctl enable kubelet 2>&1", timeout=120)
 
     def certify(self, member: Member) -> None:
-        """All certificates and kubeconfigs of a master."""
+        """All certificates and kubeconfigs of a master: kubeadm checks ours, and makes what a newer version has in addition."""
+        put_all(member.node, self._certificates(member))
         self._phases(member, "certs all", "kubeconfig all")
 
     def start_master(self, member: Member) -> None:
@@ -225,6 +233,23 @@ done
             "/etc/kubernetes/kubelet.conf": File.text(config, 0o600),
         }
 
+    def _certificates(self, member: Member) -> dict[str, File]:
+        names = [member.name, "kubernetes", "kubernetes.default", "kubernetes.default.svc", f"kubernetes.default.svc.{DNS_DOMAIN}"]
+        api_hosts = [*names, self.cluster.network.api, member.address, *api_names(self.cluster)]
+        etcd_hosts = [member.name, "localhost", "127.0.0.1", "::1", member.address]
+        files: dict[str, File] = {}
+        for name, pair in master_certificates(self.pki, member.name, api_hosts, etcd_hosts).items():
+            files[f"{FOLDER}/{name}.crt"] = File(pair.certificate, 0o644)
+            files[f"{FOLDER}/{name}.key"] = File(pair.key, 0o600)
+        for name, (user, organizations) in _ADMINISTRATORS.items():
+            pair = self.pki.authority.issue(user, organizations=organizations)
+            credentials = {
+                "client-certificate-data": base64.b64encode(pair.certificate).decode(),
+                "client-key-data": base64.b64encode(pair.key).decode(),
+            }
+            files[f"/etc/kubernetes/{name}.conf"] = File.text(kubeconfig(self.cluster.name, self.authority(), user, credentials), 0o600)
+        return files
+
     def _control_plane_logs(self, member: Member) -> str:
         script = """for part in etcd kube-apiserver; do
   for file in $(ls -t /var/log/pods/kube-system_${part}-*/*/*.log 2>/dev/null | head -1); do echo "$part:"; tail -n 8 "$file"; done
@@ -284,9 +309,13 @@ def master_config(cluster: Cluster, member: Member, *, initial: bool) -> str:
     return documents(init, _cluster_configuration(cluster, api_version, initial=initial), kubelet_configuration(cluster, member), proxy)
 
 
+def api_names(cluster: Cluster) -> list[str]:
+    """The names and addresses by which the API of any master may be called from outside."""
+    return list(dict.fromkeys(["127.0.0.1", API_NAME, *(master.address for master in cluster.masters), *cluster.cert_sans]))
+
+
 def _cluster_configuration(cluster: Cluster, api_version: str, *, initial: bool) -> dict[str, Any]:
     facts = cluster.facts
-    addresses = [master.address for master in cluster.masters]
     etcd: dict[str, Any] = {"dataDir": "/var/lib/etcd"}
     if facts.etcd_image_tag:
         etcd["imageTag"] = facts.etcd_image_tag
@@ -300,7 +329,7 @@ def _cluster_configuration(cluster: Cluster, api_version: str, *, initial: bool)
         "clusterName": cluster.name,
         "controlPlaneEndpoint": f"{API_NAME}:{API_PORT}",
         "networking": {"podSubnet": cluster.network.pods, "serviceSubnet": cluster.network.services, "dnsDomain": DNS_DOMAIN},
-        "apiServer": {"certSANs": list(dict.fromkeys(["127.0.0.1", API_NAME, *addresses, *cluster.cert_sans]))},
+        "apiServer": {"certSANs": api_names(cluster)},
         "controllerManager": {"extraArgs": _arguments(facts, _controller_arguments(cluster))},
         "etcd": {"local": etcd},
     }

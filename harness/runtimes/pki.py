@@ -71,10 +71,12 @@ class Authority:
         organizations: Iterable[str] = (),
         hosts: Iterable[str] = (),
         server: bool = False,
+        client: bool = False,
         days: int = LEAF_DAYS,
         now: datetime.datetime | None = None,
     ) -> Pair:
-        """A certificate for ``name`` with a fresh key: a client's, or with ``server`` one for ``hosts`` (names and addresses)."""
+        """A certificate for ``name`` with a fresh key: a client's; with ``server`` one for ``hosts`` (names and addresses); or both."""
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH] * server + [ExtendedKeyUsageOID.CLIENT_AUTH] * (client or not server)
         issuer = x509.load_pem_x509_certificate(self.certificate)
         signer = serialization.load_pem_private_key(self.key, password=None)
         if not isinstance(signer, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
@@ -91,9 +93,7 @@ class Authority:
             .not_valid_after(min(start + datetime.timedelta(days=days), issuer.not_valid_after_utc))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(authority=False), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-            )
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         )
         names = [_general(host) for host in dict.fromkeys(hosts)]
@@ -138,12 +138,34 @@ class Pki:
     @property
     def authority(self) -> Authority:
         """The cluster's own, which signs for the API, kubelets and the registry."""
-        return Authority(self.files["ca.crt"], self.files["ca.key"])
+        return self.of_name("ca")
+
+    def of_name(self, name: str) -> Authority:
+        """One of ``AUTHORITIES``."""
+        return Authority(self.files[f"{name}.crt"], self.files[f"{name}.key"])
 
     @property
     def identity(self) -> str:
         """What tells this cluster from any other: a hash of its authority's certificate."""
         return hashlib.sha256(self.files["ca.crt"]).hexdigest()[:16]
+
+
+def master_certificates(pki: Pki, node: str, api_hosts: Iterable[str], etcd_hosts: Iterable[str]) -> dict[str, Pair]:
+    """The certificates that kubeadm wants on a master, by their names below ``FOLDER``.
+
+    kubeadm would make the same; its RSA keys take a busy machine seconds. ``kubeadm certs`` renews these like its own.
+    """
+    cluster, front, etcd = pki.authority, pki.of_name("front-proxy-ca"), pki.of_name("etcd/ca")
+    masters, peers = ["system:masters"], list(etcd_hosts)
+    return {
+        "apiserver": cluster.issue("kube-apiserver", hosts=api_hosts, server=True),
+        "apiserver-kubelet-client": cluster.issue("kube-apiserver-kubelet-client", organizations=masters),
+        "front-proxy-client": front.issue("front-proxy-client"),
+        "etcd/server": etcd.issue(node, hosts=peers, server=True, client=True),
+        "etcd/peer": etcd.issue(node, hosts=peers, server=True, client=True),
+        "etcd/healthcheck-client": etcd.issue("kube-etcd-healthcheck-client", organizations=masters),
+        "apiserver-etcd-client": etcd.issue("kube-apiserver-etcd-client", organizations=masters),
+    }
 
 
 def covers(certificate: bytes, hosts: Iterable[str], *, now: datetime.datetime | None = None, authority: bytes | None = None) -> bool:

@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/bin/busybox sh
 # network.sh: give this node ($NODE_NAME) its pod bridge, and a VXLAN route to the pods of every other node of $CLUSTER_CIDR.
 # A peer's hardware address is made from its IP address, so nodes need to tell each other nothing.
 set -u

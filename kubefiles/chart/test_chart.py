@@ -23,5 +23,6 @@ def test_redis_answers(kubectl):
     assert kubectl("exec", "deploy/web-redis", "--", "redis-cli", "-h", "web-redis", "ping").strip() == "PONG"
 
 
-def test_nothing_leaves_the_nodes(offline, kubectl):
+@pytest.mark.usefixtures("offline")
+def test_nothing_leaves_the_nodes(kubectl):
     kubectl("get", "pods", "--all-namespaces")

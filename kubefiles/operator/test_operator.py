@@ -14,7 +14,9 @@ RUNTIME_IMAGE = "slipway.dev/redis:7.0"
 
 def test_what_the_operator_creates_runs(kubectl):
     kubectl.wait("--namespace=caches", "--for=condition=Available", "deployment/session-cache")
-    image = kubectl("get", "deployment", "session-cache", "--namespace=caches", "--output=jsonpath={.spec.template.spec.containers[0].image}")
+    image = kubectl(
+        "get", "deployment", "session-cache", "--namespace=caches", "--output=jsonpath={.spec.template.spec.containers[0].image}"
+    )
     assert image == RUNTIME_IMAGE
 
 
@@ -34,5 +36,6 @@ def test_another_cache_can_be_asked_for(kubectl):
     kubectl.wait("--namespace=caches", "--for=condition=Available", "deployment/second")
 
 
-def test_nothing_leaves_the_nodes(offline, kubectl):
+@pytest.mark.usefixtures("offline")
+def test_nothing_leaves_the_nodes(kubectl):
     kubectl("get", "pods", "--all-namespaces")

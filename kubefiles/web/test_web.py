@@ -34,9 +34,12 @@ def test_images_keep_their_names(kubectl):
 def test_an_image_can_always_be_pulled_again(kubectl):
     # Attaching waits for the container, and so for the pull that this policy asks for.
     command = ("redis-server", "--version")
-    said = kubectl("run", "again", "--image=slipway.dev/redis:7.0", "--image-pull-policy=Always", "--restart=Never", "--rm", "-i", "--", *command)
+    said = kubectl(
+        "run", "again", "--image=slipway.dev/redis:7.0", "--image-pull-policy=Always", "--restart=Never", "--rm", "-i", "--", *command
+    )
     assert "Redis server" in said
 
 
-def test_nothing_leaves_the_nodes(offline, kubectl):
+@pytest.mark.usefixtures("offline")
+def test_nothing_leaves_the_nodes(kubectl):
     kubectl("get", "pods", "--all-namespaces")

@@ -16,7 +16,9 @@ PROJECT = Path(__file__).parents[2]
 def seconds(context: Path, *options: str) -> float:
     """How long one build takes as a whole process."""
     started = time.monotonic()
-    subprocess.run([sys.executable, "-m", "harness.cli", "--quiet", "build", "-t", "bench-web", *options, str(context)], check=True, cwd=PROJECT)
+    subprocess.run(
+        [sys.executable, "-m", "harness.cli", "--quiet", "build", "-t", "bench-web", *options, str(context)], check=True, cwd=PROJECT
+    )
     return time.monotonic() - started
 
 

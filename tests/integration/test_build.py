@@ -95,7 +95,7 @@ def test_nothing_changed_means_nothing_done(tmp_path: Path, home: Path, slipway:
 
 
 def test_build_arguments_do_not_end_up_in_the_image(tmp_path: Path, home: Path, slipway: Slipway) -> None:
-    made = context(tmp_path / "c", "FROM scratch\nARG TOKEN\nRUN mkdir etc && test -n \"$TOKEN\" && touch etc/done\n")
+    made = context(tmp_path / "c", 'FROM scratch\nARG TOKEN\nRUN mkdir etc && test -n "$TOKEN" && touch etc/done\n')
     said = slipway("--verbose", "build", "-t", "one", "--build-arg", "TOKEN=hunter2hunter2", made)
     assert "hunter2" not in said.output
     for path in (home / "store").rglob("*"):
@@ -134,13 +134,14 @@ def test_declared_and_listed_images_are_embedded_under_their_own_names(
     )  # fmt: skip
     slipway("build", "-t", "one", made)
     found = {one["name"]: one for one in json.loads(slipway("inspect", "one", "-o", "json").stdout)["platforms"][0]["images"]}
-    assert {name: one["foundBy"] for name, one in found.items()} == {"docker.io/library/web:1": ["declared"], "quay.io/some/app:2": ["listed"]}
+    assert {name: one["foundBy"] for name, one in found.items()} == {
+        "docker.io/library/web:1": ["declared"],
+        "quay.io/some/app:2": ["listed"],
+    }
     assert found["docker.io/library/web:1"]["requestedBy"] == ["manifests/pod.yaml:7"]
 
 
-def test_every_image_that_no_registry_has_is_named_with_its_place(
-    tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway
-) -> None:
+def test_every_image_that_no_registry_has_is_named_with_its_place(tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway) -> None:
     made = context(
         tmp_path / "c", "FROM scratch\nCOPY manifests manifests\n",
         manifests__a_yaml=POD.format(image="docker.io/library/none:1"), manifests__b_yaml=POD.format(image="quay.io/none/at:all"),
@@ -196,7 +197,11 @@ def test_all_faults_at_once(tmp_path: Path, home: Path, slipway: Slipway) -> Non
 
 
 def test_check_needs_neither_base_nor_engine(tmp_path: Path, home: Path, slipway: Slipway) -> None:
-    made = context(tmp_path / "c", "FROM nowhere:1\nCOPY manifests manifests\nCMD kubectl apply -f manifests\n", manifests__a_yaml=POD.format(image="web:1"))
+    made = context(
+        tmp_path / "c",
+        "FROM nowhere:1\nCOPY manifests manifests\nCMD kubectl apply -f manifests\n",
+        manifests__a_yaml=POD.format(image="web:1"),
+    )
     plan: dict[str, Any] = json.loads(slipway("build", "--check", "-o", "json", made, env={"DOCKER_HOST": "tcp://127.0.0.1:1"}).stdout)
     assert plan["base"] == "nowhere:1"
     assert plan["launch"] == ["kubectl apply -f manifests"]

@@ -25,9 +25,14 @@ def test_durations(seconds: float, text: str) -> None:
 def test_a_step_that_fails_says_so_and_is_nested_right(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(log._state, "display", log.Plain(Console(file=stream, width=80)))
-    with pytest.raises(ValueError, match="x"), log.step("outer"), log.step("inner") as shown:
-        shown.note = "half done"
-        raise ValueError("x")
+
+    def work() -> None:
+        with log.step("outer"), log.step("inner") as shown:
+            shown.note = "half done"
+            raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        work()
     lines = stream.getvalue().splitlines()
     assert lines[0] == "- outer ..."
     assert lines[1].startswith("  x inner (half done) 0.0 s")

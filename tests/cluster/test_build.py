@@ -1,0 +1,141 @@
+"""`slipway build` with its throw-away cluster: what goes wrong is told, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from harness import paths
+from harness.oci.store import Store
+from tests.cluster.conftest import leftovers
+from tests.conftest import Slipway
+from tests.integration.test_build import context
+
+pytestmark = pytest.mark.usefixtures("kubernetes", "clean")
+
+DEPLOYMENT = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      containers:
+      - name: main
+        image: {image}
+        command: [sh, -c, "{command}"]
+"""
+KUBECTL = "slipway.dev/kubectl:v1.20.2"
+
+
+def deployment(name: str, command: str, image: str = KUBECTL) -> str:
+    return DEPLOYMENT.format(name=name, command=command, image=image)
+
+
+def no_tag(name: str) -> bool:
+    return f"{name}:latest" not in Store.default().names()
+
+
+def test_a_launch_command_that_fails_shows_its_output(tmp_path: Path, slipway: Slipway) -> None:
+    made = context(tmp_path, "FROM kubernetes\nCMD kubectl get nodes\nCMD echo the reason >&2; exit 9\n")
+    said = slipway("build", "-t", "broken-launch", made, check=False)
+    assert said.returncode == 3, said.output
+    assert "the launch command failed with exit code 9: echo the reason >&2; exit 9" in said.stderr
+    assert "    the reason" in said.stderr
+    assert no_tag("broken-launch")
+
+
+def test_pods_that_never_become_ready_are_explained(tmp_path: Path, slipway: Slipway) -> None:
+    made = context(
+        tmp_path, "FROM kubernetes\nCOPY manifests manifests\nCMDS [\"kubectl apply -f manifests/a.yaml -f manifests/b.yaml\"]\n",
+        manifests__a_yaml=deployment("crashes", "echo my last words; exit 3"),
+        manifests__b_yaml=deployment("unpullable", "sleep 1000", "127.0.0.1:1/not/there:1"),
+    )  # fmt: skip
+    said = slipway("build", "-t", "never-ready", "--discover", "pulled", "--timeout", "45", made, check=False)
+    assert said.returncode == 3, said.output
+    assert "Deployment default/crashes" in said.stderr
+    assert "my last words" in said.stderr
+    assert "127.0.0.1:1/not/there:1" in said.stderr
+    assert "registry: 127.0.0.1:1/not/there:1: " in said.stderr
+    assert no_tag("never-ready")
+
+
+def test_two_builds_at_once_do_not_disturb_each_other(tmp_path: Path, slipway: Slipway) -> None:
+    def build(name: str) -> list[str]:
+        made = context(
+            tmp_path / name, "FROM kubernetes\nCOPY manifests manifests\nCMDS [\"kubectl apply -f manifests/a.yaml\"]\n",
+            manifests__a_yaml=deployment(name, "sleep 100000", f"slipway.dev/{'redis:7.0' if name == 'left' else 'nginx:1.22'}"),
+        )  # fmt: skip
+        said = slipway("build", "--no-cache", "-t", f"{name}-build", "-o", "json", "--discover", "pulled", made)
+        found = json.loads(said.stdout)["platforms"][0]["images"]
+        return [one["name"] for one in found if "Deployment default/" + name in one["requestedBy"]]
+
+    with ThreadPoolExecutor(2) as pool:
+        left, right = pool.map(build, ("left", "right"))
+    assert left == ["slipway.dev/redis:7.0"]
+    assert right == ["slipway.dev/nginx:1.22"]
+
+
+@pytest.mark.parametrize("moment", ["boot", "launch"])
+def test_ctrl_c_leaves_nothing_behind(moment: str, tmp_path: Path) -> None:
+    made = context(tmp_path, "FROM kubernetes\nCMD touch /tmp/launched; sleep 300\n")
+    before, trees = leftovers(), set((paths.cache() / "tmp").glob("*"))
+    building = subprocess.Popen(
+        [sys.executable, "-m", "harness.cli", "build", "--no-cache", "-t", "interrupted", str(made)],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 180
+        while not reached(moment, before) and building.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert building.poll() is None
+    finally:
+        os.killpg(building.pid, signal.SIGINT)
+        _, errors = building.communicate(timeout=120)
+    assert building.returncode == 130, errors
+    assert "interrupted" in errors
+    assert leftovers() == before
+    assert set((paths.cache() / "tmp").glob("*")) == trees
+    assert no_tag("interrupted")
+
+
+def reached(moment: str, before: set[str]) -> bool:
+    return "control-plane" in str(leftovers() - before) if moment == "boot" else launched(before)
+
+
+def launched(before: set[str]) -> bool:
+    """Whether the launch command of the new cluster is running."""
+    for name in (one.removeprefix("container ") for one in leftovers() - before if one.endswith("control-plane")):
+        if subprocess.run(["docker", "exec", name, "test", "-e", "/tmp/launched"], capture_output=True, check=False).returncode == 0:
+            return True
+    return False
+
+
+def test_a_killed_build_is_swept_up_by_the_next_one(tmp_path: Path, slipway: Slipway) -> None:
+    made = context(tmp_path, "FROM kubernetes\nCMD touch /tmp/launched; sleep 300\n")
+    before = leftovers()
+    building = subprocess.Popen(
+        [sys.executable, "-m", "harness.cli", "build", "--no-cache", "-t", "killed", str(made)],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 180
+    while "control-plane" not in str(leftovers() - before) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(building.pid, signal.SIGKILL)
+    building.wait()
+    assert leftovers() > before
+    quick = context(tmp_path / "quick", "FROM kubernetes\nCMD kubectl get nodes\n")
+    slipway("build", "--no-cache", "-t", "quick", quick)
+    assert leftovers() <= before
+    assert "quick:latest" in Store.default().names()
