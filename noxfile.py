@@ -173,7 +173,7 @@ def shell_scripts() -> list[str]:
     folders = (".ci", "harness", "images", "kubefiles", "tests")
     candidates = [ROOT / "nox", *(path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())]
     first_lines = {path: path.open("rb").readline(64) for path in candidates}
-    return sorted(str(path.relative_to(ROOT)) for path, line in first_lines.items() if re.match(rb"#!\s*/\S*\b(env )?(ba|da)?sh\b", line))
+    return sorted(str(path.relative_to(ROOT)) for path, line in first_lines.items() if re.match(rb"#!\s*/\S*(\s|/)(ba|da)?sh\b", line))
 
 
 def check_images(session: nox.Session) -> None:
