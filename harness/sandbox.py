@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,11 +108,7 @@ def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, 
     builder.engine_image(client, Reference.parse(NODE_IMAGE))
     name = f"slipway-{os.getpid()}-{secrets.token_hex(3)}"
     with contextlib.ExitStack() as stack:
-        network = client.networks.create(name, driver="bridge", labels={engine.LABEL_BUILD: str(os.getpid())})
-        if not plan.keep:
-            stack.callback(_forgiving, network.remove)
-        network.reload()
-        gateway = str(network.attrs["IPAM"]["Config"][0]["Gateway"])
+        gateway = stack.enter_context(_network(client, name, keep=plan.keep))
         proxy = stack.enter_context(Proxy(sources, store, host=gateway))
         configuration = _kind_files(plan, proxy.hosts_toml(gateway), work)
         environment = {"KIND_EXPERIMENTAL_DOCKER_NETWORK": name}
@@ -119,12 +116,9 @@ def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, 
         if plan.keep:
             stack.callback(
                 log.info,
-                f"the throw-away cluster stays (docker exec -it {name}-control-plane bash); remove it with\n  {program} delete "
-                f"cluster --name {name} && docker network rm {name}",
+                f"the throw-away cluster stays (docker exec -it {name}-control-plane bash); remove it with\n"
+                f"  {program} delete cluster --name {name} && docker network rm {name}",
             )
-        else:
-            delete: list[str | Path] = [program, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig]
-            stack.callback(lambda: _forgiving(lambda: process.run(delete, env=environment)))
         with log.step("boot a kind cluster from the image") as shown:
             try:
                 process.run(
@@ -140,6 +134,36 @@ def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, 
         sandbox = Sandbox(client.containers.get(f"{name}-control-plane"), proxy, plan.env)
         _addons(sandbox, plan)
         yield sandbox
+
+
+@contextlib.contextmanager
+def _network(client: engine.Client, name: str, *, keep: bool) -> Iterator[str]:
+    """A network of this build alone; its gateway, which is us. What is on it goes with it, also what is only just being started."""
+    network = client.networks.create(name, driver="bridge", labels={engine.LABEL_BUILD: str(os.getpid())})
+    cut_short = True
+    try:
+        network.reload()
+        yield str(network.attrs["IPAM"]["Config"][0]["Gateway"])
+        cut_short = False
+    finally:
+        if not keep:
+            # kind may have been stopped between asking the engine for a container and getting it.
+            _remove_all(client, name, patience=2 if cut_short else 0)
+            _forgiving(network.remove)
+
+
+def _remove_all(client: engine.Client, cluster: str, *, patience: float) -> None:
+    """Remove the containers of a kind cluster, and those that appear within ``patience`` seconds of the last one."""
+    quiet_since = time.monotonic()
+    while True:
+        found = client.containers.list(all=True, ignore_removed=True, filters={"label": f"io.x-k8s.kind.cluster={cluster}"})
+        for container in found:
+            _forgiving(lambda container=container: container.remove(force=True, v=True))
+        if found:
+            quiet_since = time.monotonic()
+        elif time.monotonic() - quiet_since >= patience:
+            return
+        time.sleep(0.1)
 
 
 def _addons(sandbox: Sandbox, plan: Plan) -> None:
@@ -161,7 +185,7 @@ def _kind_files(plan: Plan, hosts_toml: str, work: Path) -> Path:
     network = plan.rootfs / "etc/addons/network.yaml"
     builtin = network.exists() and not plan.own_network
     (work / "manifests/default-cni.yaml").write_text(network.read_text() if builtin else "")
-    (work / "manifests/default-storage.yaml").write_text(yaml.safe_dump(_STORAGE_CLASS))
+    (work / "manifests/default-storage.yaml").write_text(yaml.safe_dump(STORAGE_CLASS))
     mounts: dict[str, Path] = {
         "/etc/containerd/certs.d": work / "certs.d", "/kind/version": work / "version", "/kind/manifests": work / "manifests",
         **{f"/usr/bin/{program}": plan.rootfs / "bin" / program for program in ("kubeadm", "kubelet", "kubectl")},
@@ -189,7 +213,7 @@ def _kind_files(plan: Plan, hosts_toml: str, work: Path) -> Path:
     return path
 
 
-_STORAGE_CLASS = {
+STORAGE_CLASS = {
     "apiVersion": "storage.k8s.io/v1",
     "kind": "StorageClass",
     "metadata": {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},

@@ -162,19 +162,31 @@ def set_hosts(node: Node, lines: Iterable[str]) -> None:
     )
 
 
-# The state of services that were there before us, and of kernel settings: once, before the first change.
+_FOLDERS = (
+    "/etc/kubernetes", "/etc/containerd", "/etc/cni/net.d", "/etc/cni", "/var/lib/kubelet", "/var/lib/etcd", "/var/lib/containerd",
+    "/var/lib/cni", "/opt/cni/bin", "/opt/cni", "/opt/containerd/bin", "/opt/containerd/lib", "/opt/containerd", "/run/containerd",
+    "/run/flannel", "/var/run/kubernetes", "/var/log/pods", "/var/log/containers", "/usr/libexec/kubernetes", "/root/.kube",
+    "/root/.cache/helm", "/root/.config/helm", "/root/.local/share/helm",
+)  # fmt: skip
+"""Folders that a cluster uses, children before their parents: those that were not there before go when it goes."""
+
+# What was there before us: services, folders, interfaces, settings of the kernel. Noted once, before the first change.
 NOTE_STATE = f"""set -e
 umask 077
 mkdir -p {STATE}
-if [ ! -e {STATE}/services ]; then
-  for unit in containerd kubelet; do
-    echo "$unit $(systemctl is-enabled $unit 2>/dev/null || echo absent) $(systemctl is-active $unit 2>/dev/null || true)"
-  done > {STATE}/services.new
-  ls -A /etc/cni/net.d > {STATE}/cni-before 2>/dev/null || true
+if [ ! -e {STATE}/before/services ]; then
+  mkdir -p {STATE}/before
+  cd {STATE}/before
+  for folder in {" ".join(_FOLDERS)}; do if [ -d "$folder" ]; then echo "$folder"; fi; done > folders
+  ls -A /etc/cni/net.d > networks 2>/dev/null || true
+  ls /sys/class/net > links
   for name in $(printf '%s' {shlex.quote(SYSCTL)} | sed 's/ .*//'); do
     value=$(sysctl -n "$name" 2>/dev/null) && echo "$name = $value" || true
-  done > {STATE}/sysctl-before
-  mv {STATE}/services.new {STATE}/services
+  done > sysctl
+  for unit in containerd kubelet; do
+    echo "$unit $(systemctl is-enabled $unit 2>/dev/null || echo absent) $(systemctl is-active $unit 2>/dev/null || true)"
+  done > services.new
+  mv services.new services
 fi
 chmod 755 {STATE}
 """
@@ -230,3 +242,82 @@ until awk '$4 == "0A" {{ print $2 }}' /proc/net/tcp /proc/net/tcp6 2>/dev/null |
   if [ "$(date +%s)" -gt "$end" ]; then journalctl -u {unit} -n 20 --no-pager -o cat >&2; exit 1; fi
   sleep 0.1
 done"""
+
+
+# What a cluster leaves on a machine besides files: everything that was not there before.
+CLEAN = f"""set -u
+before={STATE}/before
+bin={ROOTFS}/bin
+had() {{ [ -e "$before/$1" ] && grep -qxF -- "$2" "$before/$1"; }}
+for unit in slipway-balancer slipway-registry; do systemctl disable --now $unit 2>/dev/null; done
+
+# Containers. What runs in another namespace of a containerd that was there before stays.
+if [ -x $bin/ctr ] && systemctl is-active --quiet containerd; then
+  c="$bin/ctr -n k8s.io"
+  for pass in 1 2 3; do
+    $c tasks ls -q | xargs -r -n 1 $c tasks kill -a -s KILL 2>/dev/null
+    $c tasks ls -q | xargs -r -n 1 $c tasks rm -f > /dev/null 2>&1
+    [ -z "$($c tasks ls -q)" ] && break
+    sleep 0.2
+  done
+  $c containers ls -q | xargs -r $c containers rm > /dev/null 2>&1
+  $c images ls -q | xargs -r $c images rm --sync > /dev/null 2>&1
+fi
+systemctl stop containerd 2>/dev/null
+for place in /run/netns /var/run/netns; do
+  grep -o " $place/cni-[^ ]*" /proc/mounts | while read -r mount; do umount -l "$mount" 2>/dev/null; rm -f "$mount"; done
+done
+grep -oE ' (/run/containerd|/var/lib/containerd|/var/lib/kubelet)/[^ ]+' /proc/mounts | sort -r | while read -r mount; do
+  umount -l "$mount" 2>/dev/null
+done
+
+# Interfaces of pods and overlays, and their routes with them.
+for link in $(ls /sys/class/net); do
+  if [ -e "$before/links" ] && ! had links "$link" && [ ! -e "/sys/class/net/$link/device" ]; then ip link del "$link" 2>/dev/null; fi
+done
+
+# Rules of the firewall that are Kubernetes', those of CNI plugins, and ours.
+for tool in iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft iptables ip6tables; do
+  if command -v $tool-save > /dev/null 2>&1; then
+    rules=$($tool-save 2>/dev/null)
+    if printf '%s' "$rules" | grep -qE 'KUBE-|CNI-|comment slipway'; then
+      printf '%s\\n' "$rules" | grep -vE 'KUBE-|CNI-|comment slipway' | $tool-restore 2>/dev/null
+    fi
+  fi
+done
+if command -v ipset > /dev/null 2>&1; then ipset list -n 2>/dev/null | grep '^KUBE-' | xargs -r -n 1 ipset destroy 2>/dev/null; fi
+
+# Files of a folder that was there before are removed as well, where they can only be ours.
+for folder in /var/lib/kubelet /var/lib/etcd /var/lib/cni /var/log/pods /var/log/containers /etc/kubernetes/pki; do
+  if [ -d "$folder" ]; then find "$folder" -mindepth 1 -xdev -delete 2>/dev/null; fi
+done
+if [ -d /etc/cni/net.d ]; then
+  for file in $(ls -A /etc/cni/net.d); do had networks "$file" || rm -rf "/etc/cni/net.d/$file"; done
+fi
+if ! grep -q '^containerd [^ ]* active' "$before/services" 2>/dev/null && [ -d /var/lib/containerd ]; then
+  find /var/lib/containerd -mindepth 1 -xdev -delete 2>/dev/null
+fi
+exit 0
+"""
+
+RESTORE = f"""set -u
+before={STATE}/before
+{{ grep -v '{HOSTS_MARK}$' /etc/hosts; true; }} > {STATE}/hosts.new
+if ! cmp -s {STATE}/hosts.new /etc/hosts; then cat {STATE}/hosts.new > /etc/hosts; fi
+if [ -e "$before/services" ]; then
+  for folder in {" ".join(_FOLDERS)}; do
+    if [ -d "$folder" ] && ! grep -qxF "$folder" "$before/folders"; then rm -rf "$folder" 2>/dev/null; fi
+  done
+  sysctl -e -q -p "$before/sysctl" 2>/dev/null
+  systemctl daemon-reload
+  while read -r unit enabled active; do
+    if [ "$enabled" = enabled ]; then systemctl enable "$unit" 2>/dev/null; else systemctl disable "$unit" 2>/dev/null; fi
+    if [ "$active" = active ]; then systemctl restart "$unit"; else systemctl stop "$unit" 2>/dev/null; fi
+    systemctl reset-failed "$unit" 2>/dev/null
+  done < "$before/services"
+fi
+systemctl reset-failed 'slipway-*' 2>/dev/null
+find {STATE} -mindepth 1 -delete
+rmdir {STATE} 2>/dev/null
+exit 0
+"""

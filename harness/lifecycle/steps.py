@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from harness import checks, log
+from harness import checks
 from harness.cloudimage import CloudImage, ImageSet, PlatformImage
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, Fault, InputError, StoreError
@@ -21,10 +21,9 @@ from harness.nodes import Node
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, Files, place
 from harness.nodes.ssh import Ssh, SshNode
-from harness.oci.model import Platform
 from harness.oci.store import Store
 from harness.runtimes import DNS_DOMAIN, ROOTFS, Cluster, Facts, Member, Network
-from harness.runtimes.kubeadm import ADMIN, Kubeadm
+from harness.runtimes.kubeadm import ADMIN, KUBECTL, Kubeadm
 
 NETWORK_ADDON = "network.yaml"
 DNS_ADDON = "dns.yaml"
@@ -175,10 +174,6 @@ class Setup:
 def is_network(labels: Mapping[str, str]) -> bool:
     """Whether the labels of an application say that it is a pod network."""
     return any("cni" in name.lower() for name in labels)
-
-
-def member_of(setup: Setup, node: Node) -> Member:
-    return setup.member(node)
 
 
 # ---- before anything is changed ---------------------------------------------------------------------------------------
@@ -559,7 +554,7 @@ def record(setup: Setup, after: str) -> Step:
             "data": {"Clusterfile": clusterfile(setup), "digest": setup.image.digest, "image": setup.image.name or setup.image.digest},
         }
         text = yaml.safe_dump(document, sort_keys=False)
-        setup.first.run(f"KUBECONFIG={ADMIN} {ROOTFS}/bin/kubectl apply --validate=false -f -", input=text, timeout=60)
+        setup.first.run(f"{KUBECTL} apply --validate=false -f -", input=text, timeout=60)
         keep_access(setup)
 
     return Step("record", "record the cluster", action, after=(after,))
@@ -617,11 +612,3 @@ def check_env(env: Mapping[str, str]) -> None:
     ]
     if faults:
         raise InputError(faults)
-
-
-def host_platforms(setup: Setup) -> tuple[Platform, ...]:
-    return tuple(sorted({facts.platform for facts in setup.machines.values()}))
-
-
-def debug_environment(setup: Setup) -> None:
-    log.debug(f"pods {setup.network.pods}, services {setup.network.services}")

@@ -18,4 +18,4 @@ class NodeKubectl:
     program: str = f"{STATE}/rootfs/bin/kubectl"
 
     def run(self, *argv: str) -> str:
-        return self.node.run(f"KUBECONFIG={self.kubeconfig} {self.program} {shlex.join(argv)}", timeout=120).stdout
+        return self.node.run(f"HOME={STATE} KUBECONFIG={self.kubeconfig} {self.program} {shlex.join(argv)}", timeout=120).stdout

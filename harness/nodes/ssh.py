@@ -23,6 +23,9 @@ from harness.process import Result
 CONNECT_TIMEOUT = 10
 """Seconds for a TCP connection; ssh gives up after it."""
 
+_LOGIN_TIMEOUT = 60
+"""Seconds for all of a login; a machine that takes longer is taken for dead."""
+
 _LOST = 255
 """The exit code that ssh keeps for its own failures."""
 
@@ -110,20 +113,19 @@ class Ssh:
                 log.info(f"{address}: host key {fingerprint} is pinned from now on")
         return self.nodes
 
-    def reachable(self) -> tuple[tuple[SshNode, ...], tuple[NodeError, ...]]:
+    def reachable(self) -> tuple[tuple[SshNode, ...], dict[SshNode, NodeError]]:
         """Like ``connect``, for those who can do without some: the nodes that answer, and why the others do not."""
         self.prepare()
+        errors: dict[SshNode, NodeError] = {}
 
-        def attempt(node: SshNode) -> NodeError | None:
+        def attempt(node: SshNode) -> None:
             try:
                 node.connect()
             except NodeError as error:
-                return error
-            return None
+                errors[node] = error
 
-        outcomes = each(self.nodes, attempt)
-        good = tuple(node for node, error in zip(self.nodes, outcomes, strict=True) if error is None)
-        return good, tuple(error for error in outcomes if error is not None)
+        each(self.nodes, attempt)
+        return tuple(node for node in self.nodes if node not in errors), errors
 
     def close(self) -> None:
         """End the shared connections; new ones open by themselves."""
@@ -163,9 +165,11 @@ class SshNode:
         words = shlex.join(["ssh", "-F", str(self.ssh.config), "--", self.address, self._remote("uname -n")])
         with tempfile.NamedTemporaryFile() as said:
             # The connection stays open behind this command. Older versions keep its standard error open too, so that must be no pipe.
-            result = process.run(
-                ["sh", "-c", f'exec {words} 2>"$0"', said.name], check=False, env=self.ssh.environment(self.machine.login), timeout=60
-            )
+            argv = ["sh", "-c", f'exec {words} 2>"$0"', said.name]
+            try:
+                result = process.run(argv, check=False, env=self.ssh.environment(self.machine.login), timeout=_LOGIN_TIMEOUT)
+            except CommandError as error:
+                raise explain(self.machine, "timed out", self.ssh.known_hosts) from error
             errors = Path(said.name).read_text(errors="replace")
         self._check_transport(result.returncode, errors)
         if not result.ok:

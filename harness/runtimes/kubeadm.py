@@ -27,7 +27,8 @@ SOCKET = "/run/containerd/containerd.sock"
 CONFIG = f"{STATE}/kubeadm.yaml"
 ADMIN = "/etc/kubernetes/admin.conf"
 KUBEADM = f"{ROOTFS}/bin/kubeadm"
-KUBECTL = f"KUBECONFIG={ADMIN} {ROOTFS}/bin/kubectl"
+# With a home of its own, so that its cache is not left in root's.
+KUBECTL = f"HOME={STATE} KUBECONFIG={ADMIN} {ROOTFS}/bin/kubectl"
 CLIENT_PEM = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 CRI_ANNOTATION = "kubeadm.alpha.kubernetes.io/cri-socket"
 
@@ -215,7 +216,7 @@ done
         return yaml.safe_dump(config, sort_keys=False).encode()
 
     def reset(self, node: Node) -> None:
-        node.run(_RESET, timeout=300)
+        reset(node)
 
     def _shared_keys(self) -> dict[str, File]:
         return {f"{FOLDER}/{name}": File(data, 0o600 if name.endswith(".key") else 0o644) for name, data in self.pki.files.items()}
@@ -259,6 +260,11 @@ done; journalctl -u kubelet -n 8 --no-pager -o cat 2>/dev/null"""
         except CommandError as error:
             log.debug(error.message)
             return ""
+
+
+def reset(node: Node) -> None:
+    """Undo on one machine what kubeadm and the kubelet did there, also what half worked; needs nothing but the machine."""
+    node.run(_RESET, timeout=300)
 
 
 # ---- what kubeadm and the kubelet read --------------------------------------------------------------------------------
@@ -454,15 +460,13 @@ def api_errors(text: str) -> str:
         return text.strip()
 
 
+# Only what is on the machine: its place in etcd and among the nodes is the cluster's, which may be gone.
 _RESET = f"""set -u
-if [ -x {KUBEADM} ] && [ -e /etc/kubernetes/kubelet.conf ]; then
-  timeout 120 {KUBEADM} reset --force --cri-socket {SOCKET} > {STATE}/reset.log 2>&1 || true
-fi
 systemctl stop kubelet 2>/dev/null
+if [ -x {KUBEADM} ]; then
+  timeout 60 {KUBEADM} reset phase cleanup-node --force --cri-socket {SOCKET} > /dev/null 2>&1
+fi
 grep -o ' /var/lib/kubelet/[^ ]*' /proc/mounts | sort -r | while read -r place; do umount -l "$place" 2>/dev/null; done
 rm -rf /etc/kubernetes/pki /etc/kubernetes/*.conf /etc/kubernetes/manifests/* /etc/kubernetes/tmp
-for folder in /var/lib/kubelet /var/lib/etcd /etc/cni/net.d /var/lib/cni /var/run/kubernetes; do
-  if [ -d "$folder" ]; then find "$folder" -mindepth 1 -xdev -delete 2>/dev/null; fi
-done
 exit 0
 """

@@ -17,7 +17,7 @@ from harness import paths
 from harness.oci.store import Store
 from tests.cluster.conftest import leftovers
 from tests.conftest import Slipway
-from tests.integration.test_build import context
+from tests.integration.test_build import context, heed_ctrl_c
 
 pytestmark = pytest.mark.usefixtures("kubernetes", "clean")
 
@@ -92,7 +92,7 @@ def test_ctrl_c_leaves_nothing_behind(moment: str, tmp_path: Path) -> None:
     before, trees = leftovers(), set((paths.cache() / "tmp").glob("*"))
     building = subprocess.Popen(
         [sys.executable, "-m", "harness.cli", "build", "--no-cache", "-t", "interrupted", str(made)],
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 180

@@ -236,6 +236,11 @@ def test_two_builds_at_once_into_one_store(tmp_path: Path, home: Path, slipway: 
     assert list(Store(home / "store").names()) == [f"image-{number}:latest" for number in range(4)]
 
 
+def heed_ctrl_c() -> None:
+    """For a child: whoever runs these tests in the background has SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def containers() -> set[str]:
     listed = process.run(["docker", "ps", "--all", "--quiet", "--filter", "label=dev.slipway.build"])
     return set(listed.stdout.split())
@@ -246,7 +251,11 @@ def test_ctrl_c_in_a_run_step_leaves_no_container_and_no_tree(tmp_path: Path, ho
     made = context(tmp_path / "c", "FROM scratch\nRUN sleep 300\n")
     before = containers()
     building = subprocess.Popen(
-        [sys.executable, "-m", "harness.cli", "build", "-t", "one", str(made)], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "harness.cli", "build", "-t", "one", str(made)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     )
     deadline = time.monotonic() + 120
     while containers() == before and time.monotonic() < deadline and building.poll() is None:

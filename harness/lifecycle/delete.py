@@ -1,0 +1,132 @@
+"""``slipway delete``: every machine of a cluster is left as it was found. Machines that cannot be reached do not hold up the others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness import clusterstate, log
+from harness.errors import CommandError, NodeError
+from harness.lifecycle import access, machine
+from harness.lifecycle.access import Known
+from harness.lifecycle.plan import Step, execute
+from harness.lifecycle.rootfs import MARK
+from harness.nodes import Machine, Node
+from harness.nodes.placing import STATE, unplace
+from harness.nodes.ssh import Ssh
+from harness.runtimes import kubeadm
+
+
+@dataclasses.dataclass(frozen=True)
+class Deleted:
+    """How it ended. ``unreachable`` gives the reason by address; those machines still hold what they held."""
+
+    name: str
+    cleaned: tuple[str, ...]
+    untouched: tuple[str, ...]
+    """Machines that belong to another cluster, or hold nothing of ours."""
+    unreachable: Mapping[str, str]
+
+
+@dataclasses.dataclass
+class _Work:
+    """What the steps share."""
+
+    found: Known
+    ssh: Ssh
+    unreachable: dict[str, NodeError] = dataclasses.field(default_factory=dict)
+    cleaned: list[str] = dataclasses.field(default_factory=list)
+    untouched: list[str] = dataclasses.field(default_factory=list)
+
+
+def prepare(
+    name: str = clusterstate.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
+) -> _Work:
+    """The machines to clean: those given, else those remembered. Raises UsageError when there are none."""
+    found = access.known(name, masters, nodes, home=home)
+    return _Work(found, Ssh(found.state.folder, (*found.masters, *found.nodes)))
+
+
+def plan(work: _Work) -> list[Step]:
+    return [_connect(work), _clean(work), _forget(work)]
+
+
+def delete(
+    name: str = clusterstate.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
+) -> Deleted:
+    """Delete a cluster. May be repeated: a machine that is clean already is left alone.
+
+    Raises CommandError when a machine that was reached could not be cleaned; the others are.
+    """
+    work = prepare(name, masters, nodes, home=home)
+    with work.ssh:
+        execute(plan(work))
+    return Deleted(
+        name,
+        tuple(sorted(work.cleaned)),
+        tuple(sorted(work.untouched)),
+        {where: error.message for where, error in work.unreachable.items()},
+    )
+
+
+def _connect(work: _Work) -> Step:
+    def action() -> str:
+        good, errors = work.ssh.reachable()
+        work.unreachable = {node.address: error for node, error in errors.items()}
+        for error in work.unreachable.values():
+            log.warning(f"{error.message}; it is left as it is")
+        if not good:
+            raise NodeError(
+                "no machine of the cluster can be reached", hint="bring them up, or forget the cluster: slipway delete --forget"
+            )
+        return f"{len(good)} of {len(work.ssh.nodes)}"
+
+    return Step("connect", "connect to the nodes", action)
+
+
+def _clean(work: _Work) -> Step:
+    def action(node: Node) -> str:
+        if node.address in work.unreachable:
+            return "some are unreachable"
+        belongs = node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()
+        there = node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip()
+        if not there or (belongs and belongs[0] != work.found.state.name):
+            work.untouched.append(node.name)
+            return f"{node.name} {'belongs to ' + belongs[0] if belongs else 'holds nothing of ours'}"
+        clean(node)
+        work.cleaned.append(node.name)
+        return ""
+
+    return Step("clean", "clean the machines", action, work.ssh.nodes, after_all=("connect",))
+
+
+def clean(node: Node) -> None:
+    """Take everything of a cluster off one machine and bring back what was there before. May be repeated after a kill."""
+    kubeadm.reset(node)
+    node.run(machine.CLEAN, timeout=300)
+    unplace(node)
+    node.run(machine.RESTORE, timeout=120)
+    left = node.run(f"ls -A {STATE} 2>/dev/null || true").stdout.strip()
+    if left:
+        raise CommandError(f"{node.name}: {STATE} could not be emptied", hint="run the same command again", details=left)
+
+
+def _forget(work: _Work) -> Step:
+    def action() -> str:
+        if work.unreachable:
+            # Their way in must stay known, for the next attempt.
+            return "kept, for those that were not reached"
+        work.ssh.close()
+        work.found.state.forget()
+        return ""
+
+    return Step("forget", "forget the cluster", action, after=("clean",))
+
+
+def forget(name: str = clusterstate.DEFAULT_NAME, *, home: Path | None = None) -> bool:
+    """Forget a cluster whose machines are gone; False when nothing was known of it."""
+    state = clusterstate.ClusterState.of(name, home)
+    known = state.folder.exists()
+    state.forget()
+    return known

@@ -1,0 +1,103 @@
+"""``slipway status``: how a cluster is, as data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import checks, clusterstate
+from harness.checks import Resource
+from harness.errors import CheckError, SlipwayError
+from harness.lifecycle import access
+from harness.lifecycle.access import Access
+from harness.nodes import Machine, Node, each
+
+_WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
+_ROLE = "node-role.kubernetes.io/"
+
+
+def status(
+    name: str = clusterstate.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
+) -> dict[str, Any]:
+    """How a cluster is; see ``gather`` for the shape. Raises UsageError when it is not known, NodeError when no master answers."""
+    with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
+        return gather(cluster)
+
+
+def gather(cluster: Access) -> dict[str, Any]:
+    """``{"name", "image", "digest", "healthy", "kubernetes", "nodes": [...], "workloads": {kind: {"ready", "total"}}, "notReady": [...],
+    "registry": [...], "unreachable": [...]}``. An API that does not answer is told in ``notReady``.
+    """
+    found: dict[str, Any] = {
+        "name": cluster.known.state.name,
+        "image": None,
+        "digest": None,
+        "kubernetes": None,
+        "nodes": [],
+        "workloads": {},
+    }
+    try:
+        items = checks.get(cluster.kubectl)
+        problems = checks.explain(cluster.kubectl, items, static=False)
+        found |= {"nodes": _nodes(items, problems), "workloads": _workloads(items, problems), "kubernetes": _version(cluster)}
+        found |= _record(cluster)
+    except SlipwayError as error:
+        problems = (checks.Problem("the API", f"does not answer: {error.message}", "Silent"),)
+    found["notReady"] = [problem.to_json() for problem in problems]
+    found["registry"] = each(cluster.masters, _registry)
+    found["unreachable"] = [{"address": address, "reason": error.message} for address, error in cluster.unreachable.items()]
+    serves = any(registry["active"] for registry in found["registry"])
+    found["healthy"] = not problems and not cluster.unreachable and serves
+    return found
+
+
+def _record(cluster: Access) -> dict[str, Any]:
+    try:
+        record = access.recorded(cluster.kubectl)
+    except CheckError:
+        # A run that has not come to its end yet, or a cluster of somebody else's.
+        return {"image": None, "digest": None}
+    return {"image": record["image"], "digest": record["digest"]}
+
+
+def _nodes(items: Iterable[Resource], problems: Sequence[checks.Problem]) -> list[dict[str, Any]]:
+    reasons = {problem.object: problem.reason for problem in problems}
+    return [_node(node, reasons.get(checks.title(node))) for node in checks.of_kind(items, "Node")]
+
+
+def _node(node: Resource, reason: str | None) -> dict[str, Any]:
+    labels = node["metadata"].get("labels") or {}
+    addresses = {entry["type"]: entry["address"] for entry in node["status"].get("addresses") or ()}
+    roles = sorted({label.removeprefix(_ROLE) for label in labels if label.startswith(_ROLE)} - {"control-plane"})
+    return {
+        "name": node["metadata"]["name"],
+        "address": addresses.get("InternalIP"),
+        "roles": roles or ["node"],
+        "ready": reason is None,
+        "reason": reason,
+        "version": node["status"].get("nodeInfo", {}).get("kubeletVersion"),
+        "runtime": node["status"].get("nodeInfo", {}).get("containerRuntimeVersion"),
+        "schedulable": not node["spec"].get("unschedulable", False),
+    }
+
+
+def _version(cluster: Access) -> str:
+    """The version of the API server that answers."""
+    return str(json.loads(cluster.kubectl.run("get", "--raw", "/version"))["gitVersion"])
+
+
+def _workloads(items: Iterable[Resource], problems: Sequence[checks.Problem]) -> dict[str, dict[str, int]]:
+    bad = {problem.object for problem in problems}
+    counts = {}
+    for kind in _WORKLOADS:
+        titles = [checks.title(item) for item in checks.of_kind(items, kind)]
+        if titles:
+            counts[kind] = {"ready": sum(title not in bad for title in titles), "total": len(titles)}
+    return counts
+
+
+def _registry(node: Node) -> dict[str, Any]:
+    active = node.run("systemctl is-active slipway-registry", check=False).stdout.strip() == "active"
+    return {"node": node.name, "address": node.address, "active": active}
