@@ -409,7 +409,7 @@ class _Discovery:
 
     def _settle(self, box: sandbox.Sandbox, proxy: Proxy) -> None:
         try:
-            checks.settle(sandbox.Workloads(box), timeout=self.options.timeout, quiet=self.options.settle)
+            checks.settle(box, timeout=self.options.timeout, quiet=self.options.settle)
         except CheckError as error:
             refused = [f"registry: {name}: {reason}" for name, reason in proxy.failures.items()]
             details = "\n".join([error.details or "", *refused]).strip()

@@ -488,6 +488,135 @@ def run(
     print("  slipway status" + (f" {summary.name}" if summary.name != "default" else ""))
 
 
+Name = Annotated[str, typer.Argument(help="The cluster.")]
+Masters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--masters", "--master", "-m", help="Its masters, when this machine knows nothing of it.", metavar="IP[,IP...]", show_default=False
+    ),
+]
+Nodes = Annotated[list[str] | None, typer.Option("--nodes", "--node", "-n", help="Its workers.", metavar="IP[,IP...]", show_default=False)]
+User = Annotated[str, typer.Option("--user", "-u", help="Who we are on the machines.")]
+Key = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.", show_default=False)]
+Port = Annotated[int, typer.Option(help="The SSH port.")]
+
+
+@app.command()
+def status(
+    name: Name = "default",
+    masters: Masters = None,
+    nodes: Nodes = None,
+    user: User = "root",
+    key: Key = None,
+    port: Port = 22,
+    output: Json = "text",
+) -> None:
+    """Show how a cluster is."""
+    from harness.lifecycle import status as states
+
+    as_json = _wants_json(output)
+    login = _login(user, port, key, None)
+    found = states.status(name, _machines(masters, login, "--masters"), _machines(nodes, login, "--nodes"))
+    _print_json(found) if as_json else _show_status(found)
+
+
+def _show_status(found: Mapping[str, Any]) -> None:
+    health = "healthy" if found["healthy"] else "not healthy"
+    print(f"{found['name']}  {health}, Kubernetes {found['kubernetes'] or 'does not answer'}")
+    if found["image"]:
+        print(f"image  {found['image']}  {_short(found['digest'])}")
+    serving = sum(one["active"] for one in found["registry"])
+    counts = [f"{counted['ready']} of {counted['total']} {kind}s" for kind, counted in found["workloads"].items()]
+    print(f"ready  {', '.join(counts) or 'nothing'}; {serving} of {len(found['registry'])} registries\n")
+    _table(
+        ("NODE", "ADDRESS", "ROLES", "READY", "VERSION", "RUNTIME"),
+        [
+            (
+                one["name"],
+                one["address"] or "-",
+                ",".join(one["roles"]),
+                "yes" if one["ready"] else "no",
+                one["version"] or "-",
+                one["runtime"] or "-",
+            )
+            for one in found["nodes"]
+        ],
+    )
+    for problem in found["notReady"]:
+        print(f"\n{problem['object']}: {problem['reason']}")
+        for line in (*problem["events"], *problem["log"]):
+            print(f"    {line}")
+    for one in found["unreachable"]:
+        print(f"\n{one['address']}: {one['reason']}")
+
+
+@app.command()
+def check(
+    name: Name = "default",
+    masters: Masters = None,
+    nodes: Nodes = None,
+    user: User = "root",
+    key: Key = None,
+    port: Port = 22,
+    pre: Annotated[bool, typer.Option("--pre", help="Look whether machines are fit to become a cluster; changes nothing.")] = False,
+    image: Annotated[str | None, typer.Option(help="With --pre: the image that is to run.", show_default=False)] = None,
+    output: Json = "text",
+) -> None:
+    """Check a running cluster, or with --pre machines that are to become one. Ends with 7 when something does not hold."""
+    from harness.errors import CheckError
+    from harness.lifecycle import run as running
+    from harness.lifecycle import status as states
+
+    as_json = _wants_json(output)
+    login = _login(user, port, key, None)
+    machines = (_machines(masters, login, "--masters"), _machines(nodes, login, "--nodes"))
+    if pre:
+        if image is None:
+            raise UsageError("--pre needs to know what is to run", hint="--image NAME")
+        running.check(running.Options(image=image, masters=machines[0], nodes=machines[1], name=name), Store.default())
+        _print_json({"fit": True}) if as_json else print("the machines are fit")
+        return
+    found = states.status(name, *machines)
+    _print_json(found) if as_json else _show_status(found)
+    if not found["healthy"]:
+        count = len(found["notReady"]) + len(found["unreachable"])
+        raise CheckError(f"the cluster {name} is not healthy: {count or 'some'} things do not hold")
+
+
+@app.command()
+def delete(
+    name: Name = "default",
+    masters: Masters = None,
+    nodes: Nodes = None,
+    user: User = "root",
+    key: Key = None,
+    port: Port = 22,
+    forget: Annotated[bool, typer.Option("--forget", help="Only forget it here: its machines are gone.")] = False,
+    yes: Yes = False,
+    output: Json = "text",
+) -> None:
+    """Take a cluster off its machines and leave them as they were found. Data of its applications is lost."""
+    from harness.lifecycle import delete as deleting
+
+    as_json = _wants_json(output)
+    if forget:
+        print(f"forgot {name}" if deleting.forget(name) else f"nothing was known of {name}")
+        return
+    login = _login(user, port, key, None)
+    machines = (_machines(masters, login, "--masters"), _machines(nodes, login, "--nodes"))
+    work = deleting.prepare(name, *machines)
+    if not yes:
+        print(f"cluster {name} on {', '.join(node.address for node in work.ssh.nodes)}")
+        typer.confirm("Delete it, with all data of its applications?", abort=True)
+    done = deleting.delete(name, *machines)
+    if as_json:
+        _print_json(_plain(done))
+        return
+    print(f"deleted {name}: {len(done.cleaned)} machines cleaned, {len(done.untouched)} untouched, {len(done.unreachable)} not reached")
+    for address, reason in done.unreachable.items():
+        print(f"  {address}: {reason}")
+
+
 def _plain(value: Any) -> Any:
     """A dataclass as JSON values; paths as text."""
     import dataclasses

@@ -80,25 +80,6 @@ class Sandbox:
             raise BuildError(f"the launch command failed with exit code {code}: {command}", details="\n".join(text.splitlines()[-20:]))
 
 
-class Workloads:
-    """The kubectl of a sandbox without static pods: kubeadm's probes of those begin late, and tell nothing about images."""
-
-    def __init__(self, sandbox: Sandbox) -> None:
-        self.sandbox = sandbox
-
-    def run(self, *argv: str) -> str:
-        text = self.sandbox.run(*argv)
-        if argv[0] != "get" or "--output=json" not in argv:
-            return text
-        answer = json.loads(text)
-        answer["items"] = [item for item in answer.get("items", ()) if not _is_static(item)]
-        return json.dumps(answer)
-
-
-def _is_static(item: Mapping[str, Any]) -> bool:
-    return any(owner["kind"] == "Node" for owner in item["metadata"].get("ownerReferences", ()))
-
-
 @contextlib.contextmanager
 def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, work: Path) -> Iterator[Sandbox]:
     """Boot a kind cluster from ``plan``; everything is gone when the block ends, however it ends."""

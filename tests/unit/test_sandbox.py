@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.errors import InputError
-from harness.sandbox import Workloads, environment, facts, requesters
+from harness.sandbox import environment, facts, requesters
 
 
 class Answers:
@@ -41,12 +41,6 @@ def test_an_image_is_asked_for_by_the_workload_and_not_by_a_pod_of_it() -> None:
         "docker.io/library/redis:latest": ("Pod default/alone",),
         "k8s.gcr.io/etcd:3": ("Pod default/etcd",),
     }
-
-
-def test_static_pods_are_not_waited_for() -> None:
-    items = [item("Pod", "etcd-n", "p", ("Node", "n", "u"), "e"), item("Pod", "web", "q", None, "w")]
-    seen = json.loads(Workloads(Answers(items)).run("get", "pods", "--output=json"))  # type: ignore[arg-type]
-    assert [one["metadata"]["name"] for one in seen["items"]] == ["web"]
 
 
 def test_the_facts_of_a_rootfs(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""What is said of an engine before it is used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import engine
+from harness.errors import EngineError
+
+
+class Client:
+    """An engine that says of itself what it was given."""
+
+    def __init__(self, **information: Any) -> None:
+        self.information = information
+
+    def info(self) -> dict[str, Any]:
+        return self.information
+
+
+@pytest.fixture
+def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "missing_capabilities", lambda: {"CAP_SYS_RESOURCE"})
+
+
+@pytest.mark.usefixtures("lacking")
+def test_an_old_engine_on_a_machine_that_lacks_capabilities_is_refused_with_the_way_out() -> None:
+    with pytest.raises(EngineError) as caught:
+        engine._check_privileges(Client(ServerVersion="20.10.24+dfsg1", DefaultRuntime="runc"))  # type: ignore[arg-type]
+    assert "CAP_SYS_RESOURCE" in caught.value.message
+    assert caught.value.hint is not None
+    assert "slipway engine repair" in caught.value.hint
+
+
+@pytest.mark.usefixtures("lacking")
+@pytest.mark.parametrize(("version", "runtime"), [("20.10.24", "slipway"), ("23.0.1", "runc"), ("28.2.2", "runc")])
+def test_an_engine_that_can_do_it_is_taken(version: str, runtime: str) -> None:
+    engine._check_privileges(Client(ServerVersion=version, DefaultRuntime=runtime))  # type: ignore[arg-type]
+
+
+def test_a_whole_machine_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "missing_capabilities", set)
+    engine._check_privileges(Client(ServerVersion="20.10.24", DefaultRuntime="runc"))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("lacking")
+def test_an_engine_of_ours_gets_the_runtime_and_a_configuration_of_the_users_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "STATE", tmp_path / "state")
+    engine._configure(tmp_path / "docker/daemon.json")
+    settings = json.loads((tmp_path / "docker/daemon.json").read_text())
+    runtime = Path(settings["runtimes"][settings["default-runtime"]]["path"])
+    assert runtime.read_text().startswith("#!/")
+    assert runtime.stat().st_mode & 0o111
+    (tmp_path / "docker/daemon.json").write_text("{}")
+    engine._configure(tmp_path / "docker/daemon.json")
+    assert (tmp_path / "docker/daemon.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason", "message"),
+    [({"DOCKER_HOST": "tcp://x:1"}, "refused", "DOCKER_HOST=tcp://x:1"), ({}, "Permission denied", "does not let us in")],
+)
+def test_why_no_engine_can_be_started(environment: dict[str, str], reason: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(EngineError) as caught:
+        engine._start(reason)
+    assert message in caught.value.message
+    assert caught.value.hint
+
+
+def test_who_is_not_root_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(EngineError, match="no Docker engine is running"):
+        engine._start("connection refused")
