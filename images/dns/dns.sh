@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck disable=SC3045  # the shell is busybox, whose read knows -t
 # dns.sh: answer for DOMAIN (cluster.local) from the Services and Endpoints of the cluster, pass the rest on to the node's resolver.
 # A change costs one list of each kind; names are re-read on SIGHUP, and dnsmasq is restarted only when its SRV records changed.
 set -u

@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck disable=SC3045  # the shell is busybox, whose read knows -t
 # network.sh: give this node ($NODE_NAME) its pod bridge, and a VXLAN route to the pods of every other node of $CLUSTER_CIDR.
 # A peer's hardware address is made from its IP address, so nodes need to tell each other nothing.
 set -u
