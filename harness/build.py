@@ -392,7 +392,7 @@ class _Discovery:
     def _boot(self, tree: Path, facts: Facts, env: Mapping[str, str]) -> tuple[list[Pulled], dict[str, tuple[str, ...]]]:
         """Run the image on a throw-away cluster: what was pulled, and which workload asked for what."""
         own_network = any(label.startswith(kubefile.LABEL_CNI) for app in self.info.apps for label in app.labels)
-        plan = sandbox.Plan(tree, facts, env, own_network, self.options.keep)
+        plan = sandbox.Plan(tree, facts, env, self._image(), own_network, self.options.keep)
         make = CLUSTERS[self.options.cluster]
         with tempfile.TemporaryDirectory(prefix="slipway-cluster-", dir=scratch.folder()) as work:  # noqa: SIM117 -- reads better
             with make(plan, self.sources, self.work.store, self.own.builder, Path(work)) as box:
@@ -407,6 +407,13 @@ class _Discovery:
                     shown.note = f"{len(box.proxy.pulled)} images pulled, {log.size(box.proxy.served_bytes)} served"
                 return box.proxy.pulled, sandbox.requesters(box)
 
+    def _image(self) -> PlatformImage:
+        """The image under construction, with the container images of its base."""
+        descriptors = tuple(one.descriptor for one in self.work.layers)
+        diff_ids = tuple(one.diff_id for one in self.work.layers)
+        embedded = self.base.images if self.base else ImageSet()
+        return PlatformImage(Platform.parse(self.options.platform), descriptors, diff_ids, (), self.info, embedded)
+
     def _settle(self, box: sandbox.Sandbox, proxy: Proxy) -> None:
         try:
             checks.settle(box, timeout=self.options.timeout, quiet=self.options.settle)
@@ -419,7 +426,7 @@ class _Discovery:
 
 
 Cluster = Callable[[sandbox.Plan, Sequence[Source], Store, images.Builder, Path], contextlib.AbstractContextManager[sandbox.Sandbox]]
-CLUSTERS: dict[str, Cluster] = {"kind": sandbox.kind}
+CLUSTERS: dict[str, Cluster] = {"kind": sandbox.kind, "container": sandbox.container}
 
 
 def check(options: Options) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,20 @@ class ClusterState:
         target = self.folder / name
         Path(part).replace(target)
         return target
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only command that changes this cluster from here. Raises UsageError when another one is at it; ends with the process."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as taken:
+                raise UsageError(f"another command is changing the cluster {self.name}", hint="wait for its end") from taken
+            yield
+        finally:
+            os.close(descriptor)
 
     def forget(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -14,10 +14,14 @@ from typing import Any
 
 import yaml
 
-from harness import engine, log, process, tools
+from harness import cloudimage, engine, log, process, tools
 from harness.capture import Proxy
-from harness.errors import BuildError, CommandError
+from harness.cloudimage import PlatformImage
+from harness.errors import BuildError, CheckError, CommandError
 from harness.images import Builder
+from harness.lifecycle import run as running
+from harness.lifecycle.plan import execute
+from harness.nodes.container import ContainerProvider
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.runtimes import Facts, Network
@@ -47,6 +51,8 @@ class Plan:
     rootfs: Path
     facts: Facts
     env: Mapping[str, str]
+    image: PlatformImage
+    """The image as far as it is known: everything but the container images that are looked for."""
     own_network: bool
     """Whether an application of the image is the network (CNI), so that the base's is left out."""
     keep: bool = False
@@ -115,6 +121,50 @@ def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, 
         sandbox = Sandbox(client.containers.get(f"{name}-control-plane"), proxy, plan.env)
         _addons(sandbox, plan)
         yield sandbox
+
+
+@contextlib.contextmanager
+def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, work: Path) -> Iterator[Sandbox]:
+    """One container node, made a cluster as `slipway run` makes one; on a network without a way out but the capture proxy."""
+    client = engine.connect()
+    sweep(client)
+    builder.engine_image(client, Reference.parse(NODE_IMAGE))
+    name = f"{os.getpid()}-{secrets.token_hex(3)}"
+    provider = ContainerProvider(client, work)
+    with contextlib.ExitStack() as stack:
+        if plan.keep:
+            stack.callback(log.info, f"the throw-away node stays: docker exec -it slipway-{name}-master-1 bash")
+        else:
+            stack.callback(provider.down, name)
+        group = provider.up(name, 1, 0, labels={engine.LABEL_BUILD: str(os.getpid())})
+        node = client.containers.get(f"slipway-{name}-master-1")
+        gateway = str(next(iter(node.attrs["NetworkSettings"]["Networks"].values()))["Gateway"] or _gateway(client, node))
+        proxy = stack.enter_context(Proxy(sources, store, host=gateway))
+        image = cloudimage.write(store, [plan.image])
+        options = running.Options(
+            image=image.digest,
+            masters=group.masters,
+            name=f"build-{name}",
+            env=plan.image.info.env,
+            registry_hosts=proxy.hosts_toml(gateway),
+        )
+        with log.step("make a container node a cluster of the image") as shown:
+            setup = running.prepare(options, store, home=work)
+            try:
+                with setup.ssh:
+                    execute(running.bring_up(setup))
+            except (CommandError, CheckError) as error:
+                reasons = [f"image {refused}: {reason}" for refused, reason in proxy.failures.items()]
+                details = "\n".join([*reasons, error.details or ""]).strip()
+                raise BuildError(f"the throw-away cluster did not boot: {error.message}", details=details) from error
+            shown.note = f"Kubernetes {plan.facts.kubernetes}"
+        yield Sandbox(node, proxy, plan.env)
+
+
+def _gateway(client: engine.Client, node: Any) -> str:
+    """The address of this machine on a node's network; Docker does not tell it of networks without a way out."""
+    name = next(iter(node.attrs["NetworkSettings"]["Networks"]))
+    return str(client.networks.get(name).attrs["IPAM"]["Config"][0]["Gateway"])
 
 
 @contextlib.contextmanager

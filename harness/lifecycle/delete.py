@@ -60,7 +60,7 @@ def delete(
     Raises CommandError when a machine that was reached could not be cleaned; the others are.
     """
     work = prepare(name, masters, nodes, home=home)
-    with work.ssh:
+    with work.found.state.lock(), work.ssh:
         execute(plan(work))
     return Deleted(
         name,

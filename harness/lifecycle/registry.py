@@ -190,6 +190,11 @@ def client_files(names: Iterable[str]) -> Files:
     return {f"/etc/containerd/certs.d/{name}/hosts.toml": File.text(text) for name, text in files.items()}
 
 
+def elsewhere_files(hosts_toml: str) -> Files:
+    """All images, whatever their names, come from the registry that ``hosts_toml`` describes."""
+    return {"/etc/containerd/certs.d/_default/hosts.toml": File.text(hosts_toml)}
+
+
 def _hosts(url: str, path: str) -> str:
     options = f'capabilities = ["pull", "resolve"]\nca = "{CA}"\n{path}'
     return f'server = "{url}"\n{options}\n[host."{url}"]\n{options}'

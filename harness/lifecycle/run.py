@@ -31,6 +31,8 @@ class Options:
     commands: tuple[str, ...] | None = None
     """Launch commands instead of the image's."""
     edit: rootfs.Edit | None = None
+    registry_hosts: str | None = None
+    """A containerd hosts.toml of a registry elsewhere that has every image; none is then brought along."""
     timeout: float = 600
 
 
@@ -78,19 +80,29 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
         launch=options.commands,
         state=state,
         edit=options.edit,
+        registry_hosts=options.registry_hosts,
         timeout=options.timeout,
     )
 
 
 def plan(setup: steps.Setup) -> list[Step]:
     """What will be done, in the order in which it is shown; much of it happens at the same time."""
+    recipe = bring_up(setup)
+    commands = setup.main.info.launch if setup.launch is None else setup.launch
+    recipe += steps.launch_commands(setup, tuple(commands), "launch", "wait-for-nodes")
+    recipe.append(steps.wait_for_workloads(setup, recipe[-1].id))
+    recipe.append(steps.record(setup, "wait-for-workloads"))
+    return recipe
+
+
+def bring_up(setup: steps.Setup) -> list[Step]:
+    """From bare machines to a cluster whose nodes are ready; nothing of the applications is launched yet."""
     info = setup.main.info
     network = [app for app in info.apps if app.name in info.cluster_apps]
-    commands = info.launch if setup.launch is None else setup.launch
     recipe = [
         steps.connect(setup),
         steps.check_machines(setup),
-        steps.send_images(setup),
+        *([steps.send_images(setup)] if setup.registry_hosts is None else []),
         steps.unpack_rootfs(setup),
         steps.make_keys(setup),
         steps.send_rootfs(setup),
@@ -109,17 +121,21 @@ def plan(setup: steps.Setup) -> list[Step]:
     early = [command for app in network for command in app.commands]
     recipe += steps.launch_commands(setup, tuple(early), "cluster-app", "finish-cluster")
     recipe.append(steps.wait_for_nodes(setup, recipe[-1].id))
-    recipe += steps.launch_commands(setup, tuple(commands), "launch", "wait-for-nodes")
-    recipe.append(steps.wait_for_workloads(setup, recipe[-1].id))
-    recipe.append(steps.record(setup, "wait-for-workloads"))
     return recipe
+
+
+def check(options: Options, store: Store, *, home: Path | None = None) -> None:
+    """Look whether the machines are fit for the image; nothing is changed. Raises CheckError with all that is in the way."""
+    setup = prepare(options, store, home=home)
+    with setup.ssh:
+        execute([steps.connect(setup), steps.check_machines(setup)])
 
 
 def run(options: Options, store: Store, *, home: Path | None = None) -> Summary:
     """Make the cluster. The same call after a kill or a failure finishes what was begun and repeats nothing that is done."""
     started = time.monotonic()
     setup = prepare(options, store, home=home)
-    with setup.ssh, store.using():
+    with setup.state.lock(), setup.ssh, store.using():
         execute(plan(setup))
     return Summary(
         name=setup.name,

@@ -52,6 +52,8 @@ class Setup:
     """Changes the rootfs before it is rendered (Config documents)."""
     host_env: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     """More environment, by address of a node."""
+    registry_hosts: str | None = None
+    """A containerd hosts.toml of a registry elsewhere, used for every image in place of one of the cluster's own."""
     timeout: float = 600
     """Seconds for the API to answer, and again for nodes, and for workloads, to become ready."""
 
@@ -258,12 +260,13 @@ def send_rendered(setup: Setup) -> Step:
 def set_up_machines(setup: Setup) -> Step:
     def files(node: Node) -> Files:
         member = setup.member(node)
+        elsewhere = setup.registry_hosts
         found = {
             **machine.files(setup.cluster, member),
-            **registry.client_files(registry.domains(setup.images)),
+            **(registry.client_files(registry.domains(setup.images)) if elsewhere is None else registry.elsewhere_files(elsewhere)),
             **setup.runtime.units(member),
         }
-        if member.registry:
+        if member.registry and elsewhere is None:
             found |= registry.units()
         return found
 
@@ -313,6 +316,8 @@ def send_images(setup: Setup) -> Step:
 
 
 def start_registry(setup: Setup) -> Step:
+    if setup.registry_hosts is not None:
+        return Step("start-registry", "use a registry elsewhere", lambda: None, after=("check-machines",))
     hosts = ("127.0.0.1", *(node.address for node in setup.masters[: registry.MOST]))
 
     def action(node: Node) -> None:

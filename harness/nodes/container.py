@@ -12,7 +12,7 @@ import shutil
 import socket
 import tarfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class _Plan:
     image: str
     gateway: str
     public: bytes
+    labels: Mapping[str, str]
 
 
 class ContainerProvider:
@@ -60,8 +61,8 @@ class ContainerProvider:
             self._client = engine.connect()
         return self._client
 
-    def up(self, name: str, masters: int, nodes: int, *, image: str = IMAGE) -> Group:
-        """Make ``masters + nodes`` machines and wait until they have booted and answer over SSH.
+    def up(self, name: str, masters: int, nodes: int, *, image: str = IMAGE, labels: Mapping[str, str] | None = None) -> Group:
+        """Make ``masters + nodes`` machines and wait until they have booted and answer over SSH; ``labels`` are the engine's.
 
         Raises UsageError for a bad name or one in use, EngineError when the engine refuses or a machine does not boot.
         """
@@ -76,8 +77,10 @@ class ContainerProvider:
         try:
             with _refusals():
                 public = self._make_key(name)
-                network = self.client.networks.create(_prefixed(name), driver="bridge", internal=True, labels={LABEL: name})
-                plan = _Plan(name, image, _gateway(network), public)
+                network = self.client.networks.create(
+                    _prefixed(name), driver="bridge", internal=True, labels={**(labels or {}), LABEL: name}
+                )
+                plan = _Plan(name, image, _gateway(network), public, labels or {})
                 _parallel(lambda pair: self._boot(plan, *pair), list(zip(names, roles, strict=True)))
         except BaseException:
             # Also when it was interrupted: half a group is of no use to anybody.
@@ -139,7 +142,7 @@ class ContainerProvider:
             plan.image,
             name=_prefixed(hostname),
             hostname=hostname,
-            labels={LABEL: plan.group, ROLE: role},
+            labels={**plan.labels, LABEL: plan.group, ROLE: role},
             network=_prefixed(plan.group),
             privileged=True,
             cgroupns="private",

@@ -14,8 +14,8 @@ endpoints='{{range .items}}{{$n := .metadata.name}}{{$s := .metadata.namespace}}
 {{end}}{{end}}{{end}}'
 
 collect() {
-  kubectl get services -A -o go-template="$services" > "$state/services" &&
-    kubectl get endpoints -A -o go-template="$endpoints" > "$state/endpoints" || return 1
+  timeout 10 kubectl get services -A -o go-template="$services" > "$state/services" &&
+    timeout 10 kubectl get endpoints -A -o go-template="$endpoints" > "$state/endpoints" || return 1
   awk -v domain="$domain" -v srv="$state/srv.new" '
     FNR == NR && $1 == "srv" {
       printf "srv-host=_%s._%s.%s.%s.svc.%s,%s.%s.svc.%s,%s\n", $4, tolower($5), $2, $3, domain, $2, $3, domain, $6 > srv; next }

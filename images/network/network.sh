@@ -8,8 +8,24 @@ ip=/sbin/ip bridge=/sbin/bridge
 device=slipway0
 configuration=/host/etc/cni/net.d/10-slipway.conflist
 
+# The way to the API that the kubelet uses. The Service of the API works only once kube-proxy has done its part: a connection that is
+# begun before that hangs for half a minute.
+access() {
+  account=/var/run/secrets/kubernetes.io/serviceaccount
+  server=$(sed -n 's/^ *server: *//p' /host/etc/kubernetes/kubelet.conf 2>/dev/null | head -n 1)
+  cat > /run/kubeconfig <<YAML
+apiVersion: v1
+kind: Config
+clusters: [{name: cluster, cluster: {server: "${server:-https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT}", certificate-authority: $account/ca.crt}}]
+users: [{name: agent, user: {tokenFile: $account/token}}]
+contexts: [{name: agent, context: {cluster: cluster, user: agent}}]
+current-context: agent
+YAML
+  export KUBECONFIG=/run/kubeconfig
+}
+
 nodes() {
-  kubectl get nodes -o go-template='{{range .items}}{{if .spec.podCIDR}}{{.metadata.name}} {{.spec.podCIDR}} {{range .status.addresses}}{{if eq .type "InternalIP"}}{{.address}} {{end}}{{end}}
+  timeout 10 kubectl get nodes -o go-template='{{range .items}}{{if .spec.podCIDR}}{{.metadata.name}} {{.spec.podCIDR}} {{range .status.addresses}}{{if eq .type "InternalIP"}}{{.address}} {{end}}{{end}}
 {{end}}{{end}}'
 }
 
@@ -72,6 +88,7 @@ synchronise() {
 }
 
 mkdir -p /host/etc/cni/net.d
+access
 until synchronise; do sleep 0.5; done
 echo "network of $NODE_NAME is up"
 touch /run/ready

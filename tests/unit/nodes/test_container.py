@@ -1,0 +1,189 @@
+"""The provider of container machines: what it asks the engine for, and that nothing stays when it fails. The engine is a stand-in."""
+
+from __future__ import annotations
+
+import io
+import stat
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import EngineError, UsageError
+from harness.nodes import container
+from harness.nodes.container import LABEL, ROLE, ContainerProvider
+
+
+class Machine:
+    def __init__(self, engine: Engine, options: dict[str, Any]) -> None:
+        self.engine, self.options = engine, options
+        self.labels = options["labels"]
+        self.status = "created"
+        self.files = b""
+        networks = {options["network"]: {"IPAddress": f"172.30.0.{len(engine.machines) + 2}"}}
+        self.attrs = {"Config": {"Hostname": options["hostname"]}, "NetworkSettings": {"Networks": networks}, "State": {"Error": "no luck"}}
+
+    def put_archive(self, path: str, data: bytes) -> None:
+        self.files = data
+
+    def start(self) -> None:
+        self.status = "exited" if self.engine.broken else "running"
+        if self.engine.interrupted:
+            raise KeyboardInterrupt
+
+    def reload(self) -> None: ...
+
+    def exec_run(self, argv: list[str], **_: Any) -> tuple[int, Any]:
+        self.engine.commands.append(argv)
+        return (0, (b"", b"")) if argv[0] == "ip" else (0, b"degraded\n" if self.status == "running" else b"")
+
+    def logs(self, **_: Any) -> bytes:
+        return b"Failed to mount cgroup"
+
+    def remove(self, **options: Any) -> None:
+        assert options == {"force": True, "v": True}
+        self.engine.machines.remove(self)
+
+
+class Engine:
+    """As much of an engine's client as the provider uses."""
+
+    def __init__(self, *, broken: bool = False, interrupted: bool = False) -> None:
+        self.broken, self.interrupted = broken, interrupted
+        self.machines: list[Machine] = []
+        self.made: list[Any] = []
+        self.commands: list[list[str]] = []
+        self.containers = self.networks = self
+
+    def create(self, what: str, command: None = None, **options: Any) -> Any:
+        if "driver" in options:
+            network = Network(self, what, options)
+            self.made.append(network)
+            return network
+        machine = Machine(self, {"image": what, **options})
+        self.machines.append(machine)
+        return machine
+
+    def list(self, *, all: bool = False, filters: dict[str, str]) -> Any:
+        name = filters["label"].partition("=")[2]
+        found = self.machines if all else self.made
+        return [one for one in found if not name or one.labels[LABEL] == name]
+
+
+class Network:
+    def __init__(self, engine: Engine, name: str, options: dict[str, Any]) -> None:
+        self.engine, self.name, self.options, self.labels = engine, name, options, options["labels"]
+        self.attrs = {"IPAM": {"Config": [{"Gateway": "172.30.0.1"}]}}
+
+    def reload(self) -> None: ...
+
+    def remove(self) -> None:
+        self.engine.made.remove(self)
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "_answers", lambda address: True)
+
+
+def provider(engine: Engine, home: Path) -> ContainerProvider:
+    return ContainerProvider(engine, home)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_group_is_numbered_by_role_and_has_its_own_key(tmp_path: Path) -> None:
+    engine = Engine()
+    group = provider(engine, tmp_path).up("lab", 1, 2)
+    assert sorted(made.name for made in group.members) == ["lab-master-1", "lab-node-1", "lab-node-2"]
+    assert [made.role for made in group.members] == ["master", "node", "node"]
+    assert (len(group.masters), len(group.nodes)) == (1, 2)
+    key = group.login.key
+    assert key is not None
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    with tarfile.open(fileobj=io.BytesIO(engine.machines[0].files)) as files:
+        line = files.extractfile("root/.ssh/authorized_keys")
+        assert line is not None
+        assert line.read().startswith(b"ssh-ed25519 ")
+        assert files.getmember("root/.ssh").mode == 0o700
+
+
+@pytest.mark.usefixtures("answers")
+def test_machines_have_no_way_out_and_places_for_data(tmp_path: Path) -> None:
+    engine = Engine()
+    provider(engine, tmp_path).up("lab", 1, 0)
+    assert engine.made[0].options["internal"] is True
+    options = engine.machines[0].options
+    assert options["privileged"]
+    assert options["cgroupns"] == "private"
+    assert {mount["Target"] for mount in options["mounts"]} >= {"/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd"}
+    assert ["ip", "route", "replace", "default", "via", "172.30.0.1"] in engine.commands
+
+
+@pytest.mark.usefixtures("answers")
+def test_going_down_removes_machines_network_and_keys_and_only_those(tmp_path: Path) -> None:
+    engine = Engine()
+    nodes = provider(engine, tmp_path)
+    nodes.up("one", 1, 0)
+    nodes.up("two", 1, 0)
+    assert nodes.down("one")
+    assert [machine.labels[LABEL] for machine in engine.machines] == ["two"]
+    assert [network.name for network in engine.made] == ["slipway-two"]
+    assert [path.name for path in (tmp_path / "nodes").iterdir()] == ["two"]
+    assert not nodes.down("one")
+    assert [group.name for group in nodes.list()] == ["two"]
+
+
+@pytest.mark.usefixtures("answers")
+def test_going_down_forgets_the_host_keys_of_its_addresses(tmp_path: Path) -> None:
+    engine = Engine()
+    nodes = provider(engine, tmp_path)
+    nodes.up("lab", 1, 0)
+    pins = tmp_path / "clusters/c/known_hosts"
+    pins.parent.mkdir(parents=True)
+    pins.write_text("172.30.0.2 ssh-ed25519 AAAA\n172.30.0.22 ssh-ed25519 BBBB\n[172.30.0.2]:2222 ssh-ed25519 CCCC\n")
+    nodes.down("lab")
+    assert pins.read_text() == "172.30.0.22 ssh-ed25519 BBBB\n"
+
+
+def test_a_machine_that_does_not_boot_shows_its_log_and_leaves_nothing(tmp_path: Path) -> None:
+    engine = Engine(broken=True)
+    with pytest.raises(EngineError, match="lab-master-1 did not boot") as caught:
+        provider(engine, tmp_path).up("lab", 1, 0)
+    assert "Failed to mount cgroup" in str(caught.value.details)
+    assert (engine.machines, engine.made) == ([], [])
+    assert not (tmp_path / "nodes/lab").exists()
+
+
+def test_an_interrupted_start_leaves_nothing(tmp_path: Path) -> None:
+    engine = Engine(interrupted=True)
+    with pytest.raises(KeyboardInterrupt):
+        provider(engine, tmp_path).up("lab", 2, 0)
+    assert (engine.machines, engine.made) == ([], [])
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_name_in_use_is_refused_and_its_machines_are_left_alone(tmp_path: Path) -> None:
+    engine = Engine()
+    nodes = provider(engine, tmp_path)
+    nodes.up("lab", 1, 0)
+    with pytest.raises(UsageError, match="exist already"):
+        nodes.up("lab", 1, 0)
+    assert len(engine.machines) == 1
+
+
+@pytest.mark.parametrize(("name", "masters"), [("Lab", 1), ("a b", 1), ("", 1), ("-a", 1), ("lab", 0)])
+def test_what_cannot_be_made_is_refused_before_the_engine_is_asked(tmp_path: Path, name: str, masters: int) -> None:
+    engine = Engine()
+    with pytest.raises(UsageError):
+        provider(engine, tmp_path).up(name, masters, 0)
+    assert engine.made == []
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_role_is_kept_by_the_engine(tmp_path: Path) -> None:
+    engine = Engine()
+    provider(engine, tmp_path).up("lab", 1, 1)
+    assert sorted(machine.labels[ROLE] for machine in engine.machines) == ["master", "node"]
+    # Another process, with no memory of its own, sees the same.
+    assert provider(engine, tmp_path).list()[0].members == provider(engine, tmp_path).list()[0].members

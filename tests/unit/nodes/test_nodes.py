@@ -1,0 +1,68 @@
+"""Work on many nodes at once: everything is tried, everything that failed is told."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from harness.errors import CommandError, NodeError
+from harness.nodes import each
+
+
+def test_values_come_in_the_order_of_the_items_whoever_ends_first() -> None:
+    second_done = threading.Event()
+
+    def action(item: int) -> int:
+        if item == 1:
+            assert second_done.wait(5)
+        else:
+            second_done.set()
+        return item * 10
+
+    assert each([1, 2], action) == [10, 20]
+    assert each([], action) == []
+
+
+def test_one_failure_is_raised_as_it_is() -> None:
+    failure = CommandError("one: failed", hint="look")
+
+    def action(item: int) -> None:
+        if item == 2:
+            raise failure
+
+    with pytest.raises(CommandError) as caught:
+        each([1, 2, 3], action)
+    assert caught.value is failure
+
+
+def test_several_failures_become_one_that_names_all() -> None:
+    tried: list[str] = []
+
+    def action(item: str) -> None:
+        tried.append(item)
+        raise CommandError(f"{item}: failed", hint="look there", details=f"said {item}")
+
+    with pytest.raises(CommandError) as caught:
+        each(["a", "b"], action)
+    assert sorted(tried) == ["a", "b"]
+    assert caught.value.message == "a: failed\nb: failed"
+    assert caught.value.hint == "look there"
+    assert "said a" in str(caught.value.details)
+
+
+def test_an_unreachable_node_decides_the_exit_code() -> None:
+    def action(item: int) -> None:
+        raise NodeError("gone") if item else CommandError("failed")
+
+    with pytest.raises(NodeError) as caught:
+        each([0, 1], action)
+    assert caught.value.exit_code == 5
+
+
+def test_a_fault_of_ours_is_not_hidden_among_expected_failures() -> None:
+    def action(item: int) -> None:
+        raise KeyError("bug") if item else CommandError("failed")
+
+    with pytest.raises(KeyError):
+        each([0, 1], action)

@@ -1,0 +1,265 @@
+"""The way into machines: the configuration that ssh gets, and what its failures are told as. No ssh runs here."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from harness import process
+from harness.errors import CommandError, NodeError, UsageError
+from harness.nodes import Login, Machine
+from harness.nodes.ssh import Ssh, config_text, explain
+from harness.process import Result
+
+Answer = Callable[[list[str], dict[str, Any]], tuple[int, str, str]]
+
+
+class Programs:
+    """Takes the place of the door to programs: what was run, and an answer for each."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[str], dict[str, Any]]] = []
+        self.read: list[bytes] = []
+        self.answer: Answer = lambda argv, options: (0, "", "")
+
+    def run(self, argv: Any, *, input: str | bytes | IO[bytes] | None = None, **options: Any) -> Result:
+        words = [str(word) for word in argv]
+        self.calls.append((words, options))
+        if input is not None:
+            self.read.append(input.encode() if isinstance(input, str) else input if isinstance(input, bytes) else input.read())
+        code, out, err = self.answer(words, options)
+        if words[0] == "sh" and err:
+            Path(words[-1]).write_text(err)
+        return Result(tuple(words), code, out, err)
+
+    @property
+    def last(self) -> str:
+        return " ".join(self.calls[-1][0])
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Programs]:
+    stand_in = Programs()
+    monkeypatch.setattr(process, "run", stand_in.run)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    yield stand_in
+
+
+def machines(*addresses: str, **login: Any) -> tuple[Machine, ...]:
+    return tuple(Machine(address, Login(**login)) for address in addresses)
+
+
+def test_the_configuration_names_every_machine_and_pins_host_keys(tmp_path: Path) -> None:
+    text = config_text(machines("10.0.0.1", "10.0.0.2", user="ops", port=2222), tmp_path / "known_hosts", tmp_path / "s")
+    assert "Host 10.0.0.1\n  HostName 10.0.0.1\n  User ops\n  Port 2222\n" in text
+    assert "Host 10.0.0.2\n" in text
+    for line in ("StrictHostKeyChecking accept-new", f"UserKnownHostsFile {tmp_path}/known_hosts", "BatchMode yes", "ControlMaster auto"):
+        assert f"  {line}\n" in text
+
+
+def test_a_given_key_is_the_only_one_tried_and_a_path_with_blanks_is_quoted(tmp_path: Path) -> None:
+    text = config_text(machines("10.0.0.1", key=tmp_path / "my keys" / "id"), tmp_path / "k", tmp_path / "s")
+    assert f'  IdentityFile "{tmp_path}/my keys/id"\n  IdentitiesOnly yes\n' in text
+    assert "IdentitiesOnly" not in config_text(machines("10.0.0.1"), tmp_path / "k", tmp_path / "s")
+
+
+def test_a_password_is_in_no_file_and_in_no_argument(tmp_path: Path, programs: Programs) -> None:
+    ssh = Ssh(tmp_path / "c", machines("10.0.0.1", user="ops", password="hunter2", passphrase="opensesame"))
+    ssh.prepare()
+    ssh.nodes[0].run("true")
+    written = "".join(path.read_text() for path in (tmp_path / "c").iterdir())
+    argv, options = programs.calls[-1]
+    for secret in ("hunter2", "opensesame"):
+        assert secret not in written
+        assert secret not in " ".join(argv)
+        assert secret not in repr(ssh.machines)
+        assert secret in options["env"].values()
+    assert options["env"]["SSH_ASKPASS_REQUIRE"] == "force"
+    assert stat.S_IMODE((tmp_path / "c/askpass").stat().st_mode) == 0o700
+
+
+def test_without_secrets_ssh_asks_nobody(tmp_path: Path, programs: Programs) -> None:
+    ssh = Ssh(tmp_path / "c", machines("10.0.0.1"))
+    ssh.prepare()
+    ssh.nodes[0].run("true")
+    assert not programs.calls[-1][1]["env"]
+    assert not (tmp_path / "c/askpass").exists()
+
+
+@pytest.mark.parametrize("bad", [Machine("10.0.0.1 -oProxyCommand=x"), Machine("-oProxyCommand=x"), Machine("10.0.0.1", Login(user="a b"))])
+def test_what_could_be_taken_for_an_option_is_no_address(tmp_path: Path, bad: Machine) -> None:
+    with pytest.raises(UsageError, match="neither an address nor a user"):
+        Ssh(tmp_path / "c", [bad]).prepare()
+
+
+def test_a_key_that_is_not_there_is_told_before_anything_is_tried(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such private key"):
+        Ssh(tmp_path / "c", machines("10.0.0.1", key=tmp_path / "nokey")).prepare()
+
+
+def test_root_runs_commands_at_once_and_others_through_sudo(tmp_path: Path, programs: Programs) -> None:
+    root = Ssh(tmp_path / "a", machines("10.0.0.1")).nodes[0]
+    root.run("echo 'a b'")
+    assert programs.calls[-1][0][-1] == """sh -c 'echo '"'"'a b'"'"''"""
+    other = Ssh(tmp_path / "b", machines("10.0.0.1", user="ops")).nodes[0]
+    other.run("true")
+    assert programs.calls[-1][0][-1] == "sudo -n -- sh -c true"
+
+
+def test_a_command_that_fails_is_named_with_its_node_and_its_output(tmp_path: Path, programs: Programs) -> None:
+    node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
+    programs.answer = lambda argv, options: (3, "some output", "the reason")
+    with pytest.raises(CommandError, match=r"10\.0\.0\.1: systemctl start x: exit code 3") as caught:
+        node.run("systemctl start x")
+    assert "the reason" in str(caught.value.details)
+    assert node.run("systemctl start x", check=False).returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "why", "next_step"),
+    [
+        ("ssh: connect to host 10.0.0.1 port 2222: Connection refused", "nothing listens on port 2222", "start sshd"),
+        ("ops@10.0.0.1: Permission denied (publickey).", "does not accept ops with the key", "another key"),
+        ("ssh: connect to host 10.0.0.1 port 22: Connection timed out", "no answer within", "firewalls"),
+        ("ssh: Could not resolve hostname nosuch: Name or service not known", "no such host name", "check the name"),
+        (
+            "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
+            "not the pinned one",
+            "ssh-keygen -R 10.0.0.1",
+        ),
+        ("ssh: connect to host 10.0.0.1 port 22: No route to host", "no route", "machine is up"),
+        ("mux_client_request_session: read from master failed: Broken pipe", "connection was lost", "run the same command again"),
+        ("something new", "something new", "try it by hand: ssh -p 2222 ops@10.0.0.1"),
+    ],
+)
+def test_a_failure_of_ssh_says_what_why_and_what_next_in_one_line(
+    tmp_path: Path, programs: Programs, said: str, why: str, next_step: str
+) -> None:
+    node = Ssh(tmp_path / "c", machines("10.0.0.1", user="ops", port=2222, key=tmp_path / "id")).nodes[0]
+    programs.answer = lambda argv, options: (255, "", said)
+    with pytest.raises(NodeError) as caught:
+        node.run("true", check=False)
+    assert caught.value.message.startswith("10.0.0.1: ")
+    assert "\n" not in caught.value.message
+    assert why in caught.value.message
+    assert next_step in str(caught.value.hint)
+
+
+def test_sudo_that_wants_a_password_is_a_refusal_of_the_node(tmp_path: Path, programs: Programs) -> None:
+    node = Ssh(tmp_path / "c", machines("10.0.0.1", user="ops")).nodes[0]
+    programs.answer = lambda argv, options: (1, "", "sudo: a password is required\n")
+    with pytest.raises(NodeError, match="ops may not become root") as caught:
+        node.run("true", check=False)
+    assert "NOPASSWD" in str(caught.value.hint)
+
+
+def test_a_command_whose_output_speaks_of_passwords_is_not_taken_for_sudo(tmp_path: Path, programs: Programs) -> None:
+    node = Ssh(tmp_path / "c", machines("10.0.0.1", user="ops")).nodes[0]
+    programs.answer = lambda argv, options: (1, "", "mysql: a password is required\n")
+    assert node.run("mysql", check=False).returncode == 1
+
+
+def connecting(failing: dict[str, str]) -> Answer:
+    def answer(argv: list[str], options: dict[str, Any]) -> tuple[int, str, str]:
+        address = next((address for address in ("10.0.0.1", "10.0.0.2", "10.0.0.3") if address in " ".join(argv)), "")
+        if argv[0] == "sh" and address in failing:
+            return 255, "", failing[address]
+        return (0, f"Host-{address[-1]}\n", "") if argv[0] == "sh" else (0, "", "")
+
+    return answer
+
+
+def test_connecting_learns_the_host_names(tmp_path: Path, programs: Programs) -> None:
+    programs.answer = connecting({})
+    nodes = Ssh(tmp_path / "c", machines("10.0.0.1", "10.0.0.2")).connect()
+    assert [node.name for node in nodes] == ["host-1", "host-2"]
+
+
+def test_all_machines_are_tried_and_all_failures_told_at_once(tmp_path: Path, programs: Programs) -> None:
+    programs.answer = connecting({"10.0.0.1": "Connection refused", "10.0.0.3": "Permission denied (publickey)"})
+    with pytest.raises(NodeError) as caught:
+        Ssh(tmp_path / "c", machines("10.0.0.1", "10.0.0.2", "10.0.0.3")).connect()
+    assert "10.0.0.1: nothing listens" in caught.value.message
+    assert "10.0.0.3: it does not accept" in caught.value.message
+    assert "10.0.0.2" not in caught.value.message
+
+
+def test_those_who_can_do_without_some_get_the_others(tmp_path: Path, programs: Programs) -> None:
+    programs.answer = connecting({"10.0.0.2": "Connection refused"})
+    good, errors = Ssh(tmp_path / "c", machines("10.0.0.1", "10.0.0.2")).reachable()
+    assert [node.address for node in good] == ["10.0.0.1"]
+    assert [node.address for node in errors] == ["10.0.0.2"]
+
+
+def test_a_login_that_never_ends_is_a_machine_that_does_not_answer(tmp_path: Path, programs: Programs) -> None:
+    def hang(argv: list[str], options: dict[str, Any]) -> tuple[int, str, str]:
+        raise CommandError("sh: not done after 60 s")
+
+    programs.answer = hang
+    with pytest.raises(NodeError, match="no answer"):
+        Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0].connect()
+
+
+def test_a_new_host_key_is_shown_once(tmp_path: Path, programs: Programs, capsys: pytest.CaptureFixture[str]) -> None:
+    ssh = Ssh(tmp_path / "c", machines("10.0.0.1"))
+
+    def answer(argv: list[str], options: dict[str, Any]) -> tuple[int, str, str]:
+        if argv[0] == "ssh-keygen":
+            return 0, "256 SHA256:abc 10.0.0.1 (ED25519)\n", ""
+        (tmp_path / "c/known_hosts").write_text("10.0.0.1 ssh-ed25519 AAAA\n")
+        return 0, "one\n", ""
+
+    programs.answer = answer
+    ssh.connect()
+    assert "10.0.0.1: host key SHA256:abc (ED25519) is pinned" in capsys.readouterr().err
+    ssh.connect()
+    assert "pinned" not in capsys.readouterr().err
+
+
+def test_a_writer_feeds_the_command_and_its_failure_is_not_lost(tmp_path: Path, programs: Programs) -> None:
+    node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
+    node.put_tar(lambda stream: [stream.write(b"x" * 100_000) for _ in range(10)] and None, "/data")
+    assert programs.read == [b"x" * 1_000_000]
+
+    def broken(stream: Any) -> None:
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        node.put_tar(broken, "/data")
+
+
+def test_a_command_that_stops_reading_ends_its_writer(tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reads_little(argv: Any, *, input: Any = None, **_: Any) -> Result:
+        input.read(10)
+        return Result(("ssh",), 2, "", "no space left")
+
+    monkeypatch.setattr(process, "run", reads_little)
+    node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
+    with pytest.raises(CommandError) as caught:
+        node.put_tar(lambda stream: [stream.write(b"x" * 1_000_000) for _ in range(100)] and None, "/data")
+    assert "no space left" in str(caught.value.details)
+
+
+def test_paths_are_quoted_where_a_shell_sees_them(tmp_path: Path, programs: Programs) -> None:
+    node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
+    node.put(b"data", "/etc/a b;rm -rf x", 0o600)
+    # Quoted twice: for the command, and for the shell that is given the command.
+    assert "'\"'\"'/etc/a b;rm -rf x'\"'\"'" in programs.last
+    assert programs.read == [b"data"]
+
+
+def test_two_clusters_share_no_connection_to_the_same_machine(tmp_path: Path, programs: Programs) -> None:
+    one, two = Ssh(tmp_path / "one", machines("10.0.0.1")), Ssh(tmp_path / "two", machines("10.0.0.1"))
+    assert one.sockets != two.sockets
+    # The path of a socket may have 104 characters on some systems; ssh adds a hash and a suffix to it.
+    assert len(str(one.sockets)) + 1 + 40 + 17 < 104
+
+
+def test_the_error_for_a_password_does_not_show_it(tmp_path: Path) -> None:
+    error = explain(Machine("10.0.0.1", Login(password="hunter2")), "Permission denied (password).", tmp_path)
+    assert "the password" in error.message
+    assert "hunter2" not in str(error)
