@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from harness import log, process
+from harness import log, packages, process
 from harness.errors import CommandError, NodeError, UsageError
 from harness.nodes import Input, Login, Machine, Writer, each
 from harness.process import Result
@@ -81,7 +81,8 @@ class Ssh:
         self.nodes = tuple(SshNode(self, machine) for machine in self.machines)
 
     def prepare(self) -> None:
-        """Write the configuration. Raises UsageError for what cannot stand in one."""
+        """Write the configuration. Raises UsageError for what cannot stand in one, CommandError where there is no ssh."""
+        packages.ensure("ssh", "openssh-client")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for machine in self.machines:
             for word in (machine.address, machine.login.user):

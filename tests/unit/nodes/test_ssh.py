@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import pytest
 
 from harness import process
 from harness.errors import CommandError, NodeError, UsageError
-from harness.nodes import Login, Machine
+from harness.nodes import Login, Machine, Writer
 from harness.nodes.ssh import Ssh, config_text, explain
 from harness.process import Result
 
@@ -42,11 +42,11 @@ class Programs:
 
 
 @pytest.fixture
-def programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Programs]:
+def programs(monkeypatch: pytest.MonkeyPatch) -> Programs:
     stand_in = Programs()
     monkeypatch.setattr(process, "run", stand_in.run)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "")
-    yield stand_in
+    return stand_in
 
 
 def machines(*addresses: str, **login: Any) -> tuple[Machine, ...]:
@@ -220,9 +220,16 @@ def test_a_new_host_key_is_shown_once(tmp_path: Path, programs: Programs, capsys
     assert "pinned" not in capsys.readouterr().err
 
 
+def many(pieces: int) -> Writer:
+    def write(stream: BinaryIO) -> None:
+        stream.writelines(b"x" * 100_000 for _ in range(pieces))
+
+    return write
+
+
 def test_a_writer_feeds_the_command_and_its_failure_is_not_lost(tmp_path: Path, programs: Programs) -> None:
     node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
-    node.put_tar(lambda stream: [stream.write(b"x" * 100_000) for _ in range(10)] and None, "/data")
+    node.put_tar(many(10), "/data")
     assert programs.read == [b"x" * 1_000_000]
 
     def broken(stream: Any) -> None:
@@ -240,7 +247,7 @@ def test_a_command_that_stops_reading_ends_its_writer(tmp_path: Path, programs: 
     monkeypatch.setattr(process, "run", reads_little)
     node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
     with pytest.raises(CommandError) as caught:
-        node.put_tar(lambda stream: [stream.write(b"x" * 1_000_000) for _ in range(100)] and None, "/data")
+        node.put_tar(many(1000), "/data")
     assert "no space left" in str(caught.value.details)
 
 

@@ -1,0 +1,199 @@
+"""A plan runs in its order, as much at once as that allows, and once only."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from harness import log
+from harness.errors import CommandError, NodeError
+from harness.lifecycle.plan import Journal, Step, check, describe, execute
+from harness.nodes import Node
+from tests.unit.lifecycle.standin import StandIn
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    log.setup(quiet=True)
+    yield
+    log.setup()
+
+
+class Notes:
+    """What was done, in order; safe in threads."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self._lock = threading.Lock()
+
+    def note(self, text: str) -> None:
+        with self._lock:
+            self.done.append(text)
+
+    def step(self, name: str, *nodes: Node, **options: object) -> Step:
+        def action(node: Node | None = None) -> None:
+            self.note(f"{name} {node.address}" if node else name)
+
+        return Step(name, name, action, tuple(nodes), **options)  # type: ignore[arg-type]
+
+
+ONE, TWO = StandIn("10.0.0.1"), StandIn("10.0.0.2")
+
+
+def test_a_step_comes_after_what_it_waits_for() -> None:
+    notes = Notes()
+    execute([notes.step("a"), notes.step("b", after=("a",)), notes.step("c", after=("b", "a"))])
+    assert notes.done == ["a", "b", "c"]
+
+
+def test_a_node_goes_on_without_waiting_for_the_others() -> None:
+    second_may = threading.Event()
+    notes = Notes()
+
+    def first(node: Node) -> None:
+        if node is TWO:
+            assert second_may.wait(5)
+        notes.note(f"first {node.address}")
+
+    def second(node: Node) -> None:
+        notes.note(f"second {node.address}")
+        second_may.set()
+
+    execute([Step("first", "", first, (ONE, TWO)), Step("second", "", second, (ONE, TWO), after=("first",))])
+    assert notes.done == ["first 10.0.0.1", "second 10.0.0.1", "first 10.0.0.2", "second 10.0.0.2"]
+
+
+def test_a_step_may_wait_for_all_nodes_of_another() -> None:
+    notes = Notes()
+    steps = [notes.step("first", ONE, TWO), notes.step("second", ONE, after_all=("first",))]
+    execute(steps)
+    assert notes.done[-1] == "second 10.0.0.1"
+    assert len(notes.done) == 3
+
+
+def test_a_step_on_another_node_waits_for_all_of_it() -> None:
+    notes = Notes()
+    execute([notes.step("masters", ONE), notes.step("workers", TWO, after=("masters",)), notes.step("here", after=("workers",))])
+    assert notes.done == ["masters 10.0.0.1", "workers 10.0.0.2", "here"]
+
+
+def test_steps_that_wait_for_nothing_run_at_the_same_time() -> None:
+    both = threading.Barrier(2, timeout=5)
+    execute([Step("a", "", both.wait), Step("b", "", both.wait)])
+
+
+def test_after_a_failure_nothing_new_starts_and_what_runs_is_let_end() -> None:
+    notes, failed = Notes(), threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise CommandError("it broke")
+
+    def slow() -> None:
+        assert failed.wait(5)
+        notes.note("slow ended")
+
+    with pytest.raises(CommandError, match="it broke"):
+        execute([Step("fail", "", fail), Step("slow", "", slow), notes.step("after", after=("fail",)), notes.step("late", after=("slow",))])
+    assert notes.done == ["slow ended"]
+
+
+def test_failures_of_several_nodes_are_told_together() -> None:
+    def action(node: Node) -> None:
+        raise NodeError(f"{node.address} is gone") if node is ONE else CommandError(f"{node.address} broke")
+
+    with pytest.raises(NodeError) as caught:
+        execute([Step("a", "", action, (ONE, TWO))])
+    assert "10.0.0.1 is gone" in caught.value.message
+    assert "10.0.0.2 broke" in caught.value.message
+
+
+def test_what_is_in_the_journal_of_a_node_is_not_done_again() -> None:
+    node, notes = StandIn(), Notes()
+    steps = [notes.step("a", node, inputs=lambda _: "1"), notes.step("b", node, after=("a",), inputs=lambda _: "1")]
+    execute(steps)
+    execute(steps)
+    assert notes.done == ["a 10.0.0.1", "b 10.0.0.1"]
+    assert node.journal == ["a 1", "b 1"]
+
+
+def test_a_step_whose_inputs_have_changed_is_done_again() -> None:
+    node, notes = StandIn(), Notes()
+    for value in ("1", "2", "2", "1"):
+        execute([notes.step("a", node, inputs=lambda _, value=value: value)])
+    assert notes.done == ["a 10.0.0.1"] * 3
+
+
+def test_a_step_without_inputs_is_done_every_time() -> None:
+    node, notes = StandIn(), Notes()
+    for _ in range(2):
+        execute([notes.step("wait", node)])
+    assert len(notes.done) == 2
+
+
+def test_a_step_that_failed_is_not_in_the_journal() -> None:
+    node = StandIn()
+
+    def fail(_: Node) -> None:
+        raise CommandError("no")
+
+    with pytest.raises(CommandError):
+        execute([Step("a", "", fail, (node,), inputs=lambda _: "1")])
+    assert node.journal == []
+
+
+def test_a_line_of_the_journal_that_a_kill_cut_short_counts_for_nothing() -> None:
+    node, notes = StandIn(), Notes()
+    node.journal = ["a 1", "b"]
+    execute([notes.step("a", node, inputs=lambda _: "1"), notes.step("b", node, inputs=lambda _: "1")], Journal())
+    assert notes.done == ["b 10.0.0.1"]
+
+
+def test_the_journal_of_a_node_is_read_once() -> None:
+    node, notes = StandIn(), Notes()
+    execute([notes.step(name, node, inputs=lambda _: "1") for name in "abcdef"])
+    assert sum("cat " in command for command in node.commands) == 1
+
+
+def test_a_plan_is_described_without_running() -> None:
+    notes = Notes()
+    steps = [notes.step("a", ONE, TWO), notes.step("b", after=("a",))]
+    assert describe(steps) == [
+        {"id": "a", "title": "a", "nodes": ["10.0.0.1", "10.0.0.2"], "after": []},
+        {"id": "b", "title": "b", "nodes": [], "after": ["a"]},
+    ]
+    assert notes.done == []
+
+
+def test_a_plan_that_waits_for_what_does_not_come_before_is_a_fault_of_ours() -> None:
+    notes = Notes()
+    with pytest.raises(ValueError, match="step a: waits for"):
+        check([notes.step("a", after=("b",)), notes.step("b")])
+    with pytest.raises(ValueError, match="stands twice"):
+        check([notes.step("a"), notes.step("a")])
+
+
+def test_the_display_tells_what_was_done_before_and_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup()
+    node, notes = StandIn(), Notes()
+    steps = [notes.step("send", node, inputs=lambda _: "1")]
+    execute(steps)
+    execute(steps)
+    assert "+ send (done before)" in capsys.readouterr().err
+
+    def fail() -> None:
+        raise CommandError("no")
+
+    with pytest.raises(CommandError):
+        execute([Step("start", "start it", fail)])
+    assert "x start it" in capsys.readouterr().err
+
+
+def test_being_interrupted_is_not_swallowed() -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute([Step("a", "", interrupt)])

@@ -1,0 +1,133 @@
+"""The registry's storage as it is laid out without a push, and what a node is sent of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from harness.cloudimage import Blob, EmbeddedImage, ImageSet
+from harness.lifecycle import registry
+from harness.oci.model import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
+from harness.oci.store import Store
+from tests.unit.lifecycle.standin import StandIn
+
+
+class Images:
+    """Makes container images in a store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def blob(self, data: bytes, media_type: str) -> Blob:
+        digest, size = self.store.put(data)
+        return Blob(digest, media_type, size)
+
+    def manifest(self, text: str, media_type: str = OCI_MANIFEST) -> tuple[Blob, ...]:
+        """A manifest with a config and a layer; the manifest first."""
+        config, layer = self.blob(f"config {text}".encode(), OCI_CONFIG), self.blob(f"layer {text}".encode(), OCI_LAYER_GZIP)
+        parts = [{"mediaType": part.media_type, "digest": part.digest, "size": part.size} for part in (config, layer)]
+        found = self.blob(json.dumps({"config": parts[0], "layers": parts[1:]}).encode(), media_type)
+        return found, config, layer
+
+    def index(self, *digests: str) -> Blob:
+        return self.blob(json.dumps({"manifests": [{"digest": digest} for digest in digests]}).encode(), OCI_INDEX)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    return Images(Store(tmp_path / "store"))
+
+
+def named(name: str, top: Blob) -> EmbeddedImage:
+    return EmbeddedImage(name, top.digest, top.media_type, top.size)
+
+
+def digits(blob: Blob) -> str:
+    return blob.digest.removeprefix("sha256:")
+
+
+ROOT = "docker/registry/v2"
+
+
+def test_an_image_keeps_the_domain_of_its_name(images: Images) -> None:
+    manifest, config, layer = images.manifest("a")
+    found = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1.25", manifest),), (manifest, config, layer)))
+    repository = f"{ROOT}/repositories/docker.io/library/nginx"
+    assert found.links == {
+        f"{repository}/_manifests/revisions/sha256/{digits(manifest)}/link": manifest.digest,
+        f"{repository}/_manifests/tags/1.25/current/link": manifest.digest,
+        f"{repository}/_manifests/tags/1.25/index/sha256/{digits(manifest)}/link": manifest.digest,
+        f"{repository}/_layers/sha256/{digits(config)}/link": config.digest,
+        f"{repository}/_layers/sha256/{digits(layer)}/link": layer.digest,
+    }
+    assert f"{ROOT}/blobs/sha256/{digits(layer)[:2]}/{digits(layer)}/data" in found.blobs
+    assert found.size == manifest.size + config.size + layer.size
+
+
+def test_equal_paths_of_two_registries_do_not_meet(images: Images) -> None:
+    one, two = images.manifest("one"), images.manifest("two")
+    pair = (named("docker.io/library/web:1", one[0]), named("ghcr.io/library/web:1", two[0]))
+    found = registry.layout(images.store, ImageSet(pair, (*one, *two)))
+    assert found.links[f"{ROOT}/repositories/docker.io/library/web/_manifests/tags/1/current/link"] == one[0].digest
+    assert found.links[f"{ROOT}/repositories/ghcr.io/library/web/_manifests/tags/1/current/link"] == two[0].digest
+
+
+def test_an_index_of_which_one_platform_was_kept_is_whole_and_leads_to_that(images: Images) -> None:
+    kept, other = images.manifest("amd64"), "sha256:" + hashlib.sha256(b"arm64").hexdigest()
+    index = images.index(kept[0].digest, other)
+    found = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1", index),), (index, *kept)))
+    revisions = [path for path in found.links if "/revisions/" in path]
+    assert sorted(found.links[path] for path in revisions) == sorted([index.digest, kept[0].digest])
+    assert other not in found.links.values()
+
+
+def test_an_image_named_by_digest_alone_has_no_tag(images: Images) -> None:
+    manifest, *rest = images.manifest("a", DOCKER_MANIFEST)
+    found = registry.layout(images.store, ImageSet((named(f"docker.io/library/nginx@{manifest.digest}", manifest),), (manifest, *rest)))
+    assert not any("/tags/" in path for path in found.links)
+    assert any("/revisions/" in path for path in found.links)
+
+
+def test_only_what_a_node_lacks_or_has_cut_short_is_sent(images: Images) -> None:
+    manifest, config, layer = images.manifest("a")
+    wanted = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1", manifest),), (manifest, config, layer)))
+    node = StandIn()
+    has = [f"{config.size} {registry.blob_path(config.digest)}", f"{layer.size - 1} {registry.blob_path(layer.digest)}"]
+    node.answers = {"find": "\n".join(has)}
+    assert registry.send(node, images.store, wanted) == (2, manifest.size + layer.size)
+    files = node.tars[0][1]
+    assert files[registry.blob_path(layer.digest)] == b"layer a"
+    assert registry.blob_path(config.digest) not in files
+
+
+def test_no_name_is_sent_before_what_it_leads_to(images: Images) -> None:
+    manifest, *rest = images.manifest("a")
+    wanted = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1", manifest),), (manifest, *rest)))
+    node = StandIn()
+    registry.send(node, images.store, wanted)
+    order = ["blobs" if "/blobs/" in path else "links" for path in node.tars[0][1]]
+    assert order == sorted(order)
+
+
+def test_every_registry_is_found_on_the_node_itself_and_never_elsewhere() -> None:
+    files = registry.client_files(["docker.io", "registry.example.com:8443"])
+    assert set(files) == {f"/etc/containerd/certs.d/{name}/hosts.toml" for name in ("docker.io", "registry.example.com:8443", "_default")}
+    for name in ("docker.io", "registry.example.com:8443"):
+        hosts = tomllib.loads(files[f"/etc/containerd/certs.d/{name}/hosts.toml"].data.decode())
+        url = f"https://127.0.0.1:5000/v2/{name}"
+        assert hosts["server"] == url
+        assert hosts["override_path"] is True
+        # containerd 1.6 refuses a file without this table.
+        assert hosts["host"][url] == {"capabilities": ["pull", "resolve"], "ca": "/etc/kubernetes/pki/ca.crt", "override_path": True}
+    default = tomllib.loads(files["/etc/containerd/certs.d/_default/hosts.toml"].data.decode())
+    assert default["server"] == "https://127.0.0.1:5000"
+
+
+def test_the_domains_of_a_set_are_those_of_its_names(images: Images) -> None:
+    manifest, *rest = images.manifest("a")
+    pair = tuple(named(name, manifest) for name in ("docker.io/library/nginx:1", "docker.io/library/redis:1", "ghcr.io/x/y:1"))
+    assert registry.domains(ImageSet(pair, (manifest, *rest))) == ("docker.io", "ghcr.io")

@@ -1,0 +1,97 @@
+"""The rootfs on its way: merged once, sent whole, rendered for each node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.cloudimage import PlatformImage
+from harness.errors import InputError
+from harness.lifecycle import rootfs
+from harness.oci.layer import scan, write_layer
+from harness.oci.model import Platform
+from harness.oci.store import Store
+from tests.unit.lifecycle.standin import StandIn
+
+
+def image(store: Store, *layers: dict[str, str], root: Path) -> PlatformImage:
+    """An image of some layers of text files."""
+    made = []
+    for number, files in enumerate(layers):
+        folder = root / f"layer-{number}"
+        for path, text in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+            (folder / path).chmod(0o755 if path.startswith("bin/") else 0o644)
+        made.append(write_layer(scan(folder), store))
+    return PlatformImage(Platform.parse("linux/amd64"), tuple(layer.descriptor for layer in made), tuple(layer.diff_id for layer in made))
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    return Store(tmp_path / "store")
+
+
+def test_layers_are_merged_once_for_all_that_have_the_same(store: Store, tmp_path: Path) -> None:
+    found = image(store, {"etc/a": "one"}, {"etc/a": "two", "bin/x": "#!"}, root=tmp_path)
+    tree = rootfs.tree(store, found)
+    assert (tree / "etc/a").read_text() == "two"
+    stamp = tree.stat().st_ino
+    assert rootfs.tree(store, found).stat().st_ino == stamp
+    assert [path.name for path in tree.parent.iterdir()] == [tree.name]
+
+
+def test_a_file_is_read_out_of_the_uppermost_layer_that_has_it(store: Store, tmp_path: Path) -> None:
+    found = image(store, {"etc/slipway.yaml": "old", "etc/b": "b"}, {"etc/slipway.yaml": "new"}, {"etc/c": "c"}, root=tmp_path)
+    assert rootfs.read_file(store, found, "etc/slipway.yaml") == b"new"
+    assert rootfs.read_file(store, found, "etc/b") == b"b"
+    assert rootfs.read_file(store, found, "etc/nosuch") is None
+
+
+def test_only_files_that_rendering_changes_are_sent_beside_the_tree(store: Store, tmp_path: Path) -> None:
+    tree = rootfs.tree(
+        store,
+        image(store, {"manifests/a.yaml": "port: {{ Port }}", "manifests/b.yaml": "x: 1", "etc/c.tmpl": "{{ .HostIP }}"}, root=tmp_path),
+    )
+    files = rootfs.rendered(tree, {"Port": "8443", "HostIP": "10.0.0.1"})
+    assert {path: file.data for path, file in files.items()} == {"manifests/a.yaml": b"port: 8443", "etc/c": b"10.0.0.1"}
+    assert (tree / "manifests/a.yaml").read_text() == "port: {{ Port }}"
+
+
+def test_what_is_edited_is_sent_too_and_rendered(store: Store, tmp_path: Path) -> None:
+    tree = rootfs.tree(store, image(store, {"etc/mysql.yaml": "a: b"}, root=tmp_path))
+
+    def edit(root: Path) -> list[str]:
+        (root / "etc/mysql.yaml").write_text("size: {{ Size }}")
+        return ["etc/mysql.yaml"]
+
+    assert rootfs.rendered(tree, {"Size": "9"}, edit=edit)["etc/mysql.yaml"].data == b"size: 9"
+    assert (tree / "etc/mysql.yaml").read_text() == "a: b"
+
+
+def test_a_name_without_a_value_names_file_and_line(store: Store, tmp_path: Path) -> None:
+    tree = rootfs.tree(store, image(store, {"manifests/a.yaml": "a: 1\nport: {{ Port }}"}, root=tmp_path))
+    with pytest.raises(InputError, match=r"manifests/a\.yaml:2"):
+        rootfs.rendered(tree, {})
+
+
+def test_the_tree_arrives_whole_with_its_modes_in_place_of_the_old_one(store: Store, tmp_path: Path) -> None:
+    tree = rootfs.tree(store, image(store, {"bin/kubectl": "program", "etc/a": "a"}, root=tmp_path))
+    (tree / "bin/k").symlink_to("kubectl")
+    node = StandIn()
+    rootfs.send(node, tree)
+    command, files = node.tars[0]
+    assert files["bin/kubectl"] == b"program"
+    assert files["bin/k"] == b"kubectl"
+    # The new tree lies beside the old one until it is whole.
+    assert command.index("tar -C /var/lib/slipway/rootfs.new") < command.index("mv /var/lib/slipway/rootfs.new /var/lib/slipway/rootfs")
+
+
+def test_the_fingerprint_follows_contents_and_modes(store: Store) -> None:
+    from harness.nodes.placing import File
+
+    assert rootfs.fingerprint({"a": File(b"x")}) == rootfs.fingerprint({"a": File(b"x")})
+    assert rootfs.fingerprint({"a": File(b"x")}) != rootfs.fingerprint({"a": File(b"y")})
+    assert rootfs.fingerprint({"a": File(b"x")}) != rootfs.fingerprint({"a": File(b"x", 0o600)})

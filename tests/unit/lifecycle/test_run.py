@@ -1,0 +1,266 @@
+"""What ``run`` will do, what it refuses, and what it writes down. No machine is asked anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import cloudimage
+from harness.cloudimage import App, Info, PlatformImage
+from harness.errors import CommandError, InputError, SlipwayError, StoreError, UsageError
+from harness.lifecycle import plan as planning
+from harness.lifecycle import run, steps
+from harness.lifecycle.preflight import MachineFacts
+from harness.nodes import Login, Machine
+from harness.oci.layer import scan, write_layer
+from harness.oci.model import Platform
+from harness.oci.store import Store
+from harness.runtimes.pki import Pki
+from tests.unit.lifecycle.standin import StandIn
+
+KEYS = Pki({"ca.crt": b"of one cluster"})
+FACTS = "kubernetes: v1.20.2\nimageRepository: slipway.dev\n"
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+    return Store(tmp_path / "store")
+
+
+def build(store: Store, name: str = "web", files: Mapping[str, str] | None = None, **info: Any) -> None:
+    """A small CloudImage in the store."""
+    root = store.root.parent / f"root-{name}"
+    for path, text in (files if files is not None else {"etc/slipway.yaml": FACTS, "etc/addons/dns.yaml": "kind: Service"}).items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    layer = write_layer(scan(root), store)
+    image = PlatformImage(Platform.parse("linux/amd64"), (layer.descriptor,), (layer.diff_id,), info=Info(kubernetes="v1.20.2", **info))
+    store.tag(name, cloudimage.write(store, [image]))
+
+
+def machines(*addresses: str, **login: Any) -> tuple[Machine, ...]:
+    return tuple(Machine(address, Login(**login)) for address in addresses)
+
+
+def options(masters: int = 1, nodes: int = 0, /, **changes: Any) -> run.Options:
+    given = {
+        "image": "web",
+        "masters": machines(*(f"10.0.0.{number + 1}" for number in range(masters))),
+        "nodes": machines(*(f"10.0.0.{number + 101}" for number in range(nodes))),
+    }
+    return run.Options(**{**given, **changes})
+
+
+def prepared(store: Store, masters: int = 1, nodes: int = 0, /, **changes: Any) -> steps.Setup:
+    """A setup whose machines have told about themselves."""
+    setup = run.prepare(options(masters, nodes, **changes), store)
+    setup.machines = {node.address: MachineFacts(host=f"host-{node.address[-1]}", arch="amd64") for node in setup.nodes}
+    return setup
+
+
+def ids(setup: steps.Setup) -> list[str]:
+    return [step.id for step in run.plan(setup)]
+
+
+def test_a_plan_is_made_and_described_without_touching_anything(store: Store) -> None:
+    build(store, launch=("kubectl apply -f manifests",))
+    described = planning.describe(run.plan(run.prepare(options(3, 2), store)))
+    by_id = {step["id"]: step for step in described}
+    assert by_id["send-rootfs"]["nodes"] == ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.101", "10.0.0.102"]
+    assert by_id["send-images"]["nodes"] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert by_id["launch-1"]["title"] == "launch: kubectl apply -f manifests"
+    assert by_id["launch-1"]["nodes"] == ["10.0.0.1"]
+
+
+def test_every_step_waits_only_for_steps_before_it(store: Store) -> None:
+    build(store, launch=("a", "b"))
+    for masters, nodes in ((1, 0), (1, 1), (3, 0), (5, 3)):
+        planning.check(run.plan(run.prepare(options(masters, nodes), store)))
+
+
+def test_nothing_is_changed_before_the_machines_were_checked(store: Store) -> None:
+    build(store)
+    plan = run.plan(run.prepare(options(1, 1), store))
+    assert [step.id for step in plan[:2]] == ["connect", "check-machines"]
+    waiting = {step.id: set(step.needs) for step in plan}
+
+    def leads_to(name: str) -> bool:
+        return name == "check-machines" or any(leads_to(before) for before in waiting[name])
+
+    assert all(leads_to(step.id) for step in plan if step.nodes)
+
+
+def test_masters_do_not_wait_for_each_other(store: Store) -> None:
+    build(store)
+    plan = {step.id: step for step in run.plan(run.prepare(options(3, 1), store))}
+    for name in ("start-kubelets", "certify-masters", "start-masters", "wait-for-api"):
+        assert plan[name].after_all == (), name
+
+
+def test_images_travel_while_the_rootfs_does(store: Store) -> None:
+    build(store)
+    plan = {step.id: step for step in run.plan(run.prepare(options(), store))}
+    assert plan["send-images"].needs == ("check-machines",)
+    assert "send-images" not in plan["send-rootfs"].needs
+
+
+def test_images_go_to_three_masters_at_most_and_the_rest_ask_them(store: Store) -> None:
+    build(store)
+    plan = {step.id: step for step in run.plan(run.prepare(options(5, 1), store))}
+    assert len(plan["send-images"].nodes) == 3
+    assert [node.address for node in plan["start-balancers"].nodes] == ["10.0.0.4", "10.0.0.5", "10.0.0.101"]
+
+
+def test_without_workers_nothing_is_balanced(store: Store) -> None:
+    build(store)
+    assert "start-balancers" not in ids(run.prepare(options(), store))
+
+
+def test_launch_commands_come_one_after_the_other_when_the_nodes_are_ready(store: Store) -> None:
+    build(store, launch=("one", "two"))
+    plan = {step.id: step for step in run.plan(run.prepare(options(), store))}
+    assert plan["launch-1"].needs == ("wait-for-nodes",)
+    assert plan["launch-2"].needs == ("launch-1",)
+    assert plan["wait-for-workloads"].needs == ("launch-2",)
+
+
+def test_commands_given_take_the_place_of_the_images(store: Store) -> None:
+    build(store, launch=("one", "two"))
+    titles = [step.title for step in run.plan(run.prepare(options(commands=("mine",)), store)) if step.id.startswith("launch")]
+    assert titles == ["launch: mine"]
+    assert not any(name.startswith("launch") for name in ids(run.prepare(options(commands=()), store)))
+
+
+def test_a_network_of_the_image_starts_before_the_nodes_are_waited_for(store: Store) -> None:
+    calico = App("calico", "kube", commands=("kubectl apply -f calico.yaml",), labels={"cluster.alpha.sealer.io/kube-cni-calico": "true"})
+    build(store, apps=(calico,), cluster_apps=("calico",))
+    order = ids(run.prepare(options(), store))
+    assert order.index("finish-cluster") < order.index("cluster-app-1") < order.index("wait-for-nodes")
+    assert prepared(store).cluster.own_network
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"masters": ()}, UsageError, "no master"),
+        ({"masters": machines("10.0.0.1", "10.0.0.2")}, UsageError, "odd number"),
+        ({"nodes": machines("10.0.0.1")}, UsageError, r"10\.0\.0\.1 given twice"),
+        ({"env": {"a b": "c"}}, InputError, "not a name for a variable"),
+        ({"name": "Lab 1"}, UsageError, "no name for a cluster"),
+        ({"image": "webb"}, StoreError, "no such image"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(store: Store, changes: dict[str, Any], error: type[SlipwayError], says: str) -> None:
+    build(store)
+    with pytest.raises(error, match=says):
+        run.prepare(options(**changes), store)
+
+
+def test_an_application_image_is_not_run_as_a_cluster(store: Store) -> None:
+    build(store, type="app")
+    with pytest.raises(StoreError, match="brings no Kubernetes"):
+        run.prepare(options(), store)
+
+
+def test_an_image_without_kubernetes_is_told_how_to_get_one(store: Store) -> None:
+    build(store, files={"etc/a": "a"})
+    with pytest.raises(StoreError, match=r"no etc/slipway\.yaml"):
+        _ = prepared(store).facts
+
+
+def test_the_environment_is_the_images_then_ours_then_the_hosts_and_facts_cannot_be_set(store: Store) -> None:
+    build(store, env={"Port": "80", "Size": "1", "Disk": "a"})
+    setup = prepared(store, env={"Port": "8443", "HostIP": "6.6.6.6"}, host_env={"10.0.0.1": {"Disk": "b"}})
+    found = setup.environment(setup.first)
+    assert (found["Port"], found["Size"], found["Disk"]) == ("8443", "1", "b")
+    assert found["HostIP"] == "10.0.0.1"
+    assert (found["DNSSvcIP"], found["KubeSvcIP"]) == ("10.96.0.10", "10.96.0.1")
+
+
+def test_networks_of_the_environment_win_over_those_of_the_image(store: Store) -> None:
+    build(store)
+    setup = prepared(store, env={"PodCIDR": "10.244.0.0/16", "SvcCIDR": "10.97.0.0/16", "CertSANs": "a.example.com, 10.9.9.9"})
+    assert (setup.cluster.network.pods, setup.cluster.network.dns) == ("10.244.0.0/16", "10.97.0.10")
+    assert setup.cluster.cert_sans == ("a.example.com", "10.9.9.9")
+
+
+def test_members_take_their_names_from_their_machines(store: Store) -> None:
+    build(store)
+    setup = prepared(store, 1, 1)
+    setup.machines["10.0.0.101"] = MachineFacts(host="worker", arch="amd64", cgroup=2, resolved=True, vendor="Amazon EC2")
+    worker = setup.cluster.workers[0]
+    assert (worker.name, worker.systemd_cgroups, worker.ec2) == ("worker", True, True)
+    assert worker.resolv_conf == "/run/systemd/resolve/resolv.conf"
+
+
+def test_the_stored_clusterfile_says_what_was_run_and_no_secret(store: Store) -> None:
+    build(store)
+    setup = prepared(
+        store,
+        1,
+        2,
+        env={"Port": "8443", "MysqlPassword": "hunter2", "ApiToken": "abc"},
+        masters=machines("10.0.0.1", user="ops", port=2222, password="letmein"),
+        nodes=machines("10.0.0.2", "10.0.0.3", user="ops", port=2222, password="letmein"),
+    )
+    text = steps.clusterfile(setup)
+    document = yaml.safe_load(text)
+    assert (document["apiVersion"], document["kind"], document["metadata"]["name"]) == ("slipway.dev/v1", "Cluster", "default")
+    assert document["spec"]["hosts"] == [{"ips": ["10.0.0.1"], "roles": ["master"]}, {"ips": ["10.0.0.2", "10.0.0.3"], "roles": ["node"]}]
+    assert document["spec"]["ssh"] == {"user": "ops", "port": 2222}
+    assert document["spec"]["env"] == ["ApiToken=***", "MysqlPassword=***", "Port=8443"]
+    for secret in ("hunter2", "abc", "letmein"):
+        assert secret not in text
+
+
+def test_what_this_machine_remembers_holds_no_password(store: Store) -> None:
+    build(store)
+    setup = prepared(store, masters=machines("10.0.0.1", password="letmein"))
+    setup.runtime.kubeconfig = lambda server: b"kind: Config\n"  # type: ignore[method-assign]
+    steps.keep_access(setup)
+    assert setup.state.read()["masters"][0]["address"] == "10.0.0.1"
+    assert "letmein" not in "".join(path.read_text() for path in setup.state.folder.iterdir())
+    assert setup.state.kubeconfig.stat().st_mode & 0o077 == 0
+
+
+def test_a_launch_command_sees_its_environment_and_no_list_of_processes_does() -> None:
+    node = StandIn()
+    sent: list[bytes] = []
+    node.put = lambda data, path, mode=0o644: sent.append(data)  # type: ignore[method-assign]
+    steps.run_in_rootfs(node, "kubectl apply -f x", {"Password": "it's $(hunter2)", "not a name": "x"})
+    script = sent[0].decode()
+    assert "export Password='it'\"'\"'s $(hunter2)'\n" in script
+    assert "not a name" not in script
+    assert "KUBECONFIG=/etc/kubernetes/admin.conf PATH=/var/lib/slipway/rootfs/bin:$PATH" in script
+    assert not any("hunter2" in command for command in node.commands)
+    assert any(command.startswith("rm -f /var/lib/slipway/launch-") for command in node.commands)
+
+
+def test_a_launch_command_that_fails_is_shown_with_its_output_and_its_script_is_removed() -> None:
+    node = StandIn()
+    node.broken = {"bash"}
+    with pytest.raises(CommandError, match="launch command failed: helm install x") as caught:
+        steps.run_in_rootfs(node, "helm install x", {})
+    assert caught.value.details == "it is broken"
+    assert any(command.startswith("rm -f") for command in node.commands)
+
+
+def test_a_command_that_was_launched_is_known_by_image_command_and_environment(store: Store) -> None:
+    build(store, launch=("one",))
+
+    def inputs(**changes: Any) -> str:
+        setup = prepared(store, **changes)
+        setup.runtime._pki = KEYS
+        step = next(step for step in run.plan(setup) if step.id == "launch-1")
+        assert step.inputs is not None
+        return step.inputs(setup.first)
+
+    assert inputs() == inputs()
+    assert inputs() != inputs(env={"Port": "1"})
+    assert inputs() != inputs(commands=("two",))

@@ -1,0 +1,263 @@
+"""What kubeadm and the kubelet are given, and that an interrupted start can be taken up again. Nodes are stand-ins."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tarfile
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.errors import CheckError, StoreError
+from harness.nodes import Node
+from harness.process import Result
+from harness.runtimes import Cluster, Facts, Member, Network
+from harness.runtimes.kubeadm import CLIENT_PEM, CONFIG, Kubeadm, config_version, kubelet_flags, master_config, worker_kubelet
+from harness.runtimes.pki import FILES, FOLDER, Pki
+
+
+class Machine:
+    """A node that keeps the files it is sent, and does no command."""
+
+    def __init__(self, name: str, address: str) -> None:
+        self.name, self.address = name, address
+        self.files: dict[str, tuple[bytes, int, str]] = {}
+        self.commands: list[str] = []
+        self.answers: dict[str, Result] = {}
+
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float | None = None) -> Result:
+        self.commands.append(command)
+        if isinstance(input, bytes):
+            with tarfile.open(fileobj=io.BytesIO(input)) as tar:
+                for member in tar:
+                    content = tar.extractfile(member) if member.isreg() else None
+                    self.files[f"/{member.name}"] = (content.read() if content else b"", member.mode, member.linkname)
+        if "base64 <" in command:
+            lines = [f"{path} {base64.b64encode(data).decode()}" for path, (data, _, _) in self.files.items()]
+            return Result((), 0, "\n".join([*lines, "end"]), "")
+        found = next((answer for text, answer in self.answers.items() if text in command), None)
+        return found or Result((), 0, "", "")
+
+    def put_tar(self, stream: Any, destination: str) -> None: ...
+    def put(self, data: bytes, path: str, mode: int = 0o644) -> None: ...
+    def get(self, path: str) -> bytes:
+        return self.files[path][0]
+
+
+FACTS = Facts("v1.20.2", "slipway.dev", "slipway.dev/pause:3.2", "3.4.23")
+
+
+def member(number: int, role: str = "master", **facts: Any) -> Member:
+    machine: Node = Machine(f"{role}-{number}", f"10.0.0.{number}")
+    return Member(machine, f"{role}-{number}", f"10.0.0.{number}", role, **facts)
+
+
+def cluster(masters: int = 1, workers: int = 0, *, facts: Facts = FACTS, **options: Any) -> Cluster:
+    members = [*(member(number + 1) for number in range(masters)), *(member(number + 101, "node") for number in range(workers))]
+    return Cluster("lab", facts, Network("100.64.0.0/10", "10.96.0.0/22"), tuple(members), **options)
+
+
+def machine(of: Member) -> Machine:
+    assert isinstance(of.node, Machine)
+    return of.node
+
+
+def config(of: Cluster, *, initial: bool = True, index: int = 0) -> dict[str, dict[str, Any]]:
+    documents = yaml.safe_load_all(master_config(of, of.members[index], initial=initial))
+    return {document["kind"]: document for document in documents}
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [("v1.20.2", "v1beta2"), ("v1.22.9", "v1beta2"), ("v1.23.0", "v1beta3"), ("v1.30.1", "v1beta3"), ("v1.31.0", "v1beta4")],
+)
+def test_each_kubernetes_gets_the_configuration_it_understands(version: str, expected: str) -> None:
+    assert config_version(Facts(version)) == expected
+    assert config(cluster(facts=Facts(version)))["ClusterConfiguration"]["apiVersion"] == f"kubeadm.k8s.io/{expected}"
+
+
+def test_all_members_of_etcd_know_each_other_from_the_start() -> None:
+    etcd = config(cluster(3), index=1)["ClusterConfiguration"]["etcd"]["local"]
+    assert etcd["extraArgs"]["initial-cluster"] == (
+        "master-1=https://10.0.0.1:2380,master-2=https://10.0.0.2:2380,master-3=https://10.0.0.3:2380"
+    )
+    assert etcd["extraArgs"]["initial-cluster-state"] == "new"
+    assert etcd["imageTag"] == "3.4.23"
+
+
+def test_what_the_cluster_keeps_does_not_bind_masters_that_join_later() -> None:
+    assert "extraArgs" not in config(cluster(3), initial=False)["ClusterConfiguration"]["etcd"]["local"]
+
+
+def test_extra_arguments_are_a_list_in_the_newest_version() -> None:
+    facts = Facts("v1.31.0")
+    found = config(cluster(3, facts=facts))["ClusterConfiguration"]["etcd"]["local"]["extraArgs"]
+    assert {"name": "initial-cluster-state", "value": "new"} in found
+
+
+def test_the_api_is_called_by_one_name_everywhere_and_by_every_master() -> None:
+    found = config(cluster(3, cert_sans=("api.example.com",)))["ClusterConfiguration"]
+    assert found["controlPlaneEndpoint"] == "apiserver.cluster.local:6443"
+    assert found["apiServer"]["certSANs"] == ["127.0.0.1", "apiserver.cluster.local", "10.0.0.1", "10.0.0.2", "10.0.0.3", "api.example.com"]
+    assert found["networking"] == {"podSubnet": "100.64.0.0/10", "serviceSubnet": "10.96.0.0/22", "dnsDomain": "cluster.local"}
+
+
+def test_masters_run_workloads_only_where_there_is_no_worker() -> None:
+    assert config(cluster(1))["InitConfiguration"]["nodeRegistration"]["taints"] == []
+    assert "taints" not in config(cluster(1, 1))["InitConfiguration"]["nodeRegistration"]
+
+
+def test_images_of_an_upstream_kubernetes_are_kubeadms_own() -> None:
+    found = config(cluster(facts=Facts("v1.30.0")))["ClusterConfiguration"]
+    assert "imageRepository" not in found
+    assert "imageTag" not in found["etcd"]["local"]
+
+
+def test_a_small_cluster_sees_its_nodes_sooner_and_a_large_one_asks_less() -> None:
+    assert config(cluster(1))["KubeletConfiguration"]["nodeStatusUpdateFrequency"] == "2s"
+    assert "nodeStatusUpdateFrequency" not in config(cluster(1, 30))["KubeletConfiguration"]
+
+
+def test_the_kubelet_follows_the_cgroups_of_its_machine() -> None:
+    of = cluster(1, 1)
+    old, new = of.workers[0], member(7, "node", systemd_cgroups=True, resolv_conf="/run/systemd/resolve/resolv.conf")
+    assert worker_kubelet(of, old)["cgroupDriver"] == "cgroupfs"
+    assert worker_kubelet(of, new)["cgroupDriver"] == "systemd"
+    assert worker_kubelet(of, new)["resolvConf"] == "/run/systemd/resolve/resolv.conf"
+    assert worker_kubelet(of, old)["clusterDNS"] == ["10.96.0.10"]
+
+
+def test_a_newest_kubelet_may_run_on_old_cgroups() -> None:
+    of = cluster(1, facts=Facts("v1.35.0"))
+    assert worker_kubelet(of, of.members[0])["failCgroupV1"] is False
+    assert "failCgroupV1" not in worker_kubelet(cluster(1), cluster(1).members[0])
+
+
+@pytest.mark.parametrize(
+    ("version", "has", "lacks"),
+    [
+        ("v1.20.2", "--container-runtime=remote --container-runtime-endpoint=/run", "unix://"),
+        ("v1.24.0", "--container-runtime-endpoint=unix:///run/containerd/containerd.sock", "pause:3.9"),
+        ("v1.27.0", "--container-runtime-endpoint=", "--container-runtime=remote"),
+    ],
+)
+def test_the_flags_of_a_kubelet_suit_its_version(version: str, has: str, lacks: str) -> None:
+    of = cluster(1, 1, facts=Facts(version))
+    text = kubelet_flags(of, of.workers[0])
+    assert has in text
+    assert lacks not in text
+
+
+def test_new_keys_are_on_the_first_master_before_anything_uses_them() -> None:
+    of = cluster(3)
+    kubeadm = Kubeadm(of)
+    kubeadm.prepare()
+    assert machine(of.masters[0]).files[f"{FOLDER}/ca.key"][1] == 0o600
+    assert f"{FOLDER}/ca.crt" not in machine(of.masters[1]).files
+
+
+def test_a_run_that_was_killed_takes_up_the_keys_that_it_had_made() -> None:
+    of = cluster(3)
+    before = Pki.make()
+    machine(of.masters[2]).files = {f"{FOLDER}/{name}": (before.files[name], 0o600, "") for name in FILES}
+    kubeadm = Kubeadm(of)
+    kubeadm.prepare()
+    assert kubeadm.pki.identity == before.identity
+    assert machine(of.masters[0]).files[f"{FOLDER}/ca.crt"][0] == before.files["ca.crt"]
+
+
+def test_masters_of_different_clusters_are_not_mixed() -> None:
+    of = cluster(3)
+    for index in (0, 1):
+        pki = Pki.make()
+        machine(of.masters[index]).files = {f"{FOLDER}/{name}": (pki.files[name], 0o600, "") for name in FILES}
+    with pytest.raises(StoreError, match="master-1 and master-2 have the keys of different clusters"):
+        Kubeadm(of).prepare()
+
+
+def test_a_worker_gets_a_certificate_and_no_key_of_the_cluster() -> None:
+    of = cluster(1, 1)
+    kubeadm = Kubeadm(of)
+    kubeadm.prepare()
+    kubeadm.start_kubelet(of.workers[0])
+    files = machine(of.workers[0]).files
+    assert [path for path in files if path.startswith(FOLDER)] == [f"{FOLDER}/ca.crt"]
+    # As TLS bootstrap leaves it: a dated file and a link to it, which the kubelet replaces when it rotates.
+    dated = files[CLIENT_PEM][2]
+    assert dated.startswith("/var/lib/kubelet/pki/kubelet-client-2")
+    assert files[dated][1] == 0o600
+    assert b"BEGIN CERTIFICATE" in files[dated][0]
+    assert b"PRIVATE KEY" in files[dated][0]
+    access = yaml.safe_load(files["/etc/kubernetes/kubelet.conf"][0])
+    assert access["users"][0]["user"] == {"client-certificate": CLIENT_PEM, "client-key": CLIENT_PEM}
+    assert access["clusters"][0]["cluster"]["server"] == "https://apiserver.cluster.local:6443"
+    assert any("systemctl restart kubelet" in command for command in machine(of.workers[0]).commands)
+
+
+def test_a_master_runs_kubeadms_own_phases_on_its_own_configuration() -> None:
+    of = cluster(3, 1)
+    kubeadm = Kubeadm(of)
+    kubeadm.prepare()
+    second = of.masters[1]
+    kubeadm.start_kubelet(second)
+    kubeadm.certify(second)
+    kubeadm.start_master(second)
+    said = "\n".join(machine(second).commands)
+    for phase in ("kubelet-start", "certs all", "kubeconfig all", "etcd local", "control-plane apiserver"):
+        assert f"init phase {phase} --config {CONFIG}" in said
+    assert "advertiseAddress: 10.0.0.2" in machine(second).files[CONFIG][0].decode()
+    assert machine(second).files[CONFIG][1] == 0o600
+
+
+def test_cluster_wide_phases_run_once_and_each_master_is_marked() -> None:
+    of = cluster(3)
+    kubeadm = Kubeadm(of)
+    kubeadm.prepare()
+    kubeadm.finish({"dns.yaml": "kind: Deployment"})
+    once = ("upload-config all", "bootstrap-token", "addon kube-proxy", "addons/dns.yaml")
+    first, *others = (" ".join(machine(master).commands) for master in of.masters)
+    for phase in once:
+        assert first.count(phase) == 1
+        assert all(phase not in other for other in others)
+    assert all("mark-control-plane" in said for said in (first, *others))
+
+
+def test_an_image_without_a_dns_of_its_own_gets_kubeadms() -> None:
+    of = cluster(1, own_dns=False)
+    kubeadm = Kubeadm(of)
+    kubeadm.prepare()
+    kubeadm.finish({})
+    assert any("addon all" in command for command in machine(of.masters[0]).commands)
+
+
+def test_an_api_that_does_not_come_up_shows_what_its_parts_say() -> None:
+    of = cluster(1)
+    kubeadm = Kubeadm(of)
+    machine(of.masters[0]).answers = {
+        "/readyz": Result((), 1, "The connection to the server was refused", ""),
+        "/var/log/pods": Result((), 0, "etcd:\nbind: address already in use", ""),
+    }
+    with pytest.raises(CheckError, match="the API of master-1 does not answer after 5 s: The connection") as caught:
+        kubeadm.wait_api(of.masters[0], 5)
+    assert "address already in use" in str(caught.value.details)
+
+
+def test_the_administrators_access_leads_to_a_master() -> None:
+    of = cluster(1)
+    kubeadm = Kubeadm(of)
+    kubeadm.prepare()
+    kubeadm.certify(of.masters[0])
+    found = yaml.safe_load(kubeadm.kubeconfig("10.0.0.1"))
+    assert found["clusters"][0]["cluster"]["server"] == "https://10.0.0.1:6443"
+    assert found["current-context"] == "kubernetes-admin@lab"
+    ipv6 = yaml.safe_load(kubeadm.kubeconfig("fd00::1"))
+    assert ipv6["clusters"][0]["cluster"]["server"] == "https://[fd00::1]:6443"
+
+
+def test_a_kubelet_asks_no_cloud_that_is_not_there() -> None:
+    kubeadm = Kubeadm(cluster(1))
+    drop_in = "/etc/systemd/system/kubelet.service.d/20-slipway.conf"
+    assert b"AWS_EC2_METADATA_DISABLED=true" in kubeadm.units(member(1))[drop_in].data
+    assert drop_in not in kubeadm.units(member(1, ec2=True))

@@ -1,0 +1,123 @@
+"""The keys of a cluster: what is signed by whom, for what, and for how long."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from harness.errors import StoreError
+from harness.runtimes.pki import FILES, Authority, Pki, covers, master_certificates
+
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+@pytest.fixture(scope="module")
+def pki() -> Pki:
+    return Pki.make(now=NOW)
+
+
+def read(data: bytes) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(data)
+
+
+def names(certificate: x509.Certificate) -> set[str]:
+    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {str(name.value) for name in found}
+
+
+def usages(certificate: x509.Certificate) -> set[object]:
+    return set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+
+
+def test_a_cluster_has_three_authorities_and_a_key_for_accounts(pki: Pki) -> None:
+    assert set(pki.files) == set(FILES)
+    subjects = {read(pki.files[f"{name}.crt"]).subject.rfc4514_string() for name in ("ca", "etcd/ca", "front-proxy-ca")}
+    assert subjects == {"CN=kubernetes", "CN=etcd-ca", "CN=front-proxy-ca"}
+    assert pki.files["sa.pub"].startswith(b"-----BEGIN PUBLIC KEY")
+
+
+def test_an_authority_may_sign_and_lives_for_ten_years(pki: Pki) -> None:
+    certificate = read(pki.files["ca.crt"])
+    assert certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    assert (certificate.not_valid_after_utc - NOW).days in (3649, 3650)
+
+
+def test_a_certificate_is_good_on_a_machine_whose_clock_is_behind(pki: Pki) -> None:
+    pair = pki.authority.issue("x", now=NOW)
+    assert read(pair.certificate).not_valid_before_utc < NOW - datetime.timedelta(minutes=10)
+
+
+def test_a_kubelet_is_known_by_its_name_and_group(pki: Pki) -> None:
+    certificate = read(pki.authority.issue("system:node:one", organizations=["system:nodes"], now=NOW).certificate)
+    assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "system:node:one"
+    assert certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)[0].value == "system:nodes"
+    assert usages(certificate) == {ExtendedKeyUsageOID.CLIENT_AUTH}
+    certificate.verify_directly_issued_by(read(pki.files["ca.crt"]))
+
+
+def test_a_server_is_known_by_its_addresses(pki: Pki) -> None:
+    certificate = read(pki.authority.issue("registry", hosts=["127.0.0.1", "10.0.0.1", "registry.local"], server=True, now=NOW).certificate)
+    assert names(certificate) == {"127.0.0.1", "10.0.0.1", "registry.local"}
+    assert usages(certificate) == {ExtendedKeyUsageOID.SERVER_AUTH}
+    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert found.get_values_for_type(x509.IPAddress) == [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("10.0.0.1")]
+
+
+def test_no_certificate_outlives_its_authority() -> None:
+    authority = Authority.make("old", now=NOW - datetime.timedelta(days=3600))
+    certificate = read(authority.issue("x", days=3650, now=NOW).certificate)
+    assert certificate.not_valid_after_utc == read(authority.certificate).not_valid_after_utc
+
+
+def test_a_master_gets_what_kubeadm_wants_each_from_the_right_authority(pki: Pki) -> None:
+    pairs = master_certificates(pki, "one", ["10.0.0.1", "kubernetes"], ["10.0.0.1", "localhost"])
+    signers = {name: read(pair.certificate).issuer.rfc4514_string() for name, pair in pairs.items()}
+    assert signers == {
+        "apiserver": "CN=kubernetes",
+        "apiserver-kubelet-client": "CN=kubernetes",
+        "front-proxy-client": "CN=front-proxy-ca",
+        "etcd/server": "CN=etcd-ca",
+        "etcd/peer": "CN=etcd-ca",
+        "etcd/healthcheck-client": "CN=etcd-ca",
+        "apiserver-etcd-client": "CN=etcd-ca",
+    }
+    # Members of etcd are each other's clients as well.
+    assert usages(read(pairs["etcd/peer"].certificate)) == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
+    assert names(read(pairs["apiserver"].certificate)) == {"10.0.0.1", "kubernetes"}
+
+
+def test_keys_that_are_all_there_are_taken_and_half_of_them_are_none(pki: Pki) -> None:
+    again = Pki.of(dict(pki.files))
+    assert again is not None
+    assert again.identity == pki.identity
+    assert Pki.of({name: data for name, data in pki.files.items() if name != "sa.key"}) is None
+    assert Pki.of({**pki.files, "ca.key": b""}) is None
+
+
+def test_keys_that_do_not_fit_together_are_an_error_with_a_way_out(pki: Pki) -> None:
+    with pytest.raises(StoreError, match=r"ca\.key is not the key of .*ca\.crt") as caught:
+        Pki.of({**pki.files, "ca.key": pki.files["etcd/ca.key"]})
+    assert "backup" in str(caught.value.hint)
+    with pytest.raises(StoreError, match="cannot be read"):
+        Pki.of({**pki.files, "ca.crt": b"garbage"})
+
+
+def test_a_certificate_covers_what_it_names_while_it_is_good(pki: Pki) -> None:
+    authority = pki.files["ca.crt"]
+    certificate = pki.authority.issue("r", hosts=["10.0.0.1"], server=True, now=NOW).certificate
+    assert covers(certificate, ["10.0.0.1"], now=NOW, authority=authority)
+    assert not covers(certificate, ["10.0.0.1", "10.0.0.2"], now=NOW, authority=authority)
+    assert not covers(certificate, ["10.0.0.1"], now=NOW + datetime.timedelta(days=350), authority=authority)
+    assert not covers(certificate, ["10.0.0.1"], now=NOW, authority=pki.files["etcd/ca.crt"])
+    assert not covers(b"", ["10.0.0.1"], now=NOW)
+
+
+def test_private_keys_are_not_shown(pki: Pki) -> None:
+    assert "PRIVATE" not in repr(pki)
+    assert "PRIVATE" not in repr(pki.authority)
+    assert "PRIVATE" not in repr(pki.authority.issue("x"))
