@@ -7,7 +7,6 @@ Both end when the node is Ready and cluster DNS has a ready endpoint.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -32,14 +31,6 @@ PROJECT = Path(__file__).parents[2]
 NAME = f"bench-{os.getpid()}"
 PRELOADED = "slipway-bench-node:latest"
 ROUNDS = 2
-
-# kubeadm's DNS add-on names CoreDNS's image and asks it for its health over HTTP; our DNS with that beside it stands in for it.
-COREDNS_NAME = "slipway.dev/coredns:1.7.0"
-COREDNS = """\
-FROM slipway.dev/dns:1
-ENTRYPOINT ["/bin/busybox", "sh", "-c", \
-  "mkdir -p /www && touch /www/ready /www/health && httpd -p 8181 -h /www && httpd -p 8080 -h /www && exec sh /usr/local/bin/dns.sh"]
-"""
 
 
 def cli(*words: str) -> str:
@@ -112,7 +103,7 @@ def _await_dns(container: Any, seconds: float = 300) -> None:
 
 
 def _preload(client: engine.Client, rootfs: Path, names: Sequence[str]) -> None:
-    """A node image with binaries and images in it, and our DNS under the name that kubeadm gives CoreDNS's image."""
+    """A node image with binaries and images in it."""
     with tempfile.TemporaryDirectory(dir=rootfs.parent) as scratch:
         container = client.containers.run(
             sandbox.NODE_IMAGE,
@@ -128,8 +119,7 @@ def _preload(client: engine.Client, rootfs: Path, names: Sequence[str]) -> None:
                 subprocess.run(
                     ["docker", "cp", str(rootfs / "bin" / program), f"{container.id}:/usr/bin/{program}"], check=True, capture_output=True
                 )
-            client.images.build(fileobj=io.BytesIO(COREDNS.encode()), tag=COREDNS_NAME, rm=True)
-            for number, name in enumerate([*names, COREDNS_NAME]):
+            for number, name in enumerate(names):
                 with Path(scratch, f"{number}.tar").open("wb") as archive:
                     subprocess.run(["docker", "save", name], check=True, stdout=archive)
                 _run(container, f"ctr --namespace k8s.io images import --no-unpack /images/{number}.tar")
@@ -153,8 +143,10 @@ def _kind_configuration(rootfs: Path, work: Path) -> Path:
     assert facts is not None
     env = sandbox.environment(facts, {})
     network = (rootfs / "etc/addons/network.yaml").read_text().replace("{{ PodCIDR }}", env["PodCIDR"])
+    # There is no CoreDNS here; our DNS goes in with the network and answers for the Service that kubeadm makes.
+    documents = [one for one in yaml.safe_load_all((rootfs / "etc/addons/dns.yaml").read_text()) if one["kind"] != "Service"]
     (work / "manifests").mkdir()
-    (work / "manifests/default-cni.yaml").write_text(network)
+    (work / "manifests/default-cni.yaml").write_text(f"{network}\n---\n{yaml.safe_dump_all(documents)}")
     (work / "manifests/default-storage.yaml").write_text(yaml.safe_dump(sandbox.STORAGE_CLASS))
     (work / "version").write_text(facts.kubernetes + "\n")
     patch = {

@@ -15,7 +15,7 @@ import pytest
 
 from harness import paths
 from harness.oci.store import Store
-from tests.cluster.conftest import leftovers
+from tests.cluster.conftest import PROJECT, leftovers
 from tests.conftest import Slipway
 from tests.integration.test_build import context, heed_ctrl_c
 
@@ -139,3 +139,14 @@ def test_a_killed_build_is_swept_up_by_the_next_one(tmp_path: Path, slipway: Sli
     slipway("build", "--no-cache", "-t", "quick", quick)
     assert leftovers() <= before
     assert "quick:latest" in Store.default().names()
+
+
+def test_a_container_node_finds_what_is_made_up_at_run_time(slipway: Slipway) -> None:
+    built = slipway(
+        "build", "--no-cache", "-t", "operator-on-container", "--cluster", "container", "-o", "json", PROJECT / "kubefiles/operator"
+    )
+    found = json.loads(built.stdout)
+    assert found["undeclared"] == ["slipway.dev/redis:7.0"]
+    images = {one["name"]: one for one in found["platforms"][0]["images"]}
+    assert images["slipway.dev/redis:7.0"]["foundBy"] == ["pulled"]
+    assert images["slipway.dev/redis:7.0"]["requestedBy"] == ["Deployment caches/session-cache"]

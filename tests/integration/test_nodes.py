@@ -1,0 +1,329 @@
+"""Machines in containers and the way into them over a real sshd: what works, and how what does not is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from harness import engine, process
+from harness.errors import CommandError, NodeError, UsageError
+from harness.images import Builder, bundled
+from harness.nodes import Group, Login, Machine
+from harness.nodes.container import IMAGE, LABEL, ContainerProvider
+from harness.nodes.placing import File, place, put_all, read_all, unplace
+from harness.nodes.ssh import Ssh, SshNode
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+
+NAME = "test-nodes"
+
+
+@pytest.fixture(scope="session")
+def client() -> engine.Client:
+    found = engine.connect()
+    Builder(Store.default(), tuple(bundled())).engine_image(found, Reference.parse(IMAGE))
+    return found
+
+
+@pytest.fixture(scope="module")
+def group(client: engine.Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+    provider = ContainerProvider(client, tmp_path_factory.mktemp("home"))
+    provider.down(NAME)  # of a run that was killed
+    made = provider.up(NAME, 1, 1)
+    yield made
+    provider.down(NAME)
+
+
+@pytest.fixture
+def node(group: Group, tmp_path: Path) -> Iterator[SshNode]:
+    """The first machine, as root."""
+    with Ssh(tmp_path / "cluster", group.masters) as ssh:
+        yield ssh.connect()[0]
+
+
+@pytest.fixture
+def into(group: Group, tmp_path: Path) -> Callable[..., Ssh]:
+    """Other ways into the first machine: ``into(user="ops")``."""
+
+    def make(name: str = "other", **changes: object) -> Ssh:
+        login = dataclasses.replace(group.login, **changes)  # type: ignore[arg-type]
+        return Ssh(tmp_path / name, [Machine(group.masters[0].address, login)])
+
+    return make
+
+
+# ---- machines ---------------------------------------------------------------------------------------------------------
+
+
+def test_machines_have_booted_and_know_their_names(group: Group, tmp_path: Path) -> None:
+    with Ssh(tmp_path / "c", (*group.masters, *group.nodes)) as ssh:
+        nodes = ssh.connect()
+        assert [node.name for node in nodes] == [f"{NAME}-master-1", f"{NAME}-node-1"]
+        for node in nodes:
+            assert node.run("systemctl is-system-running", check=False).stdout.strip() in {"running", "degraded"}
+            assert node.run("id -u").stdout.strip() == "0"
+
+
+def test_machines_reach_each_other_and_nothing_else(group: Group, node: SshNode) -> None:
+    other = group.nodes[0].address
+    assert node.run(f"timeout 5 bash -c 'exec 3<>/dev/tcp/{other}/22 && head -c 4 <&3'").stdout == "SSH-"
+    # An address set aside for documentation: whoever answered, it would be through a way out.
+    assert not node.run("timeout 3 bash -c 'exec 3<>/dev/tcp/192.0.2.1/80'", check=False).ok
+
+
+def test_data_does_not_lie_on_the_containers_own_overlay(node: SshNode) -> None:
+    for place_of_data in ("/var/lib/containerd", "/var/lib/etcd", "/var/lib/kubelet"):
+        assert node.run(f"stat -f -c %T {place_of_data}").stdout.strip() != "overlayfs"
+
+
+def test_a_start_that_is_interrupted_leaves_nothing(client: engine.Client, tmp_path: Path) -> None:
+    provider = ContainerProvider(client, tmp_path)
+
+    class Impatient(ContainerProvider):
+        def _boot(self, *arguments: object) -> None:
+            super()._boot(*arguments)  # type: ignore[arg-type]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Impatient(client, tmp_path).up("test-interrupted", 1, 1)
+    assert "test-interrupted" not in [found.name for found in provider.list()]
+    assert client.networks.list(filters={"label": f"{LABEL}=test-interrupted"}) == []
+    assert not (tmp_path / "nodes/test-interrupted").exists()
+
+
+def test_going_down_takes_disks_network_and_keys_along(client: engine.Client, tmp_path: Path) -> None:
+    provider = ContainerProvider(client, tmp_path)
+    made = provider.up("test-down", 1, 0)
+    container = client.containers.list(filters={"label": f"{LABEL}=test-down"})[0]
+    volumes = [mount["Name"] for mount in container.attrs["Mounts"] if mount["Type"] == "volume"]
+    assert volumes
+    with pytest.raises(UsageError, match="exist already"):
+        provider.up("test-down", 1, 0)
+    assert provider.down("test-down")
+    assert not provider.down("test-down")
+    left = {volume.name for volume in client.volumes.list()}
+    assert not left & set(volumes)
+    key = made.login.key
+    assert key is not None
+    assert not key.exists()
+
+
+# ---- ways in ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_gives_its_output_and_its_exit_code(node: SshNode) -> None:
+    done = node.run("echo out; echo err >&2; exit 3", check=False)
+    assert (done.stdout, done.stderr.strip(), done.returncode) == ("out\n", "err", 3)
+    with pytest.raises(CommandError, match=f"{NAME}-master-1: .*exit code 3") as caught:
+        node.run("echo err >&2; exit 3")
+    assert "err" in str(caught.value.details)
+
+
+def test_quotes_and_lines_reach_the_shell_as_they_are(node: SshNode) -> None:
+    text = """it's "quoted" $HOME `id`\nsecond line \\ end"""
+    assert node.run(f"cat <<'END'\n{text}\nEND").stdout == f"{text}\n"
+    assert node.run("cat", input=text).stdout == text
+
+
+def test_a_command_that_takes_too_long_is_ended(node: SshNode) -> None:
+    with pytest.raises(CommandError, match="not done after"):
+        node.run("sleep 60", timeout=0.5)
+
+
+def test_the_machine_need_not_be_asked_to_log_in_again(node: SshNode) -> None:
+    node.run("true")
+    started = time.monotonic()
+    for _ in range(10):
+        node.run("true")
+    # A new connection costs some tenths of a second each.
+    assert time.monotonic() - started < 3
+
+
+def test_large_streams_pass_unchanged_without_lying_in_memory(node: SshNode) -> None:
+    size = 200
+
+    def write(stream: BinaryIO) -> None:
+        for number in range(size):
+            stream.write(bytes([number % 251]) * (1 << 20))
+
+    assert node.run("wc -c", input=write).stdout.strip() == str(size << 20)
+
+
+def test_files_go_and_come_whole(node: SshNode) -> None:
+    data = bytes(range(256)) * 1000
+    node.put(data, "/var/tmp/a folder/file", 0o640)
+    assert node.get("/var/tmp/a folder/file") == data
+    assert node.run("stat -c '%a %U' '/var/tmp/a folder/file'").stdout.strip() == "640 root"
+    with pytest.raises(CommandError):
+        node.get("/var/tmp/nosuch")
+
+
+def test_a_tar_is_unpacked_as_root_where_it_should(node: SshNode, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("content")
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        entry = tar.gettarinfo(str(tmp_path / "a"), "deep/a")
+        entry.uid, entry.uname = 12345, "nobody-here"
+        with (tmp_path / "a").open("rb") as content:
+            tar.addfile(entry, content)
+    with (tmp_path / "t.tar").open("rb") as stream:
+        node.put_tar(stream, "/var/tmp/unpacked")
+    assert node.run("cat /var/tmp/unpacked/deep/a; stat -c %u /var/tmp/unpacked/deep/a").stdout == "content0\n"
+
+
+def test_a_stream_that_breaks_off_is_no_success(node: SshNode) -> None:
+    def broken(stream: BinaryIO) -> None:
+        stream.write(b"x" * 100)
+        raise OSError("the disk is gone")
+
+    with pytest.raises((OSError, CommandError)):
+        node.put_tar(broken, "/var/tmp/broken")
+
+
+def test_a_user_with_sudo_is_as_good_as_root(node: SshNode, into: Callable[..., Ssh]) -> None:
+    node.run(
+        "id ops 2>/dev/null || useradd -m -s /bin/bash ops; mkdir -p ~ops/.ssh; cp /root/.ssh/authorized_keys ~ops/.ssh/; chown -R ops ~ops;"
+        "echo 'ops ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/ops"
+    )
+    with into(user="ops") as ssh:
+        ops = ssh.connect()[0]
+        assert ops.run("id -u").stdout.strip() == "0"
+        ops.put(b"root's", "/root/by-ops", 0o600)
+        assert ops.run("cat", input=b"piped").stdout == "piped"
+    assert node.get("/root/by-ops") == b"root's"
+
+
+def test_a_user_without_sudo_is_refused_with_what_to_write_where(node: SshNode, into: Callable[..., Ssh]) -> None:
+    node.run("id lowly 2>/dev/null || useradd -m -s /bin/bash lowly; mkdir -p ~lowly/.ssh; cp /root/.ssh/authorized_keys ~lowly/.ssh/")
+    node.run("chown -R lowly ~lowly")
+    with pytest.raises(NodeError, match="lowly may not become root") as caught:
+        into(user="lowly").connect()
+    assert "sudoers" in str(caught.value.hint)
+
+
+def test_a_password_is_enough_where_the_machine_takes_one(node: SshNode, into: Callable[..., Ssh]) -> None:
+    node.run(
+        "id pass 2>/dev/null || useradd -m -s /bin/bash pass; chpasswd; echo 'pass ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/pass;"
+        "echo 'PasswordAuthentication yes' > /etc/ssh/sshd_config.d/10-password.conf; systemctl reload ssh",
+        input="pass:let me in",
+    )
+    with into(user="pass", key=None, password="let me in") as ssh:
+        assert ssh.connect()[0].run("id -u").stdout.strip() == "0"
+    with pytest.raises(NodeError, match="does not accept pass with the password"):
+        into("wrong", user="pass", key=None, password="not this").connect()
+
+
+# ---- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_the_machine_does_not_know_is_refused(into: Callable[..., Ssh], tmp_path: Path) -> None:
+    other = tmp_path / "other-key"
+    process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other])
+    with pytest.raises(NodeError, match="does not accept root with the key") as caught:
+        into(key=other).connect()
+    assert "authorized_keys" in str(caught.value.hint)
+    assert caught.value.exit_code == 5
+
+
+def test_a_port_where_nothing_listens_is_named(into: Callable[..., Ssh]) -> None:
+    with pytest.raises(NodeError, match="nothing listens on port 2222"):
+        into(port=2222).connect()
+
+
+def test_an_address_without_a_machine_and_a_name_without_an_address(group: Group, tmp_path: Path) -> None:
+    absent = group.masters[0].address.rsplit(".", maxsplit=1)[0] + ".250"
+    with pytest.raises(NodeError) as caught:
+        Ssh(tmp_path / "c", [Machine(absent, group.login), Machine("nosuch.invalid", group.login)]).connect()
+    assert f"{absent}: no " in caught.value.message
+    assert "nosuch.invalid: no such host name" in caught.value.message
+
+
+def test_a_machine_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.nodes.ssh.CONNECT_TIMEOUT", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        machine = Machine("127.0.0.1", Login(port=silent.getsockname()[1]))
+        started = time.monotonic()
+        with pytest.raises(NodeError, match=r"127\.0\.0\.1: "):
+            Ssh(tmp_path / "c", [machine]).connect()
+        assert time.monotonic() - started < 20
+
+
+def test_all_machines_are_tried_and_the_good_ones_can_be_used(group: Group, tmp_path: Path) -> None:
+    bad = Machine(group.nodes[0].address, dataclasses.replace(group.login, port=2222))
+    with Ssh(tmp_path / "c", [*group.masters, bad]) as ssh:
+        good, errors = ssh.reachable()
+        assert [node.address for node in good] == [group.masters[0].address]
+        assert ["nothing listens" in error.message for error in errors.values()] == [True]
+        assert good[0].run("true").ok
+
+
+def test_a_host_key_that_has_changed_is_fatal_and_can_be_forgotten(node: SshNode, into: Callable[..., Ssh]) -> None:
+    first = into()
+    with first:
+        first.connect()
+    pinned = first.known_hosts.read_text()
+    kind, key = pinned.split()[1:3]
+    first.known_hosts.write_text(pinned.replace(key, "AAAAC3NzaC1lZDI1NTE5AAAAI" + "B" * 43))
+    with pytest.raises(NodeError, match="its host key is not the pinned one") as caught:
+        first.connect()
+    forget = str(caught.value.hint).split("its old key: ")[1].split(";")[0]
+    assert kind == "ssh-ed25519"
+    process.run(forget.split())
+    with first:
+        first.connect()
+    assert first.known_hosts.read_text() == pinned
+
+
+def test_a_machine_that_restarts_its_sshd_is_reached_again(node: SshNode) -> None:
+    node.run("systemctl restart ssh")
+    node.disconnect()
+    assert node.run("echo again").stdout == "again\n"
+
+
+# ---- files that can be taken back -------------------------------------------------------------------------------------
+
+
+def test_what_was_placed_goes_and_what_stood_there_comes_back(node: SshNode) -> None:
+    node.run("mkdir -p /etc/mine; echo old > /etc/mine/config; chmod 600 /etc/mine/config; ln -s config /etc/mine/link; rm -rf /etc/fresh")
+    before = node.run("cd /etc/mine; stat -c '%n %a %F' *; cat config; readlink link").stdout
+    files = {
+        "/etc/mine/config": File(b"new", 0o644),
+        "/etc/mine/link": File(b"a file now"),
+        "/etc/fresh/deep/file": File(b"fresh"),
+        "/etc/mine/program": File(link="/bin/true"),
+    }
+    assert set(place(node, files)) == set(files)
+    assert place(node, files) == ()
+    assert place(node, {**files, "/etc/mine/config": File(b"newer", 0o644)}) == ("/etc/mine/config",)
+    assert read_all(node, ["/etc/mine/config", "/etc/fresh/deep/file", "/etc/nosuch"]) == {
+        "/etc/mine/config": b"newer",
+        "/etc/fresh/deep/file": b"fresh",
+    }
+    unplace(node)
+    assert node.run("cd /etc/mine; stat -c '%n %a %F' *; cat config; readlink link").stdout == before
+    assert not node.run("[ -e /etc/fresh ]", check=False).ok
+    unplace(node)
+
+
+def test_two_steps_place_files_at_the_same_time(node: SshNode) -> None:
+    groups = [{f"/etc/both/{number}-{index}": File(b"x") for index in range(20)} for number in range(4)]
+    threads = [threading.Thread(target=place, args=(node, files)) for files in groups]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert node.run("ls /etc/both | wc -l").stdout.strip() == "80"
+    unplace(node)
+    assert not node.run("[ -e /etc/both ]", check=False).ok
+
+
+def test_secrets_are_for_root_alone_at_every_moment(node: SshNode) -> None:
+    put_all(node, {"/etc/secret/key": File(b"secret", 0o600)})
+    assert node.run("stat -c %a /etc/secret/key").stdout.strip() == "600"

@@ -1,0 +1,125 @@
+"""Deleting: each machine that answers is cleaned, none holds up the others, and nobody else's machine is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import log
+from harness.clusterstate import ClusterState
+from harness.errors import CommandError, NodeError
+from harness.lifecycle import delete
+from harness.lifecycle.plan import execute
+from harness.nodes import Machine
+from harness.nodes.ssh import Ssh
+from tests.unit.lifecycle.standin import StandIn
+
+
+class Connections:
+    """Takes the place of the ssh connections: some machines answer."""
+
+    def __init__(self, nodes: tuple[StandIn, ...], gone: frozenset[str] = frozenset()) -> None:
+        self.nodes, self.gone = nodes, gone
+
+    def reachable(self) -> Any:
+        errors = {node: NodeError(f"{node.address}: no answer") for node in self.nodes if node.address in self.gone}
+        return tuple(node for node in self.nodes if node not in errors), errors
+
+    def close(self) -> None: ...
+
+
+def member(address: str, mark: str = "lab 01") -> StandIn:
+    """A machine of a cluster; once it has been cleaned it holds nothing of ours."""
+    node = StandIn(address, f"host-{address[-1]}")
+    cleaned = False
+
+    def holds() -> str:
+        return "" if cleaned or not mark else "rootfs\n"
+
+    def restore() -> str:
+        nonlocal cleaned
+        cleaned = True
+        return ""
+
+    node.answers = {"/cluster 2>": mark, "reset-failed": restore, "ls -A /var/lib/slipway": holds}
+    return node
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+
+    def make(*nodes: StandIn, gone: frozenset[str] = frozenset()) -> delete._Work:
+        state = ClusterState.of("lab", tmp_path)
+        state.remember({"masters": []})
+        found = delete.prepare("lab", [Machine(node.address) for node in nodes], home=tmp_path)
+        stand_in: Any = Connections(nodes, gone)
+        found.ssh = stand_in
+        return found
+
+    return make
+
+
+def cleaned(node: StandIn) -> bool:
+    return any("kubeadm reset phase cleanup-node" in command for command in node.commands)
+
+
+def test_every_machine_is_cleaned_and_the_cluster_forgotten(work: Any) -> None:
+    one, two = member("10.0.0.1"), member("10.0.0.2")
+    found = work(one, two)
+    execute(delete.plan(found))
+    assert sorted(found.cleaned) == ["host-1", "host-2"]
+    assert cleaned(one)
+    assert cleaned(two)
+    assert not found.found.state.exists
+
+
+def test_a_machine_that_does_not_answer_holds_up_nobody_and_stays_known(work: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup()
+    one, two = member("10.0.0.1"), member("10.0.0.2")
+    found = work(one, two, gone=frozenset({"10.0.0.1"}))
+    execute(delete.plan(found))
+    assert found.cleaned == ["host-2"]
+    assert list(found.unreachable) == ["10.0.0.1"]
+    assert "10.0.0.1: no answer; it is left as it is" in capsys.readouterr().err
+    assert found.found.state.exists
+
+
+def test_when_nobody_answers_nothing_is_forgotten(work: Any) -> None:
+    found = work(member("10.0.0.1"), gone=frozenset({"10.0.0.1"}))
+    with pytest.raises(NodeError, match="no machine of the cluster can be reached"):
+        execute(delete.plan(found))
+    assert found.found.state.exists
+
+
+def test_a_machine_of_another_cluster_is_left_alone(work: Any) -> None:
+    mine, other, clean = member("10.0.0.1"), member("10.0.0.2", "prod 99"), member("10.0.0.3", "")
+    found = work(mine, other, clean)
+    execute(delete.plan(found))
+    assert sorted(found.untouched) == ["host-2", "host-3"]
+    assert not cleaned(other)
+    assert not cleaned(clean)
+
+
+def test_a_machine_that_cannot_be_emptied_is_told(work: Any) -> None:
+    stuck = StandIn("10.0.0.1", "host-1")
+    stuck.answers = {"/cluster 2>": "lab 01", "ls -A /var/lib/slipway": "registry\n"}
+    with pytest.raises(CommandError, match="host-1: /var/lib/slipway could not be emptied"):
+        execute(delete.plan(work(stuck)))
+
+
+def test_a_plan_to_delete_is_made_without_touching_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    found = delete.prepare("lab", [Machine("10.0.0.1")], [Machine("10.0.0.2")], home=tmp_path)
+    assert isinstance(found.ssh, Ssh)
+    plan = {step.id: step for step in delete.plan(found)}
+    assert list(plan) == ["connect", "clean", "forget"]
+    assert [node.address for node in plan["clean"].nodes] == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_a_cluster_whose_machines_are_gone_can_be_forgotten(tmp_path: Path) -> None:
+    ClusterState.of("lab", tmp_path).remember({"masters": []})
+    assert delete.forget("lab", home=tmp_path)
+    assert not delete.forget("lab", home=tmp_path)

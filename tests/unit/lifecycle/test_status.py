@@ -1,0 +1,89 @@
+"""How a cluster is told as data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.clusterstate import ClusterState
+from harness.errors import NodeError
+from harness.lifecycle.access import Access, Known
+from harness.lifecycle.status import gather
+from harness.nodes import Machine
+from harness.nodes.ssh import Ssh
+from tests.unit.lifecycle.standin import StandIn
+
+
+def node(name: str, *, ready: bool = True, role: str | None = None, cordoned: bool = False) -> dict[str, Any]:
+    labels = {f"node-role.kubernetes.io/{role}": "", "node-role.kubernetes.io/control-plane": ""} if role else {}
+    return {
+        "kind": "Node",
+        "metadata": {"name": name, "uid": name, "labels": labels},
+        "spec": {"unschedulable": True} if cordoned else {},
+        "status": {
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False", "message": "no network"}],
+            "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
+            "nodeInfo": {"kubeletVersion": "v1.20.2", "containerRuntimeVersion": "containerd://1.6.20"},
+        },
+    }
+
+
+def deployment(name: str, available: int) -> dict[str, Any]:
+    return {
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "web", "uid": name, "generation": 1},
+        "spec": {"replicas": 1},
+        "status": {"observedGeneration": 1, "updatedReplicas": 1, "availableReplicas": available},
+    }
+
+
+def cluster(tmp_path: Path, items: list[dict[str, Any]], *, registry: str = "active", gone: tuple[str, ...] = ()) -> Access:
+    master = StandIn("10.0.0.1", "one")
+    record = {"data": {"image": "web:1", "digest": "sha256:1", "Clusterfile": "{}"}}
+    master.answers = {
+        "get configmap": json.dumps(record),
+        "/version": json.dumps({"gitVersion": "v1.20.2"}),
+        "get events": json.dumps({"items": []}),
+        "--output=json": json.dumps({"items": items}),
+        "is-active slipway-registry": registry,
+    }
+    known = Known(ClusterState.of("lab", tmp_path), (Machine("10.0.0.1"),), ())
+    unreachable = {address: NodeError(f"{address}: no answer") for address in gone}
+    masters: Any = (master,)
+    return Access(known, Ssh(tmp_path / "c", known.masters), masters, (), unreachable)
+
+
+def test_a_healthy_cluster(tmp_path: Path) -> None:
+    found = gather(cluster(tmp_path, [node("one", role="master"), node("two", cordoned=True), deployment("nginx", 1)]))
+    assert found["healthy"] is True
+    assert (found["name"], found["image"], found["digest"], found["kubernetes"]) == ("lab", "web:1", "sha256:1", "v1.20.2")
+    assert [entry["roles"] for entry in found["nodes"]] == [["master"], ["node"]]
+    assert [entry["schedulable"] for entry in found["nodes"]] == [True, False]
+    assert found["workloads"] == {"Deployment": {"ready": 1, "total": 1}}
+    assert found["registry"] == [{"node": "one", "address": "10.0.0.1", "active": True}]
+
+
+def test_what_is_not_ready_is_told_with_its_reason(tmp_path: Path) -> None:
+    found = gather(cluster(tmp_path, [node("one", ready=False), deployment("nginx", 0)]))
+    assert found["healthy"] is False
+    assert found["nodes"][0]["ready"] is False
+    assert "no network" in found["nodes"][0]["reason"]
+    assert found["workloads"] == {"Deployment": {"ready": 0, "total": 1}}
+    assert [problem["object"] for problem in found["notReady"]] == ["Node one", "Deployment web/nginx"]
+
+
+def test_a_registry_that_is_down_or_a_node_that_is_gone_is_not_healthy(tmp_path: Path) -> None:
+    assert gather(cluster(tmp_path, [node("one")], registry="failed"))["healthy"] is False
+    found = gather(cluster(tmp_path, [node("one")], gone=("10.0.0.9",)))
+    assert found["healthy"] is False
+    assert found["unreachable"] == [{"address": "10.0.0.9", "reason": "10.0.0.9: no answer"}]
+
+
+def test_an_api_that_does_not_answer_is_a_finding_and_no_crash(tmp_path: Path) -> None:
+    broken = cluster(tmp_path, [])
+    broken.masters[0].broken = {"kubectl"}  # type: ignore[attr-defined]
+    found = gather(broken)
+    assert found["healthy"] is False
+    assert "does not answer" in found["notReady"][0]["reason"]
+    json.dumps(found)
