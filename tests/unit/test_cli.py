@@ -1,0 +1,97 @@
+"""The command line: words in, exit code and text out. What the verbs do is tested where they do it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.errors import InputError
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("10.0.0.2", ["10.0.0.2"]),
+        ("10.0.0.2,10.0.0.9", ["10.0.0.2", "10.0.0.9"]),
+        ("10.0.0.254-10.0.1.1", ["10.0.0.254", "10.0.0.255", "10.0.1.0", "10.0.1.1"]),
+        ("fd00::1", ["fd00::1"]),
+    ],
+)
+def test_addresses_lists_and_ranges(text: str, addresses: list[str]) -> None:
+    found = cli._machines([text], cli._login("root", 22, None, None), "--masters")
+    assert [machine.address for machine in found] == addresses
+
+
+def test_every_wrong_address_is_named() -> None:
+    with pytest.raises(InputError) as caught:
+        cli._machines(["10.0.0.300", "10.0.0.9-10.0.0.1,10.0.0.2"], cli._login("root", 22, None, None), "--nodes")
+    assert [fault.where for fault in caught.value.faults] == ["--nodes 10.0.0.300", "--nodes 10.0.0.9-10.0.0.1"]
+
+
+def test_a_value_without_a_name_is_a_fault(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.execute(["run", "x", "--masters", "10.0.0.1", "-e", "novalue", "-e", "=x"]) == 2
+    said = capsys.readouterr().err
+    assert "--env novalue: not NAME=VALUE" in said
+    assert "2 faults in the input; nothing has been changed" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["nosuchverb"], 2, "No such command"),
+        (["build", "/nonexistent"], 2, "no such file or folder"),
+        (["build", ".", "--cluster", "vagrant"], 2, "--cluster vagrant"),
+        (["build", ".", "--discover", "guessed"], 2, "--discover guessed"),
+        (["build", ".", "--platform", "linux/"], 2, "--platform linux/"),
+        (["images", "--output", "yaml"], 2, "--output yaml"),
+        (["inspect", "nothere"], 4, "nothere: no such image"),
+        (["rmi", "nothere"], 4, "nothere"),
+        (["run", "nothere", "--masters", "10.0.0.1"], 4, "nothere: no such image"),
+        (["run", "x"], 2, "no master is given"),
+        (["status", "nothere"], 2, "nothing is known of a cluster nothere"),
+        (["check", "--pre", "--masters", "10.0.0.1"], 2, "--pre needs to know what is to run"),
+    ],
+)
+def test_what_goes_wrong_has_its_exit_code_and_says_what(
+    words: list[str], code: int, message: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.execute(words) == code
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_lists_are_json_on_request(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.execute(["images", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_fault_of_ours_is_no_traceback(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(_: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr("harness.cloudimage.images", broken)
+    assert cli.execute(["images"]) == 1
+    assert "this should not have happened: KeyError" in capsys.readouterr().err
+
+
+def test_a_password_on_the_command_line_is_warned_about(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli._login("root", 22, None, "secret")
+    assert "stays in the history of your shell" in capsys.readouterr().err
+
+
+def test_the_words_of_sealers_users_are_understood(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (Path(__file__).parents[1] / "cases/run-by-flags/commands.txt").read_text().splitlines()
+    for line in (line for line in lines if line.startswith("run ")):
+        words = line.split()
+        assert cli.execute([*words, *([] if "--master" in words else ["--masters", "10.0.0.1"])]) == 4, line
+        assert "no such image" in capsys.readouterr().err
