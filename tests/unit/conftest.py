@@ -7,6 +7,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+import urllib3  # noqa: F401 -- tries out a socket while it is imported, so that must be over before the first test
 
 FORBIDDEN = {
     "subprocess.Popen": "starts a process",
