@@ -28,6 +28,7 @@ from harness.oci.store import Store
 _IMAGE = re.compile(r"#\s*image:\s*(?P<name>\S+)\s*$")
 _FROM = re.compile(r"FROM\s+(?:--platform=\S+\s+)?(?P<base>\S+)(?:\s+AS\s+(?P<stage>\S+))?\s*$", re.IGNORECASE)
 _ARG = re.compile(r"ARG\s+(?P<name>\w+)(?:=(?P<value>\S*))?\s*$", re.IGNORECASE)
+_PAINT = re.compile(r"\x1b\[[0-9;]*m")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 LABEL_KEY = "dev.slipway.key"
 FORMAT = "1"
@@ -171,16 +172,16 @@ class Builder:
             path=str(definition.folder), tag=tag, target=definition.target or "", buildargs=dict(arguments), network_mode="host", rm=True,
             forcerm=True, decode=True, labels={LABEL_KEY: self._key(definition, arguments)},
         )  # fmt: skip
-        lines: list[str] = []
+        said = ""
         identity = ""
         for event in stream:
-            text = str(event.get("stream", ""))
-            lines += text.splitlines()
-            for line in text.splitlines():
-                log.debug(line)
+            # The engine paints what goes to standard error, and may cut it anywhere.
+            said += _PAINT.sub("", str(event.get("stream", "")))
             if "error" in event:
-                details = "\n".join(line for line in lines[-30:] if line.strip())
-                raise BuildError(f"{definition.folder}/Dockerfile: {event['error']}", details=details)
+                lines = [line for line in said.splitlines() if line.strip()]
+                for line in lines:
+                    log.debug(line)
+                raise BuildError(f"{definition.folder}/Dockerfile: {event['error']}", details="\n".join(lines[-30:]))
             identity = event.get("aux", {}).get("ID", identity)
         return identity or str(client.images.get(tag).id)
 
