@@ -146,6 +146,8 @@ class ContainerProvider:
             network=_prefixed(plan.group),
             privileged=True,
             cgroupns="private",
+            # The engine's resolver asks other name servers on behalf of its containers, from wherever it can reach them: not for these.
+            dns=["127.0.0.1"],
             security_opt=["seccomp=unconfined", "apparmor=unconfined"],
             tmpfs={"/run": "exec,mode=755", "/tmp": "exec,mode=1777"},
             mounts=volumes,
