@@ -224,9 +224,11 @@ def start_containerd(node: Node) -> None:
 
 def fetch(node: Node, images: Iterable[str]) -> None:
     """Pull images, two at a time, where they are not there yet. What cannot be pulled is left to who needs it."""
-    pull = f"{ROOTFS}/bin/ctr -n k8s.io images pull --hosts-dir /etc/containerd/certs.d"
+    ctr = f"{ROOTFS}/bin/ctr -n k8s.io"
     names = " ".join(shlex.quote(name) for name in images)
-    node.run(f"printf '%s\\n' {names} | xargs -P 2 -I NAME {pull} NAME > /dev/null 2>&1 || true", timeout=1800)
+    pull = f"xargs -P 2 -I NAME {ctr} images pull --hosts-dir /etc/containerd/certs.d NAME"
+    # Unpacked layers are not kept twice, as for every other image of the cluster.
+    node.run(f"{{ printf '%s\\n' {names} | {pull}; {ctr} content prune references --async; }} > /dev/null 2>&1 || true", timeout=1800)
 
 
 def start_balancer(node: Node) -> None:

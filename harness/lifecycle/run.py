@@ -64,7 +64,7 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
     image = cloudimage.read(store, options.image)
     if image.platforms[0].info.type == "app":
         raise StoreError(f"{options.image} is an application image: it brings no Kubernetes", hint="run it on a cluster that is there")
-    if image.platforms[0].info.runtime != "kubeadm":
+    if image.platforms[0].info.runtime not in steps.RUNTIMES:
         raise StoreError(f"{options.image} wants the runtime {image.platforms[0].info.runtime}", hint="a newer slipway may know it")
     state = ClusterState.of(options.name, home)
     ssh = Ssh(state.folder, (*options.masters, *options.nodes))
@@ -90,7 +90,7 @@ def plan(setup: steps.Setup) -> list[Step]:
     recipe = bring_up(setup)
     commands = setup.main.info.launch if setup.launch is None else setup.launch
     recipe += steps.launch_commands(setup, tuple(commands), "launch", "wait-for-nodes")
-    recipe.append(steps.wait_for_workloads(setup, recipe[-1].id))
+    recipe.append(steps.wait_for_workloads(setup, recipe[-1].id, launched=bool(commands)))
     recipe.append(steps.record(setup, "wait-for-workloads"))
     return recipe
 
@@ -120,6 +120,7 @@ def bring_up(setup: steps.Setup) -> list[Step]:
     ]
     early = [command for app in network for command in app.commands]
     recipe += steps.launch_commands(setup, tuple(early), "cluster-app", "finish-cluster")
+    recipe.append(steps.start_addons(setup, recipe[-1].id))
     recipe.append(steps.wait_for_nodes(setup, recipe[-1].id))
     return recipe
 

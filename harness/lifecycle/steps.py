@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
@@ -22,8 +22,11 @@ from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, Files, place
 from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.store import Store
-from harness.runtimes import DNS_DOMAIN, ROOTFS, Cluster, Facts, Member, Network
+from harness.runtimes import DNS_DOMAIN, ROOTFS, Cluster, Facts, Member, Network, Runtime
 from harness.runtimes.kubeadm import ADMIN, KUBECTL, Kubeadm
+
+RUNTIMES: Mapping[str, Callable[[Cluster], Runtime]] = {"kubeadm": Kubeadm}
+"""By the name that an image gives."""
 
 NETWORK_ADDON = "network.yaml"
 DNS_ADDON = "dns.yaml"
@@ -139,8 +142,8 @@ class Setup:
         return next(member for member in self.cluster.members if member.address == node.address)
 
     @functools.cached_property
-    def runtime(self) -> Kubeadm:
-        return Kubeadm(self.cluster)
+    def runtime(self) -> Runtime:
+        return RUNTIMES[self.main.info.runtime](self.cluster)
 
     @functools.cached_property
     def kubectl(self) -> NodeKubectl:
@@ -234,7 +237,7 @@ def make_keys(setup: Setup) -> Step:
 
 def mark(setup: Setup, node: Node) -> None:
     """Note on a machine which cluster it belongs to."""
-    node.run(f"mkdir -p {STATE} && echo {shlex.quote(f'{setup.name} {setup.runtime.pki.identity}')} > {rootfs.MARK}")
+    node.run(f"mkdir -p {STATE} && echo {shlex.quote(f'{setup.name} {setup.runtime.identity}')} > {rootfs.MARK}")
 
 
 def send_rootfs(setup: Setup) -> Step:
@@ -324,7 +327,7 @@ def start_registry(setup: Setup) -> Step:
         registry.start(node, *setup.runtime.serving(hosts, "slipway-registry"))
 
     def inputs(node: Node) -> str:
-        return digest(setup.runtime.pki.identity, hosts, registry.CONFIG, rootfs.identity(setup.platforms[node.address]))
+        return digest(setup.runtime.identity, hosts, registry.CONFIG, rootfs.identity(setup.platforms[node.address]))
 
     return Step(
         "start-registry",
@@ -353,7 +356,7 @@ def _kubernetes_inputs(setup: Setup, node: Node) -> str:
     cluster = setup.cluster
     members = [(member.name, member.address, member.role) for member in cluster.members if member.is_master]
     return digest(
-        setup.runtime.pki.identity,
+        setup.runtime.identity,
         dataclasses.astuple(cluster.facts),
         members,
         cluster.cert_sans,
@@ -401,12 +404,9 @@ def fetch_images(setup: Setup) -> Step:
     own = re.compile(r"/(kube-apiserver|etcd|kube-controller-manager|kube-scheduler):")
 
     def action(node: Node) -> str:
-        files = setup.rendered[setup.first.address]
-        folder = setup.tree(setup.first) / "etc/addons"
         used = {setup.facts.pause_image or ""}
-        for path in folder.glob("*.yaml") if folder.is_dir() else ():
-            file = files.get(f"etc/addons/{path.name}")
-            used |= set(re.findall(r"^\s*image:\s*[\"']?([^\s\"']+)", file.data.decode() if file else path.read_text(), re.MULTILINE))
+        for text in _addons(setup).values():
+            used |= set(re.findall(r"^\s*image:\s*[\"']?([^\s\"']+)", text, re.MULTILINE))
         names = [image.name for image in setup.images.images]
         first = [name for name in names if own.search(name)] if setup.member(node).is_master else []
         rest = [name for name in names if name in used or "/kube-proxy:" in name]
@@ -435,30 +435,46 @@ def wait_for_api(setup: Setup) -> Step:
     )
 
 
+def _addons(setup: Setup) -> dict[str, str]:
+    """The addons of the image by file name, rendered for the first master."""
+    files = setup.rendered[setup.first.address]
+    folder = setup.tree(setup.first) / "etc/addons"
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("*.yaml")) if folder.is_dir() else ():
+        file = files.get(f"etc/addons/{path.name}")
+        found[path.name] = file.data.decode() if file else path.read_text()
+    return found
+
+
 def finish_cluster(setup: Setup) -> Step:
-    """What is done once: kubeadm's cluster-wide phases, and the addons of the image."""
+    """What is done once: kubeadm's cluster-wide phases, and the pod network unless an application brings it."""
 
-    def addons() -> dict[str, str]:
-        files = setup.rendered[setup.first.address]
-        folder = setup.tree(setup.first) / "etc/addons"
-        found: dict[str, str] = {}
-        for path in sorted(folder.glob("*.yaml")) if folder.is_dir() else ():
-            if path.name == NETWORK_ADDON and setup.cluster.own_network:
-                continue
-            file = files.get(f"etc/addons/{path.name}")
-            found[path.name] = file.data.decode() if file else path.read_text()
-        return found
-
-    def inputs(node: Node) -> str:
-        return digest(_kubernetes_inputs(setup, node), addons())
+    def network() -> dict[str, str]:
+        return {name: text for name, text in _addons(setup).items() if name == NETWORK_ADDON and not setup.cluster.own_network}
 
     return Step(
         "finish-cluster",
         "configure the cluster",
-        lambda _: setup.runtime.finish(addons()),
+        lambda _: setup.runtime.finish(network()),
         (setup.first,),
         after=("wait-for-api",),
-        inputs=inputs,
+        inputs=lambda node: digest(_kubernetes_inputs(setup, node), network()),
+    )
+
+
+def start_addons(setup: Setup, after: str) -> Step:
+    """The addons of the image besides the pod network: they need a node that is ready."""
+
+    def others() -> dict[str, str]:
+        return {name: text for name, text in _addons(setup).items() if name != NETWORK_ADDON}
+
+    return Step(
+        "start-addons",
+        "start the addons",
+        lambda _: setup.runtime.apply(others(), setup.timeout),
+        (setup.first,),
+        after_all=(after,),
+        inputs=lambda node: digest(_kubernetes_inputs(setup, node), others()),
     )
 
 
@@ -471,7 +487,7 @@ def launch_commands(setup: Setup, commands: tuple[str, ...], kind: str, after: s
             run_in_rootfs(node, command, setup.environment(node))
 
         def inputs(node: Node, command: str = command) -> str:
-            return digest(setup.runtime.pki.identity, setup.image.digest, command, setup.environment(node))
+            return digest(setup.runtime.identity, setup.image.digest, command, setup.environment(node))
 
         made.append(Step(f"{kind}-{number}", _short(command), action, (setup.first,), after_all=(after,), inputs=inputs))
         after = made[-1].id
@@ -512,7 +528,7 @@ def wait_for_nodes(setup: Setup, after: str) -> Step:
             checks.settle(setup.kubectl, timeout=setup.timeout, quiet=0, namespaces=("kube-system",), nodes=names)
         except CheckError as error:
             raise CheckError(error.message, hint=error.hint, details=f"{error.details or ''}\n{_kubelet_logs(setup)}".strip()) from error
-        setup.runtime.annotate()
+        setup.runtime.registered()
         wait_for_dns(setup)
         return f"{len(names)} Ready"
 
@@ -540,9 +556,11 @@ def wait_for_dns(setup: Setup) -> None:
         raise CheckError(f"the cluster's DNS does not answer: {problem}", hint="see the pods labelled k8s-app=kube-dns in kube-system")
 
 
-def wait_for_workloads(setup: Setup, after: str) -> Step:
+def wait_for_workloads(setup: Setup, after: str, *, launched: bool) -> Step:
+    """Until everything is ready and, when something was launched, nothing more appears."""
+
     def action() -> str:
-        found = checks.settle(setup.kubectl, timeout=setup.timeout, quiet=1)
+        found = checks.settle(setup.kubectl, timeout=setup.timeout, quiet=1 if launched else 0)
         return f"{len(checks.of_kind(found, 'Pod'))} pods"
 
     return Step("wait-for-workloads", "wait for the workloads", action, after=(after,))

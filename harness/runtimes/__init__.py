@@ -168,6 +168,11 @@ class Runtime(Protocol):
         """Find or make what all members share (keys). Called once, first."""
         ...
 
+    @property
+    def identity(self) -> str:
+        """What tells this cluster from any other, also from one of the same name; known once it was prepared."""
+        ...
+
     def authority(self) -> bytes:
         """The certificate, PEM, by which nodes know the cluster's servers."""
         ...
@@ -197,10 +202,20 @@ class Runtime(Protocol):
         ...
 
     def finish(self, addons: Mapping[str, str]) -> None:
-        """What is done once for the whole cluster; ``addons`` are manifests by name."""
+        """What is done once for the whole cluster; ``addons`` are manifests by name that nodes need to become ready."""
         ...
 
-    def kubeconfig(self, server: str) -> bytes: ...
+    def apply(self, addons: Mapping[str, str], timeout: float) -> None:
+        """Apply manifests by name, once a node takes pods or ``timeout`` seconds have passed."""
+        ...
+
+    def registered(self) -> None:
+        """What is left to do when all nodes have registered."""
+        ...
+
+    def kubeconfig(self, server: str) -> bytes:
+        """The administrator's access from elsewhere; ``server`` is the address of a master."""
+        ...
 
     def reset(self, node: Node) -> None:
         """Undo everything on one machine, also what half worked."""

@@ -92,6 +92,10 @@ class Kubeadm:
         return self._pki
 
     @property
+    def identity(self) -> str:
+        return self.pki.identity
+
+    @property
     def first(self) -> Member:
         return self.cluster.masters[0]
 
@@ -190,12 +194,32 @@ done
         upload = f"{KUBEADM} init phase %s --config {CONFIG}.upload"
         commands = [upload % "upload-config all", upload % "bootstrap-token"]
         commands.append(upload % ("addon kube-proxy" if self.cluster.own_dns else "addon all"))
-        if addons:
-            put_all(node, {f"{STATE}/addons/{name}": File.text(text) for name, text in addons.items()})
-            # Without validation: the schema alone takes a second to read.
-            commands += [f"{KUBECTL} apply --validate=false -f {STATE}/addons/{shlex.quote(name)}" for name in sorted(addons)]
+        commands += self._applying(addons)
         node.run(_at_once(commands), timeout=300)
         each(self.cluster.masters, self._mark)
+
+    def apply(self, addons: Mapping[str, str], timeout: float) -> None:
+        """Apply manifests as soon as a node takes pods. Earlier the scheduler would try in vain, and then again at growing intervals."""
+        ready = (
+            '{{range .items}}{{range .status.conditions}}{{if eq .type "Ready"}}{{.status}}{{end}}{{end}}'
+            " {{range .spec.taints}}{{.key}} {{end}}{{println}}{{end}}"
+        )
+        script = f"""end=$(($(date +%s) + {int(timeout)}))
+until {KUBECTL} get nodes -o go-template={shlex.quote(ready)} 2>/dev/null | grep '^True' | grep -qv node.kubernetes.io/; do
+  [ "$(date +%s)" -lt "$end" ] || break
+  sleep 0.3
+done"""
+        self.first.node.run(script, timeout=timeout + 30)
+        if addons:
+            self.first.node.run(_at_once(self._applying(addons)), timeout=300)
+
+    def _applying(self, addons: Mapping[str, str]) -> list[str]:
+        """Commands that apply manifests, which are put onto the first master."""
+        if not addons:
+            return []
+        put_all(self.first.node, {f"{STATE}/addons/{name}": File.text(text) for name, text in addons.items()})
+        # Without validation: the schema alone takes a second to read.
+        return [f"{KUBECTL} apply --validate=false -f {STATE}/addons/{shlex.quote(name)}" for name in sorted(addons)]
 
     def _mark(self, member: Member) -> None:
         commands = [f"{KUBEADM} init phase mark-control-plane --config {CONFIG}.upload"]
@@ -204,8 +228,8 @@ done
             commands.append(f"{KUBEADM} init phase upload-config kubeadm --config {CONFIG}.upload")
         member.node.run(_at_once(commands), timeout=300)
 
-    def annotate(self) -> None:
-        """Tell kubeadm, for ``kubeadm upgrade`` and ``reset``, which runtime every node uses. All nodes must have registered."""
+    def registered(self) -> None:
+        """Tell kubeadm, for ``kubeadm upgrade`` and ``reset``, which container runtime every node uses."""
         self.first.node.run(f"{KUBECTL} annotate node --all --overwrite {CRI_ANNOTATION}={cri_socket(self.cluster.facts)}", timeout=60)
 
     def kubeconfig(self, server: str) -> bytes:

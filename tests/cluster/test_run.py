@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ from harness.errors import CommandError
 from harness.nodes import Login, Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh, SshNode
+from harness.runtimes.kubeadm import CONFIG
 from tests.conftest import Slipway
 
 PROJECT = Path(__file__).parents[2]
@@ -37,14 +40,13 @@ class Lab:
     """A group of machines, and the cluster that is made of them."""
 
     def __init__(self, slipway: Slipway, name: str, masters: int, nodes: int) -> None:
-        self.slipway, self.name = slipway, name
-        slipway("nodes", "down", name)  # of a run that was killed
-        ClusterState.of(name).forget()
-        group = json.loads(slipway("nodes", "up", "--name", name, "-m", str(masters), "-n", str(nodes), "--output", "json").stdout)
+        # Two runs of these tests on one machine do not meet.
+        self.slipway, self.name = slipway, f"{name}-{os.getpid()}"
+        group = json.loads(slipway("nodes", "up", "--name", self.name, "-m", str(masters), "-n", str(nodes), "--output", "json").stdout)
         self.key = Path(group["key"])
         self.masters = [made["address"] for made in group["nodes"] if made["role"] == "master"]
         self.workers = [made["address"] for made in group["nodes"] if made["role"] == "node"]
-        self.ssh = Ssh(ClusterState.of(f"{name}-tests").folder, [Machine(address, Login(key=self.key)) for address in self.addresses])
+        self.ssh = Ssh(ClusterState.of(f"{self.name}-tests").folder, [Machine(address, Login(key=self.key)) for address in self.addresses])
         self.ssh.connect()
 
     @property
@@ -86,6 +88,15 @@ class Lab:
             ClusterState.of(name).forget()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def swept(slipway: Slipway) -> None:
+    """Removes the machines of runs of these tests that were killed."""
+    for group in json.loads(slipway("nodes", "list", "--output", "json").stdout):
+        owner = re.fullmatch(r"test-(?:run|kill|three)-(\d+)", group["name"])
+        if owner and not Path("/proc", owner[1]).exists():
+            slipway("nodes", "down", group["name"])
+
+
 @pytest.fixture(scope="module")
 def lab(slipway: Slipway, web: str) -> Iterator[Lab]:
     """A master and a worker that run the image."""
@@ -100,7 +111,7 @@ def lab(slipway: Slipway, web: str) -> Iterator[Lab]:
 RUN = ("run", "--image-pull-policy=Always", "--restart=Never")
 MEMBERS = """kubectl() { /var/lib/slipway/rootfs/bin/kubectl --kubeconfig /etc/kubernetes/admin.conf --namespace kube-system "$@"; }
 cd /etc/kubernetes/pki/etcd
-kubectl exec etcd-test-three-master-1 -- etcdctl --endpoints https://127.0.0.1:2379 --cacert $PWD/ca.crt --cert $PWD/peer.crt \
+kubectl exec etcd-$(uname -n) -- etcdctl --endpoints https://127.0.0.1:2379 --cacert $PWD/ca.crt --cert $PWD/peer.crt \
   --key $PWD/peer.key member list"""
 
 
@@ -161,7 +172,7 @@ def test_the_kubeconfig_that_is_left_here_leads_to_the_cluster(lab: Lab) -> None
     server = yaml.safe_load(state.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
     assert server == f"https://{lab.masters[0]}:6443"
     lab.first.put(state.kubeconfig.read_bytes(), "/root/from-elsewhere", 0o600)
-    assert "test-run-master-1" in NodeKubectl(lab.first, kubeconfig="/root/from-elsewhere").run("get", "nodes")
+    assert f"{lab.name}-master-1" in NodeKubectl(lab.first, kubeconfig="/root/from-elsewhere").run("get", "nodes")
 
 
 def test_original_names_digests_and_always_work_on_every_node(lab: Lab) -> None:
@@ -173,7 +184,7 @@ def test_original_names_digests_and_always_work_on_every_node(lab: Lab) -> None:
     )
     for number, (node, image) in enumerate(
         (node, image)
-        for node in ("test-run-master-1", "test-run-node-1")
+        for node in (f"{lab.name}-master-1", f"{lab.name}-node-1")
         for image in ("slipway.dev/redis:7.0", f"slipway.dev/redis@{digest}")
     ):
         spec = {"nodeName": node, "tolerations": [{"operator": "Exists"}]}
@@ -202,11 +213,11 @@ def test_an_image_that_is_not_embedded_fails_within_seconds_with_the_reason(lab:
 
 
 def test_what_is_left_is_an_ordinary_kubeadm_cluster(lab: Lab) -> None:
-    checked = lab.first.run("kubeadm certs check-expiration").stdout
+    checked = lab.first.run(f"kubeadm certs check-expiration --config {CONFIG}").stdout
     for name in ("apiserver", "etcd-server", "admin.conf", "front-proxy-client"):
         assert name in checked
     assert "invalid" not in checked
-    lab.first.run("kubeadm certs renew apiserver")
+    lab.first.run(f"kubeadm certs renew apiserver --config {CONFIG}")
     config = lab.kubectl("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=yaml")
     assert "initial-cluster" not in config
     for node in lab.json("get", "nodes")["items"]:
@@ -237,12 +248,12 @@ def test_a_plan_touches_nothing(lab: Lab, web: str) -> None:
 
 
 def test_machines_of_a_cluster_are_not_given_to_another(lab: Lab, web: str) -> None:
-    said = lab.run(web, name="test-other", check=False)
+    said = lab.run(web, name=f"{lab.name}-other", check=False)
     assert said.returncode == 7
     assert "nothing has been changed" in said.stderr
     for address in lab.addresses:
-        assert f"{address}: belongs to a cluster test-run" in said.stderr
-    ClusterState.of("test-other").forget()
+        assert f"{address}: belongs to a cluster {lab.name}" in said.stderr
+    ClusterState.of(f"{lab.name}-other").forget()
     assert lab.status()["healthy"]
 
 
@@ -324,12 +335,12 @@ def test_three_masters_come_up_together_and_one_may_be_lost(slipway: Slipway, we
         members = until(lambda: lab.first.run(MEMBERS, check=False).stdout)
         assert members.count("started") == 3
         # The first master goes: it has the images, the API and the keys like the others.
-        process.run(["docker", "kill", "slipway-test-three-master-1"])
+        process.run(["docker", "kill", f"slipway-{lab.name}-master-1"])
         second = NodeKubectl(lab.machines[1])
-        until(lambda: "test-three-node-1" in second.run("get", "nodes"), seconds=60)
+        until(lambda: f"{lab.name}-node-1" in second.run("get", "nodes"), seconds=60)
         # Through the worker's own balancer: API and registry of those that live.
         until(lambda: lab.worker.run("curl -sk https://apiserver.cluster.local:6443/readyz", check=False).stdout == "ok", seconds=30)
-        placed = f"--overrides={json.dumps({'spec': {'nodeName': 'test-three-node-1'}})}"
+        placed = f"--overrides={json.dumps({'spec': {'nodeName': f'{lab.name}-node-1'}})}"
         second.run(*RUN, "after", "--image=slipway.dev/redis:7.0", placed, "--command", "--", "redis-server", "--version")
         until(functools.partial(succeeded, lab.machines[1], "after"), seconds=90)
         found = lab.status()
@@ -338,7 +349,7 @@ def test_three_masters_come_up_together_and_one_may_be_lost(slipway: Slipway, we
         # A machine that is gone does not hold up the end of the others.
         done = slipway("delete", lab.name, "--yes", "--output", "json")
         deleted = json.loads(done.stdout)
-        assert sorted(deleted["cleaned"]) == ["test-three-master-2", "test-three-master-3", "test-three-node-1"]
+        assert sorted(deleted["cleaned"]) == [f"{lab.name}-master-2", f"{lab.name}-master-3", f"{lab.name}-node-1"]
         assert list(deleted["unreachable"]) == [lab.masters[0]]
     finally:
         lab.down()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import socket
 import tarfile
 import threading
@@ -24,7 +25,7 @@ from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 
-NAME = "test-nodes"
+NAME, DOWN, INTERRUPTED = (f"test-{what}-{os.getpid()}" for what in ("nodes", "down", "stop"))
 
 
 @pytest.fixture(scope="session")
@@ -37,10 +38,10 @@ def client() -> engine.Client:
 @pytest.fixture(scope="module")
 def group(client: engine.Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
     provider = ContainerProvider(client, tmp_path_factory.mktemp("home"))
-    provider.down(NAME)  # of a run that was killed
-    made = provider.up(NAME, 1, 1)
-    yield made
-    provider.down(NAME)
+    try:
+        yield provider.up(NAME, 1, 1)
+    finally:
+        provider.down(NAME)
 
 
 @pytest.fixture
@@ -94,22 +95,22 @@ def test_a_start_that_is_interrupted_leaves_nothing(client: engine.Client, tmp_p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Impatient(client, tmp_path).up("test-interrupted", 1, 1)
-    assert "test-interrupted" not in [found.name for found in provider.list()]
-    assert client.networks.list(filters={"label": f"{LABEL}=test-interrupted"}) == []
-    assert not (tmp_path / "nodes/test-interrupted").exists()
+        Impatient(client, tmp_path).up(INTERRUPTED, 1, 1)
+    assert INTERRUPTED not in [found.name for found in provider.list()]
+    assert client.networks.list(filters={"label": f"{LABEL}={INTERRUPTED}"}) == []
+    assert not (tmp_path / f"nodes/{INTERRUPTED}").exists()
 
 
 def test_going_down_takes_disks_network_and_keys_along(client: engine.Client, tmp_path: Path) -> None:
     provider = ContainerProvider(client, tmp_path)
-    made = provider.up("test-down", 1, 0)
-    container = client.containers.list(filters={"label": f"{LABEL}=test-down"})[0]
+    made = provider.up(DOWN, 1, 0)
+    container = client.containers.list(filters={"label": f"{LABEL}={DOWN}"})[0]
     volumes = [mount["Name"] for mount in container.attrs["Mounts"] if mount["Type"] == "volume"]
     assert volumes
     with pytest.raises(UsageError, match="exist already"):
-        provider.up("test-down", 1, 0)
-    assert provider.down("test-down")
-    assert not provider.down("test-down")
+        provider.up(DOWN, 1, 0)
+    assert provider.down(DOWN)
+    assert not provider.down(DOWN)
     left = {volume.name for volume in client.volumes.list()}
     assert not left & set(volumes)
     key = made.login.key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from harness import checks
 from harness.errors import CheckError, CommandError
+from harness.process import Result
 
 
 def made(kind: str, name: str, *, namespace: str | None = "web", generation: int = 1, **parts: Any) -> dict[str, Any]:
@@ -328,6 +330,26 @@ def test_only_the_namespaces_asked_for_are_waited_for() -> None:
     assert Cluster([*GOOD, other]).settle(namespaces=["web"], quiet=0) == GOOD
 
 
+def static_pod(**container: Any) -> dict[str, Any]:
+    found = pod("etcd-one", **container)
+    found["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "hash"}
+    return found
+
+
+def test_a_static_pod_that_runs_is_settled_before_its_probes_have_passed() -> None:
+    assert Cluster([static_pod(state={"running": {}})]).settle(quiet=0)
+    assert checks.not_ready([static_pod(state={"running": {}})])
+    assert checks.not_ready([static_pod(state={"waiting": {"reason": "CrashLoopBackOff"}})], static=False)
+
+
+def test_nodes_that_are_expected_are_waited_for_by_name() -> None:
+    cluster = Cluster([], [node("False")], [node()])
+    assert cluster.settle(quiet=0, nodes=["one"])
+    assert cluster.now == 2
+    with pytest.raises(CheckError, match="Node two: has not registered"):
+        Cluster([node()]).settle(nodes=["one", "two"], timeout=5)
+
+
 # The answer of a dnsmasq to a question for kubernetes.default.svc.cluster.local: one A record, its name a pointer to the question.
 NAME = "kubernetes.default.svc.cluster.local"
 
@@ -356,3 +378,35 @@ def test_an_answer_of_the_cluster_dns_gives_its_addresses() -> None:
 def test_an_answer_that_is_none_says_why(answer: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         checks.dns_addresses(answer)
+
+
+class Shell:
+    """A node that gives one answer to every command."""
+
+    name = address = "one"
+
+    def __init__(self, out: str = "", code: int = 0) -> None:
+        self.result = Result((), code, out, "")
+
+    def run(self, command: str, **_: Any) -> Result:
+        return self.result
+
+    def put_tar(self, *_: Any) -> None: ...
+    def put(self, *_: Any) -> None: ...
+    def get(self, path: str) -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("shell", "says"),
+    [
+        (Shell(base64.b64encode(answered()).decode()), None),
+        (Shell(base64.b64encode(answered(addresses=("10.9.9.9",))).decode()), "is 10.9.9.9"),
+        (Shell(base64.b64encode(answered(code=3, addresses=())).decode()), "no such name"),
+        (Shell("", 124), "no answer came"),
+        (Shell("", 127), None),
+    ],
+)
+def test_dns_is_asked_from_a_node(shell: Shell, says: str | None) -> None:
+    problem = checks.dns_problem(shell, "10.96.0.10", NAME, expected="10.96.0.1")
+    assert problem is None if says is None else says in str(problem)

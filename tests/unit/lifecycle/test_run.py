@@ -19,6 +19,7 @@ from harness.nodes import Login, Machine
 from harness.oci.layer import scan, write_layer
 from harness.oci.model import Platform
 from harness.oci.store import Store
+from harness.runtimes.kubeadm import Kubeadm
 from harness.runtimes.pki import Pki
 from tests.unit.lifecycle.standin import StandIn
 
@@ -145,6 +146,23 @@ def test_a_network_of_the_image_starts_before_the_nodes_are_waited_for(store: St
     assert prepared(store).cluster.own_network
 
 
+def test_the_network_comes_first_and_other_addons_when_a_node_is_ready(store: Store) -> None:
+    build(
+        store,
+        files={"etc/slipway.yaml": FACTS, "etc/addons/network.yaml": "cidr: {{ PodCIDR }}", "etc/addons/dns.yaml": "ip: {{ DNSSvcIP }}"},
+    )
+    setup = prepared(store)
+    applied: list[dict[str, str]] = []
+    setup.runtime.finish = applied.append  # type: ignore[method-assign, assignment]
+    setup.runtime.apply = lambda addons, timeout: applied.append(dict(addons))  # type: ignore[method-assign]
+    plan = {step.id: step for step in run.plan(setup)}
+    plan["finish-cluster"].action(setup.first)
+    plan["start-addons"].action(setup.first)
+    assert applied == [{"network.yaml": "cidr: 100.64.0.0/10"}, {"dns.yaml": "ip: 10.96.0.10"}]
+    order = list(plan)
+    assert order.index("finish-cluster") < order.index("start-addons") < order.index("wait-for-nodes")
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
@@ -256,6 +274,7 @@ def test_a_command_that_was_launched_is_known_by_image_command_and_environment(s
 
     def inputs(**changes: Any) -> str:
         setup = prepared(store, **changes)
+        assert isinstance(setup.runtime, Kubeadm)
         setup.runtime._pki = KEYS
         step = next(step for step in run.plan(setup) if step.id == "launch-1")
         assert step.inputs is not None

@@ -224,6 +224,16 @@ def test_cluster_wide_phases_run_once_and_each_master_is_marked() -> None:
     assert all("mark-control-plane" in said for said in (first, *others))
 
 
+def test_addons_are_applied_once_a_node_takes_pods_and_not_for_ever_waited_for() -> None:
+    of = cluster(1)
+    kubeadm = Kubeadm(of)
+    kubeadm.apply({"dns.yaml": "kind: Deployment"}, timeout=5)
+    waiting = next(index for index, command in enumerate(machine(of.masters[0]).commands) if "get nodes" in command)
+    applying = next(index for index, command in enumerate(machine(of.masters[0]).commands) if "apply" in command)
+    assert waiting < applying
+    assert machine(of.masters[0]).files["/var/lib/slipway/addons/dns.yaml"][0] == b"kind: Deployment"
+
+
 def test_an_image_without_a_dns_of_its_own_gets_kubeadms() -> None:
     of = cluster(1, own_dns=False)
     kubeadm = Kubeadm(of)
