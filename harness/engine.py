@@ -86,6 +86,7 @@ def _has_package(name: str) -> bool:
 def _spawn() -> None:
     """Start dockerd by hand, detached from us: there is no service manager that would."""
     STATE.mkdir(parents=True, exist_ok=True)
+    _forget_killed_engine()
     options: list[str] = []
     if not SYSTEM_CONFIG.exists():
         _configure(STATE / "daemon.json")
@@ -93,6 +94,15 @@ def _spawn() -> None:
             options = ["--config-file", str(STATE / "daemon.json")]
     with (STATE / "dockerd.log").open("ab") as output:
         subprocess.Popen(["dockerd", *options], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+
+
+def _forget_killed_engine() -> None:
+    """Remove the pid file of an engine that was killed: another process may have its number by now, and dockerd would not start."""
+    for path in (Path("/var/run/docker.pid"), Path("/var/run/docker/containerd/containerd.pid")):
+        if path.exists():
+            command = Path("/proc", path.read_text().strip() or "0", "comm")
+            if not command.exists() or command.read_text().strip() not in ("dockerd", "containerd"):
+                path.unlink()
 
 
 def _await(seconds: float = 60) -> None:
