@@ -92,7 +92,7 @@ def _explain(error: SlipwayError) -> int:
     if isinstance(error, InputError):
         count = len(error.faults)
         for fault in error.faults:
-            print(_fault(fault), file=sys.stderr)
+            print(fault, file=sys.stderr)
         return _fail(f"{count} fault{'s' if count != 1 else ''} in the input; nothing has been changed", error.exit_code)
     print(f"slipway: {error.message}", file=sys.stderr)
     if error.details:
@@ -100,10 +100,6 @@ def _explain(error: SlipwayError) -> int:
     if error.hint:
         print(f"  hint: {error.hint}", file=sys.stderr)
     return error.exit_code
-
-
-def _fault(fault: Fault) -> str:
-    return str(fault)
 
 
 def _print_json(value: Any) -> None:
@@ -118,15 +114,16 @@ def _wants_json(output: str) -> bool:
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Aligned columns without lines; never wrapped, so that other programs can cut them."""
+    console = Console()
+    if not console.is_terminal:
+        _plain_table(columns, rows)
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, no_wrap=True, overflow="ignore")
     for row in rows:
         table.add_row(*row)
-    console = Console(soft_wrap=False)
-    Console(width=max(console.width, 500) if not console.is_terminal else None).print(table) if console.is_terminal else _plain_table(
-        columns, rows
-    )
+    console.print(table)
 
 
 def _plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -515,8 +512,7 @@ def status(
     from harness.lifecycle import status as states
 
     as_json = _wants_json(output)
-    login = _login(user, port, key, None)
-    found = states.status(name, _machines(masters, login, "--masters"), _machines(nodes, login, "--nodes"))
+    found = states.status(name, *_members(masters, nodes, _login(user, port, key, None)))
     _print_json(found) if as_json else _show_status(found)
 
 
@@ -568,8 +564,7 @@ def check(
     from harness.lifecycle import status as states
 
     as_json = _wants_json(output)
-    login = _login(user, port, key, None)
-    machines = (_machines(masters, login, "--masters"), _machines(nodes, login, "--nodes"))
+    machines = _members(masters, nodes, _login(user, port, key, None))
     if pre:
         if image is None:
             raise UsageError("--pre needs to know what is to run", hint="--image NAME")
@@ -602,8 +597,7 @@ def delete(
     if forget:
         print(f"forgot {name}" if deleting.forget(name) else f"nothing was known of {name}")
         return
-    login = _login(user, port, key, None)
-    machines = (_machines(masters, login, "--masters"), _machines(nodes, login, "--nodes"))
+    machines = _members(masters, nodes, _login(user, port, key, None))
     work = deleting.prepare(name, *machines)
     if not yes:
         print(f"cluster {name} on {', '.join(node.address for node in work.ssh.nodes)}")
@@ -651,6 +645,11 @@ def _machines(texts: Sequence[str] | None, login: Any, option: str) -> tuple[Any
     if faults:
         raise InputError(faults)
     return tuple(Machine(address, login) for address in found)
+
+
+def _members(masters: Sequence[str] | None, nodes: Sequence[str] | None, login: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The masters and the workers that a command line names."""
+    return _machines(masters, login, "--masters"), _machines(nodes, login, "--nodes")
 
 
 def _range(text: str) -> list[str]:

@@ -69,6 +69,8 @@ class Workshop:
         self._stack = contextlib.ExitStack()
         self._tree: Path | None = None
         self._tree_layers = 0
+        self._files: dict[str, Sequence[str]] = {}
+        self._files_layers = 0
 
     def __enter__(self) -> Self:
         return self
@@ -79,8 +81,11 @@ class Workshop:
     # What is there so far
 
     def files(self) -> dict[str, Sequence[str]]:
-        """The merged rootfs: path -> facts, whiteouts applied."""
-        return merged([index(self.store, one) for one in self.layers])
+        """The merged rootfs: path -> facts, whiteouts applied. Asked for with every file of a COPY, so merged once a layer."""
+        if self._files_layers != len(self.layers):
+            self._files = merged([index(self.store, one) for one in self.layers])
+            self._files_layers = len(self.layers)
+        return self._files
 
     def tree(self) -> Path:
         """The merged rootfs as a folder, made when first asked for and kept up to date."""
