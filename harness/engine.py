@@ -70,17 +70,16 @@ def _start(reason: str) -> None:
                 "no Docker engine is installed", hint="install Docker 20.10 or newer; on Debian and Ubuntu this is done for you"
             )
         _configure(SYSTEM_CONFIG)
-        packages.install("docker.io", "docker-cli" if _has_package("docker-cli") else "docker.io", "iptables", "ca-certificates")
+        packages.install("docker.io", "iptables", "ca-certificates")
+        if shutil.which("docker") is None:
+            # Newer releases keep the command apart; kind needs it.
+            packages.install("docker-cli")
     with log.step("start the Docker engine"):
         if Path("/run/systemd/system").is_dir():
             process.run(["systemctl", "start", "docker"])
         elif _reach(10)[0] is None:
             _spawn()
         _await()
-
-
-def _has_package(name: str) -> bool:
-    return bool(process.run(["apt-cache", "show", name], check=False).stdout.strip())
 
 
 def _spawn() -> None:
