@@ -1,4 +1,4 @@
-"""Every error that a user can meet: what is wrong, why, and what to do next. Caught once, in ``cli.py``."""
+"""Every error that a user can meet: what is wrong, why, and what to do next. Caught once, in ``cli``."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.cli import clusters
 from harness.errors import InputError
 
 
@@ -27,13 +28,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_addresses_lists_and_ranges(text: str, addresses: list[str]) -> None:
-    found = cli._machines([text], cli._login("root", 22, None, None), "--masters")
+    found = clusters._machines([text], clusters._login("root", 22, None, None), "--masters")
     assert [machine.address for machine in found] == addresses
 
 
 def test_every_wrong_address_is_named() -> None:
     with pytest.raises(InputError) as caught:
-        cli._machines(["10.0.0.300", "10.0.0.9-10.0.0.1,10.0.0.2"], cli._login("root", 22, None, None), "--nodes")
+        clusters._machines(["10.0.0.300", "10.0.0.9-10.0.0.1,10.0.0.2"], clusters._login("root", 22, None, None), "--nodes")
     assert [fault.where for fault in caught.value.faults] == ["--nodes 10.0.0.300", "--nodes 10.0.0.9-10.0.0.1"]
 
 
@@ -85,7 +86,7 @@ def test_a_fault_of_ours_is_no_traceback(home: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_password_on_the_command_line_is_warned_about(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli._login("root", 22, None, "secret")
+    clusters._login("root", 22, None, "secret")
     assert "stays in the history of your shell" in capsys.readouterr().err
 
 

@@ -1,0 +1,92 @@
+"""The command line ``slipway``: one small function a verb, in one file a theme. The only place that prints results or ends the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from harness import log
+from harness.cli import build, clusters, images, nodes  # noqa: F401 -- they add their verbs, in this order
+from harness.cli.terminal import app
+from harness.errors import InputError, SlipwayError
+
+# The base of what the parser raises, in click itself or in the copy of it that newer releases of typer carry.
+_WrongUsage: type[Any] = typer.BadParameter.__mro__[2]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    sys.exit(execute(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def execute(arguments: list[str]) -> int:
+    """Run a command line; the exit code. Everything that fails is said here, once, and never as a traceback."""
+    # A service manager's stop is as good a reason to clean up as Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        found = app(arguments, standalone_mode=False, prog_name="slipway")
+    except _WrongUsage as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        found = 130
+    except SlipwayError as error:
+        return _explain(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _explain(SlipwayError(f"{error.filename or 'system'}: {error.strerror or error}"))
+    except Exception as error:  # a user never sees a traceback; --verbose shows where it was
+        if log.is_verbose():
+            raise
+        return _explain(
+            SlipwayError(
+                f"this should not have happened: {type(error).__name__}: {error}",
+                hint="run it again with --verbose and report what it says",
+            )
+        )
+    if found == 130:
+        return _fail("interrupted; what was begun has been removed, the same command can be run again", 130)
+    return int(found or 0)
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"slipway: {text}", file=sys.stderr)
+    return code
+
+
+def _explain(error: SlipwayError) -> int:
+    if isinstance(error, InputError):
+        count = len(error.faults)
+        for fault in error.faults:
+            print(fault, file=sys.stderr)
+        return _fail(f"{count} fault{'s' if count != 1 else ''} in the input; nothing has been changed", error.exit_code)
+    print(f"slipway: {error.message}", file=sys.stderr)
+    if error.details:
+        print(textwrap.indent(error.details.rstrip(), "    "), file=sys.stderr)
+    if error.hint:
+        print(f"  hint: {error.hint}", file=sys.stderr)
+    return error.exit_code
+
+
+@app.callback()
+def _common(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show results and errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every command and request.")] = False,
+) -> None:
+    log.setup(quiet=quiet, verbose=verbose)
+
+
+@app.command()
+def version() -> None:
+    """Show the version."""
+    from importlib import metadata
+
+    print(f"slipway {metadata.version('slipway')}")

@@ -1,0 +1,111 @@
+"""Making CloudImages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness import log
+from harness.cli.terminal import Json, app, existing, one_of, pairs, print_json, wants_json
+from harness.errors import UsageError
+from harness.oci.store import Store
+
+
+@app.command()
+def build(
+    context: Annotated[Path, typer.Argument(help="The folder that COPY and APP take files from.", show_default=False)],
+    tag: Annotated[
+        str | None, typer.Option("--tag", "-t", help="The name of the image.  [default: the folder's name]", show_default=False)
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="The Kubefile.  [default: CONTEXT/Kubefile]", show_default=False)
+    ] = None,
+    platform: Annotated[
+        str | None, typer.Option(help="What the image is for, as linux/arm64.  [default: this machine]", show_default=False)
+    ] = None,
+    build_arg: Annotated[
+        list[str] | None, typer.Option("--build-arg", help="A value for an ARG.", metavar="NAME=VALUE", show_default=False)
+    ] = None,
+    image_list: Annotated[Path | None, typer.Option(help="A file with more container images, one a line.", show_default=False)] = None,
+    discover: Annotated[
+        str, typer.Option(help="How container images are found: pulled (by running), declared (by reading), or both.")
+    ] = "pulled,declared",
+    cluster: Annotated[str, typer.Option(help="What runs the image to discover: kind or container.")] = "kind",
+    settle: Annotated[float, typer.Option(help="Seconds without change after which workloads count as settled.")] = 5,
+    timeout: Annotated[float, typer.Option(help="Seconds that workloads may take to become ready.")] = 600,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do every step again.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the throw-away cluster running, to look into it.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only read the Kubefile and show what would be done.")] = False,
+    output: Json = "text",
+) -> None:
+    """Build a CloudImage from a Kubefile: layers, and every container image that a run of it pulls."""
+    from harness import build as building
+    from harness.oci.model import Platform
+
+    as_json = wants_json(output)
+    one_of(cluster, building.CLUSTERS, "--cluster")
+    modes = tuple(sorted({one_of(mode.strip(), ("pulled", "declared"), "--discover") for mode in discover.split(",") if mode.strip()}))
+    options = building.Options(
+        context=existing(context), tag=tag or context.resolve().name, file=file, platform=platform or str(Platform.host()),
+        build_args=pairs(build_arg or [], "--build-arg"), image_list=existing(image_list) if image_list else None,
+        cluster=cluster, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
+    )  # fmt: skip
+    _platform(options.platform)
+    if check:
+        plan = building.check(options)
+        print_json(plan) if as_json else _show_plan(plan)
+        return
+    built = building.build(options, Store.default())
+    if as_json:
+        from harness import cloudimage
+
+        print_json(
+            {
+                **cloudimage.describe(built.image),
+                "cached": built.cached,
+                "booted": built.booted,
+                "undeclared": built.undeclared,
+                "unpulled": built.unpulled,
+            }
+        )
+        return
+    _show_built(built, options.tag)
+
+
+def _platform(text: str) -> None:
+    from harness.oci.model import Platform
+
+    try:
+        Platform.parse(text)
+    except ValueError as error:
+        raise UsageError(f"--platform {text}: {error}") from error
+
+
+def _show_built(built: Any, tag: str) -> None:
+    part = built.image.platforms[0]
+    name = built.image.name or tag
+    print(f"{name}  {built.image.digest}")
+    kubernetes = f", Kubernetes {part.info.kubernetes}" if part.info.kubernetes else ""
+    print(f"  {log.size(built.image.size)}, {len(part.images.images)} container images, {part.info.type} image{kubernetes}")
+    for image in built.undeclared:
+        print(f"  pulled, but declared in no file: {image}")
+    for image in built.unpulled:
+        print(f"  declared, but not pulled by the run: {image}")
+    if built.cached:
+        print("  nothing had changed")
+
+
+def _show_plan(plan: Mapping[str, Any]) -> None:
+    print(f"base      {plan['base']}")
+    print(f"platform  {plan['platform']}")
+    for step in plan["steps"]:
+        print(f"{step['line']:>8}  {step['text']}")
+    for application in plan["apps"]:
+        print(f"app       {application['name']} ({application['kind']})")
+    for command in plan["launch"]:
+        print(f"launch    {command}")
+    for image in plan["images"]:
+        print(f"image     {image if isinstance(image, str) else image['name']}")

@@ -1,0 +1,246 @@
+"""Clusters on machines."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness import log
+from harness.cli.terminal import Json, Yes, app, existing, pairs, plain, print_json, short, table, wants_json
+from harness.errors import Fault, InputError, UsageError
+from harness.oci.store import Store
+
+
+@app.command()
+def run(
+    image: Annotated[str, typer.Argument(help="The CloudImage.", show_default=False)],
+    masters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--masters", "--master", "-m", help="Addresses, or ranges as 10.0.0.1-10.0.0.3.", metavar="IP[,IP...]", show_default=False
+        ),
+    ] = None,
+    nodes: Annotated[
+        list[str] | None,
+        typer.Option("--nodes", "--node", "-n", help="Addresses of the workers.", metavar="IP[,IP...]", show_default=False),
+    ] = None,
+    user: Annotated[str, typer.Option("--user", "-u", help="Who we are on the machines: root, or somebody with sudo.")] = "root",
+    key: Annotated[
+        Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent's and yours]", show_default=False)
+    ] = None,
+    passwd: Annotated[str | None, typer.Option("--passwd", "-p", help="The SSH password; - asks for it.", show_default=False)] = None,
+    port: Annotated[int, typer.Option(help="The SSH port.")] = 22,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", "-e", help="A value for the image's templates.", metavar="NAME=VALUE", show_default=False)
+    ] = None,
+    cmds: Annotated[list[str] | None, typer.Option("--cmds", help="A launch command in place of the image's.", show_default=False)] = None,
+    name: Annotated[str, typer.Option(help="The name of the cluster.")] = "default",
+    timeout: Annotated[float, typer.Option(help="Seconds that workloads may take to become ready.")] = 600,
+    plan: Annotated[bool, typer.Option("--plan", help="Show the steps and touch nothing.")] = False,
+    output: Json = "text",
+) -> None:
+    """Make machines a cluster that runs the image. The same command again finishes what was interrupted."""
+    from harness.lifecycle import plan as planning
+    from harness.lifecycle import run as running
+
+    as_json = wants_json(output)
+    login = _login(user, port, key, passwd)
+    options = running.Options(
+        image=image, masters=_machines(masters, login, "--masters"), nodes=_machines(nodes, login, "--nodes"), name=name,
+        env=pairs(env or [], "--env"), commands=tuple(cmds) if cmds else None, timeout=timeout,
+    )  # fmt: skip
+    if plan:
+        described = planning.describe(running.plan(running.prepare(options, Store.default())))
+        if as_json:
+            print_json(described)
+        else:
+            table(("STEP", "WHERE", "WHAT"), [(step["id"], ",".join(step["nodes"]) or "here", step["title"]) for step in described])
+        return
+    summary = running.run(options, Store.default())
+    if as_json:
+        print_json(plain(summary))
+        return
+    print(
+        f"cluster {summary.name} runs {summary.image} on {len(summary.masters) + len(summary.nodes)} nodes, Kubernetes {summary.kubernetes}"
+    )
+    print(f"  made in {log.duration(summary.seconds)}; the longest steps:")
+    for step in sorted((one for one in log.finished if one.seconds), key=lambda one: -(one.seconds or 0))[:5]:
+        print(f"    {log.duration(step.seconds or 0):>10}  {step.title}")
+    print(f"  kubectl --kubeconfig {summary.kubeconfig} get pods -A")
+    print("  slipway status" + (f" {summary.name}" if summary.name != "default" else ""))
+
+
+Name = Annotated[str, typer.Argument(help="The cluster.")]
+Masters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--masters", "--master", "-m", help="Its masters, when this machine knows nothing of it.", metavar="IP[,IP...]", show_default=False
+    ),
+]
+Nodes = Annotated[list[str] | None, typer.Option("--nodes", "--node", "-n", help="Its workers.", metavar="IP[,IP...]", show_default=False)]
+User = Annotated[str, typer.Option("--user", "-u", help="Who we are on the machines.")]
+Key = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.", show_default=False)]
+Port = Annotated[int, typer.Option(help="The SSH port.")]
+
+
+@app.command()
+def status(
+    name: Name = "default",
+    masters: Masters = None,
+    nodes: Nodes = None,
+    user: User = "root",
+    key: Key = None,
+    port: Port = 22,
+    output: Json = "text",
+) -> None:
+    """Show how a cluster is."""
+    from harness.lifecycle import status as states
+
+    as_json = wants_json(output)
+    found = states.status(name, *_members(masters, nodes, _login(user, port, key, None)))
+    print_json(found) if as_json else _show_status(found)
+
+
+def _show_status(found: Mapping[str, Any]) -> None:
+    health = "healthy" if found["healthy"] else "not healthy"
+    print(f"{found['name']}  {health}, Kubernetes {found['kubernetes'] or 'does not answer'}")
+    if found["image"]:
+        print(f"image  {found['image']}  {short(found['digest'])}")
+    serving = sum(one["active"] for one in found["registry"])
+    counts = [f"{counted['ready']} of {counted['total']} {kind}s" for kind, counted in found["workloads"].items()]
+    print(f"ready  {', '.join(counts) or 'nothing'}; {serving} of {len(found['registry'])} registries\n")
+    table(
+        ("NODE", "ADDRESS", "ROLES", "READY", "VERSION", "RUNTIME"),
+        [
+            (
+                one["name"],
+                one["address"] or "-",
+                ",".join(one["roles"]),
+                "yes" if one["ready"] else "no",
+                one["version"] or "-",
+                one["runtime"] or "-",
+            )
+            for one in found["nodes"]
+        ],
+    )
+    for problem in found["notReady"]:
+        print(f"\n{problem['object']}: {problem['reason']}")
+        for line in (*problem["events"], *problem["log"]):
+            print(f"    {line}")
+    for one in found["unreachable"]:
+        print(f"\n{one['address']}: {one['reason']}")
+
+
+@app.command()
+def check(
+    name: Name = "default",
+    masters: Masters = None,
+    nodes: Nodes = None,
+    user: User = "root",
+    key: Key = None,
+    port: Port = 22,
+    pre: Annotated[bool, typer.Option("--pre", help="Look whether machines are fit to become a cluster; changes nothing.")] = False,
+    image: Annotated[str | None, typer.Option(help="With --pre: the image that is to run.", show_default=False)] = None,
+    output: Json = "text",
+) -> None:
+    """Check a running cluster, or with --pre machines that are to become one. Ends with 7 when something does not hold."""
+    from harness.errors import CheckError
+    from harness.lifecycle import run as running
+    from harness.lifecycle import status as states
+
+    as_json = wants_json(output)
+    machines = _members(masters, nodes, _login(user, port, key, None))
+    if pre:
+        if image is None:
+            raise UsageError("--pre needs to know what is to run", hint="--image NAME")
+        running.check(running.Options(image=image, masters=machines[0], nodes=machines[1], name=name), Store.default())
+        print_json({"fit": True}) if as_json else print("the machines are fit")
+        return
+    found = states.status(name, *machines)
+    print_json(found) if as_json else _show_status(found)
+    if not found["healthy"]:
+        count = len(found["notReady"]) + len(found["unreachable"])
+        raise CheckError(f"the cluster {name} is not healthy: {count or 'some'} things do not hold")
+
+
+@app.command()
+def delete(
+    name: Name = "default",
+    masters: Masters = None,
+    nodes: Nodes = None,
+    user: User = "root",
+    key: Key = None,
+    port: Port = 22,
+    forget: Annotated[bool, typer.Option("--forget", help="Only forget it here: its machines are gone.")] = False,
+    yes: Yes = False,
+    output: Json = "text",
+) -> None:
+    """Take a cluster off its machines and leave them as they were found. Data of its applications is lost."""
+    from harness.lifecycle import delete as deleting
+
+    as_json = wants_json(output)
+    if forget:
+        print(f"forgot {name}" if deleting.forget(name) else f"nothing was known of {name}")
+        return
+    machines = _members(masters, nodes, _login(user, port, key, None))
+    work = deleting.prepare(name, *machines)
+    if not yes:
+        print(f"cluster {name} on {', '.join(node.address for node in work.ssh.nodes)}")
+        typer.confirm("Delete it, with all data of its applications?", abort=True)
+    done = deleting.delete(name, *machines)
+    if as_json:
+        print_json(plain(done))
+        return
+    print(f"deleted {name}: {len(done.cleaned)} machines cleaned, {len(done.untouched)} untouched, {len(done.unreachable)} not reached")
+    for address, reason in done.unreachable.items():
+        print(f"  {address}: {reason}")
+
+
+def _login(user: str, port: int, key: Path | None, passwd: str | None) -> Any:
+    from harness.nodes import Login
+
+    password = passwd
+    if passwd == "-":  # noqa: S105 -- ask for it
+        password = typer.prompt("SSH password", hide_input=True)
+    elif passwd is None:
+        password = os.environ.get("SLIPWAY_SSH_PASSWORD")
+    else:
+        log.warning("--passwd stays in the history of your shell; write --passwd - to be asked, or set SLIPWAY_SSH_PASSWORD")
+    return Login(user=user, port=port, key=existing(key) if key else None, password=password)
+
+
+def _machines(texts: Sequence[str] | None, login: Any, option: str) -> tuple[Any, ...]:
+    """Addresses, comma lists and ranges as machines. Raises InputError with every address that is none."""
+    from harness.nodes import Machine
+
+    faults: list[Fault] = []
+    found: list[str] = []
+    for text in (part.strip() for one in texts or () for part in one.split(",")):
+        try:
+            found += _range(text)
+        except ValueError as error:
+            faults.append(Fault(f"{option} {text}", str(error)))
+    if faults:
+        raise InputError(faults)
+    return tuple(Machine(address, login) for address in found)
+
+
+def _members(masters: Sequence[str] | None, nodes: Sequence[str] | None, login: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The masters and the workers that a command line names."""
+    return _machines(masters, login, "--masters"), _machines(nodes, login, "--nodes")
+
+
+def _range(text: str) -> list[str]:
+    first, dash, last = text.partition("-")
+    begin = ipaddress.ip_address(first.strip())
+    if not dash:
+        return [str(begin)]
+    end = ipaddress.ip_address(last.strip())
+    if begin.version != end.version or not 0 <= int(end) - int(begin) < 1024:
+        raise ValueError("not a range of addresses")
+    return [str(begin + step) for step in range(int(end) - int(begin) + 1)]

@@ -1,0 +1,81 @@
+"""Machines to run clusters on, and the engine of this one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from harness.cli.terminal import Json, Yes, engine_app, nodes_app, one_of, print_json, table, wants_json
+from harness.oci.store import Store
+
+
+@nodes_app.command("up")
+def nodes_up(
+    masters: Annotated[int, typer.Option("--masters", "-m", min=0, help="How many are to be masters.")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", "-n", min=0, help="How many are to be workers.")] = 0,
+    name: Annotated[str, typer.Option(help="The name of the group.")] = "default",
+    provider: Annotated[str, typer.Option(help="What makes them: container.")] = "container",
+    output: Json = "text",
+) -> None:
+    """Boot machines on a network without a way out, ready for `slipway run`."""
+    as_json = wants_json(output)
+    group = _provider(provider).up(name, masters, nodes)
+    _show_group(group, as_json)
+
+
+@nodes_app.command("down")
+def nodes_down(name: Annotated[str, typer.Argument()] = "default", provider: Annotated[str, typer.Option()] = "container") -> None:
+    """Remove a group of machines, their disks, network and keys."""
+    print(f"removed {name}" if _provider(provider).down(name) else f"there were no nodes named {name}")
+
+
+@nodes_app.command("list")
+def nodes_list(provider: Annotated[str, typer.Option()] = "container", output: Json = "text") -> None:
+    """List the machines that exist."""
+    groups = _provider(provider).list()
+    if wants_json(output):
+        print_json([_group_json(group) for group in groups])
+        return
+    table(
+        ("GROUP", "NAME", "ROLE", "ADDRESS"),
+        [(group.name, made.name, made.role, made.address) for group in groups for made in group.members],
+    )
+
+
+def _provider(name: str) -> Any:
+    from harness import engine
+    from harness.images import Builder, bundled
+    from harness.nodes.container import IMAGE, ContainerProvider
+    from harness.oci.reference import Reference
+
+    one_of(name, ("container",), "--provider")
+    client = engine.connect()
+    Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(IMAGE))
+    return ContainerProvider(client)
+
+
+def _group_json(group: Any) -> dict[str, Any]:
+    members = [{"name": made.name, "address": made.address, "role": made.role} for made in group.members]
+    return {"name": group.name, "provider": group.provider, "user": group.login.user, "key": str(group.login.key), "nodes": members}
+
+
+def _show_group(group: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(_group_json(group))
+        return
+    table(("NAME", "ROLE", "ADDRESS"), [(made.name, made.role, made.address) for made in group.members])
+    masters = ",".join(machine.address for machine in group.masters)
+    workers = ",".join(machine.address for machine in group.nodes)
+    print(f"\nkey  {group.login.key}\n")
+    print(f"slipway run IMAGE --masters {masters}" + (f" --nodes {workers}" if workers else "") + f" --user root --key {group.login.key}")
+
+
+@engine_app.command("repair")
+def engine_repair(yes: Yes = False) -> None:
+    """Restart the running engine with a runtime for machines that lack capabilities. Containers are stopped by that."""
+    from harness import engine
+
+    if not yes:
+        typer.confirm("This restarts the Docker engine and stops what runs in it. Go on?", abort=True)
+    engine.repair()

@@ -1,0 +1,101 @@
+"""What the verbs share: the program and its groups of verbs, common options, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness.errors import Fault, InputError, UsageError
+
+HELP = """Builds, tests, shares and runs cluster images: a whole distributed application, Kubernetes included, in one OCI artifact.
+
+\b
+  slipway build -t web kubefiles/web                     build a CloudImage
+  slipway inspect web                                    what is in it
+  slipway run web --masters 10.0.0.1 --nodes 10.0.0.2    make a cluster that runs it
+"""
+
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+nodes_app = typer.Typer(help="Make machines to run clusters on.", no_args_is_help=True)
+engine_app = typer.Typer(help="The Docker engine of this machine.", no_args_is_help=True)
+app.add_typer(nodes_app, name="nodes")
+app.add_typer(engine_app, name="engine")
+
+Json = Annotated[str, typer.Option("--output", "-o", help="text, or json for machines.", metavar="text|json", show_default=False)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def wants_json(output: str) -> bool:
+    if output not in ("text", "json"):
+        raise UsageError(f"--output {output}: not a format", hint="text or json")
+    return output == "json"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Aligned columns without lines; never wrapped, so that other programs can cut them."""
+    console = Console()
+    if not console.is_terminal:
+        _plain_table(columns, rows)
+        return
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        drawn.add_column(column, no_wrap=True, overflow="ignore")
+    for row in rows:
+        drawn.add_row(*row)
+    console.print(drawn)
+
+
+def _plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    lines = [list(columns), *(list(row) for row in rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def pairs(values: Sequence[str], option: str) -> dict[str, str]:
+    """``K=V`` options as a mapping. Raises InputError for one without a name or a value."""
+    faults = [
+        Fault(f"{option} {value}", "not NAME=VALUE") for value in values if not value.partition("=")[1] or not value.partition("=")[0]
+    ]
+    if faults:
+        raise InputError(faults)
+    return {name: value for name, _, value in (value.partition("=") for value in values)}
+
+
+def short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
+
+
+def one_of(value: str, known: Iterable[str], option: str) -> str:
+    if value not in known:
+        raise UsageError(f"{option} {value}: not known", hint=f"one of {', '.join(known)}")
+    return value
+
+
+def existing(path: Path) -> Path:
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder")
+    return path
+
+
+def plain(value: Any) -> Any:
+    """A dataclass as JSON values; paths as text."""
+    import dataclasses
+
+    return json.loads(json.dumps(dataclasses.asdict(value), default=str))
