@@ -30,8 +30,9 @@ from harness.cloudimage import Blob, EmbeddedImage, ImageSet
 from harness.errors import BuildError, SlipwayError
 from harness.oci.model import DOCKER_CONFIG, INDEXES, MANIFESTS, OCI_CONFIG, Descriptor, Platform
 from harness.oci.reference import Reference
-from harness.oci.remote import ACCEPT, Manifest, RemoteError
+from harness.oci.remote import ACCEPT, Manifest
 from harness.oci.store import Store
+from harness.oci.trouble import RemoteError
 from harness.sources import Content, Fetcher, LayoutSource, RemoteSource, Source, Stream, descriptors
 
 __all__ = ["LayoutSource", "Proxy", "Pulled", "RemoteSource", "Source", "Stream", "as_asked", "collect"]

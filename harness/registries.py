@@ -49,6 +49,8 @@ class Endpoint:
     reference: Reference
     insecure: bool = False
     mirror: bool = False
+    plain: bool = False
+    """Only over plain HTTP."""
 
     @property
     def host(self) -> str:
@@ -67,7 +69,9 @@ class Endpoint:
 
     @property
     def base_urls(self) -> tuple[str, ...]:
-        """In the order of trying. Plain HTTP only where the file says ``insecure = true``, and there after HTTPS."""
+        """In the order of trying. Plain HTTP only where the file says ``insecure = true``, and there after HTTPS, or where asked for."""
+        if self.plain:
+            return (f"http://{self.host}",)
         return (f"https://{self.host}", f"http://{self.host}") if self.insecure else (f"https://{self.host}",)
 
 
@@ -123,6 +127,12 @@ class Registries:
 
     rules: tuple[Registry, ...] = ()
     certificate_folders: tuple[Path, ...] = ()
+    plain: bool = False
+    """Every registry is asked over plain HTTP, because the command line says so."""
+    insecure: bool = False
+    """As ``insecure = true`` for every registry, because the command line says so."""
+    extra: Certificates = Certificates()
+    """Certificates that the command line names, for every registry."""
 
     def rule(self, reference: Reference) -> Registry | None:
         """The table with the longest prefix that matches."""
@@ -138,7 +148,7 @@ class Registries:
         """
         rule = self.rule(reference)
         if rule is None:
-            return (Endpoint(reference),)
+            return (Endpoint(reference, self.insecure, plain=self.plain),)
         if rule.blocked:
             raise StoreError(f"{reference} is blocked by {rule.source}", hint=f"the table with prefix {rule.prefix!r} has blocked = true")
         covered = rule.match(str(reference)) or 0
@@ -148,14 +158,15 @@ class Registries:
             if mirror.serves(reference)
         ]
         own = _rewrite(reference, covered, rule.location) if rule.location else reference
-        return (*mirrors, Endpoint(own, rule.insecure))
+        return (*mirrors, Endpoint(own, rule.insecure or self.insecure, plain=self.plain))
 
     def certificates(self, host: str) -> Certificates:
         """The files for ``host[:port]`` from every certs.d folder, by the rules of containers-certs.d(5)."""
         folders = [folder / host for folder in self.certificate_folders if (folder / host).is_dir()]
         authorities = [path for folder in folders for path in sorted(folder.glob("*.crt"))]
         certificates = [path for folder in folders for path in sorted(folder.glob("*.cert"))]
-        return Certificates(tuple(authorities), tuple((path, path.with_suffix(".key")) for path in certificates))
+        pairs = tuple((path, path.with_suffix(".key")) for path in certificates)
+        return Certificates((*authorities, *self.extra.authorities), (*pairs, *self.extra.clients))
 
 
 def load(path: Path | None = None) -> Registries:

@@ -15,8 +15,9 @@ from typing import Protocol, Self
 from harness.errors import SlipwayError, StoreError
 from harness.oci.model import Descriptor
 from harness.oci.reference import Reference
-from harness.oci.remote import ACCEPT, Client, Manifest, RemoteError, check_manifest
+from harness.oci.remote import ACCEPT, Client, Manifest, check_manifest
 from harness.oci.store import Store
+from harness.oci.trouble import RemoteError
 
 CHUNK = 1 << 20
 """Bytes moved at a time; also what each running transfer holds in memory."""

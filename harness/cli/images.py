@@ -125,11 +125,11 @@ def rmi(names: Annotated[list[str], typer.Argument(show_default=False)]) -> None
 def prune(
     cache: Annotated[bool, typer.Option("--cache", help="Also forget build steps and discoveries.")] = False, output: Json = "text"
 ) -> None:
-    """Remove what no image and no cached build step needs."""
+    """Remove what no image and no cached build step needs, and what pulls that were cut short have left."""
     store = Store.default()
     if cache:
         store.forget()
-    freed = store.collect()
+    freed = store.collect(unfinished=True)
     if wants_json(output):
         print_json(freed._asdict())
     else:

@@ -101,6 +101,8 @@ class Descriptor:
     size: int
     annotations: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     platform: Platform | None = None
+    artifact_type: str = ""
+    """What a referrer is (a signature, an SBOM); empty for anything else."""
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
@@ -108,6 +110,8 @@ class Descriptor:
             value["annotations"] = dict(self.annotations)
         if self.platform:
             value["platform"] = self.platform.to_json()
+        if self.artifact_type:
+            value["artifactType"] = self.artifact_type
         return value
 
     @classmethod
@@ -121,6 +125,7 @@ class Descriptor:
                 size=int(value["size"]),
                 annotations={str(key): str(text) for key, text in (value.get("annotations") or {}).items()},
                 platform=Platform.from_json(platform) if platform else None,
+                artifact_type=str(value.get("artifactType") or ""),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as wrong:
             raise ValueError(f"not a descriptor: {value!r}") from wrong

@@ -2,6 +2,7 @@
 
 oci-layout  index.json  blobs/sha256/<hex>      the OCI image layout
 tmp/                                            blobs being written; renamed into place when verified
+partial/<hex>                                   blobs being fetched, with a lock; what a killed fetch had got stays
 cache/<kind>/<key>.json                         records of work done (steps, discoveries)
 lock                                            flock: one writer of index.json at a time
 lease                                           flock: shared by those who write or use blobs, exclusive for collect()
@@ -31,6 +32,9 @@ from harness.oci.reference import Reference
 CHUNK = 1 << 20
 """Bytes held in memory at a time when a blob is copied."""
 
+UNFINISHED = "unfinished"
+"""The kind of the records that keep what a pull or load has fetched until it has a name. Their key is the image's digest in hex."""
+
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _SHORT = re.compile(r"[0-9a-f]{7,64}")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,200}")
@@ -43,6 +47,16 @@ class Collected(NamedTuple):
     blobs: int
     bytes: int
     busy: bool = False
+
+
+class MismatchError(StoreError):
+    """What came is not what was to come. ``resumed``: a part of it was left by an earlier try."""
+
+    def __init__(self, expected: str, found: str, size: int, *, resumed: bool = False) -> None:
+        super().__init__(
+            f"{size} bytes that should be {expected} are {found}", hint="the transfer was cut short or changed on its way; try again"
+        )
+        self.resumed = resumed
 
 
 class BlobWriter:
@@ -78,6 +92,62 @@ class BlobWriter:
         self._file.close()
 
 
+class PartialBlob:
+    """A blob being fetched, of which ``size`` bytes are here already. Feed it the rest with write()."""
+
+    def __init__(self, path: Path, disk: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self.path = path
+        self._disk = disk
+        with disk():
+            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b", buffering=0)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+                self._hash = hashlib.sha256()
+                self.size = 0
+                # With what an earlier try left; its bytes count only when the digest of the whole is right.
+                while chunk := self._file.read(CHUNK):
+                    self._hash.update(chunk)
+                    self.size += len(chunk)
+                self.resumed = self.size > 0
+            except BaseException:
+                self._file.close()
+                raise
+
+    @property
+    def digest(self) -> str:
+        return "sha256:" + self._hash.hexdigest()
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Raises StoreError when the disk refuses."""
+        rest = memoryview(data)
+        with self._disk():
+            while rest:
+                done = self._file.write(rest)
+                # Only what is on disk counts: a full disk may take a part.
+                self._hash.update(rest[:done])
+                self.size += done
+                rest = rest[done:]
+        return len(data)
+
+    def restart(self) -> None:
+        """Forget what there is."""
+        with self._disk():
+            self._file.seek(0)
+            self._file.truncate()
+        self._hash, self.size, self.resumed = hashlib.sha256(), 0, False
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process has finished or removed the file while we waited for it."""
+        try:
+            return self.path.stat().st_ino != os.fstat(self._file.fileno()).st_ino
+        except FileNotFoundError:
+            return True
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class Store:
     """The OCI image layout under ``root``, made when it is not there. Safe for several processes and threads at once.
 
@@ -88,10 +158,11 @@ class Store:
         self.root = root.absolute()
         self._blobs = self.root / "blobs" / "sha256"
         self._tmp = self.root / "tmp"
+        self._partial = self.root / "partial"
         self._index = self.root / "index.json"
         self._held = threading.local()
         with self._disk():
-            for folder in (self._blobs, self._tmp, self.root / "cache"):
+            for folder in (self._blobs, self._tmp, self._partial, self.root / "cache"):
                 folder.mkdir(parents=True, exist_ok=True)
             if not self._index.exists() or not (self.root / "oci-layout").exists():
                 self._begin()
@@ -176,10 +247,7 @@ class Store:
             try:
                 yield blob
                 if expected not in (None, blob.digest):
-                    raise StoreError(
-                        f"{blob.size} bytes that should be {expected} are {blob.digest}",
-                        hint="the transfer was cut short or changed on its way; try again",
-                    )
+                    raise MismatchError(str(expected), blob.digest, blob.size)
                 with self._disk():
                     blob.flush()
                     # Over an existing blob too: the new one is verified, the old one may have been damaged since.
@@ -187,6 +255,41 @@ class Store:
             finally:
                 blob.close()
                 blob.path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def partial(self, digest: str, size: int) -> Iterator[PartialBlob | None]:
+        """Go on with fetching a blob: what an earlier try got is there. None when the blob is in the store by now.
+
+        It appears when the block ends well and its digest is right; when it is wrong nothing is kept (StoreError); when the block
+        fails, what was written stays for the next try. Another thread or process that fetches the same blob is waited for. The
+        file is not yet safe from a power cut: settle() makes it so.
+        """
+        path = self._partial / self.path(digest).name
+        with self.using(), contextlib.ExitStack() as stack:
+            while True:
+                part = PartialBlob(path, self._disk)
+                if not part.lost:
+                    break
+                part.close()
+            stack.callback(part.close)
+            if self.has(digest) and self.size(digest) == size:
+                part.path.unlink(missing_ok=True)
+                yield None
+                return
+            if part.size > size:
+                part.restart()
+            yield part
+            if part.digest != digest:
+                part.path.unlink(missing_ok=True)
+                raise MismatchError(digest, part.digest, part.size, resumed=part.resumed)
+            with self._disk():
+                part.path.replace(self.path(digest))
+
+    def settle(self, digests: Iterable[str]) -> None:
+        """Wait until the disk has these blobs: a power cut after they are named must not leave empty files under good names."""
+        for digest in digests:
+            with self._disk(digest), self.path(digest).open("rb") as file:
+                os.fsync(file.fileno())
 
     def _damaged(self, digest: str) -> StoreError:
         return StoreError(
@@ -321,10 +424,10 @@ class Store:
             path.parent.mkdir(exist_ok=True)
             self._replace(path, canonical_json(value))
 
-    def forget(self, kind: str | None = None) -> int:
-        """Remove the records of a kind, or all, so that collect() may free their blobs; how many there were."""
+    def forget(self, kind: str | None = None, key: str | None = None) -> int:
+        """Remove the records of a kind (or the one with that key), or all, so that collect() may free their blobs; how many there were."""
         with self._disk():
-            found = list((self.root / "cache").glob(f"{kind or '*'}/*.json"))
+            found = list((self.root / "cache").glob(f"{kind or '*'}/{key or '*'}.json"))
             for path in found:
                 path.unlink(missing_ok=True)
         return len(found)
@@ -347,16 +450,20 @@ class Store:
         for stale in self._tmp.iterdir():
             stale.unlink(missing_ok=True)
 
-    def collect(self) -> Collected:
+    def collect(self, *, unfinished: bool = False) -> Collected:
         """Remove every blob that no name and no cache record leads to, and what killed writers left behind.
 
-        Does nothing, and says ``busy``, while anybody is inside using().
+        With ``unfinished`` also what pulls that were cut short have fetched. Does nothing, and says ``busy``, while anybody is
+        inside using().
         """
         try:
             with self._flock("lease", fcntl.LOCK_EX | fcntl.LOCK_NB), self.lock(), self._disk():
                 self._remove_temporaries()
+                if unfinished:
+                    self.forget(UNFINISHED)
                 needed = self._needed()
                 unneeded = [path for path in self._blobs.iterdir() if f"sha256:{path.name}" not in needed]
+                unneeded += self._partial.iterdir() if unfinished else ()
                 freed = sum(path.stat().st_size for path in unneeded)
                 for path in unneeded:
                     path.unlink()

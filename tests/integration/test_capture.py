@@ -30,8 +30,9 @@ from harness.credentials import Credentials
 from harness.errors import BuildError
 from harness.oci.model import DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST, Platform
 from harness.oci.reference import Reference
-from harness.oci.remote import Client, Patience
+from harness.oci.remote import Client
 from harness.oci.store import Store
+from harness.oci.trouble import Patience
 from tests.integration import faulty as bad
 from tests.integration.faulty import Faulty, faulty
 from tests.integration.registry import (

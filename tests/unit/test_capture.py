@@ -15,8 +15,9 @@ from harness.capture import Pulled, Record, accepted, byte_range, child_for, col
 from harness.errors import BuildError, StoreError
 from harness.oci.model import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
-from harness.oci.remote import ACCEPT, Manifest, RemoteError
+from harness.oci.remote import ACCEPT, Manifest
 from harness.oci.store import Store
+from harness.oci.trouble import RemoteError
 from harness.sources import Fetcher, LayoutSource, Stream
 
 AMD64 = Platform("linux", "amd64")

@@ -38,6 +38,7 @@ SUBPROCESS = {
     "harness.engine",  # starts the engine and leaves it running, which the door does not do
 }
 TESTINFRA = {"harness.testkit"}
+ORAS = {"harness.oci.transport"}
 
 
 def name_of(path: Path) -> str:
@@ -118,13 +119,15 @@ def test_the_root_package_is_empty_and_nobody_imports_it() -> None:
     assert [name for name in SOURCES if "harness" in own(name)] == []
 
 
-@pytest.mark.parametrize(("library", "allowed"), [("docker", DOCKER), ("subprocess", SUBPROCESS), ("testinfra", TESTINFRA)])
+@pytest.mark.parametrize(
+    ("library", "allowed"), [("docker", DOCKER), ("subprocess", SUBPROCESS), ("testinfra", TESTINFRA), ("oras", ORAS), ("requests", ORAS)]
+)
 def test_a_library_with_one_door_is_used_behind_it_only(library: str, allowed: set[str]) -> None:
     assert {name for name in SOURCES if uses(name, library)} == allowed
 
 
 def test_every_exception_to_the_one_door_still_exists() -> None:
-    assert {*DOCKER, *SUBPROCESS, *TESTINFRA} <= set(SOURCES)
+    assert {*DOCKER, *SUBPROCESS, *TESTINFRA, *ORAS} <= set(SOURCES)
 
 
 def test_what_the_noxfile_reads_needs_the_standard_library_only() -> None:

@@ -8,7 +8,9 @@ import json
 import pytest
 
 from harness.oci.model import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from harness.oci.remote import Challenge, body_range, check_manifest, error_reason, parse_challenges, retry_after
+from harness.oci.remote import body_range, check_manifest
+from harness.oci.session import Challenge, parse_challenges
+from harness.oci.trouble import error_reason, retry_after
 
 DESCRIPTOR = {"mediaType": "text/plain", "digest": "sha256:" + "a" * 64, "size": 7}
 MANIFEST = {"schemaVersion": 2, "config": DESCRIPTOR, "layers": [DESCRIPTOR]}

@@ -1,0 +1,150 @@
+"""CloudImages to and from registries."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness import log
+from harness.cli.terminal import Json, app, plain, print_json, wants_json
+from harness.errors import Fault, InputError, UsageError
+from harness.oci.store import Store
+
+PlainHttp = Annotated[bool, typer.Option("--plain-http", help="Ask the registry over HTTP without TLS.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Take a certificate that nobody vouches for.")]
+Ca = Annotated[Path | None, typer.Option("--ca", help="A file with authorities to trust in addition.", show_default=False)]
+Cert = Annotated[Path | None, typer.Option("--cert", help="The certificate to show to the registry.", show_default=False)]
+CertKey = Annotated[Path | None, typer.Option("--cert-key", help="Its key.", show_default=False)]
+
+
+def connect(plain_http: bool, insecure: bool, ca: Path | None, cert: Path | None, key: Path | None) -> Any:
+    """A client for the registries of this command."""
+    from harness import transfer
+
+    return transfer.client(transfer.Access(plain_http, insecure, ca, cert, key))
+
+
+def reference(text: str, what: str) -> Any:
+    """Raises InputError when it is no name of an image."""
+    from harness.oci.reference import Reference
+
+    try:
+        return Reference.parse(text)
+    except ValueError as wrong:
+        raise InputError([Fault(f"{what} {text}", str(wrong))]) from wrong
+
+
+@app.command()
+def push(
+    name: Annotated[str, typer.Argument(help="The image in the local store.", show_default=False)],
+    target: Annotated[str | None, typer.Argument(help="Where to.  [default: the registry that NAME says]", show_default=False)] = None,
+    plain_http: PlainHttp = False,
+    insecure: Insecure = False,
+    ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    output: Json = "text",
+) -> None:
+    """Send a CloudImage to a registry: only the blobs that it lacks, then the manifests, the tag last."""
+    from harness import transfer
+
+    as_json = wants_json(output)
+    there = reference(target or name, "TARGET" if target else "NAME")
+    if there.digest:
+        raise UsageError(f"{target or name}: a push goes to a tag, not to a digest", hint="write REGISTRY/REPOSITORY:TAG")
+    with connect(plain_http, insecure, ca, cert, cert_key) as client:
+        pushed = transfer.push(Store.default(), name, there, client)
+    if as_json:
+        print_json(plain(pushed))
+        return
+    print(f"{there.familiar}  {pushed.digest}")
+    print(f"  sent {log.size(pushed.sent)}: {pushed.uploaded} blobs uploaded, {pushed.mounted} mounted, {pushed.present} there already")
+    for tag in pushed.attachments:
+        print(f"  with {tag}")
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="The image, as REGISTRY/REPOSITORY:TAG or with a digest.", show_default=False)],
+    as_name: Annotated[str | None, typer.Option("--as", help="Another name for it in the local store.", show_default=False)] = None,
+    platform: Annotated[
+        list[str] | None, typer.Option(help="Fetch only this platform of it; may be repeated.  [default: all]", show_default=False)
+    ] = None,
+    plain_http: PlainHttp = False,
+    insecure: Insecure = False,
+    ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    output: Json = "text",
+) -> None:
+    """Fetch a CloudImage from a registry: only what the local store lacks. One that was cut short goes on where it was."""
+    from harness import transfer
+    from harness.oci.model import Platform
+
+    as_json = wants_json(output)
+    there = reference(name, "NAME")
+    local = reference(as_name, "--as").familiar if as_name else None
+    try:
+        platforms = [Platform.parse(text) for text in platform or ()]
+    except ValueError as wrong:
+        raise UsageError(f"--platform: {wrong}") from wrong
+    with connect(plain_http, insecure, ca, cert, cert_key) as client:
+        pulled = transfer.pull(Store.default(), there, client, name=local, platforms=platforms)
+    if as_json:
+        print_json(plain(pulled))
+        return
+    print(f"{pulled.name}  {pulled.digest}")
+    print(f"  received {log.size(pulled.received)}: {pulled.fetched} blobs fetched, {pulled.present} here already")
+    for tag in pulled.attachments:
+        print(f"  with {tag}")
+
+
+@app.command()
+def login(
+    registry: Annotated[str, typer.Argument(help="HOST[:PORT].  [default: docker.io]")] = "docker.io",
+    username: Annotated[str | None, typer.Option("--username", "-u", help="Who you are there.", show_default=False)] = None,
+    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")] = False,
+    plain_http: PlainHttp = False,
+    insecure: Insecure = False,
+    ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+) -> None:
+    """Try a name and a password at a registry, and keep them where Docker does (or its credential helper)."""
+    from harness import transfer
+    from harness.credentials import Credential, Credentials
+
+    host = _host(registry)
+    if username is None:
+        if password_stdin:
+            raise UsageError("--password-stdin needs --username")
+        username = typer.prompt("Username")
+    password = sys.stdin.readline().rstrip("\r\n") if password_stdin else os.environ.get("SLIPWAY_REGISTRY_PASSWORD")
+    if password is None:
+        password = typer.prompt("Password", hide_input=True)
+    if not username or not password:
+        raise UsageError("name and password may not be empty")
+    access = transfer.Access(plain_http, insecure, ca, cert, cert_key)
+    transfer.sign_in(host, Credential(username, password), access)
+    where = Credentials().store(host, username, password)
+    print(f"logged in to {host} as {username}; kept in {where}")
+
+
+@app.command()
+def logout(registry: Annotated[str, typer.Argument(help="HOST[:PORT].  [default: docker.io]")] = "docker.io") -> None:
+    """Forget the login of a registry."""
+    from harness.credentials import Credentials
+
+    host = _host(registry)
+    print(f"logged out of {host}" if Credentials().erase(host) else f"there was no login for {host}")
+
+
+def _host(text: str) -> str:
+    host = text.removeprefix("https://").removeprefix("http://").rstrip("/")
+    if not host or "/" in host or "@" in host:
+        raise UsageError(f"{text}: not a registry", hint="write HOST or HOST:PORT")
+    return host

@@ -1,0 +1,157 @@
+"""HTTP to one registry: the addresses and the session of ``oras``, with our certificates, proxies and limits under it.
+
+oras answers a 401 itself, follows redirects with the password, and sleeps between tries of its own. Here nothing of that happens
+out of sight: one request is one request, and what comes back is for harness.oci.session to judge.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from typing import IO, Any, cast
+
+import oras.container
+import oras.provider
+import requests
+import requests.adapters
+import urllib3
+from urllib3.exceptions import HTTPError, InsecureRequestWarning
+
+from harness.oci.reference import Reference
+from harness.oci.trouble import Patience, TroubleError
+from harness.registries import Registries
+
+_BLOCK = 256 << 10
+"""Bytes of a body that are read and sent at a time."""
+
+CONNECTIONS = 16
+"""Connections to one host that are kept."""
+
+
+class Transport(oras.provider.Registry):  # type: ignore[misc]  # oras has no types
+    """One registry (``base`` is ``https://host[:port]``). Safe for many threads."""
+
+    def __init__(self, base: str, pool: urllib3.PoolManager, patience: Patience) -> None:
+        parts = urllib.parse.urlsplit(base)
+        super().__init__(hostname=parts.netloc, insecure=parts.scheme == "http")
+        self._pool = pool
+        self._timeout = (patience.connect, patience.read)
+        self.session.trust_env = False  # proxies and passwords are looked up by us, not in .netrc
+        self.session.headers.clear()
+        self.session.get_redirect_target = lambda _: None
+        self.session.mount(f"{parts.scheme}://", _Adapter(pool))
+
+    def do_request(  # the one request of oras, which all its verbs go through
+        self,
+        url: str,
+        method: str = "GET",
+        data: Any = None,
+        headers: Mapping[str, str] | None = None,
+        json: Any = None,
+        stream: bool = True,
+    ) -> requests.Response:
+        """Raises what urllib3 raises."""
+        try:
+            answer: requests.Response = self.session.request(
+                method, url, data=data, json=json, headers=dict(headers or {}), stream=stream, allow_redirects=False, timeout=self._timeout
+            )
+        except requests.RequestException as problem:
+            cause = problem.args[0] if problem.args else None
+            if isinstance(cause, HTTPError):
+                raise cause from problem
+            raise
+        return answer
+
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | IO[bytes] | None = None) -> urllib3.BaseHTTPResponse:
+        """Ask; the answer's body is not read yet. A body that is a file needs a Content-Length in ``headers``."""
+        # Compression on the way would change the bytes whose digest we check.
+        plain = {"User-Agent": "slipway", "Accept-Encoding": "identity", **headers}
+        return cast("urllib3.BaseHTTPResponse", self.do_request(url, method, body, plain).raw)
+
+    def close(self) -> None:
+        self._pool.clear()
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Gives the session our own pool, which knows certificates and proxies already."""
+
+    def __init__(self, pool: urllib3.PoolManager) -> None:
+        self._pool = pool
+        super().__init__(max_retries=0)
+
+    def init_poolmanager(self, *_: Any, **__: Any) -> None:
+        self.poolmanager = self._pool
+
+    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> Any:
+        # Not one connection pool but all: it knows whether a proxy wants the whole URL.
+        return self._pool
+
+    def request_url(self, request: requests.PreparedRequest, *_: Any) -> str:
+        return str(request.url)
+
+    def cert_verify(self, *_: Any, **__: Any) -> None:
+        """The pool's context verifies."""
+
+
+def paths(reference: Reference) -> oras.container.Container:
+    """The addresses of a repository on its registry, as oras writes them (``.manifest_url()``, ``.upload_blob_url()``)."""
+    container = oras.container.Container.__new__(oras.container.Container)
+    # Not by its parser: ours has read the name already, and takes nested paths and hosts without a dot.
+    container.registry, container.namespace, container.repository = "", "", reference.path
+    container.tag, container.digest = reference.tag, reference.digest
+    return container
+
+
+def pool(base: str, registries: Registries, *, insecure: bool) -> urllib3.PoolManager:
+    """Connections to one host: through the proxy that the environment names, with the certificates of registries.conf.
+
+    Raises TroubleError when a certificate file cannot be used.
+    """
+    parts = urllib.parse.urlsplit(base)
+    settings: dict[str, Any] = {"maxsize": CONNECTIONS, "blocksize": _BLOCK}
+    if parts.scheme == "https" or insecure:
+        settings["ssl_context"] = _tls(parts.netloc, registries, insecure=insecure)
+    proxy = _proxy(parts)
+    if proxy is None:
+        return urllib3.PoolManager(**settings)
+    address = urllib.parse.urlsplit(proxy)
+    user = f"{urllib.parse.unquote(address.username)}:{urllib.parse.unquote(address.password or '')}" if address.username else None
+    bare = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
+    return urllib3.ProxyManager(bare, proxy_headers=urllib3.make_headers(proxy_basic_auth=user), **settings)
+
+
+def _tls(host: str, registries: Registries, *, insecure: bool) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    certificates = registries.certificates(host)
+    try:
+        for authority in certificates.authorities:
+            context.load_verify_locations(cafile=authority)
+        for certificate, key in certificates.clients:
+            context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as broken:
+        files = [*certificates.authorities, *(path for pair in certificates.clients for path in pair)]
+        names = ", ".join(str(path) for path in files)
+        raise TroubleError(f"its certificates here cannot be used: {broken}", hint=f"look at {names}") from broken
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        urllib3.disable_warnings(InsecureRequestWarning)  # the file asks for it
+    return context
+
+
+def _proxy(parts: urllib.parse.SplitResult) -> str | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY ask for; never for this machine itself."""
+    host = parts.hostname or ""
+    if host == "localhost" or _is_loopback(host) or urllib.request.proxy_bypass(host):
+        return None
+    return urllib.request.getproxies().get(parts.scheme) or None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,288 @@
+"""Where signatures, SBOMs and provenance of an image lie: beside it, in its repository, under tags made from its digest.
+
+``sha256-<hex>.sig`` and ``.att`` are cosign's signatures and attestations: one image manifest each, a layer for each of them.
+``sha256-<hex>`` is an index of referrers: the fallback of the OCI distribution specification 1.1 (Referrers Tag Schema), which
+the local store uses as a registry without the referrers API does. A Shelf is the same thing in the store and in a registry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from harness.errors import StoreError
+from harness.oci.model import EPOCH, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json, digest_of
+from harness.oci.reference import Reference
+from harness.oci.remote import MANIFEST_LIMIT, Client
+from harness.oci.store import CHUNK, Store
+from harness.oci.trouble import RemoteError
+
+SIGNATURES = ".sig"
+ATTESTATIONS = ".att"
+REFERRERS = ""
+
+EMPTY = "application/vnd.oci.empty.v1+json"
+LARGEST = 256 << 20
+"""Bytes of an attachment that we are ready to hold in memory: an SBOM of a very large image has some tens of millions."""
+
+
+def tag_of(digest: str, suffix: str) -> str:
+    """``sha256-<hex>.sig`` for ``sha256:<hex>``."""
+    return digest.replace(":", "-") + suffix
+
+
+def is_attachment(tag: str | None) -> bool:
+    """Whether a tag is one of those under which attachments stand, and no name that a person gave."""
+    head = (tag or "").removesuffix(SIGNATURES).removesuffix(ATTESTATIONS)
+    return head.startswith("sha256-") and len(head) == 71 and set(head[7:]) <= set("0123456789abcdef")
+
+
+class Shelf(Protocol):
+    """The attachments of one repository. What is read is verified; StoreError says what is missing or damaged."""
+
+    @property
+    def repository(self) -> str: ...
+    def find(self, tag: str) -> tuple[bytes, ...]:
+        """The manifests or indexes under ``tag``; none when there is no such tag."""
+        ...
+
+    def read(self, blob: Descriptor) -> bytes: ...
+    def manifest(self, entry: Descriptor) -> bytes: ...
+    def referrers(self, digest: str) -> tuple[Descriptor, ...]:
+        """What refers to an image, each once."""
+        ...
+
+    def keep(self, data: bytes, media_type: str) -> Descriptor: ...
+    def name(self, tag: str, data: bytes, media_type: str) -> Descriptor:
+        """Put a manifest or index under ``tag``."""
+        ...
+
+    def refer(self, data: bytes) -> Descriptor:
+        """Put a manifest that has a ``subject``, so that whoever has the subject finds it."""
+        ...
+
+    def changing(self) -> contextlib.AbstractContextManager[None]:
+        """Around reading and naming anew: nobody else of this machine changes the same tag meanwhile."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalShelf:
+    """In the store. An attachment is found whichever repository it stands in: the digest is what it belongs to."""
+
+    store: Store
+    reference: Reference
+
+    @property
+    def repository(self) -> str:
+        return self.reference.repository
+
+    def find(self, tag: str) -> tuple[bytes, ...]:
+        found = {self.store.names()[name].digest: None for name in self._names(tag)}
+        return tuple(self.store.read(digest) for digest in found)
+
+    def read(self, blob: Descriptor) -> bytes:
+        return _fitting(self.store.read(blob.digest), blob)
+
+    def manifest(self, entry: Descriptor) -> bytes:
+        return self.read(entry)
+
+    def referrers(self, digest: str) -> tuple[Descriptor, ...]:
+        entries = [Descriptor.from_json(entry) for index in self.find(tag_of(digest, REFERRERS)) for entry in _entries(index)]
+        return tuple({entry.digest: entry for entry in entries}.values())
+
+    def keep(self, data: bytes, media_type: str) -> Descriptor:
+        return Descriptor(media_type, *self.store.put(data))
+
+    def name(self, tag: str, data: bytes, media_type: str) -> Descriptor:
+        descriptor = self.keep(data, media_type)
+        # The same under every repository, so that it is no question which of them is taken along by a push.
+        for name in {f"{self.repository}:{tag}", *self._names(tag)}:
+            self.store.tag(name, descriptor)
+        return descriptor
+
+    def refer(self, data: bytes) -> Descriptor:
+        manifest = self.keep(data, OCI_MANIFEST)
+        value = json.loads(data)
+        tag = tag_of(value["subject"]["digest"], REFERRERS)
+        entry = {**manifest.to_json(), "artifactType": value["artifactType"], "annotations": value.get("annotations") or {}}
+        self.name(tag, referrers_index([*self.find(tag)], entry), OCI_INDEX)
+        return manifest
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        with self.store.using(), self.store.lock():
+            yield
+
+    def _names(self, tag: str) -> list[str]:
+        """The names that have this tag, that of our own repository first."""
+        found = [Reference.parse(name) for name in self.store.names()]
+        return [str(one) for one in sorted(found, key=lambda one: one.repository != self.repository) if one.tag == tag]
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteShelf:
+    """In a registry."""
+
+    client: Client
+    reference: Reference
+
+    @property
+    def repository(self) -> str:
+        return self.reference.repository
+
+    def find(self, tag: str) -> tuple[bytes, ...]:
+        try:
+            return (self.client.manifest(self._at(tag)).data,)
+        except RemoteError as problem:
+            if problem.status == 404:
+                return ()
+            raise
+
+    def read(self, blob: Descriptor) -> bytes:
+        if blob.size > LARGEST:
+            raise StoreError(f"{self.repository}: {blob.digest} has {blob.size} bytes; more than {LARGEST} are refused")
+        data = b"".join(stream(self.client, self.reference, blob))
+        if digest_of(data) != blob.digest:
+            raise StoreError(f"{self.repository}: blob {blob.digest} is damaged: its bytes have another digest")
+        return _fitting(data, blob)
+
+    def manifest(self, entry: Descriptor) -> bytes:
+        return _fitting(self.client.manifest(self._at(None, entry.digest)).data, entry)
+
+    def referrers(self, digest: str) -> tuple[Descriptor, ...]:
+        return self.client.referrers(self._at(None, digest))
+
+    def keep(self, data: bytes, media_type: str) -> Descriptor:
+        blob = Descriptor(media_type, digest_of(data), len(data))
+        self.client.put_blob(self.reference, blob, lambda: io.BytesIO(data))
+        return blob
+
+    def name(self, tag: str, data: bytes, media_type: str) -> Descriptor:
+        return Descriptor(media_type, self.client.put_manifest(self._at(tag), data, media_type), len(data))
+
+    def refer(self, data: bytes) -> Descriptor:
+        return Descriptor(OCI_MANIFEST, self.client.put_referrer(self._at(None, digest_of(data)), data, OCI_MANIFEST), len(data))
+
+    def changing(self) -> contextlib.AbstractContextManager[None]:
+        # A registry has no lock to take.
+        return contextlib.nullcontext()
+
+    def _at(self, tag: str | None, digest: str | None = None) -> Reference:
+        return Reference(self.reference.domain, self.reference.path, tag, digest)
+
+
+def stream(client: Client, reference: Reference, blob: Descriptor) -> Iterator[bytes]:
+    """The bytes of a blob in a registry, a chunk at a time; not verified."""
+    body = client.blob(reference, blob.digest, blob.size)
+    try:
+        while chunk := body.read(CHUNK):
+            yield chunk
+    finally:
+        body.close()
+
+
+def sha256_of(chunks: Iterable[bytes]) -> str:
+    """The digest of what comes, chunk by chunk."""
+    found = hashlib.sha256()
+    for chunk in chunks:
+        found.update(chunk)
+    return f"sha256:{found.hexdigest()}"
+
+
+def _fitting(data: bytes, blob: Descriptor) -> bytes:
+    if len(data) != blob.size:
+        raise StoreError(f"blob {blob.digest} has {len(data)} bytes, and its manifest says {blob.size}")
+    return data
+
+
+# cosign's images: one layer a signature or attestation
+
+
+def layers_of(manifest: bytes) -> tuple[Descriptor, ...]:
+    """The layers of an attachment, in order. Raises StoreError when it is no image manifest."""
+    try:
+        value = json.loads(manifest)
+        return tuple(Descriptor.from_json(layer) for layer in value["layers"])
+    except (ValueError, KeyError, TypeError, AttributeError) as wrong:
+        raise StoreError(f"attachment {digest_of(manifest)} cannot be understood: {wrong}") from wrong
+
+
+def merge(manifests: Iterable[bytes]) -> tuple[Descriptor, ...]:
+    """The layers of several attachments of one image, each once: signatures that were made in two places are all kept."""
+    found: dict[str, Descriptor] = {}
+    for manifest in manifests:
+        for layer in layers_of(manifest):
+            found.setdefault(canonical_json(layer.to_json()).decode(), layer)
+    return tuple(found.values())
+
+
+def put_layers(shelf: Shelf, tag: str, layers: Iterable[Descriptor]) -> Descriptor:
+    """Name an image manifest of these layers, with the config that cosign gives it."""
+    layers = tuple(layers)
+    config = {
+        "architecture": "",
+        "os": "",
+        "created": EPOCH,
+        "config": {},
+        "history": [{"created": EPOCH} for _ in layers],
+        "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": shelf.keep(canonical_json(config), OCI_CONFIG).to_json(),
+        "layers": [layer.to_json() for layer in layers],
+    }
+    data = canonical_json(manifest)
+    if len(data) > MANIFEST_LIMIT:
+        raise StoreError(f"{shelf.repository}:{tag} would be larger than registries take", hint="remove signatures that nobody needs")
+    return shelf.name(tag, data, OCI_MANIFEST)
+
+
+# Referrers
+
+
+def referrers_index(existing: Iterable[bytes], entry: Mapping[str, Any]) -> bytes:
+    """An index of referrers with ``entry`` in it, in place of the one of the same kind, made earlier."""
+    entries = {str(one.get("digest")): one for index in existing for one in _entries(index)}
+    kept = [one for one in entries.values() if _kind(one) != _kind(entry)]
+    return canonical_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*kept, dict(entry)]})
+
+
+def _entries(index: bytes) -> list[dict[str, Any]]:
+    try:
+        found = json.loads(index)["manifests"]
+        if not all(isinstance(one, dict) for one in found):
+            raise TypeError("an entry is no descriptor")
+    except (ValueError, KeyError, TypeError) as wrong:
+        raise StoreError(f"the index of referrers {digest_of(index)} cannot be understood: {wrong}") from wrong
+    return list(found)
+
+
+def _kind(entry: Mapping[str, Any]) -> tuple[object, object]:
+    return entry.get("artifactType"), (entry.get("annotations") or {}).get(PREDICATE)
+
+
+PREDICATE = "in-toto.io/predicate-type"
+"""The annotation that says which kind of statement a referrer holds, as BuildKit writes it."""
+
+
+def referrer(shelf: Shelf, subject: Descriptor, artifact_type: str, data: bytes, annotations: Mapping[str, str]) -> Descriptor:
+    """Attach a file to an image as a referrer (OCI image specification 1.1, guidelines for artifacts)."""
+    layer = shelf.keep(data, artifact_type)
+    value = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": artifact_type,
+        "config": {**shelf.keep(b"{}", EMPTY).to_json(), "data": "e30="},
+        "layers": [layer.to_json()],
+        "subject": Descriptor(subject.media_type, subject.digest, subject.size).to_json(),
+        "annotations": dict(annotations),
+    }
+    return shelf.refer(canonical_json(value))
