@@ -1,6 +1,9 @@
 """Kubefile -> CloudImage: layers, discovery of the container images by running them, and the image in the store.
 
 ``Kubefile text -> Kubefile -> steps with ids -> layers -> throw-away cluster -> image set -> index -> tag``
+
+An image may be for several platforms. Layers are made for each; the cluster runs on this machine's, and what it pulled is what the
+others need too, each resolved for its platform.
 """
 
 from __future__ import annotations
@@ -24,20 +27,22 @@ from harness import (
     kubeversion,
     log,
     outline,
+    programs,
     registries,
     render,
     rootfs,
     sandbox,
     scratch,
+    sealerimage,
     tools,
 )
 from harness.capture import Proxy, Pulled, as_asked, collect
 from harness.cloudimage import App, CloudImage, History, ImageSet, Info, PlatformImage
 from harness.credentials import Credentials
-from harness.errors import BuildError, CheckError, Fault, InputError, StoreError
+from harness.errors import BuildError, CheckError, CommandError, Fault, InputError, StoreError
 from harness.kubefile import Kubefile
 from harness.oci.layer import Entry, Layer, write_layer
-from harness.oci.model import Platform, canonical_json
+from harness.oci.model import INDEXES, Platform, canonical_json
 from harness.oci.reference import Reference
 from harness.oci.remote import Client, Manifest
 from harness.oci.store import Store
@@ -58,7 +63,7 @@ class Options:
     context: Path
     tag: str
     file: Path | None = None
-    platform: str = dataclasses.field(default_factory=lambda: str(Platform.host()))
+    platforms: tuple[Platform, ...] = dataclasses.field(default_factory=lambda: (Platform.host(),))
     build_args: Mapping[str, str] = dataclasses.field(default_factory=dict)
     image_list: Path | None = None
     cluster: str = "kind"
@@ -90,8 +95,8 @@ class Built:
         return all(step.cached for step in self.steps if step.layer) and not self.booted
 
 
-def read(options: Options) -> Kubefile:
-    """Parse the Kubefile and compare it with the context. Raises InputError with every fault of both."""
+def read(options: Options, platform: Platform) -> Kubefile:
+    """Parse the Kubefile for one platform and compare it with the context. Raises InputError with every fault of both."""
     path = options.path
     try:
         text = path.read_text()
@@ -99,11 +104,25 @@ def read(options: Options) -> Kubefile:
         raise InputError([Fault(str(path), "there is no Kubefile here", "name it with --file, or the folder that holds it")]) from missing
     except (OSError, UnicodeDecodeError) as error:
         raise InputError([Fault(str(path), f"cannot be read: {error}")]) from error
-    parsed = kubefile.parse(text, str(path), build_args=options.build_args, platform=options.platform, context=options.context)
+    parsed = kubefile.parse(text, str(path), build_args=options.build_args, platform=str(platform), context=options.context)
     applications.applications(parsed, options.context)
-    for warning in parsed.warnings:
-        log.warning(str(warning))
     return parsed
+
+
+def read_all(options: Options) -> dict[Platform, Kubefile]:
+    """The Kubefile for each platform asked for. Raises InputError with every fault, once."""
+    found: dict[Platform, Kubefile] = {}
+    faults: dict[str, Fault] = {}
+    for platform in options.platforms:
+        try:
+            found[platform] = read(options, platform)
+        except InputError as error:
+            faults.update({str(fault): fault for fault in error.faults})
+    if faults:
+        raise InputError(list(faults.values()))
+    for warning in dict.fromkeys(str(warning) for parsed in found.values() for warning in parsed.warnings):
+        log.warning(warning)
+    return found
 
 
 class _Built(Source):
@@ -131,37 +150,115 @@ class _Built(Source):
 
 def build(options: Options, store: Store) -> Built:
     """Build a CloudImage and tag it. Raises InputError, BuildError, StoreError or EngineError; the store stays whole."""
-    parsed = read(options)
+    kubefiles = read_all(options)
     reference = _tag(options.tag)
     with contextlib.ExitStack() as stack:
         stack.enter_context(store.using())
         stack.enter_context(scratch.cleaned())
-        base = _base(parsed, store, options)
         client = Client(registries.load(), Credentials())
         stack.callback(client.close)
-        builder = images.Builder(store, _image_roots(options.context))
-        arguments = {name: value for item in parsed.of(kubefile.Arg) for name, value in item.values.items() if value is not None}
-        own = _Built(builder, arguments)
-        embedded = {image.name: image.digest for image in base.images.images} if base else {}
-        sources: list[Source] = [LayoutSource(store, embedded, "base image"), own, RemoteSource(client)]
-        work = stack.enter_context(_workshop(options, parsed, store, builder, sources, base))
-        steps = _layers(parsed, work)
-        apps = applications.applications(parsed, options.context)
-        info = _info(parsed, apps, base, work, store)
-        steps += _helm_layer(info, work)
-        found = _Discovery(options, parsed, info, apps, base, work, sources, own).images()
-        result = PlatformImage(
-            platform=Platform.parse(options.platform),
-            layers=tuple(one.descriptor for one in work.layers),
-            diff_ids=tuple(one.diff_id for one in work.layers),
-            history=(*(base.history if base else ()), *(History(step.text, step.id, step.layer is None) for step in steps)),
-            info=info,
-            images=(base.images if base else ImageSet()).union(found.images).sorted(),
-        )
-        descriptor = cloudimage.write(store, [result])
+        remote = RemoteSource(client)
+        parts = [_part(options, platform, parsed, store, remote, stack) for platform, parsed in kubefiles.items()]
+        found = _discoveries(options, parts, lambda: _part_here(options, store, remote, stack))
+        descriptor = cloudimage.write(store, [part.image(found[part.platform]) for part in parts])
         store.tag(str(reference), descriptor)
         image = cloudimage.read(store, reference.familiar)
-    return Built(image, tuple(steps), found.booted, found.undeclared, found.unpulled)
+    steps = tuple(step for part in parts for step in part.steps)
+    every = [found[part.platform] for part in parts]
+    return Built(
+        image, steps, any(one.booted for one in found.values()),
+        tuple(dict.fromkeys(name for one in every for name in one.undeclared)),
+        tuple(dict.fromkeys(name for one in every for name in one.unpulled)),
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A CloudImage under construction, for one platform: its rootfs is made, its container images are not known yet."""
+
+    platform: Platform
+    parsed: Kubefile
+    base: PlatformImage | None
+    apps: tuple[applications.Application, ...]
+    info: Info
+    work: Workshop
+    sources: tuple[Source, ...]
+    own: _Built
+    steps: tuple[Step, ...]
+
+    @property
+    def foreign(self) -> bool:
+        """Whether this machine cannot run it."""
+        return not self.platform.matches(Platform.host())
+
+    def image(self, found: Found) -> PlatformImage:
+        return PlatformImage(
+            platform=self.platform,
+            layers=tuple(one.descriptor for one in self.work.layers),
+            diff_ids=tuple(one.diff_id for one in self.work.layers),
+            history=(
+                *(self.base.history if self.base else ()),
+                *(History(step.text, step.id, step.layer is None) for step in self.steps),
+            ),
+            info=self.info,
+            images=(self.base.images if self.base else ImageSet()).union(found.images).sorted(),
+        )
+
+
+def _part(
+    options: Options, platform: Platform, parsed: Kubefile, store: Store, remote: RemoteSource, stack: contextlib.ExitStack
+) -> Part:  # fmt: skip
+    """Make the rootfs for one platform."""
+    if len(options.platforms) > 1 or options.platforms != (platform,):
+        log.info(f"for {platform}:")
+    base = _base(parsed, store, platform)
+    builder = images.Builder(store, _image_roots(options.context), platform)
+    arguments = {name: value for item in parsed.of(kubefile.Arg) for name, value in item.values.items() if value is not None}
+    own = _Built(builder, arguments)
+    embedded = {image.name: image.digest for image in base.images.images} if base else {}
+    sources: tuple[Source, ...] = (LayoutSource(store, embedded, "base image"), own, remote)
+    work = stack.enter_context(_workshop(options, parsed, store, builder, sources, base))
+    steps = _layers(parsed, work)
+    apps = applications.applications(parsed, options.context)
+    info = _info(parsed, apps, base, work, store)
+    steps += _helm_layer(info, work, parsed, platform)
+    part = Part(platform, parsed, base, apps, info, work, sources, own, tuple(steps))
+    if part.foreign:
+        _warn_of_misfits(part)
+    return part
+
+
+def _part_here(options: Options, store: Store, remote: RemoteSource, stack: contextlib.ExitStack) -> Part:
+    """The rootfs for this machine, only to run it. Raises BuildError."""
+    here = Platform.host()
+    try:
+        return _part(options, here, read(options, here), store, remote, stack)
+    except BuildError as error:
+        wanted = ", ".join(str(platform) for platform in options.platforms)
+        hint = f"container images for {wanted} are found by running the image here, as {here}; --discover declared does without"
+        raise BuildError(error.message, hint=f"{error.hint}; {hint}" if error.hint else hint, details=error.details) from error
+
+
+def _warn_of_misfits(part: Part) -> None:
+    """Programs that the platform cannot run are rarely meant; there may be a reason, so the build goes on."""
+    wrong = programs.misfits(part.work.store, part.work.layers, part.platform)
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        log.warning(f"{part.parsed.path}: not for {part.platform}: {', '.join(wrong[:5])}{more}; ${{ARCH}} in a COPY takes the right file")
+
+
+def _discoveries(options: Options, parts: Sequence[Part], make_here: Callable[[], Part]) -> dict[Platform, Found]:
+    """The container images of each platform. A cluster runs on this machine only, so its part comes first, asked for or not."""
+    here = next((part for part in parts if not part.foreign), None)
+    runs = "pulled" in options.discover and any(part.info.kubernetes for part in parts)
+    if here is None and runs:
+        here = make_here()
+    found = {here.platform: Discovery(options, here).images()} if here else {}
+    seen = found[here.platform].images if here and runs else None
+    for part in parts:
+        if part.foreign:
+            found[part.platform] = Discovery(options, part, seen).images()
+    return found
 
 
 def _tag(text: str) -> Reference:
@@ -182,24 +279,43 @@ def _image_roots(context: Path) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _base(parsed: Kubefile, store: Store, options: Options) -> PlatformImage | None:
+def _base(parsed: Kubefile, store: Store, platform: Platform) -> PlatformImage | None:
     if parsed.base.image == "scratch":
         return None
     where = parsed.where(parsed.base)
     try:
+        if sealerimage.is_sealer(store, store.resolve(parsed.base.image)):
+            return _converted(parsed, store, platform)
         image = cloudimage.read(store, parsed.base.image)
-        return image.platform(Platform.parse(options.platform))
     except StoreError as error:
         raise BuildError(
             f"{where}: the base image {parsed.base.image} is not here: {error.message}", hint=error.hint or "build, pull or load it first"
         ) from error
+    try:
+        return image.platform(platform)
+    except StoreError as error:
+        raise BuildError(f"{where}: the base image {error.message}", hint=error.hint) from error
+
+
+def _converted(parsed: Kubefile, store: Store, platform: Platform) -> PlatformImage:
+    """The base as a CloudImage, when sealer made it; what of it cannot be restored is said."""
+    where = parsed.where(parsed.base)
+    try:
+        found = sealerimage.convert(store, parsed.base.image, platform=platform)
+    except StoreError as error:
+        raise BuildError(f"{where}: {error.message}", hint=error.hint) from error
+    for problem in found.problems:
+        log.warning(f"{where}: {found.source.name}: {problem}")
+    for note in found.notes:
+        log.info(f"{where}: {found.source.name}: {note}")
+    return found.platforms[0]
 
 
 def _workshop(
     options: Options, parsed: Kubefile, store: Store, builder: images.Builder, sources: Sequence[Source], base: PlatformImage | None
 ) -> Workshop:
     layers = [Layer(descriptor, diff_id) for descriptor, diff_id in zip(base.layers, base.diff_ids, strict=True)] if base else []
-    parent = hashlib.sha256(canonical_json([options.platform, *(one.diff_id for one in layers)])).hexdigest()
+    parent = hashlib.sha256(canonical_json([parsed.platform, *(one.diff_id for one in layers)])).hexdigest()
     work = Workshop(store, builder, Fetcher(sources, store), options.context, base=layers, parent=parent)
     work.use_cache = options.use_cache
     log.debug(f"{parsed.path}: {len(parsed.instructions)} instructions on {parsed.base.image}")
@@ -241,11 +357,12 @@ def _info(parsed: Kubefile, apps: Sequence[applications.Application], base: Plat
     version = _kubernetes(work, store) or inherited.kubernetes
     if parsed.kube_version and version and not kubeversion.satisfies(version, parsed.kube_version):
         raise BuildError(f"{parsed.path}: KUBEVERSION {parsed.kube_version} does not admit Kubernetes {version} of the base image")
-    reference = {"reference": parsed.base.image, "digest": _digest_of(parsed, store)} if base else None
+    reference = {"reference": parsed.base.image, "digest": _digest_of(parsed, store, base)} if base else None
     return Info(
-        type="kube" if version else "app", kubernetes=version, env={**inherited.env, **parsed.environment},
+        type="kube" if version or inherited.type == "kube" else "app", kubernetes=version, env={**inherited.env, **parsed.environment},
         launch=launch if parsed.launch or parsed.commands else inherited.launch,
         apps=every, labels=labels, base=reference, kube_version=parsed.kube_version or inherited.kube_version, cluster_apps=cluster_apps,
+        converted_from=None if "etc/slipway.yaml" in work.files() else inherited.converted_from,
     )  # fmt: skip
 
 
@@ -259,8 +376,13 @@ def _overridden(parsed: Kubefile, app: App) -> App:
     return dataclasses.replace(app, commands=app.commands if commands is None else commands, env={**app.env, **env})
 
 
-def _digest_of(parsed: Kubefile, store: Store) -> str:
-    return store.resolve(parsed.base.image).digest
+def _digest_of(parsed: Kubefile, store: Store, base: PlatformImage) -> str:
+    """The digest of the base as an image for this platform alone: what is made from it must not depend on which others there are."""
+    named = store.resolve(parsed.base.image)
+    if base.info.converted_from and sealerimage.is_sealer(store, named):
+        return base.info.converted_from["digest"]
+    whole = cloudimage.read(store, parsed.base.image)
+    return whole.digest if len(whole.platforms) == 1 else cloudimage.write(store, [base]).digest
 
 
 def _kubernetes(work: Workshop, store: Store) -> str | None:
@@ -276,16 +398,20 @@ def _kubernetes(work: Workshop, store: Store) -> str | None:
     return str(record["kubernetes"]) or None
 
 
-def _helm_layer(info: Info, work: Workshop) -> list[Step]:
-    """An image that launches with helm carries helm: the nodes have none."""
+def _helm_layer(info: Info, work: Workshop, parsed: Kubefile, platform: Platform) -> list[Step]:
+    """An image that launches with helm carries helm: the nodes have none. Raises BuildError where no package has it for ``platform``."""
     commands = [*info.launch, *(command for app in info.apps for command in app.commands)]
     if "bin/helm" in work.files() or not any("helm " in command for command in commands):
         return []
     with log.step("add bin/helm") as shown:
-        identity = hashlib.sha256(canonical_json(["helm", tools.HELM_VERSION])).hexdigest()
+        other = [platform.architecture] if platform.architecture != tools.HELM_ARCHITECTURE else []
+        identity = hashlib.sha256(canonical_json(["helm", tools.HELM_VERSION, *other])).hexdigest()
         step = work.known(identity, "bin/helm, because a launch command needs it")
         if step is None:
-            program = tools.pinned_helm()
+            try:
+                program = tools.pinned_helm(platform.architecture)
+            except CommandError as error:
+                raise BuildError(f"{parsed.path}: {error.message}", hint=error.hint, details=error.details) from error
             made = write_layer([Entry("bin", "dir", 0o755), Entry("bin/helm", "file", 0o755, program)], work.store)
             step = work.remember(identity, "bin/helm, because a launch command needs it", made)
         work.layers.append(step.layer)  # type: ignore[arg-type]
@@ -306,27 +432,50 @@ def _asked_by(image: cloudimage.EmbeddedImage, workloads: Sequence[str]) -> clou
 
 
 @dataclasses.dataclass
-class _Discovery:
+class Discovery:
     """Which container images the cluster needs: what a run of it pulled, and what its files declare."""
 
     options: Options
-    parsed: Kubefile
-    info: Info
-    apps: Sequence[applications.Application]
-    base: PlatformImage | None
-    work: Workshop
-    sources: Sequence[Source]
-    own: _Built
+    part: Part
+    seen: ImageSet | None = None
+    """For a platform that this machine cannot run: what the run for this machine's own found."""
+
+    @property
+    def work(self) -> Workshop:
+        return self.part.work
+
+    @property
+    def info(self) -> Info:
+        return self.part.info
+
+    @property
+    def embedded(self) -> ImageSet:
+        """The container images of the base."""
+        return self.part.base.images if self.part.base else ImageSet()
 
     def key(self) -> str:
         """What could change the outcome: files (not their comments), launch, environment, list, kind of cluster; a README cannot."""
         listed = self.options.image_list.read_text() if self.options.image_list else ""
-        inherited = self.base.images.to_json() if self.base else None
+        inherited = self.embedded.to_json() if self.part.base else None
         described: list[Any] = [
-            FORMAT, self.options.platform, rootfs.essence(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
+            FORMAT, str(self.part.platform), rootfs.essence(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
             dict(self.info.env), listed, self.options.cluster, sorted(self.options.discover), inherited,
         ]  # fmt: skip
+        if self.seen is not None:
+            described.append([[one.reference, one.digest, list(self._owners().get(one.reference, ()))] for one in self._pulled_elsewhere()])
         return hashlib.sha256(canonical_json(described)).hexdigest()
+
+    def _pulled_elsewhere(self) -> list[Pulled]:
+        """What the run for this machine pulled, to be found for our platform. An index has both; of one manifest only the name holds."""
+        known = {image.name for image in self.embedded.images}
+        return [
+            Pulled(image.name, image.digest if image.media_type in INDEXES and image.name not in known else "", image.media_type, "")
+            for image in (self.seen.images if self.seen else ())
+            if "pulled" in image.found_by
+        ]
+
+    def _owners(self) -> dict[str, tuple[str, ...]]:
+        return {image.name: image.requested_by for image in self.seen.images if "pulled" in image.found_by} if self.seen else {}
 
     def images(self) -> Found:
         key = self.key()
@@ -337,14 +486,14 @@ class _Discovery:
         found = self._run()
         value = {
             "images": found.images.to_json(), "undeclared": list(found.undeclared), "unpulled": list(found.unpulled),
-            "built": {name: self.own.builder.key(Reference.parse(name)) for name in self.own.used},
+            "built": {name: self.part.own.builder.key(Reference.parse(name)) for name in self.part.own.used},
         }  # fmt: skip
         self.work.store.keep("discovery", key, value)
         return found
 
     def _still_holds(self, record: Mapping[str, Any]) -> bool:
         """Images of ours are part of it: a changed Dockerfile is another discovery. So is a blob that has gone."""
-        same = all(self.own.builder.key(Reference.parse(name)) == key for name, key in record["built"].items())
+        same = all(self.part.own.builder.key(Reference.parse(name)) == key for name, key in record["built"].items())
         return same and all(self.work.store.has(blob["digest"]) for blob in record["images"]["blobs"])
 
     def _run(self) -> Found:
@@ -354,18 +503,18 @@ class _Discovery:
         app_env = {app.name: {**env, **app.env} for app in self.info.apps}
         declared, listed = self._declared(tree, env, app_env)
         render.render_tree(tree, env, app_env)
-        pulled: list[Pulled] = []
-        owners: dict[str, tuple[str, ...]] = {}
-        boots = "pulled" in self.options.discover and facts is not None
+        pulled, owners = self._pulled_elsewhere(), self._owners()
+        boots = "pulled" in self.options.discover and facts is not None and not self.part.foreign
         if boots and facts is not None:
             pulled, owners = self._boot(tree, facts, env)
-        elif "pulled" in self.options.discover:
-            log.warning(f"{self.parsed.path}: there is no Kubernetes in this image to run it on, so only declared images are known")
-        platform = Platform.parse(self.options.platform)
-        found = collect(pulled, declared, listed=listed, store=self.work.store, sources=self.sources, platform=platform)
+        elif "pulled" in self.options.discover and self.part.platform == self.options.platforms[0] and facts is None:
+            log.warning(f"{self.part.parsed.path}: there is no Kubernetes in this image to run it on, so only declared images are known")
+        found = collect(
+            pulled, declared, listed=listed, store=self.work.store, sources=self.part.sources, platform=self.part.platform
+        )  # fmt: skip
         named = {str(as_asked(Reference.parse(item.name))) for item in (*declared, *listed)}
         asked = {image.reference for image in pulled}
-        known = {image.name for image in self.base.images.images} if self.base else set()
+        known = {image.name for image in self.embedded.images}
         owned = tuple(_asked_by(image, owners.get(image.name, ())) for image in found.images)
         return Found(
             ImageSet(owned, found.blobs), boots, tuple(sorted(asked - named - known)), tuple(sorted(named - asked - known)) if boots else ()
@@ -395,7 +544,7 @@ class _Discovery:
         plan = sandbox.Plan(tree, facts, env, self._image(), own_network, self.options.keep)
         make = CLUSTERS[self.options.cluster]
         with tempfile.TemporaryDirectory(prefix="slipway-cluster-", dir=scratch.folder()) as work:  # noqa: SIM117 -- reads better
-            with make(plan, self.sources, self.work.store, self.own.builder, Path(work)) as box:
+            with make(plan, self.part.sources, self.work.store, self.part.own.builder, Path(work)) as box:
                 with log.step("node ready"):
                     box.run("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=180s")
                 cluster_apps = [command for app in self.info.apps if app.name in self.info.cluster_apps for command in app.commands]
@@ -411,8 +560,7 @@ class _Discovery:
         """The image under construction, with the container images of its base."""
         descriptors = tuple(one.descriptor for one in self.work.layers)
         diff_ids = tuple(one.diff_id for one in self.work.layers)
-        embedded = self.base.images if self.base else ImageSet()
-        return PlatformImage(Platform.parse(self.options.platform), descriptors, diff_ids, (), self.info, embedded)
+        return PlatformImage(self.part.platform, descriptors, diff_ids, (), self.info, self.embedded)
 
     def _settle(self, box: sandbox.Sandbox, proxy: Proxy) -> None:
         try:
@@ -431,4 +579,5 @@ CLUSTERS: dict[str, Cluster] = {"kind": sandbox.kind, "container": sandbox.conta
 
 def check(options: Options) -> dict[str, Any]:
     """What ``build --check`` prints, as JSON values. Needs neither base image nor engine. Raises InputError."""
-    return outline.plan(read(options), options.context)
+    plans = [outline.plan(parsed, options.context) for parsed in read_all(options).values()]
+    return plans[0] if len(plans) == 1 else {**plans[0], "platforms": [plan["platform"] for plan in plans]}

@@ -52,6 +52,7 @@ class Pulled:
 
     reference: str
     digest: str
+    """Nothing when only the name is known, as of what a run for another platform pulled."""
     media_type: str
     source: str
     """Who served it: a registry's host, or the label of a LayoutSource."""
@@ -577,7 +578,7 @@ def _wanted(pulled: Iterable[Pulled], declared: Iterable[Declared], listed: Iter
     faults: _Faults = {}
     for image in pulled:
         wanted = found.setdefault(image.reference, _Wanted(Reference.parse(image.reference)))
-        wanted.digest = image.digest
+        wanted.digest = image.digest or None
         wanted.found_by.add("pulled")
     for how, images in (("declared", declared), ("listed", listed)):
         for item in images:

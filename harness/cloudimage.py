@@ -16,9 +16,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from harness.errors import StoreError
+from harness.oci.graph import attached_to, attachments
 from harness.oci.model import EPOCH, INDEXES, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
 from harness.oci.store import Collected, Store
@@ -30,6 +31,8 @@ INFO = "dev.slipway.cloudimage"
 IMAGESET_CONFIG = "application/vnd.slipway.imageset.v1+json"
 BLOB = "application/vnd.slipway.blob.v1"
 SCHEMA_VERSION = 1
+
+_ATTACHMENTS = {"sig": "signature", "att": "attestation"}
 
 _T = TypeVar("_T")
 
@@ -182,12 +185,16 @@ class Info:
     """The Kubernetes versions it may run on, as a range (KUBEVERSION)."""
     cluster_apps: tuple[str, ...] = ()
     """Names of the apps (CNI, CSI) that start with the cluster."""
+    converted_from: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)
+    """``{"tool": "sealer", "version": ..., "digest": ...}`` when another tool made its rootfs; slipway's own runtime is not in it then."""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     """What a newer slipway wrote here and this one does not know; kept as it is."""
 
     def to_json(self) -> dict[str, Any]:
+        converted = {"convertedFrom": dict(self.converted_from)} if self.converted_from else {}
         return {
             **self.extra,
+            **converted,
             "schemaVersion": SCHEMA_VERSION,
             "type": self.type,
             "kubernetes": self.kubernetes,
@@ -204,7 +211,7 @@ class Info:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Info:
         """Raises KeyError, TypeError, ValueError or AttributeError when it is not the JSON of an Info."""
-        known = set(cls().to_json())
+        known = {*cls().to_json(), "convertedFrom"}
         return cls(
             type=str(value["type"]),
             kubernetes=value.get("kubernetes"),
@@ -216,6 +223,7 @@ class Info:
             base=_pairs(value["base"]) if value.get("base") else None,
             kube_version=value.get("kubeVersion"),
             cluster_apps=_texts(value.get("clusterApps")),
+            converted_from=_pairs(value["convertedFrom"]) if value.get("convertedFrom") else None,
             extra={key: text for key, text in value.items() if key not in known},
         )
 
@@ -260,6 +268,8 @@ class CloudImage:
     blobs: tuple[Descriptor, ...] = ()
     name: str | None = None
     """The familiar name under which it was read, None when it was read by digest."""
+    absent: tuple[Platform, ...] = ()
+    """Platforms that the index has and that are not here: it was pulled or loaded for some platforms only."""
 
     @property
     def size(self) -> int:
@@ -271,6 +281,10 @@ class CloudImage:
         for image in self.platforms:
             if image.platform.matches(wanted):
                 return image
+        if any(platform.matches(wanted) for platform in self.absent):
+            raise StoreError(
+                f"{self.name or self.digest} is here without its part for {wanted}", hint=f"pull it with --platform {wanted}, or whole"
+            )
         there = ", ".join(str(image.platform) for image in self.platforms)
         raise StoreError(
             f"{self.name or self.digest} is not made for {wanted}, only for {there}", hint=f"build it with --platform {wanted}"
@@ -295,8 +309,14 @@ def write(store: Store, platforms: Sequence[PlatformImage]) -> Descriptor:
     for image in in_order:
         _check_blobs(store, [*image.layers, *_as_layers(image.images)])
         entries += [_write_rootfs(store, image).to_json(), _write_images(store, image).to_json()]
-    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries, "annotations": {KIND: CLOUDIMAGE}}
-    return _put(store, OCI_INDEX, index)
+    return write_index(store, entries)
+
+
+def write_index(store: Store, entries: Sequence[Mapping[str, Any]]) -> Descriptor:
+    """Write the index of a CloudImage that has these entries (descriptors as JSON), in this order."""
+    return _put(
+        store, OCI_INDEX, {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(entries), "annotations": {KIND: CLOUDIMAGE}}
+    )
 
 
 def _write_rootfs(store: Store, image: PlatformImage) -> Descriptor:
@@ -379,21 +399,50 @@ def _familiar(name: str) -> str:
         return name
 
 
+class Documents(Protocol):
+    """Where manifests and configs are: a Store, or what was fetched of an image in a registry."""
+
+    def json(self, digest: str) -> dict[str, Any]: ...
+
+
 def _read(store: Store, index: Descriptor, name: str | None) -> CloudImage:
+    image = understand(store, index, name, store.has)
+    _check_blobs(store, image.blobs)
+    return image
+
+
+def understand(store: Documents, index: Descriptor, name: str | None, here: Callable[[str], bool] = lambda _: True) -> CloudImage:
+    """A CloudImage by its manifests and configs alone; whether its other blobs are anywhere is not looked at. Raises StoreError.
+
+    ``here`` says of a manifest's digest whether it can be read: a platform that was not fetched is ``absent``.
+    """
     what = name or index.digest
     content = store.json(index.digest) if index.media_type in INDEXES else {}
     if (content.get("annotations") or {}).get(KIND) != CLOUDIMAGE:
-        raise StoreError(f"{what} is an image, but not a CloudImage", hint="`slipway build` makes CloudImages; docker runs this one")
+        hint = "`slipway build` makes CloudImages; `slipway convert` makes one of an image of sealer"
+        raise StoreError(f"{what} is an image, but not a CloudImage", hint=hint)
     blobs: dict[str, Descriptor] = {index.digest: index}
     try:
-        platforms = _read_platforms(store, content, blobs)
+        wanted, absent = _fetched(content, here)
+        platforms = _read_platforms(store, wanted, blobs)
     except (KeyError, TypeError, ValueError, AttributeError) as wrong:
         raise StoreError(f"{what} cannot be understood as a CloudImage: {wrong!r}", hint="a newer slipway may be needed") from wrong
-    _check_blobs(store, blobs.values())
-    return CloudImage(index.digest, platforms, tuple(blobs.values()), name)
+    return CloudImage(index.digest, platforms, tuple(blobs.values()), name, absent)
 
 
-def _read_platforms(store: Store, index: Mapping[str, Any], blobs: dict[str, Descriptor]) -> tuple[PlatformImage, ...]:
+def _fetched(index: Mapping[str, Any], here: Callable[[str], bool]) -> tuple[Mapping[str, Any], tuple[Platform, ...]]:
+    """The index without platforms whose rootfs is not here, and those platforms. With none here at all it stays as it is."""
+    entries = list(index["manifests"])
+    # An image set may be that of another platform too; a rootfs belongs to one.
+    roots = [entry for entry in entries if entry.get("platform") and KIND not in (entry.get("annotations") or {})]
+    absent = tuple(Platform.from_json(entry["platform"]) for entry in roots if not here(str(entry["digest"])))
+    if not absent or len(absent) == len(roots):
+        return index, ()
+    kept = [entry for entry in entries if not entry.get("platform") or Platform.from_json(entry["platform"]) not in absent]
+    return {**index, "manifests": kept}, absent
+
+
+def _read_platforms(store: Documents, index: Mapping[str, Any], blobs: dict[str, Descriptor]) -> tuple[PlatformImage, ...]:
     entries = _all(Descriptor.from_json, index["manifests"])
     sets = {entry.platform: entry for entry in entries if entry.annotations.get(KIND) == IMAGESET}
     found = []
@@ -409,7 +458,7 @@ def _read_platforms(store: Store, index: Mapping[str, Any], blobs: dict[str, Des
 
 
 def _manifest(
-    store: Store, entry: Descriptor, blobs: dict[str, Descriptor]
+    store: Documents, entry: Descriptor, blobs: dict[str, Descriptor]
 ) -> tuple[dict[str, Any], dict[str, Any], tuple[Descriptor, ...]]:
     """Manifest, config and layers of an entry of the index, all noted in ``blobs``."""
     manifest = store.json(entry.digest)
@@ -419,7 +468,7 @@ def _manifest(
     return manifest, store.json(config.digest), layers
 
 
-def _read_rootfs(store: Store, entry: Descriptor, images: ImageSet, blobs: dict[str, Descriptor]) -> PlatformImage:
+def _read_rootfs(store: Documents, entry: Descriptor, images: ImageSet, blobs: dict[str, Descriptor]) -> PlatformImage:
     manifest, config, layers = _manifest(store, entry, blobs)
     info = json.loads(manifest["annotations"][INFO])
     if int(info.get("schemaVersion", 0)) > SCHEMA_VERSION:
@@ -434,7 +483,7 @@ def _read_rootfs(store: Store, entry: Descriptor, images: ImageSet, blobs: dict[
     )
 
 
-def _read_images(store: Store, entry: Descriptor, blobs: dict[str, Descriptor]) -> ImageSet:
+def _read_images(store: Documents, entry: Descriptor, blobs: dict[str, Descriptor]) -> ImageSet:
     _, config, layers = _manifest(store, entry, blobs)
     images = ImageSet.from_json(config)
     carried = {layer.digest for layer in layers}
@@ -499,12 +548,16 @@ class Row:
     kubernetes: str | None = None
     problem: str | None = None
     """Why it cannot be used, when it cannot."""
+    kind: str = CLOUDIMAGE
+    """``cloudimage``, what others() says, or the tool that made an image which can be converted to one."""
 
 
 def images(store: Store) -> tuple[Row, ...]:
-    """Every CloudImage that has a name here, by name; a damaged one with its problem. Other images are left out."""
+    """Every CloudImage that has a name here, by name; a damaged one with its problem. Other images and attachments are left out."""
     rows = []
     for name, descriptor in store.names().items():
+        if attached_to(name):
+            continue
         try:
             image = _read(store, descriptor, name)
         except StoreError as problem:
@@ -512,6 +565,27 @@ def images(store: Store) -> tuple[Row, ...]:
                 rows.append(Row(name, descriptor.digest, problem=problem.message))
             continue
         rows.append(_row(name, image))
+    return tuple(rows)
+
+
+def others(store: Store) -> tuple[Row, ...]:
+    """What else has a name here: container images (``image``), signatures, attestations, and lists of ``referrers``."""
+    rows = []
+    for name, descriptor in store.names().items():
+        attached = attached_to(name) is not None
+        if not attached and _is_cloudimage(store, descriptor):
+            continue
+        blobs = [digest for digest in store.reachable([descriptor.digest]) if store.has(digest)]
+        platforms: tuple[str, ...] = ()
+        problem = None
+        try:
+            listed = store.json(descriptor.digest).get("manifests") or ()
+            found = (Platform.from_json(entry.get("platform") or {}) for entry in listed)
+            platforms = () if attached else tuple(dict.fromkeys(str(platform) for platform in found if platform.os))
+        except StoreError as damaged:
+            problem = damaged.message
+        kind = _ATTACHMENTS.get(name.rpartition(".")[2], "referrers") if attached else "image"
+        rows.append(Row(name, descriptor.digest, platforms, sum(map(store.size, blobs)), problem=problem, kind=kind))
     return tuple(rows)
 
 
@@ -572,14 +646,29 @@ def tag(store: Store, source: str, name: str) -> Descriptor:
 def remove(store: Store, names: Sequence[str]) -> tuple[tuple[str, ...], Collected]:
     """Forget names, or the one name of a digest, and free what nothing else needs; which names, and what was freed.
 
-    When one of them is not there, or a digest has several names, nothing is forgotten (StoreError).
+    With the last name of an image go the signatures and whatever else is attached to it. When one of them is not there, or a digest has several names, nothing is forgotten (StoreError).
     """
     with store.lock():
         known = store.names()
         going = tuple(dict.fromkeys(_name_of(store, known, name) for name in names))
+        going += orphans(store, known, going)
         for name in going:
             store.untag(name)
     return going, store.collect()
+
+
+def orphans(store: Store, known: Mapping[str, Descriptor], going: Sequence[str]) -> tuple[str, ...]:
+    """The names of attachments that lose what they are attached to when the names ``going`` go."""
+    lost: dict[str, None] = {}
+    while True:
+        gone = {*going, *lost}
+        kept = store.reachable(known[name].digest for name in known if name not in gone and not attached_to(name))
+        # What is attached to an attachment stays as long as that does.
+        about = store.reachable(known[name].digest for name in gone) - kept
+        more = [name for name in attachments(known, about) if name not in gone]
+        if not more:
+            return tuple(lost)
+        lost.update(dict.fromkeys(more))
 
 
 def _name_of(store: Store, known: Mapping[str, Descriptor], text: str) -> str:

@@ -3,10 +3,14 @@
 A line ``# image: NAME:TAG`` above a ``FROM`` says which image that stage is. The name may hold the Dockerfile's build arguments:
 ``# image: slipway.dev/kube-proxy:${VERSION}`` serves every version that is asked for. The Dockerfiles are ordinary and
 build anywhere; what we add is a base made from the archive where it cannot be pulled, and digests that depend on the content only.
+
+For another processor nothing is emulated as long as the Dockerfile does as ours do: stages with RUN begin with
+``FROM --platform=${BUILDPLATFORM:-linux}``, so they run on the machine that builds, and make files for ``TARGETARCH``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,22 +21,31 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from harness import engine, log, packages, paths, process, scratch
+from harness import engine, log, packages, process, programs, scratch
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
 from harness.oci.deflate import GzipWriter
 from harness.oci.layer import Layer
-from harness.oci.model import EPOCH, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, canonical_json
+from harness.oci.model import EPOCH, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 
 _IMAGE = re.compile(r"#\s*image:\s*(?P<name>\S+)\s*$")
-_FROM = re.compile(r"FROM\s+(?:--platform=\S+\s+)?(?P<base>\S+)(?:\s+AS\s+(?P<stage>\S+))?\s*$", re.IGNORECASE)
+_FROM = re.compile(r"FROM\s+(?P<here>--platform=\S+\s+)?(?P<base>\S+)(?:\s+AS\s+(?P<stage>\S+))?\s*$", re.IGNORECASE)
+_BUILDPLATFORM = re.compile(r"--platform=(\$BUILDPLATFORM|\$\{BUILDPLATFORM\})\s+")
 _ARG = re.compile(r"ARG\s+(?P<name>\w+)(?:=(?P<value>\S*))?\s*$", re.IGNORECASE)
 _PAINT = re.compile(r"\x1b\[[0-9;]*m")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 LABEL_KEY = "dev.slipway.key"
 FORMAT = "1"
 """Part of every key: raise it when the conversion below changes what it writes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """An image that a stage stands on. ``here``: for the machine that builds (``FROM --platform=...``), whatever the image is for."""
+
+    name: str
+    here: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +56,7 @@ class Definition:
     pattern: str
     target: str | None
     arguments: tuple[tuple[str, str], ...]
-    bases: tuple[str, ...]
+    bases: tuple[Base, ...]
 
     def match(self, reference: str) -> dict[str, str] | None:
         """The build arguments with which this definition is ``reference`` (a familiar name); None when it never is."""
@@ -80,18 +93,18 @@ def bundled() -> list[Path]:
 
 def _read(path: Path) -> Iterator[Definition]:
     arguments: dict[str, str] = {}
-    stages: list[tuple[str, str | None, str | None]] = []
+    stages: list[tuple[Base, str | None, str | None]] = []
     pending: str | None = None
     for line in path.read_text().splitlines():
         if found := _IMAGE.match(line.strip()):
             pending = found["name"]
         elif found := _FROM.match(line.strip()):
-            stages.append((found["base"], found["stage"], pending))
+            stages.append((Base(found["base"], bool(found["here"])), found["stage"], pending))
             pending = None
         elif found := _ARG.match(line.strip()):
             arguments.setdefault(found["name"], found["value"] or "")
     internal = {stage for _, stage, _ in stages if stage} | {"scratch"}
-    bases = tuple(dict.fromkeys(base for base, _, _ in stages if base not in internal))
+    bases = tuple(dict.fromkeys(base for base, _, _ in stages if base.name not in internal))
     for _, stage, name in stages:
         if name:
             yield Definition(path.parent, name, stage, tuple(arguments.items()), bases)
@@ -99,10 +112,28 @@ def _read(path: Path) -> Iterator[Definition]:
 
 @dataclasses.dataclass(frozen=True)
 class Builder:
-    """Builds the images of ``roots`` when something asks for them by name; ``store`` keeps the results."""
+    """Builds the images of ``roots`` for ``platform`` when something asks for them by name; ``store`` keeps the results."""
 
     store: Store
     roots: tuple[Path, ...]
+    platform: Platform = dataclasses.field(default_factory=Platform.host)
+
+    def on(self, platform: Platform) -> Builder:
+        """The builder of the same images for another platform."""
+        return dataclasses.replace(self, platform=platform)
+
+    @property
+    def here(self) -> Builder:
+        """The builder of what runs on this machine."""
+        return self.on(Platform.host())
+
+    @property
+    def foreign(self) -> bool:
+        return not self.platform.matches(Platform.host())
+
+    def engine_name(self, name: str) -> str:
+        """How the engine calls image ``name`` for our platform: this machine's own keep their name, others must not take it from them."""
+        return foreign_name(name, self.platform) if self.foreign else name
 
     def find(self, reference: Reference) -> tuple[Definition, dict[str, str]] | None:
         """The definition that yields ``reference`` and the build arguments it takes; None when no folder does."""
@@ -129,13 +160,29 @@ class Builder:
             descriptor = Descriptor.from_json(record["manifest"])
             if self.store.has(descriptor.digest):
                 return descriptor
-        with log.step(f"build container image {reference.familiar}"):
+        with log.step(f"build container image {reference.familiar}{self._target()}"):
             identity = self.build(definition, wanted, reference.familiar)
-            descriptor = export(identity, self.store)
+            descriptor = export(identity, self.store, self.platform)
+            self._check(definition, descriptor)
         self.store.keep(
             "container-image", key, {"name": str(reference), "manifest": descriptor.to_json(), "blobs": _blobs(self.store, descriptor)}
         )
         return descriptor
+
+    def _target(self) -> str:
+        return f" for {self.platform}" if self.foreign else ""
+
+    def _check(self, definition: Definition, manifest: Descriptor) -> None:
+        """A Dockerfile that knows nothing of TARGETARCH puts programs of this machine into an image for another: say so, now."""
+        if not self.foreign:
+            return
+        wrong = programs.misfits(self.store, layers_of(self.store, manifest), self.platform)
+        if wrong:
+            raise BuildError(
+                f"{definition.folder}/Dockerfile: {len(wrong)} programs of the image for {self.platform} are for another processor",
+                hint="in a stage that runs here, fetch or compile for $TARGETARCH (ARG TARGETARCH), as `obtain` of the builder image does",
+                details="\n".join(wrong[:20]),
+            )
 
     def key(self, reference: Reference) -> str | None:
         """What an image of ours is made from, as a digest; None when no folder defines it."""
@@ -144,34 +191,38 @@ class Builder:
 
     def engine_image(self, client: engine.Client, reference: Reference) -> str:
         """Have an image in the engine (to run it there), built only when its inputs are new; its id. Raises BuildError."""
+        name = self.engine_name(reference.familiar)
         found = self.find(reference)
         if found is None:
-            ensure_base(client, reference.familiar)
-            return str(client.images.get(reference.familiar).id)
+            ensure_base(client, reference.familiar, self.platform)
+            return str(client.images.get(name).id)
         key = self._key(*found)
         try:
-            present = client.images.get(reference.familiar)
+            present = client.images.get(name)
         except engine.NotFound:
             present = None
         if present is not None and present.labels.get(LABEL_KEY) == key:
             return str(present.id)
-        with log.step(f"build container image {reference.familiar}"):
+        with log.step(f"build container image {reference.familiar}{self._target()}"):
             return self.build(*found, reference.familiar)
 
     def build(self, definition: Definition, arguments: Mapping[str, str], tag: str) -> str:
         """Build with the engine, tag the result there, return the engine's image id. Raises BuildError."""
         client = engine.connect(timeout=3600)
         for base in definition.bases:
-            own = self.find(Reference.parse(base))
-            if own is None:
-                ensure_base(client, base)
-            else:
-                self.build(own[0], own[1], base)
-        # Host network: the archive and mirrors that this machine reaches are what the build reaches, loopback included.
-        stream = client.api.build(
-            path=str(definition.folder), tag=tag, target=definition.target or "", buildargs=dict(arguments), network_mode="host", rm=True,
-            forcerm=True, decode=True, labels={LABEL_KEY: self._key(definition, arguments)},
-        )  # fmt: skip
+            self._ensure(client, base)
+        with self._dockerfile(definition) as dockerfile:
+            # Host network: the archive and mirrors that this machine reaches are what the build reaches, loopback included.
+            stream = client.api.build(
+                path=str(definition.folder), dockerfile=dockerfile, tag=self.engine_name(tag), target=definition.target or "",
+                buildargs={**self._platform_arguments(definition), **arguments}, network_mode="host", rm=True, forcerm=True, decode=True,
+                labels={LABEL_KEY: self._key(definition, arguments)},
+            )  # fmt: skip
+            identity = self._follow(definition, stream)
+        return identity or str(client.images.get(self.engine_name(tag)).id)
+
+    def _follow(self, definition: Definition, stream: Iterator[Mapping[str, Any]]) -> str:
+        """Read what the engine says while it builds; the id of what it built. Raises BuildError."""
         said = ""
         identity = ""
         for event in stream:
@@ -181,16 +232,60 @@ class Builder:
                 lines = [line for line in said.splitlines() if line.strip()]
                 for line in lines:
                     log.debug(line)
-                raise BuildError(f"{definition.folder}/Dockerfile: {event['error']}", details="\n".join(lines[-30:]))
+                hint = emulation_hint(self.platform) if is_foreign_program(f"{said}{event['error']}") else None
+                raise BuildError(f"{definition.folder}/Dockerfile: {event['error']}", hint=hint, details="\n".join(lines[-30:]))
             identity = event.get("aux", {}).get("ID", identity)
-        return identity or str(client.images.get(tag).id)
+        return identity
+
+    def _ensure(self, client: engine.Client, base: Base) -> None:
+        """Have what a stage stands on in the engine: for this machine, or for the platform of the image."""
+        builder = self.here if base.here else self
+        own = builder.find(Reference.parse(base.name))
+        if own is None:
+            ensure_base(client, base.name, builder.platform)
+        else:
+            builder.build(own[0], own[1], base.name)
+
+    def _platform_arguments(self, definition: Definition) -> dict[str, str]:
+        """What BuildKit sets by itself for a Dockerfile that declares it."""
+        known = {
+            "TARGETARCH": self.platform.architecture, "TARGETOS": self.platform.os, "TARGETPLATFORM": str(self.platform),
+            "TARGETVARIANT": self.platform.variant, "BUILDARCH": Platform.host().architecture, "BUILDPLATFORM": str(Platform.host()),
+        }  # fmt: skip
+        return {name: value for name, value in known.items() if value and name in dict(definition.arguments)}
+
+    @contextlib.contextmanager
+    def _dockerfile(self, definition: Definition) -> Iterator[str]:
+        """The Dockerfile for the engine's classic build, which knows no platforms: bases get the names they have in the engine."""
+        text = (definition.folder / "Dockerfile").read_text()
+        fitted = "".join(self._fitted(line, definition) for line in text.splitlines(keepends=True))
+        if fitted == text:
+            yield "Dockerfile"
+            return
+        with tempfile.TemporaryDirectory(prefix="dockerfile-", dir=scratch.folder()) as work:
+            path = Path(work, "Dockerfile")
+            path.write_text(fitted)
+            yield str(path)
+
+    def _fitted(self, line: str, definition: Definition) -> str:
+        found = _FROM.match(line.strip())
+        if found is None:
+            return line
+        if found["here"]:
+            return _BUILDPLATFORM.sub("", line)
+        if Base(found["base"]) not in definition.bases:
+            return line
+        start = line.index(found["base"], line.upper().index("FROM") + 4)
+        return line[:start] + self.engine_name(found["base"]) + line[start + len(found["base"]) :]
 
     def _key(self, definition: Definition, arguments: Mapping[str, str]) -> str:
         digest = hashlib.sha256()
-        described = [FORMAT, definition.pattern, definition.target, sorted(arguments.items()), paths.architecture()]
+        processor = "/".join(part for part in (self.platform.architecture, self.platform.variant) if part)
+        described = [FORMAT, definition.pattern, definition.target, sorted(arguments.items()), processor]
         for base in definition.bases:
-            own = self.find(Reference.parse(base))
-            described.append(self._key(*own) if own else base)
+            builder = self.here if base.here else self
+            own = builder.find(Reference.parse(base.name))
+            described.append(builder._key(*own) if own else base.name)
         digest.update(json.dumps(described).encode())
         for path in sorted(definition.folder.rglob("*")):
             if path.is_file():
@@ -199,37 +294,91 @@ class Builder:
         return digest.hexdigest()
 
 
+def foreign_name(name: str, platform: Platform) -> str:
+    """The tag under which an engine keeps image ``name`` for a platform that is not its own."""
+    reference = Reference.parse(name)
+    version = reference.tag or (reference.digest or "").removeprefix("sha256:")[:12]
+    return dataclasses.replace(reference, tag=f"{version}-{str(platform).replace('/', '-')}", digest=None).familiar
+
+
+def is_foreign_program(text: str) -> bool:
+    """Whether a program's output says that it could not be started because it is for another processor."""
+    return "exec format error" in text.lower()
+
+
+def emulation_hint(platform: Platform) -> str:
+    return (
+        f"programs for {platform} do not run on this machine: let the step use this machine's, "
+        "or have the kernel emulate (packages qemu-user-static and binfmt-support)"
+    )
+
+
+def layers_of(store: Store, manifest: Descriptor) -> list[Layer]:
+    """The layers of an image manifest that is in the store."""
+    document = json.loads(store.read(manifest.digest))
+    diff_ids = store.json(document["config"]["digest"])["rootfs"]["diff_ids"]
+    return [Layer(Descriptor.from_json(entry), diff_id) for entry, diff_id in zip(document["layers"], diff_ids, strict=True)]
+
+
 def _blobs(store: Store, manifest: Descriptor) -> list[str]:
     document = json.loads(store.read(manifest.digest))
     return [manifest.digest, document["config"]["digest"], *(entry["digest"] for entry in document["layers"])]
 
 
-def ensure_base(client: engine.Client, name: str) -> None:
-    """Have the base image ``name`` in the engine: there already, pulled, or (Debian) made from the package archive."""
+def ensure_base(client: engine.Client, name: str, platform: Platform | None = None) -> None:
+    """Have the base image ``name`` in the engine: there already, pulled, or (Debian) made from the package archive.
+
+    One for another platform than the engine's lies there as ``foreign_name()``.
+    """
+    foreign = platform is not None and not platform.matches(Platform.host())
+    kept = foreign_name(name, platform) if foreign and platform else name
     try:
-        client.images.get(name)
+        client.images.get(kept)
     except engine.NotFound:
         pass
     else:
         return
-    with log.step(f"base image {name}") as shown:
+    with log.step(f"base image {name}{f' for {platform}' if foreign else ''}") as shown:
         try:
-            client.images.pull(name)
+            if foreign and platform:
+                _pull_foreign(client, name, kept, platform)
+            else:
+                client.images.pull(name)
             shown.note = "pulled"
         except engine.APIError as error:
             made = re.fullmatch(r"debian:(\w+)-slim", name)
             if made is None:
                 raise BuildError(f"the base image {name} cannot be pulled: {error.explanation or error}") from error
-            make_debian(client, name, made[1])
+            make_debian(client, kept, made[1], platform or Platform.host())
             shown.note = "made from the package archive"
 
 
-def make_debian(client: engine.Client, name: str, suite: str) -> None:
-    """Make a minimal Debian from the archives that apt uses here and give it to the engine as ``name``."""
+def _pull_foreign(client: engine.Client, name: str, kept: str, platform: Platform) -> None:
+    """Pull an image for another platform. The engine gives it the name itself, so what had that name gets it back."""
+    try:
+        own = client.images.get(name)
+    except engine.NotFound:
+        own = None
+    client.api.pull(name, platform=str(platform))
+    repository, _, tag = kept.rpartition(":")
+    client.images.get(name).tag(repository, tag)
+    if own is not None:
+        repository, _, tag = Reference.parse(name).familiar.rpartition(":")
+        own.tag(repository, tag)
+    else:
+        client.images.remove(name, noprune=True)
+
+
+def make_debian(client: engine.Client, name: str, suite: str, platform: Platform) -> None:
+    """Make a minimal Debian from the archives that apt uses here and give it to the engine as ``name``.
+
+    Its packages are set up by programs of their own, so for another processor the kernel must emulate it. Raises EngineError, BuildError.
+    """
     try:
         program = packages.ensure("mmdebstrap", "mmdebstrap")
     except CommandError as error:
         raise EngineError(f"{name} cannot be pulled, and making it needs mmdebstrap", hint=error.hint) from error
+    foreign = [] if platform.matches(Platform.host()) else [f"--architectures={platform.architecture}"]
     with tempfile.TemporaryDirectory(prefix="slipway-base-", dir=scratch.folder()) as work:
         tree = Path(work, "base.tar")
         sources = [str(path) for path in _apt_sources(suite)]
@@ -239,10 +388,27 @@ def make_debian(client: engine.Client, name: str, suite: str) -> None:
         Path(work, "50host").write_text("\n".join(settings) + "\n")
         left_out = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "locale", "doc")]
         hook = f"--customize-hook=copy-in {work}/50host /etc/apt/apt.conf.d"
-        process.run(
-            [program, "--quiet", "--variant=minbase", "--include=ca-certificates", hook, *left_out, suite, tree, *sources],
-            env={"SOURCE_DATE_EPOCH": "0"},
-        )
+        words: list[str | Path] = [
+            program,
+            "--quiet",
+            "--variant=minbase",
+            "--include=ca-certificates",
+            *foreign,
+            hook,
+            *left_out,
+            suite,
+            tree,
+            *sources,
+        ]
+        try:
+            process.run(words, env={"SOURCE_DATE_EPOCH": "0"})
+        except CommandError as error:
+            if not foreign:
+                raise
+            hint = emulation_hint(platform)
+            raise BuildError(
+                f"no Debian {suite} for {platform} can be made here: {error.message}", hint=hint, details=error.details
+            ) from error
         repository, tag = name.split(":")
         client.api.import_image(src=str(tree), repository=repository, tag=tag, changes=['CMD ["bash"]'])
 
@@ -256,8 +422,8 @@ def _apt_sources(suite: str) -> list[Path]:
     return sorted(path for path in places if path.exists() and re.search(rf"\b{suite}\b", path.read_text()))
 
 
-def export(identity: str, store: Store) -> Descriptor:
-    """Take an image out of the engine into the store as an OCI image whose digest depends on its content alone.
+def export(identity: str, store: Store, platform: Platform) -> Descriptor:
+    """Take an image out of the engine into the store as an OCI image for ``platform`` whose digest depends on its content alone.
 
     Docker writes the time of the build into files, layers and config; all of that is set to the epoch here.
     """
@@ -266,10 +432,10 @@ def export(identity: str, store: Store) -> Descriptor:
         for chunk in client.images.get(identity).save(chunk_size=1 << 20):
             archive.write(chunk)
         archive.seek(0)
-        return convert(archive, store)
+        return convert(archive, store, platform)
 
 
-def convert(archive: IO[bytes], store: Store) -> Descriptor:
+def convert(archive: IO[bytes], store: Store, platform: Platform) -> Descriptor:
     """A docker-archive (what ``docker save`` writes) with one image -> OCI manifest in ``store``. Keeps its layers apart."""
     with tarfile.open(fileobj=archive) as tar:
         members = {member.name: member for member in tar.getmembers()}
@@ -290,7 +456,7 @@ def convert(archive: IO[bytes], store: Store) -> Descriptor:
         entry = json.load(opened("manifest.json"))[0]
         config = json.load(opened(entry["Config"]))
         layers = [_normalise(opened(name), store) for name in entry["Layers"]]
-    return _manifest(store, config, [one for one in layers if one is not None])
+    return _manifest(store, config, [one for one in layers if one is not None], platform)
 
 
 def _normalise(source: IO[bytes], store: Store) -> Layer | None:
@@ -329,13 +495,14 @@ class _Tee:
         return len(data)
 
 
-def _manifest(store: Store, docker: Mapping[str, Any], layers: list[Layer]) -> Descriptor:
+def _manifest(store: Store, docker: Mapping[str, Any], layers: list[Layer], platform: Platform) -> Descriptor:
     kept = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal")
     settings = {key: value for key in kept if (value := (docker.get("config") or {}).get(key))}
     labels = {name: value for name, value in settings.pop("Labels", {}).items() if name != LABEL_KEY}
     settings |= {"Labels": labels} if labels else {}
     config = canonical_json({
-        "architecture": docker["architecture"], "os": docker["os"], "created": EPOCH, "config": settings,
+        # Not what the engine says: it takes every image that it builds for its own.
+        **platform.to_json(), "created": EPOCH, "config": settings,
         "rootfs": {"type": "layers", "diff_ids": [one.diff_id for one in layers]},
     })  # fmt: skip
     digest, size = store.put(config)

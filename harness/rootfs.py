@@ -22,7 +22,7 @@ import yaml
 from harness import context as build_context
 from harness import engine, log, scratch
 from harness.errors import BuildError, SlipwayError, StoreError
-from harness.images import Builder
+from harness.images import Builder, emulation_hint, is_foreign_program
 from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
 from harness.oci import layer
 from harness.oci.extract import OPAQUE, WHITEOUT
@@ -206,7 +206,7 @@ class Workshop:
     def _run(self, _kubefile: Kubefile, instruction: Run) -> Step:
         command = list(instruction.command) if isinstance(instruction.command, tuple) else ["/bin/sh", "-c", instruction.command]
         builder = Reference.parse(BUILDER_IMAGE)
-        identity = self._identity("run", command, dict(instruction.environment), self.builder.key(builder))
+        identity = self._identity("run", command, dict(instruction.environment), self.builder.here.key(builder))
         known = self.known(identity, instruction.text)
         if known:
             return known
@@ -219,7 +219,8 @@ class Workshop:
 
     def _in_container(self, tree: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
         client = engine.connect(timeout=24 * 3600)
-        image = self.builder.engine_image(client, Reference.parse(BUILDER_IMAGE))
+        # Always this machine's: for another platform a step makes files with our programs; ${ARCH} tells it which.
+        image = self.builder.here.engine_image(client, Reference.parse(BUILDER_IMAGE))
         # What the container made as root is ours to read and to remove.
         owner = f"{os.getuid()}:{os.getgid()}"
         script = f'PATH="{MOUNT}/bin:$PATH"; export PATH; {shlex.join(command)}; code=$?; chown -R {owner} {MOUNT}; exit $code'
@@ -231,7 +232,9 @@ class Workshop:
             log.debug(line)
         if code != 0:
             tail = "\n".join(output.strip().splitlines()[-20:])
-            raise BuildError(f"RUN failed with exit code {code}: {shlex.join(command) if len(command) != 3 else command[2]}", details=tail)
+            hint = emulation_hint(self.builder.platform) if self.builder.foreign and is_foreign_program(tail) else None
+            what = shlex.join(command) if len(command) != 3 else command[2]
+            raise BuildError(f"RUN failed with exit code {code}: {what}", hint=hint, details=tail)
 
 
 # Entries

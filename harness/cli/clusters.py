@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from harness import log
+from harness.cli.share import Ca, PlainHttp, connect, fetch
 from harness.cli.terminal import Json, Yes, app, existing, pairs, plain, print_json, short, table, wants_json
-from harness.errors import Fault, InputError, UsageError
+from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.oci.store import Store
 
 
@@ -40,6 +41,16 @@ def run(
     ] = None,
     cmds: Annotated[list[str] | None, typer.Option("--cmds", help="A launch command in place of the image's.", show_default=False)] = None,
     name: Annotated[str, typer.Option(help="The name of the cluster.")] = "default",
+    registry: Annotated[
+        str | None,
+        typer.Option(
+            help="Use this registry, filled by `slipway push --expand`, in place of one of the cluster's own.",
+            metavar="REGISTRY[/PATH]",
+            show_default=False,
+        ),
+    ] = None,
+    plain_http: PlainHttp = False,
+    ca: Ca = None,
     timeout: Annotated[float, typer.Option(help="Seconds that workloads may take to become ready.")] = 600,
     plan: Annotated[bool, typer.Option("--plan", help="Show the steps and touch nothing.")] = False,
     output: Json = "text",
@@ -50,9 +61,11 @@ def run(
 
     as_json = wants_json(output)
     login = _login(user, port, key, passwd)
+    fetch(image, plain_http, ca)
     options = running.Options(
         image=image, masters=_machines(masters, login, "--masters"), nodes=_machines(nodes, login, "--nodes"), name=name,
         env=pairs(env or [], "--env"), commands=tuple(cmds) if cmds else None, timeout=timeout,
+        elsewhere=_elsewhere(registry, image, plain_http, ca),
     )  # fmt: skip
     if plan:
         described = planning.describe(running.plan(running.prepare(options, Store.default())))
@@ -73,6 +86,25 @@ def run(
         print(f"    {log.duration(step.seconds or 0):>10}  {step.title}")
     print(f"  kubectl --kubeconfig {summary.kubeconfig} get pods -A")
     print("  slipway status" + (f" {summary.name}" if summary.name != "default" else ""))
+
+
+def _elsewhere(registry: str | None, image: str, plain_http: bool, ca: Path | None) -> Any:
+    """The registry of the site, when one is named; all images of ``image`` are there."""
+    if registry is None:
+        return None
+    from harness import cloudimage, expand
+    from harness.credentials import Credentials
+    from harness.lifecycle.registry import OfSite
+
+    site = expand.Site.parse(registry)
+    with connect(plain_http, False, ca, None, None) as client:
+        absent = expand.missing(cloudimage.read(Store.default(), image), site, client)
+    if absent:
+        raise StoreError(
+            f"{site} lacks {len(absent)} of the images within {image}: {', '.join(absent[:3])}{' ...' if len(absent) > 3 else ''}",
+            hint=f"slipway push {image} --expand {registry}",
+        )
+    return OfSite(site, plain_http, ca.read_bytes() if ca else None, Credentials().find(site.host))
 
 
 Name = Annotated[str, typer.Argument(help="The cluster.")]

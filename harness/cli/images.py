@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from harness import log
-from harness.cli.terminal import Json, app, existing, print_json, short, table, wants_json
+from harness.cli.terminal import Json, app, platform_of, print_json, short, table, wants_json
 from harness.oci.store import Store
 
 
 @app.command()
-def images(output: Json = "text") -> None:
-    """List the CloudImages of the local store."""
+def images(
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Also container images, and signatures and whatever else is attached to images.")
+    ] = False,
+    output: Json = "text",
+) -> None:
+    """List the CloudImages of the local store, and images of sealer, which `slipway convert` makes CloudImages of."""
     import dataclasses
 
-    from harness import cloudimage
+    from harness import cloudimage, sealerimage
 
-    rows = cloudimage.images(Store.default())
-    if wants_json(output):
-        print_json([dataclasses.asdict(row) for row in rows])
+    as_json = wants_json(output)
+    store = Store.default()
+    rows = {row.name: row for row in (*(cloudimage.others(store) if everything else ()), *cloudimage.images(store))}
+    rows.update((row.name, row) for row in sealerimage.rows(store))
+    listed = [rows[name] for name in sorted(rows)]
+    if as_json:
+        print_json([dataclasses.asdict(row) for row in listed])
         return
     table(
-        ("NAME", "DIGEST", "PLATFORM", "KUBERNETES", "IMAGES", "SIZE"),
+        ("NAME", "DIGEST", "KIND", "PLATFORM", "KUBERNETES", "IMAGES", "SIZE"),
         [
             (
                 row.name,
                 short(row.digest),
-                ",".join(row.platforms),
+                row.kind,
+                ",".join(row.platforms) or "-",
                 row.kubernetes or "-",
                 str(row.images),
                 row.problem or log.size(row.size),
             )
-            for row in rows
+            for row in listed
         ],
     )
 
@@ -45,10 +53,16 @@ def images(output: Json = "text") -> None:
 def inspect(
     name: Annotated[str, typer.Argument(help="A name, a digest, or the beginning of one.", show_default=False)], output: Json = "text"
 ) -> None:
-    """Show what is in a CloudImage: how it runs, its layers, and each embedded image under its original name."""
-    from harness import cloudimage
+    """Show what is in a CloudImage: how it runs, its layers, and each embedded image under its original name.
+
+    Of an image of sealer it shows which names can be restored, and what cannot.
+    """
+    from harness import cloudimage, sealerimage
 
     store = Store.default()
+    if sealerimage.is_sealer(store, store.resolve(name)):
+        _inspect_sealer(store, name, as_json=wants_json(output))
+        return
     image = cloudimage.read(store, name)
     if wants_json(output):
         print_json(cloudimage.describe(image))
@@ -60,6 +74,9 @@ def inspect(
         print(f"type        {info.type}" + (f", Kubernetes {info.kubernetes} ({info.runtime})" if info.kubernetes else ""))
         if info.base:
             print(f"base        {info.base['reference']}  {short(info.base['digest'])}")
+        if info.converted_from:
+            origin = info.converted_from
+            print(f"made from   an image of {origin['tool']} {origin['version']}  {short(origin['digest'])}")
         for key, value in info.env.items():
             print(f"env         {key}={value}")
         for application in info.apps:
@@ -78,25 +95,78 @@ def inspect(
         )
 
 
+def _inspect_sealer(store: Store, name: str, *, as_json: bool) -> None:
+    from harness import scratch, sealerimage
+
+    image = sealerimage.read(store, name)
+    with scratch.cleaned():
+        inside = sealerimage.look(store, image)
+    if as_json:
+        print_json(sealerimage.describe(image, inside))
+        return
+    for one in inside:
+        part, said = one.part, one.part.extension
+        print(f"{image.name}  {image.digest}")
+        print(f"made by     sealer {said.sealer or '?'}, {said.schema}" if said else "made by     sealer")
+        print(f"platform    {part.platform}")
+        if said:
+            print(f"type        {said.type}" + (f", Kubernetes {part.kubernetes}" if part.kubernetes else ""))
+            for key, value in said.env.items():
+                print(f"env         {key}={value}")
+            for application in said.applications:
+                print(f"app         {application.name} ({application.kind or 'mixed'})")
+            for line in (*said.launch_apps, *said.launch_commands):
+                print(f"launch      {line}")
+        for key, value in part.labels.items():
+            print(f"label       {key}={value}")
+        print(f"size        {log.size(part.size)} in {len(part.layers)} layers\n")
+        table(
+            ("IMAGE", "DIGEST", "SIZE", "ASKED FOR BY"),
+            [
+                (embedded.name, short(embedded.digest), log.size(one.sizes[embedded.name]), _several(embedded.requested_by))
+                for embedded in one.restored.images.images
+            ],
+        )
+        for note in one.restored.notes:
+            print(f"note: {note}")
+        if one.problems:
+            print("\nNot restored:")
+            table(("KIND", "NAME", "WHY"), [(problem.kind, problem.name, problem.reason) for problem in one.problems])
+    for absent in image.absent:
+        print(f"{absent} is in the index, but not in the store")
+
+
 def _several(names: Sequence[str]) -> str:
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else "-"
 
 
 @app.command()
-def history(name: Annotated[str, typer.Argument(show_default=False)], output: Json = "text") -> None:
-    """Show the steps that made a CloudImage, with the size of each layer."""
+def history(
+    name: Annotated[str, typer.Argument(show_default=False)],
+    platform: Annotated[str | None, typer.Option(help="Only this platform of it.  [default: all]", show_default=False)] = None,
+    output: Json = "text",
+) -> None:
+    """Show the steps that made a CloudImage, with the size of each layer; what its base brings first."""
     import dataclasses
 
     from harness import cloudimage
 
-    rows = cloudimage.history(cloudimage.read(Store.default(), name))
-    if wants_json(output):
+    as_json = wants_json(output)
+    image = cloudimage.read(Store.default(), name)
+    if platform:
+        image = dataclasses.replace(image, platforms=(image.platform(platform_of(platform)),))
+    rows = cloudimage.history(image)
+    if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
         return
-    table(
-        ("LAYER", "SIZE", "STEP"),
-        [(short(row.layer) if row.layer else "-", log.size(row.size) if row.layer else "-", row.created_by) for row in rows],
-    )
+    for number, part in enumerate(image.platforms):
+        if len(image.platforms) > 1:
+            print(("\n" if number else "") + f"platform {part.platform}")
+        own = [row for row in rows if row.platform == str(part.platform)]
+        table(
+            ("LAYER", "SIZE", "STEP"),
+            [(short(row.layer) if row.layer else "-", log.size(row.size) if row.layer else "-", row.created_by) for row in own],
+        )
 
 
 @app.command()
@@ -111,52 +181,51 @@ def tag(
 
 
 @app.command()
-def rmi(names: Annotated[list[str], typer.Argument(show_default=False)]) -> None:
-    """Remove names, and the blobs that no other name needs."""
+def rmi(
+    names: Annotated[
+        list[str], typer.Argument(help="Names; or a digest, or the beginning of one, of what has one name.", show_default=False)
+    ],
+    output: Json = "text",
+) -> None:
+    """Remove names, and the blobs that no other name needs. With its last name go an image's signatures and other attachments."""
     from harness import cloudimage
 
+    as_json = wants_json(output)
     removed, freed = cloudimage.remove(Store.default(), names)
+    if as_json:
+        print_json({"names": list(removed), **freed._asdict()})
+        return
     for name in removed:
         print(f"untagged {name}")
-    print("blobs stay for now: the store is in use" if freed.busy else f"freed {log.size(freed.bytes)}")
+    print("blobs stay for now: the store is in use" if freed.busy else f"freed {log.size(freed.bytes)} in {freed.blobs} blobs")
 
 
 @app.command()
 def prune(
-    cache: Annotated[bool, typer.Option("--cache", help="Also forget build steps and discoveries.")] = False, output: Json = "text"
+    cache: Annotated[bool, typer.Option("--cache", help="Also forget build steps and discoveries.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and remove nothing.")] = False,
+    output: Json = "text",
 ) -> None:
-    """Remove what no image and no cached build step needs, and what pulls that were cut short have left."""
-    store = Store.default()
-    if cache:
-        store.forget()
-    freed = store.collect(unfinished=True)
-    if wants_json(output):
-        print_json(freed._asdict())
-    else:
-        print("nothing removed: the store is in use" if freed.busy else f"removed {freed.blobs} blobs, freed {log.size(freed.bytes)}")
+    """Remove what no image, no cached build step and nobody at work needs.
 
+    In the store: blobs without a name, what pulls that were cut short have left, attachments of images that are gone. In the cache:
+    unpacked trees of such images, and temporary folders of processes that were killed. While something builds, pulls, pushes or
+    loads, the store is left alone.
+    """
+    from harness import prune as pruning
 
-@app.command()
-def save(
-    names: Annotated[list[str], typer.Argument(show_default=False)],
-    file: Annotated[Path, typer.Option("--file", "-f", help="The archive to write; - for standard output.", show_default=False)],
-) -> None:
-    """Write CloudImages into one file: a standard OCI archive, each blob once."""
-    from harness.oci import archive
-
-    with log.step(f"save {', '.join(names)}") as shown:
-        written = archive.save(Store.default(), names, sys.stdout.buffer if str(file) == "-" else file)
-        shown.note = log.size(written)
-
-
-@app.command()
-def load(
-    file: Annotated[Path, typer.Option("--file", "-f", help="The archive to read; - for standard input.", show_default=False)],
-) -> None:
-    """Take the CloudImages of an archive into the store; nothing is visible before all of it is verified."""
-    from harness.oci import archive
-
-    with log.step(f"load {file}"):
-        found = archive.load(Store.default(), sys.stdin.buffer if str(file) == "-" else existing(file))
-    for name, descriptor in sorted(found.items()):
-        print(f"{name}  {descriptor.digest}")
+    as_json = wants_json(output)
+    pruned = pruning.prune(Store.default(), cache=cache, dry_run=dry_run)
+    if as_json:
+        print_json(pruned.to_json())
+        return
+    table(("KIND", "COUNT", "SIZE"), [(kind.name, str(kind.count), log.size(kind.bytes)) for kind in pruned.kinds])
+    for name in pruned.names:
+        print(f"{'would untag' if dry_run else 'untagged'} {name}")
+    if pruned.busy:
+        print("the store is in use: nothing of it " + ("would be" if dry_run else "was") + " removed; try again later")
+    if pruned.trees_busy:
+        print("a tree is being unpacked: no tree " + ("would be" if dry_run else "was") + " removed; try again later")
+    if pruned.trees_in_use:
+        print(f"{pruned.trees_in_use} more trees stay: somebody uses them")
+    print(f"{'would free' if dry_run else 'freed'} {log.size(pruned.bytes)}")

@@ -38,10 +38,33 @@ def reference(text: str, what: str) -> Any:
         raise InputError([Fault(f"{what} {text}", str(wrong))]) from wrong
 
 
+def fetch(name: str, plain_http: bool, ca: Path | None) -> None:
+    """Pull an image that is not in the store, when its name says which registry has it."""
+    from harness import transfer
+
+    store = Store.default()
+    there = reference(name, "IMAGE")
+    head = name.partition("/")[0]
+    named = "/" in name and ("." in head or ":" in head or head == "localhost")
+    if not named or there.familiar in store.names() or (there.digest and store.has(there.digest)):
+        return
+    with connect(plain_http, False, ca, None, None) as client:
+        transfer.pull(store, there, client)
+
+
 @app.command()
 def push(
     name: Annotated[str, typer.Argument(help="The image in the local store.", show_default=False)],
     target: Annotated[str | None, typer.Argument(help="Where to.  [default: the registry that NAME says]", show_default=False)] = None,
+    expand: Annotated[
+        str | None,
+        typer.Option(
+            "--expand",
+            metavar="REGISTRY[/PATH]",
+            help="Put the container images within it into this registry, each under its own name; `run --registry` then uses them.",
+            show_default=False,
+        ),
+    ] = None,
     plain_http: PlainHttp = False,
     insecure: Insecure = False,
     ca: Ca = None,
@@ -53,6 +76,12 @@ def push(
     from harness import transfer
 
     as_json = wants_json(output)
+    if expand is not None:
+        if target is not None:
+            raise UsageError("TARGET and --expand are two things", hint="push the CloudImage, and expand it, one after the other")
+        with connect(plain_http, insecure, ca, cert, cert_key) as client:
+            _expand(name, expand, client, as_json)
+        return
     there = reference(target or name, "TARGET" if target else "NAME")
     if there.digest:
         raise UsageError(f"{target or name}: a push goes to a tag, not to a digest", hint="write REGISTRY/REPOSITORY:TAG")
@@ -65,6 +94,21 @@ def push(
     print(f"  sent {log.size(pushed.sent)}: {pushed.uploaded} blobs uploaded, {pushed.mounted} mounted, {pushed.present} there already")
     for tag in pushed.attachments:
         print(f"  with {tag}")
+
+
+def _expand(name: str, registry: str, client: Any, as_json: bool) -> None:
+    from harness import cloudimage, expand
+
+    store = Store.default()
+    done = expand.expand(store, cloudimage.read(store, name), expand.Site.parse(registry), client)
+    if as_json:
+        print_json(plain(done))
+        return
+    for image in done.images:
+        print(image)
+    print(f"  sent {log.size(done.sent)}: {done.uploaded} blobs uploaded, {done.present} there already")
+    for image in done.partly:
+        print(f"  only one platform of {image} is here: its tag works there, the digest of its index does not")
 
 
 @app.command()

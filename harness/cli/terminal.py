@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.errors import Fault, InputError, UsageError
+from harness.oci.model import Platform
 
 HELP = """Builds, tests, shares and runs cluster images: a whole distributed application, Kubernetes included, in one OCI artifact.
 
@@ -86,6 +87,13 @@ def one_of(value: str, known: Iterable[str], option: str) -> str:
     if value not in known:
         raise UsageError(f"{option} {value}: not known", hint=f"one of {', '.join(known)}")
     return value
+
+
+def platform_of(text: str) -> Platform:
+    try:
+        return Platform.parse(text)
+    except ValueError as wrong:
+        raise UsageError(f"--platform: {wrong}") from wrong
 
 
 def existing(path: Path) -> Path:

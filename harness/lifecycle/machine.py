@@ -59,8 +59,8 @@ HOSTS_MARK = "# slipway"
 _CNI = ("bridge", "host-local", "loopback", "portmap")
 
 
-def containerd_config(pause: str | None, member: Member, snapshotter: str = "overlayfs") -> str:
-    """containerd's configuration, version 2: 1.6 and 1.7 read it as it is, 2.x converts it."""
+def containerd_config(pause: str | None, member: Member, login: str = "", snapshotter: str = "overlayfs") -> str:
+    """containerd's configuration, version 2: 1.6 and 1.7 read it as it is, 2.x converts it. ``login``: a table for a registry."""
     sandbox = f'  sandbox_image = "{pause}"\n' if pause else ""
     return f"""version = 2
 
@@ -85,18 +85,18 @@ def containerd_config(pause: str | None, member: Member, snapshotter: str = "ove
 [plugins."io.containerd.grpc.v1.cri".cni]
   bin_dir = "/opt/cni/bin"
   conf_dir = "/etc/cni/net.d"
-"""
+{login}"""
 
 
 def _toml(value: bool) -> str:
     return "true" if value else "false"
 
 
-def files(cluster: Cluster, member: Member) -> Files:
+def files(cluster: Cluster, member: Member, login: str = "") -> Files:
     """The files of a node that do not depend on keys."""
     found = {
         "/etc/systemd/system/containerd.service": File.text(CONTAINERD_SERVICE),
-        "/etc/containerd/config.toml": File.text(containerd_config(cluster.facts.pause_image, member)),
+        "/etc/containerd/config.toml": File.text(containerd_config(cluster.facts.pause_image, member, login), 0o600 if login else 0o644),
         "/etc/sysctl.d/90-slipway.conf": File.text(SYSCTL),
         "/etc/modules-load.d/slipway.conf": File.text("overlay\nbr_netfilter\n"),
         "/usr/local/bin/ctr": File(link=f"{ROOTFS}/bin/ctr"),

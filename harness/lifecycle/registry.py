@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from harness.cloudimage import Blob, ImageSet
+from harness.credentials import Credential
+from harness.expand import Site
 from harness.lifecycle.machine import listening
 from harness.nodes import Node
 from harness.nodes.placing import STATE, File, Files, put_all, tar_stream
@@ -25,6 +28,7 @@ STORAGE = f"{STATE}/registry"
 CERTIFICATE = f"{STATE}/registry.crt"
 KEY = f"{STATE}/registry.key"
 CA = "/etc/kubernetes/pki/ca.crt"
+CA_OF_SITE = f"{STATE}/site-registry.crt"
 MOST = 3
 """Masters that hold the images; more would only cost disks."""
 
@@ -190,11 +194,56 @@ def client_files(names: Iterable[str]) -> Files:
     return {f"/etc/containerd/certs.d/{name}/hosts.toml": File.text(text) for name, text in files.items()}
 
 
-def elsewhere_files(hosts_toml: str) -> Files:
-    """All images, whatever their names, come from the registry that ``hosts_toml`` describes."""
-    return {"/etc/containerd/certs.d/_default/hosts.toml": File.text(hosts_toml)}
+class Elsewhere(Protocol):
+    """A registry that is there already and has every image; the cluster then brings none of its own."""
+
+    def files(self, names: Iterable[str]) -> Files:
+        """How containerd finds the images of these registries there."""
+        ...
+
+    def login(self) -> str:
+        """What containerd's configuration says about signing in there; empty for nothing."""
+        ...
 
 
-def _hosts(url: str, path: str) -> str:
-    options = f'capabilities = ["pull", "resolve"]\nca = "{CA}"\n{path}'
+@dataclasses.dataclass(frozen=True)
+class Anything:
+    """One that answers for all names, as its hosts.toml describes."""
+
+    hosts_toml: str
+
+    def files(self, names: Iterable[str]) -> Files:  # noqa: ARG002 -- whatever they are
+        return {"/etc/containerd/certs.d/_default/hosts.toml": File.text(self.hosts_toml)}
+
+    def login(self) -> str:
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class OfSite:
+    """The registry of a site, with each image under its own name below a path, as ``slipway push --expand`` puts them."""
+
+    site: Site
+    plain: bool = False
+    ca: bytes | None = None
+    credential: Credential | None = None
+
+    def files(self, names: Iterable[str]) -> Files:
+        url = f"{'http' if self.plain else 'https'}://{self.site.host}"
+        ca = CA_OF_SITE if self.ca else None
+        found = {name: File.text(_hosts(f"{url}/v2/{self.site.folder(name)}", "override_path = true\n", ca)) for name in names}
+        found["_default"] = File.text(_hosts(url, "", ca))
+        files = {f"/etc/containerd/certs.d/{name}/hosts.toml": file for name, file in found.items()}
+        return {**files, CA_OF_SITE: File(self.ca)} if self.ca else files
+
+    def login(self) -> str:
+        if self.credential is None:
+            return ""
+        host, user, password = (json.dumps(text) for text in (self.site.host, self.credential.username, self.credential.password))
+        return f'\n[plugins."io.containerd.grpc.v1.cri".registry.configs.{host}.auth]\n  username = {user}\n  password = {password}\n'
+
+
+def _hosts(url: str, path: str, ca: str | None = CA) -> str:
+    trusted = f'ca = "{ca}"\n' if ca else ""
+    options = f'capabilities = ["pull", "resolve"]\n{trusted}{path}'
     return f'server = "{url}"\n{options}\n[host."{url}"]\n{options}'

@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from harness import paths, render
+from harness import render, trees
 from harness.cloudimage import PlatformImage
 from harness.nodes import Node
 from harness.nodes.placing import STATE, File, archive, tar_stream
 from harness.oci.extract import open_layer
-from harness.oci.layer import unpack
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS
 
@@ -40,26 +39,12 @@ rm -rf {ROOTFS}.old
 
 def identity(image: PlatformImage) -> str:
     """What the merged tree depends on."""
-    return hashlib.sha256("\n".join(layer.digest for layer in image.layers).encode()).hexdigest()[:32]
+    return trees.identity(image.layers)
 
 
 def tree(store: Store, image: PlatformImage) -> Path:
-    """The merged rootfs, unpacked once into the cache. Not to be changed."""
-    place = paths.cache() / "rootfs" / identity(image)
-    if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=".unpacking-"))
-        try:
-            with store.using():
-                unpack(store, image.layers, scratch / "tree")
-            try:
-                (scratch / "tree").rename(place)
-            except OSError:
-                if not place.is_dir():  # else another process was quicker
-                    raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return place
+    """The merged rootfs, unpacked once into the cache; nobody removes it while this process lives. Not to be changed."""
+    return trees.unpacked(store, image.layers)
 
 
 def read_file(store: Store, image: PlatformImage, path: str) -> bytes | None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from harness import cloudimage
 from harness.clusterstate import DEFAULT_NAME, ClusterState
 from harness.errors import StoreError, UsageError
-from harness.lifecycle import rootfs, steps
+from harness.lifecycle import registry, rootfs, steps
 from harness.lifecycle.plan import Step, execute
 from harness.nodes import Machine
 from harness.nodes.ssh import Ssh
 from harness.oci.store import Store
+from harness.trust import policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Options:
     commands: tuple[str, ...] | None = None
     """Launch commands instead of the image's."""
     edit: rootfs.Edit | None = None
-    registry_hosts: str | None = None
-    """A containerd hosts.toml of a registry elsewhere that has every image; none is then brought along."""
+    elsewhere: registry.Elsewhere | None = None
+    """A registry that has every image; none is then brought along."""
     timeout: float = 600
 
 
@@ -62,8 +63,16 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
         raise UsageError(f"{len(options.masters)} masters", hint="etcd needs an odd number: 1, 3 or 5")
     steps.check_env(options.env)
     image = cloudimage.read(store, options.image)
+    policy.check(store, options.image, image.digest, policy.load())
     if image.platforms[0].info.type == "app":
         raise StoreError(f"{options.image} is an application image: it brings no Kubernetes", hint="run it on a cluster that is there")
+    if image.platforms[0].info.converted_from:
+        maker = image.platforms[0].info.converted_from["tool"]
+        raise StoreError(
+            f"{options.image} was made by {maker}: its rootfs has the scripts of {maker}, and not what slipway starts a cluster with: "
+            "etc/slipway.yaml, etc/addons/, bin/containerd, bin/registry, bin/haproxy",
+            hint="build it again FROM a CloudImage with Kubernetes, such as kubefiles/kubernetes; COPY its manifests/ and charts/ there",
+        )
     if image.platforms[0].info.runtime not in steps.RUNTIMES:
         raise StoreError(f"{options.image} wants the runtime {image.platforms[0].info.runtime}", hint="a newer slipway may know it")
     state = ClusterState.of(options.name, home)
@@ -80,7 +89,7 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
         launch=options.commands,
         state=state,
         edit=options.edit,
-        registry_hosts=options.registry_hosts,
+        elsewhere=options.elsewhere,
         timeout=options.timeout,
     )
 
@@ -102,7 +111,7 @@ def bring_up(setup: steps.Setup) -> list[Step]:
     recipe = [
         steps.connect(setup),
         steps.check_machines(setup),
-        *([steps.send_images(setup)] if setup.registry_hosts is None else []),
+        *([steps.send_images(setup)] if setup.elsewhere is None else []),
         steps.unpack_rootfs(setup),
         steps.make_keys(setup),
         steps.send_rootfs(setup),

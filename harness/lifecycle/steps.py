@@ -55,8 +55,8 @@ class Setup:
     """Changes the rootfs before it is rendered (Config documents)."""
     host_env: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     """More environment, by address of a node."""
-    registry_hosts: str | None = None
-    """A containerd hosts.toml of a registry elsewhere, used for every image in place of one of the cluster's own."""
+    elsewhere: registry.Elsewhere | None = None
+    """A registry that has every image, used in place of one of the cluster's own."""
     timeout: float = 600
     """Seconds for the API to answer, and again for nodes, and for workloads, to become ready."""
 
@@ -263,10 +263,11 @@ def send_rendered(setup: Setup) -> Step:
 def set_up_machines(setup: Setup) -> Step:
     def files(node: Node) -> Files:
         member = setup.member(node)
-        elsewhere = setup.registry_hosts
+        elsewhere = setup.elsewhere
+        names = registry.domains(setup.images)
         found = {
-            **machine.files(setup.cluster, member),
-            **(registry.client_files(registry.domains(setup.images)) if elsewhere is None else registry.elsewhere_files(elsewhere)),
+            **machine.files(setup.cluster, member, elsewhere.login() if elsewhere else ""),
+            **(registry.client_files(names) if elsewhere is None else elsewhere.files(names)),
             **setup.runtime.units(member),
         }
         if member.registry and elsewhere is None:
@@ -291,7 +292,8 @@ def set_up_machines(setup: Setup) -> Step:
 def start_containerd(setup: Setup) -> Step:
     def inputs(node: Node) -> str:
         member = setup.member(node)
-        return digest(rootfs.identity(setup.platforms[node.address]), machine.containerd_config(setup.facts.pause_image, member))
+        login = setup.elsewhere.login() if setup.elsewhere else ""
+        return digest(rootfs.identity(setup.platforms[node.address]), machine.containerd_config(setup.facts.pause_image, member, login))
 
     return Step(
         "start-containerd",
@@ -319,7 +321,7 @@ def send_images(setup: Setup) -> Step:
 
 
 def start_registry(setup: Setup) -> Step:
-    if setup.registry_hosts is not None:
+    if setup.elsewhere is not None:
         return Step("start-registry", "use a registry elsewhere", lambda: None, after=("check-machines",))
     hosts = ("127.0.0.1", *(node.address for node in setup.masters[: registry.MOST]))
 

@@ -9,14 +9,13 @@ import posixpath
 import shutil
 import stat
 import tarfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, cast
 
 from harness.errors import StoreError
-from harness.oci.deflate import GzipReader
-from harness.oci.model import GZIP_LAYERS, OCI_LAYER, Descriptor
+from harness.oci import compression
+from harness.oci.model import GZIP_LAYERS, OCI_LAYER, OCI_LAYER_ZSTD, Descriptor
 from harness.oci.store import CHUNK, Store
 
 WHITEOUT = ".wh."
@@ -24,6 +23,7 @@ WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 """Removes all that the layers below have in the folder it stands in."""
 
+_COMPRESSIONS: Mapping[str, compression.Compression] = {**dict.fromkeys(GZIP_LAYERS, "gzip"), OCI_LAYER_ZSTD: "zstd", OCI_LAYER: "none"}
 _MOST_LINKS = 40
 _BUFFER = 128 << 10
 """Bytes tarfile reads ahead: it copies them for every header, so more is slower."""
@@ -33,19 +33,19 @@ _BUFFER = 128 << 10
 def open_layer(store: Store, layer: Descriptor) -> Iterator[tarfile.TarFile]:
     """The tar of a layer, to be read once from its beginning. Raises StoreError when it is not readable."""
     with store.open(layer.digest) as file:
-        if layer.media_type in GZIP_LAYERS:
-            stream = cast("IO[bytes]", GzipReader(file))
-        elif layer.media_type == OCI_LAYER:
-            stream = file
-        else:
-            raise StoreError(f"layer {layer.digest} is of type {layer.media_type}, which cannot be unpacked here", hint="use gzip layers")
+        how = _COMPRESSIONS.get(layer.media_type)
+        if how is None:
+            raise StoreError(
+                f"layer {layer.digest} is of type {layer.media_type}, which cannot be unpacked here", hint="use gzip or zstd layers"
+            )
+        stream = cast("IO[bytes]", compression.reader(file, how))
         try:
             with tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER) as tar:
                 yield tar
             # tarfile stops at the end mark; only the end of the stream shows that nothing was cut off or changed.
             while stream.read(CHUNK):
                 pass
-        except (tarfile.TarError, zlib.error, EOFError) as wrong:
+        except (tarfile.TarError, *compression.BROKEN) as wrong:
             raise StoreError(f"layer {layer.digest} is not a readable tar: {wrong}") from wrong
 
 

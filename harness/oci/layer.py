@@ -66,12 +66,13 @@ def scan(root: Path, prefix: str = "") -> Iterator[Entry]:
 
 
 def write_layer(entries: Iterable[Entry], store: Store) -> Layer:
-    """Pack entries, in any order, into a gzip layer: sorted, times and owners zero. Of two with one path the last counts.
+    """Pack entries, in any order, into a gzip layer: sorted, times and owners zero. Of two with one name the last counts.
 
     Reads files as it goes, a chunk at a time. Raises BuildError for a path that would leave the rootfs or a file that
     cannot be read, StoreError when the store cannot take it.
     """
-    unique = {_checked(entry).path: entry for entry in entries}
+    # By the name in the tar: a layer may empty a folder and fill it again, or put something in place of what it removes.
+    unique = {_checked(entry).name: entry for entry in entries}
     with store.writer() as blob, GzipWriter(blob.write) as compressed:
         tar = _TarWriter(compressed)
         for entry in sorted(unique.values(), key=lambda entry: entry.name.split("/")):

@@ -11,6 +11,7 @@ lease                                           flock: shared by those who write
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import errno
 import fcntl
@@ -21,7 +22,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -47,6 +48,22 @@ class Collected(NamedTuple):
     blobs: int
     bytes: int
     busy: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Garbage:
+    """Files of a store that nothing needs, by what they are."""
+
+    blobs: tuple[Path, ...]
+    partial: tuple[Path, ...]
+    """What pulls that were cut short have fetched."""
+    temporary: tuple[Path, ...]
+    """What killed writers left."""
+    records: tuple[Path, ...]
+
+
+class BusyError(StoreError):
+    """The lease is held by somebody else."""
 
 
 class MismatchError(StoreError):
@@ -441,7 +458,7 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what killed writers left behind, when nobody can be writing."""
-        with contextlib.suppress(_BusyError), self._disk():
+        with contextlib.suppress(BusyError), self._disk():
             if any(self._tmp.iterdir()):
                 with self._flock("lease", fcntl.LOCK_EX | fcntl.LOCK_NB), self.lock():
                     self._remove_temporaries()
@@ -457,19 +474,44 @@ class Store:
         inside using().
         """
         try:
-            with self._flock("lease", fcntl.LOCK_EX | fcntl.LOCK_NB), self.lock(), self._disk():
-                self._remove_temporaries()
-                if unfinished:
-                    self.forget(UNFINISHED)
-                needed = self._needed()
-                unneeded = [path for path in self._blobs.iterdir() if f"sha256:{path.name}" not in needed]
-                unneeded += self._partial.iterdir() if unfinished else ()
-                freed = sum(path.stat().st_size for path in unneeded)
-                for path in unneeded:
-                    path.unlink()
-                return Collected(len(unneeded), freed)
-        except _BusyError:
+            with self.alone():
+                found = self.garbage(unfinished=unfinished)
+                going = (*found.blobs, *found.partial)
+                freed = sum(path.stat().st_size for path in going)
+                self.discard(found)
+                return Collected(len(going), freed)
+        except BusyError:
             return Collected(0, 0, busy=True)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else is inside using() meanwhile; raises BusyError when somebody is. Write no blob inside: that would wait for us."""
+        with self._flock("lease", fcntl.LOCK_EX | fcntl.LOCK_NB), self.lock(), self._disk():
+            yield
+
+    def garbage(self, *, unfinished: bool = False, cache: bool = False, without: Collection[str] = ()) -> Garbage:
+        """What nothing needs; it stays garbage while alone() is held.
+
+        With ``unfinished`` also what pulls that were cut short have fetched, with ``cache`` also every cache record and what only
+        those lead to; the names ``without`` do not count.
+        """
+        with self._disk():
+            kept = {name: descriptor for name, descriptor in self.names().items() if name not in without}
+            records = set((self.root / "cache").glob("*/*.json"))
+            going = {path for path in records if cache or (unfinished and path.parent.name == UNFINISHED)}
+            needed = self._needed(kept.values(), records - going)
+            return Garbage(
+                blobs=tuple(path for path in self._blobs.iterdir() if f"sha256:{path.name}" not in needed),
+                partial=tuple(self._partial.iterdir()) if unfinished else (),
+                temporary=tuple(self._tmp.iterdir()),
+                records=tuple(sorted(going)),
+            )
+
+    def discard(self, garbage: Garbage) -> None:
+        """Remove it. For use inside alone(). Records go first: a kill in between leaves no record of a blob that has gone."""
+        with self._disk():
+            for path in (*garbage.records, *garbage.blobs, *garbage.partial, *garbage.temporary):
+                path.unlink(missing_ok=True)
 
     def reachable(self, roots: Iterable[str]) -> set[str]:
         """``roots`` and the digests their indexes and manifests lead to, whether those are in the store or not."""
@@ -485,9 +527,9 @@ class Store:
                 waiting += [str(child["digest"]) for child in _children(manifest)]
         return found
 
-    def _needed(self) -> set[str]:
-        roots = {descriptor.digest for descriptor in self.names().values()}
-        for path in (self.root / "cache").glob("*/*.json"):
+    def _needed(self, named: Iterable[Descriptor], records: Iterable[Path]) -> set[str]:
+        roots = {descriptor.digest for descriptor in named}
+        for path in records:
             roots.update(_SHA256.findall(path.read_text(encoding="utf-8", errors="replace")))
         return self.reachable(roots)
 
@@ -534,7 +576,7 @@ class Store:
         if isinstance(problem, FileNotFoundError) and digest:
             return StoreError(f"blob {digest} is not in {self.root}", hint="pull, load or build the image again")
         if isinstance(problem, BlockingIOError):
-            return _BusyError(f"{self.root} is in use")
+            return BusyError(f"{self.root} is in use")
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
             return StoreError(
                 f"no space left in {self.root}", hint="`slipway prune` frees what no image needs; SLIPWAY_HOME moves the store"
@@ -562,10 +604,6 @@ def _key(name: str) -> str:
     if reference.digest:
         raise StoreError(f"{name}: a name with a digest cannot be given to an image", hint="write repository:tag")
     return reference.familiar
-
-
-class _BusyError(StoreError):
-    """The lease is held by somebody else."""
 
 
 def _with_name(name: str, descriptor: Descriptor) -> Descriptor:

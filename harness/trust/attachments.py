@@ -83,8 +83,8 @@ class LocalShelf:
         return self.reference.repository
 
     def find(self, tag: str) -> tuple[bytes, ...]:
-        found = {self.store.names()[name].digest: None for name in self._names(tag)}
-        return tuple(self.store.read(digest) for digest in found)
+        names = self.store.names()
+        return tuple(self.store.read(digest) for digest in dict.fromkeys(names[name].digest for name in self._names(tag)))
 
     def read(self, blob: Descriptor) -> bytes:
         return _fitting(self.store.read(blob.digest), blob)
@@ -102,7 +102,7 @@ class LocalShelf:
     def name(self, tag: str, data: bytes, media_type: str) -> Descriptor:
         descriptor = self.keep(data, media_type)
         # The same under every repository, so that it is no question which of them is taken along by a push.
-        for name in {f"{self.repository}:{tag}", *self._names(tag)}:
+        for name in (f"{self.repository}:{tag}", *self._names(tag)):
             self.store.tag(name, descriptor)
         return descriptor
 
@@ -111,7 +111,8 @@ class LocalShelf:
         value = json.loads(data)
         tag = tag_of(value["subject"]["digest"], REFERRERS)
         entry = {**manifest.to_json(), "artifactType": value["artifactType"], "annotations": value.get("annotations") or {}}
-        self.name(tag, referrers_index([*self.find(tag)], entry), OCI_INDEX)
+        with self.changing():
+            self.name(tag, referrers_index(self.find(tag), entry), OCI_INDEX)
         return manifest
 
     @contextlib.contextmanager
@@ -122,7 +123,7 @@ class LocalShelf:
     def _names(self, tag: str) -> list[str]:
         """The names that have this tag, that of our own repository first."""
         found = [Reference.parse(name) for name in self.store.names()]
-        return [str(one) for one in sorted(found, key=lambda one: one.repository != self.repository) if one.tag == tag]
+        return [one.familiar for one in sorted(found, key=lambda one: one.repository != self.repository) if one.tag == tag]
 
 
 @dataclasses.dataclass(frozen=True)

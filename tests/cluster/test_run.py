@@ -92,7 +92,7 @@ class Lab:
 def swept(slipway: Slipway) -> None:
     """Removes the machines of runs of these tests that were killed."""
     for group in json.loads(slipway("nodes", "list", "--output", "json").stdout):
-        owner = re.fullmatch(r"test-(?:run|kill|three)-(\d+)", group["name"])
+        owner = re.fullmatch(r"test-(?:run|kill|three|share)-(\d+)", group["name"])
         if owner and not Path("/proc", owner[1]).exists():
             slipway("nodes", "down", group["name"])
 

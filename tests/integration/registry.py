@@ -57,10 +57,11 @@ class Registry:
     host: str
     log: Path
     pid: int
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}"
+        return f"{self.scheme}://{self.host}"
 
     def requests(self, method: str, pattern: str) -> list[str]:
         """The paths of the requests it has answered that match, in order."""
@@ -69,8 +70,15 @@ class Registry:
 
 
 @contextlib.contextmanager
-def registry(folder: Path, *, auth: Mapping[str, Any] | None = None, proxy: str | None = None) -> Iterator[Registry]:
-    """Run a registry with its data below ``folder``: with an ``auth`` section, or as cache of the registry ``proxy`` (a URL)."""
+def registry(
+    folder: Path,
+    *,
+    auth: Mapping[str, Any] | None = None,
+    proxy: str | None = None,
+    tls: Mapping[str, Any] | None = None,
+    address: str = "127.0.0.1",
+) -> Iterator[Registry]:
+    """Run a registry with its data below ``folder``: with an ``auth`` or ``tls`` section, or as cache of the registry ``proxy`` (a URL)."""
     program = shutil.which(PROGRAM)
     if program is None:
         raise RuntimeError(f"{PROGRAM} is not installed: these tests need the real one, install the package {PROGRAM}")
@@ -80,10 +88,12 @@ def registry(folder: Path, *, auth: Mapping[str, Any] | None = None, proxy: str 
         "version": "0.1",
         "log": {"level": "info", "accesslog": {"disabled": False}},
         "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": True}},
-        "http": {"addr": "127.0.0.1:0"},
+        "http": {"addr": f"{address}:0"},
     }
     if auth:
         settings["auth"] = auth
+    if tls:
+        settings["http"]["tls"] = tls
     if proxy:
         settings["proxy"] = {"remoteurl": proxy}
     (folder / "config.yml").write_text(yaml.safe_dump(settings))
@@ -93,7 +103,7 @@ def registry(folder: Path, *, auth: Mapping[str, Any] | None = None, proxy: str 
             [program, "serve", str(folder / "config.yml")], stdout=output, stderr=output, env={**os.environ, "OTEL_TRACES_EXPORTER": "none"}
         )
     try:
-        yield Registry(_address(process, log), log, process.pid)
+        yield Registry(_address(process, log), log, process.pid, "https" if tls else "http")
     finally:
         process.terminate()
         process.wait(10)
@@ -102,7 +112,7 @@ def registry(folder: Path, *, auth: Mapping[str, Any] | None = None, proxy: str 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     end = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < end and process.poll() is None:
-        found = re.search(r"listening on (127\.0\.0\.1:\d+)", log.read_text())
+        found = re.search(r"listening on (\d+\.\d+\.\d+\.\d+:\d+)", log.read_text())
         if found:
             return found[1]
         time.sleep(0.02)  # a process that writes a file gives no other condition to wait for
@@ -192,11 +202,11 @@ def basic(user: str = USER, password: str = PASSWORD) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def password_registry(folder: Path) -> Iterator[Registry]:
+def password_registry(folder: Path, *, address: str = "127.0.0.1") -> Iterator[Registry]:
     """A registry that lets only USER with PASSWORD in."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "htpasswd").write_text(HTPASSWD)
-    with registry(folder, auth={"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}) as running:
+    with registry(folder, auth={"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}, address=address) as running:
         yield running
 
 
@@ -229,8 +239,9 @@ def _token_server(key: rsa.RSAPrivateKey, certificate: x509.Certificate) -> Iter
             if self.headers.get("Authorization") != basic()["Authorization"]:
                 self._answer(401, {"errors": [{"code": "UNAUTHORIZED", "message": "incorrect username or password"}]})
                 return
-            tokens.granted += asked["scope"]
-            self._answer(200, {"token": _token(key, certificate, asked["service"][0], asked["scope"]), "expires_in": 300})
+            scopes = asked.get("scope", [])  # none: who only wants to show that he may come in
+            tokens.granted += scopes
+            self._answer(200, {"token": _token(key, certificate, asked["service"][0], scopes), "expires_in": 300})
 
         def _answer(self, status: int, value: Mapping[str, Any]) -> None:
             body = json.dumps(value).encode()

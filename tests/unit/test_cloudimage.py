@@ -359,3 +359,18 @@ def test_remove_takes_all_names_or_none(store: Store) -> None:
     assert cloudimage.remove(store, [image.digest[7:19]])[0] == ("web:latest",)
     with pytest.raises(StoreError):
         cloudimage.remove(store, [image.digest])
+
+
+def test_an_image_of_which_one_platform_was_fetched_is_read_for_that_one(store: Store) -> None:
+    index = cloudimage.write(store, [platform_image(store), platform_image(store, Platform.parse("linux/arm64"))])
+    store.tag("web", index)
+    rootfs = {entry["platform"]["architecture"]: entry["digest"] for entry in store.json(index.digest)["manifests"][::2]}
+    store.path(rootfs["arm64"]).unlink()
+    image = cloudimage.read(store, "web")
+    assert [str(one.platform) for one in image.platforms] == ["linux/amd64"]
+    assert image.absent == (Platform.parse("linux/arm64"),)
+    with pytest.raises(StoreError, match=r"without its part for linux/arm64"):
+        image.platform(Platform.parse("arm64"))
+    store.path(rootfs["amd64"]).unlink()
+    with pytest.raises(StoreError, match=r"is not in"):
+        cloudimage.read(store, "web")

@@ -2,5 +2,3 @@
 # What depends on the version, once the binaries are in place.
 set -eu
 printf 'kubernetes: %s\n' "$VERSION" >> etc/slipway.yaml
-mkdir -p manifests
-kubeadm config images list --kubernetes-version "$VERSION" > manifests/imageList

@@ -1,0 +1,166 @@
+"""CloudImages as files: for places that no network reaches."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
+
+import typer
+
+from harness import log
+from harness.cli.terminal import Json, app, one_of, print_json, wants_json
+from harness.errors import UsageError
+from harness.oci.store import Store
+
+if TYPE_CHECKING:
+    from harness.oci.archive import Saved
+    from harness.oci.compression import Compression
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?")
+_COMPRESSIONS = ("none", "zstd", "gzip")
+
+
+@app.command()
+def save(
+    names: Annotated[list[str], typer.Argument(show_default=False)],
+    file: Annotated[Path, typer.Option("--file", "-f", help="The archive to write; - for standard output.", show_default=False)],
+    since: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--since",
+            help="Only what OLD does not have: an image of the store, or an archive that was sent before. May be repeated. "
+            "Whoever loads it needs OLD.",
+            metavar="OLD",
+        ),
+    ] = None,
+    platform: Annotated[
+        list[str] | None, typer.Option("--platform", help="Only this platform of the images; may be repeated.", metavar="OS/ARCH")
+    ] = None,
+    compress: Annotated[
+        str,
+        typer.Option(
+            "--compress", help="none (the layers are compressed already), zstd or gzip, for the whole file.", metavar="none|zstd|gzip"
+        ),
+    ] = "none",
+    volume_size: Annotated[
+        str | None,
+        typer.Option(
+            "--volume-size",
+            help="Cut it into FILE.001, FILE.002 ... of this size (4GB, 700M, 4GiB), with their digests in FILE.sums. "
+            "`cat FILE.??? > FILE` gives the archive without slipway.",
+            metavar="SIZE",
+        ),
+    ] = None,
+    output: Json = "text",
+) -> None:
+    """Write CloudImages into one file: a standard OCI archive, each blob once, with their signatures and attestations."""
+    from harness.oci import archive
+    from harness.oci.model import Platform
+    from harness.progress import Meter
+
+    stream = str(file) == "-"
+    as_json = wants_json(output)
+    if stream and (volume_size or as_json):
+        raise UsageError("-f - writes one stream to standard output", hint="name a file for volumes or JSON")
+    limit = None if volume_size is None else size_in_bytes(volume_size, "--volume-size")
+    how = cast("Compression", one_of(compress, _COMPRESSIONS, "--compress"))
+    try:
+        platforms = [Platform.parse(one) for one in platform or ()]
+    except ValueError as wrong:
+        raise UsageError(f"--platform: {wrong}") from wrong
+    store = Store.default()
+    with log.step(f"save {', '.join(names)}") as shown:
+        meter = Meter(shown, 0)
+        saved = archive.save(
+            store,
+            names,
+            cast("BinaryIO", sys.stdout.buffer) if stream else file,
+            since=[_old(one) for one in since or ()],
+            platforms=platforms,
+            compress=how,
+            volume_size=limit,
+            meter=meter,
+        )
+        meter.finish(_delta(saved))
+    if as_json:
+        print_json(
+            {
+                "names": list(saved.names),
+                "files": [str(path) for path in saved.files],
+                "size": saved.size,
+                "blobs": saved.blobs,
+                "bytes": saved.content,
+                "bytesWithoutSince": saved.whole,
+                "since": list(saved.since),
+            }
+        )
+        return
+    for path in saved.files:
+        print(f"{path}  {log.size(path.stat().st_size)}")
+
+
+def _delta(saved: Saved) -> str:
+    return f"{log.size(saved.content)} instead of {log.size(saved.whole)}" if saved.since else ""
+
+
+def _old(text: str) -> str | Path:
+    """A file when there is one of that name, or of that name with volumes; else an image of the store."""
+    from harness.oci import volumes
+
+    path = Path(text)
+    return path if path.is_file() or volumes.volume(path, 1).is_file() or volumes.sums(path).is_file() else text
+
+
+@app.command()
+def load(
+    file: Annotated[
+        Path,
+        typer.Option(
+            "--file",
+            "-f",
+            help="The archive to read: a file, the first of its volumes, or their name without the number; - for standard input.",
+            show_default=False,
+        ),
+    ],
+    output: Json = "text",
+) -> None:
+    """Take the CloudImages of an archive into the store; nothing is visible before all of it is verified."""
+    from harness.oci import archive
+    from harness.oci.graph import attached_to
+    from harness.progress import Meter
+
+    as_json = wants_json(output)
+    store = Store.default()
+    with log.step(f"load {file}") as shown:
+        meter = Meter(shown, 0)
+        loaded = archive.load(store, cast("BinaryIO", sys.stdin.buffer) if str(file) == "-" else file, meter=meter)
+        meter.finish(f"{loaded.present} of {loaded.present + loaded.written} blobs were here already" if loaded.present else "")
+    images = {name: descriptor for name, descriptor in sorted(loaded.names.items()) if attached_to(name) is None}
+    attached = sorted(set(loaded.names) - set(images))
+    if as_json:
+        print_json(
+            {
+                "images": [{"name": name, "digest": descriptor.digest} for name, descriptor in images.items()],
+                "attachments": attached,
+                "written": loaded.written,
+                "present": loaded.present,
+            }
+        )
+        return
+    for name, descriptor in images.items():
+        print(f"{name}  {descriptor.digest}")
+    if attached:
+        log.info(f"with {len(attached)} attachment{'s' if len(attached) > 1 else ''} (signatures, SBOMs, provenance)")
+
+
+def size_in_bytes(text: str, option: str) -> int:
+    """``4GB``, ``700M``, ``1.5G`` count in thousands, as disks do; ``4GiB`` in 1024. Raises UsageError."""
+    matched = _SIZE.fullmatch(text.strip())
+    if not matched or (matched[3] and not matched[2]):
+        raise UsageError(f"{option} {text}: not a size", hint="write 4GB, 700M or 4GiB")
+    found = int(float(matched[1]) * (1024 if matched[3] else 1000) ** " kmgt".index(matched[2].lower() or " "))
+    if found < 1:
+        raise UsageError(f"{option} {text}: too small")
+    return found

@@ -1,0 +1,89 @@
+"""Coming from sealer: its images become CloudImages."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from harness import log
+from harness.cli.terminal import Json, app, print_json, table, wants_json
+from harness.errors import StoreError, UsageError
+from harness.oci.store import Store
+
+
+@app.command()
+def convert(
+    name: Annotated[str, typer.Argument(help="An image of sealer 0.9 to 0.11 in the local store.", show_default=False)],
+    tag: Annotated[
+        str | None,
+        typer.Option("--tag", "-t", help="The name of the CloudImage.  [default: NAME with -slipway behind it]", show_default=False),
+    ] = None,
+    registry: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the embedded images come from that the image has no whole name for.", metavar="DOMAIN", show_default=False
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail, and tag nothing, when something cannot be restored.")] = False,
+    output: Json = "text",
+) -> None:
+    """Make a CloudImage of an image that sealer made: its rootfs, and its embedded images under their original names.
+
+    What cannot be restored is left out and said; nothing is guessed.
+    """
+    from harness import cloudimage, scratch, sealerimage
+
+    as_json = wants_json(output)
+    store = Store.default()
+    with store.using(), scratch.cleaned():
+        source = sealerimage.read(store, name)
+        target = tag or _default_name(source.name)
+        found = sealerimage.convert(store, name, registry=registry)
+        for note in found.notes:
+            log.info(note)
+        if strict and found.problems:
+            raise StoreError(
+                f"{source.name} cannot be converted whole: {_count(found.problems, 'problem')}",
+                hint="without --strict the rest is converted; --registry names a registry for images that have none",
+                details="\n".join(map(str, found.problems)),
+            )
+        for problem in found.problems:
+            log.warning(str(problem))
+        made = cloudimage.write(store, found.platforms)
+        store.tag(target, made)
+        image = cloudimage.read(store, target)
+    if as_json:
+        print_json(
+            {
+                "name": image.name,
+                "digest": image.digest,
+                "source": {"name": source.name, "digest": source.digest},
+                "platforms": [
+                    {"platform": str(part.platform), "images": [one.to_json() for one in part.images.images]} for part in image.platforms
+                ],
+                "problems": [dataclasses.asdict(problem) for problem in found.problems],
+                "notes": list(found.notes),
+            }
+        )
+        return
+    print(f"{image.name}  {image.digest}")
+    rows = []
+    for part in image.platforms:
+        embedded = _count(part.images.images, "embedded image")
+        size = sum(layer.size for layer in part.layers)
+        rows.append((str(part.platform), part.info.type, log.size(size), embedded))
+    table(("PLATFORM", "TYPE", "ROOTFS", "IMAGES"), rows)
+    if found.problems:
+        print(f"{_count(found.problems, 'thing')} could not be restored: see the warnings")
+
+
+def _default_name(name: str) -> str:
+    if name.startswith("sha256:"):
+        raise UsageError(f"{name} has no name", hint="say how the CloudImage shall be called: -t NAME")
+    return f"{name}-slipway"
+
+
+def _count(things: tuple[object, ...], word: str) -> str:
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"

@@ -1,0 +1,116 @@
+"""One tag for several platforms, from images that were built apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from harness import log
+from harness.cli.share import Ca, Cert, CertKey, Insecure, PlainHttp, connect
+from harness.cli.terminal import Json, app, plain, print_json, short, table, wants_json
+from harness.errors import UsageError
+from harness.oci.store import Store
+
+manifest_app = typer.Typer(help="Make one image for several platforms from images that were built apart.", no_args_is_help=True)
+app.add_typer(manifest_app, name="manifest")
+
+Name = Annotated[str, typer.Argument(help="The image to make or change.", show_default=False)]
+Sources = Annotated[
+    list[str],
+    typer.Argument(metavar="IMAGE...", help="Images of the local store, or REGISTRY/REPOSITORY:TAG, which are pulled.", show_default=False),
+]
+Replace = Annotated[bool, typer.Option("--replace", help="Of two images for one platform take the later one.")]
+Pull = Annotated[bool, typer.Option("--pull", help="Ask the registry also for what the local store has under that name.")]
+
+
+@manifest_app.command("create")
+def create(
+    name: Name, images: Sources, replace: Replace = False, pull: Pull = False, plain_http: PlainHttp = False, insecure: Insecure = False,
+    ca: Ca = None, cert: Cert = None, cert_key: CertKey = None, output: Json = "text",
+) -> None:  # fmt: skip
+    """Give NAME to an image with every platform of the IMAGEs; whatever had that name keeps its digest only."""
+    from harness import manifest
+
+    as_json = wants_json(output)
+    fetch = _fetch(plain_http, insecure, ca, cert, cert_key)
+    _show(manifest.create(Store.default(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
+
+
+@manifest_app.command("add")
+def add(
+    name: Name, images: Sources, replace: Replace = False, pull: Pull = False, plain_http: PlainHttp = False, insecure: Insecure = False,
+    ca: Ca = None, cert: Cert = None, cert_key: CertKey = None, output: Json = "text",
+) -> None:  # fmt: skip
+    """Add the platforms of the IMAGEs to NAME."""
+    from harness import manifest
+
+    as_json = wants_json(output)
+    fetch = _fetch(plain_http, insecure, ca, cert, cert_key)
+    _show(manifest.add(Store.default(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
+
+
+@manifest_app.command("inspect")
+def inspect(name: Name, output: Json = "text") -> None:
+    """Show which manifests NAME has for each platform, and where the platforms differ."""
+    from harness import manifest
+
+    as_json = wants_json(output)
+    found = manifest.inspect(Store.default(), name)
+    if as_json:
+        print_json(found)
+        return
+    print(f"{found['name'] or name}  {found['digest']}")
+    table(
+        ("PLATFORM", "ROOTFS", "IMAGE SET", "KUBERNETES", "IMAGES", "SIZE"),
+        [
+            (
+                one["platform"],
+                short(one["rootfs"]),
+                short(one["imageSet"] or "-"),
+                one["kubernetes"] or "-",
+                str(one["images"]),
+                log.size(one["size"]),
+            )
+            for one in found["platforms"]
+        ],
+    )
+    for warning in found["warnings"]:
+        log.warning(warning)
+
+
+@manifest_app.command("remove")
+def remove(
+    name: Name, platform: Annotated[str, typer.Argument(help="As linux/arm64.", show_default=False)], output: Json = "text"
+) -> None:  # fmt: skip
+    """Take a platform out of NAME."""
+    from harness import manifest
+    from harness.oci.model import Platform
+
+    as_json = wants_json(output)
+    try:
+        wanted = Platform.parse(platform)
+    except ValueError as error:
+        raise UsageError(f"PLATFORM {platform}: {error}") from error
+    _show(manifest.remove(Store.default(), name, wanted), as_json)
+
+
+def _fetch(plain_http: bool, insecure: bool, ca: Any, cert: Any, key: Any) -> Callable[[Any], object]:
+    def fetch(reference: Any) -> object:
+        from harness import transfer
+
+        with connect(plain_http, insecure, ca, cert, key) as client:
+            return transfer.pull(Store.default(), reference, client)
+
+    return fetch
+
+
+def _show(made: Any, as_json: bool) -> None:
+    for warning in made.warnings:
+        log.warning(warning)
+    if as_json:
+        print_json(plain(made))
+        return
+    print(f"{made.name}  {made.digest}")
+    print(f"  {', '.join(made.platforms)}")

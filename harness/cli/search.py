@@ -1,0 +1,1 @@
+"""CloudImages to be had."""

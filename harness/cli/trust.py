@@ -1,0 +1,325 @@
+"""Whom to trust: keys, signatures, and what an image says about what is in it and how it was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import typer
+
+from harness import log
+from harness.cli.share import Ca, Cert, CertKey, Insecure, PlainHttp, connect, reference
+from harness.cli.terminal import Json, app, pairs, print_json, short, wants_json
+from harness.errors import StoreError, UsageError
+from harness.oci.store import Store
+
+if TYPE_CHECKING:
+    from harness.oci.model import Descriptor
+    from harness.oci.reference import Reference
+    from harness.oci.remote import Client
+    from harness.trust.attachments import Shelf
+    from harness.trust.keys import PrivateKey, PublicKey
+    from harness.trust.signature import Signed
+
+keys_app = typer.Typer(help="Keys that sign CloudImages, in cosign's formats.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+
+PASSWORDS = ("SLIPWAY_KEY_PASSWORD", "COSIGN_PASSWORD")
+"""Where the password of a key may stand, in this order; else it is asked for."""
+
+Name = Annotated[str, typer.Argument(help="The CloudImage.", show_default=False)]
+SigningKey = Annotated[
+    Path, typer.Option("--key", help=f"The private key; its password is asked for, or in {PASSWORDS[0]}.", show_default=False)
+]
+OptionalKey = Annotated[
+    Path | None, typer.Option("--key", help="Sign it too, as a cosign attestation, with this private key.", show_default=False)
+]
+Annotations = Annotated[
+    list[str] | None, typer.Option("--annotation", "-a", help="Part of what is signed.", metavar="NAME=VALUE", show_default=False)
+]
+Attach = Annotated[bool, typer.Option("--attach", help="Keep it beside the image, as an OCI referrer; push takes it along.")]
+File = Annotated[Path | None, typer.Option("--file", "-f", help="Write it there instead of to standard output.", show_default=False)]
+
+
+@keys_app.command("create")
+def keys_create(
+    prefix: Annotated[Path, typer.Option("--file", "-f", help="The beginning of both file names.", metavar="PREFIX")] = Path("slipway"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a pair that is there.")] = False,
+    output: Json = "text",
+) -> None:
+    """Make a key pair: PREFIX.key, encrypted, to sign with, and PREFIX.pub for those who verify."""
+    from harness.trust import keys
+
+    as_json = wants_json(output)
+    private, public = keys.create(prefix, _new_password(prefix), force=force)
+    fingerprint = keys.read_public(public).fingerprint
+    if as_json:
+        print_json({"private": str(private), "public": str(public), "fingerprint": fingerprint})
+        return
+    print(f"{private}  keep it secret\n{public}  give it to those who verify\n{fingerprint}")
+
+
+@app.command()
+def sign(
+    name: Name,
+    key: SigningKey,
+    annotation: Annotations = None,
+    plain_http: PlainHttp = False,
+    insecure: Insecure = False,
+    ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    output: Json = "text",
+) -> None:
+    """Sign a CloudImage with a key, here or, when it is not in the local store, in its registry. cosign verifies it too."""
+    from harness.trust import signature
+
+    as_json = wants_json(output)
+    annotations = pairs(annotation or [], "--annotation")
+    with _find(name, (plain_http, insecure, ca, cert, cert_key)) as found:
+        # Asked for when it is known that there is something to sign.
+        pair = _private(key)
+        signature.sign(found.shelf, found.image.digest, pair, annotations)
+    if as_json:
+        print_json(
+            {"name": found.reference.familiar, "digest": found.image.digest, "key": pair.public.fingerprint, "annotations": annotations}
+        )
+        return
+    print(f"signed {found.reference.familiar}  {found.image.digest}")
+    print(f"  by {key}" + (f", in {found.reference.domain}" if found.client else "; `slipway push` takes the signature along"))
+
+
+@app.command()
+def verify(
+    name: Name,
+    key: Annotated[
+        list[Path] | None,
+        typer.Option("--key", help="A public key; one of them must have signed.  [default: those of the policy]", show_default=False),
+    ] = None,
+    annotation: Annotations = None,
+    remote: Annotated[bool, typer.Option("--remote", help="The image in its registry, whether it is here or not.")] = False,
+    plain_http: PlainHttp = False,
+    insecure: Insecure = False,
+    ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    output: Json = "text",
+) -> None:
+    """Verify that a CloudImage is signed by one of the keys and that no byte of it has changed: every blob is hashed."""
+    from harness.trust import graph, signature
+
+    as_json = wants_json(output)
+    wanted = pairs(annotation or [], "--annotation")
+    with _find(name, (plain_http, insecure, ca, cert, cert_key), remote=remote) as found:
+        keys, demanded = _keys(key or [], found.reference)
+        signed = signature.check(found.shelf, found.image.digest, keys, {**demanded, **wanted}, name=found.reference.familiar)
+        if found.client:
+            whole = graph.check_remote(found.client, found.reference, found.image)
+        else:
+            whole = graph.check_stored(found.store, found.reference.familiar, found.image)
+    if as_json:
+        print_json(
+            {
+                "name": found.reference.familiar,
+                "digest": whole.digest,
+                "remote": found.client is not None,
+                "blobs": whole.blobs,
+                "bytes": whole.bytes,
+                "signatures": [_signed_json(one) for one in signed],
+            }
+        )
+        return
+    print(f"verified {found.reference.familiar}  {whole.digest}")
+    for one in signed:
+        notes = "".join(f", {label}={text}" for label, text in one.claim.annotations.items())
+        print(f"  signed by {one.key.name} ({short(one.key.fingerprint)}) as {one.claim.identity}{notes}")
+    print(f"  {whole.blobs} blobs with {log.size(whole.bytes)} are what their digests say")
+
+
+def _signed_json(one: Signed) -> dict[str, Any]:
+    return {
+        "key": one.key.name,
+        "fingerprint": one.key.fingerprint,
+        "identity": one.claim.identity,
+        "annotations": dict(one.claim.annotations),
+    }
+
+
+@app.command()
+def sbom(name: Name, file: File = None, attach: Attach = False, key: OptionalKey = None) -> None:
+    """Write the bill of materials of a CloudImage (CycloneDX 1.6): its files, packages, Go modules and embedded images."""
+    from harness.trust import sbom as bills
+
+    _publish(name, lambda image, store, called: bills.make(store, image, called), bills.MEDIA_TYPE, bills.PREDICATE, file, attach, key)
+
+
+@app.command()
+def provenance(name: Name, file: File = None, attach: Attach = False, key: OptionalKey = None) -> None:
+    """Write how a CloudImage was made, as it records itself (in-toto statement, SLSA provenance 1)."""
+    from harness.trust import attestation
+    from harness.trust import provenance as records
+
+    _publish(name, lambda image, _, called: records.make(image, called), attestation.IN_TOTO, records.PREDICATE, file, attach, key)
+
+
+def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path | None, attach: bool, key: Path | None) -> None:
+    """Make a document, write it, attach it, sign it: what was asked for."""
+    from harness import cloudimage
+    from harness.oci.model import canonical_json
+    from harness.trust import attachments, attestation
+
+    if key and not attach:
+        raise UsageError("--key signs what is attached", hint="add --attach")
+    with _stored(Store.default(), name) as found, found.store.using():
+        pair = _private(key) if key else None
+        document: dict[str, Any] = make(cloudimage.read(found.store, found.image.digest), found.store, found.reference)
+        if attach:
+            attachments.referrer(found.shelf, found.image, media_type, canonical_json(document), {attachments.PREDICATE: predicate})
+            if pair:
+                is_statement = media_type == attestation.IN_TOTO
+                statement = (
+                    document if is_statement else attestation.statement(found.reference.repository, found.image.digest, predicate, document)
+                )
+                attestation.attach(found.shelf, found.image.digest, statement, pair)
+    if file and str(file) != "-":
+        file.write_text(json.dumps(document, indent=2) + "\n")
+        log.info(f"wrote {file}")
+    elif attach:
+        print(f"attached to {found.reference.familiar}  {found.image.digest}" + (f"\n  signed by {key}" if key else ""))
+    else:
+        print_json(document)
+
+
+# What is signed, and where
+
+_Access = tuple[bool, bool, Path | None, Path | None, Path | None]
+"""How a registry is reached, in the order in which connect() takes it."""
+
+
+class _Found:
+    """An image in the store or in a registry, and where its attachments are. A ``with`` block ends the connection."""
+
+    def __init__(self, store: Store, there: Reference, image: Descriptor, shelf: Shelf, client: Client | None = None) -> None:
+        self.store = store
+        self.reference = there
+        self.image = image
+        self.shelf = shelf
+        self.client = client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.client:
+            self.client.close()
+
+
+def _find(name: str, access: _Access, *, remote: bool = False) -> _Found:
+    """The image here; in its registry when it is wanted from there, or is not here and the name tells a registry."""
+    store = Store.default()
+    if not remote:
+        try:
+            return _stored(store, name)
+        except StoreError:
+            if not _names_a_registry(name):
+                raise
+    return _in_registry(store, reference(name, "NAME"), access)
+
+
+def _names_a_registry(name: str) -> bool:
+    from harness.oci.reference import DEFAULT_DOMAIN, Reference
+
+    try:
+        return Reference.parse(name).domain != DEFAULT_DOMAIN or name.startswith(f"{DEFAULT_DOMAIN}/")
+    except ValueError:
+        return False
+
+
+def _stored(store: Store, name: str) -> _Found:
+    from harness import cloudimage
+    from harness.oci.reference import Reference
+    from harness.trust.attachments import LocalShelf, is_attachment
+
+    image = store.resolve(name)
+    names = store.names()
+    having = [known for known, descriptor in names.items() if descriptor.digest == image.digest]
+    try:
+        given = Reference.parse(name).familiar
+    except ValueError:
+        given = ""
+    familiar = given if given in names else next((known for known in having if not is_attachment(Reference.parse(known).tag)), None)
+    if familiar is None:
+        raise StoreError(f"{name} has no name here, so there is no repository for its signatures", hint="give it one with `slipway tag`")
+    if (store.json(image.digest).get("annotations") or {}).get(cloudimage.KIND) != cloudimage.CLOUDIMAGE:
+        raise StoreError(f"{familiar} is an image, but not a CloudImage")
+    here = Reference.parse(familiar)
+    return _Found(store, here, image, LocalShelf(store, here))
+
+
+def _in_registry(store: Store, there: Reference, access: _Access) -> _Found:
+    from harness import cloudimage
+    from harness.oci.model import Descriptor
+    from harness.trust.attachments import RemoteShelf
+
+    client: Client = connect(*access)
+    try:
+        manifest = client.manifest(there)
+        if (json.loads(manifest.data).get("annotations") or {}).get(cloudimage.KIND) != cloudimage.CLOUDIMAGE:
+            raise StoreError(f"{there.familiar} is an image, but not a CloudImage")
+    except BaseException:
+        client.close()
+        raise
+    image = Descriptor(manifest.media_type, manifest.digest, len(manifest.data))
+    return _Found(store, there, image, RemoteShelf(client, there), client)
+
+
+# Keys and passwords
+
+
+def _keys(paths: list[Path], image: Reference) -> tuple[list[PublicKey], Mapping[str, str]]:
+    """The keys to verify with, and the annotations that the policy wants when the keys are from there."""
+    from harness.trust import policy
+    from harness.trust.keys import read_public
+
+    if paths:
+        return [read_public(path) for path in paths], {}
+    rule = policy.load().rule(image.repository)
+    if not rule.keys:
+        raise UsageError(
+            f"no key to verify {image.familiar} with", hint="--key FILE.pub; or a policy that names the keys of its repository"
+        )
+    return list(rule.keys), rule.annotations
+
+
+def _private(path: Path) -> PrivateKey:
+    from harness.trust.keys import read_private
+
+    return read_private(path, _password)
+
+
+def _password(name: str) -> str:
+    given = _given_password()
+    if given is not None:
+        return given
+    if not sys.stdin.isatty():
+        raise UsageError(f"{name} needs its password and there is no terminal to ask for it", hint=f"set {PASSWORDS[0]}")
+    return str(typer.prompt(f"Password of {name}", hide_input=True, default="", show_default=False, err=True))
+
+
+def _new_password(prefix: Path) -> str:
+    given = _given_password()
+    if given is not None:
+        return given
+    if not sys.stdin.isatty():
+        raise UsageError("a new key needs a password and there is no terminal to ask for it", hint=f"set {PASSWORDS[0]}; empty for none")
+    return str(
+        typer.prompt(f"Password for {prefix}.key", hide_input=True, confirmation_prompt=True, default="", show_default=False, err=True)
+    )
+
+
+def _given_password() -> str | None:
+    return next((os.environ[name] for name in PASSWORDS if name in os.environ), None)

@@ -1,0 +1,79 @@
+"""What an image consists of: its index, manifests, configs and layers, followed from blob to blob."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from harness.errors import StoreError
+from harness.oci.model import INDEXES, MANIFESTS, Descriptor, Platform
+from harness.oci.store import Store
+
+LARGEST_MANIFEST = 32 << 20
+"""Bytes of an index or manifest: they are read as one."""
+
+_ATTACHMENT = re.compile(r"sha256-([0-9a-f]{64})(?:\.[A-Za-z0-9._-]+)?")
+
+
+def is_manifest(blob: Descriptor) -> bool:
+    """Whether it leads to other blobs."""
+    return blob.media_type in (*INDEXES, *MANIFESTS)
+
+
+def children(manifest: Mapping[str, Any], of: Descriptor, platforms: Sequence[Platform] = ()) -> list[Descriptor]:
+    """What an index or manifest leads to; of its entries for a platform only those for one of ``platforms``, when any are given.
+
+    Raises StoreError when it cannot be understood, or calls itself something else than its descriptor does.
+    """
+    said = manifest.get("mediaType")
+    if said not in (None, of.media_type):
+        raise StoreError(f"manifest {of.digest} should be {of.media_type}, but says that it is {said}", hint="do not use this image")
+    try:
+        entries = [Descriptor.from_json(child) for child in manifest.get("manifests") or ()]
+        config = [manifest["config"]] if "config" in manifest else []
+        below = [Descriptor.from_json(child) for child in (*config, *(manifest.get("layers") or ()))]
+    except (ValueError, TypeError) as wrong:
+        raise StoreError(f"manifest {of.digest} cannot be understood: {wrong}") from wrong
+    return [entry for entry in entries if wanted(entry.platform, platforms)] + below
+
+
+def wanted(platform: Platform | None, platforms: Sequence[Platform]) -> bool:
+    return not platforms or platform is None or any(platform.matches(one) for one in platforms)
+
+
+def walk(store: Store, image: Descriptor, platforms: Sequence[Platform] = ()) -> Iterator[Descriptor]:
+    """An image and all its blobs, each once, parents before children. Raises StoreError when a manifest is missing or damaged."""
+    waiting = [image]
+    # One blob may be a manifest here and plain content of an image set there; with two sizes, one of them is wrong.
+    seen: set[tuple[str, int, bool]] = set()
+    for blob in waiting:
+        key = (blob.digest, blob.size, is_manifest(blob))
+        if key not in seen:
+            seen.add(key)
+            yield blob
+            if is_manifest(blob):
+                if store.size(blob.digest) > LARGEST_MANIFEST:
+                    raise StoreError(f"manifest {blob.digest} is larger than manifests may be")
+                waiting += children(store.json(blob.digest), blob, platforms)
+
+
+def closure(store: Store, image: Descriptor, platforms: Sequence[Platform] = ()) -> list[Descriptor]:
+    """An image and all its blobs. Raises StoreError when one is not in the store in full length, or a manifest is damaged."""
+    found = list(walk(store, image, platforms))
+    for blob in found:
+        if store.size(blob.digest) != blob.size:
+            raise StoreError(f"blob {blob.digest} has {store.size(blob.digest)} bytes instead of {blob.size}")
+    return found
+
+
+def attached_to(name: str) -> str | None:
+    """The digest that a name like ``web:sha256-<hex>.sig`` is about (signature, SBOM, provenance), None for other names."""
+    matched = _ATTACHMENT.fullmatch(name.rpartition(":")[2])
+    return f"sha256:{matched[1]}" if matched else None
+
+
+def attachments(names: Mapping[str, Descriptor], digests: Iterable[str]) -> dict[str, Descriptor]:
+    """Those of ``names`` that are about one of ``digests``."""
+    about = set(digests)
+    return {name: descriptor for name, descriptor in names.items() if attached_to(name) in about}

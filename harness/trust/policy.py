@@ -1,0 +1,338 @@
+"""Which images this machine takes: a file that says, repository by repository, whose signature an image must have.
+
+::
+
+    default: none                       # for all that no rule names: signed, none or deny
+    rules:
+      - repository: registry.example.com/product/**
+        require: signed
+        keys: [release.pub]             # files beside this one, or PEM as text; one of them must have signed
+        annotations: {stage: released}  # and this must stand in what it signed
+      - repository: registry.example.com/product/scratch
+        require: none
+      - repository: docker.io/**
+        require: deny
+
+``*`` stands for any characters but a slash, ``**`` for any. Of the rules that match, the most specific holds: the one with the
+most characters that are no wildcard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, cast
+
+import yaml
+
+from harness.errors import Fault, InputError, UsageError
+from harness.oci.reference import Reference
+from harness.oci.remote import Client
+from harness.oci.store import Store
+from harness.trust import signature
+from harness.trust.attachments import LocalShelf, RemoteShelf, Shelf
+from harness.trust.keys import PublicKey, public_key, read_public
+from harness.trust.signature import RefusedError, Signed
+
+Require = Literal["signed", "none", "deny"]
+REQUIRE = ("signed", "none", "deny")
+_FIELDS = ("require", "keys", "annotations")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What an image of some repositories must have. ``where`` is its place in the file."""
+
+    pattern: str
+    require: Require
+    keys: tuple[PublicKey, ...] = ()
+    annotations: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    where: str = ""
+
+    def matches(self, repository: str) -> bool:
+        return _expression(self.pattern).fullmatch(repository) is not None
+
+    @property
+    def weight(self) -> tuple[int, int, int]:
+        """What makes it the more specific one; of two that are equally so, the stricter holds."""
+        literal = len(self.pattern.replace("*", ""))
+        return literal, -self.pattern.count("*"), ("none", "signed", "deny").index(self.require)
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """All rules of a file. ``path`` is None when there is no file: then everything is taken."""
+
+    path: Path | None = None
+    default: Rule = dataclasses.field(default_factory=lambda: Rule("**", "none", where="no policy"))
+    rules: tuple[Rule, ...] = ()
+
+    def rule(self, repository: str) -> Rule:
+        """The rule for a repository in its full form, ``docker.io/library/web``."""
+        matching = [rule for rule in self.rules if rule.matches(repository)]
+        return max(matching, key=lambda rule: rule.weight, default=self.default)
+
+
+def load(path: Path | None = None) -> Policy:
+    """The policy of this machine: ``$SLIPWAY_POLICY``, else ``~/.config/slipway/policy.yaml``, else ``/etc/slipway/policy.yaml``.
+
+    Raises InputError with every fault of the file. A file that is named and not there is a fault: it must not mean "take everything".
+    """
+    chosen = path or (Path(os.environ["SLIPWAY_POLICY"]) if os.environ.get("SLIPWAY_POLICY") else None)
+    found = chosen or next((usual for usual in _usual() if usual.exists()), None)
+    return Policy() if found is None else parse(_read(found), found)
+
+
+def _usual() -> Iterator[Path]:
+    home = os.environ.get("XDG_CONFIG_HOME")
+    yield (Path(home) if home else Path.home() / ".config") / "slipway/policy.yaml"
+    yield Path("/etc/slipway/policy.yaml")
+
+
+def check(store: Store, name: str, digest: str, policy: Policy) -> tuple[Signed, ...]:
+    """Whether an image of the store may be used under ``name``; the signatures that let it, none where none is needed.
+
+    An image that is named by digest must be allowed under each name it has here. Raises RefusedError. Signatures only: that the
+    image is whole is the business of who reads it.
+    """
+    references = _references(store, name, digest)
+    found = [one for reference in references for one in _admit(LocalShelf(store, reference), reference, digest, policy)]
+    if not references:
+        # Nobody knows where it comes from: only the default can speak of it.
+        found += _apply(policy.default, LocalShelf(store, Reference("localhost", "unnamed")), name, digest, policy)
+    return tuple(found)
+
+
+def gatekeeper() -> Callable[[Client, Reference], None]:
+    """What asks admit() by the policy of this machine, which is read now; for those who fetch images by digest."""
+    policy = load()
+
+    def ask(client: Client, pinned: Reference) -> None:
+        admit(client, pinned, str(pinned.digest), policy)
+
+    return ask
+
+
+def admit(client: Client, reference: Reference, digest: str, policy: Policy) -> tuple[Signed, ...]:
+    """Whether an image of a registry may be fetched: asked before any of its blobs is, and before it gets a name here.
+
+    ``digest`` is that of its manifest or index, as the registry gave it for ``reference``. Raises RefusedError, or RemoteError when
+    the registry cannot give the signatures.
+    """
+    return _admit(RemoteShelf(client, reference), reference, digest, policy)
+
+
+def _admit(shelf: Shelf, reference: Reference, digest: str, policy: Policy) -> tuple[Signed, ...]:
+    return _apply(policy.rule(reference.repository), shelf, reference.familiar, digest, policy)
+
+
+def _apply(rule: Rule, shelf: Shelf, name: str, digest: str, policy: Policy) -> tuple[Signed, ...]:
+    if rule.require == "none":
+        return ()
+    hint = f"{rule.where} says so; `slipway verify` tells more" if policy.path else None
+    if rule.require == "deny":
+        raise RefusedError(f"{name} is refused by policy: nothing of {rule.pattern} may be used", hint=hint)
+    try:
+        return signature.check(shelf, digest, rule.keys, rule.annotations, name=name)
+    except RefusedError as refused:
+        raise RefusedError(f"refused by policy: {refused.message}", hint=hint, details=refused.details) from refused
+
+
+def _references(store: Store, name: str, digest: str) -> list[Reference]:
+    """The name, which the store need not have yet; for a digest or the beginning of one, the names that mean it here."""
+    names = store.names()
+    with contextlib.suppress(ValueError):
+        reference = Reference.parse(name)
+        is_digest = digest.startswith(f"sha256:{name.removeprefix('sha256:')}") or not reference.tag
+        if reference.familiar in names or not is_digest:
+            return [reference]
+    return [Reference.parse(known) for known, descriptor in names.items() if descriptor.digest == digest]
+
+
+@functools.lru_cache(maxsize=256)
+def _expression(pattern: str) -> re.Pattern[str]:
+    parts = re.split(r"(\*\*|\*)", pattern)
+    return re.compile("".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts))
+
+
+# Reading the file
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        why = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8"
+        raise InputError(
+            [Fault(str(path), f"the policy cannot be read: {why}", "without it nothing is taken; SLIPWAY_POLICY names it")]
+        ) from problem
+
+
+def parse(text: str, path: Path) -> Policy:
+    """Read a policy. Raises InputError with every fault and its line; keys are read too, from beside the file."""
+    reader = _Reader(path)
+    try:
+        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.MarkedYAMLError as wrong:
+        mark = wrong.problem_mark
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise InputError([Fault(where, f"not YAML: {wrong.problem}")]) from wrong
+    except yaml.YAMLError as wrong:
+        raise InputError([Fault(str(path), f"not YAML: {wrong}")]) from wrong
+    policy = reader.policy(root)
+    if reader.faults:
+        raise InputError(reader.faults)
+    return policy
+
+
+@dataclasses.dataclass
+class _Reader:
+    """Makes rules of YAML nodes, which know their lines. Goes on after a fault, to find the others too."""
+
+    path: Path
+    faults: list[Fault] = dataclasses.field(default_factory=list)
+
+    def policy(self, root: yaml.Node | None) -> Policy:
+        if root is None:
+            self.faults.append(Fault(str(self.path), "the policy is empty", "write at least `default: none`, `signed` or `deny`"))
+            return Policy(self.path)
+        fields = self._mapping(root, ("default", "rules"), "the policy")
+        default = self._default(fields.get("default"), root)
+        rules: list[Rule] = []
+        for node in self._list(fields.get("rules"), "rules"):
+            rule = self._rule(node)
+            if rule is None:
+                continue
+            twin = next((other for other in rules if other.pattern == rule.pattern), None)
+            if twin:
+                self._fault(node, f"a second rule for {rule.pattern}", f"the first is at {twin.where}")
+            rules.append(rule)
+        return Policy(self.path, default, tuple(rules))
+
+    def _default(self, node: yaml.Node | None, root: yaml.Node) -> Rule:
+        if node is None:
+            self._fault(root, "there is no default", "write `default: none`, `signed` or `deny`: what holds for all that no rule names")
+            return Rule("**", "deny")
+        if isinstance(node, yaml.MappingNode):
+            fields = self._mapping(node, _FIELDS, "default")
+            return self._made("**", node, fields)
+        return Rule("**", self._require(node, keys=False), where=self._where(node))
+
+    def _rule(self, node: yaml.Node) -> Rule | None:
+        fields = self._mapping(node, ("repository", *_FIELDS), "a rule")
+        if not isinstance(node, yaml.MappingNode):
+            return None
+        if "repository" not in fields:
+            self._fault(node, "a rule without a repository", "repository: registry.example.com/product/**")
+            return None
+        return self._made(self._pattern(fields["repository"]), node, fields)
+
+    def _made(self, pattern: str, node: yaml.Node, fields: Mapping[str, yaml.Node]) -> Rule:
+        require: Require = "deny"
+        if "require" in fields:
+            require = self._require(fields["require"], keys="keys" in fields)
+        else:
+            self._fault(node, "it does not say what is required", "require: signed, none or deny")
+        keys = tuple(key for entry in self._list(fields.get("keys"), "keys") if (key := self._key(entry)))
+        if require != "signed":
+            for name in ("keys", "annotations"):
+                if name in fields and "require" in fields:
+                    self._fault(fields[name], f"{name} mean nothing with require: {require}", "require: signed is what looks at them")
+        return Rule(pattern, require, keys, self._annotations(fields.get("annotations")), self._where(node))
+
+    def _require(self, node: yaml.Node, *, keys: bool) -> Require:
+        text = self._text(node)
+        if text is not None and text not in REQUIRE:
+            self._fault(node, f"{text!r} is nothing that can be required", "signed, none or deny")
+        elif text == "signed" and not keys:
+            self._fault(node, "signed, but by whom? there are no keys", "keys: [release.pub]")
+        return cast("Require", text) if text in REQUIRE else "deny"
+
+    def _pattern(self, node: yaml.Node) -> str:
+        text = self._text(node) or ""
+        if not text:
+            self._fault(node, "the repository is empty")
+        elif "***" in text or not re.fullmatch(r"[A-Za-z0-9.:\[\]_/*-]+", text) or "//" in text or text.endswith("/"):
+            self._fault(node, f"{text!r} is not a pattern of repositories", "as registry.example.com/product/**, without a tag")
+        elif "*" not in text:
+            return self._repository(node, text)
+        elif "*" not in text.split("/")[0] and not re.search(r"[.:]|^localhost$", text.split("/")[0]):
+            self._fault(
+                node, f"{text!r} does not begin with a registry", f"write docker.io/{text} for Docker Hub and names without a registry"
+            )
+        return text
+
+    def _repository(self, node: yaml.Node, text: str) -> str:
+        """A pattern without wildcards is a name of a repository, and may be as short as names may."""
+        try:
+            reference = Reference.parse(text)
+        except ValueError as wrong:
+            self._fault(node, str(wrong))
+            return text
+        if text not in (reference.repository, Reference(reference.domain, reference.path, "x").familiar.removesuffix(":x")):
+            self._fault(node, f"{text!r} has a tag or a digest; rules are for repositories", f"repository: {reference.repository}")
+        return reference.repository
+
+    def _key(self, node: yaml.Node) -> PublicKey | None:
+        text = self._text(node)
+        if not text:
+            if text is not None:
+                self._fault(node, "a key without a name")
+            return None
+        try:
+            if "-----BEGIN" in text:
+                return public_key(text.encode(), f"the key at {self._where(node)}")
+            return read_public(self.path.parent / Path(text).expanduser())
+        except UsageError as wrong:
+            self._fault(node, wrong.message, wrong.hint)
+            return None
+
+    def _annotations(self, node: yaml.Node | None) -> dict[str, str]:
+        if node is None:
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            self._fault(node, "annotations are NAME: VALUE")
+            return {}
+        return {str(key.value): self._text(value) or "" for key, value in node.value}
+
+    def _mapping(self, node: yaml.Node, known: tuple[str, ...], what: str) -> dict[str, yaml.Node]:
+        if not isinstance(node, yaml.MappingNode):
+            self._fault(node, f"{what} must be a mapping with {', '.join(known)}")
+            return {}
+        found: dict[str, yaml.Node] = {}
+        for key, value in node.value:
+            name = str(key.value)
+            if name not in known:
+                self._fault(key, f"{what} has no field {name!r}", f"it has {', '.join(known)}")
+            elif name in found:
+                self._fault(key, f"{name} is there twice")
+            else:
+                found[name] = value
+        return found
+
+    def _list(self, node: yaml.Node | None, what: str) -> list[yaml.Node]:
+        if node is None:
+            return []
+        if not isinstance(node, yaml.SequenceNode):
+            self._fault(node, f"{what} must be a list")
+            return []
+        if not node.value:
+            self._fault(node, f"{what} is an empty list")
+        return list(node.value)
+
+    def _text(self, node: yaml.Node) -> str | None:
+        if not isinstance(node, yaml.ScalarNode):
+            self._fault(node, "this must be text")
+            return None
+        return str(node.value)
+
+    def _fault(self, node: yaml.Node, message: str, hint: str | None = None) -> None:
+        self.faults.append(Fault(self._where(node), message, hint))
+
+    def _where(self, node: yaml.Node) -> str:
+        return f"{self.path}:{node.start_mark.line + 1}"

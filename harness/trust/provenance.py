@@ -1,0 +1,109 @@
+"""How an image came to be: SLSA provenance (v1) made of what the image records of its own build.
+
+Nothing of the machine that built it is in it, and no value of a build argument, only its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from harness.cloudimage import CloudImage, EmbeddedImage, History, PlatformImage
+from harness.oci.reference import Reference
+from harness.trust.attestation import statement
+from harness.trust.purl import image_purl
+from harness.words import split
+
+PREDICATE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "https://slipway.dev/kubefile/v1"
+"""A Kubefile, built instruction by instruction; externalParameters are those that ``slipway build`` takes."""
+BUILDER = "https://slipway.dev/slipway"
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def make(image: CloudImage, reference: Reference) -> dict[str, Any]:
+    """The statement about an image. The same image gives the same."""
+    dependencies: dict[str, dict[str, Any]] = {}
+    for part in image.platforms:
+        for one in _dependencies(part):
+            dependencies.setdefault(one["uri"] + str(one["digest"]), one)
+    own = {str(part.platform): _own(part.history) for part in image.platforms}
+    predicate = {
+        "buildDefinition": {
+            "buildType": BUILD_TYPE,
+            "externalParameters": {
+                "kubefile": {platform: [_shown(step.created_by) for step in steps] for platform, steps in own.items()},
+                "buildArgs": sorted({name for steps in own.values() for step in steps for name in _arguments(step.created_by)}),
+                "platforms": list(own),
+            },
+            "internalParameters": {
+                # With those of the base image: they are what its layers in this image came from.
+                "steps": {
+                    str(part.platform): [{"instruction": _shown(step.created_by), "id": step.step} for step in part.history if step.step]
+                    for part in image.platforms
+                }
+            },
+            "resolvedDependencies": [dependencies[key] for key in sorted(dependencies)],
+        },
+        "runDetails": {"builder": {"id": BUILDER}, "metadata": {}},
+    }
+    return statement(reference.repository, image.digest, PREDICATE, predicate)
+
+
+def _dependencies(part: PlatformImage) -> Iterable[dict[str, Any]]:
+    base = part.info.base
+    if base and base.get("digest"):
+        yield {
+            "name": "base CloudImage",
+            "uri": image_purl(base["reference"], base["digest"]),
+            "digest": _digest_set(base["digest"]),
+        }
+    # A step's id is the hash of all that went into it and into those before it, so the last stands for every file of the context.
+    last = next((step.step for step in reversed(part.history) if _SHA256.fullmatch(step.step)), None)
+    if last:
+        yield {
+            "name": f"build context and Kubefile for {part.platform}",
+            "uri": f"{BUILD_TYPE}#inputs",
+            "digest": {"sha256": last},
+            "annotations": {
+                "meaning": "the id of the last build step: a hash over the content of every file that was copied, and every command"
+            },
+        }
+    yield from (_embedded(image) for image in part.images.images)
+
+
+def _embedded(image: EmbeddedImage) -> dict[str, Any]:
+    return {
+        "name": image.name,
+        "uri": image_purl(image.name, image.digest),
+        "digest": _digest_set(image.digest),
+        "mediaType": image.media_type,
+        "annotations": {"foundBy": list(image.found_by), "requestedBy": list(image.requested_by)},
+    }
+
+
+def _digest_set(digest: str) -> dict[str, str]:
+    algorithm, _, digits = digest.partition(":")
+    return {algorithm: digits}
+
+
+def _own(history: Sequence[History]) -> Sequence[History]:
+    """The instructions of the image's own Kubefile: those of its base stand before them."""
+    begin = max((number for number, step in enumerate(history) if step.created_by.upper().startswith("FROM ")), default=0)
+    while begin and _arguments(history[begin - 1].created_by):
+        begin -= 1  # what stands before FROM can only be ARG
+    return history[begin:]
+
+
+def _arguments(text: str) -> list[str]:
+    """The names of an ARG instruction."""
+    word, _, rest = text.partition(" ")
+    return [name.partition("=")[0] for name in split(rest)] if word.upper() == "ARG" else []
+
+
+def _shown(text: str) -> str:
+    """An instruction as everybody may read it: the value of a build argument is nobody's business."""
+    names = _arguments(text)
+    return f"ARG {' '.join(names)}" if names else text

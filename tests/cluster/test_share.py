@@ -1,0 +1,125 @@
+"""A CloudImage goes through registries of others and runs as it was built; a cluster takes its images from the registry of its site."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import process
+from tests.cluster.test_run import Lab, swept, web
+from tests.conftest import Slipway
+from tests.integration.registry import PASSWORD, USER, Registry, password_registry, registry
+
+__all__ = ["swept", "web"]  # fixtures
+
+COPY = ("skopeo", "--insecure-policy", "copy", "--all", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false")
+
+
+@pytest.fixture(scope="module")
+def lab(slipway: Slipway) -> Iterator[Lab]:
+    made = Lab(slipway, "test-share", 1, 1)
+    try:
+        yield made
+    finally:
+        made.down()
+
+
+@dataclasses.dataclass(frozen=True)
+class Elsewhere:
+    """A user of another machine: a store of his own, his own Docker configuration."""
+
+    slipway: Slipway
+    env: dict[str, str]
+
+    def __call__(self, *words: str | Path) -> process.Result:
+        return self.slipway(*words, env=self.env, timeout=900)
+
+
+@pytest.fixture
+def elsewhere(slipway: Slipway, tmp_path: Path) -> Elsewhere:
+    return Elsewhere(slipway, {"SLIPWAY_HOME": str(tmp_path / "home"), "DOCKER_CONFIG": str(tmp_path / "docker")})
+
+
+def gateway(lab: Lab) -> str:
+    """The address of this machine on the network of the nodes."""
+    return lab.addresses[0].rpartition(".")[0] + ".1"
+
+
+def test_an_image_that_was_copied_by_skopeo_runs_with_the_same_digests(
+    slipway: Slipway, elsewhere: Elsewhere, lab: Lab, web: str, tmp_path: Path
+) -> None:
+    built = json.loads(slipway("inspect", web, "-o", "json").stdout)
+    with registry(tmp_path / "vendor") as vendor, registry(tmp_path / "site") as site:
+        slipway("push", web, f"{vendor.host}/team/web:1", "--plain-http")
+        process.run([*COPY, f"docker://{vendor.host}/team/web:1", f"docker://{site.host}/apps/deep/web:1"])
+        arrived = json.loads(elsewhere("pull", f"{site.host}/apps/deep/web:1", "--as", "web", "--plain-http", "-o", "json").stdout)
+    assert arrived["digest"] == built["digest"]
+    found = json.loads(elsewhere("inspect", "web", "-o", "json").stdout)
+    assert found["platforms"] == built["platforms"]
+    with cluster(elsewhere, lab, "web"):
+        ready = lab.json("get", "deployment", "web")["status"]
+        assert ready["readyReplicas"] == ready["replicas"]
+    # Nothing of it came from the store in which it was built.
+    assert found["digest"] in {row["digest"] for row in json.loads(elsewhere("images", "-o", "json").stdout)}
+
+
+def test_a_cluster_takes_its_images_from_the_registry_of_its_site(
+    slipway: Slipway, elsewhere: Elsewhere, lab: Lab, web: str, tmp_path: Path
+) -> None:
+    with password_registry(tmp_path / "site", address=gateway(lab)) as site:
+        elsewhere_login(elsewhere, site)
+        env = elsewhere.env | {"SLIPWAY_HOME": os.environ["SLIPWAY_HOME"]}
+        here = Elsewhere(slipway, env)
+        refused = slipway(*lab.words(web, "--registry", f"{site.host}/cluster", "--plain-http"), env=env, check=False)
+        assert refused.returncode == 4
+        assert "--expand" in refused.stderr
+        expanded = json.loads(here("push", web, "--expand", f"{site.host}/cluster", "--plain-http", "-o", "json").stdout)
+        assert f"{site.host}/cluster/slipway.dev/nginx:1.22" in expanded["images"]
+        again = json.loads(here("push", web, "--expand", f"{site.host}/cluster", "--plain-http", "-o", "json").stdout)
+        assert again["uploaded"] == 0
+        with cluster(here, lab, web, "--registry", f"{site.host}/cluster", "--plain-http"):
+            pods = lab.json("get", "pods", "--all-namespaces")["items"]
+            names = {status["image"] for pod in pods for status in pod["status"]["containerStatuses"]}
+            assert "slipway.dev/nginx:1.22" in names
+            # The cluster has no registry of its own, and who may not see the password does not see it.
+            assert lab.first.run("systemctl is-active slipway-registry", check=False).returncode != 0
+            assert lab.first.run("stat -c %a /etc/containerd/config.toml").stdout.strip() == "600"
+            assert PASSWORD not in lab.kubectl("get", "configmaps", "--all-namespaces", "-o", "yaml")
+        assert site.requests("GET", r"/v2/cluster/slipway\.dev/nginx/")
+
+
+def elsewhere_login(user: Elsewhere, site: Registry) -> None:
+    user.slipway("login", site.host, "--username", USER, "--password-stdin", "--plain-http", input=PASSWORD + "\n", env=user.env)
+
+
+@contextlib.contextmanager
+def cluster(user: Elsewhere, lab: Lab, image: str, *more: str) -> Iterator[None]:
+    """A cluster on the lab's machines while the block runs."""
+    try:
+        user(*lab.words(image, *more))
+        yield
+    finally:
+        members = ["--masters", ",".join(lab.masters), "--nodes", ",".join(lab.workers)]
+        user("delete", lab.name, *members, "--key", lab.key, "--yes")
+
+
+def test_docker_pulls_the_rootfs(slipway: Slipway, web: str, tmp_path: Path) -> None:
+    built = json.loads(slipway("inspect", web, "-o", "json").stdout)
+    assert shutil.which("docker")
+    with registry(tmp_path / "site") as site:
+        slipway("push", web, f"{site.host}/team/web:1", "--plain-http")
+        process.run(["docker", "pull", "--quiet", f"{site.host}/team/web:1"])
+        try:
+            layers = process.run(
+                ["docker", "image", "inspect", "--format", "{{range .RootFS.Layers}}{{println .}}{{end}}", f"{site.host}/team/web:1"]
+            )
+            assert layers.stdout.split() == [layer["diffId"] for layer in built["platforms"][0]["rootfs"]["layers"]]
+        finally:
+            process.run(["docker", "image", "rm", f"{site.host}/team/web:1"])
