@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import json
 import re
@@ -52,6 +53,19 @@ def test_image(session: nox.Session) -> None:
     say(*about(session, entries, tested=True), hint)
     if failed:
         session.error(f"tests failed: {', '.join(failed)}")
+
+
+@nox.session(default=False)
+def publish(session: nox.Session) -> None:
+    """Build kubefiles/NAME and push them: `-- --registry HOST/NAMESPACE NAME...`; a matrix ends with `--join amd64,arm64`."""
+    wanted = Publishing.read(session.posargs)
+    entries = pick(session, catalog.select, wanted.names)
+    install(session)
+    if not wanted.join:
+        build(session, pick(session, catalog.order, wanted.names), *wanted.build_options)
+    for entry in entries:
+        for words in wanted.commands(entry):
+            session.run("slipway", *words)
 
 
 @nox.session
@@ -129,13 +143,52 @@ def pick(session: nox.Session, how: Callable[..., tuple[catalog.Entry, ...]], na
     return entries
 
 
-def build(session: nox.Session, entries: Iterable[catalog.Entry]) -> None:
+def build(session: nox.Session, entries: Iterable[catalog.Entry], *options: str) -> None:
     """`slipway build` of each; its progress is shown, its result kept beside the reports."""
     REPORTS.mkdir(exist_ok=True)
     for entry in entries:
         with facts_of(entry).open("w") as result:
             folder = str(entry.folder.relative_to(ROOT))
-            session.run("slipway", "build", folder, "--tag", entry.reference, "--output", "json", stdout=result, stderr=sys.stderr)
+            words = ("--tag", entry.reference, "--output", "json", *options)
+            session.run("slipway", "build", folder, *words, stdout=result, stderr=sys.stderr)
+
+
+class Publishing:
+    """What `publish` is asked for. One machine builds for itself and pushes TAG-ARCH, or with --platform for several and pushes TAG.
+
+    When every machine of a matrix has pushed its own, --join makes one TAG of them.
+    """
+
+    def __init__(self, registry: str, tag: str, platform: str, join: str, connection: list[str], names: list[str]) -> None:
+        self.registry, self.tag, self.platform, self.connection, self.names = registry.rstrip("/"), tag, platform, connection, names
+        self.join = [part for part in join.split(",") if part]
+
+    @classmethod
+    def read(cls, words: Iterable[str]) -> Publishing:
+        """From the words after ``--``; ends the process when they are wrong."""
+        parser = argparse.ArgumentParser(prog="nox -s publish --", usage="%(prog)s --registry HOST/NAMESPACE [options] [NAME...]")
+        parser.add_argument("--registry", required=True, help="where to, as registry.example/team; log in before, with `slipway login`")
+        parser.add_argument("--tag", default=catalog.TAG, help=f"the tag there [{catalog.TAG}]")
+        parser.add_argument("--platform", default="", help="build for these on this machine, as linux/amd64,linux/arm64")
+        parser.add_argument(
+            "--join", default="", metavar="ARCH,ARCH", help="build nothing: make one tag of what the machines of a matrix pushed"
+        )
+        parser.add_argument("--plain-http", action="store_const", dest="connection", const=["--plain-http"], default=[])
+        parser.add_argument("names", nargs="*", metavar="NAME", help="kubefiles; all without names")
+        return cls(**vars(parser.parse_args(list(words))))
+
+    @property
+    def build_options(self) -> list[str]:
+        return ["--platform", self.platform] if self.platform else []
+
+    def commands(self, entry: catalog.Entry) -> list[list[str]]:
+        """The words after `slipway`, command by command."""
+        there = f"{self.registry}/{entry.name}:{self.tag}"
+        if self.join:
+            parts = [f"{there}-{architecture}" for architecture in self.join]
+            return [["manifest", "create", "--pull", *self.connection, there, *parts], ["push", *self.connection, there]]
+        target = there if self.platform else f"{there}-{paths.architecture()}"
+        return [["push", *self.connection, entry.reference, target]]
 
 
 def test(session: nox.Session, entries: Iterable[catalog.Entry]) -> list[str]:

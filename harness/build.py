@@ -49,6 +49,7 @@ from harness.oci.store import Store
 from harness.rootfs import Step, Workshop
 from harness.runtimes import Facts
 from harness.sources import Fetcher, LayoutSource, RemoteSource, Source, Stream, stored_manifest
+from harness.trust import policy
 
 FORMAT = "1"
 """Part of every discovery key: raise it when a discovery would find something else."""
@@ -292,6 +293,7 @@ def _base(parsed: Kubefile, store: Store, platform: Platform) -> PlatformImage |
             f"{where}: the base image {parsed.base.image} is not here: {error.message}", hint=error.hint or "build, pull or load it first"
         ) from error
     try:
+        policy.check(store, parsed.base.image, image.digest, policy.load())
         return image.platform(platform)
     except StoreError as error:
         raise BuildError(f"{where}: the base image {error.message}", hint=error.hint) from error

@@ -13,6 +13,7 @@ the second makes oras crash.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ from harness.errors import StoreError
 from harness.oci.graph import attached_to, attachments
 from harness.oci.model import EPOCH, INDEXES, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
-from harness.oci.store import Collected, Store
+from harness.oci.store import BusyError, Collected, Store
 
 KIND = "dev.slipway.kind"
 CLOUDIMAGE = "cloudimage"
@@ -180,7 +181,7 @@ class Info:
     apps: tuple[App, ...] = ()
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     base: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)
-    """``{"reference": ..., "digest": ...}`` of the CloudImage it was built from."""
+    """``{"reference": ..., "digest": ...}`` of the CloudImage it was built from, as an image for this platform alone."""
     kube_version: str | None = None
     """The Kubernetes versions it may run on, as a range (KUBEVERSION)."""
     cluster_apps: tuple[str, ...] = ()
@@ -646,29 +647,34 @@ def tag(store: Store, source: str, name: str) -> Descriptor:
 def remove(store: Store, names: Sequence[str]) -> tuple[tuple[str, ...], Collected]:
     """Forget names, or the one name of a digest, and free what nothing else needs; which names, and what was freed.
 
-    With the last name of an image go the signatures and whatever else is attached to it. When one of them is not there, or a digest has several names, nothing is forgotten (StoreError).
+    With the last name of an image go the signatures and whatever else is attached to it. When one of the names is not there, or a
+    digest has several names, nothing is forgotten (StoreError). While somebody uses the store, attachments and blobs stay: he may be
+    about to name them.
     """
     with store.lock():
         known = store.names()
         going = tuple(dict.fromkeys(_name_of(store, known, name) for name in names))
-        going += orphans(store, known, going)
         for name in going:
             store.untag(name)
+    with contextlib.suppress(BusyError), store.alone():
+        lost = orphans(store, [known[name].digest for name in going])
+        for name in lost:
+            store.untag(name)
+        going += lost
     return going, store.collect()
 
 
-def orphans(store: Store, known: Mapping[str, Descriptor], going: Sequence[str]) -> tuple[str, ...]:
-    """The names of attachments that lose what they are attached to when the names ``going`` go."""
+def orphans(store: Store, digests: Iterable[str]) -> tuple[str, ...]:
+    """The names of what is attached to these images or to their parts, as far as no other name leads to them."""
+    known = store.names()
+    kept = store.reachable(descriptor.digest for name, descriptor in known.items() if not attached_to(name))
     lost: dict[str, None] = {}
-    while True:
-        gone = {*going, *lost}
-        kept = store.reachable(known[name].digest for name in known if name not in gone and not attached_to(name))
-        # What is attached to an attachment stays as long as that does.
-        about = store.reachable(known[name].digest for name in gone) - kept
-        more = [name for name in attachments(known, about) if name not in gone]
-        if not more:
-            return tuple(lost)
+    gone = set(digests)
+    while more := [name for name in attachments(known, store.reachable(gone) - kept) if name not in lost]:
+        # What is attached to an attachment goes with it.
+        gone |= {known[name].digest for name in more}
         lost.update(dict.fromkeys(more))
+    return tuple(lost)
 
 
 def _name_of(store: Store, known: Mapping[str, Descriptor], text: str) -> str:

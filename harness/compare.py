@@ -52,7 +52,7 @@ class Side:
     root: Descriptor
 
     def blobs(self, platforms: Sequence[Platform]) -> dict[str, int]:
-        """Digest -> bytes of all it consists of, or of what is needed for some platforms."""
+        """Digest -> bytes of all it consists of, or of what is needed for some platforms; without those that were not pulled."""
         found: dict[str, int] = {}
         waiting = [self.root]
         while waiting:
@@ -60,8 +60,13 @@ class Side:
             if blob.digest not in found:
                 found[blob.digest] = blob.size
                 if graph.is_manifest(blob):
-                    waiting += graph.children(self.documents.json(blob.digest), blob, platforms)
+                    children = graph.children(self.documents.json(blob.digest), blob, platforms)
+                    waiting += (child for child in children if not (child.platform and self.is_absent(child.platform)))
         return found
+
+    def is_absent(self, platform: Platform) -> bool:
+        """Whether it is made for a platform that was not pulled with it."""
+        return any(platform.matches(absent) for absent in self.image.absent)
 
     def entries(self, platform: Platform) -> list[str]:
         """The digests of the manifests for a platform."""
@@ -141,7 +146,12 @@ class _Fetched:
 
     def _keep(self, pool: ThreadPoolExecutor, wanted: Iterable[Descriptor]) -> None:
         unique = {blob.digest: blob for blob in wanted}
-        self._documents.update(zip(unique, pool.map(self._fetch, unique.values()), strict=True))
+        try:
+            self._documents.update(zip(unique, pool.map(self._fetch, unique.values()), strict=True))
+        except BaseException:
+            self._client.close()  # nobody goes on waiting to try again
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
     def _config(self, manifest: Descriptor) -> list[Descriptor]:
         value = self.json(manifest.digest)
@@ -199,11 +209,15 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class PlatformDifference:
-    """The differences for one platform; ``only`` is ``old`` or ``new`` when the other is not made for it."""
+    """The differences for one platform.
+
+    ``only`` is ``old`` or ``new`` when the other is not made for it, or, with ``absent``, was pulled without it.
+    """
 
     platform: str
     changes: tuple[Change, ...] = ()
     only: str | None = None
+    absent: bool = False
     files: bool = True
     """Whether files were compared; else layers were, for they are not in the store."""
 
@@ -236,6 +250,7 @@ class Difference:
                 {
                     "platform": part.platform,
                     "only": part.only,
+                    "absent": part.absent,
                     "filesCompared": part.files,
                     "changes": [change.to_json() for change in part.changes],
                 }
@@ -280,10 +295,11 @@ def _platforms(old: Side, new: Side, platform: Platform | None) -> list[Platform
 
 def _compare_platform(store: Store, old: Side, new: Side, platform: Platform, *, content: bool) -> PlatformDifference:
     before, after = old.part(platform), new.part(platform)
-    if before is None or after is None:
-        return PlatformDifference(str(platform), only="new" if before is None else "old", files=False)
     if old.entries(platform) == new.entries(platform):
         return PlatformDifference(str(platform))
+    if before is None or after is None:
+        lacking, only = (old, "new") if before is None else (new, "old")
+        return PlatformDifference(str(platform), only=only, absent=lacking.is_absent(platform), files=False)
     changes = [
         *_info(before.info, after.info),
         *_lines("step", [step.created_by for step in before.history], [step.created_by for step in after.history]),

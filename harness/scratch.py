@@ -20,9 +20,7 @@ def folder() -> Path:
 
 def abandoned() -> tuple[Path, ...]:
     """The folders of processes that were killed."""
-    return tuple(
-        left for left in (paths.cache() / "tmp").glob("*") if not (left.name.isdigit() and Path("/proc", left.name).exists())
-    )
+    return tuple(left for left in (paths.cache() / "tmp").glob("*") if not (left.name.isdigit() and Path("/proc", left.name).exists()))
 
 
 @contextlib.contextmanager

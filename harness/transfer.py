@@ -25,7 +25,7 @@ from harness.oci.model import INDEXES, MANIFESTS, OCI_MANIFEST, Descriptor, Plat
 from harness.oci.reference import Reference
 from harness.oci.remote import Client, Manifest
 from harness.oci.session import Login
-from harness.oci.store import CHUNK, UNFINISHED, MismatchError, Store
+from harness.oci.store import UNFINISHED, MismatchError, Store
 from harness.oci.trouble import Patience, RemoteError
 from harness.oci.upload import Sent
 from harness.progress import Meter
@@ -34,6 +34,9 @@ from harness.trust.attachments import ATTESTATIONS, REFERRERS, SIGNATURES, Local
 
 JOBS = 8
 """Blobs that are on their way at once."""
+
+_PIECE = 256 << 10
+"""Bytes of a blob that go from the line to the disk at a time: what fits into a processor's cache is not fetched from memory twice."""
 
 _DEEPEST = 4
 """Indexes within indexes that are followed."""
@@ -56,10 +59,10 @@ class Access:
     key: Path | None = None
 
 
-def client(access: Access = Access(), login: Login | None = None) -> Client:
+def client(access: Access = Access(), login: Login | None = None, patience: Patience = _PATIENCE) -> Client:
     """Who talks to registries, with the user's configuration and logins. Raises InputError or UsageError."""
     if (access.cert is None) != (access.key is None):
-        raise UsageError("--cert and --key belong together", hint="name the client's certificate and its key")
+        raise UsageError("--cert and --cert-key belong together", hint="name the client's certificate and its key")
     for path in (access.ca, access.cert, access.key):
         if path is not None and not path.is_file():
             raise UsageError(f"{path}: no such file")
@@ -70,7 +73,7 @@ def client(access: Access = Access(), login: Login | None = None) -> Client:
         insecure=access.insecure,
         extra=Certificates((access.ca,) if access.ca else (), pair),
     )
-    return Client(rules, login or Credentials(), patience=_PATIENCE)
+    return Client(rules, login or Credentials(), patience=patience)
 
 
 def sign_in(host: str, credential: Credential, access: Access) -> None:
@@ -320,7 +323,7 @@ class _Pull:
                 with self.crew.abortable(stream):
                     while part.size < blob.size:
                         self.crew.check()
-                        data = stream.read(CHUNK)
+                        data = stream.read(_PIECE)
                         part.write(data)
                         meter.add(len(data))
                     # One byte more would make it longer than it may be: the stream says so.
@@ -494,13 +497,15 @@ def _places(store: Store, target: Reference) -> Mapping[str, tuple[str, ...]]:
 
 def carry(source: Shelf, target: Shelf, digest: str) -> tuple[str, ...]:
     """Bring what is attached to an image from one place to another, beside what is attached there; the tags that changed."""
-    changed = []
-    for suffix in (SIGNATURES, ATTESTATIONS):
-        tag = tag_of(digest, suffix)
-        if _carry_layers(source, target, tag):
-            changed.append(tag)
-    there = {entry.digest for entry in target.referrers(digest)}
-    missing = [entry for entry in source.referrers(digest) if entry.digest not in there]
+    tags = [tag_of(digest, suffix) for suffix in (SIGNATURES, ATTESTATIONS)]
+    # Over a long line every question costs its time: all at once, and the target is not asked about what there is nothing of.
+    with ThreadPoolExecutor(len(tags) + 1, thread_name_prefix="transfer") as pool:
+        asked = pool.submit(source.referrers, digest)
+        found = dict(zip(tags, pool.map(source.find, tags), strict=True))
+        entries = asked.result()
+    changed = [tag for tag, manifests in found.items() if manifests and _carry_layers(source, target, tag, manifests)]
+    there = {entry.digest for entry in target.referrers(digest)} if entries else set()
+    missing = [entry for entry in entries if entry.digest not in there]
     for entry in missing:
         data = source.manifest(entry)
         _carry_blobs(source, target, data)
@@ -508,10 +513,10 @@ def carry(source: Shelf, target: Shelf, digest: str) -> tuple[str, ...]:
     return (*changed, *([tag_of(digest, REFERRERS)] if missing else ()))
 
 
-def _carry_layers(source: Shelf, target: Shelf, tag: str) -> bool:
-    ours, theirs = source.find(tag), target.find(tag)
+def _carry_layers(source: Shelf, target: Shelf, tag: str, ours: Sequence[bytes]) -> bool:
+    theirs = target.find(tag)
     known = set(merge(theirs))
-    if not ours or all(layer in known for layer in merge(ours)):
+    if all(layer in known for layer in merge(ours)):
         return False
     for manifest in ours:
         _carry_blobs(source, target, manifest)

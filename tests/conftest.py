@@ -19,6 +19,7 @@ RINGS = ("unit", "integration", "cluster")
 def pytest_configure(config: pytest.Config) -> None:
     # Stays from run to run, as what is in it is found by its content; the user's images and clusters are not touched.
     os.environ["SLIPWAY_HOME"] = str(paths.cache() / "tests")
+    os.environ["SLIPWAY_POLICY"] = str(HERE / "policy.yaml")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

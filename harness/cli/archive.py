@@ -15,7 +15,6 @@ from harness.errors import UsageError
 from harness.oci.store import Store
 
 if TYPE_CHECKING:
-    from harness.oci.archive import Saved
     from harness.oci.compression import Compression
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?")
@@ -24,7 +23,7 @@ _COMPRESSIONS = ("none", "zstd", "gzip")
 
 @app.command()
 def save(
-    names: Annotated[list[str], typer.Argument(show_default=False)],
+    names: Annotated[list[str], typer.Argument(help="Images of the local store, by name or digest.", show_default=False)],
     file: Annotated[Path, typer.Option("--file", "-f", help="The archive to write; - for standard output.", show_default=False)],
     since: Annotated[
         list[str] | None,
@@ -83,7 +82,7 @@ def save(
             volume_size=limit,
             meter=meter,
         )
-        meter.finish(_delta(saved))
+        meter.finish()
     if as_json:
         print_json(
             {
@@ -99,10 +98,8 @@ def save(
         return
     for path in saved.files:
         print(f"{path}  {log.size(path.stat().st_size)}")
-
-
-def _delta(saved: Saved) -> str:
-    return f"{log.size(saved.content)} instead of {log.size(saved.whole)}" if saved.since else ""
+    if saved.since:
+        print(f"  {log.size(saved.content)} instead of {log.size(saved.whole)}, for whoever has {' and '.join(saved.since)}")
 
 
 def _old(text: str) -> str | Path:
@@ -130,12 +127,19 @@ def load(
     from harness.oci import archive
     from harness.oci.graph import attached_to
     from harness.progress import Meter
+    from harness.trust import policy
 
     as_json = wants_json(output)
     store = Store.default()
     with log.step(f"load {file}") as shown:
         meter = Meter(shown, 0)
-        loaded = archive.load(store, cast("BinaryIO", sys.stdin.buffer) if str(file) == "-" else file, meter=meter)
+        rules = policy.load()
+        loaded = archive.load(
+            store,
+            cast("BinaryIO", sys.stdin.buffer) if str(file) == "-" else file,
+            meter=meter,
+            admit=lambda name, digest: policy.check(store, name, digest, rules),
+        )
         meter.finish(f"{loaded.present} of {loaded.present + loaded.written} blobs were here already" if loaded.present else "")
     images = {name: descriptor for name, descriptor in sorted(loaded.names.items()) if attached_to(name) is None}
     attached = sorted(set(loaded.names) - set(images))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,19 +22,15 @@ if TYPE_CHECKING:
 _MARKS = {"added": "+", "removed": "-", "changed": "~"}
 _STYLES = {"+": "green", "-": "red", "~": "yellow", "@": "cyan"}
 
-Name = Annotated[
-    str,
-    typer.Argument(
-        help="A CloudImage of the local store; else one of the registry that the name begins with. docker://NAME asks the registry first.",
-        show_default=False,
-    ),
-]
+_HELP = "A CloudImage of the local store; else of the registry that the name begins with. docker://NAME: that in the registry."
+Old = Annotated[str, typer.Argument(help=_HELP, metavar="OLD", show_default=False)]
+New = Annotated[str, typer.Argument(help="As OLD.", metavar="NEW", show_default=False)]
 
 
 @app.command()
 def diff(
-    old: Name,
-    new: Name,
+    old: Old,
+    new: New,
     platform: Annotated[str | None, typer.Option(help="Compare only this platform.  [default: all]", show_default=False)] = None,
     content: Annotated[bool, typer.Option("--content", help="Show the changed lines of small text files.")] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 1 when they differ, as git does; else with 0.")] = False,
@@ -60,7 +56,7 @@ def diff(
 
         def client() -> Client:
             if not opened:
-                opened.append(stack.enter_context(connect(plain_http, insecure, ca, cert, cert_key)))
+                opened.append(stack.enter_context(connect(plain_http, insecure, ca, cert, cert_key, briefly=True)))
             return opened[0]
 
         sides = [compare.find(store, name, client) for name in (old, new)]
@@ -83,13 +79,13 @@ def _show(found: Difference) -> None:
     for part in found.platforms:
         console.print(f"platform {part.platform}", style="bold")
         if part.only:
-            console.print(f"  only the {part.only} one is made for it")
+            console.print(f"  only the {part.only} one {'was pulled with it' if part.absent else 'is made for it'}")
             continue
         for change in part.changes:
             mark = _MARKS[change.what]
-            console.print(Text(f"{mark} {change.kind:<10}  {_words(change)}", style=_STYLES[mark]))
-            for line in (change.text or "").splitlines():
-                console.print(Text(f"    {line}", style=_STYLES.get(line[:1], "")))
+            console.print(Text(_clean(f"{mark} {change.kind:<10}  {_words(change)}"), style=_STYLES[mark]))
+            for line in (change.text or "").split("\n")[:-1]:
+                console.print(Text(_clean(f"    {line}"), style=_STYLES.get(line[:1], "")))
         if not part.files:
             console.print("  files were not compared: pull both images to see which changed", style="dim")
         elif not part.changes:
@@ -98,32 +94,22 @@ def _show(found: Difference) -> None:
     console.print(f"to send  {log.size(sent.bytes)} in {sent.blobs} blobs; {log.size(sent.shared_bytes)} in {sent.shared_blobs} are shared")
 
 
+def _clean(text: str) -> str:
+    """One line, whatever a stranger's image holds: no escape sequences for our terminal."""
+    return "".join(letter if letter.isprintable() or letter == "\t" else repr(letter)[1:-1] for letter in text)
+
+
 def _where(side: Side) -> str:
     return side.name if side.where == "store" else f"{side.name} (in the registry)"
 
 
 def _words(change: Change) -> str:
-    match change.kind:
-        case "env" | "label":
-            return f"{change.name}={_arrow(change, str)}"
-        case "launch" | "step" | "clusterApp":
-            return change.name
-        case "app":
-            return f"{change.name}  {_app(change)}"
-        case "image":
-            return _image(change)
-        case "file":
-            return f"{change.name}  {_file(change)}"
-        case "layer":
-            return f"{short(change.name)}  {_arrow(change, lambda layer: log.size(layer['size']))}"
-        case "base":
-            return _arrow(change, lambda base: f"{base['reference']}@{short(base['digest'])}")
-        case _:
-            return _arrow(change, lambda value: ", ".join(f"{key} {text}" for key, text in value.items()) if _is_object(value) else value)
+    word = _WORDS.get(change.kind)
+    return word(change) if word else _arrow(change, _plain)
 
 
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
+def _plain(value: Any) -> str:
+    return ", ".join(f"{key} {text}" for key, text in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _arrow(change: Change, word: Any) -> str:
@@ -172,3 +158,18 @@ def _one_file(file: dict[str, Any]) -> str:
             return f"link to {file['target']}"
         case _:
             return f"{file['kind']} {file['mode']}"
+
+
+_WORDS: Mapping[str, Callable[[Change], str]] = {
+    "env": lambda change: f"{change.name}={_arrow(change, str)}",
+    "label": lambda change: f"{change.name}={_arrow(change, str)}",
+    "launch": lambda change: change.name,
+    "step": lambda change: change.name,
+    "clusterApp": lambda change: change.name,
+    "app": lambda change: f"{change.name}  {_app(change)}",
+    "image": _image,
+    "file": lambda change: f"{change.name}  {_file(change)}",
+    "layer": lambda change: f"{short(change.name)}  {_arrow(change, lambda layer: log.size(layer['size']))}",
+    "base": lambda change: _arrow(change, lambda base: f"{base['reference']}@{short(base['digest'])}"),
+}
+"""What to say of a kind of change; of others their values."""

@@ -1,1 +1,109 @@
 """CloudImages to be had."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness import log
+from harness.cli.share import Ca, Cert, CertKey, Insecure, PlainHttp, connect, reference
+from harness.cli.terminal import Json, app, print_json, table, wants_json
+from harness.errors import StoreError, UsageError
+from harness.oci.store import Store
+
+if TYPE_CHECKING:
+    from harness import search as searching
+    from harness.oci.remote import Client
+
+
+@app.command()
+def search(
+    term: Annotated[
+        str, typer.Argument(help="A part of a name or a description.  [default: everything]", metavar="TERM", show_default=False)
+    ] = "",
+    registry: Annotated[
+        list[str] | None,
+        typer.Option(help="Search this registry too; may be repeated.", metavar="HOST[/NAMESPACE]", show_default=False),
+    ] = None,
+    list_tags: Annotated[bool, typer.Option("--tags", help="List the tags of the repository TERM in its registry.")] = False,
+    plain_http: PlainHttp = False,
+    insecure: Insecure = False,
+    ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    output: Json = "text",
+) -> None:
+    """Find CloudImages: in the catalogue that came with slipway, in the local store, and in registries that list what they have.
+
+    Of a repository in a registry `latest` is shown, or else its highest tag. Where a registry lists nothing, TERM as the whole
+    name of a repository still finds that one.
+    """
+    from harness import search as searching
+
+    as_json = wants_json(output)
+    with contextlib.ExitStack() as stack:
+        places = [searching.Place.parse(text) for text in registry or ()]
+        if list_tags:
+            if registry:
+                raise UsageError("--tags takes no --registry", hint="write `slipway search --tags REGISTRY/REPOSITORY`")
+            client = stack.enter_context(connect(plain_http, insecure, ca, cert, cert_key, briefly=True))
+            _tags(term, client, as_json=as_json)
+            return
+        client = stack.enter_context(connect(plain_http, insecure, ca, cert, cert_key, briefly=True)) if places else None
+        found = searching.search(term, Store.default(), places, client)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _show(found)
+    silent = [one for one in found.silent if not one.found]
+    if silent:
+        more = f", and {len(silent) - 1} more" if len(silent) > 1 else ""
+        raise StoreError(
+            f"{silent[0].name}: {silent[0].reason}{more}",
+            hint="`slipway search --tags REGISTRY/REPOSITORY` lists the tags of a repository whose name is known",
+            details="\n".join(f"{one.name}: {one.reason}" for one in silent) if more else None,
+        )
+
+
+def _show(found: searching.Found) -> None:
+    if found.hits:
+        table(
+            ("NAME", "WHERE", "TAGS", "PLATFORM", "KUBERNETES", "SIZE", "DESCRIPTION"),
+            [
+                (
+                    hit.name,
+                    hit.where,
+                    str(hit.tags or "-"),
+                    ",".join(hit.platforms) or "-",
+                    hit.kubernetes or "-",
+                    log.size(hit.size) if hit.size is not None else "-",
+                    "".join(letter if letter.isprintable() else " " for letter in hit.description),
+                )
+                for hit in found.hits
+            ],
+        )
+    else:
+        print("nothing was found")
+    if found.more:
+        print(f"{found.more} more repositories match: say more of the name, or --registry HOST/NAMESPACE")
+    for one in found.silent:
+        if one.found:
+            log.info(f"{one.name}: {one.reason}; only the repository of exactly this name was looked for")
+
+
+def _tags(name: str, client: Client, *, as_json: bool) -> None:
+    from harness import search as searching
+
+    if not name:
+        raise UsageError("--tags needs a repository", hint="write `slipway search --tags REGISTRY/REPOSITORY`")
+    repository = reference(name, "TERM")
+    found = searching.tags(repository, client)
+    if not found:
+        raise StoreError(f"{repository.repository}: no such repository in the registry, or it has no tags")
+    if as_json:
+        print_json({"repository": repository.repository, "tags": list(found)})
+        return
+    for tag in found:
+        print(tag)

@@ -21,11 +21,13 @@ Cert = Annotated[Path | None, typer.Option("--cert", help="The certificate to sh
 CertKey = Annotated[Path | None, typer.Option("--cert-key", help="Its key.", show_default=False)]
 
 
-def connect(plain_http: bool, insecure: bool, ca: Path | None, cert: Path | None, key: Path | None) -> Any:
-    """A client for the registries of this command."""
+def connect(plain_http: bool, insecure: bool, ca: Path | None, cert: Path | None, key: Path | None, *, briefly: bool = False) -> Any:
+    """A client for the registries of this command; ``briefly``: somebody waits for a few words, not for gigabytes."""
     from harness import transfer
+    from harness.oci.trouble import Patience
 
-    return transfer.client(transfer.Access(plain_http, insecure, ca, cert, key))
+    access = transfer.Access(plain_http, insecure, ca, cert, key)
+    return transfer.client(access, patience=Patience(attempts=3)) if briefly else transfer.client(access)
 
 
 def reference(text: str, what: str) -> Any:
@@ -41,6 +43,7 @@ def reference(text: str, what: str) -> Any:
 def fetch(name: str, plain_http: bool, ca: Path | None) -> None:
     """Pull an image that is not in the store, when its name says which registry has it."""
     from harness import transfer
+    from harness.trust import policy
 
     store = Store.default()
     there = reference(name, "IMAGE")
@@ -49,7 +52,7 @@ def fetch(name: str, plain_http: bool, ca: Path | None) -> None:
     if not named or there.familiar in store.names() or (there.digest and store.has(there.digest)):
         return
     with connect(plain_http, False, ca, None, None) as client:
-        transfer.pull(store, there, client)
+        transfer.pull(store, there, client, admit=policy.gatekeeper())
 
 
 @app.command()
@@ -128,6 +131,7 @@ def pull(
     """Fetch a CloudImage from a registry: only what the local store lacks. One that was cut short goes on where it was."""
     from harness import transfer
     from harness.oci.model import Platform
+    from harness.trust import policy
 
     as_json = wants_json(output)
     there = reference(name, "NAME")
@@ -137,7 +141,7 @@ def pull(
     except ValueError as wrong:
         raise UsageError(f"--platform: {wrong}") from wrong
     with connect(plain_http, insecure, ca, cert, cert_key) as client:
-        pulled = transfer.pull(Store.default(), there, client, name=local, platforms=platforms)
+        pulled = transfer.pull(Store.default(), there, client, name=local, platforms=platforms, admit=policy.gatekeeper())
     if as_json:
         print_json(plain(pulled))
         return

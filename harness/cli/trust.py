@@ -129,15 +129,18 @@ def verify(
                 "remote": found.client is not None,
                 "blobs": whole.blobs,
                 "bytes": whole.bytes,
+                "absent": [str(platform) for platform in whole.absent],
                 "signatures": [_signed_json(one) for one in signed],
             }
         )
         return
-    print(f"verified {found.reference.familiar}  {whole.digest}")
+    print(f"verified {found.reference.familiar}  {whole.digest}" + (", in its registry" if found.client else ""))
     for one in signed:
         notes = "".join(f", {label}={text}" for label, text in one.claim.annotations.items())
         print(f"  signed by {one.key.name} ({short(one.key.fingerprint)}) as {one.claim.identity}{notes}")
     print(f"  {whole.blobs} blobs with {log.size(whole.bytes)} are what their digests say")
+    for platform in whole.absent:
+        print(f"  not looked at: {platform}, which was not fetched")
 
 
 def _signed_json(one: Signed) -> dict[str, Any]:
@@ -176,7 +179,13 @@ def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path |
         raise UsageError("--key signs what is attached", hint="add --attach")
     with _stored(Store.default(), name) as found, found.store.using():
         pair = _private(key) if key else None
-        document: dict[str, Any] = make(cloudimage.read(found.store, found.image.digest), found.store, found.reference)
+        image = cloudimage.read(found.store, found.image.digest)
+        if attach and image.absent:
+            missing = ", ".join(str(platform) for platform in image.absent)
+            raise StoreError(
+                f"{found.reference.familiar} is here without {missing}: a document of a part must not be attached", hint="pull it whole"
+            )
+        document: dict[str, Any] = make(image, found.store, found.reference)
         if attach:
             attachments.referrer(found.shelf, found.image, media_type, canonical_json(document), {attachments.PREDICATE: predicate})
             if pair:
@@ -221,13 +230,19 @@ class _Found:
 def _find(name: str, access: _Access, *, remote: bool = False) -> _Found:
     """The image here; in its registry when it is wanted from there, or is not here and the name tells a registry."""
     store = Store.default()
-    if not remote:
-        try:
-            return _stored(store, name)
-        except StoreError:
-            if not _names_a_registry(name):
-                raise
+    if not remote and (_is_here(store, name) or not _names_a_registry(name)):
+        return _stored(store, name)
     return _in_registry(store, reference(name, "NAME"), access)
+
+
+def _is_here(store: Store, name: str) -> bool:
+    """Whether there is such an image, whole or damaged: a damaged one must not be passed over for a good one elsewhere."""
+    store.names()
+    try:
+        store.resolve(name)
+    except StoreError:
+        return False
+    return True
 
 
 def _names_a_registry(name: str) -> bool:
@@ -241,8 +256,9 @@ def _names_a_registry(name: str) -> bool:
 
 def _stored(store: Store, name: str) -> _Found:
     from harness import cloudimage
+    from harness.oci.graph import attached_to
     from harness.oci.reference import Reference
-    from harness.trust.attachments import LocalShelf, is_attachment
+    from harness.trust.attachments import LocalShelf
 
     image = store.resolve(name)
     names = store.names()
@@ -251,7 +267,7 @@ def _stored(store: Store, name: str) -> _Found:
         given = Reference.parse(name).familiar
     except ValueError:
         given = ""
-    familiar = given if given in names else next((known for known in having if not is_attachment(Reference.parse(known).tag)), None)
+    familiar = given if given in names else next((known for known in having if attached_to(known) is None), None)
     if familiar is None:
         raise StoreError(f"{name} has no name here, so there is no repository for its signatures", hint="give it one with `slipway tag`")
     if (store.json(image.digest).get("annotations") or {}).get(cloudimage.KIND) != cloudimage.CLOUDIMAGE:

@@ -13,6 +13,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
 import posixpath
@@ -27,8 +28,7 @@ from harness.errors import StoreError
 from harness.oci import archiveindex, compression, tarstream, volumes
 from harness.oci.archiveindex import Base, Image, Index
 from harness.oci.arrival import Plan
-from harness.oci.graph import attached_to, attachments, children, is_manifest, walk
-from harness.oci.graph import closure as closure  # noqa: PLC0414 -- whoever copies images asks here
+from harness.oci.graph import attached_to, attachments, children, closure, is_manifest, walk
 from harness.oci.intake import Intake
 from harness.oci.model import OCI_CONFIG, Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
@@ -64,6 +64,10 @@ class Saved:
     """Names, or digests, of the images that the delta is based on."""
 
 
+Admit = Callable[[str, str], object]
+"""Asked with the name and the digest of an image before it gets the name."""
+
+
 def save(
     store: Store,
     names: Sequence[str],
@@ -79,7 +83,7 @@ def save(
 
     A file appears when it is whole, volumes of ``volume_size`` bytes all together; a stream is written as it goes. ``since``: names
     or digests of the store, or archives, whose blobs are left out. The same images give the same bytes. Raises StoreError when an
-    image or one of its blobs is not here or damaged, or the destination cannot take it.
+    image or one of its blobs is not here or damaged, or the destination cannot take it; UsageError for an OLD that is no file.
     """
     with store.using():
         images = _images(store, names, tuple(platforms))
@@ -95,7 +99,9 @@ def save(
                 _write(store, index, carried, packed, meter)
         except OSError as problem:
             where = destination if isinstance(destination, Path) else "the output"
-            raise StoreError(f"{where}: {problem.strerror or problem}", hint="nothing was saved") from problem
+            large = problem.errno == errno.EFBIG
+            hint = "its file system takes no file of that size: --volume-size 4GB" if large and not volume_size else "nothing was saved"
+            raise StoreError(f"{where}: {problem.strerror or problem}", hint=hint) from problem
     return Saved(
         names=tuple(image.name for image in images),
         files=file.files,
@@ -298,6 +304,7 @@ def _base_in_file(path: Path) -> Base:
                 blobs.add(f"sha256:{matched[1]}")
             elif name == "index.json":
                 index = _index(source, entry)
+            source.skip()
         if index is None:
             raise DamagedError(f"{path} is not an OCI archive: there is no index.json in it")
     return Base(
@@ -318,12 +325,13 @@ class Loaded:
     present: int
 
 
-def load(store: Store, source: Path | BinaryIO, *, meter: Meter | None = None) -> Loaded:
+def load(store: Store, source: Path | BinaryIO, *, meter: Meter | None = None, admit: Admit = lambda _name, _digest: None) -> Loaded:
     """Take all images of an archive into the store. It may be gzip or zstd, or volumes, of which ``source`` is the first or the base name.
 
     No name is given before every blob is there and has the digest it says. Raises StoreError, and names nothing, when the
     file is damaged or not whole, is a delta whose base is not here, has an image without a name, or holds links, devices or paths
-    that leave it. What was verified until then stays for the next try.
+    that leave it; UsageError when there is no such file. What was verified until then stays for the next try.
+    ``admit`` raises StoreError for an image that may not be taken in; it finds the signatures that came along.
     """
     with store.using():
         with _opened(source) as opened:
@@ -336,7 +344,14 @@ def load(store: Store, source: Path | BinaryIO, *, meter: Meter | None = None) -
         names: dict[str, Descriptor] = {}
         with store.lock():
             # Whoever sees an image must also see what is attached to it.
-            for image in sorted(images, key=lambda image: attached_to(image.name) is None):
+            attached = [image for image in images if attached_to(image.name) is not None]
+            for image in attached:
+                names[image.name] = _with_ours(store, image)
+                store.tag(image.name, names[image.name])
+            others = [image for image in images if image not in attached]
+            for image in others:
+                admit(image.name, image.root.digest)
+            for image in others:
                 names[image.name] = _with_ours(store, image)
                 store.tag(image.name, names[image.name])
         for image in images:
@@ -363,6 +378,7 @@ def _read(source: _Source, plan: Plan, intake: Intake, meter: Meter | None) -> N
         source.declared = plan.size
         if meter and plan.known and not counted:
             meter.total, counted = plan.carried, True
+            meter.add(source.taken - meter.done)
     source.drain()
     if plan.index is None:
         if docker:
@@ -419,13 +435,15 @@ class _Source:
         self.size = size
         """Bytes of the file, 0 when nobody knows."""
         self.declared = 0
+        self.taken = 0
+        """Bytes of the blobs that were read."""
         begin = file.peek(8)
         if not begin:
             raise DamagedError(f"{where} is empty", hint="was it copied whole?")
         if other := compression.foreign(begin):
             raise StoreError(f"{where} is compressed with {other[0]}, which is not read here", hint=f"undo that first: {other[1]}")
         self._compressed = compression.compression_of(begin) != "none"
-        self._input = _Counter(file)
+        self._input = _Counter(cast("BinaryIO", file))
         self._reader = compression.reader(cast("BinaryIO", self._input), compression.compression_of(begin))
         self._output = 0
         self.tar = tarstream.TarReader(self)
@@ -445,11 +463,17 @@ class _Source:
 
         def read(size: int) -> bytes:
             data = self.tar.read(size)
+            self.taken += len(data)
             if meter and meter.total:
                 meter.add(len(data))
             return data
 
         return read
+
+    def skip(self) -> None:
+        """Go on behind the entry at hand, without reading it where that can be."""
+        if not self._compressed:
+            self.tar.skip(self._input.file)
 
     def drain(self) -> None:
         """Read what comes after the end mark, so that what a compressed stream or a volume says of itself is checked."""
@@ -460,11 +484,11 @@ class _Source:
 
 class _Counter:
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        self.file = file
         self.size = 0
 
     def read(self, size: int = -1, /) -> bytes:
-        data = self._file.read(size)
+        data = self.file.read(size)
         self.size += len(data)
         return data
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import tarfile
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from harness.oci.compression import Readable
 
@@ -63,6 +65,11 @@ class TarReader:
             raise TarError(f"it ends {self._left} bytes too early", cut=True)
         self._left -= len(data)
         return data
+
+    def skip(self, file: BinaryIO) -> None:
+        """Go on behind the entry at hand without reading it; ``file`` is what ``source`` reads from, unchanged."""
+        file.seek(self._left, io.SEEK_CUR)
+        self._left = 0
 
     def _next(self) -> TarEntry | None:
         extended: dict[str, str] = {}

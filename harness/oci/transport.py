@@ -6,6 +6,7 @@ out of sight: one request is one request, and what comes back is for harness.oci
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import ssl
 import urllib.parse
@@ -18,6 +19,7 @@ import oras.provider
 import requests
 import requests.adapters
 import urllib3
+import urllib3.connection
 from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
 from harness.oci.reference import Reference
@@ -96,6 +98,45 @@ class _Adapter(requests.adapters.HTTPAdapter):
         """The pool's context verifies."""
 
 
+class _Heads:
+    """What an answer's head is read from. http.client takes a head that breaks off for a whole one, with fewer headers."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def readline(self, limit: int = -1) -> bytes:
+        line = self._file.readline(limit)
+        if not line.endswith(b"\n") and len(line) != limit:
+            raise http.client.RemoteDisconnected("the answer ended in its head")
+        return line
+
+
+class _Answer(http.client.HTTPResponse):
+    def begin(self) -> None:
+        file = self.fp
+        self.fp = cast("Any", _Heads(file))
+        try:
+            super().begin()
+        finally:
+            self.fp = file
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    response_class = _Answer
+
+
+class _TlsConnection(urllib3.connection.HTTPSConnection):
+    response_class = _Answer
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls: Any = _Connection
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls: Any = _TlsConnection
+
+
 def paths(reference: Reference) -> oras.container.Container:
     """The addresses of a repository on its registry, as oras writes them (``.manifest_url()``, ``.upload_blob_url()``)."""
     container = oras.container.Container.__new__(oras.container.Container)
@@ -114,7 +155,12 @@ def pool(base: str, registries: Registries, *, insecure: bool) -> urllib3.PoolMa
     settings: dict[str, Any] = {"maxsize": CONNECTIONS, "blocksize": _BLOCK}
     if parts.scheme == "https" or insecure:
         settings["ssl_context"] = _tls(parts.netloc, registries, insecure=insecure)
-    proxy = _proxy(parts)
+    found = _manager(_proxy(parts), settings)
+    found.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+    return found
+
+
+def _manager(proxy: str | None, settings: Mapping[str, Any]) -> urllib3.PoolManager:
     if proxy is None:
         return urllib3.PoolManager(**settings)
     address = urllib.parse.urlsplit(proxy)

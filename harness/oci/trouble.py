@@ -171,14 +171,25 @@ def reason_of(problem: Exception, patience: Patience) -> TroubleError:
         case ReadTimeoutError():
             found = trouble(f"silent for {patience.read:g} s", status=504)
         case SSLError() | ssl.SSLError():
-            why = getattr(problem.args[0], "verify_message", "") if problem.args else ""
-            hint = "its authority belongs into certs.d/HOST/ca.crt below ~/.config/containers; plain HTTP needs insecure = true"
-            found = trouble(f"no trusted TLS: {why or problem}", wait=None, hint=hint)
+            found = _no_tls(problem)
         case HTTPError() | OSError():
             found = trouble(f"the connection broke: {problem}")
         case _:
             found = TroubleError(f"cannot be asked: {problem}")
     return found
+
+
+def _no_tls(problem: SSLError | ssl.SSLError) -> TroubleError:
+    cause = problem.args[0] if isinstance(problem, SSLError) and problem.args else problem
+    unverified = getattr(cause, "verify_message", "")
+    why = unverified or getattr(cause, "reason", "") or str(problem)
+    if unverified:
+        hint = "--ca trusts its authority, as certs.d/HOST/ca.crt below ~/.config/containers does"
+    elif "ALERT" in why and "CERTIFICATE" in why:
+        hint = "--cert and --cert-key show it who we are, as HOST.cert and HOST.key in certs.d/HOST do"
+    else:
+        hint = "if it speaks plain HTTP, --plain-http says so, as insecure = true in registries.conf does"
+    return TroubleError(f"no trusted TLS: {why}", transport=True, hint=hint)
 
 
 def summary(reference: Reference, endpoints: Sequence[Endpoint], troubles: Mapping[Endpoint, TroubleError]) -> RemoteError:

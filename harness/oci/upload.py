@@ -30,6 +30,10 @@ SMALL = 4 << 20
 """Bytes up to which a blob goes out in one request; when that breaks it goes out again."""
 
 
+_FORGOTTEN = (404, 416)
+"""How a registry says that it knows nothing of an upload (any more), or got to another byte than it told: it is begun anew."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Sent:
     """How a blob came to be there: ``present``, ``mounted`` or ``uploaded``; and how many of its bytes went over the wire."""
@@ -73,6 +77,13 @@ class _Upload:
     progress: Progress
     sent: int = 0
     """Bytes that went out, those that were lost included."""
+    shown: int = 0
+    """Bytes of the blob that count as sent."""
+
+    def now(self, count: int) -> None:
+        """So many bytes of the blob count as sent; more than before, or fewer when some have to go out again."""
+        self.progress(count - self.shown)
+        self.shown = count
 
     def _ask(self, question: Question) -> urllib3.BaseHTTPResponse:
         """Asked until it is answered; the answer's body is of no interest."""
@@ -134,14 +145,20 @@ class _Upload:
                 else:
                     self._stream(begun)
             except _BrokeError as lost:
+                self.now(0)
                 # As long as it gets on, a bad line may break as often as it likes.
                 broken = 1 if lost.reached > best else broken + 1
                 best = max(best, lost.reached)
-                if lost.trouble.wait is None or broken >= patience.attempts:
+                wait = 0.0 if lost.trouble.status in _FORGOTTEN else lost.trouble.wait
+                if wait is None or broken >= patience.attempts:
                     raise lost.trouble from lost
                 log.debug(f"{self.endpoint.host}: {self.blob.digest}: {lost.trouble.reason}; once more")
-                if self.client.session.closed.wait(patience.pause(broken - 1, lost.trouble.wait)):
+                if self.client.session.closed.wait(patience.pause(broken - 1, wait)):
                     raise lost.trouble from lost
+                # Only the answer may have been lost.
+                if self.present():
+                    self.now(self.blob.size)
+                    return self.sent
             else:
                 return self.sent
         raise AssertionError("there is always one more place")
@@ -167,7 +184,7 @@ class _Upload:
                 offset = self.blob.size
             except TroubleError as trouble:
                 reached, place = self._reached(place, trouble, offset)
-                out.lost(offset + out.count - reached)
+                self.now(reached)
                 failures = 1 if reached > offset else failures + 1
                 if failures >= self.client.patience.attempts:
                     raise _BrokeError(trouble, reached) from trouble
@@ -182,12 +199,13 @@ class _Upload:
         try:
             answer = self._once(Question("GET", place, scope=self._scope, good=(204, 202, 200)))
         except TroubleError as unknown:
-            self.progress(-offset)
             raise _BrokeError(trouble, offset) from unknown
         found = re.fullmatch(r"(?:bytes=)?0-(\d+)", answer.headers.get("Range", ""))
-        # The last byte, which is 0 also when there is none yet.
+        # The last byte, which is 0 also when there is none: then it is not known where to go on.
         last = int(found[1]) if found else 0
-        return (last + 1 if last else 0), self._place(answer, place)
+        if not last:
+            raise _BrokeError(trouble, offset) from trouble
+        return last + 1, self._place(answer, place)
 
     def _put(self, place: str, offset: int) -> None:
         """Close the upload; what is not there yet goes along."""
@@ -198,7 +216,6 @@ class _Upload:
         try:
             self._once(Question("PUT", url, headers, out.open if rest else None, rest, self._scope, (201, 204)))
         except TroubleError as trouble:
-            self.progress(-offset - out.count)
             raise _BrokeError(trouble, offset) from trouble
 
     def _once(self, question: Question) -> urllib3.BaseHTTPResponse:
@@ -217,18 +234,15 @@ class _BrokeError(Exception):
 
 
 class _Body:
-    """The rest of the blob from ``offset`` on, as the body of a request; counts what is taken from it."""
+    """The rest of the blob from ``offset`` on, as the body of a request; what is taken from it counts as sent."""
 
     def __init__(self, work: _Upload, offset: int) -> None:
         self._work = work
         self._offset = offset
         self._file: BinaryIO | None = None
-        self.count = 0
 
     def open(self) -> IO[bytes]:
-        if self._file is not None:  # sent once before, and refused before it was taken
-            self.lost(self.count)
-            self.count = 0
+        self._work.now(self._offset)  # it may have been sent once before, and refused before it was taken
         self._file = self._work.source()
         self._file.seek(self._offset)
         return cast("IO[bytes]", self)
@@ -244,15 +258,10 @@ class _Body:
         if self._file is None:
             raise RemoteError("the body of the request is not open")
         data = self._file.read(amount)
-        self.count += len(data)
         self._work.sent += len(data)
-        self._work.progress(len(data))
+        self._work.now(self._work.shown + len(data))
         return data
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-
-    def lost(self, count: int) -> None:
-        """So many bytes of it have to go out again."""
-        self._work.progress(-count)

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from harness import log
-from harness.errors import StoreError
+from harness.errors import StoreError, UsageError
 
 _CHUNK = 1 << 20
 _SYNC_EVERY = 64 << 20
@@ -247,10 +247,10 @@ class VolumeWriter:
             old = len(listed.digests) if listed else 0
         # First, so that nothing says that a mixture of old and new volumes is whole.
         sums(self._base).unlink(missing_ok=True)
-        for partial in self._partials:
-            partial.place()
         for number in range(len(self._partials) + 1, old + 1):
             volume(self._base, number).unlink(missing_ok=True)
+        for partial in self._partials:
+            partial.place()
         self.files = tuple(partial.final for partial in self._partials)
         with FileWriter(sums(self._base)) as file:
             file.write(_Sums(tuple(self._digests), self._limit, self.size).text(self._base.name).encode())
@@ -307,21 +307,21 @@ class _Sums:
 def find(path: Path) -> tuple[Path, ...]:
     """The files that ``path`` means, in order: itself, or all volumes of which it is the first or the name without the number.
 
-    Raises StoreError that names what is missing, cut, or not the first.
+    Raises DamagedError that names what is missing or cut, UsageError when there is no such file or it is not the first.
     """
     if path.is_dir():
-        raise StoreError(f"{path} is a folder, not an archive", hint=f"if it is an OCI layout: tar -C {path} -cf {path.name}.tar .")
+        raise UsageError(f"{path} is a folder, not an archive", hint=f"if it is an OCI layout: tar -C {path} -cf {path.name}.tar .")
     matched = _VOLUME.fullmatch(path.name)
     base, number = (path.with_name(matched["base"]), int(matched["number"])) if matched else (path, 0)
     if matched and (sums(base).exists() or len(_numbers(base)) > 1):
         if number != 1:
-            raise StoreError(f"{path} is volume {number} of {base.name}", hint=f"give the first one, {volume(base, 1)}, or {base}")
+            raise UsageError(f"{path} is volume {number} of {base.name}", hint=f"give the first one, {volume(base, 1)}, or {base}")
         return _volumes(base)
     if path.exists():
         return (path,)
     if sums(path).exists() or _numbers(path):
         return _volumes(path)
-    raise StoreError(f"{path}: no such file", hint=f"there is no {volume(path, 1).name} either" if path.parent.is_dir() else None)
+    raise UsageError(f"{path}: no such file", hint=f"there is no {volume(path, 1).name} either" if path.parent.is_dir() else None)
 
 
 def _numbers(base: Path) -> list[int]:
@@ -367,6 +367,7 @@ class VolumeReader(io.RawIOBase):
         self._base = self.now.with_name(matched["base"]) if matched else self.now
         self._sums = _Sums.read(self._base) if matched else None
         self._number = 0
+        self._place = 0
         self._file: BinaryIO | None = None
         self._hash = hashlib.sha256()
         self._good: set[int] = set()
@@ -381,10 +382,31 @@ class VolumeReader(io.RawIOBase):
             assert self._file
             count = self._file.readinto(buffer)  # type: ignore[attr-defined]  # of a FileIO, which BinaryIO does not say
             if count:
+                self._place += int(count)
                 if self._sums:
                     self._hash.update(memoryview(buffer)[:count])
                 return int(count)
             self._end()
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """What is skipped is not compared with the sums."""
+        place = min(offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence], self.size)
+        if self._file:
+            self._file.close()
+        self._sums, self._file, self._number, left = None, None, 0, place
+        while self._number < len(self.files) and left >= (size := self.files[self._number].stat().st_size):
+            self._number += 1
+            left -= size
+        if self._open_next() and self._file:
+            self._file.seek(left)
+        self._place = place
+        return place
+
+    def tell(self) -> int:
+        return self._place
 
     def _open_next(self) -> bool:
         if self._number == len(self.files):

@@ -36,12 +36,6 @@ def tag_of(digest: str, suffix: str) -> str:
     return digest.replace(":", "-") + suffix
 
 
-def is_attachment(tag: str | None) -> bool:
-    """Whether a tag is one of those under which attachments stand, and no name that a person gave."""
-    head = (tag or "").removesuffix(SIGNATURES).removesuffix(ATTESTATIONS)
-    return head.startswith("sha256-") and len(head) == 71 and set(head[7:]) <= set("0123456789abcdef")
-
-
 class Shelf(Protocol):
     """The attachments of one repository. What is read is verified; StoreError says what is missing or damaged."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from harness import cloudimage, log
 from harness.errors import StoreError
-from harness.oci.model import INDEXES, MANIFESTS, Descriptor
+from harness.oci.model import INDEXES, MANIFESTS, Descriptor, Platform
 from harness.oci.reference import Reference
 from harness.oci.remote import Client
 from harness.oci.store import CHUNK, Store
@@ -33,6 +33,8 @@ class Whole:
     digest: str
     blobs: int
     bytes: int
+    absent: tuple[Platform, ...] = ()
+    """Platforms that were not looked at, as they were never fetched."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,10 @@ class _Place:
 
 
 def check_stored(store: Store, name: str, image: Descriptor) -> Whole:
-    """Hash every blob of an image of the store. Raises RefusedError that lists each one which is damaged, cut short or missing."""
+    """Hash every blob of an image of the store. Raises RefusedError that lists each one which is damaged, cut short or missing.
+
+    A platform whose rootfs is not here at all was not fetched; it is told as absent, and one at least must be here.
+    """
 
     def check(blob: Descriptor) -> str | None:
         if not store.has(blob.digest):
@@ -65,7 +70,18 @@ def check_stored(store: Store, name: str, image: Descriptor) -> Whole:
             found = sha256_of(iter(lambda: file.read(CHUNK), b""))
         return None if found == blob.digest else "is damaged: its bytes have another digest"
 
-    return _check(name, image, _Place(lambda blob: store.read(blob.digest), check, os.cpu_count() or 1))
+    place = _Place(lambda blob: store.read(blob.digest), check, os.cpu_count() or 1)
+    return _check(name, image, place, _absent(store, image))
+
+
+def _absent(store: Store, image: Descriptor) -> tuple[Platform, ...]:
+    try:
+        entries = [Descriptor.from_json(entry) for entry in store.json(image.digest)["manifests"]]
+    except (StoreError, ValueError, KeyError, TypeError):
+        return ()  # what is wrong with it is said where it is looked at
+    roots = {entry.platform: entry for entry in entries if entry.platform and cloudimage.KIND not in entry.annotations}
+    absent = tuple(platform for platform, entry in roots.items() if not store.has(entry.digest))
+    return absent if len(absent) < len(roots) else ()
 
 
 def check_remote(client: Client, reference: Reference, image: Descriptor) -> Whole:
@@ -81,11 +97,14 @@ def check_remote(client: Client, reference: Reference, image: Descriptor) -> Who
     return _check(str(reference), image, _Place(small, check, _STREAMS))
 
 
-def _check(name: str, image: Descriptor, place: _Place) -> Whole:
+def _check(name: str, image: Descriptor, place: _Place, absent: tuple[Platform, ...] = ()) -> Whole:
+    if image.media_type not in (*INDEXES, *MANIFESTS):
+        # Else it would count as one blob, and nothing below it would be looked at: what the name says is not part of what was signed.
+        raise RefusedError(f"{name}: {image.digest} is refused: it is called {image.media_type}, which is no image")
     damaged: list[str] = []
     found: dict[str, _Part] = {}
     manifests = {*INDEXES, *MANIFESTS}
-    for part in _parts(_Part(image, "index"), place, damaged, set()):
+    for part in _parts(_Part(image, "index"), place, damaged, set(), absent):
         found.setdefault(part.blob.digest, part)
     plain = [part for part in found.values() if part.blob.media_type not in manifests]
     with log.step(f"hash every blob of {name}") as shown, concurrent.futures.ThreadPoolExecutor(place.workers) as pool:
@@ -101,7 +120,7 @@ def _check(name: str, image: Descriptor, place: _Place) -> Whole:
             hint="pull, load or build the image again; the good blob replaces the damaged one",
             details="\n".join(damaged) if more else None,
         )
-    return Whole(image.digest, len(found), total)
+    return Whole(image.digest, len(found), total, absent)
 
 
 def _problem(place: _Place, blob: Descriptor) -> str | None:
@@ -111,7 +130,7 @@ def _problem(place: _Place, blob: Descriptor) -> str | None:
         return f"cannot be read: {problem.message}"
 
 
-def _parts(part: _Part, place: _Place, damaged: list[str], seen: set[str]) -> Iterator[_Part]:
+def _parts(part: _Part, place: _Place, damaged: list[str], seen: set[str], absent: tuple[Platform, ...] = ()) -> Iterator[_Part]:
     """A part and all below it. Manifests are read here, and are whole when they can be; what is below a damaged one is not known."""
     yield part
     if part.blob.media_type not in (*INDEXES, *MANIFESTS) or part.blob.digest in seen:
@@ -129,7 +148,8 @@ def _parts(part: _Part, place: _Place, damaged: list[str], seen: set[str]) -> It
         damaged.append(f"{part} cannot be understood: {wrong}")
         return
     for child in children:
-        yield from _parts(child, place, damaged, seen)
+        if child.blob.platform is None or child.blob.platform not in absent:
+            yield from _parts(child, place, damaged, seen)
 
 
 def _children(manifest: Mapping[str, Any], parent: _Part) -> Iterator[_Part]:

@@ -128,19 +128,22 @@ def admit(client: Client, reference: Reference, digest: str, policy: Policy) -> 
 
 
 def _admit(shelf: Shelf, reference: Reference, digest: str, policy: Policy) -> tuple[Signed, ...]:
-    return _apply(policy.rule(reference.repository), shelf, reference.familiar, digest, policy)
+    # Without its digest, which the reason tells anyway.
+    name = reference.familiar if reference.tag else reference.repository
+    return _apply(policy.rule(reference.repository), shelf, name, digest, policy)
 
 
 def _apply(rule: Rule, shelf: Shelf, name: str, digest: str, policy: Policy) -> tuple[Signed, ...]:
     if rule.require == "none":
         return ()
-    hint = f"{rule.where} says so; `slipway verify` tells more" if policy.path else None
+    said = f"{rule.where} says so" if policy.path else None
     if rule.require == "deny":
-        raise RefusedError(f"{name} is refused by policy: nothing of {rule.pattern} may be used", hint=hint)
+        why = "no rule names it, and the default is deny" if rule is policy.default else f"nothing of {rule.pattern} may be used"
+        raise RefusedError(f"{name} is refused by policy: {why}", hint=said)
     try:
         return signature.check(shelf, digest, rule.keys, rule.annotations, name=name)
     except RefusedError as refused:
-        raise RefusedError(f"refused by policy: {refused.message}", hint=hint, details=refused.details) from refused
+        raise RefusedError(f"refused by policy: {refused.message}", hint=said, details=refused.details) from refused
 
 
 def _references(store: Store, name: str, digest: str) -> list[Reference]:

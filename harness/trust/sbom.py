@@ -57,8 +57,9 @@ def make(store: Store, image: CloudImage, reference: Reference) -> dict[str, Any
         "components": [part.component for part in parts],
         "dependencies": [{"ref": main, "dependsOn": [part.ref for part in parts]}, *({"ref": part.ref} for part in parts)],
     }
-    complete = {True: "complete", False: "incomplete"}
-    document["compositions"] = [{"aggregate": complete[not part.unknown], "assemblies": [part.ref]} for part in parts]
+    # A platform that was not fetched is not listed either.
+    known = {main: not image.absent, **{part.ref: not part.unknown for part in parts}}
+    document["compositions"] = [{"aggregate": "complete" if whole else "incomplete", "assemblies": [ref]} for ref, whole in known.items()]
     return document
 
 

@@ -127,7 +127,7 @@ def _layers(shelf: Shelf, digest: str, name: str) -> tuple[Descriptor, ...]:
     if not layers:
         raise RefusedError(
             f"{name}: {digest} is not signed: there is no {tag_of(digest, SIGNATURES)} in {shelf.repository}",
-            hint="`slipway sign` signs it; a signature made elsewhere comes along with `slipway pull`",
+            hint="`slipway sign` signs it; slipway pull, push, save and load and cosign copy take signatures along, other tools may not",
         )
     return layers
 

@@ -1,10 +1,14 @@
-"""A registry that misbehaves on purpose: each path answers with what a test put there, one answer a request, the last one for ever."""
+"""A registry that misbehaves on purpose: each path answers with what a test put there, one answer a request, the last one for ever.
+
+Before a real registry (``upstream``) it passes on what no test asked it to spoil.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import fcntl
+import http.client
 import http.server
 import json
 import re
@@ -24,6 +28,7 @@ from tests.integration.registry import serving
 Answer = Callable[["Handler"], None]
 
 _TLS_HANDSHAKE = b"\x16"
+_BLOCK = 256 << 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +47,9 @@ class Faulty:
         self.scheme = "http"
         self.requests: list[Request] = []
         self.ended = threading.Event()
+        self.upstream = ""
         self._answers: dict[str, list[Answer]] = {}
+        self._spoilt: list[tuple[str, str, list[Answer]]] = []
         self._lock = threading.Lock()
 
     @property
@@ -53,12 +60,26 @@ class Faulty:
         with self._lock:
             self._answers[path] = list(answers)
 
+    def spoil(self, method: str, pattern: str, *answers: Answer) -> None:
+        """The next requests that match (regular expressions; the path with its query) get these, one each; then the upstream answers again."""
+        with self._lock:
+            self._spoilt.append((method, pattern, list(answers)))
+
+    def heal(self) -> None:
+        with self._lock:
+            self._spoilt.clear()
+
     def asked(self, path: str) -> list[Request]:
         return [request for request in self.requests if request.path == path]
 
     def next(self, request: Request) -> Answer:
         with self._lock:
             self.requests.append(request)
+            for method, pattern, due in self._spoilt:
+                if due and re.fullmatch(method, request.method) and re.search(pattern, request.path):
+                    return due.pop(0)
+            if self.upstream and request.path not in self._answers:
+                return passed_on
             answers = self._answers.get(request.path, [status(404, "NAME_UNKNOWN", "nothing is here")])
             return answers.pop(0) if len(answers) > 1 else answers[0]
 
@@ -66,6 +87,8 @@ class Faulty:
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     faulty: Faulty
+    left = 0
+    """Bytes of the request's body that were not read yet."""
 
     def handle(self) -> None:
         if self.faulty.scheme == "http" and self.connection.recv(1, socket.MSG_PEEK) == _TLS_HANDSHAKE:
@@ -75,16 +98,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         request = Request(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
+        self.left = int(self.headers.get("Content-Length", 0))
         self.faulty.next(request)(self)
+        # What nobody wanted of the request's body would be taken for the next request.
+        while self.left and not self.close_connection and self.take(_BLOCK):
+            pass
 
-    do_HEAD = do_GET  # noqa: N815 - http.server calls it by this name
+    def take(self, amount: int) -> bytes:
+        """More of the request's body; nothing at its end."""
+        data = self.rfile.read(min(amount, self.left))
+        self.left = self.left - len(data) if data else 0
+        return data
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - http.server calls it by this name
 
     def send(self, code: int, headers: Mapping[str, str], body: bytes) -> None:
         self.send_response(code)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def reset(self) -> None:
         """Break the connection the hard way (RST), once all that was written has arrived."""
@@ -100,6 +134,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def _unsent(connection: socket.socket) -> int:
     """Bytes that the other end has not acknowledged (SIOCOUTQ)."""
     return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+def passed_on(handler: Handler) -> None:
+    """What the upstream answers. It learns from Host where its clients think it is, so uploads come by here too."""
+    connection = http.client.HTTPConnection(handler.faulty.upstream, timeout=30)
+    with contextlib.closing(connection):
+        connection.putrequest(handler.command, handler.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in handler.headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        while data := handler.take(_BLOCK):
+            connection.send(data)
+        answer = connection.getresponse()
+        handler.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("date", "server", "connection"):
+                handler.send_header(name, value)
+        handler.end_headers()
+        while data := answer.read(_BLOCK):
+            handler.wfile.write(data)
 
 
 def body(data: bytes, content_type: str = OCI_MANIFEST, *, code: int = 200, **headers: str) -> Answer:
@@ -197,9 +251,10 @@ def _headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def faulty(tls: ssl.SSLContext | None = None) -> Iterator[Faulty]:
-    """Run one; over TLS when a context is given."""
+def faulty(tls: ssl.SSLContext | None = None, upstream: str = "") -> Iterator[Faulty]:
+    """Run one; over TLS when a context is given; before the registry ``upstream`` (``host:port``) when there is one."""
     state = Faulty()
+    state.upstream = upstream
     state.scheme = "https" if tls else "http"
     handler = type("BoundHandler", (Handler,), {"faulty": state})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)

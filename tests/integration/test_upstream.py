@@ -19,6 +19,7 @@ from harness.oci.store import Store
 from harness.sources import descriptors
 from tests.conftest import Slipway
 from tests.integration.registry import Registry, image, push, registry, serving
+from tests.integration.test_platforms import THERE, program
 
 PROJECT = Path(__file__).parents[2]
 VERSION = "v1.20.2"
@@ -32,7 +33,7 @@ def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert found is not None
     root = tmp_path_factory.mktemp("binaries")
     layer.unpack(store, descriptors(store.read(found.digest))[1:], root)
-    return root / "usr/bin"
+    return root / "rootfs/bin"
 
 
 @pytest.fixture
@@ -67,9 +68,10 @@ def registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regi
         yield found
 
 
-def build(slipway: Slipway, mirror: str, name: str) -> tuple[int, str]:
+def build(slipway: Slipway, mirror: str, name: str, platform: Platform | None = None) -> tuple[int, str]:
     arguments = [f"--build-arg={key}={value}" for key, value in (("SOURCE", "upstream"), ("VERSION", VERSION), ("MIRROR", mirror))]
-    said = slipway("build", "-t", name, "--discover", "declared", *arguments, PROJECT / "kubefiles/kubernetes", check=False)
+    options = ["--discover", "declared", "--platform", str(platform or Platform.host())]
+    said = slipway("build", "-t", name, *options, *arguments, PROJECT / "kubefiles/kubernetes", check=False)
     return said.returncode, said.output
 
 
@@ -92,6 +94,29 @@ def test_official_binaries_and_the_images_that_kubeadm_names(
     layer.unpack(store, cloudimage.read(store, "kubernetes:upstream").platforms[0].layers, tmp_path / "root")
     assert (tmp_path / "root/bin/kubelet").read_bytes() == (binaries / "kubelet").read_bytes()
     assert not (tmp_path / "root/etc/addons/dns.yaml").exists()
+
+
+def test_binaries_of_another_platform_are_fetched_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, registries: Registry, slipway: Slipway
+) -> None:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+    theirs = program(THERE.architecture)
+    (site.parent / THERE.architecture).mkdir()
+    for name in ("kubeadm", "kubelet", "kubectl"):
+        (site.parent / THERE.architecture / name).write_bytes(theirs)
+        (site.parent / THERE.architecture / f"{name}.sha256").write_text(hashlib.sha256(theirs).hexdigest())
+    # Which images kubeadm names, only this machine's own can tell.
+    wanted = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
+    names = {f"{name}:{VERSION}" for name in wanted} | {"pause:3.2", "etcd:3.4.13-0", "coredns:1.7.0"}
+    for name in names:
+        push(registries, f"k8s.gcr.io/{name.split(':')[0]}", name.split(":")[1], image(name, platform=str(THERE)))
+    code, output = build(slipway, mirror, "kubernetes:theirs", THERE)
+    assert code == 0, output
+    store = Store(tmp_path / "home/store")
+    part = cloudimage.read(store, "kubernetes:theirs").platform(THERE)
+    assert {f"k8s.gcr.io/{name}" for name in names} <= {one.name for one in part.images.images}
+    layer.unpack(store, part.layers, tmp_path / "root")
+    assert (tmp_path / "root/bin/kubelet").read_bytes() == theirs
 
 
 def test_a_binary_with_another_checksum_is_refused(

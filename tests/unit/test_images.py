@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from harness import images
 from harness.errors import InputError
-from harness.images import Builder, definitions
+from harness.images import Base, Builder, definitions
+from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
+
+AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 
 PROXY = """\
 FROM debian:bookworm-slim AS linked
@@ -36,11 +40,17 @@ def builder(tmp_path: Path) -> Builder:
     return Builder(Store(tmp_path / "store"), (tmp_path / "images",))
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine is an amd64."""
+    monkeypatch.setattr(Platform, "host", classmethod(lambda cls: cls("linux", "amd64")))
+
+
 def test_each_marked_stage_is_an_image(tmp_path: Path) -> None:
     write(tmp_path, "proxy", PROXY)
     found = definitions(tmp_path)
     assert [(one.name, one.target) for one in found] == [("example.org/proxy:v1.20.2", "proxy"), ("example.org/pause:3.2", "pause")]
-    assert found[0].bases == ("debian:bookworm-slim",)
+    assert found[0].bases == (Base("debian:bookworm-slim"),)
 
 
 def test_a_build_argument_in_the_name_serves_every_version(tmp_path: Path) -> None:
@@ -73,3 +83,97 @@ def test_the_key_changes_with_files_arguments_and_the_images_below(tmp_path: Pat
 
 def test_what_no_folder_defines_has_no_key(tmp_path: Path) -> None:
     assert builder(tmp_path).key(Reference.parse("example.org/none:1")) is None
+
+
+TOOLS = """\
+FROM --platform=${BUILDPLATFORM:-linux} example.org/tools:1 AS files
+ARG TARGETARCH
+RUN fetch
+
+# image: example.org/top:1
+FROM example.org/base:1
+COPY --from=files /out /
+"""
+
+
+def write_both(tmp_path: Path) -> tuple[Path, Path]:
+    """Two images below example.org/top:1: its base, and the tools of the stage that runs here."""
+    tools = write(tmp_path / "images", "tools", "# image: example.org/tools:1\nFROM scratch\nCOPY data /\n")
+    base = write(tmp_path / "images", "base", "# image: example.org/base:1\nFROM scratch\nCOPY data /\n")
+    write(tmp_path / "images", "top", TOOLS)
+    return tools, base
+
+
+@pytest.mark.usefixtures("here")
+def test_each_platform_has_its_own_key(tmp_path: Path) -> None:
+    write_both(tmp_path)
+    top = Reference.parse("example.org/top:1")
+    make = builder(tmp_path)
+    assert make.platform == AMD64
+    assert make.on(ARM64).key(top) not in (None, make.key(top))
+    assert make.on(ARM64).here.key(top) == make.key(top)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_change_of_the_tools_or_of_the_base_is_another_image_for_every_platform(tmp_path: Path) -> None:
+    top = Reference.parse("example.org/top:1")
+    for folder in write_both(tmp_path):
+        before = {platform: builder(tmp_path).on(platform).key(top) for platform in (AMD64, ARM64)}
+        (folder / "data").write_text("changed")
+        assert all(builder(tmp_path).on(platform).key(top) != key for platform, key in before.items())
+
+
+@pytest.mark.usefixtures("here")
+def test_the_engine_keeps_an_image_for_another_platform_beside_ours(tmp_path: Path) -> None:
+    make = builder(tmp_path)
+    assert make.engine_name("example.org/top:1") == "example.org/top:1"
+    assert make.on(ARM64).engine_name("example.org/top:1") == "example.org/top:1-linux-arm64"
+    assert make.on(Platform("linux", "arm", "v7")).engine_name("debian") == "debian:latest-linux-arm-v7"
+    assert images.foreign_name(f"debian@sha256:{'ab' * 32}", ARM64) == "debian:abababababab-linux-arm64"
+
+
+def fitted(make: Builder, name: str) -> str:
+    found = make.find(Reference.parse(name))
+    assert found is not None
+    with make._dockerfile(found[0]) as path:
+        return (found[0].folder / path).read_text()
+
+
+@pytest.mark.usefixtures("here")
+def test_stages_of_the_image_stand_on_its_platform_and_those_with_tools_on_ours(tmp_path: Path) -> None:
+    write_both(tmp_path)
+    assert fitted(builder(tmp_path), "example.org/top:1") == TOOLS
+    assert fitted(builder(tmp_path).on(ARM64), "example.org/top:1") == TOOLS.replace("base:1", "base:1-linux-arm64")
+
+
+def test_what_only_buildkit_knows_is_taken_out_for_an_engine_without_it(tmp_path: Path) -> None:
+    text = "FROM --platform=$BUILDPLATFORM golang AS made\nRUN make\n# image: example.org/x:1\nFROM scratch\nCOPY --from=made / /\n"
+    write(tmp_path / "images", "x", text)
+    assert fitted(builder(tmp_path), "example.org/x:1") == text.replace("--platform=$BUILDPLATFORM ", "")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_dockerfile_gets_the_platform_arguments_that_it_declares(tmp_path: Path) -> None:
+    write_both(tmp_path)
+    make = builder(tmp_path).on(ARM64)
+    found = make.find(Reference.parse("example.org/top:1"))
+    assert found is not None
+    assert make._platform_arguments(found[0]) == {"TARGETARCH": "arm64"}
+
+
+NEEDS_ITS_OWN_PROCESSOR = {"slipway.dev/builder:12", "slipway.dev/node:12"}
+"""They run on this machine only: nothing embeds them."""
+
+
+def test_all_our_images_can_be_made_for_another_processor_without_emulation() -> None:
+    for root in images.bundled():
+        for path in sorted(root.glob("*/Dockerfile")):
+            if NEEDS_ITS_OWN_PROCESSOR & {one.name for one in definitions(root) if one.folder == path.parent}:
+                continue
+            runs_here: dict[str, bool] = {}
+            stage = ""
+            for line in path.read_text().splitlines():
+                if found := images._FROM.match(line):
+                    stage = found["stage"] or "last"
+                    runs_here[stage] = bool(found["here"]) or runs_here.get(found["base"], False)
+                assert not line.startswith("RUN ") or runs_here[stage], f"{path}: stage {stage} runs programs of the target"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import noxfile
+from harness import catalog, paths
 
 JUNIT = """<?xml version="1.0"?><testsuites>
 <testsuite name="pytest" errors="1" failures="2" skipped="3" tests="10" time="100.5"><testcase/></testsuite></testsuites>"""
@@ -68,6 +69,38 @@ def test_every_shell_script_is_checked_whatever_it_is_called() -> None:
 def test_all_tests_are_in_some_ring() -> None:
     folders = {path.name for path in (noxfile.ROOT / "tests").iterdir() if path.is_dir() and any(path.rglob("test_*.py"))}
     assert folders <= set(noxfile.RINGS)
+
+
+def entry(name: str) -> catalog.Entry:
+    return catalog.find(noxfile.ROOT / "kubefiles")[name]
+
+
+def test_a_machine_of_a_matrix_publishes_under_its_own_tag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "architecture", lambda: "arm64")
+    wanted = noxfile.Publishing.read(["--registry", "registry.example/team/", "--tag", "v1", "web"])
+    assert (wanted.names, wanted.build_options) == (["web"], [])
+    assert wanted.commands(entry("web")) == [["push", "web:latest", "registry.example/team/web:v1-arm64"]]
+
+
+def test_the_last_job_of_a_matrix_makes_one_tag_of_them() -> None:
+    wanted = noxfile.Publishing.read(["--registry", "localhost:5000", "--plain-http", "--join", "amd64,arm64"])
+    there = "localhost:5000/web:latest"
+    assert wanted.commands(entry("web")) == [
+        ["manifest", "create", "--pull", "--plain-http", there, f"{there}-amd64", f"{there}-arm64"],
+        ["push", "--plain-http", there],
+    ]
+
+
+def test_one_machine_that_builds_for_all_publishes_the_tag_itself() -> None:
+    wanted = noxfile.Publishing.read(["--registry", "registry.example", "--platform", "linux/amd64,linux/arm64", "web"])
+    assert wanted.build_options == ["--platform", "linux/amd64,linux/arm64"]
+    assert wanted.commands(entry("web")) == [["push", "web:latest", "registry.example/web:latest"]]
+
+
+def test_publishing_without_a_registry_says_what_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        noxfile.Publishing.read(["web"])
+    assert "--registry" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("count", "text"), [(244_000_000, "244 MB"), (1_234_000_000, "1.23 GB")])

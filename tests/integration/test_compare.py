@@ -1,0 +1,332 @@
+"""What changed, and what may go, with the real thing: a registry, other processes at work, SIGKILL at any moment."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cloudimage, prune, trees
+from harness.cloudimage import Info, PlatformImage
+from harness.oci.graph import attached_to, closure
+from harness.oci.layer import Entry, write_layer
+from harness.oci.model import Platform
+from harness.oci.store import Store
+from tests.conftest import Slipway
+from tests.integration.registry import Registry, registry
+
+AMD64, ARM64 = Platform.parse("linux/amd64"), Platform.parse("linux/arm64")
+KILLS = 20
+processes = multiprocessing.get_context("spawn")
+
+
+class Site:
+    """One user's machine: a store, a cache, and the command line for both."""
+
+    def __init__(self, folder: Path, slipway: Slipway) -> None:
+        self.store = Store(folder / "home/store")
+        self.cache = folder / "cache"
+        self.env = {"SLIPWAY_HOME": str(folder / "home"), "SLIPWAY_CACHE": str(self.cache), "HOME": str(folder)}
+        self._slipway = slipway
+
+    def run(self, *words: str | Path, check: bool = True) -> Any:
+        return self._slipway(*words, check=check, env=self.env, timeout=120)
+
+    def start(self, *words: str | Path) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "harness.cli", *map(str, words)]
+        return subprocess.Popen(argv, env={**os.environ, **self.env}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def verify(self, *names: str) -> None:
+        """Every byte of every image that has a name, and of ``names`` that they are there."""
+        known = self.store.names()
+        assert set(names) <= set(known)
+        for descriptor in known.values():
+            for blob in closure(self.store, descriptor):
+                self.store.verify(blob.digest)
+
+
+@pytest.fixture
+def here(tmp_path: Path, slipway: Slipway, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "here/cache"))
+    return Site(tmp_path / "here", slipway)
+
+
+@pytest.fixture
+def there(tmp_path: Path, slipway: Slipway) -> Site:
+    return Site(tmp_path / "there", slipway)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with registry(tmp_path_factory.mktemp("registry")) as found:
+        yield found
+
+
+def make(
+    store: Store, name: str, version: str, *, size: int = 200_000, platforms: tuple[Platform, ...] = (AMD64,)
+) -> cloudimage.CloudImage:
+    """A CloudImage of a large layer that depends on nothing and a small one that depends on ``version``."""
+    with store.using():
+        layers = [
+            write_layer([Entry("bin/program", "file", 0o755, random.Random(size).randbytes(size))], store),
+            write_layer([Entry("etc/version", "file", 0o644, f"version: {version}\n".encode())], store),
+        ]
+        parts = [
+            PlatformImage(
+                platform,
+                tuple(layer.descriptor for layer in layers),
+                tuple(layer.diff_id for layer in layers),
+                info=Info(env={"VERSION": version}),
+            )
+            for platform in platforms
+        ]
+        store.tag(name, cloudimage.write(store, parts))
+    return cloudimage.read(store, name)
+
+
+# Diff
+
+
+def test_what_a_pull_would_bring_is_told_from_manifests_and_is_what_it_brings(here: Site, there: Site, running: Registry) -> None:
+    make(there.store, "web:1", "1", platforms=(AMD64, ARM64))
+    new = make(there.store, "web:2", "2", platforms=(AMD64, ARM64))
+    name = f"{running.host}/diff/web"
+    there.run("push", "--plain-http", "web:1", f"{name}:1")
+    there.run("push", "--plain-http", "web:2", f"{name}:2")
+    here.run("pull", "--plain-http", f"{name}:1")
+    before = len(running.requests("GET", "/blobs/"))
+    found = here.run("diff", "--plain-http", f"{name}:1", f"{name}:2", "-o", "json", "--exit-code", check=False)
+    assert found.returncode == 1
+    said = json.loads(found.stdout)
+    assert (said["old"]["where"], said["new"]["where"], said["new"]["digest"]) == ("store", running.host, new.digest)
+    (env, *layers) = said["platforms"][0]["changes"]
+    assert (env["kind"], env["old"], env["new"]) == ("env", "1", "2")
+    assert sorted((layer["kind"], layer["change"]) for layer in layers) == [("layer", "added"), ("layer", "removed")]
+    assert not said["platforms"][0]["filesCompared"]
+    fetched = {path.rpartition("/")[2] for path in running.requests("GET", "/blobs/")[before:]}
+    large = {layer.digest for part in new.platforms for layer in part.layers}
+    assert not fetched & large
+    pulled = json.loads(here.run("pull", "--plain-http", f"{name}:2", "-o", "json").stdout)
+    assert pulled["received"] == said["transfer"]["send"]["bytes"]
+    again = here.run("diff", f"{name}:1", f"{name}:2", "--content", "--platform", "arm64")
+    assert "+version: 2" in again.stdout
+    assert "~ file        etc/version  11 B -> 11 B" in again.stdout
+
+
+def test_what_a_push_would_send_is_told_against_the_registry(here: Site, running: Registry) -> None:
+    name = f"{running.host}/diff/mine:latest"
+    make(here.store, name, "1")
+    here.run("push", "--plain-http", name)
+    make(here.store, name, "2")
+    words = ("diff", "--plain-http", f"docker://{name}", name)
+    said = json.loads(here.run(*words, "-o", "json").stdout)
+    assert (said["old"]["where"], said["new"]["where"], said["equal"]) == (running.host, "store", False)
+    # The layers of both are here: files can be compared.
+    assert [change["name"] for change in said["platforms"][0]["changes"]] == ["VERSION", "etc/version"]
+    pushed = json.loads(here.run("push", "--plain-http", name, "-o", "json").stdout)
+    assert pushed["sent"] == said["transfer"]["send"]["bytes"]
+    assert here.run(*words, "--exit-code").stdout.splitlines()[-1] == "they are the same"
+
+
+def test_a_registry_that_lacks_it_is_told_with_its_reason(here: Site, running: Registry) -> None:
+    make(here.store, "web", "1")
+    found = here.run("diff", "--plain-http", "web", f"{running.host}/diff/nothing:1", check=False)
+    assert found.returncode == 4
+    assert "404" in found.stderr
+
+
+# Prune
+
+
+def test_a_kill_of_prune_at_any_moment_leaves_every_image_whole(here: Site) -> None:
+    chance = random.Random(7)
+    kept = [f"kept-{number}:latest" for number in range(3)]
+    for name in kept:
+        make(here.store, name, name)
+    took, midway = 0.0, 0
+    for number in range(KILLS):
+        # Much to remove, so that there are many moments to be killed in.
+        strays = [here.store.put(f"{number} {stray}".encode())[0] for stray in range(200)]
+        gone = make(here.store, "gone", f"gone {number}")
+        here.store.keep("step", f"{number:064x}", {"layer": gone.platforms[0].layers[0].digest})
+        os.close(trees._held.pop(trees.unpacked(here.store, gone.platforms[0].layers)))
+        here.store.untag("gone")
+        begun, ended = processes.Event(), processes.Event()
+        pruner = processes.Process(target=prune_once, args=(here.store.root, here.cache, begun, ended))
+        pruner.start()
+        assert begun.wait(60)
+        started = time.monotonic()
+        if number == 0:
+            assert ended.wait(60)
+            took = time.monotonic() - started
+        time.sleep(took * chance.uniform(0, 1))  # anywhere in its work: that is the point
+        pruner.kill()
+        pruner.join()
+        midway += 0 < sum(here.store.has(digest) for digest in strays) < len(strays)
+        here.verify(*kept)
+        for tree in (path for path in trees.folder().iterdir() if not path.name.startswith(".")):
+            assert (tree / "etc/version").is_file()
+            assert (tree / "bin/program").is_file()
+    assert midway
+    assert not json.loads(here.run("prune", "--cache", "-o", "json").stdout)["busy"]
+    assert json.loads(here.run("prune", "--cache", "--dry-run", "-o", "json").stdout)["bytes"] == 0
+    needed = {blob.digest for name in kept for blob in cloudimage.read(here.store, name).blobs}
+    assert {f"sha256:{path.name}" for path in (here.store.root / "blobs/sha256").iterdir()} == needed
+    assert not list(trees.folder().iterdir())
+    here.verify(*kept)
+
+
+def prune_once(root: Path, cache: Path, begun: Any, ended: Any) -> None:
+    os.environ["SLIPWAY_CACHE"] = str(cache)
+    store = Store(root)
+    begun.set()
+    prune.prune(store, cache=True)
+    ended.set()
+
+
+def test_prune_beside_builds_pulls_pushes_and_loads_takes_nothing_of_theirs(
+    here: Site, there: Site, running: Registry, tmp_path: Path
+) -> None:
+    names = [f"{running.host}/busy/web:{number}" for number in range(4)]
+    for number, name in enumerate(names):
+        make(there.store, name, f"busy {number}", size=3_000_000 + number)
+        there.run("push", "--plain-http", name)
+    there.run("save", *names[:2], "-f", tmp_path / "some.tar")
+    for name in names[:2]:
+        make(here.store, f"{name}-mine", f"mine {name}", size=2_000_000)
+    stop, rounds = processes.Event(), processes.Value("i")
+    pruner = processes.Process(target=prune_until, args=(here.store.root, here.cache, stop, rounds))
+    builder = processes.Process(target=build, args=(here.store.root, stop))
+    pruner.start()
+    builder.start()
+    work = [
+        *(here.start("pull", "--plain-http", name) for name in names[2:]),
+        here.start("load", "-f", tmp_path / "some.tar"),
+        *(here.start("push", "--plain-http", f"{name}-mine") for name in names[:2]),
+    ]
+    said = [process.communicate(timeout=120)[1].decode() for process in work]
+    stop.set()
+    for process in (pruner, builder):
+        process.join(60)
+    assert [process.returncode for process in work] == [0] * len(work), said
+    assert (pruner.exitcode, builder.exitcode) == (0, 0)
+    assert rounds.value > 0
+    here.verify(*names, "built:latest")
+    here.run("prune")
+    here.verify(*names, "built:latest")
+    there.run("rmi", *names)
+    for name in names[:2]:
+        there.run("pull", "--plain-http", f"{name}-mine")
+    there.verify(*(f"{name}-mine" for name in names[:2]))
+
+
+def prune_until(root: Path, cache: Path, stop: Any, rounds: Any) -> None:
+    os.environ["SLIPWAY_CACHE"] = str(cache)
+    store = Store(root)
+    while not stop.wait(0.002):
+        prune.prune(store, cache=True)
+        rounds.value += 1
+
+
+def build(root: Path, stop: Any) -> None:
+    """Build and remove for as long as the others work; the last image stays."""
+    store = Store(root)
+    number = 0
+    while not stop.is_set() or number == 0:
+        make(store, "built", f"build {number}")
+        number += 1
+
+
+def test_a_tree_that_another_process_uses_stays_until_that_ends(here: Site) -> None:
+    make(here.store, "web", "1")
+    ready = processes.Event()
+    user = processes.Process(target=use, args=(here.store.root, here.cache, ready))
+    user.start()
+    assert ready.wait(60)
+    here.store.untag("web")
+    said = json.loads(here.run("prune", "-o", "json").stdout)
+    assert (said["treesInUse"], said["kinds"]["trees"]["count"]) == (1, 0)
+    (tree,) = (path for path in trees.folder().iterdir())
+    assert (tree / "etc/version").read_text() == "version: 1\n"
+    user.kill()
+    user.join()
+    said = json.loads(here.run("prune", "-o", "json").stdout)
+    assert (said["treesInUse"], said["kinds"]["trees"]["count"]) == (0, 1)
+    assert not list(trees.folder().iterdir())
+
+
+def use(root: Path, cache: Path, ready: Any) -> None:
+    os.environ["SLIPWAY_CACHE"] = str(cache)
+    store = Store(root)
+    trees.unpacked(store, cloudimage.read(store, "web").platforms[0].layers)
+    ready.set()
+    time.sleep(600)
+
+
+def test_processes_that_unpack_and_prune_at_once_never_meet(here: Site) -> None:
+    for number in range(3):
+        make(here.store, f"web-{number}", str(number))
+    stop = processes.Event()
+    users = [processes.Process(target=unpack_until, args=(here.store.root, here.cache, number, stop)) for number in range(3)]
+    remover = processes.Process(target=remove_until, args=(here.cache, stop))
+    for process in (*users, remover):
+        process.start()
+    time.sleep(4)  # as many meetings as fit into it
+    stop.set()
+    for process in (*users, remover):
+        process.join(60)
+    assert [process.exitcode for process in (*users, remover)] == [0, 0, 0, 0]
+
+
+def unpack_until(root: Path, cache: Path, number: int, stop: Any) -> None:
+    os.environ["SLIPWAY_CACHE"] = str(cache)
+    store = Store(root)
+    layers = cloudimage.read(store, f"web-{number}").platforms[0].layers
+    while not stop.is_set():
+        place = trees.unpacked(store, layers)
+        for _ in range(5):
+            assert (place / "etc/version").read_text() == f"version: {number}\n"
+        os.close(trees._held.pop(place))  # as if the process had ended
+
+
+def remove_until(cache: Path, stop: Any) -> None:
+    os.environ["SLIPWAY_CACHE"] = str(cache)
+    while not stop.is_set():
+        trees.remove(())
+
+
+# Names
+
+
+def test_what_came_with_a_pull_goes_with_the_last_name(here: Site, there: Site, running: Registry, tmp_path: Path) -> None:
+    name = f"{running.host}/names/web:1"
+    make(there.store, name, "1")
+    prefix = tmp_path / "key"
+    password = {"SLIPWAY_KEY_PASSWORD": "secret words"}
+    there.env.update(password)
+    there.run("keys", "create", "-f", prefix)
+    there.run("sign", "--key", f"{prefix}.key", name)
+    there.run("push", "--plain-http", name)
+    here.run("pull", "--plain-http", name)
+    attached = [known for known in here.store.names() if attached_to(known)]
+    assert len(attached) == 1
+    listed = json.loads(here.run("images", "-o", "json").stdout)
+    assert [row["name"] for row in listed] == [name]
+    everything = json.loads(here.run("images", "--all", "-o", "json").stdout)
+    assert {row["name"]: row["kind"] for row in everything} == {name: "cloudimage", attached[0]: "signature"}
+    here.run("prune")
+    assert attached[0] in here.store.names()
+    said = json.loads(here.run("rmi", name, "-o", "json").stdout)
+    assert said["names"] == [name, *attached]
+    assert here.store.names() == {}
+    here.run("prune")
+    assert not list((here.store.root / "blobs/sha256").iterdir())

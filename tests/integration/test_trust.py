@@ -1,0 +1,417 @@
+"""Signatures, attestations and policy against the real cosign and a real registry."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pty
+import select
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from harness import cloudimage, process, transfer
+from harness.cloudimage import CloudImage
+from harness.errors import CommandError
+from harness.oci.model import Descriptor
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+from harness.trust import attestation, policy, sbom
+from harness.trust.attachments import tag_of
+from harness.trust.signature import RefusedError
+from tests.conftest import Slipway
+from tests.integration.cosign import PASSWORD, Cosign
+from tests.integration.registry import Registry, registry
+from tests.integration.test_store import PLATFORMS, platform_image
+from tests.integration.test_transfer import oras
+
+WEB = "acme/web:1"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "home/store")
+
+
+@pytest.fixture
+def image(store: Store, tmp_path: Path) -> CloudImage:
+    return make(store, tmp_path / "rootfs", "web")
+
+
+def make(store: Store, root: Path, name: str) -> CloudImage:
+    """A CloudImage of random content, for two platforms, with a container image in it."""
+    (root / "bin").mkdir(parents=True)
+    (root / "bin/run").write_bytes(os.urandom(300_000))
+    with store.using():
+        store.tag(name, cloudimage.write(store, [platform_image(store, platform, root) for platform in PLATFORMS]))
+    return cloudimage.read(store, name)
+
+
+class Command(Protocol):
+    def __call__(self, *words: str | Path, check: bool = True, password: str | None = PASSWORD) -> process.Result: ...
+
+
+@pytest.fixture
+def command(slipway: Slipway, tmp_path: Path) -> Command:
+    """The command line with a store and a configuration of its own."""
+
+    def run(*words: str | Path, check: bool = True, password: str | None = PASSWORD) -> process.Result:
+        environment = {"SLIPWAY_HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": str(tmp_path / "config"), "SLIPWAY_POLICY": ""}
+        if password is not None:
+            environment["SLIPWAY_KEY_PASSWORD"] = password
+        return slipway(*words, check=check, env=environment, cwd=tmp_path)
+
+    return run
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Iterator[Registry]:
+    with registry(tmp_path / "registry") as running:
+        yield running
+
+
+@pytest.fixture
+def cosign(tmp_path: Path) -> Cosign:
+    (tmp_path / "cosign").mkdir()
+    return Cosign(tmp_path / "cosign")
+
+
+@pytest.fixture
+def key(command: Command, tmp_path: Path) -> tuple[Path, Path]:
+    """A key pair of ours."""
+    made = json.loads(command("keys", "create", "-f", tmp_path / "ours", "-o", "json").stdout)
+    return Path(made["private"]), Path(made["public"])
+
+
+def refusal(result: process.Result) -> str:
+    assert result.returncode == 4, result.output
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+# With cosign
+
+
+def test_cosign_verifies_what_we_signed(
+    command: Command, cosign: Cosign, there: Registry, store: Store, image: CloudImage, key: tuple[Path, Path], tmp_path: Path
+) -> None:
+    private, public = key
+    _, stranger = cosign.key_pair("stranger")
+    command("sign", "web", "--key", private, "--annotation", "stage=released")
+    command("push", "web", f"{there.host}/{WEB}", "--plain-http")
+    said = cosign.verify(f"{there.host}/{WEB}", public)
+    assert said.ok, said.output
+    (payload,) = json.loads(said.stdout)
+    assert payload["critical"]["image"]["docker-manifest-digest"] == image.digest
+    assert cosign.verify(f"{there.host}/{WEB}", public, "-a", "stage=released").ok
+    assert not cosign.verify(f"{there.host}/{WEB}", public, "-a", "stage=test").ok
+    assert not cosign.verify(f"{there.host}/{WEB}", stranger).ok
+
+    # Another image under the name, and the old signature moved to where its own would be.
+    changed = make(store, tmp_path / "changed", "changed")
+    signed = store.names()[f"web:{tag_of(image.digest, '.sig')}"]
+    store.tag(f"changed:{tag_of(changed.digest, '.sig')}", signed)
+    command("push", "changed", f"{there.host}/{WEB}", "--plain-http")
+    assert not cosign.verify(f"{there.host}/{WEB}", public).ok
+    for where in ("changed", f"{there.host}/{WEB}"):
+        remote = ["--remote", "--plain-http"] if ":" in where else []
+        error = refusal(command("verify", where, "--key", public, *remote, check=False))
+        assert f"signed another digest: {image.digest}" in error
+
+
+def test_we_verify_what_cosign_signed_and_take_it_along(
+    command: Command, cosign: Cosign, there: Registry, image: CloudImage, key: tuple[Path, Path], tmp_path: Path
+) -> None:
+    theirs, public = cosign.key_pair("theirs")
+    command("push", "web", f"{there.host}/{WEB}", "--plain-http")
+    where = (f"{there.host}/{WEB}", "--remote", "--plain-http")
+    assert "is not signed" in refusal(command("verify", *where, "--key", public, check=False))
+    cosign.sign(f"{there.host}/{WEB}", theirs)
+    said = json.loads(command("verify", *where, "--key", public, "-o", "json").stdout)
+    assert (said["digest"], said["blobs"], said["bytes"]) == (image.digest, len(image.blobs), image.size)
+    assert said["signatures"][0]["identity"] == f"{there.host}/acme/web"
+    assert "not by any of the keys" in refusal(command("verify", *where, "--key", key[1], check=False))
+
+    # Through cosign's own copy.
+    cosign("copy", "--allow-http-registry", f"{there.host}/{WEB}", f"{there.host}/copy/web:1")
+    command("verify", f"{there.host}/copy/web:1", *where[1:], "--key", public)
+
+    # Through a pull, and a second signature of ours beside it, back to the registry.
+    command("pull", f"{there.host}/{WEB}", "--plain-http")
+    command("verify", f"{there.host}/{WEB}", "--key", public)
+    command("sign", f"{there.host}/{WEB}", "--key", key[0])
+    command("push", f"{there.host}/{WEB}", "--plain-http")
+    assert cosign.verify(f"{there.host}/{WEB}", public).ok
+    assert cosign.verify(f"{there.host}/{WEB}", key[1]).ok
+
+
+def test_each_signs_with_the_keys_of_the_other(
+    command: Command, cosign: Cosign, there: Registry, image: CloudImage, key: tuple[Path, Path]
+) -> None:
+    assert cosign("public-key", "--key", key[0]).stdout == key[1].read_text()
+    theirs, their_public = cosign.key_pair("theirs")
+    command("sign", "web", "--key", theirs)
+    command("push", "web", f"{there.host}/{WEB}", "--plain-http")
+    cosign.sign(f"{there.host}/{WEB}", key[0])
+    for public in (key[1], their_public):
+        assert cosign.verify(f"{there.host}/{WEB}", public).ok
+        command("verify", f"{there.host}/{WEB}", "--remote", "--plain-http", "--key", public)
+
+
+def test_an_image_is_signed_in_its_registry(
+    command: Command, cosign: Cosign, there: Registry, key: tuple[Path, Path], tmp_path: Path
+) -> None:
+    elsewhere = Store(tmp_path / "elsewhere")
+    made = make(elsewhere, tmp_path / "rootfs", "web")
+    with transfer.client(transfer.Access(plain_http=True)) as client:
+        transfer.push(elsewhere, "web", Reference.parse(f"{there.host}/{WEB}"), client)
+    said = command("sign", f"{there.host}/{WEB}", "--plain-http", "--key", key[0])
+    assert made.digest in said.stdout
+    assert cosign.verify(f"{there.host}/{WEB}", key[1]).ok
+    assert not Store(tmp_path / "home/store").names()
+
+
+def test_cosign_verifies_our_attestations(
+    command: Command, cosign: Cosign, there: Registry, image: CloudImage, key: tuple[Path, Path]
+) -> None:
+    _, stranger = cosign.key_pair("stranger")
+    command("provenance", "web", "--attach", "--key", key[0])
+    command("sbom", "web", "--attach", "--key", key[0])
+    command("push", "web", f"{there.host}/{WEB}", "--plain-http")
+    for kind, predicate in (("slsaprovenance1", "https://slsa.dev/provenance/v1"), ("cyclonedx", "https://cyclonedx.org/bom")):
+        said = cosign.verify_attestation(f"{there.host}/{WEB}", key[1], kind)
+        assert said.ok, said.output
+        statement = json.loads(base64.b64decode(json.loads(said.stdout)["payload"]))
+        assert statement["predicateType"] == predicate
+        assert statement["subject"][0]["digest"]["sha256"] == image.digest.removeprefix("sha256:")
+        assert not cosign.verify_attestation(f"{there.host}/{WEB}", stranger, kind).ok
+    assert not cosign.verify_attestation(f"{there.host}/{WEB}", key[1], "spdxjson").ok
+
+
+# With a registry
+
+
+def test_documents_are_found_as_referrers_and_the_image_stays_what_it_is(
+    command: Command, there: Registry, image: CloudImage, tmp_path: Path
+) -> None:
+    written = json.loads(command("sbom", "web").stdout)
+    command("sbom", "web", "--attach")
+    command("provenance", "web", "--attach")
+    command("push", "web", f"{there.host}/{WEB}", "--plain-http")
+    with transfer.client(transfer.Access(plain_http=True)) as client:
+        subject = Reference.parse(f"{there.host}/acme/web@{image.digest}")
+        (bill,) = client.referrers(subject, sbom.MEDIA_TYPE)
+        assert len(client.referrers(subject)) == 2
+        manifest = json.loads(client.manifest(Reference.parse(f"{there.host}/acme/web@{bill.digest}")).data)
+        assert manifest["subject"]["digest"] == image.digest
+        layer = Descriptor.from_json(manifest["layers"][0])
+        stream = client.blob(subject, layer.digest, layer.size)
+        assert json.loads(stream.read(layer.size)) == written
+        stream.close()
+    # Another client of registries finds them, and takes them along.
+    found = process.run([oras(), "discover", "--plain-http", "--format", "json", f"{there.host}/{WEB}"]).stdout
+    assert {one["artifactType"] for one in json.loads(found)["manifests"]} == {sbom.MEDIA_TYPE, attestation.IN_TOTO}
+    process.run([oras(), "cp", "-r", "--from-plain-http", "--to-plain-http", f"{there.host}/{WEB}", f"{there.host}/copy/web:1"])
+    with transfer.client(transfer.Access(plain_http=True)) as client:
+        assert client.manifest(Reference.parse(f"{there.host}/copy/web:1")).digest == image.digest
+        assert len(client.referrers(Reference.parse(f"{there.host}/copy/web@{image.digest}"))) == 2
+    # An image with attachments is copied as it was before: same digest.
+    layout = tmp_path / "layout"
+    copy = ["skopeo", "--insecure-policy", "copy", "--all", "--preserve-digests", "--src-tls-verify=false"]
+    process.run([*copy, f"docker://{there.host}/{WEB}", f"oci:{layout}:web"])
+    assert json.loads((layout / "index.json").read_text())["manifests"][0]["digest"] == image.digest
+
+
+def test_a_changed_byte_in_the_registry_is_found(
+    command: Command, there: Registry, store: Store, image: CloudImage, key: tuple[Path, Path]
+) -> None:
+    """In each kind of blob, behind the registry's back, each followed by a verify."""
+    command("sign", "web", "--key", key[0])
+    command("push", "web", f"{there.host}/{WEB}", "--plain-http")
+    index = store.json(image.digest)
+    rootfs, images = (store.json(entry["digest"]) for entry in index["manifests"][:2])
+    signatures = store.names()[f"web:{tag_of(image.digest, '.sig')}"].digest
+    kinds = {
+        "index": image.digest,
+        "manifest": index["manifests"][0]["digest"],
+        "config": rootfs["config"]["digest"],
+        "layer": rootfs["layers"][0]["digest"],
+        "image set": index["manifests"][1]["digest"],
+        "image set config": images["config"]["digest"],
+        "image set blob": images["layers"][0]["digest"],
+        "signature image": signatures,
+        "payload": store.json(signatures)["layers"][0]["digest"],
+    }
+    verify = ("verify", f"{there.host}/{WEB}", "--remote", "--plain-http", "--key", key[1])
+    command(*verify)
+    for kind, digest in kinds.items():
+        path = there.log.parent / "data/docker/registry/v2/blobs/sha256" / digest[7:9] / digest[7:] / "data"
+        good = path.read_bytes()
+        path.write_bytes(with_another_byte(good))
+        said = command(*verify, check=False)
+        assert said.returncode == 4, (kind, said.output)
+        assert digest in said.stderr or kind in ("index", "signature image"), (kind, said.stderr)
+        path.write_bytes(good)
+    command(*verify)
+
+
+def with_another_byte(data: bytes) -> bytes:
+    """One byte changed; JSON stays JSON, so that a registry serves it without a second look."""
+    at = data.find(b"sha256:") + 10 if b"sha256:" in data else len(data) // 2
+    return data[:at] + (b"0" if data[at : at + 1] != b"0" else b"1") + data[at + 1 :]
+
+
+def test_policy_is_asked_before_a_pull_gives_a_name(
+    command: Command, there: Registry, image: CloudImage, key: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = tmp_path / "policy.yaml"
+    rules.write_text(f"default: deny\nrules:\n  - {{repository: '{there.host}/**', require: signed, keys: [ours.pub]}}\n")
+    monkeypatch.setenv("SLIPWAY_POLICY", str(rules))
+    command("push", "web", f"{there.host}/{WEB}", "--plain-http")
+    site = Store(tmp_path / "site")
+    wanted = Reference.parse(f"{there.host}/{WEB}")
+    with transfer.client(transfer.Access(plain_http=True)) as client:
+        with pytest.raises(RefusedError, match=r"refused by policy: .* is not signed"):
+            transfer.pull(site, wanted, client, admit=policy.gatekeeper())
+        assert not site.names()
+        assert not there.requests("GET", "/blobs/")
+        command("sign", f"{there.host}/{WEB}", "--plain-http", "--key", key[0])
+        transfer.pull(site, wanted, client, admit=policy.gatekeeper())
+    (signed,) = policy.check(site, str(wanted), image.digest, policy.load())
+    assert signed.key.fingerprint
+    with pytest.raises(RefusedError, match="the default is deny"):
+        policy.check(site, "localhost:1/other", image.digest, policy.load())
+
+
+# The command line
+
+
+def test_a_changed_byte_here_ends_with_4_and_says_which_blob(
+    command: Command, store: Store, image: CloudImage, key: tuple[Path, Path]
+) -> None:
+    command("sign", "web", "--key", key[0])
+    said = command("verify", "web", "--key", key[1])
+    assert f"verified web:latest  {image.digest}" in said.stdout
+    assert "signed by" in said.stdout
+    assert f"{len(image.blobs)} blobs" in said.stdout
+    layer = image.platforms[1].layers[0].digest
+    path = store.path(layer)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    error = refusal(command("verify", "web", "--key", key[1], check=False))
+    assert f"layer of linux/arm64 {layer} is damaged: its bytes have another digest" in error
+
+
+def test_without_a_key_the_policy_says_whose_signature_counts(
+    command: Command, image: CloudImage, key: tuple[Path, Path], tmp_path: Path
+) -> None:
+    command("sign", "web", "--key", key[0])
+    said = command("verify", "web", check=False)
+    assert said.returncode == 2
+    assert "no key to verify web:latest with" in said.stderr
+    (tmp_path / "config/slipway").mkdir(parents=True)
+    shutil.copy(key[1], tmp_path / "config/slipway/release.pub")
+    (tmp_path / "config/slipway/policy.yaml").write_text("default: {require: signed, keys: [release.pub]}\n")
+    assert "release.pub" in command("verify", "web").stdout
+
+
+def test_run_refuses_what_the_policy_does_not_let_in(command: Command, image: CloudImage, key: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "config/slipway").mkdir(parents=True)
+    rules = tmp_path / "config/slipway/policy.yaml"
+    rules.write_text(f"default: deny\nrules: [{{repository: web, require: signed, keys: ['{key[1]}']}}]\n")
+    run = ("run", "web", "--masters", "127.0.0.1", "--plan")
+    assert "refused by policy" in refusal(command(*run, check=False))
+    command("sign", "web", "--key", key[0])
+    assert "refused by policy" not in command(*run, check=False).stderr
+    rules.write_text("default: maybe\n")
+    said = command(*run, check=False)
+    assert said.returncode == 2
+    assert f"{rules}:1: 'maybe' is nothing that can be required" in said.stderr
+
+
+def test_a_wrong_or_missing_password_is_said_and_signs_nothing(
+    command: Command, store: Store, image: CloudImage, key: tuple[Path, Path]
+) -> None:
+    said = command("sign", "web", "--key", key[0], password="wrong", check=False)
+    assert (said.returncode, "does not open: the password is wrong" in said.stderr) == (2, True)
+    said = command("sign", "web", "--key", key[0], password=None, check=False)
+    assert (said.returncode, "there is no terminal to ask for it" in said.stderr) == (2, True)
+    assert list(store.names()) == ["web:latest"]
+
+
+def test_the_password_shows_nowhere(command: Command, store: Store, image: CloudImage, key: tuple[Path, Path], tmp_path: Path) -> None:
+    said = [command("--verbose", "sign", "web", "--key", key[0]), command("--verbose", "provenance", "web", "--attach", "--key", key[0])]
+    secrets = [PASSWORD.encode(), key[0].read_bytes().splitlines()[1]]
+    for result in said:
+        assert all(secret.decode() not in result.output for secret in secrets)
+    for path in (path for path in (tmp_path / "home").rglob("*") if path.is_file()):
+        assert all(secret not in path.read_bytes() for secret in secrets), path
+
+
+def test_the_password_is_asked_for_and_not_shown(tmp_path: Path, image: CloudImage) -> None:
+    typed, said = type_in(tmp_path, ["keys", "create", "-f", str(tmp_path / "asked")], ["secret words", "secret words"])
+    assert typed == 0, said
+    assert stat.S_IMODE((tmp_path / "asked.key").stat().st_mode) == 0o600
+    assert "secret" not in said.replace("keep it secret", "")
+    typed, said = type_in(tmp_path, ["sign", "web", "--key", str(tmp_path / "asked.key")], ["secret words"])
+    assert typed == 0, said
+    assert "signed web:latest" in said
+    typed, said = type_in(tmp_path, ["sign", "web", "--key", str(tmp_path / "asked.key")], ["wrong words"])
+    assert typed == 2
+    assert "the password is wrong" in said
+
+
+def type_in(folder: Path, words: list[str], answers: list[str]) -> tuple[int, str]:
+    """Run the command line at a terminal, typing an answer whenever it asks; its exit code and what the terminal shows."""
+    keyboard, terminal = pty.openpty()
+    environment: dict[str, Any] = {
+        **os.environ,
+        "SLIPWAY_HOME": str(folder / "home"),
+        "XDG_CONFIG_HOME": str(folder / "config"),
+        "TERM": "dumb",
+    }
+    for name in ("SLIPWAY_KEY_PASSWORD", "COSIGN_PASSWORD", "SLIPWAY_POLICY"):
+        environment.pop(name, None)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "harness.cli", *words],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=environment,
+        start_new_session=True,
+    )
+    os.close(terminal)
+    shown, asked = b"", 0
+    end = time.monotonic() + 60
+    try:
+        while time.monotonic() < end:
+            if not select.select([keyboard], [], [], 1)[0]:
+                continue
+            try:
+                data = os.read(keyboard, 4096)
+            except OSError:  # how Linux says that nobody holds the terminal any more
+                break
+            if not data:
+                break
+            shown += data
+            if asked < len(answers) and shown.count(b": ") > asked and shown.endswith(b": "):
+                os.write(keyboard, answers[asked].encode() + b"\n")
+                asked += 1
+        return running.wait(30), shown.decode(errors="replace")
+    finally:
+        running.kill()
+        os.close(keyboard)
+
+
+def test_an_existing_pair_is_kept(command: Command, key: tuple[Path, Path]) -> None:
+    before = key[0].read_bytes()
+    with pytest.raises(CommandError, match="exit code 2"):
+        command("keys", "create", "-f", key[0].with_suffix(""))
+    assert key[0].read_bytes() == before

@@ -1,0 +1,78 @@
+"""Images for tests of archives, small and made by hand, and archives that somebody has tampered with."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from harness.oci.model import (
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER_GZIP,
+    OCI_MANIFEST,
+    Descriptor,
+    Platform,
+    canonical_json,
+    digest_of,
+)
+from harness.oci.store import Store
+
+
+def put_manifest(store: Store, *layers: bytes) -> Descriptor:
+    config = Descriptor(OCI_CONFIG, *store.put(b"{}"))
+    content = [Descriptor(OCI_LAYER_GZIP, *store.put(layer)).to_json() for layer in layers]
+    manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config.to_json(), "layers": content}
+    return Descriptor(OCI_MANIFEST, *store.put(canonical_json(manifest)))
+
+
+def put_index(store: Store, *manifests: Descriptor) -> Descriptor:
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [manifest.to_json() for manifest in manifests]}
+    return Descriptor(OCI_INDEX, *store.put(canonical_json(index)))
+
+
+def for_platform(manifest: Descriptor, platform: str) -> Descriptor:
+    return Descriptor(manifest.media_type, manifest.digest, manifest.size, platform=Platform.parse(platform))
+
+
+def contents(store: Store) -> set[str]:
+    """The digests, without ``sha256:``, of all blobs."""
+    return {path.name for path in (store.root / "blobs/sha256").iterdir()}
+
+
+def times(store: Store) -> dict[str, int]:
+    """When each blob was written: a blob that is written again is another file."""
+    return {path.name: path.stat().st_ino for path in (store.root / "blobs/sha256").iterdir()}
+
+
+def blob_name(data: bytes) -> str:
+    return "blobs/sha256/" + digest_of(data)[7:]
+
+
+def members(archive: Path | BinaryIO) -> dict[str, bytes]:
+    """The files of an uncompressed archive, by name and in order."""
+    with tarfile.open(archive) if isinstance(archive, Path) else tarfile.open(fileobj=archive) as tar:
+        found = ((info.name, tar.extractfile(info)) for info in tar if info.isfile())
+        return {name: content.read() for name, content in found if content}
+
+
+def packed(files: Mapping[str, bytes] | Sequence[tuple[str, bytes]], *others: tarfile.TarInfo) -> io.BytesIO:
+    """An archive of files, and of entries that have no content before them."""
+    result = io.BytesIO()
+    with tarfile.open(fileobj=result, mode="w") as tar:
+        for info in others:
+            tar.addfile(info)
+        for name, data in files.items() if isinstance(files, Mapping) else files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    result.seek(0)
+    return result
+
+
+def member(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info

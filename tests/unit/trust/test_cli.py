@@ -1,0 +1,113 @@
+"""The verbs of trust: words in, exit code and text out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import cli, cloudimage
+from harness.cloudimage import CloudImage
+from harness.oci.store import Store
+from harness.trust import keys
+from tests.unit.trust.damage import flip
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return keys.create(tmp_path_factory.mktemp("keys") / "release", "pw")
+
+
+def test_sign_and_verify(
+    store: Store, image: CloudImage, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COSIGN_PASSWORD", "pw")
+    assert cli.execute(["sign", "web", "--key", str(pair[0]), "-a", "stage=released", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "name": "web:latest",
+        "digest": image.digest,
+        "key": keys.read_public(pair[1]).fingerprint,
+        "annotations": {"stage": "released"},
+    }
+    assert cli.execute(["verify", image.digest[7:20], "--key", str(pair[1]), "-o", "json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["name"], said["digest"], said["remote"], said["blobs"]) == ("web:latest", image.digest, False, len(image.blobs))
+    assert said["signatures"][0]["annotations"] == {"stage": "released"}
+    assert cli.execute(["verify", "web", "--key", str(pair[1]), "-a", "stage=test"]) == 4
+    assert "without the annotation stage=test" in capsys.readouterr().err
+
+
+def test_our_own_variable_wins_over_cosigns(
+    store: Store, image: CloudImage, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COSIGN_PASSWORD", "of something else")
+    monkeypatch.setenv("SLIPWAY_KEY_PASSWORD", "pw")
+    assert cli.execute(["sign", "web", "--key", str(pair[0])]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["sign", "web"], 2, "--key"),
+        (["sign", "web", "--key", "none.key"], 2, "none.key: No such file"),
+        (["sign", "web", "--key", "PUB"], 2, "is a public key; signing needs the private one"),
+        (["sign", "web", "--key", "KEY", "-a", "x"], 2, "--annotation x: not NAME=VALUE"),
+        (["sign", "nothere", "--key", "KEY"], 4, "nothere: no such image"),
+        (["verify", "web"], 2, "no key to verify web:latest with"),
+        (["verify", "web", "--key", "KEY"], 2, "is a private key"),
+        (["verify", "web", "--key", "PUB"], 4, "is not signed"),
+        (["verify", "web", "--key", "PUB", "-o", "yaml"], 2, "--output yaml"),
+        (["verify", "nothere", "--key", "PUB"], 4, "nothere: no such image"),
+        (["verify", "We b", "--remote", "--key", "PUB"], 2, "is not an image name"),
+        (["sbom", "web", "--key", "KEY"], 2, "--key signs what is attached"),
+        (["provenance", "nothere"], 4, "nothere: no such image"),
+        (["keys", "create"], 2, "there is no terminal to ask for it"),
+    ],
+)
+def test_what_goes_wrong_has_its_exit_code_and_says_what(
+    words: list[str], code: int, message: str, store: Store, image: CloudImage, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"KEY": str(pair[0]), "PUB": str(pair[1])}
+    assert cli.execute([files.get(word, word) for word in words]) == code
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_damaged_image_here_is_not_passed_over_for_one_in_a_registry(
+    store: Store, image: CloudImage, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloudimage.tag(store, "web", "registry.example.com/acme/web:1")
+    flip(store, image.digest)
+    assert cli.execute(["verify", "registry.example.com/acme/web:1", "--key", str(pair[1])]) == 4
+    assert f"blob {image.digest}" in capsys.readouterr().err
+
+
+def test_documents_go_to_a_file_or_to_the_image(
+    store: Store, image: CloudImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.execute(["sbom", "web", "-f", str(tmp_path / "bom.json")]) == 0
+    assert json.loads((tmp_path / "bom.json").read_text())["bomFormat"] == "CycloneDX"
+    assert capsys.readouterr().out == ""
+    assert cli.execute(["provenance", "web"]) == 0
+    assert json.loads(capsys.readouterr().out)["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert list(store.names()) == ["web:latest"]
+    assert cli.execute(["provenance", "web", "--attach"]) == 0
+    assert capsys.readouterr().out == f"attached to web:latest  {image.digest}\n"
+    assert list(store.names()) == ["web:latest", f"web:{image.digest.replace(':', '-')}"]
+
+
+def test_an_image_without_a_name_has_no_place_for_signatures(
+    store: Store, image: CloudImage, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.untag("web")
+    assert cli.execute(["sign", image.digest, "--key", str(pair[0])]) == 4
+    assert "give it one with `slipway tag`" in capsys.readouterr().err
+
+
+def test_no_document_of_a_part_is_attached(store: Store, image: CloudImage, capsys: pytest.CaptureFixture[str]) -> None:
+    store.path(store.json(image.digest)["manifests"][2]["digest"]).unlink()
+    assert cli.execute(["sbom", "web", "--attach"]) == 4
+    assert "is here without linux/arm64" in capsys.readouterr().err
+    assert list(store.names()) == ["web:latest"]

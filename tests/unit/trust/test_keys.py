@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import base64
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+
+from harness.errors import UsageError
+from harness.trust import keys
+from harness.trust.keys import PrivateKey
+
+PASSWORD = "correct horse"
+
+
+def password(_: str) -> str:
+    return PASSWORD
+
+
+def refuse(name: str) -> str:
+    raise AssertionError(f"nobody needs a password for {name}")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return keys.create(tmp_path_factory.mktemp("keys") / "release", PASSWORD)
+
+
+def body(path: Path) -> dict[str, dict[str, object]]:
+    text = path.read_text()
+    found: dict[str, dict[str, object]] = json.loads(base64.b64decode("".join(text.splitlines()[1:-1])))
+    return found
+
+
+def with_body(path: Path, value: object) -> None:
+    text = base64.b64encode(json.dumps(value).encode()).decode()
+    path.write_text(f"-----BEGIN {keys.ENCRYPTED}-----\n{text}\n-----END {keys.ENCRYPTED}-----\n")
+
+
+def test_a_pair_is_two_files_of_cosigns_form(pair: tuple[Path, Path]) -> None:
+    private, public = pair
+    assert (private.name, public.name) == ("release.key", "release.pub")
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert private.read_text().startswith("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\n")
+    value = body(private)
+    assert set(value) == {"kdf", "cipher", "ciphertext"}
+    assert value["kdf"]["name"] == "scrypt"
+    assert value["kdf"]["params"] == {"N": 65536, "r": 8, "p": 1}
+    assert value["cipher"]["name"] == "nacl/secretbox"
+    assert public.read_text().startswith("-----BEGIN PUBLIC KEY-----\n")
+
+
+def test_what_the_private_key_signs_the_public_key_knows(pair: tuple[Path, Path]) -> None:
+    private, public = keys.read_private(pair[0], password), keys.read_public(pair[1])
+    signature = private.sign(b"data")
+    assert public.holds(signature, b"data")
+    assert not public.holds(signature, b"Data")
+    assert not public.holds(signature[:-1] + bytes([signature[-1] ^ 1]), b"data")
+    assert not public.holds(b"", b"data")
+    assert private.public.fingerprint == public.fingerprint
+
+
+def test_the_password_is_nowhere_in_the_files(pair: tuple[Path, Path]) -> None:
+    assert all(PASSWORD.encode() not in path.read_bytes() for path in pair)
+    key = keys.read_private(pair[0], password)
+    assert "PRIVATE" not in repr(key)
+    assert len(repr(key)) < 100
+
+
+def test_a_pair_is_not_overwritten_unless_it_is_wished(tmp_path: Path) -> None:
+    (tmp_path / "a.pub").write_text("mine")
+    with pytest.raises(UsageError, match=r"a\.pub is there already") as caught:
+        keys.create(tmp_path / "a", "")
+    assert "--force" in (caught.value.hint or "")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pub"]
+    private, public = keys.create(tmp_path / "a", "", force=True)
+    assert keys.read_private(private, lambda _: "").public.fingerprint == keys.read_public(public).fingerprint
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.key", "a.pub"]
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file or directory"):
+        keys.create(tmp_path / "missing/a", "")
+
+
+def test_a_wrong_password_opens_nothing(pair: tuple[Path, Path]) -> None:
+    with pytest.raises(UsageError, match=r"release\.key does not open: the password is wrong"):
+        keys.read_private(pair[0], lambda _: "wrong")
+
+
+def test_the_older_label_of_cosign_is_read(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    old = tmp_path / "old.key"
+    old.write_text(pair[0].read_text().replace("SIGSTORE", "COSIGN"))
+    assert keys.read_private(old, password).public.fingerprint == keys.read_public(pair[1]).fingerprint
+
+
+@pytest.mark.parametrize("form", [serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL])
+def test_plain_keys_are_read_without_a_password(form: serialization.PrivateFormat, tmp_path: Path, key: PrivateKey) -> None:
+    path = tmp_path / "plain.pem"
+    path.write_bytes(key.key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
+    assert keys.read_private(path, refuse).public.fingerprint == key.public.fingerprint
+
+
+def test_an_encrypted_pkcs8_key_is_read(tmp_path: Path, key: PrivateKey) -> None:
+    path = tmp_path / "pkcs8.pem"
+    encrypted = serialization.BestAvailableEncryption(PASSWORD.encode())
+    path.write_bytes(key.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encrypted))
+    assert keys.read_private(path, password).public.fingerprint == key.public.fingerprint
+    with pytest.raises(UsageError, match="password is wrong"):
+        keys.read_private(path, lambda _: "wrong")
+
+
+def test_a_key_of_a_kind_that_does_not_sign_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rsa.pem"
+    found = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    path.write_bytes(found.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    with pytest.raises(UsageError, match="not an EC key"):
+        keys.read_private(path, refuse)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hello", "there is no PEM in it"),
+        ("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\n!!\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n", "is damaged"),
+        ("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\ne30=\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n", "is damaged"),
+        ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "no usable private key"),
+        ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "is a public key"),
+        ("x" * 100_000, "too large"),
+    ],
+)
+def test_what_is_no_private_key_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.key"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        keys.read_private(path, password)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.key: No such file"):
+        keys.read_private(tmp_path / "none.key", refuse)
+
+
+@pytest.mark.parametrize("cost", [1 << 30, 0, 65535, -8])
+def test_a_key_file_cannot_take_all_memory(cost: int, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    value = body(pair[0])
+    value["kdf"]["params"] = {"N": cost, "r": 8, "p": 1}
+    path = tmp_path / "hungry.key"
+    with_body(path, value)
+    with pytest.raises(UsageError, match="not known here"):
+        keys.read_private(path, refuse)
+
+
+def test_a_changed_ciphertext_opens_nothing(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    value = body(pair[0])
+    sealed = bytearray(base64.b64decode(str(value["ciphertext"])))
+    sealed[40] ^= 1
+    path = tmp_path / "changed.key"
+    with_body(path, {**value, "ciphertext": base64.b64encode(sealed).decode()})
+    with pytest.raises(UsageError, match="or the file is damaged"):
+        keys.read_private(path, password)
+
+
+def test_a_private_key_is_no_key_to_verify_with(pair: tuple[Path, Path]) -> None:
+    with pytest.raises(UsageError, match="is a private key") as caught:
+        keys.read_public(pair[0])
+    assert ".pub" in (caught.value.hint or "")
+
+
+def test_what_is_no_public_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.pub"
+    path.write_text("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
+    with pytest.raises(UsageError, match=r"x\.pub is not a public key in PEM"):
+        keys.read_public(path)
+
+
+def test_keys_of_others_verify_too() -> None:
+    """RSA and Ed25519, as vendors have them."""
+    form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    one = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public = keys.public_key(one.public_key().public_bytes(*form), "rsa")
+    assert public.holds(one.sign(b"data", padding.PKCS1v15(), hashes.SHA256()), b"data")
+    assert not public.holds(b"no", b"data")
+    two = ed25519.Ed25519PrivateKey.generate()
+    public = keys.public_key(two.public_key().public_bytes(*form), "ed25519")
+    assert public.holds(two.sign(b"data"), b"data")
+    three = ec.generate_private_key(ec.SECP384R1())
+    public = keys.public_key(three.public_key().public_bytes(*form), "p384")
+    assert public.holds(three.sign(b"data", ec.ECDSA(hashes.SHA256())), b"data")
