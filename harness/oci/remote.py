@@ -165,7 +165,7 @@ class Client:
             )
         except RemoteError as refused:
             # Registries that do not know the API answer many things; only that they are not well is believed.
-            if refused.status >= 500 or refused.status == 429:
+            if refused.status == 429 or (refused.status >= 500 and refused.status != 501):
                 raise
             data, status = b"", 404
         index = _index(data) if status == 200 else None

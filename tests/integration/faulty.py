@@ -61,7 +61,7 @@ class Faulty:
             self._answers[path] = list(answers)
 
     def spoil(self, method: str, pattern: str, *answers: Answer) -> None:
-        """The next requests that match (regular expressions; the path with its query) get these, one each; then the upstream answers again."""
+        """The next requests that match (regular expressions) get these, one each; then the upstream answers again."""
         with self._lock:
             self._spoilt.append((method, pattern, list(answers)))
 

@@ -71,7 +71,7 @@ class Wire:
     def wait(self, direction: str, count: int, timeout: float = 30.0) -> bool:
         """Until so many bytes have gone in a direction; False when they never did."""
         with self._changed:
-            return self._changed.wait_for(lambda: getattr(self, direction) >= count, timeout)
+            return self._changed.wait_for(lambda: bool(getattr(self, direction) >= count), timeout)
 
     # The wire itself
 

@@ -69,9 +69,7 @@ class Registry:
         """The next requests that match get these, one each."""
         self._spoilt += [(method, pattern, one) for one in how]
 
-    def send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | IO[bytes] | None = None
-    ) -> urllib3.BaseHTTPResponse:
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | IO[bytes] | None = None) -> urllib3.BaseHTTPResponse:
         parts = urllib.parse.urlsplit(url)
         asked = Asked(method, f"{parts.path}?{parts.query}" if parts.query else parts.path, dict(headers), body)
         self.asked.append(asked)
@@ -96,8 +94,10 @@ class Registry:
             data = asked.take()
             for key in (name, digest_of(data)):
                 self.manifests[repository, key] = (asked.headers["Content-Type"], data)
-            subject = {"oci_subject": "yes"} if self.has_referrers and b'"subject"' in data else {}
-            return answer(201, docker_content_digest=digest_of(data), **subject)
+            said = {"docker_content_digest": digest_of(data)}
+            if self.has_referrers and b'"subject"' in data:
+                said["oci_subject"] = "yes"
+            return answer(201, b"", **said)
         found = self.manifests.get((repository, name))
         if found is None:
             return answer(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no"}]}')
