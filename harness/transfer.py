@@ -41,7 +41,7 @@ _PIECE = 256 << 10
 _DEEPEST = 4
 """Indexes within indexes that are followed."""
 _MOST_PLACES = 64
-_PATIENCE = Patience(attempts=6, longest_wait=300)
+PATIENCE = Patience(attempts=6, longest_wait=300)
 """A person who moves gigabytes wants it to go on; a kubelet that waits for a manifest does not."""
 
 _T = TypeVar("_T")
@@ -59,16 +59,21 @@ class Access:
     key: Path | None = None
 
 
-def client(access: Access = Access(), login: Login | None = None, patience: Patience = _PATIENCE) -> Client:
-    """Who talks to registries, with the user's configuration and logins. Raises InputError or UsageError."""
+def client(access: Access = Access(), login: Login | None = None, patience: Patience = PATIENCE, *, mirrors: bool = True) -> Client:
+    """Who talks to registries, with the user's configuration and logins. Raises InputError or UsageError.
+
+    Without ``mirrors`` it asks every registry itself: what a mirror has says nothing about what a push still has to send.
+    """
     if (access.cert is None) != (access.key is None):
         raise UsageError("--cert and --cert-key belong together", hint="name the client's certificate and its key")
     for path in (access.ca, access.cert, access.key):
         if path is not None and not path.is_file():
             raise UsageError(f"{path}: no such file")
     pair = ((access.cert, access.key),) if access.cert and access.key else ()
+    configured = registries.load()
     rules = dataclasses.replace(
-        registries.load(),
+        configured,
+        rules=configured.rules if mirrors else tuple(dataclasses.replace(rule, mirrors=()) for rule in configured.rules),
         plain=access.plain_http,
         insecure=access.insecure,
         extra=Certificates((access.ca,) if access.ca else (), pair),
@@ -180,12 +185,21 @@ def pull(
         store.settle(work.new)
         known = name or (reference.familiar if reference.tag else None)
         beside = Reference.parse(name) if name else reference
-        attached = carry(RemoteShelf(client, pinned), LocalShelf(store, beside), root.digest)
+        attached = _attachments(client, pinned, LocalShelf(store, beside))
         if known:
             store.tag(known, root)
         store.forget(UNFINISHED, root.digest.removeprefix("sha256:"))
         _remember(store, reference, root.digest)
     return Pulled(known or root.digest, root.digest, work.received, work.fetched, work.present, attached)
+
+
+def _attachments(client: Client, image: Reference, shelf: Shelf) -> tuple[str, ...]:
+    """What is attached to an image comes along; a registry that will not tell does not spoil the image, which is whole."""
+    try:
+        return carry(RemoteShelf(client, image), shelf, str(image.digest))
+    except RemoteError as problem:
+        log.warning(f"signatures and attestations of {image.familiar} did not come along: {problem.message}")
+        return ()
 
 
 class _Pull:
@@ -528,6 +542,10 @@ def _carry_layers(source: Shelf, target: Shelf, tag: str, ours: Sequence[bytes])
 
 
 def _carry_blobs(source: Shelf, target: Shelf, manifest: bytes) -> None:
-    value = json.loads(manifest)
-    for blob in (Descriptor.from_json(entry) for entry in (value["config"], *value["layers"])):
+    try:
+        value = json.loads(manifest)
+        blobs = [Descriptor.from_json(entry) for entry in (value["config"], *value["layers"])]
+    except (ValueError, KeyError, TypeError) as wrong:
+        raise StoreError(f"an attachment in {source.repository} cannot be understood: {wrong!r}") from wrong
+    for blob in blobs:
         target.keep(source.read(blob), blob.media_type)

@@ -21,13 +21,22 @@ Cert = Annotated[Path | None, typer.Option("--cert", help="The certificate to sh
 CertKey = Annotated[Path | None, typer.Option("--cert-key", help="Its key.", show_default=False)]
 
 
-def connect(plain_http: bool, insecure: bool, ca: Path | None, cert: Path | None, key: Path | None, *, briefly: bool = False) -> Any:
+def connect(
+    plain_http: bool,
+    insecure: bool,
+    ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    *,
+    briefly: bool = False,
+    writing: bool = False,
+) -> Any:
     """A client for the registries of this command; ``briefly``: somebody waits for a few words, not for gigabytes."""
     from harness import transfer
     from harness.oci.trouble import Patience
 
     access = transfer.Access(plain_http, insecure, ca, cert, key)
-    return transfer.client(access, patience=Patience(attempts=3)) if briefly else transfer.client(access)
+    return transfer.client(access, patience=Patience(attempts=3) if briefly else transfer.PATIENCE, mirrors=not writing)
 
 
 def reference(text: str, what: str) -> Any:
@@ -82,13 +91,13 @@ def push(
     if expand is not None:
         if target is not None:
             raise UsageError("TARGET and --expand are two things", hint="push the CloudImage, and expand it, one after the other")
-        with connect(plain_http, insecure, ca, cert, cert_key) as client:
+        with connect(plain_http, insecure, ca, cert, cert_key, writing=True) as client:
             _expand(name, expand, client, as_json)
         return
     there = reference(target or name, "TARGET" if target else "NAME")
     if there.digest:
         raise UsageError(f"{target or name}: a push goes to a tag, not to a digest", hint="write REGISTRY/REPOSITORY:TAG")
-    with connect(plain_http, insecure, ca, cert, cert_key) as client:
+    with connect(plain_http, insecure, ca, cert, cert_key, writing=True) as client:
         pushed = transfer.push(Store.default(), name, there, client)
     if as_json:
         print_json(plain(pushed))

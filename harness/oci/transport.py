@@ -6,11 +6,15 @@ out of sight: one request is one request, and what comes back is for harness.oci
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
+import socket
 import ssl
+import threading
 import urllib.parse
 import urllib.request
+import weakref
 from collections.abc import Mapping
 from typing import IO, Any, cast
 
@@ -74,6 +78,12 @@ class Transport(oras.provider.Registry):  # type: ignore[misc]  # oras has no ty
         return cast("urllib3.BaseHTTPResponse", self.do_request(url, method, body, plain).raw)
 
     def close(self) -> None:
+        """Drop all connections, those in use too."""
+        pools = self._pool.pools
+        for key in pools.keys():  # noqa: SIM118 -- it has no other way to be looked at
+            found = pools.get(key)
+            if isinstance(found, _Pool):
+                found.abort()
         self._pool.clear()
 
 
@@ -130,10 +140,33 @@ class _TlsConnection(urllib3.connection.HTTPSConnection):
 
 
 class _Pool(urllib3.HTTPConnectionPool):
+    """Knows also the connections that are in use."""
+
     ConnectionCls: Any = _Connection
 
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._lock = threading.Lock()
+        self._made: weakref.WeakSet[Any] = weakref.WeakSet()
 
-class _TlsPool(urllib3.HTTPSConnectionPool):
+    def _new_conn(self) -> Any:
+        made = super()._new_conn()
+        with self._lock:
+            self._made.add(made)
+        return made
+
+    def abort(self) -> None:
+        """From another thread: make whoever waits for an answer, or for one to be taken, fail now."""
+        with self._lock:
+            made = tuple(self._made)
+        for connection in made:
+            if isinstance(connection.sock, socket.socket):
+                with contextlib.suppress(OSError):
+                    # Below TLS, which would wait for the other side.
+                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+
+
+class _TlsPool(_Pool, urllib3.HTTPSConnectionPool):
     ConnectionCls: Any = _TlsConnection
 
 

@@ -257,6 +257,8 @@ class _Body:
     def read(self, amount: int = -1) -> bytes:
         if self._file is None:
             raise RemoteError("the body of the request is not open")
+        if self._work.client.session.closed.is_set():
+            raise TroubleError("we were told to stop", status=503)  # else gigabytes would go out after Ctrl-C
         data = self._file.read(amount)
         self._work.sent += len(data)
         self._work.now(self._work.shown + len(data))

@@ -101,21 +101,22 @@ def _round(work: Path, number: int) -> dict[str, dict[str, Run]]:
 def push(who: str, work: Path, host: str, name: str = "big:1") -> Run:
     if who == "ours":
         return _ours(work / "home", "push", name, f"{host}/bench/big:1", "--plain-http")
-    return _skopeo(f"oci:{work}/home/store:{name}", f"docker://{host}/bench/big:1")
+    return skopeo(f"oci:{work}/home/store:{name}", f"docker://{host}/bench/big:1")
 
 
 def pull(who: str, folder: Path, host: str) -> Run:
     """Into ``folder``, where there may be something already."""
     if who == "ours":
         return _ours(folder / "pulled", "pull", f"{host}/bench/big:1", "--plain-http")
-    return _skopeo(f"docker://{host}/bench/big:1", f"oci:{folder}/copied:big:1")
+    return skopeo(f"docker://{host}/bench/big:1", f"oci:{folder}/copied:big:1")
 
 
 def _ours(home: Path, *words: str) -> Run:
     return run([sys.executable, "-m", "harness.cli", "--quiet", *words], {"SLIPWAY_HOME": str(home)})
 
 
-def _skopeo(source: str, target: str) -> Run:
+def skopeo(source: str, target: str) -> Run:
+    """The peer, from one place to another."""
     plainly = ["--src-tls-verify=false", "--dest-tls-verify=false"]
     return run(["skopeo", "--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests", *plainly, source, target], {})
 

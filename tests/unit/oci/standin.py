@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
+import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
@@ -56,6 +58,8 @@ class Registry:
         self.asked: list[Asked] = []
         self.relative = False
         self.has_referrers = False
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
         self._spoilt: list[tuple[str, str, Spoilt]] = []
 
     @property
@@ -73,11 +77,11 @@ class Registry:
         parts = urllib.parse.urlsplit(url)
         asked = Asked(method, f"{parts.path}?{parts.query}" if parts.query else parts.path, dict(headers), body)
         self.asked.append(asked)
-        for due in self._spoilt:
-            if due[0] == method and re.search(due[1], asked.path):
+        with self._lock:
+            due = next((due for due in self._spoilt if due[0] == method and re.search(due[1], asked.path)), None)
+            if due:
                 self._spoilt.remove(due)
-                return due[2](asked)
-        return self.well(asked)
+        return due[2](asked) if due else self.well(asked)
 
     def close(self) -> None: ...
 
@@ -119,7 +123,7 @@ class Registry:
             if data is not None:
                 self.blobs[repository, query["mount"]] = data
                 return answer(201)
-            name = f"upload{len(self.uploads)}"
+            name = f"upload{next(self._numbers)}"
             self.uploads[name] = b""
         if name not in self.uploads:
             return answer(404, b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"never heard of it"}]}')

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 import pytest
+import urllib3
 
 from harness.oci import upload
 from harness.oci.model import OCI_LAYER_GZIP, Descriptor, digest_of
@@ -14,7 +15,7 @@ from harness.oci.reference import Reference
 from harness.oci.remote import Client
 from harness.oci.trouble import Patience, RemoteError
 from harness.oci.upload import Sent
-from tests.unit.oci.standin import HOST, Registry, answer, client, waited
+from tests.unit.oci.standin import HOST, Asked, Registry, answer, client, waited
 
 TARGET = Reference.parse(f"{HOST}/team/web:1")
 DATA = random.Random("upload").randbytes(10_000)
@@ -223,3 +224,18 @@ def test_waits_grow_and_are_spread_by_chance(monkeypatch: pytest.MonkeyPatch) ->
         assert [patience.pause(attempt, 0) / factor for attempt in range(4)] == [0.5, 1.0, 2.0, 4.0]
         assert patience.pause(0, 30) == 30 * factor
         assert patience.pause(9, 30) == 256 * factor
+
+
+def test_who_is_told_to_stop_sends_no_more_of_it(registry: Registry, remote: Client) -> None:
+    taken: list[int] = []
+
+    def stop(asked: Asked) -> urllib3.BaseHTTPResponse:
+        taken.append(len(asked.take(4000)))
+        remote.close()
+        taken.append(len(asked.take(4000)))
+        raise AssertionError("more was to be had")
+
+    registry.spoil("PUT", "uploads/", stop)
+    with pytest.raises(RemoteError, match="told to stop"):
+        remote.put_blob(TARGET, BLOB, lambda: io.BytesIO(DATA))
+    assert taken == [4000]

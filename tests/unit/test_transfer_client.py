@@ -1,0 +1,52 @@
+"""How the command line's words reach the client of registries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness import transfer
+from harness.errors import UsageError
+from harness.oci.reference import Reference
+from harness.transfer import Access
+
+CONF = """
+[[registry]]
+prefix = "registry.test"
+location = "real.test"
+[[registry.mirror]]
+location = "mirror.test"
+"""
+
+
+@pytest.fixture(autouse=True)
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "registries.conf").write_text(CONF)
+    monkeypatch.setenv("SLIPWAY_REGISTRIES_CONF", str(tmp_path / "registries.conf"))
+
+
+def hosts(*, mirrors: bool = True) -> list[str]:
+    with transfer.client(mirrors=mirrors) as client:
+        return [endpoint.host for endpoint in client.registries.endpoints(Reference.parse("registry.test/a/b:1"))]
+
+
+def test_who_pushes_asks_the_registry_itself_and_not_its_mirrors() -> None:
+    assert hosts() == ["mirror.test", "real.test"]
+    assert hosts(mirrors=False) == ["real.test"]
+
+
+def test_plain_http_is_only_what_was_asked_for() -> None:
+    reference = Reference.parse("other.test/a:1")
+    with transfer.client() as client:
+        assert [endpoint.base_urls for endpoint in client.registries.endpoints(reference)] == [("https://other.test",)]
+    with transfer.client(Access(plain_http=True)) as client:
+        assert [endpoint.base_urls for endpoint in client.registries.endpoints(reference)] == [("http://other.test",)]
+
+
+def test_a_certificate_needs_its_key_and_both_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "a.pem").touch()
+    with pytest.raises(UsageError, match=r"belong together"):
+        transfer.client(Access(cert=tmp_path / "a.pem"))
+    with pytest.raises(UsageError, match=r"b\.pem: no such file"):
+        transfer.client(Access(cert=tmp_path / "a.pem", key=tmp_path / "b.pem"))
