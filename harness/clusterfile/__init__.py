@@ -1,0 +1,424 @@
+"""The Clusterfile: how a CloudImage is to run. Here are its values; ``parse`` makes them of text, and nobody reads YAML after that.
+
+Secrets are in no ``repr``: passwords, the data of Config documents and hooks, environments, commands,
+kubeadm documents.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+from harness.errors import Fault
+
+API_VERSION = "slipway.dev/v1"
+"""Of the documents that are ours. sealer's are read too."""
+
+MASTER, NODE, MASTER0 = "master", "node", "master0"
+REDACTED = "<redacted "
+"""What a value begins with that was not kept (see ``harness.clusterfile.secrecy``)."""
+
+
+def is_redacted(value: object) -> bool:
+    """Whether a value of a stored Clusterfile was left out of it, because it was or may have been a secret."""
+    return isinstance(value, str) and value.startswith(REDACTED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Password:
+    """How to come by a password: it was written down, or it is in a file, or in an environment variable. All None: there is none."""
+
+    text: str | None = dataclasses.field(default=None, repr=False)
+    file: str | None = None
+    variable: str | None = None
+
+    def __bool__(self) -> bool:
+        return self != Password()
+
+
+@dataclasses.dataclass(frozen=True)
+class Jump:
+    """The machine that leads to others (``ssh -J``)."""
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+    key: str | None = None
+    passphrase: str | None = dataclasses.field(default=None, repr=False)
+    password: Password = Password()
+
+
+@dataclasses.dataclass(frozen=True)
+class Ssh:
+    """The way into machines. None: the Clusterfile does not say, so the command line or a default does."""
+
+    user: str | None = None
+    port: int | None = None
+    key: str | None = None
+    """Path of the private key, as it is written."""
+    passphrase: str | None = dataclasses.field(default=None, repr=False)
+    password: Password = Password()
+    jump: Jump | None = None
+
+    def over(self, default: Ssh) -> Ssh:
+        """This one, with what it leaves open taken from ``default``."""
+        return Ssh(
+            user=self.user or default.user,
+            port=self.port or default.port,
+            key=self.key or default.key,
+            passphrase=self.passphrase or default.passphrase,
+            password=self.password or default.password,
+            jump=self.jump or default.jump,
+        )
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Taint:
+    """A taint to put onto a node, or with ``remove`` to take off it. ``effect`` None: all of this key (only with ``remove``)."""
+
+    key: str
+    value: str = ""
+    effect: str | None = None
+    remove: bool = False
+
+    def __str__(self) -> str:
+        value = f"={self.value}" if self.value else ""
+        return f"{self.key}{value}{f':{self.effect}' if self.effect else ''}{'-' if self.remove else ''}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """Machines that are alike. Either ``ips`` are given, or with the provider CONTAINER a ``count`` of containers to make."""
+
+    ips: tuple[str, ...]
+    roles: tuple[str, ...]
+    """``master`` or ``node`` first, then roles of one's own, which become ``node-role.kubernetes.io/<role>``."""
+    ssh: Ssh = Ssh()
+    """With what the cluster's own says filled in."""
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    count: int | None = None
+
+    @property
+    def is_master(self) -> bool:
+        return MASTER in self.roles
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One machine as selectors of hooks see it."""
+
+    address: str
+    roles: tuple[str, ...]
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class HostAlias:
+    """A line for the nodes' /etc/hosts."""
+
+    ip: str
+    hostnames: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalRegistry:
+    """What is asked of the cluster's own registry. ``port`` and ``domain`` None: slipway's own."""
+
+    domain: str | None = None
+    port: int | None = None
+    username: str | None = None
+    password: Password = Password()
+    ha: bool = True
+    """On every master, not on the first alone."""
+    insecure: bool = False
+    """Over plain HTTP."""
+    dns_names: tuple[str, ...] = ()
+    ips: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ExternalRegistry:
+    """A registry of the site that has all images."""
+
+    domain: str
+    port: int | None = None
+    path: str = ""
+    """Below which the images are."""
+    username: str | None = None
+    password: Password = Password()
+    plain_http: bool = False
+    ca: str | None = None
+    """Path of the certificate that signs for it."""
+
+    @property
+    def host(self) -> str:
+        """``harbor.example.com:8443``."""
+        domain = f"[{self.domain}]" if ":" in self.domain else self.domain
+        return f"{domain}:{self.port}" if self.port else domain
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A document Cluster, of whatever version."""
+
+    name: str
+    image: str
+    hosts: tuple[Host, ...] = ()
+    """Empty when the command line is to name the machines."""
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    commands: tuple[str, ...] | None = dataclasses.field(default=None, repr=False)
+    """Launch commands in place of the image's (``cmd``)."""
+    command_args: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    """Values for what ARG declares in the image's CMD (``cmd_args``)."""
+    app_names: tuple[str, ...] | None = None
+    """The applications to launch, in order, in place of the image's choice; empty for none."""
+    ssh: Ssh = Ssh()
+    provider: str | None = None
+    """``BAREMETAL`` or ``CONTAINER``."""
+    pod_cidr: str | None = None
+    svc_cidr: str | None = None
+    cert_sans: tuple[str, ...] = ()
+    container_runtime: str | None = None
+    """``containerd``."""
+    host_aliases: tuple[HostAlias, ...] = ()
+    local_registry: LocalRegistry | None = None
+    external_registry: ExternalRegistry | None = None
+    data_root: str | None = None
+    load_balancing: str = "auto"
+    """``auto``, ``haproxy`` or ``ipvs``."""
+    certificate_validity: datetime.timedelta | None = None
+
+    @property
+    def masters(self) -> tuple[str, ...]:
+        """Addresses, in order; the first one is where applications are launched from."""
+        return tuple(address for host in self.hosts if host.is_master for address in host.ips)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Addresses of the workers."""
+        return tuple(address for host in self.hosts if not host.is_master for address in host.ips)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Every machine, masters first."""
+        hosts = sorted(self.hosts, key=lambda host: not host.is_master)
+        return tuple(Place(address, host.roles, host.labels) for host in hosts for address in host.ips)
+
+    def host(self, address: str) -> Host | None:
+        """What is said about a machine."""
+        return next((host for host in self.hosts if address in host.ips), None)
+
+    def containers(self, role: str) -> int:
+        """How many containers to make for ``master`` or ``node`` (provider CONTAINER)."""
+        return sum(host.count or 0 for host in self.hosts if host.roles[0] == role)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A document Config: it overwrites a file of the rootfs, or merges into it."""
+
+    name: str
+    path: str
+    """Relative to the rootfs, or to the application's folder."""
+    data: str | Mapping[str, Any] = dataclasses.field(repr=False)
+    strategy: str = "overwrite"
+    """``overwrite`` or ``merge``."""
+    process: tuple[str, ...] = ()
+    """From left to right: ``value``, ``toJson``, ``toBase64``, ``toSecret``."""
+    app: str | None = None
+    where: str = dataclasses.field(default="", compare=False)
+    """For faults: ``Clusterfile:31``."""
+
+    @property
+    def target(self) -> str:
+        """The file, relative to the rootfs."""
+        path = posixpath.normpath(self.path.lstrip("/"))
+        return f"application/apps/{self.app}/{path}" if self.app else path
+
+    @property
+    def redacted(self) -> bool:
+        return is_redacted(self.data)
+
+
+class Phase(enum.Enum):
+    """When hooks run, in the order in which the moments come. The values are our names for them; sealer's, old and new, are read too."""
+
+    ORIGINALLY = "originally"
+    """Before anything is sent to the node."""
+    PRE_SCALE_UP = "pre-scaleup"
+    """Before nodes join: once."""
+    PRE_INSTALL = "pre-install"
+    """The rootfs is there; nothing of it runs: once, before a cluster is made."""
+    PRE_INIT_HOST = "pre-init-host"
+    """On every machine that becomes a node, before it does."""
+    PRE_INIT = "pre-init"
+    """As ``pre-init-host``, only when the cluster is made."""
+    PRE_JOIN = "pre-join"
+    """As ``pre-init-host``, only when nodes join later."""
+    POST_INIT_HOST = "post-init-host"
+    """On every machine that has become a node."""
+    POST_INSTALL = "post-install"
+    """The cluster is ready, nothing is launched yet: once."""
+    PRE_LAUNCH = "pre-launch"
+    """On nodes, right before applications are launched, and when nodes have joined."""
+    POST_JOIN = "post-join"
+    """On nodes that have joined later."""
+    POST_SCALE_UP = "post-scaleup"
+    """After nodes have joined: once."""
+    POST_LAUNCH = "post-launch"
+    """On nodes, after applications were launched."""
+    UPGRADE_HOST = "upgrade-host"
+    UPGRADE = "upgrade"
+    ROLLBACK = "rollback"
+    PRE_UNINSTALL = "pre-uninstall"
+    PRE_CLEAN_HOST = "pre-clean-host"
+    POST_CLEAN_HOST = "post-clean-host"
+    POST_UNINSTALL = "post-uninstall"
+
+    @property
+    def order(self) -> int:
+        return list(Phase).index(self)
+
+    @property
+    def has_rootfs(self) -> bool:
+        """Whether a script starts in the rootfs. Before it was sent there is none."""
+        return self is not Phase.ORIGINALLY
+
+    @property
+    def has_node(self) -> bool:
+        """Whether the machine is a node of the cluster at this moment, so that it has labels and takes taints."""
+        return self in _WITH_NODE
+
+
+_WITH_NODE = frozenset(
+    {
+        Phase.POST_INIT_HOST,
+        Phase.POST_INSTALL,
+        Phase.PRE_LAUNCH,
+        Phase.POST_JOIN,
+        Phase.POST_SCALE_UP,
+        Phase.POST_LAUNCH,
+        Phase.UPGRADE_HOST,
+        Phase.UPGRADE,
+        Phase.ROLLBACK,
+        Phase.PRE_UNINSTALL,
+        Phase.PRE_CLEAN_HOST,
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Selector:
+    """Some of the machines: of a role (``master``, ``node``, ``master0`` or one's own), by address, or with all of some labels."""
+
+    role: str | None = None
+    addresses: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return self.role or ",".join(self.addresses) or ",".join(f"{key}={value}" for key, value in self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hook:
+    """A step of one's own at some phases."""
+
+    name: str
+    phases: tuple[Phase, ...]
+    """In the order in which they come."""
+    type: str = "SHELL"
+    """``SHELL``, ``HOSTNAME``, ``LABEL``, ``TAINT``, ``CLUSTERCHECK`` or ``ETCD``."""
+    on: tuple[Selector, ...] = ()
+    """Any of these; empty for every machine that the phase is about."""
+    data: str = dataclasses.field(default="", repr=False)
+    output: str | None = None
+    """ETCD: the file of the snapshot, on the machine that runs slipway."""
+    where: str = dataclasses.field(default="", compare=False)
+
+    @property
+    def redacted(self) -> bool:
+        return is_redacted(self.data)
+
+
+@dataclasses.dataclass(frozen=True)
+class AppFile:
+    """A file of an application, overwritten or merged into; ``path`` is relative to the application's folder."""
+
+    path: str
+    data: str | Mapping[str, Any] = dataclasses.field(repr=False)
+    strategy: str = "overwrite"
+    where: str = dataclasses.field(default="", compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class AppConfig:
+    """What is different about one application."""
+
+    name: str
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    files: tuple[AppFile, ...] = ()
+    commands: tuple[str, ...] | None = dataclasses.field(default=None, repr=False)
+    """In place of those of the image."""
+    where: str = dataclasses.field(default="", compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Application:
+    """A document Application."""
+
+    name: str
+    commands: tuple[str, ...] | None = dataclasses.field(default=None, repr=False)
+    """In place of launching applications."""
+    launch: tuple[str, ...] | None = None
+    """The applications to launch; None leaves it to the image, empty launches none."""
+    configs: tuple[AppConfig, ...] = ()
+    where: str = dataclasses.field(default="", compare=False)
+
+    @property
+    def files(self) -> tuple[Config, ...]:
+        """The files of all applications as Config values: what overwrites comes before what merges."""
+        found = [
+            Config(f"{config.name}-{index}", file.path, file.data, file.strategy, (), config.name, file.where)
+            for config in self.configs
+            for index, file in enumerate(config.files)
+        ]
+        return tuple(sorted(found, key=lambda config: config.strategy == "merge"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Clusterfile:
+    """All documents of a Clusterfile."""
+
+    path: str = dataclasses.field(compare=False)
+    cluster: Cluster | None = None
+    """None when the command line is to name image and machines."""
+    configs: tuple[Config, ...] = ()
+    hooks: tuple[Hook, ...] = ()
+    application: Application | None = None
+    kubeadm: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), repr=False)
+    """Documents of kubeadm, kubelet and kube-proxy, as plain data."""
+    warnings: tuple[Fault, ...] = dataclasses.field(default=(), compare=False)
+    """What is read otherwise than one may think."""
+
+    @property
+    def files(self) -> tuple[Config, ...]:
+        """Everything that changes files of the rootfs, in order."""
+        return (*self.configs, *(self.application.files if self.application else ()))
+
+    @property
+    def commands(self) -> tuple[str, ...] | None:
+        """Launch commands in place of the image's: those of the cluster win over those of Application."""
+        own = self.cluster.commands if self.cluster else None
+        return own if own is not None or self.application is None else self.application.commands
+
+    @property
+    def launch(self) -> tuple[str, ...] | None:
+        """The applications to launch in place of the image's choice: what the cluster says wins over Application."""
+        own = self.cluster.app_names if self.cluster else None
+        return own if own is not None or self.application is None else self.application.launch

@@ -1,0 +1,73 @@
+"""Documents Application -> their value; and whether the applications that a Clusterfile names are in the image."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from harness.clusterfile import AppConfig, AppFile, Application, Clusterfile, config, fields
+from harness.clusterfile.cluster import apps
+from harness.clusterfile.shapes import Found
+from harness.clusterfile.source import Report
+from harness.errors import Fault, InputError
+
+
+def build(document: Found, report: Report) -> Application | None:
+    metadata, spec = document.get("metadata"), document.get("spec")
+    if metadata is None or spec is None:
+        return None
+    if spec.get("cmds") and spec.get("launchApps"):
+        report.fault(spec.at("launchApps"), "cmds is given too", "commands replace the launch of applications: one of both")
+    configs = tuple(_config(found, report) for found in spec.get("configs", ()))
+    names = [app.name for app in configs]
+    for found, app in zip(spec.get("configs", ()), configs, strict=True):
+        if app.name and names.index(app.name) != next(index for index, other in enumerate(configs) if other is app):
+            report.fault(found.at("name"), f"{app.name} stands twice", "join them into one")
+    found = Application(
+        name=metadata.get("name", ""),
+        commands=spec.get("cmds") or None,
+        launch=apps(spec.get("launchApps")),
+        configs=configs,
+        where=f"{report.file}:{document.node.line}",
+    )
+    _check_files(found, spec, report)
+    return found
+
+
+def _config(found: Found, report: Report) -> AppConfig:
+    launch = found.get("launch")
+    return AppConfig(
+        name=found.get("name", ""),
+        env=found.get("env", {}),
+        files=tuple(_file(entry, report) for entry in found.get("files", ())),
+        commands=(launch.get("cmds") or None) if launch else None,
+        where=f"{report.file}:{found.node.line}",
+    )
+
+
+def _file(found: Found, report: Report) -> AppFile:
+    return AppFile(found.get("path", ""), found.get("data", ""), found.get("strategy", "overwrite"), f"{report.file}:{found.node.line}")
+
+
+def _check_files(application: Application, spec: Found, report: Report) -> None:
+    for found, app in zip(spec.get("configs", ()), application.configs, strict=True):
+        for entry, file in zip(found.get("files", ()), app.files, strict=True):
+            if file.strategy == "merge" and file.path and config.language(file.path) is None:
+                message = f"{file.path} is a text of which slipway knows no structure: nothing can be merged into it"
+                report.fault(entry.at("strategy"), message, "strategy: overwrite")
+
+
+def check_apps(clusterfile: Clusterfile, known: Collection[str]) -> None:
+    """Raises InputError for every application that a Clusterfile names and the image does not have."""
+    cluster, application = clusterfile.cluster, clusterfile.application
+    named = [(f"{clusterfile.path} .spec.appNames", app) for app in (cluster.app_names if cluster else None) or ()]
+    named += [(f"{each.where} .spec.appName", each.app) for each in clusterfile.configs if each.app]
+    if application is not None:
+        named += [(f"{application.where} .spec.launchApps", app) for app in application.launch or ()]
+        named += [(f"{each.where} .name", each.name) for each in application.configs]
+    faults = [
+        Fault(where, f"the image has no application {app}", fields.suggest(app, sorted(known)) if known else "it has none at all")
+        for where, app in named
+        if app not in known
+    ]
+    if faults:
+        raise InputError(faults)

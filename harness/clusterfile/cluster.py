@@ -1,0 +1,304 @@
+"""A document Cluster -> its value, with the rules that need more than one key: addresses, masters, networks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from harness.clusterfile import (
+    MASTER,
+    NODE,
+    Cluster,
+    ExternalRegistry,
+    Host,
+    HostAlias,
+    Jump,
+    LocalRegistry,
+    Password,
+    Ssh,
+    fields,
+)
+from harness.clusterfile.kinds import password
+from harness.clusterfile.shapes import Found, Placed
+from harness.clusterfile.source import Node, Report
+
+DUAL_STACK = "IPv6DualStack"
+
+
+def build(document: Found, report: Report) -> Cluster | None:
+    """None when something that a Cluster cannot be without is missing or wrong; ``report`` knows of it already."""
+    metadata, spec = document.get("metadata"), document.get("spec")
+    if metadata is None or spec is None:
+        return None
+    own = ssh(spec.get("ssh"), report)
+    env = spec.get("env", {})
+    hosts = _hosts(spec, own, report)
+    _check_hosts(spec, hosts, _dual_stack(env, spec, report), report)
+    pods, services = _networks(spec, env, report)
+    runtime, certificates = spec.get("containerRuntime"), spec.get("certificates")
+    local, external = _registries(spec.get("registry"), report)
+    return Cluster(
+        name=metadata.get("name", ""),
+        image=spec.get("image", ""),
+        hosts=tuple(host for _, host in hosts),
+        env=env,
+        commands=spec.get("cmd"),
+        command_args=spec.get("cmd_args", {}),
+        app_names=apps(spec.get("appNames")),
+        ssh=own,
+        provider=spec.get("provider"),
+        pod_cidr=pods,
+        svc_cidr=services,
+        cert_sans=tuple(dict.fromkeys(spec.get("certSANS", ()))),
+        container_runtime=runtime.get("type") if runtime else None,
+        host_aliases=tuple(_alias(found) for found in spec.get("hostAliases", ())),
+        local_registry=local,
+        external_registry=external,
+        data_root=spec.get("dataRoot"),
+        load_balancing=spec.get("loadBalancing", "auto"),
+        certificate_validity=certificates.get("validity") if certificates else None,
+    )
+
+
+def apps(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Applications to launch: nothing said leaves it to the image, an empty name stands for none."""
+    return None if not names else tuple(name for name in names if name)
+
+
+def ssh(found: Found | None, report: Report) -> Ssh:
+    if found is None:
+        return Ssh()
+    jump = found.get("jump")
+    if isinstance(jump, Found):
+        jump = _jump(jump, report)
+    return Ssh(
+        user=found.get("user"),
+        port=found.get("port"),
+        key=found.get("pk"),
+        passphrase=found.get("pkPasswd"),
+        password=password(found, report),
+        jump=jump,
+    )
+
+
+def _jump(found: Found, report: Report) -> Jump | None:
+    if "host" not in found:
+        return None
+    return Jump(found.get("host"), found.get("user"), found.get("port"), found.get("pk"), found.get("pkPasswd"), password(found, report))
+
+
+def _hosts(spec: Found, own: Ssh, report: Report) -> list[tuple[Found, Host]]:
+    """The hosts, each with what it was read from, in the order in which they are written; masters first in sealer's older form."""
+    old = [key for key in ("masters", "nodes") if key in spec]
+    if old and "hosts" in spec:
+        report.fault(spec.at(old[0]), "hosts is given too", "say it all in hosts: [{ips: [...], roles: [master]}, ...]")
+    found = [(host, _host(host, own, report)) for host in spec.get("hosts", ())]
+    for key, role in (("masters", MASTER), ("nodes", NODE)):
+        group = spec.get(key)
+        if group is not None and ("ipList" in group or group.get("count")):
+            found.append((group, Host(_ips(group, "ipList"), (role,), own, count=group.get("count"))))
+    return [(group, _counted(group, host, spec, report)) for group, host in found]
+
+
+def _host(found: Found, own: Ssh, report: Report) -> Host:
+    if "ips" not in found and "count" not in found and _is_absent(found, "ips"):
+        report.fault(dataclasses.replace(found.node, path=f"{found.node.path}.ips"), "is missing", "the addresses of the machines")
+    return Host(
+        ips=_ips(found, "ips"),
+        roles=_roles(found, report),
+        ssh=ssh(found.get("ssh"), report).over(own),
+        env=found.get("env", {}),
+        labels=found.get("labels", {}),
+        taints=found.get("taints", ()),
+        count=found.get("count"),
+    )
+
+
+def _is_absent(found: Found, key: str) -> bool:
+    node = found.at(key)
+    return node is found.node or node.is_null or node.content == ""
+
+
+def _ips(found: Found, key: str) -> tuple[str, ...]:
+    return tuple(address for placed in found.get(key, ()) for address in placed.value)
+
+
+def _roles(found: Found, report: Report) -> tuple[str, ...]:
+    """``master`` or ``node`` first. Machines with roles of one's own alone are workers."""
+    placed: tuple[Placed, ...] = found.get("roles", ())
+    names = list(dict.fromkeys(entry.value for entry in placed))
+    if MASTER in names and NODE in names:
+        second = next(entry for entry in placed if entry.value in (MASTER, NODE) and entry.value != placed[0].value)
+        report.fault(second.node, "a machine is a master or a node, not both", "a master without the taint that keeps pods away runs them")
+    if "roles" in found and not placed and not isinstance(found.at("roles").content, str) and not found.at("roles").content:
+        report.fault(found.at("roles"), "is empty", "[master] or [node]")
+    main = MASTER if MASTER in names else NODE
+    return (main, *(name for name in names if name not in (MASTER, NODE)))
+
+
+def _counted(found: Found, host: Host, spec: Found, report: Report) -> Host:
+    """With addresses a count says nothing new; without, only containers can be made."""
+    if host.count is None:
+        return host
+    if host.ips:
+        if host.count != len(host.ips):
+            report.fault(found.at("count"), f"{host.count} machines, and {len(host.ips)} addresses are given", "leave count out")
+        return dataclasses.replace(host, count=None)
+    # What is wrong with the provider was told by its own key.
+    if spec.get("provider") != "CONTAINER" and ("provider" in spec or _is_absent(spec, "provider")):
+        message = f"{host.count} machines are asked for, and slipway makes none"
+        report.fault(found.at("count"), message, "write their addresses; provider: CONTAINER makes containers to try with")
+    return host
+
+
+def _check_hosts(spec: Found, hosts: list[tuple[Found, Host]], dual: bool, report: Report) -> None:
+    seen: dict[str, Node] = {}
+    for group, _ in hosts:
+        for placed in (*group.get("ips", ()), *group.get("ipList", ())):
+            for address in placed.value:
+                _check_address(address, placed.node, seen, dual, report)
+    if not hosts:
+        return
+    masters = sum(len(host.ips) or host.count or 0 for _, host in hosts if host.is_master)
+    keys = [key for key in ("hosts", "masters", "nodes") if key in spec]
+    place = spec.at(keys[0])
+    unsure = any(_has_wrong(group) for group, _ in hosts) or ("hosts" in keys and len(keys) > 1)
+    if masters == 0 and not unsure:
+        report.fault(place, "there is no master", "hosts: [{ips: [192.168.0.2], roles: [master]}, ...]")
+    elif masters % 2 == 0 and not unsure:
+        report.fault(place, f"{masters} masters", "etcd needs an odd number: 1, 3 or 5")
+
+
+def _has_wrong(group: Found) -> bool:
+    """Whether something that counts was written and is wrong, so that numbers of machines mean nothing."""
+    if "roles" not in group and not group.node.path.endswith((".masters", ".nodes")):
+        return True
+    if not any(key in group for key in ("ips", "ipList", "count")):
+        return True
+    for key in ("ips", "ipList", "roles", "count"):
+        node = group.at(key)
+        if node is group.node or node.is_null:
+            continue
+        if key not in group or (isinstance(node.content, tuple) and len(node.content) != len(group.get(key))):
+            return True
+    return False
+
+
+def _check_address(address: str, node: Node, seen: dict[str, Node], dual: bool, report: Report) -> None:
+    if address in seen:
+        first = seen[address]
+        report.fault(node, f"{address} stands twice; the first is {first.path} in line {first.line}", "a machine is listed once")
+        return
+    other = next(iter(seen), None)
+    seen[address] = node
+    if other is not None and not dual and fields.family(other) != fields.family(address):
+        message = f"{address} is IPv{fields.family(address)}, and {other} is IPv{fields.family(other)}"
+        report.fault(node, message, f"all of one family, or env: [{DUAL_STACK}=true]")
+
+
+def _dual_stack(env: Mapping[str, str], spec: Found, report: Report) -> bool:
+    value = env.get(DUAL_STACK)
+    if value is not None and value.lower() not in ("true", "false"):
+        report.fault(spec.at("env"), f"{DUAL_STACK}={value}", "true or false")
+    return value is not None and value.lower() == "true"
+
+
+def _networks(spec: Found, env: Mapping[str, str], report: Report) -> tuple[str | None, str | None]:
+    """The networks of pods and services, and what is wrong with them or with what env says of them."""
+    network = spec.get("network")
+    written: dict[str, Placed] = {}
+    for key, name in (("podCIDR", "PodCIDR"), ("svcCIDR", "SvcCIDR")):
+        placed = network.get(key) if network else None
+        in_env = _network_of_env(env, name, spec, report)
+        if placed is not None and in_env is not None and placed.value != in_env.value:
+            report.fault(placed.node, f"{placed.value} is not what env says: {name}={in_env.value}", "say it once")
+        if placed or in_env:
+            written[key] = placed or in_env  # type: ignore[assignment]
+    pods, services = written.get("podCIDR"), written.get("svcCIDR")
+    if pods and services and fields.overlap(pods.value, services.value):
+        report.fault(pods.node, f"{pods.value} and {services.value} overlap", "pods and services need networks of their own")
+    dual = env.get(DUAL_STACK, "").lower() == "true"
+    for placed in written.values():
+        if "," in placed.value and not dual:
+            report.fault(placed.node, f"{placed.value} are networks of both families", f"env: [{DUAL_STACK}=true] asks for both")
+    given = [network.get(key) if network else None for key in ("podCIDR", "svcCIDR")]
+    return tuple(placed.value if placed else None for placed in given)  # type: ignore[return-value]
+
+
+def _network_of_env(env: Mapping[str, str], name: str, spec: Found, report: Report) -> Placed | None:
+    if name not in env or "{{" in env[name]:
+        return None
+    node = spec.at("env")
+    try:
+        return Placed(fields.networks(env[name]), node)
+    except fields.FieldError as wrong:
+        report.fault(node, f"{name}: {wrong.message}", wrong.hint)
+        return None
+
+
+def _alias(found: Found) -> HostAlias:
+    return HostAlias(found.get("ip", ""), found.get("hostnames", ()))
+
+
+def _registries(found: Found | None, report: Report) -> tuple[LocalRegistry | None, ExternalRegistry | None]:
+    if found is None:
+        return None, None
+    local, external = found.get("localRegistry"), found.get("externalRegistry")
+    return (_local(local, report) if local else None), (_external(external, report) if external and "domain" in external else None)
+
+
+def _login(found: Found, report: Report) -> tuple[str | None, Password]:
+    secret = password(found, report, "password")
+    if secret and "username" not in found:
+        node = next(found.at(key) for key in ("password", "passwordFile", "passwordEnv") if key in found)
+        report.fault(node, "a password without a user", "username: NAME")
+    return found.get("username"), secret
+
+
+def _local(found: Found, report: Report) -> LocalRegistry:
+    username, secret = _login(found, report)
+    cert = found.get("cert")
+    names: Any = cert.get("subjectAltName") if cert else None
+    return LocalRegistry(
+        domain=found.get("domain"),
+        port=found.get("port"),
+        username=username,
+        password=secret,
+        ha=found.get("ha", True),
+        insecure=found.get("insecure", False),
+        dns_names=names.get("dnsNames", ()) if names else (),
+        ips=names.get("ips", ()) if names else (),
+    )
+
+
+def _external(found: Found, report: Report) -> ExternalRegistry:
+    username, secret = _login(found, report)
+    if found.get("plainHttp") and "ca" in found:
+        report.fault(found.at("ca"), "a certificate means nothing over plain HTTP", "leave ca or plainHttp out")
+    return ExternalRegistry(
+        domain=found.get("domain"),
+        port=found.get("port"),
+        path=found.get("path", ""),
+        username=username,
+        password=secret,
+        plain_http=found.get("plainHttp", False),
+        ca=found.get("ca"),
+    )
+
+
+def network_fault(cluster: Cluster | None, documents: Iterable[tuple[Node, Mapping[str, Any]]], report: Report) -> None:
+    """Tell when kubeadm's ClusterConfiguration says another network than the Cluster does."""
+    if cluster is None:
+        return
+    given = {
+        "podSubnet": cluster.pod_cidr or cluster.env.get("PodCIDR"),
+        "serviceSubnet": cluster.svc_cidr or cluster.env.get("SvcCIDR"),
+    }
+    for node, document in documents:
+        networking = document.get("networking")
+        for key, value in given.items():
+            written = networking.get(key) if isinstance(networking, dict) else None
+            if value and written and str(written) != value:
+                place = dataclasses.replace(node, path=f".networking.{key}")
+                report.fault(place, f"{written} is not what the Cluster says: {value}", "say it once")

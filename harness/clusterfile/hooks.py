@@ -1,0 +1,290 @@
+"""Hooks: documents Plugin (sealer's two forms) and Hook as values; which run in a phase, in which order, and on which machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from harness.clusterfile import MASTER, MASTER0, NODE, Hook, Phase, Place, Selector, Taint, fields
+from harness.clusterfile.fields import FieldError
+from harness.clusterfile.shapes import Found, Placed
+from harness.clusterfile.source import Node, Report
+
+_OLD_NAMES: Mapping[str, Phase] = {
+    "Originally": Phase.ORIGINALLY,
+    "PreInstall": Phase.PRE_INSTALL,
+    "PreInit": Phase.PRE_INIT,
+    "PreJoin": Phase.PRE_JOIN,
+    "PreGuest": Phase.PRE_LAUNCH,
+    "PostJoin": Phase.POST_JOIN,
+    "PostInstall": Phase.POST_LAUNCH,
+    "PreClean": Phase.PRE_CLEAN_HOST,
+    "PostClean": Phase.POST_CLEAN_HOST,
+}
+"""sealer up to 0.8. Its PostInstall comes after the applications; the ``post-install`` of 0.9 comes before them."""
+
+NAMES: Mapping[str, Phase] = {**{phase.value: phase for phase in Phase}, **_OLD_NAMES}
+"""Every word for a phase."""
+
+_ONCE = frozenset(
+    {
+        Phase.PRE_SCALE_UP,
+        Phase.PRE_INSTALL,
+        Phase.POST_INSTALL,
+        Phase.POST_SCALE_UP,
+        Phase.UPGRADE,
+        Phase.ROLLBACK,
+        Phase.PRE_UNINSTALL,
+        Phase.POST_UNINSTALL,
+    }
+)
+"""Under their new names these run on the first master, unless a selector says otherwise."""
+
+ALL = "all"
+"""The selector for every machine that a phase is about, where the first master alone is usual."""
+
+_HOSTNAME_PHASES = frozenset({Phase.ORIGINALLY, Phase.PRE_INIT_HOST, Phase.PRE_INIT, Phase.PRE_JOIN})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """One line of data for machines: their addresses, and the rest."""
+
+    addresses: tuple[str, ...]
+    rest: str
+
+
+def build(kind: str, document: Found, report: Report) -> Hook | None:
+    metadata, spec = document.get("metadata"), document.get("spec")
+    if metadata is None or spec is None:
+        return None
+    key = "phases" if kind == "Hook" else "action"
+    words = _phase_words(spec.get(key, ()), report)
+    if key in spec and not any(str(entry.value).replace("|", " ").strip() for entry in spec.get(key)):
+        report.fault(spec.at(key), "names no phase", "PreInit, post-install ...")
+    phases = tuple(sorted({NAMES[word] for word in words}, key=lambda phase: phase.order))
+    kind_of_step = spec.get("type", "SHELL")
+    on, output = ((), _output(spec, report)) if kind_of_step == "ETCD" else (_selectors(kind, spec, words, report), None)
+    hook = Hook(
+        name=metadata.get("name", ""),
+        phases=phases,
+        type=kind_of_step,
+        on=on,
+        data=spec.get("data", ""),
+        output=output,
+        where=f"{report.file}:{document.node.line}",
+    )
+    _check(hook, spec, report)
+    return hook
+
+
+def needs_all(hook: Hook) -> bool:
+    """Whether it must be said that a hook runs on all machines, since it has a phase that otherwise means the first master."""
+    return not hook.on and hook.type != "ETCD" and any(phase in _ONCE for phase in hook.phases)
+
+
+def _phase_words(entries: Sequence[Placed], report: Report) -> list[str]:
+    found = []
+    for entry in entries:
+        for word in (part.strip() for part in str(entry.value).split("|")):
+            if word in NAMES:
+                found.append(word)
+            elif word:
+                report.fault(entry.node, f"{word} is not a phase", fields.suggest(word, NAMES))
+    return found
+
+
+def _output(spec: Found, report: Report) -> str | None:
+    """ETCD: ``on`` is the file that the snapshot goes to."""
+    entries = (*spec.get("on", ()), *spec.get("scope", ()))
+    if len(entries) > 1:
+        report.fault(entries[1].node, "one file takes the snapshot", "on: /var/backups/etcd.db")
+    return str(entries[0].value) if entries else None
+
+
+def _selectors(kind: str, spec: Found, words: Sequence[str], report: Report) -> tuple[Selector, ...]:
+    if "on" in spec and "scope" in spec:
+        report.fault(spec.at("scope"), "on is given too", "both say the same; one is enough")
+    entries = [entry for key in ("on", "scope") for entry in spec.get(key, ())]
+    if any(entry.value == ALL for entry in entries):
+        return ()
+    found = [selector for entry in entries for selector in _selector(entry, report)]
+    once = [word for word in words if NAMES[word] in _ONCE and word not in _OLD_NAMES]
+    if kind == "Plugin" and "scope" in spec and once:
+        report.warn(spec.at("scope"), f"{once[0]} runs on the first master, whatever scope says", "on: says where else")
+        return (Selector(MASTER0),)
+    if found or not once:
+        return tuple(found)
+    if len(once) < len(words):
+        key = "phases" if kind == "Hook" else "action"
+        message = f"{once[0]} is a phase of the cluster, the others are of machines: where this runs must be said"
+        report.fault(spec.at(key), message, "on: master0, or two documents")
+    return (Selector(MASTER0),)
+
+
+def _selector(entry: Placed, report: Report) -> list[Selector]:
+    text = str(entry.value).strip()
+    try:
+        return selectors(text)
+    except FieldError as wrong:
+        report.fault(entry.node, wrong.message, wrong.hint)
+        return []
+
+
+def selectors(text: str) -> list[Selector]:
+    """``master``, ``node``, ``master0``, a role; addresses and ranges; labels ``a=b,c=d``, all of which a machine must have.
+
+    Raises FieldError.
+    """
+    if "=" in text:
+        return [Selector(labels=fields.labels(text))]
+    found: list[Selector] = []
+    machines: list[str] = []
+    for part in (part.strip() for part in text.split(",")):
+        if re.match(r"\d+\.\d|[0-9A-Fa-f]*:", part):
+            machines += fields.addresses(part)
+        elif part == MASTER0:
+            found.append(Selector(MASTER0))
+        else:
+            found.append(Selector(fields.role(part)))
+    return [*found, *([Selector(addresses=tuple(machines))] if machines else [])]
+
+
+def _check(hook: Hook, spec: Found, report: Report) -> None:
+    data = spec.at("data")
+    for selector in hook.on:
+        early = [phase for phase in hook.phases if not phase.has_node]
+        if selector.labels and early:
+            message = f"machines have no labels at {early[0].value}: they are no nodes of the cluster"
+            report.fault(spec.at("on" if "on" in spec else "scope"), message, "roles or addresses say it at any time")
+    if hook.type in ("CLUSTERCHECK", "ETCD"):
+        if hook.data.strip():
+            report.fault(data, f"{hook.type} takes no data", "remove it")
+    elif not hook.data.strip():
+        report.fault(dataclasses.replace(data, path=f"{spec.node.path}.data"), "is missing", "what is to be done")
+    elif hook.type != "SHELL" and not hook.redacted:
+        _check_lines(hook, data, report)
+    _check_phases(hook, spec, report)
+
+
+def _check_phases(hook: Hook, spec: Found, report: Report) -> None:
+    place = spec.at("phases" if "phases" in spec else "action")
+    if hook.type == "HOSTNAME":
+        late = [phase for phase in hook.phases if phase not in _HOSTNAME_PHASES]
+        if late:
+            message = f"a machine's name cannot change at {late[0].value}: its node has it already, or never gets it"
+            report.fault(place, message, "PreInit, PreJoin or pre-init-host")
+    elif hook.type in ("LABEL", "TAINT", "CLUSTERCHECK"):
+        early = [phase for phase in hook.phases if not phase.has_node]
+        if early:
+            report.fault(place, f"there is no node yet at {early[0].value}", "PreGuest, PostInstall or post-init-host")
+
+
+def _check_lines(hook: Hook, data: Node, report: Report) -> None:
+    read = {"HOSTNAME": fields.host_name, "LABEL": fields.labels, "TAINT": fields.taint}[hook.type]
+    for index, text in enumerate(hook.data.splitlines()):
+        place = dataclasses.replace(data, line=data.line + index + 1) if data.style in ("|", ">") else data
+        try:
+            line = _line(text)
+            if line is not None:
+                _read_line(hook.type, line, read)
+        except FieldError as wrong:
+            report.fault(place, wrong.message, wrong.hint)
+
+
+def _line(text: str) -> _Line | None:
+    content = text.partition(" #")[0].strip()
+    if not content or content.startswith("#"):
+        return None
+    first, _, rest = content.partition(" ")
+    if not rest.strip():
+        raise FieldError(f"{content}: an address and a value are wanted", "192.168.0.2 value")
+    return _Line(fields.addresses(first), rest.strip())
+
+
+def _read_line(kind: str, line: _Line, read: Any) -> Any:
+    if kind == "HOSTNAME" and len(line.addresses) > 1:
+        raise FieldError(f"{len(line.addresses)} machines cannot have one name")
+    return read(line.rest)
+
+
+def _lines(hook: Hook) -> list[tuple[str, Any]]:
+    read = {"HOSTNAME": fields.host_name, "LABEL": fields.labels, "TAINT": fields.taint}[hook.type]
+    lines = [line for line in (_line(text) for text in hook.data.splitlines()) if line is not None]
+    return [(address, read(line.rest)) for line in lines for address in line.addresses]
+
+
+def host_names(hook: Hook) -> dict[str, str]:
+    """HOSTNAME: the name of each machine, by address."""
+    return dict(_lines(hook))
+
+
+def labels(hook: Hook) -> dict[str, dict[str, str]]:
+    """LABEL: the labels of each machine, by address."""
+    found: dict[str, dict[str, str]] = {}
+    for address, pairs in _lines(hook):
+        found.setdefault(address, {}).update(pairs)
+    return found
+
+
+def taints(hook: Hook) -> dict[str, tuple[Taint, ...]]:
+    """TAINT: what is put onto and taken off each machine, by address, in order."""
+    found: dict[str, tuple[Taint, ...]] = {}
+    for address, taint in _lines(hook):
+        found[address] = (*found.get(address, ()), taint)
+    return found
+
+
+def merged(image: Iterable[Hook], clusterfile: Iterable[Hook]) -> tuple[Hook, ...]:
+    """The hooks of an image and those of a Clusterfile: each once, by name, the image's before others of the same name."""
+    return tuple(sorted(_unique([*image, *clusterfile]), key=lambda hook: hook.name))
+
+
+def _unique(hooks: Iterable[Hook]) -> list[Hook]:
+    found: list[Hook] = []
+    for hook in hooks:
+        if hook not in found:
+            found.append(hook)
+    return found
+
+
+def at(hooks: Iterable[Hook], phase: Phase) -> tuple[Hook, ...]:
+    """Those of a phase, by name."""
+    return tuple(sorted((hook for hook in hooks if phase in hook.phases), key=lambda hook: hook.name))
+
+
+def targets(
+    hook: Hook,
+    phase: Phase,
+    places: Sequence[Place],
+    *,
+    among: Collection[str] | None = None,
+    labels: Mapping[str, Mapping[str, str]] | None = None,
+) -> tuple[str, ...]:
+    """The addresses of the machines that a hook runs on, in the order of ``places`` (the whole cluster).
+
+    ``among`` are the machines that the phase is about, such as those that join; a phase of the whole cluster looks at all. ``labels`` are
+    those that nodes have in the cluster, by address, beside what the Clusterfile gives them.
+    """
+    master0 = next((place.address for place in places if MASTER in place.roles), None)
+    found = []
+    for place in places:
+        known = {**place.labels, **(labels or {}).get(place.address, {})}
+        chosen = not hook.on or any(_matches(selector, place, known, master0) for selector in hook.on)
+        if chosen and (among is None or phase in _ONCE or place.address in among):
+            found.append(place.address)
+    return tuple(found)
+
+
+def _matches(selector: Selector, place: Place, labels: Mapping[str, str], master0: str | None) -> bool:
+    if selector.role == MASTER0:
+        return place.address == master0
+    if selector.role is not None:
+        return selector.role in place.roles or (selector.role == NODE and MASTER not in place.roles)
+    if selector.addresses:
+        return place.address in selector.addresses
+    roles = {f"node-role.kubernetes.io/{role}": "" for role in place.roles if role != NODE}
+    known = {**roles, **labels}
+    return all(known.get(key) == value for key, value in selector.labels)

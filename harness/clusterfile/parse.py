@@ -1,0 +1,148 @@
+"""Clusterfile text -> Clusterfile: every document as a frozen value, every fault at once with its line and path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from harness import render
+from harness.clusterfile import Application, Cluster, Clusterfile, Config, Hook, application, cluster, config, hooks
+from harness.clusterfile.kinds import read_document
+from harness.clusterfile.source import Node, Report, documents
+from harness.errors import Fault, InputError
+
+_SHIMS = ("dockershim", "cri-dockerd", "docker.sock")
+
+
+def parse(text: str, path: str, *, env: Mapping[str, str] | None = None) -> Clusterfile:
+    """Read a Clusterfile; ``path`` is how faults call it.
+
+    With ``env`` (what ``-e`` says) its ``{{ Name }}`` are replaced first. A name that ``env`` does not have stays, for it may be meant for
+    the file of the rootfs that a Config writes. Raises InputError with all faults, by line.
+    """
+    if env is not None and "{{" in text:
+        text = render.render(text, env, path, missing=lambda name: f"{{{{ .{name} }}}}")
+    report = Report(path)
+    reader = _Reader(report)
+    found = documents(text, report)
+    for node in found:
+        reader.read(node)
+    if not found and not report.faults:
+        report.fault_at(1, "there is no document in it", "apiVersion: slipway.dev/v1, kind: Cluster ...; slipway generate writes one")
+    return reader.finish(path)
+
+
+def parse_hooks(text: str, path: str) -> tuple[Hook, ...]:
+    """The hooks of one file of an image's ``plugins/``. Raises InputError, also for documents of other kinds."""
+    report = Report(path)
+    found: list[Hook] = []
+    for node in documents(text, report):
+        read = read_document(node, report)
+        if read is None or read[1] is None:
+            continue
+        kind, document = read
+        if kind not in ("Plugin", "Hook"):
+            report.fault(node, f"{kind} is no hook", "plugins/ holds documents of kind Plugin or Hook; the Clusterfile takes the others")
+        elif (hook := hooks.build(kind, document, report)) is not None:
+            found.append(hook)
+    report.finish()
+    return tuple(found)
+
+
+def image_hooks(files: Mapping[str, bytes]) -> tuple[Hook, ...]:
+    """The hooks of an image: its files by path, of which those right below ``plugins/`` are read. Raises InputError with all faults."""
+    found: list[Hook] = []
+    faults: list[Fault] = []
+    for path in sorted(files):
+        folder, _, name = path.rpartition("/")
+        if folder != "plugins":
+            continue
+        if name.endswith(".so"):
+            faults.append(Fault(path, "is a plugin in Go's machine code, which only sealer can load", "write it as a hook of type SHELL"))
+        elif name.endswith((".yaml", ".yml")):
+            try:
+                found += parse_hooks(files[path].decode(), path)
+            except InputError as wrong:
+                faults += wrong.faults
+            except UnicodeDecodeError:
+                faults.append(Fault(path, "is no text"))
+    if faults:
+        raise InputError(faults)
+    return tuple(found)
+
+
+class _Reader:
+    """Gathers the documents of a text."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.found: dict[str, list[tuple[Node, Any]]] = {}
+        self.first: dict[str, Node] = {}
+
+    def read(self, node: Node) -> None:
+        read = read_document(node, self.report)
+        if read is None:
+            return
+        kind, document = read
+        if kind in _ONE and kind in self.first:
+            message = f"a second {kind}; the first is in line {self.first[kind].line}"
+            self.report.fault(node, message, "join them into one" if kind == "Application" else "one Clusterfile is one cluster")
+        self.first.setdefault(kind, node)
+        if document is None:
+            return
+        value = _BUILDERS[kind](kind, document, self.report)
+        if value is not None:
+            self.found.setdefault(kind, []).append((node, value))
+
+    def values(self, *kinds: str) -> list[Any]:
+        """In the order of the text."""
+        found = [entry for kind in kinds for entry in self.found.get(kind, ())]
+        return [value for _, value in sorted(found, key=lambda entry: entry[0].line)]
+
+    def finish(self, path: str) -> Clusterfile:
+        clusters: Sequence[Cluster] = self.values("Cluster")
+        applications: Sequence[Application] = self.values("Application")
+        configurations: list[Config] = self.values("Config")
+        cluster.network_fault(clusters[0] if clusters else None, self.found.get("ClusterConfiguration", ()), self.report)
+        self.report.finish()
+        return Clusterfile(
+            path=path,
+            cluster=clusters[0] if clusters else None,
+            configs=tuple(configurations),
+            hooks=tuple(self.values("Plugin", "Hook")),
+            application=applications[0] if applications else None,
+            kubeadm=tuple(self.values(*_PLAIN)),
+            warnings=self.report.warnings,
+        )
+
+
+def _plain(node: Node, report: Report) -> dict[str, Any]:
+    """kubeadm's own documents: only what cannot work with any of them is looked at."""
+    found: dict[str, Any] = node.plain()
+    registration = found.get("nodeRegistration")
+    socket = registration.get("criSocket") if isinstance(registration, dict) else None
+    if isinstance(socket, str) and any(shim in socket for shim in _SHIMS):
+        report.fault(
+            _below(node, "nodeRegistration", "criSocket"),
+            f"{socket} is docker's, which is not a container runtime here",
+            "leave criSocket out: containerd's is known",
+        )
+    return found
+
+
+def _below(node: Node, *keys: str) -> Node:
+    for key in keys:
+        node = node.content[key] if isinstance(node.content, dict) else node
+    return node
+
+
+_ONE = ("Cluster", "Application")
+_PLAIN = ("InitConfiguration", "JoinConfiguration", "ClusterConfiguration", "KubeletConfiguration", "KubeProxyConfiguration")
+_BUILDERS: Mapping[str, Callable[[str, Any, Report], Any]] = {
+    "Cluster": lambda _, document, report: cluster.build(document, report),
+    "Config": lambda _, document, report: config.build(document, report),
+    "Application": lambda _, document, report: application.build(document, report),
+    "Plugin": hooks.build,
+    "Hook": hooks.build,
+    **dict.fromkeys(_PLAIN, lambda _, document, report: _plain(document, report)),
+}

@@ -1,0 +1,280 @@
+"""YAML text -> nodes that know their line and their path; every fault of the text, of all its documents, at once.
+
+Scalars keep the text that was written beside the value that YAML sees in it: ``Version: 1.20`` of an environment stays ``1.20``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from harness.errors import Fault, InputError
+
+_SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)
+_FOREIGN_COMMENT = re.compile(r"^//.*$", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^%[^\n]*\n(?:[ ]*(?:#[^\n]*)?\n)*\Z", re.MULTILINE)
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_MOST = 100_000
+"""Nodes of one text. Aliases of aliases would otherwise fill the memory from a few lines."""
+
+_PREFIX = "tag:yaml.org,2002:"
+_BOOL = re.compile(r"(?:true|false|yes|no|on|off)", re.IGNORECASE)
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0[0-7]+|0o[0-7]+|0x[0-9a-fA-F]+|0b[01]+)")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+RESOLVERS: tuple[tuple[str, re.Pattern[str], list[str]], ...] = (
+    (f"{_PREFIX}bool", re.compile(rf"^(?:{_BOOL.pattern})$", re.IGNORECASE), list("tTfFyYnNoO")),
+    (f"{_PREFIX}int", re.compile(rf"^(?:{_INT.pattern})$"), list("-+0123456789")),
+    (f"{_PREFIX}float", re.compile(rf"^(?:{_FLOAT.pattern})$"), list("-+.0123456789")),
+    (f"{_PREFIX}null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    (f"{_PREFIX}merge", re.compile(r"^<<$"), ["<"]),
+)
+"""What plain scalars mean, as Kubernetes' own reader sees it: no dates and no ``22:22`` as a number to the base of sixty."""
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Composes nodes; libyaml's scanner, where there is one, is thirty times as fast."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 -- PyYAML's own way
+
+
+for _tag, _pattern, _first in RESOLVERS:
+    _Loader.add_implicit_resolver(_tag, _pattern, _first)
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A part of a document. ``content`` is the text of a scalar, the items of a list, or the entries of a mapping in their order."""
+
+    line: int
+    """Counts from 1 in the whole text; a list or mapping has that of its key."""
+    path: str
+    """Within its document: ``.spec.hosts[1].ips[0]``, empty for the document itself."""
+    content: str | tuple[Node, ...] | dict[str, Node]
+    value: str | int | float | bool | None = None
+    """What YAML sees in a scalar."""
+    style: str | None = None
+    """How a scalar is written: ``'``, ``"``, ``|``, ``>``, or None when plain."""
+
+    @property
+    def is_null(self) -> bool:
+        return isinstance(self.content, str) and self.value is None
+
+    @property
+    def kind(self) -> str:
+        """What a fault calls it."""
+        if isinstance(self.content, dict):
+            return "a mapping"
+        return "a list" if isinstance(self.content, tuple) else "text" if isinstance(self.value, str) else repr(self.content)
+
+    def plain(self) -> Any:
+        """As dict, list, str, int, float, bool and None. Keys are text."""
+        if isinstance(self.content, dict):
+            return {key: node.plain() for key, node in self.content.items()}
+        if isinstance(self.content, tuple):
+            return [node.plain() for node in self.content]
+        return self.value
+
+
+class Report:
+    """Gathers what is wrong with a text, and what its author should know."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self._faults: list[tuple[int, Fault]] = []
+        self._warnings: list[tuple[int, Fault]] = []
+
+    def where(self, node: Node) -> str:
+        return f"{self.file}:{node.line} {node.path}".rstrip()
+
+    def fault(self, node: Node, message: str, hint: str | None = None) -> None:
+        self._faults.append((node.line, Fault(self.where(node), message, hint)))
+
+    def fault_at(self, line: int, message: str, hint: str | None = None, *, path: str = "") -> None:
+        self._faults.append((line, Fault(f"{self.file}:{line} {path}".rstrip(), message, hint)))
+
+    def warn(self, node: Node, message: str, hint: str | None = None) -> None:
+        """Each message once: the first place stands for all."""
+        if all(message != warning.message for _, warning in self._warnings):
+            self._warnings.append((node.line, Fault(self.where(node), message, hint)))
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """In the order of the lines."""
+        return tuple(dict.fromkeys(fault for _, fault in sorted(self._faults, key=lambda entry: entry[0])))
+
+    @property
+    def warnings(self) -> tuple[Fault, ...]:
+        return tuple(fault for _, fault in sorted(self._warnings, key=lambda entry: entry[0]))
+
+    def finish(self) -> None:
+        """Raises InputError when there is any fault."""
+        if self._faults:
+            raise InputError(self.faults)
+
+
+def documents(text: str, report: Report) -> list[Node]:
+    """The documents of a text that hold anything. One that is not YAML is told to ``report`` and does not hide the others."""
+    found: list[Node] = []
+    for first, chunk in _chunks(text.removeprefix("\ufeff")):
+        found += _composed(chunk, first, report)
+    return found
+
+
+def key_path(path: str, key: str) -> str:
+    return f"{path}.{key}" if _WORD.fullmatch(key) else f"{path}[{json.dumps(key, ensure_ascii=False)}]"
+
+
+def _chunks(text: str) -> Iterator[tuple[int, str]]:
+    """The text in parts of one document each, with the lines that stand before. A ``---`` at the margin can only separate documents."""
+    # Directives belong to the document behind them.
+    separators = (match.start() for match in _SEPARATOR.finditer(text) if not _DIRECTIVE.search(text, 0, match.start()))
+    starts = [0, *(start for start in separators if start), len(text)]
+    for start, end in itertools.pairwise(starts):
+        yield text.count("\n", 0, start), text[start:end]
+
+
+def _composed(text: str, before: int, report: Report) -> list[Node]:
+    found = []
+    loader = None
+    try:
+        loader = _Loader(text)
+        while loader.check_node():
+            node = _Composer(report, before).node(loader.get_node(), "", None)
+            if node is not None and not node.is_null:
+                found.append(node)
+    except yaml.reader.ReaderError as wrong:
+        line = text.count("\n", 0, int(wrong.position)) + 1 if isinstance(wrong.position, int) else 1
+        report.fault_at(before + line, f"there is a character that YAML does not allow: {wrong.character!r}", "remove it")
+    except yaml.MarkedYAMLError as wrong:
+        comments = _FOREIGN_COMMENT.search(text)
+        if comments is not None:
+            line = before + text.count("\n", 0, comments.start()) + 1
+            report.fault_at(line, "// begins no comment in YAML", "comments begin with #")
+            return found + _composed(_FOREIGN_COMMENT.sub("", text), before, report)
+        _tell(wrong, text, before, report)
+    finally:
+        if loader is not None:
+            loader.dispose()
+    return found
+
+
+def _tell(wrong: yaml.MarkedYAMLError, text: str, before: int, report: Report) -> None:
+    mark = wrong.problem_mark or wrong.context_mark
+    line = (mark.line if mark is not None else 0) + 1
+    problem = " ".join((wrong.problem or "is not understood").split())
+    rows = text.splitlines()
+    # The scanner complains one line late about what was begun before.
+    near = [(number, row) for number, row in enumerate(rows[:line], start=1) if "\t" in row[: len(row) - len(row.lstrip())]]
+    if near and "character" in problem:
+        report.fault_at(before + near[-1][0], "a tab stands where the line is indented", "YAML is indented with blanks")
+        return
+    context = f" ({' '.join(wrong.context.split())})" if wrong.context else ""
+    report.fault_at(before + line, f"is not YAML: {problem}{context}")
+
+
+class _Composer:
+    """PyYAML's nodes -> ours, of one document."""
+
+    def __init__(self, report: Report, before: int) -> None:
+        self.report = report
+        self.before = before
+        self.count = 0
+        self.open: set[int] = set()
+
+    def line(self, node: yaml.Node) -> int:
+        return self.before + int(node.start_mark.line) + 1
+
+    def node(self, node: yaml.Node, path: str, line: int | None) -> Node | None:
+        """None for what had a fault of its own. ``line`` is that of the key, if there is one."""
+        self.count += 1
+        if self.count > _MOST:
+            if self.count == _MOST + 1:
+                self.report.fault_at(self.line(node), f"the document is too large: more than {_MOST} values, aliases included", path=path)
+            return None
+        if isinstance(node, yaml.ScalarNode):
+            return self.scalar(node, path)
+        if id(node) in self.open:
+            self.report.fault_at(self.line(node), "holds itself, by an alias", path=path)
+            return None
+        self.open.add(id(node))
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                items = (self.node(item, f"{path}[{index}]", None) for index, item in enumerate(node.value))
+                return Node(line or self.line(node), path, tuple(item for item in items if item is not None))
+            return Node(line or self.line(node), path, self.entries(node, path) if isinstance(node, yaml.MappingNode) else {})
+        finally:
+            self.open.discard(id(node))
+
+    def scalar(self, node: yaml.ScalarNode, path: str) -> Node | None:
+        text = str(node.value)
+        line = self.line(node)
+        try:
+            value = _SCALARS[node.tag.removeprefix(_PREFIX)](text)
+        except (KeyError, ValueError):
+            tag = node.tag.replace(_PREFIX, "!!")
+            self.report.fault_at(line, f"the tag {tag} is not understood", "write the value as text", path=path)
+            return None
+        return Node(line, path, text, value, node.style)
+
+    def entries(self, node: yaml.MappingNode, path: str) -> dict[str, Node]:
+        found: dict[str, Node] = {}
+        lines: dict[str, int] = {}
+        inherited: dict[str, Node] = {}
+        for key, value in node.value:
+            line = self.line(key)
+            if not isinstance(key, yaml.ScalarNode):
+                self.report.fault_at(line, "a key must be text", 'a placeholder wants quotes: "{{ Name }}"', path=path)
+                continue
+            if key.tag == f"{_PREFIX}merge":
+                inherited |= self.inherited(value, path)
+                continue
+            name = str(key.value)
+            if name in lines:
+                message = f"stands twice; the first is in line {lines[name]}"
+                self.report.fault_at(line, message, "remove one", path=key_path(path, name))
+                continue
+            lines[name] = line
+            child = self.node(value, key_path(path, name), line if isinstance(value, yaml.CollectionNode) else None)
+            if child is not None:
+                found[name] = child
+        return {**{name: child for name, child in inherited.items() if name not in lines}, **found}
+
+    def inherited(self, value: yaml.Node, path: str) -> dict[str, Node]:
+        """What ``<<: *alias`` brings: of several mappings the first counts."""
+        mappings = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        found: dict[str, Node] = {}
+        for mapping in mappings:
+            node = self.node(mapping, path, None)
+            if node is not None and isinstance(node.content, dict):
+                found = {**node.content, **found}
+            elif node is not None:
+                self.report.fault_at(self.line(mapping), "<< takes a mapping", path=path)
+        return found
+
+
+def _int(text: str) -> int:
+    digits = text.replace("_", "").lower()
+    sign = -1 if digits.startswith("-") else 1
+    digits = digits.lstrip("+-")
+    if re.fullmatch(r"0[0-7]+", digits):
+        return sign * int(digits, 8)
+    return sign * int(digits, 0)
+
+
+def _float(text: str) -> float:
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_SCALARS: dict[str, Any] = {
+    "str": str,
+    "int": _int,
+    "float": _float,
+    "bool": lambda text: text.lower() in ("true", "yes", "on"),
+    "null": lambda _: None,
+}

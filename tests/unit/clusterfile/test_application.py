@@ -1,0 +1,110 @@
+"""Documents Application."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.clusterfile import AppConfig, AppFile, Application
+from harness.clusterfile.application import check_apps
+from harness.clusterfile.config import apply_configs
+from harness.errors import InputError
+
+from .reading import document, faults, read, spec_text
+
+SPEC = """
+launchApps: [shop, mysql]
+configs:
+- name: mysql
+  env: [Port=3306]
+  files:
+  - {path: values.yaml, strategy: merge, data: "a: {b: 2}"}
+  - {path: values.yaml, data: "a: {c: 1}"}
+  launch: {cmds: [helm install mysql .]}
+- name: shop
+"""
+
+
+def test_everything_there_is() -> None:
+    found = read(document("Application", SPEC, name="apps", version="sealer.io/v2")).application
+    assert found == Application(
+        "apps",
+        None,
+        ("shop", "mysql"),
+        (
+            AppConfig(
+                "mysql",
+                {"Port": "3306"},
+                (AppFile("values.yaml", "a: {b: 2}", "merge"), AppFile("values.yaml", "a: {c: 1}")),
+                ("helm install mysql .",),
+            ),
+            AppConfig("shop"),
+        ),
+    )
+
+
+def test_files_overwrite_before_they_merge() -> None:
+    found = read(document("Application", SPEC))
+    assert apply_configs(found.files, {}) == {"application/apps/mysql/values.yaml": b"a:\n  c: 1\n  b: 2\n"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "launch", "commands"),
+    [
+        ("{}", None, None),
+        ("launchApps: ~\ncmds: ~", None, None),
+        ("launchApps: []\ncmds: []", None, None),
+        ("launchApps: ['']", (), None),
+        ("cmds: [a, b]", None, ("a", "b")),
+    ],
+)
+def test_what_is_launched(spec: str, launch: tuple[str, ...] | None, commands: tuple[str, ...] | None) -> None:
+    found = read(document("Application", spec))
+    assert (found.launch, found.commands) == (launch, commands)
+
+
+def test_the_cluster_wins_over_the_application() -> None:
+    application = document("Application", "launchApps: [a]")
+    assert read(spec_text("appNames: [b]") + "---\n" + application).launch == ("b",)
+    assert read(spec_text("appNames: ['']") + "---\n" + application).launch == ()
+    assert read(spec_text("cmd: [x]") + "---\n" + document("Application", "cmds: [y]")).commands == ("x",)
+    assert read(spec_text("env: [a=b]") + "---\n" + document("Application", "cmds: [y]")).commands == ("y",)
+
+
+@pytest.mark.parametrize(
+    ("spec", "where", "message"),
+    [
+        ("cmds: [a]\nlaunchApps: [b]", "6 .spec.launchApps", "cmds is given too"),
+        ("launchApp: [b]", "5 .spec.launchApp", "launchApp is not known here"),
+        ("configs: [{env: []}]", "5 .spec.configs[0].name", "is missing"),
+        ("configs: [{name: a}, {name: a}]", "5 .spec.configs[1].name", "a stands twice"),
+        ("configs: [{name: a/b}]", "5 .spec.configs[0].name", "'a/b' is not a name of an application"),
+        ("configs: [{name: a, files: [{path: ../b, data: x}]}]", "5 .spec.configs[0].files[0].path", "../b leaves the rootfs"),
+        ("configs: [{name: a, files: [{path: b, strategy: render}]}]", "5 .spec.configs[0].files[0].strategy", "render is not known here"),
+        (
+            "configs: [{name: a, files: [{path: b.txt, strategy: merge, data: x}]}]",
+            "5 .spec.configs[0].files[0].strategy",
+            "b.txt is a text of which slipway knows no structure: nothing can be merged into it",
+        ),
+        ("configs: [{name: a, launch: {cmd: [x]}}]", "5 .spec.configs[0].launch.cmd", "cmd is not known here"),
+    ],
+)
+def test_faults(spec: str, where: str, message: str) -> None:
+    assert faults(document("Application", spec)) == [(where, message)]
+
+
+def test_applications_that_the_image_does_not_have() -> None:
+    text = "---\n".join(
+        [spec_text("appNames: [shp]"), document("Config", "path: a\ndata: b\nappName: mysq"), document("Application", SPEC, name="apps")]
+    )
+    found = read(text)
+    check_apps(found, ["shop", "mysql", "shp", "mysq"])
+    with pytest.raises(InputError) as caught:
+        check_apps(found, ["shop"])
+    assert [(fault.where, fault.message, fault.hint) for fault in caught.value.faults] == [
+        ("Clusterfile .spec.appNames", "the image has no application shp", "did you mean shop?"),
+        ("Clusterfile:8 .spec.appName", "the image has no application mysq", "known: shop"),
+        ("Clusterfile:16 .spec.launchApps", "the image has no application mysql", "known: shop"),
+        ("Clusterfile:22 .name", "the image has no application mysql", "known: shop"),
+    ]
+    with pytest.raises(InputError, match="it has none at all"):
+        check_apps(found, [])

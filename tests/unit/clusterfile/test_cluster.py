@@ -1,0 +1,311 @@
+"""Documents Cluster: keys, values, and the rules between them."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+
+from harness.clusterfile import ExternalRegistry, HostAlias, Jump, LocalRegistry, Password, Ssh, Taint
+
+from .reading import cluster, faults, hints, read, spec_text
+
+MASTER = "{ips: [10.0.0.1], roles: [master]}"
+
+
+def test_everything_there_is() -> None:
+    found = cluster(
+        """
+        env: [A=1, "B=x=y", C=]
+        cmd: [kubectl apply -f a.yaml]
+        cmd_args: [Version=1]
+        appNames: [b, a]
+        provider: BAREMETAL
+        ssh: {user: me, pk: ~/.ssh/id, pkPasswd: s1, port: "2222", passwdEnv: PASS, jump: "hop@bastion.example.com:22"}
+        hosts:
+        - ips: [10.0.0.1-10.0.0.3]
+          roles: [master]
+        - ips: 10.0.1.1, 10.0.1.4-10.0.1.5
+          roles: [worker, ingress]
+          ssh: {port: 22, passwdFile: /run/pass}
+          env: {etcd-dir: /data}
+          labels: {ssd: true, example.com/disk: "1.20"}
+          taints: ["a=b:NoSchedule", "c:NoExecute", "d=:PreferNoSchedule", "e-", "f:NoExecute-"]
+        network: {podCIDR: 100.64.0.0/10, svcCIDR: 10.96.0.0/22}
+        certSANS: [api.example.com, 10.9.9.9, "*.example.com", 10.9.9.9]
+        containerRuntime: {type: containerd}
+        hostAliases: [{ip: 1.2.3.4, hostnames: [foo.local, Bar]}]
+        registry:
+          localRegistry: {domain: sea.hub, port: 5000, username: u, password: p, ha: false, insecure: true,
+                          cert: {subjectAltName: {dnsNames: [a.b], ips: [10.0.0.9]}}}
+          externalRegistry: {domain: harbor.x, port: "443", path: /shop/, username: v, passwordEnv: HARBOR, ca: ca.pem}
+        dataRoot: /data/slipway/
+        loadBalancing: ipvs
+        certificates: {validity: 10y}
+        """
+    )
+    jump = Jump("bastion.example.com", "hop", 22)
+    ssh = Ssh("me", 2222, "~/.ssh/id", "s1", Password(variable="PASS"), jump)
+    assert found.ssh == ssh
+    assert dict(found.env) == {"A": "1", "B": "x=y", "C": ""}
+    assert (found.commands, dict(found.command_args), found.app_names) == (("kubectl apply -f a.yaml",), {"Version": "1"}, ("b", "a"))
+    assert found.masters == ("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    assert found.nodes == ("10.0.1.1", "10.0.1.4", "10.0.1.5")
+    assert found.hosts[0].ssh == ssh
+    worker = found.host("10.0.1.4")
+    assert worker is not None
+    assert worker.roles == ("node", "ingress")
+    assert worker.ssh == Ssh("me", 22, "~/.ssh/id", "s1", Password(file="/run/pass"), jump)
+    assert (dict(worker.env), dict(worker.labels)) == ({"etcd-dir": "/data"}, {"ssd": "true", "example.com/disk": "1.20"})
+    assert worker.taints == (
+        Taint("a", "b", "NoSchedule"),
+        Taint("c", "", "NoExecute"),
+        Taint("d", "", "PreferNoSchedule"),
+        Taint("e", remove=True),
+        Taint("f", "", "NoExecute", remove=True),
+    )
+    assert (found.pod_cidr, found.svc_cidr) == ("100.64.0.0/10", "10.96.0.0/22")
+    assert found.cert_sans == ("api.example.com", "10.9.9.9", "*.example.com")
+    assert found.host_aliases == (HostAlias("1.2.3.4", ("foo.local", "bar")),)
+    assert found.local_registry == LocalRegistry("sea.hub", 5000, "u", Password("p"), False, True, ("a.b",), ("10.0.0.9",))
+    assert found.external_registry == ExternalRegistry("harbor.x", 443, "shop", "v", Password(variable="HARBOR"), False, "ca.pem")
+    assert found.external_registry.host == "harbor.x:443"
+    assert (found.data_root, found.load_balancing, found.container_runtime) == ("/data/slipway", "ipvs", "containerd")
+    assert found.certificate_validity == datetime.timedelta(days=3650)
+
+
+def test_secrets_are_in_no_repr() -> None:
+    found = cluster(
+        """
+        env: {Password: geheim}
+        ssh: {passwd: geheim, pkPasswd: geheim, jump: {host: h, passwd: geheim, pkPasswd: geheim}}
+        registry: {localRegistry: {username: u, password: geheim}, externalRegistry: {domain: d, username: u, password: geheim}}
+        """
+    )
+    assert found.ssh.password.text == "geheim"
+    assert "geheim" not in repr(found)
+
+
+def test_env_is_the_text_that_is_written() -> None:
+    found = cluster("env: {A: 1.20, B: 0755, C: yes, D: null, E: '', F: 1e3}")
+    assert dict(found.env) == {"A": "1.20", "B": "0755", "C": "yes", "D": "", "E": "", "F": "1e3"}
+
+
+def test_what_sealer_made_lists_of_is_said() -> None:
+    found = read(spec_text("env: [A=1, A=2, B=x;y, HostIP=1.1.1.1]"))
+    assert found.cluster is not None
+    assert dict(found.cluster.env) == {"A": "2", "B": "x;y"}
+    assert [(warning.where, warning.message) for warning in found.warnings] == [
+        ("Clusterfile:6 .spec.env[1]", "A is given twice: the last value counts"),
+        ("Clusterfile:6 .spec.env[2]", "B stays the text 'x;y'"),
+        ("Clusterfile:6 .spec.env[3]", "HostIP describes the cluster itself; the value that is given is not used"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "path", "message"),
+    [
+        ("imge: x", ".spec.imge", "imge is not known here"),
+        ("env: text", ".spec.env", "must be a list of NAME=VALUE or a mapping, not text"),
+        ("env: [a]", ".spec.env[0]", "'a' has no value"),
+        ("env: {a b: 1}", '.spec.env["a b"]', "'a b' is not a name for an environment value"),
+        ("env: {a: [1]}", ".spec.env.a", "must be text, not a list"),
+        ("cmd: kubectl", ".spec.cmd", "must be a list, not text"),
+        ("cmd: [a, ~]", ".spec.cmd[1]", "is empty"),
+        ("cmd: [5]", ".spec.cmd[0]", "must be text, not 5"),
+        ("provider: ALI_CLOUD", ".spec.provider", "slipway buys no machines"),
+        ("provider: BAREMETALL", ".spec.provider", "BAREMETALL is not known here"),
+        (
+            "ssh: {encrypted: true}",
+            ".spec.ssh.encrypted",
+            "passwords encrypted by sealer are not read: everybody knows the key that it has built in",
+        ),
+        ("ssh: {port: 0}", ".spec.ssh.port", "0 is not a number from 1 to 65535"),
+        ("ssh: {port: x}", ".spec.ssh.port", "x is not a number from 1 to 65535"),
+        ("ssh: {passwd: a, passwdEnv: B}", ".spec.ssh.passwdEnv", "passwd is given too"),
+        ("ssh: {passwdEnv: a-b}", ".spec.ssh.passwdEnv", "a-b is not allowed here"),
+        ("ssh: {jump: 'a b'}", ".spec.ssh.jump", "a b is not a machine to jump over"),
+        ("ssh: {jump: 'u@h:99999'}", ".spec.ssh.jump", "99999 is not a port"),
+        ("ssh: {jump: [a]}", ".spec.ssh.jump", "must be text or a mapping, not a list"),
+        ("ssh: {jump: {user: a}}", ".spec.ssh.jump.host", "is missing"),
+        ("hosts: {}", ".spec.hosts", "must be a list, not a mapping"),
+        ("hosts: [{ips: [10.0.0.300], roles: [master]}]", ".spec.hosts[0].ips[0]", "10.0.0.300 is not an address"),
+        ("hosts: [{ips: [node1], roles: [master]}]", ".spec.hosts[0].ips[0]", "node1 is not an address"),
+        ("hosts: [{ips: [0.0.0.0], roles: [master]}]", ".spec.hosts[0].ips[0]", "0.0.0.0 is no address of a machine"),
+        ("hosts: [{ips: [10.0.0.1-5], roles: [master]}]", ".spec.hosts[0].ips[0]", "10.0.0.1-5 is not a range"),
+        ("hosts: [{ips: [10.0.0.9-10.0.0.1], roles: [master]}]", ".spec.hosts[0].ips[0]", "10.0.0.9-10.0.0.1 ends before it begins"),
+        ("hosts: [{ips: [10.0.0.0-10.1.0.0], roles: [master]}]", ".spec.hosts[0].ips[0]", "10.0.0.0-10.1.0.0 are 65537 addresses"),
+        (
+            "hosts: [{ips: [10.0.0.1-fd00::1], roles: [master]}]",
+            ".spec.hosts[0].ips[0]",
+            "10.0.0.1-fd00::1 begins and ends in different families",
+        ),
+        (
+            "hosts: [{ips: ['10.0.0.1,'], roles: [master]}]",
+            ".spec.hosts[0].ips[0]",
+            "10.0.0.1,: there is nothing between two commas, or at an end",
+        ),
+        ("hosts: [{ips: [10.0.0.1], roles: [mster]}]", ".spec.hosts[0].roles[0]", "mster is not a role"),
+        ("hosts: [{ips: [10.0.0.1], roles: [master, node]}]", ".spec.hosts[0].roles[1]", "a machine is a master or a node, not both"),
+        ("hosts: [{ips: [10.0.0.1]}]", ".spec.hosts[0].roles", "is missing"),
+        ("hosts: [{roles: [master]}]", ".spec.hosts[0].ips", "is missing"),
+        ("hosts: [{ips: [10.0.0.1], roles: [node]}]", ".spec.hosts", "there is no master"),
+        ("hosts: [{ips: [10.0.0.1-10.0.0.2], roles: [master]}]", ".spec.hosts", "2 masters"),
+        ("hosts: [{count: 3, roles: [master]}]", ".spec.hosts[0].count", "3 machines are asked for, and slipway makes none"),
+        ("masters: {count: 3}", ".spec.masters.count", "3 machines are asked for, and slipway makes none"),
+        ("masters: {ipList: [10.0.0.1], count: 3}", ".spec.masters.count", "3 machines, and 1 addresses are given"),
+        ("nodes: {ipList: [10.0.0.1]}", ".spec.nodes", "there is no master"),
+        (f"hosts: [{MASTER}]\nmasters: {{ipList: [10.0.0.2]}}", ".spec.masters", "hosts is given too"),
+        (
+            f"hosts: [{MASTER}, {{ips: [10.0.0.1], roles: [node]}}]",
+            ".spec.hosts[1].ips[0]",
+            "10.0.0.1 stands twice; the first is .spec.hosts[0].ips[0] in line 6",
+        ),
+        (f"hosts: [{MASTER}, {{ips: ['fd00::1'], roles: [node]}}]", ".spec.hosts[1].ips[0]", "fd00::1 is IPv6, and 10.0.0.1 is IPv4"),
+        ("hosts: [{ips: [10.0.0.1], roles: [master], labels: {-a: b}}]", '.spec.hosts[0].labels["-a"]', "-a is not a key"),
+        (
+            "hosts: [{ips: [10.0.0.1], roles: [master], labels: {A_b/c: b}}]",
+            '.spec.hosts[0].labels["A_b/c"]',
+            "A_b/c is not a key: 'A_b' is no DNS name",
+        ),
+        ("hosts: [{ips: [10.0.0.1], roles: [master], labels: {a: b c}}]", ".spec.hosts[0].labels.a", "b c is not a value of a label"),
+        ("hosts: [{ips: [10.0.0.1], roles: [master], taints: ['a=b']}]", ".spec.hosts[0].taints[0]", "a=b has no effect"),
+        ("hosts: [{ips: [10.0.0.1], roles: [master], taints: ['a=b:NoSched']}]", ".spec.hosts[0].taints[0]", "NoSched is not an effect"),
+        ("network: {podCIDR: 10.0.0.1/8}", ".spec.network.podCIDR", "10.0.0.1/8 is not a network: 10.0.0.1/8 has host bits set"),
+        ("network: {podCIDR: 10.0.0.0/8, svcCIDR: 10.96.0.0/12}", ".spec.network.podCIDR", "10.0.0.0/8 and 10.96.0.0/12 overlap"),
+        ("network: {podCIDR: '10.0.0.0/16,fd00::/64'}", ".spec.network.podCIDR", "10.0.0.0/16,fd00::/64 are networks of both families"),
+        (
+            "network: {podCIDR: 10.0.0.0/16}\nenv: [PodCIDR=10.1.0.0/16]",
+            ".spec.network.podCIDR",
+            "10.0.0.0/16 is not what env says: PodCIDR=10.1.0.0/16",
+        ),
+        ("network: {withoutCNI: true}", ".spec.network.withoutCNI", "a cluster without a pod network never gets ready"),
+        ("env: [SvcCIDR=x]", ".spec.env", "SvcCIDR: x is not a network: 'x' does not appear to be an IPv4 or IPv6 network"),
+        ("env: [IPv6DualStack=maybe]", ".spec.env", "IPv6DualStack=maybe"),
+        ("certSANS: [a_b]", ".spec.certSANS[0]", "a_b is not a host name"),
+        (
+            "containerRuntime: {type: docker}",
+            ".spec.containerRuntime.type",
+            "docker is not a container runtime here: Kubernetes has dropped it, and it pulls through no mirror of other registries",
+        ),
+        ("hostAliases: [{ip: 1.2.3.4}]", ".spec.hostAliases[0].hostnames", "is missing"),
+        ("hostAliases: [{ip: x, hostnames: [a]}]", ".spec.hostAliases[0].ip", "x is not an address"),
+        ("registry: {local: {}}", ".spec.registry.local", "local is not known here"),
+        ("registry: {externalRegistry: {domain: 'h.x:5000'}}", ".spec.registry.externalRegistry.domain", "h.x:5000 holds a port"),
+        ("registry: {externalRegistry: {port: 1}}", ".spec.registry.externalRegistry.domain", "is missing"),
+        ("registry: {externalRegistry: {domain: d, password: p}}", ".spec.registry.externalRegistry.password", "a password without a user"),
+        (
+            "registry: {externalRegistry: {domain: d, plainHttp: true, ca: x}}",
+            ".spec.registry.externalRegistry.ca",
+            "a certificate means nothing over plain HTTP",
+        ),
+        ("registry: {externalRegistry: {domain: d, path: A}}", ".spec.registry.externalRegistry.path", "A is not a path within a registry"),
+        ("registry: {localRegistry: {ha: 'true'}}", ".spec.registry.localRegistry.ha", "must be true or false, not text"),
+        ("dataRoot: data", ".spec.dataRoot", "data is not a folder of its own"),
+        ("dataRoot: /", ".spec.dataRoot", "/ is not a folder of its own"),
+        ("loadBalancing: nginx", ".spec.loadBalancing", "nginx is not known here"),
+        ("certificates: {validity: 5x}", ".spec.certificates.validity", "5x is not a duration"),
+        ("certificates: {validity: 5m}", ".spec.certificates.validity", "5m is too short"),
+        ("certificates: {validity: 999y}", ".spec.certificates.validity", "999y is longer than a hundred years"),
+    ],
+)
+def test_each_fault_with_its_path(spec: str, path: str, message: str) -> None:
+    ((where, found),) = faults(spec_text(spec))
+    assert where.split(" ")[1:] == path.split(" ")
+    assert found == message
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("imge: x", "did you mean image?"),
+        ("certSANs: [a]", "did you mean certSANS?"),
+        ("hosts: [{ips: [10.0.0.1], role: [master]}]", "did you mean roles?"),
+        ("ssh: {password: x}", "passwd, passwdFile or passwdEnv"),
+        ("masters: {ips: [10.0.0.1]}", "did you mean ipList?"),
+        ("provider: CONTAINR", "did you mean CONTAINER?"),
+        ("network: {podCidr: x}", "did you mean podCIDR?"),
+        ("hosts: [{ips: [10.0.0.1-5], roles: [master]}]", "write its last address in full: 10.0.0.1-10.0.0.5"),
+        ("containerRuntime: {type: containerdd}", "did you mean containerd?"),
+        ("zzz: 1", "known: image, env"),
+    ],
+)
+def test_hints_name_what_was_meant(spec: str, hint: str) -> None:
+    (found,) = hints(spec_text(spec))
+    assert hint in (found or "")
+
+
+def test_all_faults_are_told_at_once_in_the_order_of_their_lines() -> None:
+    text = spec_text("env: [bad]\nhosts:\n- ips: [10.0.0.1, x]\n  roles: [master]\n  lables: {}\nssh: {port: 0}\ncmd: a\n")
+    assert [where for where, _ in faults(text)] == [
+        "6 .spec.env[0]",
+        "8 .spec.hosts[0].ips[1]",
+        "10 .spec.hosts[0].lables",
+        "11 .spec.ssh.port",
+        "12 .spec.cmd",
+    ]
+
+
+def test_what_must_be_there() -> None:
+    assert faults("apiVersion: slipway.dev/v1\nkind: Cluster\n") == [("1 .metadata", "is missing"), ("1 .spec", "is missing")]
+    assert faults("apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata:\nspec: {}\n") == [
+        ("3 .metadata", "is missing"),
+        ("4 .spec.image", "is missing"),
+    ]
+    assert faults("apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata: {name: A b}\nspec: {image: 'A:b'}\n") == [
+        ("3 .metadata.name", "A b is not allowed here"),
+        ("4 .spec.image", "'A:b' is not an image name: 'A' must be lower case"),
+    ]
+
+
+def test_null_and_empty_text_count_as_left_out() -> None:
+    found = cluster("ssh: {user: ~, passwd: '', pk: ~}\nprovider: ''\nnetwork:\nhosts:\ncmd: ~\nregistry:\n  localRegistry:\n")
+    assert (found.ssh, found.provider, found.hosts, found.commands) == (Ssh(), None, (), None)
+
+
+def test_containers_are_counted() -> None:
+    found = cluster(
+        "provider: CONTAINER\nhosts: [{count: 3, roles: [master]}, {count: '2', roles: [node]}, {count: 1, roles: [node, gpu]}]"
+    )
+    assert (found.containers("master"), found.containers("node"), found.masters) == (3, 3, ())
+    assert faults(spec_text("provider: CONTAINER\nmasters: {count: 2}")) == [("7 .spec.masters", "2 masters")]
+
+
+def test_both_families_when_they_are_asked_for() -> None:
+    found = cluster(
+        """
+        env: [IPv6DualStack=true]
+        hosts: [{ips: [10.0.0.1], roles: [master]}, {ips: ['fd00::1-fd00::3'], roles: [node]}]
+        network: {podCIDR: '100.64.0.0/10, fd00:64::/64', svcCIDR: '10.96.0.0/22,fd00:96::/112'}
+        """
+    )
+    assert found.nodes == ("fd00::1", "fd00::2", "fd00::3")
+    assert found.pod_cidr == "100.64.0.0/10,fd00:64::/64"
+
+
+def test_places_are_masters_first_with_their_roles_and_labels() -> None:
+    found = cluster("hosts: [{ips: [10.0.0.2], roles: [gpu], labels: {a: b}}, {ips: [10.0.0.1], roles: [master]}]")
+    assert [(place.address, place.roles, dict(place.labels)) for place in found.places] == [
+        ("10.0.0.1", ("master",), {}),
+        ("10.0.0.2", ("node", "gpu"), {"a": "b"}),
+    ]
+
+
+def test_launching_nothing_differs_from_saying_nothing() -> None:
+    assert cluster("appNames: ['']").app_names == ()
+    assert cluster("appNames: []").app_names is None
+    assert cluster("cmd: [a]").app_names is None
+
+
+@pytest.mark.parametrize(
+    ("text", "days"), [("8760h", 365), ("10y", 3650), ("90d", 90), ("8760h0m0s", 365), ("1y30d", 395), ("36h30m", 36.5 / 24)]
+)
+def test_validity(text: str, days: float) -> None:
+    assert cluster(f"certificates: {{validity: {text}}}").certificate_validity == datetime.timedelta(days=days)
+
+
+def test_networks_that_kubeadm_says_otherwise_are_told() -> None:
+    text = spec_text("network: {podCIDR: 10.1.0.0/16}") + (
+        "---\napiVersion: kubeadm.k8s.io/v1beta3\nkind: ClusterConfiguration\nnetworking: {podSubnet: 10.2.0.0/16}\n"
+    )
+    assert faults(text) == [("8 .networking.podSubnet", "10.2.0.0/16 is not what the Cluster says: 10.1.0.0/16")]
