@@ -12,7 +12,22 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from harness import log
-from harness.cli import archive, build, clusters, compare, convert, images, manifest, nodes, search, share, trust  # noqa: F401 -- they add their verbs, in this order
+from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
+    archive,
+    build,
+    clusterfile,
+    clusters,
+    compare,
+    convert,
+    images,
+    manifest,
+    members,
+    nodes,
+    operate,
+    search,
+    share,
+    trust,
+)
 from harness.cli.terminal import app
 from harness.errors import InputError, SlipwayError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,57 +16,72 @@ from harness.cli.terminal import Json, Yes, app, existing, pairs, plain, print_j
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.oci.store import Store
 
+File = Annotated[str | None, typer.Option("--file", "-f", help="A Clusterfile; - reads it from standard input.", show_default=False)]
+WantedImage = Annotated[str | None, typer.Argument(help="The CloudImage.", show_default=False)]
+WantedMasters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--masters", "--master", "-m", help="Addresses, or ranges as 10.0.0.1-10.0.0.3.", metavar="IP[,IP...]", show_default=False
+    ),
+]
+WantedNodes = Annotated[
+    list[str] | None, typer.Option("--nodes", "--node", "-n", help="Addresses of the workers.", metavar="IP[,IP...]", show_default=False)
+]
+WantedUser = Annotated[
+    str | None, typer.Option("--user", "-u", help="Who we are on the machines: somebody with sudo.  [default: root]", show_default=False)
+]
+WantedKey = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent's and yours]", show_default=False)]
+WantedPort = Annotated[int | None, typer.Option("--port", help="The SSH port.  [default: 22]", show_default=False)]
+WantedName = Annotated[str | None, typer.Option("--name", help="The name of the cluster.  [default: default]", show_default=False)]
+Passwd = Annotated[str | None, typer.Option("--passwd", "-p", help="The SSH password; - asks for it.", show_default=False)]
+Env = Annotated[
+    list[str] | None, typer.Option("--env", "-e", help="A value for the image's templates.", metavar="NAME=VALUE", show_default=False)
+]
+Cmds = Annotated[list[str] | None, typer.Option("--cmds", help="A launch command in place of the image's.", show_default=False)]
+OfSite = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        help="Use this registry, filled by `slipway push --expand`, in place of one of the cluster's own.",
+        metavar="REGISTRY[/PATH]",
+        show_default=False,
+    ),
+]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that workloads may take to become ready.")]
+
 
 @app.command()
 def run(
-    image: Annotated[str, typer.Argument(help="The CloudImage.", show_default=False)],
-    masters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--masters", "--master", "-m", help="Addresses, or ranges as 10.0.0.1-10.0.0.3.", metavar="IP[,IP...]", show_default=False
-        ),
-    ] = None,
-    nodes: Annotated[
-        list[str] | None,
-        typer.Option("--nodes", "--node", "-n", help="Addresses of the workers.", metavar="IP[,IP...]", show_default=False),
-    ] = None,
-    user: Annotated[str, typer.Option("--user", "-u", help="Who we are on the machines: root, or somebody with sudo.")] = "root",
-    key: Annotated[
-        Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent's and yours]", show_default=False)
-    ] = None,
-    passwd: Annotated[str | None, typer.Option("--passwd", "-p", help="The SSH password; - asks for it.", show_default=False)] = None,
-    port: Annotated[int, typer.Option(help="The SSH port.")] = 22,
-    env: Annotated[
-        list[str] | None, typer.Option("--env", "-e", help="A value for the image's templates.", metavar="NAME=VALUE", show_default=False)
-    ] = None,
-    cmds: Annotated[list[str] | None, typer.Option("--cmds", help="A launch command in place of the image's.", show_default=False)] = None,
-    name: Annotated[str, typer.Option(help="The name of the cluster.")] = "default",
-    registry: Annotated[
-        str | None,
-        typer.Option(
-            help="Use this registry, filled by `slipway push --expand`, in place of one of the cluster's own.",
-            metavar="REGISTRY[/PATH]",
-            show_default=False,
-        ),
-    ] = None,
+    image: WantedImage = None,
+    file: File = None,
+    masters: WantedMasters = None,
+    nodes: WantedNodes = None,
+    user: WantedUser = None,
+    key: WantedKey = None,
+    passwd: Passwd = None,
+    port: WantedPort = None,
+    env: Env = None,
+    cmds: Cmds = None,
+    name: WantedName = None,
+    registry: OfSite = None,
     plain_http: PlainHttp = False,
     ca: Ca = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that workloads may take to become ready.")] = 600,
+    timeout: Timeout = 600,
     plan: Annotated[bool, typer.Option("--plan", help="Show the steps and touch nothing.")] = False,
     output: Json = "text",
 ) -> None:
-    """Make machines a cluster that runs the image. The same command again finishes what was interrupted."""
+    """Make machines a cluster that runs the image. The same command again finishes what was interrupted.
+
+    A Clusterfile says more than options can; where both say something, the options count.
+    """
     from harness.lifecycle import plan as planning
     from harness.lifecycle import run as running
 
     as_json = wants_json(output)
-    login = _login(user, port, key, passwd)
-    fetch(image, plain_http, ca)
-    options = running.Options(
-        image=image, masters=_machines(masters, login, "--masters"), nodes=_machines(nodes, login, "--nodes"), name=name,
-        env=pairs(env or [], "--env"), commands=tuple(cmds) if cmds else None, timeout=timeout,
-        elsewhere=_elsewhere(registry, image, plain_http, ca),
+    options, bring = wanted(
+        file, image, masters, nodes, user, key, passwd, port, env, cmds, name, registry, plain_http, ca, timeout
     )  # fmt: skip
+    bring()
     if plan:
         described = planning.describe(running.plan(running.prepare(options, Store.default())))
         if as_json:
@@ -75,9 +90,11 @@ def run(
             table(("STEP", "WHERE", "WHAT"), [(step["id"], ",".join(step["nodes"]) or "here", step["title"]) for step in described])
         return
     summary = running.run(options, Store.default())
-    if as_json:
-        print_json(plain(summary))
-        return
+    print_json(plain(summary)) if as_json else tell(summary)
+
+
+def tell(summary: Any) -> None:
+    """What was made, and what took longest."""
     print(
         f"cluster {summary.name} runs {summary.image} on {len(summary.masters) + len(summary.nodes)} nodes, Kubernetes {summary.kubernetes}"
     )
@@ -88,23 +105,92 @@ def run(
     print("  slipway status" + (f" {summary.name}" if summary.name != "default" else ""))
 
 
-def _elsewhere(registry: str | None, image: str, plain_http: bool, ca: Path | None) -> Any:
-    """The registry of the site, when one is named; all images of ``image`` are there."""
-    if registry is None:
+def wanted(
+    file: str | None,
+    image: str | None,
+    masters: Sequence[str] | None,
+    nodes: Sequence[str] | None,
+    user: str | None,
+    key: Path | None,
+    passwd: str | None,
+    port: int | None,
+    env: Sequence[str] | None,
+    cmds: Sequence[str] | None,
+    name: str | None,
+    registry: str | None,
+    plain_http: bool,
+    ca: Path | None,
+    timeout: float,
+) -> tuple[Any, Callable[[], None]]:
+    """What a Clusterfile and options ask for, and what brings the image, and looks whether a registry of the site has what is in it."""
+    from harness.lifecycle import clusterfiles
+    from harness.lifecycle import run as running
+
+    values = pairs(env or [], "--env")
+    given = clusterfiles.Given(
+        image=image,
+        masters=tuple(addresses(masters, "--masters")),
+        nodes=tuple(addresses(nodes, "--nodes")),
+        name=name,
+        user=user,
+        port=port,
+        key=existing(key) if key else None,
+        env=values,
+        commands=tuple(cmds) if cmds else None,
+        registry=_registry(registry, plain_http, ca),
+    )
+    found = clusterfiles.effective(clusterfiles.read(file, values) if file else None, given)
+    external = found.cluster.external_registry if found.cluster else None
+    site = _of_site(external) if external else None
+    options = running.Options.of(found, password=_password(passwd), elsewhere=site, timeout=timeout)
+
+    def bring() -> None:
+        fetch(options.image, plain_http, ca)
+        if site is not None:
+            _check_site(site, options.image, Path(external.ca) if external and external.ca else None)
+
+    return options, bring
+
+
+def _registry(text: str | None, plain_http: bool, ca: Path | None) -> Any:
+    """``--registry`` as a Clusterfile has it."""
+    if text is None:
         return None
-    from harness import cloudimage, expand
-    from harness.credentials import Credentials
+    from harness import expand
+    from harness.clusterfile import ExternalRegistry
+
+    site = expand.Site.parse(text)
+    domain, _, port = site.host.partition(":") if site.host.count(":") < 2 else (site.host, "", "")
+    return ExternalRegistry(domain, int(port) if port else None, site.path, plain_http=plain_http, ca=str(ca) if ca else None)
+
+
+def _of_site(external: Any) -> Any:
+    """The registry of the site, as nodes find it."""
+    from harness.credentials import Credential, Credentials
+    from harness.expand import Site
+    from harness.lifecycle.clusterfiles import secret
     from harness.lifecycle.registry import OfSite
 
-    site = expand.Site.parse(registry)
-    with connect(plain_http, False, ca, None, None) as client:
-        absent = expand.missing(cloudimage.read(Store.default(), image), site, client)
+    site = Site(external.host, external.path)
+    faults: list[Fault] = []
+    password = secret(external.password, "registry.externalRegistry.password", faults)
+    if faults:
+        raise InputError(faults)
+    credential = Credential(external.username or "", password) if password is not None else Credentials().find(site.host)
+    return OfSite(site, external.plain_http, existing(Path(external.ca)).read_bytes() if external.ca else None, credential)
+
+
+def _check_site(site: Any, image: str, ca: Path | None) -> None:
+    """Raises StoreError when the registry of the site lacks images that are within the image."""
+    from harness import cloudimage, expand
+
+    with connect(site.plain, False, ca, None, None) as client:
+        absent = expand.missing(cloudimage.read(Store.default(), image), site.site, client)
     if absent:
         raise StoreError(
-            f"{site} lacks {len(absent)} of the images within {image}: {', '.join(absent[:3])}{' ...' if len(absent) > 3 else ''}",
-            hint=f"slipway push {image} --expand {registry}",
+            f"{site.site} lacks {len(absent)} of the images within {image}: {', '.join(absent[:3])}{' ...' if len(absent) > 3 else ''}",
+            hint=f"slipway push {image} --expand {site.site}",
         )
-    return OfSite(site, plain_http, ca.read_bytes() if ca else None, Credentials().find(site.host))
 
 
 Name = Annotated[str, typer.Argument(help="The cluster.")]
@@ -236,6 +322,11 @@ def delete(
 def _login(user: str, port: int, key: Path | None, passwd: str | None) -> Any:
     from harness.nodes import Login
 
+    return Login(user=user, port=port, key=existing(key) if key else None, password=_password(passwd))
+
+
+def _password(passwd: str | None) -> str | None:
+    """The password of ``--passwd``, asked for or out of the environment."""
     password = passwd
     if passwd == "-":  # noqa: S105 -- ask for it
         password = typer.prompt("SSH password", hide_input=True)
@@ -243,13 +334,18 @@ def _login(user: str, port: int, key: Path | None, passwd: str | None) -> Any:
         password = os.environ.get("SLIPWAY_SSH_PASSWORD")
     else:
         log.warning("--passwd stays in the history of your shell; write --passwd - to be asked, or set SLIPWAY_SSH_PASSWORD")
-    return Login(user=user, port=port, key=existing(key) if key else None, password=password)
+    return password
 
 
 def _machines(texts: Sequence[str] | None, login: Any, option: str) -> tuple[Any, ...]:
     """Addresses, comma lists and ranges as machines. Raises InputError with every address that is none."""
     from harness.nodes import Machine
 
+    return tuple(Machine(address, login) for address in addresses(texts, option))
+
+
+def addresses(texts: Sequence[str] | None, option: str) -> list[str]:
+    """Addresses, comma lists and ranges one by one. Raises InputError with every address that is none."""
     faults: list[Fault] = []
     found: list[str] = []
     for text in (part.strip() for one in texts or () for part in one.split(",")):
@@ -259,7 +355,7 @@ def _machines(texts: Sequence[str] | None, login: Any, option: str) -> tuple[Any
             faults.append(Fault(f"{option} {text}", str(error)))
     if faults:
         raise InputError(faults)
-    return tuple(Machine(address, login) for address in found)
+    return found
 
 
 def _members(masters: Sequence[str] | None, nodes: Sequence[str] | None, login: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -166,7 +166,7 @@ def _check_hosts(spec: Found, hosts: list[tuple[Found, Host]], dual: bool, repor
     unsure = any(_has_wrong(group) for group, _ in hosts) or ("hosts" in keys and len(keys) > 1)
     if masters == 0 and not unsure:
         report.fault(place, "there is no master", "hosts: [{ips: [192.168.0.2], roles: [master]}, ...]")
-    elif masters % 2 == 0 and not unsure:
+    elif masters % 2 == 0 and not unsure and not report.stored:
         report.fault(place, f"{masters} masters", "etcd needs an odd number: 1, 3 or 5")
 
 

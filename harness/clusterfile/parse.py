@@ -14,15 +14,15 @@ from harness.errors import Fault, InputError
 _SHIMS = ("dockershim", "cri-dockerd", "docker.sock")
 
 
-def parse(text: str, path: str, *, env: Mapping[str, str] | None = None) -> Clusterfile:
-    """Read a Clusterfile; ``path`` is how faults call it.
+def parse(text: str, path: str, *, env: Mapping[str, str] | None = None, stored: bool = False) -> Clusterfile:
+    """Read a Clusterfile; ``path`` is how faults call it. ``stored``: a cluster keeps it, where machines may have come and gone.
 
     With ``env`` (what ``-e`` says) its ``{{ Name }}`` are replaced first. A name that ``env`` does not have stays, for it may be meant for
     the file of the rootfs that a Config writes. Raises InputError with all faults, by line.
     """
     if env is not None and "{{" in text:
         text = render.render(text, env, path, missing=lambda name: f"{{{{ .{name} }}}}")
-    report = Report(path)
+    report = Report(path, stored=stored)
     reader = _Reader(report)
     found = documents(text, report)
     for node in found:

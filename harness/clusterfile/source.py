@@ -84,8 +84,10 @@ class Node:
 class Report:
     """Gathers what is wrong with a text, and what its author should know."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, *, stored: bool = False) -> None:
         self.file = file
+        self.stored = stored
+        """The text is a cluster's own, and tells what is rather than what somebody wants."""
         self._faults: list[tuple[int, Fault]] = []
         self._warnings: list[tuple[int, Fault]] = []
 

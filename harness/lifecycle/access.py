@@ -16,7 +16,7 @@ from harness import clusterstate
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.lifecycle.steps import CONFIG_MAP
-from harness.nodes import Login, Machine
+from harness.nodes import Jump, Login, Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh, SshNode
 
@@ -54,7 +54,8 @@ class Access:
 
     @property
     def kubectl(self) -> NodeKubectl:
-        return NodeKubectl(self.first)
+        """By way of any master whose API answers."""
+        return NodeKubectl(self.first, self.masters[1:])
 
 
 def known(
@@ -78,8 +79,10 @@ def known(
 
 
 def _machine(entry: Mapping[str, Any]) -> Machine:
-    key = entry.get("key")
-    return Machine(str(entry["address"]), Login(str(entry.get("user", "root")), int(entry.get("port", 22)), Path(key) if key else None))
+    key, jump = entry.get("key"), entry.get("jump")
+    way = Jump(jump["host"], jump.get("user"), jump.get("port"), Path(jump["key"]) if jump.get("key") else None) if jump else None
+    login = Login(str(entry.get("user", "root")), int(entry.get("port", 22)), Path(key) if key else None, jump=way)
+    return Machine(str(entry["address"]), login)
 
 
 @contextmanager
@@ -96,9 +99,8 @@ def opened(found: Known) -> Iterator[Access]:
 
 
 def recorded(kubectl: NodeKubectl) -> dict[str, Any]:
-    """What the cluster keeps about itself: ``{"image", "digest", "Clusterfile"}`` (the last parsed).
-
-    Raises CheckError when it was not made by us.
+    """What the cluster keeps about itself: ``{"image", "digest", "registry", "text", "Clusterfile"}``: ``text`` is the whole stored
+    Clusterfile, ``Clusterfile`` its document Cluster as plain data. Raises CheckError when it was not made by us.
     """
     try:
         data = json.loads(kubectl.run("get", "configmap", CONFIG_MAP, "--namespace=kube-system", "--output=json"))["data"]
@@ -106,7 +108,21 @@ def recorded(kubectl: NodeKubectl) -> dict[str, Any]:
         if "NotFound" in (error.details or ""):
             raise CheckError("this cluster has no record of slipway", hint="was it made by another tool?") from error
         raise
-    return {"image": data.get("image"), "digest": data.get("digest"), "Clusterfile": yaml.safe_load(data.get("Clusterfile") or "") or {}}
+    return record(data)
+
+
+def record(data: Mapping[str, str]) -> dict[str, Any]:
+    """The data of the ConfigMap as ``recorded`` has it."""
+    text = data.get("Clusterfile") or ""
+    documents = [document for document in yaml.safe_load_all(text) if isinstance(document, Mapping)]
+    cluster = next((dict(document) for document in documents if document.get("kind", "Cluster") == "Cluster"), {})
+    return {
+        "image": data.get("image"),
+        "digest": data.get("digest"),
+        "registry": data.get("registry", "own"),
+        "text": text,
+        "Clusterfile": cluster,
+    }
 
 
 def members(record: Mapping[str, Any], login: Login) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:

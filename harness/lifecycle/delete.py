@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness import clusterstate, log
+from harness.clusterfile import Phase
 from harness.errors import CommandError, NodeError
 from harness.lifecycle import access, machine
 from harness.lifecycle.access import Known
+from harness.lifecycle.parting import Parting
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.rootfs import MARK
 from harness.nodes import Machine, Node
@@ -38,6 +40,7 @@ class _Work:
     unreachable: dict[str, NodeError] = dataclasses.field(default_factory=dict)
     cleaned: list[str] = dataclasses.field(default_factory=list)
     untouched: list[str] = dataclasses.field(default_factory=list)
+    parting: Parting = dataclasses.field(default_factory=Parting)
 
 
 def prepare(
@@ -49,7 +52,7 @@ def prepare(
 
 
 def plan(work: _Work) -> list[Step]:
-    return [_connect(work), _clean(work), _forget(work)]
+    return [_connect(work), _part(work), _clean(work), _forget(work)]
 
 
 def delete(
@@ -85,20 +88,41 @@ def _connect(work: _Work) -> Step:
     return Step("connect", "connect to the nodes", action)
 
 
+def _part(work: _Work) -> Step:
+    """The hooks of the cluster, while it is there."""
+
+    def action() -> str:
+        reached = [node for node in work.ssh.nodes if node.address not in work.unreachable]
+        mine = [node for node in reached if belongs(node)[:1] == [work.found.state.name]]
+        masters = [node for node in mine if node.address in {machine.address for machine in work.found.masters}]
+        work.parting = Parting.read(masters, mine)
+        work.parting.run(Phase.PRE_UNINSTALL)
+        return f"{len(work.parting.hooks)}" if work.parting.hooks else "none"
+
+    return Step("hooks", "look for hooks", action, after=("connect",))
+
+
 def _clean(work: _Work) -> Step:
     def action(node: Node) -> str:
         if node.address in work.unreachable:
             return "some are unreachable"
-        belongs = node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()
+        owner = belongs(node)
         there = node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip()
-        if not there or (belongs and belongs[0] != work.found.state.name):
+        if not there or (owner and owner[0] != work.found.state.name):
             work.untouched.append(node.name)
-            return f"{node.name} {'belongs to ' + belongs[0] if belongs else 'holds nothing of ours'}"
+            return f"{node.name} {'belongs to ' + owner[0] if owner else 'holds nothing of ours'}"
+        work.parting.run(Phase.PRE_CLEAN_HOST, node)
         clean(node)
+        work.parting.run(Phase.POST_CLEAN_HOST, node)
         work.cleaned.append(node.name)
         return ""
 
-    return Step("clean", "clean the machines", action, work.ssh.nodes, after_all=("connect",))
+    return Step("clean", "clean the machines", action, work.ssh.nodes, after_all=("hooks",))
+
+
+def belongs(node: Node) -> list[str]:
+    """Name and identity of the cluster that a machine belongs to; nothing when it is nobody's."""
+    return node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()
 
 
 def clean(node: Node) -> None:
@@ -114,6 +138,7 @@ def clean(node: Node) -> None:
 
 def _forget(work: _Work) -> Step:
     def action() -> str:
+        work.parting.run(Phase.POST_UNINSTALL)
         if work.unreachable:
             # Their way in must stay known, for the next attempt.
             return "kept, for those that were not reached"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from harness.nodes import Node
 from harness.nodes.placing import STATE, File, Files
@@ -37,7 +37,8 @@ Description=slipway: the way to the masters that live
 After=network.target
 
 [Service]
-ExecStart={ROOTFS}/bin/haproxy -db -f {STATE}/balancer.cfg
+ExecStart=/bin/sh {STATE}/balancer.sh
+ExecReload=/bin/kill -HUP $MAINPID
 Restart=always
 RestartSec=1
 StartLimitInterval=0
@@ -45,6 +46,19 @@ LimitNOFILE=65536
 
 [Install]
 WantedBy=multi-user.target
+"""
+
+# haproxy cannot start itself anew from where it lies, so we do: the new one takes over the old one's listeners, and the old one
+# serves the connections that it has to their end. No connection is refused or cut.
+BALANCER_SCRIPT = f"""set -u
+config={STATE}/balancer.cfg
+start() {{ {ROOTFS}/bin/haproxy -db -f $config "$@" & current=$!; }}
+again() {{ if {ROOTFS}/bin/haproxy -c -q -f $config; then start -x {STATE}/balancer.sock -sf "$current"; fi; }}
+trap again HUP
+start
+# A signal ends the wait, though not what is waited for.
+while kill -0 "$current" 2>/dev/null; do wait "$current"; done
+exit 1
 """
 
 SYSCTL = """net.ipv4.ip_forward = 1
@@ -92,11 +106,12 @@ def _toml(value: bool) -> str:
     return "true" if value else "false"
 
 
-def files(cluster: Cluster, member: Member, login: str = "") -> Files:
-    """The files of a node that do not depend on keys."""
+def files(cluster: Cluster, member: Member, login: str = "", *, config: str | None = None) -> Files:
+    """The files of a node that do not depend on keys; ``config`` is containerd's, when it is not ours as it is."""
+    config = containerd_config(cluster.facts.pause_image, member, login) if config is None else config
     found = {
         "/etc/systemd/system/containerd.service": File.text(CONTAINERD_SERVICE),
-        "/etc/containerd/config.toml": File.text(containerd_config(cluster.facts.pause_image, member, login), 0o600 if login else 0o644),
+        "/etc/containerd/config.toml": File.text(config, 0o600 if login else 0o644),
         "/etc/sysctl.d/90-slipway.conf": File.text(SYSCTL),
         "/etc/modules-load.d/slipway.conf": File.text("overlay\nbr_netfilter\n"),
         "/usr/local/bin/ctr": File(link=f"{ROOTFS}/bin/ctr"),
@@ -104,6 +119,7 @@ def files(cluster: Cluster, member: Member, login: str = "") -> Files:
     }
     if needs_balancer(member):
         found["/etc/systemd/system/slipway-balancer.service"] = File.text(BALANCER_SERVICE)
+        found[f"{STATE}/balancer.sh"] = File.text(BALANCER_SCRIPT)
         found[f"{STATE}/balancer.cfg"] = File.text(balancer_config(cluster, member))
     return found
 
@@ -115,9 +131,22 @@ def needs_balancer(member: Member) -> bool:
 
 def balancer_config(cluster: Cluster, member: Member) -> str:
     """haproxy for a node: its loopback leads to a master that lives."""
+    masters = [(master.name, master.address) for master in cluster.masters]
+    holders = [(master.name, master.address) for master in cluster.registries]
+    return balancing([] if member.is_master else masters, [] if member.registry else holders)
+
+
+def balancing(masters: Sequence[tuple[str, str]], holders: Sequence[tuple[str, str]]) -> str:
+    """haproxy's configuration: the loopback leads to one that lives of ``masters`` for the API, and of ``holders`` for images.
+
+    Both are names and addresses; nothing is balanced where there are none.
+    """
     parts = [
-        """global
+        f"""global
   maxconn 4096
+  stats socket {STATE}/balancer.sock mode 600 level admin expose-fd listeners
+  # One that has been replaced serves its connections to their end, but not for ever.
+  hard-stop-after 10m
   # Where the machine allows fewer open files than that needs, fewer connections are better than none.
   no strict-limits
 
@@ -132,13 +161,11 @@ defaults
   default-server inter 3s fastinter 500ms downinter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
 """
     ]
-    if not member.is_master:
+    if masters:
         # A server that asks for credentials lives as well.
         checks = "  option httpchk GET /readyz\n  http-check expect status 200,401,403\n"
-        masters = [(master.name, master.address) for master in cluster.masters]
         parts.append(_balanced("api", API_PORT, masters, f"  balance leastconn\n{checks}", "check check-ssl verify none"))
-    if not member.registry:
-        holders = [(master.name, master.address) for master in cluster.registries]
+    if holders:
         parts.append(_balanced("registry", REGISTRY_PORT, holders, "  balance source\n", "check"))
     return "\n".join(parts)
 
@@ -232,9 +259,9 @@ def fetch(node: Node, images: Iterable[str]) -> None:
 
 
 def start_balancer(node: Node) -> None:
-    """(Re)start the balancer and wait until it listens."""
+    """Start the balancer, or have it read its configuration anew, and wait until it listens. No connection is cut."""
     wait = listening("slipway-balancer", REGISTRY_PORT)
-    node.run(f"systemctl enable slipway-balancer 2>&1; systemctl restart slipway-balancer; {wait}", timeout=60)
+    node.run(f"systemctl enable slipway-balancer 2>&1; systemctl reload-or-restart slipway-balancer; {wait}", timeout=60)
 
 
 def listening(unit: str, port: int, seconds: int = 20) -> str:
@@ -319,6 +346,7 @@ if [ -e "$before/services" ]; then
   done < "$before/services"
 fi
 systemctl reset-failed 'slipway-*' 2>/dev/null
+if [ -s "$before/hostname" ]; then hostname "$(cat "$before/hostname")"; cat "$before/hostname" > /etc/hostname; fi
 find {STATE} -mindepth 1 -delete
 rmdir {STATE} 2>/dev/null
 exit 0

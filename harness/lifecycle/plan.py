@@ -86,6 +86,10 @@ class Journal:
     def has(self, node: Node, step: str, inputs: str) -> bool:
         return self._of(node).get(step) == inputs
 
+    def knows(self, node: Node, step: str) -> bool:
+        """Whether a step was ever finished there, whatever it was given."""
+        return step in self._of(node)
+
     def add(self, node: Node, step: str, inputs: str) -> None:
         node.run(f"mkdir -p {STATE} && echo '{step} {inputs}' >> {JOURNAL}")
         self._of(node)[step] = inputs

@@ -6,7 +6,7 @@ import dataclasses
 import ipaddress
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from harness import log
 from harness.errors import CheckError, CommandError, NodeError
@@ -174,12 +174,14 @@ def parse(text: str, now: float) -> MachineFacts:
     )
 
 
-def judge(targets: Sequence[Target], wanted: Wanted) -> tuple[Finding, ...]:
-    """All that is wrong with the machines for what is wanted, faults before warnings."""
-    found: list[Finding] = []
+def judge(targets: Sequence[Target], wanted: Wanted, members: Sequence[Target] = ()) -> tuple[Finding, ...]:
+    """All that is wrong with the machines for what is wanted, faults before warnings. ``members`` are in the cluster already: names and
+    clocks must go together with theirs.
+    """
+    found: list[Finding] = [*_strangers(members, wanted)]
     for target in targets:
         found += [*_hardware(target, wanted), *_software(target), *_used(target, wanted), *_addresses(target, wanted)]
-    found += [*_names(targets), *_clocks(targets)]
+    found += [*_names([*members, *targets]), *_clocks([*members, *targets])]
     return tuple(sorted(found, key=lambda finding: finding.warning))
 
 
@@ -189,6 +191,14 @@ def ours(targets: Sequence[Target], name: str) -> frozenset[str]:
     if first is None or first.split(" ", maxsplit=1)[0] != name:
         return frozenset()
     return frozenset(target.address for target in targets if target.machine.cluster == first)
+
+
+def _strangers(members: Sequence[Target], wanted: Wanted) -> Iterable[Finding]:
+    for member in members:
+        if member.address not in wanted.ours:
+            holds = f"belongs to {member.machine.cluster}" if member.machine.cluster else "holds nothing of it"
+            message = f"is no machine of the cluster {wanted.cluster}: it {holds}"
+            yield Finding(member.address, message, f"slipway remove {wanted.cluster} {member.address}")
 
 
 def _hardware(target: Target, wanted: Wanted) -> Iterable[Finding]:
@@ -258,6 +268,20 @@ def _names(targets: Sequence[Target]) -> Iterable[Finding]:
     by_name: dict[str, list[str]] = {}
     for target in targets:
         by_name.setdefault(target.machine.host, []).append(target.address)
+    yield from _name_faults(by_name)
+
+
+def same_names(targets: Sequence[Target], others: Sequence[Target]) -> tuple[Finding, ...]:
+    """Those of ``targets`` that have the name of one of ``others``, of which no more is known."""
+    names = {other.machine.host: other.address for other in others}
+    return tuple(
+        Finding(target.address, f"has the host name of {names[target.machine.host]}", "give each its own: hostnamectl set-hostname NAME")
+        for target in targets
+        if names.get(target.machine.host, target.address) != target.address
+    )
+
+
+def _name_faults(by_name: Mapping[str, list[str]]) -> Iterable[Finding]:
     for name, addresses in by_name.items():
         if len(addresses) > 1:
             yield Finding(", ".join(addresses), f"have the same host name {name}", "give each its own: hostnamectl set-hostname NAME")

@@ -11,11 +11,10 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from harness.cloudimage import Blob, ImageSet
 from harness.credentials import Credential
-from harness.expand import Site
 from harness.lifecycle.machine import listening
 from harness.nodes import Node
 from harness.nodes.placing import STATE, File, Files, put_all, tar_stream
@@ -23,6 +22,10 @@ from harness.oci.model import INDEXES, MANIFESTS
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.runtimes import REGISTRY_PORT, ROOTFS
+
+if TYPE_CHECKING:
+    # What speaks to registries takes a quarter of a second to load, which no verb on a cluster needs.
+    from harness.expand import Site
 
 STORAGE = f"{STATE}/registry"
 CERTIFICATE = f"{STATE}/registry.crt"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import stat
 import tempfile
@@ -78,9 +79,24 @@ def send(node: Node, tree: Path) -> None:
     node.run(_RECEIVE, input=lambda stream: _write(stream, tree), timeout=3600)
 
 
-def send_rendered(node: Node, files: Mapping[str, File]) -> None:
-    if files:
-        node.run(f"tar -C {ROOTFS} -xopf -", input=archive({f"/{path}": file for path, file in files.items()}))
+def send_rendered(node: Node, files: Mapping[str, File], tree: Path) -> None:
+    """Put rendered files over the tree of a node. What was rendered the last time and is not any more is as the image has it again."""
+    listed = node.run(f"cat {RENDERED} 2>/dev/null || true").stdout.splitlines()
+    back = {path: _original(tree / path) for path in listed if path not in files}
+    gone = "".join(f"rm -f {shlex.quote(f'{ROOTFS}/{path}')}; " for path, file in back.items() if file is None)
+    sent = {f"/{path}": file for path, file in {**back, **files}.items() if file is not None}
+    if sent:
+        node.run(f"{gone}tar -C {ROOTFS} -xopf -", input=archive(sent))
+    elif gone:
+        node.run(gone)
+    if files or listed:
+        node.run(f"cat > {RENDERED}", input="".join(f"{path}\n" for path in sorted(files)))
+
+
+def _original(path: Path) -> File | None:
+    if path.is_symlink():
+        return File(link=str(path.readlink()))
+    return File(path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) if path.is_file() else None
 
 
 def fingerprint(files: Mapping[str, File]) -> str:
@@ -107,3 +123,6 @@ def _write(stream: BinaryIO, root: Path) -> None:
 
 MARK = f"{STATE}/cluster"
 """Names the cluster that a machine belongs to."""
+
+RENDERED = f"{STATE}/rendered"
+"""Lists the files of a node's rootfs that are not as the image has them."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from harness import cloudimage
+from harness.clusterfile import Clusterfile, Hook, Phase
 from harness.clusterstate import DEFAULT_NAME, ClusterState
 from harness.errors import StoreError, UsageError
-from harness.lifecycle import registry, rootfs, steps
+from harness.lifecycle import clusterfiles, hooks, labels, registry, rootfs, steps
 from harness.lifecycle.plan import Step, execute
 from harness.nodes import Machine
 from harness.nodes.ssh import Ssh
 from harness.oci.store import Store
-from harness.trust import policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,33 @@ class Options:
     elsewhere: registry.Elsewhere | None = None
     """A registry that has every image; none is then brought along."""
     timeout: float = 600
+    app_env: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """By name of an application."""
+    clusterfile: Clusterfile | None = None
+    """All that is asked for. None: what is above is all."""
+
+    @classmethod
+    def of(
+        cls, found: Clusterfile, *, password: str | None = None, elsewhere: registry.Elsewhere | None = None, timeout: float = 600
+    ) -> Options:
+        """What a Clusterfile with image and machines asks for; ``password`` is the command line's. Raises InputError."""
+        cluster = found.cluster
+        if cluster is None:
+            raise UsageError(f"{found.path} has no document Cluster", hint="name image and machines in one, or on the command line")
+        masters, nodes = clusterfiles.machines(found, password)
+        return cls(
+            image=cluster.image,
+            masters=masters,
+            nodes=nodes,
+            name=cluster.name,
+            env=clusterfiles.env(found),
+            host_env=clusterfiles.host_env(found),
+            app_env=clusterfiles.app_env(found),
+            edit=clusterfiles.edit(found),
+            elsewhere=elsewhere,
+            timeout=timeout,
+            clusterfile=found,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +80,9 @@ class Summary:
 
 def prepare(options: Options, store: Store, *, home: Path | None = None) -> steps.Setup:
     """Read and check what was asked for; nothing is touched. Raises UsageError, InputError or StoreError."""
+    # What speaks to registries takes a quarter of a second to load: `apply` with nothing to do gets by without.
+    from harness.trust import policy
+
     if not options.masters:
         raise UsageError("no master is given", hint="--masters 192.168.0.2; `slipway nodes up` makes machines to try with")
     addresses = [machine.address for machine in (*options.masters, *options.nodes)]
@@ -75,6 +105,15 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
         )
     if image.platforms[0].info.runtime not in steps.RUNTIMES:
         raise StoreError(f"{options.image} wants the runtime {image.platforms[0].info.runtime}", hint="a newer slipway may know it")
+    found = options.clusterfile or clusterfiles.described(
+        options.name, options.image, options.masters, options.nodes, options.env, options.host_env, options.commands
+    )
+    launch = options.commands
+    if launch is None and options.clusterfile:
+        launch = clusterfiles.launch(options.clusterfile, image.platforms[0].info)
+    if found.cluster is not None:
+        # As the store calls it, however it was named: a later one is compared with it.
+        found = dataclasses.replace(found, cluster=dataclasses.replace(found.cluster, image=image.name or image.digest))
     state = ClusterState.of(options.name, home)
     ssh = Ssh(state.folder, (*options.masters, *options.nodes))
     return steps.Setup(
@@ -86,7 +125,9 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
         workers=ssh.nodes[len(options.masters) :],
         env=dict(options.env),
         host_env=options.host_env,
-        launch=options.commands,
+        app_env=options.app_env,
+        launch=launch,
+        clusterfile=found,
         state=state,
         edit=options.edit,
         elsewhere=options.elsewhere,
@@ -96,12 +137,61 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
 
 def plan(setup: steps.Setup) -> list[Step]:
     """What will be done, in the order in which it is shown; much of it happens at the same time."""
-    recipe = bring_up(setup)
+    found = hooks.of(setup)
+    recipe = with_hooks(setup, bring_up(setup), found)
+    recipe += labels.step(setup, recipe[-1].id)
+    for phase in hooks.AFTER_NODES:
+        recipe += hooks.at(setup, found, phase, (recipe[-1].id,))
+    return [*recipe, *launching(setup, found, recipe[-1].id)]
+
+
+def launching(setup: steps.Setup, found: Sequence[Hook], after: str) -> list[Step]:
+    """From nodes that are ready to a cluster that runs its applications and knows what it runs."""
     commands = setup.main.info.launch if setup.launch is None else setup.launch
-    recipe += steps.launch_commands(setup, tuple(commands), "launch", "wait-for-nodes")
-    recipe.append(steps.wait_for_workloads(setup, recipe[-1].id, launched=bool(commands)))
+    recipe = hooks.at(setup, found, Phase.PRE_LAUNCH, (after,))
+    recipe += steps.launch_commands(setup, tuple(commands), "launch", recipe[-1].id if recipe else after)
+    recipe += hooks.at(setup, found, Phase.POST_LAUNCH, (recipe[-1].id if recipe else after,))
+    recipe.append(steps.wait_for_workloads(setup, recipe[-1].id if recipe else after, launched=bool(commands)))
     recipe.append(steps.record(setup, "wait-for-workloads"))
     return recipe
+
+
+def with_hooks(
+    setup: steps.Setup,
+    recipe: Sequence[Step],
+    found: Sequence[Hook],
+    phases: Sequence[Phase] = hooks.BEFORE_NODES,
+    among: Collection[str] | None = None,
+) -> list[Step]:
+    """The steps from bare machines to nodes, with the hooks that come before there are nodes between them.
+
+    ``among`` are the addresses of those that join; None when all make a cluster.
+    """
+    names = hooks.host_names(found, {Phase.ORIGINALLY, *hooks.BEFORE_NODES, Phase.PRE_JOIN})
+    setup.host_names = names
+    early = [*hooks.set_names(setup, names, "check-machines")]
+    early += hooks.at(setup, found, Phase.ORIGINALLY, (early[-1].id if early else "check-machines",), among=among)
+    recipe = _between(recipe, early, ("send-images", "unpack-rootfs", "start-registry"))
+    late: list[Step] = []
+    for phase in phases:
+        late += hooks.at(setup, found, phase, (late[-1].id,) if late else ("send-rootfs", "send-rendered"), among=among)
+    if late:
+        # Its files are rendered: hooks may read them.
+        ids = [step.id for step in recipe]
+        rendering = recipe.pop(ids.index("send-rendered"))
+        recipe.insert(ids.index("send-rootfs") + 1, rendering)
+    return _between(recipe, late, ("set-up-machines",))
+
+
+def _between(recipe: Sequence[Step], added: Sequence[Step], before: Collection[str]) -> list[Step]:
+    """The recipe with steps before others, which wait for the last of them."""
+    if not added:
+        return list(recipe)
+    first = next(index for index, step in enumerate(recipe) if step.id in before)
+    waiting = [
+        dataclasses.replace(step, after_all=(*step.after_all, added[-1].id)) if step.id in before else step for step in recipe[first:]
+    ]
+    return [*recipe[:first], *added, *waiting]
 
 
 def bring_up(setup: steps.Setup) -> list[Step]:

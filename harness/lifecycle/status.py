@@ -38,17 +38,20 @@ def gather(cluster: Access) -> dict[str, Any]:
         "nodes": [],
         "workloads": {},
     }
+    own = True
     try:
         items = checks.get(cluster.kubectl)
         problems = checks.explain(cluster.kubectl, items, static=False)
         found |= {"nodes": _nodes(items, problems), "workloads": _workloads(items, problems), "kubernetes": _version(cluster)}
-        found |= _record(cluster)
+        record = _record(cluster)
+        own = record.pop("registry", "own") == "own"
+        found |= record
     except SlipwayError as error:
         problems = (checks.Problem("the API", f"does not answer: {error.message}", "Silent"),)
     found["notReady"] = [problem.to_json() for problem in problems]
-    found["registry"] = each(cluster.masters, _registry)
+    found["registry"] = each(cluster.masters, _registry) if own else []
     found["unreachable"] = [{"address": address, "reason": error.message} for address, error in cluster.unreachable.items()]
-    serves = any(registry["active"] for registry in found["registry"])
+    serves = not own or any(registry["active"] for registry in found["registry"])
     found["healthy"] = not problems and not cluster.unreachable and serves
     return found
 
@@ -59,7 +62,7 @@ def _record(cluster: Access) -> dict[str, Any]:
     except CheckError:
         # A run that has not come to its end yet, or a cluster of somebody else's.
         return {"image": None, "digest": None}
-    return {"image": record["image"], "digest": record["digest"]}
+    return {"image": record["image"], "digest": record["digest"], "registry": record["registry"]}
 
 
 def _nodes(items: Iterable[Resource], problems: Sequence[checks.Problem]) -> list[dict[str, Any]]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import posixpath
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from harness import checks
-from harness.cloudimage import CloudImage, ImageSet, PlatformImage
+from harness.cloudimage import App, CloudImage, ImageSet, PlatformImage
+from harness.clusterfile import Clusterfile, fields, formats, generate
+from harness.clusterfile.config import deep_merge
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, Fault, InputError, StoreError
 from harness.lifecycle import machine, preflight, registry, rootfs
@@ -31,6 +35,11 @@ RUNTIMES: Mapping[str, Callable[[Cluster], Runtime]] = {"kubeadm": Kubeadm}
 NETWORK_ADDON = "network.yaml"
 DNS_ADDON = "dns.yaml"
 CONFIG_MAP = "slipway-clusterfile"
+
+CONTAINERD_CONFIG = "etc/containerd/config.toml"
+"""In the rootfs: what is to be other than in slipway's own configuration of containerd."""
+KUBEADM_CONFIG = ("etc/kubeadm.yml", "etc/kubeadm.yaml")
+"""In the rootfs: documents of kubeadm, kubelet and kube-proxy that the image wants."""
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DNS_IN_SERVICE = f"kubernetes.default.svc.{DNS_DOMAIN}"
@@ -60,7 +69,34 @@ class Setup:
     timeout: float = 600
     """Seconds for the API to answer, and again for nodes, and for workloads, to become ready."""
 
+    clusterfile: Clusterfile = dataclasses.field(default_factory=lambda: Clusterfile(""))
+    """All that was asked for; what is recorded."""
+    previous: Clusterfile | None = None
+    """What was asked for the last time, where the cluster is there already."""
+    app_env: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """More environment, by name of an application."""
+    host_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Names that machines are to get, by address."""
+
+    fresh: frozenset[str] | None = None
+    """Addresses of machines that join a cluster which is there; None: all make one. Only they are worked on."""
+    away: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Members that do not answer: names by address."""
+    holders: frozenset[str] | None = None
+    """Addresses of the masters that hold images; None: the first ones."""
+
     machines: dict[str, preflight.MachineFacts] = dataclasses.field(default_factory=dict)
+
+    def on(self, nodes: Sequence[SshNode]) -> tuple[SshNode, ...]:
+        """Those of the nodes that are to be worked on."""
+        return tuple(node for node in nodes if self.fresh is None or node.address in self.fresh)
+
+    @property
+    def registries(self) -> tuple[SshNode, ...]:
+        """The masters that hold images."""
+        if self.holders is None:
+            return self.masters[: registry.MOST]
+        return tuple(node for node in self.masters if node.address in self.holders)
 
     @property
     def nodes(self) -> tuple[SshNode, ...]:
@@ -68,7 +104,8 @@ class Setup:
 
     @property
     def first(self) -> SshNode:
-        return self.masters[0]
+        """The first master that answers."""
+        return next((node for node in self.masters if node.address not in self.away), self.masters[0])
 
     @functools.cached_property
     def platforms(self) -> Mapping[str, PlatformImage]:
@@ -118,20 +155,64 @@ class Setup:
             name=self.name,
             facts=self.facts,
             network=self.network,
-            members=tuple(self._member(node, index) for index, node in enumerate(self.nodes)),
+            members=tuple(self._member(node) for node in self.nodes),
             cert_sans=tuple(word.strip() for word in env.get("CertSANs", "").split(",") if word.strip()),
             own_network=any(is_network(apps[name].labels) for name in self.main.info.cluster_apps if name in apps),
             own_dns=(tree / "etc/addons" / DNS_ADDON).exists(),
+            documents=(*self._image_documents(), *self.clusterfile.kubeadm),
+            certificate_days=self._certificate_days,
         )
 
-    def _member(self, node: SshNode, index: int) -> Member:
+    def _image_documents(self) -> list[Mapping[str, Any]]:
+        """Documents for kubeadm and its like that the rootfs has, as rendered for the first master."""
+        found: list[Mapping[str, Any]] = []
+        for path in KUBEADM_CONFIG:
+            text = self.content(self.first, path)
+            if text is not None:
+                try:
+                    found += [document for document in formats.read_documents(text) if isinstance(document, Mapping)]
+                except ValueError as wrong:
+                    raise InputError([Fault(path, f"is not YAML: {wrong}")]) from wrong
+        return found
+
+    @property
+    def _certificate_days(self) -> int | None:
+        cluster = self.clusterfile.cluster
+        validity = cluster.certificate_validity if cluster else None
+        return max(1, validity.days) if validity else None
+
+    def content(self, node: Node, path: str) -> str | None:
+        """The text of a file of the rootfs as a node gets it."""
+        file = self.rendered[node.address].get(path)
+        place = self.tree(node) / path
+        return file.data.decode() if file else place.read_text() if place.is_file() else None
+
+    def hosts_lines(self, node: Node) -> tuple[str, ...]:
+        """What a node's /etc/hosts says in addition."""
+        aliases = self.clusterfile.cluster.host_aliases if self.clusterfile.cluster else ()
+        lines = (f"{alias.ip} {' '.join(alias.hostnames)} {machine.HOSTS_MARK}" for alias in aliases)
+        return (*machine.hosts_lines(self.member(node)), *lines)
+
+    def containerd_config(self, member: Member) -> str:
+        """slipway's configuration of containerd, with what the rootfs says over it."""
+        ours = machine.containerd_config(self.facts.pause_image, member, self.elsewhere.login() if self.elsewhere else "")
+        text = self.content(member.node, CONTAINERD_CONFIG)
+        if text is None:
+            return ours
+        try:
+            return formats.write_toml(deep_merge(formats.read_toml(ours), formats.read_toml(text)))
+        except ValueError as wrong:
+            raise InputError([Fault(CONTAINERD_CONFIG, f"is not TOML: {wrong}")]) from wrong
+
+    def _member(self, node: SshNode) -> Member:
         found = self.machines[node.address]
         return Member(
             node=node,
             name=found.host,
             address=node.address,
             role="master" if node in self.masters else "node",
-            registry=node in self.masters and index < registry.MOST,
+            registry=node in self.registries,
+            away=node.address in self.away,
             systemd_cgroups=found.cgroup == 2,
             resolv_conf="/run/systemd/resolve/resolv.conf" if found.resolved else None,
             ec2=found.vendor.startswith("Amazon"),
@@ -168,12 +249,16 @@ class Setup:
     @functools.cached_property
     def rendered(self) -> dict[str, Files]:
         """The rendered files of each node, by address."""
-        return {node.address: self._render(node) for node in self.nodes}
+        return {node.address: self.render(node) for node in dict.fromkeys((self.first, *self.on(self.nodes)))}
 
-    def _render(self, node: Node) -> Files:
-        env = self.environment(node)
-        apps = {app.name: {**env, **app.env, **self.env} for app in self.main.info.apps}
-        return rootfs.rendered(self.tree(node), env, apps, self.edit)
+    def render(self, node: Node) -> Files:
+        """The files of a node's rootfs that are other than the image has them."""
+        apps = {app.name: self._app_environment(node, app) for app in self.main.info.apps}
+        return rootfs.rendered(self.tree(node), self.environment(node), apps, self.edit)
+
+    def _app_environment(self, node: Node, app: App) -> dict[str, str]:
+        own = {**app.env, **self.env, **self.app_env.get(app.name, {}), **self.host_env.get(node.address, {})}
+        return {**self.environment(node), **own}
 
 
 def is_network(labels: Mapping[str, str]) -> bool:
@@ -195,7 +280,10 @@ def connect(setup: Setup) -> Step:
 def check_machines(setup: Setup) -> Step:
     def action() -> None:
         gathered = preflight.gather(setup.nodes)
-        setup.machines = {node.address: facts for node, facts in zip(setup.nodes, gathered, strict=True)}
+        setup.machines = {
+            node.address: dataclasses.replace(facts, host=setup.host_names.get(node.address, facts.host))
+            for node, facts in zip(setup.nodes, gathered, strict=True)
+        }
         targets = [
             preflight.Target(node.address, "master" if node in setup.masters else "node", setup.machines[node.address])
             for node in setup.nodes
@@ -247,17 +335,17 @@ def send_rootfs(setup: Setup) -> Step:
     def inputs(node: Node) -> str:
         return rootfs.identity(setup.platforms[node.address])[:16]
 
-    return Step("send-rootfs", "send the rootfs", action, setup.nodes, after=("unpack-rootfs",), inputs=inputs)
+    return Step("send-rootfs", "send the rootfs", action, setup.on(setup.nodes), after=("unpack-rootfs",), inputs=inputs)
 
 
 def send_rendered(setup: Setup) -> Step:
     def action(node: Node) -> None:
-        rootfs.send_rendered(node, setup.rendered[node.address])
+        rootfs.send_rendered(node, setup.rendered[node.address], setup.tree(node))
 
     def inputs(node: Node) -> str:
         return digest(rootfs.identity(setup.platforms[node.address]), rootfs.fingerprint(setup.rendered[node.address]))
 
-    return Step("send-rendered", "send the rendered files", action, setup.nodes, after=("send-rootfs",), inputs=inputs)
+    return Step("send-rendered", "send the rendered files", action, setup.on(setup.nodes), after=("send-rootfs",), inputs=inputs)
 
 
 def set_up_machines(setup: Setup) -> Step:
@@ -266,7 +354,7 @@ def set_up_machines(setup: Setup) -> Step:
         elsewhere = setup.elsewhere
         names = registry.domains(setup.images)
         found = {
-            **machine.files(setup.cluster, member, elsewhere.login() if elsewhere else ""),
+            **machine.files(setup.cluster, member, elsewhere.login() if elsewhere else "", config=setup.containerd_config(member)),
             **(registry.client_files(names) if elsewhere is None else elsewhere.files(names)),
             **setup.runtime.units(member),
         }
@@ -278,28 +366,24 @@ def set_up_machines(setup: Setup) -> Step:
         node.run(machine.NOTE_STATE)
         mark(setup, node)
         place(node, files(node))
-        machine.set_hosts(node, machine.hosts_lines(setup.member(node)))
+        machine.set_hosts(node, setup.hosts_lines(node))
         node.run(machine.APPLY)
 
     def inputs(node: Node) -> str:
-        return digest(
-            rootfs.fingerprint({path.lstrip("/"): file for path, file in files(node).items()}), machine.hosts_lines(setup.member(node))
-        )
+        return digest(rootfs.fingerprint({path.lstrip("/"): file for path, file in files(node).items()}), setup.hosts_lines(node))
 
-    return Step("set-up-machines", "set up the machines", action, setup.nodes, after=("make-keys",), inputs=inputs)
+    return Step("set-up-machines", "set up the machines", action, setup.on(setup.nodes), after=("make-keys",), inputs=inputs)
 
 
 def start_containerd(setup: Setup) -> Step:
     def inputs(node: Node) -> str:
-        member = setup.member(node)
-        login = setup.elsewhere.login() if setup.elsewhere else ""
-        return digest(rootfs.identity(setup.platforms[node.address]), machine.containerd_config(setup.facts.pause_image, member, login))
+        return digest(rootfs.identity(setup.platforms[node.address]), setup.containerd_config(setup.member(node)))
 
     return Step(
         "start-containerd",
         "start containerd",
         machine.start_containerd,
-        setup.nodes,
+        setup.on(setup.nodes),
         after=("send-rootfs", "set-up-machines"),
         inputs=inputs,
     )
@@ -316,14 +400,14 @@ def send_images(setup: Setup) -> Step:
     def inputs(_: Node) -> str:
         return digest(sorted(setup.layout.links.items()), sorted(setup.layout.blobs))
 
-    holders = setup.masters[: registry.MOST]
+    holders = setup.on(setup.registries)
     return Step("send-images", "send the container images", action, holders, after=("check-machines",), inputs=inputs)
 
 
 def start_registry(setup: Setup) -> Step:
     if setup.elsewhere is not None:
         return Step("start-registry", "use a registry elsewhere", lambda: None, after=("check-machines",))
-    hosts = ("127.0.0.1", *(node.address for node in setup.masters[: registry.MOST]))
+    hosts = ("127.0.0.1", *(node.address for node in setup.registries))
 
     def action(node: Node) -> None:
         registry.start(node, *setup.runtime.serving(hosts, "slipway-registry"))
@@ -335,7 +419,7 @@ def start_registry(setup: Setup) -> Step:
         "start-registry",
         "start the registry",
         action,
-        setup.masters[: registry.MOST],
+        setup.on(setup.registries),
         after=("send-images", "send-rootfs", "set-up-machines"),
         inputs=inputs,
     )
@@ -345,7 +429,7 @@ def start_balancers(setup: Setup) -> Step:
     def inputs(node: Node) -> str:
         return digest(machine.balancer_config(setup.cluster, setup.member(node)), rootfs.identity(setup.platforms[node.address]))
 
-    nodes = (*setup.masters[registry.MOST :], *setup.workers)
+    nodes = setup.on((*(node for node in setup.masters if node not in setup.registries), *setup.workers))
     return Step(
         "start-balancers", "start the balancers", machine.start_balancer, nodes, after=("send-rootfs", "set-up-machines"), inputs=inputs
     )
@@ -354,7 +438,7 @@ def start_balancers(setup: Setup) -> Step:
 # ---- Kubernetes -------------------------------------------------------------------------------------------------------
 
 
-def _kubernetes_inputs(setup: Setup, node: Node) -> str:
+def kubernetes_inputs(setup: Setup, node: Node) -> str:
     cluster = setup.cluster
     members = [(member.name, member.address, member.role) for member in cluster.members if member.is_master]
     return digest(
@@ -365,6 +449,8 @@ def _kubernetes_inputs(setup: Setup, node: Node) -> str:
         cluster.network.pods,
         cluster.network.services,
         node.address,
+        *(cluster.documents),
+        *([cluster.certificate_days] if cluster.certificate_days else []),
     )
 
 
@@ -373,9 +459,9 @@ def start_kubelets(setup: Setup) -> Step:
         "start-kubelets",
         "start the kubelets",
         lambda node: setup.runtime.start_kubelet(setup.member(node)),
-        setup.nodes,
+        setup.on(setup.nodes),
         after=("start-containerd",),
-        inputs=lambda node: _kubernetes_inputs(setup, node),
+        inputs=lambda node: kubernetes_inputs(setup, node),
     )
 
 
@@ -384,9 +470,9 @@ def certify_masters(setup: Setup) -> Step:
         "certify-masters",
         "write the certificates of the masters",
         lambda node: setup.runtime.certify(setup.member(node)),
-        setup.masters,
+        setup.on(setup.masters),
         after=("start-kubelets",),
-        inputs=lambda node: _kubernetes_inputs(setup, node),
+        inputs=lambda node: kubernetes_inputs(setup, node),
     )
 
 
@@ -397,7 +483,7 @@ def start_masters(setup: Setup) -> Step:
         lambda node: setup.runtime.start_master(setup.member(node)),
         setup.masters,
         after=("certify-masters", "start-registry"),
-        inputs=lambda node: _kubernetes_inputs(setup, node),
+        inputs=lambda node: kubernetes_inputs(setup, node),
     )
 
 
@@ -419,7 +505,7 @@ def fetch_images(setup: Setup) -> Step:
         "fetch-images",
         "fetch the images of Kubernetes",
         action,
-        setup.nodes,
+        setup.on(setup.nodes),
         after=("start-containerd",),
         after_all=("start-registry",),
         inputs=lambda _: digest(sorted(image.digest for image in setup.images.images)),
@@ -431,9 +517,9 @@ def wait_for_api(setup: Setup) -> Step:
         "wait-for-api",
         "wait for the API",
         lambda node: setup.runtime.wait_api(setup.member(node), setup.timeout),
-        setup.masters,
+        setup.on(setup.masters),
         after=("start-masters",),
-        inputs=lambda node: _kubernetes_inputs(setup, node),
+        inputs=lambda node: kubernetes_inputs(setup, node),
     )
 
 
@@ -460,7 +546,7 @@ def finish_cluster(setup: Setup) -> Step:
         lambda _: setup.runtime.finish(network()),
         (setup.first,),
         after=("wait-for-api",),
-        inputs=lambda node: digest(_kubernetes_inputs(setup, node), network()),
+        inputs=lambda node: digest(kubernetes_inputs(setup, node), network()),
     )
 
 
@@ -476,7 +562,7 @@ def start_addons(setup: Setup, after: str) -> Step:
         lambda _: setup.runtime.apply(others(), setup.timeout),
         (setup.first,),
         after_all=(after,),
-        inputs=lambda node: digest(_kubernetes_inputs(setup, node), others()),
+        inputs=lambda node: digest(kubernetes_inputs(setup, node), others()),
     )
 
 
@@ -489,7 +575,8 @@ def launch_commands(setup: Setup, commands: tuple[str, ...], kind: str, after: s
             run_in_rootfs(node, command, setup.environment(node))
 
         def inputs(node: Node, command: str = command) -> str:
-            return digest(setup.runtime.identity, setup.image.digest, command, setup.environment(node))
+            used = {path: file for path, file in setup.rendered[node.address].items() if reads(command, path)}
+            return digest(setup.runtime.identity, setup.image.digest, command, setup.environment(node), rootfs.fingerprint(used))
 
         made.append(Step(f"{kind}-{number}", _short(command), action, (setup.first,), after_all=(after,), inputs=inputs))
         after = made[-1].id
@@ -501,19 +588,41 @@ def _short(command: str) -> str:
     return f"launch: {text if len(text) < 70 else f'{text[:67]}...'}"
 
 
-def run_in_rootfs(node: Node, command: str, env: Mapping[str, str]) -> str:
+def reads(command: str, path: str) -> bool:
+    """Whether a launch command has to do with a file of the rootfs: it names it, or a folder it is in. A script may read anything."""
+    if re.search(r"\.sh\b", command):
+        return True
+    words = (word.removeprefix(f"{ROOTFS}/") for word in re.split(r"[\s'\"=,;&|()<>]+", command))
+    # Of a pattern counts what stands before its first wildcard.
+    named = [(posixpath.normpath(start), start != word) for word in words if (start := re.split(r"[*?\[]", word)[0]).strip("./")]
+    return any(path == name or path.startswith(f"{name}/") or (cut and path.startswith(name)) for name, cut in named)
+
+
+# A launch command may run again, with other values or after a kill: what is installed already is then brought up to date.
+_HELM = """helm() {
+  case " $* " in *' --generate-name '*|*' -g '*|*' --replace '*|*' --name-template'*) command helm "$@"; return ;; esac
+  if [ "${1-}" = install ]; then shift; set -- upgrade --install "$@"; fi
+  command helm "$@"
+}
+if [ -n "${BASH_VERSION-}" ]; then export -f helm; fi
+"""
+
+
+def run_in_rootfs(node: Node, command: str, env: Mapping[str, str], *, what: str = "launch command", folder: str = ROOTFS) -> str:
     """Run a shell command in the rootfs of a master as the cluster's administrator; returns its output.
 
-    The environment goes by a file that only root can read: it may hold secrets.
+    The environment goes by a file that only root can read: it may hold secrets. ``what`` the command is, for errors; ``folder``: where it
+    starts.
     """
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(env.items()) if _ENV_NAME.fullmatch(name))
-    script = f"cd {ROOTFS} || exit 1\n{exports}export KUBECONFIG={ADMIN} PATH={ROOTFS}/bin:$PATH\n{command}\n"
-    path = f"{STATE}/launch-{digest(command)}.sh"
+    script = f"cd {folder} || exit 1\n{exports}export KUBECONFIG={ADMIN} PATH={ROOTFS}/bin:$PATH\n{_HELM}{command}\n"
+    # Before and after a cluster nothing of ours is to be on the machine.
+    path = f"{f'{STATE}/' if folder == ROOTFS else '/run/slipway-'}launch-{digest(command)}.sh"
     node.put(script.encode(), path, 0o600)
     try:
         return node.run(f"exec $(command -v bash || command -v sh) {path} < /dev/null", timeout=3600).stdout
     except CommandError as error:
-        raise CommandError(f"{node.name}: launch command failed: {command}", hint=error.hint, details=error.details) from error
+        raise CommandError(f"{node.name}: {what} failed: {command.strip()}", hint=error.hint, details=error.details) from error
     finally:
         node.run(f"rm -f {path}", check=False)
 
@@ -576,7 +685,12 @@ def record(setup: Setup, after: str) -> Step:
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"name": CONFIG_MAP, "namespace": "kube-system"},
-            "data": {"Clusterfile": clusterfile(setup), "digest": setup.image.digest, "image": setup.image.name or setup.image.digest},
+            "data": {
+                "Clusterfile": clusterfile(setup),
+                "digest": setup.image.digest,
+                "image": setup.image.name or setup.image.digest,
+                "registry": "own" if setup.elsewhere is None else "elsewhere",
+            },
         }
         text = yaml.safe_dump(document, sort_keys=False)
         setup.first.run(f"{KUBECTL} apply --validate=false -f -", input=text, timeout=60)
@@ -593,47 +707,37 @@ def keep_access(setup: Setup) -> None:
             "name": setup.name,
             "image": setup.image.name,
             "digest": setup.image.digest,
-            "masters": [_access(node) for node in setup.masters],
-            "nodes": [_access(node) for node in setup.workers],
+            "masters": [access_entry(node) for node in setup.masters],
+            "nodes": [access_entry(node) for node in setup.workers],
         }
     )
 
 
-def _access(node: SshNode) -> dict[str, object]:
+def access_entry(node: SshNode) -> dict[str, object]:
+    """How this machine remembers a node, and the way into it."""
     login = node.machine.login
+    jump = login.jump
     return {
         "address": node.address,
         "name": node.name,
         "user": login.user,
         "port": login.port,
         "key": str(login.key) if login.key else None,
+        **({"jump": {**dataclasses.asdict(jump), "key": str(jump.key) if jump.key else None}} if jump else {}),
     }
 
 
-SECRET_NAME = re.compile(r"passw|secret|token|credential|private|apikey|api_key", re.IGNORECASE)
-"""Environment names whose values are not written down in the cluster."""
-
-
 def clusterfile(setup: Setup) -> str:
-    """The Clusterfile that says what was run. Secrets are left out: their names stay, so that a reader knows they are needed."""
-    logins = {(node.machine.login.user, node.machine.login.port) for node in setup.nodes}
-    user, port = next(iter(logins)) if len(logins) == 1 else ("root", 22)
-    env = [f"{name}={'***' if SECRET_NAME.search(name) else value}" for name, value in sorted(setup.env.items())]
-    spec: dict[str, object] = {"image": setup.image.name or setup.image.digest, "ssh": {"user": user, "port": port}}
-    if env:
-        spec["env"] = env
-    if setup.launch is not None:
-        spec["cmd"] = list(setup.launch)
-    groups = [("master", setup.masters), ("node", setup.workers)]
-    spec["hosts"] = [{"ips": [node.address for node in nodes], "roles": [role]} for role, nodes in groups if nodes]
-    document = {"apiVersion": "slipway.dev/v1", "kind": "Cluster", "metadata": {"name": setup.name}, "spec": spec}
-    return yaml.safe_dump(document, sort_keys=False)
+    """The Clusterfile that says what was run. In the place of what is or may be a secret stands a mark."""
+    return generate.redacted(setup.clusterfile)
 
 
 def check_env(env: Mapping[str, str]) -> None:
-    """Raises InputError for names that no shell takes."""
+    """Raises InputError for what is no name of an environment value."""
     faults = [
-        Fault(f"-e {name}", "is not a name for a variable", "use letters, digits and _") for name in env if not _ENV_NAME.fullmatch(name)
+        Fault(f"-e {name}", "is not a name for a variable", "use letters, digits and _")
+        for name in env
+        if not re.fullmatch(fields.ENV_NAME, name)
     ]
     if faults:
         raise InputError(faults)

@@ -52,6 +52,16 @@ class Node(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Jump:
+    """A machine on the way to others. None: as for anybody else, or as the user's own ssh_config says."""
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+    key: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Login:
     """How to get into a machine. The secrets are never shown."""
 
@@ -60,6 +70,7 @@ class Login:
     key: Path | None = None
     password: str | None = dataclasses.field(default=None, repr=False)
     passphrase: str | None = dataclasses.field(default=None, repr=False)
+    jump: Jump | None = None
 
 
 @dataclasses.dataclass(frozen=True)

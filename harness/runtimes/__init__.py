@@ -126,6 +126,9 @@ class Member:
     restrict_oom: bool = False
     """The machine may not lower OOM scores (no CAP_SYS_RESOURCE)."""
 
+    away: bool = False
+    """A member that does not answer now."""
+
     @property
     def is_master(self) -> bool:
         return self.role == "master"
@@ -144,6 +147,10 @@ class Cluster:
     """An application of the image brings the pod network (CNI)."""
     own_dns: bool = True
     """The image has an addon of its own for cluster DNS."""
+    documents: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), repr=False)
+    """Configuration of kubeadm, kubelet and kube-proxy over ours, as plain documents; the last one counts."""
+    certificate_days: int | None = None
+    """How long certificates are good; None: as long as kubeadm's."""
 
     @property
     def masters(self) -> tuple[Member, ...]:
@@ -195,6 +202,18 @@ class Runtime(Protocol):
 
     def start_master(self, member: Member) -> None:
         """Start the API of a master; it need not answer when this returns."""
+        ...
+
+    def join_store(self, member: Member, peers: str) -> None:
+        """Start the database of a master that comes to others; ``peers`` are all members as ``name=url,...``, this one among them."""
+        ...
+
+    def join_master(self, member: Member) -> None:
+        """Start the API of a master that comes to others, once its database has taken it in; it need not answer when this returns."""
+        ...
+
+    def welcome(self, member: Member) -> None:
+        """What the cluster is told of a new master whose API answers."""
         ...
 
     def wait_api(self, member: Member, timeout: float) -> None:

@@ -17,11 +17,12 @@ from typing import Any
 import yaml
 
 from harness import log
+from harness.clusterfile.kubeadm import merge_kubeadm
 from harness.errors import CheckError, CommandError, StoreError
 from harness.nodes import Node, each
 from harness.nodes.placing import STATE, File, Files, put_all, read_all
 from harness.runtimes import API_NAME, API_PORT, DNS_DOMAIN, ROOTFS, Cluster, Facts, Member, documents
-from harness.runtimes.pki import FILES, FOLDER, Pki, master_certificates
+from harness.runtimes.pki import FILES, FOLDER, LEAF_DAYS, Pki, master_certificates
 
 SOCKET = "/run/containerd/containerd.sock"
 CONFIG = f"{STATE}/kubeadm.yaml"
@@ -77,6 +78,24 @@ _SMALL = 20
 
 _PROGRAMS = ("kubeadm", "kubelet", "kubectl")
 
+DECIDED: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "InitConfiguration": (("localAPIEndpoint",), ("nodeRegistration", "name"), ("nodeRegistration", "criSocket"), ("certificateKey",)),
+    "ClusterConfiguration": (
+        ("kubernetesVersion",),
+        ("clusterName",),
+        ("controlPlaneEndpoint",),
+        ("imageRepository",),
+        ("certificatesDir",),
+        ("networking", "podSubnet"),
+        ("networking", "serviceSubnet"),
+        ("networking", "dnsDomain"),
+        ("etcd", "external"),
+        ("etcd", "local", "dataDir"),
+    ),
+    "KubeletConfiguration": (("staticPodPath",), ("clusterDNS",), ("clusterDomain",)),
+}
+"""Keys that have one right value in a cluster of ours, by kind: those of documents that are merged in do not count."""
+
 
 class Kubeadm:
     """Implements ``Runtime``."""
@@ -96,8 +115,13 @@ class Kubeadm:
         return self.pki.identity
 
     @property
+    def _days(self) -> int:
+        return self.cluster.certificate_days or LEAF_DAYS
+
+    @property
     def first(self) -> Member:
-        return self.cluster.masters[0]
+        """The first master that answers."""
+        return next((master for master in self.cluster.masters if not master.away), self.cluster.masters[0])
 
     def prepare(self) -> None:
         """The keys of the cluster from a master that has them (an earlier run was killed), else new ones.
@@ -107,16 +131,15 @@ class Kubeadm:
         """
         paths = [f"{FOLDER}/{name}" for name in FILES]
         found: dict[str, tuple[str, Pki]] = {}
-        for member, files in zip(
-            self.cluster.masters, each(self.cluster.masters, lambda master: read_all(master.node, paths)), strict=True
-        ):
+        masters = [master for master in self.cluster.masters if not master.away]
+        for member, files in zip(masters, each(masters, lambda master: read_all(master.node, paths)), strict=True):
             pki = Pki.of({name: files.get(f"{FOLDER}/{name}", b"") for name in FILES})
             if pki is not None:
                 found.setdefault(pki.identity, (member.name, pki))
         if len(found) > 1:
             names = " and ".join(name for name, _ in found.values())
             raise StoreError(f"{names} have the keys of different clusters", hint="delete the old cluster first: slipway delete")
-        self._pki = next(iter(found.values()))[1] if found else Pki.make()
+        self._pki = next(iter(found.values()))[1] if found else Pki.make(days=self._days)
         put_all(self.first.node, self._shared_keys())
 
     def authority(self) -> bytes:
@@ -163,6 +186,15 @@ class Kubeadm:
         """etcd and the API server; the kubelet sees their manifests at once."""
         self._phases(member, "etcd local", "control-plane apiserver")
 
+    def join_store(self, member: Member, peers: str) -> None:
+        """etcd of a master that comes to others: it learns from its peers, of which it must know exactly those that there are."""
+        put_all(member.node, {CONFIG: File.text(master_config(self.cluster, member, initial=True, peers=peers), 0o600)})
+        self._phases(member, "etcd local")
+
+    def join_master(self, member: Member) -> None:
+        """The API server; what would be there of an earlier attempt started without its database."""
+        self._phases(member, "control-plane apiserver")
+
     def wait_api(self, member: Member, timeout: float) -> None:
         """Until the API of a master is ready. Raises CheckError with the reason.
 
@@ -196,7 +228,7 @@ done
         commands.append(upload % ("addon kube-proxy" if self.cluster.own_dns else "addon all"))
         commands += self._applying(addons)
         node.run(_at_once(commands), timeout=300)
-        each(self.cluster.masters, self._mark)
+        each(self.cluster.masters, self.welcome)
 
     def apply(self, addons: Mapping[str, str], timeout: float) -> None:
         """Apply manifests as soon as a node takes pods. Earlier the scheduler would try in vain, and then again at growing intervals."""
@@ -221,7 +253,8 @@ done"""
         # Without validation: the schema alone takes a second to read.
         return [f"{KUBECTL} apply --validate=false -f {STATE}/addons/{shlex.quote(name)}" for name in sorted(addons)]
 
-    def _mark(self, member: Member) -> None:
+    def welcome(self, member: Member) -> None:
+        """Mark a master as one, and tell the cluster of it."""
         commands = [f"{KUBEADM} init phase mark-control-plane --config {CONFIG}.upload"]
         if member is not self.first:
             # Adds the member's own address to what the first one has uploaded.
@@ -234,10 +267,7 @@ done"""
 
     def kubeconfig(self, server: str) -> bytes:
         """The administrator's, for use from elsewhere: ``server`` is the address of a master."""
-        config = yaml.safe_load(self.first.node.get(ADMIN))
-        for entry in config["clusters"]:
-            entry["cluster"]["server"] = f"https://{bracketed(server)}:{API_PORT}"
-        return yaml.safe_dump(config, sort_keys=False).encode()
+        return administrator(self.first.node, server)
 
     def reset(self, node: Node) -> None:
         reset(node)
@@ -248,7 +278,7 @@ done"""
     def _client(self, member: Member) -> dict[str, File]:
         """The kubelet's own certificate, laid out as TLS bootstrap leaves it, so that its rotation works."""
         user = f"system:node:{member.name}"
-        pair = self.pki.authority.issue(user, organizations=["system:nodes"])
+        pair = self.pki.authority.issue(user, organizations=["system:nodes"], days=self._days)
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d-%H-%M-%S")
         dated = CLIENT_PEM.replace("current", stamp)
         config = kubeconfig(self.cluster.name, self.authority(), user, {"client-certificate": CLIENT_PEM, "client-key": CLIENT_PEM})
@@ -261,13 +291,14 @@ done"""
     def _certificates(self, member: Member) -> dict[str, File]:
         names = [member.name, "kubernetes", "kubernetes.default", "kubernetes.default.svc", f"kubernetes.default.svc.{DNS_DOMAIN}"]
         api_hosts = [*names, self.cluster.network.api, member.address, *api_names(self.cluster)]
-        etcd_hosts = [member.name, "localhost", "127.0.0.1", "::1", member.address]
+        asked = [name for kind in ("serverCertSANs", "peerCertSANs") for name in _asked_names(self.cluster, "etcd", "local", kind)]
+        etcd_hosts = [member.name, "localhost", "127.0.0.1", "::1", member.address, *asked]
         files: dict[str, File] = {}
-        for name, pair in master_certificates(self.pki, member.name, api_hosts, etcd_hosts).items():
+        for name, pair in master_certificates(self.pki, member.name, api_hosts, etcd_hosts, self._days).items():
             files[f"{FOLDER}/{name}.crt"] = File(pair.certificate, 0o644)
             files[f"{FOLDER}/{name}.key"] = File(pair.key, 0o600)
         for name, (user, organizations) in _ADMINISTRATORS.items():
-            pair = self.pki.authority.issue(user, organizations=organizations)
+            pair = self.pki.authority.issue(user, organizations=organizations, days=self._days)
             credentials = {
                 "client-certificate-data": base64.b64encode(pair.certificate).decode(),
                 "client-key-data": base64.b64encode(pair.key).decode(),
@@ -284,6 +315,14 @@ done; journalctl -u kubelet -n 8 --no-pager -o cat 2>/dev/null"""
         except CommandError as error:
             log.debug(error.message)
             return ""
+
+
+def administrator(master: Node, server: str) -> bytes:
+    """The kubeconfig of the administrator as a master has it, for use from elsewhere: by way of ``server``, the address of a master."""
+    config = yaml.safe_load(master.get(ADMIN))
+    for entry in config["clusters"]:
+        entry["cluster"]["server"] = f"https://{bracketed(server)}:{API_PORT}"
+    return yaml.safe_dump(config, sort_keys=False).encode()
 
 
 def reset(node: Node) -> None:
@@ -308,8 +347,14 @@ def bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def master_config(cluster: Cluster, member: Member, *, initial: bool) -> str:
-    """kubeadm's configuration for one master. With ``initial``, etcd knows all members from the start.
+def peer_url(address: str) -> str:
+    """Where etcd's members of a master meet its own."""
+    return f"https://{bracketed(address)}:2380"
+
+
+def master_config(cluster: Cluster, member: Member, *, initial: bool, peers: str | None = None) -> str:
+    """kubeadm's configuration for one master. With ``initial``, etcd knows all members from the start: those of the cluster or, for one
+    that comes to others, ``peers``.
 
     The one that is kept in the cluster must not have that: a master that joins later gets its list from the running members.
     """
@@ -336,22 +381,58 @@ def master_config(cluster: Cluster, member: Member, *, initial: bool) -> str:
         # Containers may not write the host's limit; a machine's own default stays.
         "conntrack": {"maxPerCore": 0},
     }
-    return documents(init, _cluster_configuration(cluster, api_version, initial=initial), kubelet_configuration(cluster, member), proxy)
+    ours = (init, _cluster_configuration(cluster, api_version, initial=initial, peers=peers), kubelet_configuration(cluster, member), proxy)
+    return documents(*(merged(cluster, document) for document in ours))
+
+
+def merged(cluster: Cluster, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """One document of ours with what the image and the Clusterfile say over it, but for what is ``DECIDED``."""
+    others = [other for other in cluster.documents if other.get("kind") == document["kind"]]
+    if not others:
+        return document
+    (found,) = merge_kubeadm([document], (), others)
+    for path in DECIDED.get(document["kind"], ()):
+        _restore(found, document, path)
+    return found
+
+
+def _restore(found: dict[str, Any], ours: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    """Make the value at a path what it is in ``ours``, which may be nothing."""
+    key, *rest = path
+    if not rest:
+        found.pop(key, None)
+        found |= {key: ours[key]} if key in ours else {}
+    elif isinstance(found.get(key), dict):
+        below = ours.get(key)
+        _restore(found[key], below if isinstance(below, Mapping) else {}, tuple(rest))
 
 
 def api_names(cluster: Cluster) -> list[str]:
     """The names and addresses by which the API of any master may be called from outside."""
-    return list(dict.fromkeys(["127.0.0.1", API_NAME, *(master.address for master in cluster.masters), *cluster.cert_sans]))
+    asked = (*cluster.cert_sans, *_asked_names(cluster, "apiServer", "certSANs"))
+    return list(dict.fromkeys(["127.0.0.1", API_NAME, *(master.address for master in cluster.masters), *asked]))
 
 
-def _cluster_configuration(cluster: Cluster, api_version: str, *, initial: bool) -> dict[str, Any]:
+def _asked_names(cluster: Cluster, *path: str) -> list[str]:
+    """Names for certificates that documents ClusterConfiguration have at a path."""
+    found: list[str] = []
+    for document in cluster.documents:
+        value: Any = document if document.get("kind") == "ClusterConfiguration" else None
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        found += [str(name) for name in value or ()]
+    return found
+
+
+def _cluster_configuration(cluster: Cluster, api_version: str, *, initial: bool, peers: str | None) -> dict[str, Any]:
     facts = cluster.facts
     etcd: dict[str, Any] = {"dataDir": "/var/lib/etcd"}
     if facts.etcd_image_tag:
         etcd["imageTag"] = facts.etcd_image_tag
     if initial:
-        peers = ",".join(f"{master.name}=https://{bracketed(master.address)}:2380" for master in cluster.masters)
-        etcd["extraArgs"] = _arguments(facts, {"initial-cluster": peers, "initial-cluster-state": "new"})
+        all_new = ",".join(f"{master.name}={peer_url(master.address)}" for master in cluster.masters)
+        state = "existing" if peers else "new"
+        etcd["extraArgs"] = _arguments(facts, {"initial-cluster": peers or all_new, "initial-cluster-state": state})
     configuration: dict[str, Any] = {
         "apiVersion": api_version,
         "kind": "ClusterConfiguration",
@@ -371,6 +452,9 @@ def _cluster_configuration(cluster: Cluster, api_version: str, *, initial: bool)
 def _controller_arguments(cluster: Cluster) -> dict[str, str]:
     # The controllers start one after the other, each with requests of its own; the default rate makes them queue for seconds.
     arguments = {"kube-api-qps": "100", "kube-api-burst": "100"}
+    if cluster.certificate_days is not None:
+        # Those that kubelets renew by themselves.
+        arguments["cluster-signing-duration"] = f"{cluster.certificate_days * 24}h"
     if len(cluster.members) <= _SMALL:
         # How soon the taint of a node goes that has become Ready; pods are placed only then.
         arguments["node-monitor-period"] = "2s"
@@ -400,7 +484,7 @@ def kubelet_configuration(cluster: Cluster, member: Member) -> dict[str, Any]:
 
 def worker_kubelet(cluster: Cluster, member: Member) -> dict[str, Any]:
     """The whole configuration of a worker's kubelet, as ``kubeadm join`` would have written it."""
-    return {
+    ours = {
         **kubelet_configuration(cluster, member),
         "authentication": {
             "anonymous": {"enabled": False},
@@ -415,6 +499,7 @@ def worker_kubelet(cluster: Cluster, member: Member) -> dict[str, Any]:
         "rotateCertificates": True,
         "staticPodPath": "/etc/kubernetes/manifests",
     }
+    return dict(merged(cluster, ours))
 
 
 def kubelet_flags(cluster: Cluster, member: Member) -> str:
@@ -423,8 +508,23 @@ def kubelet_flags(cluster: Cluster, member: Member) -> str:
     arguments = {"container-runtime-endpoint": cri_socket(facts), **_kubelet_arguments(cluster, member)}
     if facts.minor < 27:
         arguments["container-runtime"] = "remote"
+    arguments |= _join_arguments(cluster)
     text = " ".join(f"--{name}={value}" for name, value in sorted(arguments.items()))
     return f'KUBELET_KUBEADM_ARGS="{text}"\n'
+
+
+def _join_arguments(cluster: Cluster) -> dict[str, str]:
+    """What JoinConfiguration says of the kubelets of workers, which start without ``kubeadm join``."""
+    found: dict[str, str] = {}
+    for document in cluster.documents:
+        registration = document.get("nodeRegistration")
+        if document.get("kind") == "JoinConfiguration" and isinstance(registration, Mapping):
+            extra = registration.get("kubeletExtraArgs") or {}
+            pairs = extra.items() if isinstance(extra, Mapping) else [(entry["name"], entry.get("value", "")) for entry in extra]
+            found |= {str(name): str(value) for name, value in pairs}
+            taints = [f"{taint['key']}={taint.get('value') or ''}:{taint['effect']}" for taint in registration.get("taints") or ()]
+            found |= {"register-with-taints": ",".join(taints)} if taints else {}
+    return found
 
 
 def _kubelet_arguments(cluster: Cluster, member: Member) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import ipaddress
 from collections.abc import Iterable, Mapping
@@ -44,7 +45,7 @@ class Authority:
     key: bytes = dataclasses.field(repr=False)
 
     @classmethod
-    def make(cls, name: str, *, now: datetime.datetime | None = None) -> Authority:
+    def make(cls, name: str, *, days: int = AUTHORITY_DAYS, now: datetime.datetime | None = None) -> Authority:
         """A new one with an RSA key, which every client understands."""
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         start = (now or datetime.datetime.now(datetime.UTC)) - _BACKDATE
@@ -56,7 +57,7 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(start)
-            .not_valid_after(start + datetime.timedelta(days=AUTHORITY_DAYS))
+            .not_valid_after(start + datetime.timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(_usage(authority=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -77,15 +78,36 @@ class Authority:
     ) -> Pair:
         """A certificate for ``name`` with a fresh key: a client's; with ``server`` one for ``hosts`` (names and addresses); or both."""
         usages = [ExtendedKeyUsageOID.SERVER_AUTH] * server + [ExtendedKeyUsageOID.CLIENT_AUTH] * (client or not server)
+        return self._sign(
+            _name(name, organizations), x509.ExtendedKeyUsage(usages), [general_name(host) for host in dict.fromkeys(hosts)], days, now
+        )
+
+    def renew(self, certificate: bytes, *, days: int = LEAF_DAYS, hosts: Iterable[str] = (), now: datetime.datetime | None = None) -> Pair:
+        """A certificate for the same as ``certificate`` (PEM), and for ``hosts`` besides, with a fresh key."""
+        before = x509.load_pem_x509_certificate(certificate)
+        usage = before.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        names = list(dict.fromkeys((*alternative_names(before), *(general_name(host) for host in hosts))))
+        return self._sign(before.subject, usage, names, days, now)
+
+    def signed(self, certificate: bytes) -> bool:
+        """Whether this authority signed a certificate (PEM), however long ago."""
+        try:
+            x509.load_pem_x509_certificate(certificate).verify_directly_issued_by(x509.load_pem_x509_certificate(self.certificate))
+        except Exception:
+            # Not readable, of another authority, or by a signature of a kind that is not known: not ours.
+            return False
+        return True
+
+    def _sign(
+        self, subject: x509.Name, usage: x509.ExtendedKeyUsage, names: list[x509.GeneralName], days: int, now: datetime.datetime | None
+    ) -> Pair:
         issuer = x509.load_pem_x509_certificate(self.certificate)
-        signer = serialization.load_pem_private_key(self.key, password=None)
-        if not isinstance(signer, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-            raise StoreError("the key of the certificate authority is neither RSA nor ECDSA", hint="use such a key")
+        signer = _signer(self.key)
         key = ec.generate_private_key(ec.SECP256R1())
         start = (now or datetime.datetime.now(datetime.UTC)) - _BACKDATE
         builder = (
             x509.CertificateBuilder()
-            .subject_name(_name(name, organizations))
+            .subject_name(subject)
             .issuer_name(issuer.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
@@ -93,10 +115,9 @@ class Authority:
             .not_valid_after(min(start + datetime.timedelta(days=days), issuer.not_valid_after_utc))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(authority=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+            .add_extension(usage, critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         )
-        names = [_general(host) for host in dict.fromkeys(hosts)]
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return Pair(_pem(builder.sign(signer, hashes.SHA256())), _key_pem(key))
@@ -109,10 +130,11 @@ class Pki:
     files: Mapping[str, bytes] = dataclasses.field(repr=False)
 
     @classmethod
-    def make(cls, *, now: datetime.datetime | None = None) -> Pki:
+    def make(cls, *, days: int = LEAF_DAYS, now: datetime.datetime | None = None) -> Pki:
+        """New keys, for certificates of which none is to outlive ``days``: the authorities live as long at least."""
         files: dict[str, bytes] = {}
         for name, title in AUTHORITIES.items():
-            authority = Authority.make(title, now=now)
+            authority = Authority.make(title, days=max(AUTHORITY_DAYS, days + 1), now=now)
             files[f"{name}.crt"], files[f"{name}.key"] = authority.certificate, authority.key
         accounts = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         files["sa.key"] = _key_pem(accounts)
@@ -150,7 +172,7 @@ class Pki:
         return hashlib.sha256(self.files["ca.crt"]).hexdigest()[:16]
 
 
-def master_certificates(pki: Pki, node: str, api_hosts: Iterable[str], etcd_hosts: Iterable[str]) -> dict[str, Pair]:
+def master_certificates(pki: Pki, node: str, api_hosts: Iterable[str], etcd_hosts: Iterable[str], days: int = LEAF_DAYS) -> dict[str, Pair]:
     """The certificates that kubeadm wants on a master, by their names below ``FOLDER``.
 
     kubeadm would make the same; its RSA keys take a busy machine seconds. ``kubeadm certs`` renews these like its own.
@@ -158,13 +180,13 @@ def master_certificates(pki: Pki, node: str, api_hosts: Iterable[str], etcd_host
     cluster, front, etcd = pki.authority, pki.of_name("front-proxy-ca"), pki.of_name("etcd/ca")
     masters, peers = ["system:masters"], list(etcd_hosts)
     return {
-        "apiserver": cluster.issue("kube-apiserver", hosts=api_hosts, server=True),
-        "apiserver-kubelet-client": cluster.issue("kube-apiserver-kubelet-client", organizations=masters),
-        "front-proxy-client": front.issue("front-proxy-client"),
-        "etcd/server": etcd.issue(node, hosts=peers, server=True, client=True),
-        "etcd/peer": etcd.issue(node, hosts=peers, server=True, client=True),
-        "etcd/healthcheck-client": etcd.issue("kube-etcd-healthcheck-client", organizations=masters),
-        "apiserver-etcd-client": etcd.issue("kube-apiserver-etcd-client", organizations=masters),
+        "apiserver": cluster.issue("kube-apiserver", hosts=api_hosts, server=True, days=days),
+        "apiserver-kubelet-client": cluster.issue("kube-apiserver-kubelet-client", organizations=masters, days=days),
+        "front-proxy-client": front.issue("front-proxy-client", days=days),
+        "etcd/server": etcd.issue(node, hosts=peers, server=True, client=True, days=days),
+        "etcd/peer": etcd.issue(node, hosts=peers, server=True, client=True, days=days),
+        "etcd/healthcheck-client": etcd.issue("kube-etcd-healthcheck-client", organizations=masters, days=days),
+        "apiserver-etcd-client": etcd.issue("kube-apiserver-etcd-client", organizations=masters, days=days),
     }
 
 
@@ -178,9 +200,26 @@ def covers(certificate: bytes, hosts: Iterable[str], *, now: datetime.datetime |
     except Exception:
         # Whatever is wrong with it, a new one is the answer.
         return False
-    return {_general(host) for host in hosts} <= names and found.not_valid_after_utc > (
+    return {general_name(host) for host in hosts} <= names and found.not_valid_after_utc > (
         now or datetime.datetime.now(datetime.UTC)
     ) + datetime.timedelta(days=30)
+
+
+def alternative_names(certificate: x509.Certificate) -> tuple[x509.GeneralName, ...]:
+    """Whom a certificate holds for, where it is a server's."""
+    try:
+        return tuple(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return ()
+
+
+@functools.lru_cache(maxsize=8)
+def _signer(key: bytes) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+    """A key that signs. Reading an RSA key proves its numbers, which takes longer than all the rest of a certificate."""
+    found = serialization.load_pem_private_key(key, password=None)
+    if not isinstance(found, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+        raise StoreError("the key of the certificate authority is neither RSA nor ECDSA", hint="use such a key")
+    return found
 
 
 def _name(common: str, organizations: Iterable[str] = ()) -> x509.Name:
@@ -188,7 +227,8 @@ def _name(common: str, organizations: Iterable[str] = ()) -> x509.Name:
     return x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
-def _general(host: str) -> x509.GeneralName:
+def general_name(host: str) -> x509.GeneralName:
+    """A name or address as a certificate has it."""
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:

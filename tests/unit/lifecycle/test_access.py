@@ -11,7 +11,8 @@ import pytest
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.lifecycle import access
-from harness.nodes import Login, Machine
+from harness.lifecycle.steps import access_entry
+from harness.nodes import Jump, Login, Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh
 from tests.unit.lifecycle.standin import StandIn
@@ -90,3 +91,18 @@ def test_a_cluster_of_another_tool_is_told_from_one_that_does_not_answer() -> No
     node.said = "The connection was refused"
     with pytest.raises(CommandError):
         access.recorded(NodeKubectl(node))
+
+
+def test_the_stored_clusterfile_may_have_more_documents_than_the_cluster() -> None:
+    text = "kind: Config\nspec: {path: etc/a}\n---\nkind: Cluster\nspec: {hosts: [{ips: [10.0.0.9], roles: [master]}]}\n"
+    record = access.recorded(recorded(image="web:1", digest="sha256:1", Clusterfile=text, registry="elsewhere"))
+    assert record["Clusterfile"]["kind"] == "Cluster"
+    assert (record["text"], record["registry"]) == (text, "elsewhere")
+    assert [machine.address for machine in access.members(record, Login())[0]] == ["10.0.0.9"]
+
+
+def test_the_machine_in_between_is_remembered(tmp_path: Path) -> None:
+    jump = Jump("bastion.example.com", "ops", 2200, Path("/keys/jump"))
+    node = Ssh(tmp_path, [Machine("10.0.0.1", Login(jump=jump))]).nodes[0]
+    ClusterState.of("lab", tmp_path).remember({"masters": [json.loads(json.dumps(access_entry(node)))]})
+    assert access.known("lab", home=tmp_path).masters == (Machine("10.0.0.1", Login(jump=jump)),)

@@ -115,7 +115,7 @@ def test_a_plan_to_delete_is_made_without_touching_anything(tmp_path: Path, monk
     found = delete.prepare("lab", [Machine("10.0.0.1")], [Machine("10.0.0.2")], home=tmp_path)
     assert isinstance(found.ssh, Ssh)
     plan = {step.id: step for step in delete.plan(found)}
-    assert list(plan) == ["connect", "clean", "forget"]
+    assert list(plan) == ["connect", "hooks", "clean", "forget"]
     assert [node.address for node in plan["clean"].nodes] == ["10.0.0.1", "10.0.0.2"]
 
 

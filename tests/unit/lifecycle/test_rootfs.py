@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.cloudimage import PlatformImage
 from harness.errors import InputError
 from harness.lifecycle import rootfs
+from harness.nodes.placing import File
 from harness.oci.layer import scan, write_layer
 from harness.oci.model import Platform
 from harness.oci.store import Store
+from harness.process import Result
 from tests.unit.lifecycle.standin import StandIn
 
 
@@ -95,3 +100,41 @@ def test_the_fingerprint_follows_contents_and_modes(store: Store) -> None:
     assert rootfs.fingerprint({"a": File(b"x")}) == rootfs.fingerprint({"a": File(b"x")})
     assert rootfs.fingerprint({"a": File(b"x")}) != rootfs.fingerprint({"a": File(b"y")})
     assert rootfs.fingerprint({"a": File(b"x")}) != rootfs.fingerprint({"a": File(b"x", 0o600)})
+
+
+class Receiving(StandIn):
+    """Keeps the tars that it is sent, and the list of what was rendered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received: list[dict[str, bytes]] = []
+        self.listed = ""
+
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float | None = None) -> Result:
+        if isinstance(input, bytes):
+            with tarfile.open(fileobj=io.BytesIO(input)) as tar:
+                self.received.append({member.name: file.read() for member in tar if (file := tar.extractfile(member)) is not None})
+        elif isinstance(input, str):
+            self.listed = input
+        super().run(command, check=check, timeout=timeout)
+        return Result((), 0, self.listed if command.startswith("cat /") else "", "")
+
+
+def test_what_is_not_rendered_any_more_is_as_the_image_has_it_again(store: Store, tmp_path: Path) -> None:
+    tree = rootfs.tree(store, image(store, {"etc/a": "of the image", "etc/b": "b"}, root=tmp_path))
+    node = Receiving()
+    rootfs.send_rendered(node, {"etc/a": File(b"rendered"), "etc/new": File(b"made")}, tree)
+    assert node.received[-1] == {"etc/a": b"rendered", "etc/new": b"made"}
+    assert node.listed == "etc/a\netc/new\n"
+    rootfs.send_rendered(node, {"etc/b": File(b"other")}, tree)
+    assert node.received[-1] == {"etc/a": b"of the image", "etc/b": b"other"}
+    assert any("rm -f /var/lib/slipway/rootfs/etc/new" in command for command in node.commands)
+    rootfs.send_rendered(node, {}, tree)
+    assert node.received[-1] == {"etc/b": b"b"}
+    assert node.listed == ""
+
+
+def test_nothing_rendered_is_nothing_sent(store: Store, tmp_path: Path) -> None:
+    node = Receiving()
+    rootfs.send_rendered(node, {}, rootfs.tree(store, image(store, {"etc/a": "a"}, root=tmp_path)))
+    assert node.received == []

@@ -11,7 +11,7 @@ import pytest
 
 from harness import process
 from harness.errors import CommandError, NodeError, UsageError
-from harness.nodes import Login, Machine, Writer
+from harness.nodes import Jump, Login, Machine, Writer
 from harness.nodes.ssh import Ssh, config_text, explain
 from harness.process import Result
 
@@ -65,6 +65,18 @@ def test_a_given_key_is_the_only_one_tried_and_a_path_with_blanks_is_quoted(tmp_
     text = config_text(machines("10.0.0.1", key=tmp_path / "my keys" / "id"), tmp_path / "k", tmp_path / "s")
     assert f'  IdentityFile "{tmp_path}/my keys/id"\n  IdentitiesOnly yes\n' in text
     assert "IdentitiesOnly" not in config_text(machines("10.0.0.1"), tmp_path / "k", tmp_path / "s")
+
+
+def test_a_machine_in_between_has_an_entry_of_its_own(tmp_path: Path) -> None:
+    jump = Jump("bastion.example.com", "ops", 2200, tmp_path / "jump")
+    machines = [Machine("10.0.0.1", Login(jump=jump)), Machine("10.0.0.2", Login(jump=jump)), Machine("10.0.0.3")]
+    text = config_text(machines, tmp_path / "known_hosts", tmp_path)
+    entries = {part.splitlines()[0]: part for part in text.split("\n\n")}
+    assert entries["Host slipway-jump-1"].splitlines()[1:4] == ["  HostName bastion.example.com", "  User ops", "  Port 2200"]
+    assert "  ProxyJump slipway-jump-1" in entries["Host 10.0.0.1"]
+    assert "  ProxyJump slipway-jump-1" in entries["Host 10.0.0.2"]
+    assert "ProxyJump" not in entries["Host 10.0.0.3"]
+    assert text.count("HostName bastion") == 1
 
 
 def test_a_password_is_in_no_file_and_in_no_argument(tmp_path: Path, programs: Programs) -> None:

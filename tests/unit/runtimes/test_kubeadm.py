@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import tarfile
 from typing import Any
@@ -271,3 +272,36 @@ def test_a_kubelet_asks_no_cloud_that_is_not_there() -> None:
     drop_in = "/etc/systemd/system/kubelet.service.d/20-slipway.conf"
     assert b"AWS_EC2_METADATA_DISABLED=true" in kubeadm.units(member(1))[drop_in].data
     assert drop_in not in kubeadm.units(member(1, ec2=True))
+
+
+def test_etcd_of_a_master_that_comes_to_others_knows_exactly_those_that_there_are() -> None:
+    found = cluster(3)
+    runtime = Kubeadm(found)
+    runtime.join_store(found.masters[2], "master-2=https://10.0.0.2:2380,master-3=https://10.0.0.3:2380")
+    node = machine(found.masters[2])
+    written = {document["kind"]: document for document in yaml.safe_load_all(node.files[CONFIG][0])}
+    arguments = written["ClusterConfiguration"]["etcd"]["local"]["extraArgs"]
+    assert arguments["initial-cluster"] == "master-2=https://10.0.0.2:2380,master-3=https://10.0.0.3:2380"
+    assert arguments["initial-cluster-state"] == "existing"
+    assert "init phase etcd local" in node.commands[-1]
+    runtime.join_master(found.masters[2])
+    assert "init phase control-plane apiserver" in node.commands[-1]
+    assert "etcd" not in node.commands[-1].replace(CONFIG, "")
+
+
+def test_a_master_that_does_not_answer_is_neither_asked_nor_the_first() -> None:
+    masters = (dataclasses.replace(member(1), away=True), member(2), member(3))
+    found = Cluster("lab", FACTS, Network("100.64.0.0/10", "10.96.0.0/22"), masters)
+    runtime = Kubeadm(found)
+    runtime.prepare()
+    assert runtime.first is masters[1]
+    assert machine(masters[0]).commands == []
+    assert f"{FOLDER}/ca.key" in machine(masters[1]).files
+
+
+def test_a_new_master_is_marked_and_adds_its_address_to_what_the_cluster_keeps() -> None:
+    found = cluster(2)
+    Kubeadm(found).welcome(found.masters[1])
+    (command,) = machine(found.masters[1]).commands
+    assert "mark-control-plane" in command
+    assert "upload-config kubeadm" in command

@@ -1,0 +1,141 @@
+"""Nodes of a running cluster: they join, and they are removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness import log
+from harness.cli.clusters import Name, _login, _machines
+from harness.cli.terminal import Json, Yes, app, pairs, plain, print_json, table, wants_json
+
+User = Annotated[str, typer.Option("--user", "-u", help="Who we are on the machines: root, or somebody with sudo.")]
+Key = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent's and yours]", show_default=False)]
+Passwd = Annotated[str | None, typer.Option("--passwd", "-p", help="The SSH password; - asks for it.", show_default=False)]
+Port = Annotated[int, typer.Option(help="The SSH port.")]
+Via = Annotated[
+    list[str] | None,
+    typer.Option(help="Masters of the cluster, when this machine knows nothing of it.", metavar="IP[,IP...]", show_default=False),
+]
+Plan = Annotated[bool, typer.Option("--plan", help="Show the steps and touch nothing.")]
+
+
+@app.command()
+def join(
+    name: Name = "default",
+    masters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--masters", "--master", "-m", help="Machines that become masters, or ranges of them.", metavar="IP[,IP...]", show_default=False
+        ),
+    ] = None,
+    nodes: Annotated[
+        list[str] | None,
+        typer.Option("--nodes", "--node", "-n", help="Machines that become workers.", metavar="IP[,IP...]", show_default=False),
+    ] = None,
+    user: User = "root",
+    key: Key = None,
+    passwd: Passwd = None,
+    port: Port = 22,
+    via: Via = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env", "-e", help="A value that the cluster did not keep, since it is secret.", metavar="NAME=VALUE", show_default=False
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that the machines may take to become ready.")] = 600,
+    plan: Plan = False,
+    output: Json = "text",
+) -> None:
+    """Make machines nodes of a running cluster. The same command again finishes what was interrupted."""
+    from harness.lifecycle import join as joining
+
+    as_json = wants_json(output)
+    login = _login(user, port, key, passwd)
+    new_masters, new_nodes = _machines(masters, login, "--masters"), _machines(nodes, login, "--nodes")
+    given: dict[str, Any] = {
+        "via": _machines(via, login, "--via"), "env": pairs(env or [], "--env"), "password": login.password, "timeout": timeout,
+    }  # fmt: skip
+    if plan:
+        with joining.prepared(name, new_masters, new_nodes, **given) as work:
+            _show_plan(joining.plan(work), as_json)
+        return
+    done = joining.join(name, new_masters, new_nodes, **given)
+    if as_json:
+        print_json(plain(done))
+        return
+    for kind, names in (("master", done.masters), ("node", done.nodes)):
+        if names:
+            print(f"{', '.join(names)} joined {name} as {kind}{'s' if len(names) > 1 else ''} in {log.duration(done.seconds)}")
+    if done.already:
+        print(f"{', '.join(done.already)} belonged to {name} before")
+
+
+@app.command()
+def remove(
+    words: Annotated[
+        list[str],
+        typer.Argument(help="The nodes, by address or name; the name of the cluster may stand before them.", metavar="[NAME] IP|NODE"),
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Delete what still runs on a node when the drain has taken too long.")] = False,
+    yes: Yes = False,
+    user: User = "root",
+    key: Key = None,
+    passwd: Passwd = None,
+    port: Port = 22,
+    via: Via = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that pods may take to leave.")] = 120,
+    plan: Plan = False,
+    output: Json = "text",
+) -> None:
+    """Take nodes out of a running cluster: their pods go elsewhere, and their machines are left as they were found."""
+    from harness.lifecycle import remove as removing
+
+    as_json = wants_json(output)
+    name, nodes = _name_and_nodes(words, named=bool(via))
+    login = _login(user, port, key, passwd)
+    given: dict[str, Any] = {"force": force, "via": _machines(via, login, "--via"), "login": login, "drain_timeout": timeout}
+    if plan or not yes:
+        with removing.prepared(name, nodes, **given) as work:
+            if plan:
+                _show_plan(removing.plan(work), as_json)
+                return
+            for node in work.going:
+                answers = "" if node in work.alive else ", does not answer"
+                print(f"{work.name(node)} {node.address} ({'master' if node in work.masters else 'node'}{answers})")
+        typer.confirm(f"Take this out of {name}?", abort=True)
+    done = removing.remove(name, nodes, **given)
+    if as_json:
+        print_json(plain(done))
+        return
+    print(f"removed {', '.join(done.removed)} from {name} in {log.duration(done.seconds)}; {len(done.cleaned)} machines cleaned")
+    for address, reason in done.unreachable.items():
+        print(f"  {address} still holds what it held: {reason}")
+
+
+def _name_and_nodes(words: list[str], *, named: bool = False) -> tuple[str, list[str]]:
+    """The cluster and its nodes. The first of several words is a cluster when one of that name is known here or, with ``named``, when it
+    is no address: a cluster of which nothing is known here.
+    """
+    from harness import clusterstate
+
+    first, *rest = words
+    known = {state.name for state in clusterstate.known()}
+    if rest and (first in known or (named and not first[:1].isdigit() and ":" not in first)):
+        name, words = first, rest
+    else:
+        name = clusterstate.DEFAULT_NAME
+    return name, [part for word in words for part in word.split(",") if part]
+
+
+def _show_plan(steps: Any, as_json: bool) -> None:
+    from harness.lifecycle import plan as planning
+
+    described = planning.describe(steps)
+    if as_json:
+        print_json(described)
+    else:
+        table(("STEP", "WHERE", "WHAT"), [(step["id"], ",".join(step["nodes"]) or "here", step["title"]) for step in described])

@@ -1,0 +1,317 @@
+"""``slipway apply``: a cluster becomes what its Clusterfile says. One that is not there is made; in one that is, what differs changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from harness.clusterfile import Clusterfile, is_redacted
+from harness.clusterfile.difference import ADDED, CHANGED, REMOVED, Change, difference
+from harness.clusterfile.parse import parse
+from harness.clusterstate import ClusterState
+from harness.errors import CheckError, Fault, InputError
+from harness.lifecycle import access, hooks, labels, lease, machine, preflight, run, steps
+from harness.lifecycle.plan import Step, describe, digest, execute
+from harness.lifecycle.rootfs import MARK
+from harness.nodes import Machine
+from harness.nodes.ssh import Ssh, SshNode
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+from harness.runtimes.kubeadm import KUBECTL
+
+_NOT_OURS = 10
+"""The exit code for a machine that belongs to another cluster, or to none."""
+
+_NETWORKS = frozenset({"PodCIDR", "SvcCIDR", "IPv6DualStack"})
+_HERE = frozenset({"env", "config", "hook", "application", "launch"})
+"""Subjects of changes that are made by rendering, sending and launching again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What was, or with a plan would be, done. ``made``: the cluster was not there, and is now."""
+
+    name: str
+    changes: tuple[Change, ...]
+    steps: tuple[dict[str, Any], ...]
+    done: bool
+    seconds: float
+    made: run.Summary | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class There:
+    """A cluster as it was found: a master of it that answers, and what was applied the last time."""
+
+    master: SshNode
+    stored: Clusterfile
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What the changes come to."""
+
+    masters: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    """Addresses that join."""
+    leaving: tuple[str, ...] = ()
+    image: str | None = None
+    """The image to go to."""
+    here: bool = False
+    """Something is to be rendered, labelled or launched again, or written down."""
+
+
+def apply(
+    options: run.Options,
+    store: Store,
+    *,
+    plan: bool = False,
+    fetch: Callable[[], object] = lambda: None,
+    home: Path | None = None,
+) -> Outcome:
+    """Make the cluster what ``options.clusterfile`` says; with ``plan`` only tell. ``fetch`` brings the image when something is to be done.
+
+    Raises InputError for changes that are not possible, before anything is changed; UsageError while another one changes the cluster.
+    """
+    started = time.monotonic()
+    wanted = options.clusterfile
+    if wanted is None or wanted.cluster is None:
+        raise ValueError("apply needs a Clusterfile")
+    state = ClusterState.of(options.name, home)
+    with Ssh(state.folder, _machines(options, state)) as ssh:
+        there = find(ssh, options)
+        if there is None:
+            return _make(options, store, plan, fetch, started, home)
+        changes = compare(there, wanted, store)
+        work = sort(changes, wanted)
+        if not changes:
+            return Outcome(options.name, (), (), not plan, time.monotonic() - started)
+        fetch()
+        setup = run.prepare(options, store, home=home)
+        setup.previous = there.stored
+        recipe = here(setup) if work.here else []
+        described = (*_described(work), *describe(recipe))
+        if plan:
+            return Outcome(options.name, changes, described, False, time.monotonic() - started)
+        with lease.held(there.master, options.name):
+            _carry_out(work, options, there, setup, recipe, store)
+    return Outcome(options.name, changes, described, True, time.monotonic() - started)
+
+
+def _make(options: run.Options, store: Store, plan: bool, fetch: Callable[[], object], started: float, home: Path | None) -> Outcome:
+    fetch()
+    if plan:
+        described = tuple(describe(run.plan(run.prepare(options, store, home=home))))
+        return Outcome(options.name, (), described, False, time.monotonic() - started)
+    made = run.run(options, store, home=home)
+    return Outcome(options.name, (), (), True, made.seconds, made)
+
+
+# ---- what is there ----------------------------------------------------------------------------------------------------
+
+
+def _machines(options: run.Options, state: ClusterState) -> tuple[Machine, ...]:
+    """The masters that the file names and those that this machine remembers: any of them may be the one that answers."""
+    remembered = access.known(state.name, home=state.folder.parent.parent).masters if _remembered(state) else ()
+    named = {one.address for one in options.masters}
+    return (*options.masters, *(one for one in remembered if one.address not in named))
+
+
+def find(ssh: Ssh, options: run.Options) -> There | None:
+    """The cluster, by any master that answers; None when there is none, or one that was not finished.
+
+    Raises CheckError when a machine belongs to it and its API is silent.
+    """
+    nodes, _ = ssh.reachable()
+    silent: list[str] = []
+    record = f"{KUBECTL} --request-timeout=10s get configmap {steps.CONFIG_MAP} --namespace=kube-system --output=json"
+    script = f'set -- $(cat {MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(options.name)} ] || exit {_NOT_OURS}; {record}'
+    for node in nodes:
+        asked = node.run(script, check=False, timeout=30)
+        if asked.returncode == _NOT_OURS:
+            continue
+        if asked.ok:
+            kept = access.record(json.loads(asked.stdout)["data"])
+            return There(node, parse(kept["text"], f"the Clusterfile in {options.name}", stored=True), kept["digest"] or "")
+        if "NotFound" in asked.stderr or "No such file" in asked.stderr or "not found" in asked.stderr:
+            return None
+        silent.append(f"{node.name}: {(asked.output.splitlines() or ['no answer'])[-1]}")
+    if silent and _was_finished(options, ssh):
+        raise CheckError(
+            f"the API of the cluster {options.name} does not answer", hint="slipway status says more", details="\n".join(silent)
+        )
+    return None
+
+
+def _was_finished(options: run.Options, ssh: Ssh) -> bool:
+    """Whether this machine saw the end of a run; else a run that was cut short is to be finished."""
+    return bool(ClusterState(options.name, ssh.folder).read().get("digest"))
+
+
+def compare(there: There, wanted: Clusterfile, store: Store) -> tuple[Change, ...]:
+    """The differences, that of an image which is another one under the same name included."""
+    cluster = wanted.cluster
+    if cluster is None:
+        return ()
+    name = familiar(cluster.image)
+    wanted = dataclasses.replace(wanted, cluster=dataclasses.replace(cluster, image=name))
+    stored = there.stored
+    known = store.names().get(name)
+    if stored.cluster is not None and known is None and there.digest == cluster.image:
+        wanted = dataclasses.replace(wanted, cluster=dataclasses.replace(cluster, image=stored.cluster.image))
+    changes = difference(stored, wanted)
+    if known is not None and known.digest != there.digest and not any(change.subject == "image" for change in changes):
+        digests = (f"{name} {there.digest[7:19]}", f"{name} {known.digest[7:19]}")
+        changes = (Change("image", "image", ".spec.image", CHANGED, *digests), *changes)
+    # Who makes the machines, and how the way to them is balanced by default, is nothing that a cluster could change into.
+    return tuple(change for change in changes if change.name != "provider")
+
+
+def familiar(name: str) -> str:
+    """An image's name as the store has it: ``web`` is ``web:latest``."""
+    try:
+        return name if name.startswith("sha256:") else Reference.parse(name).familiar
+    except ValueError:
+        return name
+
+
+# ---- what is to be done -----------------------------------------------------------------------------------------------
+
+
+def sort(changes: Iterable[Change], wanted: Clusterfile) -> Work:
+    """What the changes come to. Raises InputError for all that cannot be changed in a cluster that runs."""
+    faults: list[Fault] = []
+    work = Work()
+    masters = wanted.cluster.masters if wanted.cluster else ()
+    for change in changes:
+        if change.subject == "host" and change.action == ADDED and change.path.endswith("]"):
+            if change.name in masters:
+                work = dataclasses.replace(work, masters=(*work.masters, change.name))
+            else:
+                work = dataclasses.replace(work, nodes=(*work.nodes, change.name))
+        elif change.subject == "host" and change.action == REMOVED and change.path.endswith("]"):
+            work = dataclasses.replace(work, leaving=(*work.leaving, change.name))
+        elif change.subject == "image":
+            work = dataclasses.replace(work, image=wanted.cluster.image if wanted.cluster else None)
+        elif (fault := _impossible(change)) is not None:
+            faults.append(fault)
+    for verb, needed in (("join", work.masters or work.nodes), ("remove", work.leaving), ("upgrade", work.image)):
+        if needed and _verb(verb) is None:
+            what = {"join": "machines that are new", "remove": "machines that are gone", "upgrade": "another image"}[verb]
+            faults.append(Fault(wanted.path or "Clusterfile", f"{what}: this slipway cannot {verb} yet", "leave that as it was"))
+    if faults:
+        raise InputError(faults)
+    return dataclasses.replace(work, here=bool(tuple(changes)))
+
+
+def _impossible(change: Change) -> Fault | None:
+    """Why a change cannot be made, or None when it can."""
+    if change.subject == "env" and change.name in _NETWORKS:
+        return Fault(change.path, f"{change}: the networks of a cluster that runs cannot change", "make a new cluster")
+    if change.subject == "env" and change.name == "CertSANs":
+        return Fault(change.path, f"{change}: certificates are made anew by a command of their own", "slipway certs")
+    if change.subject in _HERE:
+        return (
+            None if not _of_kubelet(change) else Fault(change.path, f"{change}: it is read when a machine becomes a node", "make it anew")
+        )
+    if change.subject == "host":
+        roles = change.path.endswith(".roles") and _is_master(change.before) != _is_master(change.after)
+        return Fault(change.path, f"{change}: a machine changes sides by leaving and joining", "remove it, then join it") if roles else None
+    if change.path.startswith(".spec.hostAliases") or change.path.startswith(".spec.loadBalancing"):
+        return None
+    hint = "slipway certs" if change.subject == "certificates" else "make a new cluster, or leave that as it was"
+    return Fault(change.path, f"{change}: this cannot be changed in a cluster that runs", hint)
+
+
+def _of_kubelet(change: Change) -> bool:
+    """Whether a Config writes a file that counts only when containerd and kubelet are set up."""
+    return change.subject == "config" and change.name.split(" ")[-1] in (*steps.KUBEADM_CONFIG, steps.CONTAINERD_CONFIG)
+
+
+def _is_master(roles: str | None) -> bool:
+    return "master" in [role.strip() for role in (roles or "").split(",")]
+
+
+def _verb(name: str) -> ModuleType | None:
+    """The module of a verb, where this slipway has it."""
+    try:
+        return importlib.import_module(f"harness.lifecycle.{name}")
+    except ModuleNotFoundError:
+        return None
+
+
+def _described(work: Work) -> list[dict[str, Any]]:
+    found = []
+    if work.image:
+        found.append({"id": "upgrade", "title": f"upgrade to {work.image}", "nodes": [], "after": []})
+    if work.masters or work.nodes:
+        found.append({"id": "join", "title": "join new machines", "nodes": [*work.masters, *work.nodes], "after": []})
+    if work.leaving:
+        found.append({"id": "remove", "title": "remove machines", "nodes": list(work.leaving), "after": []})
+    return found
+
+
+def _carry_out(work: Work, options: run.Options, there: There, setup: steps.Setup, recipe: Sequence[Step], store: Store) -> None:
+    """New machines come before old ones go, so that etcd and the workloads always have a place."""
+    machines = {one.address: one for one in (*options.masters, *options.nodes)}
+    via = (there.master.machine,)
+    if work.image and (upgrade := _verb("upgrade")):
+        upgrade.upgrade(options.name, work.image)
+    if (work.masters or work.nodes) and (join := _verb("join")):
+        masters, nodes = (tuple(machines[address] for address in addresses) for addresses in (work.masters, work.nodes))
+        # What is secret the cluster has not kept.
+        kept = there.stored.cluster.env if there.stored.cluster else {}
+        secrets = {name: options.env[name] for name, value in kept.items() if is_redacted(value) and name in options.env}
+        more = {"env": secrets, "store": store, "timeout": options.timeout}
+        join.join(options.name, masters=masters, nodes=nodes, **more, **({} if _remembered(setup.state) else {"via": via}))
+    if work.leaving and (remove := _verb("remove")):
+        remove.remove(options.name, addresses=work.leaving, **({} if _remembered(setup.state) else {"via": via}))
+    if recipe:
+        with setup.state.lock(), setup.ssh, store.using():
+            execute(recipe)
+
+
+def _remembered(state: ClusterState) -> bool:
+    return bool(state.read().get("masters"))
+
+
+def here(setup: steps.Setup) -> list[Step]:
+    """Render and send again what changed, and launch again what depends on it; nodes and their services stay as they are."""
+    found = hooks.of(setup)
+    recipe = [
+        steps.connect(setup),
+        _ask(setup),
+        steps.unpack_rootfs(setup),
+        steps.make_keys(setup),
+        dataclasses.replace(steps.send_rendered(setup), after=("unpack-rootfs", "make-keys")),
+        _aliases(setup),
+    ]
+    recipe += labels.step(setup, recipe[-1].id)
+    return [*recipe, *run.launching(setup, found, recipe[-1].id)]
+
+
+def _ask(setup: steps.Setup) -> Step:
+    def action() -> None:
+        gathered = preflight.gather(setup.nodes)
+        setup.machines = {node.address: facts for node, facts in zip(setup.nodes, gathered, strict=True)}
+
+    return Step("check-machines", "ask the machines", action, after=("connect",))
+
+
+def _aliases(setup: steps.Setup) -> Step:
+    return Step(
+        "set-hosts",
+        "write the names of hosts",
+        lambda node: machine.set_hosts(node, setup.hosts_lines(node)),
+        setup.nodes,
+        after=("send-rendered",),
+        inputs=lambda node: digest(setup.hosts_lines(node)),
+    )

@@ -1,0 +1,275 @@
+"""``slipway backup``: all that a cluster knows in one file: etcd's data, the keys, and what was applied. Checked after it was written.
+
+The file is a tar, sealed with a password when one is given: ``backup.json`` says what it is of and has the checksum of every other member;
+``Clusterfile`` and ``kubeadm.yaml`` are what the cluster keeps about itself, ``pki/`` the keys, ``etcd/snapshot.db`` a snapshot of etcd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import io
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import yaml
+
+from harness import clusterstate, log
+from harness.errors import CheckError, CommandError, NodeError, SlipwayError, UsageError
+from harness.lifecycle import access, certificates, kubeconfigs
+from harness.lifecycle.access import Access
+from harness.lifecycle.sealed import Opening, Sealing, is_sealed
+from harness.nodes import Machine
+from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.ssh import SshNode
+from harness.runtimes.kubeadm import KUBECTL
+from harness.runtimes.pki import FILES, FOLDER
+from harness.runtimes.staticpods import MANIFESTS, RUNNING
+
+ETCD_DATA = "/var/lib/etcd"
+SNAPSHOT = "etcd/snapshot.db"
+FORMAT = 1
+_FRONT = "backup.json"
+_MINE = f"{ETCD_DATA}/slipway-snapshot.db"
+
+# The tool that reads files of snapshots has another name from etcd 3.6 on.
+_SNAPSHOT = f"""set -eu
+{RUNNING}
+umask 077
+id=$(running etcd | head -n 1)
+[ -n "$id" ] || {{ echo 'etcd does not run here' >&2; exit 1; }}
+rm -f {_MINE} {_MINE}.part
+within() {{ ctr -n k8s.io tasks exec --exec-id slipway-$$-"$1" "$id" "$@"; }}
+within etcdctl --endpoints=https://127.0.0.1:2379 --cacert={FOLDER}/etcd/ca.crt --cert={FOLDER}/etcd/healthcheck-client.crt \
+  --key={FOLDER}/etcd/healthcheck-client.key snapshot save {_MINE} >&2
+sha256sum < {_MINE}
+within etcdutl snapshot status {_MINE} --write-out=json 2>/dev/null ||
+  ctr -n k8s.io tasks exec --exec-id slipway-$$-status "$id" etcdctl snapshot status {_MINE} --write-out=json
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """How it ended."""
+
+    name: str
+    file: Path
+    size: int
+    encrypted: bool
+    revision: int
+    """Of etcd: how many changes its data has seen."""
+    keys: int
+    """In etcd."""
+    digest: str | None
+    """Of the image that runs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """A backup that was read and found whole."""
+
+    front: Mapping[str, Any]
+    keys: Mapping[str, bytes] = dataclasses.field(repr=False)
+    """By their names below ``FOLDER``."""
+    clusterfile: str
+    """As the cluster kept it, without secrets; empty when it had none."""
+    kubeadm: Mapping[str, Any]
+    """kubeadm's ClusterConfiguration."""
+
+    @property
+    def name(self) -> str:
+        return str(self.front["cluster"])
+
+
+def backup(
+    file: Path,
+    name: str = clusterstate.DEFAULT_NAME,
+    masters: Sequence[Machine] = (),
+    nodes: Sequence[Machine] = (),
+    *,
+    password: str | None = None,
+    home: Path | None = None,
+) -> Saved:
+    """Write a backup of a cluster that runs to ``file``, which only its owner may read, and check what was written.
+
+    Raises UsageError when the file is there or cannot be written, NodeError and CheckError when no master can give its data.
+    """
+    if file.exists():
+        raise UsageError(f"{file} is there already", hint="a backup is never overwritten; choose another name")
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"{file.parent}: no such folder")
+    found = access.known(name, masters, nodes, home=home)
+    with access.opened(found) as cluster, tempfile.TemporaryFile(dir=file.absolute().parent) as snapshot:
+        master = kubeconfigs.answering(cluster)
+        with log.step("take a snapshot of etcd"):
+            status = take_snapshot(master, snapshot)
+        with log.step(f"write {file}"):
+            members = _members(cluster, master)
+            front = _front(cluster, master, members, status, snapshot)
+            _write(file, front, members, snapshot, password)
+    with log.step(f"check {file}"), open_backup(file, password):
+        pass
+    etcd = front["etcd"]
+    return Saved(name, file, file.stat().st_size, password is not None, etcd["revision"], etcd["totalKey"], front["image"]["digest"])
+
+
+def take_snapshot(master: SshNode, into: BinaryIO) -> dict[str, Any]:
+    """A snapshot of etcd into an open file; what etcd's own tool says of it: ``hash``, ``revision``, ``totalKey``, ``totalSize``."""
+    try:
+        lines = master.run(_SNAPSHOT, timeout=1800).stdout.splitlines()
+        try:
+            checksum, status = lines[0].split()[0], json.loads(lines[-1])
+        except (IndexError, ValueError) as wrong:
+            raise CommandError(f"{master.name}: etcd's tool gave no account of the snapshot", details="\n".join(lines)) from wrong
+        master.fetch(f"cat {_MINE}", into)
+    finally:
+        with contextlib.suppress(SlipwayError):
+            master.run(f"rm -f {_MINE} {_MINE}.part")
+    into.seek(0)
+    if hashlib.file_digest(cast("Any", into), "sha256").hexdigest() != checksum:
+        raise NodeError(f"{master.name}: the snapshot did not arrive whole", hint="run the same command again")
+    if not status.get("totalKey"):
+        raise CheckError(f"{master.name}: the snapshot of etcd holds nothing", hint="etcdctl member list on the masters says more")
+    return dict(status)
+
+
+def _members(cluster: Access, master: SshNode) -> dict[str, bytes]:
+    """The small files of a backup, by their names in it."""
+    kubectl = NodeKubectl(master)
+    config = json.loads(kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"))
+    members = {"kubeadm.yaml": config["data"]["ClusterConfiguration"].encode()}
+    record: dict[str, Any] = {}
+    try:
+        record = access.recorded(kubectl)
+    except CheckError:
+        log.warning(f"the cluster {cluster.known.state.name} has no record of slipway: it can be restored onto its own masters only")
+    members["Clusterfile"] = str(record.get("text") or "").encode()
+    members["record.json"] = json.dumps(
+        {"name": record.get("image"), "digest": record.get("digest"), "registry": record.get("registry")}
+    ).encode()
+    members |= {f"pki/{name}": data for name, data in certificates.keys_of(master).files.items()}
+    return dict(sorted(members.items()))
+
+
+def _front(cluster: Access, master: SshNode, members: Mapping[str, bytes], status: Mapping[str, Any], snapshot: BinaryIO) -> dict[str, Any]:
+    listed = json.loads(master.run(f"{KUBECTL} get nodes --output=json", timeout=60).stdout)["items"]
+    manifest = yaml.safe_load(master.get(f"{MANIFESTS}/etcd.yaml"))
+    snapshot.seek(0)
+    files = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in members.items()}
+    files[SNAPSHOT] = {"sha256": hashlib.file_digest(cast("Any", snapshot), "sha256").hexdigest(), "size": snapshot.seek(0, io.SEEK_END)}
+    found = cluster.known
+    return {
+        "format": FORMAT,
+        "cluster": found.state.name,
+        "identity": certificates.keys_of(master).identity,
+        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "kubernetes": str(yaml.safe_load(members["kubeadm.yaml"])["kubernetesVersion"]),
+        "image": json.loads(members["record.json"]),
+        "masters": [machine.address for machine in found.masters],
+        "nodes": [machine.address for machine in found.nodes],
+        "names": sorted(node["metadata"]["name"] for node in listed),
+        "etcd": {**status, "image": manifest["spec"]["containers"][0]["image"]},
+        "files": files,
+    }
+
+
+def _write(file: Path, front: Mapping[str, Any], members: Mapping[str, bytes], snapshot: BinaryIO, password: str | None) -> None:
+    """In one move, readable by its owner only."""
+    handle, part = tempfile.mkstemp(dir=file.absolute().parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as target:
+            sealing = Sealing(target, password) if password is not None else None
+            with tarfile.open(fileobj=cast("BinaryIO", sealing or target), mode="w|", format=tarfile.GNU_FORMAT) as tar:
+                _add(tar, _FRONT, json.dumps(front, indent=2, sort_keys=True).encode())
+                for name, data in members.items():
+                    _add(tar, name, data)
+                entry = tarfile.TarInfo(SNAPSHOT)
+                entry.mode, entry.size = 0o600, front["files"][SNAPSHOT]["size"]
+                snapshot.seek(0)
+                tar.addfile(entry, snapshot)
+            if sealing is not None:
+                sealing.close()
+            target.flush()
+            os.fsync(target.fileno())
+        Path(part).rename(file)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.mode, entry.size = 0o600, len(data)
+    tar.addfile(entry, io.BytesIO(data))
+
+
+# ---- reading ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def open_backup(file: Path, password: str | None = None) -> Iterator[tuple[Contents, BinaryIO]]:
+    """A backup, read to its end with every checksum compared, and its snapshot as an open file.
+
+    Raises UsageError for a file that is no backup, is damaged or not whole, or wants another password.
+    """
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file")
+    with file.open("rb") as source, tempfile.TemporaryFile(dir=file.absolute().parent) as snapshot:
+        stream: Any = source
+        if is_sealed(source.read(32)):
+            if password is None:
+                raise UsageError(f"{file} is encrypted", hint="give its password with --password-env NAME or --password")
+            source.seek(0)
+            try:
+                stream = Opening(source, password)
+            except UsageError as wrong:
+                raise UsageError(f"{file}: {wrong.message}", hint=wrong.hint) from wrong
+        source.seek(0) if stream is source else None
+        try:
+            contents = _read(stream, snapshot)
+        except UsageError as wrong:
+            raise UsageError(f"{file}: {wrong.message}", hint=wrong.hint) from wrong
+        except (tarfile.TarError, ValueError, KeyError, TypeError, yaml.YAMLError, EOFError) as wrong:
+            raise UsageError(f"{file} is no backup, or is damaged: {wrong}", hint="take another one") from wrong
+        snapshot.seek(0)
+        yield contents, cast("BinaryIO", snapshot)
+
+
+def _read(stream: Any, snapshot: Any) -> Contents:
+    front: dict[str, Any] = {}
+    small: dict[str, bytes] = {}
+    sums: dict[str, dict[str, Any]] = {}
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            if content is None:
+                raise UsageError(f"holds {member.name}, which is no file")
+            if member.name == _FRONT:
+                front = json.loads(content.read())
+                if front["format"] != FORMAT:
+                    raise UsageError(f"has the format {front['format']}", hint="a newer slipway may know it")
+                continue
+            if member.name == SNAPSHOT:
+                while data := content.read(1 << 20):
+                    snapshot.write(data)
+                snapshot.seek(0)
+                checksum = hashlib.file_digest(snapshot, "sha256").hexdigest()
+            else:
+                small[member.name] = content.read()
+                checksum = hashlib.sha256(small[member.name]).hexdigest()
+            sums[member.name] = {"sha256": checksum, "size": member.size}
+    # What a sealed stream has behind the tar is proved as well, or it could have been cut off.
+    while stream.read(1 << 20):
+        pass
+    if not front or sums != front["files"]:
+        names = sorted(name for name in {*sums, *front.get("files", {})} if sums.get(name) != front.get("files", {}).get(name))
+        raise UsageError(f"is damaged: {', '.join(names) or 'it has no beginning'}", hint="take another one")
+    keys = {name: small[f"pki/{name}"] for name in FILES}
+    return Contents(front, keys, small["Clusterfile"].decode(), yaml.safe_load(small["kubeadm.yaml"]))

@@ -1,0 +1,250 @@
+"""etcd's members when masters come and go: nothing is done that could cost its quorum."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from harness import log
+from harness.errors import CheckError, CommandError, SlipwayError
+from harness.nodes import Node
+from harness.runtimes import ROOTFS
+from harness.runtimes.kubeadm import peer_url
+from harness.runtimes.pki import FOLDER
+
+DATA = "/var/lib/etcd"
+MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
+
+_NOT_HERE = 75
+_KEYS = f"--cacert={FOLDER}/etcd/ca.crt --cert={FOLDER}/etcd/healthcheck-client.crt --key={FOLDER}/etcd/healthcheck-client.key"
+
+# In etcd's own container: the program is nowhere else on the machine. Without the API, which may be what is missing.
+_RUN = f"""c="{ROOTFS}/bin/ctr -n k8s.io"
+running=$($c tasks ls 2>/dev/null | awk '$3 == "RUNNING" {{ print $1 }}')
+for id in $($c containers ls -q 'labels."io.kubernetes.container.name"==etcd' 2>/dev/null); do
+  if printf '%s\\n' "$running" | grep -qx "$id"; then
+    exec $c tasks exec --exec-id "slipway-$$" "$id" etcdctl {_KEYS} """
+
+
+@dataclasses.dataclass(frozen=True)
+class EtcdMember:
+    """One member as the others know it."""
+
+    id: int
+    name: str
+    """Empty until it has been started for the first time."""
+    peers: tuple[str, ...]
+    clients: tuple[str, ...] = ()
+    learner: bool = False
+    """It only follows: it has no vote yet."""
+
+
+class Etcd:
+    """The members of a cluster's etcd, asked through any master whose own one runs."""
+
+    def __init__(self, masters: Sequence[Node]) -> None:
+        self.masters = tuple(masters)
+
+    def members(self) -> tuple[EtcdMember, ...]:
+        return _members(self._json("member list"))
+
+    def of(self, address: str) -> EtcdMember | None:
+        """The member on the machine with this address."""
+        return next((member for member in self.members() if peer_url(address) in member.peers), None)
+
+    def sick(self, members: Iterable[EtcdMember]) -> dict[int, str]:
+        """Why, by id, those of the members that have a vote do not answer."""
+        asked = {url: member for member in members if not member.learner for url in member.clients[:1]}
+        found = {member.id: "has never been started" for member in members if not member.learner and not member.clients}
+        if asked:
+            text = self._run(f"endpoint health -w json --endpoints={shlex.quote(','.join(asked))}", check=False)
+            answers = {answer["endpoint"]: answer for answer in _parsed(text)}
+            for url, member in asked.items():
+                answer = answers.get(url, {})
+                if not answer.get("health"):
+                    found[member.id] = " ".join(str(answer.get("error") or "does not answer").split())
+        return found
+
+    def add(self, name: str, address: str) -> EtcdMember:
+        """A new member that only follows."""
+        answer = self._json(f"member add {shlex.quote(name)} --learner --peer-urls={peer_url(address)}")
+        return _member(answer["member"])
+
+    def promote(self, member: EtcdMember) -> None:
+        """Give a follower its vote. Raises CommandError while it lags behind."""
+        self._run(f"member promote {member.id:x}")
+
+    def remove(self, member: EtcdMember) -> None:
+        """Take a member out; one that is out already is fine."""
+        try:
+            self._run(f"member remove {member.id:x}")
+        except CommandError as error:
+            if "Member not found" not in (error.details or ""):
+                raise
+
+    def hand_over(self, leaving: Iterable[EtcdMember]) -> None:
+        """Have another member lead before one that leads leaves: there is no election to wait for then. Only saves time."""
+        gone = {member.id: member for member in leaving}
+        rest = [member for member in self.members() if member.id not in gone and not member.learner and member.clients]
+        try:
+            status = _parsed(self._run("endpoint status -w json"))[0]["Status"]
+            leader = gone.get(int(status["leader"]))
+            if leader and leader.clients and rest:
+                self._run(f"move-leader {rest[0].id:x} --endpoints={leader.clients[0]}")
+        except (SlipwayError, LookupError, ValueError, TypeError) as error:
+            log.debug(f"etcd's leader stays: {error}")
+
+    def _json(self, command: str) -> dict[str, Any]:
+        found = json.loads(self._run(f"{command} -w json"))
+        if not isinstance(found, dict):
+            raise CommandError(f"etcdctl {command}: no object in the answer")
+        return found
+
+    def _run(self, command: str, *, check: bool = True) -> str:
+        """Run etcdctl on the first master where etcd runs; its output."""
+        endpoint = "" if "--endpoints" in command else "--endpoints=https://127.0.0.1:2379 "
+        script = f"{_RUN}{endpoint}{command}\n  fi\ndone\nexit {_NOT_HERE}"
+        for node in self.masters:
+            result = node.run(script, check=False, timeout=60)
+            if result.returncode == _NOT_HERE:
+                continue
+            if check and not result.ok:
+                said = (result.output.strip().splitlines() or ["no reason"])[-1]
+                raise CommandError(f"{node.name}: etcdctl {command.split(' --', maxsplit=1)[0]}: {said}", details=result.output)
+            return result.stdout
+        raise CheckError("etcd runs on no master that answers", hint="start a master again, or restore etcd from a backup")
+
+
+def _parsed(text: str) -> list[dict[str, Any]]:
+    try:
+        return [entry for entry in json.loads(text) if isinstance(entry, dict)]
+    except ValueError:
+        return []
+
+
+def _members(answer: Mapping[str, Any]) -> tuple[EtcdMember, ...]:
+    return tuple(_member(entry) for entry in answer.get("members") or ())
+
+
+def _member(entry: Mapping[str, Any]) -> EtcdMember:
+    return EtcdMember(
+        int(entry["ID"]),
+        str(entry.get("name") or ""),
+        tuple(entry.get("peerURLs") or ()),
+        tuple(entry.get("clientURLs") or ()),
+        bool(entry.get("isLearner")),
+    )
+
+
+# ---- coming -----------------------------------------------------------------------------------------------------------
+
+
+def peers(members: Iterable[EtcdMember], own: EtcdMember, name: str) -> str:
+    """All members as a new one must know them: ``name=url,...``."""
+    entries = [(name if member.id == own.id else member.name, url) for member in members for url in member.peers]
+    return ",".join(f"{who}={url}" for who, url in entries)
+
+
+def admit(
+    etcd: Etcd,
+    name: str,
+    address: str,
+    start: Callable[[str, bool], None],
+    *,
+    timeout: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Make the machine a member. ``start(peers, anew)`` starts its etcd, with ``anew`` on no data.
+
+    It follows first and is given its vote when it has caught up: until then it cannot cost the others their quorum, and when that fails
+    it is taken out again. May be repeated. Raises CheckError when a member is not healthy, or the new one does not catch up in time.
+    """
+    members = etcd.members()
+    member = next((found for found in members if peer_url(address) in found.peers), None)
+    if member is not None and member.learner and not member.name:
+        # Begun by somebody who was killed: whether it has data, and which, nobody knows.
+        etcd.remove(member)
+        member, members = None, etcd.members()
+    anew = member is None
+    if member is None:
+        require_health(members, etcd.sick(members), f"{name} cannot join")
+        member = etcd.add(name, address)
+    try:
+        start(peers(etcd.members(), member, name), anew)
+        if member.learner:
+            _promote(etcd, member, name, clock() + timeout, clock, sleep)
+    except BaseException:
+        if member.learner:
+            _withdraw(etcd, member, address)
+        raise
+
+
+def _promote(
+    etcd: Etcd, member: EtcdMember, name: str, deadline: float, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> None:
+    while True:
+        try:
+            etcd.promote(member)
+        except CommandError as error:
+            if "not a learner" in (error.details or ""):
+                return
+            if clock() > deadline:
+                hint = "the log of its etcd is in /var/log/pods there; run the same command again"
+                raise CheckError(f"etcd of {name} has not caught up with the others: {error.message}", hint=hint) from error
+            sleep(0.3)
+        else:
+            return
+
+
+def _withdraw(etcd: Etcd, member: EtcdMember, address: str) -> None:
+    try:
+        now = etcd.of(address)
+        if now is not None and now.id == member.id and now.learner:
+            etcd.remove(now)
+    except SlipwayError as error:
+        log.warning(f"etcd still lists the member at {address}, which has no vote: {error.message}")
+
+
+def require_health(members: Sequence[EtcdMember], sick: Mapping[int, str], what: str) -> None:
+    """Raises CheckError when a member does not answer."""
+    if sick:
+        names = {member.id: member.name or member.peers[0] for member in members}
+        reasons = [f"{names[one]} {reason}" for one, reason in sick.items()]
+        raise CheckError(
+            f"{what}: etcd is not healthy: {'; '.join(reasons)}",
+            hint="bring that master back, or take it out first: slipway remove",
+        )
+
+
+# ---- going ------------------------------------------------------------------------------------------------------------
+
+
+def order(members: Sequence[EtcdMember], sick: Iterable[int], leaving: Iterable[int]) -> tuple[EtcdMember, ...]:
+    """Those that leave, in the order in which they may: the dead before the living.
+
+    Raises CheckError when etcd would lose its quorum on the way, has lost it already, or would have no member left.
+    """
+    gone, bad = set(leaving), set(sick)
+    voters = {member.id for member in members if not member.learner}
+    ordered = sorted((member for member in members if member.id in gone), key=lambda member: (not member.learner, member.id not in bad))
+    _require_quorum(
+        len(voters), len(voters - bad), "has lost its quorum: nothing can be changed", "bring masters back, or restore etcd from a backup"
+    )
+    for member in ordered:
+        if member.learner:
+            continue
+        voters.discard(member.id)
+        alive = len(voters - bad)
+        what = f"would lose its quorum without {member.name or member.peers[0]}"
+        _require_quorum(len(voters), alive, what, "join a master first, or take those out that do not answer")
+    return tuple(ordered)
+
+
+def _require_quorum(voters: int, alive: int, what: str, hint: str) -> None:
+    if alive == 0 or alive < voters // 2 + 1:
+        raise CheckError(f"etcd {what}: {alive} of {voters} members would answer", hint=hint)

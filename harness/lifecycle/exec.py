@@ -1,0 +1,217 @@
+"""``slipway exec``: one command on many machines at once, each line with the name of its machine in front."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import json
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import clusterstate
+from harness.errors import CommandError, NodeError, SlipwayError, UsageError
+from harness.lifecycle import access
+from harness.lifecycle.access import Known
+from harness.nodes import Machine
+from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.ssh import Ssh, SshNode
+
+JOBS = 16
+"""Machines at a time: each costs an ssh process of some megabytes, and a login some milliseconds of processor at both ends."""
+
+_MANY = 32
+"""From so many machines on, what a login costs is felt."""
+
+MASTER, WORKER = "master", "node"
+_ALIASES = {"control-plane": MASTER, "worker": WORKER}
+_ROLE_LABEL = "node-role.kubernetes.io/"
+
+Show = Callable[[str, str, str], None]
+"""Called for each line, never twice at once: the machine's name, ``stdout`` or ``stderr``, the line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How it went on one machine."""
+
+    name: str
+    address: str
+    role: str
+    code: int | None
+    """The command's exit code; None when the machine could not be reached."""
+    seconds: float
+    stdout: tuple[str, ...] = ()
+    stderr: tuple[str, ...] = ()
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"name": self.name, "address": self.address, "role": self.role, "exitCode": self.code}
+        found |= {"stdout": "\n".join(self.stdout), "stderr": "\n".join(self.stderr), "seconds": round(self.seconds, 3)}
+        return {**found, "error": self.error}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A machine on which the command will run."""
+
+    node: SshNode
+    name: str
+    role: str
+
+
+def shell_text(words: Sequence[str]) -> str:
+    """One word is shell text, as for ssh; several are a program and its arguments. Raises UsageError when there are none."""
+    if not words or not "".join(words).strip():
+        raise UsageError("no command is given", hint="slipway exec -- uptime, or with shell text: slipway exec -- 'df -h | tail -1'")
+    return words[0] if len(words) == 1 else shlex.join(words)
+
+
+def execute(
+    command: str,
+    *,
+    name: str = clusterstate.DEFAULT_NAME,
+    masters: Sequence[Machine] = (),
+    nodes: Sequence[Machine] = (),
+    role: str | None = None,
+    on: Sequence[str] = (),
+    jobs: int = JOBS,
+    show: Show | None = None,
+    home: Path | None = None,
+) -> tuple[Outcome, ...]:
+    """Run shell text as root on the machines of a cluster, ``jobs`` at a time; the outcomes in the order of the machines.
+
+    ``role`` and ``on`` (addresses or names) choose among them. With ``show`` lines are handed on as they come, and not kept.
+    Raises UsageError when that leaves nobody.
+    """
+    if jobs < 1:
+        raise UsageError(f"--jobs {jobs}: at least one machine at a time")
+    found = access.known(name, masters, nodes, home=home)
+    # The configuration is of all machines, also when few are asked: other commands on the cluster read it too.
+    ssh = Ssh(found.state.folder, (*found.masters, *found.nodes))
+    ssh.prepare()
+    chosen = select(targets(found, ssh), on, role, lambda: _labelled(ssh, found, role or ""))
+    if len(chosen) > _MANY:
+        ssh.hasten()
+    return on_each(chosen, command, jobs, show)
+
+
+def targets(found: Known, ssh: Ssh) -> tuple[Target, ...]:
+    """All machines with their names, as far as those are remembered here."""
+    facts = found.state.read()
+    names = {entry["address"]: entry.get("name") for kind in ("masters", "nodes") for entry in facts.get(kind) or ()}
+    count = len(found.masters)
+    return tuple(
+        Target(node, str(names.get(node.address) or node.address), MASTER if index < count else WORKER)
+        for index, node in enumerate(ssh.nodes)
+    )
+
+
+def select(
+    all_targets: Sequence[Target], on: Sequence[str], role: str | None, labelled: Callable[[], frozenset[str]]
+) -> tuple[Target, ...]:
+    """The machines that are asked for; ``labelled`` gives the addresses of a role that only the cluster knows."""
+    chosen = list(all_targets)
+    if on:
+        known = {word for target in chosen for word in (target.name, target.node.address)}
+        absent = [word for word in on if word not in known]
+        if absent:
+            listed = ", ".join(target.node.address for target in all_targets[:8])
+            raise UsageError(f"{', '.join(absent)}: no machine of this cluster", hint=f"it has {listed}")
+        chosen = [target for target in chosen if {target.name, target.node.address} & set(on)]
+    if role is not None:
+        role = _ALIASES.get(role, role)
+        if role in (MASTER, WORKER):
+            chosen = [target for target in chosen if target.role == role]
+        else:
+            addresses = labelled()
+            chosen = [target for target in chosen if target.node.address in addresses]
+    if not chosen:
+        raise UsageError(f"no machine has the role {role}" if role else "the cluster has no machine", hint="slipway status shows the roles")
+    return tuple(chosen)
+
+
+def _labelled(ssh: Ssh, found: Known, role: str) -> frozenset[str]:
+    """The addresses of the nodes with a role, by their labels and by the Clusterfile that the cluster keeps."""
+    failure: SlipwayError | None = None
+    for master in ssh.nodes[: len(found.masters)]:
+        kubectl = NodeKubectl(master)
+        try:
+            listed = json.loads(kubectl.run("get", "nodes", "--output=json"))["items"]
+            return frozenset(addresses_with(listed, role)) | _recorded(kubectl, role)
+        except SlipwayError as error:
+            failure = error
+    raise failure or NodeError(f"who has the role {role} only a master knows", hint="name one with --masters")
+
+
+def addresses_with(nodes: Iterable[Mapping[str, Any]], role: str) -> Iterable[str]:
+    """The internal addresses of the nodes whose labels give them a role."""
+    for node in nodes:
+        labels = node["metadata"].get("labels") or {}
+        if f"{_ROLE_LABEL}{role}" in labels or labels.get("kubernetes.io/role") == role:
+            yield from (entry["address"] for entry in node["status"].get("addresses") or () if entry["type"] == "InternalIP")
+
+
+def _recorded(kubectl: NodeKubectl, role: str) -> frozenset[str]:
+    try:
+        hosts = (access.recorded(kubectl)["Clusterfile"].get("spec") or {}).get("hosts") or ()
+    except SlipwayError:
+        return frozenset()
+    return frozenset(str(address) for host in hosts if role in (host.get("roles") or ()) for address in host.get("ips") or ())
+
+
+def on_each(chosen: Sequence[Target], command: str, jobs: int = JOBS, show: Show | None = None) -> tuple[Outcome, ...]:
+    """Run shell text on machines, ``jobs`` at a time."""
+    lock, stop = threading.Lock(), threading.Event()
+
+    def shown(name: str, stream: str, line: str) -> None:
+        if show is not None:
+            with lock:
+                show(name, stream, line)
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=min(jobs, len(chosen))) as pool:
+        futures = [pool.submit(_one, target, command, shown if show else None, stop) for target in chosen]
+        try:
+            return tuple(future.result() for future in futures)
+        except BaseException:
+            # Interrupted: what runs is ended, what waits is not begun.
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _one(target: Target, command: str, show: Show | None, stop: threading.Event) -> Outcome:
+    kept: dict[str, list[str]] = {"stdout": [], "stderr": []}
+
+    def take(stream: str, line: str) -> None:
+        if show is None:
+            kept[stream].append(line)
+        else:
+            show(target.name, stream, line)
+
+    began = time.monotonic()
+    code: int | None = None
+    error: str | None = None
+    try:
+        code = target.node.stream(command, take, stop=stop)
+    except NodeError as failure:
+        error = failure.message
+    lines = {stream: tuple(said) for stream, said in kept.items()}
+    return Outcome(target.name, target.node.address, target.role, code, time.monotonic() - began, lines["stdout"], lines["stderr"], error)
+
+
+def judge(outcomes: Sequence[Outcome]) -> None:
+    """Raises NodeError when machines could not be reached, else CommandError when the command failed on some; both with a summary."""
+    lost = [outcome for outcome in outcomes if outcome.code is None]
+    failed = [outcome for outcome in outcomes if outcome.code]
+    if not lost and not failed:
+        return
+    parts = [f"failed on {len(failed)}"] if failed else []
+    parts += [f"did not reach {len(lost)}"] if lost else []
+    lines = [f"{outcome.name}: exit code {outcome.code}" for outcome in failed]
+    lines += [outcome.error or f"{outcome.name}: not reached" for outcome in lost]
+    kind = NodeError if lost else CommandError
+    raise kind(f"the command {' and '.join(parts)} of {len(outcomes)} machines", details="\n".join(lines))

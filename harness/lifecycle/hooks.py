@@ -1,0 +1,199 @@
+"""Hooks as steps: those of the image and those of the Clusterfile, at the phases of a verb, each once, in order."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from harness import checks
+from harness.clusterfile import Hook, Phase, Place
+from harness.clusterfile import hooks as values
+from harness.clusterfile.parse import image_hooks
+from harness.errors import Fault, InputError
+from harness.lifecycle import backup, labels, rootfs, steps
+from harness.lifecycle.plan import Step, digest
+from harness.nodes import Node
+from harness.nodes.placing import STATE
+from harness.runtimes import ROOTFS
+
+FOLDER = "plugins"
+"""In the rootfs: the hooks of an image."""
+
+_SETTLE = 900
+"""Seconds that CLUSTERCHECK waits at most, as sealer's does."""
+
+BEFORE_JOINING = (Phase.PRE_SCALE_UP, Phase.PRE_INIT_HOST, Phase.PRE_JOIN)
+AFTER_JOINING = (Phase.POST_INIT_HOST, Phase.PRE_LAUNCH, Phase.POST_JOIN, Phase.POST_SCALE_UP)
+BEFORE_NODES = (Phase.PRE_INSTALL, Phase.PRE_INIT_HOST, Phase.PRE_INIT)
+AFTER_NODES = (Phase.POST_INIT_HOST, Phase.POST_INSTALL)
+
+
+def of_image(tree: Path) -> tuple[Hook, ...]:
+    """The hooks that a rootfs brings. Raises InputError with all that is wrong with them."""
+    folder = tree / FOLDER
+    found = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    return image_hooks({f"{FOLDER}/{path.name}": path.read_bytes() for path in found})
+
+
+def of(setup: steps.Setup) -> tuple[Hook, ...]:
+    """All hooks of what is run. Raises InputError for those that were kept without their data, for it may have been a secret."""
+    found = values.merged(of_image(rootfs.tree(setup.store, setup.main)), setup.clusterfile.hooks)
+    lost = [hook for hook in found if hook.redacted]
+    if lost:
+        raise InputError(
+            Fault(f"Hook {hook.name}", "its data was not kept, since it may hold a secret", "give the Clusterfile: -f") for hook in lost
+        )
+    return found
+
+
+def at(
+    setup: steps.Setup, hooks: Iterable[Hook], phase: Phase, after: Sequence[str], *, among: Collection[str] | None = None
+) -> list[Step]:
+    """A step for each hook of a phase, one after the other, the first one after all of ``after``.
+
+    ``among`` are the addresses that the phase is about, such as those that join; None for all.
+    """
+    made: list[Step] = []
+    for number, hook in enumerate(values.at(hooks, phase), 1):
+        nodes = _nodes(setup, hook, phase, among)
+        if nodes and hook.type != "HOSTNAME":
+            made.append(_step(setup, hook, phase, number, nodes, tuple(after), among))
+            after = (made[-1].id,)
+    return made
+
+
+def _step(
+    setup: steps.Setup,
+    hook: Hook,
+    phase: Phase,
+    number: int,
+    nodes: tuple[Node, ...],
+    after: tuple[str, ...],
+    among: Collection[str] | None,
+) -> Step:
+    def action(node: Node) -> str | None:
+        return _ACTIONS[hook.type](setup, hook, phase, node, among)
+
+    def inputs(_: Node) -> str:
+        return digest(setup.name, hook.name, hook.type, hook.data, hook.output, sorted(among or ()))
+
+    title = f"hook {hook.name} at {phase.value}"
+    return Step(f"hook-{phase.value}-{number}-{hook.name}", title, action, nodes, after_all=after, inputs=inputs)
+
+
+def _nodes(setup: steps.Setup, hook: Hook, phase: Phase, among: Collection[str] | None) -> tuple[Node, ...]:
+    """Where a hook runs. With labels in its selectors it is asked again when nodes have some."""
+    if hook.type != "SHELL":
+        return (setup.first,)
+    if any(selector.labels for selector in hook.on):
+        return tuple(node for node in setup.nodes if among is None or node.address in among)
+    chosen = values.targets(hook, phase, places(setup), among=among)
+    return tuple(node for node in setup.nodes if node.address in chosen and node.address not in setup.away)
+
+
+def places(setup: steps.Setup) -> tuple[Place, ...]:
+    return setup.clusterfile.cluster.places if setup.clusterfile.cluster else ()
+
+
+# ---- what each type does ----------------------------------------------------------------------------------------------
+
+
+def _shell(setup: steps.Setup, hook: Hook, phase: Phase, node: Node, among: Collection[str] | None) -> str | None:
+    if any(selector.labels for selector in hook.on):
+        known = {member.address: labels.of_node(setup.kubectl, member.name) for member in setup.cluster.members}
+        if node.address not in values.targets(hook, phase, places(setup), among=among, labels=known):
+            return "not every node has its labels"
+    shell(node, hook, phase, setup.environment(node))
+    return None
+
+
+def shell(node: Node, hook: Hook, phase: Phase, env: Mapping[str, str]) -> None:
+    """Run a script of a hook: in the rootfs where there is one, else in the root. Raises CommandError with what it said."""
+    there = phase.has_rootfs and node.run(f"test -d {ROOTFS}", check=False).ok
+    steps.run_in_rootfs(node, hook.data, env, what=f"hook {hook.name} at {phase.value}", folder=ROOTFS if there else "/")
+
+
+def _label(setup: steps.Setup, hook: Hook, _: Phase, node: Node, __: Collection[str] | None) -> str | None:
+    names = _names(setup)
+    commands = [labels.label(names[address], pairs) for address, pairs in values.labels(hook).items() if address in names]
+    node.run(labels.script(commands), timeout=120)
+    return None
+
+
+def _taint(setup: steps.Setup, hook: Hook, _: Phase, node: Node, __: Collection[str] | None) -> str | None:
+    names = _names(setup)
+    commands = [
+        labels.taint(names[address], taint) for address, taints in values.taints(hook).items() for taint in taints if address in names
+    ]
+    node.run(labels.script(commands), timeout=120)
+    return None
+
+
+def _names(setup: steps.Setup) -> dict[str, str]:
+    return {member.address: member.name for member in setup.cluster.members}
+
+
+def _clustercheck(setup: steps.Setup, _: Hook, __: Phase, ___: Node, ____: Collection[str] | None) -> str | None:
+    found = checks.settle(setup.kubectl, timeout=_SETTLE, quiet=0)
+    return f"{len(checks.of_kind(found, 'Node'))} nodes, {len(checks.of_kind(found, 'Pod'))} pods"
+
+
+def _etcd(setup: steps.Setup, hook: Hook, _: Phase, __: Node, ___: Collection[str] | None) -> str | None:
+    """All of etcd as one file on this machine, for the eyes of its owner: it holds every secret of the cluster."""
+    target = Path(hook.output or f"{setup.name}-etcd.db").expanduser()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as part:
+        place = Path(part.name)
+        try:
+            backup.take_snapshot(setup.first, cast("BinaryIO", part))
+            place.replace(target)
+        finally:
+            place.unlink(missing_ok=True)
+    return f"{target}: {target.stat().st_size / 1e6:.1f} MB"
+
+
+_ACTIONS: Mapping[str, Callable[[steps.Setup, Hook, Phase, Node, Collection[str] | None], str | None]] = {
+    "SHELL": _shell,
+    "LABEL": _label,
+    "TAINT": _taint,
+    "CLUSTERCHECK": _clustercheck,
+    "ETCD": _etcd,
+}
+
+
+# ---- names of machines ------------------------------------------------------------------------------------------------
+
+
+def host_names(hooks: Iterable[Hook], phases: Collection[Phase]) -> dict[str, str]:
+    """The names that machines are to get, by address; of several hooks the last one counts."""
+    found: dict[str, str] = {}
+    for hook in sorted(hooks, key=lambda hook: hook.name):
+        if hook.type == "HOSTNAME" and any(phase in phases for phase in hook.phases):
+            found |= values.host_names(hook)
+    return found
+
+
+def set_names(setup: steps.Setup, names: Mapping[str, str], after: str) -> list[Step]:
+    """A step that gives machines their names, before anything goes by them. The old ones come back when the cluster goes."""
+    nodes = tuple(node for node in setup.on(setup.nodes) if node.address in names)
+
+    def action(node: Node) -> str:
+        name = names[node.address]
+        node.run(_NAME.format(name=shlex.quote(name)))
+        return name
+
+    step = Step("set-host-names", "give the machines their names", action, nodes, after=(after,), inputs=lambda node: names[node.address])
+    return [step] if nodes else []
+
+
+# In a container /etc/hostname is a mount: it is written in place.
+_NAME = f"""set -e
+umask 022
+mkdir -p {STATE}/before
+if [ ! -e {STATE}/before/hostname ]; then uname -n > {STATE}/before/hostname.new; mv {STATE}/before/hostname.new {STATE}/before/hostname; fi
+hostname {{name}}
+printf '%s\\n' {{name}} > /etc/hostname
+"""

@@ -1,0 +1,612 @@
+"""``slipway join``: machines become nodes of a cluster that is there, and those that are in it are touched only where they must be."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import stat
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from harness import cloudimage, log
+from harness.cloudimage import CloudImage
+from harness.clusterfile import Clusterfile, Host, is_redacted
+from harness.clusterstate import DEFAULT_NAME
+from harness.errors import CheckError, StoreError, UsageError
+from harness.lifecycle import clusterfiles, delete, etcd, hooks, labels, lease, membership, preflight, registry, rootfs, steps
+from harness.lifecycle.membership import Gathered
+from harness.lifecycle.plan import Journal, Step, execute
+from harness.lifecycle.run import with_hooks
+from harness.nodes import Machine, Node, each, together
+from harness.nodes.placing import STATE, File, Files, read_all
+from harness.nodes.ssh import SshNode
+from harness.oci.store import Store
+from harness.runtimes import ROOTFS
+from harness.runtimes.kubeadm import KUBECTL
+from harness.runtimes.pki import FILES, FOLDER
+from harness.trust import policy
+
+_PLACEHOLDERS = ("slipway-lost-a", "slipway-lost-b")
+"""What stands for a value that was not kept while it is found out which files it would be in."""
+
+_CERTS_D = "/etc/containerd/certs.d"
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """How it ended."""
+
+    name: str
+    masters: tuple[str, ...]
+    """Names of the machines that are masters now."""
+    nodes: tuple[str, ...]
+    already: tuple[str, ...]
+    """Addresses of machines that were members before."""
+    seconds: float
+
+
+@dataclasses.dataclass
+class Work:
+    """What the steps share."""
+
+    found: Gathered
+    setup: steps.Setup
+    journal: Journal
+    described: tuple[Host, ...]
+    """What is said about the new machines beyond what they are."""
+    lost: frozenset[str]
+    """Paths in the rootfs of files that were made of what was not kept."""
+    taking_in: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    """etcd takes in one member at a time."""
+
+    @property
+    def fresh(self) -> tuple[SshNode, ...]:
+        return self.setup.on(self.setup.nodes)
+
+    @property
+    def masters(self) -> tuple[SshNode, ...]:
+        return self.setup.on(self.setup.masters)
+
+    @property
+    def old(self) -> tuple[SshNode, ...]:
+        """The members that were there before and answer."""
+        return self.found.alive(self.found.members)
+
+
+def join(
+    name: str = DEFAULT_NAME,
+    masters: Sequence[Machine] = (),
+    nodes: Sequence[Machine] = (),
+    *,
+    via: Sequence[Machine] = (),
+    hosts: Sequence[Host] = (),
+    env: Mapping[str, str] | None = None,
+    password: str | None = None,
+    store: Store | None = None,
+    timeout: float = 600,
+    home: Path | None = None,
+) -> Joined:
+    """Make machines nodes of the cluster ``name``. The same call after a kill or a failure finishes what was begun.
+
+    ``via`` are masters of a cluster of which this machine remembers nothing; ``hosts`` says more about the machines, as a Clusterfile
+    does: environment, labels, taints, roles; ``env`` gives values that the cluster did not keep, since they are secret.
+    Raises UsageError, StoreError when the cluster's image is not here, CheckError when machines are not fit or etcd not healthy,
+    NodeError for machines that do not answer.
+    """
+    started = time.monotonic()
+    with prepared(
+        name, masters, nodes, via=via, hosts=hosts, env=env or {}, password=password, store=store, timeout=timeout, home=home
+    ) as work:
+        already = tuple(m.address for m in (*masters, *nodes) if m.address not in {node.address for node in work.fresh})
+        with work.found.state.lock(), lease.held(work.found.first, name), work.setup.store.using():
+            execute(plan(work), work.journal)
+        return Joined(
+            name,
+            tuple(work.setup.member(node).name for node in work.masters),
+            tuple(work.setup.member(node).name for node in work.fresh if node not in work.masters),
+            already,
+            time.monotonic() - started,
+        )
+
+
+@contextmanager
+def prepared(
+    name: str,
+    masters: Sequence[Machine],
+    nodes: Sequence[Machine],
+    *,
+    via: Sequence[Machine] = (),
+    hosts: Sequence[Host] = (),
+    env: Mapping[str, str],
+    password: str | None = None,
+    store: Store | None = None,
+    timeout: float = 600,
+    home: Path | None = None,
+) -> Iterator[Work]:
+    """Read what the cluster keeps about itself, and make up what is to be done; nothing is touched."""
+    named = [*masters, *nodes]
+    _check_named(named)
+    steps.check_env(env)
+    with ExitStack() as stack:
+        with log.step("read what the cluster keeps about itself"):
+            found = stack.enter_context(membership.gathered(name, named, via=via, password=password, home=home))
+        yield _work(found, masters, nodes, env, store or Store.default(), timeout, tuple(hosts))
+
+
+def _check_named(named: Sequence[Machine]) -> None:
+    if not named:
+        raise UsageError("no machine is given", hint="slipway join NAME --nodes 192.168.0.7, or --masters for more masters")
+    addresses = [machine.address for machine in named]
+    twice = sorted({address for address in addresses if addresses.count(address) > 1})
+    if twice:
+        raise UsageError(f"{', '.join(twice)} given twice", hint="a machine is a master or a node, once")
+
+
+def _work(
+    found: Gathered,
+    masters: Sequence[Machine],
+    nodes: Sequence[Machine],
+    env: Mapping[str, str],
+    store: Store,
+    timeout: float,
+    hosts: tuple[Host, ...] = (),
+) -> Work:
+    record = found.record
+    image = _image(store, record.image, record.digest)
+    _check_roles(found, masters, nodes)
+    new = {node.address: node for node in found.others}
+    new_masters = tuple(new[machine.address] for machine in masters if machine.address in new)
+    new_nodes = tuple(new[machine.address] for machine in nodes if machine.address in new)
+    _check_masters(found, new_masters)
+    grown = record.with_members([node.address for node in new_masters], [node.address for node in new_nodes], hosts)
+    kept, lost = without_secrets(grown.clusterfile, env)
+    elsewhere = _AsThere.of(found.first) if record.registry == "elsewhere" else None
+    holding = membership.holders(found)
+    room = max(0, registry.MOST - len(holding))
+    setup = steps.Setup(
+        name=found.state.name,
+        image=image,
+        store=store,
+        ssh=found.ssh,
+        # The one whose API answers leads, also when one before it has lost only its API.
+        masters=(found.first, *(node for node in found.masters if node is not found.first), *new_masters)
+        if found.alive(found.masters)[:1] != (found.first,)
+        else (*found.masters, *new_masters),
+        workers=(*found.workers, *new_nodes),
+        env={**clusterfiles.env(kept), **env},
+        host_env=clusterfiles.host_env(kept),
+        app_env=clusterfiles.app_env(kept),
+        state=found.state,
+        edit=clusterfiles.edit(kept),
+        elsewhere=elsewhere,
+        timeout=timeout,
+        clusterfile=kept,
+        fresh=frozenset(node.address for node in (*new_masters, *new_nodes)),
+        away={node.address: found.name(node) for node in found.members if node.address in found.errors},
+        holders=None if elsewhere else holding | {node.address for node in new_masters[:room]},
+    )
+    return Work(found, setup, Journal(), hosts, lost)
+
+
+def _image(store: Store, name: str, digest: str) -> CloudImage:
+    try:
+        image = cloudimage.read(store, digest)
+    except StoreError as error:
+        raise StoreError(
+            f"the image of the cluster, {name} ({digest[:19]}), is not in the store here: {error.message}",
+            hint=f"slipway pull {name}, or load it from an archive; it must be the very same one",
+        ) from error
+    policy.check(store, image.name or digest, image.digest, policy.load())
+    return image
+
+
+def _check_roles(found: Gathered, masters: Sequence[Machine], nodes: Sequence[Machine]) -> None:
+    pairs = ((masters, found.workers, "a node"), (nodes, found.masters, "a master"))
+    for machines, others, what in pairs:
+        wrong = sorted({machine.address for machine in machines} & {node.address for node in others})
+        if wrong:
+            raise UsageError(
+                f"{', '.join(wrong)} is {what} of {found.state.name} already",
+                hint=f"slipway remove {found.state.name} {wrong[0]} first, then join it as what it is to be",
+            )
+
+
+def _check_masters(found: Gathered, new: Sequence[SshNode]) -> None:
+    """etcd must be whole before it grows, and a number of masters that survives more than the one before it is odd."""
+    if not new:
+        return
+    away = [node for node in found.masters if node.address in found.errors]
+    if away:
+        names = ", ".join(found.name(node) for node in away)
+        raise CheckError(
+            f"no master can join while {names} does not answer: etcd would be further from its quorum",
+            hint=f"bring it back, or take it out: slipway remove {found.state.name} {' '.join(node.address for node in away)}",
+        )
+    count = len(found.masters) + len(new)
+    if count % 2 == 0:
+        log.warning(f"{count} masters survive no more losses than {count - 1} would: an odd number is better")
+
+
+def without_secrets(found: Clusterfile, env: Mapping[str, str]) -> tuple[Clusterfile, frozenset[str]]:
+    """The stored Clusterfile with placeholders for values that were not kept and are not given, and the files that were left out."""
+
+    def known(values: Mapping[str, str]) -> dict[str, str]:
+        return {name: _PLACEHOLDERS[0] if is_redacted(value) else value for name, value in {**values, **_over(values, env)}.items()}
+
+    def whole(values: Sequence[str] | None) -> tuple[str, ...] | None:
+        return None if values is None else tuple(value for value in values if not is_redacted(value))
+
+    lost = frozenset(file.target for file in found.files if file.redacted)
+    cluster, application = found.cluster, found.application
+    if cluster is not None:
+        hosts = tuple(dataclasses.replace(host, env=known(host.env)) for host in cluster.hosts)
+        cluster = dataclasses.replace(cluster, env=known(cluster.env), hosts=hosts, commands=whole(cluster.commands))
+    if application is not None:
+        configs = tuple(
+            dataclasses.replace(one, env=known(one.env), files=tuple(file for file in one.files if not is_redacted(file.data)))
+            for one in application.configs
+        )
+        application = dataclasses.replace(application, configs=configs)
+    for hook in found.hooks:
+        if hook.redacted and {*hooks.BEFORE_JOINING, *hooks.AFTER_JOINING} & set(hook.phases):
+            log.warning(f"hook {hook.name} is not run: the cluster did not keep its data, since it may hold a secret")
+    kept_hooks = tuple(hook for hook in found.hooks if not hook.redacted)
+    configs_kept = tuple(config for config in found.configs if not config.redacted)
+    return dataclasses.replace(found, cluster=cluster, application=application, configs=configs_kept, hooks=kept_hooks), lost
+
+
+def _over(values: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
+    return {name: env[name] for name in values if name in env}
+
+
+# ---- the recipe -------------------------------------------------------------------------------------------------------
+
+
+def plan(work: Work) -> list[Step]:
+    """What will be done. The steps on the new machines are those of ``run``."""
+    setup = work.setup
+    if not work.fresh:
+        return linked([_tell_balancers(work), _record(work)])
+    holders = setup.on(setup.registries)
+    recipe = [
+        _connect(work),
+        _check_machines(work),
+        *([steps.send_images(setup)] if holders and setup.elsewhere is None else []),
+        _render(work),
+        _find_keys(work),
+        steps.send_rootfs(setup),
+        steps.set_up_machines(setup),
+        steps.start_containerd(setup),
+        *([steps.start_registry(setup)] if holders and setup.elsewhere is None else []),
+        *([steps.start_balancers(setup)] if set(work.fresh) - set(setup.registries) else []),
+        # A kubelet looks around for seconds before it asks for containerd.
+        dataclasses.replace(steps.start_kubelets(setup), after=("send-rootfs", "set-up-machines")),
+        *([steps.certify_masters(setup)] if work.masters else []),
+        steps.fetch_images(setup),
+        steps.send_rendered(setup),
+        *([_take_in(work), steps.wait_for_api(setup), _welcome(work)] if work.masters else []),
+        _tell_balancers(work),
+        _wait_for_nodes(work),
+    ]
+    found, among = hooks.of(setup), setup.fresh
+    recipe = with_hooks(setup, linked(recipe), found, hooks.BEFORE_JOINING, among)
+    recipe += labels.step(setup, "wait-for-nodes")
+    for phase in hooks.AFTER_JOINING:
+        recipe += hooks.at(setup, found, phase, (recipe[-1].id,), among=among)
+    recipe.append(_adopt(work, recipe[-1].id))
+    return [*recipe, _record(work)]
+
+
+def linked(recipe: Sequence[Step]) -> list[Step]:
+    """The steps without waiting for those that this recipe does not have: nobody is there for whom they would be."""
+    ids = {step.id for step in recipe}
+    return [
+        dataclasses.replace(
+            step,
+            after=tuple(name for name in step.after if name in ids),
+            after_all=tuple(name for name in step.after_all if name in ids),
+        )
+        for step in recipe
+    ]
+
+
+def _connect(work: Work) -> Step:
+    def action() -> str:
+        failed = [work.found.errors[node.address] for node in work.fresh if node.address in work.found.errors]
+        if failed:
+            raise together(failed)
+        for address, name in work.setup.away.items():
+            log.warning(
+                f"{name} ({address}) does not answer: it is told nothing of the new members; the same command again does that later"
+            )
+        return f"{len(work.fresh)} new, {len(work.old)} that are there"
+
+    return Step("connect", "connect to the nodes", action)
+
+
+def _check_machines(work: Work) -> Step:
+    setup = work.setup
+
+    def target(node: SshNode) -> preflight.Target:
+        return preflight.Target(node.address, "master" if node in setup.masters else "node", setup.machines[node.address])
+
+    def action() -> None:
+        asked = (*work.old, *work.fresh)
+        setup.machines = {
+            node.address: dataclasses.replace(
+                facts, host=setup.host_names.get(node.address, facts.host) if node in work.fresh else facts.host
+            )
+            for node, facts in zip(asked, preflight.gather(asked), strict=True)
+        }
+        first = setup.machines[setup.first.address]
+        # Of those that do not answer only the names matter.
+        setup.machines |= {address: preflight.MachineFacts(host=name, arch=first.arch) for address, name in setup.away.items()}
+        members, targets = [target(node) for node in work.old], [target(node) for node in work.fresh]
+        wanted = preflight.Wanted(
+            cluster=setup.name,
+            platforms=tuple(image.platform for image in setup.image.platforms),
+            size=setup.image.size,
+            network=setup.network,
+            ours=preflight.ours([target(setup.first), *members, *targets], setup.name),
+        )
+        away = [preflight.Target(address, "node", setup.machines[address]) for address in setup.away]
+        preflight.require([*preflight.judge(targets, wanted, members), *preflight.same_names([*targets, *away], away)])
+        _clean_left(work)
+
+    return Step("check-machines", "check the machines", action, after=("connect",))
+
+
+def _clean_left(work: Work) -> None:
+    """A machine that was removed while it did not answer still holds what it was then."""
+    words = work.found.record.left
+    left = [node for node in work.fresh if {node.address, node.name} & words and node.run(f"[ -e {STATE} ]", check=False).ok]
+    each(left, delete.clean)
+    for node in left:
+        log.info(f"{node.name} was a member once and is cleaned first")
+
+
+def _render(work: Work) -> Step:
+    """As ``run`` does it, for the new machines. The first master has what it was given, and with it what was not kept."""
+    setup = work.setup
+
+    def action() -> str:
+        for image in {str(image.platform): image for image in setup.platforms.values()}.values():
+            rootfs.tree(setup.store, image)
+        there = _rendered_files(work, work.setup.first, setup.first.run(f"cat {rootfs.RENDERED} 2>/dev/null || true").stdout.splitlines())
+        rendered: dict[str, Files] = {}
+        lost: set[str] = set()
+        for node in work.fresh:
+            files = dict(setup.render(node))
+            other = _render_for(setup, node, _PLACEHOLDERS[1]) if _has_placeholder(setup) else files
+            unknown = {path for path, file in files.items() if file != other.get(path)} | work.lost
+            lost |= unknown
+            rendered[node.address] = {**files, **{path: there[path] for path in unknown if path in there}}
+        setup.rendered = {**rendered, setup.first.address: there}
+        missing = sorted(path for path in lost if path not in there)
+        if missing:
+            raise CheckError(
+                f"{', '.join(missing)}: made with values that the cluster did not keep, and {setup.first.name} does not have it",
+                hint="give the values with -e NAME=VALUE",
+            )
+        return f"{len(lost)} files as {setup.first.name} has them" if lost else ""
+
+    return Step("unpack-rootfs", "unpack and render the rootfs", action, after=("check-machines",))
+
+
+def _has_placeholder(setup: steps.Setup) -> bool:
+    environments = [setup.env, *setup.host_env.values(), *setup.app_env.values()]
+    return any(value == _PLACEHOLDERS[0] for env in environments for value in env.values())
+
+
+def _render_for(setup: steps.Setup, node: Node, placeholder: str) -> Files:
+    def other(env: Mapping[str, str]) -> dict[str, str]:
+        return {name: placeholder if value == _PLACEHOLDERS[0] else value for name, value in env.items()}
+
+    changed = dataclasses.replace(
+        setup,
+        env=other(setup.env),
+        host_env={address: other(env) for address, env in setup.host_env.items()},
+        app_env={name: other(env) for name, env in setup.app_env.items()},
+    )
+    return changed.render(node)
+
+
+def _rendered_files(work: Work, node: SshNode, paths: Sequence[str]) -> Files:
+    """Files of the rootfs as a node has them."""
+    tree = work.setup.tree(node)
+    found = read_all(node, [f"{ROOTFS}/{path}" for path in paths]) if paths else {}
+    modes = {path: stat.S_IMODE((tree / path).stat().st_mode) if (tree / path).is_file() else 0o644 for path in paths}
+    return {path: File(found[f"{ROOTFS}/{path}"], modes[path]) for path in paths if f"{ROOTFS}/{path}" in found}
+
+
+def _find_keys(work: Work) -> Step:
+    setup = work.setup
+
+    def action() -> None:
+        tests = " && ".join(f"[ -s {FOLDER}/{name} ]" for name in FILES)
+        masters = work.found.alive(work.found.masters)
+        if not any(each(masters, lambda node: node.run(tests, check=False).ok)):
+            # prepare() would make new ones, and with them another cluster.
+            raise CheckError(
+                f"no master has all the keys of the cluster ({FOLDER}/ca.key and the others)",
+                hint="put them back from a backup; a machine can only join with a certificate that they sign",
+            )
+        setup.runtime.prepare()
+
+    return Step("make-keys", "find the keys of the cluster", action, after=("unpack-rootfs",))
+
+
+# ---- new masters ------------------------------------------------------------------------------------------------------
+
+
+def _take_in(work: Work) -> Step:
+    """Under the name by which ``run`` knows it: for a later one this master has been started."""
+    setup = work.setup
+    one_by_one = etcd.Etcd(work.found.alive(work.found.masters))
+
+    def action(node: Node) -> None:
+        member = setup.member(node)
+
+        def start(peers: str, anew: bool) -> None:
+            if anew:
+                # Of an attempt that failed; with it etcd would take itself for a member that is no more.
+                node.run(f"rm -f {etcd.MANIFEST}; {_ETCD_GONE}; find {etcd.DATA} -mindepth 1 -delete 2>/dev/null || true", timeout=90)
+            setup.runtime.join_store(member, peers)
+
+        with work.taking_in:
+            try:
+                etcd.admit(one_by_one, member.name, member.address, start, timeout=min(120, setup.timeout))
+            except BaseException:
+                node.run(f"rm -f {etcd.MANIFEST}", check=False)
+                raise
+        setup.runtime.join_master(member)
+
+    return Step(
+        "start-masters",
+        "take the masters in",
+        action,
+        work.masters,
+        after=("certify-masters", "start-registry", "fetch-images"),
+        inputs=lambda node: steps.kubernetes_inputs(setup, node),
+    )
+
+
+_ETCD_GONE = f"""end=$(($(date +%s) + 40))
+while {ROOTFS}/bin/ctr -n k8s.io containers ls -q 'labels."io.kubernetes.container.name"==etcd' 2>/dev/null | while read -r id; do
+  {ROOTFS}/bin/ctr -n k8s.io tasks ls 2>/dev/null | grep -q "^$id .*RUNNING" && echo yes; done | grep -q yes; do
+  [ "$(date +%s)" -lt "$end" ] || break; sleep 0.3
+done"""
+
+
+def _welcome(work: Work) -> Step:
+    setup = work.setup
+    return Step(
+        "welcome-masters",
+        "tell the cluster of the masters",
+        lambda node: setup.runtime.welcome(setup.member(node)),
+        work.masters,
+        after_all=("wait-for-api",),
+        inputs=lambda node: steps.kubernetes_inputs(setup, node),
+    )
+
+
+# ---- those that were there --------------------------------------------------------------------------------------------
+
+
+def _tell_balancers(work: Work) -> Step:
+    """Balancers learn of new masters; also those of members that did not answer the last time."""
+    setup = work.setup
+
+    def action() -> str:
+        found = work.found
+        new = [(setup.member(node).name, node.address) for node in work.masters]
+        masters = [*((found.name(node), node.address) for node in found.masters), *new]
+        texts = membership.balancers(found, masters, frozenset(node.address for node in setup.registries))
+        told = each([node for node in work.old if node.address in texts], lambda node: membership.tell_balancer(node, texts[node.address]))
+        return f"{sum(told)} of {len(told)} needed it"
+
+    return Step("tell-balancers", "tell the balancers", action, after_all=("welcome-masters" if work.masters else "check-machines",))
+
+
+def _adopt(work: Work, after: str) -> Step:
+    """Note on the old members that what ``run`` would do there because of the new ones is done, or need not be."""
+    setup = work.setup
+    grown = (
+        steps.set_up_machines, steps.start_registry, steps.start_balancers, steps.start_kubelets, steps.certify_masters,
+        steps.start_masters, steps.wait_for_api, steps.finish_cluster,
+    )  # fmt: skip
+
+    @functools.cache
+    def there() -> steps.Setup:
+        """The cluster as ``run`` would see it now."""
+        whole = dataclasses.replace(setup, fresh=None)
+        whole.rendered = {**setup.rendered, **{node.address: setup.rendered[setup.first.address] for node in work.old}}
+        whole.runtime = setup.runtime
+        return whole
+
+    def action(node: Node) -> None:
+        for make in grown:
+            if make is steps.start_registry and setup.elsewhere is not None:
+                continue
+            step = make(there())
+            if node in step.nodes and step.inputs is not None and work.journal.knows(node, step.id):
+                inputs = step.inputs(node)
+                if not work.journal.has(node, step.id, inputs):
+                    work.journal.add(node, step.id, inputs)
+
+    return Step("adopt", "note it on the others", action, work.old, after_all=(after,))
+
+
+# ---- the end ----------------------------------------------------------------------------------------------------------
+
+
+def _wait_for_nodes(work: Work) -> Step:
+    setup = work.setup
+
+    def action() -> str:
+        names = [setup.member(node).name for node in work.fresh]
+        status = '{{range .status.conditions}}{{if eq .type "Ready"}} {{.status}}{{end}}{{end}}'
+        ready = f"{{{{range .items}}}}{{{{.metadata.name}}}}{status}{{{{println}}}}{{{{end}}}}"
+        script = f"""end=$(($(date +%s) + {int(setup.timeout)}))
+while :; do
+  found=$({KUBECTL} get nodes -o go-template='{ready}' 2>/dev/null)
+  missing=; for name in {" ".join(names)}; do printf '%s\\n' "$found" | grep -qxF "$name True" || missing="$missing $name"; done
+  [ -n "$missing" ] || exit 0
+  if [ "$(date +%s)" -gt "$end" ]; then echo "$missing"; exit 1; fi
+  sleep 0.2
+done"""
+        result = setup.first.run(script, check=False, timeout=setup.timeout + 60)
+        if not result.ok:
+            missing = result.stdout.split()
+            said = [_log(node) for node in work.fresh if setup.member(node).name in missing]
+            raise CheckError(f"not ready after {setup.timeout:.0f} s: {', '.join(missing) or result.output}", details="\n".join(said))
+        setup.runtime.registered()
+        return f"{len(names)} Ready"
+
+    return Step("wait-for-nodes", "wait for the nodes", action, after_all=("start-kubelets", "tell-balancers"))
+
+
+def _log(node: Node) -> str:
+    journal = "journalctl --no-pager -o cat"
+    said = node.run(f"{journal} -u slipway-balancer -n 6; {journal} -u kubelet -n 8", check=False, timeout=30).stdout.strip()
+    return f"log of {node.name}:\n{said}"
+
+
+def _record(work: Work) -> Step:
+    def action() -> None:
+        masters = [node.address for node in work.masters]
+        nodes = [node.address for node in work.fresh if node.address not in masters]
+        back = [word for node in work.fresh for word in (node.address, node.name)]
+        record = membership.update(work.setup.first, masters, nodes, back=back, described=work.described)
+        names = {**work.found.names, **{node.address: work.setup.member(node).name for node in work.fresh}}
+        membership.remember(dataclasses.replace(work.found, names=names), record, kubeconfig_from=work.setup.first)
+
+    return Step("record", "record the members", action, after_all=("adopt",) if work.fresh else ("tell-balancers",))
+
+
+# ---- a registry elsewhere ---------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _AsThere:
+    """Registries as a member of the cluster has them: what was said about them when the cluster was made."""
+
+    found: Mapping[str, bytes]
+    table: str
+
+    @classmethod
+    def of(cls, node: Node) -> _AsThere:
+        paths = node.run(f"ls {_CERTS_D}/*/hosts.toml 2>/dev/null || true").stdout.split()
+        found = read_all(node, [*paths, registry.CA_OF_SITE, "/etc/containerd/config.toml"])
+        text = found.pop("/etc/containerd/config.toml", b"").decode()
+        start = text.find('\n[plugins."io.containerd.grpc.v1.cri".registry.configs.')
+        return cls(found, text[start:] if start >= 0 else "")
+
+    def files(self, names: Iterable[str]) -> Files:  # noqa: ARG002 -- it knows them all
+        return {path: File(data) for path, data in self.found.items()}
+
+    def login(self) -> str:
+        return self.table

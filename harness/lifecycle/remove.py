@@ -1,0 +1,386 @@
+"""``slipway remove``: nodes leave a cluster that goes on, whether their machines are still there or not."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from harness import log
+from harness.clusterstate import DEFAULT_NAME
+from harness.errors import CheckError, CommandError, Fault, InputError, SlipwayError, UsageError
+from harness.lifecycle import delete, drain, etcd, lease, membership
+from harness.lifecycle.membership import Gathered
+from harness.lifecycle.plan import Step, execute
+from harness.lifecycle.rootfs import MARK
+from harness.nodes import Login, Machine, Node, each
+from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.placing import STATE
+from harness.nodes.ssh import SshNode
+from harness.runtimes import API_PORT
+from harness.runtimes.kubeadm import KUBECTL, peer_url
+
+
+@dataclasses.dataclass(frozen=True)
+class Removed:
+    """How it ended."""
+
+    name: str
+    removed: tuple[str, ...]
+    """Names of the nodes."""
+    cleaned: tuple[str, ...]
+    """Those of them whose machines are as they were before."""
+    unreachable: Mapping[str, str]
+    """Why the others could not be cleaned, by address."""
+    seconds: float
+
+
+@dataclasses.dataclass
+class Work:
+    """What the steps share."""
+
+    found: Gathered
+    going: tuple[SshNode, ...]
+    force: bool
+    timeout: float
+    strays: frozenset[str] = frozenset()
+    """Addresses of machines that the cluster does not list as masters but that etcd knows: they came half-way."""
+    cleaned: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def masters(self) -> tuple[SshNode, ...]:
+        """Those of the going that are masters."""
+        return tuple(node for node in self.going if node in self.found.masters or node.address in self.strays)
+
+    @property
+    def staying(self) -> tuple[SshNode, ...]:
+        """The masters that stay."""
+        return tuple(node for node in self.found.masters if node not in self.going)
+
+    @property
+    def first(self) -> SshNode:
+        """A master that stays and answers."""
+        return self.found.first
+
+    @property
+    def alive(self) -> tuple[SshNode, ...]:
+        return self.found.alive(self.going)
+
+    def name(self, node: Node) -> str:
+        return self.found.name(node)
+
+
+def remove(
+    name: str = DEFAULT_NAME,
+    addresses: Sequence[str] = (),
+    *,
+    force: bool = False,
+    via: Sequence[Machine] = (),
+    login: Login | None = None,
+    drain_timeout: float = drain.TIMEOUT,
+    home: Path | None = None,
+) -> Removed:
+    """Take nodes, named by their addresses or names, out of a cluster, and clean their machines. May be repeated after a kill or a failure.
+
+    A node that does not answer is taken out without its help. With ``force`` nothing that still runs on a node holds it up. ``login`` is
+    the way into machines that the cluster does not list (any more). Raises UsageError for what is no member, CheckError when pods cannot
+    go or etcd would lose its quorum.
+    """
+    started = time.monotonic()
+    with prepared(name, addresses, force=force, via=via, login=login, drain_timeout=drain_timeout, home=home) as work:
+        names = tuple(work.name(node) for node in work.going)
+        with work.found.state.lock(), lease.held(work.first, name):
+            execute(plan(work))
+        errors = {node.address: work.found.errors[node.address].message for node in work.going if node not in work.alive}
+        return Removed(name, names, tuple(sorted(work.cleaned)), errors, time.monotonic() - started)
+
+
+@contextmanager
+def prepared(
+    name: str,
+    nodes: Sequence[str],
+    *,
+    force: bool = False,
+    via: Sequence[Machine] = (),
+    login: Login | None = None,
+    drain_timeout: float = drain.TIMEOUT,
+    home: Path | None = None,
+) -> Iterator[Work]:
+    """Find the nodes and make sure that the cluster can do without them; nothing is touched."""
+    if not nodes:
+        raise UsageError("no node is named", hint="slipway remove NAME 192.168.0.7")
+    named = [Machine(text, login) for text in nodes if login is not None and "." in text and _is_address(text)]
+    with contextlib.ExitStack() as stack:
+        with log.step("read what the cluster keeps about itself"):
+            found = stack.enter_context(membership.gathered(name, _unknown(named, name, home), via=via, home=home))
+        going = _going(found, nodes)
+        found = _led_by_one_that_stays(found, going)
+        work = Work(found, going, force, drain_timeout, _strays(found, going))
+        _check(work)
+        yield work
+
+
+def _is_address(text: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _unknown(named: Sequence[Machine], name: str, home: Path | None) -> list[Machine]:
+    """Of the machines on the command line those into which nothing else leads."""
+    from harness.clusterstate import ClusterState
+
+    facts = ClusterState.of(name, home).read()
+    known = {str(entry["address"]) for kind in ("masters", "nodes") for entry in facts.get(kind) or ()}
+    return [machine for machine in named if machine.address not in known]
+
+
+def _going(found: Gathered, texts: Sequence[str]) -> tuple[SshNode, ...]:
+    by_word = {node.address: node for node in (*found.members, *(node for node in found.others if _holds_ours(found, node)))}
+    by_word |= {found.name(node): node for node in found.members}
+    # What this machine still remembers though the cluster does not list it: a removal that was not finished.
+    others = {node.address for node in found.others}
+    by_word |= {node.address: node for node in found.ssh.nodes if node.address not in {*by_word, *others}}
+    faults, going = [], []
+    for text in dict.fromkeys(texts):
+        node = by_word.get(text)
+        if node is None:
+            known = ", ".join(f"{found.name(member)} {member.address}" for member in found.members)
+            faults.append(Fault(text, f"is no node of {found.state.name}", f"its nodes: {known}"))
+        elif node not in going:
+            going.append(node)
+    if faults:
+        raise InputError(faults)
+    return tuple(going)
+
+
+def _holds_ours(found: Gathered, node: SshNode) -> bool:
+    """Whether a machine that the cluster does not list has something of it: a join that was not finished, or one that came back."""
+    if node.address in found.record.left:
+        return True
+    return node.address not in found.errors and node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()[:1] == [found.state.name]
+
+
+def _strays(found: Gathered, going: Sequence[SshNode]) -> frozenset[str]:
+    unlisted = [node for node in going if node not in found.members]
+    if not unlisted:
+        return frozenset()
+    members = etcd.Etcd([node for node in found.alive(found.masters) if node not in going]).members()
+    urls = {url for member in members for url in member.peers}
+    return frozenset(node.address for node in unlisted if peer_url(node.address) in urls)
+
+
+def _led_by_one_that_stays(found: Gathered, going: Sequence[SshNode]) -> Gathered:
+    if found.first not in going:
+        return found
+    rest = [node for node in found.alive(found.masters) if node not in going]
+    if not rest:
+        return found
+    return dataclasses.replace(found, first=membership.answering(rest, {}))
+
+
+def _check(work: Work) -> None:
+    """Raises CheckError when the cluster could not go on."""
+    found = work.found
+    if not work.staying:
+        raise CheckError(
+            f"{', '.join(work.name(node) for node in work.masters)}: no master would be left",
+            hint=f"slipway join {found.state.name} --masters IP brings another one first; slipway delete {found.state.name} ends it all",
+        )
+    if work.first in work.going:
+        raise CheckError(
+            "none of the masters that would stay answers",
+            hint="bring one of them back first: " + ", ".join(node.address for node in work.staying),
+        )
+    if work.masters:
+        _check_masters(work)
+    gone = {node.address for node in work.going}
+    if found.workers and not [node for node in found.workers if node.address not in gone] and not _takes_pods(work):
+        log.warning("no worker is left: nothing of the applications can run until another one joins")
+
+
+def _check_masters(work: Work) -> None:
+    found = work.found
+    holding = membership.holders(found) if found.record.registry == "own" else frozenset()
+    if holding and not any(node.address in holding for node in found.alive(work.staying)):
+        raise CheckError(
+            f"{', '.join(work.name(node) for node in work.masters)}: nobody else who answers holds the container images",
+            hint=f"slipway join {found.state.name} --masters IP brings a master that does",
+        )
+    _etcd_order(work)
+    rest = len(work.staying)
+    if rest % 2 == 0:
+        log.warning(f"{rest} masters survive no more losses than {rest - 1} would: join another one")
+
+
+def _etcd(work: Work) -> etcd.Etcd:
+    return etcd.Etcd(work.found.alive(work.staying))
+
+
+def _etcd_order(work: Work) -> tuple[etcd.EtcdMember, ...]:
+    """The members that leave etcd, in their order. Raises CheckError when it would lose its quorum."""
+    client = _etcd(work)
+    members = client.members()
+    urls = {peer_url(node.address) for node in work.masters}
+    leaving = [member.id for member in members if urls & set(member.peers)]
+    return etcd.order(members, client.sick(members), leaving) if leaving else ()
+
+
+def _takes_pods(work: Work) -> bool:
+    """Whether a master that stays runs what anybody may run."""
+    api = drain.Api(work.first)
+    nodes = [api.node(work.name(node)) for node in work.found.alive(work.staying)]
+    return any(
+        node is not None and not any(taint["effect"] == "NoSchedule" for taint in node["spec"].get("taints") or ()) for node in nodes
+    )
+
+
+# ---- the recipe -------------------------------------------------------------------------------------------------------
+
+
+def plan(work: Work) -> list[Step]:
+    """What will be done. First what can still be taken back, then what makes the others do without the node, and the machine last."""
+    recipe = [_drain(work)]
+    if work.masters:
+        recipe += [_tell_balancers(work), _stop_masters(work), _leave_etcd(work)]
+    recipe.append(_delete_nodes(work))
+    if work.alive:
+        recipe.append(_clean(work))
+    return [*recipe, _record(work)]
+
+
+def _drain(work: Work) -> Step:
+    api = drain.Api(work.first)
+
+    def action(node: Node) -> str:
+        name = work.name(node)
+        if node not in work.alive:
+            log.warning(f"{name} does not answer: its pods are started elsewhere at once, and its machine stays as it is")
+            return f"{name}: {drain.let_go(api, name)} pods let go"
+        return f"{name}: {drain.drain(api, name, force=work.force, timeout=work.timeout)} pods evicted"
+
+    return Step("drain", "drain the nodes", action, work.going)
+
+
+def _tell_balancers(work: Work) -> Step:
+    """First of all nobody shall ask a master any more that goes."""
+
+    def action() -> str:
+        found = work.found
+        masters = [(found.name(node), node.address) for node in work.staying]
+        holding = frozenset(membership.holders(found) - {node.address for node in work.masters})
+        texts = membership.balancers(found, masters, holding)
+        others = [node for node in found.alive(found.members) if node.address in texts and node not in work.going]
+        told = each(others, lambda node: membership.tell_balancer(node, texts[node.address]))
+        silent = [work.name(node) for node in found.members if node.address in texts and node not in others and node not in work.going]
+        if silent:
+            log.warning(f"{', '.join(silent)} does not answer: its balancer still knows the masters that go, and does without them")
+        return f"{sum(told)} told"
+
+    return Step("tell-balancers", "tell the balancers", action, after_all=("drain",))
+
+
+def _stop_masters(work: Work) -> Step:
+    """In good order: an API server that ends by itself takes its address out of the service ``kubernetes``."""
+    script = f"""cd /etc/kubernetes/manifests 2>/dev/null || exit 0
+rm -f kube-apiserver.yaml kube-controller-manager.yaml kube-scheduler.yaml
+end=$(($(date +%s) + 15))
+while awk '$4 == "0A" {{ print $2 }}' /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -q ':{API_PORT:04X}$'; do
+  [ "$(date +%s)" -lt "$end" ] || exit 0
+  sleep 0.2
+done"""
+
+    def action(node: Node) -> None:
+        if node in work.alive:
+            node.run(script, timeout=60)
+
+    return Step("stop-masters", "stop the masters that go", action, work.masters, after_all=("tell-balancers",))
+
+
+def _leave_etcd(work: Work) -> Step:
+    def action() -> str:
+        client = _etcd(work)
+        # Asked anew: somebody may have died since.
+        leaving = _etcd_order(work)
+        client.hand_over(leaving)
+        for member in leaving:
+            _remove_member(client, member)
+        _forget_endpoints(work)
+        return f"{len(leaving)} members"
+
+    return Step("leave-etcd", "take the masters out of etcd", action, after_all=("stop-masters",))
+
+
+def _remove_member(client: etcd.Etcd, member: etcd.EtcdMember) -> None:
+    """etcd refuses, and means it, while a new leader is being found or a member has just come."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            client.remove(member)
+        except CommandError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
+def _forget_endpoints(work: Work) -> None:
+    """kubeadm of before 1.22 keeps the addresses of the masters, and asks them all when another one joins."""
+    kubectl = NodeKubectl(work.first)
+    text = kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--ignore-not-found", "--output=yaml")
+    found = yaml.safe_load(text) if text.strip() else None
+    status = (yaml.safe_load(found["data"].get("ClusterStatus") or "") if found else None) or {}
+    endpoints = status.get("apiEndpoints") or {}
+    names = {work.name(node) for node in work.masters}
+    if found and names & set(endpoints):
+        status["apiEndpoints"] = {name: value for name, value in endpoints.items() if name not in names}
+        found["data"]["ClusterStatus"] = yaml.safe_dump(status, sort_keys=False)
+        work.first.run(f"{KUBECTL} replace -f -", input=yaml.safe_dump(found), timeout=60)
+
+
+def _delete_nodes(work: Work) -> Step:
+    api = drain.Api(work.first)
+
+    def action(node: Node) -> None:
+        drain.forget(api, work.name(node))
+
+    return Step("delete-nodes", "delete the nodes", action, work.going, after=("drain",), after_all=("leave-etcd",) if work.masters else ())
+
+
+def _clean(work: Work) -> Step:
+    def action(node: Node) -> str:
+        belongs = node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()
+        there = node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip()
+        if not there:
+            return f"{node.name} is clean"
+        if belongs and belongs[0] != work.found.state.name:
+            log.warning(f"{node.name} belongs to {belongs[0]} and is left as it is")
+            return ""
+        delete.clean(node)
+        work.cleaned.append(node.name)
+        return ""
+
+    return Step("clean", "clean the machines", action, work.alive, after=("delete-nodes",))
+
+
+def _record(work: Work) -> Step:
+    def action() -> None:
+        gone = [node.address for node in work.going]
+        left = [word for node in work.going if node not in work.alive for word in (node.address, work.name(node))]
+        back = [word for node in work.alive for word in (node.address, work.name(node), node.name)]
+        record = membership.update(work.first, gone=gone, left=left, back=back)
+        membership.remember(work.found, record, kubeconfig_from=work.first)
+        with contextlib.suppress(SlipwayError):
+            each(work.alive, lambda node: node.disconnect())
+
+    return Step("record", "record the members", action, after_all=("clean",) if work.alive else ("delete-nodes",))

@@ -1,0 +1,444 @@
+"""``slipway restore``: a cluster from a backup, on the masters that lost etcd's data, or on other machines.
+
+On the same masters only etcd's data is replaced; what was there is kept beside it. Other machines become a cluster as ``slipway run`` makes
+one, but with the keys of the backup and with its data in etcd before the first API server starts, and nothing is launched again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import tarfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+from harness import checks, clusterstate, log
+from harness.clusterfile import Cluster, Clusterfile, is_redacted
+from harness.clusterfile.parse import parse
+from harness.clusterstate import ClusterState
+from harness.errors import CheckError, NodeError, StoreError, UsageError
+from harness.lifecycle import access, clusterfiles, kubeconfigs, run, steps
+from harness.lifecycle.access import Access, Known
+from harness.lifecycle.backup import ETCD_DATA, Contents, open_backup
+from harness.lifecycle.join import without_secrets
+from harness.lifecycle.plan import Step, execute
+from harness.lifecycle.rootfs import MARK
+from harness.nodes import Login, Machine, Node
+from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.placing import STATE, File, put_all, tar_stream
+from harness.oci.store import Store
+from harness.runtimes import ROOTFS, documents, staticpods
+from harness.runtimes.kubeadm import ADMIN, KUBECTL, bracketed
+from harness.runtimes.pki import FOLDER
+
+REPLACED = f"{ETCD_DATA}/replaced-by-restore"
+"""Where the data lies, on each master, in whose place that of the backup was put."""
+_WORK = f"{ETCD_DATA}/slipway-restore"
+_BEGUN = f"{STATE}/restore-begun"
+"""Stands on the first master while a restore onto other machines is on its way."""
+_MIRROR = "kubernetes.io/config.mirror"
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """How it ended."""
+
+    name: str
+    in_place: bool
+    """On the machines that the cluster was on, as opposed to others."""
+    masters: tuple[str, ...]
+    nodes: tuple[str, ...]
+    made: str
+    """When the backup was taken, as ISO 8601."""
+    revision: int
+    seconds: float
+
+
+@dataclasses.dataclass
+class _Source:
+    """What all steps take from."""
+
+    contents: Contents
+    snapshot: BinaryIO
+
+    @property
+    def keys(self) -> dict[str, File]:
+        return {f"{FOLDER}/{name}": File(data, 0o600 if name.endswith(".key") else 0o644) for name, data in self.contents.keys.items()}
+
+    @property
+    def size(self) -> int:
+        return int(self.contents.front["files"]["etcd/snapshot.db"]["size"])
+
+
+def restore(
+    file: Path,
+    masters: Sequence[Machine] = (),
+    nodes: Sequence[Machine] = (),
+    *,
+    login: Login | None = None,
+    password: str | None = None,
+    image: str | None = None,
+    env: Mapping[str, str] | None = None,
+    store: Store | None = None,
+    timeout: float = 600,
+    home: Path | None = None,
+) -> Restored:
+    """Bring a cluster back from a backup. May be repeated after a failure or a kill.
+
+    Without machines: onto those that it was on, into which ``login`` leads when they are forgotten here. ``image`` is used in place of
+    the one that the backup names; ``env`` has values that it does not know, since they are secrets.
+    Raises UsageError for a bad file, NodeError when a machine is missing, CheckError when some of them hold another cluster.
+    """
+    began = time.monotonic()
+    with open_backup(file, password) as (contents, snapshot):
+        source = _Source(contents, snapshot)
+        found = _machines(contents, masters, nodes, login, home)
+        with access.opened(found) as cluster, found.state.lock():
+            _require(cluster, [machine.address for machine in found.masters])
+            in_place = _holds_it(cluster, contents)
+            if not in_place:
+                _require(cluster, list(cluster.unreachable))
+            else:
+                for error in cluster.unreachable.values():
+                    log.warning(f"{error.message}; its kubelet must be started anew when it is back: systemctl restart kubelet")
+                execute(_in_place(cluster, source, timeout))
+        if not in_place:
+            known = store or Store.default()
+            _onto_others(source, options(found, contents, image, env or {}, known, timeout), known, home)
+    return Restored(
+        contents.name,
+        in_place,
+        tuple(machine.address for machine in found.masters),
+        tuple(machine.address for machine in found.nodes),
+        str(contents.front["made"]),
+        int(contents.front["etcd"]["revision"]),
+        time.monotonic() - began,
+    )
+
+
+def _require(cluster: Access, addresses: Sequence[str]) -> None:
+    missing = [cluster.unreachable[address].message for address in addresses if address in cluster.unreachable]
+    if missing:
+        hint = "these machines must answer; others can be named with --masters and --nodes"
+        raise NodeError("\n".join(missing), hint=hint)
+
+
+def _machines(contents: Contents, masters: Sequence[Machine], nodes: Sequence[Machine], login: Login | None, home: Path | None) -> Known:
+    state = ClusterState.of(contents.name, home)
+    if masters or nodes:
+        if not masters:
+            raise UsageError("no master is given", hint="--masters 192.168.0.2")
+        return Known(state, tuple(masters), tuple(nodes))
+    known = {state.name for state in clusterstate.known(home)}
+    if contents.name in known:
+        return access.known(contents.name, home=home)
+    way = login or Login()
+    by_kind = [tuple(Machine(address, way) for address in contents.front[kind]) for kind in ("masters", "nodes")]
+    return Known(state, by_kind[0], by_kind[1])
+
+
+def _holds_it(cluster: Access, contents: Contents) -> bool:
+    """Whether the masters are those of the backup's cluster. Raises CheckError when only some are, or another cluster's."""
+    mine = f"{contents.name} {contents.front['identity']}"
+    marks = {node.name: " ".join(node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()) for node in cluster.masters}
+    if all(mark == mine for mark in marks.values()):
+        # A restore onto other machines that was killed on its way is finished as such.
+        return not any(node.run(f"cat {_BEGUN} 2>/dev/null || true").stdout.strip() for node in cluster.masters)
+    wrong = [f"{name}: belongs to {mark or 'no cluster'}" for name, mark in marks.items() if mark and mark != mine]
+    if wrong:
+        raise CheckError(
+            f"these machines hold another cluster than the backup's: {', '.join(sorted(marks))}",
+            hint="delete that one first: slipway delete",
+            details="\n".join(wrong),
+        )
+    return False
+
+
+# ---- the same masters -------------------------------------------------------------------------------------------------
+
+
+def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
+    masters, everybody = cluster.masters, (*cluster.masters, *cluster.nodes)
+    image = str(source.contents.front["etcd"]["image"])
+    peers = {node.name: node.address for node in masters}
+
+    def data(node: Node) -> None:
+        put_all(node, source.keys)
+        put_data(node, source, image, peers)
+
+    def kubelets(node: Node) -> None:
+        node.run("systemctl restart kubelet", timeout=60)
+
+    def again() -> str:
+        return restart_watchers(cluster.kubectl)
+
+    def settled() -> str:
+        return _settle(cluster.kubectl, [node.name for node in everybody], timeout)
+
+    def access_kept() -> None:
+        _keep_access(cluster)
+
+    return [
+        Step("stop", "stop the masters", staticpods.stop, masters),
+        Step("restore-etcd", "put the data of the backup in place", data, masters, after_all=("stop",)),
+        Step("start", "start the masters", staticpods.start, masters, after_all=("restore-etcd",)),
+        Step("wait-for-api", "wait for the API", lambda node: _wait_api(node, timeout), masters, after=("start",)),
+        # What they have seen since the backup never happened: they look again only when they begin anew.
+        Step("start-kubelets", "start the kubelets anew", kubelets, everybody, after_all=("wait-for-api",)),
+        Step("start-watchers", "start the pods of kube-system anew", again, after=("start-kubelets",)),
+        Step("wait-for-nodes", "wait for the nodes", settled, after=("start-watchers",)),
+        Step("record", "remember the cluster", access_kept, after=("wait-for-nodes",)),
+    ]
+
+
+def _wait_api(node: Node, timeout: float) -> None:
+    staticpods.wait(node, {part: [] for part in staticpods.PARTS}, timeout)
+
+
+def put_data(node: Node, source: _Source, image: str, peers: Mapping[str, str]) -> None:
+    """The snapshot as etcd's data on one of ``peers`` (addresses by name), which know each other as a new cluster.
+
+    etcd must not run there.
+    """
+    name = next(peer for peer, address in peers.items() if address == node.address)
+    urls = {peer: f"https://{bracketed(address)}:2380" for peer, address in peers.items()}
+    node.run(f"set -e; rm -rf {_WORK}; mkdir -p -m 700 {ETCD_DATA}; mkdir -m 700 {_WORK}")
+    node.put_tar(_writer(source), _WORK)
+    arguments = shlex.join(
+        [
+            "snapshot", "restore", f"{_WORK}/snapshot.db", "--data-dir", f"{_WORK}/data", "--name", name,
+            "--initial-cluster", ",".join(f"{peer}={url}" for peer, url in urls.items()),
+            "--initial-cluster-token", f"slipway-{source.contents.front['files']['etcd/snapshot.db']['sha256'][:16]}",
+            "--initial-advertise-peer-urls", urls[name],
+        ]
+    )  # fmt: skip
+    node.run(
+        f"""set -eu
+PATH=$PATH:{ROOTFS}/bin
+within() {{
+  ctr -n k8s.io containers rm slipway-restore > /dev/null 2>&1 || true
+  ctr -n k8s.io run --rm --mount type=bind,src={ETCD_DATA},dst={ETCD_DATA},options=rbind:rw {shlex.quote(image)} slipway-restore "$@"
+}}
+if [ -z "$(ctr -n k8s.io images ls -q name=={shlex.quote(image)})" ]; then
+  ctr -n k8s.io images pull --hosts-dir /etc/containerd/certs.d {shlex.quote(image)} > /dev/null
+fi
+within etcdutl {arguments} > {_WORK}/said 2>&1 || within etcdctl {arguments} > {_WORK}/said 2>&1 || {{ cat {_WORK}/said >&2; exit 1; }}
+if [ -d {ETCD_DATA}/member ]; then rm -rf {REPLACED}; mv {ETCD_DATA}/member {REPLACED}; fi
+mv {_WORK}/data/member {ETCD_DATA}/member
+rm -rf {_WORK}""",
+        timeout=1800,
+    )
+
+
+def _writer(source: _Source) -> Callable[[BinaryIO], None]:
+    """Writes the snapshot as a tar; several at once, each with a position of its own in the file."""
+    path = f"/proc/self/fd/{source.snapshot.fileno()}"
+
+    def write(stream: BinaryIO) -> None:
+        with Path(path).open("rb") as snapshot, tar_stream(stream) as tar:
+            entry = tarfile.TarInfo("snapshot.db")
+            entry.mode, entry.size = 0o600, source.size
+            tar.addfile(entry, snapshot)
+
+    return write
+
+
+def restart_watchers(kubectl: NodeKubectl) -> str:
+    """Delete the pods of kube-system that are no part of a master; whoever made them makes new ones."""
+    pods = json.loads(kubectl.run("get", "pods", "--namespace=kube-system", "--output=json"))["items"]
+    names = [pod["metadata"]["name"] for pod in pods if _MIRROR not in (pod["metadata"].get("annotations") or {})]
+    if names:
+        kubectl.run("delete", "pods", "--namespace=kube-system", "--timeout=110s", *names)
+    return f"{len(names)} pods"
+
+
+def _settle(kubectl: NodeKubectl, names: Sequence[str], timeout: float) -> str:
+    checks.settle(kubectl, timeout=timeout, quiet=1, namespaces=("kube-system",), nodes=list(names))
+    return f"{len(names)} Ready"
+
+
+def _keep_access(cluster: Access) -> None:
+    state, master = cluster.known.state, cluster.first
+    config = kubeconfigs.named(yaml.safe_load(master.get(ADMIN)), state.name, master.address)
+    state.write("kubeconfig", kubeconfigs.text(config))
+    state.remember(
+        {
+            "name": state.name,
+            "masters": [steps.access_entry(node) for node in cluster.masters],
+            "nodes": [steps.access_entry(node) for node in cluster.nodes],
+        }
+    )
+
+
+# ---- other machines ---------------------------------------------------------------------------------------------------
+
+
+def _onto_others(source: _Source, wanted: run.Options, store: Store, home: Path | None) -> None:
+    setup = run.prepare(wanted, store, home=home)
+    with setup.state.lock(), setup.ssh, store.using():
+        execute(plan(setup, source))
+
+
+def options(found: Known, contents: Contents, image: str | None, env: Mapping[str, str], store: Store, timeout: float) -> run.Options:
+    """What ``run`` would be asked for, to make the same cluster. Raises StoreError when its image is not here."""
+    if contents.front["image"].get("registry") == "elsewhere":
+        raise UsageError(
+            "the cluster took its images from a registry of the site: it can be restored onto its own masters only",
+            hint="bring those up again, and delete nothing there",
+        )
+    wanted = image or _image(contents, store)
+    written = parse(contents.clusterfile, "the Clusterfile of the backup", stored=True) if contents.clusterfile else Clusterfile("")
+    config = contents.kubeadm
+    known, lost = without_secrets(written, env)
+    names = sorted(
+        name for name, value in (written.cluster.env if written.cluster else {}).items() if is_redacted(value) and name not in env
+    )
+    if names or lost:
+        log.warning(
+            f"the backup does not know the values of {', '.join([*names, *sorted(lost)])}: files on the machines that are made of them "
+            "hold others, objects in the cluster are right; -e NAME=VALUE gives them"
+        )
+    found_env = clusterfiles.env(known) if known.cluster else {}
+    sans = [name for name in (config.get("apiServer") or {}).get("certSANs") or () if name not in contents.front["masters"]]
+    networking = config.get("networking") or {}
+    wide = {"PodCIDR": networking["podSubnet"], "SvcCIDR": networking["serviceSubnet"], "CertSANs": ",".join(sans)}
+    found_env = {**found_env, **env, **wide}
+    described = clusterfiles.described(contents.name, wanted, found.masters, found.nodes, found_env, {}, ())
+    return run.Options(
+        image=wanted,
+        masters=found.masters,
+        nodes=found.nodes,
+        name=contents.name,
+        env=found_env,
+        app_env=clusterfiles.app_env(known),
+        commands=(),
+        edit=clusterfiles.edit(known),
+        timeout=timeout,
+        clusterfile=dataclasses.replace(known, cluster=_moved(known.cluster, described.cluster)),
+    )
+
+
+def _moved(kept: Cluster | None, here: Cluster | None) -> Cluster | None:
+    """What was asked for, of the machines that there are now."""
+    if kept is None or here is None:
+        return here
+    return dataclasses.replace(kept, name=here.name, image=here.image, hosts=here.hosts, ssh=here.ssh, env=here.env)
+
+
+def _image(contents: Contents, store: Store) -> str:
+    record = contents.front["image"]
+    names = store.names()
+    for name, descriptor in names.items():
+        if descriptor.digest == record["digest"]:
+            return str(name)
+    raise StoreError(
+        f"the image of the cluster, {record['name'] or 'which is not known'}, is not here with the digest {record['digest']}",
+        hint=f"slipway pull {record['name']} or slipway load it, or give one with --image",
+    )
+
+
+def plan(setup: steps.Setup, source: _Source) -> list[Step]:
+    """The recipe of ``run`` with the keys planted before they would be made, and the data before the masters start."""
+    first = setup.first
+
+    def plant(node: Node) -> None:
+        put_all(node, {**source.keys, _BEGUN: File.text(f"{source.contents.front['made']}\n")})
+
+    def data(node: Node) -> None:
+        members = [member for member in setup.cluster.members if member.is_master]
+        put_data(node, source, _etcd_image(setup), {member.name: member.address for member in members})
+
+    def forget(_: Node) -> str:
+        return forget_others(NodeKubectl(first), [member.name for member in setup.cluster.members])
+
+    def record() -> None:
+        _record(setup, source.contents)
+        first.run(f"rm -f {_BEGUN}")
+
+    recipe: list[Step] = []
+    for step in run.bring_up(setup):
+        if step.id == "make-keys":
+            recipe.append(Step("plant-keys", "bring the keys of the backup", plant, (first,), after=step.after))
+            recipe.append(dataclasses.replace(step, after=("plant-keys",)))
+        elif step.id == "start-masters":
+            recipe.append(
+                Step(
+                    "restore-etcd",
+                    "put the data of the backup in place",
+                    data,
+                    setup.masters,
+                    after=("certify-masters", "fetch-images", "start-registry"),
+                    # Once: what has happened since the masters started must not be lost when the command is repeated.
+                    inputs=lambda _: str(source.contents.front["files"]["etcd/snapshot.db"]["sha256"])[:16],
+                )
+            )
+            recipe.append(dataclasses.replace(step, after=(*step.after, "restore-etcd")))
+        elif step.id == "finish-cluster":
+            recipe.append(Step("forget-others", "forget the machines that are no more", forget, (first,), after_all=("wait-for-api",)))
+            recipe.append(dataclasses.replace(step, after=(*step.after, "forget-others")))
+        else:
+            recipe.append(step)
+    last = recipe[-1].id
+    recipe.append(steps.wait_for_workloads(setup, last, launched=False))
+    recipe.append(Step("record", "record the cluster", record, after=(recipe[-1].id,)))
+    return recipe
+
+
+def _etcd_image(setup: steps.Setup) -> str:
+    names = [image.name for image in setup.images.images if "/etcd:" in image.name]
+    if not names:
+        raise StoreError(f"{setup.image.name} has no image of etcd", hint="give the image of the cluster with --image")
+    return names[0]
+
+
+def forget_others(kubectl: NodeKubectl, names: Sequence[str]) -> str:
+    """Remove the nodes from the cluster that it has no more, and their pods, which would only go after minutes by themselves."""
+    nodes = json.loads(kubectl.run("get", "nodes", "--output=json"))["items"]
+    gone = [node["metadata"]["name"] for node in nodes if node["metadata"]["name"] not in names]
+    if not gone:
+        return "none"
+    kubectl.run("delete", "nodes", "--wait=false", *gone)
+    pods = json.loads(kubectl.run("get", "pods", "--all-namespaces", "--output=json"))["items"]
+    by_space: dict[str, list[str]] = {}
+    for pod in pods:
+        if pod["spec"].get("nodeName") in gone:
+            by_space.setdefault(pod["metadata"]["namespace"], []).append(pod["metadata"]["name"])
+    for space, those in by_space.items():
+        kubectl.run("delete", "pods", f"--namespace={space}", "--force", "--grace-period=0", "--wait=false", *those)
+    _forget_masters(kubectl, gone)
+    return ", ".join(gone)
+
+
+def _forget_masters(kubectl: NodeKubectl, gone: Sequence[str]) -> None:
+    """Older versions of kubeadm list the masters in their configuration."""
+    config = json.loads(kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"))
+    if "ClusterStatus" in config["data"]:
+        status = yaml.safe_load(config["data"]["ClusterStatus"])
+        status["apiEndpoints"] = {name: value for name, value in (status.get("apiEndpoints") or {}).items() if name not in gone}
+        patch = {"data": {"ClusterStatus": yaml.safe_dump(status, sort_keys=False)}}
+        kubectl.run("patch", "configmap", "kubeadm-config", "--namespace=kube-system", "--type=merge", f"--patch={json.dumps(patch)}")
+
+
+def _record(setup: steps.Setup, contents: Contents) -> None:
+    """What the cluster keeps about itself stays as it was, but for the machines that it is on."""
+    groups = [("master", setup.masters), ("node", setup.workers)]
+    hosts = [{"ips": [node.address for node in those], "roles": [role]} for role, those in groups if those]
+    text = on_hosts(contents.clusterfile, hosts) or steps.clusterfile(setup)
+    data = {"Clusterfile": text, "digest": setup.image.digest, "image": setup.image.name or setup.image.digest, "registry": "own"}
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": steps.CONFIG_MAP, "namespace": "kube-system"}, "data": data}
+    setup.first.run(f"{KUBECTL} apply --validate=false -f -", input=yaml.safe_dump(config, sort_keys=False), timeout=60)
+    steps.keep_access(setup)
+
+
+def on_hosts(text: str, hosts: Sequence[Mapping[str, Any]]) -> str:
+    """A Clusterfile with the cluster on other machines."""
+    found = [document for document in yaml.safe_load_all(text) if document]
+    for document in found:
+        if document.get("kind", "Cluster") == "Cluster":
+            document["spec"] = {**(document.get("spec") or {}), "hosts": list(hosts)}
+    return documents(*found) if found else ""

@@ -1,0 +1,387 @@
+"""A Clusterfile on real machines: what it overwrites and sets reaches the workloads, `apply` does what differs, hooks run once each."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import process
+from harness.clusterstate import ClusterState
+from harness.errors import UsageError
+from harness.lifecycle import lease
+from tests.cluster.test_run import Lab, until
+from tests.conftest import HERE, Slipway
+
+CASES = HERE / "cases"
+IMAGE = "saas:latest"
+
+CHART = """apiVersion: v2
+name: {name}
+version: 0.1.0
+"""
+
+WORKLOAD = """apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {name}
+spec:
+  selector:
+    matchLabels: {{app: {name}}}
+  template:
+    metadata:
+      labels: {{app: {name}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: {name}
+          image: slipway.dev/redis:7.0
+          args: [redis-server, --dbfilename, '{{{{ index .Values "{name}-user" }}}}:{{{{ index .Values "{name}-passwd" }}}}']
+"""
+
+VALUES = """{name}-user: nobody
+{name}-passwd: none
+"""
+
+KUBEFILE = """FROM kubernetes
+ENV DashBoardPort=443
+COPY etc etc
+COPY charts charts
+COPY plugins plugins
+COPY dashboard.yaml manifests/
+CMD kubectl create namespace kubernetes-dashboard --dry-run=client --output=yaml | kubectl apply -f -
+CMD kubectl apply -f manifests/dashboard.yaml
+CMD helm install mysql charts/mysql -f etc/mysql-values.yaml
+CMD helm install redis charts/redis -f etc/redis-values.yaml
+"""
+
+KUBEADM = """apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+maxPods: 77
+---
+apiVersion: kubeadm.k8s.io/v1beta2
+kind: ClusterConfiguration
+apiServer:
+  extraArgs:
+    max-requests-inflight: "401"
+  certSANs: [saas.example.com]
+"""
+
+PLUGIN = """apiVersion: slipway.dev/v1
+kind: Hook
+metadata: {{name: {name}}}
+spec:
+  phases: [{phase}]
+  on: [{on}]
+  data: |
+    echo "{phase} $(pwd) $DashBoardPort $HostIP" >> /root/hooks
+"""
+
+MORE = """
+---
+apiVersion: sealer.aliyun.com/v1alpha1
+kind: Plugin
+metadata: {{name: names}}
+spec:
+  type: HOSTNAME
+  action: PreInit
+  data: |
+    {worker} {name}-renamed
+---
+apiVersion: sealer.aliyun.com/v1alpha1
+kind: Plugin
+metadata: {{name: early}}
+spec:
+  type: SHELL
+  action: Originally
+  on: node
+  data: echo "Originally $(pwd)" >> /root/hooks
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def swept(slipway: Slipway) -> None:
+    """Removes the machines of runs of these tests that were killed."""
+    for group in json.loads(slipway("nodes", "list", "--output", "json").stdout):
+        owner = re.fullmatch(r"test-file-(\d+)", group["name"])
+        if owner and not Path("/proc", owner[1]).exists():
+            slipway("nodes", "down", group["name"])
+
+
+@pytest.fixture(scope="module")
+def saas(slipway: Slipway, kubernetes: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The image of both cases: two charts with values files, and a dashboard with a port; with hooks and documents of kubeadm."""
+    assert kubernetes
+    context = tmp_path_factory.mktemp("saas")
+    files = {"Kubefile": KUBEFILE, "etc/kubeadm.yml": KUBEADM}
+    for name in ("mysql", "redis"):
+        files |= {
+            f"charts/{name}/Chart.yaml": CHART.format(name=name),
+            f"charts/{name}/templates/workload.yaml": WORKLOAD.format(name=name),
+            f"etc/{name}-values.yaml": VALUES.format(name=name),
+        }
+    for phase, on in (("pre-init-host", "all"), ("post-install", "master0"), ("pre-clean-host", "all"), ("post-clean-host", "node")):
+        files[f"plugins/{phase}.yaml"] = PLUGIN.format(name=phase, phase=phase, on=on)
+    for path, text in files.items():
+        (context / path).parent.mkdir(parents=True, exist_ok=True)
+        (context / path).write_text(text)
+    shutil.copy(CASES / "dashboard-port/dashboard.yaml", context)
+    slipway("build", "-t", IMAGE, context, timeout=900)
+    return IMAGE
+
+
+class Site:
+    """A lab whose cluster is made and changed by Clusterfiles."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab, self.folder = lab, folder
+        self.made = ""
+
+    def words(self, verb: str, file: Path, *more: str) -> list[str | Path]:
+        machines = ["--masters", ",".join(self.lab.masters), "--nodes", ",".join(self.lab.workers)]
+        return [verb, "-f", file, IMAGE, *machines, "--name", self.lab.name, "--key", self.lab.key, *more]
+
+    def __call__(self, verb: str, file: Path, *more: str, check: bool = True) -> process.Result:
+        return self.lab.slipway(*self.words(verb, file, *more), check=check, timeout=900)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+    def hooks(self, index: int) -> list[str]:
+        return self.lab.machines[index].run("cat /root/hooks 2>/dev/null", check=False).stdout.splitlines()
+
+    def login(self, app: str) -> str:
+        """What a running workload was told."""
+        return self.lab.kubectl("exec", f"deployment/{app}", "--", "redis-cli", "config", "get", "dbfilename").splitlines()[-1]
+
+    def port(self) -> int:
+        service = self.lab.json("get", "service", "kubernetes-dashboard", "--namespace=kubernetes-dashboard")
+        return int(service["spec"]["ports"][0]["targetPort"])
+
+    @functools.cached_property
+    def first(self) -> Path:
+        """The case as it is written, with more of our own behind it."""
+        more = MORE.format(worker=self.lab.workers[0], name=self.lab.name)
+        return self.write("first", (CASES / "config-overwrite/Clusterfile").read_text().rstrip() + more)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """A document Cluster that names everything itself."""
+        ssh = {"user": "root", "pk": str(self.lab.key)}
+        hosts = [
+            {"ips": self.lab.masters, "roles": ["master"], "labels": {"zone": "a"}},
+            {"ips": self.lab.workers, "roles": ["node", "storage"], "labels": {"disk": "ssd"}, "taints": ["dedicated=db:PreferNoSchedule"]},
+        ]
+        aliases = [{"ip": "10.9.9.9", "hostnames": ["harbor.site", "harbor"]}]
+        env = {"DashBoardPort": 9443}
+        spec = {"image": IMAGE, "ssh": ssh, "hosts": hosts, "env": env, "hostAliases": aliases}
+        return {"apiVersion": "slipway.dev/v1", "kind": "Cluster", "metadata": {"name": self.lab.name}, "spec": spec}
+
+    def document(self, name: str, *documents: dict[str, Any]) -> Path:
+        return self.write(name, yaml.safe_dump_all(documents, sort_keys=False))
+
+    def apply(self, file: Path, *more: str, check: bool = True) -> process.Result:
+        return self.lab.slipway("apply", "-f", file, *more, check=check, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def site(slipway: Slipway, saas: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    assert saas
+    lab = Lab(slipway, "test-file", 1, 1)
+    try:
+        made = Site(lab, tmp_path_factory.mktemp("site"))
+        made.made = made("apply", made.first, "-e", "DashBoardPort=8443").stderr
+        yield made
+    finally:
+        lab.down()
+
+
+# ---- a cluster that apply has made ------------------------------------------------------------------------------------
+
+
+def test_values_that_config_documents_overwrite_reach_the_running_workloads(site: Site) -> None:
+    assert site.login("mysql") == "root:xxx"
+    assert site.login("redis") == "root:xxx"
+
+
+def test_a_value_of_the_command_line_reaches_the_manifest(site: Site) -> None:
+    assert site.port() == 8443
+
+
+def test_documents_of_kubeadm_are_merged_into_ours(site: Site) -> None:
+    nodes = site.lab.json("get", "nodes")["items"]
+    assert [node["status"]["capacity"]["pods"] for node in nodes] == ["77", "77"]
+    server = site.lab.first.run("cat /etc/kubernetes/manifests/kube-apiserver.yaml").stdout
+    assert "--max-requests-inflight=401" in server
+    names = site.lab.first.run("openssl x509 -noout -ext subjectAltName < /etc/kubernetes/pki/apiserver.crt", check=False).stdout
+    kept = site.lab.kubectl("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=yaml")
+    assert "saas.example.com" in kept
+    assert "saas.example.com" in (names or kept)
+
+
+def test_hooks_of_image_and_clusterfile_ran_once_each_in_order_with_the_environment(site: Site) -> None:
+    master, worker = site.lab.masters[0], site.lab.workers[0]
+    rootfs = "/var/lib/slipway/rootfs"
+    assert site.hooks(0) == [f"pre-init-host {rootfs} 8443 {master}", f"post-install {rootfs} 8443 {master}"]
+    assert site.hooks(1) == ["Originally /", f"pre-init-host {rootfs} 8443 {worker}"]
+
+
+def test_a_machine_is_a_node_under_the_name_that_it_was_given(site: Site) -> None:
+    names = [node["metadata"]["name"] for node in site.lab.json("get", "nodes")["items"]]
+    assert f"{site.lab.name}-renamed" in names
+    assert site.lab.worker.run("uname -n").stdout.strip() == f"{site.lab.name}-renamed"
+
+
+def test_what_was_applied_is_kept_in_the_cluster_without_secrets(site: Site) -> None:
+    text = site.lab.json("get", "configmap", "slipway-clusterfile", "--namespace=kube-system")["data"]["Clusterfile"]
+    documents = list(yaml.safe_load_all(text))
+    assert [document["kind"] for document in documents] == ["Cluster", "Config", "Config", "Hook", "Hook"]
+    assert documents[0]["spec"]["hosts"][1]["ips"] == site.lab.workers
+    assert "xxx" not in text
+    assert site.lab.status()["healthy"]
+
+
+# ---- apply ------------------------------------------------------------------------------------------------------------
+
+
+def test_apply_with_nothing_to_do_is_quick_and_touches_nothing(site: Site) -> None:
+    before = site.lab.first.run("cksum < /var/lib/slipway/journal").stdout
+    said = site.lab.slipway("--verbose", *site.words("apply", site.first, "-e", "DashBoardPort=8443"))
+    assert "nothing to do" in said.stdout
+    # One connection to one master, one question, and the end of the connection.
+    assert len([line for line in said.stderr.splitlines() if "ssh -F" in line]) <= 3, said.stderr
+    assert site.lab.first.run("cksum < /var/lib/slipway/journal").stdout == before
+
+
+def test_a_plan_shows_what_differs_and_touches_nothing(site: Site) -> None:
+    before = site.lab.first.run("cksum < /var/lib/slipway/journal").stdout
+    said = json.loads(site("apply", CASES / "dashboard-port/Clusterfile", "--plan", "--output", "json").stdout)
+    texts = [change["text"] for change in said["changes"]]
+    assert "~ .spec.env.DashBoardPort: 8443 -> 6443" in texts
+    assert any(text.startswith("- Config mysql-config") for text in texts)
+    assert "launch-2" in [step["id"] for step in said["steps"]]
+    assert not said["done"]
+    assert site.lab.first.run("cksum < /var/lib/slipway/journal").stdout == before
+
+
+def test_what_cannot_be_changed_in_a_running_cluster_is_told_at_once(site: Site) -> None:
+    document = site.own
+    document["spec"] |= {"network": {"podCIDR": "10.200.0.0/16"}}
+    said = site.apply(site.document("wrong", document), check=False)
+    assert said.returncode == 2
+    assert ".spec.network.podCIDR" in said.stderr
+    assert site.port() == 8443
+
+
+def test_the_dashboard_case_changes_the_port_and_takes_the_values_back(site: Site) -> None:
+    said = site("apply", CASES / "dashboard-port/Clusterfile")
+    assert "~ .spec.env.DashBoardPort: 8443 -> 6443" in said.stdout
+    assert site.port() == 6443
+    until(lambda: site.login("mysql") == "nobody:none")
+    assert len(site.hooks(1)) == 2
+
+
+def test_labels_taints_aliases_hooks_and_values_are_applied_to_nodes_that_run(site: Site) -> None:
+    config = {"path": "etc/mysql-values.yaml", "strategy": "merge", "data": "mysql-user: admin\n"}
+    documents = [
+        site.own,
+        {"apiVersion": "slipway.dev/v1", "kind": "Config", "metadata": {"name": "mysql"}, "spec": config},
+        {
+            "apiVersion": "slipway.dev/v1",
+            "kind": "Hook",
+            "metadata": {"name": "labelled"},
+            "spec": {"phases": ["pre-launch"], "on": ["disk=ssd"], "data": "echo labelled >> /root/hooks"},
+        },
+        {
+            "apiVersion": "slipway.dev/v1",
+            "kind": "Hook",
+            "metadata": {"name": "snapshot"},
+            "spec": {"type": "ETCD", "phases": ["post-launch"], "on": [str(site.folder / "etcd.db")]},
+        },
+    ]
+    foreign = ("taint", "node", f"{site.lab.name}-renamed", "theirs=1:PreferNoSchedule")
+    site.lab.kubectl(*foreign)
+    site.apply(site.document("full", *documents))
+    worker = site.lab.json("get", "node", f"{site.lab.name}-renamed")
+    labels = worker["metadata"]["labels"]
+    assert (labels["disk"], labels["node-role.kubernetes.io/storage"]) == ("ssd", "")
+    assert {taint["key"] for taint in worker["spec"]["taints"]} == {"dedicated", "theirs"}
+    for machine in site.lab.machines:
+        assert "10.9.9.9 harbor.site harbor # slipway" in machine.run("cat /etc/hosts").stdout
+    until(lambda: site.login("mysql") == "admin:none")
+    assert site.port() == 9443
+    assert site.hooks(1)[2:] == ["labelled"]
+    assert "labelled" not in site.hooks(0)
+    assert (site.folder / "etcd.db").stat().st_size > 100_000
+    # Taken back, and nothing of others with it.
+    plain = site.own
+    plain["spec"]["hosts"][1] = {"ips": site.lab.workers, "roles": ["node"]}
+    site.apply(site.document("plain", plain, *documents[1:]))
+    worker = site.lab.json("get", "node", f"{site.lab.name}-renamed")
+    assert not {"disk", "node-role.kubernetes.io/storage"} & set(worker["metadata"]["labels"])
+    assert {taint["key"] for taint in worker["spec"]["taints"]} == {"theirs"}
+    assert site.hooks(1)[2:] == ["labelled"]
+
+
+def test_of_two_who_apply_at_once_the_second_is_told(site: Site) -> None:
+    document = site.own
+    document["spec"]["env"] = {"DashBoardPort": 7443}
+    document["spec"]["cmd"] = ["sleep 20", "kubectl apply -f manifests/dashboard.yaml"]
+    file = site.document("slow", document)
+    argv = [sys.executable, "-m", "harness.cli", "apply", "-f", str(file)]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        try:
+            assert any("sleep 20" in line for line in running.stderr)
+            here = site.apply(file, check=False)
+            # As from another machine, which shares nothing with this one but the cluster.
+            with pytest.raises(UsageError, match="is changing the cluster"), lease.held(site.lab.first, site.lab.name):
+                pass
+            said = running.stderr.read()
+        finally:
+            running.kill() if running.poll() is None else None
+    assert running.returncode == 0, said
+    assert here.returncode == 2
+    assert "is changing the cluster" in here.stderr
+    assert site.port() == 7443
+
+
+# ---- taken over, and gone ---------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_that_knows_nothing_of_us_is_taken_over(site: Site) -> None:
+    lab = site.lab
+    lab.kubectl("delete", "configmap", "slipway-clusterfile", "--namespace=kube-system")
+    for machine in lab.machines:
+        machine.run("rm /var/lib/slipway/cluster")
+    ClusterState.of(lab.name).forget()
+    words = ("generate", "--from-cluster", "--masters", lab.masters[0], "--key", lab.key, "--name", lab.name)
+    document = yaml.safe_load(lab.slipway(*words).stdout)
+    assert document["spec"]["hosts"][1]["ips"] == lab.workers
+    assert document["spec"]["network"]["podCIDR"] == "100.64.0.0/10"
+    assert "saas.example.com" in document["spec"]["certSANS"]
+    lab.slipway(*words, "--adopt")
+    found = lab.status()
+    assert found["healthy"], found["notReady"]
+    assert found["image"] == "kubernetes:v1.20.2"
+
+
+def test_delete_runs_the_hooks_of_the_end_and_gives_machines_their_names_back(site: Site) -> None:
+    done = site.lab.slipway("delete", site.lab.name, "--yes")
+    assert "2 machines cleaned" in done.stdout
+    assert site.hooks(0)[-1].startswith("pre-clean-host /var/lib/slipway/rootfs")
+    assert [line.split()[:2] for line in site.hooks(1)[-2:]] == [["pre-clean-host", "/var/lib/slipway/rootfs"], ["post-clean-host", "/"]]
+    assert site.lab.worker.run("uname -n").stdout.strip() == f"{site.lab.name}-node-1"
+    assert not site.lab.worker.run("ls -A /var/lib/slipway", check=False).stdout
+    assert "harbor" not in site.lab.worker.run("cat /etc/hosts").stdout

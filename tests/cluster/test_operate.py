@@ -1,0 +1,255 @@
+"""A cluster that runs, managed: commands on all machines, access, bundles, certificates, backup, restore. One pair of machines for all."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.clusterstate import ClusterState
+from harness.nodes.kubectl import NodeKubectl
+from harness.runtimes.kubeadm import CONFIG
+from tests.cluster.test_run import SECRET, Lab, swept, until, web  # noqa: F401 -- fixtures
+from tests.conftest import Slipway
+
+NOBODY = "127.0.0.77"
+"""An address where no sshd listens."""
+
+
+@pytest.fixture(scope="module")
+def lab(slipway: Slipway, web: str) -> Iterator[Lab]:  # noqa: F811
+    made = Lab(slipway, "test-operate", 1, 1)
+    try:
+        made.run(web, "-e", f"DbPassword={SECRET}")
+        yield made
+    finally:
+        made.down()
+
+
+def way(lab: Lab, *nodes: str) -> list[str]:
+    """Options for a machine that knows nothing of the cluster."""
+    return ["--masters", ",".join(lab.masters), *(["--nodes", ",".join(nodes)] if nodes else []), "--key", str(lab.key)]
+
+
+# ---- exec -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_runs_everywhere_and_each_line_has_its_machine_in_front(lab: Lab) -> None:
+    said = lab.slipway("exec", lab.name, "--", "for i in 1 2 3; do echo line $i of $(uname -n); done; echo worse >&2")
+    for machine in ("master-1", "node-1"):
+        name = f"{lab.name}-{machine}"
+        assert [line for line in said.stdout.splitlines() if line.startswith(f"{name}: ")] == [
+            f"{name}: line {number} of {name}" for number in (1, 2, 3)
+        ]
+        assert f"{name}: worse" in said.stderr.splitlines()
+    assert len(said.stdout.splitlines()) == 6
+
+
+def test_roles_addresses_and_names_choose_the_machines(lab: Lab) -> None:
+    name = f"{lab.name}-node-1"
+    for choice in (["--role", "node"], ["--on", lab.workers[0]], ["--on", name], ["--role", "worker", "--on", f"{name},{lab.masters[0]}"]):
+        assert lab.slipway("exec", lab.name, *choice, "--", "uname", "-n").stdout == f"{name}: {name}\n"
+    lab.kubectl("label", "node", name, "node-role.kubernetes.io/storage=")
+    assert lab.slipway("exec", lab.name, "--role", "storage", "--", "echo", "a  b").stdout == f"{name}: a  b\n"
+    assert lab.slipway("exec", lab.name, "--role", "nosuch", "--", "true", check=False).returncode == 2
+    absent = lab.slipway("exec", lab.name, "--on", "10.255.255.1", "--", "true", check=False)
+    assert (absent.returncode, "no machine of this cluster" in absent.stderr) == (2, True)
+
+
+def test_a_command_that_fails_somewhere_is_told_with_its_exit_codes(lab: Lab) -> None:
+    said = lab.slipway("exec", lab.name, "-o", "json", "--", "case $(uname -n) in *master*) echo fine;; *) exit 255;; esac", check=False)
+    assert said.returncode == 6
+    found = {one["role"]: one for one in json.loads(said.stdout)["nodes"]}
+    assert (found["master"]["exitCode"], found["master"]["stdout"]) == (0, "fine")
+    # The code that ssh keeps for its own failures is no lost connection when it is the command's.
+    assert (found["node"]["exitCode"], found["node"]["error"]) == (255, None)
+    assert f"{lab.name}-node-1: exit code 255" in said.stderr
+
+
+def test_a_machine_that_cannot_be_reached_does_not_hold_up_the_others(lab: Lab) -> None:
+    said = lab.slipway("exec", f"{lab.name}-else", *way(lab, *lab.workers, NOBODY), "--", "echo here", check=False)
+    assert said.returncode == 5
+    assert sorted(said.stdout.split()) == sorted(word for address in lab.addresses for word in (f"{address}:", "here"))
+    assert f"{NOBODY}: nothing listens on port 22" in said.stderr
+    ClusterState.of(f"{lab.name}-else").forget()
+
+
+# ---- access -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_kubeconfig_is_merged_without_losing_others(lab: Lab, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    other = {"name": "elsewhere", "cluster": {"server": "https://10.0.0.1:6443"}}
+    config.write_text(yaml.safe_dump({"clusters": [other], "current-context": "elsewhere", "preferences": {"colors": True}}))
+    for _ in range(2):
+        lab.slipway("kubeconfig", lab.name, "--merge", "-f", config)
+    found = yaml.safe_load(config.read_text())
+    assert [entry["name"] for entry in found["clusters"]] == ["elsewhere", lab.name]
+    assert (found["clusters"][0], found["preferences"]) == (other, {"colors": True})
+    assert config.stat().st_mode & 0o077 == 0
+    lab.first.put(config.read_bytes(), "/root/merged", 0o600)
+    assert f"{lab.name}-node-1" in NodeKubectl(lab.first, kubeconfig="/root/merged").run("get", "nodes")
+
+
+def test_a_kubeconfig_is_had_from_a_master_when_nothing_is_known_here(lab: Lab) -> None:
+    said = lab.slipway("kubeconfig", f"{lab.name}-lost", *way(lab), "--server", "203.0.113.9")
+    assert yaml.safe_load(said.stdout)["clusters"][0]["cluster"]["server"] == "https://203.0.113.9:6443"
+    assert "does not hold for 203.0.113.9" in said.stderr
+    ClusterState.of(f"{lab.name}-lost").forget()
+
+
+# ---- logs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_has_what_is_needed_and_no_secret(lab: Lab, tmp_path: Path) -> None:
+    token = lab.first.run("kubeadm token create").stdout.strip()
+    lab.kubectl("create", "secret", "generic", "hidden", f"--from-literal=key={SECRET}")
+    lab.kubectl("run", "broken", "--image=slipway.dev/redis:7.0", f"--env=DB_PASSWORD={SECRET}", "--restart=Never", "--command", "--",
+                "sh", "-c", f"echo token={token}; exit 3")  # fmt: skip
+    phase = ("get", "pod", "broken", "--output=jsonpath={.status.phase}")
+    until(lambda: lab.kubectl(*phase) == "Failed")
+    file = tmp_path / "bundle.tar.gz"
+    said = lab.slipway("logs", f"{lab.name}-else", *way(lab, *lab.workers, NOBODY), "--since", "1h", "-f", file, "-o", "json")
+    ClusterState.of(f"{lab.name}-else").forget()
+    assert list(json.loads(said.stdout)["unreachable"]) == [NOBODY]
+    with tarfile.open(file) as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    index = json.loads(files["index.json"])
+    assert {entry["path"] for entry in index["files"]} == files.keys() - {"index.json"}
+    assert list(files) == ["index.json", *sorted(files.keys() - {"index.json"})]
+    assert index["unreachable"][NOBODY]
+    for machine in ("master-1", "node-1"):
+        place = f"nodes/{lab.name}-{machine}"
+        for name in ("journal-kubelet.log", "journal-containerd.log", "steps.txt", "disk.txt", "facts.json", "addresses.txt"):
+            assert files[f"{place}/{name}"].strip(), name
+    assert any("kube-apiserver" in path and path.endswith(".log") for path in files)
+    broken = next(path for path in files if "default_broken_" in path)
+    assert b"token=***" in files[broken]
+    assert b"broken" in files["cluster/events.txt"]
+    for path, data in files.items():
+        assert SECRET.encode() not in data, path
+        assert token.encode() not in data, path
+        assert b"PRIVATE KEY-----\nM" not in data, path
+    lab.kubectl("delete", "pod,secret", "broken", "hidden", "--ignore-not-found")
+
+
+# ---- certificates -----------------------------------------------------------------------------------------------------
+
+
+def expiry(lab: Lab) -> dict[tuple[str, str], dict[str, Any]]:
+    found = json.loads(lab.slipway("certs", lab.name, "-o", "json").stdout)["certificates"]
+    return {(one["node"].removeprefix(f"{lab.name}-"), one["path"].rpartition("/etc/kubernetes/")[2]): one for one in found}
+
+
+def test_certificates_are_listed_renewed_and_given_more_names(lab: Lab) -> None:
+    before = expiry(lab)
+    for key in (
+        ("master-1", "pki/apiserver.crt"),
+        ("master-1", "admin.conf"),
+        ("node-1", "/var/lib/kubelet/pki/kubelet-client-current.pem"),
+    ):
+        assert 360 <= before[key]["daysLeft"] <= 365
+    assert before["master-1", "pki/ca.crt"]["authority"]
+
+    lab.slipway("certs", "renew", lab.name, "--days", "20")
+    listed = lab.slipway("certs", lab.name)
+    assert re.search(r"warning: \d+ certificates end within 30 days", listed.stderr)
+    after = expiry(lab)
+    renewed = {path for (_, path), one in after.items() if one["state"] == "soon"}
+    assert renewed == {
+        *(f"pki/{name}.crt" for name in ("apiserver", "apiserver-etcd-client", "apiserver-kubelet-client", "front-proxy-client")),
+        *(f"pki/etcd/{name}.crt" for name in ("server", "peer", "healthcheck-client")),
+        *(f"{name}.conf" for name in ("admin", "controller-manager", "scheduler")),
+    }
+    # The parts use them: what is served is what lies there.
+    served = lab.first.run("openssl s_client -connect 127.0.0.1:6443 < /dev/null 2>/dev/null | openssl x509 -noout -serial").stdout
+    assert served == lab.first.run("openssl x509 -noout -serial -in /etc/kubernetes/pki/apiserver.crt").stdout
+
+    lab.slipway("certs", "add-names", "api.example.com", "203.0.113.9", "--cluster", lab.name)
+    names = expiry(lab)["master-1", "pki/apiserver.crt"]["names"]
+    assert {"api.example.com", "203.0.113.9", lab.masters[0], "kubernetes"} <= set(names)
+    ask = f"--server=https://{lab.masters[0]}:6443 --tls-server-name=api.example.com get --raw /readyz"
+    assert lab.kubectl(*ask.split()) == "ok"
+    checked = lab.first.run(f"kubeadm certs check-expiration --config {CONFIG}; kubeadm certs check-expiration").stdout
+    assert checked.count("front-proxy-client") == 2
+    assert "invalid" not in checked
+    kept = lab.kubectl("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=yaml")
+    assert "- api.example.com" in kept
+    # A renewal by kubeadm itself keeps the names.
+    lab.first.run(f"kubeadm certs renew apiserver --config {CONFIG}")
+    assert "api.example.com" in lab.first.run("openssl x509 -noout -ext subjectAltName -in /etc/kubernetes/pki/apiserver.crt").stdout
+    assert lab.status()["healthy"]
+
+
+def test_names_that_are_none_are_refused_all_at_once(lab: Lab) -> None:
+    said = lab.slipway("certs", "add-names", "a b", "10.0.0.300", "fine.example.com", "--cluster", lab.name, check=False)
+    assert said.returncode == 2
+    assert "2 faults" in said.stderr
+
+
+# ---- backup and restore -----------------------------------------------------------------------------------------------
+
+KINDS = "namespaces,configmaps,secrets,services,deployments,daemonsets,serviceaccounts,roles,clusterroles"
+
+
+def objects(lab: Lab) -> set[str]:
+    """Every object that stays as it is while nobody changes the cluster, with the mark of its making."""
+    found = json.loads(lab.kubectl("get", KINDS, "--all-namespaces", "--output=json"))["items"]
+    return {f"{one['kind']} {one['metadata'].get('namespace')}/{one['metadata']['name']} {one['metadata']['uid']}" for one in found}
+
+
+def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_were(lab: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "cluster.backup"
+    word = {"BACKUP_PASSWORD": "correct horse"}
+    lab.kubectl("create", "configmap", "kept", "--from-literal=a=b")
+    done = json.loads(lab.slipway("backup", lab.name, "-f", file, "--password-env", "BACKUP_PASSWORD", "-o", "json", env=word).stdout)
+    assert (done["encrypted"], done["keys"] > 100, file.stat().st_mode & 0o077) == (True, True, 0)
+    before = objects(lab)
+    assert any("ConfigMap default/kept" in one for one in before)
+    again = lab.slipway("backup", lab.name, "-f", file, check=False)
+    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+    assert "PRIVATE KEY" not in file.read_text(errors="replace")
+
+    # Nothing is touched for a wrong password, or a file that was cut.
+    cut = tmp_path / "cut.backup"
+    cut.write_bytes(file.read_bytes()[:-1])
+    for path, env in ((file, {"BACKUP_PASSWORD": "wrong"}), (cut, word)):
+        said = lab.slipway("restore", "-f", path, "--yes", "--password-env", "BACKUP_PASSWORD", env=env, check=False)
+        assert (said.returncode, "password is wrong" in said.stderr or "not whole" in said.stderr) == (2, True)
+    assert lab.status()["healthy"]
+
+    lab.kubectl("create", "configmap", "later", "--from-literal=a=b")
+    lab.first.run("rm -rf /var/lib/etcd/member")
+    said = lab.slipway("restore", "-f", file, "--yes", "--password-env", "BACKUP_PASSWORD", "-o", "json", env=word, timeout=900)
+    assert json.loads(said.stdout)["in_place"] is True
+    assert objects(lab) == before
+    until(lambda: lab.status()["healthy"])
+    answers(lab)
+
+    # The machines as new: nothing of the cluster is left anywhere but in the file.
+    lab.slipway("delete", lab.name, "--yes")
+    lab.first.run(
+        "hostnamectl set-hostname renamed-master 2>/dev/null || { echo renamed-master > /etc/hostname; hostname renamed-master; }"
+    )
+    said = lab.slipway(
+        "restore", "-f", file, "--yes", "--password-env", "BACKUP_PASSWORD", "-o", "json", *way(lab, *lab.workers), env=word, timeout=900
+    )
+    assert json.loads(said.stdout)["in_place"] is False
+    assert objects(lab) >= {one for one in before if not one.startswith("ConfigMap kube-system/slipway-clusterfile")}
+    names = sorted(node["metadata"]["name"] for node in lab.json("get", "nodes")["items"])
+    assert names == sorted(["renamed-master", f"{lab.name}-node-1"])
+    assert lab.status()["healthy"]
+    answers(lab)
+    assert "front-proxy-client" in lab.first.run("kubeadm certs check-expiration").stdout
+
+
+def answers(lab: Lab) -> None:
+    """The application serves, through services whose addresses are the old ones."""
+    for machine in lab.machines:
+        until(lambda machine=machine: "<h1>" in machine.run("curl -s --max-time 5 http://127.0.0.1:30080/", check=False).stdout)

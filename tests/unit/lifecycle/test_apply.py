@@ -1,0 +1,218 @@
+"""What `apply` makes of differences: what it does, what it hands on, what it refuses; and who may change a cluster at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from typing import Any
+
+import pytest
+
+from harness.clusterfile.difference import Change, difference
+from harness.clusterfile.generate import redacted
+from harness.clusterfile.parse import parse
+from harness.errors import InputError, UsageError
+from harness.lifecycle import apply, lease, run
+from harness.lifecycle.apply import There, Work
+from harness.lifecycle.clusterfiles import Given, effective
+from harness.lifecycle.plan import check
+from harness.oci.store import Store
+from harness.process import Result
+from tests.unit.lifecycle.standin import StandIn
+from tests.unit.lifecycle.test_run import build, prepared, store
+
+__all__ = ["store"]  # a fixture
+
+CLUSTER = """apiVersion: slipway.dev/v1
+kind: Cluster
+metadata: {name: default}
+spec:
+  image: web:latest
+  env: {Port: "80", Password: hunter2}
+  hosts:
+    - {ips: [10.0.0.1], roles: [master]}
+    - {ips: [10.0.0.101], roles: [node]}
+"""
+CONFIG = "---\napiVersion: slipway.dev/v1\nkind: Config\nmetadata: {name: values}\nspec: {path: etc/values.yaml, data: 'a: %s'}\n"
+
+
+def changes(old: str, new: str) -> tuple[Change, ...]:
+    stored = parse(redacted(effective(parse(old, "old"), Given())), "stored")
+    return difference(stored, effective(parse(new, "Clusterfile"), Given()))
+
+
+def work(old: str, new: str) -> Work:
+    return apply.sort(changes(old, new), effective(parse(new, "Clusterfile"), Given()))
+
+
+def test_the_same_clusterfile_again_is_no_difference_secrets_included() -> None:
+    assert changes(CLUSTER, CLUSTER) == ()
+    assert [str(change) for change in changes(CLUSTER, CLUSTER.replace("hunter2", "hunter3"))] == ["~ .spec.env.Password"]
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        CLUSTER.replace('"80"', '"81"'),
+        CLUSTER + CONFIG % 1,
+        CLUSTER.replace("roles: [node]", "roles: [node, storage], labels: {a: b}, taints: ['k:NoSchedule'], env: {A: b}"),
+        CLUSTER.replace("  env:", "  hostAliases: [{ip: 10.9.9.9, hostnames: [hub]}]\n  env:"),
+        CLUSTER.replace("  env:", "  cmd: [echo]\n  env:"),
+    ],
+)
+def test_what_is_rendered_labelled_or_launched_is_done_here(new: str) -> None:
+    assert work(CLUSTER, new) == Work(here=True)
+
+
+@pytest.mark.parametrize(
+    ("new", "where"),
+    [
+        (CLUSTER.replace("  env:", "  network: {podCIDR: 10.1.0.0/16}\n  env:"), ".spec.network.podCIDR"),
+        (CLUSTER.replace('Port: "80"', 'Port: "80", PodCIDR: 10.1.0.0/16'), ".spec.env.PodCIDR"),
+        (CLUSTER.replace("  env:", "  certSANS: [a.example.com]\n  env:"), ".spec.certSANS"),
+        (CLUSTER.replace("  env:", "  registry: {externalRegistry: {domain: harbor.site}}\n  env:"), ".spec.registry.externalRegistry"),
+        (
+            CLUSTER + "---\napiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 7\n",
+            "KubeletConfiguration.maxPods",
+        ),
+        (CLUSTER + (CONFIG % 1).replace("etc/values.yaml", "etc/kubeadm.yml"), "Config values"),
+    ],
+)
+def test_what_a_cluster_that_runs_cannot_become_is_refused_with_its_place(new: str, where: str) -> None:
+    with pytest.raises(InputError) as caught:
+        work(CLUSTER, new)
+    assert where in [fault.where for fault in caught.value.faults]
+    assert all(fault.hint for fault in caught.value.faults)
+
+
+def test_a_machine_does_not_change_sides() -> None:
+    two = CLUSTER.replace("[10.0.0.1]", "[10.0.0.1, 10.0.0.2, 10.0.0.3]")
+    new = CLUSTER.replace("[10.0.0.101]", "[10.0.0.102]").replace("[10.0.0.1]", "[10.0.0.1, 10.0.0.101, 10.0.0.2]")
+    with pytest.raises(InputError, match="changes sides"):
+        work(two, new)
+
+
+def verbs(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(apply, "_verb", lambda name: apply if name in names else None)
+
+
+def test_machines_that_come_and_go_and_another_image_are_for_the_verbs_that_do_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    verbs(monkeypatch, "join", "remove", "upgrade")
+    new = CLUSTER.replace("[10.0.0.101]", "[10.0.0.102]").replace("[10.0.0.1]", "[10.0.0.1, 10.0.0.2, 10.0.0.3]")
+    found = work(CLUSTER, new)
+    assert (found.masters, found.nodes, found.leaving) == (("10.0.0.2", "10.0.0.3"), ("10.0.0.102",), ("10.0.0.101",))
+    assert work(CLUSTER, CLUSTER.replace("web:latest", "web:2")).image == "web:2"
+
+
+def test_a_verb_that_is_not_there_is_told_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    verbs(monkeypatch)
+    with pytest.raises(InputError, match="cannot join yet"):
+        work(CLUSTER, CLUSTER.replace("[10.0.0.101]", "[10.0.0.101, 10.0.0.102]"))
+    with pytest.raises(InputError, match="cannot upgrade yet"):
+        work(CLUSTER, CLUSTER.replace("web:latest", "web:2"))
+
+
+def test_another_image_under_the_same_name_is_a_difference_and_another_spelling_is_none(store: Store) -> None:
+    build(store)
+    known = store.names()["web:latest"].digest
+    stored = parse(redacted(effective(parse(CLUSTER, "old"), Given())), "stored")
+    new = effective(parse(CLUSTER.replace("web:latest", "web"), "Clusterfile"), Given())
+    master: Any = StandIn()
+    assert apply.compare(There(master, stored, known), new, store) == ()
+    (change,) = apply.compare(There(master, stored, "sha256:" + "0" * 64), new, store)
+    assert (change.subject, change.action) == ("image", "changed")
+    # Nobody needs the image when there is nothing to do.
+    elsewhere = Store(store.root.parent / "other")
+    assert apply.compare(There(master, stored, known), new, elsewhere) == ()
+
+
+def test_only_what_depends_on_changed_files_is_launched_again(store: Store) -> None:
+    commands = ("helm install a charts/a -f etc/a.yaml", "kubectl apply -f manifests/b.yaml", "bash run.sh")
+    build(store, launch=commands, files={"etc/slipway.yaml": "kubernetes: v1.20.2\n", "etc/a.yaml": "x: 1", "manifests/b.yaml": "y: 1"})
+
+    def launched(text: str) -> dict[str, str]:
+        options = run.Options.of(effective(parse(CLUSTER + text, "Clusterfile"), Given()))
+        setup = prepared(store, 1, 1, **{field.name: getattr(options, field.name) for field in dataclasses.fields(options)})
+        setup.runtime._pki = type("Keys", (), {"identity": "one"})()  # type: ignore[attr-defined]
+        recipe = apply.here(setup)
+        check(recipe)
+        return {step.id: step.inputs(setup.first) for step in recipe if step.id.startswith("launch") and step.inputs}
+
+    text = CONFIG.replace("etc/values.yaml", "etc/a.yaml")
+    one, two = launched(text % 1), launched(text % 2)
+    assert [name for name in one if one[name] != two[name]] == ["launch-1", "launch-3"]
+
+
+def test_apply_leaves_services_of_the_cluster_alone(store: Store) -> None:
+    build(store, launch=("one",))
+    ids = [step.id for step in apply.here(prepared(store, 1, 1))]
+    assert not {"start-containerd", "start-kubelets", "start-masters", "send-rootfs", "start-registry"} & set(ids)
+    assert ids[-1] == "record"
+
+
+# ---- one at a time ----------------------------------------------------------------------------------------------------
+
+
+class Api(StandIn):
+    """A master whose API has one Lease or none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lease: dict[str, Any] | None = None
+        self.now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float | None = None) -> Result:
+        self.commands.append(command)
+        if command.startswith("date"):
+            return Result((), 0, f"{self.now.timestamp()}\n", "")
+        if " create " in command:
+            if self.lease is not None:
+                return Result((), 1, "", "Error from server (AlreadyExists): leases exists")
+            self.lease = json.loads(input)
+            self.lease["metadata"]["resourceVersion"] = "1"
+        elif " get lease" in command:
+            return Result((), 0, json.dumps(self.lease), "")
+        elif " replace " in command:
+            new = json.loads(input)
+            if self.lease is None or new["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+                return Result((), 1, "", "Conflict")
+            self.lease = new
+        elif " delete lease" in command:
+            self.lease = None
+        return Result((), 0, "", "")
+
+
+def somebody(api: Api, ago: float) -> None:
+    stamp = (api.now - datetime.timedelta(seconds=ago)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    spec = {"holderIdentity": "ops@elsewhere:7", "leaseDurationSeconds": 60, "acquireTime": stamp, "renewTime": stamp}
+    api.lease = {"metadata": {"resourceVersion": "9"}, "spec": spec}
+
+
+def test_a_cluster_is_changed_by_one_at_a_time_who_may_call_another_verb() -> None:
+    api = Api()
+    with lease.held(api, "lab"):
+        assert api.lease is not None
+        assert api.lease["spec"]["holderIdentity"] == lease.holder()
+        with lease.held(api, "lab"):
+            pass
+        assert api.lease is not None
+    assert api.lease is None
+
+
+def test_the_second_is_told_who_is_at_it_and_changes_nothing() -> None:
+    api = Api()
+    somebody(api, ago=20)
+    with pytest.raises(UsageError, match=r"ops@elsewhere:7 is changing the cluster lab since 2025-12-31T23:59:40"), lease.held(api, "lab"):
+        pytest.fail("it was let in")
+    assert api.lease is not None
+    assert not any(" delete " in command or " replace " in command for command in api.commands)
+
+
+def test_one_that_was_killed_does_not_keep_others_out_for_good() -> None:
+    api = Api()
+    somebody(api, ago=61)
+    with lease.held(api, "lab"):
+        assert api.lease is not None
+        assert api.lease["spec"]["holderIdentity"] == lease.holder()
+    assert api.lease is None

@@ -1,0 +1,108 @@
+"""The file of a backup: written, read again, refused when it is not whole."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import UsageError
+from harness.lifecycle import sealed
+from harness.lifecycle.backup import SNAPSHOT, _write, backup, open_backup
+from harness.runtimes.pki import FILES
+
+DATA = b"a snapshot of etcd" * 1000
+MEMBERS = {"Clusterfile": b"kind: Cluster\n", "kubeadm.yaml": b"kubernetesVersion: v1.20.2\n"} | {
+    f"pki/{name}": f"the key {name}".encode() for name in FILES
+}
+
+
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealed, "_COST", 2**4)
+
+
+def front(**more: Any) -> dict[str, Any]:
+    files = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in {**MEMBERS, SNAPSHOT: DATA}.items()}
+    return {"format": 1, "cluster": "lab", "files": files, **more}
+
+
+def written(tmp_path: Path, password: str | None = None, **more: Any) -> Path:
+    file = tmp_path / "lab.backup"
+    _write(file, front(**more), MEMBERS, io.BytesIO(DATA), password)
+    return file
+
+
+@pytest.mark.parametrize("password", [None, "word"])
+def test_a_backup_is_read_as_it_was_written(tmp_path: Path, password: str | None) -> None:
+    file = written(tmp_path, password)
+    assert file.stat().st_mode & 0o077 == 0
+    assert (b"the key" in file.read_bytes()) is (password is None)
+    with open_backup(file, password) as (contents, snapshot):
+        assert snapshot.read() == DATA
+        assert contents.name == "lab"
+        assert contents.keys["etcd/ca.key"] == b"the key etcd/ca.key"
+        assert contents.kubeadm == {"kubernetesVersion": "v1.20.2"}
+    assert [path.name for path in tmp_path.iterdir()] == ["lab.backup"]
+
+
+def test_a_plain_backup_is_an_ordinary_tar(tmp_path: Path) -> None:
+    with tarfile.open(written(tmp_path)) as tar:
+        names = tar.getnames()
+        assert names[0] == "backup.json"
+        assert json.loads(tar.extractfile("backup.json").read())["cluster"] == "lab"  # type: ignore[union-attr]
+        assert {member.mode for member in tar} == {0o600}
+
+
+def test_damage_anywhere_is_found(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    whole = file.read_bytes()
+    place = whole.index(b"a snapshot of etcd") + 5000
+    for changed in (
+        whole[:place] + b"!" + whole[place + 1 :],
+        whole[:place],
+        whole.replace(b"the key sa.pub", b"the key sa.puB"),
+        b"",
+        b"text",
+    ):
+        file.write_bytes(changed)
+        with pytest.raises(UsageError, match=r"lab\.backup"), open_backup(file):
+            pass
+
+
+def test_a_missing_member_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "lab.backup"
+    _write(file, front(), {name: data for name, data in MEMBERS.items() if name != "pki/sa.key"}, io.BytesIO(DATA), None)
+    with pytest.raises(UsageError, match=r"is damaged: pki/sa\.key"), open_backup(file):
+        pass
+
+
+def test_an_encrypted_one_says_that_it_wants_a_password(tmp_path: Path) -> None:
+    file = written(tmp_path, "word")
+    with pytest.raises(UsageError, match="is encrypted"), open_backup(file):
+        pass
+    with pytest.raises(UsageError, match="password is wrong"), open_backup(file, "other"):
+        pass
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UsageError, match=r"damaged|not whole"), open_backup(file, "word"):
+        pass
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="format 2"), open_backup(written(tmp_path, format=2)):
+        pass
+
+
+def test_nothing_is_overwritten_and_nobody_asked_for_it(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    with pytest.raises(UsageError, match="is there already"):
+        backup(file, "lab", home=tmp_path)
+    with pytest.raises(UsageError, match="no such folder"):
+        backup(tmp_path / "nowhere/x", "lab", home=tmp_path)
+    with pytest.raises(UsageError, match="no such file"), open_backup(tmp_path / "absent"):
+        pass

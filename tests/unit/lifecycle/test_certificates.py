@@ -1,0 +1,165 @@
+"""Certificates: listed from files, renewed for the same, given more names."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+
+from harness.errors import CommandError, InputError, StoreError
+from harness.lifecycle.certificates import (
+    AUTHORITY_OF,
+    certificates_of,
+    check_names,
+    configure_names,
+    keys_of,
+    renew,
+    renewed,
+    with_names,
+)
+from harness.runtimes.kubeadm import kubeconfig
+from harness.runtimes.pki import FOLDER, Authority, Pki, alternative_names, general_name, master_certificates
+from tests.unit.lifecycle.standin import StandIn
+
+PKI = Pki.make()
+LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+NOW = datetime.datetime.now(datetime.UTC)
+
+
+def of_master(pki: Pki = PKI) -> dict[str, bytes]:
+    pairs = master_certificates(pki, "one", ["one", "kubernetes", "10.0.0.1"], ["one", "10.0.0.1"])
+    files = {f"{FOLDER}/{name}.crt": pair.certificate for name, pair in pairs.items()}
+    pair = pki.authority.issue("kubernetes-admin", organizations=["system:masters"], days=2)
+    data = {
+        name: base64.b64encode(value).decode()
+        for name, value in (("client-certificate-data", pair.certificate), ("client-key-data", pair.key))
+    }
+    files["/etc/kubernetes/admin.conf"] = kubeconfig("lab", pki.files["ca.crt"], "kubernetes-admin", data).encode()
+    return files
+
+
+def collected(files: dict[str, bytes]) -> str:
+    return "".join(f"{path} {base64.b64encode(data).decode()}\n" for path, data in files.items()) + "end\n"
+
+
+def test_every_certificate_is_listed_with_its_end() -> None:
+    node = StandIn("10.0.0.1", "one")
+    soon = PKI.authority.issue("soon", hosts=["a.example.com", "10.0.0.9"], server=True, days=10)
+    past = PKI.authority.issue("past", days=10, now=LONG_AGO)
+    node.answers = {"echo end": collected({"/a.crt": soon.certificate, "/b.crt": past.certificate, "/ca.crt": PKI.files["ca.crt"]})}
+    found = certificates_of(node)
+    assert [(one.path, one.subject, one.issuer, one.state(), one.authority) for one in found] == [
+        ("/a.crt", "soon", "kubernetes", "soon", False),
+        ("/b.crt", "past", "kubernetes", "expired", False),
+        ("/ca.crt", "kubernetes", "kubernetes", "good", True),
+    ]
+    assert found[0].names == ("a.example.com", "10.0.0.9")
+    assert found[0].days() == 9
+    assert found[1].days() < -1000
+    assert json.loads(json.dumps(found[1].to_json()))["state"] == "expired"
+
+
+def test_a_file_that_holds_none_does_not_hide_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    node = StandIn("10.0.0.1", "one")
+    node.answers = {"echo end": f"/bad.crt bm90aGluZw==\n/worse.crt %%\n{collected({'/ca.crt': PKI.files['ca.crt']})}"}
+    assert [one.path for one in certificates_of(node)] == ["/ca.crt"]
+    assert "/bad.crt holds no certificate" in capsys.readouterr().err
+
+
+def test_an_answer_that_was_cut_is_no_answer() -> None:
+    node = StandIn()
+    node.answers = {"echo end": "/a.crt AAAA\n"}
+    with pytest.raises(CommandError):
+        certificates_of(node)
+
+
+def test_all_of_a_master_s_are_renewed_for_the_same_by_the_same() -> None:
+    before = of_master()
+    new = renewed(before, PKI, 90, "one")
+    assert set(new) == {f"{FOLDER}/{name}.{kind}" for name in AUTHORITY_OF for kind in ("crt", "key")} | {"/etc/kubernetes/admin.conf"}
+    for name, signer in AUTHORITY_OF.items():
+        old, fresh = (x509.load_pem_x509_certificate(data) for data in (before[f"{FOLDER}/{name}.crt"], new[f"{FOLDER}/{name}.crt"].data))
+        assert (fresh.subject, fresh.issuer) == (old.subject, old.issuer)
+        assert alternative_names(fresh) == alternative_names(old)
+        kind = x509.ExtendedKeyUsage
+        assert fresh.extensions.get_extension_for_class(kind) == old.extensions.get_extension_for_class(kind)
+        assert fresh.public_key() != old.public_key()
+        assert abs((fresh.not_valid_after_utc - NOW).days - 90) <= 1
+        assert PKI.of_name(signer).signed(new[f"{FOLDER}/{name}.crt"].data)
+        assert new[f"{FOLDER}/{name}.key"].mode == 0o600
+    config = yaml.safe_load(new["/etc/kubernetes/admin.conf"].data)
+    assert config["clusters"] == yaml.safe_load(before["/etc/kubernetes/admin.conf"])["clusters"]
+    client = x509.load_pem_x509_certificate(base64.b64decode(config["users"][0]["user"]["client-certificate-data"]))
+    assert abs((client.not_valid_after_utc - NOW).days - 90) <= 1
+
+
+def test_what_somebody_else_signed_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    files = of_master()
+    files[f"{FOLDER}/apiserver.crt"] = Authority.make("theirs").issue("kube-apiserver", hosts=["one"], server=True).certificate
+    new = renewed(files, PKI, 90, "one")
+    assert f"{FOLDER}/apiserver.crt" not in new
+    assert f"{FOLDER}/etcd/server.crt" in new
+    assert "is left as it is" in capsys.readouterr().err
+
+
+def test_no_certificate_outlives_its_authority() -> None:
+    new = renewed(of_master(), PKI, 100_000, "one")
+    end = x509.load_pem_x509_certificate(PKI.files["ca.crt"]).not_valid_after_utc
+    assert x509.load_pem_x509_certificate(new[f"{FOLDER}/apiserver.crt"].data).not_valid_after_utc == end
+
+
+def test_an_expired_certificate_is_renewed_as_well() -> None:
+    old = PKI.authority.issue("kube-apiserver", hosts=["one"], server=True, days=1, now=LONG_AGO)
+    new = renewed({f"{FOLDER}/apiserver.crt": old.certificate}, PKI, 30, "one")
+    assert x509.load_pem_x509_certificate(new[f"{FOLDER}/apiserver.crt"].data).not_valid_after_utc > NOW
+
+
+def test_an_authority_that_is_kept_elsewhere_is_told() -> None:
+    node = StandIn("10.0.0.1", "one")
+    node.answers = {"base64 <": "end\n"}
+    with pytest.raises(StoreError, match="one does not have the keys of all authorities"):
+        keys_of(node)
+
+
+def test_nonsense_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        renew("lab", days=0, home=tmp_path)
+
+
+def test_names_are_checked_all_at_once() -> None:
+    assert check_names(["API.example.com", "api.example.com", "10.0.0.1", "fd00::1", "*.apps.lab", "localhost"]) == (
+        "api.example.com", "10.0.0.1", "fd00::1", "*.apps.lab", "localhost",
+    )  # fmt: skip
+    with pytest.raises(InputError) as wrong:
+        check_names(["ok", "a b", "10.0.0.300", "-x", "https://x", "fd00::zz", "a..b", "$(id)", "x" * 64])
+    assert len(wrong.value.faults) == 8
+
+
+def test_names_are_united_into_every_form_of_kubeadms_configuration() -> None:
+    text = "kind: InitConfiguration\n---\nkind: ClusterConfiguration\napiServer:\n  certSANs: [a, b]\nclusterName: lab\n---\nkind: X\n"
+    found = list(yaml.safe_load_all(with_names(text, ["b", "c"])))
+    assert [one["kind"] for one in found] == ["InitConfiguration", "ClusterConfiguration", "X"]
+    assert found[1] == {"kind": "ClusterConfiguration", "apiServer": {"certSANs": ["a", "b", "c"]}, "clusterName": "lab"}
+    assert yaml.safe_load(with_names("kind: ClusterConfiguration\n", ["c"]))["apiServer"] == {"certSANs": ["c"]}
+    assert with_names(with_names(text, ["c"]), ["c"]) == with_names(text, ["c"])
+
+
+def test_the_configuration_in_the_cluster_is_replaced_and_not_forced() -> None:
+    node = StandIn("10.0.0.1", "one")
+    config: dict[str, Any] = {"metadata": {"resourceVersion": "5"}, "data": {"ClusterConfiguration": "kind: ClusterConfiguration\n"}}
+    node.answers = {"get configmap kubeadm-config": json.dumps(config)}
+    configure_names(node, ("api.example.com",))
+    assert node.commands[-1].endswith("replace -f -")
+
+
+def test_a_renewed_certificate_holds_for_more_names() -> None:
+    old = PKI.authority.issue("kube-apiserver", hosts=["one", "10.0.0.1"], server=True)
+    new = PKI.authority.renew(old.certificate, hosts=["two", "one", "fd00::1"])
+    names = alternative_names(x509.load_pem_x509_certificate(new.certificate))
+    assert names == tuple(general_name(host) for host in ("one", "10.0.0.1", "two", "fd00::1"))

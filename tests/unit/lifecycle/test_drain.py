@@ -1,0 +1,173 @@
+"""What becomes of the pods of a node that leaves, and what is said when some of them cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from harness import log
+from harness.checks import Resource
+from harness.errors import CheckError
+from harness.lifecycle import drain
+from harness.process import Result
+from tests.unit.lifecycle.standin import StandIn
+
+
+def pod(name: str, owner: str | None = "ReplicaSet", **more: Any) -> dict[str, Any]:
+    owners = [{"kind": owner, "name": "x", "controller": True}] if owner else []
+    meta = {"name": name, "namespace": "web", "ownerReferences": owners, "labels": {"app": "web"}, **more.pop("metadata", {})}
+    return {
+        "kind": "Pod",
+        "metadata": meta,
+        "spec": {"volumes": more.pop("volumes", [])},
+        "status": {"phase": more.pop("phase", "Running")},
+    }
+
+
+def names(pods: Sequence[Resource]) -> list[str]:
+    return [one["metadata"]["name"] for one in pods]
+
+
+def test_pods_are_sorted_by_what_becomes_of_them() -> None:
+    pods = [
+        pod("web"),
+        pod("proxy", "DaemonSet"),
+        pod("etcd", "Node", metadata={"annotations": {"kubernetes.io/config.mirror": "x"}}),
+        pod("alone", None),
+        pod("done", None, phase="Succeeded"),
+        pod("cache", volumes=[{"name": "a", "emptyDir": {}}]),
+        pod("memory", volumes=[{"name": "a", "emptyDir": {"medium": "Memory"}}]),
+    ]
+    found = drain.sort(pods)
+    assert names(found.evict) == ["web", "alone", "done", "cache", "memory"]
+    assert names(found.alone) == ["alone"]
+    assert names(found.local) == ["cache"]
+
+
+class Api(drain.Api):
+    """A cluster in which pods that are evicted end, unless somebody refuses."""
+
+    def __init__(self, pods: list[dict[str, Any]], refused: dict[str, int] | None = None) -> None:
+        super().__init__(StandIn())
+        self.on_node, self.refused = pods, refused or {}
+        self.said: list[str] = []
+        self.stuck: set[str] = set()
+
+    def node(self, name: str) -> Resource | None:
+        return {"metadata": {"name": name}, "status": {"nodeInfo": {"kubeletVersion": "v1.20.2"}}}
+
+    def pods(self, node: str) -> tuple[Resource, ...]:
+        return tuple(self.on_node)
+
+    def cordon(self, node: str) -> None:
+        self.said.append(f"cordon {node}")
+
+    def evict(self, pods: Sequence[Resource], version: str) -> dict[str, str]:
+        refused = {}
+        for one in pods:
+            name = one["metadata"]["name"]
+            if self.refused.get(name, 0) > 0:
+                self.refused[name] -= 1
+                refused[f"web/{name}"] = "Cannot evict pod as it would violate the pod's disruption budget"
+            elif name in self.stuck:
+                one["metadata"]["deletionTimestamp"] = "now"
+            else:
+                self.on_node = [other for other in self.on_node if other is not one]
+        return refused
+
+    def delete_pods(self, node: str, pods: Sequence[Resource]) -> None:
+        self.said.append(f"delete {' '.join(names(pods))}")
+        self.on_node = [other for other in self.on_node if other not in pods]
+
+    def budgets(self) -> tuple[Resource, ...]:
+        return ({"metadata": {"name": "two-of-web", "namespace": "web"}, "spec": {"selector": {"matchLabels": {"app": "web"}}}},)
+
+
+def drained(api: Api, **options: Any) -> int:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    return drain.drain(api, "one", clock=lambda: now, sleep=sleep, **options)
+
+
+def test_a_drain_ends_when_only_what_belongs_to_the_node_is_left() -> None:
+    api = Api([pod("web"), pod("proxy", "DaemonSet")])
+    assert drained(api) == 1
+    assert api.said == ["cordon one"]
+    assert names(api.pods("one")) == ["proxy"]
+
+
+def test_an_eviction_that_is_refused_is_asked_for_again() -> None:
+    assert drained(Api([pod("web")], {"web": 3})) == 1
+
+
+def test_what_blocks_is_named_with_its_budget_and_the_node_stays_cordoned() -> None:
+    api = Api([pod("web"), pod("slow")], {"web": 10000})
+    api.stuck = {"slow"}
+    with pytest.raises(CheckError, match="one still runs 2 pods after 30 s; it stays cordoned") as caught:
+        drained(api, timeout=30)
+    assert "web/web: Cannot evict pod" in str(caught.value.details)
+    assert "(PodDisruptionBudget two-of-web)" in str(caught.value.details)
+    assert "web/slow: was asked to end and has not" in str(caught.value.details)
+    assert "kubectl uncordon one" in str(caught.value.hint)
+
+
+def test_force_ends_what_does_not_go() -> None:
+    api = Api([pod("web"), pod("alone", None)], {"web": 10000})
+    assert drained(api, timeout=30, force=True) == 2
+    assert api.said == ["cordon one", "delete web"]
+
+
+def test_a_pod_that_nothing_starts_again_is_told_before_anything_is_changed() -> None:
+    api = Api([pod("web"), pod("alone", None)])
+    with pytest.raises(CheckError, match="nothing would start again elsewhere: web/alone") as caught:
+        drained(api)
+    assert "--force" in str(caught.value.hint)
+    assert api.said == []
+
+
+def test_data_that_is_lost_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup()
+    drained(Api([pod("cache", volumes=[{"name": "a", "emptyDir": {}}])]))
+    assert "web/cache keeps data in an emptyDir" in capsys.readouterr().err
+
+
+def test_a_dead_node_is_not_waited_for() -> None:
+    api = Api([pod("web"), pod("proxy", "DaemonSet")], {"web": 10000})
+    assert drain.let_go(api, "one") == 1
+    assert api.said == ["delete web proxy"]
+
+
+class Refusing(StandIn):
+    """A master whose API refuses evictions."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__()
+        self.said = said
+
+    def run(self, command: str, **_: Any) -> Result:
+        self.commands.append(command)
+        return Result((), 0, self.said, "")
+
+
+def test_evictions_go_through_the_api_as_its_version_has_them() -> None:
+    node = Refusing('1 Error from server (TooManyRequests): Cannot evict pod.\n0 Error from server (NotFound): pods "web" not found\n')
+    assert drain.Api(node).evict([pod("web"), pod("db")], "v1.20.2") == {"web/db": "Cannot evict pod"}
+    assert "/api/v1/namespaces/web/pods/web/eviction" in node.commands[-1]
+    assert "policy/v1beta1" in node.commands[-1]
+    drain.Api(node).evict([pod("web"), pod("db")], "v1.25.0")
+    assert '"policy/v1"' in node.commands[-1]
+
+
+def test_nodes_are_known_by_their_addresses() -> None:
+    node = {
+        "kind": "Node",
+        "metadata": {"name": "one"},
+        "status": {"addresses": [{"type": "Hostname", "address": "one"}, {"type": "InternalIP", "address": "10.0.0.1"}]},
+    }
+    assert drain.names([node]) == {"10.0.0.1": "one"}

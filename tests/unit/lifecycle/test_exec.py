@@ -1,0 +1,152 @@
+"""On whom a command runs, what is shown of it, and how it is judged."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.clusterstate import ClusterState
+from harness.errors import CommandError, NodeError, UsageError
+from harness.lifecycle.access import Known
+from harness.lifecycle.exec import Outcome, Target, addresses_with, judge, on_each, select, shell_text, targets
+from harness.nodes import Machine
+from harness.nodes.ssh import Ssh, _own_code
+
+
+class Speaker:
+    """A machine that says lines and ends with a code, or cannot be reached."""
+
+    def __init__(self, address: str, lines: list[str], code: int = 0, error: str | None = None) -> None:
+        self.address, self.lines, self.code, self.error = address, lines, code, error
+
+    def stream(self, command: str, take: Any, *, stop: threading.Event | None = None) -> int:
+        assert command
+        if self.error:
+            raise NodeError(self.error)
+        for line in self.lines:
+            take("stdout", line)
+        return self.code
+
+
+def target(address: str, role: str = "node", lines: list[str] | None = None, code: int = 0, error: str | None = None) -> Target:
+    node: Any = Speaker(address, lines or [], code, error)
+    return Target(node, f"host-{address[-1]}", role)
+
+
+ALL = (target("10.0.0.1", "master"), target("10.0.0.2"), target("10.0.0.3"))
+
+
+def chosen(on: list[str], role: str | None, labelled: frozenset[str] = frozenset()) -> list[str]:
+    return [one.node.address for one in select(ALL, on, role, lambda: labelled)]
+
+
+def test_one_word_is_shell_text_and_several_are_a_program_with_arguments() -> None:
+    assert shell_text(["df -h | tail -1"]) == "df -h | tail -1"
+    assert shell_text(["echo", "a  b", "$HOME"]) == "echo 'a  b' '$HOME'"
+    for nothing in ([], [""], [" "]):
+        with pytest.raises(UsageError):
+            shell_text(nothing)
+
+
+def test_roles_addresses_and_names_choose() -> None:
+    assert chosen([], None) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert chosen([], "master") == chosen([], "control-plane") == ["10.0.0.1"]
+    assert chosen([], "node") == chosen([], "worker") == ["10.0.0.2", "10.0.0.3"]
+    assert chosen(["host-3", "10.0.0.1"], None) == ["10.0.0.1", "10.0.0.3"]
+    assert chosen(["host-3", "10.0.0.1"], "node") == ["10.0.0.3"]
+    assert chosen([], "storage", frozenset({"10.0.0.3"})) == ["10.0.0.3"]
+
+
+def test_nobody_left_is_an_error_and_not_a_success() -> None:
+    with pytest.raises(UsageError, match=r"10\.0\.0\.9, host-x: no machine of this cluster"):
+        chosen(["10.0.0.9", "10.0.0.1", "host-x"], None)
+    with pytest.raises(UsageError, match="no machine has the role storage"):
+        chosen([], "storage")
+
+
+def test_roles_are_found_in_labels() -> None:
+    def node(address: str, **labels: str) -> dict[str, Any]:
+        named = {key.replace("_", "/"): value for key, value in labels.items()}
+        addresses = [{"type": "Hostname", "address": "x"}, {"type": "InternalIP", "address": address}]
+        return {"metadata": {"labels": named}, "status": {"addresses": addresses}}
+
+    nodes = [
+        node("10.0.0.1", **{"node-role.kubernetes.io/storage": ""}),
+        node("10.0.0.2", **{"kubernetes.io/role": "storage"}),
+        node("10.0.0.3"),
+    ]
+    assert list(addresses_with(nodes, "storage")) == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_names_are_those_that_are_remembered(tmp_path: Path) -> None:
+    state = ClusterState.of("lab", tmp_path)
+    state.remember({"masters": [{"address": "10.0.0.1", "name": "one"}]})
+    found = Known(state, (Machine("10.0.0.1"),), (Machine("10.0.0.2"),))
+    named = targets(found, Ssh(tmp_path / "c", (*found.masters, *found.nodes)))
+    assert [(one.name, one.role) for one in named] == [("one", "master"), ("10.0.0.2", "node")]
+
+
+def test_lines_of_many_machines_never_mix() -> None:
+    many = [target(f"10.0.0.{number}", lines=[f"{number}-{line}" for line in range(50)]) for number in range(1, 9)]
+    shown: list[tuple[str, str]] = []
+    inside = threading.Lock()
+
+    def show(name: str, stream: str, line: str) -> None:
+        assert stream == "stdout"
+        assert inside.acquire(blocking=False), "two lines at once"
+        shown.append((name, line))
+        inside.release()
+
+    outcomes = on_each(many, "true", jobs=4, show=show)
+    for number in range(1, 9):
+        assert [line for name, line in shown if name == f"host-{number}"] == [f"{number}-{line}" for line in range(50)]
+    # What was shown is not kept as well.
+    assert all(not outcome.stdout for outcome in outcomes)
+
+
+def test_outcomes_keep_the_order_and_what_was_said() -> None:
+    outcomes = on_each([target("10.0.0.1", lines=["a", "b"], code=3), target("10.0.0.2", error="10.0.0.2: no answer")], "true", jobs=1)
+    assert [(one.code, one.error) for one in outcomes] == [(3, None), (None, "10.0.0.2: no answer")]
+    assert outcomes[0].to_json()["stdout"] == "a\nb"
+
+
+def test_no_more_than_asked_for_run_at_once() -> None:
+    running, most, lock = 0, 0, threading.Lock()
+
+    class Slow(Speaker):
+        def stream(self, command: str, take: Any, *, stop: threading.Event | None = None) -> int:
+            nonlocal running, most
+            with lock:
+                running += 1
+                most = max(most, running)
+            threading.Event().wait(0.005)
+            with lock:
+                running -= 1
+            return 0
+
+    nodes: list[Any] = [Slow(f"10.0.0.{number}", []) for number in range(20)]
+    on_each([Target(node, node.address, "node") for node in nodes], "true", jobs=3)
+    assert 1 < most <= 3
+
+
+def outcome(name: str, code: int | None, error: str | None = None) -> Outcome:
+    return Outcome(name, name, "node", code, 0.1, error=error)
+
+
+def test_failures_and_losses_have_their_own_exit_codes() -> None:
+    judge([outcome("a", 0)])
+    with pytest.raises(CommandError, match="failed on 1 of 2 machines") as failed:
+        judge([outcome("a", 0), outcome("b", 3)])
+    assert (failed.value.exit_code, failed.value.details) == (6, "b: exit code 3")
+    with pytest.raises(NodeError, match="failed on 1 and did not reach 1 of 2") as lost:
+        judge([outcome("a", 1), outcome("b", None, "b: no route leads to it")])
+    assert lost.value.exit_code == 5
+    assert "no route leads to it" in (lost.value.details or "")
+
+
+def test_a_command_cannot_break_out_of_its_wrapping() -> None:
+    # A comment at its end must not swallow what comes behind it.
+    assert "\n); code=$?" in _own_code("true # nothing")

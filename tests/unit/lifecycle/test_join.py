@@ -1,0 +1,422 @@
+"""What a join will do, on which machines, and what it refuses. Machines are stand-ins."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import log
+from harness.clusterfile import Host
+from harness.errors import CheckError, InputError, NodeError, StoreError, UsageError
+from harness.lifecycle import delete, etcd, join, lease, membership, preflight, steps
+from harness.lifecycle import plan as planning
+from harness.lifecycle.join import Work
+from harness.lifecycle.preflight import MachineFacts
+from harness.nodes import Machine
+from harness.nodes.placing import File
+from harness.oci.store import Store
+from harness.process import Result
+from tests.unit.lifecycle.standin import StandIn
+from tests.unit.lifecycle.test_membership import CLUSTERFILE, gathered, record
+from tests.unit.lifecycle.test_run import build, store
+
+__all__ = ["store"]  # a fixture
+
+NAMED = {"10.0.0.8": "new-8", "10.0.0.9": "new-9"}
+
+
+def recorded(store: Store, **changes: Any) -> membership.Record:
+    digest = next(iter(store.names().values())).digest
+    return dataclasses.replace(record(), digest=digest, image="web", **changes)
+
+
+def work(
+    store: Store, tmp_path: Path, *, masters: tuple[str, ...] = (), nodes: tuple[str, ...] = (), env: Any = None, **options: Any
+) -> Work:
+    """A join of new machines to three masters and a worker, whose machines have told about themselves."""
+    build(store, files=options.pop("files", None), launch=("kubectl apply -f manifests",))
+    others: Any = tuple(StandIn(address, NAMED[address]) for address in (*masters, *nodes) if address in NAMED)
+    options.setdefault("record", recorded(store))
+    found = gathered(tmp_path, others=others, **options)
+    made = join._work(found, [Machine(one) for one in masters], [Machine(one) for one in nodes], env or {}, store, 600)
+    made.setup.machines = {node.address: MachineFacts(host=node.name, arch="amd64") for node in made.setup.nodes}
+    return made
+
+
+def plan(made: Work) -> dict[str, planning.Step]:
+    recipe = join.plan(made)
+    planning.check(recipe)
+    return {step.id: step for step in recipe}
+
+
+def test_a_worker_gets_what_run_gives_a_worker_and_the_others_nothing(store: Store, tmp_path: Path) -> None:
+    found = plan(work(store, tmp_path, nodes=("10.0.0.9",)))
+    for name in (
+        "send-rootfs",
+        "set-up-machines",
+        "start-containerd",
+        "start-balancers",
+        "start-kubelets",
+        "fetch-images",
+        "send-rendered",
+    ):
+        assert [node.address for node in found[name].nodes] == ["10.0.0.9"], name
+    for name in ("send-images", "start-registry", "certify-masters", "start-masters", "welcome-masters", "finish-cluster", "launch-1"):
+        assert name not in found
+    assert [node.address for node in found["adopt"].nodes] == ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]
+
+
+def test_nothing_is_changed_before_the_machines_were_checked(store: Store, tmp_path: Path) -> None:
+    found = plan(work(store, tmp_path, masters=("10.0.0.8",), nodes=("10.0.0.9",)))
+
+    def leads_to(name: str) -> bool:
+        return name == "check-machines" or any(leads_to(before) for before in found[name].needs)
+
+    assert list(found)[:2] == ["connect", "check-machines"]
+    assert all(leads_to(name) for name in found if name != "connect")
+
+
+def test_a_master_is_taken_in_before_the_balancers_are_told_and_recorded_last(store: Store, tmp_path: Path) -> None:
+    found = plan(work(store, tmp_path, masters=("10.0.0.8",)))
+    order = [
+        name for name in found if name in ("start-masters", "wait-for-api", "welcome-masters", "tell-balancers", "wait-for-nodes", "record")
+    ]
+    assert order == ["start-masters", "wait-for-api", "welcome-masters", "tell-balancers", "wait-for-nodes", "record"]
+    assert found["tell-balancers"].after_all == ("welcome-masters",)
+    assert list(found)[-1] == "record"
+
+
+def test_images_go_to_a_new_master_only_while_fewer_than_three_have_them(store: Store, tmp_path: Path) -> None:
+    assert "send-images" not in plan(work(store, tmp_path, masters=("10.0.0.8", "10.0.0.9")))
+    alone = work(store, tmp_path / "b", masters=("10.0.0.8", "10.0.0.9"), gone=(), record=recorded(store).without(["10.0.0.2", "10.0.0.3"]))
+    found = gathered(tmp_path / "b", masters=1, others=alone.found.others, record=alone.found.record)
+    made = join._work(found, [Machine("10.0.0.8"), Machine("10.0.0.9")], (), {}, store, 600)
+    assert [node.address for node in plan(made)["send-images"].nodes] == ["10.0.0.8", "10.0.0.9"]
+    assert "start-balancers" not in plan(made)
+
+
+def test_who_is_a_member_already_is_left_as_it_is(store: Store, tmp_path: Path) -> None:
+    assert list(plan(work(store, tmp_path, nodes=("10.0.0.4",)))) == ["tell-balancers", "record"]
+
+
+def test_a_member_does_not_change_sides(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"10\.0\.0\.4 is a node of lab already") as caught:
+        work(store, tmp_path, masters=("10.0.0.4",))
+    assert "slipway remove lab 10.0.0.4 first" in str(caught.value.hint)
+    with pytest.raises(UsageError, match=r"10\.0\.0\.1 is a master"):
+        work(store, tmp_path, nodes=("10.0.0.1",))
+
+
+def test_no_machine_and_one_given_twice_are_told() -> None:
+    with pytest.raises(UsageError, match="no machine is given"):
+        join._check_named([])
+    with pytest.raises(UsageError, match=r"10\.0\.0\.9 given twice"):
+        join._check_named([Machine("10.0.0.9"), Machine("10.0.0.9")])
+
+
+def test_no_master_joins_while_one_does_not_answer_but_a_worker_may(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="no master can join while host-1 does not answer") as caught:
+        work(store, tmp_path, masters=("10.0.0.8",), gone=("10.0.0.1",))
+    assert "slipway remove lab 10.0.0.1" in str(caught.value.hint)
+    made = work(store, tmp_path, nodes=("10.0.0.9",), gone=("10.0.0.1",))
+    assert made.setup.first.address == "10.0.0.2"
+    assert [member.away for member in made.setup.cluster.masters] == [True, False, False]
+    assert "10.0.0.1" not in [node.address for node in plan(made)["adopt"].nodes]
+
+
+def test_an_even_number_of_masters_is_warned_of(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup()
+    work(store, tmp_path, masters=("10.0.0.8",))
+    assert "4 masters survive no more losses than 3 would" in capsys.readouterr().err
+    work(store, tmp_path, masters=("10.0.0.8", "10.0.0.9"))
+    assert "survive" not in capsys.readouterr().err
+
+
+def test_the_image_of_the_cluster_must_be_here(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="the image of the cluster, web:1") as caught:
+        work(store, tmp_path, nodes=("10.0.0.9",), record=dataclasses.replace(record(), digest="sha256:" + "0" * 64))
+    assert "slipway pull web:1" in str(caught.value.hint)
+
+
+def test_a_new_machine_that_does_not_answer_ends_it_before_anything_is_done(store: Store, tmp_path: Path) -> None:
+    made = work(store, tmp_path, nodes=("10.0.0.9",))
+    made.found.errors["10.0.0.9"] = NodeError("10.0.0.9: no answer")  # type: ignore[index]
+    with pytest.raises(NodeError, match=r"10\.0\.0\.9: no answer"):
+        plan(made)["connect"].action()
+
+
+HOOKS = """
+---
+apiVersion: slipway.dev/v1
+kind: Hook
+metadata: {name: disk}
+spec: {type: SHELL, phases: [pre-join], data: "mkdir -p /data"}
+---
+apiVersion: slipway.dev/v1
+kind: Hook
+metadata: {name: tell}
+spec: {type: SHELL, phases: [post-scaleup], on: [master0], data: "echo more"}
+---
+apiVersion: slipway.dev/v1
+kind: Hook
+metadata: {name: secret}
+spec: {type: SHELL, phases: [post-join], data: "<redacted abc>"}
+"""
+
+
+def test_hooks_of_joining_run_on_those_that_join(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup()
+    build(store)
+    kept = recorded(store)
+    kept = dataclasses.replace(kept, clusterfile=record(CLUSTERFILE + HOOKS).clusterfile)
+    found = plan(work(store, tmp_path, nodes=("10.0.0.9",), record=kept))
+    assert [node.address for node in found["hook-pre-join-1-disk"].nodes] == ["10.0.0.9"]
+    assert "hook-pre-join-1-disk" in found["set-up-machines"].needs
+    assert [node.address for node in found["hook-post-scaleup-1-tell"].nodes] == ["10.0.0.1"]
+    assert not any("secret" in name for name in found)
+    assert "hook secret is not run" in capsys.readouterr().err
+
+
+def test_what_is_said_about_a_new_machine_counts_and_is_kept(store: Store, tmp_path: Path) -> None:
+    host = Host(("10.0.0.9",), ("node", "storage"), env={"Disk": "b"}, labels={"disk": "ssd"})
+    build(store)
+    found = gathered(tmp_path, others=(StandIn("10.0.0.9", "new-9"),), record=recorded(store))
+    made = join._work(found, [], [Machine("10.0.0.9")], {}, store, 600, (host,))
+    assert made.setup.host_env["10.0.0.9"] == {"Disk": "b"}
+    assert "label-nodes" in plan(made)
+    cluster = found.record.with_members((), ["10.0.0.9"], [host]).clusterfile.cluster
+    assert cluster is not None
+    assert cluster.host("10.0.0.9") == host
+
+
+# ---- checks -----------------------------------------------------------------------------------------------------------
+
+TOOLS = frozenset(preflight.NEEDED)
+
+
+def facts(node: Any, **changes: Any) -> MachineFacts:
+    given = {"host": node.name, "arch": "amd64", "cpus": 2, "memory": 4 << 30, "disk": 1 << 40, "systemd": True, "tools": TOOLS}
+    return MachineFacts(**{**given, **changes})
+
+
+def checked(made: Work, monkeypatch: pytest.MonkeyPatch, **changes: dict[str, Any]) -> None:
+    """Run the check; ``changes`` are facts about single machines by their names."""
+
+    def gather(nodes: Any) -> list[MachineFacts]:
+        ours = {node.address: "lab 01" for node in made.found.members}
+        return [facts(node, **{"cluster": ours.get(node.address), **changes.get(node.name.replace("-", "_"), {})}) for node in nodes]
+
+    monkeypatch.setattr(preflight, "gather", gather)
+    made.setup.machines = {}
+    plan(made)["check-machines"].action()
+
+
+def test_members_are_not_judged_as_new_machines(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked(work(store, tmp_path, nodes=("10.0.0.9",)), monkeypatch, host_1={"memory": 1, "disk": 0, "ports": frozenset({6443})})
+
+
+def test_a_new_machine_may_not_have_the_name_of_a_member(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckError, match="have the same host name host-4"):
+        checked(work(store, tmp_path, nodes=("10.0.0.9",)), monkeypatch, new_9={"host": "host-4"})
+    with pytest.raises(CheckError, match=r"has the host name of 10\.0\.0\.4"):
+        checked(work(store, tmp_path, nodes=("10.0.0.9",), gone=("10.0.0.4",)), monkeypatch, new_9={"host": "host-4"})
+
+
+def test_a_machine_of_another_cluster_does_not_join(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckError, match="belongs to a cluster prod"):
+        checked(work(store, tmp_path, nodes=("10.0.0.9",)), monkeypatch, new_9={"cluster": "prod 99"})
+    with pytest.raises(CheckError, match="belongs to a cluster lab"):
+        checked(work(store, tmp_path, nodes=("10.0.0.9",)), monkeypatch, new_9={"cluster": "lab 99"})
+
+
+def test_a_machine_that_was_begun_before_goes_on(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked(work(store, tmp_path, nodes=("10.0.0.9",)), monkeypatch, new_9={"cluster": "lab 01", "ports": frozenset({10250})})
+
+
+def test_a_machine_that_was_removed_while_it_was_away_is_cleaned_first(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleaned: list[str] = []
+    monkeypatch.setattr(delete, "clean", lambda node: cleaned.append(node.address))
+    build(store)
+    left = recorded(store, left=frozenset({"10.0.0.77", "new-9"}))
+    checked(work(store, tmp_path, masters=("10.0.0.8",), nodes=("10.0.0.9",), record=left), monkeypatch)
+    # It is known by its name too: machines come back under other addresses.
+    assert cleaned == ["10.0.0.9"]
+
+
+# ---- what was not kept ------------------------------------------------------------------------------------------------
+
+FILES = {
+    "etc/slipway.yaml": "kubernetes: v1.20.2\nimageRepository: slipway.dev\n",
+    "manifests/page.yaml": "kind: ConfigMap\ntext: {{ Greeting }} from {{ HostIP }}\n",
+    "manifests/db.yaml": "kind: Secret\npassword: {{ DbPassword }}\n",
+}
+
+
+def rendered(made: Work) -> Any:
+    plan(made)["unpack-rootfs"].action()
+    return made.setup.rendered["10.0.0.9"]
+
+
+def test_files_are_rendered_with_what_the_cluster_was_made_with(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"manifests/db.yaml": File(b"password: hunter2"), "etc/addons/dns.yaml": File(b"kind: Service")}
+    monkeypatch.setattr(join, "_rendered_files", lambda *_: there)
+    files = rendered(work(store, tmp_path, nodes=("10.0.0.9",), files=FILES))
+    assert files["manifests/page.yaml"].data == b"kind: ConfigMap\ntext: hello from 10.0.0.9\n"
+    # A secret is not in the record; what was made of it is taken from a master.
+    assert files["manifests/db.yaml"].data == b"password: hunter2"
+
+
+def test_a_secret_that_is_given_again_is_used(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(join, "_rendered_files", lambda *_: {})
+    files = rendered(work(store, tmp_path, nodes=("10.0.0.9",), files=FILES, env={"DbPassword": "hunter3"}))
+    assert files["manifests/db.yaml"].data == b"kind: Secret\npassword: hunter3\n"
+
+
+def test_a_secret_that_nobody_has_is_asked_for(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(join, "_rendered_files", lambda *_: {})
+    with pytest.raises(CheckError, match=r"manifests/db\.yaml: made with values that the cluster did not keep") as caught:
+        rendered(work(store, tmp_path, nodes=("10.0.0.9",), files=FILES))
+    assert "-e NAME=VALUE" in str(caught.value.hint)
+
+
+def test_a_name_that_is_not_defined_is_told(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(join, "_rendered_files", lambda *_: {})
+    with pytest.raises(InputError):
+        rendered(work(store, tmp_path, nodes=("10.0.0.9",), files={**FILES, "manifests/x.yaml": "a: {{ Nowhere }}"}))
+
+
+def test_files_of_a_master_keep_the_mode_that_they_have_in_the_image(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = work(store, tmp_path, nodes=("10.0.0.9",), files=FILES)
+    (made.setup.tree(made.setup.first) / "manifests/db.yaml").chmod(0o600)
+    monkeypatch.setattr(join, "read_all", lambda _, paths: {path: b"x" for path in paths if "db" in path})
+    found = join._rendered_files(made, made.setup.first, ["manifests/db.yaml", "manifests/gone.yaml"])
+    assert found == {"manifests/db.yaml": File(b"x", 0o600)}
+
+
+# ---- keys and etcd ----------------------------------------------------------------------------------------------------
+
+
+def test_no_new_keys_are_made_for_a_cluster_that_has_lost_some(store: Store, tmp_path: Path) -> None:
+    made = work(store, tmp_path, nodes=("10.0.0.9",))
+    for node in made.found.masters:
+        node.run = lambda command, **_: Result((), 1, "", "")  # type: ignore[method-assign]
+    made.setup.runtime = pytest.fail  # type: ignore[assignment]
+    with pytest.raises(CheckError, match="no master has all the keys"):
+        plan(made)["make-keys"].action()
+
+
+def test_a_master_is_started_on_no_data_as_a_member_that_the_others_know(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = work(store, tmp_path, masters=("10.0.0.8",))
+    said: list[str] = []
+
+    class Runtime:
+        def join_store(self, member: Any, peers: str) -> None:
+            said.append(f"store {member.name} {peers}")
+
+        def join_master(self, member: Any) -> None:
+            said.append(f"master {member.name}")
+
+    def admit(_: Any, name: str, address: str, start: Any, *, timeout: float) -> None:
+        assert timeout <= 120
+        start(f"{name}=https://{address}:2380", True)
+
+    made.setup.runtime = Runtime()  # type: ignore[assignment]
+    monkeypatch.setattr(etcd, "admit", admit)
+    node: Any = made.masters[0]
+    plan(made)["start-masters"].action(node)
+    assert said == ["store new-8 new-8=https://10.0.0.8:2380", "master new-8"]
+    assert any("find /var/lib/etcd -mindepth 1 -delete" in command for command in node.commands)
+
+
+def test_a_master_that_is_not_taken_in_does_not_go_on_trying(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = work(store, tmp_path, masters=("10.0.0.8",))
+
+    def admit(*_: Any, **__: Any) -> None:
+        raise CheckError("etcd is not healthy")
+
+    monkeypatch.setattr(etcd, "admit", admit)
+    node: Any = made.masters[0]
+    with pytest.raises(CheckError):
+        plan(made)["start-masters"].action(node)
+    assert node.commands == ["rm -f /etc/kubernetes/manifests/etcd.yaml"]
+
+
+# ---- the others -------------------------------------------------------------------------------------------------------
+
+
+def test_balancers_of_the_others_learn_of_a_new_master(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, str] = {}
+    monkeypatch.setattr(membership, "tell_balancer", lambda node, text: told.setdefault(node.address, text) == text)
+    plan(work(store, tmp_path, masters=("10.0.0.8",)))["tell-balancers"].action()
+    assert list(told) == ["10.0.0.4"]
+    assert "server new-8 10.0.0.8:6443" in told["10.0.0.4"]
+    # The three that have the images are enough.
+    assert "10.0.0.8:5000" not in told["10.0.0.4"]
+
+
+def test_run_finds_nothing_left_to_do_on_the_others(store: Store, tmp_path: Path) -> None:
+    made = work(store, tmp_path, nodes=("10.0.0.9",))
+    made.setup.rendered = {made.setup.first.address: {}, "10.0.0.9": {}}
+    made.setup.runtime._pki = steps.Kubeadm(made.setup.cluster)._pki = None  # type: ignore[attr-defined]
+    from tests.unit.lifecycle.test_run import KEYS
+
+    made.setup.runtime._pki = KEYS  # type: ignore[attr-defined]
+    worker: Any = made.found.workers[0]
+    worker.journal = ["start-kubelets old", "start-balancers old", "fetch-images same"]
+    plan(made)["adopt"].action(worker)
+    adopted = dict(line.split() for line in worker.journal[3:])
+    whole = dataclasses.replace(made.setup, fresh=None)
+    whole.rendered = {node.address: {} for node in whole.nodes}
+    whole.runtime = made.setup.runtime
+    again = steps.start_kubelets(whole)
+    assert again.inputs is not None
+    assert adopted["start-kubelets"] == again.inputs(worker)
+    # What was never done there is not noted, nor what does not depend on who belongs to the cluster.
+    assert set(adopted) == {"start-kubelets", "start-balancers"}
+
+
+def test_members_are_recorded_in_the_cluster_and_here(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[Any] = []
+
+    def update(_: Any, masters: Any, nodes: Any, **words: Any) -> membership.Record:
+        noted.append((masters, nodes, words))
+        return record()
+
+    monkeypatch.setattr(membership, "update", update)
+    monkeypatch.setattr(membership, "remember", lambda *given, **words: noted.append(given[0].names["10.0.0.9"]))
+    plan(work(store, tmp_path, masters=("10.0.0.8",), nodes=("10.0.0.9",)))["record"].action()
+    assert noted == [(["10.0.0.8"], ["10.0.0.9"], {"back": ["10.0.0.8", "new-8", "10.0.0.9", "new-9"], "described": ()}), "new-9"]
+
+
+def test_a_registry_of_the_site_is_used_as_the_others_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = '\n[plugins."io.containerd.grpc.v1.cri".registry.configs."hub".auth]\n  username = "u"\n'
+    files = {"/etc/containerd/certs.d/docker.io/hosts.toml": b"server", "/etc/containerd/config.toml": f"version = 2\n{table}".encode()}
+    monkeypatch.setattr(join, "read_all", lambda *_: dict(files))
+    found = join._AsThere.of(StandIn())
+    assert list(found.files(())) == ["/etc/containerd/certs.d/docker.io/hosts.toml"]
+    assert found.login() == table
+
+
+def test_a_command_that_was_killed_may_be_given_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def held_by(holder: str) -> dict[str, Any]:
+        return {"spec": {"holderIdentity": holder}}
+
+    def kill(process: int, _: int) -> None:
+        if process != 4242:
+            raise ProcessLookupError
+
+    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(socket, "gethostname", lambda: "here")
+    assert lease.abandoned(held_by("ops@here:4711"))
+    assert not lease.abandoned(held_by("ops@here:4242"))
+    assert not lease.abandoned(held_by("ops@elsewhere:4711"))
+    assert not lease.abandoned(held_by("somebody"))

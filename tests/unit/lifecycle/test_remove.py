@@ -1,0 +1,235 @@
+"""What a removal does in which order, and what it refuses. Machines are stand-ins."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+
+from harness.errors import CheckError, CommandError, InputError
+from harness.lifecycle import delete, drain, etcd, membership, remove
+from harness.lifecycle import plan as planning
+from harness.lifecycle.etcd import EtcdMember
+from harness.lifecycle.remove import Work
+from tests.unit.lifecycle.standin import StandIn
+from tests.unit.lifecycle.test_membership import gathered, record
+
+
+class Etcd(etcd.Etcd):
+    """Three members; what is done to them is noted."""
+
+    said: ClassVar[list[str]] = []
+    bad: ClassVar[dict[int, str]] = {}
+    failures = 0
+
+    def members(self) -> tuple[EtcdMember, ...]:
+        return tuple(
+            EtcdMember(number, f"host-{number}", (f"https://10.0.0.{number}:2380",), (f"https://10.0.0.{number}:2379",))
+            for number in (1, 2, 3)
+            if f"out {number}" not in self.said
+        )
+
+    def sick(self, members: Any) -> dict[int, str]:
+        return self.bad
+
+    def hand_over(self, leaving: Any) -> None: ...
+
+    def remove(self, member: EtcdMember) -> None:
+        if type(self).failures:
+            type(self).failures -= 1
+            raise CommandError("etcdctl: unhealthy cluster")
+        self.said.append(f"out {member.id}")
+
+
+@pytest.fixture(autouse=True)
+def world(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd, "Etcd", Etcd)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(remove, "_takes_pods", lambda _: False)
+    Etcd.said, Etcd.bad, Etcd.failures = [], {}, 0
+
+
+def work(tmp_path: Path, *going: int, gone: tuple[str, ...] = (), **options: Any) -> Work:
+    found = gathered(tmp_path, gone=gone, **options)
+    nodes = tuple(node for node in found.members if int(node.address.rpartition(".")[2]) in going)
+    return Work(remove._led_by_one_that_stays(found, nodes), nodes, False, 60)
+
+
+def ids(found: Work) -> list[str]:
+    recipe = remove.plan(found)
+    planning.check(recipe)
+    return [step.id for step in recipe]
+
+
+def test_a_worker_is_drained_before_its_node_is_deleted_and_cleaned_last(tmp_path: Path) -> None:
+    assert ids(work(tmp_path, 4)) == ["drain", "delete-nodes", "clean", "record"]
+
+
+def test_a_master_leaves_the_balancers_and_etcd_before_it_is_cleaned(tmp_path: Path) -> None:
+    recipe = ["drain", "tell-balancers", "stop-masters", "leave-etcd", "delete-nodes", "clean", "record"]
+    assert ids(work(tmp_path, 1)) == recipe
+
+
+def test_a_dead_machine_is_not_cleaned(tmp_path: Path) -> None:
+    assert ids(work(tmp_path, 4, gone=("10.0.0.4",))) == ["drain", "delete-nodes", "record"]
+
+
+def test_one_that_stays_leads(tmp_path: Path) -> None:
+    assert work(tmp_path, 1).first.address == "10.0.0.2"
+    assert work(tmp_path, 1, gone=("10.0.0.1", "10.0.0.2")).first.address == "10.0.0.3"
+
+
+def test_the_last_master_stays(tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="no master would be left") as caught:
+        remove._check(work(tmp_path, 1, 2, 3))
+    assert "slipway join" in str(caught.value.hint)
+    assert "slipway delete" in str(caught.value.hint)
+
+
+def test_masters_that_do_not_answer_cannot_be_all_that_is_left(tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="none of the masters that would stay answers"):
+        remove._check(work(tmp_path, 1, gone=("10.0.0.2", "10.0.0.3")))
+
+
+def test_etcd_keeps_its_quorum(tmp_path: Path) -> None:
+    Etcd.bad = {1: "does not answer"}
+    with pytest.raises(CheckError, match="would lose its quorum"):
+        remove._check(work(tmp_path, 2, gone=("10.0.0.1",)))
+    remove._check(work(tmp_path, 1, gone=("10.0.0.1",)))
+
+
+def test_the_last_one_that_holds_images_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "holders", lambda _: frozenset({"10.0.0.1"}))
+    with pytest.raises(CheckError, match="nobody else who answers holds the container images"):
+        remove._check(work(tmp_path, 1))
+    remove._check(work(tmp_path, 1, record=record(registry="elsewhere")))
+
+
+def test_an_even_number_of_masters_and_no_worker_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from harness import log
+
+    log.setup()
+    remove._check(work(tmp_path, 1, 4))
+    said = capsys.readouterr().err
+    assert "2 masters survive no more losses than 1 would" in said
+    assert "no worker is left" in said
+
+
+def test_what_is_no_node_is_told_with_the_nodes_that_there_are(tmp_path: Path) -> None:
+    found = gathered(tmp_path)
+    assert [node.address for node in remove._going(found, ["10.0.0.4", "host-4", "host-1"])] == ["10.0.0.4", "10.0.0.1"]
+    with pytest.raises(InputError) as caught:
+        remove._going(found, ["10.0.0.4", "10.9.9.9", "nosuch"])
+    assert [fault.where for fault in caught.value.faults] == ["10.9.9.9", "nosuch"]
+    assert "host-4 10.0.0.4" in str(caught.value.faults[0].hint)
+
+
+def test_a_machine_that_is_not_listed_is_taken_when_it_holds_something_of_the_cluster(tmp_path: Path) -> None:
+    half, other, gone = StandIn("10.0.0.7", "half"), StandIn("10.0.0.8", "other"), StandIn("10.0.0.9", "gone")
+    half.answers, other.answers = {"/cluster 2>": "lab 01"}, {"/cluster 2>": "prod 99"}
+    others: Any = (half, other, gone)
+    found = gathered(tmp_path, others=others, gone=("10.0.0.9",))
+    assert [node.address for node in remove._going(found, ["10.0.0.7"])] == ["10.0.0.7"]
+    with pytest.raises(InputError) as caught:
+        remove._going(found, ["10.0.0.8", "10.0.0.9"])
+    assert [fault.where for fault in caught.value.faults] == ["10.0.0.8", "10.0.0.9"]
+
+
+def test_a_master_that_came_half_way_is_taken_out_of_etcd(tmp_path: Path) -> None:
+    half: Any = StandIn("10.0.0.3", "host-3")
+    found = gathered(tmp_path, masters=2, workers=0, others=(half,))
+    assert remove._strays(found, [half]) == {"10.0.0.3"}
+    work = Work(found, (half,), False, 60, remove._strays(found, [half]))
+    assert "leave-etcd" in ids(work)
+    run(work, "leave-etcd")
+    assert Etcd.said == ["out 3"]
+    assert remove._strays(found, [StandIn("10.0.0.7")]) == frozenset()  # type: ignore[list-item]
+
+
+def run(found: Work, step: str) -> None:
+    """One step of the plan, as the plan would do it."""
+    chosen = next(one for one in remove.plan(found) if one.id == step)
+    for node in chosen.nodes:
+        chosen.action(node)
+    if not chosen.nodes:
+        chosen.action()
+
+
+def test_a_member_that_etcd_does_not_let_go_at_once_is_asked_again(tmp_path: Path) -> None:
+    Etcd.failures = 2
+    run(work(tmp_path, 1), "leave-etcd")
+    assert Etcd.said == ["out 1"]
+    # A removal that is done again finds it gone.
+    run(work(tmp_path, 1), "leave-etcd")
+    assert Etcd.said == ["out 1"]
+
+
+def test_kubeadm_forgets_the_address_of_a_master_that_goes(tmp_path: Path) -> None:
+    found = work(tmp_path, 1)
+    status = yaml.safe_dump({"apiEndpoints": {"host-1": {"advertiseAddress": "10.0.0.1"}, "host-2": {"advertiseAddress": "10.0.0.2"}}})
+    first: Any = found.first
+    sent: list[str] = []
+    first.answers = {"get configmap kubeadm-config": yaml.safe_dump({"data": {"ClusterStatus": status}})}
+    plain = first.run
+
+    def run(command: str, **options: Any) -> Any:
+        if "replace" in command:
+            sent.append(options.pop("input"))
+        return plain(command, **options)
+
+    first.run = run
+    remove._forget_endpoints(found)
+    assert list(yaml.safe_load(yaml.safe_load(sent[0])["data"]["ClusterStatus"])["apiEndpoints"]) == ["host-2"]
+
+
+def test_a_dead_node_is_let_go_and_a_living_one_drained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def note(what: str) -> int:
+        said.append(what)
+        return 1
+
+    monkeypatch.setattr(drain, "let_go", lambda _, node: note(f"let go {node}"))
+    monkeypatch.setattr(drain, "drain", lambda _, node, **options: note(f"drain {node} {options}"))
+    run(work(tmp_path, 3, 4, gone=("10.0.0.4",)), "drain")
+    assert said == ["drain host-3 {'force': False, 'timeout': 60}", "let go host-4"]
+
+
+def test_a_machine_of_another_cluster_is_not_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned: list[str] = []
+    monkeypatch.setattr(delete, "clean", lambda node: cleaned.append(node.name))
+    for mark, expected in (("lab 01", ["host-4"]), ("prod 99", []), ("", ["host-4"])):
+        cleaned.clear()
+        found = work(tmp_path, 4)
+        node: Any = found.going[0]
+        node.answers = {"/cluster 2>": mark, "ls -A /var/lib/slipway": "journal\n"}
+        run(found, "clean")
+        assert cleaned == expected, mark
+
+
+def test_a_machine_that_is_clean_already_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delete, "clean", lambda _: pytest.fail("cleaned"))
+    found = work(tmp_path, 4)
+    run(found, "clean")
+    assert found.cleaned == []
+
+
+def test_those_that_could_not_be_cleaned_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: dict[str, Any] = {}
+    monkeypatch.setattr(membership, "update", lambda _, **words: noted.update(words) or record())
+    monkeypatch.setattr(membership, "remember", lambda *_, **__: None)
+    found = work(tmp_path, 4, gone=("10.0.0.4",))
+    run(found, "record")
+    assert noted == {"gone": ["10.0.0.4"], "left": ["10.0.0.4", "host-4"], "back": []}
+
+
+def test_balancers_of_those_that_stay_forget_the_master_before_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, str] = {}
+    monkeypatch.setattr(membership, "tell_balancer", lambda node, text: told.setdefault(node.address, text) == text)
+    run(work(tmp_path, 1), "tell-balancers")
+    assert list(told) == ["10.0.0.4"]
+    assert "10.0.0.1" not in told["10.0.0.4"]
+    assert "server host-2 10.0.0.2:6443" in told["10.0.0.4"]

@@ -1,0 +1,136 @@
+"""Which way a backup is brought back, onto what, and in which order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.clusterstate import ClusterState
+from harness.errors import CheckError, UsageError
+from harness.lifecycle.access import Access, Known
+from harness.lifecycle.backup import Contents
+from harness.lifecycle.restore import _holds_it, _machines, _Source, forget_others, on_hosts, put_data, restart_watchers
+from harness.nodes import Login, Machine
+from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.ssh import Ssh
+from tests.unit.lifecycle.standin import StandIn
+
+MARK = "lab 0123456789abcdef"
+
+
+def contents(**more: Any) -> Contents:
+    front = {
+        "cluster": "lab",
+        "identity": "0123456789abcdef",
+        "masters": ["10.0.0.1", "10.0.0.2", "10.0.0.3"],
+        "nodes": ["10.0.0.4"],
+        "files": {"etcd/snapshot.db": {"sha256": "ab" * 32, "size": 4}},
+        **more,
+    }
+    return Contents(front, {}, "", {})
+
+
+def cluster(tmp_path: Path, *marks: str, begun: str = "") -> Access:
+    masters = []
+    for number, mark in enumerate(marks, 1):
+        masters.append(StandIn(f"10.0.0.{number}", f"host-{number}"))
+        masters[-1].answers = {"/cluster": mark, "restore-begun": begun if number == 1 else ""}
+    known = Known(ClusterState.of("lab", tmp_path), tuple(Machine(one.address) for one in masters), ())
+    found: Any = tuple(masters)
+    return Access(known, Ssh(tmp_path / "c", known.masters), found, (), {})
+
+
+def test_masters_of_the_same_cluster_are_restored_in_place(tmp_path: Path) -> None:
+    assert _holds_it(cluster(tmp_path, MARK, f"{MARK}\n"), contents()) is True
+
+
+def test_machines_that_hold_nothing_become_the_cluster(tmp_path: Path) -> None:
+    assert _holds_it(cluster(tmp_path, "", ""), contents()) is False
+    # A restore that was killed on its way is not done in place the next time: not all of it may be there yet.
+    assert _holds_it(cluster(tmp_path, MARK, MARK, begun="2026-01-01T00:00:00"), contents()) is False
+    # One of three was made anew: the others are finished like it.
+    assert _holds_it(cluster(tmp_path, MARK, ""), contents()) is False
+
+
+@pytest.mark.parametrize("other", ["mine 0123456789abcdef", "lab fedcba9876543210"])
+def test_another_cluster_is_never_overwritten(tmp_path: Path, other: str) -> None:
+    with pytest.raises(CheckError, match="another cluster") as refused:
+        _holds_it(cluster(tmp_path, MARK, other), contents())
+    assert f"host-2: belongs to {other}" in (refused.value.details or "")
+
+
+def test_the_machines_are_those_named_else_those_known_else_those_of_the_backup(tmp_path: Path) -> None:
+    named = _machines(contents(), (Machine("10.1.0.1"),), (), None, tmp_path)
+    assert [one.address for one in named.masters] == ["10.1.0.1"]
+    login = Login(user="ops", port=2222)
+    listed = _machines(contents(), (), (), login, tmp_path)
+    assert [(one.address, one.login) for one in listed.nodes] == [("10.0.0.4", login)]
+    ClusterState.of("lab", tmp_path).remember({"masters": [{"address": "10.2.0.1"}]})
+    assert [one.address for one in _machines(contents(), (), (), login, tmp_path).masters] == ["10.2.0.1"]
+    with pytest.raises(UsageError, match="no master"):
+        _machines(contents(), (), (Machine("10.1.0.1"),), None, tmp_path)
+
+
+def test_each_master_gets_its_own_place_in_the_new_membership(tmp_path: Path) -> None:
+    peers = {"one": "10.0.0.1", "two": "fd00::2"}
+    node = StandIn("fd00::2", "two")
+    file = tmp_path / "snapshot"
+    file.write_bytes(b"data")
+    with file.open("rb") as snapshot:
+        put_data(node, _Source(contents(), snapshot), "slipway.dev/etcd:3.4.23", peers)
+    script = node.commands[-1]
+    assert "--name two " in script
+    assert "--initial-cluster one=https://10.0.0.1:2380,two=https://[fd00::2]:2380" in script.replace("'", "")
+    # What was there is kept until the new data is whole.
+    assert (
+        script.index("snapshot restore") < script.index("/member /var/lib/etcd/replaced") < script.index("data/member /var/lib/etcd/member")
+    )
+    assert node.tars[0][1] == {"snapshot.db": b"data"}
+
+
+def pod(name: str, node: str, space: str = "kube-system", *, static: bool = False) -> dict[str, Any]:
+    annotations = {"kubernetes.io/config.mirror": "x"} if static else {}
+    return {"metadata": {"name": name, "namespace": space, "annotations": annotations}, "spec": {"nodeName": node}}
+
+
+def test_machines_that_are_no_more_are_forgotten_with_their_pods() -> None:
+    node = StandIn("10.0.0.1", "new")
+    status = {"apiEndpoints": {"old": {"advertiseAddress": "10.9.9.9"}, "new": {"advertiseAddress": "10.0.0.1"}}}
+    node.answers = {
+        "get nodes": json.dumps({"items": [{"metadata": {"name": name}} for name in ("old", "new")]}),
+        "get pods": json.dumps({"items": [pod("a", "old", "web"), pod("b", "new", "web"), pod("c", "old")]}),
+        "get configmap": json.dumps({"data": {"ClusterStatus": yaml.safe_dump(status)}}),
+    }
+    assert forget_others(NodeKubectl(node), ["new"]) == "old"
+    deleted = [command.partition("kubectl ")[2] for command in node.commands if " delete " in command]
+    assert deleted[0] == "delete nodes --wait=false old"
+    assert {command.split()[-1] for command in deleted[1:]} == {"a", "c"}
+    patch = next(command for command in node.commands if " patch " in command)
+    assert "10.0.0.1" in patch
+    assert "10.9.9.9" not in patch
+
+
+def test_nobody_is_forgotten_when_all_are_there() -> None:
+    node = StandIn()
+    node.answers = {"get nodes": json.dumps({"items": [{"metadata": {"name": "new"}}]})}
+    assert forget_others(NodeKubectl(node), ["new"]) == "none"
+    assert not any("delete" in command for command in node.commands)
+
+
+def test_parts_of_the_masters_are_not_deleted_by_their_mirrors() -> None:
+    node = StandIn()
+    node.answers = {"get pods": json.dumps({"items": [pod("etcd-one", "one", static=True), pod("dns", "one")]})}
+    assert restart_watchers(NodeKubectl(node)) == "1 pods"
+    assert node.commands[-1].endswith(" dns")
+
+
+def test_a_clusterfile_is_moved_onto_other_machines_and_stays_what_it_was() -> None:
+    text = "kind: Cluster\nspec:\n  image: web\n  hosts: [{ips: [10.9.9.9], roles: [master]}]\n---\nkind: Config\nspec: {path: x}\n"
+    found = list(yaml.safe_load_all(on_hosts(text, [{"ips": ["10.0.0.1"], "roles": ["master"]}])))
+    assert found[0]["spec"] == {"image": "web", "hosts": [{"ips": ["10.0.0.1"], "roles": ["master"]}]}
+    assert found[1] == {"kind": "Config", "spec": {"path": "x"}}
+    assert on_hosts("", []) == ""

@@ -1,0 +1,80 @@
+"""Streams under a password: what was sealed comes back, and nothing that was touched does."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import pytest
+
+from harness.errors import UsageError
+from harness.lifecycle import sealed
+from harness.lifecycle.sealed import MAGIC, Opening, Sealing, is_sealed
+
+
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The real cost is half a second for every attempt; small pieces try the borders between them.
+    monkeypatch.setattr(sealed, "_COST", 2**4)
+    monkeypatch.setattr(sealed, "PIECE", 100)
+
+
+def seal(data: bytes, password: str = "word", step: int = 7) -> bytes:
+    target = io.BytesIO()
+    sealing = Sealing(target, password)
+    for start in range(0, len(data), step):
+        sealing.write(data[start : start + step])
+    sealing.close()
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 200, 1000])
+@pytest.mark.parametrize("step", [1, 100, 5000])
+def test_what_was_sealed_comes_back(size: int, step: int) -> None:
+    data = os.urandom(size)
+    found = seal(data, step=step)
+    assert is_sealed(found)
+    assert Opening(io.BytesIO(found), "word").read() == data
+    opening = Opening(io.BytesIO(found), "word")
+    assert b"".join(iter(lambda: opening.read(33), b"")) == data
+
+
+def test_the_same_twice_is_not_the_same() -> None:
+    assert seal(b"x" * 500) != seal(b"x" * 500)
+    assert b"xxxxxxxx" not in seal(b"x" * 500)
+
+
+def test_another_password_opens_nothing() -> None:
+    with pytest.raises(UsageError, match="password is wrong"):
+        Opening(io.BytesIO(seal(b"data")), "other").read()
+
+
+def test_any_changed_byte_is_found() -> None:
+    found = seal(os.urandom(250))
+    for place in range(len(MAGIC), len(found)):
+        changed = bytearray(found)
+        changed[place] ^= 1
+        with pytest.raises(UsageError):
+            Opening(io.BytesIO(bytes(changed)), "word").read()
+
+
+def test_any_missing_end_is_found() -> None:
+    found = seal(os.urandom(250))
+    for length in range(len(found)):
+        with pytest.raises(UsageError):
+            Opening(io.BytesIO(found[:length]), "word").read()
+
+
+def test_pieces_may_not_be_moved_left_out_or_added() -> None:
+    found = seal(bytes(400))
+    head, piece = len(MAGIC) + 24, 116
+    first, second, third = (found[head + piece * number : head + piece * (number + 1)] for number in range(3))
+    rest = found[head + piece * 3 :]
+    for order in ((second, first, third, rest), (first, third, rest), (first, second, third, rest, rest), (first, second)):
+        with pytest.raises(UsageError):
+            Opening(io.BytesIO(found[:head] + b"".join(order)), "word").read()
+
+
+def test_other_files_are_not_taken_for_sealed_ones() -> None:
+    with pytest.raises(UsageError, match="no sealed file"):
+        Opening(io.BytesIO(b"something else that is long enough to be one"), "word")

@@ -1,0 +1,116 @@
+"""Commands on machines whose output is handed on as it comes. No ssh runs here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import process
+from harness.errors import CommandError, NodeError
+from harness.nodes import Login, Machine
+from harness.nodes.ssh import _OWN, Ssh, SshNode
+from harness.process import Result
+
+Said = Sequence[tuple[str, str]]
+
+
+class Door:
+    """Takes the place of the door to programs."""
+
+    def __init__(self) -> None:
+        self.code = 0
+        self.said: Said = ()
+        self.kex = "curve25519-sha256\n"
+        self.argv: list[str] = []
+        self.env: Any = None
+
+    def stream(self, argv: Any, take: process.Take, *, env: Any = None, stop: Any = None) -> int:
+        self.argv, self.env = [str(word) for word in argv], env
+        for stream, line in self.said:
+            take(stream, line)
+        return self.code
+
+    def run(self, argv: Any, *, output: Any = None, **_: Any) -> Result:
+        if output is not None:
+            output.write(b"\x00bytes")
+        return Result(
+            tuple(str(word) for word in argv), self.code, self.kex if "-Q" in argv else "", "".join(line for _, line in self.said)
+        )
+
+
+@pytest.fixture
+def door(monkeypatch: pytest.MonkeyPatch) -> Door:
+    stand_in = Door()
+    monkeypatch.setattr(process, "stream", stand_in.stream)
+    monkeypatch.setattr(process, "run", stand_in.run)
+    return stand_in
+
+
+def node(tmp_path: Path, **login: Any) -> SshNode:
+    ssh = Ssh(tmp_path / "c", [Machine("10.0.0.1", Login(**login))])
+    ssh.prepare()
+    return ssh.nodes[0]
+
+
+def streamed(one: SshNode, command: str = "true") -> tuple[int, list[tuple[str, str]]]:
+    found: list[tuple[str, str]] = []
+    code = one.stream(command, lambda stream, line: found.append((stream, line)))
+    return code, found
+
+
+def test_lines_and_the_exit_code_are_handed_on_and_no_connection_is_left(tmp_path: Path, door: Door) -> None:
+    door.code, door.said = 3, (("stdout", "a"), ("stderr", "b"))
+    assert streamed(node(tmp_path)) == (3, [("stdout", "a"), ("stderr", "b")])
+    assert "ControlMaster=no" in door.argv
+    assert door.argv[-1].startswith("sh -c ")
+
+
+def test_a_lost_connection_is_no_exit_code(tmp_path: Path, door: Door) -> None:
+    door.code, door.said = 255, (("stderr", "ssh: connect to host 10.0.0.1 port 22: Connection refused"),)
+    with pytest.raises(NodeError, match="nothing listens on port 22"):
+        streamed(node(tmp_path))
+
+
+def test_the_commands_own_255_is_one_and_its_mark_is_not_shown(tmp_path: Path, door: Door) -> None:
+    door.code, door.said = 255, (("stderr", "worse"), ("stderr", _OWN))
+    assert streamed(node(tmp_path)) == (255, [("stderr", "worse")])
+
+
+def test_a_password_goes_by_the_environment(tmp_path: Path, door: Door) -> None:
+    streamed(node(tmp_path, password="hunter2"))
+    assert door.env["SLIPWAY_SSH_PASSWORD"] == "hunter2"
+    assert "hunter2" not in " ".join(door.argv)
+
+
+def test_for_many_machines_the_quick_key_exchange_comes_first_but_behind_the_users_own_wish(tmp_path: Path, door: Door) -> None:
+    one = node(tmp_path)
+    streamed(one)
+    before = door.argv[door.argv.index("-F") + 1]
+    one.ssh.hasten()
+    streamed(one)
+    config = Path(door.argv[door.argv.index("-F") + 1])
+    assert str(config) != before
+    assert config.read_text().startswith(Path(before).read_text())
+    assert config.read_text().endswith("  Include ~/.ssh/config\n  KexAlgorithms ^curve25519-sha256\n")
+    # Everything else, keys among it, travels as before.
+    assert "KexAlgorithms" not in Path(before).read_text()
+
+
+def test_where_a_quick_one_is_safe_as_well_nothing_is_changed(tmp_path: Path, door: Door) -> None:
+    door.kex = "mlkem768x25519-sha256\ncurve25519-sha256\n"
+    one = node(tmp_path)
+    one.ssh.hasten()
+    assert one.ssh.for_many == one.ssh.own
+
+
+def test_bytes_are_fetched_into_a_file(tmp_path: Path, door: Door) -> None:
+    one = node(tmp_path)
+    with (tmp_path / "out").open("wb") as file:
+        one.fetch("cat /data", file)
+    assert (tmp_path / "out").read_bytes() == b"\x00bytes"
+    door.code, door.said = 1, (("stderr", "no such file"),)
+    with pytest.raises(CommandError, match="exit code 1"), (tmp_path / "out").open("wb") as file:
+        one.fetch("cat /data", file)

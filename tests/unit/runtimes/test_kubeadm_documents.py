@@ -1,0 +1,114 @@
+"""Documents of kubeadm, kubelet and kube-proxy that image and Clusterfile bring: what of them counts, and where."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import yaml
+from cryptography import x509
+
+from harness.runtimes.kubeadm import Kubeadm, config_version, kubelet_flags, master_config, worker_kubelet
+from harness.runtimes.pki import FOLDER, Pki, covers, master_certificates
+from tests.unit.runtimes.test_kubeadm import Machine, cluster
+
+OURS = {"apiVersion": "kubeadm.k8s.io/v1beta2"}
+
+
+def written(found: Any) -> dict[str, dict[str, Any]]:
+    text = master_config(found, found.masters[0], initial=True)
+    return {document["kind"]: document for document in yaml.safe_load_all(text)}
+
+
+def test_what_documents_say_is_joined_with_ours_and_the_last_one_counts() -> None:
+    documents = (
+        {**OURS, "kind": "ClusterConfiguration", "apiServer": {"certSANs": ["a.example.com"], "extraArgs": {"profiling": "false"}}},
+        {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "maxPods": 50},
+        {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "maxPods": 60},
+        {"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "ipvs"},
+    )
+    found = written(cluster(1, 1, documents=documents))
+    assert {"a.example.com", "10.0.0.1"} <= set(found["ClusterConfiguration"]["apiServer"]["certSANs"])
+    assert found["ClusterConfiguration"]["apiServer"]["extraArgs"] == {"profiling": "false"}
+    assert (found["KubeletConfiguration"]["maxPods"], found["KubeletConfiguration"]["failSwapOn"]) == (60, False)
+    assert (found["KubeProxyConfiguration"]["mode"], found["KubeProxyConfiguration"]["conntrack"]) == ("ipvs", {"maxPerCore": 0})
+
+
+def test_names_for_certificates_are_in_the_certificates_that_we_make() -> None:
+    documents = (
+        {
+            **OURS,
+            "kind": "ClusterConfiguration",
+            "apiServer": {"certSANs": ["a.example.com", "10.9.9.9"]},
+            "etcd": {"local": {"serverCertSANs": ["etcd.example.com"]}},
+        },
+    )
+    runtime = Kubeadm(cluster(documents=documents))
+    runtime.prepare()
+    master = runtime.first
+    runtime.certify(master)
+    assert isinstance(master.node, Machine)
+    for name, hosts in (("apiserver", ["a.example.com", "10.9.9.9", "10.0.0.1"]), ("etcd/server", ["etcd.example.com", "10.0.0.1"])):
+        assert covers(master.node.files[f"{FOLDER}/{name}.crt"][0], hosts)
+
+
+def test_what_image_and_machines_decide_no_document_changes() -> None:
+    documents = (
+        {
+            **OURS,
+            "kind": "ClusterConfiguration",
+            "kubernetesVersion": "v1.19.8",
+            "imageRepository": "sea.hub:5000/library",
+            "controlPlaneEndpoint": "elsewhere:6443",
+            "networking": {"podSubnet": "10.1.0.0/16"},
+            "etcd": {"external": {"endpoints": ["https://10.9.9.9:2379"]}},
+        },
+        {
+            **OURS,
+            "kind": "InitConfiguration",
+            "localAPIEndpoint": {"bindPort": 7443},
+            "nodeRegistration": {"criSocket": "/docker", "name": "x"},
+        },
+        {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "staticPodPath": "/elsewhere"},
+    )
+    plain, found = written(cluster(1, 1)), written(cluster(1, 1, documents=documents))
+    assert found == plain
+
+
+def test_workers_read_the_same_and_what_is_said_of_those_that_join() -> None:
+    documents = (
+        {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "maxPods": 60, "clusterDNS": ["10.9.9.9"]},
+        {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "JoinConfiguration",
+            "nodeRegistration": {
+                "kubeletExtraArgs": [{"name": "v", "value": "4"}],
+                "taints": [{"key": "new", "value": "yes", "effect": "NoSchedule"}],
+            },
+        },
+    )
+    found = cluster(1, 1, documents=documents)
+    configuration = worker_kubelet(found, found.workers[0])
+    assert (configuration["maxPods"], configuration["clusterDNS"]) == (60, ["10.96.0.10"])
+    flags = kubelet_flags(found, found.workers[0])
+    assert "--v=4" in flags
+    assert "--register-with-taints=new=yes:NoSchedule" in flags
+
+
+def test_taints_of_masters_are_the_documents_to_choose() -> None:
+    taints = [{"key": "mine", "effect": "NoSchedule"}]
+    found = cluster(1, 1, documents=({**OURS, "kind": "InitConfiguration", "nodeRegistration": {"taints": taints}},))
+    assert written(found)["InitConfiguration"]["nodeRegistration"]["taints"] == taints
+    assert config_version(found.facts) == "v1beta2"
+
+
+def test_certificates_are_good_for_as_long_as_asked_and_no_authority_ends_before_them() -> None:
+    days = 36500
+    pki = Pki.make(days=days)
+    pairs = master_certificates(pki, "master-1", ["10.0.0.1"], ["127.0.0.1"], days)
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days - 1)
+    for pair in pairs.values():
+        assert x509.load_pem_x509_certificate(pair.certificate).not_valid_after_utc > end
+    arguments = written(cluster(certificate_days=90))["ClusterConfiguration"]["controllerManager"]["extraArgs"]
+    assert arguments["cluster-signing-duration"] == "2160h"
+    assert "cluster-signing-duration" not in written(cluster())["ClusterConfiguration"]["controllerManager"]["extraArgs"]
