@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from harness import cloudimage, log, packages, paths, process, transfer
+from harness import cloudimage, engine, log, packages, paths, process, transfer
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet, Info, PlatformImage
 from harness.credentials import Credentials
 from harness.errors import StoreError
@@ -220,14 +220,13 @@ def test_copies_that_others_make_have_the_same_digests(here: Site, there: Site, 
 def test_docker_pulls_the_rootfs(here: Site, plain: Registry) -> None:
     image = make(here.store, "web", "docker")
     here.push("web", f"{plain.host}/docker/web:1")
-    name = f"{plain.host}/docker/web:1"
-    process.run(["docker", "pull", "--quiet", "--platform", "linux/amd64", name])
+    client = engine.connect()
+    found = client.images.pull(f"{plain.host}/docker/web", tag="1", platform="linux/amd64")
     try:
-        found = json.loads(process.run(["docker", "image", "inspect", name]).stdout)[0]
         expected = cloudimage.read(here.store, image.digest).platforms[0].diff_ids
-        assert found["RootFS"]["Layers"] == list(expected)
+        assert found.attrs["RootFS"]["Layers"] == list(expected)
     finally:
-        process.run(["docker", "image", "rm", name])
+        client.images.remove(f"{plain.host}/docker/web:1")
 
 
 def test_a_change_costs_what_changed(here: Site, there: Site, line: Wire) -> None:
