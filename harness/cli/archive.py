@@ -21,7 +21,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?")
 _COMPRESSIONS = ("none", "zstd", "gzip")
 
 
-@app.command()
+@app.command(short_help="Write CloudImages into one file.")
 def save(
     names: Annotated[list[str], typer.Argument(help="Images of the local store, by name or digest.", show_default=False)],
     file: Annotated[Path, typer.Option("--file", "-f", help="The archive to write; - for standard output.", show_default=False)],
@@ -110,7 +110,7 @@ def _old(text: str) -> str | Path:
     return path if path.is_file() or volumes.volume(path, 1).is_file() or volumes.sums(path).is_file() else text
 
 
-@app.command()
+@app.command(short_help="Take the CloudImages of a file into the store.")
 def load(
     file: Annotated[
         Path,

@@ -64,7 +64,7 @@ def fetch(name: str, plain_http: bool, ca: Path | None) -> None:
         transfer.pull(store, there, client, admit=policy.gatekeeper())
 
 
-@app.command()
+@app.command(short_help="Send a CloudImage to a registry.")
 def push(
     name: Annotated[str, typer.Argument(help="The image in the local store.", show_default=False)],
     target: Annotated[str | None, typer.Argument(help="Where to.  [default: the registry that NAME says]", show_default=False)] = None,
@@ -123,7 +123,7 @@ def _expand(name: str, registry: str, client: Any, as_json: bool) -> None:
         print(f"  only one platform of {image} is here: its tag works there, the digest of its index does not")
 
 
-@app.command()
+@app.command(short_help="Fetch a CloudImage from a registry.")
 def pull(
     name: Annotated[str, typer.Argument(help="The image, as REGISTRY/REPOSITORY:TAG or with a digest.", show_default=False)],
     as_name: Annotated[str | None, typer.Option("--as", help="Another name for it in the local store.", show_default=False)] = None,
@@ -160,7 +160,7 @@ def pull(
         print(f"  with {tag}")
 
 
-@app.command()
+@app.command(short_help="Keep a login of a registry.")
 def login(
     registry: Annotated[str, typer.Argument(help="HOST[:PORT].  [default: docker.io]")] = "docker.io",
     username: Annotated[str | None, typer.Option("--username", "-u", help="Who you are there.", show_default=False)] = None,
