@@ -42,6 +42,7 @@ from tests.conftest import Slipway
 from tests.integration import faulty as bad
 from tests.integration.faulty import Faulty, faulty
 from tests.integration.registry import PASSWORD, USER, Registry, TokenServer, password_registry, registry, token_registry
+from tests.integration.test_build import heed_ctrl_c
 from tests.integration.wire import Wire, wire
 
 QUICK = Patience(connect=2.0, read=5.0, attempts=6, backoff=0.005, longest_wait=3.0)
@@ -103,7 +104,9 @@ class Site:
 
     def start(self, *words: str | Path) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-m", "harness.cli", *map(str, words)]
-        return subprocess.Popen(argv, env={**os.environ, **self.env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            argv, env={**os.environ, **self.env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_ctrl_c
+        )
 
     @contextlib.contextmanager
     def client(self, patience: Patience = QUICK) -> Iterator[Client]:
