@@ -133,10 +133,27 @@ class _Answer(http.client.HTTPResponse):
 
 class _Connection(urllib3.connection.HTTPConnection):
     response_class = _Answer
+    stopped: threading.Event
+
+    def connect(self) -> None:
+        super().connect()
+        _go_on(self)
 
 
 class _TlsConnection(urllib3.connection.HTTPSConnection):
     response_class = _Answer
+    stopped: threading.Event
+
+    def connect(self) -> None:
+        super().connect()
+        _go_on(self)
+
+
+def _go_on(connection: _Connection | _TlsConnection) -> None:
+    """A connection that came about while all others were dropped is dropped too."""
+    if connection.stopped.is_set():
+        connection.close()
+        raise ConnectionAbortedError("we were told to stop")
 
 
 class _Pool(urllib3.HTTPConnectionPool):
@@ -148,15 +165,18 @@ class _Pool(urllib3.HTTPConnectionPool):
         super().__init__(*arguments, **settings)
         self._lock = threading.Lock()
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._stopped = threading.Event()
 
     def _new_conn(self) -> Any:
-        made = super()._new_conn()
+        made: Any = super()._new_conn()
+        made.stopped = self._stopped
         with self._lock:
             self._made.add(made)
         return made
 
     def abort(self) -> None:
         """From another thread: make whoever waits for an answer, or for one to be taken, fail now."""
+        self._stopped.set()
         with self._lock:
             made = tuple(self._made)
         for connection in made:
