@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,30 +52,39 @@ def gateway(lab: Lab) -> str:
     return lab.addresses[0].rpartition(".")[0] + ".1"
 
 
-def test_an_image_that_was_copied_by_skopeo_runs_from_the_registry_of_its_site(
+def test_an_image_that_was_copied_by_skopeo_runs_with_the_same_digests(
     slipway: Slipway, elsewhere: Elsewhere, lab: Lab, web: str, tmp_path: Path
 ) -> None:
     built = json.loads(slipway("inspect", web, "-o", "json").stdout)
-    with registry(tmp_path / "vendor") as vendor, registry(tmp_path / "copy") as copy:
+    with registry(tmp_path / "vendor") as vendor, registry(tmp_path / "site") as site:
         slipway("push", web, f"{vendor.host}/team/web:1", "--plain-http")
-        process.run([*COPY, f"docker://{vendor.host}/team/web:1", f"docker://{copy.host}/apps/deep/web:1"])
-        arrived = json.loads(elsewhere("pull", f"{copy.host}/apps/deep/web:1", "--as", "web", "--plain-http", "-o", "json").stdout)
+        process.run([*COPY, f"docker://{vendor.host}/team/web:1", f"docker://{site.host}/apps/deep/web:1"])
+        arrived = json.loads(elsewhere("pull", f"{site.host}/apps/deep/web:1", "--as", "web", "--plain-http", "-o", "json").stdout)
     assert arrived["digest"] == built["digest"]
     found = json.loads(elsewhere("inspect", "web", "-o", "json").stdout)
     assert found["platforms"] == built["platforms"]
+    with cluster(elsewhere, lab, "web"):
+        ready = lab.json("get", "deployment", "web")["status"]
+        assert ready["readyReplicas"] == ready["replicas"]
+    # Nothing of it came from the store in which it was built.
+    assert found["digest"] in {row["digest"] for row in json.loads(elsewhere("images", "-o", "json").stdout)}
+
+
+def test_a_cluster_takes_its_images_from_the_registry_of_its_site(
+    slipway: Slipway, elsewhere: Elsewhere, lab: Lab, web: str, tmp_path: Path
+) -> None:
     with password_registry(tmp_path / "site", address=gateway(lab)) as site:
         elsewhere_login(elsewhere, site)
-        place = f"{site.host}/cluster"
-        refused = slipway(*lab.words("web", "--registry", place, "--plain-http"), env=elsewhere.env, check=False)
+        env = elsewhere.env | {"SLIPWAY_HOME": os.environ["SLIPWAY_HOME"]}
+        here = Elsewhere(slipway, env)
+        refused = slipway(*lab.words(web, "--registry", f"{site.host}/cluster", "--plain-http"), env=env, check=False)
         assert refused.returncode == 4
         assert "--expand" in refused.stderr
-        expanded = json.loads(elsewhere("push", "web", "--expand", place, "--plain-http", "-o", "json").stdout)
-        assert f"{place}/slipway.dev/nginx:1.22" in expanded["images"]
-        again = json.loads(elsewhere("push", "web", "--expand", place, "--plain-http", "-o", "json").stdout)
+        expanded = json.loads(here("push", web, "--expand", f"{site.host}/cluster", "--plain-http", "-o", "json").stdout)
+        assert f"{site.host}/cluster/slipway.dev/nginx:1.22" in expanded["images"]
+        again = json.loads(here("push", web, "--expand", f"{site.host}/cluster", "--plain-http", "-o", "json").stdout)
         assert again["uploaded"] == 0
-        with cluster(elsewhere, lab, "web", "--registry", place, "--plain-http"):
-            ready = lab.json("get", "deployment", "web")["status"]
-            assert ready["readyReplicas"] == ready["replicas"]
+        with cluster(here, lab, web, "--registry", f"{site.host}/cluster", "--plain-http"):
             pods = lab.json("get", "pods", "--all-namespaces")["items"]
             names = {status["image"] for pod in pods for status in pod["status"]["containerStatuses"]}
             assert "slipway.dev/nginx:1.22" in names
