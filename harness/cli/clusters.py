@@ -95,8 +95,9 @@ def _elsewhere(registry: str | None, image: str, plain_http: bool, ca: Path | No
     from harness import cloudimage, expand
     from harness.credentials import Credentials
     from harness.lifecycle.registry import OfSite
+    from harness.registries import Site
 
-    site = expand.Site.parse(registry)
+    site = Site.parse(registry)
     with connect(plain_http, False, ca, None, None) as client:
         absent = expand.missing(cloudimage.read(Store.default(), image), site, client)
     if absent:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.terminal import Json, app, plain, print_json, wants_json
+from harness.cli.terminal import Json, app, plain, platform_of, print_json, wants_json
 from harness.errors import Fault, InputError, UsageError
 from harness.oci.store import Store
 
@@ -110,9 +110,10 @@ def push(
 
 def _expand(name: str, registry: str, client: Any, as_json: bool) -> None:
     from harness import cloudimage, expand
+    from harness.registries import Site
 
     store = Store.default()
-    done = expand.expand(store, cloudimage.read(store, name), expand.Site.parse(registry), client)
+    done = expand.expand(store, cloudimage.read(store, name), Site.parse(registry), client)
     if as_json:
         print_json(plain(done))
         return
@@ -139,16 +140,12 @@ def pull(
 ) -> None:
     """Fetch a CloudImage from a registry: only what the local store lacks. One that was cut short goes on where it was."""
     from harness import transfer
-    from harness.oci.model import Platform
     from harness.trust import policy
 
     as_json = wants_json(output)
     there = reference(name, "NAME")
     local = reference(as_name, "--as").familiar if as_name else None
-    try:
-        platforms = [Platform.parse(text) for text in platform or ()]
-    except ValueError as wrong:
-        raise UsageError(f"--platform: {wrong}") from wrong
+    platforms = [platform_of(text) for text in platform or ()]
     with connect(plain_http, insecure, ca, cert, cert_key) as client:
         pulled = transfer.pull(Store.default(), there, client, name=local, platforms=platforms, admit=policy.gatekeeper())
     if as_json:

@@ -15,13 +15,13 @@ from typing import BinaryIO, Protocol
 
 from harness.cloudimage import Blob, ImageSet
 from harness.credentials import Credential
-from harness.expand import Site
 from harness.lifecycle.machine import listening
 from harness.nodes import Node
 from harness.nodes.placing import STATE, File, Files, put_all, tar_stream
 from harness.oci.model import INDEXES, MANIFESTS
 from harness.oci.reference import Reference
 from harness.oci.store import Store
+from harness.registries import Site
 from harness.runtimes import REGISTRY_PORT, ROOTFS
 
 STORAGE = f"{STATE}/registry"

@@ -15,7 +15,6 @@ from harness.lifecycle.plan import Step, execute
 from harness.nodes import Machine
 from harness.nodes.ssh import Ssh
 from harness.oci.store import Store
-from harness.trust import policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +52,8 @@ class Summary:
 
 def prepare(options: Options, store: Store, *, home: Path | None = None) -> steps.Setup:
     """Read and check what was asked for; nothing is touched. Raises UsageError, InputError or StoreError."""
+    from harness.trust import policy  # here: its cryptography is slow to load, and all verbs of clusters come past this file
+
     if not options.masters:
         raise UsageError("no master is given", hint="--masters 192.168.0.2; `slipway nodes up` makes machines to try with")
     addresses = [machine.address for machine in (*options.masters, *options.nodes)]
