@@ -10,45 +10,14 @@ from collections.abc import Mapping, Sequence
 
 from harness import log
 from harness.cloudimage import CloudImage, EmbeddedImage, PlatformImage
-from harness.errors import Fault, InputError
 from harness.oci.model import INDEXES, OCI_INDEX, Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
 from harness.oci.remote import Client
 from harness.oci.store import Store
 from harness.oci.trouble import RemoteError
 from harness.progress import Meter
+from harness.registries import Site
 from harness.transfer import Crew
-
-
-@dataclasses.dataclass(frozen=True)
-class Site:
-    """Where a site keeps images: ``host[:port]`` and a path below it (a project of Harbor), which may be empty."""
-
-    host: str
-    path: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> Site:
-        """``harbor.example.com/slipway``. Raises InputError."""
-        host, _, path = text.strip().removesuffix("/").partition("/")
-        try:
-            if "://" in text or ("." not in host and ":" not in host and host != "localhost"):
-                raise ValueError("not a registry: write HOST[:PORT][/PATH]")
-            parsed = Reference.parse(f"{host}/{path + '/' if path else ''}x")
-        except ValueError as wrong:
-            raise InputError([Fault(text, str(wrong))]) from wrong
-        return cls(parsed.domain, path)
-
-    def folder(self, domain: str) -> str:
-        """The path that holds the images of a registry: ``slipway/docker.io``. A port cannot stand within a path."""
-        return "/".join(part for part in (self.path, domain.replace(":", "-").lower()) if part)
-
-    def place(self, image: Reference) -> Reference:
-        """Where an image is there, by its name."""
-        return Reference(self.host, f"{self.folder(image.domain)}/{image.path}", image.tag, image.digest)
-
-    def __str__(self) -> str:
-        return f"{self.host}/{self.path}".rstrip("/")
 
 
 @dataclasses.dataclass(frozen=True)

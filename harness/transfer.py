@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 from harness import log, registries
 from harness.credentials import Credential, Credentials
 from harness.errors import StoreError, UsageError
-from harness.oci.graph import closure
-from harness.oci.model import INDEXES, MANIFESTS, OCI_MANIFEST, Descriptor, Platform
+from harness.oci.graph import closure, is_manifest, wanted
+from harness.oci.model import INDEXES, OCI_MANIFEST, Descriptor, Platform
 from harness.oci.reference import Reference
 from harness.oci.remote import Client, Manifest
 from harness.oci.session import Login
@@ -110,8 +110,9 @@ class Crew:
     def each(self, work: Callable[[_T], object], items: Iterable[_T]) -> None:
         """``work(item)`` for every item. Raises what the first failure raised, when none runs any more."""
         with ThreadPoolExecutor(JOBS, thread_name_prefix="transfer") as pool:
-            futures = [pool.submit(work, item) for item in items]
             try:
+                # Also inside: the first may be under way for long while Ctrl-C finds us handing out the last.
+                futures = [pool.submit(work, item) for item in items]
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
@@ -272,18 +273,16 @@ class _Pull:
             raise StoreError(f"{self.reference}: manifest {manifest.digest} cannot be understood: {wrong}") from wrong
 
     def _wanted(self, index: Descriptor, entries: Sequence[Descriptor]) -> list[Descriptor]:
-        strange = [entry for entry in entries if entry.media_type not in (*INDEXES, *MANIFESTS)]
+        strange = [entry for entry in entries if not is_manifest(entry)]
         if strange:
             raise StoreError(
                 f"{self.reference}: index {index.digest} lists {strange[0].digest} as {strange[0].media_type}, which is no image"
             )
-        if not self.platforms:
-            return list(entries)
         there = {str(entry.platform) for entry in entries if entry.platform}
-        absent = [wanted for wanted in self.platforms if not any(entry.platform and entry.platform.matches(wanted) for entry in entries)]
+        absent = [one for one in self.platforms if not any(entry.platform and entry.platform.matches(one) for entry in entries)]
         if absent and there:
             raise StoreError(f"{self.reference} is not made for {absent[0]}", hint=f"it is there for {', '.join(sorted(there))}")
-        return [entry for entry in entries if entry.platform is None or any(entry.platform.matches(wanted) for wanted in self.platforms)]
+        return [entry for entry in entries if wanted(entry.platform, self.platforms)]
 
     def _manifest(self, child: Descriptor) -> Descriptor:
         self.crew.check()
@@ -474,7 +473,7 @@ def _split(parts: Iterable[Descriptor]) -> tuple[list[Descriptor], list[Descript
     manifests: dict[str, Descriptor] = {}
     blobs: dict[str, Descriptor] = {}
     for part in parts:
-        (manifests if part.media_type in (*INDEXES, *MANIFESTS) else blobs).setdefault(part.digest, part)
+        (manifests if is_manifest(part) else blobs).setdefault(part.digest, part)
     return list(manifests.values()), list(blobs.values())
 
 

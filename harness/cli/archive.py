@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 import typer
 
 from harness import log
-from harness.cli.terminal import Json, app, one_of, print_json, wants_json
+from harness.cli.terminal import Json, app, one_of, platform_of, print_json, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
 
@@ -21,7 +21,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?")
 _COMPRESSIONS = ("none", "zstd", "gzip")
 
 
-@app.command()
+@app.command(short_help="Write CloudImages into one file.")
 def save(
     names: Annotated[list[str], typer.Argument(help="Images of the local store, by name or digest.", show_default=False)],
     file: Annotated[Path, typer.Option("--file", "-f", help="The archive to write; - for standard output.", show_default=False)],
@@ -56,7 +56,6 @@ def save(
 ) -> None:
     """Write CloudImages into one file: a standard OCI archive, each blob once, with their signatures and attestations."""
     from harness.oci import archive
-    from harness.oci.model import Platform
     from harness.progress import Meter
 
     stream = str(file) == "-"
@@ -65,10 +64,7 @@ def save(
         raise UsageError("-f - writes one stream to standard output", hint="name a file for volumes or JSON")
     limit = None if volume_size is None else size_in_bytes(volume_size, "--volume-size")
     how = cast("Compression", one_of(compress, _COMPRESSIONS, "--compress"))
-    try:
-        platforms = [Platform.parse(one) for one in platform or ()]
-    except ValueError as wrong:
-        raise UsageError(f"--platform: {wrong}") from wrong
+    platforms = [platform_of(one) for one in platform or ()]
     store = Store.default()
     with log.step(f"save {', '.join(names)}") as shown:
         meter = Meter(shown, 0)
@@ -110,7 +106,7 @@ def _old(text: str) -> str | Path:
     return path if path.is_file() or volumes.volume(path, 1).is_file() or volumes.sums(path).is_file() else text
 
 
-@app.command()
+@app.command(short_help="Take the CloudImages of a file into the store.")
 def load(
     file: Annotated[
         Path,

@@ -15,7 +15,7 @@ from harness.oci.model import Platform
 from harness.oci.store import Store
 
 
-@app.command()
+@app.command(short_help="Build a CloudImage from a Kubefile.")
 def build(
     context: Annotated[Path, typer.Argument(help="The folder that COPY and APP take files from.", show_default=False)],
     tag: Annotated[

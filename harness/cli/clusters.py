@@ -156,10 +156,10 @@ def _registry(text: str | None, plain_http: bool, ca: Path | None) -> Any:
     """``--registry`` as a Clusterfile has it."""
     if text is None:
         return None
-    from harness import expand
     from harness.clusterfile import ExternalRegistry
+    from harness.registries import Site
 
-    site = expand.Site.parse(text)
+    site = Site.parse(text)
     domain, _, port = site.host.partition(":") if site.host.count(":") < 2 else (site.host, "", "")
     return ExternalRegistry(domain, int(port) if port else None, site.path, plain_http=plain_http, ca=str(ca) if ca else None)
 
@@ -167,9 +167,9 @@ def _registry(text: str | None, plain_http: bool, ca: Path | None) -> Any:
 def _of_site(external: Any) -> Any:
     """The registry of the site, as nodes find it."""
     from harness.credentials import Credential, Credentials
-    from harness.expand import Site
     from harness.lifecycle.clusterfiles import secret
     from harness.lifecycle.registry import OfSite
+    from harness.registries import Site
 
     site = Site(external.host, external.path)
     faults: list[Fault] = []

@@ -27,7 +27,7 @@ Old = Annotated[str, typer.Argument(help=_HELP, metavar="OLD", show_default=Fals
 New = Annotated[str, typer.Argument(help="As OLD.", metavar="NEW", show_default=False)]
 
 
-@app.command()
+@app.command(short_help="Show what changed between two CloudImages.")
 def diff(
     old: Old,
     new: New,

@@ -13,7 +13,7 @@ from harness.errors import StoreError, UsageError
 from harness.oci.store import Store
 
 
-@app.command()
+@app.command(short_help="Make a CloudImage of an image that sealer made.")
 def convert(
     name: Annotated[str, typer.Argument(help="An image of sealer 0.9 to 0.11 in the local store.", show_default=False)],
     tag: Annotated[

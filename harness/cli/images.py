@@ -12,7 +12,7 @@ from harness.cli.terminal import Json, app, platform_of, print_json, short, tabl
 from harness.oci.store import Store
 
 
-@app.command()
+@app.command(short_help="List the images of the local store.")
 def images(
     everything: Annotated[
         bool, typer.Option("--all", "-a", help="Also container images, and signatures and whatever else is attached to images.")
@@ -49,7 +49,7 @@ def images(
     )
 
 
-@app.command()
+@app.command(short_help="Show what is in a CloudImage.")
 def inspect(
     name: Annotated[str, typer.Argument(help="A name, a digest, or the beginning of one.", show_default=False)], output: Json = "text"
 ) -> None:
@@ -140,7 +140,7 @@ def _several(names: Sequence[str]) -> str:
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else "-"
 
 
-@app.command()
+@app.command(short_help="Show the steps that made a CloudImage.")
 def history(
     name: Annotated[str, typer.Argument(show_default=False)],
     platform: Annotated[str | None, typer.Option(help="Only this platform of it.  [default: all]", show_default=False)] = None,
@@ -200,7 +200,7 @@ def rmi(
     print("blobs stay for now: the store is in use" if freed.busy else f"freed {log.size(freed.bytes)} in {freed.blobs} blobs")
 
 
-@app.command()
+@app.command(short_help="Remove what nothing needs.")
 def prune(
     cache: Annotated[bool, typer.Option("--cache", help="Also forget build steps and discoveries.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and remove nothing.")] = False,

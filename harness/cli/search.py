@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.oci.remote import Client
 
 
-@app.command()
+@app.command(short_help="Find CloudImages.")
 def search(
     term: Annotated[
         str, typer.Argument(help="A part of a name or a description.  [default: everything]", metavar="TERM", show_default=False)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.terminal import Json, app, plain, print_json, wants_json
+from harness.cli.terminal import Json, app, plain, platform_of, print_json, wants_json
 from harness.errors import Fault, InputError, UsageError
 from harness.oci.store import Store
 
@@ -64,7 +64,7 @@ def fetch(name: str, plain_http: bool, ca: Path | None) -> None:
         transfer.pull(store, there, client, admit=policy.gatekeeper())
 
 
-@app.command()
+@app.command(short_help="Send a CloudImage to a registry.")
 def push(
     name: Annotated[str, typer.Argument(help="The image in the local store.", show_default=False)],
     target: Annotated[str | None, typer.Argument(help="Where to.  [default: the registry that NAME says]", show_default=False)] = None,
@@ -110,9 +110,10 @@ def push(
 
 def _expand(name: str, registry: str, client: Any, as_json: bool) -> None:
     from harness import cloudimage, expand
+    from harness.registries import Site
 
     store = Store.default()
-    done = expand.expand(store, cloudimage.read(store, name), expand.Site.parse(registry), client)
+    done = expand.expand(store, cloudimage.read(store, name), Site.parse(registry), client)
     if as_json:
         print_json(plain(done))
         return
@@ -123,7 +124,7 @@ def _expand(name: str, registry: str, client: Any, as_json: bool) -> None:
         print(f"  only one platform of {image} is here: its tag works there, the digest of its index does not")
 
 
-@app.command()
+@app.command(short_help="Fetch a CloudImage from a registry.")
 def pull(
     name: Annotated[str, typer.Argument(help="The image, as REGISTRY/REPOSITORY:TAG or with a digest.", show_default=False)],
     as_name: Annotated[str | None, typer.Option("--as", help="Another name for it in the local store.", show_default=False)] = None,
@@ -139,16 +140,12 @@ def pull(
 ) -> None:
     """Fetch a CloudImage from a registry: only what the local store lacks. One that was cut short goes on where it was."""
     from harness import transfer
-    from harness.oci.model import Platform
     from harness.trust import policy
 
     as_json = wants_json(output)
     there = reference(name, "NAME")
     local = reference(as_name, "--as").familiar if as_name else None
-    try:
-        platforms = [Platform.parse(text) for text in platform or ()]
-    except ValueError as wrong:
-        raise UsageError(f"--platform: {wrong}") from wrong
+    platforms = [platform_of(text) for text in platform or ()]
     with connect(plain_http, insecure, ca, cert, cert_key) as client:
         pulled = transfer.pull(Store.default(), there, client, name=local, platforms=platforms, admit=policy.gatekeeper())
     if as_json:
@@ -160,7 +157,7 @@ def pull(
         print(f"  with {tag}")
 
 
-@app.command()
+@app.command(short_help="Keep a login of a registry.")
 def login(
     registry: Annotated[str, typer.Argument(help="HOST[:PORT].  [default: docker.io]")] = "docker.io",
     username: Annotated[str | None, typer.Option("--username", "-u", help="Who you are there.", show_default=False)] = None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 from rich.table import Table
 
@@ -22,12 +23,56 @@ HELP = """Builds, tests, shares and runs cluster images: a whole distributed app
   slipway run web --masters 10.0.0.1 --nodes 10.0.0.2    make a cluster that runs it
 """
 
+SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Images", ("build", "images", "inspect", "history", "diff", "tag", "rmi", "prune", "manifest", "convert")),
+    ("Sharing", ("push", "pull", "login", "logout", "search", "save", "load")),
+    ("Trust", ("keys", "sign", "verify", "sbom", "provenance")),
+    (
+        "Clusters",
+        (
+            "run",
+            "apply",
+            "join",
+            "remove",
+            "status",
+            "check",
+            "delete",
+            "exec",
+            "logs",
+            "kubeconfig",
+            "certs",
+            "backup",
+            "restore",
+            "generate",
+        ),
+    ),
+    ("Machines", ("nodes", "engine", "version")),
+)
+"""How ``slipway --help`` lists the verbs."""
+
+
+class Verbs(typer.core.TyperGroup):
+    """Lists the verbs by theme."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        known = {name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name)) and not command.hidden}
+        placed = {name for _, names in SECTIONS for name in names}
+        rest = tuple(name for name in known if name not in placed)
+        width = max(len(name) for name in known)
+        for title, names in (*SECTIONS, ("More", rest)):
+            rows = [(name.ljust(width), known[name].get_short_help_str(formatter.width - width - 6)) for name in names if name in known]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
 app = typer.Typer(
+    cls=Verbs,
     help=HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 nodes_app = typer.Typer(help="Make machines to run clusters on.", no_args_is_help=True)
 engine_app = typer.Typer(help="The Docker engine of this machine.", no_args_is_help=True)

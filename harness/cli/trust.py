@@ -63,7 +63,7 @@ def keys_create(
     print(f"{private}  keep it secret\n{public}  give it to those who verify\n{fingerprint}")
 
 
-@app.command()
+@app.command(short_help="Sign a CloudImage with a key.")
 def sign(
     name: Name,
     key: SigningKey,
@@ -93,7 +93,7 @@ def sign(
     print(f"  by {key}" + (f", in {found.reference.domain}" if found.client else "; `slipway push` takes the signature along"))
 
 
-@app.command()
+@app.command(short_help="Verify the signature and every byte of a CloudImage.")
 def verify(
     name: Name,
     key: Annotated[
@@ -152,7 +152,7 @@ def _signed_json(one: Signed) -> dict[str, Any]:
     }
 
 
-@app.command()
+@app.command(short_help="Write the bill of materials of a CloudImage.")
 def sbom(name: Name, file: File = None, attach: Attach = False, key: OptionalKey = None) -> None:
     """Write the bill of materials of a CloudImage (CycloneDX 1.6): its files, packages, Go modules and embedded images."""
     from harness.trust import sbom as bills
@@ -160,7 +160,7 @@ def sbom(name: Name, file: File = None, attach: Attach = False, key: OptionalKey
     _publish(name, lambda image, store, called: bills.make(store, image, called), bills.MEDIA_TYPE, bills.PREDICATE, file, attach, key)
 
 
-@app.command()
+@app.command(short_help="Write how a CloudImage was made.")
 def provenance(name: Name, file: File = None, attach: Attach = False, key: OptionalKey = None) -> None:
     """Write how a CloudImage was made, as it records itself (in-toto statement, SLSA provenance 1)."""
     from harness.trust import attestation

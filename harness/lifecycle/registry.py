@@ -21,6 +21,7 @@ from harness.nodes.placing import STATE, File, Files, put_all, tar_stream
 from harness.oci.model import INDEXES, MANIFESTS
 from harness.oci.reference import Reference
 from harness.oci.store import Store
+from harness.registries import Site
 from harness.runtimes import REGISTRY_PORT, ROOTFS
 
 if TYPE_CHECKING:

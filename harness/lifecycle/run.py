@@ -80,8 +80,7 @@ class Summary:
 
 def prepare(options: Options, store: Store, *, home: Path | None = None) -> steps.Setup:
     """Read and check what was asked for; nothing is touched. Raises UsageError, InputError or StoreError."""
-    # What speaks to registries takes a quarter of a second to load: `apply` with nothing to do gets by without.
-    from harness.trust import policy
+    from harness.trust import policy  # here: its cryptography is slow to load, and all verbs of clusters come past this file
 
     if not options.masters:
         raise UsageError("no master is given", hint="--masters 192.168.0.2; `slipway nodes up` makes machines to try with")

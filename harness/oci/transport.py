@@ -7,6 +7,7 @@ out of sight: one request is one request, and what comes back is for harness.oci
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import ipaddress
 import socket
@@ -42,6 +43,12 @@ class Transport(oras.provider.Registry):  # type: ignore[misc]  # oras has no ty
 
     def __init__(self, base: str, pool: urllib3.PoolManager, patience: Patience) -> None:
         parts = urllib.parse.urlsplit(base)
+        self._stopped = threading.Event()
+        # Also a thread that asks for its pool only after close() finds it stopped.
+        pool.pool_classes_by_scheme = {
+            "http": functools.partial(_Pool, stopped=self._stopped),
+            "https": functools.partial(_TlsPool, stopped=self._stopped),
+        }
         super().__init__(hostname=parts.netloc, insecure=parts.scheme == "http")
         self._pool = pool
         self._timeout = (patience.connect, patience.read)
@@ -78,7 +85,8 @@ class Transport(oras.provider.Registry):  # type: ignore[misc]  # oras has no ty
         return cast("urllib3.BaseHTTPResponse", self.do_request(url, method, body, plain).raw)
 
     def close(self) -> None:
-        """Drop all connections, those in use too."""
+        """Drop all connections, those in use too; nobody gets a new one."""
+        self._stopped.set()
         pools = self._pool.pools
         for key in pools.keys():  # noqa: SIM118 -- it has no other way to be looked at
             found = pools.get(key)
@@ -133,10 +141,27 @@ class _Answer(http.client.HTTPResponse):
 
 class _Connection(urllib3.connection.HTTPConnection):
     response_class = _Answer
+    stopped: threading.Event
+
+    def connect(self) -> None:
+        super().connect()
+        _go_on(self)
 
 
 class _TlsConnection(urllib3.connection.HTTPSConnection):
     response_class = _Answer
+    stopped: threading.Event
+
+    def connect(self) -> None:
+        super().connect()
+        _go_on(self)
+
+
+def _go_on(connection: _Connection | _TlsConnection) -> None:
+    """A connection that came about while all others were dropped is dropped too."""
+    if connection.stopped.is_set():
+        connection.close()
+        raise ConnectionAbortedError("we were told to stop")
 
 
 class _Pool(urllib3.HTTPConnectionPool):
@@ -144,19 +169,21 @@ class _Pool(urllib3.HTTPConnectionPool):
 
     ConnectionCls: Any = _Connection
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
+    def __init__(self, *arguments: Any, stopped: threading.Event, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self._lock = threading.Lock()
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._stopped = stopped
 
     def _new_conn(self) -> Any:
-        made = super()._new_conn()
+        made: Any = super()._new_conn()
+        made.stopped = self._stopped
         with self._lock:
             self._made.add(made)
         return made
 
     def abort(self) -> None:
-        """From another thread: make whoever waits for an answer, or for one to be taken, fail now."""
+        """From another thread: make whoever waits for an answer, or for one to be taken, fail now. No new connection may come about."""
         with self._lock:
             made = tuple(self._made)
         for connection in made:
@@ -188,9 +215,7 @@ def pool(base: str, registries: Registries, *, insecure: bool) -> urllib3.PoolMa
     settings: dict[str, Any] = {"maxsize": CONNECTIONS, "blocksize": _BLOCK}
     if parts.scheme == "https" or insecure:
         settings["ssl_context"] = _tls(parts.netloc, registries, insecure=insecure)
-    found = _manager(_proxy(parts), settings)
-    found.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-    return found
+    return _manager(_proxy(parts), settings)
 
 
 def _manager(proxy: str | None, settings: Mapping[str, Any]) -> urllib3.PoolManager:

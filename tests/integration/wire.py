@@ -49,6 +49,7 @@ class Wire:
         self._free: dict[str, float] = {}
         self.broken = 0
         self._breaks: list[tuple[str, int, bool]] = []
+        self._holds: dict[str, int] = {}
         self._changed = threading.Condition()
         self._open: set[socket.socket] = set()
         self._dead: set[socket.socket] = set()
@@ -62,6 +63,19 @@ class Wire:
             self.up = self.down = self.broken = 0
             self.requests.clear()
             self._breaks.clear()
+
+    def hold(self, direction: str, after: int) -> None:
+        """Let nothing more pass in a direction once ``after`` bytes have, until release()."""
+        with self._changed:
+            self._holds[direction] = after
+
+    def release(self) -> None:
+        with self._changed:
+            self._holds.clear()
+            self._changed.notify_all()
+
+    def _held(self, direction: str) -> bool:
+        return bool(getattr(self, direction) >= self._holds.get(direction, float("inf")))
 
     def cut(self, direction: str, after: int, *, hard: bool = True) -> None:
         """Break whichever connection carries byte number ``after`` of a direction (``up`` or ``down``): by RST, or as an orderly end."""
@@ -130,6 +144,8 @@ class Wire:
                     self._break(source, sink, hard)
                     break  # the kernel would still give us what it had received before
                 self._brake(direction, len(data))
+                with self._changed:
+                    self._changed.wait_for(lambda: not self._held(direction))
             if source not in self._dead:
                 (late or sink).shutdown(socket.SHUT_WR)
         except OSError:

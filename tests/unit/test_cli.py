@@ -102,3 +102,10 @@ def test_the_words_of_sealers_users_are_understood(home: Path, capsys: pytest.Ca
         words = line.split()
         assert cli.execute([*words, *([] if "--master" in words else ["--masters", "10.0.0.1"])]) == 4, line
         assert "no such image" in capsys.readouterr().err
+
+
+def test_every_verb_stands_in_a_section_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.execute(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "More:" not in shown
+    assert [title for title in ("Images:", "Sharing:", "Trust:", "Clusters:", "Machines:") if title not in shown] == []

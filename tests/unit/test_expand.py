@@ -14,13 +14,13 @@ from harness import expand
 from harness.cloudimage import Blob, CloudImage, EmbeddedImage, ImageSet, Info, PlatformImage
 from harness.credentials import Credential
 from harness.errors import InputError
-from harness.expand import Site
 from harness.lifecycle.registry import OfSite
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.oci.trouble import RemoteError
 from harness.oci.upload import Sent
+from harness.registries import Site
 
 
 @pytest.mark.parametrize(

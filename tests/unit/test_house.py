@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -51,7 +52,13 @@ def name_of(path: Path) -> str:
 SOURCES: Mapping[str, Path] = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imports(name: str, *, top_level: bool = False) -> Iterator[str]:
+@functools.cache
+def imports(name: str, *, top_level: bool = False) -> tuple[str, ...]:
+    """See _imports; read once."""
+    return tuple(_imports(name, top_level=top_level))
+
+
+def _imports(name: str, *, top_level: bool) -> Iterator[str]:
     """The full names of what a module imports, also inside functions; not what only a type checker reads."""
     path = SOURCES[name]
     tree = ast.parse(path.read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from harness.oci.reference import Reference
 from harness.oci.remote import Client
 from harness.oci.store import UNFINISHED, Store
 from harness.oci.trouble import RemoteError
-from harness.transfer import Access, pull, push
+from harness.transfer import Access, Crew, pull, push
 from harness.trust.attachments import SIGNATURES, tag_of
 from tests.unit.oci.standin import HOST, Registry, answer, client
 
@@ -381,3 +382,41 @@ def test_a_certificate_needs_its_key_and_files_must_be_there(tmp_path: Path, mon
         transfer.client(Access(ca=tmp_path / "nothing"))
     assert transfer.client(Access(plain_http=True)).registries.endpoints(TARGET)[0].base_urls == (f"http://{HOST}",)
     assert transfer.client().registries.endpoints(TARGET)[0].base_urls == (f"https://{HOST}",)
+
+
+class Line:
+    """A stream that gives nothing until it is told to stop."""
+
+    def __init__(self) -> None:
+        self.read = threading.Event()
+        self.stopped = threading.Event()
+
+    def wait(self) -> None:
+        self.read.set()
+        assert self.stopped.wait(20)
+
+    def abort(self) -> None:
+        self.stopped.set()
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_interrupt_while_work_is_handed_out_stops_what_has_begun() -> None:
+    line = Line()
+
+    def items() -> Iterator[int]:
+        yield 1
+        assert line.read.wait(20)
+        raise KeyboardInterrupt
+
+    with client(Registry()) as found:
+        crew = Crew(found)
+
+        def work(_: int) -> None:
+            with crew.abortable(line):
+                line.wait()
+
+        with pytest.raises(KeyboardInterrupt):
+            crew.each(work, items())
+    assert line.stopped.is_set()
