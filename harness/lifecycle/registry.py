@@ -24,10 +24,6 @@ from harness.oci.store import Store
 from harness.registries import Site
 from harness.runtimes import REGISTRY_PORT, ROOTFS
 
-if TYPE_CHECKING:
-    # What speaks to registries takes a quarter of a second to load, which no verb on a cluster needs.
-    from harness.expand import Site
-
 STORAGE = f"{STATE}/registry"
 CERTIFICATE = f"{STATE}/registry.crt"
 KEY = f"{STATE}/registry.key"
