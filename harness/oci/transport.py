@@ -45,10 +45,8 @@ class Transport(oras.provider.Registry):  # type: ignore[misc]  # oras has no ty
         parts = urllib.parse.urlsplit(base)
         self._stopped = threading.Event()
         # Also a thread that asks for its pool only after close() finds it stopped.
-        pool.pool_classes_by_scheme = {
-            "http": functools.partial(_Pool, stopped=self._stopped),
-            "https": functools.partial(_TlsPool, stopped=self._stopped),
-        }
+        made: Any = {"http": functools.partial(_Pool, stopped=self._stopped), "https": functools.partial(_TlsPool, stopped=self._stopped)}
+        pool.pool_classes_by_scheme = made
         super().__init__(hostname=parts.netloc, insecure=parts.scheme == "http")
         self._pool = pool
         self._timeout = (patience.connect, patience.read)
