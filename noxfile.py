@@ -31,6 +31,7 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["lint", "types"]
 
 REPORTS = ROOT / "reports"
+VM = "tests/vm"
 
 
 @nox.session(name="build-image")
@@ -85,6 +86,14 @@ def tests(session: nox.Session) -> None:
         session.log(f"ring {name}")
         RINGS[name](session)
     closing.ring = ""
+
+
+@nox.session(default=False)
+def vm(session: nox.Session) -> None:
+    """What needs a kernel of its own, in a virtual machine that qemu imitates: ten minutes, and root on Debian or Ubuntu."""
+    install(session)
+    session.env["SLIPWAY_HOME"] = str(paths.cache() / "tests")
+    pytest(session, "vm", VM, *session.posargs)
 
 
 @nox.session

@@ -96,6 +96,13 @@ def satisfies(version: str, text: str) -> bool:
     return any(all(constraint.allows(found) for constraint in joined) for joined in _alternatives(text))
 
 
+def admits(version: str, text: str) -> bool:
+    """Whether a cluster of this version may run what asks for ``text``. What makers of distributions add to it (``v1.20.2-gke.7``) does
+    not make it a pre-release. Raises ValueError when either is none.
+    """
+    return satisfies(re.sub(r"-(?!alpha|beta|rc).*", "", version), text)
+
+
 def _version(text: str) -> _Version:
     match = _VERSION.fullmatch(text.strip())
     if match is None:

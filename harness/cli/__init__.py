@@ -13,8 +13,10 @@ import typer
 
 from harness import log
 from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
+    apps,
     archive,
     build,
+    check,
     clusterfile,
     clusters,
     compare,
@@ -27,6 +29,7 @@ from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     search,
     share,
     trust,
+    upgrade,
 )
 from harness.cli.terminal import app
 from harness.errors import InputError, SlipwayError
@@ -68,7 +71,7 @@ def execute(arguments: list[str]) -> int:
             )
         )
     if found == 130:
-        return _fail("interrupted; what was begun has been removed, the same command can be run again", 130)
+        return _fail("interrupted; the same command can be run again", 130)
     return int(found or 0)
 
 

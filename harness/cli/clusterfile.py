@@ -14,6 +14,7 @@ from harness.cli.clusters import (
     File,
     OfSite,
     Passwd,
+    SkipCheck,
     Timeout,
     WantedImage,
     WantedKey,
@@ -26,6 +27,7 @@ from harness.cli.clusters import (
     _machines,
     _registry,
     addresses,
+    skipping,
     tell,
     wanted,
 )
@@ -51,6 +53,7 @@ def apply(
     registry: OfSite = None,
     plain_http: PlainHttp = False,
     ca: Ca = None,
+    skip_check: SkipCheck = None,
     timeout: Timeout = 600,
     plan: Annotated[bool, typer.Option("--plan", help="Show what differs and the steps, and touch nothing.")] = False,
     output: Json = "text",
@@ -67,7 +70,7 @@ def apply(
     if file is None:
         raise UsageError("no Clusterfile is given", hint="slipway apply -f Clusterfile; slipway generate writes one")
     options, bring = wanted(
-        file, image, masters, nodes, user, key, passwd, port, env, cmds, name, registry, plain_http, ca, timeout
+        file, image, masters, nodes, user, key, passwd, port, env, cmds, name, registry, plain_http, ca, timeout, skipping(skip_check)
     )  # fmt: skip
     found = applying.apply(options, Store.default(), plan=plan, fetch=bring)
     if as_json:

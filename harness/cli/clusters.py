@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import log
+from harness.cli.install import is_application, put
 from harness.cli.share import Ca, PlainHttp, connect, fetch
 from harness.cli.terminal import Json, Yes, app, existing, pairs, plain, print_json, short, table, wants_json
 from harness.errors import Fault, InputError, StoreError, UsageError
@@ -47,7 +49,27 @@ OfSite = Annotated[
         show_default=False,
     ),
 ]
+SkipCheck = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--skip-check", help="Go on in spite of a check of the machines; `slipway check --list` shows all.", metavar="ID[,ID...]",
+        show_default=False,
+    ),
+]  # fmt: skip
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that workloads may take to become ready.")]
+Apps = Annotated[
+    list[str] | None,
+    typer.Option("--apps", help="The applications to launch, in place of the image's choice.", metavar="APP[,APP...]", show_default=False),
+]
+Called = Annotated[
+    str | None, typer.Option("--as", help="Application image: its name in the cluster.  [default: the image's]", show_default=False)
+]
+Kubeconfig = Annotated[
+    Path | None, typer.Option("--kubeconfig", help="Application image: a cluster that slipway has not made.", show_default=False)
+]
+NoImages = Annotated[
+    bool, typer.Option("--no-images", help="Application image: bring no container images; the nodes have them, or a way to them.")
+]
 
 
 @app.command()
@@ -66,24 +88,45 @@ def run(
     registry: OfSite = None,
     plain_http: PlainHttp = False,
     ca: Ca = None,
+    skip_check: SkipCheck = None,
     timeout: Timeout = 600,
+    apps: Apps = None,
+    called: Called = None,
+    kubeconfig: Kubeconfig = None,
+    no_images: NoImages = False,
     plan: Annotated[bool, typer.Option("--plan", help="Show the steps and touch nothing.")] = False,
     output: Json = "text",
 ) -> None:
     """Make machines a cluster that runs the image. The same command again finishes what was interrupted.
 
     A Clusterfile says more than options can; where both say something, the options count.
+
+    An application image goes into a cluster that runs, or is brought up to date there: --name says which, or --masters or --kubeconfig one
+    that this machine does not know. `slipway apps` lists and removes them.
     """
     from harness.lifecycle import plan as planning
     from harness.lifecycle import run as running
 
     as_json = wants_json(output)
+    skipped = skipping(skip_check)
     options, bring = wanted(
-        file, image, masters, nodes, user, key, passwd, port, env, cmds, name, registry, plain_http, ca, timeout
+        file, image, masters, nodes, user, key, passwd, port, env, cmds, name, registry, plain_http, ca, timeout, skipped, apps
     )  # fmt: skip
     bring()
+    if is_application(options.image):
+        named = name is not None or file is not None
+        _put(options, nodes, called, kubeconfig, not no_images, named=named, plan=plan, as_json=as_json)
+        return
+    if called or kubeconfig or no_images:
+        option = "--as" if called else "--kubeconfig" if kubeconfig else "--no-images"
+        hint = "it makes machines a cluster: --masters IP"
+        raise UsageError(f"{option} is for application images, and {options.image} brings Kubernetes", hint=hint)
     if plan:
         described = planning.describe(running.plan(running.prepare(options, Store.default())))
+        described += [
+            {"id": f"app-{one.name}", "title": f"put {one.image} in as {one.name}", "nodes": [], "after": ["record"]}
+            for one in options.clusterfile.apps
+        ]
         if as_json:
             print_json(described)
         else:
@@ -93,16 +136,60 @@ def run(
     print_json(plain(summary)) if as_json else tell(summary)
 
 
+def _put(
+    options: Any,
+    nodes: Sequence[str] | None,
+    called: str | None,
+    kubeconfig: Path | None,
+    bring: bool,
+    *,
+    named: bool,
+    plan: bool,
+    as_json: bool,
+) -> None:
+    """Put an application image into the cluster that options or a Clusterfile name."""
+    from harness.lifecycle.install import Request
+    from harness.lifecycle.targets import Where
+
+    if nodes:
+        raise UsageError(f"{options.image} is an application image: it makes no nodes", hint="--name says which cluster it goes into")
+    if options.masters and kubeconfig:
+        raise UsageError("--masters and --kubeconfig name two clusters", hint="one of both")
+    cluster = options.clusterfile.cluster
+    request = Request.of(
+        options.image,
+        called,
+        env=dict(options.env),
+        commands=cluster.commands,
+        parts=cluster.app_names,
+        found=options.clusterfile,
+        elsewhere=options.elsewhere,
+        timeout=options.timeout,
+    )
+    login = options.masters[0].login if options.masters else options.login
+    where = Where(options.name if named else None, options.masters, existing(kubeconfig) if kubeconfig else None, login, bring)
+    put(request, where, plan=plan, as_json=as_json)
+
+
 def tell(summary: Any) -> None:
     """What was made, and what took longest."""
     print(
         f"cluster {summary.name} runs {summary.image} on {len(summary.masters) + len(summary.nodes)} nodes, Kubernetes {summary.kubernetes}"
     )
-    print(f"  made in {log.duration(summary.seconds)}; the longest steps:")
+    print(f"  made in {log.duration(summary.seconds)}, {log.size(summary.sent)} sent from here; the longest steps:")
     for step in sorted((one for one in log.finished if one.seconds), key=lambda one: -(one.seconds or 0))[:5]:
         print(f"    {log.duration(step.seconds or 0):>10}  {step.title}")
     print(f"  kubectl --kubeconfig {summary.kubeconfig} get pods -A")
     print("  slipway status" + (f" {summary.name}" if summary.name != "default" else ""))
+
+
+def skipping(ids: Sequence[str] | None) -> frozenset[str]:
+    """The checks of ``--skip-check``. Raises UsageError for one that is none."""
+    if not ids:
+        return frozenset()
+    from harness.lifecycle import preflight
+
+    return preflight.skipping(ids)
 
 
 def wanted(
@@ -121,6 +208,8 @@ def wanted(
     plain_http: bool,
     ca: Path | None,
     timeout: float,
+    skipped: frozenset[str] = frozenset(),
+    apps: Sequence[str] | None = None,
 ) -> tuple[Any, Callable[[], None]]:
     """What a Clusterfile and options ask for, and what brings the image, and looks whether a registry of the site has what is in it."""
     from harness.lifecycle import clusterfiles
@@ -137,17 +226,20 @@ def wanted(
         key=existing(key) if key else None,
         env=values,
         commands=tuple(cmds) if cmds else None,
+        apps=tuple(part.strip() for word in apps for part in word.split(",") if part.strip()) if apps else None,
         registry=_registry(registry, plain_http, ca),
     )
     found = clusterfiles.effective(clusterfiles.read(file, values) if file else None, given)
     external = found.cluster.external_registry if found.cluster else None
     site = _of_site(external) if external else None
     options = running.Options.of(found, password=_password(passwd), elsewhere=site, timeout=timeout)
+    options = dataclasses.replace(options, skip_checks=skipped)
 
     def bring() -> None:
-        fetch(options.image, plain_http, ca)
-        if site is not None:
-            _check_site(site, options.image, Path(external.ca) if external and external.ca else None)
+        for one in (options.image, *(other.image or "" for other in found.apps)):
+            fetch(one, plain_http, ca)
+            if site is not None:
+                _check_site(site, one, Path(external.ca) if external and external.ca else None)
 
     return options, bring
 
@@ -229,9 +321,12 @@ def _show_status(found: Mapping[str, Any]) -> None:
     print(f"{found['name']}  {health}, Kubernetes {found['kubernetes'] or 'does not answer'}")
     if found["image"]:
         print(f"image  {found['image']}  {short(found['digest'])}")
+    if found["change"]:
+        change = found["change"]
+        print(f"{change['kind']}  to {change['to']}, begun at {change['since']}, has not come to its end")
     serving = sum(one["active"] for one in found["registry"])
     counts = [f"{counted['ready']} of {counted['total']} {kind}s" for kind, counted in found["workloads"].items()]
-    print(f"ready  {', '.join(counts) or 'nothing'}; {serving} of {len(found['registry'])} registries\n")
+    print(f"ready  {', '.join(counts) or 'nothing'}; {serving} of {len(found['registry'])} registries{_balancers(found['balancers'])}\n")
     table(
         ("NODE", "ADDRESS", "ROLES", "READY", "VERSION", "RUNTIME"),
         [
@@ -250,40 +345,17 @@ def _show_status(found: Mapping[str, Any]) -> None:
         print(f"\n{problem['object']}: {problem['reason']}")
         for line in (*problem["events"], *problem["log"]):
             print(f"    {line}")
+    for one in found["balancers"]:
+        if not one["active"]:
+            print(f"\n{one['address']}: nobody looks after its way to the masters: systemctl status slipway-balancer")
     for one in found["unreachable"]:
         print(f"\n{one['address']}: {one['reason']}")
 
 
-@app.command()
-def check(
-    name: Name = "default",
-    masters: Masters = None,
-    nodes: Nodes = None,
-    user: User = "root",
-    key: Key = None,
-    port: Port = 22,
-    pre: Annotated[bool, typer.Option("--pre", help="Look whether machines are fit to become a cluster; changes nothing.")] = False,
-    image: Annotated[str | None, typer.Option(help="With --pre: the image that is to run.", show_default=False)] = None,
-    output: Json = "text",
-) -> None:
-    """Check a running cluster, or with --pre machines that are to become one. Ends with 7 when something does not hold."""
-    from harness.errors import CheckError
-    from harness.lifecycle import run as running
-    from harness.lifecycle import status as states
-
-    as_json = wants_json(output)
-    machines = _members(masters, nodes, _login(user, port, key, None))
-    if pre:
-        if image is None:
-            raise UsageError("--pre needs to know what is to run", hint="--image NAME")
-        running.check(running.Options(image=image, masters=machines[0], nodes=machines[1], name=name), Store.default())
-        print_json({"fit": True}) if as_json else print("the machines are fit")
-        return
-    found = states.status(name, *machines)
-    print_json(found) if as_json else _show_status(found)
-    if not found["healthy"]:
-        count = len(found["notReady"]) + len(found["unreachable"])
-        raise CheckError(f"the cluster {name} is not healthy: {count or 'some'} things do not hold")
+def _balancers(found: Sequence[Mapping[str, Any]]) -> str:
+    active = sum(one["active"] for one in found)
+    kinds = " and ".join(sorted({one["kind"] for one in found}))
+    return f", {active} of {len(found)} balancers ({kinds})" if found else ""
 
 
 @app.command()

@@ -71,7 +71,9 @@ def inspect(
         info = part.info
         print(f"{image.name or name}  {image.digest}")
         print(f"platform    {part.platform}")
-        print(f"type        {info.type}" + (f", Kubernetes {info.kubernetes} ({info.runtime})" if info.kubernetes else ""))
+        brings = f", Kubernetes {info.kubernetes} ({info.runtime})" if info.kubernetes else ""
+        wants = f", for Kubernetes {info.kube_version}" if info.kube_version else ""
+        print(f"type        {info.type}{brings}{wants}")
         if info.base:
             print(f"base        {info.base['reference']}  {short(info.base['digest'])}")
         if info.converted_from:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.clusters import Name, _login, _machines
+from harness.cli.clusters import Name, SkipCheck, _login, _machines, skipping
 from harness.cli.terminal import Json, Yes, app, pairs, plain, print_json, table, wants_json
 
 User = Annotated[str, typer.Option("--user", "-u", help="Who we are on the machines: root, or somebody with sudo.")]
@@ -46,6 +46,7 @@ def join(
             "--env", "-e", help="A value that the cluster did not keep, since it is secret.", metavar="NAME=VALUE", show_default=False
         ),
     ] = None,
+    skip_check: SkipCheck = None,
     timeout: Annotated[float, typer.Option(help="Seconds that the machines may take to become ready.")] = 600,
     plan: Plan = False,
     output: Json = "text",
@@ -58,6 +59,7 @@ def join(
     new_masters, new_nodes = _machines(masters, login, "--masters"), _machines(nodes, login, "--nodes")
     given: dict[str, Any] = {
         "via": _machines(via, login, "--via"), "env": pairs(env or [], "--env"), "password": login.password, "timeout": timeout,
+        "skip_checks": skipping(skip_check),
     }  # fmt: skip
     if plan:
         with joining.prepared(name, new_masters, new_nodes, **given) as work:

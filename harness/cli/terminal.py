@@ -32,8 +32,11 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "run",
             "apply",
+            "apps",
             "join",
             "remove",
+            "upgrade",
+            "rollback",
             "status",
             "check",
             "delete",

@@ -273,9 +273,16 @@ class Phase(enum.Enum):
     """After nodes have joined: once."""
     POST_LAUNCH = "post-launch"
     """On nodes, after applications were launched."""
+    PRE_UPGRADE = "pre-upgrade"
+    """Before the first node goes to another image, when all checks have passed: once."""
     UPGRADE_HOST = "upgrade-host"
+    """On every machine that has got the files of another image, before its services start anew."""
     UPGRADE = "upgrade"
+    """All nodes have the other image, nothing of it is launched yet: once. Not when a former image comes back."""
     ROLLBACK = "rollback"
+    """As ``upgrade``, only when a former image comes back."""
+    POST_UPGRADE = "post-upgrade"
+    """After an upgrade, when the applications are ready again: once."""
     PRE_UNINSTALL = "pre-uninstall"
     PRE_CLEAN_HOST = "pre-clean-host"
     POST_CLEAN_HOST = "post-clean-host"
@@ -304,9 +311,11 @@ _WITH_NODE = frozenset(
         Phase.POST_JOIN,
         Phase.POST_SCALE_UP,
         Phase.POST_LAUNCH,
+        Phase.PRE_UPGRADE,
         Phase.UPGRADE_HOST,
         Phase.UPGRADE,
         Phase.ROLLBACK,
+        Phase.POST_UPGRADE,
         Phase.PRE_UNINSTALL,
         Phase.PRE_CLEAN_HOST,
     }
@@ -370,7 +379,7 @@ class AppConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Application:
-    """A document Application."""
+    """A document Application: what is different about those of the cluster's image or, with ``image``, one that is put into the cluster."""
 
     name: str
     commands: tuple[str, ...] | None = dataclasses.field(default=None, repr=False)
@@ -379,6 +388,10 @@ class Application:
     """The applications to launch; None leaves it to the image, empty launches none."""
     configs: tuple[AppConfig, ...] = ()
     where: str = dataclasses.field(default="", compare=False)
+    image: str | None = None
+    """The application CloudImage."""
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    """For all applications of ``image``."""
 
     @property
     def files(self) -> tuple[Config, ...]:
@@ -401,6 +414,8 @@ class Clusterfile:
     configs: tuple[Config, ...] = ()
     hooks: tuple[Hook, ...] = ()
     application: Application | None = None
+    apps: tuple[Application, ...] = ()
+    """Applications with an image of their own, in the order in which they are launched."""
     kubeadm: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), repr=False)
     """Documents of kubeadm, kubelet and kube-proxy, as plain data."""
     warnings: tuple[Fault, ...] = dataclasses.field(default=(), compare=False)

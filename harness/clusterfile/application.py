@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from harness.clusterfile import AppConfig, AppFile, Application, Clusterfile, config, fields
@@ -22,8 +23,16 @@ def build(document: Found, report: Report) -> Application | None:
     for found, app in zip(spec.get("configs", ()), configs, strict=True):
         if app.name and names.index(app.name) != next(index for index, other in enumerate(configs) if other is app):
             report.fault(found.at("name"), f"{app.name} stands twice", "join them into one")
+    if "env" in spec and "image" not in spec:
+        report.fault(
+            spec.at("env"), "is for an application with an image of its own", "configs: [{name: NAME, env: ...}], or env of the Cluster"
+        )
+    if "image" in spec and not re.fullmatch(fields.CLUSTER_NAME, metadata.get("name", "")):
+        report.fault(metadata.at("name"), "is no name for an application", "lower-case letters, digits and hyphens")
     found = Application(
         name=metadata.get("name", ""),
+        image=spec.get("image"),
+        env=spec.get("env", {}),
         commands=spec.get("cmds") or None,
         launch=apps(spec.get("launchApps")),
         configs=configs,

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from harness.clusterfile import Clusterfile, Host, fields, formats
-from harness.clusterfile.generate import commands_place, data_place, data_text, env_place
+from harness.clusterfile import AppConfig, Application, Clusterfile, Host, fields, formats
+from harness.clusterfile.generate import commands_place, data_place, data_text, env_place, owner_of
 from harness.clusterfile.kubeadm import merge_kubeadm
 from harness.clusterfile.secrecy import is_secret_name, same, without_keys
 
@@ -20,7 +20,7 @@ class Change:
     """One difference. ``before`` and ``after`` are None where there is nothing, and where what there is must not be shown."""
 
     subject: str
-    """image, env, host, network, registry, launch, certificates, config, hook, application, kubeadm, setting or name."""
+    """image, env, host, network, registry, launch, certificates, config, hook, application, app, kubeadm, setting or name."""
     name: str
     """The address of the host; the name of the document, of the environment value; the kind of a kubeadm document; else empty."""
     path: str
@@ -128,7 +128,10 @@ def _things(clusterfile: Clusterfile) -> Iterator[_Thing]:
             ".data": _Value(hook.data, data_place("Hook", hook.name), hidden=True),
         }
         yield _Thing("hook", hook.name, f"Hook {hook.name}", phases, values)
-    yield from _application(clusterfile)
+    if clusterfile.application is not None:
+        yield from _application(clusterfile.application)
+    for app in clusterfile.apps:
+        yield _app(app)
     for document in merge_kubeadm((), (), clusterfile.kubeadm):
         kind = document["kind"]
         yield _Thing("kubeadm", kind, kind, "", {path: _Value(text) for path, text in _leaves(without_keys(document), "")})
@@ -185,10 +188,7 @@ def _hosts(host: Host) -> Iterator[_Thing]:
         yield _setting("host", f".spec.hosts[{host.roles[0]}].count", str(host.count or 0), host.roles[0])
 
 
-def _application(clusterfile: Clusterfile) -> Iterator[_Thing]:
-    application = clusterfile.application
-    if application is None:
-        return
+def _application(application: Application) -> Iterator[_Thing]:
     for index, command in enumerate(application.commands or ()):
         value = _Value(command, f"{commands_place('Application')}[{index}]", hidden=True)
         yield _Thing("application", f"cmds {index}", f"Application .spec.cmds[{index}]", "", {"": value})
@@ -196,14 +196,33 @@ def _application(clusterfile: Clusterfile) -> Iterator[_Thing]:
         yield _setting("application", "Application .spec.launchApps", ", ".join(application.launch) or "none", "launchApps")
     for config in application.configs:
         owner = f"Application {config.name}"
-        values = {f".env.{name}": _env_value(name, value, owner) for name, value in config.env.items()}
-        for file in config.files:
-            place = data_place(owner, file.path)
-            values[f".files[{file.path}]"] = _Value(data_text(file.data), place, hidden=True)
-            values[f".files[{file.path}].strategy"] = _Value(file.strategy)
-        for index, command in enumerate(config.commands or ()):
-            values[f".launch.cmds[{index}]"] = _Value(command, f"{commands_place(owner)}[{index}]", hidden=True)
-        yield _Thing("application", config.name, owner, config.name, values)
+        yield _Thing("application", config.name, owner, config.name, _app_config(config, owner))
+
+
+def _app(app: Application) -> _Thing:
+    """An application with an image of its own comes and goes as a whole."""
+    owner = owner_of(app)
+    values = {".spec.image": _Value(app.image or "")}
+    values |= {f".spec.env.{name}": _env_value(name, value, owner) for name, value in app.env.items()}
+    for index, command in enumerate(app.commands or ()):
+        values[f".spec.cmds[{index}]"] = _Value(command, f"{commands_place(owner)}[{index}]", hidden=True)
+    if app.launch is not None:
+        values[".spec.launchApps"] = _Value(", ".join(app.launch) or "none")
+    for config in app.configs:
+        found = _app_config(config, f"{owner} {config.name}")
+        values |= {f".spec.configs[{config.name}]{path}": value for path, value in found.items()}
+    return _Thing("app", app.name, f"Application {app.name}", app.image or app.name, values)
+
+
+def _app_config(config: AppConfig, owner: str) -> dict[str, _Value]:
+    values = {f".env.{name}": _env_value(name, value, owner) for name, value in config.env.items()}
+    for file in config.files:
+        place = data_place(owner, file.path)
+        values[f".files[{file.path}]"] = _Value(data_text(file.data), place, hidden=True)
+        values[f".files[{file.path}].strategy"] = _Value(file.strategy)
+    for index, command in enumerate(config.commands or ()):
+        values[f".launch.cmds[{index}]"] = _Value(command, f"{commands_place(owner)}[{index}]", hidden=True)
+    return values
 
 
 def _setting(subject: str, path: str, text: str, name: str = "") -> _Thing:

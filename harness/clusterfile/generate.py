@@ -92,6 +92,11 @@ def redacted(clusterfile: Clusterfile) -> str:
     return _text(clusterfile, _Values(redact=True))
 
 
+def redacted_env(application: Application) -> dict[str, str]:
+    """The environment of an application as it is kept."""
+    return _Values(redact=True).env(application.env, env_place(owner_of(application)))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Values:
     """How values go out: as they are, or with marks where a secret is."""
@@ -154,6 +159,7 @@ def _text(clusterfile: Clusterfile, keep: _Values) -> str:
     documents += [_config(config, keep) for config in clusterfile.configs]
     documents += [_hook(hook, keep) for hook in clusterfile.hooks]
     documents += [_application(clusterfile.application, keep)] if clusterfile.application else []
+    documents += [_application(app, keep) for app in clusterfile.apps]
     documents += [keep.kubeadm(document) for document in clusterfile.kubeadm]
     return formats.write_documents(documents)
 
@@ -287,27 +293,35 @@ def _hook(hook: Hook, keep: _Values) -> dict[str, Any]:
 
 
 def _application(application: Application, keep: _Values) -> dict[str, Any]:
-    commands = keep.commands(application.commands, commands_place("Application")) if application.commands else None
+    owner = owner_of(application)
+    commands = keep.commands(application.commands, commands_place(owner)) if application.commands else None
     spec = _filled(
         {
+            "image": application.image,
+            "env": keep.env(application.env, env_place(owner)),
             "cmds": commands,
             "launchApps": _apps(application.launch),
-            "configs": [_app_config(config, keep) for config in application.configs],
+            "configs": [_app_config(config, owner, keep) for config in application.configs],
         }
     )
     return _document("Application", application.name, spec)
 
 
-def _app_config(config: AppConfig, keep: _Values) -> dict[str, Any]:
+def owner_of(application: Application) -> str:
+    """What the marks of a document Application belong to; within it, of one application: ``<owner> <name>``."""
+    return "Application" if application.image is None else f"Application with image {application.name}"
+
+
+def _app_config(config: AppConfig, owner: str, keep: _Values) -> dict[str, Any]:
     files = [
         {
             "path": file.path,
             **({"strategy": file.strategy} if file.strategy != "overwrite" else {}),
-            "data": keep.data(file.data, data_place(f"Application {config.name}", file.path)),
+            "data": keep.data(file.data, data_place(f"{owner} {config.name}", file.path)),
         }
         for file in config.files
     ]
-    commands = keep.commands(config.commands, commands_place(f"Application {config.name}")) if config.commands else None
-    env = keep.env(config.env, env_place(f"Application {config.name}"))
+    commands = keep.commands(config.commands, commands_place(f"{owner} {config.name}")) if config.commands else None
+    env = keep.env(config.env, env_place(f"{owner} {config.name}"))
     launch = {"cmds": commands} if commands else None
     return _filled({"name": config.name, "env": env, "files": files, "launch": launch})

@@ -20,10 +20,14 @@ _OLD_NAMES: Mapping[str, Phase] = {
     "PreGuest": Phase.PRE_LAUNCH,
     "PostJoin": Phase.POST_JOIN,
     "PostInstall": Phase.POST_LAUNCH,
+    "PreUpgrade": Phase.PRE_UPGRADE,
+    "PostUpgrade": Phase.POST_UPGRADE,
     "PreClean": Phase.PRE_CLEAN_HOST,
     "PostClean": Phase.POST_CLEAN_HOST,
+    "PreDelete": Phase.PRE_CLEAN_HOST,
+    "PostDelete": Phase.POST_CLEAN_HOST,
 }
-"""sealer up to 0.8. Its PostInstall comes after the applications; the ``post-install`` of 0.9 comes before them."""
+"""sealer up to 0.8, and names of the same kind. Its PostInstall comes after the applications; the ``post-install`` of 0.9 does before."""
 
 NAMES: Mapping[str, Phase] = {**{phase.value: phase for phase in Phase}, **_OLD_NAMES}
 """Every word for a phase."""
@@ -34,8 +38,10 @@ _ONCE = frozenset(
         Phase.PRE_INSTALL,
         Phase.POST_INSTALL,
         Phase.POST_SCALE_UP,
+        Phase.PRE_UPGRADE,
         Phase.UPGRADE,
         Phase.ROLLBACK,
+        Phase.POST_UPGRADE,
         Phase.PRE_UNINSTALL,
         Phase.POST_UNINSTALL,
     }

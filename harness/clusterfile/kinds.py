@@ -343,6 +343,10 @@ _HOOK = Record(
 
 _APPLICATION = Record(
     {
+        "image": Field(
+            Text(fields.image), help="An application CloudImage that is put into the cluster; without it: the cluster's own image"
+        ),
+        "env": Field(Environment(), help="With image: for all of its applications"),
         "cmds": Field(Listed(Text()), help="Launch commands in place of applications"),
         "launchApps": Field(Listed(Text(empty=True)), help='The applications to launch, in order; [""] for none'),
         "configs": Field(

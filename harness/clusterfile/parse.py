@@ -84,10 +84,13 @@ class _Reader:
         if read is None:
             return
         kind, document = read
-        if kind in _ONE and kind in self.first:
+        # Of applications only those of the cluster's own image are one document.
+        one = kind in _ONE and not (kind == "Application" and _has_image(node))
+        if one and kind in self.first:
             message = f"a second {kind}; the first is in line {self.first[kind].line}"
             self.report.fault(node, message, "join them into one" if kind == "Application" else "one Clusterfile is one cluster")
-        self.first.setdefault(kind, node)
+        if one:
+            self.first.setdefault(kind, node)
         if document is None:
             return
         value = _BUILDERS[kind](kind, document, self.report)
@@ -101,7 +104,10 @@ class _Reader:
 
     def finish(self, path: str) -> Clusterfile:
         clusters: Sequence[Cluster] = self.values("Cluster")
-        applications: Sequence[Application] = self.values("Application")
+        documents: Sequence[Application] = self.values("Application")
+        applications = [one for one in documents if one.image is None]
+        apps = tuple(one for one in documents if one.image is not None)
+        self._check_apps(apps)
         configurations: list[Config] = self.values("Config")
         cluster.network_fault(clusters[0] if clusters else None, self.found.get("ClusterConfiguration", ()), self.report)
         self.report.finish()
@@ -111,9 +117,21 @@ class _Reader:
             configs=tuple(configurations),
             hooks=tuple(self.values("Plugin", "Hook")),
             application=applications[0] if applications else None,
+            apps=apps,
             kubeadm=tuple(self.values(*_PLAIN)),
             warnings=self.report.warnings,
         )
+
+    def _check_apps(self, apps: Sequence[Application]) -> None:
+        nodes = {id(value): node for node, value in self.found.get("Application", ())}
+        for index, app in enumerate(apps):
+            if app.name in [other.name for other in apps[:index]]:
+                self.report.fault(nodes[id(app)], f"a second application {app.name}", "metadata: {name: ...} tells them apart")
+
+
+def _has_image(node: Node) -> bool:
+    spec = node.content.get("spec") if isinstance(node.content, dict) else None
+    return spec is not None and isinstance(spec.content, dict) and "image" in spec.content
 
 
 def _plain(node: Node, report: Report) -> dict[str, Any]:

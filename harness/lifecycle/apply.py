@@ -12,22 +12,26 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness.clusterfile import Clusterfile, is_redacted
+from harness.clusterfile import Application, Clusterfile, is_redacted
 from harness.clusterfile.difference import ADDED, CHANGED, REMOVED, Change, difference
 from harness.clusterfile.parse import parse
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, Fault, InputError
-from harness.lifecycle import access, hooks, labels, lease, machine, preflight, run, steps
+from harness.lifecycle import access, apps, hooks, install, ipvs, labels, lease, machine, membership, preflight, run, steps, uninstall
+from harness.lifecycle.apps import Installed, familiar
 from harness.lifecycle.plan import Step, describe, digest, execute
 from harness.lifecycle.rootfs import MARK
+from harness.lifecycle.targets import Where
 from harness.nodes import Machine
 from harness.nodes.ssh import Ssh, SshNode
-from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.runtimes.kubeadm import KUBECTL
 
 _NOT_OURS = 10
 """The exit code for a machine that belongs to another cluster, or to none."""
+
+_APPS = "---- applications"
+"""Between two answers."""
 
 _NETWORKS = frozenset({"PodCIDR", "SvcCIDR", "IPv6DualStack"})
 _HERE = frozenset({"env", "config", "hook", "application", "launch"})
@@ -53,6 +57,8 @@ class There:
     master: SshNode
     stored: Clusterfile
     digest: str
+    apps: tuple[Installed, ...] = ()
+    """Applications with images of their own, however they came."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +73,15 @@ class Work:
     """The image to go to."""
     here: bool = False
     """Something is to be rendered, labelled or launched again, or written down."""
+    apps: tuple[Application, ...] = ()
+    """Applications that are put into the cluster, or brought up to date there."""
+    apps_gone: tuple[str, ...] = ()
+    apps_noted: bool = False
+    """What the cluster keeps says other applications than the file."""
+
+    @property
+    def only_apps(self) -> bool:
+        return not (self.here or self.masters or self.nodes or self.leaving or self.image)
 
 
 def apply(
@@ -90,11 +105,19 @@ def apply(
         there = find(ssh, options)
         if there is None:
             return _make(options, store, plan, fetch, started, home)
-        changes = compare(there, wanted, store)
-        work = sort(changes, wanted)
+        changes, of_apps = compare(there, wanted, store), compare_apps(there.apps, wanted.apps, store)
+        work = with_apps(sort(changes, wanted), there.apps, wanted.apps, of_apps)
+        changes = tuple(dict.fromkeys((*changes, *of_apps)))
         if not changes:
             return Outcome(options.name, (), (), not plan, time.monotonic() - started)
         fetch()
+        for document in work.apps:
+            install.read(install.Request(document), store)
+        if work.only_apps:
+            if not plan:
+                with lease.held(there.master, options.name):
+                    _carry_out_apps(work, options, there, store, home)
+            return Outcome(options.name, changes, tuple(_described(work)), not plan, time.monotonic() - started)
         setup = run.prepare(options, store, home=home)
         setup.previous = there.stored
         recipe = here(setup) if work.here else []
@@ -103,6 +126,7 @@ def apply(
             return Outcome(options.name, changes, described, False, time.monotonic() - started)
         with lease.held(there.master, options.name):
             _carry_out(work, options, there, setup, recipe, store)
+            _carry_out_apps(work, options, there, store, home)
     return Outcome(options.name, changes, described, True, time.monotonic() - started)
 
 
@@ -132,15 +156,20 @@ def find(ssh: Ssh, options: run.Options) -> There | None:
     """
     nodes, _ = ssh.reachable()
     silent: list[str] = []
-    record = f"{KUBECTL} --request-timeout=10s get configmap {steps.CONFIG_MAP} --namespace=kube-system --output=json"
+    ask = f"{KUBECTL} --request-timeout=10s"
+    record = (
+        f"{ask} get configmap {steps.CONFIG_MAP} --namespace=kube-system --output=json && echo {_APPS} && {ask} {shlex.join(apps.LIST)}"
+    )
     script = f'set -- $(cat {MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(options.name)} ] || exit {_NOT_OURS}; {record}'
     for node in nodes:
         asked = node.run(script, check=False, timeout=30)
         if asked.returncode == _NOT_OURS:
             continue
         if asked.ok:
-            kept = access.record(json.loads(asked.stdout)["data"])
-            return There(node, parse(kept["text"], f"the Clusterfile in {options.name}", stored=True), kept["digest"] or "")
+            cluster, _, of_apps = asked.stdout.partition(f"\n{_APPS}\n")
+            kept = access.record(json.loads(cluster)["data"])
+            stored = parse(kept["text"], f"the Clusterfile in {options.name}", stored=True)
+            return There(node, stored, kept["digest"] or "", apps.of_list(of_apps or "{}"))
         if "NotFound" in asked.stderr or "No such file" in asked.stderr or "not found" in asked.stderr:
             return None
         silent.append(f"{node.name}: {(asked.output.splitlines() or ['no answer'])[-1]}")
@@ -175,12 +204,27 @@ def compare(there: There, wanted: Clusterfile, store: Store) -> tuple[Change, ..
     return tuple(change for change in changes if change.name != "provider")
 
 
-def familiar(name: str) -> str:
-    """An image's name as the store has it: ``web`` is ``web:latest``."""
-    try:
-        return name if name.startswith("sha256:") else Reference.parse(name).familiar
-    except ValueError:
-        return name
+def compare_apps(there: Sequence[Installed], wanted: Sequence[Application], store: Store) -> tuple[Change, ...]:
+    """How the applications of the file differ from those that came with it before. What was put there by hand is left alone."""
+    before = {one.name: one for one in there if one.by_file and one.application is not None}
+    named = tuple(dataclasses.replace(one, image=familiar(one.image or "")) for one in wanted)
+    changes = [*difference(Clusterfile("", apps=tuple(_document(one) for one in before.values())), Clusterfile("", apps=named))]
+    touched = {change.name for change in changes}
+    for one in wanted:
+        known, kept = store.names().get(familiar(one.image or "")), before.get(one.name)
+        if kept is None or one.name in touched:
+            continue
+        if known is not None and known.digest != kept.digest:
+            digests = (f"{kept.image} {kept.digest[7:19]}", f"{kept.image} {known.digest[7:19]}")
+            changes.append(Change("app", one.name, f"Application {one.name}.spec.image", CHANGED, *digests))
+        elif kept.state != apps.INSTALLED:
+            changes.append(Change("app", one.name, f"Application {one.name}", CHANGED, kept.state, apps.INSTALLED))
+    return tuple(changes)
+
+
+def _document(one: Installed) -> Application:
+    assert one.application is not None
+    return dataclasses.replace(one.application, image=familiar(one.application.image or ""))
 
 
 # ---- what is to be done -----------------------------------------------------------------------------------------------
@@ -201,7 +245,7 @@ def sort(changes: Iterable[Change], wanted: Clusterfile) -> Work:
             work = dataclasses.replace(work, leaving=(*work.leaving, change.name))
         elif change.subject == "image":
             work = dataclasses.replace(work, image=wanted.cluster.image if wanted.cluster else None)
-        elif (fault := _impossible(change)) is not None:
+        elif change.subject != "app" and (fault := _impossible(change)) is not None:
             faults.append(fault)
     for verb, needed in (("join", work.masters or work.nodes), ("remove", work.leaving), ("upgrade", work.image)):
         if needed and _verb(verb) is None:
@@ -209,7 +253,23 @@ def sort(changes: Iterable[Change], wanted: Clusterfile) -> Work:
             faults.append(Fault(wanted.path or "Clusterfile", f"{what}: this slipway cannot {verb} yet", "leave that as it was"))
     if faults:
         raise InputError(faults)
-    return dataclasses.replace(work, here=bool(tuple(changes)))
+    subjects = {change.subject for change in changes}
+    return dataclasses.replace(work, here=bool(subjects - {"app"}), apps_noted="app" in subjects)
+
+
+def with_apps(work: Work, there: Sequence[Installed], wanted: Sequence[Application], changes: Sequence[Change]) -> Work:
+    """The work, with what changes of applications come to. Raises InputError for a name that something else has already."""
+    by_hand = {one.name for one in there if not one.by_file}
+    taken = [one for one in wanted if one.name in by_hand]
+    if taken:
+        raise InputError(
+            Fault(f"{one.where or 'Application'} {one.name}", "is in the cluster already, and did not come with a Clusterfile", hint)
+            for one in taken
+            for hint in (f"another name, or slipway apps remove {one.name} first",)
+        )
+    touched, names = {change.name for change in changes}, [one.name for one in wanted]
+    put = tuple(one for one in wanted if one.name in touched)
+    return dataclasses.replace(work, apps=put, apps_gone=tuple(one.name for one in there if one.by_file and one.name not in names))
 
 
 def _impossible(change: Change) -> Fault | None:
@@ -225,8 +285,9 @@ def _impossible(change: Change) -> Fault | None:
     if change.subject == "host":
         roles = change.path.endswith(".roles") and _is_master(change.before) != _is_master(change.after)
         return Fault(change.path, f"{change}: a machine changes sides by leaving and joining", "remove it, then join it") if roles else None
-    if change.path.startswith(".spec.hostAliases") or change.path.startswith(".spec.loadBalancing"):
-        return None
+    if change.path.startswith((".spec.hostAliases", ".spec.loadBalancing")):
+        why = f"{change}: it is settled when a cluster is made, in its certificates"
+        return Fault(change.path, why, "auto or haproxy") if change.after == "ipvs" else None
     hint = "slipway certs" if change.subject == "certificates" else "make a new cluster, or leave that as it was"
     return Fault(change.path, f"{change}: this cannot be changed in a cluster that runs", hint)
 
@@ -256,6 +317,8 @@ def _described(work: Work) -> list[dict[str, Any]]:
         found.append({"id": "join", "title": "join new machines", "nodes": [*work.masters, *work.nodes], "after": []})
     if work.leaving:
         found.append({"id": "remove", "title": "remove machines", "nodes": list(work.leaving), "after": []})
+    found += [{"id": f"app-{name}", "title": f"remove the application {name}", "nodes": [], "after": []} for name in work.apps_gone]
+    found += [{"id": f"app-{one.name}", "title": f"put {one.image} in as {one.name}", "nodes": [], "after": []} for one in work.apps]
     return found
 
 
@@ -264,19 +327,34 @@ def _carry_out(work: Work, options: run.Options, there: There, setup: steps.Setu
     machines = {one.address: one for one in (*options.masters, *options.nodes)}
     via = (there.master.machine,)
     if work.image and (upgrade := _verb("upgrade")):
-        upgrade.upgrade(options.name, work.image)
+        # With its secrets, and with what the command line has added to it.
+        asked = upgrade.Options(via=() if _remembered(setup.state) else via, clusterfile=options.clusterfile, timeout=options.timeout)
+        upgrade.upgrade(options.name, work.image, asked, store=store)
     if (work.masters or work.nodes) and (join := _verb("join")):
         masters, nodes = (tuple(machines[address] for address in addresses) for addresses in (work.masters, work.nodes))
         # What is secret the cluster has not kept.
         kept = there.stored.cluster.env if there.stored.cluster else {}
         secrets = {name: options.env[name] for name, value in kept.items() if is_redacted(value) and name in options.env}
-        more = {"env": secrets, "store": store, "timeout": options.timeout}
+        more = {"env": secrets, "store": store, "timeout": options.timeout, "skip_checks": options.skip_checks}
         join.join(options.name, masters=masters, nodes=nodes, **more, **({} if _remembered(setup.state) else {"via": via}))
     if work.leaving and (remove := _verb("remove")):
         remove.remove(options.name, addresses=work.leaving, **({} if _remembered(setup.state) else {"via": via}))
     if recipe:
         with setup.state.lock(), setup.ssh, store.using():
             execute(recipe)
+
+
+def _carry_out_apps(work: Work, options: run.Options, there: There, store: Store, home: Path | None) -> None:
+    """What goes makes room for what comes. The record follows, so that a command that was killed leaves something to be seen."""
+    state = ClusterState.of(options.name, home)
+    where = Where(options.name, () if _remembered(state) else (there.master.machine,), login=there.master.machine.login)
+    for name in work.apps_gone:
+        uninstall.remove(name, where, store, home=home)
+    for document in work.apps:
+        request = install.Request(document, by_file=True, elsewhere=options.elsewhere, timeout=options.timeout)
+        install.install(request, where, store, home=home)
+    if work.apps_noted and not work.here and options.clusterfile is not None:
+        membership.set_apps(there.master, options.clusterfile.apps)
 
 
 def _remembered(state: ClusterState) -> bool:
@@ -302,6 +380,7 @@ def _ask(setup: steps.Setup) -> Step:
     def action() -> None:
         gathered = preflight.gather(setup.nodes)
         setup.machines = {node.address: facts for node, facts in zip(setup.nodes, gathered, strict=True)}
+        setup.balancing = ipvs.as_it_is(ipvs.ask(setup.nodes))
 
     return Step("check-machines", "ask the machines", action, after=("connect",))
 

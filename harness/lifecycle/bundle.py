@@ -44,7 +44,8 @@ _QUESTIONS: Mapping[str, str] = {
     f"{ROOTFS}/bin/$name --version 2>&1 || {ROOTFS}/bin/$name version -o short 2>&1; done; uptime; date -u",
     "disk.txt": "df -h; echo; df -i",
     "memory.txt": "free -m 2>/dev/null || cat /proc/meminfo; echo; cat /proc/loadavg; cat /proc/pressure/* 2>/dev/null",
-    "addresses.txt": "ip addr; echo; ip route; echo; cat /etc/hosts; echo; cat /etc/resolv.conf",
+    "addresses.txt": "ip addr; echo; ip route; echo; cat /etc/hosts; echo; cat /etc/resolv.conf; echo; "
+    f"{ROOTFS}/bin/ipvsadm -L -n 2>/dev/null; cat /run/slipway-balancer/servers 2>/dev/null",
     "units.txt": f"systemctl --no-pager --failed; systemctl --no-pager status {' '.join(_UNITS)} 2>&1",
     "containers.txt": f"{ROOTFS}/bin/ctr -n k8s.io tasks ls; echo; {ROOTFS}/bin/ctr -n k8s.io containers ls; echo; "
     f"{ROOTFS}/bin/ctr -n k8s.io images ls -q",

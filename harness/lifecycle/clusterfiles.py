@@ -54,6 +54,7 @@ class Given:
     password: str | None = dataclasses.field(default=None, repr=False)
     env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     commands: tuple[str, ...] | None = None
+    apps: tuple[str, ...] | None = None
     registry: ExternalRegistry | None = None
 
 
@@ -91,13 +92,16 @@ def effective(written: Clusterfile | None, given: Given) -> Clusterfile:
         ssh=_login(own.ssh, given),
         env={**own.env, **given.env},
         commands=own.commands if given.commands is None else given.commands,
+        app_names=own.app_names if given.apps is None else given.apps,
         external_registry=given.registry or own.external_registry,
     )
     faults = [*_unsupported(cluster, found.path or "the Clusterfile"), *_jumps(cluster, found.path)]
     if faults:
         raise InputError(faults)
     _warn(found)
-    return dataclasses.replace(found, cluster=cluster, application=_application(found, given.env))
+    application = _application(found.application, given.env) if found.application else None
+    apps = tuple(dataclasses.replace(_application(app, given.env), env=_over(app.env, given.env)) for app in found.apps)
+    return dataclasses.replace(found, cluster=cluster, application=application, apps=apps)
 
 
 def described(
@@ -130,15 +134,15 @@ def _ssh(login: Login) -> Ssh:
     return Ssh(user=login.user, port=login.port)
 
 
-def _application(found: Clusterfile, env: Mapping[str, str]) -> Application | None:
-    """Documents Application with ``-e`` on top of what they say about single applications."""
-    if found.application is None:
-        return None
-    configs = [
-        dataclasses.replace(config, env={**config.env, **{name: env[name] for name in config.env if name in env}})
-        for config in found.application.configs
-    ]
-    return dataclasses.replace(found.application, configs=tuple(configs))
+def _application(application: Application, env: Mapping[str, str]) -> Application:
+    """A document Application with ``-e`` on top of what it says about single applications."""
+    configs = tuple(dataclasses.replace(config, env=_over(config.env, env)) for config in application.configs)
+    return dataclasses.replace(application, configs=configs)
+
+
+def _over(values: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
+    """Values with those of ``-e`` in place of theirs."""
+    return {name: env.get(name, value) for name, value in values.items()}
 
 
 # ---- machines ---------------------------------------------------------------------------------------------------------
@@ -192,6 +196,15 @@ def machines(found: Clusterfile, password: str | None = None) -> tuple[tuple[Mac
     return tuple(by_role[True]), tuple(by_role[False])
 
 
+def login(found: Clusterfile, password: str | None = None) -> Login:
+    """The way into machines of which only the cluster knows. Raises InputError as ``machines`` does."""
+    faults: list[Fault] = []
+    way = _resolved(found.cluster.ssh if found.cluster else Ssh(), password, found.path, faults)
+    if faults:
+        raise InputError(dict.fromkeys(faults))
+    return way
+
+
 def _resolved(ssh: Ssh, password: str | None, where: str, faults: list[Fault]) -> Login:
     jump = ssh.jump
     return Login(
@@ -225,9 +238,6 @@ def _unsupported(cluster: Cluster, where: str) -> list[Fault]:
     """Everything that is asked for and that slipway does not do, rather than silence."""
     spec = f"{where} .spec"
     faults = []
-    if cluster.load_balancing == "ipvs":
-        message = "the API is balanced by haproxy on every worker; ipvs needs rules in the kernel that slipway does not make"
-        faults.append(Fault(f"{spec}.loadBalancing", message, "loadBalancing: haproxy"))
     if cluster.data_root and cluster.data_root.rstrip("/") not in _DATA_ROOTS:
         message = f"{cluster.data_root}: everything of slipway is in {STATE}"
         faults.append(Fault(f"{spec}.dataRoot", message, f"leave it out, and make {STATE} a link or a mount of the disk before"))

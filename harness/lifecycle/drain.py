@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from harness import checks, log
@@ -84,8 +84,14 @@ class Api:
         text = self.kubectl.run("get", "pods", "--all-namespaces", f"--field-selector=spec.nodeName={node}", "--output=json")
         return tuple(json.loads(text).get("items") or ())
 
+    def all_pods(self) -> tuple[Resource, ...]:
+        return checks.get(self.kubectl, "pods")
+
     def cordon(self, node: str) -> None:
         self.kubectl.run("cordon", node)
+
+    def uncordon(self, node: str) -> None:
+        self.kubectl.run("uncordon", node)
 
     def evict(self, pods: Sequence[Resource], version: str) -> dict[str, str]:
         """Ask for the eviction of pods, all at the same time; why it was refused, by pod."""
@@ -132,18 +138,48 @@ def _reason(said: str) -> str:
     return " ".join(said.split()).removeprefix("Error from server (TooManyRequests): ").removesuffix(".") or "refused without a reason"
 
 
+def last_ones(
+    pods: Iterable[Resource], everywhere: Iterable[Resource], leaving: Collection[str], several: set[str]
+) -> tuple[Resource, ...]:
+    """Of the pods that are to be evicted those that stay a little: without them nothing of their owner would be ready.
+
+    That is one of each owner that has several pods, while none on other nodes than the ``leaving`` ones is ready. ``several`` remembers
+    the uids of such owners: between the end of one pod and the next one's beginning they may have fewer.
+    """
+    by_owner: dict[str, list[Resource]] = {}
+    for pod in everywhere:
+        controller = _owner(pod)
+        if controller is not None and not _finished(pod):
+            by_owner.setdefault(str(controller.get("uid")), []).append(pod)
+    several |= {owner for owner, theirs in by_owner.items() if len(theirs) > 1}
+    asked = {_name(pod): pod for pod in pods}
+    found = []
+    for owner, theirs in by_owner.items():
+        ready = [pod for pod in theirs if _ready(pod) and not pod["metadata"].get("deletionTimestamp")]
+        if owner in several and ready and all(pod["spec"].get("nodeName") in leaving for pod in ready):
+            # The same one however often, and from whichever of the nodes, this is asked.
+            found.append(min(map(_name, ready)))
+    return tuple(asked[name] for name in found if name in asked)
+
+
+def _ready(pod: Resource) -> bool:
+    return any(entry["type"] == "Ready" and entry["status"] == "True" for entry in pod.get("status", {}).get("conditions") or ())
+
+
 def drain(
     api: Api,
     node: str,
     *,
     force: bool = False,
+    leaving: Collection[str] | None = None,
     timeout: float = TIMEOUT,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """Cordon a node that lives and wait until its pods have gone; how many that were.
 
-    With ``force``, what is not gone after ``timeout`` seconds is deleted, and pods that nothing starts again go too.
+    With ``force``, what is not gone after ``timeout`` seconds is deleted, and pods that nothing starts again go too. With ``leaving``, all
+    nodes that are drained now, the last ready pod of an owner that has several goes when another one is ready elsewhere.
     Raises CheckError with all that is in the way; the node then stays cordoned, so that nothing new comes.
     """
     found = api.node(node)
@@ -157,7 +193,7 @@ def drain(
     api.cordon(node)
     for pod in sorted_pods.local:
         log.warning(f"{node}: {_name(pod)} keeps data in an emptyDir; that is lost")
-    return _evict_all(api, node, version, force, clock() + timeout, timeout, clock, sleep)
+    return _evict_all(api, node, version, force, leaving, clock() + timeout, timeout, clock, sleep)
 
 
 def _evict_all(
@@ -165,12 +201,14 @@ def _evict_all(
     node: str,
     version: str,
     force: bool,
+    leaving: Collection[str] | None,
     deadline: float,
     timeout: float,
     clock: Callable[[], float],
     sleep: Callable[[float], None],
 ) -> int:
     seen: set[str] = set()
+    several: set[str] = set()
     refused: dict[str, str] = {}
     while True:
         pods = sort(api.pods(node)).evict
@@ -184,8 +222,11 @@ def _evict_all(
             api.delete_pods(node, pods)
             return len(seen)
         asked = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+        kept = {_name(pod) for pod in last_ones(asked, api.all_pods(), leaving, several)} if leaving and asked else set()
+        asked = [pod for pod in asked if _name(pod) not in kept]
+        refused = dict.fromkeys(kept, "nothing else of its owner is ready yet")
         if asked:
-            refused = api.evict(asked, version)
+            refused |= api.evict(asked, version)
         # What was refused waits for others to become ready elsewhere; what was taken ends within moments.
         sleep(1 if refused else 0.3)
 

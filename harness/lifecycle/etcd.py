@@ -43,6 +43,15 @@ class EtcdMember:
     """It only follows: it has no vote yet."""
 
 
+@dataclasses.dataclass(frozen=True)
+class EtcdStatus:
+    """What a member says about itself."""
+
+    size: int
+    """Bytes of its database."""
+    leads: bool
+
+
 class Etcd:
     """The members of a cluster's etcd, asked through any master whose own one runs."""
 
@@ -68,6 +77,22 @@ class Etcd:
                 if not answer.get("health"):
                     found[member.id] = " ".join(str(answer.get("error") or "does not answer").split())
         return found
+
+    def status(self, members: Iterable[EtcdMember]) -> dict[int, EtcdStatus]:
+        """How the members that answer are, by id."""
+        urls = ",".join(url for member in members for url in member.clients[:1])
+        found = {}
+        for answer in _parsed(self._run(f"endpoint status -w json --endpoints={shlex.quote(urls)}", check=False)):
+            told = answer.get("Status") or {}
+            member = int((told.get("header") or {}).get("member_id") or 0)
+            found[member] = EtcdStatus(int(told.get("dbSize") or 0), bool(member) and told.get("leader") == member)
+        return found
+
+    def alarms(self) -> tuple[str, ...]:
+        """What etcd has raised, by name: ``NOSPACE``, ``CORRUPT``."""
+        kinds = {1: "NOSPACE", 2: "CORRUPT"}
+        listed = self._json("alarm list").get("alarms") or ()
+        return tuple(dict.fromkeys(kinds.get(entry.get("alarm"), str(entry.get("alarm"))) for entry in listed))
 
     def add(self, name: str, address: str) -> EtcdMember:
         """A new member that only follows."""

@@ -16,11 +16,12 @@ from harness.cloudimage import CloudImage
 from harness.clusterfile import Clusterfile, Host, is_redacted
 from harness.clusterstate import DEFAULT_NAME
 from harness.errors import CheckError, StoreError, UsageError
-from harness.lifecycle import clusterfiles, delete, etcd, hooks, labels, lease, membership, preflight, registry, rootfs, steps
+from harness.lifecycle import apps, clusterfiles, delete, etcd, hooks, ipvs, labels, lease, membership, preflight, registry, rootfs, steps
 from harness.lifecycle.membership import Gathered
 from harness.lifecycle.plan import Journal, Step, execute
 from harness.lifecycle.run import with_hooks
 from harness.nodes import Machine, Node, each, together
+from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, File, Files, read_all
 from harness.nodes.ssh import SshNode
 from harness.oci.store import Store
@@ -46,6 +47,8 @@ class Joined:
     already: tuple[str, ...]
     """Addresses of machines that were members before."""
     seconds: float
+    sent: int
+    """Bytes that went from here to machines."""
 
 
 @dataclasses.dataclass
@@ -87,6 +90,7 @@ def join(
     password: str | None = None,
     store: Store | None = None,
     timeout: float = 600,
+    skip_checks: frozenset[str] = frozenset(),
     home: Path | None = None,
 ) -> Joined:
     """Make machines nodes of the cluster ``name``. The same call after a kill or a failure finishes what was begun.
@@ -98,8 +102,9 @@ def join(
     """
     started = time.monotonic()
     with prepared(
-        name, masters, nodes, via=via, hosts=hosts, env=env or {}, password=password, store=store, timeout=timeout, home=home
-    ) as work:
+        name, masters, nodes, via=via, hosts=hosts, env=env or {}, password=password, store=store, timeout=timeout,
+        skip_checks=skip_checks, home=home,
+    ) as work:  # fmt: skip
         already = tuple(m.address for m in (*masters, *nodes) if m.address not in {node.address for node in work.fresh})
         with work.found.state.lock(), lease.held(work.found.first, name), work.setup.store.using():
             execute(plan(work), work.journal)
@@ -109,6 +114,7 @@ def join(
             tuple(work.setup.member(node).name for node in work.fresh if node not in work.masters),
             already,
             time.monotonic() - started,
+            work.setup.ssh.sent,
         )
 
 
@@ -124,6 +130,7 @@ def prepared(
     password: str | None = None,
     store: Store | None = None,
     timeout: float = 600,
+    skip_checks: frozenset[str] = frozenset(),
     home: Path | None = None,
 ) -> Iterator[Work]:
     """Read what the cluster keeps about itself, and make up what is to be done; nothing is touched."""
@@ -133,7 +140,19 @@ def prepared(
     with ExitStack() as stack:
         with log.step("read what the cluster keeps about itself"):
             found = stack.enter_context(membership.gathered(name, named, via=via, password=password, home=home))
-        yield _work(found, masters, nodes, env, store or Store.default(), timeout, tuple(hosts))
+        work = _work(found, masters, nodes, env, store or Store.default(), timeout, tuple(hosts))
+        work.setup.skip_checks = skip_checks
+        _know_apps(work)
+        yield work
+
+
+def _know_apps(work: Work) -> None:
+    """New members know where images of applications are, and registries hold them. Raises StoreError when they are not here."""
+    found = apps.listed(NodeKubectl(work.found.first))
+    setup = work.setup
+    setup.app_domains = tuple(sorted({domain for app in found for domain in app.domains}))
+    if setup.elsewhere is None and setup.on(setup.registries):
+        setup.app_images = apps.union(found, setup.store)
 
 
 def _check_named(named: Sequence[Machine]) -> None:
@@ -163,7 +182,7 @@ def _work(
     _check_masters(found, new_masters)
     grown = record.with_members([node.address for node in new_masters], [node.address for node in new_nodes], hosts)
     kept, lost = without_secrets(grown.clusterfile, env)
-    elsewhere = _AsThere.of(found.first) if record.registry == "elsewhere" else None
+    elsewhere = AsThere.of(found.first) if record.registry == "elsewhere" else None
     holding = membership.holders(found)
     room = max(0, registry.MOST - len(holding))
     setup = steps.Setup(
@@ -333,7 +352,7 @@ def _check_machines(work: Work) -> Step:
     def target(node: SshNode) -> preflight.Target:
         return preflight.Target(node.address, "master" if node in setup.masters else "node", setup.machines[node.address])
 
-    def action() -> None:
+    def action() -> str:
         asked = (*work.old, *work.fresh)
         setup.machines = {
             node.address: dataclasses.replace(
@@ -345,16 +364,13 @@ def _check_machines(work: Work) -> Step:
         # Of those that do not answer only the names matter.
         setup.machines |= {address: preflight.MachineFacts(host=name, arch=first.arch) for address, name in setup.away.items()}
         members, targets = [target(node) for node in work.old], [target(node) for node in work.fresh]
-        wanted = preflight.Wanted(
-            cluster=setup.name,
-            platforms=tuple(image.platform for image in setup.image.platforms),
-            size=setup.image.size,
-            network=setup.network,
-            ours=preflight.ours([target(setup.first), *members, *targets], setup.name),
-        )
-        away = [preflight.Target(address, "node", setup.machines[address]) for address in setup.away]
-        preflight.require([*preflight.judge(targets, wanted, members), *preflight.same_names([*targets, *away], away)])
+        wanted = steps.wanted_of_machines(setup, [target(setup.first), *members, *targets])
+        away = {name: address for address, name in setup.away.items()}
+        found = preflight.examine({node.address: node for node in asked}, targets, wanted, members, away)
+        said = preflight.require(found, setup.skip_checks)
         _clean_left(work)
+        setup.balancing = ipvs.joining(steps.balancing_wish(setup), ipvs.ask(asked))
+        return said
 
     return Step("check-machines", "check the machines", action, after=("connect",))
 
@@ -550,7 +566,8 @@ def _wait_for_nodes(work: Work) -> Step:
         names = [setup.member(node).name for node in work.fresh]
         status = '{{range .status.conditions}}{{if eq .type "Ready"}} {{.status}}{{end}}{{end}}'
         ready = f"{{{{range .items}}}}{{{{.metadata.name}}}}{status}{{{{println}}}}{{{{end}}}}"
-        script = f"""end=$(($(date +%s) + {int(setup.timeout)}))
+        # From time to time it is seen whether the machines are there still.
+        script = f"""end=$(($(date +%s) + 10))
 while :; do
   found=$({KUBECTL} get nodes -o go-template='{ready}' 2>/dev/null)
   missing=; for name in {" ".join(names)}; do printf '%s\\n' "$found" | grep -qxF "$name True" || missing="$missing $name"; done
@@ -558,7 +575,9 @@ while :; do
   if [ "$(date +%s)" -gt "$end" ]; then echo "$missing"; exit 1; fi
   sleep 0.2
 done"""
-        result = setup.first.run(script, check=False, timeout=setup.timeout + 60)
+        deadline = time.monotonic() + setup.timeout
+        while not (result := setup.first.run(script, check=False, timeout=60)).ok and time.monotonic() < deadline:
+            each(work.fresh, lambda node: node.run("true", timeout=60))
         if not result.ok:
             missing = result.stdout.split()
             said = [_log(node) for node in work.fresh if setup.member(node).name in missing]
@@ -591,14 +610,14 @@ def _record(work: Work) -> Step:
 
 
 @dataclasses.dataclass(frozen=True)
-class _AsThere:
+class AsThere:
     """Registries as a member of the cluster has them: what was said about them when the cluster was made."""
 
     found: Mapping[str, bytes]
     table: str
 
     @classmethod
-    def of(cls, node: Node) -> _AsThere:
+    def of(cls, node: Node) -> AsThere:
         paths = node.run(f"ls {_CERTS_D}/*/hosts.toml 2>/dev/null || true").stdout.split()
         found = read_all(node, [*paths, registry.CA_OF_SITE, "/etc/containerd/config.toml"])
         text = found.pop("/etc/containerd/config.toml", b"").decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
+from harness.lifecycle import distribution, ipvs
 from harness.nodes import Node
 from harness.nodes.placing import STATE, File, Files
 from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Cluster, Member
@@ -15,6 +16,7 @@ After=network.target local-fs.target
 
 [Service]
 Environment=PATH={ROOTFS}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+ExecStartPre=-/bin/sh {STATE}/hosts.sh
 ExecStartPre=-/sbin/modprobe overlay
 ExecStart={ROOTFS}/bin/containerd --config /etc/containerd/config.toml
 Type=notify
@@ -70,6 +72,12 @@ fs.inotify.max_user_watches = 524288
 """
 
 HOSTS_MARK = "# slipway"
+
+# Again whenever the machine boots: clouds and container engines write the file anew then.
+_KEEP_HOSTS = f"""{{ grep -v '{HOSTS_MARK}$' /etc/hosts || true; cat {STATE}/hosts; }} > {STATE}/hosts.new
+if ! cmp -s {STATE}/hosts.new /etc/hosts; then cat {STATE}/hosts.new > /etc/hosts; fi
+rm {STATE}/hosts.new
+"""
 _CNI = ("bridge", "host-local", "loopback", "portmap")
 
 
@@ -114,14 +122,26 @@ def files(cluster: Cluster, member: Member, login: str = "", *, config: str | No
         "/etc/containerd/config.toml": File.text(config, 0o600 if login else 0o644),
         "/etc/sysctl.d/90-slipway.conf": File.text(SYSCTL),
         "/etc/modules-load.d/slipway.conf": File.text("overlay\nbr_netfilter\n"),
+        f"{STATE}/hosts.sh": File.text(_KEEP_HOSTS),
         "/usr/local/bin/ctr": File(link=f"{ROOTFS}/bin/ctr"),
         **{f"/opt/cni/bin/{name}": File(link=f"{ROOTFS}/bin/cni/{name}") for name in _CNI},
     }
+    if cluster.virtual_ip:
+        found[ipvs.MARK] = File.text(f"{cluster.virtual_ip}\n")
     if needs_balancer(member):
-        found["/etc/systemd/system/slipway-balancer.service"] = File.text(BALANCER_SERVICE)
-        found[f"{STATE}/balancer.sh"] = File.text(BALANCER_SCRIPT)
-        found[f"{STATE}/balancer.cfg"] = File.text(balancer_config(cluster, member))
+        found |= balancer_files(balancer_config(cluster, member))
     return found
+
+
+def balancer_files(text: str) -> Files:
+    """The balancer with a configuration, which says of what kind it is."""
+    if ipvs.is_config(text):
+        return ipvs.files(text)
+    return {
+        "/etc/systemd/system/slipway-balancer.service": File.text(BALANCER_SERVICE),
+        f"{STATE}/balancer.sh": File.text(BALANCER_SCRIPT),
+        f"{STATE}/balancer.cfg": File.text(text),
+    }
 
 
 def needs_balancer(member: Member) -> bool:
@@ -130,7 +150,9 @@ def needs_balancer(member: Member) -> bool:
 
 
 def balancer_config(cluster: Cluster, member: Member) -> str:
-    """haproxy for a node: its loopback leads to a master that lives."""
+    """What leads a node to a master that lives: haproxy on its loopback, or rules of its kernel."""
+    if member.virtual_ip:
+        return ipvs.member_config(cluster, member)
     masters = [(master.name, master.address) for master in cluster.masters]
     holders = [(master.name, master.address) for master in cluster.registries]
     return balancing([] if member.is_master else masters, [] if member.registry else holders)
@@ -177,16 +199,12 @@ def _balanced(name: str, port: int, servers: Iterable[tuple[str, str]], options:
 
 def hosts_lines(member: Member) -> tuple[str, ...]:
     """What the node's /etc/hosts says in addition."""
-    return (f"{member.address if member.is_master else '127.0.0.1'} {API_NAME} {HOSTS_MARK}",)
+    return (f"{member.address if member.is_master else member.virtual_ip or '127.0.0.1'} {API_NAME} {HOSTS_MARK}",)
 
 
 def set_hosts(node: Node, lines: Iterable[str]) -> None:
     """Replace our lines in /etc/hosts; every other line stays. Written in place: in a container the file is a mount."""
-    added = "".join(f"printf '%s\\n' {shlex.quote(line)}; " for line in lines)
-    node.run(
-        f"set -e; mkdir -p {STATE}; {{ grep -v '{HOSTS_MARK}$' /etc/hosts || true; {added}}} > {STATE}/hosts.new; "
-        f"if ! cmp -s {STATE}/hosts.new /etc/hosts; then cat {STATE}/hosts.new > /etc/hosts; fi; rm {STATE}/hosts.new"
-    )
+    node.run(f"set -e; mkdir -p {STATE}; cat > {STATE}/hosts; {_KEEP_HOSTS}", input="".join(f"{line}\n" for line in lines))
 
 
 _FOLDERS = (
@@ -207,7 +225,8 @@ if [ ! -e {STATE}/before/services ]; then
   for folder in {" ".join(_FOLDERS)}; do if [ -d "$folder" ]; then echo "$folder"; fi; done > folders
   ls -A /etc/cni/net.d > networks 2>/dev/null || true
   ls /sys/class/net > links
-  for name in $(printf '%s' {shlex.quote(SYSCTL)} | sed 's/ .*//'); do
+  {ipvs.NOTE}
+  for name in $(printf '%s' {shlex.quote(SYSCTL)} | sed 's/ .*//') {" ".join(ipvs.SYSCTLS)}; do
     value=$(sysctl -n "$name" 2>/dev/null) && echo "$name = $value" || true
   done > sysctl
   for unit in containerd kubelet; do
@@ -258,8 +277,11 @@ def fetch(node: Node, images: Iterable[str]) -> None:
     node.run(f"{{ printf '%s\\n' {names} | {pull}; {ctr} content prune references --async; }} > /dev/null 2>&1 || true", timeout=1800)
 
 
-def start_balancer(node: Node) -> None:
-    """Start the balancer, or have it read its configuration anew, and wait until it listens. No connection is cut."""
+def start_balancer(node: Node, text: str) -> None:
+    """Start a balancer with this configuration, or have it read it anew, and wait until it is at work. No connection is cut."""
+    if ipvs.is_config(text):
+        ipvs.start(node)
+        return
     wait = listening("slipway-balancer", REGISTRY_PORT)
     node.run(f"systemctl enable slipway-balancer 2>&1; systemctl reload-or-restart slipway-balancer; {wait}", timeout=60)
 
@@ -278,8 +300,8 @@ CLEAN = f"""set -u
 before={STATE}/before
 bin={ROOTFS}/bin
 had() {{ [ -e "$before/$1" ] && grep -qxF -- "$2" "$before/$1"; }}
-for unit in slipway-balancer slipway-registry; do systemctl disable --now $unit 2>/dev/null; done
-
+for unit in slipway-balancer slipway-registry slipway-docker.socket; do systemctl disable --now $unit 2>/dev/null; done
+{distribution.CLOSE}
 # Containers. What runs in another namespace of a containerd that was there before stays.
 if [ -x $bin/ctr ] && systemctl is-active --quiet containerd; then
   c="$bin/ctr -n k8s.io"
@@ -305,6 +327,7 @@ for link in $(ls /sys/class/net); do
   if [ -e "$before/links" ] && ! had links "$link" && [ ! -e "/sys/class/net/$link/device" ]; then ip link del "$link" 2>/dev/null; fi
 done
 
+{ipvs.CLEAN}
 # Rules of the firewall that are Kubernetes', those of CNI plugins, and ours.
 for tool in iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft iptables ip6tables; do
   if command -v $tool-save > /dev/null 2>&1; then

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from harness import checks
-from harness.clusterfile import MASTER, NODE, Clusterfile, Host, generate
+from harness.clusterfile import MASTER, NODE, Application, Clusterfile, Host, generate
 from harness.clusterfile.parse import parse
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, NodeError, UsageError
-from harness.lifecycle import access, drain, machine, registry
+from harness.lifecycle import access, drain, ipvs, machine, registry
 from harness.lifecycle.steps import CONFIG_MAP, access_entry
 from harness.nodes import Login, Machine, Node, each
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.placing import STATE, File, place
+from harness.nodes.placing import STATE, place
 from harness.nodes.ssh import Ssh, SshNode
 from harness.runtimes import kubeadm
 from harness.runtimes.kubeadm import KUBECTL
@@ -153,6 +153,12 @@ def update(
     return before
 
 
+def set_apps(master: Node, apps: tuple[Application, ...]) -> None:
+    """Note which applications the Clusterfile has now."""
+    before = read(NodeKubectl(master))
+    write(master, dataclasses.replace(before, clusterfile=dataclasses.replace(before.clusterfile, apps=apps)))
+
+
 # ---- the machines -----------------------------------------------------------------------------------------------------
 
 
@@ -282,22 +288,25 @@ def holders(found: Gathered) -> frozenset[str]:
 
 def tell_balancer(node: Node, text: str) -> bool:
     """Give a balancer other masters; whether that was news to it. Connections that it has go on."""
-    files = {
-        "/etc/systemd/system/slipway-balancer.service": File.text(machine.BALANCER_SERVICE),
-        f"{STATE}/balancer.sh": File.text(machine.BALANCER_SCRIPT),
-        f"{STATE}/balancer.cfg": File.text(text),
-    }
-    changed = place(node, files)
+    changed = place(node, machine.balancer_files(text))
     if any(path.endswith((".service", ".sh")) for path in changed):
         # Of an earlier slipway, which could not be told.
         node.run("systemctl daemon-reload; systemctl restart slipway-balancer", timeout=60)
     elif changed:
-        machine.start_balancer(node)
+        machine.start_balancer(node, text)
     return bool(changed)
 
 
 def balancers(found: Gathered, masters: Sequence[tuple[str, str]], holding: frozenset[str]) -> dict[str, str]:
     """The configuration, by address, of every balancer of the members when these are the masters (names and addresses)."""
     images = [(name, address) for name, address in masters if address in holding]
-    texts = {node.address: machine.balancing(masters, images) for node in found.workers}
-    return texts | {node.address: machine.balancing([], images) for node in found.masters if node.address not in holding and images}
+    led = ipvs.as_it_is(ipvs.ask(found.alive(found.members)))
+
+    def text(node: Node, masters: Sequence[tuple[str, str]]) -> str:
+        virtual_ip = led.of(node.address)
+        if virtual_ip is None:
+            return machine.balancing(masters, images)
+        return ipvs.config(virtual_ip, node.address, [address for _, address in masters], [address for _, address in images])
+
+    texts = {node.address: text(node, masters) for node in found.workers}
+    return texts | {node.address: text(node, []) for node in found.masters if node.address not in holding and images}

@@ -31,13 +31,19 @@ class Parting:
     """The machines that are cleaned, masters first."""
     places: tuple[Place, ...] = ()
     clusterfile: Clusterfile = dataclasses.field(default_factory=lambda: Clusterfile(""))
+    labels: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """Those that the nodes have in the cluster, by address."""
 
     @classmethod
     def read(cls, masters: Sequence[Node], nodes: Sequence[Node]) -> Parting:
         """What the cluster keeps, by the first master that tells, and the hooks of its image. What cannot be read is warned of."""
+        return cls.of(_kept(masters), masters, nodes)
+
+    @classmethod
+    def of(cls, kept: Clusterfile | None, masters: Sequence[Node], nodes: Sequence[Node], leaving: Sequence[Node] | None = None) -> Parting:
+        """As ``read``, of what the cluster keeps; None when it does not tell. ``leaving`` are those of ``nodes`` that are cleaned."""
         if not masters:
             return cls()
-        kept = _kept(masters)
         of_image = _of_image(masters[0])
         if kept is None and of_image:
             log.warning("the API does not answer: hooks of the Clusterfile are not run, those of the image are")
@@ -48,14 +54,24 @@ class Parting:
                 log.warning(f"hook {hook.name} was kept without its script, since that may hold a secret; it is not run")
         known = {place.address: place for place in (kept.cluster.places if kept and kept.cluster else ())}
         places = [known.get(node.address, Place(node.address, ("master" if node in masters else "node",))) for node in nodes]
-        return cls(tuple(hook for hook in wanted if not hook.redacted), tuple(nodes), tuple(places), kept or Clusterfile(""))
+        usable = tuple(hook for hook in wanted if not hook.redacted)
+        asks = any(selector.labels for hook in usable for selector in hook.on)
+        going = tuple(nodes if leaving is None else leaving)
+        return cls(usable, going, tuple(places), kept or Clusterfile(""), _labels(masters) if asks else {})
+
+    def chosen(self, phase: Phase, node: Node) -> tuple[Hook, ...]:
+        """The hooks of a phase that are for one machine."""
+        return tuple(
+            hook
+            for hook in values.at(self.hooks, phase)
+            if node.address in values.targets(hook, phase, self.places, labels=self.labels if phase.has_node else None)
+        )
 
     def run(self, phase: Phase, node: Node | None = None) -> None:
         """The hooks of a phase: on one machine, or without it on all that they are for. Raises CommandError for one that fails."""
         for hook in values.at(self.hooks, phase):
-            chosen = values.targets(hook, phase, self.places)
             for one in self.nodes:
-                if one.address in chosen and (node is None or one.address == node.address):
+                if hook in self.chosen(phase, one) and (node is None or one.address == node.address):
                     log.info(f"{one.name}: hook {hook.name} at {phase.value}")
                     hooks.shell(one, hook, phase, self.environment(one))
 
@@ -80,6 +96,20 @@ def _kept(masters: Sequence[Node]) -> Clusterfile | None:
         except (CommandError, NodeError, InputError, KeyError, ValueError) as error:
             log.debug(f"{master.name}: {error}")
     return None
+
+
+def _labels(masters: Sequence[Node]) -> dict[str, dict[str, str]]:
+    """By address; nothing when the API does not answer."""
+    for master in masters:
+        asked = master.run(f"{KUBECTL} --request-timeout=3s get nodes --output=json", check=False, timeout=10)
+        if asked.ok and asked.stdout:
+            return {
+                address["address"]: dict(item["metadata"].get("labels") or {})
+                for item in json.loads(asked.stdout)["items"]
+                for address in item["status"].get("addresses") or ()
+                if address["type"] == "InternalIP"
+            }
+    return {}
 
 
 def _of_image(master: Node) -> tuple[Hook, ...]:

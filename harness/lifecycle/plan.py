@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import posixpath
 import queue
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -68,7 +70,9 @@ def describe(steps: Sequence[Step]) -> list[dict[str, Any]]:
 class Journal:
     """What has been finished on each node: lines ``step-id hash`` in a file there. Safe in threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str = JOURNAL) -> None:
+        self._path = shlex.quote(path)
+        self._folder = shlex.quote(posixpath.dirname(path))
         self._known: dict[str, dict[str, str]] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -78,7 +82,7 @@ class Journal:
             lock = self._locks.setdefault(node.address, threading.Lock())
         with lock:
             if node.address not in self._known:
-                text = node.run(f"cat {JOURNAL} 2>/dev/null || true").stdout
+                text = node.run(f"cat {self._path} 2>/dev/null || true").stdout
                 # The last line may have been cut by a kill: it has no hash then, or a wrong one, and its step is done again.
                 self._known[node.address] = dict(words for line in text.splitlines() if len(words := line.split()) == 2)
             return self._known[node.address]
@@ -91,7 +95,7 @@ class Journal:
         return step in self._of(node)
 
     def add(self, node: Node, step: str, inputs: str) -> None:
-        node.run(f"mkdir -p {STATE} && echo '{step} {inputs}' >> {JOURNAL}")
+        node.run(f"mkdir -p {self._folder} && echo '{step} {inputs}' >> {self._path}")
         self._of(node)[step] = inputs
 
 

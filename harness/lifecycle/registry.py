@@ -7,6 +7,7 @@ The layout is that of docker-registry's filesystem driver. Repositories keep the
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import tarfile
@@ -15,6 +16,9 @@ from typing import BinaryIO, Protocol
 
 from harness.cloudimage import Blob, ImageSet
 from harness.credentials import Credential
+from harness.errors import StoreError
+from harness.lifecycle import distribution
+from harness.lifecycle.distribution import Parcel
 from harness.lifecycle.machine import listening
 from harness.nodes import Node
 from harness.nodes.placing import STATE, File, Files, put_all, tar_stream
@@ -91,6 +95,11 @@ class Layout:
     def size(self) -> int:
         return sum(blob.size for blob in self.blobs.values())
 
+    @property
+    def name(self) -> str:
+        """Of the blobs, as a parcel."""
+        return f"images-{hashlib.sha256(' '.join(self.blobs).encode()).hexdigest()[:16]}"
+
 
 def blob_path(digest: str) -> str:
     kind, _, value = digest.partition(":")
@@ -141,12 +150,33 @@ def held(node: Node) -> dict[str, int]:
     return {path: int(size) for size, path in pairs}
 
 
-def send(node: Node, store: Store, wanted: Layout) -> tuple[int, int]:
-    """Bring a node's storage to at least ``wanted``; only what it lacks is sent. Returns how many blobs and bytes that was."""
-    has = held(node)
-    missing = {path: blob for path, blob in wanted.blobs.items() if has.get(path) != blob.size}
-    node.put_tar(_writer(store, missing, wanted.links), STORAGE)
-    return len(missing), sum(blob.size for blob in missing.values())
+# Blobs may be read already while others are on their way: each appears whole, in one move.
+_FINISH = f"""mkdir -p {STORAGE}
+cp -alf . {STORAGE}/ || cp -af . {STORAGE}/
+rm -f {distribution.FOLDER}/images-*.have"""
+
+
+def parcel(store: Store, wanted: Layout) -> Parcel:
+    """The blobs as nodes gather them; what names them follows (``name``). Raises StoreError when one is damaged."""
+    digests = {path: blob.digest.removeprefix("sha256:") for path, blob in wanted.blobs.items()}
+    try:
+        files = {path: store.path(blob.digest) for path, blob in wanted.blobs.items()}
+        contents = distribution.known_contents(store, wanted.name, files, digests)
+    except (ValueError, OSError) as wrong:
+        raise StoreError(f"a blob of the images is missing or damaged: {wrong}", hint="pull or build the image again") from wrong
+    return Parcel(
+        name=wanted.name,
+        files=contents,
+        place=STORAGE,
+        finish=_FINISH,
+        earlier=STORAGE,
+        whole=lambda node: node.put_tar(_writer(store, wanted.blobs, {}), STORAGE),
+    )
+
+
+def name(node: Node, store: Store, wanted: Layout) -> None:
+    """Give the blobs of a node their names."""
+    node.put_tar(_writer(store, {}, wanted.links), STORAGE)
 
 
 def _writer(store: Store, blobs: Mapping[str, Blob], links: Mapping[str, str]) -> Callable[[BinaryIO], None]:
@@ -155,7 +185,6 @@ def _writer(store: Store, blobs: Mapping[str, Blob], links: Mapping[str, str]) -
             for path, blob in blobs.items():
                 with store.open(blob.digest) as content:
                     tar.addfile(_entry(path, blob.size), content)
-            # Names come last: none may ever lead to what is not there yet.
             for path, digest in links.items():
                 tar.addfile(_entry(path, len(digest)), io.BytesIO(digest.encode()))
 
@@ -185,12 +214,14 @@ def start(node: Node, certificate: bytes, key: bytes) -> None:
     )
 
 
-def client_files(names: Iterable[str]) -> Files:
+def client_files(names: Iterable[str], virtual_ip: str | None = None) -> Files:
     """How containerd finds the images: every registry named is the local one, under a path of its own; an unknown one has nothing.
+    It is on the loopback, or where rules of the kernel lead to those that have it.
 
     ``server`` is set too, so that no request ever leaves for the real registry: in a closed network it would only hang.
     """
-    files = {name: _hosts(f"{LOCAL}/v2/{name}", "override_path = true\n") for name in names} | {"_default": _hosts(LOCAL, "")}
+    url = f"https://{f'[{virtual_ip}]' if ':' in virtual_ip else virtual_ip}:{REGISTRY_PORT}" if virtual_ip else LOCAL
+    files = {name: _hosts(f"{url}/v2/{name}", "override_path = true\n") for name in names} | {"_default": _hosts(url, "")}
     return {f"/etc/containerd/certs.d/{name}/hosts.toml": File.text(text) for name, text in files.items()}
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import yaml
 
 from harness import log
+from harness.clusterfile import Phase
 from harness.clusterstate import DEFAULT_NAME
 from harness.errors import CheckError, CommandError, Fault, InputError, SlipwayError, UsageError
 from harness.lifecycle import delete, drain, etcd, lease, membership
 from harness.lifecycle.membership import Gathered
-from harness.lifecycle.plan import Step, execute
+from harness.lifecycle.parting import Parting
+from harness.lifecycle.plan import Journal, Step, digest, execute
 from harness.lifecycle.rootfs import MARK
 from harness.nodes import Login, Machine, Node, each
 from harness.nodes.kubectl import NodeKubectl
@@ -51,6 +53,8 @@ class Work:
     strays: frozenset[str] = frozenset()
     """Addresses of machines that the cluster does not list as masters but that etcd knows: they came half-way."""
     cleaned: list[str] = dataclasses.field(default_factory=list)
+    parting: Parting = dataclasses.field(default_factory=Parting)
+    """The hooks for the end of machines."""
 
     @property
     def masters(self) -> tuple[SshNode, ...]:
@@ -122,7 +126,13 @@ def prepared(
         found = _led_by_one_that_stays(found, going)
         work = Work(found, going, force, drain_timeout, _strays(found, going))
         _check(work)
+        masters = (found.first, *(node for node in found.alive(found.masters) if node is not found.first))
+        work.parting = Parting.of(found.record.clusterfile, masters, (*found.members, *_unlisted(found, going)), going)
         yield work
+
+
+def _unlisted(found: Gathered, going: Sequence[SshNode]) -> tuple[SshNode, ...]:
+    return tuple(node for node in going if node not in found.members)
 
 
 def _is_address(text: str) -> bool:
@@ -250,11 +260,15 @@ def _takes_pods(work: Work) -> bool:
 def plan(work: Work) -> list[Step]:
     """What will be done. First what can still be taken back, then what makes the others do without the node, and the machine last."""
     recipe = [_drain(work)]
+    if any(work.parting.chosen(Phase.PRE_CLEAN_HOST, node) for node in work.alive):
+        recipe.append(_part(work))
     if work.masters:
         recipe += [_tell_balancers(work), _stop_masters(work), _leave_etcd(work)]
     recipe.append(_delete_nodes(work))
     if work.alive:
         recipe.append(_clean(work))
+    ids = {step.id for step in recipe}
+    recipe = [dataclasses.replace(step, after_all=tuple(one for one in step.after_all if one in ids)) for step in recipe]
     return [*recipe, _record(work)]
 
 
@@ -264,11 +278,32 @@ def _drain(work: Work) -> Step:
     def action(node: Node) -> str:
         name = work.name(node)
         if node not in work.alive:
-            log.warning(f"{name} does not answer: its pods are started elsewhere at once, and its machine stays as it is")
+            hooks = {hook.name: None for phase in _PARTING for hook in work.parting.chosen(phase, node)}
+            without = f"; hooks are not run there: {', '.join(hooks)}" if hooks else ""
+            log.warning(f"{name} does not answer: its pods are started elsewhere at once, and its machine stays as it is{without}")
             return f"{name}: {drain.let_go(api, name)} pods let go"
         return f"{name}: {drain.drain(api, name, force=work.force, timeout=work.timeout)} pods evicted"
 
     return Step("drain", "drain the nodes", action, work.going)
+
+
+_PARTING = (Phase.PRE_CLEAN_HOST, Phase.POST_CLEAN_HOST)
+
+
+def _part(work: Work) -> Step:
+    """The hooks for the end of a machine, while it still is a node and has all that it had but pods."""
+
+    def action(node: Node) -> str:
+        hooks, journal = work.parting.chosen(Phase.PRE_CLEAN_HOST, node), Journal()
+        inputs = digest([(hook.name, hook.data) for hook in hooks])
+        # One that has been cleaned already is to stay clean: not even what was done is noted there.
+        if not hooks or not delete.belongs(node) or journal.has(node, "parting", inputs):
+            return ""
+        work.parting.run(Phase.PRE_CLEAN_HOST, node)
+        journal.add(node, "parting", inputs)
+        return ", ".join(hook.name for hook in hooks)
+
+    return Step("hooks", "run the hooks of machines that go", action, work.alive, after=("drain",))
 
 
 def _tell_balancers(work: Work) -> Step:
@@ -286,7 +321,7 @@ def _tell_balancers(work: Work) -> Step:
             log.warning(f"{', '.join(silent)} does not answer: its balancer still knows the masters that go, and does without them")
         return f"{sum(told)} told"
 
-    return Step("tell-balancers", "tell the balancers", action, after_all=("drain",))
+    return Step("tell-balancers", "tell the balancers", action, after_all=("drain", "hooks"))
 
 
 def _stop_masters(work: Work) -> Step:
@@ -354,7 +389,7 @@ def _delete_nodes(work: Work) -> Step:
     def action(node: Node) -> None:
         drain.forget(api, work.name(node))
 
-    return Step("delete-nodes", "delete the nodes", action, work.going, after=("drain",), after_all=("leave-etcd",) if work.masters else ())
+    return Step("delete-nodes", "delete the nodes", action, work.going, after=("drain",), after_all=("hooks", "leave-etcd"))
 
 
 def _clean(work: Work) -> Step:
@@ -367,6 +402,7 @@ def _clean(work: Work) -> Step:
             log.warning(f"{node.name} belongs to {belongs[0]} and is left as it is")
             return ""
         delete.clean(node)
+        work.parting.run(Phase.POST_CLEAN_HOST, node)
         work.cleaned.append(node.name)
         return ""
 

@@ -22,7 +22,7 @@ from harness.clusterfile import Cluster, Clusterfile, is_redacted
 from harness.clusterfile.parse import parse
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, NodeError, StoreError, UsageError
-from harness.lifecycle import access, clusterfiles, kubeconfigs, run, steps
+from harness.lifecycle import access, clusterfiles, install, kubeconfigs, run, steps
 from harness.lifecycle.access import Access, Known
 from harness.lifecycle.backup import ETCD_DATA, Contents, open_backup
 from harness.lifecycle.join import without_secrets
@@ -383,8 +383,8 @@ def plan(setup: steps.Setup, source: _Source) -> list[Step]:
             recipe.append(dataclasses.replace(step, after=(*step.after, "forget-others")))
         else:
             recipe.append(step)
-    last = recipe[-1].id
-    recipe.append(steps.wait_for_workloads(setup, last, launched=False))
+    recipe.append(install.bring_back(setup, recipe[-1].id))
+    recipe.append(steps.wait_for_workloads(setup, recipe[-1].id, launched=False))
     recipe.append(Step("record", "record the cluster", record, after=(recipe[-1].id,)))
     return recipe
 

@@ -1,22 +1,27 @@
-"""The rootfs on its way to the nodes: layers merged once here, sent as one tar, then the few files that are rendered for each node."""
+"""The rootfs on its way to the nodes: the merged tree, from here or from other nodes, then the few files that are rendered for each."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import os
 import shlex
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from harness import render, trees
 from harness.cloudimage import PlatformImage
+from harness.lifecycle import distribution
+from harness.lifecycle.distribution import Load, Parcel
 from harness.nodes import Node
 from harness.nodes.placing import STATE, File, archive, tar_stream
 from harness.oci.extract import open_layer
+from harness.oci.model import GZIP_LAYERS, Descriptor
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS
 
@@ -74,9 +79,82 @@ def rendered(
         return {path: File((copy / path).read_bytes(), stat.S_IMODE((copy / path).stat().st_mode)) for path in sorted(changed)}
 
 
-def send(node: Node, tree: Path) -> None:
-    """Put the whole tree onto a node, in place of what it has."""
-    node.run(_RECEIVE, input=lambda stream: _write(stream, tree), timeout=3600)
+def send(node: Node, tree: Path, script: str = _RECEIVE) -> None:
+    """Put the whole tree onto a node, in place of what it has: for one that cannot gather it. ``script`` takes it as a tar."""
+    node.run(script, input=lambda stream: _write(stream, _walk(tree)), timeout=3600)
+
+
+SMALL = 128
+"""Blocks of 512 bytes. Programs are handed on as the very files that run; smaller files may be written to, by whatever is launched."""
+
+# Folders and links come from here, files from anywhere: of what layers have besides nothing stays.
+COMPLETE = f"""find . -mindepth 1 | sort | comm -23 - $work/paths | sort -r | tr '\\n' '\\0' | xargs -0 rm -rf --
+tar -xopf $work/skeleton.tar
+cut -d' ' -f1 $work/modes | sort -u | while read -r mode; do
+  sed -n "s/^$mode //p" $work/modes | tr '\\n' '\\0' | xargs -0 chmod "$mode"
+done
+mkdir -p {distribution.FOLDER}
+rm -rf $place.new
+cp -al . $place.new
+find . -type f -size -{SMALL} > $work/small
+if [ -s $work/small ]; then tar -cf - -T $work/small 2> /dev/null | tar -C $place.new -xpf -; fi
+rm -rf $place
+mv $place.new $place
+for old in {distribution.FOLDER}/rootfs-*; do [ "$old" = $place ] || rm -rf "$old"; done
+"""
+"""Shell text that makes a whole tree of the files that a node has gathered, and puts a copy where others may fetch it."""
+
+_FINISH = f"""{COMPLETE}rm -rf {ROOTFS}.old
+if [ -d {ROOTFS} ]; then mv {ROOTFS} {ROOTFS}.old; fi
+mv $work/tree {ROOTFS}
+rm -rf {ROOTFS}.old"""
+
+
+def parcel_name(image: PlatformImage) -> str:
+    return f"rootfs-{identity(image)[:16]}"
+
+
+def parcel(store: Store, image: PlatformImage) -> Parcel:
+    """The tree as nodes gather it; its files are read."""
+    root = tree(store, image)
+    entries = dict(_walk(root))
+    files = {name: path for name, path in entries.items() if path.is_file() and not path.is_symlink()}
+    skeleton = io.BytesIO()
+    _write(skeleton, ((name, path) for name, path in entries.items() if name not in files))
+    modes = (f"{stat.S_IMODE(path.stat().st_mode):o} ./{name}\n" for name, path in files.items())
+    return Parcel(
+        name=parcel_name(image),
+        files=distribution.known_contents(store, parcel_name(image), files),
+        listed=all(map(distribution.plain, entries)),
+        place=f"{distribution.FOLDER}/{parcel_name(image)}",
+        begin="tar -xopf $work/skeleton.tar",
+        finish=_FINISH,
+        beside={
+            "skeleton.tar": skeleton.getvalue(),
+            "modes": "".join(modes).encode(),
+            "paths": distribution.listing(entries),
+        },
+        earlier=f"{distribution.FOLDER}/rootfs-*",
+        parts=tuple(layer.digest for layer in image.layers),
+        packed=functools.partial(_packed, store, image.layers),
+        whole=lambda node: send(node, root),
+    )
+
+
+def _packed(store: Store, layers: Sequence[Descriptor], there: Collection[str]) -> Load | None:
+    """The layers as they are in the store, from the first that is not there. Nodes have nothing to unpack others than gzip's with."""
+    known = next((number for number, layer in enumerate(layers) if layer.digest not in there), len(layers))
+    lacking = layers[known:]
+    if not lacking or any(layer.media_type not in GZIP_LAYERS for layer in lacking):
+        return None
+
+    def write(stream: BinaryIO) -> None:
+        for layer in lacking:
+            with store.open(layer.digest) as blob:
+                shutil.copyfileobj(blob, stream, 1 << 20)
+
+    # Joined, they are unpacked as one: tar is told to read on behind the end of each.
+    return Load(sum(layer.size for layer in lacking), write, "gzip -dc | tar -xiof - --exclude='.wh.*'")
 
 
 def send_rendered(node: Node, files: Mapping[str, File], tree: Path) -> None:
@@ -104,21 +182,27 @@ def fingerprint(files: Mapping[str, File]) -> str:
     return hashlib.sha256(archive({f"/{path}": file for path, file in files.items()})).hexdigest()[:16]
 
 
-def _write(stream: BinaryIO, root: Path) -> None:
-    """A tar of a tree: links as links, everything root's."""
+def _walk(root: Path) -> Iterator[tuple[str, Path]]:
+    """Everything in a tree by its path relative to it, a folder before what is in it."""
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted([*folders, *files]):
+            path = Path(folder, name)
+            yield path.relative_to(root).as_posix(), path
+
+
+def _write(stream: BinaryIO, entries: Iterable[tuple[str, Path]]) -> None:
+    """A tar of entries of a tree: links as links, everything root's."""
     with tar_stream(stream) as tar:
-        for folder, folders, files in os.walk(root):
-            folders.sort()
-            for name in sorted([*folders, *files]):
-                path = Path(folder, name)
-                entry = tar.gettarinfo(str(path), arcname=path.relative_to(root).as_posix())
-                entry.uid = entry.gid = 0
-                entry.uname = entry.gname = ""
-                if entry.isreg():
-                    with path.open("rb") as content:
-                        tar.addfile(entry, content)
-                else:
-                    tar.addfile(entry)
+        for name, path in entries:
+            entry = tar.gettarinfo(str(path), arcname=name)
+            entry.uid = entry.gid = 0
+            entry.uname = entry.gname = ""
+            if entry.isreg():
+                with path.open("rb") as content:
+                    tar.addfile(entry, content)
+            else:
+                tar.addfile(entry)
 
 
 MARK = f"{STATE}/cluster"

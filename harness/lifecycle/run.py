@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import shlex
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from harness import cloudimage
+from harness import cloudimage, kubeversion
 from harness.clusterfile import Clusterfile, Hook, Phase
+from harness.clusterfile.parse import parse
 from harness.clusterstate import DEFAULT_NAME, ClusterState
 from harness.errors import StoreError, UsageError
-from harness.lifecycle import clusterfiles, hooks, labels, registry, rootfs, steps
+from harness.lifecycle import clusterfiles, hooks, install, labels, lease, registry, rootfs, steps
 from harness.lifecycle.plan import Step, execute
-from harness.nodes import Machine
+from harness.lifecycle.targets import Where
+from harness.nodes import Login, Machine
 from harness.nodes.ssh import Ssh
 from harness.oci.store import Store
+from harness.runtimes.kubeadm import KUBECTL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +45,10 @@ class Options:
     """By name of an application."""
     clusterfile: Clusterfile | None = None
     """All that is asked for. None: what is above is all."""
+    skip_checks: frozenset[str] = frozenset()
+    """Checks of machines in spite of which it goes on."""
+    login: Login = dataclasses.field(default_factory=Login)
+    """The way into machines of which only the cluster knows."""
 
     @classmethod
     def of(
@@ -61,6 +71,7 @@ class Options:
             elsewhere=elsewhere,
             timeout=timeout,
             clusterfile=found,
+            login=clusterfiles.login(found, password),
         )
 
 
@@ -76,6 +87,8 @@ class Summary:
     nodes: tuple[str, ...]
     kubeconfig: Path
     seconds: float
+    sent: int
+    """Bytes that went from here to the machines, together."""
 
 
 def prepare(options: Options, store: Store, *, home: Path | None = None) -> steps.Setup:
@@ -93,17 +106,9 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
     steps.check_env(options.env)
     image = cloudimage.read(store, options.image)
     policy.check(store, options.image, image.digest, policy.load())
-    if image.platforms[0].info.type == "app":
-        raise StoreError(f"{options.image} is an application image: it brings no Kubernetes", hint="run it on a cluster that is there")
-    if image.platforms[0].info.converted_from:
-        maker = image.platforms[0].info.converted_from["tool"]
-        raise StoreError(
-            f"{options.image} was made by {maker}: its rootfs has the scripts of {maker}, and not what slipway starts a cluster with: "
-            "etc/slipway.yaml, etc/addons/, bin/containerd, bin/registry, bin/haproxy",
-            hint="build it again FROM a CloudImage with Kubernetes, such as kubefiles/kubernetes; COPY its manifests/ and charts/ there",
-        )
-    if image.platforms[0].info.runtime not in steps.RUNTIMES:
-        raise StoreError(f"{options.image} wants the runtime {image.platforms[0].info.runtime}", hint="a newer slipway may know it")
+    check_image(image, options.image)
+    for document in options.clusterfile.apps if options.clusterfile else ():
+        install.check_version(install.read(install.Request(document), store), image.platforms[0].info.kubernetes or "")
     found = options.clusterfile or clusterfiles.described(
         options.name, options.image, options.masters, options.nodes, options.env, options.host_env, options.commands
     )
@@ -131,7 +136,29 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
         edit=options.edit,
         elsewhere=options.elsewhere,
         timeout=options.timeout,
+        skip_checks=options.skip_checks,
     )
+
+
+def check_image(image: cloudimage.CloudImage, name: str) -> None:
+    """Raises StoreError for an image that no cluster can be made of; ``name`` is what it was asked for by."""
+    if image.platforms[0].info.type == "app":
+        raise StoreError(f"{name} is an application image: it brings no Kubernetes", hint="run it on a cluster that is there")
+    if image.platforms[0].info.converted_from:
+        maker = image.platforms[0].info.converted_from["tool"]
+        raise StoreError(
+            f"{name} was made by {maker}: its rootfs has the scripts of {maker}, and not what slipway starts a cluster with: "
+            "etc/slipway.yaml, etc/addons/, bin/containerd, bin/registry, bin/haproxy",
+            hint="build it again FROM a CloudImage with Kubernetes, such as kubefiles/kubernetes; COPY its manifests/ and charts/ there",
+        )
+    info = image.platforms[0].info
+    if info.kubernetes and info.kube_version and not kubeversion.admits(info.kubernetes, info.kube_version):
+        raise StoreError(
+            f"{name} brings Kubernetes {info.kubernetes}, and is made for {info.kube_version}",
+            hint="build it FROM another base image, or with another KUBEVERSION",
+        )
+    if image.platforms[0].info.runtime not in steps.RUNTIMES:
+        raise StoreError(f"{name} wants the runtime {image.platforms[0].info.runtime}", hint="a newer slipway may know it")
 
 
 def plan(setup: steps.Setup) -> list[Step]:
@@ -223,19 +250,17 @@ def bring_up(setup: steps.Setup) -> list[Step]:
     return recipe
 
 
-def check(options: Options, store: Store, *, home: Path | None = None) -> None:
-    """Look whether the machines are fit for the image; nothing is changed. Raises CheckError with all that is in the way."""
-    setup = prepare(options, store, home=home)
-    with setup.ssh:
-        execute([steps.connect(setup), steps.check_machines(setup)])
-
-
 def run(options: Options, store: Store, *, home: Path | None = None) -> Summary:
     """Make the cluster. The same call after a kill or a failure finishes what was begun and repeats nothing that is done."""
     started = time.monotonic()
     setup = prepare(options, store, home=home)
-    with setup.state.lock(), setup.ssh, store.using():
+    with setup.state.lock(), setup.ssh, store.using(), contextlib.ExitStack() as stack:
+        setup.claim = lambda: _begin(setup, stack)
         execute(plan(setup))
+    # Of the file's own; what is there already is found to be there.
+    for document in options.clusterfile.apps if options.clusterfile else ():
+        request = install.Request(document, by_file=True, elsewhere=options.elsewhere, timeout=options.timeout)
+        install.install(request, Where(setup.name), store, home=home)
     return Summary(
         name=setup.name,
         image=setup.image.name or setup.image.digest,
@@ -245,4 +270,31 @@ def run(options: Options, store: Store, *, home: Path | None = None) -> Summary:
         nodes=tuple(node.name for node in setup.workers),
         kubeconfig=setup.state.kubeconfig,
         seconds=time.monotonic() - started,
+        sent=setup.ssh.sent,
     )
+
+
+def _begin(setup: steps.Setup, stack: contextlib.ExitStack) -> None:
+    """Be the only one at work. Raises UsageError when somebody else is, or when the cluster is there and has other machines."""
+    stack.enter_context(lease.claimed(setup.masters, setup.name))
+    ask = f"{KUBECTL} --request-timeout=5s get configmap {steps.CONFIG_MAP} --namespace=kube-system --output=json"
+    ours = f'set -- $(cat {rootfs.MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(setup.name)} ] && {ask}'
+    asked = setup.first.run(ours, check=False, timeout=30)
+    if not asked.ok:
+        return  # nothing is there, or nothing that was finished
+    stored = parse(json.loads(asked.stdout)["data"].get("Clusterfile") or "", "the stored Clusterfile", stored=True).cluster
+    there = {*stored.masters, *stored.nodes} if stored else set()
+    runs = json.loads(asked.stdout)["data"]
+    if runs.get("digest") not in (None, "", setup.image.digest):
+        raise UsageError(
+            f"the cluster {setup.name} is there, and runs {runs.get('image')} {runs['digest'][7:19]}",
+            hint=f"slipway upgrade brings it to another image, and slipway delete {setup.name} ends it",
+        )
+    wanted = {node.address for node in setup.nodes}
+    if there and there != wanted:
+        more, fewer = " ".join(sorted(wanted - there)), " ".join(sorted(there - wanted))
+        parts = [*([f"{more} is not in it"] if more else []), *([f"{fewer} is, and is not named"] if fewer else [])]
+        raise UsageError(
+            f"the cluster {setup.name} has other machines: {'; '.join(parts)}",
+            hint=f"slipway join {setup.name} and slipway remove {setup.name} change that, and slipway apply does what differs",
+        )

@@ -10,7 +10,7 @@ from typing import Any
 from harness import checks, clusterstate
 from harness.checks import Resource
 from harness.errors import CheckError, SlipwayError
-from harness.lifecycle import access
+from harness.lifecycle import access, ipvs, moves
 from harness.lifecycle.access import Access
 from harness.nodes import Machine, Node, each
 
@@ -28,7 +28,8 @@ def status(
 
 def gather(cluster: Access) -> dict[str, Any]:
     """``{"name", "image", "digest", "healthy", "kubernetes", "nodes": [...], "workloads": {kind: {"ready", "total"}}, "notReady": [...],
-    "registry": [...], "unreachable": [...]}``. An API that does not answer is told in ``notReady``.
+    "registry": [...], "balancers": [...], "unreachable": [...], "change": {...}}``. An API that does not answer is told in ``notReady``;
+    ``change`` is an upgrade or a rollback that has not come to its end, None without one.
     """
     found: dict[str, Any] = {
         "name": cluster.known.state.name,
@@ -37,6 +38,7 @@ def gather(cluster: Access) -> dict[str, Any]:
         "kubernetes": None,
         "nodes": [],
         "workloads": {},
+        "change": None,
     }
     own = True
     try:
@@ -45,15 +47,24 @@ def gather(cluster: Access) -> dict[str, Any]:
         found |= {"nodes": _nodes(items, problems), "workloads": _workloads(items, problems), "kubernetes": _version(cluster)}
         record = _record(cluster)
         own = record.pop("registry", "own") == "own"
-        found |= record
+        found |= {**record, "change": _change(cluster)}
     except SlipwayError as error:
         problems = (checks.Problem("the API", f"does not answer: {error.message}", "Silent"),)
     found["notReady"] = [problem.to_json() for problem in problems]
     found["registry"] = each(cluster.masters, _registry) if own else []
+    found["balancers"] = [one for one in each((*cluster.masters, *cluster.nodes), ipvs.status) if one]
     found["unreachable"] = [{"address": address, "reason": error.message} for address, error in cluster.unreachable.items()]
     serves = not own or any(registry["active"] for registry in found["registry"])
-    found["healthy"] = not problems and not cluster.unreachable and serves
+    found["healthy"] = not problems and not cluster.unreachable and serves and all(one["active"] for one in found["balancers"])
     return found
+
+
+def _change(cluster: Access) -> dict[str, Any] | None:
+    """An upgrade or rollback that was begun and has not come to its end."""
+    last = moves.read(cluster.kubectl)
+    if last is None or last.state != moves.RUNNING:
+        return None
+    return {"kind": last.kind, "from": str(last.before), "to": str(last.after), "since": last.since}
 
 
 def _record(cluster: Access) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import functools
 import posixpath
 import re
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ from harness.clusterfile import Clusterfile, fields, formats, generate
 from harness.clusterfile.config import deep_merge
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, Fault, InputError, StoreError
-from harness.lifecycle import machine, preflight, registry, rootfs
+from harness.lifecycle import ipvs, machine, preflight, registry, rootfs
+from harness.lifecycle.distribution import Exchange
 from harness.lifecycle.plan import Step, digest
-from harness.nodes import Node
+from harness.nodes import Node, each
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, Files, place
 from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.store import Store
-from harness.runtimes import DNS_DOMAIN, ROOTFS, Cluster, Facts, Member, Network, Runtime
+from harness.runtimes import DNS_DOMAIN, POD_CIDR, ROOTFS, SVC_CIDR, Cluster, Facts, Member, Network, Runtime
 from harness.runtimes.kubeadm import ADMIN, KUBECTL, Kubeadm
 
 RUNTIMES: Mapping[str, Callable[[Cluster], Runtime]] = {"kubeadm": Kubeadm}
@@ -40,6 +42,9 @@ CONTAINERD_CONFIG = "etc/containerd/config.toml"
 """In the rootfs: what is to be other than in slipway's own configuration of containerd."""
 KUBEADM_CONFIG = ("etc/kubeadm.yml", "etc/kubeadm.yaml")
 """In the rootfs: documents of kubeadm, kubelet and kube-proxy that the image wants."""
+
+_WATCH = 10
+"""Seconds between two looks at machines that something is waited for from."""
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DNS_IN_SERVICE = f"kubernetes.default.svc.{DNS_DOMAIN}"
@@ -77,6 +82,10 @@ class Setup:
     """More environment, by name of an application."""
     host_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Names that machines are to get, by address."""
+    added_names: tuple[str, ...] = ()
+    """Names that the API server's certificates have been given since the cluster was made."""
+    claim: Callable[[], object] = lambda: None
+    """Called once all are connected, before anything is asked: raises UsageError when somebody else is at work on the machines."""
 
     fresh: frozenset[str] | None = None
     """Addresses of machines that join a cluster which is there; None: all make one. Only they are worked on."""
@@ -84,8 +93,16 @@ class Setup:
     """Members that do not answer: names by address."""
     holders: frozenset[str] | None = None
     """Addresses of the masters that hold images; None: the first ones."""
+    app_images: ImageSet = dataclasses.field(default_factory=ImageSet)
+    """Of applications that were put into the cluster: registries hold them too."""
+    app_domains: tuple[str, ...] = ()
+    """The registries that these are named after."""
+
+    skip_checks: frozenset[str] = frozenset()
+    """Checks of machines in spite of which it goes on."""
 
     machines: dict[str, preflight.MachineFacts] = dataclasses.field(default_factory=dict)
+    balancing: ipvs.Choice = dataclasses.field(default_factory=ipvs.Choice)
 
     def on(self, nodes: Sequence[SshNode]) -> tuple[SshNode, ...]:
         """Those of the nodes that are to be worked on."""
@@ -101,6 +118,11 @@ class Setup:
     @property
     def nodes(self) -> tuple[SshNode, ...]:
         return (*self.masters, *self.workers)
+
+    @property
+    def balanced(self) -> tuple[SshNode, ...]:
+        """Those that need a way to others: for the API, or at least for images."""
+        return (*(node for node in self.masters if node not in self.registries), *self.workers)
 
     @property
     def first(self) -> SshNode:
@@ -144,7 +166,14 @@ class Setup:
 
     @functools.cached_property
     def layout(self) -> registry.Layout:
-        return registry.layout(self.store, self.images)
+        return registry.layout(self.store, self.images.union(self.app_images))
+
+    @functools.cached_property
+    def exchange(self) -> Exchange:
+        """How machines hand on to each other what they have; it ends with the connections."""
+        made = Exchange(node for node in self.nodes if node.address not in self.away)
+        self.ssh.at_end.append(made.close)
+        return made
 
     @functools.cached_property
     def cluster(self) -> Cluster:
@@ -161,6 +190,8 @@ class Setup:
             own_dns=(tree / "etc/addons" / DNS_ADDON).exists(),
             documents=(*self._image_documents(), *self.clusterfile.kubeadm),
             certificate_days=self._certificate_days,
+            virtual_ip=self.balancing.virtual_ip,
+            added_names=self.added_names,
         )
 
     def _image_documents(self) -> list[Mapping[str, Any]]:
@@ -217,6 +248,7 @@ class Setup:
             resolv_conf="/run/systemd/resolve/resolv.conf" if found.resolved else None,
             ec2=found.vendor.startswith("Amazon"),
             restrict_oom=found.restrict_oom,
+            virtual_ip=self.balancing.of(node.address),
         )
 
     def member(self, node: Node) -> Member:
@@ -272,13 +304,14 @@ def is_network(labels: Mapping[str, str]) -> bool:
 def connect(setup: Setup) -> Step:
     def action() -> str:
         setup.ssh.connect()
+        setup.claim()
         return f"{len(setup.nodes)} node{'s' if len(setup.nodes) > 1 else ''}"
 
     return Step("connect", "connect to the nodes", action)
 
 
 def check_machines(setup: Setup) -> Step:
-    def action() -> None:
+    def action() -> str:
         gathered = preflight.gather(setup.nodes)
         setup.machines = {
             node.address: dataclasses.replace(facts, host=setup.host_names.get(node.address, facts.host))
@@ -288,19 +321,33 @@ def check_machines(setup: Setup) -> Step:
             preflight.Target(node.address, "master" if node in setup.masters else "node", setup.machines[node.address])
             for node in setup.nodes
         ]
-        available = tuple(image.platform for image in setup.image.platforms)
-        # What is asked of an image that is not there for the machine cannot be known; that it is not there is told below.
-        fits = any(targets[0].machine.platform.matches(platform) for platform in available)
-        wanted = preflight.Wanted(
-            cluster=setup.name,
-            platforms=available,
-            size=setup.image.size,
-            network=setup.network if fits else Network("100.64.0.0/10", "10.96.0.0/22"),
-            ours=preflight.ours(targets, setup.name),
-        )
-        preflight.require(preflight.judge(targets, wanted))
+        found = preflight.examine({node.address: node for node in setup.nodes}, targets, wanted_of_machines(setup, targets))
+        said = preflight.require(found, setup.skip_checks)
+        setup.balancing = ipvs.choose(balancing_wish(setup), ipvs.ask(setup.nodes), preflight.ours(targets, setup.name))
+        return said
 
     return Step("check-machines", "check the machines", action, after=("connect",))
+
+
+def wanted_of_machines(setup: Setup, targets: Sequence[preflight.Target]) -> preflight.Wanted:
+    """What is asked of machines of which the facts are known."""
+    available = tuple(image.platform for image in setup.image.platforms)
+    # What is asked of an image that is not there for the machine cannot be known; that it is not there is told.
+    fits = all(any(target.machine.platform.matches(platform) for platform in available) for target in targets)
+    apps = {app.name: app for app in setup.image.platforms[0].info.apps}
+    modes = [document.get("mode") for document in setup.clusterfile.kubeadm if document.get("kind") == "KubeProxyConfiguration"]
+    return preflight.Wanted(
+        cluster=setup.name,
+        platforms=available,
+        size=setup.image.size,
+        network=setup.network if fits else Network(POD_CIDR, SVC_CIDR),
+        ours=preflight.ours(targets, setup.name),
+        minor=setup.facts.minor if fits else None,
+        ipvs="ipvs" in modes,
+        vxlan=not any(is_network(apps[name].labels) for name in setup.image.platforms[0].info.cluster_apps if name in apps),
+        registry=setup.elsewhere is None,
+        evicts_later=any("evictionHard" in document for document in setup.clusterfile.kubeadm),
+    )
 
 
 # ---- what every node gets ---------------------------------------------------------------------------------------------
@@ -329,8 +376,9 @@ def mark(setup: Setup, node: Node) -> None:
 
 
 def send_rootfs(setup: Setup) -> Step:
-    def action(node: Node) -> None:
-        rootfs.send(node, setup.tree(node))
+    def action(node: Node) -> str:
+        image = setup.platforms[node.address]
+        return setup.exchange.bring(node, rootfs.parcel_name(image), lambda: rootfs.parcel(setup.store, image)).note
 
     def inputs(node: Node) -> str:
         return rootfs.identity(setup.platforms[node.address])[:16]
@@ -348,29 +396,32 @@ def send_rendered(setup: Setup) -> Step:
     return Step("send-rendered", "send the rendered files", action, setup.on(setup.nodes), after=("send-rootfs",), inputs=inputs)
 
 
-def set_up_machines(setup: Setup) -> Step:
-    def files(node: Node) -> Files:
-        member = setup.member(node)
-        elsewhere = setup.elsewhere
-        names = registry.domains(setup.images)
-        found = {
-            **machine.files(setup.cluster, member, elsewhere.login() if elsewhere else "", config=setup.containerd_config(member)),
-            **(registry.client_files(names) if elsewhere is None else elsewhere.files(names)),
-            **setup.runtime.units(member),
-        }
-        if member.registry and elsewhere is None:
-            found |= registry.units()
-        return found
+def machine_files(setup: Setup, node: Node) -> Files:
+    """The files of a node outside the rootfs that make it one, but for keys."""
+    member = setup.member(node)
+    elsewhere = setup.elsewhere
+    names = sorted({*registry.domains(setup.images), *setup.app_domains})
+    found = {
+        **machine.files(setup.cluster, member, elsewhere.login() if elsewhere else "", config=setup.containerd_config(member)),
+        **(registry.client_files(names, member.virtual_ip) if elsewhere is None else elsewhere.files(names)),
+        **setup.runtime.units(member),
+    }
+    if member.registry and elsewhere is None:
+        found |= registry.units()
+    return found
 
+
+def set_up_machines(setup: Setup) -> Step:
     def action(node: Node) -> None:
         node.run(machine.NOTE_STATE)
         mark(setup, node)
-        place(node, files(node))
+        place(node, machine_files(setup, node))
         machine.set_hosts(node, setup.hosts_lines(node))
         node.run(machine.APPLY)
 
     def inputs(node: Node) -> str:
-        return digest(rootfs.fingerprint({path.lstrip("/"): file for path, file in files(node).items()}), setup.hosts_lines(node))
+        files = {path.lstrip("/"): file for path, file in machine_files(setup, node).items()}
+        return digest(rootfs.fingerprint(files), setup.hosts_lines(node))
 
     return Step("set-up-machines", "set up the machines", action, setup.on(setup.nodes), after=("make-keys",), inputs=inputs)
 
@@ -394,8 +445,10 @@ def start_containerd(setup: Setup) -> Step:
 
 def send_images(setup: Setup) -> Step:
     def action(node: Node) -> str:
-        blobs, size = registry.send(node, setup.store, setup.layout)
-        return f"{blobs} blobs, {size / 1e6:.0f} MB"
+        among = [holder for holder in setup.registries if holder.address not in setup.away]
+        brought = setup.exchange.bring(node, setup.layout.name, lambda: registry.parcel(setup.store, setup.layout), among)
+        registry.name(node, setup.store, setup.layout)
+        return brought.note
 
     def inputs(_: Node) -> str:
         return digest(sorted(setup.layout.links.items()), sorted(setup.layout.blobs))
@@ -407,13 +460,16 @@ def send_images(setup: Setup) -> Step:
 def start_registry(setup: Setup) -> Step:
     if setup.elsewhere is not None:
         return Step("start-registry", "use a registry elsewhere", lambda: None, after=("check-machines",))
-    hosts = ("127.0.0.1", *(node.address for node in setup.registries))
+
+    def hosts() -> tuple[str, ...]:
+        virtual = [setup.balancing.virtual_ip] if setup.balancing.virtual_ip else []
+        return ("127.0.0.1", *virtual, *(node.address for node in setup.registries))
 
     def action(node: Node) -> None:
-        registry.start(node, *setup.runtime.serving(hosts, "slipway-registry"))
+        registry.start(node, *setup.runtime.serving(hosts(), "slipway-registry"))
 
     def inputs(node: Node) -> str:
-        return digest(setup.runtime.identity, hosts, registry.CONFIG, rootfs.identity(setup.platforms[node.address]))
+        return digest(setup.runtime.identity, hosts(), registry.CONFIG, rootfs.identity(setup.platforms[node.address]))
 
     return Step(
         "start-registry",
@@ -426,13 +482,30 @@ def start_registry(setup: Setup) -> Step:
 
 
 def start_balancers(setup: Setup) -> Step:
-    def inputs(node: Node) -> str:
-        return digest(machine.balancer_config(setup.cluster, setup.member(node)), rootfs.identity(setup.platforms[node.address]))
+    def config(node: Node) -> str:
+        return machine.balancer_config(setup.cluster, setup.member(node))
 
-    nodes = setup.on((*(node for node in setup.masters if node not in setup.registries), *setup.workers))
-    return Step(
-        "start-balancers", "start the balancers", machine.start_balancer, nodes, after=("send-rootfs", "set-up-machines"), inputs=inputs
-    )
+    def action(node: Node) -> str:
+        machine.start_balancer(node, config(node))
+        return "by rules of the kernel" if setup.balancing.of(node.address) else ""
+
+    def inputs(node: Node) -> str:
+        return digest(config(node), rootfs.identity(setup.platforms[node.address]))
+
+    nodes = setup.on(setup.balanced)
+    return Step("start-balancers", "start the balancers", action, nodes, after=("send-rootfs", "set-up-machines"), inputs=inputs)
+
+
+def balancing_wish(setup: Setup) -> ipvs.Wish:
+    """How the way to the masters is asked to be balanced, and for whom."""
+    asked = setup.clusterfile.cluster.load_balancing if setup.clusterfile.cluster else "auto"
+    balanced = tuple(node.address for node in setup.balanced)
+
+    def brings() -> bool:
+        nodes = [node for node in setup.nodes if node.address in balanced] or setup.nodes
+        return all((setup.tree(node) / "bin" / program).exists() for node in nodes for program in ipvs.PROGRAMS)
+
+    return ipvs.Wish(asked, balanced, setup.network, {**setup.main.info.env, **setup.env}, brings)
 
 
 # ---- Kubernetes -------------------------------------------------------------------------------------------------------
@@ -451,6 +524,7 @@ def kubernetes_inputs(setup: Setup, node: Node) -> str:
         node.address,
         *(cluster.documents),
         *([cluster.certificate_days] if cluster.certificate_days else []),
+        *([cluster.virtual_ip] if cluster.virtual_ip else []),
     )
 
 
@@ -487,19 +561,26 @@ def start_masters(setup: Setup) -> Step:
     )
 
 
+_CONTROL_PLANE = re.compile(r"/(kube-apiserver|etcd|kube-controller-manager|kube-scheduler):")
+
+
+def essential(setup: Setup, node: Node) -> list[str]:
+    """The images without which a node is none, those of the control plane first."""
+    used = {setup.facts.pause_image or ""}
+    for text in addons(setup).values():
+        used |= set(re.findall(r"^\s*image:\s*[\"']?([^\s\"']+)", text, re.MULTILINE))
+    names = [image.name for image in setup.images.images]
+    first = [name for name in names if _CONTROL_PLANE.search(name)] if setup.member(node).is_master else []
+    return [*sorted(first), *(name for name in names if name in used or "/kube-proxy:" in name)]
+
+
 def fetch_images(setup: Setup) -> Step:
     """Pull what every node runs while its kubelet is still getting ready. Only saves time: what fails here, the kubelet tries again."""
-    own = re.compile(r"/(kube-apiserver|etcd|kube-controller-manager|kube-scheduler):")
 
     def action(node: Node) -> str:
-        used = {setup.facts.pause_image or ""}
-        for text in _addons(setup).values():
-            used |= set(re.findall(r"^\s*image:\s*[\"']?([^\s\"']+)", text, re.MULTILINE))
-        names = [image.name for image in setup.images.images]
-        first = [name for name in names if own.search(name)] if setup.member(node).is_master else []
-        rest = [name for name in names if name in used or "/kube-proxy:" in name]
-        machine.fetch(node, [*sorted(first), *rest])
-        return f"{len(first) + len(rest)} images"
+        names = essential(setup, node)
+        machine.fetch(node, names)
+        return f"{len(names)} images"
 
     return Step(
         "fetch-images",
@@ -513,17 +594,17 @@ def fetch_images(setup: Setup) -> Step:
 
 
 def wait_for_api(setup: Setup) -> Step:
+    """Every time: what comes then needs an API that answers now, and machines may have booted since it did."""
     return Step(
         "wait-for-api",
         "wait for the API",
         lambda node: setup.runtime.wait_api(setup.member(node), setup.timeout),
         setup.on(setup.masters),
         after=("start-masters",),
-        inputs=lambda node: kubernetes_inputs(setup, node),
     )
 
 
-def _addons(setup: Setup) -> dict[str, str]:
+def addons(setup: Setup) -> dict[str, str]:
     """The addons of the image by file name, rendered for the first master."""
     files = setup.rendered[setup.first.address]
     folder = setup.tree(setup.first) / "etc/addons"
@@ -538,7 +619,7 @@ def finish_cluster(setup: Setup) -> Step:
     """What is done once: kubeadm's cluster-wide phases, and the pod network unless an application brings it."""
 
     def network() -> dict[str, str]:
-        return {name: text for name, text in _addons(setup).items() if name == NETWORK_ADDON and not setup.cluster.own_network}
+        return {name: text for name, text in addons(setup).items() if name == NETWORK_ADDON and not setup.cluster.own_network}
 
     return Step(
         "finish-cluster",
@@ -554,12 +635,13 @@ def start_addons(setup: Setup, after: str) -> Step:
     """The addons of the image besides the pod network: they need a node that is ready."""
 
     def others() -> dict[str, str]:
-        return {name: text for name, text in _addons(setup).items() if name != NETWORK_ADDON}
+        return {name: text for name, text in addons(setup).items() if name != NETWORK_ADDON}
 
     return Step(
         "start-addons",
         "start the addons",
-        lambda _: setup.runtime.apply(others(), setup.timeout),
+        # Whoever waits longer for a node is told by the next step, which sees whether the machines are there still.
+        lambda _: setup.runtime.apply(others(), min(setup.timeout, 60)),
         (setup.first,),
         after_all=(after,),
         inputs=lambda node: digest(kubernetes_inputs(setup, node), others()),
@@ -578,12 +660,13 @@ def launch_commands(setup: Setup, commands: tuple[str, ...], kind: str, after: s
             used = {path: file for path, file in setup.rendered[node.address].items() if reads(command, path)}
             return digest(setup.runtime.identity, setup.image.digest, command, setup.environment(node), rootfs.fingerprint(used))
 
-        made.append(Step(f"{kind}-{number}", _short(command), action, (setup.first,), after_all=(after,), inputs=inputs))
+        made.append(Step(f"{kind}-{number}", launch_title(command), action, (setup.first,), after_all=(after,), inputs=inputs))
         after = made[-1].id
     return made
 
 
-def _short(command: str) -> str:
+def launch_title(command: str) -> str:
+    """How a launch command is shown."""
     text = " ".join(command.split())
     return f"launch: {text if len(text) < 70 else f'{text[:67]}...'}"
 
@@ -599,7 +682,7 @@ def reads(command: str, path: str) -> bool:
 
 
 # A launch command may run again, with other values or after a kill: what is installed already is then brought up to date.
-_HELM = """helm() {
+HELM = """helm() {
   case " $* " in *' --generate-name '*|*' -g '*|*' --replace '*|*' --name-template'*) command helm "$@"; return ;; esac
   if [ "${1-}" = install ]; then shift; set -- upgrade --install "$@"; fi
   command helm "$@"
@@ -615,12 +698,14 @@ def run_in_rootfs(node: Node, command: str, env: Mapping[str, str], *, what: str
     starts.
     """
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(env.items()) if _ENV_NAME.fullmatch(name))
-    script = f"cd {folder} || exit 1\n{exports}export KUBECONFIG={ADMIN} PATH={ROOTFS}/bin:$PATH\n{_HELM}{command}\n"
+    script = f"cd {folder} || exit 1\n{exports}export KUBECONFIG={ADMIN} PATH={ROOTFS}/bin:$PATH\n{HELM}{command}\n"
     # Before and after a cluster nothing of ours is to be on the machine.
     path = f"{f'{STATE}/' if folder == ROOTFS else '/run/slipway-'}launch-{digest(command)}.sh"
     node.put(script.encode(), path, 0o600)
+    # One at a time: what an earlier run began goes on when that was killed, and two of the same would be in each other's way.
+    alone = "$(command -v flock > /dev/null && echo 'flock -o /run/lock')"
     try:
-        return node.run(f"exec $(command -v bash || command -v sh) {path} < /dev/null", timeout=3600).stdout
+        return node.run(f"exec {alone} $(command -v bash || command -v sh) {path} < /dev/null", timeout=3600).stdout
     except CommandError as error:
         raise CommandError(f"{node.name}: {what} failed: {command.strip()}", hint=error.hint, details=error.details) from error
     finally:
@@ -636,7 +721,9 @@ def wait_for_nodes(setup: Setup, after: str) -> Step:
     def action() -> str:
         names = [member.name for member in setup.cluster.members]
         try:
-            checks.settle(setup.kubectl, timeout=setup.timeout, quiet=0, namespaces=("kube-system",), nodes=names)
+            checks.settle(
+                setup.kubectl, timeout=setup.timeout, quiet=0, namespaces=("kube-system",), nodes=names, progress=watching(setup.nodes)
+            )
         except CheckError as error:
             raise CheckError(error.message, hint=error.hint, details=f"{error.details or ''}\n{_kubelet_logs(setup)}".strip()) from error
         setup.runtime.registered()
@@ -644,6 +731,22 @@ def wait_for_nodes(setup: Setup, after: str) -> Step:
         return f"{len(names)} Ready"
 
     return Step("wait-for-nodes", "wait for the nodes", action, after=(after, "wait-for-api", "start-kubelets"))
+
+
+def watching(nodes: Sequence[Node]) -> Callable[[object], None]:
+    """To be called while something is waited for: from time to time sees whether the machines are there still.
+
+    It raises NodeError when one is not: what is waited for would not come about.
+    """
+    asked = time.monotonic()
+
+    def watch(_: object) -> None:
+        nonlocal asked
+        if time.monotonic() - asked >= _WATCH:
+            each(nodes, lambda node: node.run("true", timeout=60))
+            asked = time.monotonic()
+
+    return watch
 
 
 def _kubelet_logs(setup: Setup) -> str:
@@ -671,7 +774,7 @@ def wait_for_workloads(setup: Setup, after: str, *, launched: bool) -> Step:
     """Until everything is ready and, when something was launched, nothing more appears."""
 
     def action() -> str:
-        found = checks.settle(setup.kubectl, timeout=setup.timeout, quiet=1 if launched else 0)
+        found = checks.settle(setup.kubectl, timeout=setup.timeout, quiet=1 if launched else 0, progress=watching(setup.nodes))
         return f"{len(checks.of_kind(found, 'Pod'))} pods"
 
     return Step("wait-for-workloads", "wait for the workloads", action, after=(after,))

@@ -20,17 +20,25 @@ class NodeKubectl:
     """Masters to ask when the API of the first one does not answer."""
     kubeconfig: str = "/etc/kubernetes/admin.conf"
     program: str = f"{STATE}/rootfs/bin/kubectl"
+    home: str = STATE
+    """Where kubectl keeps its cache."""
 
-    def run(self, *argv: str) -> str:
-        command = f"HOME={STATE} KUBECONFIG={self.kubeconfig} {self.program} {shlex.join(argv)}"
+    @property
+    def words(self) -> str:
+        """kubectl as shell text, to which arguments are added."""
+        return f"HOME={shlex.quote(self.home)} KUBECONFIG={shlex.quote(self.kubeconfig)} {self.program}"
+
+    def run(self, *argv: str, input: str | None = None, timeout: float = 120) -> str:
+        """``input`` is what it reads from standard input; ``timeout`` in seconds."""
+        command = f"{self.words} {shlex.join(argv)}"
         *before, last = (self.node, *self.others)
         for node in before:
             try:
-                return node.run(command, timeout=120).stdout
+                return node.run(command, input=input, timeout=timeout).stdout
             except CommandError as error:
                 if not _SILENT.search(error.details or ""):
                     raise
-        return last.run(command, timeout=120).stdout
+        return last.run(command, input=input, timeout=timeout).stdout
 
 
 _SILENT = re.compile(r"connection to the server .* was refused|Unable to connect to the server|no such file or directory|context deadline")

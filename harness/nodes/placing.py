@@ -9,7 +9,7 @@ import io
 import posixpath
 import shlex
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, cast
 
 from harness.errors import CommandError
@@ -54,8 +54,8 @@ def archive(files: Files) -> bytes:
     return stream.getvalue()
 
 
-class _Counted:
-    """A pipe that knows how much went through it: a tar archive asks for its position."""
+class Counted:
+    """A pipe to be written to that knows how many bytes went through it: its position, which a tar archive asks for."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -66,6 +66,10 @@ class _Counted:
         self._position += len(data)
         return len(data)
 
+    def writelines(self, pieces: Iterable[bytes]) -> None:
+        for piece in pieces:
+            self.write(piece)
+
     def tell(self) -> int:
         return self._position
 
@@ -73,7 +77,7 @@ class _Counted:
 @contextlib.contextmanager
 def tar_stream(stream: BinaryIO) -> Iterator[tarfile.TarFile]:
     """A tar archive being written into a pipe, its members copied in large pieces."""
-    with tarfile.TarFile(fileobj=cast("BinaryIO", _Counted(stream)), mode="w", format=tarfile.GNU_FORMAT, copybufsize=1 << 20) as tar:
+    with tarfile.TarFile(fileobj=cast("BinaryIO", Counted(stream)), mode="w", format=tarfile.GNU_FORMAT, copybufsize=1 << 20) as tar:
         yield tar
 
 

@@ -14,13 +14,14 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, cast
 
 from harness import log, packages, process
 from harness.errors import CommandError, NodeError, UsageError
 from harness.nodes import Input, Login, Machine, Writer, each
+from harness.nodes.placing import Counted
 from harness.process import Result
 
 CONNECT_TIMEOUT = 10
@@ -52,8 +53,10 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
     ("timed out", "no answer within {timeout} s", "check the address, that the machine is up, and firewalls on the way"),
     ("Connection closed by", "it closed the connection", "look at the log of its sshd"),
     ("Connection reset by", "it closed the connection", "look at the log of its sshd"),
-    ("Broken pipe", "the connection was lost", "check the machine and its network, then run the same command again"),
-    ("closed by remote host", "the connection was lost", "check the machine and its network, then run the same command again"),
+    ("Broken pipe", "the connection was lost", "lost"),
+    ("closed by remote host", "the connection was lost", "lost"),
+    ("not responding", "the connection was lost", "lost"),
+    ("read from master failed", "the connection was lost", "lost"),
 )
 
 
@@ -66,13 +69,19 @@ def explain(machine: Machine, said: str, known_hosts: Path) -> NodeError:
     hints = {
         "changed": f"if the machine was installed anew, forget its old key: ssh-keygen -R {machine.address} -f {known_hosts}; "
         "if not, somebody may be listening in",
-        "login": "give another key with --key or another --user, or add the public key to its authorized_keys",
+        "lost": "check the machine and its network, then run the same command again",
+        "login": "give the right password (--passwd - asks for it), or a key with --key"
+        if login.password is not None
+        else "give another key with --key or another --user, or add the public key to its authorized_keys",
     }
     for text, why, hint in _REASONS:
         if text in said:
             reason = why.format(user=login.user, means=means, port=login.port, timeout=CONNECT_TIMEOUT)
             return NodeError(f"{machine.address}: {reason}", hint=hints.get(hint, hint))
-    last = said.strip().splitlines()[-1:] or ["ssh failed and said nothing"]
+    if not said.strip():
+        # Nothing is said about a shared connection that ends.
+        return NodeError(f"{machine.address}: the connection was lost", hint=hints["lost"])
+    last = said.strip().splitlines()[-1:]
     return NodeError(f"{machine.address}: {last[0]}", hint=f"try it by hand: ssh -p {login.port} {login.user}@{machine.address}")
 
 
@@ -91,6 +100,11 @@ class Ssh:
         """What our own commands read: another one may know other machines."""
         self.for_many = self.own
         """What ``stream`` reads."""
+        self.sent = 0
+        """Bytes of commands and of their standard input, of all machines together."""
+        self.at_end: list[Callable[[], object]] = []
+        """Called before the connections are ended, once each."""
+        self._counting = threading.Lock()
         atexit.register(shutil.rmtree, self.sockets, ignore_errors=True)
         self.nodes = tuple(SshNode(self, machine) for machine in self.machines)
 
@@ -161,8 +175,14 @@ class Ssh:
         each(self.nodes, attempt)
         return tuple(node for node in self.nodes if node not in errors), errors
 
+    def count(self, sent: int) -> None:
+        with self._counting:
+            self.sent += sent
+
     def close(self) -> None:
         """End the shared connections; new ones open by themselves."""
+        while self.at_end:
+            self.at_end.pop()()
         each(self.nodes, lambda node: node.disconnect())
 
     def __enter__(self) -> Self:
@@ -216,15 +236,18 @@ class SshNode:
     def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float | None = None) -> Result:
         argv = ["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote(command)]
         environment = self.ssh.environment(self.machine.login)
-        with _standard_input(input) as stream:
+        self.ssh.count(len(argv[-1]))
+        with _standard_input(input, self.ssh.count) as stream:
             try:
                 result = process.run(argv, check=False, input=stream, env=environment, timeout=timeout)
             except CommandError as error:
                 raise CommandError(f"{self.name}: {_brief(command)}: not done after {timeout} s") from error
-        self._check_transport(result.returncode, result.stderr)
+        self._check_shared(result.returncode, result.stderr)
         result = Result((self.name, command), result.returncode, result.stdout, result.stderr)
         if check and not result.ok:
-            raise CommandError(f"{self.name}: {_brief(command)}: exit code {result.returncode}", details=result.output)
+            full = f"a disk of {self.name} is full: see df -h there, free some, and run the same command again"
+            hint = full if "No space left on device" in result.output else None
+            raise CommandError(f"{self.name}: {_brief(command)}: exit code {result.returncode}", hint=hint, details=result.output)
         return result
 
     def stream(self, command: str, take: process.Take, *, stop: threading.Event | None = None) -> int:
@@ -252,7 +275,7 @@ class SshNode:
         """Run shell text as root and write what it prints into an open file. Raises like ``run``."""
         argv = ["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote(command)]
         result = process.run(argv, check=False, env=self.ssh.environment(self.machine.login), output=into)
-        self._check_transport(result.returncode, result.stderr)
+        self._check_shared(result.returncode, result.stderr)
         if not result.ok:
             raise CommandError(f"{self.name}: {_brief(command)}: exit code {result.returncode}", details=result.output)
 
@@ -275,6 +298,11 @@ class SshNode:
     def _remote(self, command: str) -> str:
         shell = f"sh -c {shlex.quote(command)}"
         return shell if self.machine.login.user == "root" else f"sudo -n -- {shell}"
+
+    def _check_shared(self, code: int, said: str) -> None:
+        """While the shared connection stands, ssh's own code for a failure was the command's."""
+        if code != _LOST or not process.run(["ssh", "-F", self.ssh.own, "-O", "check", "--", self.address], check=False, timeout=10).ok:
+            self._check_transport(code, said)
 
     def _check_transport(self, code: int, said: str) -> None:
         if code == _LOST:
@@ -337,7 +365,8 @@ def config_text(machines: Sequence[Machine], known_hosts: Path, sockets: Path) -
         "  ControlPersist 120",
         f"  ControlPath {_quoted(sockets)}/%C",
         f"  ConnectTimeout {CONNECT_TIMEOUT}",
-        "  ServerAliveInterval 15",
+        # A machine that is gone is told after 20 s: nothing says so when it does not even refuse.
+        "  ServerAliveInterval 5",
         "  ServerAliveCountMax 4",
         "  RequestTTY no",
         "  ForwardAgent no",
@@ -369,14 +398,27 @@ def _place(name: str) -> Path:
     for other in root.glob("*-*"):
         owner = other.name.partition("-")[0]
         if owner.isdigit() and not Path("/proc", owner).exists() and Path("/proc/self").exists():
+            _end_connections(other)
             shutil.rmtree(other, ignore_errors=True)
     return place
 
 
+def _end_connections(folder: Path) -> None:
+    """Those that are kept open there; each would wait two minutes for another command."""
+    for socket in folder.glob("*"):
+        if socket.is_socket():
+            process.run(["ssh", "-F", "none", "-o", f"ControlPath={socket}", "-O", "exit", "--", "nobody"], check=False, timeout=10)
+
+
 @contextlib.contextmanager
-def _standard_input(source: Input) -> Iterator[str | bytes | BinaryIO | None]:
-    """What process.run takes: a writer is given one end of a pipe in a thread, the program gets the other."""
+def _standard_input(source: Input, count: Callable[[int], None]) -> Iterator[str | bytes | BinaryIO | None]:
+    """What process.run takes: a writer is given one end of a pipe in a thread, the program gets the other. Its bytes are counted."""
     if not callable(source):
+        if isinstance(source, str | bytes):
+            count(len(source))
+        elif source is not None:
+            with contextlib.suppress(OSError):
+                count(os.fstat(source.fileno()).st_size - source.tell())
         yield source
         return
     reading, writing = os.pipe()
@@ -385,7 +427,11 @@ def _standard_input(source: Input) -> Iterator[str | bytes | BinaryIO | None]:
     def write() -> None:
         try:
             with os.fdopen(writing, "wb", buffering=1 << 20) as stream:
-                source(stream)
+                counted = Counted(stream)
+                try:
+                    source(cast("BinaryIO", counted))
+                finally:
+                    count(counted.tell())
         except BrokenPipeError:
             pass  # the program ended before it had read everything: its exit code says why
         except BaseException as error:

@@ -128,6 +128,8 @@ class Member:
 
     away: bool = False
     """A member that does not answer now."""
+    virtual_ip: str | None = None
+    """Where it finds the masters, when rules of its kernel lead there; None: on its loopback, or on itself."""
 
     @property
     def is_master(self) -> bool:
@@ -143,6 +145,8 @@ class Cluster:
     network: Network
     members: tuple[Member, ...]
     cert_sans: tuple[str, ...] = ()
+    added_names: tuple[str, ...] = ()
+    """More of that kind, which came later."""
     own_network: bool = False
     """An application of the image brings the pod network (CNI)."""
     own_dns: bool = True
@@ -151,6 +155,8 @@ class Cluster:
     """Configuration of kubeadm, kubelet and kube-proxy over ours, as plain documents; the last one counts."""
     certificate_days: int | None = None
     """How long certificates are good; None: as long as kubeadm's."""
+    virtual_ip: str | None = None
+    """The address, on no interface, by which kernels of members may lead to the masters: certificates hold it."""
 
     @property
     def masters(self) -> tuple[Member, ...]:
@@ -226,6 +232,22 @@ class Runtime(Protocol):
 
     def apply(self, addons: Mapping[str, str], timeout: float) -> None:
         """Apply manifests by name, once a node takes pods or ``timeout`` seconds have passed."""
+        ...
+
+    def configure(self, member: Member) -> None:
+        """Prepare a master that runs for another version; nothing changes for it yet."""
+        ...
+
+    def store_image(self, member: Member) -> str:
+        """The image that the database of a master is to run, once it was configured; empty when that is not known."""
+        ...
+
+    def start_controllers(self, member: Member) -> None:
+        """Start what stands on the API of a master; ``join_master`` starts the API itself."""
+        ...
+
+    def update(self, addons: Mapping[str, str]) -> None:
+        """What is done once for the whole cluster when its masters have another version; ``addons`` as for ``finish``."""
         ...
 
     def registered(self) -> None:

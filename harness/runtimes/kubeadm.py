@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import ipaddress
 import json
 import shlex
 from collections.abc import Iterable, Mapping
@@ -65,6 +66,46 @@ KUBELET_NO_CLOUD = """[Service]
 Environment=AWS_EC2_METADATA_DISABLED=true
 """
 
+# Until Kubernetes 1.23 every kubelet asks Docker, five times in five seconds, where its files are, before it gets on without it. Told at
+# once, it looks there, finds nothing, and gets on.
+_DOCKER_SOCKET = "/run/slipway-docker.sock"
+_DOCKER_ANSWER = f"{STATE}/docker.sh"
+_DOCKER = {
+    "/etc/systemd/system/slipway-docker.socket": f"""[Unit]
+Description=slipway: tells the kubelet that there is no Docker to wait for
+
+[Socket]
+ListenStream={_DOCKER_SOCKET}
+SocketMode=0600
+Accept=yes
+RemoveOnStop=yes
+""",
+    "/etc/systemd/system/slipway-docker@.service": f"""[Unit]
+Description=slipway: tells the kubelet that there is no Docker to wait for
+CollectMode=inactive-or-failed
+
+[Service]
+ExecStart=/bin/sh {_DOCKER_ANSWER}
+StandardInput=socket
+StandardOutput=socket
+StandardError=journal
+TimeoutSec=5
+""",
+    "/etc/systemd/system/kubelet.service.d/30-slipway-docker.conf": f"""[Unit]
+Wants=slipway-docker.socket
+After=slipway-docker.socket
+
+[Service]
+ExecStart=
+ExecStart=/usr/local/bin/kubelet --docker=unix://{_DOCKER_SOCKET} $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS \
+  $KUBELET_EXTRA_ARGS
+""",
+    _DOCKER_ANSWER: r"""while IFS= read -r line && [ "$line" != "$(printf '\r')" ]; do :; done
+body='{"DockerRootDir":"/var/lib/docker"}'
+printf 'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s' ${#body} "$body"
+""",
+}
+
 _ADMINISTRATORS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "admin": ("kubernetes-admin", ("system:masters",)),
     "controller-manager": ("system:kube-controller-manager", ()),
@@ -75,6 +116,12 @@ _ADMINISTRATORS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 _LATE_PHASES = ("control-plane controller-manager", "control-plane scheduler")
 _SMALL = 20
 """Nodes up to which their kubelets may ask the API often."""
+
+_NOT_YET = r"node\.kubernetes\.io/(not-ready|unreachable|network-unavailable)|node\.cloudprovider\.kubernetes\.io/uninitialized"
+"""Taints of a node that is still on its way."""
+
+_NODE_BITS = 24
+"""The prefix length of a node's range of pod addresses, as the controller manager has it by default."""
 
 _PROGRAMS = ("kubeadm", "kubelet", "kubectl")
 
@@ -155,17 +202,14 @@ class Kubeadm:
             "/etc/systemd/system/kubelet.service": File.text(KUBELET_SERVICE),
             "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf": File.text(KUBELET_DROP_IN),
             **links,
+            **({path: File.text(text) for path, text in _DOCKER.items()} if self.cluster.facts.minor < 24 else {}),
             **({} if member.ec2 else {"/etc/systemd/system/kubelet.service.d/20-slipway.conf": File.text(KUBELET_NO_CLOUD)}),
         }
 
     def start_kubelet(self, member: Member) -> None:
         """Start the kubelet with its certificate. It takes seconds to get ready, which others use: nothing else need be there yet."""
         if member.is_master:
-            configuration = {
-                CONFIG: File.text(master_config(self.cluster, member, initial=True), 0o600),
-                f"{CONFIG}.upload": File.text(master_config(self.cluster, member, initial=False), 0o600),
-                **self._shared_keys(),
-            }
+            configuration = {**self._configuration(member), **self._shared_keys()}
             start = f"{KUBEADM} init phase kubelet-start --config {CONFIG}"
         else:
             configuration = {
@@ -176,6 +220,21 @@ class Kubeadm:
             start = "systemctl restart kubelet"
         put_all(member.node, {**configuration, **self._client(member)})
         member.node.run(f"mkdir -p /etc/kubernetes/manifests && {start} && systemctl enable kubelet 2>&1", timeout=120)
+
+    def _configuration(self, member: Member) -> dict[str, File]:
+        return {
+            CONFIG: File.text(master_config(self.cluster, member, initial=True), 0o600),
+            f"{CONFIG}.upload": File.text(master_config(self.cluster, member, initial=False), 0o600),
+        }
+
+    def configure(self, member: Member) -> None:
+        """What kubeadm reads on a master that runs; nothing of it counts before a phase is run."""
+        put_all(member.node, self._configuration(member))
+
+    def store_image(self, member: Member) -> str:
+        """The image of etcd that ``configure`` has asked for; empty when kubeadm names none."""
+        listed = member.node.run(f"{KUBEADM} config images list --config {CONFIG} 2>/dev/null", timeout=60).stdout.split()
+        return next((image for image in listed if "/etcd:" in image), "")
 
     def certify(self, member: Member) -> None:
         """All certificates and kubeconfigs of a master: kubeadm checks ours, and makes what a newer version has in addition."""
@@ -195,21 +254,28 @@ class Kubeadm:
         """The API server; what would be there of an earlier attempt started without its database."""
         self._phases(member, "control-plane apiserver")
 
+    def start_controllers(self, member: Member) -> None:
+        """Controller manager and scheduler of a master whose API answers."""
+        self._phases(member, *_LATE_PHASES)
+
     def wait_api(self, member: Member, timeout: float) -> None:
         """Until the API of a master is ready. Raises CheckError with the reason.
 
         Controllers and scheduler are started once it speaks at all: earlier they would only compete for the processor and then ask
         again at growing intervals, later their own start would be waited for.
         """
+        # Whoever waits again, since an earlier run was cut short or the machine has booted, finds them started.
+        late = f"""[ "$(cksum < {CONFIG})" = "$(cat {STATE}/controllers 2>/dev/null)" ] || {{
+  {_init(_LATE_PHASES)} && cksum < {CONFIG} > {STATE}/controllers; }}"""
         # Before it is ready the API answers with a list of what is missing; kubectl fails then, but not for lack of a connection.
         script = f"""end=$(($(date +%s) + {int(timeout)}))
 begun=
 until {KUBECTL} --request-timeout=2s get --raw /readyz > {STATE}/readyz 2>&1; do
   if [ "$(date +%s)" -gt "$end" ]; then cat {STATE}/readyz; exit 1; fi
-  if [ -z "$begun" ] && grep -q 'poststarthook' {STATE}/readyz; then {_init(_LATE_PHASES)} > /dev/null; begun=yes; fi
+  if [ -z "$begun" ] && grep -q 'poststarthook' {STATE}/readyz; then {{ {late}; }} > /dev/null; begun=yes; fi
   sleep 0.1
 done
-{_init(_LATE_PHASES)}"""
+{late}"""
         result = member.node.run(script, check=False, timeout=timeout + 30)
         if not result.ok:
             raise CheckError(
@@ -222,22 +288,48 @@ done
         member.node.run(_init(phases), timeout=300)
 
     def finish(self, addons: Mapping[str, str]) -> None:
-        node = self.first.node
-        upload = f"{KUBEADM} init phase %s --config {CONFIG}.upload"
-        commands = [upload % "upload-config all", upload % "bootstrap-token"]
-        commands.append(upload % ("addon kube-proxy" if self.cluster.own_dns else "addon all"))
-        commands += self._applying(addons)
-        node.run(_at_once(commands), timeout=300)
+        self._upload(addons, self._giving_ranges())
         each(self.cluster.masters, self.welcome)
 
+    def update(self, addons: Mapping[str, str]) -> None:
+        """As ``finish``, for a cluster whose masters have another version now: they are known, and marked as their owner likes."""
+        self._upload(addons)
+        # Rules stay while a kube-proxy is replaced; kubeadm would have it done on one node after the other.
+        faster = '{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":"20%"}}}}'
+        command = f"{KUBECTL} --namespace=kube-system patch daemonset kube-proxy --type=merge -p {shlex.quote(faster)}"
+        self.first.node.run(command, check=False, timeout=60)
+
+    def _upload(self, addons: Mapping[str, str], more: Iterable[str] = ()) -> None:
+        upload = f"{KUBEADM} init phase %s --config {CONFIG}.upload"
+        commands = [upload % "upload-config all", upload % "bootstrap-token", *more]
+        commands.append(upload % ("addon kube-proxy" if self.cluster.own_dns else "addon all"))
+        commands += self._applying(addons)
+        self.first.node.run(_at_once(commands), timeout=300)
+
+    def _giving_ranges(self) -> list[str]:
+        """The command that says which addresses the pods of each node have, before there are nodes to have them.
+
+        The controller manager looks for the first time ten seconds after its start, and until then no node has a network.
+        """
+        ranges = pod_ranges(self.cluster)
+        if not ranges:
+            return []
+        nodes = [{"apiVersion": "v1", "kind": "Node", **node_range(name, found)} for name, found in ranges.items()]
+        put_all(self.first.node, {f"{STATE}/nodes.yaml": File.text(documents(*nodes))})
+        # A node that has addresses already keeps them: then this fails for it, and nothing is missing.
+        return [f"{KUBECTL} apply --server-side --force-conflicts --field-manager=slipway -f {STATE}/nodes.yaml || true"]
+
     def apply(self, addons: Mapping[str, str], timeout: float) -> None:
-        """Apply manifests as soon as a node takes pods. Earlier the scheduler would try in vain, and then again at growing intervals."""
+        """Apply manifests as soon as a node takes pods. Earlier the scheduler would try in vain, and then again at growing intervals.
+
+        A node that is short of something (disk-pressure) does not take any for long: that is left to who waits for the pods, and explains.
+        """
         ready = (
             '{{range .items}}{{range .status.conditions}}{{if eq .type "Ready"}}{{.status}}{{end}}{{end}}'
             " {{range .spec.taints}}{{.key}} {{end}}{{println}}{{end}}"
         )
         script = f"""end=$(($(date +%s) + {int(timeout)}))
-until {KUBECTL} get nodes -o go-template={shlex.quote(ready)} 2>/dev/null | grep '^True' | grep -qv node.kubernetes.io/; do
+until {KUBECTL} get nodes -o go-template={shlex.quote(ready)} 2>/dev/null | grep '^True' | grep -qvE {shlex.quote(_NOT_YET)}; do
   [ "$(date +%s)" -lt "$end" ] || break
   sleep 0.3
 done"""
@@ -317,6 +409,32 @@ done; journalctl -u kubelet -n 8 --no-pager -o cat 2>/dev/null"""
             return ""
 
 
+def pod_ranges(cluster: Cluster) -> dict[str, str]:
+    """The range of pod addresses for every node, by name; nothing where that is not ours to say, and the controller manager does it.
+
+    From the end of the network: it gives them from the beginning, and never has to know which are ours before it sees the nodes.
+    """
+    network = ipaddress.ip_network(cluster.network.pods)
+    free = 2 ** (_NODE_BITS - network.prefixlen) if network.version == 4 and network.prefixlen <= _NODE_BITS else 0
+    if free < 2 * len(cluster.members) or any(_names_nodes(document) for document in cluster.documents):
+        return {}
+    end = int(network.broadcast_address) + 1
+    size = 2 ** (32 - _NODE_BITS)
+    return {member.name: f"{ipaddress.IPv4Address(end - (index + 1) * size)}/{_NODE_BITS}" for index, member in enumerate(cluster.members)}
+
+
+def node_range(name: str, pods: str) -> dict[str, Any]:
+    """A node as far as it has a name and addresses for its pods."""
+    return {"metadata": {"name": name}, "spec": {"podCIDR": pods, "podCIDRs": [pods]}}
+
+
+def _names_nodes(document: Mapping[str, Any]) -> bool:
+    """Whether a document has a say in how a kubelet makes its node (labels, taints), or in which addresses nodes get."""
+    registration = document.get("nodeRegistration")
+    manager = document.get("controllerManager")
+    return bool(registration) or (isinstance(manager, Mapping) and bool(manager.get("extraArgs")))
+
+
 def administrator(master: Node, server: str) -> bytes:
     """The kubeconfig of the administrator as a master has it, for use from elsewhere: by way of ``server``, the address of a master."""
     config = yaml.safe_load(master.get(ADMIN))
@@ -382,7 +500,16 @@ def master_config(cluster: Cluster, member: Member, *, initial: bool, peers: str
         "conntrack": {"maxPerCore": 0},
     }
     ours = (init, _cluster_configuration(cluster, api_version, initial=initial, peers=peers), kubelet_configuration(cluster, member), proxy)
-    return documents(*(merged(cluster, document) for document in ours))
+    return documents(*(_sharing(cluster, merged(cluster, document)) for document in ours))
+
+
+def _sharing(cluster: Cluster, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """In its mode ipvs kube-proxy removes every rule that it does not know: ours are none of its business."""
+    if document["kind"] != "KubeProxyConfiguration" or document.get("mode") != "ipvs" or not cluster.virtual_ip:
+        return document
+    ours = f"{cluster.virtual_ip}/{128 if ':' in cluster.virtual_ip else 32}"
+    mode = document.get("ipvs") or {}
+    return {**document, "ipvs": {**mode, "excludeCIDRs": list(dict.fromkeys([*(mode.get("excludeCIDRs") or ()), ours]))}}
 
 
 def merged(cluster: Cluster, document: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -409,8 +536,9 @@ def _restore(found: dict[str, Any], ours: Mapping[str, Any], path: tuple[str, ..
 
 def api_names(cluster: Cluster) -> list[str]:
     """The names and addresses by which the API of any master may be called from outside."""
-    asked = (*cluster.cert_sans, *_asked_names(cluster, "apiServer", "certSANs"))
-    return list(dict.fromkeys(["127.0.0.1", API_NAME, *(master.address for master in cluster.masters), *asked]))
+    asked = (*cluster.cert_sans, *cluster.added_names, *_asked_names(cluster, "apiServer", "certSANs"))
+    virtual = [cluster.virtual_ip] if cluster.virtual_ip else []
+    return list(dict.fromkeys(["127.0.0.1", API_NAME, *virtual, *(master.address for master in cluster.masters), *asked]))
 
 
 def _asked_names(cluster: Cluster, *path: str) -> list[str]:
@@ -446,6 +574,9 @@ def _cluster_configuration(cluster: Cluster, api_version: str, *, initial: bool,
     }
     if facts.image_repository:
         configuration["imageRepository"] = facts.image_repository
+    if cluster.own_dns and facts.minor < 22:
+        # Anything but CoreDNS: `kubeadm upgrade` would otherwise look for its version, find none, and refuse to go on.
+        configuration["dns"] = {"type": "kube-dns"}
     return configuration
 
 
@@ -570,9 +701,12 @@ def _init(phases: Iterable[str]) -> str:
 
 
 def _at_once(commands: list[str]) -> str:
-    """Shell text that runs commands at the same time and fails, with all that was said, when one of them does."""
+    """Shell text that runs commands at the same time and fails, with all that was said, when one of them does.
+
+    Each has three tries: an API server that has just started, or has no time, turns away what it takes a moment later.
+    """
     script = ["pids="]
-    script += [f'( {command} ) & pids="$pids $!"' for command in commands]
+    script += [f'( for try in 1 2 3; do ( {command} ) && exit 0; sleep $try; done; exit 1 ) & pids="$pids $!"' for command in commands]
     return "\n".join([*script, "failed=0", 'for pid in $pids; do wait "$pid" || failed=1; done', "exit $failed"])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
@@ -18,6 +18,8 @@ MANIFESTS = "/etc/kubernetes/manifests"
 PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 ANNOTATION = "slipway.dev/restarted"
 _ASIDE = "/etc/kubernetes/.slipway-manifests"
+KEPT = f"{STATE}/manifests"
+"""The manifests of a master as they were before a change that has not come to its end."""
 
 # The identifiers of the containers of a part that run now; a container of somebody else's may have the same name elsewhere.
 RUNNING = f"""PATH=$PATH:{ROOTFS}/bin
@@ -61,6 +63,59 @@ def restart(node: Node, parts: Sequence[str] = PARTS, *, reason: str, timeout: f
     finally:
         if others and names:
             node.run(_OPEN, check=False, timeout=60)
+
+
+def replace(
+    node: Node, parts: Sequence[str], write: Callable[[], object], *, timeout: float = 180, others: bool = False
+) -> tuple[str, ...]:
+    """Have ``write`` put other manifests of parts onto a master, and wait until those that are different run and its API is ready.
+
+    Returns the parts that are different. With ``others`` there are more masters, which serve meanwhile. ``timeout`` is in seconds.
+    Raises CheckError when they do not come up.
+    """
+    paths = {part: f"{MANIFESTS}/{part}.yaml" for part in parts}
+    old = read_all(node, list(paths.values()))
+    running = {part: node.run(f"{RUNNING}running {part} || true").stdout.split() for part in parts}
+    if others:
+        node.run(_SHUT % (timeout + 90), timeout=60)
+    try:
+        write()
+        new = read_all(node, list(paths.values()))
+        changed = tuple(part for part, path in paths.items() if new.get(path) != old.get(path))
+        wait(node, {part: running[part] for part in changed}, timeout)
+    finally:
+        if others:
+            node.run(_OPEN, check=False, timeout=60)
+    return changed
+
+
+def keep(node: Node) -> None:
+    """Keep the manifests of a master as they are, until ``forget``; those that are kept already are of before the change."""
+    node.run(f"umask 077; [ -d {KEPT} ] || {{ rm -rf {KEPT}.part; cp -a {MANIFESTS} {KEPT}.part; mv {KEPT}.part {KEPT}; }}")
+
+
+def is_kept(node: Node) -> bool:
+    """Whether manifests of before a change are on the machine."""
+    return node.run(f"[ -d {KEPT} ]", check=False).ok
+
+
+def forget(node: Node) -> None:
+    """The change has come to its end."""
+    node.run(f"rm -rf {KEPT}")
+
+
+def put_back(node: Node, *, timeout: float = 180) -> None:
+    """Bring the kept manifests of a master back, and wait for its API. Raises CheckError when that does not come up again."""
+    script = f"""set -e
+for path in {KEPT}/*.yaml; do
+  name=${{path##*/}}
+  if ! cmp -s "$path" {MANIFESTS}/"$name"; then
+    cp -p "$path" {_ASIDE}-new.yaml; mv -f {_ASIDE}-new.yaml {MANIFESTS}/"$name"; echo "${{name%.yaml}}"
+  fi
+done"""
+    running = {part: node.run(f"{RUNNING}running {part} || true").stdout.split() for part in PARTS}
+    changed = node.run(script).stdout.split()
+    wait(node, {part: running[part] for part in changed if part in running}, timeout)
 
 
 def wait(node: Node, before: dict[str, list[str]], timeout: float) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ from harness import process
 from harness.clusterstate import ClusterState
 from harness.errors import UsageError
 from harness.lifecycle import lease
-from tests.cluster.test_run import Lab, until
+from tests.cluster.lab import Lab, begun, ended, reached, until
 from tests.conftest import HERE, Slipway
 
 CASES = HERE / "cases"
@@ -106,15 +103,6 @@ spec:
   on: node
   data: echo "Originally $(pwd)" >> /root/hooks
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def swept(slipway: Slipway) -> None:
-    """Removes the machines of runs of these tests that were killed."""
-    for group in json.loads(slipway("nodes", "list", "--output", "json").stdout):
-        owner = re.fullmatch(r"test-file-(\d+)", group["name"])
-        if owner and not Path("/proc", owner[1]).exists():
-            slipway("nodes", "down", group["name"])
 
 
 @pytest.fixture(scope="module")
@@ -337,21 +325,17 @@ def test_labels_taints_aliases_hooks_and_values_are_applied_to_nodes_that_run(si
 def test_of_two_who_apply_at_once_the_second_is_told(site: Site) -> None:
     document = site.own
     document["spec"]["env"] = {"DashBoardPort": 7443}
-    document["spec"]["cmd"] = ["sleep 20", "kubectl apply -f manifests/dashboard.yaml"]
+    document["spec"]["cmd"] = ["until [ -e /run/go-on ]; do sleep 0.2; done", "kubectl apply -f manifests/dashboard.yaml"]
     file = site.document("slow", document)
-    argv = [sys.executable, "-m", "harness.cli", "apply", "-f", str(file)]
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stderr is not None
-        try:
-            assert any("sleep 20" in line for line in running.stderr)
-            here = site.apply(file, check=False)
-            # As from another machine, which shares nothing with this one but the cluster.
-            with pytest.raises(UsageError, match="is changing the cluster"), lease.held(site.lab.first, site.lab.name):
-                pass
-            said = running.stderr.read()
-        finally:
-            running.kill() if running.poll() is None else None
-    assert running.returncode == 0, said
+    with begun(["apply", "-f", str(file)]) as running:
+        reached(running, "launch: until")
+        here = site.apply(file, check=False)
+        # As from another machine, which shares nothing with this one but the cluster.
+        with pytest.raises(UsageError, match="is changing the cluster"), lease.held(site.lab.first, site.lab.name):
+            pass
+        site.lab.first.run("touch /run/go-on")
+        code, said = ended(running)
+    assert code == 0, said
     assert here.returncode == 2
     assert "is changing the cluster" in here.stderr
     assert site.port() == 7443

@@ -1,35 +1,24 @@
-"""A cluster that runs, managed: commands on all machines, access, bundles, certificates, backup, restore. One pair of machines for all."""
+"""A cluster that runs, managed: commands on all machines, access, bundles, certificates, backup, restore, and its end."""
 
 from __future__ import annotations
 
 import json
 import re
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from harness.clusterstate import ClusterState
+from harness.lifecycle.postflight import CHECKS
 from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes.kubeadm import CONFIG
-from tests.cluster.test_run import SECRET, Lab, swept, until, web  # noqa: F401 -- fixtures
-from tests.conftest import Slipway
+from tests.cluster.conftest import SECRET, Made
+from tests.cluster.lab import Lab, found, until
 
 NOBODY = "127.0.0.77"
 """An address where no sshd listens."""
-
-
-@pytest.fixture(scope="module")
-def lab(slipway: Slipway, web: str) -> Iterator[Lab]:  # noqa: F811
-    made = Lab(slipway, "test-operate", 1, 1)
-    try:
-        made.run(web, "-e", f"DbPassword={SECRET}")
-        yield made
-    finally:
-        made.down()
 
 
 def way(lab: Lab, *nodes: str) -> list[str]:
@@ -93,8 +82,8 @@ def test_a_kubeconfig_is_merged_without_losing_others(lab: Lab, tmp_path: Path) 
     assert [entry["name"] for entry in found["clusters"]] == ["elsewhere", lab.name]
     assert (found["clusters"][0], found["preferences"]) == (other, {"colors": True})
     assert config.stat().st_mode & 0o077 == 0
-    lab.first.put(config.read_bytes(), "/root/merged", 0o600)
-    assert f"{lab.name}-node-1" in NodeKubectl(lab.first, kubeconfig="/root/merged").run("get", "nodes")
+    lab.first.put(config.read_bytes(), "/run/merged", 0o600)
+    assert f"{lab.name}-node-1" in NodeKubectl(lab.first, kubeconfig="/run/merged").run("get", "nodes")
 
 
 def test_a_kubeconfig_is_had_from_a_master_when_nothing_is_known_here(lab: Lab) -> None:
@@ -137,6 +126,53 @@ def test_a_bundle_has_what_is_needed_and_no_secret(lab: Lab, tmp_path: Path) -> 
         assert token.encode() not in data, path
         assert b"PRIVATE KEY-----\nM" not in data, path
     lab.kubectl("delete", "pod,secret", "broken", "hidden", "--ignore-not-found")
+
+
+# ---- checks -----------------------------------------------------------------------------------------------------------
+
+
+def checked(lab: Lab, *words: str) -> tuple[int, dict[str, dict[str, dict[str, Any]]]]:
+    """The exit code of a check, and what was found by check and place."""
+    said = lab.slipway("check", lab.name, *words, "--output", "json", check=False)
+    return said.returncode, {one["id"]: {place["where"]: place for place in one["findings"]} for one in json.loads(said.stdout)["checks"]}
+
+
+def test_a_check_tries_every_way_and_leaves_nothing_in_the_cluster(lab: Lab) -> None:
+    ours = ("get", "pods,services", "--all-namespaces", "--selector=slipway.dev/check", "--output=name")
+    code, found = checked(lab)
+    bad = {(check, where): one["seen"] for check, places in found.items() for where, one in places.items()
+           if one["result"] in ("failed", "unknown")}  # fmt: skip
+    assert (code, bad) == (0, {})
+    assert found.keys() == CHECKS.keys()
+    names = {f"{lab.name}-master-1", f"{lab.name}-node-1"}
+    for check in ("pod-start", "pod-network", "pod-services", "pod-dns", "nodes"):
+        assert found[check].keys() == names, check
+    for check in ("services", "api-way", "node-dns", "node-services", "node-port-way", "certificates"):
+        assert found[check].keys() == set(lab.addresses), check
+    assert re.fullmatch(r"\d+ images", found["registry"][lab.masters[0]]["seen"])
+    assert found["balancer"][lab.workers[0]]["seen"] == "2 ways"
+
+    # The images are gone, and so are the pods' packets; one place each is to blame, and where it hurts is told as well.
+    drop = "INPUT -p udp --dport 8472 -j DROP"
+    lab.first.run("systemctl stop slipway-registry")
+    lab.worker.run(f"iptables -I {drop}")
+    try:
+        code, found = checked(lab)
+    finally:
+        lab.worker.run(f"iptables -D {drop}")
+        lab.first.run("systemctl start slipway-registry")
+    failed = {(check, where) for check, places in found.items() for where, one in places.items() if one["result"] == "failed"}
+    assert code == 7
+    assert failed >= {
+        ("services", lab.masters[0]),
+        ("registry", lab.masters[0]),
+        ("registry-way", lab.workers[0]),
+        ("balancer", lab.workers[0]),
+        *(("pod-network", name) for name in names),
+    }
+    assert not failed & {("api-way", address) for address in lab.addresses}
+    assert all(one["remedy"] for places in found.values() for one in places.values() if one["result"] == "failed")
+    until(lambda: lab.kubectl(*ours) == "", seconds=120)
 
 
 # ---- certificates -----------------------------------------------------------------------------------------------------
@@ -204,7 +240,7 @@ def objects(lab: Lab) -> set[str]:
     return {f"{one['kind']} {one['metadata'].get('namespace')}/{one['metadata']['name']} {one['metadata']['uid']}" for one in found}
 
 
-def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_were(lab: Lab, tmp_path: Path) -> None:
+def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_were(lab: Lab, made: Made, tmp_path: Path) -> None:
     file = tmp_path / "cluster.backup"
     word = {"BACKUP_PASSWORD": "correct horse"}
     lab.kubectl("create", "configmap", "kept", "--from-literal=a=b")
@@ -233,7 +269,9 @@ def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_we
     answers(lab)
 
     # The machines as new: nothing of the cluster is left anywhere but in the file.
-    lab.slipway("delete", lab.name, "--yes")
+    assert "2 machines cleaned" in lab.slipway("delete", lab.name, "--yes").stdout
+    assert {address: found(lab.at(address)) for address in lab.addresses} == {address: made.untouched[address] for address in lab.addresses}
+    assert not ClusterState.of(lab.name).exists
     lab.first.run(
         "hostnamectl set-hostname renamed-master 2>/dev/null || { echo renamed-master > /etc/hostname; hostname renamed-master; }"
     )
@@ -251,5 +289,5 @@ def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_we
 
 def answers(lab: Lab) -> None:
     """The application serves, through services whose addresses are the old ones."""
-    for machine in lab.machines:
-        until(lambda machine=machine: "<h1>" in machine.run("curl -s --max-time 5 http://127.0.0.1:30080/", check=False).stdout)
+    page = "curl -s --max-time 5 http://127.0.0.1:30080/"
+    until(lambda: all("<h1>" in machine.run(page, check=False).stdout for machine in lab.machines))

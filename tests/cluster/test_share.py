@@ -13,11 +13,9 @@ from pathlib import Path
 import pytest
 
 from harness import process
-from tests.cluster.test_run import Lab, swept, web
+from tests.cluster.lab import Lab
 from tests.conftest import Slipway
 from tests.integration.registry import PASSWORD, USER, Registry, password_registry, registry
-
-__all__ = ["swept", "web"]  # fixtures
 
 COPY = ("skopeo", "--insecure-policy", "copy", "--all", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+import tempfile
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -69,3 +70,11 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     docker = sys.modules.get("docker")
     if docker is not None:
         monkeypatch.setattr(docker.APIClient, "__init__", refuse)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_sockets() -> Iterator[None]:
+    """Shared connections of commands on this machine that were killed are nothing that a unit test should end."""
+    with tempfile.TemporaryDirectory(prefix="u-", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_RUNTIME_DIR", folder)
+        yield

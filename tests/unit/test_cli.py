@@ -65,7 +65,11 @@ def test_a_value_without_a_name_is_a_fault(home: Path, capsys: pytest.CaptureFix
         (["run", "nothere", "--masters", "10.0.0.1"], 4, "nothere: no such image"),
         (["run", "x"], 2, "no master is given"),
         (["status", "nothere"], 2, "nothing is known of a cluster nothere"),
-        (["check", "--pre", "--masters", "10.0.0.1"], 2, "--pre needs to know what is to run"),
+        (["check", "--pre"], 2, "no machine is named"),
+        (["check", "--pre", "--post"], 2, "two things"),
+        (["check", "--pre", "--masters", "10.0.0.1", "--skip", "memry"], 2, "--skip memry: no such check"),
+        (["check", "--pre", "--masters", "10.0.0.1", "--skip", "cluster"], 2, "--skip cluster: this cannot be skipped"),
+        (["run", "nothere", "--masters", "10.0.0.1", "--skip-check", "memry"], 2, "--skip-check memry: no such check"),
     ],
 )
 def test_what_goes_wrong_has_its_exit_code_and_says_what(

@@ -67,3 +67,10 @@ def test_what_is_no_range(text: str) -> None:
 def test_what_is_no_version() -> None:
     with pytest.raises(ValueError, match="'new' is not a version"):
         kubeversion.satisfies("new", "*")
+
+
+def test_what_makers_of_distributions_add_is_no_prerelease() -> None:
+    assert kubeversion.admits("v1.22.9-gke.300", ">=1.18 <1.23")
+    assert kubeversion.admits("v1.22.9+k3s1", ">=1.18 <1.23")
+    assert not kubeversion.admits("v1.24.0-eks-1", ">=1.18 <1.23")
+    assert not kubeversion.admits("v1.23.0-rc.1", ">=1.18")

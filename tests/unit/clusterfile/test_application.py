@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from harness.clusterfile import AppConfig, AppFile, Application
+from harness.clusterfile import AppConfig, AppFile, Application, Clusterfile
 from harness.clusterfile.application import check_apps
 from harness.clusterfile.config import apply_configs
+from harness.clusterfile.difference import difference
+from harness.clusterfile.generate import redacted
+from harness.clusterfile.parse import parse
 from harness.errors import InputError
 
 from .reading import document, faults, read, spec_text
@@ -108,3 +111,37 @@ def test_applications_that_the_image_does_not_have() -> None:
     ]
     with pytest.raises(InputError, match="it has none at all"):
         check_apps(found, [])
+
+
+OWN = "image: shop:1\nenv: {Port: 80, DbPassword: hunter2}\nlaunchApps: [web]\ncmds: null\n"
+
+
+def test_applications_with_images_of_their_own_are_as_many_as_one_likes() -> None:
+    text = "---\n".join(
+        [document("Application", "launchApps: [a]"), *(document("Application", OWN, name=name) for name in ("shop", "more"))]
+    )
+    found = read(text)
+    assert found.application is not None
+    assert found.application.launch == ("a",)
+    assert [(app.name, app.image, app.env["Port"], app.launch) for app in found.apps] == [
+        ("shop", "shop:1", "80", ("web",)),
+        ("more", "shop:1", "80", ("web",)),
+    ]
+    assert faults("---\n".join([text, document("Application", OWN, name="more")]))[0][1].startswith("a second application more")
+    assert "an image of its own" in faults(document("Application", "env: {A: b}"))[0][1]
+    assert "is no name for an application" in faults(document("Application", OWN, name="Shop_1"))[0][1]
+
+
+def test_an_application_with_an_image_is_kept_without_secrets_and_compared_behind_their_marks() -> None:
+    before = read(document("Application", OWN, name="shop"))
+    kept = parse(redacted(before), "kept", stored=True)
+    assert "hunter2" not in redacted(before)
+    assert difference(kept, before) == ()
+    changed = read(document("Application", OWN.replace("shop:1", "shop:2").replace("hunter2", "hunter3"), name="shop"))
+    found = difference(kept, changed)
+    assert {change.subject for change in found} == {"app"}
+    assert [str(change) for change in found] == [
+        "~ Application shop.spec.image: shop:1 -> shop:2",
+        "~ Application shop.spec.env.DbPassword",
+    ]
+    assert [str(change) for change in difference(kept, Clusterfile(""))] == ["- Application shop: shop:1"]

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from harness.clusterfile import Clusterfile
 from harness.clusterfile.difference import Change, difference
 from harness.clusterfile.generate import redacted
 from harness.clusterfile.parse import parse
 from harness.errors import InputError, UsageError
-from harness.lifecycle import apply, lease, run
+from harness.lifecycle import apply, lease, run, upgrade
 from harness.lifecycle.apply import There, Work
+from harness.lifecycle.apps import Installed
 from harness.lifecycle.clusterfiles import Given, effective
 from harness.lifecycle.plan import check
 from harness.oci.store import Store
@@ -59,6 +61,7 @@ def test_the_same_clusterfile_again_is_no_difference_secrets_included() -> None:
         CLUSTER.replace("roles: [node]", "roles: [node, storage], labels: {a: b}, taints: ['k:NoSchedule'], env: {A: b}"),
         CLUSTER.replace("  env:", "  hostAliases: [{ip: 10.9.9.9, hostnames: [hub]}]\n  env:"),
         CLUSTER.replace("  env:", "  cmd: [echo]\n  env:"),
+        CLUSTER.replace("  env:", "  loadBalancing: haproxy\n  env:"),
     ],
 )
 def test_what_is_rendered_labelled_or_launched_is_done_here(new: str) -> None:
@@ -77,6 +80,7 @@ def test_what_is_rendered_labelled_or_launched_is_done_here(new: str) -> None:
             "KubeletConfiguration.maxPods",
         ),
         (CLUSTER + (CONFIG % 1).replace("etc/values.yaml", "etc/kubeadm.yml"), "Config values"),
+        (CLUSTER.replace("  env:", "  loadBalancing: ipvs\n  env:"), ".spec.loadBalancing"),
     ],
 )
 def test_what_a_cluster_that_runs_cannot_become_is_refused_with_its_place(new: str, where: str) -> None:
@@ -103,6 +107,19 @@ def test_machines_that_come_and_go_and_another_image_are_for_the_verbs_that_do_t
     found = work(CLUSTER, new)
     assert (found.masters, found.nodes, found.leaving) == (("10.0.0.2", "10.0.0.3"), ("10.0.0.102",), ("10.0.0.101",))
     assert work(CLUSTER, CLUSTER.replace("web:latest", "web:2")).image == "web:2"
+
+
+def test_another_image_is_handed_on_with_all_that_the_clusterfile_says(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(store)
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(upgrade, "upgrade", lambda *words, **_: asked.append(words))
+    setup = prepared(store, 1, 1)
+    wanted = effective(parse(CLUSTER, "Clusterfile"), Given(env={"Port": "81"}))
+    there: Any = There(setup.first, wanted, "sha256:1")
+    apply._carry_out(Work(image="web:2"), run.Options("web:2", (), clusterfile=wanted), there, setup, [], store)
+    ((name, image, options),) = asked
+    assert (name, image, [machine.address for machine in options.via]) == ("default", "web:2", ["10.0.0.1"])
+    assert options.clusterfile.cluster.env == {"Port": "81", "Password": "hunter2"}
 
 
 def test_a_verb_that_is_not_there_is_told_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,3 +233,50 @@ def test_one_that_was_killed_does_not_keep_others_out_for_good() -> None:
         assert api.lease is not None
         assert api.lease["spec"]["holderIdentity"] == lease.holder()
     assert api.lease is None
+
+
+# ---- applications with images of their own ----------------------------------------------------------------------------
+
+APPLICATION = (
+    "---\napiVersion: slipway.dev/v1\nkind: Application\nmetadata: {{name: {0}}}\nspec: {{image: {0}:1, env: {{A: {1}, Token: t}}}}\n"
+)
+
+
+def documents(text: str) -> Any:
+    return effective(parse(CLUSTER + text, "Clusterfile"), Given()).apps
+
+
+def installed(text: str, **changes: Any) -> Installed:
+    """As the cluster keeps the one application of a text."""
+    (one,) = documents(text)
+    kept = Installed(one.name, one.image, "sha256:1", "installed", clusterfile=Clusterfile("", apps=(one,)), by_file=True)
+    return Installed.of(dataclasses.replace(kept, **changes).config_map())
+
+
+def test_applications_come_change_and_go_with_the_file(store: Store) -> None:
+    shop, more = APPLICATION.format("shop", "b"), APPLICATION.format("more", "b")
+    there = (installed(shop), installed(more))
+
+    def found(text: str, there: tuple[Installed, ...] = there) -> tuple[list[str], Work]:
+        changes = apply.compare_apps(there, documents(text), store)
+        return [str(change) for change in changes], apply.with_apps(Work(), there, documents(text), changes)
+
+    assert found(shop + more) == ([], Work())
+    said, done = found(shop)
+    assert (said, done.apps, done.apps_gone) == (["- Application more: more:1"], (), ("more",))
+    said, done = found(shop + APPLICATION.format("more", "c"))
+    assert (said, [one.name for one in done.apps]) == (["~ Application more.spec.env.A: b -> c"], ["more"])
+    said, done = found(shop + more, ())
+    assert [one.name for one in done.apps] == ["shop", "more"]
+    assert said == ["+ Application shop: shop:1", "+ Application more: more:1"]
+    # One that was not finished is, and one that was put there by hand stays and keeps its name to itself.
+    said, done = found(shop, (installed(shop, state="installing"),))
+    assert said == ["~ Application shop: installing -> installed"]
+    assert found("", (installed(shop, by_file=False),)) == ([], Work())
+    with pytest.raises(InputError, match="did not come with a Clusterfile"):
+        found(shop, (installed(shop, by_file=False),))
+
+
+def test_an_application_is_no_reason_to_touch_the_clusters_own_image() -> None:
+    found = work(CLUSTER, CLUSTER + APPLICATION.format("shop", "b"))
+    assert (found.here, found.apps_noted, found.only_apps) == (False, True, True)

@@ -101,7 +101,6 @@ def test_a_machine_in_between_is_part_of_the_way() -> None:
 @pytest.mark.parametrize(
     ("keys", "where"),
     [
-        ({"loadBalancing": "ipvs"}, "loadBalancing"),
         ({"dataRoot": "/data/slipway"}, "dataRoot"),
         ({"cmd_args": "{Name: x}"}, "cmd_args"),
         ({"registry": "{localRegistry: {domain: hub.site}}"}, "registry.localRegistry.domain"),

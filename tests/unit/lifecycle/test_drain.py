@@ -171,3 +171,45 @@ def test_nodes_are_known_by_their_addresses() -> None:
         "status": {"addresses": [{"type": "Hostname", "address": "one"}, {"type": "InternalIP", "address": "10.0.0.1"}]},
     }
     assert drain.names([node]) == {"10.0.0.1": "one"}
+
+
+# ---- pods that nothing else stands in for -----------------------------------------------------------------------------
+
+
+def replica(name: str, node: str, *, ready: bool = True, owner: str = "web", going: bool = False) -> dict[str, Any]:
+    found = pod(name)
+    found["metadata"]["ownerReferences"][0]["uid"] = owner
+    found["spec"]["nodeName"] = node
+    found["status"]["conditions"] = [{"type": "Ready", "status": "True" if ready else "False"}]
+    if going:
+        found["metadata"]["deletionTimestamp"] = "now"
+    return found
+
+
+def stay(pods: list[dict[str, Any]], leaving: set[str], several: set[str] | None = None) -> list[str]:
+    asked = [one for one in pods if one["spec"]["nodeName"] == "one" and "deletionTimestamp" not in one["metadata"]]
+    return names(drain.last_ones(asked, pods, leaving, set() if several is None else several))
+
+
+def test_of_pods_that_are_all_on_nodes_that_are_drained_one_stays() -> None:
+    here = [replica("a", "one"), replica("b", "one")]
+    assert stay(here, {"one"}) == ["a"]
+    assert stay([*here, replica("c", "two")], {"one"}) == []
+    # Another node that is drained at the same time is no help, and one pod that stays is enough for both.
+    assert stay([*here, replica("0", "two")], {"one", "two"}) == []
+    assert stay([replica("a", "one"), replica("b", "two")], {"one", "two"}) == ["a"]
+
+
+def test_it_goes_when_another_one_is_ready() -> None:
+    several: set[str] = set()
+    assert stay([replica("a", "one"), replica("b", "one")], {"one"}, several) == ["a"]
+    # The other one has gone, and the next one is not there yet.
+    assert stay([replica("a", "one")], {"one"}, several) == ["a"]
+    assert stay([replica("a", "one"), replica("c", "two", ready=False)], {"one"}, several) == ["a"]
+    assert stay([replica("a", "one"), replica("c", "two")], {"one"}, several) == []
+
+
+def test_one_that_was_always_single_or_is_of_no_use_goes_at_once() -> None:
+    assert stay([replica("a", "one")], {"one"}) == []
+    assert stay([replica("a", "one", ready=False), replica("b", "one", ready=False)], {"one"}) == []
+    assert stay([replica("a", "one"), replica("b", "one", going=True)], {"one"}) == ["a"]

@@ -13,8 +13,9 @@ import pytest
 from harness import log
 from harness.clusterfile import Host
 from harness.errors import CheckError, InputError, NodeError, StoreError, UsageError
-from harness.lifecycle import delete, etcd, join, lease, membership, preflight, steps
+from harness.lifecycle import apps, delete, etcd, join, lease, membership, preflight, steps
 from harness.lifecycle import plan as planning
+from harness.lifecycle.apps import Installed
 from harness.lifecycle.join import Work
 from harness.lifecycle.preflight import MachineFacts
 from harness.nodes import Machine
@@ -22,6 +23,7 @@ from harness.nodes.placing import File
 from harness.oci.store import Store
 from harness.process import Result
 from tests.unit.lifecycle.standin import StandIn
+from tests.unit.lifecycle.test_apps import build as build_app
 from tests.unit.lifecycle.test_membership import CLUSTERFILE, gathered, record
 from tests.unit.lifecycle.test_run import build, store
 
@@ -194,13 +196,39 @@ def test_what_is_said_about_a_new_machine_counts_and_is_kept(store: Store, tmp_p
     assert cluster.host("10.0.0.9") == host
 
 
+def test_new_members_know_where_images_of_applications_are_and_those_that_hold_images_get_them(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = build_app(store, images=("registry.example.com/a:1",))
+    found = (Installed("shop", "shop:1", digest, domains=("registry.example.com",)),)
+    monkeypatch.setattr(apps, "listed", lambda _: found)
+    worker = work(store, tmp_path, nodes=("10.0.0.9",), record=recorded_web(store))
+    join._know_apps(worker)
+    assert worker.setup.app_domains == ("registry.example.com",)
+    # A worker asks those that have them: the application's image need not be here.
+    assert worker.setup.app_images.images == ()
+    alone = recorded_web(store).without(["10.0.0.2", "10.0.0.3"])
+    found_cluster = gathered(tmp_path / "b", masters=1, others=(StandIn("10.0.0.8", "new-8"), StandIn("10.0.0.9", "new-9")), record=alone)
+    master = join._work(found_cluster, [Machine("10.0.0.8"), Machine("10.0.0.9")], (), {}, store, 600)
+    join._know_apps(master)
+    assert [image.name for image in master.setup.app_images.images] == ["registry.example.com/a:1"]
+    master.setup.machines = {node.address: MachineFacts(host=node.name, arch="amd64") for node in master.setup.nodes}
+    assert any("repositories/registry.example.com/a/_manifests/tags/1" in path for path in master.setup.layout.links)
+
+
+def recorded_web(store: Store) -> membership.Record:
+    """The record of a cluster that runs the image ``web``."""
+    build(store)
+    return dataclasses.replace(record(), digest=store.names()["web:latest"].digest, image="web")
+
+
 # ---- checks -----------------------------------------------------------------------------------------------------------
 
 TOOLS = frozenset(preflight.NEEDED)
 
 
 def facts(node: Any, **changes: Any) -> MachineFacts:
-    given = {"host": node.name, "arch": "amd64", "cpus": 2, "memory": 4 << 30, "disk": 1 << 40, "systemd": True, "tools": TOOLS}
+    given = {"host": node.name, "arch": "amd64", "cpus": 2, "memory": 4 << 30, "systemd": True, "tools": TOOLS}
     return MachineFacts(**{**given, **changes})
 
 
@@ -217,11 +245,11 @@ def checked(made: Work, monkeypatch: pytest.MonkeyPatch, **changes: dict[str, An
 
 
 def test_members_are_not_judged_as_new_machines(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked(work(store, tmp_path, nodes=("10.0.0.9",)), monkeypatch, host_1={"memory": 1, "disk": 0, "ports": frozenset({6443})})
+    checked(work(store, tmp_path, nodes=("10.0.0.9",)), monkeypatch, host_1={"memory": 1, "ports": frozenset({6443})})
 
 
 def test_a_new_machine_may_not_have_the_name_of_a_member(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CheckError, match="have the same host name host-4"):
+    with pytest.raises(CheckError, match="has the same host name host-4"):
         checked(work(store, tmp_path, nodes=("10.0.0.9",)), monkeypatch, new_9={"host": "host-4"})
     with pytest.raises(CheckError, match=r"has the host name of 10\.0\.0\.4"):
         checked(work(store, tmp_path, nodes=("10.0.0.9",), gone=("10.0.0.4",)), monkeypatch, new_9={"host": "host-4"})
@@ -401,7 +429,7 @@ def test_a_registry_of_the_site_is_used_as_the_others_use_it(monkeypatch: pytest
     table = '\n[plugins."io.containerd.grpc.v1.cri".registry.configs."hub".auth]\n  username = "u"\n'
     files = {"/etc/containerd/certs.d/docker.io/hosts.toml": b"server", "/etc/containerd/config.toml": f"version = 2\n{table}".encode()}
     monkeypatch.setattr(join, "read_all", lambda *_: dict(files))
-    found = join._AsThere.of(StandIn())
+    found = join.AsThere.of(StandIn())
     assert list(found.files(())) == ["/etc/containerd/certs.d/docker.io/hosts.toml"]
     assert found.login() == table
 

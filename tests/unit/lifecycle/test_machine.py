@@ -45,6 +45,16 @@ def test_a_master_with_images_asks_itself() -> None:
     assert machine.hosts_lines(WORKER) == ("127.0.0.1 apiserver.cluster.local # slipway",)
 
 
+def test_the_names_of_the_cluster_are_known_again_whenever_a_machine_boots() -> None:
+    service = machine.CONTAINERD_SERVICE.splitlines()
+    before = service.index("ExecStartPre=-/bin/sh /var/lib/slipway/hosts.sh")
+    assert before < next(index for index, line in enumerate(service) if line.startswith("ExecStart="))
+    assert "/var/lib/slipway/hosts.sh" in machine.files(cluster(*MASTERS, WORKER), WORKER)
+    node = StandIn()
+    machine.set_hosts(node, machine.hosts_lines(WORKER))
+    assert "cat > /var/lib/slipway/hosts" in node.commands[0]
+
+
 def test_a_master_without_images_asks_the_others_for_them_only() -> None:
     fourth = member(4)
     assert machine.needs_balancer(fourth)

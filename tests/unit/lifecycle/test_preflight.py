@@ -3,156 +3,485 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 
-from harness.errors import CheckError, NodeError
-from harness.lifecycle.preflight import NEEDED, WANTED, Finding, MachineFacts, Target, Wanted, gather, judge, ours, parse, require
+from harness.errors import CheckError, NodeError, UsageError
+from harness.lifecycle import findings, fitness, preflight, trial
+from harness.lifecycle.findings import Finding, Result, addresses, group, require, skip, to_json, verdict
+from harness.lifecycle.fitness import CHECKS, Target, Trial, Wanted, judge, ours, same_names, ways
+from harness.lifecycle.machinefacts import NEEDED, WANTED, Link, MachineFacts, Place, Route, parse
 from harness.oci.model import Platform
 from harness.runtimes import Network
 from tests.unit.lifecycle.standin import StandIn
 
-GIB = 1 << 30
-SAID = """host Web-1.example.com
+GIB, MIB = 1 << 30, 1 << 20
+SAID = """begun 1010.0
+host Web-1.example.com
 arch x86_64
-kernel 6.1.0
+kernel 6.1.0-18-amd64
+user ops
+virtual kvm
+os ID=debian
+os VERSION_ID=12
+os PRETTY_NAME=Debian GNU/Linux 12 (bookworm)
 cpus 4
 memory 4194304
-disk 104857600
+available 3145728
+limit 9223372036854771712
+limit 2147483648
+place /var/lib 65024 / 264212084 42483304 16777216 16038340 ext4
+place /var/lib/etcd 41 /var/lib/etcd 1024 900 0 0 tmpfs ro,noexec,
+readonly /usr/local/bin
 capabilities 000001ffffffffff
+files 20000
+tasks max
+kmsg yes
 cgroup 1
+controller cpu
+controller memory
 systemd yes
+feature overlay
 tool systemctl
 tool tar
+nat no iptables: Table does not exist
+drop INPUT
+drop input
+swap /dev/sda2
+selinux 1
+apparmor Y
+machine-id 84889fa9f9af41b38e21c8afb1dfe861
+uuid 4C4C4544-0042
+link eth0 02:42:ac:17:00:02 1500
+link bond0 1500
+route eth0 00000000 010017AC 00000000
+route eth0 000017AC 00000000 0000FFFF
+route6 eth0 fd000000000000000000000000000000 40 00000000000000000000000000000000
 port 0016
 port 192B
-resolved yes
+owner 192B 812 nginx
+owner 192B 813 my program
+left /etc/kubernetes/admin.conf
+network 10-flannel.conflist
+service docker active
+service systemd-resolved active
+containers moby 3
 vendor QEMU
 cluster lab 0123
-address 10.0.0.1
-address 172.17.0.1
-time 1000.5
+hosts 127.0.0.1 localhost
+resolv nameserver 10.0.0.53
+resolv search example.com corp.example.com
+proxy https_proxy
+proxy https_proxy
+direct localhost,.corp
+address 10.0.0.1 eth0
+address 172.17.0.1 docker0
+time 1011.0
 """
 
 
 def good(host: str = "one", **changes: Any) -> MachineFacts:
+    place = Place("/var/lib", "65024", "/", "ext4", frozenset(), 200 * GIB, 100 * GIB, 1_000_000, 900_000)
+    names = ("/var/lib", "/var/lib/slipway", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd", "/var/log")
     facts = MachineFacts(
         host=host,
         arch="amd64",
+        kernel="6.1.0-18-amd64",
+        os={"ID": "debian", "VERSION_ID": "12", "PRETTY_NAME": "Debian GNU/Linux 12"},
         cpus=4,
         memory=4 * GIB,
-        disk=100 * GIB,
+        available=3 * GIB,
+        places={path: dataclasses.replace(place, path=path) for path in names},
+        controllers=frozenset({"cpu", "cpuset", "memory", "pids"}),
+        features=frozenset({"overlay", "br_netfilter", "nf_conntrack", "vxlan"}),
         systemd=True,
         tools=frozenset((*NEEDED, *WANTED)),
+        nat="yes",
+        machine_id=host,
+        links=(Link("eth0", f"02:00:00:00:00:{len(host):02x}", 1500),),
+        routes=(Route("eth0", "0.0.0.0/0", "10.0.0.254"), Route("eth0", "10.0.0.0/24")),
+        services=frozenset({"chrony"}),
+        hosts=(("127.0.0.1", "localhost"),),
+        nameservers=("10.0.0.53",),
         addresses=("10.0.0.1",),
     )
     return dataclasses.replace(facts, **changes)
 
 
-def target(address: str = "10.0.0.1", role: str = "master", **changes: Any) -> Target:
-    return Target(address, role, good(**{"host": f"host-{address[-1]}", "addresses": (address,), **changes}))
+def target(address: str = "10.0.0.1", role: str = "master", trial: Trial | None = None, **changes: Any) -> Target:
+    host = f"host-{address.rpartition('.')[2]}"
+    link = Link("eth0", f"02:00:00:00:00:{address.rpartition('.')[2]}", 1500)
+    given = {"host": host, "machine_id": host, "addresses": (address,), "on": {address: "eth0"}, "links": (link,), **changes}
+    return Target(address, role, good(**given), trial or Trial(syncs=(0.001,) * 20))
 
 
-WANTED_HERE = Wanted("lab", (Platform("linux", "amd64"),), 1 * GIB, Network("100.64.0.0/10", "10.96.0.0/22"))
+WANTED_HERE = Wanted("lab", (Platform("linux", "amd64"),), 1 * GIB, Network("100.64.0.0/10", "10.96.0.0/22"), minor=20, vxlan=True)
 
 
-def faults(*targets: Target, wanted: Wanted = WANTED_HERE) -> list[str]:
-    return [str(finding) for finding in judge(targets, wanted) if not finding.warning]
+def told(*targets: Target, wanted: Wanted = WANTED_HERE) -> dict[tuple[str, str], Finding]:
+    return {(finding.check, finding.where): finding for finding in judge(targets, wanted)}
 
 
-def warnings(*targets: Target) -> list[str]:
-    return [str(finding) for finding in judge(targets, WANTED_HERE) if finding.warning]
+def bad(*targets: Target, wanted: Wanted = WANTED_HERE) -> list[Finding]:
+    return [finding for finding in judge(targets, wanted) if finding.result in (Result.FAILED, Result.WARNING)]
+
+
+# ---- reading ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_facts_of_a_machine_are_read() -> None:
-    facts = parse(SAID, now=990.0)
-    assert (facts.host, facts.arch, facts.cpus, facts.memory, facts.disk) == ("web-1.example.com", "amd64", 4, 4 * GIB, 100 * GIB)
+    facts = parse(SAID, 999.0, 1000.0)
+    assert (facts.host, facts.arch, facts.user, facts.virtual, facts.cpus) == ("web-1.example.com", "amd64", "ops", "kvm", 4)
+    # What its control group allows is what it has.
+    assert (facts.memory, facts.available) == (2 * GIB, 3 * GIB)
+    assert facts.os["VERSION_ID"] == "12"
+    etcd = facts.places["/var/lib/etcd"]
+    assert (etcd.kind, sorted(etcd.flags), etcd.total, etcd.inodes) == ("tmpfs", ["noexec", "ro"], MIB, 0)
+    assert facts.places["/var/lib"].free == 42483304 * 1024
     assert facts.ports == {22, 6443}
-    assert (facts.systemd, facts.resolved, facts.docker, facts.cgroup) == (True, True, False, 1)
-    assert (facts.cluster, facts.addresses) == ("lab 0123", ("10.0.0.1", "172.17.0.1"))
-    assert facts.ahead == pytest.approx(10.5)
+    assert facts.owners == {6443: "nginx (812), my program (813)"}
+    assert (facts.systemd, facts.resolved, facts.cgroup, facts.files, facts.tasks) == (True, True, 1, 20000, None)
+    assert facts.services == {"docker", "systemd-resolved"}
+    assert (facts.cluster, facts.addresses, facts.on["172.17.0.1"]) == ("lab 0123", ("10.0.0.1", "172.17.0.1"), "docker0")
+    assert facts.routes == (
+        Route("eth0", "0.0.0.0/0", "172.23.0.1"),
+        Route("eth0", "172.23.0.0/16"),
+        Route("eth0", "fd00::/64"),
+    )
+    assert facts.links == (Link("eth0", "02:42:ac:17:00:02", 1500),)
+    assert (facts.drops, facts.swap, facts.selinux, facts.apparmor) == (("INPUT",), ("/dev/sda2",), True, True)
+    assert (facts.searches, facts.proxies, facts.direct) == (("example.com", "corp.example.com"), ("https_proxy",), "localhost,.corp")
+    assert facts.nat == "no iptables: Table does not exist"
+    assert facts.containers == {"moby": 3}
     assert not facts.restrict_oom
+
+
+def test_a_clock_is_compared_at_both_ends_of_the_question() -> None:
+    # Asked at 999, answered at 1000; it said 1010 first and 1011 last: eleven seconds ahead, however long the answer took.
+    assert parse(SAID, 999.0, 1000.0).ahead == pytest.approx(11.0)
+    assert parse("arch x86_64\ntime 1000.%N\n", 1000, 1000).ahead == 0
 
 
 @pytest.mark.parametrize(("said", "restricted"), [("0000003ffeffffff", True), ("0000003fffffffff", False)])
 def test_a_machine_that_may_not_lower_oom_scores_is_known_by_its_capabilities(said: str, restricted: bool) -> None:
-    assert parse(SAID.replace("000001ffffffffff", said), 0).restrict_oom is restricted
-
-
-def test_a_clock_without_nanoseconds_is_read_too() -> None:
-    assert parse(SAID.replace("1000.5", "1000.%N"), now=1000).ahead == 0
+    assert parse(SAID.replace("000001ffffffffff", said), 0, 0).restrict_oom is restricted
 
 
 def test_an_answer_that_is_none_is_an_error_of_that_node() -> None:
     with pytest.raises(NodeError, match=r"10\.0\.0\.1: its facts cannot be read"):
-        gather([StandIn()])
+        preflight.gather([StandIn()])
 
 
-def test_machines_that_are_fit_are_let_through() -> None:
-    assert judge([target(), target("10.0.0.2", "node")], WANTED_HERE) == ()
+def test_what_was_tried_is_read_and_what_is_no_answer_is_left_out() -> None:
+    found = trial.parse("reach 10.0.0.2 6443 ok\nreach 10.0.0.2 x ok\npacket 10.0.0.2 no\nsync 0.0004\nsync much\nbash: no\n")
+    assert found == Trial({("10.0.0.2", 6443): "ok"}, frozenset(), (0.0004,), {"10.0.0.2": False})
+    listener = trial.listening("perl: warning\nlistening 812 6443 2379 udp\n")
+    assert (listener.pid, listener.ports, listener.udp) == (812, {6443, 2379}, True)  # type: ignore[union-attr]
+    assert trial.listening("") is None
+
+
+def test_something_listens_only_while_it_is_tried_also_when_a_machine_is_lost() -> None:
+    first, second = StandIn("10.0.0.1"), StandIn("10.0.0.2")
+    for node in (first, second):
+        node.answers = {"IO::Socket": "listening 812 6443 10250 udp\n", "reach()": "reach 10.0.0.2 10250 ok\n"}
+    nodes: Any = {node.address: node for node in (first, second)}
+    found = trial.tried(nodes, [target(trial=Trial()), target("10.0.0.2", "node", Trial())], WANTED_HERE)
+    assert found[0].trial == Trial({("10.0.0.2", 10250): "ok"}, frozenset({6443, 10250}))
+    assert "kill 812" in first.commands[-1]
+    assert "reach 10.0.0.2 10250 &" in first.commands[1]
+    assert "packet 10.0.0.2 8472 &" in first.commands[1]
+    # Only masters have etcd; what a worker needs nobody for is not tried from it.
+    assert "dsync" in first.commands[1]
+    assert "dsync" not in second.commands[1]
+
+    def lost() -> str:
+        raise NodeError("10.0.0.2: the connection was lost")
+
+    second.answers["reach()"] = lost
+    first.commands.clear()
+    with pytest.raises(NodeError):
+        trial.tried(nodes, [target(), target("10.0.0.2", "node")], WANTED_HERE)
+    assert "kill 812" in first.commands[-1]
+
+
+def test_a_cluster_that_is_there_is_not_tried_again() -> None:
+    node = StandIn()
+    trial.tried({node.address: node}, [target()], dataclasses.replace(WANTED_HERE, ours=frozenset({"10.0.0.1"})))
+    assert node.commands == []
+
+
+def test_masters_must_reach_all_kubelets_and_everybody_the_masters() -> None:
+    master, other, worker = target(), target("10.0.0.2"), target("10.0.0.3", "node")
+    everybody = (master, other, worker)
+    assert set(ways(master, everybody, WANTED_HERE)) == {
+        *(("10.0.0.2", port) for port in (6443, 5000, 2379, 2380, 10250)),
+        ("10.0.0.3", 10250),
+    }
+    without = dataclasses.replace(WANTED_HERE, registry=False)
+    assert set(ways(worker, everybody, without)) == {("10.0.0.1", 6443), ("10.0.0.2", 6443)}
+    # Somebody else on a port need not answer; the cluster itself must.
+    taken = target(ports=frozenset({6443}))
+    assert ways(worker, (taken, worker), without) == ()
+    assert ways(worker, (taken, worker), dataclasses.replace(without, ours=frozenset({"10.0.0.1"}))) == (("10.0.0.1", 6443),)
+
+
+# ---- judging ----------------------------------------------------------------------------------------------------------
+
+
+def test_machines_that_are_fit_are_let_through_by_every_check() -> None:
+    found = told(target(), target("10.0.0.2", "node"))
+    assert {check for check, _ in found} == CHECKS.keys() - {"member"}
+    assert {finding.message for finding in found.values() if finding.result not in (Result.OK, Result.UNKNOWN)} == set()
+    # Ways are unknown as long as nothing was tried.
+    assert {check for (check, _), finding in found.items() if finding.result is Result.UNKNOWN} == {"reach"}
+    assert len(CHECKS) >= 40
+
+
+def place(path: str, **changes: Any) -> dict[str, Any]:
+    places = good().places
+    return {"places": {**places, path: dataclasses.replace(places[path], device="7", mount=path, **changes)}}
+
+
+V1: dict[str, Any] = {"cgroup": 1, "controllers": frozenset({"cpu", "cpuacct", "cpuset", "memory", "pids", "devices"})}
+
+FAULTS: list[tuple[str, dict[str, Any], str]] = [
+    ("architecture", {"arch": "arm64"}, "is linux/arm64, the image is for linux/amd64 (build it with --platform linux/arm64)"),
+    ("memory", {"memory": GIB // 2}, "512 MiB of memory: too small"),
+    ("kernel", {"kernel": "3.8.1"}, "too old"),
+    ("systemd", {"systemd": False}, "does not run systemd"),
+    ("programs", {"tools": frozenset({*NEEDED, *WANTED} - {"tar", "iptables"})}, "has no tar, iptables"),
+    ("disk-space", place("/var/lib/slipway", free=GIB), "has 1.0 GiB free in /var/lib/slipway, 1.2 GiB are needed"),
+    ("disk-space", place("/var/lib/etcd", free=10 * MIB), "has 10 MiB free in /var/lib/etcd, 256 MiB are needed"),
+    ("disk-space", place("/var/lib/containerd", total=20 * GIB, free=2 * GIB), "10% of /var/lib/containerd is free: no pod would be let"),
+    ("inodes", place("/var/lib/containerd", inodes=10000, free_inodes=500), "500 inodes free on /var/lib/containerd"),
+    ("mount-options", place("/var/lib/slipway", flags=frozenset({"noexec"})), "is mounted noexec"),
+    ("read-only", {"readonly": ("/etc",)}, "/etc cannot be written to"),
+    ("sysctl", {"readonly": ("/proc/sys/net/ipv4/ip_forward",)}, "net/ipv4/ip_forward cannot be set"),
+    ("cgroup", {"controllers": frozenset({"cpu", "cpuset", "pids"})}, "cgroup v2 without memory"),
+    ("nat", {"nat": "no Table does not exist"}, "iptables cannot read the table nat: Table does not exist"),
+    ("capabilities", {"capabilities": 1 << 24}, "root has no CAP_NET_ADMIN, CAP_SYS_ADMIN"),
+    ("capabilities", {"kmsg": False}, "/dev/kmsg"),
+    ("selinux", {"selinux": True}, "SELinux enforces"),
+    ("ports", {"ports": frozenset({6443}), "owners": {6443: "nginx (8)"}}, "port 6443 is in use by nginx (8), the API server needs it"),
+    ("ports", {"ports": frozenset({2379})}, "port 2379 is in use, etcd needs it"),
+    (
+        "leftovers",
+        {"left": ("/etc/kubernetes/admin.conf",), "ports": frozenset({6443})},
+        "/etc/kubernetes/admin.conf of another Kubernetes",
+    ),
+    ("leftovers", {"left": ("/var/lib/rancher/k3s/server",)}, "k3s-uninstall.sh"),
+    ("leftovers", {"services": frozenset({"chrony", "k3s-agent"})}, "runs k3s-agent of another cluster"),
+    ("cni", {"networks": ("05-calico.conflist",)}, "05-calico.conflist would be the network of pods"),
+    ("cluster", {"cluster": "other 99"}, "belongs to a cluster other"),
+    ("hostname", {"host": "web_1"}, "cannot be the name of a node"),
+    ("hostname", {"host": "localhost"}, "cannot be the name of a node"),
+    ("address", {"addresses": ("192.168.0.9",)}, "has 192.168.0.9, and not 10.0.0.1"),
+    ("networks", {"addresses": ("10.0.0.1", "100.64.9.9")}, "has 100.64.9.9, in PodCIDR 100.64.0.0/10"),
+    ("networks", {"routes": (Route("eth1", "10.96.0.0/16"),)}, "routes 10.96.0.0/16 on eth1, in SvcCIDR"),
+    ("networks", {"routes": (Route("tailscale0", "100.100.0.0/16", "10.0.0.9"),)}, "by 10.0.0.9, in PodCIDR"),
+    ("networks", {"nameservers": ("100.100.100.100",)}, "asks the name server 100.100.100.100"),
+    ("hosts-file", {"hosts": (("10.9.9.9", "apiserver.cluster.local"),)}, "apiserver.cluster.local is 10.9.9.9"),
+    ("hosts-file", {"hosts": (("10.9.9.9", "localhost"),)}, "localhost is 10.9.9.9"),
+    ("clock", {"ahead": -3600.0}, "its clock is 60 min behind of this machine's"),
+]
+
+
+@pytest.mark.parametrize(("check", "changes", "says"), FAULTS)
+def test_what_surely_breaks_is_a_fault_with_a_remedy_and_the_only_one(check: str, changes: dict[str, Any], says: str) -> None:
+    found = [finding for finding in bad(target(**changes)) if finding.result is Result.FAILED]
+    assert [finding.check for finding in found] == [check], found
+    assert says in str(found[0])
+    assert found[0].remedy
+
+
+WARNINGS: list[tuple[str, dict[str, Any], str]] = [
+    ("cpu", {"cpus": 1}, "one processor"),
+    ("memory", {"memory": 1200 * MIB}, "has 1.2 GiB"),
+    ("memory", {"available": 100 * MIB}, "only 100 MiB free"),
+    ("os", {"os": {"ID": "debian", "VERSION_ID": "9"}}, "is old"),
+    ("os", {"os": {"ID": "gentoo", "PRETTY_NAME": "Gentoo"}}, "Gentoo: slipway was not tried on it"),
+    ("kernel", {"kernel": "4.4.0-21"}, "is old"),
+    ("swap", {"swap": ("/dev/sda2",)}, "swaps to /dev/sda2"),
+    ("programs", {"tools": frozenset(NEEDED)}, "has no conntrack, socat"),
+    ("disk-space", place("/var/lib/containerd", total=10 * GIB, free=2 * GIB), "8% of /var/lib/containerd will be free"),
+    ("inodes", place("/var/lib/containerd", inodes=10_000_000, free_inodes=99_000), "99000 inodes free"),
+    ("filesystem", place("/var/lib/etcd", kind="tmpfs"), "is in memory"),
+    ("filesystem", place("/var/lib/etcd", kind="nfs4"), "/var/lib/etcd is on nfs4"),
+    ("filesystem", place("/var/lib/containerd", kind="overlay"), "overlays do not work there"),
+    ("mount-options", place("/var/lib/kubelet", flags=frozenset({"noexec", "nosuid"})), "noexec: volumes of pods will be so"),
+    ("etcd-disk", {"trial": Trial(syncs=(0.001,) * 18 + (0.03, 0.04))}, "etcd's disk takes 30.0 ms"),
+    ("kernel-features", {"features": frozenset({"overlay", "nf_conntrack", "vxlan"})}, "no module br_netfilter"),
+    ("sysctl", {"unforward": ("/etc/sysctl.conf",)}, "/etc/sysctl.conf switches net.ipv4.ip_forward off"),
+    ("limits", {"files": 1024}, "open files at most 1024"),
+    ("limits", {"tasks": 100}, "processes at most 100"),
+    ("apparmor", {"apparmor": True}, "no apparmor_parser"),
+    ("node-ports", {"ports": frozenset({31000})}, "listens on 31000"),
+    ("cni", {"networks": ("87-podman-bridge.conflist", ".keep")}, "has /etc/cni/net.d/87-podman-bridge.conflist"),
+    ("runtimes", {"services": frozenset({"docker", "chrony"})}, "runs Docker"),
+    ("runtimes", {"services": frozenset({"crio", "chrony"})}, "runs crio"),
+    ("runtimes", {"containers": {"default": 2}}, "containerd has containers (2 in default)"),
+    ("firewall", {"services": frozenset({"firewalld", "chrony"})}, "firewalld is on"),
+    ("firewall", {"drops": ("FORWARD",)}, "drops by default (FORWARD)"),
+    ("time-service", {"services": frozenset()}, "no time service runs"),
+    ("default-route", {"routes": (Route("eth0", "10.0.0.0/24"),)}, "no route leads to the addresses of Services"),
+    ("networks", {"routes": (Route("eth0", "0.0.0.0/0", "10.0.0.9"), Route("eth0", "10.0.0.0/8", "10.0.0.9"))}, "with SvcCIDR"),
+    ("mtu", {"links": (Link("eth0", "02:00:00:00:00:01", 1280),)}, "1280 bytes"),
+    ("hosts-file", {"hosts": (("10.0.0.99", "host-1"), ("127.0.0.1", "localhost"))}, "host-1 is 10.0.0.99, which the machine is not"),
+    ("resolver", {"nameservers": ("127.0.0.1",)}, "would ask itself"),
+    ("resolver", {"nameservers": ("10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5")}, "names 4 servers"),
+    ("search-domains", {"searches": ("a.b", "svc.cluster.local")}, "the cluster's own domain"),
+    ("search-domains", {"searches": ("a", "b", "c", "d")}, "pods get the first 3 only"),
+    ("search-domains", {"searches": (".",)}, "root domain"),
+    ("proxy", {"proxies": ("https_proxy",), "direct": "localhost,10.0.0.0/8"}, "services get https_proxy"),
+    ("clock", {"ahead": 9.0}, "its clock is 9 s ahead of this machine's"),
+]
+
+
+@pytest.mark.parametrize(("check", "changes", "says"), WARNINGS)
+def test_what_can_be_lived_with_is_a_warning_with_a_remedy_and_the_only_one(check: str, changes: dict[str, Any], says: str) -> None:
+    found = bad(target(**changes))
+    assert [(finding.check, finding.result) for finding in found] == [(check, Result.WARNING)], found
+    assert says in str(found[0])
+    assert found[0].remedy
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("check", "changes"),
     [
-        ({"arch": "arm64"}, "is linux/arm64, the image is for linux/amd64 (build it with --platform linux/arm64)"),
-        ({"memory": GIB // 2}, "512 MiB of memory: too small"),
-        ({"disk": 2 * GIB}, "has 2.0 GiB free in /var/lib, the image needs 2.5 GiB"),
-        ({"systemd": False}, "does not run systemd"),
-        ({"tools": frozenset({*NEEDED, *WANTED} - {"tar", "iptables"})}, "has no tar, iptables"),
-        ({"ports": frozenset({6443})}, "port 6443 is in use, the API server needs it"),
-        ({"ports": frozenset({2379})}, "port 2379 is in use, etcd needs it"),
-        ({"left": ("/etc/kubernetes/admin.conf",)}, "has /etc/kubernetes/admin.conf of another Kubernetes"),
-        ({"cluster": "other 99"}, "belongs to a cluster other"),
-        ({"host": "Web_1"}, "cannot be the name of a node"),
-        ({"host": "localhost"}, "cannot be the name of a node"),
+        ("ports", {"role": "node", "ports": frozenset({2379})}),
+        ("disk-space", {"role": "node", **place("/var/lib/etcd", free=0)}),
+        ("etcd-disk", {"role": "node", "trial": Trial(syncs=(1.0,))}),
+        ("filesystem", {"role": "node", **place("/var/lib/etcd", kind="tmpfs")}),
+        ("disk-space", place("/var/lib/etcd", total=100 * GIB, free=5 * GIB)),
+        ("disk-space", place("/var/lib/kubelet", total=100 * GIB, free=11 * GIB)),
+        ("time-service", {"services": frozenset(), "virtual": "docker"}),
+        ("proxy", {"proxies": ("https_proxy",), "direct": "localhost,.cluster.local"}),
+        ("inodes", place("/var/lib/containerd", kind="btrfs", inodes=0, free_inodes=0)),
+        ("apparmor", {"apparmor": True, "tools": frozenset({*NEEDED, *WANTED, "apparmor_parser"})}),
+        ("default-route", {"routes": (Route("eth0", "10.0.0.0/8", "10.0.0.9"),)}),
+        ("cgroup", V1),
+        ("os", {"os": {"ID": "acme", "ID_LIKE": "rhel fedora", "VERSION_ID": "9.2"}}),
+        ("runtimes", {"containers": {"k8s.io": 3}, "cluster": "other 1"}),
     ],
 )
-def test_a_machine_that_is_not_fit_is_told_with_a_remedy(changes: dict[str, Any], says: str) -> None:
-    found = faults(target(**changes))
-    assert len(found) == 1, found
-    assert found[0].startswith("10.0.0.1: ")
-    assert says in found[0]
-    assert found[0].endswith(")")
-
-
-def test_etcds_ports_do_not_matter_on_a_worker() -> None:
-    assert faults(target(role="node", ports=frozenset({2379}))) == []
+def test_what_looks_wrong_and_is_not_is_let_through(check: str, changes: dict[str, Any]) -> None:
+    assert told(target(**changes))[check, "10.0.0.1"].result is Result.OK
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
-    [({"cpus": 1}, "one processor"), ({"tools": frozenset(NEEDED)}, "has no conntrack, socat"), ({"docker": True}, "runs Docker")],
+    ("check", "changes"),
+    [
+        ("os", {"os": {}}),
+        ("kernel", {"kernel": ""}),
+        ("disk-space", {"places": {}}),
+        ("etcd-disk", {"trial": Trial()}),
+        ("cgroup", {"controllers": frozenset()}),
+        ("kernel-features", {"features": frozenset()}),
+        ("nat", {"nat": None}),
+        ("address", {"addresses": ()}),
+        ("default-route", {"routes": ()}),
+    ],
 )
-def test_what_can_be_lived_with_is_a_warning(changes: dict[str, Any], says: str) -> None:
-    found = warnings(target(**changes))
-    assert says in found[0]
-    assert faults(target(**changes)) == []
+def test_what_a_machine_does_not_tell_is_unknown_and_stops_nobody(check: str, changes: dict[str, Any]) -> None:
+    assert told(target(**changes))[check, "10.0.0.1"].result is Result.UNKNOWN
 
 
-def test_two_machines_of_one_name_are_told_once_with_both_addresses() -> None:
-    found = faults(target(host="same"), target("10.0.0.2", host="same"))
-    assert found == ["10.0.0.1, 10.0.0.2: have the same host name same (give each its own: hostnamectl set-hostname NAME)"]
+def test_a_kubelet_that_is_told_when_a_disk_is_full_is_not_second_guessed() -> None:
+    crowded = place("/var/lib/containerd", total=20 * GIB, free=2 * GIB)
+    assert told(target(**crowded))["disk-space", "10.0.0.1"].result is Result.FAILED
+    assert told(target(**crowded, evicts_otherwise=True))["disk-space", "10.0.0.1"].result is Result.OK
 
 
-def test_clocks_that_differ_are_a_warning_that_names_both() -> None:
-    found = warnings(target(), target("10.0.0.2", ahead=25.0))
-    assert "10.0.0.2: its clock is 25 s ahead of that of 10.0.0.1" in found[0]
-    assert warnings(target(), target("10.0.0.2", ahead=5.0)) == []
+@pytest.mark.parametrize(
+    ("check", "changes", "wanted", "result"),
+    [
+        ("cgroup", {}, {"minor": 18}, Result.FAILED),
+        ("cgroup", V1, {"minor": 31}, Result.WARNING),
+        ("kernel-features", {}, {"ipvs": True}, Result.FAILED),
+        ("kernel-features", {"features": frozenset({"overlay", "br_netfilter", "nf_conntrack"})}, {"vxlan": False}, Result.OK),
+        ("search-domains", {"searches": ("a", "b", "c", "d")}, {"minor": 28}, Result.OK),
+        ("ports", {"ports": frozenset({5000})}, {"registry": False}, Result.OK),
+        ("cni", {"networks": ("05-own.conflist",)}, {"vxlan": False}, Result.WARNING),
+        ("architecture", {"arch": "riscv64"}, {"platforms": ()}, Result.OK),
+        ("disk-space", place("/var/lib/containerd", total=20 * GIB, free=2 * GIB), {"evicts_later": True}, Result.WARNING),
+    ],
+)
+def test_what_is_wanted_decides(check: str, changes: dict[str, Any], wanted: dict[str, Any], result: Result) -> None:
+    assert told(target(**changes), wanted=dataclasses.replace(WANTED_HERE, **wanted))[check, "10.0.0.1"].result is result
+
+
+# ---- machines beside each other ---------------------------------------------------------------------------------------
+
+
+def test_machines_that_share_an_identity_are_told_all_of_them() -> None:
+    mac = (Link("eth0", "02:00:00:00:00:99", 1500),)
+    same: dict[str, Any] = {"host": "same", "machine_id": "1", "links": mac}
+    found = bad(target(**same), target("10.0.0.2", "node", **same), target("10.0.0.3", "node"))
+    assert {(one.check, one.where, one.result) for one in found} == {
+        (check, address, result)
+        for address in ("10.0.0.1", "10.0.0.2")
+        for check, result in (("hostname", Result.FAILED), ("mac", Result.FAILED), ("machine-id", Result.WARNING))
+    }
+    # Containers on one machine share its firmware.
+    contained = [target(address, uuid="4c", virtual="docker") for address in ("10.0.0.1", "10.0.0.2")]
+    assert bad(*contained) == []
+    assert [one.check for one in bad(target(uuid="4c"), target("10.0.0.2", uuid="4c"))] == ["machine-id"] * 2
+
+
+def test_clocks_that_differ_are_a_warning_that_names_the_one_that_is_off() -> None:
+    (found,) = bad(target(), target("10.0.0.2", ahead=25.0))
+    assert (found.where, found.message) == ("10.0.0.2", "its clock is 25 s ahead of that of 10.0.0.1")
+    (found,) = bad(target(ahead=3.0), target("10.0.0.2", ahead=3.1), target("10.0.0.3", ahead=-4.0))
+    assert (found.where, found.message) == ("10.0.0.3", "its clock is 7 s behind of the others'")
+    assert bad(target(), target("10.0.0.2", ahead=1.5)) == []
+    ours_alone = dataclasses.replace(WANTED_HERE, ours=frozenset({"10.0.0.1"}))
+    assert all(one.result is Result.WARNING for one in bad(target(ahead=-9999.0), wanted=ours_alone))
+
+
+def test_a_way_that_is_closed_is_told_at_the_machine_that_is_not_reached() -> None:
+    dropped = Trial({("10.0.0.2", 10250): "silent", ("10.0.0.2", 6443): "refused"}, frozenset({6443}), (0.001,))
+    other = Trial({("10.0.0.1", 6443): "ok"}, frozenset({10250, 6443}), (0.001,), {"10.0.0.1": False})
+    found = {(one.check, one.where): one for one in bad(target(trial=dropped), target("10.0.0.2", trial=other))}
+    assert found.keys() == {("reach", "10.0.0.2"), ("pod-packets", "10.0.0.1")}
+    text = found["reach", "10.0.0.2"].message
+    assert text == "is not reached on TCP 6443 from 10.0.0.1 (refused by a firewall); TCP 10250 from 10.0.0.1 (no answer)"
+    # Where nothing could listen a refusal shows that the machine is reached.
+    quiet = dataclasses.replace(other, listened=frozenset(), packets={})
+    refused = Trial({("10.0.0.2", 6443): "refused"}, frozenset(), (0.001,))
+    assert bad(target(trial=refused), target("10.0.0.2", trial=quiet)) == []
+
+
+def test_packets_of_one_size_are_wanted() -> None:
+    small = (Link("eth0", "02:00:00:00:00:02", 1450),)
+    (found,) = bad(target(), target("10.0.0.2", links=small))
+    assert (found.check, found.where) == ("mtu", "10.0.0.2")
 
 
 def test_a_machine_inside_the_pod_network_is_a_fault() -> None:
-    found = faults(target("100.64.3.4"))
-    assert "lies in PodCIDR 100.64.0.0/10" in found[0]
-    assert "-e PodCIDR=" in found[0]
+    found = [one for one in bad(target("100.64.3.4")) if one.check == "networks"]
+    assert "lies in PodCIDR 100.64.0.0/10" in found[0].message
+    assert "-e PodCIDR=" in found[0].remedy
+
+
+# ---- clusters that are there ------------------------------------------------------------------------------------------
 
 
 def test_a_machine_of_the_very_same_cluster_is_ours_with_all_it_holds() -> None:
-    targets = [target(cluster="lab 01", ports=frozenset({6443}), left=("/etc/kubernetes/admin.conf",), disk=0), target("10.0.0.2", "node")]
+    held: dict[str, Any] = {
+        "ports": frozenset({6443, 31000}),
+        "left": ("/etc/kubernetes/admin.conf",),
+        "networks": ("10-slipway.conflist",),
+        "routes": (Route("cni0", "100.64.0.0/24"), Route("eth0", "0.0.0.0/0", "10.0.0.9")),
+        "drops": ("FORWARD",),
+        "hosts": (("10.0.0.1", "apiserver.cluster.local"), ("127.0.0.1", "localhost")),
+        "containers": {"k8s.io": 9},
+    }
+    targets = [target(cluster="lab 01", **held, **place("/var/lib/slipway", free=0)), target("10.0.0.2", "node")]
     mine = ours(targets, "lab")
     assert mine == {"10.0.0.1"}
-    assert faults(*targets, wanted=dataclasses.replace(WANTED_HERE, ours=mine)) == []
+    assert bad(*targets, wanted=dataclasses.replace(WANTED_HERE, ours=mine)) == []
 
 
 def test_another_cluster_of_the_same_name_is_not_ours() -> None:
@@ -162,14 +491,88 @@ def test_another_cluster_of_the_same_name_is_not_ours() -> None:
     assert ours([target(cluster="other 01")], "lab") == frozenset()
 
 
-def test_everything_is_told_at_once_and_nothing_was_changed() -> None:
-    findings = judge([target(memory=0, systemd=False), target("10.0.0.2", arch="arm64")], WANTED_HERE)
-    with pytest.raises(CheckError, match="3 things must be put right first; nothing has been changed") as caught:
-        require(findings)
-    for text in ("10.0.0.1: has 0 MiB", "10.0.0.1: does not run systemd", "10.0.0.2: is linux/arm64", "hint:"):
-        assert text in caught.value.message
+def test_of_members_only_what_goes_together_with_the_new_ones_is_judged() -> None:
+    wanted = dataclasses.replace(WANTED_HERE, ours=frozenset({"10.0.0.1"}))
+    members = [target(cluster="lab 01", memory=1), target("10.0.0.2", cluster=None)]
+    found = judge([target("10.0.0.9", "node", host="host-1")], wanted, members)
+    faults = {(one.check, one.where) for one in found if one.result is Result.FAILED}
+    assert faults == {("member", "10.0.0.2"), ("hostname", "10.0.0.9"), ("hostname", "10.0.0.1")}
+    (away,) = same_names([target("10.0.0.9", host="gone")], {"gone": "10.0.0.4"})
+    assert str(away).startswith("10.0.0.9: has the host name of 10.0.0.4")
+    assert same_names([target("10.0.0.9", host="gone")], {"gone": "10.0.0.9"}) == ()
+
+
+# ---- telling ----------------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_told_at_once_and_what_is_equal_only_once() -> None:
+    six = [target(f"10.0.0.{number}", memory=1) for number in range(1, 7)]
+    with pytest.raises(CheckError, match="2 things must be put right first; nothing has been changed") as caught:
+        require(judge([*six, target("10.0.0.9", systemd=False)], WANTED_HERE))
+    lines = caught.value.message.splitlines()
+    assert lines[1] == "10.0.0.1-10.0.0.6: has 0 MiB of memory: too small [memory]"
+    assert lines[2] == "  hint: give it 2 GiB or more"
+    assert lines[3] == "10.0.0.9: does not run systemd [systemd]"
+    assert caught.value.hint == "--skip-check ID goes on in spite of one"
+
+
+def test_addresses_are_told_in_few_words() -> None:
+    assert addresses(["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.9", "node-1"]) == "10.0.0.1-10.0.0.3, 10.0.0.9, node-1"
+    assert addresses(["10.0.0.2", "10.0.0.1"]) == "10.0.0.1, 10.0.0.2"
+    assert addresses(["fd00::1"]) == "fd00::1"
 
 
 def test_warnings_alone_do_not_stop(capsys: pytest.CaptureFixture[str]) -> None:
-    require([Finding("10.0.0.1", "has one processor", "two are better", warning=True)])
-    assert "10.0.0.1: has one processor" in capsys.readouterr().err
+    found = judge([target(cpus=1), target("10.0.0.2", cpus=1)], WANTED_HERE)
+    assert preflight.require(found) == f"{len(CHECKS) - 1} checks on 2 machines"
+    said = capsys.readouterr().err
+    assert said.count("one processor") == 1
+    assert "10.0.0.1, 10.0.0.2: has one processor (two make a cluster usable) [cpu]" in said
+
+
+def test_what_is_skipped_stops_nobody_and_is_seen_all_the_same() -> None:
+    found = judge([target(memory=1)], WANTED_HERE)
+    preflight.require(found, preflight.skipping(["swap, memory"]))
+    skipped = [one for one in skip(found, ["memory", "cpu"]) if one.result is Result.SKIPPED]
+    assert [one.message for one in skipped] == ["has 0 MiB of memory: too small"]
+    with pytest.raises(UsageError, match="--skip-check memry: no such check") as caught:
+        preflight.skipping(["memry"])
+    assert caught.value.hint == "did you mean memory?"
+    with pytest.raises(UsageError, match="cannot be skipped"):
+        preflight.skipping(["cluster"])
+
+
+def test_machines_that_keep_us_out_have_their_own_exit_code() -> None:
+    access = Finding.of("access", "10.0.0.9", findings.failed("no answer", "start it"))
+    memory = Finding.of("memory", "10.0.0.1", findings.failed("too small", "more"))
+    verdict([dataclasses.replace(memory, result=Result.WARNING)], "not fit")
+    with pytest.raises(CheckError, match="1 check does not hold: not fit"):
+        verdict([memory], "not fit")
+    with pytest.raises(NodeError, match="2 checks do not hold"):
+        verdict([memory, access], "not fit")
+
+
+def test_what_was_found_is_plain_data() -> None:
+    found = to_json(judge([target(memory=1), target("10.0.0.2", "node", cpus=1)], WANTED_HERE), CHECKS, {"10.0.0.1": "one"})
+    json.dumps(found)
+    memory = next(check for check in found["checks"] if check["id"] == "memory")
+    assert (found["healthy"], memory["result"]) == (False, "failed")
+    assert [one["result"] for one in memory["findings"]] == ["failed", "ok"]
+    assert memory["findings"][0] == {
+        "where": "10.0.0.1", "name": "one", "result": "failed", "seen": "has 0 MiB of memory: too small", "remedy": "give it 2 GiB or more"
+    }  # fmt: skip
+    assert found["counts"]["warning"] == 1
+
+
+def test_the_worst_is_told_first() -> None:
+    order = [one.seen.result for one in group(judge([target(memory=1, cpus=1, os={})], WANTED_HERE))]
+    assert order == sorted(order, key=["failed", "warning", "unknown", "skipped", "ok"].index)
+
+
+def test_every_check_says_what_it_is_for() -> None:
+    for name, check in {**CHECKS}.items():
+        assert check.id == name
+        assert name == name.lower().replace(" ", "-")
+        assert len(check.why) > 20
+    assert {name for name, check in CHECKS.items() if check.needed} == {"access", "sudo", "cluster", "member", "architecture", "hostname"}
+    assert fitness.ways(target(), [target()], WANTED_HERE) == ()

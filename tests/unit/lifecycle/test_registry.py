@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet
+from harness.errors import StoreError
 from harness.lifecycle import registry
 from harness.oci.model import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
 from harness.oci.store import Store
@@ -92,25 +93,33 @@ def test_an_image_named_by_digest_alone_has_no_tag(images: Images) -> None:
     assert any("/revisions/" in path for path in found.links)
 
 
-def test_only_what_a_node_lacks_or_has_cut_short_is_sent(images: Images) -> None:
+def test_the_blobs_are_brought_by_digest_and_named_when_they_are_there(images: Images) -> None:
     manifest, config, layer = images.manifest("a")
     wanted = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1", manifest),), (manifest, config, layer)))
+    parcel = registry.parcel(images.store, wanted)
+    assert parcel.files.keys() == wanted.blobs.keys()
+    assert parcel.files[registry.blob_path(layer.digest)].size == layer.size
+    assert parcel.size == wanted.size
     node = StandIn()
-    has = [f"{config.size} {registry.blob_path(config.digest)}", f"{layer.size - 1} {registry.blob_path(layer.digest)}"]
-    node.answers = {"find": "\n".join(has)}
-    assert registry.send(node, images.store, wanted) == (2, manifest.size + layer.size)
-    files = node.tars[0][1]
-    assert files[registry.blob_path(layer.digest)] == b"layer a"
-    assert registry.blob_path(config.digest) not in files
+    registry.name(node, images.store, wanted)
+    assert node.tars[0][1].keys() == wanted.links.keys()
 
 
-def test_no_name_is_sent_before_what_it_leads_to(images: Images) -> None:
-    manifest, *rest = images.manifest("a")
-    wanted = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1", manifest),), (manifest, *rest)))
-    node = StandIn()
-    registry.send(node, images.store, wanted)
-    order = ["blobs" if "/blobs/" in path else "links" for path in node.tars[0][1]]
-    assert order == sorted(order)
+def test_other_blobs_are_another_parcel(images: Images) -> None:
+    one, two = images.manifest("one"), images.manifest("two")
+    both = registry.layout(images.store, ImageSet((named("docker.io/x:1", one[0]), named("docker.io/x:2", two[0])), (*one, *two)))
+    alone = registry.layout(images.store, ImageSet((named("docker.io/x:1", one[0]),), one))
+    renamed = registry.layout(images.store, ImageSet((named("docker.io/y:1", one[0]),), one))
+    assert alone.name == renamed.name != both.name
+
+
+def test_a_blob_that_is_damaged_in_the_store_is_not_sent(images: Images) -> None:
+    manifest, config, layer = images.manifest("a")
+    wanted = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1", manifest),), (manifest, config, layer)))
+    images.store.path(layer.digest).chmod(0o644)
+    images.store.path(layer.digest).write_bytes(b"layer b")
+    with pytest.raises(StoreError, match=digits(layer)):
+        registry.parcel(images.store, wanted)
 
 
 def test_every_registry_is_found_on_the_node_itself_and_never_elsewhere() -> None:
@@ -131,3 +140,11 @@ def test_the_domains_of_a_set_are_those_of_its_names(images: Images) -> None:
     manifest, *rest = images.manifest("a")
     pair = tuple(named(name, manifest) for name in ("docker.io/library/nginx:1", "docker.io/library/redis:1", "ghcr.io/x/y:1"))
     assert registry.domains(ImageSet(pair, (manifest, *rest))) == ("docker.io", "ghcr.io")
+
+
+def test_images_are_found_where_rules_of_the_kernel_lead_to_them() -> None:
+    files = registry.client_files(["docker.io"], "10.103.97.2")
+    hosts = tomllib.loads(files["/etc/containerd/certs.d/docker.io/hosts.toml"].data.decode())
+    assert hosts["server"] == "https://10.103.97.2:5000/v2/docker.io"
+    assert list(hosts["host"]) == [hosts["server"]]
+    assert b"https://[fd00::2]:5000" in registry.client_files([], "fd00::2")["/etc/containerd/certs.d/_default/hosts.toml"].data

@@ -13,9 +13,10 @@ from harness.errors import CheckError, CommandError, InputError
 from harness.lifecycle import delete, drain, etcd, membership, remove
 from harness.lifecycle import plan as planning
 from harness.lifecycle.etcd import EtcdMember
+from harness.lifecycle.parting import Parting
 from harness.lifecycle.remove import Work
 from tests.unit.lifecycle.standin import StandIn
-from tests.unit.lifecycle.test_membership import gathered, record
+from tests.unit.lifecycle.test_membership import CLUSTERFILE, gathered, record
 
 
 class Etcd(etcd.Etcd):
@@ -233,3 +234,59 @@ def test_balancers_of_those_that_stay_forget_the_master_before_it_stops(tmp_path
     assert list(told) == ["10.0.0.4"]
     assert "10.0.0.1" not in told["10.0.0.4"]
     assert "server host-2 10.0.0.2:6443" in told["10.0.0.4"]
+
+
+HOOKS = """
+---
+apiVersion: slipway.dev/v1
+kind: Hook
+metadata: {name: wipe}
+spec: {phases: [PreDelete], on: [disk=ssd], data: "wipefs /dev/sdb"}
+---
+apiVersion: slipway.dev/v1
+kind: Hook
+metadata: {name: bye}
+spec: {phases: [post-clean-host], on: [node], data: "echo bye"}
+"""
+
+
+def parting(found: Work) -> Work:
+    """With the hooks of what the cluster keeps, as ``prepared`` reads them."""
+    found.parting = Parting.of(found.found.record.clusterfile, found.found.alive(found.found.masters), found.found.members, found.going)
+    return found
+
+
+def test_hooks_of_leaving_run_after_the_drain_and_before_anything_is_taken_from_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = parting(work(tmp_path, 1, 4, record=record(CLUSTERFILE + HOOKS)))
+    recipe = ids(found)
+    assert recipe[:2] == ["drain", "hooks"]
+    for node in found.going:
+        node.answers = {"/cluster 2>": "lab 01", "ls -A /var/lib/slipway": "journal\n"}  # type: ignore[attr-defined]
+    run(found, "hooks")
+    run(found, "hooks")
+    said = {node.name: [command for command in node.commands if "launch-" in command] for node in found.going}  # type: ignore[attr-defined]
+    assert said["host-1"] == []
+    # Once: put, run, removed.
+    assert len(said["host-4"]) == 3
+    monkeypatch.setattr(delete, "clean", lambda _: None)
+    run(found, "clean")
+    assert len([command for command in found.going[1].commands if "launch-" in command]) == 6  # type: ignore[attr-defined]
+
+
+def test_a_dead_machine_does_not_hold_up_its_hooks_and_a_clean_one_stays_clean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness import log
+
+    log.setup()
+    monkeypatch.setattr(drain, "let_go", lambda *_: 1)
+    dead = parting(work(tmp_path, 4, gone=("10.0.0.4",), record=record(CLUSTERFILE + HOOKS)))
+    assert "hooks" not in ids(dead)
+    run(dead, "drain")
+    assert "hooks are not run there: wipe, bye" in capsys.readouterr().err
+    clean = parting(work(tmp_path, 4, record=record(CLUSTERFILE + HOOKS)))
+    run(clean, "hooks")
+    node: Any = clean.going[0]
+    assert node.journal == []

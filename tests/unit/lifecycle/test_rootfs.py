@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -14,7 +16,7 @@ from harness.errors import InputError
 from harness.lifecycle import rootfs
 from harness.nodes.placing import File
 from harness.oci.layer import scan, write_layer
-from harness.oci.model import Platform
+from harness.oci.model import OCI_LAYER_ZSTD, Platform
 from harness.oci.store import Store
 from harness.process import Result
 from tests.unit.lifecycle.standin import StandIn
@@ -92,6 +94,51 @@ def test_the_tree_arrives_whole_with_its_modes_in_place_of_the_old_one(store: St
     assert files["bin/k"] == b"kubectl"
     # The new tree lies beside the old one until it is whole.
     assert command.index("tar -C /var/lib/slipway/rootfs.new") < command.index("mv /var/lib/slipway/rootfs.new /var/lib/slipway/rootfs")
+
+
+def test_a_node_is_told_every_path_and_the_digest_of_every_file(store: Store, tmp_path: Path) -> None:
+    found = image(store, {"bin/kubectl": "program", "etc/a": "a"}, {"etc/a": "b"}, root=tmp_path)
+    (rootfs.tree(store, found) / "bin/k").symlink_to("kubectl")
+    parcel = rootfs.parcel(store, found)
+    assert parcel.name == rootfs.parcel_name(found)
+    assert {path: content.digest for path, content in parcel.files.items()} == {
+        "bin/kubectl": hashlib.blake2b(b"program").hexdigest(),
+        "etc/a": hashlib.blake2b(b"b").hexdigest(),
+    }
+    assert parcel.beside["paths"].decode().splitlines() == ["./bin", "./bin/k", "./bin/kubectl", "./etc", "./etc/a"]
+    assert sorted(parcel.beside["modes"].decode().splitlines()) == ["644 ./etc/a", "755 ./bin/kubectl"]
+    with tarfile.open(fileobj=io.BytesIO(parcel.beside["skeleton.tar"])) as tar:
+        assert {member.name: member.linkname for member in tar} == {"bin": "", "bin/k": "kubectl", "etc": ""}
+
+
+def test_layers_go_as_they_are_in_the_store_from_the_first_that_a_node_has_not(store: Store, tmp_path: Path) -> None:
+    found = image(store, {"etc/a": "a"}, {"etc/b": "b"}, {"etc/c": "c"}, root=tmp_path)
+    first, second, third = (layer.digest for layer in found.layers)
+    packed = rootfs.parcel(store, found).packed
+    assert packed is not None
+
+    def sent(*there: str) -> bytes:
+        stream = io.BytesIO()
+        load = packed(there)
+        assert load is not None
+        load.write(stream)
+        assert load.size == len(stream.getvalue())
+        return stream.getvalue()
+
+    assert sent() == b"".join(store.read(layer.digest) for layer in found.layers)
+    assert sent(first, third) == store.read(second) + store.read(third)
+    assert packed([first, second, third]) is None
+
+
+def test_layers_that_a_node_cannot_unpack_are_not_sent(store: Store, tmp_path: Path) -> None:
+    found = image(store, {"etc/a": "a"}, root=tmp_path)
+    zstd = dataclasses.replace(found.layers[0], media_type=OCI_LAYER_ZSTD)
+    assert rootfs._packed(store, [zstd], ()) is None
+
+
+def test_a_name_that_no_list_can_hold_makes_the_tree_go_whole(store: Store, tmp_path: Path) -> None:
+    assert not rootfs.parcel(store, image(store, {"etc/a\\b": "a"}, root=tmp_path)).listed
+    assert rootfs.parcel(store, image(store, {"etc/a b": "a"}, root=tmp_path / "other")).listed
 
 
 def test_the_fingerprint_follows_contents_and_modes(store: Store) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,9 @@ import yaml
 from harness import cloudimage
 from harness.cloudimage import App, Info, PlatformImage
 from harness.clusterfile import is_redacted
-from harness.errors import CommandError, InputError, SlipwayError, StoreError, UsageError
+from harness.errors import CommandError, InputError, NodeError, SlipwayError, StoreError, UsageError
+from harness.lifecycle import ipvs, run, steps
 from harness.lifecycle import plan as planning
-from harness.lifecycle import run, steps
 from harness.lifecycle.preflight import MachineFacts
 from harness.nodes import Login, Machine
 from harness.oci.layer import scan, write_layer
@@ -285,3 +288,94 @@ def test_a_command_that_was_launched_is_known_by_image_command_and_environment(s
     assert inputs() == inputs()
     assert inputs() != inputs(env={"Port": "1"})
     assert inputs() != inputs(commands=("two",))
+
+
+class Recorded(StandIn):
+    """A first master whose cluster keeps a record of its machines."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("10.0.0.1")
+        self.answers = {"get configmap": json.dumps({"data": {"Clusterfile": text}})}
+
+
+def begin(store: Store, *hosts: str) -> None:
+    setup = prepared(store, 1, 1)
+    spec = {"image": "web", "hosts": [{"ips": list(hosts[:1]), "roles": ["master"]}, {"ips": list(hosts[1:]), "roles": ["node"]}]}
+    text = yaml.safe_dump({"apiVersion": "slipway.dev/v1", "kind": "Cluster", "metadata": {"name": "default"}, "spec": spec})
+    setup.masters = (Recorded(text),)  # type: ignore[assignment]
+    with contextlib.ExitStack() as stack:
+        run._begin(setup, stack)
+
+
+def test_a_cluster_that_is_there_is_not_run_on_other_machines(store: Store) -> None:
+    build(store)
+    begin(store, "10.0.0.1", "10.0.0.101")
+    with pytest.raises(UsageError, match=r"10\.0\.0\.101 is not in it; 10\.0\.0\.102 is, and is not named") as refused:
+        begin(store, "10.0.0.1", "10.0.0.102")
+    assert "slipway join" in (refused.value.hint or "")
+
+
+def test_waiting_ends_when_a_machine_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    node = StandIn()
+    watch = steps.watching([node])
+    watch("")
+    assert node.commands == []
+    clock[0] += 60
+
+    def lost(*_: Any, **__: Any) -> None:
+        raise NodeError("10.0.0.1: the connection was lost")
+
+    monkeypatch.setattr(node, "run", lost)
+    with pytest.raises(NodeError):
+        watch("")
+
+
+def led(store: Store, asked: str = "auto", lacks: str | None = None, **files: str) -> steps.Setup:
+    """A setup whose machines have been checked, and have kernels that can lead to the masters."""
+    build(store, files={"etc/slipway.yaml": FACTS, "bin/ipvsadm": "", "bin/openssl": "", **files})
+    setup = prepared(store, 3, 1)
+    assert setup.clusterfile.cluster
+    cluster = dataclasses.replace(setup.clusterfile.cluster, load_balancing=asked)
+    setup.clusterfile = dataclasses.replace(setup.clusterfile, cluster=cluster)
+    answers = {node.address: ipvs.Answer(lacks) for node in setup.nodes}
+    setup.balancing = ipvs.choose(steps.balancing_wish(setup), answers)
+    return setup
+
+
+def test_where_kernels_lead_to_the_masters_everything_goes_that_way(store: Store) -> None:
+    setup = led(store)
+    worker, master = setup.workers[0], setup.masters[0]
+    assert setup.hosts_lines(worker) == ("10.103.97.2 apiserver.cluster.local # slipway",)
+    files = steps.machine_files(setup, worker)
+    assert b"https://10.103.97.2:5000" in files["/etc/containerd/certs.d/_default/hosts.toml"].data
+    assert files[ipvs.CONFIG].data.startswith(b"virtual 10.103.97.2\nsource 10.0.0.101\n")
+    assert ipvs.CONFIG not in steps.machine_files(setup, master)
+    asked: list[tuple[str, ...]] = []
+    setup.runtime.serving = lambda hosts, name: asked.append(hosts) or (b"", b"")  # type: ignore[func-returns-value, method-assign]
+    started: Any = StandIn()
+    steps.start_registry(setup).action(started)
+    assert asked == [("127.0.0.1", "10.103.97.2", "10.0.0.1", "10.0.0.2", "10.0.0.3")]
+
+
+def test_the_cluster_is_made_the_same_way_as_ever_where_haproxy_leads(store: Store) -> None:
+    setup = led(store, lacks="its kernel has no ip_vs")
+    assert setup.hosts_lines(setup.workers[0]) == ("127.0.0.1 apiserver.cluster.local # slipway",)
+    assert setup.cluster.virtual_ip is None
+    assert "/var/lib/slipway/balancer.cfg" in steps.machine_files(setup, setup.workers[0])
+
+
+def test_an_image_of_before_has_no_programs_for_rules_of_the_kernel(store: Store) -> None:
+    build(store)
+    wish = steps.balancing_wish(prepared(store, 1, 1))
+    assert wish.balanced == ("10.0.0.101",)
+    assert not wish.brings()
+
+
+def test_machines_that_do_not_answer_take_no_part_in_handing_on_and_it_ends_with_the_connections(store: Store) -> None:
+    build(store)
+    setup = prepared(store, 3, 1)
+    setup.away = {"10.0.0.2": "host-2"}
+    assert [node.address for node in setup.exchange._machines] == ["10.0.0.1", "10.0.0.3", "10.0.0.101"]
+    assert setup.ssh.at_end == [setup.exchange.close]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from harness.clusterstate import ClusterState
 from harness.errors import NodeError
 from harness.lifecycle.access import Access, Known
+from harness.lifecycle.moves import DONE, RUNNING, Move, Version
 from harness.lifecycle.status import gather
 from harness.nodes import Machine
 from harness.nodes.ssh import Ssh
@@ -42,6 +44,7 @@ def cluster(tmp_path: Path, items: list[dict[str, Any]], *, registry: str = "act
     master = StandIn("10.0.0.1", "one")
     record = {"data": {"image": "web:1", "digest": "sha256:1", "Clusterfile": "{}"}}
     master.answers = {
+        "configmap slipway-upgrade": "",
         "get configmap": json.dumps(record),
         "/version": json.dumps({"gitVersion": "v1.20.2"}),
         "get events": json.dumps({"items": []}),
@@ -62,6 +65,17 @@ def test_a_healthy_cluster(tmp_path: Path) -> None:
     assert [entry["schedulable"] for entry in found["nodes"]] == [True, False]
     assert found["workloads"] == {"Deployment": {"ready": 1, "total": 1}}
     assert found["registry"] == [{"node": "one", "address": "10.0.0.1", "active": True}]
+
+
+def test_an_upgrade_that_was_cut_off_is_told(tmp_path: Path) -> None:
+    half, whole = (
+        Move("1", "upgrade", Version("web:1", "1", "v1.20.2"), Version("web:2", "2", "v1.20.3"), state) for state in (RUNNING, DONE)
+    )
+    there = cluster(tmp_path, [node("one")])
+    for move, told in ((half, "web:2 (Kubernetes v1.20.3)"), (whole, None)):
+        text = json.dumps({"data": {"move": json.dumps(dataclasses.asdict(move))}})
+        there.masters[0].answers["configmap slipway-upgrade"] = text  # type: ignore[attr-defined]
+        assert (gather(there)["change"] or {}).get("to") == told
 
 
 def test_what_is_not_ready_is_told_with_its_reason(tmp_path: Path) -> None:
@@ -87,3 +101,16 @@ def test_an_api_that_does_not_answer_is_a_finding_and_no_crash(tmp_path: Path) -
     assert found["healthy"] is False
     assert "does not answer" in found["notReady"][0]["reason"]
     json.dumps(found)
+
+
+def test_a_member_whose_way_to_the_masters_nobody_looks_after_is_not_healthy(tmp_path: Path) -> None:
+    def found(active: str) -> dict[str, Any]:
+        led = StandIn("10.0.0.2", "two")
+        led.answers = {"is-active slipway-balancer": f"active {active}\nkind ipvs\nserver 10.0.0.1:6443\n"}
+        nodes: Any = (led,)
+        return gather(dataclasses.replace(cluster(tmp_path, [node("one"), node("two")]), nodes=nodes))
+
+    good = found("active")
+    assert good["balancers"] == [{"node": "two", "address": "10.0.0.2", "kind": "ipvs", "active": True, "servers": ["10.0.0.1:6443"]}]
+    assert good["healthy"] is True
+    assert found("failed")["healthy"] is False

@@ -145,6 +145,8 @@ def test_a_command_that_fails_is_named_with_its_node_and_its_output(tmp_path: Pa
         ),
         ("ssh: connect to host 10.0.0.1 port 22: No route to host", "no route", "machine is up"),
         ("mux_client_request_session: read from master failed: Broken pipe", "connection was lost", "run the same command again"),
+        ("Timeout, server 10.0.0.1 not responding.", "connection was lost", "check the machine and its network"),
+        ("", "connection was lost", "check the machine and its network"),
         ("something new", "something new", "try it by hand: ssh -p 2222 ops@10.0.0.1"),
     ],
 )
@@ -173,6 +175,14 @@ def test_a_command_whose_output_speaks_of_passwords_is_not_taken_for_sudo(tmp_pa
     node = Ssh(tmp_path / "c", machines("10.0.0.1", user="ops")).nodes[0]
     programs.answer = lambda argv, options: (1, "", "mysql: a password is required\n")
     assert node.run("mysql", check=False).returncode == 1
+
+
+def test_while_the_connection_stands_the_code_of_a_lost_one_was_the_commands(tmp_path: Path, programs: Programs) -> None:
+    node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
+    programs.answer = lambda argv, options: (0, "", "Master running") if "check" in argv else (255, "", "its own words")
+    with pytest.raises(CommandError, match="exit code 255") as caught:
+        node.run("exit 255")
+    assert caught.value.details == "its own words"
 
 
 def connecting(failing: dict[str, str]) -> Answer:
@@ -249,6 +259,23 @@ def test_a_writer_feeds_the_command_and_its_failure_is_not_lost(tmp_path: Path, 
 
     with pytest.raises(OSError, match="the disk is gone"):
         node.put_tar(broken, "/data")
+
+
+def test_what_is_sent_is_counted_the_command_and_its_input(tmp_path: Path, programs: Programs) -> None:
+    ssh = Ssh(tmp_path / "c", machines("10.0.0.1", "10.0.0.2"))
+    for node in ssh.nodes:
+        node.put_tar(many(10), "/data")
+    ssh.nodes[0].run("cat", input=b"x" * 500)
+    assert 2_000_500 < ssh.sent < 2_002_000
+
+
+def test_what_is_left_to_the_end_is_done_once_before_the_connections_end(tmp_path: Path, programs: Programs) -> None:
+    ssh = Ssh(tmp_path / "c", machines("10.0.0.1"))
+    done: list[str] = []
+    ssh.at_end.append(lambda: done.append("now"))
+    ssh.close()
+    ssh.close()
+    assert done == ["now"]
 
 
 def test_a_command_that_stops_reading_ends_its_writer(tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:

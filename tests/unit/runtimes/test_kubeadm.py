@@ -15,7 +15,7 @@ from harness.errors import CheckError, StoreError
 from harness.nodes import Node
 from harness.process import Result
 from harness.runtimes import Cluster, Facts, Member, Network
-from harness.runtimes.kubeadm import CLIENT_PEM, CONFIG, Kubeadm, config_version, kubelet_flags, master_config, worker_kubelet
+from harness.runtimes.kubeadm import CLIENT_PEM, CONFIG, Kubeadm, config_version, kubelet_flags, master_config, pod_ranges, worker_kubelet
 from harness.runtimes.pki import FILES, FOLDER, Pki
 
 
@@ -225,6 +225,31 @@ def test_cluster_wide_phases_run_once_and_each_master_is_marked() -> None:
     assert all("mark-control-plane" in said for said in (first, *others))
 
 
+def test_another_version_is_told_to_the_cluster_and_masters_stay_marked_as_their_owner_likes() -> None:
+    of = cluster(3)
+    kubeadm = Kubeadm(of)
+    kubeadm.update({"network.yaml": "kind: DaemonSet"})
+    first, *others = (" ".join(machine(master).commands) for master in of.masters)
+    for phase in ("upload-config all", "addon kube-proxy", "addons/network.yaml", "maxUnavailable"):
+        assert first.count(phase) == 1
+    assert "mark-control-plane" not in first
+    assert "--server-side" not in first
+    assert others == ["", ""]
+
+
+def test_a_master_that_runs_gets_a_new_configuration_and_goes_on_as_it_was() -> None:
+    of = dataclasses.replace(cluster(1, facts=Facts("v1.20.3", etcd_image_tag="3.4.23")), added_names=("api.example.com",))
+    kubeadm = Kubeadm(of)
+    kubeadm.configure(of.masters[0])
+    written = machine(of.masters[0]).files
+    assert b"kubernetesVersion: v1.20.3" in written["/var/lib/slipway/kubeadm.yaml"][0]
+    # Names that the API server was given meanwhile are still its own.
+    assert b"api.example.com" in written["/var/lib/slipway/kubeadm.yaml.upload"][0]
+    assert not any("phase" in command for command in machine(of.masters[0]).commands)
+    kubeadm.start_controllers(of.masters[0])
+    assert "phase control-plane scheduler" in machine(of.masters[0]).commands[-1]
+
+
 def test_addons_are_applied_once_a_node_takes_pods_and_not_for_ever_waited_for() -> None:
     of = cluster(1)
     kubeadm = Kubeadm(of)
@@ -232,6 +257,7 @@ def test_addons_are_applied_once_a_node_takes_pods_and_not_for_ever_waited_for()
     waiting = next(index for index, command in enumerate(machine(of.masters[0]).commands) if "get nodes" in command)
     applying = next(index for index, command in enumerate(machine(of.masters[0]).commands) if "apply" in command)
     assert waiting < applying
+    assert "not-ready" in machine(of.masters[0]).commands[waiting]
     assert machine(of.masters[0]).files["/var/lib/slipway/addons/dns.yaml"][0] == b"kind: Deployment"
 
 
@@ -241,6 +267,12 @@ def test_an_image_without_a_dns_of_its_own_gets_kubeadms() -> None:
     kubeadm.prepare()
     kubeadm.finish({})
     assert any("addon all" in command for command in machine(of.masters[0]).commands)
+
+
+def test_kubeadm_does_not_look_for_coredns_where_there_is_none() -> None:
+    assert config(cluster(1))["ClusterConfiguration"]["dns"] == {"type": "kube-dns"}
+    assert "dns" not in config(cluster(1, own_dns=False))["ClusterConfiguration"]
+    assert "dns" not in config(cluster(1, facts=Facts("v1.22.0")))["ClusterConfiguration"]
 
 
 def test_an_api_that_does_not_come_up_shows_what_its_parts_say() -> None:
@@ -305,3 +337,36 @@ def test_a_new_master_is_marked_and_adds_its_address_to_what_the_cluster_keeps()
     (command,) = machine(found.masters[1]).commands
     assert "mark-control-plane" in command
     assert "upload-config kubeadm" in command
+
+
+def test_nodes_get_their_pod_ranges_from_the_end_of_the_network_in_one_command() -> None:
+    of = cluster(1, 1)
+    kubeadm = Kubeadm(of)
+    kubeadm.prepare()
+    kubeadm.finish({})
+    nodes = list(yaml.safe_load_all(machine(of.masters[0]).files["/var/lib/slipway/nodes.yaml"][0]))
+    assert {node["metadata"]["name"]: node["spec"]["podCIDR"] for node in nodes} == pod_ranges(of)
+    assert list(pod_ranges(of).values()) == ["100.127.255.0/24", "100.127.254.0/24"]
+    assert sum("--server-side" in command for command in machine(of.masters[0]).commands) == 1
+
+
+@pytest.mark.parametrize(
+    "pods",
+    ["fd00::/48", "10.244.0.0/24", "10.244.0.0/26", "10.244.0.0/23"],
+    ids=["IPv6", "one range", "less than a range", "as many ranges as nodes"],
+)
+def test_in_networks_that_leave_no_choice_the_controller_gives_the_ranges(pods: str) -> None:
+    assert pod_ranges(dataclasses.replace(cluster(1, 1), network=Network(pods, "10.96.0.0/22"))) == {}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"kind": "InitConfiguration", "nodeRegistration": {"kubeletExtraArgs": {"node-labels": "a=b"}}},
+        {"kind": "JoinConfiguration", "nodeRegistration": {"taints": [{"key": "a", "effect": "NoSchedule"}]}},
+        {"kind": "ClusterConfiguration", "controllerManager": {"extraArgs": {"node-cidr-mask-size": "26"}}},
+    ],
+    ids=["labels", "taints", "size of ranges"],
+)
+def test_who_has_wishes_for_the_nodes_gets_them_from_kubelet_and_controller(document: dict[str, Any]) -> None:
+    assert pod_ranges(dataclasses.replace(cluster(1, 1), documents=(document,))) == {}

@@ -112,3 +112,22 @@ def test_certificates_are_good_for_as_long_as_asked_and_no_authority_ends_before
     arguments = written(cluster(certificate_days=90))["ClusterConfiguration"]["controllerManager"]["extraArgs"]
     assert arguments["cluster-signing-duration"] == "2160h"
     assert "cluster-signing-duration" not in written(cluster())["ClusterConfiguration"]["controllerManager"]["extraArgs"]
+
+
+def test_the_certificates_of_masters_hold_the_address_by_which_kernels_lead_to_them() -> None:
+    found = cluster(3, 1, virtual_ip="10.103.97.2")
+    assert "10.103.97.2" in written(found)["ClusterConfiguration"]["apiServer"]["certSANs"]
+    assert "10.103.97.2" not in written(cluster(3, 1))["ClusterConfiguration"]["apiServer"]["certSANs"]
+
+
+def test_kube_proxy_leaves_rules_alone_that_are_not_its_own() -> None:
+    def ipvs(of: Any) -> Any:
+        return written(of)["KubeProxyConfiguration"].get("ipvs")
+
+    proxy = {"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "ipvs"}
+    documents = ({**proxy, "ipvs": {"scheduler": "lc", "excludeCIDRs": ["192.0.2.0/24"]}},)
+    found = ipvs(cluster(1, 1, documents=documents, virtual_ip="10.103.97.2"))
+    assert found == {"scheduler": "lc", "excludeCIDRs": ["192.0.2.0/24", "10.103.97.2/32"]}
+    assert ipvs(cluster(1, 1, documents=(proxy,), virtual_ip="fd00::2")) == {"excludeCIDRs": ["fd00::2/128"]}
+    assert ipvs(cluster(1, 1, documents=(proxy,))) is None
+    assert ipvs(cluster(1, 1, virtual_ip="10.103.97.2")) is None

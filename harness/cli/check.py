@@ -1,0 +1,130 @@
+"""Whether machines are fit for a cluster, and whether a cluster works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness import log
+from harness.cli.clusters import File, Masters, Nodes, Passwd, _login, _members, wanted
+from harness.cli.terminal import Json, app, print_json, table, wants_json
+from harness.errors import UsageError
+from harness.oci.store import Store
+
+
+@app.command()
+def check(
+    name: Annotated[str | None, typer.Argument(help="The cluster.  [default: default]", show_default=False)] = None,
+    pre: Annotated[bool, typer.Option("--pre", help="Look whether machines are fit to become a cluster; changes nothing.")] = False,
+    post: Annotated[bool, typer.Option("--post", help="Look whether a cluster works. This is what is done without either.")] = False,
+    file: File = None,
+    image: Annotated[str | None, typer.Option(help="With --pre: the image that is to run.", show_default=False)] = None,
+    masters: Masters = None,
+    nodes: Nodes = None,
+    user: Annotated[
+        str | None, typer.Option("--user", "-u", help="Who we are on the machines.  [default: root]", show_default=False)
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.", show_default=False)] = None,
+    passwd: Passwd = None,
+    port: Annotated[int | None, typer.Option(help="The SSH port.  [default: 22]", show_default=False)] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", "-e", help="With --pre: a value for the image's templates.", metavar="NAME=VALUE", show_default=False),
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="A check that may fail; --list shows all.", metavar="ID[,ID...]", show_default=False)
+    ] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="Show what is fine as well.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="Show all checks and what they are for.")] = False,
+    output: Json = "text",
+) -> None:
+    """Check machines before a run (--pre), or a cluster that runs (--post). Ends with 7 when something does not hold.
+
+    \b
+      slipway check --pre -f Clusterfile
+      slipway check --pre --image web --masters 10.0.0.1-10.0.0.3 --nodes 10.0.0.4 --skip swap
+      slipway check
+    """
+    as_json = wants_json(output)
+    if pre and post:
+        raise UsageError("--pre and --post are two things", hint="one after the other")
+    if listing:
+        _list(pre, post, as_json)
+        return
+    from harness.lifecycle import findings
+
+    if pre:
+        report = _pre(name, file, image, masters, nodes, user, key, passwd, port, env, skip)
+        what = "the machines are not fit"
+    else:
+        if file or image or env:
+            raise UsageError("--file, --image and --env are for machines before a run", hint="slipway check --pre -f Clusterfile")
+        from harness.lifecycle import postflight
+
+        way = _members(masters, nodes, _login(user or "root", port or 22, key, passwd))
+        report = postflight.post(name or "default", *way, skip=skip or ())
+        what = f"the cluster {report.name} does not work as it should"
+    if as_json:
+        found = {"name": report.name, **findings.to_json(report.findings, report.checks, report.names)}
+        print_json({**found, "seconds": round(report.seconds, 1)})
+    else:
+        _show(report, show_all)
+    findings.verdict(report.findings, what)
+
+
+def _pre(
+    name: str | None,
+    file: str | None,
+    image: str | None,
+    masters: list[str] | None,
+    nodes: list[str] | None,
+    user: str | None,
+    key: Path | None,
+    passwd: str | None,
+    port: int | None,
+    env: list[str] | None,
+    skip: list[str] | None,
+) -> Any:
+    from harness.lifecycle import check as checking
+    from harness.lifecycle import run as running
+
+    if not file and not image:
+        if not masters and not nodes:
+            raise UsageError("no machine is named", hint="--masters 10.0.0.1 --nodes 10.0.0.2, or -f Clusterfile")
+        way = _members(masters, nodes, _login(user or "root", port or 22, key, passwd))
+        return checking.pre(*way, name=name or "default", skip=skip or ())
+    options, _ = wanted(file, image, masters, nodes, user, key, passwd, port, env, None, name, None, False, None, 600)
+    setup = running.prepare(options, Store.default())
+    return checking.pre(options.masters, options.nodes, name=options.name, setup=setup, skip=skip or ())
+
+
+def _list(pre: bool, post: bool, as_json: bool) -> None:
+    from harness.lifecycle import fitness, postflight
+
+    groups = [("pre", fitness.CHECKS)] * (not post) + [("post", postflight.CHECKS)] * (not pre)
+    entries = [{"when": when, "id": one.id, "title": one.title, "for": one.why, "canBeSkipped": not one.needed}
+               for when, checks in groups for one in checks.values()]  # fmt: skip
+    if as_json:
+        print_json(entries)
+    else:
+        table(("WHEN", "CHECK", "FOR"), [(str(one["when"]), str(one["id"]), str(one["for"])) for one in entries])
+
+
+def _show(report: Any, everything: bool) -> None:
+    """One line for what is the same in many places, and what to do about it below."""
+    from harness.lifecycle import findings
+
+    groups = [group for group in findings.group(report.findings) if everything or group.seen.result is not findings.Result.OK]
+    width = max((len(group.check) for group in groups), default=0)
+    for group in groups:
+        print(f"{group.seen.result.value:<8} {group.check:<{width}}  {findings.addresses(group.where)}: {group.seen.text}")
+        if group.seen.remedy and group.seen.result is not findings.Result.OK:
+            print(f"{'':<8} {'':<{width}}  hint: {group.seen.remedy}")
+    if groups:
+        print()
+    counts = findings.to_json(report.findings, report.checks, report.names)["counts"]
+    said = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
+    machines = len({finding.where for finding in report.findings})
+    print(f"{sum(counts.values())} checks, {machines} place{'s' if machines > 1 else ''}: {said} ({log.duration(report.seconds)})")

@@ -1,0 +1,108 @@
+"""``slipway check --pre``: whether machines are fit for a cluster. Every machine that can be asked is, whatever the others are like."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from harness import log
+from harness.clusterstate import DEFAULT_NAME, ClusterState
+from harness.errors import NodeError, UsageError
+from harness.lifecycle import findings, preflight, steps
+from harness.lifecycle.findings import Check, Finding, failed
+from harness.lifecycle.fitness import CHECKS, Target, Wanted
+from harness.nodes import Machine, each
+from harness.nodes.ssh import Ssh, SshNode
+from harness.runtimes import POD_CIDR, SVC_CIDR, Network
+
+NO_IMAGE = 1 << 30
+"""Bytes taken for an image that is not named."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was found."""
+
+    name: str
+    """Of the cluster."""
+    findings: tuple[Finding, ...]
+    checks: Mapping[str, Check]
+    names: Mapping[str, str]
+    """Host names by address."""
+    seconds: float
+
+    @property
+    def faults(self) -> int:
+        return sum(group.seen.result is findings.Result.FAILED for group in findings.group(self.findings))
+
+
+def pre(
+    masters: Sequence[Machine],
+    nodes: Sequence[Machine],
+    *,
+    name: str = DEFAULT_NAME,
+    setup: steps.Setup | None = None,
+    skip: Collection[str] = (),
+    home: Path | None = None,
+) -> Report:
+    """Look whether machines are fit to become a cluster, of ``setup`` where the image is known; nothing is changed.
+
+    Raises UsageError when no machine is named or a check is skipped that is none.
+    """
+    started = time.monotonic()
+    if not masters and not nodes:
+        raise UsageError("no machine is named", hint="--masters 10.0.0.1 --nodes 10.0.0.2, or -f Clusterfile")
+    skipped = preflight.skipping(skip, "--skip")
+    ssh = setup.ssh if setup else Ssh(ClusterState.of(name, home).folder, (*masters, *nodes))
+    with ssh:
+        with log.step("connect to the machines"):
+            reached, errors = ssh.reachable()
+        faults = [_no_access(node, error) for node, error in errors.items()]
+        with log.step("ask the machines"):
+            targets = _ask(reached, {machine.address for machine in masters}, setup, faults)
+        by_address = {node.address: node for node in reached}
+        found: tuple[Finding, ...] = ()
+        if targets:
+            with log.step("try the ways between them"):
+                found = preflight.examine(by_address, targets, _wanted(name, setup, targets))
+    names = {node.address: node.name for node in reached}
+    return Report(name, findings.skip((*faults, *found), skipped), CHECKS, names, time.monotonic() - started)
+
+
+def _no_access(node: SshNode, error: NodeError) -> Finding:
+    check = "sudo" if "may not become root" in error.message else "access"
+    return Finding.of(check, node.address, failed(error.message.removeprefix(f"{node.address}: "), error.hint or "look at its sshd"))
+
+
+def _ask(nodes: Sequence[SshNode], masters: Collection[str], setup: steps.Setup | None, faults: list[Finding]) -> list[Target]:
+    """The machines with their facts; one that gives none goes to ``faults``."""
+
+    def one(node: SshNode) -> Target | None:
+        try:
+            facts = preflight.ask(node)
+        except NodeError as error:
+            faults.append(_no_access(node, error))
+            return None
+        host = setup.host_names.get(node.address, facts.host) if setup else facts.host
+        return Target(node.address, "master" if node.address in masters else "node", dataclasses.replace(facts, host=host))
+
+    return [target for target in each(nodes, one) if target is not None]
+
+
+def _wanted(name: str, setup: steps.Setup | None, targets: Sequence[Target]) -> Wanted:
+    if setup is None:
+        return Wanted(name, (), NO_IMAGE, Network(POD_CIDR, SVC_CIDR), preflight.ours(targets, name), vxlan=True)
+    asked = {target.address for target in targets}
+    there = dataclasses.replace(
+        setup,
+        masters=tuple(node for node in setup.masters if node.address in asked),
+        workers=tuple(node for node in setup.workers if node.address in asked),
+        machines={target.address: target.machine for target in targets},
+    )
+    if not there.masters:
+        # Nothing is known of the networks without one, for which the image would be looked into.
+        available = tuple(image.platform for image in setup.image.platforms)
+        return Wanted(name, available, setup.image.size, Network(POD_CIDR, SVC_CIDR))
+    return steps.wanted_of_machines(there, targets)

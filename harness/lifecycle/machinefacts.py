@@ -1,0 +1,456 @@
+"""What a machine says about itself: one shell script, one answer, read into facts. Nothing on the machine is changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+
+from harness.nodes.placing import STATE
+from harness.oci.model import Platform
+from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT
+
+MASTER_PORTS: Mapping[int, str] = {
+    API_PORT: "the API server",
+    2379: "etcd",
+    2380: "etcd",
+    2381: "etcd",
+    REGISTRY_PORT: "the registry",
+    10248: "the kubelet",
+    10249: "kube-proxy",
+    10250: "the kubelet",
+    10256: "kube-proxy",
+    10257: "the controller manager",
+    10259: "the scheduler",
+}
+WORKER_PORTS: Mapping[int, str] = {
+    API_PORT: "the API balancer",
+    REGISTRY_PORT: "the registry balancer",
+    10248: "the kubelet",
+    10249: "kube-proxy",
+    10250: "the kubelet",
+    10256: "kube-proxy",
+}
+NODE_PORTS = range(30000, 32768)
+"""Where Services of type NodePort are given theirs."""
+
+NEEDED = ("systemctl", "tar", "iptables", "mount", "umount", "base64", "cksum", "find", "sed", "grep", "awk")
+WANTED = ("conntrack", "socat")
+_OTHER_TOOLS = ("bash", "timeout", "apparmor_parser")
+
+PLACES = ("/var/lib", STATE, "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd", "/var/log")
+"""Folders that a cluster fills; one that is not there yet is looked at where it will be."""
+WRITTEN = ("/etc", "/etc/systemd/system", "/usr/local/bin", "/opt", "/var/lib", "/etc/hosts")
+"""What must not lie on something that cannot be written to."""
+SYSCTLS = ("net/ipv4/ip_forward", "fs/inotify/max_user_instances")
+
+TIME_SERVICES = ("chronyd", "chrony", "ntpd", "ntp", "ntpsec", "openntpd", "systemd-timesyncd", "ptp4l", "phc2sys", "vmtoolsd")
+CLUSTER_SERVICES = ("kubelet", "k3s", "k3s-agent", "rke2-server", "rke2-agent", "k0scontroller", "k0sworker",
+                    "snap.microk8s.daemon-kubelite", "etcd", "nomad")  # fmt: skip
+RUNTIME_SERVICES = ("docker", "crio")
+FIREWALLS = ("firewalld", "nftables")
+_SERVICES = (*TIME_SERVICES, *CLUSTER_SERVICES, *RUNTIME_SERVICES, *FIREWALLS, "systemd-resolved")
+
+FEATURES = ("overlay", "br_netfilter", "nf_conntrack", "vxlan", "ip_vs")
+
+LEFT = ("/etc/kubernetes/manifests/*.yaml", "/etc/kubernetes/admin.conf", "/etc/kubernetes/kubelet.conf", "/var/lib/etcd/member",
+        "/var/lib/kubelet/config.yaml", "/etc/rancher/k3s/k3s.yaml", "/var/lib/rancher/k3s/server", "/var/lib/rancher/rke2/server",
+        "/var/lib/k0s/kubelet.conf", "/var/snap/microk8s/current")  # fmt: skip
+"""What other clusters leave behind."""
+
+_PORTS = " ".join(sorted({f"{port:04X}" for port in (*MASTER_PORTS, *WORKER_PORTS)}))
+
+LISTENER = "slipway-listens"
+"""In the command line of what listens on a machine while its ways are tried."""
+_LISTENERS = f"{LISTENER[:-1]}[{LISTENER[-1]}]"
+"""A pattern that finds it, and not the script in which it stands."""
+
+SCRIPT = f"""LC_ALL=C; export LC_ALL
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# What a check that was killed left behind would look like somebody else.
+for file in $(grep -ls '{_LISTENERS}' /proc/[0-9]*/cmdline 2>/dev/null); do
+  pid=${{file#/proc/}}; kill "${{pid%/cmdline}}" 2>/dev/null
+done
+echo "begun $(date +%s.%N)"
+echo "host $(uname -n)"
+echo "arch $(uname -m)"
+echo "kernel $(uname -r)"
+echo "user ${{SUDO_USER:-$(id -un)}}"
+echo "virtual $(systemd-detect-virt 2>/dev/null)"
+grep -E '^(ID|ID_LIKE|VERSION_ID|PRETTY_NAME)=' /etc/os-release 2>/dev/null | tr -d '"' | sed 's/^/os /'
+echo "cpus $(grep -c ^processor /proc/cpuinfo)"
+sed -n 's/^MemTotal: *\\([0-9]*\\) kB/memory \\1/p; s/^MemAvailable: *\\([0-9]*\\) kB/available \\1/p' /proc/meminfo
+for file in /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes; do
+  if [ -r $file ]; then echo "limit $(cat $file)"; fi
+done
+for place in {" ".join(PLACES)}; do
+  folder=$place; while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
+  df -Pk "$folder" 2>/dev/null | tail -n 1 | {{
+    read -r _ total _ free _ mount
+    inodes=$(df -Pi "$folder" 2>/dev/null | tail -n 1 | awk '{{ print $2, $4 }}')
+    flags=$(awk -v mount="$mount" '$2 == mount {{ found = $3 " "; n = split($4, all, ",")
+      for (i = 1; i <= n; i++) if (all[i] ~ /^(ro|noexec|nosuid|nodev)$/) found = found all[i] "," }} END {{ print found }}' /proc/mounts)
+    echo "place $place $(stat -c %d "$folder") $mount $total $free ${{inodes:-0 0}} $flags"
+  }}
+done
+for path in {" ".join(WRITTEN)}; do
+  here=$path; while [ ! -e "$here" ]; do here=$(dirname "$here"); done
+  [ -w "$here" ] || echo "readonly $path"
+done
+for name in {" ".join(SYSCTLS)}; do [ -w /proc/sys/$name ] || echo "readonly /proc/sys/$name"; done
+grep -lE '^[[:space:]]*net[./]ipv4[./]ip_forward[[:space:]]*=[[:space:]]*0' /etc/sysctl.conf /etc/sysctl.d/*.conf 2>/dev/null |
+  sed 's/^/unforward /'
+echo "capabilities $(sed -n 's/^CapBnd:[[:space:]]*//p' /proc/self/status)"
+echo "files $(awk '/^Max open files/ {{ print $5 }}' /proc/1/limits 2>/dev/null)"
+for file in /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max; do if [ -r $file ]; then echo "tasks $(cat $file)"; fi; done
+if [ -r /dev/kmsg ]; then echo "kmsg yes"; fi
+if grep -qs -e --eviction-hard /etc/default/kubelet; then echo "evicts otherwise"; fi
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+  echo "cgroup 2"
+  tr ' ' '\\n' < /sys/fs/cgroup/cgroup.controllers | sed '/./s/^/controller /'
+else
+  echo "cgroup 1"
+  awk '$4 == 1 {{ print "controller " $1 }}' /proc/cgroups 2>/dev/null
+fi
+if [ -d /run/systemd/system ]; then echo "systemd yes"; fi
+for name in {" ".join(FEATURES)}; do
+  if [ -d /sys/module/$name ] || grep -qw $name /proc/filesystems || modprobe -n $name 2>/dev/null; then echo "feature $name"; fi
+done
+if [ -d /proc/sys/net/bridge ]; then echo "feature br_netfilter"; fi
+if [ -e /proc/sys/net/netfilter/nf_conntrack_max ]; then echo "feature nf_conntrack"; fi
+for tool in {" ".join((*NEEDED, *WANTED, *_OTHER_TOOLS))}; do command -v "$tool" > /dev/null && echo "tool $tool"; done
+if command -v iptables > /dev/null; then
+  if said=$(iptables -t nat -S 2>&1); then echo "nat yes"; else echo "nat no $(printf '%s' "$said" | head -n 1)"; fi
+  iptables -S 2>/dev/null | sed -n 's/^-P \\([A-Z]*\\) DROP$/drop \\1/p'
+fi
+if command -v nft > /dev/null; then
+  nft list ruleset 2>/dev/null | sed -n 's/.*hook \\(input\\|forward\\) .*policy drop.*/drop \\1/p' | sort -u
+fi
+if grep -qs '^ENABLED=yes' /etc/ufw/ufw.conf; then echo "service ufw active"; fi
+awk 'NR > 1 {{ print "swap " $1 }}' /proc/swaps 2>/dev/null
+echo "selinux $(cat /sys/fs/selinux/enforce 2>/dev/null)"
+echo "apparmor $(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)"
+echo "machine-id $(cat /etc/machine-id 2>/dev/null)"
+echo "uuid $(cat /sys/class/dmi/id/product_uuid 2>/dev/null)"
+echo "vendor $(cat /sys/class/dmi/id/sys_vendor 2>/dev/null)"
+for link in /sys/class/net/*; do
+  name=${{link##*/}}
+  if [ "$name" != lo ]; then echo "link $name $(cat $link/address 2>/dev/null) $(cat $link/mtu 2>/dev/null)"; fi
+done
+awk 'NR > 1 {{ print "route", $1, $2, $3, $8 }}' /proc/net/route 2>/dev/null
+awk '$10 != "lo" && $1 !~ /^f[ef]/ {{ print "route6", $10, $1, $2, $5 }}' /proc/net/ipv6_route 2>/dev/null
+listening=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk '$4 == "0A" {{ n = split($2, parts, ":"); print parts[n], $10 }}' | sort -u)
+printf '%s\\n' "$listening" | awk 'NF {{ print "port " $1 }}' | sort -u
+taken=$(printf '%s\\n' "$listening" | awk -v ports="{_PORTS}" 'NF && index(ports, $1) {{ print $1 ":" $2 }}' | tr '\\n' ' ')
+if [ -n "$taken" ]; then
+  ls -l /proc/[0-9]*/fd 2>/dev/null | awk -v taken="$taken" '
+    BEGIN {{ n = split(taken, pairs, " "); for (i = 1; i <= n; i++) {{ split(pairs[i], one, ":"); port[one[2]] = one[1] }} }}
+    /^\\/proc\\// {{ split($1, path, "/"); pid = path[3] }}
+    $NF ~ /^socket:/ {{ inode = substr($NF, 9, length($NF) - 9); if (inode in port) print port[inode], pid }}' | sort -u |
+  while read -r port pid; do echo "owner $port $pid $(cat /proc/$pid/comm 2>/dev/null)"; done
+fi
+for file in {" ".join(LEFT)}; do if [ -e "$file" ]; then echo "left $file"; fi; done
+ls -A /etc/cni/net.d 2>/dev/null | sed 's/^/network /'
+set -- {" ".join(_SERVICES)}
+systemctl is-active "$@" 2>/dev/null | while read -r state; do
+  if [ "$state" = active ]; then echo "service $1 active"; fi
+  shift
+done
+for folder in /run/containerd/io.containerd.runtime.v2.task/*; do
+  count=$(ls "$folder" 2>/dev/null | wc -l)
+  if [ "$count" -gt 0 ]; then echo "containers ${{folder##*/}} $count"; fi
+done
+if [ -e {STATE}/cluster ]; then echo "cluster $(cat {STATE}/cluster)"; fi
+awk -v name="{API_NAME}" -v own="$(uname -n)" '/# slipway$/ || /^[[:space:]]*#/ {{ next }}
+  {{ for (i = 2; i <= NF; i++) if ($i == name || $i == own || $i == "localhost") {{ print "hosts", $1, $i }} }}' /etc/hosts 2>/dev/null
+resolver=/etc/resolv.conf
+if systemctl is-active --quiet systemd-resolved 2>/dev/null && [ -e /run/systemd/resolve/resolv.conf ]; then
+  resolver=/run/systemd/resolve/resolv.conf
+fi
+grep -E '^(nameserver|search|domain)[[:space:]]' $resolver 2>/dev/null | sed 's/^/resolv /'
+# A proxy's address may hold a password: only that there is one is told.
+systemctl show-environment 2>/dev/null | awk -F= '{{ name = tolower($1) }}
+  name == "http_proxy" || name == "https_proxy" {{ print "proxy", name }} name == "no_proxy" {{ print "direct", $2 }}'
+if command -v ip > /dev/null; then
+  ip -o addr show scope global | awk '{{ sub("/.*", "", $4); print "address", $4, $2 }}'
+else
+  for address in $(hostname -I 2>/dev/null); do echo "address $address"; done
+fi
+echo "time $(date +%s.%N)"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A folder that a cluster fills, and the file system that it is on. Sizes are bytes."""
+
+    path: str
+    device: str
+    mount: str
+    kind: str = "ext4"
+    flags: frozenset[str] = frozenset()
+    """Those of ``ro noexec nosuid nodev`` that it is mounted with."""
+    total: int = 0
+    free: int = 0
+    inodes: int = 0
+    """0 where the file system makes them as needed."""
+    free_inodes: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        path, device, mount, total, free, inodes, free_inodes, *rest = text.split()
+        kind, flags = (*rest, "", "")[:2]
+        return cls(
+            path, device, mount, kind, frozenset(flag for flag in flags.split(",") if flag),
+            _number(total) * 1024, _number(free) * 1024, _number(inodes), _number(free_inodes),
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """A network interface."""
+
+    name: str
+    mac: str = ""
+    mtu: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """A way of the kernel's table; ``gateway`` is None for what is attached directly."""
+
+    link: str
+    network: str
+    gateway: str | None = None
+
+    @property
+    def is_default(self) -> bool:
+        return self.network in ("0.0.0.0/0", "::/0")
+
+
+@dataclasses.dataclass(frozen=True)
+class MachineFacts:
+    """Facts about a machine, as it says itself."""
+
+    host: str = ""
+    arch: str = ""
+    """In OCI words: ``amd64``."""
+    kernel: str = ""
+    user: str = "root"
+    """Whom we came in as."""
+    virtual: str = ""
+    """``docker``, ``kvm``, ``none``: in systemd's words."""
+    os: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """``ID``, ``VERSION_ID`` and the like of its distribution."""
+    cpus: int = 0
+    memory: int = 0
+    """Bytes, as far as the machine may use them."""
+    available: int | None = None
+    places: Mapping[str, Place] = dataclasses.field(default_factory=dict)
+    readonly: tuple[str, ...] = ()
+    """Paths that must be written to and cannot."""
+    unforward: tuple[str, ...] = ()
+    """Files that switch forwarding off at every start."""
+    capabilities: int = -1
+    """Those that its processes can have at most, as a bit set."""
+    files: int | None = None
+    """Files that a service may have open; None for any number."""
+    tasks: int | None = None
+    kmsg: bool = True
+    evicts_otherwise: bool = False
+    """Its kubelet has been told when a disk is full."""
+    cgroup: int = 2
+    controllers: frozenset[str] = frozenset()
+    systemd: bool = False
+    resolved: bool = False
+    """systemd's resolver stands before the name servers."""
+    vendor: str = ""
+    """Who made the machine, as its firmware says."""
+    tools: frozenset[str] = frozenset()
+    features: frozenset[str] = frozenset()
+    """Of the kernel, present or loadable."""
+    nat: str | None = None
+    """What iptables says about its table nat: ``yes``, or ``no`` and why; None without iptables."""
+    drops: tuple[str, ...] = ()
+    """Chains of the firewall whose policy is to drop."""
+    swap: tuple[str, ...] = ()
+    selinux: bool = False
+    """It enforces."""
+    apparmor: bool = False
+    machine_id: str = ""
+    uuid: str = ""
+    links: tuple[Link, ...] = ()
+    routes: tuple[Route, ...] = ()
+    ports: frozenset[int] = frozenset()
+    """TCP ports that somebody listens on."""
+    owners: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    """Who listens on ports that a cluster needs: ``nginx (812)``."""
+    left: tuple[str, ...] = ()
+    """Files of a Kubernetes that is or was here."""
+    networks: tuple[str, ...] = ()
+    """Files in /etc/cni/net.d."""
+    services: frozenset[str] = frozenset()
+    """Those that run, of the ones that matter."""
+    containers: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """How many run, by namespace of containerd."""
+    cluster: str | None = None
+    """Name and identity of the cluster of ours that the machine belongs to."""
+    hosts: tuple[tuple[str, str], ...] = ()
+    """Addresses and names in /etc/hosts that matter to a cluster."""
+    nameservers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
+    direct: str = ""
+    """What goes by no proxy."""
+    addresses: tuple[str, ...] = ()
+    on: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Interfaces by address, where that is known."""
+    ahead: float = 0
+    """Seconds by which its clock is ahead of ours."""
+
+    @property
+    def platform(self) -> Platform:
+        return Platform("linux", self.arch)
+
+    @property
+    def restrict_oom(self) -> bool:
+        """CAP_SYS_RESOURCE (bit 24) is missing."""
+        return not self.capabilities >> 24 & 1
+
+    @property
+    def contained(self) -> bool:
+        """It is a container: kernel, clock and firmware are those of the machine that it is on."""
+        return self.virtual in _CONTAINERS
+
+    def link(self, address: str) -> Link | None:
+        """The interface that has an address."""
+        name = self.on.get(address)
+        return next((link for link in self.links if link.name == name), None)
+
+
+_CONTAINERS = frozenset({"docker", "podman", "lxc", "lxc-libvirt", "systemd-nspawn", "container-other", "rkt", "openvz"})
+_SINGLE = frozenset({"begun", "host", "arch", "kernel", "user", "virtual", "cpus", "memory", "available", "capabilities", "files", "tasks",
+                     "kmsg", "evicts", "cgroup", "systemd", "nat", "selinux", "apparmor", "machine-id", "uuid", "vendor", "cluster",
+                     "direct", "time"})  # fmt: skip
+
+
+def parse(text: str, before: float, after: float) -> MachineFacts:
+    """Read what the script printed. ``before`` and ``after`` are our clock when it was asked and when it had answered, in seconds.
+
+    Raises ValueError when it is not that.
+    """
+    single: dict[str, str] = {}
+    several: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key in _SINGLE:
+            single[key] = value.strip()
+        else:
+            several.setdefault(key, []).append(value.strip())
+    if not single.get("arch") or "time" not in single:
+        raise ValueError("the machine gave no facts")
+    limits = [_number(value) for value in several.get("limit", ()) if value.isdigit()]
+    places = [Place.parse(value) for value in several.get("place", ()) if len(value.split()) >= 7]
+    links = [value.split() for value in several.get("link", ())]
+    owners = [value.split(" ", maxsplit=2) for value in several.get("owner", ()) if value.count(" ") >= 2]
+    containers = [value.split() for value in several.get("containers", ())]
+    resolver = [value.split() for value in several.get("resolv", ())]
+    addresses = [value.split() for value in several.get("address", ())]
+    return MachineFacts(
+        host=single.get("host", "").lower(),
+        arch=Platform("linux", single["arch"]).normal().architecture,
+        kernel=single.get("kernel", ""),
+        user=single.get("user") or "root",
+        virtual=single.get("virtual", ""),
+        os=dict(value.split("=", maxsplit=1) for value in several.get("os", ()) if "=" in value),
+        cpus=_number(single.get("cpus")) or 1,
+        memory=min([_number(single.get("memory")) * 1024, *limits]),
+        available=_number(single["available"]) * 1024 if single.get("available") else None,
+        places={place.path: place for place in places},
+        readonly=tuple(several.get("readonly", ())),
+        unforward=tuple(several.get("unforward", ())),
+        capabilities=int(single.get("capabilities") or "ffffffffffffffff", 16),
+        files=_number(single["files"]) if single.get("files", "").isdigit() else None,
+        tasks=_number(single["tasks"]) if single.get("tasks", "").isdigit() else None,
+        kmsg="kmsg" in single,
+        evicts_otherwise="evicts" in single,
+        cgroup=_number(single.get("cgroup")) or 2,
+        controllers=frozenset(several.get("controller", ())),
+        systemd="systemd" in single,
+        resolved=any(value.startswith("systemd-resolved ") for value in several.get("service", ())),
+        vendor=single.get("vendor", ""),
+        tools=frozenset(several.get("tool", ())),
+        features=frozenset(several.get("feature", ())),
+        nat=single.get("nat"),
+        drops=tuple(dict.fromkeys(chain.upper() for chain in several.get("drop", ()))),
+        swap=tuple(several.get("swap", ())),
+        selinux=single.get("selinux") == "1",
+        apparmor=single.get("apparmor") == "Y",
+        machine_id=single.get("machine-id", ""),
+        uuid=single.get("uuid", "").lower(),
+        links=tuple(Link(words[0], words[1], _number(words[2])) for words in links if len(words) == 3),
+        routes=tuple(_routes(several)),
+        ports=frozenset(int(port, 16) for port in several.get("port", ())),
+        owners=_joined((int(port, 16), f"{name} ({pid})") for port, pid, name in owners),
+        left=tuple(several.get("left", ())),
+        networks=tuple(several.get("network", ())),
+        services=frozenset(value.split(" ", maxsplit=1)[0] for value in several.get("service", ())),
+        containers={words[0]: _number(words[1]) for words in containers if len(words) == 2},
+        cluster=single.get("cluster"),
+        hosts=tuple((words[0], words[1]) for value in several.get("hosts", ()) if len(words := value.split()) == 2),
+        nameservers=tuple(words[1] for words in resolver if words[0] == "nameserver" and len(words) > 1),
+        searches=_searches(resolver),
+        proxies=tuple(dict.fromkeys(name.lower() for name in several.get("proxy", ()))),
+        direct=single.get("direct", ""),
+        addresses=tuple(words[0] for words in addresses),
+        on={words[0]: words[1].partition("@")[0] for words in addresses if len(words) > 1},
+        ahead=_ahead(single, before, after),
+    )  # fmt: skip
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else 0
+
+
+def _joined(pairs: Iterable[tuple[int, str]]) -> dict[int, str]:
+    """One text for each key, the texts of several pairs behind each other."""
+    found: dict[int, str] = {}
+    for key, text in pairs:
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
+
+
+def _searches(lines: Iterable[list[str]]) -> tuple[str, ...]:
+    """The search domains; of several lines the last one counts."""
+    found: tuple[str, ...] = ()
+    for words in lines:
+        if words[0] in ("search", "domain"):
+            found = tuple(words[1:])
+    return found
+
+
+def _ahead(single: Mapping[str, str], before: float, after: float) -> float:
+    """How far the machine's clock is ahead: what it said first is compared with our asking, what it said last with its answer."""
+    # Some date programs know no nanoseconds and print %N.
+    last = float(re.sub(r"\.?%?N$", "", single["time"]))
+    first = float(re.sub(r"\.?%?N$", "", single.get("begun") or single["time"]))
+    return ((first - before) + (last - after)) / 2
+
+
+def _routes(several: Mapping[str, list[str]]) -> Iterable[Route]:
+    for value in several.get("route", ()):
+        words = value.split()
+        if len(words) == 4:
+            link, network, gateway, mask = words[0], *(_address(word) for word in words[1:])
+            yield Route(link, f"{network}/{ipaddress.ip_network(f'0.0.0.0/{mask}').prefixlen}", gateway if int(words[2], 16) else None)
+    for value in several.get("route6", ()):
+        words = value.split()
+        if len(words) == 4:
+            network6, gateway6 = (ipaddress.IPv6Address(int(word, 16)) for word in (words[1], words[3]))
+            yield Route(words[0], f"{network6}/{int(words[2], 16)}", None if int(gateway6) == 0 else str(gateway6))
+
+
+def _address(word: str) -> str:
+    """An IPv4 address as /proc/net/route has it: the bytes of the machine's own order, which is little-endian wherever we run."""
+    return str(ipaddress.IPv4Address(int(word, 16).to_bytes(4, "little")))

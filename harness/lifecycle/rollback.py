@@ -1,0 +1,109 @@
+"""``slipway rollback``: the image that a cluster ran before comes back, also in the middle of an upgrade that went wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from harness import log
+from harness.clusterstate import DEFAULT_NAME
+from harness.errors import CheckError, StoreError
+from harness.lifecycle import drain, etcd, membership, moves, upgrade
+from harness.lifecycle.membership import Gathered
+from harness.lifecycle.moves import ROLLBACK, RUNNING, Move
+from harness.lifecycle.transition import BACKUP, Work
+from harness.lifecycle.upgrade import Changed, Options
+from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.ssh import SshNode
+from harness.oci.store import Store
+from harness.runtimes import staticpods
+
+
+def rollback(name: str = DEFAULT_NAME, options: Options | None = None, *, store: Store | None = None, home: Path | None = None) -> Changed:
+    """Bring the former image back: its Kubernetes, its files, its applications. The same call again finishes what was begun.
+
+    The nodes still have most of it. Raises CheckError when there was no upgrade, or etcd has changed its data since; StoreError when the
+    image is not in the store here.
+    """
+    with prepared(name, options, store=store, home=home) as work:
+        return upgrade.carry_out(work)
+
+
+@contextmanager
+def prepared(
+    name: str, options: Options | None = None, *, store: Store | None = None, home: Path | None = None, mend: bool = True
+) -> Iterator[Work]:
+    """See where the cluster came from, and make up the way back.
+
+    Nothing is touched where an API answers. Where none does, and an upgrade was cut off while a master changed, ``mend`` has that master
+    run what it ran before.
+    """
+    options, store = options or Options(), store or Store.default()
+    with ExitStack() as stack:
+        with log.step("read what the cluster keeps about itself"):
+            try:
+                found = stack.enter_context(membership.gathered(name, via=options.via, password=options.password, home=home))
+            except CheckError:
+                if not mend or not _mended(name, options, home):
+                    raise
+                found = stack.enter_context(membership.gathered(name, via=options.via, password=options.password, home=home))
+            move = _move(found)
+        try:
+            # Under the name that it had then, whatever has that name now.
+            image = dataclasses.replace(upgrade.readable(store, move.after.digest), name=move.after.image)
+        except StoreError as error:
+            raise StoreError(
+                f"the former image {move.after.image} ({move.after.digest[:19]}) cannot be used from the store here: {error.message}",
+                hint=error.hint or f"slipway pull {move.after.image}, or load it from an archive; it must be the very same one",
+            ) from error
+        work = upgrade.work_of(found, image, move, options, store)
+        _check_etcd(work)
+        if drain.minor(move.after.kubernetes) < drain.minor(move.before.kubernetes):
+            log.warning(
+                f"objects that were stored in a form that only {move.before.kubernetes} knows cannot be read by {move.after.kubernetes}; "
+                f"{BACKUP} on the masters is of before the upgrade"
+            )
+        yield work
+
+
+def _mended(name: str, options: Options, home: Path | None) -> bool:
+    """Bring back the control plane of masters whose change was cut off; whether there were any."""
+
+    def mend(node: SshNode) -> None:
+        log.warning(f"{node.name}: its control plane does not answer in the middle of a change; the one before it comes back")
+        staticpods.put_back(node)
+
+    return bool(upgrade.each_cut_off(name, options, home, mend))
+
+
+def _move(found: Gathered) -> Move:
+    last = moves.read(NodeKubectl(found.first))
+    if last is None or (last.kind == ROLLBACK and last.state != RUNNING):
+        why = "has been rolled back already" if last else "has not been upgraded"
+        raise CheckError(f"the cluster {found.state.name} {why}: there is nothing to go back to", hint="slipway upgrade NAME IMAGE goes on")
+    if last.kind == ROLLBACK:
+        return last
+    if last.state != RUNNING and found.record.digest != last.after.digest:
+        raise CheckError(
+            f"the cluster {found.state.name} was changed since its upgrade to {last.after}: it runs {found.record.image}",
+            hint="slipway upgrade NAME IMAGE",
+        )
+    return Move.new(ROLLBACK, last.after, last.before)
+
+
+_ETCD = re.compile(r"image: \S*/etcd:(\d+)\.(\d+)")
+
+
+def _check_etcd(work: Work) -> None:
+    """Raises CheckError when etcd would have to read data that a newer minor version of it has written."""
+    runs = _ETCD.search(work.found.first.run(f"cat {etcd.MANIFEST}").stdout)
+    wanted = re.match(r"v?(\d+)\.(\d+)", work.setup.facts.etcd_image_tag or "")
+    if runs and wanted and tuple(map(int, wanted.groups())) < tuple(map(int, runs.groups())):
+        newer, older = ".".join(runs.groups()), ".".join(wanted.groups())
+        raise CheckError(
+            f"etcd {newer} has changed its data, which etcd {older} of {work.move.after.image} cannot read",
+            hint=f"a backup of before the upgrade is on every master: {BACKUP}; slipway restore brings it back onto fresh machines",
+        )

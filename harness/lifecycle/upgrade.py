@@ -1,0 +1,357 @@
+"""``slipway upgrade``: a cluster goes to another image, one node after the other, and serves all the time."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from harness import checks, cloudimage, log
+from harness.cloudimage import CloudImage
+from harness.clusterfile import Clusterfile, Host
+from harness.clusterfile import hooks as values
+from harness.clusterfile.difference import difference
+from harness.clusterstate import DEFAULT_NAME
+from harness.errors import CheckError, InputError, NodeError, SlipwayError, StoreError, UsageError
+from harness.lifecycle import (
+    access,
+    apps,
+    clusterfiles,
+    drain,
+    hooks,
+    ipvs,
+    join,
+    kept,
+    lease,
+    membership,
+    moves,
+    preflight,
+    rootfs,
+    run,
+    steps,
+    transition,
+)
+from harness.lifecycle.membership import Gathered
+from harness.lifecycle.moves import RUNNING, UPGRADE, Move, Version
+from harness.lifecycle.plan import execute
+from harness.lifecycle.transition import Work
+from harness.nodes import Machine, each, together
+from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.ssh import Ssh, SshNode
+from harness.oci.store import Store
+from harness.runtimes import staticpods
+
+_STARTS = 120
+"""Seconds that a control plane may take to come up by itself."""
+_PARTS = re.compile(r"v(\d+)\.(\d+)\.(\d+)(-\S+)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Changed:
+    """How it ended."""
+
+    name: str
+    kind: str
+    """``upgrade`` or ``rollback``."""
+    before: Version
+    after: Version
+    nodes: Mapping[str, str]
+    """The version of each kubelet, by the name of its node."""
+    resumed: bool
+    """It was begun earlier."""
+    seconds: float
+    nothing: bool = False
+    """The cluster ran this very image already."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a cluster is to go to another image."""
+
+    via: Sequence[Machine] = ()
+    """Masters of a cluster of which this machine remembers nothing."""
+    clusterfile: Clusterfile | None = None
+    """What was asked for, with the secrets that the cluster did not keep."""
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """More values; those that the cluster did not keep, since they are secret, can be given again."""
+    password: str | None = dataclasses.field(default=None, repr=False)
+    """For SSH."""
+    batch: int | None = None
+    """Workers that have their turn together; None: one in ten."""
+    force: bool = False
+    """Pods that nothing starts again, or that do not go in time, do not hold anything up."""
+    drain_timeout: float = drain.TIMEOUT
+    timeout: float = 600
+    """Seconds for a part to come up, a node to become ready, and for workloads."""
+
+
+def upgrade(
+    name: str = DEFAULT_NAME, image: str = "", options: Options | None = None, *, store: Store | None = None, home: Path | None = None
+) -> Changed:
+    """Have a cluster run another image. The same call after a kill or a failure finishes what was begun.
+
+    Raises UsageError for versions between which there is no way, InputError for secrets that must be given again, StoreError for an image
+    that is not here or is none for a cluster, CheckError when the cluster is not well: before anything is changed, or where it stopped.
+    """
+    with prepared(name, image, options, store=store, home=home) as work:
+        return carry_out(work)
+
+
+def carry_out(work: Work) -> Changed:
+    """Do what was prepared."""
+    started = time.monotonic()
+    move, found = work.move, work.found
+    nothing = move.before == move.after and not work.resumed
+    if not nothing:
+        with found.state.lock(), lease.held(found.first, found.state.name), work.setup.store.using():
+            try:
+                execute(transition.plan(work), work.journal)
+            except SlipwayError as error:
+                raise _stopped(work, error) from error
+    listed = checks.of_kind(checks.get(work.kubectl, "nodes"), "Node")
+    versions = {node["metadata"]["name"]: str(node["status"]["nodeInfo"]["kubeletVersion"]) for node in listed}
+    return Changed(found.state.name, move.kind, move.before, move.after, versions, work.resumed, time.monotonic() - started, nothing)
+
+
+def _stopped(work: Work, error: SlipwayError) -> SlipwayError:
+    """The error with what can be done now."""
+    began = False
+    with contextlib.suppress(SlipwayError):
+        now = moves.read(work.kubectl)
+        began = now is not None and now.state == RUNNING
+    if began:
+        back = f", slipway rollback {work.found.state.name} goes back" if work.move.kind == UPGRADE else ""
+        error.hint = "; ".join(part for part in (error.hint, f"the same command again goes on where this stopped{back}") if part)
+    return error
+
+
+@contextmanager
+def prepared(
+    name: str, image: str, options: Options | None = None, *, store: Store | None = None, home: Path | None = None
+) -> Iterator[Work]:
+    """Read what the cluster keeps about itself, and make up what is to be done; nothing is touched."""
+    options, store = options or Options(), store or Store.default()
+    steps.check_env(options.env)
+    wanted = readable(store, image)
+    with ExitStack() as stack:
+        with log.step("read what the cluster keeps about itself"):
+            found = _gathered(stack, name, options, home)
+            move = _move(found, wanted)
+        if move.before.kubernetes and not (move.state == RUNNING and move.before == move.after):
+            check_versions(move.before.kubernetes, move.after.kubernetes, name)
+        yield work_of(found, wanted, move, options, store)
+
+
+def _gathered(stack: ExitStack, name: str, options: Options, home: Path | None) -> Gathered:
+    """Connect to the cluster. An API that was about to start when a change was cut off is waited for."""
+    deadline = time.monotonic() + _STARTS
+    while True:
+        try:
+            return stack.enter_context(membership.gathered(name, via=options.via, password=options.password, home=home))
+        except CheckError:
+            if time.monotonic() > deadline or not each_cut_off(name, options, home):
+                raise
+            time.sleep(2)
+
+
+def each_cut_off(name: str, options: Options, home: Path | None, action: Callable[[SshNode], object] = lambda _: None) -> tuple[str, ...]:
+    """Do something on the masters whose change was cut off while their control plane was in it; their names."""
+    known = access.known(name, options.via, home=home)
+    with Ssh(known.state.folder, known.masters) as ssh:
+        reached, _ = ssh.reachable()
+        found = [node for node, kept in zip(reached, each(reached, staticpods.is_kept), strict=True) if kept]
+        each(found, action)
+        return tuple(node.name for node in found)
+
+
+def readable(store: Store, name: str) -> CloudImage:
+    """An image that a cluster can run. Raises StoreError when it cannot, or policy does not admit it."""
+    from harness.trust import policy
+
+    if not name:
+        raise UsageError("no image is named", hint="slipway upgrade NAME IMAGE")
+    image = cloudimage.read(store, name)
+    policy.check(store, name, image.digest, policy.load())
+    run.check_image(image, name)
+    return image
+
+
+def _move(found: Gathered, image: CloudImage) -> Move:
+    """This change: one that was begun and is to be finished, or a new one."""
+    kubectl, record = NodeKubectl(found.first), found.record
+    if not record.digest:
+        raise CheckError(
+            f"the cluster {found.state.name} was made by another tool: its nodes have no rootfs of an image that could be changed",
+            hint="kubeadm upgrade plan, on a master, says what to do",
+        )
+    last = moves.read(kubectl)
+    after = Version(image.name or image.digest, image.digest, kubernetes_of(image))
+    if last is not None and last.state == RUNNING:
+        if last.after.digest == image.digest and last.kind == UPGRADE:
+            return last
+        both = {last.before.digest: last.before, last.after.digest: last.after}
+        if image.digest not in both:
+            finish = f"slipway upgrade {found.state.name} {last.after.image}" if last.kind == UPGRADE else "slipway rollback"
+            raise CheckError(
+                f"the {last.kind} to {last.after} has not come to its end; nothing has been changed",
+                hint=f"finish it first: {finish}; or go back: slipway rollback {found.state.name}",
+            )
+        before = next((version for digest, version in both.items() if digest != image.digest), last.before)
+        return Move.new(UPGRADE, before, after)
+    return Move.new(UPGRADE, Version(record.image, record.digest, str(transition.kubernetes(kubectl)["kubernetesVersion"])), after)
+
+
+def kubernetes_of(image: CloudImage) -> str:
+    """``v1.20.2``."""
+    version = image.platforms[0].info.kubernetes
+    if not version:
+        raise StoreError(f"{image.name or image.digest} brings no Kubernetes", hint="build it FROM a base image with Kubernetes")
+    return version
+
+
+def check_versions(before: str, after: str, name: str = DEFAULT_NAME) -> None:
+    """Raises UsageError unless a cluster may go from one version of Kubernetes to another: upwards, one minor version at a time."""
+    old, new = _version(before), _version(after)
+    if new[:2] > (old[0], old[1] + 1):
+        raise UsageError(
+            f"from Kubernetes {before} to {after} is more than one minor version; nothing has been changed",
+            hint=f"an image with v{old[0]}.{old[1] + 1} comes first",
+        )
+    if new < old:
+        raise UsageError(
+            f"Kubernetes {after} is older than {before}, which the cluster runs; nothing has been changed",
+            hint=f"slipway rollback {name} brings the former image back; nothing else goes downwards",
+        )
+
+
+def _version(text: str) -> tuple[int, int, int, bool, str]:
+    found = _PARTS.match(text)
+    if found is None:
+        raise UsageError(f"{text!r} is no version of Kubernetes", hint="v1.20.2")
+    # What stands behind a hyphen comes before the release.
+    return int(found[1]), int(found[2]), int(found[3]), found[4] is None, found[4] or ""
+
+
+def batch_of(workers: int, asked: int | None) -> int:
+    """How many workers have their turn together. Raises UsageError for less than one."""
+    if asked is not None and asked < 1:
+        raise UsageError(f"--batch {asked}: at least one worker has its turn", hint="leave it out: one in ten")
+    return asked or max(1, workers // 10)
+
+
+# ---- what is to be done -----------------------------------------------------------------------------------------------
+
+
+def work_of(found: Gathered, image: CloudImage, move: Move, options: Options, store: Store) -> Work:
+    """Everything that the steps need. Raises NodeError when a member does not answer, InputError for what must be given again."""
+    silent = [found.errors[node.address] for node in found.members if node.address in found.errors]
+    if silent:
+        error = together(silent)
+        raise NodeError(
+            f"{error}\na member that does not answer cannot be changed; nothing has been changed",
+            hint=f"bring it back, or take it out first: slipway remove {found.state.name} IP",
+        )
+    recorded = _asked(found, options.clusterfile)
+    known = kept.kept(recorded, options.env)
+    kubectl = NodeKubectl(found.first, tuple(node for node in found.masters if node is not found.first))
+    configuration = transition.kubernetes(kubectl)
+    setup = _setup(found, image, known, configuration, options, store)
+    tree = rootfs.tree(store, setup.main)
+    info = setup.main.info
+    chosen = clusterfiles.launch(known.usable, info) if not known.faults else None
+    launch = info.launch if chosen is None else chosen
+    faults = [*known.faults, *kept.mentioned(known.lost, tree, known.usable, launch)]
+    if faults:
+        raise InputError(faults)
+    setup.launch = launch
+    nodes = checks.of_kind(checks.get(kubectl, "nodes"), "Node")
+    addresses = {name: address for address, name in found.names.items()}
+    last = moves.read(kubectl)
+    return Work(
+        found=found,
+        setup=setup,
+        hooks=values.merged(hooks.of_image(tree), known.usable.hooks),
+        launch=tuple(launch),
+        move=move,
+        resumed=last is not None and last.state == RUNNING,
+        versions={
+            addresses[node["metadata"]["name"]]: str(node["status"]["nodeInfo"]["kubeletVersion"])
+            for node in nodes
+            if node["metadata"]["name"] in addresses
+        },
+        apps=apps.listed(kubectl),
+        batch=batch_of(len(found.workers), options.batch),
+        force=options.force,
+        drain_timeout=options.drain_timeout,
+    )
+
+
+def _asked(found: Gathered, given: Clusterfile | None) -> Clusterfile:
+    """What the cluster is to be, with the machines that it has. Raises UsageError for a Clusterfile that asks for more than an image."""
+    recorded = found.record.clusterfile
+    if given is None or given.cluster is None or recorded.cluster is None:
+        return recorded if given is None or given.cluster is not None else dataclasses.replace(given, cluster=recorded.cluster)
+    members = {*found.record.masters, *found.record.nodes}
+    hosts: list[Host] = []
+    for host in (*given.cluster.hosts, *recorded.cluster.hosts):
+        # Who comes or goes is not our business: others join and remove.
+        ips = tuple(address for address in host.ips if address in members)
+        members -= set(ips)
+        hosts += [dataclasses.replace(host, ips=ips)] if ips else []
+    return dataclasses.replace(given, cluster=dataclasses.replace(given.cluster, hosts=tuple(hosts)))
+
+
+def require_same(found: Clusterfile, given: Clusterfile) -> None:
+    """Raises UsageError when a Clusterfile asks for anything else than another image: that is not done on the way."""
+    if given.cluster is None:
+        raise UsageError(f"{given.path} has no document Cluster", hint="slipway generate writes one")
+    changes = [change for change in difference(found, given) if change.subject != "image" and change.name != "provider"]
+    if changes:
+        raise UsageError(
+            f"{given.path} asks for more than another image: {changes[0]}{' and more' if len(changes) > 1 else ''}",
+            hint=f"slipway apply -f {given.path} changes all of that",
+        )
+
+
+def _setup(
+    found: Gathered, image: CloudImage, known: kept.Kept, configuration: Mapping[str, object], options: Options, store: Store
+) -> steps.Setup:
+    record = found.record
+    networking = configuration.get("networking")
+    networks = networking if isinstance(networking, Mapping) else {}
+    server = configuration.get("apiServer")
+    names = server.get("certSANs") if isinstance(server, Mapping) else ()
+    whole = known.whole
+    if whole.cluster is not None:
+        whole = dataclasses.replace(whole, cluster=dataclasses.replace(whole.cluster, image=image.name or image.digest))
+    env = {**clusterfiles.env(known.usable), **options.env}
+    # The networks of a cluster that runs stay, whatever another image would choose.
+    env |= {name: str(networks[key]) for name, key in (("PodCIDR", "podSubnet"), ("SvcCIDR", "serviceSubnet")) if networks.get(key)}
+    setup = steps.Setup(
+        name=found.state.name,
+        image=image,
+        store=store,
+        ssh=found.ssh,
+        masters=found.masters,
+        workers=found.workers,
+        env=env,
+        host_env=clusterfiles.host_env(known.usable),
+        app_env=clusterfiles.app_env(known.usable),
+        state=found.state,
+        edit=clusterfiles.edit(known.usable) if not known.faults else None,
+        elsewhere=join.AsThere.of(found.first) if record.registry == "elsewhere" else None,
+        timeout=options.timeout,
+        clusterfile=whole,
+        holders=None if record.registry == "elsewhere" else membership.holders(found),
+        added_names=tuple(str(name) for name in names or ()),
+    )
+    facts = preflight.gather(found.members)
+    setup.machines = {node.address: dataclasses.replace(one, host=found.name(node)) for node, one in zip(found.members, facts, strict=True)}
+    setup.balancing = ipvs.as_it_is(ipvs.ask(setup.nodes))
+    installed = apps.listed(NodeKubectl(found.first))
+    setup.app_domains = tuple(sorted({domain for app in installed for domain in app.domains}))
+    return setup

@@ -1,0 +1,69 @@
+"""``slipway run`` on 1, 3, 6 and 12 booted machines: how time and what this machine sends grow with them.
+
+The peer is what would be if every machine took as long, and were sent as much, as one alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from harness import engine, sandbox
+from harness.cloudimage import read
+from harness.images import Builder, bundled
+from harness.nodes.container import ContainerProvider
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+from tests.bench.one_node import cli
+
+SIZES = ((1, 0), (1, 2), (3, 3), (3, 9))
+"""Masters and workers."""
+
+
+def measure() -> list[dict[str, Any]]:
+    cli("build", "-t", "kubernetes", "kubefiles/kubernetes")
+    client = engine.connect()
+    Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(sandbox.NODE_IMAGE))
+    provider = ContainerProvider(client)
+    size = read(Store.default(), "kubernetes").size
+    times: dict[int, float] = {}
+    sent: dict[int, int] = {}
+    for masters, workers in SIZES:
+        count = masters + workers
+        times[count], sent[count] = _run(provider, f"bench-{os.getpid()}-{count}", masters, workers)
+    rows = [
+        {
+            "name": f"growth: {count} nodes",
+            "ours": round(taken, 1),
+            "peer": round(count * times[1], 1),
+            "peer_name": f"{count} times one node",
+            "unit": "s",
+        }
+        for count, taken in reversed(times.items())
+    ]
+    rows += [
+        {
+            "name": f"growth: sent to {count} nodes",
+            "ours": round(bytes_ / 1e6),
+            "peer": round(size / 1e6),
+            "peer_name": "size of the CloudImage",
+            "unit": "MB",
+        }
+        for count, bytes_ in sent.items()
+    ]
+    return rows
+
+
+def _run(provider: ContainerProvider, name: str, masters: int, workers: int) -> tuple[float, int]:
+    """Seconds, and bytes that went to the machines."""
+    group = provider.up(name, masters, workers)
+    try:
+        words = ["--masters", ",".join(made.address for made in group.masters), "--key", str(group.login.key), "--name", name]
+        words += ["--nodes", ",".join(made.address for made in group.nodes)] if workers else []
+        started = time.monotonic()
+        made = json.loads(cli("run", "kubernetes", *words, "--output", "json"))
+        return time.monotonic() - started, int(made["sent"])
+    finally:
+        provider.down(name)

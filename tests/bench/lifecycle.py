@@ -1,0 +1,92 @@
+"""A cluster of three masters and two workers through its life: join, apply with nothing to do, remove, delete of all six machines.
+
+The peer of ``slipway join`` is a plain ``kubeadm join`` on a machine that has everything already: rootfs, containerd, images' registry.
+The others have none: nobody else does it in one command.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness import engine, sandbox
+from harness.images import Builder, bundled
+from harness.nodes import Group
+from harness.nodes.container import ContainerProvider
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+from tests.bench.one_node import cli
+
+NAME = f"bench-{os.getpid()}"
+
+
+def measure() -> list[dict[str, Any]]:
+    cli("build", "-t", "kubernetes", "kubefiles/kubernetes")
+    client = engine.connect()
+    Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(sandbox.NODE_IMAGE))
+    provider = ContainerProvider(client)
+    group = provider.up(NAME, 3, 3)
+    try:
+        return _life(provider, group)
+    finally:
+        provider.down(NAME)
+
+
+def _life(provider: ContainerProvider, group: Group) -> list[dict[str, Any]]:
+    masters = [made.address for made in group.masters]
+    *workers, late = [made.address for made in group.nodes]
+    key = str(group.login.key)
+    words = ["--masters", ",".join(masters), "--nodes", ",".join(workers), "--key", key, "--name", NAME]
+    cli("run", "kubernetes", *words)
+    joined = _timed(lambda: cli("join", NAME, "--nodes", late, "--key", key))
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "Clusterfile")
+        whole = ["--masters", ",".join(masters), "--nodes", ",".join([*workers, late]), "--key", key, "--name", NAME]
+        path.write_text(cli("generate", "kubernetes", *whole))
+        cli("apply", "-f", str(path))
+        applied = _timed(lambda: cli("apply", "-f", str(path)))
+    removed = _timed(lambda: cli("remove", NAME, late, "--yes"))
+    plain = _kubeadm_join(provider, group, late, masters[0], key)
+    deleted = _timed(lambda: cli("delete", NAME, "--yes"))
+    none = {"peer": None, "peer_name": "nobody does it in one command", "unit": "s"}
+    return [
+        {
+            "name": "lifecycle: join of a worker",
+            "ours": joined,
+            "peer": plain,
+            "peer_name": "kubeadm join on a machine that has everything",
+            "unit": "s",
+        },
+        {"name": "lifecycle: apply, nothing to do", "ours": applied, **none},
+        {"name": "lifecycle: remove of a worker", "ours": removed, **none},
+        {"name": "lifecycle: delete of six machines", "ours": deleted, **none},
+    ]
+
+
+def _timed(action: Callable[[], object]) -> float:
+    started = time.monotonic()
+    action()
+    return round(time.monotonic() - started, 1)
+
+
+def _kubeadm_join(provider: ContainerProvider, group: Group, worker: str, master: str, key: str) -> float:
+    """Joined by us, reset by kubeadm, joined by kubeadm: only the last is timed."""
+    cli("join", NAME, "--nodes", worker, "--key", key)
+    containers = {made.address: provider.client.containers.get(f"slipway-{made.name}") for made in group.members}
+    name = next(made.name for made in group.members if made.address == worker)
+    admin = ["env", f"KUBECONFIG={sandbox.ADMIN}"]
+    kubectl, kubeadm = (f"{sandbox.ROOTFS}/bin/{program}" for program in ("kubectl", "kubeadm"))
+    engine.command_output(containers[worker], [kubeadm, "reset", "--force"])
+    engine.command_output(containers[master], [*admin, kubectl, "delete", "node", name])
+    command = engine.command_output(containers[master], [*admin, kubeadm, "token", "create", "--print-join-command"]).split()
+    ready = [*admin, kubectl, "wait", "--for=condition=Ready", f"node/{name}", "--timeout=120s"]
+
+    def action() -> None:
+        engine.command_output(containers[worker], [kubeadm, *command[1:], "--skip-phases=preflight"])
+        engine.command_output(containers[master], ready)
+
+    return _timed(action)

@@ -1,0 +1,41 @@
+#!/bin/sh
+# serial.sh WORK MASTER... -- WORKER...: the usual way to a cluster, one thing after another, on booted container nodes (by container
+# name) that have containerd, kubeadm, kubelet and kubectl already. WORK holds images.tar, init.yaml, network.yaml and dns.yaml.
+set -eu
+work=$1
+shift
+masters= workers=
+while [ "$1" != -- ]; do masters="$masters $1"; shift; done
+shift
+workers=$*
+# shellcheck disable=SC2086 # a list of words
+set -- $masters
+first=$1
+shift
+others=$*
+
+on() { docker exec "$@"; }
+into() { docker exec -i "$@"; }
+admin() { docker exec -i -e KUBECONFIG=/etc/kubernetes/admin.conf "$first" kubectl "$@"; }
+
+for node in $masters $workers; do
+  into "$node" ctr -n k8s.io images import --no-unpack - < "$work/images.tar" > /dev/null
+done
+
+into "$first" sh -c 'cat > /kubeadm.yaml' < "$work/init.yaml"
+key=$(on "$first" kubeadm certs certificate-key)
+on "$first" kubeadm init --config /kubeadm.yaml --upload-certs --certificate-key "$key" --skip-phases=preflight,addon/coredns > "$work/init.log" 2>&1 ||
+  { cat "$work/init.log" >&2; exit 1; }
+admin apply -f - < "$work/network.yaml" > /dev/null
+admin apply -f - < "$work/dns.yaml" > /dev/null
+join=$(on "$first" kubeadm token create --print-join-command 2>/dev/null)
+for node in $others; do
+  # shellcheck disable=SC2086 # a command of several words
+  on "$node" $join --control-plane --certificate-key "$key" --skip-phases=preflight > "$work/join.log" 2>&1 || { cat "$work/join.log" >&2; exit 1; }
+done
+for node in $workers; do
+  # shellcheck disable=SC2086
+  on "$node" $join --skip-phases=preflight > "$work/join.log" 2>&1 || { cat "$work/join.log" >&2; exit 1; }
+done
+admin wait --for=condition=Ready nodes --all --timeout=300s > /dev/null
+admin --namespace kube-system wait --for=condition=Ready pods --all --timeout=300s > /dev/null

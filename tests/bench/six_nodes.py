@@ -1,0 +1,156 @@
+"""Three masters and three workers, booted and with no images on them, to all nodes and kube-system pods Ready, beside the usual serial way.
+
+Ours: ``slipway run`` from a machine that has the CloudImage; rootfs and images go over SSH. The peer, ``serial.sh``: the same binaries and
+images, where the binaries lie on the nodes already; an archive of images into each node, ``kubeadm init``, then one ``kubeadm join``
+after the other. The time that machines take to boot is in neither.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import engine, sandbox
+from harness.cloudimage import read
+from harness.images import Builder, bundled
+from harness.nodes import Group
+from harness.nodes.container import ContainerProvider
+from harness.oci import layer
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+from tests.bench.one_node import cli
+
+NAME = f"bench-{os.getpid()}"
+WITH_BINARIES = "slipway-bench-serial:latest"
+MASTERS = WORKERS = 3
+
+
+def measure() -> list[dict[str, Any]]:
+    cli("build", "-t", "kubernetes", "kubefiles/kubernetes")
+    client = engine.connect()
+    Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(sandbox.NODE_IMAGE))
+    provider = ContainerProvider(client)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = _prepare(client, Path(scratch))
+        peer = _serial(provider, prepared)
+        summary, ours = _ours(provider)
+    rows = [
+        {
+            "ours": round(ours, 1),
+            "peer": round(peer, 1),
+            "peer_name": "serial.sh: images into each node, kubeadm init, kubeadm join",
+            "unit": "s",
+        }
+    ]
+    if "sent" in summary:
+        size = read(Store.default(), "kubernetes").size
+        row = {"name": "six-nodes: sent from here", "ours": round(summary["sent"] / 1e6), "peer": round(size / 1e6)}
+        rows.append({**row, "peer_name": "the size of the CloudImage", "unit": "MB"})
+    return rows
+
+
+def _ours(provider: ContainerProvider) -> tuple[dict[str, Any], float]:
+    name = f"{NAME}-ours"
+    group = provider.up(name, MASTERS, WORKERS)
+    try:
+        masters, nodes = (",".join(made.address for made in some) for some in (group.masters, group.nodes))
+        started = time.monotonic()
+        made = cli("run", "kubernetes", "--masters", masters, "--nodes", nodes, "--key", str(group.login.key), "--name", name, "-o", "json")
+        ended = time.monotonic() - started
+        _check(provider, group)
+        return json.loads(made), ended
+    finally:
+        provider.down(name)
+
+
+def _serial(provider: ContainerProvider, work: Path) -> float:
+    name = f"{NAME}-serial"
+    group = provider.up(name, MASTERS, WORKERS, image=WITH_BINARIES)
+    try:
+        _configure(work, group)
+        containers = [f"slipway-{made.name}" for made in group.members]
+        started = time.monotonic()
+        command = ["sh", str(Path(__file__).with_name("serial.sh")), str(work), *containers[:MASTERS], "--", *containers[MASTERS:]]
+        subprocess.run(command, check=True)
+        ended = time.monotonic() - started
+        _check(provider, group)
+        return ended
+    finally:
+        provider.down(name)
+
+
+def _check(provider: ContainerProvider, group: Group) -> None:
+    """Raises RuntimeError unless every node is Ready: whoever says so too early would seem quick."""
+    first = provider.client.containers.get(f"slipway-{group.members[0].name}")
+    listing = engine.command_output(first, ["kubectl", f"--kubeconfig={sandbox.ADMIN}", "get", "nodes", "--no-headers"])
+    ready = [line for line in listing.splitlines() if line.split()[1] == "Ready"]
+    if len(ready) != MASTERS + WORKERS:
+        raise RuntimeError(f"not all nodes are Ready:\n{listing}")
+
+
+def _prepare(client: engine.Client, work: Path) -> Path:
+    """The archive of images and the manifests, and a node image with the binaries."""
+    rootfs = work / "rootfs"
+    image = read(Store.default(), "kubernetes").platforms[0]
+    layer.unpack(Store.default(), image.layers, rootfs)
+    with (work / "images.tar").open("wb") as archive:
+        subprocess.run(["docker", "save", *(one.name for one in image.images.images)], check=True, stdout=archive)
+    facts = sandbox.facts(rootfs)
+    assert facts is not None
+    env = sandbox.environment(facts, {})
+    for name in ("network.yaml", "dns.yaml"):
+        text = (rootfs / "etc/addons" / name).read_text()
+        for key, value in env.items():
+            text = text.replace("{{ " + key + " }}", value)
+        (work / name).write_text(text)
+    container = client.containers.create(sandbox.NODE_IMAGE)
+    try:
+        for program in ("kubeadm", "kubelet", "kubectl"):
+            subprocess.run(
+                ["docker", "cp", str(rootfs / "bin" / program), f"{container.id}:/usr/bin/{program}"], check=True, capture_output=True
+            )
+        repository, tag = WITH_BINARIES.split(":")
+        container.commit(repository, tag)
+    finally:
+        container.remove(force=True, v=True)
+    (work / "facts.json").write_text(
+        json.dumps({"version": facts.kubernetes, "repository": facts.image_repository, "etcd": facts.etcd_image_tag, **env})
+    )
+    return work
+
+
+def _configure(work: Path, group: Group) -> None:
+    facts = json.loads((work / "facts.json").read_text())
+    first = group.masters[0].address
+    documents: list[dict[str, Any]] = [
+        {
+            "apiVersion": "kubeadm.k8s.io/v1beta2",
+            "kind": "InitConfiguration",
+            "localAPIEndpoint": {"advertiseAddress": first, "bindPort": 6443},
+            "nodeRegistration": {"criSocket": "/run/containerd/containerd.sock"},
+        },
+        {
+            "apiVersion": "kubeadm.k8s.io/v1beta2",
+            "kind": "ClusterConfiguration",
+            "kubernetesVersion": facts["version"],
+            "imageRepository": facts["repository"],
+            "controlPlaneEndpoint": f"{first}:6443",
+            "networking": {"podSubnet": facts["PodCIDR"], "serviceSubnet": facts["SvcCIDR"]},
+            "etcd": {"local": {"imageTag": facts["etcd"]}},
+        },
+        {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "cgroupDriver": "cgroupfs", "failSwapOn": False},
+        {
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "mode": "iptables",
+            "conntrack": {"maxPerCore": 0},
+        },
+    ]
+    (work / "init.yaml").write_text(yaml.safe_dump_all(documents))

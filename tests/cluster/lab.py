@@ -1,0 +1,302 @@
+"""Machines for the tests of this ring and the clusters that are made of them; and what may happen to both."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness import process
+from harness.clusterstate import ClusterState
+from harness.errors import CommandError
+from harness.nodes import Login, Machine, each
+from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.ssh import Ssh, SshNode
+from tests.conftest import Slipway
+
+RUN = ("run", "--image-pull-policy=Always", "--restart=Never")
+MEMBERS = """kubectl() { /var/lib/slipway/rootfs/bin/kubectl --kubeconfig /etc/kubernetes/admin.conf --namespace kube-system "$@"; }
+cd /etc/kubernetes/pki/etcd
+kubectl exec etcd-$(uname -n) -- etcdctl --endpoints https://127.0.0.1:2379 --cacert $PWD/ca.crt --cert $PWD/peer.crt \
+  --key $PWD/peer.key member list"""
+
+
+class Lab:
+    """A group of machines, and the cluster that is made of them. ``spares`` are kept out of it at first."""
+
+    def __init__(self, slipway: Slipway, name: str, masters: int, nodes: int, spares: int = 0) -> None:
+        # Two runs of these tests on one machine do not meet.
+        self.slipway, self.name = slipway, f"{name}-{os.getpid()}"
+        words = ("-m", str(masters), "-n", str(nodes + spares), "--output", "json")
+        group = json.loads(slipway("nodes", "up", "--name", self.name, *words).stdout)
+        self.key = Path(group["key"])
+        self.masters: list[str] = [made["address"] for made in group["nodes"] if made["role"] == "master"]
+        others: list[str] = [made["address"] for made in group["nodes"] if made["role"] == "node"]
+        self.workers, self.spares = others[:nodes], others[nodes:]
+        everybody = [*self.masters, *others]
+        self.ssh = Ssh(ClusterState.of(f"{self.name}-tests").folder, [Machine(address, Login(key=self.key)) for address in everybody])
+        self.ssh.connect()
+        self._machines: dict[str, SshNode] = dict(zip(everybody, self.ssh.nodes, strict=True))
+        # Names of their own may be given to machines later; containers keep theirs.
+        self._containers: dict[str, str] = {made["address"]: f"slipway-{made['name']}" for made in group["nodes"]}
+
+    @property
+    def addresses(self) -> list[str]:
+        return [*self.masters, *self.workers]
+
+    @property
+    def machines(self) -> Sequence[SshNode]:
+        return [self._machines[address] for address in self.addresses]
+
+    @property
+    def first(self) -> SshNode:
+        return self._machines[self.masters[0]]
+
+    @property
+    def worker(self) -> SshNode:
+        return self._machines[self.workers[0]]
+
+    def at(self, address: str) -> SshNode:
+        return self._machines[address]
+
+    def host(self, address: str) -> str:
+        """The name that the machine was made with."""
+        return self._containers[address].removeprefix("slipway-")
+
+    def words(self, image: str, *more: str, name: str | None = None) -> list[str]:
+        workers = ["--nodes", ",".join(self.workers)] if self.workers else []
+        return ["run", image, "--masters", ",".join(self.masters), *workers, "--key", str(self.key), "--name", name or self.name, *more]
+
+    def run(self, image: str, *more: str, check: bool = True, name: str | None = None) -> process.Result:
+        return self.slipway(*self.words(image, *more, name=name), check=check, timeout=900)
+
+    def join_words(self, address: str, *more: str, role: str = "nodes") -> list[str]:
+        return ["join", self.name, f"--{role}", address, "--key", str(self.key), *more]
+
+    def kubectl(self, *argv: str) -> str:
+        return NodeKubectl(self.first).run(*argv)
+
+    def json(self, *argv: str) -> Any:
+        return json.loads(self.kubectl(*argv, "--output=json"))
+
+    def status(self) -> dict[str, Any]:
+        return dict(json.loads(self.slipway("status", self.name, "--output", "json").stdout))
+
+    def nodes(self) -> dict[str, bool]:
+        """The names of the nodes, and whether they are ready."""
+        return {node["name"]: node["ready"] for node in self.status()["nodes"]}
+
+    def journals(self, *addresses: str) -> dict[str, list[str]]:
+        """What has been finished on these machines, or all members: lines ``step hash``."""
+        machines = [self.at(address) for address in addresses] or self.machines
+        texts = each(machines, lambda machine: machine.run("cat /var/lib/slipway/journal 2>/dev/null || true").stdout)
+        return {machine.address: text.splitlines() for machine, text in zip(machines, texts, strict=True)}
+
+    def down(self) -> None:
+        self.ssh.close()
+        self.slipway("nodes", "down", self.name)
+        for name in (self.name, f"{self.name}-tests"):
+            ClusterState.of(name).forget()
+
+    # What may happen to a machine.
+
+    def kill(self, address: str) -> None:
+        """The machine is gone, and nobody says so."""
+        process.run(["docker", "kill", self._containers[address]])
+
+    def reboot(self, address: str) -> None:
+        """The machine, which may have been killed, starts again with all that is on its disks."""
+        container = self._containers[address]
+        network = json.loads(process.run(["docker", "network", "inspect", f"slipway-{self.name}"]).stdout)[0]
+        process.run(["docker", "restart", "--time", "0", container])
+        process.run(["docker", "exec", container, "ip", "route", "replace", "default", "via", network["IPAM"]["Config"][0]["Gateway"]])
+        found = json.loads(process.run(["docker", "inspect", container]).stdout)[0]["NetworkSettings"]["Networks"]
+        assert found[f"slipway-{self.name}"]["IPAddress"] == address, "it has another address now"
+        ssh = Ssh(ClusterState.of(f"{self.name}-tests").folder, [Machine(address, Login(key=self.key))])
+        until(lambda: ssh.reachable()[0])
+        ssh.close()
+
+    def cut(self, address: str) -> None:
+        """The machine goes on, and nothing from it or to it arrives."""
+        self._inside(address, "iptables -I INPUT -i eth0 -j DROP; iptables -I OUTPUT -o eth0 -j DROP")
+
+    def mend(self, address: str) -> None:
+        self._inside(address, "iptables -D INPUT -i eth0 -j DROP; iptables -D OUTPUT -o eth0 -j DROP")
+
+    def _inside(self, address: str, script: str) -> None:
+        """By way of the container: also when the network is no way."""
+        process.run(["docker", "exec", self._containers[address], "sh", "-c", script])
+
+
+# ---- the command line while it runs -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def begun(words: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """The command line, running; what it says comes from ``stderr``. It is killed if it has not ended by itself."""
+    argv = [sys.executable, "-m", "harness.cli", *words]
+    environment = {**os.environ, **(env or {})}
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def lines(running: subprocess.Popen[str]) -> Iterator[str]:
+    assert running.stderr is not None
+    return iter(running.stderr)
+
+
+def reached(running: subprocess.Popen[str], line: str) -> str:
+    """Wait until it says ``line``; what it had said. Fails when it ends without."""
+    said = ""
+    for text in lines(running):
+        said += text
+        if line in text:
+            return said
+    raise AssertionError(f"it never said {line!r}:\n{said}")
+
+
+def ended(running: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:
+    """Wait for its end; the exit code and what it still said."""
+    _, said = running.communicate(timeout=seconds)
+    return running.returncode, said
+
+
+def kill_at(words: Sequence[str], line: str) -> str:
+    """Start the command line and kill it without warning as soon as it says ``line``; what it had said."""
+    with begun(words) as running:
+        said = reached(running, line)
+        running.kill()
+    return said
+
+
+@dataclasses.dataclass(frozen=True)
+class Killed:
+    """A command that was killed at each of its steps."""
+
+    titles: tuple[str, ...]
+    """The steps at whose beginning it was, in order."""
+    said: str
+    """What the last one said, which came to its end."""
+
+
+def kill_at_every_step(words: Sequence[str]) -> Killed:
+    """Start the command line again and again, and kill it without warning when it begins a step that none before it had begun."""
+    titles: list[str] = []
+    while True:
+        with begun(words) as running:
+            said = ""
+            for text in lines(running):
+                said += text
+                title = text.removeprefix("- ").removesuffix(" ...\n")
+                if text.startswith("- ") and title not in titles:
+                    titles.append(title)
+                    running.kill()
+                    break
+            else:
+                assert running.wait() == 0, said
+                return Killed(tuple(titles), said)
+
+
+def repeated(journal: Sequence[str]) -> list[str]:
+    """The steps that were finished more than once, whatever they were given."""
+    steps = [line.split()[0] for line in journal]
+    return sorted({step for step in steps if steps.count(step) > 1})
+
+
+# ---- what is seen -----------------------------------------------------------------------------------------------------
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """The first true value of a condition; a command that fails is not one yet. Fails when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        failed: object = None
+        try:
+            if found := condition():
+                return found
+        except CommandError as error:
+            failed = error.details
+        assert time.monotonic() < deadline, f"it did not come about: {failed}"
+        time.sleep(0.3)
+
+
+def succeeded(master: SshNode, pod: str) -> bool:
+    return bool(json.loads(NodeKubectl(master).run("get", "pod", pod, "--output=json"))["status"]["phase"] == "Succeeded")
+
+
+def runs_on(master: SshNode, node: str, pod: str, image: str, *command: str, seconds: float = 60) -> None:
+    """Start a pod on a node by name, its image pulled anew, and wait until it has succeeded."""
+    spec = {"nodeName": node, "tolerations": [{"operator": "Exists"}], "terminationGracePeriodSeconds": 0}
+    kubectl = NodeKubectl(master)
+    kubectl.run(*RUN, pod, f"--image={image}", f"--overrides={json.dumps({'spec': spec})}", "--command", "--", *command)
+    until(lambda: succeeded(master, pod), seconds)
+    kubectl.run("delete", "pod", pod, "--wait=false")
+
+
+# Everything on a machine that a cluster could change: files with their contents, services, interfaces, rules, settings.
+FOUND = """cd /
+find /etc /usr/local /opt /root /usr/libexec /var/lib /var/log /usr/lib/cni -xdev \\( -path /etc/resolv.conf -o -path /var/lib/systemd \
+  -o -path /var/log/journal -o -path /root/.ssh \\) -prune -o -print | sort | while read -r path; do
+  if [ -L "$path" ]; then echo "$path -> $(readlink "$path")"
+  elif [ -f "$path" ]; then echo "$path $(stat -c %a "$path") $(cksum < "$path")"
+  else echo "$path $(stat -c %a "$path")"; fi
+done
+systemctl list-unit-files --no-legend 'containerd*' 'kubelet*' 'slipway*'
+systemctl is-active containerd kubelet
+systemctl --failed --no-legend
+ls /sys/class/net; ip route
+{ iptables-save; ip6tables-save; } | grep -E -e '-A|KUBE|CNI' | sed 's/\\[[0-9:]*\\]//'
+cut -d' ' -f2 /proc/mounts | sort
+sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding fs.inotify.max_user_instances
+ps -eo args --no-headers | grep -E 'kube|etcd|haproxy|registry|pause|shim' | grep -v grep
+"""
+
+
+def found(machine: SshNode) -> str:
+    return machine.run(FOUND, check=False).stdout
+
+
+# Asks again and again what a user of the cluster would, through the machine's own balancer and through its services.
+_CLIENT = """while :; do
+  api=$(curl -sk -m 10 -o /dev/null -w '%{http_code}' https://apiserver.cluster.local:6443/readyz)
+  web=$(curl -s -m 10 -o /dev/null -w '%{http_code}' http://127.0.0.1:PORT/)
+  echo "$(date +%s.%N) $api $web"
+  sleep 0.1
+done > /run/client.log 2>&1
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """When, by the clock of the machine, and whether the API and the application answered."""
+
+    when: float
+    api: bool
+    app: bool
+
+
+class Client:
+    """Counts, on a machine, the requests that fail."""
+
+    def __init__(self, machine: SshNode, port: int) -> None:
+        self.machine = machine
+        machine.put(_CLIENT.replace("PORT", str(port)).encode(), "/run/client.sh")
+        machine.run("systemctl stop client 2> /dev/null; systemd-run --unit=client sh /run/client.sh 2>&1")
+
+    def stop(self) -> None:
+        self.machine.run("systemctl stop client; rm -f /run/client.sh")
+
+    def answers(self, since: float = 0, before: float = float("inf")) -> list[Answer]:
+        words = (line.split() for line in self.machine.run("cat /run/client.log").stdout.splitlines())
+        found = [Answer(float(line[0]), line[1] == "200", line[2] == "200") for line in words if len(line) == 3]
+        return [answer for answer in found if since <= answer.when < before]

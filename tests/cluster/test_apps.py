@@ -1,0 +1,346 @@
+"""Applications in a cluster that runs: they come, also by a command that is killed, change, and go; and in one that is not ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import cloudimage, process, trees
+from harness.oci.store import Store
+from tests.cluster.conftest import GREETING
+from tests.cluster.conftest import SECRET as CLUSTER_SECRET
+from tests.cluster.lab import Lab, kill_at, until
+from tests.conftest import Slipway
+
+SECRET = "hunter2-of-the-shop"
+
+KUBEFILE = """FROM scratch
+KUBEVERSION {versions}
+ENV Greeting=hello Port=30090 DbPassword=none
+APP front local://front
+APP store local://store
+LAUNCH {launch}
+"""
+
+# Of a registry that the cluster has never heard of, and that cannot be reached.
+DOCKERFILE = """# image: registry.example.com/shop/{name}:1
+FROM slipway.dev/redis:7.0
+LABEL what={name}
+"""
+
+NAMESPACE = """apiVersion: v1
+kind: Namespace
+metadata:
+  name: {name}
+---
+"""
+
+DEPLOYMENT = """apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {name}
+  namespace: {namespace}
+spec:
+  replicas: {replicas}
+  selector:
+    matchLabels: {{app: {name}}}
+  template:
+    metadata:
+      labels: {{app: {name}}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      tolerations: [{{operator: Exists}}]
+      topologySpreadConstraints:
+      - maxSkew: 1
+        topologyKey: kubernetes.io/hostname
+        whenUnsatisfiable: DoNotSchedule
+        labelSelector: {{matchLabels: {{app: {name}}}}}
+      containers:
+      - name: {name}
+        image: {image}
+        imagePullPolicy: {pull}
+"""
+
+FRONT = (
+    """apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: front
+  namespace: shop
+data:
+  index.html: "<h1>{{ .Greeting }}</h1>"
+  password: "{{ .DbPassword }}"
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: front
+  namespace: shop
+spec:
+  type: NodePort
+  selector: {app: front}
+  ports: [{port: 80, nodePort: {{ .Port }}}]
+---
+"""
+    + DEPLOYMENT.format(name="front", namespace="shop", replicas=1, image="slipway.dev/nginx:1.22", pull="Always")
+    + """
+        volumeMounts: [{name: page, mountPath: /usr/share/nginx/html}]
+      volumes: [{name: page, configMap: {name: front}}]
+"""
+)
+
+SCRIPT = """set -e
+kubectl create configmap tool --from-literal=a="$Word"
+kubectl apply -f manifests/shared.yaml
+touch /root/of-the-tool
+"""
+
+SHARED = """apiVersion: v1
+kind: ConfigMap
+metadata: {name: site, namespace: default}
+data: {a: b}
+"""
+
+HOOK = """apiVersion: slipway.dev/v1
+kind: Hook
+metadata: {name: undo}
+spec:
+  phases: [pre-uninstall]
+  data: rm /root/of-the-tool
+"""
+
+
+def written(folder: Path, files: dict[str, str]) -> Path:
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    return folder
+
+
+def store_of(image: str, pull: str = "Always", name: str = "shop", replicas: int = 2) -> str:
+    text = DEPLOYMENT.format(name="store", namespace=name, replicas=replicas, image=image, pull=pull)
+    return NAMESPACE.format(name=name) + text
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Application images."""
+
+    shop: str = "shop:1"
+    newer: str = "shop:2"
+    """Without its store, and with a front that is called otherwise by nothing."""
+    future: str = "shop:3"
+    """For a Kubernetes that this is not."""
+    tool: str = "tool:1"
+    abroad: str = "abroad:1"
+
+
+@pytest.fixture(scope="module")
+def images(slipway: Slipway, tmp_path_factory: pytest.TempPathFactory) -> Images:
+    folder, found = tmp_path_factory.mktemp("apps"), Images()
+    front, cache = {"front/front.yaml.tmpl": FRONT}, {"images/cache/Dockerfile": DOCKERFILE.format(name="cache")}
+    shop = {**front, **cache, "store/store.yaml": store_of("registry.example.com/shop/cache:1")}
+    everything, launch = ">=1.18 <1.40", '["store", "front"]'
+    newer = {**front, "store/store.yaml": NAMESPACE.format(name="shop").removesuffix("---\n")}
+    tool = {
+        "Kubefile": 'FROM scratch\nCOPY manifests manifests\nCOPY scripts scripts\nCOPY plugins plugins\nCMDS ["bash scripts/go.sh"]\n',
+        "scripts/go.sh": SCRIPT, "manifests/shared.yaml": SHARED, "plugins/undo.yaml": HOOK,
+    }  # fmt: skip
+    abroad = {
+        "Kubefile": "FROM scratch\nAPP store local://store\n" + 'LAUNCH ["store"]\n',
+        "images/abroad/Dockerfile": DOCKERFILE.format(name="abroad"),
+        "store/store.yaml": store_of("registry.example.com/shop/abroad:1", "IfNotPresent", "abroad"),
+    }  # fmt: skip
+    for name, files in (
+        (found.shop, {"Kubefile": KUBEFILE.format(versions=everything, launch=launch), **shop}),
+        (found.newer, {"Kubefile": KUBEFILE.format(versions=everything, launch=launch), **newer}),
+        (found.future, {"Kubefile": KUBEFILE.format(versions=">=1.30", launch=launch), **shop}),
+        (found.tool, tool),
+        (found.abroad, abroad),
+    ):
+        slipway("build", "-t", name, written(folder / name.replace(":", "-"), files))
+    return found
+
+
+def page(lab: Lab, index: int) -> str:
+    return lab.machines[index].run("curl -s --max-time 10 http://127.0.0.1:30090/", check=False).stdout.strip()
+
+
+def listed(lab: Lab, *where: str | Path) -> dict[str, Any]:
+    found = json.loads(lab.slipway("apps", *(where or ("--name", lab.name)), "--output", "json").stdout)
+    return {one["name"]: one for one in found}
+
+
+def there(lab: Lab, *what: str) -> bool:
+    return bool(lab.kubectl("get", *what, "--ignore-not-found", "--output=name").strip())
+
+
+def words(lab: Lab, image: str, *more: str) -> list[str]:
+    return ["run", image, "--name", lab.name, "-e", f"DbPassword={SECRET}", *more]
+
+
+@pytest.fixture(scope="module")
+def shop(lab: Lab, images: Images) -> process.Result:
+    """What the command said that ended what two others had begun, which were killed."""
+    kill_at(words(lab, images.shop), "- send its container images to the registries")
+    kill_at(words(lab, images.shop), "- launch: kubectl apply -f application/apps/front/front.yaml")
+    return lab.slipway(*words(lab, images.shop), timeout=300)
+
+
+def test_an_application_runs_whose_command_was_killed_and_nothing_was_launched_twice(lab: Lab, shop: process.Result) -> None:
+    assert "launch: kubectl apply -f application/apps/store/store.yaml (done before)" in shop.stderr
+    assert "shop (shop:1) runs in" in shop.stdout
+    # On every node, each time pulled anew: from the cluster's registry, by the name of one that nobody can reach.
+    pods = lab.json("get", "pods", "--namespace=shop", "--selector=app=store")["items"]
+    assert {pod["spec"]["nodeName"] for pod in pods} == {lab.host(address) for address in lab.addresses}
+    assert all(pod["status"]["phase"] == "Running" for pod in pods)
+    assert [page(lab, index) for index in (0, 1)] == ["<h1>hello</h1>"] * 2
+
+
+def test_the_cluster_knows_what_came_and_keeps_no_secret_of_it(lab: Lab, shop: process.Result) -> None:
+    assert shop.ok
+    found = listed(lab)["shop"]
+    assert (found["state"], found["image"]) == ("installed", "shop:1")
+    objects = [one["object"] for one in found["objects"]]
+    assert objects == ["Namespace shop", "Deployment shop/store", "ConfigMap shop/front", "Service shop/front", "Deployment shop/front"]
+    assert found["domains"] == ["registry.example.com", "slipway.dev"]
+    assert found["env"]["DbPassword"].startswith("<redacted")
+    assert SECRET not in lab.kubectl("get", "configmaps", "--namespace=kube-system", "--output=yaml")
+    # The cluster's own files are as they were, and the application's in a folder of theirs.
+    assert lab.first.run("ls /var/lib/slipway/rootfs/application 2>/dev/null", check=False).stdout == ""
+    assert "front.yaml" in lab.first.run("ls /var/lib/slipway/apps/shop/rootfs/application/apps/front").stdout
+
+
+def test_a_version_of_kubernetes_that_is_not_admitted_is_refused_before_anything_is_changed(lab: Lab, images: Images) -> None:
+    said = lab.slipway(*words(lab, images.future, "--as", "future"), check=False)
+    assert said.returncode == 7
+    assert "made for Kubernetes >=1.30, and the cluster has v1.20.2" in said.stderr
+    assert "future" not in listed(lab)
+
+
+def clusterfile(lab: Lab, folder: Path, *applications: dict[str, Any]) -> Path:
+    """What the cluster was made of, and applications."""
+    hosts = [{"ips": lab.masters, "roles": ["master"]}, {"ips": lab.workers, "roles": ["node"]}]
+    env = {"Greeting": GREETING, "DbPassword": CLUSTER_SECRET}
+    spec = {"image": lab.status()["image"], "hosts": hosts, "env": env, "ssh": {"pk": str(lab.key)}}
+    cluster = {"apiVersion": "slipway.dev/v1", "kind": "Cluster", "metadata": {"name": lab.name}, "spec": spec}
+    path = folder / "Clusterfile"
+    path.write_text(yaml.safe_dump_all([cluster, *applications], sort_keys=False))
+    return path
+
+
+def test_an_application_of_the_clusterfile_comes_changes_and_goes_with_it(
+    lab: Lab, images: Images, shop: process.Result, tmp_path: Path
+) -> None:
+    assert shop.ok
+    lab.kubectl("create", "configmap", "site", "--from-literal=a=theirs")
+    spec: dict[str, Any] = {"image": images.tool, "env": {"Word": "own"}}
+    document = {"apiVersion": "slipway.dev/v1", "kind": "Application", "metadata": {"name": "tool"}, "spec": spec}
+    file = clusterfile(lab, tmp_path, document)
+    said = lab.slipway("apply", "-f", file)
+    assert said.stdout.splitlines()[0] == "+ Application tool: tool:1"
+    assert lab.json("get", "configmap", "tool")["data"] == {"a": "own"}
+    assert sorted(listed(lab)) == ["shop", "tool"]
+    assert "nothing to do" in lab.slipway("apply", "-f", file).stdout
+    # Taken out: also what it did with other programs, since its image says how; what was there before stays.
+    said = lab.slipway("apply", "-f", clusterfile(lab, tmp_path))
+    assert said.stdout.splitlines()[0] == "- Application tool: tool:1"
+    assert sorted(listed(lab)) == ["shop"]
+    assert not there(lab, "configmap", "tool")
+    assert there(lab, "configmap", "site")
+    assert lab.first.run("ls /root/of-the-tool", check=False).stdout == ""
+    lab.kubectl("delete", "configmap", "site")
+
+
+def test_commands_take_the_place_of_the_images_and_what_they_do_besides_is_told(lab: Lab, images: Images) -> None:
+    said = lab.slipway(
+        "run", images.shop, "--name", lab.name, "--as", "other", "--cmds", "kubectl create configmap other && touch /root/other"
+    )
+    assert there(lab, "configmap", "other")
+    assert "did more than kubectl and helm" in said.stdout
+    assert listed(lab)["other"]["unknown"] == ["kubectl create configmap other && touch /root/other"]
+    lab.first.run("rm /root/other")
+
+
+def test_a_newer_image_changes_what_runs_and_what_it_has_not_any_more_goes(lab: Lab, images: Images, shop: process.Result) -> None:
+    assert shop.ok
+    said = json.loads(lab.slipway(*words(lab, images.newer, "-e", "Greeting=more", "--output", "json"), timeout=300).stdout)
+    assert said["dropped"] == ["Deployment shop/store"]
+    assert not there(lab, "deployment", "store", "--namespace=shop")
+    until(lambda: [page(lab, index) for index in (0, 1)] == ["<h1>more</h1>"] * 2, seconds=90)
+    assert listed(lab)["shop"]["image"] == "shop:2"
+
+
+def test_what_is_removed_is_gone_and_what_was_there_before_stays(lab: Lab, shop: process.Result) -> None:
+    assert shop.ok
+    plan = json.loads(lab.slipway("apps", "remove", "other", "--name", lab.name, "--plan", "--output", "json").stdout)
+    assert (plan["removed"], plan["kept"]) == (["ConfigMap default/other"], [])
+    for name in ("other", "shop"):
+        lab.slipway("apps", "remove", name, "--name", lab.name, "--yes", timeout=300)
+    assert listed(lab) == {}
+    assert not there(lab, "namespace", "shop")
+    assert not there(lab, "configmap", "other")
+    assert lab.first.run("ls /var/lib/slipway/apps 2>/dev/null", check=False).stdout == ""
+    said = lab.slipway("apps", "remove", "shop", "--name", lab.name, "--yes", check=False)
+    assert said.returncode == 2
+    assert "has no application shop" in said.stderr
+    assert lab.status()["healthy"]
+
+
+# ---- a cluster that is not ours ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def programs(kubernetes: str) -> dict[str, str]:
+    """An environment with kubectl in it: that of the image."""
+    store = Store.default()
+    tree = trees.unpacked(store, cloudimage.read(store, kubernetes).platforms[0].layers)
+    return {"PATH": f"{tree}/bin:{process.run(['sh', '-c', 'echo $PATH']).stdout.strip()}"}
+
+
+def has(lab: Lab, image: str) -> list[bool]:
+    """Whether the containerd of each machine has an image."""
+    return [image in machine.run("ctr -n k8s.io images ls -q").stdout for machine in lab.machines]
+
+
+def test_with_nothing_but_a_kubeconfig_images_are_imported_on_every_node(
+    lab: Lab, images: Images, programs: dict[str, str], tmp_path: Path
+) -> None:
+    config = tmp_path / "kubeconfig"
+    lab.slipway("kubeconfig", lab.name, "--file", config)
+    name = "registry.example.com/shop/abroad:1"
+    assert has(lab, name) == [False, False]
+    where = ["--kubeconfig", str(config), "--key", str(lab.key)]
+    said = lab.slipway("run", images.abroad, *where, env=programs, timeout=300)
+    assert "launch: kubectl apply" in said.stderr
+    assert has(lab, name) == [True, True]
+    assert "abroad" in listed(lab, *where)
+    # Launched here: nothing of it is on the machines, not even its files, nor in their registry.
+    held = "/var/lib/slipway/registry/docker/registry/v2/repositories/registry.example.com/shop/abroad"
+    assert lab.first.run(f"ls -d /var/lib/slipway/apps {held}", check=False).stdout == ""
+    again = lab.slipway("run", images.abroad, *where, env=programs, timeout=300)
+    assert "(0 of 1 images)" in again.stderr
+    lab.slipway("apps", "remove", "abroad", *where, "--yes", env=programs, timeout=300)
+    assert not there(lab, "namespace", "abroad")
+
+
+def test_a_cluster_that_somebody_else_has_made_is_reached_through_a_master(lab: Lab, images: Images) -> None:
+    mark = lab.first.run("cat /var/lib/slipway/cluster").stdout
+    # As kubeadm leaves it: its machines know nothing of slipway, and kubectl is where programs are.
+    lab.first.run("mv /var/lib/slipway/cluster /var/lib/slipway/cluster.kept")
+    try:
+        where = ["--masters", lab.masters[0], "--key", str(lab.key)]
+        said = lab.slipway("run", images.abroad, *where, timeout=300)
+        assert "import its container images on the nodes" in said.stderr
+        pods = lab.json("get", "pods", "--namespace=abroad")["items"]
+        assert [pod["status"]["phase"] for pod in pods] == ["Running", "Running"]
+        lab.slipway("apps", "remove", "abroad", *where, "--yes", timeout=300)
+        assert not there(lab, "namespace", "abroad")
+    finally:
+        lab.first.put(mark.encode(), "/var/lib/slipway/cluster")
+        lab.first.run("rm -f /var/lib/slipway/cluster.kept")

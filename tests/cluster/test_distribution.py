@@ -1,0 +1,165 @@
+"""What goes from this machine to those of a cluster, what they have from each other, and what becomes of it when one of them does ill."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from harness import cloudimage, process
+from harness.cloudimage import PlatformImage
+from harness.lifecycle import distribution, rootfs
+from harness.lifecycle.distribution import FOLDER, PORT, Brought, Exchange
+from harness.nodes import each
+from harness.nodes.ssh import SshNode
+from harness.oci.store import Store
+from harness.runtimes import ROOTFS
+from tests.cluster.lab import Lab
+from tests.conftest import Slipway
+
+CHECK_BLOBS = """cd /var/lib/slipway/registry/docker/registry/v2/blobs/sha256 &&
+for blob in */*; do [ "$(sha256sum < "$blob/data")" = "${blob#*/}  -" ] || { echo "$blob"; exit 1; }; done; ls -d */* | wc -l"""
+TREE = f"""export LC_ALL=C; cd {ROOTFS} && find bin lib -type f | sort | xargs sha256sum | sha256sum
+find bin lib | sort | xargs stat -c '%a %N' | sha256sum"""
+STOPS = f"sed -i 's/ -T -$/ -T - | {{ head -c 30000000; sleep 300; }}/' {FOLDER}/serve && grep sleep {FOLDER}/serve"
+
+
+class Cluster:
+    """Three masters and a worker, and what their making cost."""
+
+    def __init__(self, slipway: Slipway, image: str) -> None:
+        self.lab = Lab(slipway, "test-distribution", 3, 1)
+        network = json.loads(process.run(["docker", "network", "inspect", f"slipway-{self.lab.name}"]).stdout)[0]
+        # A bridge counts what this machine sends, and not what its ports send to each other.
+        self._counter = Path("/sys/class/net", f"br-{network['Id'][:12]}", "statistics/tx_bytes")
+        before = self.wire()
+        self.summary = json.loads(self.lab.run(image, "--output", "json").stdout)
+        self.on_the_wire = self.wire() - before
+        self.store = Store.default()
+        self.image: PlatformImage = cloudimage.read(self.store, image).platforms[0]
+        self.size = cloudimage.read(self.store, image).size
+        self.share = f"{FOLDER}/{rootfs.parcel_name(self.image)}"
+
+    def wire(self) -> int:
+        """Bytes that this machine has sent to the machines."""
+        return int(self._counter.read_text())
+
+    def bring(self, among: Sequence[SshNode]) -> Brought:
+        """The rootfs anew to the last of some machines, which has nothing of it any more."""
+        among[-1].run(f"rm -rf {FOLDER}")
+        exchange = Exchange(among)
+        try:
+            return self._bring(exchange, among[-1])
+        finally:
+            exchange.close()
+
+    def _bring(self, exchange: Exchange, node: SshNode) -> Brought:
+        name = rootfs.parcel_name(self.image)
+        return exchange.bring(node, name, lambda: rootfs.parcel(self.store, self.image))
+
+    def tree(self, node: SshNode) -> str:
+        return node.run(TREE).stdout
+
+
+@pytest.fixture(scope="module")
+def cluster(slipway: Slipway, kubernetes: str) -> Iterator[Cluster]:
+    made = Cluster(slipway, kubernetes)
+    try:
+        yield made
+    finally:
+        made.lab.down()
+
+
+def test_this_machine_sends_each_byte_about_once(cluster: Cluster) -> None:
+    assert cluster.size <= cluster.summary["sent"] <= 1.3 * cluster.size
+    assert cluster.on_the_wire <= 1.3 * cluster.size
+
+
+def test_every_machine_has_all_of_it_as_it_should_be(cluster: Cluster) -> None:
+    assert len({cluster.tree(machine) for machine in cluster.lab.machines}) == 1
+    blobs = str(len(cluster.image.images.blobs))
+    assert each(cluster.lab.machines[:3], lambda machine: machine.run(CHECK_BLOBS, timeout=60).stdout.strip()) == [blobs] * 3
+
+
+def test_nothing_serves_when_the_cluster_is_made(cluster: Cluster) -> None:
+    for machine in cluster.lab.machines:
+        assert "slipway-share" not in machine.run("systemctl list-units --all --no-legend 'slipway-*'; ls /run/systemd/system").stdout
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((machine.address, PORT), timeout=5)
+
+
+def test_a_stranger_is_given_nothing_and_who_knows_the_password_nothing_but_the_parcel(cluster: Cluster) -> None:
+    master, name = cluster.lab.first, rootfs.parcel_name(cluster.image)
+
+    def asked(*lines: str) -> bytes:
+        with socket.create_connection((master.address, PORT), timeout=5) as line:
+            line.sendall("".join(f"{one}\n" for one in (*lines, "")).encode())
+            found = b""
+            # What is left unread makes the end a reset.
+            with contextlib.suppress(ConnectionResetError):
+                while data := line.recv(1 << 16):
+                    found += data
+            return found
+
+    exchange = Exchange([master])
+    try:
+        cluster._bring(exchange, master)
+        password = master.run(f"cat {FOLDER}/password").stdout.strip()
+        assert b"ELF" in asked(password, name, "./bin/cni/loopback")
+        assert asked("guessed", name, "./bin/cni/loopback") == b""
+        assert asked("", name, "./bin/cni/loopback") == b""
+        assert asked(password, "../rootfs", "./bin/cni/loopback") == b""
+        for path in ("/etc/shadow", "./../password", "./bin/../../password", "./..", "--to-command=id"):
+            assert b"root" not in asked(password, name, path)
+            assert password.encode() not in asked(password, name, path)
+    finally:
+        exchange.close()
+
+
+def test_a_changed_byte_at_a_peer_is_refused(cluster: Cluster) -> None:
+    first, worker = cluster.lab.first, cluster.lab.worker
+    before = cluster.tree(worker)
+    # A file of its own: the one that is handed on is the one that runs.
+    first.run(f"cd {cluster.share}/bin && cp kubectl k && printf x | dd of=k bs=1 seek=5000 conv=notrunc 2>&1 && mv k kubectl")
+    brought = cluster.bring([first, worker])
+    assert cluster.tree(worker) == before
+    kubectl = (rootfs.tree(cluster.store, cluster.image) / "bin/kubectl").stat().st_size
+    assert brought.peers == (first.address,)
+    assert kubectl <= brought.sent <= kubectl + 20_000
+    # Others that have it right come first.
+    second = cluster.lab.machines[1]
+    assert cluster.bring([second, worker]).sent == 0
+    assert cluster.tree(worker) == before
+
+
+def test_a_machine_that_cannot_reach_its_peers_has_everything_from_here(cluster: Cluster) -> None:
+    worker = cluster.lab.worker
+    before = cluster.tree(worker)
+    worker.run(f"iptables -I OUTPUT -p tcp --dport {PORT} -j DROP")
+    try:
+        brought = cluster.bring(cluster.lab.machines)
+    finally:
+        worker.run(f"iptables -D OUTPUT -p tcp --dport {PORT} -j DROP")
+    assert brought.peers == ()
+    assert brought.sent < cluster.size / 2
+    assert cluster.tree(worker) == before
+
+
+def test_a_peer_that_stops_in_the_middle_is_given_up(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distribution, "STALLED", 2)
+    second, worker = cluster.lab.machines[1], cluster.lab.worker
+    before = cluster.tree(worker)
+    exchange = Exchange([second, worker])
+    try:
+        cluster._bring(exchange, worker)
+        second.run(STOPS)
+        worker.run(f"rm -rf {FOLDER}/rootfs-*")
+        brought = cluster._bring(exchange, worker)
+    finally:
+        exchange.close()
+    assert brought.sent
+    assert cluster.tree(worker) == before

@@ -1,0 +1,347 @@
+"""What goes wrong while a cluster is made, while it serves and while it changes; each test goes on where the one before has left it.
+
+One lab for all: three masters, two workers, two machines to spare.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from harness import paths, process
+from harness.clusterstate import ClusterState
+from tests.cluster.lab import MEMBERS, Client, Lab, begun, ended, lines, reached, repeated, runs_on, until
+from tests.conftest import Slipway
+
+LOST = re.compile("^(slipway: )?it: (the connection was lost|no answer within|nothing listens|no route leads)", re.MULTILINE)
+"""What is said about a machine that is gone, or was for a moment."""
+MOMENTS = 20
+"""How often a run is killed before it may end."""
+PORT = 31080
+
+# Serves on while it is moved: what nobody must notice is a matter of the cluster and not of the application.
+STEADY = f"""apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: steady}}
+spec:
+  replicas: 2
+  selector: {{matchLabels: {{app: steady}}}}
+  template:
+    metadata: {{labels: {{app: steady}}}}
+    spec:
+      affinity:
+        podAntiAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+          - topologyKey: kubernetes.io/hostname
+            labelSelector: {{matchLabels: {{app: steady}}}}
+      containers:
+      - name: nginx
+        image: slipway.dev/nginx:1.22
+        readinessProbe: {{httpGet: {{path: /, port: 80}}, periodSeconds: 1}}
+        lifecycle: {{preStop: {{exec: {{command: [sleep, "6"]}}}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: steady}}
+spec:
+  type: NodePort
+  selector: {{app: steady}}
+  ports: [{{port: 80, nodePort: {PORT}}}]
+---
+apiVersion: policy/v1beta1
+kind: PodDisruptionBudget
+metadata: {{name: steady}}
+spec:
+  minAvailable: 1
+  selector: {{matchLabels: {{app: steady}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(slipway: Slipway) -> Iterator[Lab]:
+    made = Lab(slipway, "test-faults", 3, 2, spares=2)
+    try:
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.fixture(scope="module")
+def somebody(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a person who has the same images, and knows nothing of our clusters."""
+    home = tmp_path_factory.mktemp("somebody")
+    (home / "store").symlink_to(paths.home() / "store")
+    return {"SLIPWAY_HOME": str(home)}
+
+
+# ---- while it is made -------------------------------------------------------------------------------------------------
+
+
+def test_one_machine_that_lets_nobody_in_is_told_before_anything_is_changed_on_any(lab: Lab, web: str) -> None:
+    address = lab.workers[0]
+    lab.at(address).run("mv /root/.ssh/authorized_keys /root/.ssh/away")
+    said = lab.run(web, check=False)
+    assert said.returncode == 5
+    assert f"{address}: it does not accept root" in said.stderr
+    lab.at(address).run("mv /root/.ssh/away /root/.ssh/authorized_keys")
+    for machine in lab.machines:
+        assert machine.run("ls -A /var/lib/slipway").stdout == ""
+
+
+def test_machines_that_fail_meanwhile_are_named_and_the_others_are_not_harmed(lab: Lab, web: str) -> None:
+    cut, full, rebooting = lab.workers[0], lab.workers[1], lab.masters[2]
+    lab.at(full).run("mount -t tmpfs -o size=2g none /var/lib/slipway")
+    with begun(lab.words(web)) as running:
+        reached(running, "- send the rootfs")
+        lab.cut(cut)
+        lab.at(full).run("mount -o remount,size=60m /var/lib/slipway")
+        lab.reboot(rebooting)
+        code, said = ended(running)
+    assert code == 5, said
+    for address in (cut, rebooting):
+        assert LOST.search(said.replace(address, "it")), said
+    assert f"{lab.host(full)}: " in said
+    assert "No space left on device" in said
+    journals = lab.journals(*lab.masters[:2])
+    for address in lab.masters[:2]:
+        assert {line.split()[0] for line in journals[address]} >= {"send-rootfs", "send-images"}
+    lab.mend(cut)
+    lab.at(full).run("mount -o remount,size=2g /var/lib/slipway")
+
+
+def test_a_second_person_who_begins_the_same_is_told_and_the_first_ends_at_ctrl_c(lab: Lab, web: str, somebody: dict[str, str]) -> None:
+    with begun(lab.words(web)) as running:
+        reached(running, "- start containerd")
+        second = lab.slipway(*lab.words(web), check=False, env=somebody)
+        assert second.returncode == 2, second.stderr
+        assert f":{running.pid} is changing the cluster {lab.name}" in second.stderr
+        here = lab.run(web, check=False)
+        assert (here.returncode, "another command is changing" in here.stderr) == (2, True)
+        assert running.poll() is None, "it had ended before it was interrupted"
+        interrupt(running)
+    for line in ("- connect to the nodes", "- start the kubelets", "- wait for the API"):
+        with begun(lab.words(web)) as running:
+            reached(running, line)
+            interrupt(running)
+
+
+def interrupt(running: subprocess.Popen[str]) -> None:
+    """Ctrl-C, after which it ends in seconds and says so."""
+    running.send_signal(signal.SIGINT)
+    code, said = ended(running, seconds=10)
+    assert code == 130, said
+    assert "the same command can be run again" in said
+
+
+def test_killed_at_random_moments_it_comes_to_its_end_and_repeats_nothing(lab: Lab, web: str, record_property: Any) -> None:
+    moments = random.Random(20)
+    limit, before = 4.0, lab.journals()
+    for _ in range(MOMENTS):
+        with begun(lab.words(web)) as running:
+            try:
+                assert running.wait(moments.uniform(0.3, limit)) == 0, lines(running)
+            except subprocess.TimeoutExpired:
+                running.kill()
+            else:
+                break
+        # A step that takes longer than that must be given the time.
+        after = lab.journals()
+        limit = 4.0 if after != before else limit * 1.5
+        before = after
+    with begun(lab.words(web)) as running:
+        reached(running, "- wait for the nodes")
+        lab.reboot(lab.workers[0])
+        code, said = ended(running, seconds=180)
+        if code:
+            assert (code, lab.workers[0] in said) == (5, True), said
+    last = lab.run(web)
+    assert "+ send the rootfs (done before)" in last.stderr
+    for address, journal in lab.journals().items():
+        assert repeated(journal) == [], address
+    until(lambda: lab.status()["healthy"])
+    assert until(lambda: lab.first.run(MEMBERS, check=False).stdout).count("started") == 3
+
+
+# ---- while it serves --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster(lab: Lab, web: str) -> Lab:
+    """With an application that is asked all the time from every machine that is a worker at first."""
+    if not ClusterState.of(lab.name).exists:
+        lab.run(web)
+    lab.first.run("KUBECONFIG=/etc/kubernetes/admin.conf kubectl apply -f -", input=STEADY)
+    until(lambda: lab.json("get", "deployment", "steady")["status"].get("readyReplicas") == 2)
+    return lab
+
+
+@pytest.fixture(scope="module")
+def clients(cluster: Lab) -> dict[str, Client]:
+    return {address: Client(cluster.at(address), PORT) for address in cluster.workers}
+
+
+def failures(clients: dict[str, Client], since: dict[str, float], *but: str) -> dict[str, tuple[int, int, int]]:
+    """Of each client: how many requests it made, how many failed at the API, and at the application."""
+    found = {}
+    for address, client in clients.items():
+        if address not in but:
+            answers = client.answers(since[address])
+            assert answers, "it has asked nothing"
+            found[address] = (len(answers), sum(not one.api for one in answers), sum(not one.app for one in answers))
+    return found
+
+
+def now(clients: dict[str, Client]) -> dict[str, float]:
+    return {address: float(client.machine.run("date +%s.%N").stdout) for address, client in clients.items()}
+
+
+def test_pods_reach_pods_and_services_by_name_and_every_machine_serves(cluster: Lab, clients: dict[str, Client]) -> None:
+    assert clients
+    pods = cluster.json("get", "pods", "--selector=app=steady")["items"]
+    assert {pod["spec"]["nodeName"] for pod in pods} == {cluster.host(address) for address in cluster.workers}
+    for pod in pods:
+        places = [*(other["status"]["podIP"] for other in pods), "steady", "steady.default.svc.cluster.local"]
+        script = " && ".join(f"wget -q -O /dev/null http://{place}/" for place in places)
+        cluster.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", script)
+    for machine in cluster.machines:
+        for address in cluster.addresses:
+            machine.run(f"curl -sf --max-time 5 -o /dev/null http://{address}:{PORT}/")
+
+
+def test_what_is_left_is_a_cluster_that_kubeadm_takes_for_its_own(cluster: Lab) -> None:
+    for master in cluster.masters:
+        checked = cluster.at(master).run("kubeadm certs check-expiration").stdout
+        assert "front-proxy-client" in checked
+        assert "invalid" not in checked
+    planned = cluster.first.run("kubeadm upgrade plan v1.20.2", timeout=120).stdout
+    assert "v1.20.2" in planned
+
+
+# What a machine needs to be a node of anybody's cluster, from a worker: programs, containerd, and where the images are.
+PREPARED = (
+    "var/lib/slipway/rootfs usr/local/bin/kubeadm usr/local/bin/kubelet usr/local/bin/kubectl opt/cni/bin etc/containerd "
+    "etc/systemd/system/containerd.service etc/systemd/system/kubelet.service etc/systemd/system/kubelet.service.d "
+    "etc/sysctl.d/90-slipway.conf"
+)
+
+
+def test_a_machine_that_slipway_never_saw_joins_by_plain_kubeadm(cluster: Lab) -> None:
+    address = cluster.spares[1]
+    plain = cluster.at(address)
+    source, target = (f"slipway-{cluster.host(one)}" for one in (cluster.workers[0], address))
+    process.run(["sh", "-c", f"docker exec {source} tar -C / -cf - {PREPARED} | docker exec -i {target} tar -C / -xf -"])
+    hosts = "/etc/containerd/certs.d/*/hosts.toml"
+    plain.put(cluster.first.get("/etc/kubernetes/pki/ca.crt"), "/etc/containerd/ca.crt")
+    plain.run(f"sed -i 's|127.0.0.1:5000|{cluster.masters[1]}:5000|; s|/etc/kubernetes/pki/ca.crt|/etc/containerd/ca.crt|' {hosts}")
+    plain.run(f"echo '{cluster.masters[1]} apiserver.cluster.local' >> /etc/hosts; sysctl -q -e -p /etc/sysctl.d/90-slipway.conf")
+    plain.run("systemctl daemon-reload; systemctl restart containerd; systemctl enable kubelet")
+    command = cluster.first.run("kubeadm token create --print-join-command 2>/dev/null").stdout.strip()
+    assert command.startswith("kubeadm join apiserver.cluster.local:6443 --token ")
+    # Its preflight wants crictl, which no image of ours has.
+    plain.run(f"{command} --skip-phases=preflight", timeout=180)
+    host = cluster.host(address)
+    until(lambda: cluster.nodes().get(host), seconds=60)
+    runs_on(cluster.first, host, "plain", "slipway.dev/redis:7.0", "redis-server", "--version")
+    cluster.kubectl("delete", "node", host)
+    plain.run("systemctl disable --now kubelet")
+
+
+# ---- while it changes -------------------------------------------------------------------------------------------------
+
+
+def test_a_machine_that_is_lost_while_it_joins_is_named_and_joins_once_it_is_back(
+    cluster: Lab, clients: dict[str, Client], somebody: dict[str, str]
+) -> None:
+    address = cluster.spares[0]
+    since, before = now(clients), cluster.journals()
+    with begun(cluster.join_words(address)) as running:
+        reached(running, "- send the rootfs")
+        via = ("--via", cluster.masters[1], *cluster.join_words(address)[2:])
+        second = cluster.slipway("join", cluster.name, *via, check=False, env=somebody)
+        assert second.returncode == 2, second.stderr
+        assert f":{running.pid} is changing the cluster {cluster.name}" in second.stderr
+        reached(running, "- start the kubelets")
+        cluster.cut(address)
+        code, said = ended(running)
+    assert code == 5, said
+    assert LOST.search(said.replace(address, "it")), said
+    assert cluster.journals() == before
+    # Gone for longer, and back as after a loss of power.
+    cluster.kill(address)
+    said = cluster.slipway(*cluster.join_words(address), check=False).stderr
+    assert LOST.search(said.replace(address, "it")), said
+    cluster.reboot(address)
+    cluster.slipway(*cluster.join_words(address), timeout=300)
+    assert cluster.nodes()[cluster.host(address)]
+    assert all(failed[1:] == (0, 0) for failed in failures(clients, since).values()), failures(clients, since)
+
+
+def test_a_worker_is_replaced_and_no_request_to_the_others_fails(cluster: Lab, clients: dict[str, Client], record_property: Any) -> None:
+    going, new = cluster.workers[0], cluster.spares[0]
+    clients[new] = Client(cluster.at(new), PORT)
+    since = now(clients)
+    clients[going].stop()
+    cluster.slipway("remove", cluster.name, going, "--yes", timeout=300)
+    clients.pop(going)
+    cluster.workers.remove(going)
+    cluster.workers.append(new)
+    cluster.spares = [going, cluster.spares[1]]
+    until(lambda: cluster.json("get", "deployment", "steady")["status"].get("readyReplicas") == 2)
+    found = failures(clients, since)
+    record_property("failed", str(found))
+    assert all(failed[1:] == (0, 0) for failed in found.values()), found
+
+
+def test_the_first_master_is_lost_for_good_and_another_takes_its_place(
+    slipway: Slipway, cluster: Lab, clients: dict[str, Client], record_property: Any
+) -> None:
+    lost, new = cluster.masters[0], cluster.spares[0]
+    since = now(clients)
+    cluster.kill(lost)
+    time.sleep(10)
+    calm = now(clients)
+    # Through every worker the API answers, and an image comes that the worker never had.
+    second = cluster.at(cluster.masters[1])
+    cluster.masters.remove(lost)
+    for number, address in enumerate(cluster.workers):
+        image = "slipway.dev/kube-scheduler:v1.20.2"
+        runs_on(second, cluster.host(address), f"pulls-{number}", image, "kube-scheduler", "--version")
+    said = slipway("remove", cluster.name, lost, "--yes", "--output", "json", timeout=300)
+    assert list(json.loads(said.stdout)["unreachable"]) == [lost]
+    slipway(*cluster.join_words(new, role="masters"), timeout=300)
+    cluster.masters.append(new)
+    members = until(lambda: second.run(MEMBERS, check=False).stdout)
+    assert members.count("started") == 3
+    assert new in members
+    until(lambda: cluster.status()["healthy"])
+    for address in cluster.workers:
+        assert f"{new}:6443" in cluster.at(address).run("cat /var/lib/slipway/balancer.cfg").stdout
+    found = failures(clients, since)
+    record_property("failed", str(found))
+    assert all(failed[2] == 0 for failed in found.values()), found
+    after = failures(clients, calm)
+    assert all(failed[1:] == (0, 0) for failed in after.values()), after
+
+
+def test_no_more_masters_are_taken_out_than_etcd_can_do_without_and_one_that_is_gone_holds_nobody_up(
+    slipway: Slipway, cluster: Lab
+) -> None:
+    lost = cluster.masters[0]
+    cluster.kill(lost)
+    refused = slipway("remove", cluster.name, cluster.masters[1], "--yes", check=False)
+    assert refused.returncode == 7, refused.stderr
+    assert "quorum" in refused.stderr
+    status = cluster.status()
+    assert not status["healthy"]
+    assert [one["address"] for one in status["unreachable"]] == [lost]
+    deleted = json.loads(slipway("delete", cluster.name, "--yes", "--output", "json").stdout)
+    assert sorted(deleted["cleaned"]) == sorted(cluster.host(address) for address in cluster.addresses if address != lost)
+    assert list(deleted["unreachable"]) == [lost]

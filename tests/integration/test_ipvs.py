@@ -1,0 +1,261 @@
+"""The keeper of rules in the kernel, as a process: what it makes of servers that die and come back, and of rules that others touch.
+
+The kernel is a stand-in here: a file of rules, with the words of ipvsadm. tests/vm has a real one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import process
+from harness.lifecycle import ipvs
+
+VIP = "10.103.97.2"
+MASTERS = ("10.0.0.1", "10.0.0.2", "10.0.0.3")
+KEEPER = Path(ipvs.__file__).parents[1] / "assets/ipvs.sh"
+FOREIGN = "-A -t 10.96.0.10:53 -s rr"
+
+PROGRAMS = {
+    # As the real one: it refuses what is there already, or is not there.
+    "ipvsadm": """case "$1" in
+  -S) cat "$STUB/rules" ;;
+  -L) cat "$STUB/connections" 2>/dev/null ;;
+  -A | -a) ! grep -qxF -e "$*" "$STUB/rules" && echo "$*" >> "$STUB/rules" ;;
+  -D) grep -v -F -e " -t $3 " "$STUB/rules" > "$STUB/fewer"; mv "$STUB/fewer" "$STUB/rules" ;;
+  -d) grep -v -F -e "-a -t $3 -r $5 " "$STUB/rules" > "$STUB/fewer"; mv "$STUB/fewer" "$STUB/rules" ;;
+  *) exit 2 ;;
+esac""",
+    "openssl": """for word; do address=$word; done
+read -r request
+echo "$address $request" >> "$STUB/asked"
+[ -e "$STUB/dead.$address" ] && exit 1
+[ -e "$STUB/once.$address" ] && rm "$STUB/once.$address" && exit 1
+if [ -e "$STUB/says.$address" ]; then cat "$STUB/says.$address"; else echo 'HTTP/1.0 200 OK'; fi""",
+    "ip": """case "$*" in
+  'route get '*) cat "$STUB/route" 2>/dev/null || echo "$3 via 10.0.0.254 dev eth0 src 10.0.0.7 uid 0" ;;
+  'route replace '*) echo "$*" >> "$STUB/routes"; echo "local $4 dev lo src $8 uid 0" > "$STUB/route" ;;
+  'route del '*) echo "$*" >> "$STUB/routes"; rm -f "$STUB/route" ;;
+esac""",
+    "ss": 'echo "$*" >> "$STUB/cut"',
+    "modprobe": ":",
+}
+
+
+class Kept:
+    """A keeper at work on a machine of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.state = folder, folder / "state"
+        self.rules_file = folder / "rules"
+        programs = self.state / "rootfs/bin"
+        programs.mkdir(parents=True)
+        for name, text in PROGRAMS.items():
+            (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+            (programs / name).chmod(0o755)
+        vs = folder / "proc/sys/net/ipv4/vs"
+        vs.mkdir(parents=True)
+        for path in ("conntrack", "expire_nodest_conn"):
+            (vs / path).write_text("0\n")
+        (folder / "proc/net").mkdir()
+        (folder / "proc/net/ip_vs").touch()
+        self.rules_file.write_text(f"{FOREIGN}\n")
+        self.configure(ipvs.config(VIP, "10.0.0.7", MASTERS, MASTERS[:1]))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, text: str) -> None:
+        (self.state / "ipvs.conf").write_text(text)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        places = {"SLIPWAY_STATE": self.state, "SLIPWAY_PROC": self.folder / "proc", "RUNTIME_DIRECTORY": self.folder / "run"}
+        return {
+            **{name: str(path) for name, path in places.items()},
+            "STUB": str(self.folder),
+            "SLIPWAY_INTERVAL": "0.1",
+            "SLIPWAY_HURRY": "0.1",
+        }
+
+    def start(self) -> None:
+        log = (self.folder / "log").open("wb")
+        self.process = subprocess.Popen(
+            ["sh", KEEPER, "keep"], env={**os.environ, **self.environment}, stdout=log, stderr=log, start_new_session=True
+        )
+        self.until((self.folder / "run/ready").exists)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            self.process.wait(10)
+            self.process = None
+
+    def kill(self, address: str, *, dead: bool = True) -> None:
+        mark = self.folder / f"dead.{address}"
+        mark.touch() if dead else mark.unlink()
+
+    @property
+    def rules(self) -> list[str]:
+        return self.rules_file.read_text().splitlines()
+
+    def servers(self, port: int = 6443) -> set[str]:
+        return {line.split()[4].rpartition(":")[0] for line in self.rules if line.startswith(f"-a -t {VIP}:{port} ")}
+
+    def until(self, holds: Callable[[], object]) -> None:
+        end = time.monotonic() + 20
+        while not holds():
+            assert time.monotonic() < end, (self.rules, (self.folder / "log").read_text())
+            time.sleep(0.02)
+
+    def rounds(self, count: int = 3) -> None:
+        """Let it look at everybody some times."""
+        asked = self.folder / "asked"
+        before = len(asked.read_text().splitlines()) if asked.exists() else 0
+        self.until(lambda: asked.exists() and len(asked.read_text().splitlines()) >= before + 4 * count)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Kept]:
+    found = Kept(tmp_path)
+    yield found
+    found.stop()
+
+
+def test_rules_and_the_way_to_the_address_are_there_before_anybody_is_asked(kept: Kept) -> None:
+    for address in (*(f"{master}:6443" for master in MASTERS), "10.0.0.1:5000"):
+        kept.kill(address)
+    kept.start()
+    assert kept.servers() == set(MASTERS)
+    assert kept.servers(5000) == {"10.0.0.1"}
+    (route,) = (kept.folder / "routes").read_text().splitlines()
+    assert route == f"route replace local {VIP} dev lo src 10.0.0.7 table local mtu 1500 advmss 1460"
+    vs = kept.folder / "proc/sys/net/ipv4/vs"
+    assert [(vs / name).read_text().strip() for name in ("conntrack", "expire_nodest_conn")] == ["1", "1"]
+
+
+def test_a_server_that_dies_is_left_out_until_it_answers(kept: Kept) -> None:
+    kept.start()
+    kept.kill("10.0.0.2:6443")
+    kept.until(lambda: kept.servers() == {"10.0.0.1", "10.0.0.3"})
+    assert kept.servers(5000) == {"10.0.0.1"}
+    told = (kept.folder / "run/servers").read_text().splitlines()
+    assert sorted(told) == ["api 10.0.0.1 UP", "api 10.0.0.2 DOWN", "api 10.0.0.3 UP", "registry 10.0.0.1 UP"]
+    kept.kill("10.0.0.2:6443", dead=False)
+    kept.until(lambda: kept.servers() == set(MASTERS))
+    assert FOREIGN in kept.rules
+    assert f"{VIP}:6443 leads to 10.0.0.2:6443 no more" in (kept.folder / "log").read_text()
+
+
+def test_everybody_is_asked_for_what_it_serves(kept: Kept) -> None:
+    kept.start()
+    kept.rounds(1)
+    asked = set((kept.folder / "asked").read_text().splitlines())
+    assert {line.rstrip("\r") for line in asked} == {
+        *(f"{master}:6443 GET /readyz HTTP/1.0" for master in MASTERS),
+        "10.0.0.1:5000 GET /v2/ HTTP/1.0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "lives"), [("HTTP/1.1 401 Unauthorized", True), ("HTTP/1.0 403 Forbidden", True), ("HTTP/1.1 500 no etcd", False), ("", False)]
+)
+def test_one_that_asks_for_credentials_lives_and_one_that_is_not_ready_does_not(kept: Kept, said: str, lives: bool) -> None:
+    (kept.folder / "says.10.0.0.3:6443").write_text(f"{said}\r\n")
+    kept.start()
+    if lives:
+        kept.rounds()
+        assert kept.servers() == set(MASTERS)
+    else:
+        kept.until(lambda: kept.servers() == {"10.0.0.1", "10.0.0.2"})
+
+
+def test_one_answer_that_fails_is_no_death(kept: Kept) -> None:
+    kept.start()
+    missed = kept.folder / "once.10.0.0.1:6443"
+    missed.touch()
+    kept.until(lambda: not missed.exists())
+    kept.rounds()
+    assert "no more" not in (kept.folder / "log").read_text()
+
+
+def test_when_nobody_answers_all_stay(kept: Kept) -> None:
+    kept.start()
+    for master in MASTERS:
+        kept.kill(f"{master}:6443")
+    kept.rounds(4)
+    kept.until(lambda: kept.servers() == set(MASTERS))
+    kept.kill("10.0.0.3:6443", dead=False)
+    kept.until(lambda: kept.servers() == {"10.0.0.3"})
+
+
+def test_rules_that_somebody_takes_away_come_back(kept: Kept) -> None:
+    kept.start()
+    kept.rules_file.write_text("")
+    (kept.folder / "route").unlink()
+    kept.until(lambda: kept.servers() == set(MASTERS) and kept.servers(5000) and (kept.folder / "route").exists())
+
+
+def test_what_does_not_belong_to_the_address_goes(kept: Kept) -> None:
+    kept.start()
+    strange = [f"-a -t {VIP}:6443 -r 10.9.9.9:6443 -m -w 1", f"-A -t {VIP}:80 -s rr"]
+    kept.rules_file.write_text("".join(f"{line}\n" for line in [*kept.rules, *strange]))
+    kept.until(lambda: not set(strange) & set(kept.rules))
+    assert kept.servers() == set(MASTERS)
+
+
+def test_it_learns_of_other_masters_and_touches_no_connection_of_those_that_stay(kept: Kept) -> None:
+    kept.start()
+    assert kept.process is not None
+    (kept.folder / "connections").write_text(f"TCP 14:59 ESTABLISHED 10.0.0.7:40000 {VIP}:6443 10.0.0.2:6443\n")
+    kept.configure(ipvs.config(VIP, "10.0.0.7", ["10.0.0.2", "10.0.0.4"], ["10.0.0.4"]))
+    os.kill(kept.process.pid, signal.SIGHUP)
+    kept.until(lambda: kept.servers() == {"10.0.0.2", "10.0.0.4"} and kept.servers(5000) == {"10.0.0.4"})
+    assert not (kept.folder / "cut").exists()
+
+
+def test_connections_to_a_server_that_died_are_ended(kept: Kept) -> None:
+    kept.start()
+    ends = ((40000, 1), (40001, 2), (40002, 2))
+    lines = [f"TCP 14:59 ESTABLISHED 10.0.0.7:{port} {VIP}:6443 10.0.0.{number}:6443\n" for port, number in ends]
+    (kept.folder / "connections").write_text("".join(lines))
+    kept.kill("10.0.0.2:6443")
+    kept.until(lambda: kept.servers() == {"10.0.0.1", "10.0.0.3"})
+    kept.until(lambda: (kept.folder / "cut").exists() and len((kept.folder / "cut").read_text().splitlines()) == 2)
+    assert {line.split()[2] for line in (kept.folder / "cut").read_text().splitlines()} == {"10.0.0.7:40001", "10.0.0.7:40002"}
+
+
+def test_rules_outlive_the_keeper_and_one_that_starts_again_goes_on(kept: Kept) -> None:
+    kept.start()
+    kept.stop()
+    before = kept.rules
+    assert kept.servers() == set(MASTERS)
+    kept.start()
+    assert kept.rules == before
+
+
+def test_cleaning_takes_away_what_is_its_own_and_nothing_else(kept: Kept) -> None:
+    kept.start()
+    kept.stop()
+    process.run(["sh", KEEPER, "clean"], env=kept.environment)
+    assert kept.rules == [FOREIGN]
+    assert (kept.folder / "routes").read_text().splitlines()[-1] == f"route del local {VIP} dev lo table local"
+    process.run(["sh", KEEPER, "clean"], env=kept.environment, check=False)
+    assert kept.rules == [FOREIGN]
+
+
+def test_a_kernel_without_ipvs_is_told(kept: Kept) -> None:
+    (kept.folder / "proc/net/ip_vs").unlink()
+    said = process.run(["sh", KEEPER, "keep"], env=kept.environment, check=False, timeout=20)
+    assert (said.returncode, said.stderr.strip()) == (1, "the kernel has no IPVS")
+
+
+def test_addresses_of_version_six_are_written_as_rules_have_them(kept: Kept) -> None:
+    kept.configure(ipvs.config("fd00::2", "fd00::7", ["fd00::1"], []))
+    kept.start()
+    assert kept.rules[1:] == ["-A -t [fd00::2]:6443 -s rr", "-a -t [fd00::2]:6443 -r [fd00::1]:6443 -m -w 1"]
+    assert "mtu 1500 advmss 1440" in (kept.folder / "routes").read_text()

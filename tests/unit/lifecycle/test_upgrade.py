@@ -1,0 +1,419 @@
+"""From which version to which a cluster goes, in which order its nodes have their turn, and what is refused before anything is changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cloudimage
+from harness.checks import Resource
+from harness.clusterfile import Hook, Phase
+from harness.clusterfile.parse import parse
+from harness.errors import CheckError, CommandError, StoreError, UsageError
+from harness.lifecycle import apps, etcd, rollback, staging, steps, transition, upgrade
+from harness.lifecycle import plan as planning
+from harness.lifecycle.membership import Gathered
+from harness.lifecycle.moves import DONE, ROLLBACK, RUNNING, UPGRADE, Move, Version
+from harness.lifecycle.preflight import MachineFacts
+from harness.lifecycle.transition import Work
+from harness.nodes.placing import File
+from harness.oci.store import Store
+from harness.process import Result
+from harness.runtimes import staticpods
+from tests.unit.lifecycle.test_membership import CLUSTERFILE, gathered, record
+from tests.unit.lifecycle.test_run import build, store
+
+__all__ = ["store"]  # a fixture
+
+OLD, NEW = Version("web:1", "sha256:1", "v1.20.2"), Version("web:2", "sha256:2", "v1.20.3")
+
+
+def found_with(tmp_path: Path, last: Move | None = None, *, digest: str = OLD.digest, **options: Any) -> Gathered:
+    """A cluster of stand-ins that knows of a change."""
+    found = gathered(tmp_path, record=dataclasses.replace(record(), digest=digest), **options)
+    config_map = json.dumps({"data": {"move": json.dumps(dataclasses.asdict(last))}}) if last else ""
+    kubeadm = json.dumps({"data": {"ClusterConfiguration": "kubernetesVersion: v1.20.2"}})
+    for node in found.masters:
+        node.answers = {"slipway-upgrade": config_map, "kubeadm-config": kubeadm}  # type: ignore[attr-defined]
+    return found
+
+
+def image(store: Store, name: str = "web", **info: Any) -> cloudimage.CloudImage:
+    build(store, name, **info)
+    return cloudimage.read(store, name)
+
+
+def work(store: Store, tmp_path: Path, masters: int = 3, workers: int = 3, move: Move | None = None, **options: Any) -> Work:
+    """Machines that have told about themselves, and an image for them."""
+    image(store, launch=("kubectl apply -f manifests",))
+    found = found_with(tmp_path, masters=masters, workers=workers)
+    setup = steps.Setup(
+        name="lab", image=cloudimage.read(store, "web"), store=store, ssh=found.ssh, masters=found.masters, workers=found.workers, env={}
+    )
+    setup.machines = {node.address: MachineFacts(host=node.name, arch="amd64") for node in setup.nodes}
+    given = {"hooks": (), "launch": ("kubectl apply -f manifests",), "resumed": False, "versions": {}}
+    return Work(found=found, setup=setup, move=move or Move.new(UPGRADE, OLD, NEW), **{**given, **options})
+
+
+# ---- versions ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("v1.20.2", "v1.20.2"), ("v1.20.2", "v1.20.3"), ("v1.20.2", "v1.21.0"), ("v1.20.9", "v1.21.0-rc.1"), ("v1.21.0-rc.1", "v1.21.0")],
+)
+def test_a_cluster_goes_upwards_one_minor_version_at_a_time(before: str, after: str) -> None:
+    upgrade.check_versions(before, after)
+
+
+@pytest.mark.parametrize(("before", "after"), [("v1.20.2", "v1.22.0"), ("v1.20.2", "v1.30.4"), ("v1.35.0", "v2.0.0")])
+def test_more_than_one_minor_version_is_refused(before: str, after: str) -> None:
+    with pytest.raises(UsageError, match=rf"from Kubernetes {before} to {after} is more than one minor version") as caught:
+        upgrade.check_versions(before, after)
+    assert "comes first" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(("before", "after"), [("v1.20.3", "v1.20.2"), ("v1.21.0", "v1.20.9"), ("v1.20.2", "v1.20.2-rc.1")])
+def test_an_older_version_comes_back_only_by_rollback(before: str, after: str) -> None:
+    with pytest.raises(UsageError, match="older than") as caught:
+        upgrade.check_versions(before, after, "prod")
+    assert "slipway rollback prod" in str(caught.value.hint)
+
+
+def test_what_is_no_version_is_told() -> None:
+    with pytest.raises(UsageError, match="'latest' is no version"):
+        upgrade.check_versions("v1.20.2", "latest")
+
+
+# ---- whose turn it is -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("workers", "asked", "expected"), [(0, None, 1), (3, None, 1), (25, None, 2), (200, None, 20), (3, 2, 2)])
+def test_one_worker_in_ten_has_its_turn_at_a_time_unless_asked_otherwise(workers: int, asked: int | None, expected: int) -> None:
+    assert upgrade.batch_of(workers, asked) == expected
+
+
+def test_a_batch_of_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="--batch 0"):
+        upgrade.batch_of(3, 0)
+
+
+def roles(work: Work) -> list[tuple[str, int]]:
+    return [(role, len(nodes)) for role, nodes in transition.turns(work)]
+
+
+def test_masters_have_their_turn_singly_then_workers_in_batches(store: Store, tmp_path: Path) -> None:
+    assert roles(work(store, tmp_path, workers=5, batch=2)) == [("master", 1)] * 3 + [("node", 2), ("node", 2), ("node", 1)]
+
+
+def test_to_a_lower_minor_version_the_workers_go_first(store: Store, tmp_path: Path) -> None:
+    down = Move.new(ROLLBACK, Version("web:2", "2", "v1.21.0"), OLD)
+    assert [role for role, _ in roles(work(store, tmp_path, 1, 2, move=down))] == ["node", "node", "master"]
+    same_minor = Move.new(ROLLBACK, NEW, OLD)
+    assert [role for role, _ in roles(work(store, tmp_path, 1, 2, move=same_minor))] == ["master", "node", "node"]
+
+
+def test_the_plan_tells_versions_and_turns(store: Store, tmp_path: Path) -> None:
+    made = work(store, tmp_path, 1, 1, versions={"10.0.0.1": "v1.20.3", "10.0.0.2": "v1.20.2"})
+    assert list(transition.described(made)) == [
+        {"node": "host-1", "address": "10.0.0.1", "role": "master", "from": "v1.20.3", "to": "v1.20.3", "turn": 1},
+        {"node": "host-2", "address": "10.0.0.2", "role": "node", "from": "v1.20.2", "to": "v1.20.3", "turn": 2},
+    ]
+
+
+# ---- the order of things ----------------------------------------------------------------------------------------------
+
+
+def plan(made: Work) -> dict[str, planning.Step]:
+    recipe = transition.plan(made)
+    planning.check(recipe)
+    return {step.id: step for step in recipe}
+
+
+def leads_to(found: dict[str, planning.Step], name: str, other: str) -> bool:
+    return name == other or any(leads_to(found, before, other) for before in found[name].needs)
+
+
+def test_nothing_is_changed_before_all_was_looked_at_and_a_backup_was_kept(store: Store, tmp_path: Path) -> None:
+    found = plan(work(store, tmp_path))
+    for name in found:
+        if name not in ("check", "unpack-rootfs", "make-keys", "compare"):
+            assert leads_to(found, name, "check"), name
+            assert leads_to(found, name, "compare"), name
+            assert name == "begin" or leads_to(found, name, "begin"), name
+    for name in ("send-images", "stage", "turn-1"):
+        assert leads_to(found, name, "keep-backup"), name
+
+
+def test_the_first_turn_comes_when_every_node_has_everything_and_each_next_one_when_all_is_well(store: Store, tmp_path: Path) -> None:
+    found = plan(work(store, tmp_path, 3, 2))
+    assert found["turn-1"].after_all == ("fetch-images",)
+    assert set(found["fetch-images"].needs) == {"stage", "send-images"}
+    assert [len(found[f"turn-{number}"].nodes) for number in range(1, 6)] == [1] * 5
+    for number in range(2, 6):
+        assert leads_to(found, f"turn-{number}", f"healthy-{number - 1}")
+    assert leads_to(found, "turn-4", "start-addons")
+    assert leads_to(found, "update-cluster", "healthy-3")
+    assert list(found)[-3:] == ["wait-for-workloads", "record", "end"]
+
+
+def test_every_change_has_its_own_name_in_the_journal_so_that_one_after_it_repeats_all(store: Store, tmp_path: Path) -> None:
+    there, back = (plan(work(store, tmp_path / name)) for name in ("a", "b"))
+    node = there["turn-1"].nodes[0]
+    # When a turn was cut off its node is not well: it is gone on with, and what was well before is not asked again.
+    for name in ("stage", "turn-1", "healthy-1", "fetch-images", "update-cluster"):
+        first, second = there[name].inputs, back[name].inputs
+        assert first
+        assert second
+        assert first(node) == first(node) != second(node)
+
+
+def hook(name: str, *phases: Phase) -> Hook:
+    return Hook(name, phases, data="true")
+
+
+def test_hooks_run_at_their_moments(store: Store, tmp_path: Path) -> None:
+    hooks = (
+        hook("before", Phase.PRE_UPGRADE), hook("once", Phase.UPGRADE), hook("back", Phase.ROLLBACK), hook("after", Phase.POST_UPGRADE),
+        hook("making", Phase.PRE_INIT),
+    )  # fmt: skip
+    clusterfile = parse(CLUSTERFILE, "x", stored=True)
+    made = work(store, tmp_path, 3, 1, hooks=hooks)
+    made.setup.clusterfile = clusterfile
+    found = plan(made)
+    order = [name for name in found if name.startswith("hook-") or name in ("keep-backup", "stage", "turn-4", "launch-1", "end")]
+    assert order == ["keep-backup", "hook-pre-upgrade-1-before", "stage", "turn-4", "hook-upgrade-1-once", "launch-1",
+                     "hook-post-upgrade-1-after", "end"]  # fmt: skip
+    made = work(store, tmp_path / "b", 3, 1, hooks=hooks, move=Move.new(ROLLBACK, NEW, OLD))
+    made.setup.clusterfile = clusterfile
+    assert [name for name in plan(made) if name.startswith("hook-")] == ["hook-rollback-1-back"]
+
+
+# ---- which change it is -----------------------------------------------------------------------------------------------
+
+
+def running(kind: str, before: Version, after: Version) -> Move:
+    return Move("abc", kind, before, after, RUNNING)
+
+
+def test_a_new_change_is_from_what_the_cluster_has(store: Store, tmp_path: Path) -> None:
+    made = upgrade._move(found_with(tmp_path), image(store))
+    assert (made.kind, made.before, made.state) == (UPGRADE, OLD, RUNNING)
+    assert made.after.kubernetes == "v1.20.2"
+    assert upgrade._move(found_with(tmp_path, Move("abc", UPGRADE, OLD, NEW, DONE)), image(store)).id != "abc"
+
+
+def test_one_that_was_begun_goes_on_under_its_name(store: Store, tmp_path: Path) -> None:
+    wanted = image(store)
+    begun = running(UPGRADE, OLD, Version("web", wanted.digest, "v1.20.2"))
+    assert upgrade._move(found_with(tmp_path, begun), wanted) == begun
+
+
+def test_the_other_way_is_another_change(store: Store, tmp_path: Path) -> None:
+    wanted = image(store)
+    back = running(ROLLBACK, Version("web", wanted.digest, "v1.20.2"), OLD)
+    made = upgrade._move(found_with(tmp_path, back), wanted)
+    assert (made.kind, made.before, made.after.digest) == (UPGRADE, OLD, wanted.digest)
+    assert made.id != back.id
+
+
+def test_a_third_image_waits_for_the_end(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match=r"the upgrade to web:2 \(Kubernetes v1\.20\.3\) has not come to its end") as caught:
+        upgrade._move(found_with(tmp_path, running(UPGRADE, OLD, NEW)), image(store))
+    assert "slipway upgrade lab web:2" in str(caught.value.hint)
+    assert "slipway rollback lab" in str(caught.value.hint)
+
+
+def test_a_cluster_that_another_tool_made_is_left_to_it(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="was made by another tool"):
+        upgrade._move(found_with(tmp_path, digest=""), image(store))
+
+
+def test_an_image_that_is_no_cluster_is_refused(store: Store) -> None:
+    build(store, "shop", type="app")
+    with pytest.raises(StoreError, match="is an application image"):
+        upgrade.readable(store, "shop")
+    with pytest.raises(StoreError):
+        upgrade.readable(store, "nosuch")
+
+
+def test_a_rollback_goes_where_the_cluster_came_from(tmp_path: Path) -> None:
+    for state, digest in ((DONE, NEW.digest), (RUNNING, OLD.digest)):
+        made = rollback._move(found_with(tmp_path, Move("abc", UPGRADE, OLD, NEW, state), digest=digest))
+        assert (made.kind, made.before, made.after) == (ROLLBACK, NEW, OLD)
+        assert made.id != "abc"
+    begun = running(ROLLBACK, NEW, OLD)
+    assert rollback._move(found_with(tmp_path, begun)) == begun
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        (None, "has not been upgraded"),
+        (Move("abc", ROLLBACK, NEW, OLD, DONE), "has been rolled back already"),
+        (Move("abc", UPGRADE, OLD, NEW, DONE), "was changed since"),
+    ],
+)
+def test_there_is_not_always_a_way_back(tmp_path: Path, last: Move | None, why: str) -> None:
+    with pytest.raises(CheckError, match=why):
+        rollback._move(found_with(tmp_path, last, digest="sha256:3"))
+
+
+@pytest.mark.parametrize(
+    ("runs", "wanted", "refused"), [("3.4.23", "3.4.13", False), ("3.5.1", "3.4.23", True), ("3.5.1-0", "3.6.0", False)]
+)
+def test_an_older_etcd_does_not_get_newer_data(store: Store, tmp_path: Path, runs: str, wanted: str, *, refused: bool) -> None:
+    facts = f"kubernetes: v1.20.2\netcdImageTag: {wanted}\n"
+    made = work(store, tmp_path)
+    build(store, "other", {"etc/slipway.yaml": facts})
+    made.setup.image = cloudimage.read(store, "other")
+    made.found.first.answers[f"cat {etcd.MANIFEST}"] = f"    image: slipway.dev/etcd:{runs}\n"  # type: ignore[attr-defined]
+    if refused:
+        with pytest.raises(CheckError, match=r"etcd 3\.5 has changed its data, which etcd 3\.4") as caught:
+            rollback._check_etcd(made)
+        assert transition.BACKUP in str(caught.value.hint)
+    else:
+        rollback._check_etcd(made)
+
+
+# ---- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def kubernetes_node(name: str, *, ready: bool = True, **spec: Any) -> dict[str, Any]:
+    conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+    return {"kind": "Node", "metadata": {"name": name}, "spec": spec, "status": {"conditions": conditions}}
+
+
+def bare(node: str) -> dict[str, Any]:
+    return {"kind": "Pod", "metadata": {"name": "alone", "namespace": "web"}, "spec": {"nodeName": node}, "status": {"phase": "Running"}}
+
+
+def test_a_cluster_that_is_not_well_is_not_begun_with(store: Store, tmp_path: Path) -> None:
+    made = work(store, tmp_path)
+    made.found.first.answers[" get events "] = "{}"  # type: ignore[attr-defined]
+    with pytest.raises(CheckError, match="the cluster is not healthy: Node host-4"):
+        transition._require_calm(made, [kubernetes_node("host-1"), kubernetes_node("host-4", ready=False)])
+    outside = {"kind": "Pod", "metadata": {"name": "a", "namespace": "web"}, "spec": {}, "status": {"phase": "Pending"}}
+    transition._require_calm(made, [kubernetes_node("host-1"), outside])
+
+
+def test_pods_that_would_be_lost_are_told_before_the_first_turn(store: Store, tmp_path: Path) -> None:
+    made = work(store, tmp_path, 1, 2)
+    nodes: list[Resource] = [
+        kubernetes_node("host-1", taints=[{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}]),
+        kubernetes_node("host-2"),
+        kubernetes_node("host-3"),
+    ]
+    with pytest.raises(CheckError, match="nothing would start web/alone again"):
+        transition._require_owners(made, [*nodes, bare("host-2")])
+    # A node that stays as it is, or the only one that takes pods, is not drained.
+    made.versions = {"10.0.0.2": "v1.20.3"}
+    transition._require_owners(made, [*nodes, bare("host-2")])
+    made.versions = {}
+    transition._require_owners(made, [*nodes[:2], bare("host-2")])
+
+
+def test_applications_that_do_not_admit_the_version_are_told(store: Store, tmp_path: Path) -> None:
+    shop = apps.Installed("shop", "shop:1", "sha256:9", kube_version="<1.20.3")
+    with pytest.raises(CheckError, match=r"shop .*v1\.20\.3"):
+        plan(work(store, tmp_path, apps=(shop,)))["check"].action()
+
+
+def test_a_clusterfile_that_asks_for_more_than_the_image_is_for_apply() -> None:
+    recorded = parse(CLUSTERFILE, "stored", stored=True)
+    with pytest.raises(UsageError, match="asks for more than another image") as caught:
+        upgrade.require_same(recorded, parse(CLUSTERFILE.replace("hello", "goodbye"), "Clusterfile", stored=True))
+    assert "slipway apply -f Clusterfile" in str(caught.value.hint)
+    upgrade.require_same(recorded, parse(CLUSTERFILE.replace("web:1", "web:2"), "Clusterfile", stored=True))
+
+
+# ---- a node's turn ----------------------------------------------------------------------------------------------------
+
+
+def parts(made: Work, node: Any, *changed: str, monkeypatch: pytest.MonkeyPatch, placed: tuple[str, ...] = ()) -> set[str]:
+    monkeypatch.setattr(transition, "_placed", lambda *_: frozenset(placed))
+    monkeypatch.setattr(steps, "machine_files", lambda *_: {"/x": File()})
+    monkeypatch.setattr(transition, "_noted", lambda *_: True)
+    return set(transition._parts(made, node, staging.Delta((), frozenset(changed), 0)))
+
+
+def test_only_what_changes_is_started_anew(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = work(store, tmp_path, 1, 1)
+    made.setup.env = {}
+    master, worker = made.setup.nodes
+
+    def found(node: Any, *changed: str, **more: Any) -> set[str]:
+        return parts(made, node, *changed, monkeypatch=monkeypatch, **more)
+
+    made.setup.runtime = None  # type: ignore[assignment]
+    assert found(worker, "manifests/web.yaml", "etc/addons/dns.yaml") == set()
+    assert found(worker, "bin/kubelet", "bin/kubectl") == {"kubelet"}
+    assert found(worker, "bin/containerd-shim-runc-v2") == {"containerd"}
+    assert found(worker, "lib/libc.so") == {"containerd", "balancer"}
+    assert found(master, "lib/libc.so") == {"containerd", "registry"}
+    assert found(master, "bin/registry") == {"registry"}
+    assert found(worker, placed=("/etc/systemd/system/kubelet.service.d/10-kubeadm.conf",)) == {"kubelet"}
+    assert found(worker, placed=("/etc/containerd/certs.d/a.example/hosts.toml",)) == set()
+
+
+def test_a_master_whose_control_plane_does_not_come_up_has_the_former_one_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = work(store, tmp_path)
+    node = made.setup.masters[0]
+    monkeypatch.setattr(staticpods, "put_back", lambda _: None)
+    error = transition._taken_back(made, node, CheckError("kube-apiserver does not run"))
+    assert "the one before it serves again: kube-apiserver does not run" in error.message
+
+    def worse(_: object) -> None:
+        raise CommandError("etcd does not start")
+
+    monkeypatch.setattr(staticpods, "put_back", worse)
+    error = transition._taken_back(made, node, CheckError("kube-apiserver does not run"))
+    assert transition.BACKUP in str(error.hint)
+
+
+def test_a_turn_of_a_master_ends_when_controllers_and_scheduler_are_at_work_again(store: Store, tmp_path: Path) -> None:
+    made = work(store, tmp_path)
+    node: Any = made.setup.masters[1]
+    transition._await_leaders(made, node)
+    (script,) = node.commands
+    # Only what this very master held is released.
+    assert "in host-2_*)" in script
+    assert '{"spec":{"holderIdentity":""}}' in script
+    assert "kube-controller-manager kube-scheduler" in script
+
+
+def test_a_change_that_stopped_says_how_to_go_on_and_back(store: Store, tmp_path: Path) -> None:
+    made = work(store, tmp_path)
+    assert upgrade._stopped(made, CheckError("x", hint="look")).hint == "look"
+    made.found.first.answers["slipway-upgrade"] = json.dumps({"data": {"move": json.dumps(dataclasses.asdict(made.move))}})  # type: ignore[attr-defined]
+    said = str(upgrade._stopped(made, CheckError("x", hint="look")).hint)
+    assert said.startswith("look; the same command again")
+    assert "slipway rollback lab" in said
+
+
+def test_the_api_is_asked_by_way_of_another_master(store: Store, tmp_path: Path) -> None:
+    made = work(store, tmp_path)
+    assert made.beside(made.setup.masters[0]).address == "10.0.0.2"
+    assert made.beside(made.setup.workers[0]).address == "10.0.0.1"
+    alone = work(store, tmp_path / "b", 1, 0)
+    assert alone.beside(alone.setup.masters[0]).address == "10.0.0.1"
+
+
+def test_a_node_that_is_full_is_told_before_anything_is_changed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = work(store, tmp_path, 1, 1)
+    made.setup.rendered = {node.address: {} for node in made.setup.nodes}
+    monkeypatch.setattr(staging, "ask", lambda *_: {})
+
+    def run(command: str, **_: Any) -> Result:
+        return Result((), 0, "1000\n" if "df -Pk" in command else "", "")
+
+    for node in made.setup.nodes:
+        monkeypatch.setattr(node, "run", run)
+    with pytest.raises(CheckError, match=r"host-1 has 1 MB free .*\n.*host-2"):
+        plan(made)["compare"].action()

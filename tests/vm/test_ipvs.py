@@ -1,0 +1,232 @@
+"""Balancing by rules of a kernel, on a real one: a virtual machine is the worker, and servers of ours stand for the masters.
+
+One machine for all, since it takes its minute to boot; so the tests stand in the order in which a worker lives.
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import engine, images, process
+from harness.lifecycle import delete, ipvs, machine, membership
+from harness.nodes.placing import STATE, File, place
+from harness.nodes.ssh import Ssh, SshNode
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+from harness.runtimes import ROOTFS, Cluster, Facts, Member, Network
+from harness.runtimes.pki import Authority
+from tests.unit.lifecycle.standin import StandIn
+from tests.vm.machine import ADDRESS, answering, booted
+from tests.vm.masters import Master, serving
+
+MASTERS = ("198.18.77.11", "198.18.77.12", "198.18.77.13")
+VIP = ipvs.ADDRESSES[4]
+RUNTIME = "slipway.dev/runtime:12"
+NETWORK = Network("100.64.0.0/10", "10.96.0.0/22")
+_CA = "/etc/kubernetes/pki/ca.crt"
+_PATIENCE = 180
+"""Seconds for anything to happen; on a machine that does nothing else it takes a few."""
+
+
+class Lab:
+    """The worker, and what it is told."""
+
+    def __init__(self, ssh: Ssh, masters: list[Master], authority: Authority) -> None:
+        self.ssh, self.worker, self.masters, self.authority = ssh, ssh.nodes[0], masters, authority
+        worker = self.worker
+        members = [Member(StandIn(address), f"master-{address[-1]}", address, "master", registry=True) for address in MASTERS]
+        self.member = Member(worker, "worker", ADDRESS, "node", virtual_ip=VIP)
+        self.cluster = Cluster("lab", Facts("v1.20.2"), NETWORK, (*members, self.member), virtual_ip=VIP)
+
+    def run(self, command: str, check: bool = True) -> str:
+        return self.worker.run(command, check=check, timeout=120).stdout
+
+    def rules(self) -> str:
+        return self.run(f"{ROOTFS}/bin/ipvsadm -S -n")
+
+    def servers(self, port: int = 6443) -> set[str]:
+        lines = [line.split() for line in self.rules().splitlines() if line.startswith(f"-a -t {VIP}:{port} ")]
+        return {words[4].rpartition(":")[0] for words in lines}
+
+    def client(self, path: str = "/who", port: int = 6443, seconds: int = 60) -> str:
+        """Shell text that asks the virtual address as the kubelet does: by a name, and trusting the cluster's authority only."""
+        options = f"-quiet -CAfile {_CA} -verify_return_error -verify_ip {VIP} -connect apiserver.cluster.local:{port}"
+        return f"printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' | timeout {seconds} {ROOTFS}/bin/openssl s_client {options} 2>/dev/null"
+
+    def who(self, port: int = 6443, times: int = 1) -> list[list[str]]:
+        """Who answered, and whom it took for the one who asked; nothing for those of ``times`` connections that failed."""
+        said = self.run(f"for i in $(seq {times}); do {self.client(port=port)} | tail -n 1; done", check=False)
+        return [line.split() for line in said.splitlines()]
+
+
+def until(what: str, holds: Callable[[], object]) -> None:
+    """Wait until something holds, and say how long that took."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < _PATIENCE, f"not within {_PATIENCE} s: {what}"
+        time.sleep(0.2)
+    print(f"{what}: {time.monotonic() - began:.1f} s")
+
+
+def programs(worker: SshNode) -> None:
+    """The part of the rootfs that this is about: the programs of the image that every cluster gets them from."""
+    builder = images.Builder(Store.default(), tuple(images.bundled()))
+    identity = builder.engine_image(engine.connect(timeout=3600), Reference.parse(RUNTIME))
+    container = process.run(["docker", "create", identity, "none"]).stdout.strip()
+    try:
+        for path in ("bin/ipvsadm", "bin/openssl", "lib/balancer"):
+            with tempfile.TemporaryFile() as tar:
+                process.run(["docker", "cp", f"{container}:/rootfs/{path}", "-"], output=tar)
+                tar.seek(0)
+                worker.put_tar(tar, f"{ROOTFS}/{path.partition('/')[0]}")
+    finally:
+        process.run(["docker", "rm", "--force", container])
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    if platform.machine() != "x86_64":
+        pytest.skip("the virtual machine is made for amd64 only")
+    folder: Path = tmp_path_factory.mktemp("vm")
+    authority = Authority.make("kubernetes")
+    with booted(folder) as (ssh, link), serving(folder, link, MASTERS, authority, VIP) as masters:
+        yield Lab(ssh, masters, authority)
+
+
+_KERNEL = """cat /proc/modules | cut -d ' ' -f 1 | grep ip_vs | sort
+ip route show table local | sort
+cat /etc/hosts
+ls -A /etc/systemd/system /var/lib | sort
+sysctl -a 2>/dev/null | grep '^net.ipv4.\\(vs\\.\\|ip_forward\\)' | sort"""
+"""What must be the same before and after."""
+
+
+@pytest.fixture(scope="module")
+def before(lab: Lab) -> str:
+    return lab.run(_KERNEL)
+
+
+def test_a_kernel_that_could_lead_says_so_and_is_not_touched_by_being_asked(lab: Lab, before: str) -> None:
+    answer = ipvs.ask([lab.worker])[ADDRESS]
+    assert answer == ipvs.Answer(networks=(f"{ADDRESS}/24",))
+    assert lab.run(_KERNEL) == before
+    assert "ip_vs" not in before
+
+
+def test_the_kernel_leads_to_every_master(lab: Lab, before: str) -> None:
+    programs(lab.worker)
+    text = machine.balancer_config(lab.cluster, lab.member)
+    lab.worker.run(machine.NOTE_STATE)
+    place(lab.worker, {**machine.files(lab.cluster, lab.member), _CA: File(lab.authority.certificate)})
+    machine.set_hosts(lab.worker, machine.hosts_lines(lab.member))
+    machine.start_balancer(lab.worker, text)
+    assert lab.servers() == lab.servers(5000) == set(MASTERS)
+    for port in (6443, 5000):
+        answers = lab.who(port, times=9)
+        assert sorted(answers) == sorted([master, ADDRESS] for master in MASTERS for _ in range(3))
+    # It is on no interface, and nothing listens anywhere: there is no process on the way.
+    assert VIP not in lab.run("ip addr")
+    assert "haproxy" not in lab.run("ps ax")
+    assert ipvs.status(lab.worker)["servers"] == sorted(f"{master}:{port}" for master in MASTERS for port in (5000, 6443))
+
+
+def test_answers_pass_a_firewall_that_knows_connections(lab: Lab) -> None:
+    ours = ("-i lo -j ACCEPT", "-p tcp --dport 22 -j ACCEPT", "-m conntrack --ctstate ESTABLISHED -j ACCEPT", "-j DROP")
+    lab.run(" && ".join(f"iptables -A INPUT {rule}" for rule in ours))
+    try:
+        assert len(lab.who(times=3)) == 3
+    finally:
+        lab.run("iptables -F INPUT")
+
+
+def test_a_master_that_refuses_is_left_out_and_comes_back(lab: Lab) -> None:
+    second = lab.masters[1]
+    second.stop()
+    until("one that refuses is left out", lambda: lab.servers() == lab.servers(5000) == {MASTERS[0], MASTERS[2]})
+    assert {master for master, _ in lab.who(times=6)} == {MASTERS[0], MASTERS[2]}
+    second.start()
+    until("and taken back", lambda: lab.servers() == set(MASTERS))
+    assert {master for master, _ in lab.who(times=6)} == set(MASTERS)
+
+
+def test_a_master_that_vanishes_takes_nobody_with_it(lab: Lab) -> None:
+    lab.run(
+        f"for i in 1 2 3; do ({lab.client('/hold', seconds=900)} > /run/held.$i; echo ended >> /run/held.$i) > /dev/null 2>&1 & done",
+        check=True,
+    )
+    until("three connections, one to each", lambda: all(master.held == 1 for master in lab.masters))
+    lab.masters[2].vanish()
+    until("one that is silent is left out", lambda: lab.servers() == set(MASTERS[:2]))
+    # The connection to it is ended at once, not when its end loses patience; the others go on.
+    until("and its connection ends", lambda: lab.run("cat /run/held.* | grep -c ended", check=False).strip() == "1")
+    assert all(len(lab.who()) == 1 for _ in range(3))
+    assert lab.run("cat /run/held.* | grep -c ended").strip() == "1"
+    lab.masters[2].appear()
+    until("it is back", lambda: lab.servers() == set(MASTERS))
+
+
+def test_when_all_are_gone_nobody_is_given_up(lab: Lab) -> None:
+    for master in lab.masters:
+        master.stop()
+    # Long enough for two looks.
+    until("nobody answers", lambda: all(int(line) > 1 for line in lab.run("cat /run/slipway-balancer/failed.*").split()))
+    until("all are in", lambda: lab.servers() == set(MASTERS))
+    assert lab.who() == []
+    for master in lab.masters:
+        master.start()
+    until("somebody answers", lambda: len(lab.who()) == 1)
+
+
+def test_rules_that_somebody_flushes_come_back(lab: Lab) -> None:
+    # As kube-proxy does in its mode ipvs when it starts, and a careful administrator sometimes.
+    lab.run(f"{ROOTFS}/bin/ipvsadm -C; ip route del local {VIP} table local")
+    until("the way is back", lambda: f"src {ADDRESS}" in lab.run(f"ip route get {VIP}", check=False))
+    until("rules are back", lambda: lab.servers() == set(MASTERS))
+    assert len(lab.who()) == 1
+
+
+def test_what_no_rule_catches_is_refused_and_leaves_the_machine_for_nowhere(lab: Lab) -> None:
+    refused = lab.worker.run(f"{ROOTFS}/bin/openssl s_client -connect {VIP}:6444 < /dev/null", check=False, timeout=60)
+    assert "Connection refused" in refused.output
+
+
+def test_the_keeper_learns_of_other_masters(lab: Lab) -> None:
+    fewer = ipvs.config(VIP, ADDRESS, MASTERS[:2], MASTERS[:1])
+    assert membership.tell_balancer(lab.worker, fewer)
+    assert (lab.servers(), lab.servers(5000)) == (set(MASTERS[:2]), {MASTERS[0]})
+    assert not membership.tell_balancer(lab.worker, fewer)
+    assert membership.tell_balancer(lab.worker, machine.balancer_config(lab.cluster, lab.member))
+    assert lab.servers() == set(MASTERS)
+
+
+def test_rules_of_others_are_none_of_its_business(lab: Lab) -> None:
+    tool = f"{ROOTFS}/bin/ipvsadm"
+    lab.run(f"{tool} -A -t 10.96.0.10:53 -s rr && {tool} -a -t 10.96.0.10:53 -r 198.18.77.11:53 -m && systemctl restart slipway-balancer")
+    until("the keeper is back", lambda: lab.servers() == set(MASTERS))
+    assert "-A -t 10.96.0.10:53" in lab.rules()
+    lab.run(f"systemctl stop slipway-balancer; sh {ipvs.KEEPER} clean")
+    assert "10.96.0.10:53" in lab.rules()
+    assert VIP not in lab.rules()
+    machine.start_balancer(lab.worker, machine.balancer_config(lab.cluster, lab.member))
+
+
+def test_after_a_start_of_the_machine_all_is_as_before(lab: Lab) -> None:
+    lab.worker.run("systemctl reboot", check=False)
+    lab.worker.disconnect()
+    time.sleep(10)
+    answering(lab.ssh)
+    until("rules after a start", lambda: lab.servers() == set(MASTERS))
+    assert len(lab.who(times=3)) == 3
+
+
+def test_delete_leaves_the_kernel_as_it_was(lab: Lab, before: str) -> None:
+    delete.clean(lab.worker)
+    assert lab.run(_KERNEL) == before
+    assert ipvs.status(lab.worker) == {}
+    assert lab.worker.run(f"[ -e {STATE} ]", check=False).returncode != 0
