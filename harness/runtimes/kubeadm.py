@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import datetime
-import ipaddress
 import json
 import shlex
 from collections.abc import Iterable, Mapping
@@ -120,8 +119,11 @@ _SMALL = 20
 _NOT_YET = r"node\.kubernetes\.io/(not-ready|unreachable|network-unavailable)|node\.cloudprovider\.kubernetes\.io/uninitialized"
 """Taints of a node that is still on its way."""
 
-_NODE_BITS = 24
-"""The prefix length of a node's range of pod addresses, as the controller manager has it by default."""
+_STATES = (
+    '{{range .items}}{{range .status.conditions}}{{if eq .type "Ready"}}{{.status}}{{end}}{{end}}'
+    " {{range .spec.taints}}{{.key}} {{end}}{{println}}{{end}}"
+)
+"""A line for each node: whether it is Ready, and its taints."""
 
 _PROGRAMS = ("kubeadm", "kubelet", "kubectl")
 
@@ -288,7 +290,7 @@ done
         member.node.run(_init(phases), timeout=300)
 
     def finish(self, addons: Mapping[str, str]) -> None:
-        self._upload(addons, self._giving_ranges())
+        self._upload(addons)
         each(self.cluster.masters, self.welcome)
 
     def update(self, addons: Mapping[str, str]) -> None:
@@ -299,37 +301,20 @@ done
         command = f"{KUBECTL} --namespace=kube-system patch daemonset kube-proxy --type=merge -p {shlex.quote(faster)}"
         self.first.node.run(command, check=False, timeout=60)
 
-    def _upload(self, addons: Mapping[str, str], more: Iterable[str] = ()) -> None:
+    def _upload(self, addons: Mapping[str, str]) -> None:
         upload = f"{KUBEADM} init phase %s --config {CONFIG}.upload"
-        commands = [upload % "upload-config all", upload % "bootstrap-token", *more]
+        commands = [upload % "upload-config all", upload % "bootstrap-token"]
         commands.append(upload % ("addon kube-proxy" if self.cluster.own_dns else "addon all"))
         commands += self._applying(addons)
         self.first.node.run(_at_once(commands), timeout=300)
-
-    def _giving_ranges(self) -> list[str]:
-        """The command that says which addresses the pods of each node have, before there are nodes to have them.
-
-        The controller manager looks for the first time ten seconds after its start, and until then no node has a network.
-        """
-        ranges = pod_ranges(self.cluster)
-        if not ranges:
-            return []
-        nodes = [{"apiVersion": "v1", "kind": "Node", **node_range(name, found)} for name, found in ranges.items()]
-        put_all(self.first.node, {f"{STATE}/nodes.yaml": File.text(documents(*nodes))})
-        # A node that has addresses already keeps them: then this fails for it, and nothing is missing.
-        return [f"{KUBECTL} apply --server-side --force-conflicts --field-manager=slipway -f {STATE}/nodes.yaml || true"]
 
     def apply(self, addons: Mapping[str, str], timeout: float) -> None:
         """Apply manifests as soon as a node takes pods. Earlier the scheduler would try in vain, and then again at growing intervals.
 
         A node that is short of something (disk-pressure) does not take any for long: that is left to who waits for the pods, and explains.
         """
-        ready = (
-            '{{range .items}}{{range .status.conditions}}{{if eq .type "Ready"}}{{.status}}{{end}}{{end}}'
-            " {{range .spec.taints}}{{.key}} {{end}}{{println}}{{end}}"
-        )
         script = f"""end=$(($(date +%s) + {int(timeout)}))
-until {KUBECTL} get nodes -o go-template={shlex.quote(ready)} 2>/dev/null | grep '^True' | grep -qvE {shlex.quote(_NOT_YET)}; do
+until {KUBECTL} get nodes -o go-template={shlex.quote(_STATES)} 2>/dev/null | grep '^True' | grep -qvE {shlex.quote(_NOT_YET)}; do
   [ "$(date +%s)" -lt "$end" ] || break
   sleep 0.3
 done"""
@@ -407,32 +392,6 @@ done; journalctl -u kubelet -n 8 --no-pager -o cat 2>/dev/null"""
         except CommandError as error:
             log.debug(error.message)
             return ""
-
-
-def pod_ranges(cluster: Cluster) -> dict[str, str]:
-    """The range of pod addresses for every node, by name; nothing where that is not ours to say, and the controller manager does it.
-
-    From the end of the network: it gives them from the beginning, and never has to know which are ours before it sees the nodes.
-    """
-    network = ipaddress.ip_network(cluster.network.pods)
-    free = 2 ** (_NODE_BITS - network.prefixlen) if network.version == 4 and network.prefixlen <= _NODE_BITS else 0
-    if free < 2 * len(cluster.members) or any(_names_nodes(document) for document in cluster.documents):
-        return {}
-    end = int(network.broadcast_address) + 1
-    size = 2 ** (32 - _NODE_BITS)
-    return {member.name: f"{ipaddress.IPv4Address(end - (index + 1) * size)}/{_NODE_BITS}" for index, member in enumerate(cluster.members)}
-
-
-def node_range(name: str, pods: str) -> dict[str, Any]:
-    """A node as far as it has a name and addresses for its pods."""
-    return {"metadata": {"name": name}, "spec": {"podCIDR": pods, "podCIDRs": [pods]}}
-
-
-def _names_nodes(document: Mapping[str, Any]) -> bool:
-    """Whether a document has a say in how a kubelet makes its node (labels, taints), or in which addresses nodes get."""
-    registration = document.get("nodeRegistration")
-    manager = document.get("controllerManager")
-    return bool(registration) or (isinstance(manager, Mapping) and bool(manager.get("extraArgs")))
 
 
 def administrator(master: Node, server: str) -> bytes:

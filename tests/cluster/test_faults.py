@@ -45,7 +45,7 @@ spec:
       containers:
       - name: nginx
         image: slipway.dev/nginx:1.22
-        readinessProbe: {{httpGet: {{path: /, port: 80}}, periodSeconds: 1}}
+        readinessProbe: {{httpGet: {{path: /, port: 80}}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 10}}
         lifecycle: {{preStop: {{exec: {{command: [sleep, "6"]}}}}}}
 ---
 apiVersion: v1

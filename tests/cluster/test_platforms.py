@@ -77,7 +77,7 @@ def test_its_programs_run(rootfs: Path) -> None:
     emulator = packages.ensure(EMULATORS[THERE.architecture], "qemu-user-static")
     assert process.run([emulator, rootfs / "bin/kubeadm", "version", "-o", "short"]).stdout.strip() == "v1.20.2"
     # What is linked to libc takes the loader and libraries that the load balancer brings.
-    libraries = rootfs / "lib/haproxy"
+    libraries = rootfs / "lib/balancer"
     loader: list[str | Path] = [emulator, libraries / "ld.so", "--library-path", libraries]
     assert " 1.6." in process.run([*loader, rootfs / "bin/containerd", "--version"]).stdout
     assert "HAProxy version" in process.run([*loader, libraries / "haproxy", "-v"]).stdout

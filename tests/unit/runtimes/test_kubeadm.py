@@ -15,7 +15,7 @@ from harness.errors import CheckError, StoreError
 from harness.nodes import Node
 from harness.process import Result
 from harness.runtimes import Cluster, Facts, Member, Network
-from harness.runtimes.kubeadm import CLIENT_PEM, CONFIG, Kubeadm, config_version, kubelet_flags, master_config, pod_ranges, worker_kubelet
+from harness.runtimes.kubeadm import CLIENT_PEM, CONFIG, Kubeadm, config_version, kubelet_flags, master_config, worker_kubelet
 from harness.runtimes.pki import FILES, FOLDER, Pki
 
 
@@ -339,34 +339,9 @@ def test_a_new_master_is_marked_and_adds_its_address_to_what_the_cluster_keeps()
     assert "upload-config kubeadm" in command
 
 
-def test_nodes_get_their_pod_ranges_from_the_end_of_the_network_in_one_command() -> None:
-    of = cluster(1, 1)
-    kubeadm = Kubeadm(of)
-    kubeadm.prepare()
-    kubeadm.finish({})
-    nodes = list(yaml.safe_load_all(machine(of.masters[0]).files["/var/lib/slipway/nodes.yaml"][0]))
-    assert {node["metadata"]["name"]: node["spec"]["podCIDR"] for node in nodes} == pod_ranges(of)
-    assert list(pod_ranges(of).values()) == ["100.127.255.0/24", "100.127.254.0/24"]
-    assert sum("--server-side" in command for command in machine(of.masters[0]).commands) == 1
-
-
-@pytest.mark.parametrize(
-    "pods",
-    ["fd00::/48", "10.244.0.0/24", "10.244.0.0/26", "10.244.0.0/23"],
-    ids=["IPv6", "one range", "less than a range", "as many ranges as nodes"],
-)
-def test_in_networks_that_leave_no_choice_the_controller_gives_the_ranges(pods: str) -> None:
-    assert pod_ranges(dataclasses.replace(cluster(1, 1), network=Network(pods, "10.96.0.0/22"))) == {}
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        {"kind": "InitConfiguration", "nodeRegistration": {"kubeletExtraArgs": {"node-labels": "a=b"}}},
-        {"kind": "JoinConfiguration", "nodeRegistration": {"taints": [{"key": "a", "effect": "NoSchedule"}]}},
-        {"kind": "ClusterConfiguration", "controllerManager": {"extraArgs": {"node-cidr-mask-size": "26"}}},
-    ],
-    ids=["labels", "taints", "size of ranges"],
-)
-def test_who_has_wishes_for_the_nodes_gets_them_from_kubelet_and_controller(document: dict[str, Any]) -> None:
-    assert pod_ranges(dataclasses.replace(cluster(1, 1), documents=(document,))) == {}
+@pytest.mark.parametrize(("version", "asks"), [("v1.20.2", True), ("v1.23.9", True), ("v1.24.0", False), ("v1.30.1", False)])
+def test_only_a_kubelet_that_asks_docker_is_given_an_answer(version: str, asks: bool) -> None:
+    of = cluster(1, facts=dataclasses.replace(FACTS, kubernetes=version))
+    units = Kubeadm(of).units(of.masters[0])
+    assert any("slipway-docker.socket" in path for path in units) is asks
+    assert any(b"--docker=" in (file.data or b"") for file in units.values()) is asks
