@@ -23,11 +23,11 @@ for node in $masters $workers; do
 done
 
 into "$first" sh -c 'cat > /kubeadm.yaml' < "$work/init.yaml"
-key=$(on "$first" kubeadm certs certificate-key)
-on "$first" kubeadm init --config /kubeadm.yaml --upload-certs --certificate-key "$key" --skip-phases=preflight,addon/coredns > "$work/init.log" 2>&1 ||
+on "$first" kubeadm init --config /kubeadm.yaml --upload-certs --skip-phases=preflight,addon/coredns > "$work/init.log" 2>&1 ||
   { cat "$work/init.log" >&2; exit 1; }
 admin apply -f - < "$work/network.yaml" > /dev/null
 admin apply -f - < "$work/dns.yaml" > /dev/null
+key=$(sed -n 's/^certificateKey: *//p' "$work/init.yaml")
 join=$(on "$first" kubeadm token create --print-join-command 2>/dev/null)
 for node in $others; do
   # shellcheck disable=SC2086 # a command of several words

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import tempfile
 import time
@@ -133,6 +134,7 @@ def _configure(work: Path, group: Group) -> None:
         {
             "apiVersion": "kubeadm.k8s.io/v1beta2",
             "kind": "InitConfiguration",
+            "certificateKey": secrets.token_hex(32),
             "localAPIEndpoint": {"advertiseAddress": first, "bindPort": 6443},
             "nodeRegistration": {"criSocket": "/run/containerd/containerd.sock"},
         },
