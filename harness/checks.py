@@ -26,7 +26,9 @@ KINDS = (
 """What ``kubectl get`` is asked for: everything that is judged, and what the judgement needs to know beside it."""
 
 _IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
-_STUCK = _IMAGE_REASONS | {"CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "Unschedulable"}
+_PRESSURES = ("MemoryPressure", "DiskPressure", "PIDPressure")
+_CONTAINER_REASONS = frozenset({"CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_STUCK = _IMAGE_REASONS | _CONTAINER_REASONS | {"Unschedulable", *_PRESSURES}
 _LOG_LINES = 20
 _NO_PROGRAM = 127
 _EVENTS = 5
@@ -117,7 +119,7 @@ def node_problem(node: Resource) -> Problem | None:
     ready = _condition(node, "Ready")
     if ready.get("status") != "True":
         return Problem(title(node), f"not ready: {_said(ready, 'its kubelet has not reported yet')}", "NodeNotReady")
-    for pressure in ("MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable"):
+    for pressure in (*_PRESSURES, "NetworkUnavailable"):
         condition = _condition(node, pressure)
         if condition.get("status") == "True":
             return Problem(title(node), f"{pressure}: {_said(condition, 'reported by its kubelet')}", pressure)
@@ -447,9 +449,10 @@ def settle(
     """Wait until every workload is ready and nothing has appeared, changed or restarted for ``quiet`` seconds; returns the objects then.
 
     All times are seconds. Raises CheckError with every problem, its events and logs: after ``timeout``; at once for what waiting does
-    not heal (a failed Job, an impossible image name); or when for ``stuck`` seconds all that is missing is images that cannot be pulled,
-    containers that keep failing or pods that fit nowhere. An API that does not answer yet is waited for like any workload, and so are
-    ``nodes`` that have not registered. Static pods need only run. ``namespaces`` limits what is waited for.
+    not heal (a failed Job, an impossible image name); or when for ``stuck`` seconds all that is missing is images that cannot be
+    pulled, containers that keep failing, nodes short of space or pods that fit nowhere. An API that does not answer yet is waited for
+    like any workload, and so are ``nodes`` that have not registered. Static pods need only run. ``namespaces`` limits what is waited
+    for.
     """
     names, expected = tuple(namespaces), frozenset(nodes)
     started = clock()

@@ -75,6 +75,9 @@ _LATE_PHASES = ("control-plane controller-manager", "control-plane scheduler")
 _SMALL = 20
 """Nodes up to which their kubelets may ask the API often."""
 
+_NOT_YET = r"node\.kubernetes\.io/(not-ready|unreachable|network-unavailable)|node\.cloudprovider\.kubernetes\.io/uninitialized"
+"""Taints of a node that is still on its way."""
+
 _PROGRAMS = ("kubeadm", "kubelet", "kubectl")
 
 
@@ -199,13 +202,16 @@ done
         each(self.cluster.masters, self._mark)
 
     def apply(self, addons: Mapping[str, str], timeout: float) -> None:
-        """Apply manifests as soon as a node takes pods. Earlier the scheduler would try in vain, and then again at growing intervals."""
+        """Apply manifests as soon as a node takes pods. Earlier the scheduler would try in vain, and then again at growing intervals.
+
+        A node that is short of something (disk-pressure) does not take any for long: that is left to who waits for the pods, and explains.
+        """
         ready = (
             '{{range .items}}{{range .status.conditions}}{{if eq .type "Ready"}}{{.status}}{{end}}{{end}}'
             " {{range .spec.taints}}{{.key}} {{end}}{{println}}{{end}}"
         )
         script = f"""end=$(($(date +%s) + {int(timeout)}))
-until {KUBECTL} get nodes -o go-template={shlex.quote(ready)} 2>/dev/null | grep '^True' | grep -qv node.kubernetes.io/; do
+until {KUBECTL} get nodes -o go-template={shlex.quote(ready)} 2>/dev/null | grep '^True' | grep -qvE {shlex.quote(_NOT_YET)}; do
   [ "$(date +%s)" -lt "$end" ] || break
   sleep 0.3
 done"""

@@ -319,6 +319,13 @@ def test_nothing_but_crashing_containers_ends_the_wait_early_with_their_logs() -
     assert "log: cannot reach the database" in str(caught.value.details)
 
 
+def test_a_node_whose_disk_is_full_is_not_waited_for_to_the_end() -> None:
+    cluster = Cluster([node("True", DiskPressure="True")])
+    with pytest.raises(CheckError, match="DiskPressure"):
+        cluster.settle(timeout=600, stuck=60)
+    assert cluster.now == 60
+
+
 def test_a_workload_that_makes_progress_is_not_taken_for_stuck() -> None:
     slow = pod(phase="Pending", state={"waiting": {"reason": "ContainerCreating"}})
     cluster = Cluster(*[[slow]] * 200, GOOD)

@@ -231,6 +231,7 @@ def test_addons_are_applied_once_a_node_takes_pods_and_not_for_ever_waited_for()
     waiting = next(index for index, command in enumerate(machine(of.masters[0]).commands) if "get nodes" in command)
     applying = next(index for index, command in enumerate(machine(of.masters[0]).commands) if "apply" in command)
     assert waiting < applying
+    assert "not-ready" in machine(of.masters[0]).commands[waiting]
     assert machine(of.masters[0]).files["/var/lib/slipway/addons/dns.yaml"][0] == b"kind: Deployment"
 
 
