@@ -27,25 +27,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Images", ("build", "images", "inspect", "history", "diff", "tag", "rmi", "prune", "manifest", "convert")),
     ("Sharing", ("push", "pull", "login", "logout", "search", "save", "load")),
     ("Trust", ("keys", "sign", "verify", "sbom", "provenance")),
-    (
-        "Clusters",
-        (
-            "run",
-            "apply",
-            "join",
-            "remove",
-            "status",
-            "check",
-            "delete",
-            "exec",
-            "logs",
-            "kubeconfig",
-            "certs",
-            "backup",
-            "restore",
-            "generate",
-        ),
-    ),
+    ("Clusters", ("run", "status", "check", "delete")),
     ("Machines", ("nodes", "engine", "version")),
 )
 """How ``slipway --help`` lists the verbs."""
