@@ -23,11 +23,18 @@ _NOT_HERE = 75
 _KEYS = f"--cacert={FOLDER}/etcd/ca.crt --cert={FOLDER}/etcd/healthcheck-client.crt --key={FOLDER}/etcd/healthcheck-client.key"
 
 # In etcd's own container: the program is nowhere else on the machine. Without the API, which may be what is missing.
-_RUN = f"""c="{ROOTFS}/bin/ctr -n k8s.io"
-running=$($c tasks ls 2>/dev/null | awk '$3 == "RUNNING" {{ print $1 }}')
-for id in $($c containers ls -q 'labels."io.kubernetes.container.name"==etcd' 2>/dev/null); do
-  if printf '%s\\n' "$running" | grep -qx "$id"; then
-    exec $c tasks exec --exec-id "slipway-$$" "$id" etcdctl {_KEYS} """
+# Lists that are made while something comes or goes have been seen without it, so nothing found is asked for again.
+_SCRIPT = f"""c="{ROOTFS}/bin/ctr -n k8s.io"
+for try in 1 2 3; do
+  running=$($c tasks ls 2>/dev/null | awk '$3 == "RUNNING" {{ print $1 }}')
+  for id in $($c containers ls -q 'labels."io.kubernetes.container.name"==etcd' 2>/dev/null); do
+    if printf '%%s\\n' "$running" | grep -qx "$id"; then
+      exec $c tasks exec --exec-id "slipway-$$" "$id" etcdctl {_KEYS} %s
+    fi
+  done
+  sleep 0.3
+done
+exit {_NOT_HERE}"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +103,11 @@ class Etcd:
 
     def add(self, name: str, address: str) -> EtcdMember:
         """A new member that only follows."""
-        answer = self._json(f"member add {shlex.quote(name)} --learner --peer-urls={peer_url(address)}")
-        return _member(answer["member"])
+        self._run(f"member add {shlex.quote(name)} --learner --peer-urls={peer_url(address)}")
+        found = self.of(address)
+        if found is None:
+            raise CommandError(f"etcd does not list {name}, which has just been added")
+        return found
 
     def promote(self, member: EtcdMember) -> None:
         """Give a follower its vote. Raises CommandError while it lags behind."""
@@ -124,7 +134,12 @@ class Etcd:
             log.debug(f"etcd's leader stays: {error}")
 
     def _json(self, command: str) -> dict[str, Any]:
-        found = json.loads(self._run(f"{command} -w json"))
+        # What a container said just before its end may be lost on the way; nothing at all is asked for again.
+        said = self._run(f"{command} -w json") or self._run(f"{command} -w json")
+        try:
+            found = json.loads(said)
+        except ValueError as wrong:
+            raise CommandError(f"etcdctl {command}: its answer cannot be read: {said[:100].strip() or 'nothing'}") from wrong
         if not isinstance(found, dict):
             raise CommandError(f"etcdctl {command}: no object in the answer")
         return found
@@ -132,7 +147,7 @@ class Etcd:
     def _run(self, command: str, *, check: bool = True) -> str:
         """Run etcdctl on the first master where etcd runs; its output."""
         endpoint = "" if "--endpoints" in command else "--endpoints=https://127.0.0.1:2379 "
-        script = f"{_RUN}{endpoint}{command}\n  fi\ndone\nexit {_NOT_HERE}"
+        script = _SCRIPT % f"{endpoint}{command}"
         for node in self.masters:
             result = node.run(script, check=False, timeout=60)
             if result.returncode == _NOT_HERE:

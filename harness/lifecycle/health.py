@@ -104,6 +104,8 @@ class Health:
     machines: Mapping[str, MachineFacts] = dataclasses.field(default_factory=dict)
     answers: Mapping[str, Answer] = dataclasses.field(default_factory=dict)
     etcd: Sequence[EtcdMember] | None = None
+    etcd_trouble: str = ""
+    """Why etcd could not be asked."""
     alarms: Sequence[str] = ()
     certificates: Mapping[str, Sequence[Certificate]] = dataclasses.field(default_factory=dict)
     pods: Mapping[str, PodAnswer] | None = None
@@ -302,7 +304,7 @@ def _why(problem: Problem) -> str:
 @_check("etcd-members", "etcd's members", "every member of etcd is well, and one lost does not cost the quorum")
 def _etcd_members(health: Health) -> Iterable[tuple[str, Seen]]:
     if health.etcd is None:
-        return [(health.name, unknown("etcd could not be asked"))]
+        return [(health.name, unknown(_unasked(health)))]
     found = []
     voters = [member for member in health.etcd if not member.learner]
     alive = [member for member in voters if member.sick is None]
@@ -319,6 +321,10 @@ def _etcd_members(health: Health) -> Iterable[tuple[str, Seen]]:
         text = f"{len(voters)} members survive no more losses than {len(voters) - 1} would"
         found.append((health.name, warning(text, "join another master, or remove one")))
     return found
+
+
+def _unasked(health: Health) -> str:
+    return f"etcd could not be asked: {health.etcd_trouble}" if health.etcd_trouble else "etcd could not be asked"
 
 
 @_check("etcd-size", "etcd's database", "the database is far from its limit, beyond which nothing can be written")
@@ -347,7 +353,7 @@ def _quota(items: Iterable[Resource]) -> int:
 @_check("etcd-alarms", "etcd's alarms", "etcd has raised no alarm: with one it takes no writes")
 def _etcd_alarms(health: Health) -> Iterable[tuple[str, Seen]]:
     if health.etcd is None:
-        yield health.name, unknown("etcd could not be asked")
+        yield health.name, unknown(_unasked(health))
     elif health.alarms:
         remedy = "make room: etcdctl compact, defrag on each member, then etcdctl alarm disarm"
         yield health.name, failed(f"etcd raised {', '.join(health.alarms)}", remedy)

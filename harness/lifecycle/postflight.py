@@ -197,8 +197,7 @@ def _etcd(masters: Sequence[Node]) -> dict[str, Any]:
         )
         return {"etcd": listed, "alarms": asked.alarms()}
     except (SlipwayError, ValueError, LookupError) as error:
-        log.debug(f"etcd: {error}")
-        return {}
+        return {"etcd_trouble": error.message if isinstance(error, SlipwayError) else repr(error)}
 
 
 _ASK = f"""PATH=$PATH:{ROOTFS}/bin:/usr/local/sbin:/usr/sbin:/sbin

@@ -299,7 +299,7 @@ def test_pods_of_ours_go_whatever_happens(tmp_path: Path) -> None:
 
 
 def test_etcd_that_cannot_be_asked_is_unknown() -> None:
-    assert postflight._etcd([StandIn()]) == {}
+    assert postflight._etcd([StandIn()]) == {"etcd_trouble": "etcdctl member list: its answer cannot be read: nothing"}
     asked = StandIn()
     members = {"members": [{"ID": 7, "name": "one", "peerURLs": ["p"], "clientURLs": ["https://10.0.0.1:2379"]}]}
     status = [{"Endpoint": "https://10.0.0.1:2379", "Status": {"header": {"member_id": 7}, "dbSize": 42, "leader": 7}}]
