@@ -445,6 +445,7 @@ def settle(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[str], None] = lambda _: None,
+    heal: Callable[[Sequence[Resource]], None] = lambda _: None,
 ) -> tuple[Resource, ...]:
     """Wait until every workload is ready and nothing has appeared, changed or restarted for ``quiet`` seconds; returns the objects then.
 
@@ -452,7 +453,7 @@ def settle(
     not heal (a failed Job, an impossible image name); or when for ``stuck`` seconds all that is missing is images that cannot be
     pulled, containers that keep failing, nodes short of space or pods that fit nowhere. An API that does not answer yet is waited for
     like any workload, and so are ``nodes`` that have not registered. Static pods need only run. ``namespaces`` limits what is waited
-    for.
+    for. ``heal`` is given the objects while something is missing.
     """
     names, expected = tuple(namespaces), frozenset(nodes)
     started = clock()
@@ -481,12 +482,27 @@ def settle(
         if not found and now - quiet_since >= quiet:
             return items
         progress(_summary(found))
+        if found and items:
+            heal(items)
         late, final = now - started >= timeout, any(problem.final for problem in found)
         if late or final or now - moved >= stuck:
             if trouble is None:
                 found = (*_missing_nodes(items, expected), *explain(kubectl, items, static=False))
             raise _unsettled(found, late=late, final=final, waited=now - started)
         sleep(interval)
+
+
+def waiting_for_services(items: Iterable[Resource]) -> tuple[tuple[str, str], ...]:
+    """Namespace and name of pods whose kubelet began them before it had read the Services for the first time."""
+    return tuple(
+        (pod["metadata"]["namespace"], pod["metadata"]["name"])
+        for pod in of_kind(items, "Pod")
+        if any(
+            "services have not yet been read" in ((container.get("state") or {}).get("waiting") or {}).get("message", "")
+            for group in ("initContainerStatuses", "containerStatuses")
+            for container in (pod.get("status") or {}).get(group) or ()
+        )
+    )
 
 
 def _missing_nodes(items: Iterable[Resource], expected: frozenset[str]) -> tuple[Problem, ...]:

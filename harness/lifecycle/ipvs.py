@@ -269,7 +269,7 @@ def start(node: Node) -> None:
     ready = f"/run/{_RUN}/ready"
     node.run(
         f"""rm -f {ready}
-systemctl enable slipway-balancer 2>&1; systemctl reload-or-restart slipway-balancer
+systemctl enable --no-reload slipway-balancer 2>&1; systemctl reload-or-restart slipway-balancer
 end=$(($(date +%s) + 20))
 until [ -e {ready} ]; do
   if [ "$(date +%s)" -gt "$end" ]; then journalctl -u slipway-balancer -n 20 --no-pager -o cat >&2; exit 1; fi

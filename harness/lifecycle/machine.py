@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from harness.lifecycle import distribution, ipvs
 from harness.nodes import Node
 from harness.nodes.placing import STATE, File, Files
-from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Cluster, Member
+from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Cluster, Member, listens
 
 CONTAINERD_SERVICE = f"""[Unit]
 Description=containerd container runtime
@@ -265,7 +265,9 @@ done"""
 
 def start_containerd(node: Node) -> None:
     """(Re)start containerd and wait until it answers."""
-    node.run(f"{OVERLAY_WORKS}systemctl enable containerd 2>&1; systemctl restart containerd && {_CONTAINERD_ANSWERS}", timeout=120)
+    node.run(
+        f"{OVERLAY_WORKS}systemctl enable --no-reload containerd 2>&1; systemctl restart containerd && {_CONTAINERD_ANSWERS}", timeout=120
+    )
 
 
 def fetch(node: Node, images: Iterable[str]) -> None:
@@ -283,13 +285,13 @@ def start_balancer(node: Node, text: str) -> None:
         ipvs.start(node)
         return
     wait = listening("slipway-balancer", REGISTRY_PORT)
-    node.run(f"systemctl enable slipway-balancer 2>&1; systemctl reload-or-restart slipway-balancer; {wait}", timeout=60)
+    node.run(f"systemctl enable --no-reload slipway-balancer 2>&1; systemctl reload-or-restart slipway-balancer; {wait}", timeout=60)
 
 
 def listening(unit: str, port: int, seconds: int = 20) -> str:
     """Shell text that waits until a unit of ours listens on a TCP port, and shows the unit's log when it does not."""
     return f"""end=$(($(date +%s) + {seconds}))
-until awk '$4 == "0A" {{ print $2 }}' /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -q ':{port:04X}$'; do
+until {listens(port)}; do
   if [ "$(date +%s)" -gt "$end" ]; then journalctl -u {unit} -n 20 --no-pager -o cat >&2; exit 1; fi
   sleep 0.1
 done"""

@@ -209,7 +209,8 @@ def start(node: Node, certificate: bytes, key: bytes) -> None:
     """Give the registry its certificate, (re)start it and wait until it listens."""
     put_all(node, {CERTIFICATE: File(certificate, 0o644), KEY: File(key, 0o600)})
     node.run(
-        f"systemctl enable slipway-registry 2>&1; systemctl restart slipway-registry; {listening('slipway-registry', REGISTRY_PORT)}",
+        "systemctl enable --no-reload slipway-registry 2>&1; systemctl restart slipway-registry; "
+        f"{listening('slipway-registry', REGISTRY_PORT)}",
         timeout=60,
     )
 

@@ -8,13 +8,13 @@ import posixpath
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from harness import checks
+from harness import checks, log
 from harness.cloudimage import App, CloudImage, ImageSet, PlatformImage
 from harness.clusterfile import Clusterfile, fields, formats, generate
 from harness.clusterfile.config import deep_merge
@@ -722,7 +722,13 @@ def wait_for_nodes(setup: Setup, after: str) -> Step:
         names = [member.name for member in setup.cluster.members]
         try:
             checks.settle(
-                setup.kubectl, timeout=setup.timeout, quiet=0, namespaces=("kube-system",), nodes=names, progress=watching(setup.nodes)
+                setup.kubectl,
+                timeout=setup.timeout,
+                quiet=0,
+                namespaces=("kube-system",),
+                nodes=names,
+                progress=watching(setup.nodes),
+                heal=lambda items: wake(setup.kubectl, items),
             )
         except CheckError as error:
             raise CheckError(error.message, hint=error.hint, details=f"{error.details or ''}\n{_kubelet_logs(setup)}".strip()) from error
@@ -747,6 +753,15 @@ def watching(nodes: Sequence[Node]) -> Callable[[object], None]:
             asked = time.monotonic()
 
     return watch
+
+
+def wake(kubectl: NodeKubectl, items: Iterable[checks.Resource]) -> None:
+    """A kubelet that began a pod too early looks at it again after ten to fifteen seconds, or at once when something about it changes."""
+    for namespace, name in checks.waiting_for_services(items):
+        try:
+            kubectl.run("annotate", "pod", name, f"--namespace={namespace}", "--overwrite", f"slipway.dev/woken={time.time():.0f}")
+        except CommandError as error:
+            log.debug(f"{name} is not woken: {error.message}")
 
 
 def _kubelet_logs(setup: Setup) -> str:

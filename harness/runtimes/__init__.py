@@ -25,6 +25,11 @@ POD_CIDR = "100.64.0.0/10"
 SVC_CIDR = "10.96.0.0/22"
 
 
+def listens(port: int) -> str:
+    """A shell command that succeeds when something on the machine listens on a TCP port."""
+    return f"grep -qsE ':{port:04X} [0-9A-F]+:0000 0A ' /proc/net/tcp /proc/net/tcp6"
+
+
 @dataclasses.dataclass(frozen=True)
 class Facts:
     """What a rootfs says about its Kubernetes: ``etc/slipway.yaml``. None means kubeadm's own default."""

@@ -1,5 +1,4 @@
 #!/bin/busybox sh
-# shellcheck disable=SC3045  # the shell is busybox, whose read knows -t
 # network.sh: give this node ($NODE_NAME) its pod bridge, and a VXLAN route to the pods of every other node of $CLUSTER_CIDR.
 # A peer's hardware address is made from its IP address, so nodes need to tell each other nothing.
 set -u
@@ -24,10 +23,10 @@ YAML
   export KUBECONFIG=/run/kubeconfig
 }
 
-nodes() {
-  timeout 10 kubectl get nodes -o go-template='{{range .items}}{{if .spec.podCIDR}}{{.metadata.name}} {{.spec.podCIDR}} {{range .status.addresses}}{{if eq .type "InternalIP"}}{{.address}} {{end}}{{end}}
-{{end}}{{end}}'
-}
+# A node as a line: its name, the network of its pods, its addresses.
+node='{{if .spec.podCIDR}}{{.metadata.name}} {{.spec.podCIDR}}{{range .status.addresses}}{{if eq .type "InternalIP"}} {{.address}}{{end}}{{end}}{{end}}{{println}}'
+
+nodes() { timeout 10 kubectl get nodes -o go-template="{{range .items}}$node{{end}}"; }
 
 hardware() { echo "$1" | awk -F. '{ printf "0e:51:%02x:%02x:%02x:%02x", $1, $2, $3, $4 }'; }
 
@@ -85,6 +84,7 @@ synchronise() {
   $ip -o route show dev "$device" | while read -r cidr _; do
     echo "$list" | grep -qF " $cidr " || $ip route del "$cidr" dev "$device"
   done
+  echo "$list" > /run/known
 }
 
 mkdir -p /host/etc/cni/net.d
@@ -92,11 +92,15 @@ access
 until synchronise; do sleep 0.5; done
 echo "network of $NODE_NAME is up"
 touch /run/ready
+# Nodes report all the time that they are well; only what changes the ways between them is acted upon.
 while :; do
-  kubectl get nodes --watch-only -o name 2>/dev/null | while read -r _; do
-    while read -r -t 1 _; do :; done
-    until synchronise; do sleep 1; done
-  done
+  kubectl get nodes --watch-only --output-watch-events -o go-template="{{.type}} {{with .object}}$node{{end}}" 2>/dev/null |
+    while read -r type line; do
+      [ "$type" != DELETED ] && { [ -z "$line" ] || grep -qxF "$line" /run/known; } && continue
+      # What comes meanwhile is known afterwards.
+      sleep 1
+      until synchronise; do sleep 1; done
+    done
   sleep 1
   synchronise
 done

@@ -280,6 +280,18 @@ def test_a_container_that_restarts_between_two_looks_starts_the_quiet_time_again
     assert cluster.now == 4
 
 
+def test_pods_that_a_kubelet_began_too_early_are_found_while_they_are_waited_for() -> None:
+    early = pod(
+        "early", state={"waiting": {"reason": "CreateContainerConfigError", "message": "services have not yet been read at least once"}}
+    )
+    early["metadata"]["namespace"] = "kube-system"
+    seen: list[tuple[tuple[str, str], ...]] = []
+    Cluster([early, pod("other")], [pod("early", ready=True)]).settle(
+        quiet=0, heal=lambda items: seen.append(checks.waiting_for_services(items))
+    )
+    assert seen == [(("kube-system", "early"),)]
+
+
 def test_an_api_that_does_not_answer_yet_is_waited_for() -> None:
     cluster = Cluster(CommandError("connection refused"), GOOD)
     assert cluster.settle(quiet=1) == GOOD

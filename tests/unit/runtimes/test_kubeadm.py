@@ -206,10 +206,19 @@ def test_a_master_runs_kubeadms_own_phases_on_its_own_configuration() -> None:
     kubeadm.certify(second)
     kubeadm.start_master(second)
     said = "\n".join(machine(second).commands)
-    for phase in ("kubelet-start", "certs all", "kubeconfig all", "etcd local", "control-plane apiserver"):
+    for phase in ("kubelet-start", "certs all", "etcd local", "control-plane apiserver"):
         assert f"init phase {phase} --config {CONFIG}" in said
     assert "advertiseAddress: 10.0.0.2" in machine(second).files[CONFIG][0].decode()
     assert machine(second).files[CONFIG][1] == 0o600
+
+
+@pytest.mark.parametrize(("version", "asked"), [("v1.28.9", False), ("v1.29.0", True)])
+def test_a_kubeconfig_that_only_newer_versions_have_is_made_by_kubeadm(version: str, asked: bool) -> None:
+    of = cluster(facts=Facts(version))
+    kubeadm = Kubeadm(of)
+    kubeadm.prepare()
+    kubeadm.certify(of.masters[0])
+    assert any("kubeconfig super-admin" in command for command in machine(of.masters[0]).commands) is asked
 
 
 def test_cluster_wide_phases_run_once_and_each_master_is_marked() -> None:
