@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -33,6 +34,9 @@ from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
 )
 from harness.cli.terminal import app
 from harness.errors import InputError, SlipwayError
+
+_ALIKE = 4
+"""Lines that give the same reason which are shown."""
 
 # The base of what the parser raises, in click itself or in the copy of it that newer releases of typer carry.
 _WrongUsage: type[Any] = typer.BadParameter.__mro__[2]
@@ -88,10 +92,20 @@ def _explain(error: SlipwayError) -> int:
         return _fail(f"{count} fault{'s' if count != 1 else ''} in the input; nothing has been changed", error.exit_code)
     print(f"slipway: {error.message}", file=sys.stderr)
     if error.details:
-        print(textwrap.indent(error.details.rstrip(), "    "), file=sys.stderr)
+        print(textwrap.indent(error.details.rstrip() if log.is_verbose() else _brief(error.details), "    "), file=sys.stderr)
     if error.hint:
         print(f"  hint: {error.hint}", file=sys.stderr)
     return error.exit_code
+
+
+def _brief(details: str) -> str:
+    """Without most of many lines on end that give the same reason for one thing after the other, as tar does when a disk is full."""
+    kept: list[str] = []
+    for reason, group in itertools.groupby(details.rstrip().splitlines(), lambda line: line.rpartition(": ")[2]):
+        lines = list(group)
+        few = len(lines) <= _ALIKE or not reason.strip()
+        kept += lines if few else [*lines[:_ALIKE], f"... {len(lines) - _ALIKE} more like it; --verbose shows them"]
+    return "\n".join(kept)
 
 
 @app.callback()

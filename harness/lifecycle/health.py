@@ -15,6 +15,7 @@ from harness.lifecycle.certificates import WARN_DAYS, Certificate
 from harness.lifecycle.findings import Check, Finding, Seen, failed, ok, unknown, warning
 from harness.lifecycle.fitness import SLOW_SYNC, Target, Wanted
 from harness.lifecycle.machinefacts import MachineFacts
+from harness.lifecycle.moves import Move
 from harness.runtimes import Network
 
 FULL = 0.85
@@ -97,6 +98,8 @@ class Health:
     """Why the API does not answer."""
     version: str | None = None
     record: bool = True
+    change: Move | None = None
+    """An upgrade or a rollback that has not come to its end."""
     network: Network | None = None
     own_registry: bool = True
     items: Sequence[Resource] = ()
@@ -169,6 +172,21 @@ def _record(health: Health) -> Iterable[tuple[str, Seen]]:
         yield health.name, ok("is there")
     else:
         yield health.name, warning("has no record of slipway", "finish it with slipway run, or: slipway generate --from-cluster --adopt")
+
+
+@_check("change", "upgrade", "no upgrade or rollback was left half-way")
+def _change(health: Health) -> Iterable[tuple[str, Seen]]:
+    if health.silent is not None:
+        yield health.name, unknown("the API does not answer")
+    elif health.change is None:
+        yield health.name, ok("none is under way")
+    else:
+        change = health.change
+        remedy = f"unless somebody is at it, end it: slipway upgrade {health.name} {change.after.image}, or slipway rollback {health.name}"
+        yield (
+            health.name,
+            warning(f"the {change.kind} from {change.before} to {change.after} of {change.since} has not come to its end", remedy),
+        )
 
 
 @_check("nodes", "nodes", "every node is Ready, and every machine is a node")

@@ -53,6 +53,12 @@ def read(kubectl: NodeKubectl) -> Move | None:
     return Move(**{**data, "before": Version(**data["before"]), "after": Version(**data["after"])})
 
 
+def unfinished(kubectl: NodeKubectl) -> Move | None:
+    """A change that was begun and has not come to its end."""
+    last = read(kubectl)
+    return last if last is not None and last.state == RUNNING else None
+
+
 def write(kubectl: NodeKubectl, move: Move) -> None:
     document = {
         "apiVersion": "v1",

@@ -23,7 +23,7 @@ import yaml
 from harness import checks, cloudimage, clusterstate, log
 from harness.checks import Resource
 from harness.errors import CheckError, CommandError, SlipwayError
-from harness.lifecycle import access, certificates, etcd, findings, health, ipvs, preflight, registry, trial
+from harness.lifecycle import access, certificates, etcd, findings, health, ipvs, moves, preflight, registry, trial
 from harness.lifecycle.access import Access
 from harness.lifecycle.check import Report
 from harness.lifecycle.drain import names
@@ -105,6 +105,7 @@ def _of_api(cluster: Access) -> Health:
         items = tuple(item for item in checks.get(cluster.kubectl) if LABEL not in (item["metadata"].get("labels") or {}))
         problems = checks.explain(cluster.kubectl, items, static=False)
         version = str(json.loads(cluster.kubectl.run("get", "--raw", "/version"))["gitVersion"])
+        change = moves.unfinished(cluster.kubectl)
     except SlipwayError as error:
         return dataclasses.replace(found, silent=error.message)
     record = True
@@ -120,6 +121,7 @@ def _of_api(cluster: Access) -> Health:
         problems=problems,
         version=version,
         record=record,
+        change=change,
         own_registry=own,
         network=_network(cluster),
     )

@@ -61,8 +61,8 @@ def gather(cluster: Access) -> dict[str, Any]:
 
 def _change(cluster: Access) -> dict[str, Any] | None:
     """An upgrade or rollback that was begun and has not come to its end."""
-    last = moves.read(cluster.kubectl)
-    if last is None or last.state != moves.RUNNING:
+    last = moves.unfinished(cluster.kubectl)
+    if last is None:
         return None
     return {"kind": last.kind, "from": str(last.before), "to": str(last.after), "since": last.since}
 

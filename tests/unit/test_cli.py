@@ -9,7 +9,7 @@ import pytest
 
 from harness import cli
 from harness.cli import clusters
-from harness.errors import InputError
+from harness.errors import CommandError, InputError
 
 
 @pytest.fixture
@@ -30,6 +30,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_addresses_lists_and_ranges(text: str, addresses: list[str]) -> None:
     found = clusters._machines([text], clusters._login("root", 22, None, None), "--masters")
     assert [machine.address for machine in found] == addresses
+
+
+def test_of_many_lines_that_give_one_reason_a_few_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    full = [f"tar: ./file-{number}: Cannot write: No space left on device" for number in range(50)]
+    cli._explain(CommandError("master-1: exit code 2", details="\n".join(["it began", *full, "tar: Exiting with failure status"])))
+    said = capsys.readouterr().err.splitlines()
+    assert said[2:] == [
+        *(f"    {line}" for line in full[:4]),
+        "    ... 46 more like it; --verbose shows them",
+        "    tar: Exiting with failure status",
+    ]
 
 
 def test_every_wrong_address_is_named() -> None:

@@ -18,6 +18,7 @@ from harness.lifecycle.etcd import Etcd
 from harness.lifecycle.findings import Finding, Result
 from harness.lifecycle.fitness import CHECKS as BEFORE
 from harness.lifecycle.health import CHECKS, Answer, EtcdMember, Health, PodAnswer, Unit, judge, percentile
+from harness.lifecycle.moves import Move, Version
 from harness.oci.store import Store
 from harness.runtimes import Network
 from tests.unit.lifecycle.standin import StandIn
@@ -147,10 +148,14 @@ def test_what_does_not_work_is_the_one_fault_and_has_a_remedy(check: str, where:
     assert faults[0].remedy
 
 
+HALF_WAY = Move.new("upgrade", Version("web:1", "sha256:1", "v1.20.2"), Version("web:2", "sha256:2", "v1.20.3"))
+
+
 @pytest.mark.parametrize(
     ("check", "found", "says"),
     [
         ("record", well(record=False), "has no record"),
+        ("change", well(change=HALF_WAY), "the upgrade from web:1 (Kubernetes v1.20.2) to web:2 (Kubernetes v1.20.3)"),
         ("nodes", well(items=(OFF[0], node("two", "10.0.0.2", cordoned=True))), "takes no pods"),
         ("versions", well(items=version("v1.19.4")), "its kubelet is v1.19.4, the API server v1.20.2"),
         ("services", answer(units={"kubelet": Unit("active", 9, 60)}), "kubelet 9 times"),
