@@ -78,7 +78,7 @@ def tests(session: nox.Session) -> None:
         session.error(f"no ring is called {', '.join(unknown)}; there are {', '.join(RINGS)}")
     closing = Closing()
     atexit.register(closing.show)
-    install(session, "lint", "types")
+    install(session, "lint", "types", "tests")
     # A home of its own: tests make and remove images and clusters, none of the user's.
     session.env["SLIPWAY_HOME"] = str(paths.cache() / "tests")
     for name in names:
@@ -247,11 +247,14 @@ def check_images(session: nox.Session) -> None:
         session.error(f"tests failed: {', '.join(failed)}")
 
 
+TWO_AT_A_TIME = ("-n", "2", "--dist", "loadfile")
+"""Files that know nothing of each other, in two processes. Clusters want the machine for themselves."""
+
 RINGS: dict[str, Callable[[nox.Session], object]] = {
     "lint": check_style,
     "types": lambda session: session.run("mypy", "--strict"),
-    "unit": lambda session: pytest(session, "unit", "tests/unit"),
-    "integration": lambda session: pytest(session, "integration", "tests/integration"),
+    "unit": lambda session: pytest(session, "unit", "tests/unit", *TWO_AT_A_TIME),
+    "integration": lambda session: pytest(session, "integration", "tests/integration", *TWO_AT_A_TIME),
     "cluster": lambda session: pytest(session, "cluster", "tests/cluster"),
     "images": check_images,
 }

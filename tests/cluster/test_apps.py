@@ -87,7 +87,11 @@ spec:
   ports: [{port: 80, nodePort: {{ .Port }}}]
 ---
 """
-    + DEPLOYMENT.format(name="front", namespace="shop", replicas=1, image="slipway.dev/nginx:1.22", pull="Always")
+    + DEPLOYMENT.format(name="front", namespace="shop", replicas=1, image="slipway.dev/nginx:1.22", pull="Always").replace(
+        "      labels: {app: front}\n",
+        # A kubelet looks at a ConfigMap once a minute; a pod that differs is replaced at once.
+        "      labels: {app: front}\n      annotations: {page: '{{ .Greeting }}'}\n",
+    )
     + """
         volumeMounts: [{name: page, mountPath: /usr/share/nginx/html}]
       volumes: [{name: page, configMap: {name: front}}]
