@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import socket
+import subprocess
 import tarfile
 import threading
 import time
@@ -18,7 +19,7 @@ import pytest
 from harness import engine, process
 from harness.errors import CommandError, NodeError, UsageError
 from harness.images import Builder, bundled
-from harness.nodes import Group, Login, Machine
+from harness.nodes import Group, Jump, Login, Machine
 from harness.nodes.container import IMAGE, LABEL, ContainerProvider
 from harness.nodes.placing import File, place, put_all, read_all, unplace
 from harness.nodes.ssh import Ssh, SshNode
@@ -223,6 +224,55 @@ def test_a_password_is_enough_where_the_machine_takes_one(node: SshNode, into: C
         assert ssh.connect()[0].run("id -u").stdout.strip() == "0"
     with pytest.raises(NodeError, match="does not accept pass with the password"):
         into("wrong", user="pass", key=None, password="not this").connect()
+
+
+def fresh_key(node: SshNode, path: Path, passphrase: str) -> Path:
+    """A key that the machine takes."""
+    process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", path])
+    node.run("cat >> /root/.ssh/authorized_keys", input=path.with_name(f"{path.name}.pub").read_text())
+    return path
+
+
+def test_a_key_is_opened_with_its_passphrase(node: SshNode, into: Callable[..., Ssh], tmp_path: Path) -> None:
+    key = fresh_key(node, tmp_path / "locked", "open sesame")
+    with into(key=key, passphrase="open sesame") as ssh:
+        assert ssh.connect()[0].run("echo in").stdout.strip() == "in"
+    for number, wrong in enumerate((None, "open barley")):
+        with pytest.raises(NodeError, match="does not accept root with the key"):
+            into(f"wrong-{number}", key=key, passphrase=wrong).connect()
+
+
+def test_a_key_that_only_the_agent_has_is_enough(
+    node: SshNode, into: Callable[..., Ssh], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = fresh_key(node, tmp_path / "held", "")
+    socket_of_agent = tmp_path / "agent"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", socket_of_agent], stdout=subprocess.DEVNULL) as agent:
+        try:
+            monkeypatch.setenv("SSH_AUTH_SOCK", str(socket_of_agent))
+            deadline = time.monotonic() + 10
+            while not socket_of_agent.exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.run(["ssh-add", "-q", key])
+            key.unlink()
+            with into(key=None) as ssh:
+                assert ssh.connect()[0].run("echo in").stdout.strip() == "in"
+        finally:
+            agent.terminate()
+
+
+def test_a_machine_is_reached_by_way_of_another(group: Group, tmp_path: Path) -> None:
+    over, behind = group.masters[0], group.nodes[0]
+    jump = Jump(over.address, "root", 22, group.login.key)
+    with Ssh(tmp_path / "c", [Machine(behind.address, dataclasses.replace(group.login, jump=jump))]) as ssh:
+        node = ssh.connect()[0]
+        assert node.run("echo $SSH_CONNECTION").stdout.split()[0] == over.address
+        data = os.urandom(1 << 20)
+        node.put(data, "/root/over")
+        assert node.get("/root/over") == data
+    nowhere = dataclasses.replace(jump, port=2222)
+    with pytest.raises(NodeError, match=behind.address):
+        Ssh(tmp_path / "d", [Machine(behind.address, dataclasses.replace(group.login, jump=nowhere))]).connect()
 
 
 # ---- what goes wrong --------------------------------------------------------------------------------------------------
