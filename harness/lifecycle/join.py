@@ -564,22 +564,20 @@ def _wait_for_nodes(work: Work) -> Step:
 
     def action() -> str:
         names = [setup.member(node).name for node in work.fresh]
-        status = '{{range .status.conditions}}{{if eq .type "Ready"}} {{.status}}{{end}}{{end}}'
-        ready = f"{{{{range .items}}}}{{{{.metadata.name}}}}{status}{{{{println}}}}{{{{end}}}}"
-        # From time to time it is seen whether the machines are there still.
+        status = '{{range .status.conditions}}{{if eq .type "Ready"}}{{.status}}{{end}}{{end}}'
+        ready = f"{{{{range .items}}}}{{{{.metadata.name}}}} {status}{{{{println}}}}{{{{end}}}}"
+        # One kubectl that watches costs less than many that look; of a node that is not there yet it will not hear.
         script = f"""end=$(($(date +%s) + 10))
-while :; do
-  found=$({KUBECTL} get nodes -o go-template='{ready}' 2>/dev/null)
-  missing=; for name in {" ".join(names)}; do printf '%s\\n' "$found" | grep -qxF "$name True" || missing="$missing $name"; done
-  [ -n "$missing" ] || exit 0
-  if [ "$(date +%s)" -gt "$end" ]; then echo "$missing"; exit 1; fi
-  sleep 0.2
+until {KUBECTL} wait --for=condition=Ready --timeout=10s {" ".join(f"node/{name}" for name in names)} > /dev/null 2>&1; do
+  if [ "$(date +%s)" -ge "$end" ]; then {KUBECTL} get nodes -o go-template='{ready}' 2>/dev/null; exit 1; fi
+  sleep 0.3
 done"""
         deadline = time.monotonic() + setup.timeout
         while not (result := setup.first.run(script, check=False, timeout=60)).ok and time.monotonic() < deadline:
+            # From time to time it is seen whether the machines are there still.
             each(work.fresh, lambda node: node.run("true", timeout=60))
         if not result.ok:
-            missing = result.stdout.split()
+            missing = [name for name in names if f"{name} True" not in result.stdout.splitlines()]
             said = [_log(node) for node in work.fresh if setup.member(node).name in missing]
             raise CheckError(f"not ready after {setup.timeout:.0f} s: {', '.join(missing) or result.output}", details="\n".join(said))
         setup.runtime.registered()

@@ -561,17 +561,23 @@ def start_masters(setup: Setup) -> Step:
     )
 
 
+_IMAGE = re.compile(r"^\s*image:\s*[\"']?([^\s\"']+)", re.MULTILINE)
 _CONTROL_PLANE = re.compile(r"/(kube-apiserver|etcd|kube-controller-manager|kube-scheduler):")
 
 
 def essential(setup: Setup, node: Node) -> list[str]:
-    """The images without which a node is none, those of the control plane first."""
-    used = {setup.facts.pause_image or ""}
-    for text in addons(setup).values():
-        used |= set(re.findall(r"^\s*image:\s*[\"']?([^\s\"']+)", text, re.MULTILINE))
-    names = [image.name for image in setup.images.images]
-    first = [name for name in names if _CONTROL_PLANE.search(name)] if setup.member(node).is_master else []
-    return [*sorted(first), *(name for name in names if name in used or "/kube-proxy:" in name)]
+    """The images without which a node is none, in the order in which it needs them: until it has its pod network it is not Ready."""
+    texts = addons(setup)
+    network, used = (set(_IMAGE.findall(text)) for text in (texts.get(NETWORK_ADDON, ""), "\n".join(texts.values())))
+    ranks: tuple[Callable[[str], object], ...] = (
+        lambda name: name == setup.facts.pause_image,
+        lambda name: setup.member(node).is_master and _CONTROL_PLANE.search(name),
+        lambda name: name in network,
+        lambda name: "/kube-proxy:" in name,
+        lambda name: name in used,
+    )
+    names = sorted(image.name for image in setup.images.images)
+    return list(dict.fromkeys(name for wanted in ranks for name in names if wanted(name)))
 
 
 def fetch_images(setup: Setup) -> Step:

@@ -280,7 +280,7 @@ echo 'nothing listens on port {API_PORT} yet' > {STATE}/readyz
 until {listens(API_PORT)} && {KUBECTL} --request-timeout=2s get --raw /readyz > {STATE}/readyz 2>&1; do
   if [ "$(date +%s)" -gt "$end" ]; then cat {STATE}/readyz; exit 1; fi
   if [ -z "$begun" ] && grep -q 'poststarthook' {STATE}/readyz; then {{ {late}; }} > /dev/null; begun=yes; fi
-  sleep 0.1
+  sleep 0.3
 done
 {late}"""
         result = member.node.run(script, check=False, timeout=timeout + 30)
@@ -321,7 +321,7 @@ done
         script = f"""end=$(($(date +%s) + {int(timeout)}))
 until {KUBECTL} get nodes -o go-template={shlex.quote(_STATES)} 2>/dev/null | grep '^True' | grep -qvE {shlex.quote(_NOT_YET)}; do
   [ "$(date +%s)" -lt "$end" ] || break
-  sleep 0.3
+  sleep 0.5
 done"""
         self.first.node.run(script, timeout=timeout + 30)
         if addons:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,6 +72,20 @@ def prepared(store: Store, masters: int = 1, nodes: int = 0, /, **changes: Any) 
 
 def ids(setup: steps.Setup) -> list[str]:
     return [step.id for step in run.plan(setup)]
+
+
+@pytest.mark.parametrize("master", [True, False])
+def test_images_are_fetched_in_the_order_in_which_a_node_needs_them(master: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = {"dns.yaml": "      image: r/dns:1\n", steps.NETWORK_ADDON: "    - image: 'x'\n      image: r/network:1\n"}
+    monkeypatch.setattr(steps, "addons", lambda _: shown)
+    names = ["r/app:1", "r/dns:1", "r/etcd:3", "r/kube-apiserver:v1", "r/kube-proxy:v1", "r/network:1", "r/pause:3"]
+    setup: Any = SimpleNamespace(
+        images=SimpleNamespace(images=[SimpleNamespace(name=name) for name in names]),
+        facts=SimpleNamespace(pause_image="r/pause:3"),
+        member=lambda _: SimpleNamespace(is_master=master),
+    )
+    control = ["r/etcd:3", "r/kube-apiserver:v1"] if master else []
+    assert steps.essential(setup, StandIn()) == ["r/pause:3", *control, "r/network:1", "r/kube-proxy:v1", "r/dns:1"]
 
 
 def test_a_plan_is_made_and_described_without_touching_anything(store: Store) -> None:
