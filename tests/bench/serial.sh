@@ -4,7 +4,7 @@
 set -eu
 work=$1
 shift
-masters= workers=
+masters='' workers=''
 while [ "$1" != -- ]; do masters="$masters $1"; shift; done
 shift
 workers=$*
