@@ -411,7 +411,8 @@ def _log(kubectl: Kubectl, problem: Problem) -> str:
             text = kubectl.run(*argv)
         except SlipwayError:
             continue
-        if text.strip():
+        # Of a container that has been cleared away a kubelet says so in place of its log.
+        if text.strip() and not text.startswith("unable to retrieve container logs"):
             return text
     return ""
 

@@ -13,7 +13,7 @@ import pytest
 from harness.lifecycle import staging, transition
 from harness.runtimes.kubeadm import CONFIG
 from tests.cluster.conftest import PROJECT, SECRET
-from tests.cluster.lab import Client, Lab, kill_at, until
+from tests.cluster.lab import Client, Lab, begun, ended, kill_at, reached, until
 from tests.conftest import Slipway
 
 PORT = 30090
@@ -232,3 +232,23 @@ def test_a_rollback_brings_the_former_image_back_and_sends_next_to_nothing(lab: 
     assert (page(lab), settings(lab)) == ("kept from version 1", "from = the Clusterfile")
     again = lab.slipway("rollback", lab.name, "--yes", "-e", f"DbPassword={SECRET}", check=False)
     assert (again.returncode, "has been rolled back already" in again.stderr) == (7, True)
+
+
+def test_an_upgrade_that_lost_a_machine_is_told_and_rolled_back_from_where_it_stood(lab: Lab) -> None:
+    lost = lab.workers[1]
+    with begun(words(lab)) as running:
+        reached(running, f"- change node {lab.name}-node-2")
+        lab.kill(lost)
+        code, said = ended(running, seconds=400)
+    assert (code, lost in said) == (5, True), said
+    half_way = lab.status()
+    assert half_way["change"]["kind"] == "upgrade"
+    assert [one["address"] for one in half_way["unreachable"]] == [lost]
+    assert {name: version for name, version in versions(lab).items() if name != "node-2"} == {"master-1": NEW, "node-1": NEW}
+    lab.reboot(lost)
+    lab.slipway("rollback", lab.name, "--yes", "-e", f"DbPassword={SECRET}", timeout=600)
+    found = until(lambda: (now := lab.status())["healthy"] and now, seconds=120)
+    assert (found["change"], found["image"]) == (None, "market:1")
+    assert versions(lab) == {"master-1": OLD, "node-1": OLD, "node-2": OLD}
+    assert all(node["schedulable"] for node in found["nodes"])
+    assert page(lab) == "kept from version 1"

@@ -331,6 +331,17 @@ def test_nothing_but_crashing_containers_ends_the_wait_early_with_their_logs() -
     assert "log: cannot reach the database" in str(caught.value.details)
 
 
+def test_a_log_that_has_been_cleared_away_is_not_shown_in_place_of_the_one_that_is_there() -> None:
+    def logs(argv: Sequence[str]) -> str:
+        return "unable to retrieve container logs for containerd://5af3" if "--previous" in argv else "my last words\n"
+
+    cluster = Cluster([pod(state={"terminated": {"exitCode": 3, "reason": "Error"}})], logs=logs)
+    with pytest.raises(CheckError) as caught:
+        cluster.settle(timeout=5)
+    assert "log: my last words" in str(caught.value.details)
+    assert "unable to retrieve" not in str(caught.value.details)
+
+
 def test_a_node_whose_disk_is_full_is_not_waited_for_to_the_end() -> None:
     cluster = Cluster([node("True", DiskPressure="True")])
     with pytest.raises(CheckError, match="DiskPressure"):
