@@ -1,7 +1,7 @@
 """The sessions. Each calls the `slipway` command line, pytest or a linter; words after ``--`` are names: of kubefiles, rings or benchmarks.
 
 ./nox -s build-image test-image -- web      build the image kubefiles/web (and what it is built from), then test it
-./nox -s tests                              everything that must hold; `-- unit types` runs these rings only
+./nox -s tests                              what must hold; `-- unit types` runs these rings only
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ nox.options.sessions = ["lint", "types"]
 
 REPORTS = ROOT / "reports"
 VM = "tests/vm"
+UPGRADE = "tests/cluster/test_upgrade.py"
 
 
 @nox.session(name="build-image")
@@ -71,8 +72,8 @@ def publish(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything that must hold: linters, types, unit, integration, cluster, then every image and its tests; stops at what fails."""
-    names = session.posargs or list(RINGS)
+    """What must hold: linters, types, unit, integration, cluster, then every image and its tests; stops at what fails. Beside: upgrade."""
+    names = session.posargs or [name for name in RINGS if name not in BESIDE]
     unknown = [name for name in names if name not in RINGS]
     if unknown:
         session.error(f"no ring is called {', '.join(unknown)}; there are {', '.join(RINGS)}")
@@ -255,9 +256,12 @@ RINGS: dict[str, Callable[[nox.Session], object]] = {
     "types": lambda session: session.run("mypy", "--strict"),
     "unit": lambda session: pytest(session, "unit", "tests/unit", *TWO_AT_A_TIME),
     "integration": lambda session: pytest(session, "integration", "tests/integration", *TWO_AT_A_TIME),
-    "cluster": lambda session: pytest(session, "cluster", "tests/cluster"),
+    "cluster": lambda session: pytest(session, "cluster", "tests/cluster", "--ignore", UPGRADE),
     "images": check_images,
+    "upgrade": lambda session: pytest(session, "upgrade", UPGRADE),
 }
+BESIDE = ("upgrade",)
+"""Only when they are asked for: ten minutes, and a second Kubernetes."""
 
 
 # What a person reads at the end

@@ -46,7 +46,7 @@ spec:
       - name: nginx
         image: slipway.dev/nginx:1.22
         readinessProbe: {{httpGet: {{path: /, port: 80}}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 10}}
-        lifecycle: {{preStop: {{exec: {{command: [sleep, "6"]}}}}}}
+        lifecycle: {{preStop: {{exec: {{command: [sleep, "10"]}}}}}}
 ---
 apiVersion: v1
 kind: Service
@@ -120,14 +120,17 @@ def test_machines_that_fail_meanwhile_are_named_and_the_others_are_not_harmed(la
 def test_a_second_person_who_begins_the_same_is_told_and_the_first_ends_at_ctrl_c(lab: Lab, web: str, somebody: dict[str, str]) -> None:
     with begun(lab.words(web)) as running:
         reached(running, "- start containerd")
+        # It holds its breath, so that it cannot come to its end meanwhile.
+        running.send_signal(signal.SIGSTOP)
         second = lab.slipway(*lab.words(web), check=False, env=somebody)
         assert second.returncode == 2, second.stderr
         assert f":{running.pid} is changing the cluster {lab.name}" in second.stderr
         here = lab.run(web, check=False)
         assert (here.returncode, "another command is changing" in here.stderr) == (2, True)
-        assert running.poll() is None, "it had ended before it was interrupted"
+        running.send_signal(signal.SIGCONT)
         interrupt(running)
-    for line in ("- connect to the nodes", "- start the kubelets", "- wait for the API"):
+    # What was done before is said as well.
+    for line in ("connect to the nodes", "start the kubelets", "wait for the API"):
         with begun(lab.words(web)) as running:
             reached(running, line)
             interrupt(running)
@@ -136,7 +139,7 @@ def test_a_second_person_who_begins_the_same_is_told_and_the_first_ends_at_ctrl_
 def interrupt(running: subprocess.Popen[str]) -> None:
     """Ctrl-C, after which it ends in seconds and says so."""
     running.send_signal(signal.SIGINT)
-    code, said = ended(running, seconds=10)
+    code, said = ended(running, seconds=30)
     assert code == 130, said
     assert "the same command can be run again" in said
 
