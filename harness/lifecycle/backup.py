@@ -28,6 +28,7 @@ from harness.lifecycle.access import Access
 from harness.lifecycle.sealed import Opening, Sealing, is_sealed
 from harness.nodes import Machine
 from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.placing import add
 from harness.nodes.ssh import SshNode
 from harness.runtimes.kubeadm import KUBECTL
 from harness.runtimes.pki import FILES, FOLDER
@@ -187,9 +188,9 @@ def _write(file: Path, front: Mapping[str, Any], members: Mapping[str, bytes], s
         with os.fdopen(handle, "wb") as target:
             sealing = Sealing(target, password) if password is not None else None
             with tarfile.open(fileobj=cast("BinaryIO", sealing or target), mode="w|", format=tarfile.GNU_FORMAT) as tar:
-                _add(tar, _FRONT, json.dumps(front, indent=2, sort_keys=True).encode())
+                add(tar, _FRONT, json.dumps(front, indent=2, sort_keys=True).encode())
                 for name, data in members.items():
-                    _add(tar, name, data)
+                    add(tar, name, data)
                 entry = tarfile.TarInfo(SNAPSHOT)
                 entry.mode, entry.size = 0o600, front["files"][SNAPSHOT]["size"]
                 snapshot.seek(0)
@@ -202,12 +203,6 @@ def _write(file: Path, front: Mapping[str, Any], members: Mapping[str, bytes], s
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.mode, entry.size = 0o600, len(data)
-    tar.addfile(entry, io.BytesIO(data))
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------------
@@ -223,15 +218,15 @@ def open_backup(file: Path, password: str | None = None) -> Iterator[tuple[Conte
         raise UsageError(f"{file}: no such file")
     with file.open("rb") as source, tempfile.TemporaryFile(dir=file.absolute().parent) as snapshot:
         stream: Any = source
-        if is_sealed(source.read(32)):
+        sealed = is_sealed(source.read(32))
+        source.seek(0)
+        if sealed:
             if password is None:
                 raise UsageError(f"{file} is encrypted", hint="give its password with --password-env NAME or --password")
-            source.seek(0)
             try:
                 stream = Opening(source, password)
             except UsageError as wrong:
                 raise UsageError(f"{file}: {wrong.message}", hint=wrong.hint) from wrong
-        source.seek(0) if stream is source else None
         try:
             contents = _read(stream, snapshot)
         except UsageError as wrong:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import gzip
-import io
 import json
 import os
 import re
@@ -29,7 +28,7 @@ from harness.lifecycle import status as states
 from harness.lifecycle.access import Access
 from harness.lifecycle.plan import JOURNAL
 from harness.nodes import Machine, Node, each
-from harness.nodes.placing import STATE
+from harness.nodes.placing import STATE, add
 from harness.runtimes import ROOTFS
 
 MOST = 2 << 20
@@ -270,16 +269,10 @@ def _pack(folder: Path, index: Mapping[str, Any], file: Path) -> None:
             gzip.GzipFile(fileobj=target, mode="wb", mtime=0, filename="") as packed,
             tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as tar,
         ):
-            _add(tar, "index.json", json.dumps(index, indent=1).encode())
+            add(tar, "index.json", json.dumps(index, indent=1).encode())
             for entry in index["files"]:
-                _add(tar, entry["path"], (folder / entry["path"]).read_bytes())
+                add(tar, entry["path"], (folder / entry["path"]).read_bytes())
         Path(part).replace(file)
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise
-
-
-def _add(tar: tarfile.TarFile, path: str, data: bytes) -> None:
-    entry = tarfile.TarInfo(path)
-    entry.mode, entry.size = 0o600, len(data)
-    tar.addfile(entry, io.BytesIO(data))

@@ -15,6 +15,7 @@ from harness.nodes import Node
 from harness.runtimes import ROOTFS
 from harness.runtimes.kubeadm import peer_url
 from harness.runtimes.pki import FOLDER
+from harness.runtimes.staticpods import RUNNING
 
 DATA = "/var/lib/etcd"
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
@@ -24,14 +25,10 @@ _KEYS = f"--cacert={FOLDER}/etcd/ca.crt --cert={FOLDER}/etcd/healthcheck-client.
 
 # In etcd's own container: the program is nowhere else on the machine. Without the API, which may be what is missing.
 # Lists that are made while something comes or goes have been seen without it, so nothing found is asked for again.
-_SCRIPT = f"""c="{ROOTFS}/bin/ctr -n k8s.io"
+_SCRIPT = f"""{RUNNING}
 for try in 1 2 3; do
-  running=$($c tasks ls 2>/dev/null | awk '$3 == "RUNNING" {{ print $1 }}')
-  for id in $($c containers ls -q 'labels."io.kubernetes.container.name"==etcd' 2>/dev/null); do
-    if printf '%%s\\n' "$running" | grep -qx "$id"; then
-      exec $c tasks exec --exec-id "slipway-$$" "$id" etcdctl {_KEYS} %s
-    fi
-  done
+  id=$(running etcd | head -n 1)
+  if [ -n "$id" ]; then exec {ROOTFS}/bin/ctr -n k8s.io tasks exec --exec-id "slipway-$$" "$id" etcdctl {_KEYS} %s; fi
   sleep 0.3
 done
 exit {_NOT_HERE}"""

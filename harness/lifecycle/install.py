@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import io
 import shlex
 import tarfile
 import time
@@ -29,7 +28,7 @@ from harness.lifecycle.apps import Installed
 from harness.lifecycle.plan import Journal, Step, digest, execute
 from harness.lifecycle.targets import Target, Where
 from harness.nodes import Node, each
-from harness.nodes.placing import File, Files, place, read_all, tar_stream
+from harness.nodes.placing import File, Files, add, place, read_all, tar_stream
 from harness.oci.model import OCI_INDEX, Platform, canonical_json
 from harness.oci.store import Store
 from harness.runtimes import Network
@@ -462,22 +461,16 @@ def import_images(node: Node, store: Store, wanted: ImageSet) -> int:
 
     def write(stream: BinaryIO) -> None:
         with tar_stream(stream) as tar:
-            _add(tar, "oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}))
+            add(tar, "oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}), 0o644)
             for blob in blobs:
                 entry = tarfile.TarInfo(f"blobs/{blob.digest.replace(':', '/')}")
                 entry.size, entry.mode = blob.size, 0o644
                 with store.open(blob.digest) as data:
                     tar.addfile(entry, data)
-            _add(tar, "index.json", canonical_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}))
+            add(tar, "index.json", canonical_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}), 0o644)
 
     node.run(f"{_CTR}$ctr -n k8s.io images import --no-unpack -", input=write, timeout=3600)
     return len(missing)
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(data), 0o644
-    tar.addfile(entry, io.BytesIO(data))
 
 
 def _send_files(work: Work) -> Step:

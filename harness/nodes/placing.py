@@ -54,6 +54,13 @@ def archive(files: Files) -> bytes:
     return stream.getvalue()
 
 
+def add(tar: tarfile.TarFile, name: str, data: bytes, mode: int = 0o600) -> None:
+    """A small file as a member of a tar that is being written: no time, no owner."""
+    entry = tarfile.TarInfo(name)
+    entry.mode, entry.size = mode, len(data)
+    tar.addfile(entry, io.BytesIO(data))
+
+
 class Counted:
     """A pipe to be written to that knows how many bytes went through it: its position, which a tar archive asks for."""
 

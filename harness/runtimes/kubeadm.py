@@ -276,7 +276,7 @@ class Kubeadm:
         script = f"""end=$(($(date +%s) + {int(timeout)}))
 begun=
 echo 'nothing listens on port {API_PORT} yet' > {STATE}/readyz
-# kubectl, ten times a second, would be work of which a machine that starts everything at once has enough.
+# kubectl, several times a second, would be work of which a machine that starts everything at once has enough.
 until {listens(API_PORT)} && {KUBECTL} --request-timeout=2s get --raw /readyz > {STATE}/readyz 2>&1; do
   if [ "$(date +%s)" -gt "$end" ]; then cat {STATE}/readyz; exit 1; fi
   if [ -z "$begun" ] && grep -q 'poststarthook' {STATE}/readyz; then {{ {late}; }} > /dev/null; begun=yes; fi
