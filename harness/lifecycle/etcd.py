@@ -210,7 +210,7 @@ def admit(
     anew = member is None
     if member is None:
         require_health(members, etcd.sick(members), f"{name} cannot join")
-        member = etcd.add(name, address)
+        member = _add(etcd, name, address, clock() + timeout, clock, sleep)
     try:
         start(peers(etcd.members(), member, name), anew)
         if member.learner:
@@ -219,6 +219,17 @@ def admit(
         if member.learner:
             _withdraw(etcd, member, address)
         raise
+
+
+def _add(etcd: Etcd, name: str, address: str, deadline: float, clock: Callable[[], float], sleep: Callable[[float], None]) -> EtcdMember:
+    """etcd takes nobody in for some seconds after the last one has come, until it has known that one for as long."""
+    while True:
+        try:
+            return etcd.add(name, address)
+        except CommandError as error:
+            if "unhealthy cluster" not in (error.details or "") or clock() > deadline:
+                raise
+            sleep(0.3)
 
 
 def _promote(

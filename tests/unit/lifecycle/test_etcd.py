@@ -83,6 +83,27 @@ def test_a_new_member_follows_before_it_votes() -> None:
     assert members.said == ["add master-2", "promote 91"]
 
 
+@pytest.mark.parametrize(("refusals", "taken"), [(3, True), (1000, False)])
+def test_who_comes_right_after_another_waits_until_etcd_takes_somebody_in_again(refusals: int, taken: bool) -> None:
+    class Busy(Members):
+        left = refusals
+
+        def add(self, name: str, address: str) -> EtcdMember:
+            if self.left:
+                self.left -= 1
+                raise CommandError("etcdctl member add", details="Error: etcdserver: unhealthy cluster")
+            return super().add(name, address)
+
+    members = Busy(member(1))
+    if taken:
+        assert len(admitted(members)) == 1
+        assert len(members.members()) == 2
+    else:
+        with pytest.raises(CommandError):
+            admitted(members)
+        assert len(members.members()) == 1
+
+
 def test_nobody_is_taken_in_while_a_member_is_not_healthy() -> None:
     members = Members(member(1), member(3), sick={3: "context deadline exceeded"})
     with pytest.raises(CheckError, match="master-3 context deadline exceeded") as caught:
