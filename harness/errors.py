@@ -17,6 +17,9 @@ class SlipwayError(Exception):
         self.hint = hint
         self.details = details
         """Output of the program that failed, events, log lines: shown once, indented, below the message."""
+        if details:
+            # Whoever sees a traceback, of a test that fails, sees them as well.
+            self.add_note(details)
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"

@@ -41,18 +41,20 @@ collect() {
 
 watch() {
   while :; do
-    kubectl get "$1" -A --watch-only -o name 2>/dev/null
+    # It begins with what is there: nothing is missed between a list and what changes after it.
+    kubectl get "$1" -A --watch -o name 2>/dev/null
     sleep 1
-    echo again
   done
 }
 
 touch "$state/srv.conf"
 until collect; do sleep 0.5; done
 { watch services & watch endpoints & wait; } | while read -r _; do
-  # One burst of changes is one list: swallow what came meanwhile.
-  while read -r -t 1 _; do :; done
+  # One burst of changes is one list: swallow what came meanwhile. However many there are, none waits longer than a second.
+  sleep 0.2
+  while read -r -t 0 && read -r _; do :; done
   until collect; do sleep 1; done
+  sleep 0.5
 done &
 
 while :; do

@@ -1,5 +1,6 @@
 #!/bin/busybox sh
 # network.sh: give this node ($NODE_NAME) its pod bridge, and a VXLAN route to the pods of every other node of $CLUSTER_CIDR.
+# Services have their addresses in $SERVICE_CIDR.
 # A peer's hardware address is made from its IP address, so nodes need to tell each other nothing.
 set -u
 # A shell that is busybox prefers its own applets to programs of the same name.
@@ -30,9 +31,12 @@ nodes() { timeout 10 kubectl get nodes -o go-template="{{range .items}}$node{{en
 
 hardware() { echo "$1" | awk -F. '{ printf "0e:51:%02x:%02x:%02x:%02x", $1, $2, $3, $4 }'; }
 
-# The peers see packets from pods as they are; only what leaves the cluster takes the node's address.
+# firewall TABLE CHAIN RULE...: the rule is there, once.
 firewall() {
-  iptables -w -t nat -C POSTROUTING "$@" 2>/dev/null || iptables -w -t nat -A POSTROUTING "$@"
+  table=$1 chain=$2
+  shift 2
+  set -- "$chain" "$@" -m comment --comment slipway
+  iptables -w -t "$table" -C "$@" 2>/dev/null || iptables -w -t "$table" -A "$@"
 }
 
 own() {
@@ -45,10 +49,15 @@ own() {
     $ip link add "$device" address "$(hardware "$address")" mtu "$mtu" type vxlan id 1 local "$address" dstport 8472 nolearning || return 1
   fi
   $ip addr replace "$network/32" dev "$device" && $ip link set "$device" up || return 1
-  firewall -s "$CLUSTER_CIDR" ! -d "$CLUSTER_CIDR" -m comment --comment slipway -j MASQUERADE || return 1
+  # The peers see packets from pods as they are; only what leaves the cluster takes the node's address.
+  firewall nat POSTROUTING -s "$CLUSTER_CIDR" ! -d "$CLUSTER_CIDR" -j MASQUERADE || return 1
+  # A Service that kube-proxy does not know yet is nowhere. Were the first packet to it let out, the connection would be taken for one
+  # that needs no translation, and none of its retries would ever arrive: dropped, the next is translated.
+  for chain in FORWARD OUTPUT; do
+    firewall filter "$chain" -d "$SERVICE_CIDR" -j DROP || return 1
+  done
   for direction in -s -d; do
-    iptables -w -C FORWARD $direction "$CLUSTER_CIDR" -m comment --comment slipway -j ACCEPT 2>/dev/null ||
-      iptables -w -A FORWARD $direction "$CLUSTER_CIDR" -m comment --comment slipway -j ACCEPT || return 1
+    firewall filter FORWARD "$direction" "$CLUSTER_CIDR" -j ACCEPT || return 1
   done
   cat > "$configuration.new" <<JSON
 {
@@ -92,9 +101,9 @@ access
 until synchronise; do sleep 0.5; done
 echo "network of $NODE_NAME is up"
 touch /run/ready
-# Nodes report all the time that they are well; only what changes the ways between them is acted upon.
+# It begins with the nodes that there are. They report all the time that they are well; only what changes the ways is acted upon.
 while :; do
-  kubectl get nodes --watch-only --output-watch-events -o go-template="{{.type}} {{with .object}}$node{{end}}" 2>/dev/null |
+  kubectl get nodes --watch --output-watch-events -o go-template="{{.type}} {{with .object}}$node{{end}}" 2>/dev/null |
     while read -r type line; do
       [ "$type" != DELETED ] && { [ -z "$line" ] || grep -qxF "$line" /run/known; } && continue
       # What comes meanwhile is known afterwards.

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 
 import pytest
 
 pytestmark = pytest.mark.topology(masters=1, nodes=1)
+
+
+@pytest.fixture
+def namespace(kubectl):
+    """Of its own, for what a test makes; gone afterwards."""
+    name = f"test-{time.time_ns():x}"
+    kubectl("create", "namespace", name)
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
+def until(holds, what, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.2)
 
 
 def test_every_node_is_ready(cluster, kubectl):
@@ -49,6 +67,55 @@ def test_the_service_of_the_api_answers_on_every_node(node, kubectl):
 def _first(resolver: str) -> str:
     """The address of the API's Service, given that of DNS: the first of the same range."""
     return resolver.rsplit(".", 1)[0] + ".1"
+
+
+def test_every_name_server_knows_a_new_service_while_others_change_all_the_time(kubectl, namespace):
+    pods = kubectl.json("get", "pods", "--namespace", "kube-system", "--selector", "k8s-app=kube-dns")["items"]
+    unaware = [pod["metadata"]["name"] for pod in pods]
+    assert len(unaware) == 2
+    kubectl("create", "service", "clusterip", "restless", "--tcp=80", "--namespace", namespace)
+    kubectl("create", "service", "clusterip", "new", "--tcp=80", "--namespace", namespace)
+    address = kubectl("get", "service", "new", "--namespace", namespace, "--output", "jsonpath={.spec.clusterIP}")
+    question = f"busybox nslookup new.{namespace}.svc.cluster.local 127.0.0.1 || true"
+    changes = itertools.count()
+
+    def all_know():
+        kubectl("annotate", "service", "restless", f"change={next(changes)}", "--overwrite", "--namespace", namespace)
+        unaware[:] = [
+            pod for pod in unaware if address not in kubectl("exec", pod, "--namespace", "kube-system", "--", "sh", "-c", question)
+        ]
+        return not unaware
+
+    until(all_know, f"{address} is the answer of {unaware}", seconds=10)
+
+
+@pytest.mark.parametrize("place", ["the machine", "a pod"])
+def test_a_connection_begun_before_its_service_is_only_late(nodes, kubectl, namespace, place):
+    hosts = [host for host in nodes if place == "the machine" or host.run("pgrep -o dnsmasq").rc == 0]
+    assert hosts
+    inside = "" if place == "the machine" else "nsenter --net --target $(pgrep -o dnsmasq) "
+    # An address that nobody else is given meanwhile is not to be had; one that was free a moment ago is.
+    kubectl("create", "service", "clusterip", "late", "--tcp=443", "--namespace", namespace)
+    address = kubectl("get", "service", "late", "--namespace", namespace, "--output", "jsonpath={.spec.clusterIP}")
+    kubectl("delete", "service", "late", "--namespace", namespace)
+    (host, *_), port = hosts, kubectl.json("get", "endpoints", "kubernetes")["subsets"][0]["ports"][0]["port"]
+    until(lambda: host.run(f"iptables-save | grep -F {address}").rc != 0, "kube-proxy has forgotten the address")
+    unit = f"asks-{namespace}"
+    client = f"{inside}curl -sk --max-time 25 --output /dev/null https://{address}/version"
+    host.check_output(f"systemd-run --unit={unit} --remain-after-exit sh -c '{client}' 2>&1")
+    until(lambda: address in host.check_output(f"{inside}ss -Htn state syn-sent"), "it has asked")
+    api = [{"addresses": kubectl.json("get", "endpoints", "kubernetes")["subsets"][0]["addresses"], "ports": [{"port": port}]}]
+    service = {"clusterIP": address, "ports": [{"port": 443, "targetPort": port}]}
+    made = [
+        {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "late"}, "subsets": api},
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "late"}, "spec": service},
+    ]
+    for resource in made:
+        kubectl("apply", "--namespace", namespace, "--filename", "-", input=json.dumps(resource))
+    until(lambda: "SubState=running" not in host.check_output(f"systemctl show {unit} --property SubState"), "it has ended", seconds=30)
+    result = host.check_output(f"systemctl show {unit} --property Result --value")
+    host.run(f"systemctl stop {unit}; systemctl reset-failed {unit}")
+    assert result == "success"
 
 
 @pytest.mark.usefixtures("offline")

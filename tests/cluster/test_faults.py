@@ -210,10 +210,14 @@ def test_pods_reach_pods_and_services_by_name_and_every_machine_serves(cluster: 
     assert clients
     pods = cluster.json("get", "pods", "--selector=app=steady")["items"]
     assert {pod["spec"]["nodeName"] for pod in pods} == {cluster.host(address) for address in cluster.workers}
-    for pod in pods:
-        places = [*(other["status"]["podIP"] for other in pods), "steady", "steady.default.svc.cluster.local"]
-        script = " && ".join(f"wget -q -O /dev/null http://{place}/" for place in places)
-        cluster.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", script)
+    places = [*(pod["status"]["podIP"] for pod in pods), "steady", "steady.default.svc.cluster.local"]
+    script = " && ".join(f"wget -q -T 5 -O /dev/null http://{place}/" for place in places)
+
+    def reach_all() -> bool:
+        return all(cluster.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", script) == "" for pod in pods)
+
+    # They are ready; that kube-proxy and the name servers learn of it takes no more than moments.
+    until(reach_all, seconds=10)
     for machine in cluster.machines:
         for address in cluster.addresses:
             machine.run(f"curl -sf --max-time 5 -o /dev/null http://{address}:{PORT}/")

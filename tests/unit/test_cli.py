@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,12 @@ def test_of_many_lines_that_give_one_reason_a_few_are_shown(capsys: pytest.Captu
         "    ... 46 more like it; --verbose shows them",
         "    tar: Exiting with failure status",
     ]
+
+
+def test_a_traceback_shows_what_the_program_that_failed_said() -> None:
+    """A test of an image's author that fails says why."""
+    error = CommandError("master-1: exit code 1", details="wget: bad address")
+    assert "wget: bad address" in "".join(traceback.format_exception(error))
 
 
 def test_every_wrong_address_is_named() -> None:
