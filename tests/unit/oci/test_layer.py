@@ -305,7 +305,11 @@ def test_a_damaged_layer_is_not_even_opened(store: Store, tmp_path: Path, damage
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("data", [b"not gzip", gzip.compress(b"not a tar" * 100), gzip.compress(bytes(10_000))[:-9], b""])
+@pytest.mark.parametrize(
+    "data",
+    [b"not gzip", gzip.compress(b"not a tar" * 100), gzip.compress(bytes(10_000))[:-9], b""],
+    ids=["not gzip", "not a tar", "cut", "empty"],
+)
 def test_a_layer_that_is_no_tar_is_an_error_not_a_crash(store: Store, tmp_path: Path, data: bytes) -> None:
     bad = Descriptor(OCI_LAYER_GZIP, *store.put(data))
     with pytest.raises(StoreError, match=f"layer {bad.digest} is not a readable tar"):
