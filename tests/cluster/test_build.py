@@ -61,7 +61,7 @@ def test_pods_that_never_become_ready_are_explained(tmp_path: Path, slipway: Sli
         manifests__a_yaml=deployment("crashes", "echo my last words; exit 3"),
         manifests__b_yaml=deployment("unpullable", "sleep 1000", "127.0.0.1:1/not/there:1"),
     )  # fmt: skip
-    said = slipway("build", "-t", "never-ready", "--discover", "pulled", "--timeout", "60", made, check=False)
+    said = slipway("build", "-t", "never-ready", "--discover", "pulled", "--timeout", "30", made, check=False)
     assert said.returncode == 3, said.output
     assert "Deployment default/crashes" in said.stderr
     assert "my last words" in said.stderr

@@ -211,7 +211,7 @@ def test_pods_reach_pods_and_services_by_name_and_every_machine_serves(cluster: 
     pods = cluster.json("get", "pods", "--selector=app=steady")["items"]
     assert {pod["spec"]["nodeName"] for pod in pods} == {cluster.host(address) for address in cluster.workers}
     places = [*(pod["status"]["podIP"] for pod in pods), "steady", "steady.default.svc.cluster.local"]
-    script = " && ".join(f"wget -q -T 5 -O /dev/null http://{place}/" for place in places)
+    script = " && ".join(f"busybox timeout 5 wget -q -O /dev/null http://{place}/" for place in places)
 
     def reach_all() -> bool:
         return all(cluster.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", script) == "" for pod in pods)
