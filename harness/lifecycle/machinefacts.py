@@ -7,6 +7,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 
+from harness.lifecycle import distribution
 from harness.nodes.placing import STATE
 from harness.oci.model import Platform
 from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT
@@ -59,7 +60,7 @@ LEFT = ("/etc/kubernetes/manifests/*.yaml", "/etc/kubernetes/admin.conf", "/etc/
         "/var/lib/k0s/kubelet.conf", "/var/snap/microk8s/current")  # fmt: skip
 """What other clusters leave behind."""
 
-_PORTS = " ".join(sorted({f"{port:04X}" for port in (*MASTER_PORTS, *WORKER_PORTS)}))
+_PORTS = " ".join(sorted({f"{port:04X}" for port in (*MASTER_PORTS, *WORKER_PORTS, distribution.PORT)}))
 
 LISTENER = "slipway-listens"
 """In the command line of what listens on a machine while its ways are tried."""

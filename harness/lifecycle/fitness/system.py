@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.lifecycle import distribution
 from harness.lifecycle.findings import Seen, failed, ok, unknown, warning
 from harness.lifecycle.fitness.core import VXLAN_PORT, Target, Wanted, check, occupied, ports_of, words
 from harness.lifecycle.machinefacts import CLUSTER_SERVICES, FIREWALLS, NODE_PORTS, RUNTIME_SERVICES
@@ -123,6 +124,11 @@ def _ports(target: Target, wanted: Wanted) -> Seen:
         texts = [f"port {port} is in use{f' by {machine.owners[port]}' if port in machine.owners else ''}, {needed[port]} needs it"
                  for port in taken]  # fmt: skip
         return failed(words(texts, "; "), f"stop it; who it is: ss -ltnp 'sport = :{taken[0]}'")
+    owner = machine.owners.get(distribution.PORT, "")
+    # A socket of systemd's is our own, of a command that was killed.
+    if distribution.PORT in machine.ports and not owner.startswith("systemd "):
+        text = f"port {distribution.PORT} is in use{f' by {owner}' if owner else ''}: it hands nothing on to the other machines"
+        return warning(text, "stop it if many machines are to be fast; the others have everything from one another and from here")
     return ok("free" if not taken else "those of the cluster that is there")
 
 
@@ -197,9 +203,8 @@ def _firewall(target: Target, wanted: Wanted) -> Seen:
     chains = [chain for chain in machine.drops if chain in ("INPUT", "FORWARD")]
     if target.address in wanted.ours:
         chains = []
-    needed = (
-        f"let through TCP {API_PORT}, 2379-2380, {REGISTRY_PORT}, 10250, 30000-32767, UDP {VXLAN_PORT}, and all of {wanted.network.pods}"
-    )
+    ports = words((API_PORT, "2379-2380", REGISTRY_PORT, distribution.PORT, 10250, "30000-32767"))
+    needed = f"let through TCP {ports}, UDP {VXLAN_PORT}, and all of {wanted.network.pods}"
     if found:
         return warning(f"{words(found)} is on", f"systemctl disable --now {found[0]}, or {needed}")
     if chains:

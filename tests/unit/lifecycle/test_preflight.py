@@ -318,6 +318,7 @@ WARNINGS: list[tuple[str, dict[str, Any], str]] = [
     ("limits", {"tasks": 100}, "processes at most 100"),
     ("apparmor", {"apparmor": True}, "no apparmor_parser"),
     ("node-ports", {"ports": frozenset({31000})}, "listens on 31000"),
+    ("ports", {"ports": frozenset({5001}), "owners": {5001: "nginx (8)"}}, "port 5001 is in use by nginx (8)"),
     ("cni", {"networks": ("87-podman-bridge.conflist", ".keep")}, "has /etc/cni/net.d/87-podman-bridge.conflist"),
     ("runtimes", {"services": frozenset({"docker", "chrony"})}, "runs Docker"),
     ("runtimes", {"services": frozenset({"crio", "chrony"})}, "runs crio"),
@@ -351,6 +352,7 @@ def test_what_can_be_lived_with_is_a_warning_with_a_remedy_and_the_only_one(chec
     ("check", "changes"),
     [
         ("ports", {"role": "node", "ports": frozenset({2379})}),
+        ("ports", {"ports": frozenset({5001}), "owners": {5001: "systemd (1)"}}),
         ("disk-space", {"role": "node", **place("/var/lib/etcd", free=0)}),
         ("etcd-disk", {"role": "node", "trial": Trial(syncs=(1.0,))}),
         ("filesystem", {"role": "node", **place("/var/lib/etcd", kind="tmpfs")}),
