@@ -11,7 +11,7 @@ import dataclasses
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from harness.errors import CheckError, SlipwayError
@@ -98,6 +98,32 @@ def title(item: Resource) -> str:
 def _controller(item: Resource) -> Resource | None:
     """The owner that manages the object, or None for one that stands alone."""
     return next((owner for owner in item["metadata"].get("ownerReferences") or () if owner.get("controller")), None)
+
+
+def ailing(items: Iterable[Resource]) -> frozenset[str]:
+    """The titles of workloads that are not ready, for ``settle``: of what somebody made, not what will be made in its place tomorrow.
+
+    Nodes, and what is in kube-system, are not among them: they are the cluster itself.
+    """
+    known = [item for item in items if item.get("kind") != "Node" and item["metadata"].get("namespace") != "kube-system"]
+    bad = {problem.object for problem in not_ready(known)}
+    made_by = _makers(known)
+    return frozenset(made_by.get(name, name) for name in bad)
+
+
+def _makers(items: Iterable[Resource]) -> dict[str, str]:
+    """By title, the title of the object that was made by hand and not by another one: of a pod its Deployment, of a job its CronJob."""
+    above = {title(item): _titled(item, owner) for item in items if (owner := _controller(item)) is not None}
+
+    def top(name: str) -> str:
+        return top(above[name]) if name in above else name
+
+    return {name: top(name) for name in above}
+
+
+def _titled(item: Resource, owner: Resource) -> str:
+    """An owner is in the namespace of what it owns."""
+    return title({"kind": owner["kind"], "metadata": {**owner, "namespace": item["metadata"].get("namespace")}})
 
 
 def _condition(item: Resource, kind: str) -> Resource:
@@ -424,6 +450,11 @@ def _within(items: Iterable[Resource], namespaces: Iterable[str]) -> tuple[Resou
     return tuple(item for item in items if item["metadata"].get("namespace") in wanted or not item["metadata"].get("namespace"))
 
 
+def _without(items: Sequence[Resource], but: Collection[str]) -> tuple[Resource, ...]:
+    made_by = _makers(items) if but else {}
+    return tuple(item for item in items if made_by.get(title(item), title(item)) not in but)
+
+
 def _signature(items: Iterable[Resource]) -> frozenset[tuple[Any, ...]]:
     """What must stop changing before a cluster counts as settled: objects, their versions, restarts and states of containers."""
     marks: set[tuple[Any, ...]] = set()
@@ -447,6 +478,7 @@ def settle(
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[str], None] = lambda _: None,
     heal: Callable[[Sequence[Resource]], None] = lambda _: None,
+    but: Collection[str] = (),
 ) -> tuple[Resource, ...]:
     """Wait until every workload is ready and nothing has appeared, changed or restarted for ``quiet`` seconds; returns the objects then.
 
@@ -454,7 +486,8 @@ def settle(
     not heal (a failed Job, an impossible image name); or when for ``stuck`` seconds all that is missing is images that cannot be
     pulled, containers that keep failing, nodes short of space or pods that fit nowhere. An API that does not answer yet is waited for
     like any workload, and so are ``nodes`` that have not registered. Static pods need only run. ``namespaces`` limits what is waited
-    for. ``heal`` is given the objects while something is missing.
+    for. ``heal`` is given the objects while something is missing. ``but`` are titles as ``ailing`` gives them, of workloads that need
+    not become ready.
     """
     names, expected = tuple(namespaces), frozenset(nodes)
     started = clock()
@@ -465,7 +498,7 @@ def settle(
         trouble: SlipwayError | None = None
         items: tuple[Resource, ...] = ()
         try:
-            items = _within(get(kubectl), names)
+            items = _without(_within(get(kubectl), names), but)
         except SlipwayError as error:
             trouble = error
         now = clock()

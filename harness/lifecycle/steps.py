@@ -8,7 +8,7 @@ import posixpath
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,8 @@ class Setup:
 
     skip_checks: frozenset[str] = frozenset()
     """Checks of machines in spite of which it goes on."""
+    ailing: Collection[str] = ()
+    """Workloads that were not ready before, and are not waited for: titles, as ``checks.ailing`` gives them."""
 
     machines: dict[str, preflight.MachineFacts] = dataclasses.field(default_factory=dict)
     balancing: ipvs.Choice = dataclasses.field(default_factory=ipvs.Choice)
@@ -795,7 +797,8 @@ def wait_for_workloads(setup: Setup, after: str, *, launched: bool) -> Step:
     """Until everything is ready and, when something was launched, nothing more appears."""
 
     def action() -> str:
-        found = checks.settle(setup.kubectl, timeout=setup.timeout, quiet=1 if launched else 0, progress=watching(setup.nodes))
+        quiet = 1 if launched else 0
+        found = checks.settle(setup.kubectl, timeout=setup.timeout, quiet=quiet, progress=watching(setup.nodes), but=setup.ailing)
         return f"{len(checks.of_kind(found, 'Pod'))} pods"
 
     return Step("wait-for-workloads", "wait for the workloads", action, after=(after,))

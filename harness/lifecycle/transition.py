@@ -206,6 +206,10 @@ def _check(work: Work) -> Step:
         items = checks.get(work.kubectl)
         if not work.resumed:
             _require_calm(work, items)
+            work.move = dataclasses.replace(work.move, ailing=tuple(sorted(checks.ailing(items))))
+        work.setup.ailing = work.move.ailing
+        for name in work.move.ailing:
+            log.warning(f"{name}: was not ready before the {work.move.kind}; it is not waited for")
         if not work.force:
             _require_owners(work, items)
         return f"{len(work.setup.nodes)} nodes, {work.move.before.kubernetes} to {work.move.after.kubernetes}"

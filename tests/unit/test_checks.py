@@ -360,6 +360,28 @@ def test_only_the_namespaces_asked_for_are_waited_for() -> None:
     assert Cluster([*GOOD, other]).settle(namespaces=["web"], quiet=0) == GOOD
 
 
+def replicas(owner: str = "nginx") -> dict[str, Any]:
+    return made("ReplicaSet", "nginx", metadata={"ownerReferences": [{"kind": "Deployment", "name": owner, "controller": True}]})
+
+
+def test_what_ails_is_called_by_what_somebody_made() -> None:
+    failed = made("Job", "nightly-1", status={"conditions": [{"type": "Failed", "status": "True", "message": "no"}]})
+    failed["metadata"]["ownerReferences"] = [{"kind": "CronJob", "name": "nightly", "controller": True}]
+    system = made("DaemonSet", "network", namespace="kube-system", status={"desiredNumberScheduled": 2})
+    ill = [replicas(), pod(), failed, pod("alone", owned=False), pod("well", ready=True), node("False"), system]
+    assert checks.ailing(ill) == {"Deployment web/nginx", "CronJob web/nightly", "Pod web/alone"}
+    assert checks.ailing([*GOOD, node()]) == frozenset()
+
+
+def test_what_ailed_before_is_not_waited_for_under_whatever_name_it_comes_back() -> None:
+    ill = checks.ailing([*BAD, replicas(), pod()])
+    crashing = [pod("nginx-7", restartCount=count, state={"waiting": {"reason": "CrashLoopBackOff"}}) for count in range(9)]
+    states = [[*BAD, replicas(), one, pod("other", owned=False, ready=True)] for one in crashing]
+    assert [item["metadata"]["name"] for item in Cluster(*states).settle(quiet=3, but=ill)] == ["other"]
+    with pytest.raises(CheckError):
+        Cluster(*states).settle(quiet=3)
+
+
 def static_pod(**container: Any) -> dict[str, Any]:
     found = pod("etcd-one", **container)
     found["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "hash"}
