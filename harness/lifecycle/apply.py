@@ -381,6 +381,7 @@ def _ask(setup: steps.Setup) -> Step:
         gathered = preflight.gather(setup.nodes)
         setup.machines = {node.address: facts for node, facts in zip(setup.nodes, gathered, strict=True)}
         setup.balancing = ipvs.as_it_is(ipvs.ask(setup.nodes))
+        steps.see_what_ails(setup)
 
     return Step("check-machines", "ask the machines", action, after=("connect",))
 

@@ -38,15 +38,10 @@ class Move:
     state: str = RUNNING
     """``running`` from the first thing that is changed to the last, then ``done``."""
     since: str = ""
-    ailing: tuple[str, ...] = ()
-    """What was not ready before anything was changed, as ``checks.ailing`` gives it: it need not be ready afterwards."""
 
     @classmethod
-    def new(cls, kind: str, before: Version, after: Version, last: Move | None = None) -> Move:
-        """``last`` may be the one that this takes back, or takes up: what ailed before that is known from it when it is unfinished."""
-        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        ailing = last.ailing if last is not None and last.state == RUNNING else ()
-        return cls(secrets.token_hex(4), kind, before, after, since=now, ailing=ailing)
+    def new(cls, kind: str, before: Version, after: Version) -> Move:
+        return cls(secrets.token_hex(4), kind, before, after, since=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
 def read(kubectl: NodeKubectl) -> Move | None:
@@ -55,8 +50,7 @@ def read(kubectl: NodeKubectl) -> Move | None:
     if not text.strip():
         return None
     data = json.loads(json.loads(text)["data"]["move"])
-    versions = {key: Version(**data[key]) for key in ("before", "after")}
-    return Move(**{**data, **versions, "ailing": tuple(data.get("ailing", ()))})
+    return Move(**{**data, "before": Version(**data["before"]), "after": Version(**data["after"])})
 
 
 def unfinished(kubectl: NodeKubectl) -> Move | None:

@@ -91,7 +91,7 @@ def _move(found: Gathered) -> Move:
             f"the cluster {found.state.name} was changed since its upgrade to {last.after}: it runs {found.record.image}",
             hint="slipway upgrade NAME IMAGE",
         )
-    return Move.new(ROLLBACK, last.after, last.before, last)
+    return Move.new(ROLLBACK, last.after, last.before)
 
 
 _ETCD = re.compile(r"image: \S*/etcd:(\d+)\.(\d+)")

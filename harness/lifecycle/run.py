@@ -298,3 +298,4 @@ def _begin(setup: steps.Setup, stack: contextlib.ExitStack) -> None:
             f"the cluster {setup.name} has other machines: {'; '.join(parts)}",
             hint=f"slipway join {setup.name} and slipway remove {setup.name} change that, and slipway apply does what differs",
         )
+    steps.see_what_ails(setup)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import posixpath
 import re
 import shlex
@@ -37,6 +38,8 @@ RUNTIMES: Mapping[str, Callable[[Cluster], Runtime]] = {"kubeadm": Kubeadm}
 NETWORK_ADDON = "network.yaml"
 DNS_ADDON = "dns.yaml"
 CONFIG_MAP = "slipway-clusterfile"
+AILING = "ailing"
+"""Its key for what was not ready before a change that has not come to its end; empty otherwise."""
 
 CONTAINERD_CONFIG = "etc/containerd/config.toml"
 """In the rootfs: what is to be other than in slipway's own configuration of containerd."""
@@ -804,6 +807,23 @@ def wait_for_workloads(setup: Setup, after: str, *, launched: bool) -> Step:
     return Step("wait-for-workloads", "wait for the workloads", action, after=(after,))
 
 
+def see_what_ails(setup: Setup) -> None:
+    """Before anything is changed in a cluster that is there: what is not ready now is not waited for afterwards.
+
+    The cluster keeps it until ``record``: when a change is cut off, the next must not take for old what that one broke.
+    """
+    where = ("configmap", CONFIG_MAP, "--namespace=kube-system")
+    kept = json.loads(setup.kubectl.run("get", *where, "--output=json"))["data"].get(AILING)
+    if kept:
+        setup.ailing = json.loads(kept)
+    else:
+        setup.ailing = sorted(checks.ailing(checks.get(setup.kubectl)))
+        patch = json.dumps({"data": {AILING: json.dumps(setup.ailing)}})
+        setup.kubectl.run("patch", *where, "--type=merge", f"--patch={patch}")
+    for name in setup.ailing:
+        log.warning(f"{name}: was not ready before; it is not waited for")
+
+
 def record(setup: Setup, after: str) -> Step:
     """Keep in the cluster what was applied, without secrets, and here how to get at it."""
 
@@ -817,6 +837,7 @@ def record(setup: Setup, after: str) -> Step:
                 "digest": setup.image.digest,
                 "image": setup.image.name or setup.image.digest,
                 "registry": "own" if setup.elsewhere is None else "elsewhere",
+                AILING: "",
             },
         }
         text = yaml.safe_dump(document, sort_keys=False)

@@ -206,10 +206,6 @@ def _check(work: Work) -> Step:
         items = checks.get(work.kubectl)
         if not work.resumed:
             _require_calm(work, items)
-            work.move = dataclasses.replace(work.move, ailing=tuple(sorted(checks.ailing(items))))
-        work.setup.ailing = work.move.ailing
-        for name in work.move.ailing:
-            log.warning(f"{name}: was not ready before the {work.move.kind}; it is not waited for")
         if not work.force:
             _require_owners(work, items)
         return f"{len(work.setup.nodes)} nodes, {work.move.before.kubernetes} to {work.move.after.kubernetes}"
@@ -316,7 +312,11 @@ def _blobs(work: Work) -> dict[str, int]:
 
 
 def _begin(work: Work) -> Step:
-    return Step("begin", f"note that the {work.move.kind} begins", lambda: write(work.kubectl, work.move), after=("check", "compare"))
+    def action() -> None:
+        steps.see_what_ails(work.setup)
+        write(work.kubectl, work.move)
+
+    return Step("begin", f"note that the {work.move.kind} begins", action, after=("check", "compare"))
 
 
 def _keep_backup(work: Work) -> Step:

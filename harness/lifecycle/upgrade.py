@@ -201,7 +201,7 @@ def _move(found: Gathered, image: CloudImage) -> Move:
                 hint=f"finish it first: {finish}; or go back: slipway rollback {found.state.name}",
             )
         before = next((version for digest, version in both.items() if digest != image.digest), last.before)
-        return Move.new(UPGRADE, before, after, last)
+        return Move.new(UPGRADE, before, after)
     return Move.new(UPGRADE, Version(record.image, record.digest, str(transition.kubernetes(kubectl)["kubernetesVersion"])), after)
 
 

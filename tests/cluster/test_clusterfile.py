@@ -322,6 +322,31 @@ def test_labels_taints_aliases_hooks_and_values_are_applied_to_nodes_that_run(si
     assert site.hooks(1)[2:] == ["labelled"]
 
 
+FAILING = """apiVersion: batch/v1
+kind: Job
+metadata: {name: failing}
+spec:
+  backoffLimit: 0
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: "slipway.dev/dns:1", command: [busybox, "false"]}]
+"""
+
+
+def test_what_was_not_ready_before_does_not_keep_a_change_from_its_end(site: Site) -> None:
+    site.lab.first.run("KUBECONFIG=/etc/kubernetes/admin.conf kubectl apply -f -", input=FAILING)
+    until(lambda: site.lab.json("get", "job", "failing")["status"].get("failed"))
+    document = site.own
+    document["spec"]["hosts"][1] = {"ips": site.lab.workers, "roles": ["node"], "labels": {"disk": "nvme"}}
+    file = site.document("beside", document)
+    assert "Job default/failing: was not ready before" in site.apply(file).stderr
+    assert site.lab.json("get", "node", f"{site.lab.name}-renamed")["metadata"]["labels"]["disk"] == "nvme"
+    # It has come to its end: nothing is left to be done.
+    assert "failing" not in site.apply(file).stderr
+    site.lab.kubectl("delete", "job", "failing")
+
+
 def test_of_two_who_apply_at_once_the_second_is_told(site: Site) -> None:
     document = site.own
     document["spec"]["env"] = {"DashBoardPort": 7443}

@@ -310,7 +310,7 @@ class Recorded(StandIn):
 
     def __init__(self, text: str) -> None:
         super().__init__("10.0.0.1")
-        self.answers = {"get configmap": json.dumps({"data": {"Clusterfile": text}})}
+        self.answers = {"get configmap": json.dumps({"data": {"Clusterfile": text}}), "get nodes,": '{"items": []}'}
 
 
 def begin(store: Store, *hosts: str) -> None:
@@ -328,6 +328,29 @@ def test_a_cluster_that_is_there_is_not_run_on_other_machines(store: Store) -> N
     with pytest.raises(UsageError, match=r"10\.0\.0\.101 is not in it; 10\.0\.0\.102 is, and is not named") as refused:
         begin(store, "10.0.0.1", "10.0.0.102")
     assert "slipway join" in (refused.value.hint or "")
+
+
+def test_what_ails_before_a_change_is_kept_until_one_has_come_to_its_end(store: Store) -> None:
+    build(store)
+    setup = prepared(store)
+    master = StandIn()
+    setup.masters = (master,)  # type: ignore[assignment]
+
+    def there(recorded: str, *ill: str) -> list[str]:
+        pods = [{"kind": "Deployment", "metadata": {"name": name, "namespace": "web"}, "spec": {"replicas": 1}} for name in ill]
+        record = json.dumps({"data": {steps.AILING: recorded}})
+        master.answers, master.commands = {"get configmap": record, "get nodes,": json.dumps({"items": pods})}, []
+        steps.see_what_ails(setup)
+        return [command for command in master.commands if " patch " in command]
+
+    patched = there("", "nginx")
+    assert setup.ailing == ["Deployment web/nginx"]
+    assert '["Deployment web/nginx"]' in patched[0].replace("\\", "")
+    # The change that was cut off broke another one: that is not old.
+    assert there('["Deployment web/nginx"]', "nginx", "redis") == []
+    assert setup.ailing == ["Deployment web/nginx"]
+    assert there("[]", "redis") == []
+    assert setup.ailing == []
 
 
 def test_waiting_ends_when_a_machine_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,8 +196,8 @@ def test_hooks_run_at_their_moments(store: Store, tmp_path: Path) -> None:
 # ---- which change it is -----------------------------------------------------------------------------------------------
 
 
-def running(kind: str, before: Version, after: Version, *ailing: str) -> Move:
-    return Move("abc", kind, before, after, RUNNING, ailing=ailing)
+def running(kind: str, before: Version, after: Version) -> Move:
+    return Move("abc", kind, before, after, RUNNING)
 
 
 def test_a_new_change_is_from_what_the_cluster_has(store: Store, tmp_path: Path) -> None:
@@ -246,15 +246,8 @@ def test_a_rollback_goes_where_the_cluster_came_from(tmp_path: Path) -> None:
         made = rollback._move(found_with(tmp_path, Move("abc", UPGRADE, OLD, NEW, state), digest=digest))
         assert (made.kind, made.before, made.after) == (ROLLBACK, NEW, OLD)
         assert made.id != "abc"
-    begun = running(ROLLBACK, NEW, OLD, "Deployment shop/search")
+    begun = running(ROLLBACK, NEW, OLD)
     assert rollback._move(found_with(tmp_path, begun)) == begun
-
-
-def test_what_ailed_before_an_upgrade_is_still_known_when_it_is_taken_back_from_half_way(tmp_path: Path) -> None:
-    ill = "Deployment shop/search"
-    assert rollback._move(found_with(tmp_path, running(UPGRADE, OLD, NEW, ill), digest=OLD.digest)).ailing == (ill,)
-    done = dataclasses.replace(running(UPGRADE, OLD, NEW, ill), state=DONE)
-    assert rollback._move(found_with(tmp_path, done, digest=NEW.digest)).ailing == ()
 
 
 @pytest.mark.parametrize(
