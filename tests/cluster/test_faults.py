@@ -217,7 +217,7 @@ def test_pods_reach_pods_and_services_by_name_and_every_machine_serves(cluster: 
         return all(cluster.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", script) == "" for pod in pods)
 
     # They are ready; that kube-proxy and the name servers learn of it takes no more than moments.
-    until(reach_all, seconds=10)
+    until(reach_all, seconds=30)
     for machine in cluster.machines:
         for address in cluster.addresses:
             machine.run(f"curl -sf --max-time 5 -o /dev/null http://{address}:{PORT}/")
