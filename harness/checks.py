@@ -95,9 +95,24 @@ def title(item: Resource) -> str:
     return f"{item['kind']} {place}{meta['name']}"
 
 
-def _controller(item: Resource) -> Resource | None:
+def controller(item: Resource) -> Resource | None:
     """The owner that manages the object, or None for one that stands alone."""
     return next((owner for owner in item["metadata"].get("ownerReferences") or () if owner.get("controller")), None)
+
+
+def by_uid(items: Iterable[Resource]) -> dict[str, Resource]:
+    return {item["metadata"]["uid"]: item for item in items}
+
+
+def maker(item: Resource, known: Mapping[str, Resource]) -> str:
+    """The title of what somebody made and this comes from: of a pod its Deployment, of a job its CronJob. ``known``: ``by_uid``."""
+    owner = controller(item)
+    if owner is None:
+        return title(item)
+    if owner.get("uid") in known:
+        return maker(known[owner["uid"]], known)
+    # An owner is in the namespace of what it owns.
+    return title({"kind": owner["kind"], "metadata": {"name": owner["name"], "namespace": item["metadata"].get("namespace")}})
 
 
 def ailing(items: Iterable[Resource]) -> frozenset[str]:
@@ -106,24 +121,8 @@ def ailing(items: Iterable[Resource]) -> frozenset[str]:
     Nodes, and what is in kube-system, are not among them: they are the cluster itself.
     """
     known = [item for item in items if item.get("kind") != "Node" and item["metadata"].get("namespace") != "kube-system"]
-    bad = {problem.object for problem in not_ready(known)}
-    made_by = _makers(known)
-    return frozenset(made_by.get(name, name) for name in bad)
-
-
-def _makers(items: Iterable[Resource]) -> dict[str, str]:
-    """By title, the title of the object that was made by hand and not by another one: of a pod its Deployment, of a job its CronJob."""
-    above = {title(item): _titled(item, owner) for item in items if (owner := _controller(item)) is not None}
-
-    def top(name: str) -> str:
-        return top(above[name]) if name in above else name
-
-    return {name: top(name) for name in above}
-
-
-def _titled(item: Resource, owner: Resource) -> str:
-    """An owner is in the namespace of what it owns."""
-    return title({"kind": owner["kind"], "metadata": {**owner, "namespace": item["metadata"].get("namespace")}})
+    bad, uids = {problem.object for problem in not_ready(known)}, by_uid(known)
+    return frozenset(maker(item, uids) for item in known if title(item) in bad)
 
 
 def _condition(item: Resource, kind: str) -> Resource:
@@ -219,7 +218,7 @@ def job_problem(item: Resource) -> Problem | None:
         return Problem(title(item), f"failed: {_said(failed, 'its pods failed')}", "JobFailed", final=True)
     if _condition(item, "Complete").get("status") == "True" or item["spec"].get("suspend"):
         return None
-    owner = _controller(item)
+    owner = controller(item)
     if owner is not None and owner.get("kind") == "CronJob":
         return None
     status = item.get("status", {})
@@ -269,7 +268,7 @@ def pod_problem(pod: Resource) -> Problem | None:
 
 def _failed(pod: Resource) -> Problem | None:
     """A failed pod whose owner makes another one is history; one that stands alone stays failed."""
-    if _controller(pod) is not None:
+    if controller(pod) is not None:
         return None
     status = pod.get("status", {})
     for container in status.get("containerStatuses") or ():
@@ -349,7 +348,7 @@ def not_ready(
     found: list[Problem] = []
     for item in known:
         judge = _JUDGES.get(item.get("kind", ""))
-        if judge is None or (item["kind"] == "ReplicaSet" and _controller(item) is not None):
+        if judge is None or (item["kind"] == "ReplicaSet" and controller(item) is not None):
             continue
         if item["metadata"].get("deletionTimestamp"):
             continue
@@ -451,8 +450,8 @@ def _within(items: Iterable[Resource], namespaces: Iterable[str]) -> tuple[Resou
 
 
 def _without(items: Sequence[Resource], but: Collection[str]) -> tuple[Resource, ...]:
-    made_by = _makers(items) if but else {}
-    return tuple(item for item in items if made_by.get(title(item), title(item)) not in but)
+    known = by_uid(items) if but else {}
+    return tuple(item for item in items if not but or maker(item, known) not in but)
 
 
 def _signature(items: Iterable[Resource]) -> frozenset[tuple[Any, ...]]:

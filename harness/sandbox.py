@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from harness import cloudimage, engine, log, process, tools
+from harness import checks, cloudimage, engine, log, process, tools
 from harness.capture import Proxy
 from harness.cloudimage import PlatformImage
 from harness.errors import BuildError, CheckError, CommandError
@@ -291,24 +291,18 @@ def _is_dead(labels: Mapping[str, str]) -> bool:
 def requesters(kubectl: Sandbox) -> dict[str, tuple[str, ...]]:
     """Which workloads ask for which image: canonical name -> ``Deployment default/web``, without what differs from run to run."""
     items = json.loads(kubectl.run("get", "pods,replicasets,jobs", "--all-namespaces", "--output=json"))["items"]
-    by_uid = {item["metadata"]["uid"]: item for item in items}
+    known = checks.by_uid(items)
     found: dict[str, set[str]] = {}
     for pod in (item for item in items if item["kind"] == "Pod"):
         spec = pod["spec"]
         for one in (*spec.get("containers", ()), *spec.get("initContainers", ()), *spec.get("ephemeralContainers", ())):
             with contextlib.suppress(ValueError):
-                found.setdefault(str(Reference.parse(one["image"])), set()).add(_owner(pod, by_uid))
+                found.setdefault(str(Reference.parse(one["image"])), set()).add(_maker(pod, known))
     return {name: tuple(sorted(owners)) for name, owners in sorted(found.items())}
 
 
-def _owner(item: Mapping[str, Any], by_uid: Mapping[str, Mapping[str, Any]]) -> str:
-    meta = item["metadata"]
-    owner = next((one for one in meta.get("ownerReferences", ()) if one.get("controller")), None)
-    place = f"{meta['namespace']}/"
-    if owner is None:
-        return f"{item.get('kind', 'Pod')} {place}{meta['name']}"
-    if owner["kind"] == "Node":
-        return f"Pod {place}{meta['name'].removesuffix('-' + owner['name'])}"
-    if owner["uid"] in by_uid:
-        return _owner({**by_uid[owner["uid"]], "kind": owner["kind"]}, by_uid)
-    return f"{owner['kind']} {place}{owner['name']}"
+def _maker(pod: checks.Resource, known: Mapping[str, checks.Resource]) -> str:
+    owner = checks.controller(pod)
+    if owner is not None and owner["kind"] == "Node":
+        return checks.title(pod).removesuffix("-" + owner["name"])
+    return checks.maker(pod, known)

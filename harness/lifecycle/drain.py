@@ -36,18 +36,14 @@ class Pods:
 def sort(pods: Iterable[Resource]) -> Pods:
     """What is to be done with the pods of a node: those of DaemonSets and of the node itself stay, they go with it."""
     evict = [pod for pod in pods if not _stays(pod)]
-    alone = [pod for pod in evict if _owner(pod) is None and not _finished(pod)]
+    alone = [pod for pod in evict if checks.controller(pod) is None and not _finished(pod)]
     local = [pod for pod in evict if not _finished(pod) and _keeps_data(pod)]
     return Pods(tuple(evict), tuple(alone), tuple(local))
 
 
 def _stays(pod: Resource) -> bool:
-    owner = _owner(pod)
+    owner = checks.controller(pod)
     return _MIRROR in (pod["metadata"].get("annotations") or {}) or (owner is not None and owner["kind"] in ("DaemonSet", "Node"))
-
-
-def _owner(pod: Resource) -> Resource | None:
-    return next((owner for owner in pod["metadata"].get("ownerReferences") or () if owner.get("controller")), None)
 
 
 def _finished(pod: Resource) -> bool:
@@ -148,7 +144,7 @@ def last_ones(
     """
     by_owner: dict[str, list[Resource]] = {}
     for pod in everywhere:
-        controller = _owner(pod)
+        controller = checks.controller(pod)
         if controller is not None and not _finished(pod):
             by_owner.setdefault(str(controller.get("uid")), []).append(pod)
     several |= {owner for owner, theirs in by_owner.items() if len(theirs) > 1}

@@ -32,7 +32,7 @@ def deployment(**status: int) -> dict[str, Any]:
 
 
 def pod(name: str = "nginx-0", phase: str = "Running", *, ready: bool = False, owned: bool = True, **container: Any) -> dict[str, Any]:
-    owner = [{"kind": "ReplicaSet", "name": "nginx", "controller": True}] if owned else []
+    owner = [{"kind": "ReplicaSet", "name": "nginx", "uid": "ReplicaSet-nginx", "controller": True}] if owned else []
     status = {
         "phase": phase,
         "conditions": [{"type": "Ready", "status": "True" if ready else "False", "message": "containers with unready status: [main]"}],
