@@ -29,6 +29,7 @@ LAYERS = (
     ("process",),
     ("log",),
     ("paths",),
+    ("untrusted",),
     ("errors",),
 )
 """From the roof down: a module imports from below only. Modules that are not named may stand anywhere where no circle comes of it."""
