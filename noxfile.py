@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import dataclasses
 import json
 import re
+import signal
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import nox
+import nox.command
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))  # the `nox` command does not put the project there, `python -m nox` does
@@ -72,28 +75,35 @@ def publish(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """What must hold: linters, types, unit, integration, cluster, then every image and its tests; stops at what fails. Beside: upgrade."""
-    names = session.posargs or [name for name in RINGS if name not in BESIDE]
+    """Run every ring and end with a table: lint, types, unit, integration, hostile, fuzz, cluster, images. On request: upgrade."""
+    names = session.posargs or [name for name in RINGS if name not in ON_REQUEST]
     unknown = [name for name in names if name not in RINGS]
     if unknown:
         session.error(f"no ring is called {', '.join(unknown)}; there are {', '.join(RINGS)}")
     closing = Closing()
     atexit.register(closing.show)
     install(session, "lint", "types", "tests")
-    # A home of its own: tests make and remove images and clusters, none of the user's.
-    session.env["SLIPWAY_HOME"] = str(paths.cache() / "tests")
+    own_home(session)
     for name in names:
-        closing.ring = name
         session.log(f"ring {name}")
-        RINGS[name](session)
-    closing.ring = ""
+        closing.run(name, lambda name=name: RINGS[name](session))  # type: ignore[misc]
+    closing.finish()
+    if closing.failed:
+        session.error(f"rings failed: {', '.join(closing.failed)}")
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Feed generated input to the parsers of foreign data: `-- --seconds N [TARGET...]`."""
+    install(session, "lint", "types", "tests")
+    run_fuzzers(session, *session.posargs)
 
 
 @nox.session(default=False)
 def vm(session: nox.Session) -> None:
     """What needs a kernel of its own, in a virtual machine that qemu imitates: ten minutes, and root on Debian or Ubuntu."""
     install(session)
-    session.env["SLIPWAY_HOME"] = str(paths.cache() / "tests")
+    own_home(session)
     pytest(session, "vm", VM, *session.posargs)
 
 
@@ -208,19 +218,44 @@ def test(session: nox.Session, entries: Iterable[catalog.Entry]) -> list[str]:
         if not entry.tests:
             session.error(f"{entry.folder.relative_to(ROOT)} holds no tests: write test_{entry.name.replace('-', '_')}.py")
         folder = str(entry.folder.relative_to(ROOT))
-        if not pytest(session, entry.name, folder, "--image", entry.reference, "-v", success_codes=[0, 1]):
+        try:
+            passed = pytest(session, entry.name, folder, "--image", entry.reference, "-v")
+        except RingError as error:
+            session.warn(f"{entry.name}: {error}")
+            passed = False
+        if not passed:
             failed.append(entry.name)
     return failed
 
 
-def pytest(session: nox.Session, name: str, *words: str, success_codes: Iterable[int] = (0,)) -> bool:
-    """One pytest run with its reports; whether all passed. Raises CommandFailed for other exit codes than ``success_codes``."""
+ENDINGS = {2: "interrupted, or tests could not be collected", 3: "an internal error of pytest", 4: "wrong usage of pytest", 5: "no tests"}
+"""What pytest's exit codes mean, beside 0 (passed) and 1 (tests failed)."""
+
+
+def pytest(session: nox.Session, name: str, *words: str) -> bool:
+    """Run pytest once, with its reports; return whether all tests passed. Raises RingError when pytest did not run to its end."""
     xml = report(name, "xml")
     xml.unlink(missing_ok=True)
-    html = str(report(name, "html").relative_to(ROOT))
-    options = ("--junitxml", str(xml.relative_to(ROOT)), "--html", html, "--self-contained-html")
-    session.run("python", "-m", "pytest", *words, *options, success_codes=success_codes)
-    return Counts.read(name).failed == 0
+    options = ("--junitxml", shown(xml), "--html", shown(report(name, "html")), "--self-contained-html")
+    try:
+        session.run("python", "-m", "pytest", *words, *options)
+    except nox.command.CommandFailed as ended:
+        code = int(found[0]) if (found := re.search(r"-?\d+$", str(ended.reason))) else 1
+        if code == 1 and Counts.read(name).failed:
+            return False
+        raise RingError(f"pytest ended with exit code {code}: {ending(code)}") from ended
+    return True
+
+
+class RingError(Exception):
+    """A ring ended before all of its tests were run."""
+
+
+def ending(code: int) -> str:
+    """What an exit code of pytest means."""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return ENDINGS.get(code, "it crashed")
 
 
 def check_style(session: nox.Session) -> None:
@@ -239,6 +274,15 @@ def shell_scripts() -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path, line in first_lines.items() if re.match(rb"#!\s*/\S*(\s|/)(ba|da)?sh\b", line))
 
 
+def own_home(session: nox.Session) -> None:
+    """Let commands use a store and clusters of the tests' own: they make and remove images, none of the user's."""
+    session.env["SLIPWAY_HOME"] = str(paths.cache() / "tests")
+
+
+def run_fuzzers(session: nox.Session, *words: str) -> None:
+    session.run("python", "-m", "tests.fuzz.run", *words)
+
+
 def check_images(session: nox.Session) -> None:
     entries = pick(session, catalog.order, ())
     build(session, entries)
@@ -251,17 +295,22 @@ def check_images(session: nox.Session) -> None:
 TWO_AT_A_TIME = ("-n", "2", "--dist", "loadfile")
 """Files that know nothing of each other, in two processes. Clusters want the machine for themselves."""
 
+FUZZ_SECONDS = 10
+"""Seconds for each target in the ring ``fuzz``."""
+
 RINGS: dict[str, Callable[[nox.Session], object]] = {
     "lint": check_style,
     "types": lambda session: session.run("mypy", "--strict"),
     "unit": lambda session: pytest(session, "unit", "tests/unit", *TWO_AT_A_TIME),
     "integration": lambda session: pytest(session, "integration", "tests/integration", *TWO_AT_A_TIME),
+    "hostile": lambda session: pytest(session, "hostile", "tests/hostile", *TWO_AT_A_TIME),
+    "fuzz": lambda session: run_fuzzers(session, "--seconds", str(FUZZ_SECONDS)),
     "cluster": lambda session: pytest(session, "cluster", "tests/cluster", "--ignore", UPGRADE),
     "images": check_images,
     "upgrade": lambda session: pytest(session, "upgrade", UPGRADE),
 }
-BESIDE = ("upgrade",)
-"""Only when they are asked for: ten minutes, and a second Kubernetes."""
+ON_REQUEST = ("upgrade",)
+"""Rings that run only when they are named: ten minutes, and a second Kubernetes."""
 
 
 # What a person reads at the end
@@ -285,7 +334,10 @@ class Counts:
     def read(cls, name: str) -> Counts:
         """Of the run ``name``; nothing when there was none."""
         path = report(name, "xml")
-        suites = ET.parse(path).getroot().iter("testsuite") if path.exists() else []  # noqa: S314
+        try:
+            suites = list(ET.parse(path).getroot().iter("testsuite"))  # noqa: S314
+        except (OSError, ET.ParseError):  # pytest was killed, or could not begin
+            suites = []
         total, failed, skipped, seconds = 0, 0, 0, 0.0
         for suite in suites:
             total += int(suite.get("tests", 0))
@@ -294,26 +346,120 @@ class Counts:
             seconds += float(suite.get("time", 0))
         return cls(total - failed - skipped, failed, skipped, seconds)
 
+    @classmethod
+    def together(cls, several: Iterable[Counts]) -> Counts:
+        """The sum of several runs."""
+        counts = list(several)
+        passed, failed, skipped = (sum(getattr(one, kind) for one in counts) for kind in ("passed", "failed", "skipped"))
+        return cls(passed, failed, skipped, sum(one.seconds for one in counts))
+
     def __str__(self) -> str:
         return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped in {duration(self.seconds)}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A row of the table: one ring. ``counts`` is None for a ring that counts no tests; ``reason`` says why the ring failed."""
+
+    ring: str
+    counts: Counts | None
+    seconds: float
+    reports: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def failed(self) -> int:
+        """Failed tests, and 1 for a ring that failed without one: a linter, a crash, a build."""
+        counted = self.counts.failed if self.counts else 0
+        return counted or int(bool(self.reason))
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        passed, skipped = (str(self.counts.passed), str(self.counts.skipped)) if self.counts else ("-", "-")
+        return (self.ring, passed, str(self.failed), skipped, f"{self.seconds:.0f}", " ".join(self.reports) or "-")
+
+
 class Closing:
-    """The last line of `tests`: all rings together, in pytest's words. Shown when the process ends, behind whatever nox says."""
+    """The end of `tests`: a table of the rings, why each one failed, and all of them together in pytest's words.
+
+    It is shown when the process ends, after everything that nox prints.
+    """
+
+    HEAD = ("ring", "passed", "failed", "skipped", "seconds", "report")
 
     def __init__(self) -> None:
         self.started = time.time()
-        self.ring = "install"
+        self.outcomes: list[Outcome] = []
+        self._unfinished = "install"
+
+    def run(self, ring: str, action: Callable[[], object]) -> None:
+        """Run a ring and note its outcome. Its failure is no reason to stop; Ctrl-C is."""
+        self._unfinished = ring
+        before, began = written(), time.time()
+        reason = ""
+        try:
+            if action() is False:
+                reason = "tests failed"
+        except nox.command.CommandFailed as error:
+            reason = f"its last command failed: {error.reason}"
+        except Exception as error:  # whatever ends a ring, the ones behind it are run
+            reason = str(error) or type(error).__name__
+        self._note(ring, before, time.time() - began, reason)
+
+    def finish(self) -> None:
+        """Every ring has been run."""
+        self._unfinished = ""
+
+    def _note(self, ring: str, before: set[tuple[Path, int, int]], seconds: float, reason: str) -> None:
+        new = sorted(path for path, *_ in written() - before)
+        counts = Counts.together(Counts.read(path.stem) for path in new) if new else None
+        if counts is not None and counts.failed and not reason:
+            reason = "tests failed"
+        reports = tuple(shown(path.with_suffix(".html")) for path in new)
+        self.outcomes.append(Outcome(ring, counts, seconds, reports, reason))
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The rings that failed."""
+        return tuple(one.ring for one in self.outcomes if one.failed)
 
     def show(self) -> None:
-        names = [path.stem for path in REPORTS.glob("*.xml") if path.stat().st_mtime >= self.started]
-        counts = [Counts.read(name) for name in names]
-        passed, failed, skipped = (sum(getattr(one, kind) for one in counts) for kind in ("passed", "failed", "skipped"))
-        if self.ring:
-            say(f"stopped in ring {self.ring}")
-            failed = failed or 1  # a linter or a build counts nothing itself
-        line = f" {passed} passed, {failed} failed, {skipped} skipped in {time.time() - self.started:.2f}s "
+        if self.outcomes:
+            say("", *columns([self.HEAD, *(one.row for one in self.outcomes)]))
+        for one in self.outcomes:
+            if one.reason:
+                say(f"ring {one.ring} failed: {one.reason}")
+        if self._unfinished:
+            say(f"stopped in ring {self._unfinished}")
+        counts = Counts.together(one.counts for one in self.outcomes if one.counts)
+        failed = sum(one.failed for one in self.outcomes) or int(bool(self._unfinished))
+        line = f" {counts.passed} passed, {failed} failed, {counts.skipped} skipped in {time.time() - self.started:.2f}s "
         say(line.center(80, "="))
+
+
+def written() -> set[tuple[Path, int, int]]:
+    """The reports that exist, each with what tells it from a later one of the same name."""
+    return {(path, (stat := path.stat()).st_mtime_ns, stat.st_ino) for path in REPORTS.glob("*.xml")}
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines of aligned columns; numbers stand to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    last = len(widths) - 1
+
+    def line(row: Sequence[str]) -> str:
+        cells = (
+            cell.ljust(width) if place in (0, last) else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return "  ".join(cells).rstrip()
+
+    return [line(row) for row in rows]
+
+
+def shown(path: Path) -> str:
+    """A path as it is shown: from the project's folder on, when it is below it."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def about(session: nox.Session, entries: Iterable[catalog.Entry], *, tested: bool = False) -> list[str]:

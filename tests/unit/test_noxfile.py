@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
+import nox
+import nox.command
 import pytest
 
 import noxfile
@@ -11,6 +15,7 @@ from harness import catalog, paths
 
 JUNIT = """<?xml version="1.0"?><testsuites>
 <testsuite name="pytest" errors="1" failures="2" skipped="3" tests="10" time="100.5"><testcase/></testsuite></testsuites>"""
+GREEN = '<testsuites><testsuite skipped="1" tests="3" time="1"/></testsuites>'
 
 
 @pytest.fixture
@@ -28,36 +33,152 @@ def test_a_run_that_left_no_report_counts_nothing(reports: Path) -> None:
     assert noxfile.Counts.read("unit").passed == 0
 
 
-def last_line(capsys: pytest.CaptureFixture[str]) -> str:
-    return capsys.readouterr().out.splitlines()[-1].strip("= ")
+def write_report(reports: Path, name: str, text: str = JUNIT) -> bool:
+    """Leave the report of a run, as pytest does."""
+    (reports / f"{name}.xml").write_text(text)
+    return "failures" not in text
+
+
+def closed(closing: noxfile.Closing, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines that are shown at the end."""
+    closing.show()
+    return capsys.readouterr().out.splitlines()
 
 
 def test_the_last_line_sums_up_all_rings(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
     closing = noxfile.Closing()
     closing.started -= 5
     for name in ("unit", "web"):
-        (reports / f"{name}.xml").write_text(JUNIT)
-    closing.ring = ""
-    closing.show()
-    assert last_line(capsys).startswith("8 passed, 6 failed, 6 skipped in 5.")
+        closing.run(name, lambda name=name: write_report(reports, name))  # type: ignore[misc]
+    closing.finish()
+    assert closed(closing, capsys)[-1].strip("= ").startswith("8 passed, 6 failed, 6 skipped in 5.")
+
+
+def test_the_table_has_a_row_for_each_ring_with_its_reports(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    closing = noxfile.Closing()
+    closing.run("lint", lambda: None)
+    closing.run("unit", lambda: write_report(reports, "unit", GREEN))
+    closing.run("images", lambda: [write_report(reports, name, GREEN) for name in ("chart", "web")])
+    closing.finish()
+    head, *rows = [line.split() for line in closed(closing, capsys)[1:-1]]
+    assert head == ["ring", "passed", "failed", "skipped", "seconds", "report"]
+    assert rows == [
+        ["lint", "-", "0", "-", "0", "-"],
+        ["unit", "2", "0", "1", "0", f"{reports}/unit.html"],
+        ["images", "4", "0", "2", "0", f"{reports}/chart.html", f"{reports}/web.html"],
+    ]
+    assert closing.failed == ()
 
 
 def test_reports_of_earlier_runs_do_not_count(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (reports / "unit.xml").write_text(JUNIT)
+    write_report(reports, "unit")
     closing = noxfile.Closing()
-    closing.started += 60
-    closing.ring = ""
-    closing.show()
-    assert last_line(capsys).startswith("0 passed, 0 failed")
+    closing.run("unit", lambda: None)
+    closing.finish()
+    assert closed(closing, capsys)[-1].strip("= ").startswith("0 passed, 0 failed")
 
 
-def test_a_linter_that_fails_is_a_failure_of_its_ring(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def failing(error: BaseException) -> Callable[[], object]:
+    def ring() -> object:
+        raise error
+
+    return ring
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (noxfile.RingError("pytest ended with exit code -9: killed by SIGKILL"), "pytest ended with exit code -9: killed by SIGKILL"),
+        (nox.command.CommandFailed("Returned code 1"), "its last command failed: Returned code 1"),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+    ],
+)
+def test_a_ring_that_dies_has_failed_and_says_why_and_the_next_one_runs(
+    error: Exception, reason: str, reports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     closing = noxfile.Closing()
-    closing.ring = "lint"
-    closing.show()
-    said = capsys.readouterr().out
-    assert "stopped in ring lint" in said
-    assert "0 passed, 1 failed" in said.splitlines()[-1]
+    closing.run("lint", failing(error))
+    closing.run("unit", lambda: write_report(reports, "unit", GREEN))
+    closing.finish()
+    lines = closed(closing, capsys)
+    assert closing.failed == ("lint",)
+    assert f"ring lint failed: {reason}" in lines
+    assert "2 passed, 1 failed, 1 skipped" in lines[-1]
+
+
+def test_a_ring_that_dies_after_tests_failed_counts_these(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    closing = noxfile.Closing()
+
+    def ring() -> None:
+        write_report(reports, "unit")
+        raise noxfile.RingError("pytest ended with exit code 2: interrupted")
+
+    closing.run("unit", ring)
+    closing.finish()
+    assert "4 passed, 3 failed, 3 skipped" in closed(closing, capsys)[-1]
+
+
+def test_ctrl_c_stops_the_rings_and_is_a_failure(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    closing = noxfile.Closing()
+    closing.run("unit", lambda: write_report(reports, "unit", GREEN))
+    with pytest.raises(KeyboardInterrupt):
+        closing.run("integration", failing(KeyboardInterrupt()))
+    lines = closed(closing, capsys)
+    assert "stopped in ring integration" in lines
+    assert "2 passed, 1 failed" in lines[-1]
+
+
+def test_a_run_that_never_came_to_a_ring_has_failed(reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = closed(noxfile.Closing(), capsys)
+    assert lines[0] == "stopped in ring install"
+    assert "0 passed, 1 failed" in lines[-1]
+
+
+class Session:
+    """Stands in for nox's: pytest ends with an exit code, after it has left a report or none."""
+
+    def __init__(self, reports: Path, code: int, text: str = "") -> None:
+        self.reports, self.code, self.text = reports, code, text
+
+    def run(self, *words: str) -> None:
+        if self.text:
+            write_report(self.reports, Path(words[words.index("--junitxml") + 1]).stem, self.text)
+        if self.code:
+            raise nox.command.CommandFailed(f"Returned code {self.code}")
+
+
+def test_tests_that_fail_are_no_crash(reports: Path) -> None:
+    assert noxfile.pytest(cast("nox.Session", Session(reports, 0, GREEN)), "unit", "tests/unit")
+    assert not noxfile.pytest(cast("nox.Session", Session(reports, 1, JUNIT)), "unit", "tests/unit")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (-9, "killed by SIGKILL"),
+        (1, "it crashed"),
+        (2, "could not be collected"),
+        (3, "internal error"),
+        (4, "usage"),
+        (5, "no tests"),
+        (134, "it crashed"),
+    ],
+)
+def test_pytest_that_does_not_run_to_its_end_is_told_with_the_reason(code: int, reason: str, reports: Path) -> None:
+    write_report(reports, "unit")  # of an earlier run
+    with pytest.raises(noxfile.RingError, match=reason):
+        noxfile.pytest(cast("nox.Session", Session(reports, code)), "unit", "tests/unit")
+
+
+def test_a_report_that_was_cut_counts_nothing(reports: Path) -> None:
+    (reports / "unit.xml").write_text(JUNIT[:80])
+    assert noxfile.Counts.read("unit").passed == 0
+
+
+def test_fuzzing_and_hostile_machines_are_part_of_the_tests() -> None:
+    rings = list(noxfile.RINGS)
+    assert rings.index("integration") < rings.index("hostile") < rings.index("fuzz") < rings.index("cluster")
+    assert not {"hostile", "fuzz"} & set(noxfile.ON_REQUEST)
 
 
 def test_every_shell_script_is_checked_whatever_it_is_called() -> None:
