@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import queue
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from harness.errors import NodeError, SlipwayError
 from harness.process import Result
@@ -15,6 +18,9 @@ Writer = Callable[[BinaryIO], None]
 """Writes a command's standard input; called once, in a thread of its own."""
 
 Input = str | bytes | BinaryIO | Writer | None
+
+_MOST_AT_ONCE = 64
+"""Machines that ``each`` talks to at the same time."""
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -131,13 +137,39 @@ def each(items: Iterable[Item], action: Callable[[Item], Value]) -> list[Value]:
     work = list(items)
     if not work:
         return []
-    with concurrent.futures.ThreadPoolExecutor(max_workers=min(64, len(work))) as pool:
-        futures = [pool.submit(action, item) for item in work]
+    futures: list[concurrent.futures.Future[Value]] = [concurrent.futures.Future() for _ in work]
+    waiting: queue.SimpleQueue[tuple[Item, concurrent.futures.Future[Value]]] = queue.SimpleQueue()
+    for pair in zip(work, futures, strict=True):
+        waiting.put(pair)
+    # No executor: the interpreter joins an executor's threads when it ends, so Ctrl-C would wait for a machine that does not answer.
+    for _ in range(min(_MOST_AT_ONCE, len(work))):
+        threading.Thread(target=_work, args=(action, waiting), daemon=True).start()
+    try:
         concurrent.futures.wait(futures)
+    except BaseException:
+        _discard(waiting)  # interrupted: nothing new is begun
+        raise
     failures = [failure for future in futures if (failure := future.exception()) is not None]
     if failures:
         raise together(failures)
     return [future.result() for future in futures]
+
+
+def _work(action: Callable[[Item], Value], waiting: queue.SimpleQueue[tuple[Item, concurrent.futures.Future[Value]]]) -> None:
+    """Do what waits, one after the other, until nothing does."""
+    with contextlib.suppress(queue.Empty):
+        while True:
+            item, future = waiting.get_nowait()
+            try:
+                future.set_result(action(item))
+            except BaseException as failure:
+                future.set_exception(failure)
+
+
+def _discard(waiting: queue.SimpleQueue[Any]) -> None:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            waiting.get_nowait()
 
 
 def together(failures: Sequence[BaseException]) -> BaseException:
