@@ -12,12 +12,13 @@ from tests.integration.test_build import heed_ctrl_c
 from tests.waiting import HANG
 
 # A machine that never answers.
-SILENT = """
+SILENT = r"""
+import os
 import threading
 from harness.nodes import each
 
 def ask(_):
-    print("asked", flush=True)
+    os.write(1, b"asked\n")
     threading.Event().wait()
 """
 IN_THE_MAIN_THREAD = "each([1, 2], ask)"
