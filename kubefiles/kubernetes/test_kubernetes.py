@@ -20,10 +20,11 @@ def namespace(kubectl):
     kubectl("delete", "namespace", name, "--wait=false")
 
 
-def until(holds, what, seconds=20):
-    deadline = time.monotonic() + seconds
+def until(holds, what):
+    """Wait for a condition. The limit is only for what hangs, on however busy a machine."""
+    deadline = time.monotonic() + 600
     while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        assert time.monotonic() < deadline, f"it hangs: {what}"
         time.sleep(0.2)
 
 
@@ -60,7 +61,7 @@ def test_images_are_pulled_from_the_cluster_under_their_own_names(kubectl):
 
 def test_the_service_of_the_api_answers_on_every_node(node, kubectl):
     resolver = kubectl("get", "service", "kube-dns", "--namespace", "kube-system", "--output", "jsonpath={.spec.clusterIP}")
-    answer = node.check_output(f"curl -sk --max-time 5 -o /dev/null -w '%{{http_code}}' https://{_first(resolver)}:443/version")
+    answer = node.check_output(f"curl -sk --max-time 60 -o /dev/null -w '%{{http_code}}' https://{_first(resolver)}:443/version")
     assert answer == "200"
 
 
@@ -86,7 +87,7 @@ def test_every_name_server_knows_a_new_service_while_others_change_all_the_time(
         ]
         return not unaware
 
-    until(all_know, f"{address} is the answer of {unaware}", seconds=10)
+    until(all_know, f"{address} is the answer of {unaware}")
 
 
 @pytest.mark.parametrize("place", ["the machine", "a pod"])
@@ -101,7 +102,7 @@ def test_a_connection_begun_before_its_service_is_only_late(nodes, kubectl, name
     (host, *_), api = hosts, kubectl.json("get", "endpoints", "kubernetes")["subsets"][0]
     until(lambda: host.run(f"iptables-save | grep -F {address}").rc != 0, "kube-proxy has forgotten the address")
     unit = f"asks-{namespace}"
-    client = f"{inside}curl -sk --max-time 25 --output /dev/null https://{address}/version"
+    client = f"{inside}curl -sk --max-time 300 --output /dev/null https://{address}/version"
     host.check_output(f"systemd-run --unit={unit} --remain-after-exit sh -c '{client}' 2>&1")
     until(lambda: address in host.check_output(f"{inside}ss -Htn state syn-sent"), "it has asked")
     port = api["ports"][0]["port"]
@@ -121,7 +122,7 @@ def test_a_connection_begun_before_its_service_is_only_late(nodes, kubectl, name
     ]  # fmt: skip
     for resource in made:
         kubectl("apply", "--namespace", namespace, "--filename", "-", input=json.dumps(resource))
-    until(lambda: "SubState=running" not in host.check_output(f"systemctl show {unit} --property SubState"), "it has ended", seconds=30)
+    until(lambda: "SubState=running" not in host.check_output(f"systemctl show {unit} --property SubState"), "it has ended")
     ended = host.check_output(f"systemctl show {unit} --property Result,ExecMainStatus")
     host.run(f"systemctl stop {unit}; systemctl reset-failed {unit}")
     assert "Result=success" in ended

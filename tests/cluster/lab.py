@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,9 @@ from harness.errors import CommandError
 from harness.nodes import Login, Machine, each
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh, SshNode
+from tests import waiting
 from tests.conftest import Slipway
+from tests.waiting import HANG
 
 RUN = ("run", "--image-pull-policy=Always", "--restart=Never")
 MEMBERS = """kubectl() { /var/lib/slipway/rootfs/bin/kubectl --kubeconfig /etc/kubernetes/admin.conf --namespace kube-system "$@"; }
@@ -75,7 +76,7 @@ class Lab:
         return ["run", image, "--masters", ",".join(self.masters), *workers, "--key", str(self.key), "--name", name or self.name, *more]
 
     def run(self, image: str, *more: str, check: bool = True, name: str | None = None) -> process.Result:
-        return self.slipway(*self.words(image, *more, name=name), check=check, timeout=900)
+        return self.slipway(*self.words(image, *more, name=name), check=check, timeout=2 * HANG)
 
     def join_words(self, address: str, *more: str, role: str = "nodes") -> list[str]:
         return ["join", self.name, f"--{role}", address, "--key", str(self.key), *more]
@@ -165,9 +166,9 @@ def reached(running: subprocess.Popen[str], line: str) -> str:
     raise AssertionError(f"it never said {line!r}:\n{said}")
 
 
-def ended(running: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:
+def ended(running: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for its end; the exit code and what it still said."""
-    _, said = running.communicate(timeout=seconds)
+    _, said = running.communicate(timeout=HANG)
     return running.returncode, said
 
 
@@ -216,30 +217,31 @@ def repeated(journal: Sequence[str]) -> list[str]:
 # ---- what is seen -----------------------------------------------------------------------------------------------------
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """The first true value of a condition; a command that fails is not one yet. Fails when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while True:
-        failed: object = None
+def until(condition: Callable[[], Any]) -> Any:
+    """The first true value of a condition; a command that fails is not one yet. Fails when it hangs."""
+    failed: object = None
+
+    def holds() -> Any:
+        nonlocal failed
         try:
-            if found := condition():
-                return found
+            return condition()
         except CommandError as error:
             failed = error.details
-        assert time.monotonic() < deadline, f"it did not come about: {failed}"
-        time.sleep(0.3)
+            return None
+
+    return waiting.until(holds, lambda: failed, pause=0.3)
 
 
 def succeeded(master: SshNode, pod: str) -> bool:
     return bool(json.loads(NodeKubectl(master).run("get", "pod", pod, "--output=json"))["status"]["phase"] == "Succeeded")
 
 
-def runs_on(master: SshNode, node: str, pod: str, image: str, *command: str, seconds: float = 60) -> None:
+def runs_on(master: SshNode, node: str, pod: str, image: str, *command: str) -> None:
     """Start a pod on a node by name, its image pulled anew, and wait until it has succeeded."""
     spec = {"nodeName": node, "tolerations": [{"operator": "Exists"}], "terminationGracePeriodSeconds": 0}
     kubectl = NodeKubectl(master)
     kubectl.run(*RUN, pod, f"--image={image}", f"--overrides={json.dumps({'spec': spec})}", "--command", "--", *command)
-    until(lambda: succeeded(master, pod), seconds)
+    until(lambda: succeeded(master, pod))
     kubectl.run("delete", "pod", pod, "--wait=false")
 
 
@@ -268,8 +270,8 @@ def found(machine: SshNode) -> str:
 
 # Asks again and again what a user of the cluster would, through the machine's own balancer and through its services.
 _CLIENT = """while :; do
-  api=$(curl -sk -m 10 -o /dev/null -w '%{http_code}' https://apiserver.cluster.local:6443/readyz)
-  web=$(curl -s -m 10 -o /dev/null -w '%{http_code}' http://127.0.0.1:PORT/)
+  api=$(curl -sk -m 60 -o /dev/null -w '%{http_code}' https://apiserver.cluster.local:6443/readyz)
+  web=$(curl -s -m 60 -o /dev/null -w '%{http_code}' http://127.0.0.1:PORT/)
   echo "$(date +%s.%N) $api $web"
   sleep 0.1
 done > /run/client.log 2>&1

@@ -16,6 +16,7 @@ from tests.cluster.conftest import GREETING
 from tests.cluster.conftest import SECRET as CLUSTER_SECRET
 from tests.cluster.lab import Lab, kill_at, until
 from tests.conftest import Slipway
+from tests.waiting import HANG
 
 SECRET = "hunter2-of-the-shop"
 
@@ -172,7 +173,7 @@ def images(slipway: Slipway, tmp_path_factory: pytest.TempPathFactory) -> Images
 
 
 def page(lab: Lab, index: int) -> str:
-    return lab.machines[index].run("curl -s --max-time 10 http://127.0.0.1:30090/", check=False).stdout.strip()
+    return lab.machines[index].run("curl -s --max-time 60 http://127.0.0.1:30090/", check=False).stdout.strip()
 
 
 def listed(lab: Lab, *where: str | Path) -> dict[str, Any]:
@@ -193,7 +194,7 @@ def shop(lab: Lab, images: Images) -> process.Result:
     """What the command said that ended what two others had begun, which were killed."""
     kill_at(words(lab, images.shop), "- send its container images to the registries")
     kill_at(words(lab, images.shop), "- launch: kubectl apply -f application/apps/front/front.yaml")
-    return lab.slipway(*words(lab, images.shop), timeout=300)
+    return lab.slipway(*words(lab, images.shop), timeout=HANG)
 
 
 def test_an_application_runs_whose_command_was_killed_and_nothing_was_launched_twice(lab: Lab, shop: process.Result) -> None:
@@ -273,10 +274,10 @@ def test_commands_take_the_place_of_the_images_and_what_they_do_besides_is_told(
 
 def test_a_newer_image_changes_what_runs_and_what_it_has_not_any_more_goes(lab: Lab, images: Images, shop: process.Result) -> None:
     assert shop.ok
-    said = json.loads(lab.slipway(*words(lab, images.newer, "-e", "Greeting=more", "--output", "json"), timeout=300).stdout)
+    said = json.loads(lab.slipway(*words(lab, images.newer, "-e", "Greeting=more", "--output", "json"), timeout=HANG).stdout)
     assert said["dropped"] == ["Deployment shop/store"]
     assert not there(lab, "deployment", "store", "--namespace=shop")
-    until(lambda: [page(lab, index) for index in (0, 1)] == ["<h1>more</h1>"] * 2, seconds=90)
+    until(lambda: [page(lab, index) for index in (0, 1)] == ["<h1>more</h1>"] * 2)
     assert listed(lab)["shop"]["image"] == "shop:2"
 
 
@@ -285,7 +286,7 @@ def test_what_is_removed_is_gone_and_what_was_there_before_stays(lab: Lab, shop:
     plan = json.loads(lab.slipway("apps", "remove", "other", "--name", lab.name, "--plan", "--output", "json").stdout)
     assert (plan["removed"], plan["kept"]) == (["ConfigMap default/other"], [])
     for name in ("other", "shop"):
-        lab.slipway("apps", "remove", name, "--name", lab.name, "--yes", timeout=300)
+        lab.slipway("apps", "remove", name, "--name", lab.name, "--yes", timeout=HANG)
     assert listed(lab) == {}
     assert not there(lab, "namespace", "shop")
     assert not there(lab, "configmap", "other")
@@ -320,16 +321,16 @@ def test_with_nothing_but_a_kubeconfig_images_are_imported_on_every_node(
     name = "registry.example.com/shop/abroad:1"
     assert has(lab, name) == [False, False]
     where = ["--kubeconfig", str(config), "--key", str(lab.key)]
-    said = lab.slipway("run", images.abroad, *where, env=programs, timeout=300)
+    said = lab.slipway("run", images.abroad, *where, env=programs, timeout=HANG)
     assert "launch: kubectl apply" in said.stderr
     assert has(lab, name) == [True, True]
     assert "abroad" in listed(lab, *where)
     # Launched here: nothing of it is on the machines, not even its files, nor in their registry.
     held = "/var/lib/slipway/registry/docker/registry/v2/repositories/registry.example.com/shop/abroad"
     assert lab.first.run(f"ls -d /var/lib/slipway/apps {held}", check=False).stdout == ""
-    again = lab.slipway("run", images.abroad, *where, env=programs, timeout=300)
+    again = lab.slipway("run", images.abroad, *where, env=programs, timeout=HANG)
     assert "(0 of 1 images)" in again.stderr
-    lab.slipway("apps", "remove", "abroad", *where, "--yes", env=programs, timeout=300)
+    lab.slipway("apps", "remove", "abroad", *where, "--yes", env=programs, timeout=HANG)
     assert not there(lab, "namespace", "abroad")
 
 
@@ -339,11 +340,11 @@ def test_a_cluster_that_somebody_else_has_made_is_reached_through_a_master(lab: 
     lab.first.run("mv /var/lib/slipway/cluster /var/lib/slipway/cluster.kept")
     try:
         where = ["--masters", lab.masters[0], "--key", str(lab.key)]
-        said = lab.slipway("run", images.abroad, *where, timeout=300)
+        said = lab.slipway("run", images.abroad, *where, timeout=HANG)
         assert "import its container images on the nodes" in said.stderr
         pods = lab.json("get", "pods", "--namespace=abroad")["items"]
         assert [pod["status"]["phase"] for pod in pods] == ["Running", "Running"]
-        lab.slipway("apps", "remove", "abroad", *where, "--yes", timeout=300)
+        lab.slipway("apps", "remove", "abroad", *where, "--yes", timeout=HANG)
         assert not there(lab, "namespace", "abroad")
     finally:
         lab.first.put(mark.encode(), "/var/lib/slipway/cluster")

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from harness.oci.store import Store
 from tests.cluster.conftest import PROJECT, leftovers
 from tests.conftest import Slipway
 from tests.integration.test_build import context, heed_ctrl_c
+from tests.waiting import HANG, until
 
 pytestmark = pytest.mark.usefixtures("kubernetes", "clean")
 
@@ -88,20 +88,18 @@ def test_two_builds_at_once_do_not_disturb_each_other(tmp_path: Path, slipway: S
 
 @pytest.mark.parametrize("moment", ["boot", "launch"])
 def test_ctrl_c_leaves_nothing_behind(moment: str, tmp_path: Path) -> None:
-    made = context(tmp_path, "FROM kubernetes\nCMD touch /tmp/launched; sleep 300\n")
+    made = context(tmp_path, "FROM kubernetes\nCMD touch /tmp/launched; sleep 86400\n")
     before, trees = leftovers(), set((paths.cache() / "tmp").glob("*"))
     building = subprocess.Popen(
         [sys.executable, "-m", "harness.cli", "build", "--no-cache", "-t", "interrupted", str(made)],
         stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 180
-        while not reached(moment, before) and building.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.2)
+        until(lambda: reached(moment, before) or building.poll() is not None, f"it never came to {moment}", pause=0.2)
         assert building.poll() is None
     finally:
         os.killpg(building.pid, signal.SIGINT)
-        _, errors = building.communicate(timeout=120)
+        _, errors = building.communicate(timeout=HANG)
     assert building.returncode == 130, errors
     assert "interrupted" in errors
     assert leftovers() == before
@@ -122,16 +120,14 @@ def launched(before: set[str]) -> bool:
 
 
 def test_a_killed_build_is_swept_up_by_the_next_one(tmp_path: Path, slipway: Slipway) -> None:
-    made = context(tmp_path, "FROM kubernetes\nCMD touch /tmp/launched; sleep 300\n")
+    made = context(tmp_path, "FROM kubernetes\nCMD touch /tmp/launched; sleep 86400\n")
     before = leftovers()
     building = subprocess.Popen(
         [sys.executable, "-m", "harness.cli", "build", "--no-cache", "-t", "killed", str(made)],
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 180
-    while "control-plane" not in str(leftovers() - before) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    until(lambda: "control-plane" in str(leftovers() - before) or building.poll() is not None, "it boots no cluster", pause=0.2)
     os.killpg(building.pid, signal.SIGKILL)
     building.wait()
     assert leftovers() > before

@@ -18,6 +18,7 @@ from harness.errors import UsageError
 from harness.lifecycle import lease
 from tests.cluster.lab import Lab, begun, ended, reached, until
 from tests.conftest import HERE, Slipway
+from tests.waiting import HANG
 
 CASES = HERE / "cases"
 IMAGE = "saas:latest"
@@ -123,7 +124,7 @@ def saas(slipway: Slipway, kubernetes: str, tmp_path_factory: pytest.TempPathFac
         (context / path).parent.mkdir(parents=True, exist_ok=True)
         (context / path).write_text(text)
     shutil.copy(CASES / "dashboard-port/dashboard.yaml", context)
-    slipway("build", "-t", IMAGE, context, timeout=900)
+    slipway("build", "-t", IMAGE, context, timeout=HANG)
     return IMAGE
 
 
@@ -139,7 +140,7 @@ class Site:
         return [verb, "-f", file, IMAGE, *machines, "--name", self.lab.name, "--key", self.lab.key, *more]
 
     def __call__(self, verb: str, file: Path, *more: str, check: bool = True) -> process.Result:
-        return self.lab.slipway(*self.words(verb, file, *more), check=check, timeout=900)
+        return self.lab.slipway(*self.words(verb, file, *more), check=check, timeout=HANG)
 
     def write(self, name: str, text: str) -> Path:
         path = self.folder / name
@@ -180,7 +181,7 @@ class Site:
         return self.write(name, yaml.safe_dump_all(documents, sort_keys=False))
 
     def apply(self, file: Path, *more: str, check: bool = True) -> process.Result:
-        return self.lab.slipway("apply", "-f", file, *more, check=check, timeout=600)
+        return self.lab.slipway("apply", "-f", file, *more, check=check, timeout=HANG)
 
 
 @pytest.fixture(scope="module")

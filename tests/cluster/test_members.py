@@ -9,6 +9,7 @@ import pytest
 from harness.clusterstate import ClusterState
 from tests.cluster.conftest import GREETING, Made
 from tests.cluster.lab import Lab, found, kill_at, runs_on, until
+from tests.waiting import HANG
 
 RECORD = ("get", "configmap", "slipway-clusterfile", "--namespace=kube-system")
 RENDERED = "cksum < /var/lib/slipway/rootfs/manifests/web.yaml"
@@ -27,7 +28,7 @@ def joined(lab: Lab, later: str) -> Lab:
     assert json.loads(lab.slipway(*lab.join_words(later, "--plan", "--output", "json")).stdout)
     assert lab.at(later).run("ls -A /var/lib/slipway", check=False).stdout == ""
     assert "+ send the rootfs (copied between machines)" in kill_at(lab.join_words(later), "- start the kubelets")
-    said = lab.slipway(*lab.join_words(later, "--output", "json"), timeout=300)
+    said = lab.slipway(*lab.join_words(later, "--output", "json"), timeout=HANG)
     assert json.loads(said.stdout)["nodes"] == [f"{lab.name}-node-2"]
     assert "+ send the rootfs (done before)" in said.stderr
     return lab
@@ -40,7 +41,7 @@ def test_a_worker_joins_and_runs_what_the_others_run(joined: Lab, later: str) ->
     # The same files as on the others, with the values that were given when the cluster was made; and the same services.
     newcomer = joined.at(later)
     assert newcomer.run(RENDERED).stdout == joined.first.run(RENDERED).stdout
-    assert until(lambda: PAGE in newcomer.run("curl -s --max-time 5 http://127.0.0.1:30080/", check=False).stdout)
+    assert until(lambda: PAGE in newcomer.run("curl -s --max-time 60 http://127.0.0.1:30080/", check=False).stdout)
 
 
 def test_everybody_knows_a_worker_that_has_joined(joined: Lab, later: str) -> None:
@@ -90,10 +91,10 @@ def test_a_worker_leaves_its_machine_as_it_was_and_may_come_back(joined: Lab, la
     assert found(joined.at(later)) == made.untouched[later]
     assert f"{joined.name}-node-2" not in joined.nodes()
     assert later not in joined.json(*RECORD)["data"]["Clusterfile"]
-    assert joined.first.run("curl -s --max-time 10 http://127.0.0.1:30080/").stdout.strip() == PAGE
+    assert joined.first.run("curl -s --max-time 60 http://127.0.0.1:30080/").stdout.strip() == PAGE
     # Its pods are gone with it: nobody waits for them.
-    until(lambda: joined.status()["healthy"], seconds=30)
-    joined.slipway(*joined.join_words(later), timeout=300)
+    until(lambda: joined.status()["healthy"])
+    joined.slipway(*joined.join_words(later), timeout=HANG)
     assert joined.nodes()[f"{joined.name}-node-2"]
 
 
@@ -102,4 +103,4 @@ def test_a_worker_that_is_dead_is_removed_without_it(joined: Lab, later: str) ->
     done = json.loads(joined.slipway("remove", joined.name, later, "--yes", "--output", "json").stdout)
     assert list(done["unreachable"]) == [later]
     assert f"{joined.name}-node-2" not in joined.nodes()
-    until(lambda: joined.status()["healthy"], seconds=60)
+    until(lambda: joined.status()["healthy"])

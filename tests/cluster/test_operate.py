@@ -16,6 +16,7 @@ from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes.kubeadm import CONFIG
 from tests.cluster.conftest import SECRET, Made
 from tests.cluster.lab import Lab, found, until
+from tests.waiting import HANG
 
 NOBODY = "127.0.0.77"
 """An address where no sshd listens."""
@@ -172,7 +173,7 @@ def test_a_check_tries_every_way_and_leaves_nothing_in_the_cluster(lab: Lab) -> 
     }
     assert not failed & {("api-way", address) for address in lab.addresses}
     assert all(one["remedy"] for places in found.values() for one in places.values() if one["result"] == "failed")
-    until(lambda: lab.kubectl(*ours) == "", seconds=120)
+    until(lambda: lab.kubectl(*ours) == "")
 
 
 # ---- certificates -----------------------------------------------------------------------------------------------------
@@ -262,7 +263,7 @@ def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_we
 
     lab.kubectl("create", "configmap", "later", "--from-literal=a=b")
     lab.first.run("rm -rf /var/lib/etcd/member")
-    said = lab.slipway("restore", "-f", file, "--yes", "--password-env", "BACKUP_PASSWORD", "-o", "json", env=word, timeout=900)
+    said = lab.slipway("restore", "-f", file, "--yes", "--password-env", "BACKUP_PASSWORD", "-o", "json", env=word, timeout=HANG)
     assert json.loads(said.stdout)["in_place"] is True
     assert objects(lab) == before
     until(lambda: lab.status()["healthy"])
@@ -289,5 +290,5 @@ def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_we
 
 def answers(lab: Lab) -> None:
     """The application serves, through services whose addresses are the old ones."""
-    page = "curl -s --max-time 5 http://127.0.0.1:30080/"
+    page = "curl -s --max-time 60 http://127.0.0.1:30080/"
     until(lambda: all("<h1>" in machine.run(page, check=False).stdout for machine in lab.machines))

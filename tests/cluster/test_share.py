@@ -16,6 +16,7 @@ from harness import process
 from tests.cluster.lab import Lab
 from tests.conftest import Slipway
 from tests.integration.registry import PASSWORD, USER, Registry, password_registry, registry
+from tests.waiting import HANG
 
 COPY = ("skopeo", "--insecure-policy", "copy", "--all", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false")
 
@@ -37,7 +38,7 @@ class Elsewhere:
     env: dict[str, str]
 
     def __call__(self, *words: str | Path) -> process.Result:
-        return self.slipway(*words, env=self.env, timeout=900)
+        return self.slipway(*words, env=self.env, timeout=HANG)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from harness.runtimes.kubeadm import CONFIG
 from tests.cluster.conftest import PROJECT, SECRET
 from tests.cluster.lab import Client, Lab, begun, ended, kill_at, reached, until
 from tests.conftest import Slipway
+from tests.waiting import HANG
 
 PORT = 30090
 OLD, NEW = "v1.20.2", "v1.20.3"
@@ -123,7 +124,7 @@ def lab(slipway: Slipway, shops: None, tmp_path_factory: pytest.TempPathFactory)
     try:
         file = tmp_path_factory.mktemp("cluster") / "Clusterfile"
         file.write_text(CLUSTERFILE.format(name=lab.name, key=lab.key, secret=SECRET, masters=lab.masters, workers=lab.workers))
-        slipway("run", "-f", file, timeout=600)
+        slipway("run", "-f", file, timeout=HANG)
         yield lab
     finally:
         lab.down()
@@ -138,7 +139,7 @@ def versions(lab: Lab) -> dict[str, str]:
 
 
 def page(lab: Lab) -> str:
-    return lab.worker.run(f"curl -s --max-time 5 http://127.0.0.1:{PORT}/").stdout
+    return lab.worker.run(f"curl -s --max-time 60 http://127.0.0.1:{PORT}/").stdout
 
 
 def settings(lab: Lab) -> str:
@@ -172,7 +173,7 @@ def test_an_upgrade_that_was_killed_is_finished_by_the_same_command_and_the_appl
     until(client.answers)
     kill_at(words(lab), f"- change node {lab.name}-node-1")
     assert versions(lab)["master-1"] == NEW
-    done = lab.slipway(*words(lab, "--output", "json"), timeout=600)
+    done = lab.slipway(*words(lab, "--output", "json"), timeout=HANG)
     assert f"+ change master {lab.name}-master-1 (done before)" in done.stderr
     assert json.loads(done.stdout)["resumed"]
     client.stop()
@@ -223,7 +224,7 @@ def test_what_was_before_is_on_the_machines(lab: Lab) -> None:
 
 def test_a_rollback_brings_the_former_image_back_and_sends_next_to_nothing(lab: Lab) -> None:
     client = Client(lab.worker, PORT)
-    done = lab.slipway("rollback", lab.name, "--yes", "-e", f"DbPassword={SECRET}", timeout=600)
+    done = lab.slipway("rollback", lab.name, "--yes", "-e", f"DbPassword={SECRET}", timeout=HANG)
     client.stop()
     assert [answer for answer in client.answers() if not answer.app] == []
     assert versions(lab) == {"master-1": OLD, "node-1": OLD, "node-2": OLD}
@@ -239,15 +240,15 @@ def test_an_upgrade_that_lost_a_machine_is_told_and_rolled_back_from_where_it_st
     with begun(words(lab)) as running:
         reached(running, f"- change node {lab.name}-node-2")
         lab.kill(lost)
-        code, said = ended(running, seconds=400)
+        code, said = ended(running)
     assert (code, lost in said) == (5, True), said
     half_way = lab.status()
     assert half_way["change"]["kind"] == "upgrade"
     assert [one["address"] for one in half_way["unreachable"]] == [lost]
     assert {name: version for name, version in versions(lab).items() if name != "node-2"} == {"master-1": NEW, "node-1": NEW}
     lab.reboot(lost)
-    lab.slipway("rollback", lab.name, "--yes", "-e", f"DbPassword={SECRET}", timeout=600)
-    found = until(lambda: (now := lab.status())["healthy"] and now, seconds=120)
+    lab.slipway("rollback", lab.name, "--yes", "-e", f"DbPassword={SECRET}", timeout=HANG)
+    found = until(lambda: (now := lab.status())["healthy"] and now)
     assert (found["change"], found["image"]) == (None, "market:1")
     assert versions(lab) == {"master-1": OLD, "node-1": OLD, "node-2": OLD}
     assert all(node["schedulable"] for node in found["nodes"])

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from harness import packages, paths, process
+from tests.waiting import HANG
 
 VERSION = "2.5.0-2+b4"
 SUITE = "trixie"
@@ -41,7 +42,7 @@ class Cosign:
 
     def __call__(self, *words: str | Path, check: bool = True) -> process.Result:
         environment = {"COSIGN_PASSWORD": PASSWORD, "HOME": str(self.folder), "DOCKER_CONFIG": str(self.folder)}
-        return process.run([self._program, *words], env=environment, cwd=self.folder, check=check, timeout=120)
+        return process.run([self._program, *words], env=environment, cwd=self.folder, check=check, timeout=HANG)
 
     def key_pair(self, name: str) -> tuple[Path, Path]:
         """A key pair that cosign made: the private and the public file."""

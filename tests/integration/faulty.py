@@ -24,6 +24,7 @@ from typing import Any
 
 from harness.oci.model import OCI_MANIFEST
 from tests.integration.registry import serving
+from tests.waiting import HANG
 
 Answer = Callable[["Handler"], None]
 
@@ -138,7 +139,7 @@ def _unsent(connection: socket.socket) -> int:
 
 def passed_on(handler: Handler) -> None:
     """What the upstream answers. It learns from Host where its clients think it is, so uploads come by here too."""
-    connection = http.client.HTTPConnection(handler.faulty.upstream, timeout=30)
+    connection = http.client.HTTPConnection(handler.faulty.upstream, timeout=HANG)
     with contextlib.closing(connection):
         connection.putrequest(handler.command, handler.path, skip_host=True, skip_accept_encoding=True)
         for name, value in handler.headers.items():
@@ -187,7 +188,7 @@ def redirect(url: str) -> Answer:
 
 def hang(handler: Handler) -> None:
     """Say nothing until the server ends."""
-    handler.faulty.ended.wait(30)
+    handler.faulty.ended.wait(2 * HANG)
     handler.close_connection = True
 
 

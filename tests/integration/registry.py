@@ -41,13 +41,13 @@ from harness.oci.model import (
     canonical_json,
     digest_of,
 )
+from tests.waiting import HANG, until
 
 PROGRAM = "docker-registry"
 USER = "alice"
 PASSWORD = "open sesame"
 # bcrypt with the lowest cost: a registry checks it at every request.
 HTPASSWD = "alice:$2b$04$8ogybSuTgyLFTFl.RO0he.GmDsvIv0GgR6L1ol8d3/SvCRnFaHhTW\n"
-_START_TIMEOUT = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,17 +106,18 @@ def registry(
         yield Registry(_address(process, log), log, process.pid, "https" if tls else "http")
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(HANG)
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    end = time.monotonic() + _START_TIMEOUT
-    while time.monotonic() < end and process.poll() is None:
+    def address() -> str:
         found = re.search(r"listening on (\d+\.\d+\.\d+\.\d+:\d+)", log.read_text())
-        if found:
-            return found[1]
-        time.sleep(0.02)  # a process that writes a file gives no other condition to wait for
-    raise RuntimeError(f"{PROGRAM} does not start:\n{log.read_text()}")
+        return found[1] if found else ""
+
+    until(lambda: address() or process.poll() is not None, log.read_text)
+    if not address():
+        raise RuntimeError(f"{PROGRAM} does not start:\n{log.read_text()}")
+    return address()
 
 
 # Images

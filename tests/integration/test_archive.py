@@ -7,9 +7,9 @@ import json
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from harness.oci.model import OCI_LAYER, OCI_LAYER_ZSTD, Descriptor, Platform
 from harness.oci.store import Store
 from harness.process import run
 from tests.conftest import Slipway
+from tests.integration import dying
+from tests.waiting import HANG
 
 SKOPEO = ["skopeo", "--insecure-policy", "copy", "--quiet"]
 ALL = ["--all", "--preserve-digests"]
@@ -263,22 +265,19 @@ def test_a_limit_on_the_size_of_files_is_an_error_not_a_death(home: Path, image:
     assert not list(tmp_path.glob("*web.tar*"))
 
 
-def kill_at(seconds: float, *words: str | Path, home: Path) -> bool:
-    """Whether the command line had to be killed so long after it had begun."""
-    argv = [sys.executable, "-m", "harness.cli", "-q", *map(str, words)]
-    with subprocess.Popen(argv, env={**os.environ, **at(home)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return True
-        return False
+def killed_at(count: int, *words: str | Path, home: Path) -> bool:
+    """Kill the command line at its event number ``count`` with files; False when it had ended before."""
+    argv = dying.command(count, home / "events", "-q", *words)
+    done = subprocess.run(argv, env={**os.environ, **at(home)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    assert done.returncode in (0, -signal.SIGKILL)
+    return done.returncode != 0
 
 
-def took(slipway: Slipway, *words: str | Path, home: Path) -> float:
-    begun = time.monotonic()
-    slipway("-q", *words, env=at(home))
-    return time.monotonic() - begun
+def events(*words: str | Path, home: Path) -> int:
+    """How many events with files the command line has from its beginning to its end."""
+    home.mkdir(exist_ok=True)
+    run(dying.command(0, home / "events", "-q", *words), env=at(home))
+    return dying.counted(home / "events")
 
 
 @pytest.fixture
@@ -291,13 +290,13 @@ def test_a_load_that_is_killed_anywhere_is_finished_by_the_next(
     slipway: Slipway, home: Path, large: CloudImage, site: Path, tmp_path: Path
 ) -> None:
     slipway("-q", "save", "web:1", "-f", tmp_path / "web.tar", env=at(home))
-    longest = took(slipway, "load", "-f", tmp_path / "web.tar", home=tmp_path / "measured")
+    every = events("load", "-f", tmp_path / "web.tar", home=tmp_path / "measured")
     chance = random.Random(8)
     there = Store(site / "store")
     blobs = there.root / "blobs/sha256"
     killed = 0
     for _ in range(8):
-        if kill_at(chance.uniform(0.3, 1) * longest, "load", "-f", tmp_path / "web.tar", home=site):
+        if killed_at(int(chance.uniform(0.1, 0.8) * every), "load", "-f", tmp_path / "web.tar", home=site):
             killed += 1
             assert not there.names() or cloudimage.read(there, "web:1") == large
             for path in blobs.iterdir():
@@ -319,14 +318,14 @@ def test_a_save_that_is_killed_anywhere_is_finished_by_the_next(
     stick = tmp_path / "stick"
     stick.mkdir()
     words: tuple[str | Path, ...] = ("save", "web:1", "-f", stick / "web.tar", *volumes)
-    longest = took(slipway, *words, home=home)
+    every = events(*words, home=home)
     whole = {path.name: path.read_bytes() for path in stick.iterdir()}
     for path in stick.iterdir():
         path.unlink()
     chance = random.Random(9)
     killed = 0
     for _ in range(8):
-        if kill_at(chance.uniform(0.3, 1) * longest, *words, home=home):
+        if killed_at(int(chance.uniform(0.1, 0.8) * every), *words, home=home):
             killed += 1
             named = {path.name for path in stick.iterdir() if not path.name.startswith(".")}
             assert not named or volumes or named == {"web.tar"}
@@ -343,7 +342,7 @@ def test_two_loads_at_once_agree(home: Path, store: Store, large: CloudImage, si
     argv = [sys.executable, "-m", "harness.cli", "-q", "load", "-f", str(tmp_path / "web.tar")]
     both = [subprocess.Popen(argv, env={**os.environ, **at(site)}, stdout=subprocess.PIPE) for _ in range(2)]
     for process in both:
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=HANG)
         assert (process.returncode, said.decode()) == (0, f"web:1  {large.digest}\n")
     there = Store(site / "store")
     cloudimage.verify(there, cloudimage.read(there, "web:1"))

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from harness.oci import layer
 from harness.oci.store import Store
 from tests.conftest import Slipway
 from tests.integration.registry import Registry, image, push, registry
+from tests.waiting import HANG, until
 
 POD = """\
 apiVersion: v1
@@ -257,12 +257,10 @@ def test_ctrl_c_in_a_run_step_leaves_no_container_and_no_tree(tmp_path: Path, ho
         start_new_session=True,
         preexec_fn=heed_ctrl_c,
     )
-    deadline = time.monotonic() + 120
-    while containers() == before and time.monotonic() < deadline and building.poll() is None:
-        time.sleep(0.1)
+    until(lambda: containers() != before or building.poll() is not None, "it makes no container", pause=0.1)
     assert building.poll() is None
     os.killpg(building.pid, signal.SIGINT)
-    _, errors = building.communicate(timeout=60)
+    _, errors = building.communicate(timeout=HANG)
     assert building.returncode == 130
     assert "interrupted" in errors
     assert containers() == before

@@ -28,6 +28,7 @@ from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from tests.conftest import Slipway
+from tests.waiting import HANG
 
 NAME = f"test-checks-{os.getpid()}"
 NOBODY = "127.0.0.77"
@@ -53,7 +54,7 @@ class Site:
         return ["--masters", masters, "--nodes", nodes, "--key", str(self.group.login.key), *more]
 
     def call(self, *words: str, **env: str) -> process.Result:
-        return self.slipway(*words, check=False, env={"SLIPWAY_HOME": str(self.home), **env}, timeout=120)
+        return self.slipway(*words, check=False, env={"SLIPWAY_HOME": str(self.home), **env}, timeout=HANG)
 
     def found(self, *more: str) -> dict[tuple[str, str], dict[str, Any]]:
         """What each check says about each machine."""

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -22,10 +23,14 @@ from harness.oci.layer import Entry, write_layer
 from harness.oci.model import Platform
 from harness.oci.store import Store
 from tests.conftest import Slipway
+from tests.integration import dying
 from tests.integration.registry import Registry, registry
+from tests.waiting import HANG, until
 
 AMD64, ARM64 = Platform.parse("linux/amd64"), Platform.parse("linux/arm64")
 KILLS = 20
+MEETINGS = 30
+"""Rounds of each process that unpacks or removes beside the others."""
 processes = multiprocessing.get_context("spawn")
 
 
@@ -39,7 +44,7 @@ class Site:
         self._slipway = slipway
 
     def run(self, *words: str | Path, check: bool = True) -> Any:
-        return self._slipway(*words, check=check, env=self.env, timeout=120)
+        return self._slipway(*words, check=check, env=self.env, timeout=HANG)
 
     def start(self, *words: str | Path) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-m", "harness.cli", *map(str, words)]
@@ -147,12 +152,12 @@ def test_a_registry_that_lacks_it_is_told_with_its_reason(here: Site, running: R
 # Prune
 
 
-def test_a_kill_of_prune_at_any_moment_leaves_every_image_whole(here: Site) -> None:
+def test_a_kill_of_prune_at_any_moment_leaves_every_image_whole(here: Site, tmp_path: Path) -> None:
     chance = random.Random(7)
     kept = [f"kept-{number}:latest" for number in range(3)]
     for name in kept:
         make(here.store, name, name)
-    took, midway = 0.0, 0
+    every, midway, tally = 0, 0, tmp_path / "events"
     for number in range(KILLS):
         # Much to remove, so that there are many moments to be killed in.
         strays = [here.store.put(f"{number} {stray}".encode())[0] for stray in range(200)]
@@ -160,17 +165,13 @@ def test_a_kill_of_prune_at_any_moment_leaves_every_image_whole(here: Site) -> N
         here.store.keep("step", f"{number:064x}", {"layer": gone.platforms[0].layers[0].digest})
         os.close(trees._held.pop(trees.unpacked(here.store, gone.platforms[0].layers)))
         here.store.untag("gone")
-        begun, ended = processes.Event(), processes.Event()
-        pruner = processes.Process(target=prune_once, args=(here.store.root, here.cache, begun, ended))
+        # The first one is not killed, and counts: anywhere in the work of the others is the point.
+        moment = chance.randint(1, every) if every else 0
+        pruner = processes.Process(target=prune_once, args=(here.store.root, here.cache, moment, tally))
         pruner.start()
-        assert begun.wait(60)
-        started = time.monotonic()
-        if number == 0:
-            assert ended.wait(60)
-            took = time.monotonic() - started
-        time.sleep(took * chance.uniform(0, 1))  # anywhere in its work: that is the point
-        pruner.kill()
         pruner.join()
+        assert pruner.exitcode in (0, -signal.SIGKILL)
+        every = every or dying.counted(tally)
         midway += 0 < sum(here.store.has(digest) for digest in strays) < len(strays)
         here.verify(*kept)
         for tree in (path for path in trees.folder().iterdir() if not path.name.startswith(".")):
@@ -185,12 +186,11 @@ def test_a_kill_of_prune_at_any_moment_leaves_every_image_whole(here: Site) -> N
     here.verify(*kept)
 
 
-def prune_once(root: Path, cache: Path, begun: Any, ended: Any) -> None:
+def prune_once(root: Path, cache: Path, moment: int, tally: Path) -> None:
     os.environ["SLIPWAY_CACHE"] = str(cache)
     store = Store(root)
-    begun.set()
+    dying.arm(moment, tally)
     prune.prune(store, cache=True)
-    ended.set()
 
 
 def test_prune_beside_builds_pulls_pushes_and_loads_takes_nothing_of_theirs(
@@ -213,10 +213,11 @@ def test_prune_beside_builds_pulls_pushes_and_loads_takes_nothing_of_theirs(
         here.start("load", "-f", tmp_path / "some.tar"),
         *(here.start("push", "--plain-http", f"{name}-mine") for name in names[:2]),
     ]
-    said = [process.communicate(timeout=120)[1].decode() for process in work]
+    said = [process.communicate(timeout=HANG)[1].decode() for process in work]
+    until(lambda: rounds.value > 0 or pruner.exitcode is not None, "prune")
     stop.set()
     for process in (pruner, builder):
-        process.join(60)
+        process.join(HANG)
     assert [process.returncode for process in work] == [0] * len(work), said
     assert (pruner.exitcode, builder.exitcode) == (0, 0)
     assert rounds.value > 0
@@ -251,7 +252,7 @@ def test_a_tree_that_another_process_uses_stays_until_that_ends(here: Site) -> N
     ready = processes.Event()
     user = processes.Process(target=use, args=(here.store.root, here.cache, ready))
     user.start()
-    assert ready.wait(60)
+    assert ready.wait(HANG)
     here.store.untag("web")
     said = json.loads(here.run("prune", "-o", "json").stdout)
     assert (said["treesInUse"], said["kinds"]["trees"]["count"]) == (1, 0)
@@ -276,18 +277,22 @@ def test_processes_that_unpack_and_prune_at_once_never_meet(here: Site) -> None:
     for number in range(3):
         make(here.store, f"web-{number}", str(number))
     stop = processes.Event()
-    users = [processes.Process(target=unpack_until, args=(here.store.root, here.cache, number, stop)) for number in range(3)]
-    remover = processes.Process(target=remove_until, args=(here.cache, stop))
-    for process in (*users, remover):
+    rounds = [processes.Value("i") for _ in range(4)]
+    users = [
+        processes.Process(target=unpack_until, args=(here.store.root, here.cache, number, stop, rounds[number])) for number in range(3)
+    ]
+    remover = processes.Process(target=remove_until, args=(here.cache, stop, rounds[3]))
+    everybody = (*users, remover)
+    for process in everybody:
         process.start()
-    time.sleep(4)  # as many meetings as fit into it
+    until(lambda: all(one.value >= MEETINGS for one in rounds) or any(process.exitcode for process in everybody), "meet")
     stop.set()
-    for process in (*users, remover):
-        process.join(60)
-    assert [process.exitcode for process in (*users, remover)] == [0, 0, 0, 0]
+    for process in everybody:
+        process.join(HANG)
+    assert [process.exitcode for process in everybody] == [0, 0, 0, 0]
 
 
-def unpack_until(root: Path, cache: Path, number: int, stop: Any) -> None:
+def unpack_until(root: Path, cache: Path, number: int, stop: Any, rounds: Any) -> None:
     os.environ["SLIPWAY_CACHE"] = str(cache)
     store = Store(root)
     layers = cloudimage.read(store, f"web-{number}").platforms[0].layers
@@ -296,12 +301,14 @@ def unpack_until(root: Path, cache: Path, number: int, stop: Any) -> None:
         for _ in range(5):
             assert (place / "etc/version").read_text() == f"version: {number}\n"
         os.close(trees._held.pop(place))  # as if the process had ended
+        rounds.value += 1
 
 
-def remove_until(cache: Path, stop: Any) -> None:
+def remove_until(cache: Path, stop: Any, rounds: Any) -> None:
     os.environ["SLIPWAY_CACHE"] = str(cache)
     while not stop.is_set():
         trees.remove(())
+        rounds.value += 1
 
 
 # Names

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from harness import process
 from harness.lifecycle import ipvs
+from tests.waiting import HANG, until
 
 VIP = "10.103.97.2"
 MASTERS = ("10.0.0.1", "10.0.0.2", "10.0.0.3")
@@ -92,7 +92,7 @@ class Kept:
     def stop(self) -> None:
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGTERM)
-            self.process.wait(10)
+            self.process.wait(HANG)
             self.process = None
 
     def kill(self, address: str, *, dead: bool = True) -> None:
@@ -107,10 +107,7 @@ class Kept:
         return {line.split()[4].rpartition(":")[0] for line in self.rules if line.startswith(f"-a -t {VIP}:{port} ")}
 
     def until(self, holds: Callable[[], object]) -> None:
-        end = time.monotonic() + 20
-        while not holds():
-            assert time.monotonic() < end, (self.rules, (self.folder / "log").read_text())
-            time.sleep(0.02)
+        until(holds, lambda: (self.rules, (self.folder / "log").read_text()))
 
     def rounds(self, count: int = 3) -> None:
         """Let it look at everybody some times."""
@@ -250,7 +247,7 @@ def test_cleaning_takes_away_what_is_its_own_and_nothing_else(kept: Kept) -> Non
 
 def test_a_kernel_without_ipvs_is_told(kept: Kept) -> None:
     (kept.folder / "proc/net/ip_vs").unlink()
-    said = process.run(["sh", KEEPER, "keep"], env=kept.environment, check=False, timeout=20)
+    said = process.run(["sh", KEEPER, "keep"], env=kept.environment, check=False, timeout=HANG)
     assert (said.returncode, said.stderr.strip()) == (1, "the kernel has no IPVS")
 
 

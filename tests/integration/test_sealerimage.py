@@ -21,6 +21,7 @@ from harness.process import run
 from tests.conftest import Slipway
 from tests.integration import sealer
 from tests.integration.registry import Image, Registry, image, index, push, registry
+from tests.waiting import HANG
 
 APP = image("app", size=300_000)
 WEB = image("web", docker=True)
@@ -213,7 +214,7 @@ def test_killed_at_any_moment_and_asked_again_it_ends_well(store: Store, slipway
         )
         time.sleep(chance.uniform(0.3, 1.0))  # anywhere within it: that is the point
         process.send_signal(signal.SIGKILL)
-        process.wait(30)
+        process.wait(HANG)
         for blob in (store.root / "blobs/sha256").iterdir():
             store.verify(f"sha256:{blob.name}")
         if "new:latest" in store.names():

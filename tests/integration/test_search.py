@@ -18,6 +18,7 @@ from harness.oci.store import Store
 from harness.search import DESCRIPTION
 from tests.conftest import Slipway
 from tests.integration.registry import PASSWORD, USER, Registry, image, password_registry, push, registry
+from tests.waiting import HANG
 
 PLATFORMS = (Platform.parse("linux/amd64"), Platform.parse("linux/arm64"))
 
@@ -30,7 +31,7 @@ class Site:
         self._slipway = slipway
 
     def run(self, *words: str | Path, check: bool = True) -> Any:
-        return self._slipway(*words, check=check, env=self.env, timeout=120)
+        return self._slipway(*words, check=check, env=self.env, timeout=HANG)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, P
 from harness.oci.store import Store
 from harness.process import run
 from tests.integration.registry import registry
+from tests.waiting import HANG, until
 
 PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
 processes = multiprocessing.get_context("spawn")
@@ -211,10 +212,7 @@ def test_a_kill_at_any_moment_leaves_the_store_whole(store: Store) -> None:
 
 
 def wait_until_named(store: Store, count: int) -> None:
-    until = time.monotonic() + 60
-    while len(store.names()) < count:
-        assert time.monotonic() < until, "the writer does not write"
-        time.sleep(0.005)
+    until(lambda: len(store.names()) >= count, "the writer does not write")
 
 
 def write_for_ever(root: Path, number: int) -> None:
@@ -231,7 +229,7 @@ def test_a_lease_of_a_killed_build_does_not_stop_collect(store: Store) -> None:
     held = processes.Event()
     holder = processes.Process(target=hold, args=(store.root, held))
     holder.start()
-    assert held.wait(30)
+    assert held.wait(HANG)
     assert store.collect().busy
     holder.kill()
     holder.join()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from harness import process
 from harness.errors import CommandError
+from tests.waiting import HANG
 
 
 def lines(script: str, **more: object) -> tuple[int, list[tuple[str, str]]]:
@@ -18,14 +18,19 @@ def lines(script: str, **more: object) -> tuple[int, list[tuple[str, str]]]:
     return code, found
 
 
-def test_lines_come_whole_and_while_the_program_runs() -> None:
-    came: list[float] = []
-    started = time.monotonic()
-    process.stream(
-        ["sh", "-c", "printf par; sleep 0.2; echo tial; sleep 0.5; echo end"], lambda *_: came.append(time.monotonic() - started)
-    )
-    assert len(came) == 2
-    assert came[1] - came[0] > 0.3
+def test_lines_come_whole_and_while_the_program_runs(tmp_path: Path) -> None:
+    # It goes on only when its first line has been handed on.
+    seen = tmp_path / "seen"
+    waits = f"i=0; until [ -e {seen} ]; do i=$((i + 1)); [ $i -lt {HANG * 20:.0f} ] || exit 1; sleep 0.05; done"
+    script = f"printf par; sleep 0.2; echo tial; {waits}; echo end"
+    came: list[str] = []
+
+    def take(_: str, line: str) -> None:
+        came.append(line)
+        seen.touch()
+
+    assert process.stream(["sh", "-c", script], take) == 0
+    assert came == ["partial", "end"]
 
 
 def test_both_streams_empty_lines_and_an_end_without_a_newline() -> None:
@@ -45,11 +50,15 @@ def test_what_is_no_text_and_lines_without_end_do_no_harm() -> None:
 
 def test_a_program_is_ended_when_nobody_wants_it_any_more() -> None:
     stop = threading.Event()
-    started = time.monotonic()
-    threading.Timer(0.3, stop.set).start()
-    code, _ = lines("exec sleep 60", stop=stop)
-    assert code != 0
-    assert time.monotonic() - started < 10
+    # It would end well by itself.
+    found: list[str] = []
+
+    def take(_: str, line: str) -> None:
+        found.append(line)
+        stop.set()
+
+    assert process.stream(["sh", "-c", f"echo begun; exec sleep {HANG}"], take, stop=stop) != 0
+    assert found == ["begun"]
 
 
 def test_a_listener_that_fails_leaves_no_program_behind() -> None:

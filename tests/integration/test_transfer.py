@@ -39,14 +39,25 @@ from harness.oci.store import Store
 from harness.oci.trouble import Patience, RemoteError
 from harness.registries import Registries
 from tests.conftest import Slipway
+from tests.integration import dying
 from tests.integration import faulty as bad
 from tests.integration.faulty import Faulty, faulty
 from tests.integration.registry import PASSWORD, USER, Registry, TokenServer, password_registry, registry, token_registry
 from tests.integration.test_build import heed_ctrl_c
 from tests.integration.wire import Wire, wire
+from tests.waiting import HANG, until
 
-QUICK = Patience(connect=2.0, read=5.0, attempts=6, backoff=0.005, longest_wait=3.0)
+QUICK = Patience(connect=HANG, read=HANG, attempts=6, backoff=0.005, longest_wait=3.0)
 AMD64 = Platform.parse("linux/amd64")
+PATIENT = f"""
+import dataclasses, sys
+from harness import transfer
+access, login, patience = transfer.client.__defaults__
+transfer.client.__defaults__ = access, login, dataclasses.replace(patience, read={3 * HANG})
+from harness import cli
+sys.exit(cli.execute(sys.argv[1:]))
+"""
+"""The command line, which waits longer for a silent registry than any test waits for it."""
 OVERHEAD = 64 << 10
 """Bytes of requests, answers and manifests that may come on top of the blobs that changed."""
 
@@ -100,10 +111,10 @@ class Site:
         self._slipway = slipway
 
     def run(self, *words: str | Path, check: bool = True, input: str | None = None, env: Mapping[str, str] | None = None) -> process.Result:
-        return self._slipway(*words, check=check, input=input, env={**self.env, **(env or {})}, timeout=120)
+        return self._slipway(*words, check=check, input=input, env={**self.env, **(env or {})}, timeout=HANG)
 
     def start(self, *words: str | Path) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-m", "harness.cli", *map(str, words)]
+        argv = [sys.executable, "-c", PATIENT, *map(str, words)]
         return subprocess.Popen(
             argv, env={**os.environ, **self.env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_ctrl_c
         )
@@ -575,7 +586,8 @@ def test_a_blob_that_breaks_off_goes_on_where_it_was(here: Site, there: Site, pl
     data = here.store.open(blob.digest).read()
     breaks = (bad.broken(data, 90_000), bad.broken_without_ranges(data, 150_000), bad.stalled(data, 0), bad.broken(data, 1))
     server.spoil("GET", blob.digest, *breaks)
-    with there.client(dataclasses.replace(QUICK, read=0.3)) as client:
+    # A busy registry may be as silent as one that has stalled: it is asked again as well.
+    with there.client(dataclasses.replace(QUICK, read=1.0, attempts=100, timeouts=100)) as client:
         transfer.pull(there.store, Reference.parse(trip.name), client)
     assert trip.done()
 
@@ -683,20 +695,15 @@ def test_a_line_that_is_dead_ends_the_command(verb: str, here: Site, there: Site
 def test_two_thousand_blobs(here: Site, there: Site, plain: Registry) -> None:
     image = make(here.store, "many", "many", blobs=2000, size=300)
     name = f"{plain.host}/many/web:1"
-    started = time.monotonic()
+    blobs = len(blobs_of(here.store, image))
     here.push("many", name)
-    pushed = time.monotonic()
     there.pull(name)
-    pulled = time.monotonic()
     assert there.holds(image)
-    # Bounds that only something quadratic breaks, or one after the other with a wait between.
-    assert pushed - started < 120
-    assert pulled - pushed < 60
+    # A blob is looked for, sent in at most three requests and fetched once, however many others there are.
+    assert len(plain.requests("(HEAD|POST|PATCH|PUT)", "many/web/blobs")) <= 4 * blobs
     before = len(plain.requests("GET", "many/web/blobs"))
-    again = time.monotonic()
     there.pull(name)
-    assert time.monotonic() - again < 10
-    assert len(plain.requests("GET", "many/web/blobs")) == before == len(blobs_of(here.store, image))
+    assert len(plain.requests("GET", "many/web/blobs")) == before == blobs
 
 
 def test_a_full_disk(here: Site, there: Site, plain: Registry, tmp_path: Path) -> None:
@@ -728,7 +735,7 @@ def test_two_pulls_at_once_fetch_nothing_twice(here: Site, there: Site, plain: R
     line.rate = 30e6
     pulls = [there.start("pull", f"{line.host}/two/web:1", "--plain-http") for _ in range(2)]
     for one in pulls:
-        output, _ = one.communicate(timeout=60)
+        output, _ = one.communicate(timeout=HANG)
         assert one.returncode == 0, output.decode()
     assert sorted(line.fetched()) == sorted(blob.digest for blob in blobs_of(here.store, image))
     assert there.holds(image)
@@ -765,7 +772,7 @@ def test_a_name_is_given_when_all_is_there(here: Site, there: Site, plain: Regis
 def wait_for(line: Wire, direction: str, count: int, of: subprocess.Popen[bytes]) -> None:
     """Until a running command has moved so many bytes, and then nothing passes: it is caught in the middle, however fast it is."""
     line.hold(direction, count)
-    while not line.wait(direction, count, 0.5):
+    while not line.wait(direction, count, 0.5):  # looks whether it has ended
         assert of.poll() is None, of.communicate()[0].decode()
 
 
@@ -773,9 +780,13 @@ def has_blob(where: Registry, repository: str, digest: str) -> bool:
     return urllib3.request("HEAD", f"{where.url}/v2/{repository}/blobs/{digest}").status == 200
 
 
-def kill(victim: subprocess.Popen[bytes]) -> None:
+def kill(victim: subprocess.Popen[bytes], line: Wire | None = None) -> None:
+    """Kill a command; on the line, nothing of it is seen later."""
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
+    if line is not None:
+        line.release()
+        line.drain()
 
 
 def test_a_pull_that_is_killed_ten_times(here: Site, there: Site, plain: Registry, line: Wire) -> None:
@@ -790,8 +801,7 @@ def test_a_pull_that_is_killed_ten_times(here: Site, there: Site, plain: Registr
         line.clear()
         pull = there.start("pull", name, "--plain-http")
         wait_for(line, "down", chance.randrange(1, total // 11), pull)
-        kill(pull)
-        line.release()
+        kill(pull, line)
         assert_nothing_again(line, verified, partial)
         assert there.store.names() == {}
     verified, partial = there.verified(), there.partial()
@@ -824,8 +834,7 @@ def test_a_push_that_is_killed_ten_times(here: Site, there: Site, plain: Registr
         line.clear()
         push = here.start("push", "web", name, "--plain-http")
         wait_for(line, "up", chance.randrange(1, total // 5), push)
-        kill(push)
-        line.release()
+        kill(push, line)
         closed = {seen.path.rpartition("digest=sha256%3A")[2] for seen in line.requests if seen.method == "PUT"}
         assert closed & {digest.removeprefix("sha256:") for digest in done} == set()
         with here.client() as client:
@@ -845,12 +854,10 @@ def test_an_interrupt_ends_it_soon_and_keeps_what_it_has(verb: str, here: Site, 
     wait_for(line, "up" if verb == "push" else "down", 6_000_000, running)
     if verb == "pull":
         # What has passed the line may still be on its way to the disk.
-        end = time.monotonic() + 20
-        while sum(there.partial().values()) <= 1_000_000:
-            assert time.monotonic() < end, there.partial()
+        until(lambda: sum(there.partial().values()) > 1_000_000, there.partial)
     running.send_signal(signal.SIGINT)
-    # Nothing passes any more: who waited for the line would be found out by the limit.
-    output, _ = running.communicate(timeout=25)
+    # Nothing passes any more, and its patience is longer than the limit.
+    output, _ = running.communicate(timeout=HANG)
     assert running.returncode == 130, output.decode()
     assert b"Traceback" not in output
     line.release()
@@ -864,21 +871,24 @@ def test_an_interrupt_ends_it_soon_and_keeps_what_it_has(verb: str, here: Site, 
         assert there.holds(image)
 
 
-def test_a_prune_that_is_killed_leaves_a_whole_store(here: Site) -> None:
+def test_a_prune_that_is_killed_leaves_a_whole_store(here: Site, tmp_path: Path) -> None:
     chance = random.Random("killed prune")
     kept = make(here.store, "kept", "kept", blobs=20, size=1000)
+    every, tally, killed = 0, tmp_path / "events", 0
     for number in range(10):
         make(here.store, "gone", f"gone {number}", blobs=150, size=1000)
         here.store.untag("gone")
-        before = len(here.verified())
-        prune = here.start("prune")
-        end = time.monotonic() + 20
-        while len(here.verified()) == before and prune.poll() is None:
-            assert time.monotonic() < end
-        time.sleep(chance.random() * 0.003)  # somewhere among its removals
-        kill(prune)
+        # The first one is not killed, and counts.
+        moment = chance.randint(every // 4, every) if every else 0
+        prune = subprocess.run(
+            dying.command(moment, tally, "prune"), env={**os.environ, **here.env}, stdout=subprocess.DEVNULL, check=False
+        )
+        assert prune.returncode in (0, -signal.SIGKILL)
+        killed += prune.returncode != 0
+        every = every or dying.counted(tally)
         assert here.holds(kept)
         assert here.store.resolve("kept").digest == kept.digest
+    assert killed
     here.run("prune")
     assert here.verified() == {blob.digest for blob in closure(here.store, kept)}
 
@@ -893,7 +903,7 @@ def test_prune_beside_a_pull_takes_nothing_from_it(here: Site, there: Site, plai
     assert "in use" in there.run("prune").stdout
     assert there.verified() >= before
     line.release()
-    output, _ = pull.communicate(timeout=60)
+    output, _ = pull.communicate(timeout=HANG)
     assert pull.returncode == 0, output.decode()
     assert there.holds(image)
     assert len(line.fetched()) == len(set(line.fetched()))
@@ -906,8 +916,7 @@ def test_what_a_killed_pull_fetched_stays_until_it_is_pruned(here: Site, there: 
     make(there.store, "other", "other")
     pull = there.start("pull", name, "--plain-http")
     wait_for(line, "down", 2_500_000, pull)
-    kill(pull)
-    line.release()
+    kill(pull, line)
     verified = there.verified() & {blob.digest for blob in closure(here.store, image)}
     partial = there.partial()
     assert len(verified) > 3  # the manifests, and a blob at least
@@ -922,8 +931,7 @@ def test_what_a_killed_pull_fetched_stays_until_it_is_pruned(here: Site, there: 
     line.clear()
     pull = there.start("pull", name, "--plain-http")
     wait_for(line, "down", 2_500_000, pull)
-    kill(pull)
-    line.release()
+    kill(pull, line)
     assert there.verified()
     there.run("prune")
     assert there.verified() == set()

@@ -32,6 +32,7 @@ from tests.integration.cosign import PASSWORD, Cosign
 from tests.integration.registry import Registry, registry
 from tests.integration.test_store import PLATFORMS, platform_image
 from tests.integration.test_transfer import oras
+from tests.waiting import HANG
 
 WEB = "acme/web:1"
 
@@ -389,7 +390,7 @@ def type_in(folder: Path, words: list[str], answers: list[str]) -> tuple[int, st
     )
     os.close(terminal)
     shown, asked = b"", 0
-    end = time.monotonic() + 60
+    end = time.monotonic() + HANG
     try:
         while time.monotonic() < end:
             if not select.select([keyboard], [], [], 1)[0]:
@@ -404,7 +405,7 @@ def type_in(folder: Path, words: list[str], answers: list[str]) -> tuple[int, st
             if asked < len(answers) and shown.count(b": ") > asked and shown.endswith(b": "):
                 os.write(keyboard, answers[asked].encode() + b"\n")
                 asked += 1
-        return running.wait(30), shown.decode(errors="replace")
+        return running.wait(HANG), shown.decode(errors="replace")
     finally:
         running.kill()
         os.close(keyboard)

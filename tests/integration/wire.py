@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+from tests.waiting import HANG
+
 _HEAD = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (\S+) HTTP/1\.1\r\n(.*?)\r\n\r\n", re.DOTALL)
 _RANGE = re.compile(rb"(?im)^range: bytes=(\d+)-\r?$")
 _METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ")
@@ -53,12 +55,32 @@ class Wire:
         self._changed = threading.Condition()
         self._open: set[socket.socket] = set()
         self._dead: set[socket.socket] = set()
+        self._accepted: set[object] = set()
+        """The addresses of clients that have been let in."""
+        self._busy = 0
+        """Connections that have not ended."""
 
     def fetched(self) -> list[str]:
         """The blobs that were asked for with GET, in order."""
         return [seen.blob for seen in self.requests if seen.method == "GET" and seen.blob]
 
+    def drain(self) -> None:
+        """Wait until everything that ended clients had sent is noted and their connections are over.
+
+        What a process had sent before it was killed is still in buffers, and would be taken for requests of the next one.
+        """
+        host, _, port = self.host.rpartition(":")
+        with socket.create_connection((host, int(port))) as last:  # those before it have been let in when it is
+            ours = last.getsockname()
+            with self._changed:
+                assert self._changed.wait_for(lambda: ours in self._accepted, HANG), "the wire lets nobody in"
+        with self._changed:
+            assert self._changed.wait_for(lambda: not self._busy, HANG), "a connection does not end"
+            self._accepted.clear()
+
     def clear(self) -> None:
+        """Forget what was seen and what was to be broken; of clients that have ended nothing is seen later."""
+        self.drain()
         with self._changed:
             self.up = self.down = self.broken = 0
             self.requests.clear()
@@ -82,7 +104,7 @@ class Wire:
         with self._changed:
             self._breaks.append((direction, after, hard))
 
-    def wait(self, direction: str, count: int, timeout: float = 30.0) -> bool:
+    def wait(self, direction: str, count: int, timeout: float = HANG) -> bool:
         """Until so many bytes have gone in a direction; False when they never did."""
         with self._changed:
             return self._changed.wait_for(lambda: bool(getattr(self, direction) >= count), timeout)
@@ -92,9 +114,13 @@ class Wire:
     def serve(self) -> None:
         while True:
             try:
-                client, _ = self._listener.accept()
+                client, address = self._listener.accept()
             except OSError:
                 return
+            with self._changed:
+                self._accepted.add(address)
+                self._busy += 1
+                self._changed.notify_all()
             threading.Thread(target=self._connect, args=(client,), daemon=True).start()
 
     def close(self) -> None:
@@ -108,6 +134,14 @@ class Wire:
                 one.shutdown(socket.SHUT_RDWR)
 
     def _connect(self, client: socket.socket) -> None:
+        try:
+            self._carry(client)
+        finally:
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+
+    def _carry(self, client: socket.socket) -> None:
         try:
             server = socket.create_connection(self._target)
         except OSError:

@@ -24,6 +24,7 @@ from harness.oci.trouble import RemoteError
 from harness.transfer import Access, Crew, pull, push
 from harness.trust.attachments import SIGNATURES, tag_of
 from tests.unit.oci.standin import HOST, Registry, answer, client
+from tests.waiting import HANG
 
 TARGET = Reference.parse(f"{HOST}/team/web:1")
 AMD64, ARM64 = Platform.parse("linux/amd64"), Platform.parse("linux/arm64")
@@ -393,7 +394,7 @@ class Line:
 
     def wait(self) -> None:
         self.read.set()
-        assert self.stopped.wait(20)
+        assert self.stopped.wait(HANG)
 
     def abort(self) -> None:
         self.stopped.set()
@@ -407,7 +408,7 @@ def test_an_interrupt_while_work_is_handed_out_stops_what_has_begun() -> None:
 
     def items() -> Iterator[int]:
         yield 1
-        assert line.read.wait(20)
+        assert line.read.wait(HANG)
         raise KeyboardInterrupt
 
     with client(Registry()) as found:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness import engine, images, process
+from harness.errors import CommandError, NodeError
 from harness.lifecycle import delete, ipvs, machine, membership
 from harness.nodes.placing import STATE, File, place
 from harness.nodes.ssh import Ssh, SshNode
@@ -30,8 +31,8 @@ VIP = ipvs.ADDRESSES[4]
 RUNTIME = "slipway.dev/runtime:12"
 NETWORK = Network("100.64.0.0/10", "10.96.0.0/22")
 _CA = "/etc/kubernetes/pki/ca.crt"
-_PATIENCE = 180
-"""Seconds for anything to happen; on a machine that does nothing else it takes a few."""
+_PATIENCE = 600
+"""Seconds after which something hangs; on a machine that does nothing else it takes a few."""
 
 
 class Lab:
@@ -63,6 +64,14 @@ class Lab:
         """Who answered, and whom it took for the one who asked; nothing for those of ``times`` connections that failed."""
         said = self.run(f"for i in $(seq {times}); do {self.client(port=port)} | tail -n 1; done", check=False)
         return [line.split() for line in said.splitlines()]
+
+
+def reached(worker: SshNode, command: str) -> str:
+    """What a machine says that may be starting; nothing while it does not answer."""
+    try:
+        return worker.run(command, check=False, timeout=60).stdout
+    except (NodeError, CommandError):
+        return ""
 
 
 def until(what: str, holds: Callable[[], object]) -> None:
@@ -217,9 +226,11 @@ def test_rules_of_others_are_none_of_its_business(lab: Lab) -> None:
 
 
 def test_after_a_start_of_the_machine_all_is_as_before(lab: Lab) -> None:
+    boot = "cat /proc/sys/kernel/random/boot_id"
+    before = lab.run(boot)
     lab.worker.run("systemctl reboot", check=False)
     lab.worker.disconnect()
-    time.sleep(10)
+    until("another boot", lambda: reached(lab.worker, boot) not in ("", before))
     answering(lab.ssh)
     until("rules after a start", lambda: lab.servers() == set(MASTERS))
     assert len(lab.who(times=3)) == 3

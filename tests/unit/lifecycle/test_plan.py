@@ -12,6 +12,7 @@ from harness.errors import CommandError, NodeError
 from harness.lifecycle.plan import Journal, Step, check, describe, execute
 from harness.nodes import Node
 from tests.unit.lifecycle.standin import StandIn
+from tests.waiting import HANG
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def test_a_node_goes_on_without_waiting_for_the_others() -> None:
 
     def first(node: Node) -> None:
         if node is TWO:
-            assert second_may.wait(5)
+            assert second_may.wait(HANG)
         notes.note(f"first {node.address}")
 
     def second(node: Node) -> None:
@@ -80,7 +81,7 @@ def test_a_step_on_another_node_waits_for_all_of_it() -> None:
 
 
 def test_steps_that_wait_for_nothing_run_at_the_same_time() -> None:
-    both = threading.Barrier(2, timeout=5)
+    both = threading.Barrier(2, timeout=HANG)
     execute([Step("a", "", both.wait), Step("b", "", both.wait)])
 
 
@@ -92,7 +93,7 @@ def test_after_a_failure_nothing_new_starts_and_what_runs_is_let_end() -> None:
         raise CommandError("it broke")
 
     def slow() -> None:
-        assert failed.wait(5)
+        assert failed.wait(HANG)
         notes.note("slow ended")
 
     with pytest.raises(CommandError, match="it broke"):

@@ -8,6 +8,7 @@ import pytest
 
 from harness.errors import CommandError, NodeError
 from harness.nodes import each
+from tests.waiting import HANG
 
 
 def test_values_come_in_the_order_of_the_items_whoever_ends_first() -> None:
@@ -15,7 +16,7 @@ def test_values_come_in_the_order_of_the_items_whoever_ends_first() -> None:
 
     def action(item: int) -> int:
         if item == 1:
-            assert second_done.wait(5)
+            assert second_done.wait(HANG)
         else:
             second_done.set()
         return item * 10
