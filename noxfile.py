@@ -62,7 +62,7 @@ def test_image(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def publish(session: nox.Session) -> None:
-    """Build kubefiles/NAME and push them: `-- --registry HOST/NAMESPACE NAME...`; a matrix ends with `--join amd64,arm64`."""
+    """Build kubefiles/NAME and push them, signed with `--key`: `-- --registry HOST/NAMESPACE NAME...`; a matrix ends with `--join A,B`."""
     wanted = Publishing.read(session.posargs)
     entries = pick(session, catalog.select, wanted.names)
     install(session)
@@ -71,6 +71,16 @@ def publish(session: nox.Session) -> None:
     for entry in entries:
         for words in wanted.commands(entry):
             session.run("slipway", *words)
+
+
+@nox.session(default=False)
+def sbom(session: nox.Session) -> None:
+    """Build kubefiles/NAME and write what is in each to reports/NAME.cdx.json; all without names."""
+    entries = pick(session, catalog.order, session.posargs)
+    install(session)
+    build(session, entries)
+    for entry in pick(session, catalog.select, session.posargs):
+        session.run("slipway", "sbom", entry.reference, "--file", shown(report(entry.name, "cdx.json")))
 
 
 @nox.session
@@ -109,7 +119,7 @@ def vm(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and faults that need no types: Python, workflows, shell scripts."""
+    """Style and faults that need no types: Python (ruff, with the rules of bandit), workflows (their schema, zizmor), shell scripts."""
     install(session, "lint", project=False)
     check_style(session)
 
@@ -123,7 +133,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure us beside a peer; writes bench-results/NAME.json."""
+    """Measure slipway beside a peer, writes bench-results/NAME.json; `-- --smoke` runs each at its smallest size, for its correctness."""
     install(session)
     session.run("python", "-m", "tests.bench.run", *session.posargs)
 
@@ -179,8 +189,9 @@ class Publishing:
     When every machine of a matrix has pushed its own, --join makes one TAG of them.
     """
 
-    def __init__(self, registry: str, tag: str, platform: str, join: str, connection: list[str], names: list[str]) -> None:
+    def __init__(self, registry: str, tag: str, platform: str, join: str, key: str, connection: list[str], names: list[str]) -> None:
         self.registry, self.tag, self.platform, self.connection, self.names = registry.rstrip("/"), tag, platform, connection, names
+        self.key = ["--key", key] if key else []
         self.join = [part for part in join.split(",") if part]
 
     @classmethod
@@ -192,6 +203,12 @@ class Publishing:
         parser.add_argument("--platform", default="", help="build for these on this machine, as linux/amd64,linux/arm64")
         parser.add_argument(
             "--join", default="", metavar="ARCH,ARCH", help="build nothing: make one tag of what the machines of a matrix pushed"
+        )
+        parser.add_argument(
+            "--key",
+            default="",
+            metavar="FILE",
+            help="sign with this key, attach SBOM and provenance; its password: SLIPWAY_KEY_PASSWORD",
         )
         parser.add_argument("--plain-http", action="store_const", dest="connection", const=["--plain-http"], default=[])
         parser.add_argument("names", nargs="*", metavar="NAME", help="kubefiles; all without names")
@@ -206,9 +223,17 @@ class Publishing:
         there = f"{self.registry}/{entry.name}:{self.tag}"
         if self.join:
             parts = [f"{there}-{architecture}" for architecture in self.join]
-            return [["manifest", "create", "--pull", *self.connection, there, *parts], ["push", *self.connection, there]]
+            create = ["manifest", "create", "--pull", *self.connection, there, *parts]
+            return [create, *self._signing(there), ["push", *self.connection, there]]
         target = there if self.platform else f"{there}-{paths.architecture()}"
-        return [["push", *self.connection, entry.reference, target]]
+        if not self.key:
+            return [["push", *self.connection, entry.reference, target]]
+        # A signature holds for the name that is signed, so the image has its public name before.
+        documents = [[verb, "--attach", *self.key, target] for verb in ("sbom", "provenance")]
+        return [["tag", entry.reference, target], *documents, *self._signing(target), ["push", *self.connection, target]]
+
+    def _signing(self, target: str) -> list[list[str]]:
+        return [["sign", *self.key, target]] if self.key else []
 
 
 def test(session: nox.Session, entries: Iterable[catalog.Entry]) -> list[str]:
@@ -263,6 +288,8 @@ def check_style(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
     workflows = [str(path.relative_to(ROOT)) for path in sorted((ROOT / ".github/workflows").glob("*.yml"))]
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    session.run("check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
+    session.run("zizmor", "--offline", "--no-progress", ".github")
     session.run("shellcheck", "--severity=warning", *shell_scripts())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -9,6 +10,7 @@ from typing import cast
 import nox
 import nox.command
 import pytest
+import yaml
 
 import noxfile
 from harness import catalog, paths
@@ -216,6 +218,55 @@ def test_one_machine_that_builds_for_all_publishes_the_tag_itself() -> None:
     wanted = noxfile.Publishing.read(["--registry", "registry.example", "--platform", "linux/amd64,linux/arm64", "web"])
     assert wanted.build_options == ["--platform", "linux/amd64,linux/arm64"]
     assert wanted.commands(entry("web")) == [["push", "web:latest", "registry.example/web:latest"]]
+
+
+def test_a_release_is_signed_under_its_public_name_and_carries_its_documents() -> None:
+    wanted = noxfile.Publishing.read(["--registry", "registry.example", "--platform", "linux/amd64", "--key", "release.key", "web"])
+    there = "registry.example/web:latest"
+    assert wanted.commands(entry("web")) == [
+        ["tag", "web:latest", there],
+        ["sbom", "--attach", "--key", "release.key", there],
+        ["provenance", "--attach", "--key", "release.key", there],
+        ["sign", "--key", "release.key", there],
+        ["push", there],
+    ]
+
+
+def test_the_one_tag_of_a_matrix_is_signed_before_it_is_pushed() -> None:
+    wanted = noxfile.Publishing.read(["--registry", "registry.example", "--join", "amd64,arm64", "--key", "release.key"])
+    assert [words[0] for words in wanted.commands(entry("web"))] == ["manifest", "sign", "push"]
+
+
+WORKFLOWS = sorted((noxfile.ROOT / ".github/workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_names_actions_by_digest_and_gives_jobs_no_more_than_they_need(path: Path) -> None:
+    text = path.read_text()
+    uses = re.findall(r"uses: (.*)", text)
+    assert [
+        use for use in uses if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)*|\./\.github/workflows/ci\.yml( #.*)?", use)
+    ] == []
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {}
+    for job in workflow["jobs"].values():
+        assert job["permissions"]
+        assert "latest" not in str(job.get("runs-on"))
+        checkouts = [step for step in job.get("steps", ()) if step.get("uses", "").startswith("actions/checkout@")]
+        assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+
+
+def test_what_runs_on_request_only_runs_every_night() -> None:
+    nightly = yaml.safe_load((noxfile.ROOT / ".github/workflows/nightly.yml").read_text())
+    words = [entry["words"] for entry in nightly["jobs"]["session"]["strategy"]["matrix"]["include"]]
+    assert {f"tests -- {ring}" for ring in noxfile.ON_REQUEST} <= set(words)
+    assert {"vm", "bench -- --smoke"} <= set(words)
+
+
+def test_a_secret_of_a_workflow_is_in_no_command() -> None:
+    for path in WORKFLOWS:
+        for job in yaml.safe_load(path.read_text())["jobs"].values():
+            assert not [step["run"] for step in job.get("steps", ()) if "secrets." in step.get("run", "")]
 
 
 def test_publishing_without_a_registry_says_what_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
