@@ -28,6 +28,7 @@ from harness.oci.store import Store
 BLOBS = 60
 SIZE = 1 << 30
 ROUNDS = 3
+SMOKE = {"blobs": 4, "size": 4 << 20, "rounds": 1}
 NAME = "bench:1"
 SKOPEO = ("skopeo", "--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests")
 PROJECT = Path(__file__).parents[2]

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+SMOKE: dict[str, Any] = {}
+"""One build is the smallest size."""
 PROJECT = Path(__file__).parents[2]
 STEP = re.compile(r"^(?P<indent> *)\+ (?P<title>.*?)(?: \((?P<note>[^()]*)\))? (?:(?P<minutes>\d+) min )?(?P<seconds>[\d.]+) s$")
 

@@ -33,6 +33,7 @@ from harness.oci.model import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, canonica
 from harness.oci.remote import Client
 from harness.oci.store import Store
 from tests.integration.registry import Registry, registry
+from tests.waiting import HANG
 
 LAYERS = 8
 LAYER_SIZE = 128 << 20
@@ -40,6 +41,7 @@ CONNECTIONS = 4
 """What container runtimes open at once: containerd and Docker 3, skopeo 6."""
 ROUNDS = 3
 REPOSITORY = "bench/image"
+SMOKE = {"layers": 2, "layer_size": 1 << 20, "rounds": 1}
 PROJECT = Path(__file__).parents[2]
 
 
@@ -56,9 +58,11 @@ def measure(*, layers: int = LAYERS, layer_size: int = LAYER_SIZE, rounds: int =
             for number in range(rounds):
                 with _proxy(work / f"proxy{number}", upstream) as (host, pid):
                     ours.append(_timed_pull(host, f"upstream.test/{REPOSITORY}", digests))
+                    _check(host, f"upstream.test/{REPOSITORY}", digests)
                     memory.append(_peak_memory(pid))
                 with registry(work / f"peer{number}", proxy=upstream.url) as cache:
                     peer.append(_timed_pull(cache.host, REPOSITORY, digests))
+                    _check(cache.host, REPOSITORY, digests)
                 for name in ("proxy", "peer"):
                     shutil.rmtree(work / f"{name}{number}")
     mine, theirs = statistics.median(ours), statistics.median(peer)
@@ -109,7 +113,7 @@ def _proxy(folder: Path, upstream: Registry) -> Iterator[tuple[str, int]]:
         assert process.stdin
         yield process.stdout.readline().decode().strip(), process.pid
         process.stdin.close()  # which ends it
-        process.wait(20)
+        process.wait(HANG)
 
 
 def _serve(folder: Path) -> None:
@@ -136,8 +140,15 @@ def _pull(host: str, repository: str, digests: Sequence[str]) -> float:
     return time.monotonic() - started
 
 
+def _check(host: str, repository: str, digests: Sequence[str]) -> None:
+    """What is served has its digest, or the times say nothing."""
+    for digest in digests:
+        answer = urllib3.request("GET", f"http://{host}/v2/{repository}/blobs/{digest}")
+        assert digest_of(answer.data) == digest, f"{host} serves something else as {digest}"
+
+
 def _read(host: str, path: str) -> None:
-    connection = http.client.HTTPConnection(host, timeout=60)
+    connection = http.client.HTTPConnection(host, timeout=HANG)
     with contextlib.closing(connection):
         connection.request("GET", path, headers={"Accept": OCI_MANIFEST})
         answer = connection.getresponse()

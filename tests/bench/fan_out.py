@@ -30,6 +30,7 @@ from harness.nodes.container import IMAGE
 
 COUNT = 200
 ROUNDS = 3
+SMOKE = {"count": 3, "rounds": 1}
 PORT = 2022
 PROJECT = Path(__file__).parents[2]
 _EVERY = 0.1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from harness import engine, sandbox
@@ -20,9 +21,10 @@ from tests.bench.one_node import cli
 
 SIZES = ((1, 0), (1, 2), (3, 3), (3, 9))
 """Masters and workers."""
+SMOKE = {"sizes": ((1, 0), (1, 1))}
 
 
-def measure() -> list[dict[str, Any]]:
+def measure(*, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[str, Any]]:
     cli("build", "-t", "kubernetes", "kubefiles/kubernetes")
     client = engine.connect()
     Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(sandbox.NODE_IMAGE))
@@ -30,7 +32,7 @@ def measure() -> list[dict[str, Any]]:
     size = read(Store.default(), "kubernetes").size
     times: dict[int, float] = {}
     sent: dict[int, int] = {}
-    for masters, workers in SIZES:
+    for masters, workers in sizes:
         count = masters + workers
         times[count], sent[count] = _run(provider, f"bench-{os.getpid()}-{count}", masters, workers)
     rows = [

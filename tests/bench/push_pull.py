@@ -27,7 +27,7 @@ from harness import cloudimage
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet, Info, PlatformImage
 from harness.oci.graph import closure
 from harness.oci.layer import Entry, write_layer
-from harness.oci.model import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform
+from harness.oci.model import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, digest_of
 from harness.oci.store import CHUNK, Store
 from tests.integration.registry import registry
 from tests.integration.wire import wire
@@ -35,6 +35,7 @@ from tests.integration.wire import wire
 BLOBS = 60
 SIZE = 1 << 30
 ROUNDS = 3
+SMOKE = {"blobs": 12, "size": 12 << 16, "rounds": 1}
 PROJECT = Path(__file__).parents[2]
 PLATFORM = Platform.parse("linux/amd64")
 PEER = "skopeo 1.9 copy --all --preserve-digests"
@@ -95,6 +96,7 @@ def _round(work: Path, number: int) -> dict[str, dict[str, Run]]:
         with _folder(work / "round") as folder, registry(folder / "registry") as running:
             found["push"][turn] = push(turn, work, running.host)
             found["pull"][turn] = pull(turn, folder, running.host)
+            check(turn, work, folder)
     return found
 
 
@@ -109,6 +111,14 @@ def pull(who: str, folder: Path, host: str) -> Run:
     if who == "ours":
         return _ours(folder / "pulled", "pull", f"{host}/bench/big:1", "--plain-http")
     return skopeo(f"docker://{host}/bench/big:1", f"oci:{folder}/copied:big:1")
+
+
+def check(who: str, work: Path, folder: Path) -> None:
+    """What was pulled into ``folder`` is all of the image that was pushed, or the times say nothing."""
+    source = Store(work / "home/store")
+    place = folder / ("pulled/store" if who == "ours" else "copied")
+    for blob in closure(source, source.resolve("big:1")):
+        assert digest_of((place / "blobs/sha256" / blob.digest.removeprefix("sha256:")).read_bytes()) == blob.digest, (who, blob)
 
 
 def _ours(home: Path, *words: str) -> Run:

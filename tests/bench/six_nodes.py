@@ -26,22 +26,23 @@ from harness.nodes.container import ContainerProvider
 from harness.oci import layer
 from harness.oci.reference import Reference
 from harness.oci.store import Store
-from tests.bench.one_node import cli
+from tests.bench.one_node import addon, cli
 
 NAME = f"bench-{os.getpid()}"
 WITH_BINARIES = "slipway-bench-serial:latest"
 MASTERS = WORKERS = 3
+SMOKE = {"masters": 1, "workers": 1}
 
 
-def measure() -> list[dict[str, Any]]:
+def measure(*, masters: int = MASTERS, workers: int = WORKERS) -> list[dict[str, Any]]:
     cli("build", "-t", "kubernetes", "kubefiles/kubernetes")
     client = engine.connect()
     Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(sandbox.NODE_IMAGE))
     provider = ContainerProvider(client)
     with tempfile.TemporaryDirectory() as scratch:
         prepared = _prepare(client, Path(scratch))
-        peer = _serial(provider, prepared)
-        summary, ours = _ours(provider)
+        peer = _serial(provider, prepared, masters, workers)
+        summary, ours = _ours(provider, masters, workers)
     rows = [
         {
             "ours": round(ours, 1),
@@ -57,9 +58,9 @@ def measure() -> list[dict[str, Any]]:
     return rows
 
 
-def _ours(provider: ContainerProvider) -> tuple[dict[str, Any], float]:
+def _ours(provider: ContainerProvider, master_count: int, worker_count: int) -> tuple[dict[str, Any], float]:
     name = f"{NAME}-ours"
-    group = provider.up(name, MASTERS, WORKERS)
+    group = provider.up(name, master_count, worker_count)
     try:
         masters, nodes = (",".join(made.address for made in some) for some in (group.masters, group.nodes))
         started = time.monotonic()
@@ -71,14 +72,14 @@ def _ours(provider: ContainerProvider) -> tuple[dict[str, Any], float]:
         provider.down(name)
 
 
-def _serial(provider: ContainerProvider, work: Path) -> float:
+def _serial(provider: ContainerProvider, work: Path, masters: int, workers: int) -> float:
     name = f"{NAME}-serial"
-    group = provider.up(name, MASTERS, WORKERS, image=WITH_BINARIES)
+    group = provider.up(name, masters, workers, image=WITH_BINARIES)
     try:
         _configure(work, group)
         containers = [f"slipway-{made.name}" for made in group.members]
         started = time.monotonic()
-        command = ["sh", str(Path(__file__).with_name("serial.sh")), str(work), *containers[:MASTERS], "--", *containers[MASTERS:]]
+        command = ["sh", str(Path(__file__).with_name("serial.sh")), str(work), *containers[:masters], "--", *containers[masters:]]
         subprocess.run(command, check=True)
         ended = time.monotonic() - started
         _check(provider, group)
@@ -92,7 +93,7 @@ def _check(provider: ContainerProvider, group: Group) -> None:
     first = provider.client.containers.get(f"slipway-{group.members[0].name}")
     listing = engine.command_output(first, ["kubectl", f"--kubeconfig={sandbox.ADMIN}", "get", "nodes", "--no-headers"])
     ready = [line for line in listing.splitlines() if line.split()[1] == "Ready"]
-    if len(ready) != MASTERS + WORKERS:
+    if len(ready) != len(group.members):
         raise RuntimeError(f"not all nodes are Ready:\n{listing}")
 
 
@@ -107,10 +108,7 @@ def _prepare(client: engine.Client, work: Path) -> Path:
     assert facts is not None
     env = sandbox.environment(facts, {})
     for name in ("network.yaml", "dns.yaml"):
-        text = (rootfs / "etc/addons" / name).read_text()
-        for key, value in env.items():
-            text = text.replace("{{ " + key + " }}", value)
-        (work / name).write_text(text)
+        (work / name).write_text(addon(rootfs, name, env))
     container = client.containers.create(sandbox.NODE_IMAGE)
     try:
         for program in ("kubeadm", "kubelet", "kubectl"):

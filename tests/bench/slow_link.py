@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.oci.store import Store
-from tests.bench.push_pull import BLOBS, PEER, ROUNDS, images, pull, push, skopeo
+from tests.bench.push_pull import BLOBS, PEER, ROUNDS, check, images, pull, push, skopeo
 from tests.integration.registry import registry
 from tests.integration.wire import wire
 
 SIZE = 200 << 20
 DELAY = 0.05
+SMOKE = {"blobs": 12, "size": 12 << 12, "rounds": 1}
 
 
 def measure(*, blobs: int = BLOBS, size: int = SIZE, rounds: int = ROUNDS) -> list[dict[str, Any]]:
@@ -49,6 +50,7 @@ def _round(work: Path, number: int, delay: float) -> dict[str, dict[str, float]]
         with registry(folder / "registry") as running, wire(running.host, delay=delay) as line:
             found["push"][who] = push(who, work, line.host).seconds
             found["pull"][who] = pull(who, folder, line.host).seconds
+        check(who, work, folder)
         shutil.rmtree(folder)
     return found
 

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from harness import sandbox
+from harness.runtimes import Facts
 from tests.bench import run
+from tests.bench.one_node import PROJECT, addon
 
 ROW: dict[str, Any] = {"ours": 2.0, "peer": 8.0, "peer_name": "docker-registry", "unit": "s"}
 
@@ -66,6 +72,40 @@ def test_what_is_measured_is_written_and_shown(monkeypatch: pytest.MonkeyPatch, 
     assert run.main([]) == 0
     assert json.loads((tmp_path / "results" / "one-node.json").read_text())["ratio"] == 0.25
     assert "| one-node | 2.0 s | 8.0 s (docker-registry) | 0.25 |" in capsys.readouterr().out
+
+
+def test_every_benchmark_has_a_smallest_size() -> None:
+    for name in run.names():
+        module = importlib.import_module(f"tests.bench.{name.replace('-', '_')}")
+        assert set(module.SMOKE) <= set(inspect.signature(module.measure).parameters), name
+
+
+def test_a_smoke_run_writes_no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Module:
+        SMOKE: ClassVar[dict[str, int]] = {"rounds": 1}
+
+        @staticmethod
+        def measure(*, rounds: int = 3) -> dict[str, Any]:
+            assert rounds == 1
+            return ROW
+
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run, "names", lambda: ("one-node",))
+    monkeypatch.setattr("importlib.import_module", {"tests.bench.one_node": Module}.__getitem__)
+    assert run.main(["--smoke"]) == 0
+    assert "1 benchmarks work: one-node" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
+
+
+def test_what_the_peer_of_one_node_is_given_is_rendered(tmp_path: Path) -> None:
+    rootfs = tmp_path / "rootfs"
+    image = PROJECT / "kubefiles/kubernetes"
+    shutil.copytree(image / "etc", rootfs / "etc")
+    shutil.copytree(image / "debian/etc", rootfs / "etc", dirs_exist_ok=True)
+    env = sandbox.environment(Facts("v1.20.2"), {})
+    for name in ("network.yaml", "dns.yaml"):
+        assert "{{" not in addon(rootfs, name, env)
+    assert env["SvcCIDR"] in addon(rootfs, "network.yaml", env)
 
 
 def test_an_unknown_benchmark_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:
