@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from harness import process
+from harness import paths, process
 from tests.cluster.lab import Killed, Lab, found, kill_at_every_step
 from tests.conftest import Slipway
 
@@ -19,13 +22,28 @@ GREETING = "It's <b>here</b>"
 SECRET = "hunter2-in-the-environment"
 GIVEN = ("-e", f"Greeting={GREETING}", "-e", f"DbPassword={SECRET}")
 
-SHARING = ("test_run.py", "test_apps.py", "test_members.py", "test_operate.py")
-"""Files that use one cluster, in the order in which they leave it fit for the next."""
+GROUPS = (
+    ("test_faults.py",),
+    ("test_run.py", "test_apps.py", "test_members.py", "test_operate.py"),
+    ("test_build.py", "test_platforms.py"),
+    ("test_clusterfile.py",),
+    ("test_distribution.py",),
+    ("test_share.py",),
+    ("test_upgrade.py",),
+)
+"""Files that run one after the other, in this order; files of different groups know nothing of each other and may run at the same time.
+
+Those of the second group use one cluster, in the order in which they leave it fit for the next. The groups that take longest come first.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    items.sort(key=lambda item: SHARING.index(item.path.name) + 1 if item.path.parent == here and item.path.name in SHARING else 0)
+    places = {name: (number, place) for number, group in enumerate(GROUPS) for place, name in enumerate(group)}
+    for item in items:
+        if item.path.parent == here:
+            item.add_marker(pytest.mark.xdist_group(GROUPS[places[item.path.name][0]][0]))
+    items.sort(key=lambda item: places.get(item.path.name, (-1, 0)) if item.path.parent == here else (-1, 0))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,17 +55,28 @@ def swept(slipway: Slipway) -> None:
             slipway("nodes", "down", group["name"])
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One process of the ring at a time: what one of them has built the others find."""
+    paths.home().mkdir(parents=True, exist_ok=True)
+    with (paths.home() / "cluster-ring.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
 def kubernetes(slipway: Slipway) -> str:
     """The base CloudImage; building it is quick when nothing has changed."""
-    slipway("build", "-t", "kubernetes", PROJECT / "kubefiles/kubernetes")
+    with alone():
+        slipway("build", "-t", "kubernetes", PROJECT / "kubefiles/kubernetes")
     return "kubernetes:latest"
 
 
 @pytest.fixture(scope="session")
 def web(slipway: Slipway, kubernetes: str) -> str:
     assert kubernetes
-    slipway("build", "-t", "web", PROJECT / "kubefiles/web")
+    with alone():
+        slipway("build", "-t", "web", PROJECT / "kubefiles/web")
     return "web:latest"
 
 
@@ -78,12 +107,27 @@ def lab(made: Made) -> Lab:
 
 
 def leftovers() -> set[str]:
-    """Containers and networks of builds that exist now."""
+    """Containers and networks of builds that exist now, but for builds that another process of the ring is at."""
     found = set()
     for kind, name in (("container", "{{.Names}}"), ("network", "{{.Name}}")):
         listed = process.run(["docker", kind, "ls", *(["--all"] if kind == "container" else []), "--format", name])
-        found |= {f"{kind} {line}" for line in listed.stdout.split() if line.startswith("slipway-") and line.split("-")[1].isdigit()}
+        for line in listed.stdout.split():
+            owner = re.match(r"slipway-(\d+)(?:-|$)", line)
+            if owner and not strange(int(owner[1])):
+                found.add(f"{kind} {line}")
     return found
+
+
+def strange(pid: int) -> bool:
+    """Whether a process lives and was not begun by this one."""
+    while pid > 1:
+        if pid == os.getpid():
+            return False
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return False  # it has ended: what it left is everybody's
+    return True
 
 
 @pytest.fixture
