@@ -1,10 +1,10 @@
-"""The chart on nodes without a way to the internet: installed by the helm that the image carries."""
+"""The chart on a node without a way to the internet: installed by the helm that the image carries."""
 
 from __future__ import annotations
 
 import pytest
 
-pytestmark = pytest.mark.topology(masters=1, nodes=1)
+pytestmark = pytest.mark.topology(masters=1, nodes=0)
 
 ROOTFS = "/var/lib/slipway/rootfs"
 

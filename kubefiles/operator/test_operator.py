@@ -1,4 +1,4 @@
-"""The operator on nodes without a way to the internet: what it deploys was found only by running it, and runs here."""
+"""The operator on a node without a way to the internet: what it deploys was found only by running it, and runs here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.topology(masters=1, nodes=1)
+pytestmark = pytest.mark.topology(masters=1, nodes=0)
 
 RUNTIME_IMAGE = "slipway.dev/redis:7.0"
 
