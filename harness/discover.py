@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import posixpath
 import re
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,8 @@ from typing import Literal
 import yaml
 
 from harness import process, render
-from harness.errors import CommandError, Fault, InputError
+from harness.errors import CommandError, Fault, InputError, StoreError
+from harness.oci import tarball
 from harness.oci.reference import Reference
 
 IMAGE_LIST = "manifests/imageList"
@@ -436,9 +436,9 @@ def _looks_like_image(text: str) -> bool:
 
 def _is_packed_chart(path: Path) -> bool:
     try:
-        with tarfile.open(path) as archive:
-            return any(re.fullmatch(r"[^/]+/Chart\.yaml", name) for name in archive.getnames())
-    except (OSError, tarfile.TarError):
+        with tarball.open_tarball(path) as tar:
+            return any(re.fullmatch(r"[^/]+/Chart\.yaml", entry.name.removeprefix("./")) for entry in tar)
+    except (OSError, StoreError):
         return False
 
 

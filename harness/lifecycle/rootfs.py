@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from harness import render, trees
 from harness.cloudimage import PlatformImage
+from harness.errors import StoreError
 from harness.lifecycle import distribution
 from harness.lifecycle.distribution import Load, Parcel
 from harness.nodes import Node
@@ -24,6 +25,8 @@ from harness.oci.extract import open_layer
 from harness.oci.model import GZIP_LAYERS, Descriptor
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS
+
+_SMALL_FILE = 1 << 20
 
 Edit = Callable[[Path], Sequence[str]]
 """Changes files of an unpacked rootfs before it is rendered; returns the paths that it changed, relative to it."""
@@ -54,13 +57,14 @@ def tree(store: Store, image: PlatformImage) -> Path:
 
 
 def read_file(store: Store, image: PlatformImage, path: str) -> bytes | None:
-    """One small file out of the layers without unpacking them: the uppermost one counts."""
+    """One small file out of the layers without unpacking them: the uppermost one counts. Raises StoreError when it is not small."""
     for layer in reversed(image.layers):
         with open_layer(store, layer) as tar:
-            for member in tar:
-                if member.name.removeprefix("./") == path and member.isreg():
-                    content = tar.extractfile(member)
-                    return content.read() if content else None
+            for entry in tar:
+                if entry.name.removeprefix("./") == path and entry.kind == "file":
+                    if entry.size > _SMALL_FILE:
+                        raise StoreError(f"{path} of the image has {entry.size} bytes; at most {_SMALL_FILE} are read")
+                    return tar.head(entry.size)
     return None
 
 

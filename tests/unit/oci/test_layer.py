@@ -414,7 +414,8 @@ def test_a_zstd_layer_that_was_made_wrong_is_an_error_not_a_crash(store: Store, 
 
 
 def laid_over(store: Store, before: Path, changes: list[Entry], destination: Path) -> dict[str, tuple[str, int, object]]:
-    unpack(store, [write_layer(scan(before), store).descriptor, write_layer(changes, store).descriptor], destination)
+    layers = [write_layer(scan(before), store).descriptor, write_layer(changes, store).descriptor]
+    unpack(store, layers, destination, links_out=True)
     return look(destination)
 
 
