@@ -19,9 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import yaml
-
-from harness import clusterstate, log
+from harness import clusterstate, log, untrusted
 from harness.errors import CheckError, CommandError, NodeError, SlipwayError, UsageError
 from harness.lifecycle import access, certificates, kubeconfigs
 from harness.lifecycle.access import Access
@@ -165,7 +163,7 @@ def _members(cluster: Access, master: SshNode) -> dict[str, bytes]:
 
 def _front(cluster: Access, master: SshNode, members: Mapping[str, bytes], status: Mapping[str, Any], snapshot: BinaryIO) -> dict[str, Any]:
     listed = json.loads(master.run(f"{KUBECTL} get nodes --output=json", timeout=60).stdout)["items"]
-    manifest = yaml.safe_load(master.get(f"{MANIFESTS}/etcd.yaml"))
+    manifest = untrusted.yaml_document(master.get(f"{MANIFESTS}/etcd.yaml"), what=f"{master.name}: {MANIFESTS}/etcd.yaml", error=NodeError)
     snapshot.seek(0)
     files = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in members.items()}
     files[SNAPSHOT] = {"sha256": hashlib.file_digest(cast("Any", snapshot), "sha256").hexdigest(), "size": snapshot.seek(0, io.SEEK_END)}
@@ -175,7 +173,11 @@ def _front(cluster: Access, master: SshNode, members: Mapping[str, bytes], statu
         "cluster": found.state.name,
         "identity": certificates.keys_of(master).identity,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "kubernetes": str(yaml.safe_load(members["kubeadm.yaml"])["kubernetesVersion"]),
+        "kubernetes": str(
+            untrusted.yaml_document(members["kubeadm.yaml"], what="the ClusterConfiguration of the cluster", error=NodeError)[
+                "kubernetesVersion"
+            ]
+        ),
         "image": json.loads(members["record.json"]),
         "masters": [machine.address for machine in found.masters],
         "nodes": [machine.address for machine in found.nodes],
@@ -235,7 +237,7 @@ def open_backup(file: Path, password: str | None = None) -> Iterator[tuple[Conte
             contents = _read(stream, snapshot)
         except UsageError as wrong:
             raise UsageError(f"{file}: {wrong.message}", hint=wrong.hint) from wrong
-        except (TarError, ValueError, KeyError, TypeError, yaml.YAMLError, EOFError) as wrong:
+        except (TarError, ValueError, KeyError, TypeError, EOFError) as wrong:
             raise UsageError(f"{file} is no backup, or is damaged: {wrong}", hint="take another one") from wrong
         snapshot.seek(0)
         yield contents, cast("BinaryIO", snapshot)
@@ -272,4 +274,9 @@ def _read(stream: Any, snapshot: Any) -> Contents:
         names = sorted(name for name in {*sums, *front.get("files", {})} if sums.get(name) != front.get("files", {}).get(name))
         raise UsageError(f"is damaged: {', '.join(names) or 'it has no beginning'}", hint="take another one")
     keys = {name: small[f"pki/{name}"] for name in FILES}
-    return Contents(front, keys, small["Clusterfile"].decode(), yaml.safe_load(small["kubeadm.yaml"]))
+    return Contents(
+        front,
+        keys,
+        small["Clusterfile"].decode(),
+        untrusted.yaml_document(small["kubeadm.yaml"], what="its kubeadm.yaml", error=UsageError),
+    )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import BinaryIO
 
-from harness import render, trees
+from harness import render, trees, untrusted
 from harness.cloudimage import PlatformImage
 from harness.errors import StoreError
 from harness.lifecycle import distribution
@@ -66,6 +66,18 @@ def read_file(store: Store, image: PlatformImage, path: str) -> bytes | None:
                         raise StoreError(f"{path} of the image has {entry.size} bytes; at most {_SMALL_FILE} are read")
                     return tar.head(entry.size)
     return None
+
+
+def beneath(tree: Path) -> untrusted.Tree:
+    """The one reader of files in an unpacked rootfs: a link in it that leads out is refused with StoreError."""
+    return untrusted.Tree(tree, what="the rootfs of the image")
+
+
+def folder_files(tree: Path, folder: str) -> dict[str, bytes]:
+    """The regular files right in a folder of an unpacked rootfs, by their path. Raises StoreError for links that lead out of it."""
+    reader = beneath(tree)
+    paths = [f"{folder}/{name}" for name in reader.list(folder)]
+    return {path: reader.read_bytes(path) for path in paths if reader.is_file(path)}
 
 
 def rendered(
