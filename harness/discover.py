@@ -294,12 +294,7 @@ def _listed(path: Path, shown: str) -> Iterator[Declared | Fault]:
 
 def _read_manifest(gathered: _Gathered, file: File, env: Mapping[str, str]) -> None:
     strict = _must_be_yaml(file.path)
-    unset: list[str] = []
-
-    def stand_in(name: str) -> str:
-        unset.append(name)
-        return _STAND_IN + name
-
+    stand_in = render.StandIn(before=_STAND_IN)
     try:
         text = _read(file.source)
         if render.is_template(file.path):
@@ -315,9 +310,11 @@ def _read_manifest(gathered: _Gathered, file: File, env: Mapping[str, str]) -> N
     else:
         for document in documents:
             _walk(gathered, document, file.shown)
-        if unset:
-            names = ", ".join(dict.fromkeys(unset))
-            gathered.warnings.append(Fault(file.shown, f"no default for {names}: to be given when the image runs", f"-e {unset[0]}=VALUE"))
+        if stand_in.names:
+            first, *_ = names = list(dict.fromkeys(stand_in.names))
+            gathered.warnings.append(
+                Fault(file.shown, f"no default for {', '.join(names)}: to be given when the image runs", f"-e {first}=VALUE")
+            )
 
 
 def _yaml_where(shown: str, wrong: Exception) -> str:
