@@ -465,26 +465,24 @@ def listing(store: Store, layer: Descriptor) -> list[Row]:
     rows: list[Row] = []
     store.verify(layer.digest)
     with open_layer(store, layer) as tar:
-        for member in tar:
-            path = "/".join(part for part in member.name.split("/") if part not in ("", "."))
+        for entry in tar:
+            path = "/".join(part for part in entry.name.split("/") if part not in ("", "."))
             folder, name = posixpath.split(path)
-            mode = member.mode & 0o7777
             if name == OPAQUE:
                 rows.append((folder, "opaque", 0, 0, "", ""))
             elif name.startswith(WHITEOUT):
                 rows.append((posixpath.join(folder, name.removeprefix(WHITEOUT)), "whiteout", 0, 0, "", ""))
-            elif member.isdir() and path:
-                rows.append((path, "dir", mode, 0, "", ""))
-            elif member.issym():
-                rows.append((path, "symlink", 0o777, 0, "", member.linkname))
-            elif member.islnk():
-                rows.append((path, "hardlink", mode, 0, "", member.linkname))
-            elif member.isreg():
+            elif entry.kind == "folder" and path:
+                rows.append((path, "dir", entry.mode, 0, "", ""))
+            elif entry.kind == "symlink":
+                rows.append((path, "symlink", 0o777, 0, "", entry.link))
+            elif entry.kind == "hardlink":
+                rows.append((path, "hardlink", entry.mode, 0, "", entry.link))
+            elif entry.kind == "file":
                 digest = hashlib.sha256()
-                stream = tar.extractfile(member)
-                while stream and (chunk := stream.read(CHUNK)):
+                while chunk := tar.read(CHUNK):
                     digest.update(chunk)
-                rows.append((path, "file", mode, member.size, digest.hexdigest(), ""))
+                rows.append((path, "file", entry.mode, entry.size, digest.hexdigest(), ""))
     # Without it the next look takes longer; a full disk is no reason to fail.
     with contextlib.suppress(StoreError):
         store.keep(LISTING, key, {"rows": rows})
@@ -587,10 +585,10 @@ def _texts(store: Store, files: Iterable[File]) -> dict[str, str]:
     found: dict[str, str] = {}
     for layer, paths in wanted.values():
         with open_layer(store, layer) as tar:
-            for member in tar:
-                path = "/".join(part for part in member.name.split("/") if part not in ("", "."))
-                if path in paths and member.isreg() and (stream := tar.extractfile(member)):
-                    data = stream.read(TEXT_LIMIT + 1)
+            for entry in tar:
+                path = "/".join(part for part in entry.name.split("/") if part not in ("", "."))
+                if path in paths and entry.kind == "file":
+                    data = tar.head(TEXT_LIMIT + 1)
                     # A layer may hold a path twice.
                     if hashlib.sha256(data).hexdigest() == paths[path] and b"\0" not in data:
                         with contextlib.suppress(UnicodeDecodeError):

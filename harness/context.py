@@ -7,10 +7,11 @@ import difflib
 import posixpath
 import re
 import stat
-import tarfile
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+
+from harness.oci import tarball
 
 ROOTFS_FOLDERS = frozenset(
     "application application/apps bin charts cri etc images lib manifests plugins registry scripts statics".split()  # noqa: SIM905
@@ -141,8 +142,8 @@ def _check_kind(context: Path, path: Path) -> None:
 
 
 def _is_archive(path: Path) -> bool:
-    # Not tarfile.is_tarfile alone: to it an empty file is a tar, to Docker it is a file.
-    return path.stat().st_size > 0 and tarfile.is_tarfile(path)
+    # An empty file is a tar without entries to some; to Docker it is a file.
+    return path.stat().st_size > 0 and tarball.is_tarball(path)
 
 
 def find(context: Path, source: str) -> list[Path]:

@@ -7,17 +7,18 @@ like an image (a field of an operator's resource, a variable called ``..._IMAGE`
 from __future__ import annotations
 
 import dataclasses
+import os
 import posixpath
 import re
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import yaml
 
-from harness import process, render
-from harness.errors import CommandError, Fault, InputError
+from harness import process, render, untrusted
+from harness.errors import CommandError, Fault, InputError, StoreError
+from harness.oci import tarball
 from harness.oci.reference import Reference
 
 IMAGE_LIST = "manifests/imageList"
@@ -255,19 +256,28 @@ def _chart_folders(found: Sequence[File]) -> list[str]:
 
 
 def _read(path: Path) -> str:
-    text = path.read_bytes().decode("utf-8-sig")
+    with path.open("rb") as file:
+        data = file.read(untrusted.YAML_LIMIT + 1)
+    if len(data) > untrusted.YAML_LIMIT:
+        raise OSError(f"it is larger than {untrusted.YAML_LIMIT} bytes")
+    text = data.decode("utf-8-sig")
     # JSON may be indented with tabs, YAML may not; inside a JSON string there are none.
     return text.replace("\t", " ") if path.name.removesuffix(render.GO).endswith(".json") else text
 
 
 def _compose(text: str) -> Iterator[yaml.Node]:
+    """The documents of a text as nodes. Raises yaml.YAMLError, also for a few lines that spell out to more than memory holds."""
+    excess = untrusted.yaml_excess(text)
+    if excess is not None:
+        line, problem = excess
+        raise yaml.composer.ComposerError(None, None, problem, yaml.Mark("", 0, line - 1, 0, None, 0))
     return (node for node in yaml.compose_all(text, Loader=_Loader) if node is not None)
 
 
 def _listed(path: Path, shown: str) -> Iterator[Declared | Fault]:
     faults: list[Fault] = []
     try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+        lines = _read(path).splitlines()
     except FileNotFoundError:
         yield Fault(shown, "no such image list")
         return
@@ -284,12 +294,7 @@ def _listed(path: Path, shown: str) -> Iterator[Declared | Fault]:
 
 def _read_manifest(gathered: _Gathered, file: File, env: Mapping[str, str]) -> None:
     strict = _must_be_yaml(file.path)
-    unset: list[str] = []
-
-    def stand_in(name: str) -> str:
-        unset.append(name)
-        return _STAND_IN + name
-
+    stand_in = render.StandIn(before=_STAND_IN)
     try:
         text = _read(file.source)
         if render.is_template(file.path):
@@ -305,9 +310,11 @@ def _read_manifest(gathered: _Gathered, file: File, env: Mapping[str, str]) -> N
     else:
         for document in documents:
             _walk(gathered, document, file.shown)
-        if unset:
-            names = ", ".join(dict.fromkeys(unset))
-            gathered.warnings.append(Fault(file.shown, f"no default for {names}: to be given when the image runs", f"-e {unset[0]}=VALUE"))
+        if stand_in.names:
+            first, *_ = names = list(dict.fromkeys(stand_in.names))
+            gathered.warnings.append(
+                Fault(file.shown, f"no default for {', '.join(names)}: to be given when the image runs", f"-e {first}=VALUE")
+            )
 
 
 def _yaml_where(shown: str, wrong: Exception) -> str:
@@ -329,14 +336,14 @@ def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _pairs(node: yaml.Node | None, above: frozenset[int] = frozenset()) -> Iterator[tuple[yaml.Node, yaml.Node]]:
-    """Keys and values of a mapping, those of ``<<`` included."""
-    if not isinstance(node, yaml.MappingNode) or id(node) in above:
+def _pairs(node: yaml.Node | None) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    """Keys and values of a mapping, those of ``<<`` included. What _compose gives holds no circles."""
+    if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
         if key.tag == "tag:yaml.org,2002:merge":
             for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                yield from _pairs(merged, above | {id(node)})
+                yield from _pairs(merged)
         else:
             yield key, value
 
@@ -436,10 +443,30 @@ def _looks_like_image(text: str) -> bool:
 
 def _is_packed_chart(path: Path) -> bool:
     try:
-        with tarfile.open(path) as archive:
-            return any(re.fullmatch(r"[^/]+/Chart\.yaml", name) for name in archive.getnames())
-    except (OSError, tarfile.TarError):
+        with tarball.open_tarball(path) as tar:
+            return any(re.fullmatch(r"[^/]+/Chart\.yaml", entry.name.removeprefix("./")) for entry in tar)
+    except (OSError, StoreError):
         return False
+
+
+def _stray_link(file: File, chart: Path) -> str | None:
+    """A link in a chart's folder that leads out of the tree that the chart is in; helm would follow it to any file of this machine."""
+    parts = file.path.split("/")
+    # Only a file that lies as deep as its path says is known to be in a tree of its own.
+    in_tree = file.source.as_posix().endswith(f"/{file.path}")
+    root = file.source.parents[len(parts) - 1] if in_tree else chart
+    tree = untrusted.Tree(root)
+    for folder, folders, names in os.walk(chart):
+        for name in sorted([*folders, *names]):
+            path = Path(folder, name)
+            if path.is_symlink():
+                try:
+                    tree.stat(path.relative_to(root).as_posix())
+                except FileNotFoundError:
+                    continue
+                except (OSError, StoreError):
+                    return path.relative_to(chart).as_posix()
+    return None
 
 
 def _read_annotations(gathered: _Gathered, file: File) -> None:
@@ -454,6 +481,12 @@ def _read_chart(gathered: _Gathered, file: File, chart: Path, *, helm: Path | No
     """The images in what helm renders of a chart, a folder or a packed one, with the chart's own values."""
     if helm is None:
         gathered.warnings.append(Fault(file.shown, "this chart was not read: there is no helm", "put helm on PATH"))
+        return
+    stray = _stray_link(file, chart)
+    if stray:
+        gathered.warnings.append(
+            Fault(file.shown, f"this chart was not read: {stray} is a link that leads out of it", "put the file there")
+        )
         return
     version = ("--kube-version", kube_version) if kube_version else ()
     try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-import tarfile
 from collections.abc import Iterable, Iterator
 
+from harness.oci.extract import open_layer
 from harness.oci.layer import Layer
 from harness.oci.model import Platform
 from harness.oci.store import Store
@@ -44,9 +44,8 @@ def misfits(store: Store, layers: Iterable[Layer], platform: Platform) -> tuple[
 
 
 def _look(store: Store, layer: Layer) -> Iterator[tuple[str, str]]:
-    with store.open(layer.descriptor.digest) as blob, tarfile.open(fileobj=blob, mode="r|*") as tar:
-        for member in tar:
-            stream = tar.extractfile(member) if member.isreg() else None
-            found = processor(stream.read(HEADER)) if stream else None
+    with open_layer(store, layer.descriptor) as tar:
+        for entry in tar:
+            found = processor(tar.head(HEADER)) if entry.kind == "file" else None
             if found:
-                yield member.name.removeprefix("./"), found
+                yield entry.name.removeprefix("./"), found

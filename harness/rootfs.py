@@ -10,26 +10,25 @@ import os
 import posixpath
 import re
 import shlex
-import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import urllib3
-import yaml
 
 from harness import context as build_context
-from harness import engine, log, scratch
+from harness import engine, log, scratch, untrusted
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.images import Builder, emulation_hint, is_foreign_program
 from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
-from harness.oci import layer
-from harness.oci.extract import OPAQUE, WHITEOUT
+from harness.oci import layer, tarball
+from harness.oci.extract import OPAQUE, WHITEOUT, open_layer
 from harness.oci.layer import Entry, Layer
 from harness.oci.model import Descriptor, canonical_json
 from harness.oci.reference import Reference
 from harness.oci.store import Store
+from harness.oci.tarstream import TarEntry, TarReader
 from harness.sources import Fetcher, descriptors
 
 FORMAT = "1"
@@ -189,7 +188,7 @@ class Workshop:
             return known
         with tempfile.TemporaryDirectory(prefix="image-", dir=scratch.folder()) as work:
             tree = Path(work, "tree")
-            layer.unpack(self.store, descriptors(self.store.read(manifest.digest))[1:], tree)
+            layer.unpack(self.store, descriptors(self.store.read(manifest.digest))[1:], tree, links_out=True)
             placed = build_context.place(tree, instruction.sources, instruction.destination, is_folder=self._is_folder, image=True)
             entries = [entry_of(item.source, item.path, instruction.chmod) for item in placed]
             return self.remember(identity, instruction.text, layer.write_layer(with_folders(entries), self.store))
@@ -276,9 +275,8 @@ def _facts(entry: Entry) -> list[str]:
 def _unpacked(archive: Path, folder: Path, prefix: str) -> list[Entry]:
     folder.mkdir()
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-    except (tarfile.TarError, OSError) as error:
+        tarball.extract(archive, folder)
+    except (StoreError, OSError) as error:
         raise BuildError(f"{archive.name} cannot be unpacked: {error}") from error
     return list(layer.scan(folder, prefix))
 
@@ -330,32 +328,33 @@ def index(store: Store, one: Layer) -> Index:
         files: Index = record["files"]
         return files
     found: dict[str, list[str]] = {}
-    with store.open(one.descriptor.digest) as blob, tarfile.open(fileobj=blob, mode="r|*") as tar:
-        for member in tar:
-            path = member.name.removeprefix("./").rstrip("/")
-            if not path:
-                continue
-            found[path] = _member(tar, member, path, found)
+    with open_layer(store, one.descriptor) as tar:
+        for entry in tar:
+            path = entry.name.removeprefix("./").rstrip("/")
+            if path:
+                found[path] = _facts_of(tar, entry, path, found)
     store.keep("layer-files", one.diff_id.replace(":", "-"), {"files": found})
     return found
 
 
-def _member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, found: Mapping[str, list[str]]) -> list[str]:
-    mode = f"{member.mode & 0o7777:o}"
-    if member.isdir():
+def _facts_of(tar: TarReader, entry: TarEntry, path: str, found: Mapping[str, list[str]]) -> list[str]:
+    mode = f"{entry.mode:o}"
+    if entry.kind == "folder":
         return ["dir", mode, "", ""]
-    if member.issym():
-        return ["symlink", mode, member.linkname, member.linkname]
-    if member.islnk():
-        return found[member.linkname.removeprefix("./")]
-    stream = tar.extractfile(member)
-    if stream is None:
+    if entry.kind == "symlink":
+        return ["symlink", mode, entry.link, entry.link]
+    if entry.kind == "hardlink":
+        same = found.get(entry.link.removeprefix("./"))
+        if same is None:
+            raise StoreError(f"{path} of a layer is a hard link to {entry.link!r}, which is not before it in the layer")
+        return same
+    if entry.kind != "file":
         return ["other", mode, "", ""]
-    if path.endswith((".yaml", ".yml", ".json")) and member.size < 1 << 22:
-        data = stream.read()
+    if path.endswith((".yaml", ".yml", ".json")) and entry.size < 1 << 22:
+        data = tar.head(entry.size)
         return ["file", mode, hashlib.sha256(data).hexdigest(), meaning(data)]
     digest = hashlib.sha256()
-    while chunk := stream.read(1 << 20):
+    while chunk := tar.read():
         digest.update(chunk)
     return ["file", mode, digest.hexdigest(), digest.hexdigest()]
 
@@ -364,9 +363,9 @@ def meaning(data: bytes) -> str:
     """A digest of what a YAML file says, whatever its comments and layout; of its bytes when it does not parse."""
     try:
         text = _PLACEHOLDER.sub(r"slipway-placeholder-\1", data.decode())
-        documents = list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        documents = untrusted.yaml_documents(text, what="")
         return hashlib.sha256(json.dumps(documents, sort_keys=True, default=str).encode()).hexdigest()
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError):
+    except (StoreError, UnicodeError, TypeError, ValueError):
         return hashlib.sha256(data).hexdigest()
 
 
@@ -374,23 +373,29 @@ def merged(indexes: Iterable[Index]) -> dict[str, Sequence[str]]:
     """Layers laid over each other: path -> facts."""
     found: dict[str, Sequence[str]] = {}
     for one in indexes:
+        emptied: set[str] = set()
         for path in one:
             folder, name = posixpath.split(path)
             if name == OPAQUE:
-                _drop(found, folder, keep=True)
+                emptied.add(folder)
             elif name.startswith(WHITEOUT):
-                _drop(found, posixpath.join(folder, name.removeprefix(WHITEOUT)))
-        for path, facts in one.items():
-            if not posixpath.basename(path).startswith(WHITEOUT):
-                if facts[0] != "dir" and found.get(path, [""])[0] == "dir":
-                    _drop(found, path)
-                found[path] = facts
+                hidden = posixpath.join(folder, name.removeprefix(WHITEOUT))
+                emptied.add(hidden)
+                found.pop(hidden, None)
+            elif one[path][0] != "dir" and found.get(path, [""])[0] == "dir":
+                emptied.add(path)
+        if emptied:
+            for path in [path for path in found if not emptied.isdisjoint(_above(path))]:
+                del found[path]
+        found |= {path: facts for path, facts in one.items() if not posixpath.basename(path).startswith(WHITEOUT)}
     return found
 
 
-def _drop(found: dict[str, Sequence[str]], path: str, *, keep: bool = False) -> None:
-    for known in [known for known in found if known.startswith(f"{path}/") or (known == path and not keep)]:
-        del found[known]
+def _above(path: str) -> Iterator[str]:
+    """The folders that a path is in, the root among them."""
+    while path:
+        path = posixpath.dirname(path)
+        yield path
 
 
 def essence(files: Mapping[str, Sequence[str]]) -> list[list[str]]:

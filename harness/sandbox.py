@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from harness import checks, cloudimage, engine, log, process, tools
+from harness import checks, cloudimage, engine, log, process, tools, untrusted
 from harness.capture import Proxy
 from harness.cloudimage import PlatformImage
 from harness.errors import BuildError, CheckError, CommandError
@@ -35,8 +35,19 @@ ADMIN = "/etc/kubernetes/admin.conf"
 
 def facts(rootfs: Path) -> Facts | None:
     """What a rootfs says of its Kubernetes; None when there is none in it (an application image). Raises InputError."""
-    path = rootfs / "etc/slipway.yaml"
-    return Facts.parse(path.read_text(), "etc/slipway.yaml") if path.exists() else None
+    tree = _beneath(rootfs)
+    return Facts.parse(tree.read_text("etc/slipway.yaml"), "etc/slipway.yaml") if tree.is_file("etc/slipway.yaml") else None
+
+
+def _beneath(rootfs: Path) -> untrusted.Tree:
+    return untrusted.Tree(rootfs, what="the rootfs of the image", error=BuildError)
+
+
+def _program(rootfs: Path, name: str) -> Path:
+    """The real path of a program of the rootfs: Docker follows the links of what it mounts, wherever they lead."""
+    if not _beneath(rootfs).is_file(f"bin/{name}"):
+        raise BuildError(f"the rootfs has no program bin/{name}", hint="build the image FROM one with Kubernetes")
+    return (rootfs / "bin" / name).resolve()
 
 
 def environment(found: Facts, env: Mapping[str, str]) -> dict[str, str]:
@@ -200,12 +211,13 @@ def _remove_all(client: engine.Client, cluster: str, *, patience: float) -> None
 
 def _addons(sandbox: Sandbox, plan: Plan) -> None:
     """What the runtime does on real nodes after the API answers, less what kind has done."""
-    if (plan.rootfs / "etc/addons/dns.yaml").exists():
+    tree = _beneath(plan.rootfs)
+    if tree.is_file("etc/addons/dns.yaml"):
         # kubeadm has added CoreDNS, which this image does not use.
         sandbox.run("-n", "kube-system", "delete", "deployment", "coredns", "--ignore-not-found", "--wait=false")
-    for path in sorted((plan.rootfs / "etc/addons").glob("*.yaml")):
-        if path.name != "network.yaml":
-            sandbox.apply(f"etc/addons/{path.name}")
+    for name in tree.list("etc/addons"):
+        if name.endswith(".yaml") and not name.startswith(".") and name != "network.yaml":
+            sandbox.apply(f"etc/addons/{name}")
 
 
 def _kind_files(plan: Plan, hosts_toml: str, work: Path) -> Path:
@@ -214,13 +226,13 @@ def _kind_files(plan: Plan, hosts_toml: str, work: Path) -> Path:
     (work / "certs.d/_default/hosts.toml").write_text(hosts_toml)
     (work / "version").write_text(plan.facts.kubernetes + "\n")
     (work / "manifests").mkdir()
-    network = plan.rootfs / "etc/addons/network.yaml"
-    builtin = network.exists() and not plan.own_network
-    (work / "manifests/default-cni.yaml").write_text(network.read_text() if builtin else "")
+    tree, network = _beneath(plan.rootfs), "etc/addons/network.yaml"
+    builtin = tree.is_file(network) and not plan.own_network
+    (work / "manifests/default-cni.yaml").write_text(tree.read_text(network) if builtin else "")
     (work / "manifests/default-storage.yaml").write_text(yaml.safe_dump(STORAGE_CLASS))
     mounts: dict[str, Path] = {
         "/etc/containerd/certs.d": work / "certs.d", "/kind/version": work / "version", "/kind/manifests": work / "manifests",
-        **{f"/usr/bin/{program}": plan.rootfs / "bin" / program for program in ("kubeadm", "kubelet", "kubectl")},
+        **{f"/usr/bin/{program}": _program(plan.rootfs, program) for program in ("kubeadm", "kubelet", "kubectl")},
     }  # fmt: skip
     readable = [{"hostPath": str(path), "containerPath": inside, "readOnly": True} for inside, path in mounts.items()]
     patches: list[dict[str, Any]] = [{"kind": "KubeletConfiguration", "cgroupDriver": "cgroupfs", "nodeStatusUpdateFrequency": "2s"}]

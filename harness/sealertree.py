@@ -15,11 +15,10 @@ import json
 import posixpath
 import re
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from harness import scratch
 from harness.errors import StoreError
@@ -27,6 +26,7 @@ from harness.oci.extract import OPAQUE, WHITEOUT, open_layer
 from harness.oci.layer import Entry, Layer, write_layer
 from harness.oci.model import Descriptor
 from harness.oci.store import CHUNK, Store
+from harness.oci.tarstream import TarEntry, TarReader
 
 ROOT = "registry"
 """The folder of the rootfs that sealer keeps the storage in."""
@@ -140,8 +140,8 @@ def _read(store: Store, layer: Descriptor, *, rootfs: bool) -> _Read:
     with tempfile.TemporaryDirectory(prefix="sealer-", dir=scratch.folder()) as work:
         reader = _Reader(store, layer, Path(work), keep=rootfs)
         with open_layer(store, layer) as tar:
-            for number, member in enumerate(tar):
-                reader.add(tar, member, number)
+            for number, entry in enumerate(tar):
+                reader.add(tar, entry, number)
         read = reader.read
         if rootfs:
             entries = reader.entries()
@@ -184,7 +184,7 @@ class _Reader:
         self._entries: dict[str, Entry] = {}
         """By the path in the tar, where removals have their own."""
 
-    def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo, number: int) -> None:
+    def add(self, tar: TarReader, member: TarEntry, number: int) -> None:
         path = self._clean(member.name, member.name)
         parent, name = posixpath.split(path)
         if not path:
@@ -205,7 +205,7 @@ class _Reader:
     def _refused(self, name: str, why: str) -> StoreError:
         return StoreError(f"layer {self._layer} is refused: its entry {name!r} {why}", hint="do not use this image; tell who made it")
 
-    def _whiteout(self, member: tarfile.TarInfo, parent: str, name: str) -> None:
+    def _whiteout(self, member: TarEntry, parent: str, name: str) -> None:
         hidden = name.removeprefix(WHITEOUT)
         if name == OPAQUE:
             if not parent:
@@ -225,26 +225,25 @@ class _Reader:
 
     # The storage
 
-    def _registry(self, tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
+    def _registry(self, tar: TarReader, member: TarEntry, path: str) -> None:
         self.read.found[path] = self._look(tar, member, path)
 
-    def _look(self, tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> Found:
-        if member.isdir():
+    def _look(self, tar: TarReader, member: TarEntry, path: str) -> Found:
+        if member.kind == "folder":
             return Found("dir")
-        if member.islnk():
-            same = self.read.found.get(self._clean(member.linkname, member.name))
+        if member.kind == "hardlink":
+            same = self.read.found.get(self._clean(member.link, member.name))
             if same is None:
-                raise self._refused(member.name, f"is a hard link to {member.linkname!r}, which is not before it in the layer")
+                raise self._refused(member.name, f"is a hard link to {member.link!r}, which is not before it in the layer")
             return same
-        content = tar.extractfile(member) if member.isreg() else None
         data = _DATA.fullmatch(path)
-        if content is None or not (data or _is_link(path)):
+        if member.kind != "file" or not (data or _is_link(path)):
             return Found("other")
         if data:
-            return self._blob(content, f"sha256:{data[2]}", member.size)
-        return Found("link", text=content.read(_LARGEST_LINK).decode(errors="replace").strip())
+            return self._blob(tar, f"sha256:{data[2]}", member.size)
+        return Found("link", text=tar.head(_LARGEST_LINK).decode(errors="replace").strip())
 
-    def _blob(self, content: IO[bytes], digest: str, size: int) -> Found:
+    def _blob(self, content: TarReader, digest: str, size: int) -> Found:
         chunk = content.read(CHUNK)
         document = size <= _LARGEST_DOCUMENT and chunk.lstrip()[:1] == b"{"
         # Hashed also when the store has it: what the tree holds must not depend on what else is here.
@@ -262,27 +261,25 @@ class _Reader:
 
     # The rootfs
 
-    def _rootfs(self, tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, number: int) -> None:
-        if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+    def _rootfs(self, tar: TarReader, member: TarEntry, path: str, number: int) -> None:
+        if member.kind == "other":
             raise self._refused(member.name, "is a device or a FIFO")
         if not self._keep:
             return
-        if member.isdir():
-            entry = Entry(path, "dir", member.mode & 0o7777)
-        elif member.issym():
-            entry = Entry(path, "symlink", 0o777, target=member.linkname)
-        elif member.islnk():
-            entry = Entry(path, "hardlink", member.mode & 0o7777, target=self._clean(member.linkname, member.name))
+        if member.kind == "folder":
+            entry = Entry(path, "dir", member.mode)
+        elif member.kind == "symlink":
+            entry = Entry(path, "symlink", 0o777, target=member.link)
+        elif member.kind == "hardlink":
+            entry = Entry(path, "hardlink", member.mode, target=self._clean(member.link, member.name))
         else:
-            entry = Entry(path, "file", member.mode & 0o7777, self._kept(tar, member, number))
+            entry = Entry(path, "file", member.mode, self._kept(tar, number))
         self._entries[path] = entry
 
-    def _kept(self, tar: tarfile.TarFile, member: tarfile.TarInfo, number: int) -> Path:
+    def _kept(self, tar: TarReader, number: int) -> Path:
         place = self._work / str(number)
-        content = tar.extractfile(member)
-        assert content is not None, "it is a regular file"
         with place.open("wb") as file:
-            shutil.copyfileobj(content, file, CHUNK)
+            shutil.copyfileobj(tar, file, CHUNK)
         return place
 
     def entries(self) -> list[Entry]:

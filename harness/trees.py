@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -44,12 +45,19 @@ def unpacked(store: Store, layers: Sequence[Descriptor]) -> Path:
     Raises StoreError when a layer is missing, damaged, or may not be unpacked.
     """
     place = folder() / identity(layers)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    _private(place.parent)
     with _lease(fcntl.LOCK_SH):
         if not place.is_dir():
             _unpack(store, layers, place)
         _hold(place)
     return place
+
+
+def _private(place: Path) -> None:
+    """Make the folder of all trees, for this user only: files in a tree have the modes that a node is to give them, setuid included."""
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if stat.S_IMODE(place.stat().st_mode) != 0o700:
+        place.chmod(0o700)
 
 
 def _unpack(store: Store, layers: Sequence[Descriptor], place: Path) -> None:

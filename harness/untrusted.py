@@ -328,41 +328,73 @@ _YamlLoader.yaml_implicit_resolvers = {
 
 
 class _YamlCount:
-    """Counts the values that the events of a YAML text spell out to."""
+    """Counts the values that the events of a YAML text spell out to, and their levels."""
 
     def __init__(self, depth: int) -> None:
         self.count = 0
         self._depth = depth
-        self._sizes: dict[str, int | None] = {}
-        """Values below each anchor; None while the anchored collection is open."""
+        self._sizes: dict[str, tuple[int, int] | None] = {}
+        """Values and levels below each anchor; None while the anchored collection is open."""
         self._open: list[tuple[str | None, int]] = []
+        self._heights = [0]
+        """Levels below each open collection as far as it was read, the text itself first."""
 
     def add(self, event: yaml.Event) -> str | None:
         """Return what is wrong with an event, or None."""
+        height = 0
         if isinstance(event, yaml.AliasEvent):
-            size = self._sizes.get(str(event.anchor), 0)
+            size = self._sizes.get(str(event.anchor), (0, 0))
             if size is None:
                 return "it holds itself, by an alias"
-            self.count += size
+            self.count += size[0]
+            height = size[1]
+            self._heights[-1] = max(self._heights[-1], height)
         elif isinstance(event, yaml.CollectionStartEvent):
             self._open.append((event.anchor, self.count))
+            self._heights.append(0)
             self._begin(event.anchor, None)
-            if len(self._open) > self._depth:
-                return f"it is nested more than {self._depth} levels deep"
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = self._open.pop()
+            levels = self._heights.pop() + 1
+            self._heights[-1] = max(self._heights[-1], levels)
             if anchor is not None:
-                self._sizes[anchor] = self.count - before
+                self._sizes[anchor] = (self.count - before, levels)
         elif isinstance(event, yaml.ScalarEvent):
-            self._begin(event.anchor, 1)
+            self._begin(event.anchor, (1, 0))
         elif isinstance(event, yaml.DocumentStartEvent):
             self._sizes.clear()
+        if len(self._open) + height > self._depth:
+            return f"it is nested more than {self._depth} levels deep"
         return None
 
-    def _begin(self, anchor: str | None, size: int | None) -> None:
+    def _begin(self, anchor: str | None, size: tuple[int, int] | None) -> None:
         self.count += 1
         if anchor is not None:
             self._sizes[anchor] = size
+
+
+def _yaml_excess(text: str | bytes, limit: int, depth: int, nodes: int) -> tuple[int, str] | None:
+    if len(text) > limit:
+        return 1, f"it is larger than {limit} bytes"
+    counted = _YamlCount(depth)
+    for event in yaml.parse(text, Loader=_YamlLoader):
+        problem = counted.add(event)
+        if problem is None and counted.count > nodes:
+            problem = f"it holds more than {nodes} values, aliases included"
+        if problem is not None:
+            return (event.start_mark.line + 1 if event.start_mark else 1), problem
+    return None
+
+
+def yaml_excess(text: str | bytes, *, limit: int = YAML_LIMIT, depth: int = YAML_DEPTH, nodes: int = YAML_NODES) -> tuple[int, str] | None:
+    """Line and description of the first thing for which a YAML text must not be loaded: see yaml_check.
+
+    None also for what is not YAML: its loader can say that with more context.
+    """
+    try:
+        return _yaml_excess(text, limit, depth, nodes)
+    except (yaml.YAMLError, UnicodeError, ValueError):
+        return None
 
 
 def yaml_check(
@@ -382,21 +414,31 @@ def yaml_check(
     def fail(problem: str) -> SlipwayError:
         return error(_message(what, f"is not usable YAML: {problem}"))
 
-    if len(text) > limit:
-        raise fail(f"it is larger than {limit} bytes")
-    counted = _YamlCount(depth)
     try:
-        for event in yaml.parse(text, Loader=_YamlLoader):
-            problem = counted.add(event)
-            if problem is not None:
-                line = event.start_mark.line + 1 if event.start_mark else 0
-                raise fail(f"line {line}: {problem}")
-            if counted.count > nodes:
-                raise fail(f"it holds more than {nodes} values, aliases included")
+        excess = _yaml_excess(text, limit, depth, nodes)
     except yaml.YAMLError as wrong:
         raise fail(_yaml_problem(wrong)) from wrong
     except (UnicodeError, ValueError) as wrong:
         raise fail(shown(str(wrong))) from wrong
+    if excess is not None:
+        line, problem = excess
+        raise fail(problem if len(text) > limit else f"line {line}: {problem}")
+
+
+def yaml_document(
+    text: str | bytes,
+    *,
+    what: str,
+    limit: int = YAML_LIMIT,
+    depth: int = YAML_DEPTH,
+    nodes: int = YAML_NODES,
+    error: type[SlipwayError] = StoreError,
+) -> Any:
+    """As yaml_documents, of a text of one document; None when it is empty."""
+    documents = yaml_documents(text, what=what, limit=limit, depth=depth, nodes=nodes, error=error)
+    if len(documents) > 1:
+        raise error(_message(what, "holds more than one document"))
+    return documents[0] if documents else None
 
 
 def yaml_documents(

@@ -21,7 +21,7 @@ def parse(text: str, path: str, *, env: Mapping[str, str] | None = None, stored:
     the file of the rootfs that a Config writes. Raises InputError with all faults, by line.
     """
     if env is not None and "{{" in text:
-        text = render.render(text, env, path, missing=lambda name: f"{{{{ .{name} }}}}")
+        text = render.render(text, env, path, missing=render.StandIn("{{ .", " }}"))
     report = Report(path, stored=stored)
     reader = _Reader(report)
     found = documents(text, report)

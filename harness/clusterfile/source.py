@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from harness import untrusted
 from harness.errors import Fault, InputError
 
 _SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)
@@ -142,6 +143,10 @@ def _chunks(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _composed(text: str, before: int, report: Report) -> list[Node]:
+    excess = untrusted.yaml_excess(text, nodes=_MOST)
+    if excess is not None:
+        report.fault_at(before + excess[0], f"cannot be read: {excess[1]}")
+        return []
     found = []
     loader = None
     try:
@@ -181,37 +186,23 @@ def _tell(wrong: yaml.MarkedYAMLError, text: str, before: int, report: Report) -
 
 
 class _Composer:
-    """PyYAML's nodes -> ours, of one document."""
+    """PyYAML's nodes -> ours, of one document whose size and depth were checked."""
 
     def __init__(self, report: Report, before: int) -> None:
         self.report = report
         self.before = before
-        self.count = 0
-        self.open: set[int] = set()
 
     def line(self, node: yaml.Node) -> int:
         return self.before + int(node.start_mark.line) + 1
 
     def node(self, node: yaml.Node, path: str, line: int | None) -> Node | None:
         """None for what had a fault of its own. ``line`` is that of the key, if there is one."""
-        self.count += 1
-        if self.count > _MOST:
-            if self.count == _MOST + 1:
-                self.report.fault_at(self.line(node), f"the document is too large: more than {_MOST} values, aliases included", path=path)
-            return None
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, path)
-        if id(node) in self.open:
-            self.report.fault_at(self.line(node), "holds itself, by an alias", path=path)
-            return None
-        self.open.add(id(node))
-        try:
-            if isinstance(node, yaml.SequenceNode):
-                items = (self.node(item, f"{path}[{index}]", None) for index, item in enumerate(node.value))
-                return Node(line or self.line(node), path, tuple(item for item in items if item is not None))
-            return Node(line or self.line(node), path, self.entries(node, path) if isinstance(node, yaml.MappingNode) else {})
-        finally:
-            self.open.discard(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            items = (self.node(item, f"{path}[{index}]", None) for index, item in enumerate(node.value))
+            return Node(line or self.line(node), path, tuple(item for item in items if item is not None))
+        return Node(line or self.line(node), path, self.entries(node, path) if isinstance(node, yaml.MappingNode) else {})
 
     def scalar(self, node: yaml.ScalarNode, path: str) -> Node | None:
         text = str(node.value)

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from harness import clusterstate
+from harness import clusterstate, untrusted
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.lifecycle.steps import CONFIG_MAP
@@ -114,7 +112,11 @@ def recorded(kubectl: NodeKubectl) -> dict[str, Any]:
 def record(data: Mapping[str, str]) -> dict[str, Any]:
     """The data of the ConfigMap as ``recorded`` has it."""
     text = data.get("Clusterfile") or ""
-    documents = [document for document in yaml.safe_load_all(text) if isinstance(document, Mapping)]
+    documents = [
+        document
+        for document in untrusted.yaml_documents(text, what="the stored Clusterfile", error=CheckError)
+        if isinstance(document, Mapping)
+    ]
     cluster = next((dict(document) for document in documents if document.get("kind", "Cluster") == "Cluster"), {})
     return {
         "image": data.get("image"),

@@ -19,9 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import yaml
-
-from harness import clusterstate, log
+from harness import clusterstate, log, untrusted
 from harness.errors import CheckError, CommandError, NodeError, SlipwayError, UsageError
 from harness.lifecycle import access, certificates, kubeconfigs
 from harness.lifecycle.access import Access
@@ -30,6 +28,7 @@ from harness.nodes import Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import add
 from harness.nodes.ssh import SshNode
+from harness.oci.tarstream import TarError, TarReader
 from harness.runtimes.kubeadm import KUBECTL
 from harness.runtimes.pki import FILES, FOLDER
 from harness.runtimes.staticpods import MANIFESTS, RUNNING
@@ -38,6 +37,9 @@ ETCD_DATA = "/var/lib/etcd"
 SNAPSHOT = "etcd/snapshot.db"
 FORMAT = 1
 _FRONT = "backup.json"
+_MOST_FILES = 1000
+_LARGEST = 16 << 20
+"""Bytes of a file in a backup besides the snapshot: keys and texts."""
 _MINE = f"{ETCD_DATA}/slipway-snapshot.db"
 
 # The tool that reads files of snapshots has another name from etcd 3.6 on.
@@ -161,7 +163,7 @@ def _members(cluster: Access, master: SshNode) -> dict[str, bytes]:
 
 def _front(cluster: Access, master: SshNode, members: Mapping[str, bytes], status: Mapping[str, Any], snapshot: BinaryIO) -> dict[str, Any]:
     listed = json.loads(master.run(f"{KUBECTL} get nodes --output=json", timeout=60).stdout)["items"]
-    manifest = yaml.safe_load(master.get(f"{MANIFESTS}/etcd.yaml"))
+    manifest = untrusted.yaml_document(master.get(f"{MANIFESTS}/etcd.yaml"), what=f"{master.name}: {MANIFESTS}/etcd.yaml", error=NodeError)
     snapshot.seek(0)
     files = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in members.items()}
     files[SNAPSHOT] = {"sha256": hashlib.file_digest(cast("Any", snapshot), "sha256").hexdigest(), "size": snapshot.seek(0, io.SEEK_END)}
@@ -171,7 +173,11 @@ def _front(cluster: Access, master: SshNode, members: Mapping[str, bytes], statu
         "cluster": found.state.name,
         "identity": certificates.keys_of(master).identity,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "kubernetes": str(yaml.safe_load(members["kubeadm.yaml"])["kubernetesVersion"]),
+        "kubernetes": str(
+            untrusted.yaml_document(members["kubeadm.yaml"], what="the ClusterConfiguration of the cluster", error=NodeError)[
+                "kubernetesVersion"
+            ]
+        ),
         "image": json.loads(members["record.json"]),
         "masters": [machine.address for machine in found.masters],
         "nodes": [machine.address for machine in found.nodes],
@@ -231,7 +237,7 @@ def open_backup(file: Path, password: str | None = None) -> Iterator[tuple[Conte
             contents = _read(stream, snapshot)
         except UsageError as wrong:
             raise UsageError(f"{file}: {wrong.message}", hint=wrong.hint) from wrong
-        except (tarfile.TarError, ValueError, KeyError, TypeError, yaml.YAMLError, EOFError) as wrong:
+        except (TarError, ValueError, KeyError, TypeError, EOFError) as wrong:
             raise UsageError(f"{file} is no backup, or is damaged: {wrong}", hint="take another one") from wrong
         snapshot.seek(0)
         yield contents, cast("BinaryIO", snapshot)
@@ -241,25 +247,26 @@ def _read(stream: Any, snapshot: Any) -> Contents:
     front: dict[str, Any] = {}
     small: dict[str, bytes] = {}
     sums: dict[str, dict[str, Any]] = {}
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
-        for member in tar:
-            content = tar.extractfile(member)
-            if content is None:
-                raise UsageError(f"holds {member.name}, which is no file")
-            if member.name == _FRONT:
-                front = json.loads(content.read())
-                if front["format"] != FORMAT:
-                    raise UsageError(f"has the format {front['format']}", hint="a newer slipway may know it")
-                continue
-            if member.name == SNAPSHOT:
-                while data := content.read(1 << 20):
-                    snapshot.write(data)
-                snapshot.seek(0)
-                checksum = hashlib.file_digest(snapshot, "sha256").hexdigest()
-            else:
-                small[member.name] = content.read()
-                checksum = hashlib.sha256(small[member.name]).hexdigest()
-            sums[member.name] = {"sha256": checksum, "size": member.size}
+    tar = TarReader(stream, most=_MOST_FILES)
+    for entry in tar:
+        if entry.kind != "file":
+            raise UsageError(f"holds {entry.name}, which is no file")
+        if entry.name != SNAPSHOT and entry.size > _LARGEST:
+            raise UsageError(f"holds {entry.name} of {entry.size} bytes, which is too large")
+        if entry.name == _FRONT:
+            front = json.loads(tar.head(entry.size))
+            if front["format"] != FORMAT:
+                raise UsageError(f"has the format {front['format']}", hint="a newer slipway may know it")
+            continue
+        if entry.name == SNAPSHOT:
+            while data := tar.read(1 << 20):
+                snapshot.write(data)
+            snapshot.seek(0)
+            checksum = hashlib.file_digest(snapshot, "sha256").hexdigest()
+        else:
+            small[entry.name] = tar.head(entry.size)
+            checksum = hashlib.sha256(small[entry.name]).hexdigest()
+        sums[entry.name] = {"sha256": checksum, "size": entry.size}
     # What a sealed stream has behind the tar is proved as well, or it could have been cut off.
     while stream.read(1 << 20):
         pass
@@ -267,4 +274,9 @@ def _read(stream: Any, snapshot: Any) -> Contents:
         names = sorted(name for name in {*sums, *front.get("files", {})} if sums.get(name) != front.get("files", {}).get(name))
         raise UsageError(f"is damaged: {', '.join(names) or 'it has no beginning'}", hint="take another one")
     keys = {name: small[f"pki/{name}"] for name in FILES}
-    return Contents(front, keys, small["Clusterfile"].decode(), yaml.safe_load(small["kubeadm.yaml"]))
+    return Contents(
+        front,
+        keys,
+        small["Clusterfile"].decode(),
+        untrusted.yaml_document(small["kubeadm.yaml"], what="its kubeadm.yaml", error=UsageError),
+    )

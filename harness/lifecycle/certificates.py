@@ -19,7 +19,7 @@ import yaml
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from harness import clusterstate, log
+from harness import clusterstate, log, untrusted
 from harness.errors import CheckError, CommandError, Fault, InputError, NodeError, StoreError
 from harness.lifecycle import access, kubeconfigs, lease, registry
 from harness.lifecycle.access import Access
@@ -433,7 +433,7 @@ def _answers_to(node: Node, names: Iterable[str]) -> None:
 
 def with_names(text: str, names: Sequence[str]) -> str:
     """kubeadm's configuration, of one document or several, with names united into those of the API server."""
-    found = [document for document in yaml.safe_load_all(text) if document]
+    found = [document for document in untrusted.yaml_documents(text, what="the configuration of kubeadm", error=NodeError) if document]
     for document in found:
         if document.get("kind") == "ClusterConfiguration":
             server = document.setdefault("apiServer", {})

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import itertools
 import os
+import posixpath
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from harness import log
+from harness import log, untrusted
 from harness.applications import with_environment
 from harness.cloudimage import App, Info
 from harness.clusterfile import (
@@ -30,7 +32,7 @@ from harness.clusterfile import environment as environments
 from harness.clusterfile.config import apply_configs
 from harness.clusterfile.parse import parse
 from harness.clusterstate import DEFAULT_NAME
-from harness.errors import Fault, InputError, UsageError
+from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.nodes import Jump, Login, Machine
 from harness.nodes.placing import STATE
 from harness.runtimes import REGISTRY_PORT
@@ -325,15 +327,23 @@ def edit(found: Clusterfile) -> Callable[[Path], Sequence[str]] | None:
 
 
 def _content(root: Path, path: str) -> bytes | None:
-    place = root / path
-    return place.read_bytes() if place.resolve().is_relative_to(root.resolve()) and place.is_file() else None
+    tree = untrusted.Tree(root, what=f"Config {path}")
+    # What is behind a link that leads out is not the image's: the file that is written takes the place of the link.
+    with contextlib.suppress(StoreError):
+        return tree.read_bytes(path) if tree.is_file(path) else None
+    return None
 
 
 def _write(root: Path, path: str, data: bytes) -> None:
     place = root / path
-    if not place.parent.resolve().is_relative_to(root.resolve()):
-        raise InputError([Fault(f"Config {path}", "a link on its way leads out of the rootfs", "name the file itself")])
-    mode = place.stat().st_mode & 0o7777 if place.is_file() else 0o644
+    tree = untrusted.Tree(root)
+    try:
+        tree.is_dir(posixpath.dirname(path))
+    except StoreError as wrong:
+        raise InputError([Fault(f"Config {path}", "a link on its way leads out of the rootfs", "name the file itself")]) from wrong
+    mode = 0o644
+    with contextlib.suppress(StoreError):
+        mode = tree.stat(path).st_mode & 0o7777 if tree.is_file(path) else mode
     place.parent.mkdir(parents=True, exist_ok=True)
     # What has the old file linked or open keeps it.
     place.unlink(missing_ok=True)

@@ -32,10 +32,8 @@ AFTER_NODES = (Phase.POST_INIT_HOST, Phase.POST_INSTALL)
 
 
 def of_image(tree: Path) -> tuple[Hook, ...]:
-    """The hooks that a rootfs brings. Raises InputError with all that is wrong with them."""
-    folder = tree / FOLDER
-    found = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    return image_hooks({f"{FOLDER}/{path.name}": path.read_bytes() for path in found})
+    """The hooks that a rootfs brings. Raises InputError with all that is wrong with them, StoreError for links out of the rootfs."""
+    return image_hooks(rootfs.folder_files(tree, FOLDER))
 
 
 def of(setup: steps.Setup) -> tuple[Hook, ...]:

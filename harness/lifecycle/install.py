@@ -271,9 +271,7 @@ def _unknown(commands: Sequence[str]) -> tuple[str, ...]:
 
 def hooks_of(tree: Path) -> tuple[Hook, ...]:
     """The hooks of an application image. Raises InputError for those that only images of clusters can have."""
-    folder = tree / "plugins"
-    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    found = values.merged(image_hooks({f"plugins/{path.name}": path.read_bytes() for path in files}), ())
+    found = values.merged(image_hooks(rootfs.folder_files(tree, "plugins")), ())
     known = ", ".join(phase.value for phase in PHASES)
     faults = [
         Fault(f"hook {hook.name}", f"type {hook.type} at {', '.join(phase.value for phase in hook.phases)}", f"SHELL at {known}")

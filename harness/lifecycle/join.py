@@ -432,9 +432,9 @@ def _render_for(setup: steps.Setup, node: Node, placeholder: str) -> Files:
 
 def _rendered_files(work: Work, node: SshNode, paths: Sequence[str]) -> Files:
     """Files of the rootfs as a node has them."""
-    tree = work.setup.tree(node)
+    tree = rootfs.beneath(work.setup.tree(node))
     found = read_all(node, [f"{ROOTFS}/{path}" for path in paths]) if paths else {}
-    modes = {path: stat.S_IMODE((tree / path).stat().st_mode) if (tree / path).is_file() else 0o644 for path in paths}
+    modes = {path: stat.S_IMODE(tree.stat(path).st_mode) if tree.is_file(path) else 0o644 for path in paths}
     return {path: File(found[f"{ROOTFS}/{path}"], modes[path]) for path in paths if f"{ROOTFS}/{path}" in found}
 
 

@@ -18,11 +18,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from harness import checks, cloudimage, clusterstate, log
+from harness import checks, cloudimage, clusterstate, log, untrusted
 from harness.checks import Resource
-from harness.errors import CheckError, CommandError, SlipwayError
+from harness.errors import CheckError, CommandError, NodeError, SlipwayError
 from harness.lifecycle import access, certificates, etcd, findings, health, ipvs, moves, preflight, registry, trial
 from harness.lifecycle.access import Access
 from harness.lifecycle.check import Report
@@ -131,7 +129,9 @@ def _network(cluster: Access) -> Network | None:
     """The addresses of Services as kubeadm noted them; None when it did not."""
     try:
         data = json.loads(cluster.kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"))["data"]
-        networking = yaml.safe_load(data["ClusterConfiguration"])["networking"]
+        networking = untrusted.yaml_document(data["ClusterConfiguration"], what="the ClusterConfiguration of the cluster", error=NodeError)[
+            "networking"
+        ]
         return Network(str(networking.get("podSubnet", "100.64.0.0/10")).split(",")[0], str(networking["serviceSubnet"]).split(",")[0])
     except (SlipwayError, LookupError, ValueError, TypeError):
         return None

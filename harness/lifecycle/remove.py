@@ -11,10 +11,10 @@ from pathlib import Path
 
 import yaml
 
-from harness import log
+from harness import log, untrusted
 from harness.clusterfile import Phase
 from harness.clusterstate import DEFAULT_NAME
-from harness.errors import CheckError, CommandError, Fault, InputError, SlipwayError, UsageError
+from harness.errors import CheckError, CommandError, Fault, InputError, NodeError, SlipwayError, UsageError
 from harness.lifecycle import delete, drain, etcd, lease, membership
 from harness.lifecycle.membership import Gathered
 from harness.lifecycle.parting import Parting
@@ -373,8 +373,12 @@ def _forget_endpoints(work: Work) -> None:
     """kubeadm of before 1.22 keeps the addresses of the masters, and asks them all when another one joins."""
     kubectl = NodeKubectl(work.first)
     text = kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--ignore-not-found", "--output=yaml")
-    found = yaml.safe_load(text) if text.strip() else None
-    status = (yaml.safe_load(found["data"].get("ClusterStatus") or "") if found else None) or {}
+    found = untrusted.yaml_document(text, what="kubeadm-config of the cluster", error=NodeError)
+    status = (
+        untrusted.yaml_document(found["data"].get("ClusterStatus") or "", what="the ClusterStatus of the cluster", error=NodeError)
+        if found
+        else None
+    ) or {}
     endpoints = status.get("apiEndpoints") or {}
     names = {work.name(node) for node in work.masters}
     if found and names & set(endpoints):

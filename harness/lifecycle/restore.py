@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from harness import checks, clusterstate, log
+from harness import checks, clusterstate, log, untrusted
 from harness.clusterfile import Cluster, Clusterfile, is_redacted
 from harness.clusterfile.parse import parse
 from harness.clusterstate import ClusterState
@@ -418,7 +418,7 @@ def _forget_masters(kubectl: NodeKubectl, gone: Sequence[str]) -> None:
     """Older versions of kubeadm list the masters in their configuration."""
     config = json.loads(kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"))
     if "ClusterStatus" in config["data"]:
-        status = yaml.safe_load(config["data"]["ClusterStatus"])
+        status = untrusted.yaml_document(config["data"]["ClusterStatus"], what="the ClusterStatus of the cluster", error=NodeError)
         status["apiEndpoints"] = {name: value for name, value in (status.get("apiEndpoints") or {}).items() if name not in gone}
         patch = {"data": {"ClusterStatus": yaml.safe_dump(status, sort_keys=False)}}
         kubectl.run("patch", "configmap", "kubeadm-config", "--namespace=kube-system", "--type=merge", f"--patch={json.dumps(patch)}")
@@ -437,7 +437,7 @@ def _record(setup: steps.Setup, contents: Contents) -> None:
 
 def on_hosts(text: str, hosts: Sequence[Mapping[str, Any]]) -> str:
     """A Clusterfile with the cluster on other machines."""
-    found = [document for document in yaml.safe_load_all(text) if document]
+    found = [document for document in untrusted.yaml_documents(text, what="the Clusterfile of the backup", error=UsageError) if document]
     for document in found:
         if document.get("kind", "Cluster") == "Cluster":
             document["spec"] = {**(document.get("spec") or {}), "hosts": list(hosts)}

@@ -14,8 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import BinaryIO
 
-from harness import render, trees
+from harness import render, trees, untrusted
 from harness.cloudimage import PlatformImage
+from harness.errors import StoreError
 from harness.lifecycle import distribution
 from harness.lifecycle.distribution import Load, Parcel
 from harness.nodes import Node
@@ -24,6 +25,8 @@ from harness.oci.extract import open_layer
 from harness.oci.model import GZIP_LAYERS, Descriptor
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS
+
+_SMALL_FILE = 1 << 20
 
 Edit = Callable[[Path], Sequence[str]]
 """Changes files of an unpacked rootfs before it is rendered; returns the paths that it changed, relative to it."""
@@ -54,14 +57,27 @@ def tree(store: Store, image: PlatformImage) -> Path:
 
 
 def read_file(store: Store, image: PlatformImage, path: str) -> bytes | None:
-    """One small file out of the layers without unpacking them: the uppermost one counts."""
+    """One small file out of the layers without unpacking them: the uppermost one counts. Raises StoreError when it is not small."""
     for layer in reversed(image.layers):
         with open_layer(store, layer) as tar:
-            for member in tar:
-                if member.name.removeprefix("./") == path and member.isreg():
-                    content = tar.extractfile(member)
-                    return content.read() if content else None
+            for entry in tar:
+                if entry.name.removeprefix("./") == path and entry.kind == "file":
+                    if entry.size > _SMALL_FILE:
+                        raise StoreError(f"{path} of the image has {entry.size} bytes; at most {_SMALL_FILE} are read")
+                    return tar.head(entry.size)
     return None
+
+
+def beneath(tree: Path) -> untrusted.Tree:
+    """The one reader of files in an unpacked rootfs: a link in it that leads out is refused with StoreError."""
+    return untrusted.Tree(tree, what="the rootfs of the image")
+
+
+def folder_files(tree: Path, folder: str) -> dict[str, bytes]:
+    """The regular files right in a folder of an unpacked rootfs, by their path. Raises StoreError for links that lead out of it."""
+    reader = beneath(tree)
+    paths = [f"{folder}/{name}" for name in reader.list(folder)]
+    return {path: reader.read_bytes(path) for path in paths if reader.is_file(path)}
 
 
 def rendered(

@@ -182,7 +182,7 @@ class Setup:
 
     @functools.cached_property
     def cluster(self) -> Cluster:
-        tree = self.tree(self.first)
+        tree = rootfs.beneath(self.tree(self.first))
         env = {**self.main.info.env, **self.env}
         apps = {app.name: app for app in self.main.info.apps}
         return Cluster(
@@ -192,7 +192,7 @@ class Setup:
             members=tuple(self._member(node) for node in self.nodes),
             cert_sans=tuple(word.strip() for word in env.get("CertSANs", "").split(",") if word.strip()),
             own_network=any(is_network(apps[name].labels) for name in self.main.info.cluster_apps if name in apps),
-            own_dns=(tree / "etc/addons" / DNS_ADDON).exists(),
+            own_dns=tree.is_file(f"etc/addons/{DNS_ADDON}"),
             documents=(*self._image_documents(), *self.clusterfile.kubeadm),
             certificate_days=self._certificate_days,
             virtual_ip=self.balancing.virtual_ip,
@@ -220,8 +220,10 @@ class Setup:
     def content(self, node: Node, path: str) -> str | None:
         """The text of a file of the rootfs as a node gets it."""
         file = self.rendered[node.address].get(path)
-        place = self.tree(node) / path
-        return file.data.decode() if file else place.read_text() if place.is_file() else None
+        if file is not None:
+            return file.data.decode()
+        tree = rootfs.beneath(self.tree(node))
+        return tree.read_text(path) if tree.is_file(path) else None
 
     def hosts_lines(self, node: Node) -> tuple[str, ...]:
         """What a node's /etc/hosts says in addition."""
@@ -508,7 +510,7 @@ def balancing_wish(setup: Setup) -> ipvs.Wish:
 
     def brings() -> bool:
         nodes = [node for node in setup.nodes if node.address in balanced] or setup.nodes
-        return all((setup.tree(node) / "bin" / program).exists() for node in nodes for program in ipvs.PROGRAMS)
+        return all(rootfs.beneath(setup.tree(node)).is_file(f"bin/{program}") for node in nodes for program in ipvs.PROGRAMS)
 
     return ipvs.Wish(asked, balanced, setup.network, {**setup.main.info.env, **setup.env}, brings)
 
@@ -618,11 +620,13 @@ def wait_for_api(setup: Setup) -> Step:
 def addons(setup: Setup) -> dict[str, str]:
     """The addons of the image by file name, rendered for the first master."""
     files = setup.rendered[setup.first.address]
-    folder = setup.tree(setup.first) / "etc/addons"
+    tree = rootfs.beneath(setup.tree(setup.first))
     found: dict[str, str] = {}
-    for path in sorted(folder.glob("*.yaml")) if folder.is_dir() else ():
-        file = files.get(f"etc/addons/{path.name}")
-        found[path.name] = file.data.decode() if file else path.read_text()
+    for name in tree.list("etc/addons"):
+        path = f"etc/addons/{name}"
+        if name.endswith(".yaml") and not name.startswith("."):
+            file = files.get(path)
+            found[name] = file.data.decode() if file else tree.read_text(path)
     return found
 
 

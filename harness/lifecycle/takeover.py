@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
+from harness import untrusted
 from harness.clusterfile import MASTER, NODE, Cluster, Clusterfile, Host, Ssh, Taint, fields, generate
 from harness.clusterstate import DEFAULT_NAME, ClusterState
-from harness.errors import CheckError
+from harness.errors import CheckError, NodeError
 from harness.lifecycle.rootfs import MARK
 from harness.lifecycle.steps import CONFIG_MAP, access_entry
 from harness.nodes import Machine, Node, each
@@ -79,7 +80,9 @@ def _configuration(node: Node) -> Mapping[str, Any]:
             hint="slipway manages clusters of kubeadm",
             details=asked.output,
         )
-    found = yaml.safe_load(json.loads(asked.stdout)["data"].get("ClusterConfiguration") or "")
+    found = untrusted.yaml_document(
+        json.loads(asked.stdout)["data"].get("ClusterConfiguration") or "", what="the ClusterConfiguration of the cluster", error=NodeError
+    )
     return found if isinstance(found, Mapping) else {}
 
 

@@ -15,9 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from harness import log, paths
+from harness import log, paths, untrusted
 from harness.clusterstate import DEFAULT_NAME, ClusterState
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.lifecycle import lease, membership
@@ -294,9 +292,11 @@ def _version(kubectl: NodeKubectl) -> str:
 
 def _facts(kubectl: NodeKubectl) -> dict[str, str]:
     """The networks of a cluster that kubeadm knows; of others nothing."""
-    with contextlib.suppress(CommandError, KeyError, ValueError, TypeError, AttributeError):
+    with contextlib.suppress(CommandError, NodeError, KeyError, ValueError, TypeError, AttributeError):
         found = json.loads(kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"))
-        networking = yaml.safe_load(found["data"]["ClusterConfiguration"])["networking"]
+        networking = untrusted.yaml_document(
+            found["data"]["ClusterConfiguration"], what="the ClusterConfiguration of the cluster", error=NodeError
+        )["networking"]
         known = {"PodCIDR": networking.get("podSubnet"), "SvcCIDR": networking.get("serviceSubnet")}
         return {name: str(value) for name, value in known.items() if value}
     return {}

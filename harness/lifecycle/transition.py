@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from harness import checks, cloudimage, log
+from harness import checks, cloudimage, log, untrusted
 from harness.clusterfile import Hook, Phase
-from harness.errors import CheckError, CommandError, SlipwayError, StoreError
+from harness.errors import CheckError, CommandError, NodeError, SlipwayError, StoreError
 from harness.lifecycle import apps, backup, drain, etcd, hooks, machine, registry, rootfs, staging, steps
 from harness.lifecycle.membership import Gathered
 from harness.lifecycle.moves import DONE, ROLLBACK, UPGRADE, Move, write
@@ -47,7 +45,9 @@ _CORDONED = "cordoned"
 def kubernetes(kubectl: NodeKubectl) -> Mapping[str, Any]:
     """kubeadm's ClusterConfiguration as the cluster keeps it."""
     text = kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json")
-    found = yaml.safe_load(json.loads(text)["data"]["ClusterConfiguration"])
+    found = untrusted.yaml_document(
+        json.loads(text)["data"]["ClusterConfiguration"], what="the ClusterConfiguration of the cluster", error=NodeError
+    )
     return found if isinstance(found, Mapping) else {}
 
 

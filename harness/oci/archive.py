@@ -38,9 +38,6 @@ from harness.progress import Meter
 
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 _DOCKER = re.compile(r"[0-9a-f]{64}(\.json|\.tar|/(layer\.tar|VERSION|json))?/?")
-_RATIO = 200
-"""How many times its size an archive may decompress to where no manifest has said so; layers of text come to 20."""
-_SLACK = 64 << 20
 _READ_AHEAD = 8
 _BUFFER = 1 << 20
 
@@ -401,7 +398,7 @@ def _docker_archive(where: str) -> StoreError:
 
 def _safe(entry: tarstream.TarEntry) -> str:
     """The path without ``./``. Nothing is unpacked by name, but a file with such entries is not one that we or skopeo made."""
-    if entry.kind == "other":
+    if entry.kind not in ("file", "folder"):
         raise DamagedError(f"the archive is refused: its entry {entry.name!r} is a link or a device")
     if entry.name.startswith("/") or ".." in entry.name.split("/"):
         raise DamagedError(f"the archive is refused: its entry {entry.name!r} leaves its folder")
@@ -451,7 +448,7 @@ class _Source:
     def read(self, size: int, /) -> bytes:
         data = self._reader.read(size)
         self._output += len(data)
-        if self._compressed and self._output > self.declared + _RATIO * self._input.size + _SLACK:
+        if self._compressed and self._output > self.declared + compression.RATIO * self._input.size + compression.SLACK:
             raise DamagedError(
                 f"the archive is refused: {log.size(self._input.size)} of it decompress to more than {log.size(self._output)}, "
                 "of which no manifest speaks"
@@ -477,7 +474,7 @@ class _Source:
 
     def drain(self) -> None:
         """Read what comes after the end mark, so that what a compressed stream or a volume says of itself is checked."""
-        left = _SLACK
+        left = compression.SLACK
         while left > 0 and (data := self.read(_BUFFER)):
             left -= len(data)
 

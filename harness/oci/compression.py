@@ -18,6 +18,11 @@ Compression = Literal["none", "gzip", "zstd"]
 BROKEN = (zlib.error, zstandard.ZstdError, EOFError)
 """What the readers raise when a stream is damaged or cut."""
 
+RATIO = 200
+"""How many times its size a stream may decompress to where no manifest has said so; layers of text come to 20."""
+SLACK = 64 << 20
+"""Bytes that are allowed on top of RATIO."""
+
 LEVEL = 3
 """Of zstd, where more takes much longer for little: what is packed are mostly blobs that are compressed already."""
 

@@ -1,22 +1,26 @@
-"""A tree on disk over which layers are laid; whatever a layer says, nothing is written or removed outside of the tree."""
+"""A tree on disk over which layers are laid; whatever a layer says, nothing is written, removed or changed outside of the tree."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import errno
+import io
 import os
 import posixpath
 import shutil
 import stat
-import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, cast
+from typing import BinaryIO, Protocol, cast
 
+from harness import log
 from harness.errors import StoreError
-from harness.oci import compression
+from harness.oci import compression, tarstream
 from harness.oci.model import GZIP_LAYERS, OCI_LAYER, OCI_LAYER_ZSTD, Descriptor
 from harness.oci.store import CHUNK, Store
+from harness.oci.tarstream import TarEntry, TarReader
+from harness.untrusted import Ceiling
 
 WHITEOUT = ".wh."
 """In a layer, ``.wh.NAME`` removes NAME of the layers below (OCI image specification, layer.md)."""
@@ -25,28 +29,52 @@ OPAQUE = ".wh..wh..opq"
 
 _COMPRESSIONS: Mapping[str, compression.Compression] = {**dict.fromkeys(GZIP_LAYERS, "gzip"), OCI_LAYER_ZSTD: "zstd", OCI_LAYER: "none"}
 _MOST_LINKS = 40
+MOST_ENTRIES = 300_000
+"""Entries of a layer. The largest of a whole desktop have half of that."""
+_DEEPEST = 256
+"""Folders above a file."""
+_LONGEST = 4096
+"""Characters of a path (PATH_MAX)."""
+_FREE = 128 << 20
+"""Bytes of the disk that unpacking leaves free: a full one stops everything else on this machine."""
+_BETWEEN_LOOKS = 32 << 20
+"""Bytes that are written before the free space is looked at again."""
 _BUFFER = 128 << 10
-"""Bytes tarfile reads ahead: it copies them for every header, so more is slower."""
 
 
 @contextlib.contextmanager
-def open_layer(store: Store, layer: Descriptor) -> Iterator[tarfile.TarFile]:
-    """The tar of a layer, to be read once from its beginning. Raises StoreError when it is not readable."""
+def open_layer(store: Store, layer: Descriptor) -> Iterator[TarReader]:
+    """The entries of a layer, to be read once from the beginning, in memory that does not depend on what it says.
+
+    Raises StoreError when it is not a readable tar, holds sparse files, more than MOST_ENTRIES entries, or more than 200 times its size.
+    """
     with store.open(layer.digest) as file:
         how = _COMPRESSIONS.get(layer.media_type)
         if how is None:
             raise StoreError(
                 f"layer {layer.digest} is of type {layer.media_type}, which cannot be unpacked here", hint="use gzip or zstd layers"
             )
-        stream = cast("IO[bytes]", compression.reader(file, how))
+        size = os.fstat(file.fileno()).st_size
+        content = Ceiling(
+            cast("BinaryIO", compression.reader(file, how)),
+            compression.RATIO * size + compression.SLACK,
+            what=f"layer {layer.digest} is refused: what its {log.size(size)} decompress to",
+        )
+        stream = cast("compression.Readable", io.BufferedReader(content, _BUFFER))
         try:
-            with tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER) as tar:
-                yield tar
-            # tarfile stops at the end mark; only the end of the stream shows that nothing was cut off or changed.
+            yield TarReader(stream, most=MOST_ENTRIES, marked=False)
+            # Only the end of the stream shows that nothing was cut off or changed.
             while stream.read(CHUNK):
                 pass
-        except (tarfile.TarError, *compression.BROKEN) as wrong:
+        except (tarstream.TarError, *compression.BROKEN) as wrong:
             raise StoreError(f"layer {layer.digest} is not a readable tar: {wrong}") from wrong
+
+
+class Entries(Protocol):
+    """What a tar holds, in order; read() gives the content of the entry at hand."""
+
+    def __iter__(self) -> Iterator[TarEntry]: ...
+    def read(self, size: int, /) -> bytes: ...
 
 
 class Extraction:
@@ -59,46 +87,119 @@ class Extraction:
         self._root = root
         self._folders: dict[str, Path] = {}
         """Real folder of each path that was resolved already; emptied when a folder or link goes."""
-        self._modes: dict[Path, int] = {}
-        """Modes of folders, set at the end: a read-only folder could not be filled."""
-        self._fresh: set[Path] = set()
+        self._modes: dict[str, int] = {}
+        """Modes of folders by their path below the root, set at the end: a read-only folder could not be filled."""
+        self._links: dict[str, str] = {}
+        """What brought each symbolic link, by its path below the root; some may be gone by the end."""
+        self._fresh: set[str] = set()
         """What the layer at hand made, and the folders above that: its removals spare them."""
-        self._layer = ""
+        self._emptied: set[str] = set()
+        """Folders that the layer at hand has emptied already: what is in them now is its own."""
+        self._what = ""
+        """The layer or archive at hand, for errors."""
+        self._unseen = 0
+        """Bytes that were written since the last look at the free space."""
 
     def lay(self, store: Store, layer: Descriptor) -> None:
         """Add, replace and remove what the layer says."""
-        self._layer = layer.digest
-        self._fresh = {self._root}
         with open_layer(store, layer) as tar:
-            for member in tar:
-                self._add(tar, member)
+            self.lay_tar(tar, f"layer {layer.digest}")
 
-    def finish(self) -> None:
-        """Give the folders their modes, the deepest first."""
+    def lay_tar(self, tar: Entries, what: str) -> None:
+        """As lay(), of a tar that ``what`` names in errors."""
+        self._what = what
+        self._fresh = {""}
+        self._emptied = set()
+        for entry in tar:
+            self._add(tar, entry)
+
+    def finish(self, *, links_out: bool = False) -> None:
+        """Give the folders their modes, the deepest first.
+
+        Raises StoreError for a relative link that climbs out of the tree, unless ``links_out``. An absolute link is for the machine that
+        gets the tree, and is not followed here.
+        """
+        if not links_out:
+            self._check_links()
         for path, mode in sorted(self._modes.items(), reverse=True):
-            if path.is_dir() and not path.is_symlink():
-                path.chmod(mode)
+            self._set_mode(path, mode)
 
-    def _add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-        path = self._clean(member.name, member.name)
+    def _set_mode(self, path: str, mode: int) -> None:
+        """Of a folder, component by component: a link that has taken the place of one of them is not followed."""
+        # O_PATH: a folder that its owner may not read has a mode too.
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        folder = os.open(self._root, flags)
+        try:
+            for part in path.split("/"):
+                above = folder
+                folder = os.open(part, flags, dir_fd=above)
+                os.close(above)
+            Path(f"/proc/self/fd/{folder}").chmod(mode)
+        except OSError as problem:
+            # A later entry has put something else there. Linux says ENOTDIR of a link too.
+            if problem.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+        finally:
+            os.close(folder)
+
+    def _check_links(self) -> None:
+        # Links that lead through long chains of links would take time without end.
+        steps = 64 * len(self._links) + 10_000
+        for path, what in self._links.items():
+            self._what = what
+            place = self._root / path
+            if not place.is_symlink():
+                continue
+            real = posixpath.dirname(path).split("/") if "/" in path else []
+            goal = os.readlink(place)  # noqa: PTH115 -- Path would change how it is written
+            if goal.startswith("/"):
+                continue
+            waiting = collections.deque(_steps(goal))
+            links = 0
+            while waiting and links <= _MOST_LINKS:
+                steps -= 1
+                if steps < 0:
+                    raise self._refused(path, "is one of too many links that lead through links")
+                part = waiting.popleft()
+                if part != "..":
+                    real.append(part)
+                    target = self._target(real)
+                    if target is not None and target.startswith("/"):
+                        break
+                    if target is not None:
+                        real.pop()
+                        links += 1
+                        waiting.extendleft(reversed(_steps(target)))
+                elif real:
+                    real.pop()
+                else:
+                    raise self._refused(path, f"is a link that leads out of the rootfs: {goal!r}")
+
+    def _target(self, real: list[str]) -> str | None:
+        try:
+            return os.readlink(self._root.joinpath(*real))  # noqa: PTH115 -- Path would change how it is written
+        except OSError:
+            return None
+
+    def _add(self, tar: Entries, entry: TarEntry) -> None:
+        path = self._clean(entry.name, entry.name)
         if not path:
             return
         parent, name = posixpath.split(path)
         if name.startswith(WHITEOUT):
-            self._remove(parent, name, member)
+            self._remove(parent, name, entry)
             return
-        place = self._folder(parent, member.name) / name
-        if member.isreg():
-            self._file(tar, member, place)
-        elif member.isdir():
-            self._directory(member, place)
-        elif member.issym():
-            self._clear(place)
-            place.symlink_to(member.linkname)
-        elif member.islnk():
-            self._hardlink(member, place)
+        place = self._folder(parent, entry.name) / name
+        if entry.kind == "file":
+            self._file(tar, entry, place)
+        elif entry.kind == "folder":
+            self._directory(entry, place)
+        elif entry.kind == "symlink":
+            self._symlink(entry, place)
+        elif entry.kind == "hardlink":
+            self._hardlink(entry, place)
         else:
-            raise self._refused(member.name, "is a device or a FIFO")
+            raise self._refused(entry.name, "is a device or a FIFO")
         self._mark(place)
 
     def _clean(self, path: str, name: str) -> str:
@@ -108,10 +209,12 @@ class Extraction:
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if ".." in parts or "\0" in path:
             raise self._refused(name, "leaves the rootfs")
+        if len(path) > _LONGEST or len(parts) > _DEEPEST:
+            raise self._refused(name[:200], "has a path that is too long")
         return "/".join(parts)
 
     def _refused(self, name: str, why: str) -> StoreError:
-        return StoreError(f"layer {self._layer} is refused: its entry {name!r} {why}", hint="do not use this image; tell who made it")
+        return StoreError(f"{self._what} is refused: its entry {name!r} {why}", hint="do not use this image; tell who made it")
 
     # Where a path really is
 
@@ -138,6 +241,8 @@ class Extraction:
                 return None
             if stat.S_ISDIR(mode):
                 real.append(part)
+                if len(real) > _DEEPEST:
+                    raise self._refused(name[:200], "has a path that is too long")
             elif stat.S_ISLNK(mode):
                 target = str(place.readlink())
                 links += 1
@@ -154,13 +259,17 @@ class Extraction:
         if not make:
             return None
         place.mkdir()
-        self._modes[place] = 0o755
+        self._modes[self._below(place)] = 0o755
         self._mark(place)
         return stat.S_IFDIR
 
+    def _below(self, place: Path) -> str:
+        """The path of a place below the root, empty for the root."""
+        return str(place)[len(str(self._root)) :].lstrip("/")
+
     # Adding
 
-    def _file(self, tar: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> None:
+    def _file(self, tar: Entries, entry: TarEntry, place: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             target = os.open(place, flags, 0o600)
@@ -168,31 +277,54 @@ class Extraction:
             self._clear(place)
             target = os.open(place, flags, 0o600)
         with os.fdopen(target, "wb", buffering=0) as file:
-            content = tar.extractfile(member)
-            while content and (chunk := content.read(CHUNK)):
+            self._room(entry.size)
+            while chunk := tar.read(CHUNK):
                 rest = memoryview(chunk)
                 while rest:
                     rest = rest[file.write(rest) :]
-            os.fchmod(target, member.mode & 0o7777)
+            os.fchmod(target, entry.mode)
 
-    def _directory(self, member: tarfile.TarInfo, place: Path) -> None:
+    def _room(self, size: int) -> None:
+        """Raise StoreError unless the disk has room for ``size`` bytes more."""
+        self._unseen += size
+        if self._unseen < _BETWEEN_LOOKS:
+            return
+        self._unseen = 0
+        state = os.statvfs(self._root)
+        free = state.f_bavail * state.f_frsize
+        if size + _FREE > free:
+            raise StoreError(
+                f"{self._what} does not fit on the disk: {log.size(free)} are free below {self._root}",
+                hint="free some space: `slipway prune`, or set SLIPWAY_CACHE to a folder on a larger disk",
+            )
+
+    def _symlink(self, entry: TarEntry, place: Path) -> None:
+        if not entry.link or "\0" in entry.link or len(entry.link) > _LONGEST:
+            raise self._refused(entry.name[:200], "is a link to nothing that can be")
+        self._clear(place)
+        place.symlink_to(entry.link)
+        self._links[self._below(place)] = self._what
+
+    def _directory(self, entry: TarEntry, place: Path) -> None:
         try:
             place.mkdir()
         except FileExistsError:
             if not stat.S_ISDIR(place.lstat().st_mode):
                 self._clear(place)
                 place.mkdir()
-        self._modes[place] = member.mode & 0o7777
+        self._modes[self._below(place)] = entry.mode
 
-    def _hardlink(self, member: tarfile.TarInfo, place: Path) -> None:
-        parent, name = posixpath.split(self._clean(member.linkname, member.name))
-        folder = self._resolve(parent, member.name, make=False)
+    def _hardlink(self, entry: TarEntry, place: Path) -> None:
+        parent, name = posixpath.split(self._clean(entry.link, entry.name))
+        folder = self._resolve(parent, entry.name, make=False)
         source = folder / name if folder and name else None
         if source is None or not os.path.lexists(source) or stat.S_ISDIR(source.lstat().st_mode):
-            raise self._refused(member.name, f"is a hard link to {member.linkname!r}, which is no file here")
+            raise self._refused(entry.name, f"is a hard link to {entry.link!r}, which is no file here")
         if source != place:
             self._clear(place)
             os.link(source, place, follow_symlinks=False)
+            if self._below(source) in self._links:
+                self._links[self._below(place)] = self._what
 
     def _clear(self, place: Path) -> None:
         try:
@@ -207,17 +339,18 @@ class Extraction:
             self._folders.clear()
 
     def _mark(self, place: Path) -> None:
-        while place not in self._fresh:
-            self._fresh.add(place)
-            place = place.parent
+        path = self._below(place)
+        while path not in self._fresh:
+            self._fresh.add(path)
+            path = posixpath.dirname(path)
 
     # Removing
 
-    def _remove(self, parent: str, name: str, member: tarfile.TarInfo) -> None:
+    def _remove(self, parent: str, name: str, entry: TarEntry) -> None:
         hidden = name.removeprefix(WHITEOUT)
         if hidden in ("", ".", ".."):
-            raise self._refused(member.name, "removes something outside of its folder")
-        folder = self._resolve(parent, member.name, make=False)
+            raise self._refused(entry.name, "removes something outside of its folder")
+        folder = self._resolve(parent, entry.name, make=False)
         if folder is None:
             return
         if name == OPAQUE:
@@ -227,11 +360,18 @@ class Extraction:
 
     def _remove_lower(self, place: Path) -> None:
         """Remove what lower layers put at ``place``; what this layer put there stays, whichever came first."""
-        if place not in self._fresh:
+        if self._below(place) not in self._fresh:
             self._clear(place)
         elif place.is_dir() and not place.is_symlink():
             self._remove_children(place)
 
     def _remove_children(self, folder: Path) -> None:
+        if self._below(folder) in self._emptied:
+            return
+        self._emptied.add(self._below(folder))
         for child in list(folder.iterdir()):
             self._remove_lower(child)
+
+
+def _steps(path: str) -> list[str]:
+    return [step for step in path.split("/") if step not in ("", ".")]

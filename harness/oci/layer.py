@@ -166,12 +166,13 @@ class _TarWriter:
         self._write(bytes(-self._size % tarfile.RECORDSIZE))
 
 
-def unpack(store: Store, layers: Sequence[Descriptor], destination: Path) -> None:
+def unpack(store: Store, layers: Sequence[Descriptor], destination: Path, *, links_out: bool = False) -> None:
     """Lay layers over each other, lowest first, in a folder that is made when missing. Each is verified before it is opened.
 
     Owners and times are not kept; what a failure leaves in the folder is for the caller to remove. Raises StoreError when a
     layer is missing or damaged, holds a device, or would write outside of ``destination``: through ``..``, an absolute path,
-    or a link that points out of it.
+    or a link that points out of it. A relative link that leads out of ``destination`` is refused even when nothing is written
+    through it, unless ``links_out``: a container image has its root folder to stop it.
     """
     for layer in layers:
         store.verify(layer.digest)
@@ -180,7 +181,7 @@ def unpack(store: Store, layers: Sequence[Descriptor], destination: Path) -> Non
         tree = Extraction(destination.resolve())
         for layer in layers:
             tree.lay(store, layer)
-        tree.finish()
+        tree.finish(links_out=links_out)
     except OSError as problem:
         raise StoreError(f"cannot unpack into {destination}: {problem.strerror or problem}") from problem
 

@@ -17,10 +17,19 @@ from harness.oci.compression import Readable
 _BLOCK = tarfile.BLOCKSIZE
 _PIECE = 1 << 20
 _LARGEST_HEADER = 1 << 20
-"""Bytes of an extended header; the longest path has 4 KiB."""
+"""Bytes of the extended headers of an entry; the longest path has 4 KiB."""
+_NAMES = 32 << 20
+"""Characters of all names and link targets where entries are counted: whoever lists them holds them in memory."""
+_HEADERS = 64
+"""Extended headers of an entry; writers make two."""
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _LONG_NAME, _LONG_LINK = tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
 _EXTENDED, _GLOBAL = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE), tarfile.XGLTYPE
+_LINKS = {tarfile.SYMTYPE: "symlink", tarfile.LNKTYPE: "hardlink"}
+_WITHOUT_CONTENT = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
+"""Their size means nothing, as in Go's archive/tar."""
+_KIND_AT = 156
+"""Offset of the type in a header."""
 
 END = bytes(2 * _BLOCK)
 """What ends an archive."""
@@ -36,24 +45,38 @@ class TarError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class TarEntry:
-    """``kind`` is ``file``, ``folder`` or ``other`` (a link, a device ...), ``size`` the bytes of its content."""
+    """``kind`` is ``file``, ``folder``, ``symlink``, ``hardlink`` or ``other`` (a device ...), ``size`` the bytes of a file's content."""
 
     name: str
     kind: str
     size: int
+    mode: int = 0
+    """Permissions with setuid, setgid and sticky bits."""
+    link: str = ""
+    """Target of a link."""
 
 
 class TarReader:
-    """The entries of a tar, in order. After each, read() gives its content, as much of it as one likes."""
+    """The entries of a tar, in order. After each, read() gives its content, as much of it as one likes.
 
-    def __init__(self, source: Readable) -> None:
+    ``most`` is the number of entries that are accepted. Without ``marked`` the stream may end without the blocks that mark the end, as
+    Go's archive/tar accepts it: for streams that were verified otherwise.
+    """
+
+    def __init__(self, source: Readable, *, most: int | None = None, marked: bool = True) -> None:
         self._source = source
+        self._most = most
+        self._marked = marked
         self._left = 0
         self._padding = 0
 
     def __iter__(self) -> Iterator[TarEntry]:
         """Raises TarError. What ``source`` raises passes."""
+        count = names = 0
         while (entry := self._next()) is not None:
+            count, names = count + 1, names + len(entry.name) + len(entry.link)
+            if self._most is not None and (count > self._most or names > _NAMES):
+                raise TarError(f"it has more than {self._most} entries" if count > self._most else "its names are too long")
             yield entry
             while self.read():
                 pass
@@ -66,6 +89,13 @@ class TarReader:
         self._left -= len(data)
         return data
 
+    def head(self, size: int) -> bytes:
+        """The first ``size`` bytes of what is left of the entry at hand, less only at its end."""
+        data = b""
+        while len(data) < size and (more := self.read(size - len(data))):
+            data += more
+        return data
+
     def skip(self, file: BinaryIO) -> None:
         """Go on behind the entry at hand without reading it; ``file`` is what ``source`` reads from, unchanged."""
         file.seek(self._left, io.SEEK_CUR)
@@ -73,20 +103,27 @@ class TarReader:
 
     def _next(self) -> TarEntry | None:
         extended: dict[str, str] = {}
+        headers = total = 0
         while True:
-            info = self._header()
+            info = self._header(first=not headers)
             if info is None:
                 return None
-            if info.type in _EXTENDED:
-                extended |= _records(self._small(info.size))
-            elif info.type == _LONG_NAME:
-                extended["path"] = _text(self._small(info.size).rstrip(b"\0"))
-            elif info.type in (_GLOBAL, _LONG_LINK):
-                self._small(info.size)
-            else:
+            if info.type not in (*_EXTENDED, _GLOBAL, _LONG_NAME, _LONG_LINK):
                 return self._entry(info, extended)
+            headers, total = headers + 1, total + info.size
+            if headers > _HEADERS:
+                raise TarError(f"an entry has more than {_HEADERS} headers")
+            data = self._small(info.size, total)
+            if info.type in _EXTENDED:
+                extended |= _records(data)
+            elif info.type == _LONG_NAME:
+                extended["path"] = _text(data.rstrip(b"\0"))
+            elif info.type == _LONG_LINK:
+                extended["linkpath"] = _text(data.rstrip(b"\0"))
 
     def _entry(self, info: tarfile.TarInfo, extended: dict[str, str]) -> TarEntry:
+        if info.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse.") for key in extended):
+            raise TarError("it has a sparse file, whose size says nothing about its content")
         size = info.size
         with contextlib.suppress(ValueError):
             size = int(extended.get("size", info.size))
@@ -94,37 +131,43 @@ class TarReader:
             raise TarError("an entry has a size below zero")
         name = extended.get("path", info.name)
         folder = info.type == tarfile.DIRTYPE or (info.type in _FILES and name.endswith("/"))
-        kind = "folder" if folder else "file" if info.type in _FILES else "other"
-        # Of links and devices the size means nothing.
-        self._left = size if kind != "other" else 0
+        kind = "folder" if folder else "file" if info.type in _FILES else _LINKS.get(info.type, "other")
+        self._left = 0 if info.type in _WITHOUT_CONTENT else size
         self._padding = -self._left % _BLOCK
-        return TarEntry(name, kind, self._left)
+        return TarEntry(name, kind, self._left, info.mode & 0o7777, extended.get("linkpath", info.linkname))
 
-    def _header(self) -> tarfile.TarInfo | None:
+    def _header(self, *, first: bool) -> tarfile.TarInfo | None:
         self._exactly(self._padding)
         self._padding = 0
-        block = self._exactly(_BLOCK)
+        block = self._exactly(_BLOCK, whole=self._marked or not first)
         if not any(block):
-            if any(self._exactly(_BLOCK)):
+            if any(self._exactly(_BLOCK, whole=self._marked)):
                 raise TarError("there is an empty block in it")
             return None
         try:
-            return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except tarfile.HeaderError as wrong:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except (tarfile.HeaderError, ValueError) as wrong:
             raise TarError(str(wrong)) from wrong
+        # tarfile makes a folder of a file whose name ends with a slash. Readers do not agree on what follows it.
+        if info.type == tarfile.DIRTYPE and info.size and block[_KIND_AT : _KIND_AT + 1] != tarfile.DIRTYPE:
+            raise TarError("it has a folder with content")
+        return info
 
-    def _small(self, size: int) -> bytes:
-        if not 0 <= size <= _LARGEST_HEADER:
+    def _small(self, size: int, total: int) -> bytes:
+        if not 0 <= size <= total <= _LARGEST_HEADER:
             raise TarError(f"it has a header of {size} bytes")
         data = self._exactly(size)
         self._padding = -size % _BLOCK
         return data
 
-    def _exactly(self, size: int) -> bytes:
+    def _exactly(self, size: int, *, whole: bool = True) -> bytes:
+        """``size`` bytes of the stream; nothing at its end unless ``whole``."""
         data = self._source.read(size) if size else b""
         while len(data) < size:
             more = self._source.read(size - len(data))
             if not more:
+                if not data and not whole:
+                    return b""
                 raise TarError("it ends before its end mark", cut=True)
             data += more
         return data
@@ -133,14 +176,16 @@ class TarReader:
 def _records(data: bytes) -> dict[str, str]:
     """The records of an extended header, ``LENGTH KEY=VALUE\\n`` each (POSIX.1-2001, pax)."""
     found: dict[str, str] = {}
-    while data:
-        digits, blank, _ = data.partition(b" ")
-        length = int(digits) if blank and digits.isdigit() and len(digits) < 10 else 0
-        key, is_, value = data[len(digits) + 1 : length].partition(b"=")
-        if not is_ or not value.endswith(b"\n") or length > len(data):
+    start = 0
+    while start < len(data):
+        blank = data.find(b" ", start, start + 10)
+        digits = data[start:blank] if blank > 0 else b""
+        end = start + int(digits) if digits.isdigit() else start
+        key, is_, value = data[blank + 1 : end].partition(b"=")
+        if not is_ or not value.endswith(b"\n") or end > len(data):
             raise TarError("it has an extended header that cannot be understood")
         found[_text(key)] = _text(value[:-1])
-        data = data[length:]
+        start = end
     return found
 
 

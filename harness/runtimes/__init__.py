@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import yaml
 
-from harness.errors import Fault, InputError
+from harness import untrusted
+from harness.errors import Fault, InputError, UsageError
 from harness.nodes import Node
 from harness.nodes.placing import STATE, Files
 
@@ -46,9 +47,9 @@ class Facts:
     def parse(cls, text: str, where: str) -> Facts:
         """Raises InputError with all that is wrong; ``where`` names the file."""
         try:
-            found = yaml.safe_load(text) or {}
-        except yaml.YAMLError as wrong:
-            raise InputError([Fault(where, f"is not YAML: {' '.join(str(wrong).split())}")]) from wrong
+            found = untrusted.yaml_document(text, what="", error=UsageError) or {}
+        except UsageError as wrong:
+            raise InputError([Fault(where, wrong.message)]) from wrong
         if not isinstance(found, dict):
             raise InputError([Fault(where, "is not a mapping")])
         names = {

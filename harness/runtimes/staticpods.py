@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from harness.errors import CheckError
+from harness import untrusted
+from harness.errors import CheckError, NodeError
 from harness.nodes import Node
 from harness.nodes.placing import STATE, read_all
 from harness.runtimes import API_PORT, ROOTFS
@@ -146,7 +147,7 @@ done"""
 
 def marked(text: str, reason: str) -> str | None:
     """A manifest with a mark, or None when it has that mark already."""
-    manifest: Any = yaml.safe_load(text)
+    manifest: Any = untrusted.yaml_document(text, what="the manifest of a static pod", error=NodeError)
     annotations = manifest["metadata"].get("annotations") or {}
     if annotations.get(ANNOTATION) == reason:
         return None

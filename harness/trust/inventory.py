@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import posixpath
-import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.oci.extract import OPAQUE, WHITEOUT, open_layer
 from harness.oci.model import Descriptor
 from harness.oci.store import CHUNK, Store
+from harness.oci.tarstream import TarEntry, TarReader
 from harness.trust.gobinary import Finder, GoBuild
 from harness.trust.installed import is_record
 
-_LARGEST_RECORD = 64 << 20
-"""Bytes of a package record that are held in memory; a whole desktop's has some millions."""
+_LARGEST_RECORDS = 64 << 20
+"""Bytes of the package records of a layer that are held in memory; a whole desktop's has some millions."""
 _ELF = b"\x7fELF"
 
 
@@ -57,15 +57,21 @@ class Inventory:
 
 
 def _lay(merged: dict[str, File | None], layer: _Listing) -> None:
-    below = [*(f"{path}/" if path else "" for path in layer.emptied), *(f"{path}/" for path in layer.removed)]
+    emptied = {*layer.emptied, *layer.removed}
     # What was a folder and is something else now takes all that was in it along.
-    below += [f"{path}/" for path in layer.entries if path not in layer.folders and merged.get(path, "") is None]
-    if below:
-        for path in [path for path in merged if path.startswith(tuple(below))]:
+    emptied |= {path for path in layer.entries if path not in layer.folders and merged.get(path, "") is None}
+    if emptied:
+        for path in [path for path in merged if "" in emptied or not emptied.isdisjoint(_above(path))]:
             del merged[path]
     for path in layer.removed:
         merged.pop(path, None)
     merged.update(layer.entries)
+
+
+def _above(path: str) -> Iterator[str]:
+    """The folders that a path is in."""
+    while path := posixpath.dirname(path):
+        yield path
 
 
 def _list(store: Store, layer: Descriptor) -> _Listing:
@@ -73,31 +79,33 @@ def _list(store: Store, layer: Descriptor) -> _Listing:
     folders: set[str] = set()
     removed: list[str] = []
     emptied: list[str] = []
+    records = 0
     with open_layer(store, layer) as tar:
-        for member in tar:
-            path = posixpath.normpath(f"/{member.name}").lstrip("/")
+        for entry in tar:
+            path = posixpath.normpath(f"/{entry.name}").lstrip("/")
             folder, name = posixpath.split(path)
             if name == OPAQUE:
                 emptied.append(folder)
             elif name.startswith(WHITEOUT):
                 removed.append(posixpath.join(folder, name.removeprefix(WHITEOUT)))
             elif path:
-                entries[path] = _file(tar, member, path, entries)
-                if member.isdir():
+                entries[path] = file = _file(tar, entry, path, entries, _LARGEST_RECORDS - records)
+                records += len((file and file.record) or b"")
+                if entry.kind == "folder":
                     folders.add(path)
     return _Listing(entries, frozenset(folders), tuple(removed), tuple(emptied))
 
 
-def _file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, before: Mapping[str, File | None]) -> File | None:
-    if member.islnk():
-        return before.get(posixpath.normpath(f"/{member.linkname}").lstrip("/"))
-    content = tar.extractfile(member) if member.isreg() else None
-    if content is None:
+def _file(tar: TarReader, entry: TarEntry, path: str, before: Mapping[str, File | None], room: int) -> File | None:
+    """The file that an entry is; its content is kept when it is a package record of at most ``room`` bytes."""
+    if entry.kind == "hardlink":
+        return before.get(posixpath.normpath(f"/{entry.link}").lstrip("/"))
+    if entry.kind != "file":
         return None
     digest, finder, record = hashlib.sha256(), None, bytearray()
-    wanted = is_record(path) and member.size <= _LARGEST_RECORD
+    wanted = is_record(path) and entry.size <= room
     first = True
-    while chunk := content.read(CHUNK):
+    while chunk := tar.read(CHUNK):
         digest.update(chunk)
         if first and chunk.startswith(_ELF):
             finder = Finder()
@@ -106,4 +114,4 @@ def _file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, before: Mapp
         if wanted:
             record += chunk
         first = False
-    return File(digest.hexdigest(), member.size, finder.end() if finder else None, bytes(record) if wanted else None)
+    return File(digest.hexdigest(), entry.size, finder.end() if finder else None, bytes(record) if wanted else None)

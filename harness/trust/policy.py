@@ -30,6 +30,7 @@ from typing import Literal, cast
 
 import yaml
 
+from harness import untrusted
 from harness.errors import Fault, InputError, UsageError
 from harness.oci.reference import Reference
 from harness.oci.remote import Client
@@ -179,6 +180,9 @@ def _read(path: Path) -> str:
 def parse(text: str, path: Path) -> Policy:
     """Read a policy. Raises InputError with every fault and its line; keys are read too, from beside the file."""
     reader = _Reader(path)
+    excess = untrusted.yaml_excess(text)
+    if excess is not None:
+        raise InputError([Fault(f"{path}:{excess[0]}", f"not usable YAML: {excess[1]}")])
     try:
         root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.MarkedYAMLError as wrong:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import urllib3  # noqa: F401 -- tries out a socket while it is imported, so that must be over before the first test
 
+from harness import jinjarender
+
 FORBIDDEN = {
     "subprocess.Popen": "starts a process",
     "os.system": "starts a process",
@@ -78,3 +80,9 @@ def own_sockets() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="u-", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_RUNTIME_DIR", folder)
         yield
+
+
+@pytest.fixture(autouse=True)
+def jinja_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jinja is rendered in the process of the test, since it may start none."""
+    monkeypatch.setattr("harness.render.evaluate_apart", lambda requests: [jinjarender.evaluate(**request) for request in requests])

@@ -74,7 +74,6 @@ def found_in(tmp_path: Path, manifest: str, name: str = "manifests/a.yaml") -> l
         ("a: 1\n---\n# only a comment\n---\nspec:\n  containers:\n  - image: nginx:1\n---\n", [(NGINX, "7")]),
         ("x: &c\n- image: nginx:1\na: {containers: *c}\nb: {containers: *c}\n", [(NGINX, "2")]),
         ("x: &d {image: nginx:1}\nspec:\n  containers:\n  - <<: *d\n    name: a\n", [(NGINX, "1")]),
-        ("x: &d\n  <<: *d\n  containers: [{image: nginx:1}]\n", [(NGINX, "3")]),
         ('{"spec": {\n\t"containers": [\n\t\t{"image": "nginx:1"}]}}', [(NGINX, "3")]),
         ("spec:\n  containers:\n  - name: a\n    image: ''\n  - name: b\n  - image: null\n", []),
         (

@@ -64,7 +64,7 @@ def test_undefined_names_are_told_all_at_once_with_their_lines() -> None:
 
 def test_a_stand_in_for_what_is_not_known_yet() -> None:
     for path in ("a.yaml", "a.yaml.tmpl", "a.yaml.j2"):
-        assert render.render("a: {{ None1 }} {{ Port }}", ENV, path, missing=lambda name: f"<{name}>") == "a: <None1> 8443"
+        assert render.render("a: {{ None1 }} {{ Port }}", ENV, path, missing=render.StandIn("<", ">")) == "a: <None1> 8443"
 
 
 @pytest.mark.parametrize(

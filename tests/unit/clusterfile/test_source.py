@@ -63,11 +63,17 @@ def test_aliases_and_merge_keys_are_followed() -> None:
 
 
 def test_what_holds_itself_or_grows_without_end_is_a_fault() -> None:
-    assert told("a: &x [*x]\n") == [("f:1 .a[0]", "holds itself, by an alias")]
+    assert told("a: &x [*x]\n") == [("f:1", "cannot be read: it holds itself, by an alias")]
+    assert told("b: 1\n---\na:\n" + "[" * 500 + "]" * 500) == [("f:4", "cannot be read: it is nested more than 100 levels deep")]
     bomb = "a0: &a0 [1,1,1,1,1,1,1,1,1,1]\n" + "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 8))
     ((where, message),) = told(bomb)
     assert where.startswith("f:")
-    assert "too large" in message
+    assert "more than 100000 values" in message
+
+
+def test_depth_of_aliases_in_aliases_counts() -> None:
+    steps = [f"a0: &a0 {'[' * 60}{']' * 60}", *(f"a{n}: &a{n} {'[' * 60}*a{n - 1}{']' * 60}" for n in range(1, 40))]
+    assert [message for _, message in told("\n".join(steps))] == ["cannot be read: it is nested more than 100 levels deep"]
 
 
 def test_keys_that_stand_twice_are_faults_at_any_depth() -> None:

@@ -375,7 +375,7 @@ def test_tars_of_other_tools_are_understood(form: int) -> None:
         link.type, link.linkname = tarfile.SYMTYPE, "x" * 90
         tar.addfile(link)
     found = list(entries(buffer.getvalue()))
-    assert [(name, kind) for name, kind, _ in found] == [*((name, "file") for name in names), ("link", "other")]
+    assert [(name, kind) for name, kind, _ in found] == [*((name, "file") for name in names), ("link", "symlink")]
     assert [data for _, _, data in found[:2]] == [name.encode() for name in names[:2]]
 
 

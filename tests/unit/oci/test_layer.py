@@ -16,9 +16,11 @@ import pytest
 
 from harness.errors import BuildError, StoreError
 from harness.oci import compression
+from harness.oci.extract import open_layer
 from harness.oci.layer import Entry, diff, scan, snapshot, unpack, write_layer
 from harness.oci.model import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor, digest_of
 from harness.oci.store import CHUNK, Store
+from harness.oci.tarstream import END
 
 
 @pytest.fixture
@@ -414,7 +416,8 @@ def test_a_zstd_layer_that_was_made_wrong_is_an_error_not_a_crash(store: Store, 
 
 
 def laid_over(store: Store, before: Path, changes: list[Entry], destination: Path) -> dict[str, tuple[str, int, object]]:
-    unpack(store, [write_layer(scan(before), store).descriptor, write_layer(changes, store).descriptor], destination)
+    layers = [write_layer(scan(before), store).descriptor, write_layer(changes, store).descriptor]
+    unpack(store, layers, destination, links_out=True)
     return look(destination)
 
 
@@ -509,3 +512,143 @@ def test_a_diff_laid_over_the_old_tree_gives_the_new_one(store: Store, tmp_path:
                 random_thing(chance, path, 2)
     random_tree(chance, after)
     assert laid_over(store, before, list(diff(before, after)), tmp_path / "out") == look(after)
+
+
+# Layers that are made to do harm
+
+
+def put_raw(store: Store, tar: bytes, media_type: str = OCI_LAYER_GZIP) -> Descriptor:
+    return Descriptor(media_type, *store.put(gzip.compress(tar) if media_type == OCI_LAYER_GZIP else tar))
+
+
+def header(name: str, kind: bytes, size: int = 0, *, mode: int = 0o644, link: str = "") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.mode, info.linkname = kind, size, mode, link
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def folder_with_mode(name: str, mode: int) -> bytes:
+    return header(name, tarfile.DIRTYPE, mode=mode)
+
+
+@pytest.mark.parametrize("link", ["../outside", "OUTSIDE", "inside"])
+def test_unpack_mode_of_a_folder_never_goes_through_a_link(store: Store, tmp_path: Path, link: str) -> None:
+    outside = tmp_path / "outside/etc"
+    outside.mkdir(parents=True, mode=0o755)
+    target = str(tmp_path / "outside") if link == "OUTSIDE" else link
+    tar = folder_with_mode("inside/etc", 0o700) + folder_with_mode("x/etc", 0o777)
+    swap = header("x", tarfile.SYMTYPE, link=target)
+    layers = [put_raw(store, tar + END), put_raw(store, swap + END)]
+    unpack(store, layers, tmp_path / "out", links_out=True)
+    assert outside.stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "out/inside/etc").stat().st_mode & 0o777 == 0o700
+    unpack(store, [put_raw(store, tar + swap + END)], tmp_path / "once", links_out=True)
+    assert outside.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [symlink("a", "..")],
+        [symlink("etc/addons/a.yaml", "../../../root/.ssh/id_rsa")],
+        [folder("d/e"), symlink("up", "d/e/../../.."), file("x")],
+        [symlink("shallow", "."), symlink("d/link", "../shallow/..")],
+        [symlink("a", ".."), hardlink("b/a", "a")],
+    ],
+)
+def test_unpack_relative_link_out_of_the_tree_is_refused(store: Store, tmp_path: Path, members: list[Member]) -> None:
+    layer = put_tar(store, *members)
+    with pytest.raises(StoreError, match="leads out of the rootfs"):
+        unpack(store, [layer], tmp_path / "out")
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "a/..", "../x/a", "missing", "loop"])
+def test_unpack_link_inside_or_for_the_node_is_kept(store: Store, tmp_path: Path, target: str) -> None:
+    unpack(store, [put_tar(store, folder("x/a"), symlink("x/loop", target))], tmp_path / "out")
+    assert (tmp_path / "out/x/loop").readlink() == Path(target)
+
+
+def sparse(name: str, size: int) -> bytes:
+    return header(name, tarfile.GNUTYPE_SPARSE, 0)[:483] + b"%011o\0" % size + bytes(17)
+
+
+def with_checksum(block: bytes) -> bytes:
+    total = sum(block[:148]) + 8 * 32 + sum(block[156:512])
+    return block[:148] + b"%06o\0 " % total + block[156:]
+
+
+def pax(records: bytes) -> bytes:
+    return header("pax", tarfile.XHDTYPE, len(records)) + records + bytes(-len(records) % 512)
+
+
+@pytest.mark.parametrize(
+    ("tar", "reason"),
+    [
+        (with_checksum(sparse("s", 1 << 40)), "sparse"),
+        (pax(b"22 GNU.sparse.major=1\n") + header("s", tarfile.REGTYPE), "sparse"),
+        (header("long", tarfile.GNUTYPE_LONGNAME, 300 << 20), "a header of 314572800 bytes"),
+        (header("pax", tarfile.XHDTYPE, 300 << 20), "a header of 314572800 bytes"),
+        (pax(b"16 comment=abcd\n") * 65 + header("s", tarfile.REGTYPE), "more than 64 headers"),
+        (header("file/", tarfile.AREGTYPE, 512), "a folder with content"),
+        (header("x", tarfile.REGTYPE, 5) + b"12345", "ends"),
+    ],
+    ids=["gnu sparse", "pax sparse", "long name", "long pax", "many pax", "folder with content", "cut"],
+)
+def test_unpack_harmful_header_is_refused(store: Store, tmp_path: Path, tar: bytes, reason: str) -> None:
+    bad = put_raw(store, tar)
+    with pytest.raises(StoreError, match=f"layer {bad.digest} .*{reason}"):
+        unpack(store, [bad], tmp_path / "out")
+
+
+def test_open_layer_keeps_a_ceiling_of_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compression, "SLACK", 4096)
+    bomb = put_raw(store, header("zeros", tarfile.REGTYPE, 4 << 20) + bytes(4 << 20) + END)
+    assert bomb.size * compression.RATIO < 4 << 20, "the layer is small enough to be a bomb"
+    with pytest.raises(StoreError, match=f"layer {bomb.digest} is refused.*is larger than"), open_layer(store, bomb) as tar:
+        for _ in tar:
+            pass
+
+
+@pytest.mark.parametrize(("most", "names"), [(3, 1000), (1000, 20)])
+def test_open_layer_counts_entries_and_names(store: Store, monkeypatch: pytest.MonkeyPatch, most: int, names: int) -> None:
+    monkeypatch.setattr("harness.oci.extract.MOST_ENTRIES", most)
+    monkeypatch.setattr("harness.oci.tarstream._NAMES", names)
+    layer = put_tar(store, *(file(f"name-{number}") for number in range(4)))
+    with pytest.raises(StoreError, match=r"more than 3 entries|names are too long"), open_layer(store, layer) as tar:
+        for _ in tar:
+            pass
+
+
+def test_unpack_keeps_some_of_the_disk_free(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.oci.extract._BETWEEN_LOOKS", 1)
+    monkeypatch.setattr("harness.oci.extract._FREE", 1 << 60)
+    with pytest.raises(StoreError, match="does not fit on the disk"):
+        unpack(store, [put_tar(store, file("x"))], tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["a/" * 300 + "b", "a" * 5000])
+def test_unpack_long_path_is_refused(store: Store, tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match="too long"):
+        unpack(store, [put_tar(store, file(name))], tmp_path / "out")
+
+
+@pytest.mark.parametrize("target", ["", "a\0b", "a" * 5000])
+def test_unpack_link_to_an_impossible_name_is_refused(store: Store, tmp_path: Path, target: str) -> None:
+    record = b"linkpath=" + target.encode() + b"\n"
+    record = b"%d %b" % (len(record) + 1 + len(str(len(record))), record)
+    if not record.startswith(b"%d " % len(record)):
+        record = b"%d %b" % (len(record), record.partition(b" ")[2])
+    with pytest.raises(StoreError, match="link to nothing"):
+        unpack(store, [put_raw(store, pax(record) + header("x", tarfile.SYMTYPE) + END)], tmp_path / "out")
+
+
+def test_unpack_empties_a_folder_once_a_layer(store: Store, tmp_path: Path) -> None:
+    lower = put_tar(store, file("d/old"))
+    upper = put_tar(store, file("d/new"), file("d/.wh..wh..opq"), file("d/newer"), file("d/.wh..wh..opq"), file(".wh.d"))
+    unpack(store, [lower, upper], tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out/d").iterdir()) == ["new", "newer"]
+
+
+def test_unpack_tar_without_end_mark_is_read_as_go_reads_it(store: Store, tmp_path: Path) -> None:
+    unpack(store, [put_raw(store, header("x", tarfile.REGTYPE, 1) + b"1" + bytes(511))], tmp_path / "out")
+    assert (tmp_path / "out/x").read_bytes() == b"1"
