@@ -25,7 +25,7 @@ from harness.errors import CommandError, SlipwayError, UsageError
 from harness.lifecycle import run as running
 from harness.lifecycle.rootfs import MARK
 from harness.lifecycle.steps import CONFIG_MAP
-from harness.nodes import Group, Login, Machine, Node
+from harness.nodes import LONG_TIMEOUT, Group, Login, Machine, Node
 from harness.nodes.container import IMAGE, ContainerProvider
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh, SshNode
@@ -69,7 +69,9 @@ class Kubectl:
         """``input`` is for ``-f -``. Raises CommandError with what kubectl said when it fails."""
         __tracebackhide__ = True
         there = NodeKubectl(self.node)
-        done = self.node.run(f"KUBECONFIG={there.kubeconfig} {there.program} {shlex.join(argv)}", input=input, check=False)
+        done = self.node.run(
+            f"KUBECONFIG={there.kubeconfig} {there.program} {shlex.join(argv)}", input=input, check=False, timeout=LONG_TIMEOUT
+        )
         if not done.ok:
             raise CommandError(f"kubectl {shlex.join(argv)}: exit code {done.returncode}: {done.output}")
         return done.stdout

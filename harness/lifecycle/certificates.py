@@ -24,7 +24,7 @@ from harness.errors import CheckError, CommandError, Fault, InputError, NodeErro
 from harness.lifecycle import access, kubeconfigs, lease, registry
 from harness.lifecycle.access import Access
 from harness.lifecycle.plan import Step, execute
-from harness.nodes import Machine, Node, each
+from harness.nodes import LONG_TIMEOUT, Machine, Node, each
 from harness.nodes.placing import STATE, File, put_all, read_all
 from harness.runtimes import API_PORT, documents, staticpods
 from harness.runtimes.kubeadm import ADMIN, CLIENT_PEM, CONFIG, KUBECTL
@@ -116,7 +116,7 @@ def listing(
 
 
 def certificates_of(node: Node) -> tuple[Certificate, ...]:
-    lines = node.run(_COLLECT).stdout.splitlines()
+    lines = node.run(_COLLECT, timeout=LONG_TIMEOUT).stdout.splitlines()
     if lines[-1:] != ["end"]:
         raise CommandError(f"{node.name}: its certificates could not be read")
     found = (parsed(node, *line.split(" ", maxsplit=1)) for line in lines[:-1])
@@ -319,7 +319,7 @@ def renew_kubelet(node: Node, authority: Authority, days: int, stamp: str) -> bo
     pair = authority.renew(data, days=days)
     dated = CLIENT_PEM.replace("current", re.sub(r"[TZ:]", "-", stamp).strip("-"))
     put_all(node, {dated: File(pair.certificate + pair.key, 0o600), CLIENT_PEM: File(link=dated)})
-    node.run("systemctl restart kubelet", timeout=60)
+    node.run("systemctl restart kubelet", timeout=LONG_TIMEOUT)
     return True
 
 

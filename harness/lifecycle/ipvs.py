@@ -275,7 +275,7 @@ until [ -e {ready} ]; do
   if [ "$(date +%s)" -gt "$end" ]; then journalctl -u slipway-balancer -n 20 --no-pager -o cat >&2; exit 1; fi
   sleep 0.1
 done""",
-        timeout=60,
+        timeout=600,
     )
 
 

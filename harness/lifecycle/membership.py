@@ -16,7 +16,7 @@ from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.lifecycle import access, drain, ipvs, machine, registry
 from harness.lifecycle.steps import CONFIG_MAP, access_entry
-from harness.nodes import Login, Machine, Node, each
+from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, each
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, place
 from harness.nodes.ssh import Ssh, SshNode
@@ -291,7 +291,7 @@ def tell_balancer(node: Node, text: str) -> bool:
     changed = place(node, machine.balancer_files(text))
     if any(path.endswith((".service", ".sh")) for path in changed):
         # Of an earlier slipway, which could not be told.
-        node.run("systemctl daemon-reload; systemctl restart slipway-balancer", timeout=60)
+        node.run("systemctl daemon-reload; systemctl restart slipway-balancer", timeout=LONG_TIMEOUT)
     elif changed:
         machine.start_balancer(node, text)
     return bool(changed)

@@ -20,7 +20,7 @@ from harness.errors import StoreError
 from harness.lifecycle import distribution
 from harness.lifecycle.distribution import Parcel
 from harness.lifecycle.machine import listening
-from harness.nodes import Node
+from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.placing import STATE, File, Files, put_all, tar_stream
 from harness.oci.model import INDEXES, MANIFESTS
 from harness.oci.reference import Reference
@@ -146,7 +146,7 @@ def domains(images: ImageSet) -> tuple[str, ...]:
 def held(node: Node) -> dict[str, int]:
     """The blobs that a node has, by path, with their sizes: one that was cut short has another."""
     script = f"cd {STORAGE} 2>/dev/null || exit 0; find {_V2}/blobs -type f -name data -exec stat -c '%s %n' {{}} + 2>/dev/null || true"
-    pairs = (line.split(" ", maxsplit=1) for line in node.run(script).stdout.splitlines())
+    pairs = (line.split(" ", maxsplit=1) for line in node.run(script, timeout=LONG_TIMEOUT).stdout.splitlines())
     return {path: int(size) for size, path in pairs}
 
 
@@ -211,7 +211,7 @@ def start(node: Node, certificate: bytes, key: bytes) -> None:
     node.run(
         "systemctl enable --no-reload slipway-registry 2>&1; systemctl restart slipway-registry; "
         f"{listening('slipway-registry', REGISTRY_PORT)}",
-        timeout=60,
+        timeout=600,
     )
 
 

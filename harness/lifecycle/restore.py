@@ -28,7 +28,7 @@ from harness.lifecycle.backup import ETCD_DATA, Contents, open_backup
 from harness.lifecycle.join import without_secrets
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.rootfs import MARK
-from harness.nodes import Login, Machine, Node
+from harness.nodes import LONG_TIMEOUT, Login, Machine, Node
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, File, put_all, tar_stream
 from harness.oci.store import Store
@@ -172,7 +172,7 @@ def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
         put_data(node, source, image, peers)
 
     def kubelets(node: Node) -> None:
-        node.run("systemctl restart kubelet", timeout=60)
+        node.run("systemctl restart kubelet", timeout=LONG_TIMEOUT)
 
     def again() -> str:
         return restart_watchers(cluster.kubectl)
@@ -207,7 +207,7 @@ def put_data(node: Node, source: _Source, image: str, peers: Mapping[str, str]) 
     """
     name = next(peer for peer, address in peers.items() if address == node.address)
     urls = {peer: f"https://{bracketed(address)}:2380" for peer, address in peers.items()}
-    node.run(f"set -e; rm -rf {_WORK}; mkdir -p -m 700 {ETCD_DATA}; mkdir -m 700 {_WORK}")
+    node.run(f"set -e; rm -rf {_WORK}; mkdir -p -m 700 {ETCD_DATA}; mkdir -m 700 {_WORK}", timeout=LONG_TIMEOUT)
     node.put_tar(_writer(source), _WORK)
     arguments = shlex.join(
         [

@@ -19,7 +19,7 @@ from harness.cloudimage import PlatformImage
 from harness.errors import StoreError
 from harness.lifecycle import distribution
 from harness.lifecycle.distribution import Load, Parcel
-from harness.nodes import Node
+from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.placing import STATE, File, archive, tar_stream
 from harness.oci.extract import open_layer
 from harness.oci.model import GZIP_LAYERS, Descriptor
@@ -97,7 +97,7 @@ def rendered(
 
 def send(node: Node, tree: Path, script: str = _RECEIVE) -> None:
     """Put the whole tree onto a node, in place of what it has: for one that cannot gather it. ``script`` takes it as a tar."""
-    node.run(script, input=lambda stream: _write(stream, _walk(tree)), timeout=3600)
+    node.run(script, input=lambda stream: _write(stream, _walk(tree)), timeout=2 * LONG_TIMEOUT)
 
 
 SMALL = 128
@@ -180,7 +180,7 @@ def send_rendered(node: Node, files: Mapping[str, File], tree: Path) -> None:
     gone = "".join(f"rm -f {shlex.quote(f'{ROOTFS}/{path}')}; " for path, file in back.items() if file is None)
     sent = {f"/{path}": file for path, file in {**back, **files}.items() if file is not None}
     if sent:
-        node.run(f"{gone}tar -C {ROOTFS} -xopf -", input=archive(sent))
+        node.run(f"{gone}tar -C {ROOTFS} -xopf -", input=archive(sent), timeout=LONG_TIMEOUT)
     elif gone:
         node.run(gone)
     if files or listed:

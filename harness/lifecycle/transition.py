@@ -21,7 +21,7 @@ from harness.lifecycle import apps, backup, drain, etcd, hooks, machine, registr
 from harness.lifecycle.membership import Gathered
 from harness.lifecycle.moves import DONE, ROLLBACK, UPGRADE, Move, write
 from harness.lifecycle.plan import Journal, Step, digest
-from harness.nodes import Node, each
+from harness.nodes import LONG_TIMEOUT, Node, each
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, Files, place, read_all
 from harness.nodes.ssh import SshNode
@@ -301,7 +301,10 @@ def _blobs(work: Work) -> dict[str, int]:
         return {}
 
     def one(node: SshNode) -> int:
-        found = node.run(f"cd {registry.STORAGE} 2>/dev/null || exit 0; find . -type f -name data -exec stat -c '%s %n' {{}} + || true")
+        found = node.run(
+            f"cd {registry.STORAGE} 2>/dev/null || exit 0; find . -type f -name data -exec stat -c '%s %n' {{}} + || true",
+            timeout=LONG_TIMEOUT,
+        )
         has = {path.removeprefix("./"): int(size) for size, _, path in (line.partition(" ") for line in found.stdout.splitlines())}
         return sum(blob.size for path, blob in setup.layout.blobs.items() if has.get(path) != blob.size)
 
@@ -453,7 +456,7 @@ def _change(work: Work, node: SshNode, together: Sequence[SshNode]) -> str:
     staging.switch(node, work.move.id)
     place(node, steps.machine_files(setup, node))
     machine.set_hosts(node, setup.hosts_lines(node))
-    node.run(machine.APPLY)
+    node.run(machine.APPLY, timeout=LONG_TIMEOUT)
     for step in hooks.at(setup, work.hooks, Phase.UPGRADE_HOST, (), among={node.address}) if work.move.kind == UPGRADE else ():
         if node in step.nodes:
             step.action(node)

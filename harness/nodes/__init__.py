@@ -17,6 +17,12 @@ from harness.process import Result
 Writer = Callable[[BinaryIO], None]
 """Writes a command's standard input; called once, in a thread of its own."""
 
+COMMAND_TIMEOUT = 120
+"""Seconds for a command on a node that names no limit of its own."""
+
+LONG_TIMEOUT = 1800
+"""Seconds for what may take long on a busy machine: unpacking, copying, starting and stopping services. Only ends what hangs."""
+
 Input = str | bytes | BinaryIO | Writer | None
 
 _MOST_AT_ONCE = 64
@@ -37,10 +43,11 @@ class Node(Protocol):
     @property
     def address(self) -> str: ...
 
-    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float | None = None) -> Result:
-        """Run shell text as root. ``timeout`` is in seconds.
+    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> Result:
+        """Run shell text as root. ``timeout`` is in seconds; there is no command without one.
 
-        Raises NodeError when the node cannot be reached or does not let us in and, with ``check``, CommandError when the command fails.
+        Raises NodeError when the node cannot be reached or does not let us in, CommandError when the command takes too long or prints
+        more than ``process.OUTPUT_LIMIT`` and, with ``check``, when it fails.
         """
         ...
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, cast
 
 from harness.errors import CommandError
-from harness.nodes import Node
+from harness.nodes import LONG_TIMEOUT, Node
 
 STATE = "/var/lib/slipway"
 """Everything of ours on a machine lies here, or is listed here."""
@@ -144,24 +144,24 @@ rm -rf "$state/placed" "$state/folders" "$state/saved"
 
 def place(node: Node, files: Files) -> tuple[str, ...]:
     """Put files onto a node; returns the paths that are different now. What stood there is kept for ``unplace``. May be repeated."""
-    return tuple(node.run(_PLACE, input=archive(files)).stdout.splitlines())
+    return tuple(node.run(_PLACE, input=archive(files), timeout=LONG_TIMEOUT).stdout.splitlines())
 
 
 def unplace(node: Node) -> None:
     """Remove every file that was ever placed on the node, and the folders made for them; bring back what had stood there."""
-    node.run(_UNPLACE)
+    node.run(_UNPLACE, timeout=LONG_TIMEOUT)
 
 
 def put_all(node: Node, files: Files) -> None:
     """Write files that need no undoing, since their whole folder is ours. Modes are as given."""
-    node.run("umask 022; exec tar -C / -xopf -", input=archive(files))
+    node.run("umask 022; exec tar -C / -xopf -", input=archive(files), timeout=LONG_TIMEOUT)
 
 
 def read_all(node: Node, paths: Sequence[str]) -> dict[str, bytes]:
     """The files among ``paths`` that the node has. Raises CommandError when the answer is not whole."""
     words = " ".join(shlex.quote(path) for path in paths)
     script = f'set -e; for path in {words}; do if [ -f "$path" ]; then echo "$path $(base64 < "$path" | tr -d "\\n")"; fi; done; echo end'
-    lines = node.run(script).stdout.splitlines()
+    lines = node.run(script, timeout=LONG_TIMEOUT).stdout.splitlines()
     if lines[-1:] != ["end"]:
         raise CommandError(f"{node.name}: files could not be read")
     return {path: base64.b64decode(text) for path, _, text in (line.partition(" ") for line in lines[:-1])}

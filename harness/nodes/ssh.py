@@ -20,7 +20,7 @@ from typing import BinaryIO, Self, cast
 
 from harness import log, packages, process
 from harness.errors import CommandError, NodeError, UsageError
-from harness.nodes import Input, Login, Machine, Writer, each
+from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Login, Machine, Writer, each
 from harness.nodes.placing import Counted
 from harness.process import Result
 
@@ -138,7 +138,7 @@ class Ssh:
         none that is both quick and safe from quantum computers, the classical one is taken: for commands and their output, never for
         keys, which travel otherwise. What the user's own configuration says about it counts.
         """
-        if "mlkem768x25519-sha256" not in process.run(["ssh", "-Q", "kex"], check=False).stdout.split():
+        if "mlkem768x25519-sha256" not in process.run(["ssh", "-Q", "kex"], check=False, timeout=_LOGIN_TIMEOUT).stdout.split():
             self.for_many = self.sockets / "config-many"
             _write(self.for_many, f"{self.own.read_text()}  KexAlgorithms ^curve25519-sha256\n")
 
@@ -194,7 +194,7 @@ class Ssh:
     def _pins(self) -> dict[str, str]:
         if not self.known_hosts.exists():
             return {}
-        listed = process.run(["ssh-keygen", "-l", "-f", self.known_hosts], check=False).stdout
+        listed = process.run(["ssh-keygen", "-l", "-f", self.known_hosts], check=False, timeout=_LOGIN_TIMEOUT).stdout
         words = (line.split() for line in listed.splitlines())
         return {entry[2].strip("[]").removesuffix("]:22"): f"{entry[1]} {entry[-1]}" for entry in words if len(entry) >= 4}
 
@@ -235,7 +235,7 @@ class SshNode:
         with contextlib.suppress(CommandError):
             process.run(["ssh", "-F", self.ssh.own, "-O", "exit", "--", self.address], check=False, timeout=10)
 
-    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float | None = None) -> Result:
+    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> Result:
         argv = ["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote(command)]
         environment = self.ssh.environment(self.machine.login)
         self.ssh.count(len(argv[-1]))
@@ -243,7 +243,7 @@ class SshNode:
             try:
                 result = process.run(argv, check=False, input=stream, env=environment, timeout=timeout)
             except CommandError as error:
-                raise CommandError(f"{self.name}: {_brief(command)}: not done after {timeout} s") from error
+                raise self._unfinished(command, error) from error
         self._check_shared(result.returncode, result.stderr)
         result = Result((self.name, command), result.returncode, result.stdout, result.stderr)
         if check and not result.ok:
@@ -273,17 +273,29 @@ class SshNode:
         self._check_transport(code, "\n".join(said))
         return code
 
-    def fetch(self, command: str, into: BinaryIO) -> None:
-        """Run shell text as root and write what it prints into an open file. Raises like ``run``."""
+    def _unfinished(self, command: str, error: CommandError) -> CommandError:
+        """A command that was ended here, in words of the node: ssh's own command line tells nobody anything."""
+        reason = error.message.rpartition(": ")[2]
+        return CommandError(
+            f"{self.name}: {_brief(command)}: {reason}",
+            hint=error.hint or "see what holds it up there (load, disks, processes in state D), then run the same command again",
+        )
+
+    def fetch(self, command: str, into: BinaryIO, *, limit: int, timeout: float = LONG_TIMEOUT) -> None:
+        """Run shell text as root and write what it prints, at most ``limit`` bytes, into an open file. Raises like ``run``."""
         argv = ["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote(command)]
-        result = process.run(argv, check=False, env=self.ssh.environment(self.machine.login), output=into)
+        environment = self.ssh.environment(self.machine.login)
+        try:
+            result = process.run(argv, check=False, env=environment, output=into, limit=limit, timeout=timeout)
+        except CommandError as error:
+            raise self._unfinished(command, error) from error
         self._check_shared(result.returncode, result.stderr)
         if not result.ok:
             raise CommandError(f"{self.name}: {_brief(command)}: exit code {result.returncode}", details=result.output)
 
     def put_tar(self, stream: BinaryIO | Writer, destination: str) -> None:
         place = shlex.quote(destination)
-        self.run(f"mkdir -p {place} && exec tar -C {place} -xof -", input=stream)
+        self.run(f"mkdir -p {place} && exec tar -C {place} -xof -", input=stream, timeout=2 * LONG_TIMEOUT)
 
     def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
         part = shlex.quote(f"{path}.new")
@@ -291,6 +303,7 @@ class SshNode:
         self.run(
             f"set -e; umask 077; mkdir -p -m 755 {folder}; cat > {part}; chmod {mode:o} {part}; mv -f {part} {shlex.quote(path)}",
             input=data,
+            timeout=LONG_TIMEOUT,
         )
 
     def get(self, path: str) -> bytes:

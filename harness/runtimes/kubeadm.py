@@ -19,7 +19,7 @@ import yaml
 from harness import log
 from harness.clusterfile.kubeadm import merge_kubeadm
 from harness.errors import CheckError, CommandError, StoreError
-from harness.nodes import Node, each
+from harness.nodes import LONG_TIMEOUT, Node, each
 from harness.nodes.placing import STATE, File, Files, put_all, read_all
 from harness.runtimes import API_NAME, API_PORT, DNS_DOMAIN, ROOTFS, Cluster, Facts, Member, documents, listens
 from harness.runtimes.pki import FILES, FOLDER, LEAF_DAYS, Pki, master_certificates
@@ -223,7 +223,7 @@ class Kubeadm:
             }
             start = "systemctl restart kubelet"
         put_all(member.node, {**configuration, **self._client(member)})
-        member.node.run(f"mkdir -p /etc/kubernetes/manifests && {start} && systemctl enable --no-reload kubelet 2>&1", timeout=120)
+        member.node.run(f"mkdir -p /etc/kubernetes/manifests && {start} && systemctl enable --no-reload kubelet 2>&1", timeout=LONG_TIMEOUT)
 
     def _configuration(self, member: Member) -> dict[str, File]:
         return {
@@ -292,7 +292,7 @@ done
             )
 
     def _phases(self, member: Member, *phases: str) -> None:
-        member.node.run(_init(phases), timeout=300)
+        member.node.run(_init(phases), timeout=LONG_TIMEOUT)
 
     def finish(self, addons: Mapping[str, str]) -> None:
         self._upload(addons)
@@ -409,7 +409,7 @@ def administrator(master: Node, server: str) -> bytes:
 
 def reset(node: Node) -> None:
     """Undo on one machine what kubeadm and the kubelet did there, also what half worked; needs nothing but the machine."""
-    node.run(_RESET, timeout=300)
+    node.run(_RESET, timeout=LONG_TIMEOUT)
 
 
 # ---- what kubeadm and the kubelet read --------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ class Receiving(StandIn):
         self.received: list[dict[str, bytes]] = []
         self.listed = ""
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float | None = None) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
         if isinstance(input, bytes):
             with tarfile.open(fileobj=io.BytesIO(input)) as tar:
                 self.received.append({member.name: file.read() for member in tar if (file := tar.extractfile(member)) is not None})

@@ -28,7 +28,7 @@ class Machine:
         self.commands: list[str] = []
         self.answers: dict[str, Result] = {}
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float | None = None) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
         self.commands.append(command)
         if isinstance(input, bytes):
             with tarfile.open(fileobj=io.BytesIO(input)) as tar:
