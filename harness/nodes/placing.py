@@ -41,9 +41,10 @@ def archive(files: Files) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for path, file in sorted(files.items()):
-            if not posixpath.isabs(path) or posixpath.normpath(path) != path:
+            # normpath keeps two leading slashes, which POSIX allows to mean something else.
+            if not posixpath.isabs(path) or path.startswith("//") or path == "/" or posixpath.normpath(path) != path:
                 raise ValueError(f"{path!r} is not a plain absolute path")
-            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry = tarfile.TarInfo(path.removeprefix("/"))
             entry.mode = file.mode
             if file.link is not None:
                 entry.type, entry.linkname = tarfile.SYMTYPE, file.link

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
-from harness import log, packages, process
-from harness.errors import CommandError, NodeError, UsageError
+from harness import log, packages, process, untrusted
+from harness.errors import CommandError, NodeError, StoreError, UsageError
 from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Login, Machine, Writer, each
 from harness.nodes.placing import Counted
 from harness.process import Result
@@ -228,7 +228,16 @@ class SshNode:
         self._check_transport(result.returncode, errors)
         if not result.ok:
             raise NodeError(f"{self.address}: the shell does not work: {errors.strip()}", hint="the login shell must be a POSIX shell")
-        self.name = result.stdout.strip().lower() or self.address
+        self.name = self._host_name(result.stdout.strip().lower())
+
+    def _host_name(self, text: str) -> str:
+        """What the machine calls itself, when that can be a name: it goes into file names, messages and configurations."""
+        try:
+            return untrusted.name(text, what=self.address)
+        except StoreError as wrong:
+            if text:
+                log.warning(f"{wrong.message}: the machine goes by its address")
+            return self.address
 
     def disconnect(self) -> None:
         """End the shared connection, if there is one. Never fails: nothing may hide why a command ends."""
