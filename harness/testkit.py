@@ -32,6 +32,7 @@ from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
+from harness.runtimes.kubeadm import administrator
 
 _EVENTS = 15
 _count = itertools.count(1)
@@ -212,7 +213,7 @@ def boot(wanted: Wanted, given: Given | None = None, *, keep: bool = False) -> I
         machines = ssh.connect()
         hosts = tuple(_host(machine) for machine in machines)
         if not state.kubeconfig.exists():
-            state.write("kubeconfig", machines[0].get(NodeKubectl(machines[0]).kubeconfig).decode())
+            state.write("kubeconfig", administrator(machines[0], machines[0].address, name).decode())
         yield Cluster(
             name=name,
             image=wanted.image,

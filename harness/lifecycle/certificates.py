@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 from cryptography import x509
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from harness import clusterstate, log, untrusted
 from harness.errors import CheckError, CommandError, Fault, InputError, NodeError, StoreError
@@ -27,7 +27,7 @@ from harness.lifecycle.plan import Step, execute
 from harness.nodes import LONG_TIMEOUT, Machine, Node, each
 from harness.nodes.placing import STATE, File, put_all, read_all
 from harness.runtimes import API_PORT, documents, staticpods
-from harness.runtimes.kubeadm import ADMIN, CLIENT_PEM, CONFIG, KUBECTL
+from harness.runtimes.kubeadm import CLIENT_PEM, CONFIG, KUBECTL, admin_identity
 from harness.runtimes.pki import FILES, FOLDER, LEAF_DAYS, Authority, Pki, alternative_names, general_name
 
 WARN_DAYS = 30
@@ -219,6 +219,7 @@ def _all_masters(cluster: Access) -> None:
 def _renewal(cluster: Access, days: int, kubelets: list[str]) -> list[Step]:
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     authority: list[Authority] = []
+    names = {str(entry["address"]): str(entry.get("name") or "") for entry in cluster.known.state.read().get("nodes") or ()}
 
     def read() -> None:
         authority.append(keys_of(cluster.first).authority)
@@ -234,7 +235,7 @@ def _renewal(cluster: Access, days: int, kubelets: list[str]) -> list[Step]:
         steps.append(Step(f"renew-{number}", title, action, (master,), after_all=(steps[-1].id,)))
 
     def kubelet(node: Node) -> None:
-        if renew_kubelet(node, authority[0], days, stamp):
+        if renew_kubelet(node, authority[0], days, stamp, names.get(node.address)):
             kubelets.append(node.name)
 
     if cluster.nodes:
@@ -309,13 +310,18 @@ def _renew_registry(node: Node, pki: Pki) -> None:
     registry.start(node, pair.certificate, pair.key)
 
 
-def renew_kubelet(node: Node, authority: Authority, days: int, stamp: str) -> bool:
-    """A new certificate for a kubelet whose own ends within ``WARN_DAYS``; False when it has longer."""
+def renew_kubelet(node: Node, authority: Authority, days: int, stamp: str, name: str | None = None) -> bool:
+    """A new certificate for a kubelet whose own ends within ``WARN_DAYS``; False when it has longer.
+
+    ``name`` is the node's, where it is known here. Raises NodeError when what the machine shows is not a certificate of its own kubelet:
+    a worker must not get one of the cluster's administrator by showing that.
+    """
     # The target of the link holds certificate and key; only the first is read here.
     found = [certificate for certificate in certificates_of(node) if certificate.path == CLIENT_PEM]
     if not found or found[0].days() >= WARN_DAYS:
         return False
     data = node.run(f"sed -n '/BEGIN CERT/,/END CERT/p' {CLIENT_PEM}").stdout.encode()
+    _check_kubelet(node, authority, data, name or node.name)
     pair = authority.renew(data, days=days)
     dated = CLIENT_PEM.replace("current", re.sub(r"[TZ:]", "-", stamp).strip("-"))
     put_all(node, {dated: File(pair.certificate + pair.key, 0o600), CLIENT_PEM: File(link=dated)})
@@ -323,11 +329,27 @@ def renew_kubelet(node: Node, authority: Authority, days: int, stamp: str) -> bo
     return True
 
 
+def _check_kubelet(node: Node, authority: Authority, data: bytes, name: str) -> None:
+    wanted = {NameOID.COMMON_NAME: f"system:node:{name}", NameOID.ORGANIZATION_NAME: "system:nodes"}
+    good = authority.signed(data)
+    if good:
+        certificate = x509.load_pem_x509_certificate(data)
+        usage = [extension.value for extension in certificate.extensions if isinstance(extension.value, x509.ExtendedKeyUsage)]
+        good = {(part.oid, part.value) for part in certificate.subject} == set(wanted.items())
+        good = good and [set(each) for each in usage] == [{ExtendedKeyUsageOID.CLIENT_AUTH}]
+        good = good and not alternative_names(certificate)
+    if not good:
+        raise NodeError(
+            f"{node.name}: {CLIENT_PEM} is not a certificate of the kubelet of {name} that this cluster signed: it is not renewed",
+            hint="look at it there: openssl x509 -noout -subject -issuer",
+        )
+
+
 def _remember_access(cluster: Access) -> None:
     """The kubeconfig that is kept here gets the new certificate."""
     if cluster.known.state.exists:
-        master = cluster.first
-        config = kubeconfigs.named(yaml.safe_load(master.get(ADMIN)), cluster.known.state.name, master.address)
+        master, state = cluster.first, cluster.known.state
+        config = kubeconfigs.named(admin_identity(master, state.name, state.authority()), state.name, master.address)
         cluster.known.state.write("kubeconfig", kubeconfigs.text(config))
 
 

@@ -267,7 +267,7 @@ def answering(masters: Sequence[SshNode], errors: Mapping[SshNode, NodeError]) -
 def remember(found: Gathered, record: Record, *, kubeconfig_from: Node) -> None:
     """What this machine keeps: the way into each member, and a kubeconfig that leads to a master that lives."""
     server = kubeconfig_from.address
-    found.state.write("kubeconfig", kubeadm.administrator(kubeconfig_from, server).decode())
+    found.state.write("kubeconfig", kubeadm.administrator(kubeconfig_from, server, found.state.name, found.state.authority()).decode())
     by_address = {node.address: node for node in found.ssh.nodes}
     entries = {
         kind: [{**access_entry(by_address[address]), "name": found.name(by_address[address])} for address in addresses]

@@ -33,7 +33,7 @@ from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, File, put_all, tar_stream
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS, documents, staticpods
-from harness.runtimes.kubeadm import ADMIN, KUBECTL, bracketed
+from harness.runtimes.kubeadm import KUBECTL, admin_identity, bracketed
 from harness.runtimes.pki import FOLDER
 
 REPLACED = f"{ETCD_DATA}/replaced-by-restore"
@@ -181,7 +181,7 @@ def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
         return _settle(cluster.kubectl, [node.name for node in everybody], timeout)
 
     def access_kept() -> None:
-        _keep_access(cluster)
+        _keep_access(cluster, source.contents.keys.get("ca.crt"))
 
     return [
         Step("stop", "stop the masters", staticpods.stop, masters),
@@ -262,9 +262,9 @@ def _settle(kubectl: NodeKubectl, names: Sequence[str], timeout: float) -> str:
     return f"{len(names)} Ready"
 
 
-def _keep_access(cluster: Access) -> None:
+def _keep_access(cluster: Access, authority: bytes | None) -> None:
     state, master = cluster.known.state, cluster.first
-    config = kubeconfigs.named(yaml.safe_load(master.get(ADMIN)), state.name, master.address)
+    config = kubeconfigs.named(admin_identity(master, state.name, authority), state.name, master.address)
     state.write("kubeconfig", kubeconfigs.text(config))
     state.remember(
         {
