@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
-from harness.errors import NodeError, SlipwayError
+from harness.errors import CommandError, NodeError, SlipwayError
 from harness.process import Result
 
 Writer = Callable[[BinaryIO], None]
@@ -149,8 +149,13 @@ def each(items: Iterable[Item], action: Callable[[Item], Value]) -> list[Value]:
     for pair in zip(work, futures, strict=True):
         waiting.put(pair)
     # No executor: the interpreter joins an executor's threads when it ends, so Ctrl-C would wait for a machine that does not answer.
-    for _ in range(min(_MOST_AT_ONCE, len(work))):
-        threading.Thread(target=_work, args=(action, waiting), daemon=True).start()
+    for started in range(min(_MOST_AT_ONCE, len(work))):
+        try:
+            threading.Thread(target=_work, args=(action, waiting), daemon=True).start()
+        except RuntimeError as refused:
+            if not started:
+                raise no_thread(refused) from refused
+            break  # those that run do the work, too
     try:
         concurrent.futures.wait(futures)
     except BaseException:
@@ -177,6 +182,13 @@ def _discard(waiting: queue.SimpleQueue[Any]) -> None:
     with contextlib.suppress(queue.Empty):
         while True:
             waiting.get_nowait()
+
+
+def no_thread(refused: RuntimeError) -> CommandError:
+    """The system's refusal to start a thread, in words of the user."""
+    return CommandError(
+        f"this machine starts no more threads: {refused}", hint="raise the limit of processes (ulimit -u, TasksMax), or end other programs"
+    )
 
 
 def together(failures: Sequence[BaseException]) -> BaseException:
