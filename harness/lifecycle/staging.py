@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from harness import untrusted
 from harness.cloudimage import PlatformImage
 from harness.errors import CommandError
 from harness.lifecycle import rootfs
@@ -105,7 +106,7 @@ def parse(lines: Iterable[str]) -> Contents:
         kind, _, rest = line.partition(" ")
         if kind == "mode":
             mode, _, path = rest.partition(" ")
-            modes[_plain(path)] = int(mode, 8)
+            modes[_plain(path)] = untrusted.number(mode, base=8, maximum=0o7777) or 0
         elif kind == "file":
             digest, _, path = rest.partition("  ")
             digests[_plain(path)] = digest

@@ -279,7 +279,7 @@ def _compare(work: Work) -> Step:
             delta = staging.compare(target, staging.ask(node), staging.ask(node, staging.FORMER))
             small = sum(entry.size for path, entry in target.items() if not path.startswith(("bin/", "lib/")))
             needed = delta.bytes + small + lacking.get(node.address, 0) + _UNPACKED * fresh + _ROOM
-            free = int(node.run(f"df -Pk {STATE} | tail -n 1 | awk '{{print $4}}'").stdout) * 1024
+            free = _free(node)
             short = f"{work.name(node)} has {free / 1e6:.0f} MB free in {STATE}, {needed / 1e6:.0f} MB are needed"
             return delta, short if free < needed and (delta.bytes or fresh) else ""
 
@@ -294,6 +294,14 @@ def _compare(work: Work) -> Step:
     return Step("compare", "see what the nodes have", action, after=("make-keys",))
 
 
+def _free(node: Node) -> int:
+    """Bytes. Raises CommandError for an answer that is no number."""
+    kilobytes = untrusted.number(node.run(f"df -Pk {STATE} | tail -n 1 | awk '{{print $4}}'").stdout.strip())
+    if kilobytes is None:
+        raise CommandError(f"{node.name}: df does not say how much of {STATE} is free")
+    return kilobytes * 1024
+
+
 def _blobs(work: Work) -> dict[str, int]:
     """Bytes of images that the registries lack, by address."""
     setup = work.setup
@@ -305,7 +313,8 @@ def _blobs(work: Work) -> dict[str, int]:
             f"cd {registry.STORAGE} 2>/dev/null || exit 0; find . -type f -name data -exec stat -c '%s %n' {{}} + || true",
             timeout=LONG_TIMEOUT,
         )
-        has = {path.removeprefix("./"): int(size) for size, _, path in (line.partition(" ") for line in found.stdout.splitlines())}
+        lines = (line.partition(" ") for line in found.stdout.splitlines())
+        has = {path.removeprefix("./"): untrusted.number(size) for size, _, path in lines}
         return sum(blob.size for path, blob in setup.layout.blobs.items() if has.get(path) != blob.size)
 
     return dict(zip((node.address for node in setup.registries), each(setup.registries, one), strict=True))

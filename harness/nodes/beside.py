@@ -10,6 +10,7 @@ from typing import BinaryIO
 from harness import process
 from harness.errors import CommandError, NodeError
 from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Writer
+from harness.nodes.placing import decoded
 from harness.process import Result
 
 
@@ -55,6 +56,4 @@ class Beside:
         )
 
     def get(self, path: str) -> bytes:
-        import base64
-
-        return base64.b64decode(self.run(f"base64 < {shlex.quote(path)}").stdout)
+        return decoded(self, path, self.run(f"base64 < {shlex.quote(path)}").stdout)

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, cast
 
-from harness.errors import CommandError
+from harness.errors import CommandError, NodeError
 from harness.nodes import LONG_TIMEOUT, Node
 
 STATE = "/var/lib/slipway"
@@ -165,4 +165,14 @@ def read_all(node: Node, paths: Sequence[str]) -> dict[str, bytes]:
     lines = node.run(script, timeout=LONG_TIMEOUT).stdout.splitlines()
     if lines[-1:] != ["end"]:
         raise CommandError(f"{node.name}: files could not be read")
-    return {path: base64.b64decode(text) for path, _, text in (line.partition(" ") for line in lines[:-1])}
+    found = {path: decoded(node, path, text) for path, _, text in (line.rpartition(" ") for line in lines[:-1])}
+    # Others than were asked for are of no use, and a machine might know a use for them.
+    return {path: found[path] for path in paths if path in found}
+
+
+def decoded(node: Node, path: str, text: str) -> bytes:
+    """The bytes of a file from base64 that a node printed. Raises NodeError when it is none."""
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError as wrong:
+        raise NodeError(f"{node.name}: {path} did not arrive whole: it is no base64", hint="run the same command again") from wrong

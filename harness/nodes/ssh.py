@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import base64
 import contextlib
 import hashlib
 import itertools
@@ -21,7 +20,7 @@ from typing import BinaryIO, Self, cast
 from harness import log, packages, process, untrusted
 from harness.errors import CommandError, NodeError, StoreError, UsageError
 from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Login, Machine, Writer, each
-from harness.nodes.placing import Counted
+from harness.nodes.placing import Counted, decoded
 from harness.process import Result
 
 CONNECT_TIMEOUT = 10
@@ -317,7 +316,7 @@ class SshNode:
 
     def get(self, path: str) -> bytes:
         # The door to programs hands out text; a file may be anything.
-        return base64.b64decode(self.run(f"base64 < {shlex.quote(path)}").stdout)
+        return decoded(self, path, self.run(f"base64 < {shlex.quote(path)}").stdout)
 
     def _remote(self, command: str) -> str:
         shell = f"sh -c {shlex.quote(command)}"
