@@ -201,3 +201,15 @@ def test_ssh_is_run_with_a_limit_only() -> None:
         for call in calls:
             if ast.unparse(call.func) == "process.run":
                 assert any(keyword.arg == "timeout" for keyword in call.keywords), f"{name}:{call.lineno}: process.run without a timeout"
+
+
+def test_the_command_line_prints_by_doors_that_escape_what_others_say() -> None:
+    """Names, annotations and errors come from images, registries and machines: ``say`` and ``table`` escape control characters."""
+    allowed = {
+        "harness.cli.terminal": 3,  # the doors themselves: say, JSON, plain tables
+        "harness.cli.operate": 1,  # exec into a pipe: as the machine printed it
+    }
+    for name, path in SOURCES.items():
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        printing = [call.lineno for call in calls if ast.unparse(call.func) in ("print", "typer.echo", "typer.secho", "sys.stdout.write")]
+        assert len(printing) == allowed.get(name, 0), f"{name}: lines {printing}: use say() of harness.cli.terminal"
