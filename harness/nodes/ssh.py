@@ -120,6 +120,9 @@ class Ssh:
                 if not _WORD.fullmatch(word):
                     raise UsageError(f"{word!r} is neither a machine nor a user", hint="jump: USER@HOST")
             for key in (machine.login.key, jump.key if jump else None):
+                if key is not None and not _plain(str(key)):
+                    # A Clusterfile that a cluster keeps may name it: a line break would begin another setting of ssh_config.
+                    raise UsageError(f"{untrusted.shown(str(key))!r} cannot stand in ssh_config", hint="give the key file a plain name")
                 if key is not None and not key.expanduser().is_file():
                     raise UsageError(f"{key}: no such private key", hint="give the file of a private key with --key")
         _write(
@@ -263,6 +266,8 @@ class SshNode:
     def stream(self, command: str, take: process.Take, *, stop: threading.Event | None = None) -> int:
         """Run shell text as root and hand its output on line by line; its exit code. Needs no ``connect`` and leaves no connection open.
 
+        Of all commands on nodes this one has no limit: it is the user's own, who sees what it prints and may end it (``stop``).
+
         Raises NodeError when the node cannot be reached, does not let us in, or is lost meanwhile.
         """
         # One process a node, which ends with the command: a connection kept for later would hold memory for each of hundreds.
@@ -398,6 +403,10 @@ def config_text(machines: Sequence[Machine], known_hosts: Path, sockets: Path) -
         "  Include ~/.ssh/config",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _plain(path: str) -> bool:
+    return path.isprintable() and '"' not in path
 
 
 def _quoted(path: Path) -> str:

@@ -346,3 +346,13 @@ def test_a_machine_that_hangs_or_prints_without_end_is_told_in_its_own_words(tmp
     assert failed.value.message == "10.0.0.1: cat /dev/zero: ended, since it printed more than 64 MiB"
     with pytest.raises(CommandError, match=r"10\.0\.0\.1: cat /x: ended"):
         node.fetch("cat /x", io.BytesIO(), limit=1)
+
+
+@pytest.mark.parametrize("name", ["key\nProxyCommand touch x", 'key" x', "key\x1b[2J"])
+def test_the_path_of_a_key_cannot_add_to_the_configuration(tmp_path: Path, programs: Programs, name: str) -> None:
+    key = tmp_path / name
+    key.write_text("key")
+    for login in ({"key": key}, {"jump": Jump("10.0.0.9", key=key)}):
+        with pytest.raises(UsageError, match="cannot stand in ssh_config"):
+            Ssh(tmp_path / "c", machines("10.0.0.1", **login)).prepare()
+    assert not (tmp_path / "c/ssh_config").exists()
