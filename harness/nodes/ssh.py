@@ -329,8 +329,14 @@ class SshNode:
 
     def _check_shared(self, code: int, said: str) -> None:
         """While the shared connection stands, ssh's own code for a failure was the command's."""
-        if code != _LOST or not process.run(["ssh", "-F", self.ssh.own, "-O", "check", "--", self.address], check=False, timeout=10).ok:
+        if code != _LOST or not self._is_shared():
             self._check_transport(code, said)
+
+    def _is_shared(self) -> bool:
+        try:
+            return process.run(["ssh", "-F", self.ssh.own, "-O", "check", "--", self.address], check=False, timeout=_LOGIN_TIMEOUT).ok
+        except CommandError:
+            return False
 
     def _check_transport(self, code: int, said: str) -> None:
         if code == _LOST:
@@ -439,7 +445,8 @@ def _end_connections(folder: Path) -> None:
     """Those that are kept open there; each would wait two minutes for another command."""
     for socket in folder.glob("*"):
         if socket.is_socket():
-            process.run(["ssh", "-F", "none", "-o", f"ControlPath={socket}", "-O", "exit", "--", "nobody"], check=False, timeout=10)
+            with contextlib.suppress(CommandError):
+                process.run(["ssh", "-F", "none", "-o", f"ControlPath={socket}", "-O", "exit", "--", "nobody"], check=False, timeout=10)
 
 
 @contextlib.contextmanager

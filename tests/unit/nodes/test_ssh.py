@@ -356,3 +356,16 @@ def test_the_path_of_a_key_cannot_add_to_the_configuration(tmp_path: Path, progr
         with pytest.raises(UsageError, match="cannot stand in ssh_config"):
             Ssh(tmp_path / "c", machines("10.0.0.1", **login)).prepare()
     assert not (tmp_path / "c/ssh_config").exists()
+
+
+def test_a_shared_connection_that_hangs_at_the_end_hides_nothing(tmp_path: Path, programs: Programs) -> None:
+    def answer(argv: list[str], _: dict[str, Any]) -> tuple[int, str, str]:
+        if "-O" in argv:
+            raise CommandError("ssh -O: not done after 10 s")
+        return 255 if "false" in argv[-1] else 0, "", ""
+
+    programs.answer = answer
+    with Ssh(tmp_path / "c", machines("10.0.0.1")) as ssh:
+        ssh.nodes[0].run("true")
+        with pytest.raises(NodeError, match="the connection was lost"):
+            ssh.nodes[0].run("false")
