@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -109,14 +109,15 @@ def _collect(
     """Feed a program and take what it prints, at most ``limit`` bytes, until it has ended. It is killed when that fails."""
     kept: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
     try:
-        for name, piece in _pieces(running, data, deadline):
-            limit -= len(piece)
-            if limit < 0:
-                raise _LargeError
-            if name == "stdout" and output is not None:
-                output.write(piece)
-            else:
-                kept[name].append(piece)
+        with contextlib.closing(_pieces(running, data, deadline)) as pieces:
+            for name, piece in pieces:
+                limit -= len(piece)
+                if limit < 0:
+                    raise _LargeError
+                if name == "stdout" and output is not None:
+                    output.write(piece)
+                else:
+                    kept[name].append(piece)
         try:
             running.wait(None if deadline is None else max(0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired as late:
@@ -136,7 +137,7 @@ def _collect(
     return b"".join(kept["stdout"]), b"".join(kept["stderr"])
 
 
-def _pieces(running: subprocess.Popen[bytes], data: bytes, deadline: float | None) -> Iterator[tuple[str, bytes]]:
+def _pieces(running: subprocess.Popen[bytes], data: bytes, deadline: float | None) -> Generator[tuple[str, bytes], None, None]:
     """What a program prints and where, until both of its streams end; meanwhile it is given ``data``. Raises _LateError."""
     left = memoryview(data)
     with selectors.DefaultSelector() as selector:
