@@ -292,10 +292,11 @@ def renewed(files: Mapping[str, bytes], pki: Pki, days: int, where: str) -> dict
 
 
 def _renewed_kubeconfig(data: bytes, authority: Authority, days: int) -> bytes:
-    config = yaml.safe_load(data)
-    for entry in config.get("users") or ():
-        user = entry.get("user") or {}
-        if "client-certificate-data" in user:
+    config = next(iter(untrusted.yaml_documents(data, what="a kubeconfig of a master", limit=1 << 20, error=NodeError)), None)
+    users = config.get("users") if isinstance(config, dict) else None
+    for entry in users if isinstance(users, list) else ():
+        user = entry.get("user") if isinstance(entry, dict) else None
+        if isinstance(user, dict) and "client-certificate-data" in user:
             pair = authority.renew(base64.b64decode(user["client-certificate-data"]), days=days)
             user["client-certificate-data"] = base64.b64encode(pair.certificate).decode()
             user["client-key-data"] = base64.b64encode(pair.key).decode()
