@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from harness.errors import CheckError, SlipwayError
+from harness.errors import CheckError, CommandError, SlipwayError
 from harness.nodes import Node
 
 Resource = Mapping[str, Any]
@@ -79,9 +79,15 @@ class Problem:
 
 
 def get(kubectl: Kubectl, kinds: str = KINDS) -> tuple[Resource, ...]:
-    """All objects of ``kinds`` in every namespace, as kubectl prints them."""
+    """All objects of ``kinds`` in every namespace, as kubectl prints them. Raises CommandError for an answer that is no list of objects."""
     answer = kubectl.run("get", kinds, "--all-namespaces", "--output=json")
-    return tuple(json.loads(answer).get("items") or ())
+    try:
+        items = json.loads(answer).get("items") or ()
+        if all(isinstance(item.get("metadata", {}).get("name", ""), str) for item in items):
+            return tuple(items)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as wrong:
+        raise CommandError(f"kubectl get {kinds}: its answer cannot be read: {type(wrong).__name__}") from wrong
+    raise CommandError(f"kubectl get {kinds}: an object in its answer has an odd name")
 
 
 def of_kind(items: Iterable[Resource], *kinds: str) -> tuple[Resource, ...]:

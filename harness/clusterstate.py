@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import paths
-from harness.errors import UsageError
+from harness import paths, untrusted
+from harness.errors import SlipwayError, UsageError
 
 DEFAULT_NAME = "default"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -38,6 +38,12 @@ class ClusterState:
     @property
     def kubeconfig(self) -> Path:
         return self.folder / "kubeconfig"
+
+    def authority(self) -> bytes | None:
+        """The certificate of the cluster's authority (PEM) in the kubeconfig that is kept here; None when none is."""
+        with contextlib.suppress(OSError, SlipwayError):
+            return untrusted.kube_identity(self.kubeconfig.read_bytes(), what=str(self.kubeconfig)).authority
+        return None
 
     @property
     def known_hosts(self) -> Path:

@@ -1,4 +1,7 @@
-"""What a person sees while we work: one line a step, with its time. Results go to stdout, everything here to stderr."""
+"""What a person sees while we work: one line a step, with its time. Results go to stdout, everything here to stderr.
+
+Titles, notes and lines may hold what machines, images and registries say: control characters are escaped where they are shown.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
+
+from harness.untrusted import shown
 
 
 @dataclasses.dataclass
@@ -61,16 +66,16 @@ class Plain:
 
     def begin(self, step: Step) -> None:
         if step.depth == 0:
-            self.console.print(f"- {step.title} ...", markup=False, highlight=False, soft_wrap=True)
+            self.console.print(f"- {shown(step.title)} ...", markup=False, highlight=False, soft_wrap=True)
 
     def end(self, step: Step, *, failed: bool) -> None:
         mark = "x" if failed else "+"
-        note = f" ({step.note})" if step.note else ""
-        text = f"{'  ' * step.depth}{mark} {step.title}{note} {duration(step.seconds or 0)}"
+        note = f" ({shown(step.note)})" if step.note else ""
+        text = f"{'  ' * step.depth}{mark} {shown(step.title)}{note} {duration(step.seconds or 0)}"
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def line(self, text: str, style: str = "") -> None:
-        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(shown(text, lines=True), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class Terminal:
@@ -85,7 +90,7 @@ class Terminal:
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 1))
         for step in list(self.running):
-            label = Text("  " * step.depth + step.title + (f"  {step.note}" if step.note else ""))
+            label = Text("  " * step.depth + shown(step.title) + (f"  {shown(step.note)}" if step.note else ""))
             table.add_row(Spinner("dots"), label, Text(duration(time.monotonic() - step.started), style="dim"))
         return table
 
@@ -100,9 +105,9 @@ class Terminal:
         with self.lock:
             self.running.remove(step)
             mark = Text("✗ ", style="red") if failed else Text("✓ ", style="green")
-            text = Text("  " * step.depth) + mark + Text(step.title)
+            text = Text("  " * step.depth) + mark + Text(shown(step.title))
             if step.note:
-                text.append(f"  {step.note}", style="dim")
+                text.append(f"  {shown(step.note)}", style="dim")
             text.append(f"  {duration(step.seconds or 0)}", style="dim")
             self.console.print(text, soft_wrap=True)
             if not self.running and self.live is not None:
@@ -111,7 +116,7 @@ class Terminal:
 
     def line(self, text: str, style: str = "") -> None:
         with self.lock:
-            self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(shown(text, lines=True), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class Null:

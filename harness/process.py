@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import selectors
 import shlex
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from harness import log
 from harness.errors import CommandError
@@ -35,6 +37,12 @@ class Result:
         return "\n".join(part for part in (self.stdout.strip(), self.stderr.strip()) if part)
 
 
+OUTPUT_LIMIT = 64 << 20
+"""Bytes that one program may print, on both streams together, before it is ended."""
+
+_PIECE = 1 << 16
+
+
 def run(
     argv: Sequence[str | Path],
     *,
@@ -44,39 +52,122 @@ def run(
     cwd: str | Path | None = None,
     timeout: float | None = None,
     output: IO[bytes] | None = None,
+    limit: int = OUTPUT_LIMIT,
 ) -> Result:
     """Run a program to its end.
 
     ``input`` is text, bytes or an open file for its standard input (else empty); ``env`` is added to ours; ``timeout`` in seconds;
-    standard output goes to the open file ``output`` when there is one, and is empty in the result.
-    Raises CommandError when the program is missing or too slow and, with ``check``, when it ends with anything but 0.
+    standard output goes to the open file ``output`` when there is one, and is empty in the result. ``limit`` is the most that it may
+    print, in bytes.
+    Raises CommandError when the program is missing, too slow or prints too much and, with ``check``, when it ends with anything but 0.
     """
     words = tuple(str(word) for word in argv)
     log.debug(shlex.join(words))
-    stream = input if input is not None and not isinstance(input, str | bytes) else None
-    data = input.encode() if isinstance(input, str) else input if isinstance(input, bytes) else None
-    if stream is None and data is None:
-        data = b""
+    data: bytes | None = None
+    stdin: IO[bytes] | int = subprocess.PIPE
+    if input is None or isinstance(input, str | bytes):
+        data = input.encode() if isinstance(input, str) else input
+        stdin = subprocess.PIPE if data else subprocess.DEVNULL
+    else:
+        stdin = input
     try:
-        done = subprocess.run(
+        running = subprocess.Popen(
             words,
-            stdin=stream,
-            input=data,
-            stdout=subprocess.PIPE if output is None else output,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, **env} if env else None,
             cwd=cwd,
-            timeout=timeout,
-            check=False,
         )
     except FileNotFoundError as missing:
         raise CommandError(f"{words[0]}: no such program", hint=f"install {words[0]} or put it on PATH") from missing
-    except subprocess.TimeoutExpired as late:
-        raise CommandError(f"{shlex.join(words)}: not done after {timeout:g} s") from late
-    result = Result(words, done.returncode, (done.stdout or b"").decode(errors="replace"), done.stderr.decode(errors="replace"))
+    try:
+        stdout, stderr = _collect(running, data or b"", None if timeout is None else time.monotonic() + timeout, output, limit)
+    except _LateError as late:
+        raise CommandError(f"{shlex.join(words)}: not done after {timeout or 0:g} s") from late
+    except _LargeError as large:
+        raise CommandError(
+            f"{shlex.join(words)}: ended, since it printed more than {limit >> 20} MiB", hint="this is far more than it should print"
+        ) from large
+    result = Result(words, running.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
     if check and not result.ok:
         raise CommandError(f"{shlex.join(words)}: exit code {result.returncode}", details=result.output)
     return result
+
+
+class _LateError(Exception):
+    """The program has not ended in time."""
+
+
+class _LargeError(Exception):
+    """The program has printed more than it may."""
+
+
+def _collect(
+    running: subprocess.Popen[bytes], data: bytes, deadline: float | None, output: IO[bytes] | None, limit: int
+) -> tuple[bytes, bytes]:
+    """Feed a program and take what it prints, at most ``limit`` bytes, until it has ended. It is killed when that fails."""
+    kept: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+    try:
+        with contextlib.closing(_pieces(running, data, deadline)) as pieces:
+            for name, piece in pieces:
+                limit -= len(piece)
+                if limit < 0:
+                    raise _LargeError
+                if name == "stdout" and output is not None:
+                    output.write(piece)
+                else:
+                    kept[name].append(piece)
+        try:
+            running.wait(None if deadline is None else max(0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired as late:
+            raise _LateError from late
+    except BaseException:
+        # Not waited for its pipes: a child of it may hold them.
+        running.kill()
+        running.wait()
+        raise
+    finally:
+        for pipe in (running.stdin, running.stdout, running.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+    if output is not None:
+        output.flush()
+    return b"".join(kept["stdout"]), b"".join(kept["stderr"])
+
+
+def _pieces(running: subprocess.Popen[bytes], data: bytes, deadline: float | None) -> Generator[tuple[str, bytes], None, None]:
+    """What a program prints and where, until both of its streams end; meanwhile it is given ``data``. Raises _LateError."""
+    left = memoryview(data)
+    with selectors.DefaultSelector() as selector:
+        for name, pipe in (("stdout", running.stdout), ("stderr", running.stderr)):
+            if pipe is not None:
+                selector.register(pipe, selectors.EVENT_READ, name)
+        if running.stdin is not None:
+            os.set_blocking(running.stdin.fileno(), False)
+            selector.register(running.stdin, selectors.EVENT_WRITE, "stdin")
+        while selector.get_map():
+            wait = None if deadline is None else deadline - time.monotonic()
+            if wait is not None and wait <= 0:
+                raise _LateError
+            for key, _ in selector.select(wait):
+                if key.data != "stdin":
+                    piece = os.read(key.fd, _PIECE)
+                    if piece:
+                        yield key.data, piece
+                    else:
+                        selector.unregister(key.fileobj)
+                    continue
+                try:
+                    left = left[os.write(key.fd, left[:_PIECE]) :]
+                except BlockingIOError:
+                    continue
+                except BrokenPipeError:
+                    left = left[len(left) :]  # it does not want the rest; its exit code says why
+                if not left:
+                    selector.unregister(key.fileobj)
+                    cast("IO[bytes]", key.fileobj).close()
 
 
 Take = Callable[[str, str], None]

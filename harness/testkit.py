@@ -25,13 +25,14 @@ from harness.errors import CommandError, SlipwayError, UsageError
 from harness.lifecycle import run as running
 from harness.lifecycle.rootfs import MARK
 from harness.lifecycle.steps import CONFIG_MAP
-from harness.nodes import Group, Login, Machine, Node
+from harness.nodes import LONG_TIMEOUT, Group, Login, Machine, Node
 from harness.nodes.container import IMAGE, ContainerProvider
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
+from harness.runtimes.kubeadm import administrator
 
 _EVENTS = 15
 _count = itertools.count(1)
@@ -69,7 +70,9 @@ class Kubectl:
         """``input`` is for ``-f -``. Raises CommandError with what kubectl said when it fails."""
         __tracebackhide__ = True
         there = NodeKubectl(self.node)
-        done = self.node.run(f"KUBECONFIG={there.kubeconfig} {there.program} {shlex.join(argv)}", input=input, check=False)
+        done = self.node.run(
+            f"KUBECONFIG={there.kubeconfig} {there.program} {shlex.join(argv)}", input=input, check=False, timeout=LONG_TIMEOUT
+        )
         if not done.ok:
             raise CommandError(f"kubectl {shlex.join(argv)}: exit code {done.returncode}: {done.output}")
         return done.stdout
@@ -210,7 +213,7 @@ def boot(wanted: Wanted, given: Given | None = None, *, keep: bool = False) -> I
         machines = ssh.connect()
         hosts = tuple(_host(machine) for machine in machines)
         if not state.kubeconfig.exists():
-            state.write("kubeconfig", machines[0].get(NodeKubectl(machines[0]).kubeconfig).decode())
+            state.write("kubeconfig", administrator(machines[0], machines[0].address, name).decode())
         yield Cluster(
             name=name,
             image=wanted.image,

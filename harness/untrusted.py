@@ -317,6 +317,27 @@ def integer(value: object, *, what: str, minimum: int = 0, maximum: int = _LARGE
     return value
 
 
+def number(text: object, *, base: int = 10, maximum: int = _LARGEST_INT) -> int | None:
+    """The whole number that a text spells in ASCII digits of ``base``; None for everything else, also for one above ``maximum``.
+
+    ``str.isdigit`` and ``int`` disagree about digits such as a superscript two, and ``int`` takes signs, blanks and underscores.
+    """
+    if not isinstance(text, str) or not re.fullmatch(r"[0-9A-Fa-f]{1,64}", text):
+        return None
+    try:
+        value = int(text, base)
+    except ValueError:
+        return None
+    return value if value <= maximum else None
+
+
+def decimal(text: object) -> float | None:
+    """The finite number, not below 0, that a text spells, as ``12.5`` or ``2.5e-05``; None for everything else."""
+    if not isinstance(text, str) or not re.fullmatch(r"[0-9]{1,32}(?:\.[0-9]{0,32})?(?:e[+-]?[0-9]{1,2})?", text):
+        return None
+    return float(text)
+
+
 class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML's safe types, but dates stay text, as for Kubernetes."""
 

@@ -32,7 +32,7 @@ from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     trust,
     upgrade,
 )
-from harness.cli.terminal import app
+from harness.cli.terminal import app, say
 from harness.errors import InputError, SlipwayError
 
 _ALIKE = 4
@@ -80,7 +80,7 @@ def execute(arguments: list[str]) -> int:
 
 
 def _fail(text: str, code: int) -> int:
-    print(f"slipway: {text}", file=sys.stderr)
+    say(f"slipway: {text}", file=sys.stderr)
     return code
 
 
@@ -88,13 +88,13 @@ def _explain(error: SlipwayError) -> int:
     if isinstance(error, InputError):
         count = len(error.faults)
         for fault in error.faults:
-            print(fault, file=sys.stderr)
+            say(fault, file=sys.stderr)
         return _fail(f"{count} fault{'s' if count != 1 else ''} in the input; nothing has been changed", error.exit_code)
-    print(f"slipway: {error.message}", file=sys.stderr)
+    say(f"slipway: {error.message}", file=sys.stderr)
     if error.details:
-        print(textwrap.indent(error.details.rstrip() if log.is_verbose() else _brief(error.details), "    "), file=sys.stderr)
+        say(textwrap.indent(error.details.rstrip() if log.is_verbose() else _brief(error.details), "    "), file=sys.stderr)
     if error.hint:
-        print(f"  hint: {error.hint}", file=sys.stderr)
+        say(f"  hint: {error.hint}", file=sys.stderr)
     return error.exit_code
 
 
@@ -121,4 +121,4 @@ def version() -> None:
     """Show the version."""
     from importlib import metadata
 
-    print(f"slipway {metadata.version('slipway')}")
+    say(f"slipway {metadata.version('slipway')}")

@@ -11,7 +11,7 @@ import typer
 from harness import log
 from harness.cli.clusters import _login, _machines
 from harness.cli.operate import _OrList
-from harness.cli.terminal import Json, Yes, app, existing, plain, print_json, short, table, wants_json
+from harness.cli.terminal import Json, Yes, app, existing, plain, print_json, say, short, table, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
 
@@ -133,9 +133,9 @@ def apps_remove(
     if as_json:
         print_json(plain(done))
         return
-    print(f"removed {done.name} from {done.cluster} in {log.duration(done.seconds)}: {len(done.removed)} objects")
+    say(f"removed {done.name} from {done.cluster} in {log.duration(done.seconds)}: {len(done.removed)} objects")
     for one in done.kept:
-        print(f"  stays, since it was there before or another application has it: {one}")
+        say(f"  stays, since it was there before or another application has it: {one}")
     _tell_unknown(done.unknown)
 
 
@@ -149,23 +149,23 @@ def _show_removal(work: Any, going: Sequence[str], as_json: bool) -> None:
         print_json({"steps": described, "removed": list(going), "kept": kept, "unknown": unknown})
         return
     _tell_removal(work, going)
-    print()
+    say()
     table(("STEP", "WHERE", "WHAT"), [(step["id"], ",".join(step["nodes"]) or "here", step["title"]) for step in described])
 
 
 def _tell_removal(work: Any, going: Sequence[str]) -> None:
-    print(f"{work.record.name} ({work.record.image}) in {work.target.name}:")
+    say(f"{work.record.name} ({work.record.image}) in {work.target.name}:")
     for one in reversed(going):
-        print(f"  - {one}")
+        say(f"  - {one}")
     for one in work.kept:
-        print(f"    {one} stays")
+        say(f"    {one} stays")
     if not work.hooks:
         _tell_unknown(work.record.unknown)
 
 
 def _tell_unknown(commands: Sequence[str]) -> None:
     for command in commands:
-        print(f"  cannot be taken back, as it did more than kubectl and helm: {command.strip()}")
+        say(f"  cannot be taken back, as it did more than kubectl and helm: {command.strip()}")
 
 
 def _where(

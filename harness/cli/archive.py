@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 import typer
 
 from harness import log
-from harness.cli.terminal import Json, app, one_of, platform_of, print_json, wants_json
+from harness.cli.terminal import Json, app, one_of, platform_of, print_json, say, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
 
@@ -93,9 +93,9 @@ def save(
         )
         return
     for path in saved.files:
-        print(f"{path}  {log.size(path.stat().st_size)}")
+        say(f"{path}  {log.size(path.stat().st_size)}")
     if saved.since:
-        print(f"  {log.size(saved.content)} instead of {log.size(saved.whole)}, for whoever has {' and '.join(saved.since)}")
+        say(f"  {log.size(saved.content)} instead of {log.size(saved.whole)}, for whoever has {' and '.join(saved.since)}")
 
 
 def _old(text: str) -> str | Path:
@@ -150,7 +150,7 @@ def load(
         )
         return
     for name, descriptor in images.items():
-        print(f"{name}  {descriptor.digest}")
+        say(f"{name}  {descriptor.digest}")
     if attached:
         log.info(f"with {len(attached)} attachment{'s' if len(attached) > 1 else ''} (signatures, SBOMs, provenance)")
 

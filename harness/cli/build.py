@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.terminal import Json, app, existing, one_of, pairs, print_json, wants_json
+from harness.cli.terminal import Json, app, existing, one_of, pairs, print_json, say, wants_json
 from harness.errors import UsageError
 from harness.oci.model import Platform
 from harness.oci.store import Store
@@ -86,30 +86,30 @@ def _platforms(text: str | None) -> tuple[Platform, ...]:
 
 def _show_built(built: Any, tag: str) -> None:
     name = built.image.name or tag
-    print(f"{name}  {built.image.digest}")
+    say(f"{name}  {built.image.digest}")
     parts = built.image.platforms
     for part in parts:
         kubernetes = f", Kubernetes {part.info.kubernetes}" if part.info.kubernetes else ""
         what = f"{len(part.images.images)} container images, {part.info.type} image{kubernetes}"
-        print(f"  {what}, {part.platform}" if len(parts) > 1 else f"  {log.size(built.image.size)}, {what}")
+        say(f"  {what}, {part.platform}" if len(parts) > 1 else f"  {log.size(built.image.size)}, {what}")
     if len(parts) > 1:
-        print(f"  {log.size(built.image.size)} for all platforms")
+        say(f"  {log.size(built.image.size)} for all platforms")
     for image in built.undeclared:
-        print(f"  pulled, but declared in no file: {image}")
+        say(f"  pulled, but declared in no file: {image}")
     for image in built.unpulled:
-        print(f"  declared, but not pulled by the run: {image}")
+        say(f"  declared, but not pulled by the run: {image}")
     if built.cached:
-        print("  nothing had changed")
+        say("  nothing had changed")
 
 
 def _show_plan(plan: Mapping[str, Any]) -> None:
-    print(f"base      {plan['base']}")
-    print(f"platform  {', '.join(plan.get('platforms', [plan['platform']]))}")
+    say(f"base      {plan['base']}")
+    say(f"platform  {', '.join(plan.get('platforms', [plan['platform']]))}")
     for step in plan["steps"]:
-        print(f"{step['line']:>8}  {step['text']}")
+        say(f"{step['line']:>8}  {step['text']}")
     for application in plan["apps"]:
-        print(f"app       {application['name']} ({application['kind']})")
+        say(f"app       {application['name']} ({application['kind']})")
     for command in plan["launch"]:
-        print(f"launch    {command}")
+        say(f"launch    {command}")
     for image in plan["images"]:
-        print(f"image     {image if isinstance(image, str) else image['name']}")
+        say(f"image     {image if isinstance(image, str) else image['name']}")

@@ -9,7 +9,7 @@ import typer
 
 from harness import log
 from harness.cli.clusters import File, Masters, Nodes, Passwd, _login, _members, wanted
-from harness.cli.terminal import Json, app, print_json, table, wants_json
+from harness.cli.terminal import Json, app, print_json, say, table, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
 
@@ -119,12 +119,12 @@ def _show(report: Any, everything: bool) -> None:
     groups = [group for group in findings.group(report.findings) if everything or group.seen.result is not findings.Result.OK]
     width = max((len(group.check) for group in groups), default=0)
     for group in groups:
-        print(f"{group.seen.result.value:<8} {group.check:<{width}}  {findings.addresses(group.where)}: {group.seen.text}")
+        say(f"{group.seen.result.value:<8} {group.check:<{width}}  {findings.addresses(group.where)}: {group.seen.text}")
         if group.seen.remedy and group.seen.result is not findings.Result.OK:
-            print(f"{'':<8} {'':<{width}}  hint: {group.seen.remedy}")
+            say(f"{'':<8} {'':<{width}}  hint: {group.seen.remedy}")
     if groups:
-        print()
+        say()
     counts = findings.to_json(report.findings, report.checks, report.names)["counts"]
     said = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
     machines = len({finding.where for finding in report.findings})
-    print(f"{sum(counts.values())} checks, {machines} place{'s' if machines > 1 else ''}: {said} ({log.duration(report.seconds)})")
+    say(f"{sum(counts.values())} checks, {machines} place{'s' if machines > 1 else ''}: {said} ({log.duration(report.seconds)})")

@@ -32,7 +32,7 @@ from harness.cli.clusters import (
     wanted,
 )
 from harness.cli.share import Ca, PlainHttp
-from harness.cli.terminal import Json, app, pairs, plain, print_json, table, wants_json
+from harness.cli.terminal import Json, app, pairs, plain, print_json, say, table, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
 
@@ -89,14 +89,14 @@ def _plain(found: Any) -> dict[str, Any]:
 
 def _tell(found: Any) -> None:
     for change in found.changes:
-        print(change)
+        say(change)
     if found.done:
-        print(f"{found.name} is what the Clusterfile says{f' ({log.duration(found.seconds)})' if found.changes else '; nothing to do'}")
+        say(f"{found.name} is what the Clusterfile says{f' ({log.duration(found.seconds)})' if found.changes else '; nothing to do'}")
     elif not found.steps:
-        print(f"{found.name} is what the Clusterfile says; nothing to do")
+        say(f"{found.name} is what the Clusterfile says; nothing to do")
     else:
         if found.changes:
-            print()
+            say()
         table(("STEP", "WHERE", "WHAT"), [(step["id"], ",".join(step["nodes"]) or "here", step["title"]) for step in found.steps])
 
 
@@ -155,7 +155,7 @@ def generate(
         registry=_registry(registry, plain_http, ca),
     )
     parse(text, "the Clusterfile")
-    print(text, end="")
+    say(text, end="")
 
 
 def _from_cluster(
@@ -192,4 +192,4 @@ def _from_cluster(
             with Connections(Path(folder), (*all_masters, *all_nodes)) as connections:
                 takeover.adopt(taken, connections, all_masters, all_nodes)
             log.info(f"slipway status {cluster.name}")
-    print(taken.text, end="")
+    say(taken.text, end="")

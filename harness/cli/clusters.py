@@ -14,7 +14,7 @@ import typer
 from harness import log
 from harness.cli.install import is_application, put
 from harness.cli.share import Ca, PlainHttp, connect, fetch
-from harness.cli.terminal import Json, Yes, app, existing, pairs, plain, print_json, short, table, wants_json
+from harness.cli.terminal import Json, Yes, app, existing, pairs, plain, print_json, say, short, table, wants_json
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.oci.store import Store
 
@@ -173,14 +173,14 @@ def _put(
 
 def tell(summary: Any) -> None:
     """What was made, and what took longest."""
-    print(
+    say(
         f"cluster {summary.name} runs {summary.image} on {len(summary.masters) + len(summary.nodes)} nodes, Kubernetes {summary.kubernetes}"
     )
-    print(f"  made in {log.duration(summary.seconds)}, {log.size(summary.sent)} sent from here; the longest steps:")
+    say(f"  made in {log.duration(summary.seconds)}, {log.size(summary.sent)} sent from here; the longest steps:")
     for step in sorted((one for one in log.finished if one.seconds), key=lambda one: -(one.seconds or 0))[:5]:
-        print(f"    {log.duration(step.seconds or 0):>10}  {step.title}")
-    print(f"  kubectl --kubeconfig {summary.kubeconfig} get pods -A")
-    print("  slipway status" + (f" {summary.name}" if summary.name != "default" else ""))
+        say(f"    {log.duration(step.seconds or 0):>10}  {step.title}")
+    say(f"  kubectl --kubeconfig {summary.kubeconfig} get pods -A")
+    say("  slipway status" + (f" {summary.name}" if summary.name != "default" else ""))
 
 
 def skipping(ids: Sequence[str] | None) -> frozenset[str]:
@@ -318,15 +318,15 @@ def status(
 
 def _show_status(found: Mapping[str, Any]) -> None:
     health = "healthy" if found["healthy"] else "not healthy"
-    print(f"{found['name']}  {health}, Kubernetes {found['kubernetes'] or 'does not answer'}")
+    say(f"{found['name']}  {health}, Kubernetes {found['kubernetes'] or 'does not answer'}")
     if found["image"]:
-        print(f"image  {found['image']}  {short(found['digest'])}")
+        say(f"image  {found['image']}  {short(found['digest'])}")
     if found["change"]:
         change = found["change"]
-        print(f"{change['kind']}  to {change['to']}, begun at {change['since']}, has not come to its end")
+        say(f"{change['kind']}  to {change['to']}, begun at {change['since']}, has not come to its end")
     serving = sum(one["active"] for one in found["registry"])
     counts = [f"{counted['ready']} of {counted['total']} {kind}s" for kind, counted in found["workloads"].items()]
-    print(f"ready  {', '.join(counts) or 'nothing'}; {serving} of {len(found['registry'])} registries{_balancers(found['balancers'])}\n")
+    say(f"ready  {', '.join(counts) or 'nothing'}; {serving} of {len(found['registry'])} registries{_balancers(found['balancers'])}\n")
     table(
         ("NODE", "ADDRESS", "ROLES", "READY", "VERSION", "RUNTIME"),
         [
@@ -342,14 +342,14 @@ def _show_status(found: Mapping[str, Any]) -> None:
         ],
     )
     for problem in found["notReady"]:
-        print(f"\n{problem['object']}: {problem['reason']}")
+        say(f"\n{problem['object']}: {problem['reason']}")
         for line in (*problem["events"], *problem["log"]):
-            print(f"    {line}")
+            say(f"    {line}")
     for one in found["balancers"]:
         if not one["active"]:
-            print(f"\n{one['address']}: nobody looks after its way to the masters: systemctl status slipway-balancer")
+            say(f"\n{one['address']}: nobody looks after its way to the masters: systemctl status slipway-balancer")
     for one in found["unreachable"]:
-        print(f"\n{one['address']}: {one['reason']}")
+        say(f"\n{one['address']}: {one['reason']}")
 
 
 def _balancers(found: Sequence[Mapping[str, Any]]) -> str:
@@ -375,20 +375,20 @@ def delete(
 
     as_json = wants_json(output)
     if forget:
-        print(f"forgot {name}" if deleting.forget(name) else f"nothing was known of {name}")
+        say(f"forgot {name}" if deleting.forget(name) else f"nothing was known of {name}")
         return
     machines = _members(masters, nodes, _login(user, port, key, None))
     work = deleting.prepare(name, *machines)
     if not yes:
-        print(f"cluster {name} on {', '.join(node.address for node in work.ssh.nodes)}")
+        say(f"cluster {name} on {', '.join(node.address for node in work.ssh.nodes)}")
         typer.confirm("Delete it, with all data of its applications?", abort=True)
     done = deleting.delete(name, *machines)
     if as_json:
         print_json(plain(done))
         return
-    print(f"deleted {name}: {len(done.cleaned)} machines cleaned, {len(done.untouched)} untouched, {len(done.unreachable)} not reached")
+    say(f"deleted {name}: {len(done.cleaned)} machines cleaned, {len(done.untouched)} untouched, {len(done.unreachable)} not reached")
     for address, reason in done.unreachable.items():
-        print(f"  {address}: {reason}")
+        say(f"  {address}: {reason}")
 
 
 def _login(user: str, port: int, key: Path | None, passwd: str | None) -> Any:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from harness import log
+from harness import log, untrusted
 from harness.cli.share import Ca, Cert, CertKey, Insecure, PlainHttp, connect
 from harness.cli.terminal import Json, app, platform_of, print_json, short, wants_json
 from harness.oci.store import Store
@@ -72,12 +72,12 @@ def diff(
 def _show(found: Difference) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     for word, side in (("old", found.old), ("new", found.new)):
-        console.print(f"{word}  {_where(side)}  {side.image.digest}  {log.size(side.image.size)}")
+        console.print(_clean(f"{word}  {_where(side)}  {side.image.digest}  {log.size(side.image.size)}"))
     if found.equal:
         console.print("they are the same")
         return
     for part in found.platforms:
-        console.print(f"platform {part.platform}", style="bold")
+        console.print(_clean(f"platform {part.platform}"), style="bold")
         if part.only:
             console.print(f"  only the {part.only} one {'was pulled with it' if part.absent else 'is made for it'}")
             continue
@@ -96,7 +96,7 @@ def _show(found: Difference) -> None:
 
 def _clean(text: str) -> str:
     """One line, whatever a stranger's image holds: no escape sequences for our terminal."""
-    return "".join(letter if letter.isprintable() or letter == "\t" else repr(letter)[1:-1] for letter in text)
+    return untrusted.shown(text, lines=True).replace("\n", "\\n")
 
 
 def _where(side: Side) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness import log
-from harness.cli.terminal import Json, app, print_json, table, wants_json
+from harness.cli.terminal import Json, app, print_json, say, table, wants_json
 from harness.errors import StoreError, UsageError
 from harness.oci.store import Store
 
@@ -68,7 +68,7 @@ def convert(
             }
         )
         return
-    print(f"{image.name}  {image.digest}")
+    say(f"{image.name}  {image.digest}")
     rows = []
     for part in image.platforms:
         embedded = _count(part.images.images, "embedded image")
@@ -76,7 +76,7 @@ def convert(
         rows.append((str(part.platform), part.info.type, log.size(size), embedded))
     table(("PLATFORM", "TYPE", "ROOTFS", "IMAGES"), rows)
     if found.problems:
-        print(f"{_count(found.problems, 'thing')} could not be restored: see the warnings")
+        say(f"{_count(found.problems, 'thing')} could not be restored: see the warnings")
 
 
 def _default_name(name: str) -> str:

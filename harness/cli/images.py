@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness import log
-from harness.cli.terminal import Json, app, platform_of, print_json, short, table, wants_json
+from harness.cli.terminal import Json, app, platform_of, print_json, say, short, table, wants_json
 from harness.oci.store import Store
 
 
@@ -69,24 +69,24 @@ def inspect(
         return
     for part in image.platforms:
         info = part.info
-        print(f"{image.name or name}  {image.digest}")
-        print(f"platform    {part.platform}")
+        say(f"{image.name or name}  {image.digest}")
+        say(f"platform    {part.platform}")
         brings = f", Kubernetes {info.kubernetes} ({info.runtime})" if info.kubernetes else ""
         wants = f", for Kubernetes {info.kube_version}" if info.kube_version else ""
-        print(f"type        {info.type}{brings}{wants}")
+        say(f"type        {info.type}{brings}{wants}")
         if info.base:
-            print(f"base        {info.base['reference']}  {short(info.base['digest'])}")
+            say(f"base        {info.base['reference']}  {short(info.base['digest'])}")
         if info.converted_from:
             origin = info.converted_from
-            print(f"made from   an image of {origin['tool']} {origin['version']}  {short(origin['digest'])}")
+            say(f"made from   an image of {origin['tool']} {origin['version']}  {short(origin['digest'])}")
         for key, value in info.env.items():
-            print(f"env         {key}={value}")
+            say(f"env         {key}={value}")
         for application in info.apps:
-            print(f"app         {application.name} ({application.kind})")
+            say(f"app         {application.name} ({application.kind})")
         for command in info.launch:
-            print(f"launch      {command}")
+            say(f"launch      {command}")
         rootfs = f"{len(part.layers)} layers of rootfs with {log.size(sum(one.size for one in part.layers))}"
-        print(f"size        {log.size(image.size)} in all, {rootfs}\n")
+        say(f"size        {log.size(image.size)} in all, {rootfs}\n")
         sizes = cloudimage.content_sizes(store, part.images)
         table(
             ("IMAGE", "DIGEST", "SIZE", "FOUND BY", "ASKED FOR BY"),
@@ -108,20 +108,20 @@ def _inspect_sealer(store: Store, name: str, *, as_json: bool) -> None:
         return
     for one in inside:
         part, said = one.part, one.part.extension
-        print(f"{image.name}  {image.digest}")
-        print(f"made by     sealer {said.sealer or '?'}, {said.schema}" if said else "made by     sealer")
-        print(f"platform    {part.platform}")
+        say(f"{image.name}  {image.digest}")
+        say(f"made by     sealer {said.sealer or '?'}, {said.schema}" if said else "made by     sealer")
+        say(f"platform    {part.platform}")
         if said:
-            print(f"type        {said.type}" + (f", Kubernetes {part.kubernetes}" if part.kubernetes else ""))
+            say(f"type        {said.type}" + (f", Kubernetes {part.kubernetes}" if part.kubernetes else ""))
             for key, value in said.env.items():
-                print(f"env         {key}={value}")
+                say(f"env         {key}={value}")
             for application in said.applications:
-                print(f"app         {application.name} ({application.kind or 'mixed'})")
+                say(f"app         {application.name} ({application.kind or 'mixed'})")
             for line in (*said.launch_apps, *said.launch_commands):
-                print(f"launch      {line}")
+                say(f"launch      {line}")
         for key, value in part.labels.items():
-            print(f"label       {key}={value}")
-        print(f"size        {log.size(part.size)} in {len(part.layers)} layers\n")
+            say(f"label       {key}={value}")
+        say(f"size        {log.size(part.size)} in {len(part.layers)} layers\n")
         table(
             ("IMAGE", "DIGEST", "SIZE", "ASKED FOR BY"),
             [
@@ -130,12 +130,12 @@ def _inspect_sealer(store: Store, name: str, *, as_json: bool) -> None:
             ],
         )
         for note in one.restored.notes:
-            print(f"note: {note}")
+            say(f"note: {note}")
         if one.problems:
-            print("\nNot restored:")
+            say("\nNot restored:")
             table(("KIND", "NAME", "WHY"), [(problem.kind, problem.name, problem.reason) for problem in one.problems])
     for absent in image.absent:
-        print(f"{absent} is in the index, but not in the store")
+        say(f"{absent} is in the index, but not in the store")
 
 
 def _several(names: Sequence[str]) -> str:
@@ -163,7 +163,7 @@ def history(
         return
     for number, part in enumerate(image.platforms):
         if len(image.platforms) > 1:
-            print(("\n" if number else "") + f"platform {part.platform}")
+            say(("\n" if number else "") + f"platform {part.platform}")
         own = [row for row in rows if row.platform == str(part.platform)]
         table(
             ("LAYER", "SIZE", "STEP"),
@@ -198,8 +198,8 @@ def rmi(
         print_json({"names": list(removed), **freed._asdict()})
         return
     for name in removed:
-        print(f"untagged {name}")
-    print("blobs stay for now: the store is in use" if freed.busy else f"freed {log.size(freed.bytes)} in {freed.blobs} blobs")
+        say(f"untagged {name}")
+    say("blobs stay for now: the store is in use" if freed.busy else f"freed {log.size(freed.bytes)} in {freed.blobs} blobs")
 
 
 @app.command(short_help="Remove what nothing needs.")
@@ -223,11 +223,11 @@ def prune(
         return
     table(("KIND", "COUNT", "SIZE"), [(kind.name, str(kind.count), log.size(kind.bytes)) for kind in pruned.kinds])
     for name in pruned.names:
-        print(f"{'would untag' if dry_run else 'untagged'} {name}")
+        say(f"{'would untag' if dry_run else 'untagged'} {name}")
     if pruned.busy:
-        print("the store is in use: nothing of it " + ("would be" if dry_run else "was") + " removed; try again later")
+        say("the store is in use: nothing of it " + ("would be" if dry_run else "was") + " removed; try again later")
     if pruned.trees_busy:
-        print("a tree is being unpacked: no tree " + ("would be" if dry_run else "was") + " removed; try again later")
+        say("a tree is being unpacked: no tree " + ("would be" if dry_run else "was") + " removed; try again later")
     if pruned.trees_in_use:
-        print(f"{pruned.trees_in_use} more trees stay: somebody uses them")
-    print(f"{'would free' if dry_run else 'freed'} {log.size(pruned.bytes)}")
+        say(f"{pruned.trees_in_use} more trees stay: somebody uses them")
+    say(f"{'would free' if dry_run else 'freed'} {log.size(pruned.bytes)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness import log
-from harness.cli.terminal import plain, print_json, table
+from harness.cli.terminal import plain, print_json, say, table
 from harness.errors import StoreError
 from harness.oci.store import Store
 
@@ -40,8 +40,8 @@ def put(request: Any, where: Any, *, plan: bool, as_json: bool) -> None:
 
 def tell(done: Any) -> None:
     """What has come into a cluster."""
-    print(f"{done.name} ({done.image}) runs in {done.cluster}: {len(done.objects)} objects, in {log.duration(done.seconds)}")
+    say(f"{done.name} ({done.image}) runs in {done.cluster}: {len(done.objects)} objects, in {log.duration(done.seconds)}")
     for one in done.dropped:
-        print(f"  removed, since this version does not have it any more: {one}")
+        say(f"  removed, since this version does not have it any more: {one}")
     for command in done.unknown:
-        print(f"  did more than kubectl and helm, so that removal will not undo it: {command.strip()}")
+        say(f"  did more than kubectl and helm, so that removal will not undo it: {command.strip()}")

@@ -9,7 +9,7 @@ import typer
 
 from harness import log
 from harness.cli.share import Ca, Cert, CertKey, Insecure, PlainHttp, connect
-from harness.cli.terminal import Json, app, plain, print_json, short, table, wants_json
+from harness.cli.terminal import Json, app, plain, print_json, say, short, table, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
 
@@ -61,7 +61,7 @@ def inspect(name: Name, output: Json = "text") -> None:
     if as_json:
         print_json(found)
         return
-    print(f"{found['name'] or name}  {found['digest']}")
+    say(f"{found['name'] or name}  {found['digest']}")
     table(
         ("PLATFORM", "ROOTFS", "IMAGE SET", "KUBERNETES", "IMAGES", "SIZE"),
         [
@@ -113,5 +113,5 @@ def _show(made: Any, as_json: bool) -> None:
     if as_json:
         print_json(plain(made))
         return
-    print(f"{made.name}  {made.digest}")
-    print(f"  {', '.join(made.platforms)}")
+    say(f"{made.name}  {made.digest}")
+    say(f"  {', '.join(made.platforms)}")

@@ -9,7 +9,7 @@ import typer
 
 from harness import log
 from harness.cli.clusters import Name, SkipCheck, _login, _machines, skipping
-from harness.cli.terminal import Json, Yes, app, pairs, plain, print_json, table, wants_json
+from harness.cli.terminal import Json, Yes, app, pairs, plain, print_json, say, table, wants_json
 
 User = Annotated[str, typer.Option("--user", "-u", help="Who we are on the machines: root, or somebody with sudo.")]
 Key = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent's and yours]", show_default=False)]
@@ -71,9 +71,9 @@ def join(
         return
     for kind, names in (("master", done.masters), ("node", done.nodes)):
         if names:
-            print(f"{', '.join(names)} joined {name} as {kind}{'s' if len(names) > 1 else ''} in {log.duration(done.seconds)}")
+            say(f"{', '.join(names)} joined {name} as {kind}{'s' if len(names) > 1 else ''} in {log.duration(done.seconds)}")
     if done.already:
-        print(f"{', '.join(done.already)} belonged to {name} before")
+        say(f"{', '.join(done.already)} belonged to {name} before")
 
 
 @app.command()
@@ -107,15 +107,15 @@ def remove(
                 return
             for node in work.going:
                 answers = "" if node in work.alive else ", does not answer"
-                print(f"{work.name(node)} {node.address} ({'master' if node in work.masters else 'node'}{answers})")
+                say(f"{work.name(node)} {node.address} ({'master' if node in work.masters else 'node'}{answers})")
         typer.confirm(f"Take this out of {name}?", abort=True)
     done = removing.remove(name, nodes, **given)
     if as_json:
         print_json(plain(done))
         return
-    print(f"removed {', '.join(done.removed)} from {name} in {log.duration(done.seconds)}; {len(done.cleaned)} machines cleaned")
+    say(f"removed {', '.join(done.removed)} from {name} in {log.duration(done.seconds)}; {len(done.cleaned)} machines cleaned")
     for address, reason in done.unreachable.items():
-        print(f"  {address} still holds what it held: {reason}")
+        say(f"  {address} still holds what it held: {reason}")
 
 
 def _name_and_nodes(words: list[str], *, named: bool = False) -> tuple[str, list[str]]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.terminal import Json, Yes, engine_app, nodes_app, one_of, print_json, table, wants_json
+from harness.cli.terminal import Json, Yes, engine_app, nodes_app, one_of, print_json, say, table, wants_json
 from harness.oci.store import Store
 
 
@@ -27,7 +27,7 @@ def nodes_up(
 @nodes_app.command("down")
 def nodes_down(name: Annotated[str, typer.Argument()] = "default", provider: Annotated[str, typer.Option()] = "container") -> None:
     """Remove a group of machines, their disks, network and keys."""
-    print(f"removed {name}" if _provider(provider).down(name) else f"there were no nodes named {name}")
+    say(f"removed {name}" if _provider(provider).down(name) else f"there were no nodes named {name}")
 
 
 @nodes_app.command("list")
@@ -67,8 +67,8 @@ def _show_group(group: Any, as_json: bool) -> None:
     table(("NAME", "ROLE", "ADDRESS"), [(made.name, made.role, made.address) for made in group.members])
     masters = ",".join(machine.address for machine in group.masters)
     workers = ",".join(machine.address for machine in group.nodes)
-    print(f"\nkey  {group.login.key}\n")
-    print(f"slipway run IMAGE --masters {masters}" + (f" --nodes {workers}" if workers else "") + f" --user root --key {group.login.key}")
+    say(f"\nkey  {group.login.key}\n")
+    say(f"slipway run IMAGE --masters {masters}" + (f" --nodes {workers}" if workers else "") + f" --user root --key {group.login.key}")
 
 
 @engine_app.command("repair")

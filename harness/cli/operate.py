@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from harness import log
+from harness import log, untrusted
 from harness.cli.clusters import Key, Masters, Name, Nodes, Port, User, _login, _members
-from harness.cli.terminal import Json, Yes, app, pairs, plain, print_json, table, wants_json
+from harness.cli.terminal import Json, Yes, app, pairs, plain, print_json, say, table, wants_json
 from harness.errors import CheckError, UsageError
 
 _COMMAND = "slipway.command"
@@ -51,7 +51,8 @@ def execute(
     """Run a command on all machines of a cluster at once, as root.
 
     One word behind -- is shell text, several are a program and its arguments. Ends with 6 when the command failed somewhere, with 5 when
-    a machine could not be reached.
+    a machine could not be reached. On a terminal control characters of the output are shown as \\x1b and the like, so that no machine can
+    steer it; in a pipe or a file the output is as it was.
     """
     from harness.lifecycle import exec as executing
 
@@ -68,7 +69,12 @@ def execute(
 
 
 def _show_line(name: str, stream: str, line: str) -> None:
-    print(f"{name}: {line}", file=sys.stderr if stream == "stderr" else sys.stdout, flush=True)
+    target = sys.stderr if stream == "stderr" else sys.stdout
+    if target.isatty():
+        say(f"{name}: {line}", file=target, flush=True)
+    else:
+        # For a program or a file: as the machine printed it.
+        print(f"{untrusted.shown(name)}: {line}", file=target, flush=True)
 
 
 @app.command()
@@ -92,12 +98,12 @@ def kubeconfig(
     if merge:
         path = file or kubeconfigs.default_path()
         kubeconfigs.merge(config, path)
-        print(f"{path} has the cluster {name}; kubectl uses it from now on")
+        say(f"{path} has the cluster {name}; kubectl uses it from now on")
     elif file is not None:
         kubeconfigs.write(config, file)
-        print(f"kubectl --kubeconfig {file} get nodes")
+        say(f"kubectl --kubeconfig {file} get nodes")
     else:
-        print(kubeconfigs.text(config), end="")
+        say(kubeconfigs.text(config), end="")
 
 
 class _OrList(TyperGroup):
@@ -164,10 +170,10 @@ def certs_renew(
     if as_json:
         print_json(plain(done))
         return
-    print(f"renewed the certificates of {', '.join(done.masters)} for {done.days} days")
+    say(f"renewed the certificates of {', '.join(done.masters)} for {done.days} days")
     if done.kubelets:
-        print(f"and those of the kubelets of {', '.join(done.kubelets)}")
-    print(f"copies of the administrator's kubeconfig keep their old certificate: slipway kubeconfig {name}")
+        say(f"and those of the kubelets of {', '.join(done.kubelets)}")
+    say(f"copies of the administrator's kubeconfig keep their old certificate: slipway kubeconfig {name}")
 
 
 @certs_app.command("add-names")
@@ -186,7 +192,7 @@ def certs_add_names(
 
     as_json = wants_json(output)
     done = certificates.add_names(names, cluster, *_members(masters, None, _login(user, port, key, None)), days=days)
-    print_json(plain(done)) if as_json else print(f"the API of {cluster} answers as {', '.join(done.added)}")
+    print_json(plain(done)) if as_json else say(f"the API of {cluster} answers as {', '.join(done.added)}")
 
 
 PasswordEnv = Annotated[
@@ -219,10 +225,10 @@ def backup(
     if as_json:
         print_json(plain(done))
         return
-    print(f"{done.file}: {done.keys} keys of etcd at revision {done.revision}, {log.size(done.size)}, checked")
+    say(f"{done.file}: {done.keys} keys of etcd at revision {done.revision}, {log.size(done.size)}, checked")
     if not done.encrypted:
-        print("  it is not encrypted and holds the keys of the cluster: keep it safe, or use --password-env")
-    print(f"  slipway restore -f {done.file}")
+        say("  it is not encrypted and holds the keys of the cluster: keep it safe, or use --password-env")
+    say(f"  slipway restore -f {done.file}")
 
 
 @app.command()
@@ -268,9 +274,9 @@ def restore(
         print_json(plain(done))
         return
     where = "in place" if done.in_place else f"onto {len(done.masters) + len(done.nodes)} other machines"
-    print(f"restored {done.name} {where} as of {done.made}, in {log.duration(done.seconds)}")
+    say(f"restored {done.name} {where} as of {done.made}, in {log.duration(done.seconds)}")
     if done.in_place:
-        print("  controllers of your own that watch the API may have to be started anew: they remember what is not any more")
+        say("  controllers of your own that watch the API may have to be started anew: they remember what is not any more")
 
 
 def _password(variable: str | None, ask: bool, *, twice: bool) -> str | None:
@@ -308,8 +314,8 @@ def logs(
     if as_json:
         print_json(plain(done))
         return
-    print(f"{done.file}: {done.files} files, {log.size(done.size)}")
+    say(f"{done.file}: {done.files} files, {log.size(done.size)}")
     for address, reason in done.unreachable.items():
-        print(f"  {address}: {reason}; nothing of it is there")
+        say(f"  {address}: {reason}; nothing of it is there")
     for path, reason in done.missing.items():
-        print(f"  {path}: {reason}")
+        say(f"  {path}: {reason}")

@@ -9,7 +9,7 @@ import typer
 
 from harness import log
 from harness.cli.share import Ca, Cert, CertKey, Insecure, PlainHttp, connect, reference
-from harness.cli.terminal import Json, app, print_json, table, wants_json
+from harness.cli.terminal import Json, app, print_json, say, table, wants_json
 from harness.errors import StoreError, UsageError
 from harness.oci.store import Store
 
@@ -85,9 +85,9 @@ def _show(found: searching.Found) -> None:
             ],
         )
     else:
-        print("nothing was found")
+        say("nothing was found")
     if found.more:
-        print(f"{found.more} more repositories match: say more of the name, or --registry HOST/NAMESPACE")
+        say(f"{found.more} more repositories match: say more of the name, or --registry HOST/NAMESPACE")
     for one in found.silent:
         if one.found:
             log.info(f"{one.name}: {one.reason}; only the repository of exactly this name was looked for")
@@ -106,4 +106,4 @@ def _tags(name: str, client: Client, *, as_json: bool) -> None:
         print_json({"repository": repository.repository, "tags": list(found)})
         return
     for tag in found:
-        print(tag)
+        say(tag)

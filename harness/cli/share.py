@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.terminal import Json, app, plain, platform_of, print_json, wants_json
+from harness.cli.terminal import Json, app, plain, platform_of, print_json, say, wants_json
 from harness.errors import Fault, InputError, UsageError
 from harness.oci.store import Store
 
@@ -102,10 +102,10 @@ def push(
     if as_json:
         print_json(plain(pushed))
         return
-    print(f"{there.familiar}  {pushed.digest}")
-    print(f"  sent {log.size(pushed.sent)}: {pushed.uploaded} blobs uploaded, {pushed.mounted} mounted, {pushed.present} there already")
+    say(f"{there.familiar}  {pushed.digest}")
+    say(f"  sent {log.size(pushed.sent)}: {pushed.uploaded} blobs uploaded, {pushed.mounted} mounted, {pushed.present} there already")
     for tag in pushed.attachments:
-        print(f"  with {tag}")
+        say(f"  with {tag}")
 
 
 def _expand(name: str, registry: str, client: Any, as_json: bool) -> None:
@@ -118,10 +118,10 @@ def _expand(name: str, registry: str, client: Any, as_json: bool) -> None:
         print_json(plain(done))
         return
     for image in done.images:
-        print(image)
-    print(f"  sent {log.size(done.sent)}: {done.uploaded} blobs uploaded, {done.present} there already")
+        say(image)
+    say(f"  sent {log.size(done.sent)}: {done.uploaded} blobs uploaded, {done.present} there already")
     for image in done.partly:
-        print(f"  only one platform of {image} is here: its tag works there, the digest of its index does not")
+        say(f"  only one platform of {image} is here: its tag works there, the digest of its index does not")
 
 
 @app.command(short_help="Fetch a CloudImage from a registry.")
@@ -151,10 +151,10 @@ def pull(
     if as_json:
         print_json(plain(pulled))
         return
-    print(f"{pulled.name}  {pulled.digest}")
-    print(f"  received {log.size(pulled.received)}: {pulled.fetched} blobs fetched, {pulled.present} here already")
+    say(f"{pulled.name}  {pulled.digest}")
+    say(f"  received {log.size(pulled.received)}: {pulled.fetched} blobs fetched, {pulled.present} here already")
     for tag in pulled.attachments:
-        print(f"  with {tag}")
+        say(f"  with {tag}")
 
 
 @app.command(short_help="Keep a login of a registry.")
@@ -185,7 +185,7 @@ def login(
     access = transfer.Access(plain_http, insecure, ca, cert, cert_key)
     transfer.sign_in(host, Credential(username, password), access)
     where = Credentials().store(host, username, password)
-    print(f"logged in to {host} as {username}; kept in {where}")
+    say(f"logged in to {host} as {username}; kept in {where}")
 
 
 @app.command()
@@ -194,7 +194,7 @@ def logout(registry: Annotated[str, typer.Argument(help="HOST[:PORT].  [default:
     from harness.credentials import Credentials
 
     host = _host(registry)
-    print(f"logged out of {host}" if Credentials().erase(host) else f"there was no login for {host}")
+    say(f"logged out of {host}" if Credentials().erase(host) else f"there was no login for {host}")
 
 
 def _host(text: str) -> str:

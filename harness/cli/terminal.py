@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 import typer.core
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from harness import untrusted
 from harness.errors import Fault, InputError, UsageError
 from harness.oci.model import Platform
 
@@ -86,7 +88,13 @@ Json = Annotated[str, typer.Option("--output", "-o", help="text, or json for mac
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
+def say(text: object = "", *, file: TextIO | None = None, end: str = "\n", flush: bool = False) -> None:
+    """Print for people. Whoever the text comes from (an image, a registry, a machine): it cannot steer the terminal."""
+    print(untrusted.shown(str(text), lines=True), file=file, end=end, flush=flush)
+
+
 def print_json(value: Any) -> None:
+    """For programs; json.dumps escapes what is not ASCII."""
     print(json.dumps(value, indent=2))
 
 
@@ -106,12 +114,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for column in columns:
         drawn.add_column(column, no_wrap=True, overflow="ignore")
     for row in rows:
-        drawn.add_row(*row)
+        # Text, for in plain strings rich looks for its own markup.
+        drawn.add_row(*(Text(untrusted.shown(cell)) for cell in row))
     console.print(drawn)
 
 
 def _plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    lines = [list(columns), *(list(row) for row in rows)]
+    lines = [list(columns), *([untrusted.shown(cell) for cell in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -13,7 +13,7 @@ import typer
 
 from harness import log
 from harness.cli.share import Ca, Cert, CertKey, Insecure, PlainHttp, connect, reference
-from harness.cli.terminal import Json, app, pairs, print_json, short, wants_json
+from harness.cli.terminal import Json, app, pairs, print_json, say, short, wants_json
 from harness.errors import StoreError, UsageError
 from harness.oci.store import Store
 
@@ -60,7 +60,7 @@ def keys_create(
     if as_json:
         print_json({"private": str(private), "public": str(public), "fingerprint": fingerprint})
         return
-    print(f"{private}  keep it secret\n{public}  give it to those who verify\n{fingerprint}")
+    say(f"{private}  keep it secret\n{public}  give it to those who verify\n{fingerprint}")
 
 
 @app.command(short_help="Sign a CloudImage with a key.")
@@ -89,8 +89,8 @@ def sign(
             {"name": found.reference.familiar, "digest": found.image.digest, "key": pair.public.fingerprint, "annotations": annotations}
         )
         return
-    print(f"signed {found.reference.familiar}  {found.image.digest}")
-    print(f"  by {key}" + (f", in {found.reference.domain}" if found.client else "; `slipway push` takes the signature along"))
+    say(f"signed {found.reference.familiar}  {found.image.digest}")
+    say(f"  by {key}" + (f", in {found.reference.domain}" if found.client else "; `slipway push` takes the signature along"))
 
 
 @app.command(short_help="Verify the signature and every byte of a CloudImage.")
@@ -134,13 +134,13 @@ def verify(
             }
         )
         return
-    print(f"verified {found.reference.familiar}  {whole.digest}" + (", in its registry" if found.client else ""))
+    say(f"verified {found.reference.familiar}  {whole.digest}" + (", in its registry" if found.client else ""))
     for one in signed:
         notes = "".join(f", {label}={text}" for label, text in one.claim.annotations.items())
-        print(f"  signed by {one.key.name} ({short(one.key.fingerprint)}) as {one.claim.identity}{notes}")
-    print(f"  {whole.blobs} blobs with {log.size(whole.bytes)} are what their digests say")
+        say(f"  signed by {one.key.name} ({short(one.key.fingerprint)}) as {one.claim.identity}{notes}")
+    say(f"  {whole.blobs} blobs with {log.size(whole.bytes)} are what their digests say")
     for platform in whole.absent:
-        print(f"  not looked at: {platform}, which was not fetched")
+        say(f"  not looked at: {platform}, which was not fetched")
 
 
 def _signed_json(one: Signed) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path |
         file.write_text(json.dumps(document, indent=2) + "\n")
         log.info(f"wrote {file}")
     elif attach:
-        print(f"attached to {found.reference.familiar}  {found.image.digest}" + (f"\n  signed by {key}" if key else ""))
+        say(f"attached to {found.reference.familiar}  {found.image.digest}" + (f"\n  signed by {key}" if key else ""))
     else:
         print_json(document)
 

@@ -11,7 +11,7 @@ from harness import log
 from harness.cli.clusters import File, Name, _login, _machines
 from harness.cli.members import Key, Passwd, Port, User, Via
 from harness.cli.share import Ca, PlainHttp, fetch
-from harness.cli.terminal import Json, Yes, app, pairs, plain, print_json, table, wants_json
+from harness.cli.terminal import Json, Yes, app, pairs, plain, print_json, say, table, wants_json
 from harness.errors import UsageError
 
 Secret = Annotated[
@@ -154,14 +154,14 @@ def _go(upgrading: Any, work: Any, plan: bool, yes: bool, as_json: bool) -> None
     if as_json:
         print_json(plain(done))
     elif done.nothing:
-        print(f"{done.name} runs {done.after} already; nothing to do")
+        say(f"{done.name} runs {done.after} already; nothing to do")
     else:
-        print(f"{done.name} runs {done.after} now, instead of {done.before}")
-        print(f"  {done.kind} of {len(done.nodes)} nodes in {log.duration(done.seconds)}; the longest steps:")
+        say(f"{done.name} runs {done.after} now, instead of {done.before}")
+        say(f"  {done.kind} of {len(done.nodes)} nodes in {log.duration(done.seconds)}; the longest steps:")
         for step in sorted((one for one in log.finished if one.seconds), key=lambda one: -(one.seconds or 0))[:5]:
-            print(f"    {log.duration(step.seconds or 0):>10}  {step.title}")
+            say(f"    {log.duration(step.seconds or 0):>10}  {step.title}")
         if done.kind == "upgrade":
-            print(f"  slipway rollback {done.name} brings {done.before} back")
+            say(f"  slipway rollback {done.name} brings {done.before} back")
 
 
 def _show_plan(work: Any, as_json: bool) -> None:
@@ -176,7 +176,7 @@ def _show_plan(work: Any, as_json: bool) -> None:
                     "steps": described})  # fmt: skip
         return
     _show_turns(work)
-    print()
+    say()
     table(("STEP", "WHERE", "WHAT"), [(step["id"], ",".join(step["nodes"]) or "here", step["title"]) for step in described])
 
 
@@ -184,7 +184,7 @@ def _show_turns(work: Any) -> None:
     from harness.lifecycle import transition
 
     again = " (goes on with what was begun)" if work.resumed else ""
-    print(f"{work.move.kind} of {work.found.state.name}: {work.move.before} -> {work.move.after}{again}")
+    say(f"{work.move.kind} of {work.found.state.name}: {work.move.before} -> {work.move.after}{again}")
     table(
         ("TURN", "NODE", "ADDRESS", "ROLE", "KUBERNETES"),
         [

@@ -348,6 +348,8 @@ class Hook:
     data: str = dataclasses.field(default="", repr=False)
     output: str | None = None
     """ETCD: the file of the snapshot, on the machine that runs slipway."""
+    given: bool = dataclasses.field(default=False, compare=False)
+    """The user gives it with the command that runs. Those of an image, and those that a cluster keeps, may name no path of this machine."""
     where: str = dataclasses.field(default="", compare=False)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -115,7 +116,7 @@ class _Reader:
             path=path,
             cluster=clusters[0] if clusters else None,
             configs=tuple(configurations),
-            hooks=tuple(self.values("Plugin", "Hook")),
+            hooks=tuple(dataclasses.replace(hook, given=not self.report.stored) for hook in self.values("Plugin", "Hook")),
             application=applications[0] if applications else None,
             apps=apps,
             kubeadm=tuple(self.values(*_PLAIN)),

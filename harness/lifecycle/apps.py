@@ -14,11 +14,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from harness import cloudimage, kubeversion
+from harness import cloudimage, kubeversion, untrusted
 from harness.cloudimage import ImageSet
 from harness.clusterfile import Application, Clusterfile, Config
 from harness.clusterfile.parse import parse
-from harness.errors import Fault, InputError, StoreError, UsageError
+from harness.errors import CheckError, Fault, InputError, StoreError, UsageError
 from harness.lifecycle import inventory
 from harness.lifecycle.inventory import Object
 from harness.nodes.kubectl import NodeKubectl
@@ -90,7 +90,8 @@ class Installed:
     def of(cls, config_map: Mapping[str, Any]) -> Installed:
         """Raises InputError when the document in it is none."""
         data, metadata = config_map.get("data") or {}, config_map["metadata"]
-        name = str(metadata["name"]).removeprefix(PREFIX)
+        # It becomes part of paths, on this machine as well where launch commands run here.
+        name = untrusted.name(str(metadata["name"]).removeprefix(PREFIX), what="the record of an application", error=CheckError)
         return cls(
             name=name,
             image=str(data.get("image") or ""),

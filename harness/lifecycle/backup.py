@@ -24,7 +24,7 @@ from harness.errors import CheckError, CommandError, NodeError, SlipwayError, Us
 from harness.lifecycle import access, certificates, kubeconfigs
 from harness.lifecycle.access import Access
 from harness.lifecycle.sealed import Opening, Sealing, is_sealed
-from harness.nodes import Machine
+from harness.nodes import LONG_TIMEOUT, Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import add
 from harness.nodes.ssh import SshNode
@@ -41,6 +41,9 @@ _MOST_FILES = 1000
 _LARGEST = 16 << 20
 """Bytes of a file in a backup besides the snapshot: keys and texts."""
 _MINE = f"{ETCD_DATA}/slipway-snapshot.db"
+
+_LARGEST_SNAPSHOT = 32 << 30
+"""Bytes. etcd's own quota is 2 GiB, and 8 GiB is the most that its documentation suggests."""
 
 # The tool that reads files of snapshots has another name from etcd 3.6 on.
 _SNAPSHOT = f"""set -eu
@@ -131,7 +134,7 @@ def take_snapshot(master: SshNode, into: BinaryIO) -> dict[str, Any]:
             checksum, status = lines[0].split()[0], json.loads(lines[-1])
         except (IndexError, ValueError) as wrong:
             raise CommandError(f"{master.name}: etcd's tool gave no account of the snapshot", details="\n".join(lines)) from wrong
-        master.fetch(f"cat {_MINE}", into)
+        master.fetch(f"cat {_MINE}", into, limit=_LARGEST_SNAPSHOT, timeout=2 * LONG_TIMEOUT)
     finally:
         with contextlib.suppress(SlipwayError):
             master.run(f"rm -f {_MINE} {_MINE}.part")

@@ -1,8 +1,11 @@
 """``slipway logs``: one file with all that somebody needs who is to find out what is wrong with a cluster, and no secret.
 
 Layout: ``index.json`` says what is there, what was cut and what could not be had; ``status.json``; ``cluster/`` is what the API tells:
-objects, events, versions; ``nodes/NAME/`` what each machine tells: journals, disks, memory, addresses, facts, and below ``pods/`` the
+objects, events, versions; ``nodes/ADDRESS/`` what each machine tells: journals, disks, memory, addresses, facts, and below ``pods/`` the
 logs of kube-system and of pods that are not ready, as they lie on the machine, so that they are there also when the API is not.
+
+No machine decides where a file is written here: folders are named by the address that the user or the cluster's record gave, and paths
+that a machine prints are taken only as paths below its own folder.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import checks, clusterstate, log
+from harness import checks, clusterstate, log, untrusted
 from harness.errors import Fault, InputError, NodeError, SlipwayError, UsageError
 from harness.lifecycle import access, preflight, redaction
 from harness.lifecycle import status as states
@@ -36,6 +39,9 @@ MOST = 2 << 20
 _UNITS = ("kubelet", "containerd", "slipway-registry", "slipway-balancer")
 _WAIT = 60
 """Seconds for one question to one machine."""
+_MOST_LOGS = 1000
+"""Logs of pods that are taken from one machine."""
+_PODS = "/var/log/pods/"
 
 # Everything by what every machine has; what is missing says so in its own file.
 _QUESTIONS: Mapping[str, str] = {
@@ -110,6 +116,7 @@ def bundle(
             waiting = _ask_api(cluster, shelf)
         with log.step(f"ask {len(reached)} machines"):
             each(reached, lambda node: _ask_node(node, shelf, since, waiting))
+        shelf.names = {node.address: node.name for node in reached}
         unreachable = {address: error.message for address, error in cluster.unreachable.items()}
         index = shelf.index(name, since, unreachable)
         _pack(Path(scratch), index, file)
@@ -122,6 +129,8 @@ class Shelf:
     def __init__(self, folder: Path, most: int = MOST) -> None:
         self.folder = folder
         self.most = most
+        self.names: dict[str, str] = {}
+        """Of machines, by address."""
         self.missing: dict[str, str] = {}
         self.cut: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -136,15 +145,19 @@ class Shelf:
             with self._lock:
                 self.cut[path] = len(data) - len(kept)
             data = kept
-        target = self.folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
+        self._write(path, data)
 
     def put_json(self, path: str, value: Any) -> None:
         """Plain data, never cut: half of it could not be read."""
-        target = self.folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(redaction.resource(value), indent=1, sort_keys=True) + "\n")
+        self._write(path, (json.dumps(redaction.resource(value), indent=1, sort_keys=True) + "\n").encode())
+
+    def _write(self, path: str, data: bytes) -> None:
+        """A new file below the folder. Raises NodeError for a path that is not one, or that is taken."""
+        try:
+            with untrusted.Tree(self.folder, what="a file of the bundle", error=NodeError).create(path) as file:
+                file.write(data)
+        except OSError as wrong:
+            raise NodeError(f"{untrusted.shown(path)}: {wrong.strerror or wrong}") from wrong
 
     def attempt(self, path: str, action: Callable[[], None]) -> None:
         """Whatever goes wrong is told in the index, and the rest is gathered all the same."""
@@ -152,7 +165,7 @@ class Shelf:
             action()
         except SlipwayError as error:
             with self._lock:
-                self.missing[path] = redaction.text(" ".join(error.message.split())[:500])
+                self.missing[untrusted.shown(path)] = redaction.text(" ".join(error.message.split())[:500])
 
     def index(self, name: str, since: datetime.timedelta | None, unreachable: Mapping[str, str]) -> dict[str, Any]:
         paths = sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
@@ -164,6 +177,7 @@ class Shelf:
             "cluster": name,
             "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "sinceSeconds": int(since.total_seconds()) if since else None,
+            "nodes": dict(sorted(self.names.items())),
             "files": files,
             "missing": dict(sorted(self.missing.items())),
             "unreachable": dict(sorted(unreachable.items())),
@@ -209,7 +223,7 @@ def not_ready(pods: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def _ask_node(node: Node, shelf: Shelf, since: datetime.timedelta | None, waiting: Sequence[str]) -> None:
-    place = f"nodes/{node.name}"
+    place = _place(node)
     span = f" --since=-{int(since.total_seconds())}s" if since else ""
     questions = dict(_QUESTIONS)
     for unit in _UNITS:
@@ -222,6 +236,11 @@ def _ask_node(node: Node, shelf: Shelf, since: datetime.timedelta | None, waitin
     shelf.attempt(f"{place}/pods", lambda: _pod_logs(node, shelf, since, waiting))
 
 
+def _place(node: Node) -> str:
+    """By its address: the name is what the machine says of itself."""
+    return f"nodes/{node.address}"
+
+
 def _tail(node: Node, command: str) -> str:
     # A little more than is kept: it is cut at a line, and what is taken out makes it shorter.
     return node.run(f"{{ {command}\n}} 2>&1 | tail -c {MOST + (64 << 10)}", check=False, timeout=_WAIT).stdout
@@ -231,14 +250,30 @@ def _pod_logs(node: Node, shelf: Shelf, since: datetime.timedelta | None, waitin
     patterns = ["/var/log/pods/kube-system_*"] + [f"/var/log/pods/{shlex.quote(pod)}_*" for pod in waiting]
     newer = f"-mmin -{max(1, int(since.total_seconds() // 60) + 1)}" if since else ""
     listed = node.run(f"find {' '.join(patterns)} -name '*.log' -type f {newer} 2>/dev/null || true", timeout=_WAIT).stdout.splitlines()
-    for path in sorted(set(listed)):
-        target = f"nodes/{node.name}/pods/{path.removeprefix('/var/log/pods/')}"
+    paths = sorted(set(listed))
+    if len(paths) > _MOST_LOGS:
+        shelf.attempt(f"{_place(node)}/pods", lambda: _too_many(node, len(paths)))
+    for path in paths[:_MOST_LOGS]:
+        target = f"{_place(node)}/pods/{path.removeprefix(_PODS)}"
+        if not path.startswith(_PODS):
+            shelf.attempt(target, lambda path=path: _elsewhere(node, path))  # type: ignore[misc]
+            continue
 
         def one(path: str = path, target: str = target) -> None:
-            text = node.run(f"tail -c {MOST + (64 << 10)} {shlex.quote(path)}", check=False, timeout=_WAIT).stdout
+            # Before it is asked for: what cannot be kept need not be sent.
+            untrusted.relative_path(path.removeprefix(_PODS), what=node.address, error=NodeError)
+            text = node.run(f"tail -c {MOST + (64 << 10)} -- {shlex.quote(path)}", check=False, timeout=_WAIT).stdout
             shelf.put(target, recent(text, since))
 
         shelf.attempt(target, one)
+
+
+def _elsewhere(node: Node, path: str) -> None:
+    raise NodeError(f"{node.address}: {untrusted.shown(path)!r} is no log of a pod")
+
+
+def _too_many(node: Node, count: int) -> None:
+    raise NodeError(f"{node.address}: of {count} logs of pods the first {_MOST_LOGS} are here")
 
 
 def recent(text: str, since: datetime.timedelta | None, now: datetime.datetime | None = None) -> str:

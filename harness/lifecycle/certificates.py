@@ -17,17 +17,17 @@ from typing import Any
 
 import yaml
 from cryptography import x509
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from harness import clusterstate, log, untrusted
 from harness.errors import CheckError, CommandError, Fault, InputError, NodeError, StoreError
 from harness.lifecycle import access, kubeconfigs, lease, registry
 from harness.lifecycle.access import Access
 from harness.lifecycle.plan import Step, execute
-from harness.nodes import Machine, Node, each
+from harness.nodes import LONG_TIMEOUT, Machine, Node, each
 from harness.nodes.placing import STATE, File, put_all, read_all
 from harness.runtimes import API_PORT, documents, staticpods
-from harness.runtimes.kubeadm import ADMIN, CLIENT_PEM, CONFIG, KUBECTL
+from harness.runtimes.kubeadm import CLIENT_PEM, CONFIG, KUBECTL, admin_identity
 from harness.runtimes.pki import FILES, FOLDER, LEAF_DAYS, Authority, Pki, alternative_names, general_name
 
 WARN_DAYS = 30
@@ -116,7 +116,7 @@ def listing(
 
 
 def certificates_of(node: Node) -> tuple[Certificate, ...]:
-    lines = node.run(_COLLECT).stdout.splitlines()
+    lines = node.run(_COLLECT, timeout=LONG_TIMEOUT).stdout.splitlines()
     if lines[-1:] != ["end"]:
         raise CommandError(f"{node.name}: its certificates could not be read")
     found = (parsed(node, *line.split(" ", maxsplit=1)) for line in lines[:-1])
@@ -219,6 +219,7 @@ def _all_masters(cluster: Access) -> None:
 def _renewal(cluster: Access, days: int, kubelets: list[str]) -> list[Step]:
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     authority: list[Authority] = []
+    names = {str(entry["address"]): str(entry.get("name") or "") for entry in cluster.known.state.read().get("nodes") or ()}
 
     def read() -> None:
         authority.append(keys_of(cluster.first).authority)
@@ -234,7 +235,7 @@ def _renewal(cluster: Access, days: int, kubelets: list[str]) -> list[Step]:
         steps.append(Step(f"renew-{number}", title, action, (master,), after_all=(steps[-1].id,)))
 
     def kubelet(node: Node) -> None:
-        if renew_kubelet(node, authority[0], days, stamp):
+        if renew_kubelet(node, authority[0], days, stamp, names.get(node.address)):
             kubelets.append(node.name)
 
     if cluster.nodes:
@@ -291,10 +292,11 @@ def renewed(files: Mapping[str, bytes], pki: Pki, days: int, where: str) -> dict
 
 
 def _renewed_kubeconfig(data: bytes, authority: Authority, days: int) -> bytes:
-    config = yaml.safe_load(data)
-    for entry in config.get("users") or ():
-        user = entry.get("user") or {}
-        if "client-certificate-data" in user:
+    config = next(iter(untrusted.yaml_documents(data, what="a kubeconfig of a master", limit=1 << 20, error=NodeError)), None)
+    users = config.get("users") if isinstance(config, dict) else None
+    for entry in users if isinstance(users, list) else ():
+        user = entry.get("user") if isinstance(entry, dict) else None
+        if isinstance(user, dict) and "client-certificate-data" in user:
             pair = authority.renew(base64.b64decode(user["client-certificate-data"]), days=days)
             user["client-certificate-data"] = base64.b64encode(pair.certificate).decode()
             user["client-key-data"] = base64.b64encode(pair.key).decode()
@@ -309,25 +311,46 @@ def _renew_registry(node: Node, pki: Pki) -> None:
     registry.start(node, pair.certificate, pair.key)
 
 
-def renew_kubelet(node: Node, authority: Authority, days: int, stamp: str) -> bool:
-    """A new certificate for a kubelet whose own ends within ``WARN_DAYS``; False when it has longer."""
+def renew_kubelet(node: Node, authority: Authority, days: int, stamp: str, name: str | None = None) -> bool:
+    """A new certificate for a kubelet whose own ends within ``WARN_DAYS``; False when it has longer.
+
+    ``name`` is the node's, where it is known here. Raises NodeError when what the machine shows is not a certificate of its own kubelet:
+    a worker must not get one of the cluster's administrator by showing that.
+    """
     # The target of the link holds certificate and key; only the first is read here.
     found = [certificate for certificate in certificates_of(node) if certificate.path == CLIENT_PEM]
     if not found or found[0].days() >= WARN_DAYS:
         return False
     data = node.run(f"sed -n '/BEGIN CERT/,/END CERT/p' {CLIENT_PEM}").stdout.encode()
+    _check_kubelet(node, authority, data, name or node.name)
     pair = authority.renew(data, days=days)
     dated = CLIENT_PEM.replace("current", re.sub(r"[TZ:]", "-", stamp).strip("-"))
     put_all(node, {dated: File(pair.certificate + pair.key, 0o600), CLIENT_PEM: File(link=dated)})
-    node.run("systemctl restart kubelet", timeout=60)
+    node.run("systemctl restart kubelet", timeout=LONG_TIMEOUT)
     return True
+
+
+def _check_kubelet(node: Node, authority: Authority, data: bytes, name: str) -> None:
+    wanted = {NameOID.COMMON_NAME: f"system:node:{name}", NameOID.ORGANIZATION_NAME: "system:nodes"}
+    good = authority.signed(data)
+    if good:
+        certificate = x509.load_pem_x509_certificate(data)
+        usage = [extension.value for extension in certificate.extensions if isinstance(extension.value, x509.ExtendedKeyUsage)]
+        good = {(part.oid, part.value) for part in certificate.subject} == set(wanted.items())
+        good = good and [set(each) for each in usage] == [{ExtendedKeyUsageOID.CLIENT_AUTH}]
+        good = good and not alternative_names(certificate)
+    if not good:
+        raise NodeError(
+            f"{node.name}: {CLIENT_PEM} is not a certificate of the kubelet of {name} that this cluster signed: it is not renewed",
+            hint="look at it there: openssl x509 -noout -subject -issuer",
+        )
 
 
 def _remember_access(cluster: Access) -> None:
     """The kubeconfig that is kept here gets the new certificate."""
     if cluster.known.state.exists:
-        master = cluster.first
-        config = kubeconfigs.named(yaml.safe_load(master.get(ADMIN)), cluster.known.state.name, master.address)
+        master, state = cluster.first, cluster.known.state
+        config = kubeconfigs.named(admin_identity(master, state.name, state.authority()), state.name, master.address)
         cluster.known.state.write("kubeconfig", kubeconfigs.text(config))
 
 

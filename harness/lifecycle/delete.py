@@ -14,7 +14,7 @@ from harness.lifecycle.access import Known
 from harness.lifecycle.parting import Parting
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.rootfs import MARK
-from harness.nodes import Machine, Node
+from harness.nodes import LONG_TIMEOUT, Machine, Node
 from harness.nodes.placing import STATE, unplace
 from harness.nodes.ssh import Ssh
 from harness.runtimes import kubeadm
@@ -128,9 +128,9 @@ def belongs(node: Node) -> list[str]:
 def clean(node: Node) -> None:
     """Take everything of a cluster off one machine and bring back what was there before. May be repeated after a kill."""
     kubeadm.reset(node)
-    node.run(machine.CLEAN, timeout=300)
+    node.run(machine.CLEAN, timeout=LONG_TIMEOUT)
     unplace(node)
-    node.run(machine.RESTORE, timeout=120)
+    node.run(machine.RESTORE, timeout=LONG_TIMEOUT)
     left = node.run(f"ls -A {STATE} 2>/dev/null || true").stdout.strip()
     if left:
         raise CommandError(f"{node.name}: {STATE} could not be emptied", hint="run the same command again", details=left)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from harness import checks, log
+from harness import checks, log, untrusted
 from harness.checks import Resource
 from harness.errors import CheckError, CommandError
 from harness.nodes import Node
@@ -61,7 +62,10 @@ def _name(pod: Resource) -> str:
 
 def minor(version: str) -> int:
     """20 of ``v1.20.2``."""
-    return int(version.removeprefix("v").split(".")[1])
+    found = re.match(r"v?[0-9]{1,4}\.([0-9]{1,4})", version)
+    if not found:
+        raise CheckError(f"{untrusted.shown(version)[:60]!r} is not a version of Kubernetes")
+    return int(found[1])
 
 
 class Api:
@@ -108,8 +112,9 @@ class Api:
         refused = {}
         for line in self.master.run("\n".join(script), timeout=120).stdout.splitlines():
             number, _, said = line.partition(" ")
-            if "NotFound" not in said:
-                refused[_name(pods[int(number)])] = _reason(said)
+            at = untrusted.number(number, maximum=len(pods) - 1)
+            if at is not None and "NotFound" not in said:
+                refused[_name(pods[at])] = _reason(said)
         return refused
 
     def delete_pods(self, node: str, pods: Sequence[Resource]) -> None:

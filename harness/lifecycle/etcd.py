@@ -88,8 +88,8 @@ class Etcd:
         found = {}
         for answer in _parsed(self._run(f"endpoint status -w json --endpoints={shlex.quote(urls)}", check=False)):
             told = answer.get("Status") or {}
-            member = int((told.get("header") or {}).get("member_id") or 0)
-            found[member] = EtcdStatus(int(told.get("dbSize") or 0), bool(member) and told.get("leader") == member)
+            member = _whole((told.get("header") or {}).get("member_id"))
+            found[member] = EtcdStatus(_whole(told.get("dbSize")), bool(member) and told.get("leader") == member)
         return found
 
     def alarms(self) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ class Etcd:
             status = _parsed(self._run("endpoint status -w json"))[0]["Status"]
             leader = gone.get(int(status["leader"]))
             if leader and leader.clients and rest:
-                self._run(f"move-leader {rest[0].id:x} --endpoints={leader.clients[0]}")
+                self._run(f"move-leader {rest[0].id:x} --endpoints={shlex.quote(leader.clients[0])}")
         except (SlipwayError, LookupError, ValueError, TypeError) as error:
             log.debug(f"etcd's leader stays: {error}")
 
@@ -164,15 +164,22 @@ def _parsed(text: str) -> list[dict[str, Any]]:
 
 
 def _members(answer: Mapping[str, Any]) -> tuple[EtcdMember, ...]:
-    return tuple(_member(entry) for entry in answer.get("members") or ())
+    try:
+        return tuple(_member(entry) for entry in answer.get("members") or ())
+    except (LookupError, ValueError, TypeError, AttributeError) as wrong:
+        raise CommandError("etcdctl member list: its answer cannot be read") from wrong
+
+
+def _whole(value: object) -> int:
+    return value if type(value) is int and value >= 0 else 0
 
 
 def _member(entry: Mapping[str, Any]) -> EtcdMember:
     return EtcdMember(
         int(entry["ID"]),
         str(entry.get("name") or ""),
-        tuple(entry.get("peerURLs") or ()),
-        tuple(entry.get("clientURLs") or ()),
+        tuple(map(str, entry.get("peerURLs") or ())),
+        tuple(map(str, entry.get("clientURLs") or ())),
         bool(entry.get("isLearner")),
     )
 

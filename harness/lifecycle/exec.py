@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import clusterstate
+from harness import clusterstate, process
 from harness.errors import CommandError, NodeError, SlipwayError, UsageError
 from harness.lifecycle import access
 from harness.lifecycle.access import Known
@@ -186,8 +186,17 @@ def on_each(chosen: Sequence[Target], command: str, jobs: int = JOBS, show: Show
 def _one(target: Target, command: str, show: Show | None, stop: threading.Event) -> Outcome:
     kept: dict[str, list[str]] = {"stdout": [], "stderr": []}
 
+    left = process.OUTPUT_LIMIT
+
     def take(stream: str, line: str) -> None:
+        nonlocal left
         if show is None:
+            left -= len(line) + 1
+            if left < 0:
+                raise NodeError(
+                    f"{target.name}: ended, since it printed more than {process.OUTPUT_LIMIT >> 20} MiB",
+                    hint="without -o json lines are shown as they come, and not kept",
+                )
             kept[stream].append(line)
         else:
             show(target.name, stream, line)

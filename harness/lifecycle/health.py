@@ -8,7 +8,7 @@ import datetime
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from harness import checks
+from harness import checks, untrusted
 from harness.checks import Problem, Resource
 from harness.lifecycle import fitness
 from harness.lifecycle.certificates import WARN_DAYS, Certificate
@@ -240,7 +240,7 @@ def _versions(health: Health) -> Iterable[tuple[str, Seen]]:
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", text or "")[:3])
+    return tuple(int(number) for number in re.findall(r"[0-9]{1,9}", text or "")[:3])
 
 
 @_check("services", "services", "kubelet, containerd, registry and balancer run on their machines, and keep running")
@@ -363,8 +363,8 @@ def _quota(items: Iterable[Resource]) -> int:
         if pod["metadata"]["name"].startswith("etcd-"):
             for word in pod["spec"]["containers"][0].get("command") or ():
                 name, _, value = str(word).partition("=")
-                if name == "--quota-backend-bytes" and value.isdigit():
-                    return int(value)
+                if name == "--quota-backend-bytes" and (quota := untrusted.number(value)):
+                    return quota
     return QUOTA
 
 

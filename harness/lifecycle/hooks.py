@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from harness import checks
+from harness import checks, untrusted
 from harness.clusterfile import Hook, Phase, Place
 from harness.clusterfile import hooks as values
 from harness.clusterfile.parse import image_hooks
-from harness.errors import Fault, InputError
+from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.lifecycle import backup, labels, rootfs, steps
 from harness.lifecycle.plan import Step, digest
 from harness.nodes import Node
@@ -24,6 +25,11 @@ FOLDER = "plugins"
 
 _SETTLE = 900
 """Seconds that CLUSTERCHECK waits at most, as sealer's does."""
+
+SNAPSHOTS = "snapshots"
+"""In the cluster's folder here: what hooks of type ETCD write that the user has not given."""
+
+_MOST_SNAPSHOTS = 1000
 
 BEFORE_JOINING = (Phase.PRE_SCALE_UP, Phase.PRE_INIT_HOST, Phase.PRE_JOIN)
 AFTER_JOINING = (Phase.POST_INIT_HOST, Phase.PRE_LAUNCH, Phase.POST_JOIN, Phase.POST_SCALE_UP)
@@ -55,6 +61,7 @@ def at(
     ``among`` are the addresses that the phase is about, such as those that join; None for all.
     """
     made: list[Step] = []
+    require_no_paths(values.at(hooks, phase))
     for number, hook in enumerate(values.at(hooks, phase), 1):
         nodes = _nodes(setup, hook, phase, among)
         if nodes and hook.type != "HOSTNAME":
@@ -141,6 +148,8 @@ def _clustercheck(setup: steps.Setup, _: Hook, __: Phase, ___: Node, ____: Colle
 
 def _etcd(setup: steps.Setup, hook: Hook, _: Phase, __: Node, ___: Collection[str] | None) -> str | None:
     """All of etcd as one file on this machine, for the eyes of its owner: it holds every secret of the cluster."""
+    if not hook.given:
+        return _etcd_kept(setup, hook)
     target = Path(hook.output or f"{setup.name}-etcd.db").expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as part:
@@ -151,6 +160,52 @@ def _etcd(setup: steps.Setup, hook: Hook, _: Phase, __: Node, ___: Collection[st
         finally:
             place.unlink(missing_ok=True)
     return f"{target}: {target.stat().st_size / 1e6:.1f} MB"
+
+
+def _etcd_kept(setup: steps.Setup, hook: Hook) -> str:
+    """For a hook that the user has not given: a new file in a folder of the cluster's own; what is there is never replaced."""
+    name = hook.output or f"{setup.name}-etcd.db"
+    setup.state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = untrusted.Tree(setup.state.folder, what=f"hook {hook.name}", error=UsageError)
+    for number in range(_MOST_SNAPSHOTS):
+        path = f"{SNAPSHOTS}/{untrusted.name(name, what=f'hook {hook.name}', error=UsageError)}{f'.{number}' if number else ''}"
+        try:
+            file = folder.create(path)
+        except FileExistsError:
+            continue
+        break
+    else:
+        raise UsageError(f"hook {hook.name}: {setup.state.folder / SNAPSHOTS} is full", hint="remove the snapshots that you do not need")
+    target = setup.state.folder / path
+    with file, tempfile.TemporaryFile(dir=setup.state.folder) as part:
+        try:
+            backup.take_snapshot(setup.first, cast("BinaryIO", part))
+            part.seek(0)
+            shutil.copyfileobj(part, file)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+    return f"{target}: {target.stat().st_size / 1e6:.1f} MB"
+
+
+def require_no_paths(found: Iterable[Hook]) -> None:
+    """Raises InputError for hooks that name a file of this machine, though the user has not given them with this command."""
+    faults = []
+    for hook in found:
+        if hook.type == "ETCD" and hook.output is not None and not hook.given:
+            try:
+                untrusted.name(hook.output, what="")
+            except StoreError:
+                faults.append(
+                    Fault(
+                        hook.where or f"Hook {hook.name}",
+                        f"hook {hook.name} names {untrusted.shown(hook.output)[:200]}: an image, or the Clusterfile that a cluster keeps, "
+                        "may not choose a place on this machine",
+                        f"give a plain name, for a file in {SNAPSHOTS}/ of the cluster's folder here, or the hook in a Clusterfile with -f",
+                    )
+                )
+    if faults:
+        raise InputError(faults)
 
 
 _ACTIONS: Mapping[str, Callable[[steps.Setup, Hook, Phase, Node, Collection[str] | None], str | None]] = {

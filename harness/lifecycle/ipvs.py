@@ -12,7 +12,7 @@ import ipaddress
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import resources
 
-from harness import log
+from harness import log, untrusted
 from harness.errors import CheckError, Fault
 from harness.nodes import Node, each
 from harness.nodes.placing import STATE, File, Files
@@ -100,7 +100,10 @@ def _lacks(found: Mapping[str, Sequence[str]]) -> str | None:
         return f"its kernel has no {' and no '.join(unknown)}"
     if missing and "sealed" in found:
         return f"its kernel takes no module any more (kernel.modules_disabled), and {' and '.join(missing)} is not loaded"
-    if missing and not int(found.get("capabilities", ["ffffffffffffffff"])[-1] or "0", 16) & _LOAD_MODULES:
+    if (
+        missing
+        and not (untrusted.number(found.get("capabilities", ["ffffffffffffffff"])[-1], base=16, maximum=(1 << 64) - 1) or 0) & _LOAD_MODULES
+    ):
         return f"it may not load {' and '.join(missing)} (no CAP_SYS_MODULE)"
     return None
 
@@ -275,7 +278,7 @@ until [ -e {ready} ]; do
   if [ "$(date +%s)" -gt "$end" ]; then journalctl -u slipway-balancer -n 20 --no-pager -o cat >&2; exit 1; fi
   sleep 0.1
 done""",
-        timeout=60,
+        timeout=600,
     )
 
 

@@ -391,7 +391,7 @@ def _render(work: Work) -> Step:
     def action() -> str:
         for image in {str(image.platform): image for image in setup.platforms.values()}.values():
             rootfs.tree(setup.store, image)
-        there = _rendered_files(work, work.setup.first, setup.first.run(f"cat {rootfs.RENDERED} 2>/dev/null || true").stdout.splitlines())
+        there = _rendered_files(work, work.setup.first, rootfs.rendered_before(setup.first))
         rendered: dict[str, Files] = {}
         lost: set[str] = set()
         for node in work.fresh:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import os
 import tempfile
@@ -20,8 +21,9 @@ from harness.nodes import Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
 from harness.runtimes import API_PORT
-from harness.runtimes.kubeadm import ADMIN, bracketed
+from harness.runtimes.kubeadm import admin_identity, bracketed
 from harness.runtimes.pki import FOLDER, general_name
+from harness.untrusted import KubeIdentity
 
 _MARK = "slipway"
 """The extension by which an entry in somebody's file is known to be ours, and may be replaced."""
@@ -43,7 +45,7 @@ def fetch(
         master = answering(cluster)
         if server is not None:
             _warn_of_name(master, server)
-        return named(yaml.safe_load(master.get(ADMIN)), name, server or master.address)
+        return named(admin_identity(master, name, cluster.known.state.authority()), name, server or master.address)
 
 
 def answering(cluster: Access) -> SshNode:
@@ -68,20 +70,27 @@ def _warn_of_name(master: SshNode, server: str) -> None:
         log.warning(f"the API's certificate does not hold for {server}: slipway certs add-names {server}")
 
 
-def named(config: Mapping[str, Any], name: str, server: str) -> dict[str, Any]:
+def named(identity: KubeIdentity, name: str, server: str) -> dict[str, Any]:
     """A kubeconfig of one cluster with its own names, so that several can live in one file."""
-    cluster = dict(config["clusters"][0]["cluster"])
-    cluster["server"] = f"https://{bracketed(server)}:{API_PORT}"
-    cluster["extensions"] = [{"name": _MARK, "extension": {"cluster": name}}]
     user = f"{name}-admin"
+    cluster = {
+        "certificate-authority-data": _base64(identity.authority),
+        "server": f"https://{bracketed(server)}:{API_PORT}",
+        "extensions": [{"name": _MARK, "extension": {"cluster": name}}],
+    }
+    credentials = {"client-certificate-data": _base64(identity.certificate), "client-key-data": _base64(identity.key)}
     return {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": name, "cluster": cluster}],
         "contexts": [{"name": name, "context": {"cluster": name, "user": user}}],
         "current-context": name,
-        "users": [{"name": user, "user": dict(config["users"][0]["user"])}],
+        "users": [{"name": user, "user": credentials}],
     }
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def text(config: Mapping[str, Any]) -> str:

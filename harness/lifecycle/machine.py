@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from harness.lifecycle import distribution, ipvs
-from harness.nodes import Node
+from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.placing import STATE, File, Files
 from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Cluster, Member, listens
 
@@ -266,7 +266,8 @@ done"""
 def start_containerd(node: Node) -> None:
     """(Re)start containerd and wait until it answers."""
     node.run(
-        f"{OVERLAY_WORKS}systemctl enable --no-reload containerd 2>&1; systemctl restart containerd && {_CONTAINERD_ANSWERS}", timeout=120
+        f"{OVERLAY_WORKS}systemctl enable --no-reload containerd 2>&1; systemctl restart containerd && {_CONTAINERD_ANSWERS}",
+        timeout=LONG_TIMEOUT,
     )
 
 
@@ -285,7 +286,9 @@ def start_balancer(node: Node, text: str) -> None:
         ipvs.start(node)
         return
     wait = listening("slipway-balancer", REGISTRY_PORT)
-    node.run(f"systemctl enable --no-reload slipway-balancer 2>&1; systemctl reload-or-restart slipway-balancer; {wait}", timeout=60)
+    node.run(
+        f"systemctl enable --no-reload slipway-balancer 2>&1; systemctl reload-or-restart slipway-balancer; {wait}", timeout=LONG_TIMEOUT
+    )
 
 
 def listening(unit: str, port: int, seconds: int = 20) -> str:

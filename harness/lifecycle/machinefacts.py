@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 
+from harness import untrusted
 from harness.lifecycle import distribution
 from harness.nodes.placing import STATE
 from harness.oci.model import Platform
@@ -351,13 +353,13 @@ def parse(text: str, before: float, after: float) -> MachineFacts:
             several.setdefault(key, []).append(value.strip())
     if not single.get("arch") or "time" not in single:
         raise ValueError("the machine gave no facts")
-    limits = [_number(value) for value in several.get("limit", ()) if value.isdigit()]
+    limits = [limit for value in several.get("limit", ()) if (limit := untrusted.number(value)) is not None]
     places = [Place.parse(value) for value in several.get("place", ()) if len(value.split()) >= 7]
     links = [value.split() for value in several.get("link", ())]
-    owners = [value.split(" ", maxsplit=2) for value in several.get("owner", ()) if value.count(" ") >= 2]
+    owners = [(_port(words[0]), words[1], words[2]) for value in several.get("owner", ()) if len(words := value.split(" ", 2)) == 3]
     containers = [value.split() for value in several.get("containers", ())]
-    resolver = [value.split() for value in several.get("resolv", ())]
-    addresses = [value.split() for value in several.get("address", ())]
+    resolver = [words for value in several.get("resolv", ()) if (words := value.split())]
+    addresses = [words for value in several.get("address", ()) if (words := value.split())]
     return MachineFacts(
         host=single.get("host", "").lower(),
         arch=Platform("linux", single["arch"]).normal().architecture,
@@ -371,9 +373,9 @@ def parse(text: str, before: float, after: float) -> MachineFacts:
         places={place.path: place for place in places},
         readonly=tuple(several.get("readonly", ())),
         unforward=tuple(several.get("unforward", ())),
-        capabilities=int(single.get("capabilities") or "ffffffffffffffff", 16),
-        files=_number(single["files"]) if single.get("files", "").isdigit() else None,
-        tasks=_number(single["tasks"]) if single.get("tasks", "").isdigit() else None,
+        capabilities=_capabilities(single.get("capabilities")),
+        files=untrusted.number(single.get("files")),
+        tasks=untrusted.number(single.get("tasks")),
         kmsg="kmsg" in single,
         evicts_otherwise="evicts" in single,
         cgroup=_number(single.get("cgroup")) or 2,
@@ -392,8 +394,8 @@ def parse(text: str, before: float, after: float) -> MachineFacts:
         uuid=single.get("uuid", "").lower(),
         links=tuple(Link(words[0], words[1], _number(words[2])) for words in links if len(words) == 3),
         routes=tuple(_routes(several)),
-        ports=frozenset(int(port, 16) for port in several.get("port", ())),
-        owners=_joined((int(port, 16), f"{name} ({pid})") for port, pid, name in owners),
+        ports=frozenset(port for value in several.get("port", ()) if (port := _port(value)) is not None),
+        owners=_joined((port, f"{name} ({pid})") for port, pid, name in owners if port is not None),
         left=tuple(several.get("left", ())),
         networks=tuple(several.get("network", ())),
         services=frozenset(value.split(" ", maxsplit=1)[0] for value in several.get("service", ())),
@@ -411,7 +413,18 @@ def parse(text: str, before: float, after: float) -> MachineFacts:
 
 
 def _number(text: str | None) -> int:
-    return int(text) if text and text.isdigit() else 0
+    return untrusted.number(text) or 0
+
+
+def _port(text: str) -> int | None:
+    """As /proc/net/tcp has it."""
+    return untrusted.number(text, base=16, maximum=65535)
+
+
+def _capabilities(text: str | None) -> int:
+    """All of them where the machine does not say."""
+    found = untrusted.number(text or None, base=16, maximum=(1 << 64) - 1)
+    return (1 << 64) - 1 if found is None else found
 
 
 def _joined(pairs: Iterable[tuple[int, str]]) -> dict[int, str]:
@@ -434,24 +447,45 @@ def _searches(lines: Iterable[list[str]]) -> tuple[str, ...]:
 def _ahead(single: Mapping[str, str], before: float, after: float) -> float:
     """How far the machine's clock is ahead: what it said first is compared with our asking, what it said last with its answer."""
     # Some date programs know no nanoseconds and print %N.
-    last = float(re.sub(r"\.?%?N$", "", single["time"]))
-    first = float(re.sub(r"\.?%?N$", "", single.get("begun") or single["time"]))
+    last = untrusted.decimal(re.sub(r"\.?%?N$", "", single["time"]))
+    first = untrusted.decimal(re.sub(r"\.?%?N$", "", single.get("begun") or single["time"]))
+    if last is None or first is None:
+        raise ValueError("the machine gave no time")
     return ((first - before) + (last - after)) / 2
 
 
 def _routes(several: Mapping[str, list[str]]) -> Iterable[Route]:
     for value in several.get("route", ()):
         words = value.split()
-        if len(words) == 4:
-            link, network, gateway, mask = words[0], *(_address(word) for word in words[1:])
-            yield Route(link, f"{network}/{ipaddress.ip_network(f'0.0.0.0/{mask}').prefixlen}", gateway if int(words[2], 16) else None)
+        # What is no route is left out: the kernel's tables have none of that kind.
+        with contextlib.suppress(ValueError):
+            link, network, gateway, mask = words[0] if words else "", *(_address(word) for word in words[1:])
+            yield Route(
+                link,
+                str(ipaddress.ip_network(f"{network}/{mask}", strict=False)),
+                None if gateway == "0.0.0.0" else gateway,  # noqa: S104
+            )
     for value in several.get("route6", ()):
         words = value.split()
-        if len(words) == 4:
-            network6, gateway6 = (ipaddress.IPv6Address(int(word, 16)) for word in (words[1], words[3]))
-            yield Route(words[0], f"{network6}/{int(words[2], 16)}", None if int(gateway6) == 0 else str(gateway6))
+        with contextlib.suppress(ValueError):
+            link, network, length, gateway = words
+            network6, gateway6 = _address6(network), _address6(gateway)
+            prefix = untrusted.number(length, base=16, maximum=128)
+            yield Route(
+                link, str(ipaddress.ip_network(f"{network6}/{prefix}", strict=False)), None if int(gateway6) == 0 else str(gateway6)
+            )
 
 
 def _address(word: str) -> str:
     """An IPv4 address as /proc/net/route has it: the bytes of the machine's own order, which is little-endian wherever we run."""
-    return str(ipaddress.IPv4Address(int(word, 16).to_bytes(4, "little")))
+    found = untrusted.number(word, base=16, maximum=(1 << 32) - 1)
+    if found is None:
+        raise ValueError(f"{word!r} is no address")
+    return str(ipaddress.IPv4Address(found.to_bytes(4, "little")))
+
+
+def _address6(word: str) -> ipaddress.IPv6Address:
+    found = untrusted.number(word, base=16, maximum=(1 << 128) - 1)
+    if found is None:
+        raise ValueError(f"{word!r} is no address")
+    return ipaddress.IPv6Address(found)

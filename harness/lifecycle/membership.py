@@ -16,7 +16,7 @@ from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.lifecycle import access, drain, ipvs, machine, registry
 from harness.lifecycle.steps import CONFIG_MAP, access_entry
-from harness.nodes import Login, Machine, Node, each
+from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, each
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, place
 from harness.nodes.ssh import Ssh, SshNode
@@ -267,7 +267,7 @@ def answering(masters: Sequence[SshNode], errors: Mapping[SshNode, NodeError]) -
 def remember(found: Gathered, record: Record, *, kubeconfig_from: Node) -> None:
     """What this machine keeps: the way into each member, and a kubeconfig that leads to a master that lives."""
     server = kubeconfig_from.address
-    found.state.write("kubeconfig", kubeadm.administrator(kubeconfig_from, server).decode())
+    found.state.write("kubeconfig", kubeadm.administrator(kubeconfig_from, server, found.state.name, found.state.authority()).decode())
     by_address = {node.address: node for node in found.ssh.nodes}
     entries = {
         kind: [{**access_entry(by_address[address]), "name": found.name(by_address[address])} for address in addresses]
@@ -291,7 +291,7 @@ def tell_balancer(node: Node, text: str) -> bool:
     changed = place(node, machine.balancer_files(text))
     if any(path.endswith((".service", ".sh")) for path in changed):
         # Of an earlier slipway, which could not be told.
-        node.run("systemctl daemon-reload; systemctl restart slipway-balancer", timeout=60)
+        node.run("systemctl daemon-reload; systemctl restart slipway-balancer", timeout=LONG_TIMEOUT)
     elif changed:
         machine.start_balancer(node, text)
     return bool(changed)

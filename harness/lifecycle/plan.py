@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,7 +16,7 @@ from typing import Any
 
 from harness import log
 from harness.errors import SlipwayError
-from harness.nodes import Node, together
+from harness.nodes import Node, no_thread, together
 from harness.nodes.placing import STATE
 
 JOURNAL = f"{STATE}/journal"
@@ -125,8 +126,13 @@ class _Shown:
         self.notes: list[str] = []
         self.failed = False
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._show, daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = threading.Thread(target=self._show, daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as refused:
+            # Work is more important than its display.
+            self._thread = None
+            log.debug(f"{step.id} is not shown: {refused}")
 
     def _show(self) -> None:
         try:
@@ -147,7 +153,8 @@ class _Shown:
     def end(self, *, failed: bool = False) -> None:
         self.failed = self.failed or failed
         self._ended.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
 
 class _FailedError(Exception):
@@ -164,14 +171,17 @@ def execute(steps: Sequence[Step], journal: Journal | None = None) -> None:
     journal = journal or Journal()
     ended: queue.Queue[_Ended] = queue.Queue()
     shown: dict[str, _Shown] = {}
-    slots = threading.Semaphore(_MOST_AT_ONCE)
+    pool = _Pool(lambda task: _work(task, journal, ended), min(_MOST_AT_ONCE, len(tasks)))
     failures: list[BaseException] = []
     running = 0
 
     def start(task: _Task) -> None:
         if task.step.id not in shown:
             shown[task.step.id] = _Shown(task.step)
-        threading.Thread(target=_work, args=(task, journal, slots, ended), daemon=True).start()
+        try:
+            pool.put(task)
+        except RuntimeError as refused:
+            ended.put(_Ended(task, no_thread(refused), skipped=False, note=""))
 
     try:
         for task in [task for task in tasks if task.waits == 0]:
@@ -189,6 +199,7 @@ def execute(steps: Sequence[Step], journal: Journal | None = None) -> None:
                     start(follower)
                     running += 1
     finally:
+        pool.close()
         # Those left are steps of which not every node was begun, or all of them when we were interrupted.
         for display in shown.values():
             if display.left:
@@ -206,28 +217,72 @@ def _account(display: _Shown, result: _Ended) -> None:
         display.end()
 
 
-def _work(task: _Task, journal: Journal, slots: threading.Semaphore, ended: queue.Queue[_Ended]) -> None:
+class _Pool:
+    """Threads that take tasks from a queue: as many as there are tasks that wait or run, but never more than ``most``."""
+
+    def __init__(self, work: Callable[[_Task], None], most: int) -> None:
+        self._work = work
+        self._most = most
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._open = 0
+
+    def put(self, task: _Task) -> None:
+        """Have a task done. Raises RuntimeError when no thread does it and none can be started; another one may do it later."""
+        with self._lock:
+            self._open += 1
+            self._tasks.put(task)
+            if self._open <= self._threads or self._threads == self._most:
+                return
+            try:
+                threading.Thread(target=self._take, daemon=True).start()
+            except RuntimeError:
+                if self._threads:
+                    return
+                self._open -= 1
+                self._tasks.get_nowait()
+                raise
+            self._threads += 1
+
+    def close(self) -> None:
+        """Let every thread end once it has done what it does; what none has begun is not begun any more."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()
+        for _ in range(self._threads):
+            self._tasks.put(None)
+
+    def _take(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            try:
+                self._work(task)
+            finally:
+                with self._lock:
+                    self._open -= 1
+
+
+def _work(task: _Task, journal: Journal, ended: queue.Queue[_Ended]) -> None:
     step, node = task.step, task.node
     error: BaseException | None = None
     skipped, note = False, ""
-    with slots:
-        began = time.monotonic()
-        try:
-            if node is None:
-                note = _text(step.action())
+    began = time.monotonic()
+    try:
+        if node is None:
+            note = _text(step.action())
+        else:
+            inputs = step.inputs(node) if step.inputs else None
+            if inputs is not None and journal.has(node, step.id, inputs):
+                skipped = True
             else:
-                inputs = step.inputs(node) if step.inputs else None
-                if inputs is not None and journal.has(node, step.id, inputs):
-                    skipped = True
-                else:
-                    note = _text(step.action(node))
-                    if inputs is not None:
-                        journal.add(node, step.id, inputs)
-        except BaseException as failure:
-            error = failure
-            if isinstance(failure, SlipwayError):
-                log.debug(f"{step.id} failed: {failure.message}")
-        log.debug(f"{step.id} {node.name if node else 'here'}: {time.monotonic() - began:.2f} s{' (skipped)' if skipped else ''}")
+                note = _text(step.action(node))
+                if inputs is not None:
+                    journal.add(node, step.id, inputs)
+    except BaseException as failure:
+        error = failure
+        if isinstance(failure, SlipwayError):
+            log.debug(f"{step.id} failed: {failure.message}")
+    log.debug(f"{step.id} {node.name if node else 'here'}: {time.monotonic() - began:.2f} s{' (skipped)' if skipped else ''}")
     ended.put(_Ended(task, error, skipped, note))
 
 

@@ -263,17 +263,17 @@ def parse(text: str) -> Answer:
     by_key: dict[str, list[str]] = {}
     for key, _, value in lines:
         by_key.setdefault(key, []).append(value)
-    up = float(by_key["up"][0]) if by_key.get("up") else 0.0
+    up = (untrusted.decimal(by_key["up"][0]) if by_key.get("up") else None) or 0.0
     images = [value.split(" ", maxsplit=1) for value in by_key.get("image", ())]
     servers = [value.split() for value in by_key.get("server", ())]
-    syncs = [value.split() for value in by_key.get("sync", ())]
+    syncs = [tuple(map(untrusted.decimal, words)) for value in by_key.get("sync", ()) if len(words := value.split()) == 2]
     return Answer(
         units=dict(_units(by_key.get("unit", ()), up)),
         holds="holds" in by_key,
         api=by_key["api"][0] if by_key.get("api") else None,
         images={words[0]: words[1] for words in images if len(words) == 2 and words[1]},
         servers={(words[0], words[1]): " ".join(words[2:]) for words in servers if len(words) > 2},
-        syncs={float(words[0]): int(float(words[1])) for words in syncs if len(words) == 2},
+        syncs={seconds: int(count) for seconds, count in syncs if seconds is not None and count is not None},
     )
 
 
@@ -286,10 +286,13 @@ def _units(lines: Sequence[str], up: float) -> Iterator[tuple[str, Unit]]:
             block[name] = value
             continue
         if block.get("Id") and block.get("LoadState") == "loaded":
-            since = int(block.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
+            since = (untrusted.number(block.get("ActiveEnterTimestampMonotonic")) or 0) / 1e6
             active = block.get("ActiveState", "unknown")
             state = active if active == "active" else f"{active} ({block.get('SubState', '')})"
-            yield block["Id"].removesuffix(".service"), Unit(state, int(block.get("NRestarts") or 0), up - since if since else None)
+            yield (
+                block["Id"].removesuffix(".service"),
+                Unit(state, untrusted.number(block.get("NRestarts")) or 0, up - since if since else None),
+            )
         block = {}
 
 

@@ -19,7 +19,7 @@ def ask(node: Node) -> MachineFacts:
     """The facts about one machine. Raises NodeError when it gives none."""
     before = time.time()
     try:
-        text = node.run(SCRIPT, timeout=60).stdout
+        text = node.run(SCRIPT, timeout=300).stdout
         return parse(text, before, time.time())
     except (ValueError, CommandError) as error:
         raise NodeError(

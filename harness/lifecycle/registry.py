@@ -14,13 +14,14 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import BinaryIO, Protocol
 
+from harness import untrusted
 from harness.cloudimage import Blob, ImageSet
 from harness.credentials import Credential
 from harness.errors import StoreError
 from harness.lifecycle import distribution
 from harness.lifecycle.distribution import Parcel
 from harness.lifecycle.machine import listening
-from harness.nodes import Node
+from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.placing import STATE, File, Files, put_all, tar_stream
 from harness.oci.model import INDEXES, MANIFESTS
 from harness.oci.reference import Reference
@@ -146,8 +147,8 @@ def domains(images: ImageSet) -> tuple[str, ...]:
 def held(node: Node) -> dict[str, int]:
     """The blobs that a node has, by path, with their sizes: one that was cut short has another."""
     script = f"cd {STORAGE} 2>/dev/null || exit 0; find {_V2}/blobs -type f -name data -exec stat -c '%s %n' {{}} + 2>/dev/null || true"
-    pairs = (line.split(" ", maxsplit=1) for line in node.run(script).stdout.splitlines())
-    return {path: int(size) for size, path in pairs}
+    pairs = (line.partition(" ") for line in node.run(script, timeout=LONG_TIMEOUT).stdout.splitlines())
+    return {path: size for text, _, path in pairs if (size := untrusted.number(text)) is not None}
 
 
 # Blobs may be read already while others are on their way: each appears whole, in one move.
@@ -211,7 +212,7 @@ def start(node: Node, certificate: bytes, key: bytes) -> None:
     node.run(
         "systemctl enable --no-reload slipway-registry 2>&1; systemctl restart slipway-registry; "
         f"{listening('slipway-registry', REGISTRY_PORT)}",
-        timeout=60,
+        timeout=600,
     )
 
 

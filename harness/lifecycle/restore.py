@@ -28,12 +28,12 @@ from harness.lifecycle.backup import ETCD_DATA, Contents, open_backup
 from harness.lifecycle.join import without_secrets
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.rootfs import MARK
-from harness.nodes import Login, Machine, Node
+from harness.nodes import LONG_TIMEOUT, Login, Machine, Node
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, File, put_all, tar_stream
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS, documents, staticpods
-from harness.runtimes.kubeadm import ADMIN, KUBECTL, bracketed
+from harness.runtimes.kubeadm import KUBECTL, admin_identity, bracketed
 from harness.runtimes.pki import FOLDER
 
 REPLACED = f"{ETCD_DATA}/replaced-by-restore"
@@ -172,7 +172,7 @@ def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
         put_data(node, source, image, peers)
 
     def kubelets(node: Node) -> None:
-        node.run("systemctl restart kubelet", timeout=60)
+        node.run("systemctl restart kubelet", timeout=LONG_TIMEOUT)
 
     def again() -> str:
         return restart_watchers(cluster.kubectl)
@@ -181,7 +181,7 @@ def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
         return _settle(cluster.kubectl, [node.name for node in everybody], timeout)
 
     def access_kept() -> None:
-        _keep_access(cluster)
+        _keep_access(cluster, source.contents.keys.get("ca.crt"))
 
     return [
         Step("stop", "stop the masters", staticpods.stop, masters),
@@ -207,7 +207,7 @@ def put_data(node: Node, source: _Source, image: str, peers: Mapping[str, str]) 
     """
     name = next(peer for peer, address in peers.items() if address == node.address)
     urls = {peer: f"https://{bracketed(address)}:2380" for peer, address in peers.items()}
-    node.run(f"set -e; rm -rf {_WORK}; mkdir -p -m 700 {ETCD_DATA}; mkdir -m 700 {_WORK}")
+    node.run(f"set -e; rm -rf {_WORK}; mkdir -p -m 700 {ETCD_DATA}; mkdir -m 700 {_WORK}", timeout=LONG_TIMEOUT)
     node.put_tar(_writer(source), _WORK)
     arguments = shlex.join(
         [
@@ -262,9 +262,9 @@ def _settle(kubectl: NodeKubectl, names: Sequence[str], timeout: float) -> str:
     return f"{len(names)} Ready"
 
 
-def _keep_access(cluster: Access) -> None:
+def _keep_access(cluster: Access, authority: bytes | None) -> None:
     state, master = cluster.known.state, cluster.first
-    config = kubeconfigs.named(yaml.safe_load(master.get(ADMIN)), state.name, master.address)
+    config = kubeconfigs.named(admin_identity(master, state.name, authority), state.name, master.address)
     state.write("kubeconfig", kubeconfigs.text(config))
     state.remember(
         {

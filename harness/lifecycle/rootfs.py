@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import BinaryIO
 
-from harness import render, trees, untrusted
+from harness import log, render, trees, untrusted
 from harness.cloudimage import PlatformImage
 from harness.errors import StoreError
 from harness.lifecycle import distribution
 from harness.lifecycle.distribution import Load, Parcel
-from harness.nodes import Node
+from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.placing import STATE, File, archive, tar_stream
 from harness.oci.extract import open_layer
 from harness.oci.model import GZIP_LAYERS, Descriptor
@@ -97,7 +97,7 @@ def rendered(
 
 def send(node: Node, tree: Path, script: str = _RECEIVE) -> None:
     """Put the whole tree onto a node, in place of what it has: for one that cannot gather it. ``script`` takes it as a tar."""
-    node.run(script, input=lambda stream: _write(stream, _walk(tree)), timeout=3600)
+    node.run(script, input=lambda stream: _write(stream, _walk(tree)), timeout=2 * LONG_TIMEOUT)
 
 
 SMALL = 128
@@ -175,22 +175,52 @@ def _packed(store: Store, layers: Sequence[Descriptor], there: Collection[str]) 
 
 def send_rendered(node: Node, files: Mapping[str, File], tree: Path) -> None:
     """Put rendered files over the tree of a node. What was rendered the last time and is not any more is as the image has it again."""
-    listed = node.run(f"cat {RENDERED} 2>/dev/null || true").stdout.splitlines()
-    back = {path: _original(tree / path) for path in listed if path not in files}
+    listed = rendered_before(node)
+    back = {path: _original(tree, path) for path in listed if path not in files}
     gone = "".join(f"rm -f {shlex.quote(f'{ROOTFS}/{path}')}; " for path, file in back.items() if file is None)
     sent = {f"/{path}": file for path, file in {**back, **files}.items() if file is not None}
     if sent:
-        node.run(f"{gone}tar -C {ROOTFS} -xopf -", input=archive(sent))
+        node.run(f"{gone}tar -C {ROOTFS} -xopf -", input=archive(sent), timeout=LONG_TIMEOUT)
     elif gone:
         node.run(gone)
     if files or listed:
         node.run(f"cat > {RENDERED}", input="".join(f"{path}\n" for path in sorted(files)))
 
 
-def _original(path: Path) -> File | None:
-    if path.is_symlink():
-        return File(link=str(path.readlink()))
-    return File(path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) if path.is_file() else None
+def rendered_before(node: Node) -> list[str]:
+    """The paths, relative to the rootfs, that a node says were rendered for it. Anything else that it says is left out."""
+    listed = node.run(f"cat {RENDERED} 2>/dev/null || true").stdout.splitlines()
+    return [path for path in dict.fromkeys(listed) if _is_plain(path)]
+
+
+def _is_plain(path: str) -> bool:
+    try:
+        return untrusted.relative_path(path, what="") == path
+    except StoreError:
+        log.warning(f"{untrusted.shown(path)[:120]!r} is no path of a rendered file: it is left out")
+        return False
+
+
+def _original(tree: Path, path: str) -> File | None:
+    """As the image has it; None when it does not. The path is a machine's: it is taken only if the tree lists it, no link followed."""
+    above, _, name = path.rpartition("/")
+    place = tree / path
+    try:
+        inside = untrusted.Tree(tree)
+        if any((tree / part).is_symlink() for part in _folders(above)) or name not in inside.list(above):
+            return None
+        if place.is_symlink():
+            return File(link=str(place.readlink()))
+        return File(inside.read_bytes(path), stat.S_IMODE(inside.stat(path).st_mode)) if inside.is_file(path) else None
+    except (StoreError, OSError) as wrong:
+        log.debug(f"{untrusted.shown(path)}: {wrong}")
+        return None
+
+
+def _folders(path: str) -> list[str]:
+    """``a``, ``a/b``, ``a/b/c`` of ``a/b/c``."""
+    parts = [part for part in path.split("/") if part]
+    return ["/".join(parts[: number + 1]) for number in range(len(parts))]
 
 
 def fingerprint(files: Mapping[str, File]) -> str:

@@ -14,11 +14,12 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from harness import untrusted
 from harness.cloudimage import PlatformImage
 from harness.errors import CommandError
 from harness.lifecycle import rootfs
 from harness.lifecycle.distribution import Parcel
-from harness.nodes import Node
+from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.placing import STATE, File, archive
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS
@@ -90,7 +91,7 @@ def wanted(tree: Path, rendered: Mapping[str, File]) -> Contents:
 
 def ask(node: Node, folder: str = ROOTFS) -> Contents:
     """What a node has in a folder; empty when there is none. Raises CommandError when the answer is not whole."""
-    lines = node.run(_TELL.format(folder=folder), timeout=600).stdout.splitlines()
+    lines = node.run(_TELL.format(folder=folder), timeout=LONG_TIMEOUT).stdout.splitlines()
     if lines[-1:] != ["end"]:
         raise CommandError(f"{node.name}: what is in {folder} could not be read")
     return parse(lines[:-1])
@@ -105,7 +106,7 @@ def parse(lines: Iterable[str]) -> Contents:
         kind, _, rest = line.partition(" ")
         if kind == "mode":
             mode, _, path = rest.partition(" ")
-            modes[_plain(path)] = int(mode, 8)
+            modes[_plain(path)] = untrusted.number(mode, base=8, maximum=0o7777) or 0
         elif kind == "file":
             digest, _, path = rest.partition("  ")
             digests[_plain(path)] = digest
@@ -160,7 +161,7 @@ def stage(node: Node, delta: Delta, bring: Callable[[], str], rendered: Mapping[
     said = ""
     if delta.changed:
         said = bring()
-        node.run(f"tar -C {NEXT} -xopf -", input=archive({f"/{path}": file for path, file in rendered.items()}))
+        node.run(f"tar -C {NEXT} -xopf -", input=archive({f"/{path}": file for path, file in rendered.items()}), timeout=LONG_TIMEOUT)
     node.run(f"cat > {_RENDERED}.next", input="".join(f"{path}\n" for path in sorted(rendered)))
     node.run(f"echo {shlex.quote(name)} > {_STAGED if delta.changed else _CURRENT}")
     return said
@@ -184,7 +185,7 @@ if [ -e {_RENDERED}.next ]; then mv {_RENDERED}.next {_RENDERED}; fi
 
 def switch(node: Node, name: str) -> None:
     """Put the next rootfs into its place; what ran from the former one goes on. May be repeated."""
-    node.run(_SWITCH % shlex.quote(name), timeout=300)
+    node.run(_SWITCH % shlex.quote(name), timeout=LONG_TIMEOUT)
 
 
 def begin(node: Node) -> frozenset[str]:

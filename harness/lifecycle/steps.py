@@ -24,7 +24,7 @@ from harness.errors import CheckError, CommandError, Fault, InputError, StoreErr
 from harness.lifecycle import ipvs, machine, preflight, registry, rootfs
 from harness.lifecycle.distribution import Exchange
 from harness.lifecycle.plan import Step, digest
-from harness.nodes import Node, each
+from harness.nodes import LONG_TIMEOUT, Node, each
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, Files, place
 from harness.nodes.ssh import Ssh, SshNode
@@ -420,11 +420,11 @@ def machine_files(setup: Setup, node: Node) -> Files:
 
 def set_up_machines(setup: Setup) -> Step:
     def action(node: Node) -> None:
-        node.run(machine.NOTE_STATE)
+        node.run(machine.NOTE_STATE, timeout=LONG_TIMEOUT)
         mark(setup, node)
         place(node, machine_files(setup, node))
         machine.set_hosts(node, setup.hosts_lines(node))
-        node.run(machine.APPLY)
+        node.run(machine.APPLY, timeout=LONG_TIMEOUT)
 
     def inputs(node: Node) -> str:
         files = {path.lstrip("/"): file for path, file in machine_files(setup, node).items()}

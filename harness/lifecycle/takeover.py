@@ -130,7 +130,10 @@ def adopt(taken: Taken, connections: Connections, masters: tuple[Machine, ...], 
     assert cluster is not None
     opened = connections.connect()
     first = opened[0]
-    identity = first.run(f"sha256sum {PKI}/ca.crt").stdout.split()[0][:16]
+    said = first.run(f"sha256sum {PKI}/ca.crt").stdout
+    if not re.match(r"[0-9a-f]{64}\s", said):
+        raise NodeError(f"{first.name}: the checksum of {PKI}/ca.crt cannot be read")
+    identity = said[:16]
     foreign = [
         f"{node.address} belongs to a cluster {owner[0]}"
         for node, owner in zip(opened, each(opened, lambda node: node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()), strict=True)
@@ -166,7 +169,7 @@ chmod 755 {STATE}
 def _remember(cluster: Cluster, connections: Connections, first: Node, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:
     state = ClusterState.of(cluster.name)
     by_address = {node.address: node for node in connections.nodes}
-    state.write("kubeconfig", administrator(first, first.address).decode())
+    state.write("kubeconfig", administrator(first, first.address, cluster.name).decode())
     if connections.known_hosts.exists():
         state.write("known_hosts", connections.known_hosts.read_text())
     state.remember(

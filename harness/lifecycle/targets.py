@@ -227,7 +227,8 @@ def _by_kubeconfig(where: Where, nodes: bool, home: Path | None) -> Iterator[Tar
         raise UsageError("kubectl is needed here for --kubeconfig, and is not on PATH", hint="--masters IP runs it on a master")
     kubectl = NodeKubectl(here, kubeconfig=str(where.kubeconfig.absolute()), program="kubectl", home=str(Path.home()))
     version, listed = _version(kubectl), _nodes(kubectl)
-    uid = kubectl.run("get", "namespace", "kube-system", "--output=jsonpath={.metadata.uid}")[:8]
+    answer = kubectl.run("get", "namespace", "kube-system", "--output=jsonpath={.metadata.uid}")[:8]
+    uid = untrusted.name(answer, what="the uid of the namespace kube-system", error=CheckError)
     state = ClusterState(f"of-kubeconfig-{uid}", (home or paths.home()) / "clusters" / f"of-kubeconfig-{uid}")
     with ExitStack() as stack:
         connected: list[Node] = []
@@ -255,7 +256,7 @@ def _by_kubeconfig(where: Where, nodes: bool, home: Path | None) -> Iterator[Tar
 
 def _container(provider: str) -> str:
     """The container of the engine here that a node of kind is: ``kind://docker/CLUSTER/CONTAINER``."""
-    return provider.rpartition("/")[2]
+    return untrusted.name(provider.rpartition("/")[2], what="the providerID of a node", error=CheckError)
 
 
 def _reached(ssh: Ssh) -> tuple[Node, ...]:

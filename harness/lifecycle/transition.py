@@ -21,7 +21,7 @@ from harness.lifecycle import apps, backup, drain, etcd, hooks, machine, registr
 from harness.lifecycle.membership import Gathered
 from harness.lifecycle.moves import DONE, ROLLBACK, UPGRADE, Move, write
 from harness.lifecycle.plan import Journal, Step, digest
-from harness.nodes import Node, each
+from harness.nodes import LONG_TIMEOUT, Node, each
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, Files, place, read_all
 from harness.nodes.ssh import SshNode
@@ -279,7 +279,7 @@ def _compare(work: Work) -> Step:
             delta = staging.compare(target, staging.ask(node), staging.ask(node, staging.FORMER))
             small = sum(entry.size for path, entry in target.items() if not path.startswith(("bin/", "lib/")))
             needed = delta.bytes + small + lacking.get(node.address, 0) + _UNPACKED * fresh + _ROOM
-            free = int(node.run(f"df -Pk {STATE} | tail -n 1 | awk '{{print $4}}'").stdout) * 1024
+            free = _free(node)
             short = f"{work.name(node)} has {free / 1e6:.0f} MB free in {STATE}, {needed / 1e6:.0f} MB are needed"
             return delta, short if free < needed and (delta.bytes or fresh) else ""
 
@@ -294,6 +294,14 @@ def _compare(work: Work) -> Step:
     return Step("compare", "see what the nodes have", action, after=("make-keys",))
 
 
+def _free(node: Node) -> int:
+    """Bytes. Raises CommandError for an answer that is no number."""
+    kilobytes = untrusted.number(node.run(f"df -Pk {STATE} | tail -n 1 | awk '{{print $4}}'").stdout.strip())
+    if kilobytes is None:
+        raise CommandError(f"{node.name}: df does not say how much of {STATE} is free")
+    return kilobytes * 1024
+
+
 def _blobs(work: Work) -> dict[str, int]:
     """Bytes of images that the registries lack, by address."""
     setup = work.setup
@@ -301,8 +309,12 @@ def _blobs(work: Work) -> dict[str, int]:
         return {}
 
     def one(node: SshNode) -> int:
-        found = node.run(f"cd {registry.STORAGE} 2>/dev/null || exit 0; find . -type f -name data -exec stat -c '%s %n' {{}} + || true")
-        has = {path.removeprefix("./"): int(size) for size, _, path in (line.partition(" ") for line in found.stdout.splitlines())}
+        found = node.run(
+            f"cd {registry.STORAGE} 2>/dev/null || exit 0; find . -type f -name data -exec stat -c '%s %n' {{}} + || true",
+            timeout=LONG_TIMEOUT,
+        )
+        lines = (line.partition(" ") for line in found.stdout.splitlines())
+        has = {path.removeprefix("./"): untrusted.number(size) for size, _, path in lines}
         return sum(blob.size for path, blob in setup.layout.blobs.items() if has.get(path) != blob.size)
 
     return dict(zip((node.address for node in setup.registries), each(setup.registries, one), strict=True))
@@ -453,7 +465,7 @@ def _change(work: Work, node: SshNode, together: Sequence[SshNode]) -> str:
     staging.switch(node, work.move.id)
     place(node, steps.machine_files(setup, node))
     machine.set_hosts(node, setup.hosts_lines(node))
-    node.run(machine.APPLY)
+    node.run(machine.APPLY, timeout=LONG_TIMEOUT)
     for step in hooks.at(setup, work.hooks, Phase.UPGRADE_HOST, (), among={node.address}) if work.move.kind == UPGRADE else ():
         if node in step.nodes:
             step.action(node)

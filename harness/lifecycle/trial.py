@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from harness import log
+from harness import log, untrusted
 from harness.errors import SlipwayError
 from harness.lifecycle.fitness import VXLAN_PORT, Target, Trial, Wanted, ports_of, ways
 from harness.lifecycle.machinefacts import LISTENER
@@ -224,9 +224,12 @@ def _listening(nodes: Mapping[str, Node], targets: Sequence[Target], wanted: Wan
 def listening(text: str) -> Listener | None:
     """What the program that listens says about itself; None when there was none to run."""
     for line in text.splitlines():
-        word, *rest = line.split()
-        if word == "listening" and rest and rest[0].isdigit():
-            return Listener(int(rest[0]), frozenset(int(port) for port in rest[1:] if port.isdigit()), "udp" in rest)
+        word, *rest = line.split() or [""]
+        # It is told to end by this number: 0 and 1 would be others than a child of ours.
+        pid = untrusted.number(rest[0], maximum=1 << 22) if rest else None
+        if word == "listening" and pid is not None and pid > 1:
+            ports = (untrusted.number(port, maximum=65535) for port in rest[1:])
+            return Listener(pid, frozenset(port for port in ports if port is not None), "udp" in rest)
     return None
 
 
@@ -237,11 +240,12 @@ def parse(text: str) -> Trial:
     syncs: list[float] = []
     for line in text.splitlines():
         words = line.split()
-        if words[:1] == ["reach"] and len(words) == 4 and words[2].isdigit():
-            reached[words[1], int(words[2])] = words[3]
+        if words[:1] == ["reach"] and len(words) == 4 and (port := untrusted.number(words[2], maximum=65535)) is not None:
+            reached[words[1], port] = words[3]
         elif words[:1] == ["packet"] and len(words) == 3:
             packets[words[1]] = words[2] == "yes"
         elif words[:1] == ["sync"] and len(words) == 2:
-            with contextlib.suppress(ValueError):
-                syncs.append(float(words[1]))
+            seconds = untrusted.decimal(words[1])
+            if seconds is not None:
+                syncs.append(seconds)
     return Trial(reached, frozenset(), tuple(syncs), packets)

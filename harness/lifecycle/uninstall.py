@@ -20,7 +20,7 @@ from harness.lifecycle.apps import Installed
 from harness.lifecycle.inventory import Object
 from harness.lifecycle.plan import Journal, Step, digest, execute
 from harness.lifecycle.targets import Target, Where
-from harness.nodes import Node
+from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.placing import read_all
 from harness.oci.model import Platform
 from harness.oci.store import Store
@@ -195,7 +195,10 @@ def _clean(work: Work, after: str) -> Step:
     def action(node: Node) -> None:
         # With the last application goes what was noted about them.
         root = shlex.quote(work.target.root)
-        node.run(f'rm -rf {shlex.quote(work.folder)}; if [ "$(ls -A {root} 2>/dev/null)" = journal ]; then rm -r {root}; fi')
+        node.run(
+            f'rm -rf {shlex.quote(work.folder)}; if [ "$(ls -A {root} 2>/dev/null)" = journal ]; then rm -r {root}; fi',
+            timeout=LONG_TIMEOUT,
+        )
 
     return Step("clean", "remove its files", action, work.target.masters, after_all=(after,))
 

@@ -264,6 +264,8 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: Options, st
     info = setup.main.info
     chosen = clusterfiles.launch(known.usable, info) if not known.faults else None
     launch = info.launch if chosen is None else chosen
+    found_hooks = values.merged(hooks.of_image(tree), known.usable.hooks)
+    hooks.require_no_paths(hook for hook in found_hooks if set(hook.phases) & kept.PHASES)
     faults = [*known.faults, *kept.mentioned(known.lost, tree, known.usable, launch)]
     if faults:
         raise InputError(faults)
@@ -274,7 +276,7 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: Options, st
     return Work(
         found=found,
         setup=setup,
-        hooks=values.merged(hooks.of_image(tree), known.usable.hooks),
+        hooks=found_hooks,
         launch=tuple(launch),
         move=move,
         resumed=last is not None and last.state == RUNNING,

@@ -11,11 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
-from harness.errors import NodeError, SlipwayError
+from harness.errors import CommandError, NodeError, SlipwayError
 from harness.process import Result
 
 Writer = Callable[[BinaryIO], None]
 """Writes a command's standard input; called once, in a thread of its own."""
+
+COMMAND_TIMEOUT = 120
+"""Seconds for a command on a node that names no limit of its own."""
+
+LONG_TIMEOUT = 1800
+"""Seconds for what may take long on a busy machine: unpacking, copying, starting and stopping services. Only ends what hangs."""
 
 Input = str | bytes | BinaryIO | Writer | None
 
@@ -37,10 +43,11 @@ class Node(Protocol):
     @property
     def address(self) -> str: ...
 
-    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float | None = None) -> Result:
-        """Run shell text as root. ``timeout`` is in seconds.
+    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> Result:
+        """Run shell text as root. ``timeout`` is in seconds; there is no command without one.
 
-        Raises NodeError when the node cannot be reached or does not let us in and, with ``check``, CommandError when the command fails.
+        Raises NodeError when the node cannot be reached or does not let us in, CommandError when the command takes too long or prints
+        more than ``process.OUTPUT_LIMIT`` and, with ``check``, when it fails.
         """
         ...
 
@@ -142,8 +149,13 @@ def each(items: Iterable[Item], action: Callable[[Item], Value]) -> list[Value]:
     for pair in zip(work, futures, strict=True):
         waiting.put(pair)
     # No executor: the interpreter joins an executor's threads when it ends, so Ctrl-C would wait for a machine that does not answer.
-    for _ in range(min(_MOST_AT_ONCE, len(work))):
-        threading.Thread(target=_work, args=(action, waiting), daemon=True).start()
+    for started in range(min(_MOST_AT_ONCE, len(work))):
+        try:
+            threading.Thread(target=_work, args=(action, waiting), daemon=True).start()
+        except RuntimeError as refused:
+            if not started:
+                raise no_thread(refused) from refused
+            break  # those that run do the work, too
     try:
         concurrent.futures.wait(futures)
     except BaseException:
@@ -170,6 +182,13 @@ def _discard(waiting: queue.SimpleQueue[Any]) -> None:
     with contextlib.suppress(queue.Empty):
         while True:
             waiting.get_nowait()
+
+
+def no_thread(refused: RuntimeError) -> CommandError:
+    """The system's refusal to start a thread, in words of the user."""
+    return CommandError(
+        f"this machine starts no more threads: {refused}", hint="raise the limit of processes (ulimit -u, TasksMax), or end other programs"
+    )
 
 
 def together(failures: Sequence[BaseException]) -> BaseException:

@@ -9,7 +9,8 @@ from typing import BinaryIO
 
 from harness import process
 from harness.errors import CommandError, NodeError
-from harness.nodes import Input, Writer
+from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Writer
+from harness.nodes.placing import decoded
 from harness.process import Result
 
 
@@ -24,7 +25,7 @@ class Beside:
     def __repr__(self) -> str:
         return f"Beside({self.name})"
 
-    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float | None = None) -> Result:
+    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> Result:
         # Programs that read from a file and not from a thread: what is written is on disk first.
         if callable(input):
             with tempfile.TemporaryFile() as spool:
@@ -43,14 +44,16 @@ class Beside:
 
     def put_tar(self, stream: BinaryIO | Writer, destination: str) -> None:
         place = shlex.quote(destination)
-        self.run(f"mkdir -p {place} && exec tar -C {place} -xof -", input=stream)
+        self.run(f"mkdir -p {place} && exec tar -C {place} -xof -", input=stream, timeout=2 * LONG_TIMEOUT)
 
     def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
         part = shlex.quote(f"{path}.new")
         folder = shlex.quote(os.path.dirname(path) or "/")  # noqa: PTH120 -- a path of the node
-        self.run(f"set -e; umask 077; mkdir -p {folder}; cat > {part}; chmod {mode:o} {part}; mv -f {part} {shlex.quote(path)}", input=data)
+        self.run(
+            f"set -e; umask 077; mkdir -p {folder}; cat > {part}; chmod {mode:o} {part}; mv -f {part} {shlex.quote(path)}",
+            input=data,
+            timeout=LONG_TIMEOUT,
+        )
 
     def get(self, path: str) -> bytes:
-        import base64
-
-        return base64.b64decode(self.run(f"base64 < {shlex.quote(path)}").stdout)
+        return decoded(self, path, self.run(f"base64 < {shlex.quote(path)}").stdout)

@@ -12,8 +12,8 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, cast
 
-from harness.errors import CommandError
-from harness.nodes import Node
+from harness.errors import CommandError, NodeError
+from harness.nodes import LONG_TIMEOUT, Node
 
 STATE = "/var/lib/slipway"
 """Everything of ours on a machine lies here, or is listed here."""
@@ -41,9 +41,10 @@ def archive(files: Files) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for path, file in sorted(files.items()):
-            if not posixpath.isabs(path) or posixpath.normpath(path) != path:
+            # normpath keeps two leading slashes, which POSIX allows to mean something else.
+            if not posixpath.isabs(path) or path.startswith("//") or path == "/" or posixpath.normpath(path) != path:
                 raise ValueError(f"{path!r} is not a plain absolute path")
-            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry = tarfile.TarInfo(path.removeprefix("/"))
             entry.mode = file.mode
             if file.link is not None:
                 entry.type, entry.linkname = tarfile.SYMTYPE, file.link
@@ -144,24 +145,34 @@ rm -rf "$state/placed" "$state/folders" "$state/saved"
 
 def place(node: Node, files: Files) -> tuple[str, ...]:
     """Put files onto a node; returns the paths that are different now. What stood there is kept for ``unplace``. May be repeated."""
-    return tuple(node.run(_PLACE, input=archive(files)).stdout.splitlines())
+    return tuple(node.run(_PLACE, input=archive(files), timeout=LONG_TIMEOUT).stdout.splitlines())
 
 
 def unplace(node: Node) -> None:
     """Remove every file that was ever placed on the node, and the folders made for them; bring back what had stood there."""
-    node.run(_UNPLACE)
+    node.run(_UNPLACE, timeout=LONG_TIMEOUT)
 
 
 def put_all(node: Node, files: Files) -> None:
     """Write files that need no undoing, since their whole folder is ours. Modes are as given."""
-    node.run("umask 022; exec tar -C / -xopf -", input=archive(files))
+    node.run("umask 022; exec tar -C / -xopf -", input=archive(files), timeout=LONG_TIMEOUT)
 
 
 def read_all(node: Node, paths: Sequence[str]) -> dict[str, bytes]:
     """The files among ``paths`` that the node has. Raises CommandError when the answer is not whole."""
     words = " ".join(shlex.quote(path) for path in paths)
     script = f'set -e; for path in {words}; do if [ -f "$path" ]; then echo "$path $(base64 < "$path" | tr -d "\\n")"; fi; done; echo end'
-    lines = node.run(script).stdout.splitlines()
+    lines = node.run(script, timeout=LONG_TIMEOUT).stdout.splitlines()
     if lines[-1:] != ["end"]:
         raise CommandError(f"{node.name}: files could not be read")
-    return {path: base64.b64decode(text) for path, _, text in (line.partition(" ") for line in lines[:-1])}
+    found = {path: decoded(node, path, text) for path, _, text in (line.rpartition(" ") for line in lines[:-1])}
+    # Others than were asked for are of no use, and a machine might know a use for them.
+    return {path: found[path] for path in paths if path in found}
+
+
+def decoded(node: Node, path: str, text: str) -> bytes:
+    """The bytes of a file from base64 that a node printed. Raises NodeError when it is none."""
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError as wrong:
+        raise NodeError(f"{node.name}: {path} did not arrive whole: it is no base64", hint="run the same command again") from wrong

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import base64
 import contextlib
 import hashlib
 import itertools
@@ -18,10 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
-from harness import log, packages, process
-from harness.errors import CommandError, NodeError, UsageError
-from harness.nodes import Input, Login, Machine, Writer, each
-from harness.nodes.placing import Counted
+from harness import log, packages, process, untrusted
+from harness.errors import CommandError, NodeError, StoreError, UsageError
+from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Login, Machine, Writer, each
+from harness.nodes.placing import Counted, decoded
 from harness.process import Result
 
 CONNECT_TIMEOUT = 10
@@ -121,6 +120,9 @@ class Ssh:
                 if not _WORD.fullmatch(word):
                     raise UsageError(f"{word!r} is neither a machine nor a user", hint="jump: USER@HOST")
             for key in (machine.login.key, jump.key if jump else None):
+                if key is not None and not _plain(str(key)):
+                    # A Clusterfile that a cluster keeps may name it: a line break would begin another setting of ssh_config.
+                    raise UsageError(f"{untrusted.shown(str(key))!r} cannot stand in ssh_config", hint="give the key file a plain name")
                 if key is not None and not key.expanduser().is_file():
                     raise UsageError(f"{key}: no such private key", hint="give the file of a private key with --key")
         _write(
@@ -138,7 +140,7 @@ class Ssh:
         none that is both quick and safe from quantum computers, the classical one is taken: for commands and their output, never for
         keys, which travel otherwise. What the user's own configuration says about it counts.
         """
-        if "mlkem768x25519-sha256" not in process.run(["ssh", "-Q", "kex"], check=False).stdout.split():
+        if "mlkem768x25519-sha256" not in process.run(["ssh", "-Q", "kex"], check=False, timeout=_LOGIN_TIMEOUT).stdout.split():
             self.for_many = self.sockets / "config-many"
             _write(self.for_many, f"{self.own.read_text()}  KexAlgorithms ^curve25519-sha256\n")
 
@@ -194,7 +196,7 @@ class Ssh:
     def _pins(self) -> dict[str, str]:
         if not self.known_hosts.exists():
             return {}
-        listed = process.run(["ssh-keygen", "-l", "-f", self.known_hosts], check=False).stdout
+        listed = process.run(["ssh-keygen", "-l", "-f", self.known_hosts], check=False, timeout=_LOGIN_TIMEOUT).stdout
         words = (line.split() for line in listed.splitlines())
         return {entry[2].strip("[]").removesuffix("]:22"): f"{entry[1]} {entry[-1]}" for entry in words if len(entry) >= 4}
 
@@ -228,14 +230,23 @@ class SshNode:
         self._check_transport(result.returncode, errors)
         if not result.ok:
             raise NodeError(f"{self.address}: the shell does not work: {errors.strip()}", hint="the login shell must be a POSIX shell")
-        self.name = result.stdout.strip().lower() or self.address
+        self.name = self._host_name(result.stdout.strip().lower())
+
+    def _host_name(self, text: str) -> str:
+        """What the machine calls itself, when that can be a name: it goes into file names, messages and configurations."""
+        try:
+            return untrusted.name(text, what=self.address)
+        except StoreError as wrong:
+            if text:
+                log.warning(f"{wrong.message}: the machine goes by its address")
+            return self.address
 
     def disconnect(self) -> None:
         """End the shared connection, if there is one. Never fails: nothing may hide why a command ends."""
         with contextlib.suppress(CommandError):
             process.run(["ssh", "-F", self.ssh.own, "-O", "exit", "--", self.address], check=False, timeout=10)
 
-    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float | None = None) -> Result:
+    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> Result:
         argv = ["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote(command)]
         environment = self.ssh.environment(self.machine.login)
         self.ssh.count(len(argv[-1]))
@@ -243,7 +254,7 @@ class SshNode:
             try:
                 result = process.run(argv, check=False, input=stream, env=environment, timeout=timeout)
             except CommandError as error:
-                raise CommandError(f"{self.name}: {_brief(command)}: not done after {timeout} s") from error
+                raise self._unfinished(command, error) from error
         self._check_shared(result.returncode, result.stderr)
         result = Result((self.name, command), result.returncode, result.stdout, result.stderr)
         if check and not result.ok:
@@ -254,6 +265,8 @@ class SshNode:
 
     def stream(self, command: str, take: process.Take, *, stop: threading.Event | None = None) -> int:
         """Run shell text as root and hand its output on line by line; its exit code. Needs no ``connect`` and leaves no connection open.
+
+        Of all commands on nodes this one has no limit: it is the user's own, who sees what it prints and may end it (``stop``).
 
         Raises NodeError when the node cannot be reached, does not let us in, or is lost meanwhile.
         """
@@ -273,17 +286,29 @@ class SshNode:
         self._check_transport(code, "\n".join(said))
         return code
 
-    def fetch(self, command: str, into: BinaryIO) -> None:
-        """Run shell text as root and write what it prints into an open file. Raises like ``run``."""
+    def _unfinished(self, command: str, error: CommandError) -> CommandError:
+        """A command that was ended here, in words of the node: ssh's own command line tells nobody anything."""
+        reason = error.message.rpartition(": ")[2]
+        return CommandError(
+            f"{self.name}: {_brief(command)}: {reason}",
+            hint=error.hint or "see what holds it up there (load, disks, processes in state D), then run the same command again",
+        )
+
+    def fetch(self, command: str, into: BinaryIO, *, limit: int, timeout: float = LONG_TIMEOUT) -> None:
+        """Run shell text as root and write what it prints, at most ``limit`` bytes, into an open file. Raises like ``run``."""
         argv = ["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote(command)]
-        result = process.run(argv, check=False, env=self.ssh.environment(self.machine.login), output=into)
+        environment = self.ssh.environment(self.machine.login)
+        try:
+            result = process.run(argv, check=False, env=environment, output=into, limit=limit, timeout=timeout)
+        except CommandError as error:
+            raise self._unfinished(command, error) from error
         self._check_shared(result.returncode, result.stderr)
         if not result.ok:
             raise CommandError(f"{self.name}: {_brief(command)}: exit code {result.returncode}", details=result.output)
 
     def put_tar(self, stream: BinaryIO | Writer, destination: str) -> None:
         place = shlex.quote(destination)
-        self.run(f"mkdir -p {place} && exec tar -C {place} -xof -", input=stream)
+        self.run(f"mkdir -p {place} && exec tar -C {place} -xof -", input=stream, timeout=2 * LONG_TIMEOUT)
 
     def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
         part = shlex.quote(f"{path}.new")
@@ -291,11 +316,12 @@ class SshNode:
         self.run(
             f"set -e; umask 077; mkdir -p -m 755 {folder}; cat > {part}; chmod {mode:o} {part}; mv -f {part} {shlex.quote(path)}",
             input=data,
+            timeout=LONG_TIMEOUT,
         )
 
     def get(self, path: str) -> bytes:
         # The door to programs hands out text; a file may be anything.
-        return base64.b64decode(self.run(f"base64 < {shlex.quote(path)}").stdout)
+        return decoded(self, path, self.run(f"base64 < {shlex.quote(path)}").stdout)
 
     def _remote(self, command: str) -> str:
         shell = f"sh -c {shlex.quote(command)}"
@@ -303,8 +329,14 @@ class SshNode:
 
     def _check_shared(self, code: int, said: str) -> None:
         """While the shared connection stands, ssh's own code for a failure was the command's."""
-        if code != _LOST or not process.run(["ssh", "-F", self.ssh.own, "-O", "check", "--", self.address], check=False, timeout=10).ok:
+        if code != _LOST or not self._is_shared():
             self._check_transport(code, said)
+
+    def _is_shared(self) -> bool:
+        try:
+            return process.run(["ssh", "-F", self.ssh.own, "-O", "check", "--", self.address], check=False, timeout=_LOGIN_TIMEOUT).ok
+        except CommandError:
+            return False
 
     def _check_transport(self, code: int, said: str) -> None:
         if code == _LOST:
@@ -379,6 +411,10 @@ def config_text(machines: Sequence[Machine], known_hosts: Path, sockets: Path) -
     return "\n".join(lines) + "\n"
 
 
+def _plain(path: str) -> bool:
+    return path.isprintable() and '"' not in path
+
+
 def _quoted(path: Path) -> str:
     text = str(path).replace("%", "%%")
     return f'"{text}"' if " " in text else text
@@ -409,7 +445,8 @@ def _end_connections(folder: Path) -> None:
     """Those that are kept open there; each would wait two minutes for another command."""
     for socket in folder.glob("*"):
         if socket.is_socket():
-            process.run(["ssh", "-F", "none", "-o", f"ControlPath={socket}", "-O", "exit", "--", "nobody"], check=False, timeout=10)
+            with contextlib.suppress(CommandError):
+                process.run(["ssh", "-F", "none", "-o", f"ControlPath={socket}", "-O", "exit", "--", "nobody"], check=False, timeout=10)
 
 
 @contextlib.contextmanager

@@ -14,15 +14,17 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
-from harness import log
+from harness import log, untrusted
 from harness.clusterfile.kubeadm import merge_kubeadm
-from harness.errors import CheckError, CommandError, StoreError
-from harness.nodes import Node, each
+from harness.errors import CheckError, CommandError, NodeError, StoreError
+from harness.nodes import LONG_TIMEOUT, Node, each
 from harness.nodes.placing import STATE, File, Files, put_all, read_all
 from harness.runtimes import API_NAME, API_PORT, DNS_DOMAIN, ROOTFS, Cluster, Facts, Member, documents, listens
 from harness.runtimes.pki import FILES, FOLDER, LEAF_DAYS, Pki, master_certificates
+from harness.untrusted import KubeIdentity
 
 SOCKET = "/run/containerd/containerd.sock"
 CONFIG = f"{STATE}/kubeadm.yaml"
@@ -223,7 +225,7 @@ class Kubeadm:
             }
             start = "systemctl restart kubelet"
         put_all(member.node, {**configuration, **self._client(member)})
-        member.node.run(f"mkdir -p /etc/kubernetes/manifests && {start} && systemctl enable --no-reload kubelet 2>&1", timeout=120)
+        member.node.run(f"mkdir -p /etc/kubernetes/manifests && {start} && systemctl enable --no-reload kubelet 2>&1", timeout=LONG_TIMEOUT)
 
     def _configuration(self, member: Member) -> dict[str, File]:
         return {
@@ -292,7 +294,7 @@ done
             )
 
     def _phases(self, member: Member, *phases: str) -> None:
-        member.node.run(_init(phases), timeout=300)
+        member.node.run(_init(phases), timeout=LONG_TIMEOUT)
 
     def finish(self, addons: Mapping[str, str]) -> None:
         self._upload(addons)
@@ -349,7 +351,7 @@ done"""
 
     def kubeconfig(self, server: str) -> bytes:
         """The administrator's, for use from elsewhere: ``server`` is the address of a master."""
-        return administrator(self.first.node, server)
+        return administrator(self.first.node, server, self.cluster.name, self.authority())
 
     def reset(self, node: Node) -> None:
         reset(node)
@@ -399,17 +401,37 @@ done; journalctl -u kubelet -n 8 --no-pager -o cat 2>/dev/null"""
             return ""
 
 
-def administrator(master: Node, server: str) -> bytes:
-    """The kubeconfig of the administrator as a master has it, for use from elsewhere: by way of ``server``, the address of a master."""
-    config = yaml.safe_load(master.get(ADMIN))
-    for entry in config["clusters"]:
-        entry["cluster"]["server"] = f"https://{bracketed(server)}:{API_PORT}"
-    return yaml.safe_dump(config, sort_keys=False).encode()
+def administrator(master: Node, server: str, cluster: str, authority: bytes | None = None) -> bytes:
+    """The administrator's kubeconfig, for use from elsewhere: by way of ``server``, the address of a master. See ``admin_identity``."""
+    url = f"https://{bracketed(server)}:{API_PORT}"
+    return admin_identity(master, cluster, authority).kubeconfig(server=url, cluster=cluster).encode()
+
+
+def admin_identity(master: Node, cluster: str, authority: bytes | None = None) -> KubeIdentity:
+    """The administrator's certificates and key as a master has them, and nothing else of its file: kubectl would run what stands there.
+
+    ``authority`` is the certificate of the cluster's authority, where that is known: the master must have the same.
+    Raises NodeError when it has another, or when its file cannot be read.
+    """
+    found = untrusted.kube_identity(master.get(ADMIN), what=f"{master.name}: {ADMIN}")
+    if authority is not None and _fingerprints(found.authority, master) != _fingerprints(authority, master):
+        raise NodeError(
+            f"{master.name}: the authority in its {ADMIN} is not the one of the cluster {cluster} that is known here",
+            hint=f"replaced on purpose? then remove clusters/{cluster}/kubeconfig below SLIPWAY_HOME; if not, do not trust this machine",
+        )
+    return found
+
+
+def _fingerprints(authority: bytes, master: Node) -> frozenset[bytes]:
+    try:
+        return frozenset(certificate.fingerprint(hashes.SHA256()) for certificate in x509.load_pem_x509_certificates(authority))
+    except ValueError as wrong:
+        raise NodeError(f"{master.name}: the authority in its {ADMIN} cannot be read: {wrong}") from wrong
 
 
 def reset(node: Node) -> None:
     """Undo on one machine what kubeadm and the kubelet did there, also what half worked; needs nothing but the machine."""
-    node.run(_RESET, timeout=300)
+    node.run(_RESET, timeout=LONG_TIMEOUT)
 
 
 # ---- what kubeadm and the kubelet read --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import yaml
 
 from harness import untrusted
 from harness.errors import CheckError, NodeError
-from harness.nodes import Node
+from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.placing import STATE, read_all
 from harness.runtimes import API_PORT, ROOTFS
 from harness.runtimes.kubeadm import KUBECTL
@@ -166,9 +166,9 @@ while ids=$({kills}); [ -n "$ids" ]; do
   sleep 0.5
 done
 true"""
-    node.run(script, timeout=120)
+    node.run(script, timeout=600)
 
 
 def start(node: Node) -> None:
     """Start the kubelet again, and with it the parts of the master; what runs need not be up when this returns."""
-    node.run("systemctl start kubelet", timeout=60)
+    node.run("systemctl start kubelet", timeout=LONG_TIMEOUT)

@@ -114,8 +114,9 @@ def test_a_bundle_has_what_is_needed_and_no_secret(lab: Lab, tmp_path: Path) -> 
     assert {entry["path"] for entry in index["files"]} == files.keys() - {"index.json"}
     assert list(files) == ["index.json", *sorted(files.keys() - {"index.json"})]
     assert index["unreachable"][NOBODY]
+    addresses = {name: address for address, name in index["nodes"].items()}
     for machine in ("master-1", "node-1"):
-        place = f"nodes/{lab.name}-{machine}"
+        place = f"nodes/{addresses[f'{lab.name}-{machine}']}"
         for name in ("journal-kubelet.log", "journal-containerd.log", "steps.txt", "disk.txt", "facts.json", "addresses.txt"):
             assert files[f"{place}/{name}"].strip(), name
     assert any("kube-apiserver" in path and path.endswith(".log") for path in files)

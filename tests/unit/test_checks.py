@@ -462,3 +462,16 @@ class Shell:
 def test_dns_is_asked_from_a_node(shell: Shell, says: str | None) -> None:
     problem = checks.dns_problem(shell, "10.96.0.10", NAME, expected="10.96.0.1")
     assert problem is None if says is None else says in str(problem)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "no", "[]", "5", '{"items": 5}', '{"items": [5]}', '{"items": [{"metadata": {"name": 5}}]}', "[" * 100000],
+)
+def test_an_answer_that_is_no_list_of_objects_is_told(said: str) -> None:
+    class Saying:
+        def run(self, *_: str) -> str:
+            return said
+
+    with pytest.raises(CommandError, match="kubectl get pods"):
+        checks.get(Saying(), "pods")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import traceback
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from harness import cli
-from harness.cli import clusters
-from harness.errors import CommandError, InputError
+from harness.cli import clusters, operate, terminal
+from harness.errors import CommandError, Fault, InputError
 
 
 @pytest.fixture
@@ -131,3 +134,59 @@ def test_every_verb_stands_in_a_section_of_the_help(capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     assert "More:" not in shown
     assert [title for title in ("Images:", "Sharing:", "Trust:", "Clusters:", "Machines:") if title not in shown] == []
+
+
+HOSTILE = "web\x1b]0;owned\x07\x1b[2J\r\u202enot"
+SHOWN = "web\\x1b]0;owned\\x07\\x1b[2J\\r\\u202enot"
+
+
+def test_an_error_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._explain(CommandError(f"{HOSTILE}: exit code 1", details=f"{HOSTILE}\nsecond\x9b2J", hint=HOSTILE))
+    cli._explain(InputError([Fault(HOSTILE, HOSTILE, HOSTILE)]))
+    said = capsys.readouterr().err
+    assert not set("\x1b\x07\r\u202e") & set(said)
+    before, after = SHOWN.split("\\r")
+    # Of the output of a program a carriage return ends the line.
+    assert said.splitlines()[:5] == [
+        f"slipway: {SHOWN}: exit code 1",
+        f"    {before}",
+        f"    {after}",
+        "    second\\x9b2J",
+        f"  hint: {SHOWN}",
+    ]
+
+
+def test_a_table_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal.table(("NAME", "[red]X"), [(HOSTILE, "a\nb"), ("[bold]x[/bold]", "c")])
+    plain = capsys.readouterr().out
+    monkeypatch.setattr(terminal, "Console", functools.partial(Console, force_terminal=True, color_system=None, width=200))
+    terminal.table(("NAME", "X"), [(HOSTILE, "a\nb"), ("[bold]x[/bold]", "c")])
+    drawn = capsys.readouterr().out
+    for said in (plain, drawn):
+        assert not set("\x07\r\u202e") & set(said)
+        assert f"{SHOWN}  a\\nb" in said
+        assert "[bold]x[/bold]" in said
+    assert "\x1b" not in plain
+
+
+@pytest.mark.parametrize(("terminal_", "line"), [(True, f"{SHOWN}: {SHOWN}\n"), (False, f"{SHOWN}: {HOSTILE}\n")])
+def test_output_of_exec_is_escaped_on_a_terminal_and_as_it_was_elsewhere(
+    terminal_: bool, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal_
+
+    for name in ("stdout", "stderr"):
+        screen = Screen(newline="")
+        monkeypatch.setattr("sys." + name, screen)
+        operate._show_line(HOSTILE, name, HOSTILE)
+        assert screen.getvalue() == line
+
+
+def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_json({"name": HOSTILE})
+    said = capsys.readouterr().out
+    assert json.loads(said) == {"name": HOSTILE}
+    assert said.isascii()
+    assert "\x1b" not in said

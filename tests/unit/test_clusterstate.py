@@ -9,6 +9,7 @@ import pytest
 
 from harness.clusterstate import ClusterState, known, unpin
 from harness.errors import UsageError
+from harness.untrusted import KubeIdentity
 
 
 def test_what_is_remembered_is_added_to_and_for_its_owner_only(tmp_path: Path) -> None:
@@ -60,3 +61,14 @@ def test_host_keys_of_machines_that_are_gone_are_forgotten_everywhere(tmp_path: 
     for name in ("a", "b"):
         assert ClusterState.of(name, tmp_path).known_hosts.read_text() == "10.0.0.11 ssh-ed25519 B\n"
     unpin(["10.0.0.1"], tmp_path / "nosuch")
+
+
+def test_the_authority_of_a_cluster_is_known_by_its_kubeconfig(tmp_path: Path) -> None:
+    state = ClusterState.of("lab", tmp_path)
+    assert state.authority() is None
+    pem = b"-----BEGIN %b-----\nAAAA\n-----END %b-----\n"
+    certificate, key = pem % (b"CERTIFICATE", b"CERTIFICATE"), pem % (b"PRIVATE KEY", b"PRIVATE KEY")
+    state.write("kubeconfig", KubeIdentity(certificate, certificate, key).kubeconfig(server="https://10.0.0.1:6443", cluster="lab"))
+    assert state.authority() == certificate
+    state.write("kubeconfig", "users: [{user: {exec: {command: sh}}}]")
+    assert state.authority() is None

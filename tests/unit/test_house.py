@@ -168,3 +168,49 @@ def test_what_every_pytest_run_loads_is_light() -> None:
 def test_no_module_is_called_by_what_it_is_not() -> None:
     vague = {"utils", "util", "common", "base", "manager", "helpers", "misc"}
     assert [name for name in SOURCES if vague & set(name.split("."))] == []
+
+
+LIMITED = ("run", "fetch")
+"""Methods of nodes that run something there."""
+
+
+def methods_that_run_on_nodes() -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Every ``run(command, *, ..., timeout)`` and ``fetch`` of the package: its module and the function."""
+    for name, path in SOURCES.items():
+        for kind in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)):
+            for node in kind.body:
+                if isinstance(node, ast.FunctionDef) and node.name in LIMITED and [each.arg for each in node.args.args[1:2]] == ["command"]:
+                    yield f"{name}.{kind.name}.{node.name}", node
+
+
+def test_no_command_on_a_node_is_without_a_limit() -> None:
+    """The default is a number, and mypy lets nobody give None: whatever calls them has a limit."""
+    seen = dict(methods_that_run_on_nodes())
+    assert {"harness.nodes.Node.run", "harness.nodes.ssh.SshNode.run", "harness.nodes.beside.Beside.run"} <= set(seen)
+    for name, function in seen.items():
+        keywords = dict(zip((each.arg for each in function.args.kwonlyargs), function.args.kw_defaults, strict=True))
+        timeout = next((each for each in function.args.kwonlyargs if each.arg == "timeout"), None)
+        assert timeout is not None, f"{name} has no timeout"
+        assert ast.unparse(timeout.annotation or ast.Constant(None)) == "float", f"{name} may be given no limit"
+        assert isinstance(keywords["timeout"], ast.Name), f"{name} has no limit by default"
+
+
+def test_ssh_is_run_with_a_limit_only() -> None:
+    for name in ("harness.nodes.ssh", "harness.nodes.beside"):
+        calls = [node for node in ast.walk(ast.parse(SOURCES[name].read_text())) if isinstance(node, ast.Call)]
+        for call in calls:
+            if ast.unparse(call.func) == "process.run":
+                assert any(keyword.arg == "timeout" for keyword in call.keywords), f"{name}:{call.lineno}: process.run without a timeout"
+
+
+def test_the_command_line_prints_by_doors_that_escape_what_others_say() -> None:
+    """Names, annotations and errors come from images, registries and machines: ``say`` and ``table`` escape control characters."""
+    allowed = {
+        "harness.cli.terminal": 3,  # the doors themselves: say, JSON, plain tables
+        "harness.cli.operate": 1,  # exec into a pipe: as the machine printed it
+        "harness.jinjarender": 1,  # a child's answer to its parent, which no person reads
+    }
+    for name, path in SOURCES.items():
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        printing = [call.lineno for call in calls if ast.unparse(call.func) in ("print", "typer.echo", "typer.secho", "sys.stdout.write")]
+        assert len(printing) == allowed.get(name, 0), f"{name}: lines {printing}: use say() of harness.cli.terminal"

@@ -44,3 +44,21 @@ def test_debug_lines_are_only_for_verbose(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(log, "_state", log._State(log.Plain(Console(file=stream)), verbose=False))
     log.debug("secretly")
     assert stream.getvalue() == ""
+
+
+HOSTILE = "web\x1b]0;owned\x07\x1b[2J\r\u202enot"
+
+
+@pytest.mark.parametrize("display", [log.Plain, log.Terminal])
+def test_what_others_say_does_not_steer_the_terminal(display: type[log.Plain | log.Terminal], monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(log, "_state", log._State(display(Console(file=stream, width=200)), verbose=True))
+    log.info(f"{HOSTILE}\nnext line")
+    log.warning(HOSTILE)
+    log.debug(HOSTILE)
+    with log.step(HOSTILE) as step:
+        step.note = HOSTILE
+    said = stream.getvalue()
+    for character in "\x1b\x07\r\u202e":
+        assert character not in said
+    assert "web\\x1b]0;owned\\x07\\x1b[2J\\r\\u202enot\nnext line\n" in said

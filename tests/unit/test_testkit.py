@@ -26,7 +26,7 @@ class FakeNode:
         self.commands: list[str] = []
         self.inputs: list[Input] = []
 
-    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float | None = None) -> Result:
+    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = 120) -> Result:
         self.commands.append(command)
         self.inputs.append(input)
         return Result((command,), self.code, self.answers.pop(0) if self.answers else "", "")

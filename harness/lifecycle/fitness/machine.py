@@ -33,7 +33,7 @@ def _size(size: float) -> str:
 
 
 def _release(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
+    return tuple(int(number) for number in re.findall(r"[0-9]{1,9}", text)[:3])
 
 
 @check("cluster", "free", "no other cluster of slipway's has the machine: it would be destroyed", needed=True)
@@ -153,6 +153,8 @@ def _disk_space(target: Target, wanted: Wanted) -> Seen:
         if path in machine.places:
             device = machine.places[path].device
             needs[device] = needs.get(device, 0) + need
+    if not needs:
+        return unknown("does not say how much is free where it is needed")
     devices = {place.device: place for place in reversed(list(machine.places.values()))}
     short = [(devices[device], need) for device, need in needs.items() if devices[device].free < need]
     if short:

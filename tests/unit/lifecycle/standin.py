@@ -24,7 +24,7 @@ class StandIn:
         self.journal: list[str] = []
         self._lock = threading.Lock()
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float | None = None) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
         with self._lock:
             self.commands.append(command)
         if callable(input):

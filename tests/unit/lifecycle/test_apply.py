@@ -179,7 +179,7 @@ class Api(StandIn):
         self.lease: dict[str, Any] | None = None
         self.now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float | None = None) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
         self.commands.append(command)
         if command.startswith("date"):
             return Result((), 0, f"{self.now.timestamp()}\n", "")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InputError, NodeError
-from harness.lifecycle.bundle import Shelf, not_ready, recent, since_of
+from harness.lifecycle.bundle import Shelf, _ask_node, not_ready, recent, since_of
+from tests.unit.lifecycle.standin import StandIn
 
 NOW = datetime.datetime(2026, 1, 2, 12, 0, tzinfo=datetime.UTC)
 
@@ -76,3 +77,61 @@ def test_pods_that_are_ready_tell_nothing() -> None:
         return {"kind": "Pod", "metadata": {"name": name, "namespace": "web", "uid": name}, "spec": {"containers": []}, "status": status}
 
     assert not_ready([pod("good", "Running", "True"), pod("bad", "Pending", "False")]) == ("web_bad",)
+
+
+def everything(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        "/var/log/pods/../../../../outside/key",
+        "/var/log/pods//../../../../outside/key",
+        "/var/log/pods/kube-system_x/../../../../../outside/key",
+        "/outside/key",
+        "../outside/key",
+        "-n",
+        "/var/log/pods/",
+        "/var/log/pods/\x1b]0;x\x07/\0",
+    ],
+)
+def test_no_path_that_a_machine_prints_is_written_outside_of_its_folder(tmp_path: Path, listed: str) -> None:
+    folder, outside = tmp_path / "a/b/c/shelf", tmp_path / "outside"
+    folder.mkdir(parents=True)
+    outside.mkdir()
+    node = StandIn("10.0.0.1", "../../../../outside")
+    good = "/var/log/pods/kube-system_etcd-a_1/etcd/0.log"
+    node.answers = {"find /var/log/pods": f"{listed}\n{good}\n", "tail -c": "what the machine says\n"}
+    shelf = Shelf(folder)
+    _ask_node(node, shelf, None, ())
+    found = everything(tmp_path)
+    assert all(path.startswith("a/b/c/shelf/nodes/10.0.0.1/") for path in found), found
+    assert "a/b/c/shelf/nodes/10.0.0.1/pods/kube-system_etcd-a_1/etcd/0.log" in found
+    assert any("/pods" in path for path in shelf.missing)
+    assert not any("\x1b" in path for path in shelf.missing)
+
+
+def test_a_link_in_the_folder_is_not_written_through(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "shelf")
+    (tmp_path / "shelf/nodes").mkdir(parents=True)
+    (tmp_path / "shelf/nodes/x").symlink_to(tmp_path)
+    (tmp_path / "shelf/nodes/file").symlink_to(tmp_path / "file")
+    for path in ("nodes/x/file", "nodes/file", "../file", f"{tmp_path}/file", "nodes/a/../../../file"):
+        with pytest.raises(NodeError):
+            shelf.put(path, "text")
+        with pytest.raises(NodeError):
+            shelf.put_json(path, {})
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_machine_that_lists_very_many_logs_fills_no_disk(tmp_path: Path) -> None:
+    node = StandIn("10.0.0.1")
+    node.answers = {
+        "find /var/log/pods": "".join(f"/var/log/pods/kube-system_x_{number}/a/0.log\n" for number in range(1005)),
+        "tail -c": "text\n",
+    }
+    shelf = Shelf(tmp_path)
+    _ask_node(node, shelf, None, ())
+    assert len([path for path in everything(tmp_path) if "/pods/" in path]) == 1000
+    assert "of 1005 logs" in shelf.missing["nodes/10.0.0.1/pods"]

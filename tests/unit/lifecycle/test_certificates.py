@@ -12,7 +12,7 @@ import pytest
 import yaml
 from cryptography import x509
 
-from harness.errors import CommandError, InputError, StoreError
+from harness.errors import CommandError, InputError, NodeError, StoreError
 from harness.lifecycle.certificates import (
     AUTHORITY_OF,
     certificates_of,
@@ -20,10 +20,11 @@ from harness.lifecycle.certificates import (
     configure_names,
     keys_of,
     renew,
+    renew_kubelet,
     renewed,
     with_names,
 )
-from harness.runtimes.kubeadm import kubeconfig
+from harness.runtimes.kubeadm import CLIENT_PEM, kubeconfig
 from harness.runtimes.pki import FOLDER, Authority, Pki, alternative_names, general_name, master_certificates
 from tests.unit.lifecycle.standin import StandIn
 
@@ -163,3 +164,31 @@ def test_a_renewed_certificate_holds_for_more_names() -> None:
     new = PKI.authority.renew(old.certificate, hosts=["two", "one", "fd00::1"])
     names = alternative_names(x509.load_pem_x509_certificate(new.certificate))
     assert names == tuple(general_name(host) for host in ("one", "10.0.0.1", "two", "fd00::1"))
+
+
+def kubelet_of(certificate: bytes, name: str = "worker") -> StandIn:
+    node = StandIn("10.0.0.9", name)
+    node.answers = {"echo end": collected({CLIENT_PEM: certificate}), "sed -n": certificate.decode()}
+    return node
+
+
+def test_the_certificate_of_a_kubelet_is_renewed_for_the_same() -> None:
+    soon = PKI.authority.issue("system:node:worker", organizations=["system:nodes"], days=2)
+    assert renew_kubelet(kubelet_of(soon.certificate), PKI.authority, 90, "2026-01-01T00:00:00Z", "worker")
+    assert renew_kubelet(kubelet_of(soon.certificate), PKI.authority, 90, "2026-01-01T00:00:00Z")
+
+
+def test_a_worker_is_not_signed_as_somebody_else_whatever_it_shows() -> None:
+    nodes, own = ["system:nodes"], PKI.authority
+    shown = {
+        "administrator": own.issue("kubernetes-admin", organizations=["system:masters"], days=2),
+        "another node": own.issue("system:node:master-1", organizations=nodes, days=2),
+        "more groups": own.issue("system:node:worker", organizations=[*nodes, "system:masters"], days=2),
+        "a server": own.issue("system:node:worker", organizations=nodes, hosts=["apiserver"], server=True, days=2),
+        "not ours": Pki.make().authority.issue("system:node:worker", organizations=nodes, days=2),
+    }
+    for what, pair in shown.items():
+        node = kubelet_of(pair.certificate, name="master-1" if what == "another node" else "worker")
+        with pytest.raises(NodeError, match="is not a certificate of the kubelet of worker"):
+            renew_kubelet(node, PKI.authority, 90, "2026-01-01T00:00:00Z", "worker")
+        assert not any("systemctl restart" in command for command in node.commands), what

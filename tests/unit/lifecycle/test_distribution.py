@@ -48,7 +48,7 @@ class Gatherer:
         self.commands: list[str] = []
         self.serving = self.most_at_once = 0
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float | None = None) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
         self.commands.append(command)
         if command == distribution.CLOSE:
             self.serves = False

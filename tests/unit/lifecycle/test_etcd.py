@@ -251,3 +251,27 @@ def test_a_leader_hands_over_before_it_leaves() -> None:
     node.exits = {"member list": (0, json.dumps(two)), "endpoint status": (0, json.dumps([{"Status": {"leader": 7}}]))}
     Etcd([node]).hand_over([etcd.EtcdMember(7, "two", ("https://10.0.0.7:2380",), ("https://10.0.0.7:2379",))])
     assert f"move-leader {1746793094343317772:x} --endpoints=https://10.0.0.7:2379" in node.commands[-1]
+
+
+def test_an_address_that_etcd_tells_is_no_shell_text_on_a_master() -> None:
+    class Answering(StandIn):
+        def run(self, command: str, **_: Any) -> Result:
+            self.commands.append(command)
+            hostile = "https://10.0.0.1:2379; touch /tmp/x"
+            members = [{"ID": number, "name": f"m{number}", "peerURLs": [], "clientURLs": [hostile]} for number in (1, 2)]
+            status = json.dumps([{"Status": {"leader": 1, "header": {"member_id": 1}}}])
+            return Result((), 0, status if "endpoint status" in command else json.dumps({"members": members}), "")
+
+    node = Answering("10.0.0.1")
+    one = etcd.Etcd((node,))
+    one.hand_over(one.members()[:1])
+    moved = next(command for command in node.commands if "move-leader" in command)
+    assert "--endpoints='https://10.0.0.1:2379; touch /tmp/x'" in moved
+
+
+@pytest.mark.parametrize("entry", [{}, {"ID": "²"}, {"ID": None}, 5, {"ID": 1, "peerURLs": 5}])
+def test_a_list_of_members_that_cannot_be_read_is_told(entry: Any) -> None:
+    node = StandIn("10.0.0.1")
+    node.answers = {"member list": json.dumps({"members": [entry]})}
+    with pytest.raises(CommandError, match="cannot be read"):
+        etcd.Etcd((node,)).members()

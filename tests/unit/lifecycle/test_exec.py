@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness import process
 from harness.clusterstate import ClusterState
 from harness.errors import CommandError, NodeError, UsageError
 from harness.lifecycle.access import Known
@@ -150,3 +151,14 @@ def test_failures_and_losses_have_their_own_exit_codes() -> None:
 def test_a_command_cannot_break_out_of_its_wrapping() -> None:
     # A comment at its end must not swallow what comes behind it.
     assert "\n); code=$?" in _own_code("true # nothing")
+
+
+def test_what_is_kept_of_a_machine_that_prints_without_end_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "OUTPUT_LIMIT", 1 << 20)
+    lines = ["x" * 1000] * 2000
+    (found,) = on_each([target("10.0.0.1", lines=lines)], "yes")
+    assert "printed more than 1 MiB" in str(found.error)
+    assert found.code is None
+    shown: list[str] = []
+    (found,) = on_each([target("10.0.0.1", lines=lines)], "yes", show=lambda _, __, line: shown.append(line))
+    assert (found.code, len(shown)) == (0, 2000)

@@ -324,3 +324,9 @@ def test_a_check_that_is_none_is_not_skipped(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--skip etcd-sise: no such check"):
         postflight.post("lab", skip=["etcd-sise"], home=tmp_path)
     assert health.CHECKS is postflight.CHECKS
+
+
+@pytest.mark.parametrize("odd", ["", "²", "-1", "1e999", "nan", "9" * 5000, "a b c", "\x1b[2J", "=", "NRestarts=²"])
+def test_what_a_machine_prints_about_its_part_may_be_anything(odd: str) -> None:
+    block = f"unit Id=kubelet.service\nunit LoadState=loaded\nunit NRestarts={odd}\nunit ActiveEnterTimestampMonotonic={odd}\nunit \n"
+    postflight.parse(f"up {odd}\n{block}sync {odd} {odd}\nsync {odd}\nimage {odd}\nserver {odd}\napi {odd}\n{odd}\n")

@@ -9,8 +9,9 @@ import pytest
 
 from harness.clusterfile import Phase
 from harness.clusterfile.parse import parse, parse_hooks
+from harness.clusterstate import ClusterState
 from harness.errors import InputError
-from harness.lifecycle import hooks, labels, run, steps
+from harness.lifecycle import backup, hooks, labels, run, steps
 from harness.lifecycle.clusterfiles import Given, effective
 from harness.lifecycle.parting import Parting
 from harness.lifecycle.plan import check
@@ -243,3 +244,66 @@ def test_a_cluster_that_does_not_answer_does_not_hold_up_its_end() -> None:
 
 def test_a_rootfs_without_hooks_has_none(tmp_path: Path) -> None:
     assert hooks.of_image(tmp_path) == ()
+
+
+# ---- files on this machine --------------------------------------------------------------------------------------------
+
+
+def snapshot_hook(output: str = "", phases: str = "post-launch") -> str:
+    return hook("save", phases, "", type="ETCD", **({"on": f"['{output}']"} if output else {}))
+
+
+PLACES = ["/root/.ssh/authorized_keys", "~/.ssh/authorized_keys", "../../x", "a/b", ".bashrc", ".."]
+
+
+@pytest.mark.parametrize("output", PLACES)
+def test_a_hook_of_an_image_names_no_path_of_this_machine(store: Store, output: str) -> None:
+    with pytest.raises(InputError, match=r"(?s)plugins/a\.yaml:\d.*hook save names .* -f"):
+        plan(setup(store, files={"plugins/a.yaml": snapshot_hook(output)}))
+
+
+@pytest.mark.parametrize("output", PLACES)
+def test_a_hook_that_the_cluster_keeps_names_no_path_of_this_machine(store: Store, output: str) -> None:
+    build(store, files=FILES, launch=("one",))
+    kept = parse(CLUSTER + snapshot_hook(output), "the stored Clusterfile", stored=True)
+    with pytest.raises(InputError, match=r"the stored Clusterfile:.*hook save names"):
+        plan(prepared(store, 1, 2, clusterfile=effective(kept, Given())))
+
+
+def test_a_hook_of_an_image_does_not_become_the_user_s_own_by_being_the_same(store: Store) -> None:
+    with pytest.raises(InputError, match="hook save names"):
+        plan(setup(store, snapshot_hook("/x/y"), {"plugins/a.yaml": snapshot_hook("/x/y")}))
+
+
+def etcd_step(found: steps.Setup) -> str:
+    step = next(step for step in run.plan(found) if step.id.startswith("hook-post-launch"))
+    return str(step.action(step.nodes[0]))
+
+
+@pytest.fixture
+def snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup, "take_snapshot", lambda _, into: into.write(b"etcd"))
+
+
+@pytest.mark.usefixtures("snapshot")
+@pytest.mark.parametrize("output", ["", "first.db"])
+def test_what_an_image_has_written_goes_below_the_cluster_s_folder_and_replaces_nothing(store: Store, tmp_path: Path, output: str) -> None:
+    found = setup(store, files={"plugins/a.yaml": snapshot_hook(output)})
+    found.state = ClusterState.of("default", tmp_path / "home")
+    folder = tmp_path / "home/clusters/default/snapshots"
+    folder.mkdir(parents=True)
+    name = output or "default-etcd.db"
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    assert f"{folder}/{name}.1: " in etcd_step(found)
+    assert f"{folder}/{name}.2: " in etcd_step(found)
+    assert (folder / f"{name}.1").read_bytes() == b"etcd"
+    assert (folder / f"{name}.1").stat().st_mode & 0o777 == 0o600
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.usefixtures("snapshot")
+def test_the_user_s_own_clusterfile_may_name_a_path(store: Store, tmp_path: Path) -> None:
+    found = setup(store, snapshot_hook(str(tmp_path / "deep/etcd.db")))
+    found.state = ClusterState.of("default", tmp_path / "home")
+    etcd_step(found)
+    assert (tmp_path / "deep/etcd.db").read_bytes() == b"etcd"

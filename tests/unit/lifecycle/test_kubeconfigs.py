@@ -10,11 +10,9 @@ import yaml
 
 from harness.errors import InputError, UsageError
 from harness.lifecycle.kubeconfigs import default_path, merge, named, text, write
+from harness.untrusted import KubeIdentity
 
-ADMIN = {
-    "clusters": [{"name": "kubernetes", "cluster": {"server": "https://apiserver.cluster.local:6443", "certificate-authority-data": "CA"}}],
-    "users": [{"name": "kubernetes-admin", "user": {"client-certificate-data": "CERT", "client-key-data": "KEY"}}],
-}
+ADMIN = KubeIdentity(b"CA", b"CERT", b"KEY")
 
 
 def config(name: str, server: str = "10.0.0.1") -> dict[str, Any]:
@@ -24,7 +22,7 @@ def config(name: str, server: str = "10.0.0.1") -> dict[str, Any]:
 def test_all_names_are_the_clusters_own() -> None:
     found = config("lab", "fd00::1")
     assert found["clusters"][0]["cluster"]["server"] == "https://[fd00::1]:6443"
-    assert found["clusters"][0]["cluster"]["certificate-authority-data"] == "CA"
+    assert found["clusters"][0]["cluster"]["certificate-authority-data"] == "Q0E="
     assert found["contexts"] == [{"name": "lab", "context": {"cluster": "lab", "user": "lab-admin"}}]
     assert (found["current-context"], found["users"][0]["name"]) == ("lab", "lab-admin")
 

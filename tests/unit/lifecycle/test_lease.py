@@ -21,7 +21,7 @@ class Master(StandIn):
         super().__init__(address)
         self.there = there
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float | None = None) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
         super().run(command, input=input, check=check, timeout=timeout)
         said = dict(word.rstrip(";").split("=", maxsplit=1) for word in shlex.split(command) if word.startswith(("who=", "instead=")))
         if "rm -f" in command and self.there == said["who"]:

@@ -198,3 +198,58 @@ def test_being_interrupted_is_not_swallowed() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         execute([Step("a", "", interrupt)])
+
+
+def test_tasks_do_not_have_a_thread_each() -> None:
+    nodes = [StandIn(f"10.0.{number // 250}.{number % 250}") for number in range(500)]
+    names: set[str] = set()
+    most = [0]
+    lock, running = threading.Lock(), [0]
+
+    def action(_: Node) -> None:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+            names.add(threading.current_thread().name)
+        with lock:
+            running[0] -= 1
+
+    before = threading.active_count()
+    seen: list[int] = []
+    steps = [Step(f"s{number}", "", action, tuple(nodes)) for number in range(6)]
+    execute([*steps, Step("count", "", lambda: seen.append(threading.active_count()), after=tuple(step.id for step in steps))])
+    assert most[0] <= 96
+    assert len(names) <= 96
+    # One for each step that is shown, besides.
+    assert seen[0] <= before + 96 + len(steps) + 1
+
+
+class Refusing(threading.Thread):
+    """Threads of which only some may start."""
+
+    left = 0
+
+    def start(self) -> None:
+        if Refusing.left == 0:
+            raise RuntimeError("can't start new thread")
+        Refusing.left -= 1
+        super().start()
+
+
+@pytest.mark.parametrize("allowed", [1, 2, 3])
+def test_work_goes_on_with_the_threads_that_there_are(allowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = Notes()
+    steps = [notes.step("a", ONE, TWO), notes.step("b", ONE, TWO, after=("a",))]
+    monkeypatch.setattr(Refusing, "left", allowed + 1)  # one shows the first step
+    monkeypatch.setattr(threading, "Thread", Refusing)
+    execute(steps)
+    assert sorted(notes.done) == ["a 10.0.0.1", "a 10.0.0.2", "b 10.0.0.1", "b 10.0.0.2"]
+
+
+def test_without_any_thread_the_task_fails_and_nothing_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = Notes()
+    monkeypatch.setattr(Refusing, "left", 0)
+    monkeypatch.setattr(threading, "Thread", Refusing)
+    with pytest.raises(CommandError, match="starts no more threads"):
+        execute([notes.step("a", ONE, TWO), notes.step("b", after=("a",))])
+    assert notes.done == []

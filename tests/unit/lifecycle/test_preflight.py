@@ -578,3 +578,72 @@ def test_every_check_says_what_it_is_for() -> None:
         assert len(check.why) > 20
     assert {name for name, check in CHECKS.items() if check.needed} == {"access", "sudo", "cluster", "member", "architecture", "hostname"}
     assert fitness.ways(target(), [target()], WANTED_HERE) == ()
+
+
+# ---- machines that answer oddly ---------------------------------------------------------------------------------------
+
+ODD = (
+    "",
+    "²",
+    "8²",
+    "-1",
+    "1e999",
+    "nan",
+    "inf",
+    "0x",
+    "_1",
+    "9" * 5000,
+    "f" * 65,
+    "/",
+    "..",
+    "\x1b[2J",
+    "a b c d e f g h",
+    "fe80::1%eth0",
+    "٣",
+)
+
+
+def odd_answers() -> list[str]:
+    """What a machine says, with each line's value, and each of its words, replaced by odd ones; and cut at odd places."""
+    lines = SAID.splitlines()
+    found = []
+    for index, line in enumerate(lines):
+        key, *words = line.split(" ")
+        for odd in ODD:
+            variants = [f"{key} {odd}", f"{key}{odd}", *(" ".join([key, *words[:at], odd, *words[at + 1 :]]) for at in range(len(words)))]
+            found += ["\n".join([*lines[:index], other, *lines[index + 1 :]]) for other in variants]
+        found.append("\n".join(lines[:index]))
+    return found
+
+
+def test_a_machine_that_answers_oddly_is_understood_or_told_and_never_a_surprise() -> None:
+    understood = 0
+    for text in odd_answers():
+        node = StandIn("10.0.0.1")
+        node.answers = {"uname -n": text}
+        try:
+            facts = preflight.ask(node)
+        except NodeError:
+            continue
+        understood += 1
+        judge([Target("10.0.0.1", "master", facts, Trial(syncs=(0.001,) * 20))], WANTED_HERE)
+    assert understood > 1000
+
+
+def test_what_a_trial_prints_may_be_anything() -> None:
+    for odd in ODD:
+        for line in (
+            f"listening {odd}",
+            f"listening 812 {odd}",
+            f"reach 10.0.0.1 {odd} ok",
+            f"reach {odd} 1 ok",
+            f"sync {odd}",
+            f"packet {odd}",
+            odd,
+        ):
+            trial.parse(line)
+            trial.listening(line)
+    assert trial.listening("listening 8²") is None
+    assert trial.listening("listening 1 22") is None
+    assert trial.listening("listening 812 22 8² 70000 udp") == trial.Listener(812, frozenset({22}), True)
+    assert trial.parse("reach 10.0.0.1 8² ok\nsync nan\nsync -1\nsync 0.5").syncs == (0.5,)

@@ -157,10 +157,12 @@ class Receiving(StandIn):
         self.received: list[dict[str, bytes]] = []
         self.listed = ""
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float | None = None) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
         if isinstance(input, bytes):
             with tarfile.open(fileobj=io.BytesIO(input)) as tar:
-                self.received.append({member.name: file.read() for member in tar if (file := tar.extractfile(member)) is not None})
+                self.received.append(
+                    {member.name: file.read() for member in tar if member.isreg() and (file := tar.extractfile(member)) is not None}
+                )
         elif isinstance(input, str):
             self.listed = input
         super().run(command, check=check, timeout=timeout)
@@ -185,3 +187,34 @@ def test_nothing_rendered_is_nothing_sent(store: Store, tmp_path: Path) -> None:
     node = Receiving()
     rootfs.send_rendered(node, {}, rootfs.tree(store, image(store, {"etc/a": "a"}, root=tmp_path)))
     assert node.received == []
+
+
+@pytest.mark.parametrize(
+    "path", ["{outside}", "/{outside}", "../outside/key", "etc/../../outside/key", "out/key", "etc/key", "etc/loop", ""]
+)
+def test_a_machine_that_lists_other_paths_is_sent_no_file_of_ours(store: Store, tmp_path: Path, path: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "key").write_text("PRIVATE")
+    tree = tmp_path / "tree"
+    (tree / "etc").mkdir(parents=True)
+    (tree / "etc/a").write_text("of the image")
+    (tree / "out").symlink_to(outside)
+    (tree / "etc/loop").symlink_to("loop")
+    (tree / "etc/key").symlink_to(outside / "key")
+    node = Receiving()
+    node.listed = path.format(outside=outside / "key") + "\netc/a\n"
+    rootfs.send_rendered(node, {"etc/b": File(b"rendered")}, tree)
+    sent = node.received[-1]
+    assert (sent["etc/a"], sent["etc/b"]) == (b"of the image", b"rendered")
+    assert b"PRIVATE" not in b"".join(sent.values())
+    assert not any("rm -f" in command and (".." in command or "//" in command) for command in node.commands)
+
+
+def test_a_link_of_the_image_comes_back_as_a_link(store: Store, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "etc").symlink_to("/root")
+    assert rootfs._original(tree, "etc") == File(link="/root")
+    assert rootfs._original(tree, "etc/.ssh") is None
+    assert rootfs._original(tree, "absent") is None

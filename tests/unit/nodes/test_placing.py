@@ -7,7 +7,9 @@ import tarfile
 
 import pytest
 
-from harness.nodes.placing import File, archive, tar_stream
+from harness.errors import NodeError
+from harness.nodes.placing import File, archive, read_all, tar_stream
+from tests.unit.lifecycle.standin import StandIn
 
 
 def test_an_archive_keeps_modes_and_links_and_belongs_to_root() -> None:
@@ -21,7 +23,7 @@ def test_an_archive_keeps_modes_and_links_and_belongs_to_root() -> None:
         assert text.read() == "ä".encode()
 
 
-@pytest.mark.parametrize("path", ["etc/x", "/etc/../x", "/etc//x", "/etc/x/"])
+@pytest.mark.parametrize("path", ["etc/x", "/etc/../x", "/etc//x", "/etc/x/", "//etc/x", "///etc/x", "/", "//", "/..", ""])
 def test_a_path_that_is_not_plain_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="not a plain absolute path"):
         archive({path: File(b"")})
@@ -46,3 +48,13 @@ def test_a_tar_can_be_written_into_a_pipe() -> None:
             tar.addfile(entry, io.BytesIO(b"x" * 1000))
     with tarfile.open(fileobj=io.BytesIO(pipe.data)) as found:
         assert found.getnames() == ["file-0", "file-1", "file-2"]
+
+
+def test_of_what_a_machine_sends_only_what_was_asked_for_is_taken() -> None:
+    node = StandIn("10.0.0.1")
+    node.answers = {"base64": "/etc/a YQ==\n/root/x eA==\n../y eA==\nend\n"}
+    assert read_all(node, ["/etc/a", "/etc/b"]) == {"/etc/a": b"a"}
+    for odd in ("/etc/a %%\nend\n", "/etc/a YQ\nend\n"):
+        node.answers = {"base64": odd}
+        with pytest.raises(NodeError, match="/etc/a did not arrive whole"):
+            read_all(node, ["/etc/a"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -309,3 +310,62 @@ def test_the_error_for_a_password_does_not_show_it(tmp_path: Path) -> None:
     error = explain(Machine("10.0.0.1", Login(password="hunter2")), "Permission denied (password).", tmp_path)
     assert "the password" in error.message
     assert "hunter2" not in str(error)
+
+
+@pytest.mark.parametrize("said", ["../../x", "a/b", "", "-rf", "a\x1b[2J", "a\nb", "x" * 300, "a b"])
+def test_a_machine_whose_name_is_no_name_goes_by_its_address(tmp_path: Path, programs: Programs, said: str) -> None:
+    programs.answer = lambda argv, _: (0, f"{said}\n" if argv[0] == "sh" else "", "")
+    (node,) = Ssh(tmp_path / "c", machines("10.0.0.1")).connect()
+    assert node.name == "10.0.0.1"
+
+
+def test_a_command_has_a_limit_also_when_none_is_given(tmp_path: Path, programs: Programs) -> None:
+    node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
+    for action in (
+        lambda: node.run("true"),
+        lambda: node.put(b"x", "/etc/x"),
+        lambda: node.put_tar(io.BytesIO(b""), "/x"),
+        lambda: node.get("/etc/x"),
+        lambda: node.fetch("cat /x", io.BytesIO(), limit=1),
+    ):
+        programs.calls.clear()
+        action()
+        assert programs.calls
+        for argv, options in programs.calls:
+            assert 0 < options["timeout"] <= 7200, argv
+
+
+def test_a_machine_that_hangs_or_prints_without_end_is_told_in_its_own_words(tmp_path: Path, programs: Programs) -> None:
+    def answer(argv: list[str], _: dict[str, Any]) -> tuple[int, str, str]:
+        raise CommandError(f"{' '.join(argv)}: ended, since it printed more than 64 MiB")
+
+    programs.answer = answer
+    node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
+    with pytest.raises(CommandError) as failed:
+        node.run("cat /dev/zero")
+    assert failed.value.message == "10.0.0.1: cat /dev/zero: ended, since it printed more than 64 MiB"
+    with pytest.raises(CommandError, match=r"10\.0\.0\.1: cat /x: ended"):
+        node.fetch("cat /x", io.BytesIO(), limit=1)
+
+
+@pytest.mark.parametrize("name", ["key\nProxyCommand touch x", 'key" x', "key\x1b[2J"])
+def test_the_path_of_a_key_cannot_add_to_the_configuration(tmp_path: Path, programs: Programs, name: str) -> None:
+    key = tmp_path / name
+    key.write_text("key")
+    for login in ({"key": key}, {"jump": Jump("10.0.0.9", key=key)}):
+        with pytest.raises(UsageError, match="cannot stand in ssh_config"):
+            Ssh(tmp_path / "c", machines("10.0.0.1", **login)).prepare()
+    assert not (tmp_path / "c/ssh_config").exists()
+
+
+def test_a_shared_connection_that_hangs_at_the_end_hides_nothing(tmp_path: Path, programs: Programs) -> None:
+    def answer(argv: list[str], _: dict[str, Any]) -> tuple[int, str, str]:
+        if "-O" in argv:
+            raise CommandError("ssh -O: not done after 10 s")
+        return 255 if "false" in argv[-1] else 0, "", ""
+
+    programs.answer = answer
+    with Ssh(tmp_path / "c", machines("10.0.0.1")) as ssh:
+        ssh.nodes[0].run("true")
+        with pytest.raises(NodeError, match="the connection was lost"):
+            ssh.nodes[0].run("false")

@@ -109,8 +109,8 @@ def test_where_a_quick_one_is_safe_as_well_nothing_is_changed(tmp_path: Path, do
 def test_bytes_are_fetched_into_a_file(tmp_path: Path, door: Door) -> None:
     one = node(tmp_path)
     with (tmp_path / "out").open("wb") as file:
-        one.fetch("cat /data", file)
+        one.fetch("cat /data", file, limit=100)
     assert (tmp_path / "out").read_bytes() == b"\x00bytes"
     door.code, door.said = 1, (("stderr", "no such file"),)
     with pytest.raises(CommandError, match="exit code 1"), (tmp_path / "out").open("wb") as file:
-        one.fetch("cat /data", file)
+        one.fetch("cat /data", file, limit=100)

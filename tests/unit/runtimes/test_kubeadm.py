@@ -11,11 +11,21 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.errors import CheckError, StoreError
+from harness.errors import CheckError, NodeError, StoreError
 from harness.nodes import Node
 from harness.process import Result
 from harness.runtimes import Cluster, Facts, Member, Network
-from harness.runtimes.kubeadm import CLIENT_PEM, CONFIG, Kubeadm, config_version, kubelet_flags, master_config, worker_kubelet
+from harness.runtimes.kubeadm import (
+    ADMIN,
+    CLIENT_PEM,
+    CONFIG,
+    Kubeadm,
+    administrator,
+    config_version,
+    kubelet_flags,
+    master_config,
+    worker_kubelet,
+)
 from harness.runtimes.pki import FILES, FOLDER, Pki
 
 
@@ -28,7 +38,7 @@ class Machine:
         self.commands: list[str] = []
         self.answers: dict[str, Result] = {}
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float | None = None) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
         self.commands.append(command)
         if isinstance(input, bytes):
             with tarfile.open(fileobj=io.BytesIO(input)) as tar:
@@ -42,7 +52,9 @@ class Machine:
         return found or Result((), 0, "", "")
 
     def put_tar(self, stream: Any, destination: str) -> None: ...
-    def put(self, data: bytes, path: str, mode: int = 0o644) -> None: ...
+    def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
+        self.files[path] = (data, mode, "")
+
     def get(self, path: str) -> bytes:
         return self.files[path][0]
 
@@ -354,3 +366,58 @@ def test_only_a_kubelet_that_asks_docker_is_given_an_answer(version: str, asks: 
     units = Kubeadm(of).units(of.masters[0])
     assert any("slipway-docker.socket" in path for path in units) is asks
     assert any(b"--docker=" in (file.data or b"") for file in units.values()) is asks
+
+
+HOSTILE: dict[str, dict[str, dict[str, Any]]] = {
+    "exec": {"user": {"exec": {"command": "sh", "args": ["-c", "touch /tmp/x"], "apiVersion": "client.authentication.k8s.io/v1"}}},
+    "auth-provider": {"user": {"auth-provider": {"name": "gcp", "config": {"cmd-path": "sh"}}}},
+    "token-file": {"user": {"tokenFile": "/root/.ssh/id_rsa", "client-key": "/root/.ssh/id_rsa"}},
+    "proxy-url": {"cluster": {"proxy-url": "http://10.9.9.9:1", "tls-server-name": "x", "insecure-skip-tls-verify": True}},
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_of_a_master_s_kubeconfig_only_certificates_and_key_come_here(what: str) -> None:
+    of = cluster(1)
+    kubeadm = Kubeadm(of)
+    kubeadm.prepare()
+    kubeadm.certify(of.masters[0])
+    node = machine(of.masters[0])
+    theirs = yaml.safe_load(node.get(ADMIN))
+    theirs["users"][0]["user"].update(HOSTILE[what].get("user", {}))
+    theirs["clusters"][0]["cluster"].update(HOSTILE[what].get("cluster", {}))
+    theirs["users"].append({"name": "other", "user": {"exec": {"command": "sh"}}})
+    theirs["preferences"] = theirs["extensions"] = {"x": "y"}
+    node.put(yaml.safe_dump(theirs).encode(), ADMIN)
+    found = yaml.safe_load(kubeadm.kubeconfig("10.0.0.1"))
+    assert found["clusters"] == [
+        {
+            "name": "lab",
+            "cluster": {
+                "certificate-authority-data": theirs["clusters"][0]["cluster"]["certificate-authority-data"],
+                "server": "https://10.0.0.1:6443",
+            },
+        }
+    ]
+    assert [set(user["user"]) for user in found["users"]] == [{"client-certificate-data", "client-key-data"}]
+    assert set(found) == {"apiVersion", "kind", "clusters", "contexts", "current-context", "preferences", "users"}
+
+
+def test_a_master_with_another_authority_is_not_the_cluster_s() -> None:
+    of, other = cluster(1), cluster(1)
+    mine, theirs = Kubeadm(of), Kubeadm(other)
+    for kubeadm, where in ((mine, of), (theirs, other)):
+        kubeadm.prepare()
+        kubeadm.certify(where.masters[0])
+    machine(of.masters[0]).put(machine(other.masters[0]).get(ADMIN), ADMIN)
+    with pytest.raises(NodeError, match="is not the one of the cluster lab"):
+        mine.kubeconfig("10.0.0.1")
+    assert administrator(of.masters[0].node, "10.0.0.1", "lab", theirs.authority())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "a: &a [*a]", "clusters: 5", "\xff", "{" * 2000])
+def test_what_is_no_kubeconfig_is_told_with_its_machine(text: str) -> None:
+    of = cluster(1)
+    machine(of.masters[0]).put(text.encode("latin-1"), ADMIN)
+    with pytest.raises(NodeError, match=rf"master-1: {ADMIN}"):
+        administrator(of.masters[0].node, "10.0.0.1", "lab")

@@ -1,0 +1,63 @@
+"""The door to programs: what they are given, what they print, and that none can hold us up or fill our memory."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from harness import process
+from harness.errors import CommandError
+
+
+def test_input_of_any_size_goes_in_while_output_comes_out() -> None:
+    text = "0123456789abcdef" * (1 << 18)
+    assert process.run(["cat"], input=text).stdout == text
+    with tempfile.TemporaryFile() as file:
+        file.write(text.encode())
+        file.seek(0)
+        assert process.run(["cat"], input=file).stdout == text
+    assert process.run(["cat"]).stdout == ""
+
+
+def test_a_program_need_not_read_its_input() -> None:
+    assert process.run(["true"], input=b"x" * (4 << 20)).ok
+    result = process.run(["sh", "-c", "exec <&-; echo no; exit 3"], input=b"x" * (4 << 20), check=False)
+    assert (result.returncode, result.stdout) == (3, "no\n")
+
+
+def test_what_prints_without_end_is_ended() -> None:
+    for script in ("yes", "yes >&2"):
+        with pytest.raises(CommandError, match="printed more than 1 MiB"):
+            process.run(["sh", "-c", script], limit=1 << 20)
+
+
+def test_the_limit_of_output_is_the_default() -> None:
+    with pytest.raises(CommandError, match="printed more than 64 MiB"):
+        process.run(["yes"])
+
+
+def test_what_goes_into_a_file_is_limited_too(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file, pytest.raises(CommandError, match="printed more than 1 MiB"):
+        process.run(["yes"], output=file, limit=1 << 20)
+    assert (tmp_path / "out").stat().st_size <= 1 << 20
+    with (tmp_path / "out").open("wb") as file:
+        result = process.run(["sh", "-c", "printf ab; echo no >&2"], output=file, limit=5)
+    assert ((tmp_path / "out").read_bytes(), result.stdout, result.stderr) == (b"ab", "", "no\n")
+
+
+def test_a_program_that_hangs_is_ended_though_a_child_keeps_its_output_open() -> None:
+    with pytest.raises(CommandError, match=r"not done after 0\.2 s"):
+        process.run(["sh", "-c", "sleep 600 & wait"], timeout=0.2)
+    with pytest.raises(CommandError, match="not done after"):
+        process.run(["sh", "-c", "exec >&- 2>&-; exec sleep 600"], timeout=0.2)
+
+
+def test_what_failed_says_what_it_printed() -> None:
+    with pytest.raises(CommandError) as failed:
+        process.run(["sh", "-c", "echo out; echo err >&2; exit 4"])
+    assert failed.value.message.endswith("exit code 4")
+    assert failed.value.details == "out\nerr"
+    with pytest.raises(CommandError, match="no such program"):
+        process.run(["slipway-has-no-such-program"])
