@@ -15,7 +15,7 @@ from typing import Any
 
 from harness import log
 from harness.errors import SlipwayError
-from harness.nodes import Node, together
+from harness.nodes import Node, claim, together
 from harness.nodes.placing import STATE
 
 JOURNAL = f"{STATE}/journal"
@@ -95,6 +95,7 @@ class Journal:
         return step in self._of(node)
 
     def add(self, node: Node, step: str, inputs: str) -> None:
+        claim.check()
         node.run(f"mkdir -p {self._folder} && echo '{step} {inputs}' >> {self._path}")
         self._of(node)[step] = inputs
 
@@ -213,6 +214,8 @@ def _work(task: _Task, journal: Journal, slots: threading.Semaphore, ended: queu
     with slots:
         began = time.monotonic()
         try:
+            # Another command may have taken over while this one waited or slept.
+            claim.check()
             if node is None:
                 note = _text(step.action())
             else:
