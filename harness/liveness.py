@@ -38,6 +38,12 @@ def has_ended(label: str) -> bool:
     return _start(int(match[3])) != match[4]
 
 
+def is_of_earlier_boot(label: str) -> bool:
+    """Whether a label was made under another boot, for what only processes of this kernel can have made."""
+    match = _LABEL.fullmatch(label)
+    return match is not None and bool(_boot().strip("0")) and match[1] != _boot()
+
+
 def _boot() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
