@@ -13,8 +13,11 @@ import os
 import re
 import secrets
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
+
+from harness import log
 
 _LABEL = re.compile(r"([0-9a-f]{32})\.([0-9]+)\.([0-9]+)\.([0-9]+)")
 
@@ -63,6 +66,29 @@ def _start(process: int) -> str:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return fields[19] if fields[0] not in "ZX" else ""
     return ""
+
+
+_SAY_AFTER = 10.0
+"""Seconds of waiting for another process after which the user is told."""
+
+
+def lock(descriptor: int, how: int, path: Path) -> None:
+    """Take a flock; a long wait is told once. The process that has it may have been stopped."""
+    if how & fcntl.LOCK_NB:
+        fcntl.flock(descriptor, how)
+        return
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        pass
+    told = threading.Timer(_SAY_AFTER, log.info, (f"waiting for another process that holds {path} (fuser {path} names it)",))
+    told.daemon = True
+    told.start()
+    try:
+        fcntl.flock(descriptor, how)
+    finally:
+        told.cancel()
 
 
 class HeldFolder:

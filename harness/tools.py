@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from harness import log, packages, paths, process
+from harness import durable, log, packages, paths, process
 from harness.errors import CommandError
 
 # Debian's kind links nothing but libc and runs on the stable release before its own.
@@ -99,4 +99,8 @@ def _place(source: Path, target: Path) -> None:
     part = target.with_name(f"{target.name}.{os.getpid()}")
     shutil.copyfile(source, part)
     part.chmod(0o755)
+    # Others take it for whole by its name.
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
     part.rename(target)
+    durable.sync_folder(target.parent)

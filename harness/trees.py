@@ -20,7 +20,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from harness import paths
+from harness import liveness, paths
 from harness.oci.layer import unpack
 from harness.oci.model import Descriptor
 from harness.oci.store import Store
@@ -90,7 +90,7 @@ def _hold(place: Path) -> None:
 def _lease(how: int) -> Iterator[None]:
     opened = os.open(folder().with_suffix(".lease"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(opened, how)
+        liveness.lock(opened, how, folder().with_suffix(".lease"))
         yield
     finally:
         os.close(opened)

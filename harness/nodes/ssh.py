@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
-from harness import liveness, log, packages, process
+from harness import durable, liveness, log, packages, process
 from harness.errors import CommandError, NodeError, UsageError
 from harness.nodes import Input, Login, Machine, Writer, claim, each
 from harness.nodes.placing import Counted
@@ -496,8 +496,4 @@ def _brief(command: str) -> str:
 
 def _write(path: Path, text: str, mode: int = 0o600) -> None:
     """In one move: another command may be reading the file."""
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    os.chmod(part, mode)  # noqa: PTH101
-    Path(part).replace(path)
+    durable.write(path, text, mode=mode)
