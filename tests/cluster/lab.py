@@ -99,7 +99,7 @@ class Lab:
         return {node["name"]: node["ready"] for node in self.status()["nodes"]}
 
     def journals(self, *addresses: str) -> dict[str, list[str]]:
-        """What has been finished on these machines, or all members: lines ``step hash``."""
+        """What has been finished on these machines, or all members: lines ``step hash``, and a boot where the disk could not be synced."""
         machines = [self.at(address) for address in addresses] or self.machines
         texts = each(machines, lambda machine: machine.run("cat /var/lib/slipway/journal 2>/dev/null || true").stdout)
         return {machine.address: text.splitlines() for machine, text in zip(machines, texts, strict=True)}
