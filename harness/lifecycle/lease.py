@@ -27,7 +27,6 @@ from harness.nodes import Node, claim, each
 from harness.runtimes.kubeadm import KUBECTL
 
 NAME = "slipway-lock"
-_PATH = f"/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{NAME}"
 
 CLAIM = "/run/slipway-at-work"
 """On a master: who is at work, and since when. Its own time is when that was last confirmed; it ends with the machine's uptime."""
@@ -238,49 +237,45 @@ class _Lease:
         self._released = False
 
     def take(self) -> None:
-        created = self._write("create", document(_clock(self._master)))
-        if created is None:
+        taken = self._write("create", document(_clock(self._master)))
+        if taken is None:
             there = self._read()
             now = _clock(self._master)
             if there is not None and not expired(there, now) and not abandoned(there):
                 spec = there.get("spec") or {}
                 raise _busy(self._cluster, spec.get("holderIdentity"), spec.get("acquireTime"))
-            # With the version that was read: of several that find it expired one gets it.
-            created = self._write(*_instead(there, document(now)))
-        if created is None:
+            taken = self._write(*_instead(there, document(now)))
+        if taken is None:
             raise UsageError(f"somebody else has just begun to change the cluster {self._cluster}", hint="wait for its end")
 
     def renew(self) -> str:
         """Who has it instead; raises SlipwayError when that cannot be asked."""
-        now = _stamp(_clock(self._master))
         for _ in range(3):
-            metadata = {key: self._object["metadata"].get(key) for key in ("name", "namespace", "resourceVersion")}
-            renewed = {**self._object, "metadata": metadata, "spec": {**self._object["spec"], "renewTime": now}}
-            if self._write("replace", renewed) is not None:
+            now = _clock(self._master)
+            if self._write("replace", _version_of(self._object, {**self._object["spec"], "renewTime": _stamp(now)})) is not None:
                 return ""
-            # Somebody has changed it, or it is not there: a backup of etcd may have been restored.
+            # It is another version, or not there: a backup of etcd may have been restored.
             there = self._read()
             if self._released:
                 return ""
-            if there is None:
-                if self._write("create", document(_clock(self._master))) is not None:
-                    return ""
-                continue
-            holder = str((there.get("spec") or {}).get("holderIdentity") or "")
-            if holder != self._holder:
-                if not expired(there, _clock(self._master)):
-                    return _named(holder) or "another command"
-                # One of earlier, from a backup.
-                return "" if self._write(*_instead(there, document(_clock(self._master)))) is not None else "another command"
-            self._object = there
+            spec = (there or {}).get("spec") or {}
+            if there is not None and spec.get("holderIdentity") == self._holder:
+                self._object = {"metadata": there["metadata"], "spec": spec}
+            elif _transitions(spec) > _transitions(self._object["spec"]):
+                return _named(spec.get("holderIdentity")) or "another command"
+            elif self._write(*_instead(there, document(now))) is not None:
+                # What is there is older than this one's: it is from a backup.
+                return ""
         raise CommandError(f"the lease of the cluster {self._cluster} changes all the time")
 
     def release(self) -> None:
-        """Delete it in the version that was written last: that of another holder stays."""
+        """Name no holder any more, in the version that was written last: the lease of another holder stays.
+
+        The object stays too. Deleted, it could not tell a holder who slept that there was another one meanwhile.
+        """
         self._released = True
-        version = str((self._object.get("metadata") or {}).get("resourceVersion") or "")
-        body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"resourceVersion": version}}
-        self._master.run(f"{_ASK} delete --raw {_PATH} -f -", input=json.dumps(body), check=False, timeout=30)
+        spec = {key: self._object["spec"].get(key) for key in ("leaseDurationSeconds", "acquireTime", "leaseTransitions")}
+        self._write("replace", _version_of(self._object, spec))
 
     def _read(self) -> dict[str, Any] | None:
         asked = self._master.run(f"{_ASK} get lease {NAME} --ignore-not-found --output=json", timeout=60)
@@ -309,18 +304,36 @@ _OTHERWISE = ("(AlreadyExists)", "(Conflict)", "(NotFound)")
 
 
 def _instead(there: dict[str, Any] | None, wanted: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """How to write an object in place of one that was read."""
+    """How to write a Lease in place of one that was read: in the version that was read, so that one of several gets it."""
     if there is None:
         return "create", wanted
+    transitions = _transitions(there.get("spec") or {}) + 1
+    return "replace", _version_of(there, {**wanted["spec"], "leaseTransitions": transitions})
+
+
+def _version_of(there: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """A Lease with another spec, in the version of one that was read."""
     version = str((there.get("metadata") or {}).get("resourceVersion") or "")
-    return "replace", {**wanted, "metadata": {**wanted["metadata"], "resourceVersion": version}}
+    return {**_EMPTY, "metadata": {**_EMPTY["metadata"], "resourceVersion": version}, "spec": spec}
+
+
+def _transitions(spec: dict[str, Any]) -> int:
+    """How often a Lease has had another holder."""
+    count = spec.get("leaseTransitions")
+    return count if type(count) is int else 0
+
+
+_EMPTY: dict[str, Any] = {
+    "apiVersion": "coordination.k8s.io/v1",
+    "kind": "Lease",
+    "metadata": {"name": NAME, "namespace": "kube-system"},
+}
 
 
 def document(now: datetime.datetime) -> dict[str, Any]:
     """The Lease; ``now`` is the clock of the master, so that clocks of those who ask do not count."""
-    metadata = {"name": NAME, "namespace": "kube-system"}
     spec = {"holderIdentity": holder(), "leaseDurationSeconds": seconds(), "acquireTime": _stamp(now), "renewTime": _stamp(now)}
-    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+    return {**_EMPTY, "spec": {**spec, "leaseTransitions": 1}}
 
 
 def expired(found: dict[str, Any], now: datetime.datetime) -> bool:

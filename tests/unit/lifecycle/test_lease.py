@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 from typing import Any
 
@@ -144,7 +145,8 @@ def test_a_command_that_slept_and_finds_its_lease_as_it_left_it_goes_on(clock: C
         claim.check()
         assert api.lease is not None
         assert api.lease != before
-    assert api.lease is None
+    assert api.lease is not None
+    assert "holderIdentity" not in api.lease["spec"]
 
 
 def test_while_the_api_does_not_answer_a_command_goes_on(clock: Clock) -> None:
@@ -172,6 +174,32 @@ def test_a_lease_that_is_gone_after_a_restore_is_made_again(clock: Clock) -> Non
     api = Api()
     with lease.held(api, "lab"):
         api.lease = None
+        clock.now += lease.seconds()
+        claim.check()
+        assert api.lease is not None
+        assert api.lease["spec"]["holderIdentity"] == lease.holder()
+
+
+def test_a_lease_that_another_command_has_had_and_given_back_is_lost_too(clock: Clock) -> None:
+    api = Api()
+    with lease.held(api, "lab"):
+        clock.now += lease.seconds() + 1
+        other(api)
+        assert api.lease is not None
+        api._keep({**api.lease, "spec": {"leaseTransitions": api.lease["spec"]["leaseTransitions"]}})
+        with pytest.raises(LeaseLostError, match="another command has taken over"):
+            claim.check()
+        version = api.lease["metadata"]["resourceVersion"]
+    assert api.lease["metadata"]["resourceVersion"] == version
+
+
+def test_a_lease_of_earlier_that_a_restore_brings_back_is_taken_again(clock: Clock) -> None:
+    api = Api()
+    somebody(api, ago=5000)
+    old = copy.deepcopy(api.lease)
+    with lease.held(api, "lab"):
+        assert old is not None
+        api._keep(old)
         clock.now += lease.seconds()
         claim.check()
         assert api.lease is not None
