@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import secrets
 import shutil
 import sys
 import tarfile
@@ -96,7 +97,7 @@ def _npm(scratch: Path) -> list[str]:
 def _place(source: Path, target: Path) -> None:
     """Put a program into the cache in one move, so that two processes may fetch it at once."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}")
+    part = target.with_name(f"{target.name}.{secrets.token_hex(8)}")
     shutil.copyfile(source, part)
     part.chmod(0o755)
     # Others take it for whole by its name.

@@ -13,6 +13,7 @@ import dataclasses
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -150,7 +151,7 @@ def _aside(place: Path) -> Path:
     """Take a tree away at once: a kill while it is deleted must not leave half of one under a good name."""
     if place.name.startswith("."):
         return place
-    return place.rename(place.with_name(f".removing-{place.name}-{os.getpid()}"))
+    return place.rename(place.with_name(f".removing-{place.name}-{secrets.token_hex(4)}"))
 
 
 def _delete(trees: Iterable[Path]) -> None:

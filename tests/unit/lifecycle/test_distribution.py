@@ -53,6 +53,8 @@ class Gatherer:
         if command == distribution.CLOSE:
             self.serves = False
             return Result((), 0, "", "")
+        if command == distribution._RENEW:
+            return Result((), 0, "", "")
         if ".have ] || exit 0" in command:
             self.serves = bool(self.has)
             return Result((), 0, "opens\nserves\n" if self.serves else "", "")
