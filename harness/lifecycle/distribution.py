@@ -31,7 +31,7 @@ from typing import BinaryIO, Self, cast
 
 from harness import log
 from harness.errors import CommandError, SlipwayError
-from harness.nodes import Node, Writer, each
+from harness.nodes import Node, Writer, claim, each
 from harness.nodes.placing import STATE, Counted, File, archive, tar_stream
 from harness.oci.store import Store
 from harness.process import Result
@@ -110,7 +110,7 @@ StandardError=null
 RuntimeMaxSec=1800
 RootDirectory={RUNNING}/root
 MountAPIVFS=no
-BindReadOnlyPaths=/usr -/bin -/sbin -/lib -/lib32 -/lib64 -/libx32 -/etc/ld.so.cache {RUNNING}/serve:/serve
+BindReadOnlyPaths=/usr -/bin -/sbin -/lib -/lib32 -/lib64 -/libx32 -/etc/ld.so.cache -/etc/alternatives {RUNNING}/serve:/serve
 DynamicUser=yes
 CapabilityBoundingSet=
 NoNewPrivileges=yes
@@ -475,6 +475,7 @@ class Exchange:
         self._making: dict[str, threading.Lock] = {}
         self._open: dict[str, Node] = {}
         self._renewing: threading.Event | None = None
+        self._claim: claim.Claim | None = None
         self._lock = threading.Lock()
         self._from_here = threading.BoundedSemaphore(_FROM_HERE)
         self._failures = 0
@@ -594,6 +595,7 @@ class Exchange:
     def _note_open(self, node: Node) -> None:
         with self._lock:
             self._open[node.address] = node
+            self._claim = claim.current() or self._claim
             if self._renewing is None:
                 self._renewing = threading.Event()
                 threading.Thread(target=self._renew, args=(self._renewing,), daemon=True).start()
@@ -618,6 +620,10 @@ class Exchange:
             if self._renewing is not None:
                 self._renewing.set()
                 self._renewing = None
+
+        if self._claim is not None and self._claim.lost:
+            # The command that has taken over serves there now; what this one left closes by itself.
+            return
 
         def end(node: Node) -> None:
             with contextlib.suppress(SlipwayError):

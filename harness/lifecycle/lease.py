@@ -8,6 +8,7 @@ other one can take over through an API that is away, and machines that another o
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import datetime
 import getpass
@@ -52,6 +53,9 @@ _RELEASE = f"""{_LOCKED}
 _ASK = f"{KUBECTL} --request-timeout=20s --namespace kube-system"
 _held: set[str] = set()
 """Clusters whose lease this process has, so that a verb may call another one."""
+_noted_on: collections.Counter[str] = collections.Counter()
+"""By address of a master, how many verbs of this process have noted there that they are at work."""
+_counting = threading.Lock()
 
 
 def seconds() -> int:
@@ -119,6 +123,8 @@ class _Notes:
             if not asked.ok:
                 raise CommandError(f"{node.name}: it could not be noted who is at work: {CLAIM}", details=asked.output)
             self.nodes.append(node)
+            with _counting:
+                _noted_on[node.address] += 1
             return
 
     def renew(self) -> str:
@@ -136,6 +142,12 @@ class _Notes:
 
     def release(self) -> None:
         for node in self.nodes:
+            with _counting:
+                _noted_on[node.address] -= 1
+                again = _noted_on[node.address] > 0
+            # A verb that another one has called gives nothing back that the other still needs.
+            if again:
+                continue
             _gently(lambda node=node: node.run(f"{self._who}\n{_RELEASE}", check=False, timeout=30))  # type: ignore[misc]
 
 
@@ -217,6 +229,8 @@ def _kept(holding: claim.Claim, renewal: _Renewal) -> Iterator[None]:
         # It may be asking a machine that is lost; whatever it still says counts for nothing once the claim is given back.
         keeper.join(timeout=3)
         holding.drop(renewal)
+        if renewal.lost:
+            holding.lose(renewal.lost)
 
 
 def _gently(action: Callable[[], object]) -> None:

@@ -19,7 +19,7 @@ from harness.errors import CommandError, NodeError, SlipwayError
 from harness.lifecycle import distribution
 from harness.lifecycle.distribution import AT_ONCE, Brought, Exchange, Load, Parcel
 from harness.lifecycle.machine import CLEAN
-from harness.nodes import each
+from harness.nodes import claim, each
 from harness.nodes.placing import tar_stream
 from harness.oci.store import Store
 from harness.process import Result
@@ -386,6 +386,14 @@ def test_what_is_open_is_told_to_go_on_until_it_is_closed(world: World, monkeypa
     assert renewed.wait(120)
     world.exchange.close()
     assert world.exchange._renewing is None
+
+
+def test_who_has_lost_the_cluster_does_not_end_the_serving_of_the_next_command(world: World) -> None:
+    with claim.holding() as held:
+        world.bring(1)
+        held.lose("another command")
+    world.exchange.close()
+    assert distribution.CLOSE not in world[1].commands
 
 
 def test_what_serves_is_limited_to_an_address_and_a_time() -> None:

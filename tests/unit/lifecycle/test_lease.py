@@ -216,6 +216,15 @@ def test_a_file_on_a_master_that_is_another_commands_ends_it_too(clock: Clock) -
     assert [master.there for master in masters] == ["", "ops@elsewhere:7 word"]
 
 
+def test_a_verb_that_another_one_has_called_gives_back_nothing_that_the_other_needs() -> None:
+    master = Master("10.0.0.1")
+    with lease.claimed([master], "lab"):
+        with lease.claimed([master], "lab"):
+            pass
+        assert master.there == lease.holder()
+    assert master.there == ""
+
+
 def test_a_master_that_has_restarted_is_told_again(clock: Clock) -> None:
     master = Master("10.0.0.1")
     with lease.claimed([master], "lab"):
