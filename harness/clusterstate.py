@@ -9,12 +9,11 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import paths, untrusted
+from harness import durable, paths, untrusted
 from harness.errors import SlipwayError, UsageError
 
 DEFAULT_NAME = "default"
@@ -66,13 +65,10 @@ class ClusterState:
         self.write("cluster.json", json.dumps({**self.read(), **facts}, indent=2, sort_keys=True) + "\n")
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file of the folder in one move, for the eyes of its owner only."""
+        """Write a file of the folder in one move, for the eyes of its owner only. Raises StoreError when the disk refuses."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, part = tempfile.mkstemp(dir=self.folder, prefix=f".{name}.")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
         target = self.folder / name
-        Path(part).replace(target)
+        durable.write(target, text)
         return target
 
     @contextlib.contextmanager

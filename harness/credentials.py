@@ -7,12 +7,11 @@ import binascii
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import process
+from harness import durable, process
 from harness.errors import CommandError, StoreError, UsageError
 
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"
@@ -107,12 +106,7 @@ class Credentials:
 
     def _write(self, config: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A file of its own that nobody else may read, moved into place: a killed login leaves the old file whole.
-        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=".config.json.")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(config, file, indent="\t")
-            file.write("\n")
-        Path(name).replace(self.path)
+        durable.write(self.path, json.dumps(config, indent="\t") + "\n")
 
     def _helper(self, config: Mapping[str, Any], domain: str) -> str | None:
         helpers = _mapping(config, "credHelpers", self.path)

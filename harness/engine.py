@@ -32,6 +32,11 @@ PRIVILEGED_SINCE = (23, 0)
 """From this version on Docker itself leaves out capabilities that the host lacks."""
 
 
+def is_local() -> bool:
+    """Whether the engine runs on the kernel of this process."""
+    return os.environ.get("DOCKER_HOST", "unix://").startswith("unix://")
+
+
 def connect(*, timeout: float = 600) -> Client:
     """A client of a running engine; one is installed and started where there is none and we may.
 

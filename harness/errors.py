@@ -55,6 +55,12 @@ class CommandError(SlipwayError):
     exit_code = 6
 
 
+class LeaseLostError(SlipwayError):
+    """Another command has taken over the cluster that this one was changing."""
+
+    exit_code = 6
+
+
 class CheckError(SlipwayError):
     """A check of a node or a cluster did not hold."""
 

@@ -7,7 +7,6 @@ images, and temporary folders of processes that were killed. A kill at any momen
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,8 +85,7 @@ def prune(store: Store, *, cache: bool = False, dry_run: bool = False) -> Pruned
         Kind("temporary folders", len(left), sum(trees.size(path) for path in left)),
     )
     if not dry_run:
-        for path in left:
-            shutil.rmtree(path, ignore_errors=True)
+        scratch.sweep()
     return Pruned(kinds, names, dry_run, busy, removal.in_use, removal.busy)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 import urllib3
 
 from harness import context as build_context
-from harness import engine, log, scratch, untrusted
+from harness import engine, liveness, log, scratch, untrusted
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.images import Builder, emulation_hint, is_foreign_program
 from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
@@ -225,7 +225,7 @@ class Workshop:
         script = f'PATH="{MOUNT}/bin:$PATH"; export PATH; {shlex.join(command)}; code=$?; chown -R {owner} {MOUNT}; exit $code'
         code, output = engine.run_container(
             client, image, ["/bin/sh", "-c", script], environment=dict(environment), working_dir=MOUNT, network_mode="host",
-            volumes={str(tree): {"bind": MOUNT, "mode": "rw"}}, labels={engine.LABEL_BUILD: str(os.getpid())},
+            volumes={str(tree): {"bind": MOUNT, "mode": "rw"}}, labels={engine.LABEL_BUILD: liveness.process_label()},
         )  # fmt: skip
         for line in output.splitlines():
             log.debug(line)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from harness import checks, cloudimage, engine, log, process, tools, untrusted
+from harness import checks, cloudimage, engine, liveness, log, process, tools, untrusted
 from harness.capture import Proxy
 from harness.cloudimage import PlatformImage
 from harness.errors import BuildError, CheckError, CommandError
@@ -148,7 +148,7 @@ def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Buil
             stack.callback(log.info, f"the throw-away node stays: docker exec -it slipway-{name}-master-1 bash")
         else:
             stack.callback(provider.down, name)
-        group = provider.up(name, 1, 0, labels={engine.LABEL_BUILD: str(os.getpid())})
+        group = provider.up(name, 1, 0, labels={engine.LABEL_BUILD: liveness.process_label()})
         node = client.containers.get(f"slipway-{name}-master-1")
         gateway = str(next(iter(node.attrs["NetworkSettings"]["Networks"].values()))["Gateway"] or _gateway(client, node))
         proxy = stack.enter_context(Proxy(sources, store, host=gateway))
@@ -182,7 +182,7 @@ def _gateway(client: engine.Client, node: Any) -> str:
 @contextlib.contextmanager
 def _network(client: engine.Client, name: str, *, keep: bool) -> Iterator[str]:
     """A network of this build alone; its gateway, which is us. What is on it goes with it, also what is only just being started."""
-    network = client.networks.create(name, driver="bridge", labels={engine.LABEL_BUILD: str(os.getpid())})
+    network = client.networks.create(name, driver="bridge", labels={engine.LABEL_BUILD: liveness.process_label()})
     cut_short = True
     try:
         network.reload()
@@ -296,8 +296,9 @@ def sweep(client: engine.Client) -> None:
 
 
 def _is_dead(labels: Mapping[str, str]) -> bool:
-    pid = labels.get(engine.LABEL_BUILD, "")
-    return not (pid.isdigit() and Path(f"/proc/{pid}").exists())
+    """Whether a build that made this has ended for certain. One in another container that shares the engine may be alive."""
+    label = labels.get(engine.LABEL_BUILD, "")
+    return liveness.has_ended(label) or (engine.is_local() and liveness.is_of_earlier_boot(label))
 
 
 def requesters(kubectl: Sandbox) -> dict[str, tuple[str, ...]]:

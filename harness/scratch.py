@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import paths
+from harness import liveness, paths
+
+_held: dict[tuple[Path, int], liveness.HeldFolder] = {}
+_lock = threading.Lock()
 
 
 def folder() -> Path:
     """This process's folder, made when it is not there."""
-    found = paths.cache() / "tmp" / str(os.getpid())
-    found.mkdir(parents=True, exist_ok=True)
-    return found
+    root = paths.cache() / "tmp"
+    with _lock:
+        held = _held.get((root, os.getpid()))
+        if held is None or not held.path.is_dir():
+            root.mkdir(parents=True, exist_ok=True)
+            held = _held[root, os.getpid()] = liveness.HeldFolder(root)
+        return held.path
 
 
 def abandoned() -> tuple[Path, ...]:
-    """The folders of processes that were killed."""
-    return tuple(left for left in (paths.cache() / "tmp").glob("*") if not (left.name.isdigit() and Path("/proc", left.name).exists()))
+    """The folders of processes that were killed, in whatever container they ran."""
+    return tuple(left for left in sorted((paths.cache() / "tmp").glob("*")) if liveness.is_abandoned(left))
+
+
+def sweep() -> None:
+    """Remove them."""
+    for left in (paths.cache() / "tmp").glob("*"):
+        liveness.remove_abandoned(left)
 
 
 @contextlib.contextmanager
 def cleaned() -> Iterator[None]:
     """Removes our folder when the block ends, and before it those of processes that were killed."""
-    for left in abandoned():
-        shutil.rmtree(left, ignore_errors=True)
+    sweep()
     try:
         yield
     finally:
-        shutil.rmtree(folder(), ignore_errors=True)
+        with _lock:
+            held = _held.pop((paths.cache() / "tmp", os.getpid()), None)
+        if held is not None:
+            held.remove()

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import os
+import secrets
 import shlex
 import sys
 import tempfile
@@ -235,7 +236,7 @@ def _make(wanted: Wanted, store: Store, undo: contextlib.ExitStack, *, keep: boo
     client = engine.connect()
     images.Builder(store, tuple(images.bundled())).engine_image(client, Reference.parse(IMAGE))
     provider = ContainerProvider(client)
-    name = f"test-{os.getpid()}-{next(_count)}"
+    name = f"test-{os.getpid()}-{next(_count)}-{secrets.token_hex(3)}"
     if not keep:
         undo.callback(ClusterState.of(name).forget)
         undo.callback(provider.down, name)

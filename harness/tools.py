@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import secrets
 import shutil
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
-from harness import log, packages, paths, process
+from harness import durable, log, packages, paths, process
 from harness.errors import CommandError
 
 # Debian's kind links nothing but libc and runs on the stable release before its own.
@@ -96,7 +97,11 @@ def _npm(scratch: Path) -> list[str]:
 def _place(source: Path, target: Path) -> None:
     """Put a program into the cache in one move, so that two processes may fetch it at once."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}")
+    part = target.with_name(f"{target.name}.{secrets.token_hex(8)}")
     shutil.copyfile(source, part)
     part.chmod(0o755)
+    # Others take it for whole by its name.
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
     part.rename(target)
+    durable.sync_folder(target.parent)

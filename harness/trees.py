@@ -13,6 +13,7 @@ import dataclasses
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -20,7 +21,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from harness import paths
+from harness import liveness, paths
 from harness.oci.layer import unpack
 from harness.oci.model import Descriptor
 from harness.oci.store import Store
@@ -90,7 +91,7 @@ def _hold(place: Path) -> None:
 def _lease(how: int) -> Iterator[None]:
     opened = os.open(folder().with_suffix(".lease"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(opened, how)
+        liveness.lock(opened, how, folder().with_suffix(".lease"))
         yield
     finally:
         os.close(opened)
@@ -150,7 +151,7 @@ def _aside(place: Path) -> Path:
     """Take a tree away at once: a kill while it is deleted must not leave half of one under a good name."""
     if place.name.startswith("."):
         return place
-    return place.rename(place.with_name(f".removing-{place.name}-{os.getpid()}"))
+    return place.rename(place.with_name(f".removing-{place.name}-{secrets.token_hex(4)}"))
 
 
 def _delete(trees: Iterable[Path]) -> None:

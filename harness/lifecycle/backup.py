@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from harness import clusterstate, log, untrusted
+from harness import clusterstate, durable, log, untrusted
 from harness.errors import CheckError, CommandError, NodeError, SlipwayError, UsageError
 from harness.lifecycle import access, certificates, kubeconfigs
 from harness.lifecycle.access import Access
@@ -209,6 +209,7 @@ def _write(file: Path, front: Mapping[str, Any], members: Mapping[str, bytes], s
             target.flush()
             os.fsync(target.fileno())
         Path(part).rename(file)
+        durable.sync_folder(file.absolute().parent)
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise

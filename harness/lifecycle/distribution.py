@@ -2,9 +2,14 @@
 
 A machine that has a parcel serves it on a socket of systemd's with nothing but its shell and tar; one that lacks it asks one that has.
 What arrives is believed only when each file has the digest that the machine was told over SSH: nobody on the way, and no machine that
-serves, can alter anything. It is not enciphered, which would cost more than all the rest, so nothing travels this way but what the image
-holds; and who does not know the password of this exchange is given nothing. What no other machine can give, whatever the reason, comes
-from here.
+serves, can alter anything. What no other machine can give, whatever the reason, comes from here.
+
+A request is answered when it carries a keyed digest (BLAKE2b, key first) of a nonce of the server, the parcel's name and the paths. Each
+parcel has a key of its own for one exchange, told over SSH to the machines that are to have that parcel; it never crosses the line.
+A request is served in a root folder that holds the programs, the keys and the parcels, by a user without any rights, and only paths of
+the parcel's own list leave it. The socket listens on the address of the machine in the cluster, and closes when the exchange ends, or
+minutes after this process was last heard of. The content is not enciphered, which would cost more than all the rest: nothing travels
+this way but what the image holds.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import hmac
 import os
 import secrets
 import shlex
@@ -25,7 +31,7 @@ from typing import BinaryIO, Self, cast
 
 from harness import log
 from harness.errors import CommandError, SlipwayError
-from harness.nodes import Node, Writer, each
+from harness.nodes import Node, Writer, claim, each
 from harness.nodes.placing import STATE, Counted, File, archive, tar_stream
 from harness.oci.store import Store
 from harness.process import Result
@@ -33,7 +39,10 @@ from harness.process import Result
 PORT = 5001
 """On which machines serve each other while a cluster is made or grows."""
 FOLDER = f"{STATE}/share"
-"""What a machine can hand on. For each parcel ``NAME.have`` says in which folder it lies, and the parts it came in."""
+"""What a machine can hand on. For each parcel ``NAME.have`` says in which folder it lies, and the parts it came in; ``NAME.list`` has the
+paths of its files, sorted."""
+RUNNING = "/run/slipway-share"
+"""What serving needs: the script, the root folder in which it runs, and ``offers/NAME`` with the key and the list of each parcel."""
 INCOMING = f"{STATE}/incoming"
 
 AT_ONCE = 2
@@ -47,67 +56,139 @@ _CONNECTED = 5
 STALLED = 20
 """Seconds without a byte after which a machine gives another one up: it may only be busy."""
 
-_SERVE = f"""# A request: the password, the name of a parcel, then paths, each on a line, and an empty line.
-IFS= read -r password && IFS= read -r name || exit 1
-[ "$password" = "$(cat {FOLDER}/password)" ] || exit 1
-case $name in *[!a-z0-9-]*) exit 1 ;; esac
-cd "$(head -n 1 {FOLDER}/$name.have)" || exit 1
-paths=$(sed -n '/^$/q; /\\/\\.\\.\\//d; /\\/\\.\\.$/d; /^\\.\\/./p')
-printf '%s\\n' "$paths" | exec tar -b 512 -cf - -T -
+OPEN_SECONDS = 900
+"""Until a machine that nobody tells to go on stops serving."""
+_RENEW_SECONDS = 240
+_REQUEST_SECONDS = 60
+"""For a request to arrive, so that a connection without one holds no place."""
+
+# Each line of a request ends it unless it is right. The reader of the paths is given their length: it must not wait for more.
+_SERVE = f"""export LC_ALL=C
+# Where the options of the unit did not take effect nothing may leave.
+[ "$(id -u)" != 0 ] && [ ! -e /etc/passwd ] || exit 1
+{{ sleep {_REQUEST_SECONDS}; kill -9 $$; }} > /dev/null 2>&1 < /dev/null &
+limit=$!
+nonce=$(od -An -v -tx1 -N 32 /dev/urandom | tr -d ' \\n')
+[ ${{#nonce}} = 64 ] || exit 1
+echo "$nonce"
+IFS= read -r code && IFS= read -r name && IFS= read -r length || exit 1
+case $name in '' | *[!a-z0-9-]*) exit 1 ;; esac
+case $length in '' | *[!0-9]* | ????????*) exit 1 ;; esac
+offer=/offers/$name
+[ -s "$offer/key" ] && [ -s "$offer/list" ] && [ -d "/parcels/$name" ] || exit 1
+paths=$(head -c "$length")
+wanted=$({{ cat "$offer/key"; printf '%s\\n' "$nonce" "$name" "$paths"; }} | b2sum) && [ ${{#wanted}} -ge 128 ] || exit 1
+[ "$code" = "${{wanted%% *}}" ] || exit 1
+unknown=$(printf '%s\\n' "$paths" | sort | comm -23 - "$offer/list" | sed 's/^/x/') && [ -z "$unknown" ] || exit 1
+kill $limit
+cd "/parcels/$name" || exit 1
+printf '%s\\n' "$paths" | exec tar -b 512 --no-recursion -cf - -T -
 """
 
 _SOCKET = f"""[Unit]
 Description=slipway: what other machines of the cluster may fetch here
 
 [Socket]
-ListenStream={PORT}
+ListenStream=$listen
+FreeBind=yes
 Accept=yes
-MaxConnections={4 * AT_ONCE}
+MaxConnections={8 * AT_ONCE}
+MaxConnectionsPerSource={2 * AT_ONCE}
 """
 
+# Options that systemd cannot grant must end the unit, not be passed over: RootDirectory, the binds and DynamicUser do so. Versions that
+# do not know the binds find no shell in the root folder.
 _SERVICE = f"""[Unit]
 Description=slipway: another machine of the cluster fetches what is here
 CollectMode=inactive-or-failed
 
 [Service]
-ExecStart=-/bin/sh {FOLDER}/serve
+ExecStart=-/bin/sh /serve
 StandardInput=socket
 StandardOutput=socket
 StandardError=null
 RuntimeMaxSec=1800
-ProtectSystem=strict
-ProtectHome=yes
+RootDirectory={RUNNING}/root
+MountAPIVFS=no
+BindReadOnlyPaths=/usr -/bin -/sbin -/lib -/lib32 -/lib64 -/libx32 -/etc/ld.so.cache -/etc/alternatives {RUNNING}/serve:/serve
+DynamicUser=yes
+CapabilityBoundingSet=
 NoNewPrivileges=yes
+PrivateDevices=yes
+RestrictAddressFamilies=AF_UNIX
+RestrictNamespaces=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+LimitCORE=0
+"""
+
+_END_SERVICE = f"""[Unit]
+Description=slipway: end what other machines may fetch here
+CollectMode=inactive-or-failed
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh {RUNNING}/end
+"""
+
+_END_TIMER = f"""[Unit]
+Description=slipway: end what other machines may fetch here, unless told to go on
+
+[Timer]
+OnActiveSec={OPEN_SECONDS}
+AccuracySec=1s
 """
 
 _UNIT = "/run/systemd/system/slipway-share"
 
-# In /run, so that it does not outlive a reboot. Older versions of systemd find a new unit only after they have been told to look.
-_OPEN = f"""put() {{ (umask "$1"; cat > "$2.$$" && mv "$2.$$" "$2"); }}
-take_password() {{ mkdir -p {FOLDER} && chmod 700 {FOLDER} && put 077 {FOLDER}/password; }}
-serve() {{
-  mkdir -p /run/systemd/system
-  put 022 {FOLDER}/serve <<'END'
-{_SERVE}END
-  put 022 {_UNIT}.socket <<'END'
-{_SOCKET}END
-  put 022 {_UNIT}@.service <<'END'
-{_SERVICE}END
-  start='systemctl start slipway-share.socket'
-  {{ $start || {{ systemctl daemon-reload; $start; }}; }} > /dev/null 2>&1 || return 0
-  echo serves
-  # For the case that nobody lives to end it.
-  systemd-run --quiet --collect --unit=slipway-share-end --on-active=2h systemctl stop slipway-share.socket > /dev/null 2>&1
-  return 0
-}}
-"""
-
 CLOSE = f"""systemctl stop slipway-share.socket 'slipway-share@*' slipway-share-end.timer 2>/dev/null
-rm -f {_UNIT}.socket {_UNIT}@.service {FOLDER}/password
+rm -rf {_UNIT}.socket {_UNIT}@.service {_UNIT}@.service.d {_UNIT}-end.timer {_UNIT}-end.service {RUNNING} {FOLDER}/password
 """
 """Shell text that ends the serving; harmless where nothing serves."""
 
-_TOOLS = ("b2sum", "gzip", "xargs", "sed", "cut", "comm", "find", "du")
+_RENEW = "systemctl restart slipway-share-end.timer"
+
+# In /run, so that it does not outlive a reboot. Older versions of systemd find a new unit only after they have been told to look, and its
+# folder only if it was there then: the socket, which starts it all, comes last.
+_OPEN = f"""put() {{ (umask "$1"; cat > "$2.$$" && mv "$2.$$" "$2"); }}
+offer() {{
+  place=$(head -n 1 {FOLDER}/$name.have) && [ -n "$place" ] && [ -d "$place" ] && [ -s {FOLDER}/$name.list ] || return 1
+  mkdir -p {RUNNING} && chmod 700 {RUNNING} && mkdir -p {RUNNING}/root {RUNNING}/offers/$name {_UNIT}@.service.d || return 1
+  put 022 {RUNNING}/offers/$name/key && put 022 {RUNNING}/offers/$name/list < {FOLDER}/$name.list || return 1
+  put 022 {_UNIT}@.service.d/$name.conf <<END
+[Service]
+BindReadOnlyPaths=-{RUNNING}/offers/$name:/offers/$name -$place:/parcels/$name
+END
+}}
+serve() {{
+  echo opens
+  put 022 {RUNNING}/serve <<'END'
+{_SERVE}END
+  put 022 {RUNNING}/end <<'END'
+{CLOSE}END
+  put 022 {_UNIT}@.service <<'END'
+{_SERVICE}END
+  put 022 {_UNIT}-end.service <<'END'
+{_END_SERVICE}END
+  put 022 {_UNIT}-end.timer <<'END'
+{_END_TIMER}END
+  case $address in *:*) listen="[$address]:{PORT}" ;; *) listen=$address:{PORT} ;; esac
+  before=$(cat {_UNIT}.socket 2>/dev/null)
+  put 022 {_UNIT}.socket <<END
+{_SOCKET}END
+  [ "$before" = "$(cat {_UNIT}.socket)" ] || systemctl stop slipway-share.socket > /dev/null 2>&1
+  start() {{ {_RENEW} && systemctl start slipway-share.socket; }}
+  {{ start || {{ systemctl daemon-reload; start; }}; }} > /dev/null 2>&1 || return 0
+  # A socket accepts whatever becomes of the service behind it: only one that answers serves.
+  if command -v bash > /dev/null 2>&1; then
+    answer=$(timeout 20 bash -c 'exec 3<> "/dev/tcp/$1/{PORT}" && read -r nonce <&3 && echo "$nonce"' bash "$address" 2>/dev/null)
+    [ ${{#answer}} = 64 ] || return 0
+  fi
+  echo serves
+}}
+"""
+
+_TOOLS = ("b2sum", "gzip", "xargs", "sed", "cut", "comm", "find", "du", "od")
 _PATHS = hashlib.blake2b().digest_size * 2 + 3
 """The column at which the path begins in a list that b2sum reads."""
 
@@ -146,7 +227,9 @@ _FETCH = f"""cd $work/tree || exit 1
 rm -f ../connected
 bash -c 'exec 3<> "/dev/tcp/$1/$2" || exit 1
   : > ../connected
-  {{ cat ../password; echo "$3"; cat ../lacking; echo; }} >&3 || exit 1
+  IFS= read -r nonce <&3 || exit 1
+  code=$({{ cat ../key; printf "%s\\n" "$nonce" "$3"; cat ../lacking; }} | b2sum)
+  {{ printf "%s\\n" "${{code%% *}}" "$3" "$(($(wc -c < ../lacking)))"; cat ../lacking; }} >&3 || exit 1
   exec tar -b 512 -xof - -T ../lacking <&3 3>&-' bash "$peer" {PORT} "$name" &
 fetching=$!
 ( sleep {_CONNECTED}
@@ -167,11 +250,13 @@ finish
 )
 code=$?
 [ $code = 0 ] || exit $code
-take_password < $work/password
-put 022 {FOLDER}/$name.have < $work/have || exit 1
+mkdir -p {FOLDER} && chmod 700 {FOLDER}
+cut -c {_PATHS}- $work/sums | sort | put 022 {FOLDER}/$name.list && put 022 {FOLDER}/$name.have < $work/have || exit 1
+offer < $work/key
+offered=$?
 cd / && rm -rf $work
 echo whole
-serve
+if [ $offered = 0 ]; then serve; fi
 """
 
 
@@ -289,7 +374,10 @@ class _Answer:
     """A program that it would need."""
     fetches: bool = False
     whole: bool = False
+    opens: bool = False
+    """It may be listening from now on."""
     serves: bool = False
+    """It answers."""
     parts: frozenset[str] = frozenset()
 
     @classmethod
@@ -301,6 +389,7 @@ class _Answer:
             without=next((word[1] for word in words if word[0] == "without" and len(word) == 2), ""),
             fetches="fetches" in lines,
             whole="whole" in lines,
+            opens="opens" in lines,
             serves="serves" in lines,
             parts=frozenset(word[1] for word in words if word[0] == "part" and len(word) == 2),
         )
@@ -381,14 +470,20 @@ class Exchange:
 
     def __init__(self, machines: Iterable[Node]) -> None:
         self._machines = tuple(machines)
-        self._password = secrets.token_hex(16)
+        self._secret = secrets.token_bytes(32)
         self._sources: dict[str, _Sources] = {}
         self._making: dict[str, threading.Lock] = {}
         self._open: dict[str, Node] = {}
+        self._renewing: threading.Event | None = None
+        self._claim: claim.Claim | None = None
         self._lock = threading.Lock()
         self._from_here = threading.BoundedSemaphore(_FROM_HERE)
         self._failures = 0
         self._fetched = False
+
+    def key(self, name: str) -> str:
+        """The key of a parcel, for those who are to have it."""
+        return hmac.new(self._secret, name.encode(), "sha256").hexdigest()
 
     def bring(self, node: Node, name: str, make: Callable[[], Parcel], among: Collection[Node] | None = None) -> Brought:
         """Bring a machine a parcel. ``make`` is called once, by the first who needs it; ``among`` may have it already, if not just anybody.
@@ -399,7 +494,7 @@ class Exchange:
         parcel = sources.parcel
         answer = _Answer(without="names that can be listed")
         if parcel.listed:
-            answer = self._told(node, parcel, _BEGIN, archive(_list(parcel, self._password)))
+            answer = self._told(node, parcel, _BEGIN, archive(_list(parcel, self.key(name))))
         if answer.without and parcel.whole is not None:
             log.debug(f"{name} is sent to {node.name} whole: it has no {answer.without}")
             parcel.whole(node)
@@ -420,10 +515,11 @@ class Exchange:
                     self._judge(node, sources, peer, before, answer)
                     refused |= set() if answer.whole else {peer}
                 if answer.serves:
-                    # Before those who wait hear of us: they would take it that nobody has it.
+                    # Before those who wait hear of it: they would take it that nobody has it.
                     sources.add(node.address)
-        if answer.serves:
+        if answer.opens:
             self._note_open(node)
+        if answer.serves:
             sources.add(node.address)
         return Brought(sent, tuple(peers))
 
@@ -446,7 +542,7 @@ class Exchange:
 
     def _load(self, node: Node, parcel: Parcel, load: Load) -> tuple[_Answer, int, str]:
         meter = _Meter(load.write)
-        result = node.run(_script(parcel, f"cd $work/tree || exit 1\n{load.unpack}\n"), input=meter, timeout=3600)
+        result = node.run(_script(node, parcel, f"cd $work/tree || exit 1\n{load.unpack}\n"), input=meter, timeout=3600)
         _check_disk(node, result)
         return _Answer.of(result.stdout), meter.bytes, result.stderr
 
@@ -469,7 +565,7 @@ class Exchange:
         return self._failures > _REFUSALS and not self._fetched
 
     def _told(self, node: Node, parcel: Parcel, script: str, input: bytes | None = None, timeout: float = 600) -> _Answer:
-        result = node.run(_script(parcel, script), input=input, timeout=timeout)
+        result = node.run(_script(node, parcel, script), input=input, timeout=timeout)
         _check_disk(node, result)
         return _Answer.of(result.stdout)
 
@@ -486,22 +582,48 @@ class Exchange:
             return self._sources[name]
 
     def _ask(self, node: Node, name: str, sources: _Sources) -> None:
-        script = f"[ -e {FOLDER}/{name}.have ] || exit 0\n{_OPEN}take_password\nserve\n"
+        setting = f"name={name}\naddress={shlex.quote(node.address)}\nexport LC_ALL=C\n"
+        script = f"[ -e {FOLDER}/{name}.have ] || exit 0\n{setting}{_OPEN}if offer; then serve; fi\n"
         # One that does not answer is told of by whoever needs it.
         with contextlib.suppress(SlipwayError):
-            if "serves" in node.run(script, input=f"{self._password}\n", timeout=60).stdout.split():
+            answer = _Answer.of(node.run(script, input=f"{self.key(name)}\n", timeout=60).stdout)
+            if answer.opens:
                 self._note_open(node)
+            if answer.serves:
                 sources.add(node.address)
 
     def _note_open(self, node: Node) -> None:
         with self._lock:
             self._open[node.address] = node
+            self._claim = claim.current() or self._claim
+            if self._renewing is None:
+                self._renewing = threading.Event()
+                threading.Thread(target=self._renew, args=(self._renewing,), daemon=True).start()
+
+    def _renew(self, ended: threading.Event) -> None:
+        """Keep open what is open until ``ended``: without this process it closes by itself."""
+
+        def renew(node: Node) -> None:
+            with contextlib.suppress(SlipwayError):
+                node.run(_RENEW, check=False, timeout=30)
+
+        while not ended.wait(_RENEW_SECONDS):
+            with self._lock:
+                nodes = tuple(self._open.values())
+            each(nodes, renew)
 
     def close(self) -> None:
         """Nobody serves any more. May be called again, and other parcels brought afterwards."""
         with self._lock:
             nodes, self._open = tuple(self._open.values()), {}
             self._sources.clear()
+            if self._renewing is not None:
+                self._renewing.set()
+                self._renewing = None
+
+        if self._claim is not None and self._claim.lost:
+            # The command that has taken over serves there now; what this one left closes by itself.
+            return
 
         def end(node: Node) -> None:
             with contextlib.suppress(SlipwayError):
@@ -539,20 +661,20 @@ class _Meter:
         self.bytes = counted.tell()
 
 
-def _script(parcel: Parcel, body: str) -> str:
-    values = f"work={INCOMING}/{parcel.name}\nplace={parcel.place}\nearlier='{parcel.earlier}'\n"
+def _script(node: Node, parcel: Parcel, body: str) -> str:
+    values = f"address={shlex.quote(node.address)}\nwork={INCOMING}/{parcel.name}\nplace={parcel.place}\nearlier='{parcel.earlier}'\n"
     own = f"begin() {{\n{parcel.begin}\n}}\nfinish() {{\n{parcel.finish}\n}}\n"
     return f"name={parcel.name}\nexport LC_ALL=C\numask 022\n{values}{_OPEN}{_LACKING}{own}{body}{_END}"
 
 
-def _list(parcel: Parcel, password: str) -> dict[str, File]:
+def _list(parcel: Parcel, key: str) -> dict[str, File]:
     """What a machine is told of a parcel: what it should hold, and what is needed to get it and to hand it on."""
     sums = "".join(f"{content.digest}  ./{path}\n" for path, content in sorted(parcel.files.items()))
     have = "".join(f"{line}\n" for line in (parcel.place, *parcel.parts))
     return {
         "/sums": File.text(sums),
         "/have": File.text(have),
-        "/password": File.text(f"{password}\n", 0o600),
+        "/key": File.text(f"{key}\n", 0o600),
         **{f"/{name}": File(data) for name, data in parcel.beside.items()},
     }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import copy
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 from cryptography import x509
 
-from harness import clusterstate, log
+from harness import clusterstate, durable, log
 from harness.errors import CheckError, Fault, InputError, SlipwayError, UsageError
 from harness.lifecycle import access
 from harness.lifecycle.access import Access
@@ -101,10 +100,7 @@ def write(config: Mapping[str, Any], path: Path) -> None:
     """For its owner's eyes only, in one move. A link is followed: what it leads to is replaced."""
     target = path.expanduser().resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    with os.fdopen(handle, "w") as file:
-        file.write(text(config))
-    Path(part).replace(target)
+    durable.write(target, text(config))
 
 
 def merge(config: Mapping[str, Any], path: Path) -> None:

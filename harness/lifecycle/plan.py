@@ -16,7 +16,7 @@ from typing import Any
 
 from harness import log
 from harness.errors import SlipwayError
-from harness.nodes import Node, no_thread, together
+from harness.nodes import Node, claim, no_thread, together
 from harness.nodes.placing import STATE
 
 JOURNAL = f"{STATE}/journal"
@@ -68,8 +68,27 @@ def describe(steps: Sequence[Step]) -> list[dict[str, Any]]:
     ]
 
 
+_BOOT = "{ read -r boot < /proc/sys/kernel/random/boot_id; } 2> /dev/null"
+
+# All file systems that steps write to, each once. Without coreutils' option everything is synced.
+_SYNC = f"""devices=" "
+synced() {{
+  for place in / /etc /usr /opt /root /var /var/lib {STATE} /var/lib/kubelet /var/lib/containerd /var/lib/etcd; do
+    device=$(stat -c %d "$place" 2> /dev/null) || continue
+    case $devices in *" $device "*) continue ;; esac
+    devices="$devices$device "
+    sync -f "$place" 2> /dev/null || {{ sync; return; }}
+  done
+}}
+"""
+
+
 class Journal:
-    """What has been finished on each node: lines ``step-id hash`` in a file there. Safe in threads."""
+    """What has been finished on each node: lines ``step-id hash`` in a file there. Safe in threads.
+
+    A line is written once the disk has what the step has done, so that it holds after a power cut. Where the disk cannot be told to,
+    the line ends with the id of the boot and holds until the next one.
+    """
 
     def __init__(self, path: str = JOURNAL) -> None:
         self._path = shlex.quote(path)
@@ -83,9 +102,8 @@ class Journal:
             lock = self._locks.setdefault(node.address, threading.Lock())
         with lock:
             if node.address not in self._known:
-                text = node.run(f"cat {self._path} 2>/dev/null || true").stdout
-                # The last line may have been cut by a kill: it has no hash then, or a wrong one, and its step is done again.
-                self._known[node.address] = dict(words for line in text.splitlines() if len(words := line.split()) == 2)
+                text = node.run(f"cat {self._path} 2>/dev/null; boot=; {_BOOT}; printf '%s %s\\n' {_NOW} \"$boot\"").stdout
+                self._known[node.address] = _finished(text)
             return self._known[node.address]
 
     def has(self, node: Node, step: str, inputs: str) -> bool:
@@ -96,8 +114,22 @@ class Journal:
         return step in self._of(node)
 
     def add(self, node: Node, step: str, inputs: str) -> None:
-        node.run(f"mkdir -p {self._folder} && echo '{step} {inputs}' >> {self._path}")
+        claim.check()
+        line = f"if synced; then echo '{step} {inputs}'; else boot=unknown; {_BOOT}; echo \"{step} {inputs} $boot\"; fi >> {self._path}"
+        node.run(f"{_SYNC}mkdir -p {self._folder} && {line}", timeout=600)
         self._of(node)[step] = inputs
+
+
+_NOW = "boot-now"
+"""Begins the line behind a journal that says which boot this is."""
+
+
+def _finished(text: str) -> dict[str, str]:
+    """The steps of a journal that hold, with what they were given."""
+    lines = [line.split() for line in text.splitlines()]
+    boot = next((words[1] for words in lines if words[:1] == [_NOW] and len(words) == 2), "")
+    # The last line may have been cut by a kill: it has no hash then, or a wrong one, and its step is done again.
+    return {words[0]: words[1] for words in lines if words[:1] != [_NOW] and (len(words) == 2 or (len(words) == 3 and words[2] == boot))}
 
 
 @dataclasses.dataclass
@@ -268,6 +300,8 @@ def _work(task: _Task, journal: Journal, ended: queue.Queue[_Ended]) -> None:
     skipped, note = False, ""
     began = time.monotonic()
     try:
+        # Another command may have taken over while this one waited or slept.
+        claim.check()
         if node is None:
             note = _text(step.action())
         else:

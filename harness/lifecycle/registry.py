@@ -154,7 +154,7 @@ def held(node: Node) -> dict[str, int]:
 # Blobs may be read already while others are on their way: each appears whole, in one move.
 _FINISH = f"""mkdir -p {STORAGE}
 cp -alf . {STORAGE}/ || cp -af . {STORAGE}/
-rm -f {distribution.FOLDER}/images-*.have"""
+rm -f {distribution.FOLDER}/images-*.have {distribution.FOLDER}/images-*.list"""
 
 
 def parcel(store: Store, wanted: Layout) -> Parcel:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
-import itertools
 import os
 import re
 import shlex
-import shutil
 import stat
 import tempfile
 import threading
@@ -17,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
-from harness import log, packages, process, untrusted
+from harness import durable, liveness, log, packages, process, untrusted
 from harness.errors import CommandError, NodeError, StoreError, UsageError
-from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Login, Machine, Writer, each
+from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Login, Machine, Writer, claim, each
 from harness.nodes.placing import Counted, decoded
 from harness.process import Result
 
@@ -33,8 +31,6 @@ _LOST = 255
 """The exit code that ssh keeps for its own failures."""
 
 _OWN = "slipway: this was the command's own exit code"
-
-_count = itertools.count(1)
 
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:%-]*")
 
@@ -93,8 +89,9 @@ class Ssh:
         self.config = folder / "ssh_config"
         """For people and testinfra."""
         self.known_hosts = folder / "known_hosts"
-        self.sockets = _place(f"{os.getpid()}-{next(_count)}")
-        """Of this object alone: another command, on the same cluster at the same time, ends its own connections and not ours."""
+        self._held = _place()
+        self.sockets = self._held.path
+        """Of this object alone: another command, on the same cluster at the same time, ends its own connections and not these."""
         self.own = self.sockets / "config"
         """What our own commands read: another one may know other machines."""
         self.for_many = self.own
@@ -104,7 +101,7 @@ class Ssh:
         self.at_end: list[Callable[[], object]] = []
         """Called before the connections are ended, once each."""
         self._counting = threading.Lock()
-        atexit.register(shutil.rmtree, self.sockets, ignore_errors=True)
+        atexit.register(self._held.remove)
         self.nodes = tuple(SshNode(self, machine) for machine in self.machines)
 
     def prepare(self) -> None:
@@ -127,7 +124,7 @@ class Ssh:
                     raise UsageError(f"{key}: no such private key", hint="give the file of a private key with --key")
         _write(
             self.config,
-            config_text(self.machines, self.known_hosts, _place(hashlib.sha256(str(self.folder.absolute()).encode()).hexdigest()[:8])),
+            config_text(self.machines, self.known_hosts, _folder(hashlib.sha256(str(self.folder.absolute()).encode()).hexdigest()[:8])),
         )
         _write(self.own, config_text(self.machines, self.known_hosts, self.sockets))
         if any(_secrets(machine.login) for machine in self.machines):
@@ -247,7 +244,7 @@ class SshNode:
             process.run(["ssh", "-F", self.ssh.own, "-O", "exit", "--", self.address], check=False, timeout=10)
 
     def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> Result:
-        argv = ["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote(command)]
+        argv = ["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote(self._claimed(command))]
         environment = self.ssh.environment(self.machine.login)
         self.ssh.count(len(argv[-1]))
         with _standard_input(input, self.ssh.count) as stream:
@@ -256,6 +253,7 @@ class SshNode:
             except CommandError as error:
                 raise self._unfinished(command, error) from error
         self._check_shared(result.returncode, result.stderr)
+        self._check_claim(result.returncode, result.stderr)
         result = Result((self.name, command), result.returncode, result.stdout, result.stderr)
         if check and not result.ok:
             full = f"a disk of {self.name} is full: see df -h there, free some, and run the same command again"
@@ -271,7 +269,16 @@ class SshNode:
         Raises NodeError when the node cannot be reached, does not let us in, or is lost meanwhile.
         """
         # One process a node, which ends with the command: a connection kept for later would hold memory for each of hundreds.
-        argv = ["ssh", "-F", str(self.ssh.for_many), "-o", "ControlMaster=no", "--", self.address, self._remote(_own_code(command))]
+        argv = [
+            "ssh",
+            "-F",
+            str(self.ssh.for_many),
+            "-o",
+            "ControlMaster=no",
+            "--",
+            self.address,
+            self._remote(_own_code(self._claimed(command))),
+        ]
         said: list[str] = []
 
         def line(name: str, text: str) -> None:
@@ -284,6 +291,7 @@ class SshNode:
         if said[-1:] == [_OWN]:
             return _LOST
         self._check_transport(code, "\n".join(said))
+        self._check_claim(code, "\n".join(said))
         return code
 
     def _unfinished(self, command: str, error: CommandError) -> CommandError:
@@ -296,13 +304,14 @@ class SshNode:
 
     def fetch(self, command: str, into: BinaryIO, *, limit: int, timeout: float = LONG_TIMEOUT) -> None:
         """Run shell text as root and write what it prints, at most ``limit`` bytes, into an open file. Raises like ``run``."""
-        argv = ["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote(command)]
+        argv = ["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote(self._claimed(command))]
         environment = self.ssh.environment(self.machine.login)
         try:
             result = process.run(argv, check=False, env=environment, output=into, limit=limit, timeout=timeout)
         except CommandError as error:
             raise self._unfinished(command, error) from error
         self._check_shared(result.returncode, result.stderr)
+        self._check_claim(result.returncode, result.stderr)
         if not result.ok:
             raise CommandError(f"{self.name}: {_brief(command)}: exit code {result.returncode}", details=result.output)
 
@@ -326,6 +335,20 @@ class SshNode:
     def _remote(self, command: str) -> str:
         shell = f"sh -c {shlex.quote(command)}"
         return shell if self.machine.login.user == "root" else f"sudo -n -- {shell}"
+
+    def _claimed(self, command: str) -> str:
+        """A command that the machine refuses once another claim has reached it. Raises LeaseLostError when this one is known to be lost."""
+        claim.check(ask=False)
+        held = claim.current()
+        return f"{held.prefix(self.address)}{command}" if held else command
+
+    def _check_claim(self, code: int, said: str) -> None:
+        held = claim.current()
+        if held is not None and code == claim.REFUSED and claim.MARK in said:
+            held.lose("another command")
+            raise claim.error("another command")
+        if held is not None:
+            held.entered(self.address)
 
     def _check_shared(self, code: int, said: str) -> None:
         """While the shared connection stands, ssh's own code for a failure was the command's."""
@@ -420,25 +443,33 @@ def _quoted(path: Path) -> str:
     return f'"{text}"' if " " in text else text
 
 
-def _place(name: str) -> Path:
-    """A folder for shared connections: a short path, since a socket's may have 104 characters only.
-
-    Those of commands that were killed go. Raises UsageError when somebody else owns the place.
-    """
+def _root() -> Path:
+    """The folder of the folders for shared connections: a short path, since a socket's may have 104 characters only."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    root = Path(runtime) / "slipway" if runtime and len(runtime) < 24 and Path(runtime).is_dir() else Path(f"/tmp/slipway-{os.getuid()}")
-    place = root / name
-    for path in (root, place):
-        path.mkdir(mode=0o700, exist_ok=True)
-        found = path.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise UsageError(f"{path} is not a folder of ours alone", hint="remove it")
+    short = runtime and len(runtime) < 20 and Path(runtime).is_dir()
+    return _checked(Path(runtime) / "slipway" if runtime and short else Path(f"/tmp/slipway-{os.getuid()}"))
+
+
+def _folder(name: str) -> Path:
+    """One that outlives this process."""
+    return _checked(_root() / name)
+
+
+def _checked(path: Path) -> Path:
+    """Raises UsageError when another user owns the place, or may write there."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise UsageError(f"{path} is not a folder that only this user can change", hint="remove it")
+    return path
+
+
+def _place() -> liveness.HeldFolder:
+    """A folder of this process for shared connections. Those of commands that were killed go."""
+    root = _root()
     for other in root.glob("*-*"):
-        owner = other.name.partition("-")[0]
-        if owner.isdigit() and not Path("/proc", owner).exists() and Path("/proc/self").exists():
-            _end_connections(other)
-            shutil.rmtree(other, ignore_errors=True)
-    return place
+        liveness.remove_abandoned(other, lambda other=other: _end_connections(other))  # type: ignore[misc]
+    return liveness.HeldFolder(root)
 
 
 def _end_connections(folder: Path) -> None:
@@ -502,8 +533,4 @@ def _brief(command: str) -> str:
 
 def _write(path: Path, text: str, mode: int = 0o600) -> None:
     """In one move: another command may be reading the file."""
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    os.chmod(part, mode)  # noqa: PTH101
-    Path(part).replace(path)
+    durable.write(path, text, mode=mode)

@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from harness import durable, liveness
 from harness.errors import StoreError
 from harness.oci.model import INDEXES, MANIFESTS, REF_NAME, Descriptor, canonical_json
 from harness.oci.reference import Reference
@@ -120,7 +121,7 @@ class PartialBlob:
         with disk():
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b", buffering=0)
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX)
+                liveness.lock(self._file.fileno(), fcntl.LOCK_EX, path)
                 self._hash = hashlib.sha256()
                 self.size = 0
                 # With what an earlier try left; its bytes count only when the digest of the whole is right.
@@ -425,7 +426,7 @@ class Store:
             descriptor = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             with self._disk():
-                fcntl.flock(descriptor, how)
+                liveness.lock(descriptor, how, self.root / name)
             yield
         finally:
             os.close(descriptor)
@@ -567,7 +568,10 @@ class Store:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            # What is written here names blobs: their own names come first.
+            durable.sync_folder(self._blobs)
             temporary.replace(path)
+            durable.sync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

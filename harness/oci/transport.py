@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.client
+import io
 import ipaddress
 import socket
 import ssl
 import threading
+import time
 import urllib.parse
 import urllib.request
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any, cast
 
 import oras.container
@@ -45,7 +47,10 @@ class Transport(oras.provider.Registry):  # type: ignore[misc]  # oras has no ty
         parts = urllib.parse.urlsplit(base)
         self._stopped = threading.Event()
         # Also a thread that asks for its pool only after close() finds it stopped.
-        made: Any = {"http": functools.partial(_Pool, stopped=self._stopped), "https": functools.partial(_TlsPool, stopped=self._stopped)}
+        made: Any = {
+            scheme: functools.partial(kind, stopped=self._stopped, patience=patience)
+            for scheme, kind in {"http": _Pool, "https": _TlsPool}.items()
+        }
         pool.pool_classes_by_scheme = made
         super().__init__(hostname=parts.netloc, insecure=parts.scheme == "http")
         self._pool = pool
@@ -127,7 +132,45 @@ class _Heads:
         return line
 
 
+class _Paced(io.RawIOBase):
+    """Bytes from a socket, which must not only come but come at a rate. Raises TimeoutError when they do not."""
+
+    def __init__(self, raw: io.RawIOBase, patience: Patience, clock: Callable[[], float] = time.monotonic) -> None:
+        self._raw, self._patience, self._clock = raw, patience, clock
+        self._waited, self._bytes = 0.0, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        began = self._clock()
+        count: int | None = self._raw.readinto(buffer)  # typeshed leaves it out
+        self._waited += self._clock() - began
+        self._bytes += count or 0
+        if self._waited >= self._patience.rate_window:
+            if self._bytes < self._patience.least_rate * self._waited:
+                raise SlowError(f"only {self._bytes} bytes in {self._waited:.0f} s")
+            self._waited, self._bytes = 0.0, 0
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+class SlowError(OSError):
+    """A registry that sends, but next to nothing."""
+
+
 class _Answer(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *arguments: Any, patience: Patience, **settings: Any) -> None:
+        super().__init__(sock, *arguments, **settings)
+        self.fp = io.BufferedReader(_Paced(cast("io.RawIOBase", cast("Any", self.fp).detach()), patience))
+
     def begin(self) -> None:
         file = self.fp
         self.fp = cast("Any", _Heads(file))
@@ -138,7 +181,6 @@ class _Answer(http.client.HTTPResponse):
 
 
 class _Connection(urllib3.connection.HTTPConnection):
-    response_class = _Answer
     stopped: threading.Event
 
     def connect(self) -> None:
@@ -147,7 +189,6 @@ class _Connection(urllib3.connection.HTTPConnection):
 
 
 class _TlsConnection(urllib3.connection.HTTPSConnection):
-    response_class = _Answer
     stopped: threading.Event
 
     def connect(self) -> None:
@@ -167,8 +208,9 @@ class _Pool(urllib3.HTTPConnectionPool):
 
     ConnectionCls: Any = _Connection
 
-    def __init__(self, *arguments: Any, stopped: threading.Event, **settings: Any) -> None:
+    def __init__(self, *arguments: Any, stopped: threading.Event, patience: Patience, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
+        self._patience = patience
         self._lock = threading.Lock()
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()
         self._stopped = stopped
@@ -176,6 +218,7 @@ class _Pool(urllib3.HTTPConnectionPool):
     def _new_conn(self) -> Any:
         made: Any = super()._new_conn()
         made.stopped = self._stopped
+        made.response_class = functools.partial(_Answer, patience=self._patience)
         with self._lock:
             self._made.add(made)
         return made

@@ -38,6 +38,10 @@ class Patience:
     connect: float = 10.0
     read: float = 30.0
     """Longest silence, before the answer or between two of its bytes."""
+    least_rate: float = 100.0
+    """Bytes a second of an answer, below which we give a registry up that is never silent for long either."""
+    rate_window: float = 60.0
+    """Of waiting, over which that is counted; what happens to the bytes in between does not count."""
     attempts: int = 4
     """Rounds over the endpoints; also how often a body may break with no progress between."""
     timeouts: int = 2

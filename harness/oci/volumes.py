@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from harness import log
+from harness import durable, log
 from harness.errors import StoreError, UsageError
 
 _CHUNK = 1 << 20
@@ -102,6 +102,7 @@ class _Partial:
     def place(self) -> None:
         """Give it its name."""
         self.path.replace(self.final)
+        durable.sync_folder(self.final.parent)
         self._placed = True
         self.close()
 

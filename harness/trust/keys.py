@@ -119,6 +119,8 @@ def _place(path: Path, data: bytes, mode: int, *, force: bool) -> None:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)
             file.write(data)
+            file.flush()
+            os.fsync(descriptor)
         if force:
             temporary.replace(path)
         else:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness import paths, process
-from tests.cluster.lab import Killed, Lab, found, kill_at_every_step
+from tests.cluster.lab import NAMESPACE, Killed, Lab, found, kill_at_every_step
 from tests.conftest import Slipway
 
 PROJECT = Path(__file__).parents[2]
@@ -48,9 +48,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def swept(slipway: Slipway) -> None:
-    """Removes the machines of runs of these tests that were killed."""
+    """Removes the machines of runs of these tests that were killed. Those of another container that shares the engine stay."""
     for group in json.loads(slipway("nodes", "list", "--output", "json").stdout):
-        owner = re.fullmatch(r"test-(?:run|share|faults|file|upgrade|distribution)-(\d+)", group["name"])
+        owner = re.fullmatch(rf"test-(?:run|share|faults|file|upgrade|distribution)-(\d+)-{NAMESPACE}", group["name"])
         if owner and not Path("/proc", owner[1]).exists():
             slipway("nodes", "down", group["name"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import process
+from harness import liveness, process
 from harness.clusterstate import ClusterState
 from harness.errors import CommandError
 from harness.nodes import Login, Machine, each
@@ -28,13 +29,16 @@ cd /etc/kubernetes/pki/etcd
 kubectl exec etcd-$(uname -n) -- etcdctl --endpoints https://127.0.0.1:2379 --cacert $PWD/ca.crt --cert $PWD/peer.crt \
   --key $PWD/peer.key member list"""
 
+NAMESPACE = hashlib.sha256(liveness.process_label().rsplit(".", 2)[0].encode()).hexdigest()[:6]
+"""In which the numbers of processes count: part of the names of machines, which others that share the engine see."""
+
 
 class Lab:
     """A group of machines, and the cluster that is made of them. ``spares`` are kept out of it at first."""
 
     def __init__(self, slipway: Slipway, name: str, masters: int, nodes: int, spares: int = 0) -> None:
         # Two runs of these tests on one machine do not meet.
-        self.slipway, self.name = slipway, f"{name}-{os.getpid()}"
+        self.slipway, self.name = slipway, f"{name}-{os.getpid()}-{NAMESPACE}"
         words = ("-m", str(masters), "-n", str(nodes + spares), "--output", "json")
         group = json.loads(slipway("nodes", "up", "--name", self.name, *words).stdout)
         self.key = Path(group["key"])
@@ -95,7 +99,7 @@ class Lab:
         return {node["name"]: node["ready"] for node in self.status()["nodes"]}
 
     def journals(self, *addresses: str) -> dict[str, list[str]]:
-        """What has been finished on these machines, or all members: lines ``step hash``."""
+        """What has been finished on these machines, or all members: lines ``step hash``, and a boot where the disk could not be synced."""
         machines = [self.at(address) for address in addresses] or self.machines
         texts = each(machines, lambda machine: machine.run("cat /var/lib/slipway/journal 2>/dev/null || true").stdout)
         return {machine.address: text.splitlines() for machine, text in zip(machines, texts, strict=True)}

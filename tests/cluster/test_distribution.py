@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import socket
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ import pytest
 from harness import cloudimage, process
 from harness.cloudimage import PlatformImage
 from harness.lifecycle import distribution, rootfs
-from harness.lifecycle.distribution import FOLDER, PORT, Brought, Exchange
+from harness.lifecycle.distribution import FOLDER, PORT, RUNNING, Brought, Exchange
 from harness.nodes import each
 from harness.nodes.ssh import SshNode
 from harness.oci.store import Store
@@ -25,7 +26,9 @@ CHECK_BLOBS = """cd /var/lib/slipway/registry/docker/registry/v2/blobs/sha256 &&
 for blob in */*; do [ "$(sha256sum < "$blob/data")" = "${blob#*/}  -" ] || { echo "$blob"; exit 1; }; done; ls -d */* | wc -l"""
 TREE = f"""export LC_ALL=C; cd {ROOTFS} && find bin lib -type f | sort | xargs sha256sum | sha256sum
 find bin lib | sort | xargs stat -c '%a %N' | sha256sum"""
-STOPS = f"sed -i 's/ -T -$/ -T - | {{ head -c 30000000; sleep 300; }}/' {FOLDER}/serve && grep sleep {FOLDER}/serve"
+# Written in place: the unit binds the file.
+STOPS = f"""text=$(sed 's/ -T -$/ -T - | {{ head -c 30000000; sleep 300; }}/' {RUNNING}/serve)
+printf '%s\\n' "$text" > {RUNNING}/serve && grep 'sleep 300' {RUNNING}/serve"""
 
 
 class Cluster:
@@ -92,30 +95,37 @@ def test_nothing_serves_when_the_cluster_is_made(cluster: Cluster) -> None:
             socket.create_connection((machine.address, PORT), timeout=5)
 
 
-def test_a_stranger_is_given_nothing_and_who_knows_the_password_nothing_but_the_parcel(cluster: Cluster) -> None:
+def test_a_stranger_is_given_nothing_and_who_has_the_key_nothing_but_the_parcel(cluster: Cluster) -> None:
     master, name = cluster.lab.first, rootfs.parcel_name(cluster.image)
+    exchange = Exchange([master])
 
-    def asked(*lines: str) -> bytes:
-        with socket.create_connection((master.address, PORT), timeout=5) as line:
-            line.sendall("".join(f"{one}\n" for one in (*lines, "")).encode())
+    def asked(name: str, path: str, key: str) -> bytes:
+        with socket.create_connection((master.address, PORT), timeout=60) as connection:
+            stream = connection.makefile("rwb")
+            nonce, listed = stream.readline(), f"{path}\n".encode()
+            code = hashlib.blake2b(b"%b\n%b%b\n%b" % (key.encode(), nonce, name.encode(), listed)).hexdigest()
             found = b""
             # What is left unread makes the end a reset.
-            with contextlib.suppress(ConnectionResetError):
-                while data := line.recv(1 << 16):
+            with contextlib.suppress(ConnectionError):
+                stream.write(b"%b\n%b\n%d\n%b" % (code.encode(), name.encode(), len(listed), listed))
+                stream.flush()
+                while data := connection.recv(1 << 16):
                     found += data
             return found
 
-    exchange = Exchange([master])
     try:
         cluster._bring(exchange, master)
-        password = master.run(f"cat {FOLDER}/password").stdout.strip()
-        assert b"ELF" in asked(password, name, "./bin/cni/loopback")
-        assert asked("guessed", name, "./bin/cni/loopback") == b""
-        assert asked("", name, "./bin/cni/loopback") == b""
-        assert asked(password, "../rootfs", "./bin/cni/loopback") == b""
-        for path in ("/etc/shadow", "./../password", "./bin/../../password", "./..", "--to-command=id"):
-            assert b"root" not in asked(password, name, path)
-            assert password.encode() not in asked(password, name, path)
+        key = exchange.key(name)
+        assert b"ELF" in asked(name, "./bin/cni/loopback", key)
+        for other in ("guessed", "", exchange.key("images-0")):
+            assert asked(name, "./bin/cni/loopback", other) == b""
+        for unknown in ("", "unknown", "../rootfs", f"{name}x", "images-0"):
+            for path in ("./bin/cni/loopback", "./etc/kubernetes/pki/ca.key", "./etc/shadow"):
+                assert asked(unknown, path, key) == b""
+                assert asked(unknown, path, exchange.key(unknown)) == b""
+        for path in ("/etc/shadow", "/etc/kubernetes/pki/ca.key", "./../password", "./bin/../../x", "./..", "--to-command=id", "./bin", ""):
+            assert asked(name, path, key) == b""
+        assert not master.run(f"timeout 60 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{PORT}'", check=False).ok
     finally:
         exchange.close()
 

@@ -5,6 +5,7 @@ One lab for all: three masters, two workers, two machines to spare.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -17,6 +18,8 @@ import pytest
 
 from harness import paths, process
 from harness.clusterstate import ClusterState
+from harness.errors import UsageError
+from harness.lifecycle import lease
 from tests.cluster.lab import MEMBERS, Client, Lab, begun, ended, lines, reached, repeated, runs_on, until
 from tests.conftest import Slipway
 from tests.waiting import HANG
@@ -268,6 +271,33 @@ def test_a_machine_that_slipway_never_saw_joins_by_plain_kubeadm(cluster: Lab) -
 
 
 # ---- while it changes -------------------------------------------------------------------------------------------------
+
+
+def test_a_command_that_slept_past_its_lease_stops_and_leaves_the_next_one_alone(cluster: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIPWAY_LEASE_SECONDS", "8")
+    before, second = cluster.journals(), cluster.at(cluster.masters[1])
+    with begun(cluster.join_words(cluster.spares[0])) as running, contextlib.ExitStack() as stack:
+        reached(running, "- send the rootfs")
+        running.send_signal(signal.SIGSTOP)
+
+        def taken() -> bool:
+            with contextlib.suppress(UsageError):
+                stack.enter_context(lease.held(second, cluster.name))
+                return True
+            return False
+
+        # This process is the next command; it knows the way to another master.
+        until(taken)
+        running.send_signal(signal.SIGCONT)
+        code, said = ended(running)
+        assert code == 6, said
+        assert "has taken over the cluster while this command was held up" in said
+        assert "Traceback" not in said
+        spec = cluster.json("get", "lease", "slipway-lock", "--namespace=kube-system")["spec"]
+        assert spec["holderIdentity"] == lease.holder()
+    assert cluster.journals() == before
+    spec = cluster.json("get", "lease", "slipway-lock", "--namespace=kube-system")["spec"]
+    assert "holderIdentity" not in spec
 
 
 def test_a_machine_that_is_lost_while_it_joins_is_named_and_joins_once_it_is_back(

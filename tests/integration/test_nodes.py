@@ -16,9 +16,9 @@ from typing import BinaryIO
 import pytest
 
 from harness import engine, process
-from harness.errors import CommandError, NodeError, UsageError
+from harness.errors import CommandError, LeaseLostError, NodeError, UsageError
 from harness.images import Builder, bundled
-from harness.nodes import Group, Jump, Login, Machine
+from harness.nodes import Group, Jump, Login, Machine, claim
 from harness.nodes.container import IMAGE, LABEL, ContainerProvider
 from harness.nodes.placing import File, place, put_all, read_all, unplace
 from harness.nodes.ssh import Ssh, SshNode
@@ -80,6 +80,35 @@ def test_machines_reach_each_other_and_nothing_else(group: Group, node: SshNode)
     assert node.run(f"timeout 5 bash -c 'exec 3<>/dev/tcp/{other}/22 && head -c 4 <&3'").stdout == "SSH-"
     # An address set aside for documentation: whoever answered, it would be through a way out.
     assert not node.run("timeout 3 bash -c 'exec 3<>/dev/tcp/192.0.2.1/80'", check=False).ok
+
+
+def test_a_machine_refuses_commands_of_an_older_claim(node: SshNode) -> None:
+    node.run(f"rm -f {claim.FENCE} /run/written")
+    with claim.holding() as first:
+        assert node.run(f"cat {claim.FENCE}").stdout.strip() == first.id
+        # Another command has spoken to the machine meanwhile.
+        node.run(f"echo another > {claim.FENCE}")
+        with pytest.raises(LeaseLostError, match="another command has taken over"):
+            node.run("touch /run/written")
+        # From now on it is not even asked.
+        with pytest.raises(LeaseLostError):
+            node.run("touch /run/written")
+    with claim.holding() as second:
+        assert node.run("true").ok
+        assert second.id != first.id
+        node.run(f"echo another > {claim.FENCE}")
+        with pytest.raises(LeaseLostError):
+            node.stream("touch /run/written", lambda *_: None)
+    assert node.run("ls /run/written", check=False).returncode == 2
+    # Without a claim nothing is asked: what only reads goes on beside a change.
+    assert node.run("true").ok
+
+
+def test_a_machine_that_has_restarted_takes_the_claim_again(node: SshNode) -> None:
+    with claim.holding() as held:
+        node.run("true")
+        node.run(f"rm -f {claim.FENCE}")
+        assert node.run(f"cat {claim.FENCE}").stdout.strip() == held.id
 
 
 def test_data_does_not_lie_on_the_containers_own_overlay(node: SshNode) -> None:

@@ -178,32 +178,43 @@ class Api(StandIn):
         super().__init__()
         self.lease: dict[str, Any] | None = None
         self.now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+        self.version = 0
+
+    @property
+    def holder(self) -> str | None:
+        return self.lease["spec"].get("holderIdentity") if self.lease else None
+
+    def _keep(self, new: dict[str, Any]) -> Result:
+        self.version += 1
+        new["metadata"]["resourceVersion"] = str(self.version)
+        self.lease = new
+        return Result((), 0, json.dumps(new), "")
 
     def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
         self.commands.append(command)
         if command.startswith("date"):
             return Result((), 0, f"{self.now.timestamp()}\n", "")
+        if " get lease" in command:
+            return Result((), 0, json.dumps(self.lease) if self.lease else "", "")
+        problem = ""
         if " create " in command:
-            if self.lease is not None:
-                return Result((), 1, "", "Error from server (AlreadyExists): leases exists")
-            self.lease = json.loads(input)
-            self.lease["metadata"]["resourceVersion"] = "1"
-        elif " get lease" in command:
-            return Result((), 0, json.dumps(self.lease), "")
+            if self.lease is None:
+                return self._keep(json.loads(input))
+            problem = "Error from server (AlreadyExists): leases exists"
         elif " replace " in command:
             new = json.loads(input)
-            if self.lease is None or new["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
-                return Result((), 1, "", "Conflict")
-            self.lease = new
-        elif " delete lease" in command:
-            self.lease = None
-        return Result((), 0, "", "")
+            if self.lease is not None and new["metadata"]["resourceVersion"] == self.lease["metadata"]["resourceVersion"]:
+                return self._keep(new)
+            problem = f"Error from server ({'Conflict' if self.lease else 'NotFound'}): leases"
+        return Result((), 1 if problem else 0, "", problem)
 
 
 def somebody(api: Api, ago: float) -> None:
     stamp = (api.now - datetime.timedelta(seconds=ago)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    spec = {"holderIdentity": "ops@elsewhere:7", "leaseDurationSeconds": 60, "acquireTime": stamp, "renewTime": stamp}
-    api.lease = {"metadata": {"resourceVersion": "9"}, "spec": spec}
+    count = api.lease["spec"]["leaseTransitions"] + 1 if api.lease else 1
+    times = {"acquireTime": stamp, "renewTime": stamp, "leaseTransitions": count}
+    spec = {"holderIdentity": "ops@elsewhere:7", "leaseDurationSeconds": 60, **times}
+    api._keep({"metadata": {"resourceVersion": ""}, "spec": spec})
 
 
 def test_a_cluster_is_changed_by_one_at_a_time_who_may_call_another_verb() -> None:
@@ -214,7 +225,7 @@ def test_a_cluster_is_changed_by_one_at_a_time_who_may_call_another_verb() -> No
         with lease.held(api, "lab"):
             pass
         assert api.lease is not None
-    assert api.lease is None
+    assert api.holder is None
 
 
 def test_the_second_is_told_who_is_at_it_and_changes_nothing() -> None:
@@ -232,7 +243,7 @@ def test_one_that_was_killed_does_not_keep_others_out_for_good() -> None:
     with lease.held(api, "lab"):
         assert api.lease is not None
         assert api.lease["spec"]["holderIdentity"] == lease.holder()
-    assert api.lease is None
+    assert api.holder is None
 
 
 # ---- applications with images of their own ----------------------------------------------------------------------------

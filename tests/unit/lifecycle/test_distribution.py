@@ -19,7 +19,7 @@ from harness.errors import CommandError, NodeError, SlipwayError
 from harness.lifecycle import distribution
 from harness.lifecycle.distribution import AT_ONCE, Brought, Exchange, Load, Parcel
 from harness.lifecycle.machine import CLEAN
-from harness.nodes import each
+from harness.nodes import claim, each
 from harness.nodes.placing import tar_stream
 from harness.oci.store import Store
 from harness.process import Result
@@ -53,9 +53,11 @@ class Gatherer:
         if command == distribution.CLOSE:
             self.serves = False
             return Result((), 0, "", "")
+        if command == distribution._RENEW:
+            return Result((), 0, "", "")
         if ".have ] || exit 0" in command:
             self.serves = bool(self.has)
-            return Result((), 0, "serves\n" if self.serves else "", "")
+            return Result((), 0, "opens\nserves\n" if self.serves else "", "")
         full = self.broken == "disk" and "for tool in" not in command
         return Result((), 0, self._gather(command, input), "tar: bin/kubelet: No space left on device" if full else "")
 
@@ -68,7 +70,7 @@ class Gatherer:
             if self.without:
                 return f"without {self.without}\n"
             told = [*(f"part {part}" for part in self.parts), *(["fetches"] if self.bash else [])]
-        elif "/dev/tcp" in command:
+        elif "tar -b 512 -xof" in command:
             found = re.search(r"^peer=(\S+)$", command, re.MULTILINE)
             assert found
             self._take({} if self.broken else self._ask(found[1]))
@@ -81,7 +83,15 @@ class Gatherer:
         lacking = [path for path, digest in self.wanted.items() if hashlib.blake2b(self.has.get(path, b"?")).hexdigest() != digest]
         if not lacking:
             self.serves = self.world.serving
-        return "\n".join([*told, *(f"./{path}" for path in lacking), *([] if lacking else ["whole"]), *(["serves"] if self.serves else [])])
+        return "\n".join(
+            [
+                *told,
+                *(f"./{path}" for path in lacking),
+                *([] if lacking else ["whole"]),
+                *(["opens"] if not lacking else []),
+                *(["serves"] if self.serves else []),
+            ]
+        )
 
     def _ask(self, address: str) -> dict[str, bytes]:
         peer = self.world.machines[address]
@@ -225,7 +235,7 @@ def test_where_no_machine_reaches_another_few_try_and_it_is_told(tmp_path: Path,
     assert sent(world.bring().values()) == 15
     assert world.whole
     assert f"the machines do not reach each other on port {distribution.PORT}" in capsys.readouterr().err
-    assert not any("/dev/tcp" in command for number in range(6, 21) for command in world[number].commands)
+    assert not any("tar -b 512 -xof" in command for number in range(6, 21) for command in world[number].commands)
 
 
 def test_where_nobody_can_serve_all_are_sent_it(world: World) -> None:
@@ -345,10 +355,51 @@ def test_a_machine_that_is_gone_when_serving_ends_is_no_error(world: World, monk
     assert world.bring(2)["10.0.0.2"].sent
 
 
-def test_the_password_is_in_no_command(world: World) -> None:
+def test_the_key_is_in_no_command_and_each_parcel_has_its_own(world: World) -> None:
     world.bring()
-    password = world.exchange._password
-    assert not any(password in command for machine in world.machines.values() for command in machine.commands)
+    key = world.exchange.key("tree-1")
+    assert not any(key in command for machine in world.machines.values() for command in machine.commands)
+    assert key not in (world.exchange.key("tree-2"), Exchange([]).key("tree-1"))
+
+
+def test_a_machine_that_listens_without_an_answer_is_asked_by_nobody_and_closed_at_the_end(world: World) -> None:
+    world.serving = False
+    world.bring(1)
+    assert world.bring(2)["10.0.0.2"].sent
+    world.exchange.close()
+    assert distribution.CLOSE in world[1].commands
+
+
+def test_what_is_open_is_told_to_go_on_until_it_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distribution, "_RENEW_SECONDS", 0.01)
+    renewed = threading.Event()
+    run = world[1].run
+
+    def noted(command: str, **more: Any) -> Result:
+        if command == distribution._RENEW:
+            renewed.set()
+            return Result((), 0, "", "")
+        return run(command, **more)
+
+    monkeypatch.setattr(world[1], "run", noted)
+    world.bring(1)
+    assert renewed.wait(120)
+    world.exchange.close()
+    assert world.exchange._renewing is None
+
+
+def test_who_has_lost_the_cluster_does_not_end_the_serving_of_the_next_command(world: World) -> None:
+    with claim.holding() as held:
+        world.bring(1)
+        held.lose("another command")
+    world.exchange.close()
+    assert distribution.CLOSE not in world[1].commands
+
+
+def test_what_serves_is_limited_to_an_address_and_a_time() -> None:
+    assert "ListenStream=$listen" in distribution._SOCKET
+    assert f"OnActiveSec={distribution.OPEN_SECONDS}" in distribution._END_TIMER
+    assert distribution._RENEW_SECONDS * 3 < distribution.OPEN_SECONDS <= 900
 
 
 def test_a_blob_that_is_not_what_its_name_says_is_not_sent(tmp_path: Path) -> None:

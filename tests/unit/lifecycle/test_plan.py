@@ -152,6 +152,21 @@ def test_a_line_of_the_journal_that_a_kill_cut_short_counts_for_nothing() -> Non
     assert notes.done == ["b 10.0.0.1"]
 
 
+def test_a_step_is_noted_after_the_disk_has_what_it_did() -> None:
+    node = StandIn()
+    Journal().add(node, "a", "1")
+    command = next(command for command in node.commands if "echo" in command)
+    assert 'sync -f "$place"' in command
+    assert command.index("if synced") < command.index("echo 'a 1'")
+
+
+def test_a_step_that_could_not_be_synced_holds_until_the_next_boot() -> None:
+    node, notes = StandIn(), Notes()
+    node.journal = ["a 1 b00t", "b 1 other", "c 1", "boot-now b00t"]
+    execute([notes.step(name, node, inputs=lambda _: "1") for name in "abc"], Journal())
+    assert notes.done == ["b 10.0.0.1"]
+
+
 def test_the_journal_of_a_node_is_read_once() -> None:
     node, notes = StandIn(), Notes()
     execute([notes.step(name, node, inputs=lambda _: "1") for name in "abcdef"])

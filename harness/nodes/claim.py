@@ -1,0 +1,143 @@
+"""The claim of this process on a cluster, as far as commands on machines depend on it.
+
+A command that is sent under a claim carries the claim's id. The first one leaves it on the machine, and the machine refuses later ones
+of another claim: a process that slept while its lease ended is stopped by every machine that the next one has spoken to, even when it
+has not heard of it yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shlex
+import threading
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+from harness.errors import LeaseLostError
+
+FENCE = "/run/slipway-fence"
+"""On a machine: the id of the claim that last changed something there. It ends with the machine's uptime."""
+REFUSED = 76
+"""Exit code of a command that the machine refused."""
+MARK = "slipway: this machine is being changed under another claim"
+
+
+class Guard(Protocol):
+    """What says that the claim still holds; lease.py has the variants."""
+
+    @property
+    def lost(self) -> str:
+        """Who has taken over; empty while nobody is known to."""
+        ...
+
+    @property
+    def sure(self) -> bool:
+        """Whether nobody else can have taken over by now."""
+        ...
+
+    def verify(self) -> None:
+        """Ask, unless it was asked just now."""
+        ...
+
+
+class Claim:
+    """Held from ``holding`` until its block ends. Safe in threads."""
+
+    def __init__(self) -> None:
+        self.id = secrets.token_hex(8)
+        self._guards: list[Guard] = []
+        self._entered: set[str] = set()
+        self._lost = ""
+        self._lock = threading.Lock()
+
+    def add(self, guard: Guard) -> None:
+        with self._lock:
+            self._guards.append(guard)
+
+    def drop(self, guard: Guard) -> None:
+        with self._lock:
+            self._guards.remove(guard)
+
+    def lose(self, why: str) -> None:
+        with self._lock:
+            self._lost = self._lost or why
+
+    @property
+    def lost(self) -> str:
+        with self._lock:
+            return self._lost or next((guard.lost for guard in self._guards if guard.lost), "")
+
+    @property
+    def sure(self) -> bool:
+        with self._lock:
+            return all(guard.sure for guard in self._guards)
+
+    def verify(self) -> None:
+        with self._lock:
+            guards = [guard for guard in self._guards if not guard.sure]
+        for guard in guards:
+            guard.verify()
+
+    def prefix(self, address: str) -> str:
+        """Shell text before a command: it ends with REFUSED where the machine has heard of another claim."""
+        put = f"{{ printf '%s\\n' {self.id} > {FENCE}.$$ && mv -f {FENCE}.$$ {FENCE}; }} 2>/dev/null"
+        with self._lock:
+            entered = address in self._entered
+        if not entered and self.sure:
+            return f"{put}\n"
+        # A machine that has restarted has forgotten it.
+        refuse = f"{{ echo {shlex.quote(MARK)} >&2; exit {REFUSED}; }}"
+        return f'f=; {{ read -r f < {FENCE}; }} 2>/dev/null; case $f in {self.id}) ;; "") {put} ;; *) {refuse} ;; esac\n'
+
+    def entered(self, address: str) -> None:
+        """A machine has heard of this claim."""
+        with self._lock:
+            self._entered.add(address)
+
+
+_current: Claim | None = None
+_changing = threading.Lock()
+
+
+@contextlib.contextmanager
+def holding() -> Iterator[Claim]:
+    """The claim of this process, begun unless it has one already, and ended by whoever began it."""
+    global _current  # noqa: PLW0603 -- a process has one claim, however many verbs call each other
+    with _changing:
+        outer = _current
+        claim = _current = outer or Claim()
+    try:
+        yield claim
+    finally:
+        if outer is None:
+            with _changing:
+                _current = None
+
+
+def current() -> Claim | None:
+    return _current
+
+
+def check(*, ask: bool = True) -> None:
+    """Raises LeaseLostError when another command has taken over. With ``ask`` it finds out, if that may have happened meanwhile."""
+    claim = _current
+    if claim is None:
+        return
+    if ask and not claim.sure:
+        claim.verify()
+    if claim.lost:
+        raise error(claim.lost)
+
+
+def error(who: str) -> LeaseLostError:
+    return LeaseLostError(
+        f"{who} has taken over the cluster while this command was held up: it stops here",
+        hint="wait for the other command to end, see slipway status, then run the same command again",
+    )
+
+
+def clock() -> float:
+    """Seconds that also pass while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,0 +1,224 @@
+"""What a machine gives to others on its port, and to whom: machines in containers with a small parcel, and requests made by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import engine
+from harness.images import Builder, bundled
+from harness.lifecycle import distribution, rootfs
+from harness.lifecycle.distribution import CLOSE, FOLDER, PORT, RUNNING, Exchange, Parcel
+from harness.nodes.container import IMAGE, ContainerProvider
+from harness.nodes.ssh import Ssh, SshNode
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+
+NAME = f"test-share-out-{os.getpid()}"
+SECRET = "the-content-of-shadow"
+FILES = {"bin/tool": (b"program " * 20000, 0o755), "etc/plain": (b"plain\n", 0o644), "etc/keys/private": (b"private\n" * 20000, 0o600)}
+
+
+class World:
+    """Two machines, of which the first has a parcel and serves it."""
+
+    def __init__(self, nodes: tuple[SshNode, ...], folder: Path) -> None:
+        self.first, self.second = nodes
+        for path, (data, mode) in FILES.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+            (folder / path).chmod(mode)
+        self.sources = folder
+        self.exchange = Exchange(nodes)
+
+    def parcel(self, name: str) -> Parcel:
+        files = distribution.contents({path: self.sources / path for path in FILES})
+        return Parcel(
+            name=name,
+            files=files,
+            place=f"{FOLDER}/{name}",
+            finish=f"{rootfs.COMPLETE}rm -rf $work/tree",
+            beside={
+                "skeleton.tar": bytes(10240),
+                "modes": "".join(f"{mode:o} ./{path}\n" for path, (_, mode) in FILES.items()).encode(),
+                "paths": distribution.listing([*FILES, "bin", "etc", "etc/keys"]),
+            },
+        )
+
+    def bring(self, node: SshNode, name: str = "rootfs-small") -> distribution.Brought:
+        return self.exchange.bring(node, name, lambda: self.parcel(name))
+
+    def ask(self, name: str, *paths: str, key: str | None = None, address: str | None = None) -> bytes:
+        """The answer to a request for paths of a parcel, made with its key unless another one is given."""
+        with socket.create_connection((address or self.first.address, PORT), timeout=120) as connection:
+            stream = connection.makefile("rwb")
+            nonce = stream.readline()
+            listed = "".join(f"{path}\n" for path in paths).encode()
+            used = self.exchange.key(name) if key is None else key
+            code = hashlib.blake2b(b"%b\n%b%b\n%b" % (used.encode(), nonce, name.encode(), listed)).hexdigest()
+            answer = b""
+            # What the machine leaves unread makes the end a reset.
+            with contextlib.suppress(ConnectionError):
+                stream.write(b"%b\n%b\n%d\n%b" % (code.encode(), name.encode(), len(listed), listed))
+                stream.flush()
+                while data := connection.recv(1 << 16):
+                    answer += data
+            return answer
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    client = engine.connect()
+    Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(IMAGE))
+    home = tmp_path_factory.mktemp("home")
+    provider = ContainerProvider(client, home)
+    try:
+        group = provider.up(NAME, 2, 0)
+        with Ssh(home / "tests", group.masters) as ssh:
+            first, second = ssh.connect()
+            made = World((first, second), tmp_path_factory.mktemp("sources"))
+            made.bring(first)
+            yield made
+    finally:
+        provider.down(NAME)
+
+
+def test_a_machine_gives_the_files_of_its_parcel_to_one_that_has_the_key(world: World) -> None:
+    for path, (data, _) in FILES.items():
+        assert data[:512] in world.ask("rootfs-small", f"./{path}")
+
+
+def test_another_machine_has_all_of_it_from_there(world: World) -> None:
+    brought = world.bring(world.second)
+    assert (brought.sent, brought.peers) == (0, (world.first.address,))
+    for path, (data, _) in FILES.items():
+        told = world.second.run(f"sha256sum < {FOLDER}/rootfs-small/{path}").stdout.split()[0]
+        assert told == hashlib.sha256(data).hexdigest(), path
+
+
+@pytest.mark.parametrize("name", ["", "unknown", "rootfs-other", "../rootfs-small", ".", "/", "rootfs-small/../rootfs-small", "*", "$HOME"])
+def test_a_name_without_a_parcel_is_refused(world: World, name: str) -> None:
+    for path in ("./etc/shadow", "./etc/kubernetes/pki/ca.key", "./bin/tool", "./bin", "."):
+        assert world.ask(name, path) == b""
+        assert world.ask(name, path, key=world.exchange.key("rootfs-small")) == b""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/shadow",
+        "./../rootfs-small/bin/tool",
+        "./bin/../bin/tool",
+        "./..",
+        ".",
+        "./bin",
+        "bin/tool",
+        "--to-command=id",
+        "-C/",
+        "./bin/*",
+        "",
+    ],
+)
+def test_a_path_that_the_parcel_does_not_list_is_refused_with_all_beside_it(world: World, path: str) -> None:
+    assert world.ask("rootfs-small", path) == b""
+    assert world.ask("rootfs-small", "./bin/tool", path) == b""
+
+
+def test_a_file_that_was_put_into_the_folder_is_not_given(world: World) -> None:
+    world.first.run(f"echo {SECRET} > {FOLDER}/rootfs-small/added; ln -sfn /etc {FOLDER}/rootfs-small/link")
+    assert world.ask("rootfs-small", "./added") == b""
+    assert world.ask("rootfs-small", "./link/shadow") == b""
+    # A listed file that became a link is given as that link, not as what it leads to.
+    world.first.run(f"cd {FOLDER}/rootfs-small/etc && mv plain kept && ln -s /etc/shadow plain")
+    try:
+        assert b"root:" not in world.ask("rootfs-small", "./etc/plain")
+    finally:
+        world.first.run(f"cd {FOLDER}/rootfs-small/etc && mv kept plain")
+
+
+def test_who_has_no_key_or_that_of_another_parcel_is_given_nothing(world: World) -> None:
+    for key in ("", "guessed", world.exchange.key("images-other"), world.exchange.key("")):
+        assert world.ask("rootfs-small", "./bin/tool", key=key) == b""
+
+
+def test_a_request_that_was_overheard_opens_nothing_later(world: World) -> None:
+    def say(text: bytes | None) -> tuple[bytes, bytes]:
+        """The request that was sent, and the answer; a fresh request without ``text``."""
+        with socket.create_connection((world.first.address, PORT), timeout=120) as connection:
+            stream = connection.makefile("rwb")
+            nonce = stream.readline()
+            listed = b"./etc/plain\n"
+            key = world.exchange.key("rootfs-small").encode()
+            code = hashlib.blake2b(b"%b\n%brootfs-small\n%b" % (key, nonce, listed)).hexdigest().encode()
+            request = text or b"%b\nrootfs-small\n%d\n%b" % (code, len(listed), listed)
+            assert key not in request
+            with contextlib.suppress(ConnectionError):
+                stream.write(request)
+                stream.flush()
+                return request, stream.read()
+        return request, b""
+
+    request, answer = say(None)
+    assert FILES["etc/plain"][0] in answer
+    assert say(request)[1] == b""
+
+
+def test_it_listens_on_the_address_of_the_cluster_alone(world: World) -> None:
+    listening = world.first.run("systemctl show -p Listen slipway-share.socket").stdout
+    assert listening.strip() == f"Listen={world.first.address}:{PORT} (Stream)"
+    assert not world.first.run(f"timeout 60 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{PORT}'", check=False).ok
+
+
+def test_what_serves_sees_nothing_of_the_machine_and_may_do_nothing(world: World) -> None:
+    world.first.run(f"cp {RUNNING}/serve {RUNNING}/kept")
+    reads = "cat /var/lib/slipway/share/*.have /etc/shadow /proc/1/environ; grep Cap /proc/self/status"
+    script = f"id -u; ls -A / /etc /parcels /var; {reads}; touch /x /parcels/rootfs-small/x && echo written"
+    # The same file: the unit binds it.
+    world.first.run(f"cat > {RUNNING}/serve", input=script)
+    try:
+        with socket.create_connection((world.first.address, PORT), timeout=120) as connection:
+            words = connection.makefile("rb").read().decode().split()
+    finally:
+        world.first.run(f"cat {RUNNING}/kept > {RUNNING}/serve")
+    assert int(words[0]) > 0
+    assert not {"shadow", "passwd", "home", "slipway", "CapEff:", "written"} & set(words), words
+    assert "rootfs-small" in words
+
+
+def test_it_closes_by_itself_when_nobody_says_that_it_goes_on(world: World) -> None:
+    timer = world.first.run("systemctl show -p ActiveState -p TimersMonotonic slipway-share-end.timer").stdout
+    assert "ActiveState=active" in timer
+    assert f"OnActiveUSec={distribution.OPEN_SECONDS // 60}min" in timer
+    world.first.run("systemctl start slipway-share-end.service")
+    left = world.first.run(
+        f"systemctl list-units --all --no-legend 'slipway-share*'; ls -d {RUNNING} /run/systemd/system/slipway-*", check=False
+    )
+    assert left.stdout == ""
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((world.first.address, PORT), timeout=60)
+
+
+def test_a_machine_whose_systemd_cannot_shut_it_in_does_not_serve(world: World) -> None:
+    world.exchange.close()
+    node = world.second
+    # As an older version does, which passes over what it does not know.
+    node.run("mkdir -p /run/systemd/system/slipway-share@.service.d")
+    node.put(b"[Service]\nRootDirectory=\nDynamicUser=no\nBindReadOnlyPaths=\n", "/run/systemd/system/slipway-share@.service.d/zz.conf")
+    world.first.run(f"rm -rf {FOLDER}")
+    exchange = Exchange([node, world.first])
+    try:
+        for machine in (node, world.first):
+            brought = exchange.bring(machine, "rootfs-small", lambda: world.parcel("rootfs-small"))
+        assert brought.peers == ()
+        assert brought.sent
+        with socket.create_connection((node.address, PORT), timeout=120) as connection:
+            assert connection.makefile("rb").read() == b""
+    finally:
+        exchange.close()
+        node.run(CLOSE)
