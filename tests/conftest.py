@@ -13,7 +13,7 @@ import pytest
 from harness import paths, process
 
 HERE = Path(__file__).parent
-RINGS = ("unit", "integration", "cluster", "vm")
+RINGS = ("unit", "integration", "hostile", "cluster", "vm")
 
 
 def pytest_configure(config: pytest.Config) -> None:
