@@ -151,11 +151,11 @@ def read_layers() -> Iterator[str]:
 
 def doubled(chance: random.Random) -> str:
     levels, times = chance.randint(3, 30), chance.randint(2, 12)
-    open_, close = chance.choice(["[]", "{}"])
-    item = (lambda name, index: f"k{index}: *{name}") if open_ == "{" else (lambda name, _: f"*{name}")
-    lines = [f"a0: &a0 {open_}{'' if open_ == '{' else 'x'}{close}"]
-    lines += [f"a{n}: &a{n} {open_}{', '.join(item(f'a{n - 1}', index) for index in range(times))}{close}" for n in range(1, levels)]
-    return "\n".join(lines)
+    if chance.random() < 0.5:
+        inner = [", ".join([f"*a{n}"] * times) for n in range(levels)]
+        return "\n".join(["a0: &a0 [x]", *(f"a{n + 1}: &a{n + 1} [{text}]" for n, text in enumerate(inner))])
+    inner = [", ".join(f"k{index}: *a{n}" for index in range(times)) for n in range(levels)]
+    return "\n".join(["a0: &a0 {}", *(f"a{n + 1}: &a{n + 1} {{{text}}}" for n, text in enumerate(inner))])
 
 
 def merged(chance: random.Random) -> str:
@@ -216,10 +216,10 @@ def read_texts() -> Iterator[str]:
         for _ in range(COUNT):
             text = chance.choice(TEXTS)(chance)
             place.write_text(text)
-            yield outcome(lambda text=text: untrusted.yaml_documents(text, what="hostile"))
-            yield outcome(lambda text=text: rootfs.meaning(text.encode()))
-            yield outcome(lambda: discover.discover([discover.File("manifests/a.yaml", place, "a.yaml")]))
-            yield outcome(lambda text=text: image_hooks({"plugins/a.yaml": text.encode()}))
+            yield outcome(functools.partial(untrusted.yaml_documents, text, what="hostile"))
+            yield outcome(functools.partial(rootfs.meaning, text.encode()))
+            yield outcome(functools.partial(discover.discover, [discover.File("manifests/a.yaml", place, "a.yaml")]))
+            yield outcome(functools.partial(image_hooks, {"plugins/a.yaml": text.encode()}))
 
 
 # Templates

@@ -9,8 +9,8 @@ import pytest
 
 from harness.clusterfile import Phase
 from harness.clusterfile.parse import parse, parse_hooks
-from harness.errors import InputError
-from harness.lifecycle import hooks, labels, run, steps
+from harness.errors import InputError, StoreError
+from harness.lifecycle import hooks, install, labels, run, steps
 from harness.lifecycle.clusterfiles import Given, effective
 from harness.lifecycle.parting import Parting
 from harness.lifecycle.plan import check
@@ -243,3 +243,15 @@ def test_a_cluster_that_does_not_answer_does_not_hold_up_its_end() -> None:
 
 def test_a_rootfs_without_hooks_has_none(tmp_path: Path) -> None:
     assert hooks.of_image(tmp_path) == ()
+
+
+@pytest.mark.parametrize("link", ["plugins/a.yaml", "plugins"])
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_hook_behind_a_link_out_of_the_rootfs_is_refused(tmp_path: Path, link: str, absolute: bool) -> None:
+    tree, secret = tmp_path / "rootfs", tmp_path / "secret"
+    secret.write_text("secret")
+    (tree / link).parent.mkdir(parents=True)
+    (tree / link).symlink_to(secret if absolute else "../" * (link.count("/") + 1) + "secret")
+    for read in (hooks.of_image, install.hooks_of):
+        with pytest.raises(StoreError, match="leads out of the folder"):
+            read(tree)
