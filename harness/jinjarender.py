@@ -217,18 +217,18 @@ def _line(wrong: BaseException) -> int:
     return line
 
 
-def main() -> None:
-    """Answer the requests of standard input. The kernel ends the process over one that takes too long."""
+def main(seconds: int) -> None:
+    """Answer the requests of standard input. The kernel ends the process over one that takes more than ``seconds``."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     for request in sys.stdin:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        end = math.ceil(used.ru_utime + used.ru_stime) + SECONDS
+        end = math.ceil(used.ru_utime + used.ru_stime) + seconds
         resource.setrlimit(resource.RLIMIT_CPU, (end if most == resource.RLIM_INFINITY else min(end, most), most))
         sys.stdout.write(json.dumps(evaluate(**json.loads(request))) + "\n")
         sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -573,7 +573,7 @@ def evaluate_apart(requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
             if batch and size > _JINJA_BATCH:
                 break
             batch.append(json.dumps(request))
-        argv = [sys.executable, "-I", jinjarender.__file__]
+        argv = [sys.executable, "-I", jinjarender.__file__, str(jinjarender.SECONDS)]
         answer = process.run(argv, check=False, input="\n".join(batch), timeout=len(batch) * 10 * jinjarender.SECONDS + 600)
         whole = [line for line in answer.stdout.splitlines(keepends=True) if line.endswith("\n")]
         outcomes += map(json.loads, whole)

@@ -390,3 +390,41 @@ def test_a_chart_that_needs_values_is_a_warning(tmp_path: Path, helm: Callable[[
 def test_a_broken_chart_yaml_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"charts/a/Chart\.yaml:2: not YAML"):
         discover.declared(write(tmp_path, {"charts/a/Chart.yaml": "name: [\n"}))
+
+
+@pytest.mark.parametrize("target", ["/etc/hostname", "../../../../outside", "loop"])
+def test_charts_with_a_link_out_of_the_tree_are_not_given_to_helm(
+    tmp_path: Path, helm: Callable[[dict[str, str | CommandError]], list[list[str]]], target: str
+) -> None:
+    (tmp_path / "outside").write_text("secret")
+    root = write(tmp_path / "rootfs", {"charts/a/Chart.yaml": "name: a\n", "charts/a/templates/x.yaml": "a: 1\n"})
+    (root / "charts/a/templates/loop").symlink_to(target)
+    calls = helm({"a": ""})
+    found = discover.declared(root, helm=Path("helm"))
+    assert calls == []
+    assert "templates/loop is a link that leads out" in found.warnings[0].message
+
+
+def test_charts_with_a_link_inside_of_the_tree_are_read(
+    tmp_path: Path, helm: Callable[[dict[str, str | CommandError]], list[list[str]]]
+) -> None:
+    root = write(tmp_path, {"charts/a/Chart.yaml": "name: a\n", "etc/x.yaml": "a: 1\n"})
+    (root / "charts/a/x.yaml").symlink_to("../../etc/x.yaml")
+    calls = helm({"a": ""})
+    assert discover.declared(root, helm=Path("helm")).warnings == ()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(["m0: &m0 {a: x}", *(f"m{n}: &m{n} {{<<: [*m{n - 1}, *m{n - 1}]}}" for n in range(1, 64))]),
+        "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]),
+        "[" * 500,
+        "a: &a {b: *a}",
+    ],
+    ids=["merge keys", "aliases", "depth", "circle"],
+)
+def test_a_manifest_that_spells_out_to_more_than_memory_holds_is_a_fault(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"manifests/a\.yaml:\d+: not YAML: it (holds|is nested)"):
+        discover.declared(write(tmp_path, {"manifests/a.yaml": text}))

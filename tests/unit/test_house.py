@@ -45,6 +45,26 @@ ZSTANDARD = {"harness.oci.compression"}
 NACL = {"harness.trust.keys"}
 
 
+TAR_READERS = {
+    "harness.images",  # what the engine of this machine answers
+    "harness.tools",  # a package that is pinned by its digest
+}
+"""Who may read with the standard library's tarfile. All else comes from elsewhere and goes through oci.tarstream."""
+YAML_LOADERS = {
+    "harness.untrusted",
+    "harness.clusterfile.source",  # nodes with lines, after untrusted.yaml_excess
+    "harness.discover",  # the same
+    "harness.trust.policy",  # the same
+    "harness.lifecycle.kubeconfigs",  # kubeconfigs, of this machine too
+    "harness.lifecycle.certificates",
+    "harness.lifecycle.restore",
+    "harness.runtimes.kubeadm",
+}
+"""Who may load YAML past untrusted.yaml_documents."""
+_TAR_READING = {"is_tarfile", "extractfile", "extractall", "getmembers", "getnames"}
+_YAML_LOADING = {"load", "load_all", "safe_load", "safe_load_all", "full_load", "full_load_all", "compose", "compose_all", "parse", "scan"}
+
+
 def name_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -143,6 +163,34 @@ def test_the_root_package_is_empty_and_nobody_imports_it() -> None:
 )
 def test_a_library_with_one_door_is_used_behind_it_only(library: str, allowed: set[str]) -> None:
     assert {name for name in SOURCES if uses(name, library)} == allowed
+
+
+def calls(name: str) -> Iterator[tuple[str, str, ast.Call]]:
+    """Calls of an attribute: what it is of, as far as that is a plain name, its name, and the call."""
+    for node in ast.walk(ast.parse(SOURCES[name].read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield node.func.value.id if isinstance(node.func.value, ast.Name) else "", node.func.attr, node
+
+
+def reads_tar(module: str, function: str, call: ast.Call) -> bool:
+    if module != "tarfile" or function not in ("open", "TarFile"):
+        return function in _TAR_READING
+    modes = [*(keyword.value for keyword in call.keywords if keyword.arg == "mode"), *call.args[1:2]]
+    return not any(isinstance(mode, ast.Constant) and str(mode.value).startswith(("w", "x")) for mode in modes)
+
+
+def test_tars_from_elsewhere_are_read_by_the_careful_reader_only() -> None:
+    assert {name for name in SOURCES if any(reads_tar(*found) for found in calls(name))} == TAR_READERS
+
+
+def test_yaml_from_elsewhere_is_loaded_behind_its_limits_only() -> None:
+    loaders = {name for name in SOURCES if any(module == "yaml" and function in _YAML_LOADING for module, function, _ in calls(name))}
+    assert loaders <= YAML_LOADERS | {"harness.clusterfile.source"}
+    assert [name for name in SOURCES if name not in YAML_LOADERS and "SafeLoader" in SOURCES[name].read_text()] == []
+
+
+def test_the_process_of_jinja_imports_nothing_of_ours() -> None:
+    assert own("harness.jinjarender") == set()
 
 
 def test_every_exception_to_the_one_door_still_exists() -> None:

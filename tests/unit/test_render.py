@@ -156,6 +156,101 @@ def test_jinja_faults(text: str, where: str, message: str) -> None:
     assert [(fault.where, fault.message) for fault in caught.value.faults] == [(where, message)]
 
 
+# Templates that are made to do harm. None of them may take longer than its size allows: a hang is the failure.
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n{{ .Port" + " | quote" * 45 + " }}", "2: its values are larger"),
+        ("{{ indent 9999999999 .Port }}", "1: {{ indent 9999999999 .Port }}: indent 9999999999 is too wide"),
+        ("{{ .Port | nindent 1001 }}", "1: {{ .Port | nindent 1001 }}: indent 1001 is too wide"),
+        ("{{ nindent 999 `" + "\n" * 100_000 + "` }}", "1: {{ nindent 999 `"),
+        ("{{" + "(" * 10_000 + "}}", "1: {{ (((((((((("),
+        ("{{ .Long }}" * 3000, "1: it renders to more than"),
+        ('{{"\\"' * 60_000, "1: it has too many braces and quotes"),
+        ("{{ .Huge" + " | upper" * 40 + " }}", "1: its values are larger"),
+    ],
+    ids=["doubling", "indent", "nindent", "rows", "parentheses", "output", "quotes", "work"],
+)
+def test_go_template_that_grows_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        render.render(text, {**ENV, "Long": "x" * 1000, "Huge": "x" * 1_000_000}, "a.tmpl")
+    (fault,) = caught.value.faults
+    assert f"{fault.where.removeprefix('a.tmpl:')}: {fault.message}".startswith(message)
+
+
+@pytest.mark.parametrize("text", ["{{/*" * 60_000, "{{/* */" * 60_000, "{{ `" * 60_001, "{{ " * 100_000, "{{" + " " * 1_000_000])
+def test_go_braces_that_begin_no_action_are_text_however_many(text: str) -> None:
+    assert render.render(text, ENV, "a.tmpl") == text
+
+
+def test_go_faults_come_to_an_end() -> None:
+    with pytest.raises(InputError) as caught:
+        render.render("{{ .None }}\n" * 60_000 + "{{ if .Port }}" * 60_000, ENV, "a.tmpl")
+    assert 1 < len(caught.value.faults) <= 200
+
+
+@pytest.mark.parametrize("text", ["{{ a }}" * 100_000, "{{ " * 100_000, "{{ a" * 100_000, "{{" + "a" * 1_000_000])
+def test_plain_text_stays_however_many_braces_it_has(text: str) -> None:
+    assert render.render(text, ENV, "etc/a") == text
+
+
+def test_plain_text_that_grows_is_refused() -> None:
+    with pytest.raises(InputError, match="etc/a:2: it renders to more than"):
+        render.render("\n" + "{{ Long }}" * 3000, {"Long": "x" * 1000}, "etc/a")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n{{ 1 / 0 }}", "2: division by zero"),
+        ("{{ 'x' * 10 ** 10 }}", "1: * makes a value that is too large"),
+        ("{{ 10 ** 9999999 }}", "1: ** makes a value that is too large"),
+        ("{{ [1] * 10 ** 8 }}", "1: * makes a value that is too large"),
+        ("{{ '%9999999d' % 1 }}", "1: a format pads"),
+        ("{{ '%*d' | format(9999999, 1) }}", "1: a format pads"),
+        ("{{ 'x' | indent(9999999999) }}", "1: numbers up to 10000"),
+        ("{{ 'x' | center(9999999999) }}", "1: numbers up to 10000"),
+        ("{{ 'x'.zfill(9999999999) }}", "1: numbers up to 10000"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "1: the ranges of a template"),
+        ("{% for a in range(99999) %}{{ 'x' * 100 }}{% endfor %}", "1: it renders to more than"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "1: it is nested too deeply"),
+        ("{{ " + "-" * 100_000 + "1 }}", "1: it is nested too deeply"),
+        ("{{ 2.0 ** 99999 }}", "1: (34, 'Numerical result out of range')"),
+        ("{{ '\\ud800' }}", "1: 'utf-8' codec can't encode"),
+        ("{{ [].append(1) }}", "1: access to attribute 'append' of 'list' object is unsafe"),
+        ("{{ lipsum(n=100000) }}", "1: lipsum is not defined"),
+    ],
+)
+def test_jinja_template_that_grows_or_fails_is_a_fault(text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        render.render(text, ENV, "a.j2")
+    (fault,) = caught.value.faults
+    assert f"{fault.where.removeprefix('a.j2:')}: {fault.message}".startswith(message)
+
+
+def test_jinja_names_that_a_stand_in_took_the_place_of() -> None:
+    stand_in = render.StandIn("<", ">")
+    assert render.render("{{ One }}{{ Port }}", ENV, "a.j2", missing=stand_in) == "<One>8443"
+    assert stand_in.names == ["One"]
+
+
+def test_render_tree_keeps_a_ceiling_for_all_of_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "_LARGEST_TREE", 10)
+    with pytest.raises(InputError, match="more than 10 characters together"):
+        render.render_tree(root, ENV)
+    assert (root / "manifests/app.yaml").read_text() == "port: {{ Port }}\n"
+
+
+def test_render_tree_large_file_is_data_and_a_large_template_a_fault(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "_LARGEST", 20)
+    (root / "etc/large").write_text("{{ .Port }}" * 5)
+    (root / "etc/large.j2").write_text("{{ Port }}" * 5)
+    with pytest.raises(InputError, match=r"etc/large\.j2: a template of more than 20 bytes"):
+        render.render_tree(root, ENV)
+
+
 @pytest.mark.parametrize(
     ("path", "name"), [("a.yaml", "a.yaml"), ("a.yaml.tmpl", "a.yaml"), ("d/a.j2", "d/a"), ("a.tmpl.j2", "a.tmpl"), (".tmpl", "")]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from harness.oci.layer import Entry, write_layer
@@ -80,3 +81,8 @@ def test_the_index_of_a_layer_is_remembered(tmp_path: Path) -> None:
     assert found["l"][2] == "etc"
     store.path(made.descriptor.digest).unlink()
     assert index(store, made) == found
+
+
+def test_a_text_that_spells_out_to_more_than_memory_holds_means_its_bytes() -> None:
+    bomb = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]).encode()
+    assert meaning(bomb) == hashlib.sha256(bomb).hexdigest()

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from harness.errors import InputError
+from harness import sandbox
+from harness.errors import BuildError, InputError
+from harness.runtimes import Facts
 from harness.sandbox import environment, facts, requesters
 
 
@@ -62,3 +64,31 @@ def test_unreadable_facts_are_said(tmp_path: Path, text: str) -> None:
     (tmp_path / "etc/slipway.yaml").write_text(text)
     with pytest.raises(InputError, match=r"etc/slipway\.yaml"):
         facts(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["etc/slipway.yaml", "etc/addons/network.yaml", "bin/kubectl"])
+@pytest.mark.parametrize("absolute", [True, False])
+def test_links_of_a_rootfs_are_not_followed_to_files_of_this_machine(tmp_path: Path, path: str, absolute: bool) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("kubernetes: v1.30.0\n")
+    rootfs, work = tmp_path / "rootfs", tmp_path / "work"
+    for name in ("bin/kubeadm", "bin/kubelet", "bin/kubectl", "etc/slipway.yaml", "etc/addons/network.yaml"):
+        (rootfs / name).parent.mkdir(parents=True, exist_ok=True)
+        (rootfs / name).write_text("kubernetes: v1.30.0\n")
+    work.mkdir()
+    (rootfs / path).unlink()
+    (rootfs / path).symlink_to(str(secret) if absolute else "../" * (path.count("/") + 1) + "secret")
+    env = {"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"}
+    plan = sandbox.Plan(rootfs, Facts("v1.30.0"), env, image=None, own_network=False)  # type: ignore[arg-type]
+    read = (lambda: sandbox.facts(rootfs)) if path == "etc/slipway.yaml" else (lambda: sandbox._kind_files(plan, "", work))
+    with pytest.raises(BuildError, match="leads out of the folder"):
+        read()
+
+
+def test_programs_behind_a_link_inside_are_mounted_themselves(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/kubectl-1.30").write_text("")
+    (tmp_path / "bin/kubectl").symlink_to("kubectl-1.30")
+    assert sandbox._program(tmp_path, "kubectl") == (tmp_path / "bin/kubectl-1.30").resolve()
+    with pytest.raises(BuildError, match="no program bin/kubelet"):
+        sandbox._program(tmp_path, "kubelet")

@@ -154,3 +154,24 @@ def test_numbers_in_text_are_ascii_digits_only() -> None:
     assert [untrusted.decimal(text) for text in ("0", "12.5", "2.5e-05", "1.")] == [0, 12.5, 2.5e-05, 1]
     for odd in ("", "nan", "inf", "1e999", "-1", ".5", "²", "1_0", None, "1" * 5000):
         assert untrusted.decimal(odd) is None
+
+
+def test_yaml_depth_counts_through_aliases() -> None:
+    lines = [f"a0: &a0 {'[' * 60}{']' * 60}", f"a1: &a1 {'[' * 60}*a0{']' * 60}"]
+    with pytest.raises(StoreError, match="line 2: it is nested more than 100 levels deep"):
+        untrusted.yaml_check("\n".join(lines), what="hostile")
+    untrusted.yaml_check(lines[0] + "\nb: *a0", what="harmless")
+
+
+def test_yaml_excess_gives_the_line_and_leaves_bad_text_to_the_loader() -> None:
+    assert untrusted.yaml_excess("a: 1\nb: &b [*b]") == (2, "it holds itself, by an alias")
+    assert untrusted.yaml_excess("a" * 20, limit=10) == (1, "it is larger than 10 bytes")
+    assert untrusted.yaml_excess("[1, 2, 3]", nodes=3) == (1, "it holds more than 3 values, aliases included")
+    assert untrusted.yaml_excess("a: [") is None
+
+
+def test_yaml_document_is_one() -> None:
+    assert untrusted.yaml_document("a: 1", what="x") == {"a": 1}
+    assert untrusted.yaml_document("# nothing", what="x") is None
+    with pytest.raises(StoreError, match="x: holds more than one document"):
+        untrusted.yaml_document("a: 1\n---\nb: 2", what="x")

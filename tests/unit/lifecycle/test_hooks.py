@@ -10,8 +10,8 @@ import pytest
 from harness.clusterfile import Phase
 from harness.clusterfile.parse import parse, parse_hooks
 from harness.clusterstate import ClusterState
-from harness.errors import InputError
-from harness.lifecycle import backup, hooks, labels, run, steps
+from harness.errors import InputError, StoreError
+from harness.lifecycle import backup, hooks, install, labels, run, steps
 from harness.lifecycle.clusterfiles import Given, effective
 from harness.lifecycle.parting import Parting
 from harness.lifecycle.plan import check
@@ -307,3 +307,15 @@ def test_the_user_s_own_clusterfile_may_name_a_path(store: Store, tmp_path: Path
     found.state = ClusterState.of("default", tmp_path / "home")
     etcd_step(found)
     assert (tmp_path / "deep/etcd.db").read_bytes() == b"etcd"
+
+
+@pytest.mark.parametrize("link", ["plugins/a.yaml", "plugins"])
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_hook_behind_a_link_out_of_the_rootfs_is_refused(tmp_path: Path, link: str, absolute: bool) -> None:
+    tree, secret = tmp_path / "rootfs", tmp_path / "secret"
+    secret.write_text("secret")
+    (tree / link).parent.mkdir(parents=True)
+    (tree / link).symlink_to(secret if absolute else "../" * (link.count("/") + 1) + "secret")
+    for read in (hooks.of_image, install.hooks_of):
+        with pytest.raises(StoreError, match="leads out of the folder"):
+            read(tree)
