@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +155,10 @@ def install(session: nox.Session, *groups: str, project: bool = True) -> None:
     stamp.write_text(json.dumps({"lock": LOCK.name}) + "\n")
 
 
-def missing_in_lock(pyproject: Mapping[str, Any], groups: Iterable[str], lock: str) -> list[str]:
+def missing_in_lock(pyproject: dict[str, Any], groups: Iterable[str], lock: str) -> list[str]:
     """The packages that pyproject.toml names, itself or in a group, and the lock does not."""
-    wanted = [*pyproject["project"]["dependencies"], *nox.project.dependency_groups(pyproject, *groups)]
+    tools = nox.project.dependency_groups(pyproject, *groups) if groups else ()
+    wanted = [*pyproject["project"]["dependencies"], *tools]
     names = {re.split(r"[^\w.-]", word, maxsplit=1)[0] for word in wanted}
     return sorted(name for name in names if not re.search(rf"^{re.sub('[-_.]+', '-', name).lower()}==", lock, re.MULTILINE))
 

