@@ -209,7 +209,7 @@ class Workshop:
     def _run(self, _kubefile: Kubefile, instruction: Run) -> Step:
         command = list(instruction.command) if isinstance(instruction.command, tuple) else ["/bin/sh", "-c", instruction.command]
         builder = Reference.parse(BUILDER_IMAGE)
-        identity = self._identity("run", command, dict(instruction.environment), self.builder.here.key(builder))
+        identity = self._identity("run", command, dict(instruction.environment), self.builder.here.made_from(builder))
         known = self.known(identity, instruction.text)
         if known:
             return known
