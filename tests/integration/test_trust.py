@@ -218,7 +218,7 @@ def test_documents_are_found_as_referrers_and_the_image_stays_what_it_is(
         stream.close()
     # Another client of registries finds them, and takes them along.
     found = process.run([gotool.oras(), "discover", "--plain-http", "--format", "json", f"{there.host}/{WEB}"]).stdout
-    assert {one["artifactType"] for one in json.loads(found)["manifests"]} == {sbom.MEDIA_TYPE, attestation.IN_TOTO}
+    assert {one["artifactType"] for one in json.loads(found)["referrers"]} == {sbom.MEDIA_TYPE, attestation.IN_TOTO}
     process.run([gotool.oras(), "cp", "-r", "--from-plain-http", "--to-plain-http", f"{there.host}/{WEB}", f"{there.host}/copy/web:1"])
     with transfer.client(transfer.Access(plain_http=True)) as client:
         assert client.manifest(Reference.parse(f"{there.host}/copy/web:1")).digest == image.digest
