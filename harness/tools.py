@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness import gotools, log, process
+from harness import gotools, log, paths, process
 
 FOLDER = Path(__file__).parent / "assets/tools"
 KIND_MINIMUM = (0, 27)
@@ -32,7 +32,8 @@ def _new_enough(program: str) -> bool:
 def helm() -> Path:
     """The helm program. Raises CommandError when it is not on PATH and cannot be compiled."""
     found = shutil.which("helm")
-    return Path(found) if found else gotools.compiled(FOLDER / "helm", stamps=_helm_stamps())
+    # The one that goes into images, so that it is compiled once.
+    return Path(found) if found else pinned_helm(paths.architecture())
 
 
 def pinned_helm(architecture: str) -> Path:

@@ -310,3 +310,9 @@ def test_helm_on_path_is_used_here_and_never_goes_into_an_image(monkeypatch: pyt
     monkeypatch.setattr(gotools, "compiled", lambda folder, **options: Path("/compiled", folder.name, str(options["pinned"])))
     assert tools.helm() == Path("/usr/bin/helm")
     assert tools.pinned_helm("arm64") == Path("/compiled/helm/True")
+
+
+def test_one_helm_is_compiled_for_here_and_for_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(gotools, "compiled", lambda folder, **options: Path("/compiled", folder.name, repr(sorted(options.items()))))
+    assert tools.helm() == tools.pinned_helm(paths.architecture())
