@@ -153,14 +153,34 @@ def show_catalog(session: nox.Session) -> None:
 # What the sessions are made of
 
 
+LOCK = ROOT / "requirements.lock"
+"""What every session works with: exact versions with their hashes. README.md says how it is refreshed."""
+
+
 def install(session: nox.Session, *groups: str, project: bool = True) -> None:
-    """The project, editable, and groups of tools; nothing is asked of an index again until a file that names them has changed."""
+    """The locked packages and the project, editable; nothing is asked of an index again until a file that names them has changed.
+
+    Only what the lock names with its hash is installed, the project's own build backend included. ``groups`` of tools are all in the lock.
+    """
     pyproject = ROOT / "pyproject.toml"
+    unlocked = missing_in_lock(nox.project.load_toml(pyproject), groups, LOCK.read_text())
+    if unlocked:
+        session.error(f"{LOCK.name} lacks {', '.join(unlocked)}: refresh it as README.md says")
     stamp = Path(session.virtualenv.location or "", "installed.json")
-    if stamp.exists() and stamp.stat().st_mtime > max(pyproject.stat().st_mtime, Path(__file__).stat().st_mtime):
+    if stamp.exists() and stamp.stat().st_mtime > max(path.stat().st_mtime for path in (pyproject, LOCK, Path(__file__))):
         return
-    tools = list(nox.project.dependency_groups(nox.project.load_toml(pyproject), *groups)) if groups else []
-    session.install("--report", str(stamp), *(("--editable", ".") if project else ()), *tools)
+    session.install("--require-hashes", "--requirement", str(LOCK))
+    if project:
+        session.install("--no-deps", "--no-build-isolation", "--no-index", "--editable", ".")
+    stamp.write_text(json.dumps({"lock": LOCK.name}) + "\n")
+
+
+def missing_in_lock(pyproject: dict[str, Any], groups: Iterable[str], lock: str) -> list[str]:
+    """The packages that pyproject.toml names, itself or in a group, and the lock does not."""
+    tools = nox.project.dependency_groups(pyproject, *groups) if groups else ()
+    wanted = [*pyproject["project"]["dependencies"], *tools]
+    names = {re.split(r"[^\w.-]", word, maxsplit=1)[0] for word in wanted}
+    return sorted(name for name in names if not re.search(rf"^{re.sub('[-_.]+', '-', name).lower()}==", lock, re.MULTILINE))
 
 
 def pick(session: nox.Session, how: Callable[..., tuple[catalog.Entry, ...]], names: Iterable[str]) -> tuple[catalog.Entry, ...]:

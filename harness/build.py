@@ -401,13 +401,12 @@ def _kubernetes(work: Workshop, store: Store) -> str | None:
 
 
 def _helm_layer(info: Info, work: Workshop, parsed: Kubefile, platform: Platform) -> list[Step]:
-    """An image that launches with helm carries helm: the nodes have none. Raises BuildError where no package has it for ``platform``."""
+    """An image that launches with helm carries helm: the nodes have none. Raises BuildError where it cannot be compiled."""
     commands = [*info.launch, *(command for app in info.apps for command in app.commands)]
     if "bin/helm" in work.files() or not any("helm " in command for command in commands):
         return []
     with log.step("add bin/helm") as shown:
-        other = [platform.architecture] if platform.architecture != tools.HELM_ARCHITECTURE else []
-        identity = hashlib.sha256(canonical_json(["helm", tools.HELM_VERSION, *other])).hexdigest()
+        identity = hashlib.sha256(canonical_json(["helm", tools.helm_key(platform.architecture)])).hexdigest()
         step = work.known(identity, "bin/helm, because a launch command needs it")
         if step is None:
             try:

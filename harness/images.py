@@ -17,17 +17,19 @@ import json
 import re
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from harness import engine, log, packages, process, programs, scratch
+from harness import engine, log, packages, process, programs, scratch, untrusted
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
 from harness.oci.deflate import GzipWriter
+from harness.oci.extract import open_layer
 from harness.oci.layer import Layer
 from harness.oci.model import EPOCH, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
 from harness.oci.store import Store
+from harness.trust import installed
 
 _IMAGE = re.compile(r"#\s*image:\s*(?P<name>\S+)\s*$")
 _FROM = re.compile(r"FROM\s+(?P<here>--platform=\S+\s+)?(?P<base>\S+)(?:\s+AS\s+(?P<stage>\S+))?\s*$", re.IGNORECASE)
@@ -160,12 +162,21 @@ class Builder:
             descriptor = Descriptor.from_json(record["manifest"])
             if self.store.has(descriptor.digest):
                 return descriptor
-        with log.step(f"build container image {reference.familiar}{self._target()}"):
+        with log.step(f"build container image {reference.familiar}{self._target()}") as shown:
             identity = self.build(definition, wanted, reference.familiar)
             descriptor = export(identity, self.store, self.platform)
             self._check(definition, descriptor)
+            versions = packages_in(self.store, layers_of(self.store, descriptor))
+            shown.note = asked_for(definition, versions)
         self.store.keep(
-            "container-image", key, {"name": str(reference), "manifest": descriptor.to_json(), "blobs": _blobs(self.store, descriptor)}
+            "container-image",
+            key,
+            {
+                "name": str(reference),
+                "manifest": descriptor.to_json(),
+                "blobs": _blobs(self.store, descriptor),
+                "packages": versions,
+            },
         )
         return descriptor
 
@@ -203,8 +214,39 @@ class Builder:
             present = None
         if present is not None and present.labels.get(LABEL_KEY) == key:
             return str(present.id)
-        with log.step(f"build container image {reference.familiar}{self._target()}"):
-            return self.build(*found, reference.familiar)
+        with log.step(f"build container image {reference.familiar}{self._target()}") as shown:
+            identity = self.build(*found, reference.familiar)
+            versions = self._ask(client, identity)
+            shown.note = asked_for(found[0], versions)
+        self.store.keep("packages", key, {"packages": versions})
+        return identity
+
+    def _ask(self, client: engine.Client, identity: str) -> dict[str, str]:
+        """Which Debian packages an image of the engine has, by its own package database; none where it has no such thing."""
+        if self.foreign:
+            return {}
+        words = ["-c", "! command -v dpkg-query > /dev/null || dpkg-query --show --showformat '${Package} ${Version}\\n'"]
+        try:
+            code, output = engine.run_container(client, identity, words, entrypoint="/bin/sh", network_disabled=True)
+        except engine.APIError:  # no shell in it
+            return {}
+        if code != 0:
+            raise BuildError(f"image {identity} does not say which packages it has", details=output)
+        return dict(sorted(line.split(" ", 1) for line in output.splitlines()))
+
+    def made_from(self, reference: Reference) -> list[object]:
+        """What an image of ours that runs here was made from, for the keys of what it makes: its own key and the versions of its packages.
+
+        Those are known once it was built. Raises BuildError.
+        """
+        key = self.key(reference)
+        record = self.store.record("packages", str(key))
+        if record is None:
+            client = engine.connect()
+            versions = self._ask(client, self.engine_image(client, reference))
+            self.store.keep("packages", str(key), {"packages": versions})
+            record = {"packages": versions}
+        return [key, sorted(record["packages"].items())]
 
     def build(self, definition: Definition, arguments: Mapping[str, str], tag: str) -> str:
         """Build with the engine, tag the result there, return the engine's image id. Raises BuildError."""
@@ -318,6 +360,24 @@ def layers_of(store: Store, manifest: Descriptor) -> list[Layer]:
     document = json.loads(store.read(manifest.digest))
     diff_ids = store.json(document["config"]["digest"])["rootfs"]["diff_ids"]
     return [Layer(Descriptor.from_json(entry), diff_id) for entry, diff_id in zip(document["layers"], diff_ids, strict=True)]
+
+
+def packages_in(store: Store, layers: Iterable[Layer]) -> dict[str, str]:
+    """The Debian packages that files of an image are from, with the versions that the archive had: name -> version."""
+    records: dict[str, bytes] = {}
+    for one in layers:
+        with open_layer(store, one.descriptor) as tar:
+            for entry in tar:
+                path = entry.name.removeprefix("./").removeprefix("rootfs/")
+                if entry.kind == "file" and installed.is_record(path):
+                    records[path] = tar.head(untrusted.FILE_LIMIT)
+    return {package.name: package.version for package in installed.packages(records)}
+
+
+def asked_for(definition: Definition, versions: Mapping[str, str]) -> str:
+    """The packages that the Dockerfile names, with the versions that were found, in a line."""
+    words = set(re.findall(r"[a-z0-9][a-z0-9+.-]+", (definition.folder / "Dockerfile").read_text()))
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if name in words)
 
 
 def _blobs(store: Store, manifest: Descriptor) -> list[str]:

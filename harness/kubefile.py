@@ -41,6 +41,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ENVIRONMENT = re.compile(r"[^\s=\0]+")
 _APP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?")
+_CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
 _CHMOD = re.compile(r"[0-7]{3,4}")
 _HEREDOC = re.compile(r"\d*<<(-?)(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\2")
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z]+)\s*=\s*(\S+)\s*")
@@ -80,6 +81,8 @@ class Copy(Instruction):
     """ADD: local tars are unpacked."""
     chown: str | None = None
     chmod: int | None = None
+    checksum: str | None = None
+    """ADD of one URL: the digest that its file must have."""
 
     @property
     def name(self) -> str:
@@ -527,7 +530,7 @@ class _Reader:
     def read_copy(self, line: _Line) -> Instruction:
         if line.body is not None or _heredoc(line.rest):
             raise _InstructionError(f"{line.word} cannot read a here-document", "put the text into a file of the build context")
-        flags, rest = self.flags(line.rest, ("from", "chown", "chmod", "link"))
+        flags, rest = self.flags(line.rest, ("from", "chown", "chmod", "checksum", "link"))
         *sources, destination = self.operands(rest) if rest else [""]
         if not sources:
             raise _InstructionError(f"{line.word} {rest}: a source and a destination are wanted", _USAGE[line.word])
@@ -544,6 +547,7 @@ class _Reader:
                 build_context.url_name(source)
         if flags.get("chmod") is not None and not _CHMOD.fullmatch(flags["chmod"]):
             raise _InstructionError(f"--chmod={flags['chmod']}: octal digits are wanted", "--chmod=755")
+        _check_checksum(flags.get("checksum"), sources)
         return Copy(
             line.number,
             " ".join([line.word, *(f"--{name}={value}" for name, value in flags.items() if value), *sources, target or "."]),
@@ -553,6 +557,7 @@ class _Reader:
             add=line.word == "ADD",
             chown=flags.get("chown"),
             chmod=int(flags["chmod"], 8) if "chmod" in flags else None,
+            checksum=flags.get("checksum"),
         )
 
     def _check_sources(self, line: _Line, sources: Iterable[str], image: str | None) -> None:
@@ -801,6 +806,15 @@ def _commands(text: str) -> list[str]:
         else:
             commands[-1] += token[0]
     return [command.strip() for command in commands if command.strip()]
+
+
+def _check_checksum(checksum: str | None, sources: Sequence[str]) -> None:
+    if checksum is None:
+        return
+    if not _CHECKSUM.fullmatch(checksum):
+        raise _InstructionError(f"--checksum={checksum} is not a SHA-256 digest", "--checksum=sha256: and 64 digits 0-9, a-f")
+    if len(sources) != 1 or not build_context.is_url(sources[0]):
+        raise _InstructionError("--checksum goes with exactly one URL", "one ADD for each file")
 
 
 def _destination(text: str) -> str:

@@ -11,6 +11,7 @@ import posixpath
 import re
 import shlex
 import tempfile
+import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -161,7 +162,9 @@ class Workshop:
                     entries.append(entry_of(item.source, item.path, instruction.chmod))
             for number, url in enumerate(instruction.urls):
                 target = build_context.destination_of(instruction.destination, build_context.url_name(url), self._is_folder)
-                entries.append(Entry(target, "file", instruction.chmod or 0o644, download(url, Path(work, f"url{number}"))))
+                entries.append(
+                    Entry(target, "file", instruction.chmod or 0o644, download(url, Path(work, f"url{number}"), instruction.checksum))
+                )
             return self._write(instruction.text, entries)
 
     def _app(self, _kubefile: Kubefile, instruction: App) -> Step:
@@ -205,7 +208,7 @@ class Workshop:
     def _run(self, _kubefile: Kubefile, instruction: Run) -> Step:
         command = list(instruction.command) if isinstance(instruction.command, tuple) else ["/bin/sh", "-c", instruction.command]
         builder = Reference.parse(BUILDER_IMAGE)
-        identity = self._identity("run", command, dict(instruction.environment), self.builder.here.key(builder))
+        identity = self._identity("run", command, dict(instruction.environment), self.builder.here.made_from(builder))
         known = self.known(identity, instruction.text)
         if known:
             return known
@@ -281,18 +284,58 @@ def _unpacked(archive: Path, folder: Path, prefix: str) -> list[Entry]:
     return list(layer.scan(folder, prefix))
 
 
-def download(url: str, target: Path) -> Path:
-    """Fetch a URL into a file. Raises BuildError with the server's answer."""
+DOWNLOAD_LIMIT = 16 << 30
+"""Bytes of one file from the web."""
+
+
+def download(url: str, target: Path, checksum: str | None = None) -> Path:
+    """Fetch a URL into a file, which must have the digest ``checksum`` (``sha256:...``) when there is one.
+
+    A redirect may lead from http to anywhere, and from https to https only. Raises BuildError with the server's answer.
+    """
     pool = urllib3.PoolManager(retries=urllib3.Retry(3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504)))
+    digest = hashlib.sha256()
     try:
-        with pool.request("GET", url, preload_content=False, timeout=urllib3.Timeout(30)) as answer, target.open("wb") as file:
-            if answer.status != 200:
-                raise BuildError(f"{url}: the server answers {answer.status} {answer.reason}")
+        with contextlib.closing(_answer(pool, url)) as answer, target.open("wb") as file:
+            _check_size(url, int(answer.headers.get("Content-Length") or 0))
             for chunk in answer.stream(1 << 20):
+                _check_size(url, file.tell() + len(chunk))
                 file.write(chunk)
-    except urllib3.exceptions.HTTPError as error:
+                digest.update(chunk)
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
         raise BuildError(f"{url}: {error}") from error
+    got = f"sha256:{digest.hexdigest()}"
+    if checksum is None:
+        log.warning(f"{url}: no checksum is given; the server decides what goes into the image. Today: ADD --checksum={got}")
+    elif got != checksum:
+        raise BuildError(f"{url} has digest {got}, not {checksum}", hint="find out who changed the file before you change --checksum")
     return target
+
+
+def _check_size(url: str, size: int) -> None:
+    if size > DOWNLOAD_LIMIT:
+        raise BuildError(f"{url}: the file is larger than {log.size(DOWNLOAD_LIMIT)}", hint="put it into the build context and COPY it")
+
+
+def _answer(pool: urllib3.PoolManager, url: str) -> urllib3.BaseHTTPResponse:
+    """The 200 at the end of the redirects. Raises BuildError, urllib3's HTTPError."""
+    where = url
+    for _ in range(10):
+        answer = pool.request("GET", where, preload_content=False, redirect=False, timeout=urllib3.Timeout(30))
+        location = answer.get_redirect_location()
+        if answer.status == 200:
+            return answer
+        answer.close()
+        if not location:
+            raise BuildError(f"{url}: the server answers {answer.status} {answer.reason}")
+        following = urllib.parse.urljoin(where, location)
+        if not following.startswith(("https://", "http://")[: 1 if where.startswith("https://") else 2]):
+            raise BuildError(
+                f"{url}: the server redirects to {untrusted.shown(following)}, which is not https",
+                hint="use the address that serves the file itself",
+            )
+        where = following
+    raise BuildError(f"{url}: the server redirects more than ten times")
 
 
 def pull(fetcher: Fetcher, store: Store, reference: Reference, platform: str) -> Descriptor:

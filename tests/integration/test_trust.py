@@ -28,10 +28,10 @@ from harness.trust import attestation, policy, sbom
 from harness.trust.attachments import tag_of
 from harness.trust.signature import RefusedError
 from tests.conftest import Slipway
+from tests.integration import gotool
 from tests.integration.cosign import PASSWORD, Cosign
 from tests.integration.registry import Registry, registry
 from tests.integration.test_store import PLATFORMS, platform_image
-from tests.integration.test_transfer import oras
 from tests.waiting import HANG
 
 WEB = "acme/web:1"
@@ -218,9 +218,9 @@ def test_documents_are_found_as_referrers_and_the_image_stays_what_it_is(
         assert json.loads(stream.read(layer.size)) == written
         stream.close()
     # Another client of registries finds them, and takes them along.
-    found = process.run([oras(), "discover", "--plain-http", "--format", "json", f"{there.host}/{WEB}"]).stdout
-    assert {one["artifactType"] for one in json.loads(found)["manifests"]} == {sbom.MEDIA_TYPE, attestation.IN_TOTO}
-    process.run([oras(), "cp", "-r", "--from-plain-http", "--to-plain-http", f"{there.host}/{WEB}", f"{there.host}/copy/web:1"])
+    found = process.run([gotool.oras(), "discover", "--plain-http", "--format", "json", f"{there.host}/{WEB}"]).stdout
+    assert {one["artifactType"] for one in json.loads(found)["referrers"]} == {sbom.MEDIA_TYPE, attestation.IN_TOTO}
+    process.run([gotool.oras(), "cp", "-r", "--from-plain-http", "--to-plain-http", f"{there.host}/{WEB}", f"{there.host}/copy/web:1"])
     with transfer.client(transfer.Access(plain_http=True)) as client:
         assert client.manifest(Reference.parse(f"{there.host}/copy/web:1")).digest == image.digest
         assert len(client.referrers(Reference.parse(f"{there.host}/copy/web@{image.digest}"))) == 2

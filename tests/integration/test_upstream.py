@@ -6,12 +6,13 @@ import functools
 import hashlib
 import http.server
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from harness import cloudimage, images
+from harness import cloudimage, images, process
 from harness.oci import layer
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
@@ -68,22 +69,32 @@ def registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regi
         yield found
 
 
-def build(slipway: Slipway, mirror: str, name: str, platform: Platform | None = None) -> tuple[int, str]:
-    arguments = [f"--build-arg={key}={value}" for key, value in (("SOURCE", "upstream"), ("VERSION", VERSION), ("MIRROR", mirror))]
+def checksums(site: Path) -> dict[str, str]:
+    """What the user knows of the files of a site: architecture/name -> SHA-256."""
+    files = [path for path in site.parent.glob("*/*") if not path.suffix]
+    return {f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def build(
+    slipway: Slipway, mirror: str, name: str, platform: Platform | None = None, *, known: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    stated = {"CHECKSUMS": ",".join(f"{key}={value}" for key, value in known.items())} if known else {}
+    wanted = {"SOURCE": "upstream", "VERSION": VERSION, "MIRROR": mirror, **stated}
+    arguments = [f"--build-arg={key}={value}" for key, value in wanted.items()]
     options = ["--discover", "declared", "--platform", str(platform or Platform.host())]
     said = slipway("build", "-t", name, *options, *arguments, PROJECT / "kubefiles/kubernetes", check=False)
     return said.returncode, said.output
 
 
 def test_official_binaries_and_the_images_that_kubeadm_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: str, registries: Registry, binaries: Path, slipway: Slipway
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, registries: Registry, binaries: Path, slipway: Slipway
 ) -> None:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
     wanted = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
     names = {f"{name}:{VERSION}" for name in wanted} | {"pause:3.2", "etcd:3.4.13-0", "coredns:1.7.0"}
     for name in names:
         push(registries, f"k8s.gcr.io/{name.split(':')[0]}", name.split(":")[1], image(name))
-    code, output = build(slipway, mirror, "kubernetes:upstream")
+    code, output = build(slipway, mirror, "kubernetes:upstream", known=checksums(site))
     assert code == 0, output
     described = json.loads(slipway("inspect", "kubernetes:upstream", "-o", "json").stdout)["platforms"][0]
     assert described["info"]["kubernetes"] == VERSION
@@ -110,7 +121,7 @@ def test_binaries_of_another_platform_are_fetched_and_not_run(
     names = {f"{name}:{VERSION}" for name in wanted} | {"pause:3.2", "etcd:3.4.13-0", "coredns:1.7.0"}
     for name in names:
         push(registries, f"k8s.gcr.io/{name.split(':')[0]}", name.split(":")[1], image(name, platform=str(THERE)))
-    code, output = build(slipway, mirror, "kubernetes:theirs", THERE)
+    code, output = build(slipway, mirror, "kubernetes:theirs", THERE, known=checksums(site))
     assert code == 0, output
     store = Store(tmp_path / "home/store")
     part = cloudimage.read(store, "kubernetes:theirs").platform(THERE)
@@ -123,15 +134,56 @@ def test_a_binary_with_another_checksum_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, slipway: Slipway
 ) -> None:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
-    (site / "kubelet.sha256").write_text("0" * 64)
-    code, output = build(slipway, mirror, "kubernetes:forged")
+    stated = {**checksums(site), f"{Platform.host().architecture}/kubelet": "0" * 64}
+    code, output = build(slipway, mirror, "kubernetes:forged", known=stated)
     assert code == 3
     assert "kubelet has checksum" in output
-    assert f"not the published {'0' * 64}" in output
+    assert f"not the stated {'0' * 64}" in output
 
 
-def test_a_version_that_the_site_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: str, slipway: Slipway) -> None:
+def test_checksums_of_a_plain_mirror_are_worth_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, slipway: Slipway
+) -> None:
+    """Who can change the binary on its way can change the checksum beside it as well."""
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
-    code, output = build(slipway, f"{mirror}/elsewhere", "kubernetes:none")
+    some = {key: value for key, value in checksums(site).items() if not key.endswith("/kubectl")}
+    for known in (None, some):
+        code, output = build(slipway, mirror, "kubernetes:plain", known=known)
+        assert code == 3
+        assert "it is not https" in output
+
+
+CURL = """#!/bin/sh
+# Serves the folder $SITE as whatever site is asked for, and notes how it was called.
+echo "$*" >> "$CALLS"
+while [ "$#" -gt 1 ]; do [ "$1" != --output ] || file=$2; shift; done
+cp "$SITE/${1#*://*/}" "$file"
+"""
+
+
+@pytest.mark.parametrize("published", ["right", "wrong"])
+def test_what_an_https_mirror_publishes_is_compared(site: Path, tmp_path: Path, published: str) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "curl").write_text(CURL)
+    (programs / "dpkg").write_text(f"#!/bin/sh\necho {Platform.host().architecture}\n")
+    for path in programs.iterdir():
+        path.chmod(0o755)
+    if published == "wrong":
+        (site / "kubelet.sha256").write_text("0" * 64)
+    calls = tmp_path / "calls"
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "SITE": str(tmp_path / "site"), "CALLS": str(calls)}
+    script = PROJECT / "images/kubernetes-upstream/fetch.sh"
+    said = process.run(["sh", script, "https://mirror.invalid", VERSION, tmp_path / "out"], env=environment, check=False)
+    assert said.ok == (published == "right"), said.output
+    assert (f"not the published {'0' * 64}" in said.stderr) == (published == "wrong")
+    assert calls.read_text().count("--proto-redir =https") == len(calls.read_text().splitlines())
+
+
+def test_a_version_that_the_site_does_not_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, slipway: Slipway
+) -> None:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+    code, output = build(slipway, f"{mirror}/elsewhere", "kubernetes:none", known=checksums(site))
     assert code == 3
     assert "404" in output

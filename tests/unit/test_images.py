@@ -8,7 +8,8 @@ import pytest
 
 from harness import images
 from harness.errors import InputError
-from harness.images import Base, Builder, definitions
+from harness.images import Base, Builder, asked_for, definitions, packages_in
+from harness.oci.layer import Entry, write_layer
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
@@ -177,3 +178,34 @@ def test_all_our_images_can_be_made_for_another_processor_without_emulation() ->
                     stage = found["stage"] or "last"
                     runs_here[stage] = bool(found["here"]) or runs_here.get(found["base"], False)
                 assert not line.startswith("RUN ") or runs_here[stage], f"{path}: stage {stage} runs programs of the target"
+
+
+# Versions that the archive had
+
+
+RECORD = b"Package: redis-server\nVersion: 5:7.0.1-1\nArchitecture: amd64\nStatus: install ok installed\n"
+
+
+@pytest.mark.parametrize("folder", ["var/lib/dpkg/status.d", "rootfs/var/lib/dpkg/status.d"])
+def test_an_image_says_which_packages_its_files_are_from(tmp_path: Path, folder: str) -> None:
+    store = Store(tmp_path / "store")
+    layer = write_layer([Entry(f"{folder}/redis-server", "file", 0o644, RECORD), Entry("bin/redis", "file", 0o755, b"x")], store)
+    assert packages_in(store, [layer]) == {"redis-server": "5:7.0.1-1"}
+
+
+def test_those_that_the_dockerfile_names_are_shown(tmp_path: Path) -> None:
+    write(tmp_path / "images", "redis", '# image: example.org/redis:7\nFROM debian\nRUN obtain "redis-server>=5:7.0" busybox-static\n')
+    (definition,) = definitions(tmp_path / "images")
+    assert asked_for(definition, {"redis-server": "5:7.0.1-1", "libc6": "2.36-9"}) == "redis-server 5:7.0.1-1"
+
+
+def test_another_version_in_the_archive_is_another_key(tmp_path: Path) -> None:
+    write(tmp_path / "images", "tools", "# image: example.org/tools:1\nFROM scratch\n")
+    make, reference = builder(tmp_path), Reference.parse("example.org/tools:1")
+    key = make.key(reference)
+    assert key is not None
+    make.store.keep("packages", key, {"packages": {"jq": "1.6-2", "curl": "7.88.1-10"}})
+    first = make.made_from(reference)
+    assert first == [key, [("curl", "7.88.1-10"), ("jq", "1.6-2")]]
+    make.store.keep("packages", key, {"packages": {"jq": "1.7-1", "curl": "7.88.1-10"}})
+    assert make.made_from(reference) != first

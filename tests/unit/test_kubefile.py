@@ -245,6 +245,12 @@ def test_add_says_so() -> None:
     assert (found.name, found.add, found.urls) == ("ADD", True, ("https://x.io/a.tgz",))
 
 
+def test_a_url_may_have_a_checksum() -> None:
+    digest = f"sha256:{'0' * 64}"
+    found = parse(f"FROM scratch\nADD --checksum={digest} https://x.io/a.tgz charts/").of(Copy)[0]
+    assert (found.checksum, found.text) == (digest, f"ADD --checksum={digest} https://x.io/a.tgz charts/")
+
+
 @pytest.mark.parametrize(
     ("rest", "message", "hint"),
     [
@@ -255,6 +261,9 @@ def test_add_says_so() -> None:
         ("a b/../../c", "the destination b/../../c is outside the rootfs", "it is always relative to the rootfs"),
         ("$EMPTY b", "COPY $EMPTY b: a source is empty", "give its variable a value: ARG NAME=VALUE, or --build-arg"),
         ("--form=x a b", "unknown flag --form", "did you mean --from?"),
+        ("--checksum=sha256:0 https://a/b c", "--checksum=sha256:0 is not a SHA-256 digest", "--checksum=sha256: and 64 digits 0-9, a-f"),
+        (f"--checksum=sha256:{'0' * 64} a b", "--checksum goes with exactly one URL", "one ADD for each file"),
+        (f"--checksum=sha256:{'0' * 64} https://a/b https://a/c d/", "--checksum goes with exactly one URL", "one ADD for each file"),
         ("--chmod=u+x a b", "--chmod=u+x: octal digits are wanted", "--chmod=755"),
         ("--chmod a b", "--chmod needs a value", "--chmod=VALUE"),
         ("--from= a b", "--from names no image", "COPY --from=IMAGE source... destination"),

