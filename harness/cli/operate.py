@@ -253,7 +253,7 @@ def restore(
 ) -> None:
     """Bring a cluster back from a backup: onto the masters that lost etcd's data, or onto other machines, which become that cluster.
 
-    What the cluster has seen since the backup is lost.
+    What the cluster has seen since the backup is lost. With a password only an encrypted file is taken: its seal proves who wrote it.
     """
     from harness.lifecycle import restore as restoring
 
