@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import tempfile
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,7 @@ from harness import (
 )
 from harness.capture import Proxy, Pulled, as_asked, collect
 from harness.cloudimage import App, CloudImage, History, ImageSet, Info, PlatformImage
+from harness.clusterfile import secrecy
 from harness.credentials import Credentials
 from harness.errors import BuildError, CheckError, CommandError, Fault, InputError, StoreError
 from harness.kubefile import Kubefile
@@ -223,10 +225,24 @@ def _part(
     apps = applications.applications(parsed, options.context)
     info = _info(parsed, apps, base, work, store)
     steps += _helm_layer(info, work, parsed, platform)
+    for warning in exposed(parsed, info, steps):
+        log.warning(warning)
     part = Part(platform, parsed, base, apps, info, work, sources, own, tuple(steps))
     if part.foreign:
         _warn_of_misfits(part)
     return part
+
+
+def exposed(parsed: Kubefile, info: Info, steps: Sequence[Step]) -> list[str]:
+    """A warning for every build argument that looks like a secret and whose value everybody with the image can read."""
+    written = json.dumps([info.to_json(), [step.text for step in steps]], ensure_ascii=False)
+    return [
+        f"{parsed.where(instruction)}: the value of ARG {name} looks like a secret and is written into the image in clear: "
+        "use {{ " + name + " }} in a file or ${" + name + "} in ENV, and give the value to `slipway run -e`"
+        for instruction in parsed.of(kubefile.Arg)
+        for name, value in instruction.values.items()
+        if value and secrecy.is_secret(name, value) and json.dumps(value, ensure_ascii=False)[1:-1] in written
+    ]
 
 
 def _part_here(options: Options, store: Store, remote: RemoteSource, stack: contextlib.ExitStack) -> Part:

@@ -80,7 +80,7 @@ def execute(arguments: list[str]) -> int:
 
 
 def _fail(text: str, code: int) -> int:
-    print(f"slipway: {text}", file=sys.stderr)
+    print(log.hidden(f"slipway: {text}"), file=sys.stderr)
     return code
 
 
@@ -88,13 +88,14 @@ def _explain(error: SlipwayError) -> int:
     if isinstance(error, InputError):
         count = len(error.faults)
         for fault in error.faults:
-            print(fault, file=sys.stderr)
+            print(log.hidden(str(fault)), file=sys.stderr)
         return _fail(f"{count} fault{'s' if count != 1 else ''} in the input; nothing has been changed", error.exit_code)
-    print(f"slipway: {error.message}", file=sys.stderr)
+    print(log.hidden(f"slipway: {error.message}"), file=sys.stderr)
     if error.details:
-        print(textwrap.indent(error.details.rstrip() if log.is_verbose() else _brief(error.details), "    "), file=sys.stderr)
+        details = error.details.rstrip() if log.is_verbose() else _brief(error.details)
+        print(textwrap.indent(log.hidden(details), "    "), file=sys.stderr)
     if error.hint:
-        print(f"  hint: {error.hint}", file=sys.stderr)
+        print(log.hidden(f"  hint: {error.hint}"), file=sys.stderr)
     return error.exit_code
 
 

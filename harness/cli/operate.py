@@ -275,10 +275,13 @@ def restore(
 
 def _password(variable: str | None, ask: bool, *, twice: bool) -> str | None:
     if variable is None:
-        return str(typer.prompt("Password of the backup", hide_input=True, confirmation_prompt=twice)) if ask else None
+        found = str(typer.prompt("Password of the backup", hide_input=True, confirmation_prompt=twice)) if ask else None
+        log.hide(found)
+        return found
     found = os.environ.get(variable)
     if not found:
         raise UsageError(f"--password-env {variable}: it is not set", hint=f"export {variable}=...")
+    log.hide(found)
     return found
 
 

@@ -12,6 +12,7 @@ import typer.core
 from rich.console import Console
 from rich.table import Table
 
+from harness import log
 from harness.errors import Fault, InputError, UsageError
 from harness.oci.model import Platform
 
@@ -124,7 +125,11 @@ def pairs(values: Sequence[str], option: str) -> dict[str, str]:
     ]
     if faults:
         raise InputError(faults)
-    return {name: value for name, _, value in (value.partition("=") for value in values)}
+    found = {name: value for name, _, value in (value.partition("=") for value in values)}
+    from harness.clusterfile import secrecy
+
+    log.hide(*(value for name, value in found.items() if secrecy.is_secret_name(name)))
+    return found
 
 
 def short(digest: str) -> str:
