@@ -50,7 +50,7 @@ from harness.oci.remote import Client, Manifest
 from harness.oci.store import Store
 from harness.rootfs import Step, Workshop
 from harness.runtimes import Facts
-from harness.sources import Fetcher, LayoutSource, RemoteSource, Source, Stream, stored_manifest
+from harness.sources import Fetcher, GuardedSource, LayoutSource, NoLogins, Permits, Source, Stream, stored_manifest
 from harness.trust import policy
 
 FORMAT = "1"
@@ -77,6 +77,10 @@ class Options:
     """Seconds that the workloads may take to become ready."""
     use_cache: bool = True
     keep: bool = False
+    network: str = images.BRIDGE
+    """Where RUN and Dockerfiles run: a key of images.NETWORKS."""
+    allow_login: tuple[str, ...] = ()
+    """Repositories, as patterns, for which the cluster may pull with the user's logins although no file names them."""
 
     @property
     def path(self) -> Path:
@@ -155,12 +159,19 @@ def build(options: Options, store: Store) -> Built:
     """Build a CloudImage and tag it. Raises InputError, BuildError, StoreError or EngineError; the store stays whole."""
     kubefiles = read_all(options)
     reference = _tag(options.tag)
+    if options.network == images.HOST:
+        log.warning(
+            "--network host: RUN and Dockerfiles share the network of this machine: they reach its services on loopback, and abstract "
+            "sockets; use it only for files that you trust"
+        )
     with contextlib.ExitStack() as stack:
         stack.enter_context(store.using())
         stack.enter_context(scratch.cleaned())
-        client = Client(registries.load(), Credentials())
+        rules, permits = registries.load(), Permits(options.allow_login)
+        client, anonymous = Client(rules, Credentials()), Client(rules, NoLogins())
         stack.callback(client.close)
-        remote = RemoteSource(client)
+        stack.callback(anonymous.close)
+        remote = GuardedSource(client, anonymous, permits)
         parts = [_part(options, platform, parsed, store, remote, stack) for platform, parsed in kubefiles.items()]
         found = _discoveries(options, parts, lambda: _part_here(options, store, remote, stack))
         descriptor = cloudimage.write(store, [part.image(found[part.platform]) for part in parts])
@@ -188,6 +199,7 @@ class Part:
     sources: tuple[Source, ...]
     own: _Built
     steps: tuple[Step, ...]
+    permits: Permits
 
     @property
     def foreign(self) -> bool:
@@ -209,16 +221,17 @@ class Part:
 
 
 def _part(
-    options: Options, platform: Platform, parsed: Kubefile, store: Store, remote: RemoteSource, stack: contextlib.ExitStack
+    options: Options, platform: Platform, parsed: Kubefile, store: Store, remote: GuardedSource, stack: contextlib.ExitStack
 ) -> Part:  # fmt: skip
     """Make the rootfs for one platform."""
     if len(options.platforms) > 1 or options.platforms != (platform,):
         log.info(f"for {platform}:")
     base = _base(parsed, store, platform)
-    builder = images.Builder(store, _image_roots(options.context), platform)
+    builder = images.Builder(store, _image_roots(options.context), platform, options.network)
     arguments = {name: value for item in parsed.of(kubefile.Arg) for name, value in item.values.items() if value is not None}
     own = _Built(builder, arguments)
     embedded = {image.name: image.digest for image in base.images.images} if base else {}
+    remote.permits.declare([*embedded, *(copy.from_image for copy in parsed.of(kubefile.Copy) if copy.from_image)])
     sources: tuple[Source, ...] = (LayoutSource(store, embedded, "base image"), own, remote)
     work = stack.enter_context(_workshop(options, parsed, store, builder, sources, base))
     steps = _layers(parsed, work)
@@ -227,7 +240,7 @@ def _part(
     steps += _helm_layer(info, work, parsed, platform)
     for warning in exposed(parsed, info, steps):
         log.warning(warning)
-    part = Part(platform, parsed, base, apps, info, work, sources, own, tuple(steps))
+    part = Part(platform, parsed, base, apps, info, work, sources, own, tuple(steps), remote.permits)
     if part.foreign:
         _warn_of_misfits(part)
     return part
@@ -245,7 +258,7 @@ def exposed(parsed: Kubefile, info: Info, steps: Sequence[Step]) -> list[str]:
     ]
 
 
-def _part_here(options: Options, store: Store, remote: RemoteSource, stack: contextlib.ExitStack) -> Part:
+def _part_here(options: Options, store: Store, remote: GuardedSource, stack: contextlib.ExitStack) -> Part:
     """The rootfs for this machine, only to run it. Raises BuildError."""
     here = Platform.host()
     try:
@@ -548,6 +561,7 @@ class Discovery:
             given = self.options.image_list
             found = discover.declared(tree, env=env, app_env=app_env, image_list=given, helm=helm, kube_version=version)
             shown.note = f"{len(found.images)} found"
+        self.part.permits.declare(item.name for item in found.images)
         for warning in found.warnings:
             log.warning(str(warning))
         for item in found.possible:

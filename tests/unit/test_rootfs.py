@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from harness import engine, images, kubefile
+from harness.errors import BuildError
 from harness.oci.layer import Entry, write_layer
 from harness.oci.store import Store
-from harness.rootfs import entry_of, essence, index, meaning, merged, with_folders
+from harness.rootfs import Workshop, entry_of, essence, index, meaning, merged, with_folders
+from harness.sources import Fetcher
 
 MANIFEST = b"""\
 kind: Service
@@ -80,3 +86,31 @@ def test_the_index_of_a_layer_is_remembered(tmp_path: Path) -> None:
     assert found["l"][2] == "etc"
     store.path(made.descriptor.digest).unlink()
     assert index(store, made) == found
+
+
+@pytest.mark.parametrize("network", images.NETWORKS)
+def test_run_gets_no_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
+    given: dict[str, Any] = {}
+
+    def run_container(_: Any, image: str, command: list[str], **options: Any) -> tuple[int, str]:
+        given.update(options)
+        return 7, "curl: could not resolve host"
+
+    monkeypatch.setattr(engine, "connect", lambda **_: None)
+    monkeypatch.setattr(engine, "run_container", run_container)
+    monkeypatch.setattr(images.Builder, "engine_image", lambda *_: "builder")
+    monkeypatch.setattr(images.Builder, "key", lambda *_: "key")
+    store = Store(tmp_path / "store")
+    builder = images.Builder(store, (), network=network)
+    parsed = kubefile.parse("FROM scratch\nRUN curl http://x/\n", "K")
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    with (
+        Workshop(store, builder, Fetcher([], store), tmp_path, base=[], parent="") as work,
+        pytest.raises(BuildError, match="RUN failed with exit code 7") as failed,
+    ):
+        work.perform(parsed, parsed.instructions[-1])
+    assert given["network_mode"] == network
+    assert given["cap_drop"] == ["NET_RAW"]
+    assert given["security_opt"] == ["no-new-privileges"]
+    assert not given.get("privileged")
+    assert ("--network host" in str(failed.value.hint)) is (network == images.BRIDGE)
