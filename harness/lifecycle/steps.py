@@ -588,7 +588,7 @@ def start_masters(setup: Setup) -> Step:
     )
 
 
-_IMAGE = re.compile(r"^\s*image:\s*[\"']?([^\s\"']+)", re.MULTILINE)
+_IMAGE = re.compile(r"^[ \t]*+image:[ \t]*+[\"']?([^\s\"']+)", re.MULTILINE)
 _CONTROL_PLANE = re.compile(r"/(kube-apiserver|etcd|kube-controller-manager|kube-scheduler):")
 
 

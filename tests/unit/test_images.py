@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness import engine as engines
 from harness import images
 from harness.errors import BuildError, InputError
 from harness.images import Base, Builder, definitions
@@ -203,7 +204,7 @@ class Engine:
 @pytest.mark.parametrize("network", images.NETWORKS)
 def test_a_dockerfile_is_built_on_the_network_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
     engine = Engine("curl: (7) Failed to connect to 127.0.0.1 port 3142")
-    monkeypatch.setattr(images.engine, "connect", lambda **_: engine)
+    monkeypatch.setattr(engines, "connect", lambda **_: engine)
     write(tmp_path / "images", "proxy", PROXY)
     made = dataclasses.replace(builder(tmp_path), network=network)
     with pytest.raises(BuildError) as failed:
