@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import tempfile
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,7 @@ from harness import (
 )
 from harness.capture import Proxy, Pulled, as_asked, collect
 from harness.cloudimage import App, CloudImage, History, ImageSet, Info, PlatformImage
+from harness.clusterfile import secrecy
 from harness.credentials import Credentials
 from harness.errors import BuildError, CheckError, CommandError, Fault, InputError, StoreError
 from harness.kubefile import Kubefile
@@ -48,7 +50,7 @@ from harness.oci.remote import Client, Manifest
 from harness.oci.store import Store
 from harness.rootfs import Step, Workshop
 from harness.runtimes import Facts
-from harness.sources import Fetcher, LayoutSource, RemoteSource, Source, Stream, stored_manifest
+from harness.sources import Fetcher, GuardedSource, LayoutSource, NoLogins, Permits, Source, Stream, stored_manifest
 from harness.trust import policy
 
 FORMAT = "1"
@@ -75,6 +77,10 @@ class Options:
     """Seconds that the workloads may take to become ready."""
     use_cache: bool = True
     keep: bool = False
+    network: str = images.BRIDGE
+    """Where RUN and Dockerfiles run: a key of images.NETWORKS."""
+    allow_login: tuple[str, ...] = ()
+    """Repositories, as patterns, for which the cluster may pull with the user's logins although no file names them."""
 
     @property
     def path(self) -> Path:
@@ -153,12 +159,19 @@ def build(options: Options, store: Store) -> Built:
     """Build a CloudImage and tag it. Raises InputError, BuildError, StoreError or EngineError; the store stays whole."""
     kubefiles = read_all(options)
     reference = _tag(options.tag)
+    if options.network == images.HOST:
+        log.warning(
+            "--network host: RUN and Dockerfiles share the network of this machine: they reach its services on loopback, and abstract "
+            "sockets; use it only for files that you trust"
+        )
     with contextlib.ExitStack() as stack:
         stack.enter_context(store.using())
         stack.enter_context(scratch.cleaned())
-        client = Client(registries.load(), Credentials())
+        rules, permits = registries.load(), Permits(options.allow_login)
+        client, anonymous = Client(rules, Credentials()), Client(rules, NoLogins())
         stack.callback(client.close)
-        remote = RemoteSource(client)
+        stack.callback(anonymous.close)
+        remote = GuardedSource(client, anonymous, permits)
         parts = [_part(options, platform, parsed, store, remote, stack) for platform, parsed in kubefiles.items()]
         found = _discoveries(options, parts, lambda: _part_here(options, store, remote, stack))
         descriptor = cloudimage.write(store, [part.image(found[part.platform]) for part in parts])
@@ -186,6 +199,7 @@ class Part:
     sources: tuple[Source, ...]
     own: _Built
     steps: tuple[Step, ...]
+    permits: Permits
 
     @property
     def foreign(self) -> bool:
@@ -207,29 +221,44 @@ class Part:
 
 
 def _part(
-    options: Options, platform: Platform, parsed: Kubefile, store: Store, remote: RemoteSource, stack: contextlib.ExitStack
+    options: Options, platform: Platform, parsed: Kubefile, store: Store, remote: GuardedSource, stack: contextlib.ExitStack
 ) -> Part:  # fmt: skip
     """Make the rootfs for one platform."""
     if len(options.platforms) > 1 or options.platforms != (platform,):
         log.info(f"for {platform}:")
     base = _base(parsed, store, platform)
-    builder = images.Builder(store, _image_roots(options.context), platform)
+    builder = images.Builder(store, _image_roots(options.context), platform, options.network)
     arguments = {name: value for item in parsed.of(kubefile.Arg) for name, value in item.values.items() if value is not None}
     own = _Built(builder, arguments)
     embedded = {image.name: image.digest for image in base.images.images} if base else {}
+    remote.permits.declare([*embedded, *(copy.from_image for copy in parsed.of(kubefile.Copy) if copy.from_image)])
     sources: tuple[Source, ...] = (LayoutSource(store, embedded, "base image"), own, remote)
     work = stack.enter_context(_workshop(options, parsed, store, builder, sources, base))
     steps = _layers(parsed, work)
     apps = applications.applications(parsed, options.context)
     info = _info(parsed, apps, base, work, store)
     steps += _helm_layer(info, work, parsed, platform)
-    part = Part(platform, parsed, base, apps, info, work, sources, own, tuple(steps))
+    for warning in exposed(parsed, info, steps):
+        log.warning(warning)
+    part = Part(platform, parsed, base, apps, info, work, sources, own, tuple(steps), remote.permits)
     if part.foreign:
         _warn_of_misfits(part)
     return part
 
 
-def _part_here(options: Options, store: Store, remote: RemoteSource, stack: contextlib.ExitStack) -> Part:
+def exposed(parsed: Kubefile, info: Info, steps: Sequence[Step]) -> list[str]:
+    """A warning for every build argument that looks like a secret and whose value everybody with the image can read."""
+    written = json.dumps([info.to_json(), [step.text for step in steps]], ensure_ascii=False)
+    return [
+        f"{parsed.where(instruction)}: the value of ARG {name} looks like a secret and is written into the image in clear: "
+        "use {{ " + name + " }} in a file or ${" + name + "} in ENV, and give the value to `slipway run -e`"
+        for instruction in parsed.of(kubefile.Arg)
+        for name, value in instruction.values.items()
+        if value and secrecy.is_secret(name, value) and json.dumps(value, ensure_ascii=False)[1:-1] in written
+    ]
+
+
+def _part_here(options: Options, store: Store, remote: GuardedSource, stack: contextlib.ExitStack) -> Part:
     """The rootfs for this machine, only to run it. Raises BuildError."""
     here = Platform.host()
     try:
@@ -531,6 +560,7 @@ class Discovery:
             given = self.options.image_list
             found = discover.declared(tree, env=env, app_env=app_env, image_list=given, helm=helm, kube_version=version)
             shown.note = f"{len(found.images)} found"
+        self.part.permits.declare(item.name for item in found.images)
         for warning in found.warnings:
             log.warning(str(warning))
         for item in found.possible:

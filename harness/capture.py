@@ -10,10 +10,12 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import hmac
 import http.server
 import json
 import os
 import re
+import secrets
 import socket
 import socketserver
 import struct
@@ -40,6 +42,11 @@ __all__ = ["LayoutSource", "Proxy", "Pulled", "RemoteSource", "Source", "Stream"
 _PATH = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<target>[^/]+)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_CODES = frozenset(
+    {"BLOB_UNKNOWN", "DENIED", "DIGEST_INVALID", "MANIFEST_INVALID", "MANIFEST_UNKNOWN", "NAME_INVALID", "NAME_UNKNOWN", "SIZE_INVALID"}
+    | {"TOOMANYREQUESTS", "UNAUTHORIZED", "UNAVAILABLE", "UNSUPPORTED"}
+)
+"""Error codes of the distribution specification; a registry's own are not passed on."""
 _T = TypeVar("_T")
 _MOST_AT_ONCE = 4
 _DEEPEST_INDEX = 4
@@ -153,16 +160,26 @@ class Record:
 class Proxy:
     """A read-only registry on ``host:port`` (0: any free port) that serves every image of ``sources`` and records it.
 
-    Use it as a context manager. It holds the store's lease meanwhile, so that nothing it keeps is collected. Whoever reaches the
-    port pulls with the user's logins: bind it to an address that only the nodes reach. Raises BuildError when it cannot listen.
+    Use it as a context manager. It holds the store's lease meanwhile, so that nothing it keeps is collected. Only clients that know
+    ``secret``, the first part of every path, are served; empty: all are. By default it is made anew, and ``hosts_toml`` tells it to
+    containerd. Bind it to an address that only the nodes reach. Raises BuildError when it cannot listen.
     """
 
     def __init__(
-        self, sources: Sequence[Source], store: Store, *, host: str = "127.0.0.1", port: int = 0, client_patience: float = 60.0
+        self,
+        sources: Sequence[Source],
+        store: Store,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        client_patience: float = 60.0,
+        secret: str | None = None,
     ) -> None:
         self.store = store
         self.fetcher = Fetcher(sources, store)
         self.record = Record()
+        self.secret = secrets.token_urlsafe(24) if secret is None else secret
+        log.hide(self.secret)
         self._address = (host, port)
         self._client_patience = client_patience
         self._stack = contextlib.ExitStack()
@@ -172,7 +189,7 @@ class Proxy:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.store.using())
             try:
-                server = _Server(self._address, self.fetcher, self.record, self._client_patience)
+                server = _Server(self._address, self.fetcher, self.record, self._client_patience, self.secret)
             except OSError as refused:
                 where = f"{self._address[0]} port {self._address[1]}"
                 raise BuildError(f"the capture proxy cannot listen on {where}: {refused.strerror or refused}") from refused
@@ -207,9 +224,9 @@ class Proxy:
         return int(self._server.server_address[1])
 
     def url(self, host: str | None = None) -> str:
-        """Its address for who reaches this machine as ``host``; by default the address it is bound to."""
+        """Its URL, with the secret, for clients that reach this machine as ``host``; by default the address it is bound to."""
         name = host or {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self._address[0], self._address[0])  # noqa: S104 - a comparison
-        return f"http://[{name}]:{self.port}" if ":" in name else f"http://{name}:{self.port}"
+        return f"http://{f'[{name}]' if ':' in name else name}:{self.port}{f'/{self.secret}' if self.secret else ''}"
 
     def hosts_toml(self, host: str | None = None) -> str:
         """What belongs into containerd's ``certs.d/_default/hosts.toml`` on nodes that reach this machine as ``host``.
@@ -226,11 +243,12 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     request_queue_size = 128
     allow_reuse_address = True
 
-    def __init__(self, address: tuple[str, int], fetcher: Fetcher, record: Record, client_patience: float) -> None:
+    def __init__(self, address: tuple[str, int], fetcher: Fetcher, record: Record, client_patience: float, secret: str) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.fetcher = fetcher
         self.record = record
         self.client_patience = client_patience
+        self.prefix = f"/{secret}" if secret else ""
         self._connections: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
         self._stopping = False
@@ -335,12 +353,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _route(self) -> None:
         parts = urllib.parse.urlsplit(self.path)
-        if parts.path in ("/v2", "/v2/"):
+        # Compared as a whole and in constant time; a client that does not know it learns nothing.
+        prefix = self.server.prefix
+        if not hmac.compare_digest(parts.path[: len(prefix)].encode(), prefix.encode()):
+            self._error(404, "UNSUPPORTED", "not found")
+            return
+        path = parts.path[len(prefix) :]
+        if path in ("/v2", "/v2/"):
             self._answer(200, b"{}", "application/json")
             return
-        found = _PATH.fullmatch(urllib.parse.unquote(parts.path))
+        found = _PATH.fullmatch(urllib.parse.unquote(path))
         if not found:
-            self._error(404, "UNSUPPORTED", f"{parts.path}: the capture proxy serves manifests and blobs")
+            self._error(404, "UNSUPPORTED", "the capture proxy serves manifests and blobs")
             return
         namespaces = urllib.parse.parse_qs(parts.query).get("ns", [""])
         try:
@@ -419,7 +443,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _failed(self, owner: Reference, part: str, failed: SlipwayError) -> None:
         self.server.record.failed(owner, part, failed.message)
         status, code = (failed.status, failed.code) if isinstance(failed, RemoteError) else (500, "UNKNOWN")
-        self._error(status, code, failed.message)
+        # Not the words of whoever was asked: the client could read with them what only this machine reaches.
+        self._error(status, code if code in _CODES else "UNKNOWN", f"{owner} cannot be had ({status}); the build tells the reason")
 
     def _error(self, status: int, code: str, message: str) -> None:
         body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()

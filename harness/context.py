@@ -224,7 +224,7 @@ def _expand(folder: Path, segments: Sequence[str]) -> list[Path]:
 
 def _pattern(segment: str) -> re.Pattern[str]:
     """Go's filepath.Match, which Docker uses: ``[^a]`` negates and a leading dot is nothing special, unlike in fnmatch."""
-    found, position = "", 0
+    parts, found, position = [], "", 0
     while position < len(segment):
         char = segment[position]
         close = segment.find("]", position + 2) if char == "[" else -1
@@ -235,11 +235,16 @@ def _pattern(segment: str) -> re.Pattern[str]:
         elif char == "\\" and position + 1 < len(segment):
             position += 1
             found += re.escape(segment[position])
+        elif char == "*":
+            parts.append(found)
+            found = ""
         else:
-            found += {"*": ".*", "?": "."}.get(char, re.escape(char))
+            found += "." if char == "?" else re.escape(char)
         position += 1
+    # What stands between two stars is looked for once, where it comes first: trying every place would take for ever.
+    expression = found if not parts else parts[0] + "".join(f"(?>.*?{part})" for part in parts[1:] if part) + ".*" + found
     try:
-        return re.compile(found, re.DOTALL)
+        return re.compile(expression, re.DOTALL)
     except re.error as wrong:
         raise ContextError(f"{segment} is not a pattern: {wrong}") from wrong
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import durable, process
+from harness import durable, log, process
 from harness.errors import CommandError, StoreError, UsageError
 
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"
@@ -57,11 +57,12 @@ class Credentials:
         """
         config = self._read()
         helper = self._helper(config, domain)
-        if helper:
-            found = _ask(helper, _key(domain))
-            if found is not None:
-                return found
-        return self._from_file(config, domain)
+        found = _ask(helper, _key(domain)) if helper else None
+        if found is None:
+            found = self._from_file(config, domain)
+        if found is not None:
+            log.hide(found.password, found.identity_token, found.registry_token)
+        return found
 
     def store(self, domain: str, username: str, password: str) -> str:
         """Keep a login, in the helper when one is configured. Returns where it went, for a message."""

@@ -29,7 +29,7 @@ _YAML = (".yaml", ".yml", ".json")
 _CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
 _STAND_IN = "slipway-undefined-"
 _VARIABLE = re.compile(r"(^|_)IMAGE(_|$)", re.IGNORECASE)
-_ARGUMENT = re.compile(r"--[a-z0-9-]*image[a-z0-9-]*=(\S+)", re.IGNORECASE)
+_ARGUMENT = re.compile(r"--(?=[a-z0-9-]*+=)[a-z0-9-]*?image[a-z0-9-]*+=(\S+)", re.IGNORECASE)
 _SOURCE = re.compile(r"^# Source: (\S+)", re.MULTILINE)
 
 FoundBy = Literal["declared", "listed"]

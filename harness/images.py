@@ -38,6 +38,9 @@ _ARG = re.compile(r"ARG\s+(?P<name>\w+)(?:=(?P<value>\S*))?\s*$", re.IGNORECASE)
 _PAINT = re.compile(r"\x1b\[[0-9;]*m")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 LABEL_KEY = "dev.slipway.key"
+BRIDGE, HOST = "bridge", "host"
+NETWORKS = (BRIDGE, HOST)
+"""Docker's own network for containers, or this machine's, which only the user can ask for."""
 FORMAT = "1"
 """Part of every key: raise it when the conversion below changes what it writes."""
 
@@ -119,6 +122,8 @@ class Builder:
     store: Store
     roots: tuple[Path, ...]
     platform: Platform = dataclasses.field(default_factory=Platform.host)
+    network: str = BRIDGE
+    """Where steps run."""
 
     def on(self, platform: Platform) -> Builder:
         """The builder of the same images for another platform."""
@@ -254,11 +259,12 @@ class Builder:
         for base in definition.bases:
             self._ensure(client, base)
         with self._dockerfile(definition) as dockerfile:
-            # Host network: the archive and mirrors that this machine reaches are what the build reaches, loopback included.
+            # The classic builder takes no options of security for its steps: they have Docker's own capabilities, NET_RAW among them.
+            # On a network of their own that reaches nothing of this machine's interfaces.
             stream = client.api.build(
                 path=str(definition.folder), dockerfile=dockerfile, tag=self.engine_name(tag), target=definition.target or "",
-                buildargs={**self._platform_arguments(definition), **arguments}, network_mode="host", rm=True, forcerm=True, decode=True,
-                labels={LABEL_KEY: self._key(definition, arguments)},
+                buildargs={**self._platform_arguments(definition), **arguments}, labels={LABEL_KEY: self._key(definition, arguments)},
+                network_mode=self.network, rm=True, forcerm=True, decode=True,
             )  # fmt: skip
             identity = self._follow(definition, stream)
         return identity or str(client.images.get(self.engine_name(tag)).id)
@@ -274,7 +280,7 @@ class Builder:
                 lines = [line for line in said.splitlines() if line.strip()]
                 for line in lines:
                     log.debug(line)
-                hint = emulation_hint(self.platform) if is_foreign_program(f"{said}{event['error']}") else None
+                hint = emulation_hint(self.platform) if is_foreign_program(f"{said}{event['error']}") else network_hint(said, self.network)
                 raise BuildError(f"{definition.folder}/Dockerfile: {event['error']}", hint=hint, details="\n".join(lines[-30:]))
             identity = event.get("aux", {}).get("ID", identity)
         return identity
@@ -353,6 +359,16 @@ def emulation_hint(platform: Platform) -> str:
         f"programs for {platform} do not run on this machine: let the step use this machine's, "
         "or have the kernel emulate (packages qemu-user-static and binfmt-support)"
     )
+
+
+_NOT_REACHED = re.compile(r"127\.0\.0\.1|localhost|connection refused|could not connect|could not resolve|name resolution", re.IGNORECASE)
+
+
+def network_hint(output: str, network: str) -> str | None:
+    """What to do about a step that reached nothing; None when its output says nothing of that."""
+    if network == HOST or not _NOT_REACHED.search(output):
+        return None
+    return "steps run on a network of their own; what this machine alone reaches, as a mirror on 127.0.0.1, takes --network host"
 
 
 def layers_of(store: Store, manifest: Descriptor) -> list[Layer]:

@@ -11,6 +11,8 @@ import operator
 import re
 from collections.abc import Callable
 
+_LONGEST = 500
+"""Letters of a version, or of a range of them."""
 _IDENTIFIERS = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
 _VERSION = re.compile(rf"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-({_IDENTIFIERS}))?(?:\+{_IDENTIFIERS})?")
 _OPERAND = rf"v?(?:\d+|[xX*])(?:\.(?:\d+|[xX*])){{0,2}}(?:-{_IDENTIFIERS})?(?:\+{_IDENTIFIERS})?"
@@ -104,9 +106,9 @@ def admits(version: str, text: str) -> bool:
 
 
 def _version(text: str) -> _Version:
-    match = _VERSION.fullmatch(text.strip())
+    match = _VERSION.fullmatch(text.strip()) if len(text) <= _LONGEST else None
     if match is None:
-        raise ValueError(f"{text!r} is not a version")
+        raise ValueError(f"{text[:_LONGEST]!r} is not a version")
     labels = tuple((not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in (match[4] or "").split(".") if part)
     return _Version((int(match[1]), int(match[2] or 0), int(match[3] or 0)), not labels, labels)
 
@@ -114,6 +116,8 @@ def _version(text: str) -> _Version:
 def _alternatives(text: str) -> list[list[_Constraint]]:
     if not text.strip():
         raise ValueError("an empty range of versions")
+    if len(text) > _LONGEST:
+        raise ValueError(f"{text[:_LONGEST]!r}... is not a range of versions: it is longer than {_LONGEST} letters")
     return [_joined(part, text) for part in text.split("||")]
 
 

@@ -5,11 +5,14 @@ Titles, notes and lines may hold what machines, images and registries say: contr
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
+import json
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -139,6 +142,28 @@ finished: list[Step] = []
 """Steps that ended, in order: the breakdown that a verb prints at its end."""
 
 
+GONE = "***"
+_SHORTEST = 5
+"""Letters of a secret that is replaced wherever it stands: a shorter one is part of other words."""
+_hidden: dict[str, None] = {}
+
+
+def hide(*secrets: str | None) -> None:
+    """Never show these values again, whatever text they are in: as they are, in base64, quoted for JSON or for a URL."""
+    for secret in secrets:
+        if secret and len(secret) >= _SHORTEST:
+            forms = (secret, json.dumps(secret)[1:-1], urllib.parse.quote(secret, safe=""), base64.b64encode(secret.encode()).decode())
+            _hidden.update(dict.fromkeys(forms))
+
+
+def hidden(text: str) -> str:
+    """The text without the values that ``hide`` was told."""
+    # The longest first: one may be part of another.
+    for secret in sorted(_hidden, key=len, reverse=True):
+        text = text.replace(secret, GONE)
+    return text
+
+
 def setup(*, quiet: bool = False, verbose: bool = False) -> None:
     """Choose the display: nothing, plain lines, or live when standard error is a terminal."""
     console = Console(stderr=True)
@@ -148,11 +173,11 @@ def setup(*, quiet: bool = False, verbose: bool = False) -> None:
 
 
 def info(text: str) -> None:
-    _state.display.line(text)
+    _state.display.line(hidden(text))
 
 
 def warning(text: str) -> None:
-    _state.display.line(f"warning: {text}", style="yellow")
+    _state.display.line(f"warning: {hidden(text)}", style="yellow")
 
 
 def is_verbose() -> bool:
@@ -162,14 +187,14 @@ def is_verbose() -> bool:
 def debug(text: str) -> None:
     """A line for ``--verbose``: commands, requests. Never hand a secret to it."""
     if _state.verbose:
-        _state.display.line(f"  > {text}", style="dim")
+        _state.display.line(f"  > {hidden(text)}", style="dim")
 
 
 @contextlib.contextmanager
 def step(title: str) -> Iterator[Step]:
     """Show ``title`` while the block runs, and how long it took when it ends. Nests; safe in threads."""
     depth = getattr(_nesting, "depth", 0)
-    now = Step(title, depth, time.monotonic())
+    now = Step(hidden(title), depth, time.monotonic())
     _nesting.depth = depth + 1
     _state.display.begin(now)
     failed = True

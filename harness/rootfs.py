@@ -21,7 +21,7 @@ import urllib3
 from harness import context as build_context
 from harness import engine, liveness, log, scratch, untrusted
 from harness.errors import BuildError, SlipwayError, StoreError
-from harness.images import Builder, emulation_hint, is_foreign_program
+from harness.images import Builder, emulation_hint, is_foreign_program, network_hint
 from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
 from harness.oci import layer, tarball
 from harness.oci.extract import OPAQUE, WHITEOUT, open_layer
@@ -227,14 +227,17 @@ class Workshop:
         owner = f"{os.getuid()}:{os.getgid()}"
         script = f'PATH="{MOUNT}/bin:$PATH"; export PATH; {shlex.join(command)}; code=$?; chown -R {owner} {MOUNT}; exit $code'
         code, output = engine.run_container(
-            client, image, ["/bin/sh", "-c", script], environment=dict(environment), working_dir=MOUNT, network_mode="host",
+            client, image, ["/bin/sh", "-c", script], environment=dict(environment), working_dir=MOUNT,
+            network_mode=self.builder.network, cap_drop=["NET_RAW"], security_opt=["no-new-privileges"],
             volumes={str(tree): {"bind": MOUNT, "mode": "rw"}}, labels={engine.LABEL_BUILD: liveness.process_label()},
         )  # fmt: skip
         for line in output.splitlines():
             log.debug(line)
         if code != 0:
             tail = "\n".join(output.strip().splitlines()[-20:])
-            hint = emulation_hint(self.builder.platform) if self.builder.foreign and is_foreign_program(tail) else None
+            hint = network_hint(tail, self.builder.network)
+            if self.builder.foreign and is_foreign_program(tail):
+                hint = emulation_hint(self.builder.platform)
             what = shlex.join(command) if len(command) != 3 else command[2]
             raise BuildError(f"RUN failed with exit code {code}: {what}", hint=hint, details=tail)
 

@@ -19,6 +19,8 @@ RINGS = ("unit", "integration", "hostile", "cluster", "vm")
 def pytest_configure(config: pytest.Config) -> None:
     # Stays from run to run, as what is in it is found by its content; the user's images and clusters are not touched.
     os.environ["SLIPWAY_HOME"] = str(paths.cache() / "tests")
+    # Hypothesis would keep its tables beside the tests.
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(paths.cache() / "hypothesis"))
     os.environ["SLIPWAY_POLICY"] = str(HERE / "policy.yaml")
 
 

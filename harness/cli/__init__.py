@@ -79,8 +79,13 @@ def execute(arguments: list[str]) -> int:
     return int(found or 0)
 
 
+def _report(text: str) -> None:
+    """Print part of an error, without secrets that are known."""
+    say(log.hidden(text), file=sys.stderr)
+
+
 def _fail(text: str, code: int) -> int:
-    say(f"slipway: {text}", file=sys.stderr)
+    _report(f"slipway: {text}")
     return code
 
 
@@ -88,13 +93,13 @@ def _explain(error: SlipwayError) -> int:
     if isinstance(error, InputError):
         count = len(error.faults)
         for fault in error.faults:
-            say(fault, file=sys.stderr)
+            _report(str(fault))
         return _fail(f"{count} fault{'s' if count != 1 else ''} in the input; nothing has been changed", error.exit_code)
-    say(f"slipway: {error.message}", file=sys.stderr)
+    _report(f"slipway: {error.message}")
     if error.details:
-        say(textwrap.indent(error.details.rstrip() if log.is_verbose() else _brief(error.details), "    "), file=sys.stderr)
+        _report(textwrap.indent(error.details.rstrip() if log.is_verbose() else _brief(error.details), "    "))
     if error.hint:
-        say(f"  hint: {error.hint}", file=sys.stderr)
+        _report(f"  hint: {error.hint}")
     return error.exit_code
 
 

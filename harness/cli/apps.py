@@ -43,7 +43,12 @@ Kubeconfig = Annotated[
 ]
 User = Annotated[str, typer.Option("--user", "-u", help="Who we are on the machines: root, or somebody with sudo.")]
 Key = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent's and yours]", show_default=False)]
-Passwd = Annotated[str | None, typer.Option("--passwd", "-p", help="The SSH password; - asks for it.", show_default=False)]
+Passwd = Annotated[
+    str | None,
+    typer.Option(
+        "--passwd", "-p", help="The SSH password: - asks for it; SLIPWAY_SSH_PASSWORD may hold it.", metavar="-", show_default=False
+    ),
+]
 Port = Annotated[int, typer.Option(help="The SSH port.")]
 
 

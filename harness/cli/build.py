@@ -38,6 +38,18 @@ def build(
     cluster: Annotated[str, typer.Option(help="What runs the image to discover: kind or container.")] = "kind",
     settle: Annotated[float, typer.Option(help="Seconds without change after which workloads count as settled.")] = 5,
     timeout: Annotated[float, typer.Option(help="Seconds that workloads may take to become ready.")] = 600,
+    network: Annotated[
+        str, typer.Option(help="Where RUN and Dockerfiles run: bridge, or host for the network of this machine, with its loopback.")
+    ] = "bridge",
+    allow_login: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-login",
+            metavar="HOST/REPOSITORY",
+            show_default=False,
+            help="Pull this repository (or pattern) with your login though no file of the image names it.",
+        ),
+    ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do every step again.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the throw-away cluster running, to look into it.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only read the Kubefile and show what would be done.")] = False,
@@ -45,6 +57,7 @@ def build(
 ) -> None:
     """Build a CloudImage from a Kubefile: layers, and every container image that a run of it pulls."""
     from harness import build as building
+    from harness.images import NETWORKS
 
     as_json = wants_json(output)
     one_of(cluster, building.CLUSTERS, "--cluster")
@@ -53,6 +66,7 @@ def build(
         context=existing(context), tag=tag or context.resolve().name, file=file, platforms=_platforms(platform),
         build_args=pairs(build_arg or [], "--build-arg"), image_list=existing(image_list) if image_list else None,
         cluster=cluster, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
+        network=one_of(network, NETWORKS, "--network"), allow_login=tuple(allow_login or ()),
     )  # fmt: skip
     if check:
         plan = building.check(options)

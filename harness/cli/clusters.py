@@ -35,7 +35,12 @@ WantedUser = Annotated[
 WantedKey = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent's and yours]", show_default=False)]
 WantedPort = Annotated[int | None, typer.Option("--port", help="The SSH port.  [default: 22]", show_default=False)]
 WantedName = Annotated[str | None, typer.Option("--name", help="The name of the cluster.  [default: default]", show_default=False)]
-Passwd = Annotated[str | None, typer.Option("--passwd", "-p", help="The SSH password; - asks for it.", show_default=False)]
+Passwd = Annotated[
+    str | None,
+    typer.Option(
+        "--passwd", "-p", help="The SSH password: - asks for it; SLIPWAY_SSH_PASSWORD may hold it.", metavar="-", show_default=False
+    ),
+]
 Env = Annotated[
     list[str] | None, typer.Option("--env", "-e", help="A value for the image's templates.", metavar="NAME=VALUE", show_default=False)
 ]
@@ -398,14 +403,19 @@ def _login(user: str, port: int, key: Path | None, passwd: str | None) -> Any:
 
 
 def _password(passwd: str | None) -> str | None:
-    """The password of ``--passwd``, asked for or out of the environment."""
+    """The password of ``--passwd``, asked for or out of the environment. It is never shown from now on."""
     password = passwd
     if passwd == "-":  # noqa: S105 -- ask for it
         password = typer.prompt("SSH password", hide_input=True)
     elif passwd is None:
         password = os.environ.get("SLIPWAY_SSH_PASSWORD")
     else:
-        log.warning("--passwd stays in the history of your shell; write --passwd - to be asked, or set SLIPWAY_SSH_PASSWORD")
+        # Taken all the same, for scripts that were written for sealer.
+        log.warning(
+            "--passwd VALUE: every user of this machine can read the password while the command runs, and it stays in the history of "
+            "your shell; write --passwd - to be asked, set SLIPWAY_SSH_PASSWORD, or use passwdFile or passwdEnv in the Clusterfile"
+        )
+    log.hide(password)
     return password
 
 

@@ -259,7 +259,7 @@ def restore(
 ) -> None:
     """Bring a cluster back from a backup: onto the masters that lost etcd's data, or onto other machines, which become that cluster.
 
-    What the cluster has seen since the backup is lost.
+    What the cluster has seen since the backup is lost. With a password only an encrypted file is taken: its seal proves who wrote it.
     """
     from harness.lifecycle import restore as restoring
 
@@ -281,10 +281,13 @@ def restore(
 
 def _password(variable: str | None, ask: bool, *, twice: bool) -> str | None:
     if variable is None:
-        return str(typer.prompt("Password of the backup", hide_input=True, confirmation_prompt=twice)) if ask else None
+        found = str(typer.prompt("Password of the backup", hide_input=True, confirmation_prompt=twice)) if ask else None
+        log.hide(found)
+        return found
     found = os.environ.get(variable)
     if not found:
         raise UsageError(f"--password-env {variable}: it is not set", hint=f"export {variable}=...")
+    log.hide(found)
     return found
 
 

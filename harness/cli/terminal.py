@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness import untrusted
+from harness import log, untrusted
 from harness.errors import Fault, InputError, UsageError
 from harness.oci.model import Platform
 
@@ -133,7 +133,11 @@ def pairs(values: Sequence[str], option: str) -> dict[str, str]:
     ]
     if faults:
         raise InputError(faults)
-    return {name: value for name, _, value in (value.partition("=") for value in values)}
+    found = {name: value for name, _, value in (value.partition("=") for value in values)}
+    from harness.clusterfile import secrecy
+
+    log.hide(*(value for name, value in found.items() if secrecy.is_secret_name(name)))
+    return found
 
 
 def short(digest: str) -> str:

@@ -41,9 +41,10 @@ def build(document: Found, report: Report) -> Cluster | None:
     return Cluster(
         name=metadata.get("name", ""),
         image=spec.get("image", ""),
-        hosts=tuple(host for _, host in hosts),
+        # A group without machines says nothing, and a Clusterfile that holds one could not be written and read back.
+        hosts=tuple(host for _, host in hosts if host.ips or host.count),
         env=env,
-        commands=spec.get("cmd"),
+        commands=spec.get("cmd") or None,
         command_args=spec.get("cmd_args", {}),
         app_names=apps(spec.get("appNames")),
         ssh=own,
@@ -102,7 +103,8 @@ def _hosts(spec: Found, own: Ssh, report: Report) -> list[tuple[Found, Host]]:
 
 
 def _host(found: Found, own: Ssh, report: Report) -> Host:
-    if "ips" not in found and "count" not in found and _is_absent(found, "ips"):
+    # A cluster's own Clusterfile may have lost the last machine of a group.
+    if "ips" not in found and "count" not in found and _is_absent(found, "ips") and not report.stored:
         report.fault(dataclasses.replace(found.node, path=f"{found.node.path}.ips"), "is missing", "the addresses of the machines")
     return Host(
         ips=_ips(found, "ips"),

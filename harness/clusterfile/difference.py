@@ -9,7 +9,7 @@ from typing import Any
 from harness.clusterfile import AppConfig, Application, Clusterfile, Host, fields, formats
 from harness.clusterfile.generate import commands_place, data_place, data_text, env_place, owner_of
 from harness.clusterfile.kubeadm import merge_kubeadm
-from harness.clusterfile.secrecy import is_secret_name, same, without_keys
+from harness.clusterfile.secrecy import is_secret, same, without_keys
 
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
 _SIGNS = {ADDED: "+", REMOVED: "-", CHANGED: "~"}
@@ -234,7 +234,7 @@ def _env(subject: str, name: str, path: str, value: str, owner: str, *, key: str
 
 
 def _env_value(name: str, value: str, owner: str) -> _Value:
-    return _Value(value, f"{env_place(owner)}.{name}", hidden=is_secret_name(name))
+    return _Value(value, f"{env_place(owner)}.{name}", hidden=is_secret(name, value))
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,6 @@ import yaml
 
 from harness.clusterfile.source import RESOLVERS, Node, Report, documents
 
-_PLACEHOLDER = re.compile(r"\{\{.*?\}\}")
 _STAND_IN = re.compile(r"slipwayStandIn(\d+)x")
 _ODD_BREAK = re.compile("[\r\x85\u2028\u2029]")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -86,12 +85,22 @@ def _plain(node: Node) -> Any:
 def protect(text: str) -> tuple[str, Callable[[str], str]]:
     """The text with words in place of ``{{ }}``, and what puts them back into a text made of it."""
     kept: list[str] = []
-
-    def keep(match: re.Match[str]) -> str:
-        kept.append(match[0])
-        return f"slipwayStandIn{len(kept) - 1}x"
-
-    return _PLACEHOLDER.sub(keep, text), lambda found: _STAND_IN.sub(lambda match: kept[int(match[1])], found)
+    parts: list[str] = []
+    done = line = 0
+    while (begin := text.find("{{", done)) >= 0:
+        if line <= begin:
+            line = text.find("\n", begin)
+            line = len(text) if line < 0 else line
+        end = text.find("}}", begin + 2, line)
+        if end < 0:
+            # Nothing is closed in this line: no later {{ of it need be tried.
+            parts.append(text[done:line])
+            done = line
+            continue
+        kept.append(text[begin : end + 2])
+        parts += [text[done:begin], f"slipwayStandIn{len(kept) - 1}x"]
+        done = end + 2
+    return "".join([*parts, text[done:]]), lambda found: _STAND_IN.sub(lambda match: kept[int(match[1])], found)
 
 
 def write_json(value: Any) -> str:

@@ -89,12 +89,13 @@ def redacted(clusterfile: Clusterfile) -> str:
 
     In its place stands a mark by which ``difference`` still sees whether it changed. ``apply_configs`` and ``environment`` refuse marks.
     """
-    return _text(clusterfile, _Values(redact=True))
+    return _text(clusterfile, _Values(redact=True, known=secrecy.literals(clusterfile)))
 
 
 def redacted_env(application: Application) -> dict[str, str]:
     """The environment of an application as it is kept."""
-    return _Values(redact=True).env(application.env, env_place(owner_of(application)))
+    known = secrecy.literals(Clusterfile("", apps=(application,)))
+    return _Values(redact=True, known=known).env(application.env, env_place(owner_of(application)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,16 +103,24 @@ class _Values:
     """How values go out: as they are, or with marks where a secret is."""
 
     redact: bool = False
+    known: frozenset[str] = frozenset()
+    """Secrets that are written down: wherever else they stand, they are secrets too."""
 
     def env(self, env: Mapping[str, str], place: str) -> dict[str, str]:
-        return {name: self._mark(value, f"{place}.{name}") if secrecy.is_secret_name(name) else value for name, value in env.items()}
+        return {name: self._mark(value, f"{place}.{name}") if self._is_secret(name, value) else value for name, value in env.items()}
+
+    def _is_secret(self, name: str, value: str) -> bool:
+        return self.redact and (secrecy.is_secret(name, value) or any(secret in value for secret in self.known))
 
     def data(self, data: str | Mapping[str, Any], place: str, *, secret: bool = False) -> str | Mapping[str, Any]:
         text = data_text(data)
-        return self._mark(text, place) if self.redact and (secret or secrecy.holds_secret(text)) else data
+        return self._mark(text, place) if self.redact and (secret or secrecy.holds_secret(text, self.known)) else data
 
     def commands(self, commands: Sequence[str], place: str) -> list[str]:
-        return [self._mark(text, f"{place}[{index}]") if secrecy.holds_secret(text) else text for index, text in enumerate(commands)]
+        return [
+            self._mark(text, f"{place}[{index}]") if self.redact and secrecy.holds_secret(text, self.known) else text
+            for index, text in enumerate(commands)
+        ]
 
     def kubeadm(self, document: Mapping[str, Any]) -> Any:
         return secrecy.without_keys(document) if self.redact else document

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness import render
-from harness.clusterfile import Application, Cluster, Clusterfile, Config, Hook, application, cluster, config, hooks
+from harness import log, render
+from harness.clusterfile import Application, Cluster, Clusterfile, Config, Hook, application, cluster, config, hooks, secrecy
 from harness.clusterfile.kinds import read_document
 from harness.clusterfile.source import Node, Report, documents
 from harness.errors import Fault, InputError
@@ -112,7 +112,7 @@ class _Reader:
         configurations: list[Config] = self.values("Config")
         cluster.network_fault(clusters[0] if clusters else None, self.found.get("ClusterConfiguration", ()), self.report)
         self.report.finish()
-        return Clusterfile(
+        found = Clusterfile(
             path=path,
             cluster=clusters[0] if clusters else None,
             configs=tuple(configurations),
@@ -122,6 +122,8 @@ class _Reader:
             kubeadm=tuple(self.values(*_PLAIN)),
             warnings=self.report.warnings,
         )
+        log.hide(*secrecy.literals(found))
+        return found
 
     def _check_apps(self, apps: Sequence[Application]) -> None:
         nodes = {id(value): node for node, value in self.found.get("Application", ())}

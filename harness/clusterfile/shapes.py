@@ -129,7 +129,7 @@ class Number:
         text = Text(any_scalar=True).read(node, report)
         if text is None:
             return None
-        if not text.isdecimal() or not self.least <= int(text) <= self.most:
+        if not text.isdecimal() or len(text) > 9 or not self.least <= int(text) <= self.most:
             report.fault(node, f"{text} is not a number from {self.least} to {self.most}")
             return None
         return int(text)

@@ -136,10 +136,15 @@ def key_path(path: str, key: str) -> str:
 def _chunks(text: str) -> Iterator[tuple[int, str]]:
     """The text in parts of one document each, with the lines that stand before. A ``---`` at the margin can only separate documents."""
     # Directives belong to the document behind them.
-    separators = (match.start() for match in _SEPARATOR.finditer(text) if not _DIRECTIVE.search(text, 0, match.start()))
-    starts = [0, *(start for start in separators if start), len(text)]
-    for start, end in itertools.pairwise(starts):
-        yield text.count("\n", 0, start), text[start:end]
+    starts, before = [0], 0
+    for match in _SEPARATOR.finditer(text):
+        if match.start() and not _DIRECTIVE.search(text, before, match.start()):
+            starts.append(match.start())
+        before = match.start()
+    lines = 0
+    for start, end in itertools.pairwise([*starts, len(text)]):
+        yield lines, text[start:end]
+        lines += text.count("\n", start, end)
 
 
 def _composed(text: str, before: int, report: Report) -> list[Node]:

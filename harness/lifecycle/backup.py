@@ -222,7 +222,8 @@ def _write(file: Path, front: Mapping[str, Any], members: Mapping[str, bytes], s
 def open_backup(file: Path, password: str | None = None) -> Iterator[tuple[Contents, BinaryIO]]:
     """A backup, read to its end with every checksum compared, and its snapshot as an open file.
 
-    Raises UsageError for a file that is no backup, is damaged or not whole, or wants another password.
+    Raises UsageError for a file that is no backup, is damaged or not whole, wants another password, or is not sealed although a
+    password is given.
     """
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
@@ -237,6 +238,12 @@ def open_backup(file: Path, password: str | None = None) -> Iterator[tuple[Conte
                 stream = Opening(source, password)
             except UsageError as wrong:
                 raise UsageError(f"{file}: {wrong.message}", hint=wrong.hint) from wrong
+        elif password is not None:
+            # The seal is what proves who wrote the file: dropping it must not be a way to have other data restored.
+            raise UsageError(
+                f"{file} is not encrypted, and a password was given: nothing proves that it is the backup that was sealed with it",
+                hint="take the encrypted file; one that was made without a password is restored without --password and --password-env",
+            )
         try:
             contents = _read(stream, snapshot)
         except UsageError as wrong:

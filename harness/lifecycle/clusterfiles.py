@@ -220,7 +220,13 @@ def _resolved(ssh: Ssh, password: str | None, where: str, faults: list[Fault]) -
 
 
 def secret(password: Password, where: str, faults: list[Fault]) -> str | None:
-    """What a password is, wherever it was put; what is wrong with that place goes to ``faults``."""
+    """What a password is, wherever it was put; what is wrong with that place goes to ``faults``. It is never shown from now on."""
+    found = _secret(password, where, faults)
+    log.hide(found)
+    return found
+
+
+def _secret(password: Password, where: str, faults: list[Fault]) -> str | None:
     if password.file is not None:
         try:
             return Path(password.file).expanduser().read_text().removesuffix("\n")

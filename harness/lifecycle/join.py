@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -397,9 +396,11 @@ def _render(work: Work) -> Step:
         for node in work.fresh:
             files = dict(setup.render(node))
             other = _render_for(setup, node, _PLACEHOLDERS[1]) if _has_placeholder(setup) else files
-            unknown = {path for path, file in files.items() if file != other.get(path)} | work.lost
+            unknown = {path for path, file in files.items() if file != other.get(path)} | set(
+                setup.needed(node, dict.fromkeys(work.lost, File()))
+            )
             lost |= unknown
-            rendered[node.address] = {**files, **{path: there[path] for path in unknown if path in there}}
+            rendered[node.address] = setup.needed(node, {**files, **{path: there[path] for path in unknown if path in there}})
         setup.rendered = {**rendered, setup.first.address: there}
         missing = sorted(path for path in lost if path not in there)
         if missing:
@@ -434,7 +435,7 @@ def _rendered_files(work: Work, node: SshNode, paths: Sequence[str]) -> Files:
     """Files of the rootfs as a node has them."""
     tree = rootfs.beneath(work.setup.tree(node))
     found = read_all(node, [f"{ROOTFS}/{path}" for path in paths]) if paths else {}
-    modes = {path: stat.S_IMODE(tree.stat(path).st_mode) if tree.is_file(path) else 0o644 for path in paths}
+    modes = {path: rootfs.owner_only(tree.stat(path).st_mode) if tree.is_file(path) else 0o600 for path in paths}
     return {path: File(found[f"{ROOTFS}/{path}"], modes[path]) for path in paths if f"{ROOTFS}/{path}" in found}
 
 

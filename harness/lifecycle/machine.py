@@ -234,7 +234,7 @@ if [ ! -e {STATE}/before/services ]; then
   done > services.new
   mv services.new services
 fi
-chmod 755 {STATE}
+chmod 700 {STATE}
 """
 
 # Only forwarding is needed in any case; the others depend on what the kernel has.

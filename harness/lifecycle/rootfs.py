@@ -92,7 +92,12 @@ def rendered(
         shutil.copytree(tree, copy, symlinks=True, ignore=lambda folder, _: _HEAVY if Path(folder) == tree else ())
         changed = set(edit(copy)) if edit else set()
         changed |= set(render.render_tree(copy, env, app_env))
-        return {path: File((copy / path).read_bytes(), stat.S_IMODE((copy / path).stat().st_mode)) for path in sorted(changed)}
+        return {path: File((copy / path).read_bytes(), owner_only((copy / path).stat().st_mode)) for path in sorted(changed)}
+
+
+def owner_only(mode: int) -> int:
+    """The mode of a rendered file whose template has ``mode``: only root reads it, for the values in it may be secrets."""
+    return stat.S_IMODE(mode) & 0o700
 
 
 def send(node: Node, tree: Path, script: str = _RECEIVE) -> None:

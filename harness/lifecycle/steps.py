@@ -31,6 +31,7 @@ from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.store import Store
 from harness.runtimes import DNS_DOMAIN, POD_CIDR, ROOTFS, SVC_CIDR, Cluster, Facts, Member, Network, Runtime
 from harness.runtimes.kubeadm import ADMIN, KUBECTL, Kubeadm
+from harness.untrusted import Tree
 
 RUNTIMES: Mapping[str, Callable[[Cluster], Runtime]] = {"kubeadm": Kubeadm}
 """By the name that an image gives."""
@@ -48,6 +49,9 @@ KUBEADM_CONFIG = ("etc/kubeadm.yml", "etc/kubeadm.yaml")
 
 _WATCH = 10
 """Seconds between two looks at machines that something is waited for from."""
+
+LAUNCHED = ("application/", "charts/", "manifests/", "etc/addons/")
+"""Folders of the rootfs that hold what is launched, from the first master."""
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DNS_IN_SERVICE = f"kubernetes.default.svc.{DNS_DOMAIN}"
@@ -293,7 +297,23 @@ class Setup:
     def render(self, node: Node) -> Files:
         """The files of a node's rootfs that are other than the image has them."""
         apps = {app.name: self._app_environment(node, app) for app in self.main.info.apps}
-        return rootfs.rendered(self.tree(node), self.environment(node), apps, self.edit)
+        return self.needed(node, rootfs.rendered(self.tree(node), self.environment(node), apps, self.edit))
+
+    def needed(self, node: Node, files: Files) -> Files:
+        """The files that a node is to have: workers launch nothing, so they get what is launched only when a hook reads it."""
+        if any(node.address == master.address for master in self.masters):
+            return files
+        scripts = self.hook_scripts
+        return {path: file for path, file in files.items() if not path.startswith(LAUNCHED) or any(reads(text, path) for text in scripts)}
+
+    @functools.cached_property
+    def hook_scripts(self) -> tuple[str, ...]:
+        """The texts of all hooks, of the image and of the Clusterfile."""
+        tree = Tree(self.tree(self.first), what=str(self.image.name))
+        return (
+            *(tree.read_text(f"plugins/{name}") for name in tree.list("plugins") if name.endswith((".yaml", ".yml"))),
+            *(hook.data for hook in self.clusterfile.hooks),
+        )
 
     def _app_environment(self, node: Node, app: App) -> dict[str, str]:
         own = {**app.env, **self.env, **self.app_env.get(app.name, {}), **self.host_env.get(node.address, {})}
@@ -568,7 +588,7 @@ def start_masters(setup: Setup) -> Step:
     )
 
 
-_IMAGE = re.compile(r"^\s*image:\s*[\"']?([^\s\"']+)", re.MULTILINE)
+_IMAGE = re.compile(r"^[ \t]*+image:[ \t]*+[\"']?([^\s\"']+)", re.MULTILINE)
 _CONTROL_PLANE = re.compile(r"/(kube-apiserver|etcd|kube-controller-manager|kube-scheduler):")
 
 

@@ -161,7 +161,7 @@ for name in kubectl kubeadm; do
   if [ -n "$place" ] && [ ! -e {ROOTFS}/bin/$name ]; then ln -sfn "$place" {ROOTFS}/bin/$name; fi
 done
 printf '%s\\n' {shlex.quote(text)} > {MARK}
-chmod 755 {STATE}
+chmod 700 {STATE}
 """
     node.run(script)
 

@@ -41,5 +41,7 @@ class NodeKubectl:
         return last.run(command, input=input, timeout=timeout).stdout
 
 
-_SILENT = re.compile(r"connection to the server .* was refused|Unable to connect to the server|no such file or directory|context deadline")
+_SILENT = re.compile(
+    r"connection to the server .{0,300}? was refused|Unable to connect to the server|no such file or directory|context deadline"
+)
 """What kubectl says when there is no API, or no way to it, where it was run."""

@@ -477,6 +477,8 @@ def master_config(cluster: Cluster, member: Member, *, initial: bool, peers: str
         "kind": "InitConfiguration",
         "localAPIEndpoint": {"advertiseAddress": member.address, "bindPort": API_PORT},
         "nodeRegistration": registration,
+        # kubeadm makes a token whenever it writes the rules for certificates. Nodes join without one, so it ends at once.
+        "bootstrapTokens": [{"ttl": "1s"}],
     }
     proxy = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",

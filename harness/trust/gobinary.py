@@ -27,11 +27,11 @@ class GoBuild:
 
 
 class Finder:
-    """Looks for the build information in bytes that are fed to it, in bounded memory."""
+    """Looks for the build information in bytes that are fed to it, in bounded memory and in time proportionate to them."""
 
     def __init__(self) -> None:
         self.found: GoBuild | None = None
-        self._kept = b""
+        self._kept = bytearray()
 
     def feed(self, data: bytes) -> None:
         if self.found is None:
@@ -45,27 +45,38 @@ class Finder:
         return self.found
 
     def _search(self, *, last: bool) -> None:
-        while (at := self._kept.find(_MAGIC)) >= 0:
-            self._kept = self._kept[at:]
-            if len(self._kept) < _HEADER + _LARGEST and not last:
-                return  # what belongs to it may still come
-            self.found = parse(self._kept[: _HEADER + _LARGEST])
+        """Examine every magic, from left to right. Nothing is copied between them: a file may consist of nothing else."""
+        start = 0
+        while (at := self._kept.find(_MAGIC, start)) >= 0:
+            if len(self._kept) - at < _HEADER + _LARGEST and not last:
+                del self._kept[:at]  # what belongs to it may still come
+                return
+            with memoryview(self._kept) as view, view[at : at + _HEADER + _LARGEST] as candidate:
+                self.found = _parse(candidate)
             if self.found:
-                self._kept = b""
+                self._kept.clear()
                 return
             # The magic also stands in programs that look for it.
-            self._kept = self._kept[len(_MAGIC) :]
-        self._kept = self._kept[-len(_MAGIC) :]
+            start = at + len(_MAGIC)
+        # The last bytes may be the beginning of a magic.
+        del self._kept[: max(start, len(self._kept) - len(_MAGIC))]
 
 
 def parse(data: bytes) -> GoBuild | None:
     """Build information that begins with its magic; None when it is none, or of an older form."""
+    with memoryview(data) as view:
+        return _parse(view)
+
+
+def _parse(data: memoryview) -> GoBuild | None:
     if len(data) < _HEADER or not data[15] & _INLINE:
         return None
-    version, rest = _string(data[_HEADER:])
-    if not version.startswith(b"go") and not version.startswith(b"devel"):
+    begin, end = _string(data, _HEADER)
+    if bytes(data[begin : min(end, begin + 2)]) != b"go" and bytes(data[begin : min(end, begin + 5)]) != b"devel":
         return None
-    text, _ = _string(rest)
+    version = bytes(data[begin:end])
+    begin, end = _string(data, end)
+    text = bytes(data[begin:end])
     marked = len(text) > 2 * _SENTINEL and text[-_SENTINEL - 1 : -_SENTINEL] == b"\n"
     modules = text[_SENTINEL:-_SENTINEL].decode(errors="replace") if marked else ""
     return GoBuild(version.decode(errors="replace").split(" ")[0], tuple(_modules(modules)))
@@ -82,13 +93,13 @@ def _modules(text: str) -> list[tuple[str, str]]:
     return found
 
 
-def _string(data: bytes) -> tuple[bytes, bytes]:
-    """A string behind its length, and what follows it; nothing when it is cut."""
+def _string(data: memoryview, start: int) -> tuple[int, int]:
+    """Begin and end of a string behind its length; an empty one when it is cut."""
     length, shift = 0, 0
-    for position, byte in enumerate(data[:10]):
-        length |= (byte & 0x7F) << shift
+    for position in range(start, min(start + 10, len(data))):
+        length |= (data[position] & 0x7F) << shift
         shift += 7
-        if byte < 0x80:
-            end = position + 1 + length
-            return (data[position + 1 : end], data[end:]) if end <= len(data) else (b"", b"")
-    return b"", b""
+        if data[position] < 0x80:
+            begin = position + 1
+            return (begin, begin + length) if begin + length <= len(data) else (start, start)
+    return start, start

@@ -73,7 +73,8 @@ def _debian(text: str, here: System) -> Iterator[Package]:
         if not name or not version or not fields.get("Status", "install ok installed").endswith(" installed"):
             continue
         source = fields.get("Source", "")
-        upstream = re.sub(r" \((.*)\)", r"@\1", source) if source and source != name else ""
+        origin, _, release = source.partition(" (")
+        upstream = f"{origin}@{release.removesuffix(')')}" if release else origin if source != name else ""
         qualifiers = {"arch": fields.get("Architecture", ""), "distro": here.label, "upstream": upstream}
         yield Package(name, version, purl("deb", here.name or "debian", name, version, qualifiers))
 

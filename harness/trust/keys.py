@@ -33,7 +33,7 @@ ENCRYPTED = "ENCRYPTED SIGSTORE PRIVATE KEY"
 ENCRYPTED_OLD = "ENCRYPTED COSIGN PRIVATE KEY"
 """What cosign wrote before its version 2; the same inside."""
 
-_PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----\s+(.*?)\s*-----END \1-----", re.DOTALL)
+_PEM = re.compile(rb"-----BEGIN ([A-Z ]{1,80})-----\s(.*?)-----END \1-----", re.DOTALL)
 _SCRYPT = {"N": 1 << 16, "r": 8, "p": 1}
 _LARGEST_N = 1 << 20
 """Above this a key file would only be there to take our memory: scrypt takes 128 * N * r bytes."""
@@ -159,7 +159,7 @@ def read_private(path: Path, password: Password) -> PrivateKey:
         raise UsageError(f"{path} is not a private key: there is no PEM in it", hint="`slipway keys create` makes a key pair")
     label = found[1].decode()
     if label in (ENCRYPTED, ENCRYPTED_OLD):
-        return PrivateKey(str(path), _private(_open_box(str(path), found[2], password), str(path)))
+        return PrivateKey(str(path), _private(_open_box(str(path), found[2].strip(), password), str(path)))
     if "PUBLIC" in label:
         raise UsageError(f"{path} is a public key; signing needs the private one", hint=f"--key {path.with_suffix('.key')}")
     if label == "ENCRYPTED PRIVATE KEY":

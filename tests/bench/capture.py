@@ -118,7 +118,7 @@ def _proxy(folder: Path, upstream: Registry) -> Iterator[tuple[str, int]]:
 
 def _serve(folder: Path) -> None:
     rules = registries.load(folder / "registries.conf")
-    with Client(rules, Credentials(folder)) as client, Proxy([RemoteSource(client)], Store(folder / "store")) as proxy:
+    with Client(rules, Credentials(folder)) as client, Proxy([RemoteSource(client)], Store(folder / "store"), secret="") as proxy:
         sys.stdout.write(f"127.0.0.1:{proxy.port}\n")
         sys.stdout.flush()
         sys.stdin.read()

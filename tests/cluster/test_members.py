@@ -12,7 +12,7 @@ from tests.cluster.lab import Lab, found, kill_at, runs_on, until
 from tests.waiting import HANG
 
 RECORD = ("get", "configmap", "slipway-clusterfile", "--namespace=kube-system")
-RENDERED = "cksum < /var/lib/slipway/rootfs/manifests/web.yaml"
+MANIFEST = "/var/lib/slipway/rootfs/manifests/web.yaml"
 PAGE = f"<h1>{GREETING}</h1>"
 
 
@@ -38,9 +38,14 @@ def test_a_worker_joins_and_runs_what_the_others_run(joined: Lab, later: str) ->
     assert joined.status()["healthy"]
     assert joined.nodes() == {f"{joined.name}-{name}": True for name in ("master-1", "node-1", "node-2")}
     runs_on(joined.first, f"{joined.name}-node-2", "there", "slipway.dev/redis:7.0", "redis-server", "--version")
-    # The same files as on the others, with the values that were given when the cluster was made; and the same services.
     newcomer = joined.at(later)
-    assert newcomer.run(RENDERED).stdout == joined.first.run(RENDERED).stdout
+    # What only the master launches a worker has as the image has it, without the values that were given; root alone reads either.
+    assert GREETING in joined.first.run(f"cat {MANIFEST}").stdout
+    assert joined.first.run(f"stat -c %a {MANIFEST}").stdout.strip() == "600"
+    assert GREETING not in newcomer.run(f"cat {MANIFEST}").stdout
+    for machine in (joined.first, newcomer):
+        assert machine.run("stat -c %a /var/lib/slipway").stdout.strip() == "700"
+    # And the same services.
     assert until(lambda: PAGE in newcomer.run("curl -s --max-time 60 http://127.0.0.1:30080/", check=False).stdout)
 
 

@@ -33,6 +33,7 @@ from harness.oci.reference import Reference
 from harness.oci.remote import Client
 from harness.oci.store import Store
 from harness.oci.trouble import Patience
+from harness.sources import GuardedSource, NoLogins, Permits
 from tests.integration import faulty as bad
 from tests.integration.faulty import Faulty, faulty
 from tests.integration.registry import (
@@ -97,9 +98,17 @@ class Setup:
         return RemoteSource(stack.enter_context(Client(self.rules, Credentials(self.docker), patience=QUICK)))
 
     @contextlib.contextmanager
-    def proxy(self) -> Iterator[Proxy]:
+    def proxy(self, *, secret: str | None = None) -> Iterator[Proxy]:
         with contextlib.ExitStack() as stack:
-            yield stack.enter_context(Proxy([self.source(stack)], self.store))
+            yield stack.enter_context(Proxy([self.source(stack)], self.store, secret=secret))
+
+    @contextlib.contextmanager
+    def guarded(self, permits: Permits) -> Iterator[Proxy]:
+        """As a build has it: with logins for what is permitted only."""
+        with contextlib.ExitStack() as stack:
+            client = stack.enter_context(Client(self.rules, Credentials(self.docker), patience=QUICK))
+            anonymous = stack.enter_context(Client(self.rules, NoLogins(), patience=QUICK))
+            yield stack.enter_context(Proxy([GuardedSource(client, anonymous, permits)], self.store))
 
 
 @pytest.fixture
@@ -114,7 +123,7 @@ def at(prefix: str, location: str, *, insecure: bool = True, extra: str = "") ->
 class Answer:
     """What the proxy answered; ``body`` may be shorter than promised, which ``complete`` tells."""
 
-    def __init__(self, response: http.client.HTTPResponse) -> None:
+    def __init__(self, response: http.client.HTTPResponse, proxy: Proxy) -> None:
         self.status = response.status
         self.reason = response.reason
         self.headers = response.headers
@@ -125,17 +134,17 @@ class Answer:
             self.body, self.complete = short.partial, False
         except ConnectionError:
             self.body, self.complete = b"", False
-
-    @property
-    def message(self) -> str:
-        return str(json.loads(self.body)["errors"][0]["message"])
+        self.message = "; ".join(proxy.failures.values())
+        """The reasons that the build is told; the client is not."""
 
 
 def ask(proxy: Proxy, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
     connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG)
     with contextlib.closing(connection):
-        connection.request(method, path, headers=dict(headers or {"Accept": f"{OCI_INDEX}, {DOCKER_INDEX}, {OCI_MANIFEST}, */*"}))
-        return Answer(connection.getresponse())
+        connection.request(
+            method, f"/{proxy.secret}{path}", headers=dict(headers or {"Accept": f"{OCI_INDEX}, {DOCKER_INDEX}, {OCI_MANIFEST}, */*"})
+        )
+        return Answer(connection.getresponse(), proxy)
 
 
 def blob_of(what: Image) -> tuple[str, bytes]:
@@ -148,7 +157,8 @@ def blob_of(what: Image) -> tuple[str, bytes]:
 
 def test_skopeo_copies_images_of_two_registries_unchanged(upstream: Registry, setup: Setup, tmp_path: Path) -> None:
     setup.registries(at("docker.io", f"{upstream.host}/hub"), at("quay.io", f"{upstream.host}/quay"))
-    with setup.proxy() as proxy:
+    # skopeo cannot be told of a path before a registry's own.
+    with setup.proxy(secret="") as proxy:
         for name, what in (("docker.io/library/web:1.0", WEB), ("quay.io/team/tool:v2", TOOL)):
             target = tmp_path / what.digest[7:]
             source = f"docker://127.0.0.1:{proxy.port}/{name}"
@@ -469,12 +479,66 @@ def test_what_the_client_accepts_reaches_the_registry(setup: Setup, server: Faul
     assert server.requests[0].headers["accept"] == f"{OCI_INDEX}, {DOCKER_INDEX}, {OCI_MANIFEST}, */*"
 
 
-def test_a_refusal_is_passed_on_with_status_code_and_words(setup: Setup, server: Faulty) -> None:
+def test_a_refusal_is_passed_on_with_status_and_code_and_its_words_go_to_the_build(setup: Setup, server: Faulty) -> None:
     answer, proxy = pull_manifest(setup, server, bad.status(403, "DENIED", "your plan has ended"))
     assert (answer.status, json.loads(answer.body)["errors"][0]["code"]) == (403, "DENIED")
     assert answer.message == f"bad.test/team/app:1: {server.host}: 403 DENIED your plan has ended"
-    assert "your plan has ended" in answer.reason  # all that a client sees of an answer to HEAD
     assert proxy.failures == {"bad.test/team/app:1": answer.message}
+    # A client could read with them what only this machine reaches.
+    assert b"your plan" not in answer.body
+    assert server.host.encode() not in answer.body
+    assert "bad.test/team/app:1 cannot be had (403)" in answer.reason  # all that a client sees of an answer to HEAD
+    answer, _ = pull_manifest(setup, server, bad.status(500, "ROOT PASSWORD IS", "hunter2"), target="2")
+    assert json.loads(answer.body)["errors"][0]["code"] == "UNKNOWN"
+    assert "hunter2" not in f"{answer.body!r}{answer.reason}"
+
+
+def test_only_clients_that_know_the_secret_are_served(upstream: Registry, setup: Setup) -> None:
+    setup.registries(at("docker.io", f"{upstream.host}/hub"))
+    path = "/v2/library/web/manifests/1.0?ns=docker.io"
+    with setup.proxy() as proxy:
+        assert ask(proxy, path).status == 200
+        served = proxy.pulled
+        for wrong in (path, f"/{proxy.secret[:-1]}{path}", f"/{proxy.secret}x{path}", f"/{'x' * len(proxy.secret)}{path}", "/v2/"):
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG)) as connection:
+                connection.request("GET", wrong)
+                refused = connection.getresponse()
+                body = refused.read()
+            assert refused.status == 404, wrong
+            assert b"web" not in body
+        assert proxy.pulled == served
+        assert proxy.secret in proxy.hosts_toml()
+    with setup.proxy() as other:
+        assert other.secret != proxy.secret
+
+
+def test_logins_are_used_for_what_files_name_and_the_user_allows(setup: Setup, tmp_path: Path) -> None:
+    with password_registry(tmp_path / "closed") as closed:
+        for name in ("team/secret", "team/other", "free/one"):
+            push(closed, name, "1", SECRET, headers=basic())
+        setup.registries(at("closed.test", closed.host))
+        setup.login({"auths": {closed.host: {"auth": basic()["Authorization"].removeprefix("Basic ")}}})
+        permits = Permits(["closed.test/free/*"])
+        permits.declare(["closed.test/team/secret:9"])
+        with setup.guarded(permits) as proxy:
+            for name in ("team/secret", "free/one"):
+                assert ask(proxy, f"/v2/closed.test/{name}/manifests/1").status == 200, name
+            assert not proxy.failures
+            refused = ask(proxy, "/v2/closed.test/team/other/manifests/1")
+            assert refused.status == 401
+            assert "no login is used for it, since no file of the image names the repository" in refused.message
+
+
+def test_a_cluster_cannot_make_this_machine_talk_to_its_neighbours(setup: Setup, server: Faulty) -> None:
+    with setup.guarded(Permits()) as proxy:
+        for domain in (server.host, "localhost:5000", "169.254.169.254", "metadata.google.internal", "[::1]:80"):
+            refused = ask(proxy, f"/v2/x/y/manifests/1?ns={domain}")
+            assert refused.status == 403, domain
+    assert server.requests == []
+    permits = Permits()
+    permits.declare([f"{server.host}/x/y:1"])
+    with setup.guarded(permits) as proxy:
+        assert ask(proxy, f"/v2/x/y/manifests/1?ns={server.host}").status != 403
 
 
 def test_a_failure_that_passes_is_forgotten(setup: Setup, server: Faulty) -> None:
@@ -611,10 +675,10 @@ def test_the_end_does_not_wait_for_clients_or_registries(setup: Setup, server: F
         client = stack.enter_context(Client(setup.rules, Credentials(setup.docker), patience=Patience(read=3 * HANG)))
         proxy = stack.enter_context(Proxy([RemoteSource(client)], setup.store))
         idle = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG)
-        idle.request("GET", "/v2/")
+        idle.request("GET", f"/{proxy.secret}/v2/")
         idle.getresponse().read()
         busy = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG)
-        busy.request("GET", f"/v2/bad.test/team/app/blobs/{sha256(data)}")
+        busy.request("GET", f"/{proxy.secret}/v2/bad.test/team/app/blobs/{sha256(data)}")
         answer = busy.getresponse()
         assert answer.read(1_000_000) == data[:1_000_000]
         ending = time.monotonic()

@@ -57,6 +57,14 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 
 
 @pytest.fixture(autouse=True)
+def nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords of one test are ordinary words of the next."""
+    from harness import log
+
+    monkeypatch.setattr(log, "_hidden", {})
+
+
+@pytest.fixture(autouse=True)
 def hasty_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written need not outlive a power cut: waiting for the disk was most of the time that these tests took."""
     monkeypatch.setattr("os.fsync", lambda _: None)

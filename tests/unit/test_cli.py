@@ -13,6 +13,7 @@ from rich.console import Console
 
 from harness import cli
 from harness.cli import clusters, operate, terminal
+from harness.cli.terminal import pairs
 from harness.errors import CommandError, Fault, InputError
 
 
@@ -116,9 +117,22 @@ def test_a_fault_of_ours_is_no_traceback(home: Path, monkeypatch: pytest.MonkeyP
     assert "this should not have happened: KeyError" in capsys.readouterr().err
 
 
-def test_a_password_on_the_command_line_is_warned_about(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    clusters._login("root", 22, None, "secret")
-    assert "stays in the history of your shell" in capsys.readouterr().err
+def test_a_password_on_the_command_line_is_warned_about_and_never_shown(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clusters._login("root", 22, None, "correct-horse")
+    assert "every user of this machine can read the password" in capsys.readouterr().err
+    cli._explain(CommandError("correct-horse"))
+    assert "correct-horse" not in capsys.readouterr().err
+
+
+def test_an_error_shows_no_secret_that_is_known(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SLIPWAY_SSH_PASSWORD", "correct-horse")
+    assert clusters._password(None) == "correct-horse"
+    pairs(["DB_PASSWORD=battery-staple", "MODE=fast-mode"], "--env")
+    cli._explain(CommandError("x correct-horse", details="battery-staple\nfast-mode", hint="not correct-horse"))
+    said = capsys.readouterr().err
+    assert "fast-mode" in said
+    assert "correct-horse" not in said
+    assert "battery-staple" not in said
 
 
 def test_the_words_of_sealers_users_are_understood(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from harness import engine as engines
 from harness import images
-from harness.errors import InputError
+from harness.errors import BuildError, InputError
 from harness.images import Base, Builder, asked_for, definitions, packages_in
 from harness.oci.layer import Entry, write_layer
 from harness.oci.model import Platform
@@ -209,3 +213,44 @@ def test_another_version_in_the_archive_is_another_key(tmp_path: Path) -> None:
     assert first == [key, [("curl", "7.88.1-10"), ("jq", "1.6-2")]]
     make.store.keep("packages", key, {"packages": {"jq": "1.7-1", "curl": "7.88.1-10"}})
     assert make.made_from(reference) != first
+
+
+class Engine:
+    """Stands for the engine: keeps the options of a build, which then says ``said`` and fails."""
+
+    def __init__(self, said: str = "") -> None:
+        self.api = self
+        self.images = self
+        self.said = said
+        self.options: dict[str, Any] = {}
+
+    def get(self, name: str) -> str:
+        return name
+
+    def build(self, **options: Any) -> Iterator[dict[str, str]]:
+        self.options = options
+        yield {"stream": self.said}
+        yield {"error": "exit code 1"}
+
+
+@pytest.mark.parametrize("network", images.NETWORKS)
+def test_a_dockerfile_is_built_on_the_network_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
+    engine = Engine("curl: (7) Failed to connect to 127.0.0.1 port 3142")
+    monkeypatch.setattr(engines, "connect", lambda **_: engine)
+    write(tmp_path / "images", "proxy", PROXY)
+    made = dataclasses.replace(builder(tmp_path), network=network)
+    with pytest.raises(BuildError) as failed:
+        made.ensure(Reference.parse("example.org/pause:3.2"))
+    assert engine.options["network_mode"] == network
+    # Who needs this machine's loopback is told how to get it.
+    assert ("--network host" in str(failed.value.hint)) is (network == images.BRIDGE)
+
+
+def test_the_network_is_a_bridge_unless_the_user_says_otherwise(tmp_path: Path) -> None:
+    made = builder(tmp_path)
+    assert (made.network, made.here.network, made.on(ARM64).network) == ("bridge", "bridge", "bridge")
+    assert dataclasses.replace(made, network="host").on(ARM64).here.network == "host"
+
+
+def test_a_step_that_fails_by_itself_has_no_hint_about_networks() -> None:
+    assert images.network_hint("make: *** [all] Error 2", images.BRIDGE) is None

@@ -8,14 +8,17 @@ import itertools
 import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import urllib3
 
+from harness import engine, images, kubefile
 from harness.errors import BuildError
 from harness.oci.layer import Entry, write_layer
 from harness.oci.store import Store
-from harness.rootfs import download, entry_of, essence, index, meaning, merged, with_folders
+from harness.rootfs import Workshop, download, entry_of, essence, index, meaning, merged, with_folders
+from harness.sources import Fetcher
 
 MANIFEST = b"""\
 kind: Service
@@ -196,3 +199,31 @@ def test_an_answer_that_is_not_a_file_is_said(web: Callable[..., Web], tmp_path:
     web({})
     with pytest.raises(BuildError, match="the server answers 404 Not Found"):
         download("https://a.invalid/f", tmp_path / "f")
+
+
+@pytest.mark.parametrize("network", images.NETWORKS)
+def test_run_gets_no_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
+    given: dict[str, Any] = {}
+
+    def run_container(_: Any, image: str, command: list[str], **options: Any) -> tuple[int, str]:
+        given.update(options)
+        return 7, "curl: could not resolve host"
+
+    monkeypatch.setattr(engine, "connect", lambda **_: None)
+    monkeypatch.setattr(engine, "run_container", run_container)
+    monkeypatch.setattr(images.Builder, "engine_image", lambda *_: "builder")
+    monkeypatch.setattr(images.Builder, "key", lambda *_: "key")
+    store = Store(tmp_path / "store")
+    builder = images.Builder(store, (), network=network)
+    parsed = kubefile.parse("FROM scratch\nRUN curl http://x/\n", "K")
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    with (
+        Workshop(store, builder, Fetcher([], store), tmp_path, base=[], parent="") as work,
+        pytest.raises(BuildError, match="RUN failed with exit code 7") as failed,
+    ):
+        work.perform(parsed, parsed.instructions[-1])
+    assert given["network_mode"] == network
+    assert given["cap_drop"] == ["NET_RAW"]
+    assert given["security_opt"] == ["no-new-privileges"]
+    assert not given.get("privileged")
+    assert ("--network host" in str(failed.value.hint)) is (network == images.BRIDGE)

@@ -93,6 +93,15 @@ def test_an_encrypted_one_says_that_it_wants_a_password(tmp_path: Path) -> None:
         pass
 
 
+def test_an_unsealed_one_is_refused_when_a_password_is_given(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    with pytest.raises(UsageError, match="is not encrypted, and a password was given") as refused, open_backup(file, "word"):
+        pass
+    assert "without --password" in (refused.value.hint or "")
+    with open_backup(file) as (contents, _):
+        assert contents.name == "lab"
+
+
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="format 2"), open_backup(written(tmp_path, format=2)):
         pass

@@ -293,7 +293,7 @@ def rendered(made: Work) -> Any:
 def test_files_are_rendered_with_what_the_cluster_was_made_with(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"manifests/db.yaml": File(b"password: hunter2"), "etc/addons/dns.yaml": File(b"kind: Service")}
     monkeypatch.setattr(join, "_rendered_files", lambda *_: there)
-    files = rendered(work(store, tmp_path, nodes=("10.0.0.9",), files=FILES))
+    files = rendered(work(store, tmp_path, masters=("10.0.0.9",), files=FILES))
     assert files["manifests/page.yaml"].data == b"kind: ConfigMap\ntext: hello from 10.0.0.9\n"
     # A secret is not in the record; what was made of it is taken from a master.
     assert files["manifests/db.yaml"].data == b"password: hunter2"
@@ -301,15 +301,28 @@ def test_files_are_rendered_with_what_the_cluster_was_made_with(store: Store, tm
 
 def test_a_secret_that_is_given_again_is_used(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(join, "_rendered_files", lambda *_: {})
-    files = rendered(work(store, tmp_path, nodes=("10.0.0.9",), files=FILES, env={"DbPassword": "hunter3"}))
+    files = rendered(work(store, tmp_path, masters=("10.0.0.9",), files=FILES, env={"DbPassword": "hunter3"}))
     assert files["manifests/db.yaml"].data == b"kind: Secret\npassword: hunter3\n"
 
 
 def test_a_secret_that_nobody_has_is_asked_for(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(join, "_rendered_files", lambda *_: {})
     with pytest.raises(CheckError, match=r"manifests/db\.yaml: made with values that the cluster did not keep") as caught:
-        rendered(work(store, tmp_path, nodes=("10.0.0.9",), files=FILES))
+        rendered(work(store, tmp_path, masters=("10.0.0.9",), files=FILES))
     assert "-e NAME=VALUE" in str(caught.value.hint)
+
+
+def test_a_worker_gets_what_is_launched_only_for_a_hook_that_reads_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join, "_rendered_files", lambda *_: {})
+    # Nor is a worker's join held up by a secret that it has no use for.
+    files = {**FILES, "etc/agent.yaml": "a: {{ Greeting }}\n"}
+    assert set(rendered(work(store, tmp_path, nodes=("10.0.0.9",), files=files))) == {"etc/agent.yaml", "etc/page.yaml"}
+    hook = "kind: Plugin\nmetadata: {name: a}\nspec: {action: pre-init-host, data: 'cp manifests/page.yaml /tmp'}\n"
+    reading = {**FILES, "plugins/a.yaml": f"apiVersion: sealer.aliyun.com/v1alpha1\n{hook}"}
+    found = set(rendered(work(store, tmp_path, nodes=("10.0.0.9",), files=reading)))
+    assert {path for path in found if path.startswith("manifests/")} == {"manifests/page.yaml"}
 
 
 def test_a_name_that_is_not_defined_is_told(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,3 +94,8 @@ def test_only_who_needs_a_balancer_gets_one() -> None:
 def test_cni_plugins_are_where_every_network_looks_for_them() -> None:
     files = machine.files(cluster(*MASTERS), MASTERS[0])
     assert files["/opt/cni/bin/portmap"].link == "/var/lib/slipway/rootfs/bin/cni/portmap"
+
+
+def test_only_root_looks_into_the_state_of_a_machine() -> None:
+    # The last change of the mode counts, however the folder came to be.
+    assert machine.NOTE_STATE.rstrip().endswith("chmod 700 /var/lib/slipway")

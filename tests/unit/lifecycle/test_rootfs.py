@@ -67,6 +67,13 @@ def test_only_files_that_rendering_changes_are_sent_beside_the_tree(store: Store
     assert (tree / "manifests/a.yaml").read_text() == "port: {{ Port }}"
 
 
+def test_rendered_files_can_be_read_by_their_owner_only(store: Store, tmp_path: Path) -> None:
+    tree = rootfs.tree(store, image(store, {"etc/a": "{{ Word }}", "etc/b.tmpl": "{{ .Word }}"}, root=tmp_path))
+    files = rootfs.rendered(tree, {"Word": "hunter2"})
+    assert {path: oct(file.mode) for path, file in files.items()} == {"etc/a": "0o600", "etc/b": "0o600"}
+    assert oct(rootfs.owner_only(0o100755)) == "0o700"
+
+
 def test_what_is_edited_is_sent_too_and_rendered(store: Store, tmp_path: Path) -> None:
     tree = rootfs.tree(store, image(store, {"etc/mysql.yaml": "a: b"}, root=tmp_path))
 

@@ -1,0 +1,120 @@
+"""Text from elsewhere takes time in proportion to its length, whatever it holds.
+
+Each case runs in a process of its own (this module, called with the case's name). Its limit is CPU time, not time on a clock, and many
+times what the case needs: what is not linear needs hours for these inputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness import context, discover, kubeversion
+from harness.clusterfile import formats, secrecy
+from harness.lifecycle import redaction, steps
+from harness.nodes import kubectl
+from harness.trust import gobinary, installed, keys
+
+SIZE = 2 << 20
+SECONDS = 300
+"""Of CPU time, for all texts of one case."""
+
+TEXTS: dict[str, tuple[str, str]] = {
+    "one word": ("", "a"),
+    "hexadecimal": ("", "0123456789abcdef"),
+    "short words with dots": ("", "a."),
+    "dashes": ("", "-"),
+    "options": ("", "--a "),
+    "secret options": ("", "--token "),
+    "short options": ("", "-u,"),
+    "names in one line": ("", "token=a "),
+    "colons in one line": ("", "token: "),
+    "unclosed quotes": ("", 'token="'),
+    "quotes of both kinds": ("", "token='a token=\""),
+    "quotes over lines": ("", 'token="a\n'),
+    "escaped quotes": ('token="', '\\"'),
+    "backslashes": ("token=", "\\"),
+    "lists": ("", "token=["),
+    "block scalars": ("", "token: |\n"),
+    "a block without end": ("token: |\n", " x\n"),
+    "items": ("", "token:\n- a\n"),
+    "headers": ("", "authorization: "),
+    "URLs": ("", "a://b:"),
+    "schemes": ("", "a://"),
+    "web tokens": ("", "eyJaaaaaaaaa."),
+    "keys that begin": ("", "-----BEGIN PRIVATE KEY-----"),
+    "keys that end": ("", "-----END PRIVATE KEY-----"),
+    "commands": ("", "mysql "),
+    "bearer": ("", "bearer "),
+    "names of manifests": ("", "name: a, "),
+    "empty lines": ("", "\n"),
+    "blanks": ("", " "),
+    "directives": ("", "%a\n"),
+    "braces": ("", "{"),
+    "placeholders": ("", "{{a}}"),
+    "open placeholders": ("", "{{ a "),
+}
+"""Inputs by what they repeat, behind a beginning."""
+
+
+def each(call: Callable[[str], object]) -> None:
+    for name, (front, unit) in TEXTS.items():
+        print(name, file=sys.stderr, flush=True)
+        call(front + unit * (SIZE // len(unit)))
+
+
+def go_programs() -> None:
+    for unit in (b"\xff Go buildinf:", b"\xff Go buildinf:" + b"\x08\x02" + bytes(16) + b"\xff\xff\x7fno"):
+        finder = gobinary.Finder()
+        for _ in range(4):
+            finder.feed(unit * (SIZE // len(unit)))
+        assert finder.end() is None
+
+
+def packages() -> None:
+    text = "Package: a\nVersion: 1\nStatus: install ok installed\nSource: b" + " (" * (SIZE // 2)
+    assert len(list(installed._debian(text, installed.System("debian", "12")))) == 1
+
+
+def versions() -> None:
+    with contextlib.suppress(ValueError):
+        kubeversion.check("1-" * (SIZE // 2))
+
+
+CASES: dict[str, Callable[[], object]] = {
+    "a log": lambda: each(redaction.text),
+    "a stored text": lambda: each(secrecy.holds_secret),
+    "a stored value": lambda: each(lambda text: (secrecy.is_secret("A", text), secrecy.is_secret_name(text))),
+    "a file that is merged into": lambda: each(formats.protect),
+    "Go programs": go_programs,
+    "packages": packages,
+    "images of a manifest": lambda: steps._IMAGE.findall("\n" * SIZE),
+    "arguments of a manifest": lambda: discover._ARGUMENT.fullmatch("--" + "image" * (SIZE // 5)),
+    "what kubectl says": lambda: kubectl._SILENT.search("connection to the server " * (SIZE // 25)),
+    "keys": lambda: keys._PEM.search(b"-----BEGIN A-----" + b" " * (64 << 10)),
+    "patterns of COPY": lambda: context._pattern("*a" * 30 + "*b").fullmatch("a" * 255),
+    "ranges of versions": versions,
+    "documents": lambda: formats.read_documents("---\n" * (SIZE // 32)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_text_is_read_in_time(case: str) -> None:
+    root = Path(__file__).parents[2]
+    argv = [sys.executable, "-m", "tests.integration.test_patterns", case]
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+
+    done = subprocess.run(argv, cwd=root, capture_output=True, text=True, preexec_fn=limited, check=False)
+    assert done.returncode == 0, f"{SECONDS} s of CPU time were not enough, or it failed:\n{done.stderr}"
+
+
+if __name__ == "__main__":
+    CASES[sys.argv[1]]()
