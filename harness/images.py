@@ -21,9 +21,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from harness import engine, log, packages, process, programs, scratch
+from harness import engine, log, packages, process, programs, scratch, untrusted
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
 from harness.oci.deflate import GzipWriter
+from harness.oci.graph import below_of
 from harness.oci.layer import Layer
 from harness.oci.model import EPOCH, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
@@ -315,14 +316,13 @@ def emulation_hint(platform: Platform) -> str:
 
 def layers_of(store: Store, manifest: Descriptor) -> list[Layer]:
     """The layers of an image manifest that is in the store."""
-    document = json.loads(store.read(manifest.digest))
-    diff_ids = store.json(document["config"]["digest"])["rootfs"]["diff_ids"]
-    return [Layer(Descriptor.from_json(entry), diff_id) for entry, diff_id in zip(document["layers"], diff_ids, strict=True)]
+    config, *layers = below_of(store.json(manifest.digest), manifest.digest)
+    diff_ids = store.json(config.digest)["rootfs"]["diff_ids"]
+    return [Layer(layer, diff_id) for layer, diff_id in zip(layers, diff_ids, strict=True)]
 
 
 def _blobs(store: Store, manifest: Descriptor) -> list[str]:
-    document = json.loads(store.read(manifest.digest))
-    return [manifest.digest, document["config"]["digest"], *(entry["digest"] for entry in document["layers"])]
+    return [manifest.digest, *(blob.digest for blob in below_of(store.json(manifest.digest), manifest.digest))]
 
 
 def ensure_base(client: engine.Client, name: str, platform: Platform | None = None) -> None:
@@ -453,8 +453,8 @@ def convert(archive: IO[bytes], store: Store, platform: Platform) -> Descriptor:
                 raise BuildError(f"the engine's archive holds no {name}")
             return stream
 
-        entry = json.load(opened("manifest.json"))[0]
-        config = json.load(opened(entry["Config"]))
+        entry = untrusted.json_document(opened("manifest.json").read(), what="the engine's archive")[0]
+        config = untrusted.json_object(opened(entry["Config"]).read(), what="the engine's archive")
         layers = [_normalise(opened(name), store) for name in entry["Layers"]]
     return _manifest(store, config, [one for one in layers if one is not None], platform)
 

@@ -10,6 +10,7 @@ import typer
 from harness import log
 from harness.cli.terminal import Json, app, platform_of, print_json, short, table, wants_json
 from harness.oci.store import Store
+from harness.untrusted import shown
 
 
 @app.command(short_help="List the images of the local store.")
@@ -69,22 +70,22 @@ def inspect(
         return
     for part in image.platforms:
         info = part.info
-        print(f"{image.name or name}  {image.digest}")
-        print(f"platform    {part.platform}")
+        print(shown(f"{image.name or name}  {image.digest}"))
+        print(shown(f"platform    {part.platform}"))
         brings = f", Kubernetes {info.kubernetes} ({info.runtime})" if info.kubernetes else ""
         wants = f", for Kubernetes {info.kube_version}" if info.kube_version else ""
-        print(f"type        {info.type}{brings}{wants}")
+        print(shown(f"type        {info.type}{brings}{wants}"))
         if info.base:
-            print(f"base        {info.base['reference']}  {short(info.base['digest'])}")
+            print(shown(f"base        {info.base['reference']}  {short(info.base['digest'])}"))
         if info.converted_from:
             origin = info.converted_from
-            print(f"made from   an image of {origin['tool']} {origin['version']}  {short(origin['digest'])}")
+            print(shown(f"made from   an image of {origin['tool']} {origin['version']}  {short(origin['digest'])}"))
         for key, value in info.env.items():
-            print(f"env         {key}={value}")
+            print(shown(f"env         {key}={value}"))
         for application in info.apps:
-            print(f"app         {application.name} ({application.kind})")
+            print(shown(f"app         {application.name} ({application.kind})"))
         for command in info.launch:
-            print(f"launch      {command}")
+            print(shown(f"launch      {command}"))
         rootfs = f"{len(part.layers)} layers of rootfs with {log.size(sum(one.size for one in part.layers))}"
         print(f"size        {log.size(image.size)} in all, {rootfs}\n")
         sizes = cloudimage.content_sizes(store, part.images)
@@ -108,19 +109,19 @@ def _inspect_sealer(store: Store, name: str, *, as_json: bool) -> None:
         return
     for one in inside:
         part, said = one.part, one.part.extension
-        print(f"{image.name}  {image.digest}")
-        print(f"made by     sealer {said.sealer or '?'}, {said.schema}" if said else "made by     sealer")
-        print(f"platform    {part.platform}")
+        print(shown(f"{image.name}  {image.digest}"))
+        print(shown(f"made by     sealer {said.sealer or '?'}, {said.schema}" if said else "made by     sealer"))
+        print(shown(f"platform    {part.platform}"))
         if said:
-            print(f"type        {said.type}" + (f", Kubernetes {part.kubernetes}" if part.kubernetes else ""))
+            print(shown(f"type        {said.type}" + (f", Kubernetes {part.kubernetes}" if part.kubernetes else "")))
             for key, value in said.env.items():
-                print(f"env         {key}={value}")
+                print(shown(f"env         {key}={value}"))
             for application in said.applications:
-                print(f"app         {application.name} ({application.kind or 'mixed'})")
+                print(shown(f"app         {application.name} ({application.kind or 'mixed'})"))
             for line in (*said.launch_apps, *said.launch_commands):
-                print(f"launch      {line}")
+                print(shown(f"launch      {line}"))
         for key, value in part.labels.items():
-            print(f"label       {key}={value}")
+            print(shown(f"label       {key}={value}"))
         print(f"size        {log.size(part.size)} in {len(part.layers)} layers\n")
         table(
             ("IMAGE", "DIGEST", "SIZE", "ASKED FOR BY"),
@@ -130,12 +131,12 @@ def _inspect_sealer(store: Store, name: str, *, as_json: bool) -> None:
             ],
         )
         for note in one.restored.notes:
-            print(f"note: {note}")
+            print(shown(f"note: {note}"))
         if one.problems:
             print("\nNot restored:")
             table(("KIND", "NAME", "WHY"), [(problem.kind, problem.name, problem.reason) for problem in one.problems])
     for absent in image.absent:
-        print(f"{absent} is in the index, but not in the store")
+        print(shown(f"{absent} is in the index, but not in the store"))
 
 
 def _several(names: Sequence[str]) -> str:

@@ -33,6 +33,7 @@ from harness.oci.reference import Reference
 from harness.oci.remote import Client
 from harness.oci.store import Store
 from harness.oci.trouble import Patience
+from harness.trust.policy import Gate
 from tests.integration import faulty as bad
 from tests.integration.faulty import Faulty, faulty
 from tests.integration.registry import (
@@ -94,7 +95,7 @@ class Setup:
         (self.docker / "config.json").write_text(json.dumps(config))
 
     def source(self, stack: contextlib.ExitStack) -> RemoteSource:
-        return RemoteSource(stack.enter_context(Client(self.rules, Credentials(self.docker), patience=QUICK)))
+        return RemoteSource(stack.enter_context(Client(self.rules, Credentials(self.docker), patience=QUICK)), Gate().admit_remote)
 
     @contextlib.contextmanager
     def proxy(self) -> Iterator[Proxy]:
@@ -609,7 +610,7 @@ def test_the_end_does_not_wait_for_clients_or_registries(setup: Setup, server: F
     before = threading.active_count()
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(Client(setup.rules, Credentials(setup.docker), patience=Patience(read=3 * HANG)))
-        proxy = stack.enter_context(Proxy([RemoteSource(client)], setup.store))
+        proxy = stack.enter_context(Proxy([RemoteSource(client, Gate().admit_remote)], setup.store))
         idle = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG)
         idle.request("GET", "/v2/")
         idle.getresponse().read()

@@ -112,6 +112,9 @@ class Memory:
         self.opened.append(Body(data, len(self.blobs[digest]), self.go))
         return self.opened[-1]
 
+    def admit(self, pinned: Reference) -> bool:
+        return pinned.digest in self.blobs
+
 
 class Failing:
     """A Source that is there but fails."""
@@ -124,6 +127,9 @@ class Failing:
 
     def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:
         raise self.error
+
+    def admit(self, pinned: Reference) -> bool:
+        return False
 
 
 def named(name: str) -> Reference:
