@@ -381,7 +381,7 @@ def _as_layers(images: ImageSet) -> list[Descriptor]:
 
 
 def _check_blobs(store: Store, blobs: Iterable[Descriptor]) -> None:
-    wrong = [blob.digest for blob in blobs if not store.has(blob.digest) or store.size(blob.digest) != blob.size]
+    wrong = store.lacks(blobs)
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise StoreError(

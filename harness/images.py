@@ -21,13 +21,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from harness import engine, log, packages, process, programs, scratch, untrusted
+from harness import engine, log, packages, process, programs, registries, scratch, untrusted
+from harness.credentials import Credentials
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
+from harness.oci.admission import Admitted
 from harness.oci.deflate import GzipWriter
 from harness.oci.graph import below_of
 from harness.oci.layer import Layer
 from harness.oci.model import EPOCH, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
+from harness.oci.remote import Client
 from harness.oci.store import Store
 
 _IMAGE = re.compile(r"#\s*image:\s*(?P<name>\S+)\s*$")
@@ -211,7 +214,7 @@ class Builder:
         """Build with the engine, tag the result there, return the engine's image id. Raises BuildError."""
         client = engine.connect(timeout=3600)
         for base in definition.bases:
-            self._ensure(client, base)
+            self._ensure(client, definition, base)
         with self._dockerfile(definition) as dockerfile:
             # Host network: the archive and mirrors that this machine reaches are what the build reaches, loopback included.
             stream = client.api.build(
@@ -238,14 +241,24 @@ class Builder:
             identity = event.get("aux", {}).get("ID", identity)
         return identity
 
-    def _ensure(self, client: engine.Client, base: Base) -> None:
-        """Have what a stage stands on in the engine: for this machine, or for the platform of the image."""
+    def _ensure(self, client: engine.Client, definition: Definition, base: Base) -> None:
+        """Have what a stage stands on in the engine: for this machine, or for the platform of the image. Raises StoreError."""
         builder = self.here if base.here else self
-        own = builder.find(Reference.parse(base.name))
-        if own is None:
-            ensure_base(client, base.name, builder.platform)
-        else:
+        reference = Reference.parse(base.name)
+        own = builder.find(reference)
+        if own is not None:
             builder.build(own[0], own[1], base.name)
+            return
+        # What the package's own Dockerfiles stand on is part of the package.
+        admitted = None if any(definition.folder.is_relative_to(root) for root in bundled()) else _admit_base(reference)
+        ensure_base(client, base.name, builder.platform)
+        if admitted is not None:
+            there = client.images.get(builder.engine_name(base.name)).attrs.get("RepoDigests") or ()
+            if not any(str(name).endswith(f"@{admitted.digest}") for name in there):
+                raise BuildError(
+                    f"{definition.folder}/Dockerfile: the engine has another {base.name} than {admitted.digest}, which policy admits",
+                    hint=f"docker pull {base.name}",
+                )
 
     def _platform_arguments(self, definition: Definition) -> dict[str, str]:
         """What BuildKit sets by itself for a Dockerfile that declares it."""
@@ -293,6 +306,18 @@ class Builder:
                 digest.update(f"{path.relative_to(definition.folder)} {path.stat().st_mode & 0o777:o}\n".encode())
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
+
+
+def _admit_base(reference: Reference) -> Admitted | None:
+    """Ask policy about the base image of a Dockerfile, as its registry has it now; None when no policy cares. Raises StoreError."""
+    from harness.trust import policy  # here: its cryptography is slow to load
+
+    gate = policy.gate()
+    if not gate.asks(reference):
+        return None
+    with Client(registries.load(), Credentials()) as client:
+        digest = reference.digest or client.manifest(reference).digest
+        return gate.admit_remote(client, dataclasses.replace(reference, digest=digest))
 
 
 def foreign_name(name: str, platform: Platform) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from harness import applications, kubefile, log, untrusted
 from harness.capture import as_asked, child_for
-from harness.cloudimage import INFO, App, Blob, EmbeddedImage, History, ImageSet, Info, PlatformImage, Row
+from harness.cloudimage import INFO, App, Blob, EmbeddedImage, History, ImageSet, Info, PlatformImage, Row, is_cloudimage
 from harness.cloudimage import KIND as KIND_OF_OURS
 from harness.errors import BuildError, StoreError, UsageError
 from harness.oci.model import DOCKER_CONFIG, INDEXES, MANIFESTS, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform
@@ -231,6 +231,9 @@ class SealerImage:
 def is_sealer(store: Store, image: Descriptor) -> bool:
     """Whether an image of the store was made by sealer, by its annotations or labels."""
     try:
+        # The most there are: a look at their index is enough.
+        if image.media_type in INDEXES and is_cloudimage(store.json(image.digest)):
+            return False
         return any(_is_marked(store, manifest, image) for manifest in _manifests(store, image)[0])
     except (StoreError, ValueError, TypeError, AttributeError, KeyError):
         return False

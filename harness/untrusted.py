@@ -52,7 +52,8 @@ _STRUCTURAL = {
 }
 """Keys that decide what an OCI document means. Go's reader takes ``Layers`` for ``layers``, Python's does not."""
 
-_LONG_NUMBER = re.compile(r"[0-9]{19}")
+_LONG_NUMBER = re.compile(r"[-:,\[ \t\r\n][0-9]{19}")
+"""A number of JSON that may not fit into 64 bits, by what stands before it; digests of hexadecimal digits are passed over quickly."""
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029\ufeff")
 
@@ -288,7 +289,7 @@ def json_document(
     try:
         text = data.decode() if isinstance(data, bytes) else data
         # A hook for each number costs more than one look for a long one.
-        long = _LONG_NUMBER.search(text)
+        long = text[:1].isdigit() or _LONG_NUMBER.search(text)
         value = json.loads(
             text,
             object_pairs_hook=reader.pairs,

@@ -30,6 +30,7 @@ from harness.oci.model import (
     Descriptor,
     canonical_json,
     digest_of,
+    texts,
 )
 from harness.oci.reference import Reference, is_digest
 from harness.oci.session import Login, Question, Session
@@ -185,6 +186,10 @@ class Client:
         """Write a manifest that has a ``subject``, so that whoever has the subject finds it; its digest. Raises RemoteError."""
         value = untrusted.json_object(data, what="manifest", limit=MANIFEST_LIMIT)
         digest = digest_of(data)
+        try:
+            subject_of, annotations = Descriptor.from_json(value["subject"]), texts(value.get("annotations"))
+        except (ValueError, KeyError) as wrong:
+            raise StoreError(f"referrer {digest} cannot be understood: {wrong}") from wrong
         endpoint = self._own(reference)
         there = dataclasses.replace(endpoint.reference, tag=None, digest=digest)
         question = Question(
@@ -198,12 +203,10 @@ class Client:
         if self._retried(reference, endpoint, question, read):
             return digest
         # By the specification the client keeps the list where the registry does not.
-        subject = Descriptor.from_json(value["subject"]).digest
+        subject = subject_of.digest
         entries = self._fallback(there, subject)
         if all(entry.digest != digest for entry in entries):
-            mine = Descriptor(
-                media_type, digest, len(data), value.get("annotations") or {}, artifact_type=str(value.get("artifactType") or "")
-            )
+            mine = Descriptor(media_type, digest, len(data), annotations, artifact_type=str(value.get("artifactType") or ""))
             index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry.to_json() for entry in (*entries, mine)]}
             self.put_manifest(_tagged(dataclasses.replace(reference, digest=None), subject), canonical_json(index), OCI_INDEX)
         return digest

@@ -218,6 +218,23 @@ class Store:
         with self._disk(digest):
             return self.path(digest).stat().st_size
 
+    def lacks(self, blobs: Iterable[Descriptor]) -> list[str]:
+        """The digests of the blobs that are not here in full length."""
+        folder = str(self._blobs)
+        missing = []
+        # Strings, not paths: of an image there are some thousand.
+        for blob in blobs:
+            if not _SHA256.fullmatch(blob.digest):
+                raise StoreError(f"{blob.digest!r} is not a sha256 digest")
+            try:
+                found = os.stat(f"{folder}/{blob.digest[7:]}")  # noqa: PTH116
+            except FileNotFoundError:
+                missing.append(blob.digest)
+                continue
+            if found.st_size != blob.size:
+                missing.append(blob.digest)
+        return missing
+
     def open(self, digest: str) -> BinaryIO:
         """A blob as it lies on disk; read() and verify() look whether it is still what its digest says."""
         with self._disk(digest):

@@ -156,6 +156,10 @@ class Gate:
         digest = str(pinned.digest)
         return Admitted(pinned.familiar, digest, tuple(dict.fromkeys(self._each(RemoteShelf(client, pinned), pinned, digest))))
 
+    def asks(self, reference: Reference) -> bool:
+        """Whether any policy refuses images of a repository, or wants them signed."""
+        return any(policy.rule(reference).require != "none" for policy in self.policies)
+
     def demands(self, reference: Reference) -> tuple[Demand, ...]:
         """What the policies that want a signature for a repository want of it."""
         rules = (policy.rule(reference) for policy in self.policies)

@@ -6,15 +6,15 @@ import ast
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
-from harness import build, capture, cloudimage, expand, kubefile, manifest, rootfs, sealerimage, testkit, transfer
+from harness import build, capture, cloudimage, expand, images, kubefile, manifest, rootfs, sealerimage, testkit, transfer
 from harness.capture import Pulled, RemoteSource
 from harness.cloudimage import CloudImage
 from harness.clusterfile import Application
-from harness.errors import SlipwayError, StoreError
+from harness.errors import BuildError, SlipwayError, StoreError
 from harness.lifecycle import apps, install, join, run, upgrade
 from harness.nodes import Login, Machine
 from harness.oci import archive
@@ -48,6 +48,7 @@ WAYS_IN = {
     "harness.build:build": "COPY --from, images that a cluster pulls, images that files declare",
     "harness.cli.archive:load": "slipway load",
     "harness.expand:expand": "slipway push --expand",
+    "harness.images:_admit_base": "FROM in a Dockerfile of images/",
     "harness.lifecycle.apps:union": "applications of a cluster, for nodes that join it",
     "harness.lifecycle.install:read": "slipway install, applications of a Clusterfile",
     "harness.lifecycle.join:_image": "slipway join",
@@ -77,8 +78,8 @@ EXCUSED = {
     "harness.cli.trust:_publish": "describes an image that is here",
     "harness.cloudimage:tag": "one more name for what has one",
     "harness.compare:find": "shows",
-    "harness.images:_pull_foreign": "bases of Dockerfiles are the engine's",
-    "harness.images:ensure_base": "bases of Dockerfiles are the engine's",
+    "harness.images:_pull_foreign": "Builder._ensure asks",
+    "harness.images:ensure_base": "Builder._ensure asks",
     "harness.lifecycle.install:_check_others": "compares names",
     "harness.lifecycle.postflight:_images": "compares names and digests with what runs",
     "harness.lifecycle.transition:_tidy": "finds what may be removed",
@@ -152,6 +153,7 @@ def _functions(module: str, tree: ast.Module) -> Iterator[_Function]:
 
 def test_every_function_that_makes_an_image_usable_asks_policy_or_is_excused() -> None:
     found = {name for name, each in functions().items() if each.makes_usable}
+    assert set(functions()) >= set(WAYS_IN)
     assert found - set(EXCUSED) - set(WAYS_IN) == set(), "a new way in: let it ask policy.admit, and add it to WAYS_IN"
     assert [name for name in sorted(WAYS_IN) if not functions()[name].asks] == []
 
@@ -197,6 +199,11 @@ class Registry:
 
     def __init__(self, data: bytes, media_type: str) -> None:
         self.found = Manifest(data, media_type, digest_of(data), "registry.example.com")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
 
     def manifest(self, reference: Reference, _accept: Sequence[str] = ()) -> Manifest:
         if reference.digest in (None, self.found.digest) and not (reference.tag or "").startswith("sha256-"):
@@ -252,6 +259,23 @@ def known_by_digest(store: Store) -> object:
     return fetcher(store).manifest(Reference(NAME.domain, NAME.path, None, digest))
 
 
+class Engine:
+    """A Docker engine that has one image; it pulls nothing."""
+
+    def __init__(self, digest: str) -> None:
+        self.images = self
+        self.attrs = {"RepoDigests": [f"{NAME.repository}@{digest}"]}
+
+    def get(self, _name: str) -> Engine:
+        return self
+
+
+def dockerfile(store: Store, digest: str = digest_of(CONTAINER)) -> None:
+    engine: Any = Engine(digest)
+    builder = images.Builder(store, ())
+    builder._ensure(engine, images.Definition(store.root, "x", None, (), ()), images.Base(str(NAME)))
+
+
 def boot(store: Store) -> object:
     with testkit.boot(Wanted("web", 1, 0)) as cluster:
         return cluster
@@ -277,6 +301,7 @@ TRIED: dict[str, Callable[[Store], object]] = {
     "capture": lambda store: fetcher(store).manifest(NAME),
     "capture by digest": known_by_digest,
     "collect": collect,
+    "FROM in a Dockerfile": dockerfile,
     "test kit": boot,
     "manifest create": lambda store: manifest.create(store, "new", ["web"]),
     "expand": lambda store: expand.expand(store, cloudimage.read(store, "web"), Site("registry.example.com"), None),  # type: ignore[arg-type]
@@ -292,6 +317,7 @@ def test_what_is_denied_comes_in_by_no_way(
     rules = tmp_path / "policy.yaml"
     rules.write_text("default: deny\n")
     monkeypatch.setenv("SLIPWAY_POLICY", str(rules))
+    monkeypatch.setattr(images, "Client", lambda *_: Registry(CONTAINER, OCI_MANIFEST))
     before = store.names()
     with pytest.raises(SlipwayError, match=r"refused by policy: .*the default is deny"):
         TRIED[way](store)
@@ -314,3 +340,14 @@ def test_what_an_admitted_index_lists_and_what_a_base_brings_is_not_asked_about(
     with_base.manifest(NAME)
     with_base.manifest(Reference(NAME.domain, NAME.path, None, child.digest))
     assert len(asked) == 1
+
+
+def test_a_base_of_a_dockerfile_is_the_one_that_policy_admits(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine may have another image under the name for long."""
+    gate = policy.Gate((policy.parse("default: none\n", tmp_path / "policy.yaml"),))
+    monkeypatch.setattr(policy, "gate", lambda: gate)
+    monkeypatch.setattr(policy.Gate, "asks", lambda *_: True)
+    monkeypatch.setattr(images, "Client", lambda *_: Registry(CONTAINER, OCI_MANIFEST))
+    dockerfile(store)
+    with pytest.raises(BuildError, match="the engine has another registry.example.com"):
+        dockerfile(store, digest_of(b"another"))
