@@ -236,9 +236,20 @@ def test_a_payload_of_cosign_with_other_spelling_is_understood() -> None:
     assert Claim.parse(text) == Claim("sha256:1", "x", {})
 
 
-def test_layers_of_something_else_is_a_store_error() -> None:
-    with pytest.raises(StoreError, match="is not a JSON object"):
-        layers_of(b"[]")
+@pytest.mark.parametrize(
+    "data", [b"[]", b"5", b"{", b"{}", b'{"layers": 5}', b'{"layers": [5]}', b'{"layers": ' + b"[" * 9999, b'{"layers": [{"size": 1e999}]}']
+)
+def test_layers_of_something_else_is_a_store_error(data: bytes) -> None:
+    with pytest.raises(StoreError, match="attachment sha256:"):
+        layers_of(data)
+
+
+@pytest.mark.parametrize(
+    "data", [b"[]", b"{", b'{"critical": 5}', b'{"critical": {"type": []}}', b"[" * 9999, b'{"critical": {}, "optional": 1e999}', b"\xff"]
+)
+def test_a_payload_of_something_else_is_no_claim(data: bytes) -> None:
+    with pytest.raises(ValueError, match="it is"):
+        Claim.parse(data)
 
 
 def test_a_public_key_of_the_same_pair_in_another_file_replaces_too(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> None:

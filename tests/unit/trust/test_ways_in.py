@@ -349,5 +349,5 @@ def test_a_base_of_a_dockerfile_is_the_one_that_policy_admits(store: Store, tmp_
     monkeypatch.setattr(policy.Gate, "asks", lambda *_: True)
     monkeypatch.setattr(images, "Client", lambda *_: Registry(CONTAINER, OCI_MANIFEST))
     dockerfile(store)
-    with pytest.raises(BuildError, match="the engine has another registry.example.com"):
+    with pytest.raises(BuildError, match="the engine has another registry"):
         dockerfile(store, digest_of(b"another"))
