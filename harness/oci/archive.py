@@ -341,14 +341,15 @@ def load(store: Store, source: Path | BinaryIO, *, admit: Admit, meter: Meter | 
             with Intake(store) as intake:
                 _read(opened, plan, intake, meter)
             images = plan.finish()
-        with store.lock():
+        with store.lock(), contextlib.ExitStack() as after:
+            # Whatever comes of it, nothing but names keeps these blobs from now on: those of a refused image may be collected.
+            for image in images:
+                after.callback(store.forget, UNFINISHED, image.root.digest.removeprefix("sha256:"))
             names = {image.name: image.root for image in images if not attached.is_attachment(image.name)}
             arriving = {image.name: attached.merged(store, image.name, image.root) for image in images if image.name not in names}
             admitted = [admit(name, root.digest, arriving) for name, root in names.items()]
             # In one change: a refusal leaves nothing behind, and who sees an image also sees what is attached to it.
             store.take_in(names, admitted, arriving)
-        for image in images:
-            store.forget(UNFINISHED, image.root.digest.removeprefix("sha256:"))
     return Loaded({**names, **arriving}, intake.written, intake.present)
 
 
