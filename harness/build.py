@@ -154,6 +154,9 @@ class _Built(Source):
         names = {name: found for name, found in self.used.items() if Reference.parse(name).repository == reference.repository}
         return LayoutSource(self.builder.store, names, "images/").blob(reference, digest, size)
 
+    def admit(self, pinned: Reference) -> bool:
+        return pinned.digest in self.used.values()
+
 
 def build(options: Options, store: Store) -> Built:
     """Build a CloudImage and tag it. Raises InputError, BuildError, StoreError or EngineError; the store stays whole."""
@@ -171,7 +174,7 @@ def build(options: Options, store: Store) -> Built:
         client, anonymous = Client(rules, Credentials()), Client(rules, NoLogins())
         stack.callback(client.close)
         stack.callback(anonymous.close)
-        remote = GuardedSource(client, anonymous, permits)
+        remote = GuardedSource(client, anonymous, permits, policy.gate().admit_remote)
         parts = [_part(options, platform, parsed, store, remote, stack) for platform, parsed in kubefiles.items()]
         found = _discoveries(options, parts, lambda: _part_here(options, store, remote, stack))
         descriptor = cloudimage.write(store, [part.image(found[part.platform]) for part in parts])
@@ -314,16 +317,16 @@ def _base(parsed: Kubefile, store: Store, platform: Platform) -> PlatformImage |
         return None
     where = parsed.where(parsed.base)
     try:
-        if sealerimage.is_sealer(store, store.resolve(parsed.base.image)):
-            return _converted(parsed, store, platform)
-        image = cloudimage.read(store, parsed.base.image)
+        found = store.resolve(parsed.base.image)
+        sealer = sealerimage.is_sealer(store, found)
+        image = None if sealer else cloudimage.read(store, parsed.base.image)
     except StoreError as error:
         raise BuildError(
             f"{where}: the base image {parsed.base.image} is not here: {error.message}", hint=error.hint or "build, pull or load it first"
         ) from error
     try:
-        policy.check(store, parsed.base.image, image.digest, policy.load())
-        return image.platform(platform)
+        policy.admit(store, parsed.base.image, found.digest)
+        return _converted(parsed, store, platform) if image is None else image.platform(platform)
     except StoreError as error:
         raise BuildError(f"{where}: the base image {error.message}", hint=error.hint) from error
 

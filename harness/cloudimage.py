@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from harness import untrusted
 from harness.errors import StoreError
-from harness.oci.graph import attached_to, attachments
-from harness.oci.model import EPOCH, INDEXES, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json
-from harness.oci.reference import Reference
+from harness.oci.graph import attached_to, attachments, entries_of
+from harness.oci.model import EPOCH, INDEXES, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json, texts
+from harness.oci.reference import Reference, is_digest
 from harness.oci.store import BusyError, Collected, Store
 
 KIND = "dev.slipway.kind"
@@ -64,11 +64,15 @@ class EmbeddedImage:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> EmbeddedImage:
+        """Raises KeyError, TypeError or ValueError when it is not the JSON of an embedded image."""
+        name = _text(value["name"])
+        Reference.parse(name)
+        found = Blob.from_json(value)
         return cls(
-            name=str(value["name"]),
-            digest=str(value["digest"]),
-            media_type=str(value["mediaType"]),
-            size=int(value["size"]),
+            name=name,
+            digest=found.digest,
+            media_type=found.media_type,
+            size=found.size,
             found_by=_texts(value.get("foundBy")),
             requested_by=_texts(value.get("requestedBy")),
         )
@@ -93,7 +97,11 @@ class Blob:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Blob:
-        return cls(str(value["digest"]), str(value["mediaType"]), int(value["size"]))
+        """Raises KeyError, TypeError or ValueError when it is not the JSON of a blob."""
+        digest = _text(value["digest"])
+        if not is_digest(digest):
+            raise ValueError(f"{untrusted.shown(digest)[:80]!r} is not a digest")
+        return cls(digest, _text(value["mediaType"]), untrusted.integer(value["size"], what="size"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +135,12 @@ class ImageSet:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ImageSet:
-        """Raises KeyError, TypeError, ValueError or AttributeError when it is not the JSON of an image set."""
-        return cls(_all(EmbeddedImage.from_json, value.get("images")), _all(Blob.from_json, value.get("blobs")))
+        """Raises KeyError, TypeError, ValueError or AttributeError when it is not the JSON of an image set, which has all its manifests."""
+        images, blobs = _all(EmbeddedImage.from_json, value.get("images")), _all(Blob.from_json, value.get("blobs"))
+        known = {blob.digest for blob in blobs}
+        if lacking := [image.name for image in images if image.digest not in known]:
+            raise ValueError(f"the image set does not carry {lacking[0]}")
+        return cls(images, blobs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +169,8 @@ class App:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> App:
         return cls(
-            name=str(value["name"]),
-            kind=str(value["kind"]),
+            name=_text(value["name"]),
+            kind=_text(value["kind"]),
             files=_texts(value.get("files")),
             env=_pairs(value.get("env")),
             commands=_texts(value.get("commands")),
@@ -214,15 +226,15 @@ class Info:
         """Raises KeyError, TypeError, ValueError or AttributeError when it is not the JSON of an Info."""
         known = {*cls().to_json(), "convertedFrom"}
         return cls(
-            type=str(value["type"]),
-            kubernetes=value.get("kubernetes"),
+            type=_text(value["type"]),
+            kubernetes=_text(value["kubernetes"]) if value.get("kubernetes") else None,
             runtime=str(value.get("runtime") or "kubeadm"),
             env=_pairs(value.get("env")),
             launch=_texts(value.get("launch")),
             apps=_all(App.from_json, value.get("apps")),
             labels=_pairs(value.get("labels")),
             base=_pairs(value["base"]) if value.get("base") else None,
-            kube_version=value.get("kubeVersion"),
+            kube_version=_text(value["kubeVersion"]) if value.get("kubeVersion") else None,
             cluster_apps=_texts(value.get("clusterApps")),
             converted_from=_pairs(value["convertedFrom"]) if value.get("convertedFrom") else None,
             extra={key: text for key, text in value.items() if key not in known},
@@ -369,7 +381,7 @@ def _as_layers(images: ImageSet) -> list[Descriptor]:
 
 
 def _check_blobs(store: Store, blobs: Iterable[Descriptor]) -> None:
-    wrong = [blob.digest for blob in blobs if not store.has(blob.digest) or store.size(blob.digest) != blob.size]
+    wrong = store.lacks(blobs)
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise StoreError(
@@ -419,7 +431,7 @@ def understand(store: Documents, index: Descriptor, name: str | None, here: Call
     """
     what = name or index.digest
     content = store.json(index.digest) if index.media_type in INDEXES else {}
-    if (content.get("annotations") or {}).get(KIND) != CLOUDIMAGE:
+    if not is_cloudimage(content):
         hint = "`slipway build` makes CloudImages; `slipway convert` makes one of an image of sealer"
         raise StoreError(f"{what} is an image, but not a CloudImage", hint=hint)
     blobs: dict[str, Descriptor] = {index.digest: index}
@@ -427,13 +439,15 @@ def understand(store: Documents, index: Descriptor, name: str | None, here: Call
         wanted, absent = _fetched(content, here)
         platforms = _read_platforms(store, wanted, blobs)
     except (KeyError, TypeError, ValueError, AttributeError) as wrong:
-        raise StoreError(f"{what} cannot be understood as a CloudImage: {wrong!r}", hint="a newer slipway may be needed") from wrong
+        why = untrusted.shown(repr(wrong))[:400]
+        raise StoreError(f"{what} cannot be understood as a CloudImage: {why}", hint="a newer slipway may be needed") from wrong
     return CloudImage(index.digest, platforms, tuple(blobs.values()), name, absent)
 
 
 def _fetched(index: Mapping[str, Any], here: Callable[[str], bool]) -> tuple[Mapping[str, Any], tuple[Platform, ...]]:
     """The index without platforms whose rootfs is not here, and those platforms. With none here at all it stays as it is."""
     entries = list(index["manifests"])
+    _all(Descriptor.from_json, entries)
     # An image set may be that of another platform too; a rootfs belongs to one.
     roots = [entry for entry in entries if entry.get("platform") and KIND not in (entry.get("annotations") or {})]
     absent = tuple(Platform.from_json(entry["platform"]) for entry in roots if not here(str(entry["digest"])))
@@ -471,17 +485,31 @@ def _manifest(
 
 def _read_rootfs(store: Documents, entry: Descriptor, images: ImageSet, blobs: dict[str, Descriptor]) -> PlatformImage:
     manifest, config, layers = _manifest(store, entry, blobs)
-    info = json.loads(manifest["annotations"][INFO])
-    if int(info.get("schemaVersion", 0)) > SCHEMA_VERSION:
+    info = info_of(manifest, entry.digest)
+    if untrusted.integer(info.get("schemaVersion", 0), what=f"{entry.digest}: schemaVersion") > SCHEMA_VERSION:
         raise StoreError(f"{entry.digest} has format version {info['schemaVersion']}", hint="a newer slipway can read it")
+    diff_ids = _texts(config["rootfs"]["diff_ids"])
+    if len(diff_ids) != len(layers) or not all(map(is_digest, diff_ids)):
+        raise ValueError(f"{len(layers)} layers and {len(diff_ids)} diff ids, each of which must be a digest")
     return PlatformImage(
         platform=entry.platform or Platform.from_json(config),
         layers=layers,
-        diff_ids=_texts(config["rootfs"]["diff_ids"]),
+        diff_ids=diff_ids,
         history=_all(History.from_json, config.get("history")),
         info=Info.from_json(info),
         images=images,
     )
+
+
+def info_of(manifest: Mapping[str, Any], digest: str) -> dict[str, Any]:
+    """The JSON of the Info in the manifest of a rootfs. Raises KeyError, TypeError, ValueError or StoreError when there is none."""
+    return untrusted.json_object(texts(manifest["annotations"])[INFO], what=f"the annotation {INFO} of {digest}")
+
+
+def is_cloudimage(index: Mapping[str, Any]) -> bool:
+    """Whether the JSON of an index says that it is one of a CloudImage."""
+    annotations = index.get("annotations")
+    return isinstance(annotations, dict) and annotations.get(KIND) == CLOUDIMAGE
 
 
 def _read_images(store: Documents, entry: Descriptor, blobs: dict[str, Descriptor]) -> ImageSet:
@@ -580,8 +608,8 @@ def others(store: Store) -> tuple[Row, ...]:
         platforms: tuple[str, ...] = ()
         problem = None
         try:
-            listed = store.json(descriptor.digest).get("manifests") or ()
-            found = (Platform.from_json(entry.get("platform") or {}) for entry in listed)
+            listed = entries_of(store.json(descriptor.digest), descriptor.digest)
+            found = (entry.platform for entry in listed if entry.platform)
             platforms = () if attached else tuple(dict.fromkeys(str(platform) for platform in found if platform.os))
         except StoreError as damaged:
             problem = damaged.message
@@ -592,7 +620,7 @@ def others(store: Store) -> tuple[Row, ...]:
 
 def _is_cloudimage(store: Store, descriptor: Descriptor) -> bool:
     try:
-        return (store.json(descriptor.digest).get("annotations") or {}).get(KIND) == CLOUDIMAGE
+        return is_cloudimage(store.json(descriptor.digest))
     except StoreError:
         # Nobody can say any more; hiding it would be worse.
         return descriptor.media_type in INDEXES
@@ -692,16 +720,28 @@ def _name_of(store: Store, known: Mapping[str, Descriptor], text: str) -> str:
 # Reading JSON
 
 
-def _texts(value: Iterable[Any] | None) -> tuple[str, ...]:
-    return tuple(str(text) for text in value or ())
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{untrusted.shown(repr(value))[:80]} is not text")
+    return value
 
 
-def _pairs(value: Mapping[str, Any] | None) -> dict[str, str]:
-    return {str(key): str(text) for key, text in (value or {}).items()}
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(_text(text) for text in _list(value))
 
 
-def _all(make: Callable[[Mapping[str, Any]], _T], values: Iterable[Mapping[str, Any]] | None) -> tuple[_T, ...]:
-    return tuple(make(value) for value in values or ())
+def _pairs(value: object) -> dict[str, str]:
+    return texts(value or None)
+
+
+def _all(make: Callable[[Mapping[str, Any]], _T], values: object) -> tuple[_T, ...]:
+    return tuple(make(value) for value in _list(values))
+
+
+def _list(value: object) -> list[Any]:
+    if value is not None and not isinstance(value, list):
+        raise TypeError(f"{untrusted.shown(repr(value))[:80]} is not a list")
+    return value or []
 
 
 def _sorted(*parts: tuple[str, ...]) -> tuple[str, ...]:

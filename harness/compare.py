@@ -11,13 +11,12 @@ import contextlib
 import dataclasses
 import difflib
 import hashlib
-import json
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from harness import cloudimage, log
+from harness import cloudimage, log, untrusted
 from harness.cloudimage import CloudImage, EmbeddedImage, ImageSet, Info, PlatformImage
 from harness.errors import StoreError
 from harness.oci import graph
@@ -70,7 +69,7 @@ class Side:
 
     def entries(self, platform: Platform) -> list[str]:
         """The digests of the manifests for a platform."""
-        listed = [Descriptor.from_json(entry) for entry in self.documents.json(self.root.digest)["manifests"]]
+        listed = graph.entries_of(self.documents.json(self.root.digest), self.root.digest)
         return [entry.digest for entry in listed if entry.platform and entry.platform.matches(platform)]
 
     def part(self, platform: Platform) -> PlatformImage | None:
@@ -123,12 +122,10 @@ class _Fetched:
 
     def json(self, digest: str) -> dict[str, Any]:
         try:
-            value = json.loads(self._documents[digest])
-        except (KeyError, ValueError) as wrong:
+            document = self._documents[digest]
+        except KeyError as wrong:
             raise StoreError(f"{self._reference}: {digest} is no manifest or config of it") from wrong
-        if not isinstance(value, dict):
-            raise StoreError(f"{self._reference}: {digest} is not a JSON object")
-        return value
+        return untrusted.json_object(document, what=f"{self._reference}: {digest}")
 
     def everything(self) -> Descriptor:
         """Fetch them all, many at once; the index that the reference means."""
@@ -137,7 +134,7 @@ class _Fetched:
         self._documents[root.digest] = found.data
         index = self.json(root.digest)
         # Of what is no CloudImage nothing more is fetched: whoever reads it says so.
-        if (index.get("annotations") or {}).get(cloudimage.KIND) == cloudimage.CLOUDIMAGE:
+        if cloudimage.is_cloudimage(index):
             manifests = [child for child in graph.children(index, root) if graph.is_manifest(child)]
             with ThreadPoolExecutor(_JOBS, thread_name_prefix="compare") as pool:
                 self._keep(pool, manifests)
@@ -155,8 +152,7 @@ class _Fetched:
 
     def _config(self, manifest: Descriptor) -> list[Descriptor]:
         value = self.json(manifest.digest)
-        digest = str((value.get("config") or {}).get("digest"))
-        return [child for child in graph.children(value, manifest) if child.digest == digest]
+        return graph.below_of(value, manifest.digest)[:1] if "config" in value else []
 
     def _fetch(self, blob: Descriptor) -> bytes:
         with contextlib.suppress(StoreError):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import durable, log, process
+from harness import durable, log, process, untrusted
 from harness.errors import CommandError, StoreError, UsageError
 
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"
@@ -145,9 +145,9 @@ def _ask(helper: str, key: str) -> Credential | None:
     if output is None:
         return None
     try:
-        answer = json.loads(output)
+        answer = untrusted.json_object(output, what="its answer", limit=1 << 20)
         username, secret = str(answer["Username"]), str(answer["Secret"])
-    except (ValueError, KeyError, TypeError) as broken:
+    except (StoreError, KeyError) as broken:
         # Without the answer itself, which may hold the secret.
         raise StoreError(
             f"docker-credential-{helper} get: gives no JSON with Username and Secret", hint="see docker-credential-helpers"

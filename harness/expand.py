@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from harness import log
 from harness.cloudimage import CloudImage, EmbeddedImage, PlatformImage
+from harness.errors import StoreError
+from harness.oci.graph import below_of, entries_of
 from harness.oci.model import INDEXES, OCI_INDEX, Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
 from harness.oci.remote import Client
@@ -18,6 +20,9 @@ from harness.oci.trouble import RemoteError
 from harness.progress import Meter
 from harness.registries import Site
 from harness.transfer import Crew
+
+_DEEPEST = 4
+"""Indexes within indexes that are followed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +38,9 @@ class Expanded:
 
 def expand(store: Store, image: CloudImage, site: Site, client: Client) -> Expanded:
     """Put every container image of a CloudImage into the registry of a site. Raises RemoteError or StoreError."""
+    from harness.trust import policy  # here: its cryptography is slow to load
+
+    policy.admit(store, image.name or image.digest, image.digest)
     with store.using(), log.step(f"put the images within {image.name or image.digest} into {site}") as shown:
         work = _Expansion(store, image, site, client)
         work.send_blobs(Meter(shown, 0))
@@ -93,18 +101,18 @@ class _Expansion:
         found: list[Descriptor] = []
         for manifest in self._manifests(part, digest):
             if blobs[manifest].media_type not in INDEXES:
-                value = self.store.json(manifest)
-                entries = [Descriptor.from_json(entry) for entry in (value["config"], *(value.get("layers") or ()))]
-                found += [entry for entry in entries if entry.digest in blobs]
+                found += [entry for entry in below_of(self.store.json(manifest), manifest) if entry.digest in blobs]
         return found
 
-    def _manifests(self, part: PlatformImage, digest: str) -> list[str]:
+    def _manifests(self, part: PlatformImage, digest: str, depth: int = 0) -> list[str]:
         """The manifests of an image, children before their index."""
         blobs = {blob.digest: blob for blob in part.images.blobs}
         if blobs[digest].media_type not in INDEXES:
             return [digest]
-        children = [str(entry["digest"]) for entry in self.store.json(digest).get("manifests") or ()]
-        return [*(one for child in children if child in blobs for one in self._manifests(part, child)), digest]
+        if depth > _DEEPEST:
+            raise StoreError(f"{digest}: more than {_DEEPEST} indexes within each other", hint="this is no image")
+        children = [entry.digest for entry in entries_of(self.store.json(digest), digest)]
+        return [*(one for child in children if child in blobs for one in self._manifests(part, child, depth + 1)), digest]
 
     def send_manifests(self) -> None:
         by_name: dict[str, dict[str, tuple[PlatformImage, EmbeddedImage]]] = {}

@@ -21,13 +21,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from harness import engine, log, packages, process, programs, scratch, untrusted
+from harness import engine, log, packages, process, programs, registries, scratch, untrusted
+from harness.credentials import Credentials
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
+from harness.oci.admission import Admitted
 from harness.oci.deflate import GzipWriter
 from harness.oci.extract import open_layer
+from harness.oci.graph import below_of
 from harness.oci.layer import Layer
 from harness.oci.model import EPOCH, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
+from harness.oci.remote import Client
 from harness.oci.store import Store
 from harness.trust import installed
 
@@ -257,7 +261,7 @@ class Builder:
         """Build with the engine, tag the result there, return the engine's image id. Raises BuildError."""
         client = engine.connect(timeout=3600)
         for base in definition.bases:
-            self._ensure(client, base)
+            self._ensure(client, definition, base)
         with self._dockerfile(definition) as dockerfile:
             # The classic builder takes no options of security for its steps: they have Docker's own capabilities, NET_RAW among them.
             # On a network of their own that reaches nothing of this machine's interfaces.
@@ -285,14 +289,24 @@ class Builder:
             identity = event.get("aux", {}).get("ID", identity)
         return identity
 
-    def _ensure(self, client: engine.Client, base: Base) -> None:
-        """Have what a stage stands on in the engine: for this machine, or for the platform of the image."""
+    def _ensure(self, client: engine.Client, definition: Definition, base: Base) -> None:
+        """Have what a stage stands on in the engine: for this machine, or for the platform of the image. Raises StoreError."""
         builder = self.here if base.here else self
-        own = builder.find(Reference.parse(base.name))
-        if own is None:
-            ensure_base(client, base.name, builder.platform)
-        else:
+        reference = Reference.parse(base.name)
+        own = builder.find(reference)
+        if own is not None:
             builder.build(own[0], own[1], base.name)
+            return
+        # What the package's own Dockerfiles stand on is part of the package.
+        admitted = None if any(definition.folder.is_relative_to(root) for root in bundled()) else _admit_base(reference)
+        ensure_base(client, base.name, builder.platform)
+        if admitted is not None:
+            there = client.images.get(builder.engine_name(base.name)).attrs.get("RepoDigests") or ()
+            if not any(str(name).endswith(f"@{admitted.digest}") for name in there):
+                raise BuildError(
+                    f"{definition.folder}/Dockerfile: the engine has another {base.name} than {admitted.digest}, which policy admits",
+                    hint=f"docker pull {base.name}",
+                )
 
     def _platform_arguments(self, definition: Definition) -> dict[str, str]:
         """What BuildKit sets by itself for a Dockerfile that declares it."""
@@ -342,6 +356,18 @@ class Builder:
         return digest.hexdigest()
 
 
+def _admit_base(reference: Reference) -> Admitted | None:
+    """Ask policy about the base image of a Dockerfile, as its registry has it now; None when no policy cares. Raises StoreError."""
+    from harness.trust import policy  # here: its cryptography is slow to load
+
+    gate = policy.gate()
+    if not gate.asks(reference):
+        return None
+    with Client(registries.load(), Credentials()) as client:
+        digest = reference.digest or client.manifest(reference).digest
+        return gate.admit_remote(client, dataclasses.replace(reference, digest=digest))
+
+
 def foreign_name(name: str, platform: Platform) -> str:
     """The tag under which an engine keeps image ``name`` for a platform that is not its own."""
     reference = Reference.parse(name)
@@ -373,9 +399,9 @@ def network_hint(output: str, network: str) -> str | None:
 
 def layers_of(store: Store, manifest: Descriptor) -> list[Layer]:
     """The layers of an image manifest that is in the store."""
-    document = json.loads(store.read(manifest.digest))
-    diff_ids = store.json(document["config"]["digest"])["rootfs"]["diff_ids"]
-    return [Layer(Descriptor.from_json(entry), diff_id) for entry, diff_id in zip(document["layers"], diff_ids, strict=True)]
+    config, *layers = below_of(store.json(manifest.digest), manifest.digest)
+    diff_ids = store.json(config.digest)["rootfs"]["diff_ids"]
+    return [Layer(layer, diff_id) for layer, diff_id in zip(layers, diff_ids, strict=True)]
 
 
 def packages_in(store: Store, layers: Iterable[Layer]) -> dict[str, str]:
@@ -397,8 +423,7 @@ def asked_for(definition: Definition, versions: Mapping[str, str]) -> str:
 
 
 def _blobs(store: Store, manifest: Descriptor) -> list[str]:
-    document = json.loads(store.read(manifest.digest))
-    return [manifest.digest, document["config"]["digest"], *(entry["digest"] for entry in document["layers"])]
+    return [manifest.digest, *(blob.digest for blob in below_of(store.json(manifest.digest), manifest.digest))]
 
 
 def ensure_base(client: engine.Client, name: str, platform: Platform | None = None) -> None:
@@ -529,8 +554,8 @@ def convert(archive: IO[bytes], store: Store, platform: Platform) -> Descriptor:
                 raise BuildError(f"the engine's archive holds no {name}")
             return stream
 
-        entry = json.load(opened("manifest.json"))[0]
-        config = json.load(opened(entry["Config"]))
+        entry = untrusted.json_document(opened("manifest.json").read(), what="the engine's archive")[0]
+        config = untrusted.json_object(opened(entry["Config"]).read(), what="the engine's archive")
         layers = [_normalise(opened(name), store) for name in entry["Layers"]]
     return _manifest(store, config, [one for one in layers if one is not None], platform)
 

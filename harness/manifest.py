@@ -115,10 +115,14 @@ def inspect(store: Store, name: str) -> dict[str, Any]:
 
 def pieces(store: Store, source: str, fetch: Fetch | None, *, fresh: bool = False) -> list[Piece]:
     """What an image has for each of its platforms; one that is not in the store is fetched when its name says from where."""
+    from harness.trust import policy  # here: its cryptography is slow to load, and `inspect` does without
+
     reference = _remote(source)
     if fetch is not None and reference is not None and (fresh or reference.familiar not in store.names()):
         fetch(reference)
-    return _pieces(store, cloudimage.read(store, source), source)
+    image = cloudimage.read(store, source)
+    policy.admit(store, source, image.digest)
+    return _pieces(store, image, source)
 
 
 def _remote(source: str) -> Reference | None:

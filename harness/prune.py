@@ -118,9 +118,11 @@ def _check(store: Store, known: Mapping[str, Descriptor]) -> None:
         waiting = [descriptor.digest]
         try:
             while waiting:
-                found = store.json(waiting.pop())
-                waiting += [str(entry["digest"]) for entry in found.get("manifests") or () if store.has(str(entry["digest"]))]
-        except (StoreError, KeyError, TypeError) as problem:
+                digest = waiting.pop()
+                store.verify(digest)
+                # What can be read of it counts, however odd the rest: nothing more could be made of it by whoever uses it.
+                waiting += [child for child in store.manifests(digest) if store.has(child)]
+        except StoreError as problem:
             raise StoreError(
                 f"nothing is removed: {name} is damaged, so what it needs is not known: {problem}",
                 hint=f"pull, load or build it again, or let it go with `slipway rmi {name}`",

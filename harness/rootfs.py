@@ -345,13 +345,13 @@ def pull(fetcher: Fetcher, store: Store, reference: Reference, platform: str) ->
     """Have every blob of a container image for ``platform`` in the store. Raises BuildError or StoreError."""
     found = fetcher.manifest(reference)
     digest, media_type = found.digest, found.media_type
-    document = json.loads(store.read(digest))
-    if "manifests" in document:
-        wanted = [child for child in document["manifests"] if _platform(child) == platform]
+    if found.is_index:
+        children = descriptors(store.read(digest))
+        wanted = [child for child in children if _platform(child) == platform]
         if not wanted:
-            there = ", ".join(sorted({_platform(child) for child in document["manifests"]}))
+            there = ", ".join(sorted({_platform(child) for child in children}))
             raise BuildError(f"{reference} is not there for {platform}, only for {there}")
-        child = Reference(reference.domain, reference.path, None, str(wanted[0]["digest"]))
+        child = Reference(reference.domain, reference.path, None, wanted[0].digest)
         found = fetcher.manifest(child)
         digest, media_type = found.digest, found.media_type
     for blob in descriptors(store.read(digest)):
@@ -359,9 +359,8 @@ def pull(fetcher: Fetcher, store: Store, reference: Reference, platform: str) ->
     return Descriptor(media_type, digest, store.size(digest))
 
 
-def _platform(child: Mapping[str, Any]) -> str:
-    known = child.get("platform") or {}
-    return f"{known.get('os')}/{known.get('architecture')}"
+def _platform(child: Descriptor) -> str:
+    return f"{child.platform.os}/{child.platform.architecture}" if child.platform else "unknown"
 
 
 # What a layer holds

@@ -9,15 +9,14 @@ annotation has the whole names. What it does not say is reported as a Problem an
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness import applications, kubefile, log
+from harness import applications, kubefile, log, untrusted
 from harness.capture import as_asked, child_for
-from harness.cloudimage import INFO, App, Blob, EmbeddedImage, History, ImageSet, Info, PlatformImage, Row
+from harness.cloudimage import INFO, App, Blob, EmbeddedImage, History, ImageSet, Info, PlatformImage, Row, is_cloudimage
 from harness.cloudimage import KIND as KIND_OF_OURS
 from harness.errors import BuildError, StoreError, UsageError
 from harness.oci.model import DOCKER_CONFIG, INDEXES, MANIFESTS, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform
@@ -144,9 +143,9 @@ def _platform(value: Any) -> Platform | None:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError as wrong:
-        raise ValueError(f"is not JSON: {wrong}") from wrong
+        return untrusted.json_document(text, what="")
+    except StoreError as wrong:
+        raise ValueError(wrong.message) from wrong
 
 
 def _application(value: Any) -> Application:
@@ -232,6 +231,9 @@ class SealerImage:
 def is_sealer(store: Store, image: Descriptor) -> bool:
     """Whether an image of the store was made by sealer, by its annotations or labels."""
     try:
+        # The most there are: a look at their index is enough.
+        if image.media_type in INDEXES and is_cloudimage(store.json(image.digest)):
+            return False
         return any(_is_marked(store, manifest, image) for manifest in _manifests(store, image)[0])
     except (StoreError, ValueError, TypeError, AttributeError, KeyError):
         return False
@@ -450,7 +452,7 @@ class _Restoring:
                     continue
             except BuildError as other:
                 raise _IncompleteError(f"it {other.message}") from other
-            except (ValueError, KeyError, TypeError) as wrong:
+            except (StoreError, ValueError, KeyError, TypeError) as wrong:
                 raise _IncompleteError(f"its manifest {digest} is of a form that is not known") from wrong
             for blob in below:
                 self._check(blob.digest, blob.size)
@@ -520,11 +522,15 @@ def convert(store: Store, name_or_digest: str, *, registry: str | None = None, p
     """Turn an image of sealer into the platforms of a CloudImage; only ``platform`` when it is given.
 
     The same image gives the same layers, wherever it is converted. Hold ``store.using()`` around this and what writes and tags it.
-    Raises StoreError when it cannot be converted at all: a layer is damaged, the extension is missing or not readable.
+    Raises StoreError when policy does not admit it, or it cannot be converted at all: a layer is damaged, the extension is missing or
+    not readable.
     """
     if registry is not None:
         check_registry(registry)
+    from harness.trust import policy  # here: its cryptography is slow to load, and `images` does without
+
     source = read(store, name_or_digest)
+    policy.admit(store, name_or_digest, source.digest)
     parts = [part for part in source.parts if platform is None or part.platform.matches(platform)]
     if not parts:
         there = ", ".join(str(part.platform) for part in source.parts) or "no platform at all"

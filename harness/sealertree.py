@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import posixpath
 import re
 import shutil
@@ -27,6 +26,7 @@ from harness.oci.layer import Entry, Layer, write_layer
 from harness.oci.model import Descriptor
 from harness.oci.store import CHUNK, Store
 from harness.oci.tarstream import TarEntry, TarReader
+from harness.untrusted import json_object
 
 ROOT = "registry"
 """The folder of the rootfs that sealer keeps the storage in."""
@@ -378,8 +378,8 @@ def document(store: Store, tree: Tree, digest: str) -> dict[str, Any] | None:
     """A manifest or index of the tree; None when it is not there, damaged, or no JSON object."""
     if digest not in tree.blobs or tree.blobs[digest] > _LARGEST_DOCUMENT or not store.has(digest):
         return None
+    data = store.read(digest)
     try:
-        value = json.loads(store.read(digest))
-    except ValueError:
+        return json_object(data, what=f"blob {digest}", limit=_LARGEST_DOCUMENT)
+    except StoreError:
         return None
-    return value if isinstance(value, dict) else None

@@ -7,7 +7,6 @@ a config or a layer. Many registries show no list; that is told, and the one rep
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from harness.oci.reference import DEFAULT_DOMAIN, DEFAULT_TAG, Reference
 from harness.oci.remote import Client
 from harness.oci.store import Store
 from harness.oci.trouble import RemoteError
+from harness.untrusted import json_object
 
 CATALOGUE = "catalogue"
 STORE = "store"
@@ -236,19 +236,19 @@ def _hit(repository: Reference, client: Client) -> Hit | None:
         return None
     reference = dataclasses.replace(repository, tag=DEFAULT_TAG if DEFAULT_TAG in names else names[-1])
     found = client.manifest(reference)
-    index = json.loads(found.data)
-    if (index.get("annotations") or {}).get(cloudimage.KIND) != cloudimage.CLOUDIMAGE:
+    index = json_object(found.data, what=f"manifest {found.digest}")
+    if not cloudimage.is_cloudimage(index):
         return None
     root = Descriptor(found.media_type, found.digest, len(found.data))
     sizes = {root.digest: root.size}
     platforms: list[Platform] = []
     infos: list[Info] = []
     for entry in graph.children(index, root):
-        manifest = json.loads(client.manifest(dataclasses.replace(repository, digest=entry.digest)).data)
+        manifest = json_object(client.manifest(dataclasses.replace(repository, digest=entry.digest)).data, what=f"manifest {entry.digest}")
         sizes.update({entry.digest: entry.size, **{blob.digest: blob.size for blob in graph.children(manifest, entry)}})
         if cloudimage.KIND not in entry.annotations and entry.platform:
             platforms.append(entry.platform)
-            infos.append(Info.from_json(json.loads(manifest["annotations"][cloudimage.INFO])))
+            infos.append(Info.from_json(cloudimage.info_of(manifest, entry.digest)))
     return Hit(
         name=reference.familiar,
         where=repository.domain,

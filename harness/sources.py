@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import fnmatch
 import ipaddress
-import json
 import os
 import socket
 import threading
@@ -15,6 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
+from harness import untrusted
 from harness.credentials import Credential
 from harness.errors import SlipwayError, StoreError
 from harness.oci.model import Descriptor
@@ -51,18 +51,34 @@ class Source(Protocol):
 
     def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None: ...
 
+    def admit(self, pinned: Reference) -> bool:
+        """Whether the image with the digest of ``pinned`` may be used because of this source; False: others are to be asked.
+
+        Raises StoreError when policy refuses it.
+        """
+        ...
+
+
+Admit = Callable[[Client, Reference], object]
+"""Raises StoreError when an image of a registry (by digest) may not be used."""
+
 
 class RemoteSource:
-    """The registries themselves."""
+    """The registries themselves. ``admit`` is asked about every image of theirs before any of its blobs is fetched."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, admit: Admit) -> None:
         self.client = client
+        self._admit = admit
 
     def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:
         return self.client.manifest(reference, accept)
 
     def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:
         return self.client.blob(reference, digest, size)
+
+    def admit(self, pinned: Reference) -> bool:
+        self._admit(self.client, pinned)
+        return True
 
 
 class Permits:
@@ -120,18 +136,26 @@ def unsafe_address(domain: str) -> str | None:
 
 
 class GuardedSource:
-    """The registries, for a cluster that is not trusted: what ``permits`` do not know is asked for without logins, at public addresses."""
+    """The registries, for a cluster that is not trusted: what ``permits`` do not know is asked for without logins, at public addresses.
 
-    def __init__(self, client: Client, anonymous: Client, permits: Permits) -> None:
+    ``admit`` is asked about every image of theirs before any of its blobs is fetched.
+    """
+
+    def __init__(self, client: Client, anonymous: Client, permits: Permits, admit: Admit) -> None:
         self.client = client
         self.anonymous = anonymous
         self.permits = permits
+        self._admit = admit
 
     def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:
         return self._as(reference, lambda client: client.manifest(reference, accept))
 
     def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:
         return self._as(reference, lambda client: client.blob(reference, digest, size))
+
+    def admit(self, pinned: Reference) -> bool:
+        self._as(pinned, lambda client: self._admit(client, pinned))
+        return True
 
     def _as(self, reference: Reference, ask: Callable[[Client], _T]) -> _T:
         if self.permits.know(reference):
@@ -187,6 +211,10 @@ class LayoutSource:
             return None
         return FileStream(self.store, digest)
 
+    def admit(self, pinned: Reference) -> bool:
+        """What lies here was built here, or came with a CloudImage that was admitted as a whole."""
+        return pinned.digest in self._blobs_of(pinned.repository)
+
     def _blobs_of(self, repository: str) -> set[str]:
         if repository not in self._reachable:
             self._reachable[repository] = self.store.reachable(self._repositories.get(repository, []))
@@ -221,9 +249,12 @@ def stored_manifest(store: Store, digest: str, label: str) -> Manifest | None:
 
 def descriptors(data: bytes) -> list[Descriptor]:
     """What a manifest or index names: its manifests, or its config and then its layers."""
-    value = json.loads(data)
-    listed = value["manifests"] if "manifests" in value else [value["config"], *value["layers"]]
-    return [Descriptor.from_json({"mediaType": "", **entry}) for entry in listed]
+    value = untrusted.json_object(data, what="manifest")
+    try:
+        listed = value["manifests"] if "manifests" in value else [value["config"], *(value.get("layers") or ())]
+        return [Descriptor.from_json({"mediaType": "", **entry}) for entry in listed]
+    except (ValueError, KeyError, TypeError) as wrong:
+        raise StoreError(f"a manifest cannot be understood: {wrong}") from wrong
 
 
 class Content(Protocol):
@@ -401,6 +432,8 @@ class Fetcher:
         self._pins: dict[str, list[Manifest]] = {}
         self._types: dict[str, Manifest] = {}
         self._transfers: dict[str, Transfer] = {}
+        self._admitted: set[tuple[str, str]] = set()
+        """(repository, digest) of images that may be used, and of the manifests below them."""
 
     def __enter__(self) -> Self:
         return self
@@ -423,19 +456,24 @@ class Fetcher:
             raise RemoteError("we were told to stop", status=503, code="UNAVAILABLE")
 
     def manifest(self, reference: Reference, accept: Sequence[str] = ACCEPT) -> Manifest:
-        """The manifest or index, which is then in the store. Raises SlipwayError (RemoteError where a registry is the reason)."""
+        """The manifest or index, which is then in the store. Raises SlipwayError (RemoteError where a registry is the reason).
+
+        An image that policy refuses is never given: not by a registry, and not from the store either.
+        """
         key = (str(reference), tuple(accept))
         with self._lock:
             known = self._known(reference, accept)
-            if known:
-                return known
             asking = self._asking.get(key)
-            if asking is None:
+            if known is None and asking is None:
                 future = self._asking[key] = Future[Manifest]()
+        if known is not None:
+            self._admit(reference, known)
+            return known
         if asking is not None:
             return asking.result()
         try:
             found = self._find(reference, accept)
+            self._admit(reference, found)
             self.store.put(found.data, expected=found.digest)
             with self._lock:
                 self._remember(reference, found)
@@ -448,6 +486,17 @@ class Fetcher:
         finally:
             with self._lock:
                 del self._asking[key]
+
+    def _admit(self, reference: Reference, manifest: Manifest) -> None:
+        """Raises StoreError when no source vouches for an image; what an admitted index lists is admitted with it."""
+        key = (reference.repository, manifest.digest)
+        if key not in self._admitted:
+            pinned = dataclasses.replace(reference, digest=manifest.digest)
+            if not any(source.admit(pinned) for source in self.sources):
+                raise StoreError(f"{pinned}: no source vouches for it")
+        self._admitted.add(key)
+        if manifest.is_index:
+            self._admitted.update((reference.repository, child.digest) for child in descriptors(manifest.data))
 
     def _known(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:
         self.check_open()

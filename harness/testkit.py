@@ -34,6 +34,7 @@ from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.runtimes.kubeadm import administrator
+from harness.trust import policy
 
 _EVENTS = 15
 _count = itertools.count(1)
@@ -184,6 +185,7 @@ def boot(wanted: Wanted, given: Given | None = None, *, keep: bool = False) -> I
     """
     store = Store.default()
     image = cloudimage.read(store, wanted.image)
+    policy.admit(store, wanted.image, image.digest)
     with contextlib.ExitStack() as undo:
         started = time.monotonic()
         if given is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -20,7 +19,8 @@ from typing import Any, TypeVar
 from harness import log, registries
 from harness.credentials import Credential, Credentials
 from harness.errors import StoreError, UsageError
-from harness.oci.graph import closure, is_manifest, wanted
+from harness.oci.admission import Admitted
+from harness.oci.graph import below_of, closure, entries_of, is_manifest, wanted
 from harness.oci.model import INDEXES, OCI_MANIFEST, Descriptor, Platform
 from harness.oci.reference import Reference
 from harness.oci.remote import Client, Manifest
@@ -31,6 +31,7 @@ from harness.oci.upload import Sent
 from harness.progress import Meter
 from harness.registries import Certificates
 from harness.trust.attachments import ATTESTATIONS, REFERRERS, SIGNATURES, LocalShelf, RemoteShelf, Shelf, merge, put_layers, tag_of
+from harness.untrusted import json_object, shown
 
 JOBS = 8
 """Blobs that are on their way at once."""
@@ -158,7 +159,7 @@ class Pulled:
     """Names of the signatures and attestations that came along."""
 
 
-Admit = Callable[[Client, Reference], None]
+Admit = Callable[[Client, Reference], Admitted]
 """Raises StoreError when an image (by digest) may not be taken in."""
 
 
@@ -173,22 +174,26 @@ def pull(
 ) -> Pulled:
     """Have an image of a registry in the store, under ``name`` or its own; all of it, or only some platforms.
 
+    ``admit`` is asked before any blob is fetched: by default the policies of this machine.
+
     Raises RemoteError or StoreError; then nothing has a new name, and what was fetched and verified stays for the next try.
     """
+    from harness.trust import policy  # here: its cryptography is slow to load, and a push does without
+
+    ask = admit or policy.gate().admit_remote
     with store.using():
         work = _Pull(store, reference, client, tuple(platforms))
         root = work.root()
         pinned = dataclasses.replace(reference, tag=None, digest=root.digest)
-        if admit is not None:
-            admit(client, pinned)
-        with log.step(f"pull {reference.familiar}") as shown:
-            work.everything(root, Meter(shown, 0))
+        admitted = ask(client, pinned)
+        with log.step(f"pull {reference.familiar}") as step:
+            work.everything(root, Meter(step, 0))
         store.settle(work.new)
         known = name or (reference.familiar if reference.tag else None)
         beside = Reference.parse(name) if name else reference
         attached = _attachments(client, pinned, LocalShelf(store, beside))
         if known:
-            store.tag(known, root)
+            store.take_in({known: root}, [admitted], {})
         store.forget(UNFINISHED, root.digest.removeprefix("sha256:"))
         _remember(store, reference, root.digest)
     return Pulled(known or root.digest, root.digest, work.received, work.fetched, work.present, attached)
@@ -266,17 +271,16 @@ class _Pull:
         value = self.store.json(manifest.digest)
         try:
             if manifest.media_type in INDEXES:
-                entries = [Descriptor.from_json(entry) for entry in value.get("manifests") or ()]
-                return self._wanted(manifest, entries), []
-            return [], [Descriptor.from_json(entry) for entry in (value["config"], *(value.get("layers") or ()))]
-        except (ValueError, KeyError, TypeError) as wrong:
-            raise StoreError(f"{self.reference}: manifest {manifest.digest} cannot be understood: {wrong}") from wrong
+                return self._wanted(manifest, entries_of(value, manifest.digest)), []
+            return [], below_of(value, manifest.digest)
+        except StoreError as wrong:
+            raise StoreError(f"{self.reference}: {wrong.message}", hint=wrong.hint) from wrong
 
     def _wanted(self, index: Descriptor, entries: Sequence[Descriptor]) -> list[Descriptor]:
         strange = [entry for entry in entries if not is_manifest(entry)]
         if strange:
             raise StoreError(
-                f"{self.reference}: index {index.digest} lists {strange[0].digest} as {strange[0].media_type}, which is no image"
+                f"{self.reference}: index {index.digest} lists {strange[0].digest} as {shown(strange[0].media_type)}, which is no image"
             )
         there = {str(entry.platform) for entry in entries if entry.platform}
         absent = [one for one in self.platforms if not any(entry.platform and entry.platform.matches(one) for entry in entries)]
@@ -378,9 +382,9 @@ def push(store: Store, name: str, target: Reference, client: Client) -> Pushed:
             raise StoreError(
                 f"{name} is not whole here and cannot be pushed: {problem.message}", hint="pull or load it for all its platforms"
             ) from problem
-        with log.step(f"push {target.familiar}") as shown:
+        with log.step(f"push {target.familiar}") as step:
             work = _Push(store, target, client)
-            work.everything(image, parts, Meter(shown, 0))
+            work.everything(image, parts, Meter(step, 0))
         attached = carry(LocalShelf(store, target), RemoteShelf(client, target), image.digest)
         _remember(store, target, image.digest)
     return Pushed(str(target), image.digest, work.sent, work.counts["uploaded"], work.counts["mounted"], work.counts["present"], attached)
@@ -426,19 +430,18 @@ class _Push:
             return found
         if now.digest == image.digest:
             return {now.digest}
-        with contextlib.suppress(RemoteError, ValueError):
+        with contextlib.suppress(StoreError):
             self._known(now.digest, found)
         return found
 
     def _known(self, digest: str, found: set[str], depth: int = 0) -> None:
         manifest = self.client.manifest(dataclasses.replace(self.target, tag=None, digest=digest))
         found.add(digest)
-        value = json.loads(manifest.data)
-        if manifest.is_index:
-            for entry in value.get("manifests") or () if depth < _DEEPEST else ():
-                self._known(Descriptor.from_json(entry).digest, found, depth + 1)
-            return
-        found.update(Descriptor.from_json(entry).digest for entry in (value["config"], *(value.get("layers") or ())))
+        value = json_object(manifest.data, what=f"manifest {digest}")
+        for entry in entries_of(value, digest) if manifest.is_index and depth < _DEEPEST else ():
+            self._known(entry.digest, found, depth + 1)
+        if not manifest.is_index:
+            found.update(blob.digest for blob in below_of(value, digest))
 
     def _blob(self, blob: Descriptor, mounts: Sequence[str], meter: Meter) -> None:
         self.crew.check()
@@ -541,10 +544,6 @@ def _carry_layers(source: Shelf, target: Shelf, tag: str, ours: Sequence[bytes])
 
 
 def _carry_blobs(source: Shelf, target: Shelf, manifest: bytes) -> None:
-    try:
-        value = json.loads(manifest)
-        blobs = [Descriptor.from_json(entry) for entry in (value["config"], *value["layers"])]
-    except (ValueError, KeyError, TypeError) as wrong:
-        raise StoreError(f"an attachment in {source.repository} cannot be understood: {wrong!r}") from wrong
-    for blob in blobs:
+    what = f"an attachment in {source.repository}"
+    for blob in below_of(json_object(manifest, what=what), what):
         target.keep(source.read(blob), blob.media_type)

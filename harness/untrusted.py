@@ -52,6 +52,9 @@ _STRUCTURAL = {
 }
 """Keys that decide what an OCI document means. Go's reader takes ``Layers`` for ``layers``, Python's does not."""
 
+_LONG_NUMBER = re.compile(r"[-:,\[ \t\r\n][0-9]{19}")
+"""A number of JSON that may not fit into 64 bits, by what stands before it; digests of hexadecimal digits are passed over quickly."""
+
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029\ufeff")
 
 
@@ -241,6 +244,8 @@ class _JsonReader:
 
     def __init__(self, what: str, error: type[SlipwayError]) -> None:
         self._what, self._error = what, error
+        self._shapes: set[tuple[str, ...]] = set()
+        """Keys that were looked at: a thousand descriptors have the same."""
 
     def fail(self, problem: str) -> SlipwayError:
         return self._error(_message(self._what, f"is not usable JSON: {problem}"))
@@ -250,10 +255,13 @@ class _JsonReader:
         if len(value) != len(items):
             twice = next(key for key, count in collections.Counter(key for key, _ in items).items() if count > 1)
             raise self.fail(f"the key {shown(twice)[:80]!r} stands twice")
-        folded = collections.Counter(key.lower() for key in value)
-        for key, count in folded.items():
-            if count > 1 and key in _STRUCTURAL:
-                raise self.fail(f"keys differ in case only: {key!r}")
+        shape = tuple(value)
+        if shape not in self._shapes:
+            folded = collections.Counter(key.lower() for key in shape)
+            for key, count in folded.items():
+                if count > 1 and key in _STRUCTURAL:
+                    raise self.fail(f"keys differ in case only: {key!r}")
+            self._shapes.add(shape)
         return value
 
     def constant(self, text: str) -> Any:
@@ -279,14 +287,21 @@ def json_document(
     if len(data) > limit:
         raise reader.fail(f"it is larger than {limit} bytes")
     try:
+        text = data.decode() if isinstance(data, bytes) else data
+        # A hook for each number costs more than one look for a long one.
+        long = text[:1].isdigit() or _LONG_NUMBER.search(text)
         value = json.loads(
-            data, object_pairs_hook=reader.pairs, parse_constant=reader.constant, parse_float=reader.number, parse_int=reader.whole
+            text,
+            object_pairs_hook=reader.pairs,
+            parse_constant=reader.constant,
+            parse_float=reader.number,
+            parse_int=reader.whole if long else None,
         )
     except RecursionError as wrong:
         raise reader.fail(f"it is nested more than {depth} levels deep") from wrong
     except ValueError as wrong:
         raise reader.fail(shown(str(wrong))) from wrong
-    if _deeper_than(value, depth):
+    if text.count("[") + text.count("{") > depth and _deeper_than(value, depth):
         raise reader.fail(f"it is nested more than {depth} levels deep")
     return value
 

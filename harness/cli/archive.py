@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from pathlib import Path
@@ -129,12 +130,12 @@ def load(
     store = Store.default()
     with log.step(f"load {file}") as shown:
         meter = Meter(shown, 0)
-        rules = policy.load()
+        gate = policy.gate()
         loaded = archive.load(
             store,
             cast("BinaryIO", sys.stdin.buffer) if str(file) == "-" else file,
             meter=meter,
-            admit=lambda name, digest: policy.check(store, name, digest, rules),
+            admit=functools.partial(gate.admit, store),
         )
         meter.finish(f"{loaded.present} of {loaded.present + loaded.written} blobs were here already" if loaded.present else "")
     images = {name: descriptor for name, descriptor in sorted(loaded.names.items()) if attached_to(name) is None}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -16,14 +16,15 @@ from harness.cli.share import Ca, Cert, CertKey, Insecure, PlainHttp, connect, r
 from harness.cli.terminal import Json, app, pairs, print_json, say, short, wants_json
 from harness.errors import StoreError, UsageError
 from harness.oci.store import Store
+from harness.untrusted import json_object
 
 if TYPE_CHECKING:
     from harness.oci.model import Descriptor
     from harness.oci.reference import Reference
     from harness.oci.remote import Client
     from harness.trust.attachments import Shelf
-    from harness.trust.keys import PrivateKey, PublicKey
-    from harness.trust.signature import Signed
+    from harness.trust.keys import PrivateKey
+    from harness.trust.signature import Demand, Signed
 
 keys_app = typer.Typer(help="Keys that sign CloudImages, in cosign's formats.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
@@ -115,8 +116,10 @@ def verify(
     as_json = wants_json(output)
     wanted = pairs(annotation or [], "--annotation")
     with _find(name, (plain_http, insecure, ca, cert, cert_key), remote=remote) as found:
-        keys, demanded = _keys(key or [], found.reference)
-        signed = signature.check(found.shelf, found.image.digest, keys, {**demanded, **wanted}, name=found.reference.familiar)
+        demands = _demands(key or [], found.reference)
+        asked = [dataclasses.replace(demand, annotations={**demand.annotations, **wanted}) for demand in demands]
+        checked = [signature.check(found.shelf, found.image.digest, one, name=found.reference.familiar) for one in asked]
+        signed = list(dict.fromkeys(one for each in checked for one in each))
         if found.client:
             whole = graph.check_remote(found.client, found.reference, found.image)
         else:
@@ -270,7 +273,7 @@ def _stored(store: Store, name: str) -> _Found:
     familiar = given if given in names else next((known for known in having if attached_to(known) is None), None)
     if familiar is None:
         raise StoreError(f"{name} has no name here, so there is no repository for its signatures", hint="give it one with `slipway tag`")
-    if (store.json(image.digest).get("annotations") or {}).get(cloudimage.KIND) != cloudimage.CLOUDIMAGE:
+    if not cloudimage.is_cloudimage(store.json(image.digest)):
         raise StoreError(f"{familiar} is an image, but not a CloudImage")
     here = Reference.parse(familiar)
     return _Found(store, here, image, LocalShelf(store, here))
@@ -284,7 +287,7 @@ def _in_registry(store: Store, there: Reference, access: _Access) -> _Found:
     client: Client = connect(*access)
     try:
         manifest = client.manifest(there)
-        if (json.loads(manifest.data).get("annotations") or {}).get(cloudimage.KIND) != cloudimage.CLOUDIMAGE:
+        if not cloudimage.is_cloudimage(json_object(manifest.data, what=there.familiar)):
             raise StoreError(f"{there.familiar} is an image, but not a CloudImage")
     except BaseException:
         client.close()
@@ -296,19 +299,20 @@ def _in_registry(store: Store, there: Reference, access: _Access) -> _Found:
 # Keys and passwords
 
 
-def _keys(paths: list[Path], image: Reference) -> tuple[list[PublicKey], Mapping[str, str]]:
-    """The keys to verify with, and the annotations that the policy wants when the keys are from there."""
+def _demands(paths: list[Path], image: Reference) -> tuple[Demand, ...]:
+    """What the signatures must meet: to be by one of these keys, or what each policy wants when none is given."""
     from harness.trust import policy
     from harness.trust.keys import read_public
+    from harness.trust.signature import Demand
 
     if paths:
-        return [read_public(path) for path in paths], {}
-    rule = policy.load().rule(image.repository)
-    if not rule.keys:
+        return (Demand([read_public(path) for path in paths]),)
+    demands = policy.gate().demands(image)
+    if not demands:
         raise UsageError(
             f"no key to verify {image.familiar} with", hint="--key FILE.pub; or a policy that names the keys of its repository"
         )
-    return list(rule.keys), rule.annotations
+    return demands
 
 
 def _private(path: Path) -> PrivateKey:

@@ -191,13 +191,16 @@ def images(kubectl: NodeKubectl, store: Store, platforms: Collection[Platform] |
 
 def union(apps: Iterable[Installed], store: Store, platforms: Collection[Platform] | None = None) -> ImageSet:
     """The container images of these applications. Raises StoreError when the CloudImage of one is not here."""
+    from harness.trust import policy  # here: its cryptography is slow to load
+
     found: list[ImageSet] = []
     for app in apps:
         try:
             image = cloudimage.read(store, app.digest)
+            policy.admit(store, app.digest, image.digest)
         except StoreError as error:
             raise StoreError(
-                f"the image of the application {app.name}, {app.image} ({app.digest[:19]}), is not in the store here: {error.message}",
+                f"the image of the application {app.name}, {app.image} ({app.digest[:19]}), cannot be used here: {error.message}",
                 hint=f"slipway pull {app.image}, or load it from an archive; or take it out: slipway apps remove {app.name}",
             ) from error
         found += of_platforms(image, platforms)

@@ -203,7 +203,7 @@ def read(request: Request, store: Store) -> CloudImage:
 
     name = request.document.image or ""
     image = cloudimage.read(store, name)
-    policy.check(store, name, image.digest, policy.load())
+    policy.admit(store, name, image.digest)
     if image.platforms[0].info.type != "app":
         raise StoreError(
             f"{name} brings Kubernetes: it makes a cluster", hint=f"slipway run {name} --masters IP; slipway upgrade changes one"

@@ -217,7 +217,7 @@ def _image(store: Store, name: str, digest: str) -> CloudImage:
             f"the image of the cluster, {name} ({digest[:19]}), is not in the store here: {error.message}",
             hint=f"slipway pull {name}, or load it from an archive; it must be the very same one",
         ) from error
-    policy.check(store, image.name or digest, image.digest, policy.load())
+    policy.admit(store, image.name or digest, image.digest)
     return image
 
 

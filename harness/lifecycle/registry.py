@@ -23,6 +23,7 @@ from harness.lifecycle.distribution import Parcel
 from harness.lifecycle.machine import listening
 from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.placing import STATE, File, Files, put_all, tar_stream
+from harness.oci import graph
 from harness.oci.model import INDEXES, MANIFESTS
 from harness.oci.reference import Reference
 from harness.oci.store import Store
@@ -125,18 +126,16 @@ def layout(store: Store, images: ImageSet) -> Layout:
 
 def _parts(store: Store, blobs: Mapping[str, Blob], digest: str) -> Iterator[tuple[str, str]]:
     """Everything that a manifest or index leads to, as far as it is in the set, and what the registry counts it as."""
-    yield "_manifests/revisions", digest
-    media_type = blobs[digest].media_type
-    if media_type in INDEXES:
-        for child in store.json(digest).get("manifests", ()):
+    waiting = [digest]
+    for each in waiting:
+        yield "_manifests/revisions", each
+        media_type = blobs[each].media_type
+        if media_type in INDEXES:
             # Of an index usually one platform was kept.
-            if child["digest"] in blobs:
-                yield from _parts(store, blobs, child["digest"])
-    elif media_type in MANIFESTS:
-        manifest = store.json(digest)
-        for part in (manifest["config"], *manifest.get("layers", ())):
-            if part["digest"] in blobs:
-                yield "_layers", part["digest"]
+            children = [child.digest for child in graph.entries_of(store.json(each), each)]
+            waiting += [child for child in children if child in blobs and child not in waiting]
+        elif media_type in MANIFESTS:
+            yield from (("_layers", part.digest) for part in graph.below_of(store.json(each), each) if part.digest in blobs)
 
 
 def domains(images: ImageSet) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
         raise UsageError(f"{len(options.masters)} masters", hint="etcd needs an odd number: 1, 3 or 5")
     steps.check_env(options.env)
     image = cloudimage.read(store, options.image)
-    policy.check(store, options.image, image.digest, policy.load())
+    policy.admit(store, options.image, image.digest)
     check_image(image, options.image)
     for document in options.clusterfile.apps if options.clusterfile else ():
         install.check_version(install.read(install.Request(document), store), image.platforms[0].info.kubernetes or "")

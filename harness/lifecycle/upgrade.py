@@ -175,7 +175,7 @@ def readable(store: Store, name: str) -> CloudImage:
     if not name:
         raise UsageError("no image is named", hint="slipway upgrade NAME IMAGE")
     image = cloudimage.read(store, name)
-    policy.check(store, name, image.digest, policy.load())
+    policy.admit(store, name, image.digest)
     run.check_image(image, name)
     return image
 

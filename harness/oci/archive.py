@@ -25,12 +25,13 @@ from typing import Any, BinaryIO, Self, cast
 
 from harness import log
 from harness.errors import StoreError
-from harness.oci import archiveindex, compression, tarstream, volumes
+from harness.oci import archiveindex, attached, compression, tarstream, volumes
+from harness.oci.admission import Admitted
 from harness.oci.archiveindex import Base, Image, Index
 from harness.oci.arrival import Plan
 from harness.oci.graph import attached_to, attachments, children, closure, is_manifest, walk
 from harness.oci.intake import Intake
-from harness.oci.model import OCI_CONFIG, Descriptor, Platform, canonical_json
+from harness.oci.model import Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
 from harness.oci.store import CHUNK, UNFINISHED, Store
 from harness.oci.volumes import DamagedError
@@ -61,8 +62,11 @@ class Saved:
     """Names, or digests, of the images that the delta is based on."""
 
 
-Admit = Callable[[str, str], object]
-"""Asked with the name and the digest of an image before it gets the name."""
+Admit = Callable[[str, str, Mapping[str, Descriptor]], Admitted]
+"""Asked with the name and the digest of an image before it gets the name, and with the attachments that come along, by name.
+
+Raises StoreError for an image that may not be taken in.
+"""
 
 
 def save(
@@ -322,13 +326,12 @@ class Loaded:
     present: int
 
 
-def load(store: Store, source: Path | BinaryIO, *, meter: Meter | None = None, admit: Admit = lambda _name, _digest: None) -> Loaded:
+def load(store: Store, source: Path | BinaryIO, *, admit: Admit, meter: Meter | None = None) -> Loaded:
     """Take all images of an archive into the store. It may be gzip or zstd, or volumes, of which ``source`` is the first or the base name.
 
     No name is given before every blob is there and has the digest it says. Raises StoreError, and names nothing, when the
-    file is damaged or not whole, is a delta whose base is not here, has an image without a name, or holds links, devices or paths
-    that leave it; UsageError when there is no such file. What was verified until then stays for the next try.
-    ``admit`` raises StoreError for an image that may not be taken in; it finds the signatures that came along.
+    file is damaged or not whole, is a delta whose base is not here, has an image without a name or that is not admitted, or holds
+    links, devices or paths that leave it; UsageError when there is no such file. What was verified until then stays for the next try.
     """
     with store.using():
         with _opened(source) as opened:
@@ -338,22 +341,16 @@ def load(store: Store, source: Path | BinaryIO, *, meter: Meter | None = None, a
             with Intake(store) as intake:
                 _read(opened, plan, intake, meter)
             images = plan.finish()
-        names: dict[str, Descriptor] = {}
-        with store.lock():
-            # Whoever sees an image must also see what is attached to it.
-            attached = [image for image in images if attached_to(image.name) is not None]
-            for image in attached:
-                names[image.name] = _with_ours(store, image)
-                store.tag(image.name, names[image.name])
-            others = [image for image in images if image not in attached]
-            for image in others:
-                admit(image.name, image.root.digest)
-            for image in others:
-                names[image.name] = _with_ours(store, image)
-                store.tag(image.name, names[image.name])
-        for image in images:
-            store.forget(UNFINISHED, image.root.digest.removeprefix("sha256:"))
-    return Loaded(names, intake.written, intake.present)
+        with store.lock(), contextlib.ExitStack() as after:
+            # Whatever comes of it, nothing but names keeps these blobs from now on: those of a refused image may be collected.
+            for image in images:
+                after.callback(store.forget, UNFINISHED, image.root.digest.removeprefix("sha256:"))
+            names = {image.name: image.root for image in images if not attached.is_attachment(image.name)}
+            arriving = {image.name: attached.merged(store, image.name, image.root) for image in images if image.name not in names}
+            admitted = [admit(name, root.digest, arriving) for name, root in names.items()]
+            # In one change: a refusal leaves nothing behind, and who sees an image also sees what is attached to it.
+            store.take_in(names, admitted, arriving)
+    return Loaded({**names, **arriving}, intake.written, intake.present)
 
 
 def _read(source: _Source, plan: Plan, intake: Intake, meter: Meter | None) -> None:
@@ -403,22 +400,6 @@ def _safe(entry: tarstream.TarEntry) -> str:
     if entry.name.startswith("/") or ".." in entry.name.split("/"):
         raise DamagedError(f"the archive is refused: its entry {entry.name!r} leaves its folder")
     return posixpath.normpath(entry.name)
-
-
-def _with_ours(store: Store, image: Image) -> Descriptor:
-    """What a name shall mean: what the archive says; an attachment also keeps the signatures that are here under its name."""
-    ours = store.names().get(image.name)
-    if ours is None or attached_to(image.name) is None or ours.digest == image.root.digest:
-        return image.root
-    old, new = store.json(ours.digest), store.json(image.root.digest)
-    key = "manifests" if "manifests" in new else "layers"
-    both = [*new.get(key, ()), *(entry for entry in old.get(key, ()) if entry not in new.get(key, ()))]
-    value = {**new, key: both}
-    if key == "layers":
-        config = store.json(str(new["config"]["digest"]))
-        rootfs = {"type": "layers", "diff_ids": [entry["digest"] for entry in both]}
-        value["config"] = Descriptor(OCI_CONFIG, *store.put(canonical_json({**config, "rootfs": rootfs}))).to_json()
-    return Descriptor(image.root.media_type, *store.put(canonical_json(value)))
 
 
 # An archive as a stream

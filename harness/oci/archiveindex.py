@@ -8,13 +8,14 @@ for each base, with the blobs that are left out because of it. An image of which
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from harness import untrusted
+from harness.errors import StoreError
 from harness.oci.graph import is_manifest
-from harness.oci.model import REF_NAME, Descriptor, Platform, canonical_json
-from harness.oci.reference import Reference
+from harness.oci.model import REF_NAME, Descriptor, Platform, canonical_json, texts
+from harness.oci.reference import Reference, is_digest
 from harness.oci.volumes import DamagedError
 
 LARGEST = 16 << 20
@@ -38,9 +39,9 @@ class Base:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Base:
-        """Raises KeyError or TypeError."""
-        images = tuple((str(image["name"]), str(image["digest"])) for image in value["images"])
-        return cls(images, frozenset(str(digest) for digest in value["blobs"]))
+        """Raises KeyError, TypeError or ValueError."""
+        images = tuple((untrusted.shown(str(image["name"])), _digest(image["digest"])) for image in value["images"])
+        return cls(images, frozenset(_digest(digest) for digest in value["blobs"]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +66,15 @@ class Image:
         if not name:
             raise DamagedError(f"the archive does not say the name of {entry.digest}", hint="save it with a name, as `slipway save` does")
         if not is_manifest(entry):
-            raise DamagedError(f"{name} in the archive is {entry.media_type}, which is no image")
+            raise DamagedError(f"{untrusted.shown(name)} in the archive is {untrusted.shown(entry.media_type)}, which is no image")
         platforms = tuple(Platform.parse(text) for text in entry.annotations.get(PLATFORMS, "").split(",") if text)
         return cls(Reference.parse(name).familiar, Descriptor(entry.media_type, entry.digest, entry.size), platforms)
+
+
+def _digest(value: object) -> str:
+    if not isinstance(value, str) or not is_digest(value):
+        raise ValueError(f"{untrusted.shown(str(value))[:80]!r} is not a digest")
+    return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +94,16 @@ class Index:
     def parse(cls, data: bytes) -> Index:
         """Raises DamagedError when it is none, or has an entry that is no image or has no name."""
         try:
-            value = json.loads(data)
+            value = untrusted.json_object(data, what="its index.json", limit=LARGEST)
             if not isinstance(value["manifests"], list):
                 raise TypeError("manifests is not a list")
             images = tuple(Image.from_json(entry) for entry in value["manifests"])
-            bases = tuple(Base.from_json(base) for base in json.loads((value.get("annotations") or {}).get(SINCE) or "[]"))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as wrong:
-            raise DamagedError(f"not an OCI archive: its index.json cannot be understood: {wrong}") from wrong
+            since = texts(value.get("annotations")).get(SINCE) or "[]"
+            bases = tuple(Base.from_json(base) for base in untrusted.json_document(since, what=SINCE, limit=LARGEST))
+        except DamagedError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, StoreError) as wrong:
+            raise DamagedError(f"not an OCI archive: its index.json cannot be understood: {untrusted.shown(str(wrong))}") from wrong
         if not images:
             raise DamagedError("there is no image in the archive")
         return cls(images, bases)

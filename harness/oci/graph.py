@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.errors import StoreError
 from harness.oci.model import INDEXES, MANIFESTS, Descriptor, Platform
 from harness.oci.store import Store
+from harness.untrusted import shown
 
 LARGEST_MANIFEST = 32 << 20
 """Bytes of an index or manifest: they are read as one."""
@@ -27,15 +28,37 @@ def children(manifest: Mapping[str, Any], of: Descriptor, platforms: Sequence[Pl
     Raises StoreError when it cannot be understood, or calls itself something else than its descriptor does.
     """
     said = manifest.get("mediaType")
-    if said not in (None, of.media_type):
-        raise StoreError(f"manifest {of.digest} should be {of.media_type}, but says that it is {said}", hint="do not use this image")
-    try:
-        entries = [Descriptor.from_json(child) for child in manifest.get("manifests") or ()]
-        config = [manifest["config"]] if "config" in manifest else []
-        below = [Descriptor.from_json(child) for child in (*config, *(manifest.get("layers") or ()))]
-    except (ValueError, TypeError) as wrong:
-        raise StoreError(f"manifest {of.digest} cannot be understood: {wrong}") from wrong
+    if said is not None and said != of.media_type:
+        raise StoreError(
+            f"manifest {of.digest} should be {shown(of.media_type)}, but says that it is {shown(str(said))[:80]}",
+            hint="do not use this image",
+        )
+    entries, below = entries_of(manifest, of.digest), below_of(manifest, of.digest)
     return [entry for entry in entries if wanted(entry.platform, platforms)] + below
+
+
+def entries_of(index: Mapping[str, Any], digest: str) -> list[Descriptor]:
+    """The manifests that an index lists; none for what is not an index. Raises StoreError for a list that cannot be understood."""
+    return _understood(digest, lambda: _descriptors(index.get("manifests")))
+
+
+def below_of(manifest: Mapping[str, Any], digest: str) -> list[Descriptor]:
+    """The config, if there is one, and the layers of an image manifest. Raises StoreError when they cannot be understood."""
+    config = [manifest["config"]] if "config" in manifest else []
+    return _understood(digest, lambda: [*_descriptors(config), *_descriptors(manifest.get("layers"))])
+
+
+def _descriptors(value: object) -> list[Descriptor]:
+    if value is not None and not isinstance(value, list):
+        raise ValueError("not a list of descriptors")
+    return [Descriptor.from_json(child) for child in value or ()]
+
+
+def _understood(digest: str, parse: Callable[[], list[Descriptor]]) -> list[Descriptor]:
+    try:
+        return parse()
+    except ValueError as wrong:
+        raise StoreError(f"manifest {digest} cannot be understood: {wrong}") from wrong
 
 
 def wanted(platform: Platform | None, platforms: Sequence[Platform]) -> bool:

@@ -9,6 +9,10 @@ import platform as machine
 from collections.abc import Mapping
 from typing import Any
 
+from harness import untrusted
+from harness.errors import StoreError
+from harness.oci.reference import is_digest
+
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -89,7 +93,13 @@ class Platform:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Platform:
-        return cls(str(value.get("os", "")), str(value.get("architecture", "")), str(value.get("variant") or ""))
+        """Raises ValueError when it is not the JSON of a platform."""
+        if not isinstance(value, Mapping):
+            raise ValueError(f"not a platform: {_excerpt(value)}")
+        fields = tuple(value.get(name) or "" for name in ("os", "architecture", "variant"))
+        if not all(isinstance(field, str) and field.isascii() and field.isprintable() for field in fields):
+            raise ValueError(f"not a platform: {_excerpt(value)}")
+        return cls(*fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,16 +126,33 @@ class Descriptor:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Descriptor:
-        """Raises ValueError when it is no descriptor."""
+        """Raises ValueError when it is not the JSON of a descriptor: text, a digest, a whole number, text by name."""
         try:
-            platform = value.get("platform")
+            media_type, digest, platform = value["mediaType"], value["digest"], value.get("platform")
+            artifact_type = value.get("artifactType") or ""
+            size = untrusted.integer(value["size"], what="size")
+            if (
+                not isinstance(media_type, str)
+                or not isinstance(artifact_type, str)
+                or not isinstance(digest, str)
+                or not is_digest(digest)
+            ):
+                raise ValueError("a field is not of its type")
             return cls(
-                media_type=str(value["mediaType"]),
-                digest=str(value["digest"]),
-                size=int(value["size"]),
-                annotations={str(key): str(text) for key, text in (value.get("annotations") or {}).items()},
-                platform=Platform.from_json(platform) if platform else None,
-                artifact_type=str(value.get("artifactType") or ""),
+                media_type, digest, size, texts(value.get("annotations")), Platform.from_json(platform) if platform else None, artifact_type
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as wrong:
-            raise ValueError(f"not a descriptor: {value!r}") from wrong
+        except (KeyError, TypeError, AttributeError, ValueError, StoreError) as wrong:
+            raise ValueError(f"not a descriptor: {_excerpt(value)}") from wrong
+
+
+def texts(value: object) -> dict[str, str]:
+    """Text by name, as annotations and labels are; empty for None. Raises ValueError for anything else."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) and isinstance(text, str) for key, text in value.items()):
+        raise ValueError(f"is not text by name: {_excerpt(value)}")
+    return dict(value)
+
+
+def _excerpt(value: object) -> str:
+    return untrusted.shown(repr(value)[:200])

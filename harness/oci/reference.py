@@ -14,6 +14,8 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _LONGEST_NAME = 255
 
 DEFAULT_DOMAIN = "docker.io"
+_HUB_DOMAINS = ("index.docker.io", "registry-1.docker.io")
+_HTTPS_PORT = "443"
 DEFAULT_TAG = "latest"
 
 
@@ -53,6 +55,15 @@ class Reference:
         """``nginx:1.25``: the shortest form that parses to the same reference."""
         return self._familiar_repository() + self._suffix()
 
+    @property
+    def place(self) -> str:
+        """The repository in the one spelling that all its spellings share, to be compared: ``Registry.example.com:443/x`` is
+        ``registry.example.com/x``. Not a name to parse again.
+        """
+        domain = normal_domain(self.domain)
+        path = f"library/{self.path}" if domain == DEFAULT_DOMAIN and "/" not in self.path else self.path
+        return f"{domain}/{path}"
+
     def _familiar_repository(self) -> str:
         if self.domain != DEFAULT_DOMAIN:
             return self.repository
@@ -71,6 +82,16 @@ class Reference:
         if not isinstance(other, Reference):
             return NotImplemented
         return str(self) < str(other)
+
+
+def normal_domain(domain: str) -> str:
+    """The spelling of a registry's address that all its spellings share: lower case, no port of HTTPS, Docker Hub under one name."""
+    host, colon, port = domain.lower().rpartition(":")
+    found = domain.lower()
+    if colon and port.isdigit():
+        port = port.lstrip("0")
+        found = host if port == _HTTPS_PORT else f"{host}:{port}"
+    return DEFAULT_DOMAIN if found in _HUB_DOMAINS else found
 
 
 def is_digest(text: str) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import re
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any, Self, TypeVar
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from harness import log
+from harness import log, untrusted
 from harness.errors import StoreError
 from harness.oci import transport
 from harness.oci.model import (
@@ -31,6 +30,7 @@ from harness.oci.model import (
     Descriptor,
     canonical_json,
     digest_of,
+    texts,
 )
 from harness.oci.reference import Reference, is_digest
 from harness.oci.session import Login, Question, Session
@@ -184,8 +184,12 @@ class Client:
 
     def put_referrer(self, reference: Reference, data: bytes, media_type: str) -> str:
         """Write a manifest that has a ``subject``, so that whoever has the subject finds it; its digest. Raises RemoteError."""
-        value = json.loads(data)
+        value = untrusted.json_object(data, what="manifest", limit=MANIFEST_LIMIT)
         digest = digest_of(data)
+        try:
+            subject_of, annotations = Descriptor.from_json(value["subject"]), texts(value.get("annotations"))
+        except (ValueError, KeyError) as wrong:
+            raise StoreError(f"referrer {digest} cannot be understood: {wrong}") from wrong
         endpoint = self._own(reference)
         there = dataclasses.replace(endpoint.reference, tag=None, digest=digest)
         question = Question(
@@ -199,12 +203,10 @@ class Client:
         if self._retried(reference, endpoint, question, read):
             return digest
         # By the specification the client keeps the list where the registry does not.
-        subject = str(value["subject"]["digest"])
+        subject = subject_of.digest
         entries = self._fallback(there, subject)
         if all(entry.digest != digest for entry in entries):
-            mine = Descriptor(
-                media_type, digest, len(data), value.get("annotations") or {}, artifact_type=str(value.get("artifactType") or "")
-            )
+            mine = Descriptor(media_type, digest, len(data), annotations, artifact_type=str(value.get("artifactType") or ""))
             index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry.to_json() for entry in (*entries, mine)]}
             self.put_manifest(_tagged(dataclasses.replace(reference, digest=None), subject), canonical_json(index), OCI_INDEX)
         return digest
@@ -223,9 +225,12 @@ class Client:
                 reference, endpoint, question, lambda answer: (read_small(answer, MANIFEST_LIMIT, "list"), _next(answer))
             )
             try:
-                found += [str(name) for name in json.loads(data)[key] or ()]
-            except (ValueError, KeyError, TypeError) as wrong:
+                listed = untrusted.json_object(data, what="answer", limit=MANIFEST_LIMIT)[key] or []
+                if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+                    raise TypeError("not a list of names")
+            except (StoreError, KeyError, TypeError) as wrong:
                 raise RemoteError(f"{endpoint.host}: answers no list of {key}: {excerpt(data)}") from wrong
+            found += [untrusted.shown(name) for name in listed]
             if link is None:
                 break
             path = link
@@ -348,8 +353,9 @@ def _tagged(reference: Reference, digest: str) -> Reference:
 def _index(data: bytes) -> tuple[Descriptor, ...] | None:
     """The entries of an index, None when it is none."""
     try:
-        return tuple(Descriptor.from_json(entry) for entry in json.loads(data)["manifests"] or ())
-    except (ValueError, KeyError, TypeError):
+        listed = untrusted.json_object(data, what="index", limit=MANIFEST_LIMIT)["manifests"]
+        return tuple(Descriptor.from_json(entry) for entry in listed or ())
+    except (StoreError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -368,10 +374,14 @@ def _push(reference: Reference) -> str:
 
 
 def _next(response: urllib3.BaseHTTPResponse) -> str | None:
-    """The path below /v2/ of the next page."""
+    """The path of the next page, from /v2/ on. Whatever host the header names, the registry itself is asked for it."""
     found = re.match(r"<([^>]*)>", response.headers.get("Link", ""))
-    path = urllib.parse.urlsplit(found[1]) if found else None
-    return f"{path.path.removeprefix('/v2/')}?{path.query}" if path else None
+    if found is None:
+        return None
+    parts = urllib.parse.urlsplit(found[1])
+    if not parts.path.startswith("/v2/"):
+        raise TroubleError(f"gives a next page that is not one of its API: {untrusted.shown(found[1])[:200]}")
+    return f"{parts.path}?{parts.query}"
 
 
 class BlobStream:
@@ -460,11 +470,9 @@ class BlobStream:
 def check_manifest(data: bytes, content_type: str) -> str:
     """The media type of a manifest or index. Raises ValueError when ``data`` is neither."""
     try:
-        value = json.loads(data)
-    except ValueError as wrong:
-        raise ValueError(f"answers something that is no JSON as manifest: {excerpt(data)}") from wrong
-    if not isinstance(value, dict):
-        raise ValueError("answers a manifest that is no JSON object")
+        value = untrusted.json_object(data, what="manifest")
+    except StoreError as wrong:
+        raise ValueError(f"answers something else as manifest: {wrong.message.removeprefix('manifest: ')}: {excerpt(data)}") from wrong
     if value.get("schemaVersion") == 1:
         raise ValueError("has it only as schema 1, the image format of before 2017, which no runtime of today reads")
     shaped = _media_type_by_shape(value)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import re
 import threading
 import time
@@ -18,8 +17,9 @@ from typing import IO, Protocol
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from harness import log
+from harness import log, untrusted
 from harness.credentials import Credential
+from harness.errors import StoreError
 from harness.oci import transport
 from harness.oci.transport import Transport
 from harness.oci.trouble import Patience, TroubleError, read_small, refusal, told
@@ -51,7 +51,9 @@ class Challenge:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What is asked. ``url``: a path below ``/v2/`` of the registry, or a whole URL of it (the place of an upload)."""
+    """What is asked. ``url``: a path below ``/v2/`` of the registry, one from its root (with a slash), or a whole URL of it (the place
+    of an upload).
+    """
 
     method: str
     url: str
@@ -123,7 +125,10 @@ class Session:
 
     def _authorized(self, base: str, endpoint: Endpoint, question: Question) -> urllib3.BaseHTTPResponse:
         """Ask with what opened this repository before; sign in when the registry says so."""
-        url = question.url if "://" in question.url else f"{base}/v2/{question.url}"
+        if question.url.startswith("/"):
+            url = base + question.url
+        else:
+            url = question.url if question.url.startswith(("http://", "https://")) else f"{base}/v2/{question.url}"
         # What opens the registry is not shown to whom it sends an upload.
         ours = _origin(url) == _origin(base)
         used = self._current(base, endpoint, question.scope) if ours else None
@@ -189,7 +194,7 @@ class Session:
     def _token(self, base: str, endpoint: Endpoint, challenge: Challenge, credential: Credential | None, scope: str) -> _Authorization:
         """An access token from the realm, by the Docker token specification (GET) or its OAuth 2 form for identity tokens (POST)."""
         realm = urllib.parse.urljoin(base, challenge.parameters["realm"])
-        host = urllib.parse.urlsplit(realm).netloc
+        host = untrusted.shown(urllib.parse.urlsplit(realm).netloc)
         if base.startswith("https:") and not realm.startswith("https:") and not endpoint.insecure:
             raise TroubleError(f"wants a token from {host} over plain HTTP", status=401, code="UNAUTHORIZED")
         scopes = self._wanted(base, endpoint, challenge, scope)
@@ -236,7 +241,7 @@ class Session:
             with contextlib.suppress(HTTPError, OSError):
                 response.read(_ERROR_LIMIT, decode_content=False)  # an answer read to its end leaves a connection to use again
             response.close()
-            host = urllib.parse.urlsplit(target).netloc
+            host = untrusted.shown(urllib.parse.urlsplit(target).netloc)
             if not target.startswith(("http://", "https://")) or not host or target == url:
                 raise TroubleError(f"redirects to nowhere ({response.status} without a usable Location)")
             if url.startswith("https:") and target.startswith("http:") and not endpoint.insecure:
@@ -292,12 +297,12 @@ def parse_challenges(text: str) -> list[Challenge]:
 
 def _read_token(data: bytes, host: str) -> _Authorization:
     try:
-        answer = json.loads(data)
+        answer = untrusted.json_object(data, what="token", limit=_TOKEN_LIMIT)
         token = answer.get("token") or answer.get("access_token")
         life = float(answer.get("expires_in") or _TOKEN_LIFE)
-    except (ValueError, AttributeError, TypeError):
+    except (StoreError, ValueError, TypeError):
         token, life = None, 0.0
-    if not isinstance(token, str) or not token.isprintable():
+    if not isinstance(token, str) or not token.isascii() or not token.isprintable():
         raise TroubleError(f"its token server {host} gives no token", status=401, code="UNAUTHORIZED")
     # A tenth less: it must still be good when it arrives.
     return _Authorization(f"Bearer {token}", time.monotonic() + 0.9 * life)

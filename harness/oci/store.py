@@ -22,13 +22,14 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from harness import durable, liveness
+from harness import durable, liveness, untrusted
 from harness.errors import StoreError
+from harness.oci.admission import Admitted
 from harness.oci.model import INDEXES, MANIFESTS, REF_NAME, Descriptor, canonical_json
 from harness.oci.reference import Reference
 
@@ -217,6 +218,23 @@ class Store:
         with self._disk(digest):
             return self.path(digest).stat().st_size
 
+    def lacks(self, blobs: Iterable[Descriptor]) -> list[str]:
+        """The digests of the blobs that are not here in full length."""
+        folder = str(self._blobs)
+        missing = []
+        # Strings, not paths: of an image there are some thousand.
+        for blob in blobs:
+            if not _SHA256.fullmatch(blob.digest):
+                raise StoreError(f"{blob.digest!r} is not a sha256 digest")
+            try:
+                found = os.stat(f"{folder}/{blob.digest[7:]}")  # noqa: PTH116
+            except FileNotFoundError:
+                missing.append(blob.digest)
+                continue
+            if found.st_size != blob.size:
+                missing.append(blob.digest)
+        return missing
+
     def open(self, digest: str) -> BinaryIO:
         """A blob as it lies on disk; read() and verify() look whether it is still what its digest says."""
         with self._disk(digest):
@@ -232,13 +250,7 @@ class Store:
 
     def json(self, digest: str) -> dict[str, Any]:
         """A blob that holds a JSON object, verified."""
-        try:
-            value = json.loads(self.read(digest))
-        except ValueError as wrong:
-            raise StoreError(f"blob {digest} is not JSON: {wrong}") from wrong
-        if not isinstance(value, dict):
-            raise StoreError(f"blob {digest} is not a JSON object")
-        return value
+        return untrusted.json_object(self.read(digest), what=f"blob {digest}")
 
     def verify(self, digest: str) -> None:
         """Read a whole blob of any size; StoreError when it is missing or damaged."""
@@ -325,12 +337,30 @@ class Store:
     # Names
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        """Let ``name`` mean the manifest or index in ``descriptor``, which must be in the store."""
-        key = _key(name)
-        if not self.has(descriptor.digest):
-            raise StoreError(f"cannot tag {key}: {descriptor.digest} is not in {self.root}")
+        """Let ``name`` mean the manifest or index in ``descriptor``, which must be in the store.
+
+        For what was made here, or has a name here already. What comes from elsewhere is named by take_in().
+        """
+        self._name({name: descriptor})
+
+    def take_in(self, images: Mapping[str, Descriptor], admitted: Collection[Admitted], attached: Mapping[str, Descriptor]) -> None:
+        """Name images from elsewhere, each of which policy has admitted, and what is attached to them: all at once.
+
+        Raises StoreError, and names nothing, for an image without admission.
+        """
+        allowed = {one.digest for one in admitted}
+        missing = [name for name, descriptor in images.items() if descriptor.digest not in allowed]
+        if missing:
+            raise StoreError(f"{missing[0]} cannot be taken in: policy was not asked about it")
+        self._name({**images, **attached})
+
+    def _name(self, wanted: Mapping[str, Descriptor]) -> None:
+        for name, descriptor in wanted.items():
+            if not self.has(descriptor.digest):
+                raise StoreError(f"cannot tag {_key(name)}: {descriptor.digest} is not in {self.root}")
+        keys = {_key(name): descriptor for name, descriptor in wanted.items()}
         with self._names_for_change() as names:
-            names[key] = descriptor
+            names.update(keys)
 
     def resolve(self, name: str) -> Descriptor:
         """What a name, a digest, or the first 7 or more digits of a digest means here.
@@ -532,8 +562,13 @@ class Store:
             found.add(digest)
             manifest = self._manifest(digest)
             if manifest:
-                waiting += [str(child["digest"]) for child in _children(manifest)]
+                waiting += _children(manifest)
         return found
+
+    def manifests(self, digest: str) -> list[str]:
+        """The digests of the manifests that an index lists, as far as they can be read; none for what is not an index."""
+        listed = (self._manifest(digest) or {}).get("manifests")
+        return _children({"manifests": listed})
 
     def _needed(self, named: Iterable[Descriptor], records: Iterable[Path]) -> set[str]:
         roots = {descriptor.digest for descriptor in named}
@@ -547,13 +582,17 @@ class Store:
             return None
         try:
             with self.path(digest).open("rb") as file:
-                begin = file.read(512)
-                if not begin.lstrip().startswith(b"{"):
+                data = file.read(512)
+                if not data.lstrip().startswith(b"{"):
                     return None
-                value = json.loads(begin + file.read(_LARGEST_MANIFEST))
-        except (OSError, ValueError):
+                data += file.read(_LARGEST_MANIFEST)
+            # Most blobs of JSON are configs, which need not be parsed; an escape could hide the key.
+            if b"schemaVersion" not in data and b"\\u" not in data:
+                return None
+            value = untrusted.json_object(data, what=f"blob {digest}")
+        except (OSError, StoreError):
             return None
-        return value if isinstance(value, dict) and value.get("schemaVersion") == 2 else None
+        return value if value.get("schemaVersion") == 2 else None
 
     # Disk
 
@@ -627,6 +666,12 @@ def _without_name(descriptor: Descriptor) -> Descriptor:
     return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size, annotations, descriptor.platform)
 
 
-def _children(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    listed = itertools.chain(manifest.get("manifests") or [], manifest.get("layers") or [], [manifest.get("config")])
-    return (child for child in listed if isinstance(child, dict) and isinstance(child.get("digest"), str))
+def _children(manifest: Mapping[str, Any]) -> list[str]:
+    """The digests that a manifest or index leads to, whatever else is wrong with it: what is found here is kept."""
+    lists = [value for value in (manifest.get("manifests"), manifest.get("layers")) if isinstance(value, list)]
+    listed = itertools.chain(*lists, [manifest.get("config")])
+    return [child["digest"] for child in listed if isinstance(child, dict) and _is_sha256(child.get("digest"))]
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None

@@ -7,8 +7,8 @@ import dataclasses
 import datetime
 import email.utils
 import functools
-import json
 import random
+import re
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -24,6 +24,7 @@ from urllib3.exceptions import (
 )
 from urllib3.exceptions import ProxyError as UnreachableProxyError
 
+from harness import untrusted
 from harness.errors import StoreError
 from harness.oci.reference import Reference
 from harness.registries import Endpoint
@@ -99,13 +100,13 @@ class TroubleError(Exception):
 def error_reason(status: int, phrase: str | None, data: bytes) -> tuple[str, str]:
     """Reason and code of an error answer: the registry's own words where it has any, else the HTTP ones."""
     try:
-        first = json.loads(data)["errors"][0]
-        code, message = str(first.get("code") or ""), str(first.get("message") or "")
+        first = untrusted.json_object(data, what="answer", limit=_ERROR_LIMIT)["errors"][0]
+        code, message = untrusted.shown(str(first.get("code") or "")), str(first.get("message") or "")
         detail = first.get("detail")
         message += f" ({detail})" if isinstance(detail, str) and detail and detail not in message else ""
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (StoreError, KeyError, IndexError, TypeError, AttributeError):
         code, message = "", excerpt(data) if data.strip() and not data.lstrip().startswith(b"<") else ""
-    words = " ".join(word for word in (code, message) if word) or phrase or ""
+    words = untrusted.shown(" ".join(word for word in (code, message) if word) or phrase or "")
     return f"{status} {words}".strip(), code
 
 
@@ -113,11 +114,11 @@ def retry_after(value: str | None, now: datetime.datetime) -> float:
     """Seconds to wait by a Retry-After header (a number or a date); 0 when it says nothing."""
     if not value:
         return 0.0
-    if value.strip().isdigit():
+    if re.fullmatch(r"\s*[0-9]+\s*", value):
         return float(value)
     try:
         when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError, IndexError):
         return 0.0
     return max(0.0, (when - now).total_seconds()) if when.tzinfo else 0.0
 
@@ -177,9 +178,9 @@ def reason_of(problem: Exception, patience: Patience) -> TroubleError:
         case SSLError() | ssl.SSLError():
             found = _no_tls(problem)
         case HTTPError() | OSError():
-            found = trouble(f"the connection broke: {problem}")
+            found = trouble(f"the connection broke: {untrusted.shown(str(problem))}")
         case _:
-            found = TroubleError(f"cannot be asked: {problem}")
+            found = TroubleError(f"cannot be asked: {untrusted.shown(str(problem))}")
     return found
 
 
@@ -229,5 +230,4 @@ def read_small(response: urllib3.BaseHTTPResponse, limit: int, what: str) -> byt
 
 
 def excerpt(data: bytes) -> str:
-    text = " ".join(data[:200].decode(errors="replace").split())
-    return "".join(character for character in text if character.isprintable())[:120]
+    return untrusted.shown(" ".join(data[:200].decode(errors="replace").split())[:120])

@@ -11,12 +11,13 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from harness import untrusted
 from harness.errors import StoreError
-from harness.oci.model import EPOCH, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json, digest_of
+from harness.oci import attached
+from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json, digest_of, texts
 from harness.oci.reference import Reference
 from harness.oci.remote import MANIFEST_LIMIT, Client
 from harness.oci.store import CHUNK, Store
@@ -71,14 +72,16 @@ class LocalShelf:
 
     store: Store
     reference: Reference
+    arriving: Mapping[str, Descriptor] = dataclasses.field(default_factory=dict, hash=False)
+    """Attachments that are in the store and get their names later."""
 
     @property
     def repository(self) -> str:
         return self.reference.repository
 
     def find(self, tag: str) -> tuple[bytes, ...]:
-        names = self.store.names()
-        return tuple(self.store.read(digest) for digest in dict.fromkeys(names[name].digest for name in self._names(tag)))
+        names = {**self.store.names(), **self.arriving}
+        return tuple(self.store.read(digest) for digest in dict.fromkeys(names[name].digest for name in self._names(tag, names)))
 
     def read(self, blob: Descriptor) -> bytes:
         return _fitting(self.store.read(blob.digest), blob)
@@ -96,15 +99,23 @@ class LocalShelf:
     def name(self, tag: str, data: bytes, media_type: str) -> Descriptor:
         descriptor = self.keep(data, media_type)
         # The same under every repository, so that it is no question which of them is taken along by a push.
-        for name in (f"{self.repository}:{tag}", *self._names(tag)):
+        for name in (f"{self.repository}:{tag}", *self._names(tag, self.store.names())):
             self.store.tag(name, descriptor)
         return descriptor
 
     def refer(self, data: bytes) -> Descriptor:
         manifest = self.keep(data, OCI_MANIFEST)
-        value = json.loads(data)
-        tag = tag_of(value["subject"]["digest"], REFERRERS)
-        entry = {**manifest.to_json(), "artifactType": value["artifactType"], "annotations": value.get("annotations") or {}}
+        value = _document(data)
+        try:
+            subject, artifact_type, annotations = (
+                Descriptor.from_json(value["subject"]),
+                value["artifactType"],
+                texts(value.get("annotations")),
+            )
+        except (ValueError, KeyError) as wrong:
+            raise StoreError(f"referrer {manifest.digest} cannot be understood: {wrong}") from wrong
+        tag = tag_of(subject.digest, REFERRERS)
+        entry = {**manifest.to_json(), "artifactType": str(artifact_type), "annotations": annotations}
         with self.changing():
             self.name(tag, referrers_index(self.find(tag), entry), OCI_INDEX)
         return manifest
@@ -114,9 +125,9 @@ class LocalShelf:
         with self.store.using(), self.store.lock():
             yield
 
-    def _names(self, tag: str) -> list[str]:
-        """The names that have this tag, that of our own repository first."""
-        found = [Reference.parse(name) for name in self.store.names()]
+    def _names(self, tag: str, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` that have this tag, that of our own repository first."""
+        found = [Reference.parse(name) for name in names if tag in name]
         return [one.familiar for one in sorted(found, key=lambda one: one.repository != self.repository) if one.tag == tag]
 
 
@@ -202,10 +213,13 @@ def _fitting(data: bytes, blob: Descriptor) -> bytes:
 def layers_of(manifest: bytes) -> tuple[Descriptor, ...]:
     """The layers of an attachment, in order. Raises StoreError when it is no image manifest."""
     try:
-        value = json.loads(manifest)
-        return tuple(Descriptor.from_json(layer) for layer in value["layers"])
-    except (ValueError, KeyError, TypeError, AttributeError) as wrong:
+        return tuple(Descriptor.from_json(layer) for layer in _document(manifest)["layers"])
+    except (ValueError, KeyError, TypeError) as wrong:
         raise StoreError(f"attachment {digest_of(manifest)} cannot be understood: {wrong}") from wrong
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    return untrusted.json_object(data, what=f"attachment {digest_of(data)}", limit=MANIFEST_LIMIT)
 
 
 def merge(manifests: Iterable[bytes]) -> tuple[Descriptor, ...]:
@@ -220,14 +234,7 @@ def merge(manifests: Iterable[bytes]) -> tuple[Descriptor, ...]:
 def put_layers(shelf: Shelf, tag: str, layers: Iterable[Descriptor]) -> Descriptor:
     """Name an image manifest of these layers, with the config that cosign gives it."""
     layers = tuple(layers)
-    config = {
-        "architecture": "",
-        "os": "",
-        "created": EPOCH,
-        "config": {},
-        "history": [{"created": EPOCH} for _ in layers],
-        "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
-    }
+    config = attached.config_of([layer.digest for layer in layers])
     manifest = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
@@ -252,12 +259,12 @@ def referrers_index(existing: Iterable[bytes], entry: Mapping[str, Any]) -> byte
 
 def _entries(index: bytes) -> list[dict[str, Any]]:
     try:
-        found = json.loads(index)["manifests"]
-        if not all(isinstance(one, dict) for one in found):
-            raise TypeError("an entry is no descriptor")
+        found = list(_document(index)["manifests"])
+        for one in found:
+            Descriptor.from_json(one)
     except (ValueError, KeyError, TypeError) as wrong:
         raise StoreError(f"the index of referrers {digest_of(index)} cannot be understood: {wrong}") from wrong
-    return list(found)
+    return found
 
 
 def _kind(entry: Mapping[str, Any]) -> tuple[object, object]:

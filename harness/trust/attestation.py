@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from harness import untrusted
 from harness.errors import StoreError
+from harness.oci.attached import ENVELOPE
 from harness.oci.model import Descriptor, canonical_json
 from harness.trust.attachments import ATTESTATIONS, LARGEST, Shelf, merge, put_layers, tag_of
 from harness.trust.keys import PrivateKey, PublicKey
@@ -19,7 +20,6 @@ from harness.trust.signature import SIGNATURE
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 IN_TOTO = "application/vnd.in-toto+json"
-ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 PREDICATE_TYPE = "predicateType"
 """The annotation of a layer that says which predicate its envelope holds, as cosign writes it."""
 
@@ -47,19 +47,16 @@ def envelope(value: Mapping[str, Any], key: PrivateKey) -> bytes:
 def open_envelope(data: bytes, key: PublicKey) -> dict[str, Any] | None:
     """The statement in an envelope, when ``key`` signed it; None when it did not. Raises StoreError when it is no envelope."""
     try:
-        value = json.loads(data)
+        value = untrusted.json_object(data, what="envelope")
         payload = base64.b64decode(value["payload"], validate=True)
         signatures = [base64.b64decode(one["sig"], validate=True) for one in value["signatures"]]
         if value["payloadType"] != IN_TOTO:
             raise ValueError(f"it holds {value['payloadType']}")
         if not any(key.holds(signature, _authenticated(payload)) for signature in signatures):
             return None
-        inside = json.loads(payload)
-    except (ValueError, KeyError, TypeError) as wrong:
-        raise StoreError(f"not a signed statement: {wrong}") from wrong
-    if not isinstance(inside, dict):
-        raise StoreError("not a signed statement: its payload is no object")
-    return inside
+        return untrusted.json_object(payload, what="payload")
+    except (StoreError, ValueError, KeyError, TypeError) as wrong:
+        raise StoreError(f"not a signed statement: {untrusted.shown(str(wrong))}") from wrong
 
 
 def _authenticated(payload: bytes) -> bytes:

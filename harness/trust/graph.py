@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from harness import cloudimage, log
+from harness import cloudimage, log, untrusted
 from harness.errors import StoreError
 from harness.oci.model import INDEXES, MANIFESTS, Descriptor, Platform
 from harness.oci.reference import Reference
@@ -22,6 +21,8 @@ from harness.oci.store import CHUNK, Store
 from harness.trust.attachments import sha256_of, stream
 from harness.trust.signature import RefusedError
 
+_DEEPEST = 8
+"""Indexes within indexes that are followed."""
 _STREAMS = 4
 """Blobs of a registry that are read at once."""
 
@@ -130,7 +131,9 @@ def _problem(place: _Place, blob: Descriptor) -> str | None:
         return f"cannot be read: {problem.message}"
 
 
-def _parts(part: _Part, place: _Place, damaged: list[str], seen: set[str], absent: tuple[Platform, ...] = ()) -> Iterator[_Part]:
+def _parts(
+    part: _Part, place: _Place, damaged: list[str], seen: set[str], absent: tuple[Platform, ...] = (), depth: int = 0
+) -> Iterator[_Part]:
     """A part and all below it. Manifests are read here, and are whole when they can be; what is below a damaged one is not known."""
     yield part
     if part.blob.media_type not in (*INDEXES, *MANIFESTS) or part.blob.digest in seen:
@@ -140,16 +143,19 @@ def _parts(part: _Part, place: _Place, damaged: list[str], seen: set[str], absen
         data = place.small(part.blob)
         if len(data) != part.blob.size:
             raise StoreError(f"it has {len(data)} bytes instead of {part.blob.size}")
-        children = list(_children(json.loads(data), part))
     except StoreError as problem:
         damaged.append(f"{part} is damaged or missing: {problem.message}")
         return
-    except (ValueError, KeyError, TypeError, AttributeError) as wrong:
+    try:
+        if depth > _DEEPEST:
+            raise ValueError(f"more than {_DEEPEST} indexes within each other")
+        children = list(_children(untrusted.json_object(data, what=""), part))
+    except (StoreError, ValueError, KeyError, TypeError, AttributeError) as wrong:
         damaged.append(f"{part} cannot be understood: {wrong}")
         return
     for child in children:
         if child.blob.platform is None or child.blob.platform not in absent:
-            yield from _parts(child, place, damaged, seen)
+            yield from _parts(child, place, damaged, seen, depth=depth + 1)
 
 
 def _children(manifest: Mapping[str, Any], parent: _Part) -> Iterator[_Part]:

@@ -11,7 +11,6 @@ import binascii
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -26,7 +25,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from harness.errors import UsageError
+from harness import untrusted
+from harness.errors import StoreError, UsageError
 from harness.oci.model import canonical_json
 
 ENCRYPTED = "ENCRYPTED SIGSTORE PRIVATE KEY"
@@ -193,11 +193,11 @@ def _elliptic(key: object, name: str) -> ec.EllipticCurvePrivateKey:
 def _open_box(name: str, body: bytes, password: Password) -> bytes:
     """The PKCS #8 in a key file of cosign's."""
     try:
-        value = json.loads(base64.b64decode(b"".join(body.split()), validate=True))
+        value = untrusted.json_object(base64.b64decode(b"".join(body.split()), validate=True), what=name)
         parameters = {key: int(value["kdf"]["params"][key]) for key in ("N", "r", "p")}
         salt, nonce, sealed = (_decode(value["kdf"]["salt"]), _decode(value["cipher"]["nonce"]), _decode(value["ciphertext"]))
         known = (value["kdf"]["name"], value["cipher"]["name"]) == ("scrypt", "nacl/secretbox")
-    except (ValueError, KeyError, TypeError) as wrong:
+    except (StoreError, ValueError, KeyError, TypeError) as wrong:
         raise UsageError(f"{name} is damaged: it is no key file of cosign's or ours") from wrong
     if not known or not _is_bearable(parameters) or len(nonce) != nacl.secret.SecretBox.NONCE_SIZE:
         raise UsageError(f"{name} is encrypted in a way that is not known here", hint="only scrypt with nacl/secretbox is")

@@ -8,13 +8,15 @@
         require: signed
         keys: [release.pub]             # files beside this one, or PEM as text; one of them must have signed
         annotations: {stage: released}  # and this must stand in what it signed
+        identity: matchRepository       # of which repository it must speak: the image's own, any, or a pattern of repositories
       - repository: registry.example.com/product/scratch
         require: none
       - repository: docker.io/**
         require: deny
 
 ``*`` stands for any characters but a slash, ``**`` for any. Of the rules that match, the most specific holds: the one with the
-most characters that are no wildcard.
+most characters that are no wildcard. Spellings of one repository are one repository: ``Registry.example.com:443/x`` is
+``registry.example.com/x``, and ``nginx`` is ``docker.io/library/nginx``.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, cast
 
@@ -32,17 +34,25 @@ import yaml
 
 from harness import untrusted
 from harness.errors import Fault, InputError, UsageError
-from harness.oci.reference import Reference
+from harness.oci.admission import Admitted
+from harness.oci.model import Descriptor
+from harness.oci.reference import Reference, normal_domain
 from harness.oci.remote import Client
 from harness.oci.store import Store
 from harness.trust import signature
 from harness.trust.attachments import LocalShelf, RemoteShelf, Shelf
 from harness.trust.keys import PublicKey, public_key, read_public
-from harness.trust.signature import RefusedError, Signed
+from harness.trust.signature import Demand, RefusedError, Signed
 
 Require = Literal["signed", "none", "deny"]
 REQUIRE = ("signed", "none", "deny")
-_FIELDS = ("require", "keys", "annotations")
+_FIELDS = ("require", "keys", "annotations", "identity")
+
+
+Identity = str
+"""``matchRepository``, ``any``, or a pattern of repositories."""
+SAME = "matchRepository"
+ANY = "any"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +63,7 @@ class Rule:
     require: Require
     keys: tuple[PublicKey, ...] = ()
     annotations: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    identity: Identity = SAME
     where: str = ""
 
     def matches(self, repository: str) -> bool:
@@ -64,85 +75,112 @@ class Rule:
         literal = len(self.pattern.replace("*", ""))
         return literal, -self.pattern.count("*"), ("none", "signed", "deny").index(self.require)
 
+    def demand(self, reference: Reference | None) -> Demand:
+        """What a signature of an image must be like; without ``reference`` nobody knows which repository the image is of."""
+        if self.identity == ANY or (self.identity == SAME and reference is None):
+            return Demand(self.keys, self.annotations)
+        if self.identity == SAME and reference is not None:
+            return Demand(self.keys, self.annotations, reference.place.__eq__, reference.repository)
+        return Demand(self.keys, self.annotations, lambda place: _expression(self.identity).fullmatch(place) is not None, self.identity)
+
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """All rules of a file. ``path`` is None when there is no file: then everything is taken."""
+    """All rules of a file."""
 
-    path: Path | None = None
-    default: Rule = dataclasses.field(default_factory=lambda: Rule("**", "none", where="no policy"))
+    path: Path
+    default: Rule
     rules: tuple[Rule, ...] = ()
 
-    def rule(self, repository: str) -> Rule:
-        """The rule for a repository in its full form, ``docker.io/library/web``."""
-        matching = [rule for rule in self.rules if rule.matches(repository)]
+    def rule(self, reference: Reference) -> Rule:
+        """The rule for the repository of a reference, however that is spelled."""
+        matching = [rule for rule in self.rules if rule.matches(reference.place)]
         return max(matching, key=lambda rule: rule.weight, default=self.default)
 
 
-def load(path: Path | None = None) -> Policy:
-    """The policy of this machine: ``$SLIPWAY_POLICY``, else ``~/.config/slipway/policy.yaml``, else ``/etc/slipway/policy.yaml``.
+SYSTEM = Path("/etc/slipway/policy.yaml")
+"""The administrator's policy: it holds for every user of this machine, whatever else there is."""
 
-    Raises InputError with every fault of the file. A file that is named and not there is a fault: it must not mean "take everything".
+
+def load(path: Path) -> Policy:
+    """The policy in a file. Raises InputError with every fault of it; one that cannot be read must not mean "take everything"."""
+    return parse(_read(path), path)
+
+
+def gate() -> Gate:
+    """The gate of this machine, as its policies are now.
+
+    ``/etc/slipway/policy.yaml``, and beside it ``$SLIPWAY_POLICY`` or else ``~/.config/slipway/policy.yaml``: each that exists must
+    admit an image. Raises InputError for a file that cannot be read or understood, and for one that is named and not there.
     """
-    chosen = path or (Path(os.environ["SLIPWAY_POLICY"]) if os.environ.get("SLIPWAY_POLICY") else None)
-    found = chosen or next((usual for usual in _usual() if usual.exists()), None)
-    return Policy() if found is None else parse(_read(found), found)
-
-
-def _usual() -> Iterator[Path]:
     home = os.environ.get("XDG_CONFIG_HOME")
-    yield (Path(home) if home else Path.home() / ".config") / "slipway/policy.yaml"
-    yield Path("/etc/slipway/policy.yaml")
+    own = (Path(home) if home else Path.home() / ".config") / "slipway/policy.yaml"
+    named = os.environ.get("SLIPWAY_POLICY")
+    found = [policy for path in (SYSTEM, *(() if named else (own,))) if (policy := _load_if_there(path)) is not None]
+    return Gate((*found, *((load(Path(named)),) if named else ())))
 
 
-def check(store: Store, name: str, digest: str, policy: Policy) -> tuple[Signed, ...]:
-    """Whether an image of the store may be used under ``name``; the signatures that let it, none where none is needed.
-
-    An image that is named by digest must be allowed under each name it has here. Raises RefusedError. Signatures only: that the
-    image is whole is the business of who reads it.
-    """
-    references = _references(store, name, digest)
-    found = [one for reference in references for one in _admit(LocalShelf(store, reference), reference, digest, policy)]
-    if not references:
-        # Nobody knows where it comes from: only the default can speak of it.
-        found += _apply(policy.default, LocalShelf(store, Reference("localhost", "unnamed")), name, digest, policy)
-    return tuple(found)
+def admit(store: Store, name: str, digest: str) -> Admitted:
+    """As Gate.admit, by the policies of this machine."""
+    return gate().admit(store, name, digest)
 
 
-def gatekeeper() -> Callable[[Client, Reference], None]:
-    """What asks admit() by the policy of this machine, which is read now; for those who fetch images by digest."""
-    policy = load()
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """The one way by which an image comes into use: every policy must admit it. Without policies everything is admitted."""
 
-    def ask(client: Client, pinned: Reference) -> None:
-        admit(client, pinned, str(pinned.digest), policy)
+    policies: tuple[Policy, ...] = ()
 
-    return ask
+    def admit(self, store: Store, name: str, digest: str, arriving: Mapping[str, Descriptor] | None = None) -> Admitted:
+        """Admit an image of the store under ``name``. Raises RefusedError.
+
+        An image that is named by digest must be allowed under each name it has here. ``arriving`` are attachments, by name, that are in
+        the store and have no name yet. Signatures only: that the image is whole is looked at by who reads it.
+        """
+        if not self.policies:
+            return Admitted(name, digest)
+        shelf_of = functools.partial(LocalShelf, store, arriving=arriving or {})
+        references = _references(store, name, digest)
+        found = [one for reference in references for one in self._each(shelf_of(reference), reference, digest)]
+        if not references:
+            # Nobody knows where it comes from: only the defaults can speak of it.
+            shelf = shelf_of(Reference("localhost", "unnamed"))
+            found = [one for policy in self.policies for one in _apply(policy, policy.default, shelf, None, name, digest)]
+        return Admitted(name, digest, tuple(dict.fromkeys(found)))
+
+    def admit_remote(self, client: Client, pinned: Reference) -> Admitted:
+        """Admit an image of a registry, by digest: before any of its blobs is fetched, and before it gets a name here.
+
+        Raises RefusedError, or RemoteError when the registry cannot give the signatures.
+        """
+        digest = str(pinned.digest)
+        return Admitted(pinned.familiar, digest, tuple(dict.fromkeys(self._each(RemoteShelf(client, pinned), pinned, digest))))
+
+    def asks(self, reference: Reference) -> bool:
+        """Whether any policy refuses images of a repository, or wants them signed."""
+        return any(policy.rule(reference).require != "none" for policy in self.policies)
+
+    def demands(self, reference: Reference) -> tuple[Demand, ...]:
+        """What the policies that want a signature for a repository want of it."""
+        rules = (policy.rule(reference) for policy in self.policies)
+        return tuple(rule.demand(reference) for rule in rules if rule.keys)
+
+    def _each(self, shelf: Shelf, reference: Reference, digest: str) -> Iterator[Signed]:
+        # Without its digest, which the reason tells anyway.
+        name = dataclasses.replace(reference, digest=None).familiar if reference.tag else reference.repository
+        for policy in self.policies:
+            yield from _apply(policy, policy.rule(reference), shelf, reference, name, digest)
 
 
-def admit(client: Client, reference: Reference, digest: str, policy: Policy) -> tuple[Signed, ...]:
-    """Whether an image of a registry may be fetched: asked before any of its blobs is, and before it gets a name here.
-
-    ``digest`` is that of its manifest or index, as the registry gave it for ``reference``. Raises RefusedError, or RemoteError when
-    the registry cannot give the signatures.
-    """
-    return _admit(RemoteShelf(client, reference), reference, digest, policy)
-
-
-def _admit(shelf: Shelf, reference: Reference, digest: str, policy: Policy) -> tuple[Signed, ...]:
-    # Without its digest, which the reason tells anyway.
-    name = reference.familiar if reference.tag else reference.repository
-    return _apply(policy.rule(reference.repository), shelf, name, digest, policy)
-
-
-def _apply(rule: Rule, shelf: Shelf, name: str, digest: str, policy: Policy) -> tuple[Signed, ...]:
+def _apply(policy: Policy, rule: Rule, shelf: Shelf, reference: Reference | None, name: str, digest: str) -> tuple[Signed, ...]:
     if rule.require == "none":
         return ()
-    said = f"{rule.where} says so" if policy.path else None
+    said = f"{rule.where} says so"
     if rule.require == "deny":
         why = "no rule names it, and the default is deny" if rule is policy.default else f"nothing of {rule.pattern} may be used"
         raise RefusedError(f"{name} is refused by policy: {why}", hint=said)
     try:
-        return signature.check(shelf, digest, rule.keys, rule.annotations, name=name)
+        return signature.check(shelf, digest, rule.demand(reference), name=name)
     except RefusedError as refused:
         raise RefusedError(f"refused by policy: {refused.message}", hint=said, details=refused.details) from refused
 
@@ -165,6 +203,17 @@ def _expression(pattern: str) -> re.Pattern[str]:
 
 
 # Reading the file
+
+
+def _load_if_there(path: Path) -> Policy | None:
+    # Not exists(), which says no as well where it may not look.
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass  # reading it says why
+    return load(path)
 
 
 def _read(path: Path) -> str:
@@ -207,7 +256,7 @@ class _Reader:
     def policy(self, root: yaml.Node | None) -> Policy:
         if root is None:
             self.faults.append(Fault(str(self.path), "the policy is empty", "write at least `default: none`, `signed` or `deny`"))
-            return Policy(self.path)
+            return Policy(self.path, Rule("**", "deny"))
         fields = self._mapping(root, ("default", "rules"), "the policy")
         default = self._default(fields.get("default"), root)
         rules: list[Rule] = []
@@ -247,10 +296,19 @@ class _Reader:
             self._fault(node, "it does not say what is required", "require: signed, none or deny")
         keys = tuple(key for entry in self._list(fields.get("keys"), "keys") if (key := self._key(entry)))
         if require != "signed":
-            for name in ("keys", "annotations"):
+            for name in ("keys", "annotations", "identity"):
                 if name in fields and "require" in fields:
-                    self._fault(fields[name], f"{name} mean nothing with require: {require}", "require: signed is what looks at them")
-        return Rule(pattern, require, keys, self._annotations(fields.get("annotations")), self._where(node))
+                    self._fault(
+                        fields[name],
+                        f"{name} mean{'s' if name == 'identity' else ''} nothing with require: {require}",
+                        "require: signed is what looks at them",
+                    )
+        annotations, identity = self._annotations(fields.get("annotations")), self._identity(fields.get("identity"))
+        return Rule(pattern, require, keys, annotations, identity, self._where(node))
+
+    def _identity(self, node: yaml.Node | None) -> Identity:
+        text = self._text(node) if node is not None else None
+        return text or SAME if node is None or text in (SAME, ANY, None) else self._pattern(node)
 
     def _require(self, node: yaml.Node, *, keys: bool) -> Require:
         text = self._text(node)
@@ -272,7 +330,8 @@ class _Reader:
             self._fault(
                 node, f"{text!r} does not begin with a registry", f"write docker.io/{text} for Docker Hub and names without a registry"
             )
-        return text
+        domain, slash, path = text.partition("/")
+        return f"{normal_domain(domain)}{slash}{path}"
 
     def _repository(self, node: yaml.Node, text: str) -> str:
         """A pattern without wildcards is a name of a repository, and may be as short as names may."""
@@ -283,7 +342,7 @@ class _Reader:
             return text
         if text not in (reference.repository, Reference(reference.domain, reference.path, "x").familiar.removesuffix(":x")):
             self._fault(node, f"{text!r} has a tag or a digest; rules are for repositories", f"repository: {reference.repository}")
-        return reference.repository
+        return reference.place
 
     def _key(self, node: yaml.Node) -> PublicKey | None:
         text = self._text(node)

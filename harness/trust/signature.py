@@ -9,15 +9,16 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from harness import untrusted
 from harness.errors import StoreError
+from harness.oci.attached import PAYLOAD
 from harness.oci.model import Descriptor, canonical_json
+from harness.oci.reference import Reference
 from harness.trust.attachments import SIGNATURES, Shelf, layers_of, merge, put_layers, tag_of
 from harness.trust.keys import PrivateKey, PublicKey
 
-PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
 SIGNATURE = "dev.cosignproject.cosign/signature"
 TYPE = "cosign container image signature"
 _LARGEST_PAYLOAD = 1 << 20
@@ -48,17 +49,25 @@ class Claim:
     def parse(cls, payload: bytes) -> Claim:
         """Raises ValueError when it is no payload of a container signature."""
         try:
-            value = json.loads(payload)
+            value = untrusted.json_object(payload, what="payload", limit=_LARGEST_PAYLOAD)
             critical, optional = value["critical"], value.get("optional") or {}
             if critical["type"] != TYPE:
-                raise ValueError(f"it is of type {critical['type']!r}")
+                raise ValueError(f"it is of type {untrusted.shown(str(critical['type']))!r}")
             return cls(
                 digest=str(critical["image"]["docker-manifest-digest"]),
                 identity=str(critical["identity"]["docker-reference"]),
                 annotations={str(key): str(text) for key, text in optional.items()},
             )
-        except (KeyError, TypeError, AttributeError) as wrong:
+        except (StoreError, KeyError, TypeError, AttributeError) as wrong:
             raise ValueError("it is no simple-signing payload") from wrong
+
+    @property
+    def place(self) -> str:
+        """The repository that it names, in the form in which repositories are compared; empty when it names none."""
+        try:
+            return Reference.parse(self.identity).place
+        except ValueError:
+            return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +104,21 @@ def _is_by(shelf: Shelf, layer: Descriptor, key: PublicKey) -> bool:
     return key.holds(signature, payload)
 
 
-def check(
-    shelf: Shelf, digest: str, keys: Sequence[PublicKey], annotations: Mapping[str, str] | None = None, *, name: str | None = None
-) -> tuple[Signed, ...]:
-    """The signatures of ``digest`` that one of ``keys`` made and that carry ``annotations``: one at least.
+@dataclasses.dataclass(frozen=True)
+class Demand:
+    """What a signature must be like to count: by one of ``keys``, with ``annotations``, for a repository that ``identity`` admits.
+
+    ``identity`` is asked with the place of the repository that was signed; ``identities`` says in messages which those are.
+    """
+
+    keys: Sequence[PublicKey]
+    annotations: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    identity: Callable[[str], bool] = lambda _: True
+    identities: str = "any repository"
+
+
+def check(shelf: Shelf, digest: str, demand: Demand, *, name: str | None = None) -> tuple[Signed, ...]:
+    """The signatures of ``digest`` that meet a demand: one at least.
 
     Raises RefusedError that says why there is none. What the image consists of is not looked at: graph.py does.
     """
@@ -108,12 +128,12 @@ def check(
     troubles: list[_Trouble] = []
     for layer in layers:
         try:
-            good.append(_check_one(shelf, layer, digest, keys, annotations or {}))
+            good.append(_check_one(shelf, layer, digest, demand))
         except _TroubleError as refused:
             troubles.append(refused.trouble)
     if good:
         return tuple(good)
-    raise _refusal(name, digest, keys, troubles)
+    raise _refusal(name, digest, demand.keys, troubles)
 
 
 def _layers(shelf: Shelf, digest: str, name: str) -> tuple[Descriptor, ...]:
@@ -146,9 +166,9 @@ class _TroubleError(Exception):
         self.trouble = _Trouble(weight, reason)
 
 
-def _check_one(shelf: Shelf, layer: Descriptor, digest: str, keys: Sequence[PublicKey], annotations: Mapping[str, str]) -> Signed:
+def _check_one(shelf: Shelf, layer: Descriptor, digest: str, demand: Demand) -> Signed:
     if layer.media_type != PAYLOAD:
-        raise _TroubleError(0, f"a layer of type {layer.media_type}, which is no signature")
+        raise _TroubleError(0, f"a layer of type {untrusted.shown(layer.media_type)}, which is no signature")
     try:
         payload = _payload(shelf, layer)
     except StoreError as broken:
@@ -157,7 +177,7 @@ def _check_one(shelf: Shelf, layer: Descriptor, digest: str, keys: Sequence[Publ
         signature = _signature(layer)
     except ValueError as wrong:
         raise _TroubleError(3, f"the signature over {layer.digest} is damaged: {wrong}") from wrong
-    by = next((key for key in keys if key.holds(signature, payload)), None)
+    by = next((key for key in demand.keys if key.holds(signature, payload)), None)
     if by is None:
         raise _TroubleError(1, f"a signature by an unknown key, or changed since{_says(payload)}")
     try:
@@ -165,12 +185,14 @@ def _check_one(shelf: Shelf, layer: Descriptor, digest: str, keys: Sequence[Publ
     except ValueError as wrong:
         raise _TroubleError(2, f"{by.name} signed something that is no image: {wrong}") from wrong
     if claim.digest != digest:
-        raise _TroubleError(4, f"{by.name} signed another digest: {claim.digest}, as {claim.identity}")
-    missing = {key: text for key, text in annotations.items() if claim.annotations.get(key) != text}
+        raise _TroubleError(4, f"{by.name} signed another digest: {_shown(claim.digest)}, as {_shown(claim.identity)}")
+    if not demand.identity(claim.place):
+        raise _TroubleError(5, f"{by.name} signed it as {_shown(claim.identity)}, and what counts here is {demand.identities}")
+    missing = {key: text for key, text in demand.annotations.items() if claim.annotations.get(key) != text}
     if missing:
         wanted = ", ".join(f"{key}={text}" for key, text in missing.items())
-        there = ", ".join(f"{key}={text}" for key, text in claim.annotations.items()) or "none"
-        raise _TroubleError(5, f"{by.name} signed it without the annotation {wanted} (there: {there})")
+        there = _shown(", ".join(f"{key}={text}" for key, text in claim.annotations.items())) or "none"
+        raise _TroubleError(6, f"{by.name} signed it without the annotation {wanted} (there: {there})")
     return Signed(by, claim)
 
 
@@ -179,7 +201,11 @@ def _says(payload: bytes) -> str:
         claim = Claim.parse(payload)
     except ValueError:
         return ""
-    return f" (it names {claim.digest}, as {claim.identity})"
+    return f" (it names {_shown(claim.digest)}, as {_shown(claim.identity)})"
+
+
+def _shown(text: str) -> str:
+    return untrusted.shown(text)[:300]
 
 
 def _refusal(name: str, digest: str, keys: Iterable[PublicKey], troubles: Sequence[_Trouble]) -> RefusedError:

@@ -32,6 +32,7 @@ from harness.credentials import Credentials
 from harness.oci.model import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, canonical_json, digest_of
 from harness.oci.remote import Client
 from harness.oci.store import Store
+from harness.trust.policy import Gate
 from tests.integration.registry import Registry, registry
 from tests.waiting import HANG
 
@@ -118,7 +119,10 @@ def _proxy(folder: Path, upstream: Registry) -> Iterator[tuple[str, int]]:
 
 def _serve(folder: Path) -> None:
     rules = registries.load(folder / "registries.conf")
-    with Client(rules, Credentials(folder)) as client, Proxy([RemoteSource(client)], Store(folder / "store"), secret="") as proxy:
+    with (
+        Client(rules, Credentials(folder)) as client,
+        Proxy([RemoteSource(client, Gate().admit_remote)], Store(folder / "store"), secret="") as proxy,
+    ):
         sys.stdout.write(f"127.0.0.1:{proxy.port}\n")
         sys.stdout.flush()
         sys.stdin.read()

@@ -34,6 +34,7 @@ from harness.oci.remote import Client
 from harness.oci.store import Store
 from harness.oci.trouble import Patience
 from harness.sources import GuardedSource, NoLogins, Permits
+from harness.trust.policy import Gate
 from tests.integration import faulty as bad
 from tests.integration.faulty import Faulty, faulty
 from tests.integration.registry import (
@@ -95,7 +96,7 @@ class Setup:
         (self.docker / "config.json").write_text(json.dumps(config))
 
     def source(self, stack: contextlib.ExitStack) -> RemoteSource:
-        return RemoteSource(stack.enter_context(Client(self.rules, Credentials(self.docker), patience=QUICK)))
+        return RemoteSource(stack.enter_context(Client(self.rules, Credentials(self.docker), patience=QUICK)), Gate().admit_remote)
 
     @contextlib.contextmanager
     def proxy(self, *, secret: str | None = None) -> Iterator[Proxy]:
@@ -108,7 +109,7 @@ class Setup:
         with contextlib.ExitStack() as stack:
             client = stack.enter_context(Client(self.rules, Credentials(self.docker), patience=QUICK))
             anonymous = stack.enter_context(Client(self.rules, NoLogins(), patience=QUICK))
-            yield stack.enter_context(Proxy([GuardedSource(client, anonymous, permits)], self.store))
+            yield stack.enter_context(Proxy([GuardedSource(client, anonymous, permits, Gate().admit_remote)], self.store))
 
 
 @pytest.fixture
@@ -631,7 +632,10 @@ def test_a_blob_of_another_size_than_its_manifest_says_is_refused(setup: Setup, 
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (bad.body(b"<html>welcome to the hotel</html>", "text/html"), "no JSON as manifest: <html>welcome to the hotel</html>"),
+        (
+            bad.body(b"<html>welcome to the hotel</html>", "text/html"),
+            "is not usable JSON: Expecting value: line 1 column 1 (char 0): <html>welcome to the hotel</html>",
+        ),
         (bad.body(b'{"hello": 1}'), "neither manifest nor index"),
         (bad.body(b'{"schemaVersion": 1, "fsLayers": []}'), "schema 1"),
         (bad.body(TOOL.data, TOOL.media_type, docker_content_digest=WEB.digest), f"calls it {WEB.digest}"),
@@ -673,7 +677,7 @@ def test_the_end_does_not_wait_for_clients_or_registries(setup: Setup, server: F
     before = threading.active_count()
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(Client(setup.rules, Credentials(setup.docker), patience=Patience(read=3 * HANG)))
-        proxy = stack.enter_context(Proxy([RemoteSource(client)], setup.store))
+        proxy = stack.enter_context(Proxy([RemoteSource(client, Gate().admit_remote)], setup.store))
         idle = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG)
         idle.request("GET", f"/{proxy.secret}/v2/")
         idle.getresponse().read()

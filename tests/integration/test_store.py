@@ -23,6 +23,7 @@ from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, P
 from harness.oci.store import Store
 from harness.process import run
 from tests.integration.registry import registry
+from tests.unit.oci.layouts import load
 from tests.waiting import HANG, until
 
 PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
@@ -128,8 +129,8 @@ def test_skopeo_and_we_read_each_others_archives(skopeo: list[str], store: Store
         ]
     )
     ours, theirs = Store(tmp_path / "1"), Store(tmp_path / "2")
-    assert set(archive.load(ours, tmp_path / "ours.tar").names) == {"web:latest", "ghcr.io/acme/web:1.0"}
-    assert set(archive.load(theirs, tmp_path / "theirs.tar").names) == {"web:latest"}
+    assert set(load(ours, tmp_path / "ours.tar").names) == {"web:latest", "ghcr.io/acme/web:1.0"}
+    assert set(load(theirs, tmp_path / "theirs.tar").names) == {"web:latest"}
     assert cloudimage.read(ours, "web") == cloudimage.read(theirs, "web") == image
 
 
@@ -138,7 +139,7 @@ def test_an_image_goes_through_a_pipe(store: Store, image: CloudImage, tmp_path:
     os.mkfifo(tmp_path / "fifo")
     sender.start()
     with (tmp_path / "fifo").open("rb") as stream:
-        archive.load(Store(tmp_path / "other"), stream)
+        load(Store(tmp_path / "other"), stream)
     sender.join(30)
     assert cloudimage.read(Store(tmp_path / "other"), "web") == image
 
@@ -267,7 +268,7 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(small_disk: Path, store:
         lambda: full.put(os.urandom(3 << 20)),
         lambda: full.put(store.open(layer.digest)),
         lambda: write_layer([Entry("data", "file", 0o644, os.urandom(3 << 20))], full),
-        lambda: archive.load(full, tmp_path / "web.tar"),
+        lambda: load(full, tmp_path / "web.tar"),
     ):
         with pytest.raises(StoreError, match=f"no space left in {full.root}") as caught:
             fill()

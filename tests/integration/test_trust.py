@@ -281,15 +281,15 @@ def test_policy_is_asked_before_a_pull_gives_a_name(
     wanted = Reference.parse(f"{there.host}/{WEB}")
     with transfer.client(transfer.Access(plain_http=True)) as client:
         with pytest.raises(RefusedError, match=r"refused by policy: .* is not signed"):
-            transfer.pull(site, wanted, client, admit=policy.gatekeeper())
+            transfer.pull(site, wanted, client)
         assert not site.names()
         assert not there.requests("GET", "/blobs/")
         command("sign", f"{there.host}/{WEB}", "--plain-http", "--key", key[0])
-        transfer.pull(site, wanted, client, admit=policy.gatekeeper())
-    (signed,) = policy.check(site, str(wanted), image.digest, policy.load())
+        transfer.pull(site, wanted, client)
+    (signed,) = policy.admit(site, str(wanted), image.digest).signatures
     assert signed.key.fingerprint
     with pytest.raises(RefusedError, match="the default is deny"):
-        policy.check(site, "localhost:1/other", image.digest, policy.load())
+        policy.admit(site, "localhost:1/other", image.digest)
 
 
 # The command line

@@ -115,6 +115,9 @@ class Memory:
         self.opened.append(Body(data, len(self.blobs[digest]), self.go))
         return self.opened[-1]
 
+    def admit(self, pinned: Reference) -> bool:
+        return pinned.digest in self.blobs
+
 
 class Failing:
     """A Source that is there but fails."""
@@ -127,6 +130,9 @@ class Failing:
 
     def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:
         raise self.error
+
+    def admit(self, pinned: Reference) -> bool:
+        return False
 
 
 def named(name: str) -> Reference:
@@ -568,7 +574,7 @@ class Asked:
 
 def guarded(permits: Permits, failure: RemoteError | None = None) -> tuple[GuardedSource, Asked, Asked]:
     user, nobody = Asked(), Asked(failure=failure)
-    return GuardedSource(cast("Client", user), cast("Client", nobody), permits), user, nobody
+    return GuardedSource(cast("Client", user), cast("Client", nobody), permits, lambda *_: None), user, nobody
 
 
 def test_logins_are_for_what_is_declared_or_allowed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from harness import cli
 from harness.cli.archive import size_in_bytes
 from harness.errors import UsageError
 from harness.oci.store import Store
-from tests.unit.oci.layouts import put_index, put_manifest
+from tests.unit.oci.layouts import attach, put_index, put_manifest
 
 
 @pytest.fixture
@@ -71,8 +71,7 @@ def test_attachments_are_counted_not_listed(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Store.default()
-    signature = f"web:{store.resolve('web:1').digest.replace(':', '-')}.sig"
-    store.tag(signature, put_manifest(store, b"signature"))
+    signature = attach(store, "web", store.resolve("web:1"), ".sig", b"signature")
     said(capsys, "save", "web:1", "-f", "web.tar")
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "site"))
     out, err = said(capsys, "load", "-f", "web.tar")

@@ -559,7 +559,7 @@ def test_indexes_within_indexes_end_somewhere(store: Store) -> None:
 @pytest.mark.parametrize(
     ("says", "message"),
     [
-        ("{not json", "is not JSON"),
+        ("{not json", "is not usable JSON"),
         ('"text"', "is not a JSON object"),
         ("[]", "is not a JSON object"),
         (sealer.extension(type="app-image"), "has the type 'app-image'"),

@@ -15,6 +15,7 @@ import pytest
 from harness import cloudimage, transfer
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet, Info, PlatformImage
 from harness.errors import StoreError, UsageError
+from harness.oci.admission import Admitted
 from harness.oci.graph import closure, is_manifest
 from harness.oci.model import OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
@@ -306,7 +307,7 @@ def test_a_manifest_of_another_length_than_its_index_says(
 
 
 def test_who_is_not_admitted_leaves_no_blob(image: Descriptor, other: Store, registry: Registry, remote: Client) -> None:
-    def refuse(_: Client, reference: Reference) -> None:
+    def refuse(_: Client, reference: Reference) -> Admitted:
         raise StoreError(f"{reference.digest} is not signed")
 
     with pytest.raises(StoreError, match=f"{image.digest} is not signed"):

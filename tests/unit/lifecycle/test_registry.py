@@ -35,7 +35,9 @@ class Images:
         return found, config, layer
 
     def index(self, *digests: str) -> Blob:
-        return self.blob(json.dumps({"manifests": [{"digest": digest} for digest in digests]}).encode(), OCI_INDEX)
+        return self.blob(
+            json.dumps({"manifests": [{"mediaType": OCI_MANIFEST, "digest": digest, "size": 1} for digest in digests]}).encode(), OCI_INDEX
+        )
 
 
 @pytest.fixture

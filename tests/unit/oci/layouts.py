@@ -8,6 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from harness.oci import archive
+from harness.oci.admission import Admitted
+from harness.oci.archive import Admit, Loaded
+from harness.oci.attached import ENVELOPE, PAYLOAD
 from harness.oci.model import (
     OCI_CONFIG,
     OCI_INDEX,
@@ -19,6 +23,7 @@ from harness.oci.model import (
     digest_of,
 )
 from harness.oci.store import Store
+from harness.progress import Meter
 
 
 def put_manifest(store: Store, *layers: bytes) -> Descriptor:
@@ -26,6 +31,41 @@ def put_manifest(store: Store, *layers: bytes) -> Descriptor:
     content = [Descriptor(OCI_LAYER_GZIP, *store.put(layer)).to_json() for layer in layers]
     manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config.to_json(), "layers": content}
     return Descriptor(OCI_MANIFEST, *store.put(canonical_json(manifest)))
+
+
+def everything(name: str, digest: str, _arriving: Mapping[str, Descriptor]) -> Admitted:
+    """Admits any image."""
+    return Admitted(name, digest)
+
+
+def load(store: Store, source: Path | BinaryIO, *, admit: Admit = everything, meter: Meter | None = None) -> Loaded:
+    """Load an archive whose images nobody has to vouch for."""
+    return archive.load(store, source, admit=admit, meter=meter)
+
+
+def attach(store: Store, repository: str, about: Descriptor, suffix: str, *contents: bytes) -> str:
+    """Attach signatures (``.sig``), attestations (``.att``) or referrers (no suffix) with these contents to an image; the name of them."""
+    name = f"{repository}:{about.digest.replace(':', '-')}{suffix}"
+    store.tag(name, put_attachment(store, suffix, *contents) if suffix else put_referrers(store, about, *contents))
+    return name
+
+
+def put_attachment(store: Store, suffix: str, *contents: bytes) -> Descriptor:
+    config = Descriptor(OCI_CONFIG, *store.put(b"{}"))
+    kind = {".sig": PAYLOAD, ".att": ENVELOPE}[suffix]
+    layers = [Descriptor(kind, *store.put(content)).to_json() for content in contents]
+    manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config.to_json(), "layers": layers}
+    return Descriptor(OCI_MANIFEST, *store.put(canonical_json(manifest)))
+
+
+def put_referrers(store: Store, about: Descriptor, *contents: bytes) -> Descriptor:
+    entries = []
+    for content in contents:
+        plain = store.json(put_manifest(store, content).digest)
+        manifest = {**plain, "artifactType": "application/x", "subject": about.to_json()}
+        entry = Descriptor(OCI_MANIFEST, *store.put(canonical_json(manifest))).to_json()
+        entries.append({**entry, "artifactType": "application/x"})
+    return Descriptor(OCI_INDEX, *store.put(canonical_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})))
 
 
 def put_index(store: Store, *manifests: Descriptor) -> Descriptor:

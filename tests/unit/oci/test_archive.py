@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from harness.errors import StoreError, UsageError
-from harness.oci.archive import load, save
+from harness.oci.archive import save
 from harness.oci.compression import Compression
 from harness.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, canonical_json, digest_of
 from harness.oci.store import Store
-from tests.unit.oci.layouts import contents, member, put_index, put_manifest
+from tests.unit.oci.layouts import contents, load, member, put_index, put_manifest
 
 SHARED = b"shared layer" * 20_000
 

@@ -2,36 +2,131 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.errors import StoreError
-from harness.oci.archive import load, save
+from harness.oci.admission import Admitted
+from harness.oci.archive import save
+from harness.oci.model import OCI_INDEX, OCI_MANIFEST, REF_NAME, Descriptor, canonical_json, digest_of
 from harness.oci.store import Store
-from tests.unit.oci.layouts import put_manifest
+from tests.unit.oci.layouts import attach, blob_name, contents, load, packed, put_attachment, put_index, put_manifest, put_referrers
 
 
 def test_an_image_that_is_refused_gets_no_name_and_neither_do_its_companions(tmp_path: Path) -> None:
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     good, bad = put_manifest(here, b"good"), put_manifest(here, b"bad")
-    signature = put_manifest(here, b"signature")
-    signed = f"good:{good.digest.replace(':', '-')}.sig"
-    for name, image in (("good:1", good), ("bad:1", bad), (signed, signature)):
+    for name, image in (("good:1", good), ("bad:1", bad)):
         here.tag(name, image)
+    signed = attach(here, "good", good, ".sig", b"signature")
     save(here, ["good:1", "bad:1"], tmp_path / "both.tar")
     asked: list[str] = []
 
-    def admit(name: str, digest: str) -> None:
+    def admit(name: str, digest: str, arriving: Mapping[str, Descriptor]) -> Admitted:
         asked.append(name)
-        assert signed in there.names()
+        assert there.has(arriving[signed].digest)
         if digest == bad.digest:
             raise StoreError(f"{name} is refused")
+        return Admitted(name, digest)
 
     with pytest.raises(StoreError, match=r"bad:1 is refused"):
         load(there, tmp_path / "both.tar", admit=admit)
-    assert set(there.names()) == {signed}
+    assert there.names() == {}
+    there.collect()
+    assert contents(there) == set()
     assert set(asked) <= {"good:1", "bad:1"}
     assert "bad:1" in asked
-    load(there, tmp_path / "both.tar", admit=lambda name, _: asked.append(name))
+    load(there, tmp_path / "both.tar")
     assert set(there.names()) == {"good:1", "bad:1", signed}
+
+
+SUBJECT = digest_of(b"an image")
+TAG = f"web:{SUBJECT.replace(':', '-')}"
+
+
+def test_a_refused_archive_leaves_the_signatures_that_are_here(tmp_path: Path) -> None:
+    """An empty list of manifests in an image of signatures made those of this store disappear."""
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    image = put_manifest(here, b"image")
+    put_manifest(there, b"image")
+    there.tag("web:1", image)
+    signed = attach(there, "web", image, ".sig", b"ours")
+    ours = there.names()
+    forged = {**here.json(put_attachment(here, ".sig", b"theirs").digest), "manifests": []}
+    here.tag("web:1", image)
+    here.tag(signed, Descriptor(OCI_MANIFEST, *here.put(canonical_json(forged))))
+    with pytest.raises(StoreError, match="is not what its name says"):
+        load(there, saved(here, tmp_path))
+    assert there.names() == ours
+
+
+def saved(store: Store, tmp_path: Path) -> Path:
+    save(store, ["web:1"], tmp_path / "web.tar")
+    return tmp_path / "web.tar"
+
+
+def test_no_image_comes_in_under_the_name_of_a_signature(tmp_path: Path) -> None:
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    image = put_manifest(here, b"image")
+    here.tag("web:1", image)
+    here.tag(f"web:{image.digest.replace(':', '-')}.sig", put_manifest(here, b"a layer of an image"))
+    with pytest.raises(StoreError, match=r"the archive is refused: .* it holds 'application/vnd.oci.image.layer"):
+        load(there, saved(here, tmp_path))
+    assert there.names() == {}
+
+
+def test_what_only_looks_like_an_attachment_is_an_image_like_any_other(tmp_path: Path) -> None:
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    image = put_manifest(here, b"image")
+    here.tag("web:1", image)
+    odd = f"web:{image.digest.replace(':', '-')}.anything"
+    here.tag(odd, put_manifest(here, b"not asked about until now"))
+    asked: list[str] = []
+
+    def admit(name: str, digest: str, _: Mapping[str, Descriptor]) -> Admitted:
+        asked.append(name)
+        return Admitted(name, digest)
+
+    load(there, saved(here, tmp_path), admit=admit)
+    assert sorted(asked) == ["web:1", odd]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "document"),
+    [
+        (".sig", {"layers": 5}),
+        (".sig", {"layers": [7]}),
+        (".sig", {"layers": [{"digest": SUBJECT}]}),
+        (".sig", {"layers": []}),
+        (".sig", {}),
+        (".att", {"layers": "text"}),
+        (".att", {"manifests": [{}]}),
+        ("", {"manifests": 5}),
+        ("", {"manifests": [[]]}),
+        ("", {"manifests": {"a": 1}}),
+    ],
+)
+def test_attachments_that_are_malformed_are_store_errors(suffix: str, document: dict[str, Any], tmp_path: Path) -> None:
+    there = Store(tmp_path / "there")
+    kind = OCI_MANIFEST if suffix else OCI_INDEX
+    data = canonical_json({"schemaVersion": 2, "mediaType": kind, **document})
+    there.tag(f"{TAG}{suffix}", put_attachment(there, suffix, b"ours") if suffix else put_index(there))
+    before = there.names()
+    entry = Descriptor(kind, digest_of(data), len(data), {REF_NAME: f"{TAG}{suffix}"})
+    index = canonical_json({"schemaVersion": 2, "manifests": [entry.to_json()]})
+    with pytest.raises(StoreError):
+        load(there, packed({"index.json": index, blob_name(data): data}))
+    assert there.names() == before
+
+
+def test_referrers_of_another_image_do_not_come_in(tmp_path: Path) -> None:
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    image, another = put_manifest(here, b"image"), put_manifest(here, b"another")
+    here.tag("web:1", image)
+    here.tag(f"web:{image.digest.replace(':', '-')}", put_referrers(here, another, b"statement"))
+    with pytest.raises(StoreError, match="does not refer to that image"):
+        load(there, saved(here, tmp_path))
+    assert there.names() == {}

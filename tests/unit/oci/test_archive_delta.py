@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from harness.errors import StoreError, UsageError
-from harness.oci.archive import load, save
+from harness.oci.archive import save
 from harness.oci.archiveindex import SINCE
-from harness.oci.model import OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
+from harness.oci.model import OCI_MANIFEST, Platform, digest_of
 from harness.oci.store import Store
 from harness.oci.volumes import VolumeReader
-from tests.unit.oci.layouts import contents, for_platform, members, packed, put_index, put_manifest
+from tests.unit.oci.layouts import attach, contents, for_platform, load, members, packed, put_index, put_manifest
 
 COMMON = os.urandom(200_000)
 OLD = os.urandom(50_000)
@@ -195,17 +195,6 @@ def test_a_platform_that_an_image_does_not_have_is_refused(multi: Store, tmp_pat
 # Attachments
 
 
-def attach(store: Store, repository: str, about: Descriptor, suffix: str, *layers: bytes) -> str:
-    name = f"{repository}:{about.digest.replace(':', '-')}{suffix}"
-    store.tag(name, put_manifest(store, *layers))
-    return name
-
-
-def referrers(store: Store, about: Descriptor, *statements: bytes) -> Descriptor:
-    entries = [{**put_manifest(store, statement).to_json(), "artifactType": "application/x"} for statement in statements]
-    return Descriptor("application/vnd.oci.image.index.v1+json", *store.put(canonical_json({"schemaVersion": 2, "manifests": entries})))
-
-
 def test_what_is_attached_goes_along_also_what_is_attached_to_that(store: Store, other: Store, tmp_path: Path) -> None:
     image = store.resolve("web:1")
     signature = attach(store, "web", image, ".sig", b"signature")
@@ -226,14 +215,14 @@ def test_signatures_that_are_here_are_not_lost_to_those_that_come(store: Store, 
     image = store.resolve("web:1")
     tag = f"web:{image.digest.replace(':', '-')}"
     attach(store, "web", image, ".sig", b"theirs", b"both")
-    store.tag(tag, referrers(store, image, b"sbom", b"both"))
+    attach(store, "web", image, "", b"sbom", b"both")
     attach(other, "web", image, ".sig", b"both", b"ours")
-    other.tag(tag, referrers(other, image, b"both", b"provenance"))
+    attach(other, "web", image, "", b"both", b"provenance")
     save(store, ["web:1"], tmp_path / "web.tar")
     for _ in range(2):
         load(other, tmp_path / "web.tar")
         merged = other.json(other.resolve(f"{tag}.sig").digest)
-        assert [layer["digest"] for layer in merged["layers"]] == [digest_of(data) for data in (b"theirs", b"both", b"ours")]
+        assert [layer["digest"] for layer in merged["layers"]] == [digest_of(data) for data in (b"both", b"ours", b"theirs")]
         assert other.json(merged["config"]["digest"])["rootfs"]["diff_ids"] == [layer["digest"] for layer in merged["layers"]]
         assert len(other.json(other.resolve(tag).digest)["manifests"]) == 3
         save(other, ["web:1"], io.BytesIO())

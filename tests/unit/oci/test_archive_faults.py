@@ -15,11 +15,11 @@ import pytest
 
 from harness.errors import StoreError
 from harness.oci import compression, tarstream
-from harness.oci.archive import load, save
+from harness.oci.archive import save
 from harness.oci.compression import Compression
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, REF_NAME, Descriptor, canonical_json, digest_of
 from harness.oci.store import Store
-from tests.unit.oci.layouts import blob_name, contents, for_platform, members, packed, put_index, put_manifest, times
+from tests.unit.oci.layouts import blob_name, contents, for_platform, load, members, packed, put_index, put_manifest, times
 
 LAYER = b"a layer" * 20_000
 ZEROS = bytes(1 << 20)
@@ -129,12 +129,12 @@ def test_a_manifest_that_calls_itself_something_else_is_refused(store: Store, fi
 @pytest.mark.parametrize(
     ("manifest", "why"),
     [
-        (b"not JSON", "not JSON"),
+        (b"not JSON", "not usable JSON"),
         (b"[]", "not a JSON object"),
         (b'{"schemaVersion": 2, "config": 1, "layers": []}', "not a descriptor"),
         (b'{"schemaVersion": 2, "layers": [{}]}', "not a descriptor"),
-        (b'{"schemaVersion": 2, "layers": {"a": 1}}', "not a descriptor"),
-        (b'{"schemaVersion": 2, "layers": [{"mediaType": "x", "digest": "sha256:../../x", "size": 1}]}', "not a sha256 digest"),
+        (b'{"schemaVersion": 2, "layers": {"a": 1}}', "not a list of descriptors"),
+        (b'{"schemaVersion": 2, "layers": [{"mediaType": "x", "digest": "sha256:../../x", "size": 1}]}', "not a descriptor"),
     ],
 )
 @pytest.mark.parametrize("order", [dict, last_first], ids=["index first", "index last"])

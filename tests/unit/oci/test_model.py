@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,25 @@ def test_a_descriptor_survives_json() -> None:
     assert set(bare.to_json()) == {"mediaType", "digest", "size"}
 
 
-@pytest.mark.parametrize("value", [{}, {"mediaType": "x", "digest": "y"}, {"mediaType": "x", "digest": "y", "size": "big"}])
-def test_what_is_no_descriptor_is_refused(value: dict[str, object]) -> None:
+PLAIN = {"mediaType": "x", "digest": digest_of(b"x"), "size": 1}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        [],
+        "text",
+        None,
+        {"mediaType": "x", "digest": "y"},
+        *({**PLAIN, "size": size} for size in ("big", "1", -5, 1.5, True, None, 1 << 63, float("inf"), [1])),
+        *({**PLAIN, "digest": digest} for digest in ("y", 7, None, "sha256:../../etc/passwd", digest_of(b"x") + "\n", "md5:" + "0" * 32)),
+        *({**PLAIN, "mediaType": kind} for kind in (None, 7, ["x"])),
+        *({**PLAIN, "annotations": annotations} for annotations in ("text", ["a"], 7, {"a": 1}, {"a": None}, {"a": {"b": "c"}})),
+        *({**PLAIN, "platform": platform} for platform in ("linux", ["linux"], {"os": 7}, {"os": ["a"]}, {"os": "linux\x1b[2J"})),
+        {**PLAIN, "artifactType": 7},
+    ],
+)
+def test_what_is_no_descriptor_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="not a descriptor"):
         Descriptor.from_json(value)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from harness.errors import StoreError, UsageError
-from harness.oci.archive import load, save
+from harness.oci.archive import save
 from harness.oci.compression import Compression
 from harness.oci.model import digest_of
 from harness.oci.store import Store
-from tests.unit.oci.layouts import put_index, put_manifest
+from tests.unit.oci.layouts import load, put_index, put_manifest
 
 LAYERS = (os.urandom(150_000), os.urandom(90_000), b"small")
 LIMIT = 50_000

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from harness import cli, cloudimage
-from harness.cloudimage import CloudImage
+from harness.cloudimage import App, CloudImage, Info
+from harness.oci.reference import Reference
 from harness.oci.store import Store
-from harness.trust import keys
+from harness.trust import keys, policy, signature
+from harness.trust.attachments import LocalShelf
+from harness.trust.keys import PrivateKey
+from tests.unit.test_cloudimage import platform_image, write
 from tests.unit.trust.damage import flip
 
 
@@ -111,3 +115,62 @@ def test_no_document_of_a_part_is_attached(store: Store, image: CloudImage, caps
     assert cli.execute(["sbom", "web", "--attach"]) == 4
     assert "is here without linux/arm64" in capsys.readouterr().err
     assert list(store.names()) == ["web:latest"]
+
+
+def test_verify_wants_a_signature_that_each_policy_wants(
+    store: Store,
+    image: CloudImage,
+    pair: tuple[Path, Path],
+    other: PrivateKey,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COSIGN_PASSWORD", "pw")
+    (tmp_path / "other.pub").write_bytes(other.public.pem)
+    monkeypatch.setattr(policy, "SYSTEM", tmp_path / "system.yaml")
+    (tmp_path / "system.yaml").write_text("default: {require: signed, keys: [other.pub]}\n")
+    (tmp_path / "own.yaml").write_text(f"default: {{require: signed, keys: ['{pair[1]}']}}\n")
+    monkeypatch.setenv("SLIPWAY_POLICY", str(tmp_path / "own.yaml"))
+    assert cli.execute(["sign", "web", "--key", str(pair[0])]) == 0
+    assert cli.execute(["verify", "web"]) == 4
+    signature.sign(LocalShelf(store, Reference.parse("web")), image.digest, other)
+    capsys.readouterr()
+    assert cli.execute(["verify", "web"]) == 0
+    assert capsys.readouterr().out.count("signed by") == 2
+
+
+ESCAPE, BIDI = "\x1b[2J", "\u202e"
+
+
+def test_what_a_signature_says_does_not_reach_the_terminal_as_it_is(
+    store: Store, image: CloudImage, key: PrivateKey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ours.pub").write_bytes(key.public.pem)
+    shelf = LocalShelf(store, Reference.parse("web"))
+    signature.sign(shelf, image.digest, key, {"stage": f"{ESCAPE}{BIDI}x\ry"})
+    assert cli.execute(["verify", "web", "--key", str(tmp_path / "ours.pub")]) == 0
+    assert cli.execute(["verify", "web", "--key", str(tmp_path / "ours.pub"), "-a", "stage=released"]) == 4
+    said = capsys.readouterr()
+    for text in (said.out, said.err):
+        assert "\\x1b[2J\\u202ex\\ry" in text
+        assert not {"\x1b", BIDI, "\r"} & set(text)
+
+
+def test_what_an_image_says_does_not_reach_the_terminal_as_it_is(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = f"{ESCAPE}{BIDI}x\ry"
+    info = Info(
+        kubernetes=odd,
+        runtime=odd,
+        env={odd: odd},
+        launch=(odd,),
+        apps=(App(odd, odd),),
+        base={"reference": odd, "digest": odd},
+        kube_version=odd,
+        converted_from={"tool": odd, "version": odd, "digest": odd},
+    )
+    write(store, platform_image(store, info=info), name="odd")
+    assert cli.execute(["inspect", "odd"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("\\x1b[2J\\u202ex\\ry") > 8
+    assert not {"\x1b", BIDI, "\r"} & set(text)

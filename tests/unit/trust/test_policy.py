@@ -14,7 +14,7 @@ from harness.oci.store import Store
 from harness.trust import policy, signature
 from harness.trust.attachments import LocalShelf
 from harness.trust.keys import PrivateKey
-from harness.trust.policy import Policy
+from harness.trust.policy import Gate, Policy
 from harness.trust.signature import RefusedError
 from tests.unit.test_cloudimage import platform_image, write
 from tests.unit.trust.damage import flip
@@ -40,7 +40,7 @@ def faults(file: Path, text: str) -> list[str]:
 
 
 def requires(found: Policy, name: str) -> str:
-    return found.rule(Reference.parse(name).repository).require
+    return found.rule(Reference.parse(name)).require
 
 
 # Which rule
@@ -104,29 +104,152 @@ def test_the_default_may_want_signatures(file: Path) -> None:
 # Which file
 
 
-def test_without_a_file_everything_is_taken(store: Store, image: CloudImage) -> None:
-    found = policy.load()
-    assert found == Policy() or found.path == Path("/etc/slipway/policy.yaml")
-    assert policy.check(store, "web", image.digest, Policy()) == ()
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the administrator's policy may be written."""
+    path = tmp_path / "etc/policy.yaml"
+    path.parent.mkdir()
+    monkeypatch.setattr(policy, "SYSTEM", path)
+    return path
 
 
-def test_the_file_is_found_where_it_belongs(store: Store, tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_everything_is_taken(store: Store, image: CloudImage, system: Path) -> None:
+    assert not system.exists()
+    assert policy.gate() == Gate()
+    assert policy.admit(store, "web", image.digest).signatures == ()
+
+
+def test_the_file_is_found_where_it_belongs(
+    store: Store, tmp_path: Path, file: Path, system: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usual = tmp_path / "config/slipway/policy.yaml"
     usual.parent.mkdir(parents=True)
     usual.write_text("default: deny\n")
-    assert policy.load().path == usual
+    assert [one.path for one in policy.gate().policies] == [usual]
     file.write_text("default: none\n")
     monkeypatch.setenv("SLIPWAY_POLICY", str(file))
-    assert (policy.load().path, policy.load().default.require) == (file, "none")
+    assert [(one.path, one.default.require) for one in policy.gate().policies] == [(file, "none")]
+    system.write_text("default: none\n")
+    assert [one.path for one in policy.gate().policies] == [system, file]
 
 
-def test_a_file_that_is_named_and_not_there_does_not_mean_take_everything(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("own", ["environment", "config"])
+def test_what_the_administrator_refuses_no_other_policy_admits(
+    store: Store, image: CloudImage, tmp_path: Path, file: Path, system: Path, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system.write_text("default: none\nrules: [{repository: web, require: deny}]\n")
+    if own == "environment":
+        monkeypatch.setenv("SLIPWAY_POLICY", str(file))
+    else:
+        file = tmp_path / "config/slipway/policy.yaml"
+        file.parent.mkdir(parents=True)
+    file.write_text("default: none\nrules: [{repository: web, require: none}]\n")
+    with pytest.raises(RefusedError, match=r"nothing of docker\.io/library/web may be used"):
+        policy.admit(store, "web", image.digest)
+    cloudimage.tag(store, "web", "free")
+    assert policy.admit(store, "free", image.digest)
+    file.write_text("default: deny\n")
+    with pytest.raises(RefusedError, match="the default is deny"):
+        policy.admit(store, "free", image.digest)
+
+
+def test_an_administrators_policy_that_cannot_be_read_is_a_fault(store: Store, system: Path) -> None:
+    system.symlink_to(system.parent / "nowhere")
+    with pytest.raises(InputError, match="cannot be read"):
+        policy.gate()
+    system.unlink()
+    system.mkdir()
+    with pytest.raises(InputError, match="cannot be read"):
+        policy.gate()
+
+
+def test_a_file_that_is_named_and_not_there_does_not_mean_take_everything(
+    file: Path, system: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SLIPWAY_POLICY", str(file))
     with pytest.raises(InputError, match="the policy cannot be read: No such file"):
-        policy.load()
+        policy.gate()
     file.mkdir()
     with pytest.raises(InputError, match="cannot be read"):
-        policy.load()
+        policy.gate()
+
+
+# Spellings
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Registry.Example.COM/team/vault:1",
+        "registry.example.com:443/team/vault",
+        "registry.example.com:0443/team/vault",
+        "REGISTRY.example.com:443/team/vault@sha256:" + "0" * 64,
+    ],
+)
+def test_each_spelling_of_a_registry_is_under_its_rules(name: str, file: Path) -> None:
+    assert requires(parse(file, RULES), name) == "deny"
+
+
+@pytest.mark.parametrize(
+    "name", ["web", "index.docker.io/web", "registry-1.docker.io/library/web", "Docker.io/web", "docker.io:443/library/web"]
+)
+def test_docker_hub_has_many_names(name: str, file: Path) -> None:
+    assert requires(parse(file, "default: none\nrules: [{repository: docker.io/library/web, require: deny}]\n"), name) == "deny"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["Registry.Example.com/team/**", "registry.example.com:443/team/**", "REGISTRY.example.com:443/team/vault", "*.EXAMPLE.com:443/**"],
+)
+def test_a_rule_may_spell_a_registry_as_it_likes(pattern: str, file: Path) -> None:
+    found = parse(file, f"default: none\nrules: [{{repository: '{pattern}', require: deny}}]\n")
+    assert requires(found, "registry.example.com/team/vault") == "deny"
+    assert requires(found, "registry.example.com:5000/team/vault") == "none"
+
+
+def test_two_spellings_of_one_rule_are_two_rules_for_one_repository(file: Path) -> None:
+    rules = "[{repository: a.io/x, require: deny}, {repository: 'A.io:443/x', require: none}]"
+    assert any("a second rule for a.io/x" in fault for fault in faults(file, f"default: none\nrules: {rules}\n"))
+
+
+# Which repository was signed
+
+
+def signed_as(store: Store, image: CloudImage, repository: str, key: PrivateKey) -> None:
+    signature.sign(LocalShelf(store, Reference.parse(repository)), image.digest, key)
+
+
+def test_a_signature_for_one_repository_does_not_count_for_another(store: Store, image: CloudImage, file: Path, key: PrivateKey) -> None:
+    found = parse(file, SIGNED)
+    signed_as(store, image, "registry.example.com/test/web", key)
+    with pytest.raises(RefusedError, match=r"signed it as registry\.example\.com/test/web, and what counts here is docker\.io/library/web"):
+        Gate((found,)).admit(store, "web", image.digest)
+    signed_as(store, image, "web", key)
+    assert Gate((found,)).admit(store, "web", image.digest).signatures
+
+
+@pytest.mark.parametrize(
+    ("identity", "admitted"),
+    [
+        ("any", True),
+        ("registry.example.com/test/web", True),
+        ("registry.example.com/**", True),
+        ("Registry.Example.com:443/test/*", True),
+        ("registry.example.com/web", False),
+        ("registry.example.com/*", False),
+        ("matchRepository", False),
+    ],
+)
+def test_a_rule_may_say_which_repositories_count(
+    identity: str, admitted: bool, store: Store, image: CloudImage, file: Path, key: PrivateKey
+) -> None:
+    signed_as(store, image, "registry.example.com:443/test/web", key)
+    gate = Gate((parse(file, SIGNED.replace("]}]", f"], identity: '{identity}'}}]")),))
+    if admitted:
+        assert gate.admit(store, "web", image.digest).signatures
+    else:
+        with pytest.raises(RefusedError, match="and what counts here is"):
+            gate.admit(store, "web", image.digest)
 
 
 # Faults
@@ -168,7 +291,7 @@ rules:
         "policy.yaml:12: a second rule for a.io/y",
         "policy.yaml:13: signed, but by whom? there are no keys",
         "policy.yaml:15: a rule has no field 'requires'",
-        "policy.yaml:17: a rule must be a mapping with repository, require, keys, annotations",
+        "policy.yaml:17: a rule must be a mapping with repository, require, keys, annotations, identity",
         "policy.yaml:18: 'team/*' does not begin with a registry",
         "policy.yaml:20: require is there twice",
     ):
@@ -199,6 +322,8 @@ rules:
         ("default: none\nrules: [{repository: 'a.io/x y/*', require: deny}]\n", "not a pattern of repositories"),
         ("default: none\nrules: [{repository: 'a.io/***', require: deny}]\n", "not a pattern of repositories"),
         ("default: none\nrules: [{repository: a.io/X, require: deny}]\n", "must be lower case"),
+        ("default: {require: signed, keys: [release.pub], identity: team/*}\n", "does not begin with a registry"),
+        ("default: {require: none, identity: any}\n", "identity means nothing with require: none"),
         ("default: none\nrules: [{repository: a.io/x, require: signed, keys: ['']}]\n", "a key without a name"),
         ("default: none\nrules: [{repository: a.io/x, require: signed, keys: [release.pub], annotations: [a]}]\n", "annotations are NAME"),
     ],
@@ -223,7 +348,7 @@ SIGNED = "default: none\nrules: [{repository: web, require: signed, keys: [relea
 def test_a_local_image_that_nobody_signed_is_refused(store: Store, image: CloudImage, file: Path) -> None:
     found = parse(file, SIGNED)
     with pytest.raises(RefusedError) as caught:
-        policy.check(store, "web", image.digest, found)
+        Gate((found,)).admit(store, "web", image.digest)
     assert f"refused by policy: web:latest: {image.digest} is not signed" in caught.value.message
     assert f"{file}:2" in (caught.value.hint or "")
 
@@ -234,9 +359,9 @@ def test_a_listed_key_opens_and_another_does_not(
     found = parse(file, SIGNED)
     signature.sign(shelf, image.digest, other)
     with pytest.raises(RefusedError, match="not by any of the keys"):
-        policy.check(store, "web", image.digest, found)
+        Gate((found,)).admit(store, "web", image.digest)
     signature.sign(shelf, image.digest, key)
-    (signed,) = policy.check(store, "web", image.digest, found)
+    (signed,) = Gate((found,)).admit(store, "web", image.digest).signatures
     assert signed.key.name == str(file.parent / "release.pub")
 
 
@@ -244,7 +369,7 @@ def test_a_damaged_signature_does_not_open(store: Store, shelf: LocalShelf, imag
     descriptor = signature.sign(shelf, image.digest, key)
     flip(store, descriptor.digest, 40)
     with pytest.raises(RefusedError, match="its signatures cannot be read"):
-        policy.check(store, "web", image.digest, parse(file, SIGNED))
+        Gate((parse(file, SIGNED),)).admit(store, "web", image.digest)
 
 
 def test_the_annotations_of_the_policy_must_be_signed(
@@ -253,38 +378,38 @@ def test_the_annotations_of_the_policy_must_be_signed(
     found = parse(file, SIGNED.replace("]}]", "], annotations: {stage: released}}]"))
     signature.sign(shelf, image.digest, key, {"stage": "test"})
     with pytest.raises(RefusedError, match="without the annotation stage=released"):
-        policy.check(store, "web", image.digest, found)
+        Gate((found,)).admit(store, "web", image.digest)
     signature.sign(shelf, image.digest, key, {"stage": "released"})
-    assert policy.check(store, "web", image.digest, found)
+    assert Gate((found,)).admit(store, "web", image.digest)
 
 
 def test_denied_is_denied_though_it_is_signed(store: Store, shelf: LocalShelf, image: CloudImage, file: Path, key: PrivateKey) -> None:
     signature.sign(shelf, image.digest, key)
     with pytest.raises(RefusedError, match=r"nothing of docker\.io/library/web may be used"):
-        policy.check(store, "web", image.digest, parse(file, "default: none\nrules: [{repository: web, require: deny}]\n"))
+        Gate((parse(file, "default: none\nrules: [{repository: web, require: deny}]\n"),)).admit(store, "web", image.digest)
 
 
 def test_an_image_by_digest_must_be_allowed_under_each_of_its_names(store: Store, image: CloudImage, file: Path) -> None:
     found = parse(file, SIGNED)
     cloudimage.tag(store, "web", "free")
-    assert policy.check(store, "free", image.digest, found) == ()
+    assert Gate((found,)).admit(store, "free", image.digest).signatures == ()
     for name in (image.digest, image.digest[7:20], f"free@{image.digest}"):
         with pytest.raises(RefusedError, match="web:latest: "):
-            policy.check(store, name, image.digest, found)
+            Gate((found,)).admit(store, name, image.digest)
 
 
 def test_an_image_without_a_name_is_what_the_default_says(store: Store, image: CloudImage, file: Path) -> None:
     store.untag("web")
-    assert policy.check(store, image.digest, image.digest, parse(file, "default: none\n")) == ()
+    assert Gate((parse(file, "default: none\n"),)).admit(store, image.digest, image.digest).signatures == ()
     with pytest.raises(RefusedError, match="refused by policy"):
-        policy.check(store, image.digest, image.digest, parse(file, "default: deny\n"))
+        Gate((parse(file, "default: deny\n"),)).admit(store, image.digest, image.digest)
 
 
 def test_a_name_that_is_about_to_be_given_is_judged_by_itself(store: Store, image: CloudImage, file: Path) -> None:
     """As load and pull do: the store does not know the name yet."""
     found = parse(file, "default: deny\nrules: [{repository: web, require: none}]\n")
     with pytest.raises(RefusedError, match="no rule names it, and the default is deny"):
-        policy.check(store, "ghcr.io/acme/new:1", image.digest, found)
+        Gate((found,)).admit(store, "ghcr.io/acme/new:1", image.digest)
 
 
 def test_run_refuses_before_it_touches_anything(

@@ -10,13 +10,14 @@ import pytest
 from harness import cloudimage
 from harness.cloudimage import CloudImage
 from harness.errors import StoreError
+from harness.oci.attached import PAYLOAD
 from harness.oci.model import OCI_MANIFEST, Descriptor, canonical_json
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.trust import signature
 from harness.trust.attachments import SIGNATURES, LocalShelf, layers_of, merge, put_layers, tag_of
 from harness.trust.keys import PrivateKey, PublicKey
-from harness.trust.signature import PAYLOAD, SIGNATURE, Claim, RefusedError
+from harness.trust.signature import SIGNATURE, Claim, Demand, RefusedError
 from tests.unit.test_cloudimage import platform_image, write
 from tests.unit.trust.damage import flip
 
@@ -27,7 +28,7 @@ def layers(shelf: LocalShelf, digest: str) -> tuple[Descriptor, ...]:
 
 def check(shelf: LocalShelf, image: CloudImage, *keys: PrivateKey, **annotations: str) -> list[str]:
     """Who signed it."""
-    found = signature.check(shelf, image.digest, [key.public for key in keys], annotations)
+    found = signature.check(shelf, image.digest, Demand([key.public for key in keys], annotations))
     return [one.key.name for one in found]
 
 
@@ -235,13 +236,24 @@ def test_a_payload_of_cosign_with_other_spelling_is_understood() -> None:
     assert Claim.parse(text) == Claim("sha256:1", "x", {})
 
 
-def test_layers_of_something_else_is_a_store_error() -> None:
-    with pytest.raises(StoreError, match="cannot be understood"):
-        layers_of(b"[]")
+@pytest.mark.parametrize(
+    "data", [b"[]", b"5", b"{", b"{}", b'{"layers": 5}', b'{"layers": [5]}', b'{"layers": ' + b"[" * 9999, b'{"layers": [{"size": 1e999}]}']
+)
+def test_layers_of_something_else_is_a_store_error(data: bytes) -> None:
+    with pytest.raises(StoreError, match="attachment sha256:"):
+        layers_of(data)
+
+
+@pytest.mark.parametrize(
+    "data", [b"[]", b"{", b'{"critical": 5}', b'{"critical": {"type": []}}', b"[" * 9999, b'{"critical": {}, "optional": 1e999}', b"\xff"]
+)
+def test_a_payload_of_something_else_is_no_claim(data: bytes) -> None:
+    with pytest.raises(ValueError, match="it is"):
+        Claim.parse(data)
 
 
 def test_a_public_key_of_the_same_pair_in_another_file_replaces_too(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> None:
     signature.sign(shelf, image.digest, key, {"n": "1"})
     signature.sign(shelf, image.digest, PrivateKey("copy.key", key.key), {"n": "2"})
-    (one,) = signature.check(shelf, image.digest, [PublicKey("elsewhere.pub", key.public.pem)])
+    (one,) = signature.check(shelf, image.digest, Demand([PublicKey("elsewhere.pub", key.public.pem)]))
     assert (one.key.name, dict(one.claim.annotations)) == ("elsewhere.pub", {"n": "2"})

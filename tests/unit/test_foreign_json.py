@@ -1,0 +1,40 @@
+"""JSON of images, registries and archives is read in one place, which bounds its depth, its numbers and its keys."""
+
+from __future__ import annotations
+
+import ast
+
+from tests.unit.test_house import SOURCES
+
+ALLOWED = {
+    "harness.untrusted": "the one place",
+    "harness.oci.store": "names and records that this program wrote, read at every command",
+    "harness.credentials": "the user's own config.json",
+    "harness.words": "a line of a Kubefile, which ends at its line",
+    "harness.clusterfile.formats": "the user's own file, checked by the reader of Clusterfiles",
+    "harness.cli.terminal": "turns values of ours into plain ones",
+    "harness.assets.oci_runtime": "runs on nodes, without this package",
+}
+
+MACHINES = ("harness.lifecycle", "harness.runtimes", "harness.checks", "harness.sandbox", "harness.testkit", "harness.clusterstate")
+"""Modules that read what machines say, not what images say."""
+
+
+def _uses_json(path_name: str) -> bool:
+    tree = ast.parse(SOURCES[path_name].read_text())
+    attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    imported = any(
+        isinstance(node, ast.ImportFrom)
+        and node.module == "json"
+        and {alias.name for alias in node.names} & {"loads", "load", "JSONDecoder"}
+        for node in ast.walk(tree)
+    )
+    return imported or any(
+        node.attr in ("loads", "load", "JSONDecoder") and isinstance(node.value, ast.Name) and node.value.id == "json"
+        for node in attributes
+    )
+
+
+def test_only_these_modules_parse_json_themselves() -> None:
+    found = {name for name in SOURCES if _uses_json(name) and not name.startswith(MACHINES)}
+    assert found == set(ALLOWED), "read it with harness.untrusted.json_object"

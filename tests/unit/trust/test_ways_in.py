@@ -1,0 +1,353 @@
+"""Every way by which an image comes into use asks policy: found in the source, so that a new one is found as well, and tried one by one."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from harness import build, capture, cloudimage, expand, images, kubefile, manifest, rootfs, sealerimage, testkit, transfer
+from harness.capture import Pulled, RemoteSource
+from harness.cloudimage import CloudImage
+from harness.clusterfile import Application
+from harness.errors import BuildError, SlipwayError, StoreError
+from harness.lifecycle import apps, install, join, run, upgrade
+from harness.nodes import Login, Machine
+from harness.oci import archive
+from harness.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
+from harness.oci.reference import Reference
+from harness.oci.remote import Manifest
+from harness.oci.store import Store
+from harness.oci.trouble import RemoteError
+from harness.registries import Site
+from harness.sources import Fetcher, LayoutSource
+from harness.testkit import Wanted
+from harness.trust import policy
+from tests.integration import sealer
+from tests.unit.test_house import SOURCES
+
+# In the source
+
+MAKE_USABLE = {
+    ("cloudimage", "read"),
+    ("sealerimage", "read"),
+    ("sealerimage", "convert"),
+    ("archive", "load"),
+    ("manifest", "pieces"),
+    ("store", "tag"),
+    ("store", "take_in"),
+}
+"""Calls that have an image afterwards, by the name before the dot and after it. ``pull`` and sources of registries count everywhere."""
+
+WAYS_IN = {
+    "harness.build:_base": "FROM",
+    "harness.build:build": "COPY --from, images that a cluster pulls, images that files declare",
+    "harness.cli.archive:load": "slipway load",
+    "harness.expand:expand": "slipway push --expand",
+    "harness.images:_admit_base": "FROM in a Dockerfile of images/",
+    "harness.lifecycle.apps:union": "applications of a cluster, for nodes that join it",
+    "harness.lifecycle.install:read": "slipway install, applications of a Clusterfile",
+    "harness.lifecycle.join:_image": "slipway join",
+    "harness.lifecycle.run:prepare": "slipway run, apply, restore",
+    "harness.lifecycle.upgrade:readable": "slipway upgrade, rollback",
+    "harness.manifest:pieces": "slipway manifest create, add",
+    "harness.oci.archive:load": "asks whom it is given",
+    "harness.sealerimage:convert": "slipway convert, FROM an image of sealer",
+    "harness.testkit:boot": "pytest --image",
+    "harness.transfer:pull": "slipway pull, run and apply of an image elsewhere, manifest create --pull",
+}
+"""Functions that make an image usable, and ask policy themselves."""
+
+EXCUSED = {
+    "harness.build:_converted": "_base has asked",
+    "harness.build:_digest_of": "of a base that _base has asked about",
+    "harness.cli.clusters:_check_site": "run.prepare asks; this looks which of its images the registry of the site lacks",
+    "harness.cli.convert:convert": "sealerimage.convert asks before; names what was made of it",
+    "harness.cli.images:_inspect_sealer": "shows",
+    "harness.cli.images:history": "shows",
+    "harness.cli.images:inspect": "shows",
+    "harness.cli.install:is_application": "only decides which verb was meant",
+    "harness.cli.manifest:_fetch": "transfer.pull asks",
+    "harness.cli.share:_expand": "expand.expand asks",
+    "harness.cli.share:fetch": "transfer.pull asks",
+    "harness.cli.share:pull": "transfer.pull asks",
+    "harness.cli.trust:_publish": "describes an image that is here",
+    "harness.cloudimage:tag": "one more name for what has one",
+    "harness.compare:find": "shows",
+    "harness.images:_pull_foreign": "Builder._ensure asks",
+    "harness.images:ensure_base": "Builder._ensure asks",
+    "harness.lifecycle.install:_check_others": "compares names",
+    "harness.lifecycle.postflight:_images": "compares names and digests with what runs",
+    "harness.lifecycle.transition:_tidy": "finds what may be removed",
+    "harness.lifecycle.uninstall:_bring_files": "removes what was admitted when it was installed",
+    "harness.lifecycle.uninstall:_hooks_of": "removes what was admitted when it was installed",
+    "harness.manifest:_tag": "names what it made of pieces, which were asked about",
+    "harness.manifest:add": "pieces asks",
+    "harness.manifest:create": "pieces asks",
+    "harness.manifest:inspect": "shows",
+    "harness.manifest:remove": "pieces asks",
+    "harness.prune:_trees": "finds what may be removed",
+    "harness.rootfs:Workshop.manifest": "through a Fetcher, whose sources were asked",
+    "harness.sealerimage:rows": "shows",
+    "harness.search:stored": "shows",
+    "harness.trust.attachments:LocalShelf.name": "names attachments",
+}
+"""Functions with such a call that need not ask, and why."""
+
+
+class _Function:
+    """A function of the package, or what of a module stands outside of any, with its nested functions."""
+
+    def __init__(self, name: str, body: Sequence[ast.AST]) -> None:
+        self.name = name
+        self.nodes = [node for one in body for node in ast.walk(one)]
+
+    @property
+    def makes_usable(self) -> bool:
+        return any(_makes_usable(node, self.name.partition(":")[0]) for node in self.nodes)
+
+    @property
+    def asks(self) -> bool:
+        """Whether it names the gate: ``policy.admit``, ``policy.gate()``, or an ``admit`` that it was given."""
+        attributes = {(_last(node.value), node.attr) for node in self.nodes if isinstance(node, ast.Attribute)}
+        called = {node.func.id for node in self.nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+        return bool(attributes & {("policy", "admit"), ("policy", "gate")}) or "admit" in called
+
+
+def _makes_usable(node: ast.AST, module: str) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    if isinstance(node.func, ast.Name):
+        own = node.func.id == "read" and module in ("harness.cloudimage", "harness.sealerimage")
+        return own or node.func.id in ("RemoteSource", "GuardedSource", "pull", "pieces")
+    if not isinstance(node.func, ast.Attribute):
+        return False
+    return node.func.attr == "pull" or (_last(node.func.value), node.func.attr) in MAKE_USABLE
+
+
+def _last(node: ast.expr) -> str:
+    """The last name before a dot: ``store`` of ``self.store``, ``Store.default()`` and ``work.store``."""
+    if isinstance(node, ast.Call):
+        return _last(node.func.value).lower() if isinstance(node.func, ast.Attribute) else _last(node.func)
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+@functools.cache
+def functions() -> dict[str, _Function]:
+    return {each.name: each for name, path in SOURCES.items() for each in _functions(name, ast.parse(path.read_text()))}
+
+
+def _functions(module: str, tree: ast.Module) -> Iterator[_Function]:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    members = [(f"{each.name}.{node.name}", node) for each in classes for node in each.body if isinstance(node, kinds)]
+    for name, node in (*((node.name, node) for node in tree.body if isinstance(node, kinds)), *members):
+        yield _Function(f"{module}:{name}", [node])
+    rest = [node for node in tree.body if not isinstance(node, (*kinds, ast.ClassDef))]
+    yield _Function(f"{module}:<module>", rest)
+
+
+def test_every_function_that_makes_an_image_usable_asks_policy_or_is_excused() -> None:
+    found = {name for name, each in functions().items() if each.makes_usable}
+    assert set(functions()) >= set(WAYS_IN)
+    assert found - set(EXCUSED) - set(WAYS_IN) == set(), "a new way in: let it ask policy.admit, and add it to WAYS_IN"
+    assert [name for name in sorted(WAYS_IN) if not functions()[name].asks] == []
+
+
+def test_every_excuse_is_needed() -> None:
+    needed = {name for name, each in functions().items() if each.makes_usable}
+    assert set(EXCUSED) - needed == set()
+    assert set(EXCUSED) & set(WAYS_IN) == set()
+
+
+def test_only_policy_makes_an_admission() -> None:
+    made = {
+        name.partition(":")[0]
+        for name, each in functions().items()
+        for node in each.nodes
+        if isinstance(node, ast.Call) and _last(node.func) == "Admitted"
+    }
+    assert made == {"harness.trust.policy"}
+
+
+def test_a_function_that_does_not_ask_is_found() -> None:
+    (bad, *_) = _functions("harness.new", ast.parse("def sneak(store):\n    return cloudimage.read(store, 'web')\n"))
+    assert (bad.name, bad.makes_usable, bad.asks) == ("harness.new:sneak", True, False)
+    text = "def good(store):\n    image = cloudimage.read(store, 'web')\n    policy.admit(store, 'web', image.digest)\n"
+    (good, *_) = _functions("harness.new", ast.parse(text))
+    assert (good.makes_usable, good.asks) == (True, True)
+
+
+def test_the_store_names_nothing_from_elsewhere_without_an_admission(store: Store, image: CloudImage) -> None:
+    other = Descriptor(OCI_INDEX, image.digest, store.size(image.digest))
+    with pytest.raises(StoreError, match="policy was not asked about it"):
+        store.take_in({"free": other}, [], {})
+    with pytest.raises(StoreError, match="policy was not asked about it"):
+        store.take_in({"free": other}, [policy.Gate().admit(store, "free", digest_of(b"another"))], {})
+    assert "free:latest" not in store.names()
+
+
+# Each of them
+
+
+class Registry:
+    """A client of a registry that has one image, and none of its blobs: nothing of a refused image is asked for."""
+
+    def __init__(self, data: bytes, media_type: str) -> None:
+        self.found = Manifest(data, media_type, digest_of(data), "registry.example.com")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def manifest(self, reference: Reference, _accept: Sequence[str] = ()) -> Manifest:
+        if reference.digest in (None, self.found.digest) and not (reference.tag or "").startswith("sha256-"):
+            return self.found
+        raise RemoteError(f"{reference}: unknown", status=404)
+
+    def blob(self, reference: Reference, digest: str, *_: Any) -> Any:
+        raise AssertionError(f"{reference}: {digest} was asked for")
+
+
+CONTAINER = canonical_json(
+    {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"config"), "size": 6},
+        "layers": [],
+    }
+)
+NAME = Reference.parse("registry.example.com/shop/web:1")
+
+
+def fetcher(store: Store) -> Fetcher:
+    client: Any = Registry(CONTAINER, OCI_MANIFEST)
+    return Fetcher([RemoteSource(client, policy.gate().admit_remote)], store)
+
+
+def pull(store: Store) -> object:
+    client: Any = Registry(CONTAINER, OCI_MANIFEST)
+    return transfer.pull(store, NAME, client)
+
+
+def load(store: Store) -> object:
+    archive.save(store, ["web"], store.root.parent / "web.tar")
+    from harness.cli.archive import load as command  # as the command line does it
+
+    return command(store.root.parent / "web.tar")
+
+
+def base(store: Store, name: str) -> object:
+    return build._base(kubefile.parse(f"FROM {name}\n", "Kubefile"), store, Platform.parse("linux/amd64"))
+
+
+def collect(store: Store) -> object:
+    client: Any = Registry(CONTAINER, OCI_MANIFEST)
+    source = RemoteSource(client, policy.gate().admit_remote)
+    pulled = [Pulled(str(NAME), "", "", "registry.example.com")]
+    return capture.collect(pulled, store=store, sources=[source], platform=Platform.parse("linux/amd64"))
+
+
+def known_by_digest(store: Store) -> object:
+    """A manifest that the store has for another reason is not to be had under any name."""
+    digest, _ = store.put(CONTAINER)
+    return fetcher(store).manifest(Reference(NAME.domain, NAME.path, None, digest))
+
+
+class Engine:
+    """A Docker engine that has one image; it pulls nothing."""
+
+    def __init__(self, digest: str) -> None:
+        self.images = self
+        self.attrs = {"RepoDigests": [f"{NAME.repository}@{digest}"]}
+
+    def get(self, _name: str) -> Engine:
+        return self
+
+
+def dockerfile(store: Store, digest: str = digest_of(CONTAINER)) -> None:
+    engine: Any = Engine(digest)
+    builder = images.Builder(store, ())
+    builder._ensure(engine, images.Definition(store.root, "x", None, (), ()), images.Base(str(NAME)))
+
+
+def boot(store: Store) -> object:
+    with testkit.boot(Wanted("web", 1, 0)) as cluster:
+        return cluster
+
+
+def digest_in(store: Store, name: str) -> str:
+    return store.resolve(name).digest
+
+
+TRIED: dict[str, Callable[[Store], object]] = {
+    "pull": pull,
+    "load": load,
+    "run": lambda store: run.prepare(run.Options(image="web", masters=(Machine("10.0.0.1", Login()),)), store),
+    "install": lambda store: install.read(install.Request(Application(name="web", image="web")), store),
+    "upgrade": lambda store: upgrade.readable(store, "web"),
+    "rollback": lambda store: upgrade.readable(store, digest_in(store, "web")),
+    "join": lambda store: join._image(store, "web", digest_in(store, "web")),
+    "applications": lambda store: apps.union([apps.Installed("web", "web", digest_in(store, "web"))], store),
+    "FROM": lambda store: base(store, "web"),
+    "FROM sealer": lambda store: base(store, "sealed"),
+    "convert": lambda store: sealerimage.convert(store, "sealed"),
+    "COPY --from": lambda store: rootfs.pull(fetcher(store), store, NAME, "linux/amd64"),
+    "capture": lambda store: fetcher(store).manifest(NAME),
+    "capture by digest": known_by_digest,
+    "collect": collect,
+    "FROM in a Dockerfile": dockerfile,
+    "test kit": boot,
+    "manifest create": lambda store: manifest.create(store, "new", ["web"]),
+    "expand": lambda store: expand.expand(store, cloudimage.read(store, "web"), Site("registry.example.com"), None),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("way", TRIED)
+def test_what_is_denied_comes_in_by_no_way(
+    way: str, store: Store, image: CloudImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert image.name == "web:latest"
+    sealer.put(store, "sealed", sealer.image([sealer.ROOTFS]))
+    rules = tmp_path / "policy.yaml"
+    rules.write_text("default: deny\n")
+    monkeypatch.setenv("SLIPWAY_POLICY", str(rules))
+    monkeypatch.setattr(images, "Client", lambda *_: Registry(CONTAINER, OCI_MANIFEST))
+    before = store.names()
+    with pytest.raises(SlipwayError, match=r"refused by policy: .*the default is deny"):
+        TRIED[way](store)
+    assert store.names() == before
+
+
+def test_what_an_admitted_index_lists_and_what_a_base_brings_is_not_asked_about(store: Store) -> None:
+    """Only the index is signed; and a CloudImage is admitted as a whole."""
+    child = Descriptor(OCI_MANIFEST, digest_of(CONTAINER), len(CONTAINER), platform=Platform.parse("linux/amd64"))
+    index = canonical_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [child.to_json()]})
+    asked: list[Reference] = []
+    client: Any = Registry(index, OCI_INDEX)
+    with_index = Fetcher([RemoteSource(client, lambda _, pinned: asked.append(pinned))], store)
+    with_index.manifest(NAME)
+    store.put(CONTAINER)
+    with_index.manifest(Reference(NAME.domain, NAME.path, None, child.digest))
+    assert [str(pinned) for pinned in asked] == [f"{NAME}@{digest_of(index)}"]
+    brought = LayoutSource(store, {str(NAME): child}, "base image")
+    with_base = Fetcher([brought, RemoteSource(client, lambda _, pinned: asked.append(pinned))], store)
+    with_base.manifest(NAME)
+    with_base.manifest(Reference(NAME.domain, NAME.path, None, child.digest))
+    assert len(asked) == 1
+
+
+def test_a_base_of_a_dockerfile_is_the_one_that_policy_admits(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine may have another image under the name for long."""
+    gate = policy.Gate((policy.parse("default: none\n", tmp_path / "policy.yaml"),))
+    monkeypatch.setattr(policy, "gate", lambda: gate)
+    monkeypatch.setattr(policy.Gate, "asks", lambda *_: True)
+    monkeypatch.setattr(images, "Client", lambda *_: Registry(CONTAINER, OCI_MANIFEST))
+    dockerfile(store)
+    with pytest.raises(BuildError, match="the engine has another registry"):
+        dockerfile(store, digest_of(b"another"))
