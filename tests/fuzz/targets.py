@@ -17,7 +17,7 @@ from typing import Any, cast
 from harness import cloudimage, discover, kubefile, kubeversion, registries, render, untrusted, words
 from harness.clusterfile import formats, generate, secrecy
 from harness.clusterfile import parse as clusterfile
-from harness.errors import SlipwayError
+from harness.errors import InputError, SlipwayError
 from harness.lifecycle import preflight, redaction, trial
 from harness.nodes import Node
 from harness.oci import archive
@@ -113,12 +113,19 @@ def read_documents(data: bytes, folder: Path) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    for read in (lambda: discover.declared(folder), lambda: discover.read_image_list(folder / "imageList")):
+    readers: tuple[Callable[[], object], ...] = (
+        lambda: discover.declared(folder),
+        lambda: discover.read_image_list(folder / "imageList"),
+        lambda: discover.read_image_list_with_auth(folder / "imageListWithAuth.yaml"),
+    )
+    refused = 0
+    for read in readers:
         try:
             read()
         except SlipwayError:
-            continue
-    discover.read_image_list_with_auth(folder / "imageListWithAuth.yaml")
+            refused += 1
+    if refused == len(readers):
+        raise InputError([])
 
 
 def read_yaml(data: bytes, _: Path) -> None:
@@ -310,7 +317,7 @@ def read_image(data: bytes, folder: Path) -> None:
         )
 
     made: dict[str, dict[str, Any]] = {"LAYER": dict(zip(("digest", "size"), store.put(images.layer(images.BASIC)), strict=True))}
-    for name in ("CONFIG", "SET", "ROOTFS", "IMAGES", "index"):
+    for name in ("CONFIG", "ROOTFS", "SET", "IMAGES", "index"):
         document = filled(given.get(name), made)
         if isinstance(document, dict) and isinstance(document.get("annotations"), dict):
             notes = document["annotations"]
@@ -360,7 +367,7 @@ _DOCUMENTS: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": images.MANIFEST,
         "config": _descriptor(images.IMAGESET_CONFIG, "SET"),
-        "layers": [],
+        "layers": [_descriptor("application/vnd.slipway.blob.v1", "ROOTFS")],
         "annotations": {"dev.slipway.kind": "imageset"},
     },
     "index": {
@@ -425,7 +432,8 @@ insecure = true
 [[registry.mirror]]
 location = "d"
 """
-_CLUSTERFILE = b"""kind: Cluster
+_CLUSTERFILE = b"""apiVersion: sealer.cloud/v2
+kind: Cluster
 metadata: {name: a}
 spec:
   image: web:1
@@ -434,10 +442,12 @@ spec:
   - {ips: [10.0.0.1], roles: [master]}
   - {ips: [10.0.0.2-10.0.0.4], roles: [node], labels: {a: b}, taints: ['a=b:NoSchedule']}
 ---
+apiVersion: sealer.io/v1
 kind: Config
 metadata: {name: c}
 spec: {path: etc/a, strategy: merge, data: 'a: b'}
 ---
+apiVersion: sealer.io/v1
 kind: Plugin
 metadata: {name: p}
 spec: {type: SHELL, action: PostInstall, on: master, data: ls}
@@ -503,7 +513,7 @@ ALL: tuple[Target, ...] = (
         "yaml",
         "harness/untrusted.py",
         read_yaml,
-        (b"a: [1, 2.5, ~, 2001-01-01, 0x1f, 1:30, .inf]\nb: &x {c: *x}\n--- !!set {a}\n",),
+        (b"a: [1, 2.5, ~, 2001-01-01, 0x1f, 1:30, .inf]\nb: &x {c: d}\ne: *x\n--- !!set {a}\n",),
         _tokens("&a *a <<: --- !!int !!float !!binary !!set !!omap !!pairs !!timestamp ? | > - : [ ] { }"),
     ),
     Target(
@@ -531,7 +541,7 @@ ALL: tuple[Target, ...] = (
         "policy",
         "harness/trust/policy.py",
         read_policy,
-        (b"default: signed\nrules:\n- repository: docker.io/**\n  require: signed\n  keys: [a.pub]\n  annotations: {a: b}\n",),
+        (b"default: none\nrules:\n- repository: docker.io/**\n  require: deny\n- repository: a.example/b\n  require: none\n",),
         _tokens("default: rules: require: keys: ** * deny none [~x] ~x"),
     ),
     Target(

@@ -150,8 +150,8 @@ def test_a_link_does_not_lead_to_another_host(link: str, home: Home) -> None:
         registry.server.on("/v2/_catalog?n=100", body(names, "application/json", link=more))
         for path in ("/v2/_catalog", "/v2/_catalog?n=1000", f"/v2/{REPOSITORY}/tags/list", f"/v2/{REPOSITORY}/tags/list?n=1000"):
             registry.server.on(path, body(names, "application/json", link=more), body(names, "application/json"))
-        home.slipway("search", registry.server.host, "--plain-http")
-        home.slipway("search", f"{registry.server.host}/{REPOSITORY}", "--plain-http")
+        home.slipway("search", "--registry", registry.server.host, "--plain-http")
+        home.slipway("search", f"{registry.server.host}/{REPOSITORY}", "--tags", "--plain-http")
         assert registry.server.requests
         assert not other.requests
 
@@ -170,8 +170,8 @@ def test_names_of_a_registry_are_text_and_no_more(names: object, home: Home) -> 
             f"/v2/{REPOSITORY}/tags/list?n=1000",
         ):
             registry.server.on(path, body(data, "application/json"))
-        home.slipway("search", registry.server.host, "--plain-http")
-        home.slipway("search", f"{registry.server.host}/{REPOSITORY}", "--plain-http")
+        home.slipway("search", "--registry", registry.server.host, "--plain-http")
+        home.slipway("search", f"{registry.server.host}/{REPOSITORY}", "--tags", "--plain-http")
 
 
 def test_attachments_that_are_none_do_not_count(home: Home) -> None:
