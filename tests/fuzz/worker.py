@@ -119,7 +119,8 @@ def guided(work: Work, bench: Any, seed: int, seconds: float) -> None:
         return bytes(made[:largest])
 
     options = [f"-max_total_time={max(1, round(seconds))}", f"-seed={seed % (1 << 31) or 1}", f"-max_len={LARGEST}", "-rss_limit_mb=0"]
-    options += ["-timeout=0", "-verbosity=0", "-print_final_stats=0", f"-artifact_prefix={work.folder}/", "-handle_xcpu=0"]
+    # Time is limited by the bench, of each input and as processor time; this is for what does not even get its signal.
+    options += ["-timeout=120", "-verbosity=0", f"-artifact_prefix={work.folder}/"]
     atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: work.attempt(bench, data) and None, custom_mutator=change)
     atheris.Fuzz()
 
