@@ -96,7 +96,8 @@ def stored(hosts: str = "", *, image: str = "bad:latest", digest: str = "", **da
 def cluster(machine: Machine, record: Mapping[str, Any] | str, nodes: Mapping[str, Any] | str | None = None) -> None:
     """A master of a running cluster whose API gives these answers (text as it is)."""
     objects = {"apiVersion": "v1", "kind": "List", "items": []} if nodes is None else nodes
+    machine.on("date +%s.%N", says(f"{time.time():.9f}\n"))
     machine.on("get", says(objects if isinstance(objects, str) else json.dumps(objects)))
-    machine.on("MemTotal", says(facts(machine.address.replace(".", "-"), machine.address)))
+    machine.on("MemTotal", says(facts(f"node-{machine.address.rpartition('.')[2]}", machine.address, "cluster default 0123456789abcdef")))
     machine.on("slipway-clusterfile", says(record if isinstance(record, str) else json.dumps(record)))
     machine.on("/readyz", says("ok"))

@@ -247,7 +247,7 @@ def test_a_hook_of_an_image_writes_nothing_here(spelling: str, home: Home, machi
         "apiVersion": "sealer.io/v1",
         "kind": "Plugin",
         "metadata": {"name": "keep"},
-        "spec": {"type": "ETCD", "action": "PreInitHost", "on": targets[spelling]},
+        "spec": {"type": "ETCD", "action": "pre-init-host", "on": targets[spelling]},
     }
     assert loaded(home, with_files({"plugins/keep.yaml": json.dumps(plugin)})).code == 0
     healthy(machines.first)

@@ -123,6 +123,7 @@ def test_logs_writes_only_into_its_file_whatever_paths_a_machine_lists(home: Hom
     listed = [f"/var/log/pods/{leading(target)}" for target in targets]
     listed += [str(target) for target in targets] + [f"/var/log/pods/a/{'../' * 5}{target}" for target in targets]
     listed += ["/var/log/pods/kube-system_a/0.log", "/var/log/pods/\x00", "/var/log/pods/" + "x" * 5000, "/var/log/pods/"]
+    cluster(machines.first, stored())
     machines.first.on("tail -c", says("ssh-ed25519 AAAA attacker\n"))
     machines.first.on("/var/log/pods/kube-system_", says(lines(listed)))
     assert home.slipway("logs", "--masters", MASTER, *login(machines), "-f", home.work / "logs.tar.gz").code == 0
@@ -131,6 +132,7 @@ def test_logs_writes_only_into_its_file_whatever_paths_a_machine_lists(home: Hom
 
 @pytest.mark.parametrize("name", ["../../../x", "/etc", "..", "a/../../..", "x" * 4000, "a\x1b[31mb", "", "-rf", "a b", "a\nb"])
 def test_a_machine_has_no_name_that_leads_out_of_the_bundle(name: str, home: Home, machines: Sshd) -> None:
+    cluster(machines.first, stored())
     machines.first.on("uname -n", says(f"{name}\n"))
     assert home.slipway("logs", "--masters", MASTER, *login(machines), "-f", home.work / "logs.tar.gz").code == 0
     assert all(re.fullmatch(r"index\.json|status\.json|(cluster|nodes)/[\w./-]+", entry) for entry in bundle_names(home)), bundle_names(
@@ -168,16 +170,17 @@ spec:
 apiVersion: sealer.io/v1
 kind: Plugin
 metadata: {{name: keep}}
-spec: {{type: ETCD, action: PreInitHost, on: "{target}"}}
+spec: {{type: ETCD, action: pre-init-host, on: "{target}"}}
 """
 
 
 def test_join_does_not_write_where_the_stored_clusterfile_says(home: Home, machines: Sshd) -> None:
-    loaded(home)
+    layout = images.cloud_image([images.layer(images.BASIC)])
+    loaded(home, layout)
     text = HOOK.format(target=home.home / ".ssh/authorized_keys", port=machines.port, key=machines.key)
     for machine in machines.machines.values():
         healthy(machine)
-    record = stored(text, digest="sha256:" + "0" * 64)
+    record = stored(text, digest=layout.index[0]["digest"])
     cluster(machines.first, record)
     machines.first.on("etcdctl", says("ssh-ed25519 AAAA attacker\n"))
     home.slipway("join", "--via", MASTER, "--nodes", WORKER, *login(machines), "--timeout", "1")
