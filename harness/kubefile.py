@@ -37,6 +37,8 @@ _ONLY_DOCKER = {
     "ONBUILD": "leave it out",
 }
 _PROXIES = frozenset(name for word in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy") for name in (word, word.upper()))
+_MOST_EXPANDED = 16 << 20
+"""Characters of all words of a Kubefile after expansion."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ENVIRONMENT = re.compile(r"[^\s=\0]+")
 _APP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -377,6 +379,8 @@ class _Reader:
         self.base: From | None = None
         self.misplaced: Fault | None = None
         self.line = 0
+        self.expanded = 0
+        """Characters of all words so far, after expansion."""
 
     def directive(self, number: int, row: str) -> bool:
         """Take a directive (``# escape=`` and the rest, which mean nothing here). False at the first line that is none."""
@@ -434,6 +438,11 @@ class _Reader:
 
     def expand(self, word: str) -> str:
         expansion = words.expand(word, self.values, self.escape)
+        self.expanded += len(expansion.text)
+        if self.expanded > _MOST_EXPANDED:
+            raise _InstructionError(
+                f"its variables stand for more than {_MOST_EXPANDED} characters in all", "values that hold others twice double"
+            )
         for name in expansion.undefined:
             if name not in self.declared:
                 near = difflib.get_close_matches(name, self.values, n=1)

@@ -12,6 +12,12 @@ import shlex
 from collections.abc import Mapping
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]")
+LONGEST = 128 << 10
+"""Characters that the variables of a word or command may stand for: Linux takes no longer argument. A value that names itself twice
+doubles with each line."""
+_DEEPEST = 50
+"""Levels of ``${A:-${B:-...}}``."""
+
 _REFERENCE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)|([A-Za-z_][A-Za-z0-9_]*))")
 
 
@@ -49,11 +55,15 @@ def split(text: str, escape: str = "\\") -> list[str]:
 def expand(word: str, values: Mapping[str, str], escape: str = "\\") -> Expansion:
     """Replace variables and remove quotes: single quotes keep all, double quotes keep blanks, ``escape`` keeps the next character.
 
-    Raises ValueError for an unfinished ``${``, an unknown modifier, and the message of ``${NAME:?message}``.
+    Raises ValueError for an unfinished ``${``, an unknown modifier, the message of ``${NAME:?message}``, and a text that gets too long.
     """
     reader = _Reader(word, values, escape)
     text = reader.read("")
     return Expansion(text, tuple(dict.fromkeys(reader.undefined)))
+
+
+def _too_long(text: str) -> ValueError:
+    return ValueError(f"{text[:80]}{'...' if len(text) > 80 else ''}: its variables stand for more than {LONGEST} characters")
 
 
 class _Reader:
@@ -63,6 +73,8 @@ class _Reader:
         self.escape = escape
         self.position = 0
         self.undefined: list[str] = []
+        self._depth = 0
+        self._taken = 0
 
     def _next(self) -> str:
         char = self.text[self.position : self.position + 1]
@@ -126,7 +138,14 @@ class _Reader:
     def _plain(self, name: str) -> str:
         if name not in self.values:
             self.undefined.append(name)
-        return self.values.get(name, "")
+        return self._value(name)
+
+    def _value(self, name: str) -> str:
+        value = self.values.get(name, "")
+        self._taken += len(value)
+        if self._taken > LONGEST:
+            raise _too_long(self.text)
+        return value
 
     def _braced(self, name: str) -> str:
         char = self._next()
@@ -143,13 +162,17 @@ class _Reader:
         present = bool(value) if counts_empty else value is not None
         # The part that is not taken is read all the same, but what is undefined in it does not matter.
         known = len(self.undefined)
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise ValueError(f"{self.text[:80]}: more than {_DEEPEST} variables within each other")
         alternative = self.read("}")
+        self._depth -= 1
         if present == (char != "+"):
             del self.undefined[known:]
         if char == "+":
             return alternative if present else ""
         if present:
-            return value or ""
+            return self._value(name)
         if char == "?":
             raise ValueError(f"{name} is not set: {alternative or 'it must be'}")
         return alternative
@@ -168,6 +191,8 @@ def json_list(text: str) -> list[str] | None:
         if re.match(r'\[(\s*\]|")', text):
             raise ValueError(f"not a JSON list: {wrong.msg} at character {wrong.pos + 1}") from wrong
         return None
+    except RecursionError as wrong:
+        raise ValueError("a JSON list must hold strings only") from wrong
     if not all(isinstance(item, str) for item in value):
         raise ValueError("a JSON list must hold strings only")
     return list(value)
@@ -177,9 +202,9 @@ def substitute(command: str, values: Mapping[str, str]) -> str:
     """Write ``values`` into a shell command where it names them, quoted as the place asks; every other variable is the shell's.
 
     Nothing is changed in single quotes or after a backslash, as in the shell itself. Raises ValueError for a ``${NAME%...}`` of one of
-    ``values``: what the shell would do to it cannot be done here.
+    ``values``: what the shell would do to it cannot be done here; and for a command that gets too long.
     """
-    found, position, double = "", 0, False
+    found, position, double, taken = "", 0, False, 0
     while position < len(command):
         char = command[position]
         if char == "\\":
@@ -198,6 +223,9 @@ def substitute(command: str, values: Mapping[str, str]) -> str:
         if reference and (reference[1] or reference[2]) in values:
             end = reference.end() if reference[2] else _closing_brace(command, reference.end())
             value = expand(command[position:end], values).text
+            taken += len(value)
+            if taken > LONGEST:
+                raise _too_long(command)
             found += _for_double_quotes(value) if double else " ".join(shlex.quote(word) for word in value.split())
             position = end
             continue

@@ -47,7 +47,6 @@ NACL = {"harness.trust.keys"}
 
 TAR_READERS = {
     "harness.images",  # what the engine of this machine answers
-    "harness.tools",  # a package that is pinned by its digest
 }
 """Who may read with the standard library's tarfile. All else comes from elsewhere and goes through oci.tarstream."""
 YAML_LOADERS = {

@@ -632,3 +632,19 @@ def test_config_overwrite_launches_both_charts() -> None:
         "helm install mysql charts/mysql -f etc/mysql-values.yaml",
         "helm install redis charts/redis -f etc/redis-values.yaml",
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FROM scratch\nENV A=xx\n" + "ENV A=$A$A\n" * 60,
+        "ARG A=xx\n" + "ARG A=$A$A\n" * 60 + "FROM scratch\n",
+        "FROM scratch\nENV A=" + "x" * 100_000 + "\n" + "".join(f"ENV A{number}=$A\n" for number in range(300)),
+        "FROM scratch\nCMD " + "[" * 100_000 + "\n",
+        "FROM scratch\nENV A=" + "${B:-" * 3000 + "}" * 3000 + "\n",
+    ],
+    ids=["env-doubles", "arg-doubles", "many-values", "lists", "nested"],
+)
+def test_what_grows_without_end_is_a_fault(text: str) -> None:
+    with pytest.raises(InputError):
+        kubefile.parse(text, "Kubefile")

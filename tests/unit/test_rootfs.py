@@ -206,6 +206,8 @@ def test_run_gets_no_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.Monk
     given: dict[str, Any] = {}
 
     def run_container(_: Any, image: str, command: list[str], **options: Any) -> tuple[int, str]:
+        if options.get("network_disabled"):
+            return 0, ""  # which packages the image has
         given.update(options)
         return 7, "curl: could not resolve host"
 

@@ -143,3 +143,33 @@ def test_substitute_quotes_what_a_shell_would_read() -> None:
     values = {"X": 'a;b $(c) "d" `e`'}
     assert words.substitute("echo $X", values) == "echo 'a;b' '$(c)' '\"d\"' '`e`'"
     assert words.substitute('echo "$X"', values) == 'echo "a;b \\$(c) \\"d\\" \\`e\\`"'
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("$A" * 3, "stand for more than"),
+        ("${A:-x}" * 3, "stand for more than"),
+        ("${B:-" * 3000 + "}" * 3000, "within each other"),
+    ],
+    ids=["plain", "default", "nested"],
+)
+def test_an_expansion_has_limits(word: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        words.expand(word, {"A": "x" * (words.LONGEST // 2)})
+
+
+def test_a_substituted_command_has_limits() -> None:
+    with pytest.raises(ValueError, match="stand for more than"):
+        words.substitute("$A " * 3, {"A": "x" * (words.LONGEST // 2)})
+
+
+def test_a_text_without_variables_may_be_long() -> None:
+    text = "x" * (words.LONGEST + 1)
+    assert words.expand(text, {}).text == text
+    assert words.substitute(text, {"A": "b"}) == text
+
+
+def test_a_list_in_lists_in_lists_is_no_list_of_strings() -> None:
+    with pytest.raises(ValueError, match="strings only"):
+        words.json_list("[" * 100_000)

@@ -1,0 +1,627 @@
+"""Everything that reads what others wrote, as functions of bytes. A target passes when it returns or raises an expected error."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import shutil
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from harness import cloudimage, discover, kubefile, kubeversion, registries, render, untrusted, words
+from harness.clusterfile import formats, generate, secrecy
+from harness.clusterfile import parse as clusterfile
+from harness.errors import InputError, SlipwayError
+from harness.lifecycle import preflight, redaction, trial
+from harness.nodes import Node
+from harness.oci import archive
+from harness.oci.extract import Extraction
+from harness.oci.model import Descriptor
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+from harness.process import Result
+from harness.trust import policy
+from tests.hostile import images
+from tests.hostile.answers import facts
+
+Check = Callable[[bytes, Path], object]
+"""Given an input and an empty folder of its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A reader. ``area`` is who answers for it: a module of the product."""
+
+    name: str
+    area: str
+    check: Check
+    seeds: tuple[bytes, ...]
+    tokens: tuple[bytes, ...] = ()
+    expected: tuple[type[Exception], ...] = (SlipwayError,)
+
+
+ROOT = Path(__file__).parents[2]
+_DIGEST = "sha256:" + "0" * 64
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")
+
+
+def _tokens(text: str) -> tuple[bytes, ...]:
+    return tuple(word.encode() for word in text.split())
+
+
+def _files(*patterns: str) -> tuple[bytes, ...]:
+    """Real ones of the project, as seeds."""
+    return tuple(path.read_bytes() for pattern in patterns for path in sorted(ROOT.glob(pattern)) if path.is_file())
+
+
+# ---- texts of users and of images -------------------------------------------------------------------------------------
+
+
+def read_kubefile(data: bytes, folder: Path) -> None:
+    parsed = kubefile.parse(_text(data), "Kubefile", build_args={"A": "b"})
+    kubefile.check_context(parsed, folder)
+    _ = parsed.launch, parsed.commands
+
+
+def read_words(data: bytes, _: Path) -> None:
+    text = _text(data)
+    with contextlib.suppress(ValueError):
+        words.json_list(text)
+    try:
+        for word in words.split(text):
+            words.expand(word, {"A": "b"})
+        words.substitute(text, {"A": "b"})
+        kubeversion.check(text)
+    except ValueError:
+        pass  # what these functions say of a text that is none
+
+
+def read_clusterfile(data: bytes, _: Path) -> None:
+    found = clusterfile.parse(_text(data), "Clusterfile", env={})
+    again = clusterfile.parse(generate.write(found), "Clusterfile")
+    if clusterfile.parse(generate.write(again), "Clusterfile") != again:
+        raise AssertionError("what was written is read as another")
+    # What the cluster keeps must be readable to every later verb.
+    clusterfile.parse(generate.redacted(found), "Clusterfile", stored=True)
+
+
+def read_hooks(data: bytes, _: Path) -> None:
+    clusterfile.image_hooks({"plugins/a.yaml": data})
+
+
+def read_template(data: bytes, _: Path) -> None:
+    text = _text(data)
+    for path in ("etc/a.conf", "etc/a.tmpl", "etc/a.j2"):
+        try:
+            render.render(text, {"A": "b", "Name": "a\\b'\"c", "N": "5", "Empty": ""}, path)
+        except SlipwayError:
+            continue
+
+
+def read_documents(data: bytes, folder: Path) -> None:
+    """YAML of a rootfs, in which images are looked for."""
+    for name in ("manifests/a.yaml", "imageList", "imageListWithAuth.yaml", "charts/c/Chart.yaml"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    readers: tuple[Callable[[], object], ...] = (
+        lambda: discover.declared(folder),
+        lambda: discover.read_image_list(folder / "imageList"),
+        lambda: discover.read_image_list_with_auth(folder / "imageListWithAuth.yaml"),
+    )
+    refused = 0
+    for read in readers:
+        try:
+            read()
+        except SlipwayError:
+            refused += 1
+    if refused == len(readers):
+        raise InputError([])
+
+
+def read_yaml(data: bytes, _: Path) -> None:
+    found = untrusted.yaml_documents(data, what="input")
+    if len(repr(found)) > 100 * (1 << 20):
+        raise AssertionError("spells out to more than the limit")
+
+
+def read_formats(data: bytes, _: Path) -> None:
+    for read in (formats.read_documents, formats.read_toml):
+        try:
+            read(_text(data))
+        except (ValueError, SlipwayError):
+            continue
+
+
+def read_json(data: bytes, _: Path) -> None:
+    untrusted.json_document(data, what="input")
+
+
+def read_reference(data: bytes, _: Path) -> None:
+    text = _text(data)
+    for parse in (Reference.parse, registries.Site.parse):
+        try:
+            parse(text)
+        except (ValueError, SlipwayError):
+            continue
+
+
+def read_policy(data: bytes, folder: Path) -> None:
+    found = policy.parse(_text(data), folder / "policy.yaml")
+    found.rule("docker.io/library/web")
+
+
+def read_registries(data: bytes, folder: Path) -> None:
+    path = folder / "registries.conf"
+    path.write_bytes(data)
+    found = registries.load(path)
+    found.endpoints(Reference.parse("docker.io/library/web"))
+
+
+def read_redaction(data: bytes, _: Path) -> None:
+    text = _text(data)
+    redaction.text(text)
+    secrecy.holds_secret(text)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(value, Mapping | list):
+        redaction.resource(value)
+
+
+def read_kubeconfig(data: bytes, _: Path) -> None:
+    made = untrusted.kube_identity(data, what="input").kubeconfig(server="https://127.0.0.1:6443", cluster="default")
+    if any(word in made for word in ("exec", "proxy-url", "insecure")):
+        raise AssertionError("takes more than an identity")
+
+
+# ---- machines ---------------------------------------------------------------------------------------------------------
+
+
+class _Spoken:
+    """A machine that has one answer."""
+
+    name = address = "10.0.0.1"
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def run(self, command: str, **_: object) -> Result:
+        return Result((), 0, self._text, "")
+
+
+def read_facts(data: bytes, _: Path) -> None:
+    told = preflight.ask(cast("Node", _Spoken(_text(data))))
+    target = preflight.Target("10.0.0.1", "master", told)
+    assert told.platform is not None
+    told.link("10.0.0.1")
+    preflight.ours([target], "default")
+
+
+def read_trial(data: bytes, _: Path) -> None:
+    text = _text(data)
+    trial.parse(text)
+    trial.listening(text)
+
+
+# ---- images -----------------------------------------------------------------------------------------------------------
+
+_TYPES = {
+    "file": tarfile.REGTYPE,
+    "dir": tarfile.DIRTYPE,
+    "link": tarfile.SYMTYPE,
+    "hard": tarfile.LNKTYPE,
+    "pipe": tarfile.FIFOTYPE,
+    "sparse": tarfile.GNUTYPE_SPARSE,
+    "next": b"",
+}
+
+
+def layers_of(data: bytes) -> list[bytes]:
+    """Layers written down: a line is ``TYPE MODE NAME TARGET``; ``next`` begins another layer."""
+    layers: list[list[tuple[str, dict[str, Any]]]] = [[]]
+    for line in _text(data).split("\n")[:200]:
+        kind, mode, name, target = (*line.split(" ", maxsplit=3), "", "", "", "")[:4]
+        if kind == "next":
+            layers.append([])
+        elif kind in _TYPES:
+            bits = int(mode, 8) & 0o7777 if mode.isascii() and mode.isdigit() and set(mode) <= set("01234567") and len(mode) < 9 else 0o755
+            content = {"data": target.encode(errors="replace")} if kind == "file" else {"linkname": target}
+            layers[-1].append((name, {"type": _TYPES[kind], "mode": bits, **content}))
+    return [images.layer({}, entries) for entries in layers[:6]]
+
+
+def _store(folder: Path) -> Store:
+    return Store(folder / "store")
+
+
+def lay_layers(data: bytes, folder: Path) -> None:
+    store = _store(folder)
+    tree = folder / "tree"
+    tree.mkdir()
+    extraction = Extraction(tree)
+    for layer in layers_of(data):
+        digest, size = store.put(layer)
+        extraction.lay(store, Descriptor(images.LAYER, digest, size))
+    extraction.finish()
+
+
+def repaired(data: bytes) -> bytes:
+    """A tar whose headers have right sums: readers look at nothing else of a block with a wrong one."""
+    made = bytearray(data)
+    for begin in range(0, len(made) - 511, 512):
+        if made[begin + 257 : begin + 262] == b"ustar":
+            made[begin + 148 : begin + 156] = b" " * 8
+            made[begin + 148 : begin + 156] = b"%06o\0 " % sum(made[begin : begin + 512])
+    return bytes(made)
+
+
+def lay_tar(data: bytes, folder: Path) -> None:
+    store = _store(folder)
+    tree = folder / "tree"
+    tree.mkdir()
+    extraction = Extraction(tree)
+    digest, size = store.put(repaired(data))
+    extraction.lay(store, Descriptor(images.LAYER, digest, size))
+    extraction.finish()
+    if sum(path.lstat().st_blocks * 512 for path in tree.rglob("*")) > (64 << 20):
+        raise AssertionError("an input of some kilobytes fills the disk")
+
+
+def load_archive(data: bytes, folder: Path) -> None:
+    store = _store(folder)
+    archive.load(store, io.BytesIO(repaired(data)))
+    for name in store.names():
+        try:
+            cloudimage.read(store, name)
+        except SlipwayError:
+            continue
+
+
+def read_image(data: bytes, folder: Path) -> None:
+    """Documents of a CloudImage, given as JSON by name; digests are made right. See ``_DOCUMENTS``."""
+    store = _store(folder)
+
+    def put(value: Any) -> dict[str, Any]:
+        content = value if isinstance(value, bytes) else json.dumps(value).encode(errors="surrogatepass")
+        digest, size = store.put(content)
+        return {"digest": digest, "size": size}
+
+    # What only a parser of its own could put together goes in as it is.
+    given: dict[str, Any] = {"index": data}
+    if not re.search(rb"[\[{]{64}", re.sub(rb"\s", b"", data)):
+        with contextlib.suppress(ValueError, RecursionError):
+            parsed = json.loads(data)
+            given = parsed if isinstance(parsed, dict) else given
+
+    def filled(value: Any, made: Mapping[str, Mapping[str, Any]]) -> Any:
+        """Descriptors whose digest is the name of a document are those of that document."""
+        if isinstance(value, list):
+            return [filled(each, made) for each in value]
+        if not isinstance(value, dict):
+            return value
+        name = value.get("digest")
+        known = dict(made.get(name, {})) if isinstance(name, str) else {}
+        return {key: filled(each, made) for key, each in value.items()} | (
+            known if "size" in value else {"digest": known["digest"]} if known else {}
+        )
+
+    made: dict[str, dict[str, Any]] = {"LAYER": dict(zip(("digest", "size"), store.put(images.layer(images.BASIC)), strict=True))}
+    for name in ("CONFIG", "ROOTFS", "SET", "IMAGES", "index"):
+        document = filled(given.get(name), made)
+        if isinstance(document, dict) and isinstance(document.get("annotations"), dict):
+            notes = document["annotations"]
+            if not isinstance(notes.get("dev.slipway.cloudimage"), str | None):
+                notes["dev.slipway.cloudimage"] = json.dumps(notes["dev.slipway.cloudimage"])
+        made[name] = put(document)
+    index = Descriptor(images.INDEX, made["index"]["digest"], made["index"]["size"])
+    store.tag("localhost/fuzz:latest", index)
+    image = cloudimage.read(store, "localhost/fuzz:latest")
+    _ = image.size, image.platforms[0].info.to_json(), image.platforms[0].images.to_json()
+
+
+def _descriptor(media_type: str, name: str, **more: Any) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": name, "size": 1, **more}
+
+
+_DOCUMENTS: dict[str, Any] = {
+    "CONFIG": {
+        **images.PLATFORM,
+        "created": "1970-01-01T00:00:00Z",
+        "config": {"Labels": {"a": "b"}},
+        "rootfs": {"type": "layers", "diff_ids": [_DIGEST]},
+        "history": [{"created_by": "COPY a .", "comment": "0"}],
+    },
+    "SET": {
+        "schemaVersion": 1,
+        "images": [
+            {
+                "name": "docker.io/library/a:1",
+                "digest": "ROOTFS",
+                "mediaType": images.MANIFEST,
+                "size": 1,
+                "foundBy": ["pulled"],
+                "requestedBy": [],
+            }
+        ],
+        "blobs": [{"digest": "ROOTFS", "mediaType": images.MANIFEST, "size": 1}],
+    },
+    "ROOTFS": {
+        "schemaVersion": 2,
+        "mediaType": images.MANIFEST,
+        "config": _descriptor(images.CONFIG, "CONFIG"),
+        "layers": [_descriptor(images.LAYER, "LAYER")],
+        "annotations": {"dev.slipway.cloudimage": images.info(env={"A": "b"}, launch=["kubectl apply -f a"], labels={"a": "b"})},
+    },
+    "IMAGES": {
+        "schemaVersion": 2,
+        "mediaType": images.MANIFEST,
+        "config": _descriptor(images.IMAGESET_CONFIG, "SET"),
+        "layers": [_descriptor("application/vnd.slipway.blob.v1", "ROOTFS")],
+        "annotations": {"dev.slipway.kind": "imageset"},
+    },
+    "index": {
+        "schemaVersion": 2,
+        "mediaType": images.INDEX,
+        "manifests": [
+            _descriptor(images.MANIFEST, "ROOTFS", platform=images.PLATFORM),
+            _descriptor(images.MANIFEST, "IMAGES", platform=images.PLATFORM, annotations={"dev.slipway.kind": "imageset"}),
+        ],
+        "annotations": {"dev.slipway.kind": "cloudimage"},
+    },
+}
+
+
+# ---- seeds ------------------------------------------------------------------------------------------------------------
+
+
+def _archive_seed() -> bytes:
+    layout = images.cloud_image([images.layer({"etc/slipway.yaml": images.FACTS})])
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        images.add(tar, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+        images.add(tar, "index.json", images.dumped({"schemaVersion": 2, "manifests": layout.index}))
+        for name, data in layout.blobs.items():
+            images.add(tar, f"blobs/sha256/{name[7:]}", data)
+    return stream.getvalue()
+
+
+def _kubeconfig_seed() -> bytes:
+    def pem(kind: str) -> str:
+        return base64.b64encode(f"-----BEGIN {kind}-----\n{base64.b64encode(b'x' * 48).decode()}\n-----END {kind}-----\n".encode()).decode()
+
+    return f"""apiVersion: v1
+kind: Config
+current-context: a@b
+contexts: [{{name: a@b, context: {{cluster: b, user: a}}}}]
+clusters: [{{name: b, cluster: {{certificate-authority-data: {pem("CERTIFICATE")}, server: "https://10.0.0.1:6443"}}}}]
+users:
+- name: a
+  user: {{client-certificate-data: {pem("CERTIFICATE")}, client-key-data: {pem("RSA PRIVATE KEY")}, exec: {{command: sh}}}}
+""".encode()
+
+
+def _facts_seed() -> bytes:
+    more = "containers k8s.io 3\nhosts 10.0.0.1 a\nowner 1388 12 nginx\nport 1388\nroute6 eth0 00 00 00\nlimit 5\n"
+    return facts("node-1", "10.0.0.1", more).encode()
+
+
+_LAYERS = (
+    (
+        b"dir 755 etc\nfile 644 etc/a hello\nlink 777 etc/b a\nhard 644 etc/c etc/a\nnext\n"
+        b"file 644 etc/.wh.a\ndir 700 etc/d\nfile 644 etc/d/.wh..wh..opq\n"
+    ),
+    b"dir 777 x/etc\nnext\nfile 644 x\nlink 777 x ../..\nfile 644 x/y z\n",
+    b"link 777 a b\nlink 777 b a\nfile 644 a/x y\ndir 000 c\nfile 644 c/d e\n",
+)
+_REGISTRIES = b"""unqualified-search-registries = ["docker.io"]
+[[registry]]
+prefix = "*.a.b"
+location = "c:5000"
+insecure = true
+[[registry.mirror]]
+location = "d"
+"""
+_CLUSTERFILE = b"""apiVersion: sealer.cloud/v2
+kind: Cluster
+metadata: {name: a}
+spec:
+  image: web:1
+  env: [A=b]
+  hosts:
+  - {ips: [10.0.0.1], roles: [master]}
+  - {ips: [10.0.0.2-10.0.0.4], roles: [node], labels: {a: b}, taints: ['a=b:NoSchedule']}
+---
+apiVersion: sealer.io/v1
+kind: Config
+metadata: {name: c}
+spec: {path: etc/a, strategy: merge, data: 'a: b'}
+---
+apiVersion: sealer.io/v1
+kind: Plugin
+metadata: {name: p}
+spec: {type: SHELL, action: PostInstall, on: master, data: ls}
+"""
+_CLUSTERFILES = (*_files("tests/cases/**/*lusterfile*"), _CLUSTERFILE)
+
+ALL: tuple[Target, ...] = (
+    Target(
+        "kubefile",
+        "harness/kubefile.py",
+        read_kubefile,
+        _files("kubefiles/*/Kubefile"),
+        _tokens(
+            "FROM COPY RUN ARG ENV LABEL APP CNI CSI APPCMDS APPENV KUBEVERSION "
+            "LAUNCH CMDS CMD MAINTAINER --from= <<EOF \\ # escape=` ${A} $A ${A:-b}"
+        ),
+    ),
+    Target(
+        "words",
+        "harness/words.py",
+        read_words,
+        (b"a 'b c' \"d $A\" ${A:-x} ${A:+y}", b'["a", "b"]', b">=1.20 <1.31 || ~1.2.x"),
+        _tokens("$ ${ } :- :+ \\ ' \" ` [ ] , || ^ ~ >= x *"),
+    ),
+    Target(
+        "clusterfile",
+        "harness/clusterfile/",
+        read_clusterfile,
+        _CLUSTERFILES,
+        _tokens(
+            "kind: spec: hosts: ips: roles: [] {} &a *a <<: --- env: "
+            "ssh: passwd: nodes: masters: ipList: registry: network: apps: on: ~ !!int |"
+        ),
+    ),
+    Target(
+        "hooks",
+        "harness/clusterfile/hooks.py",
+        read_hooks,
+        (_CLUSTERFILE.rpartition(b"---\n")[2],),
+        _tokens("type: ETCD HOSTNAME LABEL TAINT SHELL action: PreInit | on: scope: data:"),
+    ),
+    Target(
+        "template",
+        "harness/render.py",
+        read_template,
+        (
+            b'a {{ .Name }} {{ A }} {{- if eq .A "b" }}x{{ else }}y{{ end -}}{{ .Name | quote | indent 2 }}',
+            b"{% for a in range(3) %}{{ A|upper }}{% endfor %}{% if A %}x{% endif %}",
+        ),
+        _tokens(
+            "{{ }} {{- -}} {% %} {# #} {{/* */}} | quote indent b64enc b64dec default eq ne and or "
+            "not if else end range( * ** // % 'x' 10**10 upper .A $. ( ) for in set ~"
+        ),
+    ),
+    Target(
+        "documents",
+        "harness/discover.py",
+        read_documents,
+        (b"kind: Pod\nspec: {containers: [{image: nginx:1}]}\n---\na: &a {image: b}\nc: {<<: *a}\n", b"nginx:1\n# x\nbusybox\n"),
+        _tokens("image: &a *a <<: --- [ ] { } !!binary !!set ? |"),
+    ),
+    Target(
+        "yaml",
+        "harness/untrusted.py",
+        read_yaml,
+        (b"a: [1, 2.5, ~, 2001-01-01, 0x1f, 1:30, .inf]\nb: &x {c: d}\ne: *x\n--- !!set {a}\n",),
+        _tokens("&a *a <<: --- !!int !!float !!binary !!set !!omap !!pairs !!timestamp ? | > - : [ ] { }"),
+    ),
+    Target(
+        "formats",
+        "harness/clusterfile/formats.py",
+        read_formats,
+        (b"a: b\n---\nc: [d]\n", b'[a]\nb = "c"\nd = [1, 2]\n[[e]]\nf = 1979-05-27\n'),
+        _tokens("[ ] = [[ ]] \"\"\" ''' inf nan &a *a <<:"),
+    ),
+    Target(
+        "json",
+        "harness/untrusted.py",
+        read_json,
+        (b'{"a": [1, 2.5e3, null, true, "x\\ud800"], "layers": {}}',),
+        _tokens("{ } [ ] : , NaN Infinity 1e999 layers Layers \\u0000"),
+    ),
+    Target(
+        "reference",
+        "harness/oci/reference.py",
+        read_reference,
+        (b"docker.io/library/web:1.0", b"[::1]:5000/a/b@" + _DIGEST.encode(), b"localhost:443/a"),
+        _tokens(": / @ sha256: . .. - _ [ ] %"),
+    ),
+    Target(
+        "policy",
+        "harness/trust/policy.py",
+        read_policy,
+        (b"default: none\nrules:\n- repository: docker.io/**\n  require: deny\n- repository: a.example/b\n  require: none\n",),
+        _tokens("default: rules: require: keys: ** * deny none [~x] ~x"),
+    ),
+    Target(
+        "registries",
+        "harness/registries.py",
+        read_registries,
+        (_REGISTRIES,),
+        _tokens('[[registry]] prefix location blocked mirror = "*." ""'),
+    ),
+    Target(
+        "redaction",
+        "harness/lifecycle/redaction.py",
+        read_redaction,
+        (
+            b"password: x\n--token abc -u a:b Authorization: Bearer x a.a.a. DB_PASS=1 " + b"a" * 200,
+            b'{"kind": "Secret", "data": {"a": "b"}, "env": [{"name": "PASSWORD", "value": "x"}]}',
+        ),
+        _tokens('a. = : --password token "auth": PASS _KEY \\" - / +'),
+    ),
+    Target(
+        "kubeconfig",
+        "harness/untrusted.py",
+        read_kubeconfig,
+        (_kubeconfig_seed(),),
+        _tokens("users: clusters: contexts: name: user: cluster: exec: ~ [] {} LS0t"),
+    ),
+    Target(
+        "facts",
+        "harness/lifecycle/machinefacts.py",
+        read_facts,
+        (_facts_seed(),),
+        _tokens("place link route route6 port owner containers limit resolv address hosts capabilities time begun os zz ² -1"),
+    ),
+    Target(
+        "trial",
+        "harness/lifecycle/trial.py",
+        read_trial,
+        (b"listening 12 6443 2379 udp\nreach 10.0.0.1 6443 ok\npacket 10.0.0.1 yes\nsync 0.0012\n",),
+        _tokens("listening reach packet sync udp ² nan 1e999 -"),
+    ),
+    Target(
+        "layers",
+        "harness/oci/extract.py",
+        lay_layers,
+        _LAYERS,
+        _tokens("file dir link hard pipe sparse next 777 000 .. ../.. / etc x .wh. .wh..wh..opq a/b/c"),
+    ),
+    Target(
+        "tar",
+        "harness/oci/extract.py",
+        lay_tar,
+        (
+            images.layer({"a": "b", "c/" + "d" * 120: "e"}, [images.link("f", "a")]),
+            images.header(b"a", 5, b"0") + b"hello" + bytes(507 + 1024),
+        ),
+        _tokens("ustar ././@LongLink 00000000000 77777777777 GNU.sparse.size=1 path= linkpath= size="),
+    ),
+    Target(
+        "archive",
+        "harness/oci/archive.py",
+        load_archive,
+        (_archive_seed(),),
+        _tokens('index.json manifests "size": "digest": annotations blobs/sha256/ ustar 1e999 NaN []'),
+    ),
+    Target(
+        "image",
+        "harness/cloudimage.py",
+        read_image,
+        (json.dumps(_DOCUMENTS).encode(),),
+        _tokens("manifests layers config annotations platform schemaVersion"),
+    ),
+)
+BY_NAME: Mapping[str, Target] = {target.name: target for target in ALL}
+
+
+def emptied(folder: Path) -> None:
+    """Make a folder, with nothing in it."""
+    if folder.exists():
+        for path in folder.rglob("*"):
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o700)
+        shutil.rmtree(folder)
+    folder.mkdir()

@@ -1,0 +1,484 @@
+"""Images and archives made by hand to do harm. ``Home.slipway`` judges each command; a test adds what it alone expects."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hostile import images
+from tests.hostile.answers import healthy
+from tests.hostile.canary import SECRET, Home, Outcome, told
+from tests.hostile.images import BASIC, Layout, cloud_image, folder, hard_link, layer, link
+from tests.hostile.sshd import Sshd, says
+from tests.hostile.test_machines import SEQUENCES, run
+
+DISK = 96 << 20
+"""Bytes that may lie on the disk after a command on an image of some kilobytes."""
+
+
+def loaded(home: Home, layout: Layout, name: str = "image.tar") -> Outcome:
+    return home.slipway("load", "-f", layout.archive(home.work / name))
+
+
+def with_files(files: dict[str, bytes | str], *entries: tuple[str, dict[str, Any]]) -> Layout:
+    return cloud_image([layer({**BASIC, **files}, entries)])
+
+
+def without(*names: str) -> dict[str, bytes | str]:
+    return {name: content for name, content in BASIC.items() if name not in names}
+
+
+# ---- links ------------------------------------------------------------------------------------------------------------
+
+LINKS: dict[str, Callable[[str], list[tuple[str, dict[str, Any]]]]] = {
+    # The folder of the canaries without its leading slash -> entries.
+    "addon": lambda home: [link("etc/addons/a.yaml", f"/{home}/.ssh/id_rsa")],
+    "addon-relative": lambda home: [link("etc/addons/a.yaml", f"{'../' * 30}{home}/.ssh/id_rsa")],
+    "addon-chain": lambda home: [link("etc/up", f"/{home}"), link("etc/addons/a.yaml", "../up/.ssh/id_rsa")],
+    "addons-folder": lambda home: [link("etc/addons", f"/{home}/keys")],
+    "containerd": lambda home: [link("etc/containerd/config.toml", f"/{home}/keys/key.toml")],
+    "kubeadm": lambda home: [link("etc/kubeadm.yaml", f"/{home}/keys/key.yaml")],
+    "facts": lambda home: [link("etc/slipway.yaml", f"/{home}/keys/facts.yaml")],
+    "plugin": lambda home: [link("plugins/a.yaml", f"/{home}/.ssh/id_rsa")],
+    "plugins-folder": lambda home: [link("plugins", f"/{home}/.ssh")],
+    "template": lambda home: [link("etc/a.conf.tmpl", f"/{home}/.ssh/id_rsa")],
+    "template-folder": lambda home: [link("etc/conf", f"/{home}/.ssh"), link("etc/b.tmpl", "conf/id_rsa")],
+    "hard": lambda home: [hard_link("etc/addons/a.yaml", f"/{home}/.ssh/id_rsa")],
+    "hard-relative": lambda home: [hard_link("etc/addons/a.yaml", f"{'../' * 30}{home}/.ssh/id_rsa")],
+    "metadata": lambda home: [link("Metadata", f"/{home}/.ssh/id_rsa")],
+    "root": lambda home: [link("etc", f"/{home}/.ssh")],
+}
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_a_link_of_an_image_reads_nothing_here(kind: str, home: Home, machines: Sshd) -> None:
+    keys = home.home / "keys"
+    keys.mkdir()
+    secret = SECRET.decode()
+    (keys / "key.yaml").write_text(f"apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\ncontrollerManager: {{a: {secret}}}\n")
+    (keys / "key.toml").write_text(f'[grpc]\naddress = "{secret}"\n')
+    (keys / "facts.yaml").write_text(f"kubernetes: v1.31.4\npauseImage: {secret}\n")
+    home.accept("home", "home/keys", *(f"home/keys/{path.name}" for path in keys.iterdir()))
+    entries = LINKS[kind](str(home.home).lstrip("/"))
+    replaced = {name for name, _ in entries}
+    files = {name: content for name, content in BASIC.items() if not {name, *map(str, Path(name).parents)} & replaced}
+    assert loaded(home, cloud_image([layer(files, entries)])).code in (0, 4)
+    healthy(machines.first)
+    run(home, machines)
+    home.slipway("sbom", "bad")
+    assert not told(machines)
+
+
+# ---- entries of layers ------------------------------------------------------------------------------------------------
+
+ENTRIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "absolute": [("/etc/cron.d/x", {"data": b"* * * * * root id\n"})],
+    "dots": [("../../../../../../etc/x", {"data": b"x"})],
+    "dots-inside": [("etc/../../../x", {"data": b"x"})],
+    "device": [("dev/sda", {"type": tarfile.BLKTYPE, "devmajor": 8})],
+    "character": [("dev/mem", {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 1})],
+    "pipe": [("etc/addons/a.yaml", {"type": tarfile.FIFOTYPE})],
+    "pipe-template": [("etc/a.tmpl", {"type": tarfile.FIFOTYPE})],
+    "whiteout-dots": [(".wh...", {}), ("etc/.wh...", {}), (".wh..", {}), (".wh.", {})],
+    "through-link": [link("out", "/tmp"), ("out/x", {"data": b"x"})],
+    "under-file": [("a", {"data": b"x"}), ("a/b", {"data": b"x"})],
+    "loop": [link("a", "b"), link("b", "a"), ("a/x", {"data": b"x"})],
+    "empty-name": [("", {"data": b"x"}), (".", {"type": tarfile.DIRTYPE, "mode": 0}), ("./", {"type": tarfile.DIRTYPE, "mode": 0})],
+    "long-part": [("a" * 300, {"data": b"x"}), ("/".join(["d"] * 3000), {"data": b"x"})],
+    "strange": [(f"etc/{SEQUENCES.replace(chr(0), '')}", {"data": b"x"}), ("etc/\udcff", {"data": b"x"})],
+    "unreadable": [folder("etc/conf", 0), ("etc/conf/a.tmpl", {"data": b"x", "mode": 0})],
+    "negative": [("etc/x", {"uid": -1, "gid": 2**40, "mtime": -5e10})],
+}
+
+
+@pytest.mark.parametrize("kind", ENTRIES)
+def test_an_entry_of_a_layer_stays_in_its_tree(kind: str, home: Home, machines: Sshd) -> None:
+    loaded(home, with_files({}, *ENTRIES[kind]))
+    healthy(machines.first)
+    run(home, machines)
+    home.slipway("sbom", "bad")
+    home.slipway("history", "bad")
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_no_mode_of_a_folder_goes_through_a_link(together: bool, home: Home, machines: Sshd) -> None:
+    victim = home.home / "work"
+    first = [folder("x"), folder("x/work", 0o777), folder("y", 0o000)]
+    second = [("x", {"data": b""}), link("x", str(home.home)), ("y", {"data": b""}), link("y", str(home.home))]
+    layers = [layer(dict(BASIC), [*first, *second])] if together else [layer(dict(BASIC), first), layer({}, second)]
+    before = victim.stat().st_mode
+    loaded(home, cloud_image(layers))
+    healthy(machines.first)
+    run(home, machines)
+    assert victim.stat().st_mode == before
+
+
+def test_a_program_of_an_image_has_no_more_rights_here(home: Home, machines: Sshd) -> None:
+    loaded(home, with_files({}, ("bin/su", {"data": b"#!/bin/sh\n", "mode": 0o6755})))
+    healthy(machines.first)
+    run(home, machines)
+    there = [path for path in home.cache.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert there
+    assert not [path for path in there if path.stat().st_mode & 0o6000]
+
+
+# ---- bombs ------------------------------------------------------------------------------------------------------------
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "long-name": lambda: images.long_name(300 << 20),
+    "pax": lambda: images.pax(300 << 20),
+    "sparse": lambda: images.sparse(200 << 20),
+    "sparse-large": lambda: images.sparse(1 << 40),
+    "many": lambda: images.many(300_000),
+    "zeros": lambda: images.zeros(200 << 20, images.header(b"zeros", 200 << 20, b"0"), bytes(1024)),
+    "facts": lambda: images.zeros(150 << 20, images.header(b"etc/slipway.yaml", 150 << 20, b"0"), bytes(1024)),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_layer_takes_no_more_than_its_size_allows(kind: str, home: Home, machines: Sshd) -> None:
+    layers = [layer(BASIC), BOMBS[kind]()]
+    if kind == "facts":
+        layers.reverse()
+        layers[1] = layer(without("etc/slipway.yaml"))
+    loaded(home, cloud_image(layers))
+    healthy(machines.first)
+    run(home, machines)
+    home.slipway("sbom", "bad")
+    assert home.size() < DISK + 2 * sum(map(len, layers))
+
+
+TEMPLATES = {
+    "quotes": "{{ A " + "| quote " * 60 + "}}",
+    "indent": "{{ indent 9999999999 A }}",
+    "indent-pipe": "{{ A | indent 9999999999 }}",
+    "repeat": "{{ 'x' * 10**10 }}",
+    "power": "{{ 9 ** 9 ** 9 }}",
+    "format": "{{ '%9999999999d' % 1 }}",
+    "ranges": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}x{% endfor %}{% endfor %}{% endfor %}",
+    "joined": "{% set a = 'x' * 1000 %}" + "{% set a = a ~ a %}" * 40 + "{{ a }}",
+    "comments": "{{/*" * 60_000,
+    "braces": "{{ " * 60_000,
+    "nested": "{{" + "(" * 20_000 + "1" + ")" * 20_000 + "}}",
+    "ifs": "{{ if A }}" * 20_000,
+    "zero": "{{ 1 // 0 }}{{ 1 % 0 }}",
+    "number": "{{ 1e999 }}{{ A | int(1e999) }}",
+    "attribute": "{{ ''.__class__.__mro__[1].__subclasses__() }}{{ cycler.__init__.__globals__ }}",
+    "include": "{% include '/etc/passwd' %}{% import 'x' as y %}{% extends 'x' %}",
+    "tuple": "{{ (1, 2) | quote }}{{ [] | quote }}{{ dict(a=1) | quote }}",
+    "lipsum": "{{ lipsum(n=999999999) }}",
+    "center": "{{ 'x' | center(9999999999) }}{{ 'x'.ljust(9999999999) }}",
+    "terminal": "{{ " + SEQUENCES + " }}",
+}
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_a_template_has_an_end_and_a_size(kind: str, home: Home, machines: Sshd) -> None:
+    files: dict[str, bytes | str] = {
+        "etc/a.conf.tmpl": TEMPLATES[kind],
+        "manifests/b.yaml.tmpl": TEMPLATES[kind],
+        "charts/c.yaml.tmpl": "x",
+    }
+    layout = cloud_image([layer({**BASIC, **files})], about=images.info(env={"A": "\\\\'\"x"}))
+    assert loaded(home, layout).code == 0
+    healthy(machines.first)
+    run(home, machines)
+    assert home.size() < DISK
+
+
+YAML = {
+    "aliases": images.aliases(),
+    "merges": images.merges(),
+    "deep": images.deep(),
+    "flow": "{a: " * 5000,
+    "cycle": "a: &a [*a]\n",
+    "many": "- x\n" * 300_000,
+    "key": "? " * 5000 + "x",
+    "object": "!!python/object/apply:os.system [id]\n",
+    "number": "a: " + "9" * 20_000 + "\nb: 0x" + "f" * 20_000 + "\nc: 1:" + "59:" * 5000 + "1\n",
+    "date": "a: 9999-99-99\nb: 2001-12-14t21:59:43.10-99:99\n",
+    "kinds": "kind: [x]\nimage: {a: 1}\nspec: 5\n---\n5\n---\n[image]\n---\nimage: 7\n",
+    "binary": "a: !!binary x\nb: !!set {1, 2}\nc: !!omap [1]\n",
+    "terminal": f"image: '{SEQUENCES.replace(chr(0), '').replace(chr(13), '')}'\n",
+}
+
+
+@pytest.mark.parametrize(
+    "place", [("manifests/a.yaml", "etc/kubeadm.yml"), ("etc/slipway.yaml",), ("plugins/a.yaml",)], ids=lambda place: place[-1]
+)
+@pytest.mark.parametrize("kind", ["aliases", "merges", "deep", "cycle", "number", "kinds"])
+def test_yaml_of_an_image_is_read_within_limits(kind: str, place: tuple[str, ...], home: Home, machines: Sshd) -> None:
+    healthy(machines.first)
+    assert loaded(home, with_files(dict.fromkeys(place, YAML[kind]))).code == 0
+    run(home, machines)
+
+
+@pytest.mark.parametrize("kind", YAML)
+def test_a_build_reads_yaml_within_limits(kind: str, home: Home) -> None:
+    """Of a base image and of a context: with a changed copy of the same file upon it, both are looked into."""
+    layers = [layer({**BASIC, "manifests/a.yaml": YAML[kind], "charts/c/Chart.yaml": YAML[kind], "imageList": YAML[kind]})]
+    assert loaded(home, cloud_image(layers)).code == 0
+    context = home.work / "context"
+    (context / "manifests").mkdir(parents=True)
+    (context / "manifests/a.yaml").write_text(f"# changed\n{YAML[kind]}")
+    (context / "Kubefile").write_text("FROM bad:latest\nCOPY manifests manifests\nCMD kubectl apply -f manifests/a.yaml\n")
+    home.slipway("build", "-t", "made", "--discover", "declared", context)
+    home.slipway("diff", "bad", "made")
+
+
+# ---- hooks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spelling", ["absolute", "home", "relative", "state"])
+def test_a_hook_of_an_image_writes_nothing_here(spelling: str, home: Home, machines: Sshd) -> None:
+    targets = {
+        "absolute": str(home.home / ".ssh/authorized_keys"),
+        "home": "~/.ssh/authorized_keys",
+        "relative": "../home/.ssh/authorized_keys",
+        "state": str(home.state / "clusters/other/kubeconfig"),
+    }
+    plugin = {
+        "apiVersion": "sealer.io/v1",
+        "kind": "Plugin",
+        "metadata": {"name": "keep"},
+        "spec": {"type": "ETCD", "action": "pre-init-host", "on": targets[spelling]},
+    }
+    assert loaded(home, with_files({"plugins/keep.yaml": json.dumps(plugin)})).code == 0
+    healthy(machines.first)
+    machines.first.on("etcdctl", says("ssh-ed25519 AAAA attacker\n"))
+    machines.first.on("snapshot", says("ssh-ed25519 AAAA attacker\n"))
+    run(home, machines)
+
+
+# ---- documents --------------------------------------------------------------------------------------------------------
+
+ODD: tuple[Any, ...] = (None, 5, -1, 1.5, True, "x", SEQUENCES, [], {}, [None], {"a": None}, ["../../x"], "sha256:../../x")
+
+
+def documents() -> dict[str, Callable[[], Layout]]:
+    good = [layer(BASIC)]
+    made: dict[str, Callable[[], Layout]] = {}
+    for number, odd in enumerate(ODD):
+        made[f"about-{number}"] = lambda odd=odd: cloud_image(good, about=odd)  # type: ignore[misc]
+        made[f"annotations-{number}"] = lambda odd=odd: cloud_image(good, annotations=odd)  # type: ignore[misc]
+        made[f"kind-{number}"] = lambda odd=odd: cloud_image(good, annotations={"dev.slipway.kind": odd})  # type: ignore[misc]
+        made[f"images-{number}"] = lambda odd=odd: cloud_image(good, images=odd)  # type: ignore[misc]
+        for field in (
+            "type",
+            "kubernetes",
+            "runtime",
+            "env",
+            "launch",
+            "apps",
+            "labels",
+            "base",
+            "kubeVersion",
+            "clusterApps",
+            "schemaVersion",
+        ):
+            made[f"{field}-{number}"] = lambda field=field, odd=odd: cloud_image(good, about=images.info(**{field: odd}))  # type: ignore[misc]
+        for field in ("rootfs", "history", "config", "os", "architecture"):
+            made[f"config-{field}-{number}"] = lambda field=field, odd=odd: cloud_image(good, config={field: odd})  # type: ignore[misc]
+        for field in ("layers", "config", "mediaType", "schemaVersion", "annotations"):
+            made[f"manifest-{field}-{number}"] = lambda field=field, odd=odd: cloud_image(good, rootfs={field: odd})  # type: ignore[misc]
+        for field in ("images", "blobs", "schemaVersion"):
+            content = {"schemaVersion": 1, "images": [], "blobs": [], field: odd}
+            made[f"set-{field}-{number}"] = lambda content=content: cloud_image(good, images=content)  # type: ignore[misc]
+        entry = {"name": odd, "digest": odd, "mediaType": odd, "size": odd, "foundBy": odd}
+        made[f"embedded-{number}"] = lambda entry=entry: cloud_image(good, images={"schemaVersion": 1, "images": [entry], "blobs": [entry]})  # type: ignore[misc]
+    return made
+
+
+def poisoned(layout: Layout) -> Layout:
+    """With what only a careless reader takes for a manifest."""
+    deep = b'{"schemaVersion": 2, "manifests": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+    for number, data in enumerate((b'{"schemaVersion": 2, "manifests": 5}', deep, b'{"schemaVersion": 2, "layers": [5, null]}')):
+        layout.name(f"poison{number}:latest", layout.put(images.MANIFEST, data))
+    return layout
+
+
+VIEWS: tuple[tuple[str, ...], ...] = (
+    ("images",),
+    ("images", "--all"),
+    ("inspect", "bad"),
+    ("history", "bad"),
+    ("sbom", "bad"),
+    ("verify", "bad"),
+    ("provenance", "bad"),
+    ("tag", "bad", "other"),
+    ("diff", "bad", "other"),
+    ("save", "-f", "out.tar", "bad"),
+    ("convert", "bad", "-t", "converted"),
+    ("prune",),
+    ("rmi", "bad"),
+    ("prune",),
+)
+
+
+def test_documents_that_are_none_are_refused_or_shown(home: Home) -> None:
+    """All in one store: one that is poisoned must not stop the verbs for the others."""
+    failed = []
+    for number, (name, make) in enumerate(documents().items()):
+        # Each field with three of the values: fuzzing has them all.
+        if number % 4 == 0:
+            try:
+                loaded(home, make())
+            except AssertionError as wrong:
+                failed.append(f"{name}: {str(wrong)[:600]}")
+    assert not failed, f"{len(failed)}:\n" + "\n".join(failed)
+    for view in VIEWS:
+        home.slipway(*view)
+
+
+@pytest.mark.parametrize(
+    "kind", ["about-6", "apps-9", "images-4", "set-images-9", "manifest-layers-9", "config-rootfs-1", "embedded-6", "poison"]
+)
+def test_every_view_of_an_odd_image_is_an_answer(kind: str, home: Home) -> None:
+    assert loaded(home, cloud_image([layer(BASIC)], name="good:latest"), "good.tar").code == 0
+    loaded(home, poisoned(cloud_image([layer(BASIC)])) if kind == "poison" else documents()[kind]())
+    for view in VIEWS:
+        home.slipway(*view)
+    assert "good:latest" in home.slipway("images").stdout
+    assert home.slipway("inspect", "good").code == 0
+    assert home.slipway("rmi", "good").code == 0
+
+
+# ---- archives ---------------------------------------------------------------------------------------------------------
+
+
+def archive(home: Home, *entries: tuple[str, dict[str, Any]], name: str = "odd.tar") -> Path:
+    path = home.work / name
+    with tarfile.open(path, "w") as tar:
+        for entry, fields in entries:
+            images.add(tar, entry, **fields)
+    return path
+
+
+ARCHIVES: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "empty": [],
+    "no-index": [("oci-layout", {"data": b"{}"})],
+    "index-list": [("oci-layout", {"data": b"{}"}), ("index.json", {"data": b"[]"})],
+    "index-number": [("oci-layout", {"data": b"{}"}), ("index.json", {"data": b'{"manifests": 1e999}'})],
+    "index-deep": [("oci-layout", {"data": b"{}"}), ("index.json", {"data": b'{"manifests": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"})],
+    "links": [link("index.json", "/etc/passwd"), hard_link("oci-layout", "/etc/passwd")],
+    "names": [("../../x", {"data": b"x"}), ("/x", {"data": b"x"}), (f"blobs/sha256/{'0' * 64}", {"data": b"x"})],
+    "docker": [("manifest.json", {"data": b'[{"Config": "../x", "RepoTags": [5], "Layers": ["/etc/passwd"]}]'})],
+    "docker-odd": [("manifest.json", {"data": b"5"}), ("repositories", {"data": b"[]"})],
+    "device": [("index.json", {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 5})],
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_an_archive_that_is_none_is_refused(kind: str, home: Home) -> None:
+    assert home.slipway("load", "-f", archive(home, *ARCHIVES[kind])).code in (2, 4)
+    assert home.slipway("images").code == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 511, 512, 5000, 9000])
+def test_an_archive_that_is_cut_is_refused(size: int, home: Home) -> None:
+    path = cloud_image([layer(BASIC)]).archive(home.work / "whole.tar")
+    path.write_bytes(path.read_bytes()[:size])
+    assert home.slipway("load", "-f", path).code in (2, 4)
+
+
+def test_the_names_of_an_archive_are_names(home: Home) -> None:
+    for number, name in enumerate((SEQUENCES, "../../x", "", "a" * 5000, "A B", "x:y:z", "\udcff", 5, None, ["x"], {"a": 1})):
+        layout = cloud_image([layer(BASIC)])
+        layout.index[0]["annotations"] = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
+        home.slipway("load", "-f", layout.archive(home.work / f"{number}.tar"))
+        home.slipway("images")
+
+
+def test_a_refused_archive_leaves_nothing_behind(home: Home) -> None:
+    policy = home.work / "policy.yaml"
+    policy.write_text("default: deny\nrules:\n  - {repository: '**/good', require: none}\n")
+    env = {"SLIPWAY_POLICY": str(policy)}
+    good = cloud_image([layer(BASIC)], name="good:latest")
+    assert home.slipway("load", "-f", good.archive(home.work / "good.tar"), env=env).code == 0
+    before = home.slipway("images", "--all").stdout, (home.state / "index.json").read_bytes()
+    root = good.index[0]["digest"].replace(":", "-")
+    bad = cloud_image([layer({"other": "x"})])
+    for suffix in (".sig", ".att", ".anything", ""):
+        bad.name(
+            f"good:{root}{suffix}",
+            bad.put(images.MANIFEST, {"schemaVersion": 2, "mediaType": images.MANIFEST, "manifests": [], "layers": []}),
+        )
+    assert home.slipway("load", "-f", bad.archive(home.work / "bad.tar"), env=env).code == 4
+    assert (home.slipway("images", "--all").stdout, (home.state / "index.json").read_bytes()) == before
+
+
+def test_a_refused_base_image_is_not_built_upon(home: Home) -> None:
+    assert loaded(home, cloud_image([layer(BASIC)])).code == 0
+    policy = home.work / "policy.yaml"
+    policy.write_text("default: deny\n")
+    context = home.work / "context"
+    context.mkdir()
+    for text in ("FROM bad:latest\nCOPY Kubefile x\n", "FROM scratch\nCOPY --from=bad:latest / .\n"):
+        (context / "Kubefile").write_text(text)
+        outcome = home.slipway("build", "-t", "made", "--discover", "declared", context, env={"SLIPWAY_POLICY": str(policy)})
+        assert outcome.code != 0
+        assert "polic" in outcome.output
+    assert home.slipway("convert", "bad", env={"SLIPWAY_POLICY": str(policy)}).code != 0
+
+
+# ---- Clusterfiles and backups -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", YAML)
+def test_a_clusterfile_is_read_within_limits(kind: str, home: Home) -> None:
+    path = home.work / "Clusterfile"
+    path.write_text(YAML[kind])
+    for words in (("run", "-f", path), ("apply", "-f", path), ("check", "--pre", "-f", path)):
+        assert home.slipway(*words).code == 2
+
+
+def test_a_kubefile_is_read_within_limits(home: Home) -> None:
+    context = home.work / "context"
+    context.mkdir()
+    texts = (
+        "\x00",
+        SEQUENCES,
+        "FROM " * 10_000,
+        "FROM scratch\nRUN " + "\\\n" * 50_000,
+        "FROM scratch\n" + "ENV A=$A$A\n" * 60 + "CMD $A\n",
+        "ARG " + "A" * 10**6,
+    )
+    for text in texts:
+        (context / "Kubefile").write_text(text, newline="")
+        home.slipway("build", "--check", context)
+
+
+BACKUPS: dict[str, bytes] = {
+    "empty": b"",
+    "binary": b"\xff" * 10_000,
+    "front-list": b"[]",
+    "front-deep": b"[" * 100_000 + b"]" * 100_000,
+    "front-number": b'{"format": 1e999, "files": 5}',
+    "front-files": b'{"format": 1, "files": {"../../x": 5}}',
+}
+
+
+@pytest.mark.parametrize("kind", BACKUPS)
+def test_a_backup_that_is_none_is_refused(kind: str, home: Home, machines: Sshd) -> None:
+    path = home.work / "backup"
+    data = BACKUPS[kind]
+    if kind.startswith("front"):
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as tar:
+            for name in ("backup.json", "index.json", "front.json", "../../x", "pki/ca.key"):
+                images.add(tar, name, data)
+        data = stream.getvalue()
+    path.write_bytes(data)
+    for words in ((), ("--password-env", "PASSWORD")):
+        outcome = home.slipway(
+            "restore", "-f", path, "--masters", "127.0.0.1", "--port", str(machines.port), "--key", machines.key, "--yes", *words,
+            env={"PASSWORD": "sesame"},
+        )  # fmt: skip
+        assert outcome.code != 0
+    assert not machines.first.heard

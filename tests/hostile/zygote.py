@@ -1,0 +1,77 @@
+"""The command line, loaded once and forked for each command: most of the time of a small command goes into loading it.
+
+Reads a request a line from standard input (JSON: argv, env, cwd, and the files for the standard streams), and writes two lines for each:
+the process id of the command, then its wait status and its largest resident size in kB.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import resource
+import signal
+import sys
+from typing import Any
+
+import harness
+from harness.cli import execute
+
+BACKSTOP = 1 << 30
+"""Bytes of private memory after which the kernel refuses more: a bomb must not take the machine that tests."""
+LARGEST_FILE = 256 << 20
+CPU = 120
+"""Seconds of processor time. A bomb takes hours; no command here takes more than a few."""
+
+
+def load() -> None:
+    """Import all that a verb imports when it begins."""
+    for module in pkgutil.walk_packages(harness.__path__, "harness."):
+        if not module.name.endswith(("__main__", "oci_runtime")):
+            importlib.import_module(module.name)
+
+
+def limit() -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (BACKSTOP, BACKSTOP))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU, CPU + 10))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def become(request: dict[str, Any]) -> list[str]:
+    """Turn a forked child into the process that was asked for; the arguments of the command line."""
+    for number, (name, flags) in enumerate((("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY))):
+        opened = os.open(request[name], flags)
+        os.dup2(opened, number)
+        os.close(opened)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"])
+    limit()
+    return [str(word) for word in request["argv"]]
+
+
+def serve() -> list[str] | None:
+    """Fork a child for each request. Returns its arguments in a child, None at the end of the requests."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            return become(request)
+        print(child, flush=True)
+        _, status, usage = os.wait4(child, 0)
+        print(status, usage.ru_maxrss, flush=True)
+    return None
+
+
+def main() -> int:
+    load()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    arguments = serve()
+    # A child ends as any interpreter does: what was registered for the end is done.
+    return 0 if arguments is None else execute(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
