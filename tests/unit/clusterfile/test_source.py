@@ -64,7 +64,7 @@ def test_aliases_and_merge_keys_are_followed() -> None:
 
 def test_what_holds_itself_or_grows_without_end_is_a_fault() -> None:
     assert told("a: &x [*x]\n") == [("f:1", "cannot be read: it holds itself, by an alias")]
-    assert told("b: 1\n---\na:\n" + "[" * 500 + "]" * 500) == [("f:4", "cannot be read: it is nested more than 100 levels deep")]
+    assert told("b: 1\n---\na:\n " + "[" * 500 + "]" * 500) == [("f:4", "cannot be read: it is nested more than 100 levels deep")]
     bomb = "a0: &a0 [1,1,1,1,1,1,1,1,1,1]\n" + "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 8))
     ((where, message),) = told(bomb)
     assert where.startswith("f:")
