@@ -14,6 +14,9 @@ ALLOWED = {
     "harness.clusterfile.formats": "the user's own file, checked by the reader of Clusterfiles",
     "harness.cli.terminal": "turns values of ours into plain ones",
     "harness.assets.oci_runtime": "runs on nodes, without this package",
+    "harness.render": "lines of its own child process",
+    "harness.jinjarender": "that child process: what its parent asks",
+    "harness.gotools": "what the installed Go says of itself",
 }
 
 MACHINES = ("harness.lifecycle", "harness.runtimes", "harness.checks", "harness.sandbox", "harness.testkit", "harness.clusterstate")
