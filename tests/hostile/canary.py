@@ -130,15 +130,15 @@ class Home:
     def judge(self, outcome: Outcome) -> None:
         """A documented exit code, no crash, no sequence for a terminal, little memory, and no canary touched or shown."""
         shown = f"{' '.join(outcome.words)[:300]}\nexit code {outcome.code}\n{outcome.output[-3000:]!r}"
+        changed = self.changed()
+        assert not changed, f"{changed}: {shown}"
+        assert not tells(outcome.output.encode(errors="surrogateescape")), f"a canary is shown: {shown}"
         assert outcome.code != -signal.SIGXCPU, f"takes processor time without end: {shown}"
         assert "Traceback (most recent call last)" not in outcome.output, shown
         assert "should not have happened" not in outcome.output, shown
         assert outcome.code in CODES, shown
         assert not strange(outcome.output), f"{strange(outcome.output)} for the terminal: {shown}"
         assert outcome.memory < MEMORY, f"{outcome.memory >> 20} MiB of memory: {shown}"
-        changed = self.changed()
-        assert not changed, f"{changed}: {shown}"
-        assert not tells(outcome.output.encode(errors="surrogateescape")), f"a canary is shown: {shown}"
 
     def canaries(self) -> dict[str, tuple[int, str]]:
         """Mode and content of everything that is not this command's to change: all of the home, and a cluster of another name."""

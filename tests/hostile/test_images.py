@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tests.hostile import images
-from tests.hostile.answers import healthy
+from tests.hostile.answers import healthy, snapshot
 from tests.hostile.canary import SECRET, Home, Outcome, told
 from tests.hostile.images import BASIC, Layout, cloud_image, folder, hard_link, layer, link
-from tests.hostile.sshd import Sshd, says
+from tests.hostile.sshd import Sshd
 from tests.hostile.test_machines import SEQUENCES, run
 
 DISK = 96 << 20
@@ -251,8 +251,7 @@ def test_a_hook_of_an_image_writes_nothing_here(spelling: str, home: Home, machi
     }
     assert loaded(home, with_files({"plugins/keep.yaml": json.dumps(plugin)})).code == 0
     healthy(machines.first)
-    machines.first.on("etcdctl", says("ssh-ed25519 AAAA attacker\n"))
-    machines.first.on("snapshot", says("ssh-ed25519 AAAA attacker\n"))
+    snapshot(machines.first, b"ssh-ed25519 AAAA attacker\n")
     run(home, machines)
 
 

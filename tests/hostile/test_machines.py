@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.hostile import images
-from tests.hostile.answers import STATE, cluster, facts, healthy, stored
+from tests.hostile.answers import STATE, cluster, facts, healthy, snapshot, stored
 from tests.hostile.canary import SECRET, Home, Outcome, leading, lines, tells, told
 from tests.hostile.sshd import Answer, Sshd, drip, endless, hang, hangs_up, says
 
@@ -182,7 +182,7 @@ def test_join_does_not_write_where_the_stored_clusterfile_says(home: Home, machi
         healthy(machine)
     record = stored(text, digest=layout.index[0]["digest"])
     cluster(machines.first, record)
-    machines.first.on("etcdctl", says("ssh-ed25519 AAAA attacker\n"))
+    snapshot(machines.first, b"ssh-ed25519 AAAA attacker\n")
     home.slipway("join", "--via", MASTER, "--nodes", WORKER, *login(machines), "--timeout", "1")
     assert machines.first.was_told("slipway-clusterfile")
 
