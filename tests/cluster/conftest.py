@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,13 +38,27 @@ Those of the second group use one cluster, in the order in which they leave it f
 """
 
 
+def group_of(name: str) -> str:
+    """The group that a file belongs to, named after its first one; a file that is in none is its own."""
+    return next((group[0] for group in GROUPS if name in group), name)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    places = {name: (number, place) for number, group in enumerate(GROUPS) for place, name in enumerate(group)}
-    for item in items:
-        if item.path.parent == here:
-            item.add_marker(pytest.mark.xdist_group(GROUPS[places[item.path.name][0]][0]))
-    items.sort(key=lambda item: places.get(item.path.name, (-1, 0)) if item.path.parent == here else (-1, 0))
+    order = [name for group in GROUPS for name in group]
+    items.sort(key=lambda item: order.index(item.path.name) if item.path.parent == here and item.path.name in order else -1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n``, hand out whole groups. (``--dist loadgroup`` writes into node ids, which not every pytest lets it do.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid.partition("::")[0].rpartition("/")[2])
+
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

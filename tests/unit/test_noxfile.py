@@ -14,6 +14,7 @@ import yaml
 
 import noxfile
 from harness import catalog, paths
+from tests.cluster.conftest import GROUPS, group_of
 
 JUNIT = """<?xml version="1.0"?><testsuites>
 <testsuite name="pytest" errors="1" failures="2" skipped="3" tests="10" time="100.5"><testcase/></testsuite></testsuites>"""
@@ -192,6 +193,12 @@ def test_every_shell_script_is_checked_whatever_it_is_called() -> None:
 def test_all_tests_are_in_some_ring() -> None:
     folders = {path.name for path in (noxfile.ROOT / "tests").iterdir() if path.is_dir() and any(path.rglob("test_*.py"))}
     assert folders <= {*noxfile.RINGS, Path(noxfile.VM).name}
+
+
+def test_every_file_of_the_cluster_ring_is_in_one_group_that_stays_together() -> None:
+    files = sorted(path.name for path in (noxfile.ROOT / "tests/cluster").glob("test_*.py"))
+    assert sorted(name for group in GROUPS for name in group) == files
+    assert group_of("test_members.py") == group_of("test_run.py") == "test_run.py"
 
 
 def entry(name: str) -> catalog.Entry:
