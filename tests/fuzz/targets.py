@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import re
@@ -157,7 +158,7 @@ def read_reference(data: bytes, _: Path) -> None:
 
 def read_policy(data: bytes, folder: Path) -> None:
     found = policy.parse(_text(data), folder / "policy.yaml")
-    found.rule("docker.io/library/web")
+    found.rule(Reference.parse("docker.io/library/web"))
 
 
 def read_registries(data: bytes, folder: Path) -> None:
@@ -280,7 +281,7 @@ def lay_tar(data: bytes, folder: Path) -> None:
 
 def load_archive(data: bytes, folder: Path) -> None:
     store = _store(folder)
-    archive.load(store, io.BytesIO(repaired(data)))
+    archive.load(store, io.BytesIO(repaired(data)), admit=functools.partial(policy.Gate().admit, store))
     for name in store.names():
         try:
             cloudimage.read(store, name)
