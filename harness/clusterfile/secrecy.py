@@ -97,7 +97,9 @@ def _is_harmless(name: str, value: str) -> bool:
     text = value.strip()
     if text.lower() in _HARMLESS or text.startswith("{{") or _VARIABLE.fullmatch(text) or is_redacted(text):
         return True
-    return name.lower().endswith("key") and _PATH.fullmatch(text[:_LONGEST_NAME]) is not None and not _PARTS.search(name.lower())
+    if len(text) > _LONGEST_NAME or not name.lower().endswith("key"):
+        return False
+    return _PATH.fullmatch(text) is not None and not _PARTS.search(name.lower())
 
 
 # ---- texts ------------------------------------------------------------------------------------------------------------
@@ -242,9 +244,13 @@ def _spans(text: str, signs: str) -> Iterator[tuple[int, int]]:
     for match in _NAMED.finditer(text):
         if is_secret_name(match[1]):
             yield from _value(text, match.end(), match[1], line=True)
+    covered = 0
     for match in _ASSIGNED.finditer(text):
-        if match[2] in signs and is_secret_name(match[1]):
-            yield from _assigned(text, match)
+        # What stands within a secret is hidden with it: to look at its end again for each name in it would take for ever.
+        if match.end() >= covered and match[2] in signs and is_secret_name(match[1]):
+            for begin, end in _assigned(text, match):
+                covered = max(covered, end)
+                yield begin, end
     yield from _short_options(text)
 
 
@@ -303,6 +309,8 @@ def _block_end(text: str, begin: int, key: int, start: int) -> int:
 
 def _value(text: str, at: int, name: str, *, line: bool, margin: bool = False) -> Iterator[tuple[int, int]]:
     """The value that begins at ``at``: in quotes, to the end of the line, or one word."""
+    if text.startswith(("{", "["), at):
+        return
     quote = _QUOTE.match(text, at)
     if quote:
         begin, end = quote.end(), _closing(text, quote)
@@ -312,8 +320,8 @@ def _value(text: str, at: int, name: str, *, line: bool, margin: bool = False) -
         if line and (comment := text.find(" #", begin, end)) >= 0:
             end = comment
         end = begin + len(text[begin:end].rstrip())
-    value = text[begin : min(end, begin + _LONGEST_NAME)]
-    if begin < end and not value.startswith(("{", "[")) and not _is_harmless(name, value):
+    # A long value is never harmless.
+    if begin < end and (end - begin > _LONGEST_NAME or not _is_harmless(name, text[begin:end])):
         yield begin, end
 
 
