@@ -270,7 +270,7 @@ def test_a_connection_serves_many_requests(upstream: Registry, setup: Setup) -> 
         connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG)
         with contextlib.closing(connection):
             for path, status in (("/v2/", 200), ("/v2/library/none/manifests/1", 404), ("/v2/library/web/manifests/1.0", 200)):
-                connection.request("GET", path)
+                connection.request("GET", f"/{proxy.secret}{path}")
                 answer = connection.getresponse()
                 answer.read()
                 assert answer.status == status
@@ -286,7 +286,7 @@ def test_a_large_blob_is_never_held_in_memory(upstream: Registry, setup: Setup) 
         connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG)
         with contextlib.closing(connection):
             tracemalloc.start()
-            connection.request("GET", f"/v2/quay.io/team/huge/blobs/{digest}")
+            connection.request("GET", f"/{proxy.secret}/v2/quay.io/team/huge/blobs/{digest}")
             answer = connection.getresponse()
             buffer = bytearray(1 << 16)
             got = 0
