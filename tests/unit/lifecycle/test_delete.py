@@ -48,9 +48,7 @@ def member(address: str, mark: str = "lab 01") -> StandIn:
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
-
+def work(tmp_path: Path) -> Any:
     def make(*nodes: StandIn, gone: frozenset[str] = frozenset()) -> delete._Work:
         state = ClusterState.of("lab", tmp_path)
         state.remember({"masters": []})
@@ -110,8 +108,7 @@ def test_a_machine_that_cannot_be_emptied_is_told(work: Any) -> None:
         execute(delete.plan(work(stuck)))
 
 
-def test_a_plan_to_delete_is_made_without_touching_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+def test_a_plan_to_delete_is_made_without_touching_anything(tmp_path: Path) -> None:
     found = delete.prepare("lab", [Machine("10.0.0.1")], [Machine("10.0.0.2")], home=tmp_path)
     assert isinstance(found.ssh, Ssh)
     plan = {step.id: step for step in delete.plan(found)}

@@ -46,7 +46,6 @@ class Programs:
 def programs(monkeypatch: pytest.MonkeyPatch) -> Programs:
     stand_in = Programs()
     monkeypatch.setattr(process, "run", stand_in.run)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
     return stand_in
 
 
