@@ -402,6 +402,7 @@ class _Sources:
         self.parcel = parcel
         self._order = {address: place for place, address in enumerate(order)}
         self._serving: dict[str, int] = {}
+        self._served: collections.Counter[str] = collections.Counter()
         self._failures: collections.Counter[str] = collections.Counter()
         self._waiting: dict[str, Collection[str]] = {}
         self._sending = 0
@@ -446,8 +447,10 @@ class _Sources:
                         self._sending += 1
                         return None
                     if free and not self._before(address):
-                        peer = min(free, key=lambda one: self._serving[one])
+                        # Of those that are equally busy one that has served less: the load goes round.
+                        peer = min(free, key=lambda one: (self._serving[one], self._served[one]))
                         self._serving[peer] += 1
+                        self._served[peer] += 1
                         return peer
                     self._changed.wait()
             finally:
