@@ -82,7 +82,7 @@ def build(
     wanted = {"SOURCE": "upstream", "VERSION": VERSION, "MIRROR": mirror, **stated}
     arguments = [f"--build-arg={key}={value}" for key, value in wanted.items()]
     options = ["--discover", "declared", "--platform", str(platform or Platform.host())]
-    said = slipway("build", "-t", name, *options, *arguments, PROJECT / "kubefiles/kubernetes", check=False)
+    said = slipway("build", "-t", name, "--network", "host", *options, *arguments, PROJECT / "kubefiles/kubernetes", check=False)
     return said.returncode, said.output
 
 
