@@ -8,7 +8,6 @@ begins with ``what``, the origin of the input.
 from __future__ import annotations
 
 import base64
-import binascii
 import collections
 import contextlib
 import dataclasses
@@ -492,7 +491,7 @@ def yaml_documents(
         return list(yaml.load_all(text, Loader=_YamlLoader))
     except yaml.YAMLError as wrong:
         raise error(_message(what, f"is not usable YAML: {_yaml_problem(wrong)}")) from wrong
-    except (ValueError, TypeError, OverflowError, RecursionError, AttributeError, binascii.Error) as wrong:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as wrong:
         raise error(_message(what, f"is not usable YAML: {shown(str(wrong))}")) from wrong
 
 

@@ -119,7 +119,21 @@ BILLION_LAUGHS = "\n".join(f"a{n}: &a{n} [{NINE.replace('{}', f'*a{n - 1}' if n 
 
 @pytest.mark.parametrize(
     "text",
-    [BILLION_LAUGHS, "a: &a [*a]", "[" * 500, "a: [", "? [a]\n: 1", "a: !!int 8²", "- !!binary a", "!!python/object:os.system x", "\0"],
+    [
+        BILLION_LAUGHS,
+        "a: &a [*a]",
+        "[" * 500,
+        "a: [",
+        "? [a]\n: 1",
+        "a: !!int 8²",
+        "a: !!int",
+        "a: !!bool x",
+        "a: !!float x",
+        "a: !!timestamp x",
+        "- !!binary a",
+        "!!python/object:os.system x",
+        "\0",
+    ],
 )
 def test_yaml_odd_text_is_refused(text: str) -> None:
     with pytest.raises(StoreError, match="image: is not usable YAML"):
