@@ -47,6 +47,7 @@ PATTERNS: Mapping[str, re.Pattern[str]] = {
     "package=version": re.compile(rf"{_INSTALLS}[^\n]*[\s\"'][a-z0-9][a-z0-9.+-]+=(?:\d|\$|\{{)|\{{\w+\}}=\{{\w*version\w*\}}"),
     "an address in an archive": re.compile(
         r"https?://[^\s\"']*(?:debian|ubuntu)\.(?:org|com|net)|\bpool/(?:main|contrib|universe|updates)/"
+        r"|\barchive/(?:debian|ubuntu)[\w-]*/\d{8}T"
     ),
     "a package file": re.compile(r"[a-z0-9][\w.+-]*_[\w.+:~-]+_(?:amd64|arm64|all)\.deb\b"),
     "a digest beside a suite": re.compile(
@@ -99,7 +100,7 @@ def test_every_exception_is_still_one() -> None:
         ('process.run(["apt-get", "-qq", "download", f"{package}={version}"])', "package=version"),
         ("obtain 'nginx=1.22.1-9'", "package=version"),
         ("apt-get source kubernetes=1.20.2-1", "package=version"),
-        ("deb https://mirror.example/pool/main/d bookworm main", "an address in an archive"),
+        ("deb https://snapshots.example/archive/debian/20240101T000000Z bookworm main", "an address in an archive"),
         ("curl -O $MIRROR/pool/main/k/kind/kind.deb", "an address in an archive"),
         ("oras_1.2.0-1_amd64.deb", "a package file"),
         (f'SUITE = "trixie"\nSHA256 = {{\n    "amd64": "{"0" * 64}",\n}}', "a digest beside a suite"),
