@@ -89,7 +89,7 @@ def run(
         raise CommandError(
             f"{shlex.join(words)}: ended, since it printed more than {limit >> 20} MiB", hint="this is far more than it should print"
         ) from large
-    result = Result(words, running.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
+    result = Result(words, running.returncode, _text(stdout), _text(stderr))
     if check and not result.ok:
         raise CommandError(f"{shlex.join(words)}: exit code {result.returncode}", details=result.output)
     return result
@@ -105,24 +105,30 @@ class _LargeError(Exception):
 
 def _collect(
     running: subprocess.Popen[bytes], data: bytes, deadline: float | None, output: IO[bytes] | None, limit: int
-) -> tuple[bytes, bytes]:
+) -> tuple[bytearray, bytearray]:
     """Feed a program and take what it prints, at most ``limit`` bytes, until it has ended. It is killed when that fails."""
-    kept: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+    # One buffer each: a list of pieces of a byte would take forty times as much.
+    stdout, stderr = bytearray(), bytearray()
     try:
         with contextlib.closing(_pieces(running, data, deadline)) as pieces:
             for name, piece in pieces:
                 limit -= len(piece)
                 if limit < 0:
                     raise _LargeError
-                if name == "stdout" and output is not None:
-                    output.write(piece)
+                if name == "stderr":
+                    stderr += piece
+                elif output is None:
+                    stdout += piece
                 else:
-                    kept[name].append(piece)
+                    output.write(piece)
         try:
             running.wait(None if deadline is None else max(0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired as late:
             raise _LateError from late
     except BaseException:
+        # The traceback of the error refers to them for as long as the error is kept.
+        stdout.clear()
+        stderr.clear()
         # Not waited for its pipes: a child of it may hold them.
         running.kill()
         running.wait()
@@ -134,7 +140,14 @@ def _collect(
                     pipe.close()
     if output is not None:
         output.flush()
-    return b"".join(kept["stdout"]), b"".join(kept["stderr"])
+    return stdout, stderr
+
+
+def _text(output: bytearray) -> str:
+    """Output as text; the bytes are given up."""
+    text = output.decode(errors="replace")
+    output.clear()
+    return text
 
 
 def _pieces(running: subprocess.Popen[bytes], data: bytes, deadline: float | None) -> Generator[tuple[str, bytes], None, None]:

@@ -107,8 +107,13 @@ class Home:
             **extra,
         }
 
-    def slipway(self, *words: str | Path, env: Mapping[str, str] | None = None, input: bytes = b"") -> Outcome:
-        """Run the command line and hold it to what is true of every command, whatever it is given; see ``judge``."""
+    def slipway(
+        self, *words: str | Path, env: Mapping[str, str] | None = None, input: bytes = b"", patience: float | None = None
+    ) -> Outcome:
+        """Run the command line and hold it to what is true of every command, whatever it is given; see ``judge``.
+
+        ``patience``: seconds after which it gives up a command on a machine, where its own limits are longer.
+        """
         files = {name: self.root / f".{name}" for name in ("stdin", "stdout", "stderr")}
         for name, path in files.items():
             path.write_bytes(input if name == "stdin" else b"")
@@ -117,6 +122,7 @@ class Home:
             "argv": [str(word) for word in words],
             "env": self.environment(env or {}),
             "cwd": str(self.work),
+            "patience": patience,
         }
         hung, status, size = _forked(request)
         stdout, stderr = (files[name].read_bytes().decode(errors="surrogateescape") for name in ("stdout", "stderr"))
