@@ -40,7 +40,27 @@ class Result:
 OUTPUT_LIMIT = 64 << 20
 """Bytes that one program may print, on both streams together, before it is ended."""
 
+_TOGETHER = 96 << 20
+"""Bytes that all programs which run at the same time may have printed into memory, before one that printed much is ended."""
+_SHARE = 8 << 20
+"""Bytes that one may print whatever others do: a machine that lies ends no command on an honest one."""
+
 _PIECE = 1 << 16
+
+
+class _Kept:
+    """Bytes that running programs have printed into memory."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.total += count
+
+
+_kept = _Kept()
 
 
 def run(
@@ -87,7 +107,8 @@ def run(
         raise CommandError(f"{shlex.join(words)}: not done after {timeout or 0:g} s") from late
     except _LargeError as large:
         raise CommandError(
-            f"{shlex.join(words)}: ended, since it printed more than {limit >> 20} MiB", hint="this is far more than it should print"
+            f"{shlex.join(words)}: ended, since it printed more than {(large.limit or limit) >> 20} MiB",
+            hint="this is far more than it should print",
         ) from large
     result = Result(words, running.returncode, _text(stdout), _text(stderr))
     if check and not result.ok:
@@ -100,7 +121,11 @@ class _LateError(Exception):
 
 
 class _LargeError(Exception):
-    """The program has printed more than it may."""
+    """The program has printed more than it may; ``limit`` is the one that counts while others print too."""
+
+    def __init__(self, limit: int = 0) -> None:
+        super().__init__(limit)
+        self.limit = limit
 
 
 def _collect(
@@ -109,18 +134,21 @@ def _collect(
     """Feed a program and take what it prints, at most ``limit`` bytes, until it has ended. It is killed when that fails."""
     # One buffer each: a list of pieces of a byte would take forty times as much.
     stdout, stderr = bytearray(), bytearray()
+    held = 0
     try:
         with contextlib.closing(_pieces(running, data, deadline)) as pieces:
             for name, piece in pieces:
                 limit -= len(piece)
                 if limit < 0:
                     raise _LargeError
-                if name == "stderr":
-                    stderr += piece
-                elif output is None:
-                    stdout += piece
-                else:
+                if name == "stdout" and output is not None:
                     output.write(piece)
+                    continue
+                held += len(piece)
+                _kept.add(len(piece))
+                if held > _SHARE and _kept.total > _TOGETHER:
+                    raise _LargeError(_SHARE)
+                (stderr if name == "stderr" else stdout).extend(piece)
         try:
             running.wait(None if deadline is None else max(0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired as late:
@@ -134,6 +162,7 @@ def _collect(
         running.wait()
         raise
     finally:
+        _kept.add(-held)
         for pipe in (running.stdin, running.stdout, running.stderr):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
