@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import json
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from harness import kubeobjects
 from harness.errors import CheckError, CommandError, SlipwayError
 from harness.nodes import Node
 
@@ -81,13 +81,7 @@ class Problem:
 def get(kubectl: Kubectl, kinds: str = KINDS) -> tuple[Resource, ...]:
     """All objects of ``kinds`` in every namespace, as kubectl prints them. Raises CommandError for an answer that is no list of objects."""
     answer = kubectl.run("get", kinds, "--all-namespaces", "--output=json")
-    try:
-        items = json.loads(answer).get("items") or ()
-        if all(isinstance(item.get("metadata", {}).get("name", ""), str) for item in items):
-            return tuple(items)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as wrong:
-        raise CommandError(f"kubectl get {kinds}: its answer cannot be read: {type(wrong).__name__}") from wrong
-    raise CommandError(f"kubectl get {kinds}: an object in its answer has an odd name")
+    return tuple(kubeobjects.objects(answer, where=getattr(kubectl, "where", "the cluster"), error=CommandError))
 
 
 def of_kind(items: Iterable[Resource], *kinds: str) -> tuple[Resource, ...]:
@@ -112,11 +106,15 @@ def by_uid(items: Iterable[Resource]) -> dict[str, Resource]:
 
 def maker(item: Resource, known: Mapping[str, Resource]) -> str:
     """The title of what somebody made and this comes from: of a pod its Deployment, of a job its CronJob. ``known``: ``by_uid``."""
-    owner = controller(item)
+    passed = set()
+    while (owner := controller(item)) is not None and owner.get("uid") in known:
+        if owner["uid"] in passed:
+            # Objects that own each other: nobody made any of them.
+            return title(item)
+        passed.add(owner["uid"])
+        item = known[owner["uid"]]
     if owner is None:
         return title(item)
-    if owner.get("uid") in known:
-        return maker(known[owner["uid"]], known)
     # An owner is in the namespace of what it owns.
     return title({"kind": owner["kind"], "metadata": {"name": owner["name"], "namespace": item["metadata"].get("namespace")}})
 

@@ -40,7 +40,27 @@ class Result:
 OUTPUT_LIMIT = 64 << 20
 """Bytes that one program may print, on both streams together, before it is ended."""
 
+_TOGETHER = 96 << 20
+"""Bytes that all programs which run at the same time may have printed into memory, before one that printed much is ended."""
+_SHARE = 8 << 20
+"""Bytes that one may print whatever others do: a machine that lies ends no command on an honest one."""
+
 _PIECE = 1 << 16
+
+
+class _Kept:
+    """Bytes that running programs have printed into memory."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.total += count
+
+
+_kept = _Kept()
 
 
 def run(
@@ -87,9 +107,10 @@ def run(
         raise CommandError(f"{shlex.join(words)}: not done after {timeout or 0:g} s") from late
     except _LargeError as large:
         raise CommandError(
-            f"{shlex.join(words)}: ended, since it printed more than {limit >> 20} MiB", hint="this is far more than it should print"
+            f"{shlex.join(words)}: ended, since it printed more than {(large.limit or limit) >> 20} MiB",
+            hint="this is far more than it should print",
         ) from large
-    result = Result(words, running.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
+    result = Result(words, running.returncode, _text(stdout), _text(stderr))
     if check and not result.ok:
         raise CommandError(f"{shlex.join(words)}: exit code {result.returncode}", details=result.output)
     return result
@@ -100,14 +121,20 @@ class _LateError(Exception):
 
 
 class _LargeError(Exception):
-    """The program has printed more than it may."""
+    """The program has printed more than it may; ``limit`` is the one that counts while others print too."""
+
+    def __init__(self, limit: int = 0) -> None:
+        super().__init__(limit)
+        self.limit = limit
 
 
 def _collect(
     running: subprocess.Popen[bytes], data: bytes, deadline: float | None, output: IO[bytes] | None, limit: int
-) -> tuple[bytes, bytes]:
+) -> tuple[bytearray, bytearray]:
     """Feed a program and take what it prints, at most ``limit`` bytes, until it has ended. It is killed when that fails."""
-    kept: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+    # One buffer each: a list of pieces of a byte would take forty times as much.
+    stdout, stderr = bytearray(), bytearray()
+    held = 0
     try:
         with contextlib.closing(_pieces(running, data, deadline)) as pieces:
             for name, piece in pieces:
@@ -116,25 +143,40 @@ def _collect(
                     raise _LargeError
                 if name == "stdout" and output is not None:
                     output.write(piece)
-                else:
-                    kept[name].append(piece)
+                    continue
+                held += len(piece)
+                _kept.add(len(piece))
+                if held > _SHARE and _kept.total > _TOGETHER:
+                    raise _LargeError(_SHARE)
+                (stderr if name == "stderr" else stdout).extend(piece)
         try:
             running.wait(None if deadline is None else max(0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired as late:
             raise _LateError from late
     except BaseException:
+        # The traceback of the error refers to them for as long as the error is kept.
+        stdout.clear()
+        stderr.clear()
         # Not waited for its pipes: a child of it may hold them.
         running.kill()
         running.wait()
         raise
     finally:
+        _kept.add(-held)
         for pipe in (running.stdin, running.stdout, running.stderr):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
     if output is not None:
         output.flush()
-    return b"".join(kept["stdout"]), b"".join(kept["stderr"])
+    return stdout, stderr
+
+
+def _text(output: bytearray) -> str:
+    """Output as text; the bytes are given up."""
+    text = output.decode(errors="replace")
+    output.clear()
+    return text
 
 
 def _pieces(running: subprocess.Popen[bytes], data: bytes, deadline: float | None) -> Generator[tuple[str, bytes], None, None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import secrets
 import time
@@ -303,7 +302,7 @@ def _is_dead(labels: Mapping[str, str]) -> bool:
 
 def requesters(kubectl: Sandbox) -> dict[str, tuple[str, ...]]:
     """Which workloads ask for which image: canonical name -> ``Deployment default/web``, without what differs from run to run."""
-    items = json.loads(kubectl.run("get", "pods,replicasets,jobs", "--all-namespaces", "--output=json"))["items"]
+    items = checks.get(kubectl, "pods,replicasets,jobs")
     known = checks.by_uid(items)
     found: dict[str, set[str]] = {}
     for pod in (item for item in items if item["kind"] == "Pod"):

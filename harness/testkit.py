@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 import secrets
 import shlex
@@ -20,7 +19,7 @@ from typing import Any
 from testinfra.backend import get_backend
 from testinfra.host import Host
 
-from harness import checks, cloudimage, engine, images, offline, process
+from harness import checks, cloudimage, engine, images, kubeobjects, offline, process, untrusted
 from harness.clusterstate import ClusterState
 from harness.errors import CommandError, SlipwayError, UsageError
 from harness.lifecycle import run as running
@@ -86,7 +85,7 @@ class Kubectl:
     def json(self, *argv: str) -> dict[str, Any]:
         """The same with ``--output=json``, parsed."""
         __tracebackhide__ = True
-        return dict(json.loads(self(*argv, "--output=json")))
+        return dict(untrusted.json_object(self(*argv, "--output=json"), what=f"kubectl {shlex.join(argv)}", error=CommandError))
 
     def wait(self, *argv: str, timeout: float = 300) -> None:
         """Without words: until every workload is ready and nothing changes any more. With words: ``kubectl wait`` with these.
@@ -273,10 +272,11 @@ def _running(given: Given) -> _Found | None:
         if not mark.ok or not mark.stdout.split():
             return None
         try:
-            data = Kubectl(node).json("get", "configmap", CONFIG_MAP, "--namespace=kube-system")["data"]
+            text = Kubectl(node)("get", "configmap", CONFIG_MAP, "--namespace=kube-system", "--output=json")
+            data = kubeobjects.config_map(text, where=node.name)["data"]
+            return _Found(mark.stdout.split()[0], data["image"], data["digest"])
         except SlipwayError:
             return None
-    return _Found(mark.stdout.split()[0], str(data["image"]), str(data["digest"]))
 
 
 def _host(machine: SshNode) -> Host:

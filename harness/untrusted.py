@@ -241,8 +241,8 @@ class Tree:
 class _JsonReader:
     """Callbacks of the standard library's parser that refuse what it would let pass."""
 
-    def __init__(self, what: str, error: type[SlipwayError]) -> None:
-        self._what, self._error = what, error
+    def __init__(self, what: str, error: type[SlipwayError], structural: bool = True) -> None:
+        self._what, self._error, self._structural = what, error, structural
         self._shapes: set[tuple[str, ...]] = set()
         """Keys that were looked at: a thousand descriptors have the same."""
 
@@ -255,7 +255,7 @@ class _JsonReader:
             twice = next(key for key, count in collections.Counter(key for key, _ in items).items() if count > 1)
             raise self.fail(f"the key {shown(twice)[:80]!r} stands twice")
         shape = tuple(value)
-        if shape not in self._shapes:
+        if self._structural and shape not in self._shapes:
             folded = collections.Counter(key.lower() for key in shape)
             for key, count in folded.items():
                 if count > 1 and key in _STRUCTURAL:
@@ -279,10 +279,19 @@ class _JsonReader:
 
 
 def json_document(
-    data: bytes | str, *, what: str, limit: int = JSON_LIMIT, depth: int = JSON_DEPTH, error: type[SlipwayError] = StoreError
+    data: bytes | str,
+    *,
+    what: str,
+    limit: int = JSON_LIMIT,
+    depth: int = JSON_DEPTH,
+    error: type[SlipwayError] = StoreError,
+    structural: bool = True,
 ) -> Any:
-    """Parse JSON: at most ``limit`` bytes and ``depth`` levels, no key twice, no NaN or infinity, whole numbers within 64 bits."""
-    reader = _JsonReader(what, error)
+    """Parse JSON: at most ``limit`` bytes and ``depth`` levels, no key twice, no NaN or infinity, whole numbers within 64 bits.
+
+    ``structural``: of an OCI document, whose keys may not differ in case only; those of a ConfigMap may.
+    """
+    reader = _JsonReader(what, error, structural)
     if len(data) > limit:
         raise reader.fail(f"it is larger than {limit} bytes")
     try:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import clusterstate, untrusted
+from harness import clusterstate, kubeobjects, untrusted
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.lifecycle.steps import CONFIG_MAP
@@ -101,12 +100,12 @@ def recorded(kubectl: NodeKubectl) -> dict[str, Any]:
     Clusterfile, ``Clusterfile`` its document Cluster as plain data. Raises CheckError when it was not made by us.
     """
     try:
-        data = json.loads(kubectl.run("get", "configmap", CONFIG_MAP, "--namespace=kube-system", "--output=json"))["data"]
+        text = kubectl.run("get", "configmap", CONFIG_MAP, "--namespace=kube-system", "--output=json")
     except CommandError as error:
         if "NotFound" in (error.details or ""):
             raise CheckError("this cluster has no record of slipway", hint="was it made by another tool?") from error
         raise
-    return record(data)
+    return record(kubeobjects.config_map(text, where=kubectl.where)["data"])
 
 
 def record(data: Mapping[str, str]) -> dict[str, Any]:

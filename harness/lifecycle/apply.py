@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from harness import kubeobjects
 from harness.clusterfile import Application, Clusterfile, is_redacted
 from harness.clusterfile.difference import ADDED, CHANGED, REMOVED, Change, difference
 from harness.clusterfile.parse import parse
@@ -167,9 +167,9 @@ def find(ssh: Ssh, options: run.Options) -> There | None:
             continue
         if asked.ok:
             cluster, _, of_apps = asked.stdout.partition(f"\n{_APPS}\n")
-            kept = access.record(json.loads(cluster)["data"])
+            kept = access.record(kubeobjects.config_map(cluster, where=node.name)["data"])
             stored = parse(kept["text"], f"the Clusterfile in {options.name}", stored=True)
-            return There(node, stored, kept["digest"] or "", apps.of_list(of_apps or "{}"))
+            return There(node, stored, kept["digest"] or "", apps.of_list(of_apps or '{"items": []}', node.name))
         if "NotFound" in asked.stderr or "No such file" in asked.stderr or "not found" in asked.stderr:
             return None
         silent.append(f"{node.name}: {(asked.output.splitlines() or ['no answer'])[-1]}")

@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from harness import cloudimage, kubeversion, untrusted
+from harness import cloudimage, kubeobjects, kubeversion, untrusted
 from harness.cloudimage import ImageSet
 from harness.clusterfile import Application, Clusterfile, Config
 from harness.clusterfile.parse import parse
@@ -101,7 +101,7 @@ class Installed:
             objects=inventory.parse(data.get("objects") or ""),
             domains=tuple((data.get("domains") or "").split()),
             kube_version=data.get("kubeVersion") or None,
-            unknown=tuple(json.loads(data.get("unknown") or "[]")),
+            unknown=tuple(_unknown(data.get("unknown") or "[]", name)),
             by_file=bool(data.get("byFile")),
             where=str(data.get("where") or ""),
             uid=str(metadata.get("uid") or ""),
@@ -109,22 +109,27 @@ class Installed:
         )
 
 
+def _unknown(text: str, name: str) -> list[str]:
+    found = untrusted.json_document(text, what=f"the record of {name}", error=CheckError)
+    return [str(each) for each in found] if isinstance(found, list) else []
+
+
 # ---- records ----------------------------------------------------------------------------------------------------------
 
 
 def listed(kubectl: NodeKubectl) -> tuple[Installed, ...]:
     """The applications of a cluster, by name. Raises CommandError when it does not answer."""
-    return of_list(kubectl.run(*LIST))
+    return of_list(kubectl.run(*LIST), kubectl.where)
 
 
-def of_list(text: str) -> tuple[Installed, ...]:
+def of_list(text: str, where: str) -> tuple[Installed, ...]:
     """What kubectl prints of all records."""
-    return tuple(sorted((Installed.of(item) for item in json.loads(text).get("items") or ()), key=lambda app: app.name))
+    return tuple(sorted((Installed.of(item) for item in kubeobjects.config_maps(text, where=where)), key=lambda app: app.name))
 
 
 def find(kubectl: NodeKubectl, name: str) -> Installed | None:
     text = kubectl.run("get", "configmap", f"{PREFIX}{name}", _NAMESPACE, "--ignore-not-found", "--output=json")
-    return Installed.of(json.loads(text)) if text.strip() else None
+    return Installed.of(kubeobjects.config_map(text, where=kubectl.where)) if text.strip() else None
 
 
 def begin(kubectl: NodeKubectl, app: Installed) -> Installed:
@@ -132,16 +137,17 @@ def begin(kubectl: NodeKubectl, app: Installed) -> Installed:
     before = find(kubectl, app.name)
     if before is not None:
         return write(kubectl, dataclasses.replace(app, objects=before.objects, by_file=app.by_file or before.by_file))
-    return _kept(kubectl.run("create", "--output=json", "--filename=-", input=json.dumps(app.config_map())))
+    return _kept(kubectl, "create", app)
 
 
 def write(kubectl: NodeKubectl, app: Installed) -> Installed:
     """Keep what is known of an application in place of what was. Raises CommandError when nothing was."""
-    return _kept(kubectl.run("replace", "--output=json", "--filename=-", input=json.dumps(app.config_map())))
+    return _kept(kubectl, "replace", app)
 
 
-def _kept(text: str) -> Installed:
-    return Installed.of(json.loads(text))
+def _kept(kubectl: NodeKubectl, verb: str, app: Installed) -> Installed:
+    text = kubectl.run(verb, "--output=json", "--filename=-", input=json.dumps(app.config_map()))
+    return Installed.of(kubeobjects.config_map(text, where=kubectl.where))
 
 
 def forget(kubectl: NodeKubectl, name: str) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from harness import clusterstate, durable, log, untrusted
+from harness import clusterstate, durable, kubeobjects, log, untrusted
 from harness.errors import CheckError, CommandError, NodeError, SlipwayError, UsageError
 from harness.lifecycle import access, certificates, kubeconfigs
 from harness.lifecycle.access import Access
@@ -131,8 +131,9 @@ def take_snapshot(master: SshNode, into: BinaryIO) -> dict[str, Any]:
     try:
         lines = master.run(_SNAPSHOT, timeout=1800).stdout.splitlines()
         try:
-            checksum, status = lines[0].split()[0], json.loads(lines[-1])
-        except (IndexError, ValueError) as wrong:
+            checksum = lines[0].split()[0]
+            status = untrusted.json_object(lines[-1], what=f"{master.name}: the account of the snapshot", error=CommandError)
+        except IndexError as wrong:
             raise CommandError(f"{master.name}: etcd's tool gave no account of the snapshot", details="\n".join(lines)) from wrong
         master.fetch(f"cat {_MINE}", into, limit=_LARGEST_SNAPSHOT, timeout=2 * LONG_TIMEOUT)
     finally:
@@ -149,7 +150,9 @@ def take_snapshot(master: SshNode, into: BinaryIO) -> dict[str, Any]:
 def _members(cluster: Access, master: SshNode) -> dict[str, bytes]:
     """The small files of a backup, by their names in it."""
     kubectl = NodeKubectl(master)
-    config = json.loads(kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"))
+    config = kubeobjects.config_map(
+        kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"), where=kubectl.where
+    )
     members = {"kubeadm.yaml": config["data"]["ClusterConfiguration"].encode()}
     record: dict[str, Any] = {}
     try:
@@ -165,8 +168,16 @@ def _members(cluster: Access, master: SshNode) -> dict[str, bytes]:
 
 
 def _front(cluster: Access, master: SshNode, members: Mapping[str, bytes], status: Mapping[str, Any], snapshot: BinaryIO) -> dict[str, Any]:
-    listed = json.loads(master.run(f"{KUBECTL} get nodes --output=json", timeout=60).stdout)["items"]
+    listed = kubeobjects.objects(master.run(f"{KUBECTL} get nodes --output=json", timeout=60).stdout, where=master.name)
     manifest = untrusted.yaml_document(master.get(f"{MANIFESTS}/etcd.yaml"), what=f"{master.name}: {MANIFESTS}/etcd.yaml", error=NodeError)
+    try:
+        image = str(manifest["spec"]["containers"][0]["image"])
+    except (LookupError, TypeError) as wrong:
+        raise NodeError(f"{master.name}: {MANIFESTS}/etcd.yaml is no manifest of etcd") from wrong
+    kept = untrusted.yaml_document(members["kubeadm.yaml"], what="the ClusterConfiguration of the cluster", error=NodeError)
+    version = str(kept.get("kubernetesVersion") or "") if isinstance(kept, Mapping) else ""
+    if not version:
+        raise NodeError(f"{master.name}: the ClusterConfiguration of the cluster has no kubernetesVersion")
     snapshot.seek(0)
     files = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in members.items()}
     files[SNAPSHOT] = {"sha256": hashlib.file_digest(cast("Any", snapshot), "sha256").hexdigest(), "size": snapshot.seek(0, io.SEEK_END)}
@@ -176,16 +187,12 @@ def _front(cluster: Access, master: SshNode, members: Mapping[str, bytes], statu
         "cluster": found.state.name,
         "identity": certificates.keys_of(master).identity,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "kubernetes": str(
-            untrusted.yaml_document(members["kubeadm.yaml"], what="the ClusterConfiguration of the cluster", error=NodeError)[
-                "kubernetesVersion"
-            ]
-        ),
+        "kubernetes": version,
         "image": json.loads(members["record.json"]),
         "masters": [machine.address for machine in found.masters],
         "nodes": [machine.address for machine in found.nodes],
         "names": sorted(node["metadata"]["name"] for node in listed),
-        "etcd": {**status, "image": manifest["spec"]["containers"][0]["image"]},
+        "etcd": {**status, "image": image},
         "files": files,
     }
 

@@ -19,7 +19,7 @@ import yaml
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from harness import clusterstate, log, untrusted
+from harness import clusterstate, kubeobjects, log, untrusted
 from harness.errors import CheckError, CommandError, Fault, InputError, NodeError, StoreError
 from harness.lifecycle import access, kubeconfigs, lease, registry
 from harness.lifecycle.access import Access
@@ -472,7 +472,7 @@ def configure_names(node: Node, names: tuple[str, ...]) -> None:
         if "NotFound" in answer.stderr:
             raise CheckError("the cluster has no configuration of kubeadm", hint="was it made by another tool?", details=answer.output)
         raise CheckError("the API does not answer", hint="slipway status says more", details=answer.output)
-    config = json.loads(answer.stdout)
+    config = kubeobjects.config_map(answer.stdout, where=node.name)
     config["data"]["ClusterConfiguration"] = with_names(config["data"]["ClusterConfiguration"], names)
     # Somebody else's change between reading and writing is refused by the API.
     node.run(f"{KUBECTL} replace -f -", input=json.dumps(config), timeout=60)

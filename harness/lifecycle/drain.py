@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from harness import checks, log, untrusted
+from harness import checks, kubeobjects, log, untrusted
 from harness.checks import Resource
-from harness.errors import CheckError, CommandError
+from harness.errors import CheckError, CommandError, NodeError
 from harness.nodes import Node
 from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes.kubeadm import KUBECTL
@@ -78,11 +78,11 @@ class Api:
     def node(self, name: str) -> Resource | None:
         """The Node object; None when there is none."""
         text = self.kubectl.run("get", "node", name, "--ignore-not-found", "--output=json")
-        return json.loads(text) if text.strip() else None
+        return kubeobjects.an_object(text, where=self.kubectl.where) if text.strip() else None
 
     def pods(self, node: str) -> tuple[Resource, ...]:
         text = self.kubectl.run("get", "pods", "--all-namespaces", f"--field-selector=spec.nodeName={node}", "--output=json")
-        return tuple(json.loads(text).get("items") or ())
+        return tuple(kubeobjects.objects(text, where=self.kubectl.where))
 
     def all_pods(self) -> tuple[Resource, ...]:
         return checks.get(self.kubectl, "pods")
@@ -132,7 +132,7 @@ class Api:
 
     def budgets(self) -> tuple[Resource, ...]:
         text = self.kubectl.run("get", "poddisruptionbudgets", "--all-namespaces", "--output=json")
-        return tuple(json.loads(text).get("items") or ())
+        return tuple(kubeobjects.objects(text, where=self.kubectl.where))
 
 
 def _reason(said: str) -> str:
@@ -235,7 +235,7 @@ def _evict_all(
 def _blocked(api: Api, node: str, pods: Sequence[Resource], refused: Mapping[str, str], timeout: float) -> CheckError:
     try:
         budgets = api.budgets()
-    except CommandError:
+    except (CommandError, NodeError):
         budgets = ()
     lines = []
     for pod in pods:

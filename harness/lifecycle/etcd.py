@@ -135,7 +135,7 @@ class Etcd:
         said = self._run(f"{command} -w json") or self._run(f"{command} -w json")
         try:
             found = json.loads(said)
-        except ValueError as wrong:
+        except (ValueError, RecursionError) as wrong:
             raise CommandError(f"etcdctl {command}: its answer cannot be read: {said[:100].strip() or 'nothing'}") from wrong
         if not isinstance(found, dict):
             raise CommandError(f"etcdctl {command}: no object in the answer")
@@ -159,7 +159,7 @@ class Etcd:
 def _parsed(text: str) -> list[dict[str, Any]]:
     try:
         return [entry for entry in json.loads(text) if isinstance(entry, dict)]
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import json
 import shlex
 import threading
 import time
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import clusterstate, process
+from harness import clusterstate, kubeobjects, process
 from harness.errors import CommandError, NodeError, SlipwayError, UsageError
 from harness.lifecycle import access
 from harness.lifecycle.access import Known
@@ -140,7 +139,7 @@ def _labelled(ssh: Ssh, found: Known, role: str) -> frozenset[str]:
     for master in ssh.nodes[: len(found.masters)]:
         kubectl = NodeKubectl(master)
         try:
-            listed = json.loads(kubectl.run("get", "nodes", "--output=json"))["items"]
+            listed = kubeobjects.objects(kubectl.run("get", "nodes", "--output=json"), where=kubectl.where)
             return frozenset(addresses_with(listed, role)) | _recorded(kubectl, role)
         except SlipwayError as error:
             failure = error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping
 
+from harness import kubeobjects
 from harness.clusterfile import Cluster, Clusterfile, Host, Taint
 from harness.lifecycle.plan import Step, digest
 from harness.lifecycle.steps import Setup
@@ -77,4 +77,6 @@ def script(lines: Iterable[str]) -> str:
 
 def of_node(kubectl: NodeKubectl, name: str) -> dict[str, str]:
     """The labels that a node has in the cluster."""
-    return dict(json.loads(kubectl.run("get", "node", name, "--output=json"))["metadata"].get("labels") or {})
+    return dict(
+        kubeobjects.an_object(kubectl.run("get", "node", name, "--output=json"), where=kubectl.where)["metadata"].get("labels") or {}
+    )

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from harness import checks
+from harness import checks, kubeobjects
 from harness.errors import CommandError
 from harness.lifecycle import apps, inventory
 from harness.lifecycle.inventory import Batch, Object
@@ -103,8 +103,8 @@ class Ours:
         text = str(self.kubectl.run(*argv))
         if argv[:2] != ("get", checks.KINDS):
             return text
-        found = json.loads(text)
-        return json.dumps({**found, "items": self.among(found.get("items") or ())})
+        found = kubeobjects.objects(text, where=getattr(self.kubectl, "where", "the cluster"))
+        return json.dumps({"apiVersion": "v1", "kind": "List", "items": self.among(found)})
 
     def among(self, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Those of ours, with storage classes, which say what claims wait for."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import checks
+from harness import checks, kubeobjects
 from harness.clusterfile import MASTER, NODE, Application, Clusterfile, Host, generate
 from harness.clusterfile.parse import parse
 from harness.clusterstate import ClusterState
@@ -105,7 +105,7 @@ def _is_plain(host: Host) -> bool:
 def read(kubectl: NodeKubectl) -> Record:
     """What the cluster keeps about itself. Raises CheckError when it keeps nothing: it was not made by us, or not to its end."""
     try:
-        return Record.of(json.loads(kubectl.run("get", *_PLACE, "--output=json")))
+        return Record.of(kubeobjects.config_map(kubectl.run("get", *_PLACE, "--output=json"), where=kubectl.where))
     except CommandError as error:
         if "NotFound" not in (error.details or ""):
             raise

@@ -7,6 +7,8 @@ import datetime
 import json
 import secrets
 
+from harness import kubeobjects, untrusted
+from harness.errors import NodeError
 from harness.nodes.kubectl import NodeKubectl
 
 UPGRADE, ROLLBACK = "upgrade", "rollback"
@@ -49,8 +51,12 @@ def read(kubectl: NodeKubectl) -> Move | None:
     text = kubectl.run("get", "configmap", CONFIG_MAP, "--namespace=kube-system", "--ignore-not-found", "--output=json")
     if not text.strip():
         return None
-    data = json.loads(json.loads(text)["data"]["move"])
-    return Move(**{**data, "before": Version(**data["before"]), "after": Version(**data["after"])})
+    kept = kubeobjects.config_map(text, where=kubectl.where)["data"]["move"]
+    data = untrusted.json_object(kept, what="the record of the last change of the cluster", error=NodeError)
+    try:
+        return Move(**{**data, "before": Version(**data["before"]), "after": Version(**data["after"])})
+    except (KeyError, TypeError) as wrong:
+        raise NodeError("the record of the last change of the cluster is not understood", hint="was it made by another version?") from wrong
 
 
 def unfinished(kubectl: NodeKubectl) -> Move | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 
-from harness import log
+from harness import kubeobjects, log
 from harness.clusterfile import Clusterfile, Hook, Phase, Place, is_redacted
 from harness.clusterfile import environment as environments
 from harness.clusterfile import hooks as values
@@ -90,10 +89,12 @@ def _kept(masters: Sequence[Node]) -> Clusterfile | None:
         try:
             asked = master.run(command, check=False, timeout=10)
             if asked.ok and asked.stdout:
-                return parse(json.loads(asked.stdout)["data"]["Clusterfile"], "the stored Clusterfile", stored=True)
+                return parse(
+                    kubeobjects.config_map(asked.stdout, where=master.name)["data"]["Clusterfile"], "the stored Clusterfile", stored=True
+                )
             if "NotFound" in asked.stderr:
                 return Clusterfile("")
-        except (CommandError, NodeError, InputError, KeyError, ValueError) as error:
+        except (CommandError, NodeError, InputError) as error:
             log.debug(f"{master.name}: {error}")
     return None
 
@@ -103,12 +104,15 @@ def _labels(masters: Sequence[Node]) -> dict[str, dict[str, str]]:
     for master in masters:
         asked = master.run(f"{KUBECTL} --request-timeout=3s get nodes --output=json", check=False, timeout=10)
         if asked.ok and asked.stdout:
-            return {
-                address["address"]: dict(item["metadata"].get("labels") or {})
-                for item in json.loads(asked.stdout)["items"]
-                for address in item["status"].get("addresses") or ()
-                if address["type"] == "InternalIP"
-            }
+            try:
+                return {
+                    address["address"]: dict(item["metadata"].get("labels") or {})
+                    for item in kubeobjects.objects(asked.stdout, where=master.name)
+                    for address in item["status"].get("addresses") or ()
+                    if address["type"] == "InternalIP"
+                }
+            except NodeError as error:
+                log.debug(f"{master.name}: {error}")
     return {}
 
 

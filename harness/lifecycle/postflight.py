@@ -18,9 +18,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import checks, cloudimage, clusterstate, log, untrusted
+from harness import checks, cloudimage, clusterstate, kubeobjects, log, untrusted
 from harness.checks import Resource
-from harness.errors import CheckError, CommandError, NodeError, SlipwayError
+from harness.errors import CheckError, CommandError, SlipwayError
 from harness.lifecycle import access, certificates, etcd, findings, health, ipvs, moves, preflight, registry, trial
 from harness.lifecycle.access import Access
 from harness.lifecycle.check import Report
@@ -102,7 +102,7 @@ def _of_api(cluster: Access) -> Health:
         # What a check that was killed has left says nothing about the cluster.
         items = tuple(item for item in checks.get(cluster.kubectl) if LABEL not in (item["metadata"].get("labels") or {}))
         problems = checks.explain(cluster.kubectl, items, static=False)
-        version = str(json.loads(cluster.kubectl.run("get", "--raw", "/version"))["gitVersion"])
+        version = kubeobjects.version(cluster.kubectl.run("get", "--raw", "/version"), where=cluster.kubectl.where)
         change = moves.unfinished(cluster.kubectl)
     except SlipwayError as error:
         return dataclasses.replace(found, silent=error.message)
@@ -128,12 +128,11 @@ def _of_api(cluster: Access) -> Health:
 def _network(cluster: Access) -> Network | None:
     """The addresses of Services as kubeadm noted them; None when it did not."""
     try:
-        data = json.loads(cluster.kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"))["data"]
-        networking = untrusted.yaml_document(data["ClusterConfiguration"], what="the ClusterConfiguration of the cluster", error=NodeError)[
-            "networking"
-        ]
+        text = cluster.kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json")
+        where = cluster.kubectl.where
+        networking = kubeobjects.configuration(kubeobjects.config_map(text, where=where), where)["networking"]
         return Network(str(networking.get("podSubnet", "100.64.0.0/10")).split(",")[0], str(networking["serviceSubnet"]).split(",")[0])
-    except (SlipwayError, LookupError, ValueError, TypeError):
+    except (SlipwayError, LookupError, ValueError, TypeError, AttributeError):
         return None
 
 
@@ -465,14 +464,16 @@ def _pod(mark: str, place: str, image: str, number: int) -> dict[str, Any]:
 def _service(cluster: Access, mark: str) -> list[dict[str, Any]]:
     """A Service with a port on every node that leads to the pods of DNS: they listen already. None where there are none."""
     try:
-        dns = json.loads(cluster.kubectl.run("get", "service", "kube-dns", f"--namespace={health.SYSTEM}", "--output=json"))
+        text = cluster.kubectl.run("get", "service", "kube-dns", f"--namespace={health.SYSTEM}", "--output=json")
+        dns = kubeobjects.an_object(text, where=cluster.kubectl.where)
     except CommandError:
         return []
     target = next((port.get("targetPort", 53) for port in dns["spec"]["ports"] if port.get("protocol", "TCP") == "TCP"), None)
     if target is None or not dns["spec"].get("selector"):
         return []
     # That DNS is down is told otherwise; nothing is known of ports then.
-    ends = json.loads(cluster.kubectl.run("get", "endpoints", "kube-dns", f"--namespace={health.SYSTEM}", "--output=json"))
+    text = cluster.kubectl.run("get", "endpoints", "kube-dns", f"--namespace={health.SYSTEM}", "--output=json")
+    ends = kubeobjects.an_object(text, where=cluster.kubectl.where)
     if not any(subset.get("addresses") for subset in ends.get("subsets") or ()):
         return []
     return [
@@ -486,19 +487,17 @@ def _service(cluster: Access, mark: str) -> list[dict[str, Any]]:
 
 
 def _port(cluster: Access, mark: str) -> int | None:
-    listed = json.loads(cluster.kubectl.run("get", "services", f"--namespace={health.SYSTEM}", f"-l{LABEL}={mark}", "--output=json"))[
-        "items"
-    ]
-    return int(listed[0]["spec"]["ports"][0]["nodePort"]) if listed else None
+    text = cluster.kubectl.run("get", "services", f"--namespace={health.SYSTEM}", f"-l{LABEL}={mark}", "--output=json")
+    ports = [port for each in kubeobjects.objects(text, where=cluster.kubectl.where) for port in each["spec"].get("ports") or ()]
+    return int(ports[0]["nodePort"]) if ports else None
 
 
 def _started(cluster: Access, mark: str, places: Sequence[str]) -> tuple[list[_Pod], dict[str, str]]:
     """The pods once all run, or as many as do in time; why the others do not, by node."""
     deadline = time.monotonic() + _START
     while True:
-        items = json.loads(cluster.kubectl.run("get", "pods", f"--namespace={health.SYSTEM}", f"-l{LABEL}={mark}", "--output=json"))[
-            "items"
-        ]
+        text = cluster.kubectl.run("get", "pods", f"--namespace={health.SYSTEM}", f"-l{LABEL}={mark}", "--output=json")
+        items = kubeobjects.objects(text, where=cluster.kubectl.where)
         running = [item for item in items if item["status"].get("phase") == "Running" and item["status"].get("podIP")]
         if len(running) == len(places) or time.monotonic() > deadline:
             break
@@ -511,13 +510,17 @@ def _started(cluster: Access, mark: str, places: Sequence[str]) -> tuple[list[_P
 
 def _sweep(cluster: Access, node: Node) -> None:
     """Remove what a check that was killed has left."""
-    listed = json.loads(cluster.kubectl.run("get", "pods,services", f"--namespace={health.SYSTEM}", f"-l{LABEL}", "--output=json"))["items"]
+    text = cluster.kubectl.run("get", "pods,services", f"--namespace={health.SYSTEM}", f"-l{LABEL}", "--output=json")
+    listed = kubeobjects.objects(text, where=cluster.kubectl.where)
     old = [item for item in listed if _age(str(item["metadata"]["creationTimestamp"])) > _ABANDONED]
     if old:
-        words = " ".join(f"{item['kind'].lower()}/{shlex.quote(item['metadata']['name'])}" for item in old)
+        words = shlex.join(f"{item['kind'].lower()}/{item['metadata']['name']}" for item in old)
         node.run(f"{KUBECTL} --namespace={health.SYSTEM} delete {words} --ignore-not-found --wait=false > /dev/null", timeout=60)
 
 
 def _age(created: str) -> float:
-    """Seconds since a time as the API writes it."""
-    return (datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(created)).total_seconds()
+    """Seconds since a time as the API writes it; none where it is no time."""
+    try:
+        return (datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(created)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return 0

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from harness import checks, clusterstate, log, untrusted
+from harness import checks, clusterstate, kubeobjects, log, untrusted
 from harness.clusterfile import Cluster, Clusterfile, is_redacted
 from harness.clusterfile.parse import parse
 from harness.clusterstate import ClusterState
@@ -250,7 +250,7 @@ def _writer(source: _Source) -> Callable[[BinaryIO], None]:
 
 def restart_watchers(kubectl: NodeKubectl) -> str:
     """Delete the pods of kube-system that are no part of a master; whoever made them makes new ones."""
-    pods = json.loads(kubectl.run("get", "pods", "--namespace=kube-system", "--output=json"))["items"]
+    pods = kubeobjects.objects(kubectl.run("get", "pods", "--namespace=kube-system", "--output=json"), where=kubectl.where)
     names = [pod["metadata"]["name"] for pod in pods if _MIRROR not in (pod["metadata"].get("annotations") or {})]
     if names:
         kubectl.run("delete", "pods", "--namespace=kube-system", "--timeout=110s", *names)
@@ -398,12 +398,12 @@ def _etcd_image(setup: steps.Setup) -> str:
 
 def forget_others(kubectl: NodeKubectl, names: Sequence[str]) -> str:
     """Remove the nodes from the cluster that it has no more, and their pods, which would only go after minutes by themselves."""
-    nodes = json.loads(kubectl.run("get", "nodes", "--output=json"))["items"]
+    nodes = kubeobjects.objects(kubectl.run("get", "nodes", "--output=json"), where=kubectl.where)
     gone = [node["metadata"]["name"] for node in nodes if node["metadata"]["name"] not in names]
     if not gone:
         return "none"
     kubectl.run("delete", "nodes", "--wait=false", *gone)
-    pods = json.loads(kubectl.run("get", "pods", "--all-namespaces", "--output=json"))["items"]
+    pods = kubeobjects.objects(kubectl.run("get", "pods", "--all-namespaces", "--output=json"), where=kubectl.where)
     by_space: dict[str, list[str]] = {}
     for pod in pods:
         if pod["spec"].get("nodeName") in gone:
@@ -416,9 +416,11 @@ def forget_others(kubectl: NodeKubectl, names: Sequence[str]) -> str:
 
 def _forget_masters(kubectl: NodeKubectl, gone: Sequence[str]) -> None:
     """Older versions of kubeadm list the masters in their configuration."""
-    config = json.loads(kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"))
+    config = kubeobjects.config_map(
+        kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"), where=kubectl.where
+    )
     if "ClusterStatus" in config["data"]:
-        status = untrusted.yaml_document(config["data"]["ClusterStatus"], what="the ClusterStatus of the cluster", error=NodeError)
+        status = dict(kubeobjects.configuration(config, kubectl.where, "ClusterStatus"))
         status["apiEndpoints"] = {name: value for name, value in (status.get("apiEndpoints") or {}).items() if name not in gone}
         patch = {"data": {"ClusterStatus": yaml.safe_dump(status, sort_keys=False)}}
         kubectl.run("patch", "configmap", "kubeadm-config", "--namespace=kube-system", "--type=merge", f"--patch={json.dumps(patch)}")

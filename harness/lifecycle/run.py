@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shlex
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from harness import cloudimage, kubeversion
+from harness import cloudimage, kubeobjects, kubeversion
 from harness.clusterfile import Clusterfile, Hook, Phase
 from harness.clusterfile.parse import parse
 from harness.clusterstate import DEFAULT_NAME, ClusterState
@@ -282,9 +281,9 @@ def _begin(setup: steps.Setup, stack: contextlib.ExitStack) -> None:
     asked = setup.first.run(ours, check=False, timeout=30)
     if not asked.ok:
         return  # nothing is there, or nothing that was finished
-    stored = parse(json.loads(asked.stdout)["data"].get("Clusterfile") or "", "the stored Clusterfile", stored=True).cluster
+    runs = kubeobjects.config_map(asked.stdout, where=setup.first.name)["data"]
+    stored = parse(runs.get("Clusterfile") or "", "the stored Clusterfile", stored=True).cluster
     there = {*stored.masters, *stored.nodes} if stored else set()
-    runs = json.loads(asked.stdout)["data"]
     if runs.get("digest") not in (None, "", setup.image.digest):
         raise UsageError(
             f"the cluster {setup.name} is there, and runs {runs.get('image')} {runs['digest'][7:19]}",

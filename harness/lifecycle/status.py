@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import checks, clusterstate
+from harness import checks, clusterstate, kubeobjects
 from harness.checks import Resource
 from harness.errors import CheckError, SlipwayError
 from harness.lifecycle import access, ipvs, moves
@@ -99,7 +98,7 @@ def _node(node: Resource, reason: str | None) -> dict[str, Any]:
 
 def _version(cluster: Access) -> str:
     """The version of the API server that answers."""
-    return str(json.loads(cluster.kubectl.run("get", "--raw", "/version"))["gitVersion"])
+    return kubeobjects.version(cluster.kubectl.run("get", "--raw", "/version"), where=cluster.kubectl.where)
 
 
 def _workloads(items: Iterable[Resource], problems: Sequence[checks.Problem]) -> dict[str, dict[str, int]]:

@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
-from harness import checks, log
+from harness import checks, kubeobjects, log, untrusted
 from harness.cloudimage import App, CloudImage, ImageSet, PlatformImage
 from harness.clusterfile import Clusterfile, fields, formats, generate
 from harness.clusterfile.config import deep_merge
 from harness.clusterstate import ClusterState
-from harness.errors import CheckError, CommandError, Fault, InputError, StoreError
+from harness.errors import CheckError, CommandError, Fault, InputError, NodeError, StoreError
 from harness.lifecycle import ipvs, machine, preflight, registry, rootfs
 from harness.lifecycle.distribution import Exchange
 from harness.lifecycle.plan import Step, digest
@@ -837,9 +837,10 @@ def see_what_ails(setup: Setup) -> None:
     The cluster keeps it until ``record``: when a change is cut off, the next must not take for old what that one broke.
     """
     where = ("configmap", CONFIG_MAP, "--namespace=kube-system")
-    kept = json.loads(setup.kubectl.run("get", *where, "--output=json"))["data"].get(AILING)
+    kept = kubeobjects.config_map(setup.kubectl.run("get", *where, "--output=json"), where=setup.first.name)["data"].get(AILING)
     if kept:
-        setup.ailing = json.loads(kept)
+        listed = untrusted.json_document(kept, what=f"{AILING} in {CONFIG_MAP}", error=NodeError)
+        setup.ailing = [str(title) for title in listed] if isinstance(listed, list) else []
     else:
         setup.ailing = sorted(checks.ailing(checks.get(setup.kubectl)))
         patch = json.dumps({"data": {AILING: json.dumps(setup.ailing)}})

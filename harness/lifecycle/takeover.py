@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from harness import untrusted
+from harness import kubeobjects
 from harness.clusterfile import MASTER, NODE, Cluster, Clusterfile, Host, Ssh, Taint, fields, generate
 from harness.clusterstate import DEFAULT_NAME, ClusterState
 from harness.errors import CheckError, NodeError
@@ -52,12 +51,14 @@ def read(node: Node, name: str | None, ssh: Ssh, image: str | None = None) -> Ta
             details=asked.output,
         )
     configuration = _configuration(node)
-    nodes = json.loads(asked.stdout)["items"]
+    nodes = kubeobjects.objects(asked.stdout, where=node.name)
+    if not nodes:
+        raise CheckError(f"{node.name}: its cluster has no nodes", hint="is its kubelet running?")
     version = str(configuration.get("kubernetesVersion") or nodes[0]["status"]["nodeInfo"]["kubeletVersion"])
     networking = configuration.get("networking") or {}
     hosts = _hosts(nodes, ssh)
     own = {address for host in hosts for address in host.ips} | {"127.0.0.1", API_NAME}
-    sans = [str(san) for san in (configuration.get("apiServer") or {}).get("certSANs") or () if str(san) not in own]
+    sans = [str(san) for san in _list((configuration.get("apiServer") or {}).get("certSANs")) if str(san) not in own]
     cluster = Cluster(
         name=name or _name(str(configuration.get("clusterName") or "")),
         image=image or f"kubernetes:{version}",
@@ -80,10 +81,11 @@ def _configuration(node: Node) -> Mapping[str, Any]:
             hint="slipway manages clusters of kubeadm",
             details=asked.output,
         )
-    found = untrusted.yaml_document(
-        json.loads(asked.stdout)["data"].get("ClusterConfiguration") or "", what="the ClusterConfiguration of the cluster", error=NodeError
-    )
-    return found if isinstance(found, Mapping) else {}
+    return kubeobjects.configuration(kubeobjects.config_map(asked.stdout, where=node.name), node.name)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _name(text: str) -> str:

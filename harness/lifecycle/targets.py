@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-from harness import log, paths, untrusted
+from harness import kubeobjects, log, paths, untrusted
 from harness.clusterstate import DEFAULT_NAME, ClusterState
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.lifecycle import lease, membership
@@ -273,7 +271,7 @@ def _reached(ssh: Ssh) -> tuple[Node, ...]:
 def _nodes(kubectl: NodeKubectl) -> dict[str, tuple[str, Platform, str]]:
     """The nodes by address: name, platform, and what made them."""
     found: dict[str, tuple[str, Platform, str]] = {}
-    for item in json.loads(kubectl.run("get", "nodes", "--output=json"))["items"]:
+    for item in kubeobjects.objects(kubectl.run("get", "nodes", "--output=json"), where=kubectl.where):
         name, info = str(item["metadata"]["name"]), item["status"].get("nodeInfo") or {}
         addresses = [str(one["address"]) for one in item["status"].get("addresses") or () if one["type"] == "InternalIP"]
         platform = Platform(str(info.get("operatingSystem") or "linux"), str(info.get("architecture") or "amd64"))
@@ -284,20 +282,17 @@ def _nodes(kubectl: NodeKubectl) -> dict[str, tuple[str, Platform, str]]:
 def _version(kubectl: NodeKubectl) -> str:
     """Raises CheckError when the API does not answer."""
     try:
-        found: Any = json.loads(kubectl.run("version", "--output=json"))
-        return str(found["serverVersion"]["gitVersion"])
-    except (CommandError, KeyError, ValueError) as error:
-        details = error.details if isinstance(error, CommandError) else str(error)
+        return kubeobjects.version(kubectl.run("version", "--output=json"), where=kubectl.where, error=CommandError)
+    except CommandError as error:
+        details = error.details or error.message
         raise CheckError("the API of the cluster does not answer", hint="slipway status says more", details=details) from error
 
 
 def _facts(kubectl: NodeKubectl) -> dict[str, str]:
     """The networks of a cluster that kubeadm knows; of others nothing."""
     with contextlib.suppress(CommandError, NodeError, KeyError, ValueError, TypeError, AttributeError):
-        found = json.loads(kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"))
-        networking = untrusted.yaml_document(
-            found["data"]["ClusterConfiguration"], what="the ClusterConfiguration of the cluster", error=NodeError
-        )["networking"]
+        text = kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json")
+        networking = kubeobjects.configuration(kubeobjects.config_map(text, where=kubectl.where), kubectl.where)["networking"]
         known = {"PodCIDR": networking.get("podSubnet"), "SvcCIDR": networking.get("serviceSubnet")}
         return {name: str(value) for name, value in known.items() if value}
     return {}

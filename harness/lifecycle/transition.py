@@ -8,15 +8,14 @@ command again, or the way back, knows what was begun.
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import checks, cloudimage, log, untrusted
+from harness import checks, cloudimage, kubeobjects, log, untrusted
 from harness.clusterfile import Hook, Phase
-from harness.errors import CheckError, CommandError, NodeError, SlipwayError, StoreError
+from harness.errors import CheckError, CommandError, SlipwayError, StoreError
 from harness.lifecycle import apps, backup, drain, etcd, hooks, machine, registry, rootfs, staging, steps
 from harness.lifecycle.membership import Gathered
 from harness.lifecycle.moves import DONE, ROLLBACK, UPGRADE, Move, write
@@ -45,10 +44,7 @@ _CORDONED = "cordoned"
 def kubernetes(kubectl: NodeKubectl) -> Mapping[str, Any]:
     """kubeadm's ClusterConfiguration as the cluster keeps it."""
     text = kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json")
-    found = untrusted.yaml_document(
-        json.loads(text)["data"]["ClusterConfiguration"], what="the ClusterConfiguration of the cluster", error=NodeError
-    )
-    return found if isinstance(found, Mapping) else {}
+    return kubeobjects.configuration(kubeobjects.config_map(text, where=kubectl.where), kubectl.where)
 
 
 @dataclasses.dataclass
@@ -571,7 +567,7 @@ done"""
 
 def _require_version(work: Work, node: SshNode) -> None:
     asked = node.run(f"{KUBECTL} --request-timeout=10s get --raw /version", timeout=30).stdout
-    runs = str(json.loads(asked)["gitVersion"])
+    runs = kubeobjects.version(asked, where=work.name(node))
     if runs != work.move.after.kubernetes:
         raise CheckError(f"{work.name(node)}: its API server is {runs}, and not {work.move.after.kubernetes}")
 

@@ -24,6 +24,11 @@ class NodeKubectl:
     """Where kubectl keeps its cache."""
 
     @property
+    def where(self) -> str:
+        """The machine, as a message names it."""
+        return self.node.name
+
+    @property
     def words(self) -> str:
         """kubectl as shell text, to which arguments are added."""
         return f"HOME={shlex.quote(self.home)} KUBECONFIG={shlex.quote(self.kubeconfig)} {self.program}"

@@ -702,7 +702,7 @@ def api_errors(text: str) -> str:
     """The message in a Status object of the API, or the text itself."""
     try:
         return str(json.loads(text)["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return text.strip()
 
 

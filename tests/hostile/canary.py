@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -12,8 +13,9 @@ import stat
 import subprocess
 import sys
 import threading
+import tty
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tests.hostile.sshd import Sshd, spellings
@@ -107,8 +109,19 @@ class Home:
             **extra,
         }
 
-    def slipway(self, *words: str | Path, env: Mapping[str, str] | None = None, input: bytes = b"") -> Outcome:
-        """Run the command line and hold it to what is true of every command, whatever it is given; see ``judge``."""
+    def slipway(
+        self,
+        *words: str | Path,
+        env: Mapping[str, str] | None = None,
+        input: bytes = b"",
+        patience: float | None = None,
+        on_terminal: bool = False,
+    ) -> Outcome:
+        """Run the command line and hold it to what is true of every command, whatever it is given; see ``judge``.
+
+        ``patience``: seconds after which it gives up a command on a machine, where its own limits are longer.
+        ``on_terminal``: its output goes to a terminal; both streams are in ``stdout`` then.
+        """
         files = {name: self.root / f".{name}" for name in ("stdin", "stdout", "stderr")}
         for name, path in files.items():
             path.write_bytes(input if name == "stdin" else b"")
@@ -117,8 +130,14 @@ class Home:
             "argv": [str(word) for word in words],
             "env": self.environment(env or {}),
             "cwd": str(self.work),
+            "patience": patience,
         }
-        hung, status, size = _forked(request)
+        with _terminal() if on_terminal else contextlib.nullcontext() as terminal:
+            if terminal is not None:
+                request |= {"stdout": terminal.path, "stderr": terminal.path}
+            hung, status, size = _forked(request)
+        if terminal is not None:
+            files["stdout"].write_bytes(bytes(terminal.shown))
         stdout, stderr = (files[name].read_bytes().decode(errors="surrogateescape") for name in ("stdout", "stderr"))
         for path in files.values():
             path.unlink()
@@ -170,6 +189,36 @@ class Home:
     def size(self) -> int:
         """Bytes on the disk below all folders."""
         return sum(path.lstat().st_blocks * 512 for path in self.root.rglob("*"))
+
+
+class _Terminal:
+    """A terminal that shows what is written to ``path`` as it is."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.shown = bytearray()
+
+
+@contextlib.contextmanager
+def _terminal() -> Iterator[_Terminal]:
+    screen, end = os.openpty()
+    tty.setraw(end)
+    terminal = _Terminal(os.ttyname(end))
+
+    def watch() -> None:
+        # EIO says that nobody has the other end any more.
+        with contextlib.suppress(OSError):
+            while piece := os.read(screen, 1 << 16):
+                terminal.shown.extend(piece)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield terminal
+    finally:
+        os.close(end)
+        watcher.join()
+        os.close(screen)
 
 
 @functools.cache

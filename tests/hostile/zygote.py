@@ -1,11 +1,12 @@
 """The command line, loaded once and forked for each command: most of the time of a small command goes into loading it.
 
-Reads a request a line from standard input (JSON: argv, env, cwd, and the files for the standard streams), and writes two lines for each:
-the process id of the command, then its wait status and its largest resident size in kB.
+Reads a request a line from standard input (JSON: argv, env, cwd, patience, and the files for the standard streams), and writes two lines
+for each: the process id of the command, then its wait status and its largest resident size in kB.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ import sys
 from typing import Any
 
 import harness
+from harness import process
 from harness.cli import execute
 
 BACKSTOP = 1 << 30
@@ -39,6 +41,17 @@ def limit() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def hasten(patience: float) -> None:
+    """Give up every program that runs longer than this: a machine that hangs is given up in the same way, only sooner."""
+    run = process.run
+
+    @functools.wraps(run)
+    def hastened(argv: Any, *, timeout: float | None = None, **options: Any) -> process.Result:
+        return run(argv, timeout=patience if timeout is None else min(timeout, patience), **options)
+
+    process.run = hastened
+
+
 def become(request: dict[str, Any]) -> list[str]:
     """Turn a forked child into the process that was asked for; the arguments of the command line."""
     for number, (name, flags) in enumerate((("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY))):
@@ -49,6 +62,8 @@ def become(request: dict[str, Any]) -> list[str]:
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     limit()
+    if request["patience"] is not None:
+        hasten(request["patience"])
     return [str(word) for word in request["argv"]]
 
 

@@ -473,5 +473,5 @@ def test_an_answer_that_is_no_list_of_objects_is_told(said: str) -> None:
         def run(self, *_: str) -> str:
             return said
 
-    with pytest.raises(CommandError, match="kubectl get pods"):
+    with pytest.raises(CommandError, match="the API of the cluster gave an answer that is not understood"):
         checks.get(Saying(), "pods")

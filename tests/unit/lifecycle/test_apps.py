@@ -75,7 +75,7 @@ def build(
 class Kube:
     """Keeps ConfigMaps, and notes what else it is told."""
 
-    kubeconfig, home = "/etc/kubernetes/admin.conf", "/var/lib/slipway"
+    kubeconfig, home, where = "/etc/kubernetes/admin.conf", "/var/lib/slipway", "m1"
 
     def __init__(self) -> None:
         self.kept: dict[str, dict[str, Any]] = {}

@@ -1,0 +1,160 @@
+"""Objects of the Kubernetes API as kubectl prints them on a machine: read once, with the types that the rest relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from harness import process, untrusted
+from harness.errors import NodeError, SlipwayError
+
+_HINT = "kubectl get on that machine shows what its API answers"
+
+_OBJECTS = {
+    *("metadata", "spec", "status", "nodeInfo", "template", "state", "lastState", "waiting", "terminated", "running"),
+    *("involvedObject", "regarding", "persistentVolumeClaim", "serverVersion", "selector", "updateStrategy", "rollingUpdate"),
+}
+_TEXTS_BY_NAME = {"labels", "annotations", "matchLabels", "nodeSelector"}
+_LISTS = {
+    *("conditions", "addresses", "containers", "initContainers", "ephemeralContainers", "containerStatuses", "initContainerStatuses"),
+    *("ephemeralContainerStatuses", "ownerReferences", "volumes", "taints", "tolerations", "subsets", "ports"),
+}
+_TEXTS = {
+    *("name", "namespace", "uid", "kind", "type", "reason", "message", "phase", "nodeName", "resourceVersion", "address", "effect"),
+    *("creationTimestamp", "deletionTimestamp", "podIP", "claimName", "kubeletVersion", "containerRuntimeVersion", "gitVersion"),
+    *("providerID", "storageClassName", "volumeBindingMode", "operatingSystem", "architecture"),
+}
+_NUMBERS = {
+    *("replicas", "readyReplicas", "updatedReplicas", "availableReplicas", "generation", "observedGeneration", "restartCount", "exitCode"),
+    *(
+        "desiredNumberScheduled",
+        "numberReady",
+        "updatedNumberScheduled",
+        "currentReplicas",
+        "nodePort",
+        "partition",
+        "completions",
+        "succeeded",
+        "failed",
+    ),
+}
+
+
+class Object(dict[str, Any]):
+    """An object in an answer. A field that is asked for and not there is a fault of the answer, not of who asks."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, fields: Mapping[str, Any], reader: _Reader) -> None:
+        super().__init__(fields)
+        self._reader = reader
+
+    def __missing__(self, key: str) -> NoReturn:
+        self._reader.fail(f"it has no {key}")
+
+
+class _Reader:
+    """Turns plain JSON into Objects and refuses values of a type that no such field has."""
+
+    def __init__(self, where: str, error: type[SlipwayError]) -> None:
+        self._where, self._error = where, error
+
+    def fail(self, problem: str) -> NoReturn:
+        raise self._error(f"the API of {self._where} gave an answer that is not understood: {problem}", hint=_HINT)
+
+    def document(self, text: str) -> Any:
+        try:
+            return untrusted.json_document(text, what="", limit=process.OUTPUT_LIMIT, error=self._error, structural=False)
+        except SlipwayError as wrong:
+            self.fail(f"it {wrong.message}" if text.strip() else "it is empty")
+
+    def object(self, value: Any, what: str = "the answer", *, under: str = "") -> Object:
+        if not isinstance(value, dict):
+            self.fail(f"{what} is not an object")
+        return Object({key: self._field(key, each, under) for key, each in value.items()}, self)
+
+    def texts(self, value: Any, what: str) -> Object:
+        if value is None:
+            return Object({}, self)
+        if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+            self.fail(f"{what} does not hold text only")
+        return Object(value, self)
+
+    def _field(self, key: str, value: Any, under: str) -> Any:
+        if value is None or key in {"data", "binaryData", "managedFields"}:
+            return value
+        shown = untrusted.shown(key)[:80]
+        if key in _TEXTS_BY_NAME:
+            return self.texts(value, shown)
+        if key in _TEXTS or (under, key) == ("conditions", "status"):
+            wanted: type = str
+        elif key in _LISTS:
+            wanted = list
+        elif key in _OBJECTS:
+            wanted = dict
+        else:
+            wanted = int if key in _NUMBERS else type(value)
+        # A boolean is an int to Python only.
+        if type(value) is not wanted:
+            self.fail(f"{shown} has another type than this field has")
+        return self._value(key, value, shown)
+
+    def _value(self, key: str, value: Any, shown: str) -> Any:
+        if isinstance(value, dict):
+            return self.object(value, shown, under=key)
+        if isinstance(value, list):
+            return [self.object(each, shown, under=key) if isinstance(each, dict) or key in _LISTS else each for each in value]
+        return value
+
+
+def an_object(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> Object:
+    """The object that ``kubectl get KIND NAME --output=json`` prints on the machine ``where``; raises ``error`` when it is none."""
+    reader = _Reader(where, error)
+    return reader.object(reader.document(text))
+
+
+def objects(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> list[Object]:
+    """The objects that ``kubectl get KIND --output=json`` prints, as a list."""
+    reader = _Reader(where, error)
+    value = reader.document(text)
+    items = value.get("items", value) if isinstance(value, dict) else value
+    if not isinstance(value, dict) or not isinstance(items or [], list):
+        reader.fail("it is no list of objects")
+    return [reader.object(item, "an item") for item in items or ()]
+
+
+def config_map(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> Object:
+    """A ConfigMap; its ``data`` is there and holds text."""
+    reader = _Reader(where, error)
+    found = reader.object(reader.document(text))
+    found["data"] = reader.texts(found.get("data"), "data")
+    return found
+
+
+def config_maps(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> list[Object]:
+    """As ``objects``, of ConfigMaps."""
+    reader = _Reader(where, error)
+    found = objects(text, where=where, error=error)
+    for each in found:
+        each["data"] = reader.texts(each.get("data"), "data")
+    return found
+
+
+def version(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> str:
+    """The version of Kubernetes in the answer to ``kubectl get --raw /version`` or ``kubectl version --output=json``."""
+    reader = _Reader(where, error)
+    found = reader.object(reader.document(text))
+    return str((found.get("serverVersion") or found)["gitVersion"])
+
+
+def configuration(found: Object, where: str, key: str = "ClusterConfiguration", error: type[SlipwayError] = NodeError) -> Object:
+    """A document that kubeadm keeps in its ConfigMap; empty where it keeps none."""
+    reader = _Reader(where, error)
+    value = untrusted.yaml_document(found["data"].get(key) or "{}", what=f"the {key} of the cluster", error=error)
+    # YAML has more than JSON has; nothing of it is a field's name.
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        reader.fail(f"{key} is not an object")
+    for name in ("networking", "apiServer", "apiEndpoints"):
+        if not isinstance(value.get(name) or {}, Mapping):
+            reader.fail(f"{name} of {key} is not an object")
+    return Object(value, reader)
