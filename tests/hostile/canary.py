@@ -32,6 +32,9 @@ CODES = {
 }
 """The documented exit codes; 130 is for who interrupts, and nothing here does."""
 
+PATIENCE: Mapping[str, float] = {"backoff": 0.01, "longest_wait": 1.0}
+"""As often as a command asks a registry again by default, but without the waits between."""
+
 MEMORY = 300 << 20
 """Bytes of resident memory that a command may take, whatever it is given."""
 _HANG = 300
@@ -107,8 +110,13 @@ class Home:
             **extra,
         }
 
-    def slipway(self, *words: str | Path, env: Mapping[str, str] | None = None, input: bytes = b"") -> Outcome:
-        """Run the command line and hold it to what is true of every command, whatever it is given; see ``judge``."""
+    def slipway(
+        self, *words: str | Path, env: Mapping[str, str] | None = None, input: bytes = b"", patience: Mapping[str, float] | None = None
+    ) -> Outcome:
+        """Run the command line and hold it to what is true of every command, whatever it is given; see ``judge``.
+
+        ``patience`` replaces fields of the patience with registries.
+        """
         files = {name: self.root / f".{name}" for name in ("stdin", "stdout", "stderr")}
         for name, path in files.items():
             path.write_bytes(input if name == "stdin" else b"")
@@ -117,6 +125,7 @@ class Home:
             "argv": [str(word) for word in words],
             "env": self.environment(env or {}),
             "cwd": str(self.work),
+            "patience": {**PATIENCE, **(patience or {})},
         }
         hung, status, size = _forked(request)
         stdout, stderr = (files[name].read_bytes().decode(errors="surrogateescape") for name in ("stdout", "stderr"))

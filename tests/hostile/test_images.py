@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -120,12 +121,16 @@ def test_no_mode_of_a_folder_goes_through_a_link(together: bool, home: Home, mac
 
 
 def test_a_program_of_an_image_has_no_more_rights_here(home: Home, machines: Sshd) -> None:
+    """The tree keeps the modes that nodes are to have; no other user of this machine gets to it."""
     loaded(home, with_files({}, ("bin/su", {"data": b"#!/bin/sh\n", "mode": 0o6755})))
     healthy(machines.first)
     run(home, machines)
     there = [path for path in home.cache.rglob("*") if path.is_file() and not path.is_symlink()]
     assert there
-    assert not [path for path in there if path.stat().st_mode & 0o6000]
+    for path in there:
+        if path.stat().st_mode & 0o6000:
+            folders = [parent for parent in path.parents if parent.is_relative_to(home.cache)]
+            assert any(not parent.stat().st_mode & 0o077 for parent in folders), path
 
 
 # ---- bombs ------------------------------------------------------------------------------------------------------------
@@ -228,7 +233,12 @@ def test_a_build_reads_yaml_within_limits(kind: str, home: Home) -> None:
     (context / "manifests").mkdir(parents=True)
     (context / "manifests/a.yaml").write_text(f"# changed\n{YAML[kind]}")
     (context / "Kubefile").write_text("FROM bad:latest\nCOPY manifests manifests\nCMD kubectl apply -f manifests/a.yaml\n")
-    home.slipway("build", "-t", "made", "--discover", "declared", context)
+    # Helm's own part is not tested here: this one renders whatever the chart says, and takes the minutes of a compilation from no test.
+    helm = home.work / "programs/helm"
+    helm.parent.mkdir()
+    helm.write_text('#!/bin/sh\nexec cat "$3/Chart.yaml"\n')
+    helm.chmod(0o755)
+    home.slipway("build", "-t", "made", "--discover", "declared", context, env={"PATH": f"{helm.parent}:{os.environ['PATH']}"})
     home.slipway("diff", "bad", "made")
 
 

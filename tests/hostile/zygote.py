@@ -1,11 +1,13 @@
 """The command line, loaded once and forked for each command: most of the time of a small command goes into loading it.
 
-Reads a request a line from standard input (JSON: argv, env, cwd, and the files for the standard streams), and writes two lines for each:
-the process id of the command, then its wait status and its largest resident size in kB.
+Reads a request a line from standard input (JSON: argv, env, cwd, the files for the standard streams, and fields of the patience with
+registries that are not its own defaults), and writes two lines for each: the process id of the command, then its wait status and its
+largest resident size in kB.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -16,6 +18,7 @@ import sys
 from typing import Any
 
 import harness
+from harness import transfer
 from harness.cli import execute
 
 BACKSTOP = 1 << 30
@@ -49,6 +52,7 @@ def become(request: dict[str, Any]) -> list[str]:
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     limit()
+    transfer.PATIENCE = dataclasses.replace(transfer.PATIENCE, **request["patience"])
     return [str(word) for word in request["argv"]]
 
 
