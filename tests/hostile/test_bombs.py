@@ -13,6 +13,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -82,7 +83,7 @@ def sparse(chance: random.Random) -> bytes:
 
 
 def many(chance: random.Random) -> bytes:
-    count = chance.choice([200, 500])
+    count = chance.choice([100, 300])
     kind = chance.choice([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE])
     return b"".join(header(f"{number}", kind, link="x") for number in range(count))
 
@@ -102,8 +103,8 @@ def deep(chance: random.Random) -> bytes:
 
 
 def removals(chance: random.Random) -> bytes:
-    files = b"".join(header(f"d/{number}", tarfile.REGTYPE) for number in range(300))
-    return (files + header("d/.wh..wh..opq", tarfile.REGTYPE) * 300 + header(".wh.d", tarfile.REGTYPE)) * chance.randint(1, 3)
+    files = b"".join(header(f"d/{number}", tarfile.REGTYPE) for number in range(100))
+    return (files + header("d/.wh..wh..opq", tarfile.REGTYPE) * 100 + header(".wh.d", tarfile.REGTYPE)) * chance.randint(1, 3)
 
 
 def links(chance: random.Random) -> bytes:
@@ -144,7 +145,7 @@ def read_layers() -> Iterator[str]:
             yield outcome(functools.partial(Inventory(store).files, [layer]))
             written = sum(path.lstat().st_size for path in (folder / "tree").rglob("*") if path.is_file() and not path.is_symlink())
             assert written <= len(tar), f"layer {number} makes more of itself on the disk"
-            process.run(["rm", "-rf", folder])
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 # YAML

@@ -140,7 +140,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "pax": lambda: images.pax(300 << 20),
     "sparse": lambda: images.sparse(200 << 20),
     "sparse-large": lambda: images.sparse(1 << 40),
-    "many": lambda: images.many(300_000),
+    "many": lambda: images.many(30_000),
+    "most": lambda: images.many(300_000),
     "zeros": lambda: images.zeros(200 << 20, images.header(b"zeros", 200 << 20, b"0"), bytes(1024)),
     "facts": lambda: images.zeros(150 << 20, images.header(b"etc/slipway.yaml", 150 << 20, b"0"), bytes(1024)),
 }
@@ -154,7 +155,9 @@ def test_a_layer_takes_no_more_than_its_size_allows(kind: str, home: Home, machi
         layers[1] = layer(without("etc/slipway.yaml"))
     loaded(home, cloud_image(layers))
     healthy(machines.first)
-    run(home, machines)
+    # To make that many files takes minutes. What reads them is the same.
+    if kind != "most":
+        run(home, machines)
     home.slipway("sbom", "bad")
     assert home.size() < DISK + 2 * sum(map(len, layers))
 
