@@ -154,7 +154,8 @@ def parcel(store: Store, image: PlatformImage) -> Parcel:
         finish=_FINISH,
         beside={
             "skeleton.tar": skeleton.getvalue(),
-            "modes": "".join(modes).encode(),
+            # A file name need not be UTF-8.
+            "modes": os.fsencode("".join(modes)),
             "paths": distribution.listing(entries),
         },
         earlier=f"{distribution.FOLDER}/rootfs-*",

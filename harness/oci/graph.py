@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.errors import StoreError
-from harness.oci.model import INDEXES, MANIFESTS, Descriptor, Platform
+from harness.oci.model import INDEXES, MANIFESTS, Descriptor, Platform, texts
 from harness.oci.store import Store
 from harness.untrusted import shown
 
@@ -38,14 +38,14 @@ def children(manifest: Mapping[str, Any], of: Descriptor, platforms: Sequence[Pl
 
 
 def entries_of(index: Mapping[str, Any], digest: str) -> list[Descriptor]:
-    """The manifests that an index lists; none for what is not an index. Raises StoreError for a list that cannot be understood."""
-    return _understood(digest, lambda: _descriptors(index.get("manifests")))
+    """The manifests that an index lists; none for what is not an index. Raises StoreError for one that cannot be understood."""
+    return _understood(digest, index, lambda: _descriptors(index.get("manifests")))
 
 
 def below_of(manifest: Mapping[str, Any], digest: str) -> list[Descriptor]:
     """The config, if there is one, and the layers of an image manifest. Raises StoreError when they cannot be understood."""
     config = [manifest["config"]] if "config" in manifest else []
-    return _understood(digest, lambda: [*_descriptors(config), *_descriptors(manifest.get("layers"))])
+    return _understood(digest, manifest, lambda: [*_descriptors(config), *_descriptors(manifest.get("layers"))])
 
 
 def _descriptors(value: object) -> list[Descriptor]:
@@ -54,8 +54,10 @@ def _descriptors(value: object) -> list[Descriptor]:
     return [Descriptor.from_json(child) for child in value or ()]
 
 
-def _understood(digest: str, parse: Callable[[], list[Descriptor]]) -> list[Descriptor]:
+def _understood(digest: str, manifest: Mapping[str, Any], parse: Callable[[], list[Descriptor]]) -> list[Descriptor]:
     try:
+        # Clients in Go refuse a whole manifest for annotations that are not text by name, so no image in use has them.
+        texts(manifest.get("annotations"))
         return parse()
     except ValueError as wrong:
         raise StoreError(f"manifest {digest} cannot be understood: {wrong}") from wrong

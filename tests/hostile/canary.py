@@ -34,6 +34,9 @@ CODES = {
 }
 """The documented exit codes; 130 is for who interrupts, and nothing here does."""
 
+PATIENCE: Mapping[str, float] = {"backoff": 0.01, "longest_wait": 1.0}
+"""As often as a command asks a registry again by default, but without the waits between."""
+
 MEMORY = 300 << 20
 """Bytes of resident memory that a command may take, whatever it is given."""
 _HANG = 300
@@ -114,12 +117,14 @@ class Home:
         *words: str | Path,
         env: Mapping[str, str] | None = None,
         input: bytes = b"",
-        patience: float | None = None,
+        patience: Mapping[str, float] | None = None,
+        command_limit: float | None = None,
         on_terminal: bool = False,
     ) -> Outcome:
         """Run the command line and hold it to what is true of every command, whatever it is given; see ``judge``.
 
-        ``patience``: seconds after which it gives up a command on a machine, where its own limits are longer.
+        ``patience`` replaces fields of the patience with registries.
+        ``command_limit``: seconds after which it gives up a command on a machine, where its own limits are longer.
         ``on_terminal``: its output goes to a terminal; both streams are in ``stdout`` then.
         """
         files = {name: self.root / f".{name}" for name in ("stdin", "stdout", "stderr")}
@@ -130,7 +135,8 @@ class Home:
             "argv": [str(word) for word in words],
             "env": self.environment(env or {}),
             "cwd": str(self.work),
-            "patience": patience,
+            "patience": {**PATIENCE, **(patience or {})},
+            "command_limit": command_limit,
         }
         with _terminal() if on_terminal else contextlib.nullcontext() as terminal:
             if terminal is not None:

@@ -54,9 +54,9 @@ def lying(layout: Layout) -> Iterator[Lying]:
 
 
 def slow(handler: Handler) -> None:
-    """One byte now and then of a body that is said to be long."""
+    """One byte now and then of a body that is said to be long, though not longer than a manifest may be."""
     handler.send_response(200)
-    handler.send_header("Content-Length", str(1 << 30))
+    handler.send_header("Content-Length", str(1 << 20))
     handler.end_headers()
     with contextlib.suppress(OSError):
         while not handler.faulty.ended.wait(1):

@@ -379,7 +379,7 @@ def test_a_record_that_is_none_is_refused(verb: str, record: object, home: Home,
 def test_a_machine_that_never_answers_is_given_up(way: str, home: Home, machines: Sshd) -> None:
     cluster(machines.first, stored())
     machines.first.on("base64 <", hang if way == "silent" else drip(b"A"))
-    assert home.slipway("kubeconfig", "--masters", MASTER, *login(machines), patience=5).code in (5, 6)
+    assert home.slipway("kubeconfig", "--masters", MASTER, *login(machines), command_limit=5).code in (5, 6)
     assert machines.first.was_told("base64 <")
 
 

@@ -121,7 +121,9 @@ def test_a_blob_that_is_another_is_not_taken(answer: str, home: Home) -> None:
 def test_a_registry_that_drips_is_given_up(home: Home) -> None:
     with lying(good()) as registry:
         registry.server.on(registry.tag, slow)
-        assert pull(home, registry) == 4
+        outcome = home.slipway("pull", registry.reference, "--plain-http", patience={"rate_window": 2.0, "attempts": 2})
+        assert outcome.code == 4
+        assert "bytes in" in outcome.output, "it is given up because it drips"
 
 
 def test_the_password_goes_to_its_own_registry_only(home: Home) -> None:

@@ -1,11 +1,13 @@
 """The command line, loaded once and forked for each command: most of the time of a small command goes into loading it.
 
-Reads a request a line from standard input (JSON: argv, env, cwd, patience, and the files for the standard streams), and writes two lines
-for each: the process id of the command, then its wait status and its largest resident size in kB.
+Reads a request a line from standard input (JSON: argv, env, cwd, the files for the standard streams, fields of the patience with registries
+that are not its own defaults, and a limit for commands on machines), and writes two lines for each: the process id of the command, then its
+wait status and its largest resident size in kB.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -17,7 +19,7 @@ import sys
 from typing import Any
 
 import harness
-from harness import process
+from harness import process, transfer
 from harness.cli import execute
 
 BACKSTOP = 1 << 30
@@ -62,8 +64,9 @@ def become(request: dict[str, Any]) -> list[str]:
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     limit()
-    if request["patience"] is not None:
-        hasten(request["patience"])
+    if request["command_limit"] is not None:
+        hasten(request["command_limit"])
+    transfer.PATIENCE = dataclasses.replace(transfer.PATIENCE, **request["patience"])
     return [str(word) for word in request["argv"]]
 
 

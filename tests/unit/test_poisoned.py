@@ -14,7 +14,7 @@ from harness import cloudimage, compare, expand, prune, sealerimage, search
 from harness.cloudimage import INFO, KIND, CloudImage
 from harness.errors import StoreError
 from harness.lifecycle import registry
-from harness.oci.graph import closure
+from harness.oci.graph import below_of, closure, entries_of
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json
 from harness.oci.store import Store
 from harness.registries import Site
@@ -174,6 +174,15 @@ def test_an_image_with_its_problem_is_in_the_list(store: Store, good: CloudImage
     poison(store, good, "rootfs", ROOTFS["layers is a number"])
     (bad,) = (row for row in cloudimage.images(store) if row.name == "bad:latest")
     assert "cannot be understood" in (bad.problem or "")
+
+
+@pytest.mark.parametrize("annotations", ["x", [], {KIND: 5}, {KIND: None}], ids=repr)
+@pytest.mark.parametrize("read", [entries_of, below_of])
+def test_annotations_that_are_not_text_by_name_are_refused(annotations: Any, read: Callable[..., object]) -> None:
+    with pytest.raises(StoreError, match="cannot be understood: is not text by name"):
+        read({"annotations": annotations}, "sha256:0")
+    assert read({"annotations": None}, "sha256:0") == []
+    assert read({"annotations": {KIND: "x"}}, "sha256:0") == []
 
 
 def test_indexes_within_indexes_end(store: Store, good: CloudImage) -> None:

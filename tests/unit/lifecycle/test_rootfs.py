@@ -148,6 +148,13 @@ def test_a_name_that_no_list_can_hold_makes_the_tree_go_whole(store: Store, tmp_
     assert rootfs.parcel(store, image(store, {"etc/a b": "a"}, root=tmp_path / "other")).listed
 
 
+def test_a_file_name_need_not_be_utf8(store: Store, tmp_path: Path) -> None:
+    """A layer has any bytes as a name; the whole tree is sent to nodes then."""
+    parcel = rootfs.parcel(store, image(store, {"etc/\udcff": "a"}, root=tmp_path))
+    assert not parcel.listed
+    assert b"./etc/\xff\n" in parcel.beside["modes"]
+
+
 def test_the_fingerprint_follows_contents_and_modes(store: Store) -> None:
     from harness.nodes.placing import File
 
