@@ -21,6 +21,7 @@ from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh, SshNode
 from tests import waiting
 from tests.conftest import Slipway
+from tests.integration.test_build import heed_ctrl_c
 from tests.waiting import HANG
 
 RUN = ("run", "--image-pull-policy=Always", "--restart=Never")
@@ -148,7 +149,9 @@ def begun(words: Sequence[str], env: Mapping[str, str] | None = None) -> Iterato
     """The command line, running; what it says comes from ``stderr``. It is killed if it has not ended by itself."""
     argv = [sys.executable, "-m", "harness.cli", *words]
     environment = {**os.environ, **(env or {})}
-    with subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment) as running:
+    with subprocess.Popen(
+        argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment, preexec_fn=heed_ctrl_c
+    ) as running:
         try:
             yield running
         finally:
