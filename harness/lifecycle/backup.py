@@ -188,7 +188,7 @@ def _front(cluster: Access, master: SshNode, members: Mapping[str, bytes], statu
         "identity": certificates.keys_of(master).identity,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "kubernetes": version,
-        "image": json.loads(members["record.json"]),
+        "image": untrusted.json_object(members["record.json"], what=f"{master.name}: the record of the image", error=CommandError),
         "masters": [machine.address for machine in found.masters],
         "nodes": [machine.address for machine in found.nodes],
         "names": sorted(node["metadata"]["name"] for node in listed),
@@ -261,6 +261,27 @@ def open_backup(file: Path, password: str | None = None) -> Iterator[tuple[Conte
         yield contents, cast("BinaryIO", snapshot)
 
 
+_FRONT_FIELDS: dict[str, type] = {
+    **dict.fromkeys(("cluster", "identity", "made", "kubernetes"), str),
+    **dict.fromkeys(("image", "etcd", "files"), dict),
+    **dict.fromkeys(("masters", "nodes", "names"), list),
+}
+
+
+def _check_front(front: Mapping[str, Any]) -> None:
+    """Raise UsageError when what a backup says of itself is not of the kinds that ``_front`` writes."""
+    odd = [name for name, kind in _FRONT_FIELDS.items() if not isinstance(front.get(name), kind)]
+    odd += [name for name in ("masters", "nodes", "names") if name not in odd and not all(isinstance(text, str) for text in front[name])]
+    if not odd:
+        etcd, image = front["etcd"], front["image"]
+        odd += [f"etcd.{name}" for name in ("revision", "totalKey") if type(etcd.get(name)) is not int]
+        odd += [
+            name for name, text in (("etcd.image", etcd.get("image")), ("image.digest", image.get("digest"))) if not isinstance(text, str)
+        ]
+    if odd:
+        raise UsageError(f"says nothing usable about {', '.join(odd)}")
+
+
 def _read(stream: Any, snapshot: Any) -> Contents:
     front: dict[str, Any] = {}
     small: dict[str, bytes] = {}
@@ -272,9 +293,10 @@ def _read(stream: Any, snapshot: Any) -> Contents:
         if entry.name != SNAPSHOT and entry.size > _LARGEST:
             raise UsageError(f"holds {entry.name} of {entry.size} bytes, which is too large")
         if entry.name == _FRONT:
-            front = json.loads(tar.head(entry.size))
-            if front["format"] != FORMAT:
-                raise UsageError(f"has the format {front['format']}", hint="a newer slipway may know it")
+            front = untrusted.json_object(tar.head(entry.size), what=_FRONT, error=UsageError)
+            if front.get("format") != FORMAT:
+                raise UsageError(f"has the format {front.get('format')!r}", hint="a newer slipway may know it")
+            _check_front(front)
             continue
         if entry.name == SNAPSHOT:
             while data := tar.read(1 << 20):
@@ -288,8 +310,10 @@ def _read(stream: Any, snapshot: Any) -> Contents:
     # What a sealed stream has behind the tar is proved as well, or it could have been cut off.
     while stream.read(1 << 20):
         pass
-    if not front or sums != front["files"]:
-        names = sorted(name for name in {*sums, *front.get("files", {})} if sums.get(name) != front.get("files", {}).get(name))
+    named = front.get("files")
+    named = named if isinstance(named, dict) else {}
+    if not front or sums != named:
+        names = sorted(name for name in {*sums, *named} if sums.get(name) != named.get(name))
         raise UsageError(f"is damaged: {', '.join(names) or 'it has no beginning'}", hint="take another one")
     keys = {name: small[f"pki/{name}"] for name in FILES}
     return Contents(

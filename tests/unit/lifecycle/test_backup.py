@@ -29,7 +29,20 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def front(**more: Any) -> dict[str, Any]:
     files = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in {**MEMBERS, SNAPSHOT: DATA}.items()}
-    return {"format": 1, "cluster": "lab", "files": files, **more}
+    return {
+        "format": 1,
+        "cluster": "lab",
+        "identity": "01",
+        "made": "2026-01-01T00:00:00+00:00",
+        "kubernetes": "v1.20.2",
+        "image": {"digest": "sha256:1"},
+        "etcd": {"revision": 7, "totalKey": 5, "image": "etcd:3"},
+        "masters": ["10.0.0.1"],
+        "nodes": [],
+        "names": ["m1"],
+        "files": files,
+        **more,
+    }
 
 
 def written(tmp_path: Path, password: str | None = None, **more: Any) -> Path:
@@ -114,4 +127,15 @@ def test_nothing_is_overwritten_and_nobody_asked_for_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         backup(tmp_path / "nowhere/x", "lab", home=tmp_path)
     with pytest.raises(UsageError, match="no such file"), open_backup(tmp_path / "absent"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("masters", "10.0.0.1"), ("masters", [5]), ("etcd", {"revision": "7"}), ("etcd", []), ("image", {}), ("cluster", None)],
+)
+def test_a_front_of_another_shape_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+    file = tmp_path / "lab.backup"
+    _write(file, front(**{field: value}), MEMBERS, io.BytesIO(DATA), None)
+    with pytest.raises(UsageError, match="says nothing usable about"), open_backup(file, None):
         pass
