@@ -343,10 +343,7 @@ def check_images(session: nox.Session) -> bool:
 
 
 TWO_AT_A_TIME = ("-n", "2", "--dist", "loadfile")
-"""Files that know nothing of each other, in two processes."""
-
-GROUPS_AT_A_TIME = ("-n", "2", "--no-loadscope-reorder")
-"""As above, for files of which some share a cluster: tests/cluster/conftest.py says which. Much of a cluster's beginning is waiting."""
+"""Files that know nothing of each other, in two processes. Clusters want the machine for themselves."""
 
 FUZZ_SECONDS = 10
 """Seconds for each target in the ring ``fuzz``, which tries the same inputs each time: a change makes it fail, not chance. New inputs are
@@ -359,7 +356,7 @@ RINGS: dict[str, Callable[[nox.Session], object]] = {
     "integration": lambda session: pytest(session, "integration", "tests/integration", *TWO_AT_A_TIME),
     "hostile": lambda session: pytest(session, "hostile", "tests/hostile", *TWO_AT_A_TIME),
     "fuzz": lambda session: run_fuzzers(session, "--seconds", str(FUZZ_SECONDS), "--plain", "--seed", "1"),
-    "cluster": lambda session: pytest(session, "cluster", "tests/cluster", "--ignore", UPGRADE, *GROUPS_AT_A_TIME),
+    "cluster": lambda session: pytest(session, "cluster", "tests/cluster", "--ignore", UPGRADE),
     "images": check_images,
     "upgrade": lambda session: pytest(session, "upgrade", UPGRADE),
 }
