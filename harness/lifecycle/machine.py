@@ -218,10 +218,12 @@ _FOLDERS = (
 # What was there before us: services, folders, interfaces, settings of the kernel. Noted once, before the first change.
 NOTE_STATE = f"""set -e
 umask 077
+mode=$(stat -c %a {STATE} 2>/dev/null || true)
 mkdir -p {STATE}
 if [ ! -e {STATE}/before/services ]; then
   mkdir -p {STATE}/before
   cd {STATE}/before
+  echo "$mode" > mode
   for folder in {" ".join(_FOLDERS)}; do if [ -d "$folder" ]; then echo "$folder"; fi; done > folders
   ls -A /etc/cni/net.d > networks 2>/dev/null || true
   ls /sys/class/net > links
@@ -375,7 +377,9 @@ if [ -e "$before/services" ]; then
 fi
 systemctl reset-failed 'slipway-*' 2>/dev/null
 if [ -s "$before/hostname" ]; then hostname "$(cat "$before/hostname")"; cat "$before/hostname" > /etc/hostname; fi
+# A folder that cannot go, since a disk of its own is mounted there, has the mode again that it had.
+mode=$(cat "$before/mode" 2>/dev/null)
 find {STATE} -mindepth 1 -delete
-rmdir {STATE} 2>/dev/null
+rmdir {STATE} 2>/dev/null || {{ [ -n "$mode" ] && chmod "$mode" {STATE}; }}
 exit 0
 """
