@@ -257,7 +257,7 @@ def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_we
     # Nothing is touched for a wrong password, or a file that was cut.
     cut = tmp_path / "cut.backup"
     cut.write_bytes(file.read_bytes()[:-1])
-    for path, env in ((file, {"BACKUP_PASSWORD": "wrong"}), (cut, word)):
+    for path, env in ((file, {"BACKUP_PASSWORD": "another-one-5"}), (cut, word)):
         said = lab.slipway("restore", "-f", path, "--yes", "--password-env", "BACKUP_PASSWORD", env=env, check=False)
         assert (said.returncode, "password is wrong" in said.stderr or "not whole" in said.stderr) == (2, True)
     assert lab.status()["healthy"]
