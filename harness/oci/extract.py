@@ -33,6 +33,8 @@ MOST_ENTRIES = 300_000
 """Entries of a layer. The largest of a whole desktop have half of that."""
 _DEEPEST = 256
 """Folders above a file."""
+_LONGEST_NAME = 255
+"""Bytes of one component, as Linux' file systems have it."""
 _LONGEST = 4096
 """Characters of a path (PATH_MAX)."""
 _FREE = 128 << 20
@@ -111,7 +113,13 @@ class Extraction:
         self._fresh = {""}
         self._emptied = set()
         for entry in tar:
-            self._add(tar, entry)
+            try:
+                self._add(tar, entry)
+            except OSError as problem:
+                # Of a path that is put together from a link and what stands behind it.
+                if problem.errno != errno.ENAMETOOLONG:
+                    raise
+                raise self._refused(entry.name[:200], "has a path that is too long") from problem
 
     def finish(self, *, links_out: bool = False) -> None:
         """Give the folders their modes, the deepest first.
@@ -209,7 +217,7 @@ class Extraction:
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if ".." in parts or "\0" in path:
             raise self._refused(name, "leaves the rootfs")
-        if len(path) > _LONGEST or len(parts) > _DEEPEST:
+        if len(path) > _LONGEST or len(parts) > _DEEPEST or any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
             raise self._refused(name[:200], "has a path that is too long")
         return "/".join(parts)
 

@@ -652,3 +652,16 @@ def test_unpack_empties_a_folder_once_a_layer(store: Store, tmp_path: Path) -> N
 def test_unpack_tar_without_end_mark_is_read_as_go_reads_it(store: Store, tmp_path: Path) -> None:
     unpack(store, [put_raw(store, header("x", tarfile.REGTYPE, 1) + b"1" + bytes(511))], tmp_path / "out")
     assert (tmp_path / "out/x").read_bytes() == b"1"
+
+
+LONG = "a" * 256
+
+
+@pytest.mark.parametrize(
+    "members",
+    [[file(LONG)], [file(f"b/{LONG}/c")], [symlink(LONG, "x")], [symlink("link", LONG), file("link/x")]],
+    ids=["file", "folder", "link", "through a link"],
+)
+def test_a_name_that_no_file_system_takes_is_refused(store: Store, tmp_path: Path, members: list[Member]) -> None:
+    with pytest.raises(StoreError, match="too long"):
+        unpack(store, [put_tar(store, *members)], tmp_path / "out")
