@@ -89,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"default: all: {', '.join(BY_NAME)}")
     parser.add_argument("--seconds", type=float, default=10, help="for each target (default: 10)")
     parser.add_argument("--seed", type=int, help="of an earlier run, to repeat it (only exact with --plain)")
+    parser.add_argument("--inputs", type=int, default=0, help="at most, for each target, with --plain (default: no limit)")
     parser.add_argument("--plain", action="store_true", help="by mutation alone, also where atheris is installed")
     parser.add_argument("--replay", action="store_true", help="only try what was found before")
     given = parser.parse_args(arguments)
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.replay:
         limit_memory()
         return 1 if replay(dict(BY_NAME)) else 0
+    os.environ["FUZZ_INPUTS"] = str(given.inputs)
     seed = random.SystemRandom().randrange(1 << 30) if given.seed is None else given.seed
     how = "plain" if given.plain or importlib.util.find_spec("atheris") is None else "guided"
     print(f"{how}, seed {seed}", flush=True)

@@ -33,6 +33,8 @@ class Work:
         self.folder = folder
         self.deadline = time.monotonic() + seconds
         self.count = 0
+        self.most = int(os.environ.get("FUZZ_INPUTS", "0"))
+        """Inputs after which it ends, 0 for no such limit."""
         self.known: set[tuple[str, str]] = set()
         self._current = os.open(folder / "current", os.O_RDWR | os.O_CREAT)
         self._counted = os.open(folder / "count", os.O_RDWR | os.O_CREAT)
@@ -60,7 +62,7 @@ class Work:
 
     @property
     def over(self) -> bool:
-        return time.monotonic() >= self.deadline
+        return time.monotonic() >= self.deadline or 0 < self.most <= self.count
 
 
 def plain(work: Work, bench: Any, seed: int) -> None:
