@@ -78,7 +78,7 @@ class Options:
     use_cache: bool = True
     keep: bool = False
     network: str = images.BRIDGE
-    """Where RUN and Dockerfiles run: a key of images.NETWORKS."""
+    """Network of RUN steps and Dockerfile builds: a key of images.NETWORKS."""
     allow_login: tuple[str, ...] = ()
     """Repositories, as patterns, for which the cluster may pull with the user's logins although no file names them."""
 
@@ -250,7 +250,7 @@ def _part(
 
 
 def exposed(parsed: Kubefile, info: Info, steps: Sequence[Step]) -> list[str]:
-    """A warning for every build argument that looks like a secret and whose value everybody with the image can read."""
+    """Return a warning for each build argument that looks like a secret and whose value the image holds in clear."""
     written = json.dumps([info.to_json(), [step.text for step in steps]], ensure_ascii=False)
     return [
         f"{parsed.where(instruction)}: the value of ARG {name} looks like a secret and is written into the image in clear: "

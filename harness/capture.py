@@ -443,7 +443,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _failed(self, owner: Reference, part: str, failed: SlipwayError) -> None:
         self.server.record.failed(owner, part, failed.message)
         status, code = (failed.status, failed.code) if isinstance(failed, RemoteError) else (500, "UNKNOWN")
-        # Not the words of whoever was asked: the client could read with them what only this machine reaches.
+        # The registry's own message is left out: through it the client could read what only this machine reaches.
         self._error(status, code if code in _CODES else "UNKNOWN", f"{owner} cannot be had ({status}); the build tells the reason")
 
     def _error(self, status: int, code: str, message: str) -> None:

@@ -109,7 +109,7 @@ def maker(item: Resource, known: Mapping[str, Resource]) -> str:
     passed = set()
     while (owner := controller(item)) is not None and owner.get("uid") in known:
         if owner["uid"] in passed:
-            # Objects that own each other: nobody made any of them.
+            # Objects that own each other have no maker.
             return title(item)
         passed.add(owner["uid"])
         item = known[owner["uid"]]
