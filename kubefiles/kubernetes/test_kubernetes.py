@@ -90,21 +90,36 @@ def test_every_name_server_knows_a_new_service_while_others_change_all_the_time(
     until(all_know, f"{address} is the answer of {unaware}")
 
 
+def _network_of_a_dns_pod(nodes):
+    """A machine with such a pod, and the name of the pod's network there. It outlives dnsmasq, which begins again when a Service changes."""
+    found = []
+
+    def known():
+        said = ((host, host.run("ip netns identify $(pgrep -o dnsmasq)").stdout.strip()) for host in nodes)
+        found[:] = [(host, name) for host, name in said if name]
+        return found
+
+    until(known, "a machine has a DNS pod")
+    return found[0]
+
+
 @pytest.mark.parametrize("place", ["the machine", "a pod"])
 def test_a_connection_begun_before_its_service_is_only_late(nodes, kubectl, namespace, place):
-    hosts = [host for host in nodes if place == "the machine" or host.run("pgrep -o dnsmasq").rc == 0]
-    assert hosts
-    inside = "" if place == "the machine" else "nsenter --net --target $(pgrep -o dnsmasq) "
+    host, enter = nodes[0], ""
+    if place == "a pod":
+        host, network = _network_of_a_dns_pod(nodes)
+        enter = f"nsenter --net=/run/netns/{network} "
     # An address that nobody else is given meanwhile is not to be had; one that was free a moment ago is.
     kubectl("create", "service", "clusterip", "late", "--tcp=443", "--namespace", namespace)
     address = kubectl("get", "service", "late", "--namespace", namespace, "--output", "jsonpath={.spec.clusterIP}")
+    until(lambda: host.run(f"iptables-save | grep -F {address}").rc == 0, "kube-proxy has heard of the address")
     kubectl("delete", "service", "late", "--namespace", namespace)
-    (host, *_), api = hosts, kubectl.json("get", "endpoints", "kubernetes")["subsets"][0]
+    api = kubectl.json("get", "endpoints", "kubernetes")["subsets"][0]
     until(lambda: host.run(f"iptables-save | grep -F {address}").rc != 0, "kube-proxy has forgotten the address")
     unit = f"asks-{namespace}"
-    client = f"{inside}curl -sk --max-time 300 --output /dev/null https://{address}/version"
+    client = f"{enter}curl -sk --max-time 300 --output /dev/null https://{address}/version"
     host.check_output(f"systemd-run --unit={unit} --remain-after-exit sh -c '{client}' 2>&1")
-    until(lambda: address in host.check_output(f"{inside}ss -Htn state syn-sent"), "it has asked")
+    until(lambda: address in host.check_output(f"{enter}ss -Htn state syn-sent"), "it has asked")
     port = api["ports"][0]["port"]
     # As a slice, and first: a Service that is known sooner than its endpoints refuses connections.
     slices = "discovery.k8s.io/v1"
