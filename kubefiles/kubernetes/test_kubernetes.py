@@ -91,7 +91,7 @@ def test_every_name_server_knows_a_new_service_while_others_change_all_the_time(
 
 
 def _network_of_a_dns_pod(nodes):
-    """A machine with such a pod, and the name of the pod's network there. It outlives dnsmasq, which begins again when a Service changes."""
+    """A machine with such a pod, and the name of the pod's network there: it outlives dnsmasq, which may begin again."""
     found = []
 
     def known():

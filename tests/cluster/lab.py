@@ -252,7 +252,8 @@ def runs_on(master: SshNode, node: str, pod: str, image: str, *command: str) -> 
     kubectl.run("delete", "pod", pod, "--wait=false")
 
 
-# Everything on a machine that a cluster could change: files with their contents, services, interfaces, rules, settings.
+# Everything on a machine that a cluster could change: files with their contents, services, interfaces, rules, settings. The mounts below
+# /run/credentials are systemd's, for as long as one of its own units runs: some run by the clock.
 FOUND = """cd /
 find /etc /usr/local /opt /root /usr/libexec /var/lib /var/log /usr/lib/cni -xdev \\( -path /etc/resolv.conf -o -path /var/lib/systemd \
   -o -path /var/log/journal -o -path /root/.ssh \\) -prune -o -print | sort | while read -r path; do
@@ -265,7 +266,7 @@ systemctl is-active containerd kubelet
 systemctl --failed --no-legend
 ls /sys/class/net; ip route
 { iptables-save; ip6tables-save; } | grep -E -e '-A|KUBE|CNI' | sed 's/\\[[0-9:]*\\]//'
-cut -d' ' -f2 /proc/mounts | sort
+cut -d' ' -f2 /proc/mounts | grep -v '^/run/credentials/' | sort
 sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding fs.inotify.max_user_instances
 ps -eo args --no-headers | grep -E 'kube|etcd|haproxy|registry|pause|shim' | grep -v grep
 """

@@ -307,10 +307,12 @@ def test_a_machine_that_is_lost_while_it_joins_is_named_and_joins_once_it_is_bac
     since, before = now(clients), cluster.journals()
     with begun(cluster.join_words(address)) as running:
         reached(running, "- send the rootfs")
+        running.send_signal(signal.SIGSTOP)
         via = ("--via", cluster.masters[1], *cluster.join_words(address)[2:])
         second = cluster.slipway("join", cluster.name, *via, check=False, env=somebody)
         assert second.returncode == 2, second.stderr
         assert f":{running.pid} is changing the cluster {cluster.name}" in second.stderr
+        running.send_signal(signal.SIGCONT)
         reached(running, "- start the kubelets")
         cluster.cut(address)
         code, said = ended(running)
