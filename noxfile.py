@@ -85,7 +85,7 @@ def sbom(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run every ring and end with a table: lint, types, unit, integration, hostile, fuzz, cluster, images. On request: upgrade."""
+    """Run every ring and end with a table: lint types unit integration hostile fuzz cluster images. On request: long, upgrade, catalog."""
     names = session.posargs or [name for name in RINGS if name not in ON_REQUEST]
     unknown = [name for name in names if name not in RINGS]
     if unknown:
@@ -330,20 +330,24 @@ def run_fuzzers(session: nox.Session, *words: str) -> None:
     session.run("python", "-m", "tests.fuzz.run", *words)
 
 
-def check_images(session: nox.Session) -> bool:
-    """Build every image, then test them all, two at a time; return whether all tests passed."""
-    entries = pick(session, catalog.order, ())
+def check_images(session: nox.Session, *names: str) -> bool:
+    """Build images (all without ``names``) and what they are built from, then test them, two at a time; return whether all tests passed."""
+    entries = pick(session, catalog.order, names)
     build(session, entries)
     untested = [entry.name for entry in entries if not entry.tests]
     if untested:
         session.error(f"no tests beside the Kubefile of {', '.join(untested)}")
-    passed = pytest(session, "images", *(shown(entry.folder) for entry in entries), *TWO_AT_A_TIME)
+    ring = "images" if names else "catalog"
+    passed = pytest(session, ring, *(shown(entry.folder) for entry in entries), *TWO_AT_A_TIME)
     say(*about(session, entries))
     return passed
 
 
 TWO_AT_A_TIME = ("-n", "2", "--dist", "loadfile")
-"""Files that know nothing of each other, in two processes. Clusters want the machine for themselves."""
+"""Files that know nothing of each other, in two processes."""
+
+CLUSTER = ("tests/cluster", "--ignore", UPGRADE, *TWO_AT_A_TIME)
+"""The groups of files that its conftest.py names, in two processes: one waits for a cluster while the other works."""
 
 FUZZ_SECONDS = 10
 """Seconds for each target in the ring ``fuzz``, which tries the same 300 inputs each time: a change makes it fail, not chance. New inputs
@@ -356,12 +360,16 @@ RINGS: dict[str, Callable[[nox.Session], object]] = {
     "integration": lambda session: pytest(session, "integration", "tests/integration", *TWO_AT_A_TIME),
     "hostile": lambda session: pytest(session, "hostile", "tests/hostile", *TWO_AT_A_TIME),
     "fuzz": lambda session: run_fuzzers(session, "--seconds", str(FUZZ_SECONDS), "--inputs", "300", "--plain", "--seed", "1"),
-    "cluster": lambda session: pytest(session, "cluster", "tests/cluster", "--ignore", UPGRADE),
-    "images": check_images,
+    "cluster": lambda session: pytest(session, "cluster", *CLUSTER, "-m", "not long"),
+    "images": lambda session: check_images(session, *SMOKE_IMAGES),
+    "long": lambda session: pytest(session, "long", *CLUSTER, "-m", "long"),
     "upgrade": lambda session: pytest(session, "upgrade", UPGRADE),
+    "catalog": check_images,
 }
-ON_REQUEST = ("upgrade",)
-"""Rings that run only when they are named: ten minutes, and a second Kubernetes."""
+ON_REQUEST = ("long", "upgrade", "catalog")
+"""Rings that run only when they are named, and every night: what takes minutes for one test, a second Kubernetes, every image."""
+SMOKE_IMAGES = ("web",)
+"""Images that stand for all of kubefiles/ in the ring ``images``."""
 
 
 # What a person reads at the end
