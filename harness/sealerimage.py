@@ -14,8 +14,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness import applications, kubefile, log, untrusted
-from harness.capture import as_asked, child_for
+from harness import log, untrusted
 from harness.cloudimage import INFO, App, Blob, EmbeddedImage, History, ImageSet, Info, PlatformImage, Row, is_cloudimage
 from harness.cloudimage import KIND as KIND_OF_OURS
 from harness.errors import BuildError, StoreError, UsageError
@@ -23,7 +22,6 @@ from harness.oci.model import DOCKER_CONFIG, INDEXES, MANIFESTS, OCI_CONFIG, OCI
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.sealertree import Apart, Tree, document, take_apart
-from harness.sources import descriptors
 
 KIND = "sealer"
 """Marks such images in ``slipway images`` and ``slipway inspect``."""
@@ -358,6 +356,8 @@ class _Restoring:
 
     def named(self, listed: Sequence[Listed]) -> None:
         """Everything that the annotation names."""
+        from harness.capture import as_asked  # here: what talks to registries takes half a second to load
+
         meant: dict[tuple[str, str], dict[str, set[str]]] = {}
         for entry in listed:
             if entry.platform is not None and not entry.platform.matches(self.platform):
@@ -438,6 +438,9 @@ class _Restoring:
 
     def _blobs(self, digest: str) -> Iterator[Blob]:
         """The manifest, and all below it that the platform needs. Of an index the whole index, as it is addressed by its digest."""
+        from harness.capture import child_for
+        from harness.sources import descriptors
+
         for _ in range(_DEEPEST_INDEX):
             self._check(digest)
             value = document(self.store, self.tree, digest)
@@ -576,6 +579,8 @@ def _history(part: Part, apart: Apart) -> tuple[History, ...]:
 
 
 def _info(part: Part, extension: Extension, problems: list[Problem]) -> Info:
+    from harness import applications, kubefile
+
     apps = tuple(_app(one, part.labels) for one in extension.applications)
     by_name = {app.name: app for app in apps}
     for name in extension.launch_apps:
@@ -601,6 +606,8 @@ def _info(part: Part, extension: Extension, problems: list[Problem]) -> Info:
 
 
 def _app(one: Application, labels: Mapping[str, str]) -> App:
+    from harness import applications, kubefile
+
     kind = one.kind if one.kind in (applications.HELM, applications.KUBE, applications.SHELL) else applications.MIXED
     commands: tuple[str, ...] = ()
     if one.commands:
