@@ -353,6 +353,9 @@ FUZZ_SECONDS = 10
 """Seconds for each target in the ring ``fuzz``, which tries the same 300 inputs each time: a change makes it fail, not chance. New inputs
 are tried every night."""
 
+SMOKE_IMAGES = ("web",)
+"""Images that stand for all of kubefiles/ in the ring ``images``."""
+
 RINGS: dict[str, Callable[[nox.Session], object]] = {
     "lint": check_style,
     "types": lambda session: session.run("mypy", "--strict"),
@@ -368,8 +371,6 @@ RINGS: dict[str, Callable[[nox.Session], object]] = {
 }
 ON_REQUEST = ("long", "upgrade", "catalog")
 """Rings that run only when they are named, and every night: what takes minutes for one test, a second Kubernetes, every image."""
-SMOKE_IMAGES = ("web",)
-"""Images that stand for all of kubefiles/ in the ring ``images``."""
 
 
 # What a person reads at the end

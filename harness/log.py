@@ -22,6 +22,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from harness import timings
 from harness.untrusted import shown
 
 
@@ -199,7 +200,8 @@ def step(title: str) -> Iterator[Step]:
     _state.display.begin(now)
     failed = True
     try:
-        yield now
+        with _lane(now):
+            yield now
         failed = False
     finally:
         _nesting.depth = depth
@@ -207,3 +209,13 @@ def step(title: str) -> Iterator[Step]:
         finished.append(now)
         _state.display.end(now, failed=failed)
         sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _lane(now: Step) -> Iterator[None]:
+    """Steps within steps are drawn below each other."""
+    with timings.span(now.title, f"steps {now.depth + 1}") as kept:
+        try:
+            yield
+        finally:
+            kept["note"] = hidden(now.note)

@@ -8,11 +8,12 @@ import signal
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from harness import log
+from harness import log, timings
 from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     apps,
     archive,
@@ -49,6 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def execute(arguments: list[str]) -> int:
     """Run a command line; the exit code. Everything that fails is said here, once, and never as a traceback."""
+    code = _executed(arguments)
+    try:
+        timings.write()
+    except OSError as error:
+        return _explain(SlipwayError(f"{error.filename}: {error.strerror}")) if code == 0 else code
+    return code
+
+
+def _executed(arguments: list[str]) -> int:
     # A service manager's stop is as good a reason to clean up as Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
@@ -117,8 +127,14 @@ def _brief(details: str) -> str:
 def _common(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show results and errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every command and request.")] = False,
+    timings_file: Annotated[
+        Path | None,
+        typer.Option("--timings", metavar="FILE", help="Write a timeline of the command, which trace viewers load.", show_default=False),
+    ] = None,
 ) -> None:
     log.setup(quiet=quiet, verbose=verbose)
+    if timings_file is not None:
+        timings.record(timings_file)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
-from harness import durable, liveness, log, packages, process, untrusted
+from harness import durable, liveness, log, packages, process, timings, untrusted
 from harness.errors import CommandError, NodeError, StoreError, UsageError
 from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Login, Machine, Writer, claim, each
 from harness.nodes.placing import Counted, decoded
@@ -249,7 +249,8 @@ class SshNode:
         self.ssh.count(len(argv[-1]))
         with _standard_input(input, self.ssh.count) as stream:
             try:
-                result = process.run(argv, check=False, input=stream, env=environment, timeout=timeout)
+                with timings.span(log.hidden(command), self.name):
+                    result = process.run(argv, check=False, input=stream, env=environment, timeout=timeout)
             except CommandError as error:
                 raise self._unfinished(command, error) from error
         self._check_shared(result.returncode, result.stderr)
