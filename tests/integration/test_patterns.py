@@ -21,7 +21,7 @@ from harness.lifecycle import redaction, steps
 from harness.nodes import kubectl
 from harness.trust import gobinary, installed, keys
 
-SIZE = 2 << 20
+SIZE = 512 << 10
 SECONDS = 300
 """Of CPU time, for all texts of one case."""
 
