@@ -1,4 +1,4 @@
-"""Push and pull of a CloudImage of 1 GiB in 60 blobs, beside ``skopeo copy`` to and from the same docker-registry on loopback.
+"""Push and pull of a CloudImage of 1 GiB in 60 blobs, beside ``crane`` to and from the same docker-registry on loopback.
 
 Each round begins with a new registry and empty stores, and the two tools take turns in being first; medians count. Then what is
 cheap because most is there already: a push after one changed file, a pull of that with the image before it present, a pull of what
@@ -29,6 +29,7 @@ from harness.oci.graph import closure
 from harness.oci.layer import Entry, write_layer
 from harness.oci.model import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, digest_of
 from harness.oci.store import CHUNK, Store
+from tests.integration import gotool
 from tests.integration.registry import registry
 from tests.integration.wire import wire
 
@@ -38,7 +39,7 @@ ROUNDS = 3
 SMOKE = {"blobs": 12, "size": 12 << 16, "rounds": 1}
 PROJECT = Path(__file__).parents[2]
 PLATFORM = Platform.parse("linux/amd64")
-PEER = "skopeo 1.9 copy --all --preserve-digests"
+PEER = f"crane {gotool.version('crane')}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,18 @@ def images(store: Store, blobs: int, size: int) -> None:
             file = write_layer([Entry("etc/version", "file", 0o644, f"{name}\n".encode() * 100)], store)
             ids = (*(layer.digest for layer in layers), file.diff_id)
             image = PlatformImage(PLATFORM, (*layers, file.descriptor), ids, (), Info(), ImageSet((first,), embedded))
-            store.tag(name, cloudimage.write(store, [image]))
+            image_index = cloudimage.write(store, [image])
+            store.tag(name, image_index)
+            _layout(store, image_index, name)
+
+
+def _layout(store: Store, image: Descriptor, name: str) -> None:
+    """The image as an OCI layout of its own beside the store, with the same blobs: crane pushes all that a layout lists."""
+    folder = store.root.parents[1] / name.replace(":", "-")
+    folder.mkdir()
+    (folder / "blobs").symlink_to(store.root / "blobs")
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}\n')
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [image.to_json()]}) + "\n")
 
 
 def _random(store: Store, source: random.Random, size: int) -> tuple[str, int]:
@@ -103,14 +115,14 @@ def _round(work: Path, number: int) -> dict[str, dict[str, Run]]:
 def push(who: str, work: Path, host: str, name: str = "big:1") -> Run:
     if who == "ours":
         return _ours(work / "home", "push", name, f"{host}/bench/big:1", "--plain-http")
-    return skopeo(f"oci:{work}/home/store:{name}", f"docker://{host}/bench/big:1")
+    return run([gotool.crane(), "push", "--insecure", "--index", work / name.replace(":", "-"), f"{host}/bench/big:1"], {})
 
 
 def pull(who: str, folder: Path, host: str) -> Run:
     """Into ``folder``, where there may be something already."""
     if who == "ours":
         return _ours(folder / "pulled", "pull", f"{host}/bench/big:1", "--plain-http")
-    return skopeo(f"docker://{host}/bench/big:1", f"oci:{folder}/copied:big:1")
+    return run([gotool.crane(), "pull", "--insecure", "--format", "oci", f"{host}/bench/big:1", folder / "copied"], {})
 
 
 def check(who: str, work: Path, folder: Path) -> None:
@@ -125,13 +137,7 @@ def _ours(home: Path, *words: str) -> Run:
     return run([sys.executable, "-m", "harness.cli", "--quiet", *words], {"SLIPWAY_HOME": str(home)})
 
 
-def skopeo(source: str, target: str) -> Run:
-    """The peer, from one place to another."""
-    plainly = ["--src-tls-verify=false", "--dest-tls-verify=false"]
-    return run(["skopeo", "--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests", *plainly, source, target], {})
-
-
-def run(argv: Sequence[str], environment: dict[str, str]) -> Run:
+def run(argv: Sequence[str | Path], environment: dict[str, str]) -> Run:
     """A program of which nothing waits to be written to the disk when it begins. Raises CalledProcessError."""
     os.sync()
     memory = 0

@@ -1,8 +1,7 @@
-"""Push and pull of 200 MiB in 60 blobs over a line on which every byte takes 50 ms, beside ``skopeo copy`` over the same line.
+"""Push and pull of 200 MiB in 60 blobs over a line on which every byte takes 50 ms, beside ``crane`` over the same line.
 
 The line is a proxy of ours, for netem is not in every kernel: it holds what it gets for 50 ms, each way, and as much at a time as
-there is, so that only waiting counts and not bandwidth. Connections themselves are made without delay, for both. From an OCI layout, which
-is what a store is, skopeo sends one blob after the other; from a registry it sends six at once, so that is measured too.
+there is, so that only waiting counts and not bandwidth. Connections themselves are made without delay, for both.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.oci.store import Store
-from tests.bench.push_pull import BLOBS, PEER, ROUNDS, check, images, pull, push, skopeo
+from tests.bench.push_pull import BLOBS, PEER, ROUNDS, check, images, pull, push
 from tests.integration.registry import registry
 from tests.integration.wire import wire
 
@@ -32,12 +31,10 @@ def measure(*, blobs: int = BLOBS, size: int = SIZE, rounds: int = ROUNDS) -> li
         images(Store(work / "home/store"), blobs, size)
         slow = [_round(work, number, DELAY) for number in range(rounds)]
         quick = [_round(work, number, 0.0) for number in range(rounds)]
-        peer = _from_registry(work, rounds)
     return [
         _row("slow-link", slow, ("push", "pull")),
         _row("slow-link: push", slow, ("push",)),
         _row("slow-link: pull", slow, ("pull",)),
-        {**_row("slow-link: push, skopeo from a registry", slow, ("push",)), "peer": peer},
         *(_row(f"slow-link: {' and '.join(verbs)} without delay", quick, verbs) for verbs in (("push", "pull"), ("push",), ("pull",))),
     ]
 
@@ -53,18 +50,6 @@ def _round(work: Path, number: int, delay: float) -> dict[str, dict[str, float]]
         check(who, work, folder)
         shutil.rmtree(folder)
     return found
-
-
-def _from_registry(work: Path, rounds: int) -> float:
-    """Seconds of a copy by the peer over the line, out of a registry on this side of it."""
-    found = []
-    for _ in range(rounds):
-        folder = work / "between"
-        with registry(folder / "near") as near, registry(folder / "far") as far, wire(far.host, delay=DELAY) as line:
-            push("peer", work, near.host)
-            found.append(skopeo(f"docker://{near.host}/bench/big:1", f"docker://{line.host}/bench/big:1").seconds)
-        shutil.rmtree(folder)
-    return round(statistics.median(found), 2)
 
 
 def _row(name: str, rounds: list[dict[str, dict[str, float]]], verbs: tuple[str, ...]) -> dict[str, Any]:

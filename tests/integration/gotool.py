@@ -9,6 +9,11 @@ from harness import gotools
 FOLDER = Path(__file__).parents[1] / "tools"
 
 
+def version(name: str) -> str:
+    """The locked version of a program, as ``0.22.1``."""
+    return gotools.Recipe.read(FOLDER / name).version.removeprefix("v")
+
+
 def cosign() -> Path:
     """Signs and verifies what is in a registry. Raises CommandError when it cannot be compiled."""
     return gotools.compiled(FOLDER / "cosign")
@@ -17,3 +22,8 @@ def cosign() -> Path:
 def oras() -> Path:
     """A client of registries. Raises CommandError when it cannot be compiled."""
     return gotools.compiled(FOLDER / "oras")
+
+
+def crane() -> Path:
+    """The other client of registries, which copies many blobs at once. Raises CommandError when it cannot be compiled."""
+    return gotools.compiled(FOLDER / "crane")
