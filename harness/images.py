@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from harness import engine, log, packages, process, programs, registries, scratch, untrusted
+from harness import engine, log, packages, process, programs, registries, scratch, sitenet, untrusted
 from harness.credentials import Credentials
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
 from harness.oci.admission import Admitted
@@ -267,7 +267,8 @@ class Builder:
             # On a network of their own that reaches nothing of this machine's interfaces.
             stream = client.api.build(
                 path=str(definition.folder), dockerfile=dockerfile, tag=self.engine_name(tag), target=definition.target or "",
-                buildargs={**self._platform_arguments(definition), **arguments}, labels={LABEL_KEY: self._key(definition, arguments)},
+                buildargs={**sitenet.proxies(), **self._platform_arguments(definition), **arguments},
+                labels={LABEL_KEY: self._key(definition, arguments)},
                 network_mode=self.network, rm=True, forcerm=True, decode=True,
             )  # fmt: skip
             identity = self._follow(definition, stream)

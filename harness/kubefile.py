@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness import context as build_context
-from harness import kubeversion, words
+from harness import kubeversion, sitenet, words
 from harness.errors import Fault, InputError
 
 KNOWN = "ADD APP APPCMDS APPENV ARG CMD CMDS CNI COPY CSI ENV FROM KUBEVERSION LABEL LAUNCH MAINTAINER RUN".split()  # noqa: SIM905
@@ -36,7 +36,6 @@ _ONLY_DOCKER = {
     "SHELL": "RUN uses /bin/sh; write RUN bash -c '...'",
     "ONBUILD": "leave it out",
 }
-_PROXIES = frozenset(name for word in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy") for name in (word, word.upper()))
 _MOST_EXPANDED = 16 << 20
 """Characters of all words of a Kubefile after expansion."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -588,7 +587,7 @@ class _Reader:
         if line.rest.startswith("--"):
             flag = line.rest.partition("=")[0].partition(" ")[0]
             raise _InstructionError(f"RUN {flag} is not supported", "RUN takes a command only; secrets and mounts are BuildKit's")
-        proxies = {name: value for name, value in self.build_args.items() if name in _PROXIES}
+        proxies = {name: value for name, value in self.build_args.items() if name in sitenet.PROXIES}
         environment = {**proxies, **self.builtin, **self.args, **self.environment}
         if line.body is not None:
             return Run(line.number, f"RUN {line.rest}", _script(line.rest, line.body), environment)
@@ -680,7 +679,7 @@ class _Reader:
             self.faults.insert(0, Fault(f"{self.path}:1", "there is no FROM", hint))
         self._check_launch()
         deferred = self._deferred()
-        unused = [name for name in self.build_args if name not in _PROXIES and not self._declares(name)]
+        unused = [name for name in self.build_args if name not in sitenet.PROXIES and not self._declares(name)]
         self.warnings += [Fault(self.path, f"--build-arg {name}: no ARG {name} is there", f"declare it: ARG {name}") for name in unused]
         if self.faults or self.base is None:
             raise InputError(sorted(self.faults, key=_line_of))

@@ -19,7 +19,7 @@ from typing import Any, Self
 import urllib3
 
 from harness import context as build_context
-from harness import engine, liveness, log, scratch, untrusted
+from harness import engine, liveness, log, scratch, sitenet, untrusted
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.images import Builder, emulation_hint, is_foreign_program, network_hint
 from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
@@ -226,10 +226,13 @@ class Workshop:
         # What the container made as root is ours to read and to remove.
         owner = f"{os.getuid()}:{os.getgid()}"
         script = f'PATH="{MOUNT}/bin:$PATH"; export PATH; {shlex.join(command)}; code=$?; chown -R {owner} {MOUNT}; exit $code'
+        volumes = {str(tree): {"bind": MOUNT, "mode": "rw"}}
+        if (authorities := sitenet.authorities()) is not None:
+            volumes[str(authorities.resolve())] = {"bind": sitenet.BUNDLE, "mode": "ro"}
         code, output = engine.run_container(
-            client, image, ["/bin/sh", "-c", script], environment=dict(environment), working_dir=MOUNT,
+            client, image, ["/bin/sh", "-c", script], environment={**sitenet.proxies(), **environment}, working_dir=MOUNT,
             network_mode=self.builder.network, cap_drop=["NET_RAW"], security_opt=["no-new-privileges"],
-            volumes={str(tree): {"bind": MOUNT, "mode": "rw"}}, labels={engine.LABEL_BUILD: liveness.process_label()},
+            volumes=volumes, labels={engine.LABEL_BUILD: liveness.process_label()},
         )  # fmt: skip
         for line in output.splitlines():
             log.debug(line)

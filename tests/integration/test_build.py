@@ -74,6 +74,30 @@ def test_steps_make_a_rootfs(tmp_path: Path, home: Path, slipway: Slipway) -> No
     assert os.access(root / "bin/pause", os.X_OK)
 
 
+def test_a_step_has_the_proxies_and_the_authorities_of_this_machine_and_its_layer_has_not(
+    tmp_path: Path, home: Path, slipway: Slipway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "company.pem"
+    bundle.write_text("-----BEGIN CERTIFICATE-----\nof the company\n-----END CERTIFICATE-----\n")
+    made = context(
+        tmp_path / "c",
+        'FROM scratch\nRUN mkdir etc && echo "$HTTPS_PROXY" | cut -d@ -f2 > etc/proxy\n'
+        "RUN grep -c company /etc/ssl/certs/ca-certificates.crt > etc/count\n",
+    )
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    monkeypatch.setenv("HTTPS_PROXY", "http://alice:open-sesame@proxy.example:3128")
+    said = slipway("--verbose", "build", "-t", "lent", made)
+    assert "open-sesame" not in said.output
+    root = unpacked(home, "lent", tmp_path / "root")
+    assert ((root / "etc/proxy").read_text(), (root / "etc/count").read_text()) == ("proxy.example:3128\n", "1\n")
+    assert sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()) == ["etc/count", "etc/proxy"]
+    # Another proxy is not another image.
+    monkeypatch.setenv("HTTPS_PROXY", "http://other.example:3128")
+    again = json.loads(slipway("build", "-t", "lent", "-o", "json", made).stdout)
+    assert again["digest"] == read(Store(home / "store"), "lent").digest
+    assert (unpacked(home, "lent", tmp_path / "again") / "etc/proxy").read_text() == "proxy.example:3128\n"
+
+
 def test_the_same_inputs_give_the_same_digest_in_another_folder_and_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slipway: Slipway
 ) -> None:
