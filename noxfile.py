@@ -68,6 +68,14 @@ def publish(session: nox.Session) -> None:
     install(session)
     if not wanted.join:
         build(session, pick(session, catalog.order, wanted.names), *wanted.build_options)
+        for entry in entries:
+            made = [] if wanted.allow_built else built_here(json.loads(facts_of(entry).read_text()))
+            if made:
+                few = ", ".join(made[:5])
+                session.error(
+                    f"{entry.name} is not published: {len(made)} of its images were built here under the names of others, as {few}: "
+                    "build where their registries answer, or say --allow-built"
+                )
     for entry in entries:
         for words in wanted.commands(entry):
             session.run("slipway", *words)
@@ -175,6 +183,11 @@ def install(session: nox.Session, *groups: str, project: bool = True) -> None:
     stamp.write_text(json.dumps({"lock": LOCK.name}) + "\n")
 
 
+def built_here(facts: dict[str, Any]) -> list[str]:
+    """The container images of a CloudImage that have another's name and were built, from what `slipway build --output json` says of it."""
+    return sorted({image["name"] for platform in facts["platforms"] for image in platform["images"] if image.get("built")})
+
+
 def missing_in_lock(pyproject: dict[str, Any], groups: Iterable[str], lock: str) -> list[str]:
     """The packages that pyproject.toml names, itself or in a group, and the lock does not."""
     tools = nox.project.dependency_groups(pyproject, *groups) if groups else ()
@@ -209,7 +222,10 @@ class Publishing:
     When every machine of a matrix has pushed its own, --join makes one TAG of them.
     """
 
-    def __init__(self, registry: str, tag: str, platform: str, join: str, key: str, connection: list[str], names: list[str]) -> None:
+    def __init__(
+        self, registry: str, tag: str, platform: str, join: str, key: str, connection: list[str], names: list[str], *, allow_built: bool
+    ) -> None:
+        self.allow_built = allow_built
         self.registry, self.tag, self.platform, self.connection, self.names = registry.rstrip("/"), tag, platform, connection, names
         self.key = ["--key", key] if key else []
         self.join = [part for part in join.split(",") if part]
@@ -229,6 +245,9 @@ class Publishing:
             default="",
             metavar="FILE",
             help="sign with this key, attach SBOM and provenance; its password: SLIPWAY_KEY_PASSWORD",
+        )
+        parser.add_argument(
+            "--allow-built", action="store_true", help="publish it although images in it were built here under the names of others"
         )
         parser.add_argument("--plain-http", action="store_const", dest="connection", const=["--plain-http"], default=[])
         parser.add_argument("names", nargs="*", metavar="NAME", help="kubefiles; all without names")

@@ -23,6 +23,7 @@ from harness import (
     checks,
     cloudimage,
     discover,
+    imagechoice,
     images,
     kubefile,
     kubeversion,
@@ -38,10 +39,11 @@ from harness import (
     tools,
 )
 from harness.capture import Proxy, Pulled, as_asked, collect
-from harness.cloudimage import App, CloudImage, History, ImageSet, Info, PlatformImage
+from harness.cloudimage import App, CloudImage, EmbeddedImage, History, ImageSet, Info, PlatformImage
 from harness.clusterfile import secrecy
 from harness.credentials import Credentials
 from harness.errors import BuildError, CheckError, CommandError, Fault, InputError, StoreError
+from harness.imagechoice import Choice
 from harness.kubefile import Kubefile
 from harness.oci.layer import Entry, Layer, write_layer
 from harness.oci.model import INDEXES, Platform, canonical_json
@@ -79,6 +81,8 @@ class Options:
     keep: bool = False
     network: str = images.BRIDGE
     """Network of RUN steps and Dockerfile builds: a key of images.NETWORKS."""
+    images_from: str = imagechoice.AUTO
+    """Whether images that images/ defines come from their registries: a word of imagechoice.MODES."""
     allow_login: tuple[str, ...] = ()
     """Repositories, as patterns, for which the cluster may pull with the user's logins although no file names them."""
 
@@ -135,20 +139,29 @@ def read_all(options: Options) -> dict[Platform, Kubefile]:
 class _Built(Source):
     """Container images of images/ that are built when a cluster asks for them."""
 
-    def __init__(self, builder: images.Builder, arguments: Mapping[str, str]) -> None:
+    def __init__(self, builder: images.Builder, arguments: Mapping[str, str], choice: Choice) -> None:
         self.builder = builder
         self.arguments = arguments
+        self.choice = choice
         self.used: dict[str, str] = {}
+        self.absent: set[str] = set()
+        """Those of ``used`` that their registry was asked for and did not have."""
 
     def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:  # noqa: ARG002 -- we have one form only
-        store = self.builder.store
         if reference.digest:
-            return stored_manifest(store, reference.digest, "images/") if reference.digest in self.used.values() else None
+            known = reference.digest in self.used.values()
+            return stored_manifest(self.builder.store, reference.digest, "images/") if known else None
+        if self.builder.find(reference) is None or not self.choice.builds(reference):
+            return None
+        return self.make(reference)
+
+    def make(self, reference: Reference) -> Manifest | None:
+        """The image, built; None when no folder defines it. Raises BuildError."""
         found = self.builder.ensure(reference, self.arguments)
         if found is None:
             return None
         self.used[str(reference)] = found.digest
-        return stored_manifest(store, found.digest, "images/")
+        return stored_manifest(self.builder.store, found.digest, "images/")
 
     def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:
         names = {name: found for name, found in self.used.items() if Reference.parse(name).repository == reference.repository}
@@ -156,6 +169,39 @@ class _Built(Source):
 
     def admit(self, pinned: Reference) -> bool:
         return pinned.digest in self.used.values()
+
+    def marked(self, image: EmbeddedImage) -> EmbeddedImage:
+        """The image with what it was built from, if it was and its name is another's."""
+        reference = Reference.parse(image.name)
+        if self.used.get(image.name) != image.digest or reference.domain == imagechoice.OWN_DOMAIN:
+            return image
+        return dataclasses.replace(image, built=self.builder.origin(reference, self.arguments))
+
+    def holds(self, record: Mapping[str, Any]) -> bool:
+        """Whether the images that a discovery built before would be built again, and from the same."""
+        absent = record.get("absent", ())
+        built = {Reference.parse(name): (key, name in absent) for name, key in record["built"].items()}
+        return all(self.builder.key(name) == key and (was_absent or self.choice.builds(name)) for name, (key, was_absent) in built.items())
+
+
+class _BuiltAtLast(Source):
+    """What a registry was asked for and does not have, built; asked after all other sources."""
+
+    def __init__(self, own: _Built) -> None:
+        self.own = own
+
+    def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:  # noqa: ARG002
+        if reference.digest or not self.own.choice.may_build(reference) or self.own.builder.find(reference) is None:
+            return None
+        found = self.own.make(reference)
+        self.own.absent.add(str(reference))
+        return found
+
+    def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:  # noqa: ARG002
+        return None
+
+    def admit(self, pinned: Reference) -> bool:  # noqa: ARG002
+        return False
 
 
 def build(options: Options, store: Store) -> Built:
@@ -175,8 +221,9 @@ def build(options: Options, store: Store) -> Built:
         stack.callback(client.close)
         stack.callback(anonymous.close)
         remote = GuardedSource(client, anonymous, permits, policy.gate().admit_remote)
-        parts = [_part(options, platform, parsed, store, remote, stack) for platform, parsed in kubefiles.items()]
-        found = _discoveries(options, parts, lambda: _part_here(options, store, remote, stack))
+        choice = Choice(options.images_from, imagechoice.probe(rules, NoLogins()))
+        parts = [_part(options, platform, parsed, store, remote, choice, stack) for platform, parsed in kubefiles.items()]
+        found = _discoveries(options, parts, lambda: _part_here(options, store, remote, choice, stack))
         descriptor = cloudimage.write(store, [part.image(found[part.platform]) for part in parts])
         store.tag(str(reference), descriptor)
         image = cloudimage.read(store, reference.familiar)
@@ -224,7 +271,7 @@ class Part:
 
 
 def _part(
-    options: Options, platform: Platform, parsed: Kubefile, store: Store, remote: GuardedSource, stack: contextlib.ExitStack
+    options: Options, platform: Platform, parsed: Kubefile, store: Store, remote: GuardedSource, choice: Choice, stack: contextlib.ExitStack
 ) -> Part:  # fmt: skip
     """Make the rootfs for one platform."""
     if len(options.platforms) > 1 or options.platforms != (platform,):
@@ -232,11 +279,11 @@ def _part(
     base = _base(parsed, store, platform)
     builder = images.Builder(store, _image_roots(options.context), platform, options.network)
     arguments = {name: value for item in parsed.of(kubefile.Arg) for name, value in item.values.items() if value is not None}
-    own = _Built(builder, arguments)
+    own = _Built(builder, arguments, choice)
     embedded = {image.name: image.digest for image in base.images.images} if base else {}
     remote.permits.declare([*embedded, *(copy.from_image for copy in parsed.of(kubefile.Copy) if copy.from_image)])
-    sources: tuple[Source, ...] = (LayoutSource(store, embedded, "base image"), own, remote)
-    work = stack.enter_context(_workshop(options, parsed, store, builder, sources, base))
+    sources: tuple[Source, ...] = (LayoutSource(store, embedded, "base image"), own, remote, _BuiltAtLast(own))
+    work = stack.enter_context(_workshop(options, parsed, store, builder, sources, base, choice))
     steps = _layers(parsed, work)
     apps = applications.applications(parsed, options.context)
     info = _info(parsed, apps, base, work, store)
@@ -261,11 +308,11 @@ def exposed(parsed: Kubefile, info: Info, steps: Sequence[Step]) -> list[str]:
     ]
 
 
-def _part_here(options: Options, store: Store, remote: GuardedSource, stack: contextlib.ExitStack) -> Part:
+def _part_here(options: Options, store: Store, remote: GuardedSource, choice: Choice, stack: contextlib.ExitStack) -> Part:
     """The rootfs for this machine, only to run it. Raises BuildError."""
     here = Platform.host()
     try:
-        return _part(options, here, read(options, here), store, remote, stack)
+        return _part(options, here, read(options, here), store, remote, choice, stack)
     except BuildError as error:
         wanted = ", ".join(str(platform) for platform in options.platforms)
         hint = f"container images for {wanted} are found by running the image here, as {here}; --discover declared does without"
@@ -346,11 +393,12 @@ def _converted(parsed: Kubefile, store: Store, platform: Platform) -> PlatformIm
 
 
 def _workshop(
-    options: Options, parsed: Kubefile, store: Store, builder: images.Builder, sources: Sequence[Source], base: PlatformImage | None
-) -> Workshop:
+    options: Options, parsed: Kubefile, store: Store, builder: images.Builder, sources: Sequence[Source], base: PlatformImage | None,
+    choice: Choice,
+) -> Workshop:  # fmt: skip
     layers = [Layer(descriptor, diff_id) for descriptor, diff_id in zip(base.layers, base.diff_ids, strict=True)] if base else []
     parent = hashlib.sha256(canonical_json([parsed.platform, *(one.diff_id for one in layers)])).hexdigest()
-    work = Workshop(store, builder, Fetcher(sources, store), options.context, base=layers, parent=parent)
+    work = Workshop(store, builder, Fetcher(sources, store), options.context, base=layers, parent=parent, choice=choice)
     work.use_cache = options.use_cache
     log.debug(f"{parsed.path}: {len(parsed.instructions)} instructions on {parsed.base.image}")
     return work
@@ -492,7 +540,7 @@ class Discovery:
         inherited = self.embedded.to_json() if self.part.base else None
         described: list[Any] = [
             FORMAT, str(self.part.platform), rootfs.essence(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
-            dict(self.info.env), listed, self.options.cluster, sorted(self.options.discover), inherited,
+            dict(self.info.env), listed, self.options.cluster, sorted(self.options.discover), inherited, self.options.images_from,
         ]  # fmt: skip
         if self.seen is not None:
             described.append([[one.reference, one.digest, list(self._owners().get(one.reference, ()))] for one in self._pulled_elsewhere()])
@@ -520,14 +568,14 @@ class Discovery:
         value = {
             "images": found.images.to_json(), "undeclared": list(found.undeclared), "unpulled": list(found.unpulled),
             "built": {name: self.part.own.builder.key(Reference.parse(name)) for name in self.part.own.used},
+            "absent": sorted(self.part.own.absent),
         }  # fmt: skip
         self.work.store.keep("discovery", key, value)
         return found
 
     def _still_holds(self, record: Mapping[str, Any]) -> bool:
         """Images of ours are part of it: a changed Dockerfile is another discovery. So is a blob that has gone."""
-        same = all(self.part.own.builder.key(Reference.parse(name)) == key for name, key in record["built"].items())
-        return same and all(self.work.store.has(blob["digest"]) for blob in record["images"]["blobs"])
+        return self.part.own.holds(record) and all(self.work.store.has(blob["digest"]) for blob in record["images"]["blobs"])
 
     def _run(self) -> Found:
         tree = self.work.tree()
@@ -548,7 +596,7 @@ class Discovery:
         named = {str(as_asked(Reference.parse(item.name))) for item in (*declared, *listed)}
         asked = {image.reference for image in pulled}
         known = {image.name for image in self.embedded.images}
-        owned = tuple(_asked_by(image, owners.get(image.name, ())) for image in found.images)
+        owned = tuple(self.part.own.marked(_asked_by(image, owners.get(image.name, ()))) for image in found.images)
         return Found(
             ImageSet(owned, found.blobs), boots, tuple(sorted(asked - named - known)), tuple(sorted(named - asked - known)) if boots else ()
         )

@@ -39,6 +39,24 @@ _T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
+class BuiltHere:
+    """Marks a container image that has another's name and was built, since its registry was not asked or did not have it."""
+
+    origin: tuple[str, ...]
+    """Modules (``k8s.io/kubernetes@v1.36.3``) and packages (``iptables 1.8.9-2``) that it was made from."""
+    recipe: str
+    """The folder that says how: ``images/kubernetes``."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"from": list(self.origin), "by": self.recipe}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> BuiltHere:
+        """Raises KeyError, TypeError or ValueError when it is not the JSON of one."""
+        return cls(_texts(value["from"]), _text(value["by"]))
+
+
+@dataclasses.dataclass(frozen=True)
 class EmbeddedImage:
     """A container image under its original name. The digest is that of its index or manifest, as the name gave it."""
 
@@ -51,6 +69,8 @@ class EmbeddedImage:
     """How it was found: ``pulled``, ``declared``, ``listed``."""
     requested_by: tuple[str, ...] = ()
     """Who asked for it: ``manifests/app.yaml:12``, a pod."""
+    built: BuiltHere | None = None
+    """What it was built from, when it is not its publisher's own."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -60,6 +80,7 @@ class EmbeddedImage:
             "size": self.size,
             "foundBy": list(self.found_by),
             "requestedBy": list(self.requested_by),
+            **({"built": self.built.to_json()} if self.built else {}),
         }
 
     @classmethod
@@ -75,13 +96,15 @@ class EmbeddedImage:
             size=found.size,
             found_by=_texts(value.get("foundBy")),
             requested_by=_texts(value.get("requestedBy")),
+            built=BuiltHere.from_json(value["built"]) if value.get("built") is not None else None,
         )
 
     def merged(self, other: EmbeddedImage) -> EmbeddedImage:
         """This image, with what ``other`` knows about who wants it."""
         return dataclasses.replace(
-            self, found_by=_sorted(self.found_by, other.found_by), requested_by=_sorted(self.requested_by, other.requested_by)
-        )
+            self, found_by=_sorted(self.found_by, other.found_by), requested_by=_sorted(self.requested_by, other.requested_by),
+            built=self.built or other.built,
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, order=True)

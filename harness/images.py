@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from harness import engine, log, packages, process, programs, registries, scratch, sitenet, untrusted
+from harness.cloudimage import BuiltHere
 from harness.credentials import Credentials
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
 from harness.oci.admission import Admitted
@@ -164,7 +165,7 @@ class Builder:
         if found is None:
             return None
         definition, bound = found
-        wanted = {**{key: value for key, value in (arguments or {}).items() if key in dict(definition.arguments)}, **bound}
+        wanted = self._wanted(definition, bound, arguments)
         key = self._key(definition, wanted)
         record = self.store.record("container-image", key)
         if record is not None:
@@ -189,6 +190,11 @@ class Builder:
         )
         return descriptor
 
+    @staticmethod
+    def _wanted(definition: Definition, bound: Mapping[str, str], arguments: Mapping[str, str] | None) -> dict[str, str]:
+        """Of the arguments that are offered those that the Dockerfile takes, and those that the name of the image states."""
+        return {**{key: value for key, value in (arguments or {}).items() if key in dict(definition.arguments)}, **bound}
+
     def _target(self) -> str:
         return f" for {self.platform}" if self.foreign else ""
 
@@ -208,6 +214,17 @@ class Builder:
         """What an image of ours is made from, as a digest; None when no folder defines it."""
         found = self.find(reference)
         return None if found is None else self._key(*found)
+
+    def origin(self, reference: Reference, arguments: Mapping[str, str] | None = None) -> BuiltHere | None:
+        """What an image that was built came from; None when no folder defines it or it was not built."""
+        found = self.find(reference)
+        if found is None:
+            return None
+        definition, bound = found
+        record = self.store.record("container-image", self._key(definition, self._wanted(definition, bound, arguments)))
+        versions = record["packages"] if record else {}
+        named = named_packages(definition, versions)
+        return BuiltHere(tuple(f"{name} {version}" for name, version in named.items()), f"images/{definition.folder.name}")
 
     def engine_image(self, client: engine.Client, reference: Reference) -> str:
         """Have an image in the engine (to run it there), built only when its inputs are new; its id. Raises BuildError."""
@@ -419,8 +436,13 @@ def packages_in(store: Store, layers: Iterable[Layer]) -> dict[str, str]:
 
 def asked_for(definition: Definition, versions: Mapping[str, str]) -> str:
     """The packages that the Dockerfile names, with the versions that were found, in a line."""
+    return ", ".join(f"{name} {version}" for name, version in named_packages(definition, versions).items())
+
+
+def named_packages(definition: Definition, versions: Mapping[str, str]) -> dict[str, str]:
+    """Of all packages in an image those that its Dockerfile names, sorted."""
     words = set(re.findall(r"[a-z0-9][a-z0-9+.-]+", (definition.folder / "Dockerfile").read_text()))
-    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if name in words)
+    return {name: version for name, version in sorted(versions.items()) if name in words}
 
 
 def _blobs(store: Store, manifest: Descriptor) -> list[str]:

@@ -21,6 +21,7 @@ import urllib3
 from harness import context as build_context
 from harness import engine, liveness, log, scratch, sitenet, untrusted
 from harness.errors import BuildError, SlipwayError, StoreError
+from harness.imagechoice import Choice
 from harness.images import Builder, emulation_hint, is_foreign_program, network_hint
 from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
 from harness.oci import layer, tarball
@@ -58,10 +59,13 @@ class Step:
 class Workshop:
     """Makes the layers of one image, in order. Use it in a ``with`` block: it holds a merged tree for RUN while it needs one."""
 
-    def __init__(self, store: Store, builder: Builder, fetcher: Fetcher, context: Path, *, base: Sequence[Layer], parent: str) -> None:
+    def __init__(
+        self, store: Store, builder: Builder, fetcher: Fetcher, context: Path, *, base: Sequence[Layer], parent: str, choice: Choice
+    ) -> None:  # fmt: skip
         self.store = store
         self.builder = builder
         self.fetcher = fetcher
+        self.choice = choice
         self.context = context
         self.layers = list(base)
         self.parent = parent
@@ -199,10 +203,11 @@ class Workshop:
     def manifest(self, image: str, kubefile: Kubefile) -> Descriptor:
         """The manifest of a container image for our platform: built from images/, or pulled. Its blobs are in the store then."""
         reference = Reference.parse(image)
-        arguments = {name: value for one in kubefile.of(Arg) for name, value in one.values.items() if value is not None}
-        built = self.builder.ensure(reference, arguments)
-        if built is not None:
-            return built
+        if self.builder.find(reference) is not None and self.choice.builds(reference):
+            arguments = {name: value for one in kubefile.of(Arg) for name, value in one.values.items() if value is not None}
+            built = self.builder.ensure(reference, arguments)
+            if built is not None:
+                return built
         return pull(self.fetcher, self.store, reference, kubefile.platform)
 
     def _run(self, _kubefile: Kubefile, instruction: Run) -> Step:

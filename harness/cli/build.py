@@ -41,6 +41,14 @@ def build(
     network: Annotated[
         str, typer.Option(help="Where RUN and Dockerfiles run: bridge, or host for the network of this machine, with its loopback.")
     ] = "bridge",
+    images_from: Annotated[
+        str,
+        typer.Option(
+            "--images",
+            metavar="auto|upstream|built",
+            help="Images that images/ defines: from their registries (upstream), built here, or auto: built where no registry answers.",
+        ),
+    ] = "auto",
     allow_login: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,6 +65,7 @@ def build(
 ) -> None:
     """Build a CloudImage from a Kubefile: layers, and every container image that a run of it pulls."""
     from harness import build as building
+    from harness.imagechoice import MODES
     from harness.images import NETWORKS
 
     as_json = wants_json(output)
@@ -66,7 +75,8 @@ def build(
         context=existing(context), tag=tag or context.resolve().name, file=file, platforms=_platforms(platform),
         build_args=pairs(build_arg or [], "--build-arg"), image_list=existing(image_list) if image_list else None,
         cluster=cluster, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
-        network=one_of(network, NETWORKS, "--network"), allow_login=tuple(allow_login or ()),
+        network=one_of(network, NETWORKS, "--network"), images_from=one_of(images_from, MODES, "--images"),
+        allow_login=tuple(allow_login or ()),
     )  # fmt: skip
     if check:
         plan = building.check(options)

@@ -9,6 +9,7 @@ import typer
 
 from harness import log
 from harness.cli.terminal import Json, app, platform_of, print_json, say, short, table, wants_json
+from harness.cloudimage import EmbeddedImage
 from harness.oci.store import Store
 
 
@@ -95,6 +96,15 @@ def inspect(
                 for one in part.images.images
             ],
         )
+        _say_built(part.images.images)
+
+
+def _say_built(images: Sequence[EmbeddedImage]) -> None:
+    """Images that have their publisher's name and are not the publisher's."""
+    made = [one for one in images if one.built]
+    if made:
+        say("\nBuilt under these names, since their registries were not asked or did not have them:")
+        table(("IMAGE", "BY", "FROM"), [(one.name, one.built.recipe, _several(one.built.origin)) for one in made if one.built])
 
 
 def _inspect_sealer(store: Store, name: str, *, as_json: bool) -> None:

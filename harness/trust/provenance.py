@@ -80,7 +80,11 @@ def _embedded(image: EmbeddedImage) -> dict[str, Any]:
         "uri": image_purl(image.name, image.digest),
         "digest": _digest_set(image.digest),
         "mediaType": image.media_type,
-        "annotations": {"foundBy": list(image.found_by), "requestedBy": list(image.requested_by)},
+        "annotations": {
+            "foundBy": list(image.found_by),
+            "requestedBy": list(image.requested_by),
+            **({"built": image.built.to_json()} if image.built else {}),
+        },
     }
 
 

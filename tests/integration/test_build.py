@@ -147,6 +147,57 @@ def mirrored(tmp_path: Path, upstream: Registry, monkeypatch: pytest.MonkeyPatch
     return upstream
 
 
+@pytest.fixture
+def defining(tmp_path: Path) -> Path:
+    """A context whose manifest names an image of quay.io, which its images/ can build."""
+    made = context(
+        tmp_path / "c", "FROM scratch\nCOPY manifests manifests\n", manifests__a_yaml=POD.format(image="quay.io/team/app:2"),
+        images__app__file="ours",
+    )  # fmt: skip
+    (made / "images/app/Dockerfile").write_text("ARG VERSION=1\n# image: quay.io/team/app:${VERSION}\nFROM scratch\nCOPY file /file\n")
+    return made
+
+
+def quay_is(host: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = folder / "registries.conf"
+    conf.write_text(f'[[registry]]\nprefix = "quay.io"\nlocation = "{host}"\ninsecure = true\n')
+    monkeypatch.setenv("SLIPWAY_REGISTRIES_CONF", str(conf))
+    monkeypatch.setenv("SLIPWAY_CACHE", str(folder / "cache"))  # where it is remembered which registries answer
+
+
+def test_an_image_comes_from_its_registry_or_is_built_and_marked(
+    tmp_path: Path, home: Path, defining: Path, slipway: Slipway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(*words: str) -> dict[str, Any]:
+        said = slipway("build", "-t", "app", "--discover", "declared", "-o", "json", *words, defining)
+        (found,) = json.loads(said.stdout)["platforms"][0]["images"]
+        return {**found, "said": said.stderr}
+
+    made_here = {"from": [], "by": "images/app"}
+    with registry(tmp_path / "registry") as running:
+        quay_is(running.host, tmp_path, monkeypatch)
+        # It answers, and does not have it.
+        absent = built()
+        assert absent["built"] == made_here
+        assert built("--images", "built")["digest"] == absent["digest"]
+        refused = slipway("build", "-t", "never", "--discover", "declared", "--images", "upstream", defining, check=False)
+        assert refused.returncode == 3
+        assert "quay.io/team/app:2" in refused.stderr
+        push(running, "team/app", "2", image("theirs"))
+        theirs = image("theirs").digest
+        fetched = built("--no-cache")
+        assert (fetched["digest"], fetched.get("built")) == (theirs, None)
+        assert built("--images", "upstream")["digest"] == theirs
+        assert built("--images", "built")["built"] == made_here
+    # Now nothing answers there, and what was found before is not asked for again but built.
+    (tmp_path / "cache/registries-asked.json").unlink()
+    silent = built("--no-cache")
+    assert (silent["digest"], silent["built"]) == (absent["digest"], made_here)
+    assert "quay.io does not answer: images of it that images/ defines are built here" in silent["said"]
+    shown = slipway("inspect", "app").stdout
+    assert ["quay.io/team/app:2", "images/app"] in [line.split()[:2] for line in shown.splitlines()]
+
+
 def test_declared_and_listed_images_are_embedded_under_their_own_names(
     tmp_path: Path, home: Path, mirrored: Registry, slipway: Slipway
 ) -> None:

@@ -212,6 +212,14 @@ def test_a_machine_of_a_matrix_publishes_under_its_own_tag(monkeypatch: pytest.M
     assert wanted.commands(entry("web")) == [["push", "web:latest", "registry.example/team/web:v1-arm64"]]
 
 
+def test_images_that_were_built_under_the_names_of_others_are_found() -> None:
+    image = {"name": "registry.k8s.io/pause:3.10.2", "built": {"from": ["gcc 12.2"], "by": "images/pause"}}
+    facts = {"platforms": [{"images": [image, {"name": "quay.io/team/app:1"}]}, {"images": [image]}]}
+    assert noxfile.built_here(facts) == ["registry.k8s.io/pause:3.10.2"]
+    assert noxfile.Publishing.read(["--registry", "registry.example", "--allow-built"]).allow_built
+    assert not noxfile.Publishing.read(["--registry", "registry.example"]).allow_built
+
+
 def test_the_last_job_of_a_matrix_makes_one_tag_of_them() -> None:
     wanted = noxfile.Publishing.read(["--registry", "localhost:5000", "--plain-http", "--join", "amd64,arm64"])
     there = "localhost:5000/web:latest"

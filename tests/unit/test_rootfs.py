@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import urllib3
 
-from harness import engine, images, kubefile
+from harness import engine, imagechoice, images, kubefile
 from harness.errors import BuildError
+from harness.imagechoice import Choice
 from harness.oci.layer import Entry, write_layer
 from harness.oci.store import Store
 from harness.rootfs import Workshop, download, entry_of, essence, index, meaning, merged, with_folders
@@ -220,7 +221,9 @@ def test_run_gets_no_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.Monk
     parsed = kubefile.parse("FROM scratch\nRUN curl http://x/\n", "K")
     monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
     with (
-        Workshop(store, builder, Fetcher([], store), tmp_path, base=[], parent="") as work,
+        Workshop(
+            store, builder, Fetcher([], store), tmp_path, base=[], parent="", choice=Choice(imagechoice.BUILT, lambda _: True)
+        ) as work,
         pytest.raises(BuildError, match="RUN failed with exit code 7") as failed,
     ):
         work.perform(parsed, parsed.instructions[-1])

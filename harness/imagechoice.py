@@ -1,0 +1,134 @@
+"""Whether a container image that images/ can build comes from its registry, or is built here.
+
+Kubefiles and manifests name images as upstream does. ``auto`` takes them from their registry where that answers; what it does not have,
+or where nothing answers, is built here. An image of this project's own domain has no other origin: it is always built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness import log, paths, untrusted
+from harness.errors import SlipwayError
+from harness.oci.reference import Reference
+from harness.oci.remote import Client
+from harness.oci.trouble import Patience, RemoteError
+from harness.registries import Registries
+
+AUTO, UPSTREAM, BUILT = "auto", "upstream", "built"
+MODES = (AUTO, UPSTREAM, BUILT)
+
+OWN_DOMAIN = "slipway.dev"
+"""Names of images that exist only where images/ of this project builds them."""
+
+PROBE = Patience(connect=3, read=5, rate_window=5, attempts=1, timeouts=1)
+"""One question to a registry that may not be there."""
+
+_REMEMBERED = 600
+"""Seconds for which an answer, or that there was none, is not asked for again."""
+
+
+class Probe(Protocol):
+    """Tells whether the registry of an image answers. Raises nothing."""
+
+    def __call__(self, reference: Reference, /) -> bool: ...
+
+
+class Choice:
+    """One build's choice. ``probe`` is asked once a registry. Safe for many threads."""
+
+    def __init__(self, mode: str, probe: Probe) -> None:
+        self.mode = mode
+        self._probe = probe
+        self._answers: dict[str, bool] = {}
+        self._lock = threading.Lock()
+
+    def builds(self, reference: Reference) -> bool:
+        """Whether an image that images/ can build is built without asking its registry for it."""
+        if reference.domain == OWN_DOMAIN or self.mode == BUILT:
+            return True
+        return self.mode == AUTO and not self._asked(reference)
+
+    def may_build(self, reference: Reference) -> bool:
+        """Whether such an image is built when its registry, which was asked, does not have it."""
+        return self.mode != UPSTREAM or reference.domain == OWN_DOMAIN
+
+    @property
+    def key(self) -> list[object]:
+        """What was chosen, for keys of what depends on it."""
+        return [self.mode, sorted(self._answers.items())]
+
+    def _asked(self, reference: Reference) -> bool:
+        with self._lock:
+            known = self._answers.get(reference.domain)
+            if known is None:
+                known = self._answers[reference.domain] = self._probe(reference)
+                if not known:
+                    log.info(f"{reference.domain} does not answer: images of it that images/ defines are built here (--images)")
+            return known
+
+
+def probe(registries: Registries, login: Any, *, memory: Path | None = None, clock: Callable[[], float] = time.time) -> Probe:
+    """Asks registries, and remembers for some minutes which of them answered; ``memory`` is the file for that."""
+    file = memory or paths.cache() / "registries-asked.json"
+
+    def ask(reference: Reference) -> bool:
+        place = _place(registries, reference)
+        known = _remembered(file, place, clock())
+        if known is not None:
+            return known
+        with log.step(f"ask {reference.domain}") as step, Client(registries, login, patience=PROBE) as client:
+            answers = _answers(client, reference)
+            step.note = "it answers" if answers else "no answer"
+        _remember(file, place, answers, clock())
+        return answers
+
+    return ask
+
+
+def _answers(client: Client, reference: Reference) -> bool:
+    try:
+        client.manifest(reference)
+    except RemoteError as refused:
+        # That it lacks the image, or wants a login, is an answer.
+        return refused.status < 500
+    except SlipwayError:
+        return False
+    return True
+
+
+def _place(registries: Registries, reference: Reference) -> str:
+    """Where the image is asked for: another mirror is another registry."""
+    with contextlib.suppress(SlipwayError):
+        return " ".join(f"{endpoint.host}" for endpoint in registries.endpoints(reference))
+    return reference.domain
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        return untrusted.json_object(file.read_bytes(), what=str(file))
+    except (OSError, SlipwayError):
+        return {}
+
+
+def _remembered(file: Path, place: str, now: float) -> bool | None:
+    entry = _read(file).get(place)
+    if not isinstance(entry, dict) or not isinstance(entry.get("at"), int | float) or not isinstance(entry.get("answers"), bool):
+        return None
+    return bool(entry["answers"]) if 0 <= now - entry["at"] < _REMEMBERED else None
+
+
+def _remember(file: Path, place: str, answers: bool, now: float) -> None:
+    """That another process writes at the same time costs a question, no more."""
+    kept = {name: entry for name, entry in _read(file).items() if _remembered(file, name, now) is not None}
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{file.name}.{threading.get_ident()}.part")
+        part.write_text(json.dumps({**kept, place: {"at": now, "answers": answers}}) + "\n")
+        part.replace(file)
