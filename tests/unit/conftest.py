@@ -57,11 +57,14 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passwords of one test are ordinary words of the next."""
+def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords of one test are ordinary words of the next, and what one does not want to be shown is shown in the next."""
+    from rich.console import Console
+
     from harness import log
 
     monkeypatch.setattr(log, "_hidden", {})
+    monkeypatch.setattr(log, "_state", log._State(log.Plain(Console(stderr=True))))
 
 
 @pytest.fixture(autouse=True)

@@ -96,7 +96,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_project_compiles_these() -> None:
-    assert [folder.name for folder in FOLDERS] == ["helm", "kind", "cosign", "oras"]
+    assert [folder.name for folder in FOLDERS] == ["helm", "kind", "cosign", "crane", "oras"]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
