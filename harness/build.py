@@ -82,7 +82,7 @@ class Options:
     network: str = images.BRIDGE
     """Network of RUN steps and Dockerfile builds: a key of images.NETWORKS."""
     images_from: str = imagechoice.AUTO
-    """Whether images that images/ defines come from their registries: a word of imagechoice.MODES."""
+    """Origin of the images that images/ defines: one of imagechoice.MODES."""
     allow_login: tuple[str, ...] = ()
     """Repositories, as patterns, for which the cluster may pull with the user's logins although no file names them."""
 
@@ -145,7 +145,7 @@ class _Built(Source):
         self.choice = choice
         self.used: dict[str, str] = {}
         self.absent: set[str] = set()
-        """Those of ``used`` that their registry was asked for and did not have."""
+        """Names in ``used`` that their registry does not have."""
 
     def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:  # noqa: ARG002 -- we have one form only
         if reference.digest:
@@ -178,14 +178,14 @@ class _Built(Source):
         return dataclasses.replace(image, built=self.builder.origin(reference, self.arguments))
 
     def holds(self, record: Mapping[str, Any]) -> bool:
-        """Whether the images that a discovery built before would be built again, and from the same."""
+        """Return True when every image that an earlier discovery built would be built again, with the same key."""
         absent = record.get("absent", ())
         built = {Reference.parse(name): (key, name in absent) for name, key in record["built"].items()}
         return all(self.builder.key(name) == key and (was_absent or self.choice.builds(name)) for name, (key, was_absent) in built.items())
 
 
 class _BuiltAtLast(Source):
-    """What a registry was asked for and does not have, built; asked after all other sources."""
+    """Container images of images/ that their registry does not have, built. The last of all sources."""
 
     def __init__(self, own: _Built) -> None:
         self.own = own

@@ -70,7 +70,7 @@ class EmbeddedImage:
     requested_by: tuple[str, ...] = ()
     """Who asked for it: ``manifests/app.yaml:12``, a pod."""
     built: BuiltHere | None = None
-    """What it was built from, when it is not its publisher's own."""
+    """Origin of an image that was built on this machine under its publisher's name."""
 
     def to_json(self) -> dict[str, Any]:
         return {

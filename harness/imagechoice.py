@@ -1,4 +1,4 @@
-"""Whether a container image that images/ can build comes from its registry, or is built here.
+"""Choice of the origin of a container image that images/ defines: its registry, or a build on this machine.
 
 Kubefiles and manifests name images as upstream does. ``auto`` takes them from their registry where that answers; what it does not have,
 or where nothing answers, is built here. An image of this project's own domain has no other origin: it is always built.
@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness import log, paths, untrusted
+from harness import durable, log, paths, untrusted
 from harness.errors import SlipwayError
 from harness.oci.reference import Reference
 from harness.oci.remote import Client
+from harness.oci.session import Login
 from harness.oci.trouble import Patience, RemoteError
 from harness.registries import Registries
 
@@ -50,19 +51,14 @@ class Choice:
         self._lock = threading.Lock()
 
     def builds(self, reference: Reference) -> bool:
-        """Whether an image that images/ can build is built without asking its registry for it."""
+        """Return True for an image that is built without a request to its registry."""
         if reference.domain == OWN_DOMAIN or self.mode == BUILT:
             return True
         return self.mode == AUTO and not self._asked(reference)
 
     def may_build(self, reference: Reference) -> bool:
-        """Whether such an image is built when its registry, which was asked, does not have it."""
+        """Return True for an image that is built after its registry answered that it does not have it."""
         return self.mode != UPSTREAM or reference.domain == OWN_DOMAIN
-
-    @property
-    def key(self) -> list[object]:
-        """What was chosen, for keys of what depends on it."""
-        return [self.mode, sorted(self._answers.items())]
 
     def _asked(self, reference: Reference) -> bool:
         with self._lock:
@@ -74,7 +70,7 @@ class Choice:
             return known
 
 
-def probe(registries: Registries, login: Any, *, memory: Path | None = None, clock: Callable[[], float] = time.time) -> Probe:
+def probe(registries: Registries, login: Login, *, memory: Path | None = None, clock: Callable[[], float] = time.time) -> Probe:
     """Asks registries, and remembers for some minutes which of them answered; ``memory`` is the file for that."""
     file = memory or paths.cache() / "registries-asked.json"
 
@@ -106,7 +102,7 @@ def _answers(client: Client, reference: Reference) -> bool:
 def _place(registries: Registries, reference: Reference) -> str:
     """Where the image is asked for: another mirror is another registry."""
     with contextlib.suppress(SlipwayError):
-        return " ".join(f"{endpoint.host}" for endpoint in registries.endpoints(reference))
+        return " ".join(endpoint.host for endpoint in registries.endpoints(reference))
     return reference.domain
 
 
@@ -127,8 +123,6 @@ def _remembered(file: Path, place: str, now: float) -> bool | None:
 def _remember(file: Path, place: str, answers: bool, now: float) -> None:
     """That another process writes at the same time costs a question, no more."""
     kept = {name: entry for name, entry in _read(file).items() if _remembered(file, name, now) is not None}
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, SlipwayError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{file.name}.{threading.get_ident()}.part")
-        part.write_text(json.dumps({**kept, place: {"at": now, "answers": answers}}) + "\n")
-        part.replace(file)
+        durable.write(file, json.dumps({**kept, place: {"at": now, "answers": answers}}) + "\n")

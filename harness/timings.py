@@ -11,7 +11,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,11 @@ def write() -> None:
 
 
 @contextlib.contextmanager
-def span(title: str, lane: str) -> Iterator[dict[str, str]]:
-    """Keep what the block takes, in the lane of that name. ``["note"]`` of the mapping that it gives is kept with it."""
+def span(title: str, lane: str, *, clean: Callable[[str], str] = str) -> Iterator[dict[str, str]]:
+    """Keep what the block takes, in the lane of that name. ``["note"]`` of the mapping that it gives is kept with it.
+
+    ``clean`` takes secrets out of the title, and is called only where a timeline is recorded.
+    """
     recorder, said = _state.recorder, {"note": ""}
     if recorder is None:
         yield said
@@ -100,5 +103,5 @@ def span(title: str, lane: str) -> Iterator[dict[str, str]]:
         yield said
         failed = False
     finally:
-        recorder.add(title, number, started, time.monotonic() - started, failed=failed, note=said["note"])
+        recorder.add(clean(title), number, started, time.monotonic() - started, failed=failed, note=said["note"])
         recorder.leave(number)

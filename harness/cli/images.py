@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness import log
 from harness.cli.terminal import Json, app, platform_of, print_json, say, short, table, wants_json
-from harness.cloudimage import EmbeddedImage
 from harness.oci.store import Store
+
+if TYPE_CHECKING:  # every command would load it
+    from harness.cloudimage import EmbeddedImage
 
 
 @app.command(short_help="List the images of the local store.")

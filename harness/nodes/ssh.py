@@ -249,7 +249,7 @@ class SshNode:
         self.ssh.count(len(argv[-1]))
         with _standard_input(input, self.ssh.count) as stream:
             try:
-                with timings.span(log.hidden(command), self.name):
+                with timings.span(command, self.name, clean=log.hidden):
                     result = process.run(argv, check=False, input=stream, env=environment, timeout=timeout)
             except CommandError as error:
                 raise self._unfinished(command, error) from error
