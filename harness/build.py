@@ -31,6 +31,7 @@ from harness import (
     outline,
     programs,
     registries,
+    releases,
     render,
     rootfs,
     sandbox,
@@ -115,7 +116,14 @@ def read(options: Options, platform: Platform) -> Kubefile:
         raise InputError([Fault(str(path), "there is no Kubefile here", "name it with --file, or the folder that holds it")]) from missing
     except (OSError, UnicodeDecodeError) as error:
         raise InputError([Fault(str(path), f"cannot be read: {error}")]) from error
-    parsed = kubefile.parse(text, str(path), build_args=options.build_args, platform=str(platform), context=options.context)
+
+    def parse(build_args: Mapping[str, str]) -> Kubefile:
+        return kubefile.parse(text, str(path), build_args=build_args, platform=str(platform), context=options.context)
+
+    parsed = parse(options.build_args)
+    version = releases.whole(parsed, _image_roots(options.context))
+    if version is not None:
+        parsed = parse({**options.build_args, "VERSION": version})
     applications.applications(parsed, options.context)
     return parsed
 
@@ -587,6 +595,7 @@ class Discovery:
         pulled, owners = self._pulled_elsewhere(), self._owners()
         boots = "pulled" in self.options.discover and facts is not None and not self.part.foreign
         if boots and facts is not None:
+            self._build_ahead((*declared, *listed))
             pulled, owners = self._boot(tree, facts, env)
         elif "pulled" in self.options.discover and self.part.platform == self.options.platforms[0] and facts is None:
             log.warning(f"{self.part.parsed.path}: there is no Kubernetes in this image to run it on, so only declared images are known")
@@ -619,6 +628,13 @@ class Discovery:
         listed = tuple(item for item in found.images if item.found_by == "listed")
         declared = tuple(item for item in found.images if item.found_by == "declared")
         return (declared if "declared" in self.options.discover else ()), listed
+
+    def _build_ahead(self, named: Sequence[discover.Declared]) -> None:
+        """Build what the cluster will ask for and images/ defines: a kubelet gives up on a pull that takes as long as a compile."""
+        own = self.part.own
+        for reference in dict.fromkeys(Reference.parse(item.name) for item in named):
+            if not reference.digest and own.builder.find(reference) is not None and own.choice.builds(reference):
+                own.make(reference)
 
     def _boot(self, tree: Path, facts: Facts, env: Mapping[str, str]) -> tuple[list[Pulled], dict[str, tuple[str, ...]]]:
         """Run the image on a throw-away cluster: what was pulled, and which workload asked for what."""

@@ -1,8 +1,14 @@
 """Go programs compiled on this machine, each from a folder in the tree that locks its modules: go.mod, go.sum, tools.go.
 
 Versions of Go modules never change and go.sum holds their checksums, so the same program comes out on any day. tools.go imports the
-package to compile and nothing else. The compiler is ``go`` on PATH when it is new enough for go.mod; otherwise, and for what goes into
-images, the release that is pinned here, from a Python wheel.
+packages to compile and nothing else, and says in comments how:
+
+    //slipway:tags TAG...              build tags
+    //slipway:set PACKAGE.NAME=VALUE   a string variable of the program; {version} (v1.2.3), {bare} (1.2.3), {major}, {minor} are replaced
+    //slipway:name PROGRAM PACKAGE     the name of a program that is not the last element of its import path
+
+The compiler is ``go`` on PATH when it is new enough for go.mod; otherwise, and for what goes into images, the release that is pinned
+here, from a Python wheel.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ from pathlib import Path
 from harness import log, paths, process, scratch
 from harness.errors import CommandError
 
-FORMAT = "1"
+FORMAT = "2"
 """Part of every key: raise it when a program would come out differently for a reason that the other parts of the key do not hold."""
 
 GO_VERSION = "1.27.3"
@@ -42,19 +48,26 @@ _MACHINE = ("GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "GOINSE
 _LIMIT = 3 * 3600
 """Seconds after which a compile hangs; a slow machine takes minutes."""
 
-_REQUIRE = re.compile(r"^(?:require\s+)?\s*(?P<module>[^\s/]+\.[^\s/]+(?:/\S+)?)\s+(?P<version>v\S+)", re.MULTILINE)
+_REQUIRE = re.compile(r"^(?:require\s+)?\s*(?P<module>[^\s/]+\.[^\s/]+(?:/\S+)?)\s+(?P<version>v\S+)(?!.*=>)", re.MULTILINE)
 _GO = re.compile(r"^go\s+(?P<version>\d+(?:\.\d+)*)\s*$", re.MULTILINE)
 _IMPORT = re.compile(r'^import\s+_\s+"(?P<package>[^"]+)"\s*$', re.MULTILINE)
+_REPLACE = re.compile(r"^(?:replace\s+)?\s*(?P<module>\S+)(?:\s+v\S+)?\s+=>\s+\S+\s+(?P<version>v\S+)", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^//slipway:(?P<word>\w+)\s+(?P<rest>.+?)\s*$", re.MULTILINE)
+_MAJOR = re.compile(r"v[2-9]|v[1-9]\d+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a folder locks: the program's name and package, the versions of the modules, and the oldest Go that compiles them."""
+    """What a folder locks: its programs, the versions of the modules, and the oldest Go that compiles them."""
 
     folder: Path
-    package: str
+    programs: Mapping[str, str]
+    """Name -> package, in the order of tools.go."""
     go: tuple[int, ...]
     modules: Mapping[str, str]
+    tags: tuple[str, ...] = ()
+    stamps: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Variables that the linker sets: import path and name -> value."""
 
     @classmethod
     def read(cls, folder: Path) -> Recipe:
@@ -63,27 +76,63 @@ class Recipe:
             module, source = (folder / "go.mod").read_text(), (folder / "tools.go").read_text()
         except OSError as error:
             raise CommandError(f"{error.filename}: {error.strerror}", hint="install slipway again: a part of it is missing") from error
-        go, package = _GO.search(module), _IMPORT.search(source)
-        if go is None or package is None:
+        go, packages = _GO.search(module), [found["package"] for found in _IMPORT.finditer(source)]
+        if go is None or not packages:
             raise CommandError(f"{folder}: go.mod states no Go version, or tools.go imports no package")
+        told = [(found["word"], found["rest"]) for found in _DIRECTIVE.finditer(source)]
+        names = {package: name for name, _, package in (rest.partition(" ") for word, rest in told if word == "name")}
         modules = {found["module"]: found["version"] for found in _REQUIRE.finditer(module)}
-        return cls(folder, package["package"], numbers(go["version"]), modules)
+        modules |= {found["module"]: found["version"] for found in _REPLACE.finditer(module) if found["module"] in modules}
+        found = cls(
+            folder,
+            {names.get(package, built_name(package)): package for package in packages},
+            numbers(go["version"]),
+            modules,
+            tuple(tag for word, rest in told if word == "tags" for tag in rest.split()),
+        )
+        return dataclasses.replace(found, stamps=dict(_stamp(rest, found.version) for word, rest in told if word == "set"))
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        """The first program."""
+        return next(iter(self.programs))
 
     @property
     def version(self) -> str:
-        """The version of the module that holds the program, as ``v3.22.0``."""
-        holders = [module for module in self.modules if self.package == module or self.package.startswith(f"{module}/")]
-        return self.modules[max(holders, key=len)]
+        """The version of the module that holds the first program, as ``v3.22.0``."""
+        return self.modules[self.module]
+
+    @property
+    def module(self) -> str:
+        """The module that holds the first program."""
+        package = self.programs[self.name]
+        return max((module for module in self.modules if package == module or package.startswith(f"{module}/")), key=len)
 
     def key(self, go: str, architecture: str, stamps: Mapping[str, str]) -> str:
-        """What the program is made from, as a digest: the locked modules, the compiler ``go`` and how it is called."""
-        locked = [hashlib.sha256((self.folder / name).read_bytes()).hexdigest() for name in ("go.mod", "go.sum", "tools.go")]
+        """What the programs are made from, as a digest: the locked modules, the compiler ``go`` and how it is called."""
+        locked = [
+            (str(path.relative_to(self.folder)), hashlib.sha256(path.read_bytes()).hexdigest())
+            for path in sorted(self.folder.rglob("*"))
+            # Modules of our own that go.mod names lie below it; whatever else lies there is not compiled.
+            if path.name in ("go.mod", "go.sum") or path.suffix in (".go", ".c", ".h", ".s")
+        ]
         described = [FORMAT, locked, go, architecture, FLAGS, sorted(stamps.items())]
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+
+
+def _stamp(text: str, version: str) -> tuple[str, str]:
+    """``PACKAGE.NAME=VALUE`` with the placeholders of VALUE filled in."""
+    name, _, value = text.partition("=")
+    major, minor = (*map(str, numbers(version)), "0", "0")[:2]
+    for placeholder, meant in (("{version}", version), ("{bare}", version.removeprefix("v")), ("{major}", major), ("{minor}", minor)):
+        value = value.replace(placeholder, meant)
+    return name, value
+
+
+def built_name(package: str) -> str:
+    """How ``go build`` calls the program of a package: the last element of its path that is not a major version."""
+    elements = package.split("/")
+    return elements[-2] if _MAJOR.fullmatch(elements[-1]) and len(elements) > 1 else elements[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,43 +146,54 @@ class Toolchain:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """``1.26.8``, ``go1.26rc1 X:nocoverageredesign`` -> (1, 26, 8), (1, 26); () for a development version."""
-    found = re.match(r"(?:go)?(\d+(?:\.\d+)*)", version)
+    """``1.26.8``, ``go1.26rc1 X:nocoverageredesign``, ``v1.36.3`` -> (1, 26, 8), (1, 26), (1, 36, 3); () for a development version."""
+    found = re.match(r"(?:go|v)?(\d+(?:\.\d+)*)", version)
     return tuple(int(part) for part in found[1].split(".")) if found else ()
 
 
-def compiled(folder: Path, *, architecture: str | None = None, pinned: bool = False, stamps: Mapping[str, str] | None = None) -> Path:
-    """The program that ``folder`` locks, compiled if its inputs are new.
+def compiled(
+    folder: Path,
+    program: str | None = None,
+    *,
+    architecture: str | None = None,
+    pinned: bool = False,
+    stamps: Mapping[str, str] | None = None,
+) -> Path:
+    """A program that ``folder`` locks (the first one when none is named), compiled with all others of it if its inputs are new.
 
     ``architecture`` is this machine's when it is None. ``pinned``: with the pinned compiler only, so that the bytes are the same from any
-    machine. ``stamps`` are string variables of the program to set: import path and name -> value. Raises CommandError.
+    machine. ``stamps`` are string variables of the program to set, beside those that tools.go names. Raises CommandError.
     """
     recipe = Recipe.read(folder)
     wanted = architecture or paths.architecture()
+    stamps = {**recipe.stamps, **(stamps or {})}
     if pinned:
         # The key is known before the compiler is there: an image that is in the cache needs none.
-        target = _target(recipe, f"go{GO_VERSION}", wanted, stamps or {})
+        target = _target(recipe, f"go{GO_VERSION}", wanted, stamps)
         if target.exists():
-            return target
+            return target / (program or recipe.name)
     toolchain = pinned_toolchain(recipe.name) if pinned else find_toolchain(recipe)
-    target = _target(recipe, toolchain.version, wanted, stamps or {})
+    target = _target(recipe, toolchain.version, wanted, stamps)
     with _lock(target):
         if not target.exists():
-            with log.step(
-                f"compile {recipe.name} {recipe.version.removeprefix('v')}{'' if architecture is None else f' for {wanted}'}"
-            ) as step:
+            title = f"compile {recipe.name} {recipe.version.removeprefix('v')}{'' if architecture is None else f' for {wanted}'}"
+            others = len(recipe.programs) - 1
+            # Go uses every processor itself: a second compile would only take its memory.
+            with log.step(f"{title} and {others} more" if others else title) as step, _lock(paths.cache() / "go" / "compile"):
                 step.note = toolchain.version
-                _compile(recipe, toolchain, wanted, stamps or {}, target)
-    return target
+                _compile(recipe, toolchain, wanted, stamps, target, step)
+    return target / (program or recipe.name)
 
 
-def pinned_key(folder: Path, architecture: str, stamps: Mapping[str, str]) -> str:
+def pinned_key(folder: Path, architecture: str, stamps: Mapping[str, str] | None = None) -> str:
     """What ``compiled(folder, pinned=True)`` depends on, as a digest."""
-    return Recipe.read(folder).key(f"go{GO_VERSION}", architecture, stamps)
+    recipe = Recipe.read(folder)
+    return recipe.key(f"go{GO_VERSION}", architecture, {**recipe.stamps, **(stamps or {})})
 
 
 def _target(recipe: Recipe, go: str, architecture: str, stamps: Mapping[str, str]) -> Path:
-    return paths.cache() / "tools" / f"{recipe.name}-{recipe.version.removeprefix('v')}-{recipe.key(go, architecture, stamps)[:16]}"
+    name = f"{recipe.name}-{recipe.version.removeprefix('v')}-{recipe.key(go, architecture, stamps)[:16]}"
+    return paths.cache() / "programs" / name
 
 
 @contextlib.contextmanager
@@ -151,21 +211,88 @@ def _lock(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _compile(recipe: Recipe, toolchain: Toolchain, architecture: str, stamps: Mapping[str, str], target: Path) -> None:
-    # A name of its own: the compiler of a process that was killed may still be writing.
-    for left in target.parent.glob(f".{target.name}.*.part"):
-        left.unlink(missing_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+def _compile(recipe: Recipe, toolchain: Toolchain, architecture: str, stamps: Mapping[str, str], target: Path, step: log.Step) -> None:
+    part = _part(target)
     linker = ["-s", "-w", *(f"-X {name}={value}" for name, value in sorted(stamps.items()))]
-    words: list[str | Path] = [toolchain.program, "build", "-ldflags", " ".join(linker), "-o", part, recipe.package]
+    tags = ["-tags", ",".join(recipe.tags)] if recipe.tags else []
+    part.mkdir()
     try:
-        process.run(words, env=environment(toolchain, architecture), cwd=recipe.folder, timeout=_LIMIT)
-    except CommandError as error:
-        raise explained(recipe, error) from error
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.chmod(0o755)
+        with _progress(step, toolchain) as take:
+            _go(
+                recipe, toolchain, architecture, take,
+                ["build", "-v", *tags, "-ldflags", " ".join(linker), "-o", f"{part}/", *recipe.programs.values()],
+            )  # fmt: skip
+        for name, package in recipe.programs.items():
+            made = part / built_name(package)
+            if made.name != name:
+                made = made.rename(part / name)
+            made.chmod(0o755)
+            with made.open("rb") as file:
+                os.fsync(file.fileno())
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     part.rename(target)
+
+
+def _part(target: Path) -> Path:
+    """A name of this process's own for what is not whole yet: the compiler of one that was killed may still be writing."""
+    for left in target.parent.glob(f".{target.name}.*.part"):
+        shutil.rmtree(left, ignore_errors=True)
+    return target.with_name(f".{target.name}.{os.getpid()}.part")
+
+
+@contextlib.contextmanager
+def _progress(step: log.Step, toolchain: Toolchain) -> Iterator[process.Take]:
+    """Shows how many packages were compiled while ``go build -v`` names them one a line."""
+    count = 0
+
+    def take(_: str, line: str) -> None:
+        nonlocal count
+        if re.fullmatch(r"[\w.~/-]+", line):
+            count += 1
+            step.note = f"{toolchain.version}, {count:,} packages"
+
+    yield take
+
+
+def _go(recipe: Recipe, toolchain: Toolchain, architecture: str, take: process.Take, words: list[str]) -> None:
+    """Run ``go`` in the folder of the recipe. Raises CommandError that says why it failed."""
+    said: list[str] = []
+
+    def keep(name: str, line: str) -> None:
+        said.append(line)
+        take(name, line)
+
+    argv: list[str | Path] = [toolchain.program, *words]
+    code = process.stream(argv, keep, env=environment(toolchain, architecture), cwd=recipe.folder)
+    if code != 0:
+        told = [line for line in said if not re.fullmatch(r"[\w.~/-]+", line)]
+        raise explained(recipe, CommandError(f"go {words[0]}: exit code {code}", details="\n".join(told)))
+
+
+def vendored(folder: Path) -> Path:
+    """A folder with ``folder``'s module and all that it needs below ``vendor``: what is compiled where nothing is downloaded.
+
+    Raises CommandError.
+    """
+    recipe = Recipe.read(folder)
+    target = paths.cache() / "go" / "vendored" / f"{recipe.name}-{recipe.version.removeprefix('v')}-{pinned_key(folder, 'any')[:16]}"
+    if target.exists():
+        return target
+    toolchain = pinned_toolchain(recipe.name)
+    with _lock(target):
+        if not target.exists():
+            with log.step(f"fetch the source of {recipe.name} {recipe.version.removeprefix('v')}"):
+                part = _part(target)
+                shutil.copytree(folder, part)
+                try:
+                    _go(dataclasses.replace(recipe, folder=part), toolchain, paths.architecture(), lambda *_: None, ["mod", "vendor"])
+                except BaseException:
+                    shutil.rmtree(part, ignore_errors=True)
+                    raise
+                part.rename(target)
+    return target
 
 
 def environment(toolchain: Toolchain, architecture: str) -> dict[str, str]:

@@ -5,7 +5,8 @@ A line ``# image: NAME:TAG`` above a ``FROM`` says which image that stage is. Th
 build anywhere; what we add is a base made from the archive where it cannot be pulled, and digests that depend on the content only.
 
 For another processor nothing is emulated as long as the Dockerfile does as ours do: stages with RUN begin with
-``FROM --platform=${BUILDPLATFORM:-linux}``, so they run on the machine that builds, and make files for ``TARGETARCH``.
+``FROM --platform=${BUILDPLATFORM:-linux}``, so they run on the machine that builds, and make files for ``TARGETARCH``. Go programs are
+compiled on the machine and copied from ``go/`` (see imagecontext).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from harness import engine, log, packages, process, programs, registries, scratch, sitenet, untrusted
+from harness import engine, imagecontext, log, packages, process, programs, registries, scratch, sitenet, untrusted
 from harness.cloudimage import BuiltHere
 from harness.credentials import Credentials
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
@@ -46,7 +47,7 @@ LABEL_KEY = "dev.slipway.key"
 BRIDGE, HOST = "bridge", "host"
 NETWORKS = (BRIDGE, HOST)
 """Docker's own network for containers, or this machine's, which only the user can ask for."""
-FORMAT = "1"
+FORMAT = "2"
 """Part of every key: raise it when the conversion below changes what it writes."""
 
 
@@ -75,6 +76,10 @@ class Definition:
         found = re.fullmatch(expression, reference)
         return None if found is None else found.groupdict()
 
+    def context(self, arguments: Mapping[str, str]) -> imagecontext.Context | None:
+        """What the engine is sent, given the build arguments of ``match``; None when the version they state cannot be built."""
+        return imagecontext.plan(self.folder, self.target, arguments.get("VERSION", "") if "${VERSION}" in self.pattern else "")
+
     @property
     def name(self) -> str:
         """The name with the Dockerfile's own defaults."""
@@ -95,6 +100,13 @@ def definitions(root: Path) -> tuple[Definition, ...]:
     return tuple(found)
 
 
+def compiled_versions(reference: Reference, roots: Iterable[Path]) -> tuple[str, ...]:
+    """The versions in which ``roots`` compile an image of this name, whatever version it has here: ``v1.36.3``, the newest last."""
+    names = (reference.familiar, str(reference))
+    matching = [one for root in roots for one in definitions(root) if any(one.match(name) is not None for name in names)]
+    return tuple(version for one in matching for version in imagecontext.versions(one.folder))
+
+
 def bundled() -> list[Path]:
     """The images/ that came with the package: those of a checkout, or those that the wheel carries."""
     package = Path(__file__).parent
@@ -102,22 +114,28 @@ def bundled() -> list[Path]:
 
 
 def _read(path: Path) -> Iterator[Definition]:
+    text = path.read_text()
     arguments: dict[str, str] = {}
-    stages: list[tuple[Base, str | None, str | None]] = []
+    named: list[tuple[str | None, str]] = []
     pending: str | None = None
-    for line in path.read_text().splitlines():
+    for line in text.splitlines():
         if found := _IMAGE.match(line.strip()):
             pending = found["name"]
         elif found := _FROM.match(line.strip()):
-            stages.append((Base(found["base"], bool(found["here"])), found["stage"], pending))
+            named += [(found["stage"], pending)] if pending else []
             pending = None
         elif found := _ARG.match(line.strip()):
             arguments.setdefault(found["name"], found["value"] or "")
-    internal = {stage for _, stage, _ in stages if stage} | {"scratch"}
-    bases = tuple(dict.fromkeys(base for base, _, _ in stages if base.name not in internal))
-    for _, stage, name in stages:
-        if name:
-            yield Definition(path.parent, name, stage, tuple(arguments.items()), bases)
+    for stage, name in named:
+        yield Definition(path.parent, name, stage, tuple(arguments.items()), _bases(text, stage))
+
+
+def _bases(text: str, target: str | None) -> tuple[Base, ...]:
+    """The images that a stage stands on, and the stages that it copies from."""
+    _, stages = imagecontext.needed(text, target)
+    internal = {stage.name for stage in stages} | {"scratch"}
+    begun = [found for stage in stages if (found := _FROM.match(stage.text.splitlines()[0].strip())) and stage.base not in internal]
+    return tuple(dict.fromkeys(Base(found["base"], bool(found["here"])) for found in begun))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,10 +169,15 @@ class Builder:
         """The definition that yields ``reference`` and the build arguments it takes; None when no folder does."""
         for root in self.roots:
             for definition in definitions(root):
-                arguments = definition.match(reference.familiar)
-                if arguments is not None:
-                    return definition, arguments
+                for name in (reference.familiar, str(reference)):
+                    arguments = definition.match(name)
+                    if arguments is not None and definition.context(arguments) is not None:
+                        return definition, arguments
         return None
+
+    def versions(self, reference: Reference) -> tuple[str, ...]:
+        """The versions in which images/ compiles an image of this name, whatever version it has here: ``v1.36.3``, the newest last."""
+        return compiled_versions(reference, self.roots)
 
     def ensure(self, reference: Reference, arguments: Mapping[str, str] | None = None) -> Descriptor | None:
         """The manifest of ``reference``, built if its inputs are new; None when no folder defines it.
@@ -177,7 +200,7 @@ class Builder:
             descriptor = export(identity, self.store, self.platform)
             self._check(definition, descriptor)
             versions = packages_in(self.store, layers_of(self.store, descriptor))
-            shown.note = asked_for(definition, versions)
+            shown.note = asked_for(definition, versions) or ", ".join(self._modules(definition, wanted))
         self.store.keep(
             "container-image",
             key,
@@ -224,7 +247,14 @@ class Builder:
         record = self.store.record("container-image", self._key(definition, self._wanted(definition, bound, arguments)))
         versions = record["packages"] if record else {}
         named = named_packages(definition, versions)
-        return BuiltHere(tuple(f"{name} {version}" for name, version in named.items()), f"images/{definition.folder.name}")
+        parts = [*self._modules(definition, bound), *(f"{name} {version}" for name, version in named.items())]
+        return BuiltHere(tuple(parts), f"images/{definition.folder.name}")
+
+    @staticmethod
+    def _modules(definition: Definition, arguments: Mapping[str, str]) -> tuple[str, ...]:
+        """The Go modules that an image is compiled from."""
+        context = definition.context(arguments)
+        return context.modules if context else ()
 
     def engine_image(self, client: engine.Client, reference: Reference) -> str:
         """Have an image in the engine (to run it there), built only when its inputs are new; its id. Raises BuildError."""
@@ -279,11 +309,17 @@ class Builder:
         client = engine.connect(timeout=3600)
         for base in definition.bases:
             self._ensure(client, definition, base)
-        with self._dockerfile(definition) as dockerfile:
+        context = definition.context(arguments)
+        if context is None:
+            raise BuildError(
+                f"{definition.folder}: {tag} cannot be compiled here",
+                hint=f"there are {', '.join(imagecontext.versions(definition.folder))}",
+            )
+        with context.written(self.platform.architecture) as folder, self._dockerfile(definition, context) as dockerfile:
             # The classic builder takes no options of security for its steps: they have Docker's own capabilities, NET_RAW among them.
             # On a network of their own that reaches nothing of this machine's interfaces.
             stream = client.api.build(
-                path=str(definition.folder), dockerfile=dockerfile, tag=self.engine_name(tag), target=definition.target or "",
+                path=str(folder), dockerfile=dockerfile, tag=self.engine_name(tag), target=definition.target or "",
                 buildargs={**sitenet.proxies(), **self._platform_arguments(definition), **arguments},
                 labels={LABEL_KEY: self._key(definition, arguments)},
                 network_mode=self.network, rm=True, forcerm=True, decode=True,
@@ -335,13 +371,11 @@ class Builder:
         return {name: value for name, value in known.items() if value and name in dict(definition.arguments)}
 
     @contextlib.contextmanager
-    def _dockerfile(self, definition: Definition) -> Iterator[str]:
-        """The Dockerfile for the engine's classic build, which knows no platforms: bases get the names they have in the engine."""
-        text = (definition.folder / "Dockerfile").read_text()
-        fitted = "".join(self._fitted(line, definition) for line in text.splitlines(keepends=True))
-        if fitted == text:
-            yield "Dockerfile"
-            return
+    def _dockerfile(self, definition: Definition, context: imagecontext.Context) -> Iterator[str]:
+        """The Dockerfile for the engine's classic build, which knows no platforms and builds every stage: bases get the names they have in
+        the engine, stages that the target does not stand on are left out.
+        """
+        fitted = "".join(self._fitted(line, definition) for line in context.dockerfile.splitlines(keepends=True))
         with tempfile.TemporaryDirectory(prefix="dockerfile-", dir=scratch.folder()) as work:
             path = Path(work, "Dockerfile")
             path.write_text(fitted)
@@ -361,14 +395,17 @@ class Builder:
     def _key(self, definition: Definition, arguments: Mapping[str, str]) -> str:
         digest = hashlib.sha256()
         processor = "/".join(part for part in (self.platform.architecture, self.platform.variant) if part)
-        described = [FORMAT, definition.pattern, definition.target, sorted(arguments.items()), processor]
+        context = definition.context(arguments)
+        described: list[object] = [FORMAT, definition.pattern, definition.target, sorted(arguments.items()), processor]
+        described += context.described(self.platform.architecture) if context else []
         for base in definition.bases:
             builder = self.here if base.here else self
             own = builder.find(Reference.parse(base.name))
             described.append(builder._key(*own) if own else base.name)
         digest.update(json.dumps(described).encode())
-        for path in sorted(definition.folder.rglob("*")):
-            if path.is_file():
+        for path in context.files() if context else []:
+            # Of the Dockerfile only the stages that are built count.
+            if path != definition.folder / "Dockerfile":
                 digest.update(f"{path.relative_to(definition.folder)} {path.stat().st_mode & 0o777:o}\n".encode())
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()

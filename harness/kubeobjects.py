@@ -86,8 +86,10 @@ class _Reader:
         shown = untrusted.shown(key)[:80]
         if key in _TEXTS_BY_NAME:
             return self.texts(value, shown)
-        if key in _TEXTS or (under, key) == ("conditions", "status"):
-            wanted: type = str
+        if (under, key) == ("linux", "uid"):
+            wanted: type = int  # the user of a container, not an object's identity
+        elif key in _TEXTS or (under, key) == ("conditions", "status"):
+            wanted = str
         elif key in _LISTS:
             wanted = list
         elif key in _OBJECTS:

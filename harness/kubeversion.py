@@ -1,7 +1,7 @@
-"""Ranges of Kubernetes versions, as KUBEVERSION and a chart's ``kubeVersion`` write them: ``>=1.18 <1.23 || ~1.24``.
+"""Ranges of Kubernetes versions, as KUBEVERSION and a chart's ``kubeVersion`` write them: ``>=1.31 <1.36 || ~1.37``.
 
 The language is that of the semver library which helm and sealer use: blanks and commas join, ``||`` separates alternatives,
-``1.22 - 1.24`` is inclusive, ``^ ~ x *`` as everywhere, and a part that is left out stands for any number.
+``1.34 - 1.36`` is inclusive, ``^ ~ x *`` as everywhere, and a part that is left out stands for any number.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Constraint:
     version: _Version
 
     def allows(self, version: _Version) -> bool:
-        # 1.20.3-rc.1 is not what ">=1.18" asks for; only a range that itself names a pre-release means them.
+        # 1.36.4-rc.1 is not what ">=1.31" asks for; only a range that itself names a pre-release means them.
         if not version.released and self.version.released:
             return False
         if self.given == 0:
@@ -93,13 +93,13 @@ def check(text: str) -> None:
 
 
 def satisfies(version: str, text: str) -> bool:
-    """Whether a version (``v1.20.2``) lies in a range (``>=1.18 <1.23``). Raises ValueError when either is none."""
+    """Whether a version (``v1.36.3``) lies in a range (``>=1.31 <1.37``). Raises ValueError when either is none."""
     found = _version(version)
     return any(all(constraint.allows(found) for constraint in joined) for joined in _alternatives(text))
 
 
 def admits(version: str, text: str) -> bool:
-    """Whether a cluster of this version may run what asks for ``text``. What makers of distributions add to it (``v1.20.2-gke.7``) does
+    """Whether a cluster of this version may run what asks for ``text``. What makers of distributions add to it (``v1.36.3-gke.7``) does
     not make it a pre-release. Raises ValueError when either is none.
     """
     return satisfies(re.sub(r"-(?!alpha|beta|rc).*", "", version), text)

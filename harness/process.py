@@ -48,6 +48,38 @@ _SHARE = 8 << 20
 _PIECE = 1 << 16
 
 
+class _Running:
+    """Programs of ``stream`` that run now, in whatever thread: Ctrl-C reaches the main thread only, which would wait for the others."""
+
+    def __init__(self) -> None:
+        self._programs: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def __call__(self, program: subprocess.Popen[bytes]) -> Generator[None, None, None]:
+        with self._lock:
+            self._programs.add(program)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._programs.discard(program)
+
+    def end(self) -> None:
+        with self._lock:
+            programs = list(self._programs)
+        for program in programs:
+            program.terminate()
+
+
+_running = _Running()
+
+
+def end_all() -> None:
+    """End every program that ``stream`` runs; each of its calls then returns as if the program had failed."""
+    _running.end()
+
+
 class _Kept:
     """Bytes that running programs have printed into memory."""
 
@@ -219,7 +251,14 @@ _LONGEST_LINE = 64 << 10
 """Bytes after which a line that does not end is handed on in parts."""
 
 
-def stream(argv: Sequence[str | Path], take: Take, *, env: Mapping[str, str] | None = None, stop: threading.Event | None = None) -> int:
+def stream(
+    argv: Sequence[str | Path],
+    take: Take,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path | None = None,
+    stop: threading.Event | None = None,
+) -> int:
     """Run a program and hand its output on line by line while it runs; its exit code. Standard input is empty.
 
     When ``stop`` is set the program is ended. Raises CommandError when there is no such program.
@@ -233,10 +272,11 @@ def stream(argv: Sequence[str | Path], take: Take, *, env: Mapping[str, str] | N
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, **env} if env else None,
+            cwd=cwd,
         )
     except FileNotFoundError as missing:
         raise CommandError(f"{words[0]}: no such program", hint=f"install {words[0]} or put it on PATH") from missing
-    with running:
+    with running, _running(running):
         try:
             _hand_on(running, take, stop)
         except BaseException:

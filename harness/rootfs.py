@@ -21,7 +21,7 @@ import urllib3
 from harness import context as build_context
 from harness import engine, liveness, log, scratch, sitenet, untrusted
 from harness.errors import BuildError, SlipwayError, StoreError
-from harness.imagechoice import Choice
+from harness.imagechoice import OWN_DOMAIN, Choice
 from harness.images import Builder, emulation_hint, is_foreign_program, network_hint
 from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
 from harness.oci import layer, tarball
@@ -208,6 +208,12 @@ class Workshop:
             built = self.builder.ensure(reference, arguments)
             if built is not None:
                 return built
+        if reference.domain == OWN_DOMAIN:
+            there = self.builder.versions(reference)
+            raise BuildError(
+                f"{reference.familiar} is an image of this project, and nothing in images/ builds it",
+                hint=f"the versions there are: {', '.join(there)}" if there else None,
+            )
         return pull(self.fetcher, self.store, reference, kubefile.platform)
 
     def _run(self, _kubefile: Kubefile, instruction: Run) -> Step:

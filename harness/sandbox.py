@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import secrets
 import time
@@ -18,16 +19,16 @@ from harness.capture import Proxy
 from harness.cloudimage import PlatformImage
 from harness.errors import BuildError, CheckError, CommandError
 from harness.images import Builder
-from harness.lifecycle import registry
+from harness.lifecycle import machine, machinefacts, registry
 from harness.lifecycle import run as running
 from harness.lifecycle.plan import execute
 from harness.nodes.container import ContainerProvider
 from harness.oci.reference import Reference
 from harness.oci.store import Store
-from harness.runtimes import Facts, Network
+from harness.runtimes import NFTABLES_KERNEL, Facts, Network
 from harness.sources import Source
 
-NODE_IMAGE = "slipway.dev/node:12"
+NODE_IMAGE = "slipway.dev/node:13"
 ROOTFS = "/var/lib/slipway/rootfs"
 ADMIN = "/etc/kubernetes/admin.conf"
 
@@ -108,7 +109,7 @@ def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, 
     with contextlib.ExitStack() as stack:
         gateway = stack.enter_context(_network(client, name, keep=plan.keep))
         proxy = stack.enter_context(Proxy(sources, store, host=gateway))
-        configuration = _kind_files(plan, proxy.hosts_toml(gateway), work)
+        configuration = _kind_files(plan, proxy.hosts_toml(gateway), work, str(client.info().get("KernelVersion") or ""))
         environment = {"KIND_EXPERIMENTAL_DOCKER_NETWORK": name}
         kubeconfig = work / "kubeconfig"
         if plan.keep:
@@ -219,8 +220,8 @@ def _addons(sandbox: Sandbox, plan: Plan) -> None:
             sandbox.apply(f"etc/addons/{name}")
 
 
-def _kind_files(plan: Plan, hosts_toml: str, work: Path) -> Path:
-    """The files that kind reads: here and, mounted, in its node."""
+def _kind_files(plan: Plan, hosts_toml: str, work: Path, kernel: str = "") -> Path:
+    """The files that kind reads: here and, mounted, in its node. ``kernel`` is the release of the engine's."""
     (work / "certs.d/_default").mkdir(parents=True)
     (work / "certs.d/_default/hosts.toml").write_text(hosts_toml)
     (work / "version").write_text(plan.facts.kubernetes + "\n")
@@ -228,15 +229,17 @@ def _kind_files(plan: Plan, hosts_toml: str, work: Path) -> Path:
     tree, network = _beneath(plan.rootfs), "etc/addons/network.yaml"
     builtin = tree.is_file(network) and not plan.own_network
     (work / "manifests/default-cni.yaml").write_text(tree.read_text(network) if builtin else "")
-    (work / "manifests/default-storage.yaml").write_text(yaml.safe_dump(STORAGE_CLASS))
+    # kind makes a StorageClass of its own where it is given nothing to apply; the image brings one.
+    (work / "manifests/default-storage.yaml").write_text(yaml.safe_dump(_NOTHING))
     mounts: dict[str, Path] = {
         "/etc/containerd/certs.d": work / "certs.d", "/kind/version": work / "version", "/kind/manifests": work / "manifests",
         **{f"/usr/bin/{program}": _program(plan.rootfs, program) for program in ("kubeadm", "kubelet", "kubectl")},
     }  # fmt: skip
+    if builtin and tree.is_file(machine.CNI_CONFIG):
+        mounts[f"/etc/cni/net.d/{Path(machine.CNI_CONFIG).name}"] = work / "cni.conflist"
+        (work / "cni.conflist").write_text(tree.read_text(machine.CNI_CONFIG))
     readable = [{"hostPath": str(path), "containerPath": inside, "readOnly": True} for inside, path in mounts.items()]
-    patches: list[dict[str, Any]] = [{"kind": "KubeletConfiguration", "cgroupDriver": "cgroupfs", "nodeStatusUpdateFrequency": "2s"}]
-    if plan.facts.minor >= 31:
-        patches[0]["failCgroupV1"] = False
+    kubelet = {"kind": "KubeletConfiguration", "cgroupDriver": "cgroupfs", "nodeStatusUpdateFrequency": "2s", "failCgroupV1": False}
     cluster: dict[str, Any] = {"kind": "ClusterConfiguration"}
     if plan.facts.image_repository:
         cluster["imageRepository"] = plan.facts.image_repository
@@ -244,24 +247,30 @@ def _kind_files(plan: Plan, hosts_toml: str, work: Path) -> Path:
         cluster["etcd"] = {"local": {"imageTag": plan.facts.etcd_image_tag}}
     document = {
         "kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4",
-        "networking": {"podSubnet": plan.env["PodCIDR"], "serviceSubnet": plan.env["SvcCIDR"], "disableDefaultCNI": not builtin},
+        "networking": {
+            "podSubnet": plan.env["PodCIDR"], "serviceSubnet": plan.env["SvcCIDR"], "disableDefaultCNI": not builtin,
+            "kubeProxyMode": "nftables" if machinefacts.release(kernel)[:2] >= NFTABLES_KERNEL else "iptables",
+        },
         "nodes": [{
             "role": "control-plane", "image": NODE_IMAGE,
             "extraMounts": [*readable, {"hostPath": str(plan.rootfs), "containerPath": ROOTFS}],
-            "kubeadmConfigPatches": [yaml.safe_dump(patch) for patch in (*patches, cluster)],
+            "kubeadmConfigPatches": [yaml.safe_dump(patch) for patch in (kubelet, cluster)],
         }],
     }  # fmt: skip
+    if plan.facts.pause_image:
+        document["containerdConfigPatches"] = [_PAUSE % json.dumps(plan.facts.pause_image)]
     path = work / "kind.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
 
 
-STORAGE_CLASS = {
-    "apiVersion": "storage.k8s.io/v1",
-    "kind": "StorageClass",
-    "metadata": {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
-    "provisioner": "kubernetes.io/host-path",
-}
+_NOTHING = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
+"""An object that every cluster has."""
+_PAUSE = """version = 3
+
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = %s
+"""
 
 
 def _boot_failure(client: engine.Client, container: str, proxy: Proxy, output: str) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from harness import log, timings
+from harness import log, process, timings
 from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     apps,
     archive,
@@ -59,8 +59,10 @@ def execute(arguments: list[str]) -> int:
 
 
 def _executed(arguments: list[str]) -> int:
-    # A service manager's stop is as good a reason to clean up as Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    # A service manager's stop is as good a reason to clean up as Ctrl-C. Whoever starts us in the background has Ctrl-C ignored.
+    signal.signal(signal.SIGTERM, _interrupted)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupted)
     try:
         found = app(arguments, standalone_mode=False, prog_name="slipway")
     except _WrongUsage as error:
@@ -87,6 +89,12 @@ def _executed(arguments: list[str]) -> int:
     if found == 130:
         return _fail("interrupted; the same command can be run again", 130)
     return int(found or 0)
+
+
+def _interrupted(*_: object) -> NoReturn:
+    # A compile in a thread would be waited for before anything is cleaned up.
+    process.end_all()
+    raise KeyboardInterrupt
 
 
 def _report(text: str) -> None:

@@ -2,37 +2,83 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 Document = Mapping[str, Any]
 
+VERSION = "kubeadm.k8s.io/v1beta4"
+"""What kubeadm reads; documents in an older form are brought into this one."""
+
+GONE: Mapping[str, tuple[tuple[str, ...], ...]] = {"ClusterConfiguration": (("dns", "type"), ("useHyperKubeImage",))}
+"""Fields that older forms had and v1beta4 has not, by kind."""
+
+_GROUP = "kubeadm.k8s.io/"
 _ARGUMENTS = frozenset({"extraArgs", "kubeletExtraArgs"})
 _BY_NAME = frozenset({"extraEnvs"})
 _JOINED = frozenset({"certSANs", "serverCertSANs", "peerCertSANs"})
 
 
+def modern(documents: Iterable[Document]) -> list[dict[str, Any]]:
+    """The documents in the form of v1beta4: arguments are lists of names and values, a timeout stands where it belongs now, and what is
+    ``GONE`` is left out.
+    """
+    return [found for document in documents for found in _modern(document)]
+
+
+def gone(document: Document) -> list[str]:
+    """The fields of a document that have no place in v1beta4 and are not used, as ``dns.type``."""
+    return [".".join(path) for path in GONE.get(str(document.get("kind")), ()) if _at(document, path) is not None]
+
+
 def merge_kubeadm(defaults: Iterable[Document], image: Iterable[Document], clusterfile: Iterable[Document]) -> list[dict[str, Any]]:
     """One document of each kind, in the order in which kinds first occur: what the Clusterfile says wins, then the image, then defaults.
 
-    Mappings are joined at every depth; names for certificates are united; arguments and environments are joined by name, in the form of
-    the version that the result has: that of the first document of the kind, since it is chosen by what the cluster's Kubernetes reads.
-    Other lists are replaced.
+    All are in the form of v1beta4. Mappings are joined at every depth; names for certificates are united; arguments and environments are
+    joined by name. Other lists are replaced.
     """
     found: dict[str, dict[str, Any]] = {}
-    for document in (*defaults, *image, *clusterfile):
+    for document in modern((*defaults, *image, *clusterfile)):
         kind = str(document.get("kind"))
-        values = _arguments_as_mappings(document)
         version = found[kind]["apiVersion"] if kind in found else document.get("apiVersion")
-        found[kind] = {**_merged(found.get(kind, {}), values), "apiVersion": version}
-    return [_ordered(_arguments_as_written(document, _has_lists(str(document["apiVersion"])))) for document in found.values()]
+        found[kind] = {**_merged(found.get(kind, {}), _arguments_as_mappings(document)), "apiVersion": version}
+    return [_ordered(_arguments_as_lists(document)) for document in found.values()]
 
 
-def _has_lists(version: str) -> bool:
-    """Whether arguments are a list of names and values in this version, from v1beta4 on."""
-    match = re.fullmatch(r"kubeadm\.k8s\.io/v(\d+)(?:(alpha|beta)(\d+))?", version)
-    return match is not None and (int(match[1]) > 1 or match[2] is None or (match[2] == "beta" and int(match[3]) >= 4))
+def _modern(document: Document) -> Iterator[dict[str, Any]]:
+    kind = str(document.get("kind"))
+    if not str(document.get("apiVersion")).startswith(_GROUP):
+        yield dict(document)
+        return
+    found: dict[str, Any] = _arguments_as_lists(document)
+    found["apiVersion"] = VERSION
+    for path in GONE.get(kind, ()):
+        found = _without(found, path)
+    timeout = ("apiServer", "timeoutForControlPlane")
+    if kind == "ClusterConfiguration" and _at(found, timeout) is not None:
+        timeouts = {"controlPlaneComponentHealthCheck": _at(found, timeout)}
+        yield {"apiVersion": VERSION, "kind": "InitConfiguration", "timeouts": timeouts}
+        found = _without(found, timeout)
+    yield found
+
+
+def _at(document: Document, path: tuple[str, ...]) -> Any:
+    value: Any = document
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _without(document: Document, path: tuple[str, ...]) -> dict[str, Any]:
+    """A copy without the value at a path, and without a mapping that held nothing else."""
+    key, *rest = path
+    found = dict(document)
+    below = _without(found[key], tuple(rest)) if rest and isinstance(found.get(key), Mapping) else None
+    if below:
+        found[key] = below
+    elif below is not None or not rest:
+        found.pop(key, None)
+    return found
 
 
 def _merged(existing: Any, new: Any, key: str = "") -> Any:
@@ -66,23 +112,20 @@ def _by_name(items: Iterable[Any]) -> dict[str, Any]:
     return found
 
 
-def _arguments_as_written(value: Any, lists: bool) -> Any:
+def _arguments_as_lists(value: Any) -> Any:
+    """A copy in which arguments are a list of names and values."""
     if isinstance(value, list):
-        return [_arguments_as_written(item, lists) for item in value]
+        return [_arguments_as_lists(item) for item in value]
     if not isinstance(value, Mapping):
         return value
-    found = {}
-    for key, item in value.items():
-        arguments = key in _ARGUMENTS and isinstance(item, Mapping)
-        found[key] = _written(item, lists) if arguments else _arguments_as_written(item, lists)
-    return found
+    return {
+        key: _listed(item) if key in _ARGUMENTS and isinstance(item, Mapping) else _arguments_as_lists(item) for key, item in value.items()
+    }
 
 
-def _written(arguments: Mapping[str, Any], lists: bool) -> Any:
-    if lists:
-        values = {name: value if isinstance(value, tuple) else (value,) for name, value in arguments.items()}
-        return [{"name": name, "value": value} for name, several in values.items() for value in several]
-    return {name: value[-1] if isinstance(value, tuple) else value for name, value in arguments.items()}
+def _listed(arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    values = {name: value if isinstance(value, tuple) else (value,) for name, value in arguments.items()}
+    return [{"name": name, "value": value} for name, several in values.items() for value in several]
 
 
 def _ordered(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,6 @@ _MINE = f"{ETCD_DATA}/slipway-snapshot.db"
 _LARGEST_SNAPSHOT = 32 << 30
 """Bytes. etcd's own quota is 2 GiB, and 8 GiB is the most that its documentation suggests."""
 
-# The tool that reads files of snapshots has another name from etcd 3.6 on.
 _SNAPSHOT = f"""set -eu
 {RUNNING}
 umask 077
@@ -56,8 +55,7 @@ within() {{ ctr -n k8s.io tasks exec --exec-id slipway-$$-"$1" "$id" "$@"; }}
 within etcdctl --endpoints=https://127.0.0.1:2379 --cacert={FOLDER}/etcd/ca.crt --cert={FOLDER}/etcd/healthcheck-client.crt \
   --key={FOLDER}/etcd/healthcheck-client.key snapshot save {_MINE} >&2
 sha256sum < {_MINE}
-within etcdutl snapshot status {_MINE} --write-out=json 2>/dev/null ||
-  ctr -n k8s.io tasks exec --exec-id slipway-$$-status "$id" etcdctl snapshot status {_MINE} --write-out=json
+within etcdutl snapshot status {_MINE} --write-out=json
 """
 
 

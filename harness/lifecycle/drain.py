@@ -61,7 +61,7 @@ def _name(pod: Resource) -> str:
 
 
 def minor(version: str) -> int:
-    """20 of ``v1.20.2``."""
+    """36 of ``v1.36.3``."""
     found = re.match(r"v?[0-9]{1,4}\.([0-9]{1,4})", version)
     if not found:
         raise CheckError(f"{untrusted.shown(version)[:60]!r} is not a version of Kubernetes")
@@ -93,14 +93,13 @@ class Api:
     def uncordon(self, node: str) -> None:
         self.kubectl.run("uncordon", node)
 
-    def evict(self, pods: Sequence[Resource], version: str) -> dict[str, str]:
+    def evict(self, pods: Sequence[Resource]) -> dict[str, str]:
         """Ask for the eviction of pods, all at the same time; why it was refused, by pod."""
         script = ["work=$(mktemp -d) || exit 1", "trap 'rm -rf \"$work\"' EXIT"]
         for index, pod in enumerate(pods):
             meta = pod["metadata"]
             place = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/eviction"
-            kind = f"policy/{'v1' if minor(version) >= 22 else 'v1beta1'}"
-            body = {"apiVersion": kind, "kind": "Eviction", "metadata": {"name": meta["name"], "namespace": meta["namespace"]}}
+            body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": meta["name"], "namespace": meta["namespace"]}}
             script.append(
                 f"( printf '%s' {shlex.quote(json.dumps(body))} | {KUBECTL} create --raw {shlex.quote(place)} -f - > $work/{index} 2>&1"
                 f" && rm $work/{index} ) &"
@@ -183,10 +182,8 @@ def drain(
     nodes that are drained now, the last ready pod of an owner that has several goes when another one is ready elsewhere.
     Raises CheckError with all that is in the way; the node then stays cordoned, so that nothing new comes.
     """
-    found = api.node(node)
-    if found is None:
+    if api.node(node) is None:
         return 0
-    version = str(found["status"]["nodeInfo"]["kubeletVersion"])
     sorted_pods = sort(api.pods(node))
     if sorted_pods.alone and not force:
         names = ", ".join(_name(pod) for pod in sorted_pods.alone)
@@ -194,13 +191,12 @@ def drain(
     api.cordon(node)
     for pod in sorted_pods.local:
         log.warning(f"{node}: {_name(pod)} keeps data in an emptyDir; that is lost")
-    return _evict_all(api, node, version, force, leaving, clock() + timeout, timeout, clock, sleep)
+    return _evict_all(api, node, force, leaving, clock() + timeout, timeout, clock, sleep)
 
 
 def _evict_all(
     api: Api,
     node: str,
-    version: str,
     force: bool,
     leaving: Collection[str] | None,
     deadline: float,
@@ -227,7 +223,7 @@ def _evict_all(
         asked = [pod for pod in asked if _name(pod) not in kept]
         refused = dict.fromkeys(kept, "nothing else of its owner is ready yet")
         if asked:
-            refused |= api.evict(asked, version)
+            refused |= api.evict(asked)
         # What was refused waits for others to become ready elsewhere; what was taken ends within moments.
         sleep(1 if refused else 0.3)
 

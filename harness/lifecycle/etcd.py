@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,11 @@ from harness.runtimes.staticpods import RUNNING
 
 DATA = "/var/lib/etcd"
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
+
+_STEPS: Mapping[tuple[int, int], tuple[int, int, int]] = {(3, 6): (3, 5, 26)}
+"""Minor versions to which not every version of the one before leads: the oldest one that does. An older 3.5 may bring back members that
+were taken out, or take those for followers that were promoted, as masters that joined later are.
+"""
 
 _NOT_HERE = 75
 _KEYS = f"--cacert={FOLDER}/etcd/ca.crt --cert={FOLDER}/etcd/healthcheck-client.crt --key={FOLDER}/etcd/healthcheck-client.key"
@@ -182,6 +188,42 @@ def _member(entry: Mapping[str, Any]) -> EtcdMember:
         tuple(map(str, entry.get("clientURLs") or ())),
         bool(entry.get("isLearner")),
     )
+
+
+# ---- another version --------------------------------------------------------------------------------------------------
+
+
+def version(image: str) -> tuple[int, int, int] | None:
+    """(3, 6, 8) of ``registry.k8s.io/etcd:3.6.8-0``; None where the name says no version."""
+    found = re.search(r"/etcd:v?(\d{1,4})\.(\d{1,4})\.(\d{1,5})", image)
+    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+
+def image_of(master: Node) -> str:
+    """The image of etcd that a master runs; empty when it runs none."""
+    found = re.search(r"image: [\"']?([^\s\"']*/etcd:[^\s\"']*)", master.run(f"cat {MANIFEST}", check=False).stdout)
+    return found[1] if found else ""
+
+
+def require_step(runs: str, wanted: str) -> None:
+    """Raises CheckError when etcd does not go from one image of it to another upwards: by one minor version at a time, and to some only
+    from a recent one. Of images that say no version nothing is known.
+    """
+    before, after = version(runs), version(wanted)
+    if before is None or after is None or after[:2] <= before[:2]:
+        return
+    old, new = ".".join(map(str, before)), ".".join(map(str, after))
+    if after[:2] != (before[0], before[1] + 1):
+        raise CheckError(
+            f"from etcd {old} to {new} is more than one minor version; nothing has been changed",
+            hint=f"an image with etcd {before[0]}.{before[1] + 1} comes first",
+        )
+    oldest = _STEPS.get(after[:2])
+    if oldest is not None and before < oldest:
+        raise CheckError(
+            f"etcd {old} cannot become {new}: it must be {'.'.join(map(str, oldest))} or newer before; nothing has been changed",
+            hint="first an image with such an etcd (etcdImageTag in its etc/slipway.yaml) and the minor version of Kubernetes that runs",
+        )
 
 
 # ---- coming -----------------------------------------------------------------------------------------------------------

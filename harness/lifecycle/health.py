@@ -16,6 +16,7 @@ from harness.lifecycle.findings import Check, Finding, Seen, failed, ok, unknown
 from harness.lifecycle.fitness import SLOW_SYNC, Target, Wanted
 from harness.lifecycle.machinefacts import MachineFacts
 from harness.lifecycle.moves import Move
+from harness.runtimes import SYSTEM as SYSTEM_NAMESPACES
 from harness.runtimes import Network
 
 FULL = 0.85
@@ -221,7 +222,7 @@ def _pressure(health: Health) -> Iterable[tuple[str, Seen]]:
             yield node["metadata"]["name"], ok("none")
 
 
-@_check("versions", "versions", "kubelets are no newer than the API server, and at most two minor versions older")
+@_check("versions", "versions", "kubelets are no newer than the API server, and at most three minor versions older")
 def _versions(health: Health) -> Iterable[tuple[str, Seen]]:
     api = _numbers(health.version)
     for node in checks.of_kind(health.items, "Node"):
@@ -231,7 +232,7 @@ def _versions(health: Health) -> Iterable[tuple[str, Seen]]:
             yield name, unknown(text or "not known")
         elif kubelet[:2] > api[:2]:
             yield name, failed(f"its kubelet {text} is newer than the API server {health.version}", "upgrade the masters: slipway upgrade")
-        elif (api[0], api[1] - 2) > kubelet[:2]:
+        elif (api[0], api[1] - 3) > kubelet[:2]:
             yield name, failed(f"its kubelet {text} is too old for the API server {health.version}", "slipway upgrade ends what was begun")
         elif kubelet != api:
             yield name, warning(f"its kubelet is {text}, the API server {health.version}", "slipway upgrade ends what was begun")
@@ -299,9 +300,11 @@ def _workloads(health: Health, *, system: bool) -> Iterable[tuple[str, Seen]]:
     if health.silent is not None:
         return [(health.name, unknown("the API does not answer"))]
     here = [
-        problem for problem in health.problems if not problem.object.startswith("Node ") and (f" {SYSTEM}/" in problem.object) == system
+        problem
+        for problem in health.problems
+        if not problem.object.startswith("Node ") and any(f" {namespace}/" in problem.object for namespace in SYSTEM_NAMESPACES) == system
     ]
-    pods = [pod for pod in checks.of_kind(health.items, "Pod") if (pod["metadata"].get("namespace") == SYSTEM) == system]
+    pods = [pod for pod in checks.of_kind(health.items, "Pod") if (pod["metadata"].get("namespace") in SYSTEM_NAMESPACES) == system]
     if not here:
         return [(health.name, ok(f"{len(pods)} pods"))]
     return [(problem.object, failed(problem.reason, _why(problem))) for problem in here]

@@ -205,6 +205,7 @@ def _work(
         fresh=frozenset(node.address for node in (*new_masters, *new_nodes)),
         away={node.address: found.name(node) for node in found.members if node.address in found.errors},
         holders=None if elsewhere else holding | {node.address for node in new_masters[:room]},
+        proxy_mode=membership.proxy_mode(NodeKubectl(found.first)),
     )
     return Work(found, setup, Journal(), hosts, lost)
 
@@ -612,19 +613,13 @@ def _record(work: Work) -> Step:
 class AsThere:
     """Registries as a member of the cluster has them: what was said about them when the cluster was made."""
 
-    found: Mapping[str, bytes]
-    table: str
+    found: Mapping[str, bytes] = dataclasses.field(repr=False)
 
     @classmethod
     def of(cls, node: Node) -> AsThere:
         paths = node.run(f"ls {_CERTS_D}/*/hosts.toml 2>/dev/null || true").stdout.split()
-        found = read_all(node, [*paths, registry.CA_OF_SITE, "/etc/containerd/config.toml"])
-        text = found.pop("/etc/containerd/config.toml", b"").decode()
-        start = text.find('\n[plugins."io.containerd.grpc.v1.cri".registry.configs.')
-        return cls(found, text[start:] if start >= 0 else "")
+        return cls(read_all(node, [*paths, registry.CA_OF_SITE]))
 
     def files(self, names: Iterable[str]) -> Files:  # noqa: ARG002 -- it knows them all
-        return {path: File(data) for path, data in self.found.items()}
-
-    def login(self) -> str:
-        return self.table
+        # One that signs in holds a secret.
+        return {path: File(data, 0o600 if b".header]" in data else 0o644) for path, data in self.found.items()}

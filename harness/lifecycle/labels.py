@@ -15,6 +15,8 @@ from harness.runtimes import Member
 from harness.runtimes.kubeadm import KUBECTL
 
 ROLE = "node-role.kubernetes.io/"
+_RENAMED = {f"{ROLE}master": f"{ROLE}control-plane"}
+"""Taints that Kubernetes calls otherwise by now."""
 
 
 def wanted(host: Host) -> dict[str, str]:
@@ -64,7 +66,8 @@ def label(name: str, labels: Mapping[str, str], gone: Iterable[str] = ()) -> str
 
 def taint(name: str, found: Taint) -> str:
     """The command for one taint; to take one away that is not there is no fault."""
-    word = f"{found.key}{f':{found.effect}' if found.effect else ''}-" if found.remove else f"{found.key}={found.value}:{found.effect}"
+    key = _RENAMED.get(found.key, found.key)
+    word = f"{key}{f':{found.effect}' if found.effect else ''}-" if found.remove else f"{key}={found.value}:{found.effect}"
     command = f"{KUBECTL} taint node {shlex.quote(name)} --overwrite {shlex.quote(word)}"
     if not found.remove:
         return command

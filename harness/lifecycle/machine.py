@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import shlex
 from collections.abc import Iterable, Sequence
 
@@ -78,54 +79,64 @@ _KEEP_HOSTS = f"""{{ grep -v '{HOSTS_MARK}$' /etc/hosts || true; cat {STATE}/hos
 if ! cmp -s {STATE}/hosts.new /etc/hosts; then cat {STATE}/hosts.new > /etc/hosts; fi
 rm {STATE}/hosts.new
 """
-_CNI = ("bridge", "host-local", "loopback", "portmap")
+_CNI = ("bridge", "flannel-bridge", "host-local", "loopback", "portmap")
+CNI_CONFIG = "etc/cni/10-flannel.conflist"
+"""In the rootfs: the pod network of the image, as a kubelet finds it ready at its first look."""
 
 
-def containerd_config(pause: str | None, member: Member, login: str = "", snapshotter: str = "overlayfs") -> str:
-    """containerd's configuration, version 2: 1.6 and 1.7 read it as it is, 2.x converts it. ``login``: a table for a registry."""
-    sandbox = f'  sandbox_image = "{pause}"\n' if pause else ""
-    return f"""version = 2
+def containerd_config(pause: str | None, member: Member, snapshotter: str = "overlayfs") -> str:
+    """containerd's configuration, version 3, as 2.0 and newer read it. ``pause`` is the image that every pod stands on."""
+    sandbox = f"""
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "{pause}"
+"""
+    # Layers that are unpacked are thrown away only by a pull that does not go by the transfer service.
+    return f"""version = 3
 
-[plugins."io.containerd.grpc.v1.cri"]
-{sandbox}  restrict_oom_score_adj = {_toml(member.restrict_oom)}
-  tolerate_missing_hugetlb_controller = true
-  max_concurrent_downloads = 8
-
-[plugins."io.containerd.grpc.v1.cri".containerd]
+[plugins."io.containerd.cri.v1.images"]
   snapshotter = "{snapshotter}"
   discard_unpacked_layers = true
-
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-  runtime_type = "io.containerd.runc.v2"
-
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-  SystemdCgroup = {_toml(member.systemd_cgroups)}
-
-[plugins."io.containerd.grpc.v1.cri".registry]
+  max_concurrent_downloads = 8
+  use_local_image_pull = true
+{sandbox if pause else ""}
+[plugins."io.containerd.cri.v1.images".registry]
   config_path = "/etc/containerd/certs.d"
 
-[plugins."io.containerd.grpc.v1.cri".cni]
-  bin_dir = "/opt/cni/bin"
+[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = {_toml(member.restrict_oom)}
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+  SystemdCgroup = {_toml(member.systemd_cgroups)}
+
+[plugins."io.containerd.cri.v1.runtime".cni]
+  bin_dirs = ["/opt/cni/bin"]
   conf_dir = "/etc/cni/net.d"
-{login}"""
+"""
 
 
 def _toml(value: bool) -> str:
     return "true" if value else "false"
 
 
-def files(cluster: Cluster, member: Member, login: str = "", *, config: str | None = None) -> Files:
-    """The files of a node that do not depend on keys; ``config`` is containerd's, when it is not ours as it is."""
-    config = containerd_config(cluster.facts.pause_image, member, login) if config is None else config
+def files(cluster: Cluster, member: Member, *, config: str | None = None, network: str | None = None) -> Files:
+    """The files of a node that do not depend on keys; ``config`` is containerd's, when it is not ours as it is, and ``network`` the
+    configuration of the pod network, when that is the image's own.
+    """
+    config = containerd_config(cluster.facts.pause_image, member) if config is None else config
     found = {
         "/etc/systemd/system/containerd.service": File.text(CONTAINERD_SERVICE),
-        "/etc/containerd/config.toml": File.text(config, 0o600 if login else 0o644),
+        "/etc/containerd/config.toml": File.text(config),
         "/etc/sysctl.d/90-slipway.conf": File.text(SYSCTL),
         "/etc/modules-load.d/slipway.conf": File.text("overlay\nbr_netfilter\n"),
         f"{STATE}/hosts.sh": File.text(_KEEP_HOSTS),
         "/usr/local/bin/ctr": File(link=f"{ROOTFS}/bin/ctr"),
         **{f"/opt/cni/bin/{name}": File(link=f"{ROOTFS}/bin/cni/{name}") for name in _CNI},
     }
+    if network is not None:
+        found[f"/etc/cni/net.d/{posixpath.basename(CNI_CONFIG)}"] = File.text(network)
     if cluster.virtual_ip:
         found[ipvs.MARK] = File.text(f"{cluster.virtual_ip}\n")
     if needs_balancer(member):
@@ -302,12 +313,18 @@ until {listens(port)}; do
 done"""
 
 
-# What a cluster leaves on a machine besides files: everything that was not there before.
+_LINKS = ("flannel.1", "flannel-v6.1", "cni0")
+_TABLES = (
+    "ip kube-proxy", "ip6 kube-proxy", "ip flannel-ipv4", "ip6 flannel-ipv6", "ip slipway-services",
+    "ip cni_hostport", "ip6 cni_hostport", "inet cni_plugins_masquerade",
+)  # fmt: skip
+
+# What a cluster leaves on a machine besides files: everything that was not there before. What volumes hold is not the cluster's.
 CLEAN = f"""set -u
 before={STATE}/before
 bin={ROOTFS}/bin
 had() {{ [ -e "$before/$1" ] && grep -qxF -- "$2" "$before/$1"; }}
-for unit in slipway-balancer slipway-registry slipway-docker.socket; do systemctl disable --now $unit 2>/dev/null; done
+for unit in slipway-balancer slipway-registry; do systemctl disable --now $unit 2>/dev/null; done
 {distribution.CLOSE}
 # Containers. What runs in another namespace of a containerd that was there before stays.
 if [ -x $bin/ctr ] && systemctl is-active --quiet containerd; then
@@ -333,8 +350,12 @@ done
 for link in $(ls /sys/class/net); do
   if [ -e "$before/links" ] && ! had links "$link" && [ ! -e "/sys/class/net/$link/device" ]; then ip link del "$link" 2>/dev/null; fi
 done
+for link in {" ".join(_LINKS)}; do had links "$link" || ip link del "$link" 2>/dev/null; done
 
 {ipvs.CLEAN}
+# Tables of nf_tables that are kube-proxy's, flannel's, and those of CNI plugins. The machine need not have a program for that.
+nft=$bin/nft; [ -x $nft ] || nft=nft
+for table in {" ".join(f"'{table}'" for table in _TABLES)}; do $nft delete table $table 2>/dev/null; done
 # Rules of the firewall that are Kubernetes', those of CNI plugins, and ours.
 for tool in iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft iptables ip6tables; do
   if command -v $tool-save > /dev/null 2>&1; then
@@ -347,7 +368,7 @@ done
 if command -v ipset > /dev/null 2>&1; then ipset list -n 2>/dev/null | grep '^KUBE-' | xargs -r -n 1 ipset destroy 2>/dev/null; fi
 
 # Files of a folder that was there before are removed as well, where they can only be ours.
-for folder in /var/lib/kubelet /var/lib/etcd /var/lib/cni /var/log/pods /var/log/containers /etc/kubernetes/pki; do
+for folder in /var/lib/kubelet /var/lib/etcd /var/lib/cni /run/flannel /var/log/pods /var/log/containers /etc/kubernetes/pki; do
   if [ -d "$folder" ]; then find "$folder" -mindepth 1 -xdev -delete 2>/dev/null; fi
 done
 if [ -d /etc/cni/net.d ]; then

@@ -12,7 +12,7 @@ from harness import untrusted
 from harness.lifecycle import distribution
 from harness.nodes.placing import STATE
 from harness.oci.model import Platform
-from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT
+from harness.runtimes import API_NAME, API_PORT, NFTABLES_KERNEL, REGISTRY_PORT
 
 MASTER_PORTS: Mapping[int, str] = {
     API_PORT: "the API server",
@@ -55,7 +55,10 @@ RUNTIME_SERVICES = ("docker", "crio")
 FIREWALLS = ("firewalld", "nftables")
 _SERVICES = (*TIME_SERVICES, *CLUSTER_SERVICES, *RUNTIME_SERVICES, *FIREWALLS, "systemd-resolved")
 
-FEATURES = ("overlay", "br_netfilter", "nf_conntrack", "vxlan", "ip_vs")
+OLDEST_NFT = (1, 0, 1)
+"""An older program cannot list rules of kube-proxy's, nor any others beside them."""
+
+FEATURES = ("overlay", "br_netfilter", "nf_conntrack", "vxlan", "ip_vs", "nf_tables")
 
 LEFT = ("/etc/kubernetes/manifests/*.yaml", "/etc/kubernetes/admin.conf", "/etc/kubernetes/kubelet.conf", "/var/lib/etcd/member",
         "/var/lib/kubelet/config.yaml", "/etc/rancher/k3s/k3s.yaml", "/var/lib/rancher/k3s/server", "/var/lib/rancher/rke2/server",
@@ -122,12 +125,15 @@ for name in {" ".join(FEATURES)}; do
 done
 if [ -d /proc/sys/net/bridge ]; then echo "feature br_netfilter"; fi
 if [ -e /proc/sys/net/netfilter/nf_conntrack_max ]; then echo "feature nf_conntrack"; fi
+# Where it is built in, nothing but its symbols tells.
+if grep -qs ' nf_tables_newtable' /proc/kallsyms; then echo "feature nf_tables"; fi
 for tool in {" ".join((*NEEDED, *WANTED, *_OTHER_TOOLS))}; do command -v "$tool" > /dev/null && echo "tool $tool"; done
 if command -v iptables > /dev/null; then
   if said=$(iptables -t nat -S 2>&1); then echo "nat yes"; else echo "nat no $(printf '%s' "$said" | head -n 1)"; fi
   iptables -S 2>/dev/null | sed -n 's/^-P \\([A-Z]*\\) DROP$/drop \\1/p'
 fi
 if command -v nft > /dev/null; then
+  echo "nft $(nft --version 2>/dev/null)"
   nft list ruleset 2>/dev/null | sed -n 's/.*hook \\(input\\|forward\\) .*policy drop.*/drop \\1/p' | sort -u
 fi
 if grep -qs '^ENABLED=yes' /etc/ufw/ufw.conf; then echo "service ufw active"; fi
@@ -136,7 +142,6 @@ echo "selinux $(cat /sys/fs/selinux/enforce 2>/dev/null)"
 echo "apparmor $(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)"
 echo "machine-id $(cat /etc/machine-id 2>/dev/null)"
 echo "uuid $(cat /sys/class/dmi/id/product_uuid 2>/dev/null)"
-echo "vendor $(cat /sys/class/dmi/id/sys_vendor 2>/dev/null)"
 for link in /sys/class/net/*; do
   name=${{link##*/}}
   if [ "$name" != lo ]; then echo "link $name $(cat $link/address 2>/dev/null) $(cat $link/mtu 2>/dev/null)"; fi
@@ -268,13 +273,13 @@ class MachineFacts:
     systemd: bool = False
     resolved: bool = False
     """systemd's resolver stands before the name servers."""
-    vendor: str = ""
-    """Who made the machine, as its firmware says."""
     tools: frozenset[str] = frozenset()
     features: frozenset[str] = frozenset()
     """Of the kernel, present or loadable."""
     nat: str | None = None
     """What iptables says about its table nat: ``yes``, or ``no`` and why; None without iptables."""
+    nft: str | None = None
+    """What its nft says of its version; None without nft."""
     drops: tuple[str, ...] = ()
     """Chains of the firewall whose policy is to drop."""
     swap: tuple[str, ...] = ()
@@ -322,6 +327,12 @@ class MachineFacts:
         return not self.capabilities >> 24 & 1
 
     @property
+    def nftables(self) -> bool:
+        """kube-proxy may run in its mode nftables: the kernel is one for it, and an nft of the machine is new enough not to be broken."""
+        new_enough = release(self.kernel)[:2] >= NFTABLES_KERNEL and (self.nft is None or release(self.nft) >= OLDEST_NFT)
+        return "nf_tables" in self.features and new_enough
+
+    @property
     def contained(self) -> bool:
         """It is a container: kernel, clock and firmware are those of the machine that it is on."""
         return self.virtual in _CONTAINERS
@@ -334,7 +345,7 @@ class MachineFacts:
 
 _CONTAINERS = frozenset({"docker", "podman", "lxc", "lxc-libvirt", "systemd-nspawn", "container-other", "rkt", "openvz"})
 _SINGLE = frozenset({"begun", "host", "arch", "kernel", "user", "virtual", "cpus", "memory", "available", "capabilities", "files", "tasks",
-                     "kmsg", "evicts", "cgroup", "systemd", "nat", "selinux", "apparmor", "machine-id", "uuid", "vendor", "cluster",
+                     "kmsg", "evicts", "cgroup", "systemd", "nat", "selinux", "apparmor", "machine-id", "uuid", "nft", "cluster",
                      "direct", "time"})  # fmt: skip
 
 
@@ -382,10 +393,10 @@ def parse(text: str, before: float, after: float) -> MachineFacts:
         controllers=frozenset(several.get("controller", ())),
         systemd="systemd" in single,
         resolved=any(value.startswith("systemd-resolved ") for value in several.get("service", ())),
-        vendor=single.get("vendor", ""),
         tools=frozenset(several.get("tool", ())),
         features=frozenset(several.get("feature", ())),
         nat=single.get("nat"),
+        nft=single.get("nft"),
         drops=tuple(dict.fromkeys(chain.upper() for chain in several.get("drop", ()))),
         swap=tuple(several.get("swap", ())),
         selinux=single.get("selinux") == "1",
@@ -414,6 +425,12 @@ def parse(text: str, before: float, after: float) -> MachineFacts:
 
 def _number(text: str | None) -> int:
     return untrusted.number(text) or 0
+
+
+def release(text: str) -> tuple[int, ...]:
+    """(6, 1, 0) of ``6.1.0-13-amd64``, (1, 0, 6) of ``nftables v1.0.6 (Lester Gooch #5)``."""
+    found = re.search(r"(\d{1,5})\.(\d{1,5})(?:\.(\d{1,5}))?", text)
+    return tuple(int(number or 0) for number in found.groups()) if found else ()
 
 
 def _port(text: str) -> int | None:

@@ -114,6 +114,15 @@ def read(kubectl: NodeKubectl) -> Record:
         ) from error
 
 
+def proxy_mode(kubectl: NodeKubectl) -> str | None:
+    """kube-proxy's mode as the cluster has it; None where it has no kube-proxy."""
+    text = kubectl.run("get", "configmap", "kube-proxy", "--namespace=kube-system", "--ignore-not-found", "--output=json")
+    if not text.strip():
+        return None
+    found = kubeobjects.configuration(kubeobjects.config_map(text, where=kubectl.where), kubectl.where, "config.conf")
+    return str(found.get("mode") or "iptables")
+
+
 def write(master: Node, record: Record) -> None:
     """Keep a record in place of the one that it was made of. Raises CommandError when that has changed meanwhile."""
     patch = {

@@ -18,7 +18,7 @@ CONFIG_MAP = "slipway-upgrade"
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """An image, and the Kubernetes in it (``v1.20.2``)."""
+    """An image, and the Kubernetes in it (``v1.36.3``)."""
 
     image: str
     digest: str

@@ -41,7 +41,7 @@ _START = 45
 """Seconds that pods may take to start."""
 _NOBODY = 9
 """A port on which a pod of ours has nobody: that it refuses shows that it was reached."""
-_PAUSE = r"""awk -F '["\047]' '/^ *sandbox(_image)? *=/ { print $2; exit }' /etc/containerd/config.toml 2>/dev/null"""
+_PAUSE = r"""awk -F '["\047]' '/^ *sandbox *=/ { print $2; exit }' /etc/containerd/config.toml 2>/dev/null"""
 _NAME = f"kubernetes.default.svc.{DNS_DOMAIN}"
 
 

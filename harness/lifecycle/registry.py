@@ -6,10 +6,10 @@ The layout is that of docker-registry's filesystem driver. Repositories keep the
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import io
-import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import BinaryIO, Protocol
@@ -230,11 +230,7 @@ class Elsewhere(Protocol):
     """A registry that is there already and has every image; the cluster then brings none of its own."""
 
     def files(self, names: Iterable[str]) -> Files:
-        """How containerd finds the images of these registries there."""
-        ...
-
-    def login(self) -> str:
-        """What containerd's configuration says about signing in there; empty for nothing."""
+        """How containerd finds the images of these registries there, and signs in."""
         ...
 
 
@@ -246,9 +242,6 @@ class Anything:
 
     def files(self, names: Iterable[str]) -> Files:  # noqa: ARG002 -- whatever they are
         return {"/etc/containerd/certs.d/_default/hosts.toml": File.text(self.hosts_toml)}
-
-    def login(self) -> str:
-        return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,19 +256,25 @@ class OfSite:
     def files(self, names: Iterable[str]) -> Files:
         url = f"{'http' if self.plain else 'https'}://{self.site.host}"
         ca = CA_OF_SITE if self.ca else None
-        found = {name: File.text(_hosts(f"{url}/v2/{self.site.folder(name)}", "override_path = true\n", ca)) for name in names}
-        found["_default"] = File.text(_hosts(url, "", ca))
-        files = {f"/etc/containerd/certs.d/{name}/hosts.toml": file for name, file in found.items()}
+        texts = {name: _hosts(f"{url}/v2/{self.site.folder(name)}", "override_path = true\n", ca, self._authorization) for name in names}
+        texts["_default"] = _hosts(url, "", ca, self._authorization)
+        mode = 0o600 if self.credential else 0o644
+        files = {f"/etc/containerd/certs.d/{name}/hosts.toml": File.text(text, mode) for name, text in texts.items()}
         return {**files, CA_OF_SITE: File(self.ca)} if self.ca else files
 
-    def login(self) -> str:
+    @property
+    def _authorization(self) -> str | None:
+        """The header that signs in. One that hands out tokens is asked for them with it, too."""
         if self.credential is None:
-            return ""
-        host, user, password = (json.dumps(text) for text in (self.site.host, self.credential.username, self.credential.password))
-        return f'\n[plugins."io.containerd.grpc.v1.cri".registry.configs.{host}.auth]\n  username = {user}\n  password = {password}\n'
+            return None
+        return f"Basic {base64.b64encode(f'{self.credential.username}:{self.credential.password}'.encode()).decode()}"
 
 
-def _hosts(url: str, path: str, ca: str | None = CA) -> str:
+def _hosts(url: str, path: str, ca: str | None = CA, authorization: str | None = None) -> str:
     trusted = f'ca = "{ca}"\n' if ca else ""
     options = f'capabilities = ["pull", "resolve"]\n{trusted}{path}'
-    return f'server = "{url}"\n{options}\n[host."{url}"]\n{options}'
+    # A table of its own each, behind all that is not in one.
+    own, theirs = (
+        f'\n[{table}]\nAuthorization = "{authorization}"\n' if authorization else "" for table in ("header", f'host."{url}".header')
+    )
+    return f'server = "{url}"\n{options}{own}\n[host."{url}"]\n{options}{theirs}'

@@ -9,23 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
-from harness import log, untrusted
+from harness import log
 from harness.clusterfile import Phase
 from harness.clusterstate import DEFAULT_NAME
-from harness.errors import CheckError, CommandError, Fault, InputError, NodeError, SlipwayError, UsageError
+from harness.errors import CheckError, CommandError, Fault, InputError, SlipwayError, UsageError
 from harness.lifecycle import delete, drain, etcd, lease, membership
 from harness.lifecycle.membership import Gathered
 from harness.lifecycle.parting import Parting
 from harness.lifecycle.plan import Journal, Step, digest, execute
 from harness.lifecycle.rootfs import MARK
 from harness.nodes import Login, Machine, Node, each
-from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE
 from harness.nodes.ssh import SshNode
 from harness.runtimes import API_PORT
-from harness.runtimes.kubeadm import KUBECTL, peer_url
+from harness.runtimes.kubeadm import peer_url
 
 
 @dataclasses.dataclass(frozen=True)
@@ -349,7 +346,6 @@ def _leave_etcd(work: Work) -> Step:
         client.hand_over(leaving)
         for member in leaving:
             _remove_member(client, member)
-        _forget_endpoints(work)
         return f"{len(leaving)} members"
 
     return Step("leave-etcd", "take the masters out of etcd", action, after_all=("stop-masters",))
@@ -367,24 +363,6 @@ def _remove_member(client: etcd.Etcd, member: etcd.EtcdMember) -> None:
             time.sleep(0.5)
         else:
             return
-
-
-def _forget_endpoints(work: Work) -> None:
-    """kubeadm of before 1.22 keeps the addresses of the masters, and asks them all when another one joins."""
-    kubectl = NodeKubectl(work.first)
-    text = kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--ignore-not-found", "--output=yaml")
-    found = untrusted.yaml_document(text, what="kubeadm-config of the cluster", error=NodeError)
-    status = (
-        untrusted.yaml_document(found["data"].get("ClusterStatus") or "", what="the ClusterStatus of the cluster", error=NodeError)
-        if found
-        else None
-    ) or {}
-    endpoints = status.get("apiEndpoints") or {}
-    names = {work.name(node) for node in work.masters}
-    if found and names & set(endpoints):
-        status["apiEndpoints"] = {name: value for name, value in endpoints.items() if name not in names}
-        found["data"]["ClusterStatus"] = yaml.safe_dump(status, sort_keys=False)
-        work.first.run(f"{KUBECTL} replace -f -", input=yaml.safe_dump(found), timeout=60)
 
 
 def _delete_nodes(work: Work) -> Step:

@@ -7,7 +7,6 @@ one, but with the keys of the backup and with its data in etcd before the first 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import tarfile
 import time
@@ -32,7 +31,7 @@ from harness.nodes import LONG_TIMEOUT, Login, Machine, Node
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, File, put_all, tar_stream
 from harness.oci.store import Store
-from harness.runtimes import ROOTFS, documents, staticpods
+from harness.runtimes import ROOTFS, SYSTEM, documents, staticpods
 from harness.runtimes.kubeadm import KUBECTL, admin_identity, bracketed
 from harness.runtimes.pki import FOLDER
 
@@ -42,6 +41,8 @@ _WORK = f"{ETCD_DATA}/slipway-restore"
 _BEGUN = f"{STATE}/restore-begun"
 """Stands on the first master while a restore onto other machines is on its way."""
 _MIRROR = "kubernetes.io/config.mirror"
+_BUMP = 1_000_000_000
+"""Revisions that are left out: more than can have come after any backup."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +216,8 @@ def put_data(node: Node, source: _Source, image: str, peers: Mapping[str, str]) 
             "--initial-cluster", ",".join(f"{peer}={url}" for peer, url in urls.items()),
             "--initial-cluster-token", f"slipway-{source.contents.front['files']['etcd/snapshot.db']['sha256'][:16]}",
             "--initial-advertise-peer-urls", urls[name],
+            # Whoever watches has seen revisions after the backup's: it is told that they are no more, and looks again.
+            "--bump-revision", str(_BUMP), "--mark-compacted",
         ]
     )  # fmt: skip
     node.run(
@@ -227,7 +230,7 @@ within() {{
 if [ -z "$(ctr -n k8s.io images ls -q name=={shlex.quote(image)})" ]; then
   ctr -n k8s.io images pull --hosts-dir /etc/containerd/certs.d {shlex.quote(image)} > /dev/null
 fi
-within etcdutl {arguments} > {_WORK}/said 2>&1 || within etcdctl {arguments} > {_WORK}/said 2>&1 || {{ cat {_WORK}/said >&2; exit 1; }}
+within etcdutl {arguments} > {_WORK}/said 2>&1 || {{ cat {_WORK}/said >&2; exit 1; }}
 if [ -d {ETCD_DATA}/member ]; then rm -rf {REPLACED}; mv {ETCD_DATA}/member {REPLACED}; fi
 mv {_WORK}/data/member {ETCD_DATA}/member
 rm -rf {_WORK}""",
@@ -258,7 +261,7 @@ def restart_watchers(kubectl: NodeKubectl) -> str:
 
 
 def _settle(kubectl: NodeKubectl, names: Sequence[str], timeout: float) -> str:
-    checks.settle(kubectl, timeout=timeout, quiet=1, namespaces=("kube-system",), nodes=list(names))
+    checks.settle(kubectl, timeout=timeout, quiet=1, namespaces=SYSTEM, nodes=list(names))
     return f"{len(names)} Ready"
 
 
@@ -390,10 +393,10 @@ def plan(setup: steps.Setup, source: _Source) -> list[Step]:
 
 
 def _etcd_image(setup: steps.Setup) -> str:
-    names = [image.name for image in setup.images.images if "/etcd:" in image.name]
-    if not names:
+    found = steps.etcd_image(setup)
+    if not found:
         raise StoreError(f"{setup.image.name} has no image of etcd", hint="give the image of the cluster with --image")
-    return names[0]
+    return found
 
 
 def forget_others(kubectl: NodeKubectl, names: Sequence[str]) -> str:
@@ -410,20 +413,7 @@ def forget_others(kubectl: NodeKubectl, names: Sequence[str]) -> str:
             by_space.setdefault(pod["metadata"]["namespace"], []).append(pod["metadata"]["name"])
     for space, those in by_space.items():
         kubectl.run("delete", "pods", f"--namespace={space}", "--force", "--grace-period=0", "--wait=false", *those)
-    _forget_masters(kubectl, gone)
     return ", ".join(gone)
-
-
-def _forget_masters(kubectl: NodeKubectl, gone: Sequence[str]) -> None:
-    """Older versions of kubeadm list the masters in their configuration."""
-    config = kubeobjects.config_map(
-        kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"), where=kubectl.where
-    )
-    if "ClusterStatus" in config["data"]:
-        status = dict(kubeobjects.configuration(config, kubectl.where, "ClusterStatus"))
-        status["apiEndpoints"] = {name: value for name, value in (status.get("apiEndpoints") or {}).items() if name not in gone}
-        patch = {"data": {"ClusterStatus": yaml.safe_dump(status, sort_keys=False)}}
-        kubectl.run("patch", "configmap", "kubeadm-config", "--namespace=kube-system", "--type=merge", f"--patch={json.dumps(patch)}")
 
 
 def _record(setup: steps.Setup, contents: Contents) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from harness import log
 from harness.clusterstate import DEFAULT_NAME
 from harness.errors import CheckError, StoreError
-from harness.lifecycle import drain, etcd, membership, moves, upgrade
+from harness.lifecycle import drain, etcd, membership, moves, steps, upgrade
 from harness.lifecycle.membership import Gathered
 from harness.lifecycle.moves import ROLLBACK, RUNNING, Move
 from harness.lifecycle.transition import BACKUP, Work
@@ -94,15 +93,11 @@ def _move(found: Gathered) -> Move:
     return Move.new(ROLLBACK, last.after, last.before)
 
 
-_ETCD = re.compile(r"image: \S*/etcd:(\d+)\.(\d+)")
-
-
 def _check_etcd(work: Work) -> None:
     """Raises CheckError when etcd would have to read data that a newer minor version of it has written."""
-    runs = _ETCD.search(work.found.first.run(f"cat {etcd.MANIFEST}").stdout)
-    wanted = re.match(r"v?(\d+)\.(\d+)", work.setup.facts.etcd_image_tag or "")
-    if runs and wanted and tuple(map(int, wanted.groups())) < tuple(map(int, runs.groups())):
-        newer, older = ".".join(runs.groups()), ".".join(wanted.groups())
+    runs, wanted = etcd.version(etcd.image_of(work.found.first)), etcd.version(steps.etcd_image(work.setup))
+    if runs and wanted and wanted[:2] < runs[:2]:
+        newer, older = (".".join(map(str, numbers[:2])) for numbers in (runs, wanted))
         raise CheckError(
             f"etcd {newer} has changed its data, which etcd {older} of {work.move.after.image} cannot read",
             hint=f"a backup of before the upgrade is on every master: {BACKUP}; slipway restore brings it back onto fresh machines",

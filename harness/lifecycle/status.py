@@ -8,6 +8,7 @@ from typing import Any
 
 from harness import checks, clusterstate, kubeobjects
 from harness.checks import Resource
+from harness.clusterfile import MASTER
 from harness.errors import CheckError, SlipwayError
 from harness.lifecycle import access, ipvs, moves
 from harness.lifecycle.access import Access
@@ -15,6 +16,8 @@ from harness.nodes import Machine, Node, each
 
 _WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 _ROLE = "node-role.kubernetes.io/"
+_CONTROL_PLANE = "control-plane"
+"""What Kubernetes calls the role of a master."""
 
 
 def status(
@@ -83,7 +86,8 @@ def _nodes(items: Iterable[Resource], problems: Sequence[checks.Problem]) -> lis
 def _node(node: Resource, reason: str | None) -> dict[str, Any]:
     labels = node["metadata"].get("labels") or {}
     addresses = {entry["type"]: entry["address"] for entry in node["status"].get("addresses") or ()}
-    roles = sorted({label.removeprefix(_ROLE) for label in labels if label.startswith(_ROLE)} - {"control-plane"})
+    named = {label.removeprefix(_ROLE) for label in labels if label.startswith(_ROLE)}
+    roles = sorted({MASTER if role == _CONTROL_PLANE else role for role in named})
     return {
         "name": node["metadata"]["name"],
         "address": addresses.get("InternalIP"),

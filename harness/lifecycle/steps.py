@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 
 from harness import checks, kubeobjects, log, untrusted
-from harness.cloudimage import App, CloudImage, ImageSet, PlatformImage
+from harness.cloudimage import App, CloudImage, ImageSet, Info, PlatformImage
 from harness.clusterfile import Clusterfile, fields, formats, generate
 from harness.clusterfile.config import deep_merge
+from harness.clusterfile.kubeadm import gone, modern
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, Fault, InputError, NodeError, StoreError
 from harness.lifecycle import ipvs, machine, preflight, registry, rootfs
@@ -29,7 +30,7 @@ from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, Files, place
 from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.store import Store
-from harness.runtimes import DNS_DOMAIN, POD_CIDR, ROOTFS, SVC_CIDR, Cluster, Facts, Member, Network, Runtime
+from harness.runtimes import DNS_DOMAIN, POD_CIDR, ROOTFS, SVC_CIDR, SYSTEM, Cluster, Facts, Member, Network, Runtime
 from harness.runtimes.kubeadm import ADMIN, KUBECTL, Kubeadm
 from harness.untrusted import Tree
 
@@ -38,6 +39,7 @@ RUNTIMES: Mapping[str, Callable[[Cluster], Runtime]] = {"kubeadm": Kubeadm}
 
 NETWORK_ADDON = "network.yaml"
 DNS_ADDON = "dns.yaml"
+PROXY = "KubeProxyConfiguration"
 CONFIG_MAP = "slipway-clusterfile"
 AILING = "ailing"
 """Its key for what was not ready before a change that has not come to its end; empty otherwise."""
@@ -100,6 +102,8 @@ class Setup:
     """Members that do not answer: names by address."""
     holders: frozenset[str] | None = None
     """Addresses of the masters that hold images; None: the first ones."""
+    proxy_mode: str | None = None
+    """kube-proxy's mode in a cluster that is there."""
     app_images: ImageSet = dataclasses.field(default_factory=ImageSet)
     """Of applications that were put into the cluster: registries hold them too."""
     app_domains: tuple[str, ...] = ()
@@ -188,20 +192,25 @@ class Setup:
     def cluster(self) -> Cluster:
         tree = rootfs.beneath(self.tree(self.first))
         env = {**self.main.info.env, **self.env}
-        apps = {app.name: app for app in self.main.info.apps}
         return Cluster(
             name=self.name,
             facts=self.facts,
             network=self.network,
             members=tuple(self._member(node) for node in self.nodes),
             cert_sans=tuple(word.strip() for word in env.get("CertSANs", "").split(",") if word.strip()),
-            own_network=any(is_network(apps[name].labels) for name in self.main.info.cluster_apps if name in apps),
+            own_network=own_network(self.main.info),
             own_dns=tree.is_file(f"etc/addons/{DNS_ADDON}"),
-            documents=(*self._image_documents(), *self.clusterfile.kubeadm),
+            documents=tuple(modern(self.documents)),
+            proxy_mode=self.proxy_mode,
             certificate_days=self._certificate_days,
             virtual_ip=self.balancing.virtual_ip,
             added_names=self.added_names,
         )
+
+    @functools.cached_property
+    def documents(self) -> tuple[Mapping[str, Any], ...]:
+        """Documents for kubeadm and its like, as image and Clusterfile have them."""
+        return (*self._image_documents(), *self.clusterfile.kubeadm)
 
     def _image_documents(self) -> list[Mapping[str, Any]]:
         """Documents for kubeadm and its like that the rootfs has, as rendered for the first master."""
@@ -237,12 +246,14 @@ class Setup:
 
     def containerd_config(self, member: Member) -> str:
         """slipway's configuration of containerd, with what the rootfs says over it."""
-        ours = machine.containerd_config(self.facts.pause_image, member, self.elsewhere.login() if self.elsewhere else "")
+        ours = machine.containerd_config(self.facts.pause_image, member)
         text = self.content(member.node, CONTAINERD_CONFIG)
         if text is None:
             return ours
         try:
-            return formats.write_toml(deep_merge(formats.read_toml(ours), formats.read_toml(text)))
+            theirs = formats.read_toml(text)
+            _require_version(theirs)
+            return formats.write_toml(deep_merge(formats.read_toml(ours), theirs))
         except ValueError as wrong:
             raise InputError([Fault(CONTAINERD_CONFIG, f"is not TOML: {wrong}")]) from wrong
 
@@ -257,8 +268,8 @@ class Setup:
             away=node.address in self.away,
             systemd_cgroups=found.cgroup == 2,
             resolv_conf="/run/systemd/resolve/resolv.conf" if found.resolved else None,
-            ec2=found.vendor.startswith("Amazon"),
             restrict_oom=found.restrict_oom,
+            nftables=found.nftables,
             virtual_ip=self.balancing.of(node.address),
         )
 
@@ -320,6 +331,22 @@ class Setup:
         return {**self.environment(node), **own}
 
 
+def _require_version(config: Mapping[str, Any]) -> None:
+    """Raises InputError for a configuration of containerd with the tables of 1.x; those that matter here are the same in 3 and 4."""
+    plugins = config.get("plugins")
+    cri = plugins.get("io.containerd.grpc.v1.cri") if isinstance(plugins, Mapping) else None
+    moved = {"containerd", "cni", "registry", "sandbox_image"} & set(cri if isinstance(cri, Mapping) else ())
+    if config.get("version", 3) not in (3, 4) or moved:
+        message = "is not of version 3 or 4: its tables would be joined with none of slipway's own"
+        raise InputError([Fault(CONTAINERD_CONFIG, message, "`containerd config migrate` writes it anew")])
+
+
+def own_network(info: Info) -> bool:
+    """Whether an application of an image brings the pod network."""
+    apps = {app.name: app for app in info.apps}
+    return any(is_network(apps[name].labels) for name in info.cluster_apps if name in apps)
+
+
 def is_network(labels: Mapping[str, str]) -> bool:
     """Whether the labels of an application say that it is a pod network."""
     return any("cni" in name.lower() for name in labels)
@@ -361,17 +388,15 @@ def wanted_of_machines(setup: Setup, targets: Sequence[preflight.Target]) -> pre
     available = tuple(image.platform for image in setup.image.platforms)
     # What is asked of an image that is not there for the machine cannot be known; that it is not there is told.
     fits = all(any(target.machine.platform.matches(platform) for platform in available) for target in targets)
-    apps = {app.name: app for app in setup.image.platforms[0].info.apps}
-    modes = [document.get("mode") for document in setup.clusterfile.kubeadm if document.get("kind") == "KubeProxyConfiguration"]
+    modes = [document["mode"] for document in setup.clusterfile.kubeadm if document.get("kind") == PROXY and document.get("mode")]
     return preflight.Wanted(
         cluster=setup.name,
         platforms=available,
         size=setup.image.size,
         network=setup.network if fits else Network(POD_CIDR, SVC_CIDR),
         ours=preflight.ours(targets, setup.name),
-        minor=setup.facts.minor if fits else None,
-        ipvs="ipvs" in modes,
-        vxlan=not any(is_network(apps[name].labels) for name in setup.image.platforms[0].info.cluster_apps if name in apps),
+        proxy_mode=modes[-1] if modes else setup.proxy_mode,
+        vxlan=not own_network(setup.image.platforms[0].info),
         registry=setup.elsewhere is None,
         evicts_later=any("evictionHard" in document for document in setup.clusterfile.kubeadm),
     )
@@ -385,8 +410,18 @@ def unpack_rootfs(setup: Setup) -> Step:
         for image in {str(image.platform): image for image in setup.platforms.values()}.values():
             rootfs.tree(setup.store, image)
         _ = setup.rendered
+        warn_of_documents(setup)
 
     return Step("unpack-rootfs", "unpack and render the rootfs", action, after=("check-machines",))
+
+
+def warn_of_documents(setup: Setup) -> None:
+    """Tell what is not as it was in documents of kubeadm and kube-proxy that image and Clusterfile have."""
+    for document in setup.documents:
+        for field in gone(document):
+            log.warning(f"{document['kind']} .{field}: kubeadm has no such field any more; it is left out")
+    if any(document.get("kind") == PROXY and document.get("mode") == "ipvs" for document in setup.documents):
+        log.warning(f"{PROXY} .mode: ipvs is deprecated since Kubernetes 1.35, and will go; nftables takes its place")
 
 
 def make_keys(setup: Setup) -> Step:
@@ -428,8 +463,9 @@ def machine_files(setup: Setup, node: Node) -> Files:
     member = setup.member(node)
     elsewhere = setup.elsewhere
     names = sorted({*registry.domains(setup.images), *setup.app_domains})
+    network = None if setup.cluster.own_network else setup.content(node, machine.CNI_CONFIG)
     found = {
-        **machine.files(setup.cluster, member, elsewhere.login() if elsewhere else "", config=setup.containerd_config(member)),
+        **machine.files(setup.cluster, member, config=setup.containerd_config(member), network=network),
         **(registry.client_files(names, member.virtual_ip) if elsewhere is None else elsewhere.files(names)),
         **setup.runtime.units(member),
     }
@@ -588,6 +624,13 @@ def start_masters(setup: Setup) -> Step:
     )
 
 
+def etcd_image(setup: Setup) -> str:
+    """The image of etcd that the masters run; empty when the image of the cluster has none."""
+    names = [image.name for image in setup.images.images if "/etcd:" in image.name]
+    tag = setup.facts.etcd_image_tag
+    return next((name for name in names if tag and name.endswith(f":{tag}")), names[0] if names else "")
+
+
 _IMAGE = re.compile(r"^[ \t]*+image:[ \t]*+[\"']?([^\s\"']+)", re.MULTILINE)
 _CONTROL_PLANE = re.compile(r"/(kube-apiserver|etcd|kube-controller-manager|kube-scheduler):")
 
@@ -601,6 +644,7 @@ def essential(setup: Setup, node: Node) -> list[str]:
         lambda name: setup.member(node).is_master and _CONTROL_PLANE.search(name),
         lambda name: name in network,
         lambda name: "/kube-proxy:" in name,
+        lambda name: "/coredns:" in name,
         lambda name: name in used,
     )
     names = sorted(image.name for image in setup.images.images)
@@ -662,7 +706,7 @@ def finish_cluster(setup: Setup) -> Step:
         lambda _: setup.runtime.finish(network()),
         (setup.first,),
         after=("wait-for-api",),
-        inputs=lambda node: digest(kubernetes_inputs(setup, node), network()),
+        inputs=lambda node: digest(kubernetes_inputs(setup, node), network(), setup.cluster.chosen_proxy_mode),
     )
 
 
@@ -751,7 +795,7 @@ def run_in_rootfs(node: Node, command: str, env: Mapping[str, str], *, what: str
 
 
 def wait_for_nodes(setup: Setup, after: str) -> Step:
-    """Until every node is Ready, everything in kube-system is, and the cluster's DNS answers."""
+    """Until every node is Ready, everything of the cluster itself is, and its DNS answers."""
 
     def action() -> str:
         names = [member.name for member in setup.cluster.members]
@@ -760,7 +804,7 @@ def wait_for_nodes(setup: Setup, after: str) -> Step:
                 setup.kubectl,
                 timeout=setup.timeout,
                 quiet=0,
-                namespaces=("kube-system",),
+                namespaces=SYSTEM,
                 nodes=names,
                 progress=watching(setup.nodes),
                 heal=lambda items: wake(setup.kubectl, items),

@@ -24,7 +24,7 @@ from harness.nodes import LONG_TIMEOUT, Node, each
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, Files, place, read_all
 from harness.nodes.ssh import SshNode
-from harness.runtimes import staticpods
+from harness.runtimes import SYSTEM, staticpods
 from harness.runtimes.kubeadm import KUBECTL
 from harness.runtimes.pki import FILES, FOLDER
 
@@ -199,6 +199,7 @@ def _check(work: Work) -> Step:
         client = etcd.Etcd(work.found.masters)
         members = client.members()
         etcd.require_health(members, client.sick(members), f"no {work.move.kind}")
+        require_etcd(work)
         items = checks.get(work.kubectl)
         if not work.resumed:
             _require_calm(work, items)
@@ -209,8 +210,14 @@ def _check(work: Work) -> Step:
     return Step("check", "check the cluster", action)
 
 
+def require_etcd(work: Work) -> None:
+    """Raises CheckError when etcd cannot go from what a master runs to what the image has."""
+    for runs in each(work.found.masters, etcd.image_of):
+        etcd.require_step(runs, steps.etcd_image(work.setup))
+
+
 def _require_calm(work: Work, items: Sequence[checks.Resource]) -> None:
-    system = [item for item in items if item["kind"] == "Node" or item["metadata"].get("namespace") == "kube-system"]
+    system = [item for item in items if item["kind"] == "Node" or item["metadata"].get("namespace") in SYSTEM]
     problems = checks.explain(work.kubectl, system, static=False)
     if problems:
         raise CheckError(
@@ -246,6 +253,7 @@ def _unpack(work: Work) -> Step:
         for image in {str(image.platform): image for image in setup.platforms.values()}.values():
             staging.contents(rootfs.tree(setup.store, image))
         _ = setup.rendered
+        steps.warn_of_documents(setup)
 
     return Step("unpack-rootfs", "unpack and render the rootfs", action)
 
@@ -631,12 +639,12 @@ def _note(work: Work, node: Node, step: Step) -> None:
 
 
 def _healthy(work: Work, number: int, after: str) -> Step:
-    """Between turns: every node is Ready, and everything in kube-system."""
+    """Between turns: every node is Ready, and everything of the cluster itself."""
 
     def action(_: Node) -> None:
         names = [work.name(node) for node in work.setup.nodes]
         watch = steps.watching(work.setup.nodes)
-        checks.settle(work.kubectl, timeout=work.setup.timeout, quiet=0, namespaces=("kube-system",), nodes=names, progress=watch)
+        checks.settle(work.kubectl, timeout=work.setup.timeout, quiet=0, namespaces=SYSTEM, nodes=names, progress=watch)
 
     # Noted: when the next turn was cut off, its node is not well, and has to be finished rather than waited for.
     where = (work.setup.first,)

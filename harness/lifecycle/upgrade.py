@@ -43,7 +43,7 @@ from harness.nodes import Machine, each, together
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.store import Store
-from harness.runtimes import staticpods
+from harness.runtimes import BUILD_NEWER, refused, staticpods
 
 _STARTS = 120
 """Seconds that a control plane may take to come up by itself."""
@@ -206,7 +206,7 @@ def _move(found: Gathered, image: CloudImage) -> Move:
 
 
 def kubernetes_of(image: CloudImage) -> str:
-    """``v1.20.2``."""
+    """``v1.36.3``."""
     version = image.platforms[0].info.kubernetes
     if not version:
         raise StoreError(f"{image.name or image.digest} brings no Kubernetes", hint="build it FROM a base image with Kubernetes")
@@ -216,6 +216,9 @@ def kubernetes_of(image: CloudImage) -> str:
 def check_versions(before: str, after: str, name: str = DEFAULT_NAME) -> None:
     """Raises UsageError unless a cluster may go from one version of Kubernetes to another: upwards, one minor version at a time."""
     old, new = _version(before), _version(after)
+    for version, hint in ((before, "make a new cluster with slipway run, and move there what this one runs"), (after, BUILD_NEWER)):
+        if too_old := refused(version):
+            raise UsageError(f"{too_old}; nothing has been changed", hint=hint)
     if new[:2] > (old[0], old[1] + 1):
         raise UsageError(
             f"from Kubernetes {before} to {after} is more than one minor version; nothing has been changed",
@@ -231,7 +234,7 @@ def check_versions(before: str, after: str, name: str = DEFAULT_NAME) -> None:
 def _version(text: str) -> tuple[int, int, int, bool, str]:
     found = _PARTS.match(text)
     if found is None:
-        raise UsageError(f"{text!r} is no version of Kubernetes", hint="v1.20.2")
+        raise UsageError(f"{text!r} is no version of Kubernetes", hint="v1.36.3")
     # What stands behind a hyphen comes before the release.
     return int(found[1]), int(found[2]), int(found[3]), found[4] is None, found[4] or ""
 
@@ -349,6 +352,7 @@ def _setup(
         timeout=options.timeout,
         clusterfile=whole,
         holders=None if record.registry == "elsewhere" else membership.holders(found),
+        proxy_mode=membership.proxy_mode(NodeKubectl(found.first)),
         added_names=tuple(str(name) for name in names or ()),
     )
     facts = preflight.gather(found.members)

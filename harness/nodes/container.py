@@ -23,7 +23,7 @@ from harness import clusterstate, engine, log, paths
 from harness.errors import EngineError, UsageError
 from harness.nodes import Group, Login, Made
 
-IMAGE = "slipway.dev/node:12"
+IMAGE = "slipway.dev/node:13"
 LABEL = "dev.slipway.nodes"
 ROLE = "dev.slipway.role"
 

@@ -21,6 +21,13 @@ API_NAME = "apiserver.cluster.local"
 API_PORT = 6443
 REGISTRY_PORT = 5000
 DNS_DOMAIN = "cluster.local"
+SYSTEM = ("kube-system", "kube-flannel")
+"""The namespaces of what a cluster itself is made of; the pod network of base images has one of its own."""
+
+OLDEST = (1, 31)
+"""The oldest Kubernetes that is taken, major and minor: the first whose kubeadm reads v1beta4."""
+NFTABLES_KERNEL = (5, 13)
+"""The oldest kernel on which kube-proxy runs in its mode nftables."""
 
 POD_CIDR = "100.64.0.0/10"
 SVC_CIDR = "10.96.0.0/22"
@@ -31,12 +38,23 @@ def listens(port: int) -> str:
     return f"grep -qsE ':{port:04X} [0-9A-F]+:0000 0A ' /proc/net/tcp /proc/net/tcp6"
 
 
+def refused(version: str) -> str | None:
+    """Why clusters of a version of Kubernetes (``v1.36.3``) are not made or changed; None for one that is taken."""
+    match = re.match(r"v?(\d{1,4})\.(\d{1,4})", version)
+    if match and (int(match[1]), int(match[2])) >= OLDEST:
+        return None
+    return f"Kubernetes {version} is too old: {'.'.join(map(str, OLDEST))} and newer are taken"
+
+
+BUILD_NEWER = "build the image again with a newer VERSION"
+
+
 @dataclasses.dataclass(frozen=True)
 class Facts:
     """What a rootfs says about its Kubernetes: ``etc/slipway.yaml``. None means kubeadm's own default."""
 
     kubernetes: str
-    """With its ``v``: ``v1.20.2``."""
+    """With its ``v``: ``v1.36.3``."""
     image_repository: str | None = None
     pause_image: str | None = None
     etcd_image_tag: str | None = None
@@ -62,15 +80,18 @@ class Facts:
         }
         faults = [Fault(f"{where} .{key}", "is not known", f"known: {', '.join(names)}") for key in found if key not in names]
         values = {names[key]: str(value) for key, value in found.items() if key in names and value is not None}
-        if not re.fullmatch(r"v\d+\.\d+\.\d+.*", values.get("kubernetes", "")):
-            faults.append(Fault(f"{where} .kubernetes", "must be a version such as v1.20.2"))
+        version = values.get("kubernetes", "")
+        if not re.fullmatch(r"v\d+\.\d+\.\d+.*", version):
+            faults.append(Fault(f"{where} .kubernetes", "must be a version such as v1.36.3"))
+        elif too_old := refused(version):
+            faults.append(Fault(f"{where} .kubernetes", too_old, BUILD_NEWER))
         if faults:
             raise InputError(faults)
         return cls(**values)
 
     @property
     def minor(self) -> int:
-        """20 of v1.20.2."""
+        """36 of v1.36.3."""
         return int(self.kubernetes.split(".")[1])
 
 
@@ -127,10 +148,10 @@ class Member:
     """Its cgroups are systemd's to manage (version 2)."""
     resolv_conf: str | None = None
     """The kubelet's resolv.conf, where the usual one is a stub on the loopback."""
-    ec2: bool = False
-    """It is a machine of Amazon's cloud, whose metadata service answers."""
     restrict_oom: bool = False
     """The machine may not lower OOM scores (no CAP_SYS_RESOURCE)."""
+    nftables: bool = False
+    """Its kernel, and its own nft where it has one, allow kube-proxy's mode nftables."""
 
     away: bool = False
     """A member that does not answer now."""
@@ -159,6 +180,8 @@ class Cluster:
     """The image has an addon of its own for cluster DNS."""
     documents: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), repr=False)
     """Configuration of kubeadm, kubelet and kube-proxy over ours, as plain documents; the last one counts."""
+    proxy_mode: str | None = None
+    """kube-proxy's mode in a cluster that is there; None for one that is made."""
     certificate_days: int | None = None
     """How long certificates are good; None: as long as kubeadm's."""
     virtual_ip: str | None = None
@@ -175,6 +198,11 @@ class Cluster:
     @property
     def registries(self) -> tuple[Member, ...]:
         return tuple(member for member in self.members if member.registry)
+
+    @property
+    def chosen_proxy_mode(self) -> str:
+        """kube-proxy's mode unless a document says another: one cluster has one, and a change of it is asked for."""
+        return self.proxy_mode or ("nftables" if all(member.nftables for member in self.members) else "iptables")
 
 
 class Runtime(Protocol):

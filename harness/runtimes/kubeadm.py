@@ -18,21 +18,25 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from harness import log, untrusted
-from harness.clusterfile.kubeadm import merge_kubeadm
+from harness.clusterfile.kubeadm import VERSION, merge_kubeadm
 from harness.errors import CheckError, CommandError, NodeError, StoreError
 from harness.nodes import LONG_TIMEOUT, Node, each
 from harness.nodes.placing import STATE, File, Files, put_all, read_all
-from harness.runtimes import API_NAME, API_PORT, DNS_DOMAIN, ROOTFS, Cluster, Facts, Member, documents, listens
-from harness.runtimes.pki import FILES, FOLDER, LEAF_DAYS, Pki, master_certificates
+from harness.runtimes import API_NAME, API_PORT, DNS_DOMAIN, ROOTFS, Cluster, Member, documents, listens
+from harness.runtimes.pki import ADMINISTRATORS, FILES, FOLDER, LEAF_DAYS, Pki, master_certificates
 from harness.untrusted import KubeIdentity
 
-SOCKET = "/run/containerd/containerd.sock"
+CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 CONFIG = f"{STATE}/kubeadm.yaml"
 ADMIN = "/etc/kubernetes/admin.conf"
+SUPER_ADMIN = "/etc/kubernetes/super-admin.conf"
+"""Its user may do everything whatever the cluster says; ``ADMIN`` is of use once the cluster says that its group may."""
 KUBEADM = f"{ROOTFS}/bin/kubeadm"
 # With a home of its own, so that its cache is not left in root's.
 KUBECTL = f"HOME={STATE} KUBECONFIG={ADMIN} {ROOTFS}/bin/kubectl"
 CLIENT_PEM = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+INSTANCE = "/var/lib/kubelet/instance-config.yaml"
+"""What differs from node to node in a kubelet's configuration: ``kubeadm upgrade node`` lays it over what the cluster keeps."""
 CRI_ANNOTATION = "kubeadm.alpha.kubernetes.io/cri-socket"
 
 KUBELET_SERVICE = """[Unit]
@@ -62,60 +66,16 @@ ExecStart=
 ExecStart=/usr/local/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS $KUBELET_EXTRA_ARGS
 """
 
-# In-tree credential providers ask the metadata service of a cloud before anything starts, and wait for seconds where nobody answers.
-KUBELET_NO_CLOUD = """[Service]
-Environment=AWS_EC2_METADATA_DISABLED=true
-"""
-
-# Until Kubernetes 1.23 every kubelet asks Docker, five times in five seconds, where its files are, before it gets on without it. Told at
-# once, it looks there, finds nothing, and gets on.
-_DOCKER_SOCKET = "/run/slipway-docker.sock"
-_DOCKER_ANSWER = f"{STATE}/docker.sh"
-_DOCKER = {
-    "/etc/systemd/system/slipway-docker.socket": f"""[Unit]
-Description=slipway: tells the kubelet that there is no Docker to wait for
-
-[Socket]
-ListenStream={_DOCKER_SOCKET}
-SocketMode=0600
-Accept=yes
-RemoveOnStop=yes
-""",
-    "/etc/systemd/system/slipway-docker@.service": f"""[Unit]
-Description=slipway: tells the kubelet that there is no Docker to wait for
-CollectMode=inactive-or-failed
-
-[Service]
-ExecStart=/bin/sh {_DOCKER_ANSWER}
-StandardInput=socket
-StandardOutput=socket
-StandardError=journal
-TimeoutSec=5
-""",
-    "/etc/systemd/system/kubelet.service.d/30-slipway-docker.conf": f"""[Unit]
-Wants=slipway-docker.socket
-After=slipway-docker.socket
-
-[Service]
-ExecStart=
-ExecStart=/usr/local/bin/kubelet --docker=unix://{_DOCKER_SOCKET} $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS \
-  $KUBELET_EXTRA_ARGS
-""",
-    _DOCKER_ANSWER: r"""while IFS= read -r line && [ "$line" != "$(printf '\r')" ]; do :; done
-body='{"DockerRootDir":"/var/lib/docker"}'
-printf 'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s' ${#body} "$body"
-""",
-}
-
-_ADMINISTRATORS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "admin": ("kubernetes-admin", ("system:masters",)),
+_KUBECONFIGS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "admin": ("kubernetes-admin", (ADMINISTRATORS,)),
+    "super-admin": ("kubernetes-super-admin", ("system:masters",)),
     "controller-manager": ("system:kube-controller-manager", ()),
     "scheduler": ("system:kube-scheduler", ()),
 }
 """The kubeconfigs of a master, beside its kubelet's: user and groups."""
 
-_SUPER_ADMIN = 29
-"""From this minor version on a master has a kubeconfig more."""
+_INSTANCES = 34
+"""From this minor version on kubeadm reads ``INSTANCE``; before that it wants an annotation of the node."""
 _LATE_PHASES = ("control-plane controller-manager", "control-plane scheduler")
 _SMALL = 20
 """Nodes up to which their kubelets may ask the API often."""
@@ -145,7 +105,7 @@ DECIDED: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("etcd", "external"),
         ("etcd", "local", "dataDir"),
     ),
-    "KubeletConfiguration": (("staticPodPath",), ("clusterDNS",), ("clusterDomain",)),
+    "KubeletConfiguration": (("staticPodPath",), ("clusterDNS",), ("clusterDomain",), ("containerRuntimeEndpoint",)),
 }
 """Keys that have one right value in a cluster of ours, by kind: those of documents that are merged in do not count."""
 
@@ -202,14 +162,12 @@ class Kubeadm:
         pair = self.pki.authority.issue(name, hosts=hosts, server=True, days=3650)
         return pair.certificate, pair.key
 
-    def units(self, member: Member) -> Files:
+    def units(self, member: Member) -> Files:  # noqa: ARG002 -- all have the same
         links = {f"/usr/local/bin/{name}": File(link=f"{ROOTFS}/bin/{name}") for name in _PROGRAMS}
         return {
             "/etc/systemd/system/kubelet.service": File.text(KUBELET_SERVICE),
             "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf": File.text(KUBELET_DROP_IN),
             **links,
-            **({path: File.text(text) for path, text in _DOCKER.items()} if self.cluster.facts.minor < 24 else {}),
-            **({} if member.ec2 else {"/etc/systemd/system/kubelet.service.d/20-slipway.conf": File.text(KUBELET_NO_CLOUD)}),
         }
 
     def start_kubelet(self, member: Member) -> None:
@@ -221,6 +179,7 @@ class Kubeadm:
             configuration = {
                 f"{FOLDER}/ca.crt": File(self.authority(), 0o644),
                 "/var/lib/kubelet/config.yaml": File.text(documents(worker_kubelet(self.cluster, member))),
+                INSTANCE: File.text(f'containerRuntimeEndpoint: "{CRI_SOCKET}"\n'),
                 "/var/lib/kubelet/kubeadm-flags.env": File.text(kubelet_flags(self.cluster, member)),
             }
             start = "systemctl restart kubelet"
@@ -243,10 +202,10 @@ class Kubeadm:
         return next((image for image in listed if "/etcd:" in image), "")
 
     def certify(self, member: Member) -> None:
-        """All certificates and kubeconfigs of a master: kubeadm checks ours, and makes what a newer version has in addition."""
+        """All certificates and kubeconfigs of a master: kubeadm checks our certificates, and makes what a newer version has in addition."""
         put_all(member.node, self._certificates(member))
-        # To look at our kubeconfigs kubeadm makes an RSA key for each; the newer one that it has is not among them.
-        self._phases(member, "certs all", *(["kubeconfig super-admin"] if self.cluster.facts.minor >= _SUPER_ADMIN else []))
+        # Not its phase for kubeconfigs: to look at ours it makes an RSA key for each.
+        self._phases(member, "certs all")
 
     def start_master(self, member: Member) -> None:
         """etcd and the API server; the kubelet sees their manifests at once."""
@@ -266,7 +225,7 @@ class Kubeadm:
         self._phases(member, *_LATE_PHASES)
 
     def wait_api(self, member: Member, timeout: float) -> None:
-        """Until the API of a master is ready. Raises CheckError with the reason.
+        """Until the API of a master is ready, and ``ADMIN`` of use there. Raises CheckError with the reason.
 
         Controllers and scheduler are started once it speaks at all: earlier they would only compete for the processor and then ask
         again at growing intervals, later their own start would be waited for.
@@ -275,16 +234,25 @@ class Kubeadm:
         late = f"""[ "$(cksum < {CONFIG})" = "$(cat {STATE}/controllers 2>/dev/null)" ] || {{
   {_init(_LATE_PHASES)} && cksum < {CONFIG} > {STATE}/controllers; }}"""
         # Before it is ready the API answers with a list of what is missing; kubectl fails then, but not for lack of a connection.
-        script = f"""end=$(($(date +%s) + {int(timeout)}))
+        # Who may see that list the cluster knows only later: whom it need not know asks. A cautious owner may have put its file away.
+        kubectl = KUBECTL.replace(ADMIN, "$admin")
+        binding = f"create clusterrolebinding {ADMINISTRATORS} --clusterrole=cluster-admin --group={ADMINISTRATORS}"
+        script = f"""admin={SUPER_ADMIN}; [ -f $admin ] || admin={ADMIN}
+end=$(($(date +%s) + {int(timeout)}))
 begun=
 echo 'nothing listens on port {API_PORT} yet' > {STATE}/readyz
 # kubectl, several times a second, would be work of which a machine that starts everything at once has enough.
-until {listens(API_PORT)} && {KUBECTL} --request-timeout=2s get --raw /readyz > {STATE}/readyz 2>&1; do
+until {listens(API_PORT)} && {kubectl} --request-timeout=2s get --raw /readyz > {STATE}/readyz 2>&1; do
   if [ "$(date +%s)" -gt "$end" ]; then cat {STATE}/readyz; exit 1; fi
   if [ -z "$begun" ] && grep -q 'poststarthook' {STATE}/readyz; then {{ {late}; }} > /dev/null; begun=yes; fi
   sleep 0.3
 done
-{late}"""
+{late} || exit 1
+bound() {{ said=$({kubectl} --request-timeout=5s {binding} 2>&1) || case $said in *'already exists'*) ;; *) return 1 ;; esac; }}
+until bound; do
+  if [ "$(date +%s)" -gt "$end" ]; then echo "$said"; exit 1; fi
+  sleep 0.3
+done"""
         result = member.node.run(script, check=False, timeout=timeout + 30)
         if not result.ok:
             raise CheckError(
@@ -347,7 +315,8 @@ done"""
 
     def registered(self) -> None:
         """Tell kubeadm, for ``kubeadm upgrade`` and ``reset``, which container runtime every node uses."""
-        self.first.node.run(f"{KUBECTL} annotate node --all --overwrite {CRI_ANNOTATION}={cri_socket(self.cluster.facts)}", timeout=60)
+        if self.cluster.facts.minor < _INSTANCES:
+            self.first.node.run(f"{KUBECTL} annotate node --all --overwrite {CRI_ANNOTATION}={CRI_SOCKET}", timeout=60)
 
     def kubeconfig(self, server: str) -> bytes:
         """The administrator's, for use from elsewhere: ``server`` is the address of a master."""
@@ -381,7 +350,7 @@ done"""
         for name, pair in master_certificates(self.pki, member.name, api_hosts, etcd_hosts, self._days).items():
             files[f"{FOLDER}/{name}.crt"] = File(pair.certificate, 0o644)
             files[f"{FOLDER}/{name}.key"] = File(pair.key, 0o600)
-        for name, (user, organizations) in _ADMINISTRATORS.items():
+        for name, (user, organizations) in _KUBECONFIGS.items():
             pair = self.pki.authority.issue(user, organizations=organizations, days=self._days)
             credentials = {
                 "client-certificate-data": base64.b64encode(pair.certificate).decode(),
@@ -437,15 +406,6 @@ def reset(node: Node) -> None:
 # ---- what kubeadm and the kubelet read --------------------------------------------------------------------------------
 
 
-def config_version(facts: Facts) -> str:
-    """The version of kubeadm's configuration that a Kubernetes understands best."""
-    return "v1beta2" if facts.minor < 23 else "v1beta3" if facts.minor < 31 else "v1beta4"
-
-
-def cri_socket(facts: Facts) -> str:
-    return SOCKET if facts.minor < 24 else f"unix://{SOCKET}"
-
-
 def bracketed(address: str) -> str:
     """An address as a URL has it."""
     return f"[{address}]" if ":" in address else address
@@ -462,18 +422,16 @@ def master_config(cluster: Cluster, member: Member, *, initial: bool, peers: str
 
     The one that is kept in the cluster must not have that: a master that joins later gets its list from the running members.
     """
-    facts = cluster.facts
-    api_version = f"kubeadm.k8s.io/{config_version(facts)}"
     registration: dict[str, Any] = {
         "name": member.name,
-        "criSocket": cri_socket(facts),
-        "kubeletExtraArgs": _arguments(facts, _kubelet_arguments(cluster, member)),
+        "criSocket": CRI_SOCKET,
+        "kubeletExtraArgs": _arguments({"node-ip": member.address}),
     }
     if not cluster.workers:
         # Nobody else would run the workloads.
         registration["taints"] = []
     init = {
-        "apiVersion": api_version,
+        "apiVersion": VERSION,
         "kind": "InitConfiguration",
         "localAPIEndpoint": {"advertiseAddress": member.address, "bindPort": API_PORT},
         "nodeRegistration": registration,
@@ -483,11 +441,11 @@ def master_config(cluster: Cluster, member: Member, *, initial: bool, peers: str
     proxy = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
-        "mode": "iptables",
+        "mode": cluster.chosen_proxy_mode,
         # Containers may not write the host's limit; a machine's own default stays.
         "conntrack": {"maxPerCore": 0},
     }
-    ours = (init, _cluster_configuration(cluster, api_version, initial=initial, peers=peers), kubelet_configuration(cluster, member), proxy)
+    ours = (init, _cluster_configuration(cluster, initial=initial, peers=peers), kubelet_configuration(cluster, member), proxy)
     return documents(*(_sharing(cluster, merged(cluster, document)) for document in ours))
 
 
@@ -540,7 +498,7 @@ def _asked_names(cluster: Cluster, *path: str) -> list[str]:
     return found
 
 
-def _cluster_configuration(cluster: Cluster, api_version: str, *, initial: bool, peers: str | None) -> dict[str, Any]:
+def _cluster_configuration(cluster: Cluster, *, initial: bool, peers: str | None) -> dict[str, Any]:
     facts = cluster.facts
     etcd: dict[str, Any] = {"dataDir": "/var/lib/etcd"}
     if facts.etcd_image_tag:
@@ -548,23 +506,23 @@ def _cluster_configuration(cluster: Cluster, api_version: str, *, initial: bool,
     if initial:
         all_new = ",".join(f"{master.name}={peer_url(master.address)}" for master in cluster.masters)
         state = "existing" if peers else "new"
-        etcd["extraArgs"] = _arguments(facts, {"initial-cluster": peers or all_new, "initial-cluster-state": state})
+        etcd["extraArgs"] = _arguments({"initial-cluster": peers or all_new, "initial-cluster-state": state})
     configuration: dict[str, Any] = {
-        "apiVersion": api_version,
+        "apiVersion": VERSION,
         "kind": "ClusterConfiguration",
         "kubernetesVersion": facts.kubernetes,
         "clusterName": cluster.name,
         "controlPlaneEndpoint": f"{API_NAME}:{API_PORT}",
         "networking": {"podSubnet": cluster.network.pods, "serviceSubnet": cluster.network.services, "dnsDomain": DNS_DOMAIN},
         "apiServer": {"certSANs": api_names(cluster)},
-        "controllerManager": {"extraArgs": _arguments(facts, _controller_arguments(cluster))},
+        "controllerManager": {"extraArgs": _arguments(_controller_arguments(cluster))},
         "etcd": {"local": etcd},
     }
     if facts.image_repository:
         configuration["imageRepository"] = facts.image_repository
-    if cluster.own_dns and facts.minor < 22:
-        # Anything but CoreDNS: `kubeadm upgrade` would otherwise look for its version, find none, and refuse to go on.
-        configuration["dns"] = {"type": "kube-dns"}
+    if cluster.own_dns:
+        # Or `kubeadm upgrade` would bring CoreDNS, beside the one that is there.
+        configuration["dns"] = {"disabled": True}
     return configuration
 
 
@@ -585,6 +543,7 @@ def kubelet_configuration(cluster: Cluster, member: Member) -> dict[str, Any]:
     configuration: dict[str, Any] = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
+        "containerRuntimeEndpoint": CRI_SOCKET,
         "cgroupDriver": "systemd" if member.systemd_cgroups else "cgroupfs",
         "failSwapOn": False,
         # Images come from the machine itself or its neighbour.
@@ -596,7 +555,8 @@ def kubelet_configuration(cluster: Cluster, member: Member) -> dict[str, Any]:
         configuration |= {"nodeStatusUpdateFrequency": "2s", "nodeStatusReportFrequency": "5m0s"}
     if member.resolv_conf:
         configuration["resolvConf"] = member.resolv_conf
-    if cluster.facts.minor >= 31 and not member.systemd_cgroups:
+    if not member.systemd_cgroups:
+        # Since 1.35 a kubelet would not start there by itself.
         configuration["failCgroupV1"] = False
     return configuration
 
@@ -623,11 +583,7 @@ def worker_kubelet(cluster: Cluster, member: Member) -> dict[str, Any]:
 
 def kubelet_flags(cluster: Cluster, member: Member) -> str:
     """``kubeadm-flags.env`` of a worker."""
-    facts = cluster.facts
-    arguments = {"container-runtime-endpoint": cri_socket(facts), **_kubelet_arguments(cluster, member)}
-    if facts.minor < 27:
-        arguments["container-runtime"] = "remote"
-    arguments |= _join_arguments(cluster)
+    arguments = {"node-ip": member.address, **_join_arguments(cluster)}
     text = " ".join(f"--{name}={value}" for name, value in sorted(arguments.items()))
     return f'KUBELET_KUBEADM_ARGS="{text}"\n'
 
@@ -638,27 +594,15 @@ def _join_arguments(cluster: Cluster) -> dict[str, str]:
     for document in cluster.documents:
         registration = document.get("nodeRegistration")
         if document.get("kind") == "JoinConfiguration" and isinstance(registration, Mapping):
-            extra = registration.get("kubeletExtraArgs") or {}
-            pairs = extra.items() if isinstance(extra, Mapping) else [(entry["name"], entry.get("value", "")) for entry in extra]
-            found |= {str(name): str(value) for name, value in pairs}
+            found |= {str(entry["name"]): str(entry.get("value", "")) for entry in registration.get("kubeletExtraArgs") or ()}
             taints = [f"{taint['key']}={taint.get('value') or ''}:{taint['effect']}" for taint in registration.get("taints") or ()]
             found |= {"register-with-taints": ",".join(taints)} if taints else {}
     return found
 
 
-def _kubelet_arguments(cluster: Cluster, member: Member) -> dict[str, str]:
-    arguments = {"node-ip": member.address}
-    if cluster.facts.pause_image and cluster.facts.minor < 29:
-        # So that its garbage collection leaves the image alone on which every pod stands.
-        arguments["pod-infra-container-image"] = cluster.facts.pause_image
-    return arguments
-
-
-def _arguments(facts: Facts, values: Mapping[str, str]) -> Any:
-    """Extra arguments as this version of the configuration has them: a mapping, later a list."""
-    if config_version(facts) == "v1beta4":
-        return [{"name": name, "value": value} for name, value in values.items()]
-    return dict(values)
+def _arguments(values: Mapping[str, str]) -> list[dict[str, str]]:
+    """Extra arguments as v1beta4 has them."""
+    return [{"name": name, "value": value} for name, value in values.items()]
 
 
 def kubeconfig(cluster: str, authority: bytes, user: str, credentials: Mapping[str, str]) -> str:
@@ -707,11 +651,8 @@ def api_errors(text: str) -> str:
 
 
 # Only what is on the machine: its place in etcd and among the nodes is the cluster's, which may be gone.
-_RESET = f"""set -u
+_RESET = """set -u
 systemctl stop kubelet 2>/dev/null
-if [ -x {KUBEADM} ]; then
-  timeout 60 {KUBEADM} reset phase cleanup-node --force --cri-socket {SOCKET} > /dev/null 2>&1
-fi
 grep -o ' /var/lib/kubelet/[^ ]*' /proc/mounts | sort -r | while read -r place; do umount -l "$place" 2>/dev/null; done
 rm -rf /etc/kubernetes/pki /etc/kubernetes/*.conf /etc/kubernetes/manifests/* /etc/kubernetes/tmp
 exit 0

@@ -21,6 +21,9 @@ AUTHORITY_DAYS = 3650
 LEAF_DAYS = 365
 """The same as kubeadm's; ``kubeadm certs renew`` and the kubelet's rotation renew them."""
 
+ADMINISTRATORS = "kubeadm:cluster-admins"
+"""The group of administrators, and the ClusterRoleBinding that makes them such: both are kubeadm's own names."""
+
 AUTHORITIES = {"ca": "kubernetes", "etcd/ca": "etcd-ca", "front-proxy-ca": "front-proxy-ca"}
 FILES = (*(f"{name}.{kind}" for name in AUTHORITIES for kind in ("crt", "key")), "sa.key", "sa.pub")
 """What all masters share, relative to ``FOLDER``."""
@@ -178,15 +181,16 @@ def master_certificates(pki: Pki, node: str, api_hosts: Iterable[str], etcd_host
     kubeadm would make the same; its RSA keys take a busy machine seconds. ``kubeadm certs`` renews these like its own.
     """
     cluster, front, etcd = pki.authority, pki.of_name("front-proxy-ca"), pki.of_name("etcd/ca")
-    masters, peers = ["system:masters"], list(etcd_hosts)
+    peers = list(etcd_hosts)
     return {
         "apiserver": cluster.issue("kube-apiserver", hosts=api_hosts, server=True, days=days),
-        "apiserver-kubelet-client": cluster.issue("kube-apiserver-kubelet-client", organizations=masters, days=days),
+        # Since 1.36 kubeadm lets the user itself ask kubelets; before that it is the group that may.
+        "apiserver-kubelet-client": cluster.issue("kube-apiserver-kubelet-client", organizations=[ADMINISTRATORS], days=days),
         "front-proxy-client": front.issue("front-proxy-client", days=days),
         "etcd/server": etcd.issue(node, hosts=peers, server=True, client=True, days=days),
         "etcd/peer": etcd.issue(node, hosts=peers, server=True, client=True, days=days),
-        "etcd/healthcheck-client": etcd.issue("kube-etcd-healthcheck-client", organizations=masters, days=days),
-        "apiserver-etcd-client": etcd.issue("kube-apiserver-etcd-client", organizations=masters, days=days),
+        "etcd/healthcheck-client": etcd.issue("kube-etcd-healthcheck-client", days=days),
+        "apiserver-etcd-client": etcd.issue("kube-apiserver-etcd-client", days=days),
     }
 
 

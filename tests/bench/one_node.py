@@ -7,10 +7,12 @@ Both end when the node is Ready and cluster DNS has a ready endpoint.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -20,16 +22,19 @@ from typing import Any
 import yaml
 
 from harness import engine, render, sandbox, tools
-from harness.cloudimage import read
+from harness.cloudimage import PlatformImage, read
 from harness.images import Builder, bundled
 from harness.nodes.container import ContainerProvider
 from harness.oci import layer
+from harness.oci.model import INDEXES, Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 
 PROJECT = Path(__file__).parents[2]
 NAME = f"bench-{os.getpid()}"
 PRELOADED = "slipway-bench-node:latest"
+KUBELET = {"kind": "KubeletConfiguration", "cgroupDriver": "cgroupfs", "failSwapOn": False, "failCgroupV1": False}
+"""What a kubelet needs in a container of a machine whose cgroups are those of version 1, too."""
 ROUNDS = 2
 SMOKE = {"rounds": 1}
 
@@ -47,7 +52,7 @@ def measure(*, rounds: int = ROUNDS) -> dict[str, Any]:
         rootfs = Path(scratch, "rootfs")
         image = read(Store.default(), "kubernetes").platforms[0]
         layer.unpack(Store.default(), image.layers, rootfs)
-        _preload(client, rootfs, [one.name for one in image.images.images])
+        _preload(client, rootfs, image)
         configuration = _kind_configuration(rootfs, Path(scratch))
         ours, peer = [], []
         for number in range(rounds):
@@ -94,18 +99,21 @@ def _quietly(command: Sequence[str]) -> None:
 def _await_dns(container: Any, seconds: float = 300) -> None:
     """Until the Service of cluster DNS has a ready endpoint."""
     deadline = time.monotonic() + seconds
-    command = ["kubectl", f"--kubeconfig={sandbox.ADMIN}", "--namespace=kube-system", "get", "endpoints", "kube-dns", "--output=json"]
+    command = ["kubectl", f"--kubeconfig={sandbox.ADMIN}", "--namespace=kube-system", "get", "endpointslices", "--output=json"]
+    command.append("--selector=kubernetes.io/service-name=kube-dns")
     while time.monotonic() < deadline:
         code, output = container.exec_run(command, demux=True)
-        if code == 0 and any(subset.get("addresses") for subset in json.loads(output[0]).get("subsets") or ()):
+        slices = json.loads(output[0])["items"] if code == 0 else ()
+        if any(endpoint["conditions"].get("ready") for one in slices for endpoint in one.get("endpoints") or ()):
             return
         time.sleep(0.2)
     raise TimeoutError(f"cluster DNS is not ready after {seconds:g} s")
 
 
-def _preload(client: engine.Client, rootfs: Path, names: Sequence[str]) -> None:
+def _preload(client: engine.Client, rootfs: Path, image: PlatformImage) -> None:
     """A node image with binaries and images in it."""
     with tempfile.TemporaryDirectory(dir=rootfs.parent) as scratch:
+        archive(image, Path(scratch, "images.tar"))
         container = client.containers.run(
             sandbox.NODE_IMAGE,
             ["infinity"],
@@ -116,21 +124,48 @@ def _preload(client: engine.Client, rootfs: Path, names: Sequence[str]) -> None:
         )
         try:
             _run(container, "mkdir -p /kind/manifests; nohup containerd > /tmp/containerd.log 2>&1 & sleep 1; ctr version > /dev/null")
-            for program in ("kubeadm", "kubelet", "kubectl"):
-                subprocess.run(
-                    ["docker", "cp", str(rootfs / "bin" / program), f"{container.id}:/usr/bin/{program}"], check=True, capture_output=True
-                )
-            for number, name in enumerate(names):
-                with Path(scratch, f"{number}.tar").open("wb") as archive:
-                    subprocess.run(["docker", "save", name], check=True, stdout=archive)
-                _run(container, f"ctr --namespace k8s.io images import --no-unpack /images/{number}.tar")
-            _run(
-                container, "ctr --namespace k8s.io images tag slipway.dev/dns:1 slipway.dev/coredns:1.7.0; pkill -TERM containerd; sleep 1"
-            )
+            install(str(container.id), rootfs)
+            _run(container, "ctr --namespace k8s.io images import --no-unpack /images/images.tar; pkill -TERM containerd; sleep 1")
             repository, tag = PRELOADED.split(":")
             container.commit(repository, tag, changes=['ENTRYPOINT ["/usr/local/bin/entrypoint", "/sbin/init"]', "CMD []"])
         finally:
             container.remove(force=True, v=True)
+
+
+def install(container: str, rootfs: Path) -> None:
+    """Put Kubernetes and the configuration of the pod network into a container, where any machine has them."""
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            for program in ("kubeadm", "kubelet", "kubectl"):
+                tar.add(rootfs / "bin" / program, f"usr/bin/{program}")
+            tar.add(rootfs / "etc/cni", "etc/cni/net.d")
+        file.seek(0)
+        subprocess.run(["docker", "cp", "-", f"{container}:/"], stdin=file, check=True, capture_output=True)
+
+
+def archive(image: PlatformImage, path: Path) -> None:
+    """Write the container images of a CloudImage as containerd imports them: an OCI image layout, each under its own name."""
+    store = Store.default()
+    index: list[dict[str, Any]] = []
+    for one in image.images.images:
+        found: dict[str, Any] = {"mediaType": one.media_type, "digest": one.digest, "size": one.size}
+        if one.media_type in INDEXES:
+            # The blobs of other platforms are not there.
+            found = next(
+                entry for entry in store.json(one.digest)["manifests"] if Platform.from_json(entry["platform"]).matches(image.platform)
+            )
+        index.append({**found, "annotations": {"io.containerd.image.name": one.name}})
+    with tarfile.open(path, "w") as tar:
+
+        def add(name: str, text: str) -> None:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text.encode())
+            tar.addfile(entry, io.BytesIO(text.encode()))
+
+        add("oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}))
+        add("index.json", json.dumps({"schemaVersion": 2, "manifests": index}))
+        for blob in image.images.blobs:
+            tar.add(store.path(blob.digest), f"blobs/{blob.digest.replace(':', '/')}")
 
 
 def _run(container: Any, script: str) -> None:
@@ -149,21 +184,15 @@ def _kind_configuration(rootfs: Path, work: Path) -> Path:
     facts = sandbox.facts(rootfs)
     assert facts is not None
     env = sandbox.environment(facts, {})
-    network = addon(rootfs, "network.yaml", env)
-    # There is no CoreDNS here; our DNS goes in with the network and answers for the Service that kubeadm makes.
-    documents = [one for one in yaml.safe_load_all(addon(rootfs, "dns.yaml", env)) if one["kind"] != "Service"]
     (work / "manifests").mkdir()
-    (work / "manifests/default-cni.yaml").write_text(f"{network}\n---\n{yaml.safe_dump_all(documents)}")
-    (work / "manifests/default-storage.yaml").write_text(yaml.safe_dump(sandbox.STORAGE_CLASS))
+    (work / "manifests/default-cni.yaml").write_text(addon(rootfs, "network.yaml", env))
+    # What else slipway would start.
+    others = "\n---\n".join(addon(rootfs, name, env) for name in ("storage.yaml", "metrics.yaml"))
+    (work / "manifests/default-storage.yaml").write_text(others)
     (work / "version").write_text(facts.kubernetes + "\n")
-    patch = {
-        "kind": "ClusterConfiguration",
-        "imageRepository": facts.image_repository,
-        "etcd": {"local": {"imageTag": facts.etcd_image_tag}},
-    }
     mounts = [{"hostPath": str(work / name), "containerPath": f"/kind/{name}"} for name in ("version", "manifests")]
-    node = {"role": "control-plane", "image": PRELOADED, "extraMounts": mounts, "kubeadmConfigPatches": [yaml.safe_dump(patch)]}
-    networking = {"podSubnet": env["PodCIDR"], "serviceSubnet": env["SvcCIDR"]}
+    node = {"role": "control-plane", "image": PRELOADED, "extraMounts": mounts, "kubeadmConfigPatches": [yaml.safe_dump(KUBELET)]}
+    networking = {"podSubnet": env["PodCIDR"], "serviceSubnet": env["SvcCIDR"], "kubeProxyMode": "nftables"}
     path = work / "kind.yaml"
     path.write_text(yaml.safe_dump({"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4", "networking": networking, "nodes": [node]}))
     return path

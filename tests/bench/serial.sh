@@ -1,6 +1,7 @@
 #!/bin/sh
 # serial.sh WORK MASTER... -- WORKER...: the usual way to a cluster, one thing after another, on booted container nodes (by container
-# name) that have containerd, kubeadm, kubelet and kubectl already. WORK holds images.tar, init.yaml, network.yaml and dns.yaml.
+# name) that have containerd, kubeadm, kubelet and kubectl already. WORK holds images.tar, init.yaml and the addons network.yaml,
+# storage.yaml and metrics.yaml.
 set -eu
 work=$1
 shift
@@ -23,10 +24,9 @@ for node in $masters $workers; do
 done
 
 into "$first" sh -c 'cat > /kubeadm.yaml' < "$work/init.yaml"
-on "$first" kubeadm init --config /kubeadm.yaml --upload-certs --skip-phases=preflight,addon/coredns > "$work/init.log" 2>&1 ||
+on "$first" kubeadm init --config /kubeadm.yaml --upload-certs --skip-phases=preflight > "$work/init.log" 2>&1 ||
   { cat "$work/init.log" >&2; exit 1; }
-admin apply -f - < "$work/network.yaml" > /dev/null
-admin apply -f - < "$work/dns.yaml" > /dev/null
+for addon in network storage metrics; do admin apply -f - < "$work/$addon.yaml" > /dev/null; done
 key=$(sed -n 's/^certificateKey: *//p' "$work/init.yaml")
 join=$(on "$first" kubeadm token create --print-join-command 2>/dev/null)
 for node in $others; do
@@ -38,4 +38,4 @@ for node in $workers; do
   on "$node" $join --skip-phases=preflight > "$work/join.log" 2>&1 || { cat "$work/join.log" >&2; exit 1; }
 done
 admin wait --for=condition=Ready nodes --all --timeout=300s > /dev/null
-admin --namespace kube-system wait --for=condition=Ready pods --all --timeout=300s > /dev/null
+admin wait --for=condition=Ready pods --all --all-namespaces --timeout=300s > /dev/null

@@ -26,7 +26,7 @@ from harness.nodes.container import ContainerProvider
 from harness.oci import layer
 from harness.oci.reference import Reference
 from harness.oci.store import Store
-from tests.bench.one_node import addon, cli
+from tests.bench.one_node import KUBELET, addon, archive, cli, install
 
 NAME = f"bench-{os.getpid()}"
 WITH_BINARIES = "slipway-bench-serial:latest"
@@ -102,26 +102,20 @@ def _prepare(client: engine.Client, work: Path) -> Path:
     rootfs = work / "rootfs"
     image = read(Store.default(), "kubernetes").platforms[0]
     layer.unpack(Store.default(), image.layers, rootfs)
-    with (work / "images.tar").open("wb") as archive:
-        subprocess.run(["docker", "save", *(one.name for one in image.images.images)], check=True, stdout=archive)
+    archive(image, work / "images.tar")
     facts = sandbox.facts(rootfs)
     assert facts is not None
     env = sandbox.environment(facts, {})
-    for name in ("network.yaml", "dns.yaml"):
+    for name in ("network.yaml", "storage.yaml", "metrics.yaml"):
         (work / name).write_text(addon(rootfs, name, env))
     container = client.containers.create(sandbox.NODE_IMAGE)
     try:
-        for program in ("kubeadm", "kubelet", "kubectl"):
-            subprocess.run(
-                ["docker", "cp", str(rootfs / "bin" / program), f"{container.id}:/usr/bin/{program}"], check=True, capture_output=True
-            )
+        install(str(container.id), rootfs)
         repository, tag = WITH_BINARIES.split(":")
         container.commit(repository, tag)
     finally:
         container.remove(force=True, v=True)
-    (work / "facts.json").write_text(
-        json.dumps({"version": facts.kubernetes, "repository": facts.image_repository, "etcd": facts.etcd_image_tag, **env})
-    )
+    (work / "facts.json").write_text(json.dumps({"version": facts.kubernetes, **env}))
     return work
 
 
@@ -130,26 +124,24 @@ def _configure(work: Path, group: Group) -> None:
     first = group.masters[0].address
     documents: list[dict[str, Any]] = [
         {
-            "apiVersion": "kubeadm.k8s.io/v1beta2",
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
             "kind": "InitConfiguration",
             "certificateKey": secrets.token_hex(32),
             "localAPIEndpoint": {"advertiseAddress": first, "bindPort": 6443},
-            "nodeRegistration": {"criSocket": "/run/containerd/containerd.sock"},
+            "nodeRegistration": {"criSocket": "unix:///run/containerd/containerd.sock"},
         },
         {
-            "apiVersion": "kubeadm.k8s.io/v1beta2",
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
             "kind": "ClusterConfiguration",
             "kubernetesVersion": facts["version"],
-            "imageRepository": facts["repository"],
             "controlPlaneEndpoint": f"{first}:6443",
             "networking": {"podSubnet": facts["PodCIDR"], "serviceSubnet": facts["SvcCIDR"]},
-            "etcd": {"local": {"imageTag": facts["etcd"]}},
         },
-        {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "cgroupDriver": "cgroupfs", "failSwapOn": False},
+        {"apiVersion": "kubelet.config.k8s.io/v1beta1", **KUBELET},
         {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
-            "mode": "iptables",
+            "mode": "nftables",
             "conntrack": {"maxPerCore": 0},
         },
     ]

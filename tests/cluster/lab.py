@@ -266,9 +266,11 @@ systemctl is-active containerd kubelet
 systemctl --failed --no-legend
 ls /sys/class/net; ip route
 { iptables-save; ip6tables-save; } | grep -E -e '-A|KUBE|CNI' | sed 's/\\[[0-9:]*\\]//'
+nft list tables | grep -vE ' (filter|nat|mangle|raw|security)$'
+ls -d /run/flannel 2>/dev/null
 cut -d' ' -f2 /proc/mounts | grep -v '^/run/credentials/' | sort
 sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding fs.inotify.max_user_instances
-ps -eo args --no-headers | grep -E 'kube|etcd|haproxy|registry|pause|shim' | grep -v grep
+ps -eo args --no-headers | grep -E 'kube|etcd|haproxy|registry|pause|shim|flannel|coredns|local-path|metrics-server' | grep -v grep
 """
 
 

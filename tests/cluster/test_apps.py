@@ -164,7 +164,7 @@ def images(slipway: Slipway, tmp_path_factory: pytest.TempPathFactory) -> Images
     for name, files in (
         (found.shop, {"Kubefile": KUBEFILE.format(versions=everything, launch=launch), **shop}),
         (found.newer, {"Kubefile": KUBEFILE.format(versions=everything, launch=launch), **newer}),
-        (found.future, {"Kubefile": KUBEFILE.format(versions=">=1.30", launch=launch), **shop}),
+        (found.future, {"Kubefile": KUBEFILE.format(versions=">=1.40", launch=launch), **shop}),
         (found.tool, tool),
         (found.abroad, abroad),
     ):
@@ -224,7 +224,7 @@ def test_the_cluster_knows_what_came_and_keeps_no_secret_of_it(lab: Lab, shop: p
 def test_a_version_of_kubernetes_that_is_not_admitted_is_refused_before_anything_is_changed(lab: Lab, images: Images) -> None:
     said = lab.slipway(*words(lab, images.future, "--as", "future"), check=False)
     assert said.returncode == 7
-    assert "made for Kubernetes >=1.30, and the cluster has v1.20.2" in said.stderr
+    assert "made for Kubernetes >=1.40, and the cluster has v1.36.3" in said.stderr
     assert "future" not in listed(lab)
 
 

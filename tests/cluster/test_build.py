@@ -35,10 +35,10 @@ spec:
         image: {image}
         command: [sh, -c, "{command}"]
 """
-KUBECTL = "slipway.dev/kubectl:v1.20.2"
+SHELL = "slipway.dev/nginx:1.22"
 
 
-def deployment(name: str, command: str, image: str = KUBECTL) -> str:
+def deployment(name: str, command: str, image: str = SHELL) -> str:
     return DEPLOYMENT.format(name=name, command=command, image=image)
 
 

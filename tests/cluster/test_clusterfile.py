@@ -66,11 +66,11 @@ KUBEADM = """apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 maxPods: 77
 ---
-apiVersion: kubeadm.k8s.io/v1beta2
+apiVersion: kubeadm.k8s.io/v1beta4
 kind: ClusterConfiguration
 apiServer:
   extraArgs:
-    max-requests-inflight: "401"
+  - {name: max-requests-inflight, value: "401"}
   certSANs: [saas.example.com]
 """
 
@@ -332,7 +332,7 @@ spec:
   template:
     spec:
       restartPolicy: Never
-      containers: [{name: main, image: "slipway.dev/dns:1", command: [busybox, "false"]}]
+      containers: [{name: main, image: "slipway.dev/redis:7.0", command: [sh, -c, "exit 1"]}]
 """
 
 
@@ -385,7 +385,7 @@ def test_a_cluster_that_knows_nothing_of_us_is_taken_over(site: Site) -> None:
     lab.slipway(*words, "--adopt")
     found = lab.status()
     assert found["healthy"], found["notReady"]
-    assert found["image"] == "kubernetes:v1.20.2"
+    assert found["image"] == "kubernetes:v1.36.3"
 
 
 def test_delete_runs_the_hooks_of_the_end_and_gives_machines_their_names_back(site: Site) -> None:

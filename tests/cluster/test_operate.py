@@ -203,7 +203,7 @@ def test_certificates_are_listed_renewed_and_given_more_names(lab: Lab) -> None:
     assert renewed == {
         *(f"pki/{name}.crt" for name in ("apiserver", "apiserver-etcd-client", "apiserver-kubelet-client", "front-proxy-client")),
         *(f"pki/etcd/{name}.crt" for name in ("server", "peer", "healthcheck-client")),
-        *(f"{name}.conf" for name in ("admin", "controller-manager", "scheduler")),
+        *(f"{name}.conf" for name in ("admin", "super-admin", "controller-manager", "scheduler")),
     }
     # The parts use them: what is served is what lies there.
     served = lab.first.run("openssl s_client -connect 127.0.0.1:6443 < /dev/null 2>/dev/null | openssl x509 -noout -serial").stdout

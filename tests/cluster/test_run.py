@@ -34,7 +34,7 @@ def test_the_image_runs_with_the_values_it_was_given(lab: Lab) -> None:
 def test_the_cluster_is_healthy_and_says_what_it_runs(lab: Lab, web: str) -> None:
     found = lab.status()
     assert found["healthy"], found["notReady"]
-    assert (found["image"], found["kubernetes"]) == (web, "v1.20.2")
+    assert (found["image"], found["kubernetes"]) == (web, "v1.36.3")
     assert [(node["roles"], node["ready"]) for node in found["nodes"]] == [(["master"], True), (["node"], True)]
     inspected = json.loads(lab.slipway("inspect", web, "--output", "json").stdout)
     assert found["digest"] == inspected["digest"]
@@ -108,8 +108,10 @@ def test_what_is_left_is_an_ordinary_kubeadm_cluster(lab: Lab) -> None:
     lab.first.run(f"kubeadm certs renew apiserver --config {CONFIG}")
     config = lab.kubectl("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=yaml")
     assert "initial-cluster" not in config
-    for node in lab.json("get", "nodes")["items"]:
-        assert node["metadata"]["annotations"]["kubeadm.alpha.kubernetes.io/cri-socket"] == "/run/containerd/containerd.sock"
+    for machine in lab.machines:
+        # What kubeadm asks a node for, when it upgrades it or resets it.
+        own = yaml.safe_load(machine.run("cat /var/lib/kubelet/instance-config.yaml").stdout)
+        assert own["containerRuntimeEndpoint"] == "unix:///run/containerd/containerd.sock"
 
 
 # ---- again ------------------------------------------------------------------------------------------------------------

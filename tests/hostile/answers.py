@@ -17,7 +17,7 @@ _TOOLS = (
     *("systemctl", "tar", "iptables", "mount", "umount", "base64", "cksum", "find", "sed", "grep", "awk"),
     *("conntrack", "socat", "bash", "timeout"),
 )
-_FEATURES = ("overlay", "br_netfilter", "nf_conntrack", "vxlan", "ip_vs")
+_FEATURES = ("overlay", "br_netfilter", "nf_conntrack", "vxlan", "ip_vs", "nf_tables")
 _PLACES = ("/var/lib", STATE, "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd", "/var/log")
 
 
@@ -47,6 +47,7 @@ def facts(host: str, address: str, more: str = "") -> str:
         *(f"feature {name}" for name in _FEATURES),
         *(f"tool {name}" for name in _TOOLS),
         "nat yes",
+        "nft nftables v1.0.9 (Old Doc Yak #3)",
         f"machine-id {host.encode().hex():0<32.32}",
         f"link eth0 02:00:00:00:00:{sum(address.encode()) % 256:02x} 1500",
         "route eth0 00000000 0100007F 00000000",

@@ -62,7 +62,7 @@ def test_steps_make_a_rootfs(tmp_path: Path, home: Path, slipway: Slipway) -> No
         tmp_path / "c",
         "FROM scratch\nARG WHO=nobody\nENV Greeting=hi\nCOPY etc etc\nCOPY scripts/*.sh scripts/\n"
         'RUN echo "$WHO $Greeting" > etc/who && rm etc/gone && ln -s who etc/link && test "$PWD" = /rootfs\n'
-        "COPY --from=slipway.dev/pause:3.2 /pause bin/\n",
+        "COPY --from=registry.k8s.io/pause:3.10.2 /pause bin/\n",
         etc__gone="x", etc__kept="y", scripts__a_sh="#!/bin/sh\n", scripts__b_txt="no",
     )  # fmt: skip
     slipway("build", "-t", "one", "--build-arg", "WHO=somebody", made)

@@ -87,9 +87,9 @@ def site(slipway: Slipway, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def _small_image(store: Store, root: Path) -> None:
     """A CloudImage that could never run: nothing of it may get that far."""
     (root / "etc").mkdir()
-    (root / "etc/slipway.yaml").write_text("kubernetes: v1.20.2\nimageRepository: slipway.dev\n")
+    (root / "etc/slipway.yaml").write_text("kubernetes: v1.36.3\n")
     layer = write_layer(scan(root), store)
-    image = PlatformImage(Platform.parse("linux/amd64"), (layer.descriptor,), (layer.diff_id,), info=Info(kubernetes="v1.20.2"))
+    image = PlatformImage(Platform.parse("linux/amd64"), (layer.descriptor,), (layer.diff_id,), info=Info(kubernetes="v1.36.3"))
     store.tag("small", cloudimage.write(store, [image]))
 
 

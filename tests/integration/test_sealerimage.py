@@ -189,7 +189,7 @@ def test_a_cluster_image_built_from_sealers_is_not_run_as_ours(kubernetes: str, 
         assert refused.returncode == 4
         assert "sealer" in refused.stderr
     # With slipway's own runtime in it the image is what it was made to be.
-    (context / "slipway.yaml").write_text("kubernetes: v1.22.15\n")
+    (context / "slipway.yaml").write_text("kubernetes: v1.36.3\n")
     (context / "Kubefile").write_text(f"FROM {kubernetes}\nCOPY slipway.yaml etc/\n")
     slipway("build", "-t", "own", "--discover", "declared", context)
     assert cloudimage.read(store, "own").platforms[0].info.converted_from is None

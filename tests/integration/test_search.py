@@ -41,7 +41,7 @@ def site(tmp_path: Path, slipway: Slipway) -> Site:
 
 def make(store: Store, name: str) -> cloudimage.CloudImage:
     layer = write_layer([Entry("etc/name", "file", 0o644, name.encode())], store)
-    info = Info(kubernetes="v1.30.4", labels={DESCRIPTION: f"The image {name}"})
+    info = Info(kubernetes="v1.36.3", labels={DESCRIPTION: f"The image {name}"})
     parts = [PlatformImage(platform, (layer.descriptor,), (layer.diff_id,), info=info) for platform in PLATFORMS]
     store.tag(name, cloudimage.write(store, parts))
     return cloudimage.read(store, name)
@@ -73,7 +73,7 @@ def test_cloudimages_of_a_registry_are_found_with_few_requests(site: Site, fille
             "where": running.host,
             "description": newest.platforms[0].info.labels[DESCRIPTION],
             "platforms": ["linux/amd64", "linux/arm64"],
-            "kubernetes": "v1.30.4",
+            "kubernetes": "v1.36.3",
             "size": newest.size,
             "digest": newest.digest,
             "tags": 2,
@@ -90,7 +90,7 @@ def test_everything_is_found_without_a_term_and_shown_as_a_table(site: Site, fil
     make(site.store, "mine")
     rows = [line.split() for line in site.run("search", "--plain-http", "--registry", running.host).stdout.splitlines()]
     assert ["kubernetes", "catalogue"] in [row[:2] for row in rows]
-    assert ["mine:latest", "store", "-", "linux/amd64,linux/arm64", "v1.30.4"] in [row[:5] for row in rows]
+    assert ["mine:latest", "store", "-", "linux/amd64,linux/arm64", "v1.36.3"] in [row[:5] for row in rows]
     far = [row[0] for row in rows if row[-3:-1] == ["The", "image"] and row[0].startswith(running.host)]
     assert far == [f"{running.host}/{name}" for name in ("acme/queue:1.10", "acme/web:latest", "other/queue:2")]
 

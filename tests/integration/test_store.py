@@ -53,7 +53,7 @@ def image(store: Store, tmp_path: Path) -> CloudImage:
 def platform_image(store: Store, platform: Platform, root: Path) -> PlatformImage:
     layer = write_layer([*scan(root), Entry("Metadata", "file", 0o644, str(platform).encode())], store)
     history = (History("FROM scratch", "1", empty=True), History("COPY . .", "2"))
-    info = Info(kubernetes="v1.20.2", launch=("kubectl apply -f manifests/",), labels={"a": "b"})
+    info = Info(kubernetes="v1.36.3", launch=("kubectl apply -f manifests/",), labels={"a": "b"})
     return PlatformImage(platform, (layer.descriptor,), (layer.diff_id,), history, info, embedded(store, platform))
 
 

@@ -78,7 +78,7 @@ def make(
         found = sorted(Blob(keep(store, source.randbytes(size)), OCI_LAYER_GZIP, size) for _ in range(blobs))
         images = (EmbeddedImage("docker.io/library/app:1", found[0].digest, OCI_MANIFEST, size),) if found else ()
         descriptors, ids = tuple(layer.descriptor for layer in layers), tuple(layer.diff_id for layer in layers)
-        info = Info(kubernetes="v1.30.0")
+        info = Info(kubernetes="v1.36.3")
         image = cloudimage.write(store, [PlatformImage(AMD64, descriptors, ids, (), info, ImageSet(images, tuple(found)))])
         store.tag(name, image)
     return image

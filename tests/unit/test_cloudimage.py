@@ -16,12 +16,12 @@ from harness.oci.store import Store
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 INFO = Info(
-    kubernetes="v1.20.2",
+    kubernetes="v1.36.3",
     env={"MODE": "fast", "A": ""},
     launch=("kubectl apply -f manifests/", "echo 'ü'"),
     apps=(App("nginx", "kube", ("application/apps/nginx/a.yaml",), {"P": "1"}, ("kubectl apply -f a.yaml",), {"cni": "true"}),),
     labels={"org.example.team": "web"},
-    base={"reference": "docker.io/library/kubernetes:v1.20.2", "digest": digest_of(b"base")},
+    base={"reference": "docker.io/library/kubernetes:v1.36.3", "digest": digest_of(b"base")},
     kube_version=">=1.20",
     cluster_apps=("nginx",),
 )
@@ -117,7 +117,7 @@ def test_the_artifact_is_the_format_to_the_letter(store: Store) -> None:
     assert rootfs["config"]["mediaType"] == OCI_CONFIG
     assert {layer["mediaType"] for layer in rootfs["layers"]} == {OCI_LAYER_GZIP}
     info = json.loads(rootfs["annotations"]["dev.slipway.cloudimage"])
-    assert (info["schemaVersion"], info["type"], info["kubernetes"], info["kubeVersion"]) == (1, "kube", "v1.20.2", ">=1.20")
+    assert (info["schemaVersion"], info["type"], info["kubernetes"], info["kubeVersion"]) == (1, "kube", "v1.36.3", ">=1.20")
     assert info["launch"] == list(INFO.launch)
     config = store.json(rootfs["config"]["digest"])
     assert (config["os"], config["architecture"], config["created"]) == ("linux", "amd64", "1970-01-01T00:00:00Z")
@@ -307,7 +307,7 @@ def test_images_are_listed_with_what_is_wrong_with_them(store: Store) -> None:
     store.tag("plain", Descriptor(OCI_MANIFEST, *store.put(b"{}")))
     small, web = cloudimage.images(store)
     assert (web.name, web.digest, web.platforms, web.size, web.images) == ("web:latest", image.digest, ("linux/amd64",), image.size, 2)
-    assert (web.kubernetes, web.problem) == ("v1.20.2", None)
+    assert (web.kubernetes, web.problem) == ("v1.36.3", None)
     assert (small.name, small.images, small.kubernetes) == ("ghcr.io/x/small:1", 0, None)
     gone = next(blob.digest for blob in image.platforms[0].images.blobs)
     store.path(gone).unlink()

@@ -258,7 +258,7 @@ def test_how_it_runs_is_compared_word_by_word(store: Store) -> None:
     put(
         store,
         "old",
-        info=Info(kubernetes="v1.20.2", env={"A": "1", "B": "2"}, launch=("one", "two"), labels={"x": "1"}, apps=(app,)),
+        info=Info(kubernetes="v1.36.3", env={"A": "1", "B": "2"}, launch=("one", "two"), labels={"x": "1"}, apps=(app,)),
         history=("RUN a",),
     )
     changed = Info(
@@ -267,7 +267,7 @@ def test_how_it_runs_is_compared_word_by_word(store: Store) -> None:
     )  # fmt: skip
     put(store, "new", info=changed, history=("RUN b",))
     found = changes(store, "old", "new")
-    assert told(found, "kubernetes") == {"kubernetes": ("v1.20.2", "v1.30.4")}
+    assert told(found, "kubernetes") == {"kubernetes": ("v1.36.3", "v1.30.4")}
     assert told(found, "env") == {"B": ("2", "3"), "C": (None, "")}
     assert told(found, "label") == {"x": ("1", None)}
     assert told(found, "launch") == {"one": (0, None), "three": (None, 1)}

@@ -347,14 +347,14 @@ def test_charts_are_rendered_by_helm(tmp_path: Path, helm: Callable[[dict[str, s
             "wordpress": "",
         }
     )
-    found = discover.declared(tmp_path, helm=Path("/bin/helm"), kube_version="v1.20.2")
+    found = discover.declared(tmp_path, helm=Path("/bin/helm"), kube_version="v1.36.3")
     assert [(image.name, image.where) for image in found.images] == [
         ("docker.io/library/web:1", "application/apps/web/templates/b.yaml"),
         ("docker.io/library/extra:1", "charts/mysql/Chart.yaml:4"),
         ("docker.io/library/mysql:8", "charts/mysql/templates/a.yaml"),
         ("docker.io/library/sub:1", "charts/mysql/charts/sub/templates/c.yaml"),
     ]
-    assert calls[1] == ["/bin/helm", "template", "slipway", str(tmp_path / "charts/mysql"), "--include-crds", "--kube-version", "v1.20.2"]
+    assert calls[1] == ["/bin/helm", "template", "slipway", str(tmp_path / "charts/mysql"), "--include-crds", "--kube-version", "v1.36.3"]
     assert len(calls) == 3
 
 

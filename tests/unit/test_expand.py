@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import tomllib
 from collections.abc import Callable, Sequence
@@ -51,9 +52,9 @@ def test_containerd_finds_each_registry_below_the_path_and_signs_in() -> None:
     ported = tomllib.loads(files["/etc/containerd/certs.d/registry.local:5000/hosts.toml"].data.decode())
     assert ported["server"] == "https://harbor.test/v2/slipway/registry.local-5000"
     assert files[docker["ca"]].data == b"PEM"
-    login = tomllib.loads(site.login())["plugins"]["io.containerd.grpc.v1.cri"]["registry"]["configs"]["harbor.test"]["auth"]
-    assert login == {"username": "bob", "password": 'pa"ss'}
-    assert 'pa"ss' not in "".join(file.data.decode() for file in files.values())
+    login = "Basic " + base64.b64encode(b'bob:pa"ss').decode()
+    assert docker["header"] == docker["host"]["https://harbor.test/v2/slipway/docker.io"]["header"] == {"Authorization": login}
+    assert {path: file.mode for path, file in files.items() if file.mode != 0o600} == {docker["ca"]: 0o644}
 
 
 def test_a_registry_without_login_or_authority_gets_neither() -> None:
@@ -61,7 +62,7 @@ def test_a_registry_without_login_or_authority_gets_neither() -> None:
     text = site.files(["docker.io"])["/etc/containerd/certs.d/docker.io/hosts.toml"].data.decode()
     assert tomllib.loads(text)["server"] == "http://10.0.0.1:5000/v2/docker.io"
     assert "ca =" not in text
-    assert site.login() == ""
+    assert "header" not in text
 
 
 # ---- what is sent -----------------------------------------------------------------------------------------------------

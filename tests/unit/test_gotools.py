@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,8 @@ from harness.gotools import Recipe
 
 PROJECT = Path(__file__).parents[2]
 FOLDERS = sorted(path.parent for folder in ("harness/assets/tools", "tests/tools") for path in (PROJECT / folder).glob("*/tools.go"))
+LOCKED = [*FOLDERS, *sorted(path.parent for path in (PROJECT / "images").rglob("tools.go"))]
+"""What goes into images is among them."""
 
 MODULE = """\
 module example.test/tools/hello
@@ -53,7 +56,7 @@ class Machine:
             target = Path(words[words.index("--target") + 1])
             self.act(target / "go/bin/go")
         if words[1] == "build":
-            self.act(Path(words[words.index("-o") + 1]))
+            self.act(Path(words[words.index("-o") + 1]) / gotools.built_name(words[-1]))
         return process.Result(words, 0, "", "")
 
     def act(self, target: Path) -> None:
@@ -62,6 +65,15 @@ class Machine:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("program")
         self.before(target)
+
+    def stream(self, argv: Sequence[str | Path], take: process.Take, **options: Any) -> int:
+        try:
+            self.run(argv, **options)
+        except CommandError as error:
+            for line in (error.details or "").splitlines():
+                take("stderr", line)
+            return 1
+        return 0
 
     @property
     def builds(self) -> list[tuple[tuple[str, ...], dict[str, str]]]:
@@ -79,6 +91,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine()
     monkeypatch.setattr(process, "run", made.run)
+    monkeypatch.setattr(process, "stream", made.stream)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == "go" else None)
     return made
 
@@ -99,17 +112,18 @@ def test_the_project_compiles_these() -> None:
     assert [folder.name for folder in FOLDERS] == ["helm", "kind", "cosign", "crane", "oras"]
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", LOCKED, ids=lambda folder: str(folder.relative_to(PROJECT)))
 def test_every_module_is_locked(folder: Path) -> None:
     recipe = Recipe.read(folder)
     sums = (folder / "go.sum").read_text()
-    assert recipe.version == recipe.modules[max((name for name in recipe.modules if recipe.package.startswith(name)), key=len)]
+    ours = re.findall(r"^(?:replace)?\s*(\S+).* => \.", (folder / "go.mod").read_text(), re.MULTILINE)
+    replaced = dict(re.findall(r"^(?:replace)?\s*(\S+).* => ([^.\s]\S+)", (folder / "go.mod").read_text(), re.MULTILINE))
     assert [
         name
         for name, version in recipe.modules.items()
-        if not re.search(rf"^{re.escape(f'{name} {version}')}(/go\.mod)? h1:", sums, re.MULTILINE)
+        if name not in ours and not re.search(rf"^{re.escape(f'{replaced.get(name, name)} {version}')}(/go\.mod)? h1:", sums, re.MULTILINE)
     ] == []
-    assert "replace" not in (folder / "go.mod").read_text()
+    assert all((folder / place).is_dir() for place in re.findall(r"=> (\./\S+)", (folder / "go.mod").read_text()))
     assert recipe.go <= gotools.numbers(gotools.GO_VERSION), "the pinned compiler is too old for it"
 
 
@@ -128,8 +142,49 @@ def test_an_image_depends_on_the_processor_of_its_helm() -> None:
 
 def test_a_folder_is_read(folder: Path) -> None:
     recipe = Recipe.read(folder)
-    assert (recipe.name, recipe.version, recipe.package, recipe.go) == ("hello", "v1.2.3", "example.test/hello/cmd/hello", (1, 24, 0))
+    assert (recipe.name, recipe.version, recipe.programs, recipe.go) == (
+        "hello", "v1.2.3", {"hello": "example.test/hello/cmd/hello"}, (1, 24, 0),
+    )  # fmt: skip
     assert recipe.modules["example.test/hello/extra"] == "v0.1.0"
+
+
+DIRECTED = """\
+//go:build tools
+
+package tools
+
+//slipway:tags notest selinux
+//slipway:set example.test/hello/version.version={version}
+//slipway:set example.test/hello/version.short={bare} of {major}.{minor}
+//slipway:name greet example.test/hello/server/v3
+
+import _ "example.test/hello/server/v3"
+import _ "example.test/hello/ctl/v3"
+"""
+
+
+def test_a_folder_says_how_its_programs_are_compiled(machine: Machine, folder: Path) -> None:
+    (folder / "tools.go").write_text(DIRECTED)
+    recipe = Recipe.read(folder)
+    assert recipe.programs == {"greet": "example.test/hello/server/v3", "ctl": "example.test/hello/ctl/v3"}
+    assert recipe.tags == ("notest", "selinux")
+    assert recipe.stamps == {"example.test/hello/version.version": "v1.2.3", "example.test/hello/version.short": "1.2.3 of 1.2"}
+
+
+def test_a_module_that_is_replaced_has_the_version_of_what_replaces_it(folder: Path) -> None:
+    with (folder / "go.mod").open("a") as file:
+        file.write("replace example.test/hello/extra => example.test/hello/extra v0.36.3\n")
+        file.write("replace (\n\texample.test/library v0.0.0 => example.test/fork v0.2.0\n)\n")
+    assert {name: Recipe.read(folder).modules[f"example.test/{name}"] for name in ("hello/extra", "library")} == {
+        "hello/extra": "v0.36.3", "library": "v0.2.0",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("package", "name"), [("k8s.io/kubernetes/cmd/kubelet", "kubelet"), ("go.etcd.io/etcd/etcdctl/v3", "etcdctl"), ("v2", "v2")]
+)
+def test_a_program_is_called_as_go_calls_it(package: str, name: str) -> None:
+    assert gotools.built_name(package) == name
 
 
 @pytest.mark.parametrize("name", ["go.mod", "tools.go"])
@@ -167,7 +222,7 @@ def test_a_program_is_compiled_once(machine: Machine, folder: Path, cache: Path)
     first = gotools.compiled(folder)
     assert gotools.compiled(folder) == first
     assert len(machine.builds) == 1
-    assert first.parent == cache / "tools"
+    assert (first.name, first.parent.parent) == ("hello", cache / "programs")
     assert first.stat().st_mode & 0o777 == 0o755
 
 
@@ -176,7 +231,7 @@ def test_only_what_is_stated_reaches_a_compile(machine: Machine, folder: Path, c
         monkeypatch.setenv(name, "of the machine")
     gotools.compiled(folder, stamps={"example.test/hello.version": "v1.2.3"})
     ((words, environment),) = machine.builds
-    assert words[:4] == ("/usr/bin/go", "build", "-ldflags", "-s -w -X example.test/hello.version=v1.2.3")
+    assert words[:5] == ("/usr/bin/go", "build", "-v", "-ldflags", "-s -w -X example.test/hello.version=v1.2.3")
     assert words[-1] == "example.test/hello/cmd/hello"
     assert "of the machine" not in environment.values()
     assert {"GOFLAGS", "GOEXPERIMENT", "GOWORK", "GOOS", "GOTOOLCHAIN", "GOMODCACHE", "CGO_ENABLED", "GOENV"} <= set(environment)
@@ -293,7 +348,7 @@ def test_a_processor_without_a_locked_go_is_said(machine: Machine, folder: Path,
 
 
 @pytest.mark.parametrize(
-    ("said", "taken"), [("kind version 0.33.0", True), ("kind version 0.27.0", True), ("kind version 0.20.0", False), ("", False)]
+    ("said", "taken"), [("kind version 0.33.0", True), ("kind version 0.32.0", True), ("kind version 0.31.0", False), ("", False)]
 )
 def test_kind_on_path_is_used_when_it_is_new_enough(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], said: str, taken: bool

@@ -22,7 +22,7 @@ AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 
 PROXY = """\
 FROM debian:bookworm-slim AS linked
-ARG VERSION=v1.20.2
+ARG VERSION=v1.36.3
 RUN make
 
 # image: example.org/proxy:${VERSION}
@@ -54,15 +54,15 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_marked_stage_is_an_image(tmp_path: Path) -> None:
     write(tmp_path, "proxy", PROXY)
     found = definitions(tmp_path)
-    assert [(one.name, one.target) for one in found] == [("example.org/proxy:v1.20.2", "proxy"), ("example.org/pause:3.2", "pause")]
+    assert [(one.name, one.target) for one in found] == [("example.org/proxy:v1.36.3", "proxy"), ("example.org/pause:3.2", "pause")]
     assert found[0].bases == (Base("debian:bookworm-slim"),)
 
 
 def test_a_build_argument_in_the_name_serves_every_version(tmp_path: Path) -> None:
     write(tmp_path / "images", "proxy", PROXY)
-    found = builder(tmp_path).find(Reference.parse("example.org/proxy:v1.20.3"))
+    found = builder(tmp_path).find(Reference.parse("example.org/proxy:v1.36.4"))
     assert found is not None
-    assert found[1] == {"VERSION": "v1.20.3"}
+    assert found[1] == {"VERSION": "v1.36.4"}
     assert builder(tmp_path).find(Reference.parse("example.org/proxy/other:v1")) is None
 
 
@@ -140,7 +140,9 @@ def test_the_engine_keeps_an_image_for_another_platform_beside_ours(tmp_path: Pa
 def fitted(make: Builder, name: str) -> str:
     found = make.find(Reference.parse(name))
     assert found is not None
-    with make._dockerfile(found[0]) as path:
+    context = found[0].context(found[1])
+    assert context is not None
+    with make._dockerfile(found[0], context) as path:
         return (found[0].folder / path).read_text()
 
 
@@ -166,7 +168,7 @@ def test_a_dockerfile_gets_the_platform_arguments_that_it_declares(tmp_path: Pat
     assert make._platform_arguments(found[0]) == {"TARGETARCH": "arm64"}
 
 
-NEEDS_ITS_OWN_PROCESSOR = {"slipway.dev/builder:12", "slipway.dev/node:12"}
+NEEDS_ITS_OWN_PROCESSOR = {"slipway.dev/builder:12", "slipway.dev/compiler:1", "slipway.dev/node:13"}
 """They run on this machine only: nothing embeds them."""
 
 

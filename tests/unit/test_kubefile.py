@@ -60,7 +60,7 @@ def test_a_whole_kubefile_reads_as_written() -> None:
     found = parse(
         """
         # a comment
-        FROM kubernetes:v1.20.2
+        FROM kubernetes:v1.36.3
 
         copy imageList manifests
         Run tar xf app.tgz \\
@@ -71,7 +71,7 @@ def test_a_whole_kubefile_reads_as_written() -> None:
         """
     )
     assert found.path == "web/Kubefile"
-    assert found.base == From(2, "FROM kubernetes:v1.20.2", "kubernetes:v1.20.2")
+    assert found.base == From(2, "FROM kubernetes:v1.36.3", "kubernetes:v1.36.3")
     assert [(item.line, item.name) for item in found.instructions] == [(2, "FROM"), (4, "COPY"), (5, "RUN"), (9, "CMD")]
     assert found.of(Copy)[0] == Copy(4, "COPY imageList manifests", ("imageList",), "manifests")
     assert found.of(Run)[0].command == "tar xf app.tgz     && rm app.tgz"
@@ -378,7 +378,7 @@ def test_kubeversion() -> None:
 def test_applications() -> None:
     found = parse(
         """
-        FROM kubernetes:v1.20.2
+        FROM kubernetes:v1.36.3
         ARG V=3
         APP web local://${ARCH}/web https://x.io/${V}/extra.yaml
         APP ["db", "local://my db"]
@@ -474,8 +474,8 @@ def test_every_fault_at_once_with_its_line() -> None:
 @pytest.mark.parametrize(
     ("text", "where", "message", "hint"),
     [
-        ("", "1", "there is no FROM", "begin with FROM kubernetes:v1.20.2, or FROM scratch for an application image"),
-        ("# only\n\nCOPY a b", "1", "there is no FROM", "begin with FROM kubernetes:v1.20.2, or FROM scratch for an application image"),
+        ("", "1", "there is no FROM", "begin with FROM kubernetes:v1.36.3, or FROM scratch for an application image"),
+        ("# only\n\nCOPY a b", "1", "there is no FROM", "begin with FROM kubernetes:v1.36.3, or FROM scratch for an application image"),
         ("COPY a b\nRUN x\nFROM scratch", "1", "COPY stands before FROM", "only ARG may"),
         ("FROM", "1", "FROM says nothing", "FROM image, or FROM --platform=os/arch image"),
         ("FROM a b", "1", "FROM a b: one image is wanted", "FROM image, or FROM --platform=os/arch image"),

@@ -89,10 +89,10 @@ def test_an_image_that_is_no_cloudimage_is_refused(store: Store) -> None:
 
 
 def test_platforms_that_differ_in_what_should_be_equal_are_told(store: Store) -> None:
-    build(store, "newer", ARM64, info=dataclasses.replace(INFO, kubernetes="v1.20.3", launch=()))
+    build(store, "newer", ARM64, info=dataclasses.replace(INFO, kubernetes="v1.36.4", launch=()))
     said = manifest.create(store, "web", ["web:amd64", "newer"]).warnings
     assert said == (
-        "the Kubernetes version differs: linux/amd64 v1.20.2 (web:amd64), linux/arm64 v1.20.3 (newer)",
+        "the Kubernetes version differs: linux/amd64 v1.36.3 (web:amd64), linux/arm64 v1.36.4 (newer)",
         "the launch differs: linux/amd64 (web:amd64), linux/arm64 (newer)",
     )
     assert manifest.inspect(store, "web")["warnings"][0].startswith("the Kubernetes version differs")
@@ -150,8 +150,8 @@ def test_inspect_tells_what_each_platform_has(store: Store) -> None:
     manifest.create(store, "web", ["web:amd64", "web:arm64"])
     found = manifest.inspect(store, "web")
     assert [(one["platform"], one["kubernetes"], one["images"]) for one in found["platforms"]] == [
-        ("linux/amd64", "v1.20.2", 2),
-        ("linux/arm64", "v1.20.2", 2),
+        ("linux/amd64", "v1.36.3", 2),
+        ("linux/arm64", "v1.36.3", 2),
     ]
     entries = store.json(found["digest"])["manifests"]
     assert [entry["digest"] for entry in entries] == [digest for one in found["platforms"] for digest in (one["rootfs"], one["imageSet"])]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from harness import sandbox
 from harness.errors import BuildError, InputError
@@ -35,23 +37,23 @@ def test_an_image_is_asked_for_by_the_workload_and_not_by_a_pod_of_it() -> None:
         item("ReplicaSet", "web-5d4", "rs", ("Deployment", "web", "d")),
         item("Pod", "web-5d4-abc", "p1", ("ReplicaSet", "web-5d4", "rs"), "nginx:1.22"),
         item("Pod", "web-5d4-def", "p2", ("ReplicaSet", "web-5d4", "rs"), "nginx:1.22"),
-        item("Pod", "etcd-node-1", "p3", ("Node", "node-1", "n"), "k8s.gcr.io/etcd:3"),
+        item("Pod", "etcd-node-1", "p3", ("Node", "node-1", "n"), "registry.k8s.io/etcd:3.6.8-0"),
         item("Pod", "alone", "p4", None, "redis"),
     ]
     assert requesters(Answers(items)) == {  # type: ignore[arg-type]
         "docker.io/library/nginx:1.22": ("Deployment default/web",),
         "docker.io/library/redis:latest": ("Pod default/alone",),
-        "k8s.gcr.io/etcd:3": ("Pod default/etcd",),
+        "registry.k8s.io/etcd:3.6.8-0": ("Pod default/etcd",),
     }
 
 
 def test_the_facts_of_a_rootfs(tmp_path: Path) -> None:
     assert facts(tmp_path) is None
     (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/slipway.yaml").write_text("kubernetes: v1.20.2\nsvcCIDR: 10.32.0.0/16\n")
+    (tmp_path / "etc/slipway.yaml").write_text("kubernetes: v1.36.3\nsvcCIDR: 10.32.0.0/16\n")
     found = facts(tmp_path)
     assert found is not None
-    assert found.minor == 20
+    assert found.minor == 36
     assert found.image_repository is None
     assert environment(found, {"Greeting": "hi"}) == {
         "PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.32.0.0/16", "KubeSvcIP": "10.32.0.1", "DNSSvcIP": "10.32.0.10", "Greeting": "hi",
@@ -70,25 +72,75 @@ def test_unreadable_facts_are_said(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("absolute", [True, False])
 def test_links_of_a_rootfs_are_not_followed_to_files_of_this_machine(tmp_path: Path, path: str, absolute: bool) -> None:
     secret = tmp_path / "secret"
-    secret.write_text("kubernetes: v1.30.0\n")
+    secret.write_text("kubernetes: v1.36.3\n")
     rootfs, work = tmp_path / "rootfs", tmp_path / "work"
     for name in ("bin/kubeadm", "bin/kubelet", "bin/kubectl", "etc/slipway.yaml", "etc/addons/network.yaml"):
         (rootfs / name).parent.mkdir(parents=True, exist_ok=True)
-        (rootfs / name).write_text("kubernetes: v1.30.0\n")
+        (rootfs / name).write_text("kubernetes: v1.36.3\n")
     work.mkdir()
     (rootfs / path).unlink()
     (rootfs / path).symlink_to(str(secret) if absolute else "../" * (path.count("/") + 1) + "secret")
     env = {"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"}
-    plan = sandbox.Plan(rootfs, Facts("v1.30.0"), env, image=None, own_network=False)  # type: ignore[arg-type]
+    plan = sandbox.Plan(rootfs, Facts("v1.36.3"), env, image=None, own_network=False)  # type: ignore[arg-type]
     read = (lambda: sandbox.facts(rootfs)) if path == "etc/slipway.yaml" else (lambda: sandbox._kind_files(plan, "", work))
     with pytest.raises(BuildError, match="leads out of the folder"):
         read()
 
 
+KIND_ENV = {"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"}
+CONFLIST = '{"name": "cbr0"}'
+
+
+def kind_document(tmp_path: Path, *, own_network: bool = False, kernel: str = "6.1.0", pause: str | None = None) -> dict[str, Any]:
+    rootfs, work = tmp_path / "rootfs", tmp_path / "work"
+    files = {"etc/addons/network.yaml": "kind: DaemonSet", "etc/cni/10-flannel.conflist": CONFLIST}
+    for name, text in {**files, **dict.fromkeys(("bin/kubeadm", "bin/kubelet", "bin/kubectl"), "")}.items():
+        (rootfs / name).parent.mkdir(parents=True, exist_ok=True)
+        (rootfs / name).write_text(text)
+    work.mkdir()
+    facts = Facts("v1.36.3", pause_image=pause)
+    plan = sandbox.Plan(rootfs, facts, KIND_ENV, image=None, own_network=own_network)  # type: ignore[arg-type]
+    found: dict[str, Any] = yaml.safe_load(sandbox._kind_files(plan, "", work, kernel).read_text())
+    return found
+
+
+def test_a_kind_cluster_finds_the_network_of_the_image_at_its_first_look(tmp_path: Path) -> None:
+    found = kind_document(tmp_path)
+    (mount,) = (one for one in found["nodes"][0]["extraMounts"] if one["containerPath"] == "/etc/cni/net.d/10-flannel.conflist")
+    assert Path(mount["hostPath"]).read_text() == CONFLIST
+    assert (mount["readOnly"], found["networking"]["disableDefaultCNI"]) == (True, False)
+
+
+def test_a_kind_cluster_whose_application_is_the_network_gets_no_other(tmp_path: Path) -> None:
+    found = kind_document(tmp_path, own_network=True)
+    assert not any(one["containerPath"].startswith("/etc/cni/") for one in found["nodes"][0]["extraMounts"])
+    assert found["networking"]["disableDefaultCNI"] is True
+
+
+@pytest.mark.parametrize(("kernel", "mode"), [("6.18.44-fc", "nftables"), ("5.13.0", "nftables"), ("5.10.0-30-amd64", "iptables")])
+def test_kube_proxy_of_a_kind_cluster_does_what_its_kernel_can(tmp_path: Path, kernel: str, mode: str) -> None:
+    assert kind_document(tmp_path, kernel=kernel)["networking"]["kubeProxyMode"] == mode
+
+
+def test_a_kind_cluster_stands_on_the_pause_image_of_the_image_and_on_old_cgroups(tmp_path: Path) -> None:
+    found = kind_document(tmp_path, pause="registry.k8s.io/pause:3.10.2")
+    (patch,) = found["containerdConfigPatches"]
+    images = {"pinned_images": {"sandbox": "registry.k8s.io/pause:3.10.2"}}
+    assert tomllib.loads(patch) == {"version": 3, "plugins": {"io.containerd.cri.v1.images": images}}
+    kubelet = yaml.safe_load(found["nodes"][0]["kubeadmConfigPatches"][0])
+    assert (kubelet["kind"], kubelet["failCgroupV1"]) == ("KubeletConfiguration", False)
+    # kind applies this, and nothing is new by it: the StorageClass is the image's own.
+    assert yaml.safe_load((tmp_path / "work/manifests/default-storage.yaml").read_text())["metadata"]["name"] == "kube-system"
+
+
+def test_a_kind_cluster_of_an_image_that_names_no_pause_image_has_containerds(tmp_path: Path) -> None:
+    assert "containerdConfigPatches" not in kind_document(tmp_path)
+
+
 def test_programs_behind_a_link_inside_are_mounted_themselves(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/kubectl-1.30").write_text("")
-    (tmp_path / "bin/kubectl").symlink_to("kubectl-1.30")
-    assert sandbox._program(tmp_path, "kubectl") == (tmp_path / "bin/kubectl-1.30").resolve()
+    (tmp_path / "bin/kubectl-1.36").write_text("")
+    (tmp_path / "bin/kubectl").symlink_to("kubectl-1.36")
+    assert sandbox._program(tmp_path, "kubectl") == (tmp_path / "bin/kubectl-1.36").resolve()
     with pytest.raises(BuildError, match="no program bin/kubelet"):
         sandbox._program(tmp_path, "kubelet")

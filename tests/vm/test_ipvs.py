@@ -28,7 +28,7 @@ from tests.vm.masters import Master, serving
 
 MASTERS = ("198.18.77.11", "198.18.77.12", "198.18.77.13")
 VIP = ipvs.ADDRESSES[4]
-RUNTIME = "slipway.dev/runtime:12"
+RUNTIME = "slipway.dev/runtime:13"
 NETWORK = Network("100.64.0.0/10", "10.96.0.0/22")
 _CA = "/etc/kubernetes/pki/ca.crt"
 _PATIENCE = 600
@@ -43,7 +43,7 @@ class Lab:
         worker = self.worker
         members = [Member(StandIn(address), f"master-{address[-1]}", address, "master", registry=True) for address in MASTERS]
         self.member = Member(worker, "worker", ADDRESS, "node", virtual_ip=VIP)
-        self.cluster = Cluster("lab", Facts("v1.20.2"), NETWORK, (*members, self.member), virtual_ip=VIP)
+        self.cluster = Cluster("lab", Facts("v1.36.3"), NETWORK, (*members, self.member), virtual_ip=VIP)
 
     def run(self, command: str, check: bool = True) -> str:
         return self.worker.run(command, check=check, timeout=120).stdout

@@ -53,10 +53,8 @@ class Wanted:
     network: Network
     ours: frozenset[str] = frozenset()
     """Addresses of machines on which this very cluster runs or was begun."""
-    minor: int | None = None
-    """20 of Kubernetes v1.20.2."""
-    ipvs: bool = False
-    """Services are to be IPVS's."""
+    proxy_mode: str | None = None
+    """kube-proxy's mode, where that is asked for or the cluster has one; None where the machines decide it."""
     vxlan: bool = False
     """The pod network is slipway's own."""
     registry: bool = True

@@ -71,7 +71,7 @@ def _os(target: Target, _: Wanted) -> Seen:
 
 
 @check("kernel", "kernel", "a kernel that Kubernetes and overlays of containers work on")
-def _kernel(target: Target, wanted: Wanted) -> Seen:
+def _kernel(target: Target, _: Wanted) -> Seen:
     text, release = target.machine.kernel, _release(target.machine.kernel)
     if not release:
         return unknown("does not say its release")
@@ -79,7 +79,7 @@ def _kernel(target: Target, wanted: Wanted) -> Seen:
         return failed(f"kernel {text} is too old", "update the distribution: 4.19 or newer")
     if release < (4, 19):
         return warning(f"kernel {text} is old", "4.19 or newer is what Kubernetes is tested on")
-    if target.machine.cgroup == 2 and release < (5, 2) and (wanted.minor or 0) >= 25:
+    if target.machine.cgroup == 2 and release < (5, 2):
         return warning(f"kernel {text} with cgroup v2", "5.8 or newer has all of it")
     return ok(text)
 

@@ -15,6 +15,8 @@ SKEW = 2.0
 """Seconds between two clocks from which on etcd complains and logs mislead; the measure itself is good to some tenths."""
 BEHIND, AHEAD = 25 * 60, 86400
 """Seconds against this machine's clock: certificates made here are good from half an hour ago."""
+_MOST_SEARCHES = 29
+"""Search domains for which a pod has room: of its 32 domains three are the cluster's own."""
 _HOST_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -301,15 +303,13 @@ def _resolver(target: Target, wanted: Wanted) -> Seen:
 
 
 @check("search-domains", "search domains", "pods take over the machine's search domains, of which few have room")
-def _search_domains(target: Target, wanted: Wanted) -> Seen:
+def _search_domains(target: Target, _: Wanted) -> Seen:
     searches = [domain.rstrip(".").lower() for domain in target.machine.searches]
     if DNS_DOMAIN in searches or any(domain.endswith(f".{DNS_DOMAIN}") for domain in searches):
         return warning(f"searches in {DNS_DOMAIN}, the cluster's own domain", "take it out of /etc/resolv.conf")
-    if "" in searches:
-        return warning("searches in the root domain", "take the dot out of /etc/resolv.conf: kubelets before 1.25 refuse it")
-    most, length = (29, 2048) if (wanted.minor or 0) >= 28 else (3, 256)
-    if len(searches) > most or len(" ".join(searches)) + 60 > length:
-        return warning(f"has {len(searches)} search domains", f"pods get the first {most} only: shorten search in /etc/resolv.conf")
+    if len(searches) > _MOST_SEARCHES or len(" ".join(searches)) + 60 > 2048:
+        text = f"pods get the first {_MOST_SEARCHES} only: shorten search in /etc/resolv.conf"
+        return warning(f"has {len(searches)} search domains", text)
     return ok(words(searches) or "none")
 
 

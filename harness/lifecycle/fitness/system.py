@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import posixpath
+
 from harness.lifecycle import distribution
 from harness.lifecycle.findings import Seen, failed, ok, unknown, warning
 from harness.lifecycle.fitness.core import VXLAN_PORT, Target, Wanted, check, occupied, ports_of, words
-from harness.lifecycle.machinefacts import CLUSTER_SERVICES, FIREWALLS, NODE_PORTS, RUNTIME_SERVICES
-from harness.runtimes import API_PORT, REGISTRY_PORT
+from harness.lifecycle.machine import CNI_CONFIG
+from harness.lifecycle.machinefacts import CLUSTER_SERVICES, FIREWALLS, NODE_PORTS, OLDEST_NFT, RUNTIME_SERVICES
+from harness.runtimes import API_PORT, NFTABLES_KERNEL, REGISTRY_PORT
 
 _CONTROLLERS = {1: ("cpu", "cpuacct", "cpuset", "memory", "pids", "devices"), 2: ("cpu", "cpuset", "memory", "pids")}
 _CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN", 19: "CAP_SYS_PTRACE", 7: "CAP_SETUID", 18: "CAP_SYS_CHROOT"}
 
 
-@check("cgroup", "cgroups", "the controllers that kubelets need, in the version that this Kubernetes knows")
-def _cgroup(target: Target, wanted: Wanted) -> Seen:
+@check("cgroup", "cgroups", "the controllers that kubelets need")
+def _cgroup(target: Target, _: Wanted) -> Seen:
     machine = target.machine
-    if wanted.minor is not None and machine.cgroup == 2 and wanted.minor < 19:
-        return failed(f"has cgroup v2, which Kubernetes 1.{wanted.minor} does not know", "boot with systemd.unified_cgroup_hierarchy=0")
     if not machine.controllers:
         return unknown(f"cgroup v{machine.cgroup}, and does not say with which controllers")
     missing = [name for name in _CONTROLLERS[machine.cgroup] if name not in machine.controllers]
     if missing:
         memory = "; boot with cgroup_enable=memory" if "memory" in missing else ""
         return failed(f"cgroup v{machine.cgroup} without {words(missing)}", f"switch it on in the kernel's options{memory}")
-    if wanted.minor is not None and machine.cgroup == 1 and wanted.minor >= 31:
-        return warning(f"has cgroup v1, which Kubernetes 1.{wanted.minor} only keeps", "boot with systemd.unified_cgroup_hierarchy=1")
+    if machine.cgroup == 1:
+        text = "has cgroup v1, on which a kubelet refuses to start by itself since Kubernetes 1.35: it is told failCgroupV1: false"
+        return warning(text, "boot with systemd.unified_cgroup_hierarchy=1")
     return ok(f"v{machine.cgroup}")
 
 
@@ -33,8 +35,14 @@ def _kernel_features(target: Target, wanted: Wanted) -> Seen:
     has = target.machine.features
     if not has:
         return unknown("does not say what it has")
-    if wanted.ipvs and "ip_vs" not in has:
-        return failed("has no ip_vs, and Services are to be IPVS's", "install the kernel's modules, or leave the mode at iptables")
+    if wanted.proxy_mode == "ipvs" and "ip_vs" not in has:
+        return failed("has no ip_vs, and Services are to be IPVS's", "install the kernel's modules, or leave the mode to slipway")
+    if wanted.proxy_mode == "nftables" and not target.machine.nftables:
+        oldest, nft = ".".join(map(str, NFTABLES_KERNEL)), ".".join(map(str, OLDEST_NFT))
+        return failed(
+            "its kernel cannot do what Services are in this cluster, nftables",
+            f"kernel {oldest} or newer with nf_tables, and nft {nft} or newer where it has one",
+        )
     reasons = {
         "overlay": "images are copied instead, which is slow",
         "br_netfilter": "pods on one machine may not reach each other through Services",
@@ -49,9 +57,11 @@ def _kernel_features(target: Target, wanted: Wanted) -> Seen:
     return ok(words(name for name in reasons))
 
 
-@check("nat", "address translation", "Services are rules of the kernel's table nat, written by iptables")
-def _nat(target: Target, _: Wanted) -> Seen:
+@check("nat", "address translation", "Services are rules of the kernel: by nftables, or in its table nat, written by iptables")
+def _nat(target: Target, wanted: Wanted) -> Seen:
     said = target.machine.nat
+    if target.machine.nftables and wanted.proxy_mode in (None, "nftables"):
+        return ok("by nftables")
     if said is None:
         return unknown("has no iptables")
     if not said.startswith("yes"):
@@ -172,7 +182,7 @@ def _cni(target: Target, wanted: Wanted) -> Seen:
     if target.address in wanted.ours:
         return ok("the cluster's own")
     others = sorted(name for name in target.machine.networks if name.endswith((".conf", ".conflist", ".json")))
-    before = [name for name in others if name < "10-slipway.conflist"]
+    before = [name for name in others if name < posixpath.basename(CNI_CONFIG)]
     if before and wanted.vxlan:
         return failed(f"/etc/cni/net.d/{before[0]} would be the network of pods", f"rm /etc/cni/net.d/{before[0]}")
     if others:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.clusterfile.kubeadm import merge_kubeadm
+import pytest
+
+from harness.clusterfile.kubeadm import VERSION, gone, merge_kubeadm, modern
 
 from .reading import faults, read
 
 DEFAULT: dict[str, Any] = {
     "apiVersion": "kubeadm.k8s.io/v1beta2",
     "kind": "ClusterConfiguration",
-    "kubernetesVersion": "v1.20.2",
+    "kubernetesVersion": "v1.36.3",
     "apiServer": {"certSANs": ["127.0.0.1", "api"], "extraArgs": {"a": "1", "b": "2"}},
     "etcd": {"local": {"dataDir": "/var/lib/etcd", "serverCertSANs": ["x"]}},
 }
@@ -32,7 +34,7 @@ def test_clusterfile_wins_over_image_and_image_over_defaults() -> None:
     found = merged("ClusterConfiguration", image, own)
     assert found["clusterName"] == "own"
     assert found["networking"] == {"podSubnet": "2", "dnsDomain": "d"}
-    assert found["kubernetesVersion"] == "v1.20.2"
+    assert found["kubernetesVersion"] == "v1.36.3"
 
 
 def test_names_for_certificates_are_united() -> None:
@@ -43,14 +45,39 @@ def test_names_for_certificates_are_united() -> None:
     assert found["etcd"]["local"] == {"dataDir": "/var/lib/etcd", "serverCertSANs": ["x", "y"], "peerCertSANs": ["p"]}
 
 
-def test_the_version_is_that_of_the_defaults_and_arguments_take_its_form() -> None:
-    own = of("v1beta4", apiServer={"extraArgs": [{"name": "b", "value": "3"}, {"name": "c", "value": "4"}]})
-    found = merged("ClusterConfiguration", own)
-    assert found["apiVersion"] == "kubeadm.k8s.io/v1beta2"
-    assert found["apiServer"]["extraArgs"] == {"a": "1", "b": "3", "c": "4"}
-    newer = {**DEFAULT, "apiVersion": "kubeadm.k8s.io/v1beta4"}
-    found = merged("ClusterConfiguration", of(apiServer={"extraArgs": {"b": "3"}}), defaults=(newer,))
-    assert found["apiServer"]["extraArgs"] == [{"name": "a", "value": "1"}, {"name": "b", "value": "3"}]
+@pytest.mark.parametrize("version", ["v1beta2", "v1beta3", "v1beta4"])
+def test_whatever_form_documents_have_arguments_are_lists_of_the_newest(version: str) -> None:
+    arguments: Any = {"b": "3", "c": "4"}
+    if version == "v1beta4":
+        arguments = [{"name": name, "value": value} for name, value in arguments.items()]
+    found = merged("ClusterConfiguration", of(version, apiServer={"extraArgs": arguments}))
+    assert found["apiVersion"] == VERSION
+    assert found["apiServer"]["extraArgs"] == [{"name": "a", "value": "1"}, {"name": "b", "value": "3"}, {"name": "c", "value": "4"}]
+
+
+def test_a_timeout_of_an_older_form_stands_where_it_belongs_now() -> None:
+    old = of(apiServer={"timeoutForControlPlane": "6m0s"}, clusterName="c")
+    init, found = modern([old])
+    assert init == {"apiVersion": VERSION, "kind": "InitConfiguration", "timeouts": {"controlPlaneComponentHealthCheck": "6m0s"}}
+    assert found == {"apiVersion": VERSION, "kind": "ClusterConfiguration", "clusterName": "c"}
+    # Names beside it stay.
+    assert modern([of(apiServer={"timeoutForControlPlane": "1m", "certSANs": ["a"]})])[1]["apiServer"] == {"certSANs": ["a"]}
+    assert modern([init, found]) == [init, found]
+    own = of("v1beta4", "InitConfiguration", timeouts={"tlsBootstrap": "2m0s"})
+    assert merged("InitConfiguration", old, own)["timeouts"] == {"controlPlaneComponentHealthCheck": "6m0s", "tlsBootstrap": "2m0s"}
+
+
+def test_fields_that_are_no_more_are_named_and_left_out() -> None:
+    old = of("v1beta2", dns={"type": "CoreDNS", "imageTag": "v1.14.2"}, useHyperKubeImage=True)
+    assert gone(old) == ["dns.type", "useHyperKubeImage"]
+    assert modern([old]) == [{"apiVersion": VERSION, "kind": "ClusterConfiguration", "dns": {"imageTag": "v1.14.2"}}]
+    assert gone(of(dns={"imageTag": "x"})) == []
+    assert "dns" not in modern([of(dns={"type": "kube-dns"})])[0]
+
+
+def test_documents_that_are_not_kubeadms_keep_their_version() -> None:
+    kubelet = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "maxPods": 250}
+    assert modern([kubelet]) == [kubelet]
 
 
 def test_arguments_given_several_times_stay_several() -> None:

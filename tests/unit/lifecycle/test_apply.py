@@ -146,7 +146,7 @@ def test_another_image_under_the_same_name_is_a_difference_and_another_spelling_
 
 def test_only_what_depends_on_changed_files_is_launched_again(store: Store) -> None:
     commands = ("helm install a charts/a -f etc/a.yaml", "kubectl apply -f manifests/b.yaml", "bash run.sh")
-    build(store, launch=commands, files={"etc/slipway.yaml": "kubernetes: v1.20.2\n", "etc/a.yaml": "x: 1", "manifests/b.yaml": "y: 1"})
+    build(store, launch=commands, files={"etc/slipway.yaml": "kubernetes: v1.36.3\n", "etc/a.yaml": "x: 1", "manifests/b.yaml": "y: 1"})
 
     def launched(text: str) -> dict[str, str]:
         options = run.Options.of(effective(parse(CLUSTER + text, "Clusterfile"), Given()))

@@ -35,7 +35,7 @@ FILES = {"application/apps/web/web.yaml": "kind: A\n", "etc/page": "{{ Greeting 
 WEB = App("web", "kube", ("web.yaml",), commands=("kubectl apply -f application/apps/web/web.yaml",))
 DB = App("db", "helm", ("db.tgz",), env={"Size": "1"}, commands=("helm install db application/apps/db/db.tgz",))
 INFO: dict[str, Any] = {
-    "apps": (WEB, DB), "launch": (*DB.commands, *WEB.commands), "env": {"Greeting": "hello"}, "kube_version": ">=1.18 <1.23",
+    "apps": (WEB, DB), "launch": (*DB.commands, *WEB.commands), "env": {"Greeting": "hello"}, "kube_version": ">=1.31 <1.38",
 }  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def alone() -> Iterator[None]:
     yield
 
 
-def target(kube: Any, way: str = targets.REGISTRY, kubernetes: str = "v1.20.2") -> Target:
+def target(kube: Any, way: str = targets.REGISTRY, kubernetes: str = "v1.36.3") -> Target:
     first: Any = StandIn("10.0.0.1", "host-1")
     worker: Any = StandIn("10.0.0.4", "host-4")
     return Target(
@@ -189,7 +189,7 @@ def test_values_reach_the_files_and_are_kept_without_secrets(store: Store) -> No
     assert kept.application is not None
     assert kept.application.env["Greeting"] == "moin"
     assert is_redacted(kept.application.env["DbPassword"])
-    assert (kept.state, kept.image, kept.domains, kept.kube_version) == ("installing", "shop:latest", ("docker.io",), ">=1.18 <1.23")
+    assert (kept.state, kept.image, kept.domains, kept.kube_version) == ("installing", "shop:latest", ("docker.io",), ">=1.31 <1.38")
 
 
 def test_a_value_that_is_not_given_is_told_with_its_file(store: Store) -> None:
@@ -224,10 +224,10 @@ def test_parts_that_the_image_does_not_have_are_told_and_commands_replace_all(st
 def test_a_version_of_kubernetes_that_is_not_admitted_is_refused_before_anything_is_done(store: Store) -> None:
     build(store)
     kube = Kube()
-    with pytest.raises(CheckError, match=r"made for Kubernetes >=1.18 <1.23, and the cluster has v1.24.1"):
-        work(store, kube=kube, kubernetes="v1.24.1")
+    with pytest.raises(CheckError, match=r"made for Kubernetes >=1.31 <1.38, and the cluster has v1.39.1"):
+        work(store, kube=kube, kubernetes="v1.39.1")
     assert {argv[0] for argv, _ in kube.said} == {"get"}
-    work(store, kubernetes="v1.22.9-gke.300")
+    work(store, kubernetes="v1.37.9-gke.300")
 
 
 def test_an_image_of_a_cluster_is_not_put_into_one(store: Store) -> None:
@@ -381,9 +381,9 @@ def test_a_clusters_registries_must_hold_the_images_of_all_applications(store: S
 
 
 def test_applications_that_a_version_would_not_suit_are_named() -> None:
-    found = [Installed("shop", "shop:1", "", kube_version="<1.22"), Installed("free", "free:1", "")]
-    assert apps.unfit(found, "v1.21.3") == ()
-    assert apps.unfit(found, "v1.22.0") == ("shop (shop:1) admits Kubernetes <1.22, and not v1.22.0",)
+    found = [Installed("shop", "shop:1", "", kube_version="<1.37"), Installed("free", "free:1", "")]
+    assert apps.unfit(found, "v1.36.3") == ()
+    assert apps.unfit(found, "v1.37.0") == ("shop (shop:1) admits Kubernetes <1.37, and not v1.37.0",)
 
 
 @pytest.mark.parametrize(

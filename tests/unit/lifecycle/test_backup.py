@@ -17,7 +17,7 @@ from harness.lifecycle.backup import SNAPSHOT, _write, backup, open_backup
 from harness.runtimes.pki import FILES
 
 DATA = b"a snapshot of etcd" * 1000
-MEMBERS = {"Clusterfile": b"kind: Cluster\n", "kubeadm.yaml": b"kubernetesVersion: v1.20.2\n"} | {
+MEMBERS = {"Clusterfile": b"kind: Cluster\n", "kubeadm.yaml": b"kubernetesVersion: v1.36.3\n"} | {
     f"pki/{name}": f"the key {name}".encode() for name in FILES
 }
 
@@ -34,7 +34,7 @@ def front(**more: Any) -> dict[str, Any]:
         "cluster": "lab",
         "identity": "01",
         "made": "2026-01-01T00:00:00+00:00",
-        "kubernetes": "v1.20.2",
+        "kubernetes": "v1.36.3",
         "image": {"digest": "sha256:1"},
         "etcd": {"revision": 7, "totalKey": 5, "image": "etcd:3"},
         "masters": ["10.0.0.1"],
@@ -60,7 +60,7 @@ def test_a_backup_is_read_as_it_was_written(tmp_path: Path, password: str | None
         assert snapshot.read() == DATA
         assert contents.name == "lab"
         assert contents.keys["etcd/ca.key"] == b"the key etcd/ca.key"
-        assert contents.kubeadm == {"kubernetesVersion": "v1.20.2"}
+        assert contents.kubeadm == {"kubernetesVersion": "v1.36.3"}
     assert [path.name for path in tmp_path.iterdir()] == ["lab.backup"]
 
 

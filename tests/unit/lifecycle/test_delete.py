@@ -10,7 +10,7 @@ import pytest
 from harness import log
 from harness.clusterstate import ClusterState
 from harness.errors import CommandError, NodeError
-from harness.lifecycle import delete
+from harness.lifecycle import delete, machine
 from harness.lifecycle.plan import execute
 from harness.nodes import Machine
 from harness.nodes.ssh import Ssh
@@ -61,7 +61,7 @@ def work(tmp_path: Path) -> Any:
 
 
 def cleaned(node: StandIn) -> bool:
-    return any("kubeadm reset phase cleanup-node" in command for command in node.commands)
+    return any("systemctl stop kubelet" in command for command in node.commands)
 
 
 def test_every_machine_is_cleaned_and_the_cluster_forgotten(work: Any) -> None:
@@ -72,6 +72,16 @@ def test_every_machine_is_cleaned_and_the_cluster_forgotten(work: Any) -> None:
     assert cleaned(one)
     assert cleaned(two)
     assert not found.found.state.exists
+
+
+def test_rules_and_links_of_the_network_go_with_the_cluster_and_data_of_volumes_stays() -> None:
+    for table in ("ip kube-proxy", "ip6 kube-proxy", "ip flannel-ipv4", "ip6 flannel-ipv6"):
+        assert f"'{table}'" in machine.CLEAN
+    assert "nft=$bin/nft" in machine.CLEAN
+    for link in ("flannel.1", "flannel-v6.1", "cni0"):
+        assert link in machine.CLEAN
+    assert "/run/flannel" in machine.CLEAN
+    assert "local-path" not in machine.CLEAN + machine.RESTORE
 
 
 def test_a_machine_that_does_not_answer_holds_up_nobody_and_stays_known(work: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ class Api(drain.Api):
         self.stuck: set[str] = set()
 
     def node(self, name: str) -> Resource | None:
-        return {"metadata": {"name": name}, "status": {"nodeInfo": {"kubeletVersion": "v1.20.2"}}}
+        return {"metadata": {"name": name}, "status": {"nodeInfo": {"kubeletVersion": "v1.36.3"}}}
 
     def pods(self, node: str) -> tuple[Resource, ...]:
         return tuple(self.on_node)
@@ -64,7 +64,7 @@ class Api(drain.Api):
     def cordon(self, node: str) -> None:
         self.said.append(f"cordon {node}")
 
-    def evict(self, pods: Sequence[Resource], version: str) -> dict[str, str]:
+    def evict(self, pods: Sequence[Resource]) -> dict[str, str]:
         refused = {}
         for one in pods:
             name = one["metadata"]["name"]
@@ -155,12 +155,10 @@ class Refusing(StandIn):
         return Result((), 0, self.said, "")
 
 
-def test_evictions_go_through_the_api_as_its_version_has_them() -> None:
+def test_evictions_go_through_the_api() -> None:
     node = Refusing('1 Error from server (TooManyRequests): Cannot evict pod.\n0 Error from server (NotFound): pods "web" not found\n')
-    assert drain.Api(node).evict([pod("web"), pod("db")], "v1.20.2") == {"web/db": "Cannot evict pod"}
+    assert drain.Api(node).evict([pod("web"), pod("db")]) == {"web/db": "Cannot evict pod"}
     assert "/api/v1/namespaces/web/pods/web/eviction" in node.commands[-1]
-    assert "policy/v1beta1" in node.commands[-1]
-    drain.Api(node).evict([pod("web"), pod("db")], "v1.25.0")
     assert '"policy/v1"' in node.commands[-1]
 
 

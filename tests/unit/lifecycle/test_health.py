@@ -57,7 +57,7 @@ def well(**changes: Any) -> Health:
         name="lab",
         roles={"10.0.0.1": "master", "10.0.0.2": "node"},
         names={"10.0.0.1": "one", "10.0.0.2": "two"},
-        version="v1.20.2",
+        version="v1.36.3",
         network=NETWORK,
         items=(node("one", "10.0.0.1", role="master"), node("two", "10.0.0.2")),
         machines={"10.0.0.1": good("one"), "10.0.0.2": good("two")},
@@ -118,9 +118,10 @@ FULL = (EtcdMember("one", None, 2_100_000_000, leads=True),)
         ("nodes", "two", well(items=OFF), "not ready: no network"),
         ("nodes", "10.0.0.2", well(items=OFF[:1]), "is no node of the cluster"),
         ("pressure", "two", well(items=pressed()), "DiskPressure: kubelet has disk pressure"),
-        ("versions", "two", well(items=version("v1.21.0")), "is newer than the API server v1.20.2"),
-        ("versions", "two", well(items=version("v1.17.9")), "too old for the API server"),
+        ("versions", "two", well(items=version("v1.37.0")), "is newer than the API server v1.36.3"),
+        ("versions", "two", well(items=version("v1.32.9")), "too old for the API server"),
         ("services", "10.0.0.2", answer(units={"kubelet": Unit("failed (failed)")}), "kubelet is failed"),
+        ("system-pods", "Pod kube-flannel/flannel-1", well(problems=(pod("Pod kube-flannel/flannel-1"),)), "is not ready"),
         ("system-pods", "Pod kube-system/dns-1", well(problems=(pod("Pod kube-system/dns-1"),)), "is not ready"),
         ("workloads", "Deployment web/shop", well(problems=(pod("Deployment web/shop"),)), "is not ready"),
         ("etcd-members", "three", well(etcd=SICK), "deadline exceeded; one more lost and nothing can be changed"),
@@ -148,16 +149,16 @@ def test_what_does_not_work_is_the_one_fault_and_has_a_remedy(check: str, where:
     assert faults[0].remedy
 
 
-HALF_WAY = Move.new("upgrade", Version("web:1", "sha256:1", "v1.20.2"), Version("web:2", "sha256:2", "v1.20.3"))
+HALF_WAY = Move.new("upgrade", Version("web:1", "sha256:1", "v1.36.3"), Version("web:2", "sha256:2", "v1.36.4"))
 
 
 @pytest.mark.parametrize(
     ("check", "found", "says"),
     [
         ("record", well(record=False), "has no record"),
-        ("change", well(change=HALF_WAY), "the upgrade from web:1 (Kubernetes v1.20.2) to web:2 (Kubernetes v1.20.3)"),
+        ("change", well(change=HALF_WAY), "the upgrade from web:1 (Kubernetes v1.36.3) to web:2 (Kubernetes v1.36.4)"),
         ("nodes", well(items=(OFF[0], node("two", "10.0.0.2", cordoned=True))), "takes no pods"),
-        ("versions", well(items=version("v1.19.4")), "its kubelet is v1.19.4, the API server v1.20.2"),
+        ("versions", well(items=version("v1.33.4")), "its kubelet is v1.33.4, the API server v1.36.3"),
         ("services", answer(units={"kubelet": Unit("active", 9, 60)}), "kubelet 9 times"),
         ("disk-space", well(machines={"10.0.0.1": good(**on_disk("/var/lib/etcd", total=100, free=5))}), "5% of /var/lib/etcd free"),
         ("clock", well(machines={"10.0.0.1": good(), "10.0.0.2": good(ahead=7200.0)}), "7200 s ahead"),
@@ -230,7 +231,7 @@ up 100.5
 holds yes
 api ok
 image docker.io/library/nginx:1 ok
-image slipway.dev/dns:1 ctr: not found
+image registry.k8s.io/coredns/coredns:v1.14.2 ctr: not found
 server api master-1 UP
 server api master-2 DOWN 1/2
 sync 0.001 10
@@ -241,7 +242,7 @@ sync 0.002 1.2e+03
 def test_the_answer_of_a_machine_is_read() -> None:
     found = postflight.parse(SAID)
     assert found.units == {"kubelet": Unit("active", 3, 10.5), "containerd": Unit("failed (failed)")}
-    assert found.images == {"docker.io/library/nginx:1": "ok", "slipway.dev/dns:1": "ctr: not found"}
+    assert found.images == {"docker.io/library/nginx:1": "ok", "registry.k8s.io/coredns/coredns:v1.14.2": "ctr: not found"}
     assert found.servers == {("api", "master-1"): "UP", ("api", "master-2"): "DOWN 1/2"}
     assert (found.holds, found.api, found.syncs) == (True, "ok", {0.001: 10, 0.002: 1200})
     assert postflight.parse("sh: not found\n") == Answer()
@@ -277,7 +278,7 @@ def test_pods_of_ours_go_whatever_happens(tmp_path: Path) -> None:
         "get services": json.dumps({"items": [{"spec": {"ports": [{"nodePort": 31000}]}}]}),
         "get endpoints kube-dns": json.dumps({"subsets": [{"addresses": [{"ip": "100.64.1.9"}]}]}),
         "get service kube-dns": json.dumps({"spec": {"ports": [{"port": 53, "protocol": "TCP"}], "selector": {"k8s-app": "kube-dns"}}}),
-        "sandbox": "slipway.dev/pause:3.2\n",
+        "sandbox": "registry.k8s.io/pause:3.10.2\n",
         "nsenter": "reach 10.96.0.1 443 ok\npod reach 10.96.0.1 443 ok\n",
         **master.answers,
     }

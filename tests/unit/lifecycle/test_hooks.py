@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.clusterfile import Phase
+from harness.clusterfile import Phase, Taint
 from harness.clusterfile.parse import parse, parse_hooks
 from harness.clusterstate import ClusterState
 from harness.errors import InputError, StoreError
@@ -180,6 +180,14 @@ def test_a_fault_of_an_image_hook_is_told_with_its_file(store: Store) -> None:
 
 
 # ---- labels and taints ------------------------------------------------------------------------------------------------
+
+
+def test_a_taint_of_masters_has_the_name_that_kubernetes_gives_it_now() -> None:
+    taken = labels.taint("one", Taint("node-role.kubernetes.io/master", effect="NoSchedule", remove=True))
+    assert "node-role.kubernetes.io/control-plane:NoSchedule-" in taken
+    put = labels.taint("one", Taint("node-role.kubernetes.io/master", effect="NoSchedule"))
+    assert "node-role.kubernetes.io/control-plane=:NoSchedule" in put
+    assert "example.com/master=:NoSchedule" in labels.taint("one", Taint("example.com/master", effect="NoSchedule"))
 
 
 def test_labels_roles_and_taints_are_put_on_nodes_and_those_of_others_stay(store: Store) -> None:

@@ -202,7 +202,7 @@ def member(number: int, role: str = "master", **facts: Any) -> Member:
 
 MASTERS = tuple(member(number, registry=number < 4) for number in (1, 2, 3, 4))
 WORKER = member(9, "node", virtual_ip=VIP)
-CLUSTER = Cluster("lab", Facts("v1.20.2"), NETWORK, (*MASTERS, WORKER), virtual_ip=VIP)
+CLUSTER = Cluster("lab", Facts("v1.36.3"), NETWORK, (*MASTERS, WORKER), virtual_ip=VIP)
 
 
 def test_the_keeper_is_told_of_all_masters_and_of_those_with_images() -> None:

@@ -10,16 +10,19 @@ import pytest
 
 from harness import log
 from harness.clusterfile import Host
+from harness.credentials import Credential
 from harness.errors import CheckError, InputError, NodeError, StoreError, UsageError
 from harness.lifecycle import apps, delete, etcd, join, lease, membership, preflight, steps
 from harness.lifecycle import plan as planning
 from harness.lifecycle.apps import Installed
 from harness.lifecycle.join import Work
 from harness.lifecycle.preflight import MachineFacts
+from harness.lifecycle.registry import OfSite
 from harness.nodes import Machine
 from harness.nodes.placing import File
 from harness.oci.store import Store
 from harness.process import Result
+from harness.registries import Site
 from tests.unit.lifecycle.standin import StandIn
 from tests.unit.lifecycle.test_apps import build as build_app
 from tests.unit.lifecycle.test_membership import CLUSTERFILE, gathered, record
@@ -279,7 +282,7 @@ def test_a_machine_that_was_removed_while_it_was_away_is_cleaned_first(
 # ---- what was not kept ------------------------------------------------------------------------------------------------
 
 FILES = {
-    "etc/slipway.yaml": "kubernetes: v1.20.2\nimageRepository: slipway.dev\n",
+    "etc/slipway.yaml": "kubernetes: v1.36.3\nimageRepository: slipway.dev\n",
     "manifests/page.yaml": "kind: ConfigMap\ntext: {{ Greeting }} from {{ HostIP }}\n",
     "manifests/db.yaml": "kind: Secret\npassword: {{ DbPassword }}\n",
 }
@@ -437,12 +440,11 @@ def test_members_are_recorded_in_the_cluster_and_here(store: Store, tmp_path: Pa
 
 
 def test_a_registry_of_the_site_is_used_as_the_others_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = '\n[plugins."io.containerd.grpc.v1.cri".registry.configs."hub".auth]\n  username = "u"\n'
-    files = {"/etc/containerd/certs.d/docker.io/hosts.toml": b"server", "/etc/containerd/config.toml": f"version = 2\n{table}".encode()}
-    monkeypatch.setattr(join, "read_all", lambda *_: dict(files))
-    found = join.AsThere.of(StandIn())
-    assert list(found.files(())) == ["/etc/containerd/certs.d/docker.io/hosts.toml"]
-    assert found.login() == table
+    site = OfSite(Site.parse("hub.example.org"), ca=b"PEM", credential=Credential("u", "p"))
+    there = {path: file.data for path, file in site.files(["docker.io"]).items()}
+    monkeypatch.setattr(join, "read_all", lambda *_: dict(there))
+    # Who may read them is the same, too: they hold a password.
+    assert join.AsThere.of(StandIn()).files(()) == site.files(["docker.io"])
 
 
 def test_a_command_that_was_killed_may_be_given_again_at_once() -> None:

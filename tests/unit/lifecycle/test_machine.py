@@ -17,7 +17,7 @@ def member(number: int, role: str = "master", **facts: Any) -> Member:
 
 
 def cluster(*members: Member) -> Cluster:
-    return Cluster("lab", Facts("v1.20.2", pause_image="slipway.dev/pause:3.2"), Network("100.64.0.0/10", "10.96.0.0/22"), members)
+    return Cluster("lab", Facts("v1.36.3", pause_image="registry.k8s.io/pause:3.10.2"), Network("100.64.0.0/10", "10.96.0.0/22"), members)
 
 
 MASTERS = tuple(member(number, registry=True) for number in (1, 2, 3))
@@ -70,18 +70,27 @@ def test_an_address_of_version_six_is_written_as_one() -> None:
     ("facts", "systemd", "restrict"), [({}, False, False), ({"systemd_cgroups": True, "restrict_oom": True}, True, True)]
 )
 def test_containerd_suits_its_machine(facts: dict[str, Any], systemd: bool, restrict: bool) -> None:
-    found = tomllib.loads(machine.containerd_config("slipway.dev/pause:3.2", member(1, **facts)))
-    cri = found["plugins"]["io.containerd.grpc.v1.cri"]
-    assert found["version"] == 2
-    assert cri["sandbox_image"] == "slipway.dev/pause:3.2"
-    assert cri["restrict_oom_score_adj"] is restrict
-    assert cri["containerd"]["runtimes"]["runc"]["options"]["SystemdCgroup"] is systemd
-    assert cri["registry"]["config_path"] == "/etc/containerd/certs.d"
-    assert cri["cni"]["bin_dir"] == "/opt/cni/bin"
+    found = tomllib.loads(machine.containerd_config("registry.k8s.io/pause:3.10.2", member(1, **facts)))
+    images, runtime = (found["plugins"][f"io.containerd.cri.v1.{name}"] for name in ("images", "runtime"))
+    assert found["version"] == 3
+    assert images["pinned_images"] == {"sandbox": "registry.k8s.io/pause:3.10.2"}
+    assert images["registry"]["config_path"] == "/etc/containerd/certs.d"
+    # Unpacked layers are thrown away only by this way of pulling.
+    assert (images["discard_unpacked_layers"], images["use_local_image_pull"]) == (True, True)
+    assert runtime["restrict_oom_score_adj"] is restrict
+    assert runtime["containerd"]["runtimes"]["runc"]["options"]["SystemdCgroup"] is systemd
+    assert runtime["cni"] == {"bin_dirs": ["/opt/cni/bin"], "conf_dir": "/etc/cni/net.d"}
 
 
-def test_an_upstream_kubernetes_leaves_the_pause_image_to_containerd() -> None:
-    assert "sandbox_image" not in machine.containerd_config(None, member(1))
+def test_an_image_that_names_no_pause_image_leaves_it_to_containerd() -> None:
+    assert "pinned_images" not in machine.containerd_config(None, member(1))
+
+
+def test_the_pod_network_of_the_image_is_known_before_a_kubelet_looks_for_it() -> None:
+    text = '{"name": "cbr0"}'
+    files = machine.files(cluster(*MASTERS), MASTERS[0], network=text)
+    assert files["/etc/cni/net.d/10-flannel.conflist"].data == text.encode()
+    assert not any(path.startswith("/etc/cni/") for path in machine.files(cluster(*MASTERS), MASTERS[0]))
 
 
 def test_only_who_needs_a_balancer_gets_one() -> None:
@@ -93,7 +102,8 @@ def test_only_who_needs_a_balancer_gets_one() -> None:
 
 def test_cni_plugins_are_where_every_network_looks_for_them() -> None:
     files = machine.files(cluster(*MASTERS), MASTERS[0])
-    assert files["/opt/cni/bin/portmap"].link == "/var/lib/slipway/rootfs/bin/cni/portmap"
+    for name in ("bridge", "flannel-bridge", "portmap"):
+        assert files[f"/opt/cni/bin/{name}"].link == f"/var/lib/slipway/rootfs/bin/cni/{name}"
 
 
 def test_only_root_looks_into_the_state_of_a_machine() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+import yaml
 
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, NodeError
@@ -201,3 +203,14 @@ def test_a_password_goes_to_machines_that_have_no_key() -> None:
     keyed = Machine("10.0.0.1", Login(key=Path("/keys/id")))
     assert membership._with_password(keyed, "letmein") == keyed
     assert membership._with_password(Machine("10.0.0.1"), "letmein").login.password == "letmein"
+
+
+@pytest.mark.parametrize(
+    ("config", "mode"),
+    [({"mode": "nftables"}, "nftables"), ({"mode": ""}, "iptables"), ({}, "iptables"), (None, None)],
+)
+def test_the_mode_of_kube_proxy_is_what_the_cluster_keeps(config: dict[str, str] | None, mode: str | None) -> None:
+    node = StandIn()
+    if config is not None:
+        node.answers = {"get configmap kube-proxy": json.dumps({"data": {"config.conf": yaml.safe_dump(config), "kubeconfig.conf": "x"}})}
+    assert membership.proxy_mode(NodeKubectl(node)) == mode

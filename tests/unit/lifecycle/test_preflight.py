@@ -47,6 +47,7 @@ feature overlay
 tool systemctl
 tool tar
 nat no iptables: Table does not exist
+nft nftables v1.0.6 (Lester Gooch #5)
 drop INPUT
 drop input
 swap /dev/sda2
@@ -68,7 +69,6 @@ network 10-flannel.conflist
 service docker active
 service systemd-resolved active
 containers moby 3
-vendor QEMU
 cluster lab 0123
 hosts 127.0.0.1 localhost
 resolv nameserver 10.0.0.53
@@ -117,7 +117,7 @@ def target(address: str = "10.0.0.1", role: str = "master", trial: Trial | None 
     return Target(address, role, good(**given), trial or Trial(syncs=(0.001,) * 20))
 
 
-WANTED_HERE = Wanted("lab", (Platform("linux", "amd64"),), 1 * GIB, Network("100.64.0.0/10", "10.96.0.0/22"), minor=20, vxlan=True)
+WANTED_HERE = Wanted("lab", (Platform("linux", "amd64"),), 1 * GIB, Network("100.64.0.0/10", "10.96.0.0/22"), vxlan=True)
 
 
 def told(*targets: Target, wanted: Wanted = WANTED_HERE) -> dict[tuple[str, str], Finding]:
@@ -154,6 +154,7 @@ def test_the_facts_of_a_machine_are_read() -> None:
     assert (facts.drops, facts.swap, facts.selinux, facts.apparmor) == (("INPUT",), ("/dev/sda2",), True, True)
     assert (facts.searches, facts.proxies, facts.direct) == (("example.com", "corp.example.com"), ("https_proxy",), "localhost,.corp")
     assert facts.nat == "no iptables: Table does not exist"
+    assert facts.nft == "nftables v1.0.6 (Lester Gooch #5)"
     assert facts.containers == {"moby": 3}
     assert not facts.restrict_oom
 
@@ -246,6 +247,8 @@ def place(path: str, **changes: Any) -> dict[str, Any]:
 
 V1: dict[str, Any] = {"cgroup": 1, "controllers": frozenset({"cpu", "cpuacct", "cpuset", "memory", "pids", "devices"})}
 
+NFTABLES: dict[str, Any] = {"features": frozenset({"overlay", "br_netfilter", "nf_conntrack", "vxlan", "nf_tables"})}
+
 FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("architecture", {"arch": "arm64"}, "is linux/arm64, the image is for linux/amd64 (build it with --platform linux/arm64)"),
     ("memory", {"memory": GIB // 2}, "512 MiB of memory: too small"),
@@ -333,8 +336,8 @@ WARNINGS: list[tuple[str, dict[str, Any], str]] = [
     ("resolver", {"nameservers": ("127.0.0.1",)}, "would ask itself"),
     ("resolver", {"nameservers": ("10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5")}, "names 4 servers"),
     ("search-domains", {"searches": ("a.b", "svc.cluster.local")}, "the cluster's own domain"),
-    ("search-domains", {"searches": ("a", "b", "c", "d")}, "pods get the first 3 only"),
-    ("search-domains", {"searches": (".",)}, "root domain"),
+    ("search-domains", {"searches": tuple(f"d{number}.example.com" for number in range(30))}, "pods get the first 29 only"),
+    ("cgroup", V1, "a kubelet refuses to start by itself since Kubernetes 1.35"),
     ("proxy", {"proxies": ("https_proxy",), "direct": "localhost,10.0.0.0/8"}, "services get https_proxy"),
     ("clock", {"ahead": 9.0}, "its clock is 9 s ahead of this machine's"),
 ]
@@ -363,7 +366,9 @@ def test_what_can_be_lived_with_is_a_warning_with_a_remedy_and_the_only_one(chec
         ("inodes", place("/var/lib/containerd", kind="btrfs", inodes=0, free_inodes=0)),
         ("apparmor", {"apparmor": True, "tools": frozenset({*NEEDED, *WANTED, "apparmor_parser"})}),
         ("default-route", {"routes": (Route("eth0", "10.0.0.0/8", "10.0.0.9"),)}),
-        ("cgroup", V1),
+        ("search-domains", {"searches": ("a", "b", "c", "d")}),
+        ("nat", {**NFTABLES, "nat": None}),
+        ("nat", {**NFTABLES, "nat": "no Table does not exist"}),
         ("os", {"os": {"ID": "acme", "ID_LIKE": "rhel fedora", "VERSION_ID": "9.2"}}),
         ("runtimes", {"containers": {"k8s.io": 3}, "cluster": "other 1"}),
     ],
@@ -399,11 +404,11 @@ def test_a_kubelet_that_is_told_when_a_disk_is_full_is_not_second_guessed() -> N
 @pytest.mark.parametrize(
     ("check", "changes", "wanted", "result"),
     [
-        ("cgroup", {}, {"minor": 18}, Result.FAILED),
-        ("cgroup", V1, {"minor": 31}, Result.WARNING),
-        ("kernel-features", {}, {"ipvs": True}, Result.FAILED),
+        ("kernel-features", {}, {"proxy_mode": "ipvs"}, Result.FAILED),
+        ("kernel-features", {}, {"proxy_mode": "nftables"}, Result.FAILED),
+        ("kernel-features", NFTABLES, {"proxy_mode": "nftables"}, Result.OK),
+        ("nat", {**NFTABLES, "nat": "no Table does not exist"}, {"proxy_mode": "iptables"}, Result.FAILED),
         ("kernel-features", {"features": frozenset({"overlay", "br_netfilter", "nf_conntrack"})}, {"vxlan": False}, Result.OK),
-        ("search-domains", {"searches": ("a", "b", "c", "d")}, {"minor": 28}, Result.OK),
         ("ports", {"ports": frozenset({5000})}, {"registry": False}, Result.OK),
         ("cni", {"networks": ("05-own.conflist",)}, {"vxlan": False}, Result.WARNING),
         ("architecture", {"arch": "riscv64"}, {"platforms": ()}, Result.OK),
@@ -412,6 +417,24 @@ def test_a_kubelet_that_is_told_when_a_disk_is_full_is_not_second_guessed() -> N
 )
 def test_what_is_wanted_decides(check: str, changes: dict[str, Any], wanted: dict[str, Any], result: Result) -> None:
     assert told(target(**changes), wanted=dataclasses.replace(WANTED_HERE, **wanted))[check, "10.0.0.1"].result is result
+
+
+@pytest.mark.parametrize(
+    ("changes", "able"),
+    [
+        ({}, True),
+        ({"kernel": "5.13.0"}, True),
+        ({"kernel": "6.18.44-fc-v669", "nft": "nftables v1.0.1 (Fearless Fosdick #3)"}, True),
+        ({"kernel": "5.10.0-30-amd64"}, False),
+        ({"kernel": "4.18.0-553.el8_10.x86_64"}, False),
+        ({"kernel": ""}, False),
+        # A newer kernel beneath an older distribution.
+        ({"kernel": "5.15.0-97-generic", "nft": "nftables v0.9.3 (Topsy)"}, False),
+        ({"features": frozenset({"overlay"})}, False),
+    ],
+)
+def test_kube_proxy_runs_by_nftables_where_kernel_and_program_allow_it(changes: dict[str, Any], able: bool) -> None:
+    assert good(**{**NFTABLES, **changes}).nftables is able
 
 
 # ---- machines beside each other ---------------------------------------------------------------------------------------
@@ -474,7 +497,7 @@ def test_a_machine_of_the_very_same_cluster_is_ours_with_all_it_holds() -> None:
     held: dict[str, Any] = {
         "ports": frozenset({6443, 31000}),
         "left": ("/etc/kubernetes/admin.conf",),
-        "networks": ("10-slipway.conflist",),
+        "networks": ("10-flannel.conflist",),
         "routes": (Route("cni0", "100.64.0.0/24"), Route("eth0", "0.0.0.0/0", "10.0.0.9")),
         "drops": ("FORWARD",),
         "hosts": (("10.0.0.1", "apiserver.cluster.local"), ("127.0.0.1", "localhost")),

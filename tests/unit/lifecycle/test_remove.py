@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import yaml
 
 from harness.errors import CheckError, CommandError, InputError
 from harness.lifecycle import delete, drain, etcd, membership, remove
@@ -166,24 +165,6 @@ def test_a_member_that_etcd_does_not_let_go_at_once_is_asked_again(tmp_path: Pat
     # A removal that is done again finds it gone.
     run(work(tmp_path, 1), "leave-etcd")
     assert Etcd.said == ["out 1"]
-
-
-def test_kubeadm_forgets_the_address_of_a_master_that_goes(tmp_path: Path) -> None:
-    found = work(tmp_path, 1)
-    status = yaml.safe_dump({"apiEndpoints": {"host-1": {"advertiseAddress": "10.0.0.1"}, "host-2": {"advertiseAddress": "10.0.0.2"}}})
-    first: Any = found.first
-    sent: list[str] = []
-    first.answers = {"get configmap kubeadm-config": yaml.safe_dump({"data": {"ClusterStatus": status}})}
-    plain = first.run
-
-    def run(command: str, **options: Any) -> Any:
-        if "replace" in command:
-            sent.append(options.pop("input"))
-        return plain(command, **options)
-
-    first.run = run
-    remove._forget_endpoints(found)
-    assert list(yaml.safe_load(yaml.safe_load(sent[0])["data"]["ClusterStatus"])["apiEndpoints"]) == ["host-2"]
 
 
 def test_a_dead_node_is_let_go_and_a_living_one_drained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

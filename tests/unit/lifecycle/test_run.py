@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import cloudimage
+from harness import cloudimage, log
 from harness.cloudimage import App, Info, PlatformImage
 from harness.clusterfile import is_redacted
 from harness.errors import CommandError, InputError, NodeError, SlipwayError, StoreError, UsageError
@@ -29,7 +30,7 @@ from harness.runtimes.pki import Pki
 from tests.unit.lifecycle.standin import StandIn
 
 KEYS = Pki({"ca.crt": b"of one cluster"})
-FACTS = "kubernetes: v1.20.2\nimageRepository: slipway.dev\n"
+FACTS = "kubernetes: v1.36.3\nimageRepository: registry.example.org\n"
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def build(store: Store, name: str = "web", files: Mapping[str, str] | None = Non
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
     layer = write_layer(scan(root), store)
-    image = PlatformImage(Platform.parse("linux/amd64"), (layer.descriptor,), (layer.diff_id,), info=Info(kubernetes="v1.20.2", **info))
+    image = PlatformImage(Platform.parse("linux/amd64"), (layer.descriptor,), (layer.diff_id,), info=Info(kubernetes="v1.36.3", **info))
     store.tag(name, cloudimage.write(store, [image]))
 
 
@@ -76,16 +77,32 @@ def ids(setup: steps.Setup) -> list[str]:
 
 @pytest.mark.parametrize("master", [True, False])
 def test_images_are_fetched_in_the_order_in_which_a_node_needs_them(master: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = {"dns.yaml": "      image: r/dns:1\n", steps.NETWORK_ADDON: "    - image: 'x'\n      image: r/network:1\n"}
+    shown = {"metrics.yaml": "      image: r/metrics:1\n", steps.NETWORK_ADDON: "    - image: 'x'\n      image: r/network:1\n"}
     monkeypatch.setattr(steps, "addons", lambda _: shown)
-    names = ["r/app:1", "r/dns:1", "r/etcd:3", "r/kube-apiserver:v1", "r/kube-proxy:v1", "r/network:1", "r/pause:3"]
+    names = [
+        "r/app:1",
+        "r/coredns/coredns:v1",
+        "r/etcd:3",
+        "r/metrics:1",
+        "r/kube-apiserver:v1",
+        "r/kube-proxy:v1",
+        "r/network:1",
+        "r/pause:3",
+    ]
     setup: Any = SimpleNamespace(
         images=SimpleNamespace(images=[SimpleNamespace(name=name) for name in names]),
         facts=SimpleNamespace(pause_image="r/pause:3"),
         member=lambda _: SimpleNamespace(is_master=master),
     )
     control = ["r/etcd:3", "r/kube-apiserver:v1"] if master else []
-    assert steps.essential(setup, StandIn()) == ["r/pause:3", *control, "r/network:1", "r/kube-proxy:v1", "r/dns:1"]
+    assert steps.essential(setup, StandIn()) == [
+        "r/pause:3",
+        *control,
+        "r/network:1",
+        "r/kube-proxy:v1",
+        "r/coredns/coredns:v1",
+        "r/metrics:1",
+    ]
 
 
 def test_a_plan_is_made_and_described_without_touching_anything(store: Store) -> None:
@@ -230,10 +247,68 @@ def test_networks_of_the_environment_win_over_those_of_the_image(store: Store) -
 def test_members_take_their_names_from_their_machines(store: Store) -> None:
     build(store)
     setup = prepared(store, 1, 1)
-    setup.machines["10.0.0.101"] = MachineFacts(host="worker", arch="amd64", cgroup=2, resolved=True, vendor="Amazon EC2")
+    setup.machines["10.0.0.101"] = MachineFacts(host="worker", arch="amd64", cgroup=2, resolved=True)
     worker = setup.cluster.workers[0]
-    assert (worker.name, worker.systemd_cgroups, worker.ec2) == ("worker", True, True)
+    assert (worker.name, worker.systemd_cgroups, worker.nftables) == ("worker", True, False)
     assert worker.resolv_conf == "/run/systemd/resolve/resolv.conf"
+
+
+def test_the_network_of_the_image_is_configured_before_a_kubelet_looks_unless_an_application_is_the_network(store: Store) -> None:
+    files = {"etc/slipway.yaml": FACTS, "etc/cni/10-flannel.conflist": '{"name": "cbr0"}'}
+    build(store, files=files)
+    setup = prepared(store)
+    found = steps.machine_files(setup, setup.first)
+    assert found["/etc/cni/net.d/10-flannel.conflist"].data == b'{"name": "cbr0"}'
+    app = App("calico", "shell", labels={"app.alpha.sealer.io/cni": "calico"})
+    build(store, "own", files, apps=(app,), cluster_apps=("calico",))
+    other = prepared(store, image="own")
+    assert other.cluster.own_network
+    assert not any(path.startswith("/etc/cni/") for path in steps.machine_files(other, other.first))
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted"),
+    [
+        ('version = 3\n[plugins."io.containerd.cri.v1.images"]\nmax_concurrent_downloads = 3\n', True),
+        ('[plugins."io.containerd.cri.v1.images"]\nmax_concurrent_downloads = 3\n', True),
+        ('version = 4\n[plugins."io.containerd.cri.v1.images"]\nmax_concurrent_downloads = 3\n', True),
+        ('version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nmax_concurrent_downloads = 3\n', False),
+        ('[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "/x"\n', False),
+        ("not toml", False),
+    ],
+)
+def test_what_an_image_says_of_containerd_is_joined_with_ours_where_it_has_the_same_tables(store: Store, text: str, accepted: bool) -> None:
+    build(store, files={"etc/slipway.yaml": FACTS, "etc/containerd/config.toml": text})
+    setup = prepared(store)
+    if accepted:
+        images = tomllib.loads(setup.containerd_config(setup.member(setup.first)))["plugins"]["io.containerd.cri.v1.images"]
+        assert (images["max_concurrent_downloads"], images["discard_unpacked_layers"]) == (3, True)
+    else:
+        with pytest.raises(InputError, match=r"etc/containerd/config\.toml"):
+            setup.containerd_config(setup.member(setup.first))
+
+
+def test_what_is_not_as_it_was_in_documents_is_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup()
+    old = "apiVersion: kubeadm.k8s.io/v1beta2\nkind: ClusterConfiguration\nuseHyperKubeImage: true\n"
+    proxy = "---\napiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\n"
+    build(store, files={"etc/slipway.yaml": FACTS, "etc/kubeadm.yml": old + proxy})
+    setup = prepared(store)
+    steps.warn_of_documents(setup)
+    said = capsys.readouterr().err
+    assert "ClusterConfiguration .useHyperKubeImage: kubeadm has no such field any more" in said
+    assert "ipvs is deprecated since Kubernetes 1.35" in said
+    assert "useHyperKubeImage" not in str(setup.cluster.documents)
+
+
+def test_kube_proxys_mode_is_what_the_machines_of_a_new_cluster_can_do(store: Store) -> None:
+    build(store)
+    setup = prepared(store, 1, 1)
+    able = {"kernel": "6.1.0", "features": frozenset({"nf_tables"})}
+    setup.machines = {address: dataclasses.replace(facts, **able) for address, facts in setup.machines.items()}  # type: ignore[arg-type]
+    assert setup.cluster.chosen_proxy_mode == "nftables"
+    wanted = steps.wanted_of_machines(setup, [])
+    assert wanted.proxy_mode is None
 
 
 def test_the_stored_clusterfile_says_what_was_run_and_no_secret(store: Store) -> None:

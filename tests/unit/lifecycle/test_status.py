@@ -18,7 +18,7 @@ from tests.unit.lifecycle.standin import StandIn
 
 
 def node(name: str, *, ready: bool = True, role: str | None = None, cordoned: bool = False) -> dict[str, Any]:
-    labels = {f"node-role.kubernetes.io/{role}": "", "node-role.kubernetes.io/control-plane": ""} if role else {}
+    labels = {f"node-role.kubernetes.io/{role}": ""} if role else {}
     return {
         "kind": "Node",
         "metadata": {"name": name, "uid": name, "labels": labels},
@@ -26,7 +26,7 @@ def node(name: str, *, ready: bool = True, role: str | None = None, cordoned: bo
         "status": {
             "conditions": [{"type": "Ready", "status": "True" if ready else "False", "message": "no network"}],
             "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
-            "nodeInfo": {"kubeletVersion": "v1.20.2", "containerRuntimeVersion": "containerd://1.6.20"},
+            "nodeInfo": {"kubeletVersion": "v1.36.3", "containerRuntimeVersion": "containerd://2.4.2"},
         },
     }
 
@@ -46,7 +46,7 @@ def cluster(tmp_path: Path, items: list[dict[str, Any]], *, registry: str = "act
     master.answers = {
         "configmap slipway-upgrade": "",
         "get configmap": json.dumps(record),
-        "/version": json.dumps({"gitVersion": "v1.20.2"}),
+        "/version": json.dumps({"gitVersion": "v1.36.3"}),
         "get events": json.dumps({"items": []}),
         "--output=json": json.dumps({"items": items}),
         "is-active slipway-registry": registry,
@@ -58,9 +58,9 @@ def cluster(tmp_path: Path, items: list[dict[str, Any]], *, registry: str = "act
 
 
 def test_a_healthy_cluster(tmp_path: Path) -> None:
-    found = gather(cluster(tmp_path, [node("one", role="master"), node("two", cordoned=True), deployment("nginx", 1)]))
+    found = gather(cluster(tmp_path, [node("one", role="control-plane"), node("two", cordoned=True), deployment("nginx", 1)]))
     assert found["healthy"] is True
-    assert (found["name"], found["image"], found["digest"], found["kubernetes"]) == ("lab", "web:1", "sha256:1", "v1.20.2")
+    assert (found["name"], found["image"], found["digest"], found["kubernetes"]) == ("lab", "web:1", "sha256:1", "v1.36.3")
     assert [entry["roles"] for entry in found["nodes"]] == [["master"], ["node"]]
     assert [entry["schedulable"] for entry in found["nodes"]] == [True, False]
     assert found["workloads"] == {"Deployment": {"ready": 1, "total": 1}}
@@ -69,10 +69,10 @@ def test_a_healthy_cluster(tmp_path: Path) -> None:
 
 def test_an_upgrade_that_was_cut_off_is_told(tmp_path: Path) -> None:
     half, whole = (
-        Move("1", "upgrade", Version("web:1", "1", "v1.20.2"), Version("web:2", "2", "v1.20.3"), state) for state in (RUNNING, DONE)
+        Move("1", "upgrade", Version("web:1", "1", "v1.36.3"), Version("web:2", "2", "v1.36.4"), state) for state in (RUNNING, DONE)
     )
     there = cluster(tmp_path, [node("one")])
-    for move, told in ((half, "web:2 (Kubernetes v1.20.3)"), (whole, None)):
+    for move, told in ((half, "web:2 (Kubernetes v1.36.4)"), (whole, None)):
         text = json.dumps({"data": {"move": json.dumps(dataclasses.asdict(move))}})
         there.masters[0].answers["configmap slipway-upgrade"] = text  # type: ignore[attr-defined]
         assert (gather(there)["change"] or {}).get("to") == told

@@ -18,7 +18,7 @@ ROLE = "node-role.kubernetes.io/"
 KUBEADM = """apiServer:
   certSANs: [api.example.com, 10.0.0.1, 127.0.0.1]
 clusterName: kubernetes
-kubernetesVersion: v1.28.3
+kubernetesVersion: v1.36.3
 networking: {podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/12}
 """
 
@@ -26,7 +26,7 @@ networking: {podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/12}
 def node(name: str, address: str | None, labels: dict[str, str], *taints: dict[str, str]) -> dict[str, Any]:
     own = {"kubernetes.io/hostname": name, "beta.kubernetes.io/os": "linux"}
     addresses = [{"type": "Hostname", "address": name}, *([{"type": "InternalIP", "address": address}] if address else [])]
-    status = {"addresses": addresses, "nodeInfo": {"kubeletVersion": "v1.28.3"}}
+    status = {"addresses": addresses, "nodeInfo": {"kubeletVersion": "v1.36.3"}}
     return {"metadata": {"name": name, "labels": {**own, **labels}}, "spec": {"taints": list(taints)}, "status": status}
 
 
@@ -55,7 +55,7 @@ def test_a_cluster_becomes_a_clusterfile_that_reads_back() -> None:
     taken = takeover.read(Master(NODES), None, Ssh(user="ops", port=22))
     cluster = parse(taken.text, "Clusterfile").cluster
     assert cluster is not None
-    assert (cluster.name, cluster.image, taken.kubernetes) == ("default", "kubernetes:v1.28.3", "v1.28.3")
+    assert (cluster.name, cluster.image, taken.kubernetes) == ("default", "kubernetes:v1.36.3", "v1.36.3")
     assert (cluster.masters, cluster.nodes) == (("10.0.0.1",), ("10.0.0.5", "10.0.0.6", "10.0.0.7"))
     assert (cluster.pod_cidr, cluster.svc_cidr) == ("10.244.0.0/16", "10.96.0.0/12")
     assert cluster.cert_sans == ("api.example.com",)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,23 +25,27 @@ from harness.lifecycle.transition import Work
 from harness.nodes.placing import File
 from harness.oci.store import Store
 from harness.process import Result
-from harness.runtimes import staticpods
+from harness.runtimes import Facts, staticpods
 from tests.unit.lifecycle.test_membership import CLUSTERFILE, gathered, record
 from tests.unit.lifecycle.test_run import build, store
 
 __all__ = ["store"]  # a fixture
 
-OLD, NEW = Version("web:1", "sha256:1", "v1.20.2"), Version("web:2", "sha256:2", "v1.20.3")
+OLD, NEW = Version("web:1", "sha256:1", "v1.36.3"), Version("web:2", "sha256:2", "v1.36.4")
 
 
 def found_with(tmp_path: Path, last: Move | None = None, *, digest: str = OLD.digest, **options: Any) -> Gathered:
     """A cluster of stand-ins that knows of a change."""
     found = gathered(tmp_path, record=dataclasses.replace(record(), digest=digest), **options)
     config_map = json.dumps({"data": {"move": json.dumps(dataclasses.asdict(last))}}) if last else ""
-    kubeadm = json.dumps({"data": {"ClusterConfiguration": "kubernetesVersion: v1.20.2"}})
+    kubeadm = json.dumps({"data": {"ClusterConfiguration": "kubernetesVersion: v1.36.3"}})
     for node in found.masters:
         node.answers = {"slipway-upgrade": config_map, "kubeadm-config": kubeadm}  # type: ignore[attr-defined]
     return found
+
+
+def etcd_images(*tags: str) -> Any:
+    return SimpleNamespace(images=[SimpleNamespace(name=f"registry.k8s.io/etcd:{tag}") for tag in tags])
 
 
 def image(store: Store, name: str = "web", **info: Any) -> cloudimage.CloudImage:
@@ -64,29 +70,36 @@ def work(store: Store, tmp_path: Path, masters: int = 3, workers: int = 3, move:
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [("v1.20.2", "v1.20.2"), ("v1.20.2", "v1.20.3"), ("v1.20.2", "v1.21.0"), ("v1.20.9", "v1.21.0-rc.1"), ("v1.21.0-rc.1", "v1.21.0")],
+    [("v1.36.3", "v1.36.3"), ("v1.36.3", "v1.36.4"), ("v1.36.3", "v1.37.0"), ("v1.36.9", "v1.37.0-rc.1"), ("v1.37.0-rc.1", "v1.37.0")],
 )
 def test_a_cluster_goes_upwards_one_minor_version_at_a_time(before: str, after: str) -> None:
     upgrade.check_versions(before, after)
 
 
-@pytest.mark.parametrize(("before", "after"), [("v1.20.2", "v1.22.0"), ("v1.20.2", "v1.30.4"), ("v1.35.0", "v2.0.0")])
+@pytest.mark.parametrize(("before", "after"), [("v1.36.3", "v1.38.0"), ("v1.36.3", "v1.39.4"), ("v1.35.0", "v2.0.0")])
 def test_more_than_one_minor_version_is_refused(before: str, after: str) -> None:
     with pytest.raises(UsageError, match=rf"from Kubernetes {before} to {after} is more than one minor version") as caught:
         upgrade.check_versions(before, after)
     assert "comes first" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize(("before", "after"), [("v1.20.3", "v1.20.2"), ("v1.21.0", "v1.20.9"), ("v1.20.2", "v1.20.2-rc.1")])
+@pytest.mark.parametrize(("before", "after"), [("v1.36.4", "v1.36.3"), ("v1.37.0", "v1.36.9"), ("v1.36.3", "v1.36.3-rc.1")])
 def test_an_older_version_comes_back_only_by_rollback(before: str, after: str) -> None:
     with pytest.raises(UsageError, match="older than") as caught:
         upgrade.check_versions(before, after, "prod")
     assert "slipway rollback prod" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize(("before", "after", "hint"), [("v1.30.9", "v1.31.0", "slipway run"), ("v1.30.1", "v1.30.9", "slipway run")])
+def test_a_cluster_that_is_too_old_is_not_changed(before: str, after: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=rf"Kubernetes {before} is too old: 1\.31 and newer are taken; nothing has been changed") as caught:
+        upgrade.check_versions(before, after)
+    assert hint in str(caught.value.hint)
+
+
 def test_what_is_no_version_is_told() -> None:
     with pytest.raises(UsageError, match="'latest' is no version"):
-        upgrade.check_versions("v1.20.2", "latest")
+        upgrade.check_versions("v1.36.3", "latest")
 
 
 # ---- whose turn it is -------------------------------------------------------------------------------------------------
@@ -111,17 +124,17 @@ def test_masters_have_their_turn_singly_then_workers_in_batches(store: Store, tm
 
 
 def test_to_a_lower_minor_version_the_workers_go_first(store: Store, tmp_path: Path) -> None:
-    down = Move.new(ROLLBACK, Version("web:2", "2", "v1.21.0"), OLD)
+    down = Move.new(ROLLBACK, Version("web:2", "2", "v1.37.0"), OLD)
     assert [role for role, _ in roles(work(store, tmp_path, 1, 2, move=down))] == ["node", "node", "master"]
     same_minor = Move.new(ROLLBACK, NEW, OLD)
     assert [role for role, _ in roles(work(store, tmp_path, 1, 2, move=same_minor))] == ["master", "node", "node"]
 
 
 def test_the_plan_tells_versions_and_turns(store: Store, tmp_path: Path) -> None:
-    made = work(store, tmp_path, 1, 1, versions={"10.0.0.1": "v1.20.3", "10.0.0.2": "v1.20.2"})
+    made = work(store, tmp_path, 1, 1, versions={"10.0.0.1": "v1.36.4", "10.0.0.2": "v1.36.3"})
     assert list(transition.described(made)) == [
-        {"node": "host-1", "address": "10.0.0.1", "role": "master", "from": "v1.20.3", "to": "v1.20.3", "turn": 1},
-        {"node": "host-2", "address": "10.0.0.2", "role": "node", "from": "v1.20.2", "to": "v1.20.3", "turn": 2},
+        {"node": "host-1", "address": "10.0.0.1", "role": "master", "from": "v1.36.4", "to": "v1.36.4", "turn": 1},
+        {"node": "host-2", "address": "10.0.0.2", "role": "node", "from": "v1.36.3", "to": "v1.36.4", "turn": 2},
     ]
 
 
@@ -203,26 +216,26 @@ def running(kind: str, before: Version, after: Version) -> Move:
 def test_a_new_change_is_from_what_the_cluster_has(store: Store, tmp_path: Path) -> None:
     made = upgrade._move(found_with(tmp_path), image(store))
     assert (made.kind, made.before, made.state) == (UPGRADE, OLD, RUNNING)
-    assert made.after.kubernetes == "v1.20.2"
+    assert made.after.kubernetes == "v1.36.3"
     assert upgrade._move(found_with(tmp_path, Move("abc", UPGRADE, OLD, NEW, DONE)), image(store)).id != "abc"
 
 
 def test_one_that_was_begun_goes_on_under_its_name(store: Store, tmp_path: Path) -> None:
     wanted = image(store)
-    begun = running(UPGRADE, OLD, Version("web", wanted.digest, "v1.20.2"))
+    begun = running(UPGRADE, OLD, Version("web", wanted.digest, "v1.36.3"))
     assert upgrade._move(found_with(tmp_path, begun), wanted) == begun
 
 
 def test_the_other_way_is_another_change(store: Store, tmp_path: Path) -> None:
     wanted = image(store)
-    back = running(ROLLBACK, Version("web", wanted.digest, "v1.20.2"), OLD)
+    back = running(ROLLBACK, Version("web", wanted.digest, "v1.36.3"), OLD)
     made = upgrade._move(found_with(tmp_path, back), wanted)
     assert (made.kind, made.before, made.after.digest) == (UPGRADE, OLD, wanted.digest)
     assert made.id != back.id
 
 
 def test_a_third_image_waits_for_the_end(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(CheckError, match=r"the upgrade to web:2 \(Kubernetes v1\.20\.3\) has not come to its end") as caught:
+    with pytest.raises(CheckError, match=r"the upgrade to web:2 \(Kubernetes v1\.36\.4\) has not come to its end") as caught:
         upgrade._move(found_with(tmp_path, running(UPGRADE, OLD, NEW)), image(store))
     assert "slipway upgrade lab web:2" in str(caught.value.hint)
     assert "slipway rollback lab" in str(caught.value.hint)
@@ -264,20 +277,42 @@ def test_there_is_not_always_a_way_back(tmp_path: Path, last: Move | None, why: 
 
 
 @pytest.mark.parametrize(
-    ("runs", "wanted", "refused"), [("3.4.23", "3.4.13", False), ("3.5.1", "3.4.23", True), ("3.5.1-0", "3.6.0", False)]
+    ("runs", "wanted", "refused"), [("3.6.8-0", "3.6.5-0", False), ("3.6.8-0", "3.5.26-0", True), ("3.5.26-0", "3.6.8-0", False)]
 )
-def test_an_older_etcd_does_not_get_newer_data(store: Store, tmp_path: Path, runs: str, wanted: str, *, refused: bool) -> None:
-    facts = f"kubernetes: v1.20.2\netcdImageTag: {wanted}\n"
+@pytest.mark.parametrize("by", ["list", "tag"])
+def test_an_older_etcd_does_not_get_newer_data(store: Store, tmp_path: Path, runs: str, wanted: str, by: str, *, refused: bool) -> None:
     made = work(store, tmp_path)
-    build(store, "other", {"etc/slipway.yaml": facts})
-    made.setup.image = cloudimage.read(store, "other")
-    made.found.first.answers[f"cat {etcd.MANIFEST}"] = f"    image: slipway.dev/etcd:{runs}\n"  # type: ignore[attr-defined]
+    made.setup.images = etcd_images("3.6.8-0", wanted) if by == "tag" else etcd_images(wanted)
+    made.setup.facts = Facts("v1.36.3", etcd_image_tag=wanted if by == "tag" else None)
+    made.found.first.answers[f"cat {etcd.MANIFEST}"] = f"    image: registry.k8s.io/etcd:{runs}\n"  # type: ignore[attr-defined]
     if refused:
-        with pytest.raises(CheckError, match=r"etcd 3\.5 has changed its data, which etcd 3\.4") as caught:
+        with pytest.raises(CheckError, match=r"etcd 3\.6 has changed its data, which etcd 3\.5") as caught:
             rollback._check_etcd(made)
         assert transition.BACKUP in str(caught.value.hint)
     else:
         rollback._check_etcd(made)
+
+
+@pytest.mark.parametrize(
+    ("runs", "wanted", "why"),
+    [
+        ("3.5.26-0", "3.6.8-0", ""),
+        ("3.6.8-0", "3.6.8-0", ""),
+        ("3.6.8-0", "3.7.0-0", ""),
+        ("3.5.21-0", "3.5.26-0", ""),
+        ("custom", "3.6.8-0", ""),
+        ("3.5.25-0", "3.6.8-0", "etcd 3.5.25 cannot become 3.6.8: it must be 3.5.26 or newer before"),
+        ("3.5.26-0", "3.7.0-0", "from etcd 3.5.26 to 3.7.0 is more than one minor version"),
+    ],
+)
+def test_etcd_goes_upwards_as_its_own_rule_has_it(store: Store, tmp_path: Path, runs: str, wanted: str, why: str) -> None:
+    made = work(store, tmp_path)
+    made.setup.images = etcd_images(wanted)
+    # It is the oldest that counts: masters that had their turn before a change was cut off have the new one already.
+    for master, tag in zip(made.found.masters, (wanted, runs, wanted), strict=True):
+        master.answers[f"cat {etcd.MANIFEST}"] = f"    image: registry.k8s.io/etcd:{tag}\n"  # type: ignore[attr-defined]
+    with pytest.raises(CheckError, match=why) if why else contextlib.nullcontext():
+        transition.require_etcd(made)
 
 
 # ---- refusals ---------------------------------------------------------------------------------------------------------
@@ -311,15 +346,15 @@ def test_pods_that_would_be_lost_are_told_before_the_first_turn(store: Store, tm
     with pytest.raises(CheckError, match="nothing would start web/alone again"):
         transition._require_owners(made, [*nodes, bare("host-2")])
     # A node that stays as it is, or the only one that takes pods, is not drained.
-    made.versions = {"10.0.0.2": "v1.20.3"}
+    made.versions = {"10.0.0.2": "v1.36.4"}
     transition._require_owners(made, [*nodes, bare("host-2")])
     made.versions = {}
     transition._require_owners(made, [*nodes[:2], bare("host-2")])
 
 
 def test_applications_that_do_not_admit_the_version_are_told(store: Store, tmp_path: Path) -> None:
-    shop = apps.Installed("shop", "shop:1", "sha256:9", kube_version="<1.20.3")
-    with pytest.raises(CheckError, match=r"shop .*v1\.20\.3"):
+    shop = apps.Installed("shop", "shop:1", "sha256:9", kube_version="<1.36.4")
+    with pytest.raises(CheckError, match=r"shop .*v1\.36\.4"):
         plan(work(store, tmp_path, apps=(shop,)))["check"].action()
 
 

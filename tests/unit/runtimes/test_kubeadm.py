@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from harness.errors import CheckError, NodeError, StoreError
 from harness.nodes import Node
@@ -19,9 +21,10 @@ from harness.runtimes.kubeadm import (
     ADMIN,
     CLIENT_PEM,
     CONFIG,
+    INSTANCE,
+    SUPER_ADMIN,
     Kubeadm,
     administrator,
-    config_version,
     kubelet_flags,
     master_config,
     worker_kubelet,
@@ -59,7 +62,7 @@ class Machine:
         return self.files[path][0]
 
 
-FACTS = Facts("v1.20.2", "slipway.dev", "slipway.dev/pause:3.2", "3.4.23")
+FACTS = Facts("v1.36.3", "registry.example.org", "registry.k8s.io/pause:3.10.2", "3.6.8-0")
 
 
 def member(number: int, role: str = "master", **facts: Any) -> Member:
@@ -82,32 +85,36 @@ def config(of: Cluster, *, initial: bool = True, index: int = 0) -> dict[str, di
     return {document["kind"]: document for document in documents}
 
 
-@pytest.mark.parametrize(
-    ("version", "expected"),
-    [("v1.20.2", "v1beta2"), ("v1.22.9", "v1beta2"), ("v1.23.0", "v1beta3"), ("v1.30.1", "v1beta3"), ("v1.31.0", "v1beta4")],
-)
-def test_each_kubernetes_gets_the_configuration_it_understands(version: str, expected: str) -> None:
-    assert config_version(Facts(version)) == expected
-    assert config(cluster(facts=Facts(version)))["ClusterConfiguration"]["apiVersion"] == f"kubeadm.k8s.io/{expected}"
+@pytest.mark.parametrize("version", ["v1.31.0", "v1.36.3"])
+def test_each_kubernetes_gets_the_configuration_that_all_of_them_read(version: str) -> None:
+    found = config(cluster(facts=Facts(version)))
+    assert {found[kind]["apiVersion"] for kind in ("InitConfiguration", "ClusterConfiguration")} == {"kubeadm.k8s.io/v1beta4"}
+
+
+def arguments(values: list[dict[str, str]]) -> dict[str, str]:
+    return {entry["name"]: entry["value"] for entry in values}
 
 
 def test_all_members_of_etcd_know_each_other_from_the_start() -> None:
     etcd = config(cluster(3), index=1)["ClusterConfiguration"]["etcd"]["local"]
-    assert etcd["extraArgs"]["initial-cluster"] == (
+    assert arguments(etcd["extraArgs"])["initial-cluster"] == (
         "master-1=https://10.0.0.1:2380,master-2=https://10.0.0.2:2380,master-3=https://10.0.0.3:2380"
     )
-    assert etcd["extraArgs"]["initial-cluster-state"] == "new"
-    assert etcd["imageTag"] == "3.4.23"
+    assert arguments(etcd["extraArgs"])["initial-cluster-state"] == "new"
+    assert etcd["imageTag"] == "3.6.8-0"
 
 
 def test_what_the_cluster_keeps_does_not_bind_masters_that_join_later() -> None:
     assert "extraArgs" not in config(cluster(3), initial=False)["ClusterConfiguration"]["etcd"]["local"]
 
 
-def test_extra_arguments_are_a_list_in_the_newest_version() -> None:
-    facts = Facts("v1.31.0")
-    found = config(cluster(3, facts=facts))["ClusterConfiguration"]["etcd"]["local"]["extraArgs"]
-    assert {"name": "initial-cluster-state", "value": "new"} in found
+def test_extra_arguments_are_lists() -> None:
+    found = config(cluster(3, 1))
+    registration = found["InitConfiguration"]["nodeRegistration"]
+    assert registration["kubeletExtraArgs"] == [{"name": "node-ip", "value": "10.0.0.1"}]
+    local, manager = (found["ClusterConfiguration"]["etcd"]["local"], found["ClusterConfiguration"]["controllerManager"])
+    assert {"name": "initial-cluster-state", "value": "new"} in local["extraArgs"]
+    assert {"name": "kube-api-qps", "value": "100"} in manager["extraArgs"]
 
 
 def test_the_api_is_called_by_one_name_everywhere_and_by_every_master() -> None:
@@ -123,7 +130,7 @@ def test_masters_run_workloads_only_where_there_is_no_worker() -> None:
 
 
 def test_images_of_an_upstream_kubernetes_are_kubeadms_own() -> None:
-    found = config(cluster(facts=Facts("v1.30.0")))["ClusterConfiguration"]
+    found = config(cluster(facts=Facts("v1.36.3")))["ClusterConfiguration"]
     assert "imageRepository" not in found
     assert "imageTag" not in found["etcd"]["local"]
 
@@ -142,25 +149,36 @@ def test_the_kubelet_follows_the_cgroups_of_its_machine() -> None:
     assert worker_kubelet(of, old)["clusterDNS"] == ["10.96.0.10"]
 
 
-def test_a_newest_kubelet_may_run_on_old_cgroups() -> None:
-    of = cluster(1, facts=Facts("v1.35.0"))
-    assert worker_kubelet(of, of.members[0])["failCgroupV1"] is False
-    assert "failCgroupV1" not in worker_kubelet(cluster(1), cluster(1).members[0])
+def test_a_kubelet_may_run_on_old_cgroups() -> None:
+    of = cluster(1, 1)
+    assert worker_kubelet(of, of.workers[0])["failCgroupV1"] is False
+    assert "failCgroupV1" not in worker_kubelet(of, member(7, "node", systemd_cgroups=True))
 
 
-@pytest.mark.parametrize(
-    ("version", "has", "lacks"),
-    [
-        ("v1.20.2", "--container-runtime=remote --container-runtime-endpoint=/run", "unix://"),
-        ("v1.24.0", "--container-runtime-endpoint=unix:///run/containerd/containerd.sock", "pause:3.9"),
-        ("v1.27.0", "--container-runtime-endpoint=", "--container-runtime=remote"),
-    ],
-)
-def test_the_flags_of_a_kubelet_suit_its_version(version: str, has: str, lacks: str) -> None:
-    of = cluster(1, 1, facts=Facts(version))
-    text = kubelet_flags(of, of.workers[0])
-    assert has in text
-    assert lacks not in text
+def test_the_runtime_of_a_kubelet_is_configured_and_no_flag() -> None:
+    of = cluster(1, 1)
+    socket = "unix:///run/containerd/containerd.sock"
+    assert kubelet_flags(of, of.workers[0]) == 'KUBELET_KUBEADM_ARGS="--node-ip=10.0.0.101"\n'
+    assert worker_kubelet(of, of.workers[0])["containerRuntimeEndpoint"] == socket
+    # So it is in what the cluster keeps for nodes that `kubeadm upgrade node` writes anew.
+    assert config(of, initial=False)["KubeletConfiguration"]["containerRuntimeEndpoint"] == socket
+    assert config(of)["InitConfiguration"]["nodeRegistration"]["criSocket"] == socket
+
+
+def test_a_worker_has_the_file_of_what_is_its_own_as_kubeadm_writes_it() -> None:
+    of = cluster(1, 1)
+    kubeadm = Kubeadm(of)
+    kubeadm.prepare()
+    kubeadm.start_kubelet(of.workers[0])
+    data, mode, _ = machine(of.workers[0]).files[INSTANCE]
+    assert (data, mode) == (b'containerRuntimeEndpoint: "unix:///run/containerd/containerd.sock"\n', 0o644)
+
+
+@pytest.mark.parametrize(("version", "asks"), [("v1.31.0", True), ("v1.33.9", True), ("v1.34.0", False), ("v1.36.3", False)])
+def test_only_a_kubeadm_that_does_not_read_that_file_is_told_by_an_annotation(version: str, asks: bool) -> None:
+    of = cluster(1, facts=Facts(version))
+    Kubeadm(of).registered()
+    assert any("kubeadm.alpha.kubernetes.io/cri-socket=unix:///" in command for command in machine(of.masters[0]).commands) is asks
 
 
 def test_new_keys_are_on_the_first_master_before_anything_uses_them() -> None:
@@ -224,13 +242,42 @@ def test_a_master_runs_kubeadms_own_phases_on_its_own_configuration() -> None:
     assert machine(second).files[CONFIG][1] == 0o600
 
 
-@pytest.mark.parametrize(("version", "asked"), [("v1.28.9", False), ("v1.29.0", True)])
-def test_a_kubeconfig_that_only_newer_versions_have_is_made_by_kubeadm(version: str, asked: bool) -> None:
-    of = cluster(facts=Facts(version))
+def test_administrators_are_of_kubeadms_group_and_only_the_one_for_emergencies_is_above_all_rules() -> None:
+    of = cluster()
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
     kubeadm.certify(of.masters[0])
-    assert any("kubeconfig super-admin" in command for command in machine(of.masters[0]).commands) is asked
+
+    def subject(pem: bytes) -> tuple[str, list[str]]:
+        found = x509.load_pem_x509_certificate(pem).subject
+        ((name,), groups) = (
+            [str(part.value) for part in found.get_attributes_for_oid(oid)] for oid in (NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME)
+        )
+        return name, groups
+
+    def user(path: str) -> tuple[str, list[str]]:
+        found = yaml.safe_load(machine(of.masters[0]).get(path))
+        return subject(base64.b64decode(found["users"][0]["user"]["client-certificate-data"]))
+
+    assert user(ADMIN) == ("kubernetes-admin", ["kubeadm:cluster-admins"])
+    assert user(SUPER_ADMIN) == ("kubernetes-super-admin", ["system:masters"])
+    client = machine(of.masters[0]).get(f"{FOLDER}/apiserver-kubelet-client.crt")
+    assert subject(client) == ("kube-apiserver-kubelet-client", ["kubeadm:cluster-admins"])
+    # The kubeconfigs are ours: kubeadm would make an RSA key for each.
+    assert not any("phase kubeconfig" in command for command in machine(of.masters[0]).commands)
+
+
+def test_an_api_is_of_use_to_administrators_when_it_has_been_waited_for() -> None:
+    of = cluster(3)
+    Kubeadm(of).wait_api(of.masters[1], 5)
+    (script,) = machine(of.masters[1]).commands
+    # Whom no rule need name asks whether it is ready: others learn nothing before there are rules.
+    assert script.startswith(f"admin={SUPER_ADMIN}; [ -f $admin ] || admin={ADMIN}\n")
+    assert f"KUBECONFIG={ADMIN}" not in script
+    ready, binding = script.index("get --raw /readyz"), script.index("create clusterrolebinding kubeadm:cluster-admins")
+    assert ready < binding
+    assert "--clusterrole=cluster-admin --group=kubeadm:cluster-admins" in script
+    assert "already exists" in script
 
 
 def test_cluster_wide_phases_run_once_and_each_master_is_marked() -> None:
@@ -259,11 +306,11 @@ def test_another_version_is_told_to_the_cluster_and_masters_stay_marked_as_their
 
 
 def test_a_master_that_runs_gets_a_new_configuration_and_goes_on_as_it_was() -> None:
-    of = dataclasses.replace(cluster(1, facts=Facts("v1.20.3", etcd_image_tag="3.4.23")), added_names=("api.example.com",))
+    of = dataclasses.replace(cluster(1, facts=Facts("v1.36.4", etcd_image_tag="3.6.8-0")), added_names=("api.example.com",))
     kubeadm = Kubeadm(of)
     kubeadm.configure(of.masters[0])
     written = machine(of.masters[0]).files
-    assert b"kubernetesVersion: v1.20.3" in written["/var/lib/slipway/kubeadm.yaml"][0]
+    assert b"kubernetesVersion: v1.36.4" in written["/var/lib/slipway/kubeadm.yaml"][0]
     # Names that the API server was given meanwhile are still its own.
     assert b"api.example.com" in written["/var/lib/slipway/kubeadm.yaml.upload"][0]
     assert not any("phase" in command for command in machine(of.masters[0]).commands)
@@ -290,10 +337,9 @@ def test_an_image_without_a_dns_of_its_own_gets_kubeadms() -> None:
     assert any("addon all" in command for command in machine(of.masters[0]).commands)
 
 
-def test_kubeadm_does_not_look_for_coredns_where_there_is_none() -> None:
-    assert config(cluster(1))["ClusterConfiguration"]["dns"] == {"type": "kube-dns"}
+def test_kubeadm_brings_no_coredns_beside_a_dns_of_the_image() -> None:
+    assert config(cluster(1))["ClusterConfiguration"]["dns"] == {"disabled": True}
     assert "dns" not in config(cluster(1, own_dns=False))["ClusterConfiguration"]
-    assert "dns" not in config(cluster(1, facts=Facts("v1.22.0")))["ClusterConfiguration"]
 
 
 def test_an_api_that_does_not_come_up_shows_what_its_parts_say() -> None:
@@ -320,22 +366,15 @@ def test_the_administrators_access_leads_to_a_master() -> None:
     assert ipv6["clusters"][0]["cluster"]["server"] == "https://[fd00::1]:6443"
 
 
-def test_a_kubelet_asks_no_cloud_that_is_not_there() -> None:
-    kubeadm = Kubeadm(cluster(1))
-    drop_in = "/etc/systemd/system/kubelet.service.d/20-slipway.conf"
-    assert b"AWS_EC2_METADATA_DISABLED=true" in kubeadm.units(member(1))[drop_in].data
-    assert drop_in not in kubeadm.units(member(1, ec2=True))
-
-
 def test_etcd_of_a_master_that_comes_to_others_knows_exactly_those_that_there_are() -> None:
     found = cluster(3)
     runtime = Kubeadm(found)
     runtime.join_store(found.masters[2], "master-2=https://10.0.0.2:2380,master-3=https://10.0.0.3:2380")
     node = machine(found.masters[2])
     written = {document["kind"]: document for document in yaml.safe_load_all(node.files[CONFIG][0])}
-    arguments = written["ClusterConfiguration"]["etcd"]["local"]["extraArgs"]
-    assert arguments["initial-cluster"] == "master-2=https://10.0.0.2:2380,master-3=https://10.0.0.3:2380"
-    assert arguments["initial-cluster-state"] == "existing"
+    given = arguments(written["ClusterConfiguration"]["etcd"]["local"]["extraArgs"])
+    assert given["initial-cluster"] == "master-2=https://10.0.0.2:2380,master-3=https://10.0.0.3:2380"
+    assert given["initial-cluster-state"] == "existing"
     assert "init phase etcd local" in node.commands[-1]
     runtime.join_master(found.masters[2])
     assert "init phase control-plane apiserver" in node.commands[-1]
@@ -358,14 +397,6 @@ def test_a_new_master_is_marked_and_adds_its_address_to_what_the_cluster_keeps()
     (command,) = machine(found.masters[1]).commands
     assert "mark-control-plane" in command
     assert "upload-config kubeadm" in command
-
-
-@pytest.mark.parametrize(("version", "asks"), [("v1.20.2", True), ("v1.23.9", True), ("v1.24.0", False), ("v1.30.1", False)])
-def test_only_a_kubelet_that_asks_docker_is_given_an_answer(version: str, asks: bool) -> None:
-    of = cluster(1, facts=dataclasses.replace(FACTS, kubernetes=version))
-    units = Kubeadm(of).units(of.masters[0])
-    assert any("slipway-docker.socket" in path for path in units) is asks
-    assert any(b"--docker=" in (file.data or b"") for file in units.values()) is asks
 
 
 HOSTILE: dict[str, dict[str, dict[str, Any]]] = {

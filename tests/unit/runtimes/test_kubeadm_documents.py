@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from typing import Any
 
 import yaml
 from cryptography import x509
 
-from harness.runtimes.kubeadm import Kubeadm, config_version, kubelet_flags, master_config, worker_kubelet
+from harness.runtimes import Cluster
+from harness.runtimes.kubeadm import Kubeadm, kubelet_flags, master_config, worker_kubelet
 from harness.runtimes.pki import FOLDER, Pki, covers, master_certificates
 from tests.unit.runtimes.test_kubeadm import Machine, cluster
 
@@ -29,7 +31,7 @@ def test_what_documents_say_is_joined_with_ours_and_the_last_one_counts() -> Non
     )
     found = written(cluster(1, 1, documents=documents))
     assert {"a.example.com", "10.0.0.1"} <= set(found["ClusterConfiguration"]["apiServer"]["certSANs"])
-    assert found["ClusterConfiguration"]["apiServer"]["extraArgs"] == {"profiling": "false"}
+    assert found["ClusterConfiguration"]["apiServer"]["extraArgs"] == [{"name": "profiling", "value": "false"}]
     assert (found["KubeletConfiguration"]["maxPods"], found["KubeletConfiguration"]["failSwapOn"]) == (60, False)
     assert (found["KubeProxyConfiguration"]["mode"], found["KubeProxyConfiguration"]["conntrack"]) == ("ipvs", {"maxPerCore": 0})
 
@@ -57,7 +59,7 @@ def test_what_image_and_machines_decide_no_document_changes() -> None:
         {
             **OURS,
             "kind": "ClusterConfiguration",
-            "kubernetesVersion": "v1.19.8",
+            "kubernetesVersion": "v1.33.8",
             "imageRepository": "sea.hub:5000/library",
             "controlPlaneEndpoint": "elsewhere:6443",
             "networking": {"podSubnet": "10.1.0.0/16"},
@@ -69,7 +71,12 @@ def test_what_image_and_machines_decide_no_document_changes() -> None:
             "localAPIEndpoint": {"bindPort": 7443},
             "nodeRegistration": {"criSocket": "/docker", "name": "x"},
         },
-        {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "staticPodPath": "/elsewhere"},
+        {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "staticPodPath": "/elsewhere",
+            "containerRuntimeEndpoint": "unix:///run/crio/crio.sock",
+        },
     )
     plain, found = written(cluster(1, 1)), written(cluster(1, 1, documents=documents))
     assert found == plain
@@ -99,7 +106,6 @@ def test_taints_of_masters_are_the_documents_to_choose() -> None:
     taints = [{"key": "mine", "effect": "NoSchedule"}]
     found = cluster(1, 1, documents=({**OURS, "kind": "InitConfiguration", "nodeRegistration": {"taints": taints}},))
     assert written(found)["InitConfiguration"]["nodeRegistration"]["taints"] == taints
-    assert config_version(found.facts) == "v1beta2"
 
 
 def test_certificates_are_good_for_as_long_as_asked_and_no_authority_ends_before_them() -> None:
@@ -109,15 +115,33 @@ def test_certificates_are_good_for_as_long_as_asked_and_no_authority_ends_before
     end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days - 1)
     for pair in pairs.values():
         assert x509.load_pem_x509_certificate(pair.certificate).not_valid_after_utc > end
-    arguments = written(cluster(certificate_days=90))["ClusterConfiguration"]["controllerManager"]["extraArgs"]
-    assert arguments["cluster-signing-duration"] == "2160h"
-    assert "cluster-signing-duration" not in written(cluster())["ClusterConfiguration"]["controllerManager"]["extraArgs"]
+    asked, usual = (written(cluster(certificate_days=days))["ClusterConfiguration"]["controllerManager"] for days in (90, None))
+    assert {"name": "cluster-signing-duration", "value": "2160h"} in asked["extraArgs"]
+    assert "cluster-signing-duration" not in str(usual)
 
 
 def test_the_certificates_of_masters_hold_the_address_by_which_kernels_lead_to_them() -> None:
     found = cluster(3, 1, virtual_ip="10.103.97.2")
     assert "10.103.97.2" in written(found)["ClusterConfiguration"]["apiServer"]["certSANs"]
     assert "10.103.97.2" not in written(cluster(3, 1))["ClusterConfiguration"]["apiServer"]["certSANs"]
+
+
+def test_the_mode_of_kube_proxy_is_what_all_machines_can_do_unless_it_is_asked_for() -> None:
+    def mode(of: Cluster) -> str:
+        return str(written(of)["KubeProxyConfiguration"]["mode"])
+
+    def all_can(of: Cluster) -> Cluster:
+        return dataclasses.replace(of, members=tuple(dataclasses.replace(one, nftables=True) for one in of.members))
+
+    able = all_can(cluster(3, 2))
+    assert mode(able) == "nftables"
+    one_cannot = (*able.members[:-1], dataclasses.replace(able.members[-1], nftables=False))
+    assert mode(dataclasses.replace(able, members=one_cannot)) == "iptables"
+    # A cluster keeps the one that it has.
+    assert mode(dataclasses.replace(able, proxy_mode="iptables")) == "iptables"
+    assert mode(dataclasses.replace(able, members=one_cannot, proxy_mode="nftables")) == "nftables"
+    asked = {"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "ipvs"}
+    assert mode(dataclasses.replace(able, documents=(asked,))) == "ipvs"
 
 
 def test_kube_proxy_leaves_rules_alone_that_are_not_its_own() -> None:

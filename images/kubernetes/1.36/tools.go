@@ -1,0 +1,27 @@
+//go:build tools
+
+// Package tools names the programs that this module exists to compile.
+package tools
+
+// The tags and the stamps of a release build.
+//slipway:tags selinux notest grpcnotrace
+//slipway:set k8s.io/component-base/version.gitVersion={version}
+//slipway:set k8s.io/component-base/version.gitMajor={major}
+//slipway:set k8s.io/component-base/version.gitMinor={minor}
+//slipway:set k8s.io/component-base/version.gitTreeState=clean
+//slipway:set k8s.io/component-base/version.gitCommit=module
+//slipway:set k8s.io/component-base/version.buildDate=1970-01-01T00:00:00Z
+//slipway:set k8s.io/client-go/pkg/version.gitVersion={version}
+//slipway:set k8s.io/client-go/pkg/version.gitMajor={major}
+//slipway:set k8s.io/client-go/pkg/version.gitMinor={minor}
+//slipway:set k8s.io/client-go/pkg/version.gitTreeState=clean
+//slipway:set k8s.io/client-go/pkg/version.gitCommit=module
+//slipway:set k8s.io/client-go/pkg/version.buildDate=1970-01-01T00:00:00Z
+
+import _ "k8s.io/kubernetes/cmd/kube-apiserver"
+import _ "k8s.io/kubernetes/cmd/kube-controller-manager"
+import _ "k8s.io/kubernetes/cmd/kube-proxy"
+import _ "k8s.io/kubernetes/cmd/kube-scheduler"
+import _ "k8s.io/kubernetes/cmd/kubeadm"
+import _ "k8s.io/kubernetes/cmd/kubectl"
+import _ "k8s.io/kubernetes/cmd/kubelet"

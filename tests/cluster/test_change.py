@@ -1,0 +1,144 @@
+"""A cluster goes to another image of the same Kubernetes and back, killed on the way, and who uses its application notices nothing.
+
+The other image has another runc and other settings of Kubernetes, so every node is emptied and its services are started anew. What the
+versions of Kubernetes have to do with it is in test_upgrade.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from harness.lifecycle import staging, transition
+from tests.cluster import market
+from tests.cluster.lab import Client, Lab, begun, ended, kill_at, reached, until
+from tests.conftest import Slipway
+from tests.waiting import HANG
+
+FIRST, SECOND = "bazaar:1", "bazaar:2"
+VERSION = "v1.36.3"
+BEFORE, AFTER = "110", "99"
+"""How many pods a node takes: what its kubelet says of the image that it is configured by."""
+
+KUBEADM = f"""apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+maxPods: {AFTER}
+---
+apiVersion: kubeadm.k8s.io/v1beta4
+kind: ClusterConfiguration
+apiServer:
+  extraArgs:
+  - {{name: max-requests-inflight, value: "401"}}
+"""
+# What stands behind a program's end is not read.
+OTHER_RUNC = "RUN printf other >> bin/runc\n"
+
+
+@pytest.fixture(scope="module")
+def images(slipway: Slipway, kubernetes: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    market.build(slipway, tmp_path_factory.mktemp("first"), FIRST, kubernetes)
+    market.build(slipway, tmp_path_factory.mktemp("second"), SECOND, kubernetes, OTHER_RUNC, {"etc/kubeadm.yml": KUBEADM})
+
+
+@pytest.fixture(scope="module")
+def lab(slipway: Slipway, images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    lab = Lab(slipway, "test-change", 1, 2)
+    try:
+        market.start(lab, FIRST, tmp_path_factory.mktemp("cluster"))
+        yield lab
+    finally:
+        lab.down()
+
+
+def changed(lab: Lab) -> dict[str, str]:
+    """How many pods each node takes, by its short name."""
+    nodes = lab.json("get", "nodes")["items"]
+    return {market.short(lab, node["metadata"]["name"]): node["status"]["capacity"]["pods"] for node in nodes}
+
+
+def all_are(pods: str) -> dict[str, str]:
+    return {"master-1": pods, "node-1": pods, "node-2": pods}
+
+
+def server(lab: Lab) -> str:
+    return lab.first.run("cat /etc/kubernetes/manifests/kube-apiserver.yaml").stdout
+
+
+def test_what_cannot_be_done_is_told_and_nothing_is_changed(lab: Lab) -> None:
+    before = lab.journals()
+    plan = json.loads(lab.slipway(*market.upgrade(lab, SECOND, "--plan", "--output", "json")).stdout)
+    assert [(market.short(lab, node["node"]), node["from"], node["to"], node["turn"]) for node in plan["nodes"]] == [
+        ("master-1", VERSION, VERSION, 1),
+        ("node-1", VERSION, VERSION, 2),
+        ("node-2", VERSION, VERSION, 3),
+    ]
+    secret = lab.slipway("upgrade", lab.name, SECOND, "--yes", check=False)
+    assert secret.returncode == 2
+    assert "-e DbPassword" in secret.stderr
+    assert "manifests/shop.yaml" in secret.stderr
+    back = lab.slipway(*market.rollback(lab), check=False)
+    assert (back.returncode, "has not been upgraded" in back.stderr) == (7, True)
+    assert lab.journals() == before
+
+
+def test_a_change_that_was_killed_is_finished_by_the_same_command_and_the_application_is_served_all_the_time(lab: Lab) -> None:
+    client = Client(lab.worker, market.PORT)
+    until(client.answers)
+    kill_at(market.upgrade(lab, SECOND), f"- change node {lab.name}-node-1")
+    assert changed(lab)["master-1"] == AFTER
+    done = lab.slipway(*market.upgrade(lab, SECOND, "--output", "json"), timeout=HANG)
+    assert f"+ change master {lab.name}-master-1 (done before)" in done.stderr
+    assert json.loads(done.stdout)["resumed"]
+    client.stop()
+    answers = client.answers()
+    assert [answer for answer in answers if not answer.app] == []
+    assert len(answers) > 100
+    assert changed(lab) == all_are(AFTER)
+    assert "--max-requests-inflight=401" in server(lab)
+    found = lab.status()
+    assert (found["healthy"], found["kubernetes"], found["image"]) == (True, VERSION, SECOND)
+    assert all(node["schedulable"] for node in found["nodes"])
+
+
+def test_what_was_asked_for_is_kept_and_what_was_before_is_on_the_machines(lab: Lab) -> None:
+    market.was_kept(lab, SECOND)
+    assert lab.first.run(f"stat -c %a {transition.BACKUP}").stdout.strip() == "600"
+    for machine in lab.machines:
+        assert not machine.run(f"cmp -s {staging.FORMER}/bin/runc /var/lib/slipway/rootfs/bin/runc", check=False).ok
+
+
+def test_a_rollback_brings_the_former_image_back_and_sends_next_to_nothing(lab: Lab) -> None:
+    client = Client(lab.worker, market.PORT)
+    done = lab.slipway(*market.rollback(lab), timeout=HANG)
+    client.stop()
+    assert [answer for answer in client.answers() if not answer.app] == []
+    assert changed(lab) == all_are(BEFORE)
+    assert "--max-requests-inflight=401" not in server(lab)
+    assert "0 MB of images and 0 MB of files are new" in done.stderr
+    assert lab.status()["healthy"]
+    assert (market.page(lab), market.settings(lab)) == ("kept from version 1", "from = the Clusterfile")
+    again = lab.slipway(*market.rollback(lab), check=False)
+    assert (again.returncode, "has been rolled back already" in again.stderr) == (7, True)
+
+
+@pytest.mark.long
+def test_a_change_that_lost_a_machine_is_told_and_rolled_back_from_where_it_stood(lab: Lab) -> None:
+    lost = lab.workers[1]
+    with begun(market.upgrade(lab, SECOND)) as running:
+        reached(running, f"- change node {lab.name}-node-2")
+        lab.kill(lost)
+        code, said = ended(running)
+    assert (code, lost in said) == (5, True), said
+    half_way = lab.status()
+    assert half_way["change"]["kind"] == "upgrade"
+    assert [one["address"] for one in half_way["unreachable"]] == [lost]
+    assert {name: pods for name, pods in changed(lab).items() if name != "node-2"} == {"master-1": AFTER, "node-1": AFTER}
+    lab.reboot(lost)
+    lab.slipway(*market.rollback(lab), timeout=HANG)
+    found = until(lambda: (now := lab.status())["healthy"] and now)
+    assert (found["change"], found["image"]) == (None, FIRST)
+    assert changed(lab) == all_are(BEFORE)
+    assert all(node["schedulable"] for node in found["nodes"])
+    assert market.page(lab) == "kept from version 1"

@@ -1,0 +1,228 @@
+"""Official binaries (SOURCE=release of kubefiles/kubernetes) from a mirror that lays files out as the official site does."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from harness import cloudimage, images, process
+from harness.oci import layer
+from harness.oci.model import Platform
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+from harness.sources import descriptors
+from tests.conftest import Slipway
+from tests.integration.registry import Registry, image, push, registry, serving
+from tests.integration.test_build import context
+from tests.integration.test_platforms import THERE, program
+
+PROJECT = Path(__file__).parents[2]
+VERSION = "v1.36.3"
+NAMED = frozenset(
+    f"registry.k8s.io/{name}"
+    for name in (
+        f"kube-apiserver:{VERSION}", f"kube-controller-manager:{VERSION}", f"kube-scheduler:{VERSION}", f"kube-proxy:{VERSION}",
+        "coredns/coredns:v1.14.2", "pause:3.10.2", "etcd:3.6.8-0",
+    )
+)  # fmt: skip
+"""The images that kubeadm of that version names."""
+ADDONS = frozenset(
+    (
+        "docker.io/flannel/flannel:v0.28.10",
+        "docker.io/rancher/local-path-provisioner:v0.0.30",
+        "registry.k8s.io/metrics-server/metrics-server:v0.9.0",
+    )
+)
+ALONE = """FROM scratch
+ARG SOURCE
+ARG VERSION
+ARG MIRROR
+ARG CHECKSUMS
+COPY --from=slipway.dev/kubernetes-release:${VERSION} /rootfs/ .
+"""
+
+
+@pytest.fixture(scope="module")
+def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real programs of that version: those that we compile."""
+    store = Store.default()
+    found = images.Builder(store, (PROJECT / "images",)).ensure(Reference.parse(f"slipway.dev/kubernetes-modules:{VERSION}"))
+    assert found is not None
+    root = tmp_path_factory.mktemp("binaries")
+    layer.unpack(store, descriptors(store.read(found.digest))[1:], root)
+    return root / "rootfs/bin"
+
+
+@pytest.fixture
+def site(tmp_path: Path, binaries: Path) -> Path:
+    """release/VERSION/bin/linux/ARCH/NAME and NAME.sha256, as on the official site."""
+    folder = tmp_path / f"site/release/{VERSION}/bin/linux/{Platform.host().architecture}"
+    folder.mkdir(parents=True)
+    for name in ("kubeadm", "kubelet", "kubectl"):
+        (folder / name).symlink_to(binaries / name)
+        with (binaries / name).open("rb") as file:
+            (folder / f"{name}.sha256").write_text(hashlib.file_digest(file, "sha256").hexdigest())
+    return folder
+
+
+@pytest.fixture
+def mirror(site: Path, tmp_path: Path) -> Iterator[str]:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """The registries of Kubernetes and its addons are one on loopback."""
+    conf = tmp_path / "registries.conf"
+    with registry(tmp_path / "upstream") as found:
+        conf.write_text(
+            "".join(
+                f'[[registry]]\nprefix = "{domain}"\nlocation = "{domain}"\n'
+                f'[[registry.mirror]]\nlocation = "{found.host}/{domain}"\ninsecure = true\n'
+                for domain in ("registry.k8s.io", "docker.io")
+            )
+        )
+        monkeypatch.setenv("SLIPWAY_REGISTRIES_CONF", str(conf))
+        yield found
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Path:
+    """A context of the binaries and nothing else: it is made in seconds, for any processor."""
+    return context(tmp_path / "alone", ALONE)
+
+
+def checksums(site: Path) -> dict[str, str]:
+    """What the user knows of the files of a site: architecture/name -> SHA-256."""
+    files = [path for path in site.parent.glob("*/*") if not path.suffix]
+    return {f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def push_all(where: Registry, names: frozenset[str], platform: Platform) -> None:
+    for name in names:
+        repository, _, tag = name.rpartition(":")
+        push(where, repository, tag, image(name, platform=str(platform)))
+
+
+def build(
+    slipway: Slipway,
+    mirror: str,
+    name: str,
+    platform: Platform | None = None,
+    *,
+    folder: Path,
+    known: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
+    stated = {"CHECKSUMS": ",".join(f"{key}={value}" for key, value in known.items())} if known else {}
+    wanted = {"SOURCE": "release", "VERSION": VERSION, "MIRROR": mirror, **stated}
+    arguments = [f"--build-arg={key}={value}" for key, value in wanted.items()]
+    options = ["--discover", "declared", "--platform", str(platform or Platform.host())]
+    said = slipway("build", "-t", name, "--network", "host", *options, *arguments, folder, check=False)
+    return said.returncode, said.output
+
+
+def test_official_binaries_and_the_images_that_kubeadm_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, registries: Registry, binaries: Path, slipway: Slipway
+) -> None:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+    push_all(registries, NAMED | ADDONS, Platform.host())
+    code, output = build(slipway, mirror, "kubernetes:release", folder=PROJECT / "kubefiles/kubernetes", known=checksums(site))
+    assert code == 0, output
+    described = json.loads(slipway("inspect", "kubernetes:release", "-o", "json").stdout)["platforms"][0]
+    assert described["info"]["kubernetes"] == VERSION
+    found = {one["name"]: set(one["foundBy"]) for one in described["images"]}
+    assert found == {**{name: {"listed"} for name in NAMED}, **{name: {"declared", "listed"} for name in ADDONS}}
+    store = Store(tmp_path / "home/store")
+    layer.unpack(store, cloudimage.read(store, "kubernetes:release").platforms[0].layers, tmp_path / "root")
+    assert (tmp_path / "root/bin/kubelet").read_bytes() == (binaries / "kubelet").read_bytes()
+    facts = (tmp_path / "root/etc/slipway.yaml").read_text()
+    assert f"kubernetes: {VERSION}\npauseImage: registry.k8s.io/pause:3.10.2\n" in facts
+    assert not (tmp_path / "root/finish.sh").exists()
+
+
+def test_binaries_of_another_platform_are_fetched_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, alone: Path, registries: Registry, slipway: Slipway
+) -> None:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+    theirs = program(THERE.architecture)
+    (site.parent / THERE.architecture).mkdir()
+    for name in ("kubeadm", "kubelet", "kubectl"):
+        (site.parent / THERE.architecture / name).write_bytes(theirs)
+        (site.parent / THERE.architecture / f"{name}.sha256").write_text(hashlib.sha256(theirs).hexdigest())
+    # Which images kubeadm names, only this machine's own can tell.
+    push_all(registries, NAMED, THERE)
+    code, output = build(slipway, mirror, "kubernetes:theirs", THERE, folder=alone, known=checksums(site))
+    assert code == 0, output
+    store = Store(tmp_path / "home/store")
+    part = cloudimage.read(store, "kubernetes:theirs").platform(THERE)
+    assert {one.name for one in part.images.images} == NAMED
+    layer.unpack(store, part.layers, tmp_path / "root")
+    assert (tmp_path / "root/bin/kubelet").read_bytes() == theirs
+
+
+def test_a_binary_with_another_checksum_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, alone: Path, slipway: Slipway
+) -> None:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+    stated = {**checksums(site), f"{Platform.host().architecture}/kubelet": "0" * 64}
+    code, output = build(slipway, mirror, "kubernetes:forged", folder=alone, known=stated)
+    assert code == 3
+    assert "kubelet has checksum" in output
+    assert f"not the stated {'0' * 64}" in output
+
+
+def test_checksums_of_a_plain_mirror_are_worth_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, alone: Path, slipway: Slipway
+) -> None:
+    """Who can change the binary on its way can change the checksum beside it as well."""
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+    some = {key: value for key, value in checksums(site).items() if not key.endswith("/kubectl")}
+    for known in (None, some):
+        code, output = build(slipway, mirror, "kubernetes:plain", folder=alone, known=known)
+        assert code == 3
+        assert "it is not https" in output
+
+
+CURL = """#!/bin/sh
+# Serves the folder $SITE as whatever site is asked for, and notes how it was called.
+echo "$*" >> "$CALLS"
+while [ "$#" -gt 1 ]; do [ "$1" != --output ] || file=$2; shift; done
+cp "$SITE/${1#*://*/}" "$file"
+"""
+
+
+@pytest.mark.parametrize("published", ["right", "wrong"])
+def test_what_an_https_mirror_publishes_is_compared(site: Path, tmp_path: Path, published: str) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "curl").write_text(CURL)
+    (programs / "dpkg").write_text(f"#!/bin/sh\necho {Platform.host().architecture}\n")
+    for path in programs.iterdir():
+        path.chmod(0o755)
+    if published == "wrong":
+        (site / "kubelet.sha256").write_text("0" * 64)
+    calls = tmp_path / "calls"
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "SITE": str(tmp_path / "site"), "CALLS": str(calls)}
+    script = PROJECT / "images/kubernetes-release/fetch.sh"
+    said = process.run(["sh", script, "https://mirror.invalid", VERSION, tmp_path / "out"], env=environment, check=False)
+    assert said.ok == (published == "right"), said.output
+    assert (f"not the published {'0' * 64}" in said.stderr) == (published == "wrong")
+    assert calls.read_text().count("--proto-redir =https") == len(calls.read_text().splitlines())
+
+
+def test_a_version_that_the_site_does_not_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, mirror: str, alone: Path, slipway: Slipway
+) -> None:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+    code, output = build(slipway, f"{mirror}/elsewhere", "kubernetes:none", folder=alone, known=checksums(site))
+    assert code == 3
+    assert "404" in output
