@@ -675,7 +675,7 @@ class _Reader:
         if self.base is not None and self.misplaced is not None:
             self.faults.append(self.misplaced)
         if self.base is None:
-            hint = "begin with FROM kubernetes:v1.20.2, or FROM scratch for an application image"
+            hint = "begin with FROM kubernetes:v1.36.3, or FROM scratch for an application image"
             self.faults.insert(0, Fault(f"{self.path}:1", "there is no FROM", hint))
         self._check_launch()
         deferred = self._deferred()
@@ -765,7 +765,7 @@ _USAGE = {
     "CSI": "CSI name local://path...",
     "ENV": "ENV NAME=VALUE...",
     "FROM": "FROM image, or FROM --platform=os/arch image",
-    "KUBEVERSION": "KUBEVERSION >=1.18 <1.23",
+    "KUBEVERSION": "KUBEVERSION >=1.34 <1.38",
     "LABEL": "LABEL name=value...",
     "LAUNCH": 'LAUNCH app... or LAUNCH ["app"]',
     "MAINTAINER": "MAINTAINER name",

@@ -16,7 +16,7 @@ def test_the_release_is_deployed(nodes):
 
 
 def test_the_values_of_the_image_are_in_the_page(node):
-    assert "Hello from a chart in a CloudImage" in node.check_output("curl -s --max-time 60 http://localhost:30081/")
+    assert "Hello from a chart in a CloudImage" in node.check_output(f"curl -s --max-time 60 http://{node.backend.hostname}:30081/")
 
 
 def test_redis_answers(kubectl):

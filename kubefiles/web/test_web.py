@@ -8,7 +8,7 @@ pytestmark = pytest.mark.topology(masters=1, nodes=1)
 
 
 def test_the_page_answers_on_every_node(node):
-    assert "Hello from a CloudImage" in node.check_output("curl -s --max-time 60 http://localhost:30080/")
+    assert "Hello from a CloudImage" in node.check_output(f"curl -s --max-time 60 http://{node.backend.hostname}:30080/")
 
 
 def test_redis_answers_through_its_service(kubectl):

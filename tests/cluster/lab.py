@@ -281,7 +281,7 @@ def found(machine: SshNode) -> str:
 # Asks again and again what a user of the cluster would, through the machine's own balancer and through its services.
 _CLIENT = """while :; do
   api=$(curl -sk -m 60 -o /dev/null -w '%{http_code}' https://apiserver.cluster.local:6443/readyz)
-  web=$(curl -s -m 60 -o /dev/null -w '%{http_code}' http://127.0.0.1:PORT/)
+  web=$(curl -s -m 60 -o /dev/null -w '%{http_code}' http://ADDRESS:PORT/)
   echo "$(date +%s.%N) $api $web"
   sleep 0.1
 done > /run/client.log 2>&1
@@ -302,7 +302,7 @@ class Client:
 
     def __init__(self, machine: SshNode, port: int) -> None:
         self.machine = machine
-        machine.put(_CLIENT.replace("PORT", str(port)).encode(), "/run/client.sh")
+        machine.put(_CLIENT.replace("ADDRESS", machine.address).replace("PORT", str(port)).encode(), "/run/client.sh")
         machine.run("systemctl stop client 2> /dev/null; systemd-run --unit=client sh /run/client.sh 2>&1")
 
     def stop(self) -> None:

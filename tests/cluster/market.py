@@ -122,7 +122,7 @@ def rollback(lab: Lab) -> list[str]:
 
 
 def page(lab: Lab) -> str:
-    return lab.worker.run(f"curl -s --max-time 60 http://127.0.0.1:{PORT}/").stdout
+    return lab.worker.run(f"curl -s --max-time 60 http://{lab.worker.address}:{PORT}/").stdout
 
 
 def settings(lab: Lab) -> str:

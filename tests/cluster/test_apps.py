@@ -173,7 +173,8 @@ def images(slipway: Slipway, tmp_path_factory: pytest.TempPathFactory) -> Images
 
 
 def page(lab: Lab, index: int) -> str:
-    return lab.machines[index].run("curl -s --max-time 60 http://127.0.0.1:30090/", check=False).stdout.strip()
+    machine = lab.machines[index]
+    return machine.run(f"curl -s --max-time 60 http://{machine.address}:30090/", check=False).stdout.strip()
 
 
 def listed(lab: Lab, *where: str | Path) -> dict[str, Any]:

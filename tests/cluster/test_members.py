@@ -46,7 +46,7 @@ def test_a_worker_joins_and_runs_what_the_others_run(joined: Lab, later: str) ->
     for machine in (joined.first, newcomer):
         assert machine.run("stat -c %a /var/lib/slipway").stdout.strip() == "700"
     # And the same services.
-    assert until(lambda: PAGE in newcomer.run("curl -s --max-time 60 http://127.0.0.1:30080/", check=False).stdout)
+    assert until(lambda: PAGE in newcomer.run(f"curl -s --max-time 60 http://{later}:30080/", check=False).stdout)
 
 
 def test_everybody_knows_a_worker_that_has_joined(joined: Lab, later: str) -> None:
@@ -96,7 +96,7 @@ def test_a_worker_leaves_its_machine_as_it_was_and_may_come_back(joined: Lab, la
     assert found(joined.at(later)) == made.untouched[later]
     assert f"{joined.name}-node-2" not in joined.nodes()
     assert later not in joined.json(*RECORD)["data"]["Clusterfile"]
-    assert joined.first.run("curl -s --max-time 60 http://127.0.0.1:30080/").stdout.strip() == PAGE
+    assert joined.first.run(f"curl -s --max-time 60 http://{joined.first.address}:30080/").stdout.strip() == PAGE
     # Its pods are gone with it: nobody waits for them.
     until(lambda: joined.status()["healthy"])
     joined.slipway(*joined.join_words(later), timeout=HANG)

@@ -291,5 +291,5 @@ def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_we
 
 def answers(lab: Lab) -> None:
     """The application serves, through services whose addresses are the old ones."""
-    page = "curl -s --max-time 60 http://127.0.0.1:30080/"
-    until(lambda: all("<h1>" in machine.run(page, check=False).stdout for machine in lab.machines))
+    page = "curl -s --max-time 60 http://{}:30080/"
+    until(lambda: all("<h1>" in machine.run(page.format(machine.address), check=False).stdout for machine in lab.machines))

@@ -28,7 +28,7 @@ def test_a_run_that_was_killed_at_every_step_came_to_its_end_and_did_nothing_twi
 
 def test_the_image_runs_with_the_values_it_was_given(lab: Lab) -> None:
     for machine in lab.machines:
-        assert machine.run("curl -s --max-time 60 http://127.0.0.1:30080/").stdout.strip() == f"<h1>{GREETING}</h1>"
+        assert machine.run(f"curl -s --max-time 60 http://{machine.address}:30080/").stdout.strip() == f"<h1>{GREETING}</h1>"
 
 
 def test_the_cluster_is_healthy_and_says_what_it_runs(lab: Lab, web: str) -> None:

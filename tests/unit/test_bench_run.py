@@ -101,9 +101,8 @@ def test_what_the_peer_of_one_node_is_given_is_rendered(tmp_path: Path) -> None:
     rootfs = tmp_path / "rootfs"
     image = PROJECT / "kubefiles/kubernetes"
     shutil.copytree(image / "etc", rootfs / "etc")
-    shutil.copytree(image / "debian/etc", rootfs / "etc", dirs_exist_ok=True)
     env = sandbox.environment(Facts("v1.36.3"), {})
-    for name in ("network.yaml", "dns.yaml"):
+    for name in ("network.yaml", "storage.yaml", "metrics.yaml"):
         assert "{{" not in addon(rootfs, name, env)
     assert env["SvcCIDR"] in addon(rootfs, "network.yaml", env)
 

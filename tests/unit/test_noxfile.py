@@ -186,7 +186,7 @@ def test_fuzzing_and_hostile_machines_are_part_of_the_tests() -> None:
 
 def test_every_shell_script_is_checked_whatever_it_is_called() -> None:
     found = noxfile.shell_scripts()
-    assert {"nox", ".ci/run", "images/builder/gather", "images/network/network.sh"} <= set(found)
+    assert {"nox", ".ci/run", "images/builder/gather", "images/builder/iptables-select"} <= set(found)
     assert not [path for path in found if path.endswith(".py")]
 
 

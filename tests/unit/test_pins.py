@@ -99,7 +99,7 @@ def test_every_exception_is_still_one() -> None:
         ("RUN apt-get install -y --no-install-recommends \\\n  curl=7.88.1-10", "package=version"),
         ('process.run(["apt-get", "-qq", "download", f"{package}={version}"])', "package=version"),
         ("obtain 'nginx=1.22.1-9'", "package=version"),
-        ("apt-get source kubernetes=1.20.2-1", "package=version"),
+        ("apt-get source kubernetes=1.19.3-1", "package=version"),
         ("deb https://snapshots.example/archive/debian/20240101T000000Z bookworm main", "an address in an archive"),
         ("curl -O $MIRROR/pool/main/k/kind/kind.deb", "an address in an archive"),
         ("oras_1.2.0-1_amd64.deb", "a package file"),

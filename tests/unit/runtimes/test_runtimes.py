@@ -25,7 +25,7 @@ def test_all_faults_of_the_facts_are_told_with_their_place() -> None:
     assert [fault.where for fault in caught.value.faults] == ["etc/slipway.yaml .podcidr", "etc/slipway.yaml .kubernetes"]
 
 
-@pytest.mark.parametrize("version", ["v1.30.14", "v1.20.2", "v0.99.0"])
+@pytest.mark.parametrize("version", ["v1.30.14", "v1.24.0", "v0.99.0"])
 def test_a_kubernetes_that_is_too_old_is_refused_with_what_is_taken(version: str) -> None:
     with pytest.raises(InputError, match=rf"{version} is too old: 1\.31 and newer are taken") as caught:
         Facts.parse(f"kubernetes: {version}\n", "etc/slipway.yaml")
