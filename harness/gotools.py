@@ -6,6 +6,7 @@ packages to compile and nothing else, and says in comments how:
     //slipway:tags TAG...              build tags
     //slipway:set PACKAGE.NAME=VALUE   a string variable of the program; {version} (v1.2.3), {bare} (1.2.3), {major}, {minor} are replaced
     //slipway:name PROGRAM PACKAGE     the name of a program that is not the last element of its import path
+    //slipway:experiment NAME...       experiments of the Go toolchain (GOEXPERIMENT), as nojsonv2
 
 The compiler is ``go`` on PATH when it is new enough for go.mod; otherwise, and for what goes into images, the release that is pinned
 here, from a Python wheel.
@@ -68,6 +69,7 @@ class Recipe:
     tags: tuple[str, ...] = ()
     stamps: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Variables that the linker sets: import path and name -> value."""
+    experiments: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Recipe:
@@ -89,6 +91,7 @@ class Recipe:
             numbers(go["version"]),
             modules,
             tuple(tag for word, rest in told if word == "tags" for tag in rest.split()),
+            experiments=tuple(name for word, rest in told if word == "experiment" for name in rest.split()),
         )
         return dataclasses.replace(found, stamps=dict(_stamp(rest, found.version) for word, rest in told if word == "set"))
 
@@ -265,7 +268,8 @@ def _go(recipe: Recipe, toolchain: Toolchain, architecture: str, take: process.T
         take(name, line)
 
     argv: list[str | Path] = [toolchain.program, *words]
-    code = process.stream(argv, keep, env=environment(toolchain, architecture), cwd=recipe.folder)
+    settings = {**environment(toolchain, architecture), "GOEXPERIMENT": ",".join(recipe.experiments)}
+    code = process.stream(argv, keep, env=settings, cwd=recipe.folder)
     if code != 0:
         told = [line for line in said if not re.fullmatch(r"[\w.~/-]+", line)]
         raise explained(recipe, CommandError(f"go {words[0]}: exit code {code}", details="\n".join(told)))

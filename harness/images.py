@@ -542,7 +542,7 @@ def make_debian(client: engine.Client, name: str, suite: str, platform: Platform
     foreign = [] if platform.matches(Platform.host()) else [f"--architectures={platform.architecture}"]
     with tempfile.TemporaryDirectory(prefix="slipway-base-", dir=scratch.folder()) as work:
         tree = Path(work, "base.tar")
-        sources = [str(path) for path in _apt_sources(suite)]
+        sources = [str(path) for path in _apt_sources(suite)] or [f"deb {_archive()} {suite} main"]
         # apt's own settings (mirrors without a valid-until date, proxies) hold for the base as they hold for this machine.
         dump = process.run(["apt-config", "dump"]).stdout
         settings = [line for line in dump.splitlines() if re.match(r'Acquire::(Check-|Retries|https?::Proxy )[^"]*"[^@"]*";', line)]
@@ -572,6 +572,15 @@ def make_debian(client: engine.Client, name: str, suite: str, platform: Platform
             ) from error
         repository, tag = name.split(":")
         client.api.import_image(src=str(tree), repository=repository, tag=tag, changes=['CMD ["bash"]'])
+
+
+def _archive() -> str:
+    """The address of the Debian archive that apt uses here."""
+    words = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN)", "Created-By: Packages", "Origin: Debian"]
+    found = [word for word in process.run(words).stdout.split() if "security" not in word]
+    if not found:
+        raise BuildError("apt has no index of a Debian archive", hint="apt-get update")
+    return found[0]
 
 
 def _apt_sources(suite: str) -> list[Path]:

@@ -24,7 +24,7 @@ from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, File, Files, read_all
 from harness.nodes.ssh import SshNode
 from harness.oci.store import Store
-from harness.runtimes import ROOTFS
+from harness.runtimes import ROOTFS, SYSTEM
 from harness.runtimes.kubeadm import KUBECTL
 from harness.runtimes.pki import FILES, FOLDER
 from harness.trust import policy
@@ -568,9 +568,17 @@ def _wait_for_nodes(work: Work) -> Step:
         names = [setup.member(node).name for node in work.fresh]
         status = '{{range .status.conditions}}{{if eq .type "Ready"}}{{.status}}{{end}}{{end}}'
         ready = f"{{{{range .items}}}}{{{{.metadata.name}}}} {status}{{{{println}}}}{{{{end}}}}"
-        # One kubectl that watches costs less than many that look; of a node that is not there yet it will not hear.
+        # One kubectl that watches costs less than many that look; of a node that is not there yet it will not hear. A node is Ready before
+        # the pods of its network and of its Services are: they belong to DaemonSets, which mark their pods with a revision.
         script = f"""end=$(($(date +%s) + 10))
-until {KUBECTL} wait --for=condition=Ready --timeout=10s {" ".join(f"node/{name}" for name in names)} > /dev/null 2>&1; do
+ready() {{
+  {KUBECTL} wait --for=condition=Ready --timeout=10s {" ".join(f"node/{name}" for name in names)} > /dev/null 2>&1 || return 1
+  for name in {" ".join(names)}; do for namespace in {" ".join(SYSTEM)}; do
+    said=$({KUBECTL} wait pod --for=condition=Ready --timeout=10s --namespace=$namespace --selector=controller-revision-hash \\
+      --field-selector=spec.nodeName=$name 2>&1) || case $said in *'no matching resources'*) ;; *) echo "$said"; return 1 ;; esac
+  done; done
+}}
+until ready; do
   if [ "$(date +%s)" -ge "$end" ]; then {KUBECTL} get nodes -o go-template='{ready}' 2>/dev/null; exit 1; fi
   sleep 0.3
 done"""

@@ -79,7 +79,7 @@ _KEEP_HOSTS = f"""{{ grep -v '{HOSTS_MARK}$' /etc/hosts || true; cat {STATE}/hos
 if ! cmp -s {STATE}/hosts.new /etc/hosts; then cat {STATE}/hosts.new > /etc/hosts; fi
 rm {STATE}/hosts.new
 """
-_CNI = ("bridge", "flannel-bridge", "host-local", "loopback", "portmap")
+_CNI = ("bridge", "firewall", "flannel-bridge", "host-local", "loopback", "portmap", "ptp", "static", "tuning")
 CNI_CONFIG = "etc/cni/10-flannel.conflist"
 """In the rootfs: the pod network of the image, as a kubelet finds it ready at its first look."""
 

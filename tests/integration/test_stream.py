@@ -79,3 +79,18 @@ def test_output_goes_into_a_file_on_request(tmp_path: Path) -> None:
     with path.open("wb") as file:
         result = process.run(["sh", "-c", "printf '\\000\\377'; echo err >&2"], output=file)
     assert (path.read_bytes(), result.stdout, result.stderr) == (b"\x00\xff", "", "err\n")
+
+
+def test_ctrl_c_ends_what_threads_of_the_process_run() -> None:
+    ended: list[int] = []
+    begun = threading.Event()
+
+    def act() -> None:
+        ended.append(process.stream(["sh", "-c", "echo begun; exec sleep 3600"], lambda *_: begun.set()))
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    assert begun.wait(HANG)
+    process.end_all()
+    thread.join(HANG)
+    assert ended == [-15]

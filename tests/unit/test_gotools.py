@@ -157,6 +157,7 @@ package tools
 //slipway:set example.test/hello/version.version={version}
 //slipway:set example.test/hello/version.short={bare} of {major}.{minor}
 //slipway:name greet example.test/hello/server/v3
+//slipway:experiment nojsonv2
 
 import _ "example.test/hello/server/v3"
 import _ "example.test/hello/ctl/v3"
@@ -168,6 +169,7 @@ def test_a_folder_says_how_its_programs_are_compiled(machine: Machine, folder: P
     recipe = Recipe.read(folder)
     assert recipe.programs == {"greet": "example.test/hello/server/v3", "ctl": "example.test/hello/ctl/v3"}
     assert recipe.tags == ("notest", "selinux")
+    assert recipe.experiments == ("nojsonv2",)
     assert recipe.stamps == {"example.test/hello/version.version": "v1.2.3", "example.test/hello/version.short": "1.2.3 of 1.2"}
 
 

@@ -1,0 +1,108 @@
+"""Each program that a node gets starts on any Linux: in the oldest Debian of the archive, and where there is nothing but the rootfs."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import engine, images
+from harness.images import Builder, bundled
+from harness.oci import layer
+from harness.oci.model import Platform
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+from harness.sources import descriptors
+
+OLDEST = "slipway-test/oldest-debian:1"
+EMPTY = "slipway-test/rootfs:1"
+IMAGES = ("slipway.dev/runtime:13", "slipway.dev/kubernetes-modules:v1.36.3")
+
+STATIC = {
+    "containerd": "--version", "containerd-shim-runc-v2": "-v", "ctr": "--version", "runc": "--version", "crictl": "--version",
+    "registry": "--version", "kubeadm": "version", "kubelet": "--version", "kubectl": "version --client",
+}  # fmt: skip
+"""What a program is asked; it needs nothing of the machine."""
+WITH_LIBRARIES = {"haproxy": "-v", "ipvsadm": "--version", "nft": "--version", "openssl": "version", "unpigz": "--version"}
+"""Programs that bring their loader along; a script starts them, so a machine needs a shell."""
+
+PLUGINS = ("bridge", "firewall", "host-local", "loopback", "portmap", "ptp", "static", "tuning")
+"""Of CNI. Without a command they say what they are."""
+
+
+@pytest.fixture(scope="module")
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the base image puts on a node, of its programs."""
+    store = Store.default()
+    builder = Builder(store, tuple(bundled()))
+    tree = tmp_path_factory.mktemp("rootfs")
+    for name in IMAGES:
+        manifest = builder.ensure(Reference.parse(name))
+        assert manifest is not None
+        layer.unpack(store, descriptors(store.read(manifest.digest))[1:], tree)
+    return tree / "rootfs"
+
+
+@pytest.fixture(scope="module")
+def empty(rootfs: Path) -> Iterator[str]:
+    """An image that holds the rootfs and nothing else, not even a shell."""
+    client = engine.connect()
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(rootfs, "rootfs")
+        # Go programs look for a place for temporary files before they do anything.
+        folder = tarfile.TarInfo("tmp")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o1777
+        tar.addfile(folder)
+    repository, tag = EMPTY.split(":")
+    client.api.import_image_from_data(archive.getvalue(), repository=repository, tag=tag)
+    yield EMPTY
+    client.images.remove(EMPTY, force=True)
+
+
+@pytest.fixture(scope="module")
+def oldest() -> str:
+    """The oldest release of Debian in the archive that this machine uses."""
+    client = engine.connect()
+    try:
+        client.images.get(OLDEST)
+    except engine.NotFound:
+        images.make_debian(client, OLDEST, "oldoldstable", Platform.host())
+    return OLDEST
+
+
+def test_every_program_of_a_node_is_tried(rootfs: Path) -> None:
+    assert {path.name for path in (rootfs / "bin").iterdir() if path.is_file()} == {*STATIC, *WITH_LIBRARIES}
+    assert {path.name for path in (rootfs / "bin/cni").iterdir()} == {*PLUGINS, "flannel-bridge"}
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_a_program_starts_where_there_is_nothing(empty: str, name: str) -> None:
+    code, said = engine.run_container(engine.connect(), empty, [f"/rootfs/bin/{name}", *STATIC[name].split()], network_mode="none")
+    assert code == 0, said
+    assert any(figure in said for figure in ("1.", "2.", "3.")), said
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_a_plugin_starts_where_there_is_nothing(empty: str, name: str) -> None:
+    code, said = engine.run_container(engine.connect(), empty, [f"/rootfs/bin/cni/{name}"], network_mode="none")
+    assert (code, f"CNI {name} plugin v" in said) == (0, True), said
+
+
+@pytest.mark.parametrize("name", WITH_LIBRARIES)
+def test_a_program_with_libraries_starts_by_its_own_loader(empty: str, name: str) -> None:
+    folder = "/rootfs/lib/balancer"
+    words = [f"{folder}/ld.so", "--library-path", folder, f"{folder}/{name}", *WITH_LIBRARIES[name].split()]
+    code, said = engine.run_container(engine.connect(), empty, words, network_mode="none")
+    assert code == 0, said
+
+
+@pytest.mark.parametrize("name", [*STATIC, *WITH_LIBRARIES])
+def test_a_program_starts_in_the_oldest_debian(oldest: str, rootfs: Path, name: str) -> None:
+    words = [f"/mnt/bin/{name}", *{**STATIC, **WITH_LIBRARIES}[name].split()]
+    mounted = {str(rootfs): {"bind": "/mnt", "mode": "ro"}}
+    code, said = engine.run_container(engine.connect(), oldest, words, volumes=mounted, network_mode="none")
+    assert code == 0, said
