@@ -28,7 +28,8 @@ STATIC = {
 """What a program is asked; it needs nothing of the machine."""
 WITH_LIBRARIES = {"haproxy": "-v", "ipvsadm": "--version", "nft": "--version", "openssl": "version", "unpigz": "--version"}
 """Programs that bring their loader along; a script starts them, so a machine needs a shell."""
-
+NO_IPVS = "Can't initialize ipvs"
+"""What ipvsadm says before anything else on a kernel that has no IPVS: then it has started."""
 PLUGINS = ("bridge", "firewall", "host-local", "loopback", "portmap", "ptp", "static", "tuning")
 """Of CNI. Without a command they say what they are."""
 
@@ -97,7 +98,7 @@ def test_a_program_with_libraries_starts_by_its_own_loader(empty: str, name: str
     folder = "/rootfs/lib/balancer"
     words = [f"{folder}/ld.so", "--library-path", folder, f"{folder}/{name}", *WITH_LIBRARIES[name].split()]
     code, said = engine.run_container(engine.connect(), empty, words, network_mode="none")
-    assert code == 0, said
+    assert code == 0 or NO_IPVS in said, said
 
 
 @pytest.mark.parametrize("name", [*STATIC, *WITH_LIBRARIES])
@@ -105,4 +106,4 @@ def test_a_program_starts_in_the_oldest_debian(oldest: str, rootfs: Path, name: 
     words = [f"/mnt/bin/{name}", *{**STATIC, **WITH_LIBRARIES}[name].split()]
     mounted = {str(rootfs): {"bind": "/mnt", "mode": "ro"}}
     code, said = engine.run_container(engine.connect(), oldest, words, volumes=mounted, network_mode="none")
-    assert code == 0, said
+    assert code == 0 or NO_IPVS in said, said
