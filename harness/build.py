@@ -120,10 +120,15 @@ def read(options: Options, platform: Platform) -> Kubefile:
     def parse(build_args: Mapping[str, str]) -> Kubefile:
         return kubefile.parse(text, str(path), build_args=build_args, platform=str(platform), context=options.context)
 
-    parsed = parse(options.build_args)
+    arguments = dict(options.build_args)
+    parsed = parse(arguments)
+    source = releases.source(parsed, options.images_from)
+    if source is not None:
+        arguments["SOURCE"] = source
+        parsed = parse(arguments)
     version = releases.whole(parsed, _image_roots(options.context))
     if version is not None:
-        parsed = parse({**options.build_args, "VERSION": version})
+        parsed = parse({**arguments, "VERSION": version})
     applications.applications(parsed, options.context)
     return parsed
 
@@ -676,6 +681,8 @@ CLUSTERS: dict[str, Cluster] = {"kind": sandbox.kind, "container": sandbox.conta
 
 
 def check(options: Options) -> dict[str, Any]:
-    """What ``build --check`` prints, as JSON values. Needs neither base image nor engine. Raises InputError."""
+    """What ``build --check`` prints, as JSON values. Needs neither base image nor engine, and asks nobody. Raises InputError."""
+    if options.images_from == imagechoice.AUTO:
+        options = dataclasses.replace(options, images_from=imagechoice.BUILT)
     plans = [outline.plan(parsed, options.context) for parsed in read_all(options).values()]
     return plans[0] if len(plans) == 1 else {**plans[0], "platforms": [plan["platform"] for plan in plans]}

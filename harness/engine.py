@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import time
@@ -30,6 +31,9 @@ SYSTEM_CONFIG = Path("/etc/docker/daemon.json")
 SOCKET = Path("/var/run/docker.sock")
 PRIVILEGED_SINCE = (23, 0)
 """From this version on Docker itself leaves out capabilities that the host lacks."""
+
+_TRIES, _PAUSE = 30, 0.1
+"""How often, and after how many seconds, it is looked for a container whose making was interrupted."""
 
 
 def is_local() -> bool:
@@ -167,13 +171,32 @@ def repair() -> None:
 
 def run_container(client: Client, image: str, command: list[str], **options: Any) -> tuple[int, str]:
     """Run a container to its end and remove it; returns its exit code and output. Extra options are docker's own."""
-    container = client.containers.create(image, command, **options)
+    # Named by us: whoever is interrupted before the engine's answer has come would not know what to remove.
+    name = f"slipway-step-{secrets.token_hex(6)}"
+    container = None
     try:
+        container = client.containers.create(image, command, name=name, **options)
         container.start()
         code = int(container.wait()["StatusCode"])
         return code, container.logs().decode(errors="replace")
+    except KeyboardInterrupt:
+        if container is None:
+            _remove_begun(client, name)
+        raise
     finally:
-        container.remove(force=True, v=True)
+        if container is not None:
+            container.remove(force=True, v=True)
+
+
+def _remove_begun(client: Client, name: str) -> None:
+    """Remove a container that the engine may be about to make."""
+    for _ in range(_TRIES):
+        try:
+            client.containers.get(name).remove(force=True, v=True)
+        except NotFound:
+            time.sleep(_PAUSE)
+        else:
+            return
 
 
 def command_output(container: Any, argv: list[str], **options: Any) -> str:

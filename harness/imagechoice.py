@@ -10,9 +10,12 @@ import contextlib
 import json
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+import urllib3
 
 from harness import durable, log, paths, untrusted
 from harness.errors import SlipwayError
@@ -86,6 +89,23 @@ def probe(registries: Registries, login: Login, *, memory: Path | None = None, c
         return answers
 
     return ask
+
+
+def site_answers(url: str, *, memory: Path | None = None, clock: Callable[[], float] = time.time) -> bool:
+    """Whether a site answers for a file of it, which it may lack. Asked once in some minutes, as registries are. Raises nothing."""
+    file, place = memory or paths.cache() / "registries-asked.json", url
+    known = _remembered(file, place, clock())
+    if known is not None:
+        return known
+    with log.step(f"ask {urllib.parse.urlsplit(url).hostname}") as step:
+        try:
+            patience = urllib3.Timeout(connect=PROBE.connect, read=PROBE.read)
+            answers = urllib3.PoolManager(retries=False).request("GET", url, timeout=patience).status < 500
+        except urllib3.exceptions.HTTPError:
+            answers = False
+        step.note = "it answers" if answers else "no answer"
+    _remember(file, place, answers, clock())
+    return answers
 
 
 def _answers(client: Client, reference: Reference) -> bool:

@@ -1,4 +1,4 @@
-"""The build argument VERSION as people write it: ``1.36``, ``v1.36``, ``1.36.3``, ``stable``, ``latest``.
+"""The build arguments VERSION and SOURCE as people write them: ``1.36``, ``v1.36``, ``1.36.3``, ``stable``, ``latest``; ``auto``.
 
 Where images/ compiles what a Kubefile copies in that version, the module folders say which versions there are; where a Kubefile takes the
 official binaries, the site that has them does.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import urllib3
 
-from harness import gotools, images, log
+from harness import gotools, imagechoice, images, log
 from harness.errors import BuildError
 from harness.kubefile import Arg, Copy, Kubefile
 from harness.oci.reference import Reference
@@ -25,12 +25,33 @@ _ANSWER = 64
 """Bytes of a file that holds one version."""
 
 
+AUTO, RELEASE, MODULES = "auto", "release", "modules"
+"""Values of SOURCE: the official binaries where their site answers, else compiled; always the one; always the other."""
+
+
+def source(parsed: Kubefile, mode: str) -> str | None:
+    """What SOURCE=auto of a Kubefile means now; None when it says something else. ``mode`` is one of imagechoice.MODES."""
+    arguments = _arguments(parsed)
+    if arguments.get("SOURCE") != AUTO or "MIRROR" not in arguments:
+        return None
+    if mode != imagechoice.AUTO:
+        return {imagechoice.UPSTREAM: RELEASE, imagechoice.BUILT: MODULES}[mode]
+    answers = imagechoice.site_answers(f"{arguments['MIRROR']}/release/stable.txt")
+    if not answers:
+        log.info(f"{arguments['MIRROR']} does not answer: Kubernetes is compiled from its module (--build-arg SOURCE)")
+    return RELEASE if answers else MODULES
+
+
+def _arguments(parsed: Kubefile) -> dict[str, str]:
+    return {name: value for one in parsed.of(Arg) for name, value in one.values.items() if value is not None}
+
+
 def whole(parsed: Kubefile, roots: Sequence[Path]) -> str | None:
     """The version, as ``v1.36.3``, that VERSION of a Kubefile means; None when it says so itself or is of something else.
 
     Raises BuildError when there is none.
     """
-    arguments = {name: value for one in parsed.of(Arg) for name, value in one.values.items() if value is not None}
+    arguments = _arguments(parsed)
     asked = arguments.get("VERSION", "")
     if not (asked in NEWEST or _SHORT.fullmatch(asked) or _BARE.fullmatch(asked)):
         return None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import kubefile, releases
+from harness import imagechoice, kubefile, releases
 from harness.errors import BuildError
 
 IMAGES = Path(__file__).parents[2] / "images"
@@ -38,3 +38,35 @@ def test_a_version_that_is_not_there_is_said_with_those_that_are() -> None:
 def test_a_version_of_something_else_is_left_alone() -> None:
     text = "FROM scratch\nARG VERSION=1.2\nCOPY --from=example.org/x:1.0 / .\n"
     assert releases.whole(kubefile.parse(text, "Kubefile"), [IMAGES]) is None
+
+
+AUTO = """\
+FROM scratch
+ARG SOURCE=auto
+ARG MIRROR=https://site.invalid
+ARG VERSION=v1.36.3
+COPY --from=slipway.dev/kubernetes-${SOURCE}:${VERSION} /rootfs/ .
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "answers", "found"),
+    [("auto", True, "release"), ("auto", False, "modules"), ("upstream", None, "release"), ("built", None, "modules")],
+)
+def test_kubernetes_is_taken_from_its_site_where_that_answers(
+    monkeypatch: pytest.MonkeyPatch, mode: str, answers: bool | None, found: str
+) -> None:
+    asked: list[str] = []
+
+    def ask(url: str) -> bool:
+        asked.append(url)
+        assert answers is not None
+        return answers
+
+    monkeypatch.setattr(imagechoice, "site_answers", ask)
+    assert releases.source(kubefile.parse(AUTO, "Kubefile"), mode) == found
+    assert asked == ([] if answers is None else ["https://site.invalid/release/stable.txt"])
+
+
+def test_a_source_that_is_stated_is_taken() -> None:
+    assert releases.source(kubefile.parse(AUTO, "Kubefile", build_args={"SOURCE": "modules"}), "auto") is None
