@@ -17,12 +17,12 @@ _OBJECTS = {
 _TEXTS_BY_NAME = {"labels", "annotations", "matchLabels", "nodeSelector"}
 _LISTS = {
     *("conditions", "addresses", "containers", "initContainers", "ephemeralContainers", "containerStatuses", "initContainerStatuses"),
-    *("ephemeralContainerStatuses", "ownerReferences", "volumes", "taints", "tolerations", "subsets", "ports"),
+    *("ephemeralContainerStatuses", "ownerReferences", "volumes", "taints", "tolerations", "subsets", "ports", "podIPs"),
 }
 _TEXTS = {
     *("name", "namespace", "uid", "kind", "type", "reason", "message", "phase", "nodeName", "resourceVersion", "address", "effect"),
     *("creationTimestamp", "deletionTimestamp", "podIP", "claimName", "kubeletVersion", "containerRuntimeVersion", "gitVersion"),
-    *("providerID", "storageClassName", "volumeBindingMode", "operatingSystem", "architecture"),
+    *("ip", "providerID", "storageClassName", "volumeBindingMode", "operatingSystem", "architecture"),
 }
 _NUMBERS = {
     *("replicas", "readyReplicas", "updatedReplicas", "availableReplicas", "generation", "observedGeneration", "restartCount", "exitCode"),
@@ -123,6 +123,13 @@ def objects(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> 
     if not isinstance(value, dict) or not isinstance(items or [], list):
         reader.fail("it is no list of objects")
     return [reader.object(item, "an item") for item in items or ()]
+
+
+def internal_addresses(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """The internal addresses of a Node by which machines are known: those of the family of the first. The other family is the pods'."""
+    status = node.get("status") or {}
+    found = [str(entry["address"]) for entry in status.get("addresses") or () if entry["type"] == "InternalIP"]
+    return tuple(address for address in found if (":" in address) == (":" in found[0]))
 
 
 def config_map(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> Object:

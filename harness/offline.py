@@ -2,11 +2,12 @@
 
 What is proven, for nodes that the provider ``container`` made:
 
-1. The engine calls their network internal, without IPv6, and no node is attached to any other.
+1. The engine calls their network internal, and no node is attached to any other.
 2. From every node, connections to outside addresses fail and a public name does not resolve.
 3. The packet filter of the engine's machine drops what comes from their network and goes elsewhere, before any rule that lets
    packets pass; its counter rises with the attempts of 2, so it is on the way of these nodes and not of others.
 4. No rule that stands before it and lets packets pass has counted one.
+5. Where the network has IPv6, which the engine does not filter, no node has a route that leads through a gateway of that network.
 
 Not proven: that the nodes keep from the engine's own machine. It is their gateway, and what is sent to it is not forwarded.
 """
@@ -25,6 +26,8 @@ from harness.nodes.container import LABEL
 
 OUTSIDE = ("192.0.2.1", "198.51.100.1", "203.0.113.1")
 """One address of each block that RFC 5737 keeps for documentation: nobody has them, so only what stands on the way can answer."""
+OUTSIDE6 = ("2001:db8::1", "3fff::1")
+"""The same of RFC 3849 and RFC 9637. No rule counts what is sent there."""
 
 NAME = "example.com"
 """A name that RFC 2606 keeps, and that every public resolver answers."""
@@ -172,11 +175,24 @@ def read_rules(client: engine.Client, network: Network) -> Edge:
 def attempt(nodes: Iterable[Node]) -> tuple[str, ...]:
     """Try from every node to get out; what succeeded, as sentences. Sends at least one packet per node and address."""
 
-    words = [f"timeout 1 bash -c ': > /dev/tcp/{address}/443' 2>/dev/null && echo 'reaches {address}' &" for address in OUTSIDE]
+    addresses = (*OUTSIDE, *OUTSIDE6)
+    words = [f"timeout 1 bash -c ': > /dev/tcp/{address}/443' 2>/dev/null && echo 'reaches {address}' &" for address in addresses]
     words += [f"timeout 3 getent ahosts {NAME} >/dev/null 2>&1 && echo 'resolves {NAME}' &", "wait"]
     script = "\n".join(words)
     said = each(nodes, lambda node: [f"{node.name} {line}" for line in node.run(script).stdout.splitlines()])
     return tuple(line for lines in said for line in lines)
+
+
+# The pod network has gateways as well, on interfaces that lead to pods and other nodes.
+_GATEWAYS = """for link in /sys/class/net/eth*; do
+  ip -6 route show table all dev "${link##*/}" 2>/dev/null | sed -n "s/^\\(.*\\) via \\([^ ]*\\).*/\\1 by \\2/p"
+done"""
+
+
+def gateways(nodes: Iterable[Node]) -> list[str]:
+    """Routes of IPv6 by which packets of the nodes could leave their network, as sentences."""
+    said = each(nodes, lambda node: [f"node {node.name} sends {line}" for line in node.run(_GATEWAYS).stdout.splitlines()])
+    return [line for lines in said for line in lines]
 
 
 class Offline:
@@ -202,15 +218,18 @@ class Offline:
         after = read_rules(self.client, self.network)
         rise = counted(after) - counted(before)
         self.attempts += max(0, rise)
-        against = [*reached, *complaints(self.network, after)]
+        against = [*reached, *self._complaints(after)]
         sent = len(self.nodes) * len(OUTSIDE)
         if rise < sent and after.drop is not None:
             against.append(f"of {sent} attempts to get out {max(0, rise)} were dropped by the rule: {after.drop.text}")
         _raise(against)
 
     def check(self) -> None:
-        """The counters alone: raises CheckError when a packet may have passed since the nodes exist."""
-        _raise(complaints(self.network, read_rules(self.client, self.network)))
+        """The counters, and routes of IPv6: raises CheckError when a packet may have passed since the nodes exist."""
+        _raise(self._complaints(read_rules(self.client, self.network)))
+
+    def _complaints(self, edge: Edge) -> list[str]:
+        return [*complaints(self.network, edge), *(gateways(self.nodes) if self.network.ipv6 else ())]
 
 
 def counted(edge: Edge) -> int:
@@ -222,8 +241,6 @@ def complaints(network: Network, edge: Edge) -> list[str]:
     found = [f"node {name} is attached to another network too" for name in network.strays]
     if not network.internal:
         found.append(f"network {network.name} is not internal")
-    if network.ipv6:
-        found.append(f"network {network.name} has IPv6, for which nothing is proven")
     found += [f"{rule.packets} packets passed: {rule.text}" for rule in edge.passes if rule.packets]
     return found
 

@@ -22,10 +22,11 @@ from harness.images import Builder
 from harness.lifecycle import machine, machinefacts, registry
 from harness.lifecycle import run as running
 from harness.lifecycle.plan import execute
-from harness.nodes.container import ContainerProvider
+from harness.nodes.container import ContainerProvider, ipv6
+from harness.nodes.container import gateway as gateway_of
 from harness.oci.reference import Reference
 from harness.oci.store import Store
-from harness.runtimes import NFTABLES_KERNEL, Facts, Network
+from harness.runtimes import DEFAULT_PREFIX6, NFTABLES_KERNEL, Facts, Network
 from harness.sources import Source
 
 NODE_IMAGE = "slipway.dev/node:13"
@@ -53,7 +54,8 @@ def _program(rootfs: Path, name: str) -> Path:
 def environment(found: Facts, env: Mapping[str, str]) -> dict[str, str]:
     """What the templates of every image may name, the image's own values over it."""
     network = Network.parse(env.get("PodCIDR", found.pod_cidr), env.get("SvcCIDR", found.svc_cidr))
-    return {"PodCIDR": network.pods, "SvcCIDR": network.services, "KubeSvcIP": network.api, "DNSSvcIP": network.dns, **env}
+    # In the spelling of ours, also where the image has set them.
+    return {**network.variables, **env, "PodCIDR": network.pods, "SvcCIDR": network.services}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,7 @@ def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, 
     builder.engine_image(client, Reference.parse(NODE_IMAGE))
     name = f"slipway-{os.getpid()}-{secrets.token_hex(3)}"
     with contextlib.ExitStack() as stack:
-        gateway = stack.enter_context(_network(client, name, keep=plan.keep))
+        gateway = stack.enter_context(_network(client, name, dual=_is_dual(plan), keep=plan.keep))
         proxy = stack.enter_context(Proxy(sources, store, host=gateway))
         configuration = _kind_files(plan, proxy.hosts_toml(gateway), work, str(client.info().get("KernelVersion") or ""))
         environment = {"KIND_EXPERIMENTAL_DOCKER_NETWORK": name}
@@ -176,17 +178,23 @@ def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Buil
 def _gateway(client: engine.Client, node: Any) -> str:
     """The address of this machine on a node's network; Docker does not tell it of networks without a way out."""
     name = next(iter(node.attrs["NetworkSettings"]["Networks"]))
-    return str(client.networks.get(name).attrs["IPAM"]["Config"][0]["Gateway"])
+    return gateway_of(client.networks.get(name))
 
 
 @contextlib.contextmanager
-def _network(client: engine.Client, name: str, *, keep: bool) -> Iterator[str]:
-    """A network of this build alone; its gateway, which is us. What is on it goes with it, also what is only just being started."""
-    network = client.networks.create(name, driver="bridge", labels={engine.LABEL_BUILD: liveness.process_label()})
+def _network(client: engine.Client, name: str, *, dual: bool, keep: bool) -> Iterator[str]:
+    """A network of this build alone, with ``dual`` of both families; its gateway, which is us. What is on it goes with it, also what is
+    only just being started. Raises BuildError when the engine has no IPv6 and ``dual`` wants it.
+    """
+    options: dict[str, Any] = {"driver": "bridge", "labels": {engine.LABEL_BUILD: liveness.process_label()}}
+    try:
+        network = client.networks.create(name, **options, **(ipv6() if dual else {}))
+    except engine.APIError as refused:
+        hint = "the image's networks are of both families: build it where Docker can have IPv6, or with one network each"
+        raise BuildError(f"the engine makes no network: {refused.explanation}", hint=hint if dual else None) from refused
     cut_short = True
     try:
-        network.reload()
-        yield str(network.attrs["IPAM"]["Config"][0]["Gateway"])
+        yield gateway_of(network)
         cut_short = False
     finally:
         if not keep:
@@ -220,6 +228,10 @@ def _addons(sandbox: Sandbox, plan: Plan) -> None:
             sandbox.apply(f"etc/addons/{name}")
 
 
+def _is_dual(plan: Plan) -> bool:
+    return Network(plan.env["PodCIDR"], plan.env["SvcCIDR"]).dual
+
+
 def _kind_files(plan: Plan, hosts_toml: str, work: Path, kernel: str = "") -> Path:
     """The files that kind reads: here and, mounted, in its node. ``kernel`` is the release of the engine's."""
     (work / "certs.d/_default").mkdir(parents=True)
@@ -243,11 +255,15 @@ def _kind_files(plan: Plan, hosts_toml: str, work: Path, kernel: str = "") -> Pa
     cluster: dict[str, Any] = {"kind": "ClusterConfiguration"}
     if plan.facts.image_repository:
         cluster["imageRepository"] = plan.facts.image_repository
+    prefix = Network(plan.env["PodCIDR"], plan.env["SvcCIDR"]).node_prefix6
+    if prefix not in (None, DEFAULT_PREFIX6):
+        cluster["controllerManager"] = {"extraArgs": [{"name": "node-cidr-mask-size-ipv6", "value": str(prefix)}]}
     if plan.facts.etcd_image_tag:
         cluster["etcd"] = {"local": {"imageTag": plan.facts.etcd_image_tag}}
     document = {
         "kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4",
         "networking": {
+            **({"ipFamily": "dual"} if _is_dual(plan) else {}),
             "podSubnet": plan.env["PodCIDR"], "serviceSubnet": plan.env["SvcCIDR"], "disableDefaultCNI": not builtin,
             "kubeProxyMode": "nftables" if machinefacts.release(kernel)[:2] >= NFTABLES_KERNEL else "iptables",
         },

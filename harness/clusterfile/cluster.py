@@ -24,6 +24,7 @@ from harness.clusterfile.shapes import Found, Placed
 from harness.clusterfile.source import Node, Report
 
 DUAL_STACK = "IPv6DualStack"
+"""sealer's: networks of both families say so themselves, and must be there when this is true."""
 
 
 def build(document: Found, report: Report) -> Cluster | None:
@@ -34,7 +35,8 @@ def build(document: Found, report: Report) -> Cluster | None:
     own = ssh(spec.get("ssh"), report)
     env = spec.get("env", {})
     hosts = _hosts(spec, own, report)
-    _check_hosts(spec, hosts, _dual_stack(env, spec, report), report)
+    _check_hosts(spec, hosts, report)
+    _check_dual_stack(env, spec, report)
     pods, services = _networks(spec, env, report)
     runtime, certificates = spec.get("containerRuntime"), spec.get("certificates")
     local, external = _registries(spec.get("registry"), report)
@@ -154,12 +156,12 @@ def _counted(found: Found, host: Host, spec: Found, report: Report) -> Host:
     return host
 
 
-def _check_hosts(spec: Found, hosts: list[tuple[Found, Host]], dual: bool, report: Report) -> None:
+def _check_hosts(spec: Found, hosts: list[tuple[Found, Host]], report: Report) -> None:
     seen: dict[str, Node] = {}
     for group, _ in hosts:
         for placed in (*group.get("ips", ()), *group.get("ipList", ())):
             for address in placed.value:
-                _check_address(address, placed.node, seen, dual, report)
+                _check_address(address, placed.node, seen, report)
     if not hosts:
         return
     masters = sum(len(host.ips) or host.count or 0 for _, host in hosts if host.is_master)
@@ -187,23 +189,22 @@ def _has_wrong(group: Found) -> bool:
     return False
 
 
-def _check_address(address: str, node: Node, seen: dict[str, Node], dual: bool, report: Report) -> None:
+def _check_address(address: str, node: Node, seen: dict[str, Node], report: Report) -> None:
     if address in seen:
         first = seen[address]
         report.fault(node, f"{address} stands twice; the first is {first.path} in line {first.line}", "a machine is listed once")
         return
     other = next(iter(seen), None)
     seen[address] = node
-    if other is not None and not dual and fields.family(other) != fields.family(address):
+    if other is not None and not report.stored and fields.family(other) != fields.family(address):
         message = f"{address} is IPv{fields.family(address)}, and {other} is IPv{fields.family(other)}"
-        report.fault(node, message, f"all of one family, or env: [{DUAL_STACK}=true]")
+        report.fault(node, message, "give the IPv4 address of each; with networks of both families the other one is found beside it")
 
 
-def _dual_stack(env: Mapping[str, str], spec: Found, report: Report) -> bool:
+def _check_dual_stack(env: Mapping[str, str], spec: Found, report: Report) -> None:
     value = env.get(DUAL_STACK)
     if value is not None and value.lower() not in ("true", "false"):
         report.fault(spec.at("env"), f"{DUAL_STACK}={value}", "true or false")
-    return value is not None and value.lower() == "true"
 
 
 def _networks(spec: Found, env: Mapping[str, str], report: Report) -> tuple[str | None, str | None]:
@@ -220,10 +221,10 @@ def _networks(spec: Found, env: Mapping[str, str], report: Report) -> tuple[str 
     pods, services = written.get("podCIDR"), written.get("svcCIDR")
     if pods and services and fields.overlap(pods.value, services.value):
         report.fault(pods.node, f"{pods.value} and {services.value} overlap", "pods and services need networks of their own")
-    dual = env.get(DUAL_STACK, "").lower() == "true"
-    for placed in written.values():
-        if "," in placed.value and not dual:
-            report.fault(placed.node, f"{placed.value} are networks of both families", f"env: [{DUAL_STACK}=true] asks for both")
+    # One fault for both, which have one remedy.
+    wrong = [(placed.node, reason) for placed in written.values() if (reason := fields.impossible(placed.value))]
+    if wrong and not report.stored:
+        report.fault(wrong[0][0], " and ".join(dict.fromkeys(reason for _, reason in wrong)), fields.POSSIBLE)
     given = [network.get(key) if network else None for key in ("podCIDR", "svcCIDR")]
     return tuple(placed.value if placed else None for placed in given)  # type: ignore[return-value]
 

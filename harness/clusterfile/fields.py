@@ -98,6 +98,10 @@ def family(text: str) -> int:
     return ipaddress.ip_address(text).version
 
 
+POSSIBLE = "an IPv4 network, or one of each family, IPv4 first: 10.96.0.0/22,fd00:10:96::/112"
+"""The networks that a cluster can have, for pods and for Services."""
+
+
 def networks(text: str) -> str:
     """A network, or two of both families with a comma between, in their usual spelling."""
     found = []
@@ -107,8 +111,16 @@ def networks(text: str) -> str:
         except ValueError as wrong:
             raise FieldError(f"{part.strip()} is not a network: {wrong}", "write it as 10.96.0.0/22") from wrong
     if len(found) > 2 or len({network.version for network in found}) < len(found):
-        raise FieldError(f"{text}: at most one network of each family", "10.96.0.0/22,fd00:96::/112")
+        raise FieldError(f"{text}: at most one network of each family", "10.96.0.0/22,fd00:10:96::/112")
     return ",".join(str(network) for network in found)
+
+
+def impossible(networks: str) -> str | None:
+    """Why no cluster can be made with networks, as ``networks`` returns them; None when one can."""
+    versions = [ipaddress.ip_network(part).version for part in networks.split(",")]
+    if versions == [6]:
+        return f"{networks} is IPv6 alone"
+    return f"{networks} begins with IPv6" if versions[0] == 6 else None
 
 
 def overlap(first: str, second: str) -> bool:

@@ -29,6 +29,7 @@ VERSIONS = (API_VERSION, *SEALER_VERSIONS)
 RESERVED = frozenset(
     {
         *(f"{kind}{what}" for kind in ("LocalRegistry", "ExternalRegistry", "Registry") for what in ("Domain", "Port", "URL")),
+        *(f"{name}{family}" for name in ("PodCIDR", "SvcCIDR") for family in ("v4", "v6")),
         "ContainerRuntime",
         "DNSSvcIP",
         "KubeSvcIP",
@@ -261,8 +262,8 @@ _CLUSTER = Record(
         "network": Field(
             Record(
                 {
-                    "podCIDR": Field(_CIDR),
-                    "svcCIDR": Field(_CIDR),
+                    "podCIDR": Field(_CIDR, help="Where pods have their addresses; of both families: 100.64.0.0/10,fd00:10:64::/48"),
+                    "svcCIDR": Field(_CIDR, help="Where Services have theirs: 10.96.0.0/22, or 10.96.0.0/22,fd00:10:96::/112"),
                     "interface": Field(Anything(), ignored="network.interface: pods use the way that the node's address is reached by"),
                     "cniName": Field(Anything(), ignored="network.cniName: the image brings its pod network"),
                     "withoutCNI": Field(

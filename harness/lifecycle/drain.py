@@ -268,9 +268,5 @@ def forget(api: Api, node: str) -> None:
 
 def names(items: Iterable[Resource]) -> dict[str, str]:
     """The names of the nodes by their address."""
-    found = {}
-    for node in checks.of_kind(items, "Node"):
-        for entry in node["status"].get("addresses") or ():
-            if entry["type"] == "InternalIP":
-                found[entry["address"]] = node["metadata"]["name"]
-    return found
+    nodes = checks.of_kind(items, "Node")
+    return {address: node["metadata"]["name"] for node in nodes for address in kubeobjects.internal_addresses(node)}

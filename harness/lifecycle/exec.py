@@ -151,7 +151,7 @@ def addresses_with(nodes: Iterable[Mapping[str, Any]], role: str) -> Iterable[st
     for node in nodes:
         labels = node["metadata"].get("labels") or {}
         if f"{_ROLE_LABEL}{role}" in labels or labels.get("kubernetes.io/role") == role:
-            yield from (entry["address"] for entry in node["status"].get("addresses") or () if entry["type"] == "InternalIP")
+            yield from kubeobjects.internal_addresses(node)
 
 
 def _recorded(kubectl: NodeKubectl, role: str) -> frozenset[str]:

@@ -175,9 +175,10 @@ class Work:
     def env(self) -> dict[str, str]:
         """What templates and commands see: of the cluster, of the image, of what was asked for."""
         facts = dict(self.target.facts)
-        if {"PodCIDR", "SvcCIDR"} <= set(facts) and "," not in facts["SvcCIDR"]:
-            network = Network.parse(facts["PodCIDR"], facts["SvcCIDR"])
-            facts |= {"KubeSvcIP": network.api, "DNSSvcIP": network.dns}
+        if {"PodCIDR", "SvcCIDR"} <= set(facts):
+            # Not parsed: another's cluster may have networks that slipway makes none with.
+            with contextlib.suppress(ValueError, IndexError):
+                facts |= Network(facts["PodCIDR"], facts["SvcCIDR"]).variables
         return {**facts, "HostIP": self.target.first.address, **self.main.info.env, **self.request.document.env}
 
     @functools.cached_property

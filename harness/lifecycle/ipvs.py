@@ -221,7 +221,8 @@ def _virtual_ip(wish: Wish, answers: Mapping[str, Answer]) -> tuple[str | None, 
         return None, [Fault(name, str(wrong), hint)]
     if address.version != version:
         return None, [Fault(name, f"{text} is of version {address.version}, the addresses of the machines are not", hint)]
-    taken = [("PodCIDR", wish.network.pods), ("SvcCIDR", wish.network.services)]
+    taken = [("PodCIDR", str(network)) for network in wish.network.pod_networks]
+    taken += [("SvcCIDR", str(network)) for network in wish.network.service_networks]
     taken += [(f"the network of {where},", network) for where, answer in answers.items() for network in answer.networks]
     faults = [
         Fault(name, f"the virtual address {text} lies in {what} {network}", hint)

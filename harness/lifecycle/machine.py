@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from harness.lifecycle import distribution, ipvs
+from harness.lifecycle.machinefacts import FORWARDING6
 from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.placing import STATE, File, Files
 from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Cluster, Member, listens
@@ -250,12 +251,19 @@ fi
 chmod 700 {STATE}
 """
 
-# Only forwarding is needed in any case; the others depend on what the kernel has.
-APPLY = """systemctl daemon-reload
+
+def apply(*, dual: bool) -> str:
+    """Shell text that makes the files of ``files`` count. With ``dual`` packets of both families are forwarded."""
+    # Only forwarding is needed in any case; the others depend on what the kernel has.
+    checks = ""
+    for name in ("net/ipv4/ip_forward", *([FORWARDING6] if dual else [])):
+        told = f"echo '{name.replace('/', '.')} cannot be switched on' >&2; exit 1"
+        checks += f'[ "$(cat /proc/sys/{name})" = 1 ] || {{ {told}; }}\n'
+    return f"""systemctl daemon-reload
 for module in overlay br_netfilter; do modprobe $module 2>/dev/null || true; done
 sysctl -e -q -p /etc/sysctl.d/90-slipway.conf 2>/dev/null || true
-[ "$(cat /proc/sys/net/ipv4/ip_forward)" = 1 ] || { echo 'net.ipv4.ip_forward cannot be switched on' >&2; exit 1; }
-"""
+{checks}"""
+
 
 OVERLAY_WORKS = """mkdir -p /var/lib/containerd
 place=$(mktemp -d /var/lib/containerd/probe.XXXXXX)
@@ -315,7 +323,7 @@ done"""
 
 _LINKS = ("flannel.1", "flannel-v6.1", "cni0")
 _TABLES = (
-    "ip kube-proxy", "ip6 kube-proxy", "ip flannel-ipv4", "ip6 flannel-ipv6", "ip slipway-services",
+    "ip kube-proxy", "ip6 kube-proxy", "ip flannel-ipv4", "ip6 flannel-ipv6", "ip slipway-services", "ip6 slipway-services",
     "ip cni_hostport", "ip6 cni_hostport", "inet cni_plugins_masquerade",
 )  # fmt: skip
 

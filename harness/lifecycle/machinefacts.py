@@ -46,7 +46,9 @@ PLACES = ("/var/lib", STATE, "/var/lib/containerd", "/var/lib/kubelet", "/var/li
 """Folders that a cluster fills; one that is not there yet is looked at where it will be."""
 WRITTEN = ("/etc", "/etc/systemd/system", "/usr/local/bin", "/opt", "/var/lib", "/etc/hosts")
 """What must not lie on something that cannot be written to."""
-SYSCTLS = ("net/ipv4/ip_forward", "fs/inotify/max_user_instances")
+FORWARDING6 = "net/ipv6/conf/all/forwarding"
+"""Needed with addresses of both families only; a kernel without IPv6 does not have it."""
+SYSCTLS = ("net/ipv4/ip_forward", FORWARDING6, "fs/inotify/max_user_instances")
 
 TIME_SERVICES = ("chronyd", "chrony", "ntpd", "ntp", "ntpsec", "openntpd", "systemd-timesyncd", "ptp4l", "phc2sys", "vmtoolsd")
 CLUSTER_SERVICES = ("kubelet", "k3s", "k3s-agent", "rke2-server", "rke2-agent", "k0scontroller", "k0sworker",
@@ -105,8 +107,13 @@ for path in {" ".join(WRITTEN)}; do
   [ -w "$here" ] || echo "readonly $path"
 done
 for name in {" ".join(SYSCTLS)}; do [ -w /proc/sys/$name ] || echo "readonly /proc/sys/$name"; done
-grep -lE '^[[:space:]]*net[./]ipv4[./]ip_forward[[:space:]]*=[[:space:]]*0' /etc/sysctl.conf /etc/sysctl.d/*.conf 2>/dev/null |
-  sed 's/^/unforward /'
+while read -r said name; do
+  grep -lE "^[[:space:]]*$name[[:space:]]*=[[:space:]]*0" /etc/sysctl.conf /etc/sysctl.d/*.conf 2>/dev/null | sed "s/^/$said /"
+done <<'END'
+unforward net[./]ipv4[./]ip_forward
+unforward6 net[./]ipv6[./]conf[./]all[./]forwarding
+END
+if [ "$(cat /proc/sys/net/ipv6/conf/default/disable_ipv6 2>/dev/null)" = 1 ]; then echo 'without6 yes'; fi
 echo "capabilities $(sed -n 's/^CapBnd:[[:space:]]*//p' /proc/self/status)"
 echo "files $(awk '/^Max open files/ {{ print $5 }}' /proc/1/limits 2>/dev/null)"
 for file in /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max; do if [ -r $file ]; then echo "tasks $(cat $file)"; fi; done
@@ -131,6 +138,9 @@ for tool in {" ".join((*NEEDED, *WANTED, *_OTHER_TOOLS))}; do command -v "$tool"
 if command -v iptables > /dev/null; then
   if said=$(iptables -t nat -S 2>&1); then echo "nat yes"; else echo "nat no $(printf '%s' "$said" | head -n 1)"; fi
   iptables -S 2>/dev/null | sed -n 's/^-P \\([A-Z]*\\) DROP$/drop \\1/p'
+fi
+if command -v ip6tables > /dev/null; then
+  if said=$(ip6tables -t nat -S 2>&1); then echo "nat6 yes"; else echo "nat6 no $(printf '%s' "$said" | head -n 1)"; fi
 fi
 if command -v nft > /dev/null; then
   echo "nft $(nft --version 2>/dev/null)"
@@ -181,7 +191,14 @@ grep -E '^(nameserver|search|domain)[[:space:]]' $resolver 2>/dev/null | sed 's/
 systemctl show-environment 2>/dev/null | awk -F= '{{ name = tolower($1) }}
   name == "http_proxy" || name == "https_proxy" {{ print "proxy", name }} name == "no_proxy" {{ print "direct", $2 }}'
 if command -v ip > /dev/null; then
-  ip -o addr show scope global | awk '{{ sub("/.*", "", $4); print "address", $4, $2 }}'
+  # Some go away: those that were made to be hard to trace, and those of router advertisements, which a kernel that forwards ignores.
+  ip -o addr show scope global | awk '{{ kind = ""
+    if (/ (temporary|deprecated|dadfailed)/) kind = "passing"
+    else if ($3 == "inet6" && / dynamic/) {{
+      heeds = 0; file = "/proc/sys/net/ipv6/conf/" $2 "/accept_ra"; getline heeds < file; close(file)
+      if (heeds == 1) kind = "advertised"
+    }}
+    sub("/.*", "", $4); print "address", $4, $2, kind }}'
 else
   for address in $(hostname -I 2>/dev/null); do echo "address $address"; done
 fi
@@ -260,6 +277,10 @@ class MachineFacts:
     """Paths that must be written to and cannot."""
     unforward: tuple[str, ...] = ()
     """Files that switch forwarding off at every start."""
+    unforward6: tuple[str, ...] = ()
+    """Those that do it for IPv6."""
+    without6: bool = False
+    """New interfaces have no IPv6."""
     capabilities: int = -1
     """Those that its processes can have at most, as a bit set."""
     files: int | None = None
@@ -278,6 +299,8 @@ class MachineFacts:
     """Of the kernel, present or loadable."""
     nat: str | None = None
     """What iptables says about its table nat: ``yes``, or ``no`` and why; None without iptables."""
+    nat6: str | None = None
+    """The same of ip6tables."""
     nft: str | None = None
     """What its nft says of its version; None without nft."""
     drops: tuple[str, ...] = ()
@@ -314,6 +337,10 @@ class MachineFacts:
     addresses: tuple[str, ...] = ()
     on: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Interfaces by address, where that is known."""
+    passing: frozenset[str] = frozenset()
+    """Addresses that will go: temporary or deprecated ones."""
+    advertised: frozenset[str] = frozenset()
+    """Addresses that the kernel has from router advertisements, and keeps only as long as it does not forward."""
     ahead: float = 0
     """Seconds by which its clock is ahead of ours."""
 
@@ -337,6 +364,12 @@ class MachineFacts:
         """It is a container: kernel, clock and firmware are those of the machine that it is on."""
         return self.virtual in _CONTAINERS
 
+    def address6(self, address: str) -> str | None:
+        """The IPv6 address beside an IPv4 one: the first that lasts on the same interface. None: there is none, or it is not known."""
+        link = self.on.get(address)
+        beside = (other for other in self.addresses if link and self.on.get(other) == link and ":" in other)
+        return next((other for other in beside if other not in self.passing), None)
+
     def link(self, address: str) -> Link | None:
         """The interface that has an address."""
         name = self.on.get(address)
@@ -345,7 +378,7 @@ class MachineFacts:
 
 _CONTAINERS = frozenset({"docker", "podman", "lxc", "lxc-libvirt", "systemd-nspawn", "container-other", "rkt", "openvz"})
 _SINGLE = frozenset({"begun", "host", "arch", "kernel", "user", "virtual", "cpus", "memory", "available", "capabilities", "files", "tasks",
-                     "kmsg", "evicts", "cgroup", "systemd", "nat", "selinux", "apparmor", "machine-id", "uuid", "nft", "cluster",
+                     "kmsg", "evicts", "cgroup", "systemd", "nat", "nat6", "selinux", "apparmor", "machine-id", "uuid", "nft", "cluster",
                      "direct", "time"})  # fmt: skip
 
 
@@ -384,6 +417,8 @@ def parse(text: str, before: float, after: float) -> MachineFacts:
         places={place.path: place for place in places},
         readonly=tuple(several.get("readonly", ())),
         unforward=tuple(several.get("unforward", ())),
+        unforward6=tuple(several.get("unforward6", ())),
+        without6="without6" in several,
         capabilities=_capabilities(single.get("capabilities")),
         files=untrusted.number(single.get("files")),
         tasks=untrusted.number(single.get("tasks")),
@@ -396,6 +431,7 @@ def parse(text: str, before: float, after: float) -> MachineFacts:
         tools=frozenset(several.get("tool", ())),
         features=frozenset(several.get("feature", ())),
         nat=single.get("nat"),
+        nat6=single.get("nat6"),
         nft=single.get("nft"),
         drops=tuple(dict.fromkeys(chain.upper() for chain in several.get("drop", ()))),
         swap=tuple(several.get("swap", ())),
@@ -419,6 +455,8 @@ def parse(text: str, before: float, after: float) -> MachineFacts:
         direct=single.get("direct", ""),
         addresses=tuple(words[0] for words in addresses),
         on={words[0]: words[1].partition("@")[0] for words in addresses if len(words) > 1},
+        passing=frozenset(words[0] for words in addresses if words[2:] == ["passing"]),
+        advertised=frozenset(words[0] for words in addresses if words[2:] == ["advertised"]),
         ahead=_ahead(single, before, after),
     )  # fmt: skip
 

@@ -106,10 +106,9 @@ def _labels(masters: Sequence[Node]) -> dict[str, dict[str, str]]:
         if asked.ok and asked.stdout:
             try:
                 return {
-                    address["address"]: dict(item["metadata"].get("labels") or {})
+                    address: dict(item["metadata"].get("labels") or {})
                     for item in kubeobjects.objects(asked.stdout, where=master.name)
-                    for address in item["status"].get("addresses") or ()
-                    if address["type"] == "InternalIP"
+                    for address in kubeobjects.internal_addresses(item)
                 }
             except NodeError as error:
                 log.debug(f"{master.name}: {error}")

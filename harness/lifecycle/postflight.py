@@ -300,11 +300,11 @@ def _units(lines: Sequence[str], up: float) -> Iterator[tuple[str, Unit]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Pod:
-    """A pod of ours that has an address."""
+    """A pod of ours that has an address, or one of each family."""
 
     node: str
     uid: str
-    address: str
+    addresses: tuple[str, ...]
 
 
 def _tried(cluster: Access, found: Health) -> Health:
@@ -332,7 +332,7 @@ def _tried(cluster: Access, found: Health) -> Health:
             with lock:
                 answers[address] = of_node(said, answers.get(address, Answer()), network)
                 if own is not None:
-                    of_pods[name] = of_pod(said, {pod.address: pod.node for pod in pods}, network)
+                    of_pods[name] = of_pod(said, {address: pod.node for pod in pods for address in pod.addresses}, network)
 
         each(places, one)
         return dataclasses.replace(found, answers=answers, pods={name: of_pods[name] for name in places if name in of_pods})
@@ -362,7 +362,7 @@ def _script(network: Network, own: _Pod | None, pods: Sequence[_Pod], machines: 
     text = f"end=$(($(date +%s) + 8))\n{both}{''.join(ports)}wait\n"
     if own is None:
         return text
-    others = "".join(f"reach {pod.address} {_NOBODY} &\n" for pod in pods if pod.node != own.node)
+    others = "".join(f"reach {address} {_NOBODY} &\n" for pod in pods if pod.node != own.node for address in pod.addresses)
     within = f"{both}{others}wait\n"
     return f"""{text}
 for file in $(grep -lE '{own.uid}|{own.uid.replace("-", "_")}' /proc/[0-9]*/cgroup 2>/dev/null); do
@@ -388,8 +388,11 @@ def of_pod(text: str, pods: Mapping[str, str], network: Network) -> PodAnswer:
     reached = trial.parse("\n".join(lines)).reached
     if not lines:
         return PodAnswer(trouble="its network could not be entered (nsenter)")
-    # Nobody listens there: a refusal comes from the pod itself.
-    others = {pods[address]: "ok" if how == "refused" else how for (address, port), how in reached.items() if port == _NOBODY}
+    # Nobody listens there: a refusal comes from the pod itself. Of a pod's two addresses that counts which is not reached.
+    others: dict[str, str] = {}
+    for (address, port), how in reached.items():
+        if port == _NOBODY and others.get(pods[address], "ok") == "ok":
+            others[pods[address]] = "ok" if how == "refused" else how
     return PodAnswer(others, _dns(lines, network), reached.get((network.api, 443)))
 
 
@@ -424,7 +427,11 @@ def _make(cluster: Access, node: Node, places: Sequence[str], found: Health, mar
         raise CheckError("no pause image is known")
     items = [_pod(mark, place, image, number) for number, place in enumerate(places)]
     items += _service(cluster, mark)
-    node.run(f"{KUBECTL} apply -f - > /dev/null", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}), timeout=60)
+    node.run(
+        f"{KUBECTL} apply --validate=false -f - > /dev/null",
+        input=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}),
+        timeout=60,
+    )
     pods, trouble = _started(cluster, mark, places)
     return pods, trouble, _port(cluster, mark)
 
@@ -505,7 +512,11 @@ def _started(cluster: Access, mark: str, places: Sequence[str]) -> tuple[list[_P
     good = {item["spec"]["nodeName"] for item in running}
     bad = {item["spec"]["nodeName"]: checks.pod_problem(item) for item in items if item["spec"]["nodeName"] not in good}
     trouble = {place: str(bad[place].reason if bad.get(place) else "its pod was not made") for place in places if place not in good}  # type: ignore[union-attr]
-    return [_Pod(item["spec"]["nodeName"], item["metadata"]["uid"], item["status"]["podIP"]) for item in running], trouble
+    return [_Pod(item["spec"]["nodeName"], item["metadata"]["uid"], _addresses(item["status"])) for item in running], trouble
+
+
+def _addresses(status: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(entry["ip"] for entry in status.get("podIPs") or ()) or (status["podIP"],)
 
 
 def _sweep(cluster: Access, node: Node) -> None:

@@ -85,12 +85,11 @@ def _nodes(items: Iterable[Resource], problems: Sequence[checks.Problem]) -> lis
 
 def _node(node: Resource, reason: str | None) -> dict[str, Any]:
     labels = node["metadata"].get("labels") or {}
-    addresses = {entry["type"]: entry["address"] for entry in node["status"].get("addresses") or ()}
     named = {label.removeprefix(_ROLE) for label in labels if label.startswith(_ROLE)}
     roles = sorted({MASTER if role == _CONTROL_PLANE else role for role in named})
     return {
         "name": node["metadata"]["name"],
-        "address": addresses.get("InternalIP"),
+        "address": next(iter(kubeobjects.internal_addresses(node)), None),
         "roles": roles or ["node"],
         "ready": reason is None,
         "reason": reason,

@@ -18,6 +18,7 @@ import yaml
 from harness import checks, kubeobjects, log, untrusted
 from harness.cloudimage import App, CloudImage, ImageSet, Info, PlatformImage
 from harness.clusterfile import Clusterfile, fields, formats, generate
+from harness.clusterfile.cluster import DUAL_STACK
 from harness.clusterfile.config import deep_merge
 from harness.clusterfile.kubeadm import gone, modern
 from harness.clusterstate import ClusterState
@@ -169,7 +170,11 @@ class Setup:
     @functools.cached_property
     def network(self) -> Network:
         env = {**self.main.info.env, **self.env}
-        return Network.parse(env.get("PodCIDR", self.facts.pod_cidr), env.get("SvcCIDR", self.facts.svc_cidr))
+        network = Network.parse(env.get("PodCIDR", self.facts.pod_cidr), env.get("SvcCIDR", self.facts.svc_cidr))
+        if env.get(DUAL_STACK, "").lower() == "true" and not network.dual:
+            message = f"both families are asked for, and PodCIDR {network.pods} and SvcCIDR {network.services} are of one"
+            raise InputError([Fault(DUAL_STACK, message, f"PodCIDR={network.pods},fd00:... and SvcCIDR={network.services},fd00:...")])
+        return network
 
     @functools.cached_property
     def images(self) -> ImageSet:
@@ -270,6 +275,7 @@ class Setup:
             resolv_conf="/run/systemd/resolve/resolv.conf" if found.resolved else None,
             restrict_oom=found.restrict_oom,
             nftables=found.nftables,
+            address6=found.address6(node.address) if self.network.dual else None,
             virtual_ip=self.balancing.of(node.address),
         )
 
@@ -293,10 +299,7 @@ class Setup:
             **self.main.info.env,
             **self.env,
             **self.host_env.get(node.address, {}),
-            "PodCIDR": self.network.pods,
-            "SvcCIDR": self.network.services,
-            "KubeSvcIP": self.network.api,
-            "DNSSvcIP": self.network.dns,
+            **self.network.variables,
             "HostIP": node.address,
         }
 
@@ -480,7 +483,7 @@ def set_up_machines(setup: Setup) -> Step:
         mark(setup, node)
         place(node, machine_files(setup, node))
         machine.set_hosts(node, setup.hosts_lines(node))
-        node.run(machine.APPLY, timeout=LONG_TIMEOUT)
+        node.run(machine.apply(dual=setup.network.dual), timeout=LONG_TIMEOUT)
 
     def inputs(node: Node) -> str:
         files = {path.lstrip("/"): file for path, file in machine_files(setup, node).items()}
@@ -585,6 +588,7 @@ def kubernetes_inputs(setup: Setup, node: Node) -> str:
         cluster.network.pods,
         cluster.network.services,
         node.address,
+        *([setup.member(node).address6] if cluster.network.dual else []),
         *(cluster.documents),
         *([cluster.certificate_days] if cluster.certificate_days else []),
         *([cluster.virtual_ip] if cluster.virtual_ip else []),

@@ -98,7 +98,7 @@ def _hosts(nodes: Iterable[Mapping[str, Any]], ssh: Ssh) -> tuple[Host, ...]:
     found: list[Host] = []
     for node in nodes:
         metadata, spec = node["metadata"], node.get("spec") or {}
-        addresses = [entry["address"] for entry in node["status"].get("addresses") or () if entry["type"] == "InternalIP"]
+        addresses = kubeobjects.internal_addresses(node)
         if not addresses:
             raise CheckError(f"node {metadata['name']} has no internal address", hint="is its kubelet running?")
         labels = metadata.get("labels") or {}

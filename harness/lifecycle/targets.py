@@ -273,9 +273,9 @@ def _nodes(kubectl: NodeKubectl) -> dict[str, tuple[str, Platform, str]]:
     found: dict[str, tuple[str, Platform, str]] = {}
     for item in kubeobjects.objects(kubectl.run("get", "nodes", "--output=json"), where=kubectl.where):
         name, info = str(item["metadata"]["name"]), item["status"].get("nodeInfo") or {}
-        addresses = [str(one["address"]) for one in item["status"].get("addresses") or () if one["type"] == "InternalIP"]
+        addresses = kubeobjects.internal_addresses(item)
         platform = Platform(str(info.get("operatingSystem") or "linux"), str(info.get("architecture") or "amd64"))
-        found[(addresses or [name])[0]] = (name, platform, str(item["spec"].get("providerID") or ""))
+        found[(addresses or (name,))[0]] = (name, platform, str(item["spec"].get("providerID") or ""))
     return found
 
 

@@ -469,7 +469,7 @@ def _change(work: Work, node: SshNode, together: Sequence[SshNode]) -> str:
     staging.switch(node, work.move.id)
     place(node, steps.machine_files(setup, node))
     machine.set_hosts(node, setup.hosts_lines(node))
-    node.run(machine.APPLY, timeout=LONG_TIMEOUT)
+    node.run(machine.apply(dual=setup.network.dual), timeout=LONG_TIMEOUT)
     for step in hooks.at(setup, work.hooks, Phase.UPGRADE_HOST, (), among={node.address}) if work.move.kind == UPGRADE else ():
         if node in step.nodes:
             step.action(node)

@@ -154,6 +154,8 @@ class Listener:
     pid: int
     ports: frozenset[int]
     udp: bool
+    beside: Listener | None = None
+    """What does on its IPv6 address, for the pod network alone."""
 
 
 def tried(nodes: Mapping[str, Node], targets: Sequence[Target], wanted: Wanted, members: Sequence[Target] = ()) -> tuple[Target, ...]:
@@ -193,6 +195,8 @@ def _ways(source: Target, others: Sequence[Target], wanted: Wanted, listeners: M
                 listener = listeners.get(other.address)
                 if listener and listener.udp:
                     yield f"packet {other.address} {VXLAN_PORT} &"
+                if listener and listener.beside and listener.beside.udp:
+                    yield f"packet {other.machine.address6(other.address)} {VXLAN_PORT} &"
 
 
 @contextlib.contextmanager
@@ -203,14 +207,21 @@ def _listening(nodes: Mapping[str, Node], targets: Sequence[Target], wanted: Wan
     def begin(target: Target) -> None:
         ports = sorted(set(ports_of(target, wanted)) - target.machine.ports)
         words = " ".join(map(str, (target.address, VXLAN_PORT if wanted.vxlan else 0, *ports)))
-        said = nodes[target.address].run(LISTEN.replace("ARGUMENTS", words), check=False, timeout=60).stdout
-        listener = listening(said)
+        listener = listen(target, words)
         if listener:
             found[target.address] = listener
+            beside = target.machine.address6(target.address)
+            if wanted.vxlan and wanted.network.dual and beside:
+                found[target.address] = dataclasses.replace(listener, beside=listen(target, f"{beside} {VXLAN_PORT}"))
+
+    def listen(target: Target, words: str) -> Listener | None:
+        return listening(nodes[target.address].run(LISTEN.replace("ARGUMENTS", words), check=False, timeout=60).stdout)
 
     def end(target: Target) -> None:
+        listener = found[target.address]
+        pids = f"{listener.pid} {listener.beside.pid if listener.beside else ''}".strip()
         try:
-            nodes[target.address].run(f"kill {found[target.address].pid} 2>/dev/null || true", timeout=30)
+            nodes[target.address].run(f"kill {pids} 2>/dev/null || true", timeout=30)
         except SlipwayError as error:
             log.debug(f"{target.address}: what listens there ends by itself: {error.message}")
 

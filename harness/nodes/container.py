@@ -6,8 +6,10 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import io
+import ipaddress
 import json
 import re
+import secrets
 import shutil
 import socket
 import tarfile
@@ -44,6 +46,7 @@ class _Plan:
     group: str
     image: str
     gateway: str
+    ipv6: bool
     public: bytes
     labels: Mapping[str, str]
 
@@ -77,16 +80,23 @@ class ContainerProvider:
         try:
             with _refusals():
                 public = self._make_key(name)
-                network = self.client.networks.create(
-                    _prefixed(name), driver="bridge", internal=True, labels={**(labels or {}), LABEL: name}
-                )
-                plan = _Plan(name, image, _gateway(network), public, labels or {})
+                network = self._network(_prefixed(name), {**(labels or {}), LABEL: name})
+                plan = _Plan(name, image, gateway(network), bool(network.attrs.get("EnableIPv6")), public, labels or {})
                 _parallel(lambda pair: self._boot(plan, *pair), list(zip(names, roles, strict=True)))
         except BaseException:
             # Also when it was interrupted: half a group is of no use to anybody.
             self.down(name)
             raise
         return self._group(name, self._containers(name))
+
+    def _network(self, name: str, labels: Mapping[str, str]) -> Any:
+        """A network without a way out, with addresses of both families where the engine and its kernel can."""
+        options: dict[str, Any] = {"driver": "bridge", "internal": True, "labels": labels}
+        try:
+            return self.client.networks.create(name, **options, **ipv6())
+        except engine.APIError as refused:
+            log.debug(f"{name} has no IPv6: {refused.explanation}")
+            return self.client.networks.create(name, **options)
 
     def down(self, name: str) -> bool:
         containers = self._containers(name)
@@ -152,6 +162,8 @@ class ContainerProvider:
             tmpfs={"/run": "exec,mode=755", "/tmp": "exec,mode=1777"},
             mounts=volumes,
             stop_signal="SIGRTMIN+3",
+            # The engine switches IPv6 off for all interfaces but those that it makes.
+            sysctls={"net.ipv6.conf.all.disable_ipv6": "0"} if plan.ipv6 else {},
             environment={"container": "docker"},
         )
         container.put_archive("/", _authorized_keys(plan.public))
@@ -160,7 +172,8 @@ class ContainerProvider:
         _until(lambda: _booted(container), deadline, hostname, "systemd has not started everything", container)
         # The engine drops what leaves this network. Without a route the kernel would not even try to send to the
         # addresses of services, which are rewritten on their way out.
-        engine.command_output(container, ["ip", "route", "replace", "default", "via", plan.gateway])
+        for argv in routes(plan.gateway, ipv6=plan.ipv6):
+            engine.command_output(container, argv)
         container.reload()
         _until(lambda: _answers(_address(container, plan.group)), deadline, hostname, "sshd does not answer", container)
 
@@ -198,9 +211,25 @@ def _remove(container: Container) -> None:
         container.remove(force=True, v=True)
 
 
-def _gateway(network: Any) -> str:
+def gateway(network: Any) -> str:
+    """The IPv4 address of the engine's machine on a network of it."""
     network.reload()
-    return str(network.attrs["IPAM"]["Config"][0]["Gateway"]).split("/", maxsplit=1)[0]
+    ranges = (str(entry.get("Gateway") or "") for entry in network.attrs["IPAM"]["Config"])
+    return next(address for address in ranges if address and ":" not in address).split("/", maxsplit=1)[0]
+
+
+def ipv6() -> dict[str, Any]:
+    """Options for a network that has IPv6 as well: unique local addresses that nothing else has (RFC 4193)."""
+    prefix = ipaddress.IPv6Network((b"\xfd" + secrets.token_bytes(7) + bytes(8), 64))
+    return {"enable_ipv6": True, "ipam": {"Driver": "default", "Config": [{"Subnet": str(prefix)}]}}
+
+
+def routes(gateway: str, *, ipv6: bool) -> list[list[str]]:
+    """Commands that give a machine routes. Of IPv6 the engine drops nothing that leaves, so there no route leads to a gateway."""
+    found = [["ip", "route", "replace", "default", "via", gateway]]
+    if ipv6:
+        found += [["sh", "-c", "ip -6 route del default 2>/dev/null; ip -6 route add default dev eth0"]]
+    return found
 
 
 def _address(container: Container, group: str) -> str:

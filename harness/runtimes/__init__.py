@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 import yaml
 
 from harness import untrusted
+from harness.clusterfile import fields
 from harness.errors import Fault, InputError, UsageError
 from harness.nodes import Node
 from harness.nodes.placing import STATE, Files
@@ -95,41 +97,110 @@ class Facts:
         return int(self.kubernetes.split(".")[1])
 
 
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+_ROOM = {"PodCIDR": {4: (4, 32), 6: (12, 128)}, "SvcCIDR": {4: (5, 20), 6: (5, 20)}}
+"""Bits of a network that may be a host's, at least and at most, by version. The wider ones of Services kubeadm refuses."""
+_ENOUGH = {"PodCIDR": {4: 16, 6: 48}, "SvcCIDR": {4: 22, 6: 112}}
+"""Lengths of prefixes that will do, for hints."""
+DEFAULT_PREFIX6 = 64
+"""The prefix of the IPv6 network that a node gets for its pods from a controller manager that is told nothing."""
+_MOST_NODE_BITS = 16
+"""By which a node's network may be narrower than that of all pods: kubeadm's limit."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The addresses of pods and services."""
+    """The addresses of pods and services: a network each, or (dual stack) one of each family with a comma between."""
 
     pods: str
     services: str
 
     @classmethod
     def parse(cls, pods: str, services: str) -> Network:
-        """Raises InputError when one is no network, is too small, or both overlap."""
-        faults = []
-        parsed: dict[str, ipaddress.IPv4Network | ipaddress.IPv6Network] = {}
+        """Raises InputError with all that is wrong: what is no network, families that cannot be, sizes, and what overlaps."""
+        faults: list[Fault] = []
+        read: dict[str, str] = {}
         for name, text in (("PodCIDR", pods), ("SvcCIDR", services)):
             try:
-                parsed[name] = ipaddress.ip_network(text)
-            except ValueError as wrong:
-                faults.append(Fault(name, str(wrong), "write it as 10.96.0.0/22"))
-        if len(parsed) == 2 and parsed["PodCIDR"].version == parsed["SvcCIDR"].version and parsed["PodCIDR"].overlaps(parsed["SvcCIDR"]):
-            faults.append(Fault("PodCIDR", f"{pods} and SvcCIDR {services} overlap", "choose networks apart from each other"))
-        service = parsed.get("SvcCIDR")
-        if service is not None and service.num_addresses < 32:
-            faults.append(Fault("SvcCIDR", f"{services} is too small", "a /22 holds a thousand services"))
+                read[name] = fields.networks(text)
+            except fields.FieldError as wrong:
+                faults.append(Fault(name, wrong.message, wrong.hint))
+        faults += _families(read)
+        parsed = [(name, network) for name, text in read.items() for network in _networks(text)]
+        faults += [fault for name, network in parsed if (fault := _size(name, network))]
+        for of_pods, of_services in itertools.product(*(_networks(read.get(name, "")) for name in ("PodCIDR", "SvcCIDR"))):
+            if of_pods.version == of_services.version and of_pods.overlaps(of_services):
+                faults.append(Fault("PodCIDR", f"{of_pods} and SvcCIDR {of_services} overlap", "choose networks apart from each other"))
         if faults:
             raise InputError(faults)
-        return cls(pods, services)
+        return cls(read["PodCIDR"], read["SvcCIDR"])
+
+    @property
+    def dual(self) -> bool:
+        """Pods and Services have addresses of both families."""
+        return "," in self.pods
+
+    @property
+    def pod_networks(self) -> tuple[IpNetwork, ...]:
+        return _networks(self.pods)
+
+    @property
+    def service_networks(self) -> tuple[IpNetwork, ...]:
+        return _networks(self.services)
 
     @property
     def api(self) -> str:
-        """The address of the service ``kubernetes``: the first of the range."""
-        return str(ipaddress.ip_network(self.services)[1])
+        """The address of the service ``kubernetes``: the first of the range, of the first family."""
+        return str(self.service_networks[0][1])
 
     @property
     def dns(self) -> str:
-        """The address of the service ``kube-dns``: the tenth of the range."""
-        return str(ipaddress.ip_network(self.services)[10])
+        """The address of the service ``kube-dns``: the tenth of the range, of the first family."""
+        return str(self.service_networks[0][10])
+
+    @property
+    def node_prefix6(self) -> int | None:
+        """The prefix of the IPv6 network that each node has for its pods; None without IPv6."""
+        wide = next((network.prefixlen for network in self.pod_networks if network.version == 6), None)
+        if wide is None:
+            return None
+        return DEFAULT_PREFIX6 if DEFAULT_PREFIX6 - _MOST_NODE_BITS <= wide <= DEFAULT_PREFIX6 - 4 else min(wide + _MOST_NODE_BITS, 120)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What templates and commands may name. Those that end in v4 and v6 are of one family, and empty where there is none of it."""
+        named = {"PodCIDR": self.pods, "SvcCIDR": self.services}
+        single = {
+            f"{name}v{version}": ",".join(str(network) for network in _networks(text) if network.version == version)
+            for name, text in named.items()
+            for version in (4, 6)
+        }
+        return {**named, **single, "KubeSvcIP": self.api, "DNSSvcIP": self.dns}
+
+
+def _networks(text: str) -> tuple[IpNetwork, ...]:
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part)
+
+
+def _families(read: Mapping[str, str]) -> list[Fault]:
+    """What is wrong with the families of networks that were read, by name: one fault at most."""
+    reasons = [(name, reason) for name, text in read.items() if (reason := fields.impossible(text))]
+    if reasons:
+        message = " and ".join([reasons[0][1], *(f"{name} {reason}" for name, reason in reasons[1:])])
+        return [Fault(reasons[0][0], f"{message}: no cluster is made of that", fields.POSSIBLE)]
+    if len({text.count(",") for text in read.values()}) > 1:
+        (one, single), (both, double) = sorted(read.items(), key=lambda item: item[1].count(","))
+        hint = f"give two of each: {one}={single},fd00:..."
+        return [Fault(one, f"{single} is of one family, and {both} {double} of both", hint)]
+    return []
+
+
+def _size(name: str, network: IpNetwork) -> Fault | None:
+    bits = network.max_prefixlen - network.prefixlen
+    least, most = _ROOM[name][network.version]
+    if least <= bits <= most:
+        return None
+    return Fault(name, f"{network} is too {'small' if bits < least else 'large'}", f"a /{_ENOUGH[name][network.version]} will do")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,12 +226,19 @@ class Member:
 
     away: bool = False
     """A member that does not answer now."""
+    address6: str | None = None
+    """Its IPv6 address, in a cluster with addresses of both families."""
     virtual_ip: str | None = None
     """Where it finds the masters, when rules of its kernel lead there; None: on its loopback, or on itself."""
 
     @property
     def is_master(self) -> bool:
         return self.role == "master"
+
+    @property
+    def node_ip(self) -> str:
+        """Its addresses, as a kubelet is told them."""
+        return f"{self.address},{self.address6}" if self.address6 else self.address
 
 
 @dataclasses.dataclass(frozen=True)

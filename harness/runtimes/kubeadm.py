@@ -22,7 +22,7 @@ from harness.clusterfile.kubeadm import VERSION, merge_kubeadm
 from harness.errors import CheckError, CommandError, NodeError, StoreError
 from harness.nodes import LONG_TIMEOUT, Node, each
 from harness.nodes.placing import STATE, File, Files, put_all, read_all
-from harness.runtimes import API_NAME, API_PORT, DNS_DOMAIN, ROOTFS, Cluster, Member, documents, listens
+from harness.runtimes import API_NAME, API_PORT, DEFAULT_PREFIX6, DNS_DOMAIN, ROOTFS, Cluster, Member, documents, listens
 from harness.runtimes.pki import ADMINISTRATORS, FILES, FOLDER, LEAF_DAYS, Pki, master_certificates
 from harness.untrusted import KubeIdentity
 
@@ -425,7 +425,7 @@ def master_config(cluster: Cluster, member: Member, *, initial: bool, peers: str
     registration: dict[str, Any] = {
         "name": member.name,
         "criSocket": CRI_SOCKET,
-        "kubeletExtraArgs": _arguments({"node-ip": member.address}),
+        "kubeletExtraArgs": _arguments({"node-ip": member.node_ip}),
     }
     if not cluster.workers:
         # Nobody else would run the workloads.
@@ -532,6 +532,8 @@ def _controller_arguments(cluster: Cluster) -> dict[str, str]:
     if cluster.certificate_days is not None:
         # Those that kubelets renew by themselves.
         arguments["cluster-signing-duration"] = f"{cluster.certificate_days * 24}h"
+    if cluster.network.node_prefix6 not in (None, DEFAULT_PREFIX6):
+        arguments["node-cidr-mask-size-ipv6"] = str(cluster.network.node_prefix6)
     if len(cluster.members) <= _SMALL:
         # How soon the taint of a node goes that has become Ready; pods are placed only then.
         arguments["node-monitor-period"] = "2s"
@@ -583,7 +585,7 @@ def worker_kubelet(cluster: Cluster, member: Member) -> dict[str, Any]:
 
 def kubelet_flags(cluster: Cluster, member: Member) -> str:
     """``kubeadm-flags.env`` of a worker."""
-    arguments = {"node-ip": member.address, **_join_arguments(cluster)}
+    arguments = {"node-ip": member.node_ip, **_join_arguments(cluster)}
     text = " ".join(f"--{name}={value}" for name, value in sorted(arguments.items()))
     return f'KUBELET_KUBEADM_ARGS="{text}"\n'
 

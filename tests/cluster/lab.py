@@ -17,6 +17,7 @@ from harness import liveness, process
 from harness.clusterstate import ClusterState
 from harness.errors import CommandError
 from harness.nodes import Login, Machine, each
+from harness.nodes.container import routes
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh, SshNode
 from tests import waiting
@@ -122,7 +123,9 @@ class Lab:
         container = self._containers[address]
         network = json.loads(process.run(["docker", "network", "inspect", f"slipway-{self.name}"]).stdout)[0]
         process.run(["docker", "restart", "--time", "0", container])
-        process.run(["docker", "exec", container, "ip", "route", "replace", "default", "via", network["IPAM"]["Config"][0]["Gateway"]])
+        gateway = next(entry["Gateway"] for entry in network["IPAM"]["Config"] if "." in entry.get("Gateway", ""))
+        for argv in routes(gateway, ipv6=network["EnableIPv6"]):
+            process.run(["docker", "exec", container, *argv])
         found = json.loads(process.run(["docker", "inspect", container]).stdout)[0]["NetworkSettings"]["Networks"]
         assert found[f"slipway-{self.name}"]["IPAddress"] == address, "it has another address now"
         ssh = Ssh(ClusterState.of(f"{self.name}-tests").folder, [Machine(address, Login(key=self.key))])

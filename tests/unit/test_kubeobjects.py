@@ -18,6 +18,20 @@ NODE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("addresses", "known"),
+    [
+        (["10.0.0.1"], ("10.0.0.1",)),
+        (["10.0.0.1", "fd00::1"], ("10.0.0.1",)),
+        (["fd00::1", "10.0.0.1", "fd00::2"], ("fd00::1", "fd00::2")),
+        ([], ()),
+    ],
+)
+def test_machines_are_known_by_addresses_of_one_family(addresses: list[str], known: tuple[str, ...]) -> None:
+    entries = [{"type": "Hostname", "address": "w1"}, *({"type": "InternalIP", "address": address} for address in addresses)]
+    assert kubeobjects.internal_addresses({"status": {"addresses": entries}}) == known
+
+
 def listed(*items: Any) -> str:
     return json.dumps({"kind": "List", "items": list(items)})
 

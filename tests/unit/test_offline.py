@@ -8,6 +8,7 @@ import pytest
 
 from harness import offline
 from harness.errors import CheckError
+from tests.unit.lifecycle.standin import StandIn
 
 OURS, OTHER = "br-53d11284d5a0", "br-8ad30ea45b41"
 
@@ -111,7 +112,6 @@ def test_nothing_speaks_against_an_internal_network_with_a_wall() -> None:
     ("changes", "says"),
     [
         ({"internal": False}, "not internal"),
-        ({"ipv6": True}, "IPv6"),
         ({"strays": ("slipway-t-node-1",)}, "slipway-t-node-1 is attached to another network"),
     ],
 )
@@ -127,10 +127,18 @@ def test_packets_that_passed_are_told_with_their_rule() -> None:
 class Engine:
     """The engine's answers: one filter listing a question, the last one again and again."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *listings: str, reached: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *listings: str,
+        reached: tuple[str, ...] = (),
+        ipv6: bool = False,
+        gateways: tuple[str, ...] = (),
+    ) -> None:
         answers = list(listings)
         monkeypatch.setattr("harness.engine.run_container", lambda *_, **__: (0, answers.pop(0) if len(answers) > 1 else answers[0]))
-        monkeypatch.setattr(offline, "network", lambda *_: network())
+        monkeypatch.setattr(offline, "network", lambda *_: network(ipv6=ipv6))
+        monkeypatch.setattr(offline, "gateways", lambda _: list(gateways))
         monkeypatch.setattr(offline, "attempt", lambda _: reached)
         self.proof = offline.Offline(object(), "t", [object()])  # type: ignore[arg-type,list-item]
 
@@ -154,6 +162,21 @@ def test_attempts_that_the_wall_did_not_see_prove_nothing(monkeypatch: pytest.Mo
 def test_an_attempt_that_succeeds_is_the_first_thing_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckError, match=r"not shown to be offline: node-1 resolves example\.com"):
         Engine(monkeypatch, counted(2), counted(9), reached=("node-1 resolves example.com",)).proof.prove()
+
+
+def test_ipv6_which_the_engine_does_not_filter_must_have_no_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    Engine(monkeypatch, counted(2), counted(6), ipv6=True).proof.prove()
+    proof = Engine(monkeypatch, counted(2), counted(6), ipv6=True, gateways=("node one sends default by fd00::1",)).proof
+    with pytest.raises(CheckError, match="node one sends default by fd00::1"):
+        proof.prove()
+    with pytest.raises(CheckError, match="default by fd00::1"):
+        proof.check()
+
+
+def test_gateways_are_told_with_the_node_and_the_route() -> None:
+    one, two = StandIn("10.0.0.1", "one"), StandIn("10.0.0.2", "two")
+    two.answers["ip -6 route"] = "default by fd00::1\n"
+    assert offline.gateways([one, two]) == ["node two sends default by fd00::1"]
 
 
 def test_a_filter_without_a_wall_says_that_it_cannot_be_proven(monkeypatch: pytest.MonkeyPatch) -> None:

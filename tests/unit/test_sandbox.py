@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from harness import sandbox
+from harness import engine, sandbox
 from harness.errors import BuildError, InputError
 from harness.runtimes import Facts
 from harness.sandbox import environment, facts, requesters
@@ -56,6 +57,7 @@ def test_the_facts_of_a_rootfs(tmp_path: Path) -> None:
     assert found.minor == 36
     assert found.image_repository is None
     assert environment(found, {"Greeting": "hi"}) == {
+        "PodCIDRv4": "100.64.0.0/10", "PodCIDRv6": "", "SvcCIDRv4": "10.32.0.0/16", "SvcCIDRv6": "",
         "PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.32.0.0/16", "KubeSvcIP": "10.32.0.1", "DNSSvcIP": "10.32.0.10", "Greeting": "hi",
     }  # fmt: skip
 
@@ -91,15 +93,22 @@ KIND_ENV = {"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"}
 CONFLIST = '{"name": "cbr0"}'
 
 
-def kind_document(tmp_path: Path, *, own_network: bool = False, kernel: str = "6.1.0", pause: str | None = None) -> dict[str, Any]:
+def kind_document(
+    tmp_path: Path,
+    *,
+    own_network: bool = False,
+    kernel: str = "6.1.0",
+    pause: str | None = None,
+    env: Mapping[str, str] = KIND_ENV,
+) -> dict[str, Any]:
     rootfs, work = tmp_path / "rootfs", tmp_path / "work"
     files = {"etc/addons/network.yaml": "kind: DaemonSet", "etc/cni/10-flannel.conflist": CONFLIST}
     for name, text in {**files, **dict.fromkeys(("bin/kubeadm", "bin/kubelet", "bin/kubectl"), "")}.items():
         (rootfs / name).parent.mkdir(parents=True, exist_ok=True)
         (rootfs / name).write_text(text)
-    work.mkdir()
+    work.mkdir(parents=True)
     facts = Facts("v1.36.3", pause_image=pause)
-    plan = sandbox.Plan(rootfs, facts, KIND_ENV, image=None, own_network=own_network)  # type: ignore[arg-type]
+    plan = sandbox.Plan(rootfs, facts, env, image=None, own_network=own_network)  # type: ignore[arg-type]
     found: dict[str, Any] = yaml.safe_load(sandbox._kind_files(plan, "", work, kernel).read_text())
     return found
 
@@ -109,6 +118,46 @@ def test_a_kind_cluster_finds_the_network_of_the_image_at_its_first_look(tmp_pat
     (mount,) = (one for one in found["nodes"][0]["extraMounts"] if one["containerPath"] == "/etc/cni/net.d/10-flannel.conflist")
     assert Path(mount["hostPath"]).read_text() == CONFLIST
     assert (mount["readOnly"], found["networking"]["disableDefaultCNI"]) == (True, False)
+
+
+@pytest.mark.parametrize(("pods", "prefix"), [("fd00:10:64::/48", None), ("fd00:10:64::/64", "80")])
+def test_a_kind_cluster_has_the_families_of_the_image(tmp_path: Path, pods: str, prefix: str | None) -> None:
+    assert "ipFamily" not in kind_document(tmp_path / "one")["networking"]
+    env = {"PodCIDR": f"100.64.0.0/10,{pods}", "SvcCIDR": "10.96.0.0/22,fd00:10:96::/112"}
+    found = kind_document(tmp_path / "both", env=env)
+    assert found["networking"]["ipFamily"] == "dual"
+    assert (found["networking"]["podSubnet"], found["networking"]["serviceSubnet"]) == tuple(env.values())
+    cluster = yaml.safe_load(found["nodes"][0]["kubeadmConfigPatches"][1])
+    manager = cluster.get("controllerManager")
+    assert manager == (prefix and {"extraArgs": [{"name": "node-cidr-mask-size-ipv6", "value": prefix}]})
+
+
+class Networks:
+    """An engine that makes networks, or refuses those with IPv6."""
+
+    def __init__(self, *, refuses: bool = False) -> None:
+        self.networks, self.refuses = self, refuses
+        self.asked: list[dict[str, Any]] = []
+        self.attrs = {"IPAM": {"Config": [{"Subnet": "fd00::/64", "Gateway": "fd00::1"}, {"Gateway": "172.18.0.1"}]}}
+
+    def create(self, name: str, **options: Any) -> Networks:
+        self.asked = [options]
+        if self.refuses and options.get("enable_ipv6"):
+            raise engine.APIError("", explanation="IPv6 is disabled")
+        return self
+
+    def reload(self) -> None: ...
+    def remove(self) -> None: ...
+
+
+def test_a_network_for_both_families_is_made_only_for_those_who_ask_for_it() -> None:
+    made = Networks()
+    for dual in (False, True):
+        with sandbox._network(made, "n", dual=dual, keep=True) as gateway:  # type: ignore[arg-type]
+            assert gateway == "172.18.0.1"
+        assert made.asked[0].get("enable_ipv6", False) is dual
+    with pytest.raises(BuildError, match="IPv6 is disabled"), sandbox._network(Networks(refuses=True), "n", dual=True, keep=True):  # type: ignore[arg-type]
+        pass
 
 
 def test_a_kind_cluster_whose_application_is_the_network_gets_no_other(tmp_path: Path) -> None:

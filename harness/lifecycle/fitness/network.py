@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.lifecycle.findings import Result, Seen, failed, ok, unknown, warning
 from harness.lifecycle.fitness.core import VXLAN_PORT, Target, Wanted, check, check_together, occupied, words
-from harness.lifecycle.machinefacts import TIME_SERVICES, MachineFacts
-from harness.runtimes import API_NAME, DNS_DOMAIN
+from harness.lifecycle.machinefacts import FORWARDING6, TIME_SERVICES, MachineFacts
+from harness.runtimes import API_NAME, DNS_DOMAIN, IpNetwork
 
 SKEW = 2.0
 """Seconds between two clocks from which on etcd complains and logs mislead; the measure itself is good to some tenths."""
@@ -18,8 +18,6 @@ BEHIND, AHEAD = 25 * 60, 86400
 _MOST_SEARCHES = 29
 """Search domains for which a pod has room: of its 32 domains three are the cluster's own."""
 _HOST_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-
-IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @check_together("hostname", "host names", "nodes are known by their host names: they must be valid, and each its own", needed=True)
@@ -137,17 +135,55 @@ def _address(target: Target, _: Wanted) -> Seen:
     return ok(target.machine.on.get(target.address, "is there"))
 
 
+@check("ipv6", "IPv6", "with networks of both families a machine has addresses of both, and forwards packets of both")
+def _ipv6(target: Target, wanted: Wanted) -> Seen:
+    if _version(target.address) == 6:
+        text = f"is known by its IPv6 address {target.address}: clusters of IPv6 alone are not made"
+        return failed(text, "give its IPv4 address; with networks of both families the other one is found beside it")
+    if not wanted.network.dual:
+        return ok("the networks are IPv4")
+    machine, single = target.machine, "or ask for IPv4 alone: one network each in PodCIDR and SvcCIDR"
+    link = machine.on.get(target.address, "its interface")
+    address = machine.address6(target.address)
+    faults: list[tuple[str, str]] = []
+    if address is None:
+        faults.append((f"has no IPv6 address on {link} that lasts", f"give it one, unique local (fd00::/8) or global, {single}"))
+    if f"/proc/sys/{FORWARDING6}" in machine.readonly:
+        faults.append(("cannot switch IPv6 forwarding on", f"boot without ipv6.disable=1; a container must be privileged; {single}"))
+    if machine.without6:
+        faults.append(("switches IPv6 off for new interfaces, those of pods among them", "sysctl net.ipv6.conf.default.disable_ipv6=0"))
+    if machine.features and not machine.nftables and machine.nat6 != "yes":
+        reason = (machine.nat6 or "no ip6tables").removeprefix("no ")
+        faults.append((f"can translate no IPv6 addresses for Services ({reason})", f"kernel 5.13 or newer with nf_tables, {single}"))
+    if faults:
+        return failed(words((text for text, _ in faults), "; "), words((remedy for _, remedy in faults), "; "))
+    if machine.unforward6:
+        text = f"{words(machine.unforward6)} switches net.ipv6.conf.all.forwarding off"
+        return warning(text, "take the line out: after a restart pods would be cut off by IPv6")
+    if address in machine.advertised:
+        text = f"has {address} from router advertisements, which the kernel ignores once it forwards"
+        return warning(text, f"sysctl net.ipv6.conf.{link}.accept_ra=2, for good in /etc/sysctl.d; or an address of its own")
+    return ok(address or "")
+
+
+def _version(address: str) -> int:
+    try:
+        return ipaddress.ip_address(address).version
+    except ValueError:
+        return 0
+
+
 @check("networks", "networks", "the addresses of pods and Services are nobody else's")
 def _networks(target: Target, wanted: Wanted) -> Seen:
-    found = [seen for name, text in (("PodCIDR", wanted.network.pods), ("SvcCIDR", wanted.network.services))
-             if (seen := _overlap(target, wanted, name, text))]  # fmt: skip
+    named = (("PodCIDR", wanted.network.pod_networks), ("SvcCIDR", wanted.network.service_networks))
+    found = [seen for name, networks in named for network in networks if (seen := _overlap(target, wanted, name, network))]
     return (
         min(found, key=lambda seen: seen.result is not Result.FAILED) if found else ok(f"{wanted.network.pods}, {wanted.network.services}")
     )
 
 
-def _overlap(target: Target, wanted: Wanted, name: str, text: str) -> Seen | None:
-    network, machine = ipaddress.ip_network(text), target.machine
+def _overlap(target: Target, wanted: Wanted, name: str, network: IpNetwork) -> Seen | None:
+    machine, text = target.machine, str(network)
     remedy = f"choose another: -e {name}=..."
     if _inside(target.address, network):
         return failed(f"lies in {name} {text}", remedy)
@@ -182,13 +218,17 @@ def _default_route(target: Target, wanted: Wanted) -> Seen:
     routes = target.machine.routes
     if not routes:
         return unknown("does not say where it sends to")
-    services = ipaddress.ip_network(wanted.network.services)
-    fits = [route for route in routes if _covers(ipaddress.ip_network(route.network), services)]
-    if not fits:
-        link = target.machine.on.get(target.address, "DEVICE")
-        remedy = f"ip route add {wanted.network.services} dev {link}, for good in the network's configuration; or a default route"
-        return warning("no route leads to the addresses of Services: the machine itself cannot use them", remedy)
-    return ok(f"by {fits[0].gateway or fits[0].link}")
+    ways_: list[str] = []
+    for services in wanted.network.service_networks:
+        fits = [route for route in routes if _covers(ipaddress.ip_network(route.network), services)]
+        if not fits:
+            link = target.machine.on.get(target.address, "DEVICE")
+            command = "ip route" if services.version == 4 else "ip -6 route"
+            remedy = f"{command} add {services} dev {link}, for good in the network's configuration; or a default route"
+            family = " of IPv6" if wanted.network.dual and services.version == 6 else ""
+            return warning(f"no route leads to the addresses{family} of Services: the machine itself cannot use them", remedy)
+        ways_.append(fits[0].gateway or fits[0].link)
+    return ok(f"by {words(dict.fromkeys(ways_))}")
 
 
 def _covers(other: IpNetwork, network: IpNetwork) -> bool:
@@ -249,16 +289,19 @@ def _reach(targets: Sequence[Target], wanted: Wanted) -> Mapping[str, Seen]:
 def _pod_packets(targets: Sequence[Target], wanted: Wanted) -> Mapping[str, Seen]:
     if not wanted.vxlan:
         return {target.address: ok("the pod network is another one") for target in targets}
-    tried: dict[str, list[bool]] = {}
-    lost: dict[str, list[str]] = {}
+    beside = {other: target.address for target in targets if (other := target.machine.address6(target.address))}
+    tried: set[str] = set()
+    lost: dict[str, dict[str, list[str]]] = {}
     for target in targets:
         for address, came in (target.trial.packets if target.trial else {}).items():
-            tried.setdefault(address, []).append(came)
+            where, family = (beside[address], " by IPv6") if address in beside else (address, "")
+            tried.add(where)
             if not came:
-                lost.setdefault(address, []).append(target.address)
+                lost.setdefault(where, {}).setdefault(family, []).append(target.address)
     found = {target.address: ok("came back" if target.address in tried else "nobody to ask") for target in targets}
     for address, sources in lost.items():
-        text = f"UDP {VXLAN_PORT} from {words(sources)} does not come back: pods would not reach each other"
+        from_whom = words((f"from {words(names)}{family}" for family, names in sources.items()), " and ")
+        text = f"UDP {VXLAN_PORT} {from_whom} does not come back: pods would not reach each other"
         found[address] = warning(text, "let it through in the firewalls of both, and between them")
     return found
 

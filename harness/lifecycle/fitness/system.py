@@ -8,7 +8,7 @@ from harness.lifecycle import distribution
 from harness.lifecycle.findings import Seen, failed, ok, unknown, warning
 from harness.lifecycle.fitness.core import VXLAN_PORT, Target, Wanted, check, occupied, ports_of, words
 from harness.lifecycle.machine import CNI_CONFIG
-from harness.lifecycle.machinefacts import CLUSTER_SERVICES, FIREWALLS, NODE_PORTS, OLDEST_NFT, RUNTIME_SERVICES
+from harness.lifecycle.machinefacts import CLUSTER_SERVICES, FIREWALLS, FORWARDING6, NODE_PORTS, OLDEST_NFT, RUNTIME_SERVICES
 from harness.runtimes import API_PORT, NFTABLES_KERNEL, REGISTRY_PORT
 
 _CONTROLLERS = {1: ("cpu", "cpuacct", "cpuset", "memory", "pids", "devices"), 2: ("cpu", "cpuset", "memory", "pids")}
@@ -73,7 +73,8 @@ def _nat(target: Target, wanted: Wanted) -> Seen:
 
 @check("sysctl", "kernel settings", "forwarding can be switched on, and stays on after a restart")
 def _sysctl(target: Target, _: Wanted) -> Seen:
-    refused = [path.removeprefix("/proc/sys/") for path in target.machine.readonly if path.startswith("/proc/sys/")]
+    # That of IPv6 is needed with two networks only: see ipv6.
+    refused = [path for name in target.machine.readonly if (path := name.removeprefix("/proc/sys/")) not in (name, FORWARDING6)]
     if "net/ipv4/ip_forward" in refused:
         return failed(f"{words(refused)} cannot be set", "a container must be privileged; else see who mounted /proc/sys read-only")
     if refused:

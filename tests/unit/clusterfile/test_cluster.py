@@ -7,6 +7,7 @@ import datetime
 import pytest
 
 from harness.clusterfile import ExternalRegistry, HostAlias, Jump, LocalRegistry, Password, Ssh, Taint
+from harness.clusterfile.parse import parse
 
 from .reading import cluster, faults, hints, read, spec_text
 
@@ -173,7 +174,13 @@ def test_what_sealer_made_lists_of_is_said() -> None:
         ("hosts: [{ips: [10.0.0.1], roles: [master], taints: ['a=b:NoSched']}]", ".spec.hosts[0].taints[0]", "NoSched is not an effect"),
         ("network: {podCIDR: 10.0.0.1/8}", ".spec.network.podCIDR", "10.0.0.1/8 is not a network: 10.0.0.1/8 has host bits set"),
         ("network: {podCIDR: 10.0.0.0/8, svcCIDR: 10.96.0.0/12}", ".spec.network.podCIDR", "10.0.0.0/8 and 10.96.0.0/12 overlap"),
-        ("network: {podCIDR: '10.0.0.0/16,fd00::/64'}", ".spec.network.podCIDR", "10.0.0.0/16,fd00::/64 are networks of both families"),
+        ("network: {podCIDR: 'fd00::/64'}", ".spec.network.podCIDR", "fd00::/64 is IPv6 alone"),
+        ("network: {svcCIDR: 'fd00::/112,10.0.0.0/16'}", ".spec.network.svcCIDR", "fd00::/112,10.0.0.0/16 begins with IPv6"),
+        (
+            "network: {podCIDR: 'fd00::/64', svcCIDR: 'fd01::/112'}",
+            ".spec.network.podCIDR",
+            "fd00::/64 is IPv6 alone and fd01::/112 is IPv6 alone",
+        ),
         (
             "network: {podCIDR: 10.0.0.0/16}\nenv: [PodCIDR=10.1.0.0/16]",
             ".spec.network.podCIDR",
@@ -271,16 +278,17 @@ def test_containers_are_counted() -> None:
     assert faults(spec_text("provider: CONTAINER\nmasters: {count: 2}")) == [("7 .spec.masters", "2 masters")]
 
 
-def test_both_families_when_they_are_asked_for() -> None:
-    found = cluster(
-        """
-        env: [IPv6DualStack=true]
-        hosts: [{ips: [10.0.0.1], roles: [master]}, {ips: ['fd00::1-fd00::3'], roles: [node]}]
-        network: {podCIDR: '100.64.0.0/10, fd00:64::/64', svcCIDR: '10.96.0.0/22,fd00:96::/112'}
-        """
-    )
-    assert found.nodes == ("fd00::1", "fd00::2", "fd00::3")
-    assert found.pod_cidr == "100.64.0.0/10,fd00:64::/64"
+def test_networks_of_both_families() -> None:
+    for env in ("{}", "[IPv6DualStack=true]"):
+        found = cluster(f"env: {env}\nnetwork: {{podCIDR: '100.64.0.0/10, fd00:64::/64', svcCIDR: '10.96.0.0/22,fd00:96::/112'}}")
+        assert (found.pod_cidr, found.svc_cidr) == ("100.64.0.0/10,fd00:64::/64", "10.96.0.0/22,fd00:96::/112")
+
+
+def test_what_a_cluster_that_is_there_says_of_its_families_is_read_whatever_it_is() -> None:
+    text = spec_text(f"hosts: [{MASTER}, {{ips: ['fd00::1'], roles: [node]}}]\nnetwork: {{podCIDR: 'fd00:64::/64,100.64.0.0/10'}}")
+    found = parse(text, "Clusterfile", stored=True).cluster
+    assert found is not None
+    assert (found.nodes, found.pod_cidr) == (("fd00::1",), "fd00:64::/64,100.64.0.0/10")
 
 
 def test_places_are_masters_first_with_their_roles_and_labels() -> None:

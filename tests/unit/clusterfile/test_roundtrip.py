@@ -70,7 +70,7 @@ TEXTS = st.one_of(
 EXAMPLES: dict[Any, st.SearchStrategy[Any]] = {
     fields.addresses: st.sampled_from(ADDRESSES),
     fields.address: st.sampled_from(("10.0.0.8", "fd00::8", "192.168.0.1")),
-    fields.networks: st.sampled_from(("10.1.0.0/16", "10.2.0.0/16", "100.64.0.0/10", "fd00:1::/112")),
+    fields.networks: st.sampled_from(("10.1.0.0/16", "10.2.0.0/16", "100.64.0.0/10", "10.3.0.0/16,fd00:1::/112")),
     fields.role: st.sampled_from(("master", "master", "node", "worker", "gpu", "Storage")),
     fields.image: st.sampled_from(("shop:1.0", "registry.example.com/shop", "x@sha256:" + 64 * "a")),
     fields.host: st.sampled_from(("jump.example.com", "10.0.0.250", "fd00::9")),

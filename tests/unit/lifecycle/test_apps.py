@@ -147,6 +147,16 @@ def work(store: Store, request: Request | None = None, kube: Any = None, **optio
     return install.make(target(kube or Kube(), **options), request, install.read(request, store), store)
 
 
+def test_an_application_may_name_the_networks_of_a_cluster_that_others_made(store: Store) -> None:
+    build(store)
+    facts = {"PodCIDR": "fd00::/48,10.0.0.0/16", "SvcCIDR": "fd00:1::/112,10.1.0.0/16"}
+    request = Request.of("shop", env={"DbPassword": "x"})
+    made = install.make(dataclasses.replace(target(Kube()), facts=facts), request, install.read(request, store), store)
+    assert (made.env["PodCIDRv4"], made.env["SvcCIDRv6"], made.env["KubeSvcIP"]) == ("10.0.0.0/16", "fd00:1::/112", "fd00:1::1")
+    strange = dataclasses.replace(target(Kube()), facts={"PodCIDR": "all", "SvcCIDR": "of them"})
+    assert install.make(strange, request, install.read(request, store), store).env["PodCIDR"] == "all"
+
+
 def ids(found: install.Work) -> list[str]:
     recipe = install.plan(found)
     planning.check(recipe)

@@ -169,6 +169,9 @@ def test_nodes_are_known_by_their_addresses() -> None:
         "status": {"addresses": [{"type": "Hostname", "address": "one"}, {"type": "InternalIP", "address": "10.0.0.1"}]},
     }
     assert drain.names([node]) == {"10.0.0.1": "one"}
+    # Machines are known by their first address; the other family's is there for pods.
+    node["status"] = {"addresses": [{"type": "InternalIP", "address": address} for address in ("10.0.0.1", "fd00::1")]}
+    assert drain.names([node]) == {"10.0.0.1": "one"}
 
 
 # ---- pods that nothing else stands in for -----------------------------------------------------------------------------

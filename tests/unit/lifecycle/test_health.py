@@ -262,6 +262,14 @@ def test_what_was_tried_from_a_node_and_from_its_pod_is_told_apart() -> None:
     assert postflight.of_pod("reach 10.96.0.1 443 ok", {}, NETWORK).trouble
 
 
+@pytest.mark.parametrize(
+    ("v4", "v6", "how"), [("refused", "refused", "ok"), ("refused", "silent", "silent"), ("silent", "refused", "silent")]
+)
+def test_a_pod_with_two_addresses_is_reached_when_both_are(v4: str, v6: str, how: str) -> None:
+    said = f"pod reach 100.64.1.2 9 {v4}\npod reach fd00:64::2 9 {v6}\n"
+    assert postflight.of_pod(said, {"100.64.1.2": "one", "fd00:64::2": "one"}, NETWORK).pods == {"one": how}
+
+
 # ---- gathering --------------------------------------------------------------------------------------------------------
 
 
@@ -270,7 +278,8 @@ def test_pods_of_ours_go_whatever_happens(tmp_path: Path) -> None:
     master: Any = access.masters[0]
     config = {"data": {"ClusterConfiguration": "networking: {podSubnet: 100.64.0.0/10, serviceSubnet: 10.96.0.0/22}"}}
     running = {"kind": "Pod", "metadata": {"name": "p", "uid": "u-1", "creationTimestamp": "2026-01-01T00:00:00Z"},
-               "spec": {"nodeName": "one"}, "status": {"phase": "Running", "podIP": "100.64.1.2"}}  # fmt: skip
+               "spec": {"nodeName": "one"},
+               "status": {"phase": "Running", "podIP": "100.64.1.2", "podIPs": [{"ip": "100.64.1.2"}, {"ip": "fd00::2"}]}}  # fmt: skip
     master.answers = {
         "kubeadm-config": json.dumps(config),
         "get pods,services": json.dumps({"items": [running]}),
@@ -298,7 +307,7 @@ def test_pods_of_ours_go_whatever_happens(tmp_path: Path) -> None:
         postflight.gather(access, Store(tmp_path / "store"))
     assert "delete pods,services -l slipway.dev/check=" in master.commands[-1]
 
-    master.broken = {"apply -f -"}
+    master.broken = {"apply --validate=false -f -"}
     found = postflight.gather(access, Store(tmp_path / "store"))
     assert found.pods is not None
     assert "exit code 1" in str(found.pods["one"].trouble)

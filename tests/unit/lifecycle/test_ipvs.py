@@ -77,6 +77,12 @@ def test_nobody_looks_into_the_image_for_nothing() -> None:
     ("env", "network", "found", "said"),
     [
         ({}, Network("100.64.0.0/10", "10.96.0.0/12"), {}, "the virtual address 10.103.97.2 lies in SvcCIDR 10.96.0.0/12"),
+        (
+            {"IPvsVIPv4": "100.64.9.9"},
+            Network("100.64.0.0/10,fd00::/48", "10.96.0.0/22,fd00:1::/112"),
+            {},
+            "the virtual address 100.64.9.9 lies in PodCIDR 100.64.0.0/10",
+        ),
         ({"IPvsVIPv4": "100.64.9.9"}, NETWORK, {}, "the virtual address 100.64.9.9 lies in PodCIDR"),
         ({"IPvsVIPv4": "10.0.0.9"}, NETWORK, {"_7": Answer(networks=("10.0.0.7/24",))}, "lies in the network of 10.0.0.7, 10.0.0.7/24"),
         ({"IPvsVIPv4": "10.0.0.300"}, NETWORK, {}, "10.0.0.300"),

@@ -28,6 +28,12 @@ def sections(text: str) -> dict[str, str]:
     return {part.split("\n", maxsplit=1)[0]: part for part in text.split("\nlisten ")[1:]}
 
 
+def test_forwarding_is_required_of_the_families_that_are_asked_for() -> None:
+    assert "ipv4.ip_forward cannot" in machine.apply(dual=False)
+    assert "ipv6" not in machine.apply(dual=False)
+    assert "net.ipv6.conf.all.forwarding cannot be switched on" in machine.apply(dual=True)
+
+
 def test_a_worker_reaches_api_and_registry_of_every_master_that_lives() -> None:
     found = sections(machine.balancer_config(cluster(*MASTERS, WORKER), WORKER))
     assert set(found) == {"api", "registry"}

@@ -77,7 +77,12 @@ proxy https_proxy
 proxy https_proxy
 direct localhost,.corp
 address 10.0.0.1 eth0
+address fd00:1::99 eth0 passing
+address fd00:1::1 eth0 advertised
 address 172.17.0.1 docker0
+unforward6 /etc/sysctl.d/99-hard.conf
+without6 yes
+nat6 no ip6tables: no table
 time 1011.0
 """
 
@@ -144,7 +149,8 @@ def test_the_facts_of_a_machine_are_read() -> None:
     assert facts.owners == {6443: "nginx (812), my program (813)"}
     assert (facts.systemd, facts.resolved, facts.cgroup, facts.files, facts.tasks) == (True, True, 1, 20000, None)
     assert facts.services == {"docker", "systemd-resolved"}
-    assert (facts.cluster, facts.addresses, facts.on["172.17.0.1"]) == ("lab 0123", ("10.0.0.1", "172.17.0.1"), "docker0")
+    assert (facts.cluster, facts.on["172.17.0.1"]) == ("lab 0123", "docker0")
+    assert facts.addresses == ("10.0.0.1", "fd00:1::99", "fd00:1::1", "172.17.0.1")
     assert facts.routes == (
         Route("eth0", "0.0.0.0/0", "172.23.0.1"),
         Route("eth0", "172.23.0.0/16"),
@@ -163,6 +169,13 @@ def test_a_clock_is_compared_at_both_ends_of_the_question() -> None:
     # Asked at 999, answered at 1000; it said 1010 first and 1011 last: eleven seconds ahead, however long the answer took.
     assert parse(SAID, 999.0, 1000.0).ahead == pytest.approx(11.0)
     assert parse("arch x86_64\ntime 1000.%N\n", 1000, 1000).ahead == 0
+
+
+def test_the_ipv6_address_of_a_machine_is_the_lasting_one_beside_its_ipv4_address() -> None:
+    facts = parse(SAID, 999.0, 1000.0)
+    assert (facts.address6("10.0.0.1"), facts.address6("172.17.0.1"), facts.address6("10.9.9.9")) == ("fd00:1::1", None, None)
+    assert (facts.passing, facts.advertised) == (frozenset({"fd00:1::99"}), frozenset({"fd00:1::1"}))
+    assert (facts.without6, facts.unforward6, facts.nat6) == (True, ("/etc/sysctl.d/99-hard.conf",), "no ip6tables: no table")
 
 
 @pytest.mark.parametrize(("said", "restricted"), [("0000003ffeffffff", True), ("0000003fffffffff", False)])
@@ -435,6 +448,113 @@ def test_what_is_wanted_decides(check: str, changes: dict[str, Any], wanted: dic
 )
 def test_kube_proxy_runs_by_nftables_where_kernel_and_program_allow_it(changes: dict[str, Any], able: bool) -> None:
     assert good(**{**NFTABLES, **changes}).nftables is able
+
+
+# ---- both families ----------------------------------------------------------------------------------------------------
+
+DUAL = dataclasses.replace(WANTED_HERE, network=Network("100.64.0.0/10,fd00:10:64::/48", "10.96.0.0/22,fd00:10:96::/112"))
+ROUTES = (Route("eth0", "0.0.0.0/0", "10.0.0.254"), Route("eth0", "10.0.0.0/24"), Route("eth0", "fd00:1::/64"), Route("eth0", "::/0"))
+
+
+def both(**changes: Any) -> Target:
+    """A machine with addresses of both families."""
+    given: dict[str, Any] = {
+        "addresses": ("10.0.0.1", "fd00:1::1"),
+        "on": {"10.0.0.1": "eth0", "fd00:1::1": "eth0"},
+        "routes": ROUTES,
+        **NFTABLES,
+        **changes,
+    }
+    return target(**given)
+
+
+def test_a_machine_with_both_families_is_fit_for_both() -> None:
+    assert bad(both(), wanted=DUAL) == []
+    assert told(both(), wanted=DUAL)["ipv6", "10.0.0.1"].message == "fd00:1::1"
+    # Who asks for one family needs no other.
+    assert bad(both(readonly=("/proc/sys/net/ipv6/conf/all/forwarding",), without6=True, addresses=("10.0.0.1",))) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "result", "says"),
+    [
+        ({"addresses": ("10.0.0.1",)}, Result.FAILED, "has no IPv6 address on eth0 that lasts"),
+        ({"on": {"10.0.0.1": "eth0", "fd00:1::1": "eth1"}}, Result.FAILED, "has no IPv6 address on eth0"),
+        ({"passing": frozenset({"fd00:1::1"})}, Result.FAILED, "has no IPv6 address on eth0"),
+        ({"readonly": ("/proc/sys/net/ipv6/conf/all/forwarding",)}, Result.FAILED, "cannot switch IPv6 forwarding on"),
+        ({"without6": True}, Result.FAILED, "switches IPv6 off for new interfaces"),
+        (
+            {"kernel": "5.10.0", "nat6": "no Table does not exist"},
+            Result.FAILED,
+            "translate no IPv6 addresses for Services (Table does not",
+        ),
+        ({"unforward6": ("/etc/sysctl.conf",)}, Result.WARNING, "/etc/sysctl.conf switches net.ipv6.conf.all.forwarding off"),
+        ({"advertised": frozenset({"fd00:1::1"})}, Result.WARNING, "has fd00:1::1 from router advertisements"),
+    ],
+)
+def test_what_a_machine_lacks_for_ipv6_is_told_where_both_families_are_asked_for(
+    changes: dict[str, Any], result: Result, says: str
+) -> None:
+    (found,) = bad(both(**changes), wanted=DUAL)
+    assert (found.check, found.result) == ("ipv6", result)
+    assert says in found.message
+    assert found.remedy
+
+
+def test_all_that_a_machine_lacks_for_ipv6_is_told_at_once() -> None:
+    lacking = both(addresses=("10.0.0.1",), readonly=("/proc/sys/net/ipv6/conf/all/forwarding",), without6=True)
+    (found,) = bad(lacking, wanted=DUAL)
+    assert found.message.count(";") == 2
+
+
+@pytest.mark.parametrize("wanted", [WANTED_HERE, DUAL])
+def test_a_machine_that_is_known_by_an_ipv6_address_is_refused(wanted: Wanted) -> None:
+    found = told(target("fd00:1::1"), wanted=wanted)["ipv6", "fd00:1::1"]
+    assert found.result is Result.FAILED
+    assert "clusters of IPv6 alone are not made" in found.message
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "result", "says"),
+    [
+        (
+            "networks",
+            {"routes": (*ROUTES, Route("eth1", "fd00:10:64:7::/64"))},
+            Result.FAILED,
+            "fd00:10:64:7::/64 on eth1, in PodCIDR fd00:",
+        ),
+        ("networks", {"nameservers": ("fd00:10:96::5",)}, Result.FAILED, "asks the name server fd00:10:96::5, in SvcCIDR fd00:10:96::/112"),
+        ("default-route", {"routes": ROUTES[:3]}, Result.WARNING, "no route leads to the addresses of IPv6 of Services"),
+    ],
+)
+def test_networks_of_ipv6_are_looked_at_as_those_of_ipv4(check: str, changes: dict[str, Any], result: Result, says: str) -> None:
+    (found,) = bad(both(**changes), wanted=DUAL)
+    assert (found.check, found.result) == (check, result)
+    assert says in found.message
+
+
+def other_of_both(trial: Trial | None = None) -> Target:
+    return Target(
+        "10.0.0.2", "node", both(addresses=("10.0.0.2", "fd00:1::2"), on={"10.0.0.2": "eth0", "fd00:1::2": "eth0"}).machine, trial
+    )
+
+
+def test_packets_of_pods_are_tried_by_both_families() -> None:
+    nodes = {address: StandIn(address) for address in ("10.0.0.1", "10.0.0.2")}
+    for address, node in nodes.items():
+        node.answers = {f"slipway-listens fd00:1::{address[-1]} 8472": "listening 813 udp\n", "IO::Socket": "listening 812 6443 udp\n"}
+    trial.tried(nodes, [both(), other_of_both()], DUAL)
+    commands = nodes["10.0.0.1"].commands
+    assert [command for command in commands if "packet 10.0.0.2 8472 &" in command and "packet fd00:1::2 8472 &" in command]
+    assert commands[-1].startswith("kill 812 813 ")
+
+
+def test_packets_of_pods_that_are_lost_by_one_family_are_told_with_it() -> None:
+    one = both(trial=Trial(syncs=(0.001,) * 20, packets={"10.0.0.2": True, "fd00:1::2": False}))
+    found = told(one, other_of_both(Trial(packets={"10.0.0.1": True, "fd00:1::1": True})), wanted=DUAL)
+    assert found["pod-packets", "10.0.0.1"].result is Result.OK
+    lost = found["pod-packets", "10.0.0.2"]
+    assert lost.message == "UDP 8472 from 10.0.0.1 by IPv6 does not come back: pods would not reach each other"
 
 
 # ---- machines beside each other ---------------------------------------------------------------------------------------

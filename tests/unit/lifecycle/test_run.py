@@ -244,6 +244,31 @@ def test_networks_of_the_environment_win_over_those_of_the_image(store: Store) -
     assert setup.cluster.cert_sans == ("a.example.com", "10.9.9.9")
 
 
+def test_networks_of_both_families_give_members_addresses_of_both(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(store)
+    networks = {"PodCIDR": "10.244.0.0/16,fd00:10:244::/56", "SvcCIDR": "10.97.0.0/16,fd00:10:97::/112"}
+    setup = prepared(store, 1, 1, env=networks)
+    for address in ("10.0.0.1", "10.0.0.101"):
+        on = {address: "eth0", f"fd00::{address[-1]}": "eth0"}
+        setup.machines[address] = dataclasses.replace(setup.machines[address], addresses=tuple(on), on=on)
+    assert [member.node_ip for member in setup.cluster.members] == ["10.0.0.1,fd00::1", "10.0.0.101,fd00::1"]
+    found = setup.environment(setup.first)
+    assert (found["PodCIDRv4"], found["PodCIDRv6"], found["SvcCIDRv6"]) == ("10.244.0.0/16", "fd00:10:244::/56", "fd00:10:97::/112")
+    # One that has another address is told so.
+    moved = prepared(store, 1, 1, env=networks)
+    assert moved.cluster.members[0].node_ip == "10.0.0.1"
+    monkeypatch.setattr(Kubeadm, "identity", "0123")
+    assert steps.kubernetes_inputs(moved, moved.first) != steps.kubernetes_inputs(setup, setup.first)
+
+
+def test_who_asks_for_both_families_must_give_networks_of_both(store: Store) -> None:
+    build(store)
+    with pytest.raises(InputError, match=r"IPv6DualStack: both families are asked for, and PodCIDR 100\.64\.0\.0/10"):
+        _ = prepared(store, env={"IPv6DualStack": "true"}).network
+    networks = {"PodCIDR": "10.244.0.0/16,fd00:10:244::/56", "SvcCIDR": "10.97.0.0/16,fd00:10:97::/112"}
+    assert prepared(store, env={"IPv6DualStack": "true", **networks}).network.dual
+
+
 def test_members_take_their_names_from_their_machines(store: Store) -> None:
     build(store)
     setup = prepared(store, 1, 1)

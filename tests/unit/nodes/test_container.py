@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import ipaddress
 import stat
 import tarfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from harness import engine
 from harness.errors import EngineError, UsageError
 from harness.nodes import container
 from harness.nodes.container import LABEL, ROLE, ContainerProvider
@@ -36,7 +38,7 @@ class Machine:
 
     def exec_run(self, argv: list[str], **_: Any) -> tuple[int, Any]:
         self.engine.commands.append(argv)
-        return (0, (b"", b"")) if argv[0] == "ip" else (0, b"degraded\n" if self.status == "running" else b"")
+        return (0, (b"", b"")) if argv[0] in ("ip", "sh") else (0, b"degraded\n" if self.status == "running" else b"")
 
     def logs(self, **_: Any) -> bytes:
         return b"Failed to mount cgroup"
@@ -49,8 +51,8 @@ class Machine:
 class Engine:
     """As much of an engine's client as the provider uses."""
 
-    def __init__(self, *, broken: bool = False, interrupted: bool = False) -> None:
-        self.broken, self.interrupted = broken, interrupted
+    def __init__(self, *, broken: bool = False, interrupted: bool = False, ipv4_only: bool = False) -> None:
+        self.broken, self.interrupted, self.ipv4_only = broken, interrupted, ipv4_only
         self.machines: list[Machine] = []
         self.made: list[Any] = []
         self.commands: list[list[str]] = []
@@ -58,6 +60,8 @@ class Engine:
 
     def create(self, what: str, command: None = None, **options: Any) -> Any:
         if "driver" in options:
+            if self.ipv4_only and options.get("enable_ipv6"):
+                raise engine.APIError("500 Server Error", explanation="could not add the IPv6 gateway: permission denied")
             network = Network(self, what, options)
             self.made.append(network)
             return network
@@ -74,7 +78,8 @@ class Engine:
 class Network:
     def __init__(self, engine: Engine, name: str, options: dict[str, Any]) -> None:
         self.engine, self.name, self.options, self.labels = engine, name, options, options["labels"]
-        self.attrs = {"IPAM": {"Config": [{"Gateway": "172.30.0.1"}]}}
+        config = [{"Gateway": "fd00::1"}] if options.get("enable_ipv6") else []
+        self.attrs = {"IPAM": {"Config": [*config, {"Gateway": "172.30.0.1"}]}, "EnableIPv6": bool(config)}
 
     def reload(self) -> None: ...
 
@@ -118,6 +123,32 @@ def test_machines_have_no_way_out_and_places_for_data(tmp_path: Path) -> None:
     assert options["cgroupns"] == "private"
     assert {mount["Target"] for mount in options["mounts"]} >= {"/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd"}
     assert ["ip", "route", "replace", "default", "via", "172.30.0.1"] in engine.commands
+
+
+@pytest.mark.usefixtures("answers")
+def test_machines_have_addresses_of_both_families_and_no_gateway_of_ipv6(tmp_path: Path) -> None:
+    made = Engine()
+    nodes = provider(made, tmp_path)
+    nodes.up("one", 1, 0)
+    nodes.up("two", 1, 0)
+    subnets = [ipaddress.IPv6Network(network.options["ipam"]["Config"][0]["Subnet"]) for network in made.made]
+    assert all(subnet.prefixlen == 64 and subnet.subnet_of(ipaddress.IPv6Network("fd00::/8")) for subnet in subnets)
+    assert subnets[0] != subnets[1]
+    # Or pods, and the interfaces of their network, would have none.
+    assert made.machines[0].options["sysctls"] == {"net.ipv6.conf.all.disable_ipv6": "0"}
+    (script,) = {argv[-1] for argv in made.commands if argv[0] == "sh"}
+    assert "ip -6 route del default" in script
+    assert "via" not in script
+
+
+@pytest.mark.usefixtures("answers")
+def test_where_the_engine_has_no_ipv6_machines_have_ipv4_alone(tmp_path: Path) -> None:
+    made = Engine(ipv4_only=True)
+    provider(made, tmp_path).up("lab", 1, 0)
+    assert "ipam" not in made.made[0].options
+    assert made.machines[0].options["sysctls"] == {}
+    assert ["ip", "route", "replace", "default", "via", "172.30.0.1"] in made.commands
+    assert not [argv for argv in made.commands if argv[0] == "sh"]
 
 
 @pytest.mark.usefixtures("answers")

@@ -117,6 +117,31 @@ def test_extra_arguments_are_lists() -> None:
     assert {"name": "kube-api-qps", "value": "100"} in manager["extraArgs"]
 
 
+def dual(pods: str, *, masters: int = 1) -> Cluster:
+    """A cluster with addresses of both families, and a worker."""
+    members = [member(number + 1, address6=f"fd00::{number + 1}") for number in range(masters)]
+    network = Network.parse(pods, "10.96.0.0/22,fd00:10:96::/112")
+    return Cluster("lab", FACTS, network, (*members, member(101, "node", address6="fd00::101")))
+
+
+def test_kubelets_are_told_both_addresses_of_their_machines_and_kubeadm_both_networks() -> None:
+    of = dual("100.64.0.0/10,fd00:10:64::/48")
+    found = config(of)
+    assert found["InitConfiguration"]["nodeRegistration"]["kubeletExtraArgs"] == [{"name": "node-ip", "value": "10.0.0.1,fd00::1"}]
+    assert found["InitConfiguration"]["localAPIEndpoint"]["advertiseAddress"] == "10.0.0.1"
+    assert kubelet_flags(of, of.workers[0]) == 'KUBELET_KUBEADM_ARGS="--node-ip=10.0.0.101,fd00::101"\n'
+    assert worker_kubelet(of, of.workers[0])["clusterDNS"] == ["10.96.0.10"]
+    networking = found["ClusterConfiguration"]["networking"]
+    assert networking["podSubnet"] == "100.64.0.0/10,fd00:10:64::/48"
+    assert networking["serviceSubnet"] == "10.96.0.0/22,fd00:10:96::/112"
+    assert "node-cidr-mask-size-ipv6" not in arguments(found["ClusterConfiguration"]["controllerManager"]["extraArgs"])
+
+
+def test_where_the_ipv6_network_of_pods_is_no_usual_one_nodes_get_such_as_kubeadm_takes() -> None:
+    found = config(dual("100.64.0.0/10,fd00:10:64::/64"))["ClusterConfiguration"]["controllerManager"]["extraArgs"]
+    assert arguments(found)["node-cidr-mask-size-ipv6"] == "80"
+
+
 def test_the_api_is_called_by_one_name_everywhere_and_by_every_master() -> None:
     found = config(cluster(3, cert_sans=("api.example.com",)))["ClusterConfiguration"]
     assert found["controlPlaneEndpoint"] == "apiserver.cluster.local:6443"

@@ -7,6 +7,8 @@ import pytest
 from harness.errors import InputError
 from harness.runtimes import POD_CIDR, Facts, Network
 
+PODS, SERVICES = "100.64.0.0/10,fd00:10:64::/48", "10.96.0.0/22,fd00:10:96::/112"
+
 
 def test_the_facts_of_a_rootfs_are_read() -> None:
     facts = Facts.parse("kubernetes: v1.36.3\nimageRepository: registry.example.org\netcdImageTag: 3.6.8-0\n", "etc/slipway.yaml")
@@ -46,7 +48,9 @@ def test_what_is_no_mapping_is_an_input_fault(text: str) -> None:
 
 def test_the_first_and_tenth_service_addresses_are_the_api_and_dns() -> None:
     network = Network.parse("100.64.0.0/10", "10.96.0.0/22")
-    assert (network.api, network.dns) == ("10.96.0.1", "10.96.0.10")
+    assert (network.api, network.dns, network.dual, network.node_prefix6) == ("10.96.0.1", "10.96.0.10", False, None)
+    both = Network.parse(PODS, SERVICES)
+    assert (both.api, both.dns, both.dual) == ("10.96.0.1", "10.96.0.10", True)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +59,17 @@ def test_the_first_and_tenth_service_addresses_are_the_api_and_dns() -> None:
         ("10.0.0.0/8", "10.96.0.0/22", "overlap"),
         ("10.0.0.1/8", "10.96.0.0/22", "host bits"),
         ("100.64.0.0/10", "10.96.0.0/29", "too small"),
+        ("100.64.0.0/10", "10.0.0.0/11", "too large"),
+        ("100.64.0.0/29", "10.96.0.0/22", "too small"),
         ("pods", "10.96.0.0/22", "does not appear to be"),
+        ("100.64.0.0/10,fd00:10::/117", SERVICES, "fd00:10::/117 is too small"),
+        (PODS, "10.96.0.0/22,fd00:10:96::/124", "fd00:10:96::/124 is too small"),
+        (PODS, "10.96.0.0/22,fd00:10:96::/64", "fd00:10:96::/64 is too large"),
+        (PODS, "10.96.0.0/22,fd00:10:64:1::/112", "fd00:10:64::/48 and SvcCIDR fd00:10:64:1::/112 overlap"),
+        ("10.96.0.0/16,fd00:10:64::/48", SERVICES, "10.96.0.0/16 and SvcCIDR 10.96.0.0/22 overlap"),
+        (PODS, "10.96.0.0/22", "10.96.0.0/22 is of one family, and PodCIDR 100.64.0.0/10,fd00:10:64::/48 of both"),
+        ("100.64.0.0/10,10.244.0.0/16", "10.96.0.0/22", "at most one network of each family"),
+        ("100.64.0.0/10,fd00::/48,fd00:1::/48", "10.96.0.0/22", "at most one network of each family"),
     ],
 )
 def test_networks_that_cannot_work_are_refused(pods: str, services: str, says: str) -> None:
@@ -67,3 +81,54 @@ def test_both_networks_are_judged_at_once() -> None:
     with pytest.raises(InputError) as caught:
         Network.parse("a", "b")
     assert len(caught.value.faults) == 2
+
+
+def test_all_that_is_wrong_in_either_family_is_told_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        Network.parse("10.0.0.0/8,fd00::/16", "10.96.0.0/30,fd00:10:96::/64")
+    assert [fault.message for fault in caught.value.faults] == [
+        "10.96.0.0/30 is too small",
+        "fd00:10:96::/64 is too large",
+        "10.0.0.0/8 and SvcCIDR 10.96.0.0/30 overlap",
+        "fd00::/16 and SvcCIDR fd00:10:96::/64 overlap",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pods", "services", "message"),
+    [
+        ("fd00:10:64::/48", "fd00:10:96::/112", "fd00:10:64::/48 is IPv6 alone and SvcCIDR fd00:10:96::/112 is IPv6 alone"),
+        ("fd00:10:64::/48,100.64.0.0/10", SERVICES, "fd00:10:64::/48,100.64.0.0/10 begins with IPv6"),
+        ("100.64.0.0/10", "fd00:10:96::/112", "fd00:10:96::/112 is IPv6 alone"),
+    ],
+)
+def test_ipv6_alone_or_first_is_one_fault_that_says_what_is_possible(pods: str, services: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Network.parse(pods, services)
+    (fault,) = caught.value.faults
+    assert fault.message == f"{message}: no cluster is made of that"
+    assert fault.hint == "an IPv4 network, or one of each family, IPv4 first: 10.96.0.0/22,fd00:10:96::/112"
+
+
+def test_networks_are_kept_in_their_usual_spelling_and_named_by_family() -> None:
+    network = Network.parse("100.64.0.0/10, FD00:10:64:0::/48", SERVICES)
+    assert network.variables == {
+        "PodCIDR": PODS,
+        "PodCIDRv4": "100.64.0.0/10",
+        "PodCIDRv6": "fd00:10:64::/48",
+        "SvcCIDR": SERVICES,
+        "SvcCIDRv4": "10.96.0.0/22",
+        "SvcCIDRv6": "fd00:10:96::/112",
+        "KubeSvcIP": "10.96.0.1",
+        "DNSSvcIP": "10.96.0.10",
+    }
+    assert Network("100.64.0.0/10", "10.96.0.0/22").variables["PodCIDRv6"] == ""
+    # Of a cluster that others have made.
+    assert Network("fd00::/48,10.0.0.0/16", "fd00:1::/112,10.1.0.0/16").variables["KubeSvcIP"] == "fd00:1::1"
+
+
+@pytest.mark.parametrize(("wide", "prefix"), [(32, 48), (47, 63), (48, 64), (56, 64), (60, 64), (62, 78), (64, 80), (104, 120), (116, 120)])
+def test_nodes_get_ipv6_networks_that_kubeadm_takes_and_of_which_there_are_many(wide: int, prefix: int) -> None:
+    network = Network.parse(f"100.64.0.0/10,fd00::/{wide}", "10.96.0.0/22,fd80::/112")
+    assert network.node_prefix6 == prefix
+    assert prefix - wide <= 16
