@@ -47,6 +47,8 @@ LABEL_KEY = "dev.slipway.key"
 BRIDGE, HOST = "bridge", "host"
 NETWORKS = (BRIDGE, HOST)
 """Docker's own network for containers, or this machine's, which only the user can ask for."""
+_TOLD = 6
+"""Packages that are named in a line."""
 FORMAT = "2"
 """Part of every key: raise it when the conversion below changes what it writes."""
 
@@ -472,8 +474,10 @@ def packages_in(store: Store, layers: Iterable[Layer]) -> dict[str, str]:
 
 
 def asked_for(definition: Definition, versions: Mapping[str, str]) -> str:
-    """The packages that the Dockerfile names, with the versions that were found, in a line."""
-    return ", ".join(f"{name} {version}" for name, version in named_packages(definition, versions).items())
+    """The packages that the Dockerfile names, with the versions that were found, in a line: some of them where they are many."""
+    told = [f"{name} {version}" for name, version in named_packages(definition, versions).items()]
+    rest = [f"{len(told) - _TOLD} more"] if len(told) > _TOLD else []
+    return ", ".join([*told[:_TOLD], *rest])
 
 
 def named_packages(definition: Definition, versions: Mapping[str, str]) -> dict[str, str]:

@@ -205,6 +205,14 @@ def test_those_that_the_dockerfile_names_are_shown(tmp_path: Path) -> None:
     assert asked_for(definition, {"redis-server": "5:7.0.1-1", "libc6": "2.36-9"}) == "redis-server 5:7.0.1-1"
 
 
+def test_of_many_packages_some_are_shown(tmp_path: Path) -> None:
+    names = [f"package-{letter}" for letter in "abcdefgh"]
+    write(tmp_path / "images", "many", f"# image: example.org/many:1\nFROM debian\nRUN obtain {' '.join(names)}\n")
+    (definition,) = definitions(tmp_path / "images")
+    shown = asked_for(definition, dict.fromkeys(names, "1"))
+    assert shown.endswith("package-e 1, package-f 1, 2 more")
+
+
 def test_another_version_in_the_archive_is_another_key(tmp_path: Path) -> None:
     write(tmp_path / "images", "tools", "# image: example.org/tools:1\nFROM scratch\n")
     make, reference = builder(tmp_path), Reference.parse("example.org/tools:1")
