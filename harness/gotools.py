@@ -46,6 +46,8 @@ FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false", "-modcacherw")
 _MACHINE = ("GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "GOINSECURE", "GOVCS", "GOAUTH")
 """Where modules come from is for the machine's administrator to say. Nothing else of the machine's configuration reaches a compile."""
 
+_LARGEST = 4 << 30
+"""Bytes of one of Go's caches that are kept after a compile. Kubernetes alone takes three to four GB of each."""
 _LIMIT = 3 * 3600
 """Seconds after which a compile hangs; a slow machine takes minutes."""
 
@@ -185,6 +187,7 @@ def compiled(
             with log.step(f"{title} and {others} more" if others else title) as step, _lock(paths.cache() / "go" / "compile"):
                 step.note = toolchain.version
                 _compile(recipe, toolchain, wanted, stamps, target, step)
+                _trim(toolchain, wanted)
     return target / (program or recipe.name)
 
 
@@ -238,6 +241,25 @@ def _compile(recipe: Recipe, toolchain: Toolchain, architecture: str, stamps: Ma
     part.rename(target)
 
 
+def _trim(toolchain: Toolchain, architecture: str) -> None:
+    """Give back the disk that Go's caches take once they are large: what was compiled is kept by itself, and needs neither."""
+    settings = environment(toolchain, architecture)
+    for name, option in (("GOCACHE", "-cache"), ("GOMODCACHE", "-modcache")):
+        folder = Path(settings[name])
+        if not folder.is_symlink() and _size(folder) > _LARGEST:
+            process.run([toolchain.program, "clean", option], env=settings, cwd="/", check=False, timeout=_LIMIT)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(root, name).lstat().st_size
+    return total
+
+
 def _part(target: Path) -> Path:
     """A name of this process's own for what is not whole yet: the compiler of one that was killed may still be writing."""
     for left in target.parent.glob(f".{target.name}.*.part"):
@@ -287,7 +309,8 @@ def vendored(folder: Path) -> Path:
     toolchain = pinned_toolchain(recipe.name)
     with _lock(target):
         if not target.exists():
-            with log.step(f"fetch the source of {recipe.name} {recipe.version.removeprefix('v')}"):
+            # The lock of compiles: one that ends may take the modules away.
+            with log.step(f"fetch the source of {recipe.name} {recipe.version.removeprefix('v')}"), _lock(paths.cache() / "go" / "compile"):
                 part = _part(target)
                 shutil.copytree(folder, part)
                 try:

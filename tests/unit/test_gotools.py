@@ -248,6 +248,18 @@ def test_for_another_processor_another_program_is_compiled(machine: Machine, fol
     assert [environment["GOARCH"] for _, environment in machine.builds] == ["arm64", "amd64"]
 
 
+def test_large_caches_of_go_are_given_back_after_a_compile(
+    machine: Machine, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gotools, "_LARGEST", 10)
+    (cache / "go/build").mkdir(parents=True)
+    (cache / "go/build/entry").write_text("more than ten bytes")
+    gotools.compiled(folder)
+    assert [words[1:] for words, _ in machine.calls if words[1] == "clean"] == [("clean", "-cache")]
+    gotools.compiled(folder)
+    assert len([words for words, _ in machine.calls if words[1] == "clean"]) == 1
+
+
 def test_an_interrupted_compile_leaves_nothing_that_counts(machine: Machine, folder: Path) -> None:
     def interrupt(_: Path) -> None:
         raise KeyboardInterrupt
