@@ -319,6 +319,31 @@ def _why(problem: Problem) -> str:
     return f"{said[0]}; {where}" if said else where
 
 
+_ENFORCERS = ("kube-network-policies", "calico", "cilium", "kube-router", "antrea", "canal", "weave", "kube-ovn", "ovn-kubernetes")
+"""Words in the names of images of programs that enforce NetworkPolicies."""
+
+
+@_check("network-policies", "network policies", "a NetworkPolicy that nothing enforces protects nothing")
+def _policies(health: Health) -> Iterable[tuple[str, Seen]]:
+    if health.silent is not None:
+        return [(health.name, unknown("the API does not answer"))]
+    policies = sorted(checks.title(one).removeprefix("NetworkPolicy ") for one in checks.of_kind(health.items, "NetworkPolicy"))
+    if not policies:
+        return [(health.name, ok("there are none"))]
+    agents = checks.of_kind(health.items, "DaemonSet")
+    used = {str(one.get("image", "")) for agent in agents for one in agent["spec"]["template"]["spec"].get("containers") or ()}
+    found = sorted({word for word in _ENFORCERS for image in used if word in image})
+    if found:
+        return [(health.name, ok(f"{len(policies)}, enforced by {', '.join(found)}"))]
+    more = f" and {len(policies) - 1} more" if len(policies) > 1 else ""
+    return [
+        (
+            health.name,
+            warning(f"nothing enforces {policies[0]}{more}: every pod reaches every pod", "take a pod network that enforces them (CNI)"),
+        )
+    ]
+
+
 # ---- etcd and certificates --------------------------------------------------------------------------------------------
 
 

@@ -100,7 +100,8 @@ def _of_api(cluster: Access) -> Health:
     )
     try:
         # What a check that was killed has left says nothing about the cluster.
-        items = tuple(item for item in checks.get(cluster.kubectl) if LABEL not in (item["metadata"].get("labels") or {}))
+        kinds = f"{checks.KINDS},networkpolicies.networking.k8s.io"
+        items = tuple(item for item in checks.get(cluster.kubectl, kinds) if LABEL not in (item["metadata"].get("labels") or {}))
         problems = checks.explain(cluster.kubectl, items, static=False)
         version = kubeobjects.version(cluster.kubectl.run("get", "--raw", "/version"), where=cluster.kubectl.where)
         change = moves.unfinished(cluster.kubectl)

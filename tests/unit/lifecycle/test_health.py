@@ -340,3 +340,21 @@ def test_a_check_that_is_none_is_not_skipped(tmp_path: Path) -> None:
 def test_what_a_machine_prints_about_its_part_may_be_anything(odd: str) -> None:
     block = f"unit Id=kubelet.service\nunit LoadState=loaded\nunit NRestarts={odd}\nunit ActiveEnterTimestampMonotonic={odd}\nunit \n"
     postflight.parse(f"up {odd}\n{block}sync {odd} {odd}\nsync {odd}\nimage {odd}\nserver {odd}\napi {odd}\n{odd}\n")
+
+
+POLICY = {"kind": "NetworkPolicy", "metadata": {"name": "deny", "namespace": "shop"}, "spec": {}}
+
+
+def agent(image: str) -> dict[str, Any]:
+    spec = {"template": {"spec": {"containers": [{"name": "agent", "image": image}]}}}
+    return {"kind": "DaemonSet", "metadata": {"name": "agent", "namespace": "kube-system"}, "spec": spec}
+
+
+def test_network_policies_that_nothing_enforces_are_said() -> None:
+    (found,) = wrong(well(items=(*well().items, POLICY, POLICY, agent("docker.io/flannel/flannel:v0.28.10"))))
+    assert (found.check, found.result) == ("network-policies", Result.WARNING)
+    assert "nothing enforces shop/deny and 1 more" in str(found)
+
+
+def test_network_policies_that_a_pod_network_enforces_are_well() -> None:
+    assert wrong(well(items=(*well().items, POLICY, agent("quay.io/cilium/cilium:v1.19.0")))) == []
