@@ -681,7 +681,7 @@ CLUSTERS: dict[str, Cluster] = {"kind": sandbox.kind, "container": sandbox.conta
 
 
 def check(options: Options) -> dict[str, Any]:
-    """What ``build --check`` prints, as JSON values. Needs neither base image nor engine, and asks nobody. Raises InputError."""
+    """What ``build --check`` prints, as JSON values. Needs neither base image nor engine nor network. Raises InputError."""
     if options.images_from == imagechoice.AUTO:
         options = dataclasses.replace(options, images_from=imagechoice.BUILT)
     plans = [outline.plan(parsed, options.context) for parsed in read_all(options).values()]

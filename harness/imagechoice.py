@@ -75,34 +75,38 @@ class Choice:
 
 def probe(registries: Registries, login: Login, *, memory: Path | None = None, clock: Callable[[], float] = time.time) -> Probe:
     """Asks registries, and remembers for some minutes which of them answered; ``memory`` is the file for that."""
-    file = memory or paths.cache() / "registries-asked.json"
 
     def ask(reference: Reference) -> bool:
-        place = _place(registries, reference)
-        known = _remembered(file, place, clock())
-        if known is not None:
-            return known
-        with log.step(f"ask {reference.domain}") as step, Client(registries, login, patience=PROBE) as client:
-            answers = _answers(client, reference)
-            step.note = "it answers" if answers else "no answer"
-        _remember(file, place, answers, clock())
-        return answers
+        def now() -> bool:
+            with Client(registries, login, patience=PROBE) as client:
+                return _answers(client, reference)
+
+        return _once(_place(registries, reference), reference.domain, now, memory, clock)
 
     return ask
 
 
 def site_answers(url: str, *, memory: Path | None = None, clock: Callable[[], float] = time.time) -> bool:
-    """Whether a site answers for a file of it, which it may lack. Asked once in some minutes, as registries are. Raises nothing."""
-    file, place = memory or paths.cache() / "registries-asked.json", url
+    """Return True when the site of ``url`` answers, also when it lacks the file. Remembered for minutes. Raises nothing."""
+
+    def now() -> bool:
+        patience = urllib3.Timeout(connect=PROBE.connect, read=PROBE.read)
+        try:
+            return urllib3.PoolManager(retries=False).request("GET", url, timeout=patience).status < 500
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    return _once(url, str(urllib.parse.urlsplit(url).hostname), now, memory, clock)
+
+
+def _once(place: str, host: str, ask: Callable[[], bool], memory: Path | None, clock: Callable[[], float]) -> bool:
+    """The answer that ``memory`` holds for a place, or that of ``ask``, which is then remembered."""
+    file = memory or paths.cache() / "registries-asked.json"
     known = _remembered(file, place, clock())
     if known is not None:
         return known
-    with log.step(f"ask {urllib.parse.urlsplit(url).hostname}") as step:
-        try:
-            patience = urllib3.Timeout(connect=PROBE.connect, read=PROBE.read)
-            answers = urllib3.PoolManager(retries=False).request("GET", url, timeout=patience).status < 500
-        except urllib3.exceptions.HTTPError:
-            answers = False
+    with log.step(f"ask {host}") as step:
+        answers = ask()
         step.note = "it answers" if answers else "no answer"
     _remember(file, place, answers, clock())
     return answers

@@ -23,7 +23,7 @@ from harness import gotools, paths, scratch
 from harness.errors import BuildError
 from harness.gotools import Recipe
 
-_FROM = re.compile(r"FROM\s+(?:--platform=\S+\s+)?(?P<base>\S+)(?:\s+AS\s+(?P<stage>\S+))?\s*$", re.IGNORECASE)
+FROM = re.compile(r"FROM\s+(?P<here>--platform=\S+\s+)?(?P<base>\S+)(?:\s+AS\s+(?P<stage>\S+))?\s*$", re.IGNORECASE)
 _COPY = re.compile(r"COPY\s+(?P<words>.*)$", re.IGNORECASE | re.DOTALL)
 _SOURCE = re.compile(r"--from=(?P<stage>\S+)")
 _TOOLCHAIN, _HERE, _VENDORED, _FOR_IMAGE = "toolchain", "here", "source", ""
@@ -32,10 +32,11 @@ _TOOLCHAIN, _HERE, _VENDORED, _FOR_IMAGE = "toolchain", "here", "source", ""
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One ``FROM`` and what follows it. ``text`` ends with a line end."""
+    """One ``FROM`` and what follows it. ``text`` ends with a line end; ``here``: for the machine that builds (``--platform=...``)."""
 
     name: str | None
     base: str
+    here: bool
     text: str
 
     @property
@@ -54,16 +55,16 @@ class Stage:
 def stages(text: str) -> tuple[str, tuple[Stage, ...]]:
     """What stands before the first ``FROM``, and the stages."""
     head: list[str] = []
-    found: list[tuple[str | None, str, list[str]]] = []
+    found: list[tuple[re.Match[str], list[str]]] = []
     for line in text.splitlines(keepends=True):
-        started = _FROM.match(line.strip())
+        started = FROM.match(line.strip())
         if started:
-            found.append((started["stage"], started["base"], [line]))
+            found.append((started, [line]))
         elif found:
-            found[-1][2].append(line)
+            found[-1][1].append(line)
         else:
             head.append(line)
-    return "".join(head), tuple(Stage(name, base, "".join(lines)) for name, base, lines in found)
+    return "".join(head), tuple(Stage(one["stage"], one["base"], bool(one["here"]), "".join(lines)) for one, lines in found)
 
 
 def needed(text: str, target: str | None) -> tuple[str, tuple[Stage, ...]]:
@@ -150,7 +151,7 @@ def _place(source: str | Path, target: str | Path) -> str:
 
 
 def _module_folders(folder: Path) -> list[Path]:
-    """The folders below with a module, also where the module is the folder itself: then its own files are."""
+    """The folders below ``folder`` that hold a module; not ``folder`` itself, whose files the engine is sent."""
     return [path.parent for path in sorted(folder.rglob("go.mod")) if path.parent != folder]
 
 

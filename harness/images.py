@@ -38,7 +38,7 @@ from harness.oci.store import Store
 from harness.trust import installed
 
 _IMAGE = re.compile(r"#\s*image:\s*(?P<name>\S+)\s*$")
-_FROM = re.compile(r"FROM\s+(?P<here>--platform=\S+\s+)?(?P<base>\S+)(?:\s+AS\s+(?P<stage>\S+))?\s*$", re.IGNORECASE)
+_FROM = imagecontext.FROM
 _BUILDPLATFORM = re.compile(r"--platform=(\$BUILDPLATFORM|\$\{BUILDPLATFORM\})\s+")
 _ARG = re.compile(r"ARG\s+(?P<name>\w+)(?:=(?P<value>\S*))?\s*$", re.IGNORECASE)
 _PAINT = re.compile(r"\x1b\[[0-9;]*m")
@@ -71,11 +71,11 @@ class Definition:
     arguments: tuple[tuple[str, str], ...]
     bases: tuple[Base, ...]
 
-    def match(self, reference: str) -> dict[str, str] | None:
-        """The build arguments with which this definition is ``reference`` (a familiar name); None when it never is."""
+    def match(self, reference: Reference) -> dict[str, str] | None:
+        """The build arguments with which this definition is ``reference``, in its short or its full form; None when it never is."""
         parts = _VARIABLE.split(self.pattern)
         expression = "".join(re.escape(part) if index % 2 == 0 else f"(?P<{part}>[^/:]+)" for index, part in enumerate(parts))
-        found = re.fullmatch(expression, reference)
+        found = re.fullmatch(expression, reference.familiar) or re.fullmatch(expression, str(reference))
         return None if found is None else found.groupdict()
 
     def context(self, arguments: Mapping[str, str]) -> imagecontext.Context | None:
@@ -104,8 +104,7 @@ def definitions(root: Path) -> tuple[Definition, ...]:
 
 def compiled_versions(reference: Reference, roots: Iterable[Path]) -> tuple[str, ...]:
     """The versions in which ``roots`` compile an image of this name, whatever version it has here: ``v1.36.3``, the newest last."""
-    names = (reference.familiar, str(reference))
-    matching = [one for root in roots for one in definitions(root) if any(one.match(name) is not None for name in names)]
+    matching = [one for root in roots for one in definitions(root) if one.match(reference) is not None]
     return tuple(version for one in matching for version in imagecontext.versions(one.folder))
 
 
@@ -136,8 +135,7 @@ def _bases(text: str, target: str | None) -> tuple[Base, ...]:
     """The images that a stage stands on, and the stages that it copies from."""
     _, stages = imagecontext.needed(text, target)
     internal = {stage.name for stage in stages} | {"scratch"}
-    begun = [found for stage in stages if (found := _FROM.match(stage.text.splitlines()[0].strip())) and stage.base not in internal]
-    return tuple(dict.fromkeys(Base(found["base"], bool(found["here"])) for found in begun))
+    return tuple(dict.fromkeys(Base(stage.base, stage.here) for stage in stages if stage.base not in internal))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,15 +169,10 @@ class Builder:
         """The definition that yields ``reference`` and the build arguments it takes; None when no folder does."""
         for root in self.roots:
             for definition in definitions(root):
-                for name in (reference.familiar, str(reference)):
-                    arguments = definition.match(name)
-                    if arguments is not None and definition.context(arguments) is not None:
-                        return definition, arguments
+                arguments = definition.match(reference)
+                if arguments is not None and definition.context(arguments) is not None:
+                    return definition, arguments
         return None
-
-    def versions(self, reference: Reference) -> tuple[str, ...]:
-        """The versions in which images/ compiles an image of this name, whatever version it has here: ``v1.36.3``, the newest last."""
-        return compiled_versions(reference, self.roots)
 
     def ensure(self, reference: Reference, arguments: Mapping[str, str] | None = None) -> Descriptor | None:
         """The manifest of ``reference``, built if its inputs are new; None when no folder defines it.

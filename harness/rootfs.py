@@ -22,7 +22,7 @@ from harness import context as build_context
 from harness import engine, liveness, log, scratch, sitenet, untrusted
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.imagechoice import OWN_DOMAIN, Choice
-from harness.images import Builder, emulation_hint, is_foreign_program, network_hint
+from harness.images import Builder, compiled_versions, emulation_hint, is_foreign_program, network_hint
 from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
 from harness.oci import layer, tarball
 from harness.oci.extract import OPAQUE, WHITEOUT, open_layer
@@ -209,7 +209,7 @@ class Workshop:
             if built is not None:
                 return built
         if reference.domain == OWN_DOMAIN:
-            there = self.builder.versions(reference)
+            there = compiled_versions(reference, self.builder.roots)
             raise BuildError(
                 f"{reference.familiar} is an image of this project, and nothing in images/ builds it",
                 hint=f"the versions there are: {', '.join(there)}" if there else None,

@@ -8,7 +8,7 @@ from typing import Any
 Document = Mapping[str, Any]
 
 VERSION = "kubeadm.k8s.io/v1beta4"
-"""What kubeadm reads; documents in an older form are brought into this one."""
+"""The API version of kubeadm's configuration; documents of an older one are converted to it."""
 
 GONE: Mapping[str, tuple[tuple[str, ...], ...]] = {"ClusterConfiguration": (("dns", "type"), ("useHyperKubeImage",))}
 """Fields that older forms had and v1beta4 has not, by kind."""
