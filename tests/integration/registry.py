@@ -307,3 +307,12 @@ def _certificate(key: rsa.RSAPrivateKey) -> x509.Certificate:
 
 def sha256(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def mirrored_by(found: Registry, *domains: str) -> str:
+    """A registries.conf in which a registry on loopback holds the repositories of ``domains``, each below its name."""
+    return "".join(
+        f'[[registry]]\nprefix = "{domain}"\nlocation = "{domain}"\nblocked = false\n'
+        f'[[registry.mirror]]\nlocation = "{found.host}/{domain}"\ninsecure = true\n'
+        for domain in domains
+    )

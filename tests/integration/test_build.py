@@ -19,7 +19,7 @@ from harness.cloudimage import read
 from harness.oci import layer
 from harness.oci.store import Store
 from tests.conftest import Slipway
-from tests.integration.registry import Registry, image, push, registry
+from tests.integration.registry import Registry, image, mirrored_by, push, registry
 from tests.waiting import HANG, until
 
 POD = """\
@@ -136,13 +136,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 def mirrored(tmp_path: Path, upstream: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
     """docker.io and quay.io are a loopback registry."""
     conf = tmp_path / "registries.conf"
-    conf.write_text(
-        "".join(
-            f'[[registry]]\nprefix = "{domain}"\nlocation = "{domain}"\nblocked = false\n'
-            f'[[registry.mirror]]\nlocation = "{upstream.host}/{domain}"\ninsecure = true\n'
-            for domain in ("docker.io", "quay.io")
-        )
-    )
+    conf.write_text(mirrored_by(upstream, "docker.io", "quay.io"))
     monkeypatch.setenv("SLIPWAY_REGISTRIES_CONF", str(conf))
     return upstream
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from harness.oci.store import Store
 from harness.sources import descriptors
 
 OLDEST = "slipway-test/oldest-debian:1"
-EMPTY = "slipway-test/rootfs:1"
+EMPTY = f"slipway-test/rootfs:{os.getpid()}"
+"""Of this process: another one may test at the same time."""
 IMAGES = ("slipway.dev/runtime:13", "slipway.dev/kubernetes-modules:v1.36.3")
 
 STATIC = {

@@ -19,7 +19,7 @@ from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.sources import descriptors
 from tests.conftest import Slipway
-from tests.integration.registry import Registry, image, push, registry, serving
+from tests.integration.registry import Registry, image, mirrored_by, push, registry, serving
 from tests.integration.test_build import context
 from tests.integration.test_platforms import THERE, program
 
@@ -84,13 +84,7 @@ def registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regi
     """The registries of Kubernetes and its addons are one on loopback."""
     conf = tmp_path / "registries.conf"
     with registry(tmp_path / "upstream") as found:
-        conf.write_text(
-            "".join(
-                f'[[registry]]\nprefix = "{domain}"\nlocation = "{domain}"\n'
-                f'[[registry.mirror]]\nlocation = "{found.host}/{domain}"\ninsecure = true\n'
-                for domain in ("registry.k8s.io", "docker.io")
-            )
-        )
+        conf.write_text(mirrored_by(found, "registry.k8s.io", "docker.io"))
         monkeypatch.setenv("SLIPWAY_REGISTRIES_CONF", str(conf))
         yield found
 
