@@ -500,15 +500,7 @@ done"""
 
 
 def _welcome(work: Work) -> Step:
-    setup = work.setup
-    return Step(
-        "welcome-masters",
-        "tell the cluster of the masters",
-        lambda node: setup.runtime.welcome(setup.member(node)),
-        work.masters,
-        after_all=("wait-for-api",),
-        inputs=lambda node: steps.kubernetes_inputs(setup, node),
-    )
+    return dataclasses.replace(steps.welcome_masters(work.setup), nodes=work.masters, after=(), after_all=("wait-for-api",))
 
 
 # ---- those that were there --------------------------------------------------------------------------------------------
@@ -534,7 +526,7 @@ def _adopt(work: Work, after: str) -> Step:
     setup = work.setup
     grown = (
         steps.set_up_machines, steps.start_registry, steps.start_balancers, steps.start_kubelets, steps.certify_masters,
-        steps.start_masters, steps.wait_for_api, steps.finish_cluster,
+        steps.start_masters, steps.wait_for_api, steps.finish_cluster, steps.welcome_masters,
     )  # fmt: skip
 
     @functools.cache

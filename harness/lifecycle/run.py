@@ -241,9 +241,10 @@ def bring_up(setup: steps.Setup) -> list[Step]:
         steps.start_masters(setup),
         steps.wait_for_api(setup),
         steps.finish_cluster(setup),
+        steps.welcome_masters(setup),
     ]
     early = [command for app in network for command in app.commands]
-    recipe += steps.launch_commands(setup, tuple(early), "cluster-app", "finish-cluster")
+    recipe += steps.launch_commands(setup, tuple(early), "cluster-app", "welcome-masters")
     recipe.append(steps.start_addons(setup, recipe[-1].id))
     recipe.append(steps.wait_for_nodes(setup, recipe[-1].id))
     return recipe

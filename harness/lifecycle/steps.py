@@ -714,6 +714,19 @@ def finish_cluster(setup: Setup) -> Step:
     )
 
 
+def welcome_masters(setup: Setup) -> Step:
+    """On each master once its own API answers: one that is behind the others (its first run was cut off) may not even have its rootfs yet."""
+    return Step(
+        "welcome-masters",
+        "tell the cluster of the masters",
+        lambda node: setup.runtime.welcome(setup.member(node)),
+        setup.masters,
+        after=("wait-for-api",),
+        after_all=("finish-cluster",),
+        inputs=lambda node: kubernetes_inputs(setup, node),
+    )
+
+
 def start_addons(setup: Setup, after: str) -> Step:
     """The addons of the image besides the pod network: they need a node that is ready."""
 

@@ -622,6 +622,7 @@ def _adopt(work: Work, node: SshNode) -> None:
     makers = (
         steps.send_images, steps.send_rootfs, steps.set_up_machines, steps.start_containerd, steps.start_registry, steps.start_balancers,
         steps.start_kubelets, steps.certify_masters, steps.start_masters, steps.wait_for_api, steps.send_rendered, steps.finish_cluster,
+        steps.welcome_masters,
     )  # fmt: skip
     for make in makers:
         if setup.elsewhere is not None and make in (steps.send_images, steps.start_registry):

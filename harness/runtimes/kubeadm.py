@@ -265,8 +265,8 @@ done"""
         member.node.run(_init(phases), timeout=LONG_TIMEOUT)
 
     def finish(self, addons: Mapping[str, str]) -> None:
+        """What the cluster is told once, on the first master. The masters are marked one by one (``welcome``)."""
         self._upload(addons)
-        each(self.cluster.masters, self.welcome)
 
     def update(self, addons: Mapping[str, str]) -> None:
         """As ``finish``, for a cluster whose masters have another version now: they are known, and marked as their owner likes."""

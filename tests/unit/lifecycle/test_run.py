@@ -154,6 +154,16 @@ def test_images_go_to_three_masters_at_most_and_the_rest_ask_them(store: Store) 
     assert [node.address for node in plan["start-balancers"].nodes] == ["10.0.0.4", "10.0.0.5", "10.0.0.101"]
 
 
+def test_a_master_that_is_behind_the_others_is_told_of_only_when_its_own_api_answers(store: Store) -> None:
+    build(store)
+    plan = {step.id: step for step in run.plan(run.prepare(options(3, 1), store))}
+    assert [node.address for node in plan["finish-cluster"].nodes] == ["10.0.0.1"]
+    welcome = plan["welcome-masters"]
+    assert (len(welcome.nodes), welcome.after, welcome.after_all) == (3, ("wait-for-api",), ("finish-cluster",))
+    # No addon is placed before the masters have their marks.
+    assert plan["start-addons"].after_all == ("welcome-masters",)
+
+
 def test_without_workers_nothing_is_balanced(store: Store) -> None:
     build(store)
     assert "start-balancers" not in ids(run.prepare(options(), store))

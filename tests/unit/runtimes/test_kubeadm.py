@@ -305,7 +305,7 @@ def test_an_api_is_of_use_to_administrators_when_it_has_been_waited_for() -> Non
     assert "already exists" in script
 
 
-def test_cluster_wide_phases_run_once_and_each_master_is_marked() -> None:
+def test_cluster_wide_phases_run_once_on_the_first_master_and_touch_no_other() -> None:
     of = cluster(3)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
@@ -314,8 +314,11 @@ def test_cluster_wide_phases_run_once_and_each_master_is_marked() -> None:
     first, *others = (" ".join(machine(master).commands) for master in of.masters)
     for phase in once:
         assert first.count(phase) == 1
-        assert all(phase not in other for other in others)
-    assert all("mark-control-plane" in said for said in (first, *others))
+    # Another master may be far behind: a first run was cut off before it had its rootfs.
+    assert others == ["", ""]
+    for master in of.masters:
+        kubeadm.welcome(master)
+        assert "mark-control-plane" in machine(master).commands[-1]
 
 
 def test_another_version_is_told_to_the_cluster_and_masters_stay_marked_as_their_owner_likes() -> None:
