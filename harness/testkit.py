@@ -21,7 +21,7 @@ from testinfra.host import Host
 
 from harness import checks, cloudimage, engine, images, kubeobjects, offline, process, untrusted
 from harness.clusterstate import ClusterState
-from harness.errors import CommandError, SlipwayError, UsageError
+from harness.errors import CheckError, CommandError, SlipwayError, UsageError
 from harness.lifecycle import run as running
 from harness.lifecycle.rootfs import MARK
 from harness.lifecycle.steps import CONFIG_MAP
@@ -36,6 +36,7 @@ from harness.runtimes.kubeadm import administrator
 from harness.trust import policy
 
 _EVENTS = 15
+_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 _count = itertools.count(1)
 
 
@@ -156,6 +157,48 @@ class Cluster:
         proof = offline.Offline(engine.connect(), self.group, self.machines)
         proof.prove()
         return proof
+
+    def reboot(self, host: Host, *, timeout: float = 600) -> None:
+        """Restart the machine of a host as a loss of power would, and wait until everything that ran there runs anew and is ready.
+
+        ``timeout`` is in seconds. Raises UsageError for a host of another cluster, CheckError with what is not ready by then.
+        """
+        machine = next((one for one, mine in zip(self.machines, self.hosts, strict=True) if mine is host), None)
+        if machine is None:
+            raise UsageError("the host is none of this cluster", hint="give one of cluster.hosts")
+        before = machine.run(f"date -u +%Y-%m-%dT%H:%M:%SZ; {_BOOT_ID}").stdout.split()
+        if self.group is not None:
+            ContainerProvider().restart(machine.name)
+        else:
+            machine.run("systemctl reboot", check=False)
+        machine.disconnect()
+        left: object = "the machine does not answer"
+
+        def over() -> bool:
+            nonlocal left
+            try:
+                if self.group is None and machine.run(_BOOT_ID).stdout.split() == before[1:]:
+                    return False
+                left = self._not_anew(machine.name, before[0]) or checks.problems(self.kubectl)
+            except SlipwayError as error:
+                left = error.message
+            return not left
+
+        deadline = time.monotonic() + timeout
+        while not over():
+            if time.monotonic() > deadline:
+                raise CheckError(f"{machine.name} has been restarted, and after {timeout:.0f} s this is left: {left}")
+            time.sleep(0.5)
+
+    def _not_anew(self, node: str, since: str) -> list[str]:
+        """The containers of a node that the API shows as of before ``since``: kubelets report what they find only after a while."""
+        pods = self.kubectl.json("get", "pods", "--all-namespaces", f"--field-selector=spec.nodeName={node},status.phase=Running")["items"]
+        return [
+            f"{pod['metadata']['name']}/{status['name']}"
+            for pod in pods
+            for status in pod["status"].get("containerStatuses") or ()
+            if str((status["state"].get("running") or {}).get("startedAt")) < since
+        ]
 
     def reach(self) -> list[str]:
         """How a person gets at a cluster that was left running, tests it again and removes it."""

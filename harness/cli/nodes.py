@@ -30,6 +30,23 @@ def nodes_down(name: Annotated[str, typer.Argument()] = "default", provider: Ann
     say(f"removed {name}" if _provider(provider).down(name) else f"there were no nodes named {name}")
 
 
+@nodes_app.command("restart")
+def nodes_restart(
+    names: Annotated[list[str], typer.Argument(help="Names of machines, as `nodes list` shows them.", metavar="NODE...")],
+    provider: Annotated[str, typer.Option()] = "container",
+) -> None:
+    """Start machines again, all at once, as after a loss of power: what is on their disks stays."""
+    from harness.errors import UsageError
+    from harness.nodes import each
+
+    made = _provider(provider)
+    known = {member.name for group in made.list() for member in group.members}
+    if missing := [name for name in names if name not in known]:
+        raise UsageError(f"there is no node named {', '.join(missing)}", hint="slipway nodes list shows those there are")
+    each(names, made.restart)
+    say(f"restarted {', '.join(names)}")
+
+
 @nodes_app.command("list")
 def nodes_list(provider: Annotated[str, typer.Option()] = "container", output: Json = "text") -> None:
     """List the machines that exist."""

@@ -168,14 +168,31 @@ class ContainerProvider:
         )
         container.put_archive("/", _authorized_keys(plan.public))
         container.start()
-        deadline = time.monotonic() + BOOT_TIMEOUT
-        _until(lambda: _booted(container), deadline, hostname, "systemd has not started everything", container)
-        # The engine drops what leaves this network. Without a route the kernel would not even try to send to the
-        # addresses of services, which are rewritten on their way out.
-        for argv in routes(plan.gateway, ipv6=plan.ipv6):
-            engine.command_output(container, argv)
-        container.reload()
-        _until(lambda: _answers(_address(container, plan.group)), deadline, hostname, "sshd does not answer", container)
+        _settle(container, hostname, plan.group, routes(plan.gateway, ipv6=plan.ipv6))
+
+    def restart(self, name: str) -> None:
+        """Start a machine again, as after a loss of power: what was on its disks is there; wait until it answers over SSH.
+
+        Raises EngineError when there is none of that name, or it does not boot.
+        """
+        with _refusals():
+            container = self.client.containers.get(_prefixed(name))
+            group = container.labels[LABEL]
+            network = self.client.networks.get(_prefixed(group))
+            container.restart(timeout=0)
+            _settle(container, name, group, routes(gateway(network), ipv6=bool(network.attrs.get("EnableIPv6"))))
+
+
+def _settle(container: Container, hostname: str, group: str, ways: Sequence[list[str]]) -> None:
+    """Wait until a machine that was started has booted and answers over SSH; ``ways`` are the commands that give it its routes."""
+    deadline = time.monotonic() + BOOT_TIMEOUT
+    _until(lambda: _booted(container), deadline, hostname, "systemd has not started everything", container)
+    # The engine drops what leaves this network. Without a route the kernel would not even try to send to the
+    # addresses of services, which are rewritten on their way out.
+    for argv in ways:
+        engine.command_output(container, argv)
+    container.reload()
+    _until(lambda: _answers(_address(container, group)), deadline, hostname, "sshd does not answer", container)
 
 
 def _prefixed(name: str) -> str:

@@ -202,31 +202,26 @@ def test_what_nodes_use_is_known(nodes):
     until(known, f"figures of every node: {lines}")
 
 
-def test_a_pod_autoscaler_computes_what_its_pods_use(kubectl, namespace):
-    scaler = {
-        "apiVersion": "autoscaling/v2",
-        "kind": "HorizontalPodAutoscaler",
-        "metadata": {"name": namespace},
+def test_a_pod_autoscaler_scales_what_is_busy(kubectl, namespace):
+    container = {
+        "name": "main", "image": SHELL, "command": ["sh", "-c", "while :; do :; done"],
+        # Busy for its own request, and no burden for the machine.
+        "resources": {"requests": {"cpu": "10m"}, "limits": {"cpu": "40m"}},
+    }  # fmt: skip
+    labels = {"app": "busy"}
+    busy = {
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "busy"},
         "spec": {
-            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "coredns"},
-            "minReplicas": 2,
-            "maxReplicas": 2,
-            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}],
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 0, "containers": [container]}},
         },
-    }
-    where = ("--namespace", "kube-system")
-    kubectl("apply", *where, "--filename", "-", input=json.dumps(scaler))
-    try:
-
-        def computed():
-            status = kubectl.json("get", *where, "horizontalpodautoscaler", namespace).get("status") or {}
-            return [
-                one for one in status.get("currentMetrics") or () if "averageUtilization" in (one.get("resource") or {}).get("current", {})
-            ]
-
-        until(computed, "the autoscaler knows what CoreDNS uses")
-    finally:
-        kubectl("delete", *where, "horizontalpodautoscaler", namespace)
+    }  # fmt: skip
+    here = ("--namespace", namespace)
+    kubectl("apply", *here, "--filename", "-", input=json.dumps(busy))
+    kubectl("autoscale", *here, "deployment", "busy", "--min=1", "--max=3", "--cpu=50%")
+    until(lambda: kubectl.json("get", *here, "deployment", "busy")["status"].get("readyReplicas") == 3, "it is scaled to three")
+    status = kubectl.json("get", *here, "horizontalpodautoscaler", "busy")["status"]
+    assert status["currentMetrics"][0]["resource"]["current"]["averageUtilization"] > 50
 
 
 @pytest.mark.usefixtures("offline")

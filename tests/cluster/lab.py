@@ -17,7 +17,7 @@ from harness import liveness, process
 from harness.clusterstate import ClusterState
 from harness.errors import CommandError
 from harness.nodes import Login, Machine, each
-from harness.nodes.container import routes
+from harness.nodes.container import ContainerProvider
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh, SshNode
 from tests import waiting
@@ -121,16 +121,9 @@ class Lab:
     def reboot(self, address: str) -> None:
         """The machine, which may have been killed, starts again with all that is on its disks."""
         container = self._containers[address]
-        network = json.loads(process.run(["docker", "network", "inspect", f"slipway-{self.name}"]).stdout)[0]
-        process.run(["docker", "restart", "--time", "0", container])
-        gateway = next(entry["Gateway"] for entry in network["IPAM"]["Config"] if "." in entry.get("Gateway", ""))
-        for argv in routes(gateway, ipv6=network["EnableIPv6"]):
-            process.run(["docker", "exec", container, *argv])
+        ContainerProvider().restart(self.host(address))
         found = json.loads(process.run(["docker", "inspect", container]).stdout)[0]["NetworkSettings"]["Networks"]
         assert found[f"slipway-{self.name}"]["IPAddress"] == address, "it has another address now"
-        ssh = Ssh(ClusterState.of(f"{self.name}-tests").folder, [Machine(address, Login(key=self.key))])
-        until(lambda: ssh.reachable()[0])
-        ssh.close()
 
     def cut(self, address: str) -> None:
         """The machine goes on, and nothing from it or to it arrives."""

@@ -144,8 +144,5 @@ def was_kept(lab: Lab, image: str) -> None:
     assert "Greeting: kept" in record["Clusterfile"]
     assert "from = the Clusterfile" in record["Clusterfile"]
     assert SECRET not in record["Clusterfile"]
-    assert [machine.run("cat /root/hooks").stdout for machine in lab.machines] == [
-        "before\nhere with kept\n",
-        "here with kept\n",
-        "here with kept\n",
-    ]
+    hooks = [machine.run("cat /root/hooks").stdout for machine in lab.machines]
+    assert hooks == ["before\nhere with kept\n"] + ["here with kept\n"] * (len(hooks) - 1)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness import checks, testkit
-from harness.errors import CheckError, CommandError, UsageError
+from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.nodes import Input, Login, Machine
 from harness.process import Result
 
@@ -123,6 +123,61 @@ def test_a_kept_cluster_can_be_reached_tested_again_and_removed() -> None:
 
 def test_a_cluster_on_given_machines_is_deleted_not_the_machines() -> None:
     assert cluster(group=None).reach()[-1] == "slipway delete test-1"
+
+
+class Rebooting(FakeNode):
+    """A machine of one's own: it answers with another boot id after it was told to reboot, and only at the second try."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name, self.dropped = "name-1", False
+        self.boots, self.tries = ["one", "two"], 0
+
+    def disconnect(self) -> None:
+        self.dropped = True
+
+    def run(self, command: str, **options: Any) -> Result:
+        super().run(command, **options)
+        if command == "systemctl reboot":
+            self.boots.pop(0)
+            return Result((), 255, "", "")
+        if self.dropped:
+            self.tries += 1
+            if self.tries == 1:
+                raise NodeError("10.0.0.1: the connection was lost")
+        said = f"{self.boots[0]}\n"
+        return Result((), 0, f"2026-01-01T00:00:10Z\n{said}" if command.startswith("date") else said, "")
+
+
+def running_since(*times: str) -> str:
+    statuses = [{"name": "main", "state": {"running": {"startedAt": time}}} for time in times]
+    return json.dumps({"items": [{"metadata": {"name": "web"}, "status": {"containerStatuses": statuses}}]})
+
+
+def test_a_machine_has_been_restarted_when_its_containers_are_newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    looks = [running_since("2026-01-01T00:00:09Z"), running_since("2026-01-01T00:00:11Z", "2026-01-01T00:00:10Z")]
+    found = [(checks.Problem("Pod web", "not ready"),), ()]
+    monkeypatch.setattr(testkit.Kubectl, "__call__", lambda *_, **__: looks.pop(0) if len(looks) > 1 else looks[0])
+    monkeypatch.setattr(checks, "problems", lambda _: found.pop(0))
+    machine = Rebooting()
+    here = cluster(group=None, masters=("m0",), nodes=(), machines=(machine,))
+    here.reboot(here.masters[0])
+    assert (machine.boots, found) == (["two"], [])
+    assert machine.commands.count("systemctl reboot") == 1
+
+
+def test_a_machine_that_does_not_come_back_is_an_error_with_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(testkit.Kubectl, "__call__", lambda *_, **__: running_since("2026-01-01T00:00:09Z"))
+    here = cluster(group=None, masters=("m0",), nodes=(), machines=(Rebooting(),))
+    with pytest.raises(CheckError, match=r"name-1 has been restarted, and after 0 s this is left: .*"):
+        here.reboot(here.masters[0], timeout=0)
+
+
+def test_only_machines_of_the_cluster_are_restarted() -> None:
+    with pytest.raises(UsageError, match="none of this cluster"):
+        cluster().reboot(object())
 
 
 def test_given_machines_cannot_be_proven_offline() -> None:
