@@ -27,11 +27,11 @@ from harness.cloudimage import BuiltHere
 from harness.credentials import Credentials
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
 from harness.oci.admission import Admitted
-from harness.oci.deflate import GzipWriter
+from harness.oci.compression import PROGRAMS, ZstdWriter
 from harness.oci.extract import open_layer
 from harness.oci.graph import below_of
 from harness.oci.layer import Layer
-from harness.oci.model import EPOCH, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json
+from harness.oci.model import EPOCH, OCI_CONFIG, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
 from harness.oci.remote import Client
 from harness.oci.store import Store
@@ -49,7 +49,7 @@ NETWORKS = (BRIDGE, HOST)
 """Docker's own network for containers, or this machine's, which only the user can ask for."""
 _TOLD = 6
 """Packages that are named in a line."""
-FORMAT = "2"
+FORMAT = "3"
 """Part of every key: raise it when the conversion below changes what it writes."""
 
 
@@ -627,13 +627,13 @@ def convert(archive: IO[bytes], store: Store, platform: Platform) -> Descriptor:
 
 
 def _normalise(source: IO[bytes], store: Store) -> Layer | None:
-    """One layer of the engine as a gzip layer with its times set to the epoch; None when it changes nothing.
+    """One layer of the engine as a zstd layer with its times set to the epoch; None when it changes nothing.
 
     Owners stay, unlike those of a rootfs: a container image's files may belong to the user that its process runs as.
     """
     digest = hashlib.sha256()
     seen = 0
-    with store.writer() as blob, GzipWriter(blob.write) as compressed:
+    with store.writer() as blob, ZstdWriter(blob.write, PROGRAMS) as compressed:
         tee = _Tee(compressed, digest)
         # A stream, not a file: tarfile then pads with plain zeros and never seeks.
         with (
@@ -646,13 +646,13 @@ def _normalise(source: IO[bytes], store: Store) -> Layer | None:
                 member.pax_headers = {name: value for name, value in member.pax_headers.items() if name.startswith("SCHILY.xattr.")}
                 new.addfile(member, old.extractfile(member) if member.isreg() else None)
                 seen += 1
-    return Layer(Descriptor(OCI_LAYER_GZIP, blob.digest, blob.size), f"sha256:{digest.hexdigest()}") if seen else None
+    return Layer(Descriptor(OCI_LAYER_ZSTD, blob.digest, blob.size), f"sha256:{digest.hexdigest()}") if seen else None
 
 
 class _Tee:
     """A sink that hashes what passes through it."""
 
-    def __init__(self, sink: GzipWriter, digest: Any) -> None:
+    def __init__(self, sink: ZstdWriter, digest: Any) -> None:
         self.sink = sink
         self.digest = digest
 

@@ -33,7 +33,7 @@ from harness.oci.store import Store
 from harness.oci.tarstream import TarEntry, TarReader
 from harness.sources import Fetcher, descriptors
 
-FORMAT = "1"
+FORMAT = "2"
 """Part of every step id: raise it when a step's layer would come out differently."""
 
 BUILDER_IMAGE = "slipway.dev/builder:12"

@@ -24,7 +24,11 @@ SLACK = 64 << 20
 """Bytes that are allowed on top of RATIO."""
 
 LEVEL = 3
-"""Of zstd, where more takes much longer for little: what is packed are mostly blobs that are compressed already."""
+"""Of zstd for whole archives, where more takes much longer for little: what is in them are mostly blobs that are compressed already."""
+
+PROGRAMS = 9
+"""Of zstd for layers: Go binaries come out a fifth smaller than gzip makes them in the same time. Only level 19 is better, and takes thirty
+times as long."""
 
 _MOST_THREADS = 8
 _JOB = 2 << 20
@@ -105,11 +109,11 @@ class _Plain:
 class ZstdWriter:
     """One zstd frame with a checksum, made by as many threads as there are processors; their number does not change its bytes."""
 
-    def __init__(self, sink: Callable[[bytes], object]) -> None:
+    def __init__(self, sink: Callable[[bytes], object], level: int = LEVEL) -> None:
         self._sink = sink
         # Never 0 threads, which would cut the blocks in other places.
         threads = min(os.cpu_count() or 1, _MOST_THREADS)
-        how = zstandard.ZstdCompressionParameters.from_level(LEVEL, threads=threads, job_size=_JOB, write_checksum=True)
+        how = zstandard.ZstdCompressionParameters.from_level(level, threads=threads, job_size=_JOB, write_checksum=True)
         self._engine = zstandard.ZstdCompressor(compression_params=how).compressobj()
 
     def __enter__(self) -> Self:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import BinaryIO, Self
 
-LEVEL = 4
-"""On Go binaries: half the time of level 6 for 4 % more bytes; level 9 takes 7 times as long and saves 5 %."""
+LEVEL = 6
+"""On Go binaries: 4 % fewer bytes than level 4, in twice its time; level 9 takes 7 times as long and saves another 1 %."""
 
 _BLOCK = 1 << 20
 _WINDOW = 32 << 10
