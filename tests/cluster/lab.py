@@ -31,6 +31,8 @@ cd /etc/kubernetes/pki/etcd
 kubectl exec etcd-$(uname -n) -- etcdctl --endpoints https://127.0.0.1:2379 --cacert $PWD/ca.crt --cert $PWD/peer.crt \
   --key $PWD/peer.key member list"""
 
+KINDS = "namespaces,configmaps,secrets,services,deployments,daemonsets,serviceaccounts,roles,clusterroles"
+
 NAMESPACE = hashlib.sha256(liveness.process_label().rsplit(".", 2)[0].encode()).hexdigest()[:6]
 """In which the numbers of processes count: part of the names of machines, which others that share the engine see."""
 
@@ -99,6 +101,11 @@ class Lab:
     def nodes(self) -> dict[str, bool]:
         """The names of the nodes, and whether they are ready."""
         return {node["name"]: node["ready"] for node in self.status()["nodes"]}
+
+    def objects(self) -> set[str]:
+        """Every object that stays as it is while nobody changes the cluster, with the mark of its making."""
+        items = self.json("get", KINDS, "--all-namespaces")["items"]
+        return {f"{one['kind']} {one['metadata'].get('namespace')}/{one['metadata']['name']} {one['metadata']['uid']}" for one in items}
 
     def journals(self, *addresses: str) -> dict[str, list[str]]:
         """What has been finished on these machines, or all members: lines ``step hash``, and a boot where the disk could not be synced."""

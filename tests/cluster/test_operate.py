@@ -233,14 +233,6 @@ def test_names_that_are_none_are_refused_all_at_once(lab: Lab) -> None:
 
 # ---- backup and restore -----------------------------------------------------------------------------------------------
 
-KINDS = "namespaces,configmaps,secrets,services,deployments,daemonsets,serviceaccounts,roles,clusterroles"
-
-
-def objects(lab: Lab) -> set[str]:
-    """Every object that stays as it is while nobody changes the cluster, with the mark of its making."""
-    found = json.loads(lab.kubectl("get", KINDS, "--all-namespaces", "--output=json"))["items"]
-    return {f"{one['kind']} {one['metadata'].get('namespace')}/{one['metadata']['name']} {one['metadata']['uid']}" for one in found}
-
 
 def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_were(lab: Lab, made: Made, tmp_path: Path) -> None:
     file = tmp_path / "cluster.backup"
@@ -248,7 +240,7 @@ def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_we
     lab.kubectl("create", "configmap", "kept", "--from-literal=a=b")
     done = json.loads(lab.slipway("backup", lab.name, "-f", file, "--password-env", "BACKUP_PASSWORD", "-o", "json", env=word).stdout)
     assert (done["encrypted"], done["keys"] > 100, file.stat().st_mode & 0o077) == (True, True, 0)
-    before = objects(lab)
+    before = lab.objects()
     assert any("ConfigMap default/kept" in one for one in before)
     again = lab.slipway("backup", lab.name, "-f", file, check=False)
     assert (again.returncode, "is there already" in again.stderr) == (2, True)
@@ -266,7 +258,7 @@ def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_we
     lab.first.run("rm -rf /var/lib/etcd/member")
     said = lab.slipway("restore", "-f", file, "--yes", "--password-env", "BACKUP_PASSWORD", "-o", "json", env=word, timeout=HANG)
     assert json.loads(said.stdout)["in_place"] is True
-    assert objects(lab) == before
+    assert lab.objects() == before
     until(lambda: lab.status()["healthy"])
     answers(lab)
 
@@ -281,7 +273,7 @@ def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_we
         "restore", "-f", file, "--yes", "--password-env", "BACKUP_PASSWORD", "-o", "json", *way(lab, *lab.workers), env=word, timeout=900
     )
     assert json.loads(said.stdout)["in_place"] is False
-    assert objects(lab) >= {one for one in before if not one.startswith("ConfigMap kube-system/slipway-clusterfile")}
+    assert lab.objects() >= {one for one in before if not one.startswith("ConfigMap kube-system/slipway-clusterfile")}
     names = sorted(node["metadata"]["name"] for node in lab.json("get", "nodes")["items"])
     assert names == sorted(["renamed-master", f"{lab.name}-node-1"])
     assert lab.status()["healthy"]

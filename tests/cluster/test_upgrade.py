@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from harness.lifecycle import staging, transition
 from harness.runtimes.kubeadm import CONFIG
 from tests.cluster import market
 from tests.cluster.conftest import PROJECT
-from tests.cluster.lab import Client, Lab, kill_at_every_step, until
+from tests.cluster.lab import MEMBERS, Client, Lab, kill_at_every_step, until
 from tests.conftest import Slipway
 from tests.waiting import HANG
 
@@ -62,7 +63,7 @@ def images(slipway: Slipway, kubernetes: str, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def lab(slipway: Slipway, images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    lab = Lab(slipway, "test-upgrade", 3, 2)
+    lab = Lab(slipway, "test-upgrade", 3, 2, spares=3)
     try:
         market.start(lab, "market:1", tmp_path_factory.mktemp("cluster"))
         yield lab
@@ -199,3 +200,23 @@ def test_a_way_back_on_which_etcd_could_not_read_its_data_is_refused(lab: Lab) -
     assert transition.BACKUP in said.stderr
     assert lab.journals() == before
     assert versions(lab) == dict.fromkeys(NODES, NEW)
+
+
+def test_no_object_is_missing_after_all_masters_were_lost_for_good_and_others_took_their_place(lab: Lab, tmp_path: Path) -> None:
+    file, word = tmp_path / "cluster.backup", {"BACKUP_PASSWORD": "correct horse"}
+    lab.slipway("backup", lab.name, "-f", file, "--password-env", "BACKUP_PASSWORD", env=word)
+    before = lab.objects()
+    assert any("ConfigMap default/traffic" in one for one in before)
+    for address in lab.masters:
+        lab.kill(address)
+    deleted = json.loads(lab.slipway("delete", lab.name, "--yes", "--output", "json", timeout=HANG).stdout)
+    assert sorted(deleted["unreachable"]) == sorted(lab.masters)
+    lab.masters, lab.spares = lab.spares, []
+    machines = ("--masters", ",".join(lab.masters), "--nodes", ",".join(lab.workers), "--key", lab.key)
+    lab.slipway("restore", "-f", file, "--yes", "--password-env", "BACKUP_PASSWORD", *machines, env=word, timeout=2 * HANG)
+    # What is written anew: which machines the cluster has.
+    assert lab.objects() >= {one for one in before if not one.startswith("ConfigMap kube-system/slipway-clusterfile")}
+    found = until(lambda: (now := lab.status())["healthy"] and now)
+    assert (found["kubernetes"], len(found["nodes"])) == (NEW, 5)
+    until(lambda: market.page(lab) == "kept from version 2")
+    until(lambda: lab.first.run(MEMBERS, check=False).stdout.count("started") == 3)
