@@ -81,10 +81,8 @@ def base(slipway: Slipway, site: tuple[str, str], registries: Path) -> str:
     wanted = {"SOURCE": "release", "VERSION": VERSION, "MIRROR": mirror, "CHECKSUMS": known}
     arguments = [f"--build-arg={name}={value}" for name, value in wanted.items()]
     with alone():
-        slipway(
-            *("build", "-t", BASE, "--network", "host", "--images", "upstream", *arguments, PROJECT / "kubefiles/kubernetes"),
-            env={"SLIPWAY_REGISTRIES_CONF": str(registries)},
-        )
+        words = ("build", "-t", BASE, "--network", "host", "--images", "upstream", *arguments)
+        slipway(*words, PROJECT / "kubefiles/kubernetes", env={"SLIPWAY_REGISTRIES_CONF": str(registries)})
     return BASE
 
 
