@@ -267,6 +267,9 @@ def test_a_machine_that_slipway_never_saw_joins_by_plain_kubeadm(cluster: Lab) -
     until(lambda: cluster.nodes().get(host))
     runs_on(cluster.first, host, "plain", "slipway.dev/redis:7.0", "redis-server", "--version")
     cluster.kubectl("delete", "node", host)
+    plain.run("kubeadm reset --force", timeout=HANG)
+    assert plain.run("ls /etc/kubernetes/kubelet.conf", check=False).returncode == 2
+    assert plain.run("crictl pods --quiet").stdout == ""
     plain.run("systemctl disable --now kubelet")
 
 
