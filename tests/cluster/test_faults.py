@@ -269,7 +269,9 @@ def test_a_machine_that_slipway_never_saw_joins_by_plain_kubeadm(cluster: Lab) -
     cluster.kubectl("delete", "node", host)
     plain.run("kubeadm reset --force", timeout=HANG)
     assert plain.run("ls /etc/kubernetes/kubelet.conf", check=False).returncode == 2
-    assert plain.run("crictl pods --quiet").stdout == ""
+    assert (
+        plain.run("/var/lib/slipway/rootfs/bin/crictl --runtime-endpoint unix:///run/containerd/containerd.sock pods --quiet").stdout == ""
+    )
     plain.run("systemctl disable --now kubelet")
 
 
