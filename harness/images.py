@@ -310,17 +310,29 @@ class Builder:
                 f"{definition.folder}: {tag} cannot be compiled here",
                 hint=f"there are {', '.join(imagecontext.versions(definition.folder))}",
             )
-        with context.written(self.platform.architecture) as folder, self._dockerfile(definition, context) as dockerfile:
-            # The classic builder takes no options of security for its steps: they have Docker's own capabilities, NET_RAW among them.
-            # On a network of their own that reaches nothing of this machine's interfaces.
+        with (
+            context.written(self.platform.architecture) as folder,
+            self._dockerfile(definition, context) as dockerfile,
+            self._step_network(client) as network,
+        ):
+            # The classic builder takes no options of security for its steps, so in an engine that we have not started they keep NET_RAW.
             stream = client.api.build(
                 path=str(folder), dockerfile=dockerfile, tag=self.engine_name(tag), target=definition.target or "",
                 buildargs={**sitenet.proxies(), **self._platform_arguments(definition), **arguments},
                 labels={LABEL_KEY: self._key(definition, arguments)},
-                network_mode=self.network, rm=True, forcerm=True, decode=True,
+                network_mode=network, container_limits=engine.STEP_LIMITS, rm=True, forcerm=True, decode=True,
             )  # fmt: skip
             identity = self._follow(definition, stream)
         return identity or str(client.images.get(self.engine_name(tag)).id)
+
+    @contextlib.contextmanager
+    def _step_network(self, client: engine.Client) -> Iterator[str]:
+        """Where the steps of one Dockerfile run: with NET_RAW one could pose as any other container that shares its bridge."""
+        if self.network == HOST:
+            yield HOST
+            return
+        with engine.network_apart(client) as name:
+            yield name
 
     def _follow(self, definition: Definition, stream: Iterator[Mapping[str, Any]]) -> str:
         """Read what the engine says while it builds; the id of what it built. Raises BuildError."""
