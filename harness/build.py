@@ -86,6 +86,8 @@ class Options:
     """Origin of the images that images/ defines: one of imagechoice.MODES."""
     allow_login: tuple[str, ...] = ()
     """Repositories, as patterns, for which the cluster may pull with the user's logins although no file names them."""
+    allow_older: bool = False
+    """Take images of registries that were signed earlier than those that their tags meant before."""
 
     @property
     def path(self) -> Path:
@@ -233,7 +235,7 @@ def build(options: Options, store: Store) -> Built:
         client, anonymous = Client(rules, Credentials()), Client(rules, NoLogins())
         stack.callback(client.close)
         stack.callback(anonymous.close)
-        remote = GuardedSource(client, anonymous, permits, policy.gate().admit_remote)
+        remote = GuardedSource(client, anonymous, permits, policy.gate(allow_older=options.allow_older).admit_remote)
         choice = Choice(options.images_from, imagechoice.probe(rules, NoLogins()))
         parts = [_part(options, platform, parsed, store, remote, choice, stack) for platform, parsed in kubefiles.items()]
         found = _discoveries(options, parts, lambda: _part_here(options, store, remote, choice, stack))
@@ -290,7 +292,7 @@ def _part(
     if len(options.platforms) > 1 or options.platforms != (platform,):
         log.info(f"for {platform}:")
     base = _base(parsed, store, platform)
-    builder = images.Builder(store, _image_roots(options.context), platform, options.network)
+    builder = images.Builder(store, _image_roots(options.context), platform, options.network, options.allow_older)
     arguments = {name: value for item in parsed.of(kubefile.Arg) for name, value in item.values.items() if value is not None}
     own = _Built(builder, arguments, choice)
     embedded = {image.name: image.digest for image in base.images.images} if base else {}
