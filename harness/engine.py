@@ -31,7 +31,7 @@ LABEL_BUILD = "dev.slipway.build"
 STATE = Path("/var/lib/slipway/engine")
 SYSTEM_CONFIG = Path("/etc/docker/daemon.json")
 SOCKET = Path("/var/run/docker.sock")
-STEP_LIMITS = {"cpushares": oci_runtime.STEP_SHARES}
+STEP_LIMITS: Any = {"cpushares": oci_runtime.STEP_SHARES}
 """Limits of the steps of a Dockerfile, by which the runtime of an engine that we started knows them and takes NET_RAW from them."""
 _MTU = "com.docker.network.driver.mtu"
 PRIVILEGED_SINCE = (23, 0)
