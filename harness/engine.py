@@ -37,6 +37,8 @@ _MTU = "com.docker.network.driver.mtu"
 PRIVILEGED_SINCE = (23, 0)
 """From this version on Docker itself leaves out capabilities that the host lacks."""
 
+_BRIEF = 10
+"""Seconds that an engine has to say whether it is there."""
 _TRIES, _PAUSE = 30, 0.1
 """Attempts, and seconds between them, to find a container after its creation was interrupted."""
 
@@ -61,6 +63,11 @@ def connect(*, timeout: float = 600) -> Client:
     _check_privileges(client)
     _renew_runtime()
     return client
+
+
+def running() -> Client | None:
+    """A client of the engine where one answers; none is started."""
+    return _reach(_BRIEF)[0]
 
 
 def _reach(timeout: float) -> tuple[Client | None, str]:
@@ -93,7 +100,7 @@ def _start(reason: str) -> None:
     with log.step("start the Docker engine"):
         if Path("/run/systemd/system").is_dir():
             process.run(["systemctl", "start", "docker"])
-        elif _reach(10)[0] is None:
+        elif _reach(_BRIEF)[0] is None:
             _spawn()
         _await()
 
@@ -120,7 +127,7 @@ def _forget_killed_engine() -> None:
 
 def _await(seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while _reach(10)[0] is None:
+    while _reach(_BRIEF)[0] is None:
         if time.monotonic() > deadline:
             lines = (STATE / "dockerd.log").read_text(errors="replace").splitlines()[-8:] if (STATE / "dockerd.log").exists() else []
             raise EngineError(f"the Docker engine did not start within {seconds:g} s", details="\n".join(lines))
