@@ -27,7 +27,7 @@ from harness import engine, imagecontext, log, packages, process, programs, regi
 from harness.cloudimage import BuiltHere
 from harness.credentials import Credentials
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
-from harness.imagechoice import OWN_DOMAIN
+from harness.imagechoice import OWN_DOMAIN, Choice
 from harness.oci.admission import Admitted
 from harness.oci.deflate import GzipWriter
 from harness.oci.extract import open_layer
@@ -188,6 +188,10 @@ class Builder:
                 if arguments is not None and definition.context(arguments) is not None:
                     return definition, arguments
         return None
+
+    def builds(self, reference: Reference, choice: Choice) -> bool:
+        """Return True for an image that a folder defines and that is built without a request to its registry."""
+        return self.find(reference) is not None and choice.builds(reference)
 
     def ensure(self, reference: Reference, arguments: Mapping[str, str] | None = None) -> Descriptor | None:
         """The manifest of ``reference``, built if its inputs are new; None when no folder defines it.

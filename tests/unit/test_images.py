@@ -13,6 +13,7 @@ import pytest
 from harness import engine as engines
 from harness import images, prune
 from harness.errors import BuildError, InputError
+from harness.imagechoice import AUTO, Choice
 from harness.images import Base, Builder, asked_for, definitions, packages_in
 from harness.oci.layer import Entry, write_layer
 from harness.oci.model import Platform
@@ -65,6 +66,15 @@ def test_a_build_argument_in_the_name_serves_every_version(tmp_path: Path) -> No
     assert found is not None
     assert found[1] == {"VERSION": "v1.36.4"}
     assert builder(tmp_path).find(Reference.parse("example.org/proxy/other:v1")) is None
+
+
+def test_what_a_folder_defines_is_built_as_the_choice_says_and_nothing_else_is(tmp_path: Path) -> None:
+    write(tmp_path / "images", "proxy", PROXY)
+    make = builder(tmp_path)
+    names = [Reference.parse(name) for name in ("example.org/pause:3.2", "example.org/other:1")]
+    for answers, built in ((False, [True, False]), (True, [False, False])):
+        choice = Choice(AUTO, lambda _, answers=answers: answers)  # type: ignore[misc]
+        assert [make.builds(name, choice) for name in names] == built
 
 
 def test_one_name_in_two_folders_is_a_fault(tmp_path: Path) -> None:
