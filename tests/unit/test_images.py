@@ -73,7 +73,7 @@ def test_what_a_folder_defines_is_built_as_the_choice_says_and_nothing_else_is(t
     make = builder(tmp_path)
     names = [Reference.parse(name) for name in ("example.org/pause:3.2", "example.org/other:1")]
     for answers, built in ((False, [True, False]), (True, [False, False])):
-        choice = Choice(AUTO, lambda _, answers=answers: answers)  # type: ignore[misc]
+        choice = Choice(AUTO, lambda _, answers=answers: answers)
         assert [make.builds(name, choice) for name in names] == built
 
 

@@ -309,9 +309,10 @@ def test_cluster_wide_phases_run_once_on_the_first_master_and_touch_no_other() -
     of = cluster(3)
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
+    before = [len(machine(master).commands) for master in of.masters]
     kubeadm.finish({"dns.yaml": "kind: Deployment"})
     once = ("upload-config all", "bootstrap-token", "addon kube-proxy", "addons/dns.yaml")
-    first, *others = (" ".join(machine(master).commands) for master in of.masters)
+    first, *others = (" ".join(machine(master).commands[had:]) for master, had in zip(of.masters, before, strict=True))
     for phase in once:
         assert first.count(phase) == 1
     # Another master may be far behind: a first run was cut off before it had its rootfs.
