@@ -86,6 +86,8 @@ class Options:
     """Origin of the images that images/ defines: one of imagechoice.MODES."""
     allow_login: tuple[str, ...] = ()
     """Repositories, as patterns, for which the cluster may pull with the user's logins although no file names them."""
+    allow_older: bool = False
+    """Take images of registries that were signed earlier than those that their tags meant before."""
 
     @property
     def path(self) -> Path:
@@ -109,6 +111,12 @@ class Built:
 
 def read(options: Options, platform: Platform) -> Kubefile:
     """Parse the Kubefile for one platform and compare it with the context. Raises InputError with every fault of both."""
+    parsed = _parse(options, platform)
+    applications.applications(parsed, options.context)
+    return parsed
+
+
+def _parse(options: Options, platform: Platform) -> Kubefile:
     path = options.path
     try:
         text = path.read_text()
@@ -116,21 +124,26 @@ def read(options: Options, platform: Platform) -> Kubefile:
         raise InputError([Fault(str(path), "there is no Kubefile here", "name it with --file, or the folder that holds it")]) from missing
     except (OSError, UnicodeDecodeError) as error:
         raise InputError([Fault(str(path), f"cannot be read: {error}")]) from error
+    return kubefile.parse(text, str(path), build_args=options.build_args, platform=str(platform), context=options.context)
 
-    def parse(build_args: Mapping[str, str]) -> Kubefile:
-        return kubefile.parse(text, str(path), build_args=build_args, platform=str(platform), context=options.context)
 
-    arguments = dict(options.build_args)
-    parsed = parse(arguments)
-    source = releases.source(parsed, options.images_from)
-    if source is not None:
-        arguments["SOURCE"] = source
-        parsed = parse(arguments)
-    version = releases.whole(parsed, _image_roots(options.context))
-    if version is not None:
-        parsed = parse({**arguments, "VERSION": version})
-    applications.applications(parsed, options.context)
-    return parsed
+def settled(options: Options) -> Options:
+    """The options with what SOURCE and VERSION of the Kubefile mean now, where they are not stated whole.
+
+    Settled once in a build: the site that is asked may answer otherwise a while later, and every platform gets the same. Raises BuildError
+    when there is no such version; a Kubefile with faults is left to ``read_all``.
+    """
+    platform = options.platforms[0]
+    try:
+        source = releases.source(_parse(options, platform), options.images_from)
+        found = _with_argument(options, "SOURCE", source)
+        return _with_argument(found, "VERSION", releases.whole(_parse(found, platform), _image_roots(options.context)))
+    except InputError:
+        return options
+
+
+def _with_argument(options: Options, name: str, value: str | None) -> Options:
+    return options if value is None else dataclasses.replace(options, build_args={**options.build_args, name: value})
 
 
 def read_all(options: Options) -> dict[Platform, Kubefile]:
@@ -164,9 +177,7 @@ class _Built(Source):
         if reference.digest:
             known = reference.digest in self.used.values()
             return stored_manifest(self.builder.store, reference.digest, "images/") if known else None
-        if self.builder.find(reference) is None or not self.choice.builds(reference):
-            return None
-        return self.make(reference)
+        return self.make(reference) if self.builder.builds(reference, self.choice) else None
 
     def make(self, reference: Reference) -> Manifest | None:
         """The image, built; None when no folder defines it. Raises BuildError."""
@@ -219,6 +230,7 @@ class _BuiltAtLast(Source):
 
 def build(options: Options, store: Store) -> Built:
     """Build a CloudImage and tag it. Raises InputError, BuildError, StoreError or EngineError; the store stays whole."""
+    options = settled(options)
     kubefiles = read_all(options)
     reference = _tag(options.tag)
     if options.network == images.HOST:
@@ -233,7 +245,7 @@ def build(options: Options, store: Store) -> Built:
         client, anonymous = Client(rules, Credentials()), Client(rules, NoLogins())
         stack.callback(client.close)
         stack.callback(anonymous.close)
-        remote = GuardedSource(client, anonymous, permits, policy.gate().admit_remote)
+        remote = GuardedSource(client, anonymous, permits, policy.gate(allow_older=options.allow_older).admit_remote)
         choice = Choice(options.images_from, imagechoice.probe(rules, NoLogins()))
         parts = [_part(options, platform, parsed, store, remote, choice, stack) for platform, parsed in kubefiles.items()]
         found = _discoveries(options, parts, lambda: _part_here(options, store, remote, choice, stack))
@@ -290,7 +302,7 @@ def _part(
     if len(options.platforms) > 1 or options.platforms != (platform,):
         log.info(f"for {platform}:")
     base = _base(parsed, store, platform)
-    builder = images.Builder(store, _image_roots(options.context), platform, options.network)
+    builder = images.Builder(store, _image_roots(options.context), platform, options.network, options.allow_older)
     arguments = {name: value for item in parsed.of(kubefile.Arg) for name, value in item.values.items() if value is not None}
     own = _Built(builder, arguments, choice)
     embedded = {image.name: image.digest for image in base.images.images} if base else {}
@@ -638,7 +650,7 @@ class Discovery:
         """Build what the cluster will ask for and images/ defines: a kubelet gives up on a pull that takes as long as a compile."""
         own = self.part.own
         for reference in dict.fromkeys(Reference.parse(item.name) for item in named):
-            if not reference.digest and own.builder.find(reference) is not None and own.choice.builds(reference):
+            if not reference.digest and own.builder.builds(reference, own.choice):
                 own.make(reference)
 
     def _boot(self, tree: Path, facts: Facts, env: Mapping[str, str]) -> tuple[list[Pulled], dict[str, tuple[str, ...]]]:
@@ -684,5 +696,6 @@ def check(options: Options) -> dict[str, Any]:
     """What ``build --check`` prints, as JSON values. Needs neither base image nor engine nor network. Raises InputError."""
     if options.images_from == imagechoice.AUTO:
         options = dataclasses.replace(options, images_from=imagechoice.BUILT)
+    options = settled(options)
     plans = [outline.plan(parsed, options.context) for parsed in read_all(options).values()]
     return plans[0] if len(plans) == 1 else {**plans[0], "platforms": [plan["platform"] for plan in plans]}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import docker
 import docker.errors
 
-from harness import log, packages, process
+from harness import durable, liveness, log, packages, process
 from harness.assets import oci_runtime
 from harness.errors import CommandError, EngineError
 
@@ -29,9 +31,14 @@ LABEL_BUILD = "dev.slipway.build"
 STATE = Path("/var/lib/slipway/engine")
 SYSTEM_CONFIG = Path("/etc/docker/daemon.json")
 SOCKET = Path("/var/run/docker.sock")
+STEP_LIMITS: Any = {"cpushares": oci_runtime.STEP_SHARES}
+"""Limits of the steps of a Dockerfile, by which the runtime of an engine that we started knows them and takes NET_RAW from them."""
+_MTU = "com.docker.network.driver.mtu"
 PRIVILEGED_SINCE = (23, 0)
 """From this version on Docker itself leaves out capabilities that the host lacks."""
 
+_BRIEF = 10
+"""Seconds that an engine has to say whether it is there."""
 _TRIES, _PAUSE = 30, 0.1
 """Attempts, and seconds between them, to find a container after its creation was interrupted."""
 
@@ -44,7 +51,8 @@ def is_local() -> bool:
 def connect(*, timeout: float = 600) -> Client:
     """A client of a running engine; one is installed and started where there is none and we may.
 
-    Raises EngineError with one sentence that says what to do. Never changes an engine that is already running.
+    Raises EngineError with one sentence that says what to do. An engine that is already running is not changed, but for the runtime
+    that we gave it.
     """
     client, reason = _reach(timeout)
     if client is None:
@@ -53,7 +61,13 @@ def connect(*, timeout: float = 600) -> Client:
     if client is None:
         raise EngineError(f"the Docker engine does not answer: {reason}", hint=f"its log is {STATE}/dockerd.log or `journalctl -u docker`")
     _check_privileges(client)
+    _renew_runtime()
     return client
+
+
+def running() -> Client | None:
+    """A client of the engine where one answers; none is started."""
+    return _reach(_BRIEF)[0]
 
 
 def _reach(timeout: float) -> tuple[Client | None, str]:
@@ -86,7 +100,7 @@ def _start(reason: str) -> None:
     with log.step("start the Docker engine"):
         if Path("/run/systemd/system").is_dir():
             process.run(["systemctl", "start", "docker"])
-        elif _reach(10)[0] is None:
+        elif _reach(_BRIEF)[0] is None:
             _spawn()
         _await()
 
@@ -95,11 +109,9 @@ def _spawn() -> None:
     """Start dockerd by hand, detached from us: there is no service manager that would."""
     STATE.mkdir(parents=True, exist_ok=True)
     _forget_killed_engine()
-    options: list[str] = []
-    if not SYSTEM_CONFIG.exists():
-        _configure(STATE / "daemon.json")
-        if (STATE / "daemon.json").exists():
-            options = ["--config-file", str(STATE / "daemon.json")]
+    config = SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else STATE / "daemon.json"
+    _configure(config)
+    options = [] if config == SYSTEM_CONFIG else ["--config-file", str(config)]
     with (STATE / "dockerd.log").open("ab") as output:
         subprocess.Popen(["dockerd", *options], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
 
@@ -115,7 +127,7 @@ def _forget_killed_engine() -> None:
 
 def _await(seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while _reach(10)[0] is None:
+    while _reach(_BRIEF)[0] is None:
         if time.monotonic() > deadline:
             lines = (STATE / "dockerd.log").read_text(errors="replace").splitlines()[-8:] if (STATE / "dockerd.log").exists() else []
             raise EngineError(f"the Docker engine did not start within {seconds:g} s", details="\n".join(lines))
@@ -128,17 +140,27 @@ def missing_capabilities() -> set[str]:
 
 
 def _configure(config: Path) -> None:
-    """Before the first start of an engine of ours: the runtime that leaves out capabilities this machine does not have."""
-    if not missing_capabilities() or config.exists():
+    """Before the start of an engine of ours: the runtime of ``assets/oci_runtime.py``. A configuration of the user's is left alone."""
+    if config.exists():
         return
     STATE.mkdir(parents=True, exist_ok=True)
-    runtime = STATE / "oci-runtime"
+    _runtime().touch()
+    _renew_runtime()
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(json.dumps({"runtimes": {"slipway": {"path": str(_runtime())}}, "default-runtime": "slipway"}, indent=2) + "\n")
+
+
+def _runtime() -> Path:
+    return STATE / "oci-runtime"
+
+
+def _renew_runtime() -> None:
+    """Bring the runtime of an engine of ours up to date: the engine starts it anew for each container."""
     interpreter = Path("/usr/bin/python3")
     program = resources.files("harness.assets").joinpath("oci_runtime.py").read_text()
-    runtime.write_text(f"#!{interpreter if interpreter.exists() else shutil.which('python3')} -IS\n{program}")
-    runtime.chmod(0o755)
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(json.dumps({"runtimes": {"slipway": {"path": str(runtime)}}, "default-runtime": "slipway"}, indent=2) + "\n")
+    text = f"#!{interpreter if interpreter.exists() else shutil.which('python3')} -IS\n{program}"
+    if os.geteuid() == 0 and _runtime().exists() and _runtime().read_text() != text:
+        durable.write(_runtime(), text, mode=0o755)
 
 
 def _check_privileges(client: Client) -> None:
@@ -167,6 +189,38 @@ def repair() -> None:
         raise EngineError("the runtime is configured; the engine was started by hand", hint="restart dockerd, then try again")
     process.run(["systemctl", "restart", "docker"])
     _await()
+
+
+@contextlib.contextmanager
+def network_apart(client: Client) -> Iterator[str]:
+    """The name of a bridge network for the steps of one build, where no other container is. Raises EngineError.
+
+    What it could not be removed from (a step that is only just being ended) is swept by a later build.
+    """
+    name, labels = f"slipway-steps-{secrets.token_hex(6)}", {LABEL_BUILD: liveness.process_label()}
+    try:
+        network = client.networks.create(name, driver="bridge", options=_packet_size(client), labels=labels)
+    except APIError as refused:
+        raise EngineError(
+            f"the engine makes no network for the steps of a Dockerfile: {refused.explanation}",
+            hint="`docker network prune` removes networks that nothing uses; or build with --network host",
+        ) from refused
+    try:
+        yield name
+    finally:
+        try:
+            network.remove()
+        except APIError as refused:
+            log.debug(f"network {name} is not removed: {refused.explanation}")
+
+
+def _packet_size(client: Client) -> dict[str, str]:
+    """The option of the engine's default network that gives its own size of packets, where it has one: other networks do not inherit it."""
+    try:
+        options = client.networks.get("bridge").attrs.get("Options") or {}
+    except NotFound:
+        return {}
+    return {name: str(value) for name, value in options.items() if name == _MTU}
 
 
 def run_container(client: Client, image: str, command: list[str], **options: Any) -> tuple[int, str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import json
 import re
@@ -26,6 +27,7 @@ from harness import engine, imagecontext, log, packages, process, programs, regi
 from harness.cloudimage import BuiltHere
 from harness.credentials import Credentials
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
+from harness.imagechoice import OWN_DOMAIN, Choice
 from harness.oci.admission import Admitted
 from harness.oci.compression import PROGRAMS, ZstdWriter
 from harness.oci.extract import open_layer
@@ -47,6 +49,9 @@ LABEL_KEY = "dev.slipway.key"
 BRIDGE, HOST = "bridge", "host"
 NETWORKS = (BRIDGE, HOST)
 """Docker's own network for containers, or this machine's, which only the user can ask for."""
+_LONGEST_TAG, _SHORT_KEY = 100, 12
+"""Letters of a tag, of at most 128, and digits of a key."""
+_IDLE = 7 * 86400
 _TOLD = 6
 """Packages that are named in a line."""
 FORMAT = "3"
@@ -147,6 +152,8 @@ class Builder:
     platform: Platform = dataclasses.field(default_factory=Platform.host)
     network: str = BRIDGE
     """Where steps run."""
+    allow_older: bool = False
+    """Take a base that was signed earlier than the one that its tag meant before."""
 
     def on(self, platform: Platform) -> Builder:
         """The builder of the same images for another platform."""
@@ -162,7 +169,15 @@ class Builder:
         return not self.platform.matches(Platform.host())
 
     def engine_name(self, name: str) -> str:
-        """How the engine calls image ``name`` for our platform: this machine's own keep their name, others must not take it from them."""
+        """How the engine calls image ``name`` for our platform.
+
+        One that ``roots`` define has its key in the tag: another checkout, which builds another image of that name at the same time, must
+        not take the name from it. Of those that come from elsewhere this machine's own keep their name.
+        """
+        reference = Reference.parse(name)
+        found = self.find(reference)
+        if found is not None:
+            return kept_name(reference, self._key(*found))
         return foreign_name(name, self.platform) if self.foreign else name
 
     def find(self, reference: Reference) -> tuple[Definition, dict[str, str]] | None:
@@ -173,6 +188,10 @@ class Builder:
                 if arguments is not None and definition.context(arguments) is not None:
                     return definition, arguments
         return None
+
+    def builds(self, reference: Reference, choice: Choice) -> bool:
+        """Return True for an image that a folder defines and that is built without a request to its registry."""
+        return self.find(reference) is not None and choice.builds(reference)
 
     def ensure(self, reference: Reference, arguments: Mapping[str, str] | None = None) -> Descriptor | None:
         """The manifest of ``reference``, built if its inputs are new; None when no folder defines it.
@@ -252,25 +271,18 @@ class Builder:
         return context.modules if context else ()
 
     def engine_image(self, client: engine.Client, reference: Reference) -> str:
-        """Have an image in the engine (to run it there), built only when its inputs are new; its id. Raises BuildError."""
+        """Have an image in the engine (to run it there), built only when its inputs are new; its name there. Raises BuildError."""
         name = self.engine_name(reference.familiar)
         found = self.find(reference)
         if found is None:
             ensure_base(client, reference.familiar, self.platform)
-            return str(client.images.get(name).id)
-        key = self._key(*found)
-        try:
-            present = client.images.get(name)
-        except engine.NotFound:
-            present = None
-        if present is not None and present.labels.get(LABEL_KEY) == key:
-            return str(present.id)
-        with log.step(f"build container image {reference.familiar}{self._target()}") as shown:
-            identity = self.build(*found, reference.familiar)
-            versions = self._ask(client, identity)
-            shown.note = asked_for(found[0], versions)
-        self.store.keep("packages", key, {"packages": versions})
-        return identity
+        elif not is_kept(client, name):
+            with log.step(f"build container image {reference.familiar}{self._target()}") as shown:
+                self.build(*found, reference.familiar)
+                versions = self._ask(client, name)
+                shown.note = asked_for(found[0], versions)
+            self.store.keep("packages", self._key(*found), {"packages": versions})
+        return name
 
     def _ask(self, client: engine.Client, identity: str) -> dict[str, str]:
         """Which Debian packages an image of the engine has, by its own package database; none where it has no such thing."""
@@ -300,8 +312,9 @@ class Builder:
         return [key, sorted(record["packages"].items())]
 
     def build(self, definition: Definition, arguments: Mapping[str, str], tag: str) -> str:
-        """Build with the engine, tag the result there, return the engine's image id. Raises BuildError."""
+        """Build with the engine, name the result there, return the engine's image id. Raises BuildError."""
         client = engine.connect(timeout=3600)
+        name = kept_name(Reference.parse(tag), self._key(definition, arguments))
         for base in definition.bases:
             self._ensure(client, definition, base)
         context = definition.context(arguments)
@@ -310,17 +323,29 @@ class Builder:
                 f"{definition.folder}: {tag} cannot be compiled here",
                 hint=f"there are {', '.join(imagecontext.versions(definition.folder))}",
             )
-        with context.written(self.platform.architecture) as folder, self._dockerfile(definition, context) as dockerfile:
-            # The classic builder takes no options of security for its steps: they have Docker's own capabilities, NET_RAW among them.
-            # On a network of their own that reaches nothing of this machine's interfaces.
+        with (
+            context.written(self.platform.architecture) as folder,
+            self._dockerfile(definition, context) as dockerfile,
+            self._step_network(client) as network,
+        ):
+            # The classic builder takes no options of security for its steps, so in an engine that we have not started they keep NET_RAW.
             stream = client.api.build(
-                path=str(folder), dockerfile=dockerfile, tag=self.engine_name(tag), target=definition.target or "",
+                path=str(folder), dockerfile=dockerfile, tag=name, target=definition.target or "",
                 buildargs={**sitenet.proxies(), **self._platform_arguments(definition), **arguments},
                 labels={LABEL_KEY: self._key(definition, arguments)},
-                network_mode=self.network, rm=True, forcerm=True, decode=True,
+                network_mode=network, container_limits=engine.STEP_LIMITS, rm=True, forcerm=True, decode=True,
             )  # fmt: skip
             identity = self._follow(definition, stream)
-        return identity or str(client.images.get(self.engine_name(tag)).id)
+        return identity or str(client.images.get(name).id)
+
+    @contextlib.contextmanager
+    def _step_network(self, client: engine.Client) -> Iterator[str]:
+        """Where the steps of one Dockerfile run: with NET_RAW one could pose as any other container that shares its bridge."""
+        if self.network == HOST:
+            yield HOST
+            return
+        with engine.network_apart(client) as name:
+            yield name
 
     def _follow(self, definition: Definition, stream: Iterator[Mapping[str, Any]]) -> str:
         """Read what the engine says while it builds; the id of what it built. Raises BuildError."""
@@ -344,10 +369,12 @@ class Builder:
         reference = Reference.parse(base.name)
         own = builder.find(reference)
         if own is not None:
-            builder.build(own[0], own[1], base.name)
+            if not is_kept(client, builder.engine_name(base.name)):
+                builder.build(*own, base.name)
             return
         # What the package's own Dockerfiles stand on is part of the package.
-        admitted = None if any(definition.folder.is_relative_to(root) for root in bundled()) else _admit_base(reference)
+        is_ours = any(definition.folder.is_relative_to(root) for root in bundled())
+        admitted = None if is_ours else _admit_base(reference, allow_older=self.allow_older)
         ensure_base(client, base.name, builder.platform)
         if admitted is not None:
             there = client.images.get(builder.engine_name(base.name)).attrs.get("RepoDigests") or ()
@@ -380,12 +407,12 @@ class Builder:
         found = _FROM.match(line.strip())
         if found is None:
             return line
-        if found["here"]:
-            return _BUILDPLATFORM.sub("", line)
-        if Base(found["base"]) not in definition.bases:
+        base = Base(found["base"], bool(found["here"]))
+        line = _BUILDPLATFORM.sub("", line) if base.here else line
+        if base not in definition.bases:
             return line
-        start = line.index(found["base"], line.upper().index("FROM") + 4)
-        return line[:start] + self.engine_name(found["base"]) + line[start + len(found["base"]) :]
+        start = line.index(base.name, line.upper().index("FROM") + 4)
+        return line[:start] + (self.here if base.here else self).engine_name(base.name) + line[start + len(base.name) :]
 
     def _key(self, definition: Definition, arguments: Mapping[str, str]) -> str:
         digest = hashlib.sha256()
@@ -406,16 +433,74 @@ class Builder:
         return digest.hexdigest()
 
 
-def _admit_base(reference: Reference) -> Admitted | None:
+def _admit_base(reference: Reference, *, allow_older: bool) -> Admitted | None:
     """Ask policy about the base image of a Dockerfile, as its registry has it now; None when no policy cares. Raises StoreError."""
     from harness.trust import policy  # here: its cryptography is slow to load
 
-    gate = policy.gate()
+    gate = policy.gate(allow_older=allow_older)
     if not gate.asks(reference):
         return None
     with Client(registries.load(), Credentials()) as client:
-        digest = reference.digest or client.manifest(reference).digest
-        return gate.admit_remote(client, dataclasses.replace(reference, digest=digest))
+        named = dataclasses.replace(reference, tag=None) if reference.digest else reference
+        return gate.admit_remote(client, dataclasses.replace(named, digest=reference.digest or client.manifest(reference).digest))
+
+
+def kept_name(reference: Reference, key: str) -> str:
+    """How the engine calls an image that is built from inputs with this key: ``slipway.dev/node:13-0123456789ab``."""
+    tag = f"{(reference.tag or '')[:_LONGEST_TAG]}-{key[:_SHORT_KEY]}"
+    return dataclasses.replace(reference, tag=tag, digest=None).familiar
+
+
+def is_kept(client: engine.Client, name: str) -> bool:
+    """Whether the engine has an image of ours under ``kept_name``; it then counts as used now."""
+    try:
+        present = client.images.get(name)
+    except engine.NotFound:
+        return False
+    repository, _, tag = name.rpartition(":")
+    # The engine notes when an image was named last: that tells which are idle.
+    present.tag(repository, tag)
+    return True
+
+
+def package_image(client: engine.Client, name: str) -> str:
+    """Have an image of the package's own in the engine; its name there. Raises BuildError."""
+    return Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """A name that the engine has for an image of ours which nothing uses. ``bytes`` are those of its layers, shared ones among them."""
+
+    name: str
+    bytes: int
+
+
+def idle(client: engine.Client, now: float) -> tuple[Idle, ...]:
+    """The images of ours in the engine that no container is made of, and no build used within ``_IDLE`` seconds.
+
+    What is in a build of another checkout at this moment was used just now.
+    """
+    busy = {container["ImageID"] for container in client.api.containers(all=True)}
+    found: list[Idle] = []
+    for image in client.api.images(filters={"label": LABEL_KEY}):
+        names = [name for name in image.get("RepoTags") or () if _is_ours(name, str(image["Labels"][LABEL_KEY]))]
+        if names and image["Id"] not in busy and now - _last_named(client, image) > _IDLE:
+            found += [Idle(name, int(image["Size"]) if name == names[-1] else 0) for name in names]
+    return tuple(sorted(found, key=lambda one: one.name))
+
+
+def _is_ours(name: str, key: str) -> bool:
+    """Whether we gave an image this name: an image that a user builds on one of ours inherits its label. Names of before had no key."""
+    return name.endswith(f"-{key[:_SHORT_KEY]}") or name.startswith(f"{OWN_DOMAIN}/")
+
+
+def _last_named(client: engine.Client, image: Mapping[str, Any]) -> float:
+    """When an image was given a name, in seconds since 1970; when it was made, where the engine does not know that."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        named = datetime.datetime.fromisoformat(client.images.get(image["Id"]).attrs["Metadata"]["LastTagTime"])
+        return max(named.timestamp(), float(image["Created"]))
+    return float(image["Created"])
 
 
 def foreign_name(name: str, platform: Platform) -> str:

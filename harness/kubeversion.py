@@ -1,4 +1,4 @@
-"""Ranges of Kubernetes versions, as KUBEVERSION and a chart's ``kubeVersion`` write them: ``>=1.31 <1.36 || ~1.37``.
+"""Versions, and ranges of Kubernetes versions, as KUBEVERSION and a chart's ``kubeVersion`` write them: ``>=1.31 <1.36 || ~1.37``.
 
 The language is that of the semver library which helm and sealer use: blanks and commas join, ``||`` separates alternatives,
 ``1.34 - 1.36`` is inclusive, ``^ ~ x *`` as everywhere, and a part that is left out stands for any number.
@@ -103,6 +103,11 @@ def admits(version: str, text: str) -> bool:
     not make it a pre-release. Raises ValueError when either is none.
     """
     return satisfies(re.sub(r"-(?!alpha|beta|rc).*", "", version), text)
+
+
+def older(version: str, other: str) -> bool:
+    """Whether a version comes before another one; a pre-release comes before its release. Raises ValueError when either is none."""
+    return _version(version) < _version(other)
 
 
 def _version(text: str) -> _Version:

@@ -1,17 +1,19 @@
 """What may go: everything on this machine that no image, no cached build step and no running process needs.
 
 In the store the names decide, and nothing is decided while anybody writes to it. Outside of it are only copies: unpacked trees of
-images, and temporary folders of processes that were killed. A kill at any moment leaves less garbage and everything else.
+images, temporary folders of processes that were killed, and images that the engine made of Dockerfiles. A kill at any moment leaves less
+garbage and everything else.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import cloudimage, scratch, trees
+from harness import cloudimage, engine, images, log, scratch, trees
 from harness.errors import StoreError
 from harness.oci.graph import attached_to
 from harness.oci.model import Descriptor
@@ -60,8 +62,10 @@ class Pruned:
         }
 
 
-def prune(store: Store, *, cache: bool = False, dry_run: bool = False) -> Pruned:
+def prune(store: Store, *, cache: bool = False, dry_run: bool = False, client: engine.Client | None = None) -> Pruned:
     """Remove what nothing needs; with ``cache`` also the records of build steps and discoveries, and the layers that only they keep.
+
+    ``client`` is the engine whose images of ours are looked at.
 
     Raises StoreError, and removes nothing, when the manifest of an image is damaged: what that image needs cannot be known then.
     """
@@ -76,6 +80,7 @@ def prune(store: Store, *, cache: bool = False, dry_run: bool = False) -> Pruned
         busy = False
     except BusyError:
         names, kinds, busy = (), (), True
+    forgotten = _forgotten(client, dry_run=dry_run) if client is not None else []
     removal = trees.remove(_trees(store), dry_run=dry_run)
     left = scratch.abandoned()
     kinds = (
@@ -83,10 +88,26 @@ def prune(store: Store, *, cache: bool = False, dry_run: bool = False) -> Pruned
         *kinds,
         Kind("trees", removal.count, removal.bytes),
         Kind("temporary folders", len(left), sum(trees.size(path) for path in left)),
+        Kind("engine images", len(forgotten), sum(one.bytes for one in forgotten)),
     )
     if not dry_run:
         scratch.sweep()
     return Pruned(kinds, names, dry_run, busy, removal.in_use, removal.busy)
+
+
+def _forgotten(client: engine.Client, *, dry_run: bool) -> list[images.Idle]:
+    """The images that the engine has no more, or with ``dry_run`` would not have."""
+    gone: list[images.Idle] = []
+    for one in images.idle(client, time.time()):
+        try:
+            if not dry_run:
+                client.images.remove(one.name)
+        except engine.APIError as refused:
+            # A container was made of it just now.
+            log.debug(f"{one.name} stays in the engine: {refused.explanation}")
+        else:
+            gone.append(one)
+    return gone
 
 
 def _unneeded(store: Store, *, cache: bool) -> tuple[tuple[str, ...], Garbage]:

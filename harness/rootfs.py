@@ -203,7 +203,7 @@ class Workshop:
     def manifest(self, image: str, kubefile: Kubefile) -> Descriptor:
         """The manifest of a container image for our platform: built from images/, or pulled. Its blobs are in the store then."""
         reference = Reference.parse(image)
-        if self.builder.find(reference) is not None and self.choice.builds(reference):
+        if self.builder.builds(reference, self.choice):
             arguments = {name: value for one in kubefile.of(Arg) for name, value in one.values.items() if value is not None}
             built = self.builder.ensure(reference, arguments)
             if built is not None:

@@ -22,14 +22,13 @@ from harness.images import Builder
 from harness.lifecycle import machine, machinefacts, registry
 from harness.lifecycle import run as running
 from harness.lifecycle.plan import execute
-from harness.nodes.container import ContainerProvider, ipv6
+from harness.nodes.container import IMAGE, ContainerProvider, ipv6
 from harness.nodes.container import gateway as gateway_of
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.runtimes import DEFAULT_PREFIX6, NFTABLES_KERNEL, Facts, Network
 from harness.sources import Source
 
-NODE_IMAGE = "slipway.dev/node:13"
 ROOTFS = "/var/lib/slipway/rootfs"
 ADMIN = "/etc/kubernetes/admin.conf"
 
@@ -106,12 +105,12 @@ def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, 
     program = tools.kind()
     client = engine.connect()
     sweep(client)
-    builder.engine_image(client, Reference.parse(NODE_IMAGE))
+    node_image = builder.engine_image(client, Reference.parse(IMAGE))
     name = f"slipway-{os.getpid()}-{secrets.token_hex(3)}"
     with contextlib.ExitStack() as stack:
         gateway = stack.enter_context(_network(client, name, dual=_is_dual(plan), keep=plan.keep))
         proxy = stack.enter_context(Proxy(sources, store, host=gateway))
-        configuration = _kind_files(plan, proxy.hosts_toml(gateway), work, str(client.info().get("KernelVersion") or ""))
+        configuration = _kind_files(plan, node_image, proxy.hosts_toml(gateway), work, str(client.info().get("KernelVersion") or ""))
         environment = {"KIND_EXPERIMENTAL_DOCKER_NETWORK": name}
         kubeconfig = work / "kubeconfig"
         if plan.keep:
@@ -142,7 +141,7 @@ def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Buil
     """One container node, made a cluster as `slipway run` makes one; on a network without a way out but the capture proxy."""
     client = engine.connect()
     sweep(client)
-    builder.engine_image(client, Reference.parse(NODE_IMAGE))
+    node_image = builder.engine_image(client, Reference.parse(IMAGE))
     name = f"{os.getpid()}-{secrets.token_hex(3)}"
     provider = ContainerProvider(client, work)
     with contextlib.ExitStack() as stack:
@@ -150,7 +149,7 @@ def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Buil
             stack.callback(log.info, f"the throw-away node stays: docker exec -it slipway-{name}-master-1 bash")
         else:
             stack.callback(provider.down, name)
-        group = provider.up(name, 1, 0, labels={engine.LABEL_BUILD: liveness.process_label()})
+        group = provider.up(name, 1, 0, image=node_image, labels={engine.LABEL_BUILD: liveness.process_label()})
         node = client.containers.get(f"slipway-{name}-master-1")
         gateway = str(next(iter(node.attrs["NetworkSettings"]["Networks"].values()))["Gateway"] or _gateway(client, node))
         proxy = stack.enter_context(Proxy(sources, store, host=gateway))
@@ -232,7 +231,7 @@ def _is_dual(plan: Plan) -> bool:
     return Network(plan.env["PodCIDR"], plan.env["SvcCIDR"]).dual
 
 
-def _kind_files(plan: Plan, hosts_toml: str, work: Path, kernel: str = "") -> Path:
+def _kind_files(plan: Plan, node_image: str, hosts_toml: str, work: Path, kernel: str = "") -> Path:
     """The files that kind reads: here and, mounted, in its node. ``kernel`` is the release of the engine's."""
     (work / "certs.d/_default").mkdir(parents=True)
     (work / "certs.d/_default/hosts.toml").write_text(hosts_toml)
@@ -268,7 +267,7 @@ def _kind_files(plan: Plan, hosts_toml: str, work: Path, kernel: str = "") -> Pa
             "kubeProxyMode": "nftables" if machinefacts.release(kernel)[:2] >= NFTABLES_KERNEL else "iptables",
         },
         "nodes": [{
-            "role": "control-plane", "image": NODE_IMAGE,
+            "role": "control-plane", "image": node_image,
             "extraMounts": [*readable, {"hostPath": str(plan.rootfs), "containerPath": ROOTFS}],
             "kubeadmConfigPatches": [yaml.safe_dump(patch) for patch in (kubelet, cluster)],
         }],

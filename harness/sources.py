@@ -433,7 +433,7 @@ class Fetcher:
         self._types: dict[str, Manifest] = {}
         self._transfers: dict[str, Transfer] = {}
         self._admitted: set[tuple[str, str]] = set()
-        """(repository, digest) of images that may be used, and of the manifests below them."""
+        """(repository, digest) of images that may be used, and of the manifests below them; (name with a tag, digest) of what tags mean."""
 
     def __enter__(self) -> Self:
         return self
@@ -489,12 +489,13 @@ class Fetcher:
 
     def _admit(self, reference: Reference, manifest: Manifest) -> None:
         """Raises StoreError when no source vouches for an image; what an admitted index lists is admitted with it."""
-        key = (reference.repository, manifest.digest)
+        by_tag = reference.digest is None
+        key = (str(reference) if by_tag else reference.repository, manifest.digest)
         if key not in self._admitted:
-            pinned = dataclasses.replace(reference, digest=manifest.digest)
+            pinned = dataclasses.replace(reference, tag=reference.tag if by_tag else None, digest=manifest.digest)
             if not any(source.admit(pinned) for source in self.sources):
                 raise StoreError(f"{pinned}: no source vouches for it")
-        self._admitted.add(key)
+        self._admitted |= {key, (reference.repository, manifest.digest)}
         if manifest.is_index:
             self._admitted.update((reference.repository, child.digest) for child in descriptors(manifest.data))
 

@@ -30,7 +30,6 @@ from harness.nodes.container import IMAGE, ContainerProvider
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.model import Platform
-from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.runtimes.kubeadm import administrator
 from harness.trust import policy
@@ -231,7 +230,7 @@ def boot(wanted: Wanted, given: Given | None = None, *, keep: bool = False) -> I
     with contextlib.ExitStack() as undo:
         started = time.monotonic()
         if given is None:
-            group = _make(wanted, store, undo, keep=keep)
+            group = _make(wanted, undo, keep=keep)
             name, masters, nodes = group.name, group.masters, group.nodes
             try:
                 _start(wanted, store, name, masters, nodes)
@@ -275,16 +274,16 @@ def boot(wanted: Wanted, given: Given | None = None, *, keep: bool = False) -> I
         )
 
 
-def _make(wanted: Wanted, store: Store, undo: contextlib.ExitStack, *, keep: bool) -> Group:
+def _make(wanted: Wanted, undo: contextlib.ExitStack, *, keep: bool) -> Group:
     """Nodes for ``wanted``; ``undo`` removes them and what this machine remembers of their cluster."""
     client = engine.connect()
-    images.Builder(store, tuple(images.bundled())).engine_image(client, Reference.parse(IMAGE))
+    image = images.package_image(client, IMAGE)
     provider = ContainerProvider(client)
     name = f"test-{os.getpid()}-{next(_count)}-{secrets.token_hex(3)}"
     if not keep:
         undo.callback(ClusterState.of(name).forget)
         undo.callback(provider.down, name)
-    return provider.up(name, wanted.masters, wanted.nodes)
+    return provider.up(name, wanted.masters, wanted.nodes, image=image)
 
 
 def _start(wanted: Wanted, store: Store, name: str, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:

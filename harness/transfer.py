@@ -185,11 +185,12 @@ def pull(
         work = _Pull(store, reference, client, tuple(platforms))
         root = work.root()
         pinned = dataclasses.replace(reference, tag=None, digest=root.digest)
-        admitted = ask(client, pinned)
+        # With the tag, unless the user said which image it shall be.
+        admitted = ask(client, pinned if reference.digest else dataclasses.replace(reference, digest=root.digest))
         with log.step(f"pull {reference.familiar}") as step:
             work.everything(root, Meter(step, 0))
         store.settle(work.new)
-        known = name or (reference.familiar if reference.tag else None)
+        known = name or (None if reference.digest else reference.familiar)
         beside = Reference.parse(name) if name else reference
         attached = _attachments(client, pinned, LocalShelf(store, beside))
         if known:

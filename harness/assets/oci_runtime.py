@@ -1,8 +1,11 @@
-"""An OCI runtime in front of runc for hosts whose capability bounding set is reduced.
+"""An OCI runtime in front of runc: it changes what Docker asks of runc in two cases, and then becomes runc.
 
 Docker before 23 asks for every capability when a container is privileged. Where the host itself lacks one (restricted CI
-runners and small VMs often lack CAP_SYS_RESOURCE), runc refuses: "unable to apply caps". This program takes the missing ones out of
-the request and then becomes runc. It is copied out of the package by ``engine.py`` and uses the standard library only.
+runners and small VMs often lack CAP_SYS_RESOURCE), runc refuses: "unable to apply caps". The missing ones are taken out of the request.
+
+A step of a Dockerfile loses NET_RAW and gets no-new-privileges: the engine's classic builder takes no such options on Linux.
+
+It is copied out of the package by ``engine.py`` and uses the standard library only.
 """
 
 import json
@@ -18,6 +21,11 @@ NAMES = (  # noqa: SIM905 -- as the header lists them
     "BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
 ).split()
 
+STEP_SHARES = 1025
+"""CPU shares of the steps of a Dockerfile that slipway builds. Of all that a request to build may say, this reaches the runtime with every
+network mode and cannot be changed by a Dockerfile. 1024 is the default of cgroups v1."""
+STEP_LACKS = {"CAP_NET_RAW"}
+
 
 def missing(status: str) -> set[str]:
     """Names (``CAP_...``) that are not in the bounding set that ``status`` (text of /proc/self/status) shows."""
@@ -32,10 +40,22 @@ def strip(process: dict[str, object], gone: set[str]) -> None:
         process["capabilities"] = {name: [cap for cap in caps if cap not in gone] for name, caps in sets.items()}
 
 
-def rewrite(path: pathlib.Path, gone: set[str], *, nested: bool) -> None:
-    document = json.loads(path.read_text())
-    strip(document["process"] if nested else document, gone)
-    path.write_text(json.dumps(document))
+def rewrite_bundle(path: pathlib.Path, gone: set[str]) -> None:
+    """Change the configuration of a container that is made, where that is needed."""
+    configuration = json.loads(path.read_text())
+    step = configuration.get("linux", {}).get("resources", {}).get("cpu", {}).get("shares") == STEP_SHARES
+    if step:
+        configuration["process"]["noNewPrivileges"] = True
+    if gone or step:
+        strip(configuration["process"], gone | (STEP_LACKS if step else set()))
+        path.write_text(json.dumps(configuration))
+
+
+def rewrite_process(path: pathlib.Path, gone: set[str]) -> None:
+    """Change the description of a process that is started in a container."""
+    process = json.loads(path.read_text())
+    strip(process, gone)
+    path.write_text(json.dumps(process))
 
 
 def option(arguments: list[str], *names: str) -> str | None:
@@ -51,13 +71,13 @@ def option(arguments: list[str], *names: str) -> str | None:
 def main() -> None:
     arguments = sys.argv[1:]
     gone = missing(pathlib.Path("/proc/self/status").read_text())
-    if gone and ("create" in arguments or "run" in arguments):
+    if "create" in arguments or "run" in arguments:
         bundle = option(arguments, "--bundle", "-b") or "."
-        rewrite(pathlib.Path(bundle, "config.json"), gone, nested=True)
+        rewrite_bundle(pathlib.Path(bundle, "config.json"), gone)
     elif gone and "exec" in arguments:
         process = option(arguments, "--process", "-p")
         if process:
-            rewrite(pathlib.Path(process), gone, nested=False)
+            rewrite_process(pathlib.Path(process), gone)
     os.execvp("runc", ["runc", *arguments])  # noqa: S606 -- it becomes runc
 
 

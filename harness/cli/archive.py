@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 import typer
 
 from harness import log
-from harness.cli.terminal import Json, app, one_of, platform_of, print_json, say, wants_json
+from harness.cli.terminal import AllowOlder, Json, app, one_of, platform_of, print_json, say, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
 
@@ -118,6 +118,7 @@ def load(
             show_default=False,
         ),
     ],
+    allow_older: AllowOlder = False,
     output: Json = "text",
 ) -> None:
     """Take the CloudImages of an archive into the store; nothing is visible before all of it is verified."""
@@ -130,7 +131,7 @@ def load(
     store = Store.default()
     with log.step(f"load {file}") as shown:
         meter = Meter(shown, 0)
-        gate = policy.gate()
+        gate = policy.gate(allow_older=allow_older)
         loaded = archive.load(
             store,
             cast("BinaryIO", sys.stdin.buffer) if str(file) == "-" else file,

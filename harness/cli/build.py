@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.terminal import Json, app, existing, one_of, pairs, print_json, say, wants_json
+from harness.cli.terminal import AllowOlder, Json, app, existing, one_of, pairs, print_json, say, wants_json
 from harness.errors import UsageError
 from harness.oci.model import Platform
 from harness.oci.store import Store
@@ -58,6 +58,7 @@ def build(
             help="Pull this repository (or pattern) with your login though no file of the image names it.",
         ),
     ] = None,
+    allow_older: AllowOlder = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do every step again.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the throw-away cluster running, to look into it.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only read the Kubefile and show what would be done.")] = False,
@@ -76,7 +77,7 @@ def build(
         build_args=pairs(build_arg or [], "--build-arg"), image_list=existing(image_list) if image_list else None,
         cluster=cluster, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
         network=one_of(network, NETWORKS, "--network"), images_from=one_of(images_from, MODES, "--images"),
-        allow_login=tuple(allow_login or ()),
+        allow_login=tuple(allow_login or ()), allow_older=allow_older,
     )  # fmt: skip
     if check:
         plan = building.check(options)

@@ -223,13 +223,14 @@ def prune(
     """Remove what no image, no cached build step and nobody at work needs.
 
     In the store: blobs without a name, what pulls that were cut short have left, attachments of images that are gone. In the cache:
-    unpacked trees of such images, and temporary folders of processes that were killed. While something builds, pulls, pushes or
-    loads, the store is left alone.
+    unpacked trees of such images, and temporary folders of processes that were killed. In the engine: images of Dockerfiles that
+    nothing used for a week. While something builds, pulls, pushes or loads, the store is left alone.
     """
+    from harness import engine
     from harness import prune as pruning
 
     as_json = wants_json(output)
-    pruned = pruning.prune(Store.default(), cache=cache, dry_run=dry_run)
+    pruned = pruning.prune(Store.default(), cache=cache, dry_run=dry_run, client=engine.running())
     if as_json:
         print_json(pruned.to_json())
         return

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli.terminal import Json, Yes, engine_app, nodes_app, one_of, print_json, say, table, wants_json
-from harness.oci.store import Store
 
 
 @nodes_app.command("up")
@@ -19,8 +18,12 @@ def nodes_up(
     output: Json = "text",
 ) -> None:
     """Boot machines on a network without a way out, ready for `slipway run`."""
+    from harness import images
+    from harness.nodes.container import IMAGE
+
     as_json = wants_json(output)
-    group = _provider(provider).up(name, masters, nodes)
+    maker = _provider(provider)
+    group = maker.up(name, masters, nodes, image=images.package_image(maker.client, IMAGE))
     _show_group(group, as_json)
 
 
@@ -61,15 +64,10 @@ def nodes_list(provider: Annotated[str, typer.Option()] = "container", output: J
 
 
 def _provider(name: str) -> Any:
-    from harness import engine
-    from harness.images import Builder, bundled
-    from harness.nodes.container import IMAGE, ContainerProvider
-    from harness.oci.reference import Reference
+    from harness.nodes.container import ContainerProvider
 
     one_of(name, ("container",), "--provider")
-    client = engine.connect()
-    Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(IMAGE))
-    return ContainerProvider(client)
+    return ContainerProvider()
 
 
 def _group_json(group: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.terminal import Json, app, plain, platform_of, print_json, say, wants_json
+from harness.cli.terminal import AllowOlder, Json, app, plain, platform_of, print_json, say, wants_json
 from harness.errors import Fault, InputError, UsageError
 from harness.oci.store import Store
 
@@ -130,6 +130,7 @@ def pull(
     platform: Annotated[
         list[str] | None, typer.Option(help="Fetch only this platform of it; may be repeated.  [default: all]", show_default=False)
     ] = None,
+    allow_older: AllowOlder = False,
     plain_http: PlainHttp = False,
     insecure: Insecure = False,
     ca: Ca = None,
@@ -139,13 +140,15 @@ def pull(
 ) -> None:
     """Fetch a CloudImage from a registry: only what the local store lacks. One that was cut short goes on where it was."""
     from harness import transfer
+    from harness.trust import policy
 
     as_json = wants_json(output)
     there = reference(name, "NAME")
     local = reference(as_name, "--as").familiar if as_name else None
     platforms = [platform_of(text) for text in platform or ()]
     with connect(plain_http, insecure, ca, cert, cert_key) as client:
-        pulled = transfer.pull(Store.default(), there, client, name=local, platforms=platforms)
+        admit = policy.gate(allow_older=allow_older).admit_remote
+        pulled = transfer.pull(Store.default(), there, client, name=local, platforms=platforms, admit=admit)
     if as_json:
         print_json(plain(pulled))
         return

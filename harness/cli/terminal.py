@@ -84,6 +84,9 @@ engine_app = typer.Typer(help="The Docker engine of this machine.", no_args_is_h
 app.add_typer(nodes_app, name="nodes")
 app.add_typer(engine_app, name="engine")
 
+AllowOlder = Annotated[
+    bool, typer.Option("--allow-older", help="Take an image that was signed earlier than the one which its tag brought here before.")
+]
 Json = Annotated[str, typer.Option("--output", "-o", help="text, or json for machines.", metavar="text|json", show_default=False)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 

@@ -69,6 +69,7 @@ def sign(
     name: Name,
     key: SigningKey,
     annotation: Annotations = None,
+    again: Annotated[bool, typer.Option("--again", help="Sign anew what this key has signed already, with the time of now.")] = False,
     plain_http: PlainHttp = False,
     insecure: Insecure = False,
     ca: Ca = None,
@@ -81,10 +82,12 @@ def sign(
 
     as_json = wants_json(output)
     annotations = pairs(annotation or [], "--annotation")
+    if signature.TIMESTAMP in annotations:
+        raise UsageError(f"--annotation {signature.TIMESTAMP}: a signature says by itself when it was made", hint="leave it out")
     with _find(name, (plain_http, insecure, ca, cert, cert_key)) as found:
         # Asked for when it is known that there is something to sign.
         pair = _private(key)
-        signature.sign(found.shelf, found.image.digest, pair, annotations)
+        signature.sign(found.shelf, found.image.digest, pair, annotations, again=again)
     if as_json:
         print_json(
             {"name": found.reference.familiar, "digest": found.image.digest, "key": pair.public.fingerprint, "annotations": annotations}
@@ -140,7 +143,8 @@ def verify(
     say(f"verified {found.reference.familiar}  {whole.digest}" + (", in its registry" if found.client else ""))
     for one in signed:
         notes = "".join(f", {label}={text}" for label, text in one.claim.annotations.items())
-        say(f"  signed by {one.key.name} ({short(one.key.fingerprint)}) as {one.claim.identity}{notes}")
+        at = "" if one.claim.signed_at is None else f" at {signature.when(one.claim.signed_at)}"
+        say(f"  signed by {one.key.name} ({short(one.key.fingerprint)}) as {one.claim.identity}{at}{notes}")
     say(f"  {whole.blobs} blobs with {log.size(whole.bytes)} are what their digests say")
     for platform in whole.absent:
         say(f"  not looked at: {platform}, which was not fetched")
@@ -152,6 +156,7 @@ def _signed_json(one: Signed) -> dict[str, Any]:
         "fingerprint": one.key.fingerprint,
         "identity": one.claim.identity,
         "annotations": dict(one.claim.annotations),
+        "signedAt": one.claim.signed_at,
     }
 
 

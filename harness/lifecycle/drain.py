@@ -19,6 +19,11 @@ from harness.runtimes.kubeadm import KUBECTL
 
 TIMEOUT = 120
 """Seconds until what still runs on a node is told and the drain given up."""
+_LOOK = 5
+"""Seconds after which the machine that is drained is asked again whether it is still there."""
+
+_ANSWER = 60
+"""Seconds that it may take; a connection that is dead ends by itself before."""
 
 _MIRROR = "kubernetes.io/config.mirror"
 
@@ -172,6 +177,7 @@ def drain(
     *,
     force: bool = False,
     leaving: Collection[str] | None = None,
+    machine: Node | None = None,
     timeout: float = TIMEOUT,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -180,7 +186,8 @@ def drain(
 
     With ``force``, what is not gone after ``timeout`` seconds is deleted, and pods that nothing starts again go too. With ``leaving``, all
     nodes that are drained now, the last ready pod of an owner that has several goes when another one is ready elsewhere.
-    Raises CheckError with all that is in the way; the node then stays cordoned, so that nothing new comes.
+    Raises CheckError with all that is in the way; the node then stays cordoned, so that nothing new comes. Raises NodeError when
+    ``machine``, on which the pods are to end, does not answer any more: they never would.
     """
     if api.node(node) is None:
         return 0
@@ -191,7 +198,7 @@ def drain(
     api.cordon(node)
     for pod in sorted_pods.local:
         log.warning(f"{node}: {_name(pod)} keeps data in an emptyDir; that is lost")
-    return _evict_all(api, node, force, leaving, clock() + timeout, timeout, clock, sleep)
+    return _evict_all(api, node, force, leaving, machine, clock() + timeout, timeout, clock, sleep)
 
 
 def _evict_all(
@@ -199,6 +206,7 @@ def _evict_all(
     node: str,
     force: bool,
     leaving: Collection[str] | None,
+    machine: Node | None,
     deadline: float,
     timeout: float,
     clock: Callable[[], float],
@@ -207,11 +215,15 @@ def _evict_all(
     seen: set[str] = set()
     several: set[str] = set()
     refused: dict[str, str] = {}
+    looked = clock()
     while True:
         pods = sort(api.pods(node)).evict
         seen |= {_name(pod) for pod in pods}
         if not pods:
             return len(seen)
+        if machine is not None and clock() - looked >= _LOOK:
+            _look(machine, node, len(pods))
+            looked = clock()
         if clock() > deadline:
             if not force:
                 raise _blocked(api, node, pods, refused, timeout)
@@ -226,6 +238,19 @@ def _evict_all(
             refused |= api.evict(asked)
         # What was refused waits for others to become ready elsewhere; what was taken ends within moments.
         sleep(1 if refused else 0.3)
+
+
+def _look(machine: Node, node: str, pods: int) -> None:
+    """Raises NodeError when a machine is not there any more. One that is only slow may still end its pods."""
+    try:
+        machine.run("true", timeout=_ANSWER)
+    except CommandError as slow:
+        log.debug(slow.message)
+    except NodeError as lost:
+        raise NodeError(
+            f"{node} was lost while its pods were moved: {lost.message}",
+            hint=f"{pods} of them were still there. Start the machine and run the same command again, or take it out with slipway remove",
+        ) from lost
 
 
 def _blocked(api: Api, node: str, pods: Sequence[Resource], refused: Mapping[str, str], timeout: float) -> CheckError:

@@ -279,7 +279,7 @@ def _drain(work: Work) -> Step:
             without = f"; hooks are not run there: {', '.join(hooks)}" if hooks else ""
             log.warning(f"{name} does not answer: its pods are started elsewhere at once, and its machine stays as it is{without}")
             return f"{name}: {drain.let_go(api, name)} pods let go"
-        return f"{name}: {drain.drain(api, name, force=work.force, timeout=work.timeout)} pods evicted"
+        return f"{name}: {drain.drain(api, name, force=work.force, machine=node, timeout=work.timeout)} pods evicted"
 
     return Step("drain", "drain the nodes", action, work.going)
 

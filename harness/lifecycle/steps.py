@@ -715,7 +715,7 @@ def finish_cluster(setup: Setup) -> Step:
 
 
 def welcome_masters(setup: Setup) -> Step:
-    """On each master once its own API answers: one that is behind the others, as after a run that was cut off, may have no rootfs yet."""
+    """On each master once its own API answers: one whose first run was cut off may not even have its rootfs yet."""
     return Step(
         "welcome-masters",
         "tell the cluster of the masters",

@@ -495,10 +495,10 @@ def _empty(work: Work, node: SshNode, together: Sequence[SshNode], parts: frozen
     mine = next(one for one in listed if one["metadata"]["name"] == name)
     if mine["spec"].get("unschedulable") and _CORDONED not in parts:
         # Somebody else's wish: it stays so afterwards.
-        drain.drain(api, name, force=work.force, leaving=leaving, timeout=work.drain_timeout)
+        drain.drain(api, name, force=work.force, leaving=leaving, machine=node, timeout=work.drain_timeout)
         return None
     staging.note(node, _CORDONED)
-    return drain.drain(api, name, force=work.force, leaving=leaving, timeout=work.drain_timeout)
+    return drain.drain(api, name, force=work.force, leaving=leaving, machine=node, timeout=work.drain_timeout)
 
 
 def takes_pods(node: checks.Resource) -> bool:

@@ -64,9 +64,10 @@ class ContainerProvider:
             self._client = engine.connect()
         return self._client
 
-    def up(self, name: str, masters: int, nodes: int, *, image: str = IMAGE, labels: Mapping[str, str] | None = None) -> Group:
-        """Make ``masters + nodes`` machines and wait until they have booted and answer over SSH; ``labels`` are the engine's.
+    def up(self, name: str, masters: int, nodes: int, *, image: str, labels: Mapping[str, str] | None = None) -> Group:
+        """Make ``masters + nodes`` machines and wait until they have booted and answer over SSH.
 
+        ``image`` is what the engine calls the node image (``IMAGE``) that it has, ``labels`` are the engine's.
         Raises UsageError for a bad name or one in use, EngineError when the engine refuses or a machine does not boot.
         """
         if not _NAME.fullmatch(name):

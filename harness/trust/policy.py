@@ -9,6 +9,7 @@
         keys: [release.pub]             # files beside this one, or PEM as text; one of them must have signed
         annotations: {stage: released}  # and this must stand in what it signed
         identity: matchRepository       # of which repository it must speak: the image's own, any, or a pattern of repositories
+        minimum: 2.3.0                  # the least version (annotation ``version``), or a day since which it must be signed
       - repository: registry.example.com/product/scratch
         require: none
       - repository: docker.io/**
@@ -17,6 +18,8 @@
 ``*`` stands for any characters but a slash, ``**`` for any. Of the rules that match, the most specific holds: the one with the
 most characters that are no wildcard. Spellings of one repository are one repository: ``Registry.example.com:443/x`` is
 ``registry.example.com/x``, and ``nginx`` is ``docker.io/library/nginx``.
+
+Where signatures are required, a tag never goes back to an image that was signed earlier than the one that it brought before: see newest.py.
 """
 
 from __future__ import annotations
@@ -26,13 +29,13 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
 import yaml
 
-from harness import untrusted
+from harness import paths, untrusted
 from harness.errors import Fault, InputError, UsageError
 from harness.oci.admission import Admitted
 from harness.oci.model import Descriptor
@@ -42,11 +45,12 @@ from harness.oci.store import Store
 from harness.trust import signature
 from harness.trust.attachments import LocalShelf, RemoteShelf, Shelf
 from harness.trust.keys import PublicKey, public_key, read_public
-from harness.trust.signature import Demand, RefusedError, Signed
+from harness.trust.newest import Newest, Offer
+from harness.trust.signature import Demand, Minimum, RefusedError, Signed
 
 Require = Literal["signed", "none", "deny"]
 REQUIRE = ("signed", "none", "deny")
-_FIELDS = ("require", "keys", "annotations", "identity")
+_FIELDS = ("require", "keys", "annotations", "identity", "minimum")
 
 
 Identity = str
@@ -64,6 +68,7 @@ class Rule:
     keys: tuple[PublicKey, ...] = ()
     annotations: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     identity: Identity = SAME
+    minimum: Minimum | None = None
     where: str = ""
 
     def matches(self, repository: str) -> bool:
@@ -77,11 +82,13 @@ class Rule:
 
     def demand(self, reference: Reference | None) -> Demand:
         """What a signature of an image must be like; without ``reference`` nobody knows which repository the image is of."""
+        demand = Demand(self.keys, self.annotations, minimum=self.minimum)
         if self.identity == ANY or (self.identity == SAME and reference is None):
-            return Demand(self.keys, self.annotations)
+            return demand
         if self.identity == SAME and reference is not None:
-            return Demand(self.keys, self.annotations, reference.place.__eq__, reference.repository)
-        return Demand(self.keys, self.annotations, lambda place: _expression(self.identity).fullmatch(place) is not None, self.identity)
+            return dataclasses.replace(demand, identity=reference.place.__eq__, identities=reference.repository)
+        pattern = _expression(self.identity)
+        return dataclasses.replace(demand, identity=lambda place: pattern.fullmatch(place) is not None, identities=self.identity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +114,8 @@ def load(path: Path) -> Policy:
     return parse(_read(path), path)
 
 
-def gate() -> Gate:
-    """The gate of this machine, as its policies are now.
+def gate(*, allow_older: bool = False) -> Gate:
+    """The gate of this machine, as its policies are now. ``allow_older``: the user wants what a tag means, though it was signed earlier.
 
     ``/etc/slipway/policy.yaml``, and beside it ``$SLIPWAY_POLICY`` or else ``~/.config/slipway/policy.yaml``: each that exists must
     admit an image. Raises InputError for a file that cannot be read or understood, and for one that is named and not there.
@@ -117,7 +124,7 @@ def gate() -> Gate:
     own = (Path(home) if home else Path.home() / ".config") / "slipway/policy.yaml"
     named = os.environ.get("SLIPWAY_POLICY")
     found = [policy for path in (SYSTEM, *(() if named else (own,))) if (policy := _load_if_there(path)) is not None]
-    return Gate((*found, *((load(Path(named)),) if named else ())))
+    return Gate((*found, *((load(Path(named)),) if named else ())), allow_older)
 
 
 def admit(store: Store, name: str, digest: str) -> Admitted:
@@ -130,18 +137,25 @@ class Gate:
     """The one way by which an image comes into use: every policy must admit it. Without policies everything is admitted."""
 
     policies: tuple[Policy, ...] = ()
+    allow_older: bool = False
 
     def admit(self, store: Store, name: str, digest: str, arriving: Mapping[str, Descriptor] | None = None) -> Admitted:
         """Admit an image of the store under ``name``. Raises RefusedError.
 
         An image that is named by digest must be allowed under each name it has here. ``arriving`` are attachments, by name, that are in
-        the store and have no name yet. Signatures only: that the image is whole is looked at by who reads it.
+        the store and have no name yet: with them the image comes from elsewhere, and its tag must not go back. Signatures only: that the
+        image is whole is looked at by who reads it.
         """
         if not self.policies:
             return Admitted(name, digest)
         shelf_of = functools.partial(LocalShelf, store, arriving=arriving or {})
         references = _references(store, name, digest)
-        found = [one for reference in references for one in self._each(shelf_of(reference), reference, digest)]
+        found: list[Signed] = []
+        for reference in references:
+            signatures = self._each(shelf_of(reference), reference, digest)
+            if arriving is not None:
+                self._advance(reference, digest, signatures)
+            found += signatures
         if not references:
             # Nobody knows where it comes from: only the defaults can speak of it.
             shelf = shelf_of(Reference("localhost", "unnamed"))
@@ -151,10 +165,13 @@ class Gate:
     def admit_remote(self, client: Client, pinned: Reference) -> Admitted:
         """Admit an image of a registry, by digest: before any of its blobs is fetched, and before it gets a name here.
 
-        Raises RefusedError, or RemoteError when the registry cannot give the signatures.
+        With a tag it is what that tag means there now, which must not go back. Raises RefusedError, or RemoteError when the registry cannot
+        give the signatures.
         """
         digest = str(pinned.digest)
-        return Admitted(pinned.familiar, digest, tuple(dict.fromkeys(self._each(RemoteShelf(client, pinned), pinned, digest))))
+        signatures = self._each(RemoteShelf(client, pinned), pinned, digest)
+        self._advance(pinned, digest, signatures)
+        return Admitted(pinned.familiar, digest, tuple(dict.fromkeys(signatures)))
 
     def asks(self, reference: Reference) -> bool:
         """Whether any policy refuses images of a repository, or wants them signed."""
@@ -165,11 +182,20 @@ class Gate:
         rules = (policy.rule(reference) for policy in self.policies)
         return tuple(rule.demand(reference) for rule in rules if rule.keys)
 
-    def _each(self, shelf: Shelf, reference: Reference, digest: str) -> Iterator[Signed]:
+    def _each(self, shelf: Shelf, reference: Reference, digest: str) -> list[Signed]:
         # Without its digest, which the reason tells anyway.
         name = dataclasses.replace(reference, digest=None).familiar if reference.tag else reference.repository
-        for policy in self.policies:
-            yield from _apply(policy, policy.rule(reference), shelf, reference, name, digest)
+        return [
+            signed for policy in self.policies for signed in _apply(policy, policy.rule(reference), shelf, reference, name, digest)
+        ]  # fmt: skip
+
+    def _advance(self, reference: Reference, digest: str, signatures: Sequence[Signed]) -> None:
+        """What the tag meant before must not have been signed later. Of several signatures the latest counts: who leaves one out makes the
+        image look older, never newer."""
+        if reference.tag is None or not signatures:
+            return
+        signed_at = max((one.claim.signed_at for one in signatures if one.claim.signed_at is not None), default=None)
+        Newest(paths.home()).advance(Offer(f"{reference.place}:{reference.tag}", digest, signed_at), allow_older=self.allow_older)
 
 
 def _apply(policy: Policy, rule: Rule, shelf: Shelf, reference: Reference | None, name: str, digest: str) -> tuple[Signed, ...]:
@@ -296,15 +322,25 @@ class _Reader:
             self._fault(node, "it does not say what is required", "require: signed, none or deny")
         keys = tuple(key for entry in self._list(fields.get("keys"), "keys") if (key := self._key(entry)))
         if require != "signed":
-            for name in ("keys", "annotations", "identity"):
+            for name in ("keys", "annotations", "identity", "minimum"):
                 if name in fields and "require" in fields:
                     self._fault(
                         fields[name],
-                        f"{name} mean{'s' if name == 'identity' else ''} nothing with require: {require}",
+                        f"{name} mean{'' if name.endswith('s') else 's'} nothing with require: {require}",
                         "require: signed is what looks at them",
                     )
         annotations, identity = self._annotations(fields.get("annotations")), self._identity(fields.get("identity"))
-        return Rule(pattern, require, keys, annotations, identity, self._where(node))
+        return Rule(pattern, require, keys, annotations, identity, self._minimum(fields.get("minimum")), self._where(node))
+
+    def _minimum(self, node: yaml.Node | None) -> Minimum | None:
+        text = self._text(node) if node is not None else None
+        if node is None or text is None:
+            return None
+        try:
+            return Minimum.parse(text)
+        except ValueError as wrong:
+            self._fault(node, f"minimum: {wrong}", "the least version, as 2.3.0, or the day since which it must be signed, as 2026-01-31")
+            return None
 
     def _identity(self, node: yaml.Node | None) -> Identity:
         text = self._text(node) if node is not None else None

@@ -1,7 +1,8 @@
 """Signing an image's digest, and telling whether one of some keys did: cosign's layout, so that each program verifies the other's.
 
 The signed bytes are the "simple signing" payload (containers/image, docs/containers-signature.5.md), kept as a layer of the image
-``sha256-<hex>.sig``; the signature over them is an annotation of that layer.
+``sha256-<hex>.sig``; the signature over them is an annotation of that layer. The payload says when it was signed (``timestamp`` of that
+specification), so that an image which was signed earlier than another is told from it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import datetime
+import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from harness import untrusted
+from harness import kubeversion, untrusted
 from harness.errors import StoreError
 from harness.oci.attached import PAYLOAD
 from harness.oci.model import Descriptor, canonical_json
@@ -21,7 +25,17 @@ from harness.trust.keys import PrivateKey, PublicKey
 
 SIGNATURE = "dev.cosignproject.cosign/signature"
 TYPE = "cosign container image signature"
+TIMESTAMP = "timestamp"
+VERSION = "version"
+"""The annotation that says which version of a product an image is, for policies that name a least one."""
 _LARGEST_PAYLOAD = 1 << 20
+_LAST = 253402300799
+"""The end of the year 9999, in seconds since 1970."""
+
+
+def when(seconds: int) -> str:
+    """``2026-01-31 09:00:00 UTC`` for seconds since 1970."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 class RefusedError(StoreError):
@@ -30,11 +44,15 @@ class RefusedError(StoreError):
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What a signature says: this digest, called so by the signer, with these annotations."""
+    """What a signature says: this digest, called so by the signer, with these annotations, signed then.
+
+    ``signed_at`` is in seconds since 1970; None when the signature does not say it, as those of ``cosign sign`` by itself.
+    """
 
     digest: str
     identity: str
     annotations: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    signed_at: int | None = None
 
     def payload(self) -> bytes:
         """The bytes to be signed: the same claim always gives the same."""
@@ -43,7 +61,8 @@ class Claim:
             "image": {"docker-manifest-digest": self.digest},
             "type": TYPE,
         }
-        return canonical_json({"critical": critical, "optional": dict(self.annotations) or None})
+        time_of_signing = {} if self.signed_at is None else {TIMESTAMP: self.signed_at}
+        return canonical_json({"critical": critical, "optional": {**self.annotations, **time_of_signing} or None})
 
     @classmethod
     def parse(cls, payload: bytes) -> Claim:
@@ -53,10 +72,12 @@ class Claim:
             critical, optional = value["critical"], value.get("optional") or {}
             if critical["type"] != TYPE:
                 raise ValueError(f"it is of type {untrusted.shown(str(critical['type']))!r}")
+            signed_at = _seconds(optional.get(TIMESTAMP))
             return cls(
                 digest=str(critical["image"]["docker-manifest-digest"]),
                 identity=str(critical["identity"]["docker-reference"]),
-                annotations={str(key): str(text) for key, text in optional.items()},
+                annotations={str(key): str(text) for key, text in optional.items() if key != TIMESTAMP or signed_at is None},
+                signed_at=signed_at,
             )
         except (StoreError, KeyError, TypeError, AttributeError) as wrong:
             raise ValueError("it is no simple-signing payload") from wrong
@@ -70,6 +91,43 @@ class Claim:
             return ""
 
 
+def _seconds(value: object) -> int | None:
+    """A time of signing: a number, or its digits, as ``cosign sign -a timestamp=$(date +%s)`` writes it."""
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    return int(text) if re.fullmatch(r"[0-9]{1,12}", text) and int(text) <= _LAST else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Minimum:
+    """What a policy says an image must be at least: a version (``2.3.0``), or signed since a day (``2026-01-31``)."""
+
+    text: str
+    since: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Minimum:
+        """Raises ValueError for what is neither."""
+        if not re.match(r"\d{4}-\d\d-\d\d", text):
+            kubeversion.older(text, text)
+            return cls(text)
+        day = datetime.datetime.fromisoformat(text)
+        return cls(text, int((day if day.tzinfo else day.replace(tzinfo=datetime.UTC)).timestamp()))
+
+    def lacks(self, claim: Claim) -> str | None:
+        """Why an image of which this was signed is not admitted; None when it is."""
+        if self.since is not None:
+            said = f"at {when(claim.signed_at)}" if claim.signed_at is not None else "without a time"
+            return None if claim.signed_at is not None and claim.signed_at >= self.since else f"{said}, and it must be since {self.text}"
+        version = claim.annotations.get(VERSION)
+        if version is None:
+            return f"without the annotation {VERSION}, and it must be {self.text} or newer"
+        try:
+            is_older = kubeversion.older(version, self.text)
+        except ValueError as wrong:
+            return f"as {VERSION}={_shown(version)}: {_shown(str(wrong))}"
+        return f"as {VERSION}={_shown(version)}, and it must be {self.text} or newer" if is_older else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Signed:
     """A signature that holds: whose it is and what it says."""
@@ -78,22 +136,33 @@ class Signed:
     claim: Claim
 
 
-def sign(shelf: Shelf, digest: str, key: PrivateKey, annotations: Mapping[str, str] | None = None) -> Descriptor:
+def sign(
+    shelf: Shelf, digest: str, key: PrivateKey, annotations: Mapping[str, str] | None = None, *, at: int | None = None, again: bool = False
+) -> Descriptor:
     """Sign ``digest`` in the name of the shelf's repository; the descriptor of the image that holds all its signatures.
 
-    An earlier signature of this key is replaced, unless it says the same: then nothing changes. Those of others stay.
+    ``at`` is when, in seconds since 1970; now when it is not given. An earlier signature of this key is replaced, unless it says the same
+    but for the time: then nothing changes, or with ``again`` the time. Those of others stay.
     """
-    claim = Claim(digest, shelf.repository, dict(annotations or {}))
-    payload = claim.payload()
+    claim = Claim(digest, shelf.repository, dict(annotations or {}), int(time.time()) if at is None else at)
     tag = tag_of(digest, SIGNATURES)
     with shelf.changing():
         layers = merge(shelf.find(tag))
         mine = [layer for layer in layers if _is_by(shelf, layer, key.public)]
-        same = next((layer for layer in mine if shelf.read(layer) == payload), None)
+        same = None if again else next((layer for layer in mine if _says_the_same(shelf.read(layer), claim)), None)
         if same is None:
+            payload = claim.payload()
             blob = shelf.keep(payload, PAYLOAD)
             same = dataclasses.replace(blob, annotations={SIGNATURE: base64.b64encode(key.sign(payload)).decode()})
         return put_layers(shelf, tag, [*(layer for layer in layers if layer not in mine), same])
+
+
+def _says_the_same(payload: bytes, claim: Claim) -> bool:
+    try:
+        earlier = Claim.parse(payload)
+    except ValueError:
+        return False
+    return earlier.signed_at is not None and dataclasses.replace(earlier, signed_at=claim.signed_at) == claim
 
 
 def _is_by(shelf: Shelf, layer: Descriptor, key: PublicKey) -> bool:
@@ -115,6 +184,7 @@ class Demand:
     annotations: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     identity: Callable[[str], bool] = lambda _: True
     identities: str = "any repository"
+    minimum: Minimum | None = None
 
 
 def check(shelf: Shelf, digest: str, demand: Demand, *, name: str | None = None) -> tuple[Signed, ...]:
@@ -193,6 +263,9 @@ def _check_one(shelf: Shelf, layer: Descriptor, digest: str, demand: Demand) -> 
         wanted = ", ".join(f"{key}={text}" for key, text in missing.items())
         there = _shown(", ".join(f"{key}={text}" for key, text in claim.annotations.items())) or "none"
         raise _TroubleError(6, f"{by.name} signed it without the annotation {wanted} (there: {there})")
+    reason = demand.minimum.lacks(claim) if demand.minimum else None
+    if reason:
+        raise _TroubleError(7, f"{by.name} signed it {reason}")
     return Signed(by, claim)
 
 

@@ -11,11 +11,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from harness import engine, sandbox
+from harness import images
 from harness.cloudimage import read
-from harness.images import Builder, bundled
-from harness.nodes.container import ContainerProvider
-from harness.oci.reference import Reference
+from harness.nodes.container import IMAGE, ContainerProvider
 from harness.oci.store import Store
 from tests.bench.one_node import cli
 
@@ -26,9 +24,7 @@ SMOKE = {"sizes": ((1, 0), (1, 1))}
 
 def measure(*, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[str, Any]]:
     cli("build", "-t", "kubernetes", "kubefiles/kubernetes")
-    client = engine.connect()
-    Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(sandbox.NODE_IMAGE))
-    provider = ContainerProvider(client)
+    provider = ContainerProvider()
     size = read(Store.default(), "kubernetes").size
     times: dict[int, float] = {}
     sent: dict[int, int] = {}
@@ -60,7 +56,7 @@ def measure(*, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[str, Any]]
 
 def _run(provider: ContainerProvider, name: str, masters: int, workers: int) -> tuple[float, int]:
     """Seconds, and bytes that went to the machines."""
-    group = provider.up(name, masters, workers)
+    group = provider.up(name, masters, workers, image=images.package_image(provider.client, IMAGE))
     try:
         words = ["--masters", ",".join(made.address for made in group.masters), "--key", str(group.login.key), "--name", name]
         words += ["--nodes", ",".join(made.address for made in group.nodes)] if workers else []

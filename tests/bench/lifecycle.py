@@ -13,12 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness import engine, sandbox
-from harness.images import Builder, bundled
+from harness import engine, images, sandbox
 from harness.nodes import Group
-from harness.nodes.container import ContainerProvider
-from harness.oci.reference import Reference
-from harness.oci.store import Store
+from harness.nodes.container import IMAGE, ContainerProvider
 from tests.bench.one_node import cli
 
 NAME = f"bench-{os.getpid()}"
@@ -27,10 +24,8 @@ SMOKE = {"masters": 1, "nodes": 2}
 
 def measure(*, masters: int = 3, nodes: int = 3) -> list[dict[str, Any]]:
     cli("build", "-t", "kubernetes", "kubefiles/kubernetes")
-    client = engine.connect()
-    Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(sandbox.NODE_IMAGE))
-    provider = ContainerProvider(client)
-    group = provider.up(NAME, masters, nodes)
+    provider = ContainerProvider()
+    group = provider.up(NAME, masters, nodes, image=images.package_image(provider.client, IMAGE))
     try:
         return _life(provider, group)
     finally:

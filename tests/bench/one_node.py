@@ -21,13 +21,11 @@ from typing import Any
 
 import yaml
 
-from harness import engine, render, sandbox, tools
+from harness import engine, images, render, sandbox, tools
 from harness.cloudimage import PlatformImage, read
-from harness.images import Builder, bundled
-from harness.nodes.container import ContainerProvider
+from harness.nodes.container import IMAGE, ContainerProvider
 from harness.oci import layer
 from harness.oci.model import INDEXES, Platform
-from harness.oci.reference import Reference
 from harness.oci.store import Store
 
 PROJECT = Path(__file__).parents[2]
@@ -47,7 +45,6 @@ def cli(*words: str) -> str:
 def measure(*, rounds: int = ROUNDS) -> dict[str, Any]:
     cli("build", "-t", "kubernetes", "kubefiles/kubernetes")
     client = engine.connect()
-    Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(sandbox.NODE_IMAGE))
     with tempfile.TemporaryDirectory() as scratch:
         rootfs = Path(scratch, "rootfs")
         image = read(Store.default(), "kubernetes").platforms[0]
@@ -68,7 +65,7 @@ def measure(*, rounds: int = ROUNDS) -> dict[str, Any]:
 
 def _ours(client: engine.Client, number: int) -> float:
     provider, name = ContainerProvider(client), f"{NAME}-{number}"
-    group = provider.up(name, 1, 0)
+    group = provider.up(name, 1, 0, image=images.package_image(client, IMAGE))
     try:
         started = time.monotonic()
         made = ["--masters", group.masters[0].address, "--key", str(group.login.key), "--name", name]
@@ -115,7 +112,7 @@ def _preload(client: engine.Client, rootfs: Path, image: PlatformImage) -> None:
     with tempfile.TemporaryDirectory(dir=rootfs.parent) as scratch:
         archive(image, Path(scratch, "images.tar"))
         container = client.containers.run(
-            sandbox.NODE_IMAGE,
+            images.package_image(client, IMAGE),
             ["infinity"],
             entrypoint="sleep",
             privileged=True,

@@ -18,13 +18,11 @@ from typing import Any
 
 import yaml
 
-from harness import engine, sandbox
+from harness import engine, images, sandbox
 from harness.cloudimage import read
-from harness.images import Builder, bundled
 from harness.nodes import Group
-from harness.nodes.container import ContainerProvider
+from harness.nodes.container import IMAGE, ContainerProvider
 from harness.oci import layer
-from harness.oci.reference import Reference
 from harness.oci.store import Store
 from tests.bench.one_node import KUBELET, addon, archive, cli, install
 
@@ -37,7 +35,6 @@ SMOKE = {"masters": 1, "workers": 1}
 def measure(*, masters: int = MASTERS, workers: int = WORKERS) -> list[dict[str, Any]]:
     cli("build", "-t", "kubernetes", "kubefiles/kubernetes")
     client = engine.connect()
-    Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(sandbox.NODE_IMAGE))
     provider = ContainerProvider(client)
     with tempfile.TemporaryDirectory() as scratch:
         prepared = _prepare(client, Path(scratch))
@@ -60,7 +57,7 @@ def measure(*, masters: int = MASTERS, workers: int = WORKERS) -> list[dict[str,
 
 def _ours(provider: ContainerProvider, master_count: int, worker_count: int) -> tuple[dict[str, Any], float]:
     name = f"{NAME}-ours"
-    group = provider.up(name, master_count, worker_count)
+    group = provider.up(name, master_count, worker_count, image=images.package_image(provider.client, IMAGE))
     try:
         masters, nodes = (",".join(made.address for made in some) for some in (group.masters, group.nodes))
         started = time.monotonic()
@@ -108,7 +105,7 @@ def _prepare(client: engine.Client, work: Path) -> Path:
     env = sandbox.environment(facts, {})
     for name in ("network.yaml", "storage.yaml", "metrics.yaml"):
         (work / name).write_text(addon(rootfs, name, env))
-    container = client.containers.create(sandbox.NODE_IMAGE)
+    container = client.containers.create(images.package_image(client, IMAGE))
     try:
         install(str(container.id), rootfs)
         repository, tag = WITH_BINARIES.split(":")

@@ -8,7 +8,7 @@ import pytest
 
 from harness.clusterstate import ClusterState
 from tests.cluster.conftest import GREETING, Made
-from tests.cluster.lab import Lab, found, kill_at, runs_on, until
+from tests.cluster.lab import Lab, begun, ended, found, kill_at, reached, runs_on, until
 from tests.waiting import HANG
 
 RECORD = ("get", "configmap", "slipway-clusterfile", "--namespace=kube-system")
@@ -103,8 +103,27 @@ def test_a_worker_leaves_its_machine_as_it_was_and_may_come_back(joined: Lab, la
     assert joined.nodes()[f"{joined.name}-node-2"]
 
 
-def test_a_worker_that_is_dead_is_removed_without_it(joined: Lab, later: str) -> None:
-    joined.kill(later)
+def test_a_worker_that_dies_while_it_is_drained_is_named_and_then_removed_without_it(joined: Lab, later: str) -> None:
+    name = f"{joined.name}-node-2"
+    # Its process does not heed the signal to end, so the drain waits for it.
+    joined.kubectl("create", "deployment", "stubborn", "--image=slipway.dev/nginx:1.22", "--replicas=0", "--", "sleep", "1000000")
+    spec = {"nodeSelector": {"kubernetes.io/hostname": name}, "terminationGracePeriodSeconds": 100000}
+    joined.kubectl("patch", "deployment", "stubborn", "--patch", json.dumps({"spec": {"template": {"spec": spec}}}))
+    joined.kubectl("scale", "deployment", "stubborn", "--replicas=1")
+    joined.kubectl("rollout", "status", "deployment", "stubborn", "--timeout=600s")
+
+    def ending() -> bool:
+        pods = joined.json("get", "pods", "--selector=app=stubborn")["items"]
+        return any(pod["metadata"].get("deletionTimestamp") for pod in pods)
+
+    with begun(["remove", joined.name, later, "--yes", "--timeout", str(10 * HANG)]) as running:
+        reached(running, "- drain the nodes")
+        until(ending)
+        joined.kill(later)
+        code, said = ended(running)
+    assert code == 5, said
+    assert f"{name} was lost while its pods were moved: {later}: " in said
+    joined.kubectl("delete", "deployment", "stubborn")
     done = json.loads(joined.slipway("remove", joined.name, later, "--yes", "--output", "json").stdout)
     assert list(done["unreachable"]) == [later]
     assert f"{joined.name}-node-2" not in joined.nodes()

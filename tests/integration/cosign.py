@@ -27,8 +27,8 @@ class Cosign:
         self("generate-key-pair", "--output-key-prefix", name)
         return self.folder / f"{name}.key", self.folder / f"{name}.pub"
 
-    def sign(self, image: str, key: Path) -> None:
-        self("sign", "--yes", "--key", key, "--tlog-upload=false", "--allow-http-registry", image)
+    def sign(self, image: str, key: Path, *words: str) -> None:
+        self("sign", "--yes", "--key", key, "--tlog-upload=false", "--allow-http-registry", *words, image)
 
     def verify(self, image: str, key: Path, *words: str) -> process.Result:
         return self("verify", "--key", key, "--insecure-ignore-tlog=true", "--allow-http-registry", *words, image, check=False)

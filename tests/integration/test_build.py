@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from harness import process
+from harness import engine, process
+from harness.assets import oci_runtime
 from harness.cloudimage import read
 from harness.oci import layer
 from harness.oci.store import Store
@@ -96,6 +99,33 @@ def test_a_step_has_the_proxies_and_the_authorities_of_this_machine_and_its_laye
     again = json.loads(slipway("build", "-t", "lent", "-o", "json", made).stdout)
     assert again["digest"] == read(Store(home / "store"), "lent").digest
     assert (unpacked(home, "lent", tmp_path / "again") / "etc/proxy").read_text() == "proxy.example:3128\n"
+
+
+PROBE = """\
+FROM slipway.dev/builder:12 AS asked
+RUN : once; grep -E '^(CapBnd|NoNewPrivs):' /proc/self/status > /said; cp /proc/net/route /said-routes
+# image: slipway.dev/probe:1
+FROM scratch
+COPY --from=asked /said /said-routes /
+"""
+
+
+def test_a_step_of_a_dockerfile_shares_no_bridge_and_in_an_engine_of_ours_has_no_raw_sockets(
+    tmp_path: Path, home: Path, slipway: Slipway
+) -> None:
+    made = context(tmp_path / "c", "FROM scratch\nCOPY --from=slipway.dev/probe:1 /said /said-routes etc/\n")
+    (made / "images/probe").mkdir(parents=True)
+    # Another text each time: neither we nor the engine may have kept the step.
+    (made / "images/probe/Dockerfile").write_text(PROBE.replace("once", secrets.token_hex(8)))
+    slipway("build", "-t", "probe", "--discover", "declared", made)
+    root = unpacked(home, "probe", tmp_path / "root")
+    client = engine.connect()
+    routes = [line.split() for line in (root / "etc/said-routes").read_text().splitlines()]
+    gateway = next(socket.inet_ntoa(bytes.fromhex(words[2])[::-1]) for words in routes if words[1] == "00000000")
+    assert gateway not in [entry.get("Gateway") for entry in client.networks.get("bridge").attrs["IPAM"]["Config"]]
+    if client.info()["DefaultRuntime"] == "slipway":
+        said = dict(line.split() for line in (root / "etc/said").read_text().splitlines())
+        assert (int(said["CapBnd:"], 16) >> oci_runtime.NAMES.index("NET_RAW") & 1, said["NoNewPrivs:"]) == (0, "1")
 
 
 def test_the_same_inputs_give_the_same_digest_in_another_folder_and_store(

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import cloudimage, engine, packages, process
+from harness import cloudimage, engine, images, packages, process
 from harness.cloudimage import Info, PlatformImage
-from harness.images import Builder, bundled
 from harness.lifecycle import trial
 from harness.lifecycle.findings import addresses
 from harness.lifecycle.fitness import CHECKS
@@ -25,7 +24,6 @@ from harness.nodes.container import IMAGE, LABEL, ContainerProvider
 from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.layer import scan, write_layer
 from harness.oci.model import Platform
-from harness.oci.reference import Reference
 from harness.oci.store import Store
 from tests.conftest import Slipway
 from tests.waiting import HANG
@@ -72,11 +70,11 @@ class Site:
 @pytest.fixture(scope="module")
 def site(slipway: Slipway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     client = engine.connect()
-    Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(IMAGE))
+    node_image = images.package_image(client, IMAGE)
     home = tmp_path_factory.mktemp("home")
     provider = ContainerProvider(client, home)
     try:
-        group = provider.up(NAME, 1, 3)
+        group = provider.up(NAME, 1, 3, image=node_image)
         _small_image(Store(home / "store"), tmp_path_factory.mktemp("root"))
         with Ssh(home / "tests", (*group.masters, *group.nodes)) as ssh:
             yield Site(slipway, client, group, home, ssh.connect())

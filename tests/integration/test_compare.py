@@ -41,6 +41,8 @@ class Site:
         self.store = Store(folder / "home/store")
         self.cache = folder / "cache"
         self.env = {"SLIPWAY_HOME": str(folder / "home"), "SLIPWAY_CACHE": str(self.cache), "HOME": str(folder)}
+        # The engine of this machine is not theirs to prune.
+        self.env["DOCKER_HOST"] = f"unix://{folder}/none"
         self._slipway = slipway
 
     def run(self, *words: str | Path, check: bool = True) -> Any:

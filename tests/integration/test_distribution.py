@@ -11,14 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import engine
-from harness.images import Builder, bundled
+from harness import engine, images
 from harness.lifecycle import distribution, rootfs
 from harness.lifecycle.distribution import CLOSE, FOLDER, PORT, RUNNING, Exchange, Parcel
 from harness.nodes.container import IMAGE, ContainerProvider
 from harness.nodes.ssh import Ssh, SshNode
-from harness.oci.reference import Reference
-from harness.oci.store import Store
 
 NAME = f"test-share-out-{os.getpid()}"
 SECRET = "the-content-of-shadow"
@@ -75,11 +72,11 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     client = engine.connect()
-    Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(IMAGE))
+    node_image = images.package_image(client, IMAGE)
     home = tmp_path_factory.mktemp("home")
     provider = ContainerProvider(client, home)
     try:
-        group = provider.up(NAME, 2, 0)
+        group = provider.up(NAME, 2, 0, image=node_image)
         with Ssh(home / "tests", group.masters) as ssh:
             first, second = ssh.connect()
             made = World((first, second), tmp_path_factory.mktemp("sources"))

@@ -15,15 +15,12 @@ from typing import BinaryIO
 
 import pytest
 
-from harness import engine, process
+from harness import engine, images, process
 from harness.errors import CommandError, LeaseLostError, NodeError, UsageError
-from harness.images import Builder, bundled
 from harness.nodes import Group, Jump, Login, Machine, claim
 from harness.nodes.container import IMAGE, LABEL, ContainerProvider
 from harness.nodes.placing import File, place, put_all, read_all, unplace
 from harness.nodes.ssh import Ssh, SshNode
-from harness.oci.reference import Reference
-from harness.oci.store import Store
 from tests.waiting import HANG, until
 
 NAME, DOWN, INTERRUPTED = (f"test-{what}-{os.getpid()}" for what in ("nodes", "down", "stop"))
@@ -31,16 +28,20 @@ NAME, DOWN, INTERRUPTED = (f"test-{what}-{os.getpid()}" for what in ("nodes", "d
 
 @pytest.fixture(scope="session")
 def client() -> engine.Client:
-    found = engine.connect()
-    Builder(Store.default(), tuple(bundled())).engine_image(found, Reference.parse(IMAGE))
-    return found
+    return engine.connect()
+
+
+@pytest.fixture(scope="session")
+def image(client: engine.Client) -> str:
+    """What the engine calls the node image."""
+    return images.package_image(client, IMAGE)
 
 
 @pytest.fixture(scope="module")
-def group(client: engine.Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+def group(client: engine.Client, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
     provider = ContainerProvider(client, tmp_path_factory.mktemp("home"))
     try:
-        yield provider.up(NAME, 1, 1)
+        yield provider.up(NAME, 1, 1, image=image)
     finally:
         provider.down(NAME)
 
@@ -116,7 +117,7 @@ def test_data_does_not_lie_on_the_containers_own_overlay(node: SshNode) -> None:
         assert node.run(f"stat -f -c %T {place_of_data}").stdout.strip() != "overlayfs"
 
 
-def test_a_start_that_is_interrupted_leaves_nothing(client: engine.Client, tmp_path: Path) -> None:
+def test_a_start_that_is_interrupted_leaves_nothing(client: engine.Client, image: str, tmp_path: Path) -> None:
     provider = ContainerProvider(client, tmp_path)
 
     class Impatient(ContainerProvider):
@@ -125,20 +126,20 @@ def test_a_start_that_is_interrupted_leaves_nothing(client: engine.Client, tmp_p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Impatient(client, tmp_path).up(INTERRUPTED, 1, 1)
+        Impatient(client, tmp_path).up(INTERRUPTED, 1, 1, image=image)
     assert INTERRUPTED not in [found.name for found in provider.list()]
     assert client.networks.list(filters={"label": f"{LABEL}={INTERRUPTED}"}) == []
     assert not (tmp_path / f"nodes/{INTERRUPTED}").exists()
 
 
-def test_going_down_takes_disks_network_and_keys_along(client: engine.Client, tmp_path: Path) -> None:
+def test_going_down_takes_disks_network_and_keys_along(client: engine.Client, image: str, tmp_path: Path) -> None:
     provider = ContainerProvider(client, tmp_path)
-    made = provider.up(DOWN, 1, 0)
+    made = provider.up(DOWN, 1, 0, image=image)
     container = client.containers.list(filters={"label": f"{LABEL}={DOWN}"})[0]
     volumes = [mount["Name"] for mount in container.attrs["Mounts"] if mount["Type"] == "volume"]
     assert volumes
     with pytest.raises(UsageError, match="exist already"):
-        provider.up(DOWN, 1, 0)
+        provider.up(DOWN, 1, 0, image=image)
     assert provider.down(DOWN)
     assert not provider.down(DOWN)
     left = {volume.name for volume in client.volumes.list()}

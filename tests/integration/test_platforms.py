@@ -160,9 +160,11 @@ def test_a_dockerfile_yields_programs_of_the_platform_without_running_them(tmp_p
         layer.unpack(store, cloudimage.read(store, "one").platform(platform).layers, tmp_path / platform.architecture)
         busybox = tmp_path / platform.architecture / "bin/busybox"
         assert programs.processor(busybox.read_bytes()) == platform.architecture
-    # What the engine calls by the plain name is still this machine's.
-    process.run(["docker", "run", "--rm", "example.test/busy:1", "/bin/busybox", "true"])
-    process.run(["docker", "image", "rm", "example.test/busy:1", images.foreign_name("example.test/busy:1", THERE)])
+    # Each has its own name in the engine, and none the plain one.
+    names = [builder.on(platform).engine_name("example.test/busy:1") for platform in (HERE, THERE)]
+    process.run(["docker", "run", "--rm", names[0], "/bin/busybox", "true"])
+    assert not process.run(["docker", "image", "inspect", "example.test/busy:1"], check=False).ok
+    process.run(["docker", "image", "rm", *names])
 
 
 def test_a_dockerfile_that_forgets_the_platform_is_found_out(tmp_path: Path, home: Path, slipway: Slipway) -> None:
@@ -175,7 +177,8 @@ def test_a_dockerfile_that_forgets_the_platform_is_found_out(tmp_path: Path, hom
     assert f"1 programs of the image for {THERE} are for another processor" in said.stderr
     assert f"bin/busybox ({HERE.architecture})" in said.stderr
     assert "$TARGETARCH" in said.stderr
-    process.run(["docker", "image", "rm", images.foreign_name("example.test/wrong:1", THERE)])
+    builder = images.Builder(Store(home / "store"), (made / "images", *images.bundled()), THERE)
+    process.run(["docker", "image", "rm", builder.engine_name("example.test/wrong:1")])
 
 
 # Two machines, one tag

@@ -101,6 +101,8 @@ class Site:
         self.store = Store(folder / "home/store")
         self.docker = folder / "docker"
         self.env = {"SLIPWAY_HOME": str(folder / "home"), "DOCKER_CONFIG": str(self.docker), "HOME": str(folder)}
+        # The engine of this machine is not theirs to prune.
+        self.env["DOCKER_HOST"] = f"unix://{folder}/none"
         self.env["SLIPWAY_CACHE"] = str(folder / "cache")
         self._slipway = slipway
 

@@ -24,8 +24,8 @@ from harness.errors import CommandError
 from harness.oci.model import Descriptor
 from harness.oci.reference import Reference
 from harness.oci.store import Store
-from harness.trust import attestation, policy, sbom
-from harness.trust.attachments import tag_of
+from harness.trust import attestation, keys, policy, sbom, signature
+from harness.trust.attachments import LocalShelf, tag_of
 from harness.trust.signature import RefusedError
 from tests.conftest import Slipway
 from tests.integration import gotool
@@ -290,6 +290,41 @@ def test_policy_is_asked_before_a_pull_gives_a_name(
     assert signed.key.fingerprint
     with pytest.raises(RefusedError, match="the default is deny"):
         policy.admit(site, "localhost:1/other", image.digest)
+
+
+def test_a_registry_that_serves_an_older_signed_image_under_a_tag_is_found_out(
+    command: Command, cosign: Cosign, there: Registry, store: Store, image: CloudImage, key: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rules = tmp_path / "config/slipway/policy.yaml"
+    rules.parent.mkdir(parents=True)
+    rules.write_text(f"default: {{require: signed, keys: ['{key[1]}']}}\n")
+    where = f"{there.host}/{WEB}"
+    newer = make(store, tmp_path / "newer", "newer")
+    private = keys.read_private(key[0], lambda _: PASSWORD)
+    for at, name, digest in ((1000, "web", image.digest), (2000, "newer", newer.digest)):
+        shelf = LocalShelf(store, Reference.parse(f"{there.host}/acme/web"))
+        signature.sign(shelf, digest, private, {"version": f"1.{at}.0"}, at=at)
+        command("push", name, where, "--plain-http")
+        assert cosign.verify(where, key[1]).ok
+        assert digest in command("pull", where, "--plain-http").stdout
+    command("push", "web", where, "--plain-http")  # whoever controls the registry
+    assert f"{where} is refused: it goes back. {image.digest} was signed" in refusal(command("pull", where, "--plain-http", check=False))
+    assert store.resolve(where).digest == newer.digest
+    said = command("pull", where, "--plain-http", "--allow-older")
+    assert "GOES BACK" in said.stderr
+    command("pull", where, "--plain-http")
+    rules.write_text(f"default: {{require: signed, keys: ['{key[1]}'], minimum: 1.1500}}\n")
+    assert "as version=1.1000.0, and it must be 1.1500 or newer" in refusal(command("pull", where, "--plain-http", check=False))
+    command("push", "newer", where, "--plain-http")
+    command("pull", where, "--plain-http")
+
+
+def test_cosign_says_when_it_signed_where_it_is_told_to(command: Command, cosign: Cosign, there: Registry, image: CloudImage) -> None:
+    theirs, public = cosign.key_pair("theirs")
+    command("push", "web", f"{there.host}/{WEB}", "--plain-http")
+    cosign.sign(f"{there.host}/{WEB}", theirs, "-a", "timestamp=1767225600")
+    said = command("verify", f"{there.host}/{WEB}", "--remote", "--plain-http", "--key", public, "-o", "json")
+    assert [one["signedAt"] for one in json.loads(said.stdout)["signatures"]] == [1767225600]
 
 
 # The command line

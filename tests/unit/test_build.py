@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from harness import kubefile
-from harness.build import exposed
+from pathlib import Path
+
+import pytest
+
+from harness import build, imagechoice, kubefile, releases
+from harness.build import Options, exposed, read_all, settled
 from harness.cloudimage import Info
+from harness.errors import BuildError, InputError
+from harness.oci.model import Platform
+from harness.oci.store import Store
 from harness.rootfs import Step
 
 KUBEFILE = """FROM scratch
@@ -28,3 +35,59 @@ def test_a_secret_that_is_given_as_build_argument_and_ends_in_the_image_is_told(
 def test_what_is_no_secret_or_stays_out_of_the_image_is_not_told() -> None:
     parsed = kubefile.parse(KUBEFILE, "K")
     assert exposed(parsed, Info(type="app", launch=("app --port 8443",)), [Step("1", "COPY a b", None)]) == []
+
+
+SEVERAL = """FROM scratch
+ARG SOURCE=auto
+ARG MIRROR=https://site.invalid
+ARG VERSION=stable
+COPY --from=example.test/kubernetes-${SOURCE}:${VERSION} /rootfs/ .
+"""
+BOTH = (Platform.parse("linux/amd64"), Platform.parse("linux/arm64"))
+
+
+def copied(options: Options) -> list[str | None]:
+    """The image that the Kubefile copies from, for each platform."""
+    return [copy.from_image for parsed in read_all(options).values() for copy in parsed.of(kubefile.Copy)]
+
+
+def test_source_and_version_mean_the_same_for_every_platform_and_to_the_end_of_a_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Kubefile").write_text(SEVERAL)
+    answers, versions = iter((True, False)), iter(("v1.36.3", "v1.36.4"))
+    monkeypatch.setattr(imagechoice, "site_answers", lambda _: next(answers))
+    monkeypatch.setattr(releases, "_published", lambda *_: next(versions))
+    options = settled(Options(tmp_path, "x", platforms=BOTH))
+    assert copied(options) == ["example.test/kubernetes-release:v1.36.3"] * 2
+    # As the rootfs that only finds images is read, later.
+    assert copied(settled(options)) == ["example.test/kubernetes-release:v1.36.3"] * 2
+    assert (next(answers), next(versions)) == (False, "v1.36.4")
+
+
+def test_a_build_settles_before_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Kubefile").write_text(SEVERAL)
+    monkeypatch.setattr(imagechoice, "site_answers", lambda _: True)
+    monkeypatch.setattr(releases, "_published", lambda *_: "v1.36.3")
+    seen: list[Options] = []
+
+    def stop(options: Options) -> None:
+        seen.append(options)
+        raise BuildError("far enough")
+
+    monkeypatch.setattr(build, "read_all", stop)
+    with pytest.raises(BuildError, match="far enough"):
+        build.build(Options(tmp_path, "x", platforms=BOTH), Store(tmp_path / "store"))
+    with pytest.raises(BuildError, match="far enough"):
+        build.check(Options(tmp_path, "x", platforms=BOTH))
+    assert [dict(options.build_args) for options in seen] == [
+        {"SOURCE": "release", "VERSION": "v1.36.3"},
+        {"SOURCE": "modules", "VERSION": "v1.36.3"},
+    ]
+
+
+def test_a_kubefile_with_faults_is_told_of_by_its_reader_and_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Kubefile").write_text(f"{SEVERAL}COYP a b\n")
+    monkeypatch.setattr(imagechoice, "site_answers", lambda _: pytest.fail("it is asked"))
+    with pytest.raises(InputError, match="unknown instruction COYP"):
+        build.build(Options(tmp_path, "x", platforms=BOTH), Store(tmp_path / "store"))

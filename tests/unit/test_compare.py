@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import pytest
 
-from harness import cli, cloudimage, compare, prune, scratch, trees
+from harness import cli, cloudimage, compare, engine, prune, scratch, trees
 from harness.cloudimage import App, Blob, CloudImage, EmbeddedImage, History, ImageSet, Info, PlatformImage
 from harness.errors import StoreError
 from harness.oci.layer import Entry, scan, unpack, write_layer
@@ -612,20 +612,23 @@ def test_while_somebody_uses_the_store_nothing_of_it_goes(store: Store, options:
     stray, _ = store.put(b"stray")
     store.keep("step", "b" * 64, {"layer": digest_of(b"x")})
     with store.using():
-        found = prune.prune(Store(store.root), **options)
+        found = prune.prune(Store(store.root), **options)  # type: ignore[arg-type]
     assert found.busy
     assert kinds(found) == {}
     assert store.has(stray)
     assert store.record("step", "b" * 64) is not None
 
 
-def test_prune_is_refused_while_it_cannot_know_what_an_image_needs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_is_refused_while_it_cannot_know_what_an_image_needs(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     image = put(store, "web", [file("a")])
     stray, _ = store.put(b"stray")
     index = store.path(image.digest)
     good = index.read_bytes()
     index.write_bytes(good[:-1])
     before = sorted(store.root.rglob("*"))
+    monkeypatch.setattr(engine, "running", lambda: None)
     assert cli.execute(["prune"]) == 4
     assert "nothing is removed: web:latest is damaged" in capsys.readouterr().err
     assert sorted(store.root.rglob("*")) == before
@@ -681,7 +684,9 @@ def test_temporary_folders_of_living_processes_stay(store: Store) -> None:
     assert mine.is_dir()
 
 
-def test_prune_says_what_went_by_kind(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_says_what_went_by_kind(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    # Where no engine answers none is started.
+    monkeypatch.setattr(engine, "running", lambda: None)
     store.put(b"12345")
     assert cli.execute(["prune", "--dry-run", "-o", "json"]) == 0
     said = json.loads(capsys.readouterr().out)

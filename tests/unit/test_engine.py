@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import engine
+from harness import engine, liveness
 from harness.errors import EngineError
 
 
@@ -47,19 +49,25 @@ def test_a_whole_machine_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     engine._check_privileges(Client(ServerVersion="20.10.24", DefaultRuntime="runc"))  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("lacking")
 def test_an_engine_of_ours_gets_the_runtime_and_a_configuration_of_the_users_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "STATE", tmp_path / "state")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     engine._configure(tmp_path / "docker/daemon.json")
     settings = json.loads((tmp_path / "docker/daemon.json").read_text())
     runtime = Path(settings["runtimes"][settings["default-runtime"]]["path"])
     assert runtime.read_text().startswith("#!/")
     assert runtime.stat().st_mode & 0o111
+    runtime.write_text("of an older release")
+    engine._renew_runtime()
+    assert runtime.read_text().startswith("#!/")
+    assert runtime.stat().st_mode & 0o111
     (tmp_path / "docker/daemon.json").write_text("{}")
+    runtime.unlink()
     engine._configure(tmp_path / "docker/daemon.json")
-    assert (tmp_path / "docker/daemon.json").read_text() == "{}"
+    engine._renew_runtime()
+    assert ((tmp_path / "docker/daemon.json").read_text(), runtime.exists()) == ("{}", False)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +89,52 @@ def test_who_is_not_root_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(EngineError, match="no Docker engine is running"):
         engine._start("connection refused")
+
+
+class Networks:
+    """The networks of an engine, whose default one has ``options``; it refuses to make and to remove any where it is told so."""
+
+    def __init__(self, options: dict[str, str] | None, *, refuses: bool = False) -> None:
+        self.networks, self.options, self.refuses = self, options, refuses
+        self.made: dict[str, Any] = {}
+        self.removed = 0
+
+    def get(self, name: str) -> Networks:
+        assert name == "bridge"
+        if self.options is None:
+            raise engine.NotFound("no such network")
+        return self
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return {"Options": self.options}
+
+    def create(self, name: str, **options: Any) -> Networks:
+        if self.refuses:
+            raise engine.APIError("refused", explanation="no address is left")
+        self.made = {"name": name, **options}
+        return self
+
+    def remove(self) -> None:
+        self.removed += 1
+
+
+@pytest.mark.parametrize("options", [None, {}, {"com.docker.network.driver.mtu": "1400", "com.docker.network.bridge.name": "docker0"}])
+def test_the_steps_of_a_build_have_a_network_that_goes_with_them(options: dict[str, str] | None) -> None:
+    made = Networks(options)
+    with contextlib.suppress(KeyboardInterrupt), engine.network_apart(made) as name:  # type: ignore[arg-type]
+        assert (name, made.removed) == (made.made["name"], 0)
+        raise KeyboardInterrupt
+    assert made.removed == 1
+    # A build that is killed leaves it, and the next one finds it by its label.
+    assert liveness.process_number(made.made["labels"][engine.LABEL_BUILD]) == os.getpid()
+    assert made.made["options"] == {name: value for name, value in (options or {}).items() if name.endswith("mtu")}
+
+
+def test_an_engine_that_makes_no_network_says_why() -> None:
+    with (
+        pytest.raises(EngineError, match="no address is left") as refused,
+        engine.network_apart(Networks({}, refuses=True)),  # type: ignore[arg-type]
+    ):
+        pass
+    assert "docker network prune" in str(refused.value.hint)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import engine as engines
-from harness import images
+from harness import images, prune
 from harness.errors import BuildError, InputError
+from harness.imagechoice import AUTO, Choice
 from harness.images import Base, Builder, asked_for, definitions, packages_in
 from harness.oci.layer import Entry, write_layer
 from harness.oci.model import Platform
@@ -64,6 +66,15 @@ def test_a_build_argument_in_the_name_serves_every_version(tmp_path: Path) -> No
     assert found is not None
     assert found[1] == {"VERSION": "v1.36.4"}
     assert builder(tmp_path).find(Reference.parse("example.org/proxy/other:v1")) is None
+
+
+def test_what_a_folder_defines_is_built_as_the_choice_says_and_nothing_else_is(tmp_path: Path) -> None:
+    write(tmp_path / "images", "proxy", PROXY)
+    make = builder(tmp_path)
+    names = [Reference.parse(name) for name in ("example.org/pause:3.2", "example.org/other:1")]
+    for answers, built in ((False, [True, False]), (True, [False, False])):
+        choice = Choice(AUTO, lambda _, answers=answers: answers)
+        assert [make.builds(name, choice) for name in names] == built
 
 
 def test_one_name_in_two_folders_is_a_fault(tmp_path: Path) -> None:
@@ -130,9 +141,13 @@ def test_a_change_of_the_tools_or_of_the_base_is_another_image_for_every_platfor
 
 @pytest.mark.usefixtures("here")
 def test_the_engine_keeps_an_image_for_another_platform_beside_ours(tmp_path: Path) -> None:
+    write_both(tmp_path)
     make = builder(tmp_path)
-    assert make.engine_name("example.org/top:1") == "example.org/top:1"
-    assert make.on(ARM64).engine_name("example.org/top:1") == "example.org/top:1-linux-arm64"
+    names = {platform: make.on(platform).engine_name("example.org/top:1") for platform in (AMD64, ARM64)}
+    keys = {platform: make.on(platform).key(Reference.parse("example.org/top:1")) for platform in (AMD64, ARM64)}
+    assert names == {platform: f"example.org/top:1-{str(key)[:12]}" for platform, key in keys.items()}
+    assert names[AMD64] != names[ARM64]
+    assert make.engine_name("debian") == "debian"
     assert make.on(Platform("linux", "arm", "v7")).engine_name("debian") == "debian:latest-linux-arm-v7"
     assert images.foreign_name(f"debian@sha256:{'ab' * 32}", ARM64) == "debian:abababababab-linux-arm64"
 
@@ -149,8 +164,28 @@ def fitted(make: Builder, name: str) -> str:
 @pytest.mark.usefixtures("here")
 def test_stages_of_the_image_stand_on_its_platform_and_those_with_tools_on_ours(tmp_path: Path) -> None:
     write_both(tmp_path)
-    assert fitted(builder(tmp_path), "example.org/top:1") == TOOLS
-    assert fitted(builder(tmp_path).on(ARM64), "example.org/top:1") == TOOLS.replace("base:1", "base:1-linux-arm64")
+    make = builder(tmp_path)
+    for platform in (AMD64, ARM64):
+        there = make.on(platform)
+        found = fitted(there, "example.org/top:1")
+        assert [line for line in found.splitlines() if line.startswith("FROM")] == [
+            f"FROM --platform=${{BUILDPLATFORM:-linux}} {make.engine_name('example.org/tools:1')} AS files",
+            f"FROM {there.engine_name('example.org/base:1')}",
+        ]
+        assert [line for line in found.splitlines() if not line.startswith("FROM")] == [
+            line for line in TOOLS.splitlines() if not line.startswith("FROM")
+        ]  # fmt: skip
+
+
+def test_two_checkouts_that_build_at_once_stand_on_their_own_images(tmp_path: Path) -> None:
+    """One engine, one name, two contents."""
+    names = []
+    for checkout in ("one", "two"):
+        tools, _ = write_both(tmp_path / checkout)
+        (tools / "data").write_text(checkout)
+        names.append(fitted(builder(tmp_path / checkout), "example.org/top:1").splitlines()[0])
+    assert names[0] != names[1]
+    assert all(" example.org/tools:1-" in name for name in names)
 
 
 def test_what_only_buildkit_knows_is_taken_out_for_an_engine_without_it(tmp_path: Path) -> None:
@@ -247,11 +282,14 @@ class Engine:
 def test_a_dockerfile_is_built_on_the_network_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
     engine = Engine("curl: (7) Failed to connect to 127.0.0.1 port 3142")
     monkeypatch.setattr(engines, "connect", lambda **_: engine)
+    monkeypatch.setattr(engines, "network_apart", lambda _: contextlib.nullcontext("apart"))
     write(tmp_path / "images", "proxy", PROXY)
     made = dataclasses.replace(builder(tmp_path), network=network)
     with pytest.raises(BuildError) as failed:
         made.ensure(Reference.parse("example.org/pause:3.2"))
-    assert engine.options["network_mode"] == network
+    # Not on the bridge that other containers share: the engine lets steps have raw sockets.
+    assert engine.options["network_mode"] == ("apart" if network == images.BRIDGE else images.HOST)
+    assert engine.options["container_limits"] == engines.STEP_LIMITS
     # Who needs this machine's loopback is told how to get it.
     assert ("--network host" in str(failed.value.hint)) is (network == images.BRIDGE)
 
@@ -260,6 +298,96 @@ def test_the_network_is_a_bridge_unless_the_user_says_otherwise(tmp_path: Path) 
     made = builder(tmp_path)
     assert (made.network, made.here.network, made.on(ARM64).network) == ("bridge", "bridge", "bridge")
     assert dataclasses.replace(made, network="host").on(ARM64).here.network == "host"
+
+
+class Kept(Engine):
+    """An engine that has the images of ``there``, each with what its API says of it, and makes containers of none."""
+
+    def __init__(self, *there: dict[str, Any], busy: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.there = {name: image for image in there for name in image["RepoTags"]}
+        self.named: list[str] = []
+        self.removed: list[str] = []
+        self.busy = busy
+
+    def get(self, name: str) -> Kept:  # type: ignore[override]
+        self.attrs = {image["Id"]: image for image in self.there.values()}.get(name) or self.there.get(name, {})
+        if not self.attrs:
+            raise engines.NotFound(name)
+        return self
+
+    def tag(self, repository: str, tag: str) -> None:
+        self.named.append(f"{repository}:{tag}")
+
+    def containers(self, **_: Any) -> list[dict[str, str]]:
+        return [{"ImageID": identity} for identity in self.busy]
+
+    def __call__(self, **_: Any) -> list[dict[str, Any]]:
+        return list({image["Id"]: image for image in self.there.values()}.values())
+
+    def remove(self, name: str) -> None:
+        if name.startswith("slipway.dev/asked"):
+            raise engines.APIError("conflict", explanation="a container was made of it")
+        self.removed.append(name)
+
+
+def test_an_image_that_is_there_is_not_built_again_and_counts_as_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_both(tmp_path)
+    make = builder(tmp_path)
+    name = make.engine_name("example.org/tools:1")
+    client: Any = Kept({"Id": "a", "RepoTags": [name]})
+    monkeypatch.setattr(engines, "connect", lambda **_: client)
+    monkeypatch.setattr(engines, "network_apart", lambda _: contextlib.nullcontext("apart"))
+    assert make.engine_image(client, Reference.parse("example.org/tools:1")) == name
+    make._ensure(client, definitions(tmp_path / "images")[0], Base("example.org/tools:1"))
+    assert (client.named, client.options) == ([name, name], {})
+    with pytest.raises(BuildError, match="exit code 1"):
+        make._ensure(client, definitions(tmp_path / "images")[0], Base("example.org/base:1"))
+    assert client.options["tag"] == make.engine_name("example.org/base:1")
+
+
+NOW = 1767225600.0
+DAY = 86400
+
+
+def in_engine(name: str, *, named: str = "2025-12-01T00:00:00.123456789Z", identity: str = "", **more: Any) -> dict[str, Any]:
+    labels = {images.LABEL_KEY: "ab" * 32}
+    size = {"Size": 5, "Created": NOW - 60 * DAY}
+    return {"Id": identity or name, "RepoTags": [name], "Labels": labels, "Metadata": {"LastTagTime": named}, **size, **more}
+
+
+def test_what_nothing_used_for_a_week_goes_and_what_is_in_use_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    short = "ab" * 6
+    there = [
+        in_engine(f"slipway.dev/node:13-{short}"),
+        in_engine("slipway.dev/node:13", identity="of before there were keys"),
+        in_engine(f"docker.io/flannel/flannel:v1-{short}", named="2025-12-24T23:59:59Z"),
+        in_engine(f"slipway.dev/new:1-{short}", named="2025-12-25T00:00:01Z"),
+        in_engine(f"slipway.dev/busy:1-{short}", identity="busy"),
+        in_engine(f"slipway.dev/asked:1-{short}"),
+        in_engine("mine/derived:1"),
+        in_engine(f"slipway.dev/fresh:1-{short}", named="0001-01-01T00:00:00Z", Created=NOW - DAY),
+        in_engine(f"slipway.dev/odd:1-{short}", named="yesterday", Created=NOW - 8 * DAY),
+    ]
+    client: Any = Kept(*there, busy=["busy"])
+    client.api.images = client
+    idle = [one.name for one in images.idle(client, NOW)]
+    assert idle == [
+        f"docker.io/flannel/flannel:v1-{short}",
+        f"slipway.dev/asked:1-{short}",
+        "slipway.dev/node:13",
+        f"slipway.dev/node:13-{short}",
+        f"slipway.dev/odd:1-{short}",
+    ]
+    monkeypatch.setattr("time.time", lambda: NOW)
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    store = Store(tmp_path / "store")
+    counted = {kind.name: (kind.count, kind.bytes) for kind in prune.prune(store, dry_run=True, client=client).kinds}
+    assert (counted["engine images"], client.removed) == ((5, 25), [])
+    counted = {kind.name: (kind.count, kind.bytes) for kind in prune.prune(store, client=client).kinds}
+    # Of one a container was made in between.
+    assert counted["engine images"] == (4, 20)
+    assert client.removed == [name for name in idle if "asked" not in name]
 
 
 def test_a_step_that_fails_by_itself_has_no_hint_about_networks() -> None:

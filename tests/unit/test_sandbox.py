@@ -84,7 +84,7 @@ def test_links_of_a_rootfs_are_not_followed_to_files_of_this_machine(tmp_path: P
     (rootfs / path).symlink_to(str(secret) if absolute else "../" * (path.count("/") + 1) + "secret")
     env = {"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"}
     plan = sandbox.Plan(rootfs, Facts("v1.36.3"), env, image=None, own_network=False)  # type: ignore[arg-type]
-    read = (lambda: sandbox.facts(rootfs)) if path == "etc/slipway.yaml" else (lambda: sandbox._kind_files(plan, "", work))
+    read = (lambda: sandbox.facts(rootfs)) if path == "etc/slipway.yaml" else (lambda: sandbox._kind_files(plan, "node", "", work))
     with pytest.raises(BuildError, match="leads out of the folder"):
         read()
 
@@ -109,7 +109,7 @@ def kind_document(
     work.mkdir(parents=True)
     facts = Facts("v1.36.3", pause_image=pause)
     plan = sandbox.Plan(rootfs, facts, env, image=None, own_network=own_network)  # type: ignore[arg-type]
-    found: dict[str, Any] = yaml.safe_load(sandbox._kind_files(plan, "", work, kernel).read_text())
+    found: dict[str, Any] = yaml.safe_load(sandbox._kind_files(plan, "node", "", work, kernel).read_text())
     return found
 
 

@@ -18,8 +18,6 @@ from harness.errors import CommandError, NodeError
 from harness.lifecycle import delete, ipvs, machine, membership
 from harness.nodes.placing import STATE, File, place
 from harness.nodes.ssh import Ssh, SshNode
-from harness.oci.reference import Reference
-from harness.oci.store import Store
 from harness.runtimes import ROOTFS, Cluster, Facts, Member, Network
 from harness.runtimes.pki import Authority
 from tests.unit.lifecycle.standin import StandIn
@@ -85,9 +83,8 @@ def until(what: str, holds: Callable[[], object]) -> None:
 
 def programs(worker: SshNode) -> None:
     """The part of the rootfs that this is about: the programs of the image that every cluster gets them from."""
-    builder = images.Builder(Store.default(), tuple(images.bundled()))
-    identity = builder.engine_image(engine.connect(timeout=3600), Reference.parse(RUNTIME))
-    container = process.run(["docker", "create", identity, "none"]).stdout.strip()
+    image = images.package_image(engine.connect(timeout=3600), RUNTIME)
+    container = process.run(["docker", "create", image, "none"]).stdout.strip()
     try:
         for path in ("bin/ipvsadm", "bin/openssl", "lib/balancer"):
             with tempfile.TemporaryFile() as tar:

@@ -9,7 +9,7 @@ import pytest
 
 from harness import log
 from harness.checks import Resource
-from harness.errors import CheckError
+from harness.errors import CheckError, CommandError, NodeError, SlipwayError
 from harness.lifecycle import drain
 from harness.process import Result
 from tests.unit.lifecycle.standin import StandIn
@@ -135,6 +135,51 @@ def test_data_that_is_lost_is_warned_of(capsys: pytest.CaptureFixture[str]) -> N
     log.setup()
     drained(Api([pod("cache", volumes=[{"name": "a", "emptyDir": {}}])]))
     assert "web/cache keeps data in an emptyDir" in capsys.readouterr().err
+
+
+class Machine(StandIn):
+    """A machine that answers some times, and then as ``failure`` says."""
+
+    def __init__(self, answers: int, failure: SlipwayError) -> None:
+        super().__init__("10.0.0.7")
+        self.left, self.failure = answers, failure
+
+    def run(self, command: str, **_: Any) -> Result:
+        self.commands.append(command)
+        self.left -= 1
+        if self.left < 0:
+            raise self.failure
+        return Result((), 0, "", "")
+
+
+LOST = NodeError("10.0.0.7: the connection was lost", hint="check the machine and its network")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_machine_that_dies_while_it_is_drained_is_named_long_before_the_time_is_over(force: bool) -> None:
+    api = Api([pod("slow"), pod("web")], {"web": 10000})
+    api.stuck = {"slow"}
+    machine = Machine(2, LOST)
+    with pytest.raises(NodeError, match=r"one was lost while its pods were moved: 10\.0\.0\.7: the connection was lost") as caught:
+        drained(api, machine=machine, timeout=10000, force=force)
+    assert caught.value.exit_code == 5
+    assert "2 of them were still there" in str(caught.value.hint)
+    assert "slipway remove" in str(caught.value.hint)
+    assert machine.commands == ["true"] * 3
+    # Nothing was deleted: it may come back with what it runs.
+    assert api.said == ["cordon one"]
+
+
+def test_a_machine_that_is_only_slow_is_waited_for() -> None:
+    machine = Machine(0, CommandError("one: true: no end after 60 s"))
+    assert drained(Api([pod("web")], {"web": 20}), machine=machine, timeout=100) == 1
+    assert len(machine.commands) == 4
+
+
+def test_a_drain_that_is_quick_asks_the_machine_nothing() -> None:
+    machine = Machine(0, LOST)
+    assert drained(Api([pod("web")], {"web": 3}), machine=machine) == 1
+    assert machine.commands == []
 
 
 def test_a_dead_node_is_not_waited_for() -> None:

@@ -175,9 +175,9 @@ def test_a_dead_node_is_let_go_and_a_living_one_drained(tmp_path: Path, monkeypa
         return 1
 
     monkeypatch.setattr(drain, "let_go", lambda _, node: note(f"let go {node}"))
-    monkeypatch.setattr(drain, "drain", lambda _, node, **options: note(f"drain {node} {options}"))
+    monkeypatch.setattr(drain, "drain", lambda _, node, *, machine, **options: note(f"drain {node} of {machine.address} {options}"))
     run(work(tmp_path, 3, 4, gone=("10.0.0.4",)), "drain")
-    assert said == ["drain host-3 {'force': False, 'timeout': 60}", "let go host-4"]
+    assert said == ["drain host-3 of 10.0.0.3 {'force': False, 'timeout': 60}", "let go host-4"]
 
 
 def test_a_machine_of_another_cluster_is_not_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

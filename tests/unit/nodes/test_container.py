@@ -99,7 +99,7 @@ def provider(engine: Engine, home: Path) -> ContainerProvider:
 @pytest.mark.usefixtures("answers")
 def test_a_group_is_numbered_by_role_and_has_its_own_key(tmp_path: Path) -> None:
     engine = Engine()
-    group = provider(engine, tmp_path).up("lab", 1, 2)
+    group = provider(engine, tmp_path).up("lab", 1, 2, image="node")
     assert sorted(made.name for made in group.members) == ["lab-master-1", "lab-node-1", "lab-node-2"]
     assert [made.role for made in group.members] == ["master", "node", "node"]
     assert (len(group.masters), len(group.nodes)) == (1, 2)
@@ -116,7 +116,7 @@ def test_a_group_is_numbered_by_role_and_has_its_own_key(tmp_path: Path) -> None
 @pytest.mark.usefixtures("answers")
 def test_machines_have_no_way_out_and_places_for_data(tmp_path: Path) -> None:
     engine = Engine()
-    provider(engine, tmp_path).up("lab", 1, 0)
+    provider(engine, tmp_path).up("lab", 1, 0, image="node")
     assert engine.made[0].options["internal"] is True
     options = engine.machines[0].options
     assert options["privileged"]
@@ -129,8 +129,8 @@ def test_machines_have_no_way_out_and_places_for_data(tmp_path: Path) -> None:
 def test_machines_have_addresses_of_both_families_and_no_gateway_of_ipv6(tmp_path: Path) -> None:
     made = Engine()
     nodes = provider(made, tmp_path)
-    nodes.up("one", 1, 0)
-    nodes.up("two", 1, 0)
+    nodes.up("one", 1, 0, image="node")
+    nodes.up("two", 1, 0, image="node")
     subnets = [ipaddress.IPv6Network(network.options["ipam"]["Config"][0]["Subnet"]) for network in made.made]
     assert all(subnet.prefixlen == 64 and subnet.subnet_of(ipaddress.IPv6Network("fd00::/8")) for subnet in subnets)
     assert subnets[0] != subnets[1]
@@ -144,7 +144,7 @@ def test_machines_have_addresses_of_both_families_and_no_gateway_of_ipv6(tmp_pat
 @pytest.mark.usefixtures("answers")
 def test_where_the_engine_has_no_ipv6_machines_have_ipv4_alone(tmp_path: Path) -> None:
     made = Engine(ipv4_only=True)
-    provider(made, tmp_path).up("lab", 1, 0)
+    provider(made, tmp_path).up("lab", 1, 0, image="node")
     assert "ipam" not in made.made[0].options
     assert made.machines[0].options["sysctls"] == {}
     assert ["ip", "route", "replace", "default", "via", "172.30.0.1"] in made.commands
@@ -155,8 +155,8 @@ def test_where_the_engine_has_no_ipv6_machines_have_ipv4_alone(tmp_path: Path) -
 def test_going_down_removes_machines_network_and_keys_and_only_those(tmp_path: Path) -> None:
     engine = Engine()
     nodes = provider(engine, tmp_path)
-    nodes.up("one", 1, 0)
-    nodes.up("two", 1, 0)
+    nodes.up("one", 1, 0, image="node")
+    nodes.up("two", 1, 0, image="node")
     assert nodes.down("one")
     assert [machine.labels[LABEL] for machine in engine.machines] == ["two"]
     assert [network.name for network in engine.made] == ["slipway-two"]
@@ -169,7 +169,7 @@ def test_going_down_removes_machines_network_and_keys_and_only_those(tmp_path: P
 def test_going_down_forgets_the_host_keys_of_its_addresses(tmp_path: Path) -> None:
     engine = Engine()
     nodes = provider(engine, tmp_path)
-    nodes.up("lab", 1, 0)
+    nodes.up("lab", 1, 0, image="node")
     pins = tmp_path / "clusters/c/known_hosts"
     pins.parent.mkdir(parents=True)
     pins.write_text("172.30.0.2 ssh-ed25519 AAAA\n172.30.0.22 ssh-ed25519 BBBB\n[172.30.0.2]:2222 ssh-ed25519 CCCC\n")
@@ -180,7 +180,7 @@ def test_going_down_forgets_the_host_keys_of_its_addresses(tmp_path: Path) -> No
 def test_a_machine_that_does_not_boot_shows_its_log_and_leaves_nothing(tmp_path: Path) -> None:
     engine = Engine(broken=True)
     with pytest.raises(EngineError, match="lab-master-1 did not boot") as caught:
-        provider(engine, tmp_path).up("lab", 1, 0)
+        provider(engine, tmp_path).up("lab", 1, 0, image="node")
     assert "Failed to mount cgroup" in str(caught.value.details)
     assert (engine.machines, engine.made) == ([], [])
     assert not (tmp_path / "nodes/lab").exists()
@@ -189,7 +189,7 @@ def test_a_machine_that_does_not_boot_shows_its_log_and_leaves_nothing(tmp_path:
 def test_an_interrupted_start_leaves_nothing(tmp_path: Path) -> None:
     engine = Engine(interrupted=True)
     with pytest.raises(KeyboardInterrupt):
-        provider(engine, tmp_path).up("lab", 2, 0)
+        provider(engine, tmp_path).up("lab", 2, 0, image="node")
     assert (engine.machines, engine.made) == ([], [])
 
 
@@ -197,9 +197,9 @@ def test_an_interrupted_start_leaves_nothing(tmp_path: Path) -> None:
 def test_a_name_in_use_is_refused_and_its_machines_are_left_alone(tmp_path: Path) -> None:
     engine = Engine()
     nodes = provider(engine, tmp_path)
-    nodes.up("lab", 1, 0)
+    nodes.up("lab", 1, 0, image="node")
     with pytest.raises(UsageError, match="exist already"):
-        nodes.up("lab", 1, 0)
+        nodes.up("lab", 1, 0, image="node")
     assert len(engine.machines) == 1
 
 
@@ -207,14 +207,14 @@ def test_a_name_in_use_is_refused_and_its_machines_are_left_alone(tmp_path: Path
 def test_what_cannot_be_made_is_refused_before_the_engine_is_asked(tmp_path: Path, name: str, masters: int) -> None:
     engine = Engine()
     with pytest.raises(UsageError):
-        provider(engine, tmp_path).up(name, masters, 0)
+        provider(engine, tmp_path).up(name, masters, 0, image="node")
     assert engine.made == []
 
 
 @pytest.mark.usefixtures("answers")
 def test_a_role_is_kept_by_the_engine(tmp_path: Path) -> None:
     engine = Engine()
-    provider(engine, tmp_path).up("lab", 1, 1)
+    provider(engine, tmp_path).up("lab", 1, 1, image="node")
     assert sorted(machine.labels[ROLE] for machine in engine.machines) == ["master", "node"]
     # Another process, with no memory of its own, sees the same.
     assert provider(engine, tmp_path).list()[0].members == provider(engine, tmp_path).list()[0].members

@@ -38,8 +38,21 @@ def test_sign_and_verify(
     said = json.loads(capsys.readouterr().out)
     assert (said["name"], said["digest"], said["remote"], said["blobs"]) == ("web:latest", image.digest, False, len(image.blobs))
     assert said["signatures"][0]["annotations"] == {"stage": "released"}
+    assert said["signatures"][0]["signedAt"] > 1767225600
     assert cli.execute(["verify", "web", "--key", str(pair[1]), "-a", "stage=test"]) == 4
     assert "without the annotation stage=test" in capsys.readouterr().err
+
+
+def test_a_publisher_who_goes_back_signs_the_older_image_again(
+    store: Store, image: CloudImage, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COSIGN_PASSWORD", "pw")
+    times = iter((1000, 2000, 3000))
+    monkeypatch.setattr("time.time", lambda: next(times))
+    for words, when in (((), "00:16:40"), ((), "00:16:40"), (("--again",), "00:50:00")):
+        assert cli.execute(["sign", "web", "--key", str(pair[0]), *words]) == 0
+        assert cli.execute(["verify", "web", "--key", str(pair[1])]) == 0
+        assert f"as docker.io/library/web at 1970-01-01 {when} UTC" in capsys.readouterr().out
 
 
 def test_our_own_variable_wins_over_cosigns(
@@ -57,6 +70,7 @@ def test_our_own_variable_wins_over_cosigns(
         (["sign", "web", "--key", "none.key"], 2, "none.key: No such file"),
         (["sign", "web", "--key", "PUB"], 2, "is a public key; signing needs the private one"),
         (["sign", "web", "--key", "KEY", "-a", "x"], 2, "--annotation x: not NAME=VALUE"),
+        (["sign", "web", "--key", "KEY", "-a", "timestamp=1"], 2, "a signature says by itself when it was made"),
         (["sign", "nothere", "--key", "KEY"], 4, "nothere: no such image"),
         (["verify", "web"], 2, "no key to verify web:latest with"),
         (["verify", "web", "--key", "KEY"], 2, "is a private key"),

@@ -291,7 +291,7 @@ rules:
         "policy.yaml:12: a second rule for a.io/y",
         "policy.yaml:13: signed, but by whom? there are no keys",
         "policy.yaml:15: a rule has no field 'requires'",
-        "policy.yaml:17: a rule must be a mapping with repository, require, keys, annotations, identity",
+        "policy.yaml:17: a rule must be a mapping with repository, require, keys, annotations, identity, minimum",
         "policy.yaml:18: 'team/*' does not begin with a registry",
         "policy.yaml:20: require is there twice",
     ):
@@ -324,6 +324,10 @@ rules:
         ("default: none\nrules: [{repository: a.io/X, require: deny}]\n", "must be lower case"),
         ("default: {require: signed, keys: [release.pub], identity: team/*}\n", "does not begin with a registry"),
         ("default: {require: none, identity: any}\n", "identity means nothing with require: none"),
+        ("default: {require: deny, minimum: 1.0}\n", "minimum means nothing with require: deny"),
+        ("default: {require: signed, keys: [release.pub], minimum: newest}\n", "minimum: 'newest' is not a version"),
+        ("default: {require: signed, keys: [release.pub], minimum: 2026-02-30}\n", "minimum: day is out of range"),
+        ("default: {require: signed, keys: [release.pub], minimum: [1.0]}\n", "this must be text"),
         ("default: none\nrules: [{repository: a.io/x, require: signed, keys: ['']}]\n", "a key without a name"),
         ("default: none\nrules: [{repository: a.io/x, require: signed, keys: [release.pub], annotations: [a]}]\n", "annotations are NAME"),
     ],
@@ -381,6 +385,19 @@ def test_the_annotations_of_the_policy_must_be_signed(
         Gate((found,)).admit(store, "web", image.digest)
     signature.sign(shelf, image.digest, key, {"stage": "released"})
     assert Gate((found,)).admit(store, "web", image.digest)
+
+
+def test_an_image_of_a_version_before_the_least_one_is_refused_wherever_it_is_used(
+    store: Store, shelf: LocalShelf, image: CloudImage, file: Path, key: PrivateKey
+) -> None:
+    gate = Gate((parse(file, SIGNED.replace("]}]", "], minimum: 2.3.0}]")),))
+    signature.sign(shelf, image.digest, key, {"version": "2.2.9"})
+    for name in ("web", image.digest):
+        with pytest.raises(RefusedError, match=r"release.pub signed it as version=2\.2\.9, and it must be 2\.3\.0 or newer"):
+            gate.admit(store, name, image.digest)
+    assert [demand.minimum.text for demand in gate.demands(Reference.parse("web")) if demand.minimum] == ["2.3.0"]
+    signature.sign(shelf, image.digest, key, {"version": "2.3.0"})
+    assert gate.admit(store, "web", image.digest).signatures
 
 
 def test_denied_is_denied_though_it_is_signed(store: Store, shelf: LocalShelf, image: CloudImage, file: Path, key: PrivateKey) -> None:

@@ -17,7 +17,7 @@ from harness.oci.store import Store
 from harness.trust import signature
 from harness.trust.attachments import SIGNATURES, LocalShelf, layers_of, merge, put_layers, tag_of
 from harness.trust.keys import PrivateKey, PublicKey
-from harness.trust.signature import SIGNATURE, Claim, Demand, RefusedError
+from harness.trust.signature import SIGNATURE, Claim, Demand, Minimum, RefusedError
 from tests.unit.test_cloudimage import platform_image, write
 from tests.unit.trust.damage import flip
 
@@ -39,8 +39,19 @@ def refused(shelf: LocalShelf, image: CloudImage, *keys: PrivateKey, **annotatio
     return caught.value
 
 
+def signed_at(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> list[int | None]:
+    return [one.claim.signed_at for one in signature.check(shelf, image.digest, Demand([key.public]))]
+
+
+def put(shelf: LocalShelf, image: CloudImage, key: PrivateKey, payload: bytes) -> None:
+    """A signature over some payload, in place of all others."""
+    blob = shelf.keep(payload, PAYLOAD)
+    signed = dataclasses.replace(blob, annotations={SIGNATURE: base64.b64encode(key.sign(payload)).decode()})
+    put_layers(shelf, tag_of(image.digest, SIGNATURES), [signed])
+
+
 def test_the_artifact_is_cosigns_to_the_letter(shelf: LocalShelf, store: Store, image: CloudImage, key: PrivateKey) -> None:
-    signature.sign(shelf, image.digest, key, {"stage": "released"})
+    signature.sign(shelf, image.digest, key, {"stage": "released"}, at=1767225600)
     descriptor = store.names()[f"web:{image.digest.replace(':', '-')}.sig"]
     assert descriptor.media_type == OCI_MANIFEST
     manifest = store.json(descriptor.digest)
@@ -56,7 +67,7 @@ def test_the_artifact_is_cosigns_to_the_letter(shelf: LocalShelf, store: Store, 
             "image": {"docker-manifest-digest": image.digest},
             "type": "cosign container image signature",
         },
-        "optional": {"stage": "released"},
+        "optional": {"stage": "released", "timestamp": 1767225600},
     }
     assert key.public.holds(base64.b64decode(layer["annotations"][SIGNATURE]), payload)
     config = store.json(manifest["config"]["digest"])
@@ -80,8 +91,74 @@ def test_an_image_without_a_signature_is_refused(shelf: LocalShelf, image: Cloud
 
 
 def test_the_same_again_changes_nothing(shelf: LocalShelf, store: Store, image: CloudImage, key: PrivateKey) -> None:
-    first = signature.sign(shelf, image.digest, key, {"a": "1"})
-    assert signature.sign(shelf, image.digest, key, {"a": "1"}) == first
+    first = signature.sign(shelf, image.digest, key, {"a": "1"}, at=1000)
+    assert signature.sign(shelf, image.digest, key, {"a": "1"}, at=2000) == first
+    assert signed_at(shelf, image, key) == [1000]
+
+
+def test_what_is_signed_again_is_signed_now(shelf: LocalShelf, store: Store, image: CloudImage, key: PrivateKey) -> None:
+    signature.sign(shelf, image.digest, key, at=1000)
+    signature.sign(shelf, image.digest, key, at=2000, again=True)
+    assert signed_at(shelf, image, key) == [2000]
+
+
+def test_a_signature_that_does_not_say_when_is_replaced_by_one_that_does(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> None:
+    put(shelf, image, key, Claim(image.digest, shelf.repository).payload())
+    assert signed_at(shelf, image, key) == [None]
+    signature.sign(shelf, image.digest, key, at=1000)
+    assert signed_at(shelf, image, key) == [1000]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds", "annotations"),
+    [
+        (1767225600, 1767225600, {}),
+        ("1767225600", 1767225600, {}),
+        (None, None, {"timestamp": "None"}),
+        (True, None, {"timestamp": "True"}),
+        (1.5, None, {"timestamp": "1.5"}),
+        (-1, None, {"timestamp": "-1"}),
+        ("yesterday", None, {"timestamp": "yesterday"}),
+        (253402300800, None, {"timestamp": "253402300800"}),
+        ("9" * 5000, None, {"timestamp": "9" * 5000}),
+    ],
+)
+def test_a_time_of_signing_is_a_number_of_seconds_and_anything_else_an_annotation(
+    value: object, seconds: int | None, annotations: dict[str, str]
+) -> None:
+    """As the specification has it, or as ``cosign sign -a timestamp=$(date +%s)`` writes it."""
+    payload = json.loads(Claim("sha256:1", "x").payload()) | {"optional": {"timestamp": value}}
+    assert Claim.parse(json.dumps(payload).encode()) == Claim("sha256:1", "x", annotations, seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "claim", "reason"),
+    [
+        ("2.3.0", {"version": "2.3.0"}, None),
+        ("2.3", {"version": "v2.10.1"}, None),
+        ("2.3.0", {"version": "2.2.9"}, "as version=2.2.9, and it must be 2.3.0 or newer"),
+        ("2.3.0", {"version": "2.3.0-rc.1"}, "as version=2.3.0-rc.1, and it must be"),
+        ("2.3.0-rc.1", {"version": "2.3.0-rc.2"}, None),
+        ("2.3.0", {"version": "newest\x1b"}, r"is not a version"),
+        ("2.3.0", {}, "without the annotation version, and it must be 2.3.0 or newer"),
+        ("2026-01-01", {}, None),
+        ("2026-01-01T00:00:01Z", {}, "at 2026-01-01 00:00:00 UTC, and it must be since 2026-01-01T00:00:01Z"),
+        ("2026-01-01T02:00:00+02:00", {}, None),
+    ],
+)
+def test_a_least_version_or_day(text: str, claim: dict[str, str], reason: str | None) -> None:
+    said = Minimum.parse(text).lacks(Claim("sha256:1", "x", claim, 1767225600))
+    assert (said is None) if reason is None else (reason in str(said) and "\x1b" not in str(said))
+
+
+def test_who_does_not_say_when_it_was_signed_is_not_since_any_day() -> None:
+    assert "without a time" in str(Minimum.parse("2026-01-01").lacks(Claim("sha256:1", "x")))
+
+
+@pytest.mark.parametrize("text", ["", "newest", "2026-13-01", "2026-01-01x", ">=2.3"])
+def test_what_is_no_least_version_and_no_day(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Minimum.parse(text)
 
 
 def test_a_key_that_signs_again_replaces_its_signature(shelf: LocalShelf, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
@@ -197,9 +274,7 @@ def test_a_changed_payload_in_a_new_manifest_is_refused(shelf: LocalShelf, store
 def test_a_payload_that_was_signed_for_something_else_is_refused(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> None:
     claim = Claim(image.digest, "web").payload()
     for payload in (b"{}", b"not JSON", b"[]", claim.replace(b"cosign container", b"another")):
-        blob = shelf.keep(payload, PAYLOAD)
-        signed = dataclasses.replace(blob, annotations={SIGNATURE: base64.b64encode(key.sign(payload)).decode()})
-        put_layers(shelf, tag_of(image.digest, SIGNATURES), [signed])
+        put(shelf, image, key, payload)
         assert "signed something that is no image" in refused(shelf, image, key).message
 
 

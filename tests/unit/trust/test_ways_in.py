@@ -345,7 +345,7 @@ def test_what_an_admitted_index_lists_and_what_a_base_brings_is_not_asked_about(
 def test_a_base_of_a_dockerfile_is_the_one_that_policy_admits(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine may have another image under the name for long."""
     gate = policy.Gate((policy.parse("default: none\n", tmp_path / "policy.yaml"),))
-    monkeypatch.setattr(policy, "gate", lambda: gate)
+    monkeypatch.setattr(policy, "gate", lambda **_: gate)
     monkeypatch.setattr(policy.Gate, "asks", lambda *_: True)
     monkeypatch.setattr(images, "Client", lambda *_: Registry(CONTAINER, OCI_MANIFEST))
     dockerfile(store)
