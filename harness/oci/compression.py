@@ -27,7 +27,7 @@ LEVEL = 3
 """Of zstd for whole archives, where more takes much longer for little: what is in them are mostly blobs that are compressed already."""
 
 PROGRAMS = 12
-"""Of zstd for layers: Go binaries come out a fifth smaller than gzip makes them. Only level 19 is better by more than a hundredth, and takes
+"""Of zstd for layers: Go binaries come out a fifth smaller than gzip makes them. Only level 19 is better by more than 1 %, and takes
 ten times as long."""
 
 _MOST_THREADS = 8
