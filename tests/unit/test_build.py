@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from harness import kubefile
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness import build, kubefile, sandbox
 from harness.build import exposed
-from harness.cloudimage import Info
+from harness.cloudimage import App, Info
 from harness.rootfs import Step
+from harness.runtimes import Facts
 
 KUBEFILE = """FROM scratch
 ARG DB_PASSWORD=changeit1
@@ -28,3 +38,42 @@ def test_a_secret_that_is_given_as_build_argument_and_ends_in_the_image_is_told(
 def test_what_is_no_secret_or_stays_out_of_the_image_is_not_told() -> None:
     parsed = kubefile.parse(KUBEFILE, "K")
     assert exposed(parsed, Info(type="app", launch=("app --port 8443",)), [Step("1", "COPY a b", None)]) == []
+
+
+class Box:
+    """A throw-away cluster that remembers what was done in it."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.proxy = SimpleNamespace(pulled=[], served_bytes=0)
+
+    def run(self, *argv: str) -> str:
+        self.done.append(argv[0])
+        return json.dumps({"items": []})
+
+    def launch(self, command: str) -> None:
+        self.done.append(command)
+
+
+def test_a_network_that_an_application_brings_is_launched_before_a_node_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    box = Box()
+    plans: list[sandbox.Plan] = []
+
+    @contextlib.contextmanager
+    def make(plan: sandbox.Plan, *_: Any) -> Iterator[Box]:
+        plans.append(plan)
+        yield box
+
+    monkeypatch.setitem(build.CLUSTERS, "kind", make)  # type: ignore[arg-type]
+    app = App("calico", "kube", commands=("apply calico",), labels={f"{kubefile.LABEL_CNI}calico": "true"})
+    discovery: Any = SimpleNamespace(
+        info=Info(apps=(app,), cluster_apps=("calico",), launch=("apply calico", "apply web")),
+        options=SimpleNamespace(keep=False, cluster="kind"),
+        part=SimpleNamespace(sources=(), own=SimpleNamespace(builder=None)),
+        work=SimpleNamespace(store=None),
+        _image=lambda: None,
+        _settle=lambda *_: None,
+    )
+    build.Discovery._boot(discovery, tmp_path, Facts("v1.36.3"), {})
+    assert plans[0].own_network
+    assert box.done[:3] == ["apply calico", "wait", "apply web"]
