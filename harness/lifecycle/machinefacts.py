@@ -136,10 +136,12 @@ if [ -e /proc/sys/net/netfilter/nf_conntrack_max ]; then echo "feature nf_conntr
 if grep -qs ' nf_tables_newtable' /proc/kallsyms; then echo "feature nf_tables"; fi
 # What is only loaded when it is used, a container cannot look for: the kernel's configuration tells whether it can be there at all.
 configuration() {{ gzip -dc /proc/config.gz 2>/dev/null || cat "/boot/config-$(uname -r)" 2>/dev/null; }}
+listed() {{ [ -d "/lib/modules/$(uname -r)" ] && command -v modprobe > /dev/null; }}
 while read -r name symbol option; do
-  if grep -qs " $symbol" /proc/kallsyms || modprobe -n $name 2>/dev/null; then echo "has $name yes"
-  elif configuration | grep -q "^$option=[ym]"; then echo "has $name yes"
-  elif {{ [ -d "/lib/modules/$(uname -r)" ] && command -v modprobe > /dev/null; }} || configuration | grep -q '^CONFIG_'; then echo "has $name no"
+  if grep -qs " $symbol" /proc/kallsyms || modprobe -n $name 2>/dev/null || configuration | grep -q "^$option=[ym]"; then
+    echo "has $name yes"
+  elif listed || configuration | grep -q '^CONFIG_'; then
+    echo "has $name no"
   fi
 done <<'END'
 {"".join(f"{one.name} {one.symbol} {one.option}" + chr(10) for one in enforcers.FEATURES)}END

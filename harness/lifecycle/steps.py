@@ -748,7 +748,7 @@ def finish_cluster(setup: Setup) -> Step:
 
 
 def welcome_masters(setup: Setup) -> Step:
-    """On each master once its own API answers: one that is behind the others (its first run was cut off) may not even have its rootfs yet."""
+    """On each master once its own API answers: one that is behind the others, since its first run was cut off, may lack its rootfs."""
     return Step(
         "welcome-masters",
         "tell the cluster of the masters",

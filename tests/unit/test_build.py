@@ -55,7 +55,9 @@ class Box:
         self.done.append(command)
 
 
-def test_a_network_that_an_application_brings_is_launched_before_a_node_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_network_that_an_application_brings_is_launched_before_a_node_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     box = Box()
     plans: list[sandbox.Plan] = []
 
