@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
+from harness.enforcers import ENFORCERS
 from harness.lifecycle import distribution, ipvs
 from harness.lifecycle.machinefacts import FORWARDING6
 from harness.nodes import LONG_TIMEOUT, Node
@@ -338,8 +339,22 @@ done"""
 _LINKS = ("flannel.1", "flannel-v6.1", "cni0")
 _TABLES = (
     "ip kube-proxy", "ip6 kube-proxy", "ip flannel-ipv4", "ip6 flannel-ipv6", "ip slipway-services", "ip6 slipway-services",
-    "ip cni_hostport", "ip6 cni_hostport", "inet cni_plugins_masquerade",
+    "ip cni_hostport", "ip6 cni_hostport", "inet cni_plugins_masquerade", *(table for one in ENFORCERS for table in one.tables),
 )  # fmt: skip
+
+
+def _drop_tables(tables: Iterable[str]) -> str:
+    """Shell text that removes tables of nf_tables that are there. The machine need not have a program for that."""
+    names = " ".join(shlex.quote(table) for table in tables)
+    return f"""nft={ROOTFS}/bin/nft; [ -x $nft ] || nft=nft
+for table in {names}; do $nft delete table $table 2>/dev/null; done
+"""
+
+
+def drop_tables(node: Node, tables: Iterable[str]) -> None:
+    """Remove tables of nf_tables from a machine, where they are there."""
+    node.run(f"{_drop_tables(tables)}true")
+
 
 # What a cluster leaves on a machine besides files: everything that was not there before. What volumes hold is not the cluster's.
 CLEAN = f"""set -u
@@ -375,9 +390,8 @@ done
 for link in {" ".join(_LINKS)}; do had links "$link" || ip link del "$link" 2>/dev/null; done
 
 {ipvs.CLEAN}
-# Tables of nf_tables that are kube-proxy's, flannel's, and those of CNI plugins. The machine need not have a program for that.
-nft=$bin/nft; [ -x $nft ] || nft=nft
-for table in {" ".join(f"'{table}'" for table in _TABLES)}; do $nft delete table $table 2>/dev/null; done
+# Tables of nf_tables that are kube-proxy's, flannel's, those of CNI plugins, and of what enforces NetworkPolicies.
+{_drop_tables(_TABLES)}
 # Rules of the firewall that are Kubernetes', those of CNI plugins, and ours.
 for tool in iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft iptables ip6tables; do
   if command -v $tool-save > /dev/null 2>&1; then
@@ -387,7 +401,9 @@ for tool in iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft iptables
     fi
   fi
 done
-if command -v ipset > /dev/null 2>&1; then ipset list -n 2>/dev/null | grep '^KUBE-' | xargs -r -n 1 ipset destroy 2>/dev/null; fi
+if command -v ipset > /dev/null 2>&1; then
+  ipset list -n 2>/dev/null | grep -E '^(inet6:)?(KUBE-|kube-router-)' | xargs -r -n 1 ipset destroy 2>/dev/null
+fi
 
 # Files of a folder that was there before are removed as well, where they can only be ours.
 for folder in /var/lib/kubelet /var/lib/etcd /var/lib/cni /run/flannel /var/log/pods /var/log/containers /etc/kubernetes/pki; do

@@ -14,7 +14,7 @@ from harness.clusterfile import Clusterfile, Hook, Phase
 from harness.clusterfile.parse import parse
 from harness.clusterstate import DEFAULT_NAME, ClusterState
 from harness.errors import StoreError, UsageError
-from harness.lifecycle import clusterfiles, hooks, install, labels, lease, registry, rootfs, steps
+from harness.lifecycle import clusterfiles, hooks, install, labels, lease, obsolete, registry, rootfs, steps
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.targets import Where
 from harness.nodes import Login, Machine
@@ -255,7 +255,7 @@ def bring_up(setup: steps.Setup) -> list[Step]:
     ]
     early = [command for app in network for command in app.commands]
     recipe += steps.launch_commands(setup, tuple(early), "cluster-app", "welcome-masters")
-    recipe.append(steps.start_addons(setup, recipe[-1].id))
+    recipe.append(steps.start_addons(setup, recipe[-1].id, obsolete.with_record))
     recipe.append(steps.wait_for_nodes(setup, recipe[-1].id))
     return recipe
 

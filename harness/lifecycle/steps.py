@@ -760,11 +760,12 @@ def welcome_masters(setup: Setup) -> Step:
     )
 
 
-def start_addons(setup: Setup, after: str) -> Step:
-    """The addons of the image besides the pod network: they need a node that is ready."""
+def start_addons(setup: Setup, after: str, beside: Callable[[Mapping[str, str]], Mapping[str, str]] = lambda _: {}) -> Step:
+    """The addons of the image besides the pod network: they need a node that is ready. ``beside`` gives manifests for all addons."""
 
     def others() -> dict[str, str]:
-        return {name: text for name, text in addons(setup).items() if name != NETWORK_ADDON}
+        every = addons(setup)
+        return {**{name: text for name, text in every.items() if name != NETWORK_ADDON}, **beside(every)}
 
     return Step(
         "start-addons",

@@ -194,10 +194,13 @@ def test_a_network_of_the_image_starts_before_the_nodes_are_waited_for(store: St
     assert prepared(store).cluster.own_network
 
 
+NAMED = 'apiVersion: v1\nkind: Service\nmetadata: {name: "dns-{{ DNSSvcIP }}", namespace: kube-system}\n'
+
+
 def test_the_network_comes_first_and_other_addons_when_a_node_is_ready(store: Store) -> None:
     build(
         store,
-        files={"etc/slipway.yaml": FACTS, "etc/addons/network.yaml": "cidr: {{ PodCIDR }}", "etc/addons/dns.yaml": "ip: {{ DNSSvcIP }}"},
+        files={"etc/slipway.yaml": FACTS, "etc/addons/network.yaml": "cidr: {{ PodCIDR }}", "etc/addons/dns.yaml": NAMED},
     )
     setup = prepared(store)
     applied: list[dict[str, str]] = []
@@ -206,7 +209,9 @@ def test_the_network_comes_first_and_other_addons_when_a_node_is_ready(store: St
     plan = {step.id: step for step in run.plan(setup)}
     plan["finish-cluster"].action(setup.first)
     plan["start-addons"].action(setup.first)
-    assert applied == [{"network.yaml": "cidr: 100.64.0.0/10"}, {"dns.yaml": "ip: 10.96.0.10"}]
+    record = applied[1].pop("slipway-addons.json")
+    assert applied == [{"network.yaml": "cidr: 100.64.0.0/10"}, {"dns.yaml": NAMED.replace("{{ DNSSvcIP }}", "10.96.0.10")}]
+    assert json.loads(record)["data"] == {"objects": "+ v1 Service kube-system dns-10.96.0.10\n"}
     order = list(plan)
     assert order.index("finish-cluster") < order.index("start-addons") < order.index("wait-for-nodes")
 
