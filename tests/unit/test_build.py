@@ -66,7 +66,7 @@ def test_a_network_that_an_application_brings_is_launched_before_a_node_is_waite
         plans.append(plan)
         yield box
 
-    monkeypatch.setitem(build.CLUSTERS, "kind", make)  # type: ignore[arg-type]
+    monkeypatch.setitem(build.CLUSTERS, "kind", make)
     app = App("calico", "kube", commands=("apply calico",), labels={f"{kubefile.LABEL_CNI}calico": "true"})
     discovery: Any = SimpleNamespace(
         info=Info(apps=(app,), cluster_apps=("calico",), launch=("apply calico", "apply web")),

@@ -205,7 +205,7 @@ def test_the_network_comes_first_and_other_addons_when_a_node_is_ready(store: St
     setup = prepared(store)
     applied: list[dict[str, str]] = []
     setup.runtime.finish = applied.append  # type: ignore[method-assign, assignment]
-    setup.runtime.apply = lambda addons, timeout: applied.append(dict(addons))  # type: ignore[method-assign]
+    setup.runtime.apply = lambda manifests, timeout: applied.append(dict(manifests))  # type: ignore[method-assign]
     plan = {step.id: step for step in run.plan(setup)}
     plan["finish-cluster"].action(setup.first)
     plan["start-addons"].action(setup.first)

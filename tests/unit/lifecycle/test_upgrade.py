@@ -431,7 +431,12 @@ def test_what_the_image_before_had_is_read_from_it_and_its_idle_tables_go_from_e
     made = work(store, tmp_path, 1, 1, move=Move.new(UPGRADE, before, NEW))
     made.setup.rendered = {node.address: {} for node in made.setup.nodes}
     given: list[Any] = []
-    monkeypatch.setattr(obsolete, "prune", lambda *words: given.append(words[1:]) or obsolete.Cleared())
+
+    def prune(*words: Any) -> obsolete.Cleared:
+        given.append(words[1:])
+        return obsolete.Cleared()
+
+    monkeypatch.setattr(obsolete, "prune", prune)
     made.found.first.answers["get daemonsets.apps"] = "docker.io/flannel/flannel:v1\n"  # type: ignore[attr-defined]
     step = plan(made)["prune-addons"]
     assert step.action(step.nodes[0]) == "0 objects removed"
