@@ -660,12 +660,12 @@ class Discovery:
         make = CLUSTERS[self.options.cluster]
         with tempfile.TemporaryDirectory(prefix="slipway-cluster-", dir=scratch.folder()) as work:  # noqa: SIM117 -- reads better
             with make(plan, self.part.sources, self.work.store, self.part.own.builder, Path(work)) as box:
+                # As on real nodes: what brings the network comes before they are Ready.
+                cluster_apps = [command for app in self.info.apps if app.name in self.info.cluster_apps for command in app.commands]
+                _launch(box, cluster_apps)
                 with log.step("node ready"):
                     box.run("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=180s")
-                cluster_apps = [command for app in self.info.apps if app.name in self.info.cluster_apps for command in app.commands]
-                for command in [*cluster_apps, *(one for one in self.info.launch if one not in cluster_apps)]:
-                    with log.step(f"launch: {command}"):
-                        box.launch(command)
+                _launch(box, [command for command in self.info.launch if command not in cluster_apps])
                 with log.step("workloads ready") as shown:
                     self._settle(box, box.proxy)
                     shown.note = f"{len(box.proxy.pulled)} images pulled, {log.size(box.proxy.served_bytes)} served"
@@ -686,6 +686,12 @@ class Discovery:
             raise BuildError(
                 f"the workloads of the image do not become ready: {error.message}", hint=error.hint, details=details
             ) from error
+
+
+def _launch(box: sandbox.Sandbox, commands: Sequence[str]) -> None:
+    for command in commands:
+        with log.step(f"launch: {command}"):
+            box.launch(command)
 
 
 Cluster = Callable[[sandbox.Plan, Sequence[Source], Store, images.Builder, Path], contextlib.AbstractContextManager[sandbox.Sandbox]]

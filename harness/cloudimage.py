@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from harness import untrusted
+from harness import enforcers, untrusted
 from harness.errors import StoreError
 from harness.oci.graph import attached_to, attachments, entries_of
 from harness.oci.model import EPOCH, INDEXES, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json, texts
@@ -576,8 +576,13 @@ def _describe_platform(image: PlatformImage) -> dict[str, Any]:
             ]
         },
         "info": image.info.to_json(),
+        "policiesEnforcedBy": _enforcers(image) if image.info.kubernetes else None,
         "images": [embedded.to_json() for embedded in image.images.images],
     }
+
+
+def _enforcers(image: PlatformImage) -> list[str]:
+    return [one.name for one in enforcers.among(embedded.name for embedded in image.images.images)]
 
 
 def content_sizes(store: Store, images: ImageSet) -> dict[str, int]:

@@ -47,6 +47,8 @@ _CHMOD = re.compile(r"[0-7]{3,4}")
 _HEREDOC = re.compile(r"\d*<<(-?)(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\2")
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z]+)\s*=\s*(\S+)\s*")
 _COMMA = re.compile(r",(?=\s|$)")
+_CHOICES = re.compile(r"#\s*one of:\s*(.+)", re.IGNORECASE)
+"""A comment on the line before an ARG: the values that it may have."""
 _SHELL_TOKEN = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*"|[^\\'",]+|.""", re.DOTALL)
 
 
@@ -297,6 +299,8 @@ class _Line:
     word: str
     rest: str
     body: str | None = None
+    choices: tuple[str, ...] = ()
+    """What the comment on the line before it says that its value is one of."""
 
 
 class _InstructionError(Exception):
@@ -312,9 +316,12 @@ def _lines(text: str, reader: _Reader) -> Iterator[_Line]:
     """The instructions of the text. Directives are told to the reader, as they change how it reads what follows."""
     rows = ((number, row.removesuffix("\r")) for number, row in enumerate(text.removeprefix("\ufeff").split("\n"), start=1))
     directives = True
+    choices: tuple[str, ...] = ()
     for number, row in rows:
         directives = directives and reader.directive(number, row.strip())
         if not row.strip() or row.lstrip().startswith("#"):
+            listed = _CHOICES.fullmatch(row.strip())
+            choices = tuple(listed[1].split()) if listed else ()
             continue
         line = _joined(row.lstrip(), rows, reader.escape)
         if not line:
@@ -324,7 +331,8 @@ def _lines(text: str, reader: _Reader) -> Iterator[_Line]:
         body = _body(rows, heredoc) if heredoc else None
         if heredoc and body is None:
             reader.fault(number, f"the here-document is not closed: no line {heredoc[3]}")
-        yield _Line(number, word.upper(), rest, body)
+        yield _Line(number, word.upper(), rest, body, choices)
+        choices = ()
 
 
 def _first_word(text: str) -> tuple[str, str]:
@@ -504,6 +512,11 @@ class _Reader:
             self.declared.add(name)
             if value is not None:
                 self.args[name] = value
+        for name, value in values.items():
+            if line.choices and value is not None and value not in line.choices:
+                # What follows from it would be told as faults of its own.
+                self.args[name] = line.choices[0]
+                raise _InstructionError(f"{name}={value}: there is no such choice", f"one of {', '.join(line.choices)}")
         # As written: a --build-arg may be a token, and the text is shown and kept.
         return Arg(line.number, f"ARG {line.rest}", values)
 

@@ -19,11 +19,12 @@ from harness.capture import Proxy
 from harness.cloudimage import PlatformImage
 from harness.errors import BuildError, CheckError, CommandError
 from harness.images import Builder
-from harness.lifecycle import machine, machinefacts, registry
+from harness.lifecycle import machine, machinefacts, registry, steps
 from harness.lifecycle import run as running
 from harness.lifecycle.plan import execute
 from harness.nodes.container import IMAGE, ContainerProvider, ipv6
 from harness.nodes.container import gateway as gateway_of
+from harness.oci.layer import Entry, write_layer
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.runtimes import DEFAULT_PREFIX6, NFTABLES_KERNEL, Facts, Network
@@ -36,7 +37,7 @@ ADMIN = "/etc/kubernetes/admin.conf"
 def facts(rootfs: Path) -> Facts | None:
     """What a rootfs says of its Kubernetes; None when there is none in it (an application image). Raises InputError."""
     tree = _beneath(rootfs)
-    return Facts.parse(tree.read_text("etc/slipway.yaml"), "etc/slipway.yaml") if tree.is_file("etc/slipway.yaml") else None
+    return Facts.parse(tree.read_text(steps.FACTS), steps.FACTS) if tree.is_file(steps.FACTS) else None
 
 
 def _beneath(rootfs: Path) -> untrusted.Tree:
@@ -69,6 +70,34 @@ class Plan:
     own_network: bool
     """Whether an application of the image is the network (CNI), so that the base's is left out."""
     keep: bool = False
+
+    @property
+    def addon_network(self) -> bool:
+        """An addon of the image is the network."""
+        return not self.own_network and _beneath(self.rootfs).is_file(steps.NETWORK_MANIFEST)
+
+    @property
+    def cni_configs(self) -> dict[str, str]:
+        """Configurations that a node has before its kubelet starts, by name. Where an image has no network, pods of this one node have."""
+        if self.own_network:
+            return {}
+        tree = _beneath(self.rootfs)
+        found = {name: tree.read_text(f"{machine.CNI_CONFIGS}/{name}") for name in machine.cni_configs(tree)}
+        return found if found or self.addon_network else {LONELY: lonely(Network(self.env["PodCIDR"], self.env["SvcCIDR"]))}
+
+
+LONELY = "99-slipway-build.conflist"
+"""The pod network of a throw-away cluster of an image that has none: it ends at the node."""
+
+
+def lonely(network: Network) -> str:
+    """A CNI configuration for the only node of a cluster."""
+    prefixes = {4: 24, 6: network.node_prefix6 or DEFAULT_PREFIX6}
+    whole = network.pod_networks
+    ranges = [[{"subnet": str(next(one.subnets(new_prefix=max(one.prefixlen, prefixes[one.version]))))}] for one in whole]
+    bridge = {"type": "bridge", "bridge": "cni0", "isDefaultGateway": True, "ipMasq": True, "hairpinMode": True}
+    plugins = [{**bridge, "ipam": {"type": "host-local", "ranges": ranges}}, {"type": "portmap", "capabilities": {"portMappings": True}}]
+    return json.dumps({"cniVersion": "1.0.0", "name": "build", "plugins": plugins})
 
 
 class Sandbox:
@@ -153,7 +182,7 @@ def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Buil
         node = client.containers.get(f"slipway-{name}-master-1")
         gateway = str(next(iter(node.attrs["NetworkSettings"]["Networks"].values()))["Gateway"] or _gateway(client, node))
         proxy = stack.enter_context(Proxy(sources, store, host=gateway))
-        image = cloudimage.write(store, [plan.image])
+        image = cloudimage.write(store, [_with_network(plan, store)])
         options = running.Options(
             image=image.digest,
             masters=group.masters,
@@ -172,6 +201,16 @@ def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Buil
                 raise BuildError(f"the throw-away cluster did not boot: {error.message}", details=details) from error
             shown.note = f"Kubernetes {plan.facts.kubernetes}"
         yield Sandbox(node, proxy, plan.env)
+
+
+def _with_network(plan: Plan, store: Store) -> PlatformImage:
+    """The image with the pod network that its nodes are to have; itself when it brings that."""
+    image = plan.image
+    text = plan.cni_configs.get(LONELY)
+    if text is None:
+        return image
+    made = write_layer([Entry(f"{machine.CNI_CONFIGS}/{LONELY}", "file", 0o644, text.encode())], store)
+    return dataclasses.replace(image, layers=(*image.layers, made.descriptor), diff_ids=(*image.diff_ids, made.diff_id))
 
 
 def _gateway(client: engine.Client, node: Any) -> str:
@@ -219,12 +258,12 @@ def _remove_all(client: engine.Client, cluster: str, *, patience: float) -> None
 def _addons(sandbox: Sandbox, plan: Plan) -> None:
     """What the runtime does on real nodes after the API answers, less what kind has done."""
     tree = _beneath(plan.rootfs)
-    if tree.is_file("etc/addons/dns.yaml"):
+    if tree.is_file(f"{steps.ADDONS}/{steps.DNS_ADDON}"):
         # kubeadm has added CoreDNS, which this image does not use.
         sandbox.run("-n", "kube-system", "delete", "deployment", "coredns", "--ignore-not-found", "--wait=false")
-    for name in tree.list("etc/addons"):
-        if name.endswith(".yaml") and not name.startswith(".") and name != "network.yaml":
-            sandbox.apply(f"etc/addons/{name}")
+    for name in tree.list(steps.ADDONS):
+        if name.endswith(".yaml") and not name.startswith(".") and name != steps.NETWORK_ADDON:
+            sandbox.apply(f"{steps.ADDONS}/{name}")
 
 
 def _is_dual(plan: Plan) -> bool:
@@ -237,18 +276,18 @@ def _kind_files(plan: Plan, node_image: str, hosts_toml: str, work: Path, kernel
     (work / "certs.d/_default/hosts.toml").write_text(hosts_toml)
     (work / "version").write_text(plan.facts.kubernetes + "\n")
     (work / "manifests").mkdir()
-    tree, network = _beneath(plan.rootfs), "etc/addons/network.yaml"
-    builtin = tree.is_file(network) and not plan.own_network
-    (work / "manifests/default-cni.yaml").write_text(tree.read_text(network) if builtin else "")
+    tree, builtin = _beneath(plan.rootfs), plan.addon_network
+    (work / "manifests/default-cni.yaml").write_text(tree.read_text(steps.NETWORK_MANIFEST) if builtin else "")
     # kind makes a StorageClass of its own where it is given nothing to apply; the image brings one.
     (work / "manifests/default-storage.yaml").write_text(yaml.safe_dump(_NOTHING))
     mounts: dict[str, Path] = {
         "/etc/containerd/certs.d": work / "certs.d", "/kind/version": work / "version", "/kind/manifests": work / "manifests",
         **{f"/usr/bin/{program}": _program(plan.rootfs, program) for program in ("kubeadm", "kubelet", "kubectl")},
     }  # fmt: skip
-    if builtin and tree.is_file(machine.CNI_CONFIG):
-        mounts[f"/etc/cni/net.d/{Path(machine.CNI_CONFIG).name}"] = work / "cni.conflist"
-        (work / "cni.conflist").write_text(tree.read_text(machine.CNI_CONFIG))
+    (work / "cni").mkdir()
+    for name, text in plan.cni_configs.items():
+        (work / "cni" / name).write_text(text)
+        mounts[f"/etc/cni/net.d/{name}"] = work / "cni" / name
     readable = [{"hostPath": str(path), "containerPath": inside, "readOnly": True} for inside, path in mounts.items()]
     kubelet = {"kind": "KubeletConfiguration", "cgroupDriver": "cgroupfs", "nodeStatusUpdateFrequency": "2s", "failCgroupV1": False}
     cluster: dict[str, Any] = {"kind": "ClusterConfiguration"}

@@ -60,7 +60,7 @@ def inspect(
 
     Of an image of sealer it shows which names can be restored, and what cannot.
     """
-    from harness import cloudimage, sealerimage
+    from harness import cloudimage, enforcers, sealerimage
 
     store = Store.default()
     if sealerimage.is_sealer(store, store.resolve(name)):
@@ -88,6 +88,8 @@ def inspect(
             say(f"app         {application.name} ({application.kind})")
         for command in info.launch:
             say(f"launch      {command}")
+        if info.kubernetes:
+            say(f"policies    {enforcers.told(enforcers.among(one.name for one in part.images.images))}")
         rootfs = f"{len(part.layers)} layers of rootfs with {log.size(sum(one.size for one in part.layers))}"
         say(f"size        {log.size(image.size)} in all, {rootfs}\n")
         sizes = cloudimage.content_sizes(store, part.images)

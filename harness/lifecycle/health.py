@@ -8,7 +8,7 @@ import datetime
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from harness import checks, untrusted
+from harness import checks, enforcers, untrusted
 from harness.checks import Problem, Resource
 from harness.lifecycle import fitness
 from harness.lifecycle.certificates import WARN_DAYS, Certificate
@@ -319,29 +319,24 @@ def _why(problem: Problem) -> str:
     return f"{said[0]}; {where}" if said else where
 
 
-_ENFORCERS = ("kube-network-policies", "calico", "cilium", "kube-router", "antrea", "canal", "weave", "kube-ovn", "ovn-kubernetes")
-"""Words in the names of images of programs that enforce NetworkPolicies."""
-
-
 @_check("network-policies", "network policies", "a NetworkPolicy that nothing enforces protects nothing")
 def _policies(health: Health) -> Iterable[tuple[str, Seen]]:
     if health.silent is not None:
         return [(health.name, unknown("the API does not answer"))]
     policies = sorted(checks.title(one).removeprefix("NetworkPolicy ") for one in checks.of_kind(health.items, "NetworkPolicy"))
-    if not policies:
-        return [(health.name, ok("there are none"))]
     agents = checks.of_kind(health.items, "DaemonSet")
     used = {str(one.get("image", "")) for agent in agents for one in agent["spec"]["template"]["spec"].get("containers") or ()}
-    found = sorted({word for word in _ENFORCERS for image in used if word in image})
-    if found:
-        return [(health.name, ok(f"{len(policies)}, enforced by {', '.join(found)}"))]
+    found = enforcers.among(used)
+    if not policies:
+        return [(health.name, ok(f"there are none; {'they would be enforced' if found else 'nothing would enforce them'}"))]
     more = f" and {len(policies) - 1} more" if len(policies) > 1 else ""
-    return [
-        (
-            health.name,
-            warning(f"nothing enforces {policies[0]}{more}: every pod reaches every pod", "take a pod network that enforces them (CNI)"),
-        )
-    ]
+    remedy = "take a pod network that enforces them (CNI), or a base image built with POLICY=kube-network-policies"
+    if not found:
+        return [(health.name, warning(f"nothing enforces {policies[0]}{more}: every pod reaches every pod", remedy))]
+    idle = {address: why for address, machine in health.machines.items() if (why := enforcers.unserved(found, machine.has))}
+    if idle:
+        return [(address, failed(f"nothing enforces {policies[0]}{more} there: {why}", "another kernel")) for address, why in idle.items()]
+    return [(health.name, ok(f"{len(policies)}, {enforcers.told(found)}"))]
 
 
 # ---- etcd and certificates --------------------------------------------------------------------------------------------

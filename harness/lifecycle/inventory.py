@@ -7,11 +7,14 @@ about to make, whether it was there before, and then run the real program. All e
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
 
+from harness.errors import CommandError
 from harness.lifecycle.steps import HELM
+from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import File, Files
 
 _HELM_API = "helm"
@@ -131,9 +134,25 @@ def manifest(objects: Iterable[Object]) -> str:
     """As much of each object as kubectl needs to know which one is meant."""
     documents = []
     for one in objects:
-        place = f'  namespace: "{one.namespace}"\n' if one.namespace else ""
-        documents.append(f'apiVersion: {one.api}\nkind: {one.kind}\nmetadata:\n  name: "{one.name}"\n{place}')
-    return "---\n".join(documents)
+        place = {"namespace": one.namespace} if one.namespace else {}
+        documents.append(json.dumps({"apiVersion": one.api, "kind": one.kind, "metadata": {"name": one.name, **place}}))
+    return "\n---\n".join(documents)
+
+
+NO_KIND = re.compile(r"no matches for kind|the server doesn't have a resource type")
+"""What kubectl says of a kind that is gone, and took its objects with it."""
+
+
+def delete(kubectl: NodeKubectl, objects: Sequence[Object], timeout: float, *, cascade: str = "background") -> None:
+    """Remove objects and wait until they are gone; those that are gone already are no fault. Raises CommandError for what does not go."""
+    words = ("delete", "--ignore-not-found", "--wait=true", f"--cascade={cascade}", f"--timeout={int(timeout)}s", "--filename=-")
+    try:
+        kubectl.run(*words, input=manifest(objects), timeout=timeout + 60)
+    except CommandError as error:
+        lines = [line for line in (error.details or "").splitlines() if "deleted" not in line and line.strip()]
+        if not lines or any(not NO_KIND.search(line) for line in lines):
+            hint = "see what holds it up: kubectl get -o yaml shows its finalizers; then run the same command again"
+            raise CommandError(f"{', '.join(map(str, objects))}: could not be removed", hint=hint, details=error.details) from error
 
 
 # ---- the scripts ------------------------------------------------------------------------------------------------------

@@ -16,14 +16,11 @@ from typing import Any, BinaryIO
 from harness import checks, kubeobjects
 from harness.errors import CommandError
 from harness.lifecycle import apps, inventory
-from harness.lifecycle.inventory import Batch, Object
+from harness.lifecycle.inventory import Object
 from harness.lifecycle.plan import digest
 from harness.lifecycle.targets import Target
 from harness.nodes import Node
 from harness.nodes.placing import Files, put_all, tar_stream
-
-_NO_KIND = re.compile(r"no matches for kind|the server doesn't have a resource type")
-
 
 # ---- launching -------------------------------------------------------------------------------------------------------
 
@@ -145,20 +142,8 @@ def take_back(target: Target, node: Node, name: str, objects: Sequence[Object], 
         if batch.release is not None:
             _uninstall(target, node, name, batch.release)
         else:
-            _delete(target, batch, timeout)
+            inventory.delete(target.kubectl, batch.objects, timeout)
     return kept
-
-
-def _delete(target: Target, batch: Batch, timeout: float) -> None:
-    words = ("delete", "--ignore-not-found", "--wait=true", f"--timeout={int(timeout)}s", "--filename=-")
-    try:
-        target.kubectl.run(*words, input=inventory.manifest(batch.objects), timeout=timeout + 60)
-    except CommandError as error:
-        lines = [line for line in (error.details or "").splitlines() if "deleted" not in line and line.strip()]
-        # A kind that is gone took its objects with it.
-        if not lines or any(not _NO_KIND.search(line) for line in lines):
-            hint = "see what holds it up: kubectl get -o yaml shows its finalizers; then run the same command again"
-            raise CommandError(f"{batch}: could not be removed", hint=hint, details=error.details) from error
 
 
 def _uninstall(target: Target, node: Node, name: str, release: Object) -> None:

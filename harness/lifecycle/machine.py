@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import posixpath
+import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from harness.enforcers import ENFORCERS
 from harness.lifecycle import distribution, ipvs
 from harness.lifecycle.machinefacts import FORWARDING6
 from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.placing import STATE, File, Files
 from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Cluster, Member, listens
+from harness.untrusted import Tree
 
 CONTAINERD_SERVICE = f"""[Unit]
 Description=containerd container runtime
@@ -80,9 +82,21 @@ _KEEP_HOSTS = f"""{{ grep -v '{HOSTS_MARK}$' /etc/hosts || true; cat {STATE}/hos
 if ! cmp -s {STATE}/hosts.new /etc/hosts; then cat {STATE}/hosts.new > /etc/hosts; fi
 rm {STATE}/hosts.new
 """
-_CNI = ("bridge", "firewall", "flannel-bridge", "host-local", "loopback", "portmap", "ptp", "static", "tuning")
-CNI_CONFIG = "etc/cni/10-flannel.conflist"
-"""In the rootfs: the pod network of the image, as a kubelet finds it ready at its first look."""
+CNI_CONFIGS, CNI_PLUGINS = "etc/cni", "bin/cni"
+"""In the rootfs: configurations of pod networks, which a kubelet finds ready at its first look, and the programs that they name."""
+FLANNEL = "10-flannel.conflist"
+_CNI_CONFIG = re.compile(r"\w[\w.-]*\.(conf|conflist|json)", re.ASCII)
+_CNI_PLUGIN = re.compile(r"\w[\w.-]*", re.ASCII)
+
+
+def cni_configs(tree: Tree) -> tuple[str, ...]:
+    """The names of the configurations of pod networks in a rootfs."""
+    return tuple(name for name in tree.list(CNI_CONFIGS) if _CNI_CONFIG.fullmatch(name))
+
+
+def cni_plugins(tree: Tree) -> tuple[str, ...]:
+    """The names of the CNI plugins in a rootfs."""
+    return tuple(name for name in tree.list(CNI_PLUGINS) if _CNI_PLUGIN.fullmatch(name))
 
 
 def containerd_config(pause: str | None, member: Member, snapshotter: str = "overlayfs") -> str:
@@ -122,9 +136,11 @@ def _toml(value: bool) -> str:
     return "true" if value else "false"
 
 
-def files(cluster: Cluster, member: Member, *, config: str | None = None, network: str | None = None) -> Files:
-    """The files of a node that do not depend on keys; ``config`` is containerd's, when it is not ours as it is, and ``network`` the
-    configuration of the pod network, when that is the image's own.
+def files(
+    cluster: Cluster, member: Member, *, config: str | None = None, networks: Mapping[str, str] | None = None, plugins: Iterable[str] = ()
+) -> Files:
+    """The files of a node that do not depend on keys; ``config`` is containerd's, when it is not ours as it is. ``networks`` are
+    configurations of pod networks by the names of their files, ``plugins`` the programs that they may name.
     """
     config = containerd_config(cluster.facts.pause_image, member) if config is None else config
     found = {
@@ -134,10 +150,9 @@ def files(cluster: Cluster, member: Member, *, config: str | None = None, networ
         "/etc/modules-load.d/slipway.conf": File.text("overlay\nbr_netfilter\n"),
         f"{STATE}/hosts.sh": File.text(_KEEP_HOSTS),
         "/usr/local/bin/ctr": File(link=f"{ROOTFS}/bin/ctr"),
-        **{f"/opt/cni/bin/{name}": File(link=f"{ROOTFS}/bin/cni/{name}") for name in _CNI},
+        **{f"/opt/cni/bin/{name}": File(link=f"{ROOTFS}/{CNI_PLUGINS}/{name}") for name in plugins},
+        **{f"/etc/cni/net.d/{name}": File.text(text) for name, text in (networks or {}).items()},
     }
-    if network is not None:
-        found[f"/etc/cni/net.d/{posixpath.basename(CNI_CONFIG)}"] = File.text(network)
     if cluster.virtual_ip:
         found[ipvs.MARK] = File.text(f"{cluster.virtual_ip}\n")
     if needs_balancer(member):
@@ -324,8 +339,22 @@ done"""
 _LINKS = ("flannel.1", "flannel-v6.1", "cni0")
 _TABLES = (
     "ip kube-proxy", "ip6 kube-proxy", "ip flannel-ipv4", "ip6 flannel-ipv6", "ip slipway-services", "ip6 slipway-services",
-    "ip cni_hostport", "ip6 cni_hostport", "inet cni_plugins_masquerade",
+    "ip cni_hostport", "ip6 cni_hostport", "inet cni_plugins_masquerade", *(table for one in ENFORCERS for table in one.tables),
 )  # fmt: skip
+
+
+def _drop_tables(tables: Iterable[str]) -> str:
+    """Shell text that removes tables of nf_tables that are there. The machine need not have a program for that."""
+    names = " ".join(shlex.quote(table) for table in tables)
+    return f"""nft={ROOTFS}/bin/nft; [ -x $nft ] || nft=nft
+for table in {names}; do $nft delete table $table 2>/dev/null; done
+"""
+
+
+def drop_tables(node: Node, tables: Iterable[str]) -> None:
+    """Remove tables of nf_tables from a machine, where they are there."""
+    node.run(f"{_drop_tables(tables)}true")
+
 
 # What a cluster leaves on a machine besides files: everything that was not there before. What volumes hold is not the cluster's.
 CLEAN = f"""set -u
@@ -361,9 +390,8 @@ done
 for link in {" ".join(_LINKS)}; do had links "$link" || ip link del "$link" 2>/dev/null; done
 
 {ipvs.CLEAN}
-# Tables of nf_tables that are kube-proxy's, flannel's, and those of CNI plugins. The machine need not have a program for that.
-nft=$bin/nft; [ -x $nft ] || nft=nft
-for table in {" ".join(f"'{table}'" for table in _TABLES)}; do $nft delete table $table 2>/dev/null; done
+# Tables of nf_tables that are kube-proxy's, flannel's, those of CNI plugins, and of what enforces NetworkPolicies.
+{_drop_tables(_TABLES)}
 # Rules of the firewall that are Kubernetes', those of CNI plugins, and ours.
 for tool in iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft iptables ip6tables; do
   if command -v $tool-save > /dev/null 2>&1; then
@@ -373,7 +401,9 @@ for tool in iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft iptables
     fi
   fi
 done
-if command -v ipset > /dev/null 2>&1; then ipset list -n 2>/dev/null | grep '^KUBE-' | xargs -r -n 1 ipset destroy 2>/dev/null; fi
+if command -v ipset > /dev/null 2>&1; then
+  ipset list -n 2>/dev/null | grep -E '^(inet6:)?(KUBE-|kube-router-)' | xargs -r -n 1 ipset destroy 2>/dev/null
+fi
 
 # Files of a folder that was there before are removed as well, where they can only be ours.
 for folder in /var/lib/kubelet /var/lib/etcd /var/lib/cni /run/flannel /var/log/pods /var/log/containers /etc/kubernetes/pki; do

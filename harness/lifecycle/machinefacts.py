@@ -8,7 +8,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 
-from harness import untrusted
+from harness import enforcers, untrusted
 from harness.lifecycle import distribution
 from harness.nodes.placing import STATE
 from harness.oci.model import Platform
@@ -134,6 +134,17 @@ if [ -d /proc/sys/net/bridge ]; then echo "feature br_netfilter"; fi
 if [ -e /proc/sys/net/netfilter/nf_conntrack_max ]; then echo "feature nf_conntrack"; fi
 # Where it is built in, nothing but its symbols tells.
 if grep -qs ' nf_tables_newtable' /proc/kallsyms; then echo "feature nf_tables"; fi
+# What is only loaded when it is used, a container cannot look for: the kernel's configuration tells whether it can be there at all.
+configuration() {{ gzip -dc /proc/config.gz 2>/dev/null || cat "/boot/config-$(uname -r)" 2>/dev/null; }}
+listed() {{ [ -d "/lib/modules/$(uname -r)" ] && command -v modprobe > /dev/null; }}
+while read -r name symbol option; do
+  if grep -qs " $symbol" /proc/kallsyms || modprobe -n $name 2>/dev/null || configuration | grep -q "^$option=[ym]"; then
+    echo "has $name yes"
+  elif listed || configuration | grep -q '^CONFIG_'; then
+    echo "has $name no"
+  fi
+done <<'END'
+{"".join(f"{one.name} {one.symbol} {one.option}" + chr(10) for one in enforcers.FEATURES)}END
 for tool in {" ".join((*NEEDED, *WANTED, *_OTHER_TOOLS))}; do command -v "$tool" > /dev/null && echo "tool $tool"; done
 if command -v iptables > /dev/null; then
   if said=$(iptables -t nat -S 2>&1); then echo "nat yes"; else echo "nat no $(printf '%s' "$said" | head -n 1)"; fi
@@ -297,6 +308,8 @@ class MachineFacts:
     tools: frozenset[str] = frozenset()
     features: frozenset[str] = frozenset()
     """Of the kernel, present or loadable."""
+    has: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    """Whether the kernel has one of ``enforcers.FEATURES``, by name; what cannot be found out is not in it."""
     nat: str | None = None
     """What iptables says about its table nat: ``yes``, or ``no`` and why; None without iptables."""
     nat6: str | None = None
@@ -430,6 +443,7 @@ def parse(text: str, before: float, after: float) -> MachineFacts:
         resolved=any(value.startswith("systemd-resolved ") for value in several.get("service", ())),
         tools=frozenset(several.get("tool", ())),
         features=frozenset(several.get("feature", ())),
+        has={words[0]: words[1] == "yes" for value in several.get("has", ()) if len(words := value.split()) == 2},
         nat=single.get("nat"),
         nat6=single.get("nat6"),
         nft=single.get("nft"),

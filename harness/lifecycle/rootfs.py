@@ -6,12 +6,13 @@ import functools
 import hashlib
 import io
 import os
+import posixpath
 import shlex
 import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from harness import log, render, trees, untrusted
@@ -21,7 +22,7 @@ from harness.lifecycle import distribution
 from harness.lifecycle.distribution import Load, Parcel
 from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.placing import STATE, File, archive, tar_stream
-from harness.oci.extract import open_layer
+from harness.oci.extract import OPAQUE, WHITEOUT, open_layer
 from harness.oci.model import GZIP_LAYERS, Descriptor
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS
@@ -58,13 +59,22 @@ def tree(store: Store, image: PlatformImage) -> Path:
 
 def read_file(store: Store, image: PlatformImage, path: str) -> bytes | None:
     """One small file out of the layers without unpacking them: the uppermost one counts. Raises StoreError when it is not small."""
+    folders = [str(folder) for folder in PurePosixPath(path).parents if folder.name]
+    removals = {posixpath.join(posixpath.dirname(one), WHITEOUT + posixpath.basename(one)) for one in (path, *folders)}
+    removals |= {posixpath.join(folder, OPAQUE) for folder in ("", *folders)}
     for layer in reversed(image.layers):
+        hidden = False
         with open_layer(store, layer) as tar:
             for entry in tar:
-                if entry.name.removeprefix("./") == path and entry.kind == "file":
+                name = entry.name.removeprefix("./")
+                if name == path and entry.kind == "file":
                     if entry.size > _SMALL_FILE:
                         raise StoreError(f"{path} of the image has {entry.size} bytes; at most {_SMALL_FILE} are read")
                     return tar.head(entry.size)
+                # Of the layers below: what else is in this one stays.
+                hidden = hidden or name in removals
+        if hidden:
+            return None
     return None
 
 

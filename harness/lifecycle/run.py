@@ -14,7 +14,7 @@ from harness.clusterfile import Clusterfile, Hook, Phase
 from harness.clusterfile.parse import parse
 from harness.clusterstate import DEFAULT_NAME, ClusterState
 from harness.errors import StoreError, UsageError
-from harness.lifecycle import clusterfiles, hooks, install, labels, lease, registry, rootfs, steps
+from harness.lifecycle import clusterfiles, hooks, install, labels, lease, obsolete, registry, rootfs, steps
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.targets import Where
 from harness.nodes import Login, Machine
@@ -106,6 +106,7 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
     image = cloudimage.read(store, options.image)
     policy.admit(store, options.image, image.digest)
     check_image(image, options.image)
+    check_network(store, image, options.image)
     for document in options.clusterfile.apps if options.clusterfile else ():
         install.check_version(install.read(install.Request(document), store), image.platforms[0].info.kubernetes or "")
     found = options.clusterfile or clusterfiles.described(
@@ -158,6 +159,15 @@ def check_image(image: cloudimage.CloudImage, name: str) -> None:
         )
     if image.platforms[0].info.runtime not in steps.RUNTIMES:
         raise StoreError(f"{name} wants the runtime {image.platforms[0].info.runtime}", hint="a newer slipway may know it")
+
+
+def check_network(store: Store, image: cloudimage.CloudImage, name: str) -> None:
+    """Raises StoreError for an image without a pod network: no node of it would ever become Ready."""
+    if not steps.brings_network(store, image.platforms[0]):
+        raise StoreError(
+            f"{name} brings no pod network: its nodes would never be Ready",
+            hint=f"build an image FROM it with {steps.NETWORK_MANIFEST} or CNI, or its base with NETWORK=flannel",
+        )
 
 
 def plan(setup: steps.Setup) -> list[Step]:
@@ -245,7 +255,7 @@ def bring_up(setup: steps.Setup) -> list[Step]:
     ]
     early = [command for app in network for command in app.commands]
     recipe += steps.launch_commands(setup, tuple(early), "cluster-app", "welcome-masters")
-    recipe.append(steps.start_addons(setup, recipe[-1].id))
+    recipe.append(steps.start_addons(setup, recipe[-1].id, obsolete.with_record))
     recipe.append(steps.wait_for_nodes(setup, recipe[-1].id))
     return recipe
 

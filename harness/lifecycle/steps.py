@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from harness import checks, kubeobjects, log, untrusted
+from harness import checks, enforcers, kubeobjects, log, untrusted
 from harness.cloudimage import App, CloudImage, ImageSet, Info, PlatformImage
 from harness.clusterfile import Clusterfile, fields, formats, generate
 from harness.clusterfile.cluster import DUAL_STACK
@@ -38,7 +38,12 @@ from harness.untrusted import Tree
 RUNTIMES: Mapping[str, Callable[[Cluster], Runtime]] = {"kubeadm": Kubeadm}
 """By the name that an image gives."""
 
+FACTS = "etc/slipway.yaml"
+"""In the rootfs: what its Kubernetes is."""
+ADDONS = "etc/addons"
+"""In the rootfs: manifests that are applied when a cluster starts."""
 NETWORK_ADDON = "network.yaml"
+NETWORK_MANIFEST = f"{ADDONS}/{NETWORK_ADDON}"
 DNS_ADDON = "dns.yaml"
 PROXY = "KubeProxyConfiguration"
 CONFIG_MAP = "slipway-clusterfile"
@@ -53,7 +58,7 @@ KUBEADM_CONFIG = ("etc/kubeadm.yml", "etc/kubeadm.yaml")
 _WATCH = 10
 """Seconds between two looks at machines that something is waited for from."""
 
-LAUNCHED = ("application/", "charts/", "manifests/", "etc/addons/")
+LAUNCHED = ("application/", "charts/", "manifests/", f"{ADDONS}/")
 """Folders of the rootfs that hold what is launched, from the first master."""
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -156,16 +161,16 @@ class Setup:
     @functools.cached_property
     def facts(self) -> Facts:
         """Raises StoreError when the image brings no Kubernetes."""
-        data = rootfs.read_file(self.store, self.main, "etc/slipway.yaml")
+        data = rootfs.read_file(self.store, self.main, FACTS)
         if data is None:
             raise StoreError(
-                f"{self.image.name or self.image.digest} brings no Kubernetes: it has no etc/slipway.yaml",
+                f"{self.image.name or self.image.digest} brings no Kubernetes: it has no {FACTS}",
                 hint="build it FROM a base image with Kubernetes; an application image runs on a cluster that is there",
             )
         text = data.decode(errors="replace")
         if "kubernetes:" not in text and self.main.info.kubernetes:
             text += f"\nkubernetes: {self.main.info.kubernetes}\n"
-        return Facts.parse(text, "etc/slipway.yaml")
+        return Facts.parse(text, FACTS)
 
     @functools.cached_property
     def network(self) -> Network:
@@ -204,7 +209,7 @@ class Setup:
             members=tuple(self._member(node) for node in self.nodes),
             cert_sans=tuple(word.strip() for word in env.get("CertSANs", "").split(",") if word.strip()),
             own_network=own_network(self.main.info),
-            own_dns=tree.is_file(f"etc/addons/{DNS_ADDON}"),
+            own_dns=tree.is_file(f"{ADDONS}/{DNS_ADDON}"),
             documents=tuple(modern(self.documents)),
             proxy_mode=self.proxy_mode,
             certificate_days=self._certificate_days,
@@ -350,6 +355,24 @@ def own_network(info: Info) -> bool:
     return any(is_network(apps[name].labels) for name in info.cluster_apps if name in apps)
 
 
+def brings_network(store: Store, image: PlatformImage) -> bool:
+    """Whether nodes of an image can become Ready: a pod network is its own or an application's, or hooks may bring one.
+
+    True of an image without Kubernetes: that is another fault.
+    """
+    if own_network(image.info) or rootfs.read_file(store, image, NETWORK_MANIFEST) is not None:
+        return True
+    tree = rootfs.beneath(rootfs.tree(store, image))
+    hooks = any(name.endswith((".yaml", ".yml")) for name in tree.list("plugins"))
+    return tree.is_file(NETWORK_MANIFEST) or bool(machine.cni_configs(tree)) or hooks or not tree.is_file(FACTS)
+
+
+def brings_flannel(store: Store, image: PlatformImage) -> bool:
+    """Whether the pod network of an image is the one of the base, which nodes reach each other by over VXLAN."""
+    manifest = rootfs.read_file(store, image, NETWORK_MANIFEST)
+    return not own_network(image.info) and manifest is not None and b"flannel" in manifest
+
+
 def is_network(labels: Mapping[str, str]) -> bool:
     """Whether the labels of an application say that it is a pod network."""
     return any("cni" in name.lower() for name in labels)
@@ -399,9 +422,10 @@ def wanted_of_machines(setup: Setup, targets: Sequence[preflight.Target]) -> pre
         network=setup.network if fits else Network(POD_CIDR, SVC_CIDR),
         ours=preflight.ours(targets, setup.name),
         proxy_mode=modes[-1] if modes else setup.proxy_mode,
-        vxlan=not own_network(setup.image.platforms[0].info),
+        vxlan=brings_flannel(setup.store, setup.image.platforms[0]),
         registry=setup.elsewhere is None,
         evicts_later=any("evictionHard" in document for document in setup.clusterfile.kubeadm),
+        enforcers=enforcers.among(image.name for image in setup.image.platforms[0].images.images),
     )
 
 
@@ -466,15 +490,24 @@ def machine_files(setup: Setup, node: Node) -> Files:
     member = setup.member(node)
     elsewhere = setup.elsewhere
     names = sorted({*registry.domains(setup.images), *setup.app_domains})
-    network = None if setup.cluster.own_network else setup.content(node, machine.CNI_CONFIG)
+    config, plugins = setup.containerd_config(member), machine.cni_plugins(rootfs.beneath(setup.tree(node)))
     found = {
-        **machine.files(setup.cluster, member, config=setup.containerd_config(member), network=network),
+        **machine.files(setup.cluster, member, config=config, networks=_networks(setup, node), plugins=plugins),
         **(registry.client_files(names, member.virtual_ip) if elsewhere is None else elsewhere.files(names)),
         **setup.runtime.units(member),
     }
     if member.registry and elsewhere is None:
         found |= registry.units()
     return found
+
+
+def _networks(setup: Setup, node: Node) -> dict[str, str]:
+    """Configurations of the image's own pod network, by the names of their files."""
+    if setup.cluster.own_network:
+        return {}
+    names = machine.cni_configs(rootfs.beneath(setup.tree(node)))
+    found = {name: setup.content(node, f"{machine.CNI_CONFIGS}/{name}") for name in names}
+    return {name: text for name, text in found.items() if text is not None}
 
 
 def set_up_machines(setup: Setup) -> Step:
@@ -690,8 +723,8 @@ def addons(setup: Setup) -> dict[str, str]:
     files = setup.rendered[setup.first.address]
     tree = rootfs.beneath(setup.tree(setup.first))
     found: dict[str, str] = {}
-    for name in tree.list("etc/addons"):
-        path = f"etc/addons/{name}"
+    for name in tree.list(ADDONS):
+        path = f"{ADDONS}/{name}"
         if name.endswith(".yaml") and not name.startswith("."):
             file = files.get(path)
             found[name] = file.data.decode() if file else tree.read_text(path)
@@ -727,11 +760,12 @@ def welcome_masters(setup: Setup) -> Step:
     )
 
 
-def start_addons(setup: Setup, after: str) -> Step:
-    """The addons of the image besides the pod network: they need a node that is ready."""
+def start_addons(setup: Setup, after: str, beside: Callable[[Mapping[str, str]], Mapping[str, str]] = lambda _: {}) -> Step:
+    """The addons of the image besides the pod network: they need a node that is ready. ``beside`` gives manifests for all addons."""
 
     def others() -> dict[str, str]:
-        return {name: text for name, text in addons(setup).items() if name != NETWORK_ADDON}
+        every = addons(setup)
+        return {**{name: text for name, text in every.items() if name != NETWORK_ADDON}, **beside(every)}
 
     return Step(
         "start-addons",

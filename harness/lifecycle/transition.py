@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import checks, cloudimage, kubeobjects, log, untrusted
+from harness import checks, cloudimage, enforcers, kubeobjects, log, untrusted
 from harness.clusterfile import Hook, Phase
 from harness.errors import CheckError, CommandError, SlipwayError, StoreError
-from harness.lifecycle import apps, backup, drain, etcd, hooks, machine, registry, rootfs, staging, steps
+from harness.lifecycle import apps, backup, drain, etcd, hooks, machine, obsolete, registry, rootfs, staging, steps
 from harness.lifecycle.membership import Gathered
 from harness.lifecycle.moves import DONE, ROLLBACK, UPGRADE, Move, write
 from harness.lifecycle.plan import Journal, Step, digest
@@ -155,7 +155,38 @@ def _whole_cluster(work: Work, after: str) -> list[Step]:
     info = setup.main.info
     early = tuple(command for app in info.apps if app.name in info.cluster_apps for command in app.commands)
     recipe = [configure, *_anew(work, steps.launch_commands(setup, early, "cluster-app", configure.id))]
-    return [*recipe, steps.start_addons(setup, recipe[-1].id)]
+    recipe.append(steps.start_addons(setup, recipe[-1].id))
+    return [*recipe, _prune(work, recipe[-1].id)]
+
+
+def _prune(work: Work, after: str) -> Step:
+    """Remove what only the image before had of addons."""
+    setup = work.setup
+
+    def action(_: Node) -> str:
+        others = [one for app in work.apps for one in app.objects]
+        try:
+            pruned = obsolete.prune(work.kubectl, steps.addons(setup), _former_addons(work), others)
+        except StoreError as error:
+            log.warning(f"addons that the image has not any more stay: {error.message}")
+            return ""
+        # Else what they send to an enforcer that has gone would be dropped.
+        tables = obsolete.idle_tables(work.kubectl)
+        each(setup.nodes, lambda node: machine.drop_tables(node, tables))
+        return str(pruned)
+
+    title = "remove addons that the image has not any more"
+    return Step("prune-addons", title, action, (setup.first,), after_all=(after,), inputs=lambda _: work.move.id)
+
+
+def _former_addons(work: Work) -> dict[str, str]:
+    """The addons of the image that the cluster comes from, as its first master had them; none when it is not here."""
+    try:
+        former = cloudimage.read(work.setup.store, work.move.before.digest)
+        return steps.addons(dataclasses.replace(work.setup, image=former, fresh=frozenset(), edit=None))
+    except SlipwayError as error:
+        log.debug(f"what addons {work.move.before.image} had is not known: {error.message}")
+        return {}
 
 
 def _launching(work: Work, after: str) -> list[Step]:
@@ -200,6 +231,7 @@ def _check(work: Work) -> Step:
         members = client.members()
         etcd.require_health(members, client.sick(members), f"no {work.move.kind}")
         require_etcd(work)
+        _require_enforcement(work)
         items = checks.get(work.kubectl)
         if not work.resumed:
             _require_calm(work, items)
@@ -214,6 +246,17 @@ def require_etcd(work: Work) -> None:
     """Raises CheckError when etcd cannot go from what a master runs to what the image has."""
     for runs in each(work.found.masters, etcd.image_of):
         etcd.require_step(runs, steps.etcd_image(work.setup))
+
+
+def _require_enforcement(work: Work) -> None:
+    """Raises CheckError when a kernel cannot do what the image enforces NetworkPolicies by."""
+    wanted = enforcers.among(image.name for image in work.setup.images.images)
+    unable = {work.name(node): enforcers.unserved(wanted, work.setup.machines[node.address].has) for node in work.setup.nodes}
+    lines = [f"{name}: NetworkPolicies would protect nothing: {why}" for name, why in unable.items() if why]
+    if lines:
+        raise CheckError(
+            "\n".join([*lines, "nothing has been changed"]), hint="another kernel, or an image without it (POLICY=none of the base)"
+        )
 
 
 def _require_calm(work: Work, items: Sequence[checks.Resource]) -> None:
@@ -254,8 +297,21 @@ def _unpack(work: Work) -> Step:
             staging.contents(rootfs.tree(setup.store, image))
         _ = setup.rendered
         steps.warn_of_documents(setup)
+        _require_network(work)
 
     return Step("unpack-rootfs", "unpack and render the rootfs", action)
+
+
+def _require_network(work: Work) -> None:
+    """Raises CheckError when the image has another pod network than the cluster: pods that run would be cut off."""
+    runs = obsolete.networks(work.kubectl)
+    manifest = {} if work.setup.cluster.own_network else {steps.NETWORK_ADDON: steps.addons(work.setup).get(steps.NETWORK_ADDON, "")}
+    brings = {one.name for one in obsolete.objects_of(manifest) if one.kind == "DaemonSet"}
+    if runs and not brings & set(runs):
+        raise CheckError(
+            f"{work.move.after.image} has another pod network than {', '.join(runs)}, which the cluster runs; nothing has been changed",
+            hint="the network of a cluster stays as it is: make a new cluster, and move there what this one runs",
+        )
 
 
 def _find_keys(work: Work) -> Step:
@@ -657,7 +713,8 @@ def _healthy(work: Work, number: int, after: str) -> Step:
 
 def _end(work: Work, after: str) -> Step:
     def action() -> str:
-        for step in work.launched:
+        # As `run` starts them, with their record, which is there by now.
+        for step in (steps.start_addons(work.setup, "", obsolete.with_record), *work.launched):
             _note(work, work.setup.first, step)
         work.setup.runtime.registered()
         write(work.kubectl, dataclasses.replace(work.move, state=DONE))

@@ -177,6 +177,7 @@ def readable(store: Store, name: str) -> CloudImage:
     image = cloudimage.read(store, name)
     policy.admit(store, name, image.digest)
     run.check_image(image, name)
+    run.check_network(store, image, name)
     return image
 
 

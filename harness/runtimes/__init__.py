@@ -338,11 +338,11 @@ class Runtime(Protocol):
         """Until a master's API answers, and all of the master has been started. Raises CheckError with the reason."""
         ...
 
-    def finish(self, addons: Mapping[str, str]) -> None:
-        """What is done once for the whole cluster; ``addons`` are manifests by name that nodes need to become ready."""
+    def finish(self, manifests: Mapping[str, str]) -> None:
+        """What is done once for the whole cluster; ``manifests``, by file name, are addons that nodes need to become ready."""
         ...
 
-    def apply(self, addons: Mapping[str, str], timeout: float) -> None:
+    def apply(self, manifests: Mapping[str, str], timeout: float) -> None:
         """Apply manifests by name, once a node takes pods or ``timeout`` seconds have passed."""
         ...
 
@@ -358,8 +358,8 @@ class Runtime(Protocol):
         """Start what stands on the API of a master; ``join_master`` starts the API itself."""
         ...
 
-    def update(self, addons: Mapping[str, str]) -> None:
-        """What is done once for the whole cluster when its masters have another version; ``addons`` as for ``finish``."""
+    def update(self, manifests: Mapping[str, str]) -> None:
+        """What is done once for the whole cluster when its masters have another version; ``manifests`` as for ``finish``."""
         ...
 
     def registered(self) -> None:

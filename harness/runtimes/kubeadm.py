@@ -17,7 +17,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from harness import log, untrusted
+from harness import addons, log, untrusted
 from harness.clusterfile.kubeadm import VERSION, merge_kubeadm
 from harness.errors import CheckError, CommandError, NodeError, StoreError
 from harness.nodes import LONG_TIMEOUT, Node, each
@@ -264,26 +264,26 @@ done"""
     def _phases(self, member: Member, *phases: str) -> None:
         member.node.run(_init(phases), timeout=LONG_TIMEOUT)
 
-    def finish(self, addons: Mapping[str, str]) -> None:
+    def finish(self, manifests: Mapping[str, str]) -> None:
         """What the cluster is told once, on the first master. The masters are marked one by one (``welcome``)."""
-        self._upload(addons)
+        self._upload(manifests)
 
-    def update(self, addons: Mapping[str, str]) -> None:
+    def update(self, manifests: Mapping[str, str]) -> None:
         """As ``finish``, for a cluster whose masters have another version now: they are known, and marked as their owner likes."""
-        self._upload(addons)
+        self._upload(manifests)
         # Rules stay while a kube-proxy is replaced; kubeadm would have it done on one node after the other.
         faster = '{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":"20%"}}}}'
         command = f"{KUBECTL} --namespace=kube-system patch daemonset kube-proxy --type=merge -p {shlex.quote(faster)}"
         self.first.node.run(command, check=False, timeout=60)
 
-    def _upload(self, addons: Mapping[str, str]) -> None:
+    def _upload(self, manifests: Mapping[str, str]) -> None:
         upload = f"{KUBEADM} init phase %s --config {CONFIG}.upload"
         commands = [upload % "upload-config all", upload % "bootstrap-token"]
         commands.append(upload % ("addon kube-proxy" if self.cluster.own_dns else "addon all"))
-        commands += self._applying(addons)
+        commands += self._applying(manifests)
         self.first.node.run(_at_once(commands), timeout=300)
 
-    def apply(self, addons: Mapping[str, str], timeout: float) -> None:
+    def apply(self, manifests: Mapping[str, str], timeout: float) -> None:
         """Apply manifests as soon as a node takes pods. Earlier the scheduler would try in vain, and then again at growing intervals.
 
         A node that is short of something (disk-pressure) does not take any for long: that is left to who waits for the pods, and explains.
@@ -294,16 +294,15 @@ until {KUBECTL} get nodes -o go-template={shlex.quote(_STATES)} 2>/dev/null | gr
   sleep 0.5
 done"""
         self.first.node.run(script, timeout=timeout + 30)
-        if addons:
-            self.first.node.run(_at_once(self._applying(addons)), timeout=300)
+        if manifests:
+            self.first.node.run(_at_once(self._applying(manifests)), timeout=300)
 
-    def _applying(self, addons: Mapping[str, str]) -> list[str]:
-        """Commands that apply manifests, which are put onto the first master."""
-        if not addons:
+    def _applying(self, manifests: Mapping[str, str]) -> list[str]:
+        """Commands that apply manifests, which are put onto the first master, and label what they make."""
+        if not manifests:
             return []
-        put_all(self.first.node, {f"{STATE}/addons/{name}": File.text(text) for name, text in addons.items()})
-        # Without validation: the schema alone takes a second to read.
-        return [f"{KUBECTL} apply --validate=false -f {STATE}/addons/{shlex.quote(name)}" for name in sorted(addons)]
+        put_all(self.first.node, {f"{STATE}/addons/{name}": File.text(text) for name, text in manifests.items()})
+        return [_apply(name, text) for name, text in sorted(manifests.items())]
 
     def welcome(self, member: Member) -> None:
         """Mark a master as one, and tell the cluster of it."""
@@ -628,6 +627,13 @@ def kubeconfig(cluster: str, authority: bytes, user: str, credentials: Mapping[s
             "users": [{"name": user, "user": dict(credentials)}],
         }
     )
+
+
+def _apply(name: str, text: str) -> str:
+    file = f"-f {STATE}/addons/{shlex.quote(name)}"
+    # Without validation: the schema alone takes a second to read.
+    command = f"{KUBECTL} apply --validate=false {file}"
+    return command if addons.labelled(text) else f"{command} && {KUBECTL} label --overwrite {file} {addons.LABEL}={addons.value(name)}"
 
 
 def _init(phases: Iterable[str]) -> str:

@@ -56,6 +56,13 @@ def test_the_cluster_remembers_what_it_was_made_from(kubectl, cluster):
     assert "PRIVATE KEY" not in stored
 
 
+def test_the_cluster_knows_what_it_has_of_addons(kubectl):
+    noted = kubectl.json("get", "configmap", "slipway-addons", "--namespace", "kube-system")["data"]["objects"].splitlines()
+    assert "+ apps/v1 DaemonSet kube-flannel kube-flannel-ds" in noted
+    labelled = kubectl.json("get", "daemonsets,deployments", "--all-namespaces", "--selector", "slipway.dev/addon")["items"]
+    assert {one["metadata"]["name"] for one in labelled} == {"kube-flannel-ds", "local-path-provisioner", "metrics-server"}
+
+
 def test_images_are_pulled_from_the_cluster_under_their_own_names(kubectl, cluster, node):
     pods = kubectl.json("get", "pods", "--all-namespaces")["items"]
     images = {container["image"] for pod in pods for container in pod["spec"]["containers"]}

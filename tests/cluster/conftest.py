@@ -32,6 +32,7 @@ GROUPS = (
     ("test_change.py",),
     ("test_dual_stack.py",),
     ("test_share.py",),
+    ("test_network.py",),
     ("test_upgrade.py",),
     ("test_upstream.py",),
 )
@@ -68,7 +69,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def swept(slipway: Slipway) -> None:
     """Removes the machines of runs of these tests that were killed. Those of another container that shares the engine stay."""
     for group in json.loads(slipway("nodes", "list", "--output", "json").stdout):
-        owner = re.fullmatch(rf"test-(?:run|share|faults|file|upgrade|change|distribution|dual|upstream)-(\d+)-{NAMESPACE}", group["name"])
+        owner = re.fullmatch(rf"test-[a-z]+-(\d+)-{NAMESPACE}", group["name"])
         if owner and not Path("/proc", owner[1]).exists():
             slipway("nodes", "down", group["name"])
 

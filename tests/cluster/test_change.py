@@ -1,7 +1,7 @@
 """A cluster goes to another image of the same Kubernetes and back, killed on the way, and who uses its application notices nothing.
 
-The other image has another runc and other settings of Kubernetes, so every node is emptied and its services are started anew. What the
-versions of Kubernetes have to do with it is in test_upgrade.
+The other image has another runc and other settings of Kubernetes, so every node is emptied and its services are started anew, and it lacks
+an addon. What the versions of Kubernetes have to do with it is in test_upgrade.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.lifecycle import staging, transition
+from harness.nodes.kubectl import NodeKubectl
 from tests.cluster import market
 from tests.cluster.lab import Client, Lab, begun, ended, kill_at, reached, until
 from tests.conftest import Slipway
@@ -33,13 +34,81 @@ apiServer:
   extraArgs:
   - {{name: max-requests-inflight, value: "401"}}
 """
+ADDON = """apiVersion: v1
+kind: Namespace
+metadata: {name: extra}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings, namespace: extra}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shared}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: addons, namespace: shared}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: taken, namespace: shared}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: extra}
+rules: []
+---
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: used}
+provisioner: extra.example/none
+volumeBindingMode: WaitForFirstConsumer
+---
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: unused}
+provisioner: extra.example/none
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: things.extra.example}
+spec:
+  group: extra.example
+  names: {kind: Thing, plural: things}
+  scope: Namespaced
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object}}
+"""
+OF_ADDON = {
+    "namespace/extra", "namespace/shared", "configmap/settings", "configmap/addons", "configmap/taken",
+    "clusterrole.rbac.authorization.k8s.io/extra", "storageclass.storage.k8s.io/used", "storageclass.storage.k8s.io/unused",
+    "customresourcedefinition.apiextensions.k8s.io/things.extra.example",
+}  # fmt: skip
+# What somebody has taken over, and what others use.
+STAYS = {
+    "configmap/taken", "namespace/shared", "storageclass.storage.k8s.io/used",
+    "customresourcedefinition.apiextensions.k8s.io/things.extra.example",
+}  # fmt: skip
+USERS = """apiVersion: extra.example/v1
+kind: Thing
+metadata: {name: mine, namespace: default}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: mine, namespace: default}
+spec: {storageClassName: used, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+"""
 # What stands behind a program's end is not read.
 OTHER_RUNC = "RUN printf other >> bin/runc\n"
 
 
 @pytest.fixture(scope="module")
 def images(slipway: Slipway, kubernetes: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    market.build(slipway, tmp_path_factory.mktemp("first"), FIRST, kubernetes)
+    market.build(slipway, tmp_path_factory.mktemp("first"), FIRST, kubernetes, files={"etc/addons/extra.yaml": ADDON})
     market.build(slipway, tmp_path_factory.mktemp("second"), SECOND, kubernetes, OTHER_RUNC, {"etc/kubeadm.yml": KUBEADM})
 
 
@@ -48,6 +117,8 @@ def lab(slipway: Slipway, images: None, tmp_path_factory: pytest.TempPathFactory
     lab = Lab(slipway, "test-change", 1, 2)
     try:
         market.start(lab, FIRST, tmp_path_factory.mktemp("cluster"))
+        lab.kubectl("label", "configmap", "taken", "--namespace=shared", "slipway.dev/addon-")
+        NodeKubectl(lab.first).run("apply", "--filename=-", input=USERS)
         yield lab
     finally:
         lab.down()
@@ -63,6 +134,11 @@ def all_are(pods: str) -> dict[str, str]:
     return {"master-1": pods, "node-1": pods, "node-2": pods}
 
 
+def of_addon(lab: Lab) -> set[str]:
+    """What there is of the addon that only the first image has."""
+    return set(NodeKubectl(lab.first).run("get", "--ignore-not-found", "--output=name", "--filename=-", input=ADDON).split())
+
+
 def server(lab: Lab) -> str:
     return lab.first.run("cat /etc/kubernetes/manifests/kube-apiserver.yaml").stdout
 
@@ -75,6 +151,7 @@ def test_what_cannot_be_done_is_told_and_nothing_is_changed(lab: Lab) -> None:
         ("node-1", VERSION, VERSION, 2),
         ("node-2", VERSION, VERSION, 3),
     ]
+    assert "prune-addons" in [step["id"] for step in plan["steps"]]
     secret = lab.slipway("upgrade", lab.name, SECOND, "--yes", check=False)
     assert secret.returncode == 2
     assert "-e DbPassword" in secret.stderr
@@ -87,7 +164,8 @@ def test_what_cannot_be_done_is_told_and_nothing_is_changed(lab: Lab) -> None:
 def test_a_change_that_was_killed_is_finished_by_the_same_command_and_the_application_is_served_all_the_time(lab: Lab) -> None:
     client = Client(lab.worker, market.PORT)
     until(client.answers)
-    kill_at(market.upgrade(lab, SECOND), f"- change node {lab.name}-node-1")
+    said = kill_at(market.upgrade(lab, SECOND), f"- change node {lab.name}-node-1")
+    assert "+ remove addons that the image has not any more (5 objects removed, 3 kept)" in said
     assert changed(lab)["master-1"] == AFTER
     done = lab.slipway(*market.upgrade(lab, SECOND, "--output", "json"), timeout=HANG)
     assert f"+ change master {lab.name}-master-1 (done before)" in done.stderr
@@ -110,6 +188,14 @@ def test_what_was_asked_for_is_kept_and_what_was_before_is_on_the_machines(lab: 
         assert not machine.run(f"cmp -s {staging.FORMER}/bin/runc /var/lib/slipway/rootfs/bin/runc", check=False).ok
 
 
+def test_addons_that_only_the_image_before_had_are_gone_but_for_what_is_somebody_elses(lab: Lab) -> None:
+    assert of_addon(lab) == STAYS
+    users = lab.kubectl("get", "things.extra.example/mine", "persistentvolumeclaim/mine", "--output=name").split()
+    assert users == ["thing.extra.example/mine", "persistentvolumeclaim/mine"]
+    # Those of the base are in both images.
+    lab.kubectl("get", "deployment", "metrics-server", "--namespace=kube-system")
+
+
 def test_a_rollback_brings_the_former_image_back_and_sends_next_to_nothing(lab: Lab) -> None:
     client = Client(lab.worker, market.PORT)
     done = lab.slipway(*market.rollback(lab), timeout=HANG)
@@ -117,6 +203,7 @@ def test_a_rollback_brings_the_former_image_back_and_sends_next_to_nothing(lab: 
     assert [answer for answer in client.answers() if not answer.app] == []
     assert changed(lab) == all_are(BEFORE)
     assert "--max-requests-inflight=401" not in server(lab)
+    assert of_addon(lab) == OF_ADDON
     assert "0 MB of images and 0 MB of files are new" in done.stderr
     assert lab.status()["healthy"]
     assert (market.page(lab), market.settings(lab)) == ("kept from version 1", "from = the Clusterfile")

@@ -100,7 +100,8 @@ def test_a_smoke_run_writes_no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_what_the_peer_of_one_node_is_given_is_rendered(tmp_path: Path) -> None:
     rootfs = tmp_path / "rootfs"
     image = PROJECT / "kubefiles/kubernetes"
-    shutil.copytree(image / "etc", rootfs / "etc")
+    for part in ("flannel", "local-path", "metrics-server"):
+        shutil.copytree(image / "parts" / part, rootfs / "etc", dirs_exist_ok=True)
     env = sandbox.environment(Facts("v1.36.3"), {})
     for name in ("network.yaml", "storage.yaml", "metrics.yaml"):
         assert "{{" not in addon(rootfs, name, env)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from harness import build, imagechoice, kubefile, releases
+from harness import build, imagechoice, kubefile, releases, sandbox
 from harness.build import Options, exposed, read_all, settled
-from harness.cloudimage import Info
+from harness.cloudimage import App, Info
 from harness.errors import BuildError, InputError
 from harness.oci.model import Platform
 from harness.oci.store import Store
 from harness.rootfs import Step
+from harness.runtimes import Facts
 
 KUBEFILE = """FROM scratch
 ARG DB_PASSWORD=changeit1
@@ -91,3 +97,44 @@ def test_a_kubefile_with_faults_is_told_of_by_its_reader_and_nothing_is_asked(tm
     monkeypatch.setattr(imagechoice, "site_answers", lambda _: pytest.fail("it is asked"))
     with pytest.raises(InputError, match="unknown instruction COYP"):
         build.build(Options(tmp_path, "x", platforms=BOTH), Store(tmp_path / "store"))
+
+
+class Box:
+    """A throw-away cluster that remembers what was done in it."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.proxy = SimpleNamespace(pulled=[], served_bytes=0)
+
+    def run(self, *argv: str) -> str:
+        self.done.append(argv[0])
+        return json.dumps({"items": []})
+
+    def launch(self, command: str) -> None:
+        self.done.append(command)
+
+
+def test_a_network_that_an_application_brings_is_launched_before_a_node_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    box = Box()
+    plans: list[sandbox.Plan] = []
+
+    @contextlib.contextmanager
+    def make(plan: sandbox.Plan, *_: Any) -> Iterator[Box]:
+        plans.append(plan)
+        yield box
+
+    monkeypatch.setitem(build.CLUSTERS, "kind", make)
+    app = App("calico", "kube", commands=("apply calico",), labels={f"{kubefile.LABEL_CNI}calico": "true"})
+    discovery: Any = SimpleNamespace(
+        info=Info(apps=(app,), cluster_apps=("calico",), launch=("apply calico", "apply web")),
+        options=SimpleNamespace(keep=False, cluster="kind"),
+        part=SimpleNamespace(sources=(), own=SimpleNamespace(builder=None)),
+        work=SimpleNamespace(store=None),
+        _image=lambda: None,
+        _settle=lambda *_: None,
+    )
+    build.Discovery._boot(discovery, tmp_path, Facts("v1.36.3"), {})
+    assert plans[0].own_network
+    assert box.done[:3] == ["apply calico", "wait", "apply web"]

@@ -122,6 +122,29 @@ def test_a_here_document_must_end() -> None:
 # FROM and ARG
 
 
+CHOICE = "FROM scratch\n# one of: flannel none\nARG NETWORK=flannel\nARG OTHER=x\nCOPY parts/${NETWORK} etc/"
+
+
+def test_an_argument_may_be_one_of_the_values_of_the_comment_above_it() -> None:
+    assert parse(CHOICE).of(Copy)[0].sources == ("parts/flannel",)
+    assert parse(CHOICE, build_args={"NETWORK": "none", "OTHER": "anything"}).of(Copy)[0].sources == ("parts/none",)
+
+
+@pytest.mark.parametrize("value", ["calico", "", "Flannel"])
+def test_another_value_is_one_fault_that_tells_those_there_are(value: str, tmp_path: Path) -> None:
+    (tmp_path / "parts/flannel").mkdir(parents=True)
+    with pytest.raises(InputError) as caught:
+        kubefile.parse(CHOICE, "Kubefile", build_args={"NETWORK": value}, context=tmp_path)
+    assert caught.value.faults == (Fault("Kubefile:3", f"NETWORK={value}: there is no such choice", "one of flannel, none"),)
+
+
+def test_choices_are_of_the_line_below_them_only() -> None:
+    assert parse("FROM scratch\n# one of: a b\n\nARG X=c").of(Arg)[0].values == {"X": "c"}
+    assert parse("FROM scratch\n# one of: a b\nRUN x\nARG X=c").of(Arg)[0].values == {"X": "c"}
+    # Without a default it may have none of them.
+    assert parse("FROM scratch\n# one of: a b\nARG X").of(Arg)[0].values == {"X": None}
+
+
 def test_from() -> None:
     found = parse("ARG V=1\nFROM --platform=linux/arm64 reg.io/kube:v$V AS base")
     assert found.base == From(2, "FROM --platform=linux/arm64 reg.io/kube:v1 AS base", "reg.io/kube:v1", "linux/arm64", "base")

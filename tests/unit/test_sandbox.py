@@ -12,7 +12,11 @@ import pytest
 import yaml
 
 from harness import engine, sandbox
+from harness.cloudimage import PlatformImage
 from harness.errors import BuildError, InputError
+from harness.lifecycle import rootfs
+from harness.oci.model import Platform
+from harness.oci.store import Store
 from harness.runtimes import Facts
 from harness.sandbox import environment, facts, requesters
 
@@ -91,6 +95,7 @@ def test_links_of_a_rootfs_are_not_followed_to_files_of_this_machine(tmp_path: P
 
 KIND_ENV = {"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"}
 CONFLIST = '{"name": "cbr0"}'
+FLANNEL = {"etc/addons/network.yaml": "kind: DaemonSet", "etc/cni/10-flannel.conflist": CONFLIST}
 
 
 def kind_document(
@@ -100,9 +105,9 @@ def kind_document(
     kernel: str = "6.1.0",
     pause: str | None = None,
     env: Mapping[str, str] = KIND_ENV,
+    files: Mapping[str, str] = FLANNEL,
 ) -> dict[str, Any]:
     rootfs, work = tmp_path / "rootfs", tmp_path / "work"
-    files = {"etc/addons/network.yaml": "kind: DaemonSet", "etc/cni/10-flannel.conflist": CONFLIST}
     for name, text in {**files, **dict.fromkeys(("bin/kubeadm", "bin/kubelet", "bin/kubectl"), "")}.items():
         (rootfs / name).parent.mkdir(parents=True, exist_ok=True)
         (rootfs / name).write_text(text)
@@ -164,6 +169,53 @@ def test_a_kind_cluster_whose_application_is_the_network_gets_no_other(tmp_path:
     found = kind_document(tmp_path, own_network=True)
     assert not any(one["containerPath"].startswith("/etc/cni/") for one in found["nodes"][0]["extraMounts"])
     assert found["networking"]["disableDefaultCNI"] is True
+
+
+def configured(document: dict[str, Any]) -> dict[str, Any]:
+    """The configurations of pod networks that a kind node has from the beginning, by name."""
+    folder = "/etc/cni/net.d/"
+    mounts = document["nodes"][0]["extraMounts"]
+    return {
+        one["containerPath"].removeprefix(folder): json.loads(Path(one["hostPath"]).read_text())
+        for one in mounts
+        if one["containerPath"].startswith(folder)
+    }
+
+
+def test_an_image_without_a_network_boots_on_one_that_ends_at_its_only_node(tmp_path: Path) -> None:
+    found = kind_document(tmp_path, files={})
+    assert found["networking"]["disableDefaultCNI"] is True
+    ((name, network),) = configured(found).items()
+    bridge, portmap = network["plugins"]
+    assert (name.endswith(".conflist"), bridge["type"], portmap["type"]) == (True, "bridge", "portmap")
+    assert bridge["ipam"] == {"type": "host-local", "ranges": [[{"subnet": "100.64.0.0/24"}]]}
+
+
+def test_that_network_has_the_families_of_the_image(tmp_path: Path) -> None:
+    env = {"PodCIDR": "100.64.0.0/26,fd00:10:64::/48", "SvcCIDR": "10.96.0.0/22,fd00:10:96::/112"}
+    (network,) = configured(kind_document(tmp_path, files={}, env=env)).values()
+    assert network["plugins"][0]["ipam"]["ranges"] == [[{"subnet": "100.64.0.0/26"}], [{"subnet": "fd00:10:64::/64"}]]
+
+
+@pytest.mark.parametrize("files", [{"etc/addons/network.yaml": "kind: DaemonSet"}, {"etc/cni/10-mine.conf": CONFLIST}])
+def test_an_image_that_brings_a_network_in_its_own_way_boots_on_that(tmp_path: Path, files: Mapping[str, str]) -> None:
+    found = kind_document(tmp_path, files=files)
+    assert set(configured(found)) == {Path(path).name for path in files if path.startswith("etc/cni/")}
+    assert found["networking"]["disableDefaultCNI"] is ("etc/addons/network.yaml" not in files)
+
+
+@pytest.mark.parametrize(("files", "added"), [({}, ["etc/cni/99-slipway-build.conflist"]), (FLANNEL, [])])
+def test_a_container_node_of_an_image_without_a_network_gets_one_by_a_layer_of_its_own(
+    tmp_path: Path, files: Mapping[str, str], added: list[str]
+) -> None:
+    for name, text in files.items():
+        (tmp_path / "rootfs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "rootfs" / name).write_text(text)
+    (tmp_path / "rootfs").mkdir(exist_ok=True)
+    store, image = Store(tmp_path / "store"), PlatformImage(Platform("linux", "amd64"), (), ())
+    found = sandbox._with_network(sandbox.Plan(tmp_path / "rootfs", Facts("v1.36.3"), KIND_ENV, image, own_network=False), store)
+    assert len(found.layers) == len(found.diff_ids) == len(added)
+    assert [path for path in added if rootfs.read_file(store, found, path) is None] == []
 
 
 @pytest.mark.parametrize(("kernel", "mode"), [("6.18.44-fc", "nftables"), ("5.13.0", "nftables"), ("5.10.0-30-amd64", "iptables")])

@@ -15,7 +15,7 @@ import pytest
 
 from harness import engine, images, process
 from harness.errors import CommandError, NodeError
-from harness.lifecycle import delete, ipvs, machine, membership
+from harness.lifecycle import delete, ipvs, machine, membership, preflight
 from harness.nodes.placing import STATE, File, place
 from harness.nodes.ssh import Ssh, SshNode
 from harness.runtimes import ROOTFS, Cluster, Facts, Member, Network
@@ -123,6 +123,13 @@ def test_a_kernel_that_could_lead_says_so_and_is_not_touched_by_being_asked(lab:
     assert answer == ipvs.Answer(networks=(f"{ADDRESS}/24",))
     assert lab.run(_KERNEL) == before
     assert "ip_vs" not in before
+
+
+def test_a_kernel_of_a_distribution_can_do_what_enforces_policies_and_is_not_touched_by_being_asked(lab: Lab) -> None:
+    loaded = lab.run("cut -d ' ' -f 1 /proc/modules | sort")
+    assert preflight.ask(lab.worker).has == {"nft_queue": True, "ip_set": True}
+    assert lab.run("cut -d ' ' -f 1 /proc/modules | sort") == loaded
+    assert "nft_queue" not in loaded
 
 
 def test_the_kernel_leads_to_every_master(lab: Lab, before: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from harness.enforcers import Enforcer
 from harness.lifecycle.findings import Check, Finding, Seen, failed, ok
 from harness.lifecycle.machinefacts import MASTER_PORTS, WORKER_PORTS, MachineFacts
 from harness.oci.model import Platform
@@ -61,6 +62,8 @@ class Wanted:
     """The cluster brings its own."""
     evicts_later: bool = False
     """Kubelets are told by somebody else when a disk is too full."""
+    enforcers: tuple[Enforcer, ...] = ()
+    """What the image enforces NetworkPolicies by."""
 
 
 Judge = Callable[[Target, Wanted], Seen]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import posixpath
-
+from harness import enforcers
 from harness.lifecycle import distribution
 from harness.lifecycle.findings import Seen, failed, ok, unknown, warning
 from harness.lifecycle.fitness.core import VXLAN_PORT, Target, Wanted, check, occupied, ports_of, words
-from harness.lifecycle.machine import CNI_CONFIG
+from harness.lifecycle.machine import FLANNEL
 from harness.lifecycle.machinefacts import CLUSTER_SERVICES, FIREWALLS, FORWARDING6, NODE_PORTS, OLDEST_NFT, RUNTIME_SERVICES
 from harness.runtimes import API_PORT, NFTABLES_KERNEL, REGISTRY_PORT
 
@@ -69,6 +68,17 @@ def _nat(target: Target, wanted: Wanted) -> Seen:
             f"iptables cannot read the table nat: {said.removeprefix('no').strip()}", "install the kernel's modules: ip_tables, iptable_nat"
         )
     return ok("works")
+
+
+@check("network-policies", "network policies", "the kernel can do what the image enforces NetworkPolicies by")
+def _network_policies(target: Target, wanted: Wanted) -> Seen:
+    has = target.machine.has
+    if why := enforcers.unserved(wanted.enforcers, has):
+        return failed(f"NetworkPolicies would protect nothing: {why}", "another kernel, or an image without it (POLICY=none of the base)")
+    unclear = [one.needs.name for one in wanted.enforcers if one.needs is not None and one.needs.name not in has]
+    if unclear:
+        return unknown(f"does not say whether its kernel has {words(unclear)}")
+    return ok(enforcers.told(wanted.enforcers))
 
 
 @check("sysctl", "kernel settings", "forwarding can be switched on, and stays on after a restart")
@@ -183,7 +193,7 @@ def _cni(target: Target, wanted: Wanted) -> Seen:
     if target.address in wanted.ours:
         return ok("the cluster's own")
     others = sorted(name for name in target.machine.networks if name.endswith((".conf", ".conflist", ".json")))
-    before = [name for name in others if name < posixpath.basename(CNI_CONFIG)]
+    before = [name for name in others if name < FLANNEL]
     if before and wanted.vxlan:
         return failed(f"/etc/cni/net.d/{before[0]} would be the network of pods", f"rm /etc/cni/net.d/{before[0]}")
     if others:

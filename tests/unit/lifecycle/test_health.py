@@ -85,7 +85,7 @@ def test_a_cluster_that_works_passes_every_check_and_nothing_is_unknown() -> Non
     assert [str(one) for one in found if one.result is not Result.OK] == []
     assert len(CHECKS) >= 25
     # Ids that both have mean the same.
-    assert {name for name in CHECKS if name in BEFORE} == {"access", "clock", "disk-space", "etcd-disk"}
+    assert {name for name in CHECKS if name in BEFORE} == {"access", "clock", "disk-space", "etcd-disk", "network-policies"}
 
 
 def pod(problem: str) -> checks.Problem:
@@ -358,3 +358,19 @@ def test_network_policies_that_nothing_enforces_are_said() -> None:
 
 def test_network_policies_that_a_pod_network_enforces_are_well() -> None:
     assert wrong(well(items=(*well().items, POLICY, agent("quay.io/cilium/cilium:v1.19.0")))) == []
+
+
+def test_network_policies_are_not_well_where_the_kernel_cannot_do_what_enforces_them() -> None:
+    found = well(items=(*well().items, POLICY, agent("registry.k8s.io/networking/kube-network-policies:v0.8.0")))
+    assert wrong(found) == []
+    address = next(iter(found.machines))
+    unable = {**found.machines, address: dataclasses.replace(found.machines[address], has={"nft_queue": False})}
+    (told,) = wrong(dataclasses.replace(found, machines=unable))
+    assert (told.check, told.where, told.result) == ("network-policies", address, Result.FAILED)
+    assert "shop/deny there: kube-network-policies enforces nothing there: the kernel has no nft_queue" in told.message
+
+
+@pytest.mark.parametrize(("image", "says"), [("docker.io/flannel/flannel:v1", "nothing would"), ("docker.io/calico/node:v3", "they would")])
+def test_whether_policies_would_be_enforced_is_told_before_there_are_any(image: str, says: str) -> None:
+    (told,) = (one for one in judge(well(items=(*well().items, agent(image)))) if one.check == "network-policies")
+    assert (told.result, says in told.message) == (Result.OK, True)

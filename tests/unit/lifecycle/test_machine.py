@@ -94,7 +94,7 @@ def test_an_image_that_names_no_pause_image_leaves_it_to_containerd() -> None:
 
 def test_the_pod_network_of_the_image_is_known_before_a_kubelet_looks_for_it() -> None:
     text = '{"name": "cbr0"}'
-    files = machine.files(cluster(*MASTERS), MASTERS[0], network=text)
+    files = machine.files(cluster(*MASTERS), MASTERS[0], networks={"10-flannel.conflist": text})
     assert files["/etc/cni/net.d/10-flannel.conflist"].data == text.encode()
     assert not any(path.startswith("/etc/cni/") for path in machine.files(cluster(*MASTERS), MASTERS[0]))
 
@@ -107,8 +107,9 @@ def test_only_who_needs_a_balancer_gets_one() -> None:
 
 
 def test_cni_plugins_are_where_every_network_looks_for_them() -> None:
-    files = machine.files(cluster(*MASTERS), MASTERS[0])
-    for name in ("bridge", "flannel-bridge", "portmap"):
+    names = ("bridge", "flannel-bridge", "portmap")
+    files = machine.files(cluster(*MASTERS), MASTERS[0], plugins=names)
+    for name in names:
         assert files[f"/opt/cni/bin/{name}"].link == f"/var/lib/slipway/rootfs/bin/cni/{name}"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness import enforcers
 from harness.errors import CheckError, NodeError, UsageError
 from harness.lifecycle import findings, fitness, preflight, trial
 from harness.lifecycle.findings import Finding, Result, addresses, group, require, skip, to_json, verdict
@@ -44,6 +45,9 @@ controller cpu
 controller memory
 systemd yes
 feature overlay
+has nft_queue no
+has ip_set yes
+has odd
 tool systemctl
 tool tar
 nat no iptables: Table does not exist
@@ -160,6 +164,7 @@ def test_the_facts_of_a_machine_are_read() -> None:
     assert (facts.drops, facts.swap, facts.selinux, facts.apparmor) == (("INPUT",), ("/dev/sda2",), True, True)
     assert (facts.searches, facts.proxies, facts.direct) == (("example.com", "corp.example.com"), ("https_proxy",), "localhost,.corp")
     assert facts.nat == "no iptables: Table does not exist"
+    assert facts.has == {"nft_queue": False, "ip_set": True}
     assert facts.nft == "nftables v1.0.6 (Lester Gooch #5)"
     assert facts.containers == {"moby": 3}
     assert not facts.restrict_oom
@@ -414,6 +419,9 @@ def test_a_kubelet_that_is_told_when_a_disk_is_full_is_not_second_guessed() -> N
     assert told(target(**crowded, evicts_otherwise=True))["disk-space", "10.0.0.1"].result is Result.OK
 
 
+BY_QUEUE = enforcers.among(["registry.k8s.io/networking/kube-network-policies:v0.8.0"])
+
+
 @pytest.mark.parametrize(
     ("check", "changes", "wanted", "result"),
     [
@@ -422,6 +430,10 @@ def test_a_kubelet_that_is_told_when_a_disk_is_full_is_not_second_guessed() -> N
         ("kernel-features", NFTABLES, {"proxy_mode": "nftables"}, Result.OK),
         ("nat", {**NFTABLES, "nat": "no Table does not exist"}, {"proxy_mode": "iptables"}, Result.FAILED),
         ("kernel-features", {"features": frozenset({"overlay", "br_netfilter", "nf_conntrack"})}, {"vxlan": False}, Result.OK),
+        ("network-policies", {"has": {"nft_queue": False}}, {}, Result.OK),
+        ("network-policies", {"has": {"nft_queue": True}}, {"enforcers": BY_QUEUE}, Result.OK),
+        ("network-policies", {"has": {"nft_queue": False}}, {"enforcers": BY_QUEUE}, Result.FAILED),
+        ("network-policies", {"has": {"ip_set": True}}, {"enforcers": BY_QUEUE}, Result.UNKNOWN),
         ("ports", {"ports": frozenset({5000})}, {"registry": False}, Result.OK),
         ("cni", {"networks": ("05-own.conflist",)}, {"vxlan": False}, Result.WARNING),
         ("architecture", {"arch": "riscv64"}, {"platforms": ()}, Result.OK),

@@ -15,7 +15,7 @@ from harness.cloudimage import PlatformImage
 from harness.errors import InputError
 from harness.lifecycle import rootfs
 from harness.nodes.placing import File
-from harness.oci.layer import scan, write_layer
+from harness.oci.layer import Entry, scan, write_layer
 from harness.oci.model import OCI_LAYER_ZSTD, Platform
 from harness.oci.store import Store
 from harness.process import Result
@@ -55,6 +55,22 @@ def test_a_file_is_read_out_of_the_uppermost_layer_that_has_it(store: Store, tmp
     assert rootfs.read_file(store, found, "etc/slipway.yaml") == b"new"
     assert rootfs.read_file(store, found, "etc/b") == b"b"
     assert rootfs.read_file(store, found, "etc/nosuch") is None
+
+
+@pytest.mark.parametrize(
+    "removal",
+    [Entry("etc/addons/network.yaml", "whiteout"), Entry("etc/addons", "whiteout"), Entry("etc/addons", "opaque"), Entry("etc", "opaque")],
+)
+def test_a_file_that_a_layer_removes_is_not_read_out_of_those_below(store: Store, tmp_path: Path, removal: Entry) -> None:
+    found = image(store, {"etc/addons/network.yaml": "old", "b": "b"}, root=tmp_path)
+    made = write_layer([removal, Entry("etc/other", "file", source=b"o")], store)
+    found = dataclasses.replace(found, layers=(*found.layers, made.descriptor), diff_ids=(*found.diff_ids, made.diff_id))
+    assert rootfs.read_file(store, found, "etc/addons/network.yaml") is None
+    assert rootfs.read_file(store, found, "etc/other") == b"o"
+    assert rootfs.read_file(store, found, "b") == b"b"
+    again = write_layer([Entry("etc/addons/network.yaml", "file", source=b"new")], store)
+    found = dataclasses.replace(found, layers=(*found.layers, again.descriptor), diff_ids=(*found.diff_ids, again.diff_id))
+    assert rootfs.read_file(store, found, "etc/addons/network.yaml") == b"new"
 
 
 def test_only_files_that_rendering_changes_are_sent_beside_the_tree(store: Store, tmp_path: Path) -> None:

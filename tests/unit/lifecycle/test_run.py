@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from harness import cloudimage, log
-from harness.cloudimage import App, Info, PlatformImage
+from harness.cloudimage import App, EmbeddedImage, ImageSet, Info, PlatformImage
 from harness.clusterfile import is_redacted
 from harness.errors import CommandError, InputError, NodeError, SlipwayError, StoreError, UsageError
 from harness.lifecycle import ipvs, run, steps
@@ -40,10 +40,12 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return Store(tmp_path / "store")
 
 
-def build(store: Store, name: str = "web", files: Mapping[str, str] | None = None, **info: Any) -> None:
+def build(store: Store, name: str = "web", files: Mapping[str, str] | None = None, *, network: bool = True, **info: Any) -> None:
     """A small CloudImage in the store."""
     root = store.root.parent / f"root-{name}"
-    for path, text in (files if files is not None else {"etc/slipway.yaml": FACTS, "etc/addons/dns.yaml": "kind: Service"}).items():
+    usual = {"etc/slipway.yaml": FACTS, "etc/addons/dns.yaml": "kind: Service"}
+    cni = {"etc/cni/10-own.conflist": "{}"} if network else {}
+    for path, text in {**cni, **(usual if files is None else files)}.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
     layer = write_layer(scan(root), store)
@@ -192,19 +194,24 @@ def test_a_network_of_the_image_starts_before_the_nodes_are_waited_for(store: St
     assert prepared(store).cluster.own_network
 
 
+NAMED = 'apiVersion: v1\nkind: Service\nmetadata: {name: "dns-{{ DNSSvcIP }}", namespace: kube-system}\n'
+
+
 def test_the_network_comes_first_and_other_addons_when_a_node_is_ready(store: Store) -> None:
     build(
         store,
-        files={"etc/slipway.yaml": FACTS, "etc/addons/network.yaml": "cidr: {{ PodCIDR }}", "etc/addons/dns.yaml": "ip: {{ DNSSvcIP }}"},
+        files={"etc/slipway.yaml": FACTS, "etc/addons/network.yaml": "cidr: {{ PodCIDR }}", "etc/addons/dns.yaml": NAMED},
     )
     setup = prepared(store)
     applied: list[dict[str, str]] = []
     setup.runtime.finish = applied.append  # type: ignore[method-assign, assignment]
-    setup.runtime.apply = lambda addons, timeout: applied.append(dict(addons))  # type: ignore[method-assign]
+    setup.runtime.apply = lambda manifests, timeout: applied.append(dict(manifests))  # type: ignore[method-assign]
     plan = {step.id: step for step in run.plan(setup)}
     plan["finish-cluster"].action(setup.first)
     plan["start-addons"].action(setup.first)
-    assert applied == [{"network.yaml": "cidr: 100.64.0.0/10"}, {"dns.yaml": "ip: 10.96.0.10"}]
+    record = applied[1].pop("slipway-addons.json")
+    assert applied == [{"network.yaml": "cidr: 100.64.0.0/10"}, {"dns.yaml": NAMED.replace("{{ DNSSvcIP }}", "10.96.0.10")}]
+    assert json.loads(record)["data"] == {"objects": "+ v1 Service kube-system dns-10.96.0.10\n"}
     order = list(plan)
     assert order.index("finish-cluster") < order.index("start-addons") < order.index("wait-for-nodes")
 
@@ -299,6 +306,63 @@ def test_the_network_of_the_image_is_configured_before_a_kubelet_looks_unless_an
     other = prepared(store, image="own")
     assert other.cluster.own_network
     assert not any(path.startswith("/etc/cni/") for path in steps.machine_files(other, other.first))
+
+
+NETWORKS: dict[str, Mapping[str, str]] = {
+    "an addon": {steps.NETWORK_MANIFEST: "kind: DaemonSet"},
+    "a configuration": {"etc/cni/10-own.conflist": "{}"},
+    "hooks": {"plugins/network.yaml": "kind: Plugin"},
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_pod_network_may_come_with_an_image_in_several_ways(store: Store, network: str) -> None:
+    build(store, files={"etc/slipway.yaml": FACTS, **NETWORKS[network]}, network=False)
+    assert run.prepare(options(), store)
+
+
+@pytest.mark.parametrize("files", [{}, {"etc/cni/README": "none"}, {"etc/addons/storage.yaml": "kind: Deployment"}])
+def test_an_image_without_a_pod_network_is_refused_at_once(store: Store, files: Mapping[str, str]) -> None:
+    build(store, files={"etc/slipway.yaml": FACTS, **files}, network=False)
+    with pytest.raises(StoreError, match="web brings no pod network: its nodes would never be Ready") as caught:
+        run.prepare(options(), store)
+    assert "etc/addons/network.yaml or CNI" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("files", "vxlan"),
+    [
+        ({steps.NETWORK_MANIFEST: "image: docker.io/flannel/flannel:v0.28.10"}, True),
+        ({steps.NETWORK_MANIFEST: "image: docker.io/cloudnativelabs/kube-router:v2.1.0"}, False),
+        ({}, False),
+    ],
+)
+def test_machines_are_asked_for_vxlan_where_the_network_is_the_bases(store: Store, files: Mapping[str, str], *, vxlan: bool) -> None:
+    build(store, files={"etc/slipway.yaml": FACTS, **files})
+    assert steps.wanted_of_machines(prepared(store), []).vxlan is vxlan
+
+
+def test_machines_are_asked_for_what_the_image_enforces_policies_by(store: Store) -> None:
+    build(store)
+    setup = prepared(store)
+    assert steps.wanted_of_machines(setup, []).enforcers == ()
+    (part,) = setup.image.platforms
+    embedded = EmbeddedImage("registry.k8s.io/networking/kube-network-policies:v0.8.0", "sha256:1", "m", 1)
+    setup.image = dataclasses.replace(setup.image, platforms=(dataclasses.replace(part, images=ImageSet((embedded,))),))
+    assert [one.name for one in steps.wanted_of_machines(setup, []).enforcers] == ["kube-network-policies"]
+
+
+def test_plugins_and_configurations_of_the_image_are_where_a_kubelet_looks_for_them(store: Store) -> None:
+    files = {"bin/cni/bridge": "", "bin/cni/mine": "", "bin/cni/.part": "", "etc/cni/10-mine.conf": "{}", "etc/cni/notes.txt": ""}
+    build(store, files={"etc/slipway.yaml": FACTS, **files}, network=False)
+    setup = prepared(store)
+    found = steps.machine_files(setup, setup.first)
+    assert sorted(path for path in found if path.startswith(("/opt/cni/", "/etc/cni/"))) == [
+        "/etc/cni/net.d/10-mine.conf",
+        "/opt/cni/bin/bridge",
+        "/opt/cni/bin/mine",
+    ]
+    assert found["/opt/cni/bin/mine"].link == "/var/lib/slipway/rootfs/bin/cni/mine"
 
 
 @pytest.mark.parametrize(

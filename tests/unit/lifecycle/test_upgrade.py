@@ -13,10 +13,11 @@ import pytest
 
 from harness import cloudimage
 from harness.checks import Resource
+from harness.cloudimage import App
 from harness.clusterfile import Hook, Phase
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, CommandError, StoreError, UsageError
-from harness.lifecycle import apps, etcd, rollback, staging, steps, transition, upgrade
+from harness.lifecycle import apps, etcd, obsolete, rollback, staging, steps, transition, upgrade
 from harness.lifecycle import plan as planning
 from harness.lifecycle.membership import Gathered
 from harness.lifecycle.moves import DONE, ROLLBACK, RUNNING, UPGRADE, Move, Version
@@ -27,7 +28,7 @@ from harness.oci.store import Store
 from harness.process import Result
 from harness.runtimes import Facts, staticpods
 from tests.unit.lifecycle.test_membership import CLUSTERFILE, gathered, record
-from tests.unit.lifecycle.test_run import build, store
+from tests.unit.lifecycle.test_run import FACTS, build, store
 
 __all__ = ["store"]  # a fixture
 
@@ -364,6 +365,87 @@ def test_a_clusterfile_that_asks_for_more_than_the_image_is_for_apply() -> None:
         upgrade.require_same(recorded, parse(CLUSTERFILE.replace("hello", "goodbye"), "Clusterfile", stored=True))
     assert "slipway apply -f Clusterfile" in str(caught.value.hint)
     upgrade.require_same(recorded, parse(CLUSTERFILE.replace("web:1", "web:2"), "Clusterfile", stored=True))
+
+
+def addon(name: str) -> str:
+    return f"apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: {name}, namespace: kube-system}}\n"
+
+
+@pytest.mark.parametrize(
+    ("runs", "brings", "refused"),
+    [
+        ("daemonset.apps/kube-flannel-ds\n", "kube-flannel-ds", False),
+        ("daemonset.apps/kube-flannel-ds\n", "kube-router", True),
+        # What the network of a cluster is may not be known.
+        ("", "kube-router", False),
+    ],
+)
+def test_an_image_with_another_pod_network_is_refused(store: Store, tmp_path: Path, runs: str, brings: str, *, refused: bool) -> None:
+    made = work(store, tmp_path)
+    made.setup.rendered = {node.address: {steps.NETWORK_MANIFEST: File.text(addon(brings))} for node in made.setup.nodes}
+    build(store, files={"etc/slipway.yaml": FACTS, steps.NETWORK_MANIFEST: addon(brings)})
+    made.setup.image = cloudimage.read(store, "web")
+    made.found.first.answers["get daemonsets.apps"] = runs  # type: ignore[attr-defined]
+    with pytest.raises(CheckError, match="another pod network than kube-flannel-ds") if refused else contextlib.nullcontext():
+        transition._require_network(made)
+
+
+def test_an_image_whose_network_is_an_application_is_refused_where_the_network_is_an_addon(store: Store, tmp_path: Path) -> None:
+    made = work(store, tmp_path)
+    app = App("calico", "kube", labels={"app.alpha.sealer.io/cni": "calico"})
+    image(store, apps=(app,), cluster_apps=("calico",))
+    made.setup.image = cloudimage.read(store, "web")
+    made.found.first.answers["get daemonsets.apps"] = "daemonset.apps/kube-flannel-ds\n"  # type: ignore[attr-defined]
+    with pytest.raises(CheckError, match="nothing has been changed"):
+        transition._require_network(made)
+
+
+@pytest.mark.parametrize(("has", "refused"), [({"nft_queue": False}, True), ({"nft_queue": True}, False), ({}, False)])
+def test_an_enforcer_that_a_kernel_cannot_serve_is_told_before_anything_is_changed(
+    store: Store, tmp_path: Path, has: dict[str, bool], *, refused: bool
+) -> None:
+    made = work(store, tmp_path, 1, 1)
+    made.setup.images = SimpleNamespace(images=[SimpleNamespace(name="registry.k8s.io/networking/kube-network-policies:v0.8.0")])  # type: ignore[assignment]
+    worker = made.setup.workers[0].address
+    made.setup.machines[worker] = dataclasses.replace(made.setup.machines[worker], has=has)
+    with pytest.raises(CheckError, match="host-2: NetworkPolicies would protect nothing") if refused else contextlib.nullcontext():
+        transition._require_enforcement(made)
+
+
+def test_addons_of_the_image_before_go_once_those_of_the_image_are_there(store: Store, tmp_path: Path) -> None:
+    found = plan(work(store, tmp_path, 3, 2))
+    assert found["prune-addons"].needs == ("start-addons",)
+    assert found["prune-addons"].title == "remove addons that the image has not any more"
+    assert leads_to(found, "turn-4", "prune-addons")
+    first, second = (plan(work(store, tmp_path / name))["prune-addons"] for name in "ab")
+    assert first.inputs
+    assert second.inputs
+    assert first.inputs(first.nodes[0]) != second.inputs(first.nodes[0])
+
+
+def test_what_the_image_before_had_is_read_from_it_and_its_idle_tables_go_from_every_node(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(store, "before", {"etc/slipway.yaml": FACTS, "etc/addons/old.yaml": addon("{{ Name }}")}, env={"Name": "old"})
+    before = dataclasses.replace(OLD, digest=cloudimage.read(store, "before").digest)
+    made = work(store, tmp_path, 1, 1, move=Move.new(UPGRADE, before, NEW))
+    made.setup.rendered = {node.address: {} for node in made.setup.nodes}
+    given: list[Any] = []
+
+    def prune(*words: Any) -> obsolete.Cleared:
+        given.append(words[1:])
+        return obsolete.Cleared()
+
+    monkeypatch.setattr(obsolete, "prune", prune)
+    made.found.first.answers["get daemonsets.apps"] = "docker.io/flannel/flannel:v1\n"  # type: ignore[attr-defined]
+    step = plan(made)["prune-addons"]
+    assert step.action(step.nodes[0]) == "0 objects removed"
+    assert given == [({"dns.yaml": "kind: Service"}, {"old.yaml": addon("old")}, [])]
+    assert all("nft=" in node.commands[-1] and "'inet kube-network-policies'" in node.commands[-1] for node in made.setup.nodes)  # type: ignore[attr-defined]
+
+
+def test_what_an_image_had_that_is_not_here_is_not_known(store: Store, tmp_path: Path) -> None:
+    assert transition._former_addons(work(store, tmp_path)) == {}
 
 
 # ---- a node's turn ----------------------------------------------------------------------------------------------------

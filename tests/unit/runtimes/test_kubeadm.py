@@ -358,6 +358,16 @@ def test_addons_are_applied_once_a_node_takes_pods_and_not_for_ever_waited_for()
     assert machine(of.masters[0]).files["/var/lib/slipway/addons/dns.yaml"][0] == b"kind: Deployment"
 
 
+@pytest.mark.parametrize(("labels", "named"), [("{slipway.dev/addon: dns}", False), ("{app: dns}", True), ("[]", True), ("{", True)])
+def test_what_an_addon_makes_is_labelled_where_its_manifest_does_not_say_so_itself(labels: str, *, named: bool) -> None:
+    of = cluster(1)
+    manifest = f"apiVersion: v1\nkind: Service\nmetadata: {{name: dns, labels: {labels}}}\n"
+    Kubeadm(of).apply({"my dns.yaml": manifest}, timeout=5)
+    (command,) = (one for one in machine(of.masters[0]).commands if " apply " in one)
+    label = "label --overwrite -f /var/lib/slipway/addons/'my dns.yaml' slipway.dev/addon=my-dns"
+    assert (label in command) is named
+
+
 def test_an_image_without_a_dns_of_its_own_gets_kubeadms() -> None:
     of = cluster(1, own_dns=False)
     kubeadm = Kubeadm(of)

@@ -82,6 +82,7 @@ EXCUSED = {
     "harness.images:ensure_base": "Builder._ensure asks",
     "harness.lifecycle.install:_check_others": "compares names",
     "harness.lifecycle.postflight:_images": "compares names and digests with what runs",
+    "harness.lifecycle.transition:_former_addons": "finds what may be removed",
     "harness.lifecycle.transition:_tidy": "finds what may be removed",
     "harness.lifecycle.uninstall:_bring_files": "removes what was admitted when it was installed",
     "harness.lifecycle.uninstall:_hooks_of": "removes what was admitted when it was installed",

@@ -1,0 +1,180 @@
+"""The base image with parts left out: an image built from it brings another pod network, and NetworkPolicies are enforced.
+
+kube-router is compiled from its module where its registry does not answer, and so is what enforces policies by a queue of the kernel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import PROJECT, alone
+from tests.cluster.lab import Lab, until
+from tests.conftest import Slipway
+
+pytestmark = pytest.mark.long
+
+BARE, ROUTED, QUEUED = "kubernetes:bare", "routed:1", "queued:1"
+LEFT_OUT = ("NETWORK=none", "STORAGE=none", "METRICS=none")
+
+_KUBEFILE = """FROM {base}
+COPY manifests manifests
+CMDS ["kubectl apply -f manifests"]
+"""
+_SERVER = """apiVersion: apps/v1
+kind: DaemonSet
+metadata: {{name: {name}}}
+spec:
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      tolerations: [{{operator: Exists}}]
+      containers:
+      - name: nginx
+        image: slipway.dev/nginx:1.22
+        readinessProbe: {{httpGet: {{path: /, port: 80}}, periodSeconds: 1}}
+"""
+POLICY = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "friends", "namespace": "default"},
+    "spec": {
+        "podSelector": {"matchLabels": {"app": "page"}},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"friend": "yes"}}}]}],
+    },
+}
+# A table of its own, which the kernel checks and then forgets.
+_QUEUES = "nft --check 'add table inet t; add chain inet t c {{ type filter hook postrouting priority 0; }}; add rule inet t c {}'"
+
+
+def arguments(values: tuple[str, ...]) -> list[str]:
+    return [word for value in values for word in ("--build-arg", value)]
+
+
+def application(slipway: Slipway, folder: Path, image: str, base: str) -> None:
+    """Build an image with a page on every node, and somebody there who asks for it."""
+    (folder / "manifests").mkdir()
+    (folder / "Kubefile").write_text(_KUBEFILE.format(base=base))
+    for name in ("page", "asker"):
+        (folder / f"manifests/{name}.yaml").write_text(_SERVER.format(name=name))
+    slipway("build", "-t", image, "--discover", "declared", folder)
+
+
+@pytest.fixture(scope="module")
+def images(slipway: Slipway, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Both of the first are run on throw-away clusters: one without a pod network, and one with that of the image."""
+    base = PROJECT / "kubefiles/kubernetes"
+    with alone():
+        slipway("build", "-t", BARE, *arguments(LEFT_OUT), base)
+        slipway("build", "-t", "kube-router", PROJECT / "tests/cluster/kube-router")
+        queue = arguments(("POLICY=kube-network-policies",))
+        slipway("build", "-t", "kubernetes:policies", "--discover", "declared", *queue, base)
+        application(slipway, tmp_path_factory.mktemp("routed"), ROUTED, "kube-router:latest")
+        application(slipway, tmp_path_factory.mktemp("queued"), QUEUED, "kubernetes:policies")
+
+
+@pytest.fixture(scope="module")
+def lab(slipway: Slipway, images: None) -> Iterator[Lab]:
+    lab = Lab(slipway, "test-network", 1, 1)
+    try:
+        yield lab
+    finally:
+        lab.down()
+
+
+def described(slipway: Slipway, image: str) -> dict[str, Any]:
+    (platform,) = json.loads(slipway("inspect", image, "--output", "json").stdout)["platforms"]
+    return dict(platform)
+
+
+def names(slipway: Slipway, image: str) -> set[str]:
+    """The last parts of the names of the container images in an image."""
+    return {one["name"].rpartition("/")[2].partition(":")[0] for one in described(slipway, image)["images"]}
+
+
+@pytest.mark.usefixtures("images")
+def test_what_is_left_out_is_in_no_image_and_who_enforces_policies_is_told(slipway: Slipway) -> None:
+    parts = {"flannel", "local-path-provisioner", "metrics-server", "kube-network-policies", "kube-router"}
+    assert names(slipway, BARE) & parts == set()
+    assert {"kube-apiserver", "coredns", "pause"} <= names(slipway, BARE)
+    assert names(slipway, ROUTED) & parts == {"kube-router"}
+    assert names(slipway, QUEUED) & parts == parts - {"kube-router"}
+    told = {image: described(slipway, image)["policiesEnforcedBy"] for image in (BARE, ROUTED, QUEUED)}
+    assert told == {BARE: [], ROUTED: ["kube-router"], QUEUED: ["kube-network-policies"]}
+    assert "policies    stored, not enforced" in slipway("inspect", BARE).stdout
+
+
+def test_an_image_without_a_network_is_refused_before_a_machine_is_touched(lab: Lab) -> None:
+    said = lab.run(BARE, check=False)
+    assert (said.returncode, "brings no pod network" in said.stderr) == (4, True)
+    assert not any(machine.run("[ -e /var/lib/slipway ]", check=False).ok for machine in lab.machines)
+
+
+class Pods:
+    """The pages and those who ask for them, by the place of their node among the machines."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.places = {lab.host(address): index for index, address in enumerate(lab.addresses)}
+
+    def of(self, app: str) -> list[dict[str, Any]]:
+        found = self.lab.json("get", "pods", f"--selector=app={app}")["items"]
+        return sorted(found, key=lambda pod: self.places[pod["spec"]["nodeName"]])
+
+    def reached(self) -> list[list[bool]]:
+        """For each who asks, whether each page answers."""
+        pages = [pod["status"]["podIP"] for pod in self.of("page")]
+        return [[self._answers(asker["metadata"]["name"], address) for address in pages] for asker in self.of("asker")]
+
+    def _answers(self, asker: str, address: str) -> bool:
+        # Not with -T: busybox, which is static, ends in a fault then.
+        script = f"busybox timeout 3 wget -qO- http://{address}/ > /dev/null && echo reached || true"
+        return "reached" in self.lab.kubectl("exec", asker, "--", "sh", "-c", script)
+
+
+def enforces(lab: Lab) -> None:
+    """Fails unless a policy keeps strangers out, lets friends in, on one node and between two, and is gone when it is removed."""
+    pods, everybody = Pods(lab), [[True, True], [True, True]]
+    until(lambda: pods.reached() == everybody)
+    lab.first.run("KUBECONFIG=/etc/kubernetes/admin.conf /var/lib/slipway/rootfs/bin/kubectl apply --filename=-", input=json.dumps(POLICY))
+    until(lambda: pods.reached() == [[False, False], [False, False]])
+    lab.kubectl("label", "pod", pods.of("asker")[0]["metadata"]["name"], "friend=yes")
+    until(lambda: pods.reached() == [[True, True], [False, False]])
+    report = json.loads(until(lambda: lab.slipway("check", lab.name, "--output", "json")).stdout)
+    (told,) = (check for check in report["checks"] if check["id"] == "network-policies")
+    assert (report["healthy"], told["result"]) == (True, "ok"), report
+    assert "enforced by" in told["findings"][0]["seen"]
+    lab.kubectl("delete", "networkpolicy", "friends")
+    until(lambda: pods.reached() == everybody)
+
+
+def test_policies_are_enforced_by_a_queue_where_the_kernel_has_one_and_else_a_run_says_so(lab: Lab) -> None:
+    assert lab.first.run(_QUEUES.format("accept"), check=False).ok
+    if lab.first.run(_QUEUES.format("queue num 9"), check=False).ok:
+        lab.run(QUEUED)
+        enforces(lab)
+        lab.slipway("delete", lab.name, "--yes")
+        assert "kube-network-policies" not in lab.worker.run("nft list tables").stdout
+    else:
+        said = lab.run(QUEUED, check=False)
+        assert (said.returncode, "[network-policies]" in said.stderr) == (7, True), said.output
+        assert "kube-network-policies enforces nothing there: the kernel has no nft_queue (CONFIG_NFT_QUEUE)" in said.stderr
+
+
+def test_a_pod_network_that_an_image_brings_is_the_clusters_and_enforces_policies(lab: Lab) -> None:
+    lab.run(ROUTED)
+    assert [daemon["metadata"]["name"] for daemon in lab.json("get", "daemonsets", "--namespace=kube-system")["items"]] == [
+        "kube-proxy",
+        "kube-router",
+    ]
+    assert lab.worker.run("ls /etc/cni/net.d").stdout.split() == ["10-kube-router.conflist"]
+    assert not lab.worker.run("[ -e /opt/cni/bin/flannel-bridge ]", check=False).ok
+    # Its pods reach each other over plain routes.
+    assert "flannel" not in lab.worker.run("ls /sys/class/net").stdout
+    enforces(lab)
