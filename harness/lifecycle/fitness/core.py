@@ -61,6 +61,8 @@ class Wanted:
     """The cluster brings its own."""
     evicts_later: bool = False
     """Kubelets are told by somebody else when a disk is too full."""
+    sysctls: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Settings of the kernel, by name with dots, without which no kubelet starts."""
 
 
 Judge = Callable[[Target, Wanted], Seen]

@@ -29,9 +29,10 @@ def sections(text: str) -> dict[str, str]:
 
 
 def test_forwarding_is_required_of_the_families_that_are_asked_for() -> None:
-    assert "ipv4.ip_forward cannot" in machine.apply(dual=False)
-    assert "ipv6" not in machine.apply(dual=False)
-    assert "net.ipv6.conf.all.forwarding cannot be switched on" in machine.apply(dual=True)
+    single, dual = cluster(*MASTERS), dataclasses.replace(cluster(*MASTERS), network=Network.parse("100.64.0.0/10,fd00:10:64::/48", "10.96.0.0/22,fd00:10:96::/112"))
+    assert "ipv4.ip_forward cannot" in machine.apply(single)
+    assert "ipv6" not in machine.apply(single)
+    assert "net.ipv6.conf.all.forwarding cannot be set to 1" in machine.apply(dual)
 
 
 def test_a_worker_reaches_api_and_registry_of_every_master_that_lives() -> None:
@@ -114,4 +115,4 @@ def test_cni_plugins_are_where_every_network_looks_for_them() -> None:
 
 def test_only_root_looks_into_the_state_of_a_machine() -> None:
     # The last change of the mode counts, however the folder came to be.
-    assert machine.NOTE_STATE.rstrip().endswith("chmod 700 /var/lib/slipway")
+    assert machine.note_state({}).rstrip().endswith("chmod 700 /var/lib/slipway")
