@@ -191,7 +191,7 @@ def renew(
         raise InputError([Fault(f"--days {days}", "a certificate holds for a day at least")])
     found = access.known(name, masters, nodes, home=home)
     with access.opened(found) as cluster:
-        _all_masters(cluster)
+        all_masters(cluster)
         kubelets: list[str] = []
         with found.state.lock(), _alone(cluster, name):
             execute(_renewal(cluster, days, kubelets))
@@ -211,7 +211,7 @@ def _alone(cluster: Access, name: str) -> Iterator[None]:
         yield
 
 
-def _all_masters(cluster: Access) -> None:
+def all_masters(cluster: Access) -> None:
     """Raises NodeError unless every master answers: one that is left out would disagree with the others later."""
     _ = cluster.first
     missing = [cluster.unreachable[machine.address] for machine in cluster.known.masters if machine.address in cluster.unreachable]
@@ -430,7 +430,7 @@ def add_names(
     wanted = check_names(names)
     found = access.known(name, masters, nodes, home=home)
     with access.opened(found) as cluster:
-        _all_masters(cluster)
+        all_masters(cluster)
         with found.state.lock(), lease.held(cluster.first, name):
             execute(_naming(cluster, wanted, days))
         data = cluster.first.get(f"{FOLDER}/apiserver.crt")
