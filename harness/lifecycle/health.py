@@ -323,6 +323,13 @@ _ENFORCERS = ("kube-network-policies", "calico", "cilium", "kube-router", "antre
 """Words in the names of images of programs that enforce NetworkPolicies."""
 
 
+def enforcers(items: Iterable[Resource]) -> list[str]:
+    """What enforces NetworkPolicies, of programs that are known to, by the images of DaemonSets."""
+    agents = checks.of_kind(items, "DaemonSet")
+    used = {str(one.get("image", "")) for agent in agents for one in agent["spec"]["template"]["spec"].get("containers") or ()}
+    return sorted({word for word in _ENFORCERS for image in used if word in image})
+
+
 @_check("network-policies", "network policies", "a NetworkPolicy that nothing enforces protects nothing")
 def _policies(health: Health) -> Iterable[tuple[str, Seen]]:
     if health.silent is not None:
@@ -330,9 +337,7 @@ def _policies(health: Health) -> Iterable[tuple[str, Seen]]:
     policies = sorted(checks.title(one).removeprefix("NetworkPolicy ") for one in checks.of_kind(health.items, "NetworkPolicy"))
     if not policies:
         return [(health.name, ok("there are none"))]
-    agents = checks.of_kind(health.items, "DaemonSet")
-    used = {str(one.get("image", "")) for agent in agents for one in agent["spec"]["template"]["spec"].get("containers") or ()}
-    found = sorted({word for word in _ENFORCERS for image in used if word in image})
+    found = enforcers(health.items)
     if found:
         return [(health.name, ok(f"{len(policies)}, enforced by {', '.join(found)}"))]
     more = f" and {len(policies) - 1} more" if len(policies) > 1 else ""

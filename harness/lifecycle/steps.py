@@ -438,6 +438,8 @@ def warn_of_documents(setup: Setup) -> None:
             log.warning(f"{document['kind']} .{field}: kubeadm has no such field any more; it is left out")
     if any(document.get("kind") == PROXY and document.get("mode") == "ipvs" for document in setup.documents):
         log.warning(f"{PROXY} .mode: ipvs is deprecated since Kubernetes 1.35, and will go; nftables takes its place")
+    for text in profiles.lacking(setup.profile_name, setup.facts.minor):
+        log.warning(text)
     for path in profiles.overruled(setup.profile, modern(setup.documents)):
         log.warning(f"{path}: what the document says counts, not the profile {setup.profile.name}")
 

@@ -84,6 +84,13 @@ def sysctls(name: str | None) -> Mapping[str, str]:
     return {} if name is None else SYSCTLS
 
 
+def lacking(name: str | None, minor: int) -> list[str]:
+    """What of a profile a minor version of Kubernetes cannot do."""
+    if name is None or minor >= _ANONYMOUS:
+        return []
+    return [f"profile {name}: Kubernetes 1.{minor} cannot keep requests without a name to some paths; 1.{_ANONYMOUS} and newer can"]
+
+
 def overruled(profile: Profile, given: Iterable[Document]) -> list[str]:
     """Where documents of image and user say otherwise than the profile, as ``ClusterConfiguration .apiServer.extraArgs.profiling``."""
     given = tuple(given)
