@@ -20,8 +20,6 @@ from harness.runtimes.pki import ADMINISTRATORS, FOLDER
 from harness.runtimes.profiles import CIPHERS
 from harness.runtimes.staticpods import MANIFESTS
 
-BENCHMARK = "CIS Kubernetes Benchmark 1.12"
-
 Judge = Callable[[Secured], Iterable[tuple[str, Seen]]]
 """What was seen, each with its place: the address of a machine, or the cluster."""
 Bad = Callable[[str, str], Seen]

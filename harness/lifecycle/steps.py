@@ -609,7 +609,8 @@ def kubernetes_inputs(setup: Setup, node: Node) -> str:
         *(cluster.documents),
         *([cluster.certificate_days] if cluster.certificate_days else []),
         *([cluster.virtual_ip] if cluster.virtual_ip else []),
-        *([cluster.profile.name, rootfs.fingerprint(cluster.profile.files), *cluster.profile.documents] if cluster.profile.name else []),
+        # Its files are named after their content.
+        *([cluster.profile.name, *cluster.profile.documents] if cluster.profile.name else []),
     )
 
 
