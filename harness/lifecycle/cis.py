@@ -37,8 +37,8 @@ _FIELDS = {
     ETCD: "etcd.local.extraArgs",
 }
 _STRONG = frozenset(
-    {*CIPHERS, *(name.removesuffix("_SHA256") for name in CIPHERS if "CHACHA20" in name)}
-    | {"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"}
+    {f"TLS_ECDHE_{key}_WITH_CHACHA20_POLY1305{more}" for key in ("ECDSA", "RSA") for more in ("", "_SHA256")}
+    | {"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", *CIPHERS}
 )
 
 

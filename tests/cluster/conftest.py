@@ -31,6 +31,7 @@ GROUPS = (
     ("test_distribution.py",),
     ("test_change.py",),
     ("test_dual_stack.py",),
+    ("test_profile.py",),
     ("test_share.py",),
     ("test_upgrade.py",),
 )
@@ -67,7 +68,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def swept(slipway: Slipway) -> None:
     """Removes the machines of runs of these tests that were killed. Those of another container that shares the engine stay."""
     for group in json.loads(slipway("nodes", "list", "--output", "json").stdout):
-        owner = re.fullmatch(rf"test-(?:run|share|faults|file|upgrade|change|distribution|dual)-(\d+)-{NAMESPACE}", group["name"])
+        owner = re.fullmatch(rf"test-(?:run|share|faults|file|upgrade|change|distribution|dual|profile)-(\d+)-{NAMESPACE}", group["name"])
         if owner and not Path("/proc", owner[1]).exists():
             slipway("nodes", "down", group["name"])
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from harness.errors import CommandError, UsageError
-from harness.lifecycle import cisfacts, postflight
+from harness.lifecycle import certificates, cisfacts, postflight
 from harness.lifecycle.certificates import Certificate
 from harness.lifecycle.cis import CHECKS, judge
 from harness.lifecycle.cisfacts import FileState, MachineState, Part, Secured, part
@@ -92,11 +92,11 @@ def cluster(profile: str = "") -> Secured:
         kubelet |= next(one for one in CIS.documents if one["kind"] == "KubeletConfiguration")
         kubelet["tlsCertFile"] = SERVING_CRT
         read = {path.rpartition("/")[2]: yaml.safe_load(file.data) for path, file in CIS.files.items()}
-        certificates = (authority, certificate("kubernetes", SERVING_CRT))
-        state = dataclasses.replace(state, certificates=certificates)
+        listed = (authority, certificate("kubernetes", SERVING_CRT))
+        state = dataclasses.replace(state, certificates=listed)
         master = dataclasses.replace(
             master,
-            certificates=certificates,
+            certificates=listed,
             provider="secretbox",
             audit=read["audit-policy.yaml"],
             anonymous=read["authentication.yaml"]["anonymous"],
@@ -309,7 +309,7 @@ def test_no_key_leaves_a_machine_and_only_paths_are_asked_for(monkeypatch: pytes
         return {path: manifest.encode() for path in paths if path.endswith("kube-apiserver.yaml")}
 
     monkeypatch.setattr(cisfacts, "read_all", read_all)
-    monkeypatch.setattr(cisfacts.certificates, "certificates_of", lambda _: ())
+    monkeypatch.setattr(certificates, "certificates_of", lambda _: ())
     state = cisfacts._state(node, NodeKubectl(node), Secured("lab", {"10.0.0.1": "master"}, silent="x"))
     assert state.provider == "secretbox"
     assert "/srv/policies/audit.yaml" in asked
