@@ -7,14 +7,15 @@ master has says how far it is, so the same call after a kill or a failure goes o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness import clusterstate
 from harness.errors import StoreError, UsageError
 from harness.lifecycle import access, certificates, lease
 from harness.lifecycle.plan import Step, execute
-from harness.nodes import LONG_TIMEOUT, Machine, Node, each
+from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, each
 from harness.nodes.placing import File, put_all, read_all
 from harness.nodes.ssh import SshNode
 from harness.runtimes import encryption, staticpods
@@ -26,17 +27,23 @@ PATH = f"{FOLDER}/{ENCRYPTION}"
 Keys = tuple[SecretsKey, ...]
 """Of one master: the first encrypts."""
 
-# In pieces: a list of all may be larger than a request. One that somebody changes meanwhile is written anew by that.
+# The list comes first, and whole: were it cut off, the old key would go while Secrets still need it. One that somebody changes meanwhile
+# is written by that, and tried again.
 _REWRITE = f"""set -eu
-{KUBECTL} get secrets --all-namespaces --output=go-template='{{{{range .items}}}}{{{{.metadata.namespace}}}} {{{{.metadata.name}}}}
-{{{{end}}}}' | while read -r namespace name; do
+listed=$({KUBECTL} get secrets --all-namespaces --output=go-template='{{{{range .items}}}}{{{{.metadata.namespace}}}} {{{{.metadata.name}}}}
+{{{{end}}}}')
+printf '%s\n' "$listed" | while read -r namespace name; do
+  [ -n "$name" ] || continue
   for try in 1 2 3; do
-    said=$({KUBECTL} --namespace="$namespace" get secret "$name" --output=json 2>&1 | {KUBECTL} replace --filename=- 2>&1) && break
-    case $said in *NotFound*|*'not found'*) break ;; esac
-    [ $try -lt 3 ] || {{ printf '%s\\n' "$namespace/$name could not be written anew" >&2; exit 1; }}
+    if {KUBECTL} --namespace="$namespace" get secret "$name" --output=json | {KUBECTL} replace --filename=- > /dev/null; then
+      echo "$namespace/$name"
+      continue 2
+    fi
+    [ -n "$({KUBECTL} --namespace="$namespace" get secret "$name" --ignore-not-found --output=name)" ] || continue 2
     sleep 1
   done
-  echo "$namespace/$name"
+  echo "$namespace/$name could not be written anew" >&2
+  exit 1
 done"""
 
 
@@ -57,17 +64,30 @@ def rotate(
 ) -> Rotated:
     """Encrypt the Secrets of a cluster with a new key. One master after the other starts its API server anew, three times.
 
-    Raises UsageError for a cluster that encrypts none, NodeError when a master does not answer, StoreError for keys that do not fit.
+    Raises UsageError for a cluster that encrypts none or has masters that are not known here, NodeError when a master does not answer,
+    StoreError for keys that do not fit.
     """
     found = access.known(name, masters, nodes, home=home)
     with access.opened(found) as cluster:
         certificates.all_masters(cluster)
+        require_known(access.recorded(cluster.kubectl), [machine.address for machine in found.masters])
         with found.state.lock(), lease.held(cluster.first, name):
             before = read(cluster.masters)
             old, new = pair(before)
             written: list[str] = []
             execute(_plan(cluster.masters, old, new, written))
     return Rotated(name, new.name, len(written), tuple(node.name for node in cluster.masters))
+
+
+def require_known(record: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raises UsageError when the cluster has masters that this machine does not know: one that is left out could read no Secret any more."""
+    masters, _ = access.members(record, Login())
+    unknown = sorted({master.address for master in masters} - set(known))
+    if unknown:
+        raise UsageError(
+            f"{', '.join(unknown)} is a master of the cluster, and not known here",
+            hint=f"name all of its machines: --masters {','.join(sorted({*known, *unknown}))}",
+        )
 
 
 def read(masters: Sequence[Node]) -> dict[str, Keys]:

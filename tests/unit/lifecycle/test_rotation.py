@@ -13,7 +13,7 @@ import pytest
 from harness.errors import StoreError, UsageError
 from harness.lifecycle import rotation
 from harness.lifecycle.plan import execute
-from harness.lifecycle.rotation import PATH, Keys, _plan, give, pair, read, rotate
+from harness.lifecycle.rotation import PATH, Keys, _plan, give, pair, read, require_known, rotate
 from harness.process import Result
 from harness.runtimes import staticpods
 from harness.runtimes.encryption import SecretsKey, configuration, keys
@@ -113,6 +113,20 @@ def test_keys_that_do_not_fit_together_are_touched_by_nobody(masters: list[Maste
     with pytest.raises(UsageError, match="master-2: no key of Secrets is there") as wrong:
         read(masters)  # type: ignore[arg-type]
     assert "--profile cis" in str(wrong.value.hint)
+
+
+def test_a_master_that_is_not_known_here_is_not_left_out() -> None:
+    hosts = [{"ips": ["10.0.0.1", "10.0.0.2"], "roles": ["master"]}, {"ips": ["10.0.0.9"], "roles": ["node"]}]
+    record = {"Clusterfile": {"spec": {"hosts": hosts}}}
+    require_known(record, ["10.0.0.1", "10.0.0.2"])
+    with pytest.raises(UsageError, match=r"10\.0\.0\.2 is a master of the cluster, and not known here") as wrong:
+        require_known(record, ["10.0.0.1"])
+    assert "--masters 10.0.0.1,10.0.0.2" in str(wrong.value.hint)
+
+
+def test_a_list_of_secrets_that_was_cut_off_ends_it_before_the_old_key_goes() -> None:
+    # A pipe would hide that its first command failed.
+    assert rotation._REWRITE.startswith("set -eu\nlisted=$(")
 
 
 def test_keys_are_in_no_command(masters: list[Master]) -> None:
