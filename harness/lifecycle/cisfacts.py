@@ -135,11 +135,19 @@ def gather(cluster: Access) -> Secured:
         unreachable={address: error.message for address, error in cluster.unreachable.items()},
         names={node.address: node.name for node in reached},
     )
+    kubectl = _kubectl(cluster.kubectl)
     with log.step("ask the API"):
-        found = _of_api(cluster.kubectl, found)
+        found = _of_api(kubectl, found)
     with log.step("ask the machines"):
-        states = each(reached, lambda node: _state(node, cluster.kubectl, found))
+        states = each(reached, lambda node: _state(node, kubectl, found))
     return dataclasses.replace(found, machines={node.address: state for node, state in zip(reached, states, strict=True)})
+
+
+def _kubectl(own: NodeKubectl) -> NodeKubectl:
+    """slipway's, or in a cluster that others have made the machine's own."""
+    if own.node.run(f"[ -x {own.program} ]", check=False).ok:
+        return own
+    return dataclasses.replace(own, program="kubectl", home="/tmp")
 
 
 def _of_api(kubectl: NodeKubectl, found: Secured) -> Secured:

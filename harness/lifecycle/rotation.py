@@ -80,7 +80,7 @@ def rotate(
 
 
 def require_known(record: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raises UsageError when the cluster has masters that this machine does not know: one that is left out could read no Secret any more."""
+    """Raises UsageError when the cluster has masters that are not known here: one that is left out could read no Secret any more."""
     masters, _ = access.members(record, Login())
     unknown = sorted({master.address for master in masters} - set(known))
     if unknown:

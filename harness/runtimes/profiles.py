@@ -45,6 +45,8 @@ _SETTINGS = """[Service]
 ExecStartPre=-/bin/sh -c 'PATH=$PATH:/usr/sbin:/sbin; sysctl -e -q -p /etc/sysctl.d/90-slipway.conf'
 """
 
+_KINDS = ("ClusterConfiguration", "KubeletConfiguration")
+_SERVER = "ClusterConfiguration .apiServer.extraArgs."
 _COMPONENTS = ("system:apiserver", "system:kube-controller-manager", "system:kube-scheduler", "system:kube-proxy")
 _READ = ("get", "list", "watch")
 
@@ -90,17 +92,22 @@ def lacking(name: str | None, minor: int) -> list[str]:
 def overruled(profile: Profile, given: Iterable[Document]) -> list[str]:
     """Where documents of image and user say otherwise than the profile, as ``ClusterConfiguration .apiServer.extraArgs.profiling``."""
     given = tuple(given)
-    ours, theirs = (dict(_leaves(merge_kubeadm(of_one, (), ()))) for of_one in (profile.documents, given))
+    ours, theirs = (_leaves(documents) for documents in (profile.documents, given))
     found = [path for path, value in ours.items() if path in theirs and theirs[path] != value]
-    opening = [f"ClusterConfiguration .apiServer.extraArgs.{name}" for name in _opens(given)]
+    opening = [f"{_SERVER}{name}" for name in _opens(given)]
     return [*found, *(opening if profile.name else [])]
 
 
-def _leaves(found: Iterable[Document]) -> Iterator[tuple[str, Any]]:
-    for document in found:
-        for key, value in document.items():
-            if key not in ("apiVersion", "kind"):
-                yield from _below(value, f"{document['kind']} .{key}")
+def _leaves(given: Iterable[Document]) -> dict[str, Any]:
+    """What documents of the kinds that profiles have say, with its path, the last one counting."""
+    merged = merge_kubeadm([document for document in given if document.get("kind") in _KINDS], (), ())
+    return {
+        path: value
+        for document in merged
+        for key, each in document.items()
+        if key not in ("apiVersion", "kind")
+        for path, value in _below(each, f"{document['kind']} .{key}")
+    }
 
 
 def _below(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -116,7 +123,7 @@ def _below(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def _opens(given: Iterable[Document]) -> list[str]:
     """Arguments of the API server that leave no room for a file that says who may ask."""
-    names = [path.rpartition(".")[2] for path, _ in _leaves(given) if path.startswith("ClusterConfiguration .apiServer.extraArgs.")]
+    names = [path.removeprefix(_SERVER) for path in _leaves(given) if path.startswith(_SERVER)]
     return [name for name in names if name == "anonymous-auth" or name.startswith("oidc-")]
 
 

@@ -18,6 +18,7 @@ from harness.lifecycle.cis import CHECKS, judge
 from harness.lifecycle.cisfacts import FileState, MachineState, Part, Secured, part
 from harness.lifecycle.findings import Finding, Result
 from harness.nodes.kubectl import NodeKubectl
+from harness.process import Result as Ran
 from harness.runtimes import Cluster, Facts, Member, Network, profiles
 from harness.runtimes.kubeadm import SERVING_CRT, master_config
 from tests.unit.lifecycle.standin import StandIn
@@ -316,6 +317,17 @@ def test_no_key_leaves_a_machine_and_only_paths_are_asked_for(monkeypatch: pytes
     assert not any("enc.yaml" in path or path.startswith("-") for path in asked)
     (command,) = [one for one in node.commands if "enc.yaml" in one]
     assert command.startswith("sed -n")
+
+
+def test_in_a_cluster_of_others_the_machine_s_own_kubectl_asks() -> None:
+    node = StandIn()
+    assert cisfacts._kubectl(NodeKubectl(node)) == NodeKubectl(node)
+
+    def absent(command: str, **_: Any) -> Ran:
+        return Ran((), 1, "", "")
+
+    node.run = absent  # type: ignore[assignment, method-assign]
+    assert cisfacts._kubectl(NodeKubectl(node)).words == "HOME=/tmp KUBECONFIG=/etc/kubernetes/admin.conf kubectl"
 
 
 def test_a_kubelet_is_asked_by_way_of_the_api_and_else_its_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

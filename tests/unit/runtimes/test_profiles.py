@@ -136,6 +136,16 @@ def test_what_documents_say_otherwise_is_named_and_what_they_say_alike_is_not() 
     assert overruled(CIS, [mine])[0] == "ClusterConfiguration .apiServer.extraVolumes.slipway-audit.hostPath"
 
 
+def test_documents_of_other_kinds_and_of_none_are_no_matter() -> None:
+    others: list[dict[str, Any]] = [
+        {},
+        {"kind": "KubeProxyConfiguration", "mode": "ipvs"},
+        {"kind": "ClusterConfiguration", "apiServer": None},
+    ]
+    assert overruled(CIS, others) == []
+    assert of("cis", 36, ["kube-system", "kube-flannel"], others) == CIS
+
+
 @pytest.mark.parametrize("argument", ["anonymous_auth", "oidc_issuer_url"])
 def test_beside_arguments_that_exclude_it_there_is_no_file_of_who_may_ask(argument: str) -> None:
     documents = [given(**{argument: "x"})]
