@@ -326,7 +326,7 @@ def test_in_a_cluster_of_others_the_machine_s_own_kubectl_asks() -> None:
     def absent(command: str, **_: Any) -> Ran:
         return Ran((), 1, "", "")
 
-    node.run = absent  # type: ignore[assignment, method-assign]
+    node.run = absent  # type: ignore[method-assign]
     assert cisfacts._kubectl(NodeKubectl(node)).words == "HOME=/tmp KUBECONFIG=/etc/kubernetes/admin.conf kubectl"
 
 
