@@ -174,7 +174,7 @@ def test_a_secret_is_encrypted_in_etcd_by_a_key_that_is_nowhere_else(lab: Lab) -
 
 def test_who_did_what_is_in_the_audit_log_and_no_secret_is(lab: Lab) -> None:
     lab.kubectl("create", "role", "audited", "--verb=get", "--resource=pods")
-    lab.kubectl("exec", "deploy/redis", "--", "true")
+    lab.kubectl("exec", "deploy/redis", "--", "redis-cli", "ping")
     until(lambda: any(event["verb"] == "get" for event in audited(lab, '"name":"hidden"')))
     events = [event for event in audited(lab, '"name":"hidden"') if event["objectRef"]["resource"] == "secrets"]
     assert ("create", "kubernetes-admin") in {(event["verb"], event["user"]["username"]) for event in events}
@@ -236,6 +236,15 @@ def test_a_run_without_the_profile_is_refused_before_anything_is_changed(lab: La
     again = lab.run(web, "--profile", "cis")
     assert "+ start the kubelets (done before)" in again.stderr
     assert lab.journals() == before
+
+
+def test_a_clusterfile_without_the_profile_is_no_clusterfile_of_this_cluster(lab: Lab, web: str, tmp_path: Path) -> None:
+    file = tmp_path / "Clusterfile"
+    for more, code in (((), 2), (("--profile", "cis"), 0)):
+        file.write_text(lab.slipway("generate", web, *way(lab), "--name", lab.name, *more).stdout)
+        said = lab.slipway("apply", "-f", file, "--plan", check=False)
+        assert said.returncode == code, said.stderr
+        assert (".spec.profile" in said.stderr) is (code == 2)
 
 
 def serial(lab: Lab, address: str) -> str:
