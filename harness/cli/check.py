@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +14,19 @@ from harness.cli.terminal import Json, app, print_json, say, table, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
 
+CIS = "cis"
+
 
 @app.command()
 def check(
-    name: Annotated[str | None, typer.Argument(help="The cluster.  [default: default]", show_default=False)] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help=f"The cluster; with --post, {CIS} or {CIS} NAME: how it stands to the CIS benchmark.  [default: default]",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     pre: Annotated[bool, typer.Option("--pre", help="Look whether machines are fit to become a cluster; changes nothing.")] = False,
     post: Annotated[bool, typer.Option("--post", help="Look whether a cluster works. This is what is done without either.")] = False,
     file: File = None,
@@ -46,12 +56,14 @@ def check(
       slipway check --pre -f Clusterfile
       slipway check --pre --image web --masters 10.0.0.1-10.0.0.3 --nodes 10.0.0.4 --skip swap
       slipway check
+      slipway check --post cis
     """
     as_json = wants_json(output)
     if pre and post:
         raise UsageError("--pre and --post are two things", hint="one after the other")
+    name, secured = _asked(words or (), post)
     if listing:
-        _list(pre, post, as_json)
+        _list(pre, post, secured, as_json)
         return
     from harness.lifecycle import findings
 
@@ -64,14 +76,26 @@ def check(
         from harness.lifecycle import postflight
 
         way = _members(masters, nodes, _login(user or "root", port or 22, key, passwd))
-        report = postflight.post(name or "default", *way, skip=skip or ())
-        what = f"the cluster {report.name} does not work as it should"
+        report = (postflight.against_cis if secured else postflight.post)(name or "default", *way, skip=skip or ())
+        what = f"the cluster {report.name} {'is not as the CIS benchmark wants it' if secured else 'does not work as it should'}"
     if as_json:
         found = {"name": report.name, **findings.to_json(report.findings, report.checks, report.names)}
         print_json({**found, "seconds": round(report.seconds, 1)})
     else:
         _show(report, show_all)
     findings.verdict(report.findings, what)
+
+
+def _asked(words: Sequence[str], post: bool) -> tuple[str | None, bool]:
+    """The name of the cluster, where one is given, and whether it is held against the CIS benchmark."""
+    secured = post and CIS in words
+    at = words.index(CIS) if secured else len(words)
+    names = [*words[:at], *words[at + 1 :]]
+    if len(names) > 1:
+        raise UsageError(
+            f"{' '.join(names)}: one cluster at a time", hint=f"slipway check {names[0]}; slipway check --post {CIS} {names[0]}"
+        )
+    return (names[0] if names else None), secured
 
 
 def _pre(
@@ -100,10 +124,11 @@ def _pre(
     return checking.pre(options.masters, options.nodes, name=options.name, setup=setup, skip=skip or ())
 
 
-def _list(pre: bool, post: bool, as_json: bool) -> None:
-    from harness.lifecycle import fitness, postflight
+def _list(pre: bool, post: bool, secured: bool, as_json: bool) -> None:
+    from harness.lifecycle import cis, fitness, postflight
 
     groups = [("pre", fitness.CHECKS)] * (not post) + [("post", postflight.CHECKS)] * (not pre)
+    groups = [(CIS, cis.CHECKS)] if secured else groups
     entries = [{"when": when, "id": one.id, "title": one.title, "for": one.why, "canBeSkipped": not one.needed}
                for when, checks in groups for one in checks.values()]  # fmt: skip
     if as_json:

@@ -22,11 +22,13 @@ from harness.cli.clusters import (
     WantedName,
     WantedNodes,
     WantedPort,
+    WantedProfile,
     WantedUser,
     _login,
     _machines,
     _registry,
     addresses,
+    known_profile,
     skipping,
     tell,
     wanted,
@@ -54,6 +56,7 @@ def apply(
     plain_http: PlainHttp = False,
     ca: Ca = None,
     skip_check: SkipCheck = None,
+    profile: WantedProfile = None,
     timeout: Timeout = 600,
     plan: Annotated[bool, typer.Option("--plan", help="Show what differs and the steps, and touch nothing.")] = False,
     output: Json = "text",
@@ -70,7 +73,8 @@ def apply(
     if file is None:
         raise UsageError("no Clusterfile is given", hint="slipway apply -f Clusterfile; slipway generate writes one")
     options, bring = wanted(
-        file, image, masters, nodes, user, key, passwd, port, env, cmds, name, registry, plain_http, ca, timeout, skipping(skip_check)
+        file, image, masters, nodes, user, key, passwd, port, env, cmds, name, registry, plain_http, ca, timeout, skipping(skip_check),
+        profile=profile,
     )  # fmt: skip
     found = applying.apply(options, Store.default(), plan=plan, fetch=bring)
     if as_json:
@@ -115,6 +119,7 @@ def generate(
     registry: OfSite = None,
     plain_http: PlainHttp = False,
     ca: Ca = None,
+    profile: WantedProfile = None,
     from_cluster: Annotated[
         bool, typer.Option("--from-cluster", help="Read the nodes of a cluster that kubeadm made, from its first --masters.")
     ] = False,
@@ -153,6 +158,7 @@ def generate(
         port=port,
         commands=cmds,
         registry=_registry(registry, plain_http, ca),
+        profile=known_profile(profile),
     )
     parse(text, "the Clusterfile")
     say(text, end="")

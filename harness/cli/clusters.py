@@ -15,6 +15,7 @@ from harness import log
 from harness.cli.install import is_application, put
 from harness.cli.share import Ca, PlainHttp, connect, fetch
 from harness.cli.terminal import Json, Yes, app, existing, pairs, plain, print_json, say, short, table, wants_json
+from harness.clusterfile import PROFILES
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.oci.store import Store
 
@@ -61,6 +62,9 @@ SkipCheck = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+WantedProfile = Annotated[
+    str | None, typer.Option("--profile", help=f"Harden the cluster: {', '.join(PROFILES)}.", metavar="NAME", show_default=False)
+]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that workloads may take to become ready.")]
 Apps = Annotated[
     list[str] | None,
@@ -94,6 +98,7 @@ def run(
     plain_http: PlainHttp = False,
     ca: Ca = None,
     skip_check: SkipCheck = None,
+    profile: WantedProfile = None,
     timeout: Timeout = 600,
     apps: Apps = None,
     called: Called = None,
@@ -115,10 +120,12 @@ def run(
     as_json = wants_json(output)
     skipped = skipping(skip_check)
     options, bring = wanted(
-        file, image, masters, nodes, user, key, passwd, port, env, cmds, name, registry, plain_http, ca, timeout, skipped, apps
+        file, image, masters, nodes, user, key, passwd, port, env, cmds, name, registry, plain_http, ca, timeout, skipped, apps, profile
     )  # fmt: skip
     bring()
     if is_application(options.image):
+        if profile:
+            raise UsageError(f"--profile is for a cluster that is made, and {options.image} is an application image")
         named = name is not None or file is not None
         _put(options, nodes, called, kubeconfig, not no_images, named=named, plan=plan, as_json=as_json)
         return
@@ -215,6 +222,7 @@ def wanted(
     timeout: float,
     skipped: frozenset[str] = frozenset(),
     apps: Sequence[str] | None = None,
+    profile: str | None = None,
 ) -> tuple[Any, Callable[[], None]]:
     """What a Clusterfile and options ask for, and what brings the image, and looks whether a registry of the site has what is in it."""
     from harness.lifecycle import clusterfiles
@@ -233,6 +241,7 @@ def wanted(
         commands=tuple(cmds) if cmds else None,
         apps=tuple(part.strip() for word in apps for part in word.split(",") if part.strip()) if apps else None,
         registry=_registry(registry, plain_http, ca),
+        profile=known_profile(profile),
     )
     found = clusterfiles.effective(clusterfiles.read(file, values) if file else None, given)
     external = found.cluster.external_registry if found.cluster else None
@@ -247,6 +256,13 @@ def wanted(
                 _check_site(site, one, Path(external.ca) if external and external.ca else None)
 
     return options, bring
+
+
+def known_profile(name: str | None) -> str | None:
+    """The name of a profile as it was given. Raises UsageError, with those there are, for one that is none."""
+    if name is not None and name not in PROFILES:
+        raise UsageError(f"--profile {name}: there is no such profile", hint=f"there are: {', '.join(PROFILES)}")
+    return name
 
 
 def _registry(text: str | None, plain_http: bool, ca: Path | None) -> Any:

@@ -195,6 +195,28 @@ def certs_add_names(
     print_json(plain(done)) if as_json else say(f"the API of {cluster} answers as {', '.join(done.added)}")
 
 
+@certs_app.command("rotate-secrets")
+def certs_rotate_secrets(
+    name: Name = "default",
+    masters: Masters = None,
+    nodes: Nodes = None,
+    user: User = "root",
+    key: Key = None,
+    port: Port = 22,
+    output: Json = "text",
+) -> None:
+    """Encrypt the Secrets of a cluster, in etcd, with a new key. The same command again ends what was cut off."""
+    from harness.lifecycle import rotation
+
+    as_json = wants_json(output)
+    done = rotation.rotate(name, *_members(masters, nodes, _login(user, port, key, None)))
+    if as_json:
+        print_json(plain(done))
+        return
+    say(f"{done.secrets} Secrets of {done.name} are encrypted with {done.key}")
+    say(f"backups of before hold the old key, and one of now the new one: slipway backup {name}")
+
+
 PasswordEnv = Annotated[
     str | None, typer.Option(help="The environment variable that holds the password of the file.", metavar="NAME", show_default=False)
 ]

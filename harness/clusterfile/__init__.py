@@ -19,6 +19,8 @@ API_VERSION = "slipway.dev/v1"
 """Of the documents that are ours. sealer's are read too."""
 
 MASTER, NODE, MASTER0 = "master", "node", "master0"
+PROFILES = ("cis",)
+"""Profiles that a cluster can be made with: how its parts are hardened."""
 REDACTED = "<redacted "
 """What a value begins with that was not kept (see ``harness.clusterfile.secrecy``)."""
 
@@ -193,6 +195,8 @@ class Cluster:
     load_balancing: str = "auto"
     """``auto``, ``haproxy`` or ``ipvs``."""
     certificate_validity: datetime.timedelta | None = None
+    profile: str | None = None
+    """One of ``PROFILES``; None: kubeadm's own defaults."""
 
     @property
     def masters(self) -> tuple[str, ...]:

@@ -61,6 +61,7 @@ def build(document: Found, report: Report) -> Cluster | None:
         data_root=spec.get("dataRoot"),
         load_balancing=spec.get("loadBalancing", "auto"),
         certificate_validity=certificates.get("validity") if certificates else None,
+        profile=spec.get("profile") or None,
     )
 
 

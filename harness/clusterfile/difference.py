@@ -160,6 +160,7 @@ def _cluster(clusterfile: Clusterfile) -> Iterator[_Thing]:
         ("setting", "containerRuntime.type"): cluster.container_runtime,
         ("setting", "dataRoot"): cluster.data_root,
         ("setting", "loadBalancing"): cluster.load_balancing,
+        ("setting", "profile"): cluster.profile,
         ("certificates", "certificates.validity"): cluster.certificate_validity and fields.duration_text(cluster.certificate_validity),
     }
     for (subject, key), text in texts.items():

@@ -53,6 +53,7 @@ def generate(
     cert_sans: Sequence[str] = (),
     registry: ExternalRegistry | LocalRegistry | None = None,
     load_balancing: str = "auto",
+    profile: str | None = None,
     kubeadm: Iterable[Mapping[str, Any]] = (),
 ) -> str:
     """A Clusterfile for machines by address; ``hosts`` are those with labels, taints, env or an ssh of their own.
@@ -74,6 +75,7 @@ def generate(
         local_registry=registry if isinstance(registry, LocalRegistry) else None,
         external_registry=registry if isinstance(registry, ExternalRegistry) else None,
         load_balancing=load_balancing,
+        profile=profile,
     )
     return _NO_PASSWORDS + _text(Clusterfile("", cluster=cluster, kubeadm=tuple(kubeadm)), _Values())
 
@@ -205,6 +207,7 @@ def _cluster(cluster: Cluster, keep: _Values) -> dict[str, Any]:
             "hostAliases": [{"ip": alias.ip, "hostnames": list(alias.hostnames)} for alias in cluster.host_aliases],
             "dataRoot": cluster.data_root,
             "loadBalancing": cluster.load_balancing if cluster.load_balancing != "auto" else None,
+            "profile": cluster.profile,
         }
     )
     if cluster.certificate_validity:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from harness.clusterfile import API_VERSION, Password, fields
+from harness.clusterfile import API_VERSION, PROFILES, Password, fields
 from harness.clusterfile.fields import FieldError
 from harness.clusterfile.shapes import Anything, ByForm, Choice, Field, Flag, Found, Listed, Mapped, Number, Record, Shape, Text
 from harness.clusterfile.source import Node, Report, key_path
@@ -294,6 +294,7 @@ _CLUSTER = Record(
         "dataRoot": Field(Text(fields.folder), help="The folder on the nodes that holds the data of slipway"),
         "loadBalancing": Field(Choice(("auto", "haproxy", "ipvs")), help="How workers reach the API of all masters"),
         "certificates": Field(Record({"validity": Field(Text(fields.duration), help="8760h, 365d or 10y")})),
+        "profile": Field(Choice(PROFILES), help="How the parts of the cluster are hardened; settled when it is made"),
     },
     elsewhere={"certSANs": "did you mean certSANS?", "cmds": "did you mean cmd?", "cmdArgs": "did you mean cmd_args?"},
 )

@@ -15,7 +15,7 @@ GONE: Mapping[str, tuple[tuple[str, ...], ...]] = {"ClusterConfiguration": (("dn
 
 _GROUP = "kubeadm.k8s.io/"
 _ARGUMENTS = frozenset({"extraArgs", "kubeletExtraArgs"})
-_BY_NAME = frozenset({"extraEnvs"})
+_BY_NAME = frozenset({"extraEnvs", "extraVolumes"})
 _JOINED = frozenset({"certSANs", "serverCertSANs", "peerCertSANs"})
 
 
@@ -34,8 +34,8 @@ def gone(document: Document) -> list[str]:
 def merge_kubeadm(defaults: Iterable[Document], image: Iterable[Document], clusterfile: Iterable[Document]) -> list[dict[str, Any]]:
     """One document of each kind, in the order in which kinds first occur: what the Clusterfile says wins, then the image, then defaults.
 
-    All are in the form of v1beta4. Mappings are joined at every depth; names for certificates are united; arguments and environments are
-    joined by name. Other lists are replaced.
+    All are in the form of v1beta4. Mappings are joined at every depth; names for certificates are united; arguments, environments and
+    volumes are joined by name. Other lists are replaced.
     """
     found: dict[str, dict[str, Any]] = {}
     for document in modern((*defaults, *image, *clusterfile)):

@@ -30,7 +30,7 @@ from harness.nodes.placing import add
 from harness.nodes.ssh import SshNode
 from harness.oci.tarstream import TarError, TarReader
 from harness.runtimes.kubeadm import KUBECTL
-from harness.runtimes.pki import FILES, FOLDER
+from harness.runtimes.pki import ENCRYPTION, FILES, FOLDER
 from harness.runtimes.staticpods import MANIFESTS, RUNNING
 
 ETCD_DATA = "/var/lib/etcd"
@@ -314,6 +314,8 @@ def _read(stream: Any, snapshot: Any) -> Contents:
         names = sorted(name for name in {*sums, *named} if sums.get(name) != named.get(name))
         raise UsageError(f"is damaged: {', '.join(names) or 'it has no beginning'}", hint="take another one")
     keys = {name: small[f"pki/{name}"] for name in FILES}
+    # Only of a cluster that encrypts Secrets.
+    keys |= {ENCRYPTION: small[f"pki/{ENCRYPTION}"]} if f"pki/{ENCRYPTION}" in small else {}
     return Contents(
         front,
         keys,

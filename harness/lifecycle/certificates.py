@@ -27,8 +27,8 @@ from harness.lifecycle.plan import Step, execute
 from harness.nodes import LONG_TIMEOUT, Machine, Node, each
 from harness.nodes.placing import STATE, File, put_all, read_all
 from harness.runtimes import API_PORT, documents, staticpods
-from harness.runtimes.kubeadm import CLIENT_PEM, CONFIG, KUBECTL, admin_identity
-from harness.runtimes.pki import FILES, FOLDER, LEAF_DAYS, Authority, Pki, alternative_names, general_name
+from harness.runtimes.kubeadm import CLIENT_PEM, CONFIG, KUBECTL, SERVING_CRT, SERVING_KEY, admin_identity
+from harness.runtimes.pki import FILES, FOLDER, LEAF_DAYS, SHARED, Authority, Pki, alternative_names, general_name
 
 WARN_DAYS = 30
 _REGISTRY_DAYS = 3650
@@ -47,8 +47,11 @@ AUTHORITY_OF: Mapping[str, str] = {
 """Who signs what, by their names below ``FOLDER``."""
 KUBECONFIGS = ("admin", "super-admin", "controller-manager", "scheduler")
 
+SERVING_PEM = "/var/lib/kubelet/pki/kubelet-server-current.pem"
+"""Of a kubelet that asks the cluster for a certificate to serve with (serverTLSBootstrap)."""
+
 # Certificates only, never the keys that stand beside them in some of these files.
-_COLLECT = f"""for path in {FOLDER}/*.crt {FOLDER}/etcd/*.crt {CLIENT_PEM} /var/lib/kubelet/pki/kubelet.crt {registry.CERTIFICATE} \
+_COLLECT = f"""for path in {FOLDER}/*.crt {FOLDER}/etcd/*.crt {CLIENT_PEM} {SERVING_CRT} {SERVING_PEM} {registry.CERTIFICATE} \
   {registry.CA_OF_SITE}; do
   if [ -f "$path" ]; then echo "$path $(sed -n '/BEGIN CERT/,/END CERT/p' "$path" | base64 | tr -d '\\n')"; fi
 done
@@ -164,7 +167,9 @@ class Renewed:
     name: str
     masters: tuple[str, ...]
     kubelets: tuple[str, ...]
-    """Machines whose kubelet got a new certificate: where it had less than ``WARN_DAYS``. Kubelets renew theirs by themselves."""
+    """Machines whose kubelet got a new certificate: as a client where it had less than ``WARN_DAYS``, since kubelets renew that one by
+    themselves; as a server wherever it has one of the cluster's authority.
+    """
     days: int
 
 
@@ -179,14 +184,14 @@ def renew(
     """New certificates with fresh keys for API servers, etcd, front proxy, kubeconfigs and registry, one master after the other.
 
     They hold for ``days``, or as long as their authority. Each master is up again before the next one's turn, so that of several the
-    others serve all the time. Kubelets whose certificate ends soon get one too.
+    others serve all the time. Kubelets whose certificate as a client ends soon get one too, and those that serve with one of the cluster's.
     Raises InputError for nonsense, NodeError when a master is missing, StoreError when a master lacks the keys of the authorities.
     """
     if days < 1:
         raise InputError([Fault(f"--days {days}", "a certificate holds for a day at least")])
     found = access.known(name, masters, nodes, home=home)
     with access.opened(found) as cluster:
-        _all_masters(cluster)
+        all_masters(cluster)
         kubelets: list[str] = []
         with found.state.lock(), _alone(cluster, name):
             execute(_renewal(cluster, days, kubelets))
@@ -206,7 +211,7 @@ def _alone(cluster: Access, name: str) -> Iterator[None]:
         yield
 
 
-def _all_masters(cluster: Access) -> None:
+def all_masters(cluster: Access) -> None:
     """Raises NodeError unless every master answers: one that is left out would disagree with the others later."""
     _ = cluster.first
     missing = [cluster.unreachable[machine.address] for machine in cluster.known.masters if machine.address in cluster.unreachable]
@@ -239,21 +244,27 @@ def _renewal(cluster: Access, days: int, kubelets: list[str]) -> list[Step]:
             kubelets.append(node.name)
 
     if cluster.nodes:
-        title = "renew certificates of kubelets that end soon"
+        title = "renew certificates of kubelets"
         steps.append(Step("renew-kubelets", title, kubelet, cluster.nodes, after_all=(steps[-1].id,)))
     return steps
 
 
 def keys_of(node: Node) -> Pki:
     """The keys that masters share. Raises StoreError when the master lacks some: its authority is then somewhere else."""
-    files = read_all(node, [f"{FOLDER}/{name}" for name in FILES])
-    found = Pki.of({name: files.get(f"{FOLDER}/{name}", b"") for name in FILES})
+    files = read_all(node, [f"{FOLDER}/{name}" for name in SHARED])
+    found = Pki.of({name: files.get(f"{FOLDER}/{name}", b"") for name in SHARED})
     if found is None:
         raise StoreError(
             f"{node.name} does not have the keys of all authorities in {FOLDER}",
             hint="certificates of an authority that is kept elsewhere are renewed there",
         )
     return found
+
+
+def any_has_keys(nodes: Sequence[Node], *, encrypts: bool) -> bool:
+    """Whether a master has all that masters share; ``encrypts``: also the key of Secrets."""
+    tests = " && ".join(f"[ -s {FOLDER}/{name} ]" for name in (SHARED if encrypts else FILES))
+    return any(each(nodes, lambda node: node.run(tests, check=False).ok))
 
 
 def renew_master(node: Node, days: int, stamp: str, *, others: bool = False) -> bool:
@@ -312,36 +323,52 @@ def _renew_registry(node: Node, pki: Pki) -> None:
 
 
 def renew_kubelet(node: Node, authority: Authority, days: int, stamp: str, name: str | None = None) -> bool:
-    """A new certificate for a kubelet whose own ends within ``WARN_DAYS``; False when it has longer.
+    """New certificates for a kubelet: as a client where its own ends within ``WARN_DAYS``, as a server where the cluster's authority signed
+    its own. False when it has longer, and serves with one that it made itself.
 
     ``name`` is the node's, where it is known here. Raises NodeError when what the machine shows is not a certificate of its own kubelet:
-    a worker must not get one of the cluster's administrator by showing that.
+    a worker must not get one of the cluster's administrator, or of the API server, by showing that.
     """
-    # The target of the link holds certificate and key; only the first is read here.
-    found = [certificate for certificate in certificates_of(node) if certificate.path == CLIENT_PEM]
-    if not found or found[0].days() >= WARN_DAYS:
-        return False
-    data = node.run(f"sed -n '/BEGIN CERT/,/END CERT/p' {CLIENT_PEM}").stdout.encode()
-    _check_kubelet(node, authority, data, name or node.name)
-    pair = authority.renew(data, days=days)
-    dated = CLIENT_PEM.replace("current", re.sub(r"[TZ:]", "-", stamp).strip("-"))
-    put_all(node, {dated: File(pair.certificate + pair.key, 0o600), CLIENT_PEM: File(link=dated)})
-    node.run("systemctl restart kubelet", timeout=LONG_TIMEOUT)
-    return True
+    found = {certificate.path: certificate for certificate in certificates_of(node)}
+    # As Kubernetes has it.
+    name = (name or node.name).lower()
+    new: dict[str, File] = {}
+    if CLIENT_PEM in found and found[CLIENT_PEM].days() < WARN_DAYS:
+        # The target of the link holds certificate and key; only the first is read here.
+        data = _shown(node, CLIENT_PEM)
+        _check_kubelet(node, CLIENT_PEM, authority, data, name)
+        pair = authority.renew(data, days=days)
+        dated = CLIENT_PEM.replace("current", re.sub(r"[TZ:]", "-", stamp).strip("-"))
+        new |= {dated: File(pair.certificate + pair.key, 0o600), CLIENT_PEM: File(link=dated)}
+    if SERVING_CRT in found and authority.signed(data := _shown(node, SERVING_CRT)):
+        _check_kubelet(node, SERVING_CRT, authority, data, name)
+        pair = authority.renew(data, days=days)
+        new |= {SERVING_CRT: File(pair.certificate, 0o644), SERVING_KEY: File(pair.key, 0o600)}
+    if new:
+        put_all(node, new)
+        node.run("systemctl restart kubelet", timeout=LONG_TIMEOUT)
+    return bool(new)
 
 
-def _check_kubelet(node: Node, authority: Authority, data: bytes, name: str) -> None:
-    wanted = {NameOID.COMMON_NAME: f"system:node:{name}", NameOID.ORGANIZATION_NAME: "system:nodes"}
+def _shown(node: Node, path: str) -> bytes:
+    return node.run(f"sed -n '/BEGIN CERT/,/END CERT/p' {path}").stdout.encode()
+
+
+def _check_kubelet(node: Node, path: str, authority: Authority, data: bytes, name: str) -> None:
+    """Raises NodeError for what is not the certificate of a kubelet as a client or, at ``SERVING_CRT``, as a server of its own names."""
+    subject = {NameOID.COMMON_NAME: f"system:node:{name}", NameOID.ORGANIZATION_NAME: "system:nodes"}
+    serving = path == SERVING_CRT
     good = authority.signed(data)
     if good:
         certificate = x509.load_pem_x509_certificate(data)
         usage = [extension.value for extension in certificate.extensions if isinstance(extension.value, x509.ExtendedKeyUsage)]
-        good = {(part.oid, part.value) for part in certificate.subject} == set(wanted.items())
-        good = good and [set(each) for each in usage] == [{ExtendedKeyUsageOID.CLIENT_AUTH}]
-        good = good and not alternative_names(certificate)
+        names = {one for one in alternative_names(certificate) if not isinstance(one, x509.IPAddress)}
+        good = {(part.oid, part.value) for part in certificate.subject} == set(subject.items())
+        good = good and [set(each) for each in usage] == [{ExtendedKeyUsageOID.SERVER_AUTH if serving else ExtendedKeyUsageOID.CLIENT_AUTH}]
+        good = good and (names <= {general_name(name)} if serving else not alternative_names(certificate))
     if not good:
         raise NodeError(
-            f"{node.name}: {CLIENT_PEM} is not a certificate of the kubelet of {name} that this cluster signed: it is not renewed",
+            f"{node.name}: {path} is not a certificate of the kubelet of {name} that this cluster signed: it is not renewed",
             hint="look at it there: openssl x509 -noout -subject -issuer",
         )
 
@@ -403,7 +430,7 @@ def add_names(
     wanted = check_names(names)
     found = access.known(name, masters, nodes, home=home)
     with access.opened(found) as cluster:
-        _all_masters(cluster)
+        all_masters(cluster)
         with found.state.lock(), lease.held(cluster.first, name):
             execute(_naming(cluster, wanted, days))
         data = cluster.first.get(f"{FOLDER}/apiserver.crt")

@@ -58,6 +58,7 @@ class Given:
     commands: tuple[str, ...] | None = None
     apps: tuple[str, ...] | None = None
     registry: ExternalRegistry | None = None
+    profile: str | None = None
 
 
 def read(path: str, env: Mapping[str, str] | None = None) -> Clusterfile:
@@ -96,6 +97,7 @@ def effective(written: Clusterfile | None, given: Given) -> Clusterfile:
         commands=own.commands if given.commands is None else given.commands,
         app_names=own.app_names if given.apps is None else given.apps,
         external_registry=given.registry or own.external_registry,
+        profile=given.profile or own.profile,
     )
     faults = [*_unsupported(cluster, found.path or "the Clusterfile"), *_jumps(cluster, found.path)]
     if faults:

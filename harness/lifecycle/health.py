@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness import checks, enforcers, untrusted
 from harness.checks import Problem, Resource
+from harness.enforcers import Enforcer
 from harness.lifecycle import fitness
 from harness.lifecycle.certificates import WARN_DAYS, Certificate
 from harness.lifecycle.findings import Check, Finding, Seen, failed, ok, unknown, warning
@@ -319,14 +320,19 @@ def _why(problem: Problem) -> str:
     return f"{said[0]}; {where}" if said else where
 
 
+def in_use(items: Iterable[Resource]) -> tuple[Enforcer, ...]:
+    """What enforces NetworkPolicies, of programs that are known to, by the images of DaemonSets."""
+    agents = checks.of_kind(items, "DaemonSet")
+    used = {str(one.get("image", "")) for agent in agents for one in agent["spec"]["template"]["spec"].get("containers") or ()}
+    return enforcers.among(used)
+
+
 @_check("network-policies", "network policies", "a NetworkPolicy that nothing enforces protects nothing")
 def _policies(health: Health) -> Iterable[tuple[str, Seen]]:
     if health.silent is not None:
         return [(health.name, unknown("the API does not answer"))]
     policies = sorted(checks.title(one).removeprefix("NetworkPolicy ") for one in checks.of_kind(health.items, "NetworkPolicy"))
-    agents = checks.of_kind(health.items, "DaemonSet")
-    used = {str(one.get("image", "")) for agent in agents for one in agent["spec"]["template"]["spec"].get("containers") or ()}
-    found = enforcers.among(used)
+    found = in_use(health.items)
     if not policies:
         return [(health.name, ok(f"there are none; {'they would be enforced' if found else 'nothing would enforce them'}"))]
     more = f" and {len(policies) - 1} more" if len(policies) > 1 else ""

@@ -15,7 +15,22 @@ from harness.cloudimage import CloudImage
 from harness.clusterfile import Clusterfile, Host, is_redacted
 from harness.clusterstate import DEFAULT_NAME
 from harness.errors import CheckError, StoreError, UsageError
-from harness.lifecycle import apps, clusterfiles, delete, etcd, hooks, ipvs, labels, lease, membership, preflight, registry, rootfs, steps
+from harness.lifecycle import (
+    apps,
+    certificates,
+    clusterfiles,
+    delete,
+    etcd,
+    hooks,
+    ipvs,
+    labels,
+    lease,
+    membership,
+    preflight,
+    registry,
+    rootfs,
+    steps,
+)
 from harness.lifecycle.membership import Gathered
 from harness.lifecycle.plan import Journal, Step, execute
 from harness.lifecycle.run import with_hooks
@@ -26,7 +41,7 @@ from harness.nodes.ssh import SshNode
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS, SYSTEM
 from harness.runtimes.kubeadm import KUBECTL
-from harness.runtimes.pki import FILES, FOLDER
+from harness.runtimes.pki import FOLDER
 from harness.trust import policy
 
 _PLACEHOLDERS = ("slipway-lost-a", "slipway-lost-b")
@@ -444,9 +459,7 @@ def _find_keys(work: Work) -> Step:
     setup = work.setup
 
     def action() -> None:
-        tests = " && ".join(f"[ -s {FOLDER}/{name} ]" for name in FILES)
-        masters = work.found.alive(work.found.masters)
-        if not any(each(masters, lambda node: node.run(tests, check=False).ok)):
+        if not certificates.any_has_keys(work.found.alive(work.found.masters), encrypts=setup.profile.encrypts):
             # prepare() would make new ones, and with them another cluster.
             raise CheckError(
                 f"no master has all the keys of the cluster ({FOLDER}/ca.key and the others)",

@@ -11,7 +11,7 @@ from harness.lifecycle import distribution, ipvs
 from harness.lifecycle.machinefacts import FORWARDING6
 from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.placing import STATE, File, Files
-from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Cluster, Member, listens
+from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Cluster, Member, listens, profiles
 from harness.untrusted import Tree
 
 CONTAINERD_SERVICE = f"""[Unit]
@@ -146,18 +146,22 @@ def files(
     found = {
         "/etc/systemd/system/containerd.service": File.text(CONTAINERD_SERVICE),
         "/etc/containerd/config.toml": File.text(config),
-        "/etc/sysctl.d/90-slipway.conf": File.text(SYSCTL),
+        "/etc/sysctl.d/90-slipway.conf": File.text(SYSCTL + _lines(cluster.profile.sysctls)),
         "/etc/modules-load.d/slipway.conf": File.text("overlay\nbr_netfilter\n"),
         f"{STATE}/hosts.sh": File.text(_KEEP_HOSTS),
         "/usr/local/bin/ctr": File(link=f"{ROOTFS}/bin/ctr"),
         **{f"/opt/cni/bin/{name}": File(link=f"{ROOTFS}/{CNI_PLUGINS}/{name}") for name in plugins},
-        **{f"/etc/cni/net.d/{name}": File.text(text) for name, text in (networks or {}).items()},
+        **{f"/etc/cni/net.d/{name}": File.text(text, cluster.profile.mode) for name, text in (networks or {}).items()},
     }
     if cluster.virtual_ip:
         found[ipvs.MARK] = File.text(f"{cluster.virtual_ip}\n")
     if needs_balancer(member):
         found |= balancer_files(balancer_config(cluster, member))
     return found
+
+
+def _lines(sysctls: Mapping[str, str]) -> str:
+    return "".join(f"{name} = {value}\n" for name, value in sysctls.items())
 
 
 def balancer_files(text: str) -> Files:
@@ -237,13 +241,18 @@ def set_hosts(node: Node, lines: Iterable[str]) -> None:
 _FOLDERS = (
     "/etc/kubernetes", "/etc/containerd", "/etc/cni/net.d", "/etc/cni", "/var/lib/kubelet", "/var/lib/etcd", "/var/lib/containerd",
     "/var/lib/cni", "/opt/cni/bin", "/opt/cni", "/opt/containerd/bin", "/opt/containerd/lib", "/opt/containerd", "/run/containerd",
-    "/run/flannel", "/var/run/kubernetes", "/var/log/pods", "/var/log/containers", "/usr/libexec/kubernetes", "/root/.kube",
+    "/run/flannel", "/var/run/kubernetes", "/var/log/pods", "/var/log/containers", profiles.AUDIT, "/usr/libexec/kubernetes", "/root/.kube",
     "/root/.cache/helm", "/root/.config/helm", "/root/.local/share/helm",
 )  # fmt: skip
 """Folders that a cluster uses, children before their parents: those that were not there before go when it goes."""
 
-# What was there before us: services, folders, interfaces, settings of the kernel. Noted once, before the first change.
-NOTE_STATE = f"""set -e
+
+def note_state(sysctls: Mapping[str, str]) -> str:
+    """Shell text that notes what was there before us: services, folders, interfaces, settings of the kernel.
+
+    Only the first time, before the first change. ``sysctls`` are settings beyond those that every cluster makes.
+    """
+    return f"""set -e
 umask 077
 mode=$(stat -c %a {STATE} 2>/dev/null || true)
 mkdir -p {STATE}
@@ -255,7 +264,7 @@ if [ ! -e {STATE}/before/services ]; then
   ls -A /etc/cni/net.d > networks 2>/dev/null || true
   ls /sys/class/net > links
   {ipvs.NOTE}
-  for name in $(printf '%s' {shlex.quote(SYSCTL)} | sed 's/ .*//') {" ".join(ipvs.SYSCTLS)}; do
+  for name in $(printf '%s' {shlex.quote(SYSCTL)} | sed 's/ .*//') {" ".join((*ipvs.SYSCTLS, *sysctls))}; do
     value=$(sysctl -n "$name" 2>/dev/null) && echo "$name = $value" || true
   done > sysctl
   for unit in containerd kubelet; do
@@ -267,13 +276,15 @@ chmod 700 {STATE}
 """
 
 
-def apply(*, dual: bool) -> str:
-    """Shell text that makes the files of ``files`` count. With ``dual`` packets of both families are forwarded."""
-    # Only forwarding is needed in any case; the others depend on what the kernel has.
+def apply(cluster: Cluster) -> str:
+    """Shell text that makes the files of ``files`` count."""
+    # Only forwarding, and what the profile asks for, is needed in any case; the others depend on what the kernel has.
+    needed = dict.fromkeys(("net/ipv4/ip_forward", *([FORWARDING6] if cluster.network.dual else [])), "1")
+    needed |= {name.replace(".", "/"): value for name, value in cluster.profile.sysctls.items()}
     checks = ""
-    for name in ("net/ipv4/ip_forward", *([FORWARDING6] if dual else [])):
-        told = f"echo '{name.replace('/', '.')} cannot be switched on' >&2; exit 1"
-        checks += f'[ "$(cat /proc/sys/{name})" = 1 ] || {{ {told}; }}\n'
+    for name, value in needed.items():
+        told = f"echo '{name.replace('/', '.')} cannot be set to {value}' >&2; exit 1"
+        checks += f'[ "$(cat /proc/sys/{name})" = {value} ] || {{ {told}; }}\n'
     return f"""systemctl daemon-reload
 for module in overlay br_netfilter; do modprobe $module 2>/dev/null || true; done
 sysctl -e -q -p /etc/sysctl.d/90-slipway.conf 2>/dev/null || true

@@ -12,7 +12,7 @@ from harness import enforcers, untrusted
 from harness.lifecycle import distribution
 from harness.nodes.placing import STATE
 from harness.oci.model import Platform
-from harness.runtimes import API_NAME, API_PORT, NFTABLES_KERNEL, REGISTRY_PORT
+from harness.runtimes import API_NAME, API_PORT, NFTABLES_KERNEL, REGISTRY_PORT, profiles
 
 MASTER_PORTS: Mapping[int, str] = {
     API_PORT: "the API server",
@@ -107,6 +107,10 @@ for path in {" ".join(WRITTEN)}; do
   [ -w "$here" ] || echo "readonly $path"
 done
 for name in {" ".join(SYSCTLS)}; do [ -w /proc/sys/$name ] || echo "readonly /proc/sys/$name"; done
+for setting in {" ".join(f"{name.replace('.', '/')}={value}" for name, value in profiles.SYSCTLS.items())}; do
+  name=${{setting%=*}}
+  [ "$(cat /proc/sys/$name 2>/dev/null)" = "${{setting#*=}}" ] || [ -w /proc/sys/$name ] || echo "readonly /proc/sys/$name"
+done
 while read -r said name; do
   grep -lE "^[[:space:]]*$name[[:space:]]*=[[:space:]]*0" /etc/sysctl.conf /etc/sysctl.d/*.conf 2>/dev/null | sed "s/^/$said /"
 done <<'END'

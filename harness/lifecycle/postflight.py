@@ -21,7 +21,7 @@ from typing import Any
 from harness import checks, cloudimage, clusterstate, kubeobjects, log, untrusted
 from harness.checks import Resource
 from harness.errors import CheckError, CommandError, SlipwayError
-from harness.lifecycle import access, certificates, etcd, findings, health, ipvs, moves, preflight, registry, trial
+from harness.lifecycle import access, certificates, cis, cisfacts, etcd, findings, health, ipvs, moves, preflight, registry, trial
 from harness.lifecycle.access import Access
 from harness.lifecycle.check import Report
 from harness.lifecycle.drain import names
@@ -32,7 +32,7 @@ from harness.oci.store import Store
 from harness.runtimes import API_PORT, DNS_DOMAIN, REGISTRY_PORT, ROOTFS, Network
 from harness.runtimes.kubeadm import KUBECTL
 
-__all__ = ["CHECKS", "post"]
+__all__ = ["CHECKS", "against_cis", "post"]
 
 LABEL = "slipway.dev/check"
 _ABANDONED = 180
@@ -61,6 +61,23 @@ def post(
         found = gather(cluster, store or Store.default())
     told = findings.skip(health.judge(found), skipped)
     return Report(name, told, CHECKS, found.names, time.monotonic() - started)
+
+
+def against_cis(
+    name: str = clusterstate.DEFAULT_NAME,
+    masters: Sequence[Machine] = (),
+    nodes: Sequence[Machine] = (),
+    *,
+    skip: Collection[str] = (),
+    home: Path | None = None,
+) -> Report:
+    """Look how a cluster, whatever made it, stands to the CIS benchmark. Nothing is changed. Raises as ``post`` does."""
+    started = time.monotonic()
+    skipped = findings.check_ids(skip, cis.CHECKS)
+    with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
+        found = cisfacts.gather(cluster)
+    told = findings.skip(cis.judge(found), skipped)
+    return Report(name, told, cis.CHECKS, found.names, time.monotonic() - started)
 
 
 def gather(cluster: Access, store: Store) -> Health:

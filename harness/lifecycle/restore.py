@@ -33,7 +33,7 @@ from harness.nodes.placing import STATE, File, put_all, tar_stream
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS, SYSTEM, documents, staticpods
 from harness.runtimes.kubeadm import KUBECTL, admin_identity, bracketed
-from harness.runtimes.pki import FOLDER
+from harness.runtimes.pki import Pki
 
 REPLACED = f"{ETCD_DATA}/replaced-by-restore"
 """Where the data lies, on each master, in whose place that of the backup was put."""
@@ -69,7 +69,7 @@ class _Source:
 
     @property
     def keys(self) -> dict[str, File]:
-        return {f"{FOLDER}/{name}": File(data, 0o600 if name.endswith(".key") else 0o644) for name, data in self.contents.keys.items()}
+        return Pki(self.contents.keys).placed
 
     @property
     def size(self) -> int:

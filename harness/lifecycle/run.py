@@ -300,6 +300,10 @@ def _begin(setup: steps.Setup, stack: contextlib.ExitStack) -> None:
             f"the cluster {setup.name} is there, and runs {runs.get('image')} {runs['digest'][7:19]}",
             hint=f"slipway upgrade brings it to another image, and slipway delete {setup.name} ends it",
         )
+    if stored and stored.profile != setup.profile_name:
+        made = f"with the profile {stored.profile}" if stored.profile else "without a profile"
+        hint = f"--profile {stored.profile}" if stored.profile else "leave --profile out; a new cluster can have one"
+        raise UsageError(f"the cluster {setup.name} is there, and was made {made}", hint=hint)
     wanted = {node.address for node in setup.nodes}
     if there and there != wanted:
         more, fewer = " ".join(sorted(wanted - there)), " ".join(sorted(there - wanted))

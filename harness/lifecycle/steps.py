@@ -31,7 +31,7 @@ from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, Files, place
 from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.store import Store
-from harness.runtimes import DNS_DOMAIN, POD_CIDR, ROOTFS, SVC_CIDR, SYSTEM, Cluster, Facts, Member, Network, Runtime
+from harness.runtimes import DNS_DOMAIN, POD_CIDR, ROOTFS, SVC_CIDR, SYSTEM, Cluster, Facts, Member, Network, Profile, Runtime, profiles
 from harness.runtimes.kubeadm import ADMIN, KUBECTL, Kubeadm
 from harness.untrusted import Tree
 
@@ -215,7 +215,19 @@ class Setup:
             certificate_days=self._certificate_days,
             virtual_ip=self.balancing.virtual_ip,
             added_names=self.added_names,
+            profile=self.profile,
         )
+
+    @property
+    def profile_name(self) -> str | None:
+        return self.clusterfile.cluster.profile if self.clusterfile.cluster else None
+
+    @functools.cached_property
+    def profile(self) -> Profile:
+        if self.profile_name is None:
+            return Profile()
+        exempt = {*SYSTEM, *namespaces(addons(self).values())}
+        return profiles.of(self.profile_name, self.facts.minor, exempt, modern(self.documents))
 
     @functools.cached_property
     def documents(self) -> tuple[Mapping[str, Any], ...]:
@@ -426,6 +438,7 @@ def wanted_of_machines(setup: Setup, targets: Sequence[preflight.Target]) -> pre
         registry=setup.elsewhere is None,
         evicts_later=any("evictionHard" in document for document in setup.clusterfile.kubeadm),
         enforcers=enforcers.among(image.name for image in setup.image.platforms[0].images.images),
+        sysctls=profiles.sysctls(setup.profile_name),
     )
 
 
@@ -449,6 +462,10 @@ def warn_of_documents(setup: Setup) -> None:
             log.warning(f"{document['kind']} .{field}: kubeadm has no such field any more; it is left out")
     if any(document.get("kind") == PROXY and document.get("mode") == "ipvs" for document in setup.documents):
         log.warning(f"{PROXY} .mode: ipvs is deprecated since Kubernetes 1.35, and will go; nftables takes its place")
+    for text in profiles.lacking(setup.profile_name, setup.facts.minor):
+        log.warning(text)
+    for path in profiles.overruled(setup.profile, modern(setup.documents)):
+        log.warning(f"{path}: what the document says counts, not the profile {setup.profile.name}")
 
 
 def make_keys(setup: Setup) -> Step:
@@ -512,11 +529,11 @@ def _networks(setup: Setup, node: Node) -> dict[str, str]:
 
 def set_up_machines(setup: Setup) -> Step:
     def action(node: Node) -> None:
-        node.run(machine.NOTE_STATE, timeout=LONG_TIMEOUT)
+        node.run(machine.note_state(setup.profile.sysctls), timeout=LONG_TIMEOUT)
         mark(setup, node)
         place(node, machine_files(setup, node))
         machine.set_hosts(node, setup.hosts_lines(node))
-        node.run(machine.apply(dual=setup.network.dual), timeout=LONG_TIMEOUT)
+        node.run(machine.apply(setup.cluster), timeout=LONG_TIMEOUT)
 
     def inputs(node: Node) -> str:
         files = {path.lstrip("/"): file for path, file in machine_files(setup, node).items()}
@@ -625,6 +642,8 @@ def kubernetes_inputs(setup: Setup, node: Node) -> str:
         *(cluster.documents),
         *([cluster.certificate_days] if cluster.certificate_days else []),
         *([cluster.virtual_ip] if cluster.virtual_ip else []),
+        # Its files are named after their content.
+        *([cluster.profile.name, *cluster.profile.documents] if cluster.profile.name else []),
     )
 
 
@@ -729,6 +748,17 @@ def addons(setup: Setup) -> dict[str, str]:
             file = files.get(path)
             found[name] = file.data.decode() if file else tree.read_text(path)
     return found
+
+
+def namespaces(manifests: Iterable[str]) -> frozenset[str]:
+    """The namespaces that are made by manifests, or that something of them is in, but for ``default``."""
+    found: set[object] = set()
+    for text in manifests:
+        for document in untrusted.yaml_documents(text, what="an addon of the image", error=StoreError):
+            metadata = document.get("metadata") if isinstance(document, Mapping) else None
+            if isinstance(metadata, Mapping):
+                found.add(metadata.get("name" if document.get("kind") == "Namespace" else "namespace"))
+    return frozenset(name for name in found if isinstance(name, str) and name not in ("", "default"))
 
 
 def finish_cluster(setup: Setup) -> Step:

@@ -16,7 +16,7 @@ from typing import Any
 from harness import checks, cloudimage, enforcers, kubeobjects, log, untrusted
 from harness.clusterfile import Hook, Phase
 from harness.errors import CheckError, CommandError, SlipwayError, StoreError
-from harness.lifecycle import apps, backup, drain, etcd, hooks, machine, obsolete, registry, rootfs, staging, steps
+from harness.lifecycle import apps, backup, certificates, drain, etcd, hooks, machine, obsolete, registry, rootfs, staging, steps
 from harness.lifecycle.membership import Gathered
 from harness.lifecycle.moves import DONE, ROLLBACK, UPGRADE, Move, write
 from harness.lifecycle.plan import Journal, Step, digest
@@ -26,7 +26,6 @@ from harness.nodes.placing import STATE, Files, place, read_all
 from harness.nodes.ssh import SshNode
 from harness.runtimes import SYSTEM, staticpods
 from harness.runtimes.kubeadm import KUBECTL
-from harness.runtimes.pki import FILES, FOLDER
 
 BACKUP = f"{STATE}/before-upgrade.backup"
 """On every master: what ``slipway restore`` takes, of before the last upgrade. There is one for the last rollback, too."""
@@ -318,8 +317,7 @@ def _find_keys(work: Work) -> Step:
     """The keys are those of the cluster: new ones, as ``run`` would make them, would be another cluster's."""
 
     def action() -> None:
-        tests = " && ".join(f"[ -s {FOLDER}/{name} ]" for name in FILES)
-        if not any(each(work.found.masters, lambda node: node.run(tests, check=False).ok)):
+        if not certificates.any_has_keys(work.found.masters, encrypts=work.setup.profile.encrypts):
             raise CheckError("no master has the keys of the cluster", hint="put them back from a backup")
         work.setup.runtime.prepare()
 
@@ -525,7 +523,7 @@ def _change(work: Work, node: SshNode, together: Sequence[SshNode]) -> str:
     staging.switch(node, work.move.id)
     place(node, steps.machine_files(setup, node))
     machine.set_hosts(node, setup.hosts_lines(node))
-    node.run(machine.apply(dual=setup.network.dual), timeout=LONG_TIMEOUT)
+    node.run(machine.apply(setup.cluster), timeout=LONG_TIMEOUT)
     for step in hooks.at(setup, work.hooks, Phase.UPGRADE_HOST, (), among={node.address}) if work.move.kind == UPGRADE else ():
         if node in step.nodes:
             step.action(node)

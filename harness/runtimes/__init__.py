@@ -242,6 +242,29 @@ class Member:
 
 
 @dataclasses.dataclass(frozen=True)
+class Profile:
+    """What a cluster is hardened with; without a name nothing is. ``harness.runtimes.profiles`` makes them."""
+
+    name: str = ""
+    documents: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), repr=False)
+    """Of kubeadm and the kubelet, in the form of v1beta4: they lie over slipway's own, and below those of image and user."""
+    files: Files = dataclasses.field(default_factory=dict, repr=False)
+    """On masters: what arguments of the documents name."""
+    folders: tuple[str, ...] = ()
+    """On masters: what root alone may look into."""
+    units: Files = dataclasses.field(default_factory=dict, repr=False)
+    """On every node."""
+    sysctls: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Settings of the kernel, by name with dots, without which no kubelet starts."""
+    mode: int = 0o644
+    """Of the kubelet's units and configuration, and of the pod network's."""
+    encrypts: bool = False
+    """Secrets are encrypted in etcd."""
+    serving: bool = False
+    """Kubelets serve with certificates of the cluster's authority."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Cluster:
     """All that a runtime needs to know."""
 
@@ -264,6 +287,7 @@ class Cluster:
     """How long certificates are good; None: as long as kubeadm's."""
     virtual_ip: str | None = None
     """The address, on no interface, by which kernels of members may lead to the masters: certificates hold it."""
+    profile: Profile = Profile()
 
     @property
     def masters(self) -> tuple[Member, ...]:

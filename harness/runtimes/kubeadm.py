@@ -11,7 +11,7 @@ import base64
 import datetime
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cryptography import x509
@@ -23,7 +23,7 @@ from harness.errors import CheckError, CommandError, NodeError, StoreError
 from harness.nodes import LONG_TIMEOUT, Node, each
 from harness.nodes.placing import STATE, File, Files, put_all, read_all
 from harness.runtimes import API_NAME, API_PORT, DEFAULT_PREFIX6, DNS_DOMAIN, ROOTFS, Cluster, Member, documents, listens
-from harness.runtimes.pki import ADMINISTRATORS, FILES, FOLDER, LEAF_DAYS, Pki, master_certificates
+from harness.runtimes.pki import ADMINISTRATORS, ENCRYPTION, FOLDER, LEAF_DAYS, SHARED, Pair, Pki, master_certificates
 from harness.untrusted import KubeIdentity
 
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
@@ -35,6 +35,9 @@ KUBEADM = f"{ROOTFS}/bin/kubeadm"
 # With a home of its own, so that its cache is not left in root's.
 KUBECTL = f"HOME={STATE} KUBECONFIG={ADMIN} {ROOTFS}/bin/kubectl"
 CLIENT_PEM = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+SERVING_CRT, SERVING_KEY = "/var/lib/kubelet/pki/kubelet.crt", "/var/lib/kubelet/pki/kubelet.key"
+"""Where a kubelet that is told nothing puts a certificate of its own making, unless there is one."""
+_KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
 INSTANCE = "/var/lib/kubelet/instance-config.yaml"
 """What differs from node to node in a kubelet's configuration: ``kubeadm upgrade node`` lays it over what the cluster keeps."""
 CRI_ANNOTATION = "kubeadm.alpha.kubernetes.io/cri-socket"
@@ -140,20 +143,23 @@ class Kubeadm:
         """The keys of the cluster from a master that has them (an earlier run was killed), else new ones.
 
         They are on the first master before anything is done with them, so no later run can make others.
-        Raises StoreError when masters have keys of different clusters.
+        Raises StoreError when masters have keys of different clusters, or the cluster encrypts Secrets and is to have no profile.
         """
-        paths = [f"{FOLDER}/{name}" for name in FILES]
-        found: dict[str, tuple[str, Pki]] = {}
+        paths = [f"{FOLDER}/{name}" for name in SHARED]
+        found: list[tuple[str, Pki]] = []
         masters = [master for master in self.cluster.masters if not master.away]
         for member, files in zip(masters, each(masters, lambda master: read_all(master.node, paths)), strict=True):
-            pki = Pki.of({name: files.get(f"{FOLDER}/{name}", b"") for name in FILES})
+            pki = Pki.of({name: files.get(f"{FOLDER}/{name}", b"") for name in SHARED})
             if pki is not None:
-                found.setdefault(pki.identity, (member.name, pki))
-        if len(found) > 1:
-            names = " and ".join(name for name, _ in found.values())
-            raise StoreError(f"{names} have the keys of different clusters", hint="delete the old cluster first: slipway delete")
-        self._pki = next(iter(found.values()))[1] if found else Pki.make(days=self._days)
-        put_all(self.first.node, self._shared_keys())
+                found.append((member.name, pki))
+        pki = _one(found) or Pki.make(days=self._days)
+        if pki.encrypts and not self.cluster.profile.encrypts:
+            raise StoreError(
+                f"the cluster {self.cluster.name} was begun with a profile: Secrets may be encrypted already",
+                hint="give the same one: --profile cis, or profile: cis in the Clusterfile; or slipway delete",
+            )
+        self._pki = pki.encrypting() if self.cluster.profile.encrypts else pki
+        put_all(self.first.node, self._pki.placed)
 
     def authority(self) -> bytes:
         return self.pki.files["ca.crt"]
@@ -164,32 +170,38 @@ class Kubeadm:
 
     def units(self, member: Member) -> Files:  # noqa: ARG002 -- all have the same
         links = {f"/usr/local/bin/{name}": File(link=f"{ROOTFS}/bin/{name}") for name in _PROGRAMS}
+        profile = self.cluster.profile
         return {
-            "/etc/systemd/system/kubelet.service": File.text(KUBELET_SERVICE),
-            "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf": File.text(KUBELET_DROP_IN),
+            "/etc/systemd/system/kubelet.service": File.text(KUBELET_SERVICE, profile.mode),
+            "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf": File.text(KUBELET_DROP_IN, profile.mode),
+            **profile.units,
             **links,
         }
 
     def start_kubelet(self, member: Member) -> None:
         """Start the kubelet with its certificate. It takes seconds to get ready, which others use: nothing else need be there yet."""
+        mode = self.cluster.profile.mode
         if member.is_master:
-            configuration = {**self._configuration(member), **self._shared_keys()}
-            start = f"{KUBEADM} init phase kubelet-start --config {CONFIG}"
+            configuration = {**self._configuration(member), **self.pki.placed}
+            folders = "".join(f"mkdir -p {folder} && chmod 700 {folder} && " for folder in self.cluster.profile.folders)
+            # kubeadm keeps the mode of what it writes over, and chooses one itself where there is nothing.
+            start = f"{folders}{KUBEADM} init phase kubelet-start --config {CONFIG} && chmod {mode:o} {_KUBELET_CONFIG}"
         else:
             configuration = {
                 f"{FOLDER}/ca.crt": File(self.authority(), 0o644),
-                "/var/lib/kubelet/config.yaml": File.text(documents(worker_kubelet(self.cluster, member))),
+                _KUBELET_CONFIG: File.text(documents(worker_kubelet(self.cluster, member)), mode),
                 INSTANCE: File.text(f'containerRuntimeEndpoint: "{CRI_SOCKET}"\n'),
                 "/var/lib/kubelet/kubeadm-flags.env": File.text(kubelet_flags(self.cluster, member)),
             }
             start = "systemctl restart kubelet"
-        put_all(member.node, {**configuration, **self._client(member)})
+        put_all(member.node, {**configuration, **self._client(member), **self._serving(member)})
         member.node.run(f"mkdir -p /etc/kubernetes/manifests && {start} && systemctl enable --no-reload kubelet 2>&1", timeout=LONG_TIMEOUT)
 
     def _configuration(self, member: Member) -> dict[str, File]:
         return {
             CONFIG: File.text(master_config(self.cluster, member, initial=True), 0o600),
             f"{CONFIG}.upload": File.text(master_config(self.cluster, member, initial=False), 0o600),
+            **self.cluster.profile.files,
         }
 
     def configure(self, member: Member) -> None:
@@ -324,9 +336,6 @@ done"""
     def reset(self, node: Node) -> None:
         reset(node)
 
-    def _shared_keys(self) -> dict[str, File]:
-        return {f"{FOLDER}/{name}": File(data, 0o600 if name.endswith(".key") else 0o644) for name, data in self.pki.files.items()}
-
     def _client(self, member: Member) -> dict[str, File]:
         """The kubelet's own certificate, laid out as TLS bootstrap leaves it, so that its rotation works."""
         user = f"system:node:{member.name}"
@@ -339,6 +348,13 @@ done"""
             CLIENT_PEM: File(link=dated),
             "/etc/kubernetes/kubelet.conf": File.text(config, 0o600),
         }
+
+    def _serving(self, member: Member) -> dict[str, File]:
+        """The certificate by which API servers know the kubelet, where the profile has them ask for one."""
+        if not self.cluster.profile.serving:
+            return {}
+        pair = serving_pair(self.pki, member.name, [member.address, *([member.address6] if member.address6 else [])], self._days)
+        return {SERVING_CRT: File(pair.certificate, 0o644), SERVING_KEY: File(pair.key, 0o600)}
 
     def _certificates(self, member: Member) -> dict[str, File]:
         names = [member.name, "kubernetes", "kubernetes.default", "kubernetes.default.svc", f"kubernetes.default.svc.{DNS_DOMAIN}"]
@@ -367,6 +383,24 @@ done; journalctl -u kubelet -n 8 --no-pager -o cat 2>/dev/null"""
         except CommandError as error:
             log.debug(error.message)
             return ""
+
+
+def _one(found: Sequence[tuple[str, Pki]]) -> Pki | None:
+    """The keys that masters (by name) have, if any. Raises StoreError when they are not the same."""
+    clusters = {pki.identity: name for name, pki in reversed(found)}
+    if len(clusters) > 1:
+        names = " and ".join(name for name, pki in found if clusters[pki.identity] == name)
+        raise StoreError(f"{names} have the keys of different clusters", hint="delete the old cluster first: slipway delete")
+    encrypting = [(name, pki) for name, pki in found if pki.encrypts]
+    if len({pki.files[ENCRYPTION] for _, pki in encrypting}) > 1:
+        names = " and ".join(name for name, _ in encrypting)
+        raise StoreError(f"{names} have different keys for Secrets", hint="slipway certs rotate-secrets ends a rotation that was cut off")
+    return next((pki for _, pki in (*encrypting, *found)), None)
+
+
+def serving_pair(pki: Pki, name: str, addresses: Iterable[str], days: int) -> Pair:
+    """A kubelet's certificate as a server: for its node's name and addresses only."""
+    return pki.authority.issue(f"system:node:{name}", organizations=["system:nodes"], hosts=[name, *addresses], server=True, days=days)
 
 
 def administrator(master: Node, server: str, cluster: str, authority: bytes | None = None) -> bytes:
@@ -444,7 +478,9 @@ def master_config(cluster: Cluster, member: Member, *, initial: bool, peers: str
         # Containers may not write the host's limit; a machine's own default stays.
         "conntrack": {"maxPerCore": 0},
     }
-    ours = (init, _cluster_configuration(cluster, initial=initial, peers=peers), kubelet_configuration(cluster, member), proxy)
+    # What the cluster keeps is for nodes that join by hand, too: they have no such files.
+    kubelet = {**kubelet_configuration(cluster, member), **(_serving_files(cluster) if initial else {})}
+    ours = (init, _cluster_configuration(cluster, initial=initial, peers=peers), kubelet, proxy)
     return documents(*(_sharing(cluster, merged(cluster, document)) for document in ours))
 
 
@@ -458,11 +494,13 @@ def _sharing(cluster: Cluster, document: Mapping[str, Any]) -> Mapping[str, Any]
 
 
 def merged(cluster: Cluster, document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """One document of ours with what the image and the Clusterfile say over it, but for what is ``DECIDED``."""
-    others = [other for other in cluster.documents if other.get("kind") == document["kind"]]
-    if not others:
+    """One document of ours with what the profile, the image and the Clusterfile say over it, but for what is ``DECIDED``."""
+    profile, others = (
+        [other for other in those if other.get("kind") == document["kind"]] for those in (cluster.profile.documents, cluster.documents)
+    )
+    if not profile and not others:
         return document
-    (found,) = merge_kubeadm([document], (), others)
+    (found,) = merge_kubeadm([document, *profile], (), others)
     for path in DECIDED.get(document["kind"], ()):
         _restore(found, document, path)
     return found
@@ -562,10 +600,15 @@ def kubelet_configuration(cluster: Cluster, member: Member) -> dict[str, Any]:
     return configuration
 
 
+def _serving_files(cluster: Cluster) -> dict[str, str]:
+    return {"tlsCertFile": SERVING_CRT, "tlsPrivateKeyFile": SERVING_KEY} if cluster.profile.serving else {}
+
+
 def worker_kubelet(cluster: Cluster, member: Member) -> dict[str, Any]:
     """The whole configuration of a worker's kubelet, as ``kubeadm join`` would have written it."""
     ours = {
         **kubelet_configuration(cluster, member),
+        **_serving_files(cluster),
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": True, "cacheTTL": "0s"},
@@ -662,6 +705,6 @@ def api_errors(text: str) -> str:
 _RESET = """set -u
 systemctl stop kubelet 2>/dev/null
 grep -o ' /var/lib/kubelet/[^ ]*' /proc/mounts | sort -r | while read -r place; do umount -l "$place" 2>/dev/null; done
-rm -rf /etc/kubernetes/pki /etc/kubernetes/*.conf /etc/kubernetes/manifests/* /etc/kubernetes/tmp
+rm -rf /etc/kubernetes/pki /etc/kubernetes/slipway /etc/kubernetes/*.conf /etc/kubernetes/manifests/* /etc/kubernetes/tmp
 exit 0
 """

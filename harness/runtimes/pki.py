@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from harness.errors import StoreError
+from harness.nodes.placing import File
+from harness.runtimes.encryption import SecretsKey, configuration
 
 FOLDER = "/etc/kubernetes/pki"
 AUTHORITY_DAYS = 3650
@@ -27,6 +29,9 @@ ADMINISTRATORS = "kubeadm:cluster-admins"
 AUTHORITIES = {"ca": "kubernetes", "etcd/ca": "etcd-ca", "front-proxy-ca": "front-proxy-ca"}
 FILES = (*(f"{name}.{kind}" for name in AUTHORITIES for kind in ("crt", "key")), "sa.key", "sa.pub")
 """What all masters share, relative to ``FOLDER``."""
+ENCRYPTION = "secrets-encryption.yaml"
+"""The API server's EncryptionConfiguration, relative to ``FOLDER``: masters of a cluster whose profile asks for it share this as well."""
+SHARED = (*FILES, ENCRYPTION)
 
 # Clocks of machines differ; a certificate must be good on one that is behind.
 _BACKDATE = datetime.timedelta(minutes=30)
@@ -128,7 +133,9 @@ class Authority:
 
 @dataclasses.dataclass(frozen=True)
 class Pki:
-    """What all masters share: three authorities and the key that signs service account tokens, by their names below ``FOLDER``."""
+    """What all masters share, by their names below ``FOLDER``: three authorities, the key that signs service account tokens, and maybe the
+    key of Secrets.
+    """
 
     files: Mapping[str, bytes] = dataclasses.field(repr=False)
 
@@ -147,8 +154,8 @@ class Pki:
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> Pki | None:
         """The keys of a cluster that exists, or None when they are not all there. Raises StoreError when they do not fit together."""
-        found = {name: files[name] for name in FILES if files.get(name)}
-        if set(found) != set(FILES):
+        found = {name: files[name] for name in SHARED if files.get(name)}
+        if not set(FILES) <= set(found):
             return None
         for name in AUTHORITIES:
             try:
@@ -168,6 +175,20 @@ class Pki:
     def of_name(self, name: str) -> Authority:
         """One of ``AUTHORITIES``."""
         return Authority(self.files[f"{name}.crt"], self.files[f"{name}.key"])
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether there is a key by which Secrets are encrypted in etcd."""
+        return ENCRYPTION in self.files
+
+    def encrypting(self) -> Pki:
+        """These keys, and one for Secrets: a new one where there was none."""
+        return self if self.encrypts else Pki({**self.files, ENCRYPTION: configuration([SecretsKey.make()])})
+
+    @property
+    def placed(self) -> dict[str, File]:
+        """The files as masters have them, by path."""
+        return {f"{FOLDER}/{name}": File(data, 0o644 if name.endswith((".crt", ".pub")) else 0o600) for name, data in self.files.items()}
 
     @property
     def identity(self) -> str:

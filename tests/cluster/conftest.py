@@ -31,6 +31,7 @@ GROUPS = (
     ("test_distribution.py",),
     ("test_change.py",),
     ("test_dual_stack.py",),
+    ("test_profile.py",),
     ("test_share.py",),
     ("test_network.py",),
     ("test_upgrade.py",),

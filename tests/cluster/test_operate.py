@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from harness.clusterstate import ClusterState
+from harness.lifecycle.cis import CHECKS as CIS_CHECKS
 from harness.lifecycle.postflight import CHECKS
 from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes.kubeadm import CONFIG
@@ -175,6 +176,21 @@ def test_a_check_tries_every_way_and_leaves_nothing_in_the_cluster(lab: Lab) -> 
     assert not failed & {("api-way", address) for address in lab.addresses}
     assert all(one["remedy"] for places in found.values() for one in places.values() if one["result"] == "failed")
     until(lambda: lab.kubectl(*ours) == "")
+
+
+def test_an_ordinary_cluster_is_told_what_the_benchmark_would_have_otherwise_and_what_mends_it(lab: Lab) -> None:
+    code, found = checked(lab, "--post", "cis")
+    results = {number: {where: one["result"] for where, one in places.items()} for number, places in found.items()}
+    assert code == 7
+    assert found.keys() == CIS_CHECKS.keys()
+    assert not [number for number, places in results.items() if "unknown" in places.values()]
+    (master,), (worker,) = lab.masters, lab.workers
+    for number, result in (("1.1.1", "ok"), ("1.2.7", "ok"), ("1.2.16", "failed"), ("1.2.28", "warning"), ("2.2", "ok")):
+        assert results[number] == {master: result}, found[number]
+    for number, result in (("4.1.5", "ok"), ("4.1.9", "failed"), ("4.2.1", "ok"), ("4.2.9", "warning"), ("4.2.14", "warning")):
+        assert results[number] == {master: result, worker: result}, found[number]
+    assert results["5.2.1"] == {lab.name: "warning"}
+    assert all(one["remedy"] for places in found.values() for one in places.values() if one["result"] != "ok")
 
 
 # ---- certificates -----------------------------------------------------------------------------------------------------

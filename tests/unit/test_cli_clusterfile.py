@@ -21,11 +21,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_generate_writes_a_clusterfile_of_what_options_say(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["generate", "web", "-m", "10.0.0.1", "-n", "10.0.0.2-10.0.0.3", "-e", "Port=8080", "-u", "ops", "--port", "2222"]
-    assert cli.execute([*words, "--name", "shop", "--registry", "harbor.site:8443/apps"]) == 0
+    assert cli.execute([*words, "--name", "shop", "--registry", "harbor.site:8443/apps", "--profile", "cis"]) == 0
     cluster = parse(capsys.readouterr().out, "Clusterfile").cluster
     assert cluster is not None
     assert (cluster.name, cluster.masters, cluster.nodes) == ("shop", ("10.0.0.1",), ("10.0.0.2", "10.0.0.3"))
     assert (cluster.env, cluster.ssh.user, cluster.ssh.port) == ({"Port": "8080"}, "ops", 2222)
+    assert cluster.profile == "cis"
     assert cluster.external_registry is not None
     assert (cluster.external_registry.host, cluster.external_registry.path) == ("harbor.site:8443", "apps")
 
@@ -49,11 +50,16 @@ def test_generate_prints_the_schema_for_editors(capsys: pytest.CaptureFixture[st
         (("run", "-f", "wrong"), "10.0.0.300 is not an address"),
         (("run", "-f", "right", "--masters", "10.0.0.999"), "--masters 10.0.0.999"),
         (("run", "-f", "right", "-e", "Port"), "not NAME=VALUE"),
+        (("run", "-f", "right", "--profile", "sic"), "--profile sic: there is no such profile\n  hint: there are: cis"),
+        (("apply", "-f", "right", "--profile", ""), "there are: cis"),
+        (("generate", "web", "--profile", "CIS"), "there are: cis"),
+        (("run", "-f", "odd"), "stig is not known here\n  hint: known: cis"),
     ],
 )
 def test_what_cannot_work_is_told_at_once(words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("wrong").write_text(CLUSTER % "10.0.0.300")
     Path("right").write_text(CLUSTER % "10.0.0.1")
+    Path("odd").write_text((CLUSTER % "10.0.0.1").replace("image: shop", "image: shop, profile: stig"))
     assert cli.execute(list(words)) == 2
     assert says in capsys.readouterr().err
 

@@ -32,6 +32,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["certs", "renew", "mine", "--days", "0"], "--days"),
         (["certs", "add-names", "a b", "--cluster", "mine"], "neither a DNS name nor an address"),
         (["certs", "add-names"], "NAME"),
+        (["certs", "rotate-secrets", "mine"], "nothing is known of a cluster mine"),
+        (["check", "mine"], "nothing is known of a cluster mine"),
+        (["check", "--post"], "nothing is known of a cluster default"),
+        (["check", "--post", "cis"], "nothing is known of a cluster default"),
+        (["check", "--post", "cis", "mine"], "nothing is known of a cluster mine"),
+        (["check", "mine", "--post", "cis"], "nothing is known of a cluster mine"),
+        (["check", "cis"], "nothing is known of a cluster cis"),
+        (["check", "--post", "cis", "cis"], "nothing is known of a cluster cis"),
+        (["check", "--post", "cis", "mine", "yours"], "one cluster at a time"),
+        (["check", "--post", "cis", "--skip", "1.1.99"], "no such check"),
         (["kubeconfig", "mine", "--merge"], "nothing is known of a cluster mine"),
         (["logs", "mine", "--since", "soon"], "no length of time"),
         (["backup", "mine"], "--file"),
@@ -44,6 +54,14 @@ def test_what_is_wrong_is_told_before_anything_is_done(home: Path, capsys: pytes
     assert cli.execute(words) == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert not (home / "clusters").exists()
+
+
+def test_the_items_of_the_benchmark_are_listed_with_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.execute(["check", "--list", "--post", "cis"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split()[:2] == ["cis", "1.2.16"] for line in lines)
+    assert cli.execute(["check", "--list"]) == 0
+    assert "1.2.16" not in capsys.readouterr().out
 
 
 def test_the_group_still_has_a_help_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,7 +135,7 @@ def test_a_kernel_of_a_distribution_can_do_what_enforces_policies_and_is_not_tou
 def test_the_kernel_leads_to_every_master(lab: Lab, before: str) -> None:
     programs(lab.worker)
     text = machine.balancer_config(lab.cluster, lab.member)
-    lab.worker.run(machine.NOTE_STATE)
+    lab.worker.run(machine.note_state({}))
     place(lab.worker, {**machine.files(lab.cluster, lab.member), _CA: File(lab.authority.certificate)})
     machine.set_hosts(lab.worker, machine.hosts_lines(lab.member))
     machine.start_balancer(lab.worker, text)

@@ -64,6 +64,8 @@ class Wanted:
     """Kubelets are told by somebody else when a disk is too full."""
     enforcers: tuple[Enforcer, ...] = ()
     """What the image enforces NetworkPolicies by."""
+    sysctls: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Settings of the kernel, by name with dots, without which no kubelet starts."""
 
 
 Judge = Callable[[Target, Wanted], Seen]

@@ -8,7 +8,7 @@ from harness.lifecycle.findings import Seen, failed, ok, unknown, warning
 from harness.lifecycle.fitness.core import VXLAN_PORT, Target, Wanted, check, occupied, ports_of, words
 from harness.lifecycle.machine import FLANNEL
 from harness.lifecycle.machinefacts import CLUSTER_SERVICES, FIREWALLS, FORWARDING6, NODE_PORTS, OLDEST_NFT, RUNTIME_SERVICES
-from harness.runtimes import API_PORT, NFTABLES_KERNEL, REGISTRY_PORT
+from harness.runtimes import API_PORT, NFTABLES_KERNEL, REGISTRY_PORT, profiles
 
 _CONTROLLERS = {1: ("cpu", "cpuacct", "cpuset", "memory", "pids", "devices"), 2: ("cpu", "cpuset", "memory", "pids")}
 _CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN", 19: "CAP_SYS_PTRACE", 7: "CAP_SETUID", 18: "CAP_SYS_CHROOT"}
@@ -82,10 +82,12 @@ def _network_policies(target: Target, wanted: Wanted) -> Seen:
 
 
 @check("sysctl", "kernel settings", "forwarding can be switched on, and stays on after a restart")
-def _sysctl(target: Target, _: Wanted) -> Seen:
-    # That of IPv6 is needed with two networks only: see ipv6.
-    refused = [path for name in target.machine.readonly if (path := name.removeprefix("/proc/sys/")) not in (name, FORWARDING6)]
-    if "net/ipv4/ip_forward" in refused:
+def _sysctl(target: Target, wanted: Wanted) -> Seen:
+    # That of IPv6 is needed with two networks only: see ipv6. Some are with a profile only.
+    needed = {"net/ipv4/ip_forward", *(name.replace(".", "/") for name in wanted.sysctls)}
+    others = {FORWARDING6, *(name.replace(".", "/") for name in profiles.SYSCTLS)} - needed
+    refused = [path for name in target.machine.readonly if (path := name.removeprefix("/proc/sys/")) not in (name, *others)]
+    if needed & set(refused):
         return failed(f"{words(refused)} cannot be set", "a container must be privileged; else see who mounted /proc/sys read-only")
     if refused:
         return warning(f"{words(refused)} cannot be set", "pods that watch many files may fail")

@@ -43,6 +43,7 @@ def test_everything_there_is() -> None:
         dataRoot: /data/slipway/
         loadBalancing: ipvs
         certificates: {validity: 10y}
+        profile: cis
         """
     )
     jump = Jump("bastion.example.com", "hop", 22)
@@ -73,6 +74,7 @@ def test_everything_there_is() -> None:
     assert found.external_registry.host == "harbor.x:443"
     assert (found.data_root, found.load_balancing, found.container_runtime) == ("/data/slipway", "ipvs", "containerd")
     assert found.certificate_validity == datetime.timedelta(days=3650)
+    assert found.profile == "cis"
 
 
 def test_secrets_are_in_no_repr() -> None:
@@ -211,6 +213,7 @@ def test_what_sealer_made_lists_of_is_said() -> None:
         ("dataRoot: data", ".spec.dataRoot", "data is not a folder of its own"),
         ("dataRoot: /", ".spec.dataRoot", "/ is not a folder of its own"),
         ("loadBalancing: nginx", ".spec.loadBalancing", "nginx is not known here"),
+        ("profile: stig", ".spec.profile", "stig is not known here"),
         ("certificates: {validity: 5x}", ".spec.certificates.validity", "5x is not a duration"),
         ("certificates: {validity: 5m}", ".spec.certificates.validity", "5m is too short"),
         ("certificates: {validity: 999y}", ".spec.certificates.validity", "999y is longer than a hundred years"),

@@ -86,13 +86,19 @@ def test_arguments_given_several_times_stay_several() -> None:
     assert found["apiServer"]["extraArgs"] == several
 
 
-def test_environments_are_joined_by_name_and_other_lists_replaced() -> None:
-    one = of(
-        "v1beta4", apiServer={"extraEnvs": [{"name": "A", "value": "1"}, {"name": "B", "value": "1"}], "extraVolumes": [{"name": "v"}]}
-    )
-    two = of("v1beta4", apiServer={"extraEnvs": [{"name": "B", "value": "2"}], "extraVolumes": []})
+def test_environments_and_volumes_are_joined_by_name_and_other_lists_replaced() -> None:
+    # An argument that stays would name a file that a volume which goes no longer brings.
+    volumes = [{"name": "v", "hostPath": "/a"}, {"name": "w", "hostPath": "/b"}]
+    one = of("v1beta4", apiServer={"extraEnvs": [{"name": "A", "value": "1"}, {"name": "B", "value": "1"}], "extraVolumes": volumes})
+    two = of("v1beta4", apiServer={"extraEnvs": [{"name": "B", "value": "2"}], "extraVolumes": [{"name": "w", "hostPath": "/c"}]})
     found = merged("ClusterConfiguration", one, two, defaults=())
-    assert found["apiServer"] == {"extraEnvs": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}], "extraVolumes": []}
+    assert found["apiServer"] == {
+        "extraEnvs": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}],
+        "extraVolumes": [{"name": "v", "hostPath": "/a"}, {"name": "w", "hostPath": "/c"}],
+    }
+    taints = of(kind="InitConfiguration", nodeRegistration={"taints": [{"key": "a"}]})
+    bare = of(kind="InitConfiguration", nodeRegistration={"taints": []})
+    assert merged("InitConfiguration", taints, bare)["nodeRegistration"] == {"taints": []}
 
 
 def test_kinds_that_only_one_side_has_are_kept_in_order() -> None:

@@ -81,6 +81,7 @@ def test_what_is_rendered_labelled_or_launched_is_done_here(new: str) -> None:
         ),
         (CLUSTER + (CONFIG % 1).replace("etc/values.yaml", "etc/kubeadm.yml"), "Config values"),
         (CLUSTER.replace("  env:", "  loadBalancing: ipvs\n  env:"), ".spec.loadBalancing"),
+        (CLUSTER.replace("  env:", "  profile: cis\n  env:"), ".spec.profile"),
     ],
 )
 def test_what_a_cluster_that_runs_cannot_become_is_refused_with_its_place(new: str, where: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from harness.errors import UsageError
 from harness.lifecycle import sealed
 from harness.lifecycle.backup import SNAPSHOT, _write, backup, open_backup
-from harness.runtimes.pki import FILES
+from harness.runtimes.pki import ENCRYPTION, FILES
 
 DATA = b"a snapshot of etcd" * 1000
 MEMBERS = {"Clusterfile": b"kind: Cluster\n", "kubeadm.yaml": b"kubernetesVersion: v1.36.3\n"} | {
@@ -62,6 +62,18 @@ def test_a_backup_is_read_as_it_was_written(tmp_path: Path, password: str | None
         assert contents.keys["etcd/ca.key"] == b"the key etcd/ca.key"
         assert contents.kubeadm == {"kubernetesVersion": "v1.36.3"}
     assert [path.name for path in tmp_path.iterdir()] == ["lab.backup"]
+
+
+def test_the_key_of_secrets_comes_along_where_the_cluster_has_one(tmp_path: Path) -> None:
+    with open_backup(written(tmp_path)) as (contents, _):
+        assert ENCRYPTION not in contents.keys
+    key = {f"pki/{ENCRYPTION}": b"the key of Secrets"}
+    files = {**front()["files"], **{name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in key.items()}}
+    file = tmp_path / "encrypted.backup"
+    _write(file, front(files=files), {**MEMBERS, **key}, io.BytesIO(DATA), "word")
+    assert b"the key of Secrets" not in file.read_bytes()
+    with open_backup(file, "word") as (contents, _):
+        assert contents.keys[ENCRYPTION] == b"the key of Secrets"
 
 
 def test_a_plain_backup_is_an_ordinary_tar(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import datetime
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from cryptography import x509
 from harness.errors import CommandError, InputError, NodeError, StoreError
 from harness.lifecycle.certificates import (
     AUTHORITY_OF,
+    any_has_keys,
     certificates_of,
     check_names,
     configure_names,
@@ -24,8 +27,8 @@ from harness.lifecycle.certificates import (
     renewed,
     with_names,
 )
-from harness.runtimes.kubeadm import CLIENT_PEM, kubeconfig
-from harness.runtimes.pki import FOLDER, Authority, Pki, alternative_names, general_name, master_certificates
+from harness.runtimes.kubeadm import CLIENT_PEM, SERVING_CRT, SERVING_KEY, kubeconfig, serving_pair
+from harness.runtimes.pki import ENCRYPTION, FOLDER, Authority, Pki, alternative_names, general_name, master_certificates
 from tests.unit.lifecycle.standin import StandIn
 
 PKI = Pki.make()
@@ -192,3 +195,76 @@ def test_a_worker_is_not_signed_as_somebody_else_whatever_it_shows() -> None:
         with pytest.raises(NodeError, match="is not a certificate of the kubelet of worker"):
             renew_kubelet(node, PKI.authority, 90, "2026-01-01T00:00:00Z", "worker")
         assert not any("systemctl restart" in command for command in node.commands), what
+
+
+def serving_of(certificate: bytes, name: str = "worker") -> StandIn:
+    node = StandIn("10.0.0.9", name)
+    node.answers = {"echo end": collected({SERVING_CRT: certificate}), "sed -n": certificate.decode()}
+    return node
+
+
+def test_the_certificate_with_which_a_kubelet_serves_is_renewed_each_time_where_the_cluster_signed_it() -> None:
+    pair = serving_pair(PKI, "worker", ["10.0.0.9", "fd00::9"], 300)
+    node = serving_of(pair.certificate)
+    sent = placed(node)
+    assert renew_kubelet(node, PKI.authority, 90, "2026-01-01T00:00:00Z", "Worker")
+    new = x509.load_pem_x509_certificate(sent[SERVING_CRT])
+    assert alternative_names(new) == tuple(general_name(host) for host in ("worker", "10.0.0.9", "fd00::9"))
+    assert abs((new.not_valid_after_utc - NOW).days - 90) <= 1
+    assert b"PRIVATE KEY" in sent[SERVING_KEY]
+    assert CLIENT_PEM not in sent
+    assert any("systemctl restart kubelet" in command for command in node.commands)
+
+
+def test_a_kubelet_that_signs_for_itself_is_left_alone() -> None:
+    own = Authority.make("worker-ca@1").issue("worker@1", hosts=["worker"], server=True, days=2)
+    node = serving_of(own.certificate)
+    assert not renew_kubelet(node, PKI.authority, 90, "2026-01-01T00:00:00Z", "worker")
+    assert not any("systemctl restart" in command for command in node.commands)
+
+
+def test_a_worker_is_signed_as_no_other_server_whatever_it_shows() -> None:
+    nodes, own = ["system:nodes"], PKI.authority
+    shown = {
+        "the API server": own.issue("kube-apiserver", hosts=["kubernetes", "10.0.0.1"], server=True),
+        "another node": serving_pair(PKI, "master-1", ["10.0.0.1"], 300),
+        "another name": own.issue("system:node:worker", organizations=nodes, hosts=["worker", "kubernetes.default.svc"], server=True),
+        "a client as well": own.issue("system:node:worker", organizations=nodes, hosts=["worker"], server=True, client=True),
+        "no group": own.issue("system:node:worker", hosts=["worker"], server=True),
+    }
+    for what, pair in shown.items():
+        node = serving_of(pair.certificate)
+        with pytest.raises(NodeError, match="is not a certificate of the kubelet of worker"):
+            renew_kubelet(node, PKI.authority, 90, "2026-01-01T00:00:00Z", "worker")
+        assert not any("systemctl restart" in command for command in node.commands), what
+
+
+def placed(node: StandIn) -> dict[str, bytes]:
+    """The files that a machine is sent from now on, by path."""
+    found: dict[str, bytes] = {}
+    run = node.run
+
+    def taking(command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Any:
+        if isinstance(input, bytes):
+            with tarfile.open(fileobj=io.BytesIO(input)) as tar:
+                found.update({f"/{member.name}": tar.extractfile(member).read() for member in tar if member.isreg()})  # type: ignore[union-attr]
+        return run(command, input=input, check=check, timeout=timeout)
+
+    node.run = taking  # type: ignore[method-assign]
+    return found
+
+
+def test_a_master_that_lacks_the_key_of_secrets_has_not_all_keys_of_a_cluster_that_has_one() -> None:
+    node = StandIn()
+    assert any_has_keys([node], encrypts=False)
+    assert ENCRYPTION not in node.commands[-1]
+    assert any_has_keys([node], encrypts=True)
+    assert f"[ -s {FOLDER}/{ENCRYPTION} ]" in node.commands[-1]
+    assert not any_has_keys([], encrypts=True)
+
+
+def test_the_keys_of_a_master_include_that_of_secrets_where_there_is_one() -> None:
+    for pki in (PKI, PKI.encrypting()):
+        node = StandIn()
+        node.answers = {"base64 <": collected({path: file.data for path, file in pki.placed.items()})}
+        assert keys_of(node).files == pki.files

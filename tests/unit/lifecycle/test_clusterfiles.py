@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ def test_the_command_line_fills_what_a_file_leaves_open_and_wins_over_what_it_sa
     kept = clusterfiles.effective(read(), Given()).cluster
     assert kept is not None
     assert (kept.image, kept.name) == ("shop:1", "shop")
+
+
+def test_a_profile_of_the_command_line_counts_before_that_of_the_file() -> None:
+    for written, option, result in ((None, None, None), ("cis", None, "cis"), (None, "cis", "cis")):
+        file = read()
+        assert file.cluster is not None
+        file = dataclasses.replace(file, cluster=dataclasses.replace(file.cluster, profile=written))
+        found = clusterfiles.effective(file, Given(profile=option)).cluster
+        assert found is not None
+        assert found.profile == result
 
 
 def test_machines_of_the_command_line_replace_those_of_the_file_and_keep_what_it_says_of_them() -> None:

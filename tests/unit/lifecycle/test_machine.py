@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from typing import Any
 
 import pytest
 
 from harness.lifecycle import machine
-from harness.runtimes import Cluster, Facts, Member, Network
+from harness.runtimes import Cluster, Facts, Member, Network, profiles
 from tests.unit.lifecycle.standin import StandIn
 
 
@@ -29,9 +30,11 @@ def sections(text: str) -> dict[str, str]:
 
 
 def test_forwarding_is_required_of_the_families_that_are_asked_for() -> None:
-    assert "ipv4.ip_forward cannot" in machine.apply(dual=False)
-    assert "ipv6" not in machine.apply(dual=False)
-    assert "net.ipv6.conf.all.forwarding cannot be switched on" in machine.apply(dual=True)
+    single = cluster(*MASTERS)
+    dual = dataclasses.replace(single, network=Network.parse("100.64.0.0/10,fd00:10:64::/48", "10.96.0.0/22,fd00:10:96::/112"))
+    assert "ipv4.ip_forward cannot" in machine.apply(single)
+    assert "ipv6" not in machine.apply(single)
+    assert "net.ipv6.conf.all.forwarding cannot be set to 1" in machine.apply(dual)
 
 
 def test_a_worker_reaches_api_and_registry_of_every_master_that_lives() -> None:
@@ -113,6 +116,24 @@ def test_cni_plugins_are_where_every_network_looks_for_them() -> None:
         assert files[f"/opt/cni/bin/{name}"].link == f"/var/lib/slipway/rootfs/bin/cni/{name}"
 
 
+def test_a_profile_sets_the_kernel_as_its_kubelets_want_to_find_it_and_what_was_there_comes_back() -> None:
+    plain = cluster(*MASTERS)
+    hardened = dataclasses.replace(plain, profile=profiles.of("cis", 36))
+    settings, conflist = "/etc/sysctl.d/90-slipway.conf", "/etc/cni/net.d/10-flannel.conflist"
+    found = machine.files(hardened, MASTERS[0], networks={"10-flannel.conflist": "{}"})
+    assert b"vm.overcommit_memory = 1\n" in found[settings].data
+    assert b"kernel.panic = 10\n" in found[settings].data
+    assert found[conflist].mode == 0o600
+    before = machine.files(plain, MASTERS[0], networks={"10-flannel.conflist": "{}"})
+    assert b"kernel.panic" not in before[settings].data
+    assert before[conflist].mode == 0o644
+    assert "kernel.panic cannot be set to 10" in machine.apply(hardened)
+    assert "kernel.panic" not in machine.apply(plain)
+    # Noted before the first change, so that delete brings it back.
+    assert "kernel.keys.root_maxbytes" in machine.note_state(hardened.profile.sysctls)
+    assert "kernel.panic" not in machine.note_state({})
+
+
 def test_only_root_looks_into_the_state_of_a_machine() -> None:
     # The last change of the mode counts, however the folder came to be.
-    assert machine.NOTE_STATE.rstrip().endswith("chmod 700 /var/lib/slipway")
+    assert machine.note_state({}).rstrip().endswith("chmod 700 /var/lib/slipway")

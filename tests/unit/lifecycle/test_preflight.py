@@ -13,9 +13,9 @@ from harness.errors import CheckError, NodeError, UsageError
 from harness.lifecycle import findings, fitness, preflight, trial
 from harness.lifecycle.findings import Finding, Result, addresses, group, require, skip, to_json, verdict
 from harness.lifecycle.fitness import CHECKS, Target, Trial, Wanted, judge, ours, same_names, ways
-from harness.lifecycle.machinefacts import NEEDED, WANTED, Link, MachineFacts, Place, Route, parse
+from harness.lifecycle.machinefacts import NEEDED, SCRIPT, WANTED, Link, MachineFacts, Place, Route, parse
 from harness.oci.model import Platform
-from harness.runtimes import Network
+from harness.runtimes import Network, profiles
 from tests.unit.lifecycle.standin import StandIn
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -608,6 +608,16 @@ def test_a_way_that_is_closed_is_told_at_the_machine_that_is_not_reached() -> No
     quiet = dataclasses.replace(other, listened=frozenset(), packets={})
     refused = Trial({("10.0.0.2", 6443): "refused"}, frozenset(), (0.001,))
     assert bad(target(trial=refused), target("10.0.0.2", trial=quiet)) == []
+
+
+def test_settings_of_the_kernel_that_only_a_profile_wants_are_asked_for_with_one() -> None:
+    fixed = target(readonly=("/proc/sys/kernel/panic",))
+    assert bad(fixed) == []
+    (found,) = bad(fixed, wanted=dataclasses.replace(WANTED_HERE, sysctls=profiles.sysctls("cis")))
+    assert (found.check, found.result, found.message) == ("sysctl", Result.FAILED, "kernel/panic cannot be set")
+    # One that is as it should be already need not be set.
+    assert 'echo "readonly /proc/sys/$name"' in SCRIPT
+    assert "kernel/panic=10" in SCRIPT
 
 
 def test_packets_of_one_size_are_wanted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,20 @@ def cluster(tmp_path: Path, *marks: str, begun: str = "") -> Access:
 
 def test_masters_of_the_same_cluster_are_restored_in_place(tmp_path: Path) -> None:
     assert _holds_it(cluster(tmp_path, MARK, f"{MARK}\n"), contents()) is True
+
+
+def test_keys_come_back_for_root_alone_and_that_of_secrets_with_them(tmp_path: Path) -> None:
+    file = tmp_path / "snapshot"
+    file.write_bytes(b"data")
+    keys = {"ca.crt": b"1", "ca.key": b"2", "sa.pub": b"3", "secrets-encryption.yaml": b"4"}
+    with file.open("rb") as snapshot:
+        found = _Source(dataclasses.replace(contents(), keys=keys), snapshot).keys
+    assert {path.removeprefix("/etc/kubernetes/pki/"): (one.data, one.mode) for path, one in found.items()} == {
+        "ca.crt": (b"1", 0o644),
+        "ca.key": (b"2", 0o600),
+        "sa.pub": (b"3", 0o644),
+        "secrets-encryption.yaml": (b"4", 0o600),
+    }
 
 
 def test_machines_that_hold_nothing_become_the_cluster(tmp_path: Path) -> None:

@@ -487,9 +487,11 @@ class Recorded(StandIn):
         self.answers = {"get configmap": json.dumps({"data": {"Clusterfile": text}}), "get nodes,": '{"items": []}'}
 
 
-def begin(store: Store, *hosts: str) -> None:
-    setup = prepared(store, 1, 1)
-    spec = {"image": "web", "hosts": [{"ips": list(hosts[:1]), "roles": ["master"]}, {"ips": list(hosts[1:]), "roles": ["node"]}]}
+def begin(store: Store, *hosts: str, made_with: str | None = None, asked: str | None = None) -> None:
+    setup = with_profile(prepared(store, 1, 1), asked)
+    spec: dict[str, Any] = {"image": "web"}
+    spec["hosts"] = [{"ips": list(hosts[:1]), "roles": ["master"]}, {"ips": list(hosts[1:]), "roles": ["node"]}]
+    spec |= {"profile": made_with} if made_with else {}
     text = yaml.safe_dump({"apiVersion": "slipway.dev/v1", "kind": "Cluster", "metadata": {"name": "default"}, "spec": spec})
     setup.masters = (Recorded(text),)  # type: ignore[assignment]
     with contextlib.ExitStack() as stack:
@@ -502,6 +504,86 @@ def test_a_cluster_that_is_there_is_not_run_on_other_machines(store: Store) -> N
     with pytest.raises(UsageError, match=r"10\.0\.0\.101 is not in it; 10\.0\.0\.102 is, and is not named") as refused:
         begin(store, "10.0.0.1", "10.0.0.102")
     assert "slipway join" in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize(("made_with", "asked", "hint"), [("cis", None, "--profile cis"), (None, "cis", "leave --profile out")])
+def test_a_cluster_that_is_there_keeps_the_profile_that_it_was_made_with(
+    store: Store, made_with: str | None, asked: str | None, hint: str
+) -> None:
+    build(store)
+    begin(store, "10.0.0.1", "10.0.0.101", made_with="cis", asked="cis")
+    with pytest.raises(UsageError, match="is there, and was made with") as refused:
+        begin(store, "10.0.0.1", "10.0.0.101", made_with=made_with, asked=asked)
+    assert hint in (refused.value.hint or "")
+
+
+NETWORK = """kind: Namespace
+metadata: {name: kube-flannel}
+---
+kind: DaemonSet
+metadata: {name: a, namespace: other}
+"""
+DNS = """kind: Service
+metadata: {name: b, namespace: default}
+---
+kind: ClusterRole
+metadata: {name: c}
+---
+"""
+ADDONS = {"etc/addons/network.yaml": NETWORK, "etc/addons/dns.yaml": DNS}
+
+
+def with_profile(setup: steps.Setup, name: str | None) -> steps.Setup:
+    assert setup.clusterfile.cluster is not None
+    setup.clusterfile = dataclasses.replace(setup.clusterfile, cluster=dataclasses.replace(setup.clusterfile.cluster, profile=name))
+    return setup
+
+
+def test_a_profile_is_recorded_and_asked_of_machines_and_holds_for_no_addon_of_the_image(store: Store) -> None:
+    build(store, files={"etc/slipway.yaml": FACTS, **ADDONS})
+    setup = with_profile(prepared(store), "cis")
+    assert yaml.safe_load(steps.clusterfile(setup))["spec"]["profile"] == "cis"
+    assert steps.wanted_of_machines(setup, []).sysctls == setup.cluster.profile.sysctls != {}
+    admission = next(file.data for path, file in setup.cluster.profile.files.items() if path.endswith("/admission.yaml"))
+    security = yaml.safe_load(admission)["plugins"][0]["configuration"]
+    assert security["exemptions"]["namespaces"] == ["kube-flannel", "kube-system", "other"]
+    assert not prepared(store).cluster.profile.name
+
+
+def test_another_profile_or_other_addons_are_another_configuration_and_no_profile_is_the_one_of_before(store: Store) -> None:
+    build(store, "bare")
+    build(store, "more", files={"etc/slipway.yaml": FACTS, **ADDONS})
+
+    def inputs(image: str, profile: str | None) -> str:
+        setup = with_profile(prepared(store, image=image), profile)
+        assert isinstance(setup.runtime, Kubeadm)
+        setup.runtime._pki = KEYS
+        return steps.kubernetes_inputs(setup, setup.first)
+
+    assert inputs("bare", "cis") != inputs("bare", None)
+    assert inputs("bare", "cis") != inputs("more", "cis")
+    assert inputs("bare", None) == inputs("more", None)
+
+
+def test_what_the_user_says_otherwise_than_the_profile_counts_and_is_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    build(
+        store,
+        files={
+            "etc/slipway.yaml": FACTS,
+            "etc/kubeadm.yml": "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\npodPidsLimit: 7\n",
+        },
+    )
+    setup = with_profile(prepared(store), "cis")
+    steps.warn_of_documents(setup)
+    assert "KubeletConfiguration .podPidsLimit: what the document says counts, not the profile cis" in capsys.readouterr().err
+    steps.warn_of_documents(prepared(store))
+    assert "podPidsLimit" not in capsys.readouterr().err
+
+
+def test_an_older_kubernetes_that_cannot_do_all_of_a_profile_is_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    build(store, files={"etc/slipway.yaml": "kubernetes: v1.31.4\n"})
+    steps.warn_of_documents(with_profile(prepared(store), "cis"))
+    assert "Kubernetes 1.31 cannot keep requests without a name to some paths" in capsys.readouterr().err
 
 
 def test_what_ails_before_a_change_is_kept_until_one_has_come_to_its_end(store: Store) -> None:

@@ -16,12 +16,14 @@ from cryptography.x509.oid import NameOID
 from harness.errors import CheckError, NodeError, StoreError
 from harness.nodes import Node
 from harness.process import Result
-from harness.runtimes import Cluster, Facts, Member, Network
+from harness.runtimes import Cluster, Facts, Member, Network, profiles
 from harness.runtimes.kubeadm import (
     ADMIN,
     CLIENT_PEM,
     CONFIG,
     INSTANCE,
+    SERVING_CRT,
+    SERVING_KEY,
     SUPER_ADMIN,
     Kubeadm,
     administrator,
@@ -29,7 +31,7 @@ from harness.runtimes.kubeadm import (
     master_config,
     worker_kubelet,
 )
-from harness.runtimes.pki import FILES, FOLDER, Pki
+from harness.runtimes.pki import ENCRYPTION, FILES, FOLDER, Pki
 
 
 class Machine:
@@ -222,6 +224,149 @@ def test_a_run_that_was_killed_takes_up_the_keys_that_it_had_made() -> None:
     kubeadm.prepare()
     assert kubeadm.pki.identity == before.identity
     assert machine(of.masters[0]).files[f"{FOLDER}/ca.crt"][0] == before.files["ca.crt"]
+
+
+# ---- with a profile ---------------------------------------------------------------------------------------------------
+
+CIS = profiles.of("cis", 36, ["kube-system"])
+ENCRYPTED = f"{FOLDER}/{ENCRYPTION}"
+
+
+def hardened(masters: int = 1, workers: int = 0, **options: Any) -> Cluster:
+    return cluster(masters, workers, profile=CIS, **options)
+
+
+def prepared(of: Cluster) -> Kubeadm:
+    kubeadm = Kubeadm(of)
+    kubeadm.prepare()
+    return kubeadm
+
+
+def test_a_profile_lies_over_ours_and_below_what_image_and_user_say() -> None:
+    ours = config(hardened(1, 1))
+    server = arguments(ours["ClusterConfiguration"]["apiServer"]["extraArgs"])
+    assert server["kubelet-certificate-authority"] == f"{FOLDER}/ca.crt"
+    assert arguments(ours["ClusterConfiguration"]["controllerManager"]["extraArgs"])["kube-api-qps"] == "100"
+    assert ours["KubeletConfiguration"]["protectKernelDefaults"] is True
+    own = (
+        {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "ClusterConfiguration",
+            "apiServer": {
+                "extraArgs": [{"name": "profiling", "value": "true"}],
+                "extraVolumes": [{"name": "mine", "hostPath": "/a", "mountPath": "/a"}],
+            },
+        },
+        {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "podPidsLimit": 100},
+    )
+    theirs = config(hardened(1, 1, documents=own))
+    assert arguments(theirs["ClusterConfiguration"]["apiServer"]["extraArgs"]) == {**server, "profiling": "true"}
+    volumes = [volume["name"] for volume in theirs["ClusterConfiguration"]["apiServer"]["extraVolumes"]]
+    assert volumes == ["slipway-profile", "slipway-audit", "mine"]
+    assert theirs["KubeletConfiguration"]["podPidsLimit"] == 100
+    worker = hardened(1, 1, documents=own)
+    assert worker_kubelet(worker, worker.workers[0])["podPidsLimit"] == 100
+    assert worker_kubelet(worker, worker.workers[0])["seccompDefault"] is True
+
+
+def test_the_key_of_secrets_is_made_once_and_every_master_has_the_same() -> None:
+    of = hardened(3, 1)
+    kubeadm = prepared(of)
+    for member in of.members:
+        kubeadm.start_kubelet(member)
+    keys = {machine(master).files[ENCRYPTED][:2] for master in of.masters}
+    assert len(keys) == 1
+    ((key, mode),) = keys
+    assert mode == 0o600
+    assert b"secretbox" in key
+    assert ENCRYPTED not in machine(of.workers[0]).files
+    assert prepared(of).pki.files[ENCRYPTION] == key
+    # Not where lists of processes, logs or other machines see it.
+    secret = yaml.safe_load(key)["resources"][0]["providers"][0]["secretbox"]["keys"][0]["secret"]
+    said = "".join(command for member in of.members for command in machine(member).commands)
+    assert secret not in said
+    assert secret not in master_config(of, of.masters[0], initial=False)
+    assert secret not in repr(kubeadm.pki)
+
+
+def test_a_run_that_was_killed_between_the_keys_gets_the_one_that_is_missing() -> None:
+    of = hardened(3)
+    before = Pki.make()
+    machine(of.masters[0]).files = {path: (file.data, file.mode, "") for path, file in before.placed.items()}
+    kubeadm = prepared(of)
+    assert kubeadm.pki.identity == before.identity
+    assert ENCRYPTED in machine(of.masters[0]).files
+
+
+def test_a_key_that_any_master_has_is_the_cluster_s_and_two_are_none() -> None:
+    of = hardened(3)
+    plain = Pki.make()
+    encrypting = plain.encrypting()
+    for master, pki in zip(of.masters, (plain, encrypting, plain), strict=True):
+        machine(master).files = {path: (file.data, file.mode, "") for path, file in pki.placed.items()}
+    assert prepared(of).pki.files == encrypting.files
+    for master in of.masters[1:]:
+        machine(master).files = {path: (file.data, file.mode, "") for path, file in plain.encrypting().placed.items()}
+    with pytest.raises(StoreError, match="master-1 and master-2 and master-3 have different keys for Secrets"):
+        prepared(of)
+
+
+def test_a_cluster_that_was_begun_with_a_profile_is_not_finished_without() -> None:
+    of = hardened()
+    prepared(of)
+    with pytest.raises(StoreError, match="was begun with a profile") as wrong:
+        prepared(dataclasses.replace(of, profile=profiles.of(None, 36)))
+    assert "--profile cis" in str(wrong.value.hint)
+
+
+def test_kubelets_serve_for_their_own_names_only_with_certificates_of_the_cluster() -> None:
+    of = hardened(1, 1)
+    kubeadm = prepared(of)
+    for member in of.members:
+        kubeadm.start_kubelet(member)
+        data, mode, _ = machine(member).files[SERVING_CRT]
+        assert (mode, machine(member).files[SERVING_KEY][1]) == (0o644, 0o600)
+        certificate = x509.load_pem_x509_certificate(data)
+        assert kubeadm.pki.authority.signed(data)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert {str(name.value) for name in names} == {member.name, member.address}
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        assert list(usage) == [x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]
+    assert worker_kubelet(of, of.workers[0])["tlsCertFile"] == SERVING_CRT
+    assert config(of)["KubeletConfiguration"]["tlsPrivateKeyFile"] == SERVING_KEY
+    # A node that somebody joins by hand has none.
+    assert "tlsCertFile" not in config(of, initial=False)["KubeletConfiguration"]
+    plain = cluster(1, 1)
+    prepared(plain).start_kubelet(plain.workers[0])
+    assert SERVING_CRT not in machine(plain.workers[0]).files
+
+
+def test_only_root_reads_units_and_configuration_of_a_hardened_kubelet() -> None:
+    of = hardened(1, 1)
+    kubeadm = prepared(of)
+    master, worker = of.members
+    units = kubeadm.units(worker)
+    assert {file.mode for file in units.values() if file.link is None} == {0o600}
+    assert any(b"sysctl" in file.data for file in units.values())
+    kubeadm.start_kubelet(worker)
+    assert machine(worker).files["/var/lib/kubelet/config.yaml"][1] == 0o600
+    kubeadm.start_kubelet(master)
+    assert "chmod 600 /var/lib/kubelet/config.yaml" in machine(master).commands[-1]
+    assert f"chmod 700 {profiles.AUDIT}" in machine(master).commands[-1]
+    assert {file.mode for file in Kubeadm(cluster()).units(master).values() if file.link is None} == {0o644}
+
+
+def test_what_the_api_server_reads_is_on_a_master_before_its_manifest() -> None:
+    of = hardened(1, 1)
+    kubeadm = prepared(of)
+    kubeadm.start_kubelet(of.masters[0])
+    assert set(CIS.files) <= set(machine(of.masters[0]).files)
+    kubeadm.start_kubelet(of.workers[0])
+    assert not set(CIS.files) & set(machine(of.workers[0]).files)
+    # So in an upgrade.
+    machine(of.masters[0]).files.clear()
+    kubeadm.configure(of.masters[0])
+    assert set(CIS.files) <= set(machine(of.masters[0]).files)
 
 
 def test_masters_of_different_clusters_are_not_mixed() -> None:

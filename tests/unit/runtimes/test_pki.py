@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from harness.errors import StoreError
-from harness.runtimes.pki import FILES, Authority, Pki, covers, master_certificates
+from harness.runtimes.pki import ENCRYPTION, FILES, Authority, Pki, covers, master_certificates
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
@@ -38,6 +38,20 @@ def test_a_cluster_has_three_authorities_and_a_key_for_accounts(pki: Pki) -> Non
     subjects = {read(pki.files[f"{name}.crt"]).subject.rfc4514_string() for name in ("ca", "etcd/ca", "front-proxy-ca")}
     assert subjects == {"CN=kubernetes", "CN=etcd-ca", "CN=front-proxy-ca"}
     assert pki.files["sa.pub"].startswith(b"-----BEGIN PUBLIC KEY")
+
+
+def test_a_key_of_secrets_is_one_more_file_that_is_kept_once_it_is_there(pki: Pki) -> None:
+    assert not pki.encrypts
+    encrypting = pki.encrypting()
+    assert encrypting.encrypts
+    assert encrypting.encrypting() is encrypting
+    assert set(encrypting.files) == {*FILES, ENCRYPTION}
+    assert encrypting.identity == pki.identity
+    read_again = Pki.of(encrypting.files)
+    assert read_again is not None
+    assert read_again.files == encrypting.files
+    modes = {path.rpartition(".")[2]: file.mode for path, file in encrypting.placed.items()}
+    assert modes == {"crt": 0o644, "pub": 0o644, "key": 0o600, "yaml": 0o600}
 
 
 def test_an_authority_may_sign_and_lives_for_ten_years(pki: Pki) -> None:

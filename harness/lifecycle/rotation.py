@@ -1,0 +1,144 @@
+"""``slipway certs rotate-secrets``: another key for the Secrets in etcd, and every Secret written anew with it.
+
+Every API server must know the new key before any of them uses it, and the old one until nothing is stored with it any more. What a
+master has says how far it is, so the same call after a kill or a failure goes on where that ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import clusterstate
+from harness.errors import StoreError, UsageError
+from harness.lifecycle import access, certificates, lease
+from harness.lifecycle.plan import Step, execute
+from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, each
+from harness.nodes.placing import File, put_all, read_all
+from harness.nodes.ssh import SshNode
+from harness.runtimes import encryption, staticpods
+from harness.runtimes.encryption import SecretsKey
+from harness.runtimes.kubeadm import KUBECTL
+from harness.runtimes.pki import ENCRYPTION, FOLDER
+
+PATH = f"{FOLDER}/{ENCRYPTION}"
+Keys = tuple[SecretsKey, ...]
+"""Of one master: the first encrypts."""
+
+# The list comes first, and whole: were it cut off, the old key would go while Secrets still need it. One that somebody changes meanwhile
+# is written by that, and tried again.
+_REWRITE = f"""set -eu
+listed=$({KUBECTL} get secrets --all-namespaces --output=go-template='{{{{range .items}}}}{{{{.metadata.namespace}}}} {{{{.metadata.name}}}}
+{{{{end}}}}')
+printf '%s\n' "$listed" | while read -r namespace name; do
+  [ -n "$name" ] || continue
+  for try in 1 2 3; do
+    if {KUBECTL} --namespace="$namespace" get secret "$name" --output=json | {KUBECTL} replace --filename=- > /dev/null; then
+      echo "$namespace/$name"
+      continue 2
+    fi
+    [ -n "$({KUBECTL} --namespace="$namespace" get secret "$name" --ignore-not-found --output=name)" ] || continue 2
+    sleep 1
+  done
+  echo "$namespace/$name could not be written anew" >&2
+  exit 1
+done"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotated:
+    """How it ended."""
+
+    name: str
+    key: str
+    """The name of the key that Secrets are encrypted with now."""
+    secrets: int
+    """Written anew."""
+    masters: tuple[str, ...]
+
+
+def rotate(
+    name: str = clusterstate.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
+) -> Rotated:
+    """Encrypt the Secrets of a cluster with a new key. One master after the other starts its API server anew, three times.
+
+    Raises UsageError for a cluster that encrypts none or has masters that are not known here, NodeError when a master does not answer,
+    StoreError for keys that do not fit.
+    """
+    found = access.known(name, masters, nodes, home=home)
+    with access.opened(found) as cluster:
+        certificates.all_masters(cluster)
+        require_known(access.recorded(cluster.kubectl), [machine.address for machine in found.masters])
+        with found.state.lock(), lease.held(cluster.first, name):
+            before = read(cluster.masters)
+            old, new = pair(before)
+            written: list[str] = []
+            execute(_plan(cluster.masters, old, new, written))
+    return Rotated(name, new.name, len(written), tuple(node.name for node in cluster.masters))
+
+
+def require_known(record: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raises UsageError when the cluster has masters that are not known here: one that is left out could read no Secret any more."""
+    masters, _ = access.members(record, Login())
+    unknown = sorted({master.address for master in masters} - set(known))
+    if unknown:
+        raise UsageError(
+            f"{', '.join(unknown)} is a master of the cluster, and not known here",
+            hint=f"name all of its machines: --masters {','.join(sorted({*known, *unknown}))}",
+        )
+
+
+def read(masters: Sequence[Node]) -> dict[str, Keys]:
+    """The keys of each master, by address. Raises UsageError when one has none."""
+    files = each(masters, lambda node: read_all(node, [PATH]).get(PATH))
+    without = [node.name for node, data in zip(masters, files, strict=True) if data is None]
+    if without:
+        raise UsageError(f"{', '.join(without)}: no key of Secrets is there", hint="a cluster has one that was made with --profile cis")
+    return {node.address: encryption.keys(data or b"", f"{node.name}: {PATH}") for node, data in zip(masters, files, strict=True)}
+
+
+def pair(before: Mapping[str, Keys]) -> tuple[SecretsKey, SecretsKey]:
+    """The key that goes and the one that comes: a new one, or that of a rotation which was cut off. Raises StoreError for others."""
+    known = {key for keys in before.values() for key in keys}
+    numbers = sorted(key.number for key in known)
+    if len(set(numbers)) != len(numbers) or not 1 <= len(known) <= 2:
+        raise StoreError("the masters have keys of Secrets that do not fit together", hint="restore them from a backup")
+    oldest, *newer = sorted(known, key=lambda key: key.number)
+    return oldest, (newer[0] if newer else SecretsKey.make(oldest.number + 1))
+
+
+def _plan(masters: Sequence[SshNode], old: SecretsKey, new: SecretsKey, written: list[str]) -> list[Step]:
+    stages: tuple[tuple[str, str, Callable[[Keys], Keys]], ...] = (
+        ("know", "tell {} of the new key", lambda keys: keys if new in keys else (old, new)),
+        ("use", "have {} use it", lambda keys: keys if keys[0] == new else (new, old)),
+        ("drop", "take the old key from {}", lambda _: (new,)),
+    )
+    recipe: list[Step] = []
+
+    def after() -> tuple[str, ...]:
+        return (recipe[-1].id,) if recipe else ()
+
+    for stage, title, change in stages:
+        if stage == "drop":
+            recipe.append(Step("write-secrets", "write the Secrets anew", lambda: rewrite(masters[0], written), after_all=after()))
+        for number, master in enumerate(masters, 1):
+
+            def action(node: Node, change: Callable[[Keys], Keys] = change) -> None:
+                give(node, change(read([node])[node.address]), others=len(masters) > 1)
+
+            recipe.append(Step(f"{stage}-{number}", title.format(master.name), action, (master,), after_all=after()))
+    return recipe
+
+
+def give(node: Node, keys: Keys, *, others: bool) -> None:
+    """Have the API server of a master use these keys. Where it has been started with them, nothing happens."""
+    put_all(node, {PATH: File(encryption.configuration(keys), 0o600)})
+    staticpods.restart(node, ("kube-apiserver",), reason=f"keys of Secrets: {' '.join(key.name for key in keys)}", others=others)
+
+
+def rewrite(node: Node, written: list[str]) -> str:
+    """Write every Secret anew; their data stays on the machine."""
+    written += node.run(_REWRITE, timeout=2 * LONG_TIMEOUT).stdout.split()
+    return f"{len(written)} Secrets"

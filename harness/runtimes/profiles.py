@@ -1,0 +1,235 @@
+"""Profiles: how a cluster is hardened, as one set of documents for kubeadm and the kubelet, with the files that these name.
+
+``cis`` follows the CIS Kubernetes Benchmark 1.12. What image and user say in documents of their own lies over it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from harness.clusterfile.kubeadm import VERSION, Document, merge_kubeadm
+from harness.nodes.placing import File
+from harness.runtimes import Profile, documents
+from harness.runtimes.pki import ENCRYPTION, FOLDER
+
+FILES = "/etc/kubernetes/slipway"
+"""On masters: what the API server reads beyond kubeadm's own files. Each set has a folder there that is named after its content: another
+set starts the API server anew, and the former one is still there when a change is taken back."""
+AUDIT = "/var/log/slipway"
+"""On masters: the folder of the audit log."""
+
+SYSCTLS: Mapping[str, str] = {
+    "vm.overcommit_memory": "1",
+    "vm.panic_on_oom": "0",
+    "kernel.panic": "10",
+    "kernel.panic_on_oops": "1",
+    "kernel.keys.root_maxkeys": "1000000",
+    "kernel.keys.root_maxbytes": "25000000",
+}
+"""What a kubelet sets by itself, and with protectKernelDefaults wants to find set."""
+
+CIPHERS = tuple(f"TLS_ECDHE_{key}_WITH_AES_{cipher}" for cipher in ("128_GCM_SHA256", "256_GCM_SHA384") for key in ("ECDSA", "RSA"))
+"""For TLS 1.2; those of 1.3 cannot be chosen."""
+
+HEALTH = ("/livez", "/readyz", "/healthz")
+"""What may be asked without a name: kubelets probe the API server so, and balancers."""
+_ANONYMOUS = 32
+"""The minor version of Kubernetes from which on anonymous requests can be let through to some paths only."""
+_STABLE = 34
+"""From which on that is said in a stable form."""
+
+# Before each start: where others share the kernel (containers), they may have set it otherwise.
+_SETTINGS = """[Service]
+ExecStartPre=-/bin/sh -c 'PATH=$PATH:/usr/sbin:/sbin; sysctl -e -q -p /etc/sysctl.d/90-slipway.conf'
+"""
+
+_KINDS = ("ClusterConfiguration", "KubeletConfiguration")
+_SERVER = "ClusterConfiguration .apiServer.extraArgs."
+_COMPONENTS = ("system:apiserver", "system:kube-controller-manager", "system:kube-scheduler", "system:kube-proxy")
+_READ = ("get", "list", "watch")
+
+
+def of(name: str | None, minor: int, exempt: Collection[str] = (), given: Iterable[Document] = ()) -> Profile:
+    """The profile of a name (one of ``PROFILES``; None: none) for a minor version of Kubernetes.
+
+    Pods of the namespaces ``exempt`` may do what they want. ``given`` are documents that lie over the profile's: beside some of their
+    arguments the API server takes no file that says who may ask.
+    """
+    if name is None:
+        return Profile()
+    texts = {"audit-policy": documents(_audit_policy()), "admission": documents(_admission(exempt))}
+    if minor >= _ANONYMOUS and not _opens(given):
+        texts["authentication"] = documents(_authentication(minor))
+    folder = f"{FILES}/{name}-{hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:8]}"
+    paths = {what: f"{folder}/{what}.yaml" for what in texts}
+    return Profile(
+        name=name,
+        documents=(_cluster_configuration(paths), _kubelet_configuration()),
+        files={paths[what]: File.text(text, 0o600) for what, text in texts.items()},
+        folders=(AUDIT,),
+        units={"/etc/systemd/system/kubelet.service.d/20-slipway-profile.conf": File.text(_SETTINGS, 0o600)},
+        sysctls=SYSCTLS,
+        mode=0o600,
+        encrypts=True,
+        serving=True,
+    )
+
+
+def sysctls(name: str | None) -> Mapping[str, str]:
+    """``Profile.sysctls``, for when no more than the name of a profile is known."""
+    return {} if name is None else SYSCTLS
+
+
+def lacking(name: str | None, minor: int) -> list[str]:
+    """What of a profile a minor version of Kubernetes cannot do."""
+    if name is None or minor >= _ANONYMOUS:
+        return []
+    return [f"profile {name}: Kubernetes 1.{minor} cannot keep requests without a name to some paths; 1.{_ANONYMOUS} and newer can"]
+
+
+def overruled(profile: Profile, given: Iterable[Document]) -> list[str]:
+    """Where documents of image and user say otherwise than the profile, as ``ClusterConfiguration .apiServer.extraArgs.profiling``."""
+    given = tuple(given)
+    ours, theirs = (_leaves(documents) for documents in (profile.documents, given))
+    found = [path for path, value in ours.items() if path in theirs and theirs[path] != value]
+    opening = [f"{_SERVER}{name}" for name in _opens(given)]
+    return [*found, *(opening if profile.name else [])]
+
+
+def _leaves(given: Iterable[Document]) -> dict[str, Any]:
+    """What documents of the kinds that profiles have say, with its path, the last one counting."""
+    merged = merge_kubeadm([document for document in given if document.get("kind") in _KINDS], (), ())
+    return {
+        path: value
+        for document in merged
+        for key, each in document.items()
+        if key not in ("apiVersion", "kind")
+        for path, value in _below(each, f"{document['kind']} .{key}")
+    }
+
+
+def _below(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """What is not a mapping, with its path; of a list of things with names each by its name."""
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) and "name" in item for item in value):
+        value = {str(item["name"]): item.get("value", {key: each for key, each in item.items() if key != "name"}) for item in value}
+    if not isinstance(value, Mapping):
+        yield path, value
+        return
+    for key, item in value.items():
+        yield from _below(item, f"{path}.{key}")
+
+
+def _opens(given: Iterable[Document]) -> list[str]:
+    """Arguments of the API server that leave no room for a file that says who may ask."""
+    names = [path.removeprefix(_SERVER) for path in _leaves(given) if path.startswith(_SERVER)]
+    return [name for name in names if name == "anonymous-auth" or name.startswith("oidc-")]
+
+
+# ---- documents --------------------------------------------------------------------------------------------------------
+
+
+def _arguments(values: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _cluster_configuration(paths: Mapping[str, str]) -> dict[str, Any]:
+    secure = {"profiling": "false", "tls-min-version": "VersionTLS12", "tls-cipher-suites": ",".join(CIPHERS)}
+    server = {
+        **secure,
+        "admission-control-config-file": paths["admission"],
+        "audit-log-maxage": "30",
+        "audit-log-maxbackup": "10",
+        "audit-log-maxsize": "100",
+        "audit-log-path": f"{AUDIT}/audit.log",
+        "audit-policy-file": paths["audit-policy"],
+        "enable-admission-plugins": "NodeRestriction,EventRateLimit,DenyServiceExternalIPs",
+        "encryption-provider-config": f"{FOLDER}/{ENCRYPTION}",
+        "kubelet-certificate-authority": f"{FOLDER}/ca.crt",
+        "service-account-extend-token-expiration": "false",
+        **({"authentication-config": paths["authentication"]} if "authentication" in paths else {}),
+    }
+    volumes = [
+        {"name": "slipway-profile", "hostPath": FILES, "mountPath": FILES, "readOnly": True, "pathType": "DirectoryOrCreate"},
+        {"name": "slipway-audit", "hostPath": AUDIT, "mountPath": AUDIT, "readOnly": False, "pathType": "DirectoryOrCreate"},
+    ]
+    return {
+        "apiVersion": VERSION,
+        "kind": "ClusterConfiguration",
+        "apiServer": {"extraArgs": _arguments(server), "extraVolumes": volumes},
+        "controllerManager": {"extraArgs": _arguments({**secure, "terminated-pod-gc-threshold": "1000"})},
+        "scheduler": {"extraArgs": _arguments(secure)},
+    }
+
+
+def _kubelet_configuration() -> dict[str, Any]:
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "podPidsLimit": 4096,
+        "protectKernelDefaults": True,
+        "seccompDefault": True,
+        "tlsCipherSuites": list(CIPHERS),
+        "tlsMinVersion": "VersionTLS12",
+    }
+
+
+# ---- files ------------------------------------------------------------------------------------------------------------
+
+
+def _audit_policy() -> dict[str, Any]:
+    """Who changed what, and who looked at Secrets or into pods. Never a body but those of rules, in which nothing is secret."""
+    events = [{"group": "", "resources": ["events"]}, {"group": "events.k8s.io", "resources": ["events"]}]
+    private = [
+        {"group": "", "resources": ["secrets", "configmaps", "serviceaccounts/token"]},
+        {"group": "authentication.k8s.io", "resources": ["tokenreviews"]},
+    ]
+    rights = [{"group": "rbac.authorization.k8s.io"}, {"group": "admissionregistration.k8s.io"}]
+    changes = ["create", "update", "patch", "delete", "deletecollection"]
+    return {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [
+            {"level": "None", "nonResourceURLs": [*(f"{path}*" for path in HEALTH), "/version", "/openapi/*"]},
+            {"level": "None", "resources": [*events, {"group": "coordination.k8s.io", "resources": ["leases"]}]},
+            {"level": "Metadata", "resources": private},
+            # What the cluster's own parts read would be nearly all of the log.
+            {"level": "None", "users": list(_COMPONENTS), "verbs": list(_READ)},
+            {"level": "None", "userGroups": ["system:nodes", "system:serviceaccounts:kube-system"], "verbs": list(_READ)},
+            {"level": "Request", "resources": rights, "verbs": changes},
+            {"level": "Metadata"},
+        ],
+    }
+
+
+def _admission(exempt: Collection[str]) -> dict[str, Any]:
+    security = {
+        "apiVersion": "pod-security.admission.config.k8s.io/v1",
+        "kind": "PodSecurityConfiguration",
+        "defaults": {
+            "enforce": "baseline",
+            "enforce-version": "latest",
+            "audit": "restricted",
+            "audit-version": "latest",
+            "warn": "restricted",
+            "warn-version": "latest",
+        },
+        "exemptions": {"usernames": [], "runtimeClasses": [], "namespaces": sorted(exempt)},
+    }
+    limits = {
+        "apiVersion": "eventratelimit.admission.k8s.io/v1alpha1",
+        "kind": "Configuration",
+        "limits": [{"type": "Server", "qps": 5000, "burst": 20000}],
+    }
+    plugins = [{"name": "PodSecurity", "configuration": security}, {"name": "EventRateLimit", "configuration": limits}]
+    return {"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration", "plugins": plugins}
+
+
+def _authentication(minor: int) -> dict[str, Any]:
+    return {
+        "apiVersion": f"apiserver.config.k8s.io/{'v1' if minor >= _STABLE else 'v1beta1'}",
+        "kind": "AuthenticationConfiguration",
+        "anonymous": {"enabled": True, "conditions": [{"path": path} for path in HEALTH]},
+    }

@@ -1,0 +1,143 @@
+"""Another key for Secrets: in which order masters get it, also after a kill."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import StoreError, UsageError
+from harness.lifecycle import rotation
+from harness.lifecycle.plan import execute
+from harness.lifecycle.rotation import PATH, Keys, _plan, give, pair, read, require_known, rotate
+from harness.process import Result
+from harness.runtimes import staticpods
+from harness.runtimes.encryption import SecretsKey, configuration, keys
+
+OLD, NEW = SecretsKey.make(1), SecretsKey.make(2)
+
+
+class Master:
+    """Keeps its file of keys, and counts how often its API server was started anew."""
+
+    def __init__(self, number: int, *keys: SecretsKey) -> None:
+        self.address, self.name = f"10.0.0.{number}", f"master-{number}"
+        self.keys: Keys = keys
+        self.commands: list[str] = []
+        self.used: list[str] = []
+        """What its API server has been started with."""
+        self.before: Callable[[], None] = lambda: None
+
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+        self.commands.append(command)
+        if isinstance(input, bytes):
+            with tarfile.open(fileobj=io.BytesIO(input)) as tar:
+                (member,) = tar
+                assert (f"/{member.name}", member.mode) == (PATH, 0o600)
+                self.keys = keys(tar.extractfile(member).read(), "the file")  # type: ignore[union-attr]
+        if "get secrets" in command:
+            self.before()
+            return Result((), 0, "default/one\nkube-system/two\n", "")
+        return Result((), 0, "", "")
+
+
+@pytest.fixture
+def masters(monkeypatch: pytest.MonkeyPatch) -> list[Master]:
+    made = [Master(1, OLD), Master(2, OLD), Master(3, OLD)]
+
+    def read_all(node: Master, paths: list[str]) -> dict[str, bytes]:
+        return {PATH: configuration(node.keys)} if node.keys else {}
+
+    def restart(node: Master, parts: tuple[str, ...], *, reason: str, others: bool) -> None:
+        assert (parts, others) == (("kube-apiserver",), True)
+        if node.used[-1:] != [reason]:
+            node.used.append(reason)
+        # Nobody encrypts with what another one cannot read.
+        assert all(node.keys[0] in other.keys for other in made)
+
+    monkeypatch.setattr(rotation, "read_all", read_all)
+    monkeypatch.setattr(staticpods, "restart", restart)
+    return made
+
+
+def turn(masters: list[Master]) -> list[str]:
+    written: list[str] = []
+    execute(_plan(masters, *pair(read(masters)), written))  # type: ignore[arg-type]
+    return written
+
+
+def test_all_know_the_new_key_before_one_uses_it_and_the_old_one_until_all_is_written(masters: list[Master]) -> None:
+    def see() -> None:
+        assert all([key.number for key in master.keys] == [2, 1] for master in masters)
+
+    masters[0].before = see
+    assert turn(masters) == ["default/one", "kube-system/two"]
+    assert len({master.keys for master in masters}) == 1
+    assert [key.number for key in masters[0].keys] == [2]
+    assert masters[0].keys[0].secret != OLD.secret
+    assert masters[1].used == [f"keys of Secrets: {names}" for names in ("slipway-1 slipway-2", "slipway-2 slipway-1", "slipway-2")]
+    assert not any("get secrets" in command for master in masters[1:] for command in master.commands)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        ((OLD, NEW), (OLD,), (OLD,)),
+        ((NEW, OLD), (OLD, NEW), (OLD, NEW)),
+        ((NEW, OLD), (NEW, OLD), (NEW, OLD)),
+        ((NEW,), (NEW, OLD), (NEW, OLD)),
+    ],
+)
+def test_a_rotation_that_was_cut_off_is_ended_with_the_same_key(masters: list[Master], cut: tuple[Keys, Keys, Keys]) -> None:
+    for master, had in zip(masters, cut, strict=True):
+        master.keys = had
+    turn(masters)
+    assert {master.keys for master in masters} == {(NEW,)}
+
+
+def test_one_after_another_gives_one_more_each_time(masters: list[Master]) -> None:
+    turn(masters)
+    turn(masters)
+    assert [key.name for key in masters[2].keys] == ["slipway-3"]
+
+
+def test_keys_that_do_not_fit_together_are_touched_by_nobody(masters: list[Master]) -> None:
+    masters[1].keys = (SecretsKey.make(1),)
+    with pytest.raises(StoreError, match="do not fit together"):
+        pair(read(masters))  # type: ignore[arg-type]
+    masters[1].keys = ()
+    with pytest.raises(UsageError, match="master-2: no key of Secrets is there") as wrong:
+        read(masters)  # type: ignore[arg-type]
+    assert "--profile cis" in str(wrong.value.hint)
+
+
+def test_a_master_that_is_not_known_here_is_not_left_out() -> None:
+    hosts = [{"ips": ["10.0.0.1", "10.0.0.2"], "roles": ["master"]}, {"ips": ["10.0.0.9"], "roles": ["node"]}]
+    record = {"Clusterfile": {"spec": {"hosts": hosts}}}
+    require_known(record, ["10.0.0.1", "10.0.0.2"])
+    with pytest.raises(UsageError, match=r"10\.0\.0\.2 is a master of the cluster, and not known here") as wrong:
+        require_known(record, ["10.0.0.1"])
+    assert "--masters 10.0.0.1,10.0.0.2" in str(wrong.value.hint)
+
+
+def test_a_list_of_secrets_that_was_cut_off_ends_it_before_the_old_key_goes() -> None:
+    # A pipe would hide that its first command failed.
+    assert rotation._REWRITE.startswith("set -eu\nlisted=$(")
+
+
+def test_keys_are_in_no_command(masters: list[Master]) -> None:
+    give(masters[0], (OLD,), others=True)  # type: ignore[arg-type]
+    turn(masters)
+    secrets = [line for line in configuration((OLD,)).decode().splitlines() if "secret: " in line]
+    said = "".join(command for master in masters for command in master.commands)
+    assert secrets
+    assert not any(line.split()[-1] in said for line in secrets)
+
+
+def test_a_cluster_that_nobody_knows_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing is known of a cluster lab"):
+        rotate("lab", home=tmp_path)

@@ -1,0 +1,46 @@
+"""The file by which the API server encrypts Secrets."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from harness.errors import StoreError
+from harness.runtimes.encryption import SecretsKey, configuration, keys
+
+
+def test_the_first_key_encrypts_and_all_of_them_decrypt() -> None:
+    old, new = SecretsKey.make(), SecretsKey.make(2)
+    document = yaml.safe_load(configuration([new, old]))
+    assert (document["apiVersion"], document["kind"]) == ("apiserver.config.k8s.io/v1", "EncryptionConfiguration")
+    (entry,) = document["resources"]
+    assert entry["resources"] == ["secrets"]
+    assert [list(provider) for provider in entry["providers"]] == [["secretbox"], ["identity"]]
+    assert [key["name"] for key in entry["providers"][0]["secretbox"]["keys"]] == ["slipway-2", "slipway-1"]
+    assert keys(configuration([new, old]), "a") == (new, old)
+
+
+def test_keys_are_long_and_never_the_same_and_not_shown() -> None:
+    one, other = SecretsKey.make(), SecretsKey.make()
+    assert len(one.secret) == 32
+    assert one.secret != other.secret
+    assert str(one.secret) not in repr(one)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        "resources: 5",
+        "resources: [{providers: [{aesgcm: {keys: []}}]}]",
+        "resources: [{providers: [{secretbox: {keys: [{name: slipway-1, secret: c2hvcnQ=}]}}]}]",
+        "resources: [{providers: [{secretbox: {keys: [{name: slipway-1, secret: '%%'}]}}]}]",
+        f"resources: [{{providers: [{{secretbox: {{keys: [{{name: other, secret: {'A' * 43}=}}]}}}}]}}]",
+    ],
+)
+def test_what_is_no_file_of_ours_is_named_and_not_shown(text: str) -> None:
+    with pytest.raises(StoreError, match="master-1: the file") as wrong:
+        keys(text.encode(), "master-1: the file")
+    assert "c2hvcnQ" not in str(wrong.value.message)
