@@ -240,7 +240,7 @@ def test_who_else_may_do_everything_and_who_enforces_policies_is_named() -> None
     agent = {"kind": "DaemonSet", "metadata": {"name": "a"}, "spec": {"template": {"spec": {"containers": [{"image": "x/calico-node:1"}]}}}}
     told = {one.check: one for one in judge(dataclasses.replace(found, items=(*found.items, more, agent)))}
     assert told["5.1.1"].message == "ops may do everything"
-    assert (told["5.3.1"].result, told["5.3.1"].message) == (Result.OK, "calico")
+    assert (told["5.3.1"].result, told["5.3.1"].message) == (Result.OK, "enforced by calico")
 
 
 def test_a_cluster_that_others_made_is_judged_by_what_there_is_and_the_rest_is_not_known() -> None:
