@@ -61,6 +61,19 @@ def test_image(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def minor(session: nox.Session) -> None:
+    """Build the base image with another version of Kubernetes, and test it on nodes: `-- 1.37`."""
+    if len(session.posargs) != 1:
+        session.error("give one version: ./nox -s minor -- 1.37")
+    (version,) = session.posargs
+    install(session)
+    reference = f"kubernetes:{version}"
+    session.run("slipway", "build", "--tag", reference, "--build-arg", f"VERSION={version}", "kubefiles/kubernetes")
+    if not pytest(session, f"kubernetes-{version}", "kubefiles/kubernetes", "--image", reference):
+        session.error(f"tests failed: {reference}")
+
+
+@nox.session(default=False)
 def publish(session: nox.Session) -> None:
     """Build kubefiles/NAME and push them, signed with `--key`: `-- --registry HOST/NAMESPACE NAME...`; a matrix ends with `--join A,B`."""
     wanted = Publishing.read(session.posargs)
