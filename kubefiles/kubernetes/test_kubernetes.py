@@ -66,16 +66,16 @@ def test_the_cluster_knows_what_it_has_of_addons(kubectl):
 def test_images_are_pulled_from_the_cluster_under_their_own_names(kubectl, cluster, node):
     pods = kubectl.json("get", "pods", "--all-namespaces")["items"]
     images = {container["image"] for pod in pods for container in pod["spec"]["containers"]}
-    (described,) = json.loads(cluster.run("inspect", cluster.image, "--output", "json").stdout)["platforms"]
+    platforms = json.loads(cluster.run("inspect", cluster.image, "--output", "json").stdout)["platforms"]
     assert {
-        f"registry.k8s.io/kube-proxy:{described['info']['kubernetes']}",
+        f"registry.k8s.io/kube-proxy:{platforms[0]['info']['kubernetes']}",
         "registry.k8s.io/metrics-server/metrics-server:v0.9.0",
         "docker.io/flannel/flannel:v0.28.10",
         "docker.io/rancher/local-path-provisioner:v0.0.30",
     } <= images
     # Of the version that kubeadm of this Kubernetes names.
     assert [image for image in images if image.startswith("registry.k8s.io/coredns/coredns:v1.")]
-    assert images <= {image["name"] for image in described["images"]}
+    assert images <= {image["name"] for platform in platforms for image in platform["images"]}
     for domain in ("registry.k8s.io", "docker.io"):
         assert ":5000/v2" in node.check_output(f"cat /etc/containerd/certs.d/{domain}/hosts.toml")
 
