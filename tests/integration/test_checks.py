@@ -84,7 +84,8 @@ def site(slipway: Slipway, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def _small_image(store: Store, root: Path) -> None:
     """A CloudImage that could never run: nothing of it may get that far."""
-    (root / "etc").mkdir()
+    (root / "etc/addons").mkdir(parents=True)
+    (root / "etc/addons/network.yaml").write_text("kind: DaemonSet\nmetadata: {name: kube-flannel-ds}\n")
     (root / "etc/slipway.yaml").write_text("kubernetes: v1.36.3\n")
     layer = write_layer(scan(root), store)
     image = PlatformImage(Platform.parse("linux/amd64"), (layer.descriptor,), (layer.diff_id,), info=Info(kubernetes="v1.36.3"))

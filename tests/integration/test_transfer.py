@@ -836,7 +836,8 @@ def test_an_interrupt_ends_it_soon_and_keeps_what_it_has(verb: str, here: Site, 
     if verb == "pull":
         here.push("web", f"{plain.host}/interrupted/{verb}:1")
     running = here.start("push", "web", name, "--plain-http") if verb == "push" else there.start("pull", name, "--plain-http")
-    wait_for(line, "up" if verb == "push" else "down", 6_000_000, running)
+    # No blob is whole by then.
+    wait_for(line, "up" if verb == "push" else "down", 5_000_000, running)
     if verb == "pull":
         # What has passed the line may still be on its way to the disk.
         until(lambda: sum(there.partial().values()) > 1_000_000, there.partial)
