@@ -88,11 +88,25 @@ def held(master: Node, cluster: str) -> Iterator[None]:
         lease.take()
         _held.add(cluster)
         try:
-            with claim.holding() as holding, _kept(holding, _Renewal(noted.renew)), _kept(holding, _Renewal(lease.renew)):
+            with contextlib.ExitStack() as stack:
+                holding = stack.enter_context(claim.holding())
+                stack.enter_context(_numbered(holding, lease.transitions))
+                for renew in (noted.renew, lease.renew):
+                    stack.enter_context(_kept(holding, _Renewal(renew)))
                 yield
         finally:
             _held.discard(cluster)
             _gently(lease.release)
+
+
+@contextlib.contextmanager
+def _numbered(holding: claim.Claim, token: int) -> Iterator[None]:
+    """Give a claim its token while the block runs. Those of two clusters say nothing of each other: then it has none."""
+    before, holding.token = holding.token, token if holding.token is None else None
+    try:
+        yield
+    finally:
+        holding.token = before
 
 
 @contextlib.contextmanager
@@ -281,6 +295,11 @@ class _Lease:
                 # What is there is older than this one's: it is from a backup.
                 return ""
         raise CommandError(f"the lease of the cluster {self._cluster} changes all the time")
+
+    @property
+    def transitions(self) -> int:
+        """How often the lease has had another holder, this one included."""
+        return _transitions(self._object["spec"])
 
     def release(self) -> None:
         """Name no holder any more, in the version that was written last: the lease of another holder stays.

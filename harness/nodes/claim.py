@@ -2,7 +2,7 @@
 
 A command that is sent under a claim carries the claim's id. The first one leaves it on the machine, and the machine refuses later ones
 of another claim: a process that slept while its lease ended is stopped by every machine that the next one has spoken to, even when it
-has not heard of it yet.
+has not heard of it yet. Which of two claims is the later one, their tokens tell: a number that the cluster's Lease raises for each holder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol
 from harness.errors import LeaseLostError
 
 FENCE = "/run/slipway-fence"
-"""On a machine: the id of the claim that last changed something there. It ends with the machine's uptime."""
+"""On a machine: the id of the claim that last changed something there, and its token if it has one. It ends with the machine's uptime."""
 REFUSED = 76
 """Exit code of a command that the machine refused."""
 MARK = "slipway: this machine is being changed under another claim"
@@ -47,6 +47,8 @@ class Claim:
 
     def __init__(self) -> None:
         self.id = secrets.token_hex(8)
+        self.token: int | None = None
+        """Greater than that of every claim before on the same cluster; None where that is not known."""
         self._guards: list[Guard] = []
         self._entered: set[str] = set()
         self._lost = ""
@@ -81,15 +83,19 @@ class Claim:
             guard.verify()
 
     def prefix(self, address: str) -> str:
-        """Shell text before a command: it ends with REFUSED where the machine has heard of another claim."""
-        put = f"{{ printf '%s\\n' {self.id} > {FENCE}.$$ && mv -f {FENCE}.$$ {FENCE}; }} 2>/dev/null"
+        """Shell text before a command: it ends with REFUSED where the machine has heard of another claim that may be a later one."""
+        mark = self.id if self.token is None else f"{self.id} {self.token}"
+        put = f"{{ printf '%s\\n' '{mark}' > {FENCE}.$$ && mv -f {FENCE}.$$ {FENCE}; }} 2>/dev/null"
         with self._lock:
             entered = address in self._entered
         if not entered and self.sure:
             return f"{put}\n"
-        # A machine that has restarted has forgotten it.
+        # While the API is away nobody can be sure, and the mark of a claim that has ended is still there.
         refuse = f"{{ echo {shlex.quote(MARK)} >&2; exit {REFUSED}; }}"
-        return f'f=; {{ read -r f < {FENCE}; }} 2>/dev/null; case $f in {self.id}) ;; "") {put} ;; *) {refuse} ;; esac\n'
+        later = f'[ "${{n:-x}}" -lt {self.token} ] 2>/dev/null'
+        other = refuse if self.token is None or entered else f"if {later}; then {put}; else {refuse}; fi"
+        # A machine that has restarted has forgotten it.
+        return f'f=; n=; {{ read -r f n < {FENCE}; }} 2>/dev/null; case $f in {self.id}) ;; "") {put} ;; *) {other} ;; esac\n'
 
     def entered(self, address: str) -> None:
         """A machine has heard of this claim."""

@@ -105,6 +105,28 @@ def test_a_machine_refuses_commands_of_an_older_claim(node: SshNode) -> None:
     assert node.run("true").ok
 
 
+class Unsure:
+    """The API is away: whether somebody else has taken over cannot be known."""
+
+    lost, sure = "", False
+
+    def verify(self) -> None: ...
+
+
+@pytest.mark.parametrize(("there", "taken"), [("another 6", True), ("another 7", False), ("another 8", False), ("another", False)])
+def test_a_claim_that_is_not_sure_goes_on_where_only_earlier_ones_were(node: SshNode, there: str, taken: bool) -> None:
+    node.run(f"echo {there} > {claim.FENCE}")
+    with claim.holding() as held:
+        held.token = 7
+        held.add(Unsure())
+        if taken:
+            assert node.run(f"cat {claim.FENCE}").stdout.strip() == f"{held.id} 7"
+        else:
+            with pytest.raises(LeaseLostError):
+                node.run("true")
+    node.run(f"rm -f {claim.FENCE}")
+
+
 def test_a_machine_that_has_restarted_takes_the_claim_again(node: SshNode) -> None:
     with claim.holding() as held:
         node.run("true")

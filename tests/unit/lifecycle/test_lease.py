@@ -247,6 +247,25 @@ def test_the_first_command_to_a_machine_leaves_the_claim_there_and_later_ones_as
     claim.check()
 
 
+def test_a_claim_is_numbered_by_how_often_the_lease_has_had_another_holder(clock: Clock) -> None:
+    api = Api()
+    tokens = []
+    for _ in range(2):
+        with lease.held(api, "lab"):
+            held = claim.current()
+            assert held is not None
+            assert held.token is not None
+            tokens.append(held.token)
+            # A machine that heard of an earlier claim, which has ended, takes this one also while the API is away.
+            clock.now += lease.seconds()
+            assert f"-lt {held.token}" in held.prefix("10.0.0.9")
+            # Of two clusters the numbers say nothing of each other.
+            with lease.held(Api(), "other"):
+                assert "-lt" not in held.prefix("10.0.0.9")
+            assert held.token == tokens[-1]
+    assert tokens[1] == tokens[0] + 1
+
+
 @pytest.mark.parametrize(("text", "expected"), [("", 60), ("8", 8), ("0", 60), ("x", 60), ("-5", 60), ("99999", 60)])
 def test_how_long_a_lease_counts(text: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_LEASE_SECONDS", text)
