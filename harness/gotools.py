@@ -214,7 +214,11 @@ def _lock(target: Path) -> Iterator[None]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.with_name(f".{target.name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("another slipway of this machine is compiling: this one waits for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
     except OSError as error:
         raise CommandError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import shutil
@@ -226,6 +227,22 @@ def test_a_program_is_compiled_once(machine: Machine, folder: Path, cache: Path)
     assert len(machine.builds) == 1
     assert (first.name, first.parent.parent) == ("hello", cache / "programs")
     assert first.stat().st_mode & 0o777 == 0o755
+
+
+def test_who_waits_for_another_compile_says_so(
+    machine: Machine, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[int] = []
+
+    def flock(_: object, how: int) -> None:
+        asked.append(how)
+        if how & fcntl.LOCK_NB:
+            raise BlockingIOError
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    gotools.compiled(folder)
+    assert "another slipway of this machine is compiling" in capsys.readouterr().err
+    assert asked[:2] == [fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX]
 
 
 def test_only_what_is_stated_reaches_a_compile(machine: Machine, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
