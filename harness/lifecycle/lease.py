@@ -221,7 +221,7 @@ class _Renewal:
             except SlipwayError as error:
                 log.debug(f"the lease could not be renewed: {error.message}")
             # Many steps may ask at once: where nobody answers they do not wait one after the other.
-            self._next = claim.clock() + seconds() / 8
+            self._next = claim.clock() + claim.PAUSE
 
 
 @contextlib.contextmanager
@@ -230,7 +230,8 @@ def _kept(holding: claim.Claim, renewal: _Renewal) -> Iterator[None]:
     ended = threading.Event()
 
     def keep() -> None:
-        while not ended.wait(seconds() / 4):
+        # As soon as somebody answers again, the claim is sure again: nothing of what comes then need depend on it.
+        while not ended.wait(seconds() / 4 if renewal.sure else claim.PAUSE):
             renewal.verify()
 
     keeper = threading.Thread(target=keep, daemon=True)

@@ -103,6 +103,11 @@ class Claim:
             self._entered.add(address)
 
 
+PAUSE = 2.0
+"""Seconds between two times that it is asked whether a claim still holds, where the first got no answer."""
+
+sleep = time.sleep
+
 _current: Claim | None = None
 _changing = threading.Lock()
 
@@ -133,6 +138,10 @@ def check(*, ask: bool = True) -> None:
         return
     if ask and not claim.sure:
         claim.verify()
+        if not claim.sure and not claim.lost:
+            # It may have been asked just now, and the API, which a step before has started anew, be there since.
+            sleep(PAUSE)
+            claim.verify()
     if claim.lost:
         raise error(claim.lost)
 

@@ -98,11 +98,15 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(claim, "clock", made)
+    monkeypatch.setattr(claim, "sleep", made.sleep)
     return made
 
 
@@ -168,6 +172,26 @@ def test_while_the_api_does_not_answer_a_command_goes_on(clock: Clock) -> None:
         assert not held.sure
         assert "exit 76" in held.prefix("10.0.0.3")
         api.run = run  # type: ignore[method-assign]
+
+
+def test_an_api_that_answers_again_a_moment_later_makes_a_claim_sure_of_itself(clock: Clock) -> None:
+    api = Api()
+    with lease.held(api, "lab"):
+        run = api.run
+        refused: list[str] = []
+
+        def late(command: str, **more: Any) -> Result:
+            if "kubectl" in command and not refused:
+                refused.append(command)
+                return Result((), 1, "", "The connection to the server was refused")
+            return run(command, **more)
+
+        api.run = late  # type: ignore[method-assign]
+        clock.now += lease.seconds()
+        claim.check()
+        held = claim.current()
+        assert held is not None
+        assert (held.sure, len(refused)) == (True, 1)
 
 
 def test_a_lease_that_is_gone_after_a_restore_is_made_again(clock: Clock) -> None:
