@@ -28,7 +28,7 @@ REQUESTS = 10_000
 # Asks the API by way of the machine's own balancer, each time on a new connection, so that nothing is tried twice unseen; and changes an
 # object all the time, which a watch beside it must see change after change. A watch that the server ends goes on from where it was.
 _READS = """cd /run/traffic
-curl -s -K api --rate 40/s -H 'Connection: close' -m 60 -o /dev/null -w '%{http_code} %{errormsg}\\n' \
+curl -s -K api --rate 25/s -H 'Connection: close' -m 60 -o /dev/null -w '%{http_code} %{errormsg}\\n' \
   'https://apiserver.cluster.local:6443/api/v1/namespaces/default/configmaps/traffic?[1-1000000]' > reads
 """
 _WRITES = """cd /run/traffic
@@ -36,7 +36,7 @@ n=0
 until [ -e stop ]; do
   n=$((n + 1))
   code=$(curl -s -K api -m 60 -o /dev/null -w '%{http_code} %{errormsg}' -X PATCH -H 'Content-Type: application/merge-patch+json' \
-    -d "{\"data\":{\"n\":\"$n\"}}" https://apiserver.cluster.local:6443/api/v1/namespaces/default/configmaps/traffic)
+    -d '{"data":{"n":"'$n'"}}' https://apiserver.cluster.local:6443/api/v1/namespaces/default/configmaps/traffic)
   echo "$n $code" >> writes
   sleep 0.3
 done
