@@ -114,7 +114,7 @@ def backup(
         master = kubeconfigs.answering(cluster)
         with log.step("take a snapshot of etcd"):
             status = take_snapshot(master, snapshot)
-        with log.step(f"write {file}"):
+        with log.step("write the backup"):
             members = _members(cluster, master)
             front = _front(cluster, master, members, status, snapshot)
             _write(file, front, members, snapshot, password)
