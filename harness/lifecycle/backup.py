@@ -118,7 +118,7 @@ def backup(
             members = _members(cluster, master)
             front = _front(cluster, master, members, status, snapshot)
             _write(file, front, members, snapshot, password)
-    with log.step(f"check {file}"), open_backup(file, password):
+    with log.step("read the backup again"), open_backup(file, password):
         pass
     etcd = front["etcd"]
     return Saved(name, file, file.stat().st_size, password is not None, etcd["revision"], etcd["totalKey"], front["image"]["digest"])
