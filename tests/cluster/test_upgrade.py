@@ -41,7 +41,7 @@ MOMENTS = (
 # Asks the API by way of the machine's own balancer, each time on a new connection, so that nothing is tried twice unseen; and changes an
 # object all the time, which a watch beside it must see change after change. A watch that the server ends goes on from where it was.
 _READS = """cd /run/traffic
-curl -s -K api --rate 25/s -H 'Connection: close' -m 60 -o /dev/null -w '%{http_code} %{errormsg}\\n' \
+curl -s -K api --http1.1 --rate 25/s -H 'Connection: close' -m 60 -o /dev/null -w '%{http_code} %{errormsg}\\n' \
   'https://apiserver.cluster.local:6443/api/v1/namespaces/default/configmaps/traffic?[1-1000000]' > reads
 """
 _WRITES = """cd /run/traffic
