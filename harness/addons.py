@@ -36,7 +36,7 @@ def has_label(document: Mapping[str, Any]) -> bool:
 
 
 def labelled(text: str) -> bool:
-    """Whether every object of a manifest says itself that it is an addon's; False also when that cannot be found out."""
+    """Return True when every object of a manifest carries the label itself; False also for a manifest that is not YAML."""
     try:
         return all(map(has_label, documents([text])))
     except StoreError:

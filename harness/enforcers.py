@@ -29,7 +29,7 @@ class Enforcer:
     name: str
     needs: Feature | None = None
     tables: tuple[str, ...] = ()
-    """Tables of nf_tables that stay when it has gone, with rules that send packets to nobody."""
+    """nftables tables that remain after its removal; their rules queue packets for a program that does not run any more."""
 
 
 ENFORCERS = (

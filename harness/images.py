@@ -314,7 +314,8 @@ class Builder:
     def build(self, definition: Definition, arguments: Mapping[str, str], tag: str) -> str:
         """Build with the engine, name the result there, return the engine's image id. Raises BuildError."""
         client = engine.connect(timeout=3600)
-        name = kept_name(Reference.parse(tag), self._key(definition, arguments))
+        key = self._key(definition, arguments)
+        name = kept_name(Reference.parse(tag), key)
         for base in definition.bases:
             self._ensure(client, definition, base)
         context = definition.context(arguments)
@@ -332,7 +333,7 @@ class Builder:
             stream = client.api.build(
                 path=str(folder), dockerfile=dockerfile, tag=name, target=definition.target or "",
                 buildargs={**sitenet.proxies(), **self._platform_arguments(definition), **arguments},
-                labels={LABEL_KEY: self._key(definition, arguments)},
+                labels={LABEL_KEY: key},
                 network_mode=network, container_limits=engine.STEP_LIMITS, rm=True, forcerm=True, decode=True,
             )  # fmt: skip
             identity = self._follow(definition, stream)

@@ -69,7 +69,7 @@ def sign(
     name: Name,
     key: SigningKey,
     annotation: Annotations = None,
-    again: Annotated[bool, typer.Option("--again", help="Sign anew what this key has signed already, with the time of now.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Sign again what this key has already signed, with the current time.")] = False,
     plain_http: PlainHttp = False,
     insecure: Insecure = False,
     ca: Ca = None,
