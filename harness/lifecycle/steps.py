@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from harness import checks, enforcers, kubeobjects, log, untrusted
+from harness.addons import namespaces
 from harness.cloudimage import App, CloudImage, ImageSet, Info, PlatformImage
 from harness.clusterfile import Clusterfile, fields, formats, generate
 from harness.clusterfile.cluster import DUAL_STACK
@@ -748,17 +749,6 @@ def addons(setup: Setup) -> dict[str, str]:
             file = files.get(path)
             found[name] = file.data.decode() if file else tree.read_text(path)
     return found
-
-
-def namespaces(manifests: Iterable[str]) -> frozenset[str]:
-    """The namespaces that are made by manifests, or that something of them is in, but for ``default``."""
-    found: set[object] = set()
-    for text in manifests:
-        for document in untrusted.yaml_documents(text, what="an addon of the image", error=StoreError):
-            metadata = document.get("metadata") if isinstance(document, Mapping) else None
-            if isinstance(metadata, Mapping):
-                found.add(metadata.get("name" if document.get("kind") == "Namespace" else "namespace"))
-    return frozenset(name for name in found if isinstance(name, str) and name not in ("", "default"))
 
 
 def finish_cluster(setup: Setup) -> Step:
