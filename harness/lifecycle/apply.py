@@ -20,6 +20,7 @@ from harness.errors import CheckError, Fault, InputError
 from harness.lifecycle import access, apps, hooks, install, ipvs, labels, lease, machine, membership, preflight, run, steps, uninstall
 from harness.lifecycle.apps import Installed, familiar
 from harness.lifecycle.plan import Step, describe, digest, execute
+from harness.lifecycle.record import CONFIG_MAP
 from harness.lifecycle.rootfs import MARK
 from harness.lifecycle.targets import Where
 from harness.nodes import Machine
@@ -157,9 +158,7 @@ def find(ssh: Ssh, options: run.Options) -> There | None:
     nodes, _ = ssh.reachable()
     silent: list[str] = []
     ask = f"{KUBECTL} --request-timeout=10s"
-    record = (
-        f"{ask} get configmap {steps.CONFIG_MAP} --namespace=kube-system --output=json && echo {_APPS} && {ask} {shlex.join(apps.LIST)}"
-    )
+    record = f"{ask} get configmap {CONFIG_MAP} --namespace=kube-system --output=json && echo {_APPS} && {ask} {shlex.join(apps.LIST)}"
     script = f'set -- $(cat {MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(options.name)} ] || exit {_NOT_OURS}; {record}'
     for node in nodes:
         asked = node.run(script, check=False, timeout=30)
