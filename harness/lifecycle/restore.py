@@ -23,7 +23,8 @@ from harness.clusterstate import ClusterState
 from harness.errors import CheckError, NodeError, StoreError, UsageError
 from harness.lifecycle import access, clusterfiles, install, kubeconfigs, run, steps
 from harness.lifecycle.access import Access, Known
-from harness.lifecycle.backup import ETCD_DATA, Contents, open_backup
+from harness.lifecycle.backup import Contents, open_backup
+from harness.lifecycle.etcd import DATA as ETCD_DATA
 from harness.lifecycle.join import without_secrets
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.record import CONFIG_MAP, access_entry
