@@ -48,7 +48,7 @@ from harness.imagechoice import Choice
 from harness.kubefile import Kubefile
 from harness.oci.layer import Entry, Layer, write_layer
 from harness.oci.model import INDEXES, Platform, canonical_json
-from harness.oci.reference import Reference, as_asked
+from harness.oci.reference import OWN_DOMAIN, Reference, as_asked
 from harness.oci.remote import Client, Manifest
 from harness.oci.store import Store
 from harness.rootfs import Step, Workshop
@@ -197,7 +197,7 @@ class _Built(Source):
     def marked(self, image: EmbeddedImage) -> EmbeddedImage:
         """The image with what it was built from, if it was and its name is another's."""
         reference = Reference.parse(image.name)
-        if self.used.get(image.name) != image.digest or reference.domain == imagechoice.OWN_DOMAIN:
+        if self.used.get(image.name) != image.digest or reference.domain == OWN_DOMAIN:
             return image
         return dataclasses.replace(image, built=self.builder.origin(reference, self.arguments))
 

@@ -17,6 +17,8 @@ DEFAULT_DOMAIN = "docker.io"
 _HUB_DOMAINS = ("index.docker.io", "registry-1.docker.io")
 _HTTPS_PORT = "443"
 DEFAULT_TAG = "latest"
+OWN_DOMAIN = "slipway.dev"
+"""Names of images that exist only where images/ of this project builds them."""
 
 
 @functools.total_ordering
