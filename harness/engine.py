@@ -12,14 +12,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import docker
 import docker.errors
 
-from harness import durable, liveness, log, packages, process
+from harness import assets, durable, liveness, log, packages, process
 from harness.assets import oci_runtime
 from harness.errors import CommandError, EngineError
 
@@ -164,7 +163,7 @@ def _runtime() -> Path:
 def _renew_runtime() -> None:
     """Bring the runtime of an engine of ours up to date: the engine starts it anew for each container."""
     interpreter = Path("/usr/bin/python3")
-    program = resources.files("harness.assets").joinpath("oci_runtime.py").read_text()
+    program = (assets.FOLDER / "oci_runtime.py").read_text()
     text = f"#!{interpreter if interpreter.exists() else shutil.which('python3')} -IS\n{program}"
     if os.geteuid() == 0 and _runtime().exists() and _runtime().read_text() != text:
         durable.write(_runtime(), text, mode=0o755)

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from harness import engine, imagecontext, log, packages, process, programs, registries, scratch, sitenet, untrusted
+from harness import assets, engine, imagecontext, log, packages, process, programs, registries, scratch, sitenet, untrusted
 from harness.cloudimage import BuiltHere
 from harness.credentials import Credentials
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
@@ -112,8 +112,8 @@ def compiled_versions(reference: Reference, roots: Iterable[Path]) -> tuple[str,
 
 def bundled() -> list[Path]:
     """The images/ that came with the package: those of a checkout, or those that the wheel carries."""
-    package = Path(__file__).parent
-    return [path for path in (package.parent / "images", package / "assets" / "images") if path.is_dir()]
+    folder = assets.bundled("images")
+    return [folder] if folder else []
 
 
 def _read(path: Path) -> Iterator[Definition]:
