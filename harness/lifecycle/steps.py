@@ -27,6 +27,7 @@ from harness.errors import CheckError, CommandError, Fault, InputError, NodeErro
 from harness.lifecycle import ipvs, machine, preflight, registry, rootfs
 from harness.lifecycle.distribution import Exchange
 from harness.lifecycle.plan import Step, digest
+from harness.lifecycle.record import CONFIG_MAP, access_entry
 from harness.nodes import LONG_TIMEOUT, Node, each
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, Files, place
@@ -47,7 +48,6 @@ NETWORK_ADDON = "network.yaml"
 NETWORK_MANIFEST = f"{ADDONS}/{NETWORK_ADDON}"
 DNS_ADDON = "dns.yaml"
 PROXY = "KubeProxyConfiguration"
-CONFIG_MAP = "slipway-clusterfile"
 AILING = "ailing"
 """Its key for what was not ready before a change that has not come to its end; empty otherwise."""
 
@@ -999,20 +999,6 @@ def keep_access(setup: Setup) -> None:
             "nodes": [access_entry(node) for node in setup.workers],
         }
     )
-
-
-def access_entry(node: SshNode) -> dict[str, object]:
-    """How this machine remembers a node, and the way into it."""
-    login = node.machine.login
-    jump = login.jump
-    return {
-        "address": node.address,
-        "name": node.name,
-        "user": login.user,
-        "port": login.port,
-        "key": str(login.key) if login.key else None,
-        **({"jump": {**dataclasses.asdict(jump), "key": str(jump.key) if jump.key else None}} if jump else {}),
-    }
 
 
 def clusterfile(setup: Setup) -> str:
