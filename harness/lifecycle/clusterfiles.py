@@ -272,7 +272,9 @@ def _local(registry: LocalRegistry, where: str) -> list[Fault]:
     if registry.port not in (None, REGISTRY_PORT):
         faults.append(Fault(f"{where}.port", f"{registry.port}: it listens on {REGISTRY_PORT}", "leave it out"))
     if registry.username or registry.password:
-        faults.append(Fault(f"{where}.username", f"{own}: it asks nobody for a password", "leave username and password out"))
+        faults.append(
+            Fault(f"{where}.username", f"{own}: they have a login, which is made with the cluster", "leave username and password out")
+        )
     if registry.insecure:
         faults.append(Fault(f"{where}.insecure", f"{own}: it speaks TLS with the cluster's own certificate", "leave it out"))
     if not registry.ha:

@@ -45,6 +45,8 @@ class Answer:
     units: Mapping[str, Unit] = dataclasses.field(default_factory=dict)
     holds: bool = False
     """It has images for the others."""
+    public: bool = False
+    """Its registry requires no login."""
     api: str | None = None
     """What the API server said by the way that the machine's kubelet takes: ``ok``, or why not."""
     images: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -488,7 +490,10 @@ def _balancer(health: Health) -> Iterable[tuple[str, Seen]]:
             yield address, ok(f"{len(answer.servers)} ways")
 
 
-@_check("registry", "registry", "every holder of images answers, and has every image whole")
+_BRINGS_LOGIN = "slipway upgrade, or the slipway run that made the cluster, given again, brings the login"
+
+
+@_check("registry", "registry", "every holder of images answers, requires a login, and has every image whole")
 def _registry(health: Health) -> Iterable[tuple[str, Seen]]:
     if not health.own_registry:
         yield health.name, ok("the site's")
@@ -508,6 +513,8 @@ def _registry(health: Health) -> Iterable[tuple[str, Seen]]:
             )
         elif answer.lost:
             yield address, failed(f"lacks {len(answer.lost)} blobs of the image, or has them cut short", "slipway run again fills it")
+        elif answer.public:
+            yield address, warning("gives images to every client that reaches it: it requires no login", _BRINGS_LOGIN)
         elif answer.images:
             yield address, ok(f"{len(answer.images)} images")
         else:

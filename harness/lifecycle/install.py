@@ -28,7 +28,7 @@ from harness.lifecycle.apps import Installed
 from harness.lifecycle.plan import Journal, Step, digest, execute
 from harness.lifecycle.targets import Target, Where
 from harness.nodes import Node, each
-from harness.nodes.placing import File, Files, add, place, read_all, tar_stream
+from harness.nodes.placing import Files, add, place, read_all, tar_stream
 from harness.oci.model import OCI_INDEX, Platform, canonical_json
 from harness.oci.store import Store
 from harness.runtimes import Network
@@ -418,7 +418,9 @@ def _hosts_files(work: Work, node: Node, names: Sequence[str]) -> Files:
     for path, data in read_all(node, [f"{_CERTS_D}/{name}/hosts.toml" for name in known]).items():
         text, end = data.decode(), f'/{folder(path.split("/")[-2])}"'
         if end in text:
-            return {f"{_CERTS_D}/{other}/hosts.toml": File.text(text.replace(end, f'/{folder(other)}"')) for other in missing}
+            texts = {other: text.replace(end, f'/{folder(other)}"') for other in missing}
+            # A login in it is needed for the others, too.
+            return {f"{_CERTS_D}/{other}/hosts.toml": registry.hosts_file(text.encode()) for other, text in texts.items()}
     if "_default" in known:
         return {}
     raise CheckError(f"{node.name} does not say where images of {', '.join(missing)} are", hint="--registry REGISTRY[/PATH]")

@@ -242,7 +242,8 @@ def _keeper() -> str:
 def config(virtual_ip: str, address: str, masters: Sequence[str], holders: Sequence[str]) -> str:
     """The keeper's configuration on the member ``address``: who serves the API, and who images."""
     lines = [f"virtual {virtual_ip}", f"source {address}"]
-    for name, port, path, servers in (("api", API_PORT, "/readyz", masters), ("registry", REGISTRY_PORT, "/v2/", holders)):
+    # The registry logs every request for another path that comes without a login.
+    for name, port, path, servers in (("api", API_PORT, "/readyz", masters), ("registry", REGISTRY_PORT, "/", holders)):
         if servers:
             # Not every member begins with the same one.
             first = int(ipaddress.ip_address(address)) % len(servers)

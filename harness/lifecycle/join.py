@@ -221,6 +221,7 @@ def _work(
         away={node.address: found.name(node) for node in found.members if node.address in found.errors},
         holders=None if elsewhere else holding | {node.address for node in new_masters[:room]},
         proxy_mode=membership.proxy_mode(NodeKubectl(found.first)),
+        requires_login=membership.requires_login(found),
     )
     return Work(found, setup, Journal(), hosts, lost)
 
@@ -634,5 +635,4 @@ class AsThere:
         return cls(read_all(node, [*paths, registry.CA_OF_SITE]))
 
     def files(self, names: Iterable[str]) -> Files:  # noqa: ARG002 -- it knows them all
-        # One that signs in holds a secret.
-        return {path: File(data, 0o600 if b".header]" in data else 0o644) for path, data in self.found.items()}
+        return {path: registry.hosts_file(data) if path.endswith(".toml") else File(data) for path, data in self.found.items()}

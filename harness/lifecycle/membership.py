@@ -295,6 +295,11 @@ def holders(found: Gathered) -> frozenset[str]:
     return frozenset(sure | {node.address for node in found.masters[: registry.MOST] if node not in live})
 
 
+def requires_login(found: Gathered) -> bool:
+    """Whether a registry of the cluster requires the login: then every member has it."""
+    return any(each(found.alive(found.masters), lambda node: node.run(registry.REQUIRES_LOGIN, check=False).ok))
+
+
 def tell_balancer(node: Node, text: str) -> bool:
     """Give a balancer other masters; whether that was news to it. Connections that it has go on."""
     changed = place(node, machine.balancer_files(text))

@@ -223,7 +223,7 @@ _ASK = f"""PATH=$PATH:{ROOTFS}/bin:/usr/local/sbin:/usr/sbin:/sbin
 systemctl show kubelet containerd slipway-registry slipway-balancer -p Id -p LoadState -p ActiveState -p SubState -p NRestarts \
   -p ActiveEnterTimestampMonotonic 2>/dev/null | sed 's/^/unit /'
 read -r up _ < /proc/uptime; echo "up $up"
-if [ -e {STATE}/registry.yaml ]; then echo 'holds yes'; fi
+if [ -e {STATE}/registry.yaml ]; then echo 'holds yes'; {registry.REQUIRES_LOGIN} || echo 'public yes'; fi
 if command -v kubectl > /dev/null; then
   said=$(HOME={STATE} timeout 20 kubectl --kubeconfig /etc/kubernetes/kubelet.conf --request-timeout=10s get --raw /readyz 2>&1) && said=ok
   echo "api $(printf '%s' "$said" | tail -n 1)"
@@ -287,6 +287,7 @@ def parse(text: str) -> Answer:
     return Answer(
         units=dict(_units(by_key.get("unit", ()), up)),
         holds="holds" in by_key,
+        public="public" in by_key,
         api=by_key["api"][0] if by_key.get("api") else None,
         images={words[0]: words[1] for words in images if len(words) == 2 and words[1]},
         servers={(words[0], words[1]): " ".join(words[2:]) for words in servers if len(words) > 2},

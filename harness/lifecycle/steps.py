@@ -23,6 +23,7 @@ from harness.clusterfile.cluster import DUAL_STACK
 from harness.clusterfile.config import deep_merge
 from harness.clusterfile.kubeadm import gone, modern
 from harness.clusterstate import ClusterState
+from harness.credentials import Credential
 from harness.errors import CheckError, CommandError, Fault, InputError, NodeError, StoreError
 from harness.lifecycle import ipvs, machine, preflight, registry, rootfs
 from harness.lifecycle.distribution import Exchange
@@ -111,6 +112,8 @@ class Setup:
     """Addresses of the masters that hold images; None: the first ones."""
     proxy_mode: str | None = None
     """kube-proxy's mode in a cluster that is there."""
+    requires_login: bool = True
+    """The cluster's registries require a login. False: an earlier slipway made them, and members may lack it (see registry)."""
     app_images: ImageSet = dataclasses.field(default_factory=ImageSet)
     """Of applications that were put into the cluster: registries hold them too."""
     app_domains: tuple[str, ...] = ()
@@ -191,6 +194,11 @@ class Setup:
     @functools.cached_property
     def layout(self) -> registry.Layout:
         return registry.layout(self.store, self.images.union(self.app_images))
+
+    @functools.cached_property
+    def login(self) -> Credential | None:
+        """The login with which members pull from the cluster's registries; known once the keys are."""
+        return registry.login(self.runtime.secret(registry.PURPOSE)) if self.requires_login else None
 
     @functools.cached_property
     def exchange(self) -> Exchange:
@@ -511,7 +519,7 @@ def machine_files(setup: Setup, node: Node) -> Files:
     config, plugins = setup.containerd_config(member), machine.cni_plugins(rootfs.beneath(setup.tree(node)))
     found = {
         **machine.files(setup.cluster, member, config=config, networks=_networks(setup, node), plugins=plugins),
-        **(registry.client_files(names, member.virtual_ip) if elsewhere is None else elsewhere.files(names)),
+        **(registry.client_files(names, member.virtual_ip, setup.login) if elsewhere is None else elsewhere.files(names)),
         **setup.runtime.units(member),
     }
     if member.registry and elsewhere is None:
@@ -537,6 +545,7 @@ def set_up_machines(setup: Setup) -> Step:
         node.run(machine.apply(setup.cluster), timeout=LONG_TIMEOUT)
 
     def inputs(node: Node) -> str:
+        # The password of the registry in them is 256 random bits: this digest does not help to guess it.
         files = {path.lstrip("/"): file for path, file in machine_files(setup, node).items()}
         return digest(rootfs.fingerprint(files), setup.hosts_lines(node))
 
@@ -583,17 +592,20 @@ def start_registry(setup: Setup) -> Step:
         return ("127.0.0.1", *virtual, *(node.address for node in setup.registries))
 
     def action(node: Node) -> None:
-        registry.start(node, *setup.runtime.serving(hosts(), "slipway-registry"))
+        registry.start(node, *setup.runtime.serving(hosts(), "slipway-registry"), registry.settings(setup.login))
 
     def inputs(node: Node) -> str:
-        return digest(setup.runtime.identity, hosts(), registry.CONFIG, rootfs.identity(setup.platforms[node.address]))
+        # The password is derived from the key whose certificate the identity is of: the configuration alone says whether there is one.
+        return digest(setup.runtime.identity, hosts(), registry.config(setup.login), rootfs.identity(setup.platforms[node.address]))
 
     return Step(
         "start-registry",
         "start the registry",
         action,
         setup.on(setup.registries),
-        after=("send-images", "send-rootfs", "set-up-machines"),
+        after=("send-images", "send-rootfs"),
+        # It requires the login, which every machine must have by then.
+        after_all=("set-up-machines",),
         inputs=inputs,
     )
 

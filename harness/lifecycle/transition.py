@@ -111,7 +111,7 @@ def plan(work: Work) -> list[Step]:
     before = recipe[-1].id
     if setup.elsewhere is None:
         recipe.append(dataclasses.replace(steps.send_images(setup), after=(), after_all=(before,)))
-    recipe += [_stage(work, before), _fetch(work, recipe[-1].id)]
+    recipe += [_tell_nodes(work, before), _stage(work, before), _fetch(work, recipe[-1].id)]
     recipe += _turns(work, recipe[-1].id)
     recipe += _once(work, Phase.UPGRADE if work.move.kind == UPGRADE else Phase.ROLLBACK, recipe[-1].id)
     recipe += _launching(work, recipe[-1].id)
@@ -414,6 +414,21 @@ def _keep_backup(work: Work) -> Step:
     return Step("keep-backup", "keep a backup on the masters", action, after=("begin",))
 
 
+def _tell_nodes(work: Work, after: str) -> Step:
+    """How images are found may be known before it is needed; everything else waits for the node's turn.
+
+    This step is not journalled: a registry requires the login from the turn of its master on, and an earlier slipway, which began the
+    change, gave it to no node.
+    """
+    setup = work.setup
+
+    def action(node: Node) -> None:
+        files = steps.machine_files(setup, node)
+        place(node, {path: file for path, file in files.items() if path.startswith("/etc/containerd/certs.d/")})
+
+    return Step("tell-nodes", "tell the nodes where images are", action, setup.nodes, after_all=(after,))
+
+
 def _stage(work: Work, after: str) -> Step:
     setup = work.setup
     back = work.move.kind == ROLLBACK
@@ -424,13 +439,11 @@ def _stage(work: Work, after: str) -> Step:
         def bring() -> str:
             return setup.exchange.bring(node, rootfs.parcel_name(image), lambda: staging.parcel(setup.store, image, back=back)).note
 
-        said = staging.stage(node, delta, bring, setup.rendered[node.address], work.move.id, _parts(work, node, delta))
-        files = steps.machine_files(setup, node)
-        # How images are found may be known before it is needed; everything else waits for the node's turn.
-        place(node, {path: file for path, file in files.items() if path.startswith("/etc/containerd/certs.d/")})
-        return said
+        return staging.stage(node, delta, bring, setup.rendered[node.address], work.move.id, _parts(work, node, delta))
 
-    return Step("stage", "bring the new files", action, setup.nodes, after_all=(after,), inputs=lambda _: work.move.id)
+    return Step(
+        "stage", "bring the new files", action, setup.nodes, after=("tell-nodes",), after_all=(after,), inputs=lambda _: work.move.id
+    )
 
 
 def _parts(work: Work, node: SshNode, delta: staging.Delta) -> frozenset[str]:
@@ -513,7 +526,7 @@ def _turn(work: Work, number: int, role: str, nodes: tuple[SshNode, ...], after:
 def _change(work: Work, node: SshNode, together: Sequence[SshNode]) -> str:
     """All of a node, in an order in which it may be repeated from the beginning at any time."""
     setup = work.setup
-    parts = staging.begin(node)
+    parts = _with_registry(work, node, staging.begin(node))
     moved = _empty(work, node, together, parts)
     if CONTROL_PLANE in parts:
         client = etcd.Etcd(work.found.masters)
@@ -534,6 +547,16 @@ def _change(work: Work, node: SshNode, together: Sequence[SshNode]) -> str:
     staticpods.forget(node)
     staging.done(node)
     return "" if moved is None else f"{work.name(node)}: {moved} pod{'' if moved == 1 else 's'} moved"
+
+
+def _with_registry(work: Work, node: SshNode, parts: frozenset[str]) -> frozenset[str]:
+    """With the registry of a node, if it has one with other settings. An earlier slipway, which staged the change, did not know these."""
+    setup = work.setup
+    serves = setup.elsewhere is None and setup.member(node).registry
+    if REGISTRY in parts or not serves or not _placed(node, registry.settings(setup.login)):
+        return parts
+    staging.note(node, REGISTRY)
+    return parts | {REGISTRY}
 
 
 def _empty(work: Work, node: SshNode, together: Sequence[SshNode], parts: frozenset[str]) -> int | None:

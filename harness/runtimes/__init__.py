@@ -330,6 +330,10 @@ class Runtime(Protocol):
         """A certificate and key, PEM, for a server of ours."""
         ...
 
+    def secret(self, purpose: str) -> str:
+        """A secret of the cluster for one purpose: the same one in every later command, and known to no other cluster."""
+        ...
+
     def units(self, member: Member) -> Files:
         """Services and links that the member needs; undone by delete."""
         ...

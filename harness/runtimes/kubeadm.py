@@ -168,6 +168,9 @@ class Kubeadm:
         pair = self.pki.authority.issue(name, hosts=hosts, server=True, days=3650)
         return pair.certificate, pair.key
 
+    def secret(self, purpose: str) -> str:
+        return self.pki.authority.secret(purpose)
+
     def units(self, member: Member) -> Files:  # noqa: ARG002 -- all have the same
         links = {f"/usr/local/bin/{name}": File(link=f"{ROOTFS}/bin/{name}") for name in _PROGRAMS}
         profile = self.cluster.profile

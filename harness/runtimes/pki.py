@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import hmac
 import ipaddress
 from collections.abc import Iterable, Mapping
 
@@ -105,6 +106,16 @@ class Authority:
             # Not readable, of another authority, or by a signature of a kind that is not known: not ours.
             return False
         return True
+
+    def secret(self, purpose: str) -> str:
+        """Derive a secret of the cluster for one purpose, 64 hexadecimal digits. The same key gives the same one, so it is stored nowhere.
+
+        It is HMAC-SHA256 of the purpose. The secret of one purpose tells nothing of another's, nor of the key.
+        """
+        numbers = _signer(self.key).private_numbers()
+        # The numbers, and not their encoding: programs and releases of them write the same key in different forms.
+        private = sorted((numbers.p, numbers.q)) if isinstance(numbers, rsa.RSAPrivateNumbers) else [numbers.private_value]
+        return hmac.new(" ".join(f"{number:x}" for number in private).encode(), f"slipway: {purpose}".encode(), hashlib.sha256).hexdigest()
 
     def _sign(
         self, subject: x509.Name, usage: x509.ExtendedKeyUsage, names: list[x509.GeneralName], days: int, now: datetime.datetime | None

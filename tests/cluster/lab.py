@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import urllib3
+
 from harness import liveness, process
 from harness.clusterstate import ClusterState
 from harness.errors import CommandError
@@ -20,6 +22,7 @@ from harness.nodes import Login, Machine, each
 from harness.nodes.container import ContainerProvider
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh, SshNode
+from harness.oci.model import INDEXES, MANIFESTS
 from tests import waiting
 from tests.conftest import Slipway
 from tests.integration.test_build import heed_ctrl_c
@@ -30,6 +33,8 @@ MEMBERS = """kubectl() { /var/lib/slipway/rootfs/bin/kubectl --kubeconfig /etc/k
 cd /etc/kubernetes/pki/etcd
 kubectl exec etcd-$(uname -n) -- etcdctl --endpoints https://127.0.0.1:2379 --cacert $PWD/ca.crt --cert $PWD/peer.crt \
   --key $PWD/peer.key member list"""
+
+HOSTS = "/etc/containerd/certs.d/*/hosts.toml"
 
 KINDS = "namespaces,configmaps,secrets,services,deployments,daemonsets,serviceaccounts,roles,clusterroles"
 
@@ -112,6 +117,38 @@ class Lab:
         machines = [self.at(address) for address in addresses] or self.machines
         texts = each(machines, lambda machine: machine.run("cat /var/lib/slipway/journal 2>/dev/null || true").stdout)
         return {machine.address: text.splitlines() for machine, text in zip(machines, texts, strict=True)}
+
+    def registry(self, path: str = "", address: str | None = None, **headers: str) -> int:
+        """The status with which the registry of a master, or of the first one, answers this machine, which is no member of the cluster, for
+        a path below ``/v2/``.
+        """
+        authority = self.first.get("/etc/kubernetes/pki/ca.crt").decode()
+        with urllib3.PoolManager(ca_cert_data=authority) as http:
+            # A manifest is given to those only that say that they can read it.
+            headers = {"Accept": ", ".join((*MANIFESTS, *INDEXES)), **headers}
+            return http.request("GET", f"https://{address or self.masters[0]}:5000/v2/{path}", headers=headers).status
+
+    def login(self, machine: SshNode) -> str:
+        """What a machine sends along wherever it looks for images; root alone reads it."""
+        assert set(machine.run(f"stat -c %a {HOSTS}").stdout.split()) == {"600"}
+        (login,) = machine.run(f"sed -n 's/^Authorization = \"\\(.*\\)\"$/\\1/p' {HOSTS} | sort -u").stdout.splitlines()
+        return login
+
+    def take_login(self) -> None:
+        """Make of the cluster what an earlier slipway would have: its registries give images to every client."""
+        for machine in self.machines:
+            machine.run(f"sed -i '/header\\]$/d; /^Authorization = /d' {HOSTS}; chmod 644 {HOSTS}")
+            machine.run("sed -i '/^set-up-machines /d; /^start-registry /d' /var/lib/slipway/journal")
+        for machine in self.machines[: len(self.masters)]:
+            machine.run("cd /var/lib/slipway; rm registry.htpasswd; sed -i '/^auth:/,$d' registry.yaml; systemctl restart slipway-registry")
+        until(lambda: {self._answers(address) for address in self.masters} == {200})
+
+    def _answers(self, address: str) -> int:
+        """As ``registry``; 0 for one that is only just starting."""
+        try:
+            return self.registry("", address)
+        except urllib3.exceptions.HTTPError:
+            return 0
 
     def down(self) -> None:
         self.ssh.close()

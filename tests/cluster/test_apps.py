@@ -215,6 +215,9 @@ def test_the_cluster_knows_what_came_and_keeps_no_secret_of_it(lab: Lab, shop: p
     objects = [one["object"] for one in found["objects"]]
     assert objects == ["Namespace shop", "Deployment shop/store", "ConfigMap shop/front", "Service shop/front", "Deployment shop/front"]
     assert found["domains"] == ["registry.example.com", "slipway.dev"]
+    # Machines sign in for the images of a registry that they have just been told of, too.
+    for machine in lab.machines:
+        assert lab.login(machine) in machine.run("cat /etc/containerd/certs.d/registry.example.com/hosts.toml").stdout
     assert found["env"]["DbPassword"].startswith("<redacted")
     assert SECRET not in lab.kubectl("get", "configmaps", "--namespace=kube-system", "--output=yaml")
     # The cluster's own files are as they were, and the application's in a folder of theirs.

@@ -21,6 +21,9 @@ from tests.waiting import HANG
 
 FIRST, SECOND = "bazaar:1", "bazaar:2"
 VERSION = "v1.36.3"
+MANIFEST = "slipway.dev/nginx/manifests/1.22"
+PULLED = "ctr -n k8s.io content fetch-object --hosts-dir /etc/containerd/certs.d slipway.dev/nginx:1.22 > /dev/null"
+"""Asks the registry in the way that a machine takes to it, whatever images the machine has."""
 BEFORE, AFTER = "110", "99"
 """How many pods a node takes: what its kubelet says of the image that it is configured by."""
 
@@ -162,9 +165,18 @@ def test_what_cannot_be_done_is_told_and_nothing_is_changed(lab: Lab) -> None:
 
 
 def test_a_change_that_was_killed_is_finished_by_the_same_command_and_the_application_is_served_all_the_time(lab: Lab) -> None:
+    # As an earlier slipway has left it.
+    login = lab.login(lab.first)
+    lab.take_login()
+    assert lab.registry(MANIFEST) == 200
     client = Client(lab.worker, market.PORT)
     until(client.answers)
     said = kill_at(market.upgrade(lab, SECOND), f"- change node {lab.name}-node-1")
+    # The master has had its turn, and its registry asks for a login; those that are still to come have it already.
+    assert lab.registry(MANIFEST) == 401
+    assert {lab.login(machine) for machine in lab.machines} == {login}
+    for machine in lab.machines:
+        machine.run(PULLED)
     assert "+ remove addons that the image has not any more (5 objects removed, 3 kept)" in said
     assert changed(lab)["master-1"] == AFTER
     done = lab.slipway(*market.upgrade(lab, SECOND, "--output", "json"), timeout=HANG)
@@ -205,6 +217,7 @@ def test_a_rollback_brings_the_former_image_back_and_sends_next_to_nothing(lab: 
     assert "--max-requests-inflight=401" not in server(lab)
     assert of_addon(lab) == OF_ADDON
     assert "0 MB of images and 0 MB of files are new" in done.stderr
+    assert lab.registry(MANIFEST) == 401
     assert lab.status()["healthy"]
     assert (market.page(lab), market.settings(lab)) == ("kept from version 1", "from = the Clusterfile")
     again = lab.slipway(*market.rollback(lab), check=False)

@@ -39,6 +39,7 @@ def test_a_worker_joins_and_runs_what_the_others_run(joined: Lab, later: str) ->
     assert joined.nodes() == {f"{joined.name}-{name}": True for name in ("master-1", "node-1", "node-2")}
     runs_on(joined.first, f"{joined.name}-node-2", "there", "slipway.dev/redis:7.0", "redis-server", "--version")
     newcomer = joined.at(later)
+    assert joined.login(newcomer) == joined.login(joined.first)
     # What only the master launches a worker has as the image has it, without the values that were given; root alone reads either.
     assert GREETING in joined.first.run(f"cat {MANIFEST}").stdout
     assert joined.first.run(f"stat -c %a {MANIFEST}").stdout.strip() == "600"

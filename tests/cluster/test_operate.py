@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import tarfile
@@ -106,6 +107,8 @@ def test_a_bundle_has_what_is_needed_and_no_secret(lab: Lab, tmp_path: Path) -> 
     phase = ("get", "pod", "broken", "--output=jsonpath={.status.phase}")
     until(lambda: lab.kubectl(*phase) == "Failed")
     file = tmp_path / "bundle.tar.gz"
+    header = lab.login(lab.first).removeprefix("Basic ").encode()
+    login = (header, base64.b64decode(header).partition(b":")[2])
     said = lab.slipway("logs", f"{lab.name}-else", *way(lab, *lab.workers, NOBODY), "--since", "1h", "-f", file, "-o", "json")
     ClusterState.of(f"{lab.name}-else").forget()
     assert list(json.loads(said.stdout)["unreachable"]) == [NOBODY]
@@ -127,6 +130,7 @@ def test_a_bundle_has_what_is_needed_and_no_secret(lab: Lab, tmp_path: Path) -> 
     for path, data in files.items():
         assert SECRET.encode() not in data, path
         assert token.encode() not in data, path
+        assert not any(word in data for word in login), path
         assert b"PRIVATE KEY-----\nM" not in data, path
     lab.kubectl("delete", "pod,secret", "broken", "hidden", "--ignore-not-found")
 
@@ -221,6 +225,8 @@ def test_certificates_are_listed_renewed_and_given_more_names(lab: Lab) -> None:
         *(f"pki/etcd/{name}.crt" for name in ("server", "peer", "healthcheck-client")),
         *(f"{name}.conf" for name in ("admin", "super-admin", "controller-manager", "scheduler")),
     }
+    # A registry with a new certificate asks for the same login as before.
+    assert [lab.registry(), lab.registry(Authorization=lab.login(lab.worker))] == [401, 200]
     # The parts use them: what is served is what lies there.
     served = lab.first.run("openssl s_client -connect 127.0.0.1:6443 < /dev/null 2>/dev/null | openssl x509 -noout -serial").stdout
     assert served == lab.first.run("openssl x509 -noout -serial -in /etc/kubernetes/pki/apiserver.crt").stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 
@@ -12,7 +13,10 @@ from harness.clusterstate import ClusterState
 from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes.kubeadm import CONFIG
 from tests.cluster.conftest import GIVEN, GREETING, SECRET, Made
-from tests.cluster.lab import RUN, Lab, repeated, succeeded, until
+from tests.cluster.lab import RUN, Lab, repeated, runs_on, succeeded, until
+
+MANIFEST = "slipway.dev/redis/manifests/7.0"
+"""Of an image that the cluster has, below ``/v2/`` of its registry."""
 
 # ---- what comes up ----------------------------------------------------------------------------------------------------
 
@@ -85,6 +89,32 @@ def test_original_names_digests_and_always_work_on_every_node(lab: Lab) -> None:
         lab.kubectl("delete", "pod", f"pull-{number}", "--wait=false")
 
 
+def test_images_are_given_to_the_machines_of_the_cluster_only(lab: Lab) -> None:
+    (login,) = {lab.login(machine) for machine in lab.machines}
+    other = f"Basic {base64.b64encode(b'slipway:' + b'0' * 64).decode()}"
+    for path in ("", MANIFEST):
+        assert [lab.registry(path), lab.registry(path, Authorization=other), lab.registry(path, Authorization=login)] == [401, 401, 200]
+    # From the network of every pod of a machine.
+    url = f"https://{lab.masters[0]}:5000/v2/"
+    ask = f"curl -sk --max-time 60 -o /dev/null -o /dev/null -w '%{{http_code}}\\n' {url} {url}{MANIFEST}"
+    answers = lab.worker.run(f"for pod in /run/netns/cni-*; do nsenter --net=$pod {ask}; done").stdout.split()
+    assert set(answers) == {"401"}
+
+
+def test_the_login_of_the_registry_lies_only_where_containerd_looks(lab: Lab) -> None:
+    login = lab.login(lab.first).removeprefix("Basic ")
+    password = base64.b64decode(login).decode().partition(":")[2]
+    either = f"-e {login} -e {password}"
+    for machine in lab.machines:
+        found = machine.run(f"grep -rlF {either} /var/lib/slipway /var/log /etc /tmp /root 2>/dev/null", check=False).stdout.split()
+        assert found
+        assert [path for path in found if not path.startswith("/etc/containerd/certs.d/")] == []
+        units = "-u slipway-registry -u containerd -u kubelet -u slipway-balancer"
+        assert machine.run(f"journalctl --no-pager {units} | grep -cF {either}", check=False).stdout.strip() == "0"
+    everything = lab.kubectl("get", "configmaps,secrets", "--all-namespaces", "--output=yaml")
+    assert not any(word in everything for word in (login, password))
+
+
 @pytest.mark.parametrize("image", ["slipway.dev/nosuch:1", "docker.io/library/busybox:1", "registry.example.com/app:1"])
 def test_an_image_that_is_not_embedded_fails_with_the_reason(lab: Lab, image: str) -> None:
     lab.kubectl("run", "absent", f"--image={image}", "--restart=Never")
@@ -129,6 +159,19 @@ def test_the_same_command_again_repeats_nothing(lab: Lab, web: str) -> None:
     for title in ("send the rootfs", "send the container images", "start the kubelets", "launch: kubectl apply -f manifests/web.yaml"):
         assert f"+ {title} (done before)" in again.stderr
     assert running() == before
+
+
+def test_a_cluster_of_an_earlier_slipway_gets_the_login_of_its_registry_by_the_same_command_again(lab: Lab, web: str) -> None:
+    before = lab.login(lab.first)
+    lab.take_login()
+    checked = lab.slipway("check", lab.name, "--output", "json", check=False).stdout
+    assert "gives images to every client that reaches it: it requires no login" in checked
+    lab.run(web, *GIVEN)
+    assert {lab.login(machine) for machine in lab.machines} == {before}
+    assert [lab.registry(MANIFEST), lab.registry(MANIFEST, Authorization=before)] == [401, 200]
+    for node in ("master-1", "node-1"):
+        runs_on(lab.first, f"{lab.name}-{node}", "again", "slipway.dev/redis:7.0", "redis-server", "--version")
+        until(lambda: "again" not in lab.kubectl("get", "pods", "--output=name"))
 
 
 def test_a_plan_touches_nothing(lab: Lab, web: str) -> None:

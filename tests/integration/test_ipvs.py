@@ -154,7 +154,7 @@ def test_everybody_is_asked_for_what_it_serves(kept: Kept) -> None:
     asked = set((kept.folder / "asked").read_text().splitlines())
     assert {line.rstrip("\r") for line in asked} == {
         *(f"{master}:6443 GET /readyz HTTP/1.0" for master in MASTERS),
-        "10.0.0.1:5000 GET /v2/ HTTP/1.0",
+        "10.0.0.1:5000 GET / HTTP/1.0",
     }
 
 

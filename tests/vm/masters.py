@@ -27,7 +27,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.ended.wait()
             return
         body = f"{self.server.server_address[0]!s} {self.client_address[0]}\n".encode()
-        self.send_response(200 if self.path in ("/readyz", "/v2/", "/who") else 404)
+        self.send_response(200 if self.path in ("/readyz", "/", "/who") else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

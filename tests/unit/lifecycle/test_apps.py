@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -322,6 +323,15 @@ def test_nodes_are_told_of_registries_that_they_do_not_know_in_their_own_way(sto
     (path,) = files
     assert path == "/etc/containerd/certs.d/registry.example.com:5000/hosts.toml"
     assert files[path].data.decode() == url.replace("/v2/docker.io", "/v2/registry.example.com:5000")
+    assert files[path].mode == 0o644
+    with_login = url.replace(
+        'docker.io"]\n', 'docker.io"]\n[host."https://10.103.97.12:5000/v2/docker.io".header]\nAuthorization = "Basic x"\n'
+    )
+    node.answers["base64"] = f"/etc/containerd/certs.d/docker.io/hosts.toml {base64.b64encode(with_login.encode()).decode()}\nend"
+    (signed_in,) = install._hosts_files(found, node, found.record.domains).values()
+    assert signed_in.mode == 0o600
+    hosts = tomllib.loads(signed_in.data.decode())["host"]
+    assert hosts == {"https://10.103.97.12:5000/v2/registry.example.com:5000": {"header": {"Authorization": "Basic x"}}}
     node.answers["ls /etc/containerd"] = "docker.io\nregistry.example.com:5000\n"
     assert install._hosts_files(found, node, found.record.domains) == {}
 

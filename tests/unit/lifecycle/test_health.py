@@ -168,6 +168,7 @@ HALF_WAY = Move.new("upgrade", Version("web:1", "sha256:1", "v1.36.3"), Version(
         ("etcd-disk", answer(1, syncs={0.001: 1, 0.064: 100}), "within 64 ms"),
         ("certificates", well(certificates={"10.0.0.1": (certificate(9.5),)}), "apiserver.crt ends in 9 days"),
         ("balancer", answer(servers={("api", "one"): "UP", ("api", "two"): "DOWN"}), "does not find two (api)"),
+        ("registry", answer(1, public=True), "gives images to every client that reaches it: it requires no login"),
     ],
 )
 def test_what_may_hurt_is_the_one_warning(check: str, found: Health, says: str) -> None:
@@ -244,7 +245,8 @@ def test_the_answer_of_a_machine_is_read() -> None:
     assert found.units == {"kubelet": Unit("active", 3, 10.5), "containerd": Unit("failed (failed)")}
     assert found.images == {"docker.io/library/nginx:1": "ok", "registry.k8s.io/coredns/coredns:v1.14.2": "ctr: not found"}
     assert found.servers == {("api", "master-1"): "UP", ("api", "master-2"): "DOWN 1/2"}
-    assert (found.holds, found.api, found.syncs) == (True, "ok", {0.001: 10, 0.002: 1200})
+    assert (found.holds, found.public, found.api, found.syncs) == (True, False, "ok", {0.001: 10, 0.002: 1200})
+    assert postflight.parse("holds yes\npublic yes\n").public
     assert postflight.parse("sh: not found\n") == Answer()
 
 

@@ -217,7 +217,7 @@ def test_the_keeper_is_told_of_all_masters_and_of_those_with_images() -> None:
     ports = {line.split()[2]: line.split()[3:] for line in lines[2:]}
     assert ports["6443"][0] == "/readyz"
     assert set(ports["6443"][1:]) == {"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"}
-    assert ports["5000"][0] == "/v2/"
+    assert ports["5000"][0] == "/"
     assert set(ports["5000"][1:]) == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from harness import log
 from harness.clusterfile import Host
 from harness.credentials import Credential
 from harness.errors import CheckError, InputError, NodeError, StoreError, UsageError
-from harness.lifecycle import apps, delete, etcd, join, lease, membership, preflight, steps
+from harness.lifecycle import apps, delete, etcd, join, lease, membership, preflight, registry, steps
 from harness.lifecycle import plan as planning
 from harness.lifecycle.apps import Installed
 from harness.lifecycle.join import Work
@@ -424,6 +425,26 @@ def test_run_finds_nothing_left_to_do_on_the_others(store: Store, tmp_path: Path
     assert adopted["start-kubelets"] == again.inputs(worker)
     # What was never done there is not noted, nor what does not depend on who belongs to the cluster.
     assert set(adopted) == {"start-kubelets", "start-balancers"}
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_new_members_have_the_login_where_the_registries_ask_for_it(store: Store, tmp_path: Path, *, asks: bool) -> None:
+    def run(command: str, **_: Any) -> Result:
+        return Result((), 0 if asks or command != registry.REQUIRES_LOGIN else 1, "", "")
+
+    found = gathered(tmp_path)
+    for node in found.masters:
+        node.run = run  # type: ignore[method-assign]
+    assert membership.requires_login(found) is asks
+    made = work(store, tmp_path, nodes=("10.0.0.9",))
+    assert made.setup.requires_login
+    # What old members of such a cluster are noted to have is what they have.
+    made.setup.requires_login = asks
+    runtime: Any = SimpleNamespace(secret=lambda _: "0" * 64, units=lambda _: {})
+    made.setup.runtime = runtime
+    made.setup.rendered = {node.address: {} for node in made.setup.nodes}
+    hosts = steps.machine_files(made.setup, made.fresh[0])["/etc/containerd/certs.d/_default/hosts.toml"]
+    assert (b"Authorization" in hosts.data, hosts.mode) == ((True, 0o600) if asks else (False, 0o644))
 
 
 def test_members_are_recorded_in_the_cluster_and_here(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ SECRET = "Hunter2-of-mine"
         f"token: {SECRET}",
         f"Authorization: Bearer {SECRET}",
         f"authorization=Basic {SECRET}",
+        f'[host."https://127.0.0.1:5000".header]\nAuthorization = "Basic {SECRET}"',
         f"GET https://user:{SECRET}@registry.example.com/v2/",
         f"etcd --root-password {SECRET} --x",
         f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\nmore\n-----END RSA PRIVATE KEY-----",

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 import tomllib
 from pathlib import Path
 
+import bcrypt
 import pytest
+import yaml
 
+from harness import log
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet
+from harness.credentials import Credential
 from harness.errors import StoreError
 from harness.lifecycle import registry
 from harness.oci.model import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
@@ -150,3 +156,82 @@ def test_images_are_found_where_rules_of_the_kernel_lead_to_them() -> None:
     assert hosts["server"] == "https://10.103.97.2:5000/v2/docker.io"
     assert list(hosts["host"]) == [hosts["server"]]
     assert b"https://[fd00::2]:5000" in registry.client_files([], "fd00::2")["/etc/containerd/certs.d/_default/hosts.toml"].data
+
+
+# ---- the login --------------------------------------------------------------------------------------------------------
+
+SECRET = "0123456789abcdef" * 4
+LOGIN = Credential("slipway", SECRET)
+
+
+def test_a_registry_with_a_login_knows_it_by_a_cheap_hash_that_only_root_reads() -> None:
+    files = registry.settings(LOGIN)
+    section = yaml.safe_load(files["/var/lib/slipway/registry.yaml"].data)["auth"]
+    assert section == {"htpasswd": {"realm": "slipway", "path": registry.HTPASSWD}}
+    assert files[registry.HTPASSWD].mode == 0o600
+    user, _, hashed = files[registry.HTPASSWD].data.decode().strip().partition(":")
+    assert user == "slipway"
+    assert hashed.startswith("$2b$04$")
+    assert bcrypt.checkpw(SECRET.encode(), hashed.encode())
+    assert not bcrypt.checkpw(SECRET[:-1].encode() + b"0", hashed.encode())
+
+
+def test_the_same_login_gives_the_same_file_and_another_one_has_another_salt() -> None:
+    assert registry.htpasswd(LOGIN) == registry.htpasswd(LOGIN)
+    salts = {registry.htpasswd(Credential("slipway", f"{number:064x}"))[len("slipway:$2b$04$") :][:22] for number in range(8)}
+    assert len(salts) == 8
+
+
+def test_the_registry_of_an_earlier_slipway_asks_for_nothing_and_is_told_apart() -> None:
+    (text,) = (file.data.decode() for file in registry.settings(None).values())
+    assert "auth" not in yaml.safe_load(text)
+    assert not any(line.startswith("auth:") for line in text.splitlines())
+    assert any(line.startswith("auth:") for line in registry.config(LOGIN).splitlines())
+    assert "^auth:" in registry.REQUIRES_LOGIN
+
+
+@pytest.mark.parametrize("name", ["docker.io", "_default"])
+def test_every_member_signs_in_wherever_it_looks_for_images_and_only_root_reads_how(name: str) -> None:
+    file = registry.client_files(["docker.io"], None, LOGIN)[f"/etc/containerd/certs.d/{name}/hosts.toml"]
+    assert file.mode == 0o600
+    hosts = tomllib.loads(file.data.decode())
+    # What is sent along is sent to these two only, and both are the registry.
+    (url,) = hosts["host"]
+    assert hosts["server"] == url
+    assert url.startswith("https://127.0.0.1:5000")
+    assert hosts["header"] == hosts["host"][url]["header"] == {"Authorization": LOGIN.basic}
+    assert registry.client_files(["docker.io"])[f"/etc/containerd/certs.d/{name}/hosts.toml"].mode == 0o644
+
+
+def test_a_registry_has_its_login_before_it_is_started_and_keeps_it_with_a_new_certificate() -> None:
+    node = StandIn()
+    sent: list[bytes] = []
+    run = node.run
+
+    def keeping(command: str, **words: object) -> object:
+        if isinstance(words.get("input"), bytes):
+            sent.append(words["input"])  # type: ignore[arg-type]
+        return run(command, **words)  # type: ignore[arg-type]
+
+    node.run = keeping  # type: ignore[assignment, method-assign]
+    registry.start(node, b"certificate", b"key", registry.settings(LOGIN))
+    registry.start(node, b"newer", b"key")
+    first, newer = (contents(data) for data in sent)
+    assert {f"/{path}" for path in first} == {registry.CERTIFICATE, registry.KEY, registry.HTPASSWD, "/var/lib/slipway/registry.yaml"}
+    assert {f"/{path}" for path in newer} == {registry.CERTIFICATE, registry.KEY}
+    assert [command.startswith("umask") for command in node.commands] == [True, False, True, False]
+    assert not any(SECRET in command or LOGIN.basic in command for command in node.commands)
+
+
+def contents(data: bytes) -> dict[str, int]:
+    """The modes of what is in a tar, by path."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return {member.name: member.mode for member in tar}
+
+
+def test_a_login_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_hidden", {})
+    found = registry.login(SECRET)
+    assert found == LOGIN
+    assert SECRET not in repr(found)
+    assert log.hidden(f"{SECRET} {LOGIN.basic} x") == "*** *** x"

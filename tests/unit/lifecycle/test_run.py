@@ -17,8 +17,9 @@ import yaml
 from harness import cloudimage, log
 from harness.cloudimage import App, EmbeddedImage, ImageSet, Info, PlatformImage
 from harness.clusterfile import is_redacted
+from harness.credentials import Credential
 from harness.errors import CommandError, InputError, NodeError, SlipwayError, StoreError, UsageError
-from harness.lifecycle import ipvs, run, steps
+from harness.lifecycle import ipvs, registry, run, steps
 from harness.lifecycle import plan as planning
 from harness.lifecycle.preflight import MachineFacts
 from harness.nodes import Login, Machine
@@ -30,6 +31,7 @@ from harness.runtimes.pki import Pki
 from tests.unit.lifecycle.standin import StandIn
 
 KEYS = Pki({"ca.crt": b"of one cluster"})
+LOGIN = Credential("slipway", "0123456789abcdef" * 4)
 FACTS = "kubernetes: v1.36.3\nimageRepository: registry.example.org\n"
 
 
@@ -70,6 +72,7 @@ def prepared(store: Store, masters: int = 1, nodes: int = 0, /, **changes: Any) 
     """A setup whose machines have told about themselves."""
     setup = run.prepare(options(masters, nodes, **changes), store)
     setup.machines = {node.address: MachineFacts(host=f"host-{node.address[-1]}", arch="amd64") for node in setup.nodes}
+    setup.login = LOGIN
     return setup
 
 
@@ -664,6 +667,69 @@ def test_the_cluster_is_made_the_same_way_as_ever_where_haproxy_leads(store: Sto
     assert setup.hosts_lines(setup.workers[0]) == ("127.0.0.1 apiserver.cluster.local # slipway",)
     assert setup.cluster.virtual_ip is None
     assert "/var/lib/slipway/balancer.cfg" in steps.machine_files(setup, setup.workers[0])
+
+
+# ---- the login of the registry ----------------------------------------------------------------------------------------
+
+
+def login_of(store: Store, *, requires_login: bool = True) -> steps.Setup:
+    """A setup of two machines whose keys are known."""
+    build(store)
+    setup = prepared(store, 1, 1)
+    setup.requires_login = requires_login
+    setup.login = LOGIN if requires_login else None
+    assert isinstance(setup.runtime, Kubeadm)
+    setup.runtime._pki = KEYS
+    return setup
+
+
+def test_no_registry_asks_for_the_login_before_every_machine_has_it(store: Store) -> None:
+    build(store)
+    step = steps.start_registry(run.prepare(options(3, 2), store))
+    assert "set-up-machines" in step.after_all
+    setup = login_of(store)
+    for node in setup.nodes:
+        files = steps.machine_files(setup, node)
+        assert LOGIN.basic.encode() in files["/etc/containerd/certs.d/_default/hosts.toml"].data
+        # That comes with the start of the registry.
+        assert not {"/var/lib/slipway/registry.yaml", registry.HTPASSWD} & set(files)
+
+
+def test_the_login_is_derived_from_the_keys_of_the_cluster(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(store)
+    setup = run.prepare(options(), store)
+    runtime: Any = SimpleNamespace(secret=lambda purpose: {registry.PURPOSE: "5" * 64}[purpose])
+    setup.machines = {node.address: MachineFacts(host="host", arch="amd64") for node in setup.nodes}
+    monkeypatch.setattr(log, "_hidden", {})
+    setup.runtime = runtime
+    assert setup.login == Credential("slipway", "5" * 64)
+    assert log.hidden(setup.login.basic) == "***"
+    other = dataclasses.replace(setup, requires_login=False)
+    assert other.login is None
+
+
+def test_a_cluster_gets_the_login_when_its_run_is_repeated(store: Store) -> None:
+    setup, before = login_of(store), login_of(store, requires_login=False)
+    for make, node in ((steps.set_up_machines, setup.workers[0]), (steps.start_registry, setup.first)):
+        steps_of = [make(setup), make(before)]
+        new, old = (step.inputs(node) for step in steps_of if step.inputs)
+        assert new != old
+
+
+def test_the_journal_tells_nothing_of_the_login(store: Store) -> None:
+    setup = login_of(store)
+    for make in (steps.set_up_machines, steps.start_registry):
+        step = make(setup)
+        assert step.inputs is not None
+        kept = step.inputs(setup.first)
+        # 64 bits of a hash of 256 random ones.
+        assert len(bytes.fromhex(kept)) == 8
+    # Of the registry's step not even that depends on the password.
+    registry_step = steps.start_registry(setup)
+    assert registry_step.inputs is not None
+    with_this = registry_step.inputs(setup.first)
+    setup.login = Credential("slipway", "f" * 64)
+    assert registry_step.inputs(setup.first) == with_this
 
 
 def test_an_image_of_before_has_no_programs_for_rules_of_the_kernel(store: Store) -> None:

@@ -16,8 +16,9 @@ from harness.checks import Resource
 from harness.cloudimage import App
 from harness.clusterfile import Hook, Phase
 from harness.clusterfile.parse import parse
+from harness.credentials import Credential
 from harness.errors import CheckError, CommandError, StoreError, UsageError
-from harness.lifecycle import apps, etcd, obsolete, rollback, staging, steps, transition, upgrade
+from harness.lifecycle import apps, etcd, obsolete, registry, rollback, staging, steps, transition, upgrade
 from harness.lifecycle import plan as planning
 from harness.lifecycle.membership import Gathered
 from harness.lifecycle.moves import DONE, ROLLBACK, RUNNING, UPGRADE, Move, Version
@@ -167,6 +168,9 @@ def test_the_first_turn_comes_when_every_node_has_everything_and_each_next_one_w
     found = plan(work(store, tmp_path, 3, 2))
     assert found["turn-1"].after_all == ("fetch-images",)
     assert set(found["fetch-images"].needs) == {"stage", "send-images"}
+    # Registries ask for the login from their turn on; a change that is resumed looks again whether every node has it.
+    assert "tell-nodes" in found["stage"].after
+    assert (len(found["tell-nodes"].nodes), found["tell-nodes"].inputs) == (5, None)
     assert [len(found[f"turn-{number}"].nodes) for number in range(1, 6)] == [1] * 5
     for number in range(2, 6):
         assert leads_to(found, f"turn-{number}", f"healthy-{number - 1}")
@@ -473,8 +477,27 @@ def test_only_what_changes_is_started_anew(store: Store, tmp_path: Path, monkeyp
     assert found(worker, "lib/libc.so") == {"containerd", "balancer"}
     assert found(master, "lib/libc.so") == {"containerd", "registry"}
     assert found(master, "bin/registry") == {"registry"}
+    assert found(master, placed=("/etc/systemd/system/slipway-registry.service",)) == {"registry"}
     assert found(worker, placed=("/etc/systemd/system/kubelet.service.d/10-kubeadm.conf",)) == {"kubelet"}
     assert found(worker, placed=("/etc/containerd/certs.d/a.example/hosts.toml",)) == set()
+
+
+def test_a_registry_that_has_not_the_settings_of_today_is_started_anew_whatever_was_staged(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = work(store, tmp_path, 1, 1)
+    made.setup.login = Credential("slipway", "0" * 64)
+    master, worker = made.setup.nodes
+    there = {path: file.data for path, file in registry.settings(made.setup.login).items()}
+    monkeypatch.setattr(transition, "read_all", lambda *_: dict(there))
+    noted: list[tuple[Any, str]] = []
+    monkeypatch.setattr(staging, "note", lambda *words: noted.append(words))
+    assert transition._with_registry(made, master, frozenset()) == frozenset()
+    # As an earlier slipway has left it. It is noted: the registry must be started also when this is killed in between.
+    there = {path: file.data for path, file in registry.settings(None).items()}
+    assert transition._with_registry(made, master, frozenset({"kubelet"})) == {"kubelet", "registry"}
+    assert transition._with_registry(made, worker, frozenset()) == frozenset()
+    assert noted == [(master, "registry")]
 
 
 def test_a_master_whose_control_plane_does_not_come_up_has_the_former_one_again(

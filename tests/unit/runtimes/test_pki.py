@@ -7,6 +7,8 @@ import ipaddress
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from harness.errors import StoreError
@@ -52,6 +54,31 @@ def test_a_key_of_secrets_is_one_more_file_that_is_kept_once_it_is_there(pki: Pk
     assert read_again.files == encrypting.files
     modes = {path.rpartition(".")[2]: file.mode for path, file in encrypting.placed.items()}
     assert modes == {"crt": 0o644, "pub": 0o644, "key": 0o600, "yaml": 0o600}
+
+
+def test_a_secret_of_the_cluster_is_the_same_wherever_its_key_is(pki: Pki) -> None:
+    secret = pki.authority.secret("login of the registry")
+    assert len(bytes.fromhex(secret)) == 32
+    # kubeadm writes it in another form than openssl does.
+    key = serialization.load_pem_private_key(pki.files["ca.key"], password=None)
+    plain = serialization.NoEncryption()
+    other_form = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    assert other_form != pki.files["ca.key"]
+    assert Authority(b"renewed", other_form).secret("login of the registry") == secret
+
+
+def test_a_key_of_an_elliptic_curve_has_secrets_too() -> None:
+    key = ec.derive_private_key(0x0123456789ABCDEF, ec.SECP256R1())
+    form = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    # printf 'slipway: x' | openssl dgst -sha256 -hmac 123456789abcdef
+    known = "b66c00f9f88fd0157c688315dffe718dc09c752ea97324b9502023bc6b84236a"
+    assert Authority(b"", key.private_bytes(serialization.Encoding.PEM, *form)).secret("x") == known
+
+
+def test_secrets_of_other_purposes_and_of_other_clusters_are_others(pki: Pki) -> None:
+    secret = pki.authority.secret("login of the registry")
+    assert pki.authority.secret("something else") != secret
+    assert pki.of_name("etcd/ca").secret("login of the registry") != secret
 
 
 def test_an_authority_may_sign_and_lives_for_ten_years(pki: Pki) -> None:
