@@ -582,13 +582,13 @@ def _start(work: Work, node: SshNode, parts: frozenset[str]) -> None:
 def _start_kubelet(work: Work, node: SshNode) -> None:
     """Start the kubelet, and wait until its node is Ready.
 
-    One of another version makes other pods of the same manifests and starts all parts of a master again, as it likes: where other masters
-    serve, they end in good order before it starts.
+    One of another version makes other pods of the same manifests, and starts all parts of a master again, as it likes. So they end in good
+    order before it starts, and the turn does not end before they are at work again: else no endpoint would follow when pods are moved.
     """
     setup, member = work.setup, work.setup.member(node)
-    again = member.is_master and len(setup.masters) > 1 and _moves(work, node)
+    again = member.is_master and _moves(work, node)
     if again:
-        staticpods.halt(node, _patience(setup))
+        staticpods.halt(node, _patience(setup), others=len(setup.masters) > 1)
     since = node.run("date -u +%Y-%m-%dT%H:%M:%SZ").stdout.strip()
     setup.runtime.start_kubelet(member)
     if again:

@@ -169,9 +169,14 @@ def come_back(node: Node) -> None:
     node.run(f"{_DISARM}\n{_BACK}", timeout=60)
 
 
-def halt(node: Node, timeout: float = 180) -> None:
-    """End all parts of a master and its kubelet as ``leave`` does; they come back with the kubelet, by itself some minutes later."""
-    leave(node, timeout)
+def halt(node: Node, timeout: float = 180, *, others: bool) -> None:
+    """End all parts of a master and its kubelet; they come back with the kubelet, which starts by itself a minute later.
+
+    With ``others`` there are more masters: the API server ends as ``leave`` does.
+    """
+    if others:
+        leave(node, timeout)
+    node.run(_arm(timeout), timeout=60)
     stop(node)
     node.run(f"{_BACK}\n{_arm(60)}", timeout=60)
 

@@ -140,6 +140,7 @@ def steps(node: StandIn) -> list[str]:
     marks = {
         "take kube-apiserver": "leave",
         "systemctl stop kubelet": "stop",
+        "systemd-run": "arm",
         f"rm -rf {AWAY}": "come back",
         "until ready": "wait",
         "systemctl start kubelet": "start",
@@ -200,11 +201,14 @@ def test_a_part_that_does_not_end_is_told_and_all_come_back() -> None:
 
 def test_a_master_that_is_halted_comes_back_with_its_kubelet_also_when_nobody_starts_that() -> None:
     node = StandIn("10.0.0.1", "one")
-    halt(node)
-    assert steps(node) == ["leave", "stop", "come back"]
+    halt(node, others=True)
+    assert steps(node) == ["leave", "arm", "stop", "arm"]
     assert "systemd-run --quiet --unit=slipway-return --on-active=60s" in node.commands[-1]
     come_back(node)
     assert "systemctl stop slipway-return.timer" in node.commands[-1]
+    alone = StandIn("10.0.0.1", "one")
+    halt(alone, others=False)
+    assert steps(alone) == ["arm", "stop", "arm"]
 
 
 def test_only_masters_whose_change_was_cut_off_are_brought_back() -> None:
