@@ -5,7 +5,8 @@
 #   ipvs.sh clean    takes them away
 #
 # ipvs.conf: lines `virtual ADDRESS`, `source ADDRESS` (the machine's own), and for each port `balance NAME PORT PATH SERVER...`. A server
-# lives when it answers GET PATH over TLS; one that asks for credentials lives as well. How they all are is told in the file `servers`.
+# lives when it answers GET PATH over TLS; one that asks for credentials lives as well. One that refuses everybody (403) may have just
+# started, and counts only where all do; one that says that it ends gets no new connections. How they all are is told in the file `servers`.
 set -u
 state=${SLIPWAY_STATE:-/var/lib/slipway}
 run=${RUNTIME_DIRECTORY:-/run/slipway-balancer}
@@ -34,15 +35,20 @@ failures() {
 
 # ---- who lives -------------------------------------------------------------------------------------------------------
 
-# answers ADDRESS PORT PATH
+# answers ADDRESS PORT PATH: ready, refusing or leaving; fails for one that does not live
 answers() {
   trusted=
   if [ -r "$ca" ]; then trusted="-CAfile $ca -verify_return_error"; fi
   # Two words or none.
   # shellcheck disable=SC2086
   said=$(printf 'GET %s HTTP/1.0\r\n\r\n' "$3" |
-    timeout "$patience" openssl s_client -quiet $trusted -connect "$(at "$1" "$2")" 2> /dev/null | head -n 1)
-  case $said in 'HTTP/1.'?' 200'* | 'HTTP/1.'?' 401'* | 'HTTP/1.'?' 403'*) ;; *) false ;; esac
+    timeout "$patience" openssl s_client -quiet $trusted -connect "$(at "$1" "$2")" 2> /dev/null | head -c 16384)
+  case $said in
+    'HTTP/1.'?' 200'* | 'HTTP/1.'?' 401'*) echo ready ;;
+    'HTTP/1.'?' 403'*) echo refusing ;;
+    'HTTP/1.'?' 500'*'[-]shutdown failed'*) echo leaving ;;
+    *) false ;;
+  esac
 }
 
 # look at all servers at once
@@ -50,16 +56,26 @@ look() {
   while read -r word _ port path servers; do
     if [ "$word" = balance ]; then
       for server in $servers; do
-        if answers "$server" "$port" "$path"; then
-          echo 0
-        else
-          echo $(($(failures "$server" "$port") + 1))
-        fi > "$run/looked.$server.$port" &&
-          mv "$run/looked.$server.$port" "$run/failed.$server.$port" &
+        {
+          if how=$(answers "$server" "$port" "$path"); then
+            echo "$how" > "$run/answer.$server.$port"
+            echo 0
+          else
+            echo $(($(failures "$server" "$port") + 1))
+          fi > "$run/looked.$server.$port"
+          mv "$run/looked.$server.$port" "$run/failed.$server.$port"
+        } &
       done
     fi
   done < "$config"
   wait
+}
+
+# answer ADDRESS PORT: the last one
+answer() {
+  how=ready
+  if [ -r "$run/answer.$1.$2" ]; then read -r how < "$run/answer.$1.$2"; fi
+  echo "${how:-ready}"
 }
 
 # Whether somebody has just failed for the first time.
@@ -76,15 +92,27 @@ wanted() {
   while read -r word name port _ servers; do
     if [ "$word" = balance ]; then
       service=$(at "$virtual" "$port")
-      alive=
+      ready='' refusing='' leaving=''
       for server in $servers; do
         how=DOWN
-        if [ "$(failures "$server" "$port")" -lt "$most" ]; then alive="$alive $server" how=UP; fi
+        if [ "$(failures "$server" "$port")" -lt "$most" ]; then
+          how=UP
+          case $(answer "$server" "$port") in
+            leaving) leaving="$leaving $server" how=LEAVING ;;
+            refusing) refusing="$refusing $server" ;;
+            *) ready="$ready $server" ;;
+          esac
+        fi
         echo "$name $server $how" >> "$run/servers.new"
       done
       echo "-A -t $service -s rr"
+      if [ -n "$ready" ]; then
+        # Connections that they have go on.
+        for server in $leaving; do echo "-a -t $service -r $(at "$server" "$port") -m -w 0"; done
+      fi
       # When nobody answers it may be us who cannot hear; whoever comes back first is found at once.
-      for server in ${alive:-$servers}; do echo "-a -t $service -r $(at "$server" "$port") -m -w 1"; done
+      chosen=${ready:-${leaving:-${refusing:-$servers}}}
+      for server in $chosen; do echo "-a -t $service -r $(at "$server" "$port") -m -w 1"; done
     fi
   done < "$config"
   mv "$run/servers.new" "$run/servers"
@@ -93,12 +121,17 @@ wanted() {
 # without LINES LINES: those of the first that are not among the second
 without() { printf '%s\n' "$1" | awk -v others="$2" 'BEGIN { n = split(others, a, "\n"); while (n) seen[a[n--]] } NF && !($0 in seen)'; }
 
+# has LINES SERVICE SERVER: whether there is a rule that leads from one to the other, whatever its weight
+has() { case $1 in *"-a -t $2 -r $3 "*) ;; *) false ;; esac; }
+
 balance() {
   ours > "$run/ours" || return 0
   wanted > "$run/wanted"
   there=$(cat "$run/ours") needed=$(cat "$run/wanted")
   without "$there" "$needed" | while read -r command _ service _ real _; do
-    if [ "$command" = -a ]; then
+    if [ "$command" = -a ] && has "$needed" "$service" "$real"; then
+      continue
+    elif [ "$command" = -a ]; then
       open=$(connections "$service" "$real")
       if ipvsadm -d -t "$service" -r "$real"; then echo "$service leads to $real no more"; fi
       cut "$service" "$open"
@@ -107,6 +140,11 @@ balance() {
     fi
   done
   without "$needed" "$there" | while read -r command _ service option real rest; do
+    if [ "$command" = -a ] && has "$there" "$service" "$real"; then
+      # shellcheck disable=SC2086
+      if ipvsadm -e -t "$service" -r "$real" $rest; then echo "$service: $real is led to with $rest"; fi
+      continue
+    fi
     # Words of ours.
     # shellcheck disable=SC2086
     if ipvsadm $command -t "$service" $option $real $rest && [ "$command" = -a ]; then echo "$service leads to $real"; fi
@@ -145,7 +183,7 @@ prepare() {
     if [ -w "$proc/sys/net/ipv4/vs/$name" ]; then echo 1 > "$proc/sys/net/ipv4/vs/$name"; fi
   done
   mkdir -p "$run"
-  rm -f "$run"/failed.* "$run"/ready
+  rm -f "$run"/failed.* "$run"/answer.* "$run"/ready
 }
 
 keep() {

@@ -212,22 +212,53 @@ defaults
   timeout server 24h
   timeout check 2s
   retries 3
-  option redispatch
+  option redispatch 1
   default-server inter 3s fastinter 500ms downinter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
 """
     ]
     if masters:
-        # A server that asks for credentials lives as well.
-        checks = "  option httpchk GET /readyz\n  http-check expect status 200,401,403\n"
-        parts.append(_balanced("api", API_PORT, masters, f"  balance leastconn\n{checks}", "check check-ssl verify none"))
+        parts.append(_balanced_api(masters))
     if holders:
-        parts.append(_balanced("registry", REGISTRY_PORT, holders, "  balance source\n", "check"))
+        lines = _servers(holders, REGISTRY_PORT, "check")
+        parts.append(f"listen registry\n  bind 127.0.0.1:{REGISTRY_PORT}\n  balance source\n{lines}")
     return "\n".join(parts)
 
 
-def _balanced(name: str, port: int, servers: Iterable[tuple[str, str]], options: str, check: str) -> str:
-    lines = "".join(f"  server {host} {f'[{address}]' if ':' in address else address}:{port} {check}\n" for host, address in servers)
-    return f"listen {name}\n  bind 127.0.0.1:{port}\n{options}{lines}"
+UNSURE = "api-unsure"
+"""What haproxy calls the API servers when it cannot tell which of them are ready."""
+
+
+def _balanced_api(masters: Sequence[tuple[str, str]]) -> str:
+    """haproxy's part for the API.
+
+    A server that ends says so, and serves on for a moment: it gets no new connections, and those that it has are not cut. One that has
+    just started refuses everybody before it knows who may do what (403): it does not count as ready. Where the cluster lets nobody ask
+    without a name all of them answer so, always; then such an answer has to do.
+    """
+    # Nobody else would take what a single one does not get.
+    leaving = '  http-check expect error-status L7OKC ! string "[-]shutdown failed"\n' if len(masters) > 1 else ""
+    check = "check check-ssl verify none"
+    return f"""frontend api
+  bind 127.0.0.1:{API_PORT}
+  use_backend {UNSURE} if {{ nbsrv(api) eq 0 }} {{ nbsrv({UNSURE}) gt 0 }}
+  default_backend api
+
+backend api
+  balance leastconn
+  option httpchk GET /readyz
+{leaving}  http-check expect status 200,401
+{_servers(masters, API_PORT, check)}
+backend {UNSURE}
+  balance leastconn
+  option httpchk GET /readyz
+  http-check expect status 200,401,403
+  # No server is long in starting.
+  default-server inter 10s rise 20
+{_servers(masters, API_PORT, check)}"""
+
+
+def _servers(servers: Iterable[tuple[str, str]], port: int, check: str) -> str:
+    return "".join(f"  server {host} {f'[{address}]' if ':' in address else address}:{port} {check}\n" for host, address in servers)
 
 
 def hosts_lines(member: Member) -> tuple[str, ...]:
@@ -375,6 +406,7 @@ before={STATE}/before
 bin={ROOTFS}/bin
 had() {{ [ -e "$before/$1" ] && grep -qxF -- "$2" "$before/$1"; }}
 for unit in slipway-balancer slipway-registry; do systemctl disable --now $unit 2>/dev/null; done
+systemctl stop slipway-return.timer 2>/dev/null
 {distribution.CLOSE}
 # Containers. What runs in another namespace of a containerd that was there before stays.
 if [ -x $bin/ctr ] && systemctl is-active --quiet containerd; then

@@ -21,7 +21,7 @@ from typing import Any
 from harness import checks, cloudimage, clusterstate, kubeobjects, log, untrusted
 from harness.checks import Resource
 from harness.errors import CheckError, CommandError, SlipwayError
-from harness.lifecycle import access, certificates, cis, cisfacts, etcd, findings, health, ipvs, moves, preflight, registry, trial
+from harness.lifecycle import access, certificates, cis, cisfacts, etcd, findings, health, ipvs, machine, moves, preflight, registry, trial
 from harness.lifecycle.access import Access
 from harness.lifecycle.drain import names
 from harness.lifecycle.findings import Report
@@ -249,7 +249,7 @@ elif [ -S {STATE}/balancer.sock ]; then
         {STATE}/balancer.sock ;;
       python3) python3 -c 'import socket, sys
 s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(b"show stat\\n"); print(s.makefile().read())' {STATE}/balancer.sock ;;
-    esac | awk -F, '$2 != "FRONTEND" && $2 != "BACKEND" && !/^#/ && NF > 17 {{ print "server", $1, $2, $18 }}'
+    esac | awk -F, '$1 != "{machine.UNSURE}" && $2 != "FRONTEND" && $2 != "BACKEND" && !/^#/ && NF > 17 {{ print "server", $1, $2, $18 }}'
     break
   done
 fi

@@ -322,10 +322,10 @@ def _tell_balancers(work: Work) -> Step:
 
 
 def _stop_masters(work: Work) -> Step:
-    """In good order: an API server that ends by itself takes its address out of the service ``kubernetes``."""
+    """In good order: an API server that ends by itself takes its address out of the service ``kubernetes``, and serves a little longer."""
     script = f"""cd /etc/kubernetes/manifests 2>/dev/null || exit 0
 rm -f kube-apiserver.yaml kube-controller-manager.yaml kube-scheduler.yaml
-end=$(($(date +%s) + 15))
+end=$(($(date +%s) + 45))
 while awk '$4 == "0A" {{ print $2 }}' /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -q ':{API_PORT:04X}$'; do
   [ "$(date +%s)" -lt "$end" ] || exit 0
   sleep 0.2
@@ -333,7 +333,7 @@ done"""
 
     def action(node: Node) -> None:
         if node in work.alive:
-            node.run(script, timeout=60)
+            node.run(script, timeout=90)
 
     return Step("stop-masters", "stop the masters that go", action, work.masters, after_all=("tell-balancers",))
 

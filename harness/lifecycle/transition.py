@@ -127,7 +127,7 @@ def _turns(work: Work, after: str) -> list[Step]:
     masters_left = len(work.setup.masters)
     for number, (role, nodes) in enumerate(order, 1):
         recipe.append(_turn(work, number, role, nodes, after))
-        recipe.append(_healthy(work, number, recipe[-1].id))
+        recipe.append(_healthy(work, str(number), recipe[-1].id))
         after = recipe[-1].id
         masters_left -= role == "master"
         if role == "master" and masters_left == 0:
@@ -155,7 +155,9 @@ def _whole_cluster(work: Work, after: str) -> list[Step]:
     early = tuple(command for app in info.apps if app.name in info.cluster_apps for command in app.commands)
     recipe = [configure, *_anew(work, steps.launch_commands(setup, early, "cluster-app", configure.id))]
     recipe.append(steps.start_addons(setup, recipe[-1].id))
-    return [*recipe, _prune(work, recipe[-1].id)]
+    recipe.append(_prune(work, recipe[-1].id))
+    # While its kube-proxy is replaced a node does not hear of pods that end: no pod is moved then.
+    return [*recipe, _healthy(work, "cluster", recipe[-1].id)]
 
 
 def _prune(work: Work, after: str) -> Step:
@@ -223,6 +225,8 @@ def _check(work: Work) -> Step:
     """Everything must be well, unless this goes on with what has not come to its end: that may be what is to be mended."""
 
     def action() -> str:
+        if work.resumed:
+            each(work.found.masters, staticpods.resume)
         unfit = apps.unfit(work.apps, work.move.after.kubernetes)
         if unfit:
             raise CheckError("\n".join(unfit), hint="bring them to a version that admits it first, or take them out: slipway apps")
@@ -585,7 +589,7 @@ def takes_pods(node: checks.Resource) -> bool:
 
 
 def _start(work: Work, node: SshNode, parts: frozenset[str]) -> None:
-    setup, member = work.setup, work.setup.member(node)
+    setup = work.setup
     if CONTAINERD in parts:
         machine.start_containerd(node)
     if REGISTRY in parts:
@@ -595,25 +599,54 @@ def _start(work: Work, node: SshNode, parts: frozenset[str]) -> None:
     if CONTROL_PLANE in parts:
         _control_plane(work, node)
     if KUBELET in parts:
-        since = node.run("date -u +%Y-%m-%dT%H:%M:%SZ").stdout.strip()
-        setup.runtime.start_kubelet(member)
-        _wait_ready(work, node, since)
+        _start_kubelet(work, node)
+
+
+def _start_kubelet(work: Work, node: SshNode) -> None:
+    """Start the kubelet, and wait until its node is Ready.
+
+    One of another version makes other pods of the same manifests, and starts all parts of a master again, as it likes. So they end in good
+    order before it starts, and the turn does not end before they are at work again: else no endpoint would follow when pods are moved.
+    """
+    setup, member = work.setup, work.setup.member(node)
+    again = member.is_master and _moves(work, node)
+    if again:
+        staticpods.halt(node, _patience(setup), others=len(setup.masters) > 1)
+    since = node.run("date -u +%Y-%m-%dT%H:%M:%SZ").stdout.strip()
+    setup.runtime.start_kubelet(member)
+    if again:
+        staticpods.come_back(node)
+        staticpods.wait(node, dict.fromkeys(staticpods.PARTS, ()), _patience(setup))
+    _wait_ready(work, node, since)
+    if again:
+        _await_leaders(work, node)
+
+
+def _patience(setup: steps.Setup) -> float:
+    """Seconds that a part of a master may take to end, or to come up."""
+    return min(300.0, setup.timeout)
 
 
 def _control_plane(work: Work, node: SshNode) -> None:
-    """etcd where its image is another one, then the API, then what stands on it. What does not come up is as it was again."""
+    """etcd where its image is another one, then the API, then what stands on it. What does not come up is as it was again.
+
+    An API server answers with errors while its etcd is away: where other masters serve it ends before etcd does, and comes back after it.
+    """
     setup, member, runtime = work.setup, work.setup.member(node), work.setup.runtime
-    options: dict[str, Any] = {"timeout": min(300.0, setup.timeout), "others": len(setup.masters) > 1}
+    patience = _patience(setup)
+    several = len(setup.masters) > 1
     try:
         runtime.configure(member)
         image = runtime.store_image(member)
+        if several:
+            staticpods.leave(node, patience)
         if image and f"image: {image}\n" not in node.run(f"cat {etcd.MANIFEST}").stdout:
-            staticpods.replace(node, ("etcd",), lambda: runtime.join_store(member, _peers(work)), **options)
+            staticpods.replace(node, ("etcd",), lambda: runtime.join_store(member, _peers(work)), timeout=patience, serves=not several)
             runtime.configure(member)
-        staticpods.replace(node, ("kube-apiserver",), lambda: runtime.join_master(member), **options)
-        staticpods.replace(
-            node, ("kube-controller-manager", "kube-scheduler"), lambda: runtime.start_controllers(member), timeout=options["timeout"]
-        )
+        staticpods.replace(node, ("kube-apiserver",), lambda: runtime.join_master(member), timeout=patience)
+        staticpods.replace(node, ("kube-controller-manager", "kube-scheduler"), lambda: runtime.start_controllers(member), timeout=patience)
+        if several:
+            staticpods.come_back(node)
         _await_leaders(work, node)
         _require_version(work, node)
     except (CheckError, CommandError) as error:
@@ -660,7 +693,7 @@ def _require_version(work: Work, node: SshNode) -> None:
 def _taken_back(work: Work, node: SshNode, error: SlipwayError) -> CheckError:
     name, after = work.name(node), work.move.after
     try:
-        staticpods.put_back(node)
+        staticpods.put_back(node, others=len(work.setup.masters) > 1)
     except SlipwayError as worse:
         return CheckError(
             f"{name}: the control plane of {after} did not come up, nor the one before it: {error.message}; {worse.message}",
@@ -716,8 +749,8 @@ def _note(work: Work, node: Node, step: Step) -> None:
             work.journal.add(node, step.id, inputs)
 
 
-def _healthy(work: Work, number: int, after: str) -> Step:
-    """Between turns: every node is Ready, and everything of the cluster itself."""
+def _healthy(work: Work, what: str, after: str) -> Step:
+    """Between turns: every node is Ready, and everything of the cluster itself. ``what`` is what has been changed."""
 
     def action(_: Node) -> None:
         names = [work.name(node) for node in work.setup.nodes]
@@ -726,7 +759,7 @@ def _healthy(work: Work, number: int, after: str) -> Step:
 
     # Noted: when the next turn was cut off, its node is not well, and has to be finished rather than waited for.
     where = (work.setup.first,)
-    return Step(f"healthy-{number}", "see that the cluster is well", action, where, after_all=(after,), inputs=lambda _: work.move.id)
+    return Step(f"healthy-{what}", "see that the cluster is well", action, where, after_all=(after,), inputs=lambda _: work.move.id)
 
 
 # ---- the end ----------------------------------------------------------------------------------------------------------

@@ -80,6 +80,11 @@ _KUBECONFIGS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 _INSTANCES = 34
 """From this minor version on kubeadm reads ``INSTANCE``; before that it wants an annotation of the node."""
 _LATE_PHASES = ("control-plane controller-manager", "control-plane scheduler")
+_LEAVING = 10
+"""Seconds that an API server serves on once it says that it ends: balancers look every 3 s, and kube-proxies follow the API. With the time
+for its last requests that is less than the 30 s after which a kubelet kills it."""
+_WATCHES = 10
+"""Seconds, at most, in which it ends its watches; it would wait for them to end, and be killed."""
 _SMALL = 20
 """Nodes up to which their kubelets may ask the API often."""
 
@@ -554,7 +559,7 @@ def _cluster_configuration(cluster: Cluster, *, initial: bool, peers: str | None
         "clusterName": cluster.name,
         "controlPlaneEndpoint": f"{API_NAME}:{API_PORT}",
         "networking": {"podSubnet": cluster.network.pods, "serviceSubnet": cluster.network.services, "dnsDomain": DNS_DOMAIN},
-        "apiServer": {"certSANs": api_names(cluster)},
+        "apiServer": {"certSANs": api_names(cluster), **_server_arguments(cluster)},
         "controllerManager": {"extraArgs": _arguments(_controller_arguments(cluster))},
         "etcd": {"local": etcd},
     }
@@ -564,6 +569,13 @@ def _cluster_configuration(cluster: Cluster, *, initial: bool, peers: str | None
         # Or `kubeadm upgrade` would bring CoreDNS, beside the one that is there.
         configuration["dns"] = {"disabled": True}
     return configuration
+
+
+def _server_arguments(cluster: Cluster) -> dict[str, Any]:
+    """How an API server ends while others serve, so that no request is lost. One that is alone would only be away for longer."""
+    if len(cluster.masters) < 2:
+        return {}
+    return {"extraArgs": _arguments({"shutdown-delay-duration": f"{_LEAVING}s", "shutdown-watch-termination-grace-period": f"{_WATCHES}s"})}
 
 
 def _controller_arguments(cluster: Cluster) -> dict[str, str]:

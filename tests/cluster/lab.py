@@ -318,9 +318,10 @@ def found(machine: SshNode) -> str:
     return machine.run(FOUND, check=False).stdout
 
 
-# Asks again and again what a user of the cluster would, through the machine's own balancer and through its services.
+# Asks again and again what a user of the cluster would, through the machine's own balancer and through its services. Not whether a server
+# is ready: one that ends says no, and answers everything else.
 _CLIENT = """while :; do
-  api=$(curl -sk -m 60 -o /dev/null -w '%{http_code}' https://apiserver.cluster.local:6443/readyz)
+  api=$(curl -sk -m 60 -o /dev/null -w '%{http_code}' https://apiserver.cluster.local:6443/version)
   web=$(curl -s -m 60 -o /dev/null -w '%{http_code}' http://ADDRESS:PORT/)
   echo "$(date +%s.%N) $api $web"
   sleep 0.1

@@ -1,4 +1,4 @@
-"""A cluster goes to another image of the same Kubernetes and back, killed on the way, and who uses its application notices nothing.
+"""A cluster goes to another image of the same Kubernetes and back, killed on the way, and who uses it notices nothing.
 
 The other image has another runc and other settings of Kubernetes, so every node is emptied and its services are started anew, and it lacks
 an addon. What the versions of Kubernetes have to do with it is in test_upgrade.
@@ -16,6 +16,7 @@ from harness.lifecycle import staging, transition
 from harness.nodes.kubectl import NodeKubectl
 from tests.cluster import market
 from tests.cluster.lab import Client, Lab, begun, ended, kill_at, reached, until
+from tests.cluster.traffic import Traffic
 from tests.conftest import Slipway
 from tests.waiting import HANG
 
@@ -24,6 +25,7 @@ VERSION = "v1.36.3"
 MANIFEST = "slipway.dev/nginx/manifests/1.22"
 PULLED = "ctr -n k8s.io content fetch-object --hosts-dir /etc/containerd/certs.d slipway.dev/nginx:1.22 > /dev/null"
 """Asks the registry in the way that a machine takes to it, whatever images the machine has."""
+NODES = ("master-1", "master-2", "master-3", "node-1", "node-2")
 BEFORE, AFTER = "110", "99"
 """How many pods a node takes: what its kubelet says of the image that it is configured by."""
 
@@ -117,7 +119,7 @@ def images(slipway: Slipway, kubernetes: str, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def lab(slipway: Slipway, images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    lab = Lab(slipway, "test-change", 1, 2)
+    lab = Lab(slipway, "test-change", 3, 2)
     try:
         market.start(lab, FIRST, tmp_path_factory.mktemp("cluster"))
         lab.kubectl("label", "configmap", "taken", "--namespace=shared", "slipway.dev/addon-")
@@ -127,6 +129,11 @@ def lab(slipway: Slipway, images: None, tmp_path_factory: pytest.TempPathFactory
         lab.down()
 
 
+@pytest.fixture(scope="module")
+def traffic(lab: Lab) -> Traffic:
+    return Traffic(lab)
+
+
 def changed(lab: Lab) -> dict[str, str]:
     """How many pods each node takes, by its short name."""
     nodes = lab.json("get", "nodes")["items"]
@@ -134,7 +141,7 @@ def changed(lab: Lab) -> dict[str, str]:
 
 
 def all_are(pods: str) -> dict[str, str]:
-    return {"master-1": pods, "node-1": pods, "node-2": pods}
+    return dict.fromkeys(NODES, pods)
 
 
 def of_addon(lab: Lab) -> set[str]:
@@ -150,9 +157,7 @@ def test_what_cannot_be_done_is_told_and_nothing_is_changed(lab: Lab) -> None:
     before = lab.journals()
     plan = json.loads(lab.slipway(*market.upgrade(lab, SECOND, "--plan", "--output", "json")).stdout)
     assert [(market.short(lab, node["node"]), node["from"], node["to"], node["turn"]) for node in plan["nodes"]] == [
-        ("master-1", VERSION, VERSION, 1),
-        ("node-1", VERSION, VERSION, 2),
-        ("node-2", VERSION, VERSION, 3),
+        (name, VERSION, VERSION, turn) for turn, name in enumerate(NODES, 1)
     ]
     assert "prune-addons" in [step["id"] for step in plan["steps"]]
     secret = lab.slipway("upgrade", lab.name, SECOND, "--yes", check=False)
@@ -164,13 +169,17 @@ def test_what_cannot_be_done_is_told_and_nothing_is_changed(lab: Lab) -> None:
     assert lab.journals() == before
 
 
-def test_a_change_that_was_killed_is_finished_by_the_same_command_and_the_application_is_served_all_the_time(lab: Lab) -> None:
+def test_a_change_that_was_killed_is_finished_by_the_same_command_and_nobody_who_uses_the_cluster_notices(
+    lab: Lab, traffic: Traffic
+) -> None:
     # As an earlier slipway has left it.
     login = lab.login(lab.first)
     lab.take_login()
     assert lab.registry(MANIFEST) == 200
     client = Client(lab.worker, market.PORT)
     until(client.answers)
+    traffic.begin()
+    kill_at(market.upgrade(lab, SECOND), f"- change master {lab.name}-master-2")
     said = kill_at(market.upgrade(lab, SECOND), f"- change node {lab.name}-node-1")
     # The master has had its turn, and its registry asks for a login; those that are still to come have it already.
     assert lab.registry(MANIFEST) == 401
@@ -182,10 +191,12 @@ def test_a_change_that_was_killed_is_finished_by_the_same_command_and_the_applic
     done = lab.slipway(*market.upgrade(lab, SECOND, "--output", "json"), timeout=HANG)
     assert f"+ change master {lab.name}-master-1 (done before)" in done.stderr
     assert json.loads(done.stdout)["resumed"]
+    told = traffic.end()
     client.stop()
     answers = client.answers()
-    assert [answer for answer in answers if not answer.app] == []
-    assert len(answers) > 100
+    assert told.lost == ()
+    assert [answer for answer in answers if not (answer.api and answer.app)] == []
+    assert min(len(answers), told.reads, told.service) > 100
     assert changed(lab) == all_are(AFTER)
     assert "--max-requests-inflight=401" in server(lab)
     found = lab.status()
@@ -208,11 +219,14 @@ def test_addons_that_only_the_image_before_had_are_gone_but_for_what_is_somebody
     lab.kubectl("get", "deployment", "metrics-server", "--namespace=kube-system")
 
 
-def test_a_rollback_brings_the_former_image_back_and_sends_next_to_nothing(lab: Lab) -> None:
+def test_a_rollback_brings_the_former_image_back_and_sends_next_to_nothing(lab: Lab, traffic: Traffic) -> None:
     client = Client(lab.worker, market.PORT)
+    traffic.begin()
     done = lab.slipway(*market.rollback(lab), timeout=HANG)
+    told = traffic.end()
     client.stop()
-    assert [answer for answer in client.answers() if not answer.app] == []
+    assert told.lost == ()
+    assert [answer for answer in client.answers() if not (answer.api and answer.app)] == []
     assert changed(lab) == all_are(BEFORE)
     assert "--max-requests-inflight=401" not in server(lab)
     assert of_addon(lab) == OF_ADDON
@@ -222,6 +236,21 @@ def test_a_rollback_brings_the_former_image_back_and_sends_next_to_nothing(lab: 
     assert (market.page(lab), market.settings(lab)) == ("kept from version 1", "from = the Clusterfile")
     again = lab.slipway(*market.rollback(lab), check=False)
     assert (again.returncode, "has been rolled back already" in again.stderr) == (7, True)
+
+
+def test_all_parts_of_all_masters_are_started_anew_and_nobody_who_uses_the_cluster_notices(lab: Lab, traffic: Traffic) -> None:
+    """etcd as well, which neither image has of its own."""
+    part = "get", "pod", f"etcd-{lab.name}-master-1", "--namespace=kube-system", "--output=jsonpath={.metadata.annotations}"
+    before = lab.kubectl(*part)
+    client = Client(lab.worker, market.PORT)
+    traffic.begin()
+    lab.slipway("certs", "renew", lab.name, timeout=HANG)
+    told = traffic.end()
+    client.stop()
+    assert told.lost == ()
+    assert [answer for answer in client.answers() if not (answer.api and answer.app)] == []
+    until(lambda: lab.kubectl(*part) != before)
+    until(lambda: lab.status()["healthy"])
 
 
 @pytest.mark.long
@@ -238,7 +267,7 @@ def test_a_change_that_lost_a_machine_is_told_and_rolled_back_from_where_it_stoo
     half_way = lab.status()
     assert half_way["change"]["kind"] == "upgrade"
     assert [one["address"] for one in half_way["unreachable"]] == [lost]
-    assert {name: pods for name, pods in changed(lab).items() if name != "node-2"} == {"master-1": AFTER, "node-1": AFTER}
+    assert {name: pods for name, pods in changed(lab).items() if name != "node-2"} == dict.fromkeys(NODES[:-1], AFTER)
     lab.reboot(lost)
     lab.slipway(*market.rollback(lab), timeout=HANG)
     found = until(lambda: (now := lab.status())["healthy"] and now)

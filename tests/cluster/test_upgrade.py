@@ -18,6 +18,7 @@ from harness.runtimes.kubeadm import CONFIG
 from tests.cluster import market
 from tests.cluster.conftest import PROJECT
 from tests.cluster.lab import MEMBERS, Client, Lab, kill_at, until
+from tests.cluster.traffic import Traffic
 from tests.conftest import Slipway
 from tests.waiting import HANG
 
@@ -37,32 +38,6 @@ MOMENTS = (
     "launch: ",
 )
 """The steps at whose beginning the command is killed, in order."""
-
-# Asks the API by way of the machine's own balancer, each time on a new connection, so that nothing is tried twice unseen; and changes an
-# object all the time, which a watch beside it must see change after change. A watch that the server ends goes on from where it was.
-_READS = """cd /run/traffic
-curl -s -K api --http1.1 --rate 25/s -H 'Connection: close' -m 60 -o /dev/null -w '%{http_code} %{errormsg}\\n' \
-  'https://apiserver.cluster.local:6443/api/v1/namespaces/default/configmaps/traffic?[1-1000000]' > reads
-"""
-_WRITES = """cd /run/traffic
-n=0
-until [ -e stop ]; do
-  n=$((n + 1))
-  code=$(curl -s -K api -m 60 -o /dev/null -w '%{http_code} %{errormsg}' -X PATCH -H 'Content-Type: application/merge-patch+json' \
-    -d '{"data":{"n":"'$n'"}}' https://apiserver.cluster.local:6443/api/v1/namespaces/default/configmaps/traffic)
-  echo "$n $code" >> writes
-  sleep 0.3
-done
-"""
-_WATCH = """cd /run/traffic
-touch watched
-while :; do
-  version=$(sed -n 's/.*"resourceVersion":"\\([0-9]*\\)".*/\\1/p' watched | tail -n 1)
-  curl -sN -K api "https://apiserver.cluster.local:6443/api/v1/namespaces/default/configmaps?watch=1&fieldSelector=metadata.name=traffic&\
-resourceVersion=${version:-$(cat begin)}" >> watched
-  sleep 0.2
-done
-"""
 
 
 @pytest.fixture(scope="module")
@@ -106,76 +81,24 @@ def test_what_cannot_be_done_is_told_and_nothing_is_changed(lab: Lab) -> None:
     assert lab.journals() == before
 
 
-class Traffic:
-    """What a worker asks of the API all the time, and what it was told."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.machine = lab.worker
-        lab.kubectl("create", "configmap", "traffic", "--from-literal=n=0")
-        lab.kubectl("create", "serviceaccount", "traffic")
-        lab.kubectl("create", "role", "traffic", "--verb=get,list,watch,patch", "--resource=configmaps")
-        lab.kubectl("create", "rolebinding", "traffic", "--role=traffic", "--serviceaccount=default:traffic")
-        token = lab.kubectl("create", "token", "traffic", "--duration=4h").strip()
-        begin = lab.json("get", "configmap", "traffic")["metadata"]["resourceVersion"]
-        files = {
-            "api": f'cacert = "/etc/kubernetes/pki/ca.crt"\nheader = "Authorization: Bearer {token}"\n',
-            "begin": begin,
-            "reads.sh": _READS,
-            "writes.sh": _WRITES,
-            "watch.sh": _WATCH,
-        }
-        self.machine.run("mkdir -p -m 0700 /run/traffic")
-        for name, text in files.items():
-            self.machine.put(text.encode(), f"/run/traffic/{name}", 0o600)
-        for name in ("watch", "reads", "writes"):
-            self.machine.run(f"systemd-run --unit=traffic-{name} sh /run/traffic/{name}.sh 2>&1")
-
-    def _lines(self, name: str) -> list[str]:
-        return self.machine.run(f"cat /run/traffic/{name} 2> /dev/null", check=False).stdout.splitlines()
-
-    def reads(self) -> list[str]:
-        """What each read was answered: a status, and what curl says of a failure."""
-        return self._lines("reads")
-
-    def writes(self) -> dict[str, str]:
-        """What each write was answered, by the number that it wrote."""
-        return dict(line.split(" ", 1) for line in self._lines("writes"))
-
-    def watched(self) -> list[str]:
-        """The numbers that the watch has seen, in order; it sees the object that there was at first as well."""
-        return [json.loads(line)["object"]["data"]["n"] for line in self._lines("watched") if line.endswith("}")]
-
-    def stop(self) -> None:
-        # Not in the middle of a write: nobody would know whether the server took it.
-        self.machine.run("touch /run/traffic/stop")
-        until(lambda: not self.machine.run("systemctl is-active traffic-writes", check=False).ok)
-        self.machine.run("systemctl stop traffic-reads")
-        last = list(self.writes())[-1]
-        until(lambda: self.watched()[-1] == last)
-        self.machine.run("systemctl stop traffic-watch")
-
-
 def test_an_upgrade_killed_ten_times_is_finished_by_the_same_command_and_nobody_who_uses_the_cluster_notices(
     lab: Lab, record_property: Any
 ) -> None:
     client, traffic = Client(lab.worker, market.PORT), Traffic(lab)
     until(client.answers)
-    until(traffic.reads)
+    traffic.begin()
     for moment in MOMENTS:
         kill_at(words(lab), f"- {moment.replace('NAME', lab.name)}")
     done = lab.slipway(*words(lab, "--output", "json"), timeout=2 * HANG)
     until(lambda: len(traffic.reads()) >= REQUESTS)
-    traffic.stop()
+    told = traffic.end()
     client.stop()
     assert f"+ change master {lab.name}-master-1 (done before)" in done.stderr
     assert json.loads(done.stdout)["resumed"]
-    reads, writes, watched = traffic.reads(), traffic.writes(), traffic.watched()
-    record_property("requests", f"{len(reads)} reads, {len(writes)} writes, {len(watched)} events; killed {len(MOMENTS)} times")
-    assert [answer for answer in reads if answer.strip() != "200"] == []
-    assert {number: answer for number, answer in writes.items() if answer.strip() != "200"} == {}
-    assert [number for number in watched if number != "0"] == list(writes)
     answers = client.answers()
-    assert [answer for answer in answers if not answer.app] == []
+    record_property("requests", f"{told}, {len(answers)} of the application; killed {len(MOMENTS)} times")
+    assert told.lost == ()
+    assert [answer for answer in answers if not (answer.api and answer.app)] == []
     assert len(answers) > 100
     assert versions(lab) == dict.fromkeys(NODES, NEW)
     found = until(lambda: (now := lab.status())["healthy"] and now)

@@ -29,6 +29,8 @@ PROGRAMS = {
   -L) cat "$STUB/connections" 2>/dev/null ;;
   -A | -a) ! grep -qxF -e "$*" "$STUB/rules" && echo "$*" >> "$STUB/rules" ;;
   -D) grep -v -F -e " -t $3 " "$STUB/rules" > "$STUB/fewer"; mv "$STUB/fewer" "$STUB/rules" ;;
+  -e) grep -v -F -e "-a -t $3 -r $5 " "$STUB/rules" > "$STUB/fewer" && echo "-a -t $3 -r $5 $6 $7 $8" >> "$STUB/fewer"
+    mv "$STUB/fewer" "$STUB/rules" ;;
   -d) grep -v -F -e "-a -t $3 -r $5 " "$STUB/rules" > "$STUB/fewer"; mv "$STUB/fewer" "$STUB/rules" ;;
   *) exit 2 ;;
 esac""",
@@ -104,7 +106,18 @@ class Kept:
         return self.rules_file.read_text().splitlines()
 
     def servers(self, port: int = 6443) -> set[str]:
-        return {line.split()[4].rpartition(":")[0] for line in self.rules if line.startswith(f"-a -t {VIP}:{port} ")}
+        """Those that get new connections."""
+        return {address for address, weight in self.weights(port).items() if weight}
+
+    def weights(self, port: int = 6443) -> dict[str, int]:
+        words = [line.split() for line in self.rules if line.startswith(f"-a -t {VIP}:{port} ")]
+        return {word[4].rpartition(":")[0]: int(word[7]) for word in words}
+
+    def says(self, address: str, answer: str) -> None:
+        """Have a server answer so from now on."""
+        part = self.folder / "part"
+        part.write_text(answer)
+        part.rename(self.folder / f"says.{address}:6443")
 
     def until(self, holds: Callable[[], object]) -> None:
         until(holds, lambda: (self.rules, (self.folder / "log").read_text()))
@@ -158,11 +171,48 @@ def test_everybody_is_asked_for_what_it_serves(kept: Kept) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("said", "lives"), [("HTTP/1.1 401 Unauthorized", True), ("HTTP/1.0 403 Forbidden", True), ("HTTP/1.1 500 no etcd", False), ("", False)]
-)
+READY, FRESH = "HTTP/1.0 200 OK\r\n\r\nok", "HTTP/1.0 403 Forbidden\r\n\r\n{}"
+LEAVING = "HTTP/1.0 500 Internal Server Error\r\n\r\n[+]ping ok\n[-]shutdown failed: reason withheld\nreadyz check failed"
+
+
+def test_one_that_ends_gets_no_new_connections_and_keeps_those_that_it_has(kept: Kept) -> None:
+    (kept.folder / "connections").write_text(f"TCP 14:59 ESTABLISHED 10.0.0.7:40000 {VIP}:6443 10.0.0.3:6443\n")
+    kept.start()
+    kept.says("10.0.0.3", LEAVING)
+    kept.until(lambda: kept.weights() == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0})
+    kept.rounds()
+    assert not (kept.folder / "cut").exists()
+    assert "api 10.0.0.3 LEAVING" in (kept.folder / "run/servers").read_text()
+    kept.kill("10.0.0.3:6443")
+    kept.until(lambda: "10.0.0.3" not in kept.weights())
+    kept.until((kept.folder / "cut").exists)
+    # Before it knows who may do what it refuses everybody, and then it is not ready yet.
+    for said in (FRESH, "HTTP/1.0 500 Internal Server Error\r\n\r\n[-]informer-sync failed: reason withheld"):
+        kept.says("10.0.0.3", said)
+        kept.kill("10.0.0.3:6443", dead=False)
+        kept.rounds()
+        assert "10.0.0.3" not in kept.weights()
+        kept.kill("10.0.0.3:6443")
+    kept.says("10.0.0.3", READY)
+    kept.kill("10.0.0.3:6443", dead=False)
+    kept.until(lambda: kept.servers() == set(MASTERS))
+
+
+def test_where_all_end_or_all_refuse_they_are_still_asked(kept: Kept) -> None:
+    for master in MASTERS:
+        kept.says(master, FRESH)
+    kept.start()
+    kept.rounds()
+    assert kept.servers() == set(MASTERS)
+    kept.says(MASTERS[0], LEAVING)
+    kept.until(lambda: kept.weights() == {MASTERS[0]: 1})
+    kept.says(MASTERS[1], READY)
+    kept.until(lambda: kept.weights() == {MASTERS[0]: 0, MASTERS[1]: 1})
+
+
+@pytest.mark.parametrize(("said", "lives"), [("HTTP/1.1 401 Unauthorized", True), ("HTTP/1.1 500 no etcd", False), ("", False)])
 def test_one_that_asks_for_credentials_lives_and_one_that_is_not_ready_does_not(kept: Kept, said: str, lives: bool) -> None:
-    (kept.folder / "says.10.0.0.3:6443").write_text(f"{said}\r\n")
+    kept.says("10.0.0.3", f"{said}\r\n")
     kept.start()
     if lives:
         kept.rounds()

@@ -285,7 +285,7 @@ def test_the_others_learn_of_masters_in_their_own_words(tmp_path: Any) -> None:
     masters = [(node.name, node.address) for node in found.masters]
     texts = membership.balancers(found, masters, frozenset({"10.0.0.1"}))
     assert texts[led.address] == ipvs.config(VIP, led.address, [address for _, address in masters], ["10.0.0.1"])
-    assert "listen api" in texts[found.workers[1].address]
+    assert "frontend api" in texts[found.workers[1].address]
 
 
 def test_a_keeper_that_learns_something_is_told_to_read_it(monkeypatch: pytest.MonkeyPatch) -> None:

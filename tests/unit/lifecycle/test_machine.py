@@ -25,8 +25,19 @@ MASTERS = tuple(member(number, registry=True) for number in (1, 2, 3))
 WORKER = member(9, "node")
 
 
-def sections(text: str) -> dict[str, str]:
-    return {part.split("\n", maxsplit=1)[0]: part for part in text.split("\nlisten ")[1:]}
+def sections(text: str) -> dict[str, list[str]]:
+    """The parts of a configuration of haproxy by their first lines, each with its other lines that are not comments."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line and not line.startswith(" "):
+            found[line] = lines = []
+        elif line.strip() and not line.strip().startswith("#"):
+            lines.append(line.strip())
+    return found
+
+
+def servers(lines: list[str]) -> list[str]:
+    return [line.split()[2] for line in lines if line.startswith("server ") and " check" in line]
 
 
 def test_forwarding_is_required_of_the_families_that_are_asked_for() -> None:
@@ -39,13 +50,26 @@ def test_forwarding_is_required_of_the_families_that_are_asked_for() -> None:
 
 def test_a_worker_reaches_api_and_registry_of_every_master_that_lives() -> None:
     found = sections(machine.balancer_config(cluster(*MASTERS, WORKER), WORKER))
-    assert set(found) == {"api", "registry"}
-    for name, port in (("api", 6443), ("registry", 5000)):
-        assert f"bind 127.0.0.1:{port}" in found[name]
-        assert [line.split()[2] for line in found[name].splitlines() if line.strip().startswith("server")] == [
-            f"10.0.0.{number}:{port}" for number in (1, 2, 3)
-        ]
-        assert "check" in found[name]
+    assert set(found) == {"global", "defaults", "frontend api", "backend api", "backend api-unsure", "listen registry"}
+    for part, port in (("backend api", 6443), ("backend api-unsure", 6443), ("listen registry", 5000)):
+        assert servers(found[part]) == [f"10.0.0.{number}:{port}" for number in (1, 2, 3)]
+    assert "bind 127.0.0.1:6443" in found["frontend api"]
+    assert "bind 127.0.0.1:5000" in found["listen registry"]
+
+
+def test_an_api_server_that_ends_gets_no_new_connections_and_one_that_does_not_know_its_rules_yet_is_not_ready() -> None:
+    found = sections(machine.balancer_config(cluster(*MASTERS, WORKER), WORKER))
+    leaving = 'http-check expect error-status L7OKC ! string "[-]shutdown failed"'
+    expected = [line for line in found["backend api"] if line.startswith("http-check expect")]
+    assert expected == [leaving, "http-check expect status 200,401"]
+    # Where nobody may ask without a name.
+    assert "http-check expect status 200,401,403" in found["backend api-unsure"]
+    assert found["frontend api"][1:] == [
+        "use_backend api-unsure if { nbsrv(api) eq 0 } { nbsrv(api-unsure) gt 0 }",
+        "default_backend api",
+    ]
+    # Nobody else would take what the only one does not get.
+    assert leaving not in sections(machine.balancer_config(cluster(MASTERS[0], WORKER), WORKER))["backend api"]
 
 
 def test_a_master_with_images_asks_itself() -> None:
@@ -67,7 +91,7 @@ def test_the_names_of_the_cluster_are_known_again_whenever_a_machine_boots() -> 
 def test_a_master_without_images_asks_the_others_for_them_only() -> None:
     fourth = member(4)
     assert machine.needs_balancer(fourth)
-    assert set(sections(machine.balancer_config(cluster(*MASTERS, fourth), fourth))) == {"registry"}
+    assert set(sections(machine.balancer_config(cluster(*MASTERS, fourth), fourth))) == {"global", "defaults", "listen registry"}
 
 
 def test_an_address_of_version_six_is_written_as_one() -> None:

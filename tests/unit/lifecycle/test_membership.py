@@ -160,9 +160,10 @@ def test_balancers_lead_to_all_masters_and_for_images_to_those_that_have_them(tm
     masters = [(node.name, node.address) for node in found.masters]
     texts = membership.balancers(found, masters, frozenset({"10.0.0.1", "10.0.0.2", "10.0.0.3"}))
     assert set(texts) == {"10.0.0.4", "10.0.0.5"}
-    assert texts["10.0.0.5"].count(":6443 check") == 4
+    for backend in ("backend api\n", "backend api-unsure\n"):
+        assert texts["10.0.0.5"].partition(backend)[2].partition("\n\n")[0].count(":6443 check") == 4
     assert texts["10.0.0.5"].count(":5000 check") == 3
-    assert "listen api" not in texts["10.0.0.4"]
+    assert "frontend api" not in texts["10.0.0.4"]
 
 
 def test_a_master_that_does_not_answer_is_taken_for_one_that_holds_images(tmp_path: Any) -> None:

@@ -176,6 +176,9 @@ def test_the_first_turn_comes_when_every_node_has_everything_and_each_next_one_w
         assert leads_to(found, f"turn-{number}", f"healthy-{number - 1}")
     assert leads_to(found, "turn-4", "start-addons")
     assert leads_to(found, "update-cluster", "healthy-3")
+    # No pod is moved while a kube-proxy is replaced.
+    assert leads_to(found, "turn-4", "healthy-cluster")
+    assert leads_to(found, "healthy-cluster", "prune-addons")
     assert list(found)[-3:] == ["wait-for-workloads", "record", "end"]
 
 
@@ -505,16 +508,104 @@ def test_a_master_whose_control_plane_does_not_come_up_has_the_former_one_again(
 ) -> None:
     made = work(store, tmp_path)
     node = made.setup.masters[0]
-    monkeypatch.setattr(staticpods, "put_back", lambda _: None)
+    monkeypatch.setattr(staticpods, "put_back", lambda _, **__: None)
     error = transition._taken_back(made, node, CheckError("kube-apiserver does not run"))
     assert "the one before it serves again: kube-apiserver does not run" in error.message
 
-    def worse(_: object) -> None:
+    def worse(_: object, **__: object) -> None:
         raise CommandError("etcd does not start")
 
     monkeypatch.setattr(staticpods, "put_back", worse)
     error = transition._taken_back(made, node, CheckError("kube-apiserver does not run"))
     assert transition.BACKUP in str(error.hint)
+
+
+class Happened:
+    """What is done on a master, in order, without any of it."""
+
+    def __init__(self, made: Work, monkeypatch: pytest.MonkeyPatch, runs: str = "registry.k8s.io/etcd:3.6.1") -> None:
+        self.order: list[str] = []
+        self.fails: set[str] = set()
+        made.setup.runtime = self
+        for name in ("leave", "come_back", "halt", "put_back", "wait"):
+            monkeypatch.setattr(staticpods, name, self._noting(name))
+        monkeypatch.setattr(staticpods, "replace", self._replace)
+        for name in ("_await_leaders", "_require_version", "_wait_ready"):
+            monkeypatch.setattr(transition, name, self._noting(name))
+        monkeypatch.setattr(transition, "_peers", lambda _: "")
+        for node in made.setup.masters:
+            node.answers = {f"cat {etcd.MANIFEST}": f"    image: {runs}\n"}  # type: ignore[attr-defined]
+
+    def _noting(self, name: str) -> Any:
+        def note(*_: Any, **__: Any) -> None:
+            self.order.append(name)
+            if name in self.fails:
+                raise CheckError("no")
+
+        return note
+
+    def _replace(self, _: Any, parts: tuple[str, ...], write: Any, *, serves: bool = True, **__: Any) -> None:
+        self.order.append(f"{' '.join(parts)}{'' if serves else ' alone'}")
+        write()
+        if parts[0] in self.fails:
+            raise CheckError("no")
+
+    def store_image(self, _: Any) -> str:
+        return "registry.k8s.io/etcd:3.7.0"
+
+    def __getattr__(self, name: str) -> Any:
+        return (lambda *_: self.order.append(name)) if name == "start_kubelet" else (lambda *_: None)
+
+
+def test_an_api_server_is_away_before_its_etcd_is_and_until_that_has_come_back(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = work(store, tmp_path)
+    happened = Happened(made, monkeypatch)
+    transition._control_plane(made, made.setup.masters[0])
+    controllers = "kube-controller-manager kube-scheduler"
+    assert happened.order == [
+        "leave", "etcd alone", "kube-apiserver", controllers, "come_back", "_await_leaders", "_require_version",
+    ]  # fmt: skip
+    happened.order.clear()
+    happened.fails = {"kube-apiserver"}
+    with pytest.raises(CheckError, match="the one before it serves again"):
+        transition._control_plane(made, made.setup.masters[0])
+    assert happened.order == ["leave", "etcd alone", "kube-apiserver", "put_back"]
+
+
+def test_the_only_api_server_is_never_taken_away(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = work(store, tmp_path, 1, 1, versions={"10.0.0.1": "v1.36.3"})
+    happened = Happened(made, monkeypatch)
+    transition._control_plane(made, made.setup.masters[0])
+    assert "leave" not in happened.order
+    assert happened.order[0] == "etcd"
+
+
+def test_the_parts_of_a_master_end_in_good_order_before_a_kubelet_of_another_version_starts_them_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = work(store, tmp_path, versions={"10.0.0.1": "v1.36.3", "10.0.0.2": "v1.36.4", "10.0.0.4": "v1.36.3"})
+    happened = Happened(made, monkeypatch)
+    transition._start_kubelet(made, made.setup.masters[0])
+    assert happened.order == ["halt", "start_kubelet", "come_back", "wait", "_wait_ready", "_await_leaders"]
+    for node in (made.setup.masters[1], made.setup.workers[0]):
+        happened.order.clear()
+        transition._start_kubelet(made, node)
+        assert happened.order == ["start_kubelet", "_wait_ready"]
+
+
+def test_masters_whose_change_was_cut_off_come_up_before_anything_is_judged(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed: list[str] = []
+    monkeypatch.setattr(staticpods, "resume", lambda node: resumed.append(node.address))
+    monkeypatch.setattr(apps, "unfit", lambda *_: ["stop here"])
+    for again, expected in ((False, []), (True, ["10.0.0.1", "10.0.0.2", "10.0.0.3"])):
+        made = work(store, tmp_path / str(again), resumed=again)
+        with pytest.raises(CheckError, match="stop here"):
+            plan(made)["check"].action()
+        assert sorted(resumed) == expected
 
 
 def test_a_turn_of_a_master_ends_when_controllers_and_scheduler_are_at_work_again(store: Store, tmp_path: Path) -> None:

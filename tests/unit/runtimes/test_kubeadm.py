@@ -110,6 +110,17 @@ def test_what_the_cluster_keeps_does_not_bind_masters_that_join_later() -> None:
     assert "extraArgs" not in config(cluster(3), initial=False)["ClusterConfiguration"]["etcd"]["local"]
 
 
+def test_an_api_server_serves_on_for_a_moment_when_it_ends_where_others_take_over() -> None:
+    server = config(cluster(3))["ClusterConfiguration"]["apiServer"]
+    assert arguments(server["extraArgs"]) == {"shutdown-delay-duration": "10s", "shutdown-watch-termination-grace-period": "10s"}
+    # Masters that join by hand do so too.
+    assert config(cluster(3), initial=False)["ClusterConfiguration"]["apiServer"] == server
+    assert "extraArgs" not in config(cluster(1, 2))["ClusterConfiguration"]["apiServer"]
+    asked = {"kind": "ClusterConfiguration", "apiServer": {"extraArgs": [{"name": "shutdown-delay-duration", "value": "60s"}]}}
+    found = config(cluster(3, documents=({"apiVersion": "kubeadm.k8s.io/v1beta4", **asked},)))["ClusterConfiguration"]["apiServer"]
+    assert arguments(found["extraArgs"])["shutdown-delay-duration"] == "60s"
+
+
 def test_extra_arguments_are_lists() -> None:
     found = config(cluster(3, 1))
     registration = found["InitConfiguration"]["nodeRegistration"]

@@ -1,0 +1,161 @@
+"""How the API server of a master leaves and comes back, by the shell that does it, also when that is killed in the middle.
+
+The kubelet is a stand-in: what runs is what has a manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import CheckError, CommandError
+from harness.process import Result
+from harness.runtimes import staticpods
+from harness.runtimes.staticpods import PARTS
+from tests.unit.lifecycle.standin import StandIn
+from tests.waiting import HANG
+
+# Any of them may be the last one that the shell starts: then it is killed.
+COUNT = """n=$(($(cat "$STUB/count" 2>/dev/null || echo 0) + 1)); echo $n > "$STUB/count"
+if [ $n -eq "${KILL_AT:-0}" ]; then kill -9 0; fi
+"""
+PROGRAMS = {
+    # A part is seen to run once more than it has a manifest: it takes its time to end.
+    "ctr": """case "$*" in
+  *'tasks ls'*)
+    echo 'TASK PID STATUS'
+    for part in etcd kube-apiserver kube-controller-manager kube-scheduler; do
+      if [ -e "$STUB/etc/manifests/$part.yaml" ]; then touch "$STUB/runs.$part"; fi
+      if [ -e "$STUB/runs.$part" ]; then echo "id-$part 1 RUNNING"; fi
+      if [ -e "$STUB/runs.$part" ] && [ ! -e "$STUB/etc/manifests/$part.yaml" ] && [ ! -e "$STUB/stuck" ]; then
+        rm "$STUB/runs.$part"; echo "$part ended" >> "$STUB/happened"
+      fi
+    done ;;
+  *'containers ls'*) part=${6#*==}; echo "id-${part%%,*}" ;;
+esac""",
+    "kubectl": """case "$*" in
+  *' get lease kube-scheduler '*) echo "elsewhere_1" ;;
+  *' get lease '*) echo "$(uname -n)_1-a" ;;
+  *' patch lease '*) for word; do :; done; echo "released $5 $word" >> "$STUB/happened" ;;
+esac""",
+    "systemctl": 'echo "systemctl $*" >> "$STUB/happened"',
+    "systemd-run": 'for word; do :; done; echo "armed $word" >> "$STUB/happened"',
+    "sleep": ":",
+    **{name: f'exec /bin/{name} "$@"' for name in ("cp", "mv", "rm", "mkdir", "cat")},
+}
+
+
+class KilledError(Exception):
+    """The shell did not come to its end."""
+
+
+class Master(StandIn):
+    """A folder for a machine, on which commands are run. ``kill_at``: the shell is killed at so manieth program."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("10.0.0.1", "one")
+        self.folder, self.kill_at = folder, 0
+        self.manifests, self.state = folder / "etc/manifests", folder / "state"
+        programs = folder / "state/rootfs/bin"
+        for place in (self.manifests, programs):
+            place.mkdir(parents=True)
+        for part in PARTS:
+            (self.manifests / f"{part}.yaml").write_text(f"# {part}\n")
+            (folder / f"runs.{part}").touch()
+        for name, text in PROGRAMS.items():
+            (programs / name).write_text(f"#!/bin/sh\nPATH=/bin:/usr/bin\n{COUNT if name != 'cat' else ''}{text}\n")
+            (programs / name).chmod(0o755)
+
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+        here = command.replace("/etc/kubernetes", str(self.folder / "etc")).replace("/var/lib/slipway", str(self.state))
+        env = {"PATH": f"{self.state}/rootfs/bin:{os.environ['PATH']}", "STUB": str(self.folder), "KILL_AT": str(self.kill_at)}
+        done = subprocess.run(
+            ["sh", "-c", here], env=env, capture_output=True, text=True, timeout=HANG, check=False, start_new_session=True
+        )
+        if done.returncode == -signal.SIGKILL:
+            raise KilledError
+        if check and done.returncode:
+            raise CommandError(f"exit code {done.returncode}", details=done.stdout + done.stderr)
+        return Result((), done.returncode, done.stdout, done.stderr)
+
+    @property
+    def there(self) -> Mapping[str, str]:
+        """Manifests that the kubelet sees."""
+        return {path.name.removesuffix(".yaml"): path.read_text() for path in self.manifests.iterdir()}
+
+    @property
+    def happened(self) -> list[str]:
+        return (self.folder / "happened").read_text().splitlines()
+
+
+WHOLE = {part: f"# {part}\n" for part in PARTS}
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Master:
+    return Master(tmp_path)
+
+
+def test_the_controllers_hand_over_and_end_before_the_api_server_does(master: Master) -> None:
+    staticpods.leave(master)
+    assert master.there == {"etcd": "# etcd\n"}
+    ends = [line for line in master.happened if line.endswith(" ended") or line.startswith("released")]
+    assert ends[-1] == "kube-apiserver ended"
+    assert {line for line in ends if line.endswith("ended")} == {f"{part} ended" for part in PARTS if part != "etcd"}
+    (released,) = (line for line in ends if line.startswith("released"))
+    holder = f"{os.uname().nodename}_1-a"
+    at = '"path":"/spec/holderIdentity"'
+    patch = f'[{{"op":"test",{at},"value":"{holder}"}},{{"op":"replace",{at},"value":""}}]'
+    assert released == f"released kube-controller-manager {patch}"
+    staticpods.come_back(master)
+    assert master.there == WHOLE
+    assert not (master.state / "away").exists()
+
+
+def test_what_has_been_replaced_meanwhile_stays(master: Master) -> None:
+    staticpods.leave(master)
+    (master.manifests / "kube-apiserver.yaml").write_text("# newer\n")
+    staticpods.come_back(master)
+    assert master.there == {**WHOLE, "kube-apiserver": "# newer\n"}
+    staticpods.leave(master)
+    staticpods.come_back(master)
+    assert master.there == {**WHOLE, "kube-apiserver": "# newer\n"}
+
+
+def test_one_that_does_not_end_is_told_and_stays(master: Master) -> None:
+    (master.folder / "stuck").touch()
+    with pytest.raises(CheckError, match="kube-controller-manager does not end"):
+        staticpods.leave(master, timeout=1)
+    assert master.there == WHOLE
+
+
+@pytest.mark.parametrize("returns", ["by the same again", "by itself"])
+def test_killed_at_any_moment_all_of_it_comes_back(tmp_path: Path, returns: str) -> None:
+    kills = 0
+    while True:
+        made = Master(tmp_path / str(kills))
+        made.kill_at = kills + 1
+        try:
+            staticpods.leave(made)
+        except KilledError:
+            kills += 1
+        else:
+            break
+        made.kill_at = 0
+        if returns == "by itself":
+            # The timer has been set before anything was taken away.
+            assert made.there == WHOLE or f"armed {made.state}/return.sh" in made.happened
+            made.run("if [ -e /var/lib/slipway/return.sh ]; then sh /var/lib/slipway/return.sh; fi")
+        else:
+            staticpods.leave(made)
+            assert made.there == {"etcd": "# etcd\n"}
+            staticpods.come_back(made)
+        assert made.there == WHOLE, f"killed at program {kills}"
+        assert {path.name for path in (made.folder / "etc").iterdir()} <= {"manifests", ".slipway-manifests-new.yaml"}
+    assert kills > 20
