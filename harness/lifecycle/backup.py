@@ -1,7 +1,8 @@
 """``slipway backup``: all that a cluster knows in one file: etcd's data, the keys, and what was applied. Checked after it was written.
 
-The file is a tar, sealed with a password when one is given: ``backup.json`` says what it is of and has the checksum of every other member;
-``Clusterfile`` and ``kubeadm.yaml`` are what the cluster keeps about itself, ``pki/`` the keys, ``etcd/snapshot.db`` a snapshot of etcd.
+The file is a tar, encrypted in the format of age when a password is given: ``backup.json`` says what it is of and has the checksum of every
+other member; ``Clusterfile`` and ``kubeadm.yaml`` are what the cluster keeps about itself, ``pki/`` the keys, ``etcd/snapshot.db`` a
+snapshot of etcd.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from harness import clusterstate, durable, kubeobjects, log, untrusted
 from harness.errors import CheckError, CommandError, NodeError, SlipwayError, UsageError
 from harness.lifecycle import access, certificates, kubeconfigs
 from harness.lifecycle.access import Access
-from harness.lifecycle.sealed import Opening, Sealing, is_sealed
+from harness.lifecycle.sealed import BEFORE_AGE, Opening, Sealing, is_sealed
 from harness.nodes import LONG_TIMEOUT, Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import add
@@ -234,8 +235,14 @@ def open_backup(file: Path, password: str | None = None) -> Iterator[tuple[Conte
         raise UsageError(f"{file}: no such file")
     with file.open("rb") as source, tempfile.TemporaryFile(dir=file.absolute().parent) as snapshot:
         stream: Any = source
-        sealed = is_sealed(source.read(32))
+        start = source.read(32)
         source.seek(0)
+        sealed = is_sealed(start)
+        if start.startswith(BEFORE_AGE):
+            raise UsageError(
+                f"{file} is encrypted in a format of slipway that age has replaced",
+                hint="restore it with the version of slipway that wrote it, then take another backup",
+            )
         if sealed:
             if password is None:
                 raise UsageError(f"{file} is encrypted", hint="give its password with --password-env NAME or --password")
