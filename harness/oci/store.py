@@ -450,16 +450,10 @@ class Store:
 
     @contextlib.contextmanager
     def _flock(self, name: str, how: int) -> Iterator[None]:
-        # A new open file each time: flock belongs to it, so threads exclude each other as processes do,
-        # and the kernel lets go of it when the process is killed.
-        with self._disk():
-            descriptor = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
+        with contextlib.ExitStack() as stack:
             with self._disk():
-                liveness.lock(descriptor, how, self.root / name)
+                stack.enter_context(liveness.locked(self.root / name, how))
             yield
-        finally:
-            os.close(descriptor)
 
     # Cache records
 
