@@ -13,7 +13,6 @@ import datetime
 import hashlib
 import io
 import json
-import os
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -198,27 +197,18 @@ def _front(cluster: Access, master: SshNode, members: Mapping[str, bytes], statu
 
 def _write(file: Path, front: Mapping[str, Any], members: Mapping[str, bytes], snapshot: BinaryIO, password: str | None) -> None:
     """In one move, readable by its owner only."""
-    handle, part = tempfile.mkstemp(dir=file.absolute().parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "wb") as target:
-            sealing = Sealing(target, password) if password is not None else None
-            with tarfile.open(fileobj=cast("BinaryIO", sealing or target), mode="w|", format=tarfile.GNU_FORMAT) as tar:
-                add(tar, _FRONT, json.dumps(front, indent=2, sort_keys=True).encode())
-                for name, data in members.items():
-                    add(tar, name, data)
-                entry = tarfile.TarInfo(SNAPSHOT)
-                entry.mode, entry.size = 0o600, front["files"][SNAPSHOT]["size"]
-                snapshot.seek(0)
-                tar.addfile(entry, snapshot)
-            if sealing is not None:
-                sealing.close()
-            target.flush()
-            os.fsync(target.fileno())
-        Path(part).rename(file)
-        durable.sync_folder(file.absolute().parent)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    with durable.replacing(file) as target:
+        sealing = Sealing(target, password) if password is not None else None
+        with tarfile.open(fileobj=cast("BinaryIO", sealing or target), mode="w|", format=tarfile.GNU_FORMAT) as tar:
+            add(tar, _FRONT, json.dumps(front, indent=2, sort_keys=True).encode())
+            for name, data in members.items():
+                add(tar, name, data)
+            entry = tarfile.TarInfo(SNAPSHOT)
+            entry.mode, entry.size = 0o600, front["files"][SNAPSHOT]["size"]
+            snapshot.seek(0)
+            tar.addfile(entry, snapshot)
+        if sealing is not None:
+            sealing.close()
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------------

@@ -595,19 +595,10 @@ class Store:
 
     def _replace(self, path: Path, data: bytes) -> None:
         """Give ``path`` new content at once; a reader sees the old or the new."""
-        temporary = self._temporary()
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        with durable.replacing(path, mode=None, folder=self._tmp) as file:
+            file.write(data)
             # What is written here names blobs: their own names come first.
             durable.sync_folder(self._blobs)
-            temporary.replace(path)
-            durable.sync_folder(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
     @contextlib.contextmanager
     def _disk(self, digest: str | None = None) -> Iterator[None]:

@@ -64,6 +64,16 @@ _TAR_READING = {"is_tarfile", "extractfile", "extractall", "getmembers", "getnam
 _YAML_LOADING = {"load", "load_all", "safe_load", "safe_load_all", "full_load", "full_load_all", "compose", "compose_all", "parse", "scan"}
 
 
+RENAMES = {
+    "harness.durable": "the function that all others call",
+    "harness.gotools": "whole folders",
+    "harness.trees": "whole folders",
+    "harness.oci.store": "blobs, which are written in many calls and resumed, and take the name of their digest",
+    "harness.oci.volumes": "volumes, which are locked while they are written, and are renamed together",
+}
+"""Who may rename by itself, and what. All else is written by harness.durable."""
+
+
 def name_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -186,6 +196,17 @@ def test_yaml_from_elsewhere_is_loaded_behind_its_limits_only() -> None:
     loaders = {name for name in SOURCES if any(module == "yaml" and function in _YAML_LOADING for module, function, _ in calls(name))}
     assert loaders <= YAML_LOADERS | {"harness.clusterfile.source"}
     assert [name for name in SOURCES if name not in YAML_LOADERS and "SafeLoader" in SOURCES[name].read_text()] == []
+
+
+def renames(module: str, function: str, call: ast.Call) -> bool:
+    if module in ("os", "shutil"):
+        return function in ("rename", "renames", "replace", "move")
+    # A text is replaced by two arguments, a dataclass by names.
+    return function == "rename" or (function == "replace" and len(call.args) == 1 and module not in ("copy", "dataclasses"))
+
+
+def test_files_are_put_in_place_by_one_function_only() -> None:
+    assert {name for name in SOURCES if any(renames(*found) for found in calls(name))} == set(RENAMES)
 
 
 def test_the_process_of_jinja_imports_nothing_of_ours() -> None:
