@@ -601,11 +601,14 @@ def dns_judged(text: str, server: str, name: str, expected: str | None) -> str |
     return None
 
 
+_DNS_ID = 0x5170
+
+
 def dns_query(name: str) -> bytes:
-    """A DNS question for the IPv4 address of ``name``, framed for TCP (RFC 1035, 4.1 and 4.2.2)."""
-    labels = b"".join(bytes([len(label)]) + label for label in name.rstrip(".").encode("ascii").split(b"."))
-    message = bytes.fromhex("517001000001000000000000") + labels + b"\0" + bytes.fromhex("00010001")
-    return len(message).to_bytes(2, "big") + message
+    """A DNS question for the IPv4 address of ``name``, framed for TCP."""
+    import dns.message
+
+    return dns.message.make_query(name, "A", id=_DNS_ID).to_wire(prepend_length=True)
 
 
 def dns_addresses(answer: bytes) -> tuple[str, ...]:
@@ -613,34 +616,22 @@ def dns_addresses(answer: bytes) -> tuple[str, ...]:
 
     Raises ValueError with the reason when the answer is cut, is an error, or belongs to another question.
     """
-    message = answer[2:]
-    if len(message) < 12 or len(message) < int.from_bytes(answer[:2], "big"):
+    import dns.exception
+    import dns.message
+    import dns.rcode
+    import dns.rdatatype
+
+    size = int.from_bytes(answer[:2], "big")
+    if len(answer) < 2 + size or not size:
         raise ValueError("no whole answer came" if answer else "no answer came")
-    if message[:2] != b"\x51\x70":
+    try:
+        message = dns.message.from_wire(answer[2 : 2 + size])
+    except dns.exception.DNSException as broken:
+        raise ValueError(f"the answer is not valid: {broken}") from broken
+    if message.id != _DNS_ID:
         raise ValueError("the answer belongs to another question")
-    code = message[3] & 15
+    code = message.rcode()
     if code:
-        raise ValueError({2: "the server failed", 3: "no such name", 5: "refused"}.get(code, f"error {code}"))
-    position = 12
-    for _ in range(int.from_bytes(message[4:6], "big")):
-        position = _after_name(message, position) + 4
-    found = []
-    for _ in range(int.from_bytes(message[6:8], "big")):
-        position = _after_name(message, position)
-        kind, size = message[position : position + 2], int.from_bytes(message[position + 8 : position + 10], "big")
-        if kind == b"\0\1" and size == 4:
-            found.append(".".join(str(byte) for byte in message[position + 10 : position + 14]))
-        position += 10 + size
-    return tuple(found)
-
-
-def _after_name(message: bytes, position: int) -> int:
-    """Where the name at ``position`` ends: after a zero label, or after a two-byte pointer to another name."""
-    while position < len(message):
-        size = message[position]
-        if size >= 0xC0:
-            return position + 2
-        if size == 0:
-            return position + 1
-        position += size + 1
-    raise ValueError("no whole answer came")
+        reasons = {dns.rcode.SERVFAIL: "the server failed", dns.rcode.NXDOMAIN: "no such name", dns.rcode.REFUSED: "refused"}
+        raise ValueError(reasons.get(code, f"error {code}"))
+    return tuple(str(record) for records in message.answer if records.rdtype == dns.rdatatype.A for record in records)

@@ -6,14 +6,13 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import durable, paths, untrusted
+from harness import durable, liveness, paths, untrusted
 from harness.errors import SlipwayError, UsageError
 
 DEFAULT_NAME = "default"
@@ -75,15 +74,12 @@ class ClusterState:
     def lock(self) -> Iterator[None]:
         """Be the only command that changes this cluster from here. Raises UsageError when another one is at it; ends with the process."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as taken:
+                stack.enter_context(liveness.locked(self.folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
+            except BlockingIOError as taken:
                 raise UsageError(f"another command is changing the cluster {self.name}", hint="wait for its end") from taken
             yield
-        finally:
-            os.close(descriptor)
 
     def forget(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,8 @@
-"""Who we are to a registry: Docker's ``config.json`` and its credential helpers, read at every use so that a login is seen at once."""
+"""Who we are to a registry: Docker's ``config.json`` and its credential helpers, read at every use so that a login is seen at once.
+
+``docker.auth`` and ``docker.credentials`` read the same file, but they know no ``registrytoken``, give a helper no time limit, take a
+broken file for one without logins, and cannot write it.
+"""
 
 from __future__ import annotations
 

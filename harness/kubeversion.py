@@ -2,6 +2,9 @@
 
 The language is that of the semver library which helm and sealer use: blanks and commas join, ``||`` separates alternatives,
 ``1.34 - 1.36`` is inclusive, ``^ ~ x *`` as everywhere, and a part that is left out stands for any number.
+
+The ``node-semver`` package cannot read it: npm's language has no ``!=``, ``=>`` and ``=<``, and ``>=1.40-0``, by which a chart admits
+pre-releases of every later version, admits only those of 1.40.0 there.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 A process id alone says nothing: another container numbers its processes anew. A folder is held by a flock, which ends with the process
 and counts for everybody who sees the folder. Where there is no folder a label says boot, PID namespace, process id and start time; only
 a process of the same namespace can tell that such an owner has ended.
+
+``filelock`` locks no folder and no file that is being written, and its only lock that readers share is a SQLite database: all locks here
+are plain flocks.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness import log
@@ -89,6 +92,21 @@ def lock(descriptor: int, how: int, path: Path) -> None:
         fcntl.flock(descriptor, how)
     finally:
         told.cancel()
+
+
+@contextlib.contextmanager
+def locked(path: Path, how: int) -> Iterator[None]:
+    """Hold a flock on a file that is there for this only. Raises BlockingIOError when ``how`` says not to wait, and OSError.
+
+    A new open file each time: flock belongs to it, so threads exclude each other as processes do, and the kernel lets go of it when the
+    process is killed.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        lock(descriptor, how, path)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class HeldFolder:

@@ -14,19 +14,17 @@ first two languages because there is nothing in them that grows, Jinja in a proc
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import posixpath
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import jinjarender, log, process
+from harness import durable, jinjarender, log, process
 from harness.errors import Fault, InputError
 
 GO, JINJA = ".tmpl", ".j2"
@@ -191,16 +189,8 @@ def _text(path: Path) -> str | None:
 
 def _write(path: Path, text: str, mode: int) -> None:
     """Replace a file in one move: what has the old one linked or open keeps it."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(text.encode())
-        Path(name).chmod(mode)
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise
+    with durable.replacing(path, mode=mode, sync=False) as file:
+        file.write(text.encode())
 
 
 def _undefined(path: str, line: int, name: str) -> Fault:

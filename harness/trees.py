@@ -87,14 +87,8 @@ def _hold(place: Path) -> None:
         _held[place] = opened
 
 
-@contextlib.contextmanager
-def _lease(how: int) -> Iterator[None]:
-    opened = os.open(folder().with_suffix(".lease"), os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        liveness.lock(opened, how, folder().with_suffix(".lease"))
-        yield
-    finally:
-        os.close(opened)
+def _lease(how: int) -> contextlib.AbstractContextManager[None]:
+    return liveness.locked(folder().with_suffix(".lease"), how)
 
 
 # Removing

@@ -238,6 +238,7 @@ def backup(
     """Save etcd's data, the keys and the applied Clusterfile of a cluster to one file, and check it.
 
     The file holds the keys of the cluster and all of its secrets: only its owner may read it, and a password encrypts it.
+    An encrypted file opens without slipway too: `age -d FILE | tar x`.
     """
     from harness.lifecycle import backup as saving
 

@@ -6,11 +6,10 @@ before it is rendered.
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -19,7 +18,6 @@ from harness.clusterfile.source import RESOLVERS, Node, Report, documents
 
 _STAND_IN = re.compile(r"slipwayStandIn(\d+)x")
 _ODD_BREAK = re.compile("[\r\x85\u2028\u2029]")
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _BARE_LIKE = re.compile(r"^(?:y|Y|n|N|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)$")
 
 
@@ -130,49 +128,18 @@ def read_toml(text: str) -> dict[str, Any]:
 
 def write_toml(value: Mapping[str, Any]) -> str:
     """Tables in their order, single values before the tables below them. Raises ValueError for null, which TOML does not have."""
-    return "\n\n".join(_tables(value, ())).lstrip("\n") + "\n"
+    import tomli_w
 
-
-def _tables(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    own = [f"{_key(name)} = {_toml(value, name)}" for name, value in table.items() if not _is_table(value)]
-    head = [f"[{'.'.join(map(_key, path))}]"] if path and (own or not table) else []
-    found = ["\n".join([*head, *own])] if head or own else []
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            found += _tables(value, (*path, name))
-        elif _is_table(value):
-            for entry in value:
-                title = f"[[{'.'.join(map(_key, (*path, name)))}]]"
-                below = _tables(entry, (*path, name))
-                has_own = not entry or any(not _is_table(part) for part in entry.values())
-                first = below.pop(0) if has_own else title
-                found += ["\n".join([title, *first.splitlines()[1:]]), *below]
-    return found
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, Mapping) or (isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value))
-
-
-def _key(name: str) -> str:
-    return name if _BARE.fullmatch(name) else _toml_text(name)
-
-
-def _toml(value: Any, name: str) -> str:
-    if value is None:
+    for name in _nulls(value):
         raise ValueError(f"{name}: TOML has no null")
-    if isinstance(value, str):
-        return _toml_text(value)
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, list):
-        return f"[{', '.join(_toml(item, name) for item in value)}]"
-    if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{_key(key)} = {_toml(item, key)}' for key, item in value.items())} }}" if value else "{}"
-    # Python writes nan and inf as TOML does, and true and false in capitals.
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    return tomli_w.dumps(value)
 
 
-def _toml_text(text: str) -> str:
-    # JSON's escapes are TOML's; both are plain ASCII here but for the delete character, which TOML wants escaped too.
-    return json.dumps(text).replace("\x7f", "\\u007f")
+def _nulls(value: Any, name: str = "") -> Iterator[str]:
+    """The keys whose values are, or contain in lists, null."""
+    if value is None:
+        yield name
+    elif isinstance(value, Mapping):
+        yield from (found for key, child in value.items() for found in _nulls(child, key))
+    elif isinstance(value, list):
+        yield from (found for item in value for found in _nulls(item, name))

@@ -1,7 +1,8 @@
 """``slipway backup``: all that a cluster knows in one file: etcd's data, the keys, and what was applied. Checked after it was written.
 
-The file is a tar, sealed with a password when one is given: ``backup.json`` says what it is of and has the checksum of every other member;
-``Clusterfile`` and ``kubeadm.yaml`` are what the cluster keeps about itself, ``pki/`` the keys, ``etcd/snapshot.db`` a snapshot of etcd.
+The file is a tar, encrypted in the format of age when a password is given: ``backup.json`` says what it is of and has the checksum of every
+other member; ``Clusterfile`` and ``kubeadm.yaml`` are what the cluster keeps about itself, ``pki/`` the keys, ``etcd/snapshot.db`` a
+snapshot of etcd.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import datetime
 import hashlib
 import io
 import json
-import os
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.lifecycle import access, certificates, kubeconfigs
 from harness.lifecycle.access import Access
 from harness.lifecycle.etcd import take_snapshot
-from harness.lifecycle.sealed import Opening, Sealing, is_sealed
+from harness.lifecycle.sealed import BEFORE_AGE, Opening, Sealing, is_sealed
 from harness.nodes import Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import add
@@ -159,27 +159,18 @@ def _front(cluster: Access, master: SshNode, members: Mapping[str, bytes], statu
 
 def _write(file: Path, front: Mapping[str, Any], members: Mapping[str, bytes], snapshot: BinaryIO, password: str | None) -> None:
     """In one move, readable by its owner only."""
-    handle, part = tempfile.mkstemp(dir=file.absolute().parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "wb") as target:
-            sealing = Sealing(target, password) if password is not None else None
-            with tarfile.open(fileobj=cast("BinaryIO", sealing or target), mode="w|", format=tarfile.GNU_FORMAT) as tar:
-                add(tar, _FRONT, json.dumps(front, indent=2, sort_keys=True).encode())
-                for name, data in members.items():
-                    add(tar, name, data)
-                entry = tarfile.TarInfo(SNAPSHOT)
-                entry.mode, entry.size = 0o600, front["files"][SNAPSHOT]["size"]
-                snapshot.seek(0)
-                tar.addfile(entry, snapshot)
-            if sealing is not None:
-                sealing.close()
-            target.flush()
-            os.fsync(target.fileno())
-        Path(part).rename(file)
-        durable.sync_folder(file.absolute().parent)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    with durable.replacing(file) as target:
+        sealing = Sealing(target, password) if password is not None else None
+        with tarfile.open(fileobj=cast("BinaryIO", sealing or target), mode="w|", format=tarfile.GNU_FORMAT) as tar:
+            add(tar, _FRONT, json.dumps(front, indent=2, sort_keys=True).encode())
+            for name, data in members.items():
+                add(tar, name, data)
+            entry = tarfile.TarInfo(SNAPSHOT)
+            entry.mode, entry.size = 0o600, front["files"][SNAPSHOT]["size"]
+            snapshot.seek(0)
+            tar.addfile(entry, snapshot)
+        if sealing is not None:
+            sealing.close()
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------------
@@ -196,8 +187,14 @@ def open_backup(file: Path, password: str | None = None) -> Iterator[tuple[Conte
         raise UsageError(f"{file}: no such file")
     with file.open("rb") as source, tempfile.TemporaryFile(dir=file.absolute().parent) as snapshot:
         stream: Any = source
-        sealed = is_sealed(source.read(32))
+        start = source.read(32)
         source.seek(0)
+        sealed = is_sealed(start)
+        if start.startswith(BEFORE_AGE):
+            raise UsageError(
+                f"{file} is encrypted in a format of slipway that age has replaced",
+                hint="restore it with the version of slipway that wrote it, then take another backup",
+            )
         if sealed:
             if password is None:
                 raise UsageError(f"{file} is encrypted", hint="give its password with --password-env NAME or --password")

@@ -14,7 +14,6 @@ import dataclasses
 import datetime
 import gzip
 import json
-import os
 import re
 import shlex
 import tarfile
@@ -24,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import checks, clusterstate, log, untrusted
+from harness import checks, clusterstate, durable, log, untrusted
 from harness.errors import Fault, InputError, NodeError, SlipwayError, UsageError
 from harness.lifecycle import access, preflight, redaction
 from harness.lifecycle import status as states
@@ -297,17 +296,11 @@ def recent(text: str, since: datetime.timedelta | None, now: datetime.datetime |
 
 def _pack(folder: Path, index: Mapping[str, Any], file: Path) -> None:
     """Everything in a fixed order, readable by its owner only, in one move."""
-    handle, part = tempfile.mkstemp(dir=file.absolute().parent, prefix=f".{file.name}.")
-    try:
-        with (
-            os.fdopen(handle, "wb") as target,
-            gzip.GzipFile(fileobj=target, mode="wb", mtime=0, filename="") as packed,
-            tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as tar,
-        ):
-            add(tar, "index.json", json.dumps(index, indent=1).encode())
-            for entry in index["files"]:
-                add(tar, entry["path"], (folder / entry["path"]).read_bytes())
-        Path(part).replace(file)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    with (
+        durable.replacing(file) as target,
+        gzip.GzipFile(fileobj=target, mode="wb", mtime=0, filename="") as packed,
+        tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as tar,
+    ):
+        add(tar, "index.json", json.dumps(index, indent=1).encode())
+        for entry in index["files"]:
+            add(tar, entry["path"], (folder / entry["path"]).read_bytes())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from harness import checks, untrusted
+from harness import checks, durable, untrusted
 from harness.clusterfile import Hook, Phase, Place
 from harness.clusterfile import hooks as values
 from harness.clusterfile.parse import image_hooks
@@ -152,13 +152,8 @@ def _etcd(setup: steps.Setup, hook: Hook, _: Phase, __: Node, ___: Collection[st
         return _etcd_kept(setup, hook)
     target = Path(hook.output or f"{setup.name}-etcd.db").expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as part:
-        place = Path(part.name)
-        try:
-            etcd.take_snapshot(setup.first, cast("BinaryIO", part))
-            place.replace(target)
-        finally:
-            place.unlink(missing_ok=True)
+    with durable.replacing(target) as file:
+        etcd.take_snapshot(setup.first, file)
     return f"{target}: {target.stat().st_size / 1e6:.1f} MB"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import graphlib
 import hashlib
 import json
 import posixpath
@@ -132,12 +133,10 @@ def _finished(text: str) -> dict[str, str]:
     return {words[0]: words[1] for words in lines if words[:1] != [_NOW] and (len(words) == 2 or (len(words) == 3 and words[2] == boot))}
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Task:
     step: Step
     node: Node | None
-    waits: int
-    then: list[_Task]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,11 +198,11 @@ def execute(steps: Sequence[Step], journal: Journal | None = None) -> None:
     After a failure nothing new starts; what runs is let end, then all failures are raised as one error.
     """
     check(steps)
-    tasks = _tasks(steps)
+    order = _order(steps)
     journal = journal or Journal()
     ended: queue.Queue[_Ended] = queue.Queue()
     shown: dict[str, _Shown] = {}
-    pool = _Pool(lambda task: _work(task, journal, ended), min(_MOST_AT_ONCE, len(tasks)))
+    pool = _Pool(lambda task: _work(task, journal, ended), min(_MOST_AT_ONCE, sum(max(1, len(step.nodes)) for step in steps)))
     failures: list[BaseException] = []
     running = 0
 
@@ -216,20 +215,18 @@ def execute(steps: Sequence[Step], journal: Journal | None = None) -> None:
             ended.put(_Ended(task, no_thread(refused), skipped=False, note=""))
 
     try:
-        for task in [task for task in tasks if task.waits == 0]:
-            start(task)
-            running += 1
-        while running:
+        while order.is_active():
+            for task in order.get_ready() if not failures else ():
+                start(task)
+                running += 1
+            if not running:
+                break
             result = ended.get()
             running -= 1
             _account(shown[result.task.step.id], result)
             if result.error is not None:
                 failures.append(result.error)
-            for follower in result.task.then:
-                follower.waits -= 1
-                if follower.waits == 0 and not failures:
-                    start(follower)
-                    running += 1
+            order.done(result.task)
     finally:
         pool.close()
         # Those left are steps of which not every node was begun, or all of them when we were interrupted.
@@ -324,16 +321,15 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _tasks(steps: Sequence[Step]) -> list[_Task]:
+def _order(steps: Sequence[Step]) -> graphlib.TopologicalSorter[_Task]:
+    order: graphlib.TopologicalSorter[_Task] = graphlib.TopologicalSorter()
     made: dict[str, dict[str, _Task]] = {}
     for step in steps:
-        tasks = {node.address: _Task(step, node, 0, []) for node in step.nodes} or {"": _Task(step, None, 0, [])}
-        for address, task in tasks.items():
-            for before in _before(step, address, made):
-                before.then.append(task)
-                task.waits += 1
-        made[step.id] = tasks
-    return [task for tasks in made.values() for task in tasks.values()]
+        made[step.id] = {node.address: _Task(step, node) for node in step.nodes} or {"": _Task(step, None)}
+        for address, task in made[step.id].items():
+            order.add(task, *_before(step, address, made))
+    order.prepare()
+    return order
 
 
 def _before(step: Step, address: str, made: dict[str, dict[str, _Task]]) -> Iterable[_Task]:

@@ -19,7 +19,6 @@ from urllib3.exceptions import HTTPError
 
 from harness import log, untrusted
 from harness.errors import StoreError
-from harness.oci import transport
 from harness.oci.model import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
@@ -146,7 +145,7 @@ class Client:
         """The tags of a repository, in the registry's order; none when there is no such repository. Raises RemoteError."""
         endpoint = self._own(reference)
         try:
-            return self._pages(reference, endpoint, f"{transport.paths(endpoint.reference).tags_url().removeprefix('/v2/')}?n=1000", "tags")
+            return self._pages(reference, endpoint, f"{endpoint.repository}/tags/list?n=1000", "tags")
         except RemoteError as absent:
             if absent.status == 404:
                 return ()
@@ -362,11 +361,11 @@ def _index(data: bytes) -> tuple[Descriptor, ...] | None:
 def _manifest_path(reference: Reference, *, tag: bool = False) -> str:
     """``tag``: the tag is what is meant, though the digest may be known."""
     named = reference.tag if tag and reference.tag else reference.digest or reference.tag
-    return str(transport.paths(reference).manifest_url(named)).removeprefix("/v2/")
+    return f"{reference.path}/manifests/{named}"
 
 
 def _blob_path(reference: Reference, digest: str) -> str:
-    return str(transport.paths(reference).get_blob_url(digest)).removeprefix("/v2/")
+    return f"{reference.path}/blobs/{digest}"
 
 
 def _push(reference: Reference) -> str:

@@ -273,7 +273,7 @@ class Session:
         with self._lock:
             found = self._transports.get(key)
             if found is None:
-                found = Transport(base, transport.pool(base, self.registries, insecure=insecure), self.patience)
+                found = Transport(transport.pool(base, self.registries, insecure=insecure), self.patience)
                 self._transports[key] = found
             return found
 

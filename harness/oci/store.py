@@ -450,16 +450,10 @@ class Store:
 
     @contextlib.contextmanager
     def _flock(self, name: str, how: int) -> Iterator[None]:
-        # A new open file each time: flock belongs to it, so threads exclude each other as processes do,
-        # and the kernel lets go of it when the process is killed.
-        with self._disk():
-            descriptor = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
+        with contextlib.ExitStack() as stack:
             with self._disk():
-                liveness.lock(descriptor, how, self.root / name)
+                stack.enter_context(liveness.locked(self.root / name, how))
             yield
-        finally:
-            os.close(descriptor)
 
     # Cache records
 
@@ -601,19 +595,10 @@ class Store:
 
     def _replace(self, path: Path, data: bytes) -> None:
         """Give ``path`` new content at once; a reader sees the old or the new."""
-        temporary = self._temporary()
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        with durable.replacing(path, mode=None, folder=self._tmp) as file:
+            file.write(data)
             # What is written here names blobs: their own names come first.
             durable.sync_folder(self._blobs)
-            temporary.replace(path)
-            durable.sync_folder(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
     @contextlib.contextmanager
     def _disk(self, digest: str | None = None) -> Iterator[None]:

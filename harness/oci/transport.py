@@ -1,7 +1,7 @@
-"""HTTP to one registry: the addresses and the session of ``oras``, with our certificates, proxies and limits under it.
+"""HTTP to one registry, with our certificates, proxies and limits: one request is one request.
 
-oras answers a 401 itself, follows redirects with the password, and sleeps between tries of its own. Here nothing of that happens
-out of sight: one request is one request, and what comes back is for harness.oci.session to judge.
+What comes back is for harness.oci.session to judge: nothing here signs in, follows a redirect or tries again. ``oras`` does all three by
+itself, and reads and sends whole files; so it is the other client of the integration tests, and not the one here.
 """
 
 from __future__ import annotations
@@ -21,15 +21,10 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import IO, Any, cast
 
-import oras.container
-import oras.provider
-import requests
-import requests.adapters
 import urllib3
 import urllib3.connection
-from urllib3.exceptions import HTTPError, InsecureRequestWarning
+from urllib3.exceptions import InsecureRequestWarning
 
-from harness.oci.reference import Reference
 from harness.oci.trouble import Patience, TroubleError
 from harness.registries import Registries
 
@@ -39,12 +34,14 @@ _BLOCK = 256 << 10
 CONNECTIONS = 16
 """Connections to one host that are kept."""
 
+_ONCE = urllib3.Retry(0, read=False)
+"""No second try; what fails is raised as it is, or in a MaxRetryError."""
 
-class Transport(oras.provider.Registry):  # type: ignore[misc]  # oras has no types
-    """One registry (``base`` is ``https://host[:port]``). Safe for many threads."""
 
-    def __init__(self, base: str, pool: urllib3.PoolManager, patience: Patience) -> None:
-        parts = urllib.parse.urlsplit(base)
+class Transport:
+    """One registry. Safe for many threads."""
+
+    def __init__(self, pool: urllib3.PoolManager, patience: Patience) -> None:
         self._stopped = threading.Event()
         # Also a thread that asks for its pool only after close() finds it stopped.
         made: Any = {
@@ -52,40 +49,20 @@ class Transport(oras.provider.Registry):  # type: ignore[misc]  # oras has no ty
             for scheme, kind in {"http": _Pool, "https": _TlsPool}.items()
         }
         pool.pool_classes_by_scheme = made
-        super().__init__(hostname=parts.netloc, insecure=parts.scheme == "http")
         self._pool = pool
-        self._timeout = (patience.connect, patience.read)
-        self.session.trust_env = False  # proxies and passwords are looked up by us, not in .netrc
-        self.session.headers.clear()
-        self.session.get_redirect_target = lambda _: None
-        self.session.mount(f"{parts.scheme}://", _Adapter(pool))
-
-    def do_request(  # the one request of oras, which all its verbs go through
-        self,
-        url: str,
-        method: str = "GET",
-        data: Any = None,
-        headers: Mapping[str, str] | None = None,
-        json: Any = None,
-        stream: bool = True,
-    ) -> requests.Response:
-        """Raises what urllib3 raises."""
-        try:
-            answer: requests.Response = self.session.request(
-                method, url, data=data, json=json, headers=dict(headers or {}), stream=stream, allow_redirects=False, timeout=self._timeout
-            )
-        except requests.RequestException as problem:
-            cause = problem.args[0] if problem.args else None
-            if isinstance(cause, HTTPError):
-                raise cause from problem
-            raise
-        return answer
+        self._timeout = urllib3.Timeout(connect=patience.connect, read=patience.read)
 
     def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | IO[bytes] | None = None) -> urllib3.BaseHTTPResponse:
-        """Ask; the answer's body is not read yet. A body that is a file needs a Content-Length in ``headers``."""
+        """Ask; the answer's body is not read yet. A body that is a file needs a Content-Length in ``headers``.
+
+        Raises what urllib3 raises.
+        """
         # Compression on the way would change the bytes whose digest we check.
         plain = {"User-Agent": "slipway", "Accept-Encoding": "identity", **headers}
-        return cast("urllib3.BaseHTTPResponse", self.do_request(url, method, body, plain).raw)
+        return self._pool.urlopen(
+            method, url, body=body, headers=plain, redirect=False, retries=_ONCE, timeout=self._timeout, preload_content=False,
+            decode_content=False,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Drop all connections, those in use too; nobody gets a new one."""
@@ -96,27 +73,6 @@ class Transport(oras.provider.Registry):  # type: ignore[misc]  # oras has no ty
             if isinstance(found, _Pool):
                 found.abort()
         self._pool.clear()
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    """Gives the session our own pool, which knows certificates and proxies already."""
-
-    def __init__(self, pool: urllib3.PoolManager) -> None:
-        self._pool = pool
-        super().__init__(max_retries=0)
-
-    def init_poolmanager(self, *_: Any, **__: Any) -> None:
-        self.poolmanager = self._pool
-
-    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> Any:
-        # Not one connection pool but all: it knows whether a proxy wants the whole URL.
-        return self._pool
-
-    def request_url(self, request: requests.PreparedRequest, *_: Any) -> str:
-        return str(request.url)
-
-    def cert_verify(self, *_: Any, **__: Any) -> None:
-        """The pool's context verifies."""
 
 
 class _Heads:
@@ -236,15 +192,6 @@ class _Pool(urllib3.HTTPConnectionPool):
 
 class _TlsPool(_Pool, urllib3.HTTPSConnectionPool):
     ConnectionCls: Any = _TlsConnection
-
-
-def paths(reference: Reference) -> oras.container.Container:
-    """The addresses of a repository on its registry, as oras writes them (``.manifest_url()``, ``.upload_blob_url()``)."""
-    container = oras.container.Container.__new__(oras.container.Container)
-    # Not by its parser: ours has read the name already, and takes nested paths and hosts without a dot.
-    container.registry, container.namespace, container.repository = "", "", reference.path
-    container.tag, container.digest = reference.tag, reference.digest
-    return container
 
 
 def pool(base: str, registries: Registries, *, insecure: bool) -> urllib3.PoolManager:

@@ -11,7 +11,6 @@ from typing import IO, BinaryIO, cast
 import urllib3
 
 from harness import log
-from harness.oci import transport
 from harness.oci.model import Descriptor
 from harness.oci.session import PatientClient, Question
 from harness.oci.trouble import RemoteError, TroubleError, drain, summary
@@ -96,15 +95,14 @@ class _Upload:
         return f"repository:{self.endpoint.repository}:pull,push"
 
     def present(self) -> bool:
-        path = str(transport.paths(self.endpoint.reference).get_blob_url(self.blob.digest)).removeprefix("/v2/")
-        answer = self._ask(Question("HEAD", path, scope=self._scope, good=(200, 404)))
+        answer = self._ask(Question("HEAD", f"{self.endpoint.repository}/blobs/{self.blob.digest}", scope=self._scope, good=(200, 404)))
         length = answer.headers.get("Content-Length", "")
         # One with another length is not the blob; sending it again lets the registry find out.
         return answer.status == 200 and (not length.isdigit() or int(length) == self.blob.size)
 
     def begin(self, mount: str | None = None) -> str | None:
         """Where to send the blob; None when it has been mounted from the repository ``mount``."""
-        path = str(transport.paths(self.endpoint.reference).upload_blob_url()).removeprefix("/v2/")
+        path = f"{self.endpoint.repository}/blobs/uploads/"
         scope = self._scope
         if mount:
             path += "?" + urllib.parse.urlencode({"mount": self.blob.digest, "from": mount})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import dataclasses
 import hashlib
 import os
@@ -25,7 +24,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from harness import untrusted
+from harness import durable, untrusted
 from harness.errors import StoreError, UsageError
 from harness.oci.model import canonical_json
 
@@ -113,25 +112,13 @@ def create(prefix: Path, password: str, *, force: bool = False) -> tuple[Path, P
 
 def _place(path: Path, data: bytes, mode: int, *, force: bool) -> None:
     """Write a file at once; it never is there with other bytes or for more eyes than ``mode`` says."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)
+        with durable.replacing(path, mode=mode, overwrite=force) as file:
             file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        if force:
-            temporary.replace(path)
-        else:
-            os.link(temporary, path)  # unlike a rename, refuses when somebody else was quicker
     except FileExistsError as there:
         raise UsageError(f"{path} is there already", hint="choose another name with -f") from there
     except OSError as problem:
         raise UsageError(f"{path}: {problem.strerror or problem}") from problem
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def encrypt(key: PrivateKey, password: str) -> bytes:

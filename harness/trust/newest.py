@@ -8,15 +8,12 @@ its specification). A registry can still withhold what is new.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import fcntl
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
-from harness import durable, log, untrusted
+from harness import durable, liveness, log, untrusted
 from harness.errors import StoreError
 from harness.trust.signature import RefusedError, when
 
@@ -44,7 +41,8 @@ class Newest:
 
         Raises RefusedError for one that was signed earlier than the one before it, and for one of which nobody knows that.
         """
-        with self._locked():
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with liveness.locked(self.folder / f"{FILE}.lock", fcntl.LOCK_EX):
             tags = self._read()
             before = tags.get(offer.name)
             if before is not None and before.digest != offer.digest:
@@ -73,16 +71,6 @@ class Newest:
     @property
     def _file(self) -> Path:
         return self.folder / FILE
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / f"{FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     def _read(self) -> dict[str, _Admission]:
         """Raises StoreError: what cannot be read must not mean that anything may come."""

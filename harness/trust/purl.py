@@ -1,4 +1,8 @@
-"""Package URLs: the names that scanners know a package or an image by (the purl specification)."""
+"""Package URLs: the names that scanners know a package or an image by (the purl specification).
+
+``packageurl-python`` does not write them: it leaves ``/`` in a version as it is, and raises TypeError for a name of blanks or slashes,
+which a record of an image may have. The unit tests read them with it.
+"""
 
 from __future__ import annotations
 

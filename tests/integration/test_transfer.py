@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import oras.client
+import oras.schemas
 import pytest
 import urllib3
 from cryptography import x509
@@ -332,6 +334,40 @@ def test_tokens_for_push_and_pull(here: Site, there: Site, tokens: tuple[Registr
     assert here.push("web", f"{guarded.host}/team/copy:1").mounted == len(blobs_of(here.store, image))
     wrong = there.run("login", guarded.host, "--plain-http", "--username", USER, "--password-stdin", input="guessed\n", check=False)
     assert (wrong.returncode, "incorrect username or password" in wrong.stderr) == (4, True)
+
+
+def test_oras_reads_what_was_pushed_with_the_login_that_was_kept(here: Site, closed: Registry, tmp_path: Path) -> None:
+    """The Python client of oras: it shares neither code nor connections with ours."""
+    image = make(here.store, "web", "oras")
+    name, config = f"{closed.host}/oras/web:1", str(here.docker / "config.json")
+    here.run("login", closed.host, "--plain-http", "--username", USER, "--password-stdin", input=f"{PASSWORD}\n")
+    here.run("push", "web", name, "--plain-http")
+    client = oras.client.OrasClient(hostname=closed.host, insecure=True, auth_backend="basic")
+    client.auth.load_configs(client.get_container(name), configs=[config])
+    assert client.get_tags(name) == ["1"]
+    index = client.get_manifest(name, allowed_media_type=[OCI_INDEX], validation_schema=oras.schemas.index)
+    assert digest_of(canonical_json(index)) == image.digest
+    for entry in index["manifests"]:
+        part = f"{closed.host}/oras/web@{entry['digest']}"
+        layers = client.get_manifest(part, validation_schema=oras.schemas.manifest)["layers"]
+        files = client.pull(part, config_path=config, outdir=str(tmp_path / entry["digest"]))
+        assert [digest_of(Path(file).read_bytes()) for file in files] == [layer["digest"] for layer in layers]
+
+
+def test_what_oras_pushes_is_listed_and_refused_as_no_cloudimage(here: Site, plain: Registry, tmp_path: Path) -> None:
+    name = f"{plain.host}/oras/notes:1"
+    (tmp_path / "notes.txt").write_text("not a cluster")
+    client = oras.client.OrasClient(hostname=plain.host, insecure=True)
+    client.push(name, files=[f"{tmp_path}/notes.txt:text/plain"], disable_path_validation=True, quiet=True)
+    with here.client() as ours:
+        assert ours.tags(Reference.parse(name)) == ("1",)
+        (layer,) = json.loads(ours.manifest(Reference.parse(name)).data)["layers"]
+        blob = ours.blob(Reference.parse(name), layer["digest"], layer["size"])
+        assert (layer["mediaType"], blob.read(100)) == ("text/plain", b"not a cluster")
+        blob.close()
+    refused = here.run("pull", name, "--plain-http", check=False)
+    assert refused.returncode == 4
+    assert "Traceback" not in refused.output
 
 
 def test_a_credential_helper_keeps_the_password(here: Site, closed: Registry, tmp_path: Path) -> None:

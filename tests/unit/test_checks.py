@@ -418,6 +418,11 @@ def test_an_answer_of_the_cluster_dns_gives_its_addresses() -> None:
     assert checks.dns_addresses(answered(addresses=("10.96.0.1", "10.96.0.9"))) == ("10.96.0.1", "10.96.0.9")
 
 
+def test_a_question_to_the_cluster_dns_is_as_rfc_1035_has_it() -> None:
+    header, question = "517001000001000000000000", "0161026263" + "00" + "00010001"
+    assert checks.dns_query("a.bc").hex() == checks.dns_query("a.bc.").hex() == f"{len(header + question) // 2:04x}" + header + question
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -425,6 +430,9 @@ def test_an_answer_of_the_cluster_dns_gives_its_addresses() -> None:
         (answered()[:-3], "no whole answer"),
         (answered(code=3, addresses=()), "no such name"),
         (answered(code=2), "failed"),
+        (answered(code=9), "error 9"),
+        (answered().replace(b"\x51\x70", b"\x51\x71"), "another question"),
+        (answered().replace(b"\xc0\x0c", b"\xc0\xff"), "not valid"),
     ],
 )
 def test_an_answer_that_is_none_says_why(answer: bytes, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import io
@@ -9,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -82,6 +83,32 @@ def test_content_is_on_the_disk_before_the_name_and_the_name_before_it_returns(t
     durable.write(folder / "file", "x", mode=0o640)
     assert order.seen == ["sync file", "name file", "sync folder"]
     assert (folder / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_block_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(TypeError), durable.replacing(target) as file:
+        file.write(b"secret" + cast("Any", "text"))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "old"}
+
+
+def test_a_file_that_is_not_to_be_overwritten_is_not(tmp_path: Path) -> None:
+    for _ in range(2):
+        with contextlib.suppress(FileExistsError), durable.replacing(tmp_path / "file", overwrite=False) as file:
+            file.write(b"second" if (tmp_path / "file").exists() else b"first")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "first"}
+
+
+def test_without_a_mode_the_umask_decides(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        for mode, expected in ((None, 0o640), (0o604, 0o604), (0o600, 0o600)):
+            with durable.replacing(tmp_path / "file", mode=mode) as file:
+                file.write(b"x")
+            assert (tmp_path / "file").stat().st_mode & 0o777 == expected
+    finally:
+        os.umask(before)
 
 
 def test_blobs_have_their_names_on_the_disk_before_an_image_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

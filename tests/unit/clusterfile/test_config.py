@@ -50,8 +50,8 @@ def test_text_is_written_as_it_is() -> None:
         ("etc/a.yaml", "a: 1\nb:\n  - x\n"),
         ("etc/a.conf", "a: 1\nb:\n  - x\n"),
         ("etc/a.json", '{\n  "a": 1,\n  "b": [\n    "x"\n  ]\n}\n'),
-        ("etc/a.toml", 'a = 1\nb = ["x"]\n'),
-        ("etc/a.toml.tmpl", 'a = 1\nb = ["x"]\n'),
+        ("etc/a.toml", 'a = 1\nb = [\n    "x",\n]\n'),
+        ("etc/a.toml.tmpl", 'a = 1\nb = [\n    "x",\n]\n'),
     ],
 )
 def test_a_mapping_is_written_in_the_language_of_the_file(path: str, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import jsonschema
 import pytest
 
 from harness.clusterfile.kinds import KINDS
@@ -14,8 +15,6 @@ from harness.clusterfile.source import Report, documents
 from harness.errors import InputError
 
 from .reading import CASES, CLUSTERFILES, document, spec_text
-
-jsonschema = pytest.importorskip("jsonschema")
 
 
 def complaints(text: str) -> list[str]:

@@ -24,7 +24,7 @@ MEMBERS = {"Clusterfile": b"kind: Cluster\n", "kubeadm.yaml": b"kubernetesVersio
 
 @pytest.fixture(autouse=True)
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealed, "_COST", 2**4)
+    monkeypatch.setattr(sealed, "_COST", 4)
 
 
 def front(**more: Any) -> dict[str, Any]:
@@ -105,6 +105,15 @@ def test_a_missing_member_is_found(tmp_path: Path) -> None:
     _write(file, front(), {name: data for name, data in MEMBERS.items() if name != "pki/sa.key"}, io.BytesIO(DATA), None)
     with pytest.raises(UsageError, match=r"is damaged: pki/sa\.key"), open_backup(file):
         pass
+
+
+def test_encrypted_in_the_format_before_age_says_what_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "lab.backup"
+    file.write_bytes(sealed.BEFORE_AGE + bytes(100))
+    for password in (None, "word"):
+        with pytest.raises(UsageError, match="age has replaced") as raised, open_backup(file, password):
+            pass
+        assert "the version of slipway that wrote it" in (raised.value.hint or "")
 
 
 def test_an_encrypted_one_says_that_it_wants_a_password(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from harness import cloudimage
 from harness.cloudimage import Blob, CloudImage, EmbeddedImage, History, ImageSet, Info
@@ -97,6 +99,16 @@ def test_the_bill_lists_files_packages_modules_and_images(store: Store, full: Cl
         "pkg:golang/golang.org/x/net@v0.1.0",
         "pkg:golang/new/x@v1.1.0",
     ]
+
+
+def test_the_bill_is_as_the_schema_of_cyclonedx_wants_it(store: Store, full: CloudImage) -> None:
+    partial = write(store, platform_image(store, AMD64), platform_image(store, ARM64))
+    store.path(store.json(partial.digest)["manifests"][2]["digest"]).unlink()
+    for image in (full, cloudimage.read(store, partial.digest)):
+        text = json.dumps(sbom.make(store, image, WEB))
+        assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+        odd = text.replace('"type": "container"', '"type": "contained"', 1)
+        assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(odd) is not None
 
 
 def test_the_same_image_has_the_same_bill(store: Store, full: CloudImage) -> None:
