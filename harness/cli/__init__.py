@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from harness import log, process, timings
+from harness import about, log, process, timings
 from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     apps,
     archive,
@@ -148,6 +148,4 @@ def _common(
 @app.command()
 def version() -> None:
     """Show the version."""
-    from importlib import metadata
-
-    say(f"slipway {metadata.version('slipway')}")
+    say(f"slipway {about.version()}")
