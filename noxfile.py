@@ -108,7 +108,7 @@ def sbom(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run every ring, then print a table: lint types docs unit integration hostile fuzz cluster images. On request: long, upgrade, catalog."""
+    """Run every ring, print a table: lint types docs unit integration hostile fuzz cluster images. On request: long, upgrade, catalog."""
     names = session.posargs or [name for name in RINGS if name not in ON_REQUEST]
     unknown = [name for name in names if name not in RINGS]
     if unknown:

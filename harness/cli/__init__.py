@@ -137,7 +137,7 @@ def _common(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every command and request.")] = False,
     timings_file: Annotated[
         Path | None,
-        typer.Option("--timings", metavar="FILE", help="Write a timeline of the command, which trace viewers load.", show_default=False),
+        typer.Option("--timings", metavar="FILE", help="Write a timeline of the command for trace viewers.", show_default=False),
     ] = None,
 ) -> None:
     log.setup(quiet=quiet, verbose=verbose)
