@@ -22,7 +22,7 @@ root_doc = "index"
 exclude_patterns = ["README.md"]
 language = "en"
 
-# `sealos` and the like are words of the text, not names of Python.
+# Output of programs has no language.
 highlight_language = "none"
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 4

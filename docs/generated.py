@@ -93,24 +93,21 @@ def clusterfile() -> Iterator[str]:
             yield from (f"`apiVersion` matches `{versions['pattern']}`. The document is that project's own and is merged as it is.", "")
             continue
         yield from (f"`apiVersion`: {', '.join(f'`{word}`' for word in versions['enum'] if word)}.", "")
-        yield from ("| key | type | |", "|---|---|---|")
-        yield from _rows("metadata", document["properties"]["metadata"])
-        yield from _rows("spec", document["properties"]["spec"])
-        yield ""
+        yield from _keys("metadata", document["properties"]["metadata"])
+        yield from _keys("spec", document["properties"]["spec"])
 
 
-def _rows(path: str, value: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
-    """A row for a key and for each key below it."""
+def _keys(path: str, value: Mapping[str, Any], *, required: bool = False, depth: int = 0) -> Iterator[str]:
+    """An entry for a key and for each key below it."""
     if depth:
-        yield f"| `{path}` | {_type(value)} | {_prose(str(value.get('description', '')))} |"
+        kind = f"{_type(value)}, required" if required else _type(value)
+        yield from (f"`{path}`", f": *{kind}.* {_prose(str(value.get('description', '')))}".rstrip(), "")
     if depth < _DEEPEST:
         for form in (value, *value.get("anyOf", ())):
-            required = set(form.get("required", ()))
             for name, child in form.get("properties", {}).items():
-                note = {**child, "description": f"{child.get('description', '')} (required)".strip()} if name in required else child
-                yield from _rows(f"{path}.{name}", note, depth + 1)
+                yield from _keys(f"{path}.{name}", child, required=name in form.get("required", ()), depth=depth + 1)
             if isinstance(form.get("items"), dict) and not _is_plain(form["items"]):
-                yield from _rows(f"{path}[]", form["items"], 0)
+                yield from _keys(f"{path}[]", form["items"])
 
 
 def _is_plain(value: Mapping[str, Any]) -> bool:
@@ -120,9 +117,9 @@ def _is_plain(value: Mapping[str, Any]) -> bool:
 def _type(value: Mapping[str, Any]) -> str:
     """The type of a value in a few words; empty for null."""
     if "const" in value:
-        return f"`{json.dumps(value['const'])}`"
+        return json.dumps(value["const"])
     if "enum" in value:
-        return ", ".join(f"`{choice}`" for choice in value["enum"] if choice not in ("", None))
+        return " or ".join(str(choice) for choice in value["enum"] if choice not in ("", None))
     if "anyOf" in value:
         return " or ".join(dict.fromkeys(word for form in value["anyOf"] if (word := _type(form))))
     kind = value.get("type", "anything")
