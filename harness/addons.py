@@ -30,6 +30,13 @@ def _is_object(value: object) -> bool:
     return all(isinstance(text, str) and not re.search(r"\s", text) for text in texts) and bool(metadata["name"])
 
 
+def namespaces(texts: Iterable[str]) -> frozenset[str]:
+    """The namespaces that manifests make or put something into, but for ``default``. Raises StoreError for what is not YAML."""
+    kept = ((one["kind"], one["metadata"]) for one in documents(texts))
+    names = {metadata["name"] if kind == "Namespace" else metadata.get("namespace", "") for kind, metadata in kept}
+    return frozenset(names - {"", "default"})
+
+
 def has_label(document: Mapping[str, Any]) -> bool:
     labels = document["metadata"].get("labels")
     return isinstance(labels, Mapping) and LABEL in labels

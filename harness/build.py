@@ -39,7 +39,7 @@ from harness import (
     sealerimage,
     tools,
 )
-from harness.capture import Proxy, Pulled, as_asked, collect
+from harness.capture import Proxy, Pulled, collect
 from harness.cloudimage import App, CloudImage, EmbeddedImage, History, ImageSet, Info, PlatformImage
 from harness.clusterfile import secrecy
 from harness.credentials import Credentials
@@ -48,7 +48,7 @@ from harness.imagechoice import Choice
 from harness.kubefile import Kubefile
 from harness.oci.layer import Entry, Layer, write_layer
 from harness.oci.model import INDEXES, Platform, canonical_json
-from harness.oci.reference import Reference
+from harness.oci.reference import OWN_DOMAIN, Reference, as_asked
 from harness.oci.remote import Client, Manifest
 from harness.oci.store import Store
 from harness.rootfs import Step, Workshop
@@ -197,7 +197,7 @@ class _Built(Source):
     def marked(self, image: EmbeddedImage) -> EmbeddedImage:
         """The image with what it was built from, if it was and its name is another's."""
         reference = Reference.parse(image.name)
-        if self.used.get(image.name) != image.digest or reference.domain == imagechoice.OWN_DOMAIN:
+        if self.used.get(image.name) != image.digest or reference.domain == OWN_DOMAIN:
             return image
         return dataclasses.replace(image, built=self.builder.origin(reference, self.arguments))
 

@@ -30,14 +30,15 @@ from typing import Any, Protocol, Self, TypeVar
 from harness import log
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet
 from harness.errors import BuildError, SlipwayError
+from harness.oci.graph import child_for, descriptors
 from harness.oci.model import DOCKER_CONFIG, INDEXES, MANIFESTS, OCI_CONFIG, Descriptor, Platform
-from harness.oci.reference import Reference
+from harness.oci.reference import Reference, as_asked
 from harness.oci.remote import ACCEPT, Manifest
 from harness.oci.store import Store
 from harness.oci.trouble import RemoteError
-from harness.sources import Content, Fetcher, LayoutSource, RemoteSource, Source, Stream, descriptors
+from harness.sources import Content, Fetcher, LayoutSource, RemoteSource, Source, Stream
 
-__all__ = ["LayoutSource", "Proxy", "Pulled", "RemoteSource", "Source", "Stream", "as_asked", "collect"]
+__all__ = ["LayoutSource", "Proxy", "Pulled", "RemoteSource", "Source", "Stream", "collect"]
 
 _PATH = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<target>[^/]+)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -619,11 +620,6 @@ def _wanted(pulled: Iterable[Pulled], declared: Iterable[Declared], listed: Iter
     return [wanted for _, wanted in sorted(found.items())], faults
 
 
-def as_asked(reference: Reference) -> Reference:
-    """The name under which a node asks for an image: of tag and digest together it uses the digest only."""
-    return dataclasses.replace(reference, tag=None) if reference.digest else reference
-
-
 def _raise(faults: _Faults) -> None:
     if not faults:
         return
@@ -656,19 +652,6 @@ def _resolve(fetcher: Fetcher, image: _Wanted, platform: Platform) -> _Resolved:
         _check_platform(fetcher.store.json(config.digest), platform)
     manifests = [Descriptor(manifest.media_type, manifest.digest, len(manifest.data)) for manifest in chain]
     return _Resolved(image, chain[0], (*manifests, config, *layers))
-
-
-def child_for(index: bytes, platform: Platform) -> Descriptor:
-    """The entry of an index for ``platform``. Raises BuildError that says which platforms it has."""
-    # Attestations (of BuildKit) stand in the index too, for the platform unknown/unknown.
-    children = [child for child in descriptors(index) if child.platform is None or child.platform.os != "unknown"]
-    for child in children:
-        if child.platform and child.platform.matches(platform):
-            return child
-    if len(children) == 1 and children[0].platform is None:
-        return children[0]
-    there = sorted({str(child.platform.normal()) for child in children if child.platform})
-    raise BuildError(f"does not exist for {platform}, only for {', '.join(there) or 'no platform at all'}")
 
 
 def _check_platform(config: Mapping[str, Any], platform: Platform) -> None:

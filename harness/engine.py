@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import datetime
 import json
 import os
 import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from importlib import resources
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import docker
 import docker.errors
 
-from harness import durable, liveness, log, packages, process
+from harness import assets, durable, liveness, log, packages, process
 from harness.assets import oci_runtime
 from harness.errors import CommandError, EngineError
 
@@ -27,6 +28,11 @@ APIError = docker.errors.APIError
 
 LABEL_BUILD = "dev.slipway.build"
 """On containers and networks that a build made: the id of its process."""
+LABEL_KEY = "dev.slipway.key"
+"""On images that a build made: the digest of what they were made of."""
+SHORT_KEY = 12
+"""Digits of that key in the tag of such an image."""
+_IDLE = 7 * 86400
 
 STATE = Path("/var/lib/slipway/engine")
 SYSTEM_CONFIG = Path("/etc/docker/daemon.json")
@@ -157,7 +163,7 @@ def _runtime() -> Path:
 def _renew_runtime() -> None:
     """Bring the runtime of an engine of ours up to date: the engine starts it anew for each container."""
     interpreter = Path("/usr/bin/python3")
-    program = resources.files("harness.assets").joinpath("oci_runtime.py").read_text()
+    program = (assets.FOLDER / "oci_runtime.py").read_text()
     text = f"#!{interpreter if interpreter.exists() else shutil.which('python3')} -IS\n{program}"
     if os.geteuid() == 0 and _runtime().exists() and _runtime().read_text() != text:
         durable.write(_runtime(), text, mode=0o755)
@@ -260,3 +266,39 @@ def command_output(container: Any, argv: list[str], **options: Any) -> str:
         text = ((out or b"") + (err or b"")).decode(errors="replace").strip()
         raise CommandError(f"{' '.join(argv)}: exit code {code}", details=text)
     return (out or b"").decode(errors="replace")
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """A name that the engine has for an image of ours which nothing uses. ``bytes`` are those of its layers, shared ones among them."""
+
+    name: str
+    bytes: int
+
+
+def idle(client: Client, domain: str, now: float) -> tuple[Idle, ...]:
+    """The images of ours in the engine that no container is made of, and no build used within ``_IDLE`` seconds.
+
+    ``domain`` is that of images which only this project has.
+    What is in a build of another checkout at this moment was used just now.
+    """
+    busy = {container["ImageID"] for container in client.api.containers(all=True)}
+    found: list[Idle] = []
+    for image in client.api.images(filters={"label": LABEL_KEY}):
+        names = [name for name in image.get("RepoTags") or () if _is_ours(name, str(image["Labels"][LABEL_KEY]), domain)]
+        if names and image["Id"] not in busy and now - _last_named(client, image) > _IDLE:
+            found += [Idle(name, int(image["Size"]) if name == names[-1] else 0) for name in names]
+    return tuple(sorted(found, key=lambda one: one.name))
+
+
+def _is_ours(name: str, key: str, domain: str) -> bool:
+    """Whether we gave an image this name: an image that a user builds on one of ours inherits its label. Names of before had no key."""
+    return name.endswith(f"-{key[:SHORT_KEY]}") or name.startswith(f"{domain}/")
+
+
+def _last_named(client: Client, image: Mapping[str, Any]) -> float:
+    """When an image was given a name, in seconds since 1970; when it was made, where the engine does not know that."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        named = datetime.datetime.fromisoformat(client.images.get(image["Id"]).attrs["Metadata"]["LastTagTime"])
+        return max(named.timestamp(), float(image["Created"]))
+    return float(image["Created"])

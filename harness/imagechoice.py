@@ -19,7 +19,7 @@ import urllib3
 
 from harness import durable, log, paths, untrusted
 from harness.errors import SlipwayError
-from harness.oci.reference import Reference
+from harness.oci.reference import OWN_DOMAIN, Reference
 from harness.oci.remote import Client
 from harness.oci.session import Login
 from harness.oci.trouble import Patience, RemoteError
@@ -27,9 +27,6 @@ from harness.registries import Registries
 
 AUTO, UPSTREAM, BUILT = "auto", "upstream", "built"
 MODES = (AUTO, UPSTREAM, BUILT)
-
-OWN_DOMAIN = "slipway.dev"
-"""Names of images that exist only where images/ of this project builds them."""
 
 PROBE = Patience(connect=3, read=5, rate_window=5, attempts=1, timeouts=1)
 """One question to a registry that may not be there."""

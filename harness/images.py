@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import hashlib
 import json
 import re
@@ -23,11 +22,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from harness import engine, imagecontext, log, packages, process, programs, registries, scratch, sitenet, untrusted
+from harness import assets, engine, imagecontext, log, packages, process, programs, registries, scratch, sitenet, untrusted
 from harness.cloudimage import BuiltHere
 from harness.credentials import Credentials
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
-from harness.imagechoice import OWN_DOMAIN, Choice
+from harness.imagechoice import Choice
 from harness.oci.admission import Admitted
 from harness.oci.compression import PROGRAMS, ZstdWriter
 from harness.oci.extract import open_layer
@@ -45,13 +44,11 @@ _BUILDPLATFORM = re.compile(r"--platform=(\$BUILDPLATFORM|\$\{BUILDPLATFORM\})\s
 _ARG = re.compile(r"ARG\s+(?P<name>\w+)(?:=(?P<value>\S*))?\s*$", re.IGNORECASE)
 _PAINT = re.compile(r"\x1b\[[0-9;]*m")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-LABEL_KEY = "dev.slipway.key"
 BRIDGE, HOST = "bridge", "host"
 NETWORKS = (BRIDGE, HOST)
 """Docker's own network for containers, or this machine's, which only the user can ask for."""
-_LONGEST_TAG, _SHORT_KEY = 100, 12
-"""Letters of a tag, of at most 128, and digits of a key."""
-_IDLE = 7 * 86400
+_LONGEST_TAG = 100
+"""Letters of a tag, of at most 128."""
 _TOLD = 6
 """Packages that are named in a line."""
 FORMAT = "3"
@@ -115,8 +112,8 @@ def compiled_versions(reference: Reference, roots: Iterable[Path]) -> tuple[str,
 
 def bundled() -> list[Path]:
     """The images/ that came with the package: those of a checkout, or those that the wheel carries."""
-    package = Path(__file__).parent
-    return [path for path in (package.parent / "images", package / "assets" / "images") if path.is_dir()]
+    folder = assets.bundled("images")
+    return [folder] if folder else []
 
 
 def _read(path: Path) -> Iterator[Definition]:
@@ -333,7 +330,7 @@ class Builder:
             stream = client.api.build(
                 path=str(folder), dockerfile=dockerfile, tag=name, target=definition.target or "",
                 buildargs={**sitenet.proxies(), **self._platform_arguments(definition), **arguments},
-                labels={LABEL_KEY: key},
+                labels={engine.LABEL_KEY: key},
                 network_mode=network, container_limits=engine.STEP_LIMITS, rm=True, forcerm=True, decode=True,
             )  # fmt: skip
             identity = self._follow(definition, stream)
@@ -448,7 +445,7 @@ def _admit_base(reference: Reference, *, allow_older: bool) -> Admitted | None:
 
 def kept_name(reference: Reference, key: str) -> str:
     """How the engine calls an image that is built from inputs with this key: ``slipway.dev/node:13-0123456789ab``."""
-    tag = f"{(reference.tag or '')[:_LONGEST_TAG]}-{key[:_SHORT_KEY]}"
+    tag = f"{(reference.tag or '')[:_LONGEST_TAG]}-{key[: engine.SHORT_KEY]}"
     return dataclasses.replace(reference, tag=tag, digest=None).familiar
 
 
@@ -467,41 +464,6 @@ def is_kept(client: engine.Client, name: str) -> bool:
 def package_image(client: engine.Client, name: str) -> str:
     """Have an image of the package's own in the engine; its name there. Raises BuildError."""
     return Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(name))
-
-
-@dataclasses.dataclass(frozen=True)
-class Idle:
-    """A name that the engine has for an image of ours which nothing uses. ``bytes`` are those of its layers, shared ones among them."""
-
-    name: str
-    bytes: int
-
-
-def idle(client: engine.Client, now: float) -> tuple[Idle, ...]:
-    """The images of ours in the engine that no container is made of, and no build used within ``_IDLE`` seconds.
-
-    What is in a build of another checkout at this moment was used just now.
-    """
-    busy = {container["ImageID"] for container in client.api.containers(all=True)}
-    found: list[Idle] = []
-    for image in client.api.images(filters={"label": LABEL_KEY}):
-        names = [name for name in image.get("RepoTags") or () if _is_ours(name, str(image["Labels"][LABEL_KEY]))]
-        if names and image["Id"] not in busy and now - _last_named(client, image) > _IDLE:
-            found += [Idle(name, int(image["Size"]) if name == names[-1] else 0) for name in names]
-    return tuple(sorted(found, key=lambda one: one.name))
-
-
-def _is_ours(name: str, key: str) -> bool:
-    """Whether we gave an image this name: an image that a user builds on one of ours inherits its label. Names of before had no key."""
-    return name.endswith(f"-{key[:_SHORT_KEY]}") or name.startswith(f"{OWN_DOMAIN}/")
-
-
-def _last_named(client: engine.Client, image: Mapping[str, Any]) -> float:
-    """When an image was given a name, in seconds since 1970; when it was made, where the engine does not know that."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        named = datetime.datetime.fromisoformat(client.images.get(image["Id"]).attrs["Metadata"]["LastTagTime"])
-        return max(named.timestamp(), float(image["Created"]))
-    return float(image["Created"])
 
 
 def foreign_name(name: str, platform: Platform) -> str:
@@ -751,7 +713,7 @@ class _Tee:
 def _manifest(store: Store, docker: Mapping[str, Any], layers: list[Layer], platform: Platform) -> Descriptor:
     kept = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal")
     settings = {key: value for key in kept if (value := (docker.get("config") or {}).get(key))}
-    labels = {name: value for name, value in settings.pop("Labels", {}).items() if name != LABEL_KEY}
+    labels = {name: value for name, value in settings.pop("Labels", {}).items() if name != engine.LABEL_KEY}
     settings |= {"Labels": labels} if labels else {}
     config = canonical_json({
         # Not what the engine says: it takes every image that it builds for its own.

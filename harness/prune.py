@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import cloudimage, engine, images, log, scratch, trees
+from harness import cloudimage, engine, log, scratch, trees
 from harness.errors import StoreError
 from harness.oci.graph import attached_to
 from harness.oci.model import Descriptor
+from harness.oci.reference import OWN_DOMAIN
 from harness.oci.store import BusyError, Garbage, Store
 
 LISTING = "listing"
@@ -95,10 +96,10 @@ def prune(store: Store, *, cache: bool = False, dry_run: bool = False, client: e
     return Pruned(kinds, names, dry_run, busy, removal.in_use, removal.busy)
 
 
-def _forgotten(client: engine.Client, *, dry_run: bool) -> list[images.Idle]:
+def _forgotten(client: engine.Client, *, dry_run: bool) -> list[engine.Idle]:
     """The images that the engine has no more, or with ``dry_run`` would not have."""
-    gone: list[images.Idle] = []
-    for one in images.idle(client, time.time()):
+    gone: list[engine.Idle] = []
+    for one in engine.idle(client, OWN_DOMAIN, time.time()):
         try:
             if not dry_run:
                 client.images.remove(one.name)

@@ -21,17 +21,18 @@ import urllib3
 from harness import context as build_context
 from harness import engine, liveness, log, scratch, sitenet, untrusted
 from harness.errors import BuildError, SlipwayError, StoreError
-from harness.imagechoice import OWN_DOMAIN, Choice
+from harness.imagechoice import Choice
 from harness.images import Builder, compiled_versions, emulation_hint, is_foreign_program, network_hint
 from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
 from harness.oci import layer, tarball
 from harness.oci.extract import OPAQUE, WHITEOUT, open_layer
+from harness.oci.graph import descriptors
 from harness.oci.layer import Entry, Layer
 from harness.oci.model import Descriptor, canonical_json
-from harness.oci.reference import Reference
+from harness.oci.reference import OWN_DOMAIN, Reference
 from harness.oci.store import Store
 from harness.oci.tarstream import TarEntry, TarReader
-from harness.sources import Fetcher, descriptors
+from harness.sources import Fetcher
 
 FORMAT = "2"
 """Part of every step id: raise it when a step's layer would come out differently."""

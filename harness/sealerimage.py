@@ -18,8 +18,9 @@ from harness import log, untrusted
 from harness.cloudimage import INFO, App, Blob, EmbeddedImage, History, ImageSet, Info, PlatformImage, Row, is_cloudimage
 from harness.cloudimage import KIND as KIND_OF_OURS
 from harness.errors import BuildError, StoreError, UsageError
+from harness.oci.graph import child_for, descriptors
 from harness.oci.model import DOCKER_CONFIG, INDEXES, MANIFESTS, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform
-from harness.oci.reference import Reference
+from harness.oci.reference import Reference, as_asked
 from harness.oci.store import Store
 from harness.sealertree import Apart, Tree, document, take_apart
 
@@ -356,8 +357,6 @@ class _Restoring:
 
     def named(self, listed: Sequence[Listed]) -> None:
         """Everything that the annotation names."""
-        from harness.capture import as_asked  # here: what talks to registries takes half a second to load
-
         meant: dict[tuple[str, str], dict[str, set[str]]] = {}
         for entry in listed:
             if entry.platform is not None and not entry.platform.matches(self.platform):
@@ -438,9 +437,6 @@ class _Restoring:
 
     def _blobs(self, digest: str) -> Iterator[Blob]:
         """The manifest, and all below it that the platform needs. Of an index the whole index, as it is addressed by its digest."""
-        from harness.capture import child_for
-        from harness.sources import descriptors
-
         for _ in range(_DEEPEST_INDEX):
             self._check(digest)
             value = document(self.store, self.tree, digest)

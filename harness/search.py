@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from harness import catalog, cloudimage, kubefile, log
+from harness import assets, catalog, cloudimage, kubefile, log
 from harness.cloudimage import Info
 from harness.errors import SlipwayError, StoreError, UsageError
 from harness.oci import graph
@@ -119,8 +119,7 @@ def _matches(term: str, *texts: str) -> bool:
 
 def bundled() -> Path | None:
     """The kubefiles/ that came with the package: that of a checkout, or what the wheel carries."""
-    package = Path(__file__).parent
-    return next((path for path in (package.parent / "kubefiles", package / "assets" / "kubefiles") if path.is_dir()), None)
+    return assets.bundled("kubefiles")
 
 
 def catalogue(root: Path | None, term: str) -> Iterator[Hit]:

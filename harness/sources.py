@@ -14,9 +14,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
-from harness import untrusted
 from harness.credentials import Credential
 from harness.errors import SlipwayError, StoreError
+from harness.oci.graph import descriptors
 from harness.oci.model import Descriptor
 from harness.oci.reference import Reference
 from harness.oci.remote import ACCEPT, Client, Manifest, check_manifest
@@ -245,16 +245,6 @@ def stored_manifest(store: Store, digest: str, label: str) -> Manifest | None:
         return Manifest(data, check_manifest(data, ""), digest, label)
     except ValueError:
         return None
-
-
-def descriptors(data: bytes) -> list[Descriptor]:
-    """What a manifest or index names: its manifests, or its config and then its layers."""
-    value = untrusted.json_object(data, what="manifest")
-    try:
-        listed = value["manifests"] if "manifests" in value else [value["config"], *(value.get("layers") or ())]
-        return [Descriptor.from_json({"mediaType": "", **entry}) for entry in listed]
-    except (ValueError, KeyError, TypeError) as wrong:
-        raise StoreError(f"a manifest cannot be understood: {wrong}") from wrong
 
 
 class Content(Protocol):

@@ -23,8 +23,8 @@ from harness import checks, cloudimage, engine, images, kubeobjects, offline, pr
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, SlipwayError, UsageError
 from harness.lifecycle import run as running
+from harness.lifecycle.record import CONFIG_MAP
 from harness.lifecycle.rootfs import MARK
-from harness.lifecycle.steps import CONFIG_MAP
 from harness.nodes import LONG_TIMEOUT, Group, Login, Machine, Node
 from harness.nodes.container import IMAGE, ContainerProvider
 from harness.nodes.kubectl import NodeKubectl

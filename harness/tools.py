@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness import gotools, log, paths, process
+from harness import assets, gotools, log, paths, process
 
-FOLDER = Path(__file__).parent / "assets/tools"
+FOLDER = assets.FOLDER / "tools"
 KIND_MINIMUM = (0, 32)
 """Older ones write a configuration that kubeadm 1.37 does not read."""
 

@@ -12,7 +12,7 @@ from typing import Any
 from harness import clusterstate, kubeobjects, untrusted
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, NodeError, UsageError
-from harness.lifecycle.steps import CONFIG_MAP
+from harness.lifecycle.record import CONFIG_MAP
 from harness.nodes import Jump, Login, Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh, SshNode

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from harness import kubeobjects
@@ -17,9 +15,27 @@ from harness.clusterfile.difference import ADDED, CHANGED, REMOVED, Change, diff
 from harness.clusterfile.parse import parse
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, Fault, InputError
-from harness.lifecycle import access, apps, hooks, install, ipvs, labels, lease, machine, membership, preflight, run, steps, uninstall
+from harness.lifecycle import (
+    access,
+    apps,
+    hooks,
+    install,
+    ipvs,
+    join,
+    labels,
+    lease,
+    machine,
+    membership,
+    preflight,
+    remove,
+    run,
+    steps,
+    uninstall,
+    upgrade,
+)
 from harness.lifecycle.apps import Installed, familiar
 from harness.lifecycle.plan import Step, describe, digest, execute
+from harness.lifecycle.record import CONFIG_MAP
 from harness.lifecycle.rootfs import MARK
 from harness.lifecycle.targets import Where
 from harness.nodes import Machine
@@ -157,9 +173,7 @@ def find(ssh: Ssh, options: run.Options) -> There | None:
     nodes, _ = ssh.reachable()
     silent: list[str] = []
     ask = f"{KUBECTL} --request-timeout=10s"
-    record = (
-        f"{ask} get configmap {steps.CONFIG_MAP} --namespace=kube-system --output=json && echo {_APPS} && {ask} {shlex.join(apps.LIST)}"
-    )
+    record = f"{ask} get configmap {CONFIG_MAP} --namespace=kube-system --output=json && echo {_APPS} && {ask} {shlex.join(apps.LIST)}"
     script = f'set -- $(cat {MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(options.name)} ] || exit {_NOT_OURS}; {record}'
     for node in nodes:
         asked = node.run(script, check=False, timeout=30)
@@ -247,10 +261,6 @@ def sort(changes: Iterable[Change], wanted: Clusterfile) -> Work:
             work = dataclasses.replace(work, image=wanted.cluster.image if wanted.cluster else None)
         elif change.subject != "app" and (fault := _impossible(change)) is not None:
             faults.append(fault)
-    for verb, needed in (("join", work.masters or work.nodes), ("remove", work.leaving), ("upgrade", work.image)):
-        if needed and _verb(verb) is None:
-            what = {"join": "machines that are new", "remove": "machines that are gone", "upgrade": "another image"}[verb]
-            faults.append(Fault(wanted.path or "Clusterfile", f"{what}: this slipway cannot {verb} yet", "leave that as it was"))
     if faults:
         raise InputError(faults)
     subjects = {change.subject for change in changes}
@@ -301,14 +311,6 @@ def _is_master(roles: str | None) -> bool:
     return "master" in [role.strip() for role in (roles or "").split(",")]
 
 
-def _verb(name: str) -> ModuleType | None:
-    """The module of a verb, where this slipway has it."""
-    try:
-        return importlib.import_module(f"harness.lifecycle.{name}")
-    except ModuleNotFoundError:
-        return None
-
-
 def _described(work: Work) -> list[dict[str, Any]]:
     found = []
     if work.image:
@@ -325,20 +327,32 @@ def _described(work: Work) -> list[dict[str, Any]]:
 def _carry_out(work: Work, options: run.Options, there: There, setup: steps.Setup, recipe: Sequence[Step], store: Store) -> None:
     """New machines come before old ones go, so that etcd and the workloads always have a place."""
     machines = {one.address: one for one in (*options.masters, *options.nodes)}
-    via = (there.master.machine,)
-    if work.image and (upgrade := _verb("upgrade")):
+
+    def via() -> tuple[Machine, ...]:
+        """A master to begin with; none once this machine knows the cluster, as after an upgrade or a join."""
+        return () if _remembered(setup.state) else (there.master.machine,)
+
+    if work.image:
         # With its secrets, and with what the command line has added to it.
-        asked = upgrade.Options(via=() if _remembered(setup.state) else via, clusterfile=options.clusterfile, timeout=options.timeout)
+        asked = upgrade.Options(via=via(), clusterfile=options.clusterfile, timeout=options.timeout)
         upgrade.upgrade(options.name, work.image, asked, store=store)
-    if (work.masters or work.nodes) and (join := _verb("join")):
+    if work.masters or work.nodes:
         masters, nodes = (tuple(machines[address] for address in addresses) for addresses in (work.masters, work.nodes))
         # What is secret the cluster has not kept.
         kept = there.stored.cluster.env if there.stored.cluster else {}
         secrets = {name: options.env[name] for name, value in kept.items() if is_redacted(value) and name in options.env}
-        more = {"env": secrets, "store": store, "timeout": options.timeout, "skip_checks": options.skip_checks}
-        join.join(options.name, masters=masters, nodes=nodes, **more, **({} if _remembered(setup.state) else {"via": via}))
-    if work.leaving and (remove := _verb("remove")):
-        remove.remove(options.name, addresses=work.leaving, **({} if _remembered(setup.state) else {"via": via}))
+        join.join(
+            options.name,
+            masters=masters,
+            nodes=nodes,
+            via=via(),
+            env=secrets,
+            store=store,
+            timeout=options.timeout,
+            skip_checks=options.skip_checks,
+        )
+    if work.leaving:
+        remove.remove(options.name, addresses=work.leaving, via=via())
     if recipe:
         with setup.state.lock(), setup.ssh, store.using():
             execute(recipe)

@@ -20,43 +20,26 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from harness import clusterstate, durable, kubeobjects, log, untrusted
-from harness.errors import CheckError, CommandError, NodeError, SlipwayError, UsageError
+from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.lifecycle import access, certificates, kubeconfigs
 from harness.lifecycle.access import Access
+from harness.lifecycle.etcd import take_snapshot
 from harness.lifecycle.sealed import Opening, Sealing, is_sealed
-from harness.nodes import LONG_TIMEOUT, Machine
+from harness.nodes import Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import add
 from harness.nodes.ssh import SshNode
 from harness.oci.tarstream import TarError, TarReader
 from harness.runtimes.kubeadm import KUBECTL
-from harness.runtimes.pki import ENCRYPTION, FILES, FOLDER
-from harness.runtimes.staticpods import MANIFESTS, RUNNING
+from harness.runtimes.pki import ENCRYPTION, FILES
+from harness.runtimes.staticpods import MANIFESTS
 
-ETCD_DATA = "/var/lib/etcd"
 SNAPSHOT = "etcd/snapshot.db"
 FORMAT = 1
 _FRONT = "backup.json"
 _MOST_FILES = 1000
 _LARGEST = 16 << 20
 """Bytes of a file in a backup besides the snapshot: keys and texts."""
-_MINE = f"{ETCD_DATA}/slipway-snapshot.db"
-
-_LARGEST_SNAPSHOT = 32 << 30
-"""Bytes. etcd's own quota is 2 GiB, and 8 GiB is the most that its documentation suggests."""
-
-_SNAPSHOT = f"""set -eu
-{RUNNING}
-umask 077
-id=$(running etcd | head -n 1)
-[ -n "$id" ] || {{ echo 'etcd does not run here' >&2; exit 1; }}
-rm -f {_MINE} {_MINE}.part
-within() {{ ctr -n k8s.io tasks exec --exec-id slipway-$$-"$1" "$id" "$@"; }}
-within etcdctl --endpoints=https://127.0.0.1:2379 --cacert={FOLDER}/etcd/ca.crt --cert={FOLDER}/etcd/healthcheck-client.crt \
-  --key={FOLDER}/etcd/healthcheck-client.key snapshot save {_MINE} >&2
-sha256sum < {_MINE}
-within etcdutl snapshot status {_MINE} --write-out=json
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,27 +105,6 @@ def backup(
         pass
     etcd = front["etcd"]
     return Saved(name, file, file.stat().st_size, password is not None, etcd["revision"], etcd["totalKey"], front["image"]["digest"])
-
-
-def take_snapshot(master: SshNode, into: BinaryIO) -> dict[str, Any]:
-    """A snapshot of etcd into an open file; what etcd's own tool says of it: ``hash``, ``revision``, ``totalKey``, ``totalSize``."""
-    try:
-        lines = master.run(_SNAPSHOT, timeout=1800).stdout.splitlines()
-        try:
-            checksum = lines[0].split()[0]
-            status = untrusted.json_object(lines[-1], what=f"{master.name}: the account of the snapshot", error=CommandError)
-        except IndexError as wrong:
-            raise CommandError(f"{master.name}: etcd's tool gave no account of the snapshot", details="\n".join(lines)) from wrong
-        master.fetch(f"cat {_MINE}", into, limit=_LARGEST_SNAPSHOT, timeout=2 * LONG_TIMEOUT)
-    finally:
-        with contextlib.suppress(SlipwayError):
-            master.run(f"rm -f {_MINE} {_MINE}.part")
-    into.seek(0)
-    if hashlib.file_digest(cast("Any", into), "sha256").hexdigest() != checksum:
-        raise NodeError(f"{master.name}: the snapshot did not arrive whole", hint="run the same command again")
-    if not status.get("totalKey"):
-        raise CheckError(f"{master.name}: the snapshot of etcd holds nothing", hint="etcdctl member list on the masters says more")
-    return dict(status)
 
 
 def _members(cluster: Access, master: SshNode) -> dict[str, bytes]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from harness import log
 from harness.clusterstate import DEFAULT_NAME, ClusterState
 from harness.errors import NodeError, UsageError
 from harness.lifecycle import findings, preflight, steps
-from harness.lifecycle.findings import Check, Finding, failed
+from harness.lifecycle.findings import Finding, Report, failed
 from harness.lifecycle.fitness import CHECKS, Target, Wanted
 from harness.nodes import Machine, each
 from harness.nodes.ssh import Ssh, SshNode
@@ -19,23 +19,6 @@ from harness.runtimes import POD_CIDR, SVC_CIDR, Network
 
 NO_IMAGE = 1 << 30
 """Bytes taken for an image that is not named."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What was found."""
-
-    name: str
-    """Of the cluster."""
-    findings: tuple[Finding, ...]
-    checks: Mapping[str, Check]
-    names: Mapping[str, str]
-    """Host names by address."""
-    seconds: float
-
-    @property
-    def faults(self) -> int:
-        return sum(group.seen.result is findings.Result.FAILED for group in findings.group(self.findings))
 
 
 def pre(

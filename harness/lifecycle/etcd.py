@@ -1,18 +1,21 @@
-"""etcd's members when masters come and go: nothing is done that could cost its quorum."""
+"""etcd's members when masters come and go: nothing is done that could cost its quorum. Snapshots of its data."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import re
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO, cast
 
-from harness import log
-from harness.errors import CheckError, CommandError, SlipwayError
-from harness.nodes import Node
+from harness import log, untrusted
+from harness.errors import CheckError, CommandError, NodeError, SlipwayError
+from harness.nodes import LONG_TIMEOUT, Node
+from harness.nodes.ssh import SshNode
 from harness.runtimes import ROOTFS
 from harness.runtimes.kubeadm import peer_url
 from harness.runtimes.pki import FOLDER
@@ -38,6 +41,24 @@ for try in 1 2 3; do
   sleep 0.3
 done
 exit {_NOT_HERE}"""
+
+_SNAPSHOT_FILE = f"{DATA}/slipway-snapshot.db"
+
+_LARGEST_SNAPSHOT = 32 << 30
+"""Bytes. etcd's own quota is 2 GiB, and 8 GiB is the most that its documentation suggests."""
+
+_SNAPSHOT = f"""set -eu
+{RUNNING}
+umask 077
+id=$(running etcd | head -n 1)
+[ -n "$id" ] || {{ echo 'etcd does not run here' >&2; exit 1; }}
+rm -f {_SNAPSHOT_FILE} {_SNAPSHOT_FILE}.part
+within() {{ ctr -n k8s.io tasks exec --exec-id slipway-$$-"$1" "$id" "$@"; }}
+within etcdctl --endpoints=https://127.0.0.1:2379 --cacert={FOLDER}/etcd/ca.crt --cert={FOLDER}/etcd/healthcheck-client.crt \
+  --key={FOLDER}/etcd/healthcheck-client.key snapshot save {_SNAPSHOT_FILE} >&2
+sha256sum < {_SNAPSHOT_FILE}
+within etcdutl snapshot status {_SNAPSHOT_FILE} --write-out=json
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,3 +366,24 @@ def order(members: Sequence[EtcdMember], sick: Iterable[int], leaving: Iterable[
 def _require_quorum(voters: int, alive: int, what: str, hint: str) -> None:
     if alive == 0 or alive < voters // 2 + 1:
         raise CheckError(f"etcd {what}: {alive} of {voters} members would answer", hint=hint)
+
+
+def take_snapshot(master: SshNode, into: BinaryIO) -> dict[str, Any]:
+    """A snapshot of etcd into an open file; what etcd's own tool says of it: ``hash``, ``revision``, ``totalKey``, ``totalSize``."""
+    try:
+        lines = master.run(_SNAPSHOT, timeout=1800).stdout.splitlines()
+        try:
+            checksum = lines[0].split()[0]
+            status = untrusted.json_object(lines[-1], what=f"{master.name}: the account of the snapshot", error=CommandError)
+        except IndexError as wrong:
+            raise CommandError(f"{master.name}: etcd's tool gave no account of the snapshot", details="\n".join(lines)) from wrong
+        master.fetch(f"cat {_SNAPSHOT_FILE}", into, limit=_LARGEST_SNAPSHOT, timeout=2 * LONG_TIMEOUT)
+    finally:
+        with contextlib.suppress(SlipwayError):
+            master.run(f"rm -f {_SNAPSHOT_FILE} {_SNAPSHOT_FILE}.part")
+    into.seek(0)
+    if hashlib.file_digest(cast("Any", into), "sha256").hexdigest() != checksum:
+        raise NodeError(f"{master.name}: the snapshot did not arrive whole", hint="run the same command again")
+    if not status.get("totalKey"):
+        raise CheckError(f"{master.name}: the snapshot of etcd holds nothing", hint="etcdctl member list on the masters says more")
+    return dict(status)

@@ -213,3 +213,20 @@ def to_json(findings: Sequence[Finding], checks: Mapping[str, Check], names: Map
             )
     counts = {result.value: sum(check["result"] == result.value for check in listed) for result in Result}
     return {"healthy": not counts["failed"], "counts": counts, "checks": listed}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was found."""
+
+    name: str
+    """Of the cluster."""
+    findings: tuple[Finding, ...]
+    checks: Mapping[str, Check]
+    names: Mapping[str, str]
+    """Host names by address."""
+    seconds: float
+
+    @property
+    def faults(self) -> int:
+        return sum(group.seen.result is Result.FAILED for group in group(self.findings))

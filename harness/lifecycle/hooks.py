@@ -14,7 +14,7 @@ from harness.clusterfile import Hook, Phase, Place
 from harness.clusterfile import hooks as values
 from harness.clusterfile.parse import image_hooks
 from harness.errors import Fault, InputError, StoreError, UsageError
-from harness.lifecycle import backup, labels, rootfs, steps
+from harness.lifecycle import etcd, labels, rootfs, steps
 from harness.lifecycle.plan import Step, digest
 from harness.nodes import Node
 from harness.nodes.placing import STATE
@@ -155,7 +155,7 @@ def _etcd(setup: steps.Setup, hook: Hook, _: Phase, __: Node, ___: Collection[st
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as part:
         place = Path(part.name)
         try:
-            backup.take_snapshot(setup.first, cast("BinaryIO", part))
+            etcd.take_snapshot(setup.first, cast("BinaryIO", part))
             place.replace(target)
         finally:
             place.unlink(missing_ok=True)
@@ -179,7 +179,7 @@ def _etcd_kept(setup: steps.Setup, hook: Hook) -> str:
     target = setup.state.folder / path
     with file, tempfile.TemporaryFile(dir=setup.state.folder) as part:
         try:
-            backup.take_snapshot(setup.first, cast("BinaryIO", part))
+            etcd.take_snapshot(setup.first, cast("BinaryIO", part))
             part.seek(0)
             shutil.copyfileobj(part, file)
         except BaseException:

@@ -10,9 +10,8 @@ import dataclasses
 import functools
 import ipaddress
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from importlib import resources
 
-from harness import log, untrusted
+from harness import assets, log, untrusted
 from harness.errors import CheckError, Fault
 from harness.nodes import Node, each
 from harness.nodes.placing import STATE, File, Files
@@ -237,7 +236,7 @@ def _virtual_ip(wish: Wish, answers: Mapping[str, Answer]) -> tuple[str | None, 
 
 @functools.cache
 def _keeper() -> str:
-    return resources.files("harness.assets").joinpath("ipvs.sh").read_text()
+    return (assets.FOLDER / "ipvs.sh").read_text()
 
 
 def config(virtual_ip: str, address: str, masters: Sequence[str], holders: Sequence[str]) -> str:

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from harness.enforcers import ENFORCERS
 from harness.lifecycle import distribution, ipvs
-from harness.lifecycle.machinefacts import FORWARDING6
 from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.placing import STATE, File, Files
 from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Cluster, Member, listens, profiles
 from harness.untrusted import Tree
+
+FORWARDING6 = "net/ipv6/conf/all/forwarding"
+"""Needed with addresses of both families only; a kernel without IPv6 does not have it."""
 
 CONTAINERD_SERVICE = f"""[Unit]
 Description=containerd container runtime

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from harness import enforcers, untrusted
 from harness.lifecycle import distribution
+from harness.lifecycle.machine import FORWARDING6
 from harness.nodes.placing import STATE
 from harness.oci.model import Platform
 from harness.runtimes import API_NAME, API_PORT, NFTABLES_KERNEL, REGISTRY_PORT, profiles
@@ -46,8 +47,6 @@ PLACES = ("/var/lib", STATE, "/var/lib/containerd", "/var/lib/kubelet", "/var/li
 """Folders that a cluster fills; one that is not there yet is looked at where it will be."""
 WRITTEN = ("/etc", "/etc/systemd/system", "/usr/local/bin", "/opt", "/var/lib", "/etc/hosts")
 """What must not lie on something that cannot be written to."""
-FORWARDING6 = "net/ipv6/conf/all/forwarding"
-"""Needed with addresses of both families only; a kernel without IPv6 does not have it."""
 SYSCTLS = ("net/ipv4/ip_forward", FORWARDING6, "fs/inotify/max_user_instances")
 
 TIME_SERVICES = ("chronyd", "chrony", "ntpd", "ntp", "ntpsec", "openntpd", "systemd-timesyncd", "ptp4l", "phc2sys", "vmtoolsd")

@@ -15,7 +15,7 @@ from harness.clusterfile.parse import parse
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.lifecycle import access, drain, ipvs, machine, registry
-from harness.lifecycle.steps import CONFIG_MAP, access_entry
+from harness.lifecycle.record import CONFIG_MAP, access_entry
 from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, each
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, place

@@ -12,7 +12,7 @@ from harness.clusterfile import hooks as values
 from harness.clusterfile.parse import image_hooks, parse
 from harness.errors import CommandError, InputError, NodeError
 from harness.lifecycle import hooks
-from harness.lifecycle.steps import CONFIG_MAP
+from harness.lifecycle.record import CONFIG_MAP
 from harness.nodes import Node
 from harness.nodes.placing import read_all
 from harness.runtimes import ROOTFS

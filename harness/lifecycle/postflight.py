@@ -23,8 +23,8 @@ from harness.checks import Resource
 from harness.errors import CheckError, CommandError, SlipwayError
 from harness.lifecycle import access, certificates, cis, cisfacts, etcd, findings, health, ipvs, moves, preflight, registry, trial
 from harness.lifecycle.access import Access
-from harness.lifecycle.check import Report
 from harness.lifecycle.drain import names
+from harness.lifecycle.findings import Report
 from harness.lifecycle.health import CHECKS, Answer, EtcdMember, Health, PodAnswer, Unit
 from harness.nodes import Machine, Node, each
 from harness.nodes.placing import STATE

@@ -23,9 +23,11 @@ from harness.clusterstate import ClusterState
 from harness.errors import CheckError, NodeError, StoreError, UsageError
 from harness.lifecycle import access, clusterfiles, install, kubeconfigs, run, steps
 from harness.lifecycle.access import Access, Known
-from harness.lifecycle.backup import ETCD_DATA, Contents, open_backup
+from harness.lifecycle.backup import Contents, open_backup
+from harness.lifecycle.etcd import DATA as ETCD_DATA
 from harness.lifecycle.join import without_secrets
 from harness.lifecycle.plan import Step, execute
+from harness.lifecycle.record import CONFIG_MAP, access_entry
 from harness.lifecycle.rootfs import MARK
 from harness.nodes import LONG_TIMEOUT, Login, Machine, Node
 from harness.nodes.kubectl import NodeKubectl
@@ -272,8 +274,8 @@ def _keep_access(cluster: Access, authority: bytes | None) -> None:
     state.remember(
         {
             "name": state.name,
-            "masters": [steps.access_entry(node) for node in cluster.masters],
-            "nodes": [steps.access_entry(node) for node in cluster.nodes],
+            "masters": [access_entry(node) for node in cluster.masters],
+            "nodes": [access_entry(node) for node in cluster.nodes],
         }
     )
 
@@ -422,7 +424,7 @@ def _record(setup: steps.Setup, contents: Contents) -> None:
     hosts = [{"ips": [node.address for node in those], "roles": [role]} for role, those in groups if those]
     text = on_hosts(contents.clusterfile, hosts) or steps.clusterfile(setup)
     data = {"Clusterfile": text, "digest": setup.image.digest, "image": setup.image.name or setup.image.digest, "registry": "own"}
-    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": steps.CONFIG_MAP, "namespace": "kube-system"}, "data": data}
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": CONFIG_MAP, "namespace": "kube-system"}, "data": data}
     setup.first.run(f"{KUBECTL} apply --validate=false -f -", input=yaml.safe_dump(config, sort_keys=False), timeout=60)
     steps.keep_access(setup)
 

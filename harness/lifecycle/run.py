@@ -16,6 +16,7 @@ from harness.clusterstate import DEFAULT_NAME, ClusterState
 from harness.errors import StoreError, UsageError
 from harness.lifecycle import clusterfiles, hooks, install, labels, lease, obsolete, registry, rootfs, steps
 from harness.lifecycle.plan import Step, execute
+from harness.lifecycle.record import CONFIG_MAP
 from harness.lifecycle.targets import Where
 from harness.nodes import Login, Machine
 from harness.nodes.ssh import Ssh
@@ -287,7 +288,7 @@ def run(options: Options, store: Store, *, home: Path | None = None) -> Summary:
 def _begin(setup: steps.Setup, stack: contextlib.ExitStack) -> None:
     """Be the only one at work. Raises UsageError when somebody else is, or when the cluster is there and has other machines."""
     stack.enter_context(lease.claimed(setup.masters, setup.name))
-    ask = f"{KUBECTL} --request-timeout=5s get configmap {steps.CONFIG_MAP} --namespace=kube-system --output=json"
+    ask = f"{KUBECTL} --request-timeout=5s get configmap {CONFIG_MAP} --namespace=kube-system --output=json"
     ours = f'set -- $(cat {rootfs.MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(setup.name)} ] && {ask}'
     asked = setup.first.run(ours, check=False, timeout=30)
     if not asked.ok:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from harness import checks, enforcers, kubeobjects, log, untrusted
+from harness.addons import namespaces
 from harness.cloudimage import App, CloudImage, ImageSet, Info, PlatformImage
 from harness.clusterfile import Clusterfile, fields, formats, generate
 from harness.clusterfile.cluster import DUAL_STACK
@@ -26,6 +27,7 @@ from harness.errors import CheckError, CommandError, Fault, InputError, NodeErro
 from harness.lifecycle import ipvs, machine, preflight, registry, rootfs
 from harness.lifecycle.distribution import Exchange
 from harness.lifecycle.plan import Step, digest
+from harness.lifecycle.record import CONFIG_MAP, access_entry
 from harness.nodes import LONG_TIMEOUT, Node, each
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.placing import STATE, Files, place
@@ -46,7 +48,6 @@ NETWORK_ADDON = "network.yaml"
 NETWORK_MANIFEST = f"{ADDONS}/{NETWORK_ADDON}"
 DNS_ADDON = "dns.yaml"
 PROXY = "KubeProxyConfiguration"
-CONFIG_MAP = "slipway-clusterfile"
 AILING = "ailing"
 """Its key for what was not ready before a change that has not come to its end; empty otherwise."""
 
@@ -750,17 +751,6 @@ def addons(setup: Setup) -> dict[str, str]:
     return found
 
 
-def namespaces(manifests: Iterable[str]) -> frozenset[str]:
-    """The namespaces that are made by manifests, or that something of them is in, but for ``default``."""
-    found: set[object] = set()
-    for text in manifests:
-        for document in untrusted.yaml_documents(text, what="an addon of the image", error=StoreError):
-            metadata = document.get("metadata") if isinstance(document, Mapping) else None
-            if isinstance(metadata, Mapping):
-                found.add(metadata.get("name" if document.get("kind") == "Namespace" else "namespace"))
-    return frozenset(name for name in found if isinstance(name, str) and name not in ("", "default"))
-
-
 def finish_cluster(setup: Setup) -> Step:
     """What is done once: kubeadm's cluster-wide phases, and the pod network unless an application brings it."""
 
@@ -1009,20 +999,6 @@ def keep_access(setup: Setup) -> None:
             "nodes": [access_entry(node) for node in setup.workers],
         }
     )
-
-
-def access_entry(node: SshNode) -> dict[str, object]:
-    """How this machine remembers a node, and the way into it."""
-    login = node.machine.login
-    jump = login.jump
-    return {
-        "address": node.address,
-        "name": node.name,
-        "user": login.user,
-        "port": login.port,
-        "key": str(login.key) if login.key else None,
-        **({"jump": {**dataclasses.asdict(jump), "key": str(jump.key) if jump.key else None}} if jump else {}),
-    }
 
 
 def clusterfile(setup: Setup) -> str:

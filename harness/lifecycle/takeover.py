@@ -14,8 +14,8 @@ from harness import kubeobjects
 from harness.clusterfile import MASTER, NODE, Cluster, Clusterfile, Host, Ssh, Taint, fields, generate
 from harness.clusterstate import DEFAULT_NAME, ClusterState
 from harness.errors import CheckError, NodeError
+from harness.lifecycle.record import CONFIG_MAP, access_entry
 from harness.lifecycle.rootfs import MARK
-from harness.lifecycle.steps import CONFIG_MAP, access_entry
 from harness.nodes import Machine, Node, each
 from harness.nodes.placing import STATE
 from harness.nodes.ssh import Ssh as Connections

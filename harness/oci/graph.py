@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.errors import StoreError
+from harness.errors import BuildError, StoreError
 from harness.oci.model import INDEXES, MANIFESTS, Descriptor, Platform, texts
 from harness.oci.store import Store
-from harness.untrusted import shown
+from harness.untrusted import json_object, shown
 
 LARGEST_MANIFEST = 32 << 20
 """Bytes of an index or manifest: they are read as one."""
@@ -61,6 +61,29 @@ def _understood(digest: str, manifest: Mapping[str, Any], parse: Callable[[], li
         return parse()
     except ValueError as wrong:
         raise StoreError(f"manifest {digest} cannot be understood: {wrong}") from wrong
+
+
+def descriptors(data: bytes) -> list[Descriptor]:
+    """What a manifest or index names: its manifests, or its config and then its layers."""
+    value = json_object(data, what="manifest")
+    try:
+        listed = value["manifests"] if "manifests" in value else [value["config"], *(value.get("layers") or ())]
+        return [Descriptor.from_json({"mediaType": "", **entry}) for entry in listed]
+    except (ValueError, KeyError, TypeError) as wrong:
+        raise StoreError(f"a manifest cannot be understood: {wrong}") from wrong
+
+
+def child_for(index: bytes, platform: Platform) -> Descriptor:
+    """The entry of an index for ``platform``. Raises BuildError that says which platforms it has."""
+    # Attestations (of BuildKit) stand in the index too, for the platform unknown/unknown.
+    children = [child for child in descriptors(index) if child.platform is None or child.platform.os != "unknown"]
+    for child in children:
+        if child.platform and child.platform.matches(platform):
+            return child
+    if len(children) == 1 and children[0].platform is None:
+        return children[0]
+    there = sorted({str(child.platform.normal()) for child in children if child.platform})
+    raise BuildError(f"does not exist for {platform}, only for {', '.join(there) or 'no platform at all'}")
 
 
 def wanted(platform: Platform | None, platforms: Sequence[Platform]) -> bool:

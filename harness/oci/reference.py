@@ -17,6 +17,8 @@ DEFAULT_DOMAIN = "docker.io"
 _HUB_DOMAINS = ("index.docker.io", "registry-1.docker.io")
 _HTTPS_PORT = "443"
 DEFAULT_TAG = "latest"
+OWN_DOMAIN = "slipway.dev"
+"""Names of images that exist only where images/ of this project builds them."""
 
 
 @functools.total_ordering
@@ -142,3 +144,8 @@ def _check_path(path: str, text: str) -> None:
             raise ValueError(f"{text!r} is not an image name: {component!r} must be lower case")
         if not _COMPONENT.fullmatch(component):
             raise ValueError(f"{text!r} is not an image name: {component!r} may hold a-z, 0-9 and single separators '.', '_', '-' inside")
+
+
+def as_asked(reference: Reference) -> Reference:
+    """The name under which a node asks for an image: of tag and digest together it uses the digest only."""
+    return dataclasses.replace(reference, tag=None) if reference.digest else reference

@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -24,6 +24,8 @@ from harness.oci import transport
 from harness.oci.transport import Transport
 from harness.oci.trouble import Patience, TroubleError, read_small, refusal, told
 from harness.registries import Endpoint, Registries
+
+_T = TypeVar("_T")
 
 Body = Callable[[], "bytes | IO[bytes]"]
 """Opens the body of a request from its beginning: it may have to be sent again after signing in."""
@@ -279,6 +281,19 @@ class Session:
 _PART = re.compile(
     r'[\s,]*(?:(?P<key>[A-Za-z0-9_-]+)\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s,"]+))|(?P<scheme>[A-Za-z][A-Za-z0-9_-]*))'
 )
+
+
+class PatientClient(Protocol):
+    """A client of registries that repeats a question until it is answered; harness.oci.remote.Client is one."""
+
+    @property
+    def session(self) -> Session: ...
+
+    @property
+    def patience(self) -> Patience: ...
+
+    def ask_patiently(self, what: str, endpoint: Endpoint, question: Question, read: Callable[[urllib3.BaseHTTPResponse], _T]) -> _T:
+        """What ``read`` makes of the first good answer. Raises TroubleError."""
 
 
 def parse_challenges(text: str) -> list[Challenge]:

@@ -6,19 +6,16 @@ import dataclasses
 import re
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 import urllib3
 
 from harness import log
 from harness.oci import transport
 from harness.oci.model import Descriptor
-from harness.oci.session import Question
+from harness.oci.session import PatientClient, Question
 from harness.oci.trouble import RemoteError, TroubleError, drain, summary
 from harness.registries import Endpoint
-
-if TYPE_CHECKING:
-    from harness.oci.remote import Client
 
 Source = Callable[[], BinaryIO]
 """Opens the blob at its beginning; may be called again."""
@@ -43,7 +40,7 @@ class Sent:
 
 
 def upload(
-    client: Client,
+    client: PatientClient,
     endpoint: Endpoint,
     blob: Descriptor,
     source: Source,
@@ -70,7 +67,7 @@ def upload(
 
 @dataclasses.dataclass
 class _Upload:
-    client: Client
+    client: PatientClient
     endpoint: Endpoint
     blob: Descriptor
     source: Source

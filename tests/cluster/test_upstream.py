@@ -18,10 +18,10 @@ import pytest
 from harness import cloudimage, engine, packages
 from harness.cloudimage import PlatformImage
 from harness.oci import layer
+from harness.oci.graph import descriptors
 from harness.oci.model import Platform
 from harness.oci.store import Store
 from harness.offline import Offline
-from harness.sources import descriptors
 from tests.cluster.conftest import PROJECT, alone
 from tests.cluster.lab import Lab, until
 from tests.conftest import Slipway

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import process
+from harness import assets, process
 from harness.lifecycle import ipvs
 from tests.waiting import HANG, until
 
 VIP = "10.103.97.2"
 MASTERS = ("10.0.0.1", "10.0.0.2", "10.0.0.3")
-KEEPER = Path(ipvs.__file__).parents[1] / "assets/ipvs.sh"
+KEEPER = assets.FOLDER / "ipvs.sh"
 FOREIGN = "-A -t 10.96.0.10:53 -s rr"
 
 PROGRAMS = {

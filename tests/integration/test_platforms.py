@@ -12,10 +12,10 @@ import pytest
 
 from harness import cloudimage, images, process, programs
 from harness.oci import layer
+from harness.oci.graph import descriptors
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
-from harness.sources import descriptors
 from tests.conftest import Slipway
 from tests.integration.registry import Registry, image, index, push, registry
 from tests.integration.test_build import POD, context

@@ -13,10 +13,10 @@ import pytest
 from harness import engine, images
 from harness.images import Builder, bundled
 from harness.oci import layer
+from harness.oci.graph import descriptors
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
-from harness.sources import descriptors
 
 OLDEST = "slipway-test/oldest-debian:1"
 EMPTY = f"slipway-test/rootfs:{os.getpid()}"

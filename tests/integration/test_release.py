@@ -14,10 +14,10 @@ import pytest
 
 from harness import cloudimage, images, process
 from harness.oci import layer
+from harness.oci.graph import descriptors
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
-from harness.sources import descriptors
 from tests.conftest import Slipway
 from tests.integration.registry import Registry, image, mirrored_by, push, registry, serving
 from tests.integration.test_build import context

@@ -14,8 +14,9 @@ from typing import Any, cast
 import pytest
 
 from harness import registries, sources
-from harness.capture import Pulled, Record, accepted, byte_range, child_for, collect, reference_of, status_phrase
+from harness.capture import Pulled, Record, accepted, byte_range, collect, reference_of, status_phrase
 from harness.errors import BuildError, StoreError
+from harness.oci.graph import child_for
 from harness.oci.model import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
 from harness.oci.remote import ACCEPT, Client, Manifest

@@ -17,7 +17,7 @@ from harness.imagechoice import AUTO, Choice
 from harness.images import Base, Builder, asked_for, definitions, packages_in
 from harness.oci.layer import Entry, write_layer
 from harness.oci.model import Platform
-from harness.oci.reference import Reference
+from harness.oci.reference import OWN_DOMAIN, Reference
 from harness.oci.store import Store
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
@@ -351,7 +351,7 @@ DAY = 86400
 
 
 def in_engine(name: str, *, named: str = "2025-12-01T00:00:00.123456789Z", identity: str = "", **more: Any) -> dict[str, Any]:
-    labels = {images.LABEL_KEY: "ab" * 32}
+    labels = {engines.LABEL_KEY: "ab" * 32}
     size = {"Size": 5, "Created": NOW - 60 * DAY}
     return {"Id": identity or name, "RepoTags": [name], "Labels": labels, "Metadata": {"LastTagTime": named}, **size, **more}
 
@@ -371,7 +371,7 @@ def test_what_nothing_used_for_a_week_goes_and_what_is_in_use_stays(monkeypatch:
     ]
     client: Any = Kept(*there, busy=["busy"])
     client.api.images = client
-    idle = [one.name for one in images.idle(client, NOW)]
+    idle = [one.name for one in engines.idle(client, OWN_DOMAIN, NOW)]
     assert idle == [
         f"docker.io/flannel/flannel:v1-{short}",
         f"slipway.dev/asked:1-{short}",

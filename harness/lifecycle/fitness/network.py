@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.lifecycle.findings import Result, Seen, failed, ok, unknown, warning
 from harness.lifecycle.fitness.core import VXLAN_PORT, Target, Wanted, check, check_together, occupied, words
-from harness.lifecycle.machinefacts import FORWARDING6, TIME_SERVICES, MachineFacts
+from harness.lifecycle.machine import FORWARDING6
+from harness.lifecycle.machinefacts import TIME_SERVICES, MachineFacts
 from harness.runtimes import API_NAME, DNS_DOMAIN, IpNetwork
 
 SKEW = 2.0

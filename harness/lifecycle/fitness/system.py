@@ -6,8 +6,8 @@ from harness import enforcers
 from harness.lifecycle import distribution
 from harness.lifecycle.findings import Seen, failed, ok, unknown, warning
 from harness.lifecycle.fitness.core import VXLAN_PORT, Target, Wanted, check, occupied, ports_of, words
-from harness.lifecycle.machine import FLANNEL
-from harness.lifecycle.machinefacts import CLUSTER_SERVICES, FIREWALLS, FORWARDING6, NODE_PORTS, OLDEST_NFT, RUNTIME_SERVICES
+from harness.lifecycle.machine import FLANNEL, FORWARDING6
+from harness.lifecycle.machinefacts import CLUSTER_SERVICES, FIREWALLS, NODE_PORTS, OLDEST_NFT, RUNTIME_SERVICES
 from harness.runtimes import API_PORT, NFTABLES_KERNEL, REGISTRY_PORT, profiles
 
 _CONTROLLERS = {1: ("cpu", "cpuacct", "cpuset", "memory", "pids", "devices"), 2: ("cpu", "cpuset", "memory", "pids")}

@@ -11,7 +11,7 @@ import pytest
 from harness.clusterstate import ClusterState
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.lifecycle import access
-from harness.lifecycle.steps import access_entry
+from harness.lifecycle.record import access_entry
 from harness.nodes import Jump, Login, Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh

@@ -98,12 +98,7 @@ def test_a_machine_does_not_change_sides() -> None:
         work(two, new)
 
 
-def verbs(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    monkeypatch.setattr(apply, "_verb", lambda name: apply if name in names else None)
-
-
-def test_machines_that_come_and_go_and_another_image_are_for_the_verbs_that_do_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    verbs(monkeypatch, "join", "remove", "upgrade")
+def test_machines_that_come_and_go_and_another_image_are_for_the_verbs_that_do_that() -> None:
     new = CLUSTER.replace("[10.0.0.101]", "[10.0.0.102]").replace("[10.0.0.1]", "[10.0.0.1, 10.0.0.2, 10.0.0.3]")
     found = work(CLUSTER, new)
     assert (found.masters, found.nodes, found.leaving) == (("10.0.0.2", "10.0.0.3"), ("10.0.0.102",), ("10.0.0.101",))
@@ -121,14 +116,6 @@ def test_another_image_is_handed_on_with_all_that_the_clusterfile_says(store: St
     ((name, image, options),) = asked
     assert (name, image, [machine.address for machine in options.via]) == ("default", "web:2", ["10.0.0.1"])
     assert options.clusterfile.cluster.env == {"Port": "81", "Password": "hunter2"}
-
-
-def test_a_verb_that_is_not_there_is_told_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    verbs(monkeypatch)
-    with pytest.raises(InputError, match="cannot join yet"):
-        work(CLUSTER, CLUSTER.replace("[10.0.0.101]", "[10.0.0.101, 10.0.0.102]"))
-    with pytest.raises(InputError, match="cannot upgrade yet"):
-        work(CLUSTER, CLUSTER.replace("web:latest", "web:2"))
 
 
 def test_another_image_under_the_same_name_is_a_difference_and_another_spelling_is_none(store: Store) -> None:

@@ -11,7 +11,7 @@ from harness.clusterfile import Phase, Taint
 from harness.clusterfile.parse import parse, parse_hooks
 from harness.clusterstate import ClusterState
 from harness.errors import InputError, StoreError
-from harness.lifecycle import backup, hooks, install, labels, run, steps
+from harness.lifecycle import etcd, hooks, install, labels, run, steps
 from harness.lifecycle.clusterfiles import Given, effective
 from harness.lifecycle.parting import Parting
 from harness.lifecycle.plan import check
@@ -290,7 +290,7 @@ def etcd_step(found: steps.Setup) -> str:
 
 @pytest.fixture
 def snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backup, "take_snapshot", lambda _, into: into.write(b"etcd"))
+    monkeypatch.setattr(etcd, "take_snapshot", lambda _, into: into.write(b"etcd"))
 
 
 @pytest.mark.usefixtures("snapshot")

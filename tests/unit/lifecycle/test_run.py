@@ -517,15 +517,20 @@ def test_a_cluster_that_is_there_keeps_the_profile_that_it_was_made_with(
     assert hint in (refused.value.hint or "")
 
 
-NETWORK = """kind: Namespace
+NETWORK = """apiVersion: v1
+kind: Namespace
 metadata: {name: kube-flannel}
 ---
-kind: DaemonSet
-metadata: {name: a, namespace: other}
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: apps/v1, kind: DaemonSet, metadata: {name: a, namespace: other}}
 """
-DNS = """kind: Service
+DNS = """apiVersion: v1
+kind: Service
 metadata: {name: b, namespace: default}
 ---
+apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: c}
 ---
