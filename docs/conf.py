@@ -19,7 +19,6 @@ release = about.version()
 extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
 root_doc = "index"
-exclude_patterns = ["README.md"]
 language = "en"
 
 # Output of programs has no language.
