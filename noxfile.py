@@ -11,6 +11,7 @@ import atexit
 import dataclasses
 import json
 import re
+import shutil
 import signal
 import sys
 import time
@@ -31,9 +32,10 @@ from harness.errors import UsageError  # noqa: E402
 nox.needs_version = ">=2024.10.9"
 nox.options.reuse_venv = "yes"
 nox.options.default_venv_backend = "virtualenv"
-nox.options.sessions = ["lint", "types"]
+nox.options.sessions = ["lint", "types", "docs"]
 
 REPORTS = ROOT / "reports"
+DOCS_BUILT = ROOT / "build/docs"
 VM = "tests/vm"
 UPGRADE = "tests/cluster/test_upgrade.py"
 
@@ -106,7 +108,7 @@ def sbom(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run every ring and end with a table: lint types unit integration hostile fuzz cluster images. On request: long, upgrade, catalog."""
+    """Run every ring, print a table: lint types docs unit integration hostile fuzz cluster images. On request: long, upgrade, catalog."""
     names = session.posargs or [name for name in RINGS if name not in ON_REQUEST]
     unknown = [name for name in names if name not in RINGS]
     if unknown:
@@ -114,6 +116,8 @@ def tests(session: nox.Session) -> None:
     closing = Closing()
     atexit.register(closing.show)
     install(session, "lint", "types", "tests")
+    if "docs" in names:
+        install_docs(session)
     own_home(session)
     for name in names:
         session.log(f"ring {name}")
@@ -140,7 +144,7 @@ def vm(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and faults that need no types: Python (ruff, with the rules of bandit), workflows (their schema, zizmor), shell scripts."""
+    """Style, spelling, and faults that need no types: Python (ruff, with the rules of bandit), workflows (their schema, zizmor), shell."""
     install(session, "lint", project=False)
     check_style(session)
 
@@ -150,6 +154,14 @@ def types(session: nox.Session) -> None:
     """mypy --strict over the package, the tests and this file."""
     install(session, "types")
     session.run("mypy", "--strict")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into build/docs/html and the manual page into build/docs/man; a warning is an error, and so is a broken link."""
+    install(session)
+    install_docs(session)
+    build_docs(session)
 
 
 @nox.session
@@ -175,7 +187,9 @@ def show_catalog(session: nox.Session) -> None:
 
 
 LOCK = ROOT / "requirements.lock"
-"""What every session works with: exact versions with their hashes. README.md says how it is refreshed."""
+"""What every session works with: exact versions with their hashes. docs/contributing/index.md says how it is refreshed."""
+DOCS_LOCK = ROOT / "docs.lock"
+"""What builds the documents, in addition; only the sessions that do so install it."""
 
 
 def install(session: nox.Session, *groups: str, project: bool = True) -> None:
@@ -186,7 +200,7 @@ def install(session: nox.Session, *groups: str, project: bool = True) -> None:
     pyproject = ROOT / "pyproject.toml"
     unlocked = missing_in_lock(nox.project.load_toml(pyproject), groups, LOCK.read_text())
     if unlocked:
-        session.error(f"{LOCK.name} lacks {', '.join(unlocked)}: refresh it as README.md says")
+        session.error(f"{LOCK.name} lacks {', '.join(unlocked)}: refresh it as docs/contributing/index.md says")
     stamp = Path(session.virtualenv.location or "", "installed.json")
     if stamp.exists() and stamp.stat().st_mtime > max(path.stat().st_mtime for path in (pyproject, LOCK, Path(__file__))):
         return
@@ -194,6 +208,26 @@ def install(session: nox.Session, *groups: str, project: bool = True) -> None:
     if project:
         session.install("--no-deps", "--no-build-isolation", "--no-index", "--editable", ".")
     stamp.write_text(json.dumps({"lock": LOCK.name}) + "\n")
+
+
+def install_docs(session: nox.Session) -> None:
+    """The locked packages that build the documents, beside those of install(); once until their lock changes."""
+    stamp = Path(session.virtualenv.location or "", "installed-docs.json")
+    if stamp.exists() and stamp.stat().st_mtime > max(path.stat().st_mtime for path in (DOCS_LOCK, Path(__file__))):
+        return
+    session.install("--require-hashes", "--requirement", str(DOCS_LOCK))
+    stamp.write_text(json.dumps({"lock": DOCS_LOCK.name}) + "\n")
+
+
+def build_docs(session: nox.Session) -> None:
+    """Site and manual page, from nothing and without a network."""
+    shutil.rmtree(DOCS_BUILT, ignore_errors=True)
+    strict = ("--fail-on-warning", "--keep-going", "--nitpicky", "--quiet")
+    for builder in ("html", "man"):
+        session.run(
+            "sphinx-build", *strict, "--builder", builder, "--doctree-dir", shown(DOCS_BUILT / "trees"), "docs", shown(DOCS_BUILT / builder)
+        )
+    session.run("python", "-m", "docs.links", shown(DOCS_BUILT / "html"))
 
 
 def built_here(facts: dict[str, Any]) -> list[str]:
@@ -338,9 +372,12 @@ def ending(code: int) -> str:
 def check_style(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("codespell")
     workflows = [str(path.relative_to(ROOT)) for path in sorted((ROOT / ".github/workflows").glob("*.yml"))]
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
     session.run("check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
+    forms = [shown(path) for path in sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")) if path.name != "config.yml"]
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *forms)
     session.run("zizmor", "--offline", "--no-progress", ".github")
     session.run("shellcheck", "--severity=warning", *shell_scripts())
 
@@ -391,6 +428,7 @@ SMOKE_IMAGES = ("web",)
 RINGS: dict[str, Callable[[nox.Session], object]] = {
     "lint": check_style,
     "types": lambda session: session.run("mypy", "--strict"),
+    "docs": build_docs,
     "unit": lambda session: pytest(session, "unit", "tests/unit", *TWO_AT_A_TIME),
     "integration": lambda session: pytest(session, "integration", "tests/integration", *TWO_AT_A_TIME),
     "hostile": lambda session: pytest(session, "hostile", "tests/hostile", *TWO_AT_A_TIME),

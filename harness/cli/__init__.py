@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from harness import log, process, timings
+from harness import about, log, process, timings
 from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     apps,
     archive,
@@ -137,7 +137,7 @@ def _common(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every command and request.")] = False,
     timings_file: Annotated[
         Path | None,
-        typer.Option("--timings", metavar="FILE", help="Write a timeline of the command, which trace viewers load.", show_default=False),
+        typer.Option("--timings", metavar="FILE", help="Write a timeline of the command for trace viewers.", show_default=False),
     ] = None,
 ) -> None:
     log.setup(quiet=quiet, verbose=verbose)
@@ -148,6 +148,4 @@ def _common(
 @app.command()
 def version() -> None:
     """Show the version."""
-    from importlib import metadata
-
-    say(f"slipway {metadata.version('slipway')}")
+    say(f"slipway {about.version()}")

@@ -15,7 +15,7 @@ from harness.cli.terminal import Json, Yes, app, existing, plain, print_json, sa
 from harness.errors import UsageError
 from harness.oci.store import Store
 
-_HELP = """The applications of a cluster: what is in it, and taking one out. Alone it lists them.
+_HELP = """List or remove the applications of a cluster. Without a subcommand, list them.
 
 \b
   slipway run shop --name prod -e Port=8080     puts one in, or brings it up to date
@@ -32,7 +32,7 @@ Masters = Annotated[
         "--masters",
         "--master",
         "-m",
-        help="Its masters, when this machine knows nothing of it or slipway has not made it.",
+        help="Its control-plane nodes, if the cluster is not known on this machine or was not made by slipway.",
         metavar="IP[,IP...]",
         show_default=False,
     ),
@@ -41,8 +41,8 @@ Kubeconfig = Annotated[
     Path | None,
     typer.Option("--kubeconfig", help="A cluster that slipway has not made; commands are launched on this machine.", show_default=False),
 ]
-User = Annotated[str, typer.Option("--user", "-u", help="Who we are on the machines: root, or somebody with sudo.")]
-Key = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent's and yours]", show_default=False)]
+User = Annotated[str, typer.Option("--user", "-u", help="The SSH user: root, or a user with sudo without a password.")]
+Key = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent and ~/.ssh]", show_default=False)]
 Passwd = Annotated[
     str | None,
     typer.Option(
@@ -113,14 +113,14 @@ def apps_remove(
     key: Key = None,
     passwd: Passwd = None,
     port: Port = 22,
-    timeout: Annotated[float, typer.Option(help="Seconds that what is removed may take to go.")] = 300,
-    plan: Annotated[bool, typer.Option("--plan", help="Show the steps and what would go, and touch nothing.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds that removed objects may take to disappear.")] = 300,
+    plan: Annotated[bool, typer.Option("--plan", help="Show the steps and what would be removed, and change nothing.")] = False,
     yes: Yes = False,
     output: Json = "text",
 ) -> None:
-    """Take an application out: what its launch commands made with kubectl and helm goes, with its data; what was there before stays.
+    """Remove an application: the objects that its launch commands made with kubectl and helm, and their data. Older objects stay.
 
-    What they did otherwise nobody can take back, unless the image says how: a hook at pre-uninstall in its plugins/.
+    Other effects of launch commands stay, unless the image has a hook at pre-uninstall in its plugins/.
     """
     from harness.lifecycle import uninstall
 

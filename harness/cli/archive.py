@@ -30,8 +30,8 @@ def save(
         list[str] | None,
         typer.Option(
             "--since",
-            help="Only what OLD does not have: an image of the store, or an archive that was sent before. May be repeated. "
-            "Whoever loads it needs OLD.",
+            help="Only what OLD lacks: an image of the store, or an archive that was sent before. May be repeated. "
+            "To load it, the other side needs OLD.",
             metavar="OLD",
         ),
     ] = None,
@@ -107,7 +107,7 @@ def _old(text: str) -> str | Path:
     return path if path.is_file() or volumes.volume(path, 1).is_file() or volumes.sums(path).is_file() else text
 
 
-@app.command(short_help="Take the CloudImages of a file into the store.")
+@app.command(short_help="Load the CloudImages of a file into the store.")
 def load(
     file: Annotated[
         Path,
@@ -121,7 +121,7 @@ def load(
     allow_older: AllowOlder = False,
     output: Json = "text",
 ) -> None:
-    """Take the CloudImages of an archive into the store; nothing is visible before all of it is verified."""
+    """Load the CloudImages of an archive into the store; nothing is visible before all of it is verified."""
     from harness.oci import archive
     from harness.oci.graph import attached_to
     from harness.progress import Meter

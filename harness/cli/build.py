@@ -26,20 +26,20 @@ def build(
     ] = None,
     platform: Annotated[
         str | None,
-        typer.Option(help="What the image is for, as linux/arm64; several with commas.  [default: this machine]", show_default=False),
+        typer.Option(help="The platform of the image, as linux/arm64; several with commas.  [default: this machine]", show_default=False),
     ] = None,
     build_arg: Annotated[
         list[str] | None, typer.Option("--build-arg", help="A value for an ARG.", metavar="NAME=VALUE", show_default=False)
     ] = None,
     image_list: Annotated[Path | None, typer.Option(help="A file with more container images, one a line.", show_default=False)] = None,
     discover: Annotated[
-        str, typer.Option(help="How container images are found: pulled (by running), declared (by reading), or both.")
+        str, typer.Option(help="Sources of container images: pulled (by running), declared (by reading), or both.")
     ] = "pulled,declared",
-    cluster: Annotated[str, typer.Option(help="What runs the image to discover: kind or container.")] = "kind",
+    cluster: Annotated[str, typer.Option(help="The throw-away cluster that runs the image: kind or container.")] = "kind",
     settle: Annotated[float, typer.Option(help="Seconds without change after which workloads count as settled.")] = 5,
     timeout: Annotated[float, typer.Option(help="Seconds that workloads may take to become ready.")] = 600,
     network: Annotated[
-        str, typer.Option(help="Where RUN and Dockerfiles run: bridge, or host for the network of this machine, with its loopback.")
+        str, typer.Option(help="The network of RUN and Dockerfiles: bridge, or host for the network of this machine with its loopback.")
     ] = "bridge",
     images_from: Annotated[
         str,
@@ -55,16 +55,16 @@ def build(
             "--allow-login",
             metavar="HOST/REPOSITORY",
             show_default=False,
-            help="Pull this repository (or pattern) with your login though no file of the image names it.",
+            help="Pull this repository (or pattern) with your login, even if no file of the image names it.",
         ),
     ] = None,
     allow_older: AllowOlder = False,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do every step again.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the throw-away cluster running, to look into it.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Only read the Kubefile and show what would be done.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step again.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the throw-away cluster running for inspection.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only read the Kubefile and show the steps and declared images.")] = False,
     output: Json = "text",
 ) -> None:
-    """Build a CloudImage from a Kubefile: layers, and every container image that a run of it pulls."""
+    """Build a CloudImage from a Kubefile: layers, and every container image that running it pulls."""
     from harness import build as building
     from harness.imagechoice import MODES
     from harness.images import NETWORKS

@@ -22,20 +22,18 @@ def check(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            help=f"The cluster; with --post, {CIS} or {CIS} NAME: how it stands to the CIS benchmark.  [default: default]",
+            help=f"The cluster; with --post, {CIS} or {CIS} NAME: check against the CIS benchmark.  [default: default]",
             metavar="NAME",
             show_default=False,
         ),
     ] = None,
-    pre: Annotated[bool, typer.Option("--pre", help="Look whether machines are fit to become a cluster; changes nothing.")] = False,
-    post: Annotated[bool, typer.Option("--post", help="Look whether a cluster works. This is what is done without either.")] = False,
+    pre: Annotated[bool, typer.Option("--pre", help="Run the preflight checks on machines; changes nothing.")] = False,
+    post: Annotated[bool, typer.Option("--post", help="Check that a running cluster is healthy (default).")] = False,
     file: File = None,
     image: Annotated[str | None, typer.Option(help="With --pre: the image that is to run.", show_default=False)] = None,
     masters: Masters = None,
     nodes: Nodes = None,
-    user: Annotated[
-        str | None, typer.Option("--user", "-u", help="Who we are on the machines.  [default: root]", show_default=False)
-    ] = None,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="The SSH user.  [default: root]", show_default=False)] = None,
     key: Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.", show_default=False)] = None,
     passwd: Passwd = None,
     port: Annotated[int | None, typer.Option(help="The SSH port.  [default: 22]", show_default=False)] = None,
@@ -44,13 +42,13 @@ def check(
         typer.Option("--env", "-e", help="With --pre: a value for the image's templates.", metavar="NAME=VALUE", show_default=False),
     ] = None,
     skip: Annotated[
-        list[str] | None, typer.Option(help="A check that may fail; --list shows all.", metavar="ID[,ID...]", show_default=False)
+        list[str] | None, typer.Option(help="A check that may fail; `--list` shows all.", metavar="ID[,ID...]", show_default=False)
     ] = None,
-    show_all: Annotated[bool, typer.Option("--all", help="Show what is fine as well.")] = False,
-    listing: Annotated[bool, typer.Option("--list", help="Show all checks and what they are for.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Show passed checks as well.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List all checks with their purpose.")] = False,
     output: Json = "text",
 ) -> None:
-    """Check machines before a run (--pre), or a cluster that runs (--post). Ends with 7 when something does not hold.
+    """Check machines before a run (--pre), or a running cluster. Exits with 7 if a check fails.
 
     \b
       slipway check --pre -f Clusterfile

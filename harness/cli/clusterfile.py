@@ -58,10 +58,10 @@ def apply(
     skip_check: SkipCheck = None,
     profile: WantedProfile = None,
     timeout: Timeout = 600,
-    plan: Annotated[bool, typer.Option("--plan", help="Show what differs and the steps, and touch nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show differences and steps, and change nothing.")] = False,
     output: Json = "text",
 ) -> None:
-    """Make a cluster what its Clusterfile says: it is made, or what differs is changed.
+    """Create or change a cluster as its Clusterfile says.
 
     \b
       slipway apply -f Clusterfile --plan
@@ -121,12 +121,12 @@ def generate(
     ca: Ca = None,
     profile: WantedProfile = None,
     from_cluster: Annotated[
-        bool, typer.Option("--from-cluster", help="Read the nodes of a cluster that kubeadm made, from its first --masters.")
+        bool, typer.Option("--from-cluster", help="Read the nodes of a kubeadm cluster, from the first of --masters.")
     ] = False,
-    adopt: Annotated[bool, typer.Option("--adopt", help="With --from-cluster: from now on slipway manages it.")] = False,
+    adopt: Annotated[bool, typer.Option("--adopt", help="With --from-cluster: let slipway manage it.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of Clusterfiles, for editors.")] = False,
 ) -> None:
-    """Print a Clusterfile: of what options say, or of a cluster that runs.
+    """Print a Clusterfile from options, or from a running cluster.
 
     \b
       slipway generate web --masters 10.0.0.1 --nodes 10.0.0.2 > Clusterfile

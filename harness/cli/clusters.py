@@ -31,9 +31,12 @@ WantedNodes = Annotated[
     list[str] | None, typer.Option("--nodes", "--node", "-n", help="Addresses of the workers.", metavar="IP[,IP...]", show_default=False)
 ]
 WantedUser = Annotated[
-    str | None, typer.Option("--user", "-u", help="Who we are on the machines: somebody with sudo.  [default: root]", show_default=False)
+    str | None,
+    typer.Option(
+        "--user", "-u", help="The SSH user; it needs sudo without a password unless it is root.  [default: root]", show_default=False
+    ),
 ]
-WantedKey = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent's and yours]", show_default=False)]
+WantedKey = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent and ~/.ssh]", show_default=False)]
 WantedPort = Annotated[int | None, typer.Option("--port", help="The SSH port.  [default: 22]", show_default=False)]
 WantedName = Annotated[str | None, typer.Option("--name", help="The name of the cluster.  [default: default]", show_default=False)]
 Passwd = Annotated[
@@ -45,12 +48,12 @@ Passwd = Annotated[
 Env = Annotated[
     list[str] | None, typer.Option("--env", "-e", help="A value for the image's templates.", metavar="NAME=VALUE", show_default=False)
 ]
-Cmds = Annotated[list[str] | None, typer.Option("--cmds", help="A launch command in place of the image's.", show_default=False)]
+Cmds = Annotated[list[str] | None, typer.Option("--cmds", help="A launch command instead of the image's.", show_default=False)]
 OfSite = Annotated[
     str | None,
     typer.Option(
         "--registry",
-        help="Use this registry, filled by `slipway push --expand`, in place of one of the cluster's own.",
+        help="Use this registry, filled by `slipway push --expand`, instead of one in the cluster.",
         metavar="REGISTRY[/PATH]",
         show_default=False,
     ),
@@ -58,7 +61,7 @@ OfSite = Annotated[
 SkipCheck = Annotated[
     list[str] | None,
     typer.Option(
-        "--skip-check", help="Go on in spite of a check of the machines; `slipway check --list` shows all.", metavar="ID[,ID...]",
+        "--skip-check", help="Continue even if these preflight checks fail; `slipway check --list` shows all.", metavar="ID[,ID...]",
         show_default=False,
     ),
 ]  # fmt: skip
@@ -68,16 +71,17 @@ WantedProfile = Annotated[
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that workloads may take to become ready.")]
 Apps = Annotated[
     list[str] | None,
-    typer.Option("--apps", help="The applications to launch, in place of the image's choice.", metavar="APP[,APP...]", show_default=False),
+    typer.Option("--apps", help="The applications to launch, instead of the image's choice.", metavar="APP[,APP...]", show_default=False),
 ]
 Called = Annotated[
     str | None, typer.Option("--as", help="Application image: its name in the cluster.  [default: the image's]", show_default=False)
 ]
 Kubeconfig = Annotated[
-    Path | None, typer.Option("--kubeconfig", help="Application image: a cluster that slipway has not made.", show_default=False)
+    Path | None,
+    typer.Option("--kubeconfig", help="Application image: the kubeconfig of a cluster that slipway did not make.", show_default=False),
 ]
 NoImages = Annotated[
-    bool, typer.Option("--no-images", help="Application image: bring no container images; the nodes have them, or a way to them.")
+    bool, typer.Option("--no-images", help="Application image: send no container images; the nodes have or can reach them.")
 ]
 
 
@@ -104,15 +108,15 @@ def run(
     called: Called = None,
     kubeconfig: Kubeconfig = None,
     no_images: NoImages = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Show the steps and touch nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show the steps and change nothing.")] = False,
     output: Json = "text",
 ) -> None:
-    """Make machines a cluster that runs the image. The same command again finishes what was interrupted.
+    """Create a cluster that runs the image on the given machines. The same command again finishes an interrupted run.
 
-    A Clusterfile says more than options can; where both say something, the options count.
+    A Clusterfile has more settings than there are options; an option wins over the file.
 
-    An application image goes into a cluster that runs, or is brought up to date there: --name says which, or --masters or --kubeconfig one
-    that this machine does not know. `slipway apps` lists and removes them.
+    An application image is installed into a running cluster, or updated there: --name says which one; --masters or --kubeconfig name one
+    that is not known on this machine. `slipway apps` lists and removes applications.
     """
     from harness.lifecycle import plan as planning
     from harness.lifecycle import run as running
@@ -310,11 +314,16 @@ Name = Annotated[str, typer.Argument(help="The cluster.")]
 Masters = Annotated[
     list[str] | None,
     typer.Option(
-        "--masters", "--master", "-m", help="Its masters, when this machine knows nothing of it.", metavar="IP[,IP...]", show_default=False
+        "--masters",
+        "--master",
+        "-m",
+        help="Its control-plane nodes, if the cluster is not known on this machine.",
+        metavar="IP[,IP...]",
+        show_default=False,
     ),
 ]
 Nodes = Annotated[list[str] | None, typer.Option("--nodes", "--node", "-n", help="Its workers.", metavar="IP[,IP...]", show_default=False)]
-User = Annotated[str, typer.Option("--user", "-u", help="Who we are on the machines.")]
+User = Annotated[str, typer.Option("--user", "-u", help="The SSH user.")]
 Key = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.", show_default=False)]
 Port = Annotated[int, typer.Option(help="The SSH port.")]
 
@@ -329,7 +338,7 @@ def status(
     port: Port = 22,
     output: Json = "text",
 ) -> None:
-    """Show how a cluster is."""
+    """Show the state of a cluster."""
     from harness.lifecycle import status as states
 
     as_json = wants_json(output)
@@ -387,11 +396,11 @@ def delete(
     user: User = "root",
     key: Key = None,
     port: Port = 22,
-    forget: Annotated[bool, typer.Option("--forget", help="Only forget it here: its machines are gone.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Only forget the cluster on this machine; its machines are gone.")] = False,
     yes: Yes = False,
     output: Json = "text",
 ) -> None:
-    """Take a cluster off its machines and leave them as they were found. Data of its applications is lost."""
+    """Remove a cluster and leave its machines as they were found. Data of its applications is lost."""
     from harness.lifecycle import delete as deleting
 
     as_json = wants_json(output)

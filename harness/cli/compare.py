@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 _MARKS = {"added": "+", "removed": "-", "changed": "~"}
 _STYLES = {"+": "green", "-": "red", "~": "yellow", "@": "cyan"}
 
-_HELP = "A CloudImage of the local store; else of the registry that the name begins with. docker://NAME: that in the registry."
+_HELP = "A CloudImage of the local store, else of the registry in its name. docker://NAME: always in the registry."
 Old = Annotated[str, typer.Argument(help=_HELP, metavar="OLD", show_default=False)]
 New = Annotated[str, typer.Argument(help="As OLD.", metavar="NEW", show_default=False)]
 
 
-@app.command(short_help="Show what changed between two CloudImages.")
+@app.command(short_help="Compare two CloudImages.")
 def diff(
     old: Old,
     new: New,
     platform: Annotated[str | None, typer.Option(help="Compare only this platform.  [default: all]", show_default=False)] = None,
     content: Annotated[bool, typer.Option("--content", help="Show the changed lines of small text files.")] = False,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 1 when they differ, as git does; else with 0.")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 if they differ, as git does; else with 0.")] = False,
     plain_http: PlainHttp = False,
     insecure: Insecure = False,
     ca: Ca = None,
@@ -41,9 +41,9 @@ def diff(
     cert_key: CertKey = None,
     output: Json = "text",
 ) -> None:
-    """Show what changed from one CloudImage to another, and how many bytes a site that has OLD needs for NEW.
+    """Compare two CloudImages, and show how many bytes a site that has OLD needs for NEW.
 
-    Of an image in a registry only manifests and configs are read. Its files are compared when the store has its layers, else the
+    For an image in a registry, only manifests and configs are read. Files are compared if the store has the layers, otherwise
     layers are.
     """
     from harness import compare

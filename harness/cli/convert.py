@@ -23,15 +23,15 @@ def convert(
     registry: Annotated[
         str | None,
         typer.Option(
-            help="Where the embedded images come from that the image has no whole name for.", metavar="DOMAIN", show_default=False
+            help="The registry of embedded images for which the image has no complete name.", metavar="DOMAIN", show_default=False
         ),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail, and tag nothing, when something cannot be restored.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail, and tag nothing, if a name or file cannot be restored.")] = False,
     output: Json = "text",
 ) -> None:
     """Make a CloudImage of an image that sealer made: its rootfs, and its embedded images under their original names.
 
-    What cannot be restored is left out and said; nothing is guessed.
+    Content that cannot be restored is left out and reported; nothing is guessed.
     """
     from harness import cloudimage, scratch, sealerimage
 

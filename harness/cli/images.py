@@ -17,9 +17,7 @@ if TYPE_CHECKING:  # every command would load it
 
 @app.command(short_help="List the images of the local store.")
 def images(
-    everything: Annotated[
-        bool, typer.Option("--all", "-a", help="Also container images, and signatures and whatever else is attached to images.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Also container images, signatures and other attachments.")] = False,
     output: Json = "text",
 ) -> None:
     """List the CloudImages of the local store, and images of sealer, which `slipway convert` makes CloudImages of."""
@@ -52,13 +50,13 @@ def images(
     )
 
 
-@app.command(short_help="Show what is in a CloudImage.")
+@app.command(short_help="Show the content of a CloudImage.")
 def inspect(
     name: Annotated[str, typer.Argument(help="A name, a digest, or the beginning of one.", show_default=False)], output: Json = "text"
 ) -> None:
-    """Show what is in a CloudImage: how it runs, its layers, and each embedded image under its original name.
+    """Show the content of a CloudImage: launch, layers, and each embedded image under its original name.
 
-    Of an image of sealer it shows which names can be restored, and what cannot.
+    For an image of sealer, show which names can be restored and which cannot.
     """
     from harness import cloudimage, enforcers, sealerimage
 
@@ -162,7 +160,7 @@ def history(
     platform: Annotated[str | None, typer.Option(help="Only this platform of it.  [default: all]", show_default=False)] = None,
     output: Json = "text",
 ) -> None:
-    """Show the steps that made a CloudImage, with the size of each layer; what its base brings first."""
+    """Show the steps that made a CloudImage, with the size of each layer; those of its base come first."""
     import dataclasses
 
     from harness import cloudimage
@@ -216,13 +214,13 @@ def rmi(
     say("blobs stay for now: the store is in use" if freed.busy else f"freed {log.size(freed.bytes)} in {freed.blobs} blobs")
 
 
-@app.command(short_help="Remove what nothing needs.")
+@app.command(short_help="Remove unused blobs, caches and temporary files.")
 def prune(
-    cache: Annotated[bool, typer.Option("--cache", help="Also forget build steps and discoveries.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and remove nothing.")] = False,
+    cache: Annotated[bool, typer.Option("--cache", help="Also remove cached build steps and discoveries.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
     output: Json = "text",
 ) -> None:
-    """Remove what no image, no cached build step and nobody at work needs.
+    """Remove blobs, caches and temporary files that no image, cached build step or running command needs.
 
     In the store: blobs without a name, what pulls that were cut short have left, attachments of images that are gone. In the cache:
     unpacked trees of such images, and temporary folders of processes that were killed. In the engine: images of Dockerfiles that

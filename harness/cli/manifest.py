@@ -13,7 +13,7 @@ from harness.cli.terminal import Json, app, plain, print_json, say, short, table
 from harness.errors import UsageError
 from harness.oci.store import Store
 
-manifest_app = typer.Typer(help="Make one image for several platforms from images that were built apart.", no_args_is_help=True)
+manifest_app = typer.Typer(help="Combine images of single platforms into one image.", no_args_is_help=True)
 app.add_typer(manifest_app, name="manifest")
 
 Name = Annotated[str, typer.Argument(help="The image to make or change.", show_default=False)]
@@ -21,8 +21,8 @@ Sources = Annotated[
     list[str],
     typer.Argument(metavar="IMAGE...", help="Images of the local store, or REGISTRY/REPOSITORY:TAG, which are pulled.", show_default=False),
 ]
-Replace = Annotated[bool, typer.Option("--replace", help="Of two images for one platform take the later one.")]
-Pull = Annotated[bool, typer.Option("--pull", help="Ask the registry also for what the local store has under that name.")]
+Replace = Annotated[bool, typer.Option("--replace", help="For two images of one platform, take the later one.")]
+Pull = Annotated[bool, typer.Option("--pull", help="Ask the registry even if the local store has that name.")]
 
 
 @manifest_app.command("create")
@@ -30,7 +30,7 @@ def create(
     name: Name, images: Sources, replace: Replace = False, pull: Pull = False, plain_http: PlainHttp = False, insecure: Insecure = False,
     ca: Ca = None, cert: Cert = None, cert_key: CertKey = None, output: Json = "text",
 ) -> None:  # fmt: skip
-    """Give NAME to an image with every platform of the IMAGEs; whatever had that name keeps its digest only."""
+    """Give NAME to an image with every platform of the IMAGEs; the previous image of that name keeps its digest only."""
     from harness import manifest
 
     as_json = wants_json(output)
@@ -53,7 +53,7 @@ def add(
 
 @manifest_app.command("inspect")
 def inspect(name: Name, output: Json = "text") -> None:
-    """Show which manifests NAME has for each platform, and where the platforms differ."""
+    """Show the manifests of NAME for each platform, and their differences."""
     from harness import manifest
 
     as_json = wants_json(output)
@@ -84,7 +84,7 @@ def inspect(name: Name, output: Json = "text") -> None:
 def remove(
     name: Name, platform: Annotated[str, typer.Argument(help="As linux/arm64.", show_default=False)], output: Json = "text"
 ) -> None:  # fmt: skip
-    """Take a platform out of NAME."""
+    """Remove a platform from NAME."""
     from harness import manifest
     from harness.oci.model import Platform
 

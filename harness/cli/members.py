@@ -11,8 +11,8 @@ from harness import log
 from harness.cli.clusters import Name, SkipCheck, _login, _machines, skipping
 from harness.cli.terminal import Json, Yes, app, pairs, plain, print_json, say, table, wants_json
 
-User = Annotated[str, typer.Option("--user", "-u", help="Who we are on the machines: root, or somebody with sudo.")]
-Key = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent's and yours]", show_default=False)]
+User = Annotated[str, typer.Option("--user", "-u", help="The SSH user: root, or a user with sudo without a password.")]
+Key = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent and ~/.ssh]", show_default=False)]
 Passwd = Annotated[
     str | None,
     typer.Option(
@@ -22,9 +22,9 @@ Passwd = Annotated[
 Port = Annotated[int, typer.Option(help="The SSH port.")]
 Via = Annotated[
     list[str] | None,
-    typer.Option(help="Masters of the cluster, when this machine knows nothing of it.", metavar="IP[,IP...]", show_default=False),
+    typer.Option(help="Control-plane nodes of the cluster, if it is not known on this machine.", metavar="IP[,IP...]", show_default=False),
 ]
-Plan = Annotated[bool, typer.Option("--plan", help="Show the steps and touch nothing.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Show the steps and change nothing.")]
 
 
 @app.command()
@@ -33,12 +33,19 @@ def join(
     masters: Annotated[
         list[str] | None,
         typer.Option(
-            "--masters", "--master", "-m", help="Machines that become masters, or ranges of them.", metavar="IP[,IP...]", show_default=False
+            "--masters",
+            "--master",
+            "-m",
+            help="Machines that become control-plane nodes; ranges are allowed.",
+            metavar="IP[,IP...]",
+            show_default=False,
         ),
     ] = None,
     nodes: Annotated[
         list[str] | None,
-        typer.Option("--nodes", "--node", "-n", help="Machines that become workers.", metavar="IP[,IP...]", show_default=False),
+        typer.Option(
+            "--nodes", "--node", "-n", help="Machines that become workers; ranges are allowed.", metavar="IP[,IP...]", show_default=False
+        ),
     ] = None,
     user: User = "root",
     key: Key = None,
@@ -47,16 +54,14 @@ def join(
     via: Via = None,
     env: Annotated[
         list[str] | None,
-        typer.Option(
-            "--env", "-e", help="A value that the cluster did not keep, since it is secret.", metavar="NAME=VALUE", show_default=False
-        ),
+        typer.Option("--env", "-e", help="A secret value; the cluster does not store these.", metavar="NAME=VALUE", show_default=False),
     ] = None,
     skip_check: SkipCheck = None,
     timeout: Annotated[float, typer.Option(help="Seconds that the machines may take to become ready.")] = 600,
     plan: Plan = False,
     output: Json = "text",
 ) -> None:
-    """Make machines nodes of a running cluster. The same command again finishes what was interrupted."""
+    """Add nodes to a running cluster. The same command again finishes an interrupted join."""
     from harness.lifecycle import join as joining
 
     as_json = wants_json(output)
@@ -85,9 +90,9 @@ def join(
 def remove(
     words: Annotated[
         list[str],
-        typer.Argument(help="The nodes, by address or name; the name of the cluster may stand before them.", metavar="[NAME] IP|NODE"),
+        typer.Argument(help="The nodes, by address or name; the name of the cluster may precede them.", metavar="[NAME] IP|NODE"),
     ],
-    force: Annotated[bool, typer.Option("--force", help="Delete what still runs on a node when the drain has taken too long.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Delete pods that are still on a node when the drain times out.")] = False,
     yes: Yes = False,
     user: User = "root",
     key: Key = None,
@@ -98,7 +103,7 @@ def remove(
     plan: Plan = False,
     output: Json = "text",
 ) -> None:
-    """Take nodes out of a running cluster: their pods go elsewhere, and their machines are left as they were found."""
+    """Drain nodes and remove them from a cluster. Their machines are left as they were found."""
     from harness.lifecycle import remove as removing
 
     as_json = wants_json(output)

@@ -11,13 +11,13 @@ from harness.cli.terminal import Json, Yes, engine_app, nodes_app, one_of, print
 
 @nodes_app.command("up")
 def nodes_up(
-    masters: Annotated[int, typer.Option("--masters", "-m", min=0, help="How many are to be masters.")] = 1,
-    nodes: Annotated[int, typer.Option("--nodes", "-n", min=0, help="How many are to be workers.")] = 0,
+    masters: Annotated[int, typer.Option("--masters", "-m", min=0, help="Number of control-plane nodes.")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", "-n", min=0, help="Number of workers.")] = 0,
     name: Annotated[str, typer.Option(help="The name of the group.")] = "default",
-    provider: Annotated[str, typer.Option(help="What makes them: container.")] = "container",
+    provider: Annotated[str, typer.Option(help="The provider that makes the machines: container.")] = "container",
     output: Json = "text",
 ) -> None:
-    """Boot machines on a network without a way out, ready for `slipway run`."""
+    """Boot machines on an isolated network, ready for `slipway run`."""
     from harness import images
     from harness.nodes.container import IMAGE
 
@@ -38,7 +38,7 @@ def nodes_restart(
     names: Annotated[list[str], typer.Argument(help="Names of machines, as `nodes list` shows them.", metavar="NODE...")],
     provider: Annotated[str, typer.Option()] = "container",
 ) -> None:
-    """Start machines again, all at once, as after a loss of power: what is on their disks stays."""
+    """Restart machines, all at once, as after a loss of power; their disks stay."""
     from harness.errors import UsageError
     from harness.nodes import each
 
@@ -88,7 +88,7 @@ def _show_group(group: Any, as_json: bool) -> None:
 
 @engine_app.command("repair")
 def engine_repair(yes: Yes = False) -> None:
-    """Restart the running engine with a runtime for machines that lack capabilities. Containers are stopped by that."""
+    """Restart the running engine with a runtime for machines that lack capabilities. This stops containers."""
     from harness import engine
 
     if not yes:

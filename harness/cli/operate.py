@@ -35,7 +35,7 @@ def execute(
     ctx: typer.Context,
     name: Name = "default",
     role: Annotated[
-        str | None, typer.Option(help="Only on machines with this role: master, node, or one of yours.", show_default=False)
+        str | None, typer.Option(help="Only on machines with this role: master, node, or a role of your own.", show_default=False)
     ] = None,
     on: Annotated[
         list[str] | None, typer.Option(help="Only on these machines: addresses or names.", metavar="IP[,IP...]", show_default=False)
@@ -50,9 +50,9 @@ def execute(
 ) -> None:
     """Run a command on all machines of a cluster at once, as root.
 
-    One word behind -- is shell text, several are a program and its arguments. Ends with 6 when the command failed somewhere, with 5 when
-    a machine could not be reached. On a terminal control characters of the output are shown as \\x1b and the like, so that no machine can
-    steer it; in a pipe or a file the output is as it was.
+    One word after -- is shell text, several are a program and its arguments. Exits with 6 if the command failed on a machine, with 5 if
+    a machine could not be reached. On a terminal, control characters of the output are printed as \\x1b, so that no machine can
+    steer it; in a pipe or a file the output is unchanged.
     """
     from harness.lifecycle import exec as executing
 
@@ -82,7 +82,10 @@ def kubeconfig(
     name: Name = "default",
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Write it to this file.", show_default=False)] = None,
     server: Annotated[
-        str | None, typer.Option(help="The address that it leads to.  [default: a master that answers]", metavar="IP", show_default=False)
+        str | None,
+        typer.Option(
+            help="The address of the API server in it.  [default: a control-plane node that answers]", metavar="IP", show_default=False
+        ),
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Merge it into ~/.kube/config, or into --file; other clusters stay.")] = False,
     masters: Masters = None,
@@ -114,7 +117,7 @@ class _OrList(TyperGroup):
         return super().parse_args(ctx, args if args and args[0] in verbs else ["list", *args])
 
 
-certs_app = typer.Typer(cls=_OrList, help="The certificates of a cluster: until when they hold, new ones, more names. Alone it lists them.")
+certs_app = typer.Typer(cls=_OrList, help="Show, renew or extend the certificates of a cluster. Without a subcommand, list them.")
 app.add_typer(certs_app, name="certs")
 
 
@@ -128,7 +131,7 @@ def certs_list(
     port: Port = 22,
     output: Json = "text",
 ) -> None:
-    """List every certificate on every machine. Ends with 7 when one has expired."""
+    """List every certificate on every machine. Exits with 7 if one has expired."""
     from harness.lifecycle import certificates
 
     as_json = wants_json(output)
@@ -154,7 +157,7 @@ def certs_list(
 @certs_app.command("renew")
 def certs_renew(
     name: Name = "default",
-    days: Annotated[int, typer.Option(help="How long the new ones hold; never longer than their authority.", min=1)] = 365,
+    days: Annotated[int, typer.Option(help="Days that the new certificates are valid; never longer than their CA.", min=1)] = 365,
     masters: Masters = None,
     nodes: Nodes = None,
     user: User = "root",
@@ -162,7 +165,7 @@ def certs_renew(
     port: Port = 22,
     output: Json = "text",
 ) -> None:
-    """New certificates for API servers, etcd, front proxy, kubeconfigs and registry, one master after the other."""
+    """Renew the certificates of API servers, etcd, front proxy, kubeconfigs and registry, one control-plane node at a time."""
     from harness.lifecycle import certificates
 
     as_json = wants_json(output)
@@ -180,14 +183,14 @@ def certs_renew(
 def certs_add_names(
     names: Annotated[list[str], typer.Argument(help="DNS names and addresses.", metavar="NAME...", show_default=False)],
     cluster: Annotated[str, typer.Option(help="The cluster.")] = "default",
-    days: Annotated[int, typer.Option(help="How long the new certificates hold.", min=1)] = 365,
+    days: Annotated[int, typer.Option(help="Days that the new certificates are valid.", min=1)] = 365,
     masters: Masters = None,
     user: User = "root",
     key: Key = None,
     port: Port = 22,
     output: Json = "text",
 ) -> None:
-    """Let the API servers be called by more names."""
+    """Add names (SANs) to the certificates of the API servers."""
     from harness.lifecycle import certificates
 
     as_json = wants_json(output)
@@ -205,7 +208,7 @@ def certs_rotate_secrets(
     port: Port = 22,
     output: Json = "text",
 ) -> None:
-    """Encrypt the Secrets of a cluster, in etcd, with a new key. The same command again ends what was cut off."""
+    """Encrypt the Secrets of a cluster with a new key. The same command again finishes an interrupted rotation."""
     from harness.lifecycle import rotation
 
     as_json = wants_json(output)
@@ -235,7 +238,7 @@ def backup(
     port: Port = 22,
     output: Json = "text",
 ) -> None:
-    """Save etcd's data, the keys and the applied Clusterfile of a cluster to one file, and check it.
+    """Save etcd, keys and Clusterfile of a cluster to one file. The file is verified after it was written.
 
     The file holds the keys of the cluster and all of its secrets: only its owner may read it, and a password encrypts it.
     An encrypted file opens without slipway too: `age -d FILE | tar x`.
@@ -280,9 +283,9 @@ def restore(
     yes: Yes = False,
     output: Json = "text",
 ) -> None:
-    """Bring a cluster back from a backup: onto the masters that lost etcd's data, or onto other machines, which become that cluster.
+    """Restore a cluster from a backup. It goes onto the control-plane nodes that lost etcd's data, or onto other machines.
 
-    What the cluster has seen since the backup is lost. With a password only an encrypted file is taken: its seal proves who wrote it.
+    Changes since the backup are lost. With a password, only an encrypted file is accepted: its seal proves its origin.
     """
     from harness.lifecycle import restore as restoring
 
@@ -328,7 +331,7 @@ def logs(
     port: Port = 22,
     output: Json = "text",
 ) -> None:
-    """Gather logs, events and facts of all machines of a cluster into one file, without secrets, for whoever looks for what is wrong."""
+    """Collect logs and facts of a cluster for support. The file has no secrets in it."""
     import datetime
 
     from harness.lifecycle import bundle as bundling

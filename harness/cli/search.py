@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @app.command(short_help="Find CloudImages.")
 def search(
     term: Annotated[
-        str, typer.Argument(help="A part of a name or a description.  [default: everything]", metavar="TERM", show_default=False)
+        str, typer.Argument(help="Part of a name or a description.  [default: everything]", metavar="TERM", show_default=False)
     ] = "",
     registry: Annotated[
         list[str] | None,

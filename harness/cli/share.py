@@ -14,11 +14,11 @@ from harness.cli.terminal import AllowOlder, Json, app, plain, platform_of, prin
 from harness.errors import Fault, InputError, UsageError
 from harness.oci.store import Store
 
-PlainHttp = Annotated[bool, typer.Option("--plain-http", help="Ask the registry over HTTP without TLS.")]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Take a certificate that nobody vouches for.")]
-Ca = Annotated[Path | None, typer.Option("--ca", help="A file with authorities to trust in addition.", show_default=False)]
-Cert = Annotated[Path | None, typer.Option("--cert", help="The certificate to show to the registry.", show_default=False)]
-CertKey = Annotated[Path | None, typer.Option("--cert-key", help="Its key.", show_default=False)]
+PlainHttp = Annotated[bool, typer.Option("--plain-http", help="Use plain HTTP without TLS for the registry.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Do not verify the registry's TLS certificate.")]
+Ca = Annotated[Path | None, typer.Option("--ca", help="CA certificates to trust besides the system's, as a file.", show_default=False)]
+Cert = Annotated[Path | None, typer.Option("--cert", help="The client certificate for the registry.", show_default=False)]
+CertKey = Annotated[Path | None, typer.Option("--cert-key", help="The key of the client certificate.", show_default=False)]
 
 
 def connect(
@@ -66,13 +66,15 @@ def fetch(name: str, plain_http: bool, ca: Path | None) -> None:
 @app.command(short_help="Send a CloudImage to a registry.")
 def push(
     name: Annotated[str, typer.Argument(help="The image in the local store.", show_default=False)],
-    target: Annotated[str | None, typer.Argument(help="Where to.  [default: the registry that NAME says]", show_default=False)] = None,
+    target: Annotated[
+        str | None, typer.Argument(help="The name in the registry.  [default: the registry that NAME says]", show_default=False)
+    ] = None,
     expand: Annotated[
         str | None,
         typer.Option(
             "--expand",
             metavar="REGISTRY[/PATH]",
-            help="Put the container images within it into this registry, each under its own name; `run --registry` then uses them.",
+            help="Push the embedded container images to this registry, each under its own name; `run --registry` then uses them.",
             show_default=False,
         ),
     ] = None,
@@ -138,7 +140,7 @@ def pull(
     cert_key: CertKey = None,
     output: Json = "text",
 ) -> None:
-    """Fetch a CloudImage from a registry: only what the local store lacks. One that was cut short goes on where it was."""
+    """Fetch a CloudImage from a registry: only what the local store lacks. An interrupted pull resumes."""
     from harness import transfer
     from harness.trust import policy
 
@@ -158,10 +160,10 @@ def pull(
         say(f"  with {tag}")
 
 
-@app.command(short_help="Keep a login of a registry.")
+@app.command(short_help="Log in to a registry.")
 def login(
     registry: Annotated[str, typer.Argument(help="HOST[:PORT].  [default: docker.io]")] = "docker.io",
-    username: Annotated[str | None, typer.Option("--username", "-u", help="Who you are there.", show_default=False)] = None,
+    username: Annotated[str | None, typer.Option("--username", "-u", help="The user name at the registry.", show_default=False)] = None,
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")] = False,
     plain_http: PlainHttp = False,
     insecure: Insecure = False,
@@ -169,7 +171,7 @@ def login(
     cert: Cert = None,
     cert_key: CertKey = None,
 ) -> None:
-    """Try a name and a password at a registry, and keep them where Docker does (or its credential helper)."""
+    """Verify a user name and password at a registry, and keep them where Docker does (or its credential helper)."""
     from harness import transfer
     from harness.credentials import Credential, Credentials
 
@@ -191,7 +193,7 @@ def login(
 
 @app.command()
 def logout(registry: Annotated[str, typer.Argument(help="HOST[:PORT].  [default: docker.io]")] = "docker.io") -> None:
-    """Forget the login of a registry."""
+    """Log out of a registry."""
     from harness.credentials import Credentials
 
     host = _host(registry)

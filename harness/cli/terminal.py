@@ -79,16 +79,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-nodes_app = typer.Typer(help="Make machines to run clusters on.", no_args_is_help=True)
+nodes_app = typer.Typer(help="Manage machines to run clusters on.", no_args_is_help=True)
 engine_app = typer.Typer(help="The Docker engine of this machine.", no_args_is_help=True)
 app.add_typer(nodes_app, name="nodes")
 app.add_typer(engine_app, name="engine")
 
 AllowOlder = Annotated[
-    bool, typer.Option("--allow-older", help="Take an image that was signed earlier than the one which its tag brought here before.")
+    bool, typer.Option("--allow-older", help="Accept an image that was signed earlier than the one that its tag brought before.")
 ]
-Json = Annotated[str, typer.Option("--output", "-o", help="text, or json for machines.", metavar="text|json", show_default=False)]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Json = Annotated[
+    str, typer.Option("--output", "-o", help="Output format: text, or json for programs.", metavar="text|json", show_default=False)
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 def say(text: object = "", *, file: TextIO | None = None, end: str = "\n", flush: bool = False) -> None:

@@ -37,22 +37,23 @@ SigningKey = Annotated[
     Path, typer.Option("--key", help=f"The private key; its password is asked for, or in {PASSWORDS[0]}.", show_default=False)
 ]
 OptionalKey = Annotated[
-    Path | None, typer.Option("--key", help="Sign it too, as a cosign attestation, with this private key.", show_default=False)
+    Path | None, typer.Option("--key", help="Sign it as a cosign attestation with this private key.", show_default=False)
 ]
 Annotations = Annotated[
-    list[str] | None, typer.Option("--annotation", "-a", help="Part of what is signed.", metavar="NAME=VALUE", show_default=False)
+    list[str] | None,
+    typer.Option("--annotation", "-a", help="An annotation that is part of the signature.", metavar="NAME=VALUE", show_default=False),
 ]
-Attach = Annotated[bool, typer.Option("--attach", help="Keep it beside the image, as an OCI referrer; push takes it along.")]
-File = Annotated[Path | None, typer.Option("--file", "-f", help="Write it there instead of to standard output.", show_default=False)]
+Attach = Annotated[bool, typer.Option("--attach", help="Attach it to the image as an OCI referrer; push sends it as well.")]
+File = Annotated[Path | None, typer.Option("--file", "-f", help="Write to this file instead of standard output.", show_default=False)]
 
 
 @keys_app.command("create")
 def keys_create(
     prefix: Annotated[Path, typer.Option("--file", "-f", help="The beginning of both file names.", metavar="PREFIX")] = Path("slipway"),
-    force: Annotated[bool, typer.Option("--force", help="Replace a pair that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing pair.")] = False,
     output: Json = "text",
 ) -> None:
-    """Make a key pair: PREFIX.key, encrypted, to sign with, and PREFIX.pub for those who verify."""
+    """Create a key pair: PREFIX.key, encrypted, for signing, and PREFIX.pub for verification."""
     from harness.trust import keys
 
     as_json = wants_json(output)
@@ -69,7 +70,7 @@ def sign(
     name: Name,
     key: SigningKey,
     annotation: Annotations = None,
-    again: Annotated[bool, typer.Option("--again", help="Sign again what this key has already signed, with the current time.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Sign again with the current time, even if this key has signed it.")] = False,
     plain_http: PlainHttp = False,
     insecure: Insecure = False,
     ca: Ca = None,
@@ -105,7 +106,7 @@ def verify(
         typer.Option("--key", help="A public key; one of them must have signed.  [default: those of the policy]", show_default=False),
     ] = None,
     annotation: Annotations = None,
-    remote: Annotated[bool, typer.Option("--remote", help="The image in its registry, whether it is here or not.")] = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Verify the image in its registry, even if the store has it.")] = False,
     plain_http: PlainHttp = False,
     insecure: Insecure = False,
     ca: Ca = None,
@@ -168,9 +169,9 @@ def sbom(name: Name, file: File = None, attach: Attach = False, key: OptionalKey
     _publish(name, lambda image, store, called: bills.make(store, image, called), bills.MEDIA_TYPE, bills.PREDICATE, file, attach, key)
 
 
-@app.command(short_help="Write how a CloudImage was made.")
+@app.command(short_help="Write the provenance of a CloudImage.")
 def provenance(name: Name, file: File = None, attach: Attach = False, key: OptionalKey = None) -> None:
-    """Write how a CloudImage was made, as it records itself (in-toto statement, SLSA provenance 1)."""
+    """Write the provenance of a CloudImage, as recorded in it (in-toto statement, SLSA provenance 1)."""
     from harness.trust import attestation
     from harness.trust import provenance as records
 

@@ -17,24 +17,24 @@ from harness.errors import UsageError
 Secret = Annotated[
     list[str] | None,
     typer.Option(
-        "--env", "-e", help="Another value, or one that the cluster did not keep, since it is secret.", metavar="NAME=VALUE",
+        "--env", "-e", help="Another value, or a secret one; the cluster does not store these.", metavar="NAME=VALUE",
         show_default=False,
     ),
 ]  # fmt: skip
 Batch = Annotated[
-    int | None, typer.Option(help="Workers that have their turn together.  [default: one in ten]", metavar="N", show_default=False)
+    int | None, typer.Option(help="Workers that are updated together.  [default: one in ten]", metavar="N", show_default=False)
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Pods that nothing starts again, or that do not go in time, do not hold anything up: they are lost.")
+    bool, typer.Option("--force", help="Do not wait for pods that nothing restarts or that are not evicted in time; they are lost.")
 ]
 Drain = Annotated[float, typer.Option("--drain-timeout", help="Seconds that pods may take to leave a node.")]
-Timeout = Annotated[float, typer.Option(help="Seconds that a part may take to come up, and workloads to become ready.")]
-Plan = Annotated[bool, typer.Option("--plan", help="Show versions and steps, and touch nothing.")]
+Timeout = Annotated[float, typer.Option(help="Seconds that each component may take to start, and workloads to become ready.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Show versions and steps, and change nothing.")]
 
 
 @app.command()
 def upgrade(
-    words: Annotated[list[str], typer.Argument(help="The image; the name of the cluster may stand before it.", metavar="[NAME] IMAGE")],
+    words: Annotated[list[str], typer.Argument(help="The image; the name of the cluster may precede it.", metavar="[NAME] IMAGE")],
     file: File = None,
     env: Secret = None,
     batch: Batch = None,
@@ -52,10 +52,10 @@ def upgrade(
     plan: Plan = False,
     output: Json = "text",
 ) -> None:
-    """Have a cluster run another image: masters in turn, then workers in batches; it serves all the time.
+    """Upgrade a running cluster to another image. It keeps serving: control-plane nodes go one by one, then workers in batches.
 
-    What was asked for when the cluster was made stays. The same command again finishes what was interrupted, and slipway rollback
-    brings the former image back.
+    Settings of the cluster stay. The same command again finishes an interrupted upgrade, and `slipway rollback` restores the previous
+    image.
 
     \b
       slipway upgrade web:2 --plan
@@ -92,7 +92,7 @@ def rollback(
     plan: Plan = False,
     output: Json = "text",
 ) -> None:
-    """Bring the image back that a cluster ran before, also in the middle of an upgrade."""
+    """Return a cluster to its previous image. This works also in the middle of an upgrade."""
     from harness.lifecycle import rollback as back
     from harness.lifecycle import upgrade as upgrading
 

@@ -143,14 +143,14 @@ def _metadata(name: Text) -> Field:
 
 
 _ENCRYPTED = (
-    "passwords encrypted by sealer are not read: everybody knows the key that it has built in",
+    "passwords encrypted by sealer are not read: the key is built into sealer and public",
     "passwdFile: FILE or passwdEnv: NAME says where the password is",
 )
 _JUMP = ByForm(
     scalar=Text(fields.jump),
     mapping=Record(
         {
-            "host": Field(Text(fields.host), required=True, help="Its address or name"),
+            "host": Field(Text(fields.host), required=True, help="The address or name of the jump host"),
             "user": Field(Text()),
             "port": _PORT,
             "pk": Field(_PATH),
@@ -163,7 +163,7 @@ _JUMP = ByForm(
 )
 _SSH = Record(
     {
-        "user": Field(Text(), help="root, or somebody who may use sudo"),
+        "user": Field(Text(), help="The SSH user: root, or a user with sudo"),
         "passwd": Field(_SECRET, help="The password; passwdFile and passwdEnv keep it out of this file"),
         "passwdFile": Field(_PATH, help="A file whose first line is the password"),
         "passwdEnv": Field(
@@ -171,10 +171,10 @@ _SSH = Record(
             help="An environment variable that holds the password",
         ),
         "pk": Field(_PATH, help="Path of the private key"),
-        "pkPasswd": Field(_SECRET, help="Its passphrase"),
+        "pkPasswd": Field(_SECRET, help="The passphrase of the key"),
         "port": _PORT,
         "encrypted": Field(Flag(refused=_ENCRYPTED)),
-        "jump": Field(_JUMP, help="The machine that leads there: user@host:port, or a mapping"),
+        "jump": Field(_JUMP, help="The jump host: user@host:port, or a mapping"),
     },
     elsewhere={"password": "passwd, passwdFile or passwdEnv", "key": "did you mean pk?", "username": "did you mean user?"},
 )
@@ -191,7 +191,7 @@ _HOST = Record(
             Listed(Text(fields.role, placed=True), one=True), required=True, help="roles: [master], [node], and roles of your own"
         ),
         "count": _COUNT,
-        "ssh": Field(_SSH, help="What is different from the ssh of the cluster"),
+        "ssh": Field(_SSH, help="Settings that differ from the ssh of the cluster"),
         "env": Field(Environment(), help="Wins over every other env on these machines"),
         "labels": Field(_labels(Text(fields.label_value, any_scalar=True, empty=True))),
         "taints": Field(Listed(Text(fields.taint)), help="key=value:Effect, key:Effect; with - at the end it is taken off"),
@@ -215,7 +215,7 @@ _LOCAL_REGISTRY = Record(
         "domain": Field(Text(fields.registry)),
         "port": _PORT,
         **_LOGIN,
-        "ha": Field(Flag(), help="On every master; without it on the first alone"),
+        "ha": Field(Flag(), help="On every control-plane node; otherwise on the first alone"),
         "insecure": Field(Flag(), help="Over plain HTTP"),
         "cert": Field(
             Record(
@@ -228,7 +228,7 @@ _EXTERNAL_REGISTRY = Record(
     {
         "domain": Field(Text(fields.registry), required=True, help="domain: harbor.example.com"),
         "port": _PORT,
-        "path": Field(Text(fields.registry_path), help="Below which the images are, as `slipway push --expand` put them"),
+        "path": Field(Text(fields.registry_path), help="The path above the images, as given to `slipway push --expand`"),
         **_LOGIN,
         "plainHttp": Field(Flag(), help="Without TLS"),
         "ca": Field(_PATH, help="Path of the certificate that signs for it"),
@@ -253,17 +253,17 @@ _CLUSTER = Record(
         "cmd_args": Field(Environment(), help="NAME=VALUE for what ARG declares in the image's CMD"),
         "appNames": Field(Listed(Text(empty=True)), help="The applications to launch, in order"),
         "provider": Field(
-            Choice(("BAREMETAL", "CONTAINER"), {"ALI_CLOUD": _NO_CLOUD, "AliCloud": _NO_CLOUD}), help="Who made the machines"
+            Choice(("BAREMETAL", "CONTAINER"), {"ALI_CLOUD": _NO_CLOUD, "AliCloud": _NO_CLOUD}), help="The origin of the machines"
         ),
-        "ssh": Field(_SSH, help="The way into all machines"),
+        "ssh": Field(_SSH, help="SSH access to all machines"),
         "hosts": Field(Listed(_HOST), help="The machines"),
         "masters": Field(_V1_HOSTS, help="sealer's first form of hosts"),
         "nodes": Field(_V1_HOSTS, help="sealer's first form of hosts"),
         "network": Field(
             Record(
                 {
-                    "podCIDR": Field(_CIDR, help="Where pods have their addresses; of both families: 100.64.0.0/10,fd00:10:64::/48"),
-                    "svcCIDR": Field(_CIDR, help="Where Services have theirs: 10.96.0.0/22, or 10.96.0.0/22,fd00:10:96::/112"),
+                    "podCIDR": Field(_CIDR, help="Networks of the pods; for both families: 100.64.0.0/10,fd00:10:64::/48"),
+                    "svcCIDR": Field(_CIDR, help="Networks of the Services: 10.96.0.0/22, or 10.96.0.0/22,fd00:10:96::/112"),
                     "interface": Field(Anything(), ignored="network.interface: pods use the way that the node's address is reached by"),
                     "cniName": Field(Anything(), ignored="network.cniName: the image brings its pod network"),
                     "withoutCNI": Field(
@@ -272,7 +272,7 @@ _CLUSTER = Record(
                 }
             )
         ),
-        "certSANS": Field(Listed(Text(fields.san)), help="More names and addresses that the API's certificate is good for"),
+        "certSANS": Field(Listed(Text(fields.san)), help="More names and addresses (SANs) for the certificate of the API"),
         "containerRuntime": Field(Record({"type": Field(Choice(("containerd",), {"docker": _NO_DOCKER}))})),
         "hostAliases": Field(
             Listed(
@@ -292,9 +292,9 @@ _CLUSTER = Record(
             )
         ),
         "dataRoot": Field(Text(fields.folder), help="The folder on the nodes that holds the data of slipway"),
-        "loadBalancing": Field(Choice(("auto", "haproxy", "ipvs")), help="How workers reach the API of all masters"),
+        "loadBalancing": Field(Choice(("auto", "haproxy", "ipvs")), help="Load balancing from workers to the API servers"),
         "certificates": Field(Record({"validity": Field(Text(fields.duration), help="8760h, 365d or 10y")})),
-        "profile": Field(Choice(PROFILES), help="How the parts of the cluster are hardened; settled when it is made"),
+        "profile": Field(Choice(PROFILES), help="The hardening profile; chosen when the cluster is made"),
     },
     elsewhere={"certSANs": "did you mean certSANS?", "cmds": "did you mean cmd?", "cmdArgs": "did you mean cmd_args?"},
 )
@@ -322,7 +322,7 @@ _CONFIG = Record(
         "strategy": Field(_STRATEGY, help="overwrite the file (default), or merge into it"),
         "process": Field(Text(process), help="value|toJson|toBase64|toSecret, from left to right"),
         "appName": Field(Text(fields.application), help="The path is then within application/apps/<appName>/"),
-        "data": Field(_DATA, help="What goes into the file: text or a mapping"),
+        "data": Field(_DATA, help="The content of the file: text or a mapping"),
     }
 )
 
@@ -335,11 +335,11 @@ _HOOK_FIELDS = {
     "data": Field(Text(any_scalar=True, empty=True), help="The script, or one line for each machine"),
 }
 _PLUGIN = Record(
-    {"action": Field(_TEXTS, required=True, help="When: PreInit|PreJoin, post-install ..."), **_HOOK_FIELDS},
+    {"action": Field(_TEXTS, required=True, help="Phases: PreInit|PreJoin, post-install ..."), **_HOOK_FIELDS},
     elsewhere={"phases": "did you mean action? phases is of kind Hook", "phase": "did you mean action?"},
 )
 _HOOK = Record(
-    {"phases": Field(_TEXTS, required=True, help="When: [pre-init-host, post-launch] ..."), **_HOOK_FIELDS},
+    {"phases": Field(_TEXTS, required=True, help="Phases: [pre-init-host, post-launch] ..."), **_HOOK_FIELDS},
     elsewhere={"action": "did you mean phases? action is of kind Plugin", "phase": "did you mean phases?"},
 )
 
@@ -416,9 +416,9 @@ _CLUSTER_NAME = Text(pattern=fields.CLUSTER_NAME, expected="lower-case letters, 
 KINDS: Mapping[str, Kind] = {
     "Cluster": Kind("A cluster: image and machines", _CLUSTER, VERSIONS, name=_CLUSTER_NAME),
     "Config": Kind("Overwrites a file of the rootfs, or merges into it", _CONFIG, VERSIONS),
-    "Plugin": Kind("A step of one's own, as sealer writes it", _PLUGIN, VERSIONS),
-    "Hook": Kind("A step of one's own", _HOOK, (API_VERSION,)),
-    "Application": Kind("What is different about applications", _APPLICATION, VERSIONS),
+    "Plugin": Kind("A step of the user, as sealer writes it", _PLUGIN, VERSIONS),
+    "Hook": Kind("A step of the user", _HOOK, (API_VERSION,)),
+    "Application": Kind("Settings of applications", _APPLICATION, VERSIONS),
     "InitConfiguration": Kind("kubeadm's own, merged", None, group="kubeadm.k8s.io"),
     "JoinConfiguration": Kind("kubeadm's own, merged", None, group="kubeadm.k8s.io"),
     "ClusterConfiguration": Kind("kubeadm's own, merged", None, group="kubeadm.k8s.io"),

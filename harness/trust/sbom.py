@@ -11,10 +11,9 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import metadata
 from typing import Any
 
-from harness import log
+from harness import about, log
 from harness.cloudimage import CloudImage, EmbeddedImage, PlatformImage
 from harness.errors import StoreError
 from harness.oci.model import INDEXES, Descriptor, Platform
@@ -47,7 +46,7 @@ def make(store: Store, image: CloudImage, reference: Reference) -> dict[str, Any
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, main)}",
         "version": 1,
         "metadata": {
-            "tools": {"components": [{"type": "application", "name": "slipway", "version": metadata.version("slipway")}]},
+            "tools": {"components": [{"type": "application", "name": "slipway", "version": about.version()}]},
             "component": {
                 "type": "container",
                 "bom-ref": main,

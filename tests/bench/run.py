@@ -60,7 +60,7 @@ def _row(name: str, measured: Measured) -> dict[str, Any]:
 
 
 def table(results: Iterable[Measured]) -> str:
-    """All measurements as a Markdown table, the one that the README shows."""
+    """All measurements as a Markdown table, the one that docs/benchmarks.md shows."""
     lines = ["| what | slipway | peer | ratio |", "|---|---|---|---|"]
     for one in results:
         for row in (one, *one.get("more", ())):

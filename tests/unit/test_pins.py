@@ -1,7 +1,7 @@
 """Nothing in the project names what an archive that moves has today only: an exact version, an address or a digest of a Debian package.
 
-Such a pin is green for a week. What must be exact comes from registries whose versions stay, with its hash in the tree: requirements.lock
-and nox.lock (PyPI), go.sum (Go modules).
+Such a pin is green for a week. What must be exact comes from registries whose versions stay, with its hash in the tree: requirements.lock,
+nox.lock and docs.lock (PyPI), go.sum (Go modules).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SKIPPED = {
     "build",
     "dist",
 }
-LOCKS = {"go.sum", "requirements.lock", "nox.lock"}
+LOCKS = {"go.sum", "requirements.lock", "nox.lock", "docs.lock"}
 """Hashes of registries whose versions stay."""
 
 ALLOWED: Mapping[str, str] = {
@@ -143,7 +143,7 @@ def requirements(path: Path) -> dict[str, str]:
     return {entry.partition("==")[0].strip(): entry for entry in entries if "==" in entry.partition("\n")[0]}
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "nox.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "nox.lock", "docs.lock"])
 def test_every_locked_package_has_hashes_and_no_address(name: str) -> None:
     locked = requirements(PROJECT / name)
     assert locked
@@ -154,10 +154,17 @@ def test_every_locked_package_has_hashes_and_no_address(name: str) -> None:
 def test_the_lock_has_what_pyproject_names() -> None:
     pyproject = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     text = (PROJECT / "requirements.lock").read_text()
-    assert noxfile.missing_in_lock(pyproject, list(pyproject["dependency-groups"]), text) == []
+    groups = [name for name in pyproject["dependency-groups"] if name != "docs"]
+    assert noxfile.missing_in_lock(pyproject, groups, text) == []
+    documents = (PROJECT / "docs.lock").read_text()
+    assert noxfile.missing_in_lock({**pyproject, "project": {"dependencies": []}}, ["docs"], documents) == []
     assert noxfile.missing_in_lock(pyproject, ["lint"], text.replace("ruff==", "rough==")) == ["ruff"]
 
 
-def test_both_locks_name_one_nox() -> None:
-    first, second = (requirements(PROJECT / name)["nox"].splitlines()[0] for name in ("requirements.lock", "nox.lock"))
+@pytest.mark.parametrize("name", ["nox.lock", "docs.lock"])
+def test_locks_agree_on_the_versions_of_what_both_have(name: str) -> None:
+    all_sessions, others = requirements(PROJECT / "requirements.lock"), requirements(PROJECT / name)
+    shared = set(all_sessions) & set(others)
+    assert {word.partition(" ")[0] for word in shared} >= {"packaging"}
+    first, second = ({word: lock[word].splitlines()[0] for word in shared} for lock in (all_sessions, others))
     assert first == second

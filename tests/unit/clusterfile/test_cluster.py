@@ -121,7 +121,7 @@ def test_what_sealer_made_lists_of_is_said() -> None:
         (
             "ssh: {encrypted: true}",
             ".spec.ssh.encrypted",
-            "passwords encrypted by sealer are not read: everybody knows the key that it has built in",
+            "passwords encrypted by sealer are not read: the key is built into sealer and public",
         ),
         ("ssh: {port: 0}", ".spec.ssh.port", "0 is not a number from 1 to 65535"),
         ("ssh: {port: x}", ".spec.ssh.port", "x is not a number from 1 to 65535"),

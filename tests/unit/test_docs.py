@@ -1,0 +1,271 @@
+"""The documents: every command line in them is one that the program takes, and what they list is what there is.
+
+That the site builds, and that its links lead somewhere, is the business of the session ``docs``.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import noxfile
+from docs import generated, links
+from harness import cloudimage, errors
+from harness.cli.terminal import app
+from harness.clusterfile import Phase
+from harness.kubefile import KNOWN
+from harness.oci import archiveindex, model
+
+PROJECT = Path(__file__).parents[2]
+PAGES = {
+    str(path.relative_to(PROJECT)): path.read_text()
+    for path in sorted([*(PROJECT / "docs").rglob("*.md"), *PROJECT.glob("*.md"), *(PROJECT / "kubefiles").glob("*/README.md")])
+}
+SITE = {name: text for name, text in PAGES.items() if name.startswith("docs/")}
+fill = functools.cache(generated.fill)
+WORD = re.compile(r"[A-Z][A-Z-]*")
+"""A placeholder, as NAME or IMAGE."""
+
+
+# Command lines
+
+
+def code(text: str) -> Iterator[tuple[str, bool]]:
+    """Lines of fenced blocks, and what stands in backquotes in the text; whether it is a whole command."""
+    parts = re.split(r"^```[^\n]*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    for number, part in enumerate(parts):
+        if number % 2:
+            yield from ((line, True) for line in part.replace("\\\n", " ").splitlines())
+        else:
+            yield from ((words.replace("\n", " "), False) for words in re.findall(r"`([^`]+)`", part))
+
+
+def commands(program: str) -> Iterator[tuple[str, list[str], bool]]:
+    """The command lines of a program in all pages: page, its words, whether it is whole."""
+    for page, text in PAGES.items():
+        for line, whole in code(text):
+            bare = line.strip().removeprefix("$ ")
+            if bare.startswith(f"{program} ") and not bare.startswith(f"{program}: "):
+                words = shlex.split(re.split(r"\s[|>]\s|\s< ", bare)[0], comments=True)
+                yield page, words[1:], whole
+
+
+@functools.cache
+def root() -> Any:
+    return typer.main.get_command(app)
+
+
+def resolve(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that words name, and the words that are left. Raises LookupError for one that does not exist."""
+    command, rest = root(), list(words)
+    while hasattr(command, "commands") and rest and rest[0] not in ("-h", "--help"):
+        child = command.commands.get(rest[0])
+        if child is None and "list" not in command.commands:
+            raise LookupError(rest[0])
+        # `slipway certs shop` is `slipway certs list shop`.
+        command, rest = (child, rest[1:]) if child else (command.commands["list"], rest)
+    return command, rest
+
+
+def options(command: Any) -> set[str]:
+    return {name for parameter in (*command.params, *root().params) for name in (*parameter.opts, *parameter.secondary_opts)} | {
+        "-h",
+        "--help",
+    }
+
+
+def fault(words: list[str], *, whole: bool) -> str:
+    """What is wrong with a command line of slipway; nothing when the program takes it."""
+    if words and (words[0].startswith("-") or WORD.fullmatch(words[0])):  # options of the program, or a placeholder for a verb
+        words = next((words[place:] for place, word in enumerate(words) if word in root().commands), [])
+    if not words:
+        return ""
+    try:
+        command, rest = resolve(words)
+    except LookupError as missing:
+        return f"there is no command {missing}"
+    given = rest[: rest.index("--")] if "--" in rest else rest
+    unknown = [word for word in given if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in options(command)]
+    if unknown:
+        return f"has no option {unknown[0]}"
+    if whole and "..." not in rest:
+        try:
+            command.make_context("slipway", list(rest))
+        except Exception as wrong:
+            return str(wrong) or type(wrong).__name__
+    return ""
+
+
+def test_command_lines_of_documents_are_taken_by_the_program() -> None:
+    found = list(commands("slipway"))
+    assert len(found) > 150
+    assert [f"{page}: slipway {shlex.join(words)}: {wrong}" for page, words, whole in found if (wrong := fault(words, whole=whole))] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("build -t web kubefiles/web", ""),
+        ("--verbose build web", ""),
+        ("certs shop", ""),
+        ("exec shop -- uptime --pretty", ""),
+        ("bild web", "no command bild"),
+        ("build --tagg web kubefiles/web", "no option --tagg"),
+        ("build --timeout soon web", "valid number"),
+        ("tag web", "NAMES"),
+    ],
+)
+def test_command_line_that_is_wrong_is_found(line: str, wrong: str) -> None:
+    assert wrong.lower() in fault(shlex.split(line), whole=True).lower()
+    assert bool(wrong) == bool(fault(shlex.split(line), whole=True))
+
+
+def sessions() -> dict[str, Any]:
+    return {function.name: function for function in vars(noxfile).values() if type(function).__name__ == "Func"}
+
+
+def test_sessions_and_rings_of_documents_exist() -> None:
+    named = list(commands("./nox"))
+    assert len(named) > 20
+    for page, words, _ in named:
+        if words[0] != "-s":
+            continue
+        given = words[1 : words.index("--")] if "--" in words else words[1:]
+        assert set(given) <= set(sessions()), f"{page}: ./nox {shlex.join(words)}"
+        if given == ["tests"] and "--" in words:
+            rings = {word for word in words[words.index("--") + 1 :] if not WORD.fullmatch(word)}
+            assert rings <= set(noxfile.RINGS), f"{page}: ./nox {shlex.join(words)}"
+
+
+# Lists
+
+
+def cells(page: str, column: int = 0) -> set[str]:
+    """What stands in backquotes in a column of the tables of a page."""
+    rows = [re.split(r"(?<!\\)\|", line) for line in PAGES[page].splitlines() if line.startswith("| ")]
+    return {word for row in rows for word in re.findall(r"`([^`]+)`", row[column + 1])}
+
+
+def test_page_of_sessions_lists_every_session_and_ring() -> None:
+    listed = cells("docs/reference/sessions.md")
+    assert {word.split()[2] for word in listed if word.startswith("./nox -s")} == set(sessions())
+    assert {word for word in listed if not word.startswith("./nox")} == set(noxfile.RINGS)
+
+
+def test_page_of_exit_codes_lists_every_code() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.SlipwayError)]
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", PAGES["docs/reference/exit-codes.md"], re.MULTILINE)}
+    assert listed == {0, 130, *(kind.exit_code for kind in kinds)}
+
+
+def test_page_of_configuration_lists_every_variable_that_the_program_reads() -> None:
+    source = "".join(path.read_text() for path in sorted((PROJECT / "harness").rglob("*.py")))
+    read = set(re.findall(r"environ(?:\.get\(|\[)\"((?:SLIPWAY|DOCKER|SSL|KUBE)\w+)\"", source))
+    handed_on = {"SLIPWAY_KEY_PASSWORD"}  # read through a list of names
+    listed = {word for word in cells("docs/reference/configuration.md") if word.isupper()}
+    assert read | handed_on <= listed
+    assert {word for word in listed if word.startswith("SLIPWAY_")} == {word for word in read | handed_on if word.startswith("SLIPWAY_")}
+
+
+def test_page_of_the_kubefile_lists_every_instruction() -> None:
+    listed = {word.split()[0] for word in cells("docs/reference/kubefile.md") if word.split()[0].isupper()}
+    assert set(KNOWN) <= listed
+
+
+def test_specification_of_the_format_has_every_field_annotation_and_media_type() -> None:
+    built = cloudimage.BuiltHere(("a",), "images/a")
+    values = (
+        cloudimage.Info(converted_from={"tool": "sealer"}).to_json(),
+        cloudimage.App("a", "kube").to_json(),
+        cloudimage.EmbeddedImage("a", "b", "c", 1, built=built).to_json(),
+        built.to_json(),
+        cloudimage.Blob("a", "b", 1).to_json(),
+        cloudimage.ImageSet().to_json(),
+    )
+    words = {cloudimage.KIND, cloudimage.INFO, cloudimage.IMAGESET_CONFIG, cloudimage.BLOB, archiveindex.SINCE, archiveindex.PLATFORMS}
+    words |= {model.OCI_INDEX, model.OCI_MANIFEST, model.OCI_CONFIG, model.OCI_LAYER_GZIP, model.OCI_LAYER_ZSTD, model.EPOCH}
+    words |= {key for value in values for key in value}
+    assert [word for word in sorted(words) if f"`{word}`" not in PAGES["docs/format.md"]] == []
+
+
+def test_generated_pages_have_every_command_and_every_phase_of_a_hook() -> None:
+    text = fill(PAGES["docs/reference/cli.md"])
+    assert {name for name, _ in generated.commands()} == set(re.findall(r"^## (slipway.*)$", text, re.MULTILINE))
+    clusterfile = fill(PAGES["docs/reference/clusterfile.md"])
+    assert [phase.value for phase in Phase if f"`{phase.value}`" not in clusterfile] == []
+    assert "<!-- generated" not in text + clusterfile
+
+
+def test_paths_of_the_project_that_documents_name_exist() -> None:
+    roots = ("harness/", "tests/", "docs/", "images/", "kubefiles/", ".github/")
+    for page, text in SITE.items():
+        for word, whole in code(text):
+            foreign = page == "docs/guides/from-sealos.md" or re.search(r"\b[A-Z]{4,}\b", word)  # a placeholder
+            if not whole and not foreign and re.fullmatch(r"[\w./-]+", word) and word.startswith(roots):
+                assert (PROJECT / word).exists(), f"{page}: {word}"
+
+
+def test_readme_is_short_and_begins_with_the_two_commands() -> None:
+    text = PAGES["README.md"]
+    assert len(text.splitlines()) <= 150
+    assert re.findall(r"^```\n(\./nox .*)\n```", text, re.MULTILINE) == ["./nox -s build-image test-image -- web", "./nox -s tests"]
+
+
+def test_documents_never_tell_to_install_the_name_of_another_project() -> None:
+    for page, text in PAGES.items():
+        assert not re.search(r"pip3? install (?:-\S+ )*slipway(?![-/\w])", text), page
+
+
+# Links of files that are read without being built
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub and MyST give a heading."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").strip().lower()
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+
+
+def anchors(text: str) -> set[str]:
+    bare = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return {slug(heading) for heading in re.findall(r"^#+ (.*)$", bare, re.MULTILINE)} | set(
+        re.findall(r"^\(([\w-]+)\)=$", bare, re.MULTILINE)
+    )
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    wrong = []
+    for page, text in PAGES.items():
+        bare = re.sub(r"^```.*?^```", "", fill(text), flags=re.MULTILINE | re.DOTALL)
+        for address in re.findall(r"\]\(([^)\s]+)\)", bare):
+            path, _, fragment = address.partition("#")
+            if "://" in path:
+                continue
+            target = (PROJECT / page).parent / path if path else PROJECT / page
+            if not target.exists() or (fragment and target.suffix == ".md" and fragment not in anchors(fill(target.read_text()))):
+                wrong.append(f"{page}: {address}")
+    assert wrong == []
+
+
+def test_broken_links_of_a_built_site_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text('<h1 id="top"></h1><a href="b.html#here"></a><a href="#top"></a><a href="https://example.com"></a>')
+    (tmp_path / "b.html").write_text('<a href="c.html"></a><a href="a.html#gone"></a><script src="https://example.com/x.js"></script>')
+    assert [line.partition(": ")[2] for line in links.faults(tmp_path)] == [
+        "b.html#here: there is no such anchor",
+        "c.html: there is no such file",
+        "a.html#gone: there is no such anchor",
+        "https://example.com/x.js: is loaded from elsewhere",
+    ]
+
+
+def test_types_of_a_schema_are_words() -> None:
+    shown = "\n".join(generated.clusterfile())
+    assert "`spec.hosts[].ips`\n: *text or list of text.* Addresses" in shown
+    assert "`spec.image`\n: *text, required.*" in shown
+    assert "or .*" not in shown
