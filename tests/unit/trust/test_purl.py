@@ -11,7 +11,7 @@ from harness.trust.purl import image_purl, purl
 @pytest.mark.parametrize(
     ("kind", "namespace", "name", "version", "qualifiers"),
     [
-        ("deb", "debian", "libc6", "2.36-9+deb12u4", {"arch": "amd64", "distro": "debian-12"}),
+        ("deb", "debian", "libc6", "2.36-9~x1", {"arch": "amd64", "distro": "debian-12"}),
         ("deb", "debian", "g++", "4:12.2.0-3~rc1", {"upstream": "gcc-defaults@1.203"}),
         ("apk", "alpine", "zlib", "1.3.1-r2", {}),
         ("golang", "github.com/BurntSushi", "toml", "v1.2.3+incompatible", {}),
