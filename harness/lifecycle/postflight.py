@@ -249,7 +249,8 @@ elif [ -S {STATE}/balancer.sock ]; then
         {STATE}/balancer.sock ;;
       python3) python3 -c 'import socket, sys
 s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(b"show stat\\n"); print(s.makefile().read())' {STATE}/balancer.sock ;;
-    esac | awk -F, '$1 != "{machine.UNSURE}" && $2 != "FRONTEND" && $2 != "BACKEND" && !/^#/ && NF > 17 {{ print "server", $1, $2, $18 }}'
+    esac |
+      awk -F, '$1 != "{machine.UNSURE}" && $2 != "FRONTEND" && $2 != "BACKEND" && !/^#/ && NF > 17 {{ print "server", $1, $2, $18 }}'
     break
   done
 fi

@@ -1,7 +1,7 @@
 """HTTP to one registry, with our certificates, proxies and limits: one request is one request.
 
-What comes back is for harness.oci.session to judge: nothing here signs in, follows a redirect or tries again. ``oras`` does all three by
-itself, and reads and sends whole files; so it is the other client of the integration tests, and not the one here.
+What comes back is for harness.oci.session to judge: nothing here signs in, follows a redirect or tries again. ``oras`` does all
+three by itself, and reads and sends whole files; so it is the other client of the integration tests, and not the one here.
 """
 
 from __future__ import annotations
