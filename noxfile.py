@@ -26,8 +26,9 @@ import nox.command
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))  # the `nox` command does not put the project there, `python -m nox` does
 
-from harness import catalog, paths  # noqa: E402 - standard library only, both
+from harness import catalog  # noqa: E402 - standard library only, both
 from harness.errors import UsageError  # noqa: E402
+from harness.host import paths  # noqa: E402 - standard library only, both
 
 nox.needs_version = ">=2024.10.9"
 nox.options.reuse_venv = "yes"

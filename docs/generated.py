@@ -13,8 +13,8 @@ from typing import Any
 import typer
 
 import harness.cli  # noqa: F401 - its modules add the verbs
-from harness.cli.terminal import app
-from harness.clusterfile.schema import schema
+from harness.cli.output import app
+from harness.clusterfile.json_schema import schema
 
 MARK = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
 

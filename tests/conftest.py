@@ -10,7 +10,8 @@ from typing import Protocol
 
 import pytest
 
-from harness import paths, process
+from harness import process
+from harness.host import paths
 
 HERE = Path(__file__).parent
 RINGS = ("unit", "integration", "hostile", "cluster", "vm")

@@ -5,7 +5,7 @@ runners and small VMs often lack CAP_SYS_RESOURCE), runc refuses: "unable to app
 
 A step of a Dockerfile loses NET_RAW and gets no-new-privileges: the engine's classic builder takes no such options on Linux.
 
-It is copied out of the package by ``engine.py`` and uses the standard library only.
+It is copied out of the package by ``harness.host.docker`` and uses the standard library only.
 """
 
 import json

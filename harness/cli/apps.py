@@ -11,7 +11,7 @@ import typer
 from harness import log
 from harness.cli.clusters import _login, _machines
 from harness.cli.operate import _OrList
-from harness.cli.terminal import Json, Yes, app, existing, plain, print_json, say, short, table, wants_json
+from harness.cli.output import Json, Yes, app, existing, plain, print_json, say, short, table, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
 
@@ -64,11 +64,12 @@ def apps_list(
     output: Json = "text",
 ) -> None:
     """List the applications of a cluster."""
-    from harness.lifecycle import apps, targets
+    from harness.lifecycle.apps import records
+    from harness.lifecycle.apps import target as targets
 
     as_json = wants_json(output)
     with targets.opened(_where(name, masters, kubeconfig, user, key, passwd, port), nodes=False) as target:
-        found = apps.listed(target.kubectl)
+        found = records.listed(target.kubectl)
     if as_json:
         print_json([_described(one) for one in found])
         return
@@ -80,13 +81,13 @@ def apps_list(
         ],
     )
     for one in found:
-        if one.state != apps.INSTALLED:
-            again = f"slipway run {one.image}" if one.state == apps.INSTALLING else f"slipway apps remove {one.name}"
+        if one.state != records.INSTALLED:
+            again = f"slipway run {one.image}" if one.state == records.INSTALLING else f"slipway apps remove {one.name}"
             log.warning(f"{one.name} is {one.state}, and that was not finished: {again}")
 
 
 def _described(one: Any) -> dict[str, Any]:
-    from harness.clusterfile import generate
+    from harness.clusterfile import write
 
     return {
         "name": one.name,
@@ -97,7 +98,7 @@ def _described(one: Any) -> dict[str, Any]:
         "byFile": one.by_file,
         "kubeVersion": one.kube_version,
         "domains": list(one.domains),
-        "env": generate.redacted_env(one.application) if one.application else {},
+        "env": write.redacted_env(one.application) if one.application else {},
         "objects": [{"object": str(item), "ours": item.ours} for item in one.objects],
         "unknown": list(one.unknown),
     }
@@ -122,7 +123,7 @@ def apps_remove(
 
     Other effects of launch commands stay, unless the image has a hook at pre-uninstall in its plugins/.
     """
-    from harness.lifecycle import uninstall
+    from harness.lifecycle.apps import uninstall
 
     as_json = wants_json(output)
     where = _where(name, masters, kubeconfig, user, key, passwd, port)
@@ -146,7 +147,7 @@ def apps_remove(
 
 def _show_removal(work: Any, going: Sequence[str], as_json: bool) -> None:
     from harness.lifecycle import plan as planning
-    from harness.lifecycle import uninstall
+    from harness.lifecycle.apps import uninstall
 
     described = planning.describe(uninstall.plan(work))
     if as_json:
@@ -176,7 +177,7 @@ def _tell_unknown(commands: Sequence[str]) -> None:
 def _where(
     name: str | None, masters: Sequence[str] | None, kubeconfig: Path | None, user: str, key: Path | None, passwd: str | None, port: int
 ) -> Any:
-    from harness.lifecycle.targets import Where
+    from harness.lifecycle.apps.target import Where
 
     if masters and kubeconfig:
         raise UsageError("--masters and --kubeconfig name two clusters", hint="one of both")

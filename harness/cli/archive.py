@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 import typer
 
 from harness import log
-from harness.cli.terminal import AllowOlder, Json, app, one_of, platform_of, print_json, say, wants_json
+from harness.cli.output import AllowOlder, Json, app, one_of, platform_of, print_json, say, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
 
 if TYPE_CHECKING:
-    from harness.oci.compression import Compression
+    from harness.oci.layer.compression import Compression
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?")
 _COMPRESSIONS = ("none", "zstd", "gzip")
@@ -56,8 +56,8 @@ def save(
     output: Json = "text",
 ) -> None:
     """Write CloudImages into one file: a standard OCI archive, each blob once, with their signatures and attestations."""
+    from harness.log.progress import Meter
     from harness.oci import archive
-    from harness.progress import Meter
 
     stream = str(file) == "-"
     as_json = wants_json(output)
@@ -101,7 +101,7 @@ def save(
 
 def _old(text: str) -> str | Path:
     """A file when there is one of that name, or of that name with volumes; else an image of the store."""
-    from harness.oci import volumes
+    from harness.oci.archive import volumes
 
     path = Path(text)
     return path if path.is_file() or volumes.volume(path, 1).is_file() or volumes.sums(path).is_file() else text
@@ -122,9 +122,9 @@ def load(
     output: Json = "text",
 ) -> None:
     """Load the CloudImages of an archive into the store; nothing is visible before all of it is verified."""
+    from harness.log.progress import Meter
     from harness.oci import archive
     from harness.oci.graph import attached_to
-    from harness.progress import Meter
     from harness.trust import policy
 
     as_json = wants_json(output)

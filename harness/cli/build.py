@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.terminal import AllowOlder, Json, app, existing, one_of, pairs, print_json, say, wants_json
+from harness.cli.output import AllowOlder, Json, app, existing, one_of, pairs, print_json, say, wants_json
 from harness.errors import UsageError
 from harness.oci.model import Platform
 from harness.oci.store import Store
@@ -66,8 +66,8 @@ def build(
 ) -> None:
     """Build a CloudImage from a Kubefile: layers, and every container image that running it pulls."""
     from harness import build as building
-    from harness.imagechoice import MODES
-    from harness.images import NETWORKS
+    from harness.build.container_images import NETWORKS
+    from harness.build.image_choice import MODES
 
     as_json = wants_json(output)
     one_of(cluster, building.CLUSTERS, "--cluster")

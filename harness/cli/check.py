@@ -10,7 +10,7 @@ import typer
 
 from harness import log
 from harness.cli.clusters import File, Masters, Nodes, Passwd, _login, _members, wanted
-from harness.cli.terminal import Json, app, print_json, say, table, wants_json
+from harness.cli.output import Json, app, print_json, say, table, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
 
@@ -63,7 +63,7 @@ def check(
     if listing:
         _list(pre, post, secured, as_json)
         return
-    from harness.lifecycle import findings
+    from harness.lifecycle.checks import findings
 
     if pre:
         report = _pre(name, file, image, masters, nodes, user, key, passwd, port, env, skip)
@@ -71,7 +71,7 @@ def check(
     else:
         if file or image or env:
             raise UsageError("--file, --image and --env are for machines before a run", hint="slipway check --pre -f Clusterfile")
-        from harness.lifecycle import postflight
+        from harness.lifecycle.checks import postflight
 
         way = _members(masters, nodes, _login(user or "root", port or 22, key, passwd))
         report = (postflight.against_cis if secured else postflight.post)(name or "default", *way, skip=skip or ())
@@ -123,9 +123,10 @@ def _pre(
 
 
 def _list(pre: bool, post: bool, secured: bool, as_json: bool) -> None:
-    from harness.lifecycle import cis, fitness, postflight
+    from harness.lifecycle.checks import postflight, preflight
+    from harness.lifecycle.checks.postflight import cis
 
-    groups = [("pre", fitness.CHECKS)] * (not post) + [("post", postflight.CHECKS)] * (not pre)
+    groups = [("pre", preflight.CHECKS)] * (not post) + [("post", postflight.CHECKS)] * (not pre)
     groups = [(CIS, cis.CHECKS)] if secured else groups
     entries = [{"when": when, "id": one.id, "title": one.title, "for": one.why, "canBeSkipped": not one.needed}
                for when, checks in groups for one in checks.values()]  # fmt: skip
@@ -137,7 +138,7 @@ def _list(pre: bool, post: bool, secured: bool, as_json: bool) -> None:
 
 def _show(report: Any, everything: bool) -> None:
     """One line for what is the same in many places, and what to do about it below."""
-    from harness.lifecycle import findings
+    from harness.lifecycle.checks import findings
 
     groups = [group for group in findings.group(report.findings) if everything or group.seen.result is not findings.Result.OK]
     width = max((len(group.check) for group in groups), default=0)

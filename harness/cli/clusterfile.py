@@ -33,8 +33,8 @@ from harness.cli.clusters import (
     tell,
     wanted,
 )
-from harness.cli.share import Ca, PlainHttp
-from harness.cli.terminal import Json, app, pairs, plain, print_json, say, table, wants_json
+from harness.cli.output import Json, app, pairs, plain, print_json, say, table, wants_json
+from harness.cli.registry import Ca, PlainHttp
 from harness.errors import UsageError
 from harness.oci.store import Store
 
@@ -133,7 +133,7 @@ def generate(
       slipway generate --from-cluster --masters 10.0.0.1 --key ~/.ssh/id_ed25519
     """
     if schema:
-        from harness.clusterfile.schema import schema as of_clusterfile
+        from harness.clusterfile.json_schema import schema as of_clusterfile
 
         print_json(of_clusterfile())
         return
@@ -144,7 +144,7 @@ def generate(
         return
     if image is None:
         raise UsageError("no image is named", hint="slipway generate IMAGE --masters 10.0.0.1")
-    from harness.clusterfile import generate as writing
+    from harness.clusterfile import write as writing
     from harness.clusterfile.parse import parse
 
     text = writing.generate(
@@ -177,7 +177,7 @@ def _from_cluster(
     import tempfile
 
     from harness.clusterfile import Ssh
-    from harness.lifecycle import takeover
+    from harness.lifecycle import adopt as takeover
     from harness.nodes import Machine
     from harness.nodes.ssh import Ssh as Connections
 

@@ -13,8 +13,8 @@ import typer
 
 from harness import log
 from harness.cli.install import is_application, put
-from harness.cli.share import Ca, PlainHttp, connect, fetch
-from harness.cli.terminal import Json, Yes, app, existing, pairs, plain, print_json, say, short, table, wants_json
+from harness.cli.output import Json, Yes, app, existing, pairs, plain, print_json, say, short, table, wants_json
+from harness.cli.registry import Ca, PlainHttp, connect, fetch
 from harness.clusterfile import PROFILES
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.oci.store import Store
@@ -164,8 +164,8 @@ def _put(
     as_json: bool,
 ) -> None:
     """Put an application image into the cluster that options or a Clusterfile name."""
-    from harness.lifecycle.install import Request
-    from harness.lifecycle.targets import Where
+    from harness.lifecycle.apps.install import Request
+    from harness.lifecycle.apps.target import Where
 
     if nodes:
         raise UsageError(f"{options.image} is an application image: it makes no nodes", hint="--name says which cluster it goes into")
@@ -203,9 +203,9 @@ def skipping(ids: Sequence[str] | None) -> frozenset[str]:
     """The checks of ``--skip-check``. Raises UsageError for one that is none."""
     if not ids:
         return frozenset()
-    from harness.lifecycle import preflight
+    from harness.lifecycle.checks.preflight import gather
 
-    return preflight.skipping(ids)
+    return gather.skipping(ids)
 
 
 def wanted(
@@ -229,8 +229,8 @@ def wanted(
     profile: str | None = None,
 ) -> tuple[Any, Callable[[], None]]:
     """What a Clusterfile and options ask for, and what brings the image, and looks whether a registry of the site has what is in it."""
-    from harness.lifecycle import clusterfiles
     from harness.lifecycle import run as running
+    from harness.lifecycle.cluster import request as clusterfiles
 
     values = pairs(env or [], "--env")
     given = clusterfiles.Given(
@@ -274,7 +274,7 @@ def _registry(text: str | None, plain_http: bool, ca: Path | None) -> Any:
     if text is None:
         return None
     from harness.clusterfile import ExternalRegistry
-    from harness.registries import Site
+    from harness.oci.registry.config import Site
 
     site = Site.parse(text)
     domain, _, port = site.host.partition(":") if site.host.count(":") < 2 else (site.host, "", "")
@@ -283,10 +283,10 @@ def _registry(text: str | None, plain_http: bool, ca: Path | None) -> Any:
 
 def _of_site(external: Any) -> Any:
     """The registry of the site, as nodes find it."""
-    from harness.credentials import Credential, Credentials
-    from harness.lifecycle.clusterfiles import secret
-    from harness.lifecycle.registry import OfSite
-    from harness.registries import Site
+    from harness.lifecycle.cluster.request import secret
+    from harness.lifecycle.provision.registry import OfSite
+    from harness.oci.registry.config import Site
+    from harness.oci.registry.credentials import Credential, Credentials
 
     site = Site(external.host, external.path)
     faults: list[Fault] = []
@@ -299,10 +299,11 @@ def _of_site(external: Any) -> Any:
 
 def _check_site(site: Any, image: str, ca: Path | None) -> None:
     """Raises StoreError when the registry of the site lacks images that are within the image."""
-    from harness import cloudimage, expand
+    from harness import cloudimage
+    from harness.transfer import mirror
 
     with connect(site.plain, False, ca, None, None) as client:
-        absent = expand.missing(cloudimage.read(Store.default(), image), site.site, client)
+        absent = mirror.missing(cloudimage.read(Store.default(), image), site.site, client)
     if absent:
         raise StoreError(
             f"{site.site} lacks {len(absent)} of the images within {image}: {', '.join(absent[:3])}{' ...' if len(absent) > 3 else ''}",

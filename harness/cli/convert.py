@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness import log
-from harness.cli.terminal import Json, app, print_json, say, table, wants_json
+from harness.cli.output import Json, app, print_json, say, table, wants_json
 from harness.errors import StoreError, UsageError
 from harness.oci.store import Store
 
@@ -33,7 +33,9 @@ def convert(
 
     Content that cannot be restored is left out and reported; nothing is guessed.
     """
-    from harness import cloudimage, scratch, sealerimage
+    from harness import cloudimage
+    from harness.host import scratch
+    from harness.sealer import image as sealerimage
 
     as_json = wants_json(output)
     store = Store.default()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import log
-from harness.cli.terminal import Json, app, platform_of, print_json, say, short, table, wants_json
+from harness.cli.output import Json, app, platform_of, print_json, say, short, table, wants_json
 from harness.oci.store import Store
 
 if TYPE_CHECKING:  # every command would load it
@@ -23,7 +23,8 @@ def images(
     """List the CloudImages of the local store, and images of sealer, which `slipway convert` makes CloudImages of."""
     import dataclasses
 
-    from harness import cloudimage, sealerimage
+    from harness import cloudimage
+    from harness.sealer import image as sealerimage
 
     as_json = wants_json(output)
     store = Store.default()
@@ -58,7 +59,9 @@ def inspect(
 
     For an image of sealer, show which names can be restored and which cannot.
     """
-    from harness import cloudimage, enforcers, sealerimage
+    from harness import cloudimage
+    from harness.cloudimage import enforcers
+    from harness.sealer import image as sealerimage
 
     store = Store.default()
     if sealerimage.is_sealer(store, store.resolve(name)):
@@ -110,7 +113,8 @@ def _say_built(images: Sequence[EmbeddedImage]) -> None:
 
 
 def _inspect_sealer(store: Store, name: str, *, as_json: bool) -> None:
-    from harness import scratch, sealerimage
+    from harness.host import scratch
+    from harness.sealer import image as sealerimage
 
     image = sealerimage.read(store, name)
     with scratch.cleaned():
@@ -226,11 +230,11 @@ def prune(
     unpacked trees of such images, and temporary folders of processes that were killed. In the engine: images of Dockerfiles that
     nothing used for a week. While something builds, pulls, pushes or loads, the store is left alone.
     """
-    from harness import engine
-    from harness import prune as pruning
+    from harness.cloudimage import prune as pruning
+    from harness.host import docker
 
     as_json = wants_json(output)
-    pruned = pruning.prune(Store.default(), cache=cache, dry_run=dry_run, client=engine.running())
+    pruned = pruning.prune(Store.default(), cache=cache, dry_run=dry_run, client=docker.running())
     if as_json:
         print_json(pruned.to_json())
         return

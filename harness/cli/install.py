@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness import log
-from harness.cli.terminal import plain, print_json, say, table
+from harness.cli.output import plain, print_json, say, table
 from harness.errors import StoreError
 from harness.oci.store import Store
 
@@ -22,8 +22,8 @@ def is_application(image: str) -> bool:
 
 def put(request: Any, where: Any, *, plan: bool, as_json: bool) -> None:
     """Put an application into a cluster, or with ``plan`` show what that would be."""
-    from harness.lifecycle import install
     from harness.lifecycle import plan as planning
+    from harness.lifecycle.apps import install
 
     store = Store.default()
     if plan:

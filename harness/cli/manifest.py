@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.share import Ca, Cert, CertKey, Insecure, PlainHttp, connect
-from harness.cli.terminal import Json, app, plain, print_json, say, short, table, wants_json
+from harness.cli.output import Json, app, plain, print_json, say, short, table, wants_json
+from harness.cli.registry import Ca, Cert, CertKey, Insecure, PlainHttp, connect
 from harness.errors import UsageError
 from harness.oci.store import Store
 
@@ -31,11 +31,11 @@ def create(
     ca: Ca = None, cert: Cert = None, cert_key: CertKey = None, output: Json = "text",
 ) -> None:  # fmt: skip
     """Give NAME to an image with every platform of the IMAGEs; the previous image of that name keeps its digest only."""
-    from harness import manifest
+    from harness.transfer import multi_platform
 
     as_json = wants_json(output)
     fetch = _fetch(plain_http, insecure, ca, cert, cert_key)
-    _show(manifest.create(Store.default(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
+    _show(multi_platform.create(Store.default(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
 
 
 @manifest_app.command("add")
@@ -44,20 +44,20 @@ def add(
     ca: Ca = None, cert: Cert = None, cert_key: CertKey = None, output: Json = "text",
 ) -> None:  # fmt: skip
     """Add the platforms of the IMAGEs to NAME."""
-    from harness import manifest
+    from harness.transfer import multi_platform
 
     as_json = wants_json(output)
     fetch = _fetch(plain_http, insecure, ca, cert, cert_key)
-    _show(manifest.add(Store.default(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
+    _show(multi_platform.add(Store.default(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
 
 
 @manifest_app.command("inspect")
 def inspect(name: Name, output: Json = "text") -> None:
     """Show the manifests of NAME for each platform, and their differences."""
-    from harness import manifest
+    from harness.transfer import multi_platform
 
     as_json = wants_json(output)
-    found = manifest.inspect(Store.default(), name)
+    found = multi_platform.inspect(Store.default(), name)
     if as_json:
         print_json(found)
         return
@@ -85,15 +85,15 @@ def remove(
     name: Name, platform: Annotated[str, typer.Argument(help="As linux/arm64.", show_default=False)], output: Json = "text"
 ) -> None:  # fmt: skip
     """Remove a platform from NAME."""
-    from harness import manifest
     from harness.oci.model import Platform
+    from harness.transfer import multi_platform
 
     as_json = wants_json(output)
     try:
         wanted = Platform.parse(platform)
     except ValueError as error:
         raise UsageError(f"PLATFORM {platform}: {error}") from error
-    _show(manifest.remove(Store.default(), name, wanted), as_json)
+    _show(multi_platform.remove(Store.default(), name, wanted), as_json)
 
 
 def _fetch(plain_http: bool, insecure: bool, ca: Any, cert: Any, key: Any) -> Callable[[Any], object]:

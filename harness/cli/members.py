@@ -9,7 +9,7 @@ import typer
 
 from harness import log
 from harness.cli.clusters import Name, SkipCheck, _login, _machines, skipping
-from harness.cli.terminal import Json, Yes, app, pairs, plain, print_json, say, table, wants_json
+from harness.cli.output import Json, Yes, app, pairs, plain, print_json, say, table, wants_json
 
 User = Annotated[str, typer.Option("--user", "-u", help="The SSH user: root, or a user with sudo without a password.")]
 Key = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent and ~/.ssh]", show_default=False)]
@@ -132,14 +132,14 @@ def _name_and_nodes(words: list[str], *, named: bool = False) -> tuple[str, list
     """The cluster and its nodes. The first of several words is a cluster when one of that name is known here or, with ``named``, when it
     is no address: a cluster of which nothing is known here.
     """
-    from harness import clusterstate
+    from harness.host import cluster_cache
 
     first, *rest = words
-    known = {state.name for state in clusterstate.known()}
+    known = {state.name for state in cluster_cache.known()}
     if rest and (first in known or (named and not first[:1].isdigit() and ":" not in first)):
         name, words = first, rest
     else:
-        name = clusterstate.DEFAULT_NAME
+        name = cluster_cache.DEFAULT_NAME
     return name, [part for word in words for part in word.split(",") if part]
 
 

@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from harness import log, untrusted
 from harness.cli.clusters import Key, Masters, Name, Nodes, Port, User, _login, _members
-from harness.cli.terminal import Json, Yes, app, pairs, plain, print_json, say, table, wants_json
+from harness.cli.output import Json, Yes, app, pairs, plain, print_json, say, table, wants_json
 from harness.errors import CheckError, UsageError
 
 _COMMAND = "slipway.command"
@@ -94,7 +94,7 @@ def kubeconfig(
     port: Port = 22,
 ) -> None:
     """Print or write the administrator's kubeconfig of a cluster."""
-    from harness.lifecycle import kubeconfigs
+    from harness.lifecycle.cluster import kubeconfig as kubeconfigs
 
     members = _members(masters, None, _login(user, port, key, None))
     config = kubeconfigs.fetch(name, *members, server=server)
@@ -132,7 +132,7 @@ def certs_list(
     output: Json = "text",
 ) -> None:
     """List every certificate on every machine. Exits with 7 if one has expired."""
-    from harness.lifecycle import certificates
+    from harness.lifecycle.cluster import certificates
 
     as_json = wants_json(output)
     found = certificates.listing(name, *_members(masters, nodes, _login(user, port, key, None)))
@@ -166,7 +166,7 @@ def certs_renew(
     output: Json = "text",
 ) -> None:
     """Renew the certificates of API servers, etcd, front proxy, kubeconfigs and registry, one control-plane node at a time."""
-    from harness.lifecycle import certificates
+    from harness.lifecycle.cluster import certificates
 
     as_json = wants_json(output)
     done = certificates.renew(name, *_members(masters, nodes, _login(user, port, key, None)), days=days)
@@ -191,7 +191,7 @@ def certs_add_names(
     output: Json = "text",
 ) -> None:
     """Add names (SANs) to the certificates of the API servers."""
-    from harness.lifecycle import certificates
+    from harness.lifecycle.cluster import certificates
 
     as_json = wants_json(output)
     done = certificates.add_names(names, cluster, *_members(masters, None, _login(user, port, key, None)), days=days)
@@ -334,7 +334,7 @@ def logs(
     """Collect logs and facts of a cluster for support. The file has no secrets in it."""
     import datetime
 
-    from harness.lifecycle import bundle as bundling
+    from harness.lifecycle import logs as bundling
 
     as_json = wants_json(output)
     span = bundling.since_of(since) if since else None

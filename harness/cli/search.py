@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import log
-from harness.cli.share import Ca, Cert, CertKey, Insecure, PlainHttp, connect, reference
-from harness.cli.terminal import Json, app, print_json, say, table, wants_json
+from harness.cli.output import Json, app, print_json, say, table, wants_json
+from harness.cli.registry import Ca, Cert, CertKey, Insecure, PlainHttp, connect, reference
 from harness.errors import StoreError, UsageError
 from harness.oci.store import Store
 
 if TYPE_CHECKING:
-    from harness import search as searching
-    from harness.oci.remote import Client
+    from harness.cloudimage import search as searching
+    from harness.oci.registry.client import Client
 
 
 @app.command(short_help="Find CloudImages.")
@@ -40,7 +40,7 @@ def search(
     Of a repository in a registry `latest` is shown, or else its highest tag. Where a registry lists nothing, TERM as the whole
     name of a repository still finds that one.
     """
-    from harness import search as searching
+    from harness.cloudimage import search as searching
 
     as_json = wants_json(output)
     with contextlib.ExitStack() as stack:
@@ -94,7 +94,7 @@ def _show(found: searching.Found) -> None:
 
 
 def _tags(name: str, client: Client, *, as_json: bool) -> None:
-    from harness import search as searching
+    from harness.cloudimage import search as searching
 
     if not name:
         raise UsageError("--tags needs a repository", hint="write `slipway search --tags REGISTRY/REPOSITORY`")

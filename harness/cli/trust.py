@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from harness import log
-from harness.cli.share import Ca, Cert, CertKey, Insecure, PlainHttp, connect, reference
-from harness.cli.terminal import Json, app, pairs, print_json, say, short, wants_json
+from harness.cli.output import Json, app, pairs, print_json, say, short, wants_json
+from harness.cli.registry import Ca, Cert, CertKey, Insecure, PlainHttp, connect, reference
 from harness.errors import StoreError, UsageError
 from harness.oci.store import Store
 from harness.untrusted import json_object
@@ -21,8 +21,8 @@ from harness.untrusted import json_object
 if TYPE_CHECKING:
     from harness.oci.model import Descriptor
     from harness.oci.reference import Reference
-    from harness.oci.remote import Client
-    from harness.trust.attachments import Shelf
+    from harness.oci.registry.client import Client
+    from harness.oci.registry.referrers import Shelf
     from harness.trust.keys import PrivateKey
     from harness.trust.signature import Demand, Signed
 
@@ -115,7 +115,8 @@ def verify(
     output: Json = "text",
 ) -> None:
     """Verify that a CloudImage is signed by one of the keys and that no byte of it has changed: every blob is hashed."""
-    from harness.trust import graph, signature
+    from harness.trust import signature
+    from harness.trust import verify as graph
 
     as_json = wants_json(output)
     wanted = pairs(annotation or [], "--annotation")
@@ -182,7 +183,8 @@ def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path |
     """Make a document, write it, attach it, sign it: what was asked for."""
     from harness import cloudimage
     from harness.oci.model import canonical_json
-    from harness.trust import attachments, attestation
+    from harness.oci.registry import referrers
+    from harness.trust import attestation
 
     if key and not attach:
         raise UsageError("--key signs what is attached", hint="add --attach")
@@ -196,7 +198,7 @@ def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path |
             )
         document: dict[str, Any] = make(image, found.store, found.reference)
         if attach:
-            attachments.referrer(found.shelf, found.image, media_type, canonical_json(document), {attachments.PREDICATE: predicate})
+            referrers.referrer(found.shelf, found.image, media_type, canonical_json(document), {referrers.PREDICATE: predicate})
             if pair:
                 is_statement = media_type == attestation.IN_TOTO
                 statement = (
@@ -267,7 +269,7 @@ def _stored(store: Store, name: str) -> _Found:
     from harness import cloudimage
     from harness.oci.graph import attached_to
     from harness.oci.reference import Reference
-    from harness.trust.attachments import LocalShelf
+    from harness.oci.registry.referrers import LocalShelf
 
     image = store.resolve(name)
     names = store.names()
@@ -288,7 +290,7 @@ def _stored(store: Store, name: str) -> _Found:
 def _in_registry(store: Store, there: Reference, access: _Access) -> _Found:
     from harness import cloudimage
     from harness.oci.model import Descriptor
-    from harness.trust.attachments import RemoteShelf
+    from harness.oci.registry.referrers import RemoteShelf
 
     client: Client = connect(*access)
     try:

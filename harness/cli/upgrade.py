@@ -10,8 +10,8 @@ import typer
 from harness import log
 from harness.cli.clusters import File, Name, _login, _machines
 from harness.cli.members import Key, Passwd, Port, User, Via
-from harness.cli.share import Ca, PlainHttp, fetch
-from harness.cli.terminal import Json, Yes, app, pairs, plain, print_json, say, table, wants_json
+from harness.cli.output import Json, Yes, app, pairs, plain, print_json, say, table, wants_json
+from harness.cli.registry import Ca, PlainHttp, fetch
 from harness.errors import UsageError
 
 Secret = Annotated[
@@ -103,7 +103,7 @@ def rollback(
 
 
 def _name_and_image(words: list[str]) -> tuple[str, str]:
-    from harness.clusterstate import DEFAULT_NAME
+    from harness.host.cluster_cache import DEFAULT_NAME
 
     if len(words) > 2:
         raise UsageError(f"{' '.join(words)}: a cluster and an image are enough", hint="slipway upgrade NAME IMAGE")
@@ -123,7 +123,7 @@ def _options(
     drain_timeout: float,
     timeout: float,
 ) -> Any:
-    from harness.lifecycle import clusterfiles
+    from harness.lifecycle.cluster import request
     from harness.lifecycle.upgrade import Options, batch_of
 
     login = _login(user, port, key, passwd)
@@ -131,7 +131,7 @@ def _options(
     batch_of(0, batch)
     return Options(
         via=_machines(via, login, "--via"),
-        clusterfile=clusterfiles.read(file, values) if file else None,
+        clusterfile=request.read(file, values) if file else None,
         env=values,
         password=login.password,
         batch=batch,
@@ -166,11 +166,11 @@ def _go(upgrading: Any, work: Any, plan: bool, yes: bool, as_json: bool) -> None
 
 def _show_plan(work: Any, as_json: bool) -> None:
     from harness.lifecycle import plan as planning
-    from harness.lifecycle import transition
+    from harness.lifecycle import rolling_update
 
-    described = planning.describe(transition.plan(work))
+    described = planning.describe(rolling_update.plan(work))
     if as_json:
-        nodes = list(transition.described(work))
+        nodes = list(rolling_update.described(work))
         move = plain(work.move)
         print_json({"kind": move["kind"], "resumed": work.resumed, "before": move["before"], "after": move["after"], "nodes": nodes,
                     "steps": described})  # fmt: skip
@@ -181,7 +181,7 @@ def _show_plan(work: Any, as_json: bool) -> None:
 
 
 def _show_turns(work: Any) -> None:
-    from harness.lifecycle import transition
+    from harness.lifecycle import rolling_update
 
     again = " (goes on with what was begun)" if work.resumed else ""
     say(f"{work.move.kind} of {work.found.state.name}: {work.move.before} -> {work.move.after}{again}")
@@ -195,6 +195,6 @@ def _show_turns(work: Any) -> None:
                 one["role"],
                 one["from"] if one["from"] == one["to"] else f"{one['from']} -> {one['to']}",
             )
-            for one in transition.described(work)
+            for one in rolling_update.described(work)
         ],
     )

@@ -22,7 +22,7 @@ MASTER, NODE, MASTER0 = "master", "node", "master0"
 PROFILES = ("cis",)
 """Profiles that a cluster can be made with: how its parts are hardened."""
 REDACTED = "<redacted "
-"""What a value begins with that was not kept (see ``harness.clusterfile.secrecy``)."""
+"""What a value begins with that was not kept (see ``harness.clusterfile.secrets``)."""
 
 
 def is_redacted(value: object) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from harness.clusterfile import AppConfig, AppFile, Application, Clusterfile, config, fields
+from harness.clusterfile import AppConfig, AppFile, Application, Clusterfile, config, validators
 from harness.clusterfile.cluster import apps
 from harness.clusterfile.shapes import Found
-from harness.clusterfile.source import Report
+from harness.clusterfile.yaml_nodes import Report
 from harness.errors import Fault, InputError
 
 
@@ -27,7 +27,7 @@ def build(document: Found, report: Report) -> Application | None:
         report.fault(
             spec.at("env"), "is for an application with an image of its own", "configs: [{name: NAME, env: ...}], or env of the Cluster"
         )
-    if "image" in spec and not re.fullmatch(fields.CLUSTER_NAME, metadata.get("name", "")):
+    if "image" in spec and not re.fullmatch(validators.CLUSTER_NAME, metadata.get("name", "")):
         report.fault(metadata.at("name"), "is no name for an application", "lower-case letters, digits and hyphens")
     found = Application(
         name=metadata.get("name", ""),
@@ -74,7 +74,7 @@ def check_apps(clusterfile: Clusterfile, known: Collection[str]) -> None:
         named += [(f"{application.where} .spec.launchApps", app) for app in application.launch or ()]
         named += [(f"{each.where} .name", each.name) for each in application.configs]
     faults = [
-        Fault(where, f"the image has no application {app}", fields.suggest(app, sorted(known)) if known else "it has none at all")
+        Fault(where, f"the image has no application {app}", validators.suggest(app, sorted(known)) if known else "it has none at all")
         for where, app in named
         if app not in known
     ]

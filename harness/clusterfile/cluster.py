@@ -17,11 +17,11 @@ from harness.clusterfile import (
     LocalRegistry,
     Password,
     Ssh,
-    fields,
+    validators,
 )
 from harness.clusterfile.kinds import password
 from harness.clusterfile.shapes import Found, Placed
-from harness.clusterfile.source import Node, Report
+from harness.clusterfile.yaml_nodes import Node, Report
 
 DUAL_STACK = "IPv6DualStack"
 """sealer's: networks of both families say so themselves, and must be there when this is true."""
@@ -197,8 +197,8 @@ def _check_address(address: str, node: Node, seen: dict[str, Node], report: Repo
         return
     other = next(iter(seen), None)
     seen[address] = node
-    if other is not None and not report.stored and fields.family(other) != fields.family(address):
-        message = f"{address} is IPv{fields.family(address)}, and {other} is IPv{fields.family(other)}"
+    if other is not None and not report.stored and validators.family(other) != validators.family(address):
+        message = f"{address} is IPv{validators.family(address)}, and {other} is IPv{validators.family(other)}"
         report.fault(node, message, "give the IPv4 address of each; with networks of both families the other one is found beside it")
 
 
@@ -220,12 +220,12 @@ def _networks(spec: Found, env: Mapping[str, str], report: Report) -> tuple[str 
         if placed or in_env:
             written[key] = placed or in_env  # type: ignore[assignment]
     pods, services = written.get("podCIDR"), written.get("svcCIDR")
-    if pods and services and fields.overlap(pods.value, services.value):
+    if pods and services and validators.overlap(pods.value, services.value):
         report.fault(pods.node, f"{pods.value} and {services.value} overlap", "pods and services need networks of their own")
     # One fault for both, which have one remedy.
-    wrong = [(placed.node, reason) for placed in written.values() if (reason := fields.impossible(placed.value))]
+    wrong = [(placed.node, reason) for placed in written.values() if (reason := validators.impossible(placed.value))]
     if wrong and not report.stored:
-        report.fault(wrong[0][0], " and ".join(dict.fromkeys(reason for _, reason in wrong)), fields.POSSIBLE)
+        report.fault(wrong[0][0], " and ".join(dict.fromkeys(reason for _, reason in wrong)), validators.POSSIBLE)
     given = [network.get(key) if network else None for key in ("podCIDR", "svcCIDR")]
     return tuple(placed.value if placed else None for placed in given)  # type: ignore[return-value]
 
@@ -235,8 +235,8 @@ def _network_of_env(env: Mapping[str, str], name: str, spec: Found, report: Repo
         return None
     node = spec.at("env")
     try:
-        return Placed(fields.networks(env[name]), node)
-    except fields.FieldError as wrong:
+        return Placed(validators.networks(env[name]), node)
+    except validators.FieldError as wrong:
         report.fault(node, f"{name}: {wrong.message}", wrong.hint)
         return None
 

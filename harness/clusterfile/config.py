@@ -7,10 +7,10 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from harness.clusterfile import Config, fields, formats
-from harness.clusterfile.fields import FieldError
+from harness.clusterfile import Config, serialize, validators
 from harness.clusterfile.shapes import Found
-from harness.clusterfile.source import Report
+from harness.clusterfile.validators import FieldError
+from harness.clusterfile.yaml_nodes import Report
 from harness.errors import Fault, InputError
 
 Tree = Callable[[str], bytes | None] | Mapping[str, bytes]
@@ -69,7 +69,7 @@ def apply_configs(configs: Iterable[Config], tree: Tree) -> dict[str, bytes]:
     read = tree if callable(tree) else tree.get
     for config in configs:
         try:
-            fields.inside(config.path)
+            validators.inside(config.path)
             existing = changed[config.target] if config.target in changed else read(config.target)
             changed[config.target] = _written(config, existing).encode()
         except FieldError as wrong:
@@ -97,8 +97,8 @@ def _text(data: Any, config: Config) -> str:
     written = language(config.path)
     try:
         if written == "TOML":
-            return formats.write_toml(data)
-        return formats.write_json(data) if written == "JSON" else formats.write_yaml(data)
+            return serialize.write_toml(data)
+        return serialize.write_json(data) if written == "JSON" else serialize.write_yaml(data)
     except ValueError as wrong:
         raise FieldError(f"the data for {config.target}: {wrong}") from wrong
 
@@ -124,7 +124,7 @@ def _processed(config: Config) -> str | Any:
 
 
 def _to_json(value: Any, config: Config, *, whole: bool = False) -> str:
-    return formats.compact_json(_one_document(value, config) if whole and isinstance(value, str) else value)
+    return serialize.compact_json(_one_document(value, config) if whole and isinstance(value, str) else value)
 
 
 def _to_base64(value: Any, config: Config, *, whole: bool = False) -> str:
@@ -138,7 +138,7 @@ def _to_base64(value: Any, config: Config, *, whole: bool = False) -> str:
 def _scalar(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return "" if value is None else formats.compact_json(value)
+    return "" if value is None else serialize.compact_json(value)
 
 
 def _mapping(data: Any, config: Config) -> Mapping[str, Any]:
@@ -152,18 +152,18 @@ def _one_document(text: str, config: Config) -> Any:
     """Data that was written as text. A text that ends as TOML may be TOML."""
     if language(config.path) == "TOML":
         try:
-            return formats.read_toml(text)
+            return serialize.read_toml(text)
         except ValueError as wrong:
             reason = str(wrong)
         try:
-            found = formats.read_documents(text)
+            found = serialize.read_documents(text)
         except ValueError:
             found = []
         if len(found) == 1 and isinstance(found[0], Mapping):
             return found[0]
         raise FieldError(f"the data for {config.target} is neither TOML nor a mapping: {reason}")
     try:
-        found = formats.read_documents(text)
+        found = serialize.read_documents(text)
     except ValueError as wrong:
         raise FieldError(f"the data for {config.target} is not YAML: {wrong}") from wrong
     if len(found) > 1:
@@ -185,13 +185,13 @@ def _merged(config: Config, data: str | Any, existing: bytes) -> str:
     """Data merged into a file; into each document, when it has several."""
     written = language(config.path)
     if written == "YAML":
-        both = f"{_decoded(config, existing)}\n\0{data if isinstance(data, str) else formats.write_yaml(data)}"
-        protected, restore = formats.protect(both)
+        both = f"{_decoded(config, existing)}\n\0{data if isinstance(data, str) else serialize.write_yaml(data)}"
+        protected, restore = serialize.protect(both)
         file, _, new = protected.partition("\n\0")
         values = _mapping(new, config)
-        return restore(formats.write_documents([deep_merge(document, values) for document in _documents(config, file)] or [values]))
+        return restore(serialize.write_documents([deep_merge(document, values) for document in _documents(config, file)] or [values]))
     values = _mapping(data, config)
-    read = formats.read_toml if written == "TOML" else formats.read_json
+    read = serialize.read_toml if written == "TOML" else serialize.read_json
     try:
         found = read(_decoded(config, existing)) if existing.strip() else {}
     except ValueError as wrong:
@@ -213,7 +213,7 @@ def _decoded(config: Config, data: bytes) -> str:
 
 def _documents(config: Config, text: str) -> list[Mapping[str, Any]]:
     try:
-        found = formats.read_documents(text)
+        found = serialize.read_documents(text)
     except ValueError as wrong:
         raise FieldError(f"{config.target} of the image is not YAML: {wrong}", "strategy: overwrite") from wrong
     for document in found:
@@ -228,12 +228,12 @@ def _into_secret(config: Config, data: str | Any, existing: bytes | None) -> str
         raise FieldError(f"toSecret: the image has no {config.target}", "a Secret with its name must be there for values to go into")
     ready = "toBase64" in config.process
     values = {key: _scalar(value) if ready else _to_base64(value, config) for key, value in _mapping(data, config).items()}
-    protected, restore = formats.protect(_decoded(config, existing))
+    protected, restore = serialize.protect(_decoded(config, existing))
     found = _documents(config, protected)
     secrets = [document for document in found if document.get("kind") == "Secret"]
     if not secrets:
         raise FieldError(f"toSecret: {config.target} of the image holds no Secret", "kind: Secret must be in it")
     merged = [deep_merge(document, {"data": values}) if document in secrets else document for document in found]
     if language(config.path) == "JSON":
-        return restore(formats.write_json(merged[0]))
-    return restore(formats.write_documents(merged))
+        return restore(serialize.write_json(merged[0]))
+    return restore(serialize.write_documents(merged))

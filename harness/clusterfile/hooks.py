@@ -7,10 +7,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.clusterfile import MASTER, MASTER0, NODE, Hook, Phase, Place, Selector, Taint, fields
-from harness.clusterfile.fields import FieldError
+from harness.clusterfile import MASTER, MASTER0, NODE, Hook, Phase, Place, Selector, Taint, validators
 from harness.clusterfile.shapes import Found, Placed
-from harness.clusterfile.source import Node, Report
+from harness.clusterfile.validators import FieldError
+from harness.clusterfile.yaml_nodes import Node, Report
 
 _OLD_NAMES: Mapping[str, Phase] = {
     "Originally": Phase.ORIGINALLY,
@@ -98,7 +98,7 @@ def _phase_words(entries: Sequence[Placed], report: Report) -> list[str]:
             if word in NAMES:
                 found.append(word)
             elif word:
-                report.fault(entry.node, f"{word} is not a phase", fields.suggest(word, NAMES))
+                report.fault(entry.node, f"{word} is not a phase", validators.suggest(word, NAMES))
     return found
 
 
@@ -145,16 +145,16 @@ def selectors(text: str) -> list[Selector]:
     Raises FieldError.
     """
     if "=" in text:
-        return [Selector(labels=fields.labels(text))]
+        return [Selector(labels=validators.labels(text))]
     found: list[Selector] = []
     machines: list[str] = []
     for part in (part.strip() for part in text.split(",")):
         if re.match(r"\d+\.\d|[0-9A-Fa-f]*:", part):
-            machines += fields.addresses(part)
+            machines += validators.addresses(part)
         elif part == MASTER0:
             found.append(Selector(MASTER0))
         else:
-            found.append(Selector(fields.role(part)))
+            found.append(Selector(validators.role(part)))
     return [*found, *([Selector(addresses=tuple(machines))] if machines else [])]
 
 
@@ -189,7 +189,7 @@ def _check_phases(hook: Hook, spec: Found, report: Report) -> None:
 
 
 def _check_lines(hook: Hook, data: Node, report: Report) -> None:
-    read = {"HOSTNAME": fields.host_name, "LABEL": fields.labels, "TAINT": fields.taint}[hook.type]
+    read = {"HOSTNAME": validators.host_name, "LABEL": validators.labels, "TAINT": validators.taint}[hook.type]
     for index, text in enumerate(hook.data.splitlines()):
         place = dataclasses.replace(data, line=data.line + index + 1) if data.style in ("|", ">") else data
         try:
@@ -207,7 +207,7 @@ def _line(text: str) -> _Line | None:
     first, _, rest = content.partition(" ")
     if not rest.strip():
         raise FieldError(f"{content}: an address and a value are wanted", "192.168.0.2 value")
-    return _Line(fields.addresses(first), rest.strip())
+    return _Line(validators.addresses(first), rest.strip())
 
 
 def _read_line(kind: str, line: _Line, read: Any) -> Any:
@@ -217,7 +217,7 @@ def _read_line(kind: str, line: _Line, read: Any) -> Any:
 
 
 def _lines(hook: Hook) -> list[tuple[str, Any]]:
-    read = {"HOSTNAME": fields.host_name, "LABEL": fields.labels, "TAINT": fields.taint}[hook.type]
+    read = {"HOSTNAME": validators.host_name, "LABEL": validators.labels, "TAINT": validators.taint}[hook.type]
     lines = [line for line in (_line(text) for text in hook.data.splitlines()) if line is not None]
     return [(address, read(line.rest)) for line in lines for address in line.addresses]
 

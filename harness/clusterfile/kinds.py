@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from harness.clusterfile import API_VERSION, PROFILES, Password, fields
-from harness.clusterfile.fields import FieldError
+from harness.clusterfile import API_VERSION, PROFILES, Password, validators
 from harness.clusterfile.shapes import Anything, ByForm, Choice, Field, Flag, Found, Listed, Mapped, Number, Record, Shape, Text
-from harness.clusterfile.source import Node, Report, key_path
+from harness.clusterfile.validators import FieldError
+from harness.clusterfile.yaml_nodes import Node, Report, key_path
 
 SEALER_VERSIONS = (
     "zlink.aliyun.com/v1alpha1",
@@ -51,7 +51,7 @@ class Environment:
             return None
         found: dict[str, str] = {}
         for name, value, place in self._pairs(node, report):
-            if not re.fullmatch(fields.ENV_NAME, name):
+            if not re.fullmatch(validators.ENV_NAME, name):
                 report.fault(place, f"{name!r} is not a name for an environment value", _ENV_HINT)
                 continue
             if name in RESERVED:
@@ -85,7 +85,7 @@ class Environment:
         return found
 
     def schema(self) -> dict[str, Any]:
-        name = fields.ENV_NAME
+        name = validators.ENV_NAME
         value = {"type": ["string", "number", "boolean", "null"]}
         return {
             "anyOf": [
@@ -104,7 +104,7 @@ def password(found: Found, report: Report, prefix: str = "passwd") -> Password:
 
 
 def _document_name(text: str) -> str:
-    if not re.fullmatch(fields.DOCUMENT_NAME, text):
+    if not re.fullmatch(validators.DOCUMENT_NAME, text):
         raise FieldError(f"{text!r} is not a name for a document", "letters, digits, '.', '_' and '-'")
     return text
 
@@ -117,7 +117,7 @@ def _any_key(text: str) -> str:
 
 
 def _labels(shape: Shape) -> Mapped:
-    return Mapped(shape, fields.label_key)
+    return Mapped(shape, validators.label_key)
 
 
 _SECRET = Text(any_scalar=True)
@@ -147,17 +147,17 @@ _ENCRYPTED = (
     "passwdFile: FILE or passwdEnv: NAME says where the password is",
 )
 _JUMP = ByForm(
-    scalar=Text(fields.jump),
+    scalar=Text(validators.jump),
     mapping=Record(
         {
-            "host": Field(Text(fields.host), required=True, help="The address or name of the jump host"),
+            "host": Field(Text(validators.host), required=True, help="The address or name of the jump host"),
             "user": Field(Text()),
             "port": _PORT,
             "pk": Field(_PATH),
             "pkPasswd": Field(_SECRET),
             "passwd": Field(_SECRET),
             "passwdFile": Field(_PATH),
-            "passwdEnv": Field(Text(pattern=fields.VARIABLE, expected="the name of an environment variable")),
+            "passwdEnv": Field(Text(pattern=validators.VARIABLE, expected="the name of an environment variable")),
         }
     ),
 )
@@ -167,7 +167,7 @@ _SSH = Record(
         "passwd": Field(_SECRET, help="The password; passwdFile and passwdEnv keep it out of this file"),
         "passwdFile": Field(_PATH, help="A file whose first line is the password"),
         "passwdEnv": Field(
-            Text(pattern=fields.VARIABLE, expected="the name of an environment variable"),
+            Text(pattern=validators.VARIABLE, expected="the name of an environment variable"),
             help="An environment variable that holds the password",
         ),
         "pk": Field(_PATH, help="Path of the private key"),
@@ -181,20 +181,20 @@ _SSH = Record(
 
 _SIZE = Field(Anything(), ignored="cpu, memory and disks are for machines that are bought; slipway takes machines as they are")
 _SIZES = dict.fromkeys(("cpu", "memory", "systemDisk", "dataDisk", "dataDisks"), _SIZE)
-_ADDRESSES = Listed(Text(fields.addresses, placed=True), one=True)
+_ADDRESSES = Listed(Text(validators.addresses, placed=True), one=True)
 _COUNT = Field(Number(0, 1000), help="With provider CONTAINER: how many containers to make")
 
 _HOST = Record(
     {
         "ips": Field(_ADDRESSES, help="Addresses, ranges 10.0.0.1-10.0.0.5, and both with commas between"),
         "roles": Field(
-            Listed(Text(fields.role, placed=True), one=True), required=True, help="roles: [master], [node], and roles of your own"
+            Listed(Text(validators.role, placed=True), one=True), required=True, help="roles: [master], [node], and roles of your own"
         ),
         "count": _COUNT,
         "ssh": Field(_SSH, help="Settings that differ from the ssh of the cluster"),
         "env": Field(Environment(), help="Wins over every other env on these machines"),
-        "labels": Field(_labels(Text(fields.label_value, any_scalar=True, empty=True))),
-        "taints": Field(Listed(Text(fields.taint)), help="key=value:Effect, key:Effect; with - at the end it is taken off"),
+        "labels": Field(_labels(Text(validators.label_value, any_scalar=True, empty=True))),
+        "taints": Field(Listed(Text(validators.taint)), help="key=value:Effect, key:Effect; with - at the end it is taken off"),
         **_SIZES,
     },
     elsewhere={"role": "did you mean roles?", "ip": "did you mean ips?", "ipList": "did you mean ips?"},
@@ -208,27 +208,31 @@ _LOGIN = {
     "username": Field(Text()),
     "password": Field(_SECRET),
     "passwordFile": Field(_PATH),
-    "passwordEnv": Field(Text(pattern=fields.VARIABLE, expected="the name of an environment variable")),
+    "passwordEnv": Field(Text(pattern=validators.VARIABLE, expected="the name of an environment variable")),
 }
 _LOCAL_REGISTRY = Record(
     {
-        "domain": Field(Text(fields.registry)),
+        "domain": Field(Text(validators.registry)),
         "port": _PORT,
         **_LOGIN,
         "ha": Field(Flag(), help="On every control-plane node; otherwise on the first alone"),
         "insecure": Field(Flag(), help="Over plain HTTP"),
         "cert": Field(
             Record(
-                {"subjectAltName": Field(Record({"dnsNames": Field(Listed(Text(fields.san))), "ips": Field(Listed(Text(fields.address)))}))}
+                {
+                    "subjectAltName": Field(
+                        Record({"dnsNames": Field(Listed(Text(validators.san))), "ips": Field(Listed(Text(validators.address)))})
+                    )
+                }
             )
         ),
     }
 )
 _EXTERNAL_REGISTRY = Record(
     {
-        "domain": Field(Text(fields.registry), required=True, help="domain: harbor.example.com"),
+        "domain": Field(Text(validators.registry), required=True, help="domain: harbor.example.com"),
         "port": _PORT,
-        "path": Field(Text(fields.registry_path), help="The path above the images, as given to `slipway push --expand`"),
+        "path": Field(Text(validators.registry_path), help="The path above the images, as given to `slipway push --expand`"),
         **_LOGIN,
         "plainHttp": Field(Flag(), help="Without TLS"),
         "ca": Field(_PATH, help="Path of the certificate that signs for it"),
@@ -243,11 +247,11 @@ _NO_CLOUD = (
     "slipway buys no machines",
     "make them by other means and write their addresses into hosts; provider: CONTAINER makes containers to try with",
 )
-_CIDR = Text(fields.networks, placed=True)
+_CIDR = Text(validators.networks, placed=True)
 
 _CLUSTER = Record(
     {
-        "image": Field(Text(fields.image), required=True, help="The CloudImage: image: registry.example.com/shop:1.0"),
+        "image": Field(Text(validators.image), required=True, help="The CloudImage: image: registry.example.com/shop:1.0"),
         "env": Field(Environment(), help="Wins over the image's; -e wins over it"),
         "cmd": Field(Listed(Text()), help="Launch commands in place of the image's"),
         "cmd_args": Field(Environment(), help="NAME=VALUE for what ARG declares in the image's CMD"),
@@ -272,14 +276,14 @@ _CLUSTER = Record(
                 }
             )
         ),
-        "certSANS": Field(Listed(Text(fields.san)), help="More names and addresses (SANs) for the certificate of the API"),
+        "certSANS": Field(Listed(Text(validators.san)), help="More names and addresses (SANs) for the certificate of the API"),
         "containerRuntime": Field(Record({"type": Field(Choice(("containerd",), {"docker": _NO_DOCKER}))})),
         "hostAliases": Field(
             Listed(
                 Record(
                     {
-                        "ip": Field(Text(fields.address), required=True),
-                        "hostnames": Field(Listed(Text(fields.host_name)), required=True),
+                        "ip": Field(Text(validators.address), required=True),
+                        "hostnames": Field(Listed(Text(validators.host_name)), required=True),
                     }
                 )
             ),
@@ -291,9 +295,9 @@ _CLUSTER = Record(
                 elsewhere={"local": "did you mean localRegistry?", "external": "did you mean externalRegistry?"},
             )
         ),
-        "dataRoot": Field(Text(fields.folder), help="The folder on the nodes that holds the data of slipway"),
+        "dataRoot": Field(Text(validators.folder), help="The folder on the nodes that holds the data of slipway"),
         "loadBalancing": Field(Choice(("auto", "haproxy", "ipvs")), help="Load balancing from workers to the API servers"),
-        "certificates": Field(Record({"validity": Field(Text(fields.duration), help="8760h, 365d or 10y")})),
+        "certificates": Field(Record({"validity": Field(Text(validators.duration), help="8760h, 365d or 10y")})),
         "profile": Field(Choice(PROFILES), help="The hardening profile; chosen when the cluster is made"),
     },
     elsewhere={"certSANs": "did you mean certSANS?", "cmds": "did you mean cmd?", "cmdArgs": "did you mean cmd_args?"},
@@ -307,7 +311,7 @@ def process(text: str) -> tuple[str, ...]:
     steps = tuple(part.strip() for part in text.split("|") if part.strip())
     for step in steps:
         if step not in STEPS:
-            raise FieldError(f"{step} is not a step", fields.suggest(step, STEPS))
+            raise FieldError(f"{step} is not a step", validators.suggest(step, STEPS))
     if "toSecret" in steps[:-1]:
         raise FieldError("toSecret puts the values into the file: no step can follow it", "move it to the end")
     return steps
@@ -318,10 +322,10 @@ _STRATEGY = Choice(("overwrite", "merge"))
 
 _CONFIG = Record(
     {
-        "path": Field(Text(fields.inside), required=True, help="path: etc/mysql.yaml, relative to the rootfs"),
+        "path": Field(Text(validators.inside), required=True, help="path: etc/mysql.yaml, relative to the rootfs"),
         "strategy": Field(_STRATEGY, help="overwrite the file (default), or merge into it"),
         "process": Field(Text(process), help="value|toJson|toBase64|toSecret, from left to right"),
-        "appName": Field(Text(fields.application), help="The path is then within application/apps/<appName>/"),
+        "appName": Field(Text(validators.application), help="The path is then within application/apps/<appName>/"),
         "data": Field(_DATA, help="The content of the file: text or a mapping"),
     }
 )
@@ -346,7 +350,7 @@ _HOOK = Record(
 _APPLICATION = Record(
     {
         "image": Field(
-            Text(fields.image), help="An application CloudImage that is put into the cluster; without it: the cluster's own image"
+            Text(validators.image), help="An application CloudImage that is put into the cluster; without it: the cluster's own image"
         ),
         "env": Field(Environment(), help="With image: for all of its applications"),
         "cmds": Field(Listed(Text()), help="Launch commands in place of applications"),
@@ -355,13 +359,13 @@ _APPLICATION = Record(
             Listed(
                 Record(
                     {
-                        "name": Field(Text(fields.application), required=True, help="The name of the application"),
+                        "name": Field(Text(validators.application), required=True, help="The name of the application"),
                         "env": Field(Environment()),
                         "files": Field(
                             Listed(
                                 Record(
                                     {
-                                        "path": Field(Text(fields.inside), required=True, help="Relative to the application's folder"),
+                                        "path": Field(Text(validators.inside), required=True, help="Relative to the application's folder"),
                                         "strategy": Field(_STRATEGY),
                                         "data": Field(_DATA),
                                     }
@@ -411,7 +415,7 @@ class Kind:
         )
 
 
-_CLUSTER_NAME = Text(pattern=fields.CLUSTER_NAME, expected="lower-case letters, digits and hyphens, at most 63", any_scalar=True)
+_CLUSTER_NAME = Text(pattern=validators.CLUSTER_NAME, expected="lower-case letters, digits and hyphens, at most 63", any_scalar=True)
 
 KINDS: Mapping[str, Kind] = {
     "Cluster": Kind("A cluster: image and machines", _CLUSTER, VERSIONS, name=_CLUSTER_NAME),
@@ -444,7 +448,7 @@ def read_document(node: Node, report: Report) -> tuple[str, Any] | None:
         return None
     kind_node = content.get("kind")
     if kind_node is None or kind_node.is_null or kind_node.content == "":
-        typed = fields.nearest("kind", [key for key in content if key != "metadata"])
+        typed = validators.nearest("kind", [key for key in content if key != "metadata"])
         hint = f"{typed} is not known here: did you mean kind?" if typed else f"known: {', '.join(KINDS)}"
         report.fault(dataclasses.replace(node, path=key_path("", "kind")), "is missing", hint)
         return None
@@ -453,7 +457,7 @@ def read_document(node: Node, report: Report) -> tuple[str, Any] | None:
         if name in PROPOSED:
             report.fault(kind_node, *PROPOSED[name])
         elif name:
-            near = fields.nearest(name, KINDS)
+            near = validators.nearest(name, KINDS)
             hint = f"did you mean {near}?" if near else f"known: {', '.join(KINDS)}; manifests of Kubernetes go into the image"
             report.fault(kind_node, f"{name} is not a kind of a Clusterfile", hint)
         return None

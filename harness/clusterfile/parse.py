@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness import log, render
-from harness.clusterfile import Application, Cluster, Clusterfile, Config, Hook, application, cluster, config, hooks, secrecy
+from harness import log, templates
+from harness.clusterfile import Application, Cluster, Clusterfile, Config, Hook, application, cluster, config, hooks, secrets
 from harness.clusterfile.kinds import read_document
-from harness.clusterfile.source import Node, Report, documents
+from harness.clusterfile.yaml_nodes import Node, Report, documents
 from harness.errors import Fault, InputError
 
 _SHIMS = ("dockershim", "cri-dockerd", "docker.sock")
@@ -22,7 +22,7 @@ def parse(text: str, path: str, *, env: Mapping[str, str] | None = None, stored:
     the file of the rootfs that a Config writes. Raises InputError with all faults, by line.
     """
     if env is not None and "{{" in text:
-        text = render.render(text, env, path, missing=render.StandIn("{{ .", " }}"))
+        text = templates.render(text, env, path, missing=templates.StandIn("{{ .", " }}"))
     report = Report(path, stored=stored)
     reader = _Reader(report)
     found = documents(text, report)
@@ -122,7 +122,7 @@ class _Reader:
             kubeadm=tuple(self.values(*_PLAIN)),
             warnings=self.report.warnings,
         )
-        log.hide(*secrecy.literals(found))
+        log.hide(*secrets.literals(found))
         return found
 
     def _check_apps(self, apps: Sequence[Application]) -> None:

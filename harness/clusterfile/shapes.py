@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from harness.clusterfile.fields import FieldError, nearest, suggest
-from harness.clusterfile.source import Node, Report, key_path
+from harness.clusterfile.validators import FieldError, nearest, suggest
+from harness.clusterfile.yaml_nodes import Node, Report, key_path
 
 
 class Shape(Protocol):

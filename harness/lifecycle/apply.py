@@ -9,35 +9,23 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import kubeobjects
 from harness.clusterfile import Application, Clusterfile, is_redacted
-from harness.clusterfile.difference import ADDED, CHANGED, REMOVED, Change, difference
+from harness.clusterfile.diff import ADDED, CHANGED, REMOVED, Change, difference
 from harness.clusterfile.parse import parse
-from harness.clusterstate import ClusterState
 from harness.errors import CheckError, Fault, InputError
-from harness.lifecycle import (
-    access,
-    apps,
-    hooks,
-    install,
-    ipvs,
-    join,
-    labels,
-    lease,
-    machine,
-    membership,
-    preflight,
-    remove,
-    run,
-    steps,
-    uninstall,
-    upgrade,
-)
-from harness.lifecycle.apps import Installed, familiar
+from harness.host.cluster_cache import ClusterState
+from harness.lifecycle import join, remove, run, steps, upgrade
+from harness.lifecycle.apps import install, records, uninstall
+from harness.lifecycle.apps.records import Installed, familiar
+from harness.lifecycle.apps.target import Where
+from harness.lifecycle.checks.preflight import gather
+from harness.lifecycle.cluster import access, lease, membership
+from harness.lifecycle.cluster.record import CONFIG_MAP
+from harness.lifecycle.kube import objects
 from harness.lifecycle.plan import Step, describe, digest, execute
-from harness.lifecycle.record import CONFIG_MAP
-from harness.lifecycle.rootfs import MARK
-from harness.lifecycle.targets import Where
+from harness.lifecycle.provision import ipvs, node_files
+from harness.lifecycle.provision.rootfs import MARK
+from harness.lifecycle.steps import hooks, labels
 from harness.nodes import Machine
 from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.store import Store
@@ -173,7 +161,7 @@ def find(ssh: Ssh, options: run.Options) -> There | None:
     nodes, _ = ssh.reachable()
     silent: list[str] = []
     ask = f"{KUBECTL} --request-timeout=10s"
-    record = f"{ask} get configmap {CONFIG_MAP} --namespace=kube-system --output=json && echo {_APPS} && {ask} {shlex.join(apps.LIST)}"
+    record = f"{ask} get configmap {CONFIG_MAP} --namespace=kube-system --output=json && echo {_APPS} && {ask} {shlex.join(records.LIST)}"
     script = f'set -- $(cat {MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(options.name)} ] || exit {_NOT_OURS}; {record}'
     for node in nodes:
         asked = node.run(script, check=False, timeout=30)
@@ -181,9 +169,9 @@ def find(ssh: Ssh, options: run.Options) -> There | None:
             continue
         if asked.ok:
             cluster, _, of_apps = asked.stdout.partition(f"\n{_APPS}\n")
-            kept = access.record(kubeobjects.config_map(cluster, where=node.name)["data"])
+            kept = access.record(objects.config_map(cluster, where=node.name)["data"])
             stored = parse(kept["text"], f"the Clusterfile in {options.name}", stored=True)
-            return There(node, stored, kept["digest"] or "", apps.of_list(of_apps or '{"items": []}', node.name))
+            return There(node, stored, kept["digest"] or "", records.of_list(of_apps or '{"items": []}', node.name))
         if "NotFound" in asked.stderr or "No such file" in asked.stderr or "not found" in asked.stderr:
             return None
         silent.append(f"{node.name}: {(asked.output.splitlines() or ['no answer'])[-1]}")
@@ -231,8 +219,8 @@ def compare_apps(there: Sequence[Installed], wanted: Sequence[Application], stor
         if known is not None and known.digest != kept.digest:
             digests = (f"{kept.image} {kept.digest[7:19]}", f"{kept.image} {known.digest[7:19]}")
             changes.append(Change("app", one.name, f"Application {one.name}.spec.image", CHANGED, *digests))
-        elif kept.state != apps.INSTALLED:
-            changes.append(Change("app", one.name, f"Application {one.name}", CHANGED, kept.state, apps.INSTALLED))
+        elif kept.state != records.INSTALLED:
+            changes.append(Change("app", one.name, f"Application {one.name}", CHANGED, kept.state, records.INSTALLED))
     return tuple(changes)
 
 
@@ -392,7 +380,7 @@ def here(setup: steps.Setup) -> list[Step]:
 
 def _ask(setup: steps.Setup) -> Step:
     def action() -> None:
-        gathered = preflight.gather(setup.nodes)
+        gathered = gather.gather(setup.nodes)
         setup.machines = {node.address: facts for node, facts in zip(setup.nodes, gathered, strict=True)}
         setup.balancing = ipvs.as_it_is(ipvs.ask(setup.nodes))
         steps.see_what_ails(setup)
@@ -404,7 +392,7 @@ def _aliases(setup: steps.Setup) -> Step:
     return Step(
         "set-hosts",
         "write the names of hosts",
-        lambda node: machine.set_hosts(node, setup.hosts_lines(node)),
+        lambda node: node_files.set_hosts(node, setup.hosts_lines(node)),
         setup.nodes,
         after=("send-rendered",),
         inputs=lambda node: digest(setup.hosts_lines(node)),

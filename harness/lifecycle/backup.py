@@ -19,20 +19,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from harness import clusterstate, durable, kubeobjects, log, untrusted
+from harness import log, untrusted
 from harness.errors import CheckError, CommandError, NodeError, UsageError
-from harness.lifecycle import access, certificates, kubeconfigs
-from harness.lifecycle.access import Access
-from harness.lifecycle.etcd import take_snapshot
-from harness.lifecycle.sealed import BEFORE_AGE, Opening, Sealing, is_sealed
+from harness.host import cluster_cache, durable
+from harness.lifecycle.backup_crypto import BEFORE_AGE, Opening, Sealing, is_sealed
+from harness.lifecycle.cluster import access, certificates, kubeconfig
+from harness.lifecycle.cluster.access import Access
+from harness.lifecycle.kube import objects
+from harness.lifecycle.kube.etcd import take_snapshot
 from harness.nodes import Machine
+from harness.nodes.files import add
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.placing import add
 from harness.nodes.ssh import SshNode
-from harness.oci.tarstream import TarError, TarReader
+from harness.oci.layer.tar_reader import TarError, TarReader
 from harness.runtimes.kubeadm import KUBECTL
 from harness.runtimes.pki import ENCRYPTION, FILES
-from harness.runtimes.staticpods import MANIFESTS
+from harness.runtimes.static_pods import MANIFESTS
 
 SNAPSHOT = "etcd/snapshot.db"
 FORMAT = 1
@@ -77,7 +79,7 @@ class Contents:
 
 def backup(
     file: Path,
-    name: str = clusterstate.DEFAULT_NAME,
+    name: str = cluster_cache.DEFAULT_NAME,
     masters: Sequence[Machine] = (),
     nodes: Sequence[Machine] = (),
     *,
@@ -94,7 +96,7 @@ def backup(
         raise UsageError(f"{file.parent}: no such folder")
     found = access.known(name, masters, nodes, home=home)
     with access.opened(found) as cluster, tempfile.TemporaryFile(dir=file.absolute().parent) as snapshot:
-        master = kubeconfigs.answering(cluster)
+        master = kubeconfig.answering(cluster)
         with log.step("take a snapshot of etcd"):
             status = take_snapshot(master, snapshot)
         with log.step("write the backup"):
@@ -110,7 +112,7 @@ def backup(
 def _members(cluster: Access, master: SshNode) -> dict[str, bytes]:
     """The small files of a backup, by their names in it."""
     kubectl = NodeKubectl(master)
-    config = kubeobjects.config_map(
+    config = objects.config_map(
         kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"), where=kubectl.where
     )
     members = {"kubeadm.yaml": config["data"]["ClusterConfiguration"].encode()}
@@ -128,7 +130,7 @@ def _members(cluster: Access, master: SshNode) -> dict[str, bytes]:
 
 
 def _front(cluster: Access, master: SshNode, members: Mapping[str, bytes], status: Mapping[str, Any], snapshot: BinaryIO) -> dict[str, Any]:
-    listed = kubeobjects.objects(master.run(f"{KUBECTL} get nodes --output=json", timeout=60).stdout, where=master.name)
+    listed = objects.objects(master.run(f"{KUBECTL} get nodes --output=json", timeout=60).stdout, where=master.name)
     manifest = untrusted.yaml_document(master.get(f"{MANIFESTS}/etcd.yaml"), what=f"{master.name}: {MANIFESTS}/etcd.yaml", error=NodeError)
     try:
         image = str(manifest["spec"]["containers"][0]["image"])

@@ -8,11 +8,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from harness import log
-from harness.clusterstate import DEFAULT_NAME, ClusterState
 from harness.errors import NodeError, UsageError
-from harness.lifecycle import findings, preflight, steps
-from harness.lifecycle.findings import Finding, Report, failed
-from harness.lifecycle.fitness import CHECKS, Target, Wanted
+from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
+from harness.lifecycle import steps
+from harness.lifecycle.checks import findings
+from harness.lifecycle.checks.findings import Finding, Report, failed
+from harness.lifecycle.checks.preflight import CHECKS, Target, Wanted, gather
 from harness.nodes import Machine, each
 from harness.nodes.ssh import Ssh, SshNode
 from harness.runtimes import POD_CIDR, SVC_CIDR, Network
@@ -37,7 +38,7 @@ def pre(
     started = time.monotonic()
     if not masters and not nodes:
         raise UsageError("no machine is named", hint="--masters 10.0.0.1 --nodes 10.0.0.2, or -f Clusterfile")
-    skipped = preflight.skipping(skip, "--skip")
+    skipped = gather.skipping(skip, "--skip")
     ssh = setup.ssh if setup else Ssh(ClusterState.of(name, home).folder, (*masters, *nodes))
     with ssh:
         with log.step("connect to the machines"):
@@ -49,7 +50,7 @@ def pre(
         found: tuple[Finding, ...] = ()
         if targets:
             with log.step("try the ways between them"):
-                found = preflight.examine(by_address, targets, _wanted(name, setup, targets))
+                found = gather.examine(by_address, targets, _wanted(name, setup, targets))
     names = {node.address: node.name for node in reached}
     return Report(name, findings.skip((*faults, *found), skipped), CHECKS, names, time.monotonic() - started)
 
@@ -64,7 +65,7 @@ def _ask(nodes: Sequence[SshNode], masters: Collection[str], setup: steps.Setup 
 
     def one(node: SshNode) -> Target | None:
         try:
-            facts = preflight.ask(node)
+            facts = gather.ask(node)
         except NodeError as error:
             faults.append(_no_access(node, error))
             return None
@@ -76,7 +77,7 @@ def _ask(nodes: Sequence[SshNode], masters: Collection[str], setup: steps.Setup 
 
 def _wanted(name: str, setup: steps.Setup | None, targets: Sequence[Target]) -> Wanted:
     if setup is None:
-        return Wanted(name, (), NO_IMAGE, Network(POD_CIDR, SVC_CIDR), preflight.ours(targets, name), vxlan=True)
+        return Wanted(name, (), NO_IMAGE, Network(POD_CIDR, SVC_CIDR), gather.ours(targets, name), vxlan=True)
     asked = {target.address for target in targets}
     there = dataclasses.replace(
         setup,

@@ -6,16 +6,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import clusterstate, log
+from harness import log
 from harness.clusterfile import Phase
 from harness.errors import CommandError, NodeError
-from harness.lifecycle import access, machine
-from harness.lifecycle.access import Known
-from harness.lifecycle.parting import Parting
+from harness.host import cluster_cache
+from harness.lifecycle.cluster import access
+from harness.lifecycle.cluster.access import Known
 from harness.lifecycle.plan import Step, execute
-from harness.lifecycle.rootfs import MARK
+from harness.lifecycle.provision import node_files
+from harness.lifecycle.provision.rootfs import MARK
+from harness.lifecycle.steps.uninstall_hooks import Parting
 from harness.nodes import LONG_TIMEOUT, Machine, Node
-from harness.nodes.placing import STATE, unplace
+from harness.nodes.files import STATE, unplace
 from harness.nodes.ssh import Ssh
 from harness.runtimes import kubeadm
 
@@ -44,7 +46,7 @@ class _Work:
 
 
 def prepare(
-    name: str = clusterstate.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
+    name: str = cluster_cache.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
 ) -> _Work:
     """The machines to clean: those given, else those remembered. Raises UsageError when there are none."""
     found = access.known(name, masters, nodes, home=home)
@@ -56,7 +58,7 @@ def plan(work: _Work) -> list[Step]:
 
 
 def delete(
-    name: str = clusterstate.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
+    name: str = cluster_cache.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
 ) -> Deleted:
     """Delete a cluster. May be repeated: a machine that is clean already is left alone.
 
@@ -128,9 +130,9 @@ def belongs(node: Node) -> list[str]:
 def clean(node: Node) -> None:
     """Take everything of a cluster off one machine and bring back what was there before. May be repeated after a kill."""
     kubeadm.reset(node)
-    node.run(machine.CLEAN, timeout=LONG_TIMEOUT)
+    node.run(node_files.CLEAN, timeout=LONG_TIMEOUT)
     unplace(node)
-    node.run(machine.RESTORE, timeout=LONG_TIMEOUT)
+    node.run(node_files.RESTORE, timeout=LONG_TIMEOUT)
     left = node.run(f"ls -A {STATE} 2>/dev/null || true").stdout.strip()
     if left:
         raise CommandError(f"{node.name}: {STATE} could not be emptied", hint="run the same command again", details=left)
@@ -149,9 +151,9 @@ def _forget(work: _Work) -> Step:
     return Step("forget", "forget the cluster", action, after=("clean",))
 
 
-def forget(name: str = clusterstate.DEFAULT_NAME, *, home: Path | None = None) -> bool:
+def forget(name: str = cluster_cache.DEFAULT_NAME, *, home: Path | None = None) -> bool:
     """Forget a cluster whose machines are gone; False when nothing was known of it."""
-    state = clusterstate.ClusterState.of(name, home)
+    state = cluster_cache.ClusterState.of(name, home)
     known = state.folder.exists()
     state.forget()
     return known

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import clusterstate, kubeobjects, process
+from harness import process
 from harness.errors import CommandError, NodeError, SlipwayError, UsageError
-from harness.lifecycle import access
-from harness.lifecycle.access import Known
+from harness.host import cluster_cache
+from harness.lifecycle.cluster import access
+from harness.lifecycle.cluster.access import Known
+from harness.lifecycle.kube import objects
 from harness.nodes import Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh, SshNode
@@ -72,7 +74,7 @@ def shell_text(words: Sequence[str]) -> str:
 def execute(
     command: str,
     *,
-    name: str = clusterstate.DEFAULT_NAME,
+    name: str = cluster_cache.DEFAULT_NAME,
     masters: Sequence[Machine] = (),
     nodes: Sequence[Machine] = (),
     role: str | None = None,
@@ -139,7 +141,7 @@ def _labelled(ssh: Ssh, found: Known, role: str) -> frozenset[str]:
     for master in ssh.nodes[: len(found.masters)]:
         kubectl = NodeKubectl(master)
         try:
-            listed = kubeobjects.objects(kubectl.run("get", "nodes", "--output=json"), where=kubectl.where)
+            listed = objects.objects(kubectl.run("get", "nodes", "--output=json"), where=kubectl.where)
             return frozenset(addresses_with(listed, role)) | _recorded(kubectl, role)
         except SlipwayError as error:
             failure = error
@@ -151,7 +153,7 @@ def addresses_with(nodes: Iterable[Mapping[str, Any]], role: str) -> Iterable[st
     for node in nodes:
         labels = node["metadata"].get("labels") or {}
         if f"{_ROLE_LABEL}{role}" in labels or labels.get("kubernetes.io/role") == role:
-            yield from kubeobjects.internal_addresses(node)
+            yield from objects.internal_addresses(node)
 
 
 def _recorded(kubectl: NodeKubectl, role: str) -> frozenset[str]:

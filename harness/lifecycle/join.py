@@ -13,30 +13,21 @@ from pathlib import Path
 from harness import cloudimage, log
 from harness.cloudimage import CloudImage
 from harness.clusterfile import Clusterfile, Host, is_redacted
-from harness.clusterstate import DEFAULT_NAME
 from harness.errors import CheckError, StoreError, UsageError
-from harness.lifecycle import (
-    apps,
-    certificates,
-    clusterfiles,
-    delete,
-    etcd,
-    hooks,
-    ipvs,
-    labels,
-    lease,
-    membership,
-    preflight,
-    registry,
-    rootfs,
-    steps,
-)
-from harness.lifecycle.membership import Gathered
+from harness.host.cluster_cache import DEFAULT_NAME
+from harness.lifecycle import delete, steps
+from harness.lifecycle.apps import records
+from harness.lifecycle.checks.preflight import gather
+from harness.lifecycle.cluster import certificates, lease, membership, request
+from harness.lifecycle.cluster.membership import Gathered
+from harness.lifecycle.kube import etcd
 from harness.lifecycle.plan import Journal, Step, execute
+from harness.lifecycle.provision import ipvs, registry, rootfs
 from harness.lifecycle.run import with_hooks
+from harness.lifecycle.steps import hooks, labels
 from harness.nodes import Machine, Node, each, together
+from harness.nodes.files import STATE, File, Files, read_all
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.placing import STATE, File, Files, read_all
 from harness.nodes.ssh import SshNode
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS, SYSTEM
@@ -162,11 +153,11 @@ def prepared(
 
 def _know_apps(work: Work) -> None:
     """New members know where images of applications are, and registries hold them. Raises StoreError when they are not here."""
-    found = apps.listed(NodeKubectl(work.found.first))
+    found = records.listed(NodeKubectl(work.found.first))
     setup = work.setup
     setup.app_domains = tuple(sorted({domain for app in found for domain in app.domains}))
     if setup.elsewhere is None and setup.on(setup.registries):
-        setup.app_images = apps.union(found, setup.store)
+        setup.app_images = records.union(found, setup.store)
 
 
 def _check_named(named: Sequence[Machine]) -> None:
@@ -209,11 +200,11 @@ def _work(
         if found.alive(found.masters)[:1] != (found.first,)
         else (*found.masters, *new_masters),
         workers=(*found.workers, *new_nodes),
-        env={**clusterfiles.env(kept), **env},
-        host_env=clusterfiles.host_env(kept),
-        app_env=clusterfiles.app_env(kept),
+        env={**request.env(kept), **env},
+        host_env=request.host_env(kept),
+        app_env=request.app_env(kept),
         state=found.state,
-        edit=clusterfiles.edit(kept),
+        edit=request.edit(kept),
         elsewhere=elsewhere,
         timeout=timeout,
         clusterfile=kept,
@@ -365,8 +356,8 @@ def _connect(work: Work) -> Step:
 def _check_machines(work: Work) -> Step:
     setup = work.setup
 
-    def target(node: SshNode) -> preflight.Target:
-        return preflight.Target(node.address, "master" if node in setup.masters else "node", setup.machines[node.address])
+    def target(node: SshNode) -> gather.Target:
+        return gather.Target(node.address, "master" if node in setup.masters else "node", setup.machines[node.address])
 
     def action() -> str:
         asked = (*work.old, *work.fresh)
@@ -374,16 +365,16 @@ def _check_machines(work: Work) -> Step:
             node.address: dataclasses.replace(
                 facts, host=setup.host_names.get(node.address, facts.host) if node in work.fresh else facts.host
             )
-            for node, facts in zip(asked, preflight.gather(asked), strict=True)
+            for node, facts in zip(asked, gather.gather(asked), strict=True)
         }
         first = setup.machines[setup.first.address]
         # Of those that do not answer only the names matter.
-        setup.machines |= {address: preflight.MachineFacts(host=name, arch=first.arch) for address, name in setup.away.items()}
+        setup.machines |= {address: gather.MachineFacts(host=name, arch=first.arch) for address, name in setup.away.items()}
         members, targets = [target(node) for node in work.old], [target(node) for node in work.fresh]
         wanted = steps.wanted_of_machines(setup, [target(setup.first), *members, *targets])
         away = {name: address for address, name in setup.away.items()}
-        found = preflight.examine({node.address: node for node in asked}, targets, wanted, members, away)
-        said = preflight.require(found, setup.skip_checks)
+        found = gather.examine({node.address: node for node in asked}, targets, wanted, members, away)
+        said = gather.require(found, setup.skip_checks)
         _clean_left(work)
         setup.balancing = ipvs.joining(steps.balancing_wish(setup), ipvs.ask(asked))
         return said

@@ -18,7 +18,7 @@ from typing import Any
 from harness import log
 from harness.errors import SlipwayError
 from harness.nodes import Node, claim, no_thread, together
-from harness.nodes.placing import STATE
+from harness.nodes.files import STATE
 
 JOURNAL = f"{STATE}/journal"
 _MOST_AT_ONCE = 96

@@ -11,15 +11,17 @@ from pathlib import Path
 
 from harness import log
 from harness.clusterfile import Phase
-from harness.clusterstate import DEFAULT_NAME
 from harness.errors import CheckError, CommandError, Fault, InputError, SlipwayError, UsageError
-from harness.lifecycle import delete, drain, etcd, lease, membership
-from harness.lifecycle.membership import Gathered
-from harness.lifecycle.parting import Parting
+from harness.host.cluster_cache import DEFAULT_NAME
+from harness.lifecycle import delete
+from harness.lifecycle.cluster import lease, membership
+from harness.lifecycle.cluster.membership import Gathered
+from harness.lifecycle.kube import drain, etcd
 from harness.lifecycle.plan import Journal, Step, digest, execute
-from harness.lifecycle.rootfs import MARK
+from harness.lifecycle.provision.rootfs import MARK
+from harness.lifecycle.steps.uninstall_hooks import Parting
 from harness.nodes import Login, Machine, Node, each
-from harness.nodes.placing import STATE
+from harness.nodes.files import STATE
 from harness.nodes.ssh import SshNode
 from harness.runtimes import API_PORT
 from harness.runtimes.kubeadm import peer_url
@@ -144,7 +146,7 @@ def _is_address(text: str) -> bool:
 
 def _unknown(named: Sequence[Machine], name: str, home: Path | None) -> list[Machine]:
     """Of the machines on the command line those into which nothing else leads."""
-    from harness.clusterstate import ClusterState
+    from harness.host.cluster_cache import ClusterState
 
     facts = ClusterState.of(name, home).read()
     known = {str(entry["address"]) for kind in ("masters", "nodes") for entry in facts.get(kind) or ()}

@@ -16,24 +16,28 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from harness import checks, clusterstate, kubeobjects, log, untrusted
+from harness import log, untrusted
 from harness.clusterfile import Cluster, Clusterfile, is_redacted
 from harness.clusterfile.parse import parse
-from harness.clusterstate import ClusterState
 from harness.errors import CheckError, NodeError, StoreError, UsageError
-from harness.lifecycle import access, clusterfiles, install, kubeconfigs, run, steps
-from harness.lifecycle.access import Access, Known
+from harness.host import cluster_cache
+from harness.host.cluster_cache import ClusterState
+from harness.lifecycle import run, steps
+from harness.lifecycle.apps import install
 from harness.lifecycle.backup import Contents, open_backup
-from harness.lifecycle.etcd import DATA as ETCD_DATA
+from harness.lifecycle.cluster import access, kubeconfig, request
+from harness.lifecycle.cluster.access import Access, Known
+from harness.lifecycle.cluster.record import CONFIG_MAP, access_entry
 from harness.lifecycle.join import without_secrets
+from harness.lifecycle.kube import objects, readiness
+from harness.lifecycle.kube.etcd import DATA as ETCD_DATA
 from harness.lifecycle.plan import Step, execute
-from harness.lifecycle.record import CONFIG_MAP, access_entry
-from harness.lifecycle.rootfs import MARK
+from harness.lifecycle.provision.rootfs import MARK
 from harness.nodes import LONG_TIMEOUT, Login, Machine, Node
+from harness.nodes.files import STATE, File, put_all, tar_stream
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.placing import STATE, File, put_all, tar_stream
 from harness.oci.store import Store
-from harness.runtimes import ROOTFS, SYSTEM, documents, staticpods
+from harness.runtimes import ROOTFS, SYSTEM, documents, static_pods
 from harness.runtimes.kubeadm import KUBECTL, admin_identity, bracketed
 from harness.runtimes.pki import Pki
 
@@ -137,7 +141,7 @@ def _machines(contents: Contents, masters: Sequence[Machine], nodes: Sequence[Ma
         if not masters:
             raise UsageError("no master is given", hint="--masters 192.168.0.2")
         return Known(state, tuple(masters), tuple(nodes))
-    known = {state.name for state in clusterstate.known(home)}
+    known = {state.name for state in cluster_cache.known(home)}
     if contents.name in known:
         return access.known(contents.name, home=home)
     way = login or Login()
@@ -187,9 +191,9 @@ def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
         _keep_access(cluster, source.contents.keys.get("ca.crt"))
 
     return [
-        Step("stop", "stop the masters", staticpods.stop, masters),
+        Step("stop", "stop the masters", static_pods.stop, masters),
         Step("restore-etcd", "put the data of the backup in place", data, masters, after_all=("stop",)),
-        Step("start", "start the masters", staticpods.start, masters, after_all=("restore-etcd",)),
+        Step("start", "start the masters", static_pods.start, masters, after_all=("restore-etcd",)),
         Step("wait-for-api", "wait for the API", lambda node: _wait_api(node, timeout), masters, after=("start",)),
         # What they have seen since the backup never happened: they look again only when they begin anew.
         Step("start-kubelets", "start the kubelets anew", kubelets, everybody, after_all=("wait-for-api",)),
@@ -200,7 +204,7 @@ def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
 
 
 def _wait_api(node: Node, timeout: float) -> None:
-    staticpods.wait(node, {part: [] for part in staticpods.PARTS}, timeout)
+    static_pods.wait(node, {part: [] for part in static_pods.PARTS}, timeout)
 
 
 def put_data(node: Node, source: _Source, image: str, peers: Mapping[str, str]) -> None:
@@ -255,7 +259,7 @@ def _writer(source: _Source) -> Callable[[BinaryIO], None]:
 
 def restart_watchers(kubectl: NodeKubectl) -> str:
     """Delete the pods of kube-system that are no part of a master; whoever made them makes new ones."""
-    pods = kubeobjects.objects(kubectl.run("get", "pods", "--namespace=kube-system", "--output=json"), where=kubectl.where)
+    pods = objects.objects(kubectl.run("get", "pods", "--namespace=kube-system", "--output=json"), where=kubectl.where)
     names = [pod["metadata"]["name"] for pod in pods if _MIRROR not in (pod["metadata"].get("annotations") or {})]
     if names:
         kubectl.run("delete", "pods", "--namespace=kube-system", "--timeout=110s", *names)
@@ -263,14 +267,14 @@ def restart_watchers(kubectl: NodeKubectl) -> str:
 
 
 def _settle(kubectl: NodeKubectl, names: Sequence[str], timeout: float) -> str:
-    checks.settle(kubectl, timeout=timeout, quiet=1, namespaces=SYSTEM, nodes=list(names))
+    readiness.settle(kubectl, timeout=timeout, quiet=1, namespaces=SYSTEM, nodes=list(names))
     return f"{len(names)} Ready"
 
 
 def _keep_access(cluster: Access, authority: bytes | None) -> None:
     state, master = cluster.known.state, cluster.first
-    config = kubeconfigs.named(admin_identity(master, state.name, authority), state.name, master.address)
-    state.write("kubeconfig", kubeconfigs.text(config))
+    config = kubeconfig.named(admin_identity(master, state.name, authority), state.name, master.address)
+    state.write("kubeconfig", kubeconfig.text(config))
     state.remember(
         {
             "name": state.name,
@@ -308,21 +312,21 @@ def options(found: Known, contents: Contents, image: str | None, env: Mapping[st
             f"the backup does not know the values of {', '.join([*names, *sorted(lost)])}: files on the machines that are made of them "
             "hold others, objects in the cluster are right; -e NAME=VALUE gives them"
         )
-    found_env = clusterfiles.env(known) if known.cluster else {}
+    found_env = request.env(known) if known.cluster else {}
     sans = [name for name in (config.get("apiServer") or {}).get("certSANs") or () if name not in contents.front["masters"]]
     networking = config.get("networking") or {}
     wide = {"PodCIDR": networking["podSubnet"], "SvcCIDR": networking["serviceSubnet"], "CertSANs": ",".join(sans)}
     found_env = {**found_env, **env, **wide}
-    described = clusterfiles.described(contents.name, wanted, found.masters, found.nodes, found_env, {}, ())
+    described = request.described(contents.name, wanted, found.masters, found.nodes, found_env, {}, ())
     return run.Options(
         image=wanted,
         masters=found.masters,
         nodes=found.nodes,
         name=contents.name,
         env=found_env,
-        app_env=clusterfiles.app_env(known),
+        app_env=request.app_env(known),
         commands=(),
-        edit=clusterfiles.edit(known),
+        edit=request.edit(known),
         timeout=timeout,
         clusterfile=dataclasses.replace(known, cluster=_moved(known.cluster, described.cluster)),
     )
@@ -403,12 +407,12 @@ def _etcd_image(setup: steps.Setup) -> str:
 
 def forget_others(kubectl: NodeKubectl, names: Sequence[str]) -> str:
     """Remove the nodes from the cluster that it has no more, and their pods, which would only go after minutes by themselves."""
-    nodes = kubeobjects.objects(kubectl.run("get", "nodes", "--output=json"), where=kubectl.where)
+    nodes = objects.objects(kubectl.run("get", "nodes", "--output=json"), where=kubectl.where)
     gone = [node["metadata"]["name"] for node in nodes if node["metadata"]["name"] not in names]
     if not gone:
         return "none"
     kubectl.run("delete", "nodes", "--wait=false", *gone)
-    pods = kubeobjects.objects(kubectl.run("get", "pods", "--all-namespaces", "--output=json"), where=kubectl.where)
+    pods = objects.objects(kubectl.run("get", "pods", "--all-namespaces", "--output=json"), where=kubectl.where)
     by_space: dict[str, list[str]] = {}
     for pod in pods:
         if pod["spec"].get("nodeName") in gone:

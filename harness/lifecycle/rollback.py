@@ -8,17 +8,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from harness import log
-from harness.clusterstate import DEFAULT_NAME
 from harness.errors import CheckError, StoreError
-from harness.lifecycle import drain, etcd, membership, moves, steps, upgrade
-from harness.lifecycle.membership import Gathered
-from harness.lifecycle.moves import ROLLBACK, RUNNING, Move
-from harness.lifecycle.transition import BACKUP, Work
+from harness.host.cluster_cache import DEFAULT_NAME
+from harness.lifecycle import steps, upgrade
+from harness.lifecycle.cluster import change, membership
+from harness.lifecycle.cluster.change import ROLLBACK, RUNNING, Move
+from harness.lifecycle.cluster.membership import Gathered
+from harness.lifecycle.kube import drain, etcd
+from harness.lifecycle.rolling_update import BACKUP, Work
 from harness.lifecycle.upgrade import Changed, Options
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
 from harness.oci.store import Store
-from harness.runtimes import staticpods
+from harness.runtimes import static_pods
 
 
 def rollback(name: str = DEFAULT_NAME, options: Options | None = None, *, store: Store | None = None, home: Path | None = None) -> Changed:
@@ -73,13 +75,13 @@ def _mended(name: str, options: Options, home: Path | None) -> bool:
 
     def mend(node: SshNode) -> None:
         log.warning(f"{node.name}: its control plane does not answer in the middle of a change; the one before it comes back")
-        staticpods.put_back(node)
+        static_pods.put_back(node)
 
     return bool(upgrade.each_cut_off(name, options, home, mend))
 
 
 def _move(found: Gathered) -> Move:
-    last = moves.read(NodeKubectl(found.first))
+    last = change.read(NodeKubectl(found.first))
     if last is None or (last.kind == ROLLBACK and last.state != RUNNING):
         why = "has been rolled back already" if last else "has not been upgraded"
         raise CheckError(f"the cluster {found.state.name} {why}: there is nothing to go back to", hint="slipway upgrade NAME IMAGE goes on")

@@ -11,14 +11,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import clusterstate
 from harness.errors import StoreError, UsageError
-from harness.lifecycle import access, certificates, lease
+from harness.host import cluster_cache
+from harness.lifecycle.cluster import access, certificates, lease
 from harness.lifecycle.plan import Step, execute
 from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, each
-from harness.nodes.placing import File, put_all, read_all
+from harness.nodes.files import File, put_all, read_all
 from harness.nodes.ssh import SshNode
-from harness.runtimes import encryption, staticpods
+from harness.runtimes import encryption, static_pods
 from harness.runtimes.encryption import SecretsKey
 from harness.runtimes.kubeadm import KUBECTL
 from harness.runtimes.pki import ENCRYPTION, FOLDER
@@ -60,7 +60,7 @@ class Rotated:
 
 
 def rotate(
-    name: str = clusterstate.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
+    name: str = cluster_cache.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
 ) -> Rotated:
     """Encrypt the Secrets of a cluster with a new key. One master after the other starts its API server anew, three times.
 
@@ -135,7 +135,7 @@ def _plan(masters: Sequence[SshNode], old: SecretsKey, new: SecretsKey, written:
 def give(node: Node, keys: Keys, *, others: bool) -> None:
     """Have the API server of a master use these keys. Where it has been started with them, nothing happens."""
     put_all(node, {PATH: File(encryption.configuration(keys), 0o600)})
-    staticpods.restart(node, ("kube-apiserver",), reason=f"keys of Secrets: {' '.join(key.name for key in keys)}", others=others)
+    static_pods.restart(node, ("kube-apiserver",), reason=f"keys of Secrets: {' '.join(key.name for key in keys)}", others=others)
 
 
 def rewrite(node: Node, written: list[str]) -> str:

@@ -9,15 +9,22 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from harness import cloudimage, kubeobjects, kubeversion
+from harness import cloudimage
 from harness.clusterfile import Clusterfile, Hook, Phase
 from harness.clusterfile.parse import parse
-from harness.clusterstate import DEFAULT_NAME, ClusterState
 from harness.errors import StoreError, UsageError
-from harness.lifecycle import clusterfiles, hooks, install, labels, lease, obsolete, registry, rootfs, steps
+from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
+from harness.kubefile import version_range
+from harness.lifecycle import steps
+from harness.lifecycle.apps import install, obsolete
+from harness.lifecycle.apps.target import Where
+from harness.lifecycle.cluster import lease
+from harness.lifecycle.cluster import request as clusterfiles
+from harness.lifecycle.cluster.record import CONFIG_MAP
+from harness.lifecycle.kube import objects
 from harness.lifecycle.plan import Step, execute
-from harness.lifecycle.record import CONFIG_MAP
-from harness.lifecycle.targets import Where
+from harness.lifecycle.provision import registry, rootfs
+from harness.lifecycle.steps import hooks, labels
 from harness.nodes import Login, Machine
 from harness.nodes.ssh import Ssh
 from harness.oci.store import Store
@@ -153,7 +160,7 @@ def check_image(image: cloudimage.CloudImage, name: str) -> None:
             hint="build it again FROM a CloudImage with Kubernetes, such as kubefiles/kubernetes; COPY its manifests/ and charts/ there",
         )
     info = image.platforms[0].info
-    if info.kubernetes and info.kube_version and not kubeversion.admits(info.kubernetes, info.kube_version):
+    if info.kubernetes and info.kube_version and not version_range.admits(info.kubernetes, info.kube_version):
         raise StoreError(
             f"{name} brings Kubernetes {info.kubernetes}, and is made for {info.kube_version}",
             hint="build it FROM another base image, or with another KUBEVERSION",
@@ -293,7 +300,7 @@ def _begin(setup: steps.Setup, stack: contextlib.ExitStack) -> None:
     asked = setup.first.run(ours, check=False, timeout=30)
     if not asked.ok:
         return  # nothing is there, or nothing that was finished
-    runs = kubeobjects.config_map(asked.stdout, where=setup.first.name)["data"]
+    runs = objects.config_map(asked.stdout, where=setup.first.name)["data"]
     stored = parse(runs.get("Clusterfile") or "", "the stored Clusterfile", stored=True).cluster
     there = {*stored.masters, *stored.nodes} if stored else set()
     if runs.get("digest") not in (None, "", setup.image.digest):

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import checks, clusterstate, kubeobjects
-from harness.checks import Resource
 from harness.clusterfile import MASTER
 from harness.errors import CheckError, SlipwayError
-from harness.lifecycle import access, ipvs, moves
-from harness.lifecycle.access import Access
+from harness.host import cluster_cache
+from harness.lifecycle.cluster import access, change
+from harness.lifecycle.cluster.access import Access
+from harness.lifecycle.kube import objects, readiness
+from harness.lifecycle.kube.readiness import Resource
+from harness.lifecycle.provision import ipvs
 from harness.nodes import Machine, Node, each
 
 _WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
@@ -21,7 +23,7 @@ _CONTROL_PLANE = "control-plane"
 
 
 def status(
-    name: str = clusterstate.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
+    name: str = cluster_cache.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
 ) -> dict[str, Any]:
     """How a cluster is; see ``gather`` for the shape. Raises UsageError when it is not known, NodeError when no master answers."""
     with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
@@ -44,14 +46,14 @@ def gather(cluster: Access) -> dict[str, Any]:
     }
     own = True
     try:
-        items = checks.get(cluster.kubectl)
-        problems = checks.explain(cluster.kubectl, items, static=False)
+        items = readiness.get(cluster.kubectl)
+        problems = readiness.explain(cluster.kubectl, items, static=False)
         found |= {"nodes": _nodes(items, problems), "workloads": _workloads(items, problems), "kubernetes": _version(cluster)}
         record = _record(cluster)
         own = record.pop("registry", "own") == "own"
         found |= {**record, "change": _change(cluster)}
     except SlipwayError as error:
-        problems = (checks.Problem("the API", f"does not answer: {error.message}", "Silent"),)
+        problems = (readiness.Problem("the API", f"does not answer: {error.message}", "Silent"),)
     found["notReady"] = [problem.to_json() for problem in problems]
     found["registry"] = each(cluster.masters, _registry) if own else []
     found["balancers"] = [one for one in each((*cluster.masters, *cluster.nodes), ipvs.status) if one]
@@ -63,7 +65,7 @@ def gather(cluster: Access) -> dict[str, Any]:
 
 def _change(cluster: Access) -> dict[str, Any] | None:
     """An upgrade or rollback that was begun and has not come to its end."""
-    last = moves.unfinished(cluster.kubectl)
+    last = change.unfinished(cluster.kubectl)
     if last is None:
         return None
     return {"kind": last.kind, "from": str(last.before), "to": str(last.after), "since": last.since}
@@ -78,9 +80,9 @@ def _record(cluster: Access) -> dict[str, Any]:
     return {"image": record["image"], "digest": record["digest"], "registry": record["registry"]}
 
 
-def _nodes(items: Iterable[Resource], problems: Sequence[checks.Problem]) -> list[dict[str, Any]]:
+def _nodes(items: Iterable[Resource], problems: Sequence[readiness.Problem]) -> list[dict[str, Any]]:
     reasons = {problem.object: problem.reason for problem in problems}
-    return [_node(node, reasons.get(checks.title(node))) for node in checks.of_kind(items, "Node")]
+    return [_node(node, reasons.get(readiness.title(node))) for node in readiness.of_kind(items, "Node")]
 
 
 def _node(node: Resource, reason: str | None) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def _node(node: Resource, reason: str | None) -> dict[str, Any]:
     roles = sorted({MASTER if role == _CONTROL_PLANE else role for role in named})
     return {
         "name": node["metadata"]["name"],
-        "address": next(iter(kubeobjects.internal_addresses(node)), None),
+        "address": next(iter(objects.internal_addresses(node)), None),
         "roles": roles or ["node"],
         "ready": reason is None,
         "reason": reason,
@@ -101,14 +103,14 @@ def _node(node: Resource, reason: str | None) -> dict[str, Any]:
 
 def _version(cluster: Access) -> str:
     """The version of the API server that answers."""
-    return kubeobjects.version(cluster.kubectl.run("get", "--raw", "/version"), where=cluster.kubectl.where)
+    return objects.version(cluster.kubectl.run("get", "--raw", "/version"), where=cluster.kubectl.where)
 
 
-def _workloads(items: Iterable[Resource], problems: Sequence[checks.Problem]) -> dict[str, dict[str, int]]:
+def _workloads(items: Iterable[Resource], problems: Sequence[readiness.Problem]) -> dict[str, dict[str, int]]:
     bad = {problem.object for problem in problems}
     counts = {}
     for kind in _WORKLOADS:
-        titles = [checks.title(item) for item in checks.of_kind(items, kind)]
+        titles = [readiness.title(item) for item in readiness.of_kind(items, kind)]
         if titles:
             counts[kind] = {"ready": sum(title not in bad for title in titles), "total": len(titles)}
     return counts

@@ -10,40 +10,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from harness import checks, cloudimage, log
+from harness import cloudimage, log
 from harness.cloudimage import CloudImage
 from harness.clusterfile import Clusterfile, Host
 from harness.clusterfile import hooks as values
-from harness.clusterfile.difference import difference
-from harness.clusterstate import DEFAULT_NAME
+from harness.clusterfile.diff import difference
 from harness.errors import CheckError, InputError, NodeError, SlipwayError, StoreError, UsageError
-from harness.lifecycle import (
-    access,
-    apps,
-    clusterfiles,
-    drain,
-    hooks,
-    ipvs,
-    join,
-    kept,
-    lease,
-    membership,
-    moves,
-    preflight,
-    rootfs,
-    run,
-    steps,
-    transition,
-)
-from harness.lifecycle.membership import Gathered
-from harness.lifecycle.moves import RUNNING, UPGRADE, Move, Version
+from harness.host.cluster_cache import DEFAULT_NAME
+from harness.lifecycle import join, rolling_update, run, steps
+from harness.lifecycle.apps import records
+from harness.lifecycle.checks.preflight import gather
+from harness.lifecycle.cluster import access, lease, membership, missing_secrets, request
+from harness.lifecycle.cluster import change as moves
+from harness.lifecycle.cluster.change import RUNNING, UPGRADE, Move, Version
+from harness.lifecycle.cluster.membership import Gathered
+from harness.lifecycle.kube import drain, readiness
 from harness.lifecycle.plan import execute
-from harness.lifecycle.transition import Work
+from harness.lifecycle.provision import ipvs, rootfs
+from harness.lifecycle.rolling_update import Work
+from harness.lifecycle.steps import hooks
 from harness.nodes import Machine, each, together
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh, SshNode
 from harness.oci.store import Store
-from harness.runtimes import BUILD_NEWER, refused, staticpods
+from harness.runtimes import BUILD_NEWER, refused, static_pods
 
 _STARTS = 120
 """Seconds that a control plane may take to come up by itself."""
@@ -109,10 +99,10 @@ def carry_out(work: Work) -> Changed:
     if not nothing:
         with found.state.lock(), lease.held(found.first, found.state.name), work.setup.store.using():
             try:
-                execute(transition.plan(work), work.journal)
+                execute(rolling_update.plan(work), work.journal)
             except SlipwayError as error:
                 raise _stopped(work, error) from error
-    listed = checks.of_kind(checks.get(work.kubectl, "nodes"), "Node")
+    listed = readiness.of_kind(readiness.get(work.kubectl, "nodes"), "Node")
     versions = {node["metadata"]["name"]: str(node["status"]["nodeInfo"]["kubeletVersion"]) for node in listed}
     return Changed(found.state.name, move.kind, move.before, move.after, versions, work.resumed, time.monotonic() - started, nothing)
 
@@ -163,7 +153,7 @@ def each_cut_off(name: str, options: Options, home: Path | None, action: Callabl
     known = access.known(name, options.via, home=home)
     with Ssh(known.state.folder, known.masters) as ssh:
         reached, _ = ssh.reachable()
-        found = [node for node, kept in zip(reached, each(reached, staticpods.is_kept), strict=True) if kept]
+        found = [node for node, kept in zip(reached, each(reached, static_pods.is_kept), strict=True) if kept]
         each(found, action)
         return tuple(node.name for node in found)
 
@@ -203,7 +193,7 @@ def _move(found: Gathered, image: CloudImage) -> Move:
             )
         before = next((version for digest, version in both.items() if digest != image.digest), last.before)
         return Move.new(UPGRADE, before, after)
-    return Move.new(UPGRADE, Version(record.image, record.digest, str(transition.kubernetes(kubectl)["kubernetesVersion"])), after)
+    return Move.new(UPGRADE, Version(record.image, record.digest, str(rolling_update.kubernetes(kubectl)["kubernetesVersion"])), after)
 
 
 def kubernetes_of(image: CloudImage) -> str:
@@ -260,21 +250,21 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: Options, st
             hint=f"bring it back, or take it out first: slipway remove {found.state.name} IP",
         )
     recorded = _asked(found, options.clusterfile)
-    known = kept.kept(recorded, options.env)
+    known = missing_secrets.kept(recorded, options.env)
     kubectl = NodeKubectl(found.first, tuple(node for node in found.masters if node is not found.first))
-    configuration = transition.kubernetes(kubectl)
+    configuration = rolling_update.kubernetes(kubectl)
     setup = _setup(found, image, known, configuration, options, store)
     tree = rootfs.tree(store, setup.main)
     info = setup.main.info
-    chosen = clusterfiles.launch(known.usable, info) if not known.faults else None
+    chosen = request.launch(known.usable, info) if not known.faults else None
     launch = info.launch if chosen is None else chosen
     found_hooks = values.merged(hooks.of_image(tree), known.usable.hooks)
-    hooks.require_no_paths(hook for hook in found_hooks if set(hook.phases) & kept.PHASES)
-    faults = [*known.faults, *kept.mentioned(known.lost, tree, known.usable, launch)]
+    hooks.require_no_paths(hook for hook in found_hooks if set(hook.phases) & missing_secrets.PHASES)
+    faults = [*known.faults, *missing_secrets.mentioned(known.lost, tree, known.usable, launch)]
     if faults:
         raise InputError(faults)
     setup.launch = launch
-    nodes = checks.of_kind(checks.get(kubectl, "nodes"), "Node")
+    nodes = readiness.of_kind(readiness.get(kubectl, "nodes"), "Node")
     addresses = {name: address for address, name in found.names.items()}
     last = moves.read(kubectl)
     return Work(
@@ -289,7 +279,7 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: Options, st
             for node in nodes
             if node["metadata"]["name"] in addresses
         },
-        apps=apps.listed(kubectl),
+        apps=records.listed(kubectl),
         batch=batch_of(len(found.workers), options.batch),
         force=options.force,
         drain_timeout=options.drain_timeout,
@@ -324,7 +314,7 @@ def require_same(found: Clusterfile, given: Clusterfile) -> None:
 
 
 def _setup(
-    found: Gathered, image: CloudImage, known: kept.Kept, configuration: Mapping[str, object], options: Options, store: Store
+    found: Gathered, image: CloudImage, known: missing_secrets.Kept, configuration: Mapping[str, object], options: Options, store: Store
 ) -> steps.Setup:
     record = found.record
     networking = configuration.get("networking")
@@ -334,7 +324,7 @@ def _setup(
     whole = known.whole
     if whole.cluster is not None:
         whole = dataclasses.replace(whole, cluster=dataclasses.replace(whole.cluster, image=image.name or image.digest))
-    env = {**clusterfiles.env(known.usable), **options.env}
+    env = {**request.env(known.usable), **options.env}
     # The networks of a cluster that runs stay, whatever another image would choose.
     env |= {name: str(networks[key]) for name, key in (("PodCIDR", "podSubnet"), ("SvcCIDR", "serviceSubnet")) if networks.get(key)}
     setup = steps.Setup(
@@ -345,10 +335,10 @@ def _setup(
         masters=found.masters,
         workers=found.workers,
         env=env,
-        host_env=clusterfiles.host_env(known.usable),
-        app_env=clusterfiles.app_env(known.usable),
+        host_env=request.host_env(known.usable),
+        app_env=request.app_env(known.usable),
         state=found.state,
-        edit=clusterfiles.edit(known.usable) if not known.faults else None,
+        edit=request.edit(known.usable) if not known.faults else None,
         elsewhere=join.AsThere.of(found.first) if record.registry == "elsewhere" else None,
         timeout=options.timeout,
         clusterfile=whole,
@@ -356,9 +346,9 @@ def _setup(
         proxy_mode=membership.proxy_mode(NodeKubectl(found.first)),
         added_names=tuple(str(name) for name in names or ()),
     )
-    facts = preflight.gather(found.members)
+    facts = gather.gather(found.members)
     setup.machines = {node.address: dataclasses.replace(one, host=found.name(node)) for node, one in zip(found.members, facts, strict=True)}
     setup.balancing = ipvs.as_it_is(ipvs.ask(setup.nodes))
-    installed = apps.listed(NodeKubectl(found.first))
+    installed = records.listed(NodeKubectl(found.first))
     setup.app_domains = tuple(sorted({domain for app in installed for domain in app.domains}))
     return setup

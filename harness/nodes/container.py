@@ -21,8 +21,9 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from harness import clusterstate, engine, log, paths
+from harness import log
 from harness.errors import EngineError, UsageError
+from harness.host import cluster_cache, docker, paths
 from harness.nodes import Group, Login, Made
 
 IMAGE = "slipway.dev/node:13"
@@ -36,7 +37,7 @@ BOOT_TIMEOUT = 120
 """Seconds until systemd has started everything and sshd answers."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
-Container = Any  # the library's own class; only engine.py imports it
+Container = Any  # the library's own class; only harness.host.docker imports it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +55,14 @@ class _Plan:
 class ContainerProvider:
     """Makes groups of container machines. What exists is read from the engine's labels; only keys are kept on disk."""
 
-    def __init__(self, client: engine.Client | None = None, home: Path | None = None) -> None:
+    def __init__(self, client: docker.Client | None = None, home: Path | None = None) -> None:
         self._client = client
         self.home = home or paths.home()
 
     @property
-    def client(self) -> engine.Client:
+    def client(self) -> docker.Client:
         if self._client is None:
-            self._client = engine.connect()
+            self._client = docker.connect()
         return self._client
 
     def up(self, name: str, masters: int, nodes: int, *, image: str, labels: Mapping[str, str] | None = None) -> Group:
@@ -95,7 +96,7 @@ class ContainerProvider:
         options: dict[str, Any] = {"driver": "bridge", "internal": True, "labels": labels}
         try:
             return self.client.networks.create(name, **options, **ipv6())
-        except engine.APIError as refused:
+        except docker.APIError as refused:
             log.debug(f"{name} has no IPv6: {refused.explanation}")
             return self.client.networks.create(name, **options)
 
@@ -110,7 +111,7 @@ class ContainerProvider:
         folder = self._folder(name)
         found = bool(containers or networks or folder.exists())
         shutil.rmtree(folder, ignore_errors=True)
-        clusterstate.unpin((made.address for made in group.members), self.home)
+        cluster_cache.unpin((made.address for made in group.members), self.home)
         return found
 
     def list(self) -> tuple[Group, ...]:
@@ -191,7 +192,7 @@ def _settle(container: Container, hostname: str, group: str, ways: Sequence[list
     # The engine drops what leaves this network. Without a route the kernel would not even try to send to the
     # addresses of services, which are rewritten on their way out.
     for argv in ways:
-        engine.command_output(container, argv)
+        docker.command_output(container, argv)
     container.reload()
     _until(lambda: _answers(_address(container, group)), deadline, hostname, "sshd does not answer", container)
 
@@ -215,17 +216,17 @@ class _refusals(contextlib.AbstractContextManager[None]):  # noqa: N801 - used a
     """The engine's own errors as ours."""
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, engine.NotFound):
+        if isinstance(error, docker.NotFound):
             raise EngineError(
                 f"the engine does not have it: {error.explanation}", hint="make the node image: slipway nodes up does"
             ) from error
-        if isinstance(error, engine.APIError):
+        if isinstance(error, docker.APIError):
             raise EngineError(f"the engine refuses: {error.explanation}", hint="its log says more") from error
 
 
 def _remove(container: Container) -> None:
     # Somebody else may be removing it at the same time.
-    with contextlib.suppress(engine.NotFound):
+    with contextlib.suppress(docker.NotFound):
         container.remove(force=True, v=True)
 
 

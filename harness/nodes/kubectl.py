@@ -8,7 +8,7 @@ import shlex
 
 from harness.errors import CommandError
 from harness.nodes import Node
-from harness.nodes.placing import STATE
+from harness.nodes.files import STATE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
-from harness import durable, liveness, log, packages, process, timings, untrusted
+from harness import log, process, untrusted
 from harness.errors import CommandError, NodeError, StoreError, UsageError
+from harness.host import apt, durable, liveness
+from harness.log import timings
 from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Login, Machine, Writer, claim, each
-from harness.nodes.placing import Counted, decoded
+from harness.nodes.files import Counted, decoded
 from harness.process import Result
 
 CONNECT_TIMEOUT = 10
@@ -106,7 +108,7 @@ class Ssh:
 
     def prepare(self) -> None:
         """Write the configuration. Raises UsageError for what cannot stand in one, CommandError where there is no ssh."""
-        packages.ensure("ssh", "openssh-client")
+        apt.ensure("ssh", "openssh-client")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for machine in self.machines:
             for word in (machine.address, machine.login.user):

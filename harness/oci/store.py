@@ -27,8 +27,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from harness import durable, liveness, untrusted
+from harness import untrusted
 from harness.errors import StoreError
+from harness.host import durable, liveness
 from harness.oci.admission import Admitted
 from harness.oci.model import INDEXES, MANIFESTS, REF_NAME, Descriptor, canonical_json
 from harness.oci.reference import Reference

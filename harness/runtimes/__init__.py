@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import yaml
 
 from harness import untrusted
-from harness.clusterfile import fields
+from harness.clusterfile import validators
 from harness.errors import Fault, InputError, UsageError
 from harness.nodes import Node
-from harness.nodes.placing import STATE, Files
+from harness.nodes.files import STATE, Files
 
 ROOTFS = f"{STATE}/rootfs"
 API_NAME = "apiserver.cluster.local"
@@ -122,8 +122,8 @@ class Network:
         read: dict[str, str] = {}
         for name, text in (("PodCIDR", pods), ("SvcCIDR", services)):
             try:
-                read[name] = fields.networks(text)
-            except fields.FieldError as wrong:
+                read[name] = validators.networks(text)
+            except validators.FieldError as wrong:
                 faults.append(Fault(name, wrong.message, wrong.hint))
         faults += _families(read)
         parsed = [(name, network) for name, text in read.items() for network in _networks(text)]
@@ -184,10 +184,10 @@ def _networks(text: str) -> tuple[IpNetwork, ...]:
 
 def _families(read: Mapping[str, str]) -> list[Fault]:
     """What is wrong with the families of networks that were read, by name: one fault at most."""
-    reasons = [(name, reason) for name, text in read.items() if (reason := fields.impossible(text))]
+    reasons = [(name, reason) for name, text in read.items() if (reason := validators.impossible(text))]
     if reasons:
         message = " and ".join([reasons[0][1], *(f"{name} {reason}" for name, reason in reasons[1:])])
-        return [Fault(reasons[0][0], f"{message}: no cluster is made of that", fields.POSSIBLE)]
+        return [Fault(reasons[0][0], f"{message}: no cluster is made of that", validators.POSSIBLE)]
     if len({text.count(",") for text in read.values()}) > 1:
         (one, single), (both, double) = sorted(read.items(), key=lambda item: item[1].count(","))
         hint = f"give two of each: {one}={single},fd00:..."

@@ -17,12 +17,12 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from harness import addons, log, untrusted
+from harness import log, untrusted
 from harness.clusterfile.kubeadm import VERSION, merge_kubeadm
 from harness.errors import CheckError, CommandError, NodeError, StoreError
 from harness.nodes import LONG_TIMEOUT, Node, each
-from harness.nodes.placing import STATE, File, Files, put_all, read_all
-from harness.runtimes import API_NAME, API_PORT, DEFAULT_PREFIX6, DNS_DOMAIN, ROOTFS, Cluster, Member, documents, listens
+from harness.nodes.files import STATE, File, Files, put_all, read_all
+from harness.runtimes import API_NAME, API_PORT, DEFAULT_PREFIX6, DNS_DOMAIN, ROOTFS, Cluster, Member, addons, documents, listens
 from harness.runtimes.pki import ADMINISTRATORS, ENCRYPTION, FOLDER, LEAF_DAYS, SHARED, Pair, Pki, master_certificates
 from harness.untrusted import KubeIdentity
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from harness.errors import StoreError
-from harness.nodes.placing import File
+from harness.nodes.files import File
 from harness.runtimes.encryption import SecretsKey, configuration
 
 FOLDER = "/etc/kubernetes/pki"

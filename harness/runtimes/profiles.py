@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from harness.clusterfile.kubeadm import VERSION, Document, merge_kubeadm
-from harness.nodes.placing import File
+from harness.nodes.files import File
 from harness.runtimes import Profile, documents
 from harness.runtimes.pki import ENCRYPTION, FOLDER
 

@@ -14,7 +14,7 @@ from harness import untrusted
 from harness.errors import StoreError
 from harness.oci.attached import ENVELOPE
 from harness.oci.model import Descriptor, canonical_json
-from harness.trust.attachments import ATTESTATIONS, LARGEST, Shelf, merge, put_layers, tag_of
+from harness.oci.registry.referrers import ATTESTATIONS, LARGEST, Shelf, merge, put_layers, tag_of
 from harness.trust.keys import PrivateKey, PublicKey
 from harness.trust.signature import SIGNATURE
 

@@ -24,8 +24,9 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from harness import durable, untrusted
+from harness import untrusted
 from harness.errors import StoreError, UsageError
+from harness.host import durable
 from harness.oci.model import canonical_json
 
 ENCRYPTED = "ENCRYPTED SIGSTORE PRIVATE KEY"

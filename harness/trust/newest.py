@@ -13,8 +13,9 @@ import fcntl
 import json
 from pathlib import Path
 
-from harness import durable, liveness, log, untrusted
+from harness import log, untrusted
 from harness.errors import StoreError
+from harness.host import durable, liveness
 from harness.trust.signature import RefusedError, when
 
 FILE = "admitted.json"

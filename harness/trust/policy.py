@@ -35,15 +35,16 @@ from typing import Literal, cast
 
 import yaml
 
-from harness import paths, untrusted
+from harness import untrusted
 from harness.errors import Fault, InputError, UsageError
+from harness.host import paths
 from harness.oci.admission import Admitted
 from harness.oci.model import Descriptor
 from harness.oci.reference import Reference, normal_domain
-from harness.oci.remote import Client
+from harness.oci.registry.client import Client
+from harness.oci.registry.referrers import LocalShelf, RemoteShelf, Shelf
 from harness.oci.store import Store
 from harness.trust import signature
-from harness.trust.attachments import LocalShelf, RemoteShelf, Shelf
 from harness.trust.keys import PublicKey, public_key, read_public
 from harness.trust.newest import Newest, Offer
 from harness.trust.signature import Demand, Minimum, RefusedError, Signed

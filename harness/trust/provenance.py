@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from harness.cloudimage import CloudImage, EmbeddedImage, History, PlatformImage
+from harness.kubefile.words import split
 from harness.oci.reference import Reference
 from harness.trust.attestation import statement
-from harness.trust.purl import image_purl
-from harness.words import split
+from harness.trust.sbom.package_url import image_purl
 
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "https://slipway.dev/kubefile/v1"

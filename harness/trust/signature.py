@@ -15,12 +15,13 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from harness import kubeversion, untrusted
+from harness import untrusted
 from harness.errors import StoreError
+from harness.kubefile import version_range
 from harness.oci.attached import PAYLOAD
 from harness.oci.model import Descriptor, canonical_json
 from harness.oci.reference import Reference
-from harness.trust.attachments import SIGNATURES, Shelf, layers_of, merge, put_layers, tag_of
+from harness.oci.registry.referrers import SIGNATURES, Shelf, layers_of, merge, put_layers, tag_of
 from harness.trust.keys import PrivateKey, PublicKey
 
 SIGNATURE = "dev.cosignproject.cosign/signature"
@@ -108,7 +109,7 @@ class Minimum:
     def parse(cls, text: str) -> Minimum:
         """Raises ValueError for what is neither."""
         if not re.match(r"\d{4}-\d\d-\d\d", text):
-            kubeversion.older(text, text)
+            version_range.older(text, text)
             return cls(text)
         day = datetime.datetime.fromisoformat(text)
         return cls(text, int((day if day.tzinfo else day.replace(tzinfo=datetime.UTC)).timestamp()))
@@ -122,7 +123,7 @@ class Minimum:
         if version is None:
             return f"without the annotation {VERSION}, and it must be {self.text} or newer"
         try:
-            is_older = kubeversion.older(version, self.text)
+            is_older = version_range.older(version, self.text)
         except ValueError as wrong:
             return f"as {VERSION}={_shown(version)}: {_shown(str(wrong))}"
         return f"as {VERSION}={_shown(version)}, and it must be {self.text} or newer" if is_older else None
@@ -190,7 +191,7 @@ class Demand:
 def check(shelf: Shelf, digest: str, demand: Demand, *, name: str | None = None) -> tuple[Signed, ...]:
     """The signatures of ``digest`` that meet a demand: one at least.
 
-    Raises RefusedError that says why there is none. What the image consists of is not looked at: graph.py does.
+    Raises RefusedError that says why there is none. What the image consists of is not looked at: verify.py does.
     """
     name = name or shelf.repository
     layers = _layers(shelf, digest, name)

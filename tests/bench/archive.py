@@ -20,8 +20,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import cloudimage, packages
+from harness import cloudimage
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet, PlatformImage
+from harness.host import apt
 from harness.oci.model import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json
 from harness.oci.store import Store
 
@@ -36,7 +37,7 @@ PROJECT = Path(__file__).parents[2]
 
 def measure(*, blobs: int = BLOBS, size: int = SIZE, rounds: int = ROUNDS) -> list[dict[str, Any]]:
     """Seconds: for both ways together, for save, for load; and the peak memory of our process in MB."""
-    packages.ensure("skopeo", "skopeo")
+    apt.ensure("skopeo", "skopeo")
     times: dict[str, list[float]] = {"save": [], "skopeo save": [], "load": [], "skopeo load": []}
     memory: dict[str, float] = {"save": 0.0, "load": 0.0}
     with tempfile.TemporaryDirectory(prefix="slipway-bench-") as scratch:
@@ -108,9 +109,9 @@ def _ours(home: Path, *words: str) -> tuple[float, float]:
 
 
 def _run(note: Path, words: Sequence[str]) -> int:
-    from harness import cli
+    from harness.cli import app
 
-    code = cli.execute(["-q", *words])
+    code = app.execute(["-q", *words])
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found
     note.write_text(str(int(found[1]) / 1000))

@@ -26,11 +26,11 @@ from typing import Any
 
 import urllib3
 
-from harness import registries
-from harness.capture import Proxy, RemoteSource
-from harness.credentials import Credentials
+from harness.build.capture import Proxy, RemoteSource
 from harness.oci.model import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, canonical_json, digest_of
-from harness.oci.remote import Client
+from harness.oci.registry import config as registries
+from harness.oci.registry.client import Client
+from harness.oci.registry.credentials import Credentials
 from harness.oci.store import Store
 from harness.trust.policy import Gate
 from tests.integration.registry import Registry, registry

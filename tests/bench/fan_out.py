@@ -24,7 +24,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import engine, images, process
+from harness import process
+from harness.build import container_images
+from harness.host import docker
 from harness.lifecycle.exec import JOBS
 from harness.nodes.container import IMAGE
 
@@ -79,7 +81,7 @@ def machines(work: Path, count: int) -> Iterator[list[str]]:
         "UsePAM no\nStrictModes no\nPrintMotd no\nPidFile none\n"
     )
     name = f"slipway-bench-{os.getpid()}"
-    image = images.package_image(engine.connect(), IMAGE)
+    image = container_images.package_image(docker.connect(), IMAGE)
     process.run(["docker", "run", "-d", "--rm", "--network", "host", "--name", name, "--entrypoint", "sleep", image, "infinity"])
     try:
         process.run(["docker", "exec", name, "mkdir", "-p", "/bench", "/run/sshd"])

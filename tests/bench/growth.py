@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from harness import images
+from harness.build import container_images
 from harness.cloudimage import read
 from harness.nodes.container import IMAGE, ContainerProvider
 from harness.oci.store import Store
@@ -56,7 +56,7 @@ def measure(*, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[str, Any]]
 
 def _run(provider: ContainerProvider, name: str, masters: int, workers: int) -> tuple[float, int]:
     """Seconds, and bytes that went to the machines."""
-    group = provider.up(name, masters, workers, image=images.package_image(provider.client, IMAGE))
+    group = provider.up(name, masters, workers, image=container_images.package_image(provider.client, IMAGE))
     try:
         words = ["--masters", ",".join(made.address for made in group.masters), "--key", str(group.login.key), "--name", name]
         words += ["--nodes", ",".join(made.address for made in group.nodes)] if workers else []

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness import engine, images, sandbox
+from harness.build import container_images, sandbox
+from harness.host import docker
 from harness.nodes import Group
 from harness.nodes.container import IMAGE, ContainerProvider
 from tests.bench.one_node import cli
@@ -25,7 +26,7 @@ SMOKE = {"masters": 1, "nodes": 2}
 def measure(*, masters: int = 3, nodes: int = 3) -> list[dict[str, Any]]:
     cli("build", "-t", "kubernetes", "kubefiles/kubernetes")
     provider = ContainerProvider()
-    group = provider.up(NAME, masters, nodes, image=images.package_image(provider.client, IMAGE))
+    group = provider.up(NAME, masters, nodes, image=container_images.package_image(provider.client, IMAGE))
     try:
         return _life(provider, group)
     finally:
@@ -76,13 +77,13 @@ def _kubeadm_join(provider: ContainerProvider, group: Group, worker: str, master
     name = next(made.name for made in group.members if made.address == worker)
     admin = ["env", f"KUBECONFIG={sandbox.ADMIN}"]
     kubectl, kubeadm = (f"{sandbox.ROOTFS}/bin/{program}" for program in ("kubectl", "kubeadm"))
-    engine.command_output(containers[worker], [kubeadm, "reset", "--force"])
-    engine.command_output(containers[master], [*admin, kubectl, "delete", "node", name])
-    command = engine.command_output(containers[master], [*admin, kubeadm, "token", "create", "--print-join-command"]).split()
+    docker.command_output(containers[worker], [kubeadm, "reset", "--force"])
+    docker.command_output(containers[master], [*admin, kubectl, "delete", "node", name])
+    command = docker.command_output(containers[master], [*admin, kubeadm, "token", "create", "--print-join-command"]).split()
     ready = [*admin, kubectl, "wait", "--for=condition=Ready", f"node/{name}", "--timeout=120s"]
 
     def action() -> None:
-        engine.command_output(containers[worker], [kubeadm, *command[1:], "--skip-phases=preflight"])
-        engine.command_output(containers[master], ready)
+        docker.command_output(containers[worker], [kubeadm, *command[1:], "--skip-phases=preflight"])
+        docker.command_output(containers[master], ready)
 
     return _timed(action)

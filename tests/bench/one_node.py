@@ -21,8 +21,10 @@ from typing import Any
 
 import yaml
 
-from harness import engine, images, render, sandbox, tools
+from harness import templates
+from harness.build import container_images, sandbox
 from harness.cloudimage import PlatformImage, read
+from harness.host import docker, tools
 from harness.nodes.container import IMAGE, ContainerProvider
 from harness.oci import layer
 from harness.oci.model import INDEXES, Platform
@@ -44,7 +46,7 @@ def cli(*words: str) -> str:
 
 def measure(*, rounds: int = ROUNDS) -> dict[str, Any]:
     cli("build", "-t", "kubernetes", "kubefiles/kubernetes")
-    client = engine.connect()
+    client = docker.connect()
     with tempfile.TemporaryDirectory() as scratch:
         rootfs = Path(scratch, "rootfs")
         image = read(Store.default(), "kubernetes").platforms[0]
@@ -63,9 +65,9 @@ def measure(*, rounds: int = ROUNDS) -> dict[str, Any]:
     }
 
 
-def _ours(client: engine.Client, number: int) -> float:
+def _ours(client: docker.Client, number: int) -> float:
     provider, name = ContainerProvider(client), f"{NAME}-{number}"
-    group = provider.up(name, 1, 0, image=images.package_image(client, IMAGE))
+    group = provider.up(name, 1, 0, image=container_images.package_image(client, IMAGE))
     try:
         started = time.monotonic()
         made = ["--masters", group.masters[0].address, "--key", str(group.login.key), "--name", name]
@@ -76,7 +78,7 @@ def _ours(client: engine.Client, number: int) -> float:
         provider.down(name)
 
 
-def _kind(client: engine.Client, configuration: Path) -> float:
+def _kind(client: docker.Client, configuration: Path) -> float:
     program = str(tools.kind())
     kubeconfig = configuration.with_name("kubeconfig")
     common = ["--name", NAME, "--kubeconfig", str(kubeconfig)]
@@ -107,12 +109,12 @@ def _await_dns(container: Any, seconds: float = 300) -> None:
     raise TimeoutError(f"cluster DNS is not ready after {seconds:g} s")
 
 
-def _preload(client: engine.Client, rootfs: Path, image: PlatformImage) -> None:
+def _preload(client: docker.Client, rootfs: Path, image: PlatformImage) -> None:
     """A node image with binaries and images in it."""
     with tempfile.TemporaryDirectory(dir=rootfs.parent) as scratch:
         archive(image, Path(scratch, "images.tar"))
         container = client.containers.run(
-            images.package_image(client, IMAGE),
+            container_images.package_image(client, IMAGE),
             ["infinity"],
             entrypoint="sleep",
             privileged=True,
@@ -174,7 +176,7 @@ def _run(container: Any, script: str) -> None:
 def addon(rootfs: Path, name: str, env: Mapping[str, str]) -> str:
     """An addon of the image, rendered as `slipway run` would."""
     path = f"etc/addons/{name}"
-    return render.render((rootfs / path).read_text(), env, path)
+    return templates.render((rootfs / path).read_text(), env, path)
 
 
 def _kind_configuration(rootfs: Path, work: Path) -> Path:

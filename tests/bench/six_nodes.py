@@ -18,8 +18,9 @@ from typing import Any
 
 import yaml
 
-from harness import engine, images, sandbox
+from harness.build import container_images, sandbox
 from harness.cloudimage import read
+from harness.host import docker
 from harness.nodes import Group
 from harness.nodes.container import IMAGE, ContainerProvider
 from harness.oci import layer
@@ -34,7 +35,7 @@ SMOKE = {"masters": 1, "workers": 1}
 
 def measure(*, masters: int = MASTERS, workers: int = WORKERS) -> list[dict[str, Any]]:
     cli("build", "-t", "kubernetes", "kubefiles/kubernetes")
-    client = engine.connect()
+    client = docker.connect()
     provider = ContainerProvider(client)
     with tempfile.TemporaryDirectory() as scratch:
         prepared = _prepare(client, Path(scratch))
@@ -57,7 +58,7 @@ def measure(*, masters: int = MASTERS, workers: int = WORKERS) -> list[dict[str,
 
 def _ours(provider: ContainerProvider, master_count: int, worker_count: int) -> tuple[dict[str, Any], float]:
     name = f"{NAME}-ours"
-    group = provider.up(name, master_count, worker_count, image=images.package_image(provider.client, IMAGE))
+    group = provider.up(name, master_count, worker_count, image=container_images.package_image(provider.client, IMAGE))
     try:
         masters, nodes = (",".join(made.address for made in some) for some in (group.masters, group.nodes))
         started = time.monotonic()
@@ -88,13 +89,13 @@ def _serial(provider: ContainerProvider, work: Path, masters: int, workers: int)
 def _check(provider: ContainerProvider, group: Group) -> None:
     """Raises RuntimeError unless every node is Ready: whoever says so too early would seem quick."""
     first = provider.client.containers.get(f"slipway-{group.members[0].name}")
-    listing = engine.command_output(first, ["kubectl", f"--kubeconfig={sandbox.ADMIN}", "get", "nodes", "--no-headers"])
+    listing = docker.command_output(first, ["kubectl", f"--kubeconfig={sandbox.ADMIN}", "get", "nodes", "--no-headers"])
     ready = [line for line in listing.splitlines() if line.split()[1] == "Ready"]
     if len(ready) != len(group.members):
         raise RuntimeError(f"not all nodes are Ready:\n{listing}")
 
 
-def _prepare(client: engine.Client, work: Path) -> Path:
+def _prepare(client: docker.Client, work: Path) -> Path:
     """The archive of images and the manifests, and a node image with the binaries."""
     rootfs = work / "rootfs"
     image = read(Store.default(), "kubernetes").platforms[0]
@@ -105,7 +106,7 @@ def _prepare(client: engine.Client, work: Path) -> Path:
     env = sandbox.environment(facts, {})
     for name in ("network.yaml", "storage.yaml", "metrics.yaml"):
         (work / name).write_text(addon(rootfs, name, env))
-    container = client.containers.create(images.package_image(client, IMAGE))
+    container = client.containers.create(container_images.package_image(client, IMAGE))
     try:
         install(str(container.id), rootfs)
         repository, tag = WITH_BINARIES.split(":")

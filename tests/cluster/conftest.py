@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from harness import paths, process
+from harness import process
+from harness.host import paths
 from tests.cluster.lab import NAMESPACE, Killed, Lab, found, kill_at_every_step
 from tests.conftest import Slipway
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import urllib3
 
-from harness import liveness, process
-from harness.clusterstate import ClusterState
+from harness import process
 from harness.errors import CommandError
+from harness.host import liveness
+from harness.host.cluster_cache import ClusterState
 from harness.nodes import Login, Machine, each
 from harness.nodes.container import ContainerProvider
 from harness.nodes.kubectl import NodeKubectl

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import cloudimage, process, trees
+from harness import cloudimage, process
+from harness.cloudimage import unpacked
 from harness.oci.store import Store
 from tests.cluster.conftest import GREETING
 from tests.cluster.conftest import SECRET as CLUSTER_SECRET
@@ -308,7 +309,7 @@ def test_what_is_removed_is_gone_and_what_was_there_before_stays(lab: Lab, shop:
 def programs(kubernetes: str) -> dict[str, str]:
     """An environment with kubectl in it: that of the image."""
     store = Store.default()
-    tree = trees.unpacked(store, cloudimage.read(store, kubernetes).platforms[0].layers)
+    tree = unpacked.unpacked(store, cloudimage.read(store, kubernetes).platforms[0].layers)
     return {"PATH": f"{tree}/bin:{process.run(['sh', '-c', 'echo $PATH']).stdout.strip()}"}
 
 

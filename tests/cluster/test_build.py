@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import paths
+from harness.host import paths
 from harness.oci.store import Store
 from tests.cluster.conftest import PROJECT, leftovers
 from tests.conftest import Slipway

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from harness import process
-from harness.clusterstate import ClusterState
 from harness.errors import UsageError
-from harness.lifecycle import lease
+from harness.host.cluster_cache import ClusterState
+from harness.lifecycle.cluster import lease
 from tests.cluster.lab import Lab, begun, ended, reached, until
 from tests.conftest import HERE, Slipway
 from tests.waiting import HANG

@@ -13,8 +13,8 @@ import pytest
 
 from harness import cloudimage, process
 from harness.cloudimage import PlatformImage
-from harness.lifecycle import distribution, rootfs
-from harness.lifecycle.distribution import FOLDER, PORT, RUNNING, Brought, Exchange
+from harness.lifecycle.provision import distribution, rootfs
+from harness.lifecycle.provision.distribution import FOLDER, PORT, RUNNING, Brought, Exchange
 from harness.nodes import each
 from harness.nodes.ssh import SshNode
 from harness.oci.store import Store

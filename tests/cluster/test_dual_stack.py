@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from harness import engine
+from harness.host import docker
 from harness.nodes.ssh import SshNode
-from harness.offline import Offline
 from harness.runtimes import Network
+from harness.testkit.isolation import Offline
 from tests.cluster.conftest import alone
 from tests.cluster.lab import Lab, found, until
 from tests.conftest import Slipway
@@ -214,7 +214,7 @@ def test_a_look_at_the_cluster_sees_it_well(lab: Lab, slipway: Slipway) -> None:
 
 
 def test_the_machines_have_no_way_out_by_either_family(lab: Lab) -> None:
-    Offline(engine.connect(), lab.name, lab.machines).prove()
+    Offline(docker.connect(), lab.name, lab.machines).prove()
 
 
 def test_it_leaves_every_machine_as_it_was(lab: Lab, untouched: dict[str, str], slipway: Slipway) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from harness import paths, process
+from harness import process
 from harness.errors import UsageError
-from harness.lifecycle import lease
+from harness.host import paths
+from harness.lifecycle.cluster import lease
 from tests.cluster.lab import MEMBERS, Client, Lab, begun, ended, lines, reached, repeated, runs_on, until
 from tests.conftest import Slipway
 from tests.waiting import HANG

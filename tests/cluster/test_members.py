@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.clusterstate import ClusterState
+from harness.host.cluster_cache import ClusterState
 from tests.cluster.conftest import GREETING, Made
 from tests.cluster.lab import Lab, begun, ended, found, kill_at, reached, runs_on, until
 from tests.waiting import HANG

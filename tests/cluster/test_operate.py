@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from harness.clusterstate import ClusterState
-from harness.lifecycle.cis import CHECKS as CIS_CHECKS
-from harness.lifecycle.postflight import CHECKS
+from harness.host.cluster_cache import ClusterState
+from harness.lifecycle.checks.postflight import CHECKS
+from harness.lifecycle.checks.postflight.cis import CHECKS as CIS_CHECKS
 from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes.kubeadm import CONFIG
 from tests.cluster.conftest import SECRET, Made

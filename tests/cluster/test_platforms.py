@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import cloudimage, packages, process, programs
-from harness.cloudimage import PlatformImage
-from harness.images import layers_of
+from harness import cloudimage, process
+from harness.build.container_images import layers_of
+from harness.cloudimage import PlatformImage, elf
+from harness.host import apt
 from harness.oci import layer
 from harness.oci.layer import Layer
 from harness.oci.model import Descriptor
@@ -50,18 +51,18 @@ def foreign_programs(store: Store, part: PlatformImage, name: str) -> int:
     config = store.json(store.json(found.digest)["config"]["digest"])
     assert (config["os"], config["architecture"]) == (THERE.os, THERE.architecture), name
     layers = layers_of(store, Descriptor(found.media_type, found.digest, found.size))
-    assert programs.misfits(store, layers, THERE) == (), name
-    return sum(len(programs.processors(store, one)) for one in layers)
+    assert elf.misfits(store, layers, THERE) == (), name
+    return sum(len(elf.processors(store, one)) for one in layers)
 
 
 def test_every_program_of_the_foreign_rootfs_is_for_its_processor(foreign: PlatformImage, rootfs: Path) -> None:
     expected = {"kubeadm", "kubelet", "kubectl", "containerd", "containerd-shim-runc-v2", "ctr", "crictl", "runc", "registry"}
-    headers = {path: path.read_bytes()[: programs.HEADER] for path in (rootfs / "bin").rglob("*") if path.is_file()}
-    found = {path.name: programs.processor(header) for path, header in headers.items() if header.startswith(b"\x7fELF")}
+    headers = {path: path.read_bytes()[: elf.HEADER] for path in (rootfs / "bin").rglob("*") if path.is_file()}
+    found = {path.name: elf.processor(header) for path, header in headers.items() if header.startswith(b"\x7fELF")}
     assert {*expected, "bridge", "host-local", "loopback", "portmap"} <= set(found)
     assert set(found.values()) == {THERE.architecture}
     layers = [Layer(descriptor, diff_id) for descriptor, diff_id in zip(foreign.layers, foreign.diff_ids, strict=True)]
-    assert programs.misfits(Store.default(), layers, THERE) == ()
+    assert elf.misfits(Store.default(), layers, THERE) == ()
     assert json.loads((rootfs / "Metadata").read_text())["arch"] == THERE.architecture
 
 
@@ -75,7 +76,7 @@ def test_every_container_image_of_it_is_too(both: str, foreign: PlatformImage) -
 
 
 def test_its_programs_run(rootfs: Path) -> None:
-    emulator = packages.ensure(EMULATORS[THERE.architecture], "qemu-user-static")
+    emulator = apt.ensure(EMULATORS[THERE.architecture], "qemu-user-static")
     assert process.run([emulator, rootfs / "bin/kubeadm", "version", "-o", "short"]).stdout.strip() == "v1.36.3"
     for program, version in (("containerd", "2.4.2"), ("runc", "1.5.3"), ("crictl", "1.36.0"), ("registry", "3.1.2")):
         assert version in process.run([emulator, rootfs / "bin" / program, "--version"]).stdout

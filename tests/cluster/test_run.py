@@ -9,7 +9,7 @@ import json
 import pytest
 import yaml
 
-from harness.clusterstate import ClusterState
+from harness.host.cluster_cache import ClusterState
 from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes.kubeadm import CONFIG
 from tests.cluster.conftest import GIVEN, GREETING, SECRET, Made

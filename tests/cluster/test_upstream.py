@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from harness import cloudimage, engine, packages
+from harness import cloudimage
 from harness.cloudimage import PlatformImage
+from harness.host import apt, docker
 from harness.oci import layer
 from harness.oci.graph import descriptors
 from harness.oci.model import Platform
 from harness.oci.store import Store
-from harness.offline import Offline
+from harness.testkit.isolation import Offline
 from tests.cluster.conftest import PROJECT, alone
 from tests.cluster.lab import Lab, until
 from tests.conftest import Slipway
@@ -61,7 +62,7 @@ def site(built: PlatformImage, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="module")
 def registries(built: PlatformImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The configuration in which one registry on loopback stands for registry.k8s.io and docker.io."""
-    packages.ensure("docker-registry", "docker-registry")
+    apt.ensure("docker-registry", "docker-registry")
     folder = tmp_path_factory.mktemp("upstream")
     store = Store.default()
     with registry(folder) as found:
@@ -115,4 +116,4 @@ def test_its_pods_run_on_machines_without_a_way_out(lab: Lab) -> None:
         "registry.k8s.io",
         "docker.io",
     }
-    Offline(engine.connect(), lab.name, lab.machines).prove()
+    Offline(docker.connect(), lab.name, lab.machines).prove()

@@ -15,16 +15,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from harness import cloudimage, discover, kubefile, kubeversion, registries, render, untrusted, words
-from harness.clusterfile import formats, generate, secrecy
+from harness import cloudimage, kubefile, templates, untrusted
+from harness.build import discover
 from harness.clusterfile import parse as clusterfile
+from harness.clusterfile import secrets, serialize, write
 from harness.errors import InputError, SlipwayError
-from harness.lifecycle import preflight, redaction, trial
+from harness.kubefile import version_range, words
+from harness.lifecycle.checks.preflight import gather, probes
+from harness.lifecycle.cluster import redaction
 from harness.nodes import Node
 from harness.oci import archive
-from harness.oci.extract import Extraction
+from harness.oci.layer.extract import Extraction
 from harness.oci.model import Descriptor
 from harness.oci.reference import Reference
+from harness.oci.registry import config
 from harness.oci.store import Store
 from harness.process import Result
 from harness.trust import policy
@@ -81,18 +85,18 @@ def read_words(data: bytes, _: Path) -> None:
         for word in words.split(text):
             words.expand(word, {"A": "b"})
         words.substitute(text, {"A": "b"})
-        kubeversion.check(text)
+        version_range.check(text)
     except ValueError:
         pass  # what these functions say of a text that is none
 
 
 def read_clusterfile(data: bytes, _: Path) -> None:
     found = clusterfile.parse(_text(data), "Clusterfile", env={})
-    again = clusterfile.parse(generate.write(found), "Clusterfile")
-    if clusterfile.parse(generate.write(again), "Clusterfile") != again:
+    again = clusterfile.parse(write.write(found), "Clusterfile")
+    if clusterfile.parse(write.write(again), "Clusterfile") != again:
         raise AssertionError("what was written is read as another")
     # What the cluster keeps must be readable to every later verb.
-    clusterfile.parse(generate.redacted(found), "Clusterfile", stored=True)
+    clusterfile.parse(write.redacted(found), "Clusterfile", stored=True)
 
 
 def read_hooks(data: bytes, _: Path) -> None:
@@ -103,7 +107,7 @@ def read_template(data: bytes, _: Path) -> None:
     text = _text(data)
     for path in ("etc/a.conf", "etc/a.tmpl", "etc/a.j2"):
         try:
-            render.render(text, {"A": "b", "Name": "a\\b'\"c", "N": "5", "Empty": ""}, path)
+            templates.render(text, {"A": "b", "Name": "a\\b'\"c", "N": "5", "Empty": ""}, path)
         except SlipwayError:
             continue
 
@@ -136,7 +140,7 @@ def read_yaml(data: bytes, _: Path) -> None:
 
 
 def read_formats(data: bytes, _: Path) -> None:
-    for read in (formats.read_documents, formats.read_toml):
+    for read in (serialize.read_documents, serialize.read_toml):
         try:
             read(_text(data))
         except (ValueError, SlipwayError):
@@ -149,7 +153,7 @@ def read_json(data: bytes, _: Path) -> None:
 
 def read_reference(data: bytes, _: Path) -> None:
     text = _text(data)
-    for parse in (Reference.parse, registries.Site.parse):
+    for parse in (Reference.parse, config.Site.parse):
         try:
             parse(text)
         except (ValueError, SlipwayError):
@@ -164,14 +168,14 @@ def read_policy(data: bytes, folder: Path) -> None:
 def read_registries(data: bytes, folder: Path) -> None:
     path = folder / "registries.conf"
     path.write_bytes(data)
-    found = registries.load(path)
+    found = config.load(path)
     found.endpoints(Reference.parse("docker.io/library/web"))
 
 
 def read_redaction(data: bytes, _: Path) -> None:
     text = _text(data)
     redaction.text(text)
-    secrecy.holds_secret(text)
+    secrets.holds_secret(text)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -202,17 +206,17 @@ class _Spoken:
 
 
 def read_facts(data: bytes, _: Path) -> None:
-    told = preflight.ask(cast("Node", _Spoken(_text(data))))
-    target = preflight.Target("10.0.0.1", "master", told)
+    told = gather.ask(cast("Node", _Spoken(_text(data))))
+    target = gather.Target("10.0.0.1", "master", told)
     assert told.platform is not None
     told.link("10.0.0.1")
-    preflight.ours([target], "default")
+    gather.ours([target], "default")
 
 
 def read_trial(data: bytes, _: Path) -> None:
     text = _text(data)
-    trial.parse(text)
-    trial.listening(text)
+    probes.parse(text)
+    probes.listening(text)
 
 
 # ---- images -----------------------------------------------------------------------------------------------------------
@@ -458,7 +462,7 @@ _CLUSTERFILES = (*_files("tests/cases/**/*lusterfile*"), _CLUSTERFILE)
 ALL: tuple[Target, ...] = (
     Target(
         "kubefile",
-        "harness/kubefile.py",
+        "harness/kubefile/__init__.py",
         read_kubefile,
         _files("kubefiles/*/Kubefile"),
         _tokens(
@@ -468,7 +472,7 @@ ALL: tuple[Target, ...] = (
     ),
     Target(
         "words",
-        "harness/words.py",
+        "harness/kubefile/words.py",
         read_words,
         (b"a 'b c' \"d $A\" ${A:-x} ${A:+y}", b'["a", "b"]', b">=1.20 <1.31 || ~1.2.x"),
         _tokens("$ ${ } :- :+ \\ ' \" ` [ ] , || ^ ~ >= x *"),
@@ -492,7 +496,7 @@ ALL: tuple[Target, ...] = (
     ),
     Target(
         "template",
-        "harness/render.py",
+        "harness/templates/__init__.py",
         read_template,
         (
             b'a {{ .Name }} {{ A }} {{- if eq .A "b" }}x{{ else }}y{{ end -}}{{ .Name | quote | indent 2 }}',
@@ -505,7 +509,7 @@ ALL: tuple[Target, ...] = (
     ),
     Target(
         "documents",
-        "harness/discover.py",
+        "harness/build/discover.py",
         read_documents,
         (b"kind: Pod\nspec: {containers: [{image: nginx:1}]}\n---\na: &a {image: b}\nc: {<<: *a}\n", b"nginx:1\n# x\nbusybox\n"),
         _tokens("image: &a *a <<: --- [ ] { } !!binary !!set ? |"),
@@ -519,7 +523,7 @@ ALL: tuple[Target, ...] = (
     ),
     Target(
         "formats",
-        "harness/clusterfile/formats.py",
+        "harness/clusterfile/serialize.py",
         read_formats,
         (b"a: b\n---\nc: [d]\n", b'[a]\nb = "c"\nd = [1, 2]\n[[e]]\nf = 1979-05-27\n'),
         _tokens("[ ] = [[ ]] \"\"\" ''' inf nan &a *a <<:"),
@@ -547,14 +551,14 @@ ALL: tuple[Target, ...] = (
     ),
     Target(
         "registries",
-        "harness/registries.py",
+        "harness/oci/registry/config.py",
         read_registries,
         (_REGISTRIES,),
         _tokens('[[registry]] prefix location blocked mirror = "*." ""'),
     ),
     Target(
         "redaction",
-        "harness/lifecycle/redaction.py",
+        "harness/lifecycle/cluster/redaction.py",
         read_redaction,
         (
             b"password: x\n--token abc -u a:b Authorization: Bearer x a.a.a. DB_PASS=1 " + b"a" * 200,
@@ -571,28 +575,28 @@ ALL: tuple[Target, ...] = (
     ),
     Target(
         "facts",
-        "harness/lifecycle/machinefacts.py",
+        "harness/lifecycle/checks/facts.py",
         read_facts,
         (_facts_seed(),),
         _tokens("place link route route6 port owner containers limit resolv address hosts capabilities time begun os zz ² -1"),
     ),
     Target(
         "trial",
-        "harness/lifecycle/trial.py",
+        "harness/lifecycle/checks/preflight/probes.py",
         read_trial,
         (b"listening 12 6443 2379 udp\nreach 10.0.0.1 6443 ok\npacket 10.0.0.1 yes\nsync 0.0012\n",),
         _tokens("listening reach packet sync udp ² nan 1e999 -"),
     ),
     Target(
         "layers",
-        "harness/oci/extract.py",
+        "harness/oci/layer/extract.py",
         lay_layers,
         _LAYERS,
         _tokens("file dir link hard pipe sparse next 777 000 .. ../.. / etc x .wh. .wh..wh..opq a/b/c"),
     ),
     Target(
         "tar",
-        "harness/oci/extract.py",
+        "harness/oci/layer/extract.py",
         lay_tar,
         (
             images.layer({"a": "b", "c/" + "d" * 120: "e"}, [images.link("f", "a")]),
@@ -602,14 +606,14 @@ ALL: tuple[Target, ...] = (
     ),
     Target(
         "archive",
-        "harness/oci/archive.py",
+        "harness/oci/archive/__init__.py",
         load_archive,
         (_archive_seed(),),
         _tokens('index.json manifests "size": "digest": annotations blobs/sha256/ ustar 1e999 NaN []'),
     ),
     Target(
         "image",
-        "harness/cloudimage.py",
+        "harness/cloudimage/__init__.py",
         read_image,
         (json.dumps(_DOCUMENTS).encode(),),
         _tokens("manifests layers config annotations platform schemaVersion"),

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import packages
+from harness.host import apt
 from tests.hostile.canary import Home
 from tests.hostile.sshd import Sshd, sshd
 
 
 @pytest.fixture(scope="session", autouse=True)
 def programs() -> None:
-    packages.ensure("ssh", "openssh-client")
+    apt.ensure("ssh", "openssh-client")
 
 
 @pytest.fixture

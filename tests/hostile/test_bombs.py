@@ -23,14 +23,15 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from harness import discover, jinjarender, process, render, rootfs, untrusted
+from harness import process, templates, untrusted
+from harness.build import discover, layers
 from harness.clusterfile.parse import image_hooks
 from harness.errors import SlipwayError
-from harness.oci import compression
-from harness.oci.layer import unpack
+from harness.oci.layer import compression, unpack
 from harness.oci.model import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
 from harness.oci.store import Store
-from harness.trust.inventory import Inventory
+from harness.templates import jinja as jinjarender
+from harness.trust.sbom.files import Inventory
 
 COUNT = 1000
 SEED = 20
@@ -227,7 +228,7 @@ def read_texts() -> Iterator[str]:
             text = chance.choice(TEXTS)(chance)
             place.write_text(text)
             yield outcome(functools.partial(untrusted.yaml_documents, text, what="hostile"))
-            yield outcome(functools.partial(rootfs.meaning, text.encode()))
+            yield outcome(functools.partial(layers.meaning, text.encode()))
             yield outcome(functools.partial(discover.discover, [discover.File("manifests/a.yaml", place, "a.yaml")]))
             yield outcome(functools.partial(image_hooks, {"plugins/a.yaml": text.encode()}))
 
@@ -271,9 +272,9 @@ def read_templates() -> Iterator[str]:
     chance = random.Random(SEED)
     env = {"Port": '8443\\"', "Long": "x" * 100_000}
     for language, draw in (("etc/a", plain), ("a.tmpl", go), ("a.j2", jinja)):
-        jobs = [render.Job(draw(chance), env, language) for _ in range(COUNT)]
+        jobs = [templates.Job(draw(chance), env, language) for _ in range(COUNT)]
         for start in range(0, COUNT, 50):
-            for job, rendered in zip(jobs[start : start + 50], render.render_all(jobs[start : start + 50]), strict=True):
+            for job, rendered in zip(jobs[start : start + 50], templates.render_all(jobs[start : start + 50]), strict=True):
                 assert len(rendered) <= jinjarender.limit(job.text), "it renders to more than it may"
                 assert isinstance(rendered, str) or all(fault.where.startswith(f"{language}:") for fault in rendered)
                 yield "result" if isinstance(rendered, str) else "error"

@@ -20,7 +20,7 @@ from typing import Any
 
 import harness
 from harness import process, transfer
-from harness.cli import execute
+from harness.cli.app import execute
 
 BACKSTOP = 1 << 30
 """Bytes of private memory after which the kernel refuses more: a bomb must not take the machine that tests."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from harness import packages
+from harness.host import apt
 
 
 @pytest.fixture(scope="session", autouse=True)
 def programs() -> None:
     """A real registry, a real client of registries and a real container runtime, from the package archive."""
-    packages.ensure("docker-registry", "docker-registry")
-    packages.ensure("skopeo", "skopeo")
-    packages.ensure("containerd", "containerd")
+    apt.ensure("docker-registry", "docker-registry")
+    apt.ensure("skopeo", "skopeo")
+    apt.ensure("containerd", "containerd")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness import gotools
+from harness.host import gotools
 
 FOLDER = Path(__file__).parents[1] / "tools"
 

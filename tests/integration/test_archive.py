@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import cloudimage, packages
+from harness import cloudimage
 from harness.cloudimage import CloudImage, Info, PlatformImage
+from harness.host import apt
 from harness.oci import archive
 from harness.oci.layer import Entry, unpack, write_layer
 from harness.oci.model import OCI_LAYER, OCI_LAYER_ZSTD, Descriptor, Platform
@@ -33,7 +34,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module", autouse=True)
 def zstd_program() -> None:
-    packages.ensure("zstd", "zstd")
+    apt.ensure("zstd", "zstd")
 
 
 def write(store: Store, name: str, *layers: bytes) -> CloudImage:

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from harness import engine, process
+from harness import process
 from harness.assets import oci_runtime
 from harness.cloudimage import read
+from harness.host import docker
 from harness.oci import layer
 from harness.oci.store import Store
 from tests.conftest import Slipway
@@ -119,7 +120,7 @@ def test_a_step_of_a_dockerfile_shares_no_bridge_and_in_an_engine_of_ours_has_no
     (made / "images/probe/Dockerfile").write_text(PROBE.replace("once", secrets.token_hex(8)))
     slipway("build", "-t", "probe", "--discover", "declared", made)
     root = unpacked(home, "probe", tmp_path / "root")
-    client = engine.connect()
+    client = docker.connect()
     routes = [line.split() for line in (root / "etc/said-routes").read_text().splitlines()]
     gateway = next(socket.inet_ntoa(bytes.fromhex(words[2])[::-1]) for words in routes if words[1] == "00000000")
     assert gateway not in [entry.get("Gateway") for entry in client.networks.get("bridge").attrs["IPAM"]["Config"]]

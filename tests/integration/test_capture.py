@@ -24,16 +24,17 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from harness import process, registries
-from harness.capture import LayoutSource, Proxy, Pulled, RemoteSource, collect
-from harness.credentials import Credentials
+from harness import process
+from harness.build.capture import LayoutSource, Proxy, Pulled, RemoteSource, collect
 from harness.errors import BuildError
 from harness.oci.model import DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST, Platform
 from harness.oci.reference import Reference
-from harness.oci.remote import Client
+from harness.oci.registry import config as registries
+from harness.oci.registry.client import Client
+from harness.oci.registry.credentials import Credentials
+from harness.oci.registry.errors import Patience
+from harness.oci.registry.fetcher import GuardedSource, NoLogins, Permits
 from harness.oci.store import Store
-from harness.oci.trouble import Patience
-from harness.sources import GuardedSource, NoLogins, Permits
 from harness.trust.policy import Gate
 from tests.integration import faulty as bad
 from tests.integration.faulty import Faulty, faulty

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import cloudimage, engine, images, packages, process
+from harness import cloudimage, process
+from harness.build import container_images
 from harness.cloudimage import Info, PlatformImage
-from harness.lifecycle import trial
-from harness.lifecycle.findings import addresses
-from harness.lifecycle.fitness import CHECKS
-from harness.lifecycle.machinefacts import SCRIPT, parse
+from harness.host import apt, docker
+from harness.lifecycle.checks.facts import SCRIPT, parse
+from harness.lifecycle.checks.findings import addresses
+from harness.lifecycle.checks.preflight import CHECKS, probes
 from harness.nodes import Group
 from harness.nodes.container import IMAGE, LABEL, ContainerProvider
 from harness.nodes.ssh import Ssh, SshNode
@@ -38,7 +39,7 @@ class Site:
     """Four machines and a home with an image for them."""
 
     slipway: Slipway
-    client: engine.Client
+    client: docker.Client
     group: Group
     home: Path
     nodes: tuple[SshNode, ...]
@@ -69,8 +70,8 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(slipway: Slipway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    client = engine.connect()
-    node_image = images.package_image(client, IMAGE)
+    client = docker.connect()
+    node_image = container_images.package_image(client, IMAGE)
     home = tmp_path_factory.mktemp("home")
     provider = ContainerProvider(client, home)
     try:
@@ -98,7 +99,7 @@ def _small_image(store: Store, root: Path) -> None:
 def test_machines_as_they_come_are_fit_and_nothing_about_them_is_unknown(site: Site) -> None:
     before = site.marks()
     # A check that was killed leaves what listened; that is nobody else.
-    assert trial.listening(site.nodes[0].run(trial.LISTEN.replace("ARGUMENTS", f"{site.addresses[0]} 0 6443")).stdout)
+    assert probes.listening(site.nodes[0].run(probes.LISTEN.replace("ARGUMENTS", f"{site.addresses[0]} 0 6443")).stdout)
     found = site.found()
     assert {check for check, _ in found} == CHECKS.keys() - {"member"}
     bad = {key: one["seen"] for key, one in found.items() if one["result"] in ("failed", "unknown")}
@@ -111,7 +112,7 @@ def test_machines_as_they_come_are_fit_and_nothing_about_them_is_unknown(site: S
 
 
 def test_the_facts_are_had_with_busybox_alone(tmp_path: Path) -> None:
-    packages.ensure("busybox", "busybox-static")
+    apt.ensure("busybox", "busybox-static")
     process.run(["busybox", "--install", "-s", tmp_path])
     said = process.run([tmp_path / "sh"], input=SCRIPT, env={"PATH": str(tmp_path)}).stdout
     facts = parse(said, 0, 0)

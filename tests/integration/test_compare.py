@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from harness import cloudimage, prune, trees
-from harness.cloudimage import Info, PlatformImage
+from harness import cloudimage
+from harness.cloudimage import Info, PlatformImage, prune, unpacked
 from harness.oci.graph import attached_to, closure
 from harness.oci.layer import Entry, write_layer
 from harness.oci.model import Platform
@@ -165,7 +165,7 @@ def test_a_kill_of_prune_at_any_moment_leaves_every_image_whole(here: Site, tmp_
         strays = [here.store.put(f"{number} {stray}".encode())[0] for stray in range(200)]
         gone = make(here.store, "gone", f"gone {number}")
         here.store.keep("step", f"{number:064x}", {"layer": gone.platforms[0].layers[0].digest})
-        os.close(trees._held.pop(trees.unpacked(here.store, gone.platforms[0].layers)))
+        os.close(unpacked._held.pop(unpacked.unpacked(here.store, gone.platforms[0].layers)))
         here.store.untag("gone")
         # The first one is not killed, and counts: anywhere in the work of the others is the point.
         moment = chance.randint(1, every) if every else 0
@@ -176,7 +176,7 @@ def test_a_kill_of_prune_at_any_moment_leaves_every_image_whole(here: Site, tmp_
         every = every or dying.counted(tally)
         midway += 0 < sum(here.store.has(digest) for digest in strays) < len(strays)
         here.verify(*kept)
-        for tree in (path for path in trees.folder().iterdir() if not path.name.startswith(".")):
+        for tree in (path for path in unpacked.folder().iterdir() if not path.name.startswith(".")):
             assert (tree / "etc/version").is_file()
             assert (tree / "bin/program").is_file()
     assert midway
@@ -184,7 +184,7 @@ def test_a_kill_of_prune_at_any_moment_leaves_every_image_whole(here: Site, tmp_
     assert json.loads(here.run("prune", "--cache", "--dry-run", "-o", "json").stdout)["bytes"] == 0
     needed = {blob.digest for name in kept for blob in cloudimage.read(here.store, name).blobs}
     assert {f"sha256:{path.name}" for path in (here.store.root / "blobs/sha256").iterdir()} == needed
-    assert not list(trees.folder().iterdir())
+    assert not list(unpacked.folder().iterdir())
     here.verify(*kept)
 
 
@@ -258,19 +258,19 @@ def test_a_tree_that_another_process_uses_stays_until_that_ends(here: Site) -> N
     here.store.untag("web")
     said = json.loads(here.run("prune", "-o", "json").stdout)
     assert (said["treesInUse"], said["kinds"]["trees"]["count"]) == (1, 0)
-    (tree,) = (path for path in trees.folder().iterdir())
+    (tree,) = (path for path in unpacked.folder().iterdir())
     assert (tree / "etc/version").read_text() == "version: 1\n"
     user.kill()
     user.join()
     said = json.loads(here.run("prune", "-o", "json").stdout)
     assert (said["treesInUse"], said["kinds"]["trees"]["count"]) == (0, 1)
-    assert not list(trees.folder().iterdir())
+    assert not list(unpacked.folder().iterdir())
 
 
 def use(root: Path, cache: Path, ready: Any) -> None:
     os.environ["SLIPWAY_CACHE"] = str(cache)
     store = Store(root)
-    trees.unpacked(store, cloudimage.read(store, "web").platforms[0].layers)
+    unpacked.unpacked(store, cloudimage.read(store, "web").platforms[0].layers)
     ready.set()
     time.sleep(600)
 
@@ -299,17 +299,17 @@ def unpack_until(root: Path, cache: Path, number: int, stop: Any, rounds: Any) -
     store = Store(root)
     layers = cloudimage.read(store, f"web-{number}").platforms[0].layers
     while not stop.is_set():
-        place = trees.unpacked(store, layers)
+        place = unpacked.unpacked(store, layers)
         for _ in range(5):
             assert (place / "etc/version").read_text() == f"version: {number}\n"
-        os.close(trees._held.pop(place))  # as if the process had ended
+        os.close(unpacked._held.pop(place))  # as if the process had ended
         rounds.value += 1
 
 
 def remove_until(cache: Path, stop: Any, rounds: Any) -> None:
     os.environ["SLIPWAY_CACHE"] = str(cache)
     while not stop.is_set():
-        trees.remove(())
+        unpacked.remove(())
         rounds.value += 1
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import engine, images
-from harness.lifecycle import distribution, rootfs
-from harness.lifecycle.distribution import CLOSE, FOLDER, PORT, RUNNING, Exchange, Parcel
+from harness.build import container_images
+from harness.host import docker
+from harness.lifecycle.provision import distribution, rootfs
+from harness.lifecycle.provision.distribution import CLOSE, FOLDER, PORT, RUNNING, Exchange, Parcel
 from harness.nodes.container import IMAGE, ContainerProvider
 from harness.nodes.ssh import Ssh, SshNode
 
@@ -71,8 +72,8 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    client = engine.connect()
-    node_image = images.package_image(client, IMAGE)
+    client = docker.connect()
+    node_image = container_images.package_image(client, IMAGE)
     home = tmp_path_factory.mktemp("home")
     provider = ContainerProvider(client, home)
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import rootfs
+from harness.build import layers
 from harness.errors import BuildError
 from tests.integration.registry import serving
 
@@ -45,20 +45,20 @@ def server() -> Iterator[str]:
 
 @pytest.mark.parametrize("path", ["file", "moved"])
 def test_a_file_is_fetched_and_verified(server: str, tmp_path: Path, path: str) -> None:
-    assert rootfs.download(f"{server}/{path}", tmp_path / "f", DIGEST).read_bytes() == CONTENT
+    assert layers.download(f"{server}/{path}", tmp_path / "f", DIGEST).read_bytes() == CONTENT
 
 
 def test_another_file_is_refused(server: str, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=f"has digest {DIGEST}, not sha256:0"):
-        rootfs.download(f"{server}/file", tmp_path / "f", f"sha256:{'0' * 64}")
+        layers.download(f"{server}/file", tmp_path / "f", f"sha256:{'0' * 64}")
 
 
 def test_a_redirect_into_the_machine_is_refused(server: str, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="the server redirects to file:///etc/passwd"):
-        rootfs.download(f"{server}/away", tmp_path / "f")
+        layers.download(f"{server}/away", tmp_path / "f")
 
 
 def test_a_file_over_the_limit_is_refused(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rootfs, "DOWNLOAD_LIMIT", 10)
+    monkeypatch.setattr(layers, "DOWNLOAD_LIMIT", 10)
     with pytest.raises(BuildError, match="the file is larger than 10 B"):
-        rootfs.download(f"{server}/file", tmp_path / "f")
+        layers.download(f"{server}/file", tmp_path / "f")

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import gotools, paths, process
+from harness import process
 from harness.errors import CommandError
+from harness.host import gotools, paths
 
 NAME, VERSION = "example.test/hello", "v1.0.0"
 MODULE = f"module {NAME}\n\ngo 1.21\n"

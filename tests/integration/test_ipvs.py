@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness import assets, process
-from harness.lifecycle import ipvs
+from harness.lifecycle.provision import ipvs
 from tests.waiting import HANG, until
 
 VIP = "10.103.97.2"

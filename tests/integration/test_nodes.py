@@ -15,11 +15,13 @@ from typing import BinaryIO
 
 import pytest
 
-from harness import engine, images, process
+from harness import process
+from harness.build import container_images
 from harness.errors import CommandError, LeaseLostError, NodeError, UsageError
+from harness.host import docker
 from harness.nodes import Group, Jump, Login, Machine, claim
 from harness.nodes.container import IMAGE, LABEL, ContainerProvider
-from harness.nodes.placing import File, place, put_all, read_all, unplace
+from harness.nodes.files import File, place, put_all, read_all, unplace
 from harness.nodes.ssh import Ssh, SshNode
 from tests.waiting import HANG, until
 
@@ -27,18 +29,18 @@ NAME, DOWN, INTERRUPTED = (f"test-{what}-{os.getpid()}" for what in ("nodes", "d
 
 
 @pytest.fixture(scope="session")
-def client() -> engine.Client:
-    return engine.connect()
+def client() -> docker.Client:
+    return docker.connect()
 
 
 @pytest.fixture(scope="session")
-def image(client: engine.Client) -> str:
+def image(client: docker.Client) -> str:
     """What the engine calls the node image."""
-    return images.package_image(client, IMAGE)
+    return container_images.package_image(client, IMAGE)
 
 
 @pytest.fixture(scope="module")
-def group(client: engine.Client, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+def group(client: docker.Client, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
     provider = ContainerProvider(client, tmp_path_factory.mktemp("home"))
     try:
         yield provider.up(NAME, 1, 1, image=image)
@@ -139,7 +141,7 @@ def test_data_does_not_lie_on_the_containers_own_overlay(node: SshNode) -> None:
         assert node.run(f"stat -f -c %T {place_of_data}").stdout.strip() != "overlayfs"
 
 
-def test_a_start_that_is_interrupted_leaves_nothing(client: engine.Client, image: str, tmp_path: Path) -> None:
+def test_a_start_that_is_interrupted_leaves_nothing(client: docker.Client, image: str, tmp_path: Path) -> None:
     provider = ContainerProvider(client, tmp_path)
 
     class Impatient(ContainerProvider):
@@ -154,7 +156,7 @@ def test_a_start_that_is_interrupted_leaves_nothing(client: engine.Client, image
     assert not (tmp_path / f"nodes/{INTERRUPTED}").exists()
 
 
-def test_going_down_takes_disks_network_and_keys_along(client: engine.Client, image: str, tmp_path: Path) -> None:
+def test_going_down_takes_disks_network_and_keys_along(client: docker.Client, image: str, tmp_path: Path) -> None:
     provider = ContainerProvider(client, tmp_path)
     made = provider.up(DOWN, 1, 0, image=image)
     container = client.containers.list(filters={"label": f"{LABEL}={DOWN}"})[0]

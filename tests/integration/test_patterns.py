@@ -15,11 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from harness import context, discover, kubeversion
-from harness.clusterfile import formats, secrecy
-from harness.lifecycle import redaction, steps
+from harness.build import discover
+from harness.clusterfile import secrets, serialize
+from harness.kubefile import context, version_range
+from harness.lifecycle import steps
+from harness.lifecycle.cluster import redaction
 from harness.nodes import kubectl
-from harness.trust import gobinary, installed, keys
+from harness.trust import keys
+from harness.trust.sbom import go_binary
+from harness.trust.sbom import packages as installed
 
 SIZE = 512 << 10
 SECONDS = 300
@@ -76,7 +80,7 @@ def each(call: Callable[[str], object]) -> None:
 
 def go_programs() -> None:
     for unit in (b"\xff Go buildinf:", b"\xff Go buildinf:" + b"\x08\x02" + bytes(16) + b"\xff\xff\x7fno"):
-        finder = gobinary.Finder()
+        finder = go_binary.Finder()
         for _ in range(4):
             finder.feed(unit * (SIZE // len(unit)))
         assert finder.end() is None
@@ -89,14 +93,14 @@ def packages() -> None:
 
 def versions() -> None:
     with contextlib.suppress(ValueError):
-        kubeversion.check("1-" * (SIZE // 2))
+        version_range.check("1-" * (SIZE // 2))
 
 
 CASES: dict[str, Callable[[], object]] = {
     "a log": lambda: each(redaction.text),
-    "a stored text": lambda: each(secrecy.holds_secret),
-    "a stored value": lambda: each(lambda text: (secrecy.is_secret("A", text), secrecy.is_secret_name(text))),
-    "a file that is merged into": lambda: each(formats.protect),
+    "a stored text": lambda: each(secrets.holds_secret),
+    "a stored value": lambda: each(lambda text: (secrets.is_secret("A", text), secrets.is_secret_name(text))),
+    "a file that is merged into": lambda: each(serialize.protect),
     "Go programs": go_programs,
     "packages": packages,
     "images of a manifest": lambda: steps._IMAGE.findall("\n" * SIZE),
@@ -105,7 +109,7 @@ CASES: dict[str, Callable[[], object]] = {
     "keys": lambda: keys._PEM.search(b"-----BEGIN A-----" + b" " * (64 << 10)),
     "patterns of COPY": lambda: context._pattern("*a" * 30 + "*b").fullmatch("a" * 255),
     "ranges of versions": versions,
-    "documents": lambda: formats.read_documents("---\n" * (SIZE // 32)),
+    "documents": lambda: serialize.read_documents("---\n" * (SIZE // 32)),
 }
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness import cloudimage, images, process, programs
+from harness import cloudimage, process
+from harness.build import container_images
+from harness.cloudimage import elf
 from harness.oci import layer
 from harness.oci.graph import descriptors
 from harness.oci.model import Platform
@@ -89,7 +91,7 @@ def test_one_index_has_the_files_and_images_of_each_platform(tmp_path: Path, hom
         root = tmp_path / part.platform.architecture
         layer.unpack(store, part.layers, root)
         assert (root / "Metadata").read_text().strip() == str(part.platform)
-        assert programs.processor((root / "bin/tool").read_bytes()) == part.platform.architecture
+        assert elf.processor((root / "bin/tool").read_bytes()) == part.platform.architecture
         kept = {blob.digest for blob in part.images.blobs}
         assert {platform for platform, digest in children.items() if digest in kept} == {str(part.platform)}
 
@@ -151,7 +153,7 @@ def test_a_dockerfile_yields_programs_of_the_platform_without_running_them(tmp_p
     (made / "images/busy/Dockerfile").write_text(DOCKERFILE)
     slipway("build", "-t", "one", "--platform", BOTH, made)
     store = Store(home / "store")
-    builder = images.Builder(store, (made / "images", *images.bundled()))
+    builder = container_images.Builder(store, (made / "images", *container_images.bundled()))
     for platform in (HERE, THERE):
         manifest = builder.on(platform).ensure(Reference.parse("example.test/busy:1"))
         assert manifest is not None
@@ -159,7 +161,7 @@ def test_a_dockerfile_yields_programs_of_the_platform_without_running_them(tmp_p
         assert (config["os"], config["architecture"]) == (platform.os, platform.architecture)
         layer.unpack(store, cloudimage.read(store, "one").platform(platform).layers, tmp_path / platform.architecture)
         busybox = tmp_path / platform.architecture / "bin/busybox"
-        assert programs.processor(busybox.read_bytes()) == platform.architecture
+        assert elf.processor(busybox.read_bytes()) == platform.architecture
     # Each has its own name in the engine, and none the plain one.
     names = [builder.on(platform).engine_name("example.test/busy:1") for platform in (HERE, THERE)]
     process.run(["docker", "run", "--rm", names[0], "/bin/busybox", "true"])
@@ -177,7 +179,7 @@ def test_a_dockerfile_that_forgets_the_platform_is_found_out(tmp_path: Path, hom
     assert f"1 programs of the image for {THERE} are for another processor" in said.stderr
     assert f"bin/busybox ({HERE.architecture})" in said.stderr
     assert "$TARGETARCH" in said.stderr
-    builder = images.Builder(Store(home / "store"), (made / "images", *images.bundled()), THERE)
+    builder = container_images.Builder(Store(home / "store"), (made / "images", *container_images.bundled()), THERE)
     process.run(["docker", "image", "rm", builder.engine_name("example.test/wrong:1")])
 
 

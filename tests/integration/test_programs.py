@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import engine, images
-from harness.images import Builder, bundled
+from harness.build import container_images
+from harness.build.container_images import Builder, bundled
+from harness.host import docker
 from harness.oci import layer
 from harness.oci.graph import descriptors
 from harness.oci.model import Platform
@@ -52,7 +53,7 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def empty(rootfs: Path) -> Iterator[str]:
     """An image that holds the rootfs and nothing else, not even a shell."""
-    client = engine.connect()
+    client = docker.connect()
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         tar.add(rootfs, "rootfs")
@@ -69,11 +70,11 @@ def empty(rootfs: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def oldest() -> str:
     """The oldest release of Debian in the archive that this machine uses."""
-    client = engine.connect()
+    client = docker.connect()
     try:
         client.images.get(OLDEST)
-    except engine.NotFound:
-        images.make_debian(client, OLDEST, "oldoldstable", Platform.host())
+    except docker.NotFound:
+        container_images.make_debian(client, OLDEST, "oldoldstable", Platform.host())
     return OLDEST
 
 
@@ -84,14 +85,14 @@ def test_every_program_of_a_node_is_tried(rootfs: Path) -> None:
 
 @pytest.mark.parametrize("name", STATIC)
 def test_a_program_starts_where_there_is_nothing(empty: str, name: str) -> None:
-    code, said = engine.run_container(engine.connect(), empty, [f"/rootfs/bin/{name}", *STATIC[name].split()], network_mode="none")
+    code, said = docker.run_container(docker.connect(), empty, [f"/rootfs/bin/{name}", *STATIC[name].split()], network_mode="none")
     assert code == 0, said
     assert any(figure in said for figure in ("1.", "2.", "3.")), said
 
 
 @pytest.mark.parametrize("name", PLUGINS)
 def test_a_plugin_starts_where_there_is_nothing(empty: str, name: str) -> None:
-    code, said = engine.run_container(engine.connect(), empty, [f"/rootfs/bin/cni/{name}"], network_mode="none")
+    code, said = docker.run_container(docker.connect(), empty, [f"/rootfs/bin/cni/{name}"], network_mode="none")
     assert (code, f"CNI {name} plugin v" in said) == (0, True), said
 
 
@@ -99,7 +100,7 @@ def test_a_plugin_starts_where_there_is_nothing(empty: str, name: str) -> None:
 def test_a_program_with_libraries_starts_by_its_own_loader(empty: str, name: str) -> None:
     folder = "/rootfs/lib/balancer"
     words = [f"{folder}/ld.so", "--library-path", folder, f"{folder}/{name}", *WITH_LIBRARIES[name].split()]
-    code, said = engine.run_container(engine.connect(), empty, words, network_mode="none")
+    code, said = docker.run_container(docker.connect(), empty, words, network_mode="none")
     assert code == 0 or NO_IPVS in said, said
 
 
@@ -107,5 +108,5 @@ def test_a_program_with_libraries_starts_by_its_own_loader(empty: str, name: str
 def test_a_program_starts_in_the_oldest_debian(oldest: str, rootfs: Path, name: str) -> None:
     words = [f"/mnt/bin/{name}", *{**STATIC, **WITH_LIBRARIES}[name].split()]
     mounted = {str(rootfs): {"bind": "/mnt", "mode": "ro"}}
-    code, said = engine.run_container(engine.connect(), oldest, words, volumes=mounted, network_mode="none")
+    code, said = docker.run_container(docker.connect(), oldest, words, volumes=mounted, network_mode="none")
     assert code == 0 or NO_IPVS in said, said

@@ -9,8 +9,8 @@ import pytest
 import urllib3
 import yaml
 
-from harness.credentials import Credential
-from harness.lifecycle import registry
+from harness.lifecycle.provision import registry
+from harness.oci.registry.credentials import Credential
 from harness.runtimes.pki import Authority
 from tests.integration import registry as real
 from tests.integration.registry import Registry

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import cloudimage, images, process
+from harness import cloudimage, process
+from harness.build import container_images
 from harness.oci import layer
 from harness.oci.graph import descriptors
 from harness.oci.model import Platform
@@ -53,7 +54,7 @@ COPY --from=slipway.dev/kubernetes-release:${VERSION} /rootfs/ .
 def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real programs of that version: those that we compile."""
     store = Store.default()
-    found = images.Builder(store, (PROJECT / "images",)).ensure(Reference.parse(f"slipway.dev/kubernetes-modules:{VERSION}"))
+    found = container_images.Builder(store, (PROJECT / "images",)).ensure(Reference.parse(f"slipway.dev/kubernetes-modules:{VERSION}"))
     assert found is not None
     root = tmp_path_factory.mktemp("binaries")
     layer.unpack(store, descriptors(store.read(found.digest))[1:], root)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness import jinjarender, render
+from harness import templates
+from harness.templates import jinja
 
 ENV = {"Port": "8443"}
 
@@ -24,9 +25,9 @@ CRASH = "{{ [1] | batch(10 ** 10, 'x') | list }}"
 )
 def test_render_all_of_a_bomb_among_others(monkeypatch: pytest.MonkeyPatch, bomb: str, reason: str) -> None:
     # An ordinary template takes milliseconds.
-    monkeypatch.setattr(jinjarender, "SECONDS", 2)
+    monkeypatch.setattr(jinja, "SECONDS", 2)
     texts = ["a: {{ Port }}", bomb, "b: {{ Port }}", "\n{{ None1 }}"]
-    first, broken, second, undefined = render.render_all([render.Job(text, ENV, f"{index}.j2") for index, text in enumerate(texts)])
+    first, broken, second, undefined = templates.render_all([templates.Job(text, ENV, f"{index}.j2") for index, text in enumerate(texts)])
     assert (first, second) == ("a: 8443", "b: 8443")
     assert not isinstance(broken, str)
     assert [(fault.where, fault.message) for fault in broken] == [("1.j2:1", reason)]
@@ -35,10 +36,10 @@ def test_render_all_of_a_bomb_among_others(monkeypatch: pytest.MonkeyPatch, bomb
 
 
 def test_render_all_of_more_than_one_process_takes() -> None:
-    jobs = [render.Job(f"{number} {{{{ Port }}}}", ENV, "a.j2") for number in range(40)]
-    assert render.render_all(jobs) == [f"{number} 8443" for number in range(40)]
+    jobs = [templates.Job(f"{number} {{{{ Port }}}}", ENV, "a.j2") for number in range(40)]
+    assert templates.render_all(jobs) == [f"{number} 8443" for number in range(40)]
 
 
 def test_render_text_with_any_line_break_comes_back_whole() -> None:
     text = "a\u2028b\x85c\x1cd\r\n{{ Port }}\r\n"
-    assert render.render(text, ENV, "a.j2") == text.replace("{{ Port }}", "8443")
+    assert templates.render(text, ENV, "a.j2") == text.replace("{{ Port }}", "8443")

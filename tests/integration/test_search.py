@@ -12,10 +12,10 @@ import pytest
 
 from harness import cloudimage
 from harness.cloudimage import Info, PlatformImage
+from harness.cloudimage.search import DESCRIPTION
 from harness.oci.layer import Entry, write_layer
 from harness.oci.model import Platform
 from harness.oci.store import Store
-from harness.search import DESCRIPTION
 from tests.conftest import Slipway
 from tests.integration.registry import PASSWORD, USER, Registry, image, password_registry, push, registry
 from tests.waiting import HANG

@@ -16,8 +16,8 @@ import pytest
 
 from harness.errors import CheckError, CommandError
 from harness.process import Result
-from harness.runtimes import staticpods
-from harness.runtimes.staticpods import PARTS
+from harness.runtimes import static_pods
+from harness.runtimes.static_pods import PARTS
 from tests.unit.lifecycle.standin import StandIn
 from tests.waiting import HANG
 
@@ -103,7 +103,7 @@ def master(tmp_path: Path) -> Master:
 
 
 def test_the_controllers_hand_over_and_end_before_the_api_server_does(master: Master) -> None:
-    staticpods.leave(master)
+    static_pods.leave(master)
     assert master.there == {"etcd": "# etcd\n"}
     ends = [line for line in master.happened if line.endswith(" ended") or line.startswith("released")]
     assert ends[-1] == "kube-apiserver ended"
@@ -113,25 +113,25 @@ def test_the_controllers_hand_over_and_end_before_the_api_server_does(master: Ma
     at = '"path":"/spec/holderIdentity"'
     patch = f'[{{"op":"test",{at},"value":"{holder}"}},{{"op":"replace",{at},"value":""}}]'
     assert released == f"released kube-controller-manager {patch}"
-    staticpods.come_back(master)
+    static_pods.come_back(master)
     assert master.there == WHOLE
     assert not (master.state / "away").exists()
 
 
 def test_what_has_been_replaced_meanwhile_stays(master: Master) -> None:
-    staticpods.leave(master)
+    static_pods.leave(master)
     (master.manifests / "kube-apiserver.yaml").write_text("# newer\n")
-    staticpods.come_back(master)
+    static_pods.come_back(master)
     assert master.there == {**WHOLE, "kube-apiserver": "# newer\n"}
-    staticpods.leave(master)
-    staticpods.come_back(master)
+    static_pods.leave(master)
+    static_pods.come_back(master)
     assert master.there == {**WHOLE, "kube-apiserver": "# newer\n"}
 
 
 def test_one_that_does_not_end_is_told_and_stays(master: Master) -> None:
     (master.folder / "stuck").touch()
     with pytest.raises(CheckError, match="kube-controller-manager does not end"):
-        staticpods.leave(master, timeout=1)
+        static_pods.leave(master, timeout=1)
     assert master.there == WHOLE
 
 
@@ -142,7 +142,7 @@ def test_killed_at_any_moment_all_of_it_comes_back(tmp_path: Path, returns: str)
         made = Master(tmp_path / str(kills))
         made.kill_at = kills + 1
         try:
-            staticpods.leave(made)
+            static_pods.leave(made)
         except KilledError:
             kills += 1
         else:
@@ -153,9 +153,9 @@ def test_killed_at_any_moment_all_of_it_comes_back(tmp_path: Path, returns: str)
             assert made.there == WHOLE or f"armed {made.state}/return.sh" in made.happened
             made.run("if [ -e /var/lib/slipway/return.sh ]; then sh /var/lib/slipway/return.sh; fi")
         else:
-            staticpods.leave(made)
+            static_pods.leave(made)
             assert made.there == {"etcd": "# etcd\n"}
-            staticpods.come_back(made)
+            static_pods.come_back(made)
         assert made.there == WHOLE, f"killed at program {kills}"
         assert {path.name for path in (made.folder / "etc").iterdir()} <= {"manifests", ".slipway-manifests-new.yaml"}
     assert kills > 20

@@ -27,19 +27,20 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from harness import cloudimage, engine, process, transfer
+from harness import cloudimage, process, transfer
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet, Info, PlatformImage
-from harness.credentials import Credentials
 from harness.errors import StoreError
-from harness.oci import upload
+from harness.host import docker
 from harness.oci.graph import closure, is_manifest
 from harness.oci.layer import Entry, write_layer
 from harness.oci.model import OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
-from harness.oci.remote import MANIFEST_LIMIT, Client
+from harness.oci.registry import upload
+from harness.oci.registry.client import MANIFEST_LIMIT, Client
+from harness.oci.registry.config import Registries
+from harness.oci.registry.credentials import Credentials
+from harness.oci.registry.errors import Patience, RemoteError
 from harness.oci.store import Store
-from harness.oci.trouble import Patience, RemoteError
-from harness.registries import Registries
 from tests.conftest import Slipway
 from tests.integration import dying, gotool
 from tests.integration import faulty as bad
@@ -220,7 +221,7 @@ def test_copies_that_others_make_have_the_same_digests(here: Site, there: Site, 
 def test_docker_pulls_the_rootfs(here: Site, plain: Registry) -> None:
     image = make(here.store, "web", "docker")
     here.push("web", f"{plain.host}/docker/web:1")
-    client = engine.connect()
+    client = docker.connect()
     found = client.images.pull(f"{plain.host}/docker/web", tag="1", platform="linux/amd64")
     try:
         expected = cloudimage.read(here.store, image.digest).platforms[0].diff_ids

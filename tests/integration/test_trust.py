@@ -23,9 +23,9 @@ from harness.cloudimage import CloudImage
 from harness.errors import CommandError
 from harness.oci.model import Descriptor
 from harness.oci.reference import Reference
+from harness.oci.registry.referrers import LocalShelf, tag_of
 from harness.oci.store import Store
 from harness.trust import attestation, keys, policy, sbom, signature
-from harness.trust.attachments import LocalShelf, tag_of
 from harness.trust.signature import RefusedError
 from tests.conftest import Slipway
 from tests.integration import gotool

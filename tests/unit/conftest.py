@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import urllib3  # noqa: F401 -- tries out a socket while it is imported, so that must be over before the first test
 
-from harness import jinjarender
+from harness.templates import jinja
 
 FORBIDDEN = {
     "subprocess.Popen": "starts a process",
@@ -96,4 +96,4 @@ def own_sockets() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def jinja_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jinja is rendered in the process of the test, since it may start none."""
-    monkeypatch.setattr("harness.render.evaluate_apart", lambda requests: [jinjarender.evaluate(**request) for request in requests])
+    monkeypatch.setattr("harness.templates.evaluate_apart", lambda requests: [jinja.evaluate(**request) for request in requests])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from harness import sandbox
+from harness.build import sandbox
 from harness.runtimes import Facts
 from tests.bench import run
 from tests.bench.one_node import PROJECT, addon

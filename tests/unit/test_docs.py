@@ -18,10 +18,11 @@ import typer
 import noxfile
 from docs import generated, links
 from harness import cloudimage, errors
-from harness.cli.terminal import app
+from harness.cli.output import app
 from harness.clusterfile import Phase
 from harness.kubefile import KNOWN
-from harness.oci import archiveindex, model
+from harness.oci import model
+from harness.oci.archive import index
 
 PROJECT = Path(__file__).parents[2]
 PAGES = {
@@ -189,7 +190,7 @@ def test_specification_of_the_format_has_every_field_annotation_and_media_type()
         cloudimage.Blob("a", "b", 1).to_json(),
         cloudimage.ImageSet().to_json(),
     )
-    words = {cloudimage.KIND, cloudimage.INFO, cloudimage.IMAGESET_CONFIG, cloudimage.BLOB, archiveindex.SINCE, archiveindex.PLATFORMS}
+    words = {cloudimage.KIND, cloudimage.INFO, cloudimage.IMAGESET_CONFIG, cloudimage.BLOB, index.SINCE, index.PLATFORMS}
     words |= {model.OCI_INDEX, model.OCI_MANIFEST, model.OCI_CONFIG, model.OCI_LAYER_GZIP, model.OCI_LAYER_ZSTD, model.EPOCH}
     words |= {key for value in values for key in value}
     assert [word for word in sorted(words) if f"`{word}`" not in PAGES["docs/format.md"]] == []

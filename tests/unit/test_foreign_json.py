@@ -9,17 +9,24 @@ from tests.unit.test_house import SOURCES
 ALLOWED = {
     "harness.untrusted": "the one place",
     "harness.oci.store": "names and records that this program wrote, read at every command",
-    "harness.credentials": "the user's own config.json",
-    "harness.words": "a line of a Kubefile, which ends at its line",
-    "harness.clusterfile.formats": "the user's own file, checked by the reader of Clusterfiles",
-    "harness.cli.terminal": "turns values of ours into plain ones",
+    "harness.oci.registry.credentials": "the user's own config.json",
+    "harness.kubefile.words": "a line of a Kubefile, which ends at its line",
+    "harness.clusterfile.serialize": "the user's own file, checked by the reader of Clusterfiles",
+    "harness.cli.output": "turns values of ours into plain ones",
     "harness.assets.oci_runtime": "runs on nodes, without this package",
-    "harness.render": "lines of its own child process",
-    "harness.jinjarender": "that child process: what its parent asks",
-    "harness.gotools": "what the installed Go says of itself",
+    "harness.templates": "lines of its own child process",
+    "harness.templates.jinja": "that child process: what its parent asks",
+    "harness.host.gotools": "what the installed Go says of itself",
 }
 
-MACHINES = ("harness.lifecycle", "harness.runtimes", "harness.checks", "harness.sandbox", "harness.testkit", "harness.clusterstate")
+MACHINES = (
+    "harness.lifecycle",
+    "harness.runtimes",
+    "harness.lifecycle.kube.readiness",
+    "harness.build.sandbox",
+    "harness.testkit.cluster",
+    "harness.host.cluster_cache",
+)
 """Modules that read what machines say, not what images say."""
 
 

@@ -14,48 +14,47 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "harness"
 
 LAYERS = (
-    ("cli", "pytest_plugin"),
+    ("cli",),
     ("testkit",),
-    ("offline",),
     ("build",),
-    ("sandbox",),
     ("lifecycle",),
     ("runtimes",),
-    ("checks", "images", "rootfs", "sealerimage", "sealertree", "compare", "prune", "search"),
-    ("capture", "discover", "nodes", "trust"),
-    ("cloudimage", "sources", "clusterstate", "engine", "trees", "clusterfile"),
-    ("oci", "registries", "credentials"),
-    ("kubefile", "render", "catalog"),
+    ("nodes", "transfer", "sealer"),
+    ("trust",),
+    ("cloudimage",),
+    ("clusterfile", "kubefile"),
+    ("oci",),
+    ("host", "templates", "catalog"),
+    ("assets",),
     ("process",),
     ("log",),
-    ("paths",),
     ("untrusted",),
-    ("errors",),
+    ("about", "errors"),
 )
 """From the roof down: a module imports from below only. Modules that are not named may stand anywhere where no circle comes of it."""
 
-DOCKER = {"harness.engine"}
+DOCKER = {"harness.host.docker"}
 SUBPROCESS = {
     "harness.process",
-    "harness.engine",  # starts the engine and leaves it running, which the door does not do
+    "harness.host.docker",  # starts the engine and leaves it running, which the door does not do
 }
-TESTINFRA = {"harness.testkit"}
-ZSTANDARD = {"harness.oci.compression"}
+TESTINFRA = {"harness.testkit.cluster"}
+ZSTANDARD = {"harness.oci.layer.compression"}
 NACL = {"harness.trust.keys"}
-BCRYPT = {"harness.lifecycle.registry"}
+BCRYPT = {"harness.lifecycle.provision.registry"}
 
 
 TAR_READERS = {
-    "harness.images",  # what the engine of this machine answers
+    "harness.build.container_images",  # what the engine of this machine answers
 }
-"""Who may read with the standard library's tarfile. All else comes from elsewhere and goes through oci.tarstream."""
+"""Who may read with the standard library's tarfile. All else comes from elsewhere and goes through oci.layer.tar_reader."""
 YAML_LOADERS = {
     "harness.untrusted",
-    "harness.clusterfile.source",  # nodes with lines, after untrusted.yaml_excess
-    "harness.discover",  # the same
+    "harness.clusterfile.yaml_nodes",  # nodes with lines, after untrusted.yaml_excess
+    "harness.build.discover",  # the same
     "harness.trust.policy",  # the same
-    "harness.lifecycle.kubeconfigs",  # kubeconfigs, of this machine too
-    "harness.lifecycle.certificates",
+    "harness.lifecycle.cluster.kubeconfig",  # kubeconfigs, of this machine too
+    "harness.lifecycle.cluster.certificates",
     "harness.lifecycle.restore",
     "harness.runtimes.kubeadm",
 }
@@ -65,13 +64,13 @@ _YAML_LOADING = {"load", "load_all", "safe_load", "safe_load_all", "full_load", 
 
 
 RENAMES = {
-    "harness.durable": "the function that all others call",
-    "harness.gotools": "whole folders",
-    "harness.trees": "whole folders",
+    "harness.host.durable": "the function that all others call",
+    "harness.host.gotools": "whole folders",
+    "harness.cloudimage.unpacked": "whole folders",
     "harness.oci.store": "blobs, which are written in many calls and resumed, and take the name of their digest",
-    "harness.oci.volumes": "volumes, which are locked while they are written, and are renamed together",
+    "harness.oci.archive.volumes": "volumes, which are locked while they are written, and are renamed together",
 }
-"""Who may rename by itself, and what. All else is written by harness.durable."""
+"""Who may rename by itself, and what. All else is written by harness.host.durable."""
 
 
 def name_of(path: Path) -> str:
@@ -194,7 +193,7 @@ def test_tars_from_elsewhere_are_read_by_the_careful_reader_only() -> None:
 
 def test_yaml_from_elsewhere_is_loaded_behind_its_limits_only() -> None:
     loaders = {name for name in SOURCES if any(module == "yaml" and function in _YAML_LOADING for module, function, _ in calls(name))}
-    assert loaders <= YAML_LOADERS | {"harness.clusterfile.source"}
+    assert loaders <= YAML_LOADERS | {"harness.clusterfile.yaml_nodes"}
     assert [name for name in SOURCES if name not in YAML_LOADERS and "SafeLoader" in SOURCES[name].read_text()] == []
 
 
@@ -210,7 +209,7 @@ def test_files_are_put_in_place_by_one_function_only() -> None:
 
 
 def test_the_process_of_jinja_imports_nothing_of_ours() -> None:
-    assert own("harness.jinjarender") == set()
+    assert own("harness.templates.jinja") == set()
 
 
 def test_every_exception_to_the_one_door_still_exists() -> None:
@@ -219,7 +218,7 @@ def test_every_exception_to_the_one_door_still_exists() -> None:
 
 def test_what_the_noxfile_reads_needs_the_standard_library_only() -> None:
     seen: set[str] = set()
-    todo = ["harness.catalog", "harness.paths"]
+    todo = ["harness.catalog", "harness.host.paths"]
     while todo:
         name = todo.pop()
         seen.add(name)
@@ -229,7 +228,7 @@ def test_what_the_noxfile_reads_needs_the_standard_library_only() -> None:
 
 
 def test_what_every_pytest_run_loads_is_light() -> None:
-    foreign = {wanted.split(".")[0] for wanted in imports("harness.pytest_plugin", top_level=True)} - set(sys.stdlib_module_names)
+    foreign = {wanted.split(".")[0] for wanted in imports("harness.testkit.plugin", top_level=True)} - set(sys.stdlib_module_names)
     assert foreign == {"pytest"}
 
 
@@ -254,7 +253,7 @@ def methods_that_run_on_nodes() -> Iterator[tuple[str, ast.FunctionDef]]:
 def test_no_command_on_a_node_is_without_a_limit() -> None:
     """The default is a number, and mypy lets nobody give None: whatever calls them has a limit."""
     seen = dict(methods_that_run_on_nodes())
-    assert {"harness.nodes.Node.run", "harness.nodes.ssh.SshNode.run", "harness.nodes.beside.Beside.run"} <= set(seen)
+    assert {"harness.nodes.Node.run", "harness.nodes.ssh.SshNode.run", "harness.nodes.local.Beside.run"} <= set(seen)
     for name, function in seen.items():
         keywords = dict(zip((each.arg for each in function.args.kwonlyargs), function.args.kw_defaults, strict=True))
         timeout = next((each for each in function.args.kwonlyargs if each.arg == "timeout"), None)
@@ -264,7 +263,7 @@ def test_no_command_on_a_node_is_without_a_limit() -> None:
 
 
 def test_ssh_is_run_with_a_limit_only() -> None:
-    for name in ("harness.nodes.ssh", "harness.nodes.beside"):
+    for name in ("harness.nodes.ssh", "harness.nodes.local"):
         calls = [node for node in ast.walk(ast.parse(SOURCES[name].read_text())) if isinstance(node, ast.Call)]
         for call in calls:
             if ast.unparse(call.func) == "process.run":
@@ -274,11 +273,11 @@ def test_ssh_is_run_with_a_limit_only() -> None:
 def test_the_command_line_prints_by_doors_that_escape_what_others_say() -> None:
     """Names, annotations and errors come from images, registries and machines: ``say`` and ``table`` escape control characters."""
     allowed = {
-        "harness.cli.terminal": 3,  # the doors themselves: say, JSON, plain tables
+        "harness.cli.output": 3,  # the doors themselves: say, JSON, plain tables
         "harness.cli.operate": 1,  # exec into a pipe: as the machine printed it
-        "harness.jinjarender": 1,  # a child's answer to its parent, which no person reads
+        "harness.templates.jinja": 1,  # a child's answer to its parent, which no person reads
     }
     for name, path in SOURCES.items():
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         printing = [call.lineno for call in calls if ast.unparse(call.func) in ("print", "typer.echo", "typer.secho", "sys.stdout.write")]
-        assert len(printing) == allowed.get(name, 0), f"{name}: lines {printing}: use say() of harness.cli.terminal"
+        assert len(printing) == allowed.get(name, 0), f"{name}: lines {printing}: use say() of harness.cli.output"

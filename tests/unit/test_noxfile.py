@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 import noxfile
-from harness import catalog, paths
+from harness import catalog
+from harness.host import paths
 from tests.cluster.conftest import GROUPS, group_of
 
 JUNIT = """<?xml version="1.0"?><testsuites>

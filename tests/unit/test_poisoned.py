@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 
-from harness import cloudimage, compare, expand, prune, sealerimage, search
-from harness.cloudimage import INFO, KIND, CloudImage
+from harness import cloudimage
+from harness.cloudimage import INFO, KIND, CloudImage, diff, prune, search
 from harness.errors import StoreError
-from harness.lifecycle import registry
+from harness.lifecycle.provision import registry
 from harness.oci.graph import below_of, closure, entries_of
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json
+from harness.oci.registry.config import Site
 from harness.oci.store import Store
-from harness.registries import Site
-from harness.trust import graph
-from tests.unit.test_cloudimage import platform_image, write
+from harness.sealer import image as sealerimage
+from harness.transfer import mirror
+from harness.trust import verify
+from tests.unit.cloudimage.test_cloudimage import platform_image, write
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -146,7 +148,7 @@ def test_every_command_does_its_work_for_the_other_images(store: Store, good: Cl
     with pytest.raises(StoreError):
         cloudimage.read(store, "bad")
     with pytest.raises(StoreError):
-        compare.find(store, "bad", lambda: pytest.fail("no registry is asked"))
+        diff.find(store, "bad", lambda: pytest.fail("no registry is asked"))
     assert [hit.name for hit in search.stored(store, "good")] == ["good:latest"]
     prune.prune(store)
     assert store.has(digest)
@@ -163,7 +165,7 @@ def test_what_follows_an_image_blob_by_blob_ends_in_a_store_error_or_well(
 ) -> None:
     poison(store, good, where, change)
     image = store.resolve("bad")
-    for follow in (lambda: closure(store, image), lambda: graph.check_stored(store, "bad", image)):
+    for follow in (lambda: closure(store, image), lambda: verify.check_stored(store, "bad", image)):
         try:
             follow()
         except StoreError:
@@ -200,9 +202,9 @@ def test_indexes_within_indexes_end(store: Store, good: CloudImage) -> None:
     assert cloudimage.content_sizes(store, part.images)[embedded.name] > 0
     assert registry.layout(store, part.images).links
     with pytest.raises(StoreError, match="within each other"):
-        expand.expand(store, image, Site("registry.example.com"), None)  # type: ignore[arg-type]
+        mirror.expand(store, image, Site("registry.example.com"), None)  # type: ignore[arg-type]
     chain = Descriptor(OCI_INDEX, digest, size)
     store.tag("chain", chain)
     with pytest.raises(StoreError, match="within each other"):
-        graph.check_stored(store, "chain", chain)
+        verify.check_stored(store, "chain", chain)
     cloudimage.remove(store, ["nested", "chain"])

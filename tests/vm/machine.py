@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import packages, paths, process
+from harness import process
 from harness.errors import NodeError
+from harness.host import apt, paths
 from harness.nodes import Login, Machine
 from harness.nodes.ssh import Ssh
 
@@ -30,8 +31,8 @@ def disk() -> Path:
     made_of = hashlib.sha256(repr((_PACKAGES, _NETWORK)).encode()).hexdigest()[:12]
     folder = paths.cache() / "vm" / made_of
     if not folder.exists():
-        packages.ensure("mmdebstrap", "mmdebstrap")
-        packages.ensure("mkfs.ext4", "e2fsprogs")
+        apt.ensure("mmdebstrap", "mmdebstrap")
+        apt.ensure("mkfs.ext4", "e2fsprogs")
         work = folder.with_name(f"{folder.name}.{os.getpid()}")
         try:
             _make(work)
@@ -86,7 +87,7 @@ def _link(name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def booted(folder: Path) -> Iterator[tuple[Ssh, str]]:
     """The way into the machine once it has booted, and the name of our end of its wire. ``folder`` takes its console. Raises NodeError."""
-    qemu = packages.ensure("qemu-system-x86_64", "qemu-system-x86")
+    qemu = apt.ensure("qemu-system-x86_64", "qemu-system-x86")
     made, link = disk(), f"slipway{os.getpid()}"[:15]
     words: list[str | Path] = [
         *(qemu, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(_MEMORY)),

@@ -13,10 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from harness import engine, images, process
+from harness import process
+from harness.build import container_images
 from harness.errors import CommandError, NodeError
-from harness.lifecycle import delete, ipvs, machine, membership, preflight
-from harness.nodes.placing import STATE, File, place
+from harness.host import docker
+from harness.lifecycle import delete
+from harness.lifecycle.checks.preflight import gather
+from harness.lifecycle.cluster import membership
+from harness.lifecycle.provision import ipvs, node_files
+from harness.nodes.files import STATE, File, place
 from harness.nodes.ssh import Ssh, SshNode
 from harness.runtimes import ROOTFS, Cluster, Facts, Member, Network
 from harness.runtimes.pki import Authority
@@ -83,7 +88,7 @@ def until(what: str, holds: Callable[[], object]) -> None:
 
 def programs(worker: SshNode) -> None:
     """The part of the rootfs that this is about: the programs of the image that every cluster gets them from."""
-    image = images.package_image(engine.connect(timeout=3600), RUNTIME)
+    image = container_images.package_image(docker.connect(timeout=3600), RUNTIME)
     container = process.run(["docker", "create", image, "none"]).stdout.strip()
     try:
         for path in ("bin/ipvsadm", "bin/openssl", "lib/balancer"):
@@ -127,18 +132,18 @@ def test_a_kernel_that_could_lead_says_so_and_is_not_touched_by_being_asked(lab:
 
 def test_a_kernel_of_a_distribution_can_do_what_enforces_policies_and_is_not_touched_by_being_asked(lab: Lab) -> None:
     loaded = lab.run("cut -d ' ' -f 1 /proc/modules | sort")
-    assert preflight.ask(lab.worker).has == {"nft_queue": True, "ip_set": True}
+    assert gather.ask(lab.worker).has == {"nft_queue": True, "ip_set": True}
     assert lab.run("cut -d ' ' -f 1 /proc/modules | sort") == loaded
     assert "nft_queue" not in loaded
 
 
 def test_the_kernel_leads_to_every_master(lab: Lab, before: str) -> None:
     programs(lab.worker)
-    text = machine.balancer_config(lab.cluster, lab.member)
-    lab.worker.run(machine.note_state({}))
-    place(lab.worker, {**machine.files(lab.cluster, lab.member), _CA: File(lab.authority.certificate)})
-    machine.set_hosts(lab.worker, machine.hosts_lines(lab.member))
-    machine.start_balancer(lab.worker, text)
+    text = node_files.balancer_config(lab.cluster, lab.member)
+    lab.worker.run(node_files.note_state({}))
+    place(lab.worker, {**node_files.files(lab.cluster, lab.member), _CA: File(lab.authority.certificate)})
+    node_files.set_hosts(lab.worker, node_files.hosts_lines(lab.member))
+    node_files.start_balancer(lab.worker, text)
     assert lab.servers() == lab.servers(5000) == set(MASTERS)
     for port in (6443, 5000):
         answers = lab.who(port, times=9)
@@ -214,7 +219,7 @@ def test_the_keeper_learns_of_other_masters(lab: Lab) -> None:
     assert membership.tell_balancer(lab.worker, fewer)
     assert (lab.servers(), lab.servers(5000)) == (set(MASTERS[:2]), {MASTERS[0]})
     assert not membership.tell_balancer(lab.worker, fewer)
-    assert membership.tell_balancer(lab.worker, machine.balancer_config(lab.cluster, lab.member))
+    assert membership.tell_balancer(lab.worker, node_files.balancer_config(lab.cluster, lab.member))
     assert lab.servers() == set(MASTERS)
 
 
@@ -226,7 +231,7 @@ def test_rules_of_others_are_none_of_its_business(lab: Lab) -> None:
     lab.run(f"systemctl stop slipway-balancer; sh {ipvs.KEEPER} clean")
     assert "10.96.0.10:53" in lab.rules()
     assert VIP not in lab.rules()
-    machine.start_balancer(lab.worker, machine.balancer_config(lab.cluster, lab.member))
+    node_files.start_balancer(lab.worker, node_files.balancer_config(lab.cluster, lab.member))
 
 
 def test_after_a_start_of_the_machine_all_is_as_before(lab: Lab) -> None:

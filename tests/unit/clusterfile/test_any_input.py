@@ -7,13 +7,13 @@ import re
 
 import pytest
 
-from harness.clusterfile.difference import difference
-from harness.clusterfile.generate import redacted, write
+from harness.clusterfile.diff import difference
 from harness.clusterfile.parse import parse
+from harness.clusterfile.write import redacted, write
 from harness.errors import InputError
 
 from .reading import CASES, CLUSTERFILES
-from .test_generate import EVERYTHING, SECRETS
+from .test_write import EVERYTHING, SECRETS
 
 JUNK = (
     *("~", "[]", "{}", "''", "5", "true", "a: b", "[a, {b: c}]", "*x", "&x", "|\n  x", "'", '"', "{{ X }}", "- ", "\t", "---\n", "<<: "),

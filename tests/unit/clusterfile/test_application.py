@@ -7,9 +7,9 @@ import pytest
 from harness.clusterfile import AppConfig, AppFile, Application, Clusterfile
 from harness.clusterfile.application import check_apps
 from harness.clusterfile.config import apply_configs
-from harness.clusterfile.difference import difference
-from harness.clusterfile.generate import redacted
+from harness.clusterfile.diff import difference
 from harness.clusterfile.parse import parse
+from harness.clusterfile.write import redacted
 from harness.errors import InputError
 
 from .reading import document, faults, read, spec_text

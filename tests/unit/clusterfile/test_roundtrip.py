@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.clusterfile import Cluster, Clusterfile, ExternalRegistry, LocalRegistry, Password, Ssh, fields, formats, kinds
-from harness.clusterfile.difference import difference
-from harness.clusterfile.generate import redacted, write
+from harness.clusterfile import Cluster, Clusterfile, ExternalRegistry, LocalRegistry, Password, Ssh, kinds, serialize, validators
+from harness.clusterfile.diff import difference
 from harness.clusterfile.parse import parse
 from harness.clusterfile.shapes import Anything, ByForm, Choice, Flag, Listed, Mapped, Number, Record, Shape, Text
+from harness.clusterfile.write import redacted, write
 from harness.errors import InputError
-from harness.lifecycle import membership
+from harness.lifecycle.cluster import membership
 
 from .reading import cluster, read, spec_text
 
@@ -68,24 +68,24 @@ TEXTS = st.one_of(
 )
 
 EXAMPLES: dict[Any, st.SearchStrategy[Any]] = {
-    fields.addresses: st.sampled_from(ADDRESSES),
-    fields.address: st.sampled_from(("10.0.0.8", "fd00::8", "192.168.0.1")),
-    fields.networks: st.sampled_from(("10.1.0.0/16", "10.2.0.0/16", "100.64.0.0/10", "10.3.0.0/16,fd00:1::/112")),
-    fields.role: st.sampled_from(("master", "master", "node", "worker", "gpu", "Storage")),
-    fields.image: st.sampled_from(("shop:1.0", "registry.example.com/shop", "x@sha256:" + 64 * "a")),
-    fields.host: st.sampled_from(("jump.example.com", "10.0.0.250", "fd00::9")),
-    fields.host_name: st.sampled_from(("a", "A.example.com")),
-    fields.san: st.sampled_from(("*.example.com", "10.0.0.8", "a.b")),
-    fields.registry: st.sampled_from(("harbor.example.com", "10.0.0.251", "fd00::5")),
-    fields.registry_path: st.sampled_from(("/", "a/b", "/a/")),
-    fields.folder: st.sampled_from(("/data//x", "/var/lib/slipway/")),
-    fields.duration: st.sampled_from(("8760h", "10y", "1h30m", "3601s", "365d")),
-    fields.jump: st.sampled_from(("u@h:22", "h", "[fd00::1]:22", "root@10.0.0.1")),
-    fields.label_value: st.sampled_from(("", "1", "true", "a-b")),
-    fields.label_key: st.sampled_from(("a", "example.com/a")),
-    fields.taint: st.sampled_from(("a=b:NoSchedule", "a:NoExecute", "a-", "a=b:NoSchedule-")),
-    fields.inside: st.sampled_from(("etc/a.yaml", "/etc/b", " c ")),
-    fields.application: st.sampled_from(("web", "a.b")),
+    validators.addresses: st.sampled_from(ADDRESSES),
+    validators.address: st.sampled_from(("10.0.0.8", "fd00::8", "192.168.0.1")),
+    validators.networks: st.sampled_from(("10.1.0.0/16", "10.2.0.0/16", "100.64.0.0/10", "10.3.0.0/16,fd00:1::/112")),
+    validators.role: st.sampled_from(("master", "master", "node", "worker", "gpu", "Storage")),
+    validators.image: st.sampled_from(("shop:1.0", "registry.example.com/shop", "x@sha256:" + 64 * "a")),
+    validators.host: st.sampled_from(("jump.example.com", "10.0.0.250", "fd00::9")),
+    validators.host_name: st.sampled_from(("a", "A.example.com")),
+    validators.san: st.sampled_from(("*.example.com", "10.0.0.8", "a.b")),
+    validators.registry: st.sampled_from(("harbor.example.com", "10.0.0.251", "fd00::5")),
+    validators.registry_path: st.sampled_from(("/", "a/b", "/a/")),
+    validators.folder: st.sampled_from(("/data//x", "/var/lib/slipway/")),
+    validators.duration: st.sampled_from(("8760h", "10y", "1h30m", "3601s", "365d")),
+    validators.jump: st.sampled_from(("u@h:22", "h", "[fd00::1]:22", "root@10.0.0.1")),
+    validators.label_value: st.sampled_from(("", "1", "true", "a-b")),
+    validators.label_key: st.sampled_from(("a", "example.com/a")),
+    validators.taint: st.sampled_from(("a=b:NoSchedule", "a:NoExecute", "a-", "a=b:NoSchedule-")),
+    validators.inside: st.sampled_from(("etc/a.yaml", "/etc/b", " c ")),
+    validators.application: st.sampled_from(("web", "a.b")),
     kinds.process: st.sampled_from(("value|toJson", "toBase64", "", " value | toSecret ")),
 }
 """Values for each check that a scalar can have."""
@@ -172,7 +172,7 @@ def clusterfiles(draw: st.DrawFn) -> str:
         hook["spec"].pop("scope", None)
         if hook["spec"].get("type") != "ETCD":
             hook["spec"] |= {"on": draw(st.sampled_from(("", "master", "all", "gpu", "10.0.0.1-10.0.0.2", "master0"))), "data": draw(TEXTS)}
-    return formats.write_documents([whole, *others])
+    return serialize.write_documents([whole, *others])
 
 
 def without_passwords(found: Clusterfile) -> Clusterfile:

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from harness.clusterfile import Clusterfile
-from harness.clusterfile.difference import Change, difference
-from harness.clusterfile.generate import redacted
+from harness.clusterfile.diff import Change, difference
 from harness.clusterfile.parse import parse
+from harness.clusterfile.write import redacted
 from harness.errors import InputError, UsageError
-from harness.lifecycle import apply, lease, run, upgrade
+from harness.lifecycle import apply, run, upgrade
 from harness.lifecycle.apply import There, Work
-from harness.lifecycle.apps import Installed
-from harness.lifecycle.clusterfiles import Given, effective
+from harness.lifecycle.apps.records import Installed
+from harness.lifecycle.cluster import lease
+from harness.lifecycle.cluster.request import Given, effective
 from harness.lifecycle.plan import check
 from harness.oci.store import Store
 from harness.process import Result

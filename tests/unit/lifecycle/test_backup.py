@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.errors import UsageError
-from harness.lifecycle import sealed
+from harness.lifecycle import backup_crypto
 from harness.lifecycle.backup import SNAPSHOT, _write, backup, open_backup
 from harness.runtimes.pki import ENCRYPTION, FILES
 
@@ -24,7 +24,7 @@ MEMBERS = {"Clusterfile": b"kind: Cluster\n", "kubeadm.yaml": b"kubernetesVersio
 
 @pytest.fixture(autouse=True)
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealed, "_COST", 4)
+    monkeypatch.setattr(backup_crypto, "_COST", 4)
 
 
 def front(**more: Any) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def test_a_missing_member_is_found(tmp_path: Path) -> None:
 
 def test_encrypted_in_the_format_before_age_says_what_reads_it(tmp_path: Path) -> None:
     file = tmp_path / "lab.backup"
-    file.write_bytes(sealed.BEFORE_AGE + bytes(100))
+    file.write_bytes(backup_crypto.BEFORE_AGE + bytes(100))
     for password in (None, "word"):
         with pytest.raises(UsageError, match="age has replaced") as raised, open_backup(file, password):
             pass

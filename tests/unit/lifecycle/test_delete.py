@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from harness import log
-from harness.clusterstate import ClusterState
 from harness.errors import CommandError, NodeError
-from harness.lifecycle import delete, machine
+from harness.host.cluster_cache import ClusterState
+from harness.lifecycle import delete
 from harness.lifecycle.plan import execute
+from harness.lifecycle.provision import node_files
 from harness.nodes import Machine
 from harness.nodes.ssh import Ssh
 from tests.unit.lifecycle.standin import StandIn
@@ -76,12 +77,12 @@ def test_every_machine_is_cleaned_and_the_cluster_forgotten(work: Any) -> None:
 
 def test_rules_and_links_of_the_network_go_with_the_cluster_and_data_of_volumes_stays() -> None:
     for table in ("ip kube-proxy", "ip6 kube-proxy", "ip flannel-ipv4", "ip6 flannel-ipv6", "inet kube-network-policies"):
-        assert f"'{table}'" in machine.CLEAN
-    assert "nft=/var/lib/slipway/rootfs/bin/nft" in machine.CLEAN
+        assert f"'{table}'" in node_files.CLEAN
+    assert "nft=/var/lib/slipway/rootfs/bin/nft" in node_files.CLEAN
     for link in ("flannel.1", "flannel-v6.1", "cni0"):
-        assert link in machine.CLEAN
-    assert "/run/flannel" in machine.CLEAN
-    assert "local-path" not in machine.CLEAN + machine.RESTORE
+        assert link in node_files.CLEAN
+    assert "/run/flannel" in node_files.CLEAN
+    assert "local-path" not in node_files.CLEAN + node_files.RESTORE
 
 
 def test_a_machine_that_does_not_answer_holds_up_nobody_and_stays_known(work: Any, capsys: pytest.CaptureFixture[str]) -> None:

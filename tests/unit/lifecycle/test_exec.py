@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from harness import process
-from harness.clusterstate import ClusterState
 from harness.errors import CommandError, NodeError, UsageError
-from harness.lifecycle.access import Known
+from harness.host.cluster_cache import ClusterState
+from harness.lifecycle.cluster.access import Known
 from harness.lifecycle.exec import Outcome, Target, addresses_with, judge, on_each, select, shell_text, targets
 from harness.nodes import Machine
 from harness.nodes.ssh import Ssh, _own_code

@@ -11,22 +11,27 @@ import pytest
 
 from harness import log
 from harness.clusterfile import Host
-from harness.credentials import Credential
 from harness.errors import CheckError, InputError, NodeError, StoreError, UsageError
-from harness.lifecycle import apps, delete, etcd, join, lease, membership, preflight, registry, steps
+from harness.lifecycle import delete, join, steps
 from harness.lifecycle import plan as planning
-from harness.lifecycle.apps import Installed
+from harness.lifecycle.apps import records
+from harness.lifecycle.apps.records import Installed
+from harness.lifecycle.checks.preflight import gather as preflight
+from harness.lifecycle.checks.preflight.gather import MachineFacts
+from harness.lifecycle.cluster import lease, membership
 from harness.lifecycle.join import Work
-from harness.lifecycle.preflight import MachineFacts
-from harness.lifecycle.registry import OfSite
+from harness.lifecycle.kube import etcd
+from harness.lifecycle.provision import registry
+from harness.lifecycle.provision.registry import OfSite
 from harness.nodes import Machine
-from harness.nodes.placing import File
+from harness.nodes.files import File
+from harness.oci.registry.config import Site
+from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
 from harness.process import Result
-from harness.registries import Site
+from tests.unit.lifecycle.apps.test_records import build as build_app
+from tests.unit.lifecycle.cluster.test_membership import CLUSTERFILE, gathered, record
 from tests.unit.lifecycle.standin import StandIn
-from tests.unit.lifecycle.test_apps import build as build_app
-from tests.unit.lifecycle.test_membership import CLUSTERFILE, gathered, record
 from tests.unit.lifecycle.test_run import build, store
 
 __all__ = ["store"]  # a fixture
@@ -203,7 +208,7 @@ def test_new_members_know_where_images_of_applications_are_and_those_that_hold_i
 ) -> None:
     digest = build_app(store, images=("registry.example.com/a:1",))
     found = (Installed("shop", "shop:1", digest, domains=("registry.example.com",)),)
-    monkeypatch.setattr(apps, "listed", lambda _: found)
+    monkeypatch.setattr(records, "listed", lambda _: found)
     worker = work(store, tmp_path, nodes=("10.0.0.9",), record=recorded_web(store))
     join._know_apps(worker)
     assert worker.setup.app_domains == ("registry.example.com",)

@@ -9,13 +9,15 @@ from typing import Any, ClassVar
 import pytest
 
 from harness.errors import CheckError, CommandError, InputError
-from harness.lifecycle import delete, drain, etcd, membership, remove
+from harness.lifecycle import delete, remove
 from harness.lifecycle import plan as planning
-from harness.lifecycle.etcd import EtcdMember
-from harness.lifecycle.parting import Parting
+from harness.lifecycle.cluster import membership
+from harness.lifecycle.kube import drain, etcd
+from harness.lifecycle.kube.etcd import EtcdMember
 from harness.lifecycle.remove import Work
+from harness.lifecycle.steps.uninstall_hooks import Parting
+from tests.unit.lifecycle.cluster.test_membership import CLUSTERFILE, gathered, record
 from tests.unit.lifecycle.standin import StandIn
-from tests.unit.lifecycle.test_membership import CLUSTERFILE, gathered, record
 
 
 class Etcd(etcd.Etcd):

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.clusterstate import ClusterState
 from harness.errors import CheckError, UsageError
-from harness.lifecycle.access import Access, Known
+from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.backup import Contents
+from harness.lifecycle.cluster.access import Access, Known
 from harness.lifecycle.restore import _holds_it, _machines, _Source, forget_others, on_hosts, put_data, restart_watchers
 from harness.nodes import Login, Machine
 from harness.nodes.kubectl import NodeKubectl

@@ -15,7 +15,7 @@ from harness.lifecycle import rotation
 from harness.lifecycle.plan import execute
 from harness.lifecycle.rotation import PATH, Keys, _plan, give, pair, read, require_known, rotate
 from harness.process import Result
-from harness.runtimes import staticpods
+from harness.runtimes import static_pods
 from harness.runtimes.encryption import SecretsKey, configuration, keys
 
 OLD, NEW = SecretsKey.make(1), SecretsKey.make(2)
@@ -60,7 +60,7 @@ def masters(monkeypatch: pytest.MonkeyPatch) -> list[Master]:
         assert all(node.keys[0] in other.keys for other in made)
 
     monkeypatch.setattr(rotation, "read_all", read_all)
-    monkeypatch.setattr(staticpods, "restart", restart)
+    monkeypatch.setattr(static_pods, "restart", restart)
     return made
 
 

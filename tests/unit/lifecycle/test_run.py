@@ -17,14 +17,15 @@ import yaml
 from harness import cloudimage, log
 from harness.cloudimage import App, EmbeddedImage, ImageSet, Info, PlatformImage
 from harness.clusterfile import is_redacted
-from harness.credentials import Credential
 from harness.errors import CommandError, InputError, NodeError, SlipwayError, StoreError, UsageError
-from harness.lifecycle import ipvs, registry, run, steps
 from harness.lifecycle import plan as planning
-from harness.lifecycle.preflight import MachineFacts
+from harness.lifecycle import run, steps
+from harness.lifecycle.checks.preflight.gather import MachineFacts
+from harness.lifecycle.provision import ipvs, registry
 from harness.nodes import Login, Machine
 from harness.oci.layer import scan, write_layer
 from harness.oci.model import Platform
+from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
 from harness.runtimes.kubeadm import Kubeadm
 from harness.runtimes.pki import Pki

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.clusterstate import ClusterState
 from harness.errors import NodeError
-from harness.lifecycle.access import Access, Known
-from harness.lifecycle.moves import DONE, RUNNING, Move, Version
+from harness.host.cluster_cache import ClusterState
+from harness.lifecycle.cluster.access import Access, Known
+from harness.lifecycle.cluster.change import DONE, RUNNING, Move, Version
 from harness.lifecycle.status import gather
 from harness.nodes import Machine
 from harness.nodes.ssh import Ssh

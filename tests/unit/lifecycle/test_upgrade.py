@@ -12,23 +12,26 @@ from typing import Any
 import pytest
 
 from harness import cloudimage
-from harness.checks import Resource
 from harness.cloudimage import App
 from harness.clusterfile import Hook, Phase
 from harness.clusterfile.parse import parse
-from harness.credentials import Credential
 from harness.errors import CheckError, CommandError, StoreError, UsageError
-from harness.lifecycle import apps, etcd, obsolete, registry, rollback, staging, steps, transition, upgrade
 from harness.lifecycle import plan as planning
-from harness.lifecycle.membership import Gathered
-from harness.lifecycle.moves import DONE, ROLLBACK, RUNNING, UPGRADE, Move, Version
-from harness.lifecycle.preflight import MachineFacts
-from harness.lifecycle.transition import Work
-from harness.nodes.placing import File
+from harness.lifecycle import rollback, rolling_update, steps, upgrade
+from harness.lifecycle.apps import obsolete, records
+from harness.lifecycle.checks.preflight.gather import MachineFacts
+from harness.lifecycle.cluster.change import DONE, ROLLBACK, RUNNING, UPGRADE, Move, Version
+from harness.lifecycle.cluster.membership import Gathered
+from harness.lifecycle.kube import etcd
+from harness.lifecycle.kube.readiness import Resource
+from harness.lifecycle.provision import registry, rootfs_update
+from harness.lifecycle.rolling_update import Work
+from harness.nodes.files import File
+from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
 from harness.process import Result
-from harness.runtimes import Facts, staticpods
-from tests.unit.lifecycle.test_membership import CLUSTERFILE, gathered, record
+from harness.runtimes import Facts, static_pods
+from tests.unit.lifecycle.cluster.test_membership import CLUSTERFILE, gathered, record
 from tests.unit.lifecycle.test_run import FACTS, build, store
 
 __all__ = ["store"]  # a fixture
@@ -118,7 +121,7 @@ def test_a_batch_of_none_is_refused() -> None:
 
 
 def roles(work: Work) -> list[tuple[str, int]]:
-    return [(role, len(nodes)) for role, nodes in transition.turns(work)]
+    return [(role, len(nodes)) for role, nodes in rolling_update.turns(work)]
 
 
 def test_masters_have_their_turn_singly_then_workers_in_batches(store: Store, tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ def test_to_a_lower_minor_version_the_workers_go_first(store: Store, tmp_path: P
 
 def test_the_plan_tells_versions_and_turns(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path, 1, 1, versions={"10.0.0.1": "v1.36.4", "10.0.0.2": "v1.36.3"})
-    assert list(transition.described(made)) == [
+    assert list(rolling_update.described(made)) == [
         {"node": "host-1", "address": "10.0.0.1", "role": "master", "from": "v1.36.4", "to": "v1.36.4", "turn": 1},
         {"node": "host-2", "address": "10.0.0.2", "role": "node", "from": "v1.36.3", "to": "v1.36.4", "turn": 2},
     ]
@@ -144,7 +147,7 @@ def test_the_plan_tells_versions_and_turns(store: Store, tmp_path: Path) -> None
 
 
 def plan(made: Work) -> dict[str, planning.Step]:
-    recipe = transition.plan(made)
+    recipe = rolling_update.plan(made)
     planning.check(recipe)
     return {step.id: step for step in recipe}
 
@@ -296,7 +299,7 @@ def test_an_older_etcd_does_not_get_newer_data(store: Store, tmp_path: Path, run
     if refused:
         with pytest.raises(CheckError, match=r"etcd 3\.6 has changed its data, which etcd 3\.5") as caught:
             rollback._check_etcd(made)
-        assert transition.BACKUP in str(caught.value.hint)
+        assert rolling_update.BACKUP in str(caught.value.hint)
     else:
         rollback._check_etcd(made)
 
@@ -320,7 +323,7 @@ def test_etcd_goes_upwards_as_its_own_rule_has_it(store: Store, tmp_path: Path, 
     for master, tag in zip(made.found.masters, (wanted, runs, wanted), strict=True):
         master.answers[f"cat {etcd.MANIFEST}"] = f"    image: registry.k8s.io/etcd:{tag}\n"  # type: ignore[attr-defined]
     with pytest.raises(CheckError, match=why) if why else contextlib.nullcontext():
-        transition.require_etcd(made)
+        rolling_update.require_etcd(made)
 
 
 # ---- refusals ---------------------------------------------------------------------------------------------------------
@@ -339,9 +342,9 @@ def test_a_cluster_that_is_not_well_is_not_begun_with(store: Store, tmp_path: Pa
     made = work(store, tmp_path)
     made.found.first.answers[" get events "] = "{}"  # type: ignore[attr-defined]
     with pytest.raises(CheckError, match="the cluster is not healthy: Node host-4"):
-        transition._require_calm(made, [kubernetes_node("host-1"), kubernetes_node("host-4", ready=False)])
+        rolling_update._require_calm(made, [kubernetes_node("host-1"), kubernetes_node("host-4", ready=False)])
     outside = {"kind": "Pod", "metadata": {"name": "a", "namespace": "web"}, "spec": {}, "status": {"phase": "Pending"}}
-    transition._require_calm(made, [kubernetes_node("host-1"), outside])
+    rolling_update._require_calm(made, [kubernetes_node("host-1"), outside])
 
 
 def test_pods_that_would_be_lost_are_told_before_the_first_turn(store: Store, tmp_path: Path) -> None:
@@ -352,16 +355,16 @@ def test_pods_that_would_be_lost_are_told_before_the_first_turn(store: Store, tm
         kubernetes_node("host-3"),
     ]
     with pytest.raises(CheckError, match="nothing would start web/alone again"):
-        transition._require_owners(made, [*nodes, bare("host-2")])
+        rolling_update._require_owners(made, [*nodes, bare("host-2")])
     # A node that stays as it is, or the only one that takes pods, is not drained.
     made.versions = {"10.0.0.2": "v1.36.4"}
-    transition._require_owners(made, [*nodes, bare("host-2")])
+    rolling_update._require_owners(made, [*nodes, bare("host-2")])
     made.versions = {}
-    transition._require_owners(made, [*nodes[:2], bare("host-2")])
+    rolling_update._require_owners(made, [*nodes[:2], bare("host-2")])
 
 
 def test_applications_that_do_not_admit_the_version_are_told(store: Store, tmp_path: Path) -> None:
-    shop = apps.Installed("shop", "shop:1", "sha256:9", kube_version="<1.36.4")
+    shop = records.Installed("shop", "shop:1", "sha256:9", kube_version="<1.36.4")
     with pytest.raises(CheckError, match=r"shop .*v1\.36\.4"):
         plan(work(store, tmp_path, apps=(shop,)))["check"].action()
 
@@ -394,7 +397,7 @@ def test_an_image_with_another_pod_network_is_refused(store: Store, tmp_path: Pa
     made.setup.image = cloudimage.read(store, "web")
     made.found.first.answers["get daemonsets.apps"] = runs  # type: ignore[attr-defined]
     with pytest.raises(CheckError, match="another pod network than kube-flannel-ds") if refused else contextlib.nullcontext():
-        transition._require_network(made)
+        rolling_update._require_network(made)
 
 
 def test_an_image_whose_network_is_an_application_is_refused_where_the_network_is_an_addon(store: Store, tmp_path: Path) -> None:
@@ -404,7 +407,7 @@ def test_an_image_whose_network_is_an_application_is_refused_where_the_network_i
     made.setup.image = cloudimage.read(store, "web")
     made.found.first.answers["get daemonsets.apps"] = "daemonset.apps/kube-flannel-ds\n"  # type: ignore[attr-defined]
     with pytest.raises(CheckError, match="nothing has been changed"):
-        transition._require_network(made)
+        rolling_update._require_network(made)
 
 
 @pytest.mark.parametrize(("has", "refused"), [({"nft_queue": False}, True), ({"nft_queue": True}, False), ({}, False)])
@@ -416,7 +419,7 @@ def test_an_enforcer_that_a_kernel_cannot_serve_is_told_before_anything_is_chang
     worker = made.setup.workers[0].address
     made.setup.machines[worker] = dataclasses.replace(made.setup.machines[worker], has=has)
     with pytest.raises(CheckError, match="host-2: NetworkPolicies would protect nothing") if refused else contextlib.nullcontext():
-        transition._require_enforcement(made)
+        rolling_update._require_enforcement(made)
 
 
 def test_addons_of_the_image_before_go_once_those_of_the_image_are_there(store: Store, tmp_path: Path) -> None:
@@ -452,17 +455,17 @@ def test_what_the_image_before_had_is_read_from_it_and_its_idle_tables_go_from_e
 
 
 def test_what_an_image_had_that_is_not_here_is_not_known(store: Store, tmp_path: Path) -> None:
-    assert transition._former_addons(work(store, tmp_path)) == {}
+    assert rolling_update._former_addons(work(store, tmp_path)) == {}
 
 
 # ---- a node's turn ----------------------------------------------------------------------------------------------------
 
 
 def parts(made: Work, node: Any, *changed: str, monkeypatch: pytest.MonkeyPatch, placed: tuple[str, ...] = ()) -> set[str]:
-    monkeypatch.setattr(transition, "_placed", lambda *_: frozenset(placed))
+    monkeypatch.setattr(rolling_update, "_placed", lambda *_: frozenset(placed))
     monkeypatch.setattr(steps, "machine_files", lambda *_: {"/x": File()})
-    monkeypatch.setattr(transition, "_noted", lambda *_: True)
-    return set(transition._parts(made, node, staging.Delta((), frozenset(changed), 0)))
+    monkeypatch.setattr(rolling_update, "_noted", lambda *_: True)
+    return set(rolling_update._parts(made, node, rootfs_update.Delta((), frozenset(changed), 0)))
 
 
 def test_only_what_changes_is_started_anew(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -492,14 +495,14 @@ def test_a_registry_that_has_not_the_settings_of_today_is_started_anew_whatever_
     made.setup.login = Credential("slipway", "0" * 64)
     master, worker = made.setup.nodes
     there = {path: file.data for path, file in registry.settings(made.setup.login).items()}
-    monkeypatch.setattr(transition, "read_all", lambda *_: dict(there))
+    monkeypatch.setattr(rolling_update, "read_all", lambda *_: dict(there))
     noted: list[tuple[Any, str]] = []
-    monkeypatch.setattr(staging, "note", lambda *words: noted.append(words))
-    assert transition._with_registry(made, master, frozenset()) == frozenset()
+    monkeypatch.setattr(rootfs_update, "note", lambda *words: noted.append(words))
+    assert rolling_update._with_registry(made, master, frozenset()) == frozenset()
     # As an earlier slipway has left it. It is noted: the registry must be started also when this is killed in between.
     there = {path: file.data for path, file in registry.settings(None).items()}
-    assert transition._with_registry(made, master, frozenset({"kubelet"})) == {"kubelet", "registry"}
-    assert transition._with_registry(made, worker, frozenset()) == frozenset()
+    assert rolling_update._with_registry(made, master, frozenset({"kubelet"})) == {"kubelet", "registry"}
+    assert rolling_update._with_registry(made, worker, frozenset()) == frozenset()
     assert noted == [(master, "registry")]
 
 
@@ -508,16 +511,16 @@ def test_a_master_whose_control_plane_does_not_come_up_has_the_former_one_again(
 ) -> None:
     made = work(store, tmp_path)
     node = made.setup.masters[0]
-    monkeypatch.setattr(staticpods, "put_back", lambda _, **__: None)
-    error = transition._taken_back(made, node, CheckError("kube-apiserver does not run"))
+    monkeypatch.setattr(static_pods, "put_back", lambda _, **__: None)
+    error = rolling_update._taken_back(made, node, CheckError("kube-apiserver does not run"))
     assert "the one before it serves again: kube-apiserver does not run" in error.message
 
     def worse(_: object, **__: object) -> None:
         raise CommandError("etcd does not start")
 
-    monkeypatch.setattr(staticpods, "put_back", worse)
-    error = transition._taken_back(made, node, CheckError("kube-apiserver does not run"))
-    assert transition.BACKUP in str(error.hint)
+    monkeypatch.setattr(static_pods, "put_back", worse)
+    error = rolling_update._taken_back(made, node, CheckError("kube-apiserver does not run"))
+    assert rolling_update.BACKUP in str(error.hint)
 
 
 class Happened:
@@ -528,11 +531,11 @@ class Happened:
         self.fails: set[str] = set()
         made.setup.runtime = self
         for name in ("leave", "come_back", "halt", "put_back", "wait"):
-            monkeypatch.setattr(staticpods, name, self._noting(name))
-        monkeypatch.setattr(staticpods, "replace", self._replace)
+            monkeypatch.setattr(static_pods, name, self._noting(name))
+        monkeypatch.setattr(static_pods, "replace", self._replace)
         for name in ("_await_leaders", "_require_version", "_wait_ready"):
-            monkeypatch.setattr(transition, name, self._noting(name))
-        monkeypatch.setattr(transition, "_peers", lambda _: "")
+            monkeypatch.setattr(rolling_update, name, self._noting(name))
+        monkeypatch.setattr(rolling_update, "_peers", lambda _: "")
         for node in made.setup.masters:
             node.answers = {f"cat {etcd.MANIFEST}": f"    image: {runs}\n"}  # type: ignore[attr-defined]
 
@@ -562,7 +565,7 @@ def test_an_api_server_is_away_before_its_etcd_is_and_until_that_has_come_back(
 ) -> None:
     made = work(store, tmp_path)
     happened = Happened(made, monkeypatch)
-    transition._control_plane(made, made.setup.masters[0])
+    rolling_update._control_plane(made, made.setup.masters[0])
     controllers = "kube-controller-manager kube-scheduler"
     assert happened.order == [
         "leave", "etcd alone", "kube-apiserver", controllers, "come_back", "_await_leaders", "_require_version",
@@ -570,14 +573,14 @@ def test_an_api_server_is_away_before_its_etcd_is_and_until_that_has_come_back(
     happened.order.clear()
     happened.fails = {"kube-apiserver"}
     with pytest.raises(CheckError, match="the one before it serves again"):
-        transition._control_plane(made, made.setup.masters[0])
+        rolling_update._control_plane(made, made.setup.masters[0])
     assert happened.order == ["leave", "etcd alone", "kube-apiserver", "put_back"]
 
 
 def test_the_only_api_server_is_never_taken_away(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = work(store, tmp_path, 1, 1, versions={"10.0.0.1": "v1.36.3"})
     happened = Happened(made, monkeypatch)
-    transition._control_plane(made, made.setup.masters[0])
+    rolling_update._control_plane(made, made.setup.masters[0])
     assert "leave" not in happened.order
     assert happened.order[0] == "etcd"
 
@@ -587,11 +590,11 @@ def test_the_parts_of_a_master_end_in_good_order_before_a_kubelet_of_another_ver
 ) -> None:
     made = work(store, tmp_path, versions={"10.0.0.1": "v1.36.3", "10.0.0.2": "v1.36.4", "10.0.0.4": "v1.36.3"})
     happened = Happened(made, monkeypatch)
-    transition._start_kubelet(made, made.setup.masters[0])
+    rolling_update._start_kubelet(made, made.setup.masters[0])
     assert happened.order == ["halt", "start_kubelet", "come_back", "wait", "_wait_ready", "_await_leaders"]
     for node in (made.setup.masters[1], made.setup.workers[0]):
         happened.order.clear()
-        transition._start_kubelet(made, node)
+        rolling_update._start_kubelet(made, node)
         assert happened.order == ["start_kubelet", "_wait_ready"]
 
 
@@ -599,8 +602,8 @@ def test_masters_whose_change_was_cut_off_come_up_before_anything_is_judged(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resumed: list[str] = []
-    monkeypatch.setattr(staticpods, "resume", lambda node: resumed.append(node.address))
-    monkeypatch.setattr(apps, "unfit", lambda *_: ["stop here"])
+    monkeypatch.setattr(static_pods, "resume", lambda node: resumed.append(node.address))
+    monkeypatch.setattr(records, "unfit", lambda *_: ["stop here"])
     for again, expected in ((False, []), (True, ["10.0.0.1", "10.0.0.2", "10.0.0.3"])):
         made = work(store, tmp_path / str(again), resumed=again)
         with pytest.raises(CheckError, match="stop here"):
@@ -611,7 +614,7 @@ def test_masters_whose_change_was_cut_off_come_up_before_anything_is_judged(
 def test_a_turn_of_a_master_ends_when_controllers_and_scheduler_are_at_work_again(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path)
     node: Any = made.setup.masters[1]
-    transition._await_leaders(made, node)
+    rolling_update._await_leaders(made, node)
     (script,) = node.commands
     # Only what this very master held is released.
     assert "in host-2_*)" in script
@@ -639,7 +642,7 @@ def test_the_api_is_asked_by_way_of_another_master(store: Store, tmp_path: Path)
 def test_a_node_that_is_full_is_told_before_anything_is_changed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = work(store, tmp_path, 1, 1)
     made.setup.rendered = {node.address: {} for node in made.setup.nodes}
-    monkeypatch.setattr(staging, "ask", lambda *_: {})
+    monkeypatch.setattr(rootfs_update, "ask", lambda *_: {})
 
     def run(command: str, **_: Any) -> Result:
         return Result((), 0, "1000\n" if "df -Pk" in command else "", "")

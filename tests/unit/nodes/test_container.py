@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from harness import engine
 from harness.errors import EngineError, UsageError
+from harness.host import docker
 from harness.nodes import container
 from harness.nodes.container import LABEL, ROLE, ContainerProvider
 
@@ -61,7 +61,7 @@ class Engine:
     def create(self, what: str, command: None = None, **options: Any) -> Any:
         if "driver" in options:
             if self.ipv4_only and options.get("enable_ipv6"):
-                raise engine.APIError("500 Server Error", explanation="could not add the IPv6 gateway: permission denied")
+                raise docker.APIError("500 Server Error", explanation="could not add the IPv6 gateway: permission denied")
             network = Network(self, what, options)
             self.made.append(network)
             return network

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from harness.log.progress import Meter
 from harness.oci import archive
 from harness.oci.admission import Admitted
 from harness.oci.archive import Admit, Loaded
@@ -23,7 +24,6 @@ from harness.oci.model import (
     digest_of,
 )
 from harness.oci.store import Store
-from harness.progress import Meter
 
 
 def put_manifest(store: Store, *layers: bytes) -> Descriptor:

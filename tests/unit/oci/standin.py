@@ -15,9 +15,9 @@ from typing import IO, Any
 import urllib3
 
 from harness.oci.model import digest_of
-from harness.oci.remote import Client
-from harness.oci.trouble import Patience
-from harness.registries import Registries
+from harness.oci.registry.client import Client
+from harness.oci.registry.config import Registries
+from harness.oci.registry.errors import Patience
 
 HOST = "reg.test:5000"
 Spoilt = Callable[["Asked"], urllib3.BaseHTTPResponse]

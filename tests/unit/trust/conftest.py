@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from harness.cloudimage import CloudImage
 from harness.oci.reference import Reference
+from harness.oci.registry.referrers import LocalShelf
 from harness.oci.store import Store
-from harness.trust.attachments import LocalShelf
 from harness.trust.keys import PrivateKey
-from tests.unit.test_cloudimage import AMD64, ARM64, platform_image, write
+from tests.unit.cloudimage.test_cloudimage import AMD64, ARM64, platform_image, write
 
 
 @pytest.fixture

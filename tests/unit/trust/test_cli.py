@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, cloudimage
+from harness import cloudimage
+from harness.cli import app
 from harness.cloudimage import App, CloudImage, Info
 from harness.oci.reference import Reference
+from harness.oci.registry.referrers import LocalShelf
 from harness.oci.store import Store
 from harness.trust import keys, policy, signature
-from harness.trust.attachments import LocalShelf
 from harness.trust.keys import PrivateKey
-from tests.unit.test_cloudimage import platform_image, write
+from tests.unit.cloudimage.test_cloudimage import platform_image, write
 from tests.unit.trust.damage import flip
 
 
@@ -27,19 +28,19 @@ def test_sign_and_verify(
     store: Store, image: CloudImage, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COSIGN_PASSWORD", "pw")
-    assert cli.execute(["sign", "web", "--key", str(pair[0]), "-a", "stage=released", "-o", "json"]) == 0
+    assert app.execute(["sign", "web", "--key", str(pair[0]), "-a", "stage=released", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "name": "web:latest",
         "digest": image.digest,
         "key": keys.read_public(pair[1]).fingerprint,
         "annotations": {"stage": "released"},
     }
-    assert cli.execute(["verify", image.digest[7:20], "--key", str(pair[1]), "-o", "json"]) == 0
+    assert app.execute(["verify", image.digest[7:20], "--key", str(pair[1]), "-o", "json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["name"], said["digest"], said["remote"], said["blobs"]) == ("web:latest", image.digest, False, len(image.blobs))
     assert said["signatures"][0]["annotations"] == {"stage": "released"}
     assert said["signatures"][0]["signedAt"] > 1767225600
-    assert cli.execute(["verify", "web", "--key", str(pair[1]), "-a", "stage=test"]) == 4
+    assert app.execute(["verify", "web", "--key", str(pair[1]), "-a", "stage=test"]) == 4
     assert "without the annotation stage=test" in capsys.readouterr().err
 
 
@@ -50,8 +51,8 @@ def test_a_publisher_who_goes_back_signs_the_older_image_again(
     times = iter((1000, 2000, 3000))
     monkeypatch.setattr("time.time", lambda: next(times))
     for words, when in (((), "00:16:40"), ((), "00:16:40"), (("--again",), "00:50:00")):
-        assert cli.execute(["sign", "web", "--key", str(pair[0]), *words]) == 0
-        assert cli.execute(["verify", "web", "--key", str(pair[1])]) == 0
+        assert app.execute(["sign", "web", "--key", str(pair[0]), *words]) == 0
+        assert app.execute(["verify", "web", "--key", str(pair[1])]) == 0
         assert f"as docker.io/library/web at 1970-01-01 {when} UTC" in capsys.readouterr().out
 
 
@@ -60,7 +61,7 @@ def test_our_own_variable_wins_over_cosigns(
 ) -> None:
     monkeypatch.setenv("COSIGN_PASSWORD", "of something else")
     monkeypatch.setenv("SLIPWAY_KEY_PASSWORD", "pw")
-    assert cli.execute(["sign", "web", "--key", str(pair[0])]) == 0
+    assert app.execute(["sign", "web", "--key", str(pair[0])]) == 0
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_what_goes_wrong_has_its_exit_code_and_says_what(
     words: list[str], code: int, message: str, store: Store, image: CloudImage, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = {"KEY": str(pair[0]), "PUB": str(pair[1])}
-    assert cli.execute([files.get(word, word) for word in words]) == code
+    assert app.execute([files.get(word, word) for word in words]) == code
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
@@ -98,20 +99,20 @@ def test_a_damaged_image_here_is_not_passed_over_for_one_in_a_registry(
 ) -> None:
     cloudimage.tag(store, "web", "registry.example.com/acme/web:1")
     flip(store, image.digest)
-    assert cli.execute(["verify", "registry.example.com/acme/web:1", "--key", str(pair[1])]) == 4
+    assert app.execute(["verify", "registry.example.com/acme/web:1", "--key", str(pair[1])]) == 4
     assert f"blob {image.digest}" in capsys.readouterr().err
 
 
 def test_documents_go_to_a_file_or_to_the_image(
     store: Store, image: CloudImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.execute(["sbom", "web", "-f", str(tmp_path / "bom.json")]) == 0
+    assert app.execute(["sbom", "web", "-f", str(tmp_path / "bom.json")]) == 0
     assert json.loads((tmp_path / "bom.json").read_text())["bomFormat"] == "CycloneDX"
     assert capsys.readouterr().out == ""
-    assert cli.execute(["provenance", "web"]) == 0
+    assert app.execute(["provenance", "web"]) == 0
     assert json.loads(capsys.readouterr().out)["predicateType"] == "https://slsa.dev/provenance/v1"
     assert list(store.names()) == ["web:latest"]
-    assert cli.execute(["provenance", "web", "--attach"]) == 0
+    assert app.execute(["provenance", "web", "--attach"]) == 0
     assert capsys.readouterr().out == f"attached to web:latest  {image.digest}\n"
     assert list(store.names()) == ["web:latest", f"web:{image.digest.replace(':', '-')}"]
 
@@ -120,13 +121,13 @@ def test_an_image_without_a_name_has_no_place_for_signatures(
     store: Store, image: CloudImage, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store.untag("web")
-    assert cli.execute(["sign", image.digest, "--key", str(pair[0])]) == 4
+    assert app.execute(["sign", image.digest, "--key", str(pair[0])]) == 4
     assert "give it one with `slipway tag`" in capsys.readouterr().err
 
 
 def test_no_document_of_a_part_is_attached(store: Store, image: CloudImage, capsys: pytest.CaptureFixture[str]) -> None:
     store.path(store.json(image.digest)["manifests"][2]["digest"]).unlink()
-    assert cli.execute(["sbom", "web", "--attach"]) == 4
+    assert app.execute(["sbom", "web", "--attach"]) == 4
     assert "is here without linux/arm64" in capsys.readouterr().err
     assert list(store.names()) == ["web:latest"]
 
@@ -146,11 +147,11 @@ def test_verify_wants_a_signature_that_each_policy_wants(
     (tmp_path / "system.yaml").write_text("default: {require: signed, keys: [other.pub]}\n")
     (tmp_path / "own.yaml").write_text(f"default: {{require: signed, keys: ['{pair[1]}']}}\n")
     monkeypatch.setenv("SLIPWAY_POLICY", str(tmp_path / "own.yaml"))
-    assert cli.execute(["sign", "web", "--key", str(pair[0])]) == 0
-    assert cli.execute(["verify", "web"]) == 4
+    assert app.execute(["sign", "web", "--key", str(pair[0])]) == 0
+    assert app.execute(["verify", "web"]) == 4
     signature.sign(LocalShelf(store, Reference.parse("web")), image.digest, other)
     capsys.readouterr()
-    assert cli.execute(["verify", "web"]) == 0
+    assert app.execute(["verify", "web"]) == 0
     assert capsys.readouterr().out.count("signed by") == 2
 
 
@@ -163,8 +164,8 @@ def test_what_a_signature_says_does_not_reach_the_terminal_as_it_is(
     (tmp_path / "ours.pub").write_bytes(key.public.pem)
     shelf = LocalShelf(store, Reference.parse("web"))
     signature.sign(shelf, image.digest, key, {"stage": f"{ESCAPE}{BIDI}x\ry"})
-    assert cli.execute(["verify", "web", "--key", str(tmp_path / "ours.pub")]) == 0
-    assert cli.execute(["verify", "web", "--key", str(tmp_path / "ours.pub"), "-a", "stage=released"]) == 4
+    assert app.execute(["verify", "web", "--key", str(tmp_path / "ours.pub")]) == 0
+    assert app.execute(["verify", "web", "--key", str(tmp_path / "ours.pub"), "-a", "stage=released"]) == 4
     said = capsys.readouterr()
     for text in (said.out, said.err):
         assert "\\x1b[2J\\u202ex\\ry" in text
@@ -184,7 +185,7 @@ def test_what_an_image_says_does_not_reach_the_terminal_as_it_is(store: Store, c
         converted_from={"tool": odd, "version": odd, "digest": odd},
     )
     write(store, platform_image(store, info=info), name="odd")
-    assert cli.execute(["inspect", "odd"]) == 0
+    assert app.execute(["inspect", "odd"]) == 0
     text = capsys.readouterr().out
     assert text.count("\\x1b[2J\\u202ex\\ry") > 8
     assert not {"\x1b", BIDI, "\r"} & set(text)

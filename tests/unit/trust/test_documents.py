@@ -18,13 +18,14 @@ from harness.errors import StoreError
 from harness.oci.layer import Entry, write_layer
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
+from harness.oci.registry import referrers
+from harness.oci.registry.referrers import LocalShelf
 from harness.oci.store import Store
-from harness.trust import attachments, attestation, provenance, sbom
-from harness.trust.attachments import LocalShelf
+from harness.trust import attestation, provenance, sbom
 from harness.trust.keys import PrivateKey
-from tests.unit.test_cloudimage import AMD64, ARM64, platform_image, write
+from tests.unit.cloudimage.test_cloudimage import AMD64, ARM64, platform_image, write
 from tests.unit.trust.damage import flip
-from tests.unit.trust.test_inventory import MODULES, OS, STATUS, go_program
+from tests.unit.trust.sbom.test_files import MODULES, OS, STATUS, go_program
 
 WEB = Reference.parse("web")
 
@@ -232,7 +233,7 @@ def test_an_image_without_a_history_has_a_provenance(store: Store) -> None:
 
 
 def envelopes(shelf: LocalShelf, digest: str) -> list[Descriptor]:
-    return list(attachments.merge(shelf.find(attachments.tag_of(digest, attachments.ATTESTATIONS))))
+    return list(referrers.merge(shelf.find(referrers.tag_of(digest, referrers.ATTESTATIONS))))
 
 
 def test_an_attestation_is_cosigns_to_the_letter(shelf: LocalShelf, store: Store, image: CloudImage, key: PrivateKey) -> None:
@@ -289,7 +290,7 @@ def test_a_damaged_envelope_is_not_in_the_way_of_a_new_one(shelf: LocalShelf, st
 
 def test_a_referrer_is_the_specifications_to_the_letter(shelf: LocalShelf, store: Store, image: CloudImage) -> None:
     subject = store.resolve("web")
-    attachments.referrer(shelf, subject, sbom.MEDIA_TYPE, b'{"bom": 1}', {attachments.PREDICATE: sbom.PREDICATE})
+    referrers.referrer(shelf, subject, sbom.MEDIA_TYPE, b'{"bom": 1}', {referrers.PREDICATE: sbom.PREDICATE})
     name = f"web:{image.digest.replace(':', '-')}"
     index = store.json(store.names()[name].digest)
     assert (index["schemaVersion"], index["mediaType"]) == (2, OCI_INDEX)
@@ -308,13 +309,13 @@ def test_a_referrer_is_the_specifications_to_the_letter(shelf: LocalShelf, store
 def test_a_new_document_of_a_kind_replaces_the_old_one(shelf: LocalShelf, store: Store, image: CloudImage) -> None:
     subject = store.resolve("web")
     for kind, data in (("a", b"1"), ("b", b"2"), ("a", b"3"), ("a", b"3")):
-        attachments.referrer(shelf, subject, "application/x", data, {attachments.PREDICATE: kind})
+        referrers.referrer(shelf, subject, "application/x", data, {referrers.PREDICATE: kind})
     found = shelf.referrers(image.digest)
-    assert [store.read(attachments.layers_of(shelf.manifest(one))[0].digest) for one in found] == [b"2", b"3"]
+    assert [store.read(referrers.layers_of(shelf.manifest(one))[0].digest) for one in found] == [b"2", b"3"]
 
 
 def test_what_is_attached_is_no_image_of_its_own_and_stays_with_the_image(shelf: LocalShelf, store: Store, image: CloudImage) -> None:
-    attachments.referrer(shelf, store.resolve("web"), sbom.MEDIA_TYPE, b"{}", {})
+    referrers.referrer(shelf, store.resolve("web"), sbom.MEDIA_TYPE, b"{}", {})
     assert [row.name for row in cloudimage.images(store)] == ["web:latest"]
     blobs = len(list((store.root / "blobs/sha256").iterdir()))
     assert not store.collect().blobs

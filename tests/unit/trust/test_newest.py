@@ -9,17 +9,19 @@ from typing import Any, Self
 
 import pytest
 
-from harness import cli, images, transfer
+from harness import transfer
+from harness.build import container_images
+from harness.cli import app
 from harness.errors import StoreError
 from harness.oci import archive
 from harness.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, canonical_json, digest_of
 from harness.oci.reference import Reference
-from harness.oci.remote import Manifest
+from harness.oci.registry.client import Manifest
+from harness.oci.registry.errors import RemoteError
+from harness.oci.registry.fetcher import Fetcher, RemoteSource
+from harness.oci.registry.referrers import SIGNATURES, LocalShelf, tag_of
 from harness.oci.store import Store
-from harness.oci.trouble import RemoteError
-from harness.sources import Fetcher, RemoteSource
 from harness.trust import policy, signature
-from harness.trust.attachments import SIGNATURES, LocalShelf, tag_of
 from harness.trust.keys import PrivateKey
 from harness.trust.newest import FILE, Newest, Offer
 from harness.trust.signature import RefusedError
@@ -145,8 +147,8 @@ def through_a_fetcher(store: Store, client: Any, *, allow_older: bool = False, n
 
 def under_a_dockerfile(_store: Store, client: Any, *, allow_older: bool = False, name: Reference = NAME) -> object:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "Client", lambda *_: client)
-        return images._admit_base(name, allow_older=allow_older)
+        patch.setattr(container_images, "Client", lambda *_: client)
+        return container_images._admit_base(name, allow_older=allow_older)
 
 
 def by_pull(store: Store, client: Any, *, allow_older: bool = False, name: Reference = NAME) -> object:
@@ -191,10 +193,10 @@ def test_a_stick_that_brings_an_older_image_is_found_out(
     archive.save(store, [str(NAME)], tmp_path / "old.tar")
     by_pull(store, today)
     before = store.names()
-    assert cli.execute(["load", "-f", str(tmp_path / "old.tar")]) == 4
+    assert app.execute(["load", "-f", str(tmp_path / "old.tar")]) == 4
     assert f"{NAME} is refused: it goes back" in capsys.readouterr().err
     assert store.names() == before
-    assert cli.execute(["load", "-f", str(tmp_path / "old.tar"), "--allow-older"]) == 0
+    assert app.execute(["load", "-f", str(tmp_path / "old.tar"), "--allow-older"]) == 0
     assert "GOES BACK" in capsys.readouterr().err
     assert store.resolve(str(NAME)).digest == yesterday.image.digest
 

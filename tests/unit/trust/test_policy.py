@@ -10,13 +10,13 @@ from harness.errors import InputError
 from harness.lifecycle import run
 from harness.nodes import Login, Machine
 from harness.oci.reference import Reference
+from harness.oci.registry.referrers import LocalShelf
 from harness.oci.store import Store
 from harness.trust import policy, signature
-from harness.trust.attachments import LocalShelf
 from harness.trust.keys import PrivateKey
 from harness.trust.policy import Gate, Policy
 from harness.trust.signature import RefusedError
-from tests.unit.test_cloudimage import platform_image, write
+from tests.unit.cloudimage.test_cloudimage import platform_image, write
 from tests.unit.trust.damage import flip
 
 

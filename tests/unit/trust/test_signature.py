@@ -13,12 +13,12 @@ from harness.errors import StoreError
 from harness.oci.attached import PAYLOAD
 from harness.oci.model import OCI_MANIFEST, Descriptor, canonical_json
 from harness.oci.reference import Reference
+from harness.oci.registry.referrers import SIGNATURES, LocalShelf, layers_of, merge, put_layers, tag_of
 from harness.oci.store import Store
 from harness.trust import signature
-from harness.trust.attachments import SIGNATURES, LocalShelf, layers_of, merge, put_layers, tag_of
 from harness.trust.keys import PrivateKey, PublicKey
 from harness.trust.signature import SIGNATURE, Claim, Demand, Minimum, RefusedError
-from tests.unit.test_cloudimage import platform_image, write
+from tests.unit.cloudimage.test_cloudimage import platform_image, write
 from tests.unit.trust.damage import flip
 
 

@@ -10,22 +10,27 @@ from typing import Any, Self
 
 import pytest
 
-from harness import build, capture, cloudimage, expand, images, kubefile, manifest, rootfs, sealerimage, testkit, transfer
-from harness.capture import Pulled, RemoteSource
+from harness import build, cloudimage, kubefile, transfer
+from harness.build import capture, container_images, layers
+from harness.build.capture import Pulled, RemoteSource
 from harness.cloudimage import CloudImage
 from harness.clusterfile import Application
 from harness.errors import BuildError, SlipwayError, StoreError
-from harness.lifecycle import apps, install, join, run, upgrade
+from harness.lifecycle import join, run, upgrade
+from harness.lifecycle.apps import install, records
 from harness.nodes import Login, Machine
 from harness.oci import archive
 from harness.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
-from harness.oci.remote import Manifest
+from harness.oci.registry.client import Manifest
+from harness.oci.registry.config import Site
+from harness.oci.registry.errors import RemoteError
+from harness.oci.registry.fetcher import Fetcher, LayoutSource
 from harness.oci.store import Store
-from harness.oci.trouble import RemoteError
-from harness.registries import Site
-from harness.sources import Fetcher, LayoutSource
-from harness.testkit import Wanted
+from harness.sealer import image as sealerimage
+from harness.testkit import cluster as testkit
+from harness.testkit.cluster import Wanted
+from harness.transfer import mirror, multi_platform
 from harness.trust import policy
 from tests.integration import sealer
 from tests.unit.test_house import SOURCES
@@ -37,7 +42,7 @@ MAKE_USABLE = {
     ("sealerimage", "read"),
     ("sealerimage", "convert"),
     ("archive", "load"),
-    ("manifest", "pieces"),
+    ("multi_platform", "pieces"),
     ("store", "tag"),
     ("store", "take_in"),
 }
@@ -47,17 +52,17 @@ WAYS_IN = {
     "harness.build:_base": "FROM",
     "harness.build:build": "COPY --from, images that a cluster pulls, images that files declare",
     "harness.cli.archive:load": "slipway load",
-    "harness.expand:expand": "slipway push --expand",
-    "harness.images:_admit_base": "FROM in a Dockerfile of images/",
-    "harness.lifecycle.apps:union": "applications of a cluster, for nodes that join it",
-    "harness.lifecycle.install:read": "slipway install, applications of a Clusterfile",
+    "harness.transfer.mirror:expand": "slipway push --expand",
+    "harness.build.container_images:_admit_base": "FROM in a Dockerfile of images/",
+    "harness.lifecycle.apps.records:union": "applications of a cluster, for nodes that join it",
+    "harness.lifecycle.apps.install:read": "slipway install, applications of a Clusterfile",
     "harness.lifecycle.join:_image": "slipway join",
     "harness.lifecycle.run:prepare": "slipway run, apply, restore",
     "harness.lifecycle.upgrade:readable": "slipway upgrade, rollback",
-    "harness.manifest:pieces": "slipway manifest create, add",
+    "harness.transfer.multi_platform:pieces": "slipway manifest create, add",
     "harness.oci.archive:load": "asks whom it is given",
-    "harness.sealerimage:convert": "slipway convert, FROM an image of sealer",
-    "harness.testkit:boot": "pytest --image",
+    "harness.sealer.image:convert": "slipway convert, FROM an image of sealer",
+    "harness.testkit.cluster:boot": "pytest --image",
     "harness.transfer:pull": "slipway pull, run and apply of an image elsewhere, manifest create --pull",
 }
 """Functions that make an image usable, and ask policy themselves."""
@@ -72,30 +77,30 @@ EXCUSED = {
     "harness.cli.images:inspect": "shows",
     "harness.cli.install:is_application": "only decides which verb was meant",
     "harness.cli.manifest:_fetch": "transfer.pull asks",
-    "harness.cli.share:_expand": "expand.expand asks",
-    "harness.cli.share:fetch": "transfer.pull asks",
-    "harness.cli.share:pull": "transfer.pull asks",
+    "harness.cli.registry:_expand": "mirror.expand asks",
+    "harness.cli.registry:fetch": "transfer.pull asks",
+    "harness.cli.registry:pull": "transfer.pull asks",
     "harness.cli.trust:_publish": "describes an image that is here",
     "harness.cloudimage:tag": "one more name for what has one",
-    "harness.compare:find": "shows",
-    "harness.images:_pull_foreign": "Builder._ensure asks",
-    "harness.images:ensure_base": "Builder._ensure asks",
-    "harness.lifecycle.install:_check_others": "compares names",
-    "harness.lifecycle.postflight:_images": "compares names and digests with what runs",
-    "harness.lifecycle.transition:_former_addons": "finds what may be removed",
-    "harness.lifecycle.transition:_tidy": "finds what may be removed",
-    "harness.lifecycle.uninstall:_bring_files": "removes what was admitted when it was installed",
-    "harness.lifecycle.uninstall:_hooks_of": "removes what was admitted when it was installed",
-    "harness.manifest:_tag": "names what it made of pieces, which were asked about",
-    "harness.manifest:add": "pieces asks",
-    "harness.manifest:create": "pieces asks",
-    "harness.manifest:inspect": "shows",
-    "harness.manifest:remove": "pieces asks",
-    "harness.prune:_trees": "finds what may be removed",
-    "harness.rootfs:Workshop.manifest": "through a Fetcher, whose sources were asked",
-    "harness.sealerimage:rows": "shows",
-    "harness.search:stored": "shows",
-    "harness.trust.attachments:LocalShelf.name": "names attachments",
+    "harness.cloudimage.diff:find": "shows",
+    "harness.build.container_images:_pull_foreign": "Builder._ensure asks",
+    "harness.build.container_images:ensure_base": "Builder._ensure asks",
+    "harness.lifecycle.apps.install:_check_others": "compares names",
+    "harness.lifecycle.checks.postflight:_images": "compares names and digests with what runs",
+    "harness.lifecycle.rolling_update:_former_addons": "finds what may be removed",
+    "harness.lifecycle.rolling_update:_tidy": "finds what may be removed",
+    "harness.lifecycle.apps.uninstall:_bring_files": "removes what was admitted when it was installed",
+    "harness.lifecycle.apps.uninstall:_hooks_of": "removes what was admitted when it was installed",
+    "harness.transfer.multi_platform:_tag": "names what it made of pieces, which were asked about",
+    "harness.transfer.multi_platform:add": "pieces asks",
+    "harness.transfer.multi_platform:create": "pieces asks",
+    "harness.transfer.multi_platform:inspect": "shows",
+    "harness.transfer.multi_platform:remove": "pieces asks",
+    "harness.cloudimage.prune:_trees": "finds what may be removed",
+    "harness.build.layers:Workshop.manifest": "through a Fetcher, whose sources were asked",
+    "harness.sealer.image:rows": "shows",
+    "harness.cloudimage.search:stored": "shows",
+    "harness.oci.registry.referrers:LocalShelf.name": "names attachments",
 }
 """Functions with such a call that need not ask, and why."""
 
@@ -123,7 +128,7 @@ def _makes_usable(node: ast.AST, module: str) -> bool:
     if not isinstance(node, ast.Call):
         return False
     if isinstance(node.func, ast.Name):
-        own = node.func.id == "read" and module in ("harness.cloudimage", "harness.sealerimage")
+        own = node.func.id == "read" and module in ("harness.cloudimage", "harness.sealer.image")
         return own or node.func.id in ("RemoteSource", "GuardedSource", "pull", "pieces")
     if not isinstance(node.func, ast.Attribute):
         return False
@@ -273,8 +278,8 @@ class Engine:
 
 def dockerfile(store: Store, digest: str = digest_of(CONTAINER)) -> None:
     engine: Any = Engine(digest)
-    builder = images.Builder(store, ())
-    builder._ensure(engine, images.Definition(store.root, "x", None, (), ()), images.Base(str(NAME)))
+    builder = container_images.Builder(store, ())
+    builder._ensure(engine, container_images.Definition(store.root, "x", None, (), ()), container_images.Base(str(NAME)))
 
 
 def boot(store: Store) -> object:
@@ -294,18 +299,18 @@ TRIED: dict[str, Callable[[Store], object]] = {
     "upgrade": lambda store: upgrade.readable(store, "web"),
     "rollback": lambda store: upgrade.readable(store, digest_in(store, "web")),
     "join": lambda store: join._image(store, "web", digest_in(store, "web")),
-    "applications": lambda store: apps.union([apps.Installed("web", "web", digest_in(store, "web"))], store),
+    "applications": lambda store: records.union([records.Installed("web", "web", digest_in(store, "web"))], store),
     "FROM": lambda store: base(store, "web"),
     "FROM sealer": lambda store: base(store, "sealed"),
     "convert": lambda store: sealerimage.convert(store, "sealed"),
-    "COPY --from": lambda store: rootfs.pull(fetcher(store), store, NAME, "linux/amd64"),
+    "COPY --from": lambda store: layers.pull(fetcher(store), store, NAME, "linux/amd64"),
     "capture": lambda store: fetcher(store).manifest(NAME),
     "capture by digest": known_by_digest,
     "collect": collect,
     "FROM in a Dockerfile": dockerfile,
     "test kit": boot,
-    "manifest create": lambda store: manifest.create(store, "new", ["web"]),
-    "expand": lambda store: expand.expand(store, cloudimage.read(store, "web"), Site("registry.example.com"), None),  # type: ignore[arg-type]
+    "manifest create": lambda store: multi_platform.create(store, "new", ["web"]),
+    "expand": lambda store: mirror.expand(store, cloudimage.read(store, "web"), Site("registry.example.com"), None),  # type: ignore[arg-type]
 }
 
 
@@ -318,7 +323,7 @@ def test_what_is_denied_comes_in_by_no_way(
     rules = tmp_path / "policy.yaml"
     rules.write_text("default: deny\n")
     monkeypatch.setenv("SLIPWAY_POLICY", str(rules))
-    monkeypatch.setattr(images, "Client", lambda *_: Registry(CONTAINER, OCI_MANIFEST))
+    monkeypatch.setattr(container_images, "Client", lambda *_: Registry(CONTAINER, OCI_MANIFEST))
     before = store.names()
     with pytest.raises(SlipwayError, match=r"refused by policy: .*the default is deny"):
         TRIED[way](store)
@@ -348,7 +353,7 @@ def test_a_base_of_a_dockerfile_is_the_one_that_policy_admits(store: Store, tmp_
     gate = policy.Gate((policy.parse("default: none\n", tmp_path / "policy.yaml"),))
     monkeypatch.setattr(policy, "gate", lambda **_: gate)
     monkeypatch.setattr(policy.Gate, "asks", lambda *_: True)
-    monkeypatch.setattr(images, "Client", lambda *_: Registry(CONTAINER, OCI_MANIFEST))
+    monkeypatch.setattr(container_images, "Client", lambda *_: Registry(CONTAINER, OCI_MANIFEST))
     dockerfile(store)
     with pytest.raises(BuildError, match="the engine has another registry"):
         dockerfile(store, digest_of(b"another"))

@@ -1,0 +1,466 @@
+"""The steps of a Kubefile that make files: each becomes one layer, and one whose inputs have not changed is not made again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import posixpath
+import re
+import shlex
+import tempfile
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import urllib3
+
+from harness import log, untrusted
+from harness.build.container_images import Builder, compiled_versions, emulation_hint, is_foreign_program, network_hint
+from harness.build.image_choice import Choice
+from harness.errors import BuildError, SlipwayError, StoreError
+from harness.host import docker, liveness, scratch, site_network
+from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
+from harness.kubefile import context as build_context
+from harness.oci import layer
+from harness.oci.graph import descriptors
+from harness.oci.layer import Entry, Layer, tarball
+from harness.oci.layer.extract import OPAQUE, WHITEOUT, open_layer
+from harness.oci.layer.tar_reader import TarEntry, TarReader
+from harness.oci.model import Descriptor, canonical_json
+from harness.oci.reference import OWN_DOMAIN, Reference
+from harness.oci.registry.fetcher import Fetcher
+from harness.oci.store import Store
+
+FORMAT = "2"
+"""Part of every step id: raise it when a step's layer would come out differently."""
+
+BUILDER_IMAGE = "slipway.dev/builder:12"
+MOUNT = "/rootfs"
+
+Index = Mapping[str, Sequence[str]]
+"""What a layer holds: path -> kind, mode in octal, digest of the content, digest of its meaning (the same but for YAML)."""
+
+_PLACEHOLDER = re.compile(r"\{\{-?\s*\.?(\w+)\s*-?\}\}")
+_DOCUMENTATION = re.compile(r"(README|LICEN[CS]E|NOTICE|CHANGELOG)(\..*)?$|.*\.md$", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One instruction done: its layer (None when it only says something), and whether it was here already."""
+
+    id: str
+    text: str
+    layer: Layer | None
+    cached: bool = False
+
+
+class Workshop:
+    """Makes the layers of one image, in order. Use it in a ``with`` block: it holds a merged tree for RUN while it needs one."""
+
+    def __init__(
+        self, store: Store, builder: Builder, fetcher: Fetcher, context: Path, *, base: Sequence[Layer], parent: str, choice: Choice
+    ) -> None:  # fmt: skip
+        self.store = store
+        self.builder = builder
+        self.fetcher = fetcher
+        self.choice = choice
+        self.context = context
+        self.layers = list(base)
+        self.parent = parent
+        self.use_cache = True
+        self._stack = contextlib.ExitStack()
+        self._tree: Path | None = None
+        self._tree_layers = 0
+        self._files: dict[str, Sequence[str]] = {}
+        self._files_layers = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    # What is there so far
+
+    def files(self) -> dict[str, Sequence[str]]:
+        """The merged rootfs: path -> facts, whiteouts applied. Asked for with every file of a COPY, so merged once a layer."""
+        if self._files_layers != len(self.layers):
+            self._files = merged([index(self.store, one) for one in self.layers])
+            self._files_layers = len(self.layers)
+        return self._files
+
+    def tree(self) -> Path:
+        """The merged rootfs as a folder, made when first asked for and kept up to date."""
+        if self._tree is None:
+            work = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rootfs-", dir=scratch.folder()))
+            self._tree = Path(work, "rootfs")
+            self._tree.mkdir()
+        missing = self.layers[self._tree_layers :]
+        layer.unpack(self.store, [one.descriptor for one in missing], self._tree)
+        self._tree_layers = len(self.layers)
+        return self._tree
+
+    # Steps
+
+    def perform(self, kubefile: Kubefile, instruction: Instruction) -> Step:
+        """Do one instruction, or find that it was done. Raises BuildError with its place in the Kubefile."""
+        if isinstance(instruction, Copy):
+            return self._guard(kubefile, instruction, self._copy)
+        if isinstance(instruction, App):
+            return self._guard(kubefile, instruction, self._app)
+        if isinstance(instruction, Run):
+            return self._guard(kubefile, instruction, self._run)
+        return Step("", instruction.text, None)
+
+    def _guard(self, kubefile: Kubefile, instruction: Any, action: Any) -> Step:
+        try:
+            step: Step = action(kubefile, instruction)
+        except StoreError:
+            raise
+        except build_context.ContextError as error:
+            raise BuildError(f"{kubefile.where(instruction)}: {error.message}", hint=error.hint) from error
+        except SlipwayError as error:
+            raise BuildError(f"{kubefile.where(instruction)}: {error.message}", hint=error.hint, details=error.details) from error
+        self.parent = step.id
+        if step.layer is not None:
+            self.layers.append(step.layer)
+        return step
+
+    def known(self, identity: str, text: str) -> Step | None:
+        """The step with that id, when it was done before and its layer is still here."""
+        record = self.store.record("step", identity) if self.use_cache else None
+        if record is None:
+            return None
+        kept = Layer(Descriptor.from_json(record["layer"]), record["diffId"])
+        return Step(identity, text, kept, cached=True) if self.store.has(kept.descriptor.digest) else None
+
+    def remember(self, identity: str, text: str, made: Layer) -> Step:
+        """Note what a step made."""
+        self.store.keep("step", identity, {"layer": made.descriptor.to_json(), "diffId": made.diff_id, "text": text})
+        return Step(identity, text, made)
+
+    def _identity(self, *inputs: object) -> str:
+        return hashlib.sha256(canonical_json([FORMAT, self.parent, *inputs])).hexdigest()
+
+    def _is_folder(self, path: str) -> bool:
+        if build_context.known_folder(path):
+            return True
+        found = self.files().get(path)
+        return found is not None and found[0] == "dir"
+
+    def _copy(self, kubefile: Kubefile, instruction: Copy) -> Step:
+        if instruction.from_image:
+            return self._copy_from(kubefile, instruction, instruction.from_image)
+        entries: list[Entry] = []
+        with tempfile.TemporaryDirectory(prefix="copy-", dir=scratch.folder()) as work:
+            local = [source for source in instruction.sources if source not in instruction.urls]
+            placed = build_context.place(
+                self.context, local, instruction.destination, is_folder=self._is_folder, extract=instruction.add
+            )  # fmt: skip
+            for number, item in enumerate(placed):
+                if item.archive:
+                    entries += _unpacked(item.source, Path(work, str(number)), item.path)
+                else:
+                    entries.append(entry_of(item.source, item.path, instruction.chmod))
+            for number, url in enumerate(instruction.urls):
+                target = build_context.destination_of(instruction.destination, build_context.url_name(url), self._is_folder)
+                entries.append(
+                    Entry(target, "file", instruction.chmod or 0o644, download(url, Path(work, f"url{number}"), instruction.checksum))
+                )
+            return self._write(instruction.text, entries)
+
+    def _app(self, _kubefile: Kubefile, instruction: App) -> Step:
+        local = [source for source in instruction.sources if source not in instruction.urls]
+        placed = build_context.place(self.context, local, instruction.folder, is_folder=self._is_folder)
+        entries = [entry_of(item.source, item.path, None) for item in placed]
+        with tempfile.TemporaryDirectory(prefix="app-", dir=scratch.folder()) as work:
+            for number, url in enumerate(instruction.urls):
+                target = instruction.folder + build_context.url_name(url)
+                entries.append(Entry(target, "file", 0o644, download(url, Path(work, f"url{number}"))))
+            return self._write(instruction.text, entries)
+
+    def _write(self, text: str, entries: Iterable[Entry]) -> Step:
+        wanted = sorted({entry.path: entry for entry in with_folders(entries)}.values(), key=lambda entry: entry.path)
+        identity = self._identity("files", [_facts(entry) for entry in wanted])
+        return self.known(identity, text) or self.remember(identity, text, layer.write_layer(wanted, self.store))
+
+    def _copy_from(self, kubefile: Kubefile, instruction: Copy, image: str) -> Step:
+        manifest = self.manifest(image, kubefile)
+        described = [list(instruction.sources), instruction.destination, instruction.chmod]
+        identity = self._identity("image", manifest.digest, *described, self._is_folder(instruction.destination))
+        known = self.known(identity, instruction.text)
+        if known:
+            return known
+        with tempfile.TemporaryDirectory(prefix="image-", dir=scratch.folder()) as work:
+            tree = Path(work, "tree")
+            layer.unpack(self.store, descriptors(self.store.read(manifest.digest))[1:], tree, links_out=True)
+            placed = build_context.place(tree, instruction.sources, instruction.destination, is_folder=self._is_folder, image=True)
+            entries = [entry_of(item.source, item.path, instruction.chmod) for item in placed]
+            return self.remember(identity, instruction.text, layer.write_layer(with_folders(entries), self.store))
+
+    def manifest(self, image: str, kubefile: Kubefile) -> Descriptor:
+        """The manifest of a container image for our platform: built from images/, or pulled. Its blobs are in the store then."""
+        reference = Reference.parse(image)
+        if self.builder.builds(reference, self.choice):
+            arguments = {name: value for one in kubefile.of(Arg) for name, value in one.values.items() if value is not None}
+            built = self.builder.ensure(reference, arguments)
+            if built is not None:
+                return built
+        if reference.domain == OWN_DOMAIN:
+            there = compiled_versions(reference, self.builder.roots)
+            raise BuildError(
+                f"{reference.familiar} is an image of this project, and nothing in images/ builds it",
+                hint=f"the versions there are: {', '.join(there)}" if there else None,
+            )
+        return pull(self.fetcher, self.store, reference, kubefile.platform)
+
+    def _run(self, _kubefile: Kubefile, instruction: Run) -> Step:
+        command = list(instruction.command) if isinstance(instruction.command, tuple) else ["/bin/sh", "-c", instruction.command]
+        builder = Reference.parse(BUILDER_IMAGE)
+        identity = self._identity("run", command, dict(instruction.environment), self.builder.here.made_from(builder))
+        known = self.known(identity, instruction.text)
+        if known:
+            return known
+        tree = self.tree()
+        before = layer.snapshot(tree)
+        self._in_container(tree, command, instruction.environment)
+        made = layer.write_layer(with_folders(layer.diff(before, tree)), self.store)
+        self._tree_layers += 1
+        return self.remember(identity, instruction.text, made)
+
+    def _in_container(self, tree: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        client = docker.connect(timeout=24 * 3600)
+        # Always this machine's: for another platform a step makes files with our programs; ${ARCH} tells it which.
+        image = self.builder.here.engine_image(client, Reference.parse(BUILDER_IMAGE))
+        # What the container made as root is ours to read and to remove.
+        owner = f"{os.getuid()}:{os.getgid()}"
+        script = f'PATH="{MOUNT}/bin:$PATH"; export PATH; {shlex.join(command)}; code=$?; chown -R {owner} {MOUNT}; exit $code'
+        volumes = {str(tree): {"bind": MOUNT, "mode": "rw"}}
+        if (authorities := site_network.authorities()) is not None:
+            volumes[str(authorities.resolve())] = {"bind": site_network.BUNDLE, "mode": "ro"}
+        code, output = docker.run_container(
+            client, image, ["/bin/sh", "-c", script], environment={**site_network.proxies(), **environment}, working_dir=MOUNT,
+            network_mode=self.builder.network, cap_drop=["NET_RAW"], security_opt=["no-new-privileges"],
+            volumes=volumes, labels={docker.LABEL_BUILD: liveness.process_label()},
+        )  # fmt: skip
+        for line in output.splitlines():
+            log.debug(line)
+        if code != 0:
+            tail = "\n".join(output.strip().splitlines()[-20:])
+            hint = network_hint(tail, self.builder.network)
+            if self.builder.foreign and is_foreign_program(tail):
+                hint = emulation_hint(self.builder.platform)
+            what = shlex.join(command) if len(command) != 3 else command[2]
+            raise BuildError(f"RUN failed with exit code {code}: {what}", hint=hint, details=tail)
+
+
+# Entries
+
+
+def entry_of(source: Path, path: str, chmod: int | None) -> Entry:
+    """A file of the context as a layer's entry. Modes are 755 or 644, as git keeps them: another umask is not another image."""
+    if source.is_symlink():
+        return Entry(path, "symlink", 0o777, target=os.readlink(source))  # noqa: PTH115 -- Path would change how it is written
+    if source.is_dir():
+        return Entry(path, "dir", 0o755)
+    executable = source.stat().st_mode & 0o111
+    return Entry(path, "file", chmod if chmod is not None else 0o755 if executable else 0o644, source)
+
+
+def with_folders(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The entries and the folders above them, so that each layer says itself what the mode of its folders is."""
+    known: set[str] = set()
+    listed = list(entries)
+    known.update(entry.path for entry in listed)
+    for entry in listed:
+        parent = posixpath.dirname(entry.path)
+        while parent and parent not in known:
+            known.add(parent)
+            yield Entry(parent, "dir", 0o755)
+            parent = posixpath.dirname(parent)
+        yield entry
+
+
+def _facts(entry: Entry) -> list[str]:
+    if isinstance(entry.source, Path):
+        with entry.source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    else:
+        digest = hashlib.sha256(entry.source or b"").hexdigest() if entry.kind == "file" else entry.target
+    return [entry.path, entry.kind, f"{entry.mode:o}", digest]
+
+
+def _unpacked(archive: Path, folder: Path, prefix: str) -> list[Entry]:
+    folder.mkdir()
+    try:
+        tarball.extract(archive, folder)
+    except (StoreError, OSError) as error:
+        raise BuildError(f"{archive.name} cannot be unpacked: {error}") from error
+    return list(layer.scan(folder, prefix))
+
+
+DOWNLOAD_LIMIT = 16 << 30
+"""Bytes of one file from the web."""
+
+
+def download(url: str, target: Path, checksum: str | None = None) -> Path:
+    """Fetch a URL into a file, which must have the digest ``checksum`` (``sha256:...``) when there is one.
+
+    A redirect may lead from http to anywhere, and from https to https only. Raises BuildError with the server's answer.
+    """
+    pool = urllib3.PoolManager(retries=urllib3.Retry(3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504)))
+    digest = hashlib.sha256()
+    try:
+        with contextlib.closing(_answer(pool, url)) as answer, target.open("wb") as file:
+            _check_size(url, int(answer.headers.get("Content-Length") or 0))
+            for chunk in answer.stream(1 << 20):
+                _check_size(url, file.tell() + len(chunk))
+                file.write(chunk)
+                digest.update(chunk)
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        raise BuildError(f"{url}: {error}") from error
+    got = f"sha256:{digest.hexdigest()}"
+    if checksum is None:
+        log.warning(f"{url}: no checksum is given; the server decides what goes into the image. Today: ADD --checksum={got}")
+    elif got != checksum:
+        raise BuildError(f"{url} has digest {got}, not {checksum}", hint="find out who changed the file before you change --checksum")
+    return target
+
+
+def _check_size(url: str, size: int) -> None:
+    if size > DOWNLOAD_LIMIT:
+        raise BuildError(f"{url}: the file is larger than {log.size(DOWNLOAD_LIMIT)}", hint="put it into the build context and COPY it")
+
+
+def _answer(pool: urllib3.PoolManager, url: str) -> urllib3.BaseHTTPResponse:
+    """The 200 at the end of the redirects. Raises BuildError, urllib3's HTTPError."""
+    where = url
+    for _ in range(10):
+        answer = pool.request("GET", where, preload_content=False, redirect=False, timeout=urllib3.Timeout(30))
+        location = answer.get_redirect_location()
+        if answer.status == 200:
+            return answer
+        answer.close()
+        if not location:
+            raise BuildError(f"{url}: the server answers {answer.status} {answer.reason}")
+        following = urllib.parse.urljoin(where, location)
+        if not following.startswith(("https://", "http://")[: 1 if where.startswith("https://") else 2]):
+            raise BuildError(
+                f"{url}: the server redirects to {untrusted.shown(following)}, which is not https",
+                hint="use the address that serves the file itself",
+            )
+        where = following
+    raise BuildError(f"{url}: the server redirects more than ten times")
+
+
+def pull(fetcher: Fetcher, store: Store, reference: Reference, platform: str) -> Descriptor:
+    """Have every blob of a container image for ``platform`` in the store. Raises BuildError or StoreError."""
+    found = fetcher.manifest(reference)
+    digest, media_type = found.digest, found.media_type
+    if found.is_index:
+        children = descriptors(store.read(digest))
+        wanted = [child for child in children if _platform(child) == platform]
+        if not wanted:
+            there = ", ".join(sorted({_platform(child) for child in children}))
+            raise BuildError(f"{reference} is not there for {platform}, only for {there}")
+        child = Reference(reference.domain, reference.path, None, wanted[0].digest)
+        found = fetcher.manifest(child)
+        digest, media_type = found.digest, found.media_type
+    for blob in descriptors(store.read(digest)):
+        fetcher.blob(reference, blob.digest, blob.size).result()
+    return Descriptor(media_type, digest, store.size(digest))
+
+
+def _platform(child: Descriptor) -> str:
+    return f"{child.platform.os}/{child.platform.architecture}" if child.platform else "unknown"
+
+
+# What a layer holds
+
+
+def index(store: Store, one: Layer) -> Index:
+    """The files of a layer with their digests, remembered after the first look."""
+    record = store.record("layer-files", one.diff_id.replace(":", "-"))
+    if record is not None:
+        files: Index = record["files"]
+        return files
+    found: dict[str, list[str]] = {}
+    with open_layer(store, one.descriptor) as tar:
+        for entry in tar:
+            path = entry.name.removeprefix("./").rstrip("/")
+            if path:
+                found[path] = _facts_of(tar, entry, path, found)
+    store.keep("layer-files", one.diff_id.replace(":", "-"), {"files": found})
+    return found
+
+
+def _facts_of(tar: TarReader, entry: TarEntry, path: str, found: Mapping[str, list[str]]) -> list[str]:
+    mode = f"{entry.mode:o}"
+    if entry.kind == "folder":
+        return ["dir", mode, "", ""]
+    if entry.kind == "symlink":
+        return ["symlink", mode, entry.link, entry.link]
+    if entry.kind == "hardlink":
+        same = found.get(entry.link.removeprefix("./"))
+        if same is None:
+            raise StoreError(f"{path} of a layer is a hard link to {entry.link!r}, which is not before it in the layer")
+        return same
+    if entry.kind != "file":
+        return ["other", mode, "", ""]
+    if path.endswith((".yaml", ".yml", ".json")) and entry.size < 1 << 22:
+        data = tar.head(entry.size)
+        return ["file", mode, hashlib.sha256(data).hexdigest(), meaning(data)]
+    digest = hashlib.sha256()
+    while chunk := tar.read():
+        digest.update(chunk)
+    return ["file", mode, digest.hexdigest(), digest.hexdigest()]
+
+
+def meaning(data: bytes) -> str:
+    """A digest of what a YAML file says, whatever its comments and layout; of its bytes when it does not parse."""
+    try:
+        text = _PLACEHOLDER.sub(r"slipway-placeholder-\1", data.decode())
+        documents = untrusted.yaml_documents(text, what="")
+        return hashlib.sha256(json.dumps(documents, sort_keys=True, default=str).encode()).hexdigest()
+    except (StoreError, UnicodeError, TypeError, ValueError):
+        return hashlib.sha256(data).hexdigest()
+
+
+def merged(indexes: Iterable[Index]) -> dict[str, Sequence[str]]:
+    """Layers laid over each other: path -> facts."""
+    found: dict[str, Sequence[str]] = {}
+    for one in indexes:
+        emptied: set[str] = set()
+        for path in one:
+            folder, name = posixpath.split(path)
+            if name == OPAQUE:
+                emptied.add(folder)
+            elif name.startswith(WHITEOUT):
+                hidden = posixpath.join(folder, name.removeprefix(WHITEOUT))
+                emptied.add(hidden)
+                found.pop(hidden, None)
+            elif one[path][0] != "dir" and found.get(path, [""])[0] == "dir":
+                emptied.add(path)
+        if emptied:
+            for path in [path for path in found if not emptied.isdisjoint(_above(path))]:
+                del found[path]
+        found |= {path: facts for path, facts in one.items() if not posixpath.basename(path).startswith(WHITEOUT)}
+    return found
+
+
+def _above(path: str) -> Iterator[str]:
+    """The folders that a path is in, the root among them."""
+    while path:
+        path = posixpath.dirname(path)
+        yield path
+
+
+def essence(files: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """What a cluster that boots from these files could behave differently for: not documentation, not comments in YAML."""
+    return [
+        [path, facts[0], facts[1], facts[3]] for path, facts in sorted(files.items()) if not _DOCUMENTATION.match(posixpath.basename(path))
+    ]

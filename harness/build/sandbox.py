@@ -1,0 +1,387 @@
+"""Throw-away clusters: booted from the rootfs of an image under construction, pulling everything through the capture proxy."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import cloudimage, log, process, untrusted
+from harness.build.capture import Proxy
+from harness.build.container_images import Builder
+from harness.cloudimage import PlatformImage
+from harness.errors import BuildError, CheckError, CommandError
+from harness.host import docker, liveness, tools
+from harness.lifecycle import run as running
+from harness.lifecycle import steps
+from harness.lifecycle.checks import facts as machinefacts
+from harness.lifecycle.kube import readiness
+from harness.lifecycle.plan import execute
+from harness.lifecycle.provision import node_files, registry
+from harness.nodes.container import IMAGE, ContainerProvider, ipv6
+from harness.nodes.container import gateway as gateway_of
+from harness.oci.layer import Entry, write_layer
+from harness.oci.reference import Reference
+from harness.oci.registry.fetcher import Source
+from harness.oci.store import Store
+from harness.runtimes import DEFAULT_PREFIX6, NFTABLES_KERNEL, Facts, Network
+
+ROOTFS = "/var/lib/slipway/rootfs"
+ADMIN = "/etc/kubernetes/admin.conf"
+
+
+def facts(rootfs: Path) -> Facts | None:
+    """What a rootfs says of its Kubernetes; None when there is none in it (an application image). Raises InputError."""
+    tree = _beneath(rootfs)
+    return Facts.parse(tree.read_text(steps.FACTS), steps.FACTS) if tree.is_file(steps.FACTS) else None
+
+
+def _beneath(rootfs: Path) -> untrusted.Tree:
+    return untrusted.Tree(rootfs, what="the rootfs of the image", error=BuildError)
+
+
+def _program(rootfs: Path, name: str) -> Path:
+    """The real path of a program of the rootfs: Docker follows the links of what it mounts, wherever they lead."""
+    if not _beneath(rootfs).is_file(f"bin/{name}"):
+        raise BuildError(f"the rootfs has no program bin/{name}", hint="build the image FROM one with Kubernetes")
+    return (rootfs / "bin" / name).resolve()
+
+
+def environment(found: Facts, env: Mapping[str, str]) -> dict[str, str]:
+    """What the templates of every image may name, the image's own values over it."""
+    network = Network.parse(env.get("PodCIDR", found.pod_cidr), env.get("SvcCIDR", found.svc_cidr))
+    # In the spelling of ours, also where the image has set them.
+    return {**network.variables, **env, "PodCIDR": network.pods, "SvcCIDR": network.services}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a throw-away cluster is made from. ``rootfs`` is rendered, and belongs to the cluster while it runs."""
+
+    rootfs: Path
+    facts: Facts
+    env: Mapping[str, str]
+    image: PlatformImage
+    """The image as far as it is known: everything but the container images that are looked for."""
+    own_network: bool
+    """Whether an application of the image is the network (CNI), so that the base's is left out."""
+    keep: bool = False
+
+    @property
+    def addon_network(self) -> bool:
+        """An addon of the image is the network."""
+        return not self.own_network and _beneath(self.rootfs).is_file(steps.NETWORK_MANIFEST)
+
+    @property
+    def cni_configs(self) -> dict[str, str]:
+        """Configurations that a node has before its kubelet starts, by name. Where an image has no network, pods of this one node have."""
+        if self.own_network:
+            return {}
+        tree = _beneath(self.rootfs)
+        found = {name: tree.read_text(f"{node_files.CNI_CONFIGS}/{name}") for name in node_files.cni_configs(tree)}
+        return found if found or self.addon_network else {LONELY: lonely(Network(self.env["PodCIDR"], self.env["SvcCIDR"]))}
+
+
+LONELY = "99-slipway-build.conflist"
+"""The pod network of a throw-away cluster of an image that has none: it ends at the node."""
+
+
+def lonely(network: Network) -> str:
+    """A CNI configuration for the only node of a cluster."""
+    prefixes = {4: 24, 6: network.node_prefix6 or DEFAULT_PREFIX6}
+    whole = network.pod_networks
+    ranges = [[{"subnet": str(next(one.subnets(new_prefix=max(one.prefixlen, prefixes[one.version]))))}] for one in whole]
+    bridge = {"type": "bridge", "bridge": "cni0", "isDefaultGateway": True, "ipMasq": True, "hairpinMode": True}
+    plugins = [{**bridge, "ipam": {"type": "host-local", "ranges": ranges}}, {"type": "portmap", "capabilities": {"portMappings": True}}]
+    return json.dumps({"cniVersion": "1.0.0", "name": "build", "plugins": plugins})
+
+
+class Sandbox:
+    """A running throw-away cluster of one node: a Kubectl, and a place where launch commands run."""
+
+    def __init__(self, container: Any, proxy: Proxy, env: Mapping[str, str]) -> None:
+        self.container = container
+        self.proxy = proxy
+        self.env = {**env, "KUBECONFIG": ADMIN}
+
+    def run(self, *argv: str) -> str:
+        """kubectl. Raises CommandError."""
+        return docker.command_output(self.container, ["kubectl", "--kubeconfig", ADMIN, *argv])
+
+    def apply(self, manifest: str) -> None:
+        """Apply one manifest of the rootfs. Raises CommandError."""
+        self.run("apply", "-f", f"{ROOTFS}/{manifest}")
+
+    def launch(self, command: str) -> None:
+        """Run a launch command in the rootfs as `slipway run` would on the first master. Raises BuildError with its output."""
+        # A login shell's PATH is not ours to know: the container's own plus the rootfs.
+        script = f"cd {ROOTFS} && export PATH={ROOTFS}/bin:$PATH && {command}"
+        code, output = self.container.exec_run(["/bin/bash", "-c", script], environment=dict(self.env))
+        text = output.decode(errors="replace").strip()
+        for line in text.splitlines():
+            log.debug(line)
+        if code != 0:
+            raise BuildError(f"the launch command failed with exit code {code}: {command}", details="\n".join(text.splitlines()[-20:]))
+
+
+@contextlib.contextmanager
+def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, work: Path) -> Iterator[Sandbox]:
+    """Boot a kind cluster from ``plan``; everything is gone when the block ends, however it ends."""
+    program = tools.kind()
+    client = docker.connect()
+    sweep(client)
+    node_image = builder.engine_image(client, Reference.parse(IMAGE))
+    name = f"slipway-{os.getpid()}-{secrets.token_hex(3)}"
+    with contextlib.ExitStack() as stack:
+        gateway = stack.enter_context(_network(client, name, dual=_is_dual(plan), keep=plan.keep))
+        proxy = stack.enter_context(Proxy(sources, store, host=gateway))
+        configuration = _kind_files(plan, node_image, proxy.hosts_toml(gateway), work, str(client.info().get("KernelVersion") or ""))
+        environment = {"KIND_EXPERIMENTAL_DOCKER_NETWORK": name}
+        kubeconfig = work / "kubeconfig"
+        if plan.keep:
+            stack.callback(
+                log.info,
+                f"the throw-away cluster stays (docker exec -it {name}-control-plane bash); remove it with\n"
+                f"  {program} delete cluster --name {name} && docker network rm {name}",
+            )
+        with log.step("boot a kind cluster from the image") as shown:
+            try:
+                process.run(
+                    [program, "create", "cluster", "--name", name, "--config", configuration, "--kubeconfig", kubeconfig, "--retain"],
+                    env=environment, timeout=600,
+                )  # fmt: skip
+            except CommandError as error:
+                raise BuildError(
+                    "the throw-away cluster did not boot",
+                    details=_boot_failure(client, f"{name}-control-plane", proxy, error.details or error.message),
+                ) from error
+            shown.note = f"Kubernetes {plan.facts.kubernetes}"
+        sandbox = Sandbox(client.containers.get(f"{name}-control-plane"), proxy, plan.env)
+        _addons(sandbox, plan)
+        yield sandbox
+
+
+@contextlib.contextmanager
+def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, work: Path) -> Iterator[Sandbox]:
+    """One container node, made a cluster as `slipway run` makes one; on a network without a way out but the capture proxy."""
+    client = docker.connect()
+    sweep(client)
+    node_image = builder.engine_image(client, Reference.parse(IMAGE))
+    name = f"{os.getpid()}-{secrets.token_hex(3)}"
+    provider = ContainerProvider(client, work)
+    with contextlib.ExitStack() as stack:
+        if plan.keep:
+            stack.callback(log.info, f"the throw-away node stays: docker exec -it slipway-{name}-master-1 bash")
+        else:
+            stack.callback(provider.down, name)
+        group = provider.up(name, 1, 0, image=node_image, labels={docker.LABEL_BUILD: liveness.process_label()})
+        node = client.containers.get(f"slipway-{name}-master-1")
+        gateway = str(next(iter(node.attrs["NetworkSettings"]["Networks"].values()))["Gateway"] or _gateway(client, node))
+        proxy = stack.enter_context(Proxy(sources, store, host=gateway))
+        image = cloudimage.write(store, [_with_network(plan, store)])
+        options = running.Options(
+            image=image.digest,
+            masters=group.masters,
+            name=f"build-{name}",
+            env=plan.image.info.env,
+            elsewhere=registry.Anything(proxy.hosts_toml(gateway)),
+        )
+        with log.step("make a container node a cluster of the image") as shown:
+            setup = running.prepare(options, store, home=work)
+            try:
+                with setup.ssh:
+                    execute(running.bring_up(setup))
+            except (CommandError, CheckError) as error:
+                reasons = [f"image {refused}: {reason}" for refused, reason in proxy.failures.items()]
+                details = "\n".join([*reasons, error.details or ""]).strip()
+                raise BuildError(f"the throw-away cluster did not boot: {error.message}", details=details) from error
+            shown.note = f"Kubernetes {plan.facts.kubernetes}"
+        yield Sandbox(node, proxy, plan.env)
+
+
+def _with_network(plan: Plan, store: Store) -> PlatformImage:
+    """The image with the pod network that its nodes are to have; itself when it brings that."""
+    image = plan.image
+    text = plan.cni_configs.get(LONELY)
+    if text is None:
+        return image
+    made = write_layer([Entry(f"{node_files.CNI_CONFIGS}/{LONELY}", "file", 0o644, text.encode())], store)
+    return dataclasses.replace(image, layers=(*image.layers, made.descriptor), diff_ids=(*image.diff_ids, made.diff_id))
+
+
+def _gateway(client: docker.Client, node: Any) -> str:
+    """The address of this machine on a node's network; Docker does not tell it of networks without a way out."""
+    name = next(iter(node.attrs["NetworkSettings"]["Networks"]))
+    return gateway_of(client.networks.get(name))
+
+
+@contextlib.contextmanager
+def _network(client: docker.Client, name: str, *, dual: bool, keep: bool) -> Iterator[str]:
+    """A network of this build alone, with ``dual`` of both families; its gateway, which is us. What is on it goes with it, also what is
+    only just being started. Raises BuildError when the engine has no IPv6 and ``dual`` wants it.
+    """
+    options: dict[str, Any] = {"driver": "bridge", "labels": {docker.LABEL_BUILD: liveness.process_label()}}
+    try:
+        network = client.networks.create(name, **options, **(ipv6() if dual else {}))
+    except docker.APIError as refused:
+        hint = "the image's networks are of both families: build it where Docker can have IPv6, or with one network each"
+        raise BuildError(f"the engine makes no network: {refused.explanation}", hint=hint if dual else None) from refused
+    cut_short = True
+    try:
+        yield gateway_of(network)
+        cut_short = False
+    finally:
+        if not keep:
+            # kind may have been stopped between asking the engine for a container and getting it.
+            _remove_all(client, name, patience=2 if cut_short else 0)
+            _forgiving(network.remove)
+
+
+def _remove_all(client: docker.Client, cluster: str, *, patience: float) -> None:
+    """Remove the containers of a kind cluster, and those that appear within ``patience`` seconds of the last one."""
+    quiet_since = time.monotonic()
+    while True:
+        found = client.containers.list(all=True, ignore_removed=True, filters={"label": f"io.x-k8s.kind.cluster={cluster}"})
+        for container in found:
+            _forgiving(lambda container=container: container.remove(force=True, v=True))
+        if found:
+            quiet_since = time.monotonic()
+        elif time.monotonic() - quiet_since >= patience:
+            return
+        time.sleep(0.1)
+
+
+def _addons(sandbox: Sandbox, plan: Plan) -> None:
+    """What the runtime does on real nodes after the API answers, less what kind has done."""
+    tree = _beneath(plan.rootfs)
+    if tree.is_file(f"{steps.ADDONS}/{steps.DNS_ADDON}"):
+        # kubeadm has added CoreDNS, which this image does not use.
+        sandbox.run("-n", "kube-system", "delete", "deployment", "coredns", "--ignore-not-found", "--wait=false")
+    for name in tree.list(steps.ADDONS):
+        if name.endswith(".yaml") and not name.startswith(".") and name != steps.NETWORK_ADDON:
+            sandbox.apply(f"{steps.ADDONS}/{name}")
+
+
+def _is_dual(plan: Plan) -> bool:
+    return Network(plan.env["PodCIDR"], plan.env["SvcCIDR"]).dual
+
+
+def _kind_files(plan: Plan, node_image: str, hosts_toml: str, work: Path, kernel: str = "") -> Path:
+    """The files that kind reads: here and, mounted, in its node. ``kernel`` is the release of the engine's."""
+    (work / "certs.d/_default").mkdir(parents=True)
+    (work / "certs.d/_default/hosts.toml").write_text(hosts_toml)
+    (work / "version").write_text(plan.facts.kubernetes + "\n")
+    (work / "manifests").mkdir()
+    tree, builtin = _beneath(plan.rootfs), plan.addon_network
+    (work / "manifests/default-cni.yaml").write_text(tree.read_text(steps.NETWORK_MANIFEST) if builtin else "")
+    # kind makes a StorageClass of its own where it is given nothing to apply; the image brings one.
+    (work / "manifests/default-storage.yaml").write_text(yaml.safe_dump(_NOTHING))
+    mounts: dict[str, Path] = {
+        "/etc/containerd/certs.d": work / "certs.d", "/kind/version": work / "version", "/kind/manifests": work / "manifests",
+        **{f"/usr/bin/{program}": _program(plan.rootfs, program) for program in ("kubeadm", "kubelet", "kubectl")},
+    }  # fmt: skip
+    (work / "cni").mkdir()
+    for name, text in plan.cni_configs.items():
+        (work / "cni" / name).write_text(text)
+        mounts[f"/etc/cni/net.d/{name}"] = work / "cni" / name
+    readable = [{"hostPath": str(path), "containerPath": inside, "readOnly": True} for inside, path in mounts.items()]
+    kubelet = {"kind": "KubeletConfiguration", "cgroupDriver": "cgroupfs", "nodeStatusUpdateFrequency": "2s", "failCgroupV1": False}
+    cluster: dict[str, Any] = {"kind": "ClusterConfiguration"}
+    if plan.facts.image_repository:
+        cluster["imageRepository"] = plan.facts.image_repository
+    prefix = Network(plan.env["PodCIDR"], plan.env["SvcCIDR"]).node_prefix6
+    if prefix not in (None, DEFAULT_PREFIX6):
+        cluster["controllerManager"] = {"extraArgs": [{"name": "node-cidr-mask-size-ipv6", "value": str(prefix)}]}
+    if plan.facts.etcd_image_tag:
+        cluster["etcd"] = {"local": {"imageTag": plan.facts.etcd_image_tag}}
+    document = {
+        "kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "networking": {
+            **({"ipFamily": "dual"} if _is_dual(plan) else {}),
+            "podSubnet": plan.env["PodCIDR"], "serviceSubnet": plan.env["SvcCIDR"], "disableDefaultCNI": not builtin,
+            "kubeProxyMode": "nftables" if machinefacts.release(kernel)[:2] >= NFTABLES_KERNEL else "iptables",
+        },
+        "nodes": [{
+            "role": "control-plane", "image": node_image,
+            "extraMounts": [*readable, {"hostPath": str(plan.rootfs), "containerPath": ROOTFS}],
+            "kubeadmConfigPatches": [yaml.safe_dump(patch) for patch in (kubelet, cluster)],
+        }],
+    }  # fmt: skip
+    if plan.facts.pause_image:
+        document["containerdConfigPatches"] = [_PAUSE % json.dumps(plan.facts.pause_image)]
+    path = work / "kind.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+_NOTHING = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
+"""An object that every cluster has."""
+_PAUSE = """version = 3
+
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = %s
+"""
+
+
+def _boot_failure(client: docker.Client, container: str, proxy: Proxy, output: str) -> str:
+    """Why a cluster did not boot: images that could not be served, what kind said, what the kubelet said last."""
+    lines = [f"image {name}: {reason}" for name, reason in proxy.failures.items()]
+    lines += output.splitlines()[-15:]
+    with contextlib.suppress(docker.NotFound, CommandError):
+        node = client.containers.get(container)
+        lines += docker.command_output(node, ["journalctl", "--unit=kubelet", "--lines=8", "--output=cat", "--no-pager"]).splitlines()
+    return "\n".join(lines)
+
+
+def _forgiving(action: Any) -> None:
+    """Cleaning up goes on when one thing refuses to go; the next build sweeps what is left."""
+    try:
+        action()
+    except (CommandError, docker.APIError, docker.NotFound) as error:
+        log.debug(f"not removed: {error}")
+
+
+def sweep(client: docker.Client) -> None:
+    """Remove what builds left whose process was killed: their networks and the containers on them."""
+    left = [network for network in client.networks.list(filters={"label": docker.LABEL_BUILD}) if _is_dead(network.attrs["Labels"])]
+    for network in left:
+        for container in client.containers.list(all=True, filters={"network": str(network.name)}):
+            _forgiving(lambda container=container: container.remove(force=True, v=True))
+        _forgiving(network.remove)
+    for container in client.containers.list(all=True, filters={"label": docker.LABEL_BUILD}):
+        if _is_dead(container.labels):
+            _forgiving(lambda container=container: container.remove(force=True, v=True))
+
+
+def _is_dead(labels: Mapping[str, str]) -> bool:
+    """Whether a build that made this has ended for certain. One in another container that shares the engine may be alive."""
+    label = labels.get(docker.LABEL_BUILD, "")
+    return liveness.has_ended(label) or (docker.is_local() and liveness.is_of_earlier_boot(label))
+
+
+def requesters(kubectl: Sandbox) -> dict[str, tuple[str, ...]]:
+    """Which workloads ask for which image: canonical name -> ``Deployment default/web``, without what differs from run to run."""
+    items = readiness.get(kubectl, "pods,replicasets,jobs")
+    known = readiness.by_uid(items)
+    found: dict[str, set[str]] = {}
+    for pod in (item for item in items if item["kind"] == "Pod"):
+        spec = pod["spec"]
+        for one in (*spec.get("containers", ()), *spec.get("initContainers", ()), *spec.get("ephemeralContainers", ())):
+            with contextlib.suppress(ValueError):
+                found.setdefault(str(Reference.parse(one["image"])), set()).add(_maker(pod, known))
+    return {name: tuple(sorted(owners)) for name, owners in sorted(found.items())}
+
+
+def _maker(pod: readiness.Resource, known: Mapping[str, readiness.Resource]) -> str:
+    owner = readiness.controller(pod)
+    if owner is not None and owner["kind"] == "Node":
+        return readiness.title(pod).removesuffix("-" + owner["name"])
+    return readiness.maker(pod, known)

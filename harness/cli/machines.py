@@ -1,0 +1,96 @@
+"""Machines to run clusters on, and the engine of this one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from harness.cli.output import Json, Yes, engine_app, nodes_app, one_of, print_json, say, table, wants_json
+
+
+@nodes_app.command("up")
+def nodes_up(
+    masters: Annotated[int, typer.Option("--masters", "-m", min=0, help="Number of control-plane nodes.")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", "-n", min=0, help="Number of workers.")] = 0,
+    name: Annotated[str, typer.Option(help="The name of the group.")] = "default",
+    provider: Annotated[str, typer.Option(help="The provider that makes the machines: container.")] = "container",
+    output: Json = "text",
+) -> None:
+    """Boot machines on an isolated network, ready for `slipway run`."""
+    from harness.build import container_images
+    from harness.nodes.container import IMAGE
+
+    as_json = wants_json(output)
+    maker = _provider(provider)
+    group = maker.up(name, masters, nodes, image=container_images.package_image(maker.client, IMAGE))
+    _show_group(group, as_json)
+
+
+@nodes_app.command("down")
+def nodes_down(name: Annotated[str, typer.Argument()] = "default", provider: Annotated[str, typer.Option()] = "container") -> None:
+    """Remove a group of machines, their disks, network and keys."""
+    say(f"removed {name}" if _provider(provider).down(name) else f"there were no nodes named {name}")
+
+
+@nodes_app.command("restart")
+def nodes_restart(
+    names: Annotated[list[str], typer.Argument(help="Names of machines, as `nodes list` shows them.", metavar="NODE...")],
+    provider: Annotated[str, typer.Option()] = "container",
+) -> None:
+    """Restart machines, all at once, as after a loss of power; their disks stay."""
+    from harness.errors import UsageError
+    from harness.nodes import each
+
+    made = _provider(provider)
+    known = {member.name for group in made.list() for member in group.members}
+    if missing := [name for name in names if name not in known]:
+        raise UsageError(f"there is no node named {', '.join(missing)}", hint="slipway nodes list shows those there are")
+    each(names, made.restart)
+    say(f"restarted {', '.join(names)}")
+
+
+@nodes_app.command("list")
+def nodes_list(provider: Annotated[str, typer.Option()] = "container", output: Json = "text") -> None:
+    """List the machines that exist."""
+    groups = _provider(provider).list()
+    if wants_json(output):
+        print_json([_group_json(group) for group in groups])
+        return
+    table(
+        ("GROUP", "NAME", "ROLE", "ADDRESS"),
+        [(group.name, made.name, made.role, made.address) for group in groups for made in group.members],
+    )
+
+
+def _provider(name: str) -> Any:
+    from harness.nodes.container import ContainerProvider
+
+    one_of(name, ("container",), "--provider")
+    return ContainerProvider()
+
+
+def _group_json(group: Any) -> dict[str, Any]:
+    members = [{"name": made.name, "address": made.address, "role": made.role} for made in group.members]
+    return {"name": group.name, "provider": group.provider, "user": group.login.user, "key": str(group.login.key), "nodes": members}
+
+
+def _show_group(group: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(_group_json(group))
+        return
+    table(("NAME", "ROLE", "ADDRESS"), [(made.name, made.role, made.address) for made in group.members])
+    masters = ",".join(machine.address for machine in group.masters)
+    workers = ",".join(machine.address for machine in group.nodes)
+    say(f"\nkey  {group.login.key}\n")
+    say(f"slipway run IMAGE --masters {masters}" + (f" --nodes {workers}" if workers else "") + f" --user root --key {group.login.key}")
+
+
+@engine_app.command("repair")
+def engine_repair(yes: Yes = False) -> None:
+    """Restart the running engine with a runtime for machines that lack capabilities. This stops containers."""
+    from harness.host import docker
+
+    if not yes:
+        typer.confirm("This restarts the Docker engine and stops what runs in it. Go on?", abort=True)
+    docker.repair()

@@ -1,0 +1,175 @@
+"""What the verbs share: the program and its groups of verbs, common options, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+import typer.core
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness import log, untrusted
+from harness.errors import Fault, InputError, UsageError
+from harness.oci.model import Platform
+
+HELP = """Builds, tests, shares and runs cluster images: a whole distributed application, Kubernetes included, in one OCI artifact.
+
+\b
+  slipway build -t web kubefiles/web                     build a CloudImage
+  slipway inspect web                                    what is in it
+  slipway run web --masters 10.0.0.1 --nodes 10.0.0.2    make a cluster that runs it
+"""
+
+SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Images", ("build", "images", "inspect", "history", "diff", "tag", "rmi", "prune", "manifest", "convert")),
+    ("Sharing", ("push", "pull", "login", "logout", "search", "save", "load")),
+    ("Trust", ("keys", "sign", "verify", "sbom", "provenance")),
+    (
+        "Clusters",
+        (
+            "run",
+            "apply",
+            "apps",
+            "join",
+            "remove",
+            "upgrade",
+            "rollback",
+            "status",
+            "check",
+            "delete",
+            "exec",
+            "logs",
+            "kubeconfig",
+            "certs",
+            "backup",
+            "restore",
+            "generate",
+        ),
+    ),
+    ("Machines", ("nodes", "engine", "version")),
+)
+"""How ``slipway --help`` lists the verbs."""
+
+
+class Verbs(typer.core.TyperGroup):
+    """Lists the verbs by theme."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        known = {name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name)) and not command.hidden}
+        placed = {name for _, names in SECTIONS for name in names}
+        rest = tuple(name for name in known if name not in placed)
+        width = max(len(name) for name in known)
+        for title, names in (*SECTIONS, ("More", rest)):
+            rows = [(name.ljust(width), known[name].get_short_help_str(formatter.width - width - 6)) for name in names if name in known]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+app = typer.Typer(
+    cls=Verbs,
+    help=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+nodes_app = typer.Typer(help="Manage machines to run clusters on.", no_args_is_help=True)
+engine_app = typer.Typer(help="The Docker engine of this machine.", no_args_is_help=True)
+app.add_typer(nodes_app, name="nodes")
+app.add_typer(engine_app, name="engine")
+
+AllowOlder = Annotated[
+    bool, typer.Option("--allow-older", help="Accept an image that was signed earlier than the one that its tag brought before.")
+]
+Json = Annotated[
+    str, typer.Option("--output", "-o", help="Output format: text, or json for programs.", metavar="text|json", show_default=False)
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+
+
+def say(text: object = "", *, file: TextIO | None = None, end: str = "\n", flush: bool = False) -> None:
+    """Print for people. Whoever the text comes from (an image, a registry, a machine): it cannot steer the terminal."""
+    print(untrusted.shown(str(text), lines=True), file=file, end=end, flush=flush)
+
+
+def print_json(value: Any) -> None:
+    """For programs; json.dumps escapes what is not ASCII."""
+    print(json.dumps(value, indent=2))
+
+
+def wants_json(output: str) -> bool:
+    if output not in ("text", "json"):
+        raise UsageError(f"--output {output}: not a format", hint="text or json")
+    return output == "json"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Aligned columns without lines; never wrapped, so that other programs can cut them."""
+    console = Console()
+    if not console.is_terminal:
+        _plain_table(columns, rows)
+        return
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        drawn.add_column(column, no_wrap=True, overflow="ignore")
+    for row in rows:
+        # Text, for in plain strings rich looks for its own markup.
+        drawn.add_row(*(Text(untrusted.shown(cell)) for cell in row))
+    console.print(drawn)
+
+
+def _plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    lines = [list(columns), *([untrusted.shown(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def pairs(values: Sequence[str], option: str) -> dict[str, str]:
+    """``K=V`` options as a mapping. Raises InputError for one without a name or a value."""
+    faults = [
+        Fault(f"{option} {value}", "not NAME=VALUE") for value in values if not value.partition("=")[1] or not value.partition("=")[0]
+    ]
+    if faults:
+        raise InputError(faults)
+    found = {name: value for name, _, value in (value.partition("=") for value in values)}
+    from harness.clusterfile import secrets
+
+    log.hide(*(value for name, value in found.items() if secrets.is_secret_name(name)))
+    return found
+
+
+def short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
+
+
+def one_of(value: str, known: Iterable[str], option: str) -> str:
+    if value not in known:
+        raise UsageError(f"{option} {value}: not known", hint=f"one of {', '.join(known)}")
+    return value
+
+
+def platform_of(text: str) -> Platform:
+    try:
+        return Platform.parse(text)
+    except ValueError as wrong:
+        raise UsageError(f"--platform: {wrong}") from wrong
+
+
+def existing(path: Path) -> Path:
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder")
+    return path
+
+
+def plain(value: Any) -> Any:
+    """A dataclass as JSON values; paths as text."""
+    import dataclasses
+
+    return json.loads(json.dumps(dataclasses.asdict(value), default=str))

@@ -1,0 +1,176 @@
+"""What may go: everything on this machine that no image, no cached build step and no running process needs.
+
+In the store the names decide, and nothing is decided while anybody writes to it. Outside of it are only copies: unpacked trees of
+images, temporary folders of processes that were killed, and images that the engine made of Dockerfiles. A kill at any moment leaves less
+garbage and everything else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness import cloudimage, log
+from harness.cloudimage import unpacked
+from harness.errors import StoreError
+from harness.host import docker, scratch
+from harness.oci.graph import attached_to
+from harness.oci.model import Descriptor
+from harness.oci.reference import OWN_DOMAIN
+from harness.oci.store import BusyError, Garbage, Store
+
+LISTING = "listing"
+"""The kind of the records that say what is in a layer. Their key is the layer's digest in hex; they go when the layer does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How much of one kind went, or would go. ``bytes`` on disk."""
+
+    name: str
+    count: int
+    bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruned:
+    """What went, or with ``dry_run`` would go, by kind."""
+
+    kinds: tuple[Kind, ...]
+    names: tuple[str, ...] = ()
+    """Attachments of images that are here no more."""
+    dry_run: bool = False
+    busy: bool = False
+    """The store was left alone: somebody was using it."""
+    trees_in_use: int = 0
+    trees_busy: bool = False
+    """The trees were left alone: one was being unpacked."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(kind.bytes for kind in self.kinds)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "dryRun": self.dry_run,
+            "busy": self.busy,
+            "kinds": {kind.name: {"count": kind.count, "bytes": kind.bytes} for kind in self.kinds},
+            "names": list(self.names),
+            "treesInUse": self.trees_in_use,
+            "treesBusy": self.trees_busy,
+            "bytes": self.bytes,
+        }
+
+
+def prune(store: Store, *, cache: bool = False, dry_run: bool = False, client: docker.Client | None = None) -> Pruned:
+    """Remove what nothing needs; with ``cache`` also the records of build steps and discoveries, and the layers that only they keep.
+
+    ``client`` is the engine whose images of ours are looked at.
+
+    Raises StoreError, and removes nothing, when the manifest of an image is damaged: what that image needs cannot be known then.
+    """
+    try:
+        with store.alone():
+            names, garbage = _unneeded(store, cache=cache)
+            kinds = _measured(garbage)
+            if not dry_run:
+                for name in names:
+                    store.untag(name)
+                store.discard(garbage)
+        busy = False
+    except BusyError:
+        names, kinds, busy = (), (), True
+    forgotten = _forgotten(client, dry_run=dry_run) if client is not None else []
+    removal = unpacked.remove(_trees(store), dry_run=dry_run)
+    left = scratch.abandoned()
+    kinds = (
+        *((Kind("attachments", len(names)),) if not busy else ()),
+        *kinds,
+        Kind("trees", removal.count, removal.bytes),
+        Kind("temporary folders", len(left), sum(unpacked.size(path) for path in left)),
+        Kind("engine images", len(forgotten), sum(one.bytes for one in forgotten)),
+    )
+    if not dry_run:
+        scratch.sweep()
+    return Pruned(kinds, names, dry_run, busy, removal.in_use, removal.busy)
+
+
+def _forgotten(client: docker.Client, *, dry_run: bool) -> list[docker.Idle]:
+    """The images that the engine has no more, or with ``dry_run`` would not have."""
+    gone: list[docker.Idle] = []
+    for one in docker.idle(client, OWN_DOMAIN, time.time()):
+        try:
+            if not dry_run:
+                client.images.remove(one.name)
+        except docker.APIError as refused:
+            # A container was made of it just now.
+            log.debug(f"{one.name} stays in the engine: {refused.explanation}")
+        else:
+            gone.append(one)
+    return gone
+
+
+def _unneeded(store: Store, *, cache: bool) -> tuple[tuple[str, ...], Garbage]:
+    known = store.names()
+    _check(store, known)
+    names = strays(store, known)
+    garbage = store.garbage(unfinished=True, cache=cache, without=names)
+    going = {path.name for path in garbage.blobs}
+    listings = (store.root / "cache" / LISTING).glob("*.json")
+    stale = [path for path in listings if path.stem in going or not store.has(f"sha256:{path.stem}")]
+    return names, dataclasses.replace(garbage, records=tuple(sorted({*garbage.records, *stale})))
+
+
+def strays(store: Store, known: Mapping[str, Descriptor]) -> tuple[str, ...]:
+    """The names of attachments (signatures, SBOMs) whose image no other name leads to."""
+    waiting = {name: about for name in known if (about := attached_to(name))}
+    kept = store.reachable(descriptor.digest for name, descriptor in known.items() if name not in waiting)
+    # One attached to an attachment that stays, stays.
+    while found := [name for name, about in waiting.items() if about in kept]:
+        kept |= store.reachable(known[name].digest for name in found)
+        for name in found:
+            del waiting[name]
+    return tuple(waiting)
+
+
+def _check(store: Store, known: Mapping[str, Descriptor]) -> None:
+    """Every manifest that a name leads to is what its digest says, or not here at all (of a platform that was not pulled)."""
+    for name, descriptor in known.items():
+        waiting = [descriptor.digest]
+        try:
+            while waiting:
+                digest = waiting.pop()
+                store.verify(digest)
+                # What can be read of it counts, however odd the rest: nothing more could be made of it by whoever uses it.
+                waiting += [child for child in store.manifests(digest) if store.has(child)]
+        except StoreError as problem:
+            raise StoreError(
+                f"nothing is removed: {name} is damaged, so what it needs is not known: {problem}",
+                hint=f"pull, load or build it again, or let it go with `slipway rmi {name}`",
+            ) from problem
+
+
+def _measured(garbage: Garbage) -> tuple[Kind, ...]:
+    parts: dict[str, Iterable[Path]] = {
+        "blobs": garbage.blobs,
+        "unfinished": (*garbage.partial, *garbage.temporary),
+        "records": garbage.records,
+    }
+    return tuple(Kind(name, len(list(paths)), sum(path.stat().st_size for path in paths)) for name, paths in parts.items())
+
+
+def _trees(store: Store) -> set[str]:
+    """The identities of the trees of all images that have a name here."""
+    found: set[str] = set()
+    for name in store.names():
+        if attached_to(name):
+            continue
+        try:
+            image = cloudimage.read(store, name)
+        except StoreError:
+            continue
+        found.update(unpacked.identity(part.layers) for part in image.platforms)
+    return found

@@ -1,0 +1,269 @@
+"""CloudImages to be had: those that can be built from the catalogue, those of the local store, those of registries.
+
+A registry is asked for its list of repositories, then, many at once, only for those that match: tags, index and manifests, never
+a config or a layer. Many registries show no list; that is told, and the one repository that the words name whole is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from harness import assets, catalog, cloudimage, kubefile, log
+from harness.cloudimage import Info
+from harness.errors import SlipwayError, StoreError, UsageError
+from harness.oci import graph
+from harness.oci.model import Descriptor, Platform
+from harness.oci.reference import DEFAULT_DOMAIN, DEFAULT_TAG, Reference
+from harness.oci.registry.client import Client
+from harness.oci.registry.errors import RemoteError
+from harness.oci.store import Store
+from harness.untrusted import json_object
+
+CATALOGUE = "catalogue"
+STORE = "store"
+DESCRIPTION = "org.opencontainers.image.description"
+"""The label that describes an image in one line (OCI image specification, annotations)."""
+
+MOST = 100
+"""Repositories of a registry that are looked into."""
+
+_JOBS = 8
+_VERSION_LABEL = "cluster.alpha.sealer.io/cluster-runtime-version"
+_REFUSALS = (401, 403, 404, 405, 501)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """A CloudImage. ``where`` is ``catalogue``, ``store``, or the host of a registry."""
+
+    name: str
+    """What to write behind ``run`` or ``pull``; of the catalogue the folder's name."""
+    where: str
+    description: str = ""
+    platforms: tuple[str, ...] = ()
+    kubernetes: str | None = None
+    size: int | None = None
+    """Bytes, each blob once; None before it is built."""
+    digest: str | None = None
+    tags: int | None = None
+    """How many the repository has in the registry; ``name`` has ``latest``, or else the highest."""
+    folder: str | None = None
+    """What to build, when it is of the catalogue."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Silent:
+    """A registry or a repository that does not tell what it has. ``found``: the repository that was asked for is there all the same."""
+
+    name: str
+    reason: str
+    found: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    hits: tuple[Hit, ...]
+    silent: tuple[Silent, ...] = ()
+    more: int = 0
+    """Repositories that match and were not looked into, for there are too many."""
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A registry, or those repositories of it that begin with ``namespace/``."""
+
+    host: str
+    namespace: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """``HOST[/NAMESPACE]``. Raises UsageError."""
+        host, _, namespace = text.rstrip("/").partition("/")
+        try:
+            reference = Reference.parse(f"{host}/{namespace}/x" if namespace else f"{host}/x")
+        except ValueError as wrong:
+            raise UsageError(f"--registry {text}: {wrong}") from wrong
+        if host not in (reference.domain, "index.docker.io"):
+            raise UsageError(f"--registry {text}: not a registry", hint="write HOST, HOST:PORT or HOST/NAMESPACE")
+        return cls(reference.domain, namespace)
+
+    def repository(self, name: str) -> str:
+        return f"{self.namespace}/{name}" if self.namespace else name
+
+
+def search(term: str, store: Store, places: Sequence[Place] = (), client: Client | None = None) -> Found:
+    """What has ``term`` in its name or description (in registries: in its name), whatever the case; all when it is empty."""
+    hits = [*catalogue(bundled(), term), *stored(store, term)]
+    found = [_registry(place, term, client) for place in places] if client else []
+    return Found(
+        hits=(*hits, *(hit for one in found for hit in one.hits)),
+        silent=tuple(silent for one in found for silent in one.silent),
+        more=sum(one.more for one in found),
+    )
+
+
+def _matches(term: str, *texts: str) -> bool:
+    return any(term.lower() in text.lower() for text in texts)
+
+
+# The catalogue
+
+
+def bundled() -> Path | None:
+    """The kubefiles/ that came with the package: that of a checkout, or what the wheel carries."""
+    return assets.bundled("kubefiles")
+
+
+def catalogue(root: Path | None, term: str) -> Iterator[Hit]:
+    if root is None:
+        return
+    entries = catalog.find(root)
+    for entry in entries.values():
+        if _matches(term, entry.name, entry.summary):
+            # What is at the bottom of it brings Kubernetes.
+            lowest = catalog.order(entries, [entry.name])[0]
+            yield Hit(entry.name, CATALOGUE, _sentence(entry.summary), kubernetes=_kubernetes(lowest.folder), folder=str(entry.folder))
+
+
+def _kubernetes(folder: Path) -> str | None:
+    """The version that a base says of itself, with the defaults of its arguments."""
+    path = folder / "Kubefile"
+    try:
+        parsed = kubefile.parse(path.read_text(), str(path))
+    except SlipwayError:
+        return None
+    return next((one.values[_VERSION_LABEL] for one in parsed.of(kubefile.Label) if _VERSION_LABEL in one.values), None)
+
+
+def _sentence(text: str) -> str:
+    """The first sentence: a line of a table has no room for more."""
+    return re.split(r"(?<=\w)\.\s", text, maxsplit=1)[0].rstrip(".:")
+
+
+# The store
+
+
+def stored(store: Store, term: str) -> Iterator[Hit]:
+    for row in cloudimage.images(store):
+        if row.problem:
+            if _matches(term, row.name):
+                yield Hit(row.name, STORE, row.problem, digest=row.digest)
+            continue
+        description = _description(part.info for part in cloudimage.read(store, row.name).platforms)
+        if _matches(term, row.name, description):
+            yield Hit(row.name, STORE, description, row.platforms, row.kubernetes, row.size, row.digest)
+
+
+def _description(infos: Iterator[Info]) -> str:
+    return next((" ".join(info.labels[DESCRIPTION].split()) for info in infos if info.labels.get(DESCRIPTION)), "")
+
+
+# Registries
+
+
+def _registry(place: Place, term: str, client: Client) -> Found:
+    with log.step(f"search {place.host}") as shown:
+        try:
+            matching = [name for name in _repositories(place, client) if _matches(term, name)]
+        except RemoteError as refused:
+            reason = _reason(refused)
+            found = _exactly(place, term, client, reason) if refused.status in _REFUSALS else Found((), (Silent(place.host, reason),))
+        else:
+            found = _look(place, matching[:MOST], client)
+            found = dataclasses.replace(found, more=len(matching) - len(matching[:MOST]))
+        shown.note = f"{len(found.hits)} found"
+    return found
+
+
+def _repositories(place: Place, client: Client) -> list[str]:
+    if place.host == DEFAULT_DOMAIN:
+        raise RemoteError("Docker Hub shows no list of repositories to those who pull", status=404)
+    listed = client.catalog(place.host)
+    return sorted(name for name in listed if not place.namespace or name.startswith(f"{place.namespace}/"))
+
+
+def _reason(refused: RemoteError) -> str:
+    return f"it does not list its repositories: {refused.message}" if refused.status in _REFUSALS else refused.message
+
+
+def _exactly(place: Place, term: str, client: Client, reason: str) -> Found:
+    """The one repository that the term names, of a registry that shows no list."""
+    name = place.repository(term)
+    try:
+        reference = Reference.parse(f"{place.host}/{name}")
+    except ValueError:
+        return Found((), (Silent(place.host, reason),))
+    if not term or reference.tag != DEFAULT_TAG:
+        return Found((), (Silent(place.host, reason),))
+    found = _look(place, [reference.path], client)
+    return Found(found.hits, (Silent(place.host, reason, found=bool(found.hits)), *found.silent))
+
+
+def _look(place: Place, repositories: Sequence[str], client: Client) -> Found:
+    def one(repository: str) -> Hit | Silent | None:
+        try:
+            return _hit(Reference(place.host, repository, None), client)
+        except RemoteError as problem:
+            return Silent(f"{place.host}/{repository}", problem.message)
+        except (StoreError, ValueError, KeyError, TypeError, AttributeError) as wrong:
+            return Silent(f"{place.host}/{repository}", f"cannot be understood: {wrong}")
+
+    with ThreadPoolExecutor(_JOBS, thread_name_prefix="search") as pool:
+        try:
+            results = list(pool.map(one, repositories))
+        except BaseException:
+            client.close()  # nobody goes on waiting to try again
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return Found(
+        tuple(result for result in results if isinstance(result, Hit)), tuple(result for result in results if isinstance(result, Silent))
+    )
+
+
+def _hit(repository: Reference, client: Client) -> Hit | None:
+    """A repository by its best tag; None when that is no CloudImage, or there is no tag."""
+    names = tags(repository, client)
+    if not names:
+        return None
+    reference = dataclasses.replace(repository, tag=DEFAULT_TAG if DEFAULT_TAG in names else names[-1])
+    found = client.manifest(reference)
+    index = json_object(found.data, what=f"manifest {found.digest}")
+    if not cloudimage.is_cloudimage(index):
+        return None
+    root = Descriptor(found.media_type, found.digest, len(found.data))
+    sizes = {root.digest: root.size}
+    platforms: list[Platform] = []
+    infos: list[Info] = []
+    for entry in graph.children(index, root):
+        manifest = json_object(client.manifest(dataclasses.replace(repository, digest=entry.digest)).data, what=f"manifest {entry.digest}")
+        sizes.update({entry.digest: entry.size, **{blob.digest: blob.size for blob in graph.children(manifest, entry)}})
+        if cloudimage.KIND not in entry.annotations and entry.platform:
+            platforms.append(entry.platform)
+            infos.append(Info.from_json(cloudimage.info_of(manifest, entry.digest)))
+    return Hit(
+        name=reference.familiar,
+        where=repository.domain,
+        description=_description(iter(infos)),
+        platforms=tuple(str(platform) for platform in platforms),
+        kubernetes=next((info.kubernetes for info in infos if info.kubernetes), None),
+        size=sum(sizes.values()),
+        digest=found.digest,
+        tags=len(names),
+    )
+
+
+def tags(repository: Reference, client: Client) -> tuple[str, ...]:
+    """The tags of a repository, numbers in them by value, without those of signatures and other attachments."""
+    return tuple(sorted((tag for tag in client.tags(repository) if graph.attached_to(f":{tag}") is None), key=_by_number))
+
+
+def _by_number(tag: str) -> list[tuple[int, int, str]]:
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.findall(r"\d+|\D+", tag)]

@@ -1,0 +1,58 @@
+"""``kind`` and ``helm``: taken from PATH, or compiled once into the cache from the Go modules that assets/tools locks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness import assets, log, process
+from harness.host import gotools, paths
+
+FOLDER = assets.FOLDER / "tools"
+KIND_MINIMUM = (0, 32)
+"""Older ones write a configuration that kubeadm 1.37 does not read."""
+
+
+def kind() -> Path:
+    """The kind program. Raises CommandError when it is neither on PATH, new enough, nor can be compiled."""
+    found = shutil.which("kind")
+    if found and _new_enough(found):
+        return Path(found)
+    return gotools.compiled(FOLDER / "kind")
+
+
+def _new_enough(program: str) -> bool:
+    said = process.run([program, "--version"], check=False).stdout
+    found = next((gotools.numbers(word.removeprefix("v")) for word in said.split() if word.removeprefix("v")[:1].isdigit()), ())
+    if found < KIND_MINIMUM:
+        log.warning(f"{program} is older than {'.'.join(map(str, KIND_MINIMUM))}, and is not used")
+    return found >= KIND_MINIMUM
+
+
+def helm() -> Path:
+    """The helm program. Raises CommandError when it is not on PATH and cannot be compiled."""
+    found = shutil.which("helm")
+    # The one that goes into images, so that it is compiled once.
+    return Path(found) if found else pinned_helm(paths.architecture())
+
+
+def pinned_helm(architecture: str) -> Path:
+    """The helm that goes into images for ``architecture``, never the one on PATH: the same bytes from any machine. Raises CommandError."""
+    return gotools.compiled(FOLDER / "helm", architecture=architecture, pinned=True, stamps=_helm_stamps())
+
+
+def helm_key(architecture: str) -> str:
+    """What ``pinned_helm`` is made from, as a digest."""
+    return gotools.pinned_key(FOLDER / "helm", architecture, _helm_stamps())
+
+
+def _helm_stamps() -> Mapping[str, str]:
+    """What helm's own build sets: its version, and the Kubernetes whose objects it knows."""
+    recipe = gotools.Recipe.read(FOLDER / "helm")
+    minor = recipe.modules["k8s.io/client-go"].split(".")[1]
+    stamps = {"helm.sh/helm/v3/internal/version.version": recipe.version}
+    for package in ("lint/rules", "chartutil"):
+        stamps[f"helm.sh/helm/v3/pkg/{package}.k8sVersionMajor"] = "1"
+        stamps[f"helm.sh/helm/v3/pkg/{package}.k8sVersionMinor"] = minor
+    return stamps

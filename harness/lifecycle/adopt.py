@@ -1,0 +1,185 @@
+"""``slipway generate --from-cluster``: a cluster of kubeadm's, by whatever hand, as a Clusterfile; with ``--adopt`` it is one of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+
+from harness.clusterfile import MASTER, NODE, Cluster, Clusterfile, Host, Ssh, Taint, validators, write
+from harness.errors import CheckError, NodeError
+from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
+from harness.lifecycle.cluster.record import CONFIG_MAP, access_entry
+from harness.lifecycle.kube import objects
+from harness.lifecycle.provision.rootfs import MARK
+from harness.nodes import Machine, Node, each
+from harness.nodes.files import STATE
+from harness.nodes.ssh import Ssh as Connections
+from harness.runtimes import API_NAME, ROOTFS
+from harness.runtimes.kubeadm import ADMIN, administrator
+from harness.runtimes.pki import FOLDER as PKI
+
+_ROLE = "node-role.kubernetes.io/"
+_MASTER_ROLES = frozenset({"master", "control-plane"})
+_KUBECTL = f"HOME=/tmp KUBECONFIG={ADMIN} PATH={ROOTFS}/bin:$PATH:/usr/local/bin kubectl --request-timeout=20s"
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """A cluster as it was found."""
+
+    clusterfile: Clusterfile
+    kubernetes: str
+    text: str
+    """The Clusterfile, to be written to a file."""
+
+
+def read(node: Node, name: str | None, ssh: Ssh, image: str | None = None) -> Taken:
+    """The cluster of a master. ``ssh``: the way in, for all; ``image``: what it is to be counted as.
+
+    Raises CheckError when there is no cluster of kubeadm's, or its API does not answer.
+    """
+    asked = node.run(f"{_KUBECTL} get nodes --output=json", check=False, timeout=60)
+    if not asked.ok:
+        raise CheckError(
+            f"{node.name}: no cluster answers",
+            hint=f"name a master whose {ADMIN} is the administrator's",
+            details=asked.output,
+        )
+    configuration = _configuration(node)
+    nodes = objects.objects(asked.stdout, where=node.name)
+    if not nodes:
+        raise CheckError(f"{node.name}: its cluster has no nodes", hint="is its kubelet running?")
+    version = str(configuration.get("kubernetesVersion") or nodes[0]["status"]["nodeInfo"]["kubeletVersion"])
+    networking = configuration.get("networking") or {}
+    hosts = _hosts(nodes, ssh)
+    own = {address for host in hosts for address in host.ips} | {"127.0.0.1", API_NAME}
+    sans = [str(san) for san in _list((configuration.get("apiServer") or {}).get("certSANs")) if str(san) not in own]
+    cluster = Cluster(
+        name=name or _name(str(configuration.get("clusterName") or "")),
+        image=image or f"kubernetes:{version}",
+        hosts=hosts,
+        ssh=ssh,
+        pod_cidr=networking.get("podSubnet"),
+        svc_cidr=networking.get("serviceSubnet"),
+        cert_sans=tuple(sans),
+    )
+    found = Clusterfile("", cluster=cluster)
+    return Taken(found, version, write.write(found))
+
+
+def _configuration(node: Node) -> Mapping[str, Any]:
+    """kubeadm's ClusterConfiguration as the cluster keeps it; empty where it was made otherwise."""
+    asked = node.run(f"{_KUBECTL} --namespace kube-system get configmap kubeadm-config --output=json", check=False, timeout=60)
+    if not asked.ok:
+        raise CheckError(
+            f"{node.name}: the cluster was not made by kubeadm: it keeps no kubeadm-config in kube-system",
+            hint="slipway manages clusters of kubeadm",
+            details=asked.output,
+        )
+    return objects.configuration(objects.config_map(asked.stdout, where=node.name), node.name)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _name(text: str) -> str:
+    """A name that a Clusterfile may have."""
+    return text if re.fullmatch(validators.CLUSTER_NAME, text) and text != "kubernetes" else DEFAULT_NAME
+
+
+def _hosts(nodes: Iterable[Mapping[str, Any]], ssh: Ssh) -> tuple[Host, ...]:
+    """The nodes by address, masters first; those that are alike together."""
+    found: list[Host] = []
+    for node in nodes:
+        metadata, spec = node["metadata"], node.get("spec") or {}
+        addresses = objects.internal_addresses(node)
+        if not addresses:
+            raise CheckError(f"node {metadata['name']} has no internal address", hint="is its kubelet running?")
+        labels = metadata.get("labels") or {}
+        roles = sorted(key.removeprefix(_ROLE) for key in labels if key.startswith(_ROLE))
+        role = MASTER if _MASTER_ROLES & set(roles) else NODE
+        taints = [Taint(taint["key"], str(taint.get("value") or ""), taint["effect"]) for taint in spec.get("taints") or ()]
+        host = Host(
+            (addresses[0],),
+            (role, *(own for own in roles if own not in _MASTER_ROLES | {"node", "worker"})),
+            ssh,
+            labels={key: str(value) for key, value in labels.items() if "kubernetes.io/" not in key and "k8s.io/" not in key},
+            # Those of Kubernetes' own come and go by themselves.
+            taints=tuple(taint for taint in taints if "kubernetes.io/" not in taint.key),
+        )
+        alike = next(
+            (index for index, other in enumerate(found) if dataclasses.replace(other, ips=()) == dataclasses.replace(host, ips=())), None
+        )
+        if alike is None:
+            found.append(host)
+        else:
+            found[alike] = dataclasses.replace(found[alike], ips=(*found[alike].ips, addresses[0]))
+    return tuple(sorted(found, key=lambda host: not host.is_master))
+
+
+def adopt(taken: Taken, connections: Connections, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:
+    """Keep in the cluster, on its machines and here that it is one of ours. Its workloads are not touched; it has no registry of ours.
+
+    Raises NodeError when a machine cannot be reached, CheckError when one belongs to another cluster of ours or the cluster has a record.
+    """
+    cluster = taken.clusterfile.cluster
+    assert cluster is not None
+    opened = connections.connect()
+    first = opened[0]
+    said = first.run(f"sha256sum {PKI}/ca.crt").stdout
+    if not re.match(r"[0-9a-f]{64}\s", said):
+        raise NodeError(f"{first.name}: the checksum of {PKI}/ca.crt cannot be read")
+    identity = said[:16]
+    foreign = [
+        f"{node.address} belongs to a cluster {owner[0]}"
+        for node, owner in zip(opened, each(opened, lambda node: node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()), strict=True)
+        if owner and owner != [cluster.name, identity]
+    ]
+    if foreign:
+        raise CheckError("\n".join(foreign), hint="delete that one first, or give the name that it has: --name")
+    each(opened, lambda node: _mark(node, f"{cluster.name} {identity}"))
+    document = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": CONFIG_MAP, "namespace": "kube-system"},
+        "data": {"Clusterfile": write.redacted(taken.clusterfile), "digest": "", "image": cluster.image, "registry": "elsewhere"},
+    }
+    first.run(f"{_KUBECTL} apply --validate=false -f -", input=yaml.safe_dump(document, sort_keys=False), timeout=60)
+    _remember(cluster, connections, first, masters, nodes)
+
+
+# The programs of a cluster that we have not made are wherever its maker has put them.
+def _mark(node: Node, text: str) -> None:
+    script = f"""set -e
+mkdir -p {ROOTFS}/bin
+for name in kubectl kubeadm; do
+  place=$(PATH=$PATH:/usr/local/bin command -v $name || true)
+  if [ -n "$place" ] && [ ! -e {ROOTFS}/bin/$name ]; then ln -sfn "$place" {ROOTFS}/bin/$name; fi
+done
+printf '%s\\n' {shlex.quote(text)} > {MARK}
+chmod 700 {STATE}
+"""
+    node.run(script)
+
+
+def _remember(cluster: Cluster, connections: Connections, first: Node, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:
+    state = ClusterState.of(cluster.name)
+    by_address = {node.address: node for node in connections.nodes}
+    state.write("kubeconfig", administrator(first, first.address, cluster.name).decode())
+    if connections.known_hosts.exists():
+        state.write("known_hosts", connections.known_hosts.read_text())
+    state.remember(
+        {
+            "name": cluster.name,
+            "image": cluster.image,
+            "digest": "",
+            "masters": [access_entry(by_address[machine.address]) for machine in masters],
+            "nodes": [access_entry(by_address[machine.address]) for machine in nodes],
+        }
+    )

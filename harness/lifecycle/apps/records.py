@@ -1,0 +1,244 @@
+"""Applications that were put into a cluster that runs: what the cluster keeps about each, and what other verbs must know of them.
+
+Each has a ConfigMap in kube-system. Verbs that change a cluster ask here for the container images that its registries must go on
+holding (``images``), for the registries whose names nodes must know (``domains``), and which of them a version of Kubernetes would not
+suit (``unfit``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from harness import cloudimage, untrusted
+from harness.cloudimage import ImageSet
+from harness.clusterfile import Application, Clusterfile, Config
+from harness.clusterfile.parse import parse
+from harness.errors import CheckError, Fault, InputError, StoreError, UsageError
+from harness.kubefile import version_range
+from harness.lifecycle.apps import tracking
+from harness.lifecycle.apps.tracking import Object
+from harness.lifecycle.kube import objects as kubeobjects
+from harness.nodes.kubectl import NodeKubectl
+from harness.oci.model import Platform
+from harness.oci.reference import Reference
+from harness.oci.store import Store
+
+LABEL = "slipway.dev/app"
+PREFIX = "slipway-app-"
+_NAMESPACE = "--namespace=kube-system"
+LIST = ("get", "configmaps", _NAMESPACE, f"--selector={LABEL}", "--output=json")
+
+INSTALLING, INSTALLED, REMOVING = "installing", "installed", "removing"
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Installed:
+    """What a cluster keeps about an application. No value that is or may be a secret is in it."""
+
+    name: str
+    image: str
+    digest: str
+    state: str = INSTALLING
+    """``installing``, ``installed`` or ``removing``: the first and last when that was not finished."""
+    clusterfile: Clusterfile = dataclasses.field(default_factory=lambda: Clusterfile(""))
+    """What was asked for: the document Application and the Config documents."""
+    objects: tuple[Object, ...] = ()
+    """What it has made in the cluster, and what it uses that was there before."""
+    domains: tuple[str, ...] = ()
+    """The registries that its images are named after."""
+    kube_version: str | None = None
+    unknown: tuple[str, ...] = ()
+    """Launch commands that ran more than kubectl and helm."""
+    by_file: bool = False
+    """It came with a Clusterfile that was applied, and goes with it."""
+    where: str = ""
+    """The address of the machine that has its files."""
+    uid: str = ""
+    since: str = ""
+
+    @property
+    def application(self) -> Application | None:
+        return self.clusterfile.apps[0] if self.clusterfile.apps else None
+
+    @property
+    def configs(self) -> tuple[Config, ...]:
+        return self.clusterfile.configs
+
+    def config_map(self) -> dict[str, Any]:
+        from harness.clusterfile import write as generate
+
+        data = {
+            "image": self.image,
+            "digest": self.digest,
+            "state": self.state,
+            "Clusterfile": generate.redacted(self.clusterfile),
+            "objects": tracking.text(self.objects),
+            "domains": " ".join(self.domains),
+            "kubeVersion": self.kube_version or "",
+            "unknown": json.dumps(list(self.unknown)),
+            "byFile": "yes" if self.by_file else "",
+            "where": self.where,
+        }
+        metadata = {"name": f"{PREFIX}{self.name}", "namespace": "kube-system", "labels": {LABEL: self.name}}
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+    @classmethod
+    def of(cls, config_map: Mapping[str, Any]) -> Installed:
+        """Raises InputError when the document in it is none."""
+        data, metadata = config_map.get("data") or {}, config_map["metadata"]
+        # It becomes part of paths, on this machine as well where launch commands run here.
+        name = untrusted.name(str(metadata["name"]).removeprefix(PREFIX), what="the record of an application", error=CheckError)
+        return cls(
+            name=name,
+            image=str(data.get("image") or ""),
+            digest=str(data.get("digest") or ""),
+            state=str(data.get("state") or INSTALLING),
+            clusterfile=parse(data["Clusterfile"], f"the record of {name}", stored=True) if data.get("Clusterfile") else Clusterfile(""),
+            objects=tracking.parse(data.get("objects") or ""),
+            domains=tuple((data.get("domains") or "").split()),
+            kube_version=data.get("kubeVersion") or None,
+            unknown=tuple(_unknown(data.get("unknown") or "[]", name)),
+            by_file=bool(data.get("byFile")),
+            where=str(data.get("where") or ""),
+            uid=str(metadata.get("uid") or ""),
+            since=str(metadata.get("creationTimestamp") or ""),
+        )
+
+
+def _unknown(text: str, name: str) -> list[str]:
+    found = untrusted.json_document(text, what=f"the record of {name}", error=CheckError)
+    return [str(each) for each in found] if isinstance(found, list) else []
+
+
+# ---- records ----------------------------------------------------------------------------------------------------------
+
+
+def listed(kubectl: NodeKubectl) -> tuple[Installed, ...]:
+    """The applications of a cluster, by name. Raises CommandError when it does not answer."""
+    return of_list(kubectl.run(*LIST), kubectl.where)
+
+
+def of_list(text: str, where: str) -> tuple[Installed, ...]:
+    """What kubectl prints of all records."""
+    return tuple(sorted((Installed.of(item) for item in kubeobjects.config_maps(text, where=where)), key=lambda app: app.name))
+
+
+def find(kubectl: NodeKubectl, name: str) -> Installed | None:
+    text = kubectl.run("get", "configmap", f"{PREFIX}{name}", _NAMESPACE, "--ignore-not-found", "--output=json")
+    return Installed.of(kubeobjects.config_map(text, where=kubectl.where)) if text.strip() else None
+
+
+def begin(kubectl: NodeKubectl, app: Installed) -> Installed:
+    """Keep that an application is being put into the cluster; what it has made before stays known. Returns it as it is kept."""
+    before = find(kubectl, app.name)
+    if before is not None:
+        return write(kubectl, dataclasses.replace(app, objects=before.objects, by_file=app.by_file or before.by_file))
+    return _kept(kubectl, "create", app)
+
+
+def write(kubectl: NodeKubectl, app: Installed) -> Installed:
+    """Keep what is known of an application in place of what was. Raises CommandError when nothing was."""
+    return _kept(kubectl, "replace", app)
+
+
+def _kept(kubectl: NodeKubectl, verb: str, app: Installed) -> Installed:
+    text = kubectl.run(verb, "--output=json", "--filename=-", input=json.dumps(app.config_map()))
+    return Installed.of(kubeobjects.config_map(text, where=kubectl.where))
+
+
+def forget(kubectl: NodeKubectl, name: str) -> None:
+    kubectl.run("delete", "configmap", f"{PREFIX}{name}", _NAMESPACE, "--ignore-not-found", "--wait=false")
+
+
+# ---- names ------------------------------------------------------------------------------------------------------------
+
+
+def name_of(image: str) -> str:
+    """What an application is called that nobody has given a name: ``shop`` of ``registry.example.com/team/shop:1.2``.
+
+    Raises UsageError when no name can be made of it.
+    """
+    try:
+        text = Reference.parse(image).path.rpartition("/")[2]
+    except ValueError:
+        text = image
+    return check_name(re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-"))
+
+
+def check_name(text: str) -> str:
+    """Raises UsageError for what cannot be the name of an application."""
+    if not _NAME.fullmatch(text):
+        raise UsageError(f"{text!r} is no name for an application", hint="--as NAME: lower-case letters, digits and hyphens, at most 53")
+    return text
+
+
+def familiar(name: str) -> str:
+    """An image's name as the store has it: ``web`` is ``web:latest``."""
+    try:
+        return name if name.startswith("sha256:") else Reference.parse(name).familiar
+    except ValueError:
+        return name
+
+
+# ---- what other verbs must know ---------------------------------------------------------------------------------------
+
+
+def images(kubectl: NodeKubectl, store: Store, platforms: Collection[Platform] | None = None) -> ImageSet:
+    """The container images of all applications of a cluster, for ``platforms`` or all that there are.
+
+    A cluster's registries must hold these beside those of its own image. Raises StoreError when the CloudImage of one is not here.
+    """
+    return union(listed(kubectl), store, platforms)
+
+
+def union(apps: Iterable[Installed], store: Store, platforms: Collection[Platform] | None = None) -> ImageSet:
+    """The container images of these applications. Raises StoreError when the CloudImage of one is not here."""
+    from harness.trust import policy  # here: its cryptography is slow to load
+
+    found: list[ImageSet] = []
+    for app in apps:
+        try:
+            image = cloudimage.read(store, app.digest)
+            policy.admit(store, app.digest, image.digest)
+        except StoreError as error:
+            raise StoreError(
+                f"the image of the application {app.name}, {app.image} ({app.digest[:19]}), cannot be used here: {error.message}",
+                hint=f"slipway pull {app.image}, or load it from an archive; or take it out: slipway apps remove {app.name}",
+            ) from error
+        found += of_platforms(image, platforms)
+    return functools.reduce(ImageSet.union, found, ImageSet())
+
+
+def of_platforms(image: cloudimage.CloudImage, platforms: Collection[Platform] | None) -> list[ImageSet]:
+    return [one.images for one in image.platforms if platforms is None or any(one.platform.matches(wanted) for wanted in platforms)]
+
+
+def domains(kubectl: NodeKubectl) -> tuple[str, ...]:
+    """The registries that images of the applications of a cluster are named after: every node must know where they are found."""
+    return tuple(sorted({domain for app in listed(kubectl) for domain in app.domains}))
+
+
+def unfit(apps: Iterable[Installed], kubernetes: str) -> tuple[str, ...]:
+    """What is wrong with running these applications on a version of Kubernetes: a line for each that does not admit it."""
+    return tuple(
+        f"{app.name} ({app.image}) admits Kubernetes {app.kube_version}, and not {kubernetes}"
+        for app in apps
+        if app.kube_version and not version_range.admits(kubernetes, app.kube_version)
+    )
+
+
+def check_parts(image: cloudimage.CloudImage, chosen: Collection[str]) -> None:
+    """Raises InputError for applications that an image does not have."""
+    known = [app.name for app in image.platforms[0].info.apps]
+    hint = f"it has {', '.join(known)}" if known else "it has none; --cmds gives launch commands"
+    faults = [
+        Fault(f"--apps {name}", f"{image.name or image.digest} has no such application", hint) for name in chosen if name not in known
+    ]
+    if faults:
+        raise InputError(faults)

@@ -1,0 +1,564 @@
+"""What a machine says about itself: one shell script, one answer, read into facts. Nothing on the machine is changed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+
+from harness import untrusted
+from harness.cloudimage import enforcers
+from harness.lifecycle.provision import distribution
+from harness.lifecycle.provision.node_files import FORWARDING6
+from harness.nodes.files import STATE
+from harness.oci.model import Platform
+from harness.runtimes import API_NAME, API_PORT, NFTABLES_KERNEL, REGISTRY_PORT, profiles
+
+MASTER_PORTS: Mapping[int, str] = {
+    API_PORT: "the API server",
+    2379: "etcd",
+    2380: "etcd",
+    2381: "etcd",
+    REGISTRY_PORT: "the registry",
+    10248: "the kubelet",
+    10249: "kube-proxy",
+    10250: "the kubelet",
+    10256: "kube-proxy",
+    10257: "the controller manager",
+    10259: "the scheduler",
+}
+WORKER_PORTS: Mapping[int, str] = {
+    API_PORT: "the API balancer",
+    REGISTRY_PORT: "the registry balancer",
+    10248: "the kubelet",
+    10249: "kube-proxy",
+    10250: "the kubelet",
+    10256: "kube-proxy",
+}
+NODE_PORTS = range(30000, 32768)
+"""Where Services of type NodePort are given theirs."""
+
+NEEDED = ("systemctl", "tar", "iptables", "mount", "umount", "base64", "cksum", "find", "sed", "grep", "awk")
+WANTED = ("conntrack", "socat")
+_OTHER_TOOLS = ("bash", "timeout", "apparmor_parser")
+
+PLACES = ("/var/lib", STATE, "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd", "/var/log")
+"""Folders that a cluster fills; one that is not there yet is looked at where it will be."""
+WRITTEN = ("/etc", "/etc/systemd/system", "/usr/local/bin", "/opt", "/var/lib", "/etc/hosts")
+"""What must not lie on something that cannot be written to."""
+SYSCTLS = ("net/ipv4/ip_forward", FORWARDING6, "fs/inotify/max_user_instances")
+
+TIME_SERVICES = ("chronyd", "chrony", "ntpd", "ntp", "ntpsec", "openntpd", "systemd-timesyncd", "ptp4l", "phc2sys", "vmtoolsd")
+CLUSTER_SERVICES = ("kubelet", "k3s", "k3s-agent", "rke2-server", "rke2-agent", "k0scontroller", "k0sworker",
+                    "snap.microk8s.daemon-kubelite", "etcd", "nomad")  # fmt: skip
+RUNTIME_SERVICES = ("docker", "crio")
+FIREWALLS = ("firewalld", "nftables")
+_SERVICES = (*TIME_SERVICES, *CLUSTER_SERVICES, *RUNTIME_SERVICES, *FIREWALLS, "systemd-resolved")
+
+OLDEST_NFT = (1, 0, 1)
+"""An older program cannot list rules of kube-proxy's, nor any others beside them."""
+
+FEATURES = ("overlay", "br_netfilter", "nf_conntrack", "vxlan", "ip_vs", "nf_tables")
+
+LEFT = ("/etc/kubernetes/manifests/*.yaml", "/etc/kubernetes/admin.conf", "/etc/kubernetes/kubelet.conf", "/var/lib/etcd/member",
+        "/var/lib/kubelet/config.yaml", "/etc/rancher/k3s/k3s.yaml", "/var/lib/rancher/k3s/server", "/var/lib/rancher/rke2/server",
+        "/var/lib/k0s/kubelet.conf", "/var/snap/microk8s/current")  # fmt: skip
+"""What other clusters leave behind."""
+
+_PORTS = " ".join(sorted({f"{port:04X}" for port in (*MASTER_PORTS, *WORKER_PORTS, distribution.PORT)}))
+
+LISTENER = "slipway-listens"
+"""In the command line of what listens on a machine while its ways are tried."""
+_LISTENERS = f"{LISTENER[:-1]}[{LISTENER[-1]}]"
+"""A pattern that finds it, and not the script in which it stands."""
+
+SCRIPT = f"""LC_ALL=C; export LC_ALL
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# What a check that was killed left behind would look like somebody else.
+for file in $(grep -ls '{_LISTENERS}' /proc/[0-9]*/cmdline 2>/dev/null); do
+  pid=${{file#/proc/}}; kill "${{pid%/cmdline}}" 2>/dev/null
+done
+echo "begun $(date +%s.%N)"
+echo "host $(uname -n)"
+echo "arch $(uname -m)"
+echo "kernel $(uname -r)"
+echo "user ${{SUDO_USER:-$(id -un)}}"
+echo "virtual $(systemd-detect-virt 2>/dev/null)"
+grep -E '^(ID|ID_LIKE|VERSION_ID|PRETTY_NAME)=' /etc/os-release 2>/dev/null | tr -d '"' | sed 's/^/os /'
+echo "cpus $(grep -c ^processor /proc/cpuinfo)"
+sed -n 's/^MemTotal: *\\([0-9]*\\) kB/memory \\1/p; s/^MemAvailable: *\\([0-9]*\\) kB/available \\1/p' /proc/meminfo
+for file in /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes; do
+  if [ -r $file ]; then echo "limit $(cat $file)"; fi
+done
+for place in {" ".join(PLACES)}; do
+  folder=$place; while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
+  df -Pk "$folder" 2>/dev/null | tail -n 1 | {{
+    read -r _ total _ free _ mount
+    inodes=$(df -Pi "$folder" 2>/dev/null | tail -n 1 | awk '{{ print $2, $4 }}')
+    flags=$(awk -v mount="$mount" '$2 == mount {{ found = $3 " "; n = split($4, all, ",")
+      for (i = 1; i <= n; i++) if (all[i] ~ /^(ro|noexec|nosuid|nodev)$/) found = found all[i] "," }} END {{ print found }}' /proc/mounts)
+    echo "place $place $(stat -c %d "$folder") $mount $total $free ${{inodes:-0 0}} $flags"
+  }}
+done
+for path in {" ".join(WRITTEN)}; do
+  here=$path; while [ ! -e "$here" ]; do here=$(dirname "$here"); done
+  [ -w "$here" ] || echo "readonly $path"
+done
+for name in {" ".join(SYSCTLS)}; do [ -w /proc/sys/$name ] || echo "readonly /proc/sys/$name"; done
+for setting in {" ".join(f"{name.replace('.', '/')}={value}" for name, value in profiles.SYSCTLS.items())}; do
+  name=${{setting%=*}}
+  [ "$(cat /proc/sys/$name 2>/dev/null)" = "${{setting#*=}}" ] || [ -w /proc/sys/$name ] || echo "readonly /proc/sys/$name"
+done
+while read -r said name; do
+  grep -lE "^[[:space:]]*$name[[:space:]]*=[[:space:]]*0" /etc/sysctl.conf /etc/sysctl.d/*.conf 2>/dev/null | sed "s/^/$said /"
+done <<'END'
+unforward net[./]ipv4[./]ip_forward
+unforward6 net[./]ipv6[./]conf[./]all[./]forwarding
+END
+if [ "$(cat /proc/sys/net/ipv6/conf/default/disable_ipv6 2>/dev/null)" = 1 ]; then echo 'without6 yes'; fi
+echo "capabilities $(sed -n 's/^CapBnd:[[:space:]]*//p' /proc/self/status)"
+echo "files $(awk '/^Max open files/ {{ print $5 }}' /proc/1/limits 2>/dev/null)"
+for file in /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max; do if [ -r $file ]; then echo "tasks $(cat $file)"; fi; done
+if [ -r /dev/kmsg ]; then echo "kmsg yes"; fi
+if grep -qs -e --eviction-hard /etc/default/kubelet; then echo "evicts otherwise"; fi
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+  echo "cgroup 2"
+  tr ' ' '\\n' < /sys/fs/cgroup/cgroup.controllers | sed '/./s/^/controller /'
+else
+  echo "cgroup 1"
+  awk '$4 == 1 {{ print "controller " $1 }}' /proc/cgroups 2>/dev/null
+fi
+if [ -d /run/systemd/system ]; then echo "systemd yes"; fi
+for name in {" ".join(FEATURES)}; do
+  if [ -d /sys/module/$name ] || grep -qw $name /proc/filesystems || modprobe -n $name 2>/dev/null; then echo "feature $name"; fi
+done
+if [ -d /proc/sys/net/bridge ]; then echo "feature br_netfilter"; fi
+if [ -e /proc/sys/net/netfilter/nf_conntrack_max ]; then echo "feature nf_conntrack"; fi
+# Where it is built in, nothing but its symbols tells.
+if grep -qs ' nf_tables_newtable' /proc/kallsyms; then echo "feature nf_tables"; fi
+# What is only loaded when it is used, a container cannot look for: the kernel's configuration tells whether it can be there at all.
+configuration() {{ gzip -dc /proc/config.gz 2>/dev/null || cat "/boot/config-$(uname -r)" 2>/dev/null; }}
+listed() {{ [ -d "/lib/modules/$(uname -r)" ] && command -v modprobe > /dev/null; }}
+while read -r name symbol option; do
+  if grep -qs " $symbol" /proc/kallsyms || modprobe -n $name 2>/dev/null || configuration | grep -q "^$option=[ym]"; then
+    echo "has $name yes"
+  elif listed || configuration | grep -q '^CONFIG_'; then
+    echo "has $name no"
+  fi
+done <<'END'
+{"".join(f"{one.name} {one.symbol} {one.option}" + chr(10) for one in enforcers.FEATURES)}END
+for tool in {" ".join((*NEEDED, *WANTED, *_OTHER_TOOLS))}; do command -v "$tool" > /dev/null && echo "tool $tool"; done
+if command -v iptables > /dev/null; then
+  if said=$(iptables -t nat -S 2>&1); then echo "nat yes"; else echo "nat no $(printf '%s' "$said" | head -n 1)"; fi
+  iptables -S 2>/dev/null | sed -n 's/^-P \\([A-Z]*\\) DROP$/drop \\1/p'
+fi
+if command -v ip6tables > /dev/null; then
+  if said=$(ip6tables -t nat -S 2>&1); then echo "nat6 yes"; else echo "nat6 no $(printf '%s' "$said" | head -n 1)"; fi
+fi
+if command -v nft > /dev/null; then
+  echo "nft $(nft --version 2>/dev/null)"
+  nft list ruleset 2>/dev/null | sed -n 's/.*hook \\(input\\|forward\\) .*policy drop.*/drop \\1/p' | sort -u
+fi
+if grep -qs '^ENABLED=yes' /etc/ufw/ufw.conf; then echo "service ufw active"; fi
+awk 'NR > 1 {{ print "swap " $1 }}' /proc/swaps 2>/dev/null
+echo "selinux $(cat /sys/fs/selinux/enforce 2>/dev/null)"
+echo "apparmor $(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)"
+echo "machine-id $(cat /etc/machine-id 2>/dev/null)"
+echo "uuid $(cat /sys/class/dmi/id/product_uuid 2>/dev/null)"
+for link in /sys/class/net/*; do
+  name=${{link##*/}}
+  if [ "$name" != lo ]; then echo "link $name $(cat $link/address 2>/dev/null) $(cat $link/mtu 2>/dev/null)"; fi
+done
+awk 'NR > 1 {{ print "route", $1, $2, $3, $8 }}' /proc/net/route 2>/dev/null
+awk '$10 != "lo" && $1 !~ /^f[ef]/ {{ print "route6", $10, $1, $2, $5 }}' /proc/net/ipv6_route 2>/dev/null
+listening=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk '$4 == "0A" {{ n = split($2, parts, ":"); print parts[n], $10 }}' | sort -u)
+printf '%s\\n' "$listening" | awk 'NF {{ print "port " $1 }}' | sort -u
+taken=$(printf '%s\\n' "$listening" | awk -v ports="{_PORTS}" 'NF && index(ports, $1) {{ print $1 ":" $2 }}' | tr '\\n' ' ')
+if [ -n "$taken" ]; then
+  ls -l /proc/[0-9]*/fd 2>/dev/null | awk -v taken="$taken" '
+    BEGIN {{ n = split(taken, pairs, " "); for (i = 1; i <= n; i++) {{ split(pairs[i], one, ":"); port[one[2]] = one[1] }} }}
+    /^\\/proc\\// {{ split($1, path, "/"); pid = path[3] }}
+    $NF ~ /^socket:/ {{ inode = substr($NF, 9, length($NF) - 9); if (inode in port) print port[inode], pid }}' | sort -u |
+  while read -r port pid; do echo "owner $port $pid $(cat /proc/$pid/comm 2>/dev/null)"; done
+fi
+for file in {" ".join(LEFT)}; do if [ -e "$file" ]; then echo "left $file"; fi; done
+ls -A /etc/cni/net.d 2>/dev/null | sed 's/^/network /'
+set -- {" ".join(_SERVICES)}
+systemctl is-active "$@" 2>/dev/null | while read -r state; do
+  if [ "$state" = active ]; then echo "service $1 active"; fi
+  shift
+done
+for folder in /run/containerd/io.containerd.runtime.v2.task/*; do
+  count=$(ls "$folder" 2>/dev/null | wc -l)
+  if [ "$count" -gt 0 ]; then echo "containers ${{folder##*/}} $count"; fi
+done
+if [ -e {STATE}/cluster ]; then echo "cluster $(cat {STATE}/cluster)"; fi
+awk -v name="{API_NAME}" -v own="$(uname -n)" '/# slipway$/ || /^[[:space:]]*#/ {{ next }}
+  {{ for (i = 2; i <= NF; i++) if ($i == name || $i == own || $i == "localhost") {{ print "hosts", $1, $i }} }}' /etc/hosts 2>/dev/null
+resolver=/etc/resolv.conf
+if systemctl is-active --quiet systemd-resolved 2>/dev/null && [ -e /run/systemd/resolve/resolv.conf ]; then
+  resolver=/run/systemd/resolve/resolv.conf
+fi
+grep -E '^(nameserver|search|domain)[[:space:]]' $resolver 2>/dev/null | sed 's/^/resolv /'
+# A proxy's address may hold a password: only that there is one is told.
+systemctl show-environment 2>/dev/null | awk -F= '{{ name = tolower($1) }}
+  name == "http_proxy" || name == "https_proxy" {{ print "proxy", name }} name == "no_proxy" {{ print "direct", $2 }}'
+if command -v ip > /dev/null; then
+  # Some go away: those that were made to be hard to trace, and those of router advertisements, which a kernel that forwards ignores.
+  ip -o addr show scope global | awk '{{ kind = ""
+    if (/ (temporary|deprecated|dadfailed)/) kind = "passing"
+    else if ($3 == "inet6" && / dynamic/) {{
+      heeds = 0; file = "/proc/sys/net/ipv6/conf/" $2 "/accept_ra"; getline heeds < file; close(file)
+      if (heeds == 1) kind = "advertised"
+    }}
+    sub("/.*", "", $4); print "address", $4, $2, kind }}'
+else
+  for address in $(hostname -I 2>/dev/null); do echo "address $address"; done
+fi
+echo "time $(date +%s.%N)"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A folder that a cluster fills, and the file system that it is on. Sizes are bytes."""
+
+    path: str
+    device: str
+    mount: str
+    kind: str = "ext4"
+    flags: frozenset[str] = frozenset()
+    """Those of ``ro noexec nosuid nodev`` that it is mounted with."""
+    total: int = 0
+    free: int = 0
+    inodes: int = 0
+    """0 where the file system makes them as needed."""
+    free_inodes: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        path, device, mount, total, free, inodes, free_inodes, *rest = text.split()
+        kind, flags = (*rest, "", "")[:2]
+        return cls(
+            path, device, mount, kind, frozenset(flag for flag in flags.split(",") if flag),
+            _number(total) * 1024, _number(free) * 1024, _number(inodes), _number(free_inodes),
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """A network interface."""
+
+    name: str
+    mac: str = ""
+    mtu: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """A way of the kernel's table; ``gateway`` is None for what is attached directly."""
+
+    link: str
+    network: str
+    gateway: str | None = None
+
+    @property
+    def is_default(self) -> bool:
+        return self.network in ("0.0.0.0/0", "::/0")
+
+
+@dataclasses.dataclass(frozen=True)
+class MachineFacts:
+    """Facts about a machine, as it says itself."""
+
+    host: str = ""
+    arch: str = ""
+    """In OCI words: ``amd64``."""
+    kernel: str = ""
+    user: str = "root"
+    """Whom we came in as."""
+    virtual: str = ""
+    """``docker``, ``kvm``, ``none``: in systemd's words."""
+    os: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """``ID``, ``VERSION_ID`` and the like of its distribution."""
+    cpus: int = 0
+    memory: int = 0
+    """Bytes, as far as the machine may use them."""
+    available: int | None = None
+    places: Mapping[str, Place] = dataclasses.field(default_factory=dict)
+    readonly: tuple[str, ...] = ()
+    """Paths that must be written to and cannot."""
+    unforward: tuple[str, ...] = ()
+    """Files that switch forwarding off at every start."""
+    unforward6: tuple[str, ...] = ()
+    """Those that do it for IPv6."""
+    without6: bool = False
+    """New interfaces have no IPv6."""
+    capabilities: int = -1
+    """Those that its processes can have at most, as a bit set."""
+    files: int | None = None
+    """Files that a service may have open; None for any number."""
+    tasks: int | None = None
+    kmsg: bool = True
+    evicts_otherwise: bool = False
+    """Its kubelet has been told when a disk is full."""
+    cgroup: int = 2
+    controllers: frozenset[str] = frozenset()
+    systemd: bool = False
+    resolved: bool = False
+    """systemd's resolver stands before the name servers."""
+    tools: frozenset[str] = frozenset()
+    features: frozenset[str] = frozenset()
+    """Of the kernel, present or loadable."""
+    has: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    """Whether the kernel has one of ``enforcers.FEATURES``, by name; what cannot be found out is not in it."""
+    nat: str | None = None
+    """What iptables says about its table nat: ``yes``, or ``no`` and why; None without iptables."""
+    nat6: str | None = None
+    """The same of ip6tables."""
+    nft: str | None = None
+    """What its nft says of its version; None without nft."""
+    drops: tuple[str, ...] = ()
+    """Chains of the firewall whose policy is to drop."""
+    swap: tuple[str, ...] = ()
+    selinux: bool = False
+    """It enforces."""
+    apparmor: bool = False
+    machine_id: str = ""
+    uuid: str = ""
+    links: tuple[Link, ...] = ()
+    routes: tuple[Route, ...] = ()
+    ports: frozenset[int] = frozenset()
+    """TCP ports that somebody listens on."""
+    owners: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    """Who listens on ports that a cluster needs: ``nginx (812)``."""
+    left: tuple[str, ...] = ()
+    """Files of a Kubernetes that is or was here."""
+    networks: tuple[str, ...] = ()
+    """Files in /etc/cni/net.d."""
+    services: frozenset[str] = frozenset()
+    """Those that run, of the ones that matter."""
+    containers: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """How many run, by namespace of containerd."""
+    cluster: str | None = None
+    """Name and identity of the cluster of ours that the machine belongs to."""
+    hosts: tuple[tuple[str, str], ...] = ()
+    """Addresses and names in /etc/hosts that matter to a cluster."""
+    nameservers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
+    direct: str = ""
+    """What goes by no proxy."""
+    addresses: tuple[str, ...] = ()
+    on: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Interfaces by address, where that is known."""
+    passing: frozenset[str] = frozenset()
+    """Addresses that will go: temporary or deprecated ones."""
+    advertised: frozenset[str] = frozenset()
+    """Addresses that the kernel has from router advertisements, and keeps only as long as it does not forward."""
+    ahead: float = 0
+    """Seconds by which its clock is ahead of ours."""
+
+    @property
+    def platform(self) -> Platform:
+        return Platform("linux", self.arch)
+
+    @property
+    def restrict_oom(self) -> bool:
+        """CAP_SYS_RESOURCE (bit 24) is missing."""
+        return not self.capabilities >> 24 & 1
+
+    @property
+    def nftables(self) -> bool:
+        """kube-proxy may run in its mode nftables: the kernel is one for it, and an nft of the machine is new enough not to be broken."""
+        new_enough = release(self.kernel)[:2] >= NFTABLES_KERNEL and (self.nft is None or release(self.nft) >= OLDEST_NFT)
+        return "nf_tables" in self.features and new_enough
+
+    @property
+    def contained(self) -> bool:
+        """It is a container: kernel, clock and firmware are those of the machine that it is on."""
+        return self.virtual in _CONTAINERS
+
+    def address6(self, address: str) -> str | None:
+        """The IPv6 address beside an IPv4 one: the first that lasts on the same interface. None: there is none, or it is not known."""
+        link = self.on.get(address)
+        beside = (other for other in self.addresses if link and self.on.get(other) == link and ":" in other)
+        return next((other for other in beside if other not in self.passing), None)
+
+    def link(self, address: str) -> Link | None:
+        """The interface that has an address."""
+        name = self.on.get(address)
+        return next((link for link in self.links if link.name == name), None)
+
+
+_CONTAINERS = frozenset({"docker", "podman", "lxc", "lxc-libvirt", "systemd-nspawn", "container-other", "rkt", "openvz"})
+_SINGLE = frozenset({"begun", "host", "arch", "kernel", "user", "virtual", "cpus", "memory", "available", "capabilities", "files", "tasks",
+                     "kmsg", "evicts", "cgroup", "systemd", "nat", "nat6", "selinux", "apparmor", "machine-id", "uuid", "nft", "cluster",
+                     "direct", "time"})  # fmt: skip
+
+
+def parse(text: str, before: float, after: float) -> MachineFacts:
+    """Read what the script printed. ``before`` and ``after`` are our clock when it was asked and when it had answered, in seconds.
+
+    Raises ValueError when it is not that.
+    """
+    single: dict[str, str] = {}
+    several: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key in _SINGLE:
+            single[key] = value.strip()
+        else:
+            several.setdefault(key, []).append(value.strip())
+    if not single.get("arch") or "time" not in single:
+        raise ValueError("the machine gave no facts")
+    limits = [limit for value in several.get("limit", ()) if (limit := untrusted.number(value)) is not None]
+    places = [Place.parse(value) for value in several.get("place", ()) if len(value.split()) >= 7]
+    links = [value.split() for value in several.get("link", ())]
+    owners = [(_port(words[0]), words[1], words[2]) for value in several.get("owner", ()) if len(words := value.split(" ", 2)) == 3]
+    containers = [value.split() for value in several.get("containers", ())]
+    resolver = [words for value in several.get("resolv", ()) if (words := value.split())]
+    addresses = [words for value in several.get("address", ()) if (words := value.split())]
+    return MachineFacts(
+        host=single.get("host", "").lower(),
+        arch=Platform("linux", single["arch"]).normal().architecture,
+        kernel=single.get("kernel", ""),
+        user=single.get("user") or "root",
+        virtual=single.get("virtual", ""),
+        os=dict(value.split("=", maxsplit=1) for value in several.get("os", ()) if "=" in value),
+        cpus=_number(single.get("cpus")) or 1,
+        memory=min([_number(single.get("memory")) * 1024, *limits]),
+        available=_number(single["available"]) * 1024 if single.get("available") else None,
+        places={place.path: place for place in places},
+        readonly=tuple(several.get("readonly", ())),
+        unforward=tuple(several.get("unforward", ())),
+        unforward6=tuple(several.get("unforward6", ())),
+        without6="without6" in several,
+        capabilities=_capabilities(single.get("capabilities")),
+        files=untrusted.number(single.get("files")),
+        tasks=untrusted.number(single.get("tasks")),
+        kmsg="kmsg" in single,
+        evicts_otherwise="evicts" in single,
+        cgroup=_number(single.get("cgroup")) or 2,
+        controllers=frozenset(several.get("controller", ())),
+        systemd="systemd" in single,
+        resolved=any(value.startswith("systemd-resolved ") for value in several.get("service", ())),
+        tools=frozenset(several.get("tool", ())),
+        features=frozenset(several.get("feature", ())),
+        has={words[0]: words[1] == "yes" for value in several.get("has", ()) if len(words := value.split()) == 2},
+        nat=single.get("nat"),
+        nat6=single.get("nat6"),
+        nft=single.get("nft"),
+        drops=tuple(dict.fromkeys(chain.upper() for chain in several.get("drop", ()))),
+        swap=tuple(several.get("swap", ())),
+        selinux=single.get("selinux") == "1",
+        apparmor=single.get("apparmor") == "Y",
+        machine_id=single.get("machine-id", ""),
+        uuid=single.get("uuid", "").lower(),
+        links=tuple(Link(words[0], words[1], _number(words[2])) for words in links if len(words) == 3),
+        routes=tuple(_routes(several)),
+        ports=frozenset(port for value in several.get("port", ()) if (port := _port(value)) is not None),
+        owners=_joined((port, f"{name} ({pid})") for port, pid, name in owners if port is not None),
+        left=tuple(several.get("left", ())),
+        networks=tuple(several.get("network", ())),
+        services=frozenset(value.split(" ", maxsplit=1)[0] for value in several.get("service", ())),
+        containers={words[0]: _number(words[1]) for words in containers if len(words) == 2},
+        cluster=single.get("cluster"),
+        hosts=tuple((words[0], words[1]) for value in several.get("hosts", ()) if len(words := value.split()) == 2),
+        nameservers=tuple(words[1] for words in resolver if words[0] == "nameserver" and len(words) > 1),
+        searches=_searches(resolver),
+        proxies=tuple(dict.fromkeys(name.lower() for name in several.get("proxy", ()))),
+        direct=single.get("direct", ""),
+        addresses=tuple(words[0] for words in addresses),
+        on={words[0]: words[1].partition("@")[0] for words in addresses if len(words) > 1},
+        passing=frozenset(words[0] for words in addresses if words[2:] == ["passing"]),
+        advertised=frozenset(words[0] for words in addresses if words[2:] == ["advertised"]),
+        ahead=_ahead(single, before, after),
+    )  # fmt: skip
+
+
+def _number(text: str | None) -> int:
+    return untrusted.number(text) or 0
+
+
+def release(text: str) -> tuple[int, ...]:
+    """(6, 1, 0) of ``6.1.0-13-amd64``, (1, 0, 6) of ``nftables v1.0.6 (Lester Gooch #5)``."""
+    found = re.search(r"(\d{1,5})\.(\d{1,5})(?:\.(\d{1,5}))?", text)
+    return tuple(int(number or 0) for number in found.groups()) if found else ()
+
+
+def _port(text: str) -> int | None:
+    """As /proc/net/tcp has it."""
+    return untrusted.number(text, base=16, maximum=65535)
+
+
+def _capabilities(text: str | None) -> int:
+    """All of them where the machine does not say."""
+    found = untrusted.number(text or None, base=16, maximum=(1 << 64) - 1)
+    return (1 << 64) - 1 if found is None else found
+
+
+def _joined(pairs: Iterable[tuple[int, str]]) -> dict[int, str]:
+    """One text for each key, the texts of several pairs behind each other."""
+    found: dict[int, str] = {}
+    for key, text in pairs:
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
+
+
+def _searches(lines: Iterable[list[str]]) -> tuple[str, ...]:
+    """The search domains; of several lines the last one counts."""
+    found: tuple[str, ...] = ()
+    for words in lines:
+        if words[0] in ("search", "domain"):
+            found = tuple(words[1:])
+    return found
+
+
+def _ahead(single: Mapping[str, str], before: float, after: float) -> float:
+    """How far the machine's clock is ahead: what it said first is compared with our asking, what it said last with its answer."""
+    # Some date programs know no nanoseconds and print %N.
+    last = untrusted.decimal(re.sub(r"\.?%?N$", "", single["time"]))
+    first = untrusted.decimal(re.sub(r"\.?%?N$", "", single.get("begun") or single["time"]))
+    if last is None or first is None:
+        raise ValueError("the machine gave no time")
+    return ((first - before) + (last - after)) / 2
+
+
+def _routes(several: Mapping[str, list[str]]) -> Iterable[Route]:
+    for value in several.get("route", ()):
+        words = value.split()
+        # What is no route is left out: the kernel's tables have none of that kind.
+        with contextlib.suppress(ValueError):
+            link, network, gateway, mask = words[0] if words else "", *(_address(word) for word in words[1:])
+            yield Route(
+                link,
+                str(ipaddress.ip_network(f"{network}/{mask}", strict=False)),
+                None if gateway == "0.0.0.0" else gateway,  # noqa: S104
+            )
+    for value in several.get("route6", ()):
+        words = value.split()
+        with contextlib.suppress(ValueError):
+            link, network, length, gateway = words
+            network6, gateway6 = _address6(network), _address6(gateway)
+            prefix = untrusted.number(length, base=16, maximum=128)
+            yield Route(
+                link, str(ipaddress.ip_network(f"{network6}/{prefix}", strict=False)), None if int(gateway6) == 0 else str(gateway6)
+            )
+
+
+def _address(word: str) -> str:
+    """An IPv4 address as /proc/net/route has it: the bytes of the machine's own order, which is little-endian wherever we run."""
+    found = untrusted.number(word, base=16, maximum=(1 << 32) - 1)
+    if found is None:
+        raise ValueError(f"{word!r} is no address")
+    return str(ipaddress.IPv4Address(found.to_bytes(4, "little")))
+
+
+def _address6(word: str) -> ipaddress.IPv6Address:
+    found = untrusted.number(word, base=16, maximum=(1 << 128) - 1)
+    if found is None:
+        raise ValueError(f"{word!r} is no address")
+    return ipaddress.IPv6Address(found)

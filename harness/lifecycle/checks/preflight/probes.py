@@ -1,0 +1,262 @@
+"""What asking a machine does not tell: whether others reach it on the ports of a cluster, and how fast etcd's disk is. All tried for real.
+
+On each machine something listens for some seconds where Kubernetes will, in Perl or Python, whichever is there: a minimal Debian has the
+one, a minimal Red Hat the other. The connections are made by bash. Nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+from harness import log, untrusted
+from harness.errors import SlipwayError
+from harness.lifecycle.checks.facts import LISTENER
+from harness.lifecycle.checks.preflight import VXLAN_PORT, Target, Trial, Wanted, ports_of, ways
+from harness.nodes import Node, each
+
+_SECONDS = 60
+"""After these what listens ends by itself, also when we were killed."""
+
+# A connection is reset, not closed: nothing of it lingers that would keep others from these ports for a minute.
+_PERL = """use Socket qw(SOL_SOCKET SO_LINGER); use IO::Socket::IP; use IO::Select; use POSIX ();
+my (undef, $host, $udp, @ports) = @ARGV;
+my $all = IO::Select->new; my @up; my $echo;
+for my $port (@ports) {
+  my $socket = IO::Socket::IP->new(LocalHost => $host, LocalService => $port, Type => SOCK_STREAM, Listen => 128, ReuseAddr => 1) or next;
+  $all->add($socket); push @up, $port;
+}
+if ($udp && ($echo = IO::Socket::IP->new(LocalHost => $host, LocalService => $udp, Type => SOCK_DGRAM))) {
+  $all->add($echo); push @up, "udp";
+}
+defined(my $pid = fork) or exit 1;
+if ($pid) { print "listening $pid @up\\n"; exit 0; }
+POSIX::setsid();
+open STDIN, "<", "/dev/null"; open STDOUT, ">", "/dev/null"; open STDERR, ">", "/dev/null";
+alarm SECONDS;
+while (my @ready = $all->can_read) {
+  for my $socket (@ready) {
+    if ($echo && $socket == $echo) { my $from = recv($echo, my $data, 512, 0); send($echo, $data, 0, $from) if defined $from; }
+    elsif (my $other = $socket->accept) { setsockopt($other, SOL_SOCKET, SO_LINGER, pack("ii", 1, 0)); close $other; }
+  }
+}"""
+
+_PYTHON = """import os, select, signal, socket, struct, sys
+host, udp, *ports = sys.argv[2:]
+def bound(port, kind):
+    family, _, _, _, place = socket.getaddrinfo(host, port, type=kind)[0]
+    made = socket.socket(family, kind)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(place)
+    return made
+up, sockets, echo = [], [], None
+for port in ports:
+    try:
+        made = bound(port, socket.SOCK_STREAM)
+        made.listen(128)
+        sockets.append(made)
+        up.append(port)
+    except OSError:
+        pass
+if udp != "0":
+    try:
+        echo = bound(udp, socket.SOCK_DGRAM)
+        sockets.append(echo)
+        up.append("udp")
+    except OSError:
+        pass
+pid = os.fork()
+if pid:
+    print("listening", pid, *up)
+    sys.exit(0)
+os.setsid()
+null = os.open("/dev/null", os.O_RDWR)
+for number in range(3):
+    os.dup2(null, number)
+signal.alarm(SECONDS)
+while True:
+    for made in select.select(sockets, [], [])[0]:
+        if made is echo:
+            data, other = echo.recvfrom(512)
+            echo.sendto(data, other)
+        else:
+            other = made.accept()[0]
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            other.close()"""
+
+LISTEN = f"""set -- {LISTENER} ARGUMENTS
+if perl -MIO::Socket::IP -MIO::Select -MPOSIX -e 1 2>/dev/null; then
+perl - "$@" <<'END'
+{_PERL.replace("SECONDS", str(_SECONDS))}
+END
+else
+for python in python3 /usr/libexec/platform-python; do
+if command -v $python > /dev/null 2>&1; then
+$python - "$@" <<'END'
+{_PYTHON.replace("SECONDS", str(_SECONDS))}
+END
+break
+fi
+done
+fi
+"""
+"""Shell text that starts what listens; ``ARGUMENTS``: an address, a UDP port or 0, and TCP ports."""
+
+# A machine that is busy may take its time; one that drops packets takes for ever.
+REACH = """reach() {
+  for seconds in 3 8; do
+    said=$(timeout $seconds bash -c "exec 3<>/dev/tcp/$1/$2" 2>&1)
+    code=$?
+    case $code in 124 | 143) ;; *) break ;; esac
+  done
+  case $code/$said in
+    0/*) how=ok ;;
+    124/* | 143/*) how=silent ;;
+    *refused*) how=refused ;;
+    *route* | *unreachable*) how=unroutable ;;
+    *) how=unknown ;;
+  esac
+  echo "reach $1 $2 $how"
+}
+packet() {
+  # A datagram is read at once, and what is not taken of it is gone.
+  ask="exec 3<>/dev/udp/$1/$2; for again in 1 2 3; do echo slipway >&3; read -r -t 1 -n 1 -u 3 && exit 0; done; exit 1"
+  if timeout 5 bash -c "$ask" 2>/dev/null; then echo "packet $1 yes"; else echo "packet $1 no"; fi
+}
+"""
+"""Shell functions: ``reach ADDRESS PORT`` and ``packet ADDRESS PORT`` say how that ended."""
+
+_REACH = """if command -v bash > /dev/null && command -v timeout > /dev/null; then
+WAYS
+wait
+fi
+"""
+
+# As etcd writes its log: one small block at a time, each on the disk before the next. The first one may have to find its place.
+_SYNC = """LC_ALL=C; export LC_ALL
+folder=/var/lib/etcd; while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
+file=$folder/.slipway-speed-of-disk
+now() { read -r up _ < /proc/uptime; echo "${up%.*}${up#*.}"; }
+began=$(now); count=0
+while [ $count -lt 60 ] && [ $(($(now) - began)) -lt 40 ]; do
+  dd if=/dev/zero of="$file" bs=2300 count=1 conv=notrunc oflag=dsync 2>&1
+  count=$((count + 1))
+done | sed -n 's/.* copied, \\([0-9.e-]*\\) s.*/sync \\1/p' | sed 1d
+rm -f "$file"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Listener:
+    """What listens on a machine for a while."""
+
+    pid: int
+    ports: frozenset[int]
+    udp: bool
+    beside: Listener | None = None
+    """What does on its IPv6 address, for the pod network alone."""
+
+
+def tried(nodes: Mapping[str, Node], targets: Sequence[Target], wanted: Wanted, members: Sequence[Target] = ()) -> tuple[Target, ...]:
+    """The targets, and the members that were needed for it, with what was tried on them. ``nodes`` are by address.
+
+    What cannot be tried stays unknown; only a machine that is lost meanwhile is an error (NodeError).
+    """
+    new = [target for target in targets if target.address not in wanted.ours]
+    if not new:
+        return (*members, *targets)
+    sources = [*new, *(member for member in members if member.is_master)] if len(new) + len(members) > 1 else new
+    everybody = (*members, *targets)
+    with _listening(nodes, new if len(everybody) > 1 else [], wanted) as listeners:
+
+        def one(source: Target) -> Target:
+            others = everybody if source in new else new
+            script = REACH + _REACH.replace("WAYS", "\n".join(_ways(source, others, wanted, listeners)))
+            if source.is_master and source in new:
+                script += _SYNC
+            text = nodes[source.address].run(script, check=False, timeout=120).stdout
+            listener = listeners.get(source.address)
+            trial = parse(text)
+            return dataclasses.replace(source, trial=dataclasses.replace(trial, listened=listener.ports if listener else frozenset()))
+
+        found = {target.address: target for target in each(sources, one)}
+    return tuple(found.get(target.address, target) for target in everybody)
+
+
+def _ways(source: Target, others: Sequence[Target], wanted: Wanted, listeners: Mapping[str, Listener]) -> Iterator[str]:
+    """Shell text, in which each connection is tried beside all others."""
+    for address, port in ways(source, others, wanted):
+        yield f"reach {address} {port} &"
+    if wanted.vxlan:
+        for other in others:
+            # All to all would be very many; what lies between two networks lies between them and the masters too.
+            if other.address != source.address and (other.is_master or source.is_master):
+                listener = listeners.get(other.address)
+                if listener and listener.udp:
+                    yield f"packet {other.address} {VXLAN_PORT} &"
+                if listener and listener.beside and listener.beside.udp:
+                    yield f"packet {other.machine.address6(other.address)} {VXLAN_PORT} &"
+
+
+@contextlib.contextmanager
+def _listening(nodes: Mapping[str, Node], targets: Sequence[Target], wanted: Wanted) -> Iterator[dict[str, Listener]]:
+    """Something listens on the machines, as far as they can, while the block runs."""
+    found: dict[str, Listener] = {}
+
+    def begin(target: Target) -> None:
+        ports = sorted(set(ports_of(target, wanted)) - target.machine.ports)
+        words = " ".join(map(str, (target.address, VXLAN_PORT if wanted.vxlan else 0, *ports)))
+        listener = listen(target, words)
+        if listener:
+            found[target.address] = listener
+            beside = target.machine.address6(target.address)
+            if wanted.vxlan and wanted.network.dual and beside:
+                found[target.address] = dataclasses.replace(listener, beside=listen(target, f"{beside} {VXLAN_PORT}"))
+
+    def listen(target: Target, words: str) -> Listener | None:
+        return listening(nodes[target.address].run(LISTEN.replace("ARGUMENTS", words), check=False, timeout=60).stdout)
+
+    def end(target: Target) -> None:
+        listener = found[target.address]
+        pids = f"{listener.pid} {listener.beside.pid if listener.beside else ''}".strip()
+        try:
+            nodes[target.address].run(f"kill {pids} 2>/dev/null || true", timeout=30)
+        except SlipwayError as error:
+            log.debug(f"{target.address}: what listens there ends by itself: {error.message}")
+
+    try:
+        each(targets, begin)
+        yield found
+    finally:
+        each([target for target in targets if target.address in found], end)
+
+
+def listening(text: str) -> Listener | None:
+    """What the program that listens says about itself; None when there was none to run."""
+    for line in text.splitlines():
+        word, *rest = line.split() or [""]
+        # It is told to end by this number: 0 and 1 would be others than a child of ours.
+        pid = untrusted.number(rest[0], maximum=1 << 22) if rest else None
+        if word == "listening" and pid is not None and pid > 1:
+            ports = (untrusted.number(port, maximum=65535) for port in rest[1:])
+            return Listener(pid, frozenset(port for port in ports if port is not None), "udp" in rest)
+    return None
+
+
+def parse(text: str) -> Trial:
+    """Read what the trials on a machine printed; what is not understood is left out."""
+    reached: dict[tuple[str, int], str] = {}
+    packets: dict[str, bool] = {}
+    syncs: list[float] = []
+    for line in text.splitlines():
+        words = line.split()
+        if words[:1] == ["reach"] and len(words) == 4 and (port := untrusted.number(words[2], maximum=65535)) is not None:
+            reached[words[1], port] = words[3]
+        elif words[:1] == ["packet"] and len(words) == 3:
+            packets[words[1]] = words[2] == "yes"
+        elif words[:1] == ["sync"] and len(words) == 2:
+            seconds = untrusted.decimal(words[1])
+            if seconds is not None:
+                syncs.append(seconds)
+    return Trial(reached, frozenset(), tuple(syncs), packets)

@@ -1,0 +1,151 @@
+"""``slipway kubeconfig``: the administrator's access to a cluster from elsewhere, alone or merged into a file that has others."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography import x509
+
+from harness import log
+from harness.errors import CheckError, Fault, InputError, SlipwayError, UsageError
+from harness.host import cluster_cache, durable
+from harness.lifecycle.cluster import access
+from harness.lifecycle.cluster.access import Access
+from harness.nodes import Machine
+from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.ssh import SshNode
+from harness.runtimes import API_PORT
+from harness.runtimes.kubeadm import admin_identity, bracketed
+from harness.runtimes.pki import FOLDER, general_name
+from harness.untrusted import KubeIdentity
+
+_MARK = "slipway"
+"""The extension by which an entry in somebody's file is known to be ours, and may be replaced."""
+
+
+def fetch(
+    name: str = cluster_cache.DEFAULT_NAME,
+    masters: Sequence[Machine] = (),
+    nodes: Sequence[Machine] = (),
+    *,
+    server: str | None = None,
+    home: Path | None = None,
+) -> dict[str, Any]:
+    """The administrator's kubeconfig, its names all made of the cluster's. It leads to ``server``, else to a master whose API answers.
+
+    Raises UsageError when the cluster is not known, NodeError when no master is reached, CheckError when no API answers.
+    """
+    with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
+        master = answering(cluster)
+        if server is not None:
+            _warn_of_name(master, server)
+        return named(admin_identity(master, name, cluster.known.state.authority()), name, server or master.address)
+
+
+def answering(cluster: Access) -> SshNode:
+    """The first master whose API is ready. Raises CheckError with what the others say."""
+    _ = cluster.first
+    reasons = []
+    for master in cluster.masters:
+        try:
+            NodeKubectl(master).run("get", "--raw", "/readyz", "--request-timeout=5s")
+            return master
+        except SlipwayError as error:
+            reasons.append(f"{master.name}: {(error.details or error.message).strip().splitlines()[-1]}")
+    raise CheckError(
+        "the API of no master answers", hint=f"slipway logs {cluster.known.state.name} gathers what happened", details="\n".join(reasons)
+    )
+
+
+def _warn_of_name(master: SshNode, server: str) -> None:
+    certificate = x509.load_pem_x509_certificate(master.get(f"{FOLDER}/apiserver.crt"))
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    if general_name(server) not in names:
+        log.warning(f"the API's certificate does not hold for {server}: slipway certs add-names {server}")
+
+
+def named(identity: KubeIdentity, name: str, server: str) -> dict[str, Any]:
+    """A kubeconfig of one cluster with its own names, so that several can live in one file."""
+    user = f"{name}-admin"
+    cluster = {
+        "certificate-authority-data": _base64(identity.authority),
+        "server": f"https://{bracketed(server)}:{API_PORT}",
+        "extensions": [{"name": _MARK, "extension": {"cluster": name}}],
+    }
+    credentials = {"client-certificate-data": _base64(identity.certificate), "client-key-data": _base64(identity.key)}
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": name, "cluster": cluster}],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": user}}],
+        "current-context": name,
+        "users": [{"name": user, "user": credentials}],
+    }
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def text(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False)
+
+
+def write(config: Mapping[str, Any], path: Path) -> None:
+    """For its owner's eyes only, in one move. A link is followed: what it leads to is replaced."""
+    target = path.expanduser().resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    durable.write(target, text(config))
+
+
+def merge(config: Mapping[str, Any], path: Path) -> None:
+    """Put the entries of ``config`` into the file at ``path``, which need not exist, and make its context the current one.
+
+    Whatever else is there stays. Raises InputError when the file is no kubeconfig, UsageError when somebody else's entry has our name.
+    """
+    path = path.expanduser()
+    before: Any = {}
+    if path.exists():
+        try:
+            before = yaml.safe_load(path.read_text()) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as wrong:
+            raise InputError([Fault(str(path), f"is not YAML: {' '.join(str(wrong).split())}", "nothing has been changed")]) from wrong
+    write(merged(before, config, str(path)), path)
+
+
+def merged(before: Any, config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Both in one; see ``merge``."""
+    lists = ("clusters", "contexts", "users")
+    if not isinstance(before, Mapping) or any(not isinstance(before.get(kind) or [], list) for kind in lists):
+        raise InputError([Fault(where, "is not a kubeconfig", "nothing has been changed; write to another file with -f")])
+    ours = config["clusters"][0]["name"]
+    for entry in before.get("clusters") or ():
+        if entry.get("name") == ours and not _is_ours(entry):
+            raise UsageError(
+                f"{where} has a cluster {ours} that slipway did not put there",
+                hint=f"write a file of its own: slipway kubeconfig {ours} -f FILE",
+            )
+    found: dict[str, Any] = copy.deepcopy(dict(before))
+    found.setdefault("apiVersion", "v1")
+    found.setdefault("kind", "Config")
+    for kind in lists:
+        names = {entry["name"] for entry in config[kind]}
+        found[kind] = [entry for entry in found.get(kind) or () if entry.get("name") not in names] + list(config[kind])
+    found["current-context"] = config["current-context"]
+    return found
+
+
+def _is_ours(entry: Mapping[str, Any]) -> bool:
+    return any(extension.get("name") == _MARK for extension in (entry.get("cluster") or {}).get("extensions") or ())
+
+
+def default_path() -> Path:
+    """Where kubectl looks: the first file of ``$KUBECONFIG``, else ``~/.kube/config``."""
+    first = (os.environ.get("KUBECONFIG") or "").split(":")[0]
+    return Path(first) if first else Path("~/.kube/config").expanduser()

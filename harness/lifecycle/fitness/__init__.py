@@ -1,8 +1,0 @@
-"""What machines must be to become a cluster: some forty-five judgements over facts. Nothing is asked and nothing is done here."""
-
-from harness.lifecycle.fitness import machine, network, system  # noqa: F401 -- they add their checks, in this order
-from harness.lifecycle.fitness.core import CHECKS, VXLAN_PORT, Target, Trial, Wanted, judge, ours, ports_of, same_names, ways
-from harness.lifecycle.fitness.machine import SLOW_SYNC
-from harness.lifecycle.fitness.network import clock
-
-__all__ = ["CHECKS", "SLOW_SYNC", "VXLAN_PORT", "Target", "Trial", "Wanted", "clock", "judge", "ours", "ports_of", "same_names", "ways"]

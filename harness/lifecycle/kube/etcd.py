@@ -1,0 +1,389 @@
+"""etcd's members when masters come and go: nothing is done that could cost its quorum. Snapshots of its data."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, BinaryIO, cast
+
+from harness import log, untrusted
+from harness.errors import CheckError, CommandError, NodeError, SlipwayError
+from harness.nodes import LONG_TIMEOUT, Node
+from harness.nodes.ssh import SshNode
+from harness.runtimes import ROOTFS
+from harness.runtimes.kubeadm import peer_url
+from harness.runtimes.pki import FOLDER
+from harness.runtimes.static_pods import RUNNING
+
+DATA = "/var/lib/etcd"
+MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
+
+_STEPS: Mapping[tuple[int, int], tuple[int, int, int]] = {(3, 6): (3, 5, 26)}
+"""Minor versions to which not every version of the one before leads: the oldest one that does. An older 3.5 may bring back members that
+were taken out, or take those for followers that were promoted, as masters that joined later are.
+"""
+
+_NOT_HERE = 75
+_KEYS = f"--cacert={FOLDER}/etcd/ca.crt --cert={FOLDER}/etcd/healthcheck-client.crt --key={FOLDER}/etcd/healthcheck-client.key"
+
+# In etcd's own container: the program is nowhere else on the machine. Without the API, which may be what is missing.
+# Lists that are made while something comes or goes have been seen without it, so nothing found is asked for again.
+_SCRIPT = f"""{RUNNING}
+for try in 1 2 3; do
+  id=$(running etcd | head -n 1)
+  if [ -n "$id" ]; then exec {ROOTFS}/bin/ctr -n k8s.io tasks exec --exec-id "slipway-$$" "$id" etcdctl {_KEYS} %s; fi
+  sleep 0.3
+done
+exit {_NOT_HERE}"""
+
+_SNAPSHOT_FILE = f"{DATA}/slipway-snapshot.db"
+
+_LARGEST_SNAPSHOT = 32 << 30
+"""Bytes. etcd's own quota is 2 GiB, and 8 GiB is the most that its documentation suggests."""
+
+_SNAPSHOT = f"""set -eu
+{RUNNING}
+umask 077
+id=$(running etcd | head -n 1)
+[ -n "$id" ] || {{ echo 'etcd does not run here' >&2; exit 1; }}
+rm -f {_SNAPSHOT_FILE} {_SNAPSHOT_FILE}.part
+within() {{ ctr -n k8s.io tasks exec --exec-id slipway-$$-"$1" "$id" "$@"; }}
+within etcdctl --endpoints=https://127.0.0.1:2379 --cacert={FOLDER}/etcd/ca.crt --cert={FOLDER}/etcd/healthcheck-client.crt \
+  --key={FOLDER}/etcd/healthcheck-client.key snapshot save {_SNAPSHOT_FILE} >&2
+sha256sum < {_SNAPSHOT_FILE}
+within etcdutl snapshot status {_SNAPSHOT_FILE} --write-out=json
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class EtcdMember:
+    """One member as the others know it."""
+
+    id: int
+    name: str
+    """Empty until it has been started for the first time."""
+    peers: tuple[str, ...]
+    clients: tuple[str, ...] = ()
+    learner: bool = False
+    """It only follows: it has no vote yet."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EtcdStatus:
+    """What a member says about itself."""
+
+    size: int
+    """Bytes of its database."""
+    leads: bool
+
+
+class Etcd:
+    """The members of a cluster's etcd, asked through any master whose own one runs."""
+
+    def __init__(self, masters: Sequence[Node]) -> None:
+        self.masters = tuple(masters)
+
+    def members(self) -> tuple[EtcdMember, ...]:
+        return _members(self._json("member list"))
+
+    def of(self, address: str) -> EtcdMember | None:
+        """The member on the machine with this address."""
+        return next((member for member in self.members() if peer_url(address) in member.peers), None)
+
+    def sick(self, members: Iterable[EtcdMember]) -> dict[int, str]:
+        """Why, by id, those of the members that have a vote do not answer."""
+        asked = {url: member for member in members if not member.learner for url in member.clients[:1]}
+        found = {member.id: "has never been started" for member in members if not member.learner and not member.clients}
+        if asked:
+            text = self._run(f"endpoint health -w json --endpoints={shlex.quote(','.join(asked))}", check=False)
+            answers = {answer["endpoint"]: answer for answer in _parsed(text)}
+            for url, member in asked.items():
+                answer = answers.get(url, {})
+                if not answer.get("health"):
+                    found[member.id] = " ".join(str(answer.get("error") or "does not answer").split())
+        return found
+
+    def status(self, members: Iterable[EtcdMember]) -> dict[int, EtcdStatus]:
+        """How the members that answer are, by id."""
+        urls = ",".join(url for member in members for url in member.clients[:1])
+        found = {}
+        for answer in _parsed(self._run(f"endpoint status -w json --endpoints={shlex.quote(urls)}", check=False)):
+            told = answer.get("Status") or {}
+            member = _whole((told.get("header") or {}).get("member_id"))
+            found[member] = EtcdStatus(_whole(told.get("dbSize")), bool(member) and told.get("leader") == member)
+        return found
+
+    def alarms(self) -> tuple[str, ...]:
+        """What etcd has raised, by name: ``NOSPACE``, ``CORRUPT``."""
+        kinds = {1: "NOSPACE", 2: "CORRUPT"}
+        listed = self._json("alarm list").get("alarms") or ()
+        return tuple(dict.fromkeys(kinds.get(entry.get("alarm"), str(entry.get("alarm"))) for entry in listed))
+
+    def add(self, name: str, address: str) -> EtcdMember:
+        """A new member that only follows."""
+        self._run(f"member add {shlex.quote(name)} --learner --peer-urls={peer_url(address)}")
+        found = self.of(address)
+        if found is None:
+            raise CommandError(f"etcd does not list {name}, which has just been added")
+        return found
+
+    def promote(self, member: EtcdMember) -> None:
+        """Give a follower its vote. Raises CommandError while it lags behind."""
+        self._run(f"member promote {member.id:x}")
+
+    def remove(self, member: EtcdMember) -> None:
+        """Take a member out; one that is out already is fine."""
+        try:
+            self._run(f"member remove {member.id:x}")
+        except CommandError as error:
+            if "Member not found" not in (error.details or ""):
+                raise
+
+    def hand_over(self, leaving: Iterable[EtcdMember]) -> None:
+        """Have another member lead before one that leads leaves: there is no election to wait for then. Only saves time."""
+        gone = {member.id: member for member in leaving}
+        rest = [member for member in self.members() if member.id not in gone and not member.learner and member.clients]
+        try:
+            status = _parsed(self._run("endpoint status -w json"))[0]["Status"]
+            leader = gone.get(int(status["leader"]))
+            if leader and leader.clients and rest:
+                self._run(f"move-leader {rest[0].id:x} --endpoints={shlex.quote(leader.clients[0])}")
+        except (SlipwayError, LookupError, ValueError, TypeError) as error:
+            log.debug(f"etcd's leader stays: {error}")
+
+    def _json(self, command: str) -> dict[str, Any]:
+        # What a container said just before its end may be lost on the way; nothing at all is asked for again.
+        said = self._run(f"{command} -w json") or self._run(f"{command} -w json")
+        try:
+            found = json.loads(said)
+        except (ValueError, RecursionError) as wrong:
+            raise CommandError(f"etcdctl {command}: its answer cannot be read: {said[:100].strip() or 'nothing'}") from wrong
+        if not isinstance(found, dict):
+            raise CommandError(f"etcdctl {command}: no object in the answer")
+        return found
+
+    def _run(self, command: str, *, check: bool = True) -> str:
+        """Run etcdctl on the first master where etcd runs; its output."""
+        endpoint = "" if "--endpoints" in command else "--endpoints=https://127.0.0.1:2379 "
+        script = _SCRIPT % f"{endpoint}{command}"
+        for node in self.masters:
+            result = node.run(script, check=False, timeout=60)
+            if result.returncode == _NOT_HERE:
+                continue
+            if check and not result.ok:
+                said = (result.output.strip().splitlines() or ["no reason"])[-1]
+                raise CommandError(f"{node.name}: etcdctl {command.split(' --', maxsplit=1)[0]}: {said}", details=result.output)
+            return result.stdout
+        raise CheckError("etcd runs on no master that answers", hint="start a master again, or restore etcd from a backup")
+
+
+def _parsed(text: str) -> list[dict[str, Any]]:
+    try:
+        return [entry for entry in json.loads(text) if isinstance(entry, dict)]
+    except (ValueError, TypeError, RecursionError):
+        return []
+
+
+def _members(answer: Mapping[str, Any]) -> tuple[EtcdMember, ...]:
+    try:
+        return tuple(_member(entry) for entry in answer.get("members") or ())
+    except (LookupError, ValueError, TypeError, AttributeError) as wrong:
+        raise CommandError("etcdctl member list: its answer cannot be read") from wrong
+
+
+def _whole(value: object) -> int:
+    return value if type(value) is int and value >= 0 else 0
+
+
+def _member(entry: Mapping[str, Any]) -> EtcdMember:
+    return EtcdMember(
+        int(entry["ID"]),
+        str(entry.get("name") or ""),
+        tuple(map(str, entry.get("peerURLs") or ())),
+        tuple(map(str, entry.get("clientURLs") or ())),
+        bool(entry.get("isLearner")),
+    )
+
+
+# ---- another version --------------------------------------------------------------------------------------------------
+
+
+def version(image: str) -> tuple[int, int, int] | None:
+    """(3, 6, 8) of ``registry.k8s.io/etcd:3.6.8-0``; None where the name says no version."""
+    found = re.search(r"/etcd:v?(\d{1,4})\.(\d{1,4})\.(\d{1,5})", image)
+    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+
+def image_of(master: Node) -> str:
+    """The image of etcd that a master runs; empty when it runs none."""
+    found = re.search(r"image: [\"']?([^\s\"']*/etcd:[^\s\"']*)", master.run(f"cat {MANIFEST}", check=False).stdout)
+    return found[1] if found else ""
+
+
+def require_step(runs: str, wanted: str) -> None:
+    """Raises CheckError when etcd does not go from one image of it to another upwards: by one minor version at a time, and to some only
+    from a recent one. Of images that say no version nothing is known.
+    """
+    before, after = version(runs), version(wanted)
+    if before is None or after is None or after[:2] <= before[:2]:
+        return
+    old, new = ".".join(map(str, before)), ".".join(map(str, after))
+    if after[:2] != (before[0], before[1] + 1):
+        raise CheckError(
+            f"from etcd {old} to {new} is more than one minor version; nothing has been changed",
+            hint=f"an image with etcd {before[0]}.{before[1] + 1} comes first",
+        )
+    oldest = _STEPS.get(after[:2])
+    if oldest is not None and before < oldest:
+        raise CheckError(
+            f"etcd {old} cannot become {new}: it must be {'.'.join(map(str, oldest))} or newer before; nothing has been changed",
+            hint="first an image with such an etcd (etcdImageTag in its etc/slipway.yaml) and the minor version of Kubernetes that runs",
+        )
+
+
+# ---- coming -----------------------------------------------------------------------------------------------------------
+
+
+def peers(members: Iterable[EtcdMember], own: EtcdMember, name: str) -> str:
+    """All members as a new one must know them: ``name=url,...``."""
+    entries = [(name if member.id == own.id else member.name, url) for member in members for url in member.peers]
+    return ",".join(f"{who}={url}" for who, url in entries)
+
+
+def admit(
+    etcd: Etcd,
+    name: str,
+    address: str,
+    start: Callable[[str, bool], None],
+    *,
+    timeout: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Make the machine a member. ``start(peers, anew)`` starts its etcd, with ``anew`` on no data.
+
+    It follows first and is given its vote when it has caught up: until then it cannot cost the others their quorum, and when that fails
+    it is taken out again. May be repeated. Raises CheckError when a member is not healthy, or the new one does not catch up in time.
+    """
+    members = etcd.members()
+    member = next((found for found in members if peer_url(address) in found.peers), None)
+    if member is not None and member.learner and not member.name:
+        # Begun by somebody who was killed: whether it has data, and which, nobody knows.
+        etcd.remove(member)
+        member, members = None, etcd.members()
+    anew = member is None
+    if member is None:
+        require_health(members, etcd.sick(members), f"{name} cannot join")
+        member = _add(etcd, name, address, clock() + timeout, clock, sleep)
+    try:
+        start(peers(etcd.members(), member, name), anew)
+        if member.learner:
+            _promote(etcd, member, name, clock() + timeout, clock, sleep)
+    except BaseException:
+        if member.learner:
+            _withdraw(etcd, member, address)
+        raise
+
+
+def _add(etcd: Etcd, name: str, address: str, deadline: float, clock: Callable[[], float], sleep: Callable[[float], None]) -> EtcdMember:
+    """etcd takes nobody in for some seconds after the last one has come, until it has known that one for as long."""
+    while True:
+        try:
+            return etcd.add(name, address)
+        except CommandError as error:
+            if "unhealthy cluster" not in (error.details or "") or clock() > deadline:
+                raise
+            sleep(0.3)
+
+
+def _promote(
+    etcd: Etcd, member: EtcdMember, name: str, deadline: float, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> None:
+    while True:
+        try:
+            etcd.promote(member)
+        except CommandError as error:
+            if "not a learner" in (error.details or ""):
+                return
+            if clock() > deadline:
+                hint = "the log of its etcd is in /var/log/pods there; run the same command again"
+                raise CheckError(f"etcd of {name} has not caught up with the others: {error.message}", hint=hint) from error
+            sleep(0.3)
+        else:
+            return
+
+
+def _withdraw(etcd: Etcd, member: EtcdMember, address: str) -> None:
+    try:
+        now = etcd.of(address)
+        if now is not None and now.id == member.id and now.learner:
+            etcd.remove(now)
+    except SlipwayError as error:
+        log.warning(f"etcd still lists the member at {address}, which has no vote: {error.message}")
+
+
+def require_health(members: Sequence[EtcdMember], sick: Mapping[int, str], what: str) -> None:
+    """Raises CheckError when a member does not answer."""
+    if sick:
+        names = {member.id: member.name or member.peers[0] for member in members}
+        reasons = [f"{names[one]} {reason}" for one, reason in sick.items()]
+        raise CheckError(
+            f"{what}: etcd is not healthy: {'; '.join(reasons)}",
+            hint="bring that master back, or take it out first: slipway remove",
+        )
+
+
+# ---- going ------------------------------------------------------------------------------------------------------------
+
+
+def order(members: Sequence[EtcdMember], sick: Iterable[int], leaving: Iterable[int]) -> tuple[EtcdMember, ...]:
+    """Those that leave, in the order in which they may: the dead before the living.
+
+    Raises CheckError when etcd would lose its quorum on the way, has lost it already, or would have no member left.
+    """
+    gone, bad = set(leaving), set(sick)
+    voters = {member.id for member in members if not member.learner}
+    ordered = sorted((member for member in members if member.id in gone), key=lambda member: (not member.learner, member.id not in bad))
+    _require_quorum(
+        len(voters), len(voters - bad), "has lost its quorum: nothing can be changed", "bring masters back, or restore etcd from a backup"
+    )
+    for member in ordered:
+        if member.learner:
+            continue
+        voters.discard(member.id)
+        alive = len(voters - bad)
+        what = f"would lose its quorum without {member.name or member.peers[0]}"
+        _require_quorum(len(voters), alive, what, "join a master first, or take those out that do not answer")
+    return tuple(ordered)
+
+
+def _require_quorum(voters: int, alive: int, what: str, hint: str) -> None:
+    if alive == 0 or alive < voters // 2 + 1:
+        raise CheckError(f"etcd {what}: {alive} of {voters} members would answer", hint=hint)
+
+
+def take_snapshot(master: SshNode, into: BinaryIO) -> dict[str, Any]:
+    """A snapshot of etcd into an open file; what etcd's own tool says of it: ``hash``, ``revision``, ``totalKey``, ``totalSize``."""
+    try:
+        lines = master.run(_SNAPSHOT, timeout=1800).stdout.splitlines()
+        try:
+            checksum = lines[0].split()[0]
+            status = untrusted.json_object(lines[-1], what=f"{master.name}: the account of the snapshot", error=CommandError)
+        except IndexError as wrong:
+            raise CommandError(f"{master.name}: etcd's tool gave no account of the snapshot", details="\n".join(lines)) from wrong
+        master.fetch(f"cat {_SNAPSHOT_FILE}", into, limit=_LARGEST_SNAPSHOT, timeout=2 * LONG_TIMEOUT)
+    finally:
+        with contextlib.suppress(SlipwayError):
+            master.run(f"rm -f {_SNAPSHOT_FILE} {_SNAPSHOT_FILE}.part")
+    into.seek(0)
+    if hashlib.file_digest(cast("Any", into), "sha256").hexdigest() != checksum:
+        raise NodeError(f"{master.name}: the snapshot did not arrive whole", hint="run the same command again")
+    if not status.get("totalKey"):
+        raise CheckError(f"{master.name}: the snapshot of etcd holds nothing", hint="etcdctl member list on the masters says more")
+    return dict(status)

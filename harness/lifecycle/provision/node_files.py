@@ -1,0 +1,489 @@
+"""What a machine needs to be a node, beside the rootfs: kernel settings, names, containerd, and a balancer where there is no master."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+
+from harness.cloudimage.enforcers import ENFORCERS
+from harness.lifecycle.provision import distribution, ipvs
+from harness.nodes import LONG_TIMEOUT, Node
+from harness.nodes.files import STATE, File, Files
+from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Cluster, Member, listens, profiles
+from harness.untrusted import Tree
+
+FORWARDING6 = "net/ipv6/conf/all/forwarding"
+"""Needed with addresses of both families only; a kernel without IPv6 does not have it."""
+
+CONTAINERD_SERVICE = f"""[Unit]
+Description=containerd container runtime
+After=network.target local-fs.target
+
+[Service]
+Environment=PATH={ROOTFS}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+ExecStartPre=-/bin/sh {STATE}/hosts.sh
+ExecStartPre=-/sbin/modprobe overlay
+ExecStart={ROOTFS}/bin/containerd --config /etc/containerd/config.toml
+Type=notify
+Delegate=yes
+KillMode=process
+Restart=always
+RestartSec=1
+LimitNPROC=infinity
+LimitCORE=infinity
+LimitNOFILE=1048576
+TasksMax=infinity
+OOMScoreAdjust=-999
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+BALANCER_SERVICE = f"""[Unit]
+Description=slipway: the way to the masters that live
+After=network.target
+
+[Service]
+ExecStart=/bin/sh {STATE}/balancer.sh
+ExecReload=/bin/kill -HUP $MAINPID
+Restart=always
+RestartSec=1
+StartLimitInterval=0
+LimitNOFILE=65536
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+# haproxy cannot start itself anew from where it lies, so we do: the new one takes over the old one's listeners, and the old one
+# serves the connections that it has to their end. No connection is refused or cut.
+BALANCER_SCRIPT = f"""set -u
+config={STATE}/balancer.cfg
+start() {{ {ROOTFS}/bin/haproxy -db -f $config "$@" & current=$!; }}
+again() {{ if {ROOTFS}/bin/haproxy -c -q -f $config; then start -x {STATE}/balancer.sock -sf "$current"; fi; }}
+trap again HUP
+start
+# A signal ends the wait, though not what is waited for.
+while kill -0 "$current" 2>/dev/null; do wait "$current"; done
+exit 1
+"""
+
+SYSCTL = """net.ipv4.ip_forward = 1
+net.ipv6.conf.all.forwarding = 1
+net.bridge.bridge-nf-call-iptables = 1
+net.bridge.bridge-nf-call-ip6tables = 1
+fs.inotify.max_user_instances = 8192
+fs.inotify.max_user_watches = 524288
+"""
+
+HOSTS_MARK = "# slipway"
+
+# Again whenever the machine boots: clouds and container engines write the file anew then.
+_KEEP_HOSTS = f"""{{ grep -v '{HOSTS_MARK}$' /etc/hosts || true; cat {STATE}/hosts; }} > {STATE}/hosts.new
+if ! cmp -s {STATE}/hosts.new /etc/hosts; then cat {STATE}/hosts.new > /etc/hosts; fi
+rm {STATE}/hosts.new
+"""
+CNI_CONFIGS, CNI_PLUGINS = "etc/cni", "bin/cni"
+"""In the rootfs: configurations of pod networks, which a kubelet finds ready at its first look, and the programs that they name."""
+FLANNEL = "10-flannel.conflist"
+_CNI_CONFIG = re.compile(r"\w[\w.-]*\.(conf|conflist|json)", re.ASCII)
+_CNI_PLUGIN = re.compile(r"\w[\w.-]*", re.ASCII)
+
+
+def cni_configs(tree: Tree) -> tuple[str, ...]:
+    """The names of the configurations of pod networks in a rootfs."""
+    return tuple(name for name in tree.list(CNI_CONFIGS) if _CNI_CONFIG.fullmatch(name))
+
+
+def cni_plugins(tree: Tree) -> tuple[str, ...]:
+    """The names of the CNI plugins in a rootfs."""
+    return tuple(name for name in tree.list(CNI_PLUGINS) if _CNI_PLUGIN.fullmatch(name))
+
+
+def containerd_config(pause: str | None, member: Member, snapshotter: str = "overlayfs") -> str:
+    """containerd's configuration, version 3, as 2.0 and newer read it. ``pause`` is the image that every pod stands on."""
+    sandbox = f"""
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "{pause}"
+"""
+    # Layers that are unpacked are thrown away only by a pull that does not go by the transfer service.
+    return f"""version = 3
+
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "{snapshotter}"
+  discard_unpacked_layers = true
+  max_concurrent_downloads = 8
+  use_local_image_pull = true
+{sandbox if pause else ""}
+[plugins."io.containerd.cri.v1.images".registry]
+  config_path = "/etc/containerd/certs.d"
+
+[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = {_toml(member.restrict_oom)}
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+  SystemdCgroup = {_toml(member.systemd_cgroups)}
+
+[plugins."io.containerd.cri.v1.runtime".cni]
+  bin_dirs = ["/opt/cni/bin"]
+  conf_dir = "/etc/cni/net.d"
+"""
+
+
+def _toml(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def files(
+    cluster: Cluster, member: Member, *, config: str | None = None, networks: Mapping[str, str] | None = None, plugins: Iterable[str] = ()
+) -> Files:
+    """The files of a node that do not depend on keys; ``config`` is containerd's, when it is not ours as it is. ``networks`` are
+    configurations of pod networks by the names of their files, ``plugins`` the programs that they may name.
+    """
+    config = containerd_config(cluster.facts.pause_image, member) if config is None else config
+    found = {
+        "/etc/systemd/system/containerd.service": File.text(CONTAINERD_SERVICE),
+        "/etc/containerd/config.toml": File.text(config),
+        "/etc/sysctl.d/90-slipway.conf": File.text(SYSCTL + _lines(cluster.profile.sysctls)),
+        "/etc/modules-load.d/slipway.conf": File.text("overlay\nbr_netfilter\n"),
+        f"{STATE}/hosts.sh": File.text(_KEEP_HOSTS),
+        "/usr/local/bin/ctr": File(link=f"{ROOTFS}/bin/ctr"),
+        **{f"/opt/cni/bin/{name}": File(link=f"{ROOTFS}/{CNI_PLUGINS}/{name}") for name in plugins},
+        **{f"/etc/cni/net.d/{name}": File.text(text, cluster.profile.mode) for name, text in (networks or {}).items()},
+    }
+    if cluster.virtual_ip:
+        found[ipvs.MARK] = File.text(f"{cluster.virtual_ip}\n")
+    if needs_balancer(member):
+        found |= balancer_files(balancer_config(cluster, member))
+    return found
+
+
+def _lines(sysctls: Mapping[str, str]) -> str:
+    return "".join(f"{name} = {value}\n" for name, value in sysctls.items())
+
+
+def balancer_files(text: str) -> Files:
+    """The balancer with a configuration, which says of what kind it is."""
+    if ipvs.is_config(text):
+        return ipvs.files(text)
+    return {
+        "/etc/systemd/system/slipway-balancer.service": File.text(BALANCER_SERVICE),
+        f"{STATE}/balancer.sh": File.text(BALANCER_SCRIPT),
+        f"{STATE}/balancer.cfg": File.text(text),
+    }
+
+
+def needs_balancer(member: Member) -> bool:
+    """A master asks its own API server and, if it holds images, itself; everybody else asks whoever lives."""
+    return not member.is_master or not member.registry
+
+
+def balancer_config(cluster: Cluster, member: Member) -> str:
+    """What leads a node to a master that lives: haproxy on its loopback, or rules of its kernel."""
+    if member.virtual_ip:
+        return ipvs.member_config(cluster, member)
+    masters = [(master.name, master.address) for master in cluster.masters]
+    holders = [(master.name, master.address) for master in cluster.registries]
+    return balancing([] if member.is_master else masters, [] if member.registry else holders)
+
+
+def balancing(masters: Sequence[tuple[str, str]], holders: Sequence[tuple[str, str]]) -> str:
+    """haproxy's configuration: the loopback leads to one that lives of ``masters`` for the API, and of ``holders`` for images.
+
+    Both are names and addresses; nothing is balanced where there are none.
+    """
+    parts = [
+        f"""global
+  maxconn 4096
+  stats socket {STATE}/balancer.sock mode 600 level admin expose-fd listeners
+  # One that has been replaced serves its connections to their end, but not for ever.
+  hard-stop-after 10m
+  # Where the machine allows fewer open files than that needs, fewer connections are better than none.
+  no strict-limits
+
+defaults
+  mode tcp
+  timeout connect 2s
+  timeout client 24h
+  timeout server 24h
+  timeout check 2s
+  retries 3
+  option redispatch 1
+  default-server inter 3s fastinter 500ms downinter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
+"""
+    ]
+    if masters:
+        parts.append(_balanced_api(masters))
+    if holders:
+        lines = _servers(holders, REGISTRY_PORT, "check")
+        parts.append(f"listen registry\n  bind 127.0.0.1:{REGISTRY_PORT}\n  balance source\n{lines}")
+    return "\n".join(parts)
+
+
+UNSURE = "api-unsure"
+"""What haproxy calls the API servers when it cannot tell which of them are ready."""
+
+
+def _balanced_api(masters: Sequence[tuple[str, str]]) -> str:
+    """haproxy's part for the API.
+
+    A server that ends says so, and serves on for a moment: it gets no new connections, and those that it has are not cut. One that has
+    just started refuses everybody before it knows who may do what (403): it does not count as ready. Where the cluster lets nobody ask
+    without a name all of them answer so, always; then such an answer has to do.
+    """
+    # Nobody else would take what a single one does not get.
+    leaving = '  http-check expect error-status L7OKC ! string "[-]shutdown failed"\n' if len(masters) > 1 else ""
+    check = "check check-ssl verify none"
+    return f"""frontend api
+  bind 127.0.0.1:{API_PORT}
+  use_backend {UNSURE} if {{ nbsrv(api) eq 0 }} {{ nbsrv({UNSURE}) gt 0 }}
+  default_backend api
+
+backend api
+  balance leastconn
+  option httpchk GET /readyz
+{leaving}  http-check expect status 200,401
+{_servers(masters, API_PORT, check)}
+backend {UNSURE}
+  balance leastconn
+  option httpchk GET /readyz
+  http-check expect status 200,401,403
+  # No server is long in starting.
+  default-server inter 10s rise 20
+{_servers(masters, API_PORT, check)}"""
+
+
+def _servers(servers: Iterable[tuple[str, str]], port: int, check: str) -> str:
+    return "".join(f"  server {host} {f'[{address}]' if ':' in address else address}:{port} {check}\n" for host, address in servers)
+
+
+def hosts_lines(member: Member) -> tuple[str, ...]:
+    """What the node's /etc/hosts says in addition."""
+    return (f"{member.address if member.is_master else member.virtual_ip or '127.0.0.1'} {API_NAME} {HOSTS_MARK}",)
+
+
+def set_hosts(node: Node, lines: Iterable[str]) -> None:
+    """Replace our lines in /etc/hosts; every other line stays. Written in place: in a container the file is a mount."""
+    node.run(f"set -e; mkdir -p {STATE}; cat > {STATE}/hosts; {_KEEP_HOSTS}", input="".join(f"{line}\n" for line in lines))
+
+
+_FOLDERS = (
+    "/etc/kubernetes", "/etc/containerd", "/etc/cni/net.d", "/etc/cni", "/var/lib/kubelet", "/var/lib/etcd", "/var/lib/containerd",
+    "/var/lib/cni", "/opt/cni/bin", "/opt/cni", "/opt/containerd/bin", "/opt/containerd/lib", "/opt/containerd", "/run/containerd",
+    "/run/flannel", "/var/run/kubernetes", "/var/log/pods", "/var/log/containers", profiles.AUDIT, "/usr/libexec/kubernetes", "/root/.kube",
+    "/root/.cache/helm", "/root/.config/helm", "/root/.local/share/helm",
+)  # fmt: skip
+"""Folders that a cluster uses, children before their parents: those that were not there before go when it goes."""
+
+
+def note_state(sysctls: Mapping[str, str]) -> str:
+    """Shell text that notes what was there before us: services, folders, interfaces, settings of the kernel.
+
+    Only the first time, before the first change. ``sysctls`` are settings beyond those that every cluster makes.
+    """
+    return f"""set -e
+umask 077
+mode=$(stat -c %a {STATE} 2>/dev/null || true)
+mkdir -p {STATE}
+if [ ! -e {STATE}/before/services ]; then
+  mkdir -p {STATE}/before
+  cd {STATE}/before
+  echo "$mode" > mode
+  for folder in {" ".join(_FOLDERS)}; do if [ -d "$folder" ]; then echo "$folder"; fi; done > folders
+  ls -A /etc/cni/net.d > networks 2>/dev/null || true
+  ls /sys/class/net > links
+  {ipvs.NOTE}
+  for name in $(printf '%s' {shlex.quote(SYSCTL)} | sed 's/ .*//') {" ".join((*ipvs.SYSCTLS, *sysctls))}; do
+    value=$(sysctl -n "$name" 2>/dev/null) && echo "$name = $value" || true
+  done > sysctl
+  for unit in containerd kubelet; do
+    echo "$unit $(systemctl is-enabled $unit 2>/dev/null || echo absent) $(systemctl is-active $unit 2>/dev/null || true)"
+  done > services.new
+  mv services.new services
+fi
+chmod 700 {STATE}
+"""
+
+
+def apply(cluster: Cluster) -> str:
+    """Shell text that makes the files of ``files`` count."""
+    # Only forwarding, and what the profile asks for, is needed in any case; the others depend on what the kernel has.
+    needed = dict.fromkeys(("net/ipv4/ip_forward", *([FORWARDING6] if cluster.network.dual else [])), "1")
+    needed |= {name.replace(".", "/"): value for name, value in cluster.profile.sysctls.items()}
+    checks = ""
+    for name, value in needed.items():
+        told = f"echo '{name.replace('/', '.')} cannot be set to {value}' >&2; exit 1"
+        checks += f'[ "$(cat /proc/sys/{name})" = {value} ] || {{ {told}; }}\n'
+    return f"""systemctl daemon-reload
+for module in overlay br_netfilter; do modprobe $module 2>/dev/null || true; done
+sysctl -e -q -p /etc/sysctl.d/90-slipway.conf 2>/dev/null || true
+{checks}"""
+
+
+OVERLAY_WORKS = """mkdir -p /var/lib/containerd
+place=$(mktemp -d /var/lib/containerd/probe.XXXXXX)
+mkdir "$place/l" "$place/u" "$place/w" "$place/m"
+if mount -t overlay overlay -o "lowerdir=$place/l,upperdir=$place/u,workdir=$place/w" "$place/m" 2>/dev/null; then
+  umount "$place/m"; rm -rf "$place"
+else
+  rm -rf "$place"
+  # Slower, but it works on any file system.
+  sed -i 's/snapshotter = "overlayfs"/snapshotter = "native"/' /etc/containerd/config.toml
+fi
+"""
+
+_CONTAINERD_ANSWERS = f"""end=$(($(date +%s) + 30))
+until {ROOTFS}/bin/ctr version > /dev/null 2>&1; do
+  if [ "$(date +%s)" -gt "$end" ]; then journalctl -u containerd -n 20 --no-pager -o cat >&2; exit 1; fi
+  sleep 0.1
+done"""
+
+
+def start_containerd(node: Node) -> None:
+    """(Re)start containerd and wait until it answers."""
+    node.run(
+        f"{OVERLAY_WORKS}systemctl enable --no-reload containerd 2>&1; systemctl restart containerd && {_CONTAINERD_ANSWERS}",
+        timeout=LONG_TIMEOUT,
+    )
+
+
+def fetch(node: Node, images: Iterable[str]) -> None:
+    """Pull images, two at a time, where they are not there yet. What cannot be pulled is left to who needs it."""
+    ctr = f"{ROOTFS}/bin/ctr -n k8s.io"
+    names = " ".join(shlex.quote(name) for name in images)
+    pull = f"xargs -P 2 -I NAME {ctr} images pull --hosts-dir /etc/containerd/certs.d NAME"
+    # Unpacked layers are not kept twice, as for every other image of the cluster.
+    node.run(f"{{ printf '%s\\n' {names} | {pull}; {ctr} content prune references --async; }} > /dev/null 2>&1 || true", timeout=1800)
+
+
+def start_balancer(node: Node, text: str) -> None:
+    """Start a balancer with this configuration, or have it read it anew, and wait until it is at work. No connection is cut."""
+    if ipvs.is_config(text):
+        ipvs.start(node)
+        return
+    wait = listening("slipway-balancer", REGISTRY_PORT)
+    node.run(
+        f"systemctl enable --no-reload slipway-balancer 2>&1; systemctl reload-or-restart slipway-balancer; {wait}", timeout=LONG_TIMEOUT
+    )
+
+
+def listening(unit: str, port: int, seconds: int = 20) -> str:
+    """Shell text that waits until a unit of ours listens on a TCP port, and shows the unit's log when it does not."""
+    return f"""end=$(($(date +%s) + {seconds}))
+until {listens(port)}; do
+  if [ "$(date +%s)" -gt "$end" ]; then journalctl -u {unit} -n 20 --no-pager -o cat >&2; exit 1; fi
+  sleep 0.1
+done"""
+
+
+_LINKS = ("flannel.1", "flannel-v6.1", "cni0")
+_TABLES = (
+    "ip kube-proxy", "ip6 kube-proxy", "ip flannel-ipv4", "ip6 flannel-ipv6", "ip slipway-services", "ip6 slipway-services",
+    "ip cni_hostport", "ip6 cni_hostport", "inet cni_plugins_masquerade", *(table for one in ENFORCERS for table in one.tables),
+)  # fmt: skip
+
+
+def _drop_tables(tables: Iterable[str]) -> str:
+    """Shell text that removes tables of nf_tables that are there. The machine need not have a program for that."""
+    names = " ".join(shlex.quote(table) for table in tables)
+    return f"""nft={ROOTFS}/bin/nft; [ -x $nft ] || nft=nft
+for table in {names}; do $nft delete table $table 2>/dev/null; done
+"""
+
+
+def drop_tables(node: Node, tables: Iterable[str]) -> None:
+    """Remove tables of nf_tables from a machine, where they are there."""
+    node.run(f"{_drop_tables(tables)}true")
+
+
+# What a cluster leaves on a machine besides files: everything that was not there before. What volumes hold is not the cluster's.
+CLEAN = f"""set -u
+before={STATE}/before
+bin={ROOTFS}/bin
+had() {{ [ -e "$before/$1" ] && grep -qxF -- "$2" "$before/$1"; }}
+for unit in slipway-balancer slipway-registry; do systemctl disable --now $unit 2>/dev/null; done
+systemctl stop slipway-return.timer 2>/dev/null
+{distribution.CLOSE}
+# Containers. What runs in another namespace of a containerd that was there before stays.
+if [ -x $bin/ctr ] && systemctl is-active --quiet containerd; then
+  c="$bin/ctr -n k8s.io"
+  for pass in 1 2 3; do
+    $c tasks ls -q | xargs -r -n 1 $c tasks kill -a -s KILL 2>/dev/null
+    $c tasks ls -q | xargs -r -n 1 $c tasks rm -f > /dev/null 2>&1
+    [ -z "$($c tasks ls -q)" ] && break
+    sleep 0.2
+  done
+  $c containers ls -q | xargs -r $c containers rm > /dev/null 2>&1
+  $c images ls -q | xargs -r $c images rm --sync > /dev/null 2>&1
+fi
+systemctl stop containerd 2>/dev/null
+for place in /run/netns /var/run/netns; do
+  grep -o " $place/cni-[^ ]*" /proc/mounts | while read -r mount; do umount -l "$mount" 2>/dev/null; rm -f "$mount"; done
+done
+grep -oE ' (/run/containerd|/var/lib/containerd|/var/lib/kubelet)/[^ ]+' /proc/mounts | sort -r | while read -r mount; do
+  umount -l "$mount" 2>/dev/null
+done
+
+# Interfaces of pods and overlays, and their routes with them.
+for link in $(ls /sys/class/net); do
+  if [ -e "$before/links" ] && ! had links "$link" && [ ! -e "/sys/class/net/$link/device" ]; then ip link del "$link" 2>/dev/null; fi
+done
+for link in {" ".join(_LINKS)}; do had links "$link" || ip link del "$link" 2>/dev/null; done
+
+{ipvs.CLEAN}
+# Tables of nf_tables that are kube-proxy's, flannel's, those of CNI plugins, and of what enforces NetworkPolicies.
+{_drop_tables(_TABLES)}
+# Rules of the firewall that are Kubernetes', those of CNI plugins, and ours.
+for tool in iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft iptables ip6tables; do
+  if command -v $tool-save > /dev/null 2>&1; then
+    rules=$($tool-save 2>/dev/null)
+    if printf '%s' "$rules" | grep -qE 'KUBE-|CNI-|comment slipway'; then
+      printf '%s\\n' "$rules" | grep -vE 'KUBE-|CNI-|comment slipway' | $tool-restore 2>/dev/null
+    fi
+  fi
+done
+if command -v ipset > /dev/null 2>&1; then
+  ipset list -n 2>/dev/null | grep -E '^(inet6:)?(KUBE-|kube-router-)' | xargs -r -n 1 ipset destroy 2>/dev/null
+fi
+
+# Files of a folder that was there before are removed as well, where they can only be ours.
+for folder in /var/lib/kubelet /var/lib/etcd /var/lib/cni /run/flannel /var/log/pods /var/log/containers /etc/kubernetes/pki; do
+  if [ -d "$folder" ]; then find "$folder" -mindepth 1 -xdev -delete 2>/dev/null; fi
+done
+if [ -d /etc/cni/net.d ]; then
+  for file in $(ls -A /etc/cni/net.d); do had networks "$file" || rm -rf "/etc/cni/net.d/$file"; done
+fi
+if ! grep -q '^containerd [^ ]* active' "$before/services" 2>/dev/null && [ -d /var/lib/containerd ]; then
+  find /var/lib/containerd -mindepth 1 -xdev -delete 2>/dev/null
+fi
+exit 0
+"""
+
+RESTORE = f"""set -u
+before={STATE}/before
+{{ grep -v '{HOSTS_MARK}$' /etc/hosts; true; }} > {STATE}/hosts.new
+if ! cmp -s {STATE}/hosts.new /etc/hosts; then cat {STATE}/hosts.new > /etc/hosts; fi
+if [ -e "$before/services" ]; then
+  for folder in {" ".join(_FOLDERS)}; do
+    if [ -d "$folder" ] && ! grep -qxF "$folder" "$before/folders"; then rm -rf "$folder" 2>/dev/null; fi
+  done
+  sysctl -e -q -p "$before/sysctl" 2>/dev/null
+  systemctl daemon-reload
+  while read -r unit enabled active; do
+    if [ "$enabled" = enabled ]; then systemctl enable "$unit" 2>/dev/null; else systemctl disable "$unit" 2>/dev/null; fi
+    if [ "$active" = active ]; then systemctl restart "$unit"; else systemctl stop "$unit" 2>/dev/null; fi
+    systemctl reset-failed "$unit" 2>/dev/null
+  done < "$before/services"
+fi
+systemctl reset-failed 'slipway-*' 2>/dev/null
+if [ -s "$before/hostname" ]; then hostname "$(cat "$before/hostname")"; cat "$before/hostname" > /etc/hostname; fi
+# A folder that cannot go, since a disk of its own is mounted there, has the mode again that it had.
+mode=$(cat "$before/mode" 2>/dev/null)
+find {STATE} -mindepth 1 -delete
+rmdir {STATE} 2>/dev/null || {{ [ -n "$mode" ] && chmod "$mode" {STATE}; }}
+exit 0
+"""

@@ -1,0 +1,336 @@
+"""The registry that a cluster brings along: its storage laid out without a push, its service, and how containerd finds it.
+
+The layout is that of docker-registry's filesystem driver. Repositories keep the domain of the image name
+(``docker.io/library/nginx``), so equal paths of different registries never meet.
+
+It requires a login, which only the members of the cluster have: pods and other machines cannot pull. No registry requires it before every
+member has it in its hosts.toml: ``run``, ``upgrade`` and ``rollback``, which change nothing unless all members answer, give it to all of
+them first. ``join`` gives it to new members where a registry requires it. So a cluster of an earlier slipway, whose registries require
+none, works as before until one of the others brings it.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import hmac
+import io
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import BinaryIO, Protocol
+
+from harness import log, untrusted
+from harness.cloudimage import Blob, ImageSet
+from harness.errors import StoreError
+from harness.lifecycle.provision import distribution
+from harness.lifecycle.provision.distribution import Parcel
+from harness.lifecycle.provision.node_files import listening
+from harness.nodes import LONG_TIMEOUT, Node
+from harness.nodes.files import STATE, File, Files, put_all, tar_stream
+from harness.oci import graph
+from harness.oci.model import INDEXES, MANIFESTS
+from harness.oci.reference import Reference
+from harness.oci.registry.config import Site
+from harness.oci.registry.credentials import Credential
+from harness.oci.store import Store
+from harness.runtimes import REGISTRY_PORT, ROOTFS
+
+STORAGE = f"{STATE}/registry"
+CERTIFICATE = f"{STATE}/registry.crt"
+KEY = f"{STATE}/registry.key"
+HTPASSWD = f"{STATE}/registry.htpasswd"
+CA = "/etc/kubernetes/pki/ca.crt"
+CA_OF_SITE = f"{STATE}/site-registry.crt"
+MOST = 3
+"""Masters that hold the images; more would only cost disks."""
+
+_V2 = "docker/registry/v2"
+LOCAL = f"https://127.0.0.1:{REGISTRY_PORT}"
+
+USER = "slipway"
+PURPOSE = "login of the registry"
+"""What the password is derived for; another text gives another password."""
+REQUIRES_LOGIN = f"grep -qs '^auth:' {STATE}/registry.yaml"
+"""A shell command that succeeds on a machine whose registry requires the login."""
+
+_CONFIG = f"""version: 0.1
+log:
+  level: warn
+  accesslog:
+    disabled: true
+storage:
+  filesystem:
+    rootdirectory: {STORAGE}
+    maxthreads: 64
+  cache:
+    blobdescriptor: inmemory
+  maintenance:
+    uploadpurging:
+      enabled: false
+    readonly:
+      enabled: true
+http:
+  addr: 0.0.0.0:{REGISTRY_PORT}
+  # It would sign the state of uploads, of which there are none.
+  secret: read-only
+  tls:
+    certificate: {CERTIFICATE}
+    key: {KEY}
+"""
+
+_AUTH = f"""auth:
+  htpasswd:
+    realm: slipway
+    path: {HTPASSWD}
+"""
+
+SERVICE = f"""[Unit]
+Description=slipway: the container images of this cluster
+After=network.target
+ConditionPathExists={CERTIFICATE}
+
+[Service]
+Environment=OTEL_TRACES_EXPORTER=none
+ExecStart={ROOTFS}/bin/registry serve {STATE}/registry.yaml
+Restart=always
+RestartSec=1
+StartLimitInterval=0
+NoNewPrivileges=yes
+ProtectSystem=full
+LimitNOFILE=65536
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What lies in a registry's storage: blobs, and the small files that give them names. Paths are relative to it."""
+
+    blobs: Mapping[str, Blob]
+    links: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        return sum(blob.size for blob in self.blobs.values())
+
+    @property
+    def name(self) -> str:
+        """Of the blobs, as a parcel."""
+        return f"images-{hashlib.sha256(' '.join(self.blobs).encode()).hexdigest()[:16]}"
+
+
+def blob_path(digest: str) -> str:
+    kind, _, value = digest.partition(":")
+    return f"{_V2}/blobs/{kind}/{value[:2]}/{value}/data"
+
+
+def layout(store: Store, images: ImageSet) -> Layout:
+    """How a registry's storage holds these images. Raises StoreError when a manifest is missing or damaged."""
+    blobs = {blob.digest: blob for blob in images.blobs}
+    links: dict[str, str] = {}
+    for image in images.images:
+        name = Reference.parse(image.name)
+        repository = f"{_V2}/repositories/{name.repository}"
+        for kind, digest in _parts(store, blobs, image.digest):
+            links[f"{repository}/{kind}/{digest.replace(':', '/')}/link"] = digest
+        if name.tag:
+            tag = f"{repository}/_manifests/tags/{name.tag}"
+            links[f"{tag}/current/link"] = image.digest
+            links[f"{tag}/index/{image.digest.replace(':', '/')}/link"] = image.digest
+    return Layout({blob_path(digest): blob for digest, blob in sorted(blobs.items())}, dict(sorted(links.items())))
+
+
+def _parts(store: Store, blobs: Mapping[str, Blob], digest: str) -> Iterator[tuple[str, str]]:
+    """Everything that a manifest or index leads to, as far as it is in the set, and what the registry counts it as."""
+    waiting = [digest]
+    for each in waiting:
+        yield "_manifests/revisions", each
+        media_type = blobs[each].media_type
+        if media_type in INDEXES:
+            # Of an index usually one platform was kept.
+            children = [child.digest for child in graph.entries_of(store.json(each), each)]
+            waiting += [child for child in children if child in blobs and child not in waiting]
+        elif media_type in MANIFESTS:
+            yield from (("_layers", part.digest) for part in graph.below_of(store.json(each), each) if part.digest in blobs)
+
+
+def domains(images: ImageSet) -> tuple[str, ...]:
+    """The registries that the names of the images name."""
+    return tuple(sorted({Reference.parse(image.name).domain for image in images.images}))
+
+
+def held(node: Node) -> dict[str, int]:
+    """The blobs that a node has, by path, with their sizes: one that was cut short has another."""
+    script = f"cd {STORAGE} 2>/dev/null || exit 0; find {_V2}/blobs -type f -name data -exec stat -c '%s %n' {{}} + 2>/dev/null || true"
+    pairs = (line.partition(" ") for line in node.run(script, timeout=LONG_TIMEOUT).stdout.splitlines())
+    return {path: size for text, _, path in pairs if (size := untrusted.number(text)) is not None}
+
+
+# Blobs may be read already while others are on their way: each appears whole, in one move.
+_FINISH = f"""mkdir -p {STORAGE}
+cp -alf . {STORAGE}/ || cp -af . {STORAGE}/
+rm -f {distribution.FOLDER}/images-*.have {distribution.FOLDER}/images-*.list"""
+
+
+def parcel(store: Store, wanted: Layout) -> Parcel:
+    """The blobs as nodes gather them; what names them follows (``name``). Raises StoreError when one is damaged."""
+    digests = {path: blob.digest.removeprefix("sha256:") for path, blob in wanted.blobs.items()}
+    try:
+        files = {path: store.path(blob.digest) for path, blob in wanted.blobs.items()}
+        contents = distribution.known_contents(store, wanted.name, files, digests)
+    except (ValueError, OSError) as wrong:
+        raise StoreError(f"a blob of the images is missing or damaged: {wrong}", hint="pull or build the image again") from wrong
+    return Parcel(
+        name=wanted.name,
+        files=contents,
+        place=STORAGE,
+        finish=_FINISH,
+        earlier=STORAGE,
+        whole=lambda node: node.put_tar(_writer(store, wanted.blobs, {}), STORAGE),
+    )
+
+
+def name(node: Node, store: Store, wanted: Layout) -> None:
+    """Give the blobs of a node their names."""
+    node.put_tar(_writer(store, {}, wanted.links), STORAGE)
+
+
+def _writer(store: Store, blobs: Mapping[str, Blob], links: Mapping[str, str]) -> Callable[[BinaryIO], None]:
+    def write(stream: BinaryIO) -> None:
+        with tar_stream(stream) as tar:
+            for path, blob in blobs.items():
+                with store.open(blob.digest) as content:
+                    tar.addfile(_entry(path, blob.size), content)
+            for path, digest in links.items():
+                tar.addfile(_entry(path, len(digest)), io.BytesIO(digest.encode()))
+
+    return write
+
+
+def _entry(path: str, size: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(path)
+    entry.size, entry.mode = size, 0o644
+    return entry
+
+
+def units() -> Files:
+    """The service of a node that holds images."""
+    return {"/etc/systemd/system/slipway-registry.service": File.text(SERVICE)}
+
+
+def login(secret: str) -> Credential:
+    """The login of a cluster whose secret this is. It is never shown from now on."""
+    credential = Credential(USER, secret)
+    log.hide(secret, credential.basic)
+    return credential
+
+
+def config(credential: Credential | None) -> str:
+    """The registry's configuration; without a login the registry gives images to every client."""
+    return _CONFIG + (_AUTH if credential else "")
+
+
+def settings(credential: Credential | None) -> Files:
+    """The files that the registry reads when it starts. A machine that has them holds images."""
+    files = {f"{STATE}/registry.yaml": File.text(config(credential))}
+    return {**files, HTPASSWD: File.text(htpasswd(credential), 0o600)} if credential else files
+
+
+_BCRYPT_LETTERS = bytes.maketrans(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/",
+    b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789",
+)
+"""From base64's order of its letters to bcrypt's."""
+
+
+def htpasswd(credential: Credential) -> str:
+    """The htpasswd file with the hash of the login. The same login gives the same text.
+
+    The registry accepts bcrypt only, and hashes the password at every request, that for each blob included: some 1.5 ms at the lowest cost,
+    93 ms at the usual one. The lowest is enough, since a password of 256 random bits cannot be guessed however fast its hash is.
+    """
+    import bcrypt  # here: few commands start a registry
+
+    password = credential.password.encode()
+    salt = base64.b64encode(hmac.new(password, b"salt", hashlib.sha256).digest()[:16]).rstrip(b"=").translate(_BCRYPT_LETTERS)
+    return f"{credential.username}:{bcrypt.hashpw(password, b'$2b$04$' + salt).decode()}\n"
+
+
+def start(node: Node, certificate: bytes, key: bytes, files: Files | None = None) -> None:
+    """Give the registry its certificate and, with ``files``, other settings; (re)start it and wait until it listens."""
+    put_all(node, {**(files or {}), CERTIFICATE: File(certificate, 0o644), KEY: File(key, 0o600)})
+    node.run(
+        "systemctl enable --no-reload slipway-registry 2>&1; systemctl restart slipway-registry; "
+        f"{listening('slipway-registry', REGISTRY_PORT)}",
+        timeout=600,
+    )
+
+
+def client_files(names: Iterable[str], virtual_ip: str | None = None, credential: Credential | None = None) -> Files:
+    """How containerd finds the images: every registry named is the local one, under a path of its own; an unknown one has nothing.
+    It is on the loopback, or where rules of the kernel lead to those that have it. containerd sends the login to this address only: not to
+    the address of a redirect, nor to those that a manifest names for its layers.
+
+    ``server`` is set too, so that no request ever leaves for the real registry: in a closed network it would only hang.
+    """
+    url = f"https://{f'[{virtual_ip}]' if ':' in virtual_ip else virtual_ip}:{REGISTRY_PORT}" if virtual_ip else LOCAL
+    texts = {name: _hosts(f"{url}/v2/{name}", "override_path = true\n", CA, credential) for name in names}
+    return _hosts_files(texts | {"_default": _hosts(url, "", CA, credential)})
+
+
+def hosts_file(data: bytes) -> File:
+    """A hosts.toml as nodes have it: with a login in it only root reads it."""
+    return File(data, 0o600 if b"header]" in data else 0o644)
+
+
+def _hosts_files(texts: Mapping[str, str]) -> dict[str, File]:
+    return {f"/etc/containerd/certs.d/{name}/hosts.toml": hosts_file(text.encode()) for name, text in texts.items()}
+
+
+class Elsewhere(Protocol):
+    """A registry that is there already and has every image; the cluster then brings none of its own."""
+
+    def files(self, names: Iterable[str]) -> Files:
+        """How containerd finds the images of these registries there, and signs in."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Anything:
+    """One that answers for all names, as its hosts.toml describes."""
+
+    hosts_toml: str
+
+    def files(self, names: Iterable[str]) -> Files:  # noqa: ARG002 -- whatever they are
+        return {"/etc/containerd/certs.d/_default/hosts.toml": File.text(self.hosts_toml)}
+
+
+@dataclasses.dataclass(frozen=True)
+class OfSite:
+    """The registry of a site, with each image under its own name below a path, as ``slipway push --expand`` puts them."""
+
+    site: Site
+    plain: bool = False
+    ca: bytes | None = None
+    credential: Credential | None = None
+
+    def files(self, names: Iterable[str]) -> Files:
+        url = f"{'http' if self.plain else 'https'}://{self.site.host}"
+        ca = CA_OF_SITE if self.ca else None
+        texts = {name: _hosts(f"{url}/v2/{self.site.folder(name)}", "override_path = true\n", ca, self.credential) for name in names}
+        files = _hosts_files(texts | {"_default": _hosts(url, "", ca, self.credential)})
+        return {**files, CA_OF_SITE: File(self.ca)} if self.ca else files
+
+
+def _hosts(url: str, path: str, ca: str | None, credential: Credential | None) -> str:
+    """One hosts.toml. The header signs in; a registry that hands out tokens is asked for them with it, too."""
+    trusted, authorization = f'ca = "{ca}"\n' if ca else "", credential.basic if credential else ""
+    options = f'capabilities = ["pull", "resolve"]\n{trusted}{path}'
+    # A table of its own each, behind all that is not in one.
+    own, theirs = (
+        f'\n[{table}]\nAuthorization = "{authorization}"\n' if authorization else "" for table in ("header", f'host."{url}".header')
+    )
+    return f'server = "{url}"\n{options}{own}\n[host."{url}"]\n{options}{theirs}'

@@ -1,0 +1,251 @@
+"""Hooks as steps: those of the image and those of the Clusterfile, at the phases of a verb, each once, in order."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from harness import untrusted
+from harness.clusterfile import Hook, Phase, Place
+from harness.clusterfile import hooks as values
+from harness.clusterfile.parse import image_hooks
+from harness.errors import Fault, InputError, StoreError, UsageError
+from harness.host import durable
+from harness.lifecycle import steps
+from harness.lifecycle.kube import etcd, readiness
+from harness.lifecycle.plan import Step, digest
+from harness.lifecycle.provision import rootfs
+from harness.lifecycle.steps import labels
+from harness.nodes import Node
+from harness.nodes.files import STATE
+from harness.runtimes import ROOTFS
+
+FOLDER = "plugins"
+"""In the rootfs: the hooks of an image."""
+
+_SETTLE = 900
+"""Seconds that CLUSTERCHECK waits at most, as sealer's does."""
+
+SNAPSHOTS = "snapshots"
+"""In the cluster's folder here: what hooks of type ETCD write that the user has not given."""
+
+_MOST_SNAPSHOTS = 1000
+
+BEFORE_JOINING = (Phase.PRE_SCALE_UP, Phase.PRE_INIT_HOST, Phase.PRE_JOIN)
+AFTER_JOINING = (Phase.POST_INIT_HOST, Phase.PRE_LAUNCH, Phase.POST_JOIN, Phase.POST_SCALE_UP)
+BEFORE_NODES = (Phase.PRE_INSTALL, Phase.PRE_INIT_HOST, Phase.PRE_INIT)
+AFTER_NODES = (Phase.POST_INIT_HOST, Phase.POST_INSTALL)
+
+
+def of_image(tree: Path) -> tuple[Hook, ...]:
+    """The hooks that a rootfs brings. Raises InputError with all that is wrong with them, StoreError for links out of the rootfs."""
+    return image_hooks(rootfs.folder_files(tree, FOLDER))
+
+
+def of(setup: steps.Setup) -> tuple[Hook, ...]:
+    """All hooks of what is run. Raises InputError for those that were kept without their data, for it may have been a secret."""
+    found = values.merged(of_image(rootfs.tree(setup.store, setup.main)), setup.clusterfile.hooks)
+    lost = [hook for hook in found if hook.redacted]
+    if lost:
+        raise InputError(
+            Fault(f"Hook {hook.name}", "its data was not kept, since it may hold a secret", "give the Clusterfile: -f") for hook in lost
+        )
+    return found
+
+
+def at(
+    setup: steps.Setup, hooks: Iterable[Hook], phase: Phase, after: Sequence[str], *, among: Collection[str] | None = None
+) -> list[Step]:
+    """A step for each hook of a phase, one after the other, the first one after all of ``after``.
+
+    ``among`` are the addresses that the phase is about, such as those that join; None for all.
+    """
+    made: list[Step] = []
+    require_no_paths(values.at(hooks, phase))
+    for number, hook in enumerate(values.at(hooks, phase), 1):
+        nodes = _nodes(setup, hook, phase, among)
+        if nodes and hook.type != "HOSTNAME":
+            made.append(_step(setup, hook, phase, number, nodes, tuple(after), among))
+            after = (made[-1].id,)
+    return made
+
+
+def _step(
+    setup: steps.Setup,
+    hook: Hook,
+    phase: Phase,
+    number: int,
+    nodes: tuple[Node, ...],
+    after: tuple[str, ...],
+    among: Collection[str] | None,
+) -> Step:
+    def action(node: Node) -> str | None:
+        return _ACTIONS[hook.type](setup, hook, phase, node, among)
+
+    def inputs(_: Node) -> str:
+        return digest(setup.name, hook.name, hook.type, hook.data, hook.output, sorted(among or ()))
+
+    title = f"hook {hook.name} at {phase.value}"
+    return Step(f"hook-{phase.value}-{number}-{hook.name}", title, action, nodes, after_all=after, inputs=inputs)
+
+
+def _nodes(setup: steps.Setup, hook: Hook, phase: Phase, among: Collection[str] | None) -> tuple[Node, ...]:
+    """Where a hook runs. With labels in its selectors it is asked again when nodes have some."""
+    if hook.type != "SHELL":
+        return (setup.first,)
+    if any(selector.labels for selector in hook.on):
+        return tuple(node for node in setup.nodes if among is None or node.address in among)
+    chosen = values.targets(hook, phase, places(setup), among=among)
+    return tuple(node for node in setup.nodes if node.address in chosen and node.address not in setup.away)
+
+
+def places(setup: steps.Setup) -> tuple[Place, ...]:
+    return setup.clusterfile.cluster.places if setup.clusterfile.cluster else ()
+
+
+# ---- what each type does ----------------------------------------------------------------------------------------------
+
+
+def _shell(setup: steps.Setup, hook: Hook, phase: Phase, node: Node, among: Collection[str] | None) -> str | None:
+    if any(selector.labels for selector in hook.on):
+        known = {member.address: labels.of_node(setup.kubectl, member.name) for member in setup.cluster.members}
+        if node.address not in values.targets(hook, phase, places(setup), among=among, labels=known):
+            return "not every node has its labels"
+    shell(node, hook, phase, setup.environment(node))
+    return None
+
+
+def shell(node: Node, hook: Hook, phase: Phase, env: Mapping[str, str]) -> None:
+    """Run a script of a hook: in the rootfs where there is one, else in the root. Raises CommandError with what it said."""
+    there = phase.has_rootfs and node.run(f"test -d {ROOTFS}", check=False).ok
+    steps.run_in_rootfs(node, hook.data, env, what=f"hook {hook.name} at {phase.value}", folder=ROOTFS if there else "/")
+
+
+def _label(setup: steps.Setup, hook: Hook, _: Phase, node: Node, __: Collection[str] | None) -> str | None:
+    names = _names(setup)
+    commands = [labels.label(names[address], pairs) for address, pairs in values.labels(hook).items() if address in names]
+    node.run(labels.script(commands), timeout=120)
+    return None
+
+
+def _taint(setup: steps.Setup, hook: Hook, _: Phase, node: Node, __: Collection[str] | None) -> str | None:
+    names = _names(setup)
+    commands = [
+        labels.taint(names[address], taint) for address, taints in values.taints(hook).items() for taint in taints if address in names
+    ]
+    node.run(labels.script(commands), timeout=120)
+    return None
+
+
+def _names(setup: steps.Setup) -> dict[str, str]:
+    return {member.address: member.name for member in setup.cluster.members}
+
+
+def _clustercheck(setup: steps.Setup, _: Hook, __: Phase, ___: Node, ____: Collection[str] | None) -> str | None:
+    found = readiness.settle(setup.kubectl, timeout=_SETTLE, quiet=0)
+    return f"{len(readiness.of_kind(found, 'Node'))} nodes, {len(readiness.of_kind(found, 'Pod'))} pods"
+
+
+def _etcd(setup: steps.Setup, hook: Hook, _: Phase, __: Node, ___: Collection[str] | None) -> str | None:
+    """All of etcd as one file on this machine, for the eyes of its owner: it holds every secret of the cluster."""
+    if not hook.given:
+        return _etcd_kept(setup, hook)
+    target = Path(hook.output or f"{setup.name}-etcd.db").expanduser()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with durable.replacing(target) as file:
+        etcd.take_snapshot(setup.first, file)
+    return f"{target}: {target.stat().st_size / 1e6:.1f} MB"
+
+
+def _etcd_kept(setup: steps.Setup, hook: Hook) -> str:
+    """For a hook that the user has not given: a new file in a folder of the cluster's own; what is there is never replaced."""
+    name = hook.output or f"{setup.name}-etcd.db"
+    setup.state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = untrusted.Tree(setup.state.folder, what=f"hook {hook.name}", error=UsageError)
+    for number in range(_MOST_SNAPSHOTS):
+        path = f"{SNAPSHOTS}/{untrusted.name(name, what=f'hook {hook.name}', error=UsageError)}{f'.{number}' if number else ''}"
+        try:
+            file = folder.create(path)
+        except FileExistsError:
+            continue
+        break
+    else:
+        raise UsageError(f"hook {hook.name}: {setup.state.folder / SNAPSHOTS} is full", hint="remove the snapshots that you do not need")
+    target = setup.state.folder / path
+    with file, tempfile.TemporaryFile(dir=setup.state.folder) as part:
+        try:
+            etcd.take_snapshot(setup.first, cast("BinaryIO", part))
+            part.seek(0)
+            shutil.copyfileobj(part, file)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+    return f"{target}: {target.stat().st_size / 1e6:.1f} MB"
+
+
+def require_no_paths(found: Iterable[Hook]) -> None:
+    """Raises InputError for hooks that name a file of this machine, though the user has not given them with this command."""
+    faults = []
+    for hook in found:
+        if hook.type == "ETCD" and hook.output is not None and not hook.given:
+            try:
+                untrusted.name(hook.output, what="")
+            except StoreError:
+                faults.append(
+                    Fault(
+                        hook.where or f"Hook {hook.name}",
+                        f"hook {hook.name} names {untrusted.shown(hook.output)[:200]}: an image, or the Clusterfile that a cluster keeps, "
+                        "may not choose a place on this machine",
+                        f"give a plain name, for a file in {SNAPSHOTS}/ of the cluster's folder here, or the hook in a Clusterfile with -f",
+                    )
+                )
+    if faults:
+        raise InputError(faults)
+
+
+_ACTIONS: Mapping[str, Callable[[steps.Setup, Hook, Phase, Node, Collection[str] | None], str | None]] = {
+    "SHELL": _shell,
+    "LABEL": _label,
+    "TAINT": _taint,
+    "CLUSTERCHECK": _clustercheck,
+    "ETCD": _etcd,
+}
+
+
+# ---- names of machines ------------------------------------------------------------------------------------------------
+
+
+def host_names(hooks: Iterable[Hook], phases: Collection[Phase]) -> dict[str, str]:
+    """The names that machines are to get, by address; of several hooks the last one counts."""
+    found: dict[str, str] = {}
+    for hook in sorted(hooks, key=lambda hook: hook.name):
+        if hook.type == "HOSTNAME" and any(phase in phases for phase in hook.phases):
+            found |= values.host_names(hook)
+    return found
+
+
+def set_names(setup: steps.Setup, names: Mapping[str, str], after: str) -> list[Step]:
+    """A step that gives machines their names, before anything goes by them. The old ones come back when the cluster goes."""
+    nodes = tuple(node for node in setup.on(setup.nodes) if node.address in names)
+
+    def action(node: Node) -> str:
+        name = names[node.address]
+        node.run(_NAME.format(name=shlex.quote(name)))
+        return name
+
+    step = Step("set-host-names", "give the machines their names", action, nodes, after=(after,), inputs=lambda node: names[node.address])
+    return [step] if nodes else []
+
+
+# In a container /etc/hostname is a mount: it is written in place.
+_NAME = f"""set -e
+umask 022
+mkdir -p {STATE}/before
+if [ ! -e {STATE}/before/hostname ]; then uname -n > {STATE}/before/hostname.new; mv {STATE}/before/hostname.new {STATE}/before/hostname; fi
+hostname {{name}}
+printf '%s\\n' {{name}} > /etc/hostname
+"""

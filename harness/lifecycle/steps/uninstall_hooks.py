@@ -1,0 +1,128 @@
+"""The hooks of a cluster that goes, read while it is there: from what it keeps and from its rootfs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from harness import log
+from harness.clusterfile import Clusterfile, Hook, Phase, Place, is_redacted
+from harness.clusterfile import environment as environments
+from harness.clusterfile import hooks as values
+from harness.clusterfile.parse import image_hooks, parse
+from harness.errors import CommandError, InputError, NodeError
+from harness.lifecycle.cluster.record import CONFIG_MAP
+from harness.lifecycle.kube import objects
+from harness.lifecycle.steps import hooks
+from harness.nodes import Node
+from harness.nodes.files import read_all
+from harness.runtimes import ROOTFS
+from harness.runtimes.kubeadm import KUBECTL
+
+PHASES = (Phase.PRE_UNINSTALL, Phase.PRE_CLEAN_HOST, Phase.POST_CLEAN_HOST, Phase.POST_UNINSTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parting:
+    """The hooks for the end of a cluster, and where they run."""
+
+    hooks: tuple[Hook, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    """The machines that are cleaned, masters first."""
+    places: tuple[Place, ...] = ()
+    clusterfile: Clusterfile = dataclasses.field(default_factory=lambda: Clusterfile(""))
+    labels: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """Those that the nodes have in the cluster, by address."""
+
+    @classmethod
+    def read(cls, masters: Sequence[Node], nodes: Sequence[Node]) -> Parting:
+        """What the cluster keeps, by the first master that tells, and the hooks of its image. What cannot be read is warned of."""
+        return cls.of(_kept(masters), masters, nodes)
+
+    @classmethod
+    def of(cls, kept: Clusterfile | None, masters: Sequence[Node], nodes: Sequence[Node], leaving: Sequence[Node] | None = None) -> Parting:
+        """As ``read``, of what the cluster keeps; None when it does not tell. ``leaving`` are those of ``nodes`` that are cleaned."""
+        if not masters:
+            return cls()
+        of_image = _of_image(masters[0])
+        if kept is None and of_image:
+            log.warning("the API does not answer: hooks of the Clusterfile are not run, those of the image are")
+        found = values.merged(of_image, kept.hooks if kept else ())
+        wanted = [hook for hook in found if hook.type == "SHELL" and any(phase in PHASES for phase in hook.phases)]
+        for hook in wanted:
+            if hook.redacted:
+                log.warning(f"hook {hook.name} was kept without its script, since that may hold a secret; it is not run")
+        known = {place.address: place for place in (kept.cluster.places if kept and kept.cluster else ())}
+        places = [known.get(node.address, Place(node.address, ("master" if node in masters else "node",))) for node in nodes]
+        usable = tuple(hook for hook in wanted if not hook.redacted)
+        asks = any(selector.labels for hook in usable for selector in hook.on)
+        going = tuple(nodes if leaving is None else leaving)
+        return cls(usable, going, tuple(places), kept or Clusterfile(""), _labels(masters) if asks else {})
+
+    def chosen(self, phase: Phase, node: Node) -> tuple[Hook, ...]:
+        """The hooks of a phase that are for one machine."""
+        return tuple(
+            hook
+            for hook in values.at(self.hooks, phase)
+            if node.address in values.targets(hook, phase, self.places, labels=self.labels if phase.has_node else None)
+        )
+
+    def run(self, phase: Phase, node: Node | None = None) -> None:
+        """The hooks of a phase: on one machine, or without it on all that they are for. Raises CommandError for one that fails."""
+        for hook in values.at(self.hooks, phase):
+            for one in self.nodes:
+                if hook in self.chosen(phase, one) and (node is None or one.address == node.address):
+                    log.info(f"{one.name}: hook {hook.name} at {phase.value}")
+                    hooks.shell(one, hook, phase, self.environment(one))
+
+    def environment(self, node: Node) -> Mapping[str, str]:
+        """What was kept of the environment; secrets were not."""
+        cluster = self.clusterfile.cluster
+        host = cluster.host(node.address) if cluster else None
+        known = {**(cluster.env if cluster else {}), **(host.env if host else {})}
+        plain = {name: value for name, value in known.items() if not is_redacted(value)}
+        return {**environments.environment({}, None, plain), "HostIP": node.address}
+
+
+def _kept(masters: Sequence[Node]) -> Clusterfile | None:
+    command = f"{KUBECTL} --request-timeout=3s get configmap {CONFIG_MAP} --namespace=kube-system --output=json"
+    for master in masters:
+        try:
+            asked = master.run(command, check=False, timeout=10)
+            if asked.ok and asked.stdout:
+                return parse(
+                    objects.config_map(asked.stdout, where=master.name)["data"]["Clusterfile"], "the stored Clusterfile", stored=True
+                )
+            if "NotFound" in asked.stderr:
+                return Clusterfile("")
+        except (CommandError, NodeError, InputError) as error:
+            log.debug(f"{master.name}: {error}")
+    return None
+
+
+def _labels(masters: Sequence[Node]) -> dict[str, dict[str, str]]:
+    """By address; nothing when the API does not answer."""
+    for master in masters:
+        asked = master.run(f"{KUBECTL} --request-timeout=3s get nodes --output=json", check=False, timeout=10)
+        if asked.ok and asked.stdout:
+            try:
+                return {
+                    address: dict(item["metadata"].get("labels") or {})
+                    for item in objects.objects(asked.stdout, where=master.name)
+                    for address in objects.internal_addresses(item)
+                }
+            except NodeError as error:
+                log.debug(f"{master.name}: {error}")
+    return {}
+
+
+def _of_image(master: Node) -> tuple[Hook, ...]:
+    listed = master.run(f"cd {ROOTFS}/{hooks.FOLDER} 2>/dev/null && ls -A || true").stdout.splitlines()
+    names = [f"{ROOTFS}/{hooks.FOLDER}/{name}" for name in listed if name.endswith((".yaml", ".yml"))]
+    if not names:
+        return ()
+    try:
+        return image_hooks({path.removeprefix(f"{ROOTFS}/"): data for path, data in read_all(master, names).items()})
+    except InputError as error:
+        log.warning(f"the hooks of the image are not run: {error.message}")
+        return ()

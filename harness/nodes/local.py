@@ -1,0 +1,59 @@
+"""Machines that no SSH is needed for: this one, and containers of an engine here, such as the nodes of a kind cluster."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from typing import BinaryIO
+
+from harness import process
+from harness.errors import CommandError, NodeError
+from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Writer
+from harness.nodes.files import decoded
+from harness.process import Result
+
+
+class Beside:
+    """Implements ``Node``. On this machine commands run as who we are; ``container`` is the name of one in which they run as root."""
+
+    def __init__(self, address: str = "127.0.0.1", container: str | None = None) -> None:
+        self.address = address
+        self.name = container or "this machine"
+        self._words = ["docker", "exec", "-i", container] if container else []
+
+    def __repr__(self) -> str:
+        return f"Beside({self.name})"
+
+    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> Result:
+        # Programs that read from a file and not from a thread: what is written is on disk first.
+        if callable(input):
+            with tempfile.TemporaryFile() as spool:
+                input(spool)
+                spool.seek(0)
+                return self.run(command, input=spool, check=check, timeout=timeout)
+        done = process.run([*self._words, "sh", "-c", command], input=input, check=False, timeout=timeout)
+        if self._words and "No such container" in done.stderr:
+            raise NodeError(f"{self.name}: there is no such container here", hint="run slipway where the cluster's engine is")
+        result = Result((self.name, command), done.returncode, done.stdout, done.stderr)
+        if check and not result.ok:
+            text = " ".join(command.split())
+            shown = text if len(text) <= 100 else f"{text[:97]}..."
+            raise CommandError(f"{self.name}: {shown}: exit code {result.returncode}", details=result.output)
+        return result
+
+    def put_tar(self, stream: BinaryIO | Writer, destination: str) -> None:
+        place = shlex.quote(destination)
+        self.run(f"mkdir -p {place} && exec tar -C {place} -xof -", input=stream, timeout=2 * LONG_TIMEOUT)
+
+    def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
+        part = shlex.quote(f"{path}.new")
+        folder = shlex.quote(os.path.dirname(path) or "/")  # noqa: PTH120 -- a path of the node
+        self.run(
+            f"set -e; umask 077; mkdir -p {folder}; cat > {part}; chmod {mode:o} {part}; mv -f {part} {shlex.quote(path)}",
+            input=data,
+            timeout=LONG_TIMEOUT,
+        )
+
+    def get(self, path: str) -> bytes:
+        return decoded(self, path, self.run(f"base64 < {shlex.quote(path)}").stdout)

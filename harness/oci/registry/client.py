@@ -1,0 +1,521 @@
+"""Conversations with registries by the OCI distribution specification (v1.1): reading, listing, writing.
+
+One question that reads (a manifest, a blob) goes to the endpoints of its reference in order, mirrors first, for a bounded number of
+rounds: who says a clear no drops out, who is busy or unreachable is asked again in the next round. Whatever comes back is checked
+before anybody sees it. What is written goes to the registry that the name says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, TypeVar
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from harness import log, untrusted
+from harness.errors import StoreError
+from harness.oci.model import (
+    DOCKER_INDEX,
+    DOCKER_MANIFEST,
+    INDEXES,
+    MANIFESTS,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+    canonical_json,
+    digest_of,
+    texts,
+)
+from harness.oci.reference import Reference, is_digest
+from harness.oci.registry.config import Endpoint, Registries
+from harness.oci.registry.errors import Patience, RemoteError, TroubleError, drain, excerpt, read_small, reason_of, summary, told
+from harness.oci.registry.session import Login, Question, Session
+from harness.oci.registry.upload import Progress, Sent, Source, upload
+
+ACCEPT = (OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST)
+"""What we ask for when nobody says more."""
+
+MANIFEST_LIMIT = 4 << 20
+"""Bytes. The size that the distribution specification lets a registry refuse; nothing honest is larger."""
+
+_MOST_PAGES = 1000
+_PROGRESS = 1 << 20
+"""Bytes after which a transfer that broke again counts as a new one: it gets on, if slowly."""
+
+_CAUTIOUS = 64 << 10
+"""Bytes that are read at a time over a connection that has broken before."""
+
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A manifest or index, byte for byte as it was served, and who served it."""
+
+    data: bytes
+    media_type: str
+    digest: str
+    source: str = ""
+
+    @property
+    def is_index(self) -> bool:
+        return self.media_type in INDEXES
+
+
+class Client:
+    """Reads from all registries and writes to them. Safe for many threads; connections and tokens are kept until close()."""
+
+    def __init__(self, registries: Registries, credentials: Login, *, patience: Patience | None = None) -> None:
+        self.registries = registries
+        self.patience = patience or Patience()
+        self.session = Session(registries, credentials, self.patience)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop waiting for anybody and drop idle connections."""
+        self.session.close()
+
+    def sign_in(self, host: str) -> None:
+        """Show our credentials at the entrance of a registry. Raises RemoteError when it refuses them or does not ask for any."""
+        reference = Reference(host, "", None, None)
+        endpoint = self._own(reference)
+        self._retried(reference, endpoint, Question("GET", ""), drain)
+        if not self.session.signed_in(endpoint):
+            log.warning(f"{host} asks nobody for a name: the password was not tried")
+
+    # Reading
+
+    def manifest(self, reference: Reference, accept: Sequence[str] = ACCEPT) -> Manifest:
+        """The manifest or index that the reference names, of a type in ``accept``; by digest when it has one.
+
+        Raises RemoteError with the reason of every endpoint.
+        """
+        headers = {"Accept": ", ".join(accept)}
+
+        def read(endpoint: Endpoint, response: urllib3.BaseHTTPResponse) -> Manifest:
+            data = read_small(response, MANIFEST_LIMIT, "manifest")
+            try:
+                media_type = check_manifest(data, response.headers.get("Content-Type", ""))
+                _check_digest(data, reference.digest, response.headers.get("Docker-Content-Digest"))
+            except ValueError as wrong:
+                raise TroubleError(str(wrong), code="MANIFEST_INVALID") from wrong
+            return Manifest(data, media_type, digest_of(data), endpoint.host)
+
+        return self._first(reference, lambda there: Question("GET", _manifest_path(there), headers), read)
+
+    def blob(self, reference: Reference, digest: str, size: int | None = None, *, start: int = 0) -> BlobStream:
+        """The body of a blob of that image from byte ``start`` on, opened; ``size`` in bytes of the whole where a manifest tells it.
+
+        Nothing is verified here but the size: who reads to the end compares the digest. Raises RemoteError.
+        """
+        return BlobStream(self, reference, digest, size, start)
+
+    def head(self, reference: Reference) -> Descriptor | None:
+        """What the reference means at its registry, without fetching it; None when it is not there. Raises RemoteError."""
+
+        def read(_: Endpoint, response: urllib3.BaseHTTPResponse) -> Descriptor:
+            headers = response.headers
+            response.release_conn()
+            digest, length = headers.get("Docker-Content-Digest", reference.digest or ""), headers.get("Content-Length", "")
+            if not is_digest(digest):
+                found = self.manifest(reference)
+                return Descriptor(found.media_type, found.digest, len(found.data))
+            media_type = headers.get("Content-Type", "").partition(";")[0].strip()
+            return Descriptor(media_type, digest, int(length) if length.isdigit() else 0)
+
+        try:
+            accept = {"Accept": ", ".join(ACCEPT)}
+            return self._first(reference, lambda there: Question("HEAD", _manifest_path(there), accept), read)
+        except RemoteError as absent:
+            if absent.status == 404:
+                return None
+            raise
+
+    def tags(self, reference: Reference) -> tuple[str, ...]:
+        """The tags of a repository, in the registry's order; none when there is no such repository. Raises RemoteError."""
+        endpoint = self._own(reference)
+        try:
+            return self._pages(reference, endpoint, f"{endpoint.repository}/tags/list?n=1000", "tags")
+        except RemoteError as absent:
+            if absent.status == 404:
+                return ()
+            raise
+
+    def referrers(self, reference: Reference, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
+        """What refers to the image with the reference's digest: by the referrers API, or the fallback tag where it is lacking.
+
+        Raises RemoteError.
+        """
+        endpoint = self._own(reference)
+        question = Question("GET", f"{endpoint.repository}/referrers/{reference.digest}", {"Accept": OCI_INDEX}, good=(200, 404, 405))
+        try:
+            data, status = self._retried(
+                reference, endpoint, question, lambda answer: (read_small(answer, MANIFEST_LIMIT, "list of referrers"), answer.status)
+            )
+        except RemoteError as refused:
+            # Registries that do not know the API answer many things; only that they are not well is believed.
+            if refused.status == 429 or (refused.status >= 500 and refused.status != 501):
+                raise
+            data, status = b"", 404
+        index = _index(data) if status == 200 else None
+        if index is None:
+            index = self._fallback(endpoint.reference, str(reference.digest))
+        return tuple(entry for entry in index if artifact_type in (None, entry.artifact_type))
+
+    def _fallback(self, reference: Reference, digest: str) -> tuple[Descriptor, ...]:
+        try:
+            found = self.manifest(_tagged(reference, digest))
+        except RemoteError as absent:
+            if absent.status == 404:
+                return ()
+            raise
+        return _index(found.data) or ()
+
+    def put_referrer(self, reference: Reference, data: bytes, media_type: str) -> str:
+        """Write a manifest that has a ``subject``, so that whoever has the subject finds it; its digest. Raises RemoteError."""
+        value = untrusted.json_object(data, what="manifest", limit=MANIFEST_LIMIT)
+        digest = digest_of(data)
+        try:
+            subject_of, annotations = Descriptor.from_json(value["subject"]), texts(value.get("annotations"))
+        except (ValueError, KeyError) as wrong:
+            raise StoreError(f"referrer {digest} cannot be understood: {wrong}") from wrong
+        endpoint = self._own(reference)
+        there = dataclasses.replace(endpoint.reference, tag=None, digest=digest)
+        question = Question(
+            "PUT", _manifest_path(there), {"Content-Type": media_type}, lambda: data, len(data), _push(there), (200, 201, 202)
+        )
+
+        def read(response: urllib3.BaseHTTPResponse) -> bool:
+            drain(response)
+            return "OCI-Subject" in response.headers
+
+        if self._retried(reference, endpoint, question, read):
+            return digest
+        # By the specification the client keeps the list where the registry does not.
+        subject = subject_of.digest
+        entries = self._fallback(there, subject)
+        if all(entry.digest != digest for entry in entries):
+            mine = Descriptor(media_type, digest, len(data), annotations, artifact_type=str(value.get("artifactType") or ""))
+            index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry.to_json() for entry in (*entries, mine)]}
+            self.put_manifest(_tagged(dataclasses.replace(reference, digest=None), subject), canonical_json(index), OCI_INDEX)
+        return digest
+
+    def catalog(self, host: str) -> tuple[str, ...]:
+        """The repositories of a registry that shows them. Raises RemoteError; most public registries refuse."""
+        reference = Reference(host, "_catalog", None, None)
+        return self._pages(reference, self._own(reference), "_catalog?n=1000", "repositories", "registry:catalog:*")
+
+    def _pages(self, reference: Reference, endpoint: Endpoint, path: str, key: str, scope: str = "") -> tuple[str, ...]:
+        """All of a list that comes in pages (header Link)."""
+        found: list[str] = []
+        for _ in range(_MOST_PAGES):
+            question = Question("GET", path, scope=scope)
+            data, link = self._retried(
+                reference, endpoint, question, lambda answer: (read_small(answer, MANIFEST_LIMIT, "list"), _next(answer))
+            )
+            try:
+                listed = untrusted.json_object(data, what="answer", limit=MANIFEST_LIMIT)[key] or []
+                if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+                    raise TypeError("not a list of names")
+            except (StoreError, KeyError, TypeError) as wrong:
+                raise RemoteError(f"{endpoint.host}: answers no list of {key}: {excerpt(data)}") from wrong
+            found += [untrusted.shown(name) for name in listed]
+            if link is None:
+                break
+            path = link
+        return tuple(found)
+
+    # Writing. Never to a mirror: to the registry that the name says.
+
+    def put_manifest(self, reference: Reference, data: bytes, media_type: str) -> str:
+        """Write a manifest under the tag of the reference, or under its digest only; its digest. Raises RemoteError."""
+        digest = digest_of(data)
+        endpoint = self._own(reference)
+        there = endpoint.reference
+        place = there if there.tag else dataclasses.replace(there, digest=digest)
+        headers = {"Content-Type": media_type}
+        question = Question("PUT", _manifest_path(place, tag=True), headers, lambda: data, len(data), _push(there), (200, 201, 202))
+
+        def read(response: urllib3.BaseHTTPResponse) -> str:
+            said = response.headers.get("Docker-Content-Digest", digest)
+            drain(response)
+            if said != digest:
+                raise TroubleError(f"stored the manifest {digest} as {said}", code="DIGEST_INVALID")
+            return digest
+
+        return self._retried(reference, endpoint, question, read)
+
+    def put_blob(
+        self,
+        reference: Reference,
+        blob: Descriptor,
+        source: Source,
+        *,
+        mounts: Sequence[str] = (),
+        look: bool = True,
+        progress: Progress = lambda _: None,
+    ) -> Sent:
+        """Have a blob in the repository: there already, mounted from one of the repositories ``mounts``, or sent.
+
+        A connection that breaks is taken up where the registry has got to, where it can tell. Without ``look`` it is sent
+        without asking whether it is there. Raises RemoteError.
+        """
+        return upload(self, self._own(reference), blob, source, mounts, look=look, progress=progress)
+
+    def _own(self, reference: Reference) -> Endpoint:
+        return self._endpoints(reference)[-1]
+
+    def ask_patiently(self, what: str, endpoint: Endpoint, question: Question, read: Callable[[urllib3.BaseHTTPResponse], _T]) -> _T:
+        """One endpoint asked until it answers well, says a clear no, or patience ends; ``read`` makes the result. Raises TroubleError."""
+        for attempt in range(self.patience.attempts):
+            try:
+                return self._consume(endpoint, question, lambda _, response: read(response))
+            except TroubleError as trouble:
+                log.debug(f"{endpoint.host}: {what}: {trouble.reason}")
+                if trouble.wait is None or attempt + 1 == self.patience.attempts:
+                    raise
+                if self.session.closed.wait(self.patience.pause(attempt, trouble.wait)):
+                    raise
+        raise AssertionError("at least one attempt is made")
+
+    def _retried(self, reference: Reference, endpoint: Endpoint, question: Question, read: Callable[[urllib3.BaseHTTPResponse], _T]) -> _T:
+        try:
+            return self.ask_patiently(str(reference), endpoint, question, read)
+        except TroubleError as trouble:
+            raise summary(reference, (endpoint,), {endpoint: trouble}) from trouble
+
+    # Rounds
+
+    def _first(
+        self,
+        reference: Reference,
+        question: Callable[[Reference], Question],
+        consume: Callable[[Endpoint, urllib3.BaseHTTPResponse], _T],
+    ) -> _T:
+        """What ``consume`` makes of the first good answer."""
+        endpoints = self._endpoints(reference)
+        pending = list(endpoints)
+        troubles: dict[Endpoint, TroubleError] = {}
+        timeouts = dict.fromkeys(endpoints, 0)
+        for attempt in range(self.patience.attempts):
+            waits: list[float] = []
+            for endpoint in tuple(pending):
+                try:
+                    return self._consume(endpoint, question(endpoint.reference), consume)
+                except TroubleError as trouble:
+                    log.debug(f"{endpoint.host}: {reference}: {trouble.reason}")
+                    troubles[endpoint] = trouble
+                    timeouts[endpoint] += trouble.status == 504
+                    if trouble.wait is None or timeouts[endpoint] >= self.patience.timeouts:
+                        pending.remove(endpoint)
+                    else:
+                        waits.append(self.patience.pause(attempt, trouble.wait))
+            if not pending or attempt + 1 == self.patience.attempts:
+                break
+            if self.session.closed.wait(min(waits)):
+                break
+        raise summary(reference, endpoints, troubles)
+
+    def _endpoints(self, reference: Reference) -> tuple[Endpoint, ...]:
+        try:
+            return self.registries.endpoints(reference)
+        except RemoteError:
+            raise
+        except StoreError as blocked:
+            raise RemoteError(blocked.message, status=403, code="DENIED", hint=blocked.hint) from blocked
+
+    def _consume(self, endpoint: Endpoint, question: Question, consume: Callable[[Endpoint, urllib3.BaseHTTPResponse], _T]) -> _T:
+        with told(self.patience):
+            response = self.session.ask(endpoint, question)
+            try:
+                return consume(endpoint, response)
+            except BaseException:
+                response.close()
+                raise
+
+
+def _tagged(reference: Reference, digest: str) -> Reference:
+    """The referrers tag of an image: ``sha256-<hex>``."""
+    return dataclasses.replace(reference, tag=digest.replace(":", "-"), digest=None)
+
+
+def _index(data: bytes) -> tuple[Descriptor, ...] | None:
+    """The entries of an index, None when it is none."""
+    try:
+        listed = untrusted.json_object(data, what="index", limit=MANIFEST_LIMIT)["manifests"]
+        return tuple(Descriptor.from_json(entry) for entry in listed or ())
+    except (StoreError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _manifest_path(reference: Reference, *, tag: bool = False) -> str:
+    """``tag``: the tag is what is meant, though the digest may be known."""
+    named = reference.tag if tag and reference.tag else reference.digest or reference.tag
+    return f"{reference.path}/manifests/{named}"
+
+
+def _blob_path(reference: Reference, digest: str) -> str:
+    return f"{reference.path}/blobs/{digest}"
+
+
+def _push(reference: Reference) -> str:
+    return f"repository:{reference.path}:pull,push"
+
+
+def _next(response: urllib3.BaseHTTPResponse) -> str | None:
+    """The path of the next page, from /v2/ on. Whatever host the header names, the registry itself is asked for it."""
+    found = re.match(r"<([^>]*)>", response.headers.get("Link", ""))
+    if found is None:
+        return None
+    parts = urllib.parse.urlsplit(found[1])
+    if not parts.path.startswith("/v2/"):
+        raise TroubleError(f"gives a next page that is not one of its API: {untrusted.shown(found[1])[:200]}")
+    return f"{parts.path}?{parts.query}"
+
+
+class BlobStream:
+    """The bytes of one blob, in order. A connection that breaks is taken up again where it broke, unseen by the reader."""
+
+    def __init__(self, client: Client, reference: Reference, digest: str, size: int | None, start: int = 0) -> None:
+        self.size = size
+        """Bytes in all; None when neither manifest nor registry tells."""
+        self.source = ""
+        self._client = client
+        self._reference = reference
+        self._digest = digest
+        self._offset = start
+        self._broken = 0
+        self._broke_at = start
+        self._aborted = False
+        self._response = self._open()
+
+    def read(self, amount: int) -> bytes:
+        """Up to ``amount`` bytes; none at the end. Raises RemoteError when the blob cannot be had to its end."""
+        while True:
+            try:
+                # A read that fails loses what it had got until then: on a bad line only little may be lost, else we never get on.
+                data = self._response.read(min(amount, _CAUTIOUS) if self._broken else amount, decode_content=False)
+                if not data and self.size is not None and self._offset < self.size:
+                    raise TroubleError(f"ends {self.size - self._offset} bytes early")
+            except (HTTPError, OSError, TroubleError) as lost:
+                self._resume(lost)
+                continue
+            self._offset += len(data)
+            if self.size is not None and self._offset > self.size:
+                raise self._error(f"is longer than the {self.size} bytes it should have")
+            return data
+
+    def close(self) -> None:
+        if not self._at_end():
+            self._response.close()
+        self._response.release_conn()
+
+    def abort(self) -> None:
+        """From another thread: make a read() that waits fail now."""
+        self._aborted = True
+        with contextlib.suppress(ValueError, RuntimeError, OSError, AttributeError):
+            self._response.shutdown()
+
+    def _at_end(self) -> bool:
+        return self.size is not None and self._offset == self.size
+
+    def _open(self) -> urllib3.BaseHTTPResponse:
+        headers = {"Range": f"bytes={self._offset}-"} if self._offset else {}
+        return self._client._first(self._reference, lambda there: Question("GET", _blob_path(there, self._digest), headers), self._begin)
+
+    def _begin(self, endpoint: Endpoint, response: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse:
+        start, total = body_range(response.status, response.headers)
+        if self.size is not None and total is not None and total != self.size:
+            raise TroubleError(f"blob {self._digest} has {total} bytes there, not {self.size}", code="BLOB_UNKNOWN")
+        if start > self._offset:
+            raise TroubleError(f"blob {self._digest}: asked from byte {self._offset}, got from {start}", code="BLOB_UNKNOWN")
+        self.size = self.size if self.size is not None else total
+        self.source = endpoint.host
+        # Without ranges there it begins anew: what we have already is read past. The digest of the whole tells whether it fits.
+        skip = self._offset - start
+        while skip:
+            data = response.read(min(skip, _PROGRESS), decode_content=False)
+            if not data:
+                raise TroubleError(f"blob {self._digest} ends early", wait=0)
+            skip -= len(data)
+        return response
+
+    def _resume(self, lost: Exception) -> None:
+        self._response.close()
+        reason = reason_of(lost, self._client.patience)
+        if self._aborted:
+            raise self._error("was stopped") from lost
+        log.debug(f"{self.source}: {self._digest} broke at {self._offset} bytes: {reason.reason}")
+        self._broken = 1 if self._offset - self._broke_at >= _PROGRESS else self._broken + 1
+        self._broke_at = self._offset
+        if self._broken >= self._client.patience.attempts:
+            raise self._error(f"broke {self._broken} times at about byte {self._offset}: {reason.reason}", reason.status) from lost
+        self._response = self._open()
+
+    def _error(self, reason: str, status: int = 502) -> RemoteError:
+        return RemoteError(f"{self._reference}: {self.source}: blob {self._digest} {reason}", status=status, code="BLOB_UNKNOWN")
+
+
+def check_manifest(data: bytes, content_type: str) -> str:
+    """The media type of a manifest or index. Raises ValueError when ``data`` is neither."""
+    try:
+        value = untrusted.json_object(data, what="manifest")
+    except StoreError as wrong:
+        raise ValueError(f"answers something else as manifest: {wrong.message.removeprefix('manifest: ')}: {excerpt(data)}") from wrong
+    if value.get("schemaVersion") == 1:
+        raise ValueError("has it only as schema 1, the image format of before 2017, which no runtime of today reads")
+    shaped = _media_type_by_shape(value)
+    named = content_type.partition(";")[0].strip().lower()
+    written = value.get("mediaType")
+    known = (*INDEXES, *MANIFESTS)
+    media_type = next((found for found in (named, written, shaped) if found in known), None)
+    if shaped is None or media_type is None or (media_type in INDEXES) != (shaped in INDEXES):
+        raise ValueError("answers JSON that is neither manifest nor index")
+    return media_type
+
+
+def _media_type_by_shape(value: Mapping[str, Any]) -> str | None:
+    if value.get("schemaVersion") != 2:
+        return None
+    if _descriptors(value.get("manifests")):
+        return OCI_INDEX
+    return OCI_MANIFEST if _descriptors(value.get("layers")) and _descriptors([value.get("config")]) else None
+
+
+def _descriptors(value: object) -> bool:
+    """Whether ``value`` is a list of what can be fetched and compared."""
+    if not isinstance(value, list):
+        return False
+    try:
+        return all(is_digest(Descriptor.from_json({"mediaType": "", **item}).digest) for item in value)
+    except (TypeError, ValueError):
+        return False
+
+
+def _check_digest(data: bytes, asked: str | None, said: str | None) -> None:
+    found = digest_of(data)
+    if asked is not None and asked != found:
+        raise ValueError(f"answers a manifest with digest {found} instead of {asked}")
+    if said is not None and said.startswith("sha256:") and said != found:
+        raise ValueError(f"answers a manifest with digest {found} and calls it {said}")
+
+
+def body_range(status: int, headers: Mapping[str, str]) -> tuple[int, int | None]:
+    """Where the body of a blob begins, and how long the whole blob is, if it is told."""
+    length = headers.get("Content-Length")
+    if status != 206:
+        return 0, int(length) if length is not None and length.isdigit() else None
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
+    if not found:
+        raise TroubleError("answers a range without saying which")
+    return int(found[1]), int(found[2]) if found[2] != "*" else None

@@ -1,0 +1,192 @@
+"""Who we are to a registry: Docker's ``config.json`` and its credential helpers, read at every use so that a login is seen at once.
+
+``docker.auth`` and ``docker.credentials`` read the same file, but they know no ``registrytoken``, give a helper no time limit, take a
+broken file for one without logins, and cannot write it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness import log, process, untrusted
+from harness.errors import CommandError, StoreError, UsageError
+from harness.host import durable
+
+DOCKER_HUB_KEY = "https://index.docker.io/v1/"
+"""The name under which Docker keeps the credentials of docker.io."""
+
+_HUB_NAMES = ("docker.io", "index.docker.io", "registry-1.docker.io")
+_TOKEN_USER = "<token>"  # noqa: S105 - the marker by which a helper says that the secret is an identity token
+_NOT_FOUND = "credentials not found"
+_HELPER_TIMEOUT = 60.0
+"""Seconds. A helper may ask a cloud for a token, or a person for a password."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Credential:
+    """Name and password, or a token in place of the password. Secrets stay out of the repr, and so out of logs and tracebacks."""
+
+    username: str = ""
+    password: str = dataclasses.field(default="", repr=False)
+    identity_token: str = dataclasses.field(default="", repr=False)
+    """Exchanged for access tokens at the registry's token server (OAuth 2 refresh token)."""
+    registry_token: str = dataclasses.field(default="", repr=False)
+    """Sent to the registry as it is (a bearer token)."""
+
+    @property
+    def basic(self) -> str:
+        """The value of an Authorization header, or nothing when there is no password."""
+        if not self.username and not self.password:
+            return ""
+        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+
+
+class Credentials:
+    """The user's Docker configuration in ``folder``, by default ``$DOCKER_CONFIG`` or ``~/.docker``."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        default = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+        self.path = (folder or default) / "config.json"
+
+    def find(self, domain: str) -> Credential | None:
+        """What is known for ``domain`` (``host[:port]`` or ``docker.io``): from its own helper, the default helper, or the file.
+
+        Raises UsageError for a broken file and StoreError for a helper that fails.
+        """
+        config = self._read()
+        helper = self._helper(config, domain)
+        found = _ask(helper, _key(domain)) if helper else None
+        if found is None:
+            found = self._from_file(config, domain)
+        if found is not None:
+            log.hide(found.password, found.identity_token, found.registry_token)
+        return found
+
+    def store(self, domain: str, username: str, password: str) -> str:
+        """Keep a login, in the helper when one is configured. Returns where it went, for a message."""
+        config = self._read()
+        helper = self._helper(config, domain)
+        if helper:
+            secret = json.dumps({"ServerURL": _key(domain), "Username": username, "Secret": password})
+            _run(helper, "store", secret)
+            return f"docker-credential-{helper}"
+        auths = dict(_mapping(config, "auths", self.path))
+        auths[_key(domain)] = {"auth": base64.b64encode(f"{username}:{password}".encode()).decode()}
+        self._write({**config, "auths": auths})
+        return str(self.path)
+
+    def erase(self, domain: str) -> bool:
+        """Forget a login; False when there was none."""
+        config = self._read()
+        helper = self._helper(config, domain)
+        erased = False
+        if helper and _ask(helper, _key(domain)) is not None:
+            _run(helper, "erase", _key(domain))
+            erased = True
+        auths = _mapping(config, "auths", self.path)
+        kept = {key: value for key, value in auths.items() if _host(key) != _host(_key(domain))}
+        if len(kept) < len(auths):
+            self._write({**config, "auths": kept})
+            erased = True
+        return erased
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            value = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as broken:
+            raise UsageError(
+                f"{self.path}: cannot be read: {broken}", hint="repair it, or name another folder in DOCKER_CONFIG"
+            ) from broken
+        if not isinstance(value, dict):
+            raise UsageError(f"{self.path}: must hold a JSON object", hint="repair it, or name another folder in DOCKER_CONFIG")
+        return value
+
+    def _write(self, config: Mapping[str, Any]) -> None:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.write(self.path, json.dumps(config, indent="\t") + "\n")
+
+    def _helper(self, config: Mapping[str, Any], domain: str) -> str | None:
+        helpers = _mapping(config, "credHelpers", self.path)
+        chosen = next((name for key, name in helpers.items() if _host(key) == _host(_key(domain))), config.get("credsStore"))
+        return chosen if isinstance(chosen, str) and chosen else None
+
+    def _from_file(self, config: Mapping[str, Any], domain: str) -> Credential | None:
+        auths = _mapping(config, "auths", self.path)
+        # The plain name first; then keys of old clients, which are URLs.
+        keys = [key for key in auths if key == _key(domain)] or [key for key in auths if _host(key) == _host(_key(domain))]
+        for key in keys:
+            entry = auths[key]
+            if isinstance(entry, dict):
+                found = _entry(entry, f"{self.path} .auths[{key!r}]")
+                if found is not None:
+                    return found
+        return None
+
+
+def _entry(entry: Mapping[str, Any], where: str) -> Credential | None:
+    username, password = str(entry.get("username") or ""), str(entry.get("password") or "")
+    if entry.get("auth"):
+        try:
+            username, _, password = base64.b64decode(str(entry["auth"]), validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError) as broken:
+            raise UsageError(f"{where}.auth: is not base64 of name:password", hint="log in again") from broken
+    identity, token = str(entry.get("identitytoken") or ""), str(entry.get("registrytoken") or "")
+    if not (username or identity or token):
+        return None  # with a helper Docker leaves empty entries as markers
+    return Credential(username, password.rstrip("\0"), identity, token)
+
+
+def _ask(helper: str, key: str) -> Credential | None:
+    output = _run(helper, "get", key, missing_ok=True)
+    if output is None:
+        return None
+    try:
+        answer = untrusted.json_object(output, what="its answer", limit=1 << 20)
+        username, secret = str(answer["Username"]), str(answer["Secret"])
+    except (StoreError, KeyError) as broken:
+        # Without the answer itself, which may hold the secret.
+        raise StoreError(
+            f"docker-credential-{helper} get: gives no JSON with Username and Secret", hint="see docker-credential-helpers"
+        ) from broken
+    return Credential(identity_token=secret) if username == _TOKEN_USER else Credential(username, secret)
+
+
+def _run(helper: str, verb: str, text: str, *, missing_ok: bool = False) -> str | None:
+    program = f"docker-credential-{helper}"
+    try:
+        result = process.run([program, verb], input=text, check=False, timeout=_HELPER_TIMEOUT)
+    except CommandError as failed:
+        raise StoreError(f"{program}: {failed.message}", hint="Docker's config.json names it as credential helper") from failed
+    if result.ok:
+        return result.stdout
+    if missing_ok and _NOT_FOUND in result.output.lower():
+        return None
+    raise StoreError(f"{program} {verb} failed: {result.output or f'exit code {result.returncode}'}", hint="Docker's config.json names it")
+
+
+def _key(domain: str) -> str:
+    return DOCKER_HUB_KEY if domain in _HUB_NAMES else domain
+
+
+def _host(key: str) -> str:
+    """``https://host:5000/v2/`` and ``host:5000`` are the same registry."""
+    host = key.split("://", 1)[-1].split("/", 1)[0]
+    return "docker.io" if host in _HUB_NAMES else host
+
+
+def _mapping(config: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
+    value = config.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} .{key}: must be an object", hint="repair it, or name another folder in DOCKER_CONFIG")
+    return value

@@ -1,0 +1,233 @@
+"""What goes wrong between us and a registry: what it answers, what the network does, and whether to come back."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import email.utils
+import functools
+import random
+import re
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    MaxRetryError,
+    NameResolutionError,
+    NewConnectionError,
+    ReadTimeoutError,
+    SSLError,
+)
+from urllib3.exceptions import ProxyError as UnreachableProxyError
+
+from harness import untrusted
+from harness.errors import StoreError
+from harness.oci.reference import Reference
+from harness.oci.registry.config import Endpoint
+
+_ERROR_LIMIT = 64 << 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """How long we bear with a registry. Times in seconds."""
+
+    connect: float = 10.0
+    read: float = 30.0
+    """Longest silence, before the answer or between two of its bytes."""
+    least_rate: float = 100.0
+    """Bytes a second of an answer, below which we give a registry up that is never silent for long either."""
+    rate_window: float = 60.0
+    """Of waiting, over which that is counted; what happens to the bytes in between does not count."""
+    attempts: int = 4
+    """Rounds over the endpoints; also how often a body may break with no progress between."""
+    timeouts: int = 2
+    """How often one endpoint may keep us waiting in vain."""
+    backoff: float = 0.5
+    """Wait before the second round; doubled for each one after."""
+    jitter: float = 0.25
+    """Up to this part of a wait comes on top of it, by chance: who was turned away together must not come back together."""
+    longest_wait: float = 20.0
+    """A registry that says Retry-After is obeyed up to this; when it wants more we give up at once and say so."""
+
+    def pause(self, attempt: int, asked: float) -> float:
+        """Seconds to wait after attempt number ``attempt`` (from 0), when ``asked`` are asked for at least."""
+        wait = max(asked, self.backoff * 2.0**attempt)
+        return wait * (1 + self.jitter * random.random())  # noqa: S311 -- chance, not secrecy
+
+
+class RemoteError(StoreError):
+    """A registry does not have, cannot give, or gives something wrong.
+
+    ``status`` and ``code`` are what a registry would answer (HTTP status and error code of the distribution specification).
+    """
+
+    def __init__(self, message: str, *, status: int = 502, code: str = "UNKNOWN", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.code = code
+
+
+class TroubleError(Exception):
+    """One endpoint failed. ``wait``: it may be asked again after so many seconds (None: never; 0: whenever the next round is).
+
+    ``transport``: it never came to an HTTP answer, so the other scheme may be the right one.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        status: int = 502,
+        code: str = "UNKNOWN",
+        wait: float | None = None,
+        transport: bool = False,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+        self.code = code
+        self.wait = wait
+        self.transport = transport
+        self.hint = hint
+
+
+def error_reason(status: int, phrase: str | None, data: bytes) -> tuple[str, str]:
+    """Reason and code of an error answer: the registry's own words where it has any, else the HTTP ones."""
+    try:
+        first = untrusted.json_object(data, what="answer", limit=_ERROR_LIMIT)["errors"][0]
+        code, message = untrusted.shown(str(first.get("code") or "")), str(first.get("message") or "")
+        detail = first.get("detail")
+        message += f" ({detail})" if isinstance(detail, str) and detail and detail not in message else ""
+    except (StoreError, KeyError, IndexError, TypeError, AttributeError):
+        code, message = "", excerpt(data) if data.strip() and not data.lstrip().startswith(b"<") else ""
+    words = untrusted.shown(" ".join(word for word in (code, message) if word) or phrase or "")
+    return f"{status} {words}".strip(), code
+
+
+def retry_after(value: str | None, now: datetime.datetime) -> float:
+    """Seconds to wait by a Retry-After header (a number or a date); 0 when it says nothing."""
+    if not value:
+        return 0.0
+    if re.fullmatch(r"\s*[0-9]+\s*", value):
+        return float(value)
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return 0.0
+    return max(0.0, (when - now).total_seconds()) if when.tzinfo else 0.0
+
+
+def refusal(response: urllib3.BaseHTTPResponse, endpoint: Endpoint, patience: Patience) -> TroubleError:
+    """What a bad answer says; whether to come back."""
+    data = b""
+    with contextlib.suppress(HTTPError, OSError):
+        data = response.read(_ERROR_LIMIT, decode_content=False)
+    response.close()
+    reason, code = error_reason(response.status, response.reason, data)
+    status = response.status if response.status >= 400 else 502
+    wait: float | None = None
+    hint = None
+    if status == 429 or status >= 500:
+        wait = retry_after(response.headers.get("Retry-After"), datetime.datetime.now(datetime.UTC))
+        if wait > patience.longest_wait:
+            reason += f" (come back in {wait:.0f} s)"
+            wait = None
+    if status in (401, 403):
+        hint = f"it does not exist there, or needs `slipway login {endpoint.domain}`"
+    return TroubleError(reason, status=status, code=code or _CODES.get(status, "UNKNOWN"), wait=wait, hint=hint)
+
+
+_CODES = {401: "UNAUTHORIZED", 403: "DENIED", 404: "MANIFEST_UNKNOWN", 429: "TOOMANYREQUESTS"}
+
+
+@contextlib.contextmanager
+def told(patience: Patience) -> Iterator[None]:
+    """Turn what urllib3 and the sockets raise into a TroubleError."""
+    try:
+        yield
+    except (HTTPError, OSError, ValueError) as problem:
+        raise reason_of(problem, patience) from problem
+
+
+def reason_of(problem: Exception, patience: Patience) -> TroubleError:
+    while isinstance(problem, MaxRetryError) and problem.reason is not None:
+        problem = problem.reason
+    trouble = functools.partial(TroubleError, wait=0, transport=True)
+    match problem:
+        case TroubleError():
+            found = problem
+        case UnreachableProxyError():
+            reason = f"the proxy of this machine does not let us through: {problem.original_error}"
+            found = trouble(reason, wait=None, hint="look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
+        case NameResolutionError():
+            found = trouble("its name cannot be resolved")
+        case NewConnectionError():  # which some versions of urllib3 derive from ConnectTimeoutError
+            cause = problem.__cause__
+            why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(problem).rpartition(": ")[2]
+            found = trouble(f"no connection: {why}")
+        case ConnectTimeoutError():
+            found = trouble(f"no connection within {patience.connect:g} s", status=504)
+        case ReadTimeoutError():
+            found = trouble(f"silent for {patience.read:g} s", status=504)
+        case SSLError() | ssl.SSLError():
+            found = _no_tls(problem)
+        case HTTPError() | OSError():
+            found = trouble(f"the connection broke: {untrusted.shown(str(problem))}")
+        case _:
+            found = TroubleError(f"cannot be asked: {untrusted.shown(str(problem))}")
+    return found
+
+
+def _no_tls(problem: SSLError | ssl.SSLError) -> TroubleError:
+    cause = problem.args[0] if isinstance(problem, SSLError) and problem.args else problem
+    unverified = getattr(cause, "verify_message", "")
+    why = unverified or getattr(cause, "reason", "") or str(problem)
+    if unverified:
+        hint = "--ca trusts its authority, as certs.d/HOST/ca.crt below ~/.config/containers does"
+    elif "ALERT" in why and "CERTIFICATE" in why:
+        hint = "--cert and --cert-key show it who we are, as HOST.cert and HOST.key in certs.d/HOST do"
+    else:
+        hint = "if it speaks plain HTTP, --plain-http says so, as insecure = true in registries.conf does"
+    return TroubleError(f"no trusted TLS: {why}", transport=True, hint=hint)
+
+
+def summary(reference: Reference, endpoints: Sequence[Endpoint], troubles: Mapping[Endpoint, TroubleError]) -> RemoteError:
+    """One error of all: the last endpoint is the image's own registry, so its answer gives the status."""
+    asked = [(endpoint, troubles[endpoint]) for endpoint in endpoints if endpoint in troubles]
+    if not asked:
+        return RemoteError(f"{reference}: we were told to stop", status=503)
+    last = asked[-1][1]
+    reasons = "; ".join(f"{'mirror ' if endpoint.mirror else ''}{endpoint.host}: {trouble.reason}" for endpoint, trouble in asked)
+    return RemoteError(f"{reference}: {reasons}", status=last.status, code=last.code, hint=last.hint)
+
+
+def drain(response: urllib3.BaseHTTPResponse) -> None:
+    """Read an answer that says no more to its end, which leaves a connection to use again."""
+    with contextlib.suppress(HTTPError, OSError):
+        response.read(_ERROR_LIMIT, decode_content=False)
+    response.release_conn()
+
+
+def read_small(response: urllib3.BaseHTTPResponse, limit: int, what: str) -> bytes:
+    length = response.headers.get("Content-Length", "")
+    if length.isdigit() and int(length) > limit:
+        raise TroubleError(f"answers a {what} of {length} bytes; more than {limit} are refused")
+    parts: list[bytes] = []
+    size = 0
+    while data := response.read(limit + 1 - size, decode_content=False):
+        parts.append(data)
+        size += len(data)
+        if size > limit:
+            raise TroubleError(f"answers a {what} of more than {limit} bytes")
+    response.release_conn()
+    return b"".join(parts)
+
+
+def excerpt(data: bytes) -> str:
+    return untrusted.shown(" ".join(data[:200].decode(errors="replace").split())[:120])

@@ -1,0 +1,294 @@
+"""The parts of a master that its kubelet runs from files: how they are made to start anew, and how they are stopped."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from harness import log, untrusted
+from harness.errors import CheckError, NodeError
+from harness.nodes import LONG_TIMEOUT, Node
+from harness.nodes.files import STATE, read_all
+from harness.runtimes import ROOTFS
+from harness.runtimes.kubeadm import KUBECTL
+
+MANIFESTS = "/etc/kubernetes/manifests"
+PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+ANNOTATION = "slipway.dev/restarted"
+_ASIDE = "/etc/kubernetes/.slipway-manifests"
+KEPT = f"{STATE}/manifests"
+"""The manifests of a master as they were before a change that has not come to its end."""
+
+# The identifiers of the containers of a part that run now; a container of somebody else's may have the same name elsewhere.
+RUNNING = f"""PATH=$PATH:{ROOTFS}/bin
+running() {{
+  live=$(ctr -n k8s.io tasks ls 2>/dev/null | awk '$3 == "RUNNING" {{ print $1 }}')
+  of='labels."io.kubernetes.container.name"=='$1',labels."io.kubernetes.pod.namespace"==kube-system'
+  ctr -n k8s.io containers ls -q "$of" 2>/dev/null | grep -xF -e "${{live:-none}}"
+}}
+"""
+
+
+AWAY = f"{STATE}/away"
+"""Manifests that a master's kubelet does not see for a while, so that it has ended their parts."""
+_RETURN = "slipway-return"
+"""The timer that brings them back should this process be killed meanwhile."""
+_CLIENTS = ("kube-controller-manager", "kube-scheduler")
+_SERVER = "kube-apiserver"
+
+_BACK = f"""for path in {AWAY}/*.yaml; do
+  name=${{path##*/}}
+  if [ -e "$path" ] && [ ! -e {MANIFESTS}/"$name" ]; then
+    cp -p "$path" {_ASIDE}-new.yaml && mv -f {_ASIDE}-new.yaml {MANIFESTS}/"$name" || exit 1
+  fi
+done
+rm -rf {AWAY}"""
+_DISARM = f"systemctl stop {_RETURN}.timer {_RETURN}.service 2>/dev/null; systemctl reset-failed {_RETURN}.service 2>/dev/null"
+
+
+def _arm(seconds: float) -> str:
+    """Shell text that has everything come back by itself after a time."""
+    return f"""{_DISARM}
+mkdir -p {STATE}
+cat > {STATE}/return.sh <<'END'
+{_BACK}
+systemctl start kubelet
+END
+systemd-run --quiet --unit={_RETURN} --on-active={int(seconds)}s /bin/sh {STATE}/return.sh || exit 1"""
+
+
+def _leave(timeout: float) -> str:
+    """Shell text of ``leave``.
+
+    The controllers end first: while the API server still answers, those of other masters take over at once what these led. Then the API
+    server: it is not ready any more, takes its address out of the service ``kubernetes``, serves on until nobody is sent to it
+    (``--shutdown-delay-duration``), ends its watches and lets other requests come to their end.
+    """
+    kubectl = f"{KUBECTL} --request-timeout=5s --namespace=kube-system"
+    return rf"""{RUNNING}{_arm(timeout + 300)}
+mkdir -p -m 700 {AWAY}
+end=$(($(date +%s) + {int(timeout)}))
+take() {{
+  if [ -e {MANIFESTS}/"$1".yaml ]; then
+    cp -p {MANIFESTS}/"$1".yaml {AWAY}/.part && mv -f {AWAY}/.part {AWAY}/"$1".yaml && rm -f {MANIFESTS}/"$1".yaml || exit 1
+  fi
+}}
+ended() {{
+  while [ -n "$(running "$1")" ]; do
+    if [ "$(date +%s)" -gt "$end" ]; then echo "$1 does not end"; exit 1; fi
+    sleep 0.3
+  done
+}}
+release() {{
+  holder=$({kubectl} get lease "$1" -o jsonpath='{{.spec.holderIdentity}}' 2>/dev/null)
+  case $holder in *[!A-Za-z0-9._-]*) ;; "$(uname -n)"_*)
+    at='"path":"/spec/holderIdentity"'
+    patch="[{{\"op\":\"test\",$at,\"value\":\"$holder\"}},{{\"op\":\"replace\",$at,\"value\":\"\"}}]"
+    {kubectl} patch lease "$1" --type=json -p "$patch" > /dev/null 2>&1 ;;
+  esac
+}}
+for part in {" ".join(_CLIENTS)}; do take $part; done
+for part in {" ".join(_CLIENTS)}; do ended $part; release $part; done
+take {_SERVER}
+ended {_SERVER}
+exit 0"""
+
+
+def restart(node: Node, parts: Sequence[str] = PARTS, *, reason: str, timeout: float = 180, others: bool = False) -> None:
+    """Restart parts of a master, by a mark in their manifests as an upgrade would change them, and wait until its API is ready.
+
+    ``reason`` is the mark: with the same one nothing happens. Parts that the master does not run are left out. ``timeout`` is in seconds.
+    With ``others`` there are more masters, and no request is lost: they serve meanwhile. Raises CheckError when the parts do not come up.
+    """
+    come_back(node)
+    manifests = read_all(node, [f"{MANIFESTS}/{part}.yaml" for part in parts])
+    changed = {path: text for path, data in manifests.items() if (text := marked(data.decode(), reason)) is not None}
+    names = {path.rpartition("/")[2].removesuffix(".yaml"): path for path in changed}
+    before = {name: node.run(f"{RUNNING}running {name} || true").stdout.split() for name in names}
+
+    def write(*those: str) -> None:
+        for name in those:
+            _put(node, changed[names[name]], names[name])
+
+    if others and _SERVER in names:
+        leave(node, timeout)
+        if "etcd" in names:
+            write("etcd")
+            wait(node, {"etcd": before["etcd"]}, timeout, serves=False)
+        write(_SERVER)
+        wait(node, {_SERVER: before[_SERVER]}, timeout)
+        write(*(name for name in names if name in _CLIENTS))
+        come_back(node)
+        there = read_all(node, [f"{MANIFESTS}/{name}.yaml" for name in _CLIENTS])
+        before = {**{name: [] for name in _CLIENTS if f"{MANIFESTS}/{name}.yaml" in there}, **before}
+    else:
+        write(*names)
+    wait(node, before, timeout)
+
+
+def _put(node: Node, text: str, path: str) -> None:
+    # Not beside it: the kubelet takes every file in that folder for a pod.
+    part = f"{_ASIDE}-new.yaml"
+    node.put(text.encode(), part, 0o600)
+    node.run(f"mv -f {part} {path}")
+
+
+def replace(node: Node, parts: Sequence[str], write: Callable[[], object], *, timeout: float = 180, serves: bool = True) -> tuple[str, ...]:
+    """Have ``write`` put other manifests of parts onto a master, and wait until those that are different run.
+
+    With ``serves``, also until its API is ready. Returns the parts that are different. ``timeout`` is in seconds.
+    Raises CheckError when they do not come up.
+    """
+    paths = {part: f"{MANIFESTS}/{part}.yaml" for part in parts}
+    old = read_all(node, list(paths.values()))
+    running = {part: node.run(f"{RUNNING}running {part} || true").stdout.split() for part in parts}
+    write()
+    new = read_all(node, list(paths.values()))
+    changed = tuple(part for part, path in paths.items() if new.get(path) != old.get(path))
+    wait(node, {part: running[part] for part in changed}, timeout, serves=serves)
+    return changed
+
+
+def leave(node: Node, timeout: float = 180) -> None:
+    """End the API server of a master, and what stands on it, in such a way that no request is lost where other masters serve.
+
+    Their manifests are away until ``come_back``, or others take their place; by themselves they come back some minutes later. May be
+    repeated. Raises CheckError when a part does not end.
+    """
+    result = node.run(_leave(timeout), check=False, timeout=timeout + 60)
+    if not result.ok:
+        come_back(node)
+        raise CheckError(f"{node.name}: {result.output or 'its API server does not end'}", hint="journalctl -u kubelet there says why")
+
+
+def come_back(node: Node) -> None:
+    """Bring back what ``leave`` has taken away and nothing has replaced, also of an attempt that was cut off."""
+    node.run(f"{_DISARM}\n{_BACK}", timeout=60)
+
+
+def halt(node: Node, timeout: float = 180, *, others: bool) -> None:
+    """End all parts of a master and its kubelet; they come back with the kubelet, which starts by itself a minute later.
+
+    With ``others`` there are more masters: the API server ends as ``leave`` does.
+    """
+    if others:
+        leave(node, timeout)
+    node.run(_arm(timeout), timeout=60)
+    stop(node)
+    node.run(f"{_BACK}\n{_arm(60)}", timeout=60)
+
+
+def resume(node: Node, timeout: float = 120) -> bool:
+    """Have a master whose change was cut off run what its manifests say; whether it does. Nothing happens on others."""
+    if not is_kept(node):
+        return True
+    come_back(node)
+    start(node)
+    try:
+        wait(node, dict.fromkeys(PARTS, ()), timeout)
+    except CheckError as error:
+        log.debug(error.message)
+        return False
+    return True
+
+
+def keep(node: Node) -> None:
+    """Keep the manifests of a master as they are, until ``forget``; those that are kept already are of before the change."""
+    node.run(f"umask 077; [ -d {KEPT} ] || {{ rm -rf {KEPT}.part; cp -a {MANIFESTS} {KEPT}.part; mv {KEPT}.part {KEPT}; }}")
+
+
+def is_kept(node: Node) -> bool:
+    """Whether manifests of before a change are on the machine."""
+    return node.run(f"[ -d {KEPT} ]", check=False).ok
+
+
+def forget(node: Node) -> None:
+    """The change has come to its end."""
+    node.run(f"rm -rf {KEPT}")
+
+
+def put_back(node: Node, *, timeout: float = 180, others: bool = False) -> None:
+    """Bring the kept manifests of a master back, and wait for its API. Raises CheckError when that does not come up again.
+
+    With ``others`` there are more masters: what serves already is ended in good order.
+    """
+    running = {part: node.run(f"{RUNNING}running {part} || true").stdout.split() for part in PARTS}
+    if others:
+        try:
+            leave(node, timeout)
+        except CheckError as error:
+            log.debug(error.message)
+    script = f"""set -e
+for path in {KEPT}/*.yaml; do
+  name=${{path##*/}}
+  if ! cmp -s "$path" {MANIFESTS}/"$name"; then
+    cp -p "$path" {_ASIDE}-new.yaml; mv -f {_ASIDE}-new.yaml {MANIFESTS}/"$name"; echo "${{name%.yaml}}"
+  fi
+done
+rm -rf {AWAY}"""
+    changed = node.run(script).stdout.split()
+    come_back(node)
+    wait(node, {part: running[part] for part in changed if part in running}, timeout)
+
+
+def wait(node: Node, before: Mapping[str, Sequence[str]], timeout: float, *, serves: bool = True) -> None:
+    """Wait until the parts run in other containers than ``before``, by part, and (``serves``) the API of the node is ready.
+
+    Its administrator is one by a rule of the cluster: the API is not ready for it before it knows the rules. Raises CheckError.
+    """
+    kubectl = f"{KUBECTL} --request-timeout=2s"
+    asked = f"{kubectl} get --raw /readyz > {STATE}/readyz 2>&1 || {{ missing=$(tail -n 1 {STATE}/readyz); return 1; }}"
+    checks = "".join(f"fresh {name} {shlex.quote(' '.join(ids))} || return 1\n" for name, ids in before.items())
+    script = f"""{RUNNING}fresh() {{
+  found=$(running "$1")
+  [ -n "$found" ] || {{ missing="$1 does not run"; return 1; }}
+  # One of the old ones may take its time to end: what counts is that a new one runs, and that it is ready.
+  for id in $found; do case " $2 " in *" $id "*) ;; *) return 0;; esac; done
+  missing="$1 has not been started anew"; return 1
+}}
+ready() {{
+{checks}  {asked if serves else "true"}
+}}
+end=$(($(date +%s) + {int(timeout)}))
+until ready; do
+  if [ "$(date +%s)" -gt "$end" ]; then echo "$missing"; exit 1; fi
+  sleep 0.3
+done"""
+    result = node.run(script, check=False, timeout=timeout + 60)
+    if not result.ok:
+        raise CheckError(
+            f"{node.name}: the control plane is not up again after {timeout:.0f} s: {result.output or 'no reason'}",
+            hint="journalctl -u kubelet there, and /var/log/pods, say why; the same command may be run again",
+        )
+
+
+def marked(text: str, reason: str) -> str | None:
+    """A manifest with a mark, or None when it has that mark already."""
+    manifest: Any = untrusted.yaml_document(text, what="the manifest of a static pod", error=NodeError)
+    annotations = manifest["metadata"].get("annotations") or {}
+    if annotations.get(ANNOTATION) == reason:
+        return None
+    manifest["metadata"]["annotations"] = {**annotations, ANNOTATION: reason}
+    return yaml.safe_dump(manifest, sort_keys=False)
+
+
+def stop(node: Node) -> None:
+    """Stop the kubelet of a master and all of its parts; they come back with ``start``. May be repeated."""
+    kills = "\n".join(f"running {part}" for part in PARTS)
+    script = f"""{RUNNING}systemctl stop kubelet
+end=$(($(date +%s) + 60))
+while ids=$({kills}); [ -n "$ids" ]; do
+  for id in $ids; do ctr -n k8s.io tasks kill -s TERM "$id"; done > /dev/null 2>&1
+  [ "$(date +%s)" -lt "$end" ] || {{ echo "still running: $ids" >&2; exit 1; }}
+  sleep 0.5
+done
+true"""
+    node.run(script, timeout=600)
+
+
+def start(node: Node) -> None:
+    """Start the kubelet again, and with it the parts of the master; what runs need not be up when this returns."""
+    node.run("systemctl start kubelet", timeout=LONG_TIMEOUT)

@@ -1,0 +1,339 @@
+"""What the fixtures of the test kit stand on: a cluster that runs one image, made for the tests and gone after them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import os
+import secrets
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from testinfra.backend import get_backend
+from testinfra.host import Host
+
+from harness import cloudimage, process, untrusted
+from harness.build import container_images
+from harness.errors import CheckError, CommandError, SlipwayError, UsageError
+from harness.host import docker
+from harness.host.cluster_cache import ClusterState
+from harness.lifecycle import run as running
+from harness.lifecycle.cluster.record import CONFIG_MAP
+from harness.lifecycle.kube import objects, readiness
+from harness.lifecycle.provision.rootfs import MARK
+from harness.nodes import LONG_TIMEOUT, Group, Login, Machine, Node
+from harness.nodes.container import IMAGE, ContainerProvider
+from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.ssh import Ssh, SshNode
+from harness.oci.model import Platform
+from harness.oci.store import Store
+from harness.runtimes.kubeadm import administrator
+from harness.testkit import isolation
+from harness.trust import policy
+
+_EVENTS = 15
+_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+_count = itertools.count(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What tests run on; those that want the same share a cluster."""
+
+    image: str
+    masters: int
+    nodes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """Machines that exist already, and how to get into them."""
+
+    masters: tuple[Machine, ...]
+    nodes: tuple[Machine, ...]
+
+    @classmethod
+    def of(cls, masters: Sequence[str], nodes: Sequence[str], user: str, key: Path | None) -> Given:
+        login = Login(user=user, key=key)
+        return cls(tuple(Machine(address, login) for address in masters), tuple(Machine(address, login) for address in nodes))
+
+
+class Kubectl:
+    """kubectl on the first master, as the cluster's administrator: ``kubectl("get", "pods")`` gives what it prints."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def __call__(self, *argv: str, input: str | None = None) -> str:
+        """``input`` is for ``-f -``. Raises CommandError with what kubectl said when it fails."""
+        __tracebackhide__ = True
+        there = NodeKubectl(self.node)
+        done = self.node.run(
+            f"KUBECONFIG={there.kubeconfig} {there.program} {shlex.join(argv)}", input=input, check=False, timeout=LONG_TIMEOUT
+        )
+        if not done.ok:
+            raise CommandError(f"kubectl {shlex.join(argv)}: exit code {done.returncode}: {done.output}")
+        return done.stdout
+
+    def run(self, *argv: str) -> str:
+        """The same, in the words of ``harness.lifecycle.kube.readiness``."""
+        return self(*argv)
+
+    def json(self, *argv: str) -> dict[str, Any]:
+        """The same with ``--output=json``, parsed."""
+        __tracebackhide__ = True
+        return dict(untrusted.json_object(self(*argv, "--output=json"), what=f"kubectl {shlex.join(argv)}", error=CommandError))
+
+    def wait(self, *argv: str, timeout: float = 300) -> None:
+        """Without words: until every workload is ready and nothing changes any more. With words: ``kubectl wait`` with these.
+
+        ``timeout`` is in seconds. Raises CheckError with the reasons, or CommandError.
+        """
+        __tracebackhide__ = True
+        if argv:
+            self("wait", f"--timeout={timeout:g}s", *argv)
+        else:
+            readiness.settle(self, timeout=timeout)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A running cluster. ``masters`` and ``nodes`` are testinfra hosts, ``nodes`` the workers; ``hosts`` are both, masters first."""
+
+    name: str
+    image: str
+    digest: str
+    embedded: int
+    """How many container images the CloudImage brings for this machine's platform."""
+    masters: tuple[Host, ...]
+    nodes: tuple[Host, ...]
+    kubeconfig: Path
+    kubectl: Kubectl
+    boot_seconds: float
+    """From asking for machines until every workload was ready; next to nothing for a cluster that ran already."""
+    machines: tuple[SshNode, ...]
+    """The same as ``hosts``, for programs: they take files and run as root."""
+    group: str | None
+    """The name under which the provider knows the machines; None for given ones."""
+    wanted: Wanted
+
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        return (*self.masters, *self.nodes)
+
+    def run(self, *words: str, check: bool = True, timeout: float | None = None) -> process.Result:
+        """The command line: ``cluster.run("check", cluster.name)``. Raises CommandError, unless ``check`` is off."""
+        return process.run([sys.executable, "-m", "harness.cli", *words], check=check, timeout=timeout)
+
+    def trouble(self) -> str:
+        """What is not ready and why, and what happened last; text for a report. Never raises."""
+        try:
+            found = [str(problem) for problem in readiness.problems(self.kubectl)] or ["every workload is ready"]
+            return "\n".join([*found, "", "last events:", *(f"  {line}" for line in self._events())])
+        except SlipwayError as error:
+            return f"the cluster does not answer: {error}"
+
+    def _events(self) -> list[str]:
+        events = readiness.get(self.kubectl, "events")
+
+        def when(event: readiness.Resource) -> str:
+            return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
+
+        def line(event: readiness.Resource) -> str:
+            about = event.get("involvedObject") or {}
+            place = "/".join(str(about[key]) for key in ("namespace", "name") if about.get(key))
+            return f"{when(event)} {event.get('reason')} {about.get('kind')} {place}: {' '.join(str(event.get('message')).split())}"
+
+        return [line(event) for event in sorted(events, key=when)[-_EVENTS:]]
+
+    def prove_offline(self) -> isolation.Offline:
+        """Raises UsageError for machines that were given, CheckError with what speaks against it."""
+        if self.group is None:
+            raise UsageError("that nothing leaves given machines cannot be proven from here", hint="test without --masters")
+        proof = isolation.Offline(docker.connect(), self.group, self.machines)
+        proof.prove()
+        return proof
+
+    def reboot(self, host: Host, *, timeout: float = 600) -> None:
+        """Restart the machine of a host as a loss of power would, and wait until everything that ran there runs anew and is ready.
+
+        ``timeout`` is in seconds. Raises UsageError for a host of another cluster, CheckError with what is not ready by then.
+        """
+        machine = next((one for one, mine in zip(self.machines, self.hosts, strict=True) if mine is host), None)
+        if machine is None:
+            raise UsageError("the host is none of this cluster", hint="give one of cluster.hosts")
+        before = machine.run(f"date -u +%Y-%m-%dT%H:%M:%SZ; {_BOOT_ID}").stdout.split()
+        if self.group is not None:
+            ContainerProvider().restart(machine.name)
+        else:
+            machine.run("systemctl reboot", check=False)
+        machine.disconnect()
+        left: object = "the machine does not answer"
+
+        def over() -> bool:
+            nonlocal left
+            try:
+                if self.group is None and machine.run(_BOOT_ID).stdout.split() == before[1:]:
+                    return False
+                left = self._not_anew(machine.name, before[0]) or readiness.problems(self.kubectl)
+            except SlipwayError as error:
+                left = error.message
+            return not left
+
+        deadline = time.monotonic() + timeout
+        while not over():
+            if time.monotonic() > deadline:
+                raise CheckError(f"{machine.name} has been restarted, and after {timeout:.0f} s this is left: {left}")
+            time.sleep(0.5)
+
+    def _not_anew(self, node: str, since: str) -> list[str]:
+        """The containers of a node that the API shows as of before ``since``: kubelets report what they find only after a while."""
+        pods = self.kubectl.json("get", "pods", "--all-namespaces", f"--field-selector=spec.nodeName={node},status.phase=Running")["items"]
+        return [
+            f"{pod['metadata']['name']}/{status['name']}"
+            for pod in pods
+            for status in pod["status"].get("containerStatuses") or ()
+            if str((status["state"].get("running") or {}).get("startedAt")) < since
+        ]
+
+    def reach(self) -> list[str]:
+        """How a person gets at a cluster that was left running, tests it again and removes it."""
+        addresses = [machine.address for machine in self.machines]
+        masters, nodes = addresses[: len(self.masters)], addresses[len(self.masters) :]
+        login = self.machines[0].machine.login
+        again = ["pytest", "--image", self.image, "--masters", ",".join(masters), *(["--nodes", ",".join(nodes)] if nodes else [])]
+        again += ["--ssh-user", login.user, *(["--ssh-key", str(login.key)] if login.key else [])]
+        return [
+            *(f"ssh -F {machine.ssh.config} {machine.address}    # {machine.name}" for machine in self.machines),
+            f"export KUBECONFIG={self.kubeconfig}",
+            f"{shlex.join(again)}    # tests again, on the same cluster",
+            f"slipway nodes down {self.group}" if self.group else f"slipway delete {self.name}",
+        ]
+
+
+# ---- making one -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def boot(wanted: Wanted, given: Given | None = None, *, keep: bool = False) -> Iterator[Cluster]:
+    """A cluster that runs ``wanted``: on nodes made for it, or on the given machines. Removed at the end, unless it is to be kept.
+
+    A cluster that already runs the image on given machines is used as it is, and left. Raises StoreError before anything is
+    made when the image is not here, UsageError when given machines run something else, and whatever ``slipway run`` raises.
+    """
+    store = Store.default()
+    image = cloudimage.read(store, wanted.image)
+    policy.admit(store, wanted.image, image.digest)
+    with contextlib.ExitStack() as undo:
+        started = time.monotonic()
+        if given is None:
+            group = _make(wanted, undo, keep=keep)
+            name, masters, nodes = group.name, group.masters, group.nodes
+            try:
+                _start(wanted, store, name, masters, nodes)
+            except SlipwayError as error:
+                if keep:
+                    error.details = "\n".join(
+                        [error.details or "", f"the nodes are left running; remove them with: slipway nodes down {name}"]
+                    )
+                raise
+        else:
+            group, masters, nodes = None, given.masters, given.nodes
+            found = _running(given)
+            if found is None:
+                name = "test-" + hashlib.sha256(repr(given).encode()).hexdigest()[:8]
+                # The name is that of the machines: what fails in the middle is finished by the next run, as with `slipway run`.
+                _start(wanted, store, name, masters, nodes)
+                if not keep:
+                    undo.callback(process.run, [sys.executable, "-m", "harness.cli", "delete", name, "--yes"])
+            else:
+                name, started = found.name, time.monotonic()
+                found.check(wanted, image.digest)
+        state = ClusterState.of(name)
+        ssh = undo.enter_context(Ssh(state.folder, (*masters, *nodes)))
+        machines = ssh.connect()
+        hosts = tuple(_host(machine) for machine in machines)
+        if not state.kubeconfig.exists():
+            state.write("kubeconfig", administrator(machines[0], machines[0].address, name).decode())
+        yield Cluster(
+            name=name,
+            image=wanted.image,
+            digest=image.digest,
+            embedded=len(image.platform(Platform.host()).images.images),
+            masters=hosts[: len(masters)],
+            nodes=hosts[len(masters) :],
+            kubeconfig=state.kubeconfig,
+            kubectl=Kubectl(machines[0]),
+            boot_seconds=time.monotonic() - started,
+            machines=machines,
+            group=group.name if group else None,
+            wanted=wanted,
+        )
+
+
+def _make(wanted: Wanted, undo: contextlib.ExitStack, *, keep: bool) -> Group:
+    """Nodes for ``wanted``; ``undo`` removes them and what this machine remembers of their cluster."""
+    client = docker.connect()
+    image = container_images.package_image(client, IMAGE)
+    provider = ContainerProvider(client)
+    name = f"test-{os.getpid()}-{next(_count)}-{secrets.token_hex(3)}"
+    if not keep:
+        undo.callback(ClusterState.of(name).forget)
+        undo.callback(provider.down, name)
+    return provider.up(name, wanted.masters, wanted.nodes, image=image)
+
+
+def _start(wanted: Wanted, store: Store, name: str, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:
+    running.run(running.Options(image=wanted.image, masters=masters, nodes=nodes, name=name), store)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A cluster that runs on given machines already."""
+
+    name: str
+    image: str
+    digest: str
+
+    def check(self, wanted: Wanted, digest: str) -> None:
+        if self.digest != digest:
+            raise UsageError(
+                f"the given machines run {self.image} ({self.digest[:19]}), not {wanted.image} ({digest[:19]})",
+                hint=f"test that one, or remove it: slipway delete {self.name}",
+            )
+
+
+def _running(given: Given) -> _Found | None:
+    """The cluster of the first given master, as it is recorded there; None when it has none that was brought up to its end."""
+    with tempfile.TemporaryDirectory(prefix="slipway-test-") as folder, Ssh(Path(folder), given.masters[:1]) as ssh:
+        (node,) = ssh.connect()
+        mark = node.run(f"cat {MARK}", check=False)
+        if not mark.ok or not mark.stdout.split():
+            return None
+        try:
+            text = Kubectl(node)("get", "configmap", CONFIG_MAP, "--namespace=kube-system", "--output=json")
+            data = objects.config_map(text, where=node.name)["data"]
+            return _Found(mark.stdout.split()[0], data["image"], data["digest"])
+        except SlipwayError:
+            return None
+
+
+def _host(machine: SshNode) -> Host:
+    """The machine in testinfra's words, over the connection that is open already.
+
+    Not through ``get_host``: it answers with what it knows of an earlier machine of the same address.
+    """
+    backend = get_backend(
+        f"ssh://{machine.address}",
+        ssh_config=str(machine.ssh.config),
+        ssh_extra_args="-o ControlMaster=no",
+        sudo=machine.machine.login.user != "root",
+    )
+    return Host(backend)

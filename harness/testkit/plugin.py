@@ -1,0 +1,314 @@
+"""The test kit of image authors: fixtures that boot a cluster from a CloudImage and hand out its nodes.
+
+    def test_the_page_answers(kubectl, nodes):
+        kubectl.wait()
+        assert "200 OK" in nodes[-1].check_output("curl -si http://localhost:30080/")
+
+``pytest kubefiles/web --image web:latest``. Loaded by every pytest run once slipway is installed, so nothing but hooks is here, and
+what is heavy is imported by the first test that asks for a fixture of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import html
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from testinfra.host import Host
+
+    from harness.testkit.cluster import Cluster, Given, Kubectl, Wanted
+    from harness.testkit.isolation import Offline
+
+TAG = "latest"
+_OURS = ("cluster", "node")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The command line. Addresses stand for machines that exist already."""
+
+    image: str | None
+    keep: bool
+    masters: tuple[str, ...]
+    nodes: tuple[str, ...]
+    user: str
+    key: Path | None
+
+
+@dataclasses.dataclass
+class Kit:
+    """What one pytest run knows of its clusters."""
+
+    options: Options
+    cluster: Cluster | None = None
+    """The one that runs now."""
+    images: list[str] = dataclasses.field(default_factory=list)
+    booted: list[str] = dataclasses.field(default_factory=list)
+    """A line for each cluster, for the reports."""
+    kept: list[str] = dataclasses.field(default_factory=list)
+    """How to get at the clusters that were left running."""
+
+
+_kit = pytest.StashKey[Kit]()
+
+
+# ---- options and markers ----------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("slipway", "slipway: clusters from CloudImages")
+    group.addoption("--image", dest="slipway_image", metavar="NAME", help="the CloudImage under test, if not FOLDER:latest of its Kubefile")
+    group.addoption("--keep", dest="slipway_keep", action="store_true", help="leave clusters running, and say how to reach and remove them")
+    group.addoption("--masters", dest="slipway_masters", metavar="ADDRESSES", help="test on these machines instead of making some")
+    group.addoption("--nodes", dest="slipway_nodes", metavar="ADDRESSES", help="more of them, as workers")
+    group.addoption("--ssh-user", dest="slipway_user", metavar="NAME", help="root, or one who may sudo without a password")
+    group.addoption("--ssh-key", dest="slipway_key", metavar="FILE", help="the private key for them")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "topology(masters=1, nodes=1): the machines that a test, or a module of tests, runs on")
+    options = read_options(config)
+    if not options.masters and (options.nodes or config.getoption("slipway_user") or options.key):
+        raise pytest.UsageError("--nodes, --ssh-user and --ssh-key go with --masters")
+    config.stash[_kit] = Kit(options)
+    config.pluginmanager.register(_Html(config.stash[_kit]), "slipway-html")
+
+
+def read_options(config: pytest.Config) -> Options:
+    def addresses(name: str) -> tuple[str, ...]:
+        return tuple(word.strip() for word in (config.getoption(name) or "").split(",") if word.strip())
+
+    key = config.getoption("slipway_key")
+    return Options(
+        image=config.getoption("slipway_image"),
+        keep=config.getoption("slipway_keep"),
+        masters=addresses("slipway_masters"),
+        nodes=addresses("slipway_nodes"),
+        user=config.getoption("slipway_user") or "root",
+        key=Path(key) if key else None,
+    )
+
+
+# ---- which cluster a test runs on --------------------------------------------------------------------------------------
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "cluster" not in metafunc.fixturenames or not _is_ours(metafunc, "cluster"):
+        return
+    from harness.testkit.cluster import Wanted
+
+    item, options = metafunc.definition, metafunc.config.stash[_kit].options
+    needed = _topology_of(item)
+    image = options.image or _image_of(item.path)
+    marks = []
+    masters, nodes = needed or (1, 1)
+    if options.masters:
+        # Given machines are one cluster, whatever a test would do with less.
+        masters, nodes = len(options.masters), len(options.nodes)
+        if needed is not None and (needed[0] > masters or needed[1] > nodes):
+            reason = f"needs {needed[0]} masters and {needed[1]} nodes, {masters} and {nodes} are given"
+            marks.append(pytest.mark.skip(reason=reason))
+    # Not shown in the names of tests: it is the same for all of a module, nearly always.
+    wanted = pytest.param(Wanted(image, masters, nodes), marks=marks, id=pytest.HIDDEN_PARAM)
+    metafunc.parametrize("cluster", [wanted], indirect=True, scope="session")
+    if "node" in metafunc.fixturenames and _is_ours(metafunc, "node"):
+        ids = [f"master-{index}" for index in range(masters)] + [f"node-{index}" for index in range(nodes)]
+        metafunc.parametrize("node", range(len(ids)), ids=ids, indirect=True)
+
+
+def _is_ours(metafunc: pytest.Metafunc, name: str) -> bool:
+    """Whether a test that asks for ``name`` gets our fixture: others have fixtures of these names too, and ours stay out of their way."""
+    for definition in reversed(metafunc._arg2fixturedefs.get(name, ())):
+        if definition.func.__module__ == __name__:
+            return True
+        if name not in definition.argnames:
+            return False
+    return False
+
+
+def _topology_of(item: pytest.Item) -> tuple[int, int] | None:
+    """Masters and nodes that the nearest marker asks for; None without one."""
+    marker = item.get_closest_marker("topology")
+    if marker is None:
+        return None
+    try:
+        return _topology(*marker.args, **marker.kwargs)
+    except (TypeError, ValueError) as error:
+        raise pytest.Collector.CollectError(f"{item.nodeid}: topology: {error}") from error
+
+
+def _topology(masters: int = 1, nodes: int = 1) -> tuple[int, int]:
+    if not isinstance(masters, int) or not isinstance(nodes, int) or masters < 1 or nodes < 0:
+        raise ValueError(f"masters={masters!r}, nodes={nodes!r}: at least one master is needed, and both are whole numbers")
+    return masters, nodes
+
+
+def _image_of(path: Path) -> str:
+    """The image that a test file is about: called like the folder, at or above it, that holds a Kubefile."""
+    folder = next((folder for folder in path.parents if (folder / "Kubefile").is_file()), None)
+    if folder is None:
+        raise pytest.Collector.CollectError(f"{path}: which image is to be tested? Give --image, or put the file beside a Kubefile")
+    return f"{folder.name}:{TAG}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a cluster run one after the other: it is removed when another one begins."""
+    places = [index for index, item in enumerate(items) if _cluster_of(item) is not None]
+    wanted = dict.fromkeys(_cluster_of(items[index]) for index in places)
+    if len(wanted) > 1:
+        order = list(wanted)
+        chosen = sorted((items[index] for index in places), key=lambda item: order.index(_cluster_of(item)))
+        for index, item in zip(places, chosen, strict=True):
+            items[index] = item
+
+
+def _cluster_of(item: pytest.Item) -> Wanted | None:
+    """What an item of ours runs on; None for all others, whatever fixtures they have."""
+    callspec = getattr(item, "callspec", None)
+    found: Any = callspec.params.get("cluster") if callspec is not None else None
+    wanted: Wanted | None = found if type(found).__module__ == "harness.testkit.cluster" else None
+    return wanted
+
+
+# ---- fixtures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster that runs the image under test; shared by all tests of one topology, removed when another one begins."""
+    wanted: Wanted | None = getattr(request, "param", None)
+    if wanted is None:
+        raise pytest.UsageError("`cluster` is to be an argument of the test, or of a fixture that is one: its topology is read there")
+    from harness.errors import SlipwayError
+    from harness.testkit import cluster as testkit
+
+    kit = request.config.stash[_kit]
+    options = kit.options
+    given = testkit.Given.of(options.masters, options.nodes, options.user, options.key) if options.masters else None
+    with contextlib.ExitStack() as stack:
+        with _shown(request.config, wanted, given):
+            try:
+                booted = stack.enter_context(testkit.boot(wanted, given, keep=kit.options.keep))
+            except SlipwayError as error:
+                raise _failure(f"{wanted.image} does not run: {error}", error.details) from None
+        _note(kit, booted)
+        kit.cluster = booted
+        try:
+            yield booted
+        finally:
+            kit.cluster = None
+
+
+@pytest.fixture
+def kubectl(cluster: Cluster) -> Kubectl:
+    """kubectl("get", "pods") -> what it prints; kubectl.json(...) -> dict; kubectl.wait(...) until all is ready, or what the words say."""
+    return cluster.kubectl
+
+
+@pytest.fixture
+def nodes(cluster: Cluster) -> tuple[Host, ...]:
+    """Every machine of the cluster as a testinfra host, masters first."""
+    return cluster.hosts
+
+
+@pytest.fixture
+def node(request: pytest.FixtureRequest, cluster: Cluster) -> Host:
+    """One machine after the other as a testinfra host: a test that asks for it runs once on each, as master-0, node-0, ..."""
+    return cluster.hosts[request.param]
+
+
+@pytest.fixture
+def offline(cluster: Cluster) -> Iterator[Offline]:
+    """Proof that nothing gets out of the nodes: before the test by trying, after it by the counters; see harness.testkit.isolation.
+
+    ``offline.dropped`` counts what workloads have tried to send out since the nodes exist.
+    """
+    from harness.errors import SlipwayError, UsageError
+
+    try:
+        proof = cluster.prove_offline()
+    except UsageError as error:
+        pytest.skip(error.message)
+    except SlipwayError as error:
+        raise _failure(str(error), error.details) from None
+    yield proof
+    try:
+        proof.check()
+    except SlipwayError as error:
+        raise _failure(str(error), error.details) from None
+
+
+def _failure(message: str, details: str | None) -> BaseException:
+    """What makes a test fail with these words and no traceback: the fault is in the image or the machines, not in the test."""
+    return pytest.fail.Exception(f"{message}\n{details}" if details else message, pytrace=False)
+
+
+@contextlib.contextmanager
+def _shown(config: pytest.Config, wanted: Wanted, given: Given | None) -> Iterator[None]:
+    """What happens meanwhile goes to the terminal: it takes a minute, and who watches wants to see it move."""
+    capture, terminal = config.pluginmanager.getplugin("capturemanager"), config.pluginmanager.getplugin("terminalreporter")
+    if capture is None or terminal is None or config.get_verbosity() < 0:
+        yield
+        return
+    with capture.global_and_fixture_disabled():
+        terminal.ensure_newline()
+        where = "the given machines" if given else f"{wanted.masters} + {wanted.nodes} nodes"
+        terminal.write_line(f"slipway: {wanted.image} on {where}")
+        yield
+
+
+def _note(kit: Kit, booted: Cluster) -> None:
+    facts = f"{booted.image} ({booted.digest[:19]}, {booted.embedded} container images)"
+    kit.booted.append(f"{facts} on {len(booted.masters)} masters and {len(booted.nodes)} nodes, ready in {booted.boot_seconds:.0f} s")
+    if kit.options.keep:
+        kit.kept += booted.reach()
+    if booted.image not in kit.images:
+        kit.images.append(booted.image)
+
+
+# ---- reports ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    booted = item.config.stash[_kit].cluster
+    if report.failed and booted is not None and _cluster_of(item) == booted.wanted:
+        # Both the terminal and the HTML report show sections.
+        report.sections.append((f"state of the cluster {booted.name}", booted.trouble()))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    kit = config.stash[_kit]
+    for line in kit.booted:
+        terminalreporter.write_line(f"slipway: {line}")
+    if kit.kept:
+        terminalreporter.section("left running")
+        for line in kit.kept:
+            terminalreporter.write_line(line)
+
+
+class _Html:
+    """Title and summary of the report that pytest-html writes. Its hooks are not told of which run they are, hence an object a run."""
+
+    def __init__(self, kit: Kit) -> None:
+        self.kit = kit
+        self.report: Any = None
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_report_title(self, report: Any) -> None:
+        self.report = report
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_results_summary(self, prefix: list[str]) -> None:
+        if self.kit.images:
+            self.report.title = ", ".join(self.kit.images)  # written after this
+        prefix += [f"<p>{html.escape(line)}</p>" for line in self.kit.booted]

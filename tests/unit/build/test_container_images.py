@@ -1,0 +1,395 @@
+"""images/<name>/Dockerfile: which names a folder serves, and when an image counts as another one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.build import container_images
+from harness.build.container_images import Base, Builder, asked_for, definitions, packages_in
+from harness.build.image_choice import AUTO, Choice
+from harness.cloudimage import prune
+from harness.errors import BuildError, InputError
+from harness.host import docker as engines
+from harness.oci.layer import Entry, write_layer
+from harness.oci.model import Platform
+from harness.oci.reference import OWN_DOMAIN, Reference
+from harness.oci.store import Store
+
+AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
+
+PROXY = """\
+FROM debian:bookworm-slim AS linked
+ARG VERSION=v1.36.3
+RUN make
+
+# image: example.org/proxy:${VERSION}
+FROM scratch AS proxy
+COPY --from=linked /out /
+
+# image: example.org/pause:3.2
+FROM scratch AS pause
+"""
+
+
+def write(root: Path, name: str, text: str) -> Path:
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "Dockerfile").write_text(text)
+    return folder
+
+
+def builder(tmp_path: Path) -> Builder:
+    return Builder(Store(tmp_path / "store"), (tmp_path / "images",))
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine is an amd64."""
+    monkeypatch.setattr(Platform, "host", classmethod(lambda cls: cls("linux", "amd64")))
+
+
+def test_each_marked_stage_is_an_image(tmp_path: Path) -> None:
+    write(tmp_path, "proxy", PROXY)
+    found = definitions(tmp_path)
+    assert [(one.name, one.target) for one in found] == [("example.org/proxy:v1.36.3", "proxy"), ("example.org/pause:3.2", "pause")]
+    assert found[0].bases == (Base("debian:bookworm-slim"),)
+
+
+def test_a_build_argument_in_the_name_serves_every_version(tmp_path: Path) -> None:
+    write(tmp_path / "images", "proxy", PROXY)
+    found = builder(tmp_path).find(Reference.parse("example.org/proxy:v1.36.4"))
+    assert found is not None
+    assert found[1] == {"VERSION": "v1.36.4"}
+    assert builder(tmp_path).find(Reference.parse("example.org/proxy/other:v1")) is None
+
+
+def test_what_a_folder_defines_is_built_as_the_choice_says_and_nothing_else_is(tmp_path: Path) -> None:
+    write(tmp_path / "images", "proxy", PROXY)
+    make = builder(tmp_path)
+    names = [Reference.parse(name) for name in ("example.org/pause:3.2", "example.org/other:1")]
+    for answers, built in ((False, [True, False]), (True, [False, False])):
+        choice = Choice(AUTO, lambda _, answers=answers: answers)
+        assert [make.builds(name, choice) for name in names] == built
+
+
+def test_one_name_in_two_folders_is_a_fault(tmp_path: Path) -> None:
+    write(tmp_path, "a", "# image: example.org/x:1\nFROM scratch\n")
+    write(tmp_path, "b", "# image: example.org/x:1\nFROM scratch\n")
+    with pytest.raises(InputError, match=r"example\.org/x:1 is defined twice"):
+        definitions(tmp_path)
+
+
+def test_the_key_changes_with_files_arguments_and_the_images_below(tmp_path: Path) -> None:
+    base = write(tmp_path / "images", "base", "# image: example.org/base:1\nFROM scratch\nCOPY data /\n")
+    (base / "data").write_text("one")
+    write(tmp_path / "images", "top", "ARG VERSION=1\n# image: example.org/top:${VERSION}\nFROM example.org/base:1\n")
+    make = builder(tmp_path)
+    top = Reference.parse("example.org/top:1")
+    first = make.key(top)
+    assert first == make.key(top)
+    assert make.key(Reference.parse("example.org/top:2")) != first
+    (base / "data").write_text("two")
+    assert make.key(top) != first
+
+
+def test_what_no_folder_defines_has_no_key(tmp_path: Path) -> None:
+    assert builder(tmp_path).key(Reference.parse("example.org/none:1")) is None
+
+
+TOOLS = """\
+FROM --platform=${BUILDPLATFORM:-linux} example.org/tools:1 AS files
+ARG TARGETARCH
+RUN fetch
+
+# image: example.org/top:1
+FROM example.org/base:1
+COPY --from=files /out /
+"""
+
+
+def write_both(tmp_path: Path) -> tuple[Path, Path]:
+    """Two images below example.org/top:1: its base, and the tools of the stage that runs here."""
+    tools = write(tmp_path / "images", "tools", "# image: example.org/tools:1\nFROM scratch\nCOPY data /\n")
+    base = write(tmp_path / "images", "base", "# image: example.org/base:1\nFROM scratch\nCOPY data /\n")
+    write(tmp_path / "images", "top", TOOLS)
+    return tools, base
+
+
+@pytest.mark.usefixtures("here")
+def test_each_platform_has_its_own_key(tmp_path: Path) -> None:
+    write_both(tmp_path)
+    top = Reference.parse("example.org/top:1")
+    make = builder(tmp_path)
+    assert make.platform == AMD64
+    assert make.on(ARM64).key(top) not in (None, make.key(top))
+    assert make.on(ARM64).here.key(top) == make.key(top)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_change_of_the_tools_or_of_the_base_is_another_image_for_every_platform(tmp_path: Path) -> None:
+    top = Reference.parse("example.org/top:1")
+    for folder in write_both(tmp_path):
+        before = {platform: builder(tmp_path).on(platform).key(top) for platform in (AMD64, ARM64)}
+        (folder / "data").write_text("changed")
+        assert all(builder(tmp_path).on(platform).key(top) != key for platform, key in before.items())
+
+
+@pytest.mark.usefixtures("here")
+def test_the_engine_keeps_an_image_for_another_platform_beside_ours(tmp_path: Path) -> None:
+    write_both(tmp_path)
+    make = builder(tmp_path)
+    names = {platform: make.on(platform).engine_name("example.org/top:1") for platform in (AMD64, ARM64)}
+    keys = {platform: make.on(platform).key(Reference.parse("example.org/top:1")) for platform in (AMD64, ARM64)}
+    assert names == {platform: f"example.org/top:1-{str(key)[:12]}" for platform, key in keys.items()}
+    assert names[AMD64] != names[ARM64]
+    assert make.engine_name("debian") == "debian"
+    assert make.on(Platform("linux", "arm", "v7")).engine_name("debian") == "debian:latest-linux-arm-v7"
+    assert container_images.foreign_name(f"debian@sha256:{'ab' * 32}", ARM64) == "debian:abababababab-linux-arm64"
+
+
+def fitted(make: Builder, name: str) -> str:
+    found = make.find(Reference.parse(name))
+    assert found is not None
+    context = found[0].context(found[1])
+    assert context is not None
+    with make._dockerfile(found[0], context) as path:
+        return (found[0].folder / path).read_text()
+
+
+@pytest.mark.usefixtures("here")
+def test_stages_of_the_image_stand_on_its_platform_and_those_with_tools_on_ours(tmp_path: Path) -> None:
+    write_both(tmp_path)
+    make = builder(tmp_path)
+    for platform in (AMD64, ARM64):
+        there = make.on(platform)
+        found = fitted(there, "example.org/top:1")
+        assert [line for line in found.splitlines() if line.startswith("FROM")] == [
+            f"FROM --platform=${{BUILDPLATFORM:-linux}} {make.engine_name('example.org/tools:1')} AS files",
+            f"FROM {there.engine_name('example.org/base:1')}",
+        ]
+        assert [line for line in found.splitlines() if not line.startswith("FROM")] == [
+            line for line in TOOLS.splitlines() if not line.startswith("FROM")
+        ]  # fmt: skip
+
+
+def test_two_checkouts_that_build_at_once_stand_on_their_own_images(tmp_path: Path) -> None:
+    """One engine, one name, two contents."""
+    names = []
+    for checkout in ("one", "two"):
+        tools, _ = write_both(tmp_path / checkout)
+        (tools / "data").write_text(checkout)
+        names.append(fitted(builder(tmp_path / checkout), "example.org/top:1").splitlines()[0])
+    assert names[0] != names[1]
+    assert all(" example.org/tools:1-" in name for name in names)
+
+
+def test_what_only_buildkit_knows_is_taken_out_for_an_engine_without_it(tmp_path: Path) -> None:
+    text = "FROM --platform=$BUILDPLATFORM golang AS made\nRUN make\n# image: example.org/x:1\nFROM scratch\nCOPY --from=made / /\n"
+    write(tmp_path / "images", "x", text)
+    assert fitted(builder(tmp_path), "example.org/x:1") == text.replace("--platform=$BUILDPLATFORM ", "")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_dockerfile_gets_the_platform_arguments_that_it_declares(tmp_path: Path) -> None:
+    write_both(tmp_path)
+    make = builder(tmp_path).on(ARM64)
+    found = make.find(Reference.parse("example.org/top:1"))
+    assert found is not None
+    assert make._platform_arguments(found[0]) == {"TARGETARCH": "arm64"}
+
+
+NEEDS_ITS_OWN_PROCESSOR = {"slipway.dev/builder:12", "slipway.dev/compiler:1", "slipway.dev/node:13"}
+"""They run on this machine only: nothing embeds them."""
+
+
+def test_all_our_images_can_be_made_for_another_processor_without_emulation() -> None:
+    for root in container_images.bundled():
+        for path in sorted(root.glob("*/Dockerfile")):
+            if NEEDS_ITS_OWN_PROCESSOR & {one.name for one in definitions(root) if one.folder == path.parent}:
+                continue
+            runs_here: dict[str, bool] = {}
+            stage = ""
+            for line in path.read_text().splitlines():
+                if found := container_images._FROM.match(line):
+                    stage = found["stage"] or "last"
+                    runs_here[stage] = bool(found["here"]) or runs_here.get(found["base"], False)
+                assert not line.startswith("RUN ") or runs_here[stage], f"{path}: stage {stage} runs programs of the target"
+
+
+# Versions that the archive had
+
+
+RECORD = b"Package: redis-server\nVersion: 5:7.0.1-1\nArchitecture: amd64\nStatus: install ok installed\n"
+
+
+@pytest.mark.parametrize("folder", ["var/lib/dpkg/status.d", "rootfs/var/lib/dpkg/status.d"])
+def test_an_image_says_which_packages_its_files_are_from(tmp_path: Path, folder: str) -> None:
+    store = Store(tmp_path / "store")
+    layer = write_layer([Entry(f"{folder}/redis-server", "file", 0o644, RECORD), Entry("bin/redis", "file", 0o755, b"x")], store)
+    assert packages_in(store, [layer]) == {"redis-server": "5:7.0.1-1"}
+
+
+def test_those_that_the_dockerfile_names_are_shown(tmp_path: Path) -> None:
+    write(tmp_path / "images", "redis", '# image: example.org/redis:7\nFROM debian\nRUN obtain "redis-server>=5:7.0" busybox-static\n')
+    (definition,) = definitions(tmp_path / "images")
+    assert asked_for(definition, {"redis-server": "5:7.0.1-1", "libc6": "2.36-9"}) == "redis-server 5:7.0.1-1"
+
+
+def test_of_many_packages_some_are_shown(tmp_path: Path) -> None:
+    names = [f"package-{letter}" for letter in "abcdefgh"]
+    write(tmp_path / "images", "many", f"# image: example.org/many:1\nFROM debian\nRUN obtain {' '.join(names)}\n")
+    (definition,) = definitions(tmp_path / "images")
+    shown = asked_for(definition, dict.fromkeys(names, "1"))
+    assert shown.endswith("package-e 1, package-f 1, 2 more")
+
+
+def test_another_version_in_the_archive_is_another_key(tmp_path: Path) -> None:
+    write(tmp_path / "images", "tools", "# image: example.org/tools:1\nFROM scratch\n")
+    make, reference = builder(tmp_path), Reference.parse("example.org/tools:1")
+    key = make.key(reference)
+    assert key is not None
+    make.store.keep("packages", key, {"packages": {"jq": "1.6-2", "curl": "7.88.1-10"}})
+    first = make.made_from(reference)
+    assert first == [key, [("curl", "7.88.1-10"), ("jq", "1.6-2")]]
+    make.store.keep("packages", key, {"packages": {"jq": "1.7-1", "curl": "7.88.1-10"}})
+    assert make.made_from(reference) != first
+
+
+class Engine:
+    """Stands for the engine: keeps the options of a build, which then says ``said`` and fails."""
+
+    def __init__(self, said: str = "") -> None:
+        self.api = self
+        self.images = self
+        self.said = said
+        self.options: dict[str, Any] = {}
+
+    def get(self, name: str) -> str:
+        return name
+
+    def build(self, **options: Any) -> Iterator[dict[str, str]]:
+        self.options = options
+        yield {"stream": self.said}
+        yield {"error": "exit code 1"}
+
+
+@pytest.mark.parametrize("network", container_images.NETWORKS)
+def test_a_dockerfile_is_built_on_the_network_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
+    engine = Engine("curl: (7) Failed to connect to 127.0.0.1 port 3142")
+    monkeypatch.setattr(engines, "connect", lambda **_: engine)
+    monkeypatch.setattr(engines, "network_apart", lambda _: contextlib.nullcontext("apart"))
+    write(tmp_path / "images", "proxy", PROXY)
+    made = dataclasses.replace(builder(tmp_path), network=network)
+    with pytest.raises(BuildError) as failed:
+        made.ensure(Reference.parse("example.org/pause:3.2"))
+    # Not on the bridge that other containers share: the engine lets steps have raw sockets.
+    assert engine.options["network_mode"] == ("apart" if network == container_images.BRIDGE else container_images.HOST)
+    assert engine.options["container_limits"] == engines.STEP_LIMITS
+    # Who needs this machine's loopback is told how to get it.
+    assert ("--network host" in str(failed.value.hint)) is (network == container_images.BRIDGE)
+
+
+def test_the_network_is_a_bridge_unless_the_user_says_otherwise(tmp_path: Path) -> None:
+    made = builder(tmp_path)
+    assert (made.network, made.here.network, made.on(ARM64).network) == ("bridge", "bridge", "bridge")
+    assert dataclasses.replace(made, network="host").on(ARM64).here.network == "host"
+
+
+class Kept(Engine):
+    """An engine that has the images of ``there``, each with what its API says of it, and makes containers of none."""
+
+    def __init__(self, *there: dict[str, Any], busy: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.there = {name: image for image in there for name in image["RepoTags"]}
+        self.named: list[str] = []
+        self.removed: list[str] = []
+        self.busy = busy
+
+    def get(self, name: str) -> Kept:  # type: ignore[override]
+        self.attrs = {image["Id"]: image for image in self.there.values()}.get(name) or self.there.get(name, {})
+        if not self.attrs:
+            raise engines.NotFound(name)
+        return self
+
+    def tag(self, repository: str, tag: str) -> None:
+        self.named.append(f"{repository}:{tag}")
+
+    def containers(self, **_: Any) -> list[dict[str, str]]:
+        return [{"ImageID": identity} for identity in self.busy]
+
+    def __call__(self, **_: Any) -> list[dict[str, Any]]:
+        return list({image["Id"]: image for image in self.there.values()}.values())
+
+    def remove(self, name: str) -> None:
+        if name.startswith("slipway.dev/asked"):
+            raise engines.APIError("conflict", explanation="a container was made of it")
+        self.removed.append(name)
+
+
+def test_an_image_that_is_there_is_not_built_again_and_counts_as_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_both(tmp_path)
+    make = builder(tmp_path)
+    name = make.engine_name("example.org/tools:1")
+    client: Any = Kept({"Id": "a", "RepoTags": [name]})
+    monkeypatch.setattr(engines, "connect", lambda **_: client)
+    monkeypatch.setattr(engines, "network_apart", lambda _: contextlib.nullcontext("apart"))
+    assert make.engine_image(client, Reference.parse("example.org/tools:1")) == name
+    make._ensure(client, definitions(tmp_path / "images")[0], Base("example.org/tools:1"))
+    assert (client.named, client.options) == ([name, name], {})
+    with pytest.raises(BuildError, match="exit code 1"):
+        make._ensure(client, definitions(tmp_path / "images")[0], Base("example.org/base:1"))
+    assert client.options["tag"] == make.engine_name("example.org/base:1")
+
+
+NOW = 1767225600.0
+DAY = 86400
+
+
+def in_engine(name: str, *, named: str = "2025-12-01T00:00:00.123456789Z", identity: str = "", **more: Any) -> dict[str, Any]:
+    labels = {engines.LABEL_KEY: "ab" * 32}
+    size = {"Size": 5, "Created": NOW - 60 * DAY}
+    return {"Id": identity or name, "RepoTags": [name], "Labels": labels, "Metadata": {"LastTagTime": named}, **size, **more}
+
+
+def test_what_nothing_used_for_a_week_goes_and_what_is_in_use_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    short = "ab" * 6
+    there = [
+        in_engine(f"slipway.dev/node:13-{short}"),
+        in_engine("slipway.dev/node:13", identity="of before there were keys"),
+        in_engine(f"docker.io/flannel/flannel:v1-{short}", named="2025-12-24T23:59:59Z"),
+        in_engine(f"slipway.dev/new:1-{short}", named="2025-12-25T00:00:01Z"),
+        in_engine(f"slipway.dev/busy:1-{short}", identity="busy"),
+        in_engine(f"slipway.dev/asked:1-{short}"),
+        in_engine("mine/derived:1"),
+        in_engine(f"slipway.dev/fresh:1-{short}", named="0001-01-01T00:00:00Z", Created=NOW - DAY),
+        in_engine(f"slipway.dev/odd:1-{short}", named="yesterday", Created=NOW - 8 * DAY),
+    ]
+    client: Any = Kept(*there, busy=["busy"])
+    client.api.images = client
+    idle = [one.name for one in engines.idle(client, OWN_DOMAIN, NOW)]
+    assert idle == [
+        f"docker.io/flannel/flannel:v1-{short}",
+        f"slipway.dev/asked:1-{short}",
+        "slipway.dev/node:13",
+        f"slipway.dev/node:13-{short}",
+        f"slipway.dev/odd:1-{short}",
+    ]
+    monkeypatch.setattr("time.time", lambda: NOW)
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    store = Store(tmp_path / "store")
+    counted = {kind.name: (kind.count, kind.bytes) for kind in prune.prune(store, dry_run=True, client=client).kinds}
+    assert (counted["engine images"], client.removed) == ((5, 25), [])
+    counted = {kind.name: (kind.count, kind.bytes) for kind in prune.prune(store, client=client).kinds}
+    # Of one a container was made in between.
+    assert counted["engine images"] == (4, 20)
+    assert client.removed == [name for name in idle if "asked" not in name]
+
+
+def test_a_step_that_fails_by_itself_has_no_hint_about_networks() -> None:
+    assert container_images.network_hint("make: *** [all] Error 2", container_images.BRIDGE) is None

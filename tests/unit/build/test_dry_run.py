@@ -1,0 +1,244 @@
+"""What ``slipway build --check`` says of a Kubefile and its context."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import kubefile
+from harness.build import dry_run
+from harness.errors import InputError
+
+CASES = Path(__file__).parents[2] / "cases"
+FIXTURES = CASES / "sealer/build/fixtures"
+NGINX = "docker.io/library/nginx:alpine"
+BUSYBOX = "docker.io/library/busybox:latest"
+
+
+def plan(context: Path, **options: Any) -> dict[str, Any]:
+    path = context / "Kubefile"
+    found = dry_run.plan(kubefile.parse(path.read_text(), str(path)), context, **options)
+    assert json.loads(json.dumps(found)) == found
+    return found
+
+
+def images(found: dict[str, Any]) -> dict[str, list[str]]:
+    return {image["name"]: image["foundBy"] for image in found["images"]}
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    return tmp_path / "context"
+
+
+def write(context: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (context / name).parent.mkdir(parents=True, exist_ok=True)
+        (context / name).write_text(text)
+    return context
+
+
+def test_the_whole_outline(context: Path) -> None:
+    write(
+        context,
+        {
+            "Kubefile": "FROM scratch\nENV Port=80\nCOPY app.yaml manifests\nAPP db local://db\nAPPENV db A=1\n"
+            "KUBEVERSION >=1.18\nLAUNCH db\n",
+            "app.yaml": "port: {{ Port }}\nspec: {containers: [{image: 'a:1'}, {image: 'b:{{ .Tag }}'}]}\n",
+            "db/x.yaml": "spec:\n  image: maybe:1\n  containers:\n  - image: a:1\n",
+        },
+    )
+    found = plan(context)
+    assert found == {
+        "base": "scratch",
+        "platform": "linux/amd64",
+        "kubeVersion": ">=1.18",
+        "env": {"Port": "80"},
+        "labels": {},
+        "steps": [
+            {"line": 1, "instruction": "FROM", "text": "FROM scratch"},
+            {"line": 2, "instruction": "ENV", "text": "ENV Port=80"},
+            {"line": 3, "instruction": "COPY", "text": "COPY app.yaml manifests"},
+            {"line": 4, "instruction": "APP", "text": "APP db local://db"},
+            {"line": 5, "instruction": "APPENV", "text": "APPENV db A=1"},
+            {"line": 6, "instruction": "KUBEVERSION", "text": "KUBEVERSION >=1.18"},
+            {"line": 7, "instruction": "LAUNCH", "text": "LAUNCH db"},
+        ],
+        "apps": [
+            {
+                "name": "db",
+                "kind": "kube",
+                "role": "app",
+                "files": ["x.yaml"],
+                "env": {"A": "1"},
+                "commands": ["kubectl apply -f application/apps/db/x.yaml"],
+            }
+        ],
+        "launch": ["export A=1 && kubectl apply -f application/apps/db/x.yaml"],
+        "images": [
+            {"name": "docker.io/library/a:1", "foundBy": ["declared"], "where": [f"{context}/db/x.yaml:4", f"{context}/app.yaml:2"]}
+        ],
+        "possibleImages": [{"name": "docker.io/library/maybe:1", "foundBy": ["declared"], "where": [f"{context}/db/x.yaml:2"]}],
+        "fromBase": [],
+        "warnings": [
+            f"{context}/app.yaml:2: the image depends on Tag, which has no value yet\n  hint: ENV Tag=... in the Kubefile",
+            f"{context}/app.yaml: no default for Tag: to be given when the image runs\n  hint: -e Tag=VALUE",
+        ],
+    }
+
+
+def test_later_instructions_win(context: Path) -> None:
+    write(
+        context,
+        {
+            "Kubefile": "FROM scratch\nCOPY one.yaml manifests/a.yaml\nCOPY two.yaml manifests/a.yaml\n"
+            "COPY three.yaml sub/\nCOPY three.yaml sub\n",
+            "one.yaml": "spec: {containers: [{image: one}]}",
+            "two.yaml": "spec: {containers: [{image: two}]}",
+            "three.yaml": "",
+        },
+    )
+    assert list(images(plan(context))) == ["docker.io/library/two:latest"]
+    parsed = kubefile.parse((context / "Kubefile").read_text(), "K")
+    assert [file.path for file in dry_run.rootfs_files(parsed, context)] == ["manifests/a.yaml", "sub/three.yaml"]
+
+
+def test_every_fault_of_the_context_and_the_manifests(context: Path) -> None:
+    write(
+        context,
+        {
+            "Kubefile": "FROM Base\nCOPY bad.yaml manifests/\nCOPY none manifests/\nAPP web local://mixed\nCOPY --from=a/B x y\nAPP db local://none\n",
+            "bad.yaml": "a: [\n",
+            "mixed/a.sh": "",
+            "mixed/b.yaml": "spec: {containers: [{image: Bad}]}",
+            "imageListWithAuth.yaml": "- images: [x]\n",
+        },
+    )
+    with pytest.raises(InputError) as caught:
+        plan(context)
+    where = [fault.where.removeprefix(f"{context}/") for fault in caught.value.faults]
+    assert sorted(where) == [
+        "Kubefile:1",
+        "Kubefile:3",
+        "Kubefile:4",
+        "Kubefile:5",
+        "Kubefile:6",
+        "bad.yaml:2",
+        "imageListWithAuth.yaml:1",
+        "mixed/b.yaml:1",
+    ]
+
+
+def test_applications_of_the_base(context: Path) -> None:
+    write(context, {"Kubefile": 'FROM base:1\nAPPCMDS db ["ls"]\nAPPENV web A=1\nLAUNCH web db\n'})
+    found = plan(context)
+    assert found["fromBase"] == ["db", "web"]
+    assert found["launch"] == ["cd application/apps/db && ls"]
+
+
+def test_image_lists_of_the_user_and_with_auth(context: Path) -> None:
+    write(
+        context,
+        {
+            "Kubefile": "FROM scratch\nCOPY . .\n",
+            "list": "b:1\n",
+            "imageListWithAuth.yaml": "- registry: r.io\n  username: u\n  password: p\n  images: [c:1]\n",
+        },
+    )
+    assert images(plan(context, image_list=context / "list")) == {"docker.io/library/b:1": ["listed"], "r.io/c:1": ["listed"]}
+
+
+def test_a_chart_that_would_be_scattered_is_told(context: Path) -> None:
+    write(context, {"Kubefile": "FROM base\nCOPY apollo charts\nCOPY apollo charts/apollo\n", "apollo/Chart.yaml": "name: apollo"})
+    assert plan(context)["warnings"][0] == (
+        f"{context}/Kubefile:2: apollo is a chart: its content is copied, not the folder\n  hint: COPY apollo charts/apollo keeps it apart"
+    )
+    assert [line for line in plan(context)["warnings"] if "Kubefile:3" in line] == []
+
+
+# Cases that sealer's tests build
+
+
+def test_build_with_cmds() -> None:
+    found = plan(FIXTURES / "build_with_cmds")
+    assert found["launch"] == ["kubectl apply -f manifests/app.yaml"]
+    assert images(found) == {BUSYBOX: ["listed"], NGINX: ["declared"]}
+
+
+def test_build_with_launch() -> None:
+    found = plan(FIXTURES / "build_with_launch")
+    assert found["launch"] == ["kubectl apply -f application/apps/myapp/app.yaml"]
+    assert images(found) == {BUSYBOX: ["listed"], NGINX: ["declared"]}
+
+
+def test_build_with_multi_arch() -> None:
+    path = FIXTURES / "build_with_multi_arch/Kubefile"
+    for arch in ("amd64", "arm64"):
+        parsed = kubefile.parse(path.read_text(), str(path), platform=f"linux/{arch}")
+        assert dry_run.plan(parsed, path.parent)["steps"][1]["text"] == f"COPY {arch}/bin bin"
+
+
+def test_build_with_imagelist_flag() -> None:
+    context = FIXTURES / "build_with_imagelist_flag"
+    assert images(plan(context, image_list=context / "imagelist")) == {BUSYBOX: ["listed"]}
+
+
+def test_build_with_appcmds(context: Path) -> None:
+    shutil.copytree(FIXTURES / "build_with_appcmds", context)
+    with pytest.raises(InputError) as caught:
+        plan(context)
+    assert [(fault.where, fault.message) for fault in caught.value.faults] == [
+        (f"{context}/Kubefile:3", f"shellcontext: no such file or folder in {context}"),
+        (f"{context}/Kubefile:4", f"install.sh: no such file or folder in {context}"),
+    ]
+    # The scripts that sealer has there and the cases have not.
+    write(
+        context,
+        {
+            "install.sh": "kubectl get ns\n",
+            "mixedcontext/install.sh": "kubectl get ns\n",
+            "shellcontext/a.sh": "kubectl get nodes\n",
+            "shellcontext/b.sh": "kubectl get nodes\n",
+        },
+    )
+    found = plan(context)
+    assert {app["name"]: app["kind"] for app in found["apps"]} == {"yamlapp": "kube", "shellapp": "shell", "mixedapp": "mixed"}
+    assert found["launch"] == [
+        "cd application/apps/mixedapp && kubectl apply -f app.yaml",
+        "bash application/apps/shellapp/a.sh",
+        "bash application/apps/shellapp/b.sh",
+    ]
+    assert images(found) == {NGINX: ["declared"]}
+
+
+def test_kube_nginx_deployment(context: Path) -> None:
+    shutil.copytree(CASES / "sealer/build/kubefile/parser/test", context)
+    write(context, {"Kubefile": 'FROM busybox as base\nAPP nginx local://./kube-nginx-deployment/deployment.yaml\nLAUNCH ["nginx"]\n'})
+    found = plan(context)
+    assert found["launch"] == ["kubectl apply -f application/apps/nginx/deployment.yaml"]
+    assert images(found) == {"docker.io/library/nginx:1.14.2": ["declared"]}
+
+
+def test_config_overwrite(context: Path) -> None:
+    shutil.copytree(CASES / "config-overwrite", context)
+    write(context, {"etc/mysql-values.yaml": "a: b", "charts/mysql/Chart.yaml": "name: mysql", "charts/mysql/templates/x.yaml": ""})
+    parsed = kubefile.parse((context / "Kubefile").read_text(), "K")
+    # `COPY etc .` means the folder: that is where the launch command looks for its file.
+    assert [file.path for file in dry_run.rootfs_files(parsed, context)] == [
+        "charts/mysql/Chart.yaml",
+        "charts/mysql/templates/x.yaml",
+        "etc/mysql-values.yaml",
+    ]
+
+
+def test_dashboard_port() -> None:
+    context = CASES / "dashboard-port"
+    found = plan(context)
+    assert found["launch"] == ["kubectl apply -f manifests/dashboard.yaml"]
+    assert found["warnings"] == [
+        f"{context}/dashboard.yaml: no default for DashBoardPort: to be given when the image runs\n  hint: -e DashBoardPort=VALUE"
+    ]

@@ -1,0 +1,236 @@
+"""Layers as a merged tree, and what of it could change the outcome of a discovery."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import urllib.parse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+from harness import kubefile
+from harness.build import container_images, image_choice
+from harness.build.image_choice import Choice
+from harness.build.layers import Workshop, download, entry_of, essence, index, meaning, merged, with_folders
+from harness.errors import BuildError
+from harness.host import docker
+from harness.oci.layer import Entry, write_layer
+from harness.oci.registry.fetcher import Fetcher
+from harness.oci.store import Store
+
+MANIFEST = b"""\
+kind: Service
+spec:
+  ports:
+  - nodePort: {{ WebPort }}
+"""
+
+
+def test_a_comment_does_not_change_what_a_manifest_means() -> None:
+    assert meaning(MANIFEST) == meaning(b"# a new comment\n" + MANIFEST.replace(b"spec:", b"spec:   # ports"))
+
+
+def test_a_value_or_another_variable_does() -> None:
+    assert meaning(MANIFEST) != meaning(MANIFEST.replace(b"Service", b"ConfigMap"))
+    assert meaning(MANIFEST) != meaning(MANIFEST.replace(b"WebPort", b"OtherPort"))
+
+
+def test_a_hash_inside_a_block_of_text_is_content() -> None:
+    script = b"data:\n  run.sh: |\n    # first\n    true\n"
+    assert meaning(script) != meaning(script.replace(b"# first", b"# second"))
+
+
+def test_what_is_not_yaml_means_its_bytes() -> None:
+    template = b"{{ if .Values.on }}\nkind: A\n{{ end }}\n"
+    assert meaning(template) == meaning(template)
+    assert meaning(template) != meaning(template + b"# x\n")
+
+
+def facts(kind: str, digest: str = "d") -> list[str]:
+    return [kind, "755", digest, digest]
+
+
+def test_merging_applies_removals() -> None:
+    lower = {"a": facts("dir"), "a/x": facts("file"), "a/y": facts("file"), "b": facts("dir"), "b/z": facts("file")}
+    upper = {"a/.wh.x": facts("file"), "b": facts("dir"), "b/.wh..wh..opq": facts("file"), "b/new": facts("file")}
+    assert sorted(merged([lower, upper])) == ["a", "a/y", "b", "b/new"]
+
+
+def test_a_file_in_place_of_a_folder_takes_its_content_away() -> None:
+    assert sorted(merged([{"a": facts("dir"), "a/x": facts("file")}, {"a": facts("file")}])) == ["a"]
+
+
+def test_documentation_is_not_part_of_the_essence() -> None:
+    files = {"README.md": facts("file"), "manifests/app.yaml": facts("file"), "charts/x/README": facts("file"), "LICENSE": facts("file")}
+    assert [entry[0] for entry in essence(files)] == ["manifests/app.yaml"]
+
+
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
+    plain, program = tmp_path / "plain", tmp_path / "program"
+    plain.write_text("x")
+    program.write_text("x")
+    plain.chmod(0o664)
+    program.chmod(0o775)
+    assert entry_of(plain, "plain", None).mode == 0o644
+    assert entry_of(program, "program", None).mode == 0o755
+    assert entry_of(plain, "plain", 0o600).mode == 0o600
+
+
+def test_a_layer_says_what_mode_the_folders_above_its_files_have() -> None:
+    entries = list(with_folders([Entry("a/b/c", "file", 0o644, b"x"), Entry("a", "dir", 0o700)]))
+    assert {entry.path: entry.mode for entry in entries} == {"a": 0o700, "a/b": 0o755, "a/b/c": 0o644}
+
+
+def test_the_index_of_a_layer_is_remembered(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = write_layer([Entry("etc", "dir"), Entry("etc/a.yaml", "file", 0o644, b"a: 1 # x\n"), Entry("l", "symlink", target="etc")], store)
+    found = index(store, made)
+    assert found["etc/a.yaml"][0] == "file"
+    assert found["etc/a.yaml"][2] != found["etc/a.yaml"][3]
+    assert found["l"][2] == "etc"
+    store.path(made.descriptor.digest).unlink()
+    assert index(store, made) == found
+
+
+def test_a_text_that_spells_out_to_more_than_memory_holds_means_its_bytes() -> None:
+    bomb = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]).encode()
+    assert meaning(bomb) == hashlib.sha256(bomb).hexdigest()
+
+
+# ADD of a URL
+
+
+class Web:
+    """What a PoolManager is asked for, and answers: URL -> a body, or where it redirects to."""
+
+    def __init__(self, pages: Mapping[str, bytes | str], length: str | None = None) -> None:
+        self.pages = pages
+        self.length = length
+        self.asked: list[str] = []
+
+    def request(self, _method: str, url: str, **options: object) -> urllib3.HTTPResponse:
+        assert options["redirect"] is False
+        self.asked.append(url)
+        page = self.pages.get(url)
+        if isinstance(page, str):
+            return urllib3.HTTPResponse(b"", headers={"Location": page}, status=302, preload_content=False)
+        headers = {"Content-Length": self.length} if self.length else {}
+        return urllib3.HTTPResponse(
+            io.BytesIO(page or b""), headers=headers, status=404 if page is None else 200, reason="Not Found", preload_content=False
+        )
+
+
+CONTENT = b"content"
+DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Web]:
+    def serve(pages: Mapping[str, bytes | str], length: str | None = None) -> Web:
+        made = Web(pages, length)
+        monkeypatch.setattr("urllib3.PoolManager.request", made.request)
+        return made
+
+    return serve
+
+
+def test_a_file_with_the_stated_digest_is_taken(web: Callable[..., Web], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    web({"https://a.invalid/f": CONTENT})
+    assert download("https://a.invalid/f", tmp_path / "f", DIGEST).read_bytes() == CONTENT
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_file_with_another_digest_is_refused(web: Callable[..., Web], tmp_path: Path) -> None:
+    web({"https://a.invalid/f": b"forged"})
+    with pytest.raises(BuildError, match=rf"https://a.invalid/f has digest sha256:\w+, not {DIGEST}"):
+        download("https://a.invalid/f", tmp_path / "f", DIGEST)
+
+
+def test_a_file_without_a_checksum_is_taken_and_said(web: Callable[..., Web], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    web({"https://a.invalid/f": CONTENT})
+    download("https://a.invalid/f", tmp_path / "f")
+    assert f"no checksum is given; the server decides what goes into the image. Today: ADD --checksum={DIGEST}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("chain", "ends"),
+    [
+        (["http://a.invalid/f", "https://b.invalid/f"], True),
+        (["http://a.invalid/f", "http://b.invalid/f"], True),
+        (["https://a.invalid/f", "https://b.invalid/f"], True),
+        (["https://a.invalid/f", "/g"], True),
+        (["https://a.invalid/f", "http://b.invalid/f"], False),
+        (["http://a.invalid/f", "https://b.invalid/f", "http://c.invalid/f"], False),
+        (["https://a.invalid/f", "file:///etc/shadow"], False),
+        (["http://a.invalid/f", "ftp://b.invalid/f"], False),
+    ],
+)
+def test_a_redirect_never_leaves_https(web: Callable[..., Web], tmp_path: Path, chain: list[str], ends: bool) -> None:
+    last = {urllib.parse.urljoin(chain[-2], chain[-1]): CONTENT}
+    served = web({**dict(itertools.pairwise(chain)), **last})
+    if ends:
+        assert download(chain[0], tmp_path / "f", DIGEST).read_bytes() == CONTENT
+    else:
+        with pytest.raises(BuildError, match="the server redirects to"):
+            download(chain[0], tmp_path / "f", DIGEST)
+        assert served.asked == chain[:-1]
+
+
+def test_redirects_in_a_circle_end(web: Callable[..., Web], tmp_path: Path) -> None:
+    web({"https://a.invalid/f": "https://a.invalid/f"})
+    with pytest.raises(BuildError, match="more than ten times"):
+        download("https://a.invalid/f", tmp_path / "f")
+
+
+@pytest.mark.parametrize("length", [None, str(1 << 40)])
+def test_a_file_that_is_too_large_is_refused(
+    web: Callable[..., Web], tmp_path: Path, length: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.build.layers.DOWNLOAD_LIMIT", 1000)
+    web({"https://a.invalid/f": b"0" * 1001}, length)
+    with pytest.raises(BuildError, match="the file is larger than"):
+        download("https://a.invalid/f", tmp_path / "f")
+    assert (tmp_path / "f").stat().st_size == 0
+
+
+def test_an_answer_that_is_not_a_file_is_said(web: Callable[..., Web], tmp_path: Path) -> None:
+    web({})
+    with pytest.raises(BuildError, match="the server answers 404 Not Found"):
+        download("https://a.invalid/f", tmp_path / "f")
+
+
+@pytest.mark.parametrize("network", container_images.NETWORKS)
+def test_run_gets_no_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
+    given: dict[str, Any] = {}
+
+    def run_container(_: Any, image: str, command: list[str], **options: Any) -> tuple[int, str]:
+        if options.get("network_disabled"):
+            return 0, ""  # which packages the image has
+        given.update(options)
+        return 7, "curl: could not resolve host"
+
+    monkeypatch.setattr(docker, "connect", lambda **_: None)
+    monkeypatch.setattr(docker, "run_container", run_container)
+    monkeypatch.setattr(container_images.Builder, "engine_image", lambda *_: "builder")
+    monkeypatch.setattr(container_images.Builder, "key", lambda *_: "key")
+    store = Store(tmp_path / "store")
+    builder = container_images.Builder(store, (), network=network)
+    parsed = kubefile.parse("FROM scratch\nRUN curl http://x/\n", "K")
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    with (
+        Workshop(
+            store, builder, Fetcher([], store), tmp_path, base=[], parent="", choice=Choice(image_choice.BUILT, lambda _: True)
+        ) as work,
+        pytest.raises(BuildError, match="RUN failed with exit code 7") as failed,
+    ):
+        work.perform(parsed, parsed.instructions[-1])
+    assert given["network_mode"] == network
+    assert given["cap_drop"] == ["NET_RAW"]
+    assert given["security_opt"] == ["no-new-privileges"]
+    assert not given.get("privileged")
+    assert ("--network host" in str(failed.value.hint)) is (network == container_images.BRIDGE)

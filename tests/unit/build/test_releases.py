@@ -1,0 +1,73 @@
+"""What VERSION means where it is not written whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness import kubefile
+from harness.build import image_choice, releases
+from harness.errors import BuildError
+
+IMAGES = Path(__file__).parents[3] / "images"
+KUBEFILE = "FROM scratch\nARG VERSION=v1.36.3\nCOPY --from=slipway.dev/kubernetes-modules:${VERSION} /rootfs/ .\n"
+
+
+def meant(version: str) -> str | None:
+    return releases.whole(kubefile.parse(KUBEFILE, "Kubefile", build_args={"VERSION": version}), [IMAGES])
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"), [("1.36", "v1.36.3"), ("v1.36", "v1.36.3"), ("1.36.3", "v1.36.3"), ("v1.36.3", None), ("anything", None)]
+)
+def test_a_version_is_completed_from_the_module_folders(asked: str, found: str | None) -> None:
+    assert meant(asked) == found
+
+
+@pytest.mark.parametrize("asked", ["stable", "latest", ""])
+def test_stable_is_the_newest_there_is(asked: str) -> None:
+    assert releases.choose(asked or "1", ["v1.36.3", "v1.37.2", "v1.4.9"]) == "v1.37.2"
+
+
+def test_a_version_that_is_not_there_is_said_with_those_that_are() -> None:
+    with pytest.raises(BuildError, match=r"there is no version 1\.35") as caught:
+        meant("1.35")
+    assert "v1.36.3" in str(caught.value.hint)
+
+
+def test_a_version_of_something_else_is_left_alone() -> None:
+    text = "FROM scratch\nARG VERSION=1.2\nCOPY --from=example.org/x:1.0 / .\n"
+    assert releases.whole(kubefile.parse(text, "Kubefile"), [IMAGES]) is None
+
+
+AUTO = """\
+FROM scratch
+ARG SOURCE=auto
+ARG MIRROR=https://site.invalid
+ARG VERSION=v1.36.3
+COPY --from=slipway.dev/kubernetes-${SOURCE}:${VERSION} /rootfs/ .
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "answers", "found"),
+    [("auto", True, "release"), ("auto", False, "modules"), ("upstream", None, "release"), ("built", None, "modules")],
+)
+def test_kubernetes_is_taken_from_its_site_where_that_answers(
+    monkeypatch: pytest.MonkeyPatch, mode: str, answers: bool | None, found: str
+) -> None:
+    asked: list[str] = []
+
+    def ask(url: str) -> bool:
+        asked.append(url)
+        assert answers is not None
+        return answers
+
+    monkeypatch.setattr(image_choice, "site_answers", ask)
+    assert releases.source(kubefile.parse(AUTO, "Kubefile"), mode) == found
+    assert asked == ([] if answers is None else ["https://site.invalid/release/stable.txt"])
+
+
+def test_a_source_that_is_stated_is_taken() -> None:
+    assert releases.source(kubefile.parse(AUTO, "Kubefile", build_args={"SOURCE": "modules"}), "auto") is None

@@ -1,0 +1,205 @@
+"""The command line: words in, exit code and text out. What the verbs do is tested where they do it."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import traceback
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness.cli import app, clusters, operate, output
+from harness.cli.output import pairs
+from harness.errors import CommandError, Fault, InputError
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("10.0.0.2", ["10.0.0.2"]),
+        ("10.0.0.2,10.0.0.9", ["10.0.0.2", "10.0.0.9"]),
+        ("10.0.0.254-10.0.1.1", ["10.0.0.254", "10.0.0.255", "10.0.1.0", "10.0.1.1"]),
+        ("fd00::1", ["fd00::1"]),
+    ],
+)
+def test_addresses_lists_and_ranges(text: str, addresses: list[str]) -> None:
+    found = clusters._machines([text], clusters._login("root", 22, None, None), "--masters")
+    assert [machine.address for machine in found] == addresses
+
+
+def test_of_many_lines_that_give_one_reason_a_few_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    full = [f"tar: ./file-{number}: Cannot write: No space left on device" for number in range(50)]
+    app._explain(CommandError("master-1: exit code 2", details="\n".join(["it began", *full, "tar: Exiting with failure status"])))
+    said = capsys.readouterr().err.splitlines()
+    assert said[2:] == [
+        *(f"    {line}" for line in full[:4]),
+        "    ... 46 more like it; --verbose shows them",
+        "    tar: Exiting with failure status",
+    ]
+
+
+def test_a_traceback_shows_what_the_program_that_failed_said() -> None:
+    """A test of an image's author that fails says why."""
+    error = CommandError("master-1: exit code 1", details="wget: bad address")
+    assert "wget: bad address" in "".join(traceback.format_exception(error))
+
+
+def test_every_wrong_address_is_named() -> None:
+    with pytest.raises(InputError) as caught:
+        clusters._machines(["10.0.0.300", "10.0.0.9-10.0.0.1,10.0.0.2"], clusters._login("root", 22, None, None), "--nodes")
+    assert [fault.where for fault in caught.value.faults] == ["--nodes 10.0.0.300", "--nodes 10.0.0.9-10.0.0.1"]
+
+
+def test_a_value_without_a_name_is_a_fault(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(["run", "x", "--masters", "10.0.0.1", "-e", "novalue", "-e", "=x"]) == 2
+    said = capsys.readouterr().err
+    assert "--env novalue: not NAME=VALUE" in said
+    assert "2 faults in the input; nothing has been changed" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["nosuchverb"], 2, "No such command"),
+        (["build", "/nonexistent"], 2, "no such file or folder"),
+        (["build", ".", "--cluster", "vagrant"], 2, "--cluster vagrant"),
+        (["build", ".", "--discover", "guessed"], 2, "--discover guessed"),
+        (["build", ".", "--platform", "linux/"], 2, "--platform linux/"),
+        (["build", ".", "--platform", "linux/amd64,nothing/at/all/of"], 2, "--platform linux/amd64,nothing/at/all/of"),
+        (["manifest", "create", "x", "nothere"], 4, "nothere: no such image"),
+        (["manifest", "create", "x"], 2, "IMAGE"),
+        (["manifest", "add", "nothere", "x"], 4, "nothere:latest: no such image"),
+        (["manifest", "inspect", "nothere"], 4, "nothere: no such image"),
+        (["manifest", "remove", "x", "linux/"], 2, "PLATFORM linux/"),
+        (["images", "--output", "yaml"], 2, "--output yaml"),
+        (["inspect", "nothere"], 4, "nothere: no such image"),
+        (["rmi", "nothere"], 4, "nothere"),
+        (["run", "nothere", "--masters", "10.0.0.1"], 4, "nothere: no such image"),
+        (["run", "x"], 2, "no master is given"),
+        (["status", "nothere"], 2, "nothing is known of a cluster nothere"),
+        (["check", "--pre"], 2, "no machine is named"),
+        (["check", "--pre", "--post"], 2, "two things"),
+        (["check", "--pre", "--masters", "10.0.0.1", "--skip", "memry"], 2, "--skip memry: no such check"),
+        (["check", "--pre", "--masters", "10.0.0.1", "--skip", "cluster"], 2, "--skip cluster: this cannot be skipped"),
+        (["run", "nothere", "--masters", "10.0.0.1", "--skip-check", "memry"], 2, "--skip-check memry: no such check"),
+    ],
+)
+def test_what_goes_wrong_has_its_exit_code_and_says_what(
+    words: list[str], code: int, message: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.execute(words) == code
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_lists_are_json_on_request(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(["images", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_fault_of_ours_is_no_traceback(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(_: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr("harness.cloudimage.images", broken)
+    assert app.execute(["images"]) == 1
+    assert "this should not have happened: KeyError" in capsys.readouterr().err
+
+
+def test_a_password_on_the_command_line_is_warned_about_and_never_shown(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clusters._login("root", 22, None, "correct-horse")
+    assert "every user of this machine can read the password" in capsys.readouterr().err
+    app._explain(CommandError("correct-horse"))
+    assert "correct-horse" not in capsys.readouterr().err
+
+
+def test_an_error_shows_no_secret_that_is_known(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SLIPWAY_SSH_PASSWORD", "correct-horse")
+    assert clusters._password(None) == "correct-horse"
+    pairs(["DB_PASSWORD=battery-staple", "MODE=fast-mode"], "--env")
+    app._explain(CommandError("x correct-horse", details="battery-staple\nfast-mode", hint="not correct-horse"))
+    said = capsys.readouterr().err
+    assert "fast-mode" in said
+    assert "correct-horse" not in said
+    assert "battery-staple" not in said
+
+
+def test_the_words_of_sealers_users_are_understood(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (Path(__file__).parents[2] / "cases/run-by-flags/commands.txt").read_text().splitlines()
+    for line in (line for line in lines if line.startswith("run ")):
+        words = line.split()
+        assert app.execute([*words, *([] if "--master" in words else ["--masters", "10.0.0.1"])]) == 4, line
+        assert "no such image" in capsys.readouterr().err
+
+
+def test_every_verb_stands_in_a_section_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "More:" not in shown
+    assert [title for title in ("Images:", "Sharing:", "Trust:", "Clusters:", "Machines:") if title not in shown] == []
+
+
+HOSTILE = "web\x1b]0;owned\x07\x1b[2J\r\u202enot"
+SHOWN = "web\\x1b]0;owned\\x07\\x1b[2J\\r\\u202enot"
+
+
+def test_an_error_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    app._explain(CommandError(f"{HOSTILE}: exit code 1", details=f"{HOSTILE}\nsecond\x9b2J", hint=HOSTILE))
+    app._explain(InputError([Fault(HOSTILE, HOSTILE, HOSTILE)]))
+    said = capsys.readouterr().err
+    assert not set("\x1b\x07\r\u202e") & set(said)
+    before, after = SHOWN.split("\\r")
+    # Of the output of a program a carriage return ends the line.
+    assert said.splitlines()[:5] == [
+        f"slipway: {SHOWN}: exit code 1",
+        f"    {before}",
+        f"    {after}",
+        "    second\\x9b2J",
+        f"  hint: {SHOWN}",
+    ]
+
+
+def test_a_table_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    output.table(("NAME", "[red]X"), [(HOSTILE, "a\nb"), ("[bold]x[/bold]", "c")])
+    plain = capsys.readouterr().out
+    monkeypatch.setattr(output, "Console", functools.partial(Console, force_terminal=True, color_system=None, width=200))
+    output.table(("NAME", "X"), [(HOSTILE, "a\nb"), ("[bold]x[/bold]", "c")])
+    drawn = capsys.readouterr().out
+    for said in (plain, drawn):
+        assert not set("\x07\r\u202e") & set(said)
+        assert f"{SHOWN}  a\\nb" in said
+        assert "[bold]x[/bold]" in said
+    assert "\x1b" not in plain
+
+
+@pytest.mark.parametrize(("terminal_", "line"), [(True, f"{SHOWN}: {SHOWN}\n"), (False, f"{SHOWN}: {HOSTILE}\n")])
+def test_output_of_exec_is_escaped_on_a_terminal_and_as_it_was_elsewhere(
+    terminal_: bool, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal_
+
+    for name in ("stdout", "stderr"):
+        screen = Screen(newline="")
+        monkeypatch.setattr("sys." + name, screen)
+        operate._show_line(HOSTILE, name, HOSTILE)
+        assert screen.getvalue() == line
+
+
+def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_json({"name": HOSTILE})
+    said = capsys.readouterr().out
+    assert json.loads(said) == {"name": HOSTILE}
+    assert said.isascii()
+    assert "\x1b" not in said

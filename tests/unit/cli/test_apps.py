@@ -1,0 +1,50 @@
+"""The command lines of applications."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.cli.app import execute
+from harness.oci.store import Store
+from tests.unit.lifecycle.apps.test_records import build
+from tests.unit.lifecycle.test_run import build as build_cluster
+
+
+@pytest.fixture(autouse=True)
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SLIPWAY_POLICY", str(Path(__file__).parents[2] / "policy.yaml"))
+    store = Store.default()
+    build(store)
+    build_cluster(store, "web")
+    return store
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "shop", "--nodes", "10.0.0.2"], "it makes no nodes"),
+        (["run", "shop", "--masters", "10.0.0.1", "--kubeconfig", __file__], "name two clusters"),
+        (["run", "shop", "--apps", "web", "--cmds", "true"], "both given"),
+        (["run", "shop", "--as", "No!"], "is no name for an application"),
+        (["run", "shop"], "nothing is known of a cluster default"),
+        (["run", "shop", "--name", "prod"], "nothing is known of a cluster prod"),
+        (["run", "web", "--as", "it", "--masters", "10.0.0.1"], "--as is for application images"),
+        (["apps", "--name", "prod"], "nothing is known of a cluster prod"),
+        (["apps", "remove", "shop", "--masters", "10.0.0.1", "--kubeconfig", __file__], "name two clusters"),
+        (["apps", "remove", "shop", "--kubeconfig", "/nosuch"], "no such file"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_and_nothing_is_done(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_group_lists_and_removes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["apps", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "slipway run shop --name prod" in said
+    assert "remove" in said

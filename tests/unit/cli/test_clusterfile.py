@@ -1,0 +1,70 @@
+"""``slipway generate``, and what ``run -f`` and ``apply`` refuse before anything is asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.cli import app
+from harness.clusterfile.parse import parse
+
+CLUSTER = "apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata: {name: shop}\nspec: {image: shop, hosts: [{ips: [%s], roles: [master]}]}\n"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_generate_writes_a_clusterfile_of_what_options_say(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", "web", "-m", "10.0.0.1", "-n", "10.0.0.2-10.0.0.3", "-e", "Port=8080", "-u", "ops", "--port", "2222"]
+    assert app.execute([*words, "--name", "shop", "--registry", "harbor.site:8443/apps", "--profile", "cis"]) == 0
+    cluster = parse(capsys.readouterr().out, "Clusterfile").cluster
+    assert cluster is not None
+    assert (cluster.name, cluster.masters, cluster.nodes) == ("shop", ("10.0.0.1",), ("10.0.0.2", "10.0.0.3"))
+    assert (cluster.env, cluster.ssh.user, cluster.ssh.port) == ({"Port": "8080"}, "ops", 2222)
+    assert cluster.profile == "cis"
+    assert cluster.external_registry is not None
+    assert (cluster.external_registry.host, cluster.external_registry.path) == ("harbor.site:8443", "apps")
+
+
+def test_generate_prints_the_schema_for_editors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(["generate", "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert {"Cluster", "Config", "Hook", "Plugin"} <= set(schema["properties"]["kind"]["enum"])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("generate",), "no image is named"),
+        (("generate", "web", "-m", "10.0.0.1,10.0.0.2"), "2 masters"),
+        (("generate", "--adopt"), "--adopt is for a cluster that runs"),
+        (("generate", "--from-cluster"), "no master is named"),
+        (("apply",), "no Clusterfile is given"),
+        (("apply", "-f", "nosuch"), "nosuch: No such file"),
+        (("run",), "no image is named"),
+        (("run", "-f", "wrong"), "10.0.0.300 is not an address"),
+        (("run", "-f", "right", "--masters", "10.0.0.999"), "--masters 10.0.0.999"),
+        (("run", "-f", "right", "-e", "Port"), "not NAME=VALUE"),
+        (("run", "-f", "right", "--profile", "sic"), "--profile sic: there is no such profile\n  hint: there are: cis"),
+        (("apply", "-f", "right", "--profile", ""), "there are: cis"),
+        (("generate", "web", "--profile", "CIS"), "there are: cis"),
+        (("run", "-f", "odd"), "stig is not known here\n  hint: known: cis"),
+    ],
+)
+def test_what_cannot_work_is_told_at_once(words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("wrong").write_text(CLUSTER % "10.0.0.300")
+    Path("right").write_text(CLUSTER % "10.0.0.1")
+    Path("odd").write_text((CLUSTER % "10.0.0.1").replace("image: shop", "image: shop, profile: stig"))
+    assert app.execute(list(words)) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_run_takes_the_image_from_the_file_and_says_when_nobody_has_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("Clusterfile").write_text(CLUSTER % "10.0.0.1")
+    assert app.execute(["run", "-f", "Clusterfile", "--plan"]) == 4
+    assert "shop" in capsys.readouterr().err

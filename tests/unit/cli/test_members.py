@@ -1,0 +1,54 @@
+"""The command lines of joining and leaving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.cli import members
+from harness.cli.app import execute
+from harness.host.cluster_cache import ClusterState
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
+    ClusterState.of("prod", tmp_path).remember({"masters": []})
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["prod", "10.0.0.4"], ("prod", ["10.0.0.4"])),
+        (["prod", "10.0.0.4,10.0.0.5", "worker-3"], ("prod", ["10.0.0.4", "10.0.0.5", "worker-3"])),
+        (["10.0.0.4"], ("default", ["10.0.0.4"])),
+        (["worker-3", "worker-4"], ("default", ["worker-3", "worker-4"])),
+        (["prod"], ("default", ["prod"])),
+    ],
+)
+def test_a_cluster_may_stand_before_its_nodes(words: list[str], expected: tuple[str, list[str]]) -> None:
+    assert members._name_and_nodes(words) == expected
+
+
+def test_a_cluster_that_is_reached_by_a_master_need_not_be_known() -> None:
+    assert members._name_and_nodes(["lab", "10.0.0.4"], named=True) == ("lab", ["10.0.0.4"])
+    assert members._name_and_nodes(["10.0.0.4", "worker-3"], named=True) == ("default", ["10.0.0.4", "worker-3"])
+
+
+def test_an_unknown_cluster_names_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["join", "lab", "--nodes", "10.0.0.4"], ["remove", "10.0.0.4", "--yes"]):
+        assert execute(words) == 2
+        said = capsys.readouterr().err
+        assert "nothing is known of a cluster" in said
+        assert "--via" in said
+
+
+def test_what_is_no_address_is_told_before_anything_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["join", "prod", "--nodes", "10.0.0.300,10.0.0.4,x"]) == 2
+    said = capsys.readouterr().err
+    assert "10.0.0.300" in said
+    assert "--nodes x" in said
+    assert execute(["join", "prod"]) == 2
+    assert "no machine is given" in capsys.readouterr().err

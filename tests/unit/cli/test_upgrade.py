@@ -1,0 +1,49 @@
+"""The command lines of going to another image, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.cli import upgrade
+from harness.cli.app import execute
+from harness.errors import UsageError
+from harness.host.cluster_cache import ClusterState
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
+    ClusterState.of("prod", tmp_path).remember({"masters": []})
+    return tmp_path
+
+
+def test_a_cluster_may_stand_before_the_image() -> None:
+    assert upgrade._name_and_image(["web:2"]) == ("default", "web:2")
+    assert upgrade._name_and_image(["prod", "web:2"]) == ("prod", "web:2")
+    with pytest.raises(UsageError, match="prod web 2: a cluster and an image are enough"):
+        upgrade._name_and_image(["prod", "web", "2"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rollback", "lab"], "nothing is known of a cluster lab"),
+        (["rollback", "--batch", "0"], "--batch 0"),
+        (["upgrade", "web:2", "--batch", "0"], "--batch 0"),
+        (["upgrade", "web:2", "-e", "novalue"], "not NAME=VALUE"),
+        (["upgrade", "web:2", "-f", "nosuch"], "nosuch"),
+        (["upgrade", "web:2", "--via", "10.0.0.300"], "10.0.0.300"),
+        (["upgrade", "web:2", "--output", "xml"], "--output xml"),
+        (["upgrade"], "Missing argument"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_done(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_image_that_is_nowhere_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["upgrade", "prod", "nosuch:2", "--yes"]) != 0
+    assert "nosuch" in capsys.readouterr().err

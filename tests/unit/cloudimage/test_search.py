@@ -1,0 +1,318 @@
+"""Where CloudImages are found: the catalogue, the store, and registries as a stand-in for their client sees them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cloudimage
+from harness.cli import app
+from harness.cloudimage import Info, search
+from harness.cloudimage.search import Place
+from harness.errors import UsageError
+from harness.oci.model import OCI_MANIFEST, Descriptor, canonical_json
+from harness.oci.reference import Reference
+from harness.oci.registry.client import Manifest
+from harness.oci.registry.errors import RemoteError
+from harness.oci.store import Store
+from tests.unit.cloudimage.test_diff import AMD64, ARM64, file, put
+
+HOST = "reg.test:5000"
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+    return Store.default()
+
+
+class Registry:
+    """Repositories -> tag -> digest, of what a store has. ``asked`` is every question."""
+
+    def __init__(self, store: Store, names: Mapping[str, Mapping[str, str]], *, lists: bool = True) -> None:
+        self.store = store
+        self.names = names
+        self.lists = lists
+        self.asked: list[str] = []
+        self.refuses: set[str] = set()
+        self.status = 401
+        self._lock = threading.Lock()
+
+    def _ask(self, what: str) -> None:
+        with self._lock:
+            self.asked.append(what)
+
+    def catalog(self, host: str) -> tuple[str, ...]:
+        self._ask("catalog")
+        if not self.lists:
+            raise RemoteError(f"{host}: {self.status} no", status=self.status)
+        return tuple(self.names)
+
+    def tags(self, reference: Reference) -> tuple[str, ...]:
+        self._ask(f"tags {reference.path}")
+        if reference.path in self.refuses:
+            raise RemoteError(f"{reference.repository}: 403 DENIED", status=403)
+        return tuple(self.names.get(reference.path, ()))
+
+    def manifest(self, reference: Reference) -> Manifest:
+        self._ask(f"manifest {reference.path}:{reference.tag or ''}")
+        data = self.store.read(reference.digest or self.names[reference.path][str(reference.tag)])
+        return Manifest(data, json.loads(data)["mediaType"], reference.digest or self.names[reference.path][str(reference.tag)])
+
+
+def registry(store: Store, **names: str) -> Any:
+    return Registry(store, {path.replace("__", "/"): {"latest": digest} for path, digest in names.items()})
+
+
+def container(store: Store) -> str:
+    """An image that is no CloudImage."""
+    config = Descriptor("application/vnd.oci.image.config.v1+json", *store.put(b"{}"))
+    return store.put(canonical_json({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config.to_json(), "layers": []}))[0]
+
+
+# The catalogue
+
+
+def test_the_catalogue_that_comes_along_is_found_by_name_and_by_description() -> None:
+    hits = {hit.name: hit for hit in search.catalogue(search.bundled(), "")}
+    assert {"kubernetes", "web", "chart"} <= set(hits)
+    assert [hit.name for hit in search.catalogue(search.bundled(), "KUBERNETE") if hit.name == "kubernetes"] == ["kubernetes"]
+    assert [hit.name for hit in search.catalogue(search.bundled(), "redis behind")] == ["web"]
+    assert hits["web"].description == "nginx and Redis behind Services"
+    assert (Path(hits["web"].folder or "") / "Kubefile").is_file()
+
+
+def test_the_version_of_kubernetes_is_that_of_the_lowest_base(tmp_path: Path) -> None:
+    for name, text in {
+        "base": "FROM scratch\nARG VERSION=v1.29.3\nLABEL cluster.alpha.sealer.io/cluster-runtime-version=${VERSION}\n",
+        "app": "FROM base\n",
+        "top": "FROM app\n",
+        "broken": "FROM base\nNONSENSE x\n",
+        "foreign": "FROM reg.test/other:1\n",
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "Kubefile").write_text(text)
+    found = {hit.name: hit.kubernetes for hit in search.catalogue(tmp_path, "")}
+    assert found == {"base": "v1.29.3", "app": "v1.29.3", "top": "v1.29.3", "broken": "v1.29.3", "foreign": None}
+
+
+def test_without_a_catalogue_there_are_no_hits() -> None:
+    assert list(search.catalogue(None, "")) == []
+
+
+# The store
+
+
+def test_the_store_is_searched_by_name_and_label(store: Store) -> None:
+    described = Info(kubernetes="v1.30.0", labels={search.DESCRIPTION: "A message\nbroker"})
+    image = put(store, "mq", [file("a")], info=described, platforms=(AMD64, ARM64))
+    put(store, "web", [file("b")])
+    (hit,) = search.stored(store, "BROKER")
+    assert (hit.name, hit.where, hit.description, hit.kubernetes) == ("mq:latest", "store", "A message broker", "v1.30.0")
+    assert (hit.platforms, hit.size, hit.digest) == (("linux/amd64", "linux/arm64"), image.size, image.digest)
+    assert [hit.name for hit in search.stored(store, "")] == ["mq:latest", "web:latest"]
+    store.path(image.platforms[0].layers[0].digest).unlink()
+    (broken,) = search.stored(store, "mq")
+    assert "missing" in broken.description
+
+
+# Registries
+
+
+def test_of_a_registry_only_what_matches_is_looked_into(store: Store, tmp_path: Path) -> None:
+    far = Store(tmp_path / "far")
+    info = Info(kubernetes="v1.30.0", labels={search.DESCRIPTION: "A message broker"})
+    image = put(far, "mq", [file("a")], info=info, embedded={"x.io/i:1": b"i" * 1000}, platforms=(AMD64, ARM64))
+    client = registry(far, acme__mq=image.digest, acme__web=image.digest, other__mq=image.digest, acme__mqtt=container(far))
+    found = search.search("MQ", store, [Place(HOST, "acme")], client)
+    (hit,) = [hit for hit in found.hits if hit.where == HOST]
+    assert hit == search.Hit(
+        f"{HOST}/acme/mq:latest", HOST, "A message broker", ("linux/amd64", "linux/arm64"), "v1.30.0", image.size, image.digest, tags=1
+    )
+    assert sorted(client.asked) == sorted(
+        ["catalog", "tags acme/mq", "tags acme/mqtt", "manifest acme/mq:latest", "manifest acme/mqtt:latest", *["manifest acme/mq:"] * 4]
+    )
+    assert (found.silent, found.more) == ((), 0)
+
+
+def test_a_repository_is_shown_by_its_latest_tag_or_its_highest(store: Store) -> None:
+    one, two = put(store, "one", [file("a")]), put(store, "two", [file("b")])
+    names = {
+        "a": {"1.10": two.digest, "1.9": one.digest, one.digest.replace(":", "-") + ".sig": one.digest},
+        "b": {"latest": one.digest, "2.0": two.digest},
+        "empty": {},
+        "signatures": {one.digest.replace(":", "-"): one.digest},
+    }
+    client: Any = Registry(store, names)
+    found = [hit for hit in search.search("", store, [Place(HOST)], client).hits if hit.where == HOST]
+    assert [(hit.name, hit.digest, hit.tags) for hit in found] == [(f"{HOST}/a:1.10", two.digest, 2), (f"{HOST}/b:latest", one.digest, 2)]
+
+
+def test_too_many_repositories_are_not_all_looked_into(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "MOST", 2)
+    image = put(store, "web", [file("a")])
+    client = registry(store, **{f"web{number}": image.digest for number in range(5)})
+    found = search.search("web", store, [Place(HOST)], client)
+    assert (len([hit for hit in found.hits if hit.where == HOST]), found.more) == (2, 3)
+    assert len([question for question in client.asked if question.startswith("tags")]) == 2
+
+
+def test_a_registry_that_lists_nothing_is_told_and_the_named_repository_found(store: Store) -> None:
+    image = put(store, "x", [file("a")])
+    client: Any = Registry(store, {"acme/web": {"latest": image.digest}}, lists=False)
+    found = search.search("web", store, [Place(HOST, "acme")], client)
+    assert [hit.name for hit in found.hits if hit.where == HOST] == [f"{HOST}/acme/web:latest"]
+    (silent,) = found.silent
+    assert (silent.name, silent.found) == (HOST, True)
+    assert "does not list its repositories" in silent.reason
+    for term in ("", "we", "not a name", "web:1"):
+        nothing = search.search(term, store, [Place(HOST, "acme")], client)
+        assert [hit for hit in nothing.hits if hit.where == HOST] == []
+        assert [one.found for one in nothing.silent] == [False]
+
+
+def test_a_registry_that_is_ill_is_asked_once(store: Store) -> None:
+    client: Any = Registry(store, {}, lists=False)
+    client.status = 502
+    found = search.search("web", store, [Place(HOST)], client)
+    assert [silent.found for silent in found.silent] == [False]
+    assert client.asked == ["catalog"]
+
+
+def test_docker_hub_is_not_asked_for_a_list_that_it_has_not(store: Store) -> None:
+    image = put(store, "x", [file("a")])
+    client: Any = Registry(store, {"library/web": {"latest": image.digest}})
+    found = search.search("web", store, [Place("docker.io")], client)
+    assert [hit.name for hit in found.hits if hit.where == "docker.io"] == ["web:latest"]
+    assert "catalog" not in client.asked
+    assert "Docker Hub shows no list" in found.silent[0].reason
+
+
+def test_a_repository_that_is_refused_or_strange_is_told_beside_the_others(store: Store) -> None:
+    image = put(store, "x", [file("a")])
+    index = json.loads(store.read(image.digest))
+    index["manifests"] = [{"no": "descriptor"}]
+    strange = store.put(canonical_json(index))[0]
+    client = registry(store, good=image.digest, secret=image.digest, strange=strange)
+    client.refuses = {"secret"}
+    found = search.search("", store, [Place(HOST)], client)
+    assert [hit.name for hit in found.hits if hit.where == HOST] == [f"{HOST}/good:latest"]
+    reasons = {silent.name: silent.reason for silent in found.silent}
+    assert set(reasons) == {f"{HOST}/secret", f"{HOST}/strange"}
+    assert "403 DENIED" in reasons[f"{HOST}/secret"]
+    assert "cannot be understood" in reasons[f"{HOST}/strange"]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("localhost:5000", Place("localhost:5000")),
+        ("reg.test/acme", Place("reg.test", "acme")),
+        ("reg.test/acme/deep/", Place("reg.test", "acme/deep")),
+        ("docker.io", Place("docker.io")),
+        ("index.docker.io/acme", Place("docker.io", "acme")),
+    ],
+)
+def test_registries_are_written_with_or_without_a_namespace(text: str, place: Place) -> None:
+    assert Place.parse(text) == place
+
+
+@pytest.mark.parametrize("text", ["", "web", "acme/web", "http://reg.test", "reg.test/UPPER", "reg.test/a//b"])
+def test_what_is_no_registry_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--registry"):
+        Place.parse(text)
+
+
+def test_tags_are_in_the_order_of_their_numbers_without_attachments(store: Store) -> None:
+    tags = ["v1.10.0", "v1.9.0", "latest", "v1.9.0-1", "sha256-" + "a" * 64, "sha256-" + "a" * 64 + ".sig", "2"]
+    client: Any = Registry(store, {"acme/web": dict.fromkeys(tags, "x")})
+    assert search.tags(Reference.parse(f"{HOST}/acme/web"), client) == ("latest", "v1.9.0", "v1.9.0-1", "v1.10.0", "2")
+
+
+# The command line
+
+
+class Connection:
+    """What `connect` gives the command line."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def __enter__(self) -> Any:
+        return self.client
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def run(client: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr("harness.cli.search.connect", lambda *_, **__: Connection(client))
+    return app.execute(["search", *words])
+
+
+def test_nobody_is_asked_without_a_registry(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("harness.cli.search.connect", lambda *_, **__: pytest.fail("a registry is asked"))
+    put(store, "web", [file("a")])
+    assert app.execute(["search", "web"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0][:3] == ["NAME", "WHERE", "TAGS"]
+    assert ["web", "catalogue"] in [row[:2] for row in rows]
+    assert ["web:latest", "store", "-", "linux/amd64"] in [row[:4] for row in rows]
+    assert app.execute(["search", "nothing like it"]) == 0
+    assert capsys.readouterr().out == "nothing was found\n"
+
+
+def test_a_silent_registry_is_an_error_after_all_that_was_found(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = put(store, "web", [file("a")])
+    client = Registry(store, {"web": {"latest": image.digest}}, lists=False)
+    assert run(client, monkeypatch, "we", "--registry", HOST, "-o", "json") == 4
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert "web:latest" in [hit["name"] for hit in found["hits"]]
+    assert found["silent"][0]["name"] == HOST
+    assert "does not list its repositories" in said.err
+    assert "search --tags" in said.err
+    assert run(client, monkeypatch, "web", "--registry", HOST) == 0
+    said = capsys.readouterr()
+    assert f"{HOST}/web:latest" in said.out
+    assert "only the repository of exactly this name was looked for" in said.err
+
+
+def test_tags_of_a_repository(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    client = Registry(store, {"web": {"2": "x", "1": "x"}})
+    assert run(client, monkeypatch, "--tags", f"{HOST}/web") == 0
+    assert capsys.readouterr().out == "1\n2\n"
+    assert run(client, monkeypatch, "--tags", f"{HOST}/web", "-o", "json") == 0
+    assert json.loads(capsys.readouterr().out) == {"repository": f"{HOST}/web", "tags": ["1", "2"]}
+    assert run(client, monkeypatch, "--tags", f"{HOST}/nothing") == 4
+    assert "no such repository" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tags"], "--tags needs a repository"),
+        (["--tags", "x", "--registry", HOST], "--tags takes no --registry"),
+        (["--tags", "UPPER/x y"], "TERM UPPER"),
+        (["web", "--registry", "web"], "not a registry"),
+        (["web", "-o", "xml"], "--output xml"),
+    ],
+)
+def test_wrong_words_are_told(
+    words: list[str], message: str, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(Registry(store, {}), monkeypatch, *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_description_cannot_write_to_our_terminal(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    put(store, "web", [file("a")], info=Info(labels={search.DESCRIPTION: "a\x1b[2Jb"}))
+    assert cloudimage.read(store, "web").platforms[0].info.labels
+    assert app.execute(["search", "web:latest"]) == 0
+    assert "\x1b" not in capsys.readouterr().out

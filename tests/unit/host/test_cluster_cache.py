@@ -1,0 +1,74 @@
+"""What this machine remembers of clusters."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.host.cluster_cache import ClusterState, known, unpin
+from harness.untrusted import KubeIdentity
+
+
+def test_what_is_remembered_is_added_to_and_for_its_owner_only(tmp_path: Path) -> None:
+    state = ClusterState.of("lab", tmp_path)
+    assert state.read() == {}
+    state.remember({"image": "web", "masters": []})
+    state.remember({"image": "web:2"})
+    assert state.read() == {"image": "web:2", "masters": []}
+    assert stat.S_IMODE(state.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(state.write("kubeconfig", "secret").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("name", ["", "Lab", "a/b", "..", "a b", "-a", "a" * 64])
+def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="no name for a cluster"):
+        ClusterState.of(name, tmp_path)
+
+
+def test_a_memory_that_was_damaged_counts_as_lost(tmp_path: Path) -> None:
+    state = ClusterState.of("lab", tmp_path)
+    state.write("cluster.json", "{")
+    assert state.read() == {}
+
+
+def test_the_clusters_that_are_known_are_those_with_a_memory(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        ClusterState.of(name, tmp_path).remember({"image": "x"})
+    (tmp_path / "clusters/begun").mkdir()
+    assert [state.name for state in known(tmp_path)] == ["a", "b"]
+    ClusterState.of("a", tmp_path).forget()
+    assert [state.name for state in known(tmp_path)] == ["b"]
+    assert known(tmp_path / "nosuch") == ()
+
+
+def test_two_commands_do_not_change_one_cluster_at_the_same_time(tmp_path: Path) -> None:
+    state = ClusterState.of("lab", tmp_path)
+    with state.lock(), pytest.raises(UsageError, match="another command is changing the cluster lab"), state.lock():
+        pass
+    with state.lock(), ClusterState.of("other", tmp_path).lock():
+        pass
+    with state.lock():
+        pass
+
+
+def test_host_keys_of_machines_that_are_gone_are_forgotten_everywhere(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        ClusterState.of(name, tmp_path).write("known_hosts", "10.0.0.1 ssh-ed25519 A\n10.0.0.11 ssh-ed25519 B\n")
+    unpin(["10.0.0.1"], tmp_path)
+    for name in ("a", "b"):
+        assert ClusterState.of(name, tmp_path).known_hosts.read_text() == "10.0.0.11 ssh-ed25519 B\n"
+    unpin(["10.0.0.1"], tmp_path / "nosuch")
+
+
+def test_the_authority_of_a_cluster_is_known_by_its_kubeconfig(tmp_path: Path) -> None:
+    state = ClusterState.of("lab", tmp_path)
+    assert state.authority() is None
+    pem = b"-----BEGIN %b-----\nAAAA\n-----END %b-----\n"
+    certificate, key = pem % (b"CERTIFICATE", b"CERTIFICATE"), pem % (b"PRIVATE KEY", b"PRIVATE KEY")
+    state.write("kubeconfig", KubeIdentity(certificate, certificate, key).kubeconfig(server="https://10.0.0.1:6443", cluster="lab"))
+    assert state.authority() == certificate
+    state.write("kubeconfig", "users: [{user: {exec: {command: sh}}}]")
+    assert state.authority() is None

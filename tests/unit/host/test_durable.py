@@ -1,0 +1,183 @@
+"""Small files on a full disk and before a power cut."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from harness import log
+from harness.errors import StoreError
+from harness.host import durable, liveness
+from harness.host.cluster_cache import ClusterState
+from harness.oci.registry.credentials import Credentials
+from harness.oci.registry.errors import Patience
+from harness.oci.registry.transport import SlowError, _Paced
+from harness.oci.store import Store
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk takes names, and no content."""
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+
+
+@pytest.mark.usefixtures("full")
+def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new_one(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(StoreError, match="file cannot be written: No space left on device") as caught:
+        durable.write(target, "secret")
+    assert "df -h" in str(caught.value.hint)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "old"}
+
+
+@pytest.mark.usefixtures("full")
+def test_a_full_disk_leaves_no_kubeconfig_and_no_login_behind(tmp_path: Path) -> None:
+    with pytest.raises(StoreError):
+        ClusterState.of("lab", tmp_path).write("kubeconfig", "client-key-data: secret")
+    with pytest.raises(StoreError):
+        Credentials(tmp_path / "docker").store("registry.example.org", "user", "secret")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_folder_that_may_not_be_written_is_an_error_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be written") as caught:
+        durable.write(tmp_path / "missing/file", "x")
+    assert "ls -ld" in str(caught.value.hint)
+
+
+class Order:
+    """What was synced and renamed, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[str] = []
+        rename = Path.replace
+
+        def note(descriptor: int) -> None:
+            self.seen.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name.strip('.').partition('.')[0]}")
+
+        def replace(path: Path, target: Path) -> Path:
+            self.seen.append(f"name {Path(target).name}")
+            return rename(path, target)
+
+        monkeypatch.setattr(os, "fsync", note)
+        monkeypatch.setattr(Path, "replace", replace)
+
+
+def test_content_is_on_the_disk_before_the_name_and_the_name_before_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    order = Order(monkeypatch)
+    durable.write(folder / "file", "x", mode=0o640)
+    assert order.seen == ["sync file", "name file", "sync folder"]
+    assert (folder / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_block_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(TypeError), durable.replacing(target) as file:
+        file.write(b"secret" + cast("Any", "text"))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "old"}
+
+
+def test_a_file_that_is_not_to_be_overwritten_is_not(tmp_path: Path) -> None:
+    for _ in range(2):
+        with contextlib.suppress(FileExistsError), durable.replacing(tmp_path / "file", overwrite=False) as file:
+            file.write(b"second" if (tmp_path / "file").exists() else b"first")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "first"}
+
+
+def test_without_a_mode_the_umask_decides(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        for mode, expected in ((None, 0o640), (0o604, 0o604), (0o600, 0o600)):
+            with durable.replacing(tmp_path / "file", mode=mode) as file:
+                file.write(b"x")
+            assert (tmp_path / "file").stat().st_mode & 0o777 == expected
+    finally:
+        os.umask(before)
+
+
+def test_blobs_have_their_names_on_the_disk_before_an_image_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "store")
+    blob = store.put(b"{}")
+    order = Order(monkeypatch)
+    store.keep("step", "one", {"layer": str(blob)})
+    blobs = store.path("sha256:" + "0" * 64).parent.name
+    assert order.seen.index(f"sync {blobs}") < order.seen.index("name one.json")
+    assert order.seen[-1] == "sync step"
+
+
+def test_a_long_wait_for_a_lock_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup()
+    monkeypatch.setattr(liveness, "_SAY_AFTER", 0.0)
+    told = threading.Event()
+    info: Callable[[str], None] = log.info
+
+    def note(text: str) -> None:
+        info(text)
+        told.set()
+
+    monkeypatch.setattr(log, "info", note)
+    path = tmp_path / "lock"
+    first, second = (os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(2))
+    fcntl.flock(first, fcntl.LOCK_EX)
+    waiting = threading.Thread(target=liveness.lock, args=(second, fcntl.LOCK_EX, path), daemon=True)
+    waiting.start()
+    assert told.wait(120)
+    os.close(first)
+    waiting.join(120)
+    assert not waiting.is_alive()
+    os.close(second)
+    assert capsys.readouterr().err.count(f"waiting for another process that holds {path}") == 1
+
+
+def test_a_lock_that_is_free_is_taken_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "Timer", None)
+    descriptor = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    liveness.lock(descriptor, fcntl.LOCK_EX, tmp_path / "lock")
+    os.close(descriptor)
+
+
+class Dribble(io.RawIOBase):
+    """A registry that gives ``count`` bytes each ``pause`` seconds, by the clock that it moves."""
+
+    def __init__(self, count: int, pause: float) -> None:
+        self.count, self.pause, self.now = count, pause, 0.0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        self.now += self.pause
+        buffer[: self.count] = bytes(self.count)
+        return self.count
+
+
+def test_a_registry_that_gives_a_byte_each_29_seconds_is_given_up() -> None:
+    line = Dribble(1, 29)
+    with pytest.raises(SlowError, match="only 3 bytes in 87 s"):
+        io.BufferedReader(_Paced(line, Patience(), lambda: line.now)).read(1000)
+
+
+def test_a_slow_line_and_a_slow_reader_are_borne_with() -> None:
+    line = Dribble(4096, 20)
+    stream = io.BufferedReader(_Paced(line, Patience(), lambda: line.now))
+    for _ in range(100):
+        assert stream.read(4096) == bytes(4096)
+        # The disk takes its time.
+        line.now += 1000

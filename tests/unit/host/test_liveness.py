@@ -1,0 +1,100 @@
+"""Who owns a folder or a label, told without process ids alone: containers that share a disk number their processes anew."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.build import sandbox
+from harness.host import liveness, scratch
+from harness.host.docker import LABEL_BUILD
+
+
+def label(**changes: str) -> str:
+    """That of this process, with other parts."""
+    parts = dict(zip(("boot", "namespace", "process", "start"), liveness.process_label().split("."), strict=True)) | changes
+    return ".".join(parts.values())
+
+
+def test_this_process_has_not_ended() -> None:
+    assert not liveness.has_ended(liveness.process_label())
+    assert liveness.process_number(liveness.process_label()) == os.getpid()
+
+
+@pytest.mark.parametrize("changes", [{"start": "1"}, {"process": "4194305"}])
+def test_a_process_that_is_not_there_any_more_has_ended_also_when_its_number_was_given_again(changes: dict[str, str]) -> None:
+    assert liveness.has_ended(label(**changes))
+
+
+@pytest.mark.parametrize("changes", [{"namespace": "7"}, {"boot": "f" * 32}])
+def test_of_a_process_of_another_container_or_machine_nothing_is_known(changes: dict[str, str]) -> None:
+    assert not liveness.has_ended(label(process="4194305", **changes))
+
+
+@pytest.mark.parametrize("text", ["", "4711", "a.b.c.d", f"{'0' * 32}.0.1.1", "x" * 1000])
+def test_what_is_not_a_label_has_not_ended(text: str) -> None:
+    assert not liveness.has_ended(text)
+    assert liveness.process_number(text) in (0, 1)
+
+
+def test_a_held_folder_is_not_abandoned_until_it_is_let_go(tmp_path: Path) -> None:
+    held = liveness.HeldFolder(tmp_path)
+    (held.path / "file").write_text("x")
+    assert not liveness.is_abandoned(held.path)
+    assert not liveness.remove_abandoned(held.path)
+    assert (held.path / "file").exists()
+    # As the end of the process does.
+    os.close(held._descriptor)
+    held._descriptor = -1
+    asked: list[bool] = []
+    assert liveness.remove_abandoned(held.path, lambda: asked.append(held.path.exists()))
+    assert asked == [True]
+    assert not held.path.exists()
+
+
+def test_two_folders_of_one_process_are_two(tmp_path: Path) -> None:
+    one, two = liveness.HeldFolder(tmp_path), liveness.HeldFolder(tmp_path)
+    assert one.path != two.path
+    one.remove()
+    one.remove()
+    assert two.path.is_dir()
+    two.remove()
+
+
+def test_a_link_in_place_of_a_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert not liveness.remove_abandoned(tmp_path / "link")
+    assert (tmp_path / "target").is_dir()
+
+
+def test_a_container_with_the_same_process_ids_leaves_the_scratch_folder_of_another_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = scratch.folder()
+    # Its process is not in /proc here, as seen from another container.
+    monkeypatch.setattr(os, "getpid", lambda: 4194305)
+    with scratch.cleaned():
+        assert mine.is_dir()
+        assert scratch.folder() != mine
+    assert mine.is_dir()
+    assert scratch.abandoned() == ()
+
+
+def test_scratch_folders_of_commands_that_were_killed_go() -> None:
+    left = scratch.folder().parent / "4711-0badcafe"
+    left.mkdir()
+    assert scratch.abandoned() == (left,)
+    with scratch.cleaned():
+        assert not left.exists()
+
+
+def test_builds_in_other_containers_that_share_the_engine_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    assert sandbox._is_dead({LABEL_BUILD: label(start="1")})
+    assert not sandbox._is_dead({LABEL_BUILD: label()})
+    assert not sandbox._is_dead({LABEL_BUILD: label(namespace="7", process="4194305")})
+    # The engine's machine has restarted since: no build of then is alive. Of an engine elsewhere that says nothing.
+    assert sandbox._is_dead({LABEL_BUILD: label(boot="f" * 32)})
+    monkeypatch.setenv("DOCKER_HOST", "tcp://build.example.org:2376")
+    assert not sandbox._is_dead({LABEL_BUILD: label(boot="f" * 32)})

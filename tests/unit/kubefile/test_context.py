@@ -1,0 +1,189 @@
+"""What COPY takes from the build context, and where it lands."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from harness.kubefile import context as build_context
+from harness.kubefile.context import ContextError, Placed, place
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    root = tmp_path / "context"
+    for name in ("a.txt", "b.txt", ".hidden", "dir/x.yaml", "dir/sub/y.yaml", "etc/values.yaml", "amd64/bin/tool", "[z].txt"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (root / "dir/empty").mkdir()
+    (tmp_path / "secret").write_text("secret")
+    return root
+
+
+def paths(placed: tuple[Placed, ...]) -> list[str]:
+    return [entry.path for entry in placed]
+
+
+@pytest.mark.parametrize(
+    ("sources", "destination", "expected"),
+    [
+        (["a.txt"], "", ["a.txt"]),
+        (["a.txt"], "b", ["b"]),
+        (["a.txt"], "b/", ["b/a.txt"]),
+        (["./a.txt"], "b/c", ["b/c"]),
+        (["/a.txt"], "b/", ["b/a.txt"]),
+        (["dir/../a.txt"], "b/", ["b/a.txt"]),
+        (["a.txt"], "manifests", ["manifests/a.txt"]),
+        (["a.txt"], "made", ["made/a.txt"]),
+        (["a.txt", "b.txt"], "c/", ["c/a.txt", "c/b.txt"]),
+        (["*.txt"], "c/", ["c/[z].txt", "c/a.txt", "c/b.txt"]),
+        (["?.txt"], "", ["a.txt", "b.txt"]),
+        (["[ab].txt"], "c/", ["c/a.txt", "c/b.txt"]),
+        (["[^a].txt"], "c", ["c"]),
+        ([r"\[z\].*"], "c/", ["c/[z].txt"]),
+        (["a*"], "c/", ["c", "c/bin", "c/bin/tool", "c/a.txt"]),
+        (["dir"], "d", ["d", "d/empty", "d/sub", "d/sub/y.yaml", "d/x.yaml"]),
+        (["dir/"], "d/", ["d", "d/empty", "d/sub", "d/sub/y.yaml", "d/x.yaml"]),
+        (["dir"], "", ["empty", "sub", "sub/y.yaml", "x.yaml"]),
+        (["*/x.yaml"], "d/", ["d/x.yaml"]),
+        (["amd64/bin"], "bin", ["bin", "bin/tool"]),
+        (["https://x.io/f", "a.txt"], "c/", ["c/a.txt"]),
+    ],
+)
+def test_where_things_land(context: Path, sources: list[str], destination: str, expected: list[str]) -> None:
+    known = {"made"}
+    placed = place(context, sources, destination, is_folder=lambda path: path in known or build_context.known_folder(path))
+    assert sorted(paths(placed)) == sorted(expected)
+    assert all(entry.source.is_relative_to(context) for entry in placed)
+
+
+def test_parents_come_before_children(context: Path) -> None:
+    found = paths(place(context, ["dir"], "d"))
+    assert found == ["d", "d/empty", "d/sub", "d/sub/y.yaml", "d/x.yaml"]
+
+
+def test_a_later_source_overwrites_an_earlier_one(context: Path) -> None:
+    (context / "dir/a.txt").write_text("from dir")
+    placed = place(context, ["a.txt", "dir"], "c/")
+    assert [entry.source.read_text() for entry in placed if entry.path == "c/a.txt"] == ["from dir"]
+
+
+def test_a_folder_of_the_rootfs_keeps_its_name_in_the_root(context: Path) -> None:
+    assert paths(place(context, ["etc"], "")) == ["etc", "etc/values.yaml"]
+    assert paths(place(context, ["amd64/bin"], "")) == ["bin", "bin/tool"]
+    assert paths(place(context, ["etc"], "conf/")) == ["conf", "conf/values.yaml"]
+    assert "etc/values.yaml" in paths(place(context, ["*"], ""))
+    named_like_one = context.rename(context.parent / "manifests")
+    assert "a.txt" in paths(place(named_like_one, ["."], ""))
+
+
+@pytest.mark.parametrize(
+    ("sources", "destination", "message", "hint"),
+    [
+        (["none"], "", "none: no such file or folder in", None),
+        (["dir/x.yml"], "", "dir/x.yml: no such file or folder in", "did you mean dir/x.yaml?"),
+        (["dri/x.yaml"], "", "dri/x.yaml: no such file or folder in", "did you mean dir?"),
+        (["*.zip"], "", "*.zip: nothing matches in", None),
+        (["../secret"], "", "../secret is outside the build context", "copy it into the context first"),
+        (["dir/../../secret"], "", "dir/../../secret is outside the build context", "copy it into the context first"),
+        (["a.txt", "b.txt"], "c", "2 sources for the destination c, which is not a folder", "end it with a slash: c/"),
+        (["*.txt"], "c", "3 sources for the destination c, which is not a folder", "end it with a slash: c/"),
+    ],
+)
+def test_what_cannot_be_taken(context: Path, sources: list[str], destination: str, message: str, hint: str | None) -> None:
+    with pytest.raises(ContextError) as caught:
+        place(context, sources, destination)
+    assert caught.value.message.startswith(message)
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize("goal", ["../secret", "../", "/etc/passwd"])
+def test_no_symbolic_link_leads_out(context: Path, goal: str) -> None:
+    (context / "link").symlink_to(goal)
+    (context / "dir/link").symlink_to(f"../{goal}" if goal.startswith("..") else goal)
+    for source in ("link", "link/secret", "l*", "dir", "."):
+        with pytest.raises(ContextError, match=r"symbolic link|no such file"):
+            place(context, [source], "d/")
+
+
+def test_links_inside_the_context(context: Path) -> None:
+    (context / "to-file").symlink_to("dir/x.yaml")
+    (context / "to-dir").symlink_to("dir")
+    (context / "dir/up").symlink_to("../a.txt")
+    (context / "dir/dangling").symlink_to("later")
+    assert place(context, ["to-file"], "d/") == (Placed(context / "dir/x.yaml", "d/to-file"),)
+    assert "d/sub/y.yaml" in paths(place(context, ["to-dir"], "d/"))
+    below = {entry.path: entry.source for entry in place(context, ["dir"], "d/")}
+    assert below["d/up"].is_symlink()
+    assert below["d/dangling"].is_symlink()
+
+
+def test_links_in_a_circle_and_devices(context: Path) -> None:
+    (context / "round").symlink_to("round")
+    with pytest.raises(ContextError, match="round"):
+        place(context, ["round"], "")
+    os.mkfifo(context / "dir/pipe")
+    with pytest.raises(ContextError, match="dir/pipe is neither a file, a folder nor a symbolic link"):
+        place(context, ["dir"], "d/")
+
+
+def test_in_an_image_absolute_links_lead_into_the_image(context: Path) -> None:
+    (context / "link").symlink_to("/dir/x.yaml")
+    (context / "lib").symlink_to("/dir")
+    (context / "dir/out").symlink_to("/etc/passwd")
+    (context / "up").symlink_to("../../../a.txt")
+    (context / "round").symlink_to("/round")
+    assert place(context, ["/link"], "d/", image=True) == (Placed(context / "dir/x.yaml", "d/link"),)
+    assert place(context, ["/lib/x.yaml"], "d/", image=True) == (Placed(context / "dir/x.yaml", "d/x.yaml"),)
+    assert place(context, ["up"], "d/", image=True) == (Placed(context / "a.txt", "d/up"),)
+    assert "d/out" in paths(place(context, ["/dir"], "d/", image=True))
+    assert paths(place(context, ["/etc"], "", image=True)) == ["values.yaml"]
+    with pytest.raises(ContextError, match="circle"):
+        place(context, ["round"], "d/", image=True)
+    with pytest.raises(ContextError, match="no such file or folder in the image"):
+        place(context, ["none"], "d/", image=True)
+
+
+def test_add_marks_tars_by_their_content(context: Path) -> None:
+    with tarfile.open(context / "app.bin", "w:gz") as tar:
+        tar.add(context / "a.txt", "a.txt")
+    (context / "empty.tar").write_bytes(b"")
+    (context / "fake.tar.gz").write_text("not a tar")
+    assert place(context, ["app.bin"], "d/", extract=True) == (Placed(context / "app.bin", "d", archive=True),)
+    assert place(context, ["app.bin"], "d/") == (Placed(context / "app.bin", "d/app.bin"),)
+    assert place(context, ["empty.tar"], "d/", extract=True) == (Placed(context / "empty.tar", "d/empty.tar"),)
+    assert place(context, ["fake.tar.gz"], "", extract=True) == (Placed(context / "fake.tar.gz", "fake.tar.gz"),)
+
+
+def test_the_file_with_passwords_stays_out(context: Path) -> None:
+    (context / "imageListWithAuth.yaml").write_text("- password: p")
+    assert "imageListWithAuth.yaml" not in paths(place(context, ["."], ""))
+    for source in ("imageListWithAuth.yaml", "*.yaml"):
+        with pytest.raises(ContextError, match="holds passwords"):
+            place(context, [source], "d/")
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://x.io/a/b.yaml", "b.yaml"),
+        ("https://x.io/b%20c.yaml?v=1#x", "b c.yaml"),
+        ("https://x.io/a/", None),
+        ("https://x.io/a/..", None),
+    ],
+)
+def test_url_name(url: str, name: str | None) -> None:
+    if name is None:
+        with pytest.raises(ContextError, match="no file name"):
+            build_context.url_name(url)
+    else:
+        assert build_context.url_name(url) == name
+
+
+@pytest.mark.parametrize(("path", "expected"), [("", "f"), ("d/", "d/f"), ("d", "d"), ("manifests", "manifests/f"), ("d/e", "d/e")])
+def test_destination_of_a_file(path: str, expected: str) -> None:
+    assert build_context.destination_of(path, "f") == expected

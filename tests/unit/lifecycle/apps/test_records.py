@@ -1,0 +1,512 @@
+"""Applications in a cluster that runs: what is done in which order, what is refused before that, what is kept, and what goes again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import cloudimage, log
+from harness.cloudimage import App, Blob, EmbeddedImage, ImageSet, Info, PlatformImage
+from harness.clusterfile import AppConfig, Application, is_redacted
+from harness.clusterfile.parse import parse
+from harness.errors import CheckError, CommandError, InputError, StoreError, UsageError
+from harness.lifecycle import plan as planning
+from harness.lifecycle.apps import install, launch, records, uninstall
+from harness.lifecycle.apps import target as targets
+from harness.lifecycle.apps.install import Request
+from harness.lifecycle.apps.records import Installed
+from harness.lifecycle.apps.target import Target
+from harness.lifecycle.apps.tracking import Object
+from harness.oci.layer import scan, write_layer
+from harness.oci.model import OCI_MANIFEST, Platform, canonical_json
+from harness.oci.store import Store
+from tests.unit.lifecycle.standin import StandIn
+from tests.unit.lifecycle.test_run import store
+
+__all__ = ["store"]  # a fixture
+
+AMD64 = Platform.parse("linux/amd64")
+FILES = {"application/apps/web/web.yaml": "kind: A\n", "etc/page": "{{ Greeting }} {{ DbPassword }} {{ SvcCIDR }}\n"}
+WEB = App("web", "kube", ("web.yaml",), commands=("kubectl apply -f application/apps/web/web.yaml",))
+DB = App("db", "helm", ("db.tgz",), env={"Size": "1"}, commands=("helm install db application/apps/db/db.tgz",))
+INFO: dict[str, Any] = {
+    "apps": (WEB, DB), "launch": (*DB.commands, *WEB.commands), "env": {"Greeting": "hello"}, "kube_version": ">=1.31 <1.38",
+}  # fmt: skip
+
+
+def embedded(store: Store, *names: str) -> ImageSet:
+    """Container images, each of one small layer."""
+    images, blobs = [], []
+    for name in names:
+        layer, size = store.put(f"layer of {name}".encode())
+        config, length = store.put(f'{{"of": "{name}"}}'.encode())
+        parts = [
+            {"mediaType": "application/octet-stream", "digest": digest, "size": long} for digest, long in ((config, length), (layer, size))
+        ]
+        described = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": parts[0], "layers": parts[1:]}
+        manifest, total = store.put(canonical_json(described))
+        images.append(EmbeddedImage(name, manifest, OCI_MANIFEST, total))
+        blobs += [Blob(manifest, OCI_MANIFEST, total), Blob(config, "c", length), Blob(layer, "l", size)]
+    return ImageSet(tuple(images), tuple(blobs)).sorted()
+
+
+def build(
+    store: Store, name: str = "shop", files: dict[str, str] | None = None, images: tuple[str, ...] = ("docker.io/library/a:1",), **info: Any
+) -> str:
+    """A small application image in the store; its digest."""
+    root = store.root.parent / f"root-{name}-{len(list(store.root.parent.iterdir()))}"
+    root.mkdir()
+    for path, text in (FILES if files is None else files).items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    layer = write_layer(scan(root), store)
+    given = {**INFO, **info}
+    part = PlatformImage(AMD64, (layer.descriptor,), (layer.diff_id,), info=Info(type="app", **given), images=embedded(store, *images))
+    made = cloudimage.write(store, [part])
+    store.tag(name, made)
+    return made.digest
+
+
+class Kube:
+    """Keeps ConfigMaps, and notes what else it is told."""
+
+    kubeconfig, home, where = "/etc/kubernetes/admin.conf", "/var/lib/slipway", "m1"
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, Any]] = {}
+        self.said: list[tuple[tuple[str, ...], str | None]] = []
+        self.made = 0
+        self.refuse = ""
+
+    def run(self, *argv: str, input: str | None = None, timeout: float = 0) -> str:
+        assert timeout >= 0
+        self.said.append((argv, input))
+        if argv[:2] == ("get", "configmaps"):
+            return json.dumps({"items": list(self.kept.values())})
+        if argv[:2] == ("get", "configmap"):
+            return json.dumps(self.kept[argv[2]]) if argv[2] in self.kept else ""
+        if argv[0] in ("create", "replace"):
+            return self._keep(argv[0], json.loads(input or ""))
+        if argv[:2] == ("delete", "configmap"):
+            self.kept.pop(argv[2], None)
+        elif argv[0] == "delete" and self.refuse:
+            raise CommandError("kubectl: exit code 1", details=self.refuse)
+        return ""
+
+    def _keep(self, verb: str, document: dict[str, Any]) -> str:
+        name = document["metadata"]["name"]
+        assert (name in self.kept) == (verb == "replace")
+        if verb == "create":
+            self.made += 1
+            document["metadata"]["uid"] = f"uid-{self.made}"
+        else:
+            document["metadata"]["uid"] = self.kept[name]["metadata"]["uid"]
+        self.kept[name] = document
+        return json.dumps(document)
+
+    def record(self, name: str = "shop") -> Installed:
+        return Installed.of(self.kept[f"slipway-app-{name}"])
+
+    def deleted(self) -> list[str]:
+        """The names of what was deleted, in order."""
+        texts = [text for argv, text in self.said if argv[0] == "delete" and text]
+        return [document["metadata"]["name"] for text in texts for document in yaml.safe_load_all(text)]
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    yield
+
+
+def target(kube: Any, way: str = targets.REGISTRY, kubernetes: str = "v1.36.3") -> Target:
+    first: Any = StandIn("10.0.0.1", "host-1")
+    worker: Any = StandIn("10.0.0.4", "host-4")
+    return Target(
+        name="lab",
+        kubectl=kube,
+        first=first,
+        nodes=(first, worker),
+        way=way,
+        root="/var/lib/slipway/apps",
+        kubernetes=kubernetes,
+        platforms={"10.0.0.1": AMD64, "10.0.0.4": AMD64},
+        exclusive=alone,
+        holders=(first,) if way == targets.REGISTRY else (),
+        masters=(first,),
+        facts={"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"},
+    )
+
+
+def work(store: Store, request: Request | None = None, kube: Any = None, **options: Any) -> install.Work:
+    request = request or Request.of("shop", env={"DbPassword": "hunter2"})
+    return install.make(target(kube or Kube(), **options), request, install.read(request, store), store)
+
+
+def test_an_application_may_name_the_networks_of_a_cluster_that_others_made(store: Store) -> None:
+    build(store)
+    facts = {"PodCIDR": "fd00::/48,10.0.0.0/16", "SvcCIDR": "fd00:1::/112,10.1.0.0/16"}
+    request = Request.of("shop", env={"DbPassword": "x"})
+    made = install.make(dataclasses.replace(target(Kube()), facts=facts), request, install.read(request, store), store)
+    assert (made.env["PodCIDRv4"], made.env["SvcCIDRv6"], made.env["KubeSvcIP"]) == ("10.0.0.0/16", "fd00:1::/112", "fd00:1::1")
+    strange = dataclasses.replace(target(Kube()), facts={"PodCIDR": "all", "SvcCIDR": "of them"})
+    assert install.make(strange, request, install.read(request, store), store).env["PodCIDR"] == "all"
+
+
+def ids(found: install.Work) -> list[str]:
+    recipe = install.plan(found)
+    planning.check(recipe)
+    return [step.id for step in recipe]
+
+
+# ---- what is done -----------------------------------------------------------------------------------------------------
+
+
+def test_images_are_there_before_anything_is_launched_and_the_order_of_launch_is_kept(store: Store) -> None:
+    build(store)
+    found = work(store)
+    assert ids(found) == [
+        "begin", "send-images", "tell-nodes", "app-shop-files", "app-shop-launch-1", "app-shop-launch-2", "drop", "wait", "record",
+    ]  # fmt: skip
+    assert [step.title for step in install.plan(found) if "launch" in step.id] == [f"launch: {command}" for command in INFO["launch"]]
+    by_id = {step.id: step for step in install.plan(found)}
+    assert [node.address for node in by_id["send-images"].nodes] == ["10.0.0.1"]
+    assert [node.address for node in by_id["tell-nodes"].nodes] == ["10.0.0.1", "10.0.0.4"]
+    assert {"send-images", "tell-nodes", "app-shop-files"} <= set(by_id["app-shop-launch-1"].needs)
+
+
+@pytest.mark.parametrize(
+    ("way", "steps"),
+    [(targets.IMPORT, ["begin", "import-images"]), (targets.SITE, ["begin", "tell-nodes"]), (targets.NOTHING, ["begin", "app-shop-files"])],
+)
+def test_how_images_get_to_the_nodes_depends_on_whose_cluster_it_is(store: Store, way: str, steps: list[str]) -> None:
+    build(store)
+    assert ids(work(store, way=way))[:2] == steps
+
+
+def test_values_reach_the_files_and_are_kept_without_secrets(store: Store) -> None:
+    build(store)
+    kube = Kube()
+    found = work(store, Request.of("shop", env={"DbPassword": "hunter2", "Greeting": "moin"}), kube)
+    assert found.files["etc/page"].data == b"moin hunter2 10.96.0.0/22\n"
+    install.plan(found)[0].action()
+    assert "hunter2" not in json.dumps(kube.kept)
+    kept = kube.record()
+    assert kept.application is not None
+    assert kept.application.env["Greeting"] == "moin"
+    assert is_redacted(kept.application.env["DbPassword"])
+    assert (kept.state, kept.image, kept.domains, kept.kube_version) == ("installing", "shop:latest", ("docker.io",), ">=1.31 <1.38")
+
+
+def test_a_value_that_is_not_given_is_told_with_its_file(store: Store) -> None:
+    build(store)
+    with pytest.raises(InputError, match="DbPassword is not defined"):
+        work(store, Request.of("shop"))
+
+
+def test_parts_commands_and_a_clusterfile_choose_what_is_launched(store: Store) -> None:
+    build(store, files={})
+    assert work(store, Request.of("shop", parts=["web"])).commands == WEB.commands
+    assert work(store, Request.of("shop", parts=["web", "db"])).commands == (*WEB.commands, f"export Size=1 && {DB.commands[0]}")
+    assert work(store, Request.of("shop", commands=["kubectl get nodes"])).commands == ("kubectl get nodes",)
+    text = """apiVersion: slipway.dev/v1
+kind: Application
+metadata: {name: shop}
+spec: {launchApps: [db], configs: [{name: db, env: {Size: "7"}}]}
+"""
+    found = parse(text, "Clusterfile")
+    assert work(store, Request.of("shop", found=found)).commands == (f"export Size=7 && {DB.commands[0]}",)
+    assert work(store, Request.of("shop", parts=["web"], found=found)).commands == WEB.commands
+
+
+def test_parts_that_the_image_does_not_have_are_told_and_commands_replace_all(store: Store) -> None:
+    build(store, files={})
+    with pytest.raises(InputError, match="no such application"):
+        work(store, Request.of("shop", parts=["nosuch"]))
+    with pytest.raises(UsageError, match="both given"):
+        Request.of("shop", parts=["web"], commands=["true"])
+
+
+def test_a_version_of_kubernetes_that_is_not_admitted_is_refused_before_anything_is_done(store: Store) -> None:
+    build(store)
+    kube = Kube()
+    with pytest.raises(CheckError, match=r"made for Kubernetes >=1.31 <1.38, and the cluster has v1.39.1"):
+        work(store, kube=kube, kubernetes="v1.39.1")
+    assert {argv[0] for argv, _ in kube.said} == {"get"}
+    work(store, kubernetes="v1.37.9-gke.300")
+
+
+def test_an_image_of_a_cluster_is_not_put_into_one(store: Store) -> None:
+    from tests.unit.lifecycle.test_run import build as build_cluster
+
+    build_cluster(store, "web")
+    with pytest.raises(StoreError, match="brings Kubernetes"):
+        install.read(Request.of("web"), store)
+
+
+def test_what_is_launched_again_depends_on_everything_and_on_whether_it_was_removed(store: Store) -> None:
+    build(store)
+
+    def generation(kube: Kube, **env: str) -> str:
+        found = work(store, Request.of("shop", env={"DbPassword": "hunter2", **env}), kube)
+        install.plan(found)[0].action()
+        return found.generation
+
+    kube = Kube()
+    first = generation(kube)
+    assert generation(kube) == first
+    assert generation(kube, DbPassword="hunter3") != first
+    kube.kept.clear()
+    assert generation(kube) != first
+
+
+def test_what_it_has_made_stays_known_when_it_is_begun_again(store: Store) -> None:
+    build(store)
+    kube = Kube()
+    made = (Object("v1", "Service", "default", "web"),)
+    found = work(store, kube=kube)
+    install.plan(found)[0].action()
+    records.write(kube, dataclasses.replace(found.record, objects=made, state="installed"))  # type: ignore[arg-type]
+    again = work(store, kube=kube)
+    install.plan(again)[0].action()
+    assert (kube.record().objects, kube.record().state) == (made, "installing")
+
+
+def test_what_was_asked_for_the_last_time_counts_until_something_else_is_and_secrets_are_asked_for(store: Store) -> None:
+    build(store)
+    kube = Kube()
+    first = work(store, Request.of("shop", env={"DbPassword": "x", "Greeting": "moin"}, parts=["web"]), kube)
+    install.plan(first)[0].action()
+    again = work(store, Request.of("shop", env={"DbPassword": "x"}), kube)
+    assert (again.env["Greeting"], again.commands) == ("moin", WEB.commands)
+    assert work(store, Request.of("shop", env={"DbPassword": "x"}, commands=["true"]), kube).commands == ("true",)
+    with pytest.raises(InputError, match="-e DbPassword: was not kept") as caught:
+        work(store, Request.of("shop"), kube)
+    assert caught.value.faults[0].hint == "-e DbPassword=VALUE"
+    # A document says everything there is to say.
+    whole = Application("shop", env={"DbPassword": "x"}, image="shop")
+    assert work(store, Request(whole, by_file=True), kube).env["Greeting"] == "hello"
+
+
+def test_a_name_that_means_another_image_to_somebody_else_is_warned_of(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup()
+    build(store, "other", images=("docker.io/library/a:1",))
+    theirs = build(store, "cluster", files={"x": "y"}, images=("docker.io/library/a:1",))
+    moved = embedded(store, "docker.io/library/b:2")
+    image = dataclasses.replace(
+        cloudimage.read(store, theirs).platforms[0],
+        images=ImageSet((dataclasses.replace(moved.images[0], name="docker.io/library/a:1"),), moved.blobs),
+    )
+    cluster = cloudimage.write(store, [image]).digest
+    build(store)
+    request = Request.of("shop", env={"DbPassword": "x"})
+    made: Any = Kube()
+    install.make(dataclasses.replace(target(made), image=cluster), request, install.read(request, store), store)
+    assert "docker.io/library/a:1 is another image in the cluster's own image" in capsys.readouterr().err
+
+
+def test_nodes_are_told_of_registries_that_they_do_not_know_in_their_own_way(store: Store) -> None:
+    build(store, images=("docker.io/library/a:1", "registry.example.com:5000/b:1"))
+    found = work(store)
+    node: Any = found.target.first
+    url = 'server = "https://10.103.97.12:5000/v2/docker.io"\n\n[host."https://10.103.97.12:5000/v2/docker.io"]\n'
+    import base64
+
+    encoded = base64.b64encode(url.encode()).decode()
+    node.answers = {"base64": f"/etc/containerd/certs.d/docker.io/hosts.toml {encoded}\nend", "ls /etc/containerd": "docker.io\n_default\n"}
+    files = install._hosts_files(found, node, found.record.domains)
+    (path,) = files
+    assert path == "/etc/containerd/certs.d/registry.example.com:5000/hosts.toml"
+    assert files[path].data.decode() == url.replace("/v2/docker.io", "/v2/registry.example.com:5000")
+    assert files[path].mode == 0o644
+    with_login = url.replace(
+        'docker.io"]\n', 'docker.io"]\n[host."https://10.103.97.12:5000/v2/docker.io".header]\nAuthorization = "Basic x"\n'
+    )
+    node.answers["base64"] = f"/etc/containerd/certs.d/docker.io/hosts.toml {base64.b64encode(with_login.encode()).decode()}\nend"
+    (signed_in,) = install._hosts_files(found, node, found.record.domains).values()
+    assert signed_in.mode == 0o600
+    hosts = tomllib.loads(signed_in.data.decode())["host"]
+    assert hosts == {"https://10.103.97.12:5000/v2/registry.example.com:5000": {"header": {"Authorization": "Basic x"}}}
+    node.answers["ls /etc/containerd"] = "docker.io\nregistry.example.com:5000\n"
+    assert install._hosts_files(found, node, found.record.domains) == {}
+
+
+def test_only_what_a_node_lacks_is_imported(store: Store) -> None:
+    wanted = embedded(store, "docker.io/library/a:1", "docker.io/library/b:1")
+    has = wanted.images[0]
+    node: Any = StandIn()
+    node.answers = {
+        "images ls": f"REF DIGEST\n{has.name} {has.digest}\n",
+        "content ls": "\n".join(blob.digest for blob in wanted.blobs[:2]),
+    }
+    assert install.import_images(node, store, wanted) == 1
+    (command, files) = node.tars[0]
+    assert "images import --no-unpack" in command
+    entries = json.loads(files["index.json"])["manifests"]
+    assert [entry["annotations"]["io.containerd.image.name"] for entry in entries] == ["docker.io/library/b:1"]
+    assert len([name for name in files if name.startswith("blobs/")]) == len(wanted.blobs) - 2
+    node.answers["images ls"] = "".join(f"{image.name} {image.digest}\n" for image in wanted.images)
+    assert install.import_images(node, store, wanted) == 0
+    assert len(node.tars) == 1
+
+
+def test_hooks_of_an_application_run_where_it_is_launched_and_others_are_refused(store: Store) -> None:
+    hook = "apiVersion: slipway.dev/v1\nkind: Hook\nmetadata: {{name: {}}}\nspec: {{phases: [{}], data: 'true'}}\n"
+    build(store, files={"plugins/a.yaml": hook.format("a", "pre-launch"), "plugins/b.yaml": hook.format("b", "pre-uninstall")})
+    recipe = ids(work(store))
+    assert recipe.index("app-shop-pre-launch-1") < recipe.index("app-shop-launch-1")
+    assert "app-shop-pre-uninstall-1" not in recipe
+    build(store, files={"plugins/a.yaml": hook.format("a", "pre-init-host")})
+    with pytest.raises(InputError, match="is for images of clusters"):
+        work(store)
+
+
+def test_the_wait_is_for_what_is_its_own() -> None:
+    def item(kind: str, name: str, uid: str, owner: str = "", **notes: str) -> dict[str, Any]:
+        owners = [{"uid": owner, "controller": True}] if owner else []
+        return {"kind": kind, "metadata": {"name": name, "namespace": "shop", "uid": uid, "ownerReferences": owners, "annotations": notes}}
+
+    release = {"meta.helm.sh/release-name": "db", "meta.helm.sh/release-namespace": "shop"}
+    items = [
+        item("Pod", "web-1-x", "3", "2"), item("ReplicaSet", "web-1", "2", "1"),
+        item("Deployment", "web", "1"),
+        item("StatefulSet", "db", "4", **release), item("Pod", "db-0", "5", "4"), item("Pod", "other", "6"),
+        item("Deployment", "other", "7"),
+    ]  # fmt: skip
+    ours = launch.Ours(None, [Object("apps/v1", "Deployment", "shop", "web"), Object("helm", "Release", "shop", "db")])
+    assert [one["metadata"]["name"] for one in ours.among(items)] == ["web-1-x", "web-1", "web", "db", "db-0"]
+
+
+# ---- what others must know --------------------------------------------------------------------------------------------
+
+
+def test_a_clusters_registries_must_hold_the_images_of_all_applications(store: Store) -> None:
+    first = build(store, images=("docker.io/library/a:1",))
+    second = build(store, "more", images=("docker.io/library/a:1", "quay.io/b:1"))
+    kube: Any = Kube()
+    for name, digest, domains in (("shop", first, ("docker.io",)), ("more", second, ("docker.io", "quay.io"))):
+        records.begin(kube, Installed(name, f"{name}:latest", digest, domains=domains))
+    assert [image.name for image in records.images(kube, store).images] == ["docker.io/library/a:1", "quay.io/b:1"]
+    assert records.images(kube, store, [Platform.parse("arm64")]).images == ()
+    assert records.domains(kube) == ("docker.io", "quay.io")
+    records.begin(kube, Installed("lost", "lost:1", "sha256:" + "0" * 64))
+    with pytest.raises(StoreError, match="the image of the application lost") as caught:
+        records.images(kube, store)
+    assert "slipway pull lost:1" in str(caught.value.hint)
+
+
+def test_applications_that_a_version_would_not_suit_are_named() -> None:
+    found = [Installed("shop", "shop:1", "", kube_version="<1.37"), Installed("free", "free:1", "")]
+    assert records.unfit(found, "v1.36.3") == ()
+    assert records.unfit(found, "v1.37.0") == ("shop (shop:1) admits Kubernetes <1.37, and not v1.37.0",)
+
+
+@pytest.mark.parametrize(
+    ("image", "name"), [("registry.example.com/team/shop:1.2", "shop"), ("My_Shop", "my-shop"), ("a/b@sha256:" + "0" * 64, "b")]
+)
+def test_an_application_is_called_as_its_image(image: str, name: str) -> None:
+    assert records.name_of(image) == name
+
+
+def test_a_name_that_no_object_can_have_is_refused() -> None:
+    with pytest.raises(UsageError, match="--as"):
+        Request.of("shop", "Shop!")
+
+
+# ---- removal ----------------------------------------------------------------------------------------------------------
+
+MADE = (
+    Object("v1", "Namespace", "", "shop"),
+    Object("v1", "ConfigMap", "kube-system", "theirs", ours=False),
+    Object("helm", "Release", "shop", "db"),
+    Object("apps/v1", "Deployment", "shop", "web"),
+)
+
+
+def removal(store: Store, kube: Any) -> uninstall.Work:
+    return uninstall.make(target(kube), "shop", store)
+
+
+def installed(kube: Any, store: Store, **options: Any) -> None:
+    records.begin(kube, Installed("shop", "shop:latest", build(store, files={}), state="installed", objects=MADE, **options))
+
+
+def test_what_it_made_goes_in_reverse_and_what_was_there_before_stays(store: Store) -> None:
+    kube = Kube()
+    installed(kube, store, unknown=("bash x.sh",))
+    found = removal(store, kube)
+    first: Any = found.target.first
+    done = uninstall.carry_out(found, 0)
+    assert kube.deleted() == ["web", "shop"]
+    assert any("helm uninstall db --namespace shop" in command for command in first.commands)
+    assert done.kept == ("ConfigMap kube-system/theirs",)
+    assert done.removed == ("Namespace shop", "helm release shop/db", "Deployment shop/web")
+    assert done.unknown == ("bash x.sh",)
+    assert kube.kept == {}
+    assert any("rm -rf /var/lib/slipway/apps/shop" in command for command in first.commands)
+
+
+def test_what_another_application_has_too_stays(store: Store) -> None:
+    kube = Kube()
+    installed(kube, store)
+    records.begin(kube, Installed("more", "more:1", "", objects=(dataclasses.replace(MADE[0], ours=False),)))  # type: ignore[arg-type]
+    done = uninstall.carry_out(removal(store, kube), 0)
+    assert kube.deleted() == ["web"]
+    assert "Namespace shop" in done.kept
+
+
+def test_what_refuses_to_go_leaves_it_known_and_a_kind_that_is_gone_is_no_fault(store: Store) -> None:
+    kube = Kube()
+    installed(kube, store)
+    kube.refuse = "error: timed out waiting for the condition on namespaces/shop"
+    with pytest.raises(CommandError, match="could not be removed"):
+        uninstall.carry_out(removal(store, kube), 0)
+    assert kube.record().state == "removing"
+    kube.refuse = 'error: unable to recognize "STDIN": no matches for kind "Shop" in version "example.com/v1"'
+    uninstall.carry_out(removal(store, kube), 0)
+    assert kube.kept == {}
+
+
+def test_an_application_that_is_not_there_is_told_with_those_that_are(store: Store) -> None:
+    kube = Kube()
+    records.begin(kube, Installed("more", "more:1", ""))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="has no application shop") as caught:
+        removal(store, kube)
+    assert "it has more" in str(caught.value.hint)
+
+
+def test_an_image_says_itself_how_it_is_taken_back(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup()
+    hook = "apiVersion: slipway.dev/v1\nkind: Hook\nmetadata: {name: bye}\nspec: {phases: [pre-uninstall], data: 'sh undo.sh'}\n"
+    kube = Kube()
+    installed(kube, store, unknown=("bash x.sh",))
+    digest = build(store, files={"plugins/bye.yaml": hook})
+    kube.kept["slipway-app-shop"]["data"]["digest"] = digest
+    gone: Any = target(kube)
+    # Its files went with the machine that had launched it; the store has them still.
+    gone.first.run = lambda command, _run=gone.first.run, **given: (
+        dataclasses.replace(_run(command, **given), returncode=1) if command.startswith("[ -d") else _run(command, **given)
+    )
+    found = uninstall.make(gone, "shop", store)
+    assert [step.id for step in uninstall.plan(found)] == ["begin", "app-shop-pre-uninstall-1", "take-back", "clean", "forget"]
+    done = uninstall.carry_out(found, 0)
+    assert done.unknown == ()
+    assert any("launch-" in command for command in gone.first.commands)
+
+
+def test_a_document_of_an_application_survives_being_kept() -> None:
+    document = Application(
+        "shop", image="shop:1", env={"A": "b", "Password": "x"}, launch=("web",),
+        configs=(AppConfig("web", {"C": "d"}, commands=("kubectl apply -f .",)),),
+    )  # fmt: skip
+    kept = Installed.of(Installed("shop", "shop:1", "sha256:1", clusterfile=Request(document).clusterfile).config_map())
+    assert kept.application is not None
+    assert dataclasses.replace(kept.application, env={}, where="") == dataclasses.replace(
+        document, env={}, configs=tuple(dataclasses.replace(one, where=kept.application.configs[0].where) for one in document.configs)
+    )

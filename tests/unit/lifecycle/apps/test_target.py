@@ -1,0 +1,105 @@
+"""Which cluster an application goes to, and what is found out about it. Machines are stand-ins."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import CheckError, CommandError, NodeError
+from harness.lifecycle.apps import target
+from harness.lifecycle.apps.target import Where
+from harness.nodes import Machine
+from tests.unit.lifecycle.standin import StandIn
+
+
+class Reached(StandIn):
+    """A master that answers, with the way into it."""
+
+    @property
+    def machine(self) -> Machine:
+        return Machine(self.address)
+
+
+def looked_at(monkeypatch: pytest.MonkeyPatch, marks: dict[str, str], gone: tuple[str, ...] = ()) -> tuple[Where, str | None]:
+    nodes = []
+    for address, mark in marks.items():
+        node = Reached(address)
+        node.answers = {"/cluster 2>": mark}
+        nodes.append(node)
+
+    class Connections:
+        def reachable(self) -> Any:
+            good = tuple(node for node in nodes if node.address not in gone)
+            return good, {node: NodeError(f"{node.address}: no answer") for node in nodes if node not in good}
+
+    @contextlib.contextmanager
+    def connections(*_: Any) -> Iterator[Any]:
+        yield Connections()
+
+    monkeypatch.setattr(target, "_connections", connections)
+    return target._looked_at(Where(masters=tuple(Machine(address) for address in marks)), None)
+
+
+def test_masters_tell_whose_cluster_it_is_also_when_one_of_them_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    where, owner = looked_at(monkeypatch, {"10.0.0.1": "", "10.0.0.2": "prod 0123"}, gone=("10.0.0.1",))
+    assert ([machine.address for machine in where.masters], owner) == (["10.0.0.2", "10.0.0.1"], "prod")
+    assert looked_at(monkeypatch, {"10.0.0.1": ""})[1] is None
+    with pytest.raises(NodeError, match=r"10\.0\.0\.1: no answer"):
+        looked_at(monkeypatch, {"10.0.0.1": ""}, gone=("10.0.0.1",))
+
+
+def test_host_keys_of_a_cluster_without_a_name_are_pinned_by_its_first_address(tmp_path: Path) -> None:
+    where = Where(masters=(Machine("10.0.0.2"), Machine("10.0.0.1")))
+    assert target._state(where, tmp_path).name == "at-10-0-0-1"
+    assert target._state(Where(masters=(Machine("fd00::1"),)), tmp_path).name == "at-fd00-1"
+
+
+class Kube:
+    """Answers by what is asked for."""
+
+    where = "m1"
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+
+    def run(self, *argv: str) -> str:
+        found = self.answers.get(argv[1] if argv[0] == "get" else argv[0])
+        if found is None:
+            raise CommandError("kubectl: exit code 1", details="refused")
+        return json.dumps(found)
+
+
+def node(name: str, address: str, architecture: str = "amd64", **spec: str) -> dict[str, Any]:
+    status = {
+        "addresses": [{"type": "InternalIP", "address": address}],
+        "nodeInfo": {"operatingSystem": "linux", "architecture": architecture},
+    }
+    return {"metadata": {"name": name}, "spec": spec, "status": status}
+
+
+def test_nodes_are_known_by_address_platform_and_maker() -> None:
+    items = [node("a", "10.0.0.1", providerID="kind://docker/lab/a"), node("b", "10.0.0.2", "arm64")]
+    kube: Any = Kube(nodes={"items": items})
+    found = target._nodes(kube)
+    assert {address: (name, str(platform)) for address, (name, platform, _) in found.items()} == {
+        "10.0.0.1": ("a", "linux/amd64"),
+        "10.0.0.2": ("b", "linux/arm64"),
+    }
+    assert found["10.0.0.1"][2].startswith("kind://")
+
+
+def test_an_api_that_does_not_answer_is_told_and_networks_that_are_not_known_are_not_needed() -> None:
+    kube: Any = Kube(version={"serverVersion": {"gitVersion": "v1.36.3+k3s1"}})
+    assert target._version(kube) == "v1.36.3+k3s1"
+    assert target._facts(kube) == {}
+    silent: Any = Kube()
+    with pytest.raises(CheckError, match="does not answer"):
+        target._version(silent)
+    text = "networking: {podSubnet: 10.1.0.0/16, serviceSubnet: 10.2.0.0/16}"
+    known: Any = Kube(configmap={"data": {"ClusterConfiguration": text}})
+    assert target._facts(known) == {"PodCIDR": "10.1.0.0/16", "SvcCIDR": "10.2.0.0/16"}

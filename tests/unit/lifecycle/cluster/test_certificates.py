@@ -1,0 +1,270 @@
+"""Certificates: listed from files, renewed for the same, given more names."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+
+from harness.errors import CommandError, InputError, NodeError, StoreError
+from harness.lifecycle.cluster.certificates import (
+    AUTHORITY_OF,
+    any_has_keys,
+    certificates_of,
+    check_names,
+    configure_names,
+    keys_of,
+    renew,
+    renew_kubelet,
+    renewed,
+    with_names,
+)
+from harness.runtimes.kubeadm import CLIENT_PEM, SERVING_CRT, SERVING_KEY, kubeconfig, serving_pair
+from harness.runtimes.pki import ENCRYPTION, FOLDER, Authority, Pki, alternative_names, general_name, master_certificates
+from tests.unit.lifecycle.standin import StandIn
+
+PKI = Pki.make()
+LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+NOW = datetime.datetime.now(datetime.UTC)
+
+
+def of_master(pki: Pki = PKI) -> dict[str, bytes]:
+    pairs = master_certificates(pki, "one", ["one", "kubernetes", "10.0.0.1"], ["one", "10.0.0.1"])
+    files = {f"{FOLDER}/{name}.crt": pair.certificate for name, pair in pairs.items()}
+    pair = pki.authority.issue("kubernetes-admin", organizations=["system:masters"], days=2)
+    data = {
+        name: base64.b64encode(value).decode()
+        for name, value in (("client-certificate-data", pair.certificate), ("client-key-data", pair.key))
+    }
+    files["/etc/kubernetes/admin.conf"] = kubeconfig("lab", pki.files["ca.crt"], "kubernetes-admin", data).encode()
+    return files
+
+
+def collected(files: dict[str, bytes]) -> str:
+    return "".join(f"{path} {base64.b64encode(data).decode()}\n" for path, data in files.items()) + "end\n"
+
+
+def test_every_certificate_is_listed_with_its_end() -> None:
+    node = StandIn("10.0.0.1", "one")
+    soon = PKI.authority.issue("soon", hosts=["a.example.com", "10.0.0.9"], server=True, days=10)
+    past = PKI.authority.issue("past", days=10, now=LONG_AGO)
+    node.answers = {"echo end": collected({"/a.crt": soon.certificate, "/b.crt": past.certificate, "/ca.crt": PKI.files["ca.crt"]})}
+    found = certificates_of(node)
+    assert [(one.path, one.subject, one.issuer, one.state(), one.authority) for one in found] == [
+        ("/a.crt", "soon", "kubernetes", "soon", False),
+        ("/b.crt", "past", "kubernetes", "expired", False),
+        ("/ca.crt", "kubernetes", "kubernetes", "good", True),
+    ]
+    assert found[0].names == ("a.example.com", "10.0.0.9")
+    assert found[0].days() == 9
+    assert found[1].days() < -1000
+    assert json.loads(json.dumps(found[1].to_json()))["state"] == "expired"
+
+
+def test_a_file_that_holds_none_does_not_hide_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    node = StandIn("10.0.0.1", "one")
+    node.answers = {"echo end": f"/bad.crt bm90aGluZw==\n/worse.crt %%\n{collected({'/ca.crt': PKI.files['ca.crt']})}"}
+    assert [one.path for one in certificates_of(node)] == ["/ca.crt"]
+    assert "/bad.crt holds no certificate" in capsys.readouterr().err
+
+
+def test_an_answer_that_was_cut_is_no_answer() -> None:
+    node = StandIn()
+    node.answers = {"echo end": "/a.crt AAAA\n"}
+    with pytest.raises(CommandError):
+        certificates_of(node)
+
+
+def test_all_of_a_master_s_are_renewed_for_the_same_by_the_same() -> None:
+    before = of_master()
+    new = renewed(before, PKI, 90, "one")
+    assert set(new) == {f"{FOLDER}/{name}.{kind}" for name in AUTHORITY_OF for kind in ("crt", "key")} | {"/etc/kubernetes/admin.conf"}
+    for name, signer in AUTHORITY_OF.items():
+        old, fresh = (x509.load_pem_x509_certificate(data) for data in (before[f"{FOLDER}/{name}.crt"], new[f"{FOLDER}/{name}.crt"].data))
+        assert (fresh.subject, fresh.issuer) == (old.subject, old.issuer)
+        assert alternative_names(fresh) == alternative_names(old)
+        kind = x509.ExtendedKeyUsage
+        assert fresh.extensions.get_extension_for_class(kind) == old.extensions.get_extension_for_class(kind)
+        assert fresh.public_key() != old.public_key()
+        assert abs((fresh.not_valid_after_utc - NOW).days - 90) <= 1
+        assert PKI.of_name(signer).signed(new[f"{FOLDER}/{name}.crt"].data)
+        assert new[f"{FOLDER}/{name}.key"].mode == 0o600
+    config = yaml.safe_load(new["/etc/kubernetes/admin.conf"].data)
+    assert config["clusters"] == yaml.safe_load(before["/etc/kubernetes/admin.conf"])["clusters"]
+    client = x509.load_pem_x509_certificate(base64.b64decode(config["users"][0]["user"]["client-certificate-data"]))
+    assert abs((client.not_valid_after_utc - NOW).days - 90) <= 1
+
+
+def test_what_somebody_else_signed_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    files = of_master()
+    files[f"{FOLDER}/apiserver.crt"] = Authority.make("theirs").issue("kube-apiserver", hosts=["one"], server=True).certificate
+    new = renewed(files, PKI, 90, "one")
+    assert f"{FOLDER}/apiserver.crt" not in new
+    assert f"{FOLDER}/etcd/server.crt" in new
+    assert "is left as it is" in capsys.readouterr().err
+
+
+def test_no_certificate_outlives_its_authority() -> None:
+    new = renewed(of_master(), PKI, 100_000, "one")
+    end = x509.load_pem_x509_certificate(PKI.files["ca.crt"]).not_valid_after_utc
+    assert x509.load_pem_x509_certificate(new[f"{FOLDER}/apiserver.crt"].data).not_valid_after_utc == end
+
+
+def test_an_expired_certificate_is_renewed_as_well() -> None:
+    old = PKI.authority.issue("kube-apiserver", hosts=["one"], server=True, days=1, now=LONG_AGO)
+    new = renewed({f"{FOLDER}/apiserver.crt": old.certificate}, PKI, 30, "one")
+    assert x509.load_pem_x509_certificate(new[f"{FOLDER}/apiserver.crt"].data).not_valid_after_utc > NOW
+
+
+def test_an_authority_that_is_kept_elsewhere_is_told() -> None:
+    node = StandIn("10.0.0.1", "one")
+    node.answers = {"base64 <": "end\n"}
+    with pytest.raises(StoreError, match="one does not have the keys of all authorities"):
+        keys_of(node)
+
+
+def test_nonsense_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        renew("lab", days=0, home=tmp_path)
+
+
+def test_names_are_checked_all_at_once() -> None:
+    assert check_names(["API.example.com", "api.example.com", "10.0.0.1", "fd00::1", "*.apps.lab", "localhost"]) == (
+        "api.example.com", "10.0.0.1", "fd00::1", "*.apps.lab", "localhost",
+    )  # fmt: skip
+    with pytest.raises(InputError) as wrong:
+        check_names(["ok", "a b", "10.0.0.300", "-x", "https://x", "fd00::zz", "a..b", "$(id)", "x" * 64])
+    assert len(wrong.value.faults) == 8
+
+
+def test_names_are_united_into_every_form_of_kubeadms_configuration() -> None:
+    text = "kind: InitConfiguration\n---\nkind: ClusterConfiguration\napiServer:\n  certSANs: [a, b]\nclusterName: lab\n---\nkind: X\n"
+    found = list(yaml.safe_load_all(with_names(text, ["b", "c"])))
+    assert [one["kind"] for one in found] == ["InitConfiguration", "ClusterConfiguration", "X"]
+    assert found[1] == {"kind": "ClusterConfiguration", "apiServer": {"certSANs": ["a", "b", "c"]}, "clusterName": "lab"}
+    assert yaml.safe_load(with_names("kind: ClusterConfiguration\n", ["c"]))["apiServer"] == {"certSANs": ["c"]}
+    assert with_names(with_names(text, ["c"]), ["c"]) == with_names(text, ["c"])
+
+
+def test_the_configuration_in_the_cluster_is_replaced_and_not_forced() -> None:
+    node = StandIn("10.0.0.1", "one")
+    config: dict[str, Any] = {"metadata": {"resourceVersion": "5"}, "data": {"ClusterConfiguration": "kind: ClusterConfiguration\n"}}
+    node.answers = {"get configmap kubeadm-config": json.dumps(config)}
+    configure_names(node, ("api.example.com",))
+    assert node.commands[-1].endswith("replace -f -")
+
+
+def test_a_renewed_certificate_holds_for_more_names() -> None:
+    old = PKI.authority.issue("kube-apiserver", hosts=["one", "10.0.0.1"], server=True)
+    new = PKI.authority.renew(old.certificate, hosts=["two", "one", "fd00::1"])
+    names = alternative_names(x509.load_pem_x509_certificate(new.certificate))
+    assert names == tuple(general_name(host) for host in ("one", "10.0.0.1", "two", "fd00::1"))
+
+
+def kubelet_of(certificate: bytes, name: str = "worker") -> StandIn:
+    node = StandIn("10.0.0.9", name)
+    node.answers = {"echo end": collected({CLIENT_PEM: certificate}), "sed -n": certificate.decode()}
+    return node
+
+
+def test_the_certificate_of_a_kubelet_is_renewed_for_the_same() -> None:
+    soon = PKI.authority.issue("system:node:worker", organizations=["system:nodes"], days=2)
+    assert renew_kubelet(kubelet_of(soon.certificate), PKI.authority, 90, "2026-01-01T00:00:00Z", "worker")
+    assert renew_kubelet(kubelet_of(soon.certificate), PKI.authority, 90, "2026-01-01T00:00:00Z")
+
+
+def test_a_worker_is_not_signed_as_somebody_else_whatever_it_shows() -> None:
+    nodes, own = ["system:nodes"], PKI.authority
+    shown = {
+        "administrator": own.issue("kubernetes-admin", organizations=["system:masters"], days=2),
+        "another node": own.issue("system:node:master-1", organizations=nodes, days=2),
+        "more groups": own.issue("system:node:worker", organizations=[*nodes, "system:masters"], days=2),
+        "a server": own.issue("system:node:worker", organizations=nodes, hosts=["apiserver"], server=True, days=2),
+        "not ours": Pki.make().authority.issue("system:node:worker", organizations=nodes, days=2),
+    }
+    for what, pair in shown.items():
+        node = kubelet_of(pair.certificate, name="master-1" if what == "another node" else "worker")
+        with pytest.raises(NodeError, match="is not a certificate of the kubelet of worker"):
+            renew_kubelet(node, PKI.authority, 90, "2026-01-01T00:00:00Z", "worker")
+        assert not any("systemctl restart" in command for command in node.commands), what
+
+
+def serving_of(certificate: bytes, name: str = "worker") -> StandIn:
+    node = StandIn("10.0.0.9", name)
+    node.answers = {"echo end": collected({SERVING_CRT: certificate}), "sed -n": certificate.decode()}
+    return node
+
+
+def test_the_certificate_with_which_a_kubelet_serves_is_renewed_each_time_where_the_cluster_signed_it() -> None:
+    pair = serving_pair(PKI, "worker", ["10.0.0.9", "fd00::9"], 300)
+    node = serving_of(pair.certificate)
+    sent = placed(node)
+    assert renew_kubelet(node, PKI.authority, 90, "2026-01-01T00:00:00Z", "Worker")
+    new = x509.load_pem_x509_certificate(sent[SERVING_CRT])
+    assert alternative_names(new) == tuple(general_name(host) for host in ("worker", "10.0.0.9", "fd00::9"))
+    assert abs((new.not_valid_after_utc - NOW).days - 90) <= 1
+    assert b"PRIVATE KEY" in sent[SERVING_KEY]
+    assert CLIENT_PEM not in sent
+    assert any("systemctl restart kubelet" in command for command in node.commands)
+
+
+def test_a_kubelet_that_signs_for_itself_is_left_alone() -> None:
+    own = Authority.make("worker-ca@1").issue("worker@1", hosts=["worker"], server=True, days=2)
+    node = serving_of(own.certificate)
+    assert not renew_kubelet(node, PKI.authority, 90, "2026-01-01T00:00:00Z", "worker")
+    assert not any("systemctl restart" in command for command in node.commands)
+
+
+def test_a_worker_is_signed_as_no_other_server_whatever_it_shows() -> None:
+    nodes, own = ["system:nodes"], PKI.authority
+    shown = {
+        "the API server": own.issue("kube-apiserver", hosts=["kubernetes", "10.0.0.1"], server=True),
+        "another node": serving_pair(PKI, "master-1", ["10.0.0.1"], 300),
+        "another name": own.issue("system:node:worker", organizations=nodes, hosts=["worker", "kubernetes.default.svc"], server=True),
+        "a client as well": own.issue("system:node:worker", organizations=nodes, hosts=["worker"], server=True, client=True),
+        "no group": own.issue("system:node:worker", hosts=["worker"], server=True),
+    }
+    for what, pair in shown.items():
+        node = serving_of(pair.certificate)
+        with pytest.raises(NodeError, match="is not a certificate of the kubelet of worker"):
+            renew_kubelet(node, PKI.authority, 90, "2026-01-01T00:00:00Z", "worker")
+        assert not any("systemctl restart" in command for command in node.commands), what
+
+
+def placed(node: StandIn) -> dict[str, bytes]:
+    """The files that a machine is sent from now on, by path."""
+    found: dict[str, bytes] = {}
+    run = node.run
+
+    def taking(command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Any:
+        if isinstance(input, bytes):
+            with tarfile.open(fileobj=io.BytesIO(input)) as tar:
+                found.update({f"/{member.name}": tar.extractfile(member).read() for member in tar if member.isreg()})  # type: ignore[union-attr]
+        return run(command, input=input, check=check, timeout=timeout)
+
+    node.run = taking  # type: ignore[method-assign]
+    return found
+
+
+def test_a_master_that_lacks_the_key_of_secrets_has_not_all_keys_of_a_cluster_that_has_one() -> None:
+    node = StandIn()
+    assert any_has_keys([node], encrypts=False)
+    assert ENCRYPTION not in node.commands[-1]
+    assert any_has_keys([node], encrypts=True)
+    assert f"[ -s {FOLDER}/{ENCRYPTION} ]" in node.commands[-1]
+    assert not any_has_keys([], encrypts=True)
+
+
+def test_the_keys_of_a_master_include_that_of_secrets_where_there_is_one() -> None:
+    for pki in (PKI, PKI.encrypting()):
+        node = StandIn()
+        node.answers = {"base64 <": collected({path: file.data for path, file in pki.placed.items()})}
+        assert keys_of(node).files == pki.files

@@ -1,0 +1,316 @@
+"""One at a time works on machines, also before they are a cluster."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+from typing import Any
+
+import pytest
+
+from harness.errors import CommandError, LeaseLostError, NodeError, UsageError
+from harness.lifecycle.cluster import lease
+from harness.lifecycle.plan import Journal, Step, execute
+from harness.nodes import claim
+from harness.process import Result
+from tests.unit.lifecycle.standin import StandIn
+from tests.unit.lifecycle.test_apply import Api, somebody
+
+
+class Master(StandIn):
+    """Keeps who is at work, as the script on a machine does."""
+
+    def __init__(self, address: str, there: str = "") -> None:
+        super().__init__(address)
+        self.there = there
+
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+        super().run(command, input=input, check=check, timeout=timeout)
+        said = dict(word.split("=", maxsplit=1) for word in shlex.split(command, comments=True) if word.startswith(("who=", "instead=")))
+        if "rm -f" in command:
+            self.there = "" if self.there == said["who"] else self.there
+        elif "touch" in command:
+            if self.there not in ("", said["who"]):
+                return Result((), lease._TAKEN, f"{self.there}\n2026-01-01T00:00:00Z\n", "")
+            self.there = said["who"]
+        elif "flock" in command:
+            if self.there not in ("", said["who"], said["instead"]):
+                return Result((), lease._TAKEN, f"{self.there}\n2026-01-01T00:00:00Z\n", "")
+            self.there = said["who"]
+        return Result((), 0, "", "")
+
+
+def test_who_works_on_machines_is_noted_on_each_and_taken_back() -> None:
+    masters = [Master("10.0.0.2"), Master("10.0.0.1")]
+    with lease.claimed(masters, "lab"):
+        assert [master.there for master in masters] == [lease.holder()] * 2
+    assert [master.there for master in masters] == ["", ""]
+
+
+def test_the_second_is_told_and_takes_nothing() -> None:
+    masters = [Master("10.0.0.1"), Master("10.0.0.2", there="ops@elsewhere:7"), Master("10.0.0.3")]
+    with pytest.raises(UsageError, match="ops@elsewhere:7 is changing the cluster lab since 2026-01-01"), lease.claimed(masters, "lab"):
+        pytest.fail("it was let in")
+    assert [master.there for master in masters] == ["", "ops@elsewhere:7", ""]
+    assert masters[2].commands == []
+
+
+def identity(**changes: str) -> str:
+    """That of this process, with other parts."""
+    name, _, word = lease.holder().partition(" ")
+    parts = dict(zip(("machine", "boot", "namespace", "process", "start"), word.split("."), strict=True)) | changes
+    return f"{name} {'.'.join(parts.values())}"
+
+
+def test_a_command_of_this_machine_that_was_killed_counts_no_more() -> None:
+    # The process id was given to another process since: its start says so.
+    master = Master("10.0.0.1", there=identity(start="1"))
+    with lease.claimed([master], "lab"):
+        assert master.there == lease.holder()
+
+
+@pytest.mark.parametrize("changes", [{"boot": "0123456789abcdef" * 2}, {"namespace": "7"}])
+def test_a_process_of_another_machine_or_container_of_the_same_name_never_counts_as_gone(changes: dict[str, str]) -> None:
+    master = Master("10.0.0.1", there=identity(start="1", process="4194304", **changes))
+    with pytest.raises(UsageError, match="is changing the cluster lab"), lease.claimed([master], "lab"):
+        pytest.fail("it was let in")
+
+
+def test_an_identity_of_an_older_version_never_counts_as_gone() -> None:
+    assert not lease.has_ended("root@host:4194304")
+    assert not lease.has_ended("")
+    assert not lease.has_ended(lease.holder())
+
+
+def test_what_a_machine_says_of_who_is_at_work_has_no_control_characters() -> None:
+    master = Master("10.0.0.1", there="ops\x1b[2J@elsewhere:7 word")
+    with pytest.raises(UsageError) as caught, lease.claimed([master], "lab"):
+        pytest.fail("it was let in")
+    assert "\x1b" not in str(caught.value)
+
+
+class Clock:
+    """The clock that also runs while a machine sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(claim, "clock", made)
+    monkeypatch.setattr(claim, "sleep", made.sleep)
+    return made
+
+
+def other(api: Api) -> None:
+    """Another command has taken over."""
+    somebody(api, ago=0)
+
+
+def test_a_command_that_slept_past_its_lease_stops_before_its_next_step_and_leaves_the_other_lease(clock: Clock) -> None:
+    api = Api()
+    done: list[str] = []
+
+    def sleep() -> None:
+        clock.now += lease.seconds() + 1
+        other(api)
+
+    steps = [Step("one", "one", sleep), Step("two", "two", lambda: done.append("two"), after=("one",))]
+    with pytest.raises(LeaseLostError, match="ops@elsewhere:7 has taken over"), lease.held(api, "lab"):
+        execute(steps)
+    assert done == []
+    assert api.lease is not None
+    assert api.lease["spec"]["holderIdentity"] == "ops@elsewhere:7"
+
+
+def test_nothing_is_noted_as_done_once_the_lease_is_lost(clock: Clock) -> None:
+    api, node = Api(), StandIn("10.0.0.9")
+    with lease.held(api, "lab"):
+        clock.now += lease.seconds() + 1
+        other(api)
+        with pytest.raises(LeaseLostError):
+            Journal().add(node, "one", "hash")
+    assert node.journal == []
+
+
+def test_a_command_that_slept_and_finds_its_lease_as_it_left_it_goes_on(clock: Clock) -> None:
+    api = Api()
+    with lease.held(api, "lab"):
+        before = api.lease
+        clock.now += lease.seconds() + 1
+        claim.check()
+        assert api.lease is not None
+        assert api.lease != before
+    assert api.lease is not None
+    assert "holderIdentity" not in api.lease["spec"]
+
+
+def test_while_the_api_does_not_answer_a_command_goes_on(clock: Clock) -> None:
+    api = Api()
+    with lease.held(api, "lab"):
+        run = api.run
+
+        def down(command: str, **more: Any) -> Result:
+            if "kubectl" in command:
+                return Result((), 1, "", "The connection to the server was refused")
+            return run(command, **more)
+
+        api.run = down  # type: ignore[method-assign]
+        clock.now += 10 * lease.seconds()
+        claim.check()
+        held = claim.current()
+        assert held is not None
+        # It relies on what machines have heard: it does not put its own mark over another one's.
+        assert not held.sure
+        assert "exit 76" in held.prefix("10.0.0.3")
+        api.run = run  # type: ignore[method-assign]
+
+
+def test_an_api_that_answers_again_a_moment_later_makes_a_claim_sure_of_itself(clock: Clock) -> None:
+    api = Api()
+    with lease.held(api, "lab"):
+        run = api.run
+        refused: list[str] = []
+
+        def late(command: str, **more: Any) -> Result:
+            if "kubectl" in command and not refused:
+                refused.append(command)
+                return Result((), 1, "", "The connection to the server was refused")
+            return run(command, **more)
+
+        api.run = late  # type: ignore[method-assign]
+        clock.now += lease.seconds()
+        claim.check()
+        held = claim.current()
+        assert held is not None
+        assert (held.sure, len(refused)) == (True, 1)
+
+
+def test_a_lease_that_is_gone_after_a_restore_is_made_again(clock: Clock) -> None:
+    api = Api()
+    with lease.held(api, "lab"):
+        api.lease = None
+        clock.now += lease.seconds()
+        claim.check()
+        assert api.lease is not None
+        assert api.lease["spec"]["holderIdentity"] == lease.holder()
+
+
+def test_a_lease_that_another_command_has_had_and_given_back_is_lost_too(clock: Clock) -> None:
+    api = Api()
+    with lease.held(api, "lab"):
+        clock.now += lease.seconds() + 1
+        other(api)
+        assert api.lease is not None
+        api._keep({**api.lease, "spec": {"leaseTransitions": api.lease["spec"]["leaseTransitions"]}})
+        with pytest.raises(LeaseLostError, match="another command has taken over"):
+            claim.check()
+        version = api.lease["metadata"]["resourceVersion"]
+    assert api.lease["metadata"]["resourceVersion"] == version
+
+
+def test_a_lease_of_earlier_that_a_restore_brings_back_is_taken_again(clock: Clock) -> None:
+    api = Api()
+    somebody(api, ago=5000)
+    old = copy.deepcopy(api.lease)
+    with lease.held(api, "lab"):
+        assert old is not None
+        api._keep(old)
+        clock.now += lease.seconds()
+        claim.check()
+        assert api.lease is not None
+        assert api.lease["spec"]["holderIdentity"] == lease.holder()
+
+
+def test_a_file_on_a_master_that_is_another_commands_ends_it_too(clock: Clock) -> None:
+    masters = [Master("10.0.0.1"), Master("10.0.0.2")]
+    with lease.claimed(masters, "lab"):
+        masters[1].there = "ops@elsewhere:7 word"
+        clock.now += lease.seconds()
+        with pytest.raises(LeaseLostError, match="ops@elsewhere:7 has taken over"):
+            claim.check()
+    assert [master.there for master in masters] == ["", "ops@elsewhere:7 word"]
+
+
+def test_a_verb_that_another_one_has_called_gives_back_nothing_that_the_other_needs() -> None:
+    master = Master("10.0.0.1")
+    with lease.claimed([master], "lab"):
+        with lease.claimed([master], "lab"):
+            pass
+        assert master.there == lease.holder()
+    assert master.there == ""
+
+
+def test_a_master_that_has_restarted_is_told_again(clock: Clock) -> None:
+    master = Master("10.0.0.1")
+    with lease.claimed([master], "lab"):
+        master.there = ""
+        clock.now += lease.seconds()
+        claim.check()
+        assert master.there == lease.holder()
+
+
+def test_the_first_command_to_a_machine_leaves_the_claim_there_and_later_ones_ask_for_it() -> None:
+    with lease.claimed([Master("10.0.0.1")], "lab"):
+        held = claim.current()
+        assert held is not None
+        first = held.prefix("10.0.0.2")
+        assert held.id in first
+        assert "exit" not in first
+        held.entered("10.0.0.2")
+        assert f"exit {claim.REFUSED}" in held.prefix("10.0.0.2")
+    assert claim.current() is None
+    claim.check()
+
+
+def test_a_claim_is_numbered_by_how_often_the_lease_has_had_another_holder(clock: Clock) -> None:
+    api = Api()
+    tokens = []
+    for _ in range(2):
+        with lease.held(api, "lab"):
+            held = claim.current()
+            assert held is not None
+            assert held.token is not None
+            tokens.append(held.token)
+            # A machine that heard of an earlier claim, which has ended, takes this one also while the API is away.
+            clock.now += lease.seconds()
+            assert f"-lt {held.token}" in held.prefix("10.0.0.9")
+            # Of two clusters the numbers say nothing of each other.
+            with lease.held(Api(), "other"):
+                assert "-lt" not in held.prefix("10.0.0.9")
+            assert held.token == tokens[-1]
+    assert tokens[1] == tokens[0] + 1
+
+
+@pytest.mark.parametrize(("text", "expected"), [("", 60), ("8", 8), ("0", 60), ("x", 60), ("-5", 60), ("99999", 60)])
+def test_how_long_a_lease_counts(text: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIPWAY_LEASE_SECONDS", text)
+    assert lease.seconds() == expected
+
+
+def test_a_machine_that_cannot_note_it_is_told() -> None:
+    class Broken(StandIn):
+        def run(self, command: str, **_: Any) -> Result:
+            return Result((), 1, "", "Read-only file system")
+
+    with pytest.raises(CommandError, match="it could not be noted who is at work"), lease.claimed([Broken()], "lab"):
+        pytest.fail("it was let in")
+
+
+def test_a_machine_that_is_lost_meanwhile_does_not_hide_what_happened() -> None:
+    class Lost(Master):
+        def run(self, command: str, **more: Any) -> Result:
+            if "rm -f" in command:
+                raise NodeError("10.0.0.1: the connection was lost")
+            return super().run(command, **more)
+
+    with pytest.raises(ValueError, match="what happened"), lease.claimed([Lost("10.0.0.1")], "lab"):
+        raise ValueError("what happened")

@@ -1,0 +1,217 @@
+"""Who belongs to a cluster: what it keeps about itself when machines come and go, and what its balancers are told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.errors import CheckError, CommandError, NodeError
+from harness.host.cluster_cache import ClusterState
+from harness.lifecycle.cluster import membership
+from harness.lifecycle.cluster.membership import Gathered, Record
+from harness.nodes import Login, Machine
+from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.ssh import Ssh
+from harness.process import Result
+from tests.unit.lifecycle.standin import StandIn
+
+CLUSTERFILE = """apiVersion: slipway.dev/v1
+kind: Cluster
+metadata: {name: lab}
+spec:
+  image: web:1
+  ssh: {user: root, port: 22}
+  env: {Greeting: hello, DbPassword: <redacted abc>}
+  hosts:
+  - {ips: [10.0.0.1, 10.0.0.2, 10.0.0.3], roles: [master]}
+  - {ips: [10.0.0.4], roles: [node], labels: {disk: ssd}}
+---
+apiVersion: slipway.dev/v1
+kind: Config
+metadata: {name: page}
+spec: {path: etc/page.yaml, data: "a: 1"}
+"""
+
+
+def config_map(text: str = CLUSTERFILE, **data: str) -> dict[str, Any]:
+    return {"metadata": {"resourceVersion": "7"}, "data": {"image": "web:1", "digest": "sha256:1", "Clusterfile": text, **data}}
+
+
+def record(text: str = CLUSTERFILE, **data: str) -> Record:
+    return Record.of(config_map(text, **data))
+
+
+def again(changed: Record) -> Record:
+    """As the next command reads it."""
+    from harness.clusterfile import write
+
+    return record(write.redacted(changed.clusterfile), left=" ".join(changed.left))
+
+
+def test_a_new_worker_stands_by_itself_beside_one_that_is_special() -> None:
+    found = again(record().with_members((), ["10.0.0.9"]))
+    assert found.nodes == ("10.0.0.4", "10.0.0.9")
+    cluster = found.clusterfile.cluster
+    assert cluster is not None
+    assert [dict(host.labels) for host in cluster.hosts if not host.is_master] == [{"disk": "ssd"}, {}]
+
+
+def test_a_new_master_stands_with_the_others_and_a_removed_one_nowhere() -> None:
+    found = again(record().without(["10.0.0.1"]).with_members(["10.0.0.8"], ()))
+    assert found.masters == ("10.0.0.2", "10.0.0.3", "10.0.0.8")
+
+
+def test_what_else_is_kept_stays() -> None:
+    found = again(record().with_members((), ["10.0.0.9"]).without(["10.0.0.4"]))
+    assert found.nodes == ("10.0.0.9",)
+    assert [config.path for config in found.clusterfile.configs] == ["etc/page.yaml"]
+    cluster = found.clusterfile.cluster
+    assert cluster is not None
+    assert cluster.env == {"Greeting": "hello", "DbPassword": "<redacted abc>"}
+
+
+def test_a_member_is_not_listed_twice() -> None:
+    assert record().with_members(["10.0.0.1"], ["10.0.0.4"]) == record()
+
+
+def test_two_masters_that_are_left_can_be_read_again() -> None:
+    assert again(record().without(["10.0.0.1"])).masters == ("10.0.0.2", "10.0.0.3")
+
+
+def test_machines_that_still_hold_something_are_remembered_until_they_are_clean() -> None:
+    found = again(record().without(["10.0.0.4"], left=["10.0.0.4", "four"]))
+    assert found.left == {"10.0.0.4", "four"}
+    assert again(found.without((), back=["10.0.0.5", "four"])).left == {"10.0.0.4"}
+
+
+class Master(StandIn):
+    """Keeps the record; somebody else may write it in between."""
+
+    def __init__(self, conflicts: int = 0, said: str = "Conflict: the object has been modified") -> None:
+        super().__init__("10.0.0.1", "one")
+        self.conflicts, self.said = conflicts, said
+
+    def run(self, command: str, **options: Any) -> Result:
+        if " patch configmap " in command and self.conflicts:
+            self.conflicts -= 1
+            raise CommandError("kubectl: exit code 1", details=self.said)
+        return super().run(command, **options)
+
+
+def kept(master: Master) -> Master:
+    import json
+
+    master.answers = {"get configmap": json.dumps(config_map())}
+    return master
+
+
+def test_a_record_that_somebody_else_writes_at_the_same_time_is_written_again() -> None:
+    master = kept(Master(conflicts=2))
+    assert membership.update(master, nodes=["10.0.0.9"]).nodes == ("10.0.0.4", "10.0.0.9")
+    assert sum("patch configmap" in command for command in master.commands) == 1
+
+
+def test_a_record_that_cannot_be_written_is_told() -> None:
+    with pytest.raises(CommandError):
+        membership.update(kept(Master(conflicts=1, said="the connection was refused")), nodes=["10.0.0.9"])
+    with pytest.raises(CommandError):
+        membership.update(kept(Master(conflicts=100)), nodes=["10.0.0.9"])
+
+
+def test_nothing_is_written_when_nothing_has_changed() -> None:
+    master = kept(Master())
+    membership.update(master, nodes=["10.0.0.4"])
+    assert not any("patch" in command for command in master.commands)
+
+
+def test_a_cluster_without_a_record_is_told_from_one_that_does_not_answer() -> None:
+    master = Master()
+    master.broken = {"get configmap"}
+    with pytest.raises(CommandError):
+        membership.read(NodeKubectl(master))
+
+    class Absent(Master):
+        def run(self, command: str, **options: Any) -> Result:
+            raise CommandError("exit code 1", details="Error from server (NotFound)")
+
+    with pytest.raises(CheckError, match="no record of slipway"):
+        membership.read(NodeKubectl(Absent()))
+
+
+def gathered(tmp_path: Any, masters: int = 3, workers: int = 1, gone: tuple[str, ...] = (), **options: Any) -> Gathered:
+    """A cluster of stand-ins."""
+    nodes: Any = [StandIn(f"10.0.0.{number + 1}", f"host-{number + 1}") for number in range(masters + workers)]
+    errors = {address: NodeError(f"{address}: no answer") for address in gone}
+    state = ClusterState.of("lab", tmp_path)
+    first = next(node for node in nodes if node.address not in gone)
+    given: dict[str, Any] = {
+        "state": state, "record": options.pop("record", record()), "ssh": Ssh(state.folder, []), "first": first,
+        "masters": tuple(nodes[:masters]), "workers": tuple(nodes[masters:]), "others": (), "errors": errors,
+        "names": {node.address: node.name for node in nodes},
+    }  # fmt: skip
+    return Gathered(**{**given, **options})
+
+
+def test_balancers_lead_to_all_masters_and_for_images_to_those_that_have_them(tmp_path: Any) -> None:
+    found = gathered(tmp_path, masters=4)
+    masters = [(node.name, node.address) for node in found.masters]
+    texts = membership.balancers(found, masters, frozenset({"10.0.0.1", "10.0.0.2", "10.0.0.3"}))
+    assert set(texts) == {"10.0.0.4", "10.0.0.5"}
+    for backend in ("backend api\n", "backend api-unsure\n"):
+        assert texts["10.0.0.5"].partition(backend)[2].partition("\n\n")[0].count(":6443 check") == 4
+    assert texts["10.0.0.5"].count(":5000 check") == 3
+    assert "frontend api" not in texts["10.0.0.4"]
+
+
+def test_a_master_that_does_not_answer_is_taken_for_one_that_holds_images(tmp_path: Any) -> None:
+    found = gathered(tmp_path, masters=4, gone=("10.0.0.1",))
+    for node in found.masters[2:]:
+        node.run = lambda command, **_: Result((), 1, "", "")  # type: ignore[method-assign]
+    assert membership.holders(found) == {"10.0.0.1", "10.0.0.2"}
+
+
+def test_a_balancer_that_knows_already_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "place", lambda _, __: ())
+    node = StandIn()
+    assert not membership.tell_balancer(node, "x")
+    assert not any("slipway-balancer" in command for command in node.commands)
+    monkeypatch.setattr(membership, "place", lambda _, __: ("/var/lib/slipway/balancer.cfg",))
+    assert membership.tell_balancer(node, "x")
+    assert any("reload-or-restart slipway-balancer" in command for command in node.commands)
+
+
+def test_the_first_master_whose_api_answers_leads() -> None:
+    class Silent(StandIn):
+        def run(self, command: str, **_: Any) -> Result:
+            return Result((), 1, "", "refused")
+
+    dead, alive = Silent("10.0.0.1", "one"), StandIn("10.0.0.2", "two")
+    nodes: Any = [dead, alive]
+    assert membership.answering(nodes, {}).address == alive.address
+    with pytest.raises(CheckError, match="no API of the cluster answers") as caught:
+        membership.answering(nodes[:1], {})
+    assert caught.value.details == "one: refused"
+    with pytest.raises(NodeError, match="no answer"):
+        membership.answering([], {nodes[0]: NodeError("10.0.0.1: no answer")})
+
+
+def test_a_password_goes_to_machines_that_have_no_key() -> None:
+    from pathlib import Path
+
+    keyed = Machine("10.0.0.1", Login(key=Path("/keys/id")))
+    assert membership._with_password(keyed, "letmein") == keyed
+    assert membership._with_password(Machine("10.0.0.1"), "letmein").login.password == "letmein"
+
+
+@pytest.mark.parametrize(
+    ("config", "mode"),
+    [({"mode": "nftables"}, "nftables"), ({"mode": ""}, "iptables"), ({}, "iptables"), (None, None)],
+)
+def test_the_mode_of_kube_proxy_is_what_the_cluster_keeps(config: dict[str, str] | None, mode: str | None) -> None:
+    node = StandIn()
+    if config is not None:
+        node.answers = {"get configmap kube-proxy": json.dumps({"data": {"config.conf": yaml.safe_dump(config), "kubeconfig.conf": "x"}})}
+    assert membership.proxy_mode(NodeKubectl(node)) == mode

@@ -1,0 +1,237 @@
+"""What a Clusterfile and a command line come to together. No machine is asked anything."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cloudimage import App, Info
+from harness.clusterfile import Clusterfile, ExternalRegistry
+from harness.clusterfile.parse import parse
+from harness.errors import InputError, UsageError
+from harness.lifecycle.cluster import request
+from harness.lifecycle.cluster.request import Given
+from harness.nodes import Jump
+
+CLUSTER = """apiVersion: sealer.io/v2
+kind: Cluster
+metadata: {name: shop}
+spec:
+  image: shop:1
+  env: [Port=80, "etcd-dir=/data"]
+  ssh: {user: ops, port: "2222", passwd: letmein}
+  certSANS: [shop.example.com]
+  hosts:
+    - {ips: [10.0.0.4], roles: [node, storage], labels: {disk: ssd}, env: [Port=81]}
+    - {ips: [10.0.0.1], roles: [master], ssh: {user: root, port: "22", pk: /keys/id}}
+"""
+
+
+def read(text: str = CLUSTER) -> Clusterfile:
+    return parse(text, "Clusterfile")
+
+
+def spec(**keys: Any) -> Clusterfile:
+    lines = "".join(f"  {key}: {value}\n" for key, value in keys.items())
+    return read(f"apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata: {{name: shop}}\nspec:\n  image: shop:1\n{lines}")
+
+
+def test_the_command_line_fills_what_a_file_leaves_open_and_wins_over_what_it_says() -> None:
+    found = request.effective(read(), Given(image="shop:2", name="other", env={"Port": "90", "New": "1"}, commands=("true",))).cluster
+    assert found is not None
+    assert (found.image, found.name, found.commands) == ("shop:2", "other", ("true",))
+    assert found.env == {"Port": "90", "etcd-dir": "/data", "New": "1"}
+    assert (found.masters, found.nodes) == (("10.0.0.1",), ("10.0.0.4",))
+    kept = request.effective(read(), Given()).cluster
+    assert kept is not None
+    assert (kept.image, kept.name) == ("shop:1", "shop")
+
+
+def test_a_profile_of_the_command_line_counts_before_that_of_the_file() -> None:
+    for written, option, result in ((None, None, None), ("cis", None, "cis"), (None, "cis", "cis")):
+        file = read()
+        assert file.cluster is not None
+        file = dataclasses.replace(file, cluster=dataclasses.replace(file.cluster, profile=written))
+        found = request.effective(file, Given(profile=option)).cluster
+        assert found is not None
+        assert found.profile == result
+
+
+def test_machines_of_the_command_line_replace_those_of_the_file_and_keep_what_it_says_of_them() -> None:
+    found = request.effective(read(), Given(nodes=("10.0.0.4", "10.0.0.5"))).cluster
+    assert found is not None
+    assert (found.masters, found.nodes) == (("10.0.0.1",), ("10.0.0.4", "10.0.0.5"))
+    known, fresh = found.host("10.0.0.4"), found.host("10.0.0.5")
+    assert known is not None
+    assert fresh is not None
+    assert (known.labels, known.roles, known.env) == ({"disk": "ssd"}, ("node", "storage"), {"Port": "81"})
+    assert (fresh.labels, fresh.roles, fresh.ssh.user) == ({}, ("node",), "ops")
+
+
+def test_machines_that_are_alike_stand_together() -> None:
+    found = request.effective(None, Given(image="web", masters=("10.0.0.1",), nodes=("10.0.0.2", "10.0.0.3"))).cluster
+    assert found is not None
+    assert [(host.ips, host.roles) for host in found.hosts] == [(("10.0.0.1",), ("master",)), (("10.0.0.2", "10.0.0.3"), ("node",))]
+
+
+def test_without_an_image_nothing_can_run() -> None:
+    with pytest.raises(UsageError, match="no image is named"):
+        request.effective(None, Given(masters=("10.0.0.1",)))
+
+
+def test_every_machine_has_its_own_way_in() -> None:
+    masters, nodes = request.machines(request.effective(read(), Given()))
+    assert (masters[0].login.user, masters[0].login.port, masters[0].login.key) == ("root", 22, Path("/keys/id"))
+    assert (nodes[0].login.user, nodes[0].login.port, nodes[0].login.password) == ("ops", 2222, "letmein")
+    given = request.effective(read(), Given(user="admin", key=Path("/other")))
+    for machine in (*request.machines(given, "asked")[0], *request.machines(given, "asked")[1]):
+        assert (machine.login.user, machine.login.key, machine.login.password) == ("admin", Path("/other"), "asked")
+
+
+def test_passwords_come_from_files_and_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_text("of a file\n")
+    monkeypatch.setenv("SHOP_PASSWORD", "of the environment")
+    hosts = "[{ips: [10.0.0.1], roles: [master], ssh: {%s}}]"
+    for said, found in ((f"passwdFile: {tmp_path}/secret", "of a file"), ("passwdEnv: SHOP_PASSWORD", "of the environment")):
+        masters, _ = request.machines(request.effective(spec(hosts=hosts % said), Given()))
+        assert masters[0].login.password == found
+    monkeypatch.delenv("SHOP_PASSWORD")
+    with pytest.raises(InputError, match="SHOP_PASSWORD is not set"):
+        request.machines(request.effective(spec(hosts=hosts % "passwdEnv: SHOP_PASSWORD"), Given()))
+
+
+def test_a_machine_in_between_is_part_of_the_way() -> None:
+    found = spec(hosts="[{ips: [10.0.0.1], roles: [master]}]", ssh='{jump: "ops@bastion.example.com:2200"}')
+    masters, _ = request.machines(request.effective(found, Given()))
+    assert masters[0].login.jump == Jump("bastion.example.com", "ops", 2200)
+
+
+@pytest.mark.parametrize(
+    ("keys", "where"),
+    [
+        ({"dataRoot": "/data/slipway"}, "dataRoot"),
+        ({"cmd_args": "{Name: x}"}, "cmd_args"),
+        ({"registry": "{localRegistry: {domain: hub.site}}"}, "registry.localRegistry.domain"),
+        ({"registry": "{localRegistry: {port: 5001}}"}, "registry.localRegistry.port"),
+        ({"registry": "{localRegistry: {ha: false}}"}, "registry.localRegistry.ha"),
+        ({"registry": "{localRegistry: {username: u, password: p}}"}, "registry.localRegistry.username"),
+        ({"provider": "CONTAINER", "hosts": "[{count: 1, roles: [master]}]"}, "hosts"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_with_its_place_and_not_passed_over(keys: dict[str, str], where: str) -> None:
+    with pytest.raises(InputError) as caught:
+        request.effective(spec(**keys), Given())
+    assert [fault.where for fault in caught.value.faults] == [f"Clusterfile .spec.{where}"]
+    assert all(fault.hint for fault in caught.value.faults)
+
+
+def test_what_sealer_writes_by_itself_is_accepted() -> None:
+    request.effective(spec(dataRoot="/var/lib/sealer/data", registry="{localRegistry: {domain: sea.hub, port: 5000, ha: true}}"), Given())
+
+
+def test_the_environment_is_of_all_of_a_machine_and_of_an_application() -> None:
+    application = """---
+apiVersion: sealer.io/v2
+kind: Application
+metadata: {name: apps}
+spec:
+  configs: [{name: mysql, env: [Port=3306, Size=1]}]
+"""
+    found = request.effective(read(CLUSTER + application), Given(env={"Size": "2"}))
+    assert request.env(found) == {"Port": "80", "etcd-dir": "/data", "Size": "2", "CertSANs": "shop.example.com"}
+    assert request.host_env(found) == {"10.0.0.4": {"Port": "81"}}
+    assert request.app_env(found) == {"mysql": {"Port": "3306", "Size": "2"}}
+
+
+def test_config_documents_write_into_the_tree_and_leave_hard_links_alone(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a: 1\nb: 2\n")
+    root = tmp_path / "rootfs"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/values.yaml").hardlink_to(tmp_path / "cache")
+    (root / "etc/values.yaml").chmod(0o640)
+    text = """---
+apiVersion: sealer.io/v1
+kind: Config
+metadata: {name: one}
+spec: {path: etc/values.yaml, strategy: merge, data: "b: 3"}
+---
+apiVersion: sealer.io/v1
+kind: Config
+metadata: {name: two}
+spec: {path: charts/mysql/values.yaml, data: "c: 4"}
+"""
+    edit = request.edit(read(CLUSTER + text))
+    assert edit is not None
+    assert list(edit(root)) == ["charts/mysql/values.yaml", "etc/values.yaml"]
+    assert (root / "etc/values.yaml").read_text() == "a: 1\nb: 3\n"
+    assert (root / "etc/values.yaml").stat().st_mode & 0o777 == 0o640
+    assert (root / "charts/mysql/values.yaml").read_text() == "c: 4"
+    assert (tmp_path / "cache").read_text() == "a: 1\nb: 2\n"
+    assert request.edit(read()) is None
+
+
+def test_a_config_does_not_follow_a_link_out_of_the_rootfs(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "rootfs").mkdir()
+    (tmp_path / "rootfs/etc").symlink_to(tmp_path / "outside")
+    text = "---\napiVersion: sealer.io/v1\nkind: Config\nmetadata: {name: one}\nspec: {path: etc/passwd, data: x}\n"
+    edit = request.edit(read(CLUSTER + text))
+    assert edit is not None
+    with pytest.raises(InputError, match="leads out of the rootfs"):
+        edit(tmp_path / "rootfs")
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+APPS = Info(
+    apps=(
+        App("mysql", "helm", env={"Size": "1"}, commands=("helm install mysql x",)),
+        App("web", "kube", commands=("kubectl apply -f w",)),
+    ),
+    launch=("kubectl apply -f base", "export Size=1 && helm install mysql x", "kubectl apply -f w"),
+)
+
+
+def application(text: str) -> Clusterfile:
+    return read(f"{CLUSTER}---\napiVersion: sealer.io/v2\nkind: Application\nmetadata: {{name: apps}}\nspec: {text}\n")
+
+
+def test_what_is_launched_is_the_images_choice_unless_the_clusterfile_says_something() -> None:
+    assert request.launch(read(), APPS) is None
+    assert request.launch(spec(cmd='["one", "two"]'), APPS) == ("one", "two")
+    assert request.launch(spec(appNames="[web, mysql]"), APPS) == ("kubectl apply -f w", "export Size=1 && helm install mysql x")
+    assert request.launch(spec(appNames='[""]'), APPS) == ()
+    assert request.launch(application("{launchApps: [web]}"), APPS) == ("kubectl apply -f w",)
+
+
+def test_one_application_may_be_launched_otherwise_where_the_image_launches_it() -> None:
+    found = request.launch(application("{configs: [{name: mysql, env: [Size=5], launch: {cmds: [sh start.sh]}}]}"), APPS)
+    assert found == ("kubectl apply -f base", "export Size=5 && cd application/apps/mysql && sh start.sh", "kubectl apply -f w")
+
+
+def test_an_application_that_the_image_lacks_is_told_with_the_nearest_name() -> None:
+    with pytest.raises(InputError, match="did you mean mysql"):
+        request.launch(spec(appNames="[mysq]"), APPS)
+    with pytest.raises(InputError, match="no such application"):
+        request.launch(application("{configs: [{name: other, env: [A=b]}]}"), APPS)
+
+
+def test_a_registry_of_the_command_line_takes_the_place_of_the_files() -> None:
+    external = "{externalRegistry: {domain: harbor.one, username: u, password: p}}"
+    found = request.effective(spec(registry=external), Given(registry=ExternalRegistry("harbor.two"))).cluster
+    assert found is not None
+    assert found.external_registry == ExternalRegistry("harbor.two")
+
+
+def test_a_file_that_is_not_there_is_no_traceback(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        request.read(str(tmp_path / "Clusterfile"))
+
+
+def test_names_in_the_clusterfile_itself_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "Clusterfile").write_text(CLUSTER.replace("image: shop:1", "image: 'shop:{{ Version }}'"))
+    found = request.read(str(tmp_path / "Clusterfile"), {"Version": "7"})
+    assert found.cluster is not None
+    assert found.cluster.image == "shop:7"

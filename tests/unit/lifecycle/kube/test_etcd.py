@@ -1,0 +1,277 @@
+"""etcd's members come and go without its quorum ever being at stake."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from harness.errors import CheckError, CommandError
+from harness.lifecycle.kube import etcd
+from harness.lifecycle.kube.etcd import Etcd, EtcdMember, admit, order
+from harness.process import Result
+from tests.unit.lifecycle.standin import StandIn
+
+
+def member(number: int, *, learner: bool = False, name: str | None = None) -> EtcdMember:
+    started = f"master-{number}" if name is None else name
+    clients = (f"https://10.0.0.{number}:2379",) if started else ()
+    return EtcdMember(number, started, (f"https://10.0.0.{number}:2380",), clients, learner)
+
+
+class Members(Etcd):
+    """An etcd of which only the list of members is real."""
+
+    def __init__(self, *members: EtcdMember, sick: dict[int, str] | None = None, lag: int = 0) -> None:
+        super().__init__(())
+        self.list, self.bad, self.lag = list(members), sick or {}, lag
+        self.said: list[str] = []
+
+    def members(self) -> tuple[EtcdMember, ...]:
+        return tuple(self.list)
+
+    def sick(self, members: Any) -> dict[int, str]:
+        return self.bad
+
+    def add(self, name: str, address: str) -> EtcdMember:
+        self.said.append(f"add {name}")
+        new = EtcdMember(90 + len(self.said), "", (f"https://{address}:2380",), (), True)
+        self.list.append(new)
+        return new
+
+    def promote(self, member: EtcdMember) -> None:
+        if self.lag:
+            self.lag -= 1
+            raise CommandError("can only promote a learner member which is in sync with leader", details="in sync")
+        self.said.append(f"promote {member.id}")
+
+    def remove(self, member: EtcdMember) -> None:
+        self.said.append(f"remove {member.id}")
+        self.list = [one for one in self.list if one.id != member.id]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def admitted(members: Members, *, broken: bool = False) -> list[tuple[str, bool]]:
+    """Admit a second master; how its etcd was started."""
+    started: list[tuple[str, bool]] = []
+    clock = Clock()
+
+    def start(peers: str, anew: bool) -> None:
+        started.append((peers, anew))
+        if broken:
+            raise CommandError("the disk is full")
+
+    admit(members, "master-2", "10.0.0.2", start, timeout=10, clock=clock, sleep=clock.sleep)
+    return started
+
+
+def test_a_new_member_follows_before_it_votes() -> None:
+    members = Members(member(1), lag=3)
+    started = admitted(members)
+    assert started == [("master-1=https://10.0.0.1:2380,master-2=https://10.0.0.2:2380", True)]
+    assert members.said == ["add master-2", "promote 91"]
+
+
+@pytest.mark.parametrize(("refusals", "taken"), [(3, True), (1000, False)])
+def test_who_comes_right_after_another_waits_until_etcd_takes_somebody_in_again(refusals: int, taken: bool) -> None:
+    class Busy(Members):
+        left = refusals
+
+        def add(self, name: str, address: str) -> EtcdMember:
+            if self.left:
+                self.left -= 1
+                raise CommandError("etcdctl member add", details="Error: etcdserver: unhealthy cluster")
+            return super().add(name, address)
+
+    members = Busy(member(1))
+    if taken:
+        assert len(admitted(members)) == 1
+        assert len(members.members()) == 2
+    else:
+        with pytest.raises(CommandError):
+            admitted(members)
+        assert len(members.members()) == 1
+
+
+def test_nobody_is_taken_in_while_a_member_is_not_healthy() -> None:
+    members = Members(member(1), member(3), sick={3: "context deadline exceeded"})
+    with pytest.raises(CheckError, match="master-3 context deadline exceeded") as caught:
+        admitted(members)
+    assert "slipway remove" in str(caught.value.hint)
+    assert members.said == []
+
+
+def test_a_member_that_could_not_be_started_is_taken_out_again() -> None:
+    members = Members(member(1))
+    with pytest.raises(CommandError, match="the disk is full"):
+        admitted(members, broken=True)
+    assert members.said == ["add master-2", "remove 91"]
+    assert members.members() == (member(1),)
+
+
+def test_a_member_that_does_not_catch_up_is_taken_out_again() -> None:
+    members = Members(member(1), lag=1000)
+    with pytest.raises(CheckError, match="etcd of master-2 has not caught up"):
+        admitted(members)
+    assert members.said == ["add master-2", "remove 91"]
+
+
+def test_a_follower_that_was_left_unstarted_is_replaced() -> None:
+    members = Members(member(1), member(2, learner=True, name=""))
+    started = admitted(members)
+    assert members.said == ["remove 2", "add master-2", "promote 92"]
+    assert [anew for _, anew in started] == [True]
+
+
+def test_a_follower_that_runs_keeps_its_data_and_gets_its_vote() -> None:
+    members = Members(member(1), member(2, learner=True))
+    assert [anew for _, anew in admitted(members)] == [False]
+    assert members.said == ["promote 2"]
+
+
+def test_a_member_that_votes_already_is_only_started() -> None:
+    members = Members(member(1), member(2))
+    assert [anew for _, anew in admitted(members)] == [False]
+    assert members.said == []
+
+
+def test_a_member_that_votes_is_not_taken_out_because_its_start_failed() -> None:
+    members = Members(member(1), member(2))
+    with pytest.raises(CommandError):
+        admitted(members, broken=True)
+    assert members.said == []
+
+
+def test_the_dead_leave_before_the_living() -> None:
+    three = [member(1), member(2), member(3)]
+    assert [one.id for one in order(three, {1}, [2, 1])] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("sick", "leaving"),
+    [({1}, [2]), ({1}, [3]), (set(), [1, 2, 3]), ({1, 2}, [1]), ({1, 2}, [3])],
+    ids=["a living one while one is dead", "another one", "all", "a dead one without quorum", "the last one"],
+)
+def test_etcd_never_loses_its_quorum(sick: set[int], leaving: list[int]) -> None:
+    with pytest.raises(CheckError, match="etcd"):
+        order([member(1), member(2), member(3)], sick, leaving)
+
+
+@pytest.mark.parametrize(
+    ("count", "sick", "leaving"), [(3, set(), [1]), (3, {1}, [1]), (3, set(), [1, 2]), (5, {1, 2}, [1, 2]), (2, set(), [1])]
+)
+def test_what_etcd_can_do_without_may_go(count: int, sick: set[int], leaving: list[int]) -> None:
+    members = [member(number + 1) for number in range(count)]
+    assert {one.id for one in order(members, sick, leaving)} == set(leaving)
+
+
+def test_a_follower_may_always_go_while_the_voters_have_their_quorum() -> None:
+    assert [one.id for one in order([member(1), member(2, learner=True)], set(), [2])] == [2]
+
+
+class Answering(StandIn):
+    """A master whose etcdctl answers."""
+
+    def __init__(self, *, runs: bool = True) -> None:
+        super().__init__("10.0.0.1", "one")
+        self.runs = runs
+        self.exits: dict[str, tuple[int, str]] = {}
+
+    def run(self, command: str, **options: Any) -> Result:
+        self.commands.append(command)
+        if not self.runs:
+            return Result((), 75, "", "")
+        code, text = next((answer for part, answer in self.exits.items() if part in command), (0, ""))
+        return Result((), code, text if code == 0 or "health" in command else "", text if code else "")
+
+
+LIST = {
+    "members": [
+        {"ID": 1746793094343317772, "name": "one", "peerURLs": ["https://10.0.0.1:2380"], "clientURLs": ["https://10.0.0.1:2379"]},
+        {"ID": 2, "peerURLs": ["https://10.0.0.2:2380"], "isLearner": True},
+    ]
+}
+
+
+def test_members_are_read_from_the_first_master_where_etcd_runs() -> None:
+    dead, alive = Answering(runs=False), Answering()
+    alive.exits = {"member list": (0, json.dumps(LIST))}
+    found = Etcd([dead, alive]).members()
+    assert [(one.id, one.name, one.learner) for one in found] == [(1746793094343317772, "one", False), (2, "", True)]
+    with pytest.raises(CheckError, match="etcd runs on no master"):
+        Etcd([dead]).members()
+
+
+def test_health_is_asked_of_those_that_vote() -> None:
+    node = Answering()
+    answer = [{"endpoint": "https://10.0.0.1:2379", "health": False, "error": "context deadline\nexceeded"}]
+    node.exits = {"endpoint health": (1, json.dumps(answer))}
+    client = Etcd([node])
+    assert client.sick([member(1), member(2, learner=True)]) == {1: "context deadline exceeded"}
+    assert "10.0.0.2" not in node.commands[-1]
+    assert client.sick([member(1), member(3)])[3] == "does not answer"
+
+
+def test_removing_one_that_is_out_already_is_fine() -> None:
+    node = Answering()
+    node.exits = {"member remove": (1, "Error: etcdserver: Member not found")}
+    Etcd([node]).remove(member(255))
+    assert "member remove ff" in node.commands[-1]
+    node.exits = {"member remove": (1, "Error: etcdserver: unhealthy cluster")}
+    with pytest.raises(CommandError, match="unhealthy cluster"):
+        Etcd([node]).remove(member(255))
+
+
+def test_a_leader_that_cannot_be_asked_holds_up_nothing() -> None:
+    node = Answering()
+    node.exits = {"member list": (0, json.dumps(LIST)), "endpoint status": (1, "timed out")}
+    Etcd([node]).hand_over([member(1)])
+    assert not any("move-leader" in command for command in node.commands)
+
+
+def test_a_leader_hands_over_before_it_leaves() -> None:
+    node = Answering()
+    two = {
+        "members": [
+            *LIST["members"][:1],
+            {"ID": 7, "name": "two", "peerURLs": ["https://10.0.0.7:2380"], "clientURLs": ["https://10.0.0.7:2379"]},
+        ]
+    }
+    node.exits = {"member list": (0, json.dumps(two)), "endpoint status": (0, json.dumps([{"Status": {"leader": 7}}]))}
+    Etcd([node]).hand_over([etcd.EtcdMember(7, "two", ("https://10.0.0.7:2380",), ("https://10.0.0.7:2379",))])
+    assert f"move-leader {1746793094343317772:x} --endpoints=https://10.0.0.7:2379" in node.commands[-1]
+
+
+def test_an_address_that_etcd_tells_is_no_shell_text_on_a_master() -> None:
+    class Answering(StandIn):
+        def run(self, command: str, **_: Any) -> Result:
+            self.commands.append(command)
+            hostile = "https://10.0.0.1:2379; touch /tmp/x"
+            members = [{"ID": number, "name": f"m{number}", "peerURLs": [], "clientURLs": [hostile]} for number in (1, 2)]
+            status = json.dumps([{"Status": {"leader": 1, "header": {"member_id": 1}}}])
+            return Result((), 0, status if "endpoint status" in command else json.dumps({"members": members}), "")
+
+    node = Answering("10.0.0.1")
+    one = etcd.Etcd((node,))
+    one.hand_over(one.members()[:1])
+    moved = next(command for command in node.commands if "move-leader" in command)
+    assert "--endpoints='https://10.0.0.1:2379; touch /tmp/x'" in moved
+
+
+@pytest.mark.parametrize("entry", [{}, {"ID": "²"}, {"ID": None}, 5, {"ID": 1, "peerURLs": 5}])
+def test_a_list_of_members_that_cannot_be_read_is_told(entry: Any) -> None:
+    node = StandIn("10.0.0.1")
+    node.answers = {"member list": json.dumps({"members": [entry]})}
+    with pytest.raises(CommandError, match="cannot be read"):
+        etcd.Etcd((node,)).members()

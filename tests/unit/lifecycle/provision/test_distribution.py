@@ -1,0 +1,439 @@
+"""Who gets what from whom when many machines are to have the same files. The machines are stand-ins that do what the shell text says."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tarfile
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import log
+from harness.errors import CommandError, NodeError, SlipwayError
+from harness.lifecycle.provision import distribution
+from harness.lifecycle.provision.distribution import AT_ONCE, Brought, Exchange, Load, Parcel
+from harness.lifecycle.provision.node_files import CLEAN
+from harness.nodes import claim, each
+from harness.nodes.files import tar_stream
+from harness.oci.store import Store
+from harness.process import Result
+
+FILES = {"bin/kubelet": b"k" * 50000, "bin/kubectl": b"c" * 30000, "etc/a": b"a"}
+SIZE = sum(map(len, FILES.values()))
+
+
+class Gatherer:
+    """A machine that gathers a parcel. ``has`` is what it holds, ``serves`` whether others may ask it."""
+
+    def __init__(self, world: World, address: str) -> None:
+        self.world, self.address, self.name = world, address, f"host-{address}"
+        self.has: dict[str, bytes] = {}
+        self.wanted: dict[str, str] = {}
+        self.serves = False
+        self.without = ""
+        self.bash = True
+        self.reaches: set[str] | None = None
+        """Whom it reaches; None: everybody."""
+        self.gives: dict[str, bytes] = {}
+        """What it serves in place of what it has."""
+        self.broken = ""
+        """What fails: the connection at ``begin`` or ``send``, the ``disk``, or anything else so that nothing arrives."""
+        self.parts: list[str] = []
+        self.commands: list[str] = []
+        self.serving = self.most_at_once = 0
+
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+        self.commands.append(command)
+        if command == distribution.CLOSE:
+            self.serves = False
+            return Result((), 0, "", "")
+        if command == distribution._RENEW:
+            return Result((), 0, "", "")
+        if ".have ] || exit 0" in command:
+            self.serves = bool(self.has)
+            return Result((), 0, "opens\nserves\n" if self.serves else "", "")
+        full = self.broken == "disk" and "for tool in" not in command
+        return Result((), 0, self._gather(command, input), "tar: bin/kubelet: No space left on device" if full else "")
+
+    def _gather(self, command: str, input: Any) -> str:
+        told: list[str] = []
+        if "for tool in" in command:
+            if self.broken == "begin":
+                raise NodeError(f"{self.address}: the connection was lost")
+            self.wanted = {line[130 + 2 :]: line[:128] for line in _untar(input)["sums"].decode().splitlines()}
+            if self.without:
+                return f"without {self.without}\n"
+            told = [*(f"part {part}" for part in self.parts), *(["fetches"] if self.bash else [])]
+        elif "tar -b 512 -xof" in command:
+            found = re.search(r"^peer=(\S+)$", command, re.MULTILINE)
+            assert found
+            self._take({} if self.broken else self._ask(found[1]))
+        else:
+            if self.broken == "send":
+                raise NodeError(f"{self.address}: the connection was lost")
+            stream = io.BytesIO()
+            input(stream)
+            self._take({} if self.broken else _untar(stream.getvalue()))
+        lacking = [path for path, digest in self.wanted.items() if hashlib.blake2b(self.has.get(path, b"?")).hexdigest() != digest]
+        if not lacking:
+            self.serves = self.world.serving
+        return "\n".join(
+            [
+                *told,
+                *(f"./{path}" for path in lacking),
+                *([] if lacking else ["whole"]),
+                *(["opens"] if not lacking else []),
+                *(["serves"] if self.serves else []),
+            ]
+        )
+
+    def _ask(self, address: str) -> dict[str, bytes]:
+        peer = self.world.machines[address]
+        if not peer.serves or (self.reaches is not None and address not in self.reaches):
+            return {}
+        with self.world.lock:
+            peer.serving += 1
+            peer.most_at_once = max(peer.most_at_once, peer.serving)
+        time.sleep(0.002)
+        with self.world.lock:
+            peer.serving -= 1
+        lacking = {path for path, digest in self.wanted.items() if hashlib.blake2b(self.has.get(path, b"?")).hexdigest() != digest}
+        return {path: data for path, data in {**peer.has, **peer.gives}.items() if path in lacking}
+
+    def _take(self, files: dict[str, bytes]) -> None:
+        self.has |= {path: data for path, data in files.items() if hashlib.blake2b(data).hexdigest() == self.wanted.get(path)}
+
+    def put_tar(self, stream: Any, destination: str) -> None:
+        raise AssertionError
+
+    def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
+        raise AssertionError
+
+    def get(self, path: str) -> bytes:
+        raise AssertionError
+
+
+def _untar(data: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return {member.name: content.read() for member in tar if (content := tar.extractfile(member))}
+
+
+class World:
+    """Machines, the parcel that they are to have, and the exchange that brings it."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.lock = threading.Lock()
+        self.serving = True
+        self.machines = {address: Gatherer(self, address) for address in (f"10.0.0.{number}" for number in range(1, count + 1))}
+        for path, data in FILES.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+        self.folder = folder
+        self.exchange = Exchange(self.machines.values())
+        self.made = 0
+
+    def __getitem__(self, number: int) -> Gatherer:
+        return list(self.machines.values())[number - 1]
+
+    def parcel(self, **more: Any) -> Parcel:
+        self.made += 1
+        files = distribution.contents({path: self.folder / path for path in FILES})
+        return Parcel("tree-1", files, place="/var/lib/slipway/tree", finish="true", **more)
+
+    def bring(self, *numbers: int, **more: Any) -> dict[str, Brought]:
+        """To some machines at the same time, or to all."""
+        nodes = [self[number] for number in numbers] or list(self.machines.values())
+        found = each(nodes, lambda node: self.exchange.bring(node, "tree-1", lambda: self.parcel(**more)))
+        return dict(zip((node.address for node in nodes), found, strict=True))
+
+    @property
+    def whole(self) -> bool:
+        return all(machine.has == FILES for machine in self.machines.values())
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path, 6)
+
+
+def sent(brought: Iterable[Brought]) -> int:
+    return sum(1 for one in brought if one.sent)
+
+
+def test_one_machine_is_sent_everything_and_the_others_have_it_from_each_other(world: World) -> None:
+    brought = world.bring()
+    assert world.whole
+    assert sent(brought.values()) == 1
+    assert sum(1 for one in brought.values() if one.peers) == 5
+    assert world.made == 1
+
+
+def test_no_machine_serves_many_at_the_same_time_and_many_serve(tmp_path: Path) -> None:
+    world = World(tmp_path, 40)
+    brought = world.bring()
+    assert world.whole
+    assert sent(brought.values()) == 1
+    assert max(machine.most_at_once for machine in world.machines.values()) <= AT_ONCE
+    # How many depends on the order in which threads run.
+    assert len({peer for one in brought.values() for peer in one.peers}) > 1
+
+
+def test_what_a_member_has_already_nobody_is_sent(world: World) -> None:
+    world[2].has = dict(FILES)
+    brought = world.bring(5, 6)
+    assert sent(brought.values()) == 0
+    assert brought["10.0.0.5"].note == "copied between machines"
+    assert world[5].has == world[6].has == FILES
+
+
+def test_a_machine_that_has_it_all_since_earlier_is_given_nothing_and_serves(world: World) -> None:
+    world[1].has = dict(FILES)
+    assert world.bring(1)["10.0.0.1"] == Brought()
+    assert world.bring(2)["10.0.0.2"].peers == ("10.0.0.1",)
+
+
+def test_of_machines_that_are_free_each_serves_in_turn(world: World) -> None:
+    for number in (1, 2, 3):
+        world[number].has = dict(FILES)
+        world.bring(number)
+    servers = [world.bring(number)[f"10.0.0.{number}"].peers for number in (4, 5, 6)]
+    assert len(set(servers)) == 3
+
+
+def test_a_byte_that_is_other_at_a_peer_is_refused_and_comes_from_elsewhere(world: World) -> None:
+    world[1].has = dict(FILES)
+    world[1].gives = {"bin/kubectl": b"c" * 29999 + b"x"}
+    brought = world.bring(2)["10.0.0.2"]
+    assert world[2].has == FILES
+    # What was right of it counts: only the file that was not is sent.
+    assert brought.peers == ("10.0.0.1",)
+    assert len(FILES["bin/kubectl"]) <= brought.sent < SIZE
+
+
+def test_another_peer_is_asked_before_it_is_sent_from_here(world: World) -> None:
+    world[1].has, world[2].has = dict(FILES), dict(FILES)
+    world[1].gives = {"bin/kubectl": b"other"}
+    world[3].reaches = {"10.0.0.1", "10.0.0.2"}
+    for number in (3, 4):
+        brought = world.bring(number)[f"10.0.0.{number}"]
+        assert brought.sent == 0
+        assert world[number].has == FILES
+
+
+def test_a_machine_that_reaches_nobody_has_all_from_here_and_serves_others(world: World) -> None:
+    world[3].reaches = set()
+    brought = world.bring()
+    assert world.whole
+    assert brought["10.0.0.3"].peers == ()
+    assert brought["10.0.0.3"].sent > SIZE
+    assert sent(brought.values()) <= 2
+
+
+def test_where_no_machine_reaches_another_few_try_and_it_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup()
+    world = World(tmp_path, 20)
+    for machine in world.machines.values():
+        machine.reaches = set()
+    assert sent(world.bring(1, 2, 3, 4, 5).values()) == 5
+    assert sent(world.bring().values()) == 15
+    assert world.whole
+    assert f"the machines do not reach each other on port {distribution.PORT}" in capsys.readouterr().err
+    assert not any("tar -b 512 -xof" in command for number in range(6, 21) for command in world[number].commands)
+
+
+def test_where_nobody_can_serve_all_are_sent_it(world: World) -> None:
+    world.serving = False
+    assert sent(world.bring().values()) == 6
+    assert world.whole
+
+
+def test_when_the_first_one_is_lost_another_is_sent_it_and_the_rest_do_not_notice(world: World) -> None:
+    world[1].broken = "send"
+    with pytest.raises(NodeError, match=r"10\.0\.0\.1: the connection was lost"):
+        world.bring(1)
+    brought = world.bring(2, 3, 4, 5, 6)
+    assert sent(brought.values()) == 1
+    assert all(world[number].has == FILES for number in (2, 3, 4, 5, 6))
+
+
+def test_all_at_once_with_one_that_is_lost_ends_with_its_error_alone(world: World) -> None:
+    world[4].broken = "begin"
+    with pytest.raises(SlipwayError, match=r"^10\.0\.0\.4: the connection was lost$"):
+        world.bring()
+    assert all(world[number].has == FILES for number in (1, 2, 3, 5, 6))
+
+
+def test_a_machine_without_the_programs_is_given_it_whole(world: World) -> None:
+    given: list[str] = []
+    world[1].without = "b2sum"
+    brought = world.bring(1, whole=lambda node: given.append(node.address))
+    assert given == ["10.0.0.1"]
+    assert brought["10.0.0.1"].sent == SIZE
+
+
+def test_a_tree_whose_names_cannot_be_listed_is_given_whole(world: World) -> None:
+    given: list[str] = []
+    world.bring(1, 2, whole=lambda node: given.append(node.address), listed=False)
+    assert sorted(given) == ["10.0.0.1", "10.0.0.2"]
+    assert not world[1].commands[1:]
+
+
+def test_a_machine_without_bash_asks_nobody_but_serves(world: World) -> None:
+    world[1].bash = False
+    assert world.bring(1)["10.0.0.1"].peers == ()
+    assert world.bring(2)["10.0.0.2"].peers == ("10.0.0.1",)
+    world[3].bash = False
+    assert world.bring(3)["10.0.0.3"].peers == ()
+
+
+def test_what_does_not_arrive_even_from_here_is_an_error(world: World) -> None:
+    world[1].broken = "nothing arrives"
+    with pytest.raises(CommandError, match=r"host-10\.0\.0\.1: 3 of 3 files did not arrive as they should"):
+        world.bring(1)
+
+
+def test_a_full_disk_is_told_and_held_against_nobody(world: World) -> None:
+    world.bring(1)
+    for number in (2, 3, 4):
+        world[number].broken = "disk"
+        with pytest.raises(CommandError, match=rf"host-10\.0\.0\.{number}: its disk is full") as caught:
+            world.bring(number)
+        assert "No space left on device" in str(caught.value.details)
+    assert world.bring(5)["10.0.0.5"].peers == ("10.0.0.1",)
+
+
+def test_from_here_goes_what_is_less_the_packed_whole_or_what_is_lacking(world: World) -> None:
+    asked: list[frozenset[str]] = []
+
+    def packed(parts: Any) -> Load:
+        asked.append(frozenset(parts))
+
+        def write(stream: Any) -> None:
+            with tar_stream(stream) as tar:
+                for path, data in FILES.items():
+                    entry = tarfile.TarInfo(path)
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))
+
+        return Load(40000, write, "gzip -dc | tar -xiof -")
+
+    world[1].parts = ["sha256:a"]
+    world.bring(1, packed=packed)
+    assert asked == [frozenset({"sha256:a"})]
+    assert any("gzip -dc | tar" in command for command in world[1].commands)
+    world[2].has = {path: data for path, data in FILES.items() if path != "etc/a"}
+    world[2].reaches = set()
+    world[2].bash = False
+    world.bring(2)
+    assert not any("gzip -dc | tar" in command for command in world[2].commands)
+    assert world[2].has == FILES
+
+
+def test_what_packed_layers_lack_follows_as_it_is(world: World) -> None:
+    def write(stream: Any) -> None:
+        with tar_stream(stream) as tar:
+            tar.addfile(tarfile.TarInfo("etc"))
+
+    world.bring(1, packed=lambda _: Load(10, write))
+    assert world[1].has == FILES
+
+
+def test_serving_ends_everywhere_and_can_begin_again(world: World) -> None:
+    world.bring(1, 2)
+    world.exchange.close()
+    assert not any(machine.serves for machine in world.machines.values())
+    assert distribution.CLOSE not in world[3].commands
+    assert world.bring(3)["10.0.0.3"].sent == 0
+
+
+def test_a_machine_that_is_gone_when_serving_ends_is_no_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.bring(1)
+
+    def lost(*_: object, **__: object) -> Result:
+        raise NodeError("10.0.0.1: no route leads to it")
+
+    monkeypatch.setattr(world[1], "run", lost)
+    world.exchange.close()
+    # Nor when it is asked whether it has something.
+    assert world.bring(2)["10.0.0.2"].sent
+
+
+def test_the_key_is_in_no_command_and_each_parcel_has_its_own(world: World) -> None:
+    world.bring()
+    key = world.exchange.key("tree-1")
+    assert not any(key in command for machine in world.machines.values() for command in machine.commands)
+    assert key not in (world.exchange.key("tree-2"), Exchange([]).key("tree-1"))
+
+
+def test_a_machine_that_listens_without_an_answer_is_asked_by_nobody_and_closed_at_the_end(world: World) -> None:
+    world.serving = False
+    world.bring(1)
+    assert world.bring(2)["10.0.0.2"].sent
+    world.exchange.close()
+    assert distribution.CLOSE in world[1].commands
+
+
+def test_what_is_open_is_told_to_go_on_until_it_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distribution, "_RENEW_SECONDS", 0.01)
+    renewed = threading.Event()
+    run = world[1].run
+
+    def noted(command: str, **more: Any) -> Result:
+        if command == distribution._RENEW:
+            renewed.set()
+            return Result((), 0, "", "")
+        return run(command, **more)
+
+    monkeypatch.setattr(world[1], "run", noted)
+    world.bring(1)
+    assert renewed.wait(120)
+    world.exchange.close()
+    assert world.exchange._renewing is None
+
+
+def test_who_has_lost_the_cluster_does_not_end_the_serving_of_the_next_command(world: World) -> None:
+    with claim.holding() as held:
+        world.bring(1)
+        held.lose("another command")
+    world.exchange.close()
+    assert distribution.CLOSE not in world[1].commands
+
+
+def test_what_serves_is_limited_to_an_address_and_a_time() -> None:
+    assert "ListenStream=$listen" in distribution._SOCKET
+    assert f"OnActiveSec={distribution.OPEN_SECONDS}" in distribution._END_TIMER
+    assert distribution._RENEW_SECONDS * 3 < distribution.OPEN_SECONDS <= 900
+
+
+def test_a_blob_that_is_not_what_its_name_says_is_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"changed")
+    with pytest.raises(ValueError, match=r"^blobs/a$"):
+        distribution.contents({"blobs/a": tmp_path / "a"}, {"blobs/a": hashlib.sha256(b"original").hexdigest()})
+
+
+def test_files_are_read_once_for_all_clusters(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    (tmp_path / "a").write_bytes(b"original")
+    files = {"etc/a": tmp_path / "a"}
+    found = distribution.known_contents(store, "tree-1", files)
+    (tmp_path / "a").write_bytes(b"ORIGINAL")
+    assert distribution.known_contents(store, "tree-1", files) == found
+    # Of another size it is another one.
+    (tmp_path / "a").write_bytes(b"longer than it was")
+    assert distribution.known_contents(store, "tree-1", files)["etc/a"].digest != found["etc/a"].digest
+    assert distribution.known_contents(store, "tree-2", files) == distribution.contents(files)
+
+
+@pytest.mark.parametrize(("path", "fits"), [("bin/a b", True), ("etc/ä", True), ("a\nb", False), ("a\\b", False), ("a\udcff", False)])
+def test_names_that_a_list_can_hold(path: str, fits: bool) -> None:
+    assert distribution.plain(path) is fits
+
+
+def test_a_machine_that_is_cleaned_serves_no_more() -> None:
+    assert distribution.CLOSE in CLEAN

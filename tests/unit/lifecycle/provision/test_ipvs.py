@@ -1,0 +1,303 @@
+"""Who is led to the masters by rules of its kernel, what is refused, and what the keeper of the rules is told."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from harness.errors import CheckError
+from harness.lifecycle.cluster import membership
+from harness.lifecycle.provision import ipvs, node_files
+from harness.lifecycle.provision.ipvs import Answer, Choice, Wish
+from harness.runtimes import Cluster, Facts, Member, Network
+from tests.unit.lifecycle.cluster.test_membership import gathered
+from tests.unit.lifecycle.standin import StandIn
+
+ABLE, UNABLE = Answer(), Answer(lacks="its kernel has no ip_vs")
+NETWORK = Network("100.64.0.0/10", "10.96.0.0/22")
+VIP = "10.103.97.2"
+
+
+def wish(load_balancing: str = "auto", balanced: tuple[str, ...] = ("10.0.0.7", "10.0.0.8"), **changes: Any) -> Wish:
+    return Wish(
+        **{"load_balancing": load_balancing, "balanced": balanced, "network": NETWORK, "env": {}, "brings": lambda: True, **changes}
+    )
+
+
+def answers(**by_number: Answer) -> dict[str, Answer]:
+    """One that can for each machine that is not named: ``_7=UNABLE`` is the answer of 10.0.0.7."""
+    return {
+        **{f"10.0.0.{number}": ABLE for number in (1, 7, 8)},
+        **{f"10.0.0{name.replace('_', '.')}": one for name, one in by_number.items()},
+    }
+
+
+@pytest.mark.parametrize("asked", ["auto", "ipvs"])
+def test_kernels_lead_where_all_that_need_it_can(asked: str) -> None:
+    assert ipvs.choose(wish(asked), answers()) == Choice(VIP, frozenset({"10.0.0.7", "10.0.0.8"}))
+
+
+def test_a_kernel_that_nobody_needs_need_not_lead() -> None:
+    assert ipvs.choose(wish("ipvs"), answers(_1=UNABLE)).virtual_ip == VIP
+
+
+def test_haproxy_is_for_all_when_one_kernel_cannot() -> None:
+    assert ipvs.choose(wish(), answers(_8=UNABLE)) == Choice()
+    assert ipvs.choose(wish("haproxy"), answers()) == Choice()
+
+
+def test_without_workers_the_masters_tell_what_later_ones_may_be() -> None:
+    assert ipvs.choose(wish(balanced=()), answers()) == Choice(VIP)
+    assert ipvs.choose(wish(balanced=()), answers(_1=UNABLE)) == Choice()
+
+
+def test_a_kernel_that_cannot_is_named_when_it_is_asked_to() -> None:
+    with pytest.raises(CheckError, match="nothing has been changed") as caught:
+        ipvs.choose(wish("ipvs"), answers(_7=UNABLE, _8=Answer(lacks="it may not load ip_vs")))
+    assert "10.0.0.7: its kernel has no ip_vs" in caught.value.message
+    assert "10.0.0.8: it may not load ip_vs" in caught.value.message
+
+
+def test_an_image_without_the_programs_is_told_from_a_kernel_that_cannot() -> None:
+    assert ipvs.choose(wish(brings=lambda: False), answers()) == Choice()
+    with pytest.raises(CheckError, match="the image has no bin/ipvsadm"):
+        ipvs.choose(wish("ipvs", brings=lambda: False), answers())
+
+
+def test_nobody_looks_into_the_image_for_nothing() -> None:
+    def brings() -> bool:
+        raise AssertionError
+
+    for asked, found in (("haproxy", answers()), ("auto", answers(_7=UNABLE))):
+        assert ipvs.choose(wish(asked, brings=brings), found) == Choice()
+
+
+@pytest.mark.parametrize(
+    ("env", "network", "found", "said"),
+    [
+        ({}, Network("100.64.0.0/10", "10.96.0.0/12"), {}, "the virtual address 10.103.97.2 lies in SvcCIDR 10.96.0.0/12"),
+        (
+            {"IPvsVIPv4": "100.64.9.9"},
+            Network("100.64.0.0/10,fd00::/48", "10.96.0.0/22,fd00:1::/112"),
+            {},
+            "the virtual address 100.64.9.9 lies in PodCIDR 100.64.0.0/10",
+        ),
+        ({"IPvsVIPv4": "100.64.9.9"}, NETWORK, {}, "the virtual address 100.64.9.9 lies in PodCIDR"),
+        ({"IPvsVIPv4": "10.0.0.9"}, NETWORK, {"_7": Answer(networks=("10.0.0.7/24",))}, "lies in the network of 10.0.0.7, 10.0.0.7/24"),
+        ({"IPvsVIPv4": "10.0.0.300"}, NETWORK, {}, "10.0.0.300"),
+        ({"IPvsVIPv4": "fd00::1"}, NETWORK, {}, "fd00::1 is of version 6"),
+    ],
+)
+def test_an_address_that_is_taken_is_refused_or_done_without(
+    env: dict[str, str], network: Network, found: dict[str, Answer], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr("harness.log.warning", warnings.append)
+    given: dict[str, Any] = {"env": env, "network": network}
+    with pytest.raises(CheckError) as caught:
+        ipvs.choose(wish("ipvs", **given), answers(**found))
+    assert said in caught.value.message
+    assert "-e IPvsVIPv4=ADDRESS" in caught.value.message
+    assert ipvs.choose(wish(**given), answers(**found)) == Choice()
+    assert len(warnings) == 1
+    assert said in warnings[0]
+
+
+def test_another_address_can_be_chosen() -> None:
+    assert ipvs.choose(wish(env={"IPvsVIPv4": "172.31.255.2"}), answers()).virtual_ip == "172.31.255.2"
+
+
+def test_machines_of_version_six_have_an_address_of_it() -> None:
+    found = ipvs.choose(wish(balanced=("fd00::7",), network=Network("fd01::/64", "fd02::/112")), {"fd00::1": ABLE, "fd00::7": ABLE})
+    assert found.of("fd00::7") == "1248:4003:10bb:6a01:83b9:6360:c66d:2"
+    assert found.of("fd00::1") is None
+
+
+# ---- a cluster that is there ------------------------------------------------------------------------------------------
+
+MASTER = Answer(virtual_ip=VIP)
+LED = Answer(virtual_ip=VIP, balancer="ipvs")
+HAPROXY = Answer(balancer="haproxy")
+
+
+def test_the_same_run_again_changes_nobody() -> None:
+    ours = {"10.0.0.1", "10.0.0.7", "10.0.0.8"}
+    there = answers(_1=MASTER, _7=LED, _8=LED)
+    assert ipvs.choose(wish(), there, ours) == Choice(VIP, frozenset({"10.0.0.7", "10.0.0.8"}))
+    # Killed before the last one was set up.
+    assert ipvs.choose(wish(), answers(_1=MASTER, _7=LED), ours) == Choice(VIP, frozenset({"10.0.0.7", "10.0.0.8"}))
+
+
+def test_a_cluster_that_began_with_haproxy_keeps_it() -> None:
+    ours = {"10.0.0.1", "10.0.0.7"}
+    assert ipvs.choose(wish(), answers(_7=HAPROXY), ours) == Choice()
+    with pytest.raises(CheckError, match="this cluster was begun with haproxy"):
+        ipvs.choose(wish("ipvs"), answers(_7=HAPROXY), ours)
+
+
+def test_what_another_cluster_had_does_not_count() -> None:
+    assert ipvs.choose(wish(), answers(_7=HAPROXY)).virtual_ip == VIP
+
+
+def test_who_joins_is_led_as_the_cluster_is_and_as_it_can_be() -> None:
+    joining = wish(balanced=("10.0.0.7", "10.0.0.8"))
+    there = {"10.0.0.1": MASTER, "10.0.0.7": LED}
+    assert ipvs.joining(joining, {**there, "10.0.0.8": ABLE}).led == {"10.0.0.7", "10.0.0.8"}
+    assert ipvs.joining(joining, {**there, "10.0.0.8": UNABLE}) == Choice(VIP, frozenset({"10.0.0.7"}))
+    assert ipvs.joining(dataclasses.replace(joining, brings=lambda: False), {**there, "10.0.0.8": ABLE}).led == {"10.0.0.7"}
+    assert ipvs.joining(dataclasses.replace(joining, load_balancing="haproxy"), {**there, "10.0.0.8": ABLE}).led == {"10.0.0.7"}
+    with pytest.raises(CheckError, match=r"10\.0\.0\.8: its kernel has no ip_vs"):
+        ipvs.joining(dataclasses.replace(joining, load_balancing="ipvs"), {**there, "10.0.0.8": UNABLE})
+
+
+def test_who_joins_a_cluster_without_a_virtual_address_is_led_by_haproxy() -> None:
+    there = {"10.0.0.1": ABLE, "10.0.0.7": HAPROXY, "10.0.0.8": ABLE}
+    assert ipvs.joining(wish(), there) == Choice()
+    with pytest.raises(CheckError, match="hold no virtual address"):
+        ipvs.joining(wish("ipvs"), there)
+
+
+def test_a_worker_is_no_obstacle_for_a_master_that_joins() -> None:
+    assert ipvs.joining(wish("ipvs", balanced=("10.0.0.7",)), {"10.0.0.1": MASTER, "10.0.0.7": LED, "10.0.0.2": UNABLE}).led == {"10.0.0.7"}
+
+
+# ---- what a machine says ----------------------------------------------------------------------------------------------
+
+LOADED = "there ip_vs\nthere ip_vs_rr\n"
+LOADABLE = "loadable ip_vs\nloadable ip_vs_rr\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "lacks"),
+    [
+        (f"{LOADED}capabilities 0\nsealed yes\n", None),
+        (f"{LOADABLE}capabilities 000001ffffffffff\n", None),
+        (LOADABLE, None),
+        ("there ip_vs\nloadable ip_vs_rr\n", None),
+        ("capabilities 000001ffffffffff\n", "its kernel has no ip_vs and no ip_vs_rr"),
+        ("there ip_vs\n", "its kernel has no ip_vs_rr"),
+        (f"{LOADABLE}sealed yes\n", "its kernel takes no module any more (kernel.modules_disabled), and ip_vs and ip_vs_rr is not loaded"),
+        (f"{LOADABLE}capabilities 00000000a80425fb\n", "it may not load ip_vs and ip_vs_rr (no CAP_SYS_MODULE)"),
+    ],
+)
+def test_what_a_kernel_lacks(text: str, lacks: str | None) -> None:
+    assert Answer.parse(text).lacks == lacks
+
+
+def test_what_is_there_is_told() -> None:
+    node = StandIn("10.0.0.7")
+    node.answers = {"modprobe": f"{LOADED}balancer ipvs\nvirtual {VIP}\nnetwork 10.0.0.7/24\nnetwork fd00::7/64\n"}
+    assert ipvs.ask([node]) == {"10.0.0.7": Answer(None, "ipvs", VIP, ("10.0.0.7/24", "fd00::7/64"))}
+
+
+def test_nothing_is_changed_by_asking() -> None:
+    node = StandIn()
+    ipvs.ask([node])
+    (command,) = node.commands
+    assert "modprobe -n" in command
+    assert command.count("modprobe") == 1
+
+
+# ---- what members get -------------------------------------------------------------------------------------------------
+
+
+def member(number: int, role: str = "master", **facts: Any) -> Member:
+    return Member(StandIn(f"10.0.0.{number}"), f"{role}-{number}", f"10.0.0.{number}", role, **facts)
+
+
+MASTERS = tuple(member(number, registry=number < 4) for number in (1, 2, 3, 4))
+WORKER = member(9, "node", virtual_ip=VIP)
+CLUSTER = Cluster("lab", Facts("v1.36.3"), NETWORK, (*MASTERS, WORKER), virtual_ip=VIP)
+
+
+def test_the_keeper_is_told_of_all_masters_and_of_those_with_images() -> None:
+    lines = node_files.balancer_config(CLUSTER, WORKER).splitlines()
+    assert lines[:2] == [f"virtual {VIP}", "source 10.0.0.9"]
+    ports = {line.split()[2]: line.split()[3:] for line in lines[2:]}
+    assert ports["6443"][0] == "/readyz"
+    assert set(ports["6443"][1:]) == {"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"}
+    assert ports["5000"][0] == "/"
+    assert set(ports["5000"][1:]) == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
+
+
+def test_members_do_not_all_begin_with_the_same_master() -> None:
+    masters = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    firsts = {ipvs.config(VIP, f"10.0.0.{number}", masters, []).split("/readyz ")[1].split()[0] for number in range(11, 20)}
+    assert firsts == set(masters)
+
+
+def test_a_master_without_images_is_led_to_them_only() -> None:
+    fourth = dataclasses.replace(MASTERS[3], virtual_ip=VIP)
+    text = ipvs.member_config(CLUSTER, fourth)
+    assert "balance registry 5000" in text
+    assert "balance api" not in text
+
+
+def test_a_led_member_gets_the_keeper_in_haproxys_place() -> None:
+    files = node_files.files(CLUSTER, WORKER)
+    assert ipvs.is_config(files[ipvs.CONFIG].data.decode())
+    assert files[ipvs.KEEPER].data.startswith(b"#!/bin/sh\n")
+    assert b"ipvs.sh keep" in files["/etc/systemd/system/slipway-balancer.service"].data
+    assert not any("balancer.cfg" in path or "balancer.sh" in path for path in files)
+    assert node_files.hosts_lines(WORKER) == (f"{VIP} apiserver.cluster.local # slipway",)
+
+
+def test_every_member_knows_the_virtual_address_of_its_cluster() -> None:
+    assert node_files.files(CLUSTER, MASTERS[0])[ipvs.MARK].data == f"{VIP}\n".encode()
+    assert node_files.hosts_lines(MASTERS[0]) == ("10.0.0.1 apiserver.cluster.local # slipway",)
+    assert ipvs.MARK not in node_files.files(dataclasses.replace(CLUSTER, virtual_ip=None), MASTERS[0])
+
+
+def test_another_member_of_the_same_cluster_may_be_led_by_haproxy() -> None:
+    files = node_files.files(CLUSTER, dataclasses.replace(WORKER, virtual_ip=None))
+    assert "/var/lib/slipway/balancer.cfg" in files
+    assert ipvs.CONFIG not in files
+
+
+def test_a_balancer_is_started_as_what_it_is() -> None:
+    led, other = StandIn(), StandIn()
+    node_files.start_balancer(led, ipvs.member_config(CLUSTER, WORKER))
+    node_files.start_balancer(other, node_files.balancing([("m", "10.0.0.1")], []))
+    assert "/run/slipway-balancer/ready" in led.commands[0]
+    assert "/run/slipway-balancer/ready" not in other.commands[0]
+    assert all("reload-or-restart slipway-balancer" in node.commands[0] for node in (led, other))
+
+
+# ---- how it is --------------------------------------------------------------------------------------------------------
+
+
+def test_a_led_member_tells_whom_its_kernel_leads_to() -> None:
+    node = StandIn("10.0.0.9", "nine")
+    node.answers = {"is-active slipway-balancer": "active active\nkind ipvs\nserver 10.0.0.1:6443\nserver 10.0.0.2:6443\n"}
+    servers = ["10.0.0.1:6443", "10.0.0.2:6443"]
+    assert ipvs.status(node) == {"node": "nine", "address": "10.0.0.9", "kind": "ipvs", "active": True, "servers": servers}
+
+
+def test_who_needs_no_balancer_tells_of_none() -> None:
+    assert ipvs.status(StandIn()) == {}
+
+
+def test_the_others_learn_of_masters_in_their_own_words(tmp_path: Any) -> None:
+    found = gathered(tmp_path, workers=2)
+    led: Any = found.workers[0]
+    led.answers = {"modprobe": f"{LOADED}balancer ipvs\nvirtual {VIP}\n"}
+    masters = [(node.name, node.address) for node in found.masters]
+    texts = membership.balancers(found, masters, frozenset({"10.0.0.1"}))
+    assert texts[led.address] == ipvs.config(VIP, led.address, [address for _, address in masters], ["10.0.0.1"])
+    assert "frontend api" in texts[found.workers[1].address]
+
+
+def test_a_keeper_that_learns_something_is_told_to_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    placed: list[Any] = []
+
+    def place(_: Any, files: Any) -> tuple[str, ...]:
+        placed.append(files)
+        return (ipvs.CONFIG,)
+
+    monkeypatch.setattr(membership, "place", place)
+    node = StandIn("10.0.0.9")
+    assert membership.tell_balancer(node, ipvs.config(VIP, "10.0.0.9", ["10.0.0.1"], []))
+    assert ipvs.CONFIG in placed[0]
+    assert "rm -f /run/slipway-balancer/ready" in node.commands[-1]

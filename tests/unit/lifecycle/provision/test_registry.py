@@ -1,0 +1,237 @@
+"""The registry's storage as it is laid out without a push, and what a node is sent of it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import tomllib
+from pathlib import Path
+
+import bcrypt
+import pytest
+import yaml
+
+from harness import log
+from harness.cloudimage import Blob, EmbeddedImage, ImageSet
+from harness.errors import StoreError
+from harness.lifecycle.provision import registry
+from harness.oci.model import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
+from harness.oci.registry.credentials import Credential
+from harness.oci.store import Store
+from tests.unit.lifecycle.standin import StandIn
+
+
+class Images:
+    """Makes container images in a store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def blob(self, data: bytes, media_type: str) -> Blob:
+        digest, size = self.store.put(data)
+        return Blob(digest, media_type, size)
+
+    def manifest(self, text: str, media_type: str = OCI_MANIFEST) -> tuple[Blob, ...]:
+        """A manifest with a config and a layer; the manifest first."""
+        config, layer = self.blob(f"config {text}".encode(), OCI_CONFIG), self.blob(f"layer {text}".encode(), OCI_LAYER_GZIP)
+        parts = [{"mediaType": part.media_type, "digest": part.digest, "size": part.size} for part in (config, layer)]
+        found = self.blob(json.dumps({"config": parts[0], "layers": parts[1:]}).encode(), media_type)
+        return found, config, layer
+
+    def index(self, *digests: str) -> Blob:
+        return self.blob(
+            json.dumps({"manifests": [{"mediaType": OCI_MANIFEST, "digest": digest, "size": 1} for digest in digests]}).encode(), OCI_INDEX
+        )
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    return Images(Store(tmp_path / "store"))
+
+
+def named(name: str, top: Blob) -> EmbeddedImage:
+    return EmbeddedImage(name, top.digest, top.media_type, top.size)
+
+
+def digits(blob: Blob) -> str:
+    return blob.digest.removeprefix("sha256:")
+
+
+ROOT = "docker/registry/v2"
+
+
+def test_an_image_keeps_the_domain_of_its_name(images: Images) -> None:
+    manifest, config, layer = images.manifest("a")
+    found = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1.25", manifest),), (manifest, config, layer)))
+    repository = f"{ROOT}/repositories/docker.io/library/nginx"
+    assert found.links == {
+        f"{repository}/_manifests/revisions/sha256/{digits(manifest)}/link": manifest.digest,
+        f"{repository}/_manifests/tags/1.25/current/link": manifest.digest,
+        f"{repository}/_manifests/tags/1.25/index/sha256/{digits(manifest)}/link": manifest.digest,
+        f"{repository}/_layers/sha256/{digits(config)}/link": config.digest,
+        f"{repository}/_layers/sha256/{digits(layer)}/link": layer.digest,
+    }
+    assert f"{ROOT}/blobs/sha256/{digits(layer)[:2]}/{digits(layer)}/data" in found.blobs
+    assert found.size == manifest.size + config.size + layer.size
+
+
+def test_equal_paths_of_two_registries_do_not_meet(images: Images) -> None:
+    one, two = images.manifest("one"), images.manifest("two")
+    pair = (named("docker.io/library/web:1", one[0]), named("ghcr.io/library/web:1", two[0]))
+    found = registry.layout(images.store, ImageSet(pair, (*one, *two)))
+    assert found.links[f"{ROOT}/repositories/docker.io/library/web/_manifests/tags/1/current/link"] == one[0].digest
+    assert found.links[f"{ROOT}/repositories/ghcr.io/library/web/_manifests/tags/1/current/link"] == two[0].digest
+
+
+def test_an_index_of_which_one_platform_was_kept_is_whole_and_leads_to_that(images: Images) -> None:
+    kept, other = images.manifest("amd64"), "sha256:" + hashlib.sha256(b"arm64").hexdigest()
+    index = images.index(kept[0].digest, other)
+    found = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1", index),), (index, *kept)))
+    revisions = [path for path in found.links if "/revisions/" in path]
+    assert sorted(found.links[path] for path in revisions) == sorted([index.digest, kept[0].digest])
+    assert other not in found.links.values()
+
+
+def test_an_image_named_by_digest_alone_has_no_tag(images: Images) -> None:
+    manifest, *rest = images.manifest("a", DOCKER_MANIFEST)
+    found = registry.layout(images.store, ImageSet((named(f"docker.io/library/nginx@{manifest.digest}", manifest),), (manifest, *rest)))
+    assert not any("/tags/" in path for path in found.links)
+    assert any("/revisions/" in path for path in found.links)
+
+
+def test_the_blobs_are_brought_by_digest_and_named_when_they_are_there(images: Images) -> None:
+    manifest, config, layer = images.manifest("a")
+    wanted = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1", manifest),), (manifest, config, layer)))
+    parcel = registry.parcel(images.store, wanted)
+    assert parcel.files.keys() == wanted.blobs.keys()
+    assert parcel.files[registry.blob_path(layer.digest)].size == layer.size
+    assert parcel.size == wanted.size
+    node = StandIn()
+    registry.name(node, images.store, wanted)
+    assert node.tars[0][1].keys() == wanted.links.keys()
+
+
+def test_other_blobs_are_another_parcel(images: Images) -> None:
+    one, two = images.manifest("one"), images.manifest("two")
+    both = registry.layout(images.store, ImageSet((named("docker.io/x:1", one[0]), named("docker.io/x:2", two[0])), (*one, *two)))
+    alone = registry.layout(images.store, ImageSet((named("docker.io/x:1", one[0]),), one))
+    renamed = registry.layout(images.store, ImageSet((named("docker.io/y:1", one[0]),), one))
+    assert alone.name == renamed.name != both.name
+
+
+def test_a_blob_that_is_damaged_in_the_store_is_not_sent(images: Images) -> None:
+    manifest, config, layer = images.manifest("a")
+    wanted = registry.layout(images.store, ImageSet((named("docker.io/library/nginx:1", manifest),), (manifest, config, layer)))
+    images.store.path(layer.digest).chmod(0o644)
+    images.store.path(layer.digest).write_bytes(b"layer b")
+    with pytest.raises(StoreError, match=digits(layer)):
+        registry.parcel(images.store, wanted)
+
+
+def test_every_registry_is_found_on_the_node_itself_and_never_elsewhere() -> None:
+    files = registry.client_files(["docker.io", "registry.example.com:8443"])
+    assert set(files) == {f"/etc/containerd/certs.d/{name}/hosts.toml" for name in ("docker.io", "registry.example.com:8443", "_default")}
+    for name in ("docker.io", "registry.example.com:8443"):
+        hosts = tomllib.loads(files[f"/etc/containerd/certs.d/{name}/hosts.toml"].data.decode())
+        url = f"https://127.0.0.1:5000/v2/{name}"
+        assert hosts["server"] == url
+        assert hosts["override_path"] is True
+        # containerd 1.6 refuses a file without this table.
+        assert hosts["host"][url] == {"capabilities": ["pull", "resolve"], "ca": "/etc/kubernetes/pki/ca.crt", "override_path": True}
+    default = tomllib.loads(files["/etc/containerd/certs.d/_default/hosts.toml"].data.decode())
+    assert default["server"] == "https://127.0.0.1:5000"
+
+
+def test_the_domains_of_a_set_are_those_of_its_names(images: Images) -> None:
+    manifest, *rest = images.manifest("a")
+    pair = tuple(named(name, manifest) for name in ("docker.io/library/nginx:1", "docker.io/library/redis:1", "ghcr.io/x/y:1"))
+    assert registry.domains(ImageSet(pair, (manifest, *rest))) == ("docker.io", "ghcr.io")
+
+
+def test_images_are_found_where_rules_of_the_kernel_lead_to_them() -> None:
+    files = registry.client_files(["docker.io"], "10.103.97.2")
+    hosts = tomllib.loads(files["/etc/containerd/certs.d/docker.io/hosts.toml"].data.decode())
+    assert hosts["server"] == "https://10.103.97.2:5000/v2/docker.io"
+    assert list(hosts["host"]) == [hosts["server"]]
+    assert b"https://[fd00::2]:5000" in registry.client_files([], "fd00::2")["/etc/containerd/certs.d/_default/hosts.toml"].data
+
+
+# ---- the login --------------------------------------------------------------------------------------------------------
+
+SECRET = "0123456789abcdef" * 4
+LOGIN = Credential("slipway", SECRET)
+
+
+def test_a_registry_with_a_login_knows_it_by_a_cheap_hash_that_only_root_reads() -> None:
+    files = registry.settings(LOGIN)
+    section = yaml.safe_load(files["/var/lib/slipway/registry.yaml"].data)["auth"]
+    assert section == {"htpasswd": {"realm": "slipway", "path": registry.HTPASSWD}}
+    assert files[registry.HTPASSWD].mode == 0o600
+    user, _, hashed = files[registry.HTPASSWD].data.decode().strip().partition(":")
+    assert user == "slipway"
+    assert hashed.startswith("$2b$04$")
+    assert bcrypt.checkpw(SECRET.encode(), hashed.encode())
+    assert not bcrypt.checkpw(SECRET[:-1].encode() + b"0", hashed.encode())
+
+
+def test_the_same_login_gives_the_same_file_and_another_one_has_another_salt() -> None:
+    assert registry.htpasswd(LOGIN) == registry.htpasswd(LOGIN)
+    salts = {registry.htpasswd(Credential("slipway", f"{number:064x}"))[len("slipway:$2b$04$") :][:22] for number in range(8)}
+    assert len(salts) == 8
+
+
+def test_the_registry_of_an_earlier_slipway_asks_for_nothing_and_is_told_apart() -> None:
+    (text,) = (file.data.decode() for file in registry.settings(None).values())
+    assert "auth" not in yaml.safe_load(text)
+    assert not any(line.startswith("auth:") for line in text.splitlines())
+    assert any(line.startswith("auth:") for line in registry.config(LOGIN).splitlines())
+    assert "^auth:" in registry.REQUIRES_LOGIN
+
+
+@pytest.mark.parametrize("name", ["docker.io", "_default"])
+def test_every_member_signs_in_wherever_it_looks_for_images_and_only_root_reads_how(name: str) -> None:
+    file = registry.client_files(["docker.io"], None, LOGIN)[f"/etc/containerd/certs.d/{name}/hosts.toml"]
+    assert file.mode == 0o600
+    hosts = tomllib.loads(file.data.decode())
+    # What is sent along is sent to these two only, and both are the registry.
+    (url,) = hosts["host"]
+    assert hosts["server"] == url
+    assert url.startswith("https://127.0.0.1:5000")
+    assert hosts["header"] == hosts["host"][url]["header"] == {"Authorization": LOGIN.basic}
+    assert registry.client_files(["docker.io"])[f"/etc/containerd/certs.d/{name}/hosts.toml"].mode == 0o644
+
+
+def test_a_registry_has_its_login_before_it_is_started_and_keeps_it_with_a_new_certificate() -> None:
+    node = StandIn()
+    sent: list[bytes] = []
+    run = node.run
+
+    def keeping(command: str, **words: object) -> object:
+        if isinstance(words.get("input"), bytes):
+            sent.append(words["input"])  # type: ignore[arg-type]
+        return run(command, **words)  # type: ignore[arg-type]
+
+    node.run = keeping  # type: ignore[assignment, method-assign]
+    registry.start(node, b"certificate", b"key", registry.settings(LOGIN))
+    registry.start(node, b"newer", b"key")
+    first, newer = (contents(data) for data in sent)
+    assert {f"/{path}" for path in first} == {registry.CERTIFICATE, registry.KEY, registry.HTPASSWD, "/var/lib/slipway/registry.yaml"}
+    assert {f"/{path}" for path in newer} == {registry.CERTIFICATE, registry.KEY}
+    assert [command.startswith("umask") for command in node.commands] == [True, False, True, False]
+    assert not any(SECRET in command or LOGIN.basic in command for command in node.commands)
+
+
+def contents(data: bytes) -> dict[str, int]:
+    """The modes of what is in a tar, by path."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return {member.name: member.mode for member in tar}
+
+
+def test_a_login_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_hidden", {})
+    found = registry.login(SECRET)
+    assert found == LOGIN
+    assert SECRET not in repr(found)
+    assert log.hidden(f"{SECRET} {LOGIN.basic} x") == "*** *** x"

@@ -1,0 +1,250 @@
+"""The rootfs on its way: merged once, sent whole, rendered for each node."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cloudimage import PlatformImage
+from harness.errors import InputError
+from harness.lifecycle.provision import rootfs
+from harness.nodes.files import File
+from harness.oci.layer import Entry, scan, write_layer
+from harness.oci.model import OCI_LAYER_ZSTD, Platform
+from harness.oci.store import Store
+from harness.process import Result
+from tests.unit.lifecycle.standin import StandIn
+
+
+def image(store: Store, *layers: dict[str, str], root: Path) -> PlatformImage:
+    """An image of some layers of text files."""
+    made = []
+    for number, files in enumerate(layers):
+        folder = root / f"layer-{number}"
+        for path, text in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+            (folder / path).chmod(0o755 if path.startswith("bin/") else 0o644)
+        made.append(write_layer(scan(folder), store))
+    return PlatformImage(Platform.parse("linux/amd64"), tuple(layer.descriptor for layer in made), tuple(layer.diff_id for layer in made))
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    return Store(tmp_path / "store")
+
+
+def test_layers_are_merged_once_for_all_that_have_the_same(store: Store, tmp_path: Path) -> None:
+    found = image(store, {"etc/a": "one"}, {"etc/a": "two", "bin/x": "#!"}, root=tmp_path)
+    tree = rootfs.tree(store, found)
+    assert (tree / "etc/a").read_text() == "two"
+    stamp = tree.stat().st_ino
+    assert rootfs.tree(store, found).stat().st_ino == stamp
+    assert [path.name for path in tree.parent.iterdir()] == [tree.name]
+
+
+def test_a_file_is_read_out_of_the_uppermost_layer_that_has_it(store: Store, tmp_path: Path) -> None:
+    found = image(store, {"etc/slipway.yaml": "old", "etc/b": "b"}, {"etc/slipway.yaml": "new"}, {"etc/c": "c"}, root=tmp_path)
+    assert rootfs.read_file(store, found, "etc/slipway.yaml") == b"new"
+    assert rootfs.read_file(store, found, "etc/b") == b"b"
+    assert rootfs.read_file(store, found, "etc/nosuch") is None
+
+
+@pytest.mark.parametrize(
+    "removal",
+    [Entry("etc/addons/network.yaml", "whiteout"), Entry("etc/addons", "whiteout"), Entry("etc/addons", "opaque"), Entry("etc", "opaque")],
+)
+def test_a_file_that_a_layer_removes_is_not_read_out_of_those_below(store: Store, tmp_path: Path, removal: Entry) -> None:
+    found = image(store, {"etc/addons/network.yaml": "old", "b": "b"}, root=tmp_path)
+    made = write_layer([removal, Entry("etc/other", "file", source=b"o")], store)
+    found = dataclasses.replace(found, layers=(*found.layers, made.descriptor), diff_ids=(*found.diff_ids, made.diff_id))
+    assert rootfs.read_file(store, found, "etc/addons/network.yaml") is None
+    assert rootfs.read_file(store, found, "etc/other") == b"o"
+    assert rootfs.read_file(store, found, "b") == b"b"
+    again = write_layer([Entry("etc/addons/network.yaml", "file", source=b"new")], store)
+    found = dataclasses.replace(found, layers=(*found.layers, again.descriptor), diff_ids=(*found.diff_ids, again.diff_id))
+    assert rootfs.read_file(store, found, "etc/addons/network.yaml") == b"new"
+
+
+def test_only_files_that_rendering_changes_are_sent_beside_the_tree(store: Store, tmp_path: Path) -> None:
+    tree = rootfs.tree(
+        store,
+        image(store, {"manifests/a.yaml": "port: {{ Port }}", "manifests/b.yaml": "x: 1", "etc/c.tmpl": "{{ .HostIP }}"}, root=tmp_path),
+    )
+    files = rootfs.rendered(tree, {"Port": "8443", "HostIP": "10.0.0.1"})
+    assert {path: file.data for path, file in files.items()} == {"manifests/a.yaml": b"port: 8443", "etc/c": b"10.0.0.1"}
+    assert (tree / "manifests/a.yaml").read_text() == "port: {{ Port }}"
+
+
+def test_rendered_files_can_be_read_by_their_owner_only(store: Store, tmp_path: Path) -> None:
+    tree = rootfs.tree(store, image(store, {"etc/a": "{{ Word }}", "etc/b.tmpl": "{{ .Word }}"}, root=tmp_path))
+    files = rootfs.rendered(tree, {"Word": "hunter2"})
+    assert {path: oct(file.mode) for path, file in files.items()} == {"etc/a": "0o600", "etc/b": "0o600"}
+    assert oct(rootfs.owner_only(0o100755)) == "0o700"
+
+
+def test_what_is_edited_is_sent_too_and_rendered(store: Store, tmp_path: Path) -> None:
+    tree = rootfs.tree(store, image(store, {"etc/mysql.yaml": "a: b"}, root=tmp_path))
+
+    def edit(root: Path) -> list[str]:
+        (root / "etc/mysql.yaml").write_text("size: {{ Size }}")
+        return ["etc/mysql.yaml"]
+
+    assert rootfs.rendered(tree, {"Size": "9"}, edit=edit)["etc/mysql.yaml"].data == b"size: 9"
+    assert (tree / "etc/mysql.yaml").read_text() == "a: b"
+
+
+def test_a_name_without_a_value_names_file_and_line(store: Store, tmp_path: Path) -> None:
+    tree = rootfs.tree(store, image(store, {"manifests/a.yaml": "a: 1\nport: {{ Port }}"}, root=tmp_path))
+    with pytest.raises(InputError, match=r"manifests/a\.yaml:2"):
+        rootfs.rendered(tree, {})
+
+
+def test_the_tree_arrives_whole_with_its_modes_in_place_of_the_old_one(store: Store, tmp_path: Path) -> None:
+    tree = rootfs.tree(store, image(store, {"bin/kubectl": "program", "etc/a": "a"}, root=tmp_path))
+    (tree / "bin/k").symlink_to("kubectl")
+    node = StandIn()
+    rootfs.send(node, tree)
+    command, files = node.tars[0]
+    assert files["bin/kubectl"] == b"program"
+    assert files["bin/k"] == b"kubectl"
+    # The new tree lies beside the old one until it is whole.
+    assert command.index("tar -C /var/lib/slipway/rootfs.new") < command.index("mv /var/lib/slipway/rootfs.new /var/lib/slipway/rootfs")
+
+
+def test_a_node_is_told_every_path_and_the_digest_of_every_file(store: Store, tmp_path: Path) -> None:
+    found = image(store, {"bin/kubectl": "program", "etc/a": "a"}, {"etc/a": "b"}, root=tmp_path)
+    (rootfs.tree(store, found) / "bin/k").symlink_to("kubectl")
+    parcel = rootfs.parcel(store, found)
+    assert parcel.name == rootfs.parcel_name(found)
+    assert {path: content.digest for path, content in parcel.files.items()} == {
+        "bin/kubectl": hashlib.blake2b(b"program").hexdigest(),
+        "etc/a": hashlib.blake2b(b"b").hexdigest(),
+    }
+    assert parcel.beside["paths"].decode().splitlines() == ["./bin", "./bin/k", "./bin/kubectl", "./etc", "./etc/a"]
+    assert sorted(parcel.beside["modes"].decode().splitlines()) == ["644 ./etc/a", "755 ./bin/kubectl"]
+    with tarfile.open(fileobj=io.BytesIO(parcel.beside["skeleton.tar"])) as tar:
+        assert {member.name: member.linkname for member in tar} == {"bin": "", "bin/k": "kubectl", "etc": ""}
+
+
+def test_layers_go_as_they_are_in_the_store_from_the_first_that_a_node_has_not(store: Store, tmp_path: Path) -> None:
+    found = image(store, {"etc/a": "a"}, {"etc/b": "b"}, {"etc/c": "c"}, root=tmp_path)
+    first, second, third = (layer.digest for layer in found.layers)
+    packed = rootfs.parcel(store, found).packed
+    assert packed is not None
+
+    def sent(*there: str) -> bytes:
+        stream = io.BytesIO()
+        load = packed(there)
+        assert load is not None
+        load.write(stream)
+        assert load.size == len(stream.getvalue())
+        return stream.getvalue()
+
+    assert sent() == b"".join(store.read(layer.digest) for layer in found.layers)
+    assert sent(first, third) == store.read(second) + store.read(third)
+    assert packed([first, second, third]) is None
+
+
+def test_layers_that_a_node_cannot_unpack_are_not_sent(store: Store, tmp_path: Path) -> None:
+    found = image(store, {"etc/a": "a"}, root=tmp_path)
+    zstd = dataclasses.replace(found.layers[0], media_type=OCI_LAYER_ZSTD)
+    assert rootfs._packed(store, [zstd], ()) is None
+
+
+def test_a_name_that_no_list_can_hold_makes_the_tree_go_whole(store: Store, tmp_path: Path) -> None:
+    assert not rootfs.parcel(store, image(store, {"etc/a\\b": "a"}, root=tmp_path)).listed
+    assert rootfs.parcel(store, image(store, {"etc/a b": "a"}, root=tmp_path / "other")).listed
+
+
+def test_a_file_name_need_not_be_utf8(store: Store, tmp_path: Path) -> None:
+    """A layer has any bytes as a name; the whole tree is sent to nodes then."""
+    parcel = rootfs.parcel(store, image(store, {"etc/\udcff": "a"}, root=tmp_path))
+    assert not parcel.listed
+    assert b"./etc/\xff\n" in parcel.beside["modes"]
+
+
+def test_the_fingerprint_follows_contents_and_modes(store: Store) -> None:
+    from harness.nodes.files import File
+
+    assert rootfs.fingerprint({"a": File(b"x")}) == rootfs.fingerprint({"a": File(b"x")})
+    assert rootfs.fingerprint({"a": File(b"x")}) != rootfs.fingerprint({"a": File(b"y")})
+    assert rootfs.fingerprint({"a": File(b"x")}) != rootfs.fingerprint({"a": File(b"x", 0o600)})
+
+
+class Receiving(StandIn):
+    """Keeps the tars that it is sent, and the list of what was rendered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received: list[dict[str, bytes]] = []
+        self.listed = ""
+
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+        if isinstance(input, bytes):
+            with tarfile.open(fileobj=io.BytesIO(input)) as tar:
+                self.received.append(
+                    {member.name: file.read() for member in tar if member.isreg() and (file := tar.extractfile(member)) is not None}
+                )
+        elif isinstance(input, str):
+            self.listed = input
+        super().run(command, check=check, timeout=timeout)
+        return Result((), 0, self.listed if command.startswith("cat /") else "", "")
+
+
+def test_what_is_not_rendered_any_more_is_as_the_image_has_it_again(store: Store, tmp_path: Path) -> None:
+    tree = rootfs.tree(store, image(store, {"etc/a": "of the image", "etc/b": "b"}, root=tmp_path))
+    node = Receiving()
+    rootfs.send_rendered(node, {"etc/a": File(b"rendered"), "etc/new": File(b"made")}, tree)
+    assert node.received[-1] == {"etc/a": b"rendered", "etc/new": b"made"}
+    assert node.listed == "etc/a\netc/new\n"
+    rootfs.send_rendered(node, {"etc/b": File(b"other")}, tree)
+    assert node.received[-1] == {"etc/a": b"of the image", "etc/b": b"other"}
+    assert any("rm -f /var/lib/slipway/rootfs/etc/new" in command for command in node.commands)
+    rootfs.send_rendered(node, {}, tree)
+    assert node.received[-1] == {"etc/b": b"b"}
+    assert node.listed == ""
+
+
+def test_nothing_rendered_is_nothing_sent(store: Store, tmp_path: Path) -> None:
+    node = Receiving()
+    rootfs.send_rendered(node, {}, rootfs.tree(store, image(store, {"etc/a": "a"}, root=tmp_path)))
+    assert node.received == []
+
+
+@pytest.mark.parametrize(
+    "path", ["{outside}", "/{outside}", "../outside/key", "etc/../../outside/key", "out/key", "etc/key", "etc/loop", ""]
+)
+def test_a_machine_that_lists_other_paths_is_sent_no_file_of_ours(store: Store, tmp_path: Path, path: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "key").write_text("PRIVATE")
+    tree = tmp_path / "tree"
+    (tree / "etc").mkdir(parents=True)
+    (tree / "etc/a").write_text("of the image")
+    (tree / "out").symlink_to(outside)
+    (tree / "etc/loop").symlink_to("loop")
+    (tree / "etc/key").symlink_to(outside / "key")
+    node = Receiving()
+    node.listed = path.format(outside=outside / "key") + "\netc/a\n"
+    rootfs.send_rendered(node, {"etc/b": File(b"rendered")}, tree)
+    sent = node.received[-1]
+    assert (sent["etc/a"], sent["etc/b"]) == (b"of the image", b"rendered")
+    assert b"PRIVATE" not in b"".join(sent.values())
+    assert not any("rm -f" in command and (".." in command or "//" in command) for command in node.commands)
+
+
+def test_a_link_of_the_image_comes_back_as_a_link(store: Store, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "etc").symlink_to("/root")
+    assert rootfs._original(tree, "etc") == File(link="/root")
+    assert rootfs._original(tree, "etc/.ssh") is None
+    assert rootfs._original(tree, "absent") is None

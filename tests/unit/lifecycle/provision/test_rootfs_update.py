@@ -1,0 +1,137 @@
+"""What a node is brought of its next rootfs: what it has already is never sent."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from harness import cloudimage
+from harness.errors import CommandError
+from harness.lifecycle.provision import rootfs, rootfs_update
+from harness.lifecycle.provision.rootfs_update import Entry
+from harness.nodes.files import File
+from harness.oci.store import Store
+from harness.runtimes import ROOTFS
+from tests.unit.lifecycle.standin import StandIn
+from tests.unit.lifecycle.test_run import build, store
+
+__all__ = ["store"]  # a fixture
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    for path, text in {"bin/kubelet": "new kubelet", "bin/runc": "runc", "manifests/web.yaml": "{{ Greeting }}", "etc/a b": "x"}.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+        (root / path).chmod(0o755 if path.startswith("bin") else 0o644)
+    (root / "bin/link").symlink_to("runc")
+    (root / "charts").mkdir()
+    return root
+
+
+RUNNING = f"""mode 755 ./bin/kubelet
+mode 755 ./bin/runc
+mode 600 ./manifests/web.yaml
+mode 644 ./etc/a b
+mode 644 ./old.txt
+file {digest("old kubelet")}  ./bin/kubelet
+file {digest("runc")}  ./bin/runc
+file {digest("hello")}  ./manifests/web.yaml
+file {digest("x")}  ./etc/a b
+file {digest("gone")}  ./old.txt
+link ./bin/link\trunc
+end
+"""
+
+
+def test_a_node_tells_files_with_modes_and_links() -> None:
+    node = StandIn()
+    node.answers = {f"cd {ROOTFS}": RUNNING}
+    found = rootfs_update.ask(node)
+    assert found["bin/link"] == Entry(link="runc")
+    assert found["etc/a b"] == Entry(digest("x"), 0o644)
+    assert found["manifests/web.yaml"].mode == 0o600
+
+
+def test_an_answer_that_was_cut_short_is_none() -> None:
+    node = StandIn()
+    node.answers = {f"cd {ROOTFS}": RUNNING.removesuffix("end\n")}
+    with pytest.raises(CommandError, match="could not be read"):
+        rootfs_update.ask(node)
+
+
+def test_only_what_differs_is_missing(tree: Path) -> None:
+    target = rootfs_update.wanted(tree, {"manifests/web.yaml": File.text("hello", 0o600)})
+    delta = rootfs_update.compare(target, rootfs_update.parse(RUNNING.splitlines()), {})
+    assert delta.missing == ("bin/kubelet",)
+    assert delta.changed == {"bin/kubelet", "old.txt"}
+    assert delta.bytes == len("new kubelet")
+
+
+def test_a_rendered_value_that_is_another_one_changes_its_file_alone(tree: Path) -> None:
+    target = rootfs_update.wanted(tree, {"manifests/web.yaml": File.text("goodbye", 0o600)})
+    running = {**target, "manifests/web.yaml": Entry(digest("hello"), 0o600)}
+    assert rootfs_update.compare(target, running, {}).changed == {"manifests/web.yaml"}
+
+
+def test_on_the_way_back_nothing_is_missing(tree: Path) -> None:
+    target = rootfs_update.wanted(tree, {})
+    running = {**target, "bin/kubelet": Entry(digest("a newer kubelet"), 0o755)}
+    delta = rootfs_update.compare(target, running, target)
+    assert (delta.missing, delta.bytes) == ((), 0)
+    assert delta.changed == {"bin/kubelet"}
+
+
+def test_a_node_that_has_lost_its_tree_lacks_all_of_it(tree: Path) -> None:
+    target = rootfs_update.wanted(tree, {})
+    assert set(rootfs_update.compare(target, {}, {}).missing) == set(target)
+
+
+def staged(delta: rootfs_update.Delta) -> tuple[StandIn, list[str]]:
+    node, brought = StandIn(), []
+
+    def bring() -> str:
+        brought.append(node.commands[-1])
+        return "60 MB from here"
+
+    rootfs_update.stage(node, delta, bring, {"manifests/web.yaml": File.text("hello", 0o600)}, "abc", ["kubelet"])
+    return node, brought
+
+
+def test_a_node_that_has_all_of_it_is_brought_nothing(tree: Path) -> None:
+    target = rootfs_update.wanted(tree, {})
+    node, brought = staged(rootfs_update.compare(target, target, {}))
+    assert brought == []
+    assert node.commands[-1] == f"echo abc > {rootfs_update._CURRENT}"
+
+
+def test_what_is_brought_goes_beside_what_runs_and_is_named_last(tree: Path) -> None:
+    node, brought = staged(rootfs_update.compare(rootfs_update.wanted(tree, {}), {"old.txt": Entry("1", 0o644)}, {}))
+    assert len(brought) == 1
+    assert f"tar -C {rootfs_update.NEXT} -xopf -" in node.commands
+    assert node.commands[-1] == f"echo abc > {rootfs_update._STAGED}"
+    # The rootfs that runs is only read.
+    assert not any(f"tar -C {ROOTFS} " in said for said in node.commands)
+
+
+def test_a_parcel_goes_beside_what_runs_and_takes_first_what_is_likely_right(store: Store) -> None:
+    build(store)
+    (image,) = cloudimage.read(store, "web").platforms
+    there, back = (rootfs_update.parcel(store, image, back=way) for way in (False, True))
+    assert there.name == back.name == rootfs.parcel_name(image)
+    assert there.earlier.split()[-1] == back.earlier.split()[0] == rootfs_update.FORMER
+    assert f"mv $work/tree {rootfs_update.NEXT}" in there.finish
+    assert f" {ROOTFS}\n" not in there.finish
+    node = StandIn()
+    assert there.whole is not None
+    there.whole(node)
+    ((command, files),) = node.tars
+    assert f"tar -C {rootfs_update.NEXT} " in command
+    assert "etc/slipway.yaml" in files

@@ -1,0 +1,332 @@
+"""Hooks as steps: which, when, where, in which order, once. Machines are stand-ins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.clusterfile import Phase, Taint
+from harness.clusterfile.parse import parse, parse_hooks
+from harness.errors import InputError, StoreError
+from harness.host.cluster_cache import ClusterState
+from harness.lifecycle import run, steps
+from harness.lifecycle.apps import install
+from harness.lifecycle.cluster.request import Given, effective
+from harness.lifecycle.kube import etcd
+from harness.lifecycle.plan import check
+from harness.lifecycle.steps import hooks, labels
+from harness.lifecycle.steps.uninstall_hooks import Parting
+from harness.nodes.files import STATE
+from harness.oci.store import Store
+from tests.unit.lifecycle.standin import StandIn
+from tests.unit.lifecycle.test_run import FACTS, build, prepared, store
+
+__all__ = ["store"]  # a fixture
+
+FILES = {"etc/slipway.yaml": FACTS, "etc/addons/dns.yaml": "kind: Service"}
+CLUSTER = """apiVersion: slipway.dev/v1
+kind: Cluster
+metadata: {name: default}
+spec:
+  image: web
+  hosts:
+    - {ips: [10.0.0.1], roles: [master]}
+    - {ips: [10.0.0.101, 10.0.0.102], roles: [node, storage], labels: {disk: ssd}, taints: ["k=v:NoSchedule", "old:NoExecute-"]}
+"""
+
+
+def hook(name: str, phases: str, data: str = "echo x", **keys: str) -> str:
+    more = "".join(f"  {key}: {value}\n" for key, value in keys.items())
+    text = f"  data: |\n    {data}\n" if data else ""
+    return f"---\napiVersion: slipway.dev/v1\nkind: Hook\nmetadata: {{name: {name}}}\nspec:\n  phases: [{phases}]\n{more}{text}"
+
+
+def setup(store: Store, text: str = "", files: dict[str, str] | None = None) -> steps.Setup:
+    build(store, files={**FILES, **(files or {})}, launch=("one",))
+    return prepared(store, 1, 2, clusterfile=effective(parse(CLUSTER + text, "Clusterfile"), Given()))
+
+
+def plan(found: steps.Setup) -> list[str]:
+    recipe = run.plan(found)
+    check(recipe)
+    return [step.id for step in recipe]
+
+
+def test_each_phase_has_its_place(store: Store) -> None:
+    text = "".join(
+        hook(name, name, **({"on": "all"} if name in ("pre-install", "post-install") else {}))
+        for name in ("originally", "pre-install", "pre-init-host", "post-init-host", "post-install", "pre-launch", "post-launch")
+    )
+    order = plan(setup(store, text))
+    moments = [
+        "check-machines",
+        "hook-originally-1-originally",
+        "send-rootfs",
+        "send-rendered",
+        "hook-pre-install-1-pre-install",
+        "hook-pre-init-host-1-pre-init-host",
+        "set-up-machines",
+        "wait-for-nodes",
+        "label-nodes",
+        "hook-post-init-host-1-post-init-host",
+        "hook-post-install-1-post-install",
+        "hook-pre-launch-1-pre-launch",
+        "launch-1",
+        "hook-post-launch-1-post-launch",
+        "wait-for-workloads",
+        "record",
+    ]
+    assert [name for name in order if name in moments] == moments
+
+
+def test_nothing_that_comes_after_a_hook_runs_before_it(store: Store) -> None:
+    recipe = {step.id: step for step in run.plan(setup(store, hook("a", "originally") + hook("b", "pre-init-host")))}
+    assert "hook-originally-1-a" in recipe["send-images"].after_all
+    assert "hook-originally-1-a" in recipe["unpack-rootfs"].after_all
+    assert recipe["hook-pre-init-host-1-b"].after_all == ("send-rootfs", "send-rendered")
+    assert "hook-pre-init-host-1-b" in recipe["set-up-machines"].after_all
+
+
+def test_without_hooks_a_plan_is_as_it_was(store: Store) -> None:
+    found = setup(store)
+    ids = plan(found)
+    assert not any(name.startswith("hook") for name in ids)
+    assert ids[: len(run.bring_up(found))] == [step.id for step in run.bring_up(found)]
+
+
+def test_hooks_of_image_and_clusterfile_run_both_in_the_order_of_their_names_and_each_once(store: Store) -> None:
+    image = {"plugins/a.yaml": hook("b", "pre-launch", "echo image"), "plugins/readme.txt": "no hook"}
+    same = hook("b", "pre-launch", "echo image")
+    order = plan(setup(store, hook("a", "pre-launch") + same + hook("c", "pre-launch"), image))
+    assert [name for name in order if name.startswith("hook")] == [f"hook-pre-launch-{index}-{name}" for index, name in enumerate("abc", 1)]
+
+
+def test_a_hook_runs_where_it_is_meant_to(store: Store) -> None:
+    text = "".join(
+        hook(f"h{index}", "pre-launch", on=f"['{on}']")
+        for index, on in enumerate(("master", "node", "storage", "10.0.0.102", "disk=ssd", "all"))
+    )
+    recipe = {step.id: step for step in run.plan(setup(store, text))}
+    where = [[node.address[-3:] for node in step.nodes] for name, step in recipe.items() if name.startswith("hook")]
+    # Labels are those of nodes, so they are looked at when there are nodes.
+    assert where == [["0.1"], ["101", "102"], ["101", "102"], ["102"], ["0.1", "101", "102"], ["0.1", "101", "102"]]
+
+
+def test_a_hook_that_ran_is_known_by_what_it_does(store: Store) -> None:
+    def inputs(data: str) -> str:
+        step = next(step for step in run.plan(setup(store, hook("a", "pre-launch", data))) if step.id.startswith("hook"))
+        assert step.inputs is not None
+        return step.inputs(step.nodes[0])
+
+    assert inputs("echo 1") == inputs("echo 1") != inputs("echo 2")
+
+
+def test_a_script_starts_in_the_rootfs_where_there_is_one_with_the_environment_out_of_sight(store: Store) -> None:
+    (found,) = parse_hooks(hook("a", "originally, pre-launch", 'echo "$Word"'), "plugins/a.yaml")
+    for phase, there, place in (
+        (Phase.ORIGINALLY, True, "/"),
+        (Phase.PRE_LAUNCH, True, f"{STATE}/rootfs"),
+        (Phase.POST_CLEAN_HOST, False, "/"),
+    ):
+        node = Rootless(there)
+        hooks.shell(node, found, phase, {"Word": "hunter2"})
+        script = node.sent[0].decode()
+        assert script.startswith(f"cd {place} || exit 1\n")
+        assert "export Word=hunter2\n" in script
+        assert 'echo "$Word"' in script
+        assert not any("hunter2" in command for command in node.commands)
+        assert any(command.startswith("put /run/slipway-launch-") for command in node.commands) == (place == "/")
+
+
+class Rootless(StandIn):
+    """Says whether it has a rootfs, and keeps what it is given."""
+
+    def __init__(self, there: bool) -> None:
+        super().__init__()
+        self.there = there
+        self.sent: list[bytes] = []
+
+    def run(self, command: str, **keys: Any) -> Any:
+        result = super().run(command, **{**keys, "input": None})
+        return type(result)((), 0 if self.there else 1, "", "") if command.startswith("test -d") else result
+
+    def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
+        self.sent.append(data)
+        super().put(data, path, mode)
+
+
+def test_names_are_given_to_machines_before_anything_goes_by_them(store: Store) -> None:
+    text = hook("names", "pre-init", "10.0.0.101 worker-a", type="HOSTNAME")
+    found = setup(store, text)
+    recipe = run.plan(found)
+    order = [step.id for step in recipe]
+    assert order.index("check-machines") < order.index("set-host-names") < order.index("unpack-rootfs")
+    step = next(step for step in recipe if step.id == "set-host-names")
+    assert [node.address for node in step.nodes] == ["10.0.0.101"]
+    assert found.host_names == {"10.0.0.101": "worker-a"}
+    node = StandIn("10.0.0.101")
+    step.action(node)
+    assert "hostname worker-a" in node.commands[0]
+    assert "before/hostname" in node.commands[0]
+
+
+def test_a_hook_whose_script_was_not_kept_is_refused(store: Store) -> None:
+    with pytest.raises(InputError, match="was not kept"):
+        plan(setup(store, hook("a", "pre-launch", "<redacted abcd>")))
+
+
+def test_a_fault_of_an_image_hook_is_told_with_its_file(store: Store) -> None:
+    with pytest.raises(InputError, match=r"plugins/a\.yaml"):
+        plan(setup(store, files={"plugins/a.yaml": hook("a", "pre-lunch")}))
+
+
+# ---- labels and taints ------------------------------------------------------------------------------------------------
+
+
+def test_a_taint_of_masters_has_the_name_that_kubernetes_gives_it_now() -> None:
+    taken = labels.taint("one", Taint("node-role.kubernetes.io/master", effect="NoSchedule", remove=True))
+    assert "node-role.kubernetes.io/control-plane:NoSchedule-" in taken
+    put = labels.taint("one", Taint("node-role.kubernetes.io/master", effect="NoSchedule"))
+    assert "node-role.kubernetes.io/control-plane=:NoSchedule" in put
+    assert "example.com/master=:NoSchedule" in labels.taint("one", Taint("example.com/master", effect="NoSchedule"))
+
+
+def test_labels_roles_and_taints_are_put_on_nodes_and_those_of_others_stay(store: Store) -> None:
+    found = setup(store)
+    (step,) = labels.step(found, "wait-for-nodes")
+    node = StandIn()
+    step.action(node)
+    script = node.commands[0]
+    assert "label node host-1 --overwrite node-role.kubernetes.io/storage= disk=ssd" in script
+    assert "taint node host-1 --overwrite k=v:NoSchedule" in script
+    assert "taint node host-1 --overwrite old:NoExecute-" in script
+    assert "not found" in script
+
+
+def test_what_the_clusterfile_does_not_say_any_more_is_taken_away(store: Store) -> None:
+    found = setup(store)
+    found.previous = found.clusterfile
+    plain = CLUSTER.replace(", storage", "").replace(", labels: {disk: ssd}", "").replace('"k=v:NoSchedule", ', "")
+    found.clusterfile = effective(parse(plain, "Clusterfile"), Given())
+    (step,) = labels.step(found, "wait-for-nodes")
+    node = StandIn()
+    step.action(node)
+    assert "label node host-1 --overwrite node-role.kubernetes.io/storage- disk-" in node.commands[0]
+    assert "k:NoSchedule-" in node.commands[0]
+
+
+def test_without_labels_there_is_no_step(store: Store) -> None:
+    build(store)
+    assert labels.step(prepared(store, 1, 1), "wait-for-nodes") == []
+
+
+# ---- the end ----------------------------------------------------------------------------------------------------------
+
+
+def kept(*texts: str) -> StandIn:
+    import json
+
+    node = StandIn("10.0.0.1", "host-1")
+    node.answers = {"get configmap": json.dumps({"data": {"Clusterfile": CLUSTER + "".join(texts)}})}
+    return node
+
+
+def test_hooks_of_the_end_are_read_while_the_cluster_is_there_and_run_on_their_machines() -> None:
+    master, worker = kept(hook("bye", "pre-clean-host"), hook("gone", "post-clean-host", on="node")), StandIn("10.0.0.101")
+    found = Parting.read([master], [master, worker])
+    assert [one.name for one in found.hooks] == ["bye", "gone"]
+    found.run(Phase.PRE_CLEAN_HOST, master)
+    assert any("launch-" in command for command in master.commands)
+    assert not any("launch-" in command for command in worker.commands)
+    before = len(master.commands)
+    found.run(Phase.POST_CLEAN_HOST, master)
+    assert len(master.commands) == before
+    found.run(Phase.POST_CLEAN_HOST, worker)
+    assert any("launch-" in command for command in worker.commands)
+
+
+def test_a_cluster_that_does_not_answer_does_not_hold_up_its_end() -> None:
+    silent = StandIn()
+    assert Parting.read([silent], [silent]).hooks == ()
+    assert Parting.read([], []).hooks == ()
+
+
+def test_a_rootfs_without_hooks_has_none(tmp_path: Path) -> None:
+    assert hooks.of_image(tmp_path) == ()
+
+
+# ---- files on this machine --------------------------------------------------------------------------------------------
+
+
+def snapshot_hook(output: str = "", phases: str = "post-launch") -> str:
+    return hook("save", phases, "", type="ETCD", **({"on": f"['{output}']"} if output else {}))
+
+
+PLACES = ["/root/.ssh/authorized_keys", "~/.ssh/authorized_keys", "../../x", "a/b", ".bashrc", ".."]
+
+
+@pytest.mark.parametrize("output", PLACES)
+def test_a_hook_of_an_image_names_no_path_of_this_machine(store: Store, output: str) -> None:
+    with pytest.raises(InputError, match=r"(?s)plugins/a\.yaml:\d.*hook save names .* -f"):
+        plan(setup(store, files={"plugins/a.yaml": snapshot_hook(output)}))
+
+
+@pytest.mark.parametrize("output", PLACES)
+def test_a_hook_that_the_cluster_keeps_names_no_path_of_this_machine(store: Store, output: str) -> None:
+    build(store, files=FILES, launch=("one",))
+    kept = parse(CLUSTER + snapshot_hook(output), "the stored Clusterfile", stored=True)
+    with pytest.raises(InputError, match=r"the stored Clusterfile:.*hook save names"):
+        plan(prepared(store, 1, 2, clusterfile=effective(kept, Given())))
+
+
+def test_a_hook_of_an_image_does_not_become_the_user_s_own_by_being_the_same(store: Store) -> None:
+    with pytest.raises(InputError, match="hook save names"):
+        plan(setup(store, snapshot_hook("/x/y"), {"plugins/a.yaml": snapshot_hook("/x/y")}))
+
+
+def etcd_step(found: steps.Setup) -> str:
+    step = next(step for step in run.plan(found) if step.id.startswith("hook-post-launch"))
+    return str(step.action(step.nodes[0]))
+
+
+@pytest.fixture
+def snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd, "take_snapshot", lambda _, into: into.write(b"etcd"))
+
+
+@pytest.mark.usefixtures("snapshot")
+@pytest.mark.parametrize("output", ["", "first.db"])
+def test_what_an_image_has_written_goes_below_the_cluster_s_folder_and_replaces_nothing(store: Store, tmp_path: Path, output: str) -> None:
+    found = setup(store, files={"plugins/a.yaml": snapshot_hook(output)})
+    found.state = ClusterState.of("default", tmp_path / "home")
+    folder = tmp_path / "home/clusters/default/snapshots"
+    folder.mkdir(parents=True)
+    name = output or "default-etcd.db"
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    assert f"{folder}/{name}.1: " in etcd_step(found)
+    assert f"{folder}/{name}.2: " in etcd_step(found)
+    assert (folder / f"{name}.1").read_bytes() == b"etcd"
+    assert (folder / f"{name}.1").stat().st_mode & 0o777 == 0o600
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.usefixtures("snapshot")
+def test_the_user_s_own_clusterfile_may_name_a_path(store: Store, tmp_path: Path) -> None:
+    found = setup(store, snapshot_hook(str(tmp_path / "deep/etcd.db")))
+    found.state = ClusterState.of("default", tmp_path / "home")
+    etcd_step(found)
+    assert (tmp_path / "deep/etcd.db").read_bytes() == b"etcd"
+
+
+@pytest.mark.parametrize("link", ["plugins/a.yaml", "plugins"])
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_hook_behind_a_link_out_of_the_rootfs_is_refused(tmp_path: Path, link: str, absolute: bool) -> None:
+    tree, secret = tmp_path / "rootfs", tmp_path / "secret"
+    secret.write_text("secret")
+    (tree / link).parent.mkdir(parents=True)
+    (tree / link).symlink_to(secret if absolute else "../" * (link.count("/") + 1) + "secret")
+    for read in (hooks.of_image, install.hooks_of):
+        with pytest.raises(StoreError, match="leads out of the folder"):
+            read(tree)

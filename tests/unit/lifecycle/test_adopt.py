@@ -1,0 +1,84 @@
+"""A cluster of kubeadm's, by whatever hand, as a Clusterfile. The cluster is what kubectl would say."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from harness.clusterfile import Ssh, Taint
+from harness.clusterfile.parse import parse
+from harness.errors import CheckError
+from harness.lifecycle import adopt
+from harness.process import Result
+from tests.unit.lifecycle.standin import StandIn
+
+ROLE = "node-role.kubernetes.io/"
+KUBEADM = """apiServer:
+  certSANs: [api.example.com, 10.0.0.1, 127.0.0.1]
+clusterName: kubernetes
+kubernetesVersion: v1.36.3
+networking: {podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/12}
+"""
+
+
+def node(name: str, address: str | None, labels: dict[str, str], *taints: dict[str, str]) -> dict[str, Any]:
+    own = {"kubernetes.io/hostname": name, "beta.kubernetes.io/os": "linux"}
+    addresses = [{"type": "Hostname", "address": name}, *([{"type": "InternalIP", "address": address}] if address else [])]
+    status = {"addresses": addresses, "nodeInfo": {"kubeletVersion": "v1.36.3"}}
+    return {"metadata": {"name": name, "labels": {**own, **labels}}, "spec": {"taints": list(taints)}, "status": status}
+
+
+NODES = [
+    node("w1", "10.0.0.5", {"disk": "ssd"}, {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}),
+    node("w2", "10.0.0.6", {"disk": "ssd"}),
+    node("w3", "10.0.0.7", {f"{ROLE}storage": ""}, {"key": "db", "value": "yes", "effect": "NoExecute"}),
+    node("m1", "10.0.0.1", {f"{ROLE}control-plane": ""}, {"key": f"{ROLE}control-plane", "effect": "NoSchedule"}),
+]
+
+
+class Master(StandIn):
+    def __init__(self, nodes: list[dict[str, Any]] | None = None, configuration: str | None = KUBEADM) -> None:
+        super().__init__("10.0.0.1", "m1")
+        self.nodes, self.configuration = nodes, configuration
+
+    def run(self, command: str, **_: Any) -> Result:
+        if "get nodes" in command:
+            return Result((), 0, json.dumps({"items": self.nodes}), "") if self.nodes else Result((), 1, "", "connection refused")
+        if self.configuration is None:
+            return Result((), 1, "", "NotFound")
+        return Result((), 0, json.dumps({"data": {"ClusterConfiguration": self.configuration}}), "")
+
+
+def test_a_cluster_becomes_a_clusterfile_that_reads_back() -> None:
+    taken = adopt.read(Master(NODES), None, Ssh(user="ops", port=22))
+    cluster = parse(taken.text, "Clusterfile").cluster
+    assert cluster is not None
+    assert (cluster.name, cluster.image, taken.kubernetes) == ("default", "kubernetes:v1.36.3", "v1.36.3")
+    assert (cluster.masters, cluster.nodes) == (("10.0.0.1",), ("10.0.0.5", "10.0.0.6", "10.0.0.7"))
+    assert (cluster.pod_cidr, cluster.svc_cidr) == ("10.244.0.0/16", "10.96.0.0/12")
+    assert cluster.cert_sans == ("api.example.com",)
+    assert [(host.ips, host.roles) for host in cluster.hosts] == [
+        (("10.0.0.1",), ("master",)),
+        (("10.0.0.5", "10.0.0.6"), ("node",)),
+        (("10.0.0.7",), ("node", "storage")),
+    ]
+    assert cluster.hosts[1].labels == {"disk": "ssd"}
+    # What Kubernetes puts there and takes away by itself is nobody's wish.
+    assert [host.taints for host in cluster.hosts] == [(), (), (Taint("db", "yes", "NoExecute"),)]
+
+
+def test_name_and_image_are_ours_to_give() -> None:
+    cluster = adopt.read(Master(NODES), "shop", Ssh(), "shop:1").clusterfile.cluster
+    assert cluster is not None
+    assert (cluster.name, cluster.image) == ("shop", "shop:1")
+
+
+def test_what_is_no_cluster_of_kubeadms_is_told() -> None:
+    with pytest.raises(CheckError, match="no cluster answers"):
+        adopt.read(Master(), None, Ssh())
+    with pytest.raises(CheckError, match="was not made by kubeadm"):
+        adopt.read(Master(NODES, None), None, Ssh())
+    with pytest.raises(CheckError, match="node w9 has no internal address"):
+        adopt.read(Master([node("w9", None, {})]), None, Ssh())

@@ -1,0 +1,137 @@
+"""What is put into a bundle of logs, how much of it, and what is said of the rest."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+
+from harness.errors import InputError, NodeError
+from harness.lifecycle.logs import Shelf, _ask_node, not_ready, recent, since_of
+from tests.unit.lifecycle.standin import StandIn
+
+NOW = datetime.datetime(2026, 1, 2, 12, 0, tzinfo=datetime.UTC)
+
+
+def test_lengths_of_time() -> None:
+    assert [since_of(text).total_seconds() for text in ("90s", "30m", "1h", "2d")] == [90, 1800, 3600, 172800]
+    for wrong in ("", "1", "h", "-1h", "0m", "1 week", "1h30m"):
+        with pytest.raises(InputError, match="no length of time"):
+            since_of(wrong)
+
+
+def test_of_a_container_s_log_only_what_is_young_enough() -> None:
+    lines = "".join(
+        f"{line}\n"
+        for line in (
+            "2026-01-02T10:00:00.123456789Z stdout F old",
+            "2026-01-02T12:30:00.1+01:00 stdout F young",
+            "no time",
+            "2026-01-02T11:59:00Z stderr F last",
+        )
+    )
+    assert recent(lines, datetime.timedelta(hours=1), NOW) == "".join(lines.splitlines(keepends=True)[1:])
+    assert recent(lines, None, NOW) == lines
+    assert recent(lines, datetime.timedelta(seconds=10), NOW) == ""
+
+
+def test_of_a_long_file_the_end_is_kept_and_that_is_told(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, most=100)
+    shelf.put("nodes/one/a.log", "".join(f"line {number}\n" for number in range(100)))
+    shelf.put("nodes/one/b.log", "short\n")
+    kept = (tmp_path / "nodes/one/a.log").read_text()
+    assert kept.startswith("line ")
+    assert kept.endswith("line 99\n")
+    assert len(kept) <= 100
+    index = shelf.index("lab", None, {})
+    assert [entry["path"] for entry in index["files"]] == ["nodes/one/a.log", "nodes/one/b.log"]
+    assert index["files"][0]["cutAtTheBeginning"] + len(kept) == 790
+    assert "cutAtTheBeginning" not in index["files"][1]
+
+
+def test_secrets_are_taken_out_on_the_way_in(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.put("a.log", "password=hunter2\n")
+    shelf.put_json("b.json", {"env": [{"name": "TOKEN", "value": "hunter2"}]})
+    assert "hunter2" not in "".join(path.read_text() for path in tmp_path.iterdir())
+
+
+def test_what_cannot_be_had_is_told_and_nothing_else_is_lost(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+
+    def fails() -> None:
+        raise NodeError("10.0.0.1: the connection\nwas lost, password=hunter2")
+
+    shelf.attempt("cluster/pods.json", fails)
+    shelf.attempt("cluster/nodes.txt", lambda: shelf.put("cluster/nodes.txt", "one"))
+    index = shelf.index("lab", datetime.timedelta(hours=1), {"10.0.0.9": "no answer"})
+    assert index["missing"] == {"cluster/pods.json": "10.0.0.1: the connection was lost, password=***"}
+    assert [entry["path"] for entry in index["files"]] == ["cluster/nodes.txt"]
+    assert (index["sinceSeconds"], index["unreachable"]) == (3600, {"10.0.0.9": "no answer"})
+
+
+def test_pods_that_are_ready_tell_nothing() -> None:
+    def pod(name: str, phase: str, ready: str) -> dict[str, object]:
+        status = {"phase": phase, "conditions": [{"type": "Ready", "status": ready}], "containerStatuses": []}
+        return {"kind": "Pod", "metadata": {"name": name, "namespace": "web", "uid": name}, "spec": {"containers": []}, "status": status}
+
+    assert not_ready([pod("good", "Running", "True"), pod("bad", "Pending", "False")]) == ("web_bad",)
+
+
+def everything(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        "/var/log/pods/../../../../outside/key",
+        "/var/log/pods//../../../../outside/key",
+        "/var/log/pods/kube-system_x/../../../../../outside/key",
+        "/outside/key",
+        "../outside/key",
+        "-n",
+        "/var/log/pods/",
+        "/var/log/pods/\x1b]0;x\x07/\0",
+    ],
+)
+def test_no_path_that_a_machine_prints_is_written_outside_of_its_folder(tmp_path: Path, listed: str) -> None:
+    folder, outside = tmp_path / "a/b/c/shelf", tmp_path / "outside"
+    folder.mkdir(parents=True)
+    outside.mkdir()
+    node = StandIn("10.0.0.1", "../../../../outside")
+    good = "/var/log/pods/kube-system_etcd-a_1/etcd/0.log"
+    node.answers = {"find /var/log/pods": f"{listed}\n{good}\n", "tail -c": "what the machine says\n"}
+    shelf = Shelf(folder)
+    _ask_node(node, shelf, None, ())
+    found = everything(tmp_path)
+    assert all(path.startswith("a/b/c/shelf/nodes/10.0.0.1/") for path in found), found
+    assert "a/b/c/shelf/nodes/10.0.0.1/pods/kube-system_etcd-a_1/etcd/0.log" in found
+    assert any("/pods" in path for path in shelf.missing)
+    assert not any("\x1b" in path for path in shelf.missing)
+
+
+def test_a_link_in_the_folder_is_not_written_through(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "shelf")
+    (tmp_path / "shelf/nodes").mkdir(parents=True)
+    (tmp_path / "shelf/nodes/x").symlink_to(tmp_path)
+    (tmp_path / "shelf/nodes/file").symlink_to(tmp_path / "file")
+    for path in ("nodes/x/file", "nodes/file", "../file", f"{tmp_path}/file", "nodes/a/../../../file"):
+        with pytest.raises(NodeError):
+            shelf.put(path, "text")
+        with pytest.raises(NodeError):
+            shelf.put_json(path, {})
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_machine_that_lists_very_many_logs_fills_no_disk(tmp_path: Path) -> None:
+    node = StandIn("10.0.0.1")
+    node.answers = {
+        "find /var/log/pods": "".join(f"/var/log/pods/kube-system_x_{number}/a/0.log\n" for number in range(1005)),
+        "tail -c": "text\n",
+    }
+    shelf = Shelf(tmp_path)
+    _ask_node(node, shelf, None, ())
+    assert len([path for path in everything(tmp_path) if "/pods/" in path]) == 1000
+    assert "of 1005 logs" in shelf.missing["nodes/10.0.0.1/pods"]

@@ -1,0 +1,107 @@
+"""What is shown of bytes on their way."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from harness.log import Step
+from harness.log.progress import Meter
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(time, "monotonic", found)
+    return found
+
+
+@pytest.fixture
+def step() -> Step:
+    return Step("push web", 0, 0.0)
+
+
+def test_how_many_of_how_many_how_fast_and_how_long_yet(clock: Clock, step: Step) -> None:
+    meter = Meter(step, 100_000_000)
+    clock.now += 2
+    meter.add(20_000_000)
+    assert step.note == "20 MB of 100 MB, 10 MB/s, 8.0 s left"
+    clock.now += 2
+    meter.add(20_000_000)
+    assert step.note == "40 MB of 100 MB, 10 MB/s, 6.0 s left"
+
+
+def test_the_rate_is_that_of_the_last_seconds(clock: Clock, step: Step) -> None:
+    meter = Meter(step, 1_000_000_000)
+    for _ in range(10):
+        clock.now += 1
+        meter.add(1_000_000)
+    for _ in range(10):
+        clock.now += 1
+        meter.add(50_000_000)
+    assert ", 50 MB/s, " in step.note
+
+
+def test_it_is_not_written_at_every_piece(clock: Clock, step: Step) -> None:
+    meter = Meter(step, 1000)
+    clock.now += 0.01
+    meter.add(500)
+    assert not step.note
+
+
+def test_a_line_that_stands_still_has_no_time_left(clock: Clock, step: Step) -> None:
+    meter = Meter(step, 10_000)
+    clock.now += 1
+    meter.add(0)
+    assert step.note == "0 B of 10 kB"
+
+
+def test_what_has_to_go_again_is_taken_back(clock: Clock, step: Step) -> None:
+    meter = Meter(step, 10_000_000)
+    clock.now += 1
+    meter.add(5_000_000)
+    clock.now += 1
+    meter.add(-5_000_000)
+    assert step.note == "0 B of 10 MB"
+    meter.skip(4_000_000)
+    clock.now += 1
+    meter.add(6_000_000)
+    assert step.note.startswith("6.0 MB of 6.0 MB")
+    assert step.note.endswith("0.0 s left")
+
+
+def test_what_it_came_to(clock: Clock, step: Step) -> None:
+    meter = Meter(step, 30_000_000)
+    clock.now += 3
+    meter.add(30_000_000)
+    meter.finish("3 blobs")
+    assert step.note == "30 MB, 10 MB/s, 3 blobs"
+    little = Meter(step, 900)
+    little.add(900)
+    little.finish()
+    assert step.note == "900 B"
+
+
+def test_many_may_count(step: Step) -> None:
+    meter = Meter(step, 8000)
+
+    def count() -> None:
+        for _ in range(1000):
+            meter.add(1)
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert meter.done == 8000

@@ -1,0 +1,84 @@
+"""The timeline of a command: what it holds, and when it is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import log
+from harness.cli import app
+from harness.errors import UsageError
+from harness.log import timings
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "run.json"
+
+
+def spans(file: Path) -> list[dict[str, Any]]:
+    return [event for event in json.loads(file.read_text())["traceEvents"] if event["ph"] == "X"]
+
+
+def test_steps_and_commands_of_nodes_are_spans_in_lanes_of_their_own(file: Path) -> None:
+    timings.record(file)
+    with log.step("outer"), log.step("inner") as shown, timings.span("systemctl start kubelet", "node-1"):
+        shown.note = "half of it"
+    timings.write()
+    found = {span["name"]: span for span in spans(file)}
+    assert list(found) == ["outer", "inner", "systemctl start kubelet"]
+    assert len({span["tid"] for span in found.values()}) == 3
+    assert found["inner"]["args"] == {"note": "half of it"}
+    assert (
+        found["outer"]["ts"]
+        <= found["inner"]["ts"]
+        <= found["inner"]["ts"] + found["inner"]["dur"]
+        <= found["outer"]["dur"] + found["outer"]["ts"]
+    )
+    names = [event["args"]["name"] for event in json.loads(file.read_text())["traceEvents"] if event["ph"] == "M"]
+    assert names == ["steps 1", "steps 2", "node-1"]
+
+
+def test_spans_of_one_node_at_the_same_time_do_not_share_a_lane(file: Path) -> None:
+    timings.record(file)
+    with timings.span("a", "node-1"), timings.span("b", "node-1"):
+        pass
+    with timings.span("c", "node-1"):
+        pass
+    timings.write()
+    a, b, c = (span["tid"] for span in spans(file))
+    assert a != b
+    assert c in (a, b)
+
+
+def test_what_failed_is_marked_and_a_secret_is_not_written(file: Path) -> None:
+    log.hide("hunter2-hunter2")
+    timings.record(file)
+    with pytest.raises(ValueError, match="x"), log.step("login with hunter2-hunter2"):
+        raise ValueError("x")
+    timings.write()
+    (span,) = spans(file)
+    assert span["args"]["failed"] is True
+    assert "hunter2" not in file.read_text()
+
+
+def test_nothing_is_kept_or_written_without_being_asked(file: Path) -> None:
+    with log.step("outer"):
+        pass
+    timings.write()
+    assert not file.exists()
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file or directory"):
+        timings.record(tmp_path / "none/run.json")
+
+
+def test_the_command_line_writes_it_whatever_the_outcome(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(["--timings", str(file), "inspect", "no-such-image"]) != 0
+    assert json.loads(file.read_text())["traceEvents"] == []
+    assert app.execute(["--timings", str(file.parent), "images"]) == 2
+    assert "--timings takes a file" in capsys.readouterr().err

@@ -1,0 +1,230 @@
+"""Archives of what changed, of some platforms only, and of what is attached to an image."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.errors import StoreError, UsageError
+from harness.oci.archive import save
+from harness.oci.archive.index import SINCE
+from harness.oci.archive.volumes import VolumeReader
+from harness.oci.model import OCI_MANIFEST, Platform, digest_of
+from harness.oci.store import Store
+from tests.unit.oci.layouts import attach, contents, for_platform, load, members, packed, put_index, put_manifest
+
+COMMON = os.urandom(200_000)
+OLD = os.urandom(50_000)
+NEW = os.urandom(3_000)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """``web:1`` and ``web:2``, which share a layer and the config."""
+    store = Store(tmp_path / "store")
+    store.tag("web:1", put_index(store, put_manifest(store, COMMON, OLD)))
+    store.tag("web:2", put_index(store, put_manifest(store, COMMON, NEW)))
+    return store
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Store:
+    return Store(tmp_path / "other store")
+
+
+# Deltas
+
+
+def test_a_delta_has_only_what_is_new_and_says_what_it_needs(store: Store, tmp_path: Path) -> None:
+    saved = save(store, ["web:2"], tmp_path / "delta.tar", since=["web:1"])
+    files = members(tmp_path / "delta.tar")
+    assert sum(name.startswith("blobs/") for name in files) == saved.blobs == 3
+    assert saved.content < 10_000
+    assert saved.whole > 200_000
+    assert saved.since == ("web:1",)
+    (base,) = json.loads(json.loads(files["index.json"])["annotations"][SINCE])
+    assert base["images"] == [{"name": "web:1", "digest": store.resolve("web:1").digest}]
+    assert base["blobs"] == sorted([digest_of(COMMON), digest_of(b"{}")])
+
+
+def test_with_its_base_a_delta_gives_the_same_digest(store: Store, other: Store, tmp_path: Path) -> None:
+    save(store, ["web:1"], tmp_path / "1.tar")
+    save(store, ["web:2"], tmp_path / "delta.tar", since=["web:1"])
+    load(other, tmp_path / "1.tar")
+    assert load(other, tmp_path / "delta.tar").names == {"web:2": store.resolve("web:2")}
+    assert other.names() == store.names()
+    assert contents(other) == contents(store)
+
+
+@pytest.mark.parametrize("gone", [None, COMMON], ids=["nothing of it is here", "one blob is lacking"])
+def test_without_its_base_nothing_is_taken_and_the_base_is_named(store: Store, other: Store, tmp_path: Path, gone: bytes | None) -> None:
+    save(store, ["web:1"], tmp_path / "1.tar")
+    save(store, ["web:2"], tmp_path / "delta.tar", since=["web:1"])
+    if gone:
+        load(other, tmp_path / "1.tar")
+        other.path(digest_of(gone)).unlink()
+    before = contents(other)
+    base = store.resolve("web:1").digest
+    with pytest.raises(StoreError, match=rf"web:1 \({base}\): {1 if gone else 2} of 2 blobs are not here") as caught:
+        load(other, tmp_path / "delta.tar")
+    assert "load or pull web:1 first" in str(caught.value.hint)
+    assert contents(other) == before
+    assert "web:2" not in other.names()
+
+
+def test_a_base_may_be_here_under_another_name_or_none(store: Store, other: Store, tmp_path: Path) -> None:
+    save(store, ["web:2"], tmp_path / "delta.tar", since=[store.resolve("web:1").digest])
+    for data in (COMMON, b"{}"):
+        other.put(data)
+    assert list(load(other, tmp_path / "delta.tar").names) == ["web:2"]
+
+
+def test_the_base_may_be_an_archive_that_was_sent_before_even_a_delta(store: Store, other: Store, tmp_path: Path) -> None:
+    save(store, ["web:1"], tmp_path / "1.tar", compress="zstd")
+    save(store, ["web:2"], tmp_path / "2.tar", since=[tmp_path / "1.tar"])
+    store.tag("web:3", put_index(store, put_manifest(store, COMMON, NEW, b"third")))
+    store.untag("web:1")
+    saved = save(store, ["web:3"], tmp_path / "3.tar", since=[tmp_path / "2.tar"])
+    assert digest_of(b"third").replace("sha256:", "blobs/sha256/") in members(tmp_path / "3.tar")
+    assert (saved.blobs, saved.since) == (3, ("web:2",))
+    for number in (1, 2, 3):
+        load(other, tmp_path / f"{number}.tar")
+    assert other.resolve("web:3") == store.resolve("web:3")
+
+
+@pytest.mark.parametrize("volume_size", [None, 30_000])
+def test_an_archive_as_base_is_not_read_through(store: Store, tmp_path: Path, volume_size: int | None) -> None:
+    save(store, ["web:1"], tmp_path / "1.tar", volume_size=volume_size)
+    whole = save(store, ["web:2"], tmp_path / "whole.tar", since=["web:1"])
+    read = 0
+
+    original = VolumeReader.readinto
+
+    def readinto(self: VolumeReader, buffer: memoryview) -> int:
+        nonlocal read
+        count = original(self, memoryview(buffer)[:1000])
+        read += count
+        return count
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VolumeReader, "readinto", readinto)
+        saved = save(store, ["web:2"], tmp_path / "delta.tar", since=[tmp_path / "1.tar"])
+    assert (saved.blobs, saved.content) == (whole.blobs, whole.content)
+    assert read < 20_000
+
+
+def test_a_base_that_was_cut_is_refused(store: Store, tmp_path: Path) -> None:
+    save(store, ["web:1"], tmp_path / "1.tar")
+    data = (tmp_path / "1.tar").read_bytes()
+    for length in (len(data) - 1, len(data) - 1500, len(data) // 2, 1000):
+        (tmp_path / "1.tar").write_bytes(data[:length])
+        with pytest.raises(StoreError, match="before its end mark"):
+            save(store, ["web:2"], tmp_path / "delta.tar", since=[tmp_path / "1.tar"])
+
+
+def test_several_bases_are_each_named_when_missing(store: Store, other: Store, tmp_path: Path) -> None:
+    store.tag("db:1", put_manifest(store, b"db"))
+    store.tag("all:1", put_index(store, put_manifest(store, COMMON, b"db", b"mine")))
+    save(store, ["all:1"], tmp_path / "delta.tar", since=["web:1", "db:1"])
+    with pytest.raises(StoreError) as caught:
+        load(other, tmp_path / "delta.tar")
+    assert "web:1 (sha256:" in str(caught.value.details)
+    assert "db:1 (sha256:" in str(caught.value.details)
+
+
+def test_a_base_that_is_not_here_or_no_archive_is_refused(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("x" * 2000)
+    for old, why in (("nosuch", "no such image"), (tmp_path / "text", "not a readable OCI archive"), (tmp_path / "no", "no such file")):
+        with pytest.raises((StoreError, UsageError), match=why):
+            save(store, ["web:2"], tmp_path / "delta.tar", since=[old])
+    assert not (tmp_path / "delta.tar").exists()
+
+
+def test_an_image_since_itself_is_a_name_and_nothing_more(store: Store, other: Store, tmp_path: Path) -> None:
+    save(store, ["web:1"], tmp_path / "1.tar")
+    load(other, tmp_path / "1.tar")
+    store.tag("web:again", store.resolve("web:1"))
+    assert save(store, ["web:again"], tmp_path / "delta.tar", since=["web:1"]).blobs == 0
+    assert load(other, tmp_path / "delta.tar").names == {"web:again": store.resolve("web:1")}
+
+
+# Platforms
+
+
+@pytest.fixture
+def multi(store: Store) -> Store:
+    parts = [for_platform(put_manifest(store, name.encode()), f"linux/{name}") for name in ("amd64", "arm64")]
+    store.tag("multi", put_index(store, *parts))
+    return store
+
+
+def test_one_platform_of_an_image_goes_under_the_digest_of_all(multi: Store, other: Store, tmp_path: Path) -> None:
+    save(multi, ["multi"], tmp_path / "arm.tar", platforms=[Platform.parse("arm64")])
+    assert load(other, tmp_path / "arm.tar").names == {"multi:latest": multi.resolve("multi")}
+    assert other.has(digest_of(b"arm64"))
+    assert not other.has(digest_of(b"amd64"))
+
+
+def test_an_image_that_is_here_for_one_platform_says_how_to_save_it(multi: Store, other: Store, tmp_path: Path) -> None:
+    save(multi, ["multi"], tmp_path / "arm.tar", platforms=[Platform.parse("arm64")])
+    load(other, tmp_path / "arm.tar")
+    with pytest.raises(StoreError, match="multi:latest is not whole") as caught:
+        save(other, ["multi"], tmp_path / "again.tar")
+    assert "--platform linux/arm64" in str(caught.value.hint)
+    save(other, ["multi"], tmp_path / "again.tar", platforms=[Platform.parse("arm64")])
+    assert (tmp_path / "again.tar").read_bytes() == (tmp_path / "arm.tar").read_bytes()
+
+
+def test_what_is_missing_of_a_kept_platform_is_still_missed(multi: Store, other: Store, tmp_path: Path) -> None:
+    save(multi, ["multi"], tmp_path / "arm.tar", platforms=[Platform.parse("arm64")])
+    files = members(tmp_path / "arm.tar")
+    del files["blobs/sha256/" + digest_of(b"arm64")[7:]]
+    with pytest.raises(StoreError, match=f"of multi:latest it lacks blob {digest_of(b'arm64')}"):
+        load(other, packed(files))
+
+
+def test_a_platform_that_an_image_does_not_have_is_refused(multi: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"not made for linux/s390x.*\n.*linux/amd64, linux/arm64"):
+        save(multi, ["multi"], tmp_path / "s.tar", platforms=[Platform.parse("s390x")])
+
+
+# Attachments
+
+
+def test_what_is_attached_goes_along_also_what_is_attached_to_that(store: Store, other: Store, tmp_path: Path) -> None:
+    image = store.resolve("web:1")
+    signature = attach(store, "web", image, ".sig", b"signature")
+    sbom = attach(store, "ghcr.io/x/web", image, "", b"sbom")
+    of_sbom = attach(store, "web", store.resolve(sbom), ".sig", b"signature of the sbom")
+    unrelated = attach(store, "web", store.resolve("web:2"), ".sig", b"other")
+    save(store, ["web:1"], tmp_path / "web.tar")
+    names = load(other, tmp_path / "web.tar").names
+    assert set(names) == {"web:1", signature, sbom, of_sbom}
+    assert unrelated not in other.names()
+    assert other.names() == names
+    assert other.has(digest_of(b"signature of the sbom"))
+
+
+def test_signatures_that_are_here_are_not_lost_to_those_that_come(store: Store, other: Store, tmp_path: Path) -> None:
+    save(store, ["web:1"], tmp_path / "web.tar")
+    load(other, tmp_path / "web.tar")
+    image = store.resolve("web:1")
+    tag = f"web:{image.digest.replace(':', '-')}"
+    attach(store, "web", image, ".sig", b"theirs", b"both")
+    attach(store, "web", image, "", b"sbom", b"both")
+    attach(other, "web", image, ".sig", b"both", b"ours")
+    attach(other, "web", image, "", b"both", b"provenance")
+    save(store, ["web:1"], tmp_path / "web.tar")
+    for _ in range(2):
+        load(other, tmp_path / "web.tar")
+        merged = other.json(other.resolve(f"{tag}.sig").digest)
+        assert [layer["digest"] for layer in merged["layers"]] == [digest_of(data) for data in (b"both", b"ours", b"theirs")]
+        assert other.json(merged["config"]["digest"])["rootfs"]["diff_ids"] == [layer["digest"] for layer in merged["layers"]]
+        assert len(other.json(other.resolve(tag).digest)["manifests"]) == 3
+        save(other, ["web:1"], io.BytesIO())
+    assert other.resolve("web:1") == image
+    assert merged["mediaType"] == OCI_MANIFEST

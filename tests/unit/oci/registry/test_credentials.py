@@ -1,0 +1,135 @@
+"""Docker's config.json: whose credentials are found for which registry. Helpers are run by the integration tests."""
+
+from __future__ import annotations
+
+import base64
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from harness import process
+from harness.errors import StoreError, UsageError
+from harness.oci.registry.credentials import Credential, Credentials
+
+
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def configured(folder: Path, value: object) -> Credentials:
+    (folder / "config.json").write_text(json.dumps(value))
+    return Credentials(folder)
+
+
+@pytest.mark.parametrize("key", ["inner.test:5000", "https://inner.test:5000", "http://inner.test:5000/v2/"])
+def test_a_password_of_the_file(tmp_path: Path, key: str) -> None:
+    found = configured(tmp_path, {"auths": {key: {"auth": encoded("alice:open:sesame")}}}).find("inner.test:5000")
+    assert found == Credential("alice", "open:sesame")
+    assert found
+    assert found.basic == "Basic " + encoded("alice:open:sesame")
+
+
+def test_another_port_is_another_registry(tmp_path: Path) -> None:
+    assert configured(tmp_path, {"auths": {"inner.test:5000": {"auth": encoded("a:b")}}}).find("inner.test") is None
+
+
+@pytest.mark.parametrize("domain", ["docker.io", "index.docker.io", "registry-1.docker.io"])
+def test_docker_hub_has_an_old_name(tmp_path: Path, domain: str) -> None:
+    assert configured(tmp_path, {"auths": {"https://index.docker.io/v1/": {"auth": encoded("a:b")}}}).find(domain) == Credential("a", "b")
+
+
+def test_tokens_in_place_of_a_password(tmp_path: Path) -> None:
+    entries = {"i.test": {"auth": encoded("<token>:"), "identitytoken": "ID"}, "r.test": {"registrytoken": "RT"}, "empty.test": {}}
+    found = configured(tmp_path, {"auths": entries})
+    identity, registry = found.find("i.test"), found.find("r.test")
+    assert identity
+    assert identity.identity_token == "ID"
+    assert registry
+    assert registry.registry_token == "RT"
+    assert found.find("empty.test") is None
+
+
+def test_secrets_are_not_in_the_repr() -> None:
+    assert "SECRET" not in repr(Credential("alice", "SECRET", "SECRET", "SECRET"))
+
+
+def test_no_file_means_no_credentials(tmp_path: Path) -> None:
+    assert Credentials(tmp_path / "none").find("inner.test") is None
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"auths": []}', '{"auths": {"inner.test": {"auth": "%%%"}}}'])
+def test_a_broken_file_is_named_without_its_secrets(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UsageError, match=r"config\.json") as raised:
+        Credentials(tmp_path).find("inner.test")
+    assert "%%%" not in str(raised.value)
+
+
+def test_a_login_is_kept_for_us_alone_and_the_rest_of_the_file_stays(tmp_path: Path) -> None:
+    credentials = configured(tmp_path, {"psFormat": "x", "auths": {"other.test": {"auth": encoded("a:b")}}})
+    assert credentials.store("docker.io", "alice", "pw") == str(tmp_path / "config.json")
+    assert credentials.find("docker.io") == Credential("alice", "pw")
+    assert credentials.find("other.test") == Credential("a", "b")
+    assert json.loads((tmp_path / "config.json").read_text())["psFormat"] == "x"
+    assert stat.S_IMODE((tmp_path / "config.json").stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [tmp_path / "config.json"]
+    assert credentials.erase("docker.io")
+    assert not credentials.erase("docker.io")
+    assert credentials.find("docker.io") is None
+    assert credentials.find("other.test") == Credential("a", "b")
+
+
+class Helper:
+    """What a credential helper answers, and how it was called."""
+
+    def __init__(self, returncode: int, stdout: str) -> None:
+        self.answer = process.Result((), returncode, stdout, "")
+        self.calls: list[tuple[list[str], object]] = []
+
+    def run(self, argv: list[str], *, input: object, check: bool, timeout: float) -> process.Result:
+        self.calls.append((argv, input))
+        return self.answer
+
+
+def test_a_helper_is_asked_for_its_registry_and_the_default_one_for_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper = Helper(0, json.dumps({"Username": "alice", "Secret": "pw"}))
+    monkeypatch.setattr(process, "run", helper.run)
+    credentials = configured(tmp_path, {"credsStore": "desktop", "credHelpers": {"ecr.test": "ecr"}})
+    assert credentials.find("ecr.test") == Credential("alice", "pw")
+    assert credentials.find("docker.io") == Credential("alice", "pw")
+    assert helper.calls == [
+        (["docker-credential-ecr", "get"], "ecr.test"),
+        (["docker-credential-desktop", "get"], "https://index.docker.io/v1/"),
+    ]
+
+
+def test_a_helper_gives_an_identity_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "run", Helper(0, json.dumps({"Username": "<token>", "Secret": "ID"})).run)
+    assert configured(tmp_path, {"credsStore": "x"}).find("a.test") == Credential(identity_token="ID")
+
+
+def test_what_a_helper_does_not_know_the_file_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "run", Helper(1, "credentials not found in native keychain\n").run)
+    credentials = configured(tmp_path, {"credsStore": "x", "auths": {"a.test": {"auth": encoded("a:b")}, "b.test": {}}})
+    assert credentials.find("a.test") == Credential("a", "b")
+    assert credentials.find("b.test") is None
+
+
+@pytest.mark.parametrize(("returncode", "stdout"), [(1, "the vault is sealed"), (0, "SECRET in no JSON")])
+def test_a_helper_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, returncode: int, stdout: str) -> None:
+    monkeypatch.setattr(process, "run", Helper(returncode, stdout).run)
+    with pytest.raises(StoreError, match="docker-credential-x") as raised:
+        configured(tmp_path, {"credsStore": "x"}).find("a.test")
+    assert ("the vault is sealed" in str(raised.value)) == (returncode == 1)
+    assert "SECRET" not in str(raised.value)
+
+
+def test_a_login_goes_to_the_helper_on_its_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper = Helper(0, "")
+    monkeypatch.setattr(process, "run", helper.run)
+    assert configured(tmp_path, {"credsStore": "x"}).store("a.test", "alice", "pw") == "docker-credential-x"
+    ((argv, text),) = helper.calls
+    assert argv == ["docker-credential-x", "store"]
+    assert json.loads(str(text)) == {"ServerURL": "a.test", "Username": "alice", "Secret": "pw"}

@@ -1,0 +1,242 @@
+"""Manifests of a master's parts, marked so that the kubelet starts them anew."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.errors import CheckError
+from harness.process import Result
+from harness.runtimes.static_pods import (
+    ANNOTATION,
+    AWAY,
+    KEPT,
+    MANIFESTS,
+    PARTS,
+    come_back,
+    halt,
+    leave,
+    put_back,
+    replace,
+    restart,
+    resume,
+    start,
+    stop,
+)
+from harness.runtimes.static_pods import marked as mark
+from tests.unit.lifecycle.standin import StandIn
+
+MANIFEST = """apiVersion: v1
+kind: Pod
+metadata:
+  annotations:
+    kubeadm.kubernetes.io/etcd.advertise-client-urls: https://10.0.0.1:2379
+  creationTimestamp: null
+  name: etcd
+spec:
+  containers:
+  - command: [etcd, --data-dir=/var/lib/etcd]
+status: {}
+"""
+
+
+def test_a_mark_changes_nothing_else() -> None:
+    found = yaml.safe_load(mark(MANIFEST, "2026-01-01") or "")
+    before = yaml.safe_load(MANIFEST)
+    assert found["metadata"]["annotations"].pop(ANNOTATION) == "2026-01-01"
+    assert found == before
+
+
+def test_the_same_mark_twice_changes_nothing() -> None:
+    once = mark(MANIFEST, "x") or ""
+    assert mark(once, "x") is None
+    assert yaml.safe_load(mark(once, "y") or "")["metadata"]["annotations"][ANNOTATION] == "y"
+    assert mark(
+        MANIFEST.replace("annotations:\n    kubeadm.kubernetes.io/etcd.advertise-client-urls: https://10.0.0.1:2379", "labels: {}"), "x"
+    )
+
+
+def test_no_file_that_is_not_whole_is_ever_in_the_kubelets_folder() -> None:
+    node = StandIn("10.0.0.1", "one")
+    data = base64.b64encode(MANIFEST.encode()).decode()
+    node.answers = {"base64 <": f"{MANIFESTS}/etcd.yaml {data}\nend\n", "running etcd || true": "abc\n"}
+    restart(node, reason="x")
+    written = [command for command in node.commands if command.startswith("put ")]
+    assert len(written) == 1
+    assert MANIFESTS not in written[0]
+    assert any(command.startswith("mv -f ") and command.endswith(f" {MANIFESTS}/etcd.yaml") for command in node.commands)
+    # Until another container than the one before runs.
+    assert "fresh etcd abc " in node.commands[-1]
+    assert "kube-apiserver" not in node.commands[-1]
+
+
+def test_stopped_parts_come_back_with_the_kubelet() -> None:
+    node = StandIn("10.0.0.1", "one")
+    stop(node)
+    start(node)
+    assert "systemctl stop kubelet" in node.commands[0]
+    assert node.commands[-1] == "systemctl start kubelet"
+
+
+# ---- other manifests --------------------------------------------------------------------------------------------------
+
+
+def master(text: str) -> StandIn:
+    """A master with one manifest; ``text`` is what it is, and what ``others`` writes takes its place."""
+    node = StandIn("10.0.0.1", "one")
+    place = {"text": text}
+
+    def manifest() -> str:
+        return f"{MANIFESTS}/kube-apiserver.yaml {base64.b64encode(place['text'].encode()).decode()}\nend\n"
+
+    node.answers = {"base64 <": manifest, "running kube-apiserver || true": "abc\n"}
+    node.place = place  # type: ignore[attr-defined]
+    return node
+
+
+def test_what_has_another_manifest_is_waited_for() -> None:
+    node = master(MANIFEST)
+
+    def write() -> None:
+        node.place["text"] = MANIFEST.replace("etcd,", "apiserver,")  # type: ignore[attr-defined]
+
+    assert replace(node, ("kube-apiserver",), write) == ("kube-apiserver",)
+    assert "fresh kube-apiserver abc " in node.commands[-1]
+    assert "/readyz" in node.commands[-1]
+
+
+def test_etcd_is_waited_for_also_while_there_is_no_api() -> None:
+    node = master(MANIFEST)
+    node.answers["base64 <"] = f"{MANIFESTS}/etcd.yaml {base64.b64encode(b'x').decode()}\nend\n"
+    replace(node, ("etcd",), lambda: None, serves=False)
+    assert "/readyz" not in node.commands[-1]
+
+
+def test_the_same_manifest_again_waits_for_nothing_but_the_api() -> None:
+    node = master(MANIFEST)
+    assert replace(node, ("kube-apiserver",), lambda: None) == ()
+    assert "fresh kube-apiserver" not in node.commands[-1]
+    assert "/readyz" in node.commands[-1]
+
+
+# ---- while other masters serve ----------------------------------------------------------------------------------------
+
+
+class Refusing(StandIn):
+    """A master on which commands fail that have a part in them."""
+
+    fails = ""
+
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+        done = super().run(command, input=input, check=check, timeout=timeout)
+        return Result((), 1, f"it fails: {self.fails}", "") if self.fails and self.fails in command else done
+
+
+def steps(node: StandIn) -> list[str]:
+    """What happened on a master, in order."""
+    marks = {
+        "take kube-apiserver": "leave",
+        "systemctl stop kubelet": "stop",
+        "systemd-run": "arm",
+        f"rm -rf {AWAY}": "come back",
+        "until ready": "wait",
+        "systemctl start kubelet": "start",
+        "mv -f": "write",
+    }
+    found = []
+    for command in node.commands:
+        name = next((name for mark, name in marks.items() if mark in command), "")
+        if name == "wait":
+            name += "".join(f" {part}" for part in PARTS if f"fresh {part} " in command) + (" ready" if "/readyz" in command else "")
+        found += [f"{name} {command.rpartition('/')[2].removesuffix('.yaml')}" if name == "write" else name] if name else []
+    return found
+
+
+def test_parts_start_anew_while_others_serve_the_api_server_after_the_rest_has_left_and_etcd_has_come() -> None:
+    node = StandIn("10.0.0.1", "one")
+    data = base64.b64encode(MANIFEST.encode()).decode()
+    node.answers = {"base64 <": "".join(f"{MANIFESTS}/{part}.yaml {data}\n" for part in PARTS) + "end\n"}
+    restart(node, reason="x", others=True)
+    assert steps(node) == [
+        "come back",
+        "leave",
+        "write etcd",
+        "wait etcd",
+        "write kube-apiserver",
+        "wait kube-apiserver ready",
+        "write kube-controller-manager",
+        "write kube-scheduler",
+        "come back",
+        "wait etcd kube-apiserver kube-controller-manager kube-scheduler ready",
+    ]
+
+
+def test_what_only_had_to_leave_for_it_is_waited_for_as_well() -> None:
+    node = StandIn("10.0.0.1", "one")
+    data = base64.b64encode(MANIFEST.encode()).decode()
+    there = iter([("kube-apiserver",), ("kube-controller-manager", "kube-scheduler")])
+    node.answers = {"base64 <": lambda: "".join(f"{MANIFESTS}/{part}.yaml {data}\n" for part in next(there)) + "end\n"}
+    restart(node, ("kube-apiserver",), reason="x", others=True)
+    assert steps(node)[-2:] == ["come back", "wait kube-apiserver kube-controller-manager kube-scheduler ready"]
+
+
+def test_the_same_reason_twice_makes_nobody_leave() -> None:
+    node = StandIn("10.0.0.1", "one")
+    data = base64.b64encode((mark(MANIFEST, "x") or "").encode()).decode()
+    node.answers = {"base64 <": f"{MANIFESTS}/kube-apiserver.yaml {data}\nend\n"}
+    restart(node, ("kube-apiserver",), reason="x", others=True)
+    assert steps(node) == ["come back", "wait ready"]
+
+
+def test_a_part_that_does_not_end_is_told_and_all_come_back() -> None:
+    node = Refusing("10.0.0.1", "one")
+    node.fails = "take kube-apiserver"
+    with pytest.raises(CheckError, match="one: it fails"):
+        leave(node)
+    assert steps(node) == ["leave", "come back"]
+
+
+def test_a_master_that_is_halted_comes_back_with_its_kubelet_also_when_nobody_starts_that() -> None:
+    node = StandIn("10.0.0.1", "one")
+    halt(node, others=True)
+    assert steps(node) == ["leave", "arm", "stop", "arm"]
+    assert "systemd-run --quiet --unit=slipway-return --on-active=60s" in node.commands[-1]
+    come_back(node)
+    assert "systemctl stop slipway-return.timer" in node.commands[-1]
+    alone = StandIn("10.0.0.1", "one")
+    halt(alone, others=False)
+    assert steps(alone) == ["arm", "stop", "arm"]
+
+
+def test_only_masters_whose_change_was_cut_off_are_brought_back() -> None:
+    whole, cut, broken = Refusing("10.0.0.1"), Refusing("10.0.0.2"), Refusing("10.0.0.3")
+    whole.fails, broken.fails = f"[ -d {KEPT} ]", "until ready"
+    assert resume(whole)
+    assert steps(whole) == []
+    assert resume(cut)
+    assert steps(cut) == ["come back", "start", "wait etcd kube-apiserver kube-controller-manager kube-scheduler ready"]
+    # It may be what the change is to mend.
+    assert not resume(broken)
+
+
+def test_what_serves_already_leaves_before_the_kept_manifests_come_back() -> None:
+    node = Refusing("10.0.0.1", "one")
+    node.answers = {"cmp -s": "etcd\nkube-apiserver\n", "running etcd || true": "new\n"}
+    put_back(node, others=True)
+    assert steps(node)[0] == "leave"
+    assert "fresh etcd new " in node.commands[-1]
+    node.fails = "take kube-apiserver"
+    node.commands.clear()
+    put_back(node, others=True)
+    assert "fresh etcd new " in node.commands[-1]
+
+
+def test_kept_manifests_come_back_and_only_those_that_differ_are_waited_for() -> None:
+    node = StandIn("10.0.0.1", "one")
+    node.answers = {"cmp -s": "kube-apiserver\nother\n", "running kube-apiserver || true": "new\n"}
+    put_back(node)
+    assert "fresh kube-apiserver new " in node.commands[-1]
+    assert "fresh etcd" not in node.commands[-1]

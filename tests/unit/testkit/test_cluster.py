@@ -1,0 +1,233 @@
+"""The parts of the test kit that need no cluster: words for kubectl, reports, and what given machines may run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import CheckError, CommandError, NodeError, UsageError
+from harness.lifecycle.kube import readiness
+from harness.nodes import Input, Login, Machine
+from harness.process import Result
+from harness.testkit import cluster as testkit
+
+
+class FakeNode:
+    """Remembers what it was told to run, and answers with what it was given."""
+
+    name = address = "10.0.0.1"
+
+    def __init__(self, *answers: str, code: int = 0) -> None:
+        self.answers = list(answers)
+        self.code = code
+        self.commands: list[str] = []
+        self.inputs: list[Input] = []
+
+    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = 120) -> Result:
+        self.commands.append(command)
+        self.inputs.append(input)
+        return Result((command,), self.code, self.answers.pop(0) if self.answers else "", "")
+
+    def put_tar(self, stream: Any, destination: str) -> None: ...
+    def put(self, data: bytes, path: str, mode: int = 0o644) -> None: ...
+    def get(self, path: str) -> bytes:
+        return b""
+
+
+def test_words_reach_kubectl_as_they_are() -> None:
+    node = FakeNode("web\n")
+    assert testkit.Kubectl(node)("get", "pods", "-o", "jsonpath={.items[*]['metadata'].name}") == "web\n"
+    (command,) = node.commands
+    assert command.endswith("""kubectl get pods -o 'jsonpath={.items[*]['"'"'metadata'"'"'].name}'""")
+    assert command.startswith("KUBECONFIG=/etc/kubernetes/admin.conf ")
+
+
+def test_a_document_is_fed_to_kubectl() -> None:
+    node = FakeNode()
+    testkit.Kubectl(node)("apply", "-f", "-", input="kind: Pod\n")
+    assert node.inputs == ["kind: Pod\n"]
+
+
+def test_what_kubectl_says_when_it_fails_is_in_the_error() -> None:
+    with pytest.raises(CommandError, match=r"kubectl get pods -n 'no such': exit code 1: Error from server"):
+        testkit.Kubectl(FakeNode("Error from server", code=1))("get", "pods", "-n", "no such")
+
+
+def test_json_is_asked_for_and_parsed() -> None:
+    node = FakeNode('{"items": [1]}')
+    assert testkit.Kubectl(node).json("get", "pods") == {"items": [1]}
+    assert "--output=json" in node.commands[0]
+
+
+def test_waiting_for_something_is_kubectl_wait() -> None:
+    node = FakeNode()
+    testkit.Kubectl(node).wait("deployment/web", "--for=condition=available", timeout=90)
+    assert node.commands[0].endswith("kubectl wait --timeout=90s deployment/web --for=condition=available")
+
+
+def test_waiting_for_nothing_in_particular_is_waiting_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[object, float]] = []
+    monkeypatch.setattr(readiness, "settle", lambda kubectl, *, timeout: seen.append((kubectl, timeout)))
+    kubectl = testkit.Kubectl(FakeNode())
+    kubectl.wait(timeout=7)
+    assert seen == [(kubectl, 7)]
+
+
+@dataclasses.dataclass
+class Door:
+    """What ``reach`` reads of an SshNode."""
+
+    machine: Machine
+    name: str
+    config: Path = Path("/home/me/clusters/test-1/ssh_config")
+
+    @property
+    def ssh(self) -> Door:
+        return self
+
+    @property
+    def address(self) -> str:
+        return self.machine.address
+
+
+def cluster(**changes: Any) -> testkit.Cluster:
+    login = Login(key=Path("/keys/id one"))
+    facts: dict[str, Any] = {
+        "name": "test-1",
+        "image": "web:latest",
+        "digest": "sha256:0",
+        "embedded": 3,
+        "masters": ("m0",),
+        "nodes": ("n0", "n1"),
+        "kubeconfig": Path("/home/me/clusters/test-1/kubeconfig"),
+        "kubectl": testkit.Kubectl(FakeNode()),
+        "boot_seconds": 60.0,
+        "machines": tuple(Door(Machine(f"10.0.0.{number}", login), f"name-{number}") for number in (1, 2, 3)),
+        "group": "test-1",
+        "wanted": testkit.Wanted("web:latest", 1, 2),
+    }
+    return testkit.Cluster(**{**facts, **changes})
+
+
+def test_a_kept_cluster_can_be_reached_tested_again_and_removed() -> None:
+    lines = cluster().reach()
+    assert lines[1] == "ssh -F /home/me/clusters/test-1/ssh_config 10.0.0.2    # name-2"
+    assert "export KUBECONFIG=/home/me/clusters/test-1/kubeconfig" in lines
+    again = next(line for line in lines if line.startswith("pytest"))
+    assert "--masters 10.0.0.1 --nodes 10.0.0.2,10.0.0.3 --ssh-user root --ssh-key '/keys/id one'" in again
+    assert lines[-1] == "slipway nodes down test-1"
+
+
+def test_a_cluster_on_given_machines_is_deleted_not_the_machines() -> None:
+    assert cluster(group=None).reach()[-1] == "slipway delete test-1"
+
+
+class Rebooting(FakeNode):
+    """A machine of one's own: it answers with another boot id after it was told to reboot, and only at the second try."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name, self.dropped = "name-1", False
+        self.boots, self.tries = ["one", "two"], 0
+
+    def disconnect(self) -> None:
+        self.dropped = True
+
+    def run(self, command: str, **options: Any) -> Result:
+        super().run(command, **options)
+        if command == "systemctl reboot":
+            self.boots.pop(0)
+            return Result((), 255, "", "")
+        if self.dropped:
+            self.tries += 1
+            if self.tries == 1:
+                raise NodeError("10.0.0.1: the connection was lost")
+        said = f"{self.boots[0]}\n"
+        return Result((), 0, f"2026-01-01T00:00:10Z\n{said}" if command.startswith("date") else said, "")
+
+
+def running_since(*times: str) -> str:
+    statuses = [{"name": "main", "state": {"running": {"startedAt": time}}} for time in times]
+    return json.dumps({"items": [{"metadata": {"name": "web"}, "status": {"containerStatuses": statuses}}]})
+
+
+def test_a_machine_has_been_restarted_when_its_containers_are_newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    looks = [running_since("2026-01-01T00:00:09Z"), running_since("2026-01-01T00:00:11Z", "2026-01-01T00:00:10Z")]
+    found = [(readiness.Problem("Pod web", "not ready"),), ()]
+    monkeypatch.setattr(testkit.Kubectl, "__call__", lambda *_, **__: looks.pop(0) if len(looks) > 1 else looks[0])
+    monkeypatch.setattr(readiness, "problems", lambda _: found.pop(0))
+    machine = Rebooting()
+    here = cluster(group=None, masters=("m0",), nodes=(), machines=(machine,))
+    here.reboot(here.masters[0])
+    assert (machine.boots, found) == (["two"], [])
+    assert machine.commands.count("systemctl reboot") == 1
+
+
+def test_a_machine_that_does_not_come_back_is_an_error_with_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(testkit.Kubectl, "__call__", lambda *_, **__: running_since("2026-01-01T00:00:09Z"))
+    here = cluster(group=None, masters=("m0",), nodes=(), machines=(Rebooting(),))
+    with pytest.raises(CheckError, match=r"name-1 has been restarted, and after 0 s this is left: .*"):
+        here.reboot(here.masters[0], timeout=0)
+
+
+def test_only_machines_of_the_cluster_are_restarted() -> None:
+    with pytest.raises(UsageError, match="none of this cluster"):
+        cluster().reboot(object())
+
+
+def test_given_machines_cannot_be_proven_offline() -> None:
+    with pytest.raises(UsageError, match="cannot be proven"):
+        cluster(group=None).prove_offline()
+
+
+def event(number: int, reason: str) -> dict[str, Any]:
+    return {
+        "metadata": {"creationTimestamp": f"2026-01-01T00:00:{number:02d}Z"},
+        "lastTimestamp": f"2026-01-01T00:00:{number:02d}Z",
+        "reason": reason,
+        "message": "several\n words",
+        "involvedObject": {"kind": "Pod", "namespace": "web", "name": "nginx-0"},
+    }
+
+
+def test_trouble_is_the_problems_and_the_last_events_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "problems", lambda _: (readiness.Problem("Pod web/nginx-0", "image cannot be pulled"),))
+    events = [event(number, f"Reason{number:02d}") for number in (30, *range(20))]
+    text = cluster(kubectl=testkit.Kubectl(FakeNode(json.dumps({"items": events})))).trouble()
+    lines = text.splitlines()
+    assert lines[0] == "Pod web/nginx-0: image cannot be pulled"
+    assert lines[-1].endswith("Reason30 Pod web/nginx-0: several words")
+    assert sum("Reason" in line for line in lines) == 15
+    assert "Reason00" not in text
+
+
+def test_a_cluster_that_is_well_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "problems", lambda _: ())
+    assert cluster(kubectl=testkit.Kubectl(FakeNode('{"items": []}'))).trouble().startswith("every workload is ready")
+
+
+@pytest.mark.parametrize("error", [CommandError("connection refused"), CheckError("no")])
+def test_a_cluster_that_does_not_answer_does_not_break_the_report(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def refuse(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(readiness, "problems", refuse)
+    assert cluster().trouble().startswith("the cluster does not answer: ")
+
+
+def test_given_machines_that_run_another_image_are_left_alone() -> None:
+    found = testkit._Found("shop", "shop:1", "sha256:1111")
+    with pytest.raises(UsageError, match="run shop:1") as caught:
+        found.check(testkit.Wanted("web:latest", 1, 1), "sha256:2222")
+    assert caught.value.hint is not None
+    assert "slipway delete shop" in caught.value.hint
+
+
+def test_given_machines_that_run_the_very_image_are_used() -> None:
+    testkit._Found("shop", "web:latest", "sha256:1111").check(testkit.Wanted("web:latest", 1, 1), "sha256:1111")

@@ -1,0 +1,192 @@
+"""The packet filter's rules, as two generations of Docker write them, and what is concluded from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.errors import CheckError
+from harness.testkit import isolation
+from tests.unit.lifecycle.standin import StandIn
+
+OURS, OTHER = "br-53d11284d5a0", "br-8ad30ea45b41"
+
+DOCKER_20 = f"""*filter
+:FORWARD DROP [0:0]
+[177:47649] -A FORWARD -j DOCKER-USER
+[177:47649] -A FORWARD -j DOCKER-ISOLATION-STAGE-1
+[7:700] -A FORWARD -i {OURS} -o {OURS} -j ACCEPT
+[90:40588] -A FORWARD -o {OTHER} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+[134:13593] -A FORWARD -i {OTHER} ! -o {OTHER} -j ACCEPT
+[3:180] -A DOCKER-ISOLATION-STAGE-1 ! -s 172.25.0.0/16 -o {OURS} -j DROP
+[12:720] -A DOCKER-ISOLATION-STAGE-1 ! -d 172.25.0.0/16 -i {OURS} -j DROP
+[134:13593] -A DOCKER-ISOLATION-STAGE-1 -i {OTHER} ! -o {OTHER} -j DOCKER-ISOLATION-STAGE-2
+[9920:306151222] -A DOCKER-ISOLATION-STAGE-1 -j RETURN
+[0:0] -A DOCKER-ISOLATION-STAGE-2 -o {OTHER} -j DROP
+[3641:253213] -A DOCKER-ISOLATION-STAGE-2 -j RETURN
+[9920:306151222] -A DOCKER-USER -j RETURN
+COMMIT
+"""
+
+DOCKER_28 = f"""*filter
+[40:4000] -A FORWARD -j DOCKER-USER
+[40:4000] -A FORWARD -j DOCKER-FORWARD
+[20:2000] -A DOCKER-FORWARD -j DOCKER-CT
+[20:2000] -A DOCKER-FORWARD -j DOCKER-INTERNAL
+[9:900] -A DOCKER-FORWARD -j DOCKER-BRIDGE
+[11:1100] -A DOCKER-FORWARD -i docker0 -j ACCEPT
+[8:800] -A DOCKER-CT -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+[0:0] -A DOCKER-INTERNAL ! -s 172.25.0.0/16 -o {OURS} -j DROP
+[5:300] -A DOCKER-INTERNAL ! -d 172.25.0.0/16 -i {OURS} -j DROP
+COMMIT
+"""
+
+
+@pytest.mark.parametrize(("text", "packets"), [(DOCKER_20, 12), (DOCKER_28, 5)])
+def test_the_rule_that_drops_what_leaves_is_found_with_its_count(text: str, packets: int) -> None:
+    found = isolation.edge(isolation.parse(text), OURS)
+    assert found.drop is not None
+    assert found.drop.packets == packets
+    assert found.passes == ()
+
+
+def test_another_network_is_not_taken_for_this_one() -> None:
+    assert isolation.edge(isolation.parse(DOCKER_20), OTHER).drop is None
+
+
+def test_no_rules_prove_nothing() -> None:
+    assert isolation.edge((), OURS) == isolation.Edge(None, ())
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "-A FORWARD -d 10.0.0.0/8 -j ACCEPT",
+        f"-A FORWARD -i {OURS} -j ACCEPT",
+        "-A DOCKER-USER ! -i eth0 -j ACCEPT",
+        f"-A DOCKER-USER -i {OURS} -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT",
+    ],
+)
+def test_a_rule_that_lets_packets_out_before_the_drop_is_seen(rule: str) -> None:
+    found = isolation.edge(isolation.parse(f"[4:240] {rule}\n{DOCKER_20}"), OURS)
+    assert [one.packets for one in found.passes] == [4]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        f"-A FORWARD -o {OURS} -j ACCEPT",
+        f"-A FORWARD -i {OTHER} -j ACCEPT",
+        f"-A FORWARD ! -i {OURS} -j ACCEPT",
+        "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "-A INPUT -j ACCEPT",
+    ],
+)
+def test_a_rule_for_other_packets_does_not_count(rule: str) -> None:
+    assert isolation.edge(isolation.parse(f"[4:240] {rule}\n{DOCKER_20}"), OURS).passes == ()
+
+
+def test_a_rule_that_accepts_behind_the_drop_does_not_count() -> None:
+    assert isolation.edge(isolation.parse(f"{DOCKER_20}[4:240] -A FORWARD -j ACCEPT\n"), OURS).passes == ()
+
+
+def test_a_drop_of_some_ports_is_no_wall() -> None:
+    text = f"[4:240] -A FORWARD ! -d 172.25.0.0/16 -i {OURS} -p tcp -m tcp --dport 443 -j DROP\n"
+    assert isolation.edge(isolation.parse(text), OURS).drop is None
+
+
+def network(**changes: Any) -> isolation.Network:
+    facts: dict[str, Any] = {"name": "slipway-t", "bridge": OURS, "internal": True, "ipv6": False, "image": "sha256:0", "strays": ()}
+    return isolation.Network(**{**facts, **changes})
+
+
+GOOD = isolation.edge(isolation.parse(DOCKER_20), OURS)
+
+
+def test_nothing_speaks_against_an_internal_network_with_a_wall() -> None:
+    assert isolation.complaints(network(), GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"internal": False}, "not internal"),
+        ({"strays": ("slipway-t-node-1",)}, "slipway-t-node-1 is attached to another network"),
+    ],
+)
+def test_a_network_with_another_way_out_is_told(changes: dict[str, Any], says: str) -> None:
+    assert says in "".join(isolation.complaints(network(**changes), GOOD))
+
+
+def test_packets_that_passed_are_told_with_their_rule() -> None:
+    found = isolation.edge(isolation.parse(f"[4:240] -A FORWARD -d 10.0.0.0/8 -j ACCEPT\n{DOCKER_20}"), OURS)
+    assert isolation.complaints(network(), found) == ["4 packets passed: -A FORWARD -d 10.0.0.0/8 -j ACCEPT"]
+
+
+class Engine:
+    """The engine's answers: one filter listing a question, the last one again and again."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *listings: str,
+        reached: tuple[str, ...] = (),
+        ipv6: bool = False,
+        gateways: tuple[str, ...] = (),
+    ) -> None:
+        answers = list(listings)
+        monkeypatch.setattr("harness.host.docker.run_container", lambda *_, **__: (0, answers.pop(0) if len(answers) > 1 else answers[0]))
+        monkeypatch.setattr(isolation, "network", lambda *_: network(ipv6=ipv6))
+        monkeypatch.setattr(isolation, "gateways", lambda _: list(gateways))
+        monkeypatch.setattr(isolation, "attempt", lambda _: reached)
+        self.proof = isolation.Offline(object(), "t", [object()])  # type: ignore[arg-type,list-item]
+
+
+def counted(packets: int) -> str:
+    return DOCKER_20.replace("[12:720]", f"[{packets}:{packets * 60}]")
+
+
+def test_attempts_that_the_wall_counted_prove_it_and_are_not_held_against_the_workloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    proof = Engine(monkeypatch, counted(2), counted(6), counted(7)).proof
+    proof.prove()
+    assert proof.dropped == 3  # two before the attempts, one after them
+    proof.check()
+
+
+def test_attempts_that_the_wall_did_not_see_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckError, match="of 3 attempts to get out 1 were dropped"):
+        Engine(monkeypatch, counted(2), counted(3)).proof.prove()
+
+
+def test_an_attempt_that_succeeds_is_the_first_thing_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckError, match=r"not shown to be offline: node-1 resolves example\.com"):
+        Engine(monkeypatch, counted(2), counted(9), reached=("node-1 resolves example.com",)).proof.prove()
+
+
+def test_ipv6_which_the_engine_does_not_filter_must_have_no_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    Engine(monkeypatch, counted(2), counted(6), ipv6=True).proof.prove()
+    proof = Engine(monkeypatch, counted(2), counted(6), ipv6=True, gateways=("node one sends default by fd00::1",)).proof
+    with pytest.raises(CheckError, match="node one sends default by fd00::1"):
+        proof.prove()
+    with pytest.raises(CheckError, match="default by fd00::1"):
+        proof.check()
+
+
+def test_gateways_are_told_with_the_node_and_the_route() -> None:
+    one, two = StandIn("10.0.0.1", "one"), StandIn("10.0.0.2", "two")
+    two.answers["ip -6 route"] = "default by fd00::1\n"
+    assert isolation.gateways([one, two]) == ["node two sends default by fd00::1"]
+
+
+def test_a_filter_without_a_wall_says_that_it_cannot_be_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckError, match="no rule that drops what leaves slipway-t"):
+        Engine(monkeypatch, "").proof.check()
+
+
+def test_a_packet_that_passes_later_is_found_by_the_last_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    hole = "[{}:0] -A FORWARD -d 10.0.0.0/8 -j ACCEPT\n"
+    proof = Engine(monkeypatch, hole.format(0) + counted(2), hole.format(0) + counted(6), hole.format(1) + counted(6)).proof
+    proof.prove()
+    with pytest.raises(CheckError, match="1 packets passed"):
+        proof.check()

@@ -1,0 +1,349 @@
+"""The test kit in pytest runs of its own, with a cluster that is only told about: what is shared, when it goes, what is reported."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from harness.errors import CheckError, StoreError, UsageError
+from harness.testkit import cluster, plugin
+from harness.testkit.cluster import Given, Wanted
+
+pytest_plugins = ["pytester"]
+
+
+@dataclasses.dataclass
+class FakeCluster:
+    """What the plugin asks of a cluster."""
+
+    wanted: Wanted
+    masters: tuple[str, ...]
+    nodes: tuple[str, ...]
+    name: str = "test-1"
+    digest: str = "sha256:0123456789abcdef"
+    embedded: int = 7
+    boot_seconds: float = 61.4
+    kubectl: str = "kubectl"
+    offline: Any = None
+
+    @property
+    def image(self) -> str:
+        return self.wanted.image
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return (*self.masters, *self.nodes)
+
+    def trouble(self) -> str:
+        return "Pod web/nginx-0: container main: image cannot be pulled"
+
+    def reach(self) -> list[str]:
+        return ["ssh -F config 10.0.0.1", "slipway nodes down test-1"]
+
+    def prove_offline(self) -> Any:
+        if isinstance(self.offline, Exception):
+            raise self.offline
+        return self.offline
+
+
+@dataclasses.dataclass
+class Lab:
+    """Boots told clusters and remembers what happened to them."""
+
+    events: list[str] = dataclasses.field(default_factory=list)
+    given: list[Given | None] = dataclasses.field(default_factory=list)
+    failure: Exception | None = None
+    offline: Any = None
+
+    @contextlib.contextmanager
+    def boot(self, wanted: Wanted, given: Given | None = None, *, keep: bool = False) -> Iterator[FakeCluster]:
+        what = f"{wanted.image} {wanted.masters}+{wanted.nodes}"
+        self.events.append(f"boot {what}")
+        self.given.append(given)
+        if self.failure is not None:
+            raise self.failure
+        masters = tuple(f"m{index}" for index in range(len(given.masters) if given else wanted.masters))
+        nodes = tuple(f"n{index}" for index in range(len(given.nodes) if given else wanted.nodes))
+        yield FakeCluster(wanted, masters, nodes, offline=self.offline)
+        self.events.append(f"{'keep' if keep else 'remove'} {what}")
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester) -> Lab:
+    made = Lab()
+    monkeypatch.setattr(cluster, "boot", made.boot)
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = pytester.mkdir("kubefiles") / "web"
+    folder.mkdir()
+    (folder / "Kubefile").write_text("FROM kubernetes\n")
+    return made
+
+
+def write(pytester: pytest.Pytester, text: str, name: str = "test_web.py") -> None:
+    (pytester.path / "kubefiles" / "web" / name).write_text(f"import pytest\n{text}")
+
+
+def run(pytester: pytest.Pytester, *words: str) -> pytest.RunResult:
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider", *words)
+
+
+TWO_TESTS = """
+def test_one(cluster): assert cluster.image == "web:latest"
+def test_two(kubectl, nodes): assert (kubectl, nodes) == ("kubectl", ("m0", "n0"))
+"""
+
+
+def test_one_cluster_serves_all_tests_of_a_module_and_is_removed(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, TWO_TESTS)
+    run(pytester).assert_outcomes(passed=2)
+    assert lab.events == ["boot web:latest 1+1", "remove web:latest 1+1"]
+
+
+def test_one_cluster_serves_several_modules(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, TWO_TESTS)
+    write(pytester, TWO_TESTS, "test_more.py")
+    run(pytester).assert_outcomes(passed=4)
+    assert len(lab.events) == 2
+
+
+def test_the_image_can_be_named(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, "def test_one(cluster): assert cluster.image == 'shop:7'")
+    run(pytester, "--image", "shop:7").assert_outcomes(passed=1)
+
+
+def test_a_test_away_from_any_kubefile_must_name_the_image(pytester: pytest.Pytester, lab: Lab) -> None:
+    pytester.makepyfile(test_lost="def test_one(cluster): pass")
+    result = run(pytester)
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*test_lost.py: which image is to be tested? Give --image*"])
+    assert lab.events == []
+
+
+def test_a_topology_is_removed_before_another_is_made_and_each_is_made_once(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(
+        pytester,
+        """
+def test_small(cluster): pass
+@pytest.mark.topology(masters=3, nodes=2)
+def test_large(nodes): assert nodes == ("m0", "m1", "m2", "n0", "n1")
+def test_small_again(cluster): pass
+def test_alone(): pass
+@pytest.mark.topology(3, 2)
+def test_large_again(cluster): pass
+""",
+    )
+    run(pytester).assert_outcomes(passed=5)
+    assert lab.events == ["boot web:latest 1+1", "remove web:latest 1+1", "boot web:latest 3+2", "remove web:latest 3+2"]
+
+
+def test_a_module_can_set_the_topology(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, "pytestmark = pytest.mark.topology(masters=1, nodes=0)\ndef test_one(nodes): assert nodes == ('m0',)")
+    run(pytester).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"), [("masters=0", "at least one master"), ("workers=2", "workers"), ("nodes='2'", "nodes='2'")]
+)
+def test_a_wrong_topology_is_told_before_anything_boots(pytester: pytest.Pytester, lab: Lab, arguments: str, says: str) -> None:
+    write(pytester, f"@pytest.mark.topology({arguments})\ndef test_one(cluster): pass")
+    result = run(pytester)
+    assert result.ret != 0
+    result.stdout.fnmatch_lines([f"*test_one: topology: *{says}*"])
+    assert lab.events == []
+
+
+def test_a_test_of_one_node_runs_on_each_under_its_name(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, "@pytest.mark.topology(masters=1, nodes=2)\ndef test_service(node): print('on', node)")
+    result = run(pytester, "-v", "-s")
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["*test_service?master-0?*", "*test_service?node-0?*", "*test_service?node-1?*"])
+    result.stdout.fnmatch_lines(["*on m0*", "*on n0*", "*on n1*"])
+
+
+def test_the_topology_does_not_stand_in_the_names_of_tests(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, TWO_TESTS)
+    run(pytester, "--collect-only", "-q").stdout.fnmatch_lines(["*test_web.py::test_one", "*test_web.py::test_two"])
+
+
+def test_a_fixture_of_the_author_may_live_as_long_as_the_cluster(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(
+        pytester,
+        """
+@pytest.fixture(scope="module")
+def page(cluster): return f"page of {cluster.image}"
+def test_one(page): assert page == "page of web:latest"
+def test_two(page, cluster): assert cluster.image in page
+""",
+    )
+    run(pytester).assert_outcomes(passed=2)
+    assert len(lab.events) == 2
+
+
+def test_a_failure_shows_what_is_not_ready(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, "def test_one(cluster): assert False\ndef test_two(): assert False")
+    result = run(pytester)
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*state of the cluster test-1*", "Pod web/nginx-0: container main: image cannot be pulled"])
+    assert result.stdout.str().count("state of the cluster") == 1
+
+
+def test_a_success_asks_the_cluster_nothing(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, TWO_TESTS)
+    result = run(pytester)
+    assert "state of the cluster" not in result.stdout.str()
+    result.stdout.fnmatch_lines(["slipway: web:latest (sha256:0123456789ab, 7 container images) on 1 masters and 1 nodes, ready in 61 s"])
+
+
+def test_a_cluster_that_does_not_come_up_is_tried_once_and_its_reasons_are_shown_without_a_traceback(
+    pytester: pytest.Pytester, lab: Lab
+) -> None:
+    lab.failure = CheckError("2 objects are not ready after 600 s", hint="look", details="Pod web/nginx-0: ErrImagePull")
+    write(pytester, TWO_TESTS)
+    result = run(pytester)
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(
+        ["web:latest does not run: 2 objects are not ready after 600 s", "*hint: look", "Pod web/nginx-0: ErrImagePull"]
+    )
+    assert "Traceback" not in result.stdout.str()
+    assert "During handling" not in result.stdout.str()
+    assert lab.events == ["boot web:latest 1+1"]
+
+
+def test_an_image_that_is_not_here_is_told(pytester: pytest.Pytester, lab: Lab) -> None:
+    lab.failure = StoreError("no image web:latest", hint="slipway build")
+    write(pytester, TWO_TESTS)
+    run(pytester).stdout.fnmatch_lines(["web:latest does not run: no image web:latest"])
+
+
+def test_keep_leaves_the_cluster_and_says_how_to_reach_it(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, TWO_TESTS)
+    result = run(pytester, "--keep")
+    assert lab.events[-1] == "keep web:latest 1+1"
+    result.stdout.fnmatch_lines(["*left running*", "ssh -F config 10.0.0.1", "slipway nodes down test-1"])
+
+
+def test_given_machines_are_used_with_their_login(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, "def test_one(node): pass")
+    words = ["--masters", "10.0.0.1", "--nodes", "10.0.0.2, 10.0.0.3", "--ssh-user", "admin", "--ssh-key", "key"]
+    run(pytester, *words).assert_outcomes(passed=3)
+    (given,) = lab.given
+    assert given is not None
+    assert [machine.address for machine in (*given.masters, *given.nodes)] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert {(machine.login.user, str(machine.login.key)) for machine in given.nodes} == {("admin", "key")}
+
+
+def test_a_test_that_wants_more_machines_than_are_given_is_skipped_with_the_numbers(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, "@pytest.mark.topology(masters=3)\ndef test_one(cluster): pass")
+    result = run(pytester, "--masters", "10.0.0.1", "-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*needs 3 masters and 1 nodes, 1 and 0 are given"])
+    assert lab.events == []
+
+
+def test_a_test_that_asks_for_nothing_takes_the_machines_that_there_are(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, "def test_one(node): pass\n@pytest.mark.topology(1, 0)\ndef test_two(cluster): pass")
+    run(pytester, "--masters", "10.0.0.1").assert_outcomes(passed=2)
+    assert lab.events == ["boot web:latest 1+0", "remove web:latest 1+0"]
+
+
+def test_options_that_need_masters_are_refused_without(pytester: pytest.Pytester, lab: Lab) -> None:
+    result = run(pytester, "--nodes", "10.0.0.2")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--nodes, --ssh-user and --ssh-key go with --masters*"])
+
+
+class Proof:
+    dropped = 5
+
+    def __init__(self, later: Exception | None = None) -> None:
+        self.later = later
+
+    def check(self) -> None:
+        if self.later is not None:
+            raise self.later
+
+
+OFFLINE = "def test_one(offline): assert offline.dropped == 5"
+
+
+def test_a_proof_is_handed_to_the_test(pytester: pytest.Pytester, lab: Lab) -> None:
+    lab.offline = Proof()
+    write(pytester, OFFLINE)
+    run(pytester).assert_outcomes(passed=1)
+
+
+def test_nodes_that_get_out_are_an_error(pytester: pytest.Pytester, lab: Lab) -> None:
+    lab.offline = CheckError("the nodes are not shown to be offline: node-1 reaches 192.0.2.1", details="more of it")
+    write(pytester, OFFLINE)
+    result = run(pytester)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*node-1 reaches 192.0.2.1", "more of it"])
+
+
+def test_a_packet_that_leaves_during_the_test_is_an_error(pytester: pytest.Pytester, lab: Lab) -> None:
+    lab.offline = Proof(CheckError("1 packets passed"))
+    write(pytester, OFFLINE)
+    run(pytester).assert_outcomes(passed=1, errors=1)
+
+
+def test_given_machines_cannot_be_proven_offline_so_the_test_is_skipped(pytester: pytest.Pytester, lab: Lab) -> None:
+    lab.offline = UsageError("cannot be proven from here")
+    write(pytester, OFFLINE)
+    result = run(pytester, "--masters", "10.0.0.1", "--nodes", "10.0.0.2", "-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*cannot be proven from here"])
+
+
+def test_the_html_report_is_about_the_image(pytester: pytest.Pytester, lab: Lab) -> None:
+    write(pytester, "def test_one(cluster): assert False")
+    run(pytester, "--html", "report.html", "--self-contained-html").assert_outcomes(failed=1)
+    text = (pytester.path / "report.html").read_text()
+    assert '<title id="head-title">web:latest</title>' in text
+    assert "7 container images) on 1 masters and 1 nodes" in text
+    assert "image cannot be pulled" in text
+
+
+# Projects that know nothing of us
+
+
+def test_fixtures_of_the_same_names_are_left_alone(pytester: pytest.Pytester, lab: Lab) -> None:
+    pytester.makeconftest("""
+import pytest
+@pytest.fixture(params=["a", "b"])
+def cluster(request): return request.param
+@pytest.fixture
+def node(): return "theirs"
+@pytest.fixture
+def nodes(): return 3
+""")
+    pytester.makepyfile("def test_one(cluster, node, nodes): assert (cluster in 'ab', node, nodes) == (True, 'theirs', 3)")
+    run(pytester).assert_outcomes(passed=2)
+    assert lab.events == []
+
+
+def test_a_fixture_that_refines_ours_still_gets_a_cluster(pytester: pytest.Pytester, lab: Lab) -> None:
+    (pytester.path / "kubefiles" / "conftest.py").write_text(
+        "import pytest\n@pytest.fixture\ndef cluster(cluster): return cluster.image.upper()\n"
+    )
+    write(pytester, "def test_one(cluster): assert cluster == 'WEB:LATEST'\ndef test_fails(cluster): assert False")
+    run(pytester).assert_outcomes(passed=1, failed=1)
+
+
+def test_a_parameter_called_cluster_is_theirs(pytester: pytest.Pytester, lab: Lab) -> None:
+    pytester.makepyfile("import pytest\n@pytest.mark.parametrize('cluster', [1, 2])\ndef test_one(cluster): assert cluster in (1, 2)")
+    run(pytester).assert_outcomes(passed=2)
+
+
+def test_a_run_that_does_not_use_it_says_nothing_of_it(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_one(): pass")
+    assert "slipway" not in run(pytester, "-q").stdout.str()
+
+
+def test_loading_it_brings_nothing_heavy() -> None:
+    names = {name for name in vars(plugin) if name in sys.modules} - set(sys.stdlib_module_names)
+    assert names == {"pytest"}
