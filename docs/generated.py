@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-import harness.cli  # noqa: F401 - its modules add the verbs
+import harness.cli.app  # noqa: F401 - its modules add the verbs
 from harness.cli.output import app
 from harness.clusterfile.json_schema import schema
 
