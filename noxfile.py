@@ -192,6 +192,9 @@ LOCK = ROOT / "requirements.lock"
 DOCS_LOCK = ROOT / "docs.lock"
 """What builds the documents, in addition; only the sessions that do so install it."""
 
+FORMER_NAME = "slipway"
+"""What the project's distribution was called: one that an environment still has names a pytest plugin that is not there any more."""
+
 
 def install(session: nox.Session, *groups: str, project: bool = True) -> None:
     """The locked packages and the project, editable; nothing is asked of an index again until a file that names them has changed.
@@ -207,6 +210,8 @@ def install(session: nox.Session, *groups: str, project: bool = True) -> None:
         return
     session.install("--require-hashes", "--requirement", str(LOCK))
     if project:
+        if list(Path(session.virtualenv.location or "").glob(f"lib/python*/site-packages/{FORMER_NAME}-*.dist-info")):
+            session.run("python", "-m", "pip", "uninstall", "--yes", "--quiet", FORMER_NAME)
         session.install("--no-deps", "--no-build-isolation", "--no-index", "--editable", ".")
     stamp.write_text(json.dumps({"lock": LOCK.name}) + "\n")
 
