@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -278,6 +279,19 @@ def test_every_module_has_a_test_where_it_is_looked_for() -> None:
 def test_unit_tests_mirror_the_packages() -> None:
     folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")}
     assert [folder for folder in sorted(folders) if not (PACKAGE / folder / "__init__.py").exists()] == []
+
+
+def test_programs_in_strings_import_what_exists() -> None:
+    """mypy does not read the programs that tests hand to an interpreter."""
+    wrong: list[str] = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for module, names in re.findall(r"\bfrom (harness[\w.]*) import (\w+(?:, \w+)*)", path.read_text()):
+            for name in names.split(", "):
+                whole = SOURCES.get(f"{module}.{name}")
+                exists = whole.read_text() if whole else module in SOURCES and re.search(rf"\b{name}\b", SOURCES[module].read_text())
+                if not exists:
+                    wrong.append(f"{path.relative_to(ROOT)}: from {module} import {name}")
+    assert wrong == []
 
 
 def test_no_imports_go_in_a_circle() -> None:
