@@ -249,7 +249,9 @@ def missing_in_lock(pyproject: dict[str, Any], groups: Iterable[str], lock: str)
     return sorted(name for name in names if not re.search(rf"^{re.sub('[-_.]+', '-', name).lower()}==", lock, re.MULTILINE))
 
 
-def pick(session: nox.Session, how: Callable[..., tuple[catalog.Entry, ...]], names: Iterable[str]) -> tuple[catalog.Entry, ...]:
+def pick(
+    session: nox.Session, how: Callable[..., tuple[catalog.CatalogEntry, ...]], names: Iterable[str]
+) -> tuple[catalog.CatalogEntry, ...]:
     try:
         entries = how(catalog.find(ROOT / "kubefiles"), names)
     except UsageError as error:
@@ -259,7 +261,7 @@ def pick(session: nox.Session, how: Callable[..., tuple[catalog.Entry, ...]], na
     return entries
 
 
-def build(session: nox.Session, entries: Iterable[catalog.Entry], *options: str) -> None:
+def build(session: nox.Session, entries: Iterable[catalog.CatalogEntry], *options: str) -> None:
     """`slipway build` of each; its progress is shown, its result kept beside the reports."""
     REPORTS.mkdir(exist_ok=True)
     for entry in entries:
@@ -310,7 +312,7 @@ class Publishing:
     def build_options(self) -> list[str]:
         return ["--platform", self.platform] if self.platform else []
 
-    def commands(self, entry: catalog.Entry) -> list[list[str]]:
+    def commands(self, entry: catalog.CatalogEntry) -> list[list[str]]:
         """The words after `slipway`, command by command."""
         there = f"{self.registry}/{entry.name}:{self.tag}"
         if self.join:
@@ -328,7 +330,7 @@ class Publishing:
         return [["sign", *self.key, target]] if self.key else []
 
 
-def test(session: nox.Session, entries: Iterable[catalog.Entry]) -> list[str]:
+def test(session: nox.Session, entries: Iterable[catalog.CatalogEntry]) -> list[str]:
     """The tests of each image on nodes of its own; the names of those that failed."""
     failed = []
     for entry in entries:
@@ -456,7 +458,7 @@ def report(name: str, kind: str) -> Path:
     return REPORTS / f"{name}.{kind}"
 
 
-def facts_of(entry: catalog.Entry) -> Path:
+def facts_of(entry: catalog.CatalogEntry) -> Path:
     return report(entry.name, "build.json")
 
 
@@ -598,12 +600,12 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-def about(session: nox.Session, entries: Iterable[catalog.Entry], *, tested: bool = False) -> list[str]:
+def about(session: nox.Session, entries: Iterable[catalog.CatalogEntry], *, tested: bool = False) -> list[str]:
     """Per image: how it came to be, what is in it, what its tests said, and where to read more."""
     return [line for entry in entries for line in about_one(session, entry, tested=tested)]
 
 
-def about_one(session: nox.Session, entry: catalog.Entry, *, tested: bool) -> list[str]:
+def about_one(session: nox.Session, entry: catalog.CatalogEntry, *, tested: bool) -> list[str]:
     image = read_json(
         session.run("slipway", "inspect", entry.reference, "--output", "json", silent=True, log=False, success_codes=range(256))
     )

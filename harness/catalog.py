@@ -23,7 +23,7 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::-([^}]*))?\}|(\w+))")
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class CatalogEntry:
     """One folder of kubefiles/. ``base`` is what its FROM names; ``needs`` the folder that yields it, if one does."""
 
     name: str
@@ -42,7 +42,7 @@ class Entry:
         return {"name": self.name, "image": self.reference, "from": self.base, "needs": self.needs, "summary": self.summary}
 
 
-def find(root: Path) -> dict[str, Entry]:
+def find(root: Path) -> dict[str, CatalogEntry]:
     """The entries of ``root`` (a folder kubefiles/) by name. Raises UsageError when there is no such folder."""
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder", hint="images are described in kubefiles/<name>/Kubefile")
@@ -52,11 +52,11 @@ def find(root: Path) -> dict[str, Entry]:
     for folder in folders:
         base = _base((folder / "Kubefile").read_text())
         tests = tuple(sorted([*folder.rglob("test_*.py"), *folder.rglob("*_test.py")]))
-        entries[folder.name] = Entry(folder.name, folder, base, _folder_of(base, names), _summary(folder / "README.md"), tests)
+        entries[folder.name] = CatalogEntry(folder.name, folder, base, _folder_of(base, names), _summary(folder / "README.md"), tests)
     return entries
 
 
-def select(entries: Mapping[str, Entry], names: Iterable[str]) -> tuple[Entry, ...]:
+def select(entries: Mapping[str, CatalogEntry], names: Iterable[str]) -> tuple[CatalogEntry, ...]:
     """The entries called ``names``, each once; all of them when there are no names. Raises UsageError that tells of every unknown one."""
     wanted = tuple(dict.fromkeys(names)) or tuple(entries)
     unknown = [name for name in wanted if name not in entries]
@@ -65,19 +65,19 @@ def select(entries: Mapping[str, Entry], names: Iterable[str]) -> tuple[Entry, .
     return tuple(entries[name] for name in wanted)
 
 
-def order(entries: Mapping[str, Entry], names: Iterable[str] = ()) -> tuple[Entry, ...]:
+def order(entries: Mapping[str, CatalogEntry], names: Iterable[str] = ()) -> tuple[CatalogEntry, ...]:
     """``names`` (all, when there are none) and whatever they are built from, bases first.
 
     Raises UsageError for unknown names and for kubefiles that are built from each other.
     """
-    found: dict[str, Entry] = {}
+    found: dict[str, CatalogEntry] = {}
     for entry in select(entries, names):
         for one in _chain(entries, entry):
             found[one.name] = one
     return tuple(found.values())
 
 
-def _chain(entries: Mapping[str, Entry], entry: Entry) -> list[Entry]:
+def _chain(entries: Mapping[str, CatalogEntry], entry: CatalogEntry) -> list[CatalogEntry]:
     """The entry behind all that it is built from."""
     chain = [entry]
     while chain[0].needs is not None:
@@ -114,7 +114,7 @@ def _summary(readme: Path) -> str:
     return " ".join(first.split())
 
 
-def _nearest(unknown: Iterable[str], entries: Mapping[str, Entry]) -> str:
+def _nearest(unknown: Iterable[str], entries: Mapping[str, CatalogEntry]) -> str:
     near = [match for name in unknown for match in difflib.get_close_matches(name, entries, n=1)]
     known = f"there are: {', '.join(entries)}" if entries else "there are none"
     return f"did you mean {', '.join(dict.fromkeys(near))}? {known}" if near else known

@@ -19,7 +19,7 @@ from harness.errors import CommandError
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class ProcessResult:
     """What a program said. ``stdout`` and ``stderr`` are text, undecodable bytes replaced."""
 
     argv: tuple[str, ...]
@@ -105,7 +105,7 @@ def run(
     timeout: float | None = None,
     output: IO[bytes] | None = None,
     limit: int = OUTPUT_LIMIT,
-) -> Result:
+) -> ProcessResult:
     """Run a program to its end.
 
     ``input`` is text, bytes or an open file for its standard input (else empty); ``env`` is added to ours; ``timeout`` in seconds;
@@ -142,7 +142,7 @@ def run(
             f"{shlex.join(words)}: ended, since it printed more than {(large.limit or limit) >> 20} MiB",
             hint="this is far more than it should print",
         ) from large
-    result = Result(words, running.returncode, _text(stdout), _text(stderr))
+    result = ProcessResult(words, running.returncode, _text(stdout), _text(stderr))
     if check and not result.ok:
         raise CommandError(f"{shlex.join(words)}: exit code {result.returncode}", details=result.output)
     return result

@@ -81,7 +81,7 @@ def relative_path(text: object, *, what: str, error: type[SlipwayError] = StoreE
     return "/".join(parts)
 
 
-class Tree:
+class UntrustedTree:
     """A folder whose content comes from outside. Every path is opened beneath it, component by component.
 
     Links that stay inside are followed, others are refused; only regular files are read. Use it as a context manager, or for single

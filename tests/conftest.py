@@ -43,7 +43,7 @@ class Slipway(Protocol):
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         timeout: float | None = None,
-    ) -> process.Result: ...
+    ) -> process.ProcessResult: ...
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def slipway() -> Slipway:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         timeout: float | None = None,
-    ) -> process.Result:
+    ) -> process.ProcessResult:
         argv = [sys.executable, "-m", "harness.cli", *words]
         return process.run(argv, check=check, input=input, env=env, cwd=cwd, timeout=timeout)
 

@@ -24,18 +24,18 @@ from harness.build import layers as rootfs
 from harness.build.capture import Proxy, Pulled, collect
 from harness.build.image_choice import Choice
 from harness.build.layers import Step, Workshop
-from harness.cloudimage import App, CloudImage, EmbeddedImage, History, ImageSet, Info, PlatformImage, elf
+from harness.cloudimage import CloudImage, EmbeddedImage, History, ImageApp, ImageSet, Info, PlatformImage, elf
 from harness.clusterfile import secrets
 from harness.errors import BuildError, CheckError, CommandError, Fault, InputError, StoreError
 from harness.host import scratch, tools
 from harness.kubefile import Kubefile, applications, version_range
 from harness.lifecycle.kube import readiness
-from harness.oci.layer import Entry, Layer, write_layer
+from harness.oci.layer import Layer, LayerEntry, write_layer
 from harness.oci.model import INDEXES, Platform, canonical_json
 from harness.oci.reference import OWN_DOMAIN, Reference, as_asked
 from harness.oci.registry import config
 from harness.oci.registry.client import Client, Manifest
-from harness.oci.registry.credentials import Credentials
+from harness.oci.registry.credentials import CredentialStore
 from harness.oci.registry.fetcher import Fetcher, GuardedSource, LayoutSource, NoLogins, Permits, Source, Stream, stored_manifest
 from harness.oci.store import Store
 from harness.runtimes import Facts
@@ -228,7 +228,7 @@ def build(options: Options, store: Store) -> Built:
         stack.enter_context(store.using())
         stack.enter_context(scratch.cleaned())
         rules, permits = config.load(), Permits(options.allow_login)
-        client, anonymous = Client(rules, Credentials()), Client(rules, NoLogins())
+        client, anonymous = Client(rules, CredentialStore()), Client(rules, NoLogins())
         stack.callback(client.close)
         stack.callback(anonymous.close)
         remote = GuardedSource(client, anonymous, permits, policy.gate(allow_older=options.allow_older).admit_remote)
@@ -439,7 +439,7 @@ def _info(parsed: Kubefile, apps: Sequence[applications.Application], base: Plat
     """How to run the image. Environment, labels and applications of the base are inherited, and its launch when nothing replaces it."""
     inherited = base.info if base else Info(type="app")
     own = tuple(
-        App(app.name, app.kind, app.files, dict(app.env), app.commands, _role_labels(app)) for app in apps
+        ImageApp(app.name, app.kind, app.files, dict(app.env), app.commands, _role_labels(app)) for app in apps
     )  # fmt: skip
     names = {app.name for app in own}
     kept = tuple(_overridden(parsed, app) for app in inherited.apps if app.name not in names)
@@ -463,7 +463,7 @@ def _role_labels(app: applications.Application) -> dict[str, str]:
     return {f"{_KIND_LABELS[app.role]}{app.name}": "true"} if app.role in _KIND_LABELS else {}
 
 
-def _overridden(parsed: Kubefile, app: App) -> App:
+def _overridden(parsed: Kubefile, app: ImageApp) -> ImageApp:
     """An application of the base, with what APPCMDS and APPENV of this Kubefile say of it."""
     commands, env = applications.overrides(parsed, app.name)
     return dataclasses.replace(app, commands=app.commands if commands is None else commands, env={**app.env, **env})
@@ -504,7 +504,7 @@ def _helm_layer(info: Info, work: Workshop, parsed: Kubefile, platform: Platform
                 program = tools.pinned_helm(platform.architecture)
             except CommandError as error:
                 raise BuildError(f"{parsed.path}: {error.message}", hint=error.hint, details=error.details) from error
-            made = write_layer([Entry("bin", "dir", 0o755), Entry("bin/helm", "file", 0o755, program)], work.store)
+            made = write_layer([LayerEntry("bin", "dir", 0o755), LayerEntry("bin/helm", "file", 0o755, program)], work.store)
             step = work.remember(identity, "bin/helm, because a launch command needs it", made)
         work.layers.append(step.layer)  # type: ignore[arg-type]
         shown.note = "cached" if step.cached else ""

@@ -35,7 +35,7 @@ from harness.oci.model import DOCKER_CONFIG, INDEXES, MANIFESTS, OCI_CONFIG, Des
 from harness.oci.reference import Reference, as_asked
 from harness.oci.registry.client import ACCEPT, Manifest
 from harness.oci.registry.errors import RemoteError
-from harness.oci.registry.fetcher import Content, Fetcher, LayoutSource, RemoteSource, Source, Stream
+from harness.oci.registry.fetcher import BlobContent, Fetcher, LayoutSource, RemoteSource, Source, Stream
 from harness.oci.store import Store
 
 __all__ = ["LayoutSource", "Proxy", "Pulled", "RemoteSource", "Source", "Stream", "collect"]
@@ -420,7 +420,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "GET":
             self._send_content(owner, digest, content, start, end)
 
-    def _send_content(self, owner: Reference, digest: str, content: Content, start: int, end: int) -> None:
+    def _send_content(self, owner: Reference, digest: str, content: BlobContent, start: int, end: int) -> None:
         offset = start
         out = self.connection.fileno()
         try:

@@ -38,7 +38,7 @@ from harness.oci.model import EPOCH, OCI_CONFIG, OCI_LAYER_ZSTD, OCI_MANIFEST, D
 from harness.oci.reference import Reference
 from harness.oci.registry import config as registries
 from harness.oci.registry.client import Client
-from harness.oci.registry.credentials import Credentials
+from harness.oci.registry.credentials import CredentialStore
 from harness.oci.store import Store
 from harness.trust.sbom import packages as installed
 
@@ -442,7 +442,7 @@ def _admit_base(reference: Reference, *, allow_older: bool) -> Admitted | None:
     gate = policy.gate(allow_older=allow_older)
     if not gate.asks(reference):
         return None
-    with Client(registries.load(), Credentials()) as client:
+    with Client(registries.load(), CredentialStore()) as client:
         named = dataclasses.replace(reference, tag=None) if reference.digest else reference
         return gate.admit_remote(client, dataclasses.replace(named, digest=reference.digest or client.manifest(reference).digest))
 

@@ -455,7 +455,7 @@ def _stray_link(file: File, chart: Path) -> str | None:
     # Only a file that lies as deep as its path says is known to be in a tree of its own.
     in_tree = file.source.as_posix().endswith(f"/{file.path}")
     root = file.source.parents[len(parts) - 1] if in_tree else chart
-    tree = untrusted.Tree(root)
+    tree = untrusted.UntrustedTree(root)
     for folder, folders, names in os.walk(chart):
         for name in sorted([*folders, *names]):
             path = Path(folder, name)

@@ -24,7 +24,7 @@ from harness.oci.reference import OWN_DOMAIN, Reference
 from harness.oci.registry.client import Client
 from harness.oci.registry.config import Registries
 from harness.oci.registry.errors import Patience, RemoteError
-from harness.oci.registry.session import Login
+from harness.oci.registry.session import CredentialSource
 
 AUTO, UPSTREAM, BUILT = "auto", "upstream", "built"
 MODES = (AUTO, UPSTREAM, BUILT)
@@ -71,7 +71,7 @@ class Choice:
             return known
 
 
-def probe(registries: Registries, login: Login, *, memory: Path | None = None, clock: Callable[[], float] = time.time) -> Probe:
+def probe(registries: Registries, login: CredentialSource, *, memory: Path | None = None, clock: Callable[[], float] = time.time) -> Probe:
     """Asks registries, and remembers for some minutes which of them answered; ``memory`` is the file for that."""
 
     def ask(reference: Reference) -> bool:

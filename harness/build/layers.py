@@ -27,7 +27,7 @@ from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
 from harness.kubefile import context as build_context
 from harness.oci import layer
 from harness.oci.graph import descriptors
-from harness.oci.layer import Entry, Layer, tarball
+from harness.oci.layer import Layer, LayerEntry, tarball
 from harness.oci.layer.extract import OPAQUE, WHITEOUT, open_layer
 from harness.oci.layer.tar_reader import TarEntry, TarReader
 from harness.oci.model import Descriptor, canonical_json
@@ -155,7 +155,7 @@ class Workshop:
     def _copy(self, kubefile: Kubefile, instruction: Copy) -> Step:
         if instruction.from_image:
             return self._copy_from(kubefile, instruction, instruction.from_image)
-        entries: list[Entry] = []
+        entries: list[LayerEntry] = []
         with tempfile.TemporaryDirectory(prefix="copy-", dir=scratch.folder()) as work:
             local = [source for source in instruction.sources if source not in instruction.urls]
             placed = build_context.place(
@@ -169,7 +169,7 @@ class Workshop:
             for number, url in enumerate(instruction.urls):
                 target = build_context.destination_of(instruction.destination, build_context.url_name(url), self._is_folder)
                 entries.append(
-                    Entry(target, "file", instruction.chmod or 0o644, download(url, Path(work, f"url{number}"), instruction.checksum))
+                    LayerEntry(target, "file", instruction.chmod or 0o644, download(url, Path(work, f"url{number}"), instruction.checksum))
                 )
             return self._write(instruction.text, entries)
 
@@ -180,10 +180,10 @@ class Workshop:
         with tempfile.TemporaryDirectory(prefix="app-", dir=scratch.folder()) as work:
             for number, url in enumerate(instruction.urls):
                 target = instruction.folder + build_context.url_name(url)
-                entries.append(Entry(target, "file", 0o644, download(url, Path(work, f"url{number}"))))
+                entries.append(LayerEntry(target, "file", 0o644, download(url, Path(work, f"url{number}"))))
             return self._write(instruction.text, entries)
 
-    def _write(self, text: str, entries: Iterable[Entry]) -> Step:
+    def _write(self, text: str, entries: Iterable[LayerEntry]) -> Step:
         wanted = sorted({entry.path: entry for entry in with_folders(entries)}.values(), key=lambda entry: entry.path)
         identity = self._identity("files", [_facts(entry) for entry in wanted])
         return self.known(identity, text) or self.remember(identity, text, layer.write_layer(wanted, self.store))
@@ -261,17 +261,17 @@ class Workshop:
 # Entries
 
 
-def entry_of(source: Path, path: str, chmod: int | None) -> Entry:
+def entry_of(source: Path, path: str, chmod: int | None) -> LayerEntry:
     """A file of the context as a layer's entry. Modes are 755 or 644, as git keeps them: another umask is not another image."""
     if source.is_symlink():
-        return Entry(path, "symlink", 0o777, target=os.readlink(source))  # noqa: PTH115 -- Path would change how it is written
+        return LayerEntry(path, "symlink", 0o777, target=os.readlink(source))  # noqa: PTH115 -- Path would change how it is written
     if source.is_dir():
-        return Entry(path, "dir", 0o755)
+        return LayerEntry(path, "dir", 0o755)
     executable = source.stat().st_mode & 0o111
-    return Entry(path, "file", chmod if chmod is not None else 0o755 if executable else 0o644, source)
+    return LayerEntry(path, "file", chmod if chmod is not None else 0o755 if executable else 0o644, source)
 
 
-def with_folders(entries: Iterable[Entry]) -> Iterator[Entry]:
+def with_folders(entries: Iterable[LayerEntry]) -> Iterator[LayerEntry]:
     """The entries and the folders above them, so that each layer says itself what the mode of its folders is."""
     known: set[str] = set()
     listed = list(entries)
@@ -280,12 +280,12 @@ def with_folders(entries: Iterable[Entry]) -> Iterator[Entry]:
         parent = posixpath.dirname(entry.path)
         while parent and parent not in known:
             known.add(parent)
-            yield Entry(parent, "dir", 0o755)
+            yield LayerEntry(parent, "dir", 0o755)
             parent = posixpath.dirname(parent)
         yield entry
 
 
-def _facts(entry: Entry) -> list[str]:
+def _facts(entry: LayerEntry) -> list[str]:
     if isinstance(entry.source, Path):
         with entry.source.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -294,7 +294,7 @@ def _facts(entry: Entry) -> list[str]:
     return [entry.path, entry.kind, f"{entry.mode:o}", digest]
 
 
-def _unpacked(archive: Path, folder: Path, prefix: str) -> list[Entry]:
+def _unpacked(archive: Path, folder: Path, prefix: str) -> list[LayerEntry]:
     folder.mkdir()
     try:
         tarball.extract(archive, folder)

@@ -28,7 +28,7 @@ from harness.lifecycle.plan import execute
 from harness.lifecycle.provision import node_files, registry
 from harness.nodes.container import IMAGE, ContainerProvider, ipv6
 from harness.nodes.container import gateway as gateway_of
-from harness.oci.layer import Entry, write_layer
+from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.reference import Reference
 from harness.oci.registry.fetcher import Source
 from harness.oci.store import Store
@@ -44,8 +44,8 @@ def facts(rootfs: Path) -> Facts | None:
     return Facts.parse(tree.read_text(steps.FACTS), steps.FACTS) if tree.is_file(steps.FACTS) else None
 
 
-def _beneath(rootfs: Path) -> untrusted.Tree:
-    return untrusted.Tree(rootfs, what="the rootfs of the image", error=BuildError)
+def _beneath(rootfs: Path) -> untrusted.UntrustedTree:
+    return untrusted.UntrustedTree(rootfs, what="the rootfs of the image", error=BuildError)
 
 
 def _program(rootfs: Path, name: str) -> Path:
@@ -213,7 +213,7 @@ def _with_network(plan: Plan, store: Store) -> PlatformImage:
     text = plan.cni_configs.get(LONELY)
     if text is None:
         return image
-    made = write_layer([Entry(f"{node_files.CNI_CONFIGS}/{LONELY}", "file", 0o644, text.encode())], store)
+    made = write_layer([LayerEntry(f"{node_files.CNI_CONFIGS}/{LONELY}", "file", 0o644, text.encode())], store)
     return dataclasses.replace(image, layers=(*image.layers, made.descriptor), diff_ids=(*image.diff_ids, made.diff_id))
 
 

@@ -286,14 +286,14 @@ def _of_site(external: Any) -> Any:
     from harness.lifecycle.cluster.request import secret
     from harness.lifecycle.provision.registry import OfSite
     from harness.oci.registry.config import Site
-    from harness.oci.registry.credentials import Credential, Credentials
+    from harness.oci.registry.credentials import Credential, CredentialStore
 
     site = Site(external.host, external.path)
     faults: list[Fault] = []
     password = secret(external.password, "registry.externalRegistry.password", faults)
     if faults:
         raise InputError(faults)
-    credential = Credential(external.username or "", password) if password is not None else Credentials().find(site.host)
+    credential = Credential(external.username or "", password) if password is not None else CredentialStore().find(site.host)
     return OfSite(site, external.plain_http, existing(Path(external.ca)).read_bytes() if external.ca else None, credential)
 
 

@@ -16,7 +16,7 @@ from harness.cli.registry import Ca, Cert, CertKey, Insecure, PlainHttp, connect
 from harness.oci.store import Store
 
 if TYPE_CHECKING:
-    from harness.cloudimage.diff import Change, Difference, Side
+    from harness.cloudimage.diff import Difference, ImageChange, Side
     from harness.oci.registry.client import Client
 
 _MARKS = {"added": "+", "removed": "-", "changed": "~"}
@@ -103,7 +103,7 @@ def _where(side: Side) -> str:
     return side.name if side.where == "store" else f"{side.name} (in the registry)"
 
 
-def _words(change: Change) -> str:
+def _words(change: ImageChange) -> str:
     word = _WORDS.get(change.kind)
     return word(change) if word else _arrow(change, _plain)
 
@@ -112,17 +112,17 @@ def _plain(value: Any) -> str:
     return ", ".join(f"{key} {text}" for key, text in value.items()) if isinstance(value, dict) else str(value)
 
 
-def _arrow(change: Change, word: Any) -> str:
+def _arrow(change: ImageChange, word: Any) -> str:
     return " -> ".join(str(word(value)) for value in (change.old, change.new) if value is not None)
 
 
-def _app(change: Change) -> str:
+def _app(change: ImageChange) -> str:
     if change.old is None or change.new is None:
         return str((change.old or change.new)["kind"])
     return ", ".join(key for key in change.new if change.old.get(key) != change.new[key])
 
 
-def _image(change: Change) -> str:
+def _image(change: ImageChange) -> str:
     def size(image: dict[str, Any]) -> str:
         return f" {log.size(image['size'])}" if image["size"] is not None else ""
 
@@ -134,7 +134,7 @@ def _image(change: Change) -> str:
     return f"{change.name}  {_arrow(change, word)}"
 
 
-def _file(change: Change) -> str:
+def _file(change: ImageChange) -> str:
     if change.old is None or change.new is None:
         return _one_file(change.new or change.old)
     old, new = change.old, change.new
@@ -160,7 +160,7 @@ def _one_file(file: dict[str, Any]) -> str:
             return f"{file['kind']} {file['mode']}"
 
 
-_WORDS: Mapping[str, Callable[[Change], str]] = {
+_WORDS: Mapping[str, Callable[[ImageChange], str]] = {
     "env": lambda change: f"{change.name}={_arrow(change, str)}",
     "label": lambda change: f"{change.name}={_arrow(change, str)}",
     "launch": lambda change: change.name,

@@ -35,7 +35,7 @@ def connect(
     from harness import transfer
     from harness.oci.registry.errors import Patience
 
-    access = transfer.Access(plain_http, insecure, ca, cert, key)
+    access = transfer.RegistryAccess(plain_http, insecure, ca, cert, key)
     return transfer.client(access, patience=Patience(attempts=3) if briefly else transfer.PATIENCE, mirrors=not writing)
 
 
@@ -174,7 +174,7 @@ def login(
 ) -> None:
     """Verify a user name and password at a registry, and keep them where Docker does (or its credential helper)."""
     from harness import transfer
-    from harness.oci.registry.credentials import Credential, Credentials
+    from harness.oci.registry.credentials import Credential, CredentialStore
 
     host = _host(registry)
     if username is None:
@@ -186,19 +186,19 @@ def login(
         password = typer.prompt("Password", hide_input=True)
     if not username or not password:
         raise UsageError("name and password may not be empty")
-    access = transfer.Access(plain_http, insecure, ca, cert, cert_key)
+    access = transfer.RegistryAccess(plain_http, insecure, ca, cert, cert_key)
     transfer.sign_in(host, Credential(username, password), access)
-    where = Credentials().store(host, username, password)
+    where = CredentialStore().store(host, username, password)
     say(f"logged in to {host} as {username}; kept in {where}")
 
 
 @app.command()
 def logout(registry: Annotated[str, typer.Argument(help="HOST[:PORT].  [default: docker.io]")] = "docker.io") -> None:
     """Log out of a registry."""
-    from harness.oci.registry.credentials import Credentials
+    from harness.oci.registry.credentials import CredentialStore
 
     host = _host(registry)
-    say(f"logged out of {host}" if Credentials().erase(host) else f"there was no login for {host}")
+    say(f"logged out of {host}" if CredentialStore().erase(host) else f"there was no login for {host}")
 
 
 def _host(text: str) -> str:

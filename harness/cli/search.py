@@ -44,7 +44,7 @@ def search(
 
     as_json = wants_json(output)
     with contextlib.ExitStack() as stack:
-        places = [searching.Place.parse(text) for text in registry or ()]
+        places = [searching.RegistryNamespace.parse(text) for text in registry or ()]
         if list_tags:
             if registry:
                 raise UsageError("--tags takes no --registry", hint="write `slipway search --tags REGISTRY/REPOSITORY`")
@@ -67,7 +67,7 @@ def search(
         )
 
 
-def _show(found: searching.Found) -> None:
+def _show(found: searching.SearchResults) -> None:
     if found.hits:
         table(
             ("NAME", "WHERE", "TAGS", "PLATFORM", "KUBERNETES", "SIZE", "DESCRIPTION"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harness.oci.model import Descriptor
     from harness.oci.reference import Reference
     from harness.oci.registry.client import Client
-    from harness.oci.registry.referrers import Shelf
+    from harness.oci.registry.referrers import ReferrerStore
     from harness.trust.keys import PrivateKey
     from harness.trust.signature import Demand, Signed
 
@@ -223,7 +223,7 @@ _Access = tuple[bool, bool, Path | None, Path | None, Path | None]
 class _Found:
     """An image in the store or in a registry, and where its attachments are. A ``with`` block ends the connection."""
 
-    def __init__(self, store: Store, there: Reference, image: Descriptor, shelf: Shelf, client: Client | None = None) -> None:
+    def __init__(self, store: Store, there: Reference, image: Descriptor, shelf: ReferrerStore, client: Client | None = None) -> None:
         self.store = store
         self.reference = there
         self.image = image
@@ -269,7 +269,7 @@ def _stored(store: Store, name: str) -> _Found:
     from harness import cloudimage
     from harness.oci.graph import attached_to
     from harness.oci.reference import Reference
-    from harness.oci.registry.referrers import LocalShelf
+    from harness.oci.registry.referrers import LocalReferrers
 
     image = store.resolve(name)
     names = store.names()
@@ -284,13 +284,13 @@ def _stored(store: Store, name: str) -> _Found:
     if not cloudimage.is_cloudimage(store.json(image.digest)):
         raise StoreError(f"{familiar} is an image, but not a CloudImage")
     here = Reference.parse(familiar)
-    return _Found(store, here, image, LocalShelf(store, here))
+    return _Found(store, here, image, LocalReferrers(store, here))
 
 
 def _in_registry(store: Store, there: Reference, access: _Access) -> _Found:
     from harness import cloudimage
     from harness.oci.model import Descriptor
-    from harness.oci.registry.referrers import RemoteShelf
+    from harness.oci.registry.referrers import RemoteReferrers
 
     client: Client = connect(*access)
     try:
@@ -301,7 +301,7 @@ def _in_registry(store: Store, there: Reference, access: _Access) -> _Found:
         client.close()
         raise
     image = Descriptor(manifest.media_type, manifest.digest, len(manifest.data))
-    return _Found(store, there, image, RemoteShelf(client, there), client)
+    return _Found(store, there, image, RemoteReferrers(client, there), client)
 
 
 # Keys and passwords

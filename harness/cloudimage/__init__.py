@@ -168,7 +168,7 @@ class ImageSet:
 
 
 @dataclasses.dataclass(frozen=True)
-class App:
+class ImageApp:
     """One application of the image, as APP declared it."""
 
     name: str
@@ -191,7 +191,7 @@ class App:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> App:
+    def from_json(cls, value: Mapping[str, Any]) -> ImageApp:
         return cls(
             name=_text(value["name"]),
             kind=_text(value["kind"]),
@@ -214,7 +214,7 @@ class Info:
     env: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     launch: tuple[str, ...] = ()
     """Shell commands, run in this order in the rootfs on the first master."""
-    apps: tuple[App, ...] = ()
+    apps: tuple[ImageApp, ...] = ()
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     base: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)
     """``{"reference": ..., "digest": ...}`` of the CloudImage it was built from, as an image for this platform alone."""
@@ -255,7 +255,7 @@ class Info:
             runtime=str(value.get("runtime") or "kubeadm"),
             env=_pairs(value.get("env")),
             launch=_texts(value.get("launch")),
-            apps=_all(App.from_json, value.get("apps")),
+            apps=_all(ImageApp.from_json, value.get("apps")),
             labels=_pairs(value.get("labels")),
             base=_pairs(value["base"]) if value.get("base") else None,
             kube_version=_text(value["kubeVersion"]) if value.get("kubeVersion") else None,

@@ -183,7 +183,7 @@ def _remote(store: Store, reference: Reference, client: Client) -> Side:
 
 
 @dataclasses.dataclass(frozen=True)
-class Change:
+class ImageChange:
     """One difference. ``old`` is None for what is new, ``new`` for what has gone; both are plain data."""
 
     kind: str
@@ -211,7 +211,7 @@ class PlatformDifference:
     """
 
     platform: str
-    changes: tuple[Change, ...] = ()
+    changes: tuple[ImageChange, ...] = ()
     only: str | None = None
     absent: bool = False
     files: bool = True
@@ -219,7 +219,7 @@ class PlatformDifference:
 
 
 @dataclasses.dataclass(frozen=True)
-class Transfer:
+class TransferSize:
     """Blobs of the new image that the old one lacks, and those that both have."""
 
     blobs: int
@@ -233,7 +233,7 @@ class Difference:
     old: Side
     new: Side
     platforms: tuple[PlatformDifference, ...]
-    transfer: Transfer
+    transfer: TransferSize
     equal: bool
     """Whether they are the same, byte for byte, for the platforms that were compared."""
 
@@ -275,7 +275,7 @@ def compare(store: Store, old: Side, new: Side, *, platform: Platform | None = N
     there, here = old.blobs(chosen), new.blobs(chosen)
     missing = [size for digest, size in here.items() if digest not in there]
     shared = [size for digest, size in here.items() if digest in there]
-    transfer = Transfer(len(missing), sum(missing), len(shared), sum(shared))
+    transfer = TransferSize(len(missing), sum(missing), len(shared), sum(shared))
     same = all(old.entries(one) == new.entries(one) for one in wanted)
     return Difference(old, new, parts, transfer, same if platform else old.image.digest == new.image.digest)
 
@@ -314,7 +314,7 @@ def _readable(store: Store, before: PlatformImage, after: PlatformImage) -> bool
 # How it runs
 
 
-def _info(before: Info, after: Info) -> Iterator[Change]:
+def _info(before: Info, after: Info) -> Iterator[ImageChange]:
     facts = {
         "type": (before.type, after.type),
         "kubernetes": (before.kubernetes, after.kubernetes),
@@ -323,7 +323,7 @@ def _info(before: Info, after: Info) -> Iterator[Change]:
         "base": (_plain(before.base), _plain(after.base)),
         "convertedFrom": (_plain(before.converted_from), _plain(after.converted_from)),
     }
-    yield from (Change(kind, kind, old, new) for kind, (old, new) in facts.items() if old != new)
+    yield from (ImageChange(kind, kind, old, new) for kind, (old, new) in facts.items() if old != new)
     yield from _pairs("env", before.env, after.env)
     yield from _pairs("label", before.labels, after.labels)
     yield from _pairs("app", *({app.name: app.to_json() for app in info.apps} for info in (before, after)))
@@ -335,26 +335,26 @@ def _plain(value: Mapping[str, str] | None) -> dict[str, str] | None:
     return dict(value) if value else None
 
 
-def _pairs(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+def _pairs(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[ImageChange]:
     for name in sorted({*before, *after}):
         old, new = before.get(name), after.get(name)
         if old != new:
-            yield Change(kind, name, old, new)
+            yield ImageChange(kind, name, old, new)
 
 
-def _lines(kind: str, before: Sequence[str], after: Sequence[str]) -> Iterator[Change]:
+def _lines(kind: str, before: Sequence[str], after: Sequence[str]) -> Iterator[ImageChange]:
     """Commands whose order matters: what went, then what came, from top to bottom; the value is the place in the list, from 0."""
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     for tag, old_start, old_end, new_start, new_end in matcher.get_opcodes():
         if tag != "equal":
-            yield from (Change(kind, before[index], index, None) for index in range(old_start, old_end))
-            yield from (Change(kind, after[index], None, index) for index in range(new_start, new_end))
+            yield from (ImageChange(kind, before[index], index, None) for index in range(old_start, old_end))
+            yield from (ImageChange(kind, after[index], None, index) for index in range(new_start, new_end))
 
 
 # Embedded images
 
 
-def _images(store: Store, before: ImageSet, after: ImageSet) -> Iterator[Change]:
+def _images(store: Store, before: ImageSet, after: ImageSet) -> Iterator[ImageChange]:
     """By name; a name that went and the only one of its repository that came are one image in another version."""
     old, new = ({image.name: image for image in images.images} for images in (before, after))
     gone, come = ([name for name in one if name not in other] for one, other in ((old, new), (new, old)))
@@ -368,14 +368,14 @@ def _images(store: Store, before: ImageSet, after: ImageSet) -> Iterator[Change]
 
     for name in sorted({*old, *new}):
         if name in moved:
-            yield Change("image", _repository(name), plain(old[name], was=True), plain(new[moved[name]], was=False))
+            yield ImageChange("image", _repository(name), plain(old[name], was=True), plain(new[moved[name]], was=False))
         elif name in old and name in new:
             if old[name].digest != new[name].digest:
-                yield Change("image", name, plain(old[name], was=True), plain(new[name], was=False))
+                yield ImageChange("image", name, plain(old[name], was=True), plain(new[name], was=False))
         elif name in old:
-            yield Change("image", name, plain(old[name], was=True), None)
+            yield ImageChange("image", name, plain(old[name], was=True), None)
         elif name not in moved.values():
-            yield Change("image", name, None, plain(new[name], was=False))
+            yield ImageChange("image", name, None, plain(new[name], was=False))
 
 
 def _moved(gone: Sequence[str], come: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -404,7 +404,7 @@ def _version(name: str) -> str | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class File:
+class RootfsEntry:
     """One thing in a merged rootfs. ``digest`` is that of a file's bytes in hex, ``target`` where a symlink points."""
 
     kind: str
@@ -427,12 +427,12 @@ Row = Sequence[Any]
 """What a layer says of one path: path, kind (as in layer.Entry), mode, size, digest, target."""
 
 
-def _layers(before: PlatformImage, after: PlatformImage) -> Iterator[Change]:
+def _layers(before: PlatformImage, after: PlatformImage) -> Iterator[ImageChange]:
     old, new = ({layer.digest: {"size": layer.size} for layer in part.layers} for part in (before, after))
     return _pairs("layer", old, new)
 
 
-def _files(store: Store, before: Sequence[Descriptor], after: Sequence[Descriptor], *, content: bool) -> list[Change]:
+def _files(store: Store, before: Sequence[Descriptor], after: Sequence[Descriptor], *, content: bool) -> list[ImageChange]:
     if [layer.digest for layer in before] == [layer.digest for layer in after]:
         return []
     old, new = merged(store, before), merged(store, after)
@@ -443,12 +443,12 @@ def _files(store: Store, before: Sequence[Descriptor], after: Sequence[Descripto
     paths = [path for path in paths if path not in filled or (path in old and path in new)]
     texts = _texts(store, [one[path] for path in paths for one in (old, new) if path in one]) if content else {}
     return [
-        Change("file", path, _as_json(old.get(path)), _as_json(new.get(path)), _unified(path, old.get(path), new.get(path), texts))
+        ImageChange("file", path, _as_json(old.get(path)), _as_json(new.get(path)), _unified(path, old.get(path), new.get(path), texts))
         for path in paths
     ]
 
 
-def _as_json(file: File | None) -> dict[str, Any] | None:
+def _as_json(file: RootfsEntry | None) -> dict[str, Any] | None:
     return file.to_json() if file else None
 
 
@@ -485,7 +485,7 @@ def listing(store: Store, layer: Descriptor) -> list[Row]:
     return rows
 
 
-def merged(store: Store, layers: Sequence[Descriptor]) -> dict[str, File]:
+def merged(store: Store, layers: Sequence[Descriptor]) -> dict[str, RootfsEntry]:
     """The rootfs that layers make, laid over each other as layer.unpack() does: path -> what is there."""
     tree = _Merged()
     for layer in layers:
@@ -495,7 +495,7 @@ def merged(store: Store, layers: Sequence[Descriptor]) -> dict[str, File]:
 
 class _Merged:
     def __init__(self) -> None:
-        self.files: dict[str, File] = {}
+        self.files: dict[str, RootfsEntry] = {}
         self._fresh: set[str] = set()
         """What the layer at hand made, and the folders above that: its removals spare them."""
 
@@ -512,9 +512,9 @@ class _Merged:
                 if kind == "hardlink":
                     self._put(place, self._linked(target))
                 else:
-                    self._put(place, File(kind, mode, size, digest, target, layer, path))
+                    self._put(place, RootfsEntry(kind, mode, size, digest, target, layer, path))
 
-    def _put(self, place: str, file: File) -> None:
+    def _put(self, place: str, file: RootfsEntry) -> None:
         known = self.files.get(place)
         if known and known.kind == "dir" and file.kind != "dir":
             self._drop(place)
@@ -526,7 +526,7 @@ class _Merged:
             self._fresh.add(place)
             place = posixpath.dirname(place)
 
-    def _linked(self, target: str) -> File:
+    def _linked(self, target: str) -> RootfsEntry:
         folder, name = posixpath.split("/".join(part for part in target.split("/") if part not in ("", ".")))
         place = posixpath.join(self._real(folder), name)
         if place not in self.files:
@@ -552,7 +552,7 @@ class _Merged:
                 waiting.extendleft(reversed(known.target.split("/")))
                 continue
             if known is None and make:
-                self._put(place, File("dir", 0o755))
+                self._put(place, RootfsEntry("dir", 0o755))
             real.append(part)
         return "/".join(real)
 
@@ -572,7 +572,7 @@ class _Merged:
 # What is in files
 
 
-def _texts(store: Store, files: Iterable[File]) -> dict[str, str]:
+def _texts(store: Store, files: Iterable[RootfsEntry]) -> dict[str, str]:
     """Digest -> text of the small text files, each layer read once at most."""
     wanted: dict[str, tuple[Descriptor, dict[str, str]]] = {}
     for file in files:
@@ -592,7 +592,7 @@ def _texts(store: Store, files: Iterable[File]) -> dict[str, str]:
     return found
 
 
-def _unified(path: str, old: File | None, new: File | None, texts: Mapping[str, str]) -> str | None:
+def _unified(path: str, old: RootfsEntry | None, new: RootfsEntry | None, texts: Mapping[str, str]) -> str | None:
     sides = [file for file in (old, new) if file is not None]
     if any(file.kind != "file" or file.digest not in texts for file in sides) or len({file.digest for file in sides}) < len(sides):
         return None

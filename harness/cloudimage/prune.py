@@ -27,7 +27,7 @@ LISTING = "listing"
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class PrunedKind:
     """How much of one kind went, or would go. ``bytes`` on disk."""
 
     name: str
@@ -39,7 +39,7 @@ class Kind:
 class Pruned:
     """What went, or with ``dry_run`` would go, by kind."""
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[PrunedKind, ...]
     names: tuple[str, ...] = ()
     """Attachments of images that are here no more."""
     dry_run: bool = False
@@ -87,11 +87,11 @@ def prune(store: Store, *, cache: bool = False, dry_run: bool = False, client: d
     removal = unpacked.remove(_trees(store), dry_run=dry_run)
     left = scratch.abandoned()
     kinds = (
-        *((Kind("attachments", len(names)),) if not busy else ()),
+        *((PrunedKind("attachments", len(names)),) if not busy else ()),
         *kinds,
-        Kind("trees", removal.count, removal.bytes),
-        Kind("temporary folders", len(left), sum(unpacked.size(path) for path in left)),
-        Kind("engine images", len(forgotten), sum(one.bytes for one in forgotten)),
+        PrunedKind("trees", removal.count, removal.bytes),
+        PrunedKind("temporary folders", len(left), sum(unpacked.size(path) for path in left)),
+        PrunedKind("engine images", len(forgotten), sum(one.bytes for one in forgotten)),
     )
     if not dry_run:
         scratch.sweep()
@@ -153,13 +153,13 @@ def _check(store: Store, known: Mapping[str, Descriptor]) -> None:
             ) from problem
 
 
-def _measured(garbage: Garbage) -> tuple[Kind, ...]:
+def _measured(garbage: Garbage) -> tuple[PrunedKind, ...]:
     parts: dict[str, Iterable[Path]] = {
         "blobs": garbage.blobs,
         "unfinished": (*garbage.partial, *garbage.temporary),
         "records": garbage.records,
     }
-    return tuple(Kind(name, len(list(paths)), sum(path.stat().st_size for path in paths)) for name, paths in parts.items())
+    return tuple(PrunedKind(name, len(list(paths)), sum(path.stat().st_size for path in paths)) for name, paths in parts.items())
 
 
 def _trees(store: Store) -> set[str]:

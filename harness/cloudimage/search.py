@@ -38,7 +38,7 @@ _REFUSALS = (401, 403, 404, 405, 501)
 
 
 @dataclasses.dataclass(frozen=True)
-class Hit:
+class SearchResult:
     """A CloudImage. ``where`` is ``catalogue``, ``store``, or the host of a registry."""
 
     name: str
@@ -57,7 +57,7 @@ class Hit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Silent:
+class FailedRegistry:
     """A registry or a repository that does not tell what it has. ``found``: the repository that was asked for is there all the same."""
 
     name: str
@@ -66,9 +66,9 @@ class Silent:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    hits: tuple[Hit, ...]
-    silent: tuple[Silent, ...] = ()
+class SearchResults:
+    hits: tuple[SearchResult, ...]
+    silent: tuple[FailedRegistry, ...] = ()
     more: int = 0
     """Repositories that match and were not looked into, for there are too many."""
 
@@ -77,14 +77,14 @@ class Found:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class RegistryNamespace:
     """A registry, or those repositories of it that begin with ``namespace/``."""
 
     host: str
     namespace: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> Place:
+    def parse(cls, text: str) -> RegistryNamespace:
         """``HOST[/NAMESPACE]``. Raises UsageError."""
         host, _, namespace = text.rstrip("/").partition("/")
         try:
@@ -99,11 +99,11 @@ class Place:
         return f"{self.namespace}/{name}" if self.namespace else name
 
 
-def search(term: str, store: Store, places: Sequence[Place] = (), client: Client | None = None) -> Found:
+def search(term: str, store: Store, places: Sequence[RegistryNamespace] = (), client: Client | None = None) -> SearchResults:
     """What has ``term`` in its name or description (in registries: in its name), whatever the case; all when it is empty."""
     hits = [*catalogue(bundled(), term), *stored(store, term)]
     found = [_registry(place, term, client) for place in places] if client else []
-    return Found(
+    return SearchResults(
         hits=(*hits, *(hit for one in found for hit in one.hits)),
         silent=tuple(silent for one in found for silent in one.silent),
         more=sum(one.more for one in found),
@@ -122,7 +122,7 @@ def bundled() -> Path | None:
     return assets.bundled("kubefiles")
 
 
-def catalogue(root: Path | None, term: str) -> Iterator[Hit]:
+def catalogue(root: Path | None, term: str) -> Iterator[SearchResult]:
     if root is None:
         return
     entries = catalog.find(root)
@@ -130,7 +130,9 @@ def catalogue(root: Path | None, term: str) -> Iterator[Hit]:
         if _matches(term, entry.name, entry.summary):
             # What is at the bottom of it brings Kubernetes.
             lowest = catalog.order(entries, [entry.name])[0]
-            yield Hit(entry.name, CATALOGUE, _sentence(entry.summary), kubernetes=_kubernetes(lowest.folder), folder=str(entry.folder))
+            yield SearchResult(
+                entry.name, CATALOGUE, _sentence(entry.summary), kubernetes=_kubernetes(lowest.folder), folder=str(entry.folder)
+            )
 
 
 def _kubernetes(folder: Path) -> str | None:
@@ -151,15 +153,15 @@ def _sentence(text: str) -> str:
 # The store
 
 
-def stored(store: Store, term: str) -> Iterator[Hit]:
+def stored(store: Store, term: str) -> Iterator[SearchResult]:
     for row in cloudimage.images(store):
         if row.problem:
             if _matches(term, row.name):
-                yield Hit(row.name, STORE, row.problem, digest=row.digest)
+                yield SearchResult(row.name, STORE, row.problem, digest=row.digest)
             continue
         description = _description(part.info for part in cloudimage.read(store, row.name).platforms)
         if _matches(term, row.name, description):
-            yield Hit(row.name, STORE, description, row.platforms, row.kubernetes, row.size, row.digest)
+            yield SearchResult(row.name, STORE, description, row.platforms, row.kubernetes, row.size, row.digest)
 
 
 def _description(infos: Iterator[Info]) -> str:
@@ -169,13 +171,17 @@ def _description(infos: Iterator[Info]) -> str:
 # Registries
 
 
-def _registry(place: Place, term: str, client: Client) -> Found:
+def _registry(place: RegistryNamespace, term: str, client: Client) -> SearchResults:
     with log.step(f"search {place.host}") as shown:
         try:
             matching = [name for name in _repositories(place, client) if _matches(term, name)]
         except RemoteError as refused:
             reason = _reason(refused)
-            found = _exactly(place, term, client, reason) if refused.status in _REFUSALS else Found((), (Silent(place.host, reason),))
+            found = (
+                _exactly(place, term, client, reason)
+                if refused.status in _REFUSALS
+                else SearchResults((), (FailedRegistry(place.host, reason),))
+            )
         else:
             found = _look(place, matching[:MOST], client)
             found = dataclasses.replace(found, more=len(matching) - len(matching[:MOST]))
@@ -183,7 +189,7 @@ def _registry(place: Place, term: str, client: Client) -> Found:
     return found
 
 
-def _repositories(place: Place, client: Client) -> list[str]:
+def _repositories(place: RegistryNamespace, client: Client) -> list[str]:
     if place.host == DEFAULT_DOMAIN:
         raise RemoteError("Docker Hub shows no list of repositories to those who pull", status=404)
     listed = client.catalog(place.host)
@@ -194,27 +200,27 @@ def _reason(refused: RemoteError) -> str:
     return f"it does not list its repositories: {refused.message}" if refused.status in _REFUSALS else refused.message
 
 
-def _exactly(place: Place, term: str, client: Client, reason: str) -> Found:
+def _exactly(place: RegistryNamespace, term: str, client: Client, reason: str) -> SearchResults:
     """The one repository that the term names, of a registry that shows no list."""
     name = place.repository(term)
     try:
         reference = Reference.parse(f"{place.host}/{name}")
     except ValueError:
-        return Found((), (Silent(place.host, reason),))
+        return SearchResults((), (FailedRegistry(place.host, reason),))
     if not term or reference.tag != DEFAULT_TAG:
-        return Found((), (Silent(place.host, reason),))
+        return SearchResults((), (FailedRegistry(place.host, reason),))
     found = _look(place, [reference.path], client)
-    return Found(found.hits, (Silent(place.host, reason, found=bool(found.hits)), *found.silent))
+    return SearchResults(found.hits, (FailedRegistry(place.host, reason, found=bool(found.hits)), *found.silent))
 
 
-def _look(place: Place, repositories: Sequence[str], client: Client) -> Found:
-    def one(repository: str) -> Hit | Silent | None:
+def _look(place: RegistryNamespace, repositories: Sequence[str], client: Client) -> SearchResults:
+    def one(repository: str) -> SearchResult | FailedRegistry | None:
         try:
             return _hit(Reference(place.host, repository, None), client)
         except RemoteError as problem:
-            return Silent(f"{place.host}/{repository}", problem.message)
+            return FailedRegistry(f"{place.host}/{repository}", problem.message)
         except (StoreError, ValueError, KeyError, TypeError, AttributeError) as wrong:
-            return Silent(f"{place.host}/{repository}", f"cannot be understood: {wrong}")
+            return FailedRegistry(f"{place.host}/{repository}", f"cannot be understood: {wrong}")
 
     with ThreadPoolExecutor(_JOBS, thread_name_prefix="search") as pool:
         try:
@@ -223,12 +229,13 @@ def _look(place: Place, repositories: Sequence[str], client: Client) -> Found:
             client.close()  # nobody goes on waiting to try again
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return Found(
-        tuple(result for result in results if isinstance(result, Hit)), tuple(result for result in results if isinstance(result, Silent))
+    return SearchResults(
+        tuple(result for result in results if isinstance(result, SearchResult)),
+        tuple(result for result in results if isinstance(result, FailedRegistry)),
     )
 
 
-def _hit(repository: Reference, client: Client) -> Hit | None:
+def _hit(repository: Reference, client: Client) -> SearchResult | None:
     """A repository by its best tag; None when that is no CloudImage, or there is no tag."""
     names = tags(repository, client)
     if not names:
@@ -248,7 +255,7 @@ def _hit(repository: Reference, client: Client) -> Hit | None:
         if cloudimage.KIND not in entry.annotations and entry.platform:
             platforms.append(entry.platform)
             infos.append(Info.from_json(cloudimage.info_of(manifest, entry.digest)))
-    return Hit(
+    return SearchResult(
         name=reference.familiar,
         where=repository.domain,
         description=_description(iter(infos)),

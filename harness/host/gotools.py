@@ -228,7 +228,9 @@ def _lock(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _compile(recipe: Recipe, toolchain: Toolchain, architecture: str, stamps: Mapping[str, str], target: Path, step: log.Step) -> None:
+def _compile(
+    recipe: Recipe, toolchain: Toolchain, architecture: str, stamps: Mapping[str, str], target: Path, step: log.ProgressStep
+) -> None:
     part = _part(target)
     linker = ["-s", "-w", *(f"-X {name}={value}" for name, value in sorted(stamps.items()))]
     tags = ["-tags", ",".join(recipe.tags)] if recipe.tags else []
@@ -275,7 +277,7 @@ def _part(target: Path) -> Path:
     return target.with_name(f".{target.name}.{os.getpid()}.part")
 
 
-def _progress(step: log.Step, toolchain: Toolchain) -> process.Take:
+def _progress(step: log.ProgressStep, toolchain: Toolchain) -> process.Take:
     """Shows how many packages were compiled while ``go build -v`` names them one a line."""
     count = 0
 

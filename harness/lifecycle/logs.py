@@ -156,7 +156,7 @@ class Shelf:
     def _write(self, path: str, data: bytes) -> None:
         """A new file below the folder. Raises NodeError for a path that is not one, or that is taken."""
         try:
-            with untrusted.Tree(self.folder, what="a file of the bundle", error=NodeError).create(path) as file:
+            with untrusted.UntrustedTree(self.folder, what="a file of the bundle", error=NodeError).create(path) as file:
                 file.write(data)
         except OSError as wrong:
             raise NodeError(f"{untrusted.shown(path)}: {wrong.strerror or wrong}") from wrong

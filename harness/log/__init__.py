@@ -27,7 +27,7 @@ from harness.untrusted import shown
 
 
 @dataclasses.dataclass
-class Step:
+class ProgressStep:
     """One unit of work that is being shown. ``note`` may be changed while it runs; it stands behind the title."""
 
     title: str
@@ -38,8 +38,8 @@ class Step:
 
 
 class Display(Protocol):
-    def begin(self, step: Step) -> None: ...
-    def end(self, step: Step, *, failed: bool) -> None: ...
+    def begin(self, step: ProgressStep) -> None: ...
+    def end(self, step: ProgressStep, *, failed: bool) -> None: ...
     def line(self, text: str, style: str = "") -> None: ...
 
 
@@ -68,11 +68,11 @@ class Plain:
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def begin(self, step: Step) -> None:
+    def begin(self, step: ProgressStep) -> None:
         if step.depth == 0:
             self.console.print(f"- {shown(step.title)} ...", markup=False, highlight=False, soft_wrap=True)
 
-    def end(self, step: Step, *, failed: bool) -> None:
+    def end(self, step: ProgressStep, *, failed: bool) -> None:
         mark = "x" if failed else "+"
         note = f" ({shown(step.note)})" if step.note else ""
         text = f"{'  ' * step.depth}{mark} {shown(step.title)}{note} {duration(step.seconds or 0)}"
@@ -87,7 +87,7 @@ class Terminal:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.running: list[Step] = []
+        self.running: list[ProgressStep] = []
         self.live: Live | None = None
         self.lock = threading.RLock()
 
@@ -98,14 +98,14 @@ class Terminal:
             table.add_row(Spinner("dots"), label, Text(duration(time.monotonic() - step.started), style="dim"))
         return table
 
-    def begin(self, step: Step) -> None:
+    def begin(self, step: ProgressStep) -> None:
         with self.lock:
             self.running.append(step)
             if self.live is None:
                 self.live = Live(get_renderable=self._table, console=self.console, refresh_per_second=8, transient=True)
                 self.live.start()
 
-    def end(self, step: Step, *, failed: bool) -> None:
+    def end(self, step: ProgressStep, *, failed: bool) -> None:
         with self.lock:
             self.running.remove(step)
             mark = Text("✗ ", style="red") if failed else Text("✓ ", style="green")
@@ -126,8 +126,8 @@ class Terminal:
 class Null:
     """Says nothing (``--quiet``, and tests)."""
 
-    def begin(self, step: Step) -> None: ...
-    def end(self, step: Step, *, failed: bool) -> None: ...
+    def begin(self, step: ProgressStep) -> None: ...
+    def end(self, step: ProgressStep, *, failed: bool) -> None: ...
     def line(self, text: str, style: str = "") -> None: ...
 
 
@@ -139,7 +139,7 @@ class _State:
 
 _state = _State(Plain(Console(stderr=True)))
 _nesting = threading.local()
-finished: list[Step] = []
+finished: list[ProgressStep] = []
 """Steps that ended, in order: the breakdown that a verb prints at its end."""
 
 
@@ -192,10 +192,10 @@ def debug(text: str) -> None:
 
 
 @contextlib.contextmanager
-def step(title: str) -> Iterator[Step]:
+def step(title: str) -> Iterator[ProgressStep]:
     """Show ``title`` while the block runs, and how long it took when it ends. Nests; safe in threads."""
     depth = getattr(_nesting, "depth", 0)
-    now = Step(hidden(title), depth, time.monotonic())
+    now = ProgressStep(hidden(title), depth, time.monotonic())
     _nesting.depth = depth + 1
     _state.display.begin(now)
     failed = True
@@ -212,7 +212,7 @@ def step(title: str) -> Iterator[Step]:
 
 
 @contextlib.contextmanager
-def _lane(now: Step) -> Iterator[None]:
+def _lane(now: ProgressStep) -> Iterator[None]:
     """Steps within steps are drawn below each other."""
     with timings.span(now.title, f"steps {now.depth + 1}") as kept:
         try:

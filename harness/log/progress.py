@@ -17,7 +17,7 @@ _EVERY = 0.2
 class Meter:
     """Counts towards ``total`` bytes and writes it into ``shown.note``. Safe for many threads; a count may be taken back."""
 
-    def __init__(self, shown: log.Step, total: int) -> None:
+    def __init__(self, shown: log.ProgressStep, total: int) -> None:
         self.shown = shown
         self.total = total
         self.done = 0

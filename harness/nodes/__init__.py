@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 from harness.errors import CommandError, NodeError, SlipwayError
-from harness.process import Result
+from harness.process import ProcessResult
 
 Writer = Callable[[BinaryIO], None]
 """Writes a command's standard input; called once, in a thread of its own."""
@@ -43,7 +43,7 @@ class Node(Protocol):
     @property
     def address(self) -> str: ...
 
-    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> Result:
+    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> ProcessResult:
         """Run shell text as root. ``timeout`` is in seconds; there is no command without one.
 
         Raises NodeError when the node cannot be reached or does not let us in, CommandError when the command takes too long or prints

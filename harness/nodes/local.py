@@ -11,7 +11,7 @@ from harness import process
 from harness.errors import CommandError, NodeError
 from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Writer
 from harness.nodes.files import decoded
-from harness.process import Result
+from harness.process import ProcessResult
 
 
 class Beside:
@@ -25,7 +25,7 @@ class Beside:
     def __repr__(self) -> str:
         return f"Beside({self.name})"
 
-    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> Result:
+    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> ProcessResult:
         # Programs that read from a file and not from a thread: what is written is on disk first.
         if callable(input):
             with tempfile.TemporaryFile() as spool:
@@ -35,7 +35,7 @@ class Beside:
         done = process.run([*self._words, "sh", "-c", command], input=input, check=False, timeout=timeout)
         if self._words and "No such container" in done.stderr:
             raise NodeError(f"{self.name}: there is no such container here", hint="run slipway where the cluster's engine is")
-        result = Result((self.name, command), done.returncode, done.stdout, done.stderr)
+        result = ProcessResult((self.name, command), done.returncode, done.stdout, done.stderr)
         if check and not result.ok:
             text = " ".join(command.split())
             shown = text if len(text) <= 100 else f"{text[:97]}..."

@@ -21,7 +21,7 @@ from harness.host import apt, durable, liveness
 from harness.log import timings
 from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Login, Machine, Writer, claim, each
 from harness.nodes.files import Counted, decoded
-from harness.process import Result
+from harness.process import ProcessResult
 
 CONNECT_TIMEOUT = 10
 """Seconds for a TCP connection; ssh gives up after it."""
@@ -245,7 +245,7 @@ class SshNode:
         with contextlib.suppress(CommandError):
             process.run(["ssh", "-F", self.ssh.own, "-O", "exit", "--", self.address], check=False, timeout=10)
 
-    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> Result:
+    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> ProcessResult:
         argv = ["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote(self._claimed(command))]
         environment = self.ssh.environment(self.machine.login)
         self.ssh.count(len(argv[-1]))
@@ -257,7 +257,7 @@ class SshNode:
                 raise self._unfinished(command, error) from error
         self._check_shared(result.returncode, result.stderr)
         self._check_claim(result.returncode, result.stderr)
-        result = Result((self.name, command), result.returncode, result.stdout, result.stderr)
+        result = ProcessResult((self.name, command), result.returncode, result.stdout, result.stderr)
         if check and not result.ok:
             full = f"a disk of {self.name} is full: see df -h there, free some, and run the same command again"
             hint = full if "No space left on device" in result.output else None

@@ -3,7 +3,7 @@
 Such an image is a plain OCI image, or an index with one for each platform. Two annotations say how it runs and what it embeds
 (sealer's ``pkg/define/image/v1``): ``sealer.image.extension`` and ``sealer.image.container.images``. The container images lie in the
 storage of a docker-registry below ``registry/`` of the rootfs, under their paths without the registry they come from; the second
-annotation has the whole names. What it does not say is reported as a Problem and left out, never guessed.
+annotation has the whole names. What it does not say is reported as an ImageProblem and left out, never guessed.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness import log, untrusted
-from harness.cloudimage import INFO, App, Blob, EmbeddedImage, History, ImageSet, Info, PlatformImage, Row, is_cloudimage
-from harness.cloudimage import KIND as KIND_OF_OURS
+from harness import cloudimage, log, untrusted
+from harness.cloudimage import INFO, Blob, EmbeddedImage, History, ImageApp, ImageSet, Info, PlatformImage, Row, is_cloudimage
 from harness.errors import BuildError, StoreError, UsageError
 from harness.oci.graph import child_for, descriptors
 from harness.oci.model import DOCKER_CONFIG, INDEXES, MANIFESTS, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform
 from harness.oci.reference import Reference, as_asked
 from harness.oci.store import Store
-from harness.sealer.layers import Apart, Tree, document, take_apart
+from harness.sealer.layers import RegistryTree, SplitLayers, document, split_layers
 
 KIND = "sealer"
 """Marks such images in ``slipway images`` and ``slipway inspect``."""
@@ -41,7 +40,7 @@ _DEEPEST_INDEX = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class ImageProblem:
     """Something that cannot be restored, or is not what it should be; ``name`` is the image, application or file it is about."""
 
     kind: str
@@ -57,7 +56,7 @@ class Problem:
 
 
 @dataclasses.dataclass(frozen=True)
-class Application:
+class SealerApplication:
     """An application as sealer notes it. ``files`` are those that are launched, below ``application/apps/<name>``."""
 
     name: str
@@ -77,7 +76,7 @@ class Extension:
     schema: str
     type: str
     """``kube-installer`` or ``app-installer``."""
-    applications: tuple[Application, ...]
+    applications: tuple[SealerApplication, ...]
     labels: Mapping[str, str]
     env: Mapping[str, str]
     launch_commands: tuple[str, ...]
@@ -119,7 +118,7 @@ class Extension:
 
 
 @dataclasses.dataclass(frozen=True)
-class Listed:
+class ListedImage:
     """An entry of ``sealer.image.container.images``: the name as it was written, and the application that wants it."""
 
     image: str
@@ -127,12 +126,12 @@ class Listed:
     platform: Platform | None = None
 
 
-def container_images(text: str) -> tuple[Listed, ...]:
+def container_images(text: str) -> tuple[ListedImage, ...]:
     """The annotation ``sealer.image.container.images``. Raises ValueError that says what is wrong with it."""
     value = _json(text)
     if not isinstance(value, list) or not all(isinstance(one, dict) and isinstance(one.get("image"), str) for one in value):
         raise ValueError("is not a JSON list of objects that name an image")
-    return tuple(Listed(one["image"], str(one.get("appName") or ""), _platform(one.get("platform"))) for one in value)
+    return tuple(ListedImage(one["image"], str(one.get("appName") or ""), _platform(one.get("platform"))) for one in value)
 
 
 def _platform(value: Any) -> Platform | None:
@@ -147,12 +146,12 @@ def _json(text: str) -> Any:
         raise ValueError(wrong.message) from wrong
 
 
-def _application(value: Any) -> Application:
+def _application(value: Any) -> SealerApplication:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
         raise ValueError("has an application without a name")
     # 0.9.0 wrote the files under another name.
     files = _texts(value, "files") or _texts(value, "launchfiles")
-    return Application(
+    return SealerApplication(
         value["name"], str(value.get("type") or ""), files, str(value.get("version") or ""),
         _texts_by_name(value, "env"), _texts(value, "cmds"),
     )  # fmt: skip
@@ -190,7 +189,7 @@ def _texts_by_name(value: Mapping[str, Any], key: str) -> dict[str, str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class SealerPart:
     """The image for one platform, with what its annotations say."""
 
     platform: Platform
@@ -199,8 +198,8 @@ class Part:
     history: tuple[Mapping[str, Any], ...]
     labels: Mapping[str, str]
     extension: Extension | None
-    listed: tuple[Listed, ...]
-    problems: tuple[Problem, ...]
+    listed: tuple[ListedImage, ...]
+    problems: tuple[ImageProblem, ...]
     """Of the annotations."""
     size: int
     """Bytes of its manifest, config and layers."""
@@ -218,7 +217,7 @@ class SealerImage:
 
     name: str
     digest: str
-    parts: tuple[Part, ...]
+    parts: tuple[SealerPart, ...]
     absent: tuple[str, ...] = ()
     """Platforms of the index of which the store has nothing."""
 
@@ -272,7 +271,7 @@ def _is_marked(store: Store, manifest: Descriptor, image: Descriptor) -> bool:
     value = store.json(manifest.digest)
     labels, annotations = _marks(store, value, store.json(str(value["config"]["digest"])), manifest, image)
     # Labels stay when an image is converted, or built FROM one of sealer's.
-    if INFO in annotations or KIND_OF_OURS in annotations:
+    if INFO in annotations or cloudimage.KIND in annotations:
         return False
     return bool({LABEL_VERSION, EXTENSION, CONTAINER_IMAGES} & {*labels, *annotations})
 
@@ -288,41 +287,41 @@ def _marks(
     return labels, {str(key): str(text) for place in places for key, text in (place or {}).items()}
 
 
-def _part(store: Store, entry: Descriptor, image: Descriptor) -> Part:
+def _part(store: Store, entry: Descriptor, image: Descriptor) -> SealerPart:
     manifest = store.json(entry.digest)
     config_at = Descriptor.from_json(manifest["config"])
     config = store.json(config_at.digest)
     layers = tuple(Descriptor.from_json(layer) for layer in manifest["layers"])
     labels, annotations = _marks(store, manifest, config, entry, image)
-    problems: list[Problem] = []
+    problems: list[ImageProblem] = []
     extension, listed = _annotations(annotations, problems)
     platform = entry.platform or Platform.from_json(config)
     if not platform.os or not platform.architecture:
         raise ValueError("it does not say for which platform it is")
     own = {key: text for key, text in labels.items() if key not in (EXTENSION, CONTAINER_IMAGES)}
-    return Part(
+    return SealerPart(
         platform=platform.normal(), digest=entry.digest, layers=layers, history=tuple(config.get("history") or ()),
         labels=dict(sorted({**(extension.labels if extension else {}), **own}.items())), extension=extension, listed=listed,
         problems=tuple(problems), size=entry.size + config_at.size + sum(layer.size for layer in layers),
     )  # fmt: skip
 
 
-def _annotations(annotations: Mapping[str, str], problems: list[Problem]) -> tuple[Extension | None, tuple[Listed, ...]]:
+def _annotations(annotations: Mapping[str, str], problems: list[ImageProblem]) -> tuple[Extension | None, tuple[ListedImage, ...]]:
     extension: Extension | None = None
-    listed: tuple[Listed, ...] = ()
+    listed: tuple[ListedImage, ...] = ()
     text = annotations.get(EXTENSION)
     try:
         extension = Extension.parse(text) if text is not None else None
         if extension is None:
-            problems.append(Problem("annotation", EXTENSION, "is not there, so its type, applications and launch are not known"))
+            problems.append(ImageProblem("annotation", EXTENSION, "is not there, so its type, applications and launch are not known"))
         elif extension.schema != SCHEMA:
-            problems.append(Problem("annotation", EXTENSION, f"has the schema {extension.schema!r}; known is {SCHEMA}"))
+            problems.append(ImageProblem("annotation", EXTENSION, f"has the schema {extension.schema!r}; known is {SCHEMA}"))
     except ValueError as wrong:
-        problems.append(Problem("annotation", EXTENSION, str(wrong)))
+        problems.append(ImageProblem("annotation", EXTENSION, str(wrong)))
     try:
         listed = container_images(annotations[CONTAINER_IMAGES]) if annotations.get(CONTAINER_IMAGES) else ()
     except ValueError as wrong:
-        problems.append(Problem("annotation", CONTAINER_IMAGES, str(wrong)))
+        problems.append(ImageProblem("annotation", CONTAINER_IMAGES, str(wrong)))
     return extension, listed
 
 
@@ -330,32 +329,32 @@ def _annotations(annotations: Mapping[str, str], problems: list[Problem]) -> tup
 
 
 @dataclasses.dataclass(frozen=True)
-class Restored:
+class RestoredImages:
     """The image set of a tree, and what is not in it. ``notes`` are worth knowing and no fault."""
 
     images: ImageSet
-    problems: tuple[Problem, ...]
+    problems: tuple[ImageProblem, ...]
     notes: tuple[str, ...] = ()
 
 
 class _Restoring:
     """Brings together the names of an annotation and the repositories of a tree, which have no domain."""
 
-    def __init__(self, store: Store, tree: Tree, platform: Platform) -> None:
+    def __init__(self, store: Store, tree: RegistryTree, platform: Platform) -> None:
         self.store = store
         self.tree = tree
         self.platform = platform
         self.images: list[EmbeddedImage] = []
         self.blobs: list[Blob] = []
-        self.problems: list[Problem] = []
+        self.problems: list[ImageProblem] = []
         self.notes: list[str] = []
         self.spoken_for: set[tuple[str, str]] = set()
         """(repository, tag or digest) that some name means."""
 
     def problem(self, kind: str, name: str, reason: str) -> None:
-        self.problems.append(Problem(kind, name, reason))
+        self.problems.append(ImageProblem(kind, name, reason))
 
-    def named(self, listed: Sequence[Listed]) -> None:
+    def named(self, listed: Sequence[ListedImage]) -> None:
         """Everything that the annotation names."""
         meant: dict[tuple[str, str], dict[str, set[str]]] = {}
         for entry in listed:
@@ -483,15 +482,16 @@ def _in_domain(registry: str, short: str) -> str | None:
     return str(reference) if (reference.domain, reference.path) == (registry, path) else None
 
 
-def restore(store: Store, tree: Tree, listed: Sequence[Listed], platform: Platform, registry: str | None = None) -> Restored:
+def restore(
+    store: Store, tree: RegistryTree, listed: Sequence[ListedImage], platform: Platform, registry: str | None = None
+) -> RestoredImages:
     """The image set of a tree under original names. ``registry`` is the domain of what ``listed`` does not name."""
     work = _Restoring(store, tree, platform)
     work.named(listed)
     work.unnamed(registry)
     for path in tree.strays:
         work.problem("stray", path, "is not of the registry's storage, and does not come along")
-    images = ImageSet(tuple(work.images), tuple(work.blobs)).sorted()
-    return Restored(images, tuple(work.problems), tuple(dict.fromkeys(work.notes)))
+    return RestoredImages(ImageSet(tuple(work.images), tuple(work.blobs)).sorted(), tuple(work.problems), tuple(dict.fromkeys(work.notes)))
 
 
 def check_registry(domain: str) -> None:
@@ -513,7 +513,7 @@ class Conversion:
 
     source: SealerImage
     platforms: tuple[PlatformImage, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[ImageProblem, ...]
     notes: tuple[str, ...]
 
 
@@ -534,7 +534,7 @@ def convert(store: Store, name_or_digest: str, *, registry: str | None = None, p
     if not parts:
         there = ", ".join(str(part.platform) for part in source.parts) or "no platform at all"
         raise StoreError(f"{source.name} is here only for {there}", hint="pull it for the platform that is wanted")
-    problems: list[Problem] = []
+    problems: list[ImageProblem] = []
     notes = [f"{absent} is in the index, but not in the store" for absent in source.absent if platform is None]
     images = []
     for part in parts:
@@ -544,14 +544,14 @@ def convert(store: Store, name_or_digest: str, *, registry: str | None = None, p
     return Conversion(source, tuple(images), tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(notes)))
 
 
-def _convert(store: Store, part: Part, registry: str | None, problems: list[Problem], notes: list[str]) -> PlatformImage:
+def _convert(store: Store, part: SealerPart, registry: str | None, problems: list[ImageProblem], notes: list[str]) -> PlatformImage:
     if part.extension is None:
         fault = next(problem for problem in part.problems if problem.name == EXTENSION)
         raise StoreError(
             f"{part.digest} cannot be converted: {fault}",
             hint="copy it again from where sealer pushed it; a copy in Docker's own format loses annotations",
         )
-    apart = take_apart(store, part.layers)
+    apart = split_layers(store, part.layers)
     restored = restore(store, apart.tree, part.listed, part.platform, registry)
     info = _info(part, part.extension, problems)
     problems += [*part.problems, *restored.problems]
@@ -565,7 +565,7 @@ def _convert(store: Store, part: Part, registry: str | None, problems: list[Prob
     )  # fmt: skip
 
 
-def _history(part: Part, apart: Apart) -> tuple[History, ...]:
+def _history(part: SealerPart, apart: SplitLayers) -> tuple[History, ...]:
     """The image's own; a step whose layer held nothing but the storage makes none here."""
     steps = [History(str(one.get("created_by") or ""), "", bool(one.get("empty_layer"))) for one in part.history]
     if sum(not step.empty for step in steps) != len(part.layers):
@@ -574,7 +574,7 @@ def _history(part: Part, apart: Apart) -> tuple[History, ...]:
     return tuple(step if step.empty else dataclasses.replace(step, empty=next(made) is None) for step in steps)
 
 
-def _info(part: Part, extension: Extension, problems: list[Problem]) -> Info:
+def _info(part: SealerPart, extension: Extension, problems: list[ImageProblem]) -> Info:
     from harness import kubefile
     from harness.kubefile import applications
 
@@ -582,9 +582,9 @@ def _info(part: Part, extension: Extension, problems: list[Problem]) -> Info:
     by_name = {app.name: app for app in apps}
     for name in extension.launch_apps:
         if name not in by_name:
-            problems.append(Problem("launch", name, "the image launches this application, but does not have it"))
+            problems.append(ImageProblem("launch", name, "the image launches this application, but does not have it"))
         elif not by_name[name].commands:
-            problems.append(Problem("launch", name, "the image launches this application, but nothing says how it starts"))
+            problems.append(ImageProblem("launch", name, "the image launches this application, but nothing says how it starts"))
     started = [by_name[name] for name in extension.launch_apps if name in by_name]
     # As in sealer: applications first, raw commands only when no application has any.
     launch = tuple(applications.with_environment(command, app.env) for app in started for command in app.commands)
@@ -602,7 +602,7 @@ def _info(part: Part, extension: Extension, problems: list[Problem]) -> Info:
     )
 
 
-def _app(one: Application, labels: Mapping[str, str]) -> App:
+def _app(one: SealerApplication, labels: Mapping[str, str]) -> ImageApp:
     from harness import kubefile
     from harness.kubefile import applications
 
@@ -614,7 +614,7 @@ def _app(one: Application, labels: Mapping[str, str]) -> App:
     elif kind != applications.MIXED:
         commands = applications.default_commands(one.name, kind, one.files)
     roles = {f"{role}{one.name}": "true" for role in (kubefile.LABEL_CNI, kubefile.LABEL_CSI) if labels.get(f"{role}{one.name}") == "true"}
-    return App(one.name, kind, one.files, one.env, commands, roles)
+    return ImageApp(one.name, kind, one.files, one.env, commands, roles)
 
 
 # What people see
@@ -645,11 +645,11 @@ def rows(store: Store) -> tuple[Row, ...]:
 class Inside:
     """What is in the image for one platform."""
 
-    part: Part
-    restored: Restored
+    part: SealerPart
+    restored: RestoredImages
     sizes: Mapping[str, int]
     """Bytes of each embedded image with all its layers, by name."""
-    problems: tuple[Problem, ...]
+    problems: tuple[ImageProblem, ...]
 
 
 def look(store: Store, image: SealerImage) -> tuple[Inside, ...]:
@@ -657,17 +657,17 @@ def look(store: Store, image: SealerImage) -> tuple[Inside, ...]:
     found = []
     for part in image.parts:
         with log.step(f"look into {image.name} for {part.platform}"), store.using():
-            tree = take_apart(store, part.layers, rootfs=False).tree
+            tree = split_layers(store, part.layers, rootfs=False).tree
             restored = restore(store, tree, part.listed, part.platform)
             sizes = {one.name: _size(store, tree, one.digest) for one in restored.images.images}
-        faults: list[Problem] = []
+        faults: list[ImageProblem] = []
         if part.extension:
             _info(part, part.extension, faults)
         found.append(Inside(part, restored, sizes, (*part.problems, *faults, *restored.problems)))
     return tuple(found)
 
 
-def _size(store: Store, tree: Tree, digest: str) -> int:
+def _size(store: Store, tree: RegistryTree, digest: str) -> int:
     return sum(tree.blobs.get(below, 0) for below in store.reachable([digest]))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from harness.errors import StoreError
 from harness.host import scratch
-from harness.oci.layer import Entry, Layer, write_layer
+from harness.oci.layer import Layer, LayerEntry, write_layer
 from harness.oci.layer.extract import OPAQUE, WHITEOUT, open_layer
 from harness.oci.layer.tar_reader import TarEntry, TarReader
 from harness.oci.model import Descriptor
@@ -50,7 +50,7 @@ _LARGEST_LINK = 1 << 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class RegistryEntry:
     """Something below ``registry/``. A blob has ``digest``, ``size`` and ``good`` (whether its bytes have that digest), a link ``text``."""
 
     kind: str
@@ -64,7 +64,7 @@ class Found:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tree:
+class RegistryTree:
     """The storage of a docker-registry as all layers together have it."""
 
     blobs: Mapping[str, int]
@@ -82,21 +82,21 @@ class Tree:
 
 
 @dataclasses.dataclass(frozen=True)
-class Apart:
+class SplitLayers:
     """What came of the layers. ``layers`` has one for each, None where nothing but the storage was in it, or when only looking."""
 
-    tree: Tree
+    tree: RegistryTree
     layers: tuple[Layer | None, ...]
 
 
-def take_apart(store: Store, layers: Sequence[Descriptor], *, rootfs: bool = True) -> Apart:
+def split_layers(store: Store, layers: Sequence[Descriptor], *, rootfs: bool = True) -> SplitLayers:
     """Read layers, lowest first. Without ``rootfs`` only look: no layer is written and of the blobs only manifests are kept.
 
     Hold ``store.using()`` meanwhile. Raises StoreError when a layer is missing or damaged, or holds what no rootfs may: a device, a
     path that leaves it.
     """
     read = [_known(store, layer, rootfs=rootfs) or _read(store, layer, rootfs=rootfs) for layer in layers]
-    return Apart(_storage(_merged(read)), tuple(one.rootfs for one in read))
+    return SplitLayers(_storage(_merged(read)), tuple(one.rootfs for one in read))
 
 
 # One layer
@@ -106,7 +106,7 @@ def take_apart(store: Store, layers: Sequence[Descriptor], *, rootfs: bool = Tru
 class _Read:
     """What a layer adds to ``registry/``, what it removes of the layers below, and the rest of it as a layer of ours."""
 
-    found: dict[str, Found]
+    found: dict[str, RegistryEntry]
     removed: list[str]
     """Paths that go with all below them."""
     emptied: list[str]
@@ -125,7 +125,7 @@ def _known(store: Store, layer: Descriptor, *, rootfs: bool) -> _Read | None:
         return None
     made = record["rootfs"]
     known = _Read(
-        {path: Found(**found) for path, found in record["found"].items()}, record["removed"], record["emptied"], record["complete"],
+        {path: RegistryEntry(**found) for path, found in record["found"].items()}, record["removed"], record["emptied"], record["complete"],
         Layer(Descriptor.from_json(made["layer"]), made["diffId"]) if made else None,
     )  # fmt: skip
     needed = {found.digest for found in known.found.values() if found.good and (found.document or rootfs)}
@@ -181,7 +181,7 @@ class _Reader:
         self._layer = layer.digest
         self._work = work
         self._keep = keep
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, LayerEntry] = {}
         """By the path in the tar, where removals have their own."""
 
     def add(self, tar: TarReader, member: TarEntry, number: int) -> None:
@@ -213,7 +213,7 @@ class _Reader:
             if _in_registry(parent):
                 self.read.emptied.append(parent)
             elif self._keep:
-                self._entries[posixpath.join(parent, name)] = Entry(parent, "opaque")
+                self._entries[posixpath.join(parent, name)] = LayerEntry(parent, "opaque")
         elif hidden in ("", ".", ".."):
             raise self._refused(member.name, "removes something outside of its folder")
         elif not hidden.startswith(WHITEOUT):
@@ -221,16 +221,16 @@ class _Reader:
             if _in_registry(gone):
                 self.read.removed.append(gone)
             elif self._keep:
-                self._entries[posixpath.join(parent, name)] = Entry(gone, "whiteout")
+                self._entries[posixpath.join(parent, name)] = LayerEntry(gone, "whiteout")
 
     # The storage
 
     def _registry(self, tar: TarReader, member: TarEntry, path: str) -> None:
         self.read.found[path] = self._look(tar, member, path)
 
-    def _look(self, tar: TarReader, member: TarEntry, path: str) -> Found:
+    def _look(self, tar: TarReader, member: TarEntry, path: str) -> RegistryEntry:
         if member.kind == "folder":
-            return Found("dir")
+            return RegistryEntry("dir")
         if member.kind == "hardlink":
             same = self.read.found.get(self._clean(member.link, member.name))
             if same is None:
@@ -238,12 +238,12 @@ class _Reader:
             return same
         data = _DATA.fullmatch(path)
         if member.kind != "file" or not (data or _is_link(path)):
-            return Found("other")
+            return RegistryEntry("other")
         if data:
             return self._blob(tar, f"sha256:{data[2]}", member.size)
-        return Found("link", text=tar.head(_LARGEST_LINK).decode(errors="replace").strip())
+        return RegistryEntry("link", text=tar.head(_LARGEST_LINK).decode(errors="replace").strip())
 
-    def _blob(self, content: TarReader, digest: str, size: int) -> Found:
+    def _blob(self, content: TarReader, digest: str, size: int) -> RegistryEntry:
         chunk = content.read(CHUNK)
         document = size <= _LARGEST_DOCUMENT and chunk.lstrip()[:1] == b"{"
         # Hashed also when the store has it: what the tree holds must not depend on what else is here.
@@ -256,8 +256,8 @@ class _Reader:
                 if blob.digest != digest:
                     raise _WrongBytesError
         except _WrongBytesError:
-            return Found("blob", digest, size)
-        return Found("blob", digest, size, good=True, document=document)
+            return RegistryEntry("blob", digest, size)
+        return RegistryEntry("blob", digest, size, good=True, document=document)
 
     # The rootfs
 
@@ -267,13 +267,13 @@ class _Reader:
         if not self._keep:
             return
         if member.kind == "folder":
-            entry = Entry(path, "dir", member.mode)
+            entry = LayerEntry(path, "dir", member.mode)
         elif member.kind == "symlink":
-            entry = Entry(path, "symlink", 0o777, target=member.link)
+            entry = LayerEntry(path, "symlink", 0o777, target=member.link)
         elif member.kind == "hardlink":
-            entry = Entry(path, "hardlink", member.mode, target=self._clean(member.link, member.name))
+            entry = LayerEntry(path, "hardlink", member.mode, target=self._clean(member.link, member.name))
         else:
-            entry = Entry(path, "file", member.mode, self._kept(tar, number))
+            entry = LayerEntry(path, "file", member.mode, self._kept(tar, number))
         self._entries[path] = entry
 
     def _kept(self, tar: TarReader, number: int) -> Path:
@@ -282,7 +282,7 @@ class _Reader:
             shutil.copyfileobj(tar, file, CHUNK)
         return place
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LayerEntry]:
         """All of the rootfs. Of the names of one file the first in the order of a layer holds it: the others are links to that."""
         names: dict[str, list[str]] = {}
         for path, entry in self._entries.items():
@@ -294,10 +294,10 @@ class _Reader:
             self._entries[first] = dataclasses.replace(holds, path=first)
             for path in rest:
                 alike = dataclasses.replace(holds, path=path)
-                self._entries[path] = Entry(path, "hardlink", holds.mode, target=first) if holds.kind == "file" else alike
+                self._entries[path] = LayerEntry(path, "hardlink", holds.mode, target=first) if holds.kind == "file" else alike
         return list(self._entries.values())
 
-    def _target(self, link: Entry) -> str:
+    def _target(self, link: LayerEntry) -> str:
         seen = {link.path}
         while link.kind == "hardlink":
             found = self._entries.get(link.target)
@@ -319,9 +319,9 @@ def _is_link(path: str) -> bool:
 # All layers
 
 
-def _merged(layers: Iterable[_Read]) -> dict[str, Found]:
+def _merged(layers: Iterable[_Read]) -> dict[str, RegistryEntry]:
     """What ``registry/`` holds in the end. A layer's removals mean the layers below it only."""
-    files: dict[str, Found] = {}
+    files: dict[str, RegistryEntry] = {}
     for layer in layers:
         gone = set(layer.removed)
         emptied = set(layer.emptied)
@@ -344,7 +344,7 @@ def _above(path: str) -> Iterable[str]:
         yield path
 
 
-def _storage(files: Mapping[str, Found]) -> Tree:
+def _storage(files: Mapping[str, RegistryEntry]) -> RegistryTree:
     blobs: dict[str, int] = {}
     damaged: set[str] = set()
     tags: dict[tuple[str, str], str] = {}
@@ -369,12 +369,12 @@ def _storage(files: Mapping[str, Found]) -> Tree:
                 revisions.setdefault(revision[1], set()).add(found.text)
         elif not _KNOWN.fullmatch(path):
             strays.append(path)
-    return Tree(
+    return RegistryTree(
         blobs, frozenset(damaged), tags, {name: frozenset(digests) for name, digests in revisions.items()}, bad_links, tuple(strays)
     )
 
 
-def document(store: Store, tree: Tree, digest: str) -> dict[str, Any] | None:
+def document(store: Store, tree: RegistryTree, digest: str) -> dict[str, Any] | None:
     """A manifest or index of the tree; None when it is not there, damaged, or no JSON object."""
     if digest not in tree.blobs or tree.blobs[digest] > _LARGEST_DOCUMENT or not store.has(digest):
         return None

@@ -176,14 +176,14 @@ def _format(value: Any, *args: Any, **kwargs: Any) -> str:
 
 
 def _environment(text: str, stand_in: tuple[str, str] | None, missing: list[str]) -> _Environment:
-    class Named(jinja2.Undefined):
+    class _NamedUndefined(jinja2.Undefined):
         def __str__(self) -> str:
             name = str(self._undefined_name or "")
             missing.append(name)
             return name.join(stand_in or ("", ""))
 
     environment = _Environment(
-        undefined=Named if stand_in else jinja2.StrictUndefined,
+        undefined=_NamedUndefined if stand_in else jinja2.StrictUndefined,
         keep_trailing_newline=True,
         newline_sequence="\r\n" if "\r\n" in text else "\n",
         autoescape=False,

@@ -128,7 +128,7 @@ class Cluster:
     def hosts(self) -> tuple[Host, ...]:
         return (*self.masters, *self.nodes)
 
-    def run(self, *words: str, check: bool = True, timeout: float | None = None) -> process.Result:
+    def run(self, *words: str, check: bool = True, timeout: float | None = None) -> process.ProcessResult:
         """The command line: ``cluster.run("check", cluster.name)``. Raises CommandError, unless ``check`` is off."""
         return process.run([sys.executable, "-m", "harness.cli", *words], check=check, timeout=timeout)
 

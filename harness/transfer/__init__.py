@@ -21,17 +21,18 @@ from harness.errors import StoreError, UsageError
 from harness.log.progress import Meter
 from harness.oci.admission import Admitted
 from harness.oci.graph import below_of, closure, entries_of, is_manifest, wanted
-from harness.oci.model import INDEXES, OCI_MANIFEST, Descriptor, Platform
+from harness.oci.model import INDEXES, Descriptor, Platform
 from harness.oci.reference import Reference
 from harness.oci.registry import config
 from harness.oci.registry.client import Client, Manifest
 from harness.oci.registry.config import Certificates
-from harness.oci.registry.credentials import Credential, Credentials
+from harness.oci.registry.credentials import Credential, CredentialStore
 from harness.oci.registry.errors import Patience, RemoteError
-from harness.oci.registry.referrers import ATTESTATIONS, REFERRERS, SIGNATURES, LocalShelf, RemoteShelf, Shelf, merge, put_layers, tag_of
-from harness.oci.registry.session import Login
+from harness.oci.registry.referrers import LocalReferrers, RemoteReferrers
+from harness.oci.registry.session import CredentialSource
 from harness.oci.registry.upload import Sent
 from harness.oci.store import UNFINISHED, MismatchError, Store
+from harness.transfer import attachments
 from harness.untrusted import json_object, shown
 
 JOBS = 8
@@ -50,7 +51,7 @@ _T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
-class Access:
+class RegistryAccess:
     """How a command line asks to reach registries, over what registries.conf says."""
 
     plain_http: bool = False
@@ -61,7 +62,9 @@ class Access:
     key: Path | None = None
 
 
-def client(access: Access = Access(), login: Login | None = None, patience: Patience = PATIENCE, *, mirrors: bool = True) -> Client:
+def client(
+    access: RegistryAccess = RegistryAccess(), login: CredentialSource | None = None, patience: Patience = PATIENCE, *, mirrors: bool = True
+) -> Client:
     """Who talks to registries, with the user's configuration and logins. Raises InputError or UsageError.
 
     Without ``mirrors`` it asks every registry itself: what a mirror has says nothing about what a push still has to send.
@@ -80,10 +83,10 @@ def client(access: Access = Access(), login: Login | None = None, patience: Pati
         insecure=access.insecure,
         extra=Certificates((access.ca,) if access.ca else (), pair),
     )
-    return Client(rules, login or Credentials(), patience=patience)
+    return Client(rules, login or CredentialStore(), patience=patience)
 
 
-def sign_in(host: str, credential: Credential, access: Access) -> None:
+def sign_in(host: str, credential: Credential, access: RegistryAccess) -> None:
     """Try a login at a registry. Raises RemoteError when it is refused, or when the registry asks nobody who he is."""
     with client(access, _Only(credential)) as found:
         found.sign_in(host)
@@ -148,7 +151,7 @@ class Crew:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pulled:
+class PullResult:
     """What a pull did. ``received``: bytes of blobs and manifests that came over the wire; ``fetched`` and ``present`` count blobs."""
 
     name: str
@@ -172,7 +175,7 @@ def pull(
     name: str | None = None,
     platforms: Sequence[Platform] = (),
     admit: Admit | None = None,
-) -> Pulled:
+) -> PullResult:
     """Have an image of a registry in the store, under ``name`` or its own; all of it, or only some platforms.
 
     ``admit`` is asked before any blob is fetched: by default the policies of this machine.
@@ -193,21 +196,12 @@ def pull(
         store.settle(work.new)
         known = name or (None if reference.digest else reference.familiar)
         beside = Reference.parse(name) if name else reference
-        attached = _attachments(client, pinned, LocalShelf(store, beside))
+        attached = attachments.pull_referrers(client, pinned, LocalReferrers(store, beside))
         if known:
             store.take_in({known: root}, [admitted], {})
         store.forget(UNFINISHED, root.digest.removeprefix("sha256:"))
         _remember(store, reference, root.digest)
-    return Pulled(known or root.digest, root.digest, work.received, work.fetched, work.present, attached)
-
-
-def _attachments(client: Client, image: Reference, shelf: Shelf) -> tuple[str, ...]:
-    """What is attached to an image comes along; a registry that will not tell does not spoil the image, which is whole."""
-    try:
-        return carry(RemoteShelf(client, image), shelf, str(image.digest))
-    except RemoteError as problem:
-        log.warning(f"signatures and attestations of {image.familiar} did not come along: {problem.message}")
-        return ()
+    return PullResult(known or root.digest, root.digest, work.received, work.fetched, work.present, attached)
 
 
 class _Pull:
@@ -387,7 +381,7 @@ def push(store: Store, name: str, target: Reference, client: Client) -> Pushed:
         with log.step(f"push {target.familiar}") as step:
             work = _Push(store, target, client)
             work.everything(image, parts, Meter(step, 0))
-        attached = carry(LocalShelf(store, target), RemoteShelf(client, target), image.digest)
+        attached = attachments.copy_referrers(LocalReferrers(store, target), RemoteReferrers(client, target), image.digest)
         _remember(store, target, image.digest)
     return Pushed(str(target), image.digest, work.sent, work.counts["uploaded"], work.counts["mounted"], work.counts["present"], attached)
 
@@ -508,44 +502,3 @@ def _places(store: Store, target: Reference) -> Mapping[str, tuple[str, ...]]:
             for digest in store.reachable([f"sha256:{hexadecimal}"]):
                 found.setdefault(digest, (repository,))
     return found
-
-
-# Signatures and attestations
-
-
-def carry(source: Shelf, target: Shelf, digest: str) -> tuple[str, ...]:
-    """Bring what is attached to an image from one place to another, beside what is attached there; the tags that changed."""
-    tags = [tag_of(digest, suffix) for suffix in (SIGNATURES, ATTESTATIONS)]
-    # Over a long line every question costs its time: all at once, and the target is not asked about what there is nothing of.
-    with ThreadPoolExecutor(len(tags) + 1, thread_name_prefix="transfer") as pool:
-        asked = pool.submit(source.referrers, digest)
-        found = dict(zip(tags, pool.map(source.find, tags), strict=True))
-        entries = asked.result()
-    changed = [tag for tag, manifests in found.items() if manifests and _carry_layers(source, target, tag, manifests)]
-    there = {entry.digest for entry in target.referrers(digest)} if entries else set()
-    missing = [entry for entry in entries if entry.digest not in there]
-    for entry in missing:
-        data = source.manifest(entry)
-        _carry_blobs(source, target, data)
-        target.refer(data)
-    return (*changed, *([tag_of(digest, REFERRERS)] if missing else ()))
-
-
-def _carry_layers(source: Shelf, target: Shelf, tag: str, ours: Sequence[bytes]) -> bool:
-    theirs = target.find(tag)
-    known = set(merge(theirs))
-    if all(layer in known for layer in merge(ours)):
-        return False
-    for manifest in ours:
-        _carry_blobs(source, target, manifest)
-    if not theirs and len(ours) == 1:
-        target.name(tag, ours[0], OCI_MANIFEST)
-    else:
-        put_layers(target, tag, merge([*theirs, *ours]))
-    return True
-
-
-def _carry_blobs(source: Shelf, target: Shelf, manifest: bytes) -> None:
-    what = f"an attachment in {source.repository}"
-    for blob in below_of(json_object(manifest, what=what), what):
-        target.keep(source.read(blob), blob.media_type)

@@ -14,7 +14,7 @@ from harness import untrusted
 from harness.errors import StoreError
 from harness.oci.attached import ENVELOPE
 from harness.oci.model import Descriptor, canonical_json
-from harness.oci.registry.referrers import ATTESTATIONS, LARGEST, Shelf, merge, put_layers, tag_of
+from harness.oci.registry.referrers import ATTESTATIONS, LARGEST, ReferrerStore, merge, put_layers, tag_of
 from harness.trust.keys import PrivateKey, PublicKey
 from harness.trust.signature import SIGNATURE
 
@@ -64,7 +64,7 @@ def _authenticated(payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
-def attach(shelf: Shelf, digest: str, value: Mapping[str, Any], key: PrivateKey) -> Descriptor:
+def attach(shelf: ReferrerStore, digest: str, value: Mapping[str, Any], key: PrivateKey) -> Descriptor:
     """Sign a statement and put it beside the image, in place of the one of its kind that this key made before.
 
     Returns the descriptor of the image of all attestations. The same statement again changes nothing.
@@ -81,7 +81,7 @@ def attach(shelf: Shelf, digest: str, value: Mapping[str, Any], key: PrivateKey)
         return put_layers(shelf, tag, [*(layer for layer in layers if layer not in mine), same])
 
 
-def _mine(shelf: Shelf, layer: Descriptor, kind: str, key: PublicKey) -> dict[str, Any] | None:
+def _mine(shelf: ReferrerStore, layer: Descriptor, kind: str, key: PublicKey) -> dict[str, Any] | None:
     """The statement in a layer when it is of this kind and by this key."""
     if layer.media_type != ENVELOPE or layer.annotations.get(PREDICATE_TYPE) != kind or layer.size > LARGEST:
         return None

@@ -42,7 +42,7 @@ from harness.oci.admission import Admitted
 from harness.oci.model import Descriptor
 from harness.oci.reference import Reference, normal_domain
 from harness.oci.registry.client import Client
-from harness.oci.registry.referrers import LocalShelf, RemoteShelf, Shelf
+from harness.oci.registry.referrers import LocalReferrers, ReferrerStore, RemoteReferrers
 from harness.oci.store import Store
 from harness.trust import signature
 from harness.trust.keys import PublicKey, public_key, read_public
@@ -61,7 +61,7 @@ ANY = "any"
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class PolicyRule:
     """What an image of some repositories must have. ``where`` is its place in the file."""
 
     pattern: str
@@ -97,10 +97,10 @@ class Policy:
     """All rules of a file."""
 
     path: Path
-    default: Rule
-    rules: tuple[Rule, ...] = ()
+    default: PolicyRule
+    rules: tuple[PolicyRule, ...] = ()
 
-    def rule(self, reference: Reference) -> Rule:
+    def rule(self, reference: Reference) -> PolicyRule:
         """The rule for the repository of a reference, however that is spelled."""
         matching = [rule for rule in self.rules if rule.matches(reference.place)]
         return max(matching, key=lambda rule: rule.weight, default=self.default)
@@ -149,7 +149,7 @@ class Gate:
         """
         if not self.policies:
             return Admitted(name, digest)
-        shelf_of = functools.partial(LocalShelf, store, arriving=arriving or {})
+        shelf_of = functools.partial(LocalReferrers, store, arriving=arriving or {})
         references = _references(store, name, digest)
         found: list[Signed] = []
         for reference in references:
@@ -170,7 +170,7 @@ class Gate:
         give the signatures.
         """
         digest = str(pinned.digest)
-        signatures = self._each(RemoteShelf(client, pinned), pinned, digest)
+        signatures = self._each(RemoteReferrers(client, pinned), pinned, digest)
         self._advance(pinned, digest, signatures)
         return Admitted(pinned.familiar, digest, tuple(dict.fromkeys(signatures)))
 
@@ -183,7 +183,7 @@ class Gate:
         rules = (policy.rule(reference) for policy in self.policies)
         return tuple(rule.demand(reference) for rule in rules if rule.keys)
 
-    def _each(self, shelf: Shelf, reference: Reference, digest: str) -> list[Signed]:
+    def _each(self, shelf: ReferrerStore, reference: Reference, digest: str) -> list[Signed]:
         # Without its digest, which the reason tells anyway.
         name = dataclasses.replace(reference, digest=None).familiar if reference.tag else reference.repository
         return [
@@ -199,7 +199,9 @@ class Gate:
         Newest(paths.home()).advance(Offer(f"{reference.place}:{reference.tag}", digest, signed_at), allow_older=self.allow_older)
 
 
-def _apply(policy: Policy, rule: Rule, shelf: Shelf, reference: Reference | None, name: str, digest: str) -> tuple[Signed, ...]:
+def _apply(
+    policy: Policy, rule: PolicyRule, shelf: ReferrerStore, reference: Reference | None, name: str, digest: str
+) -> tuple[Signed, ...]:
     if rule.require == "none":
         return ()
     said = f"{rule.where} says so"
@@ -283,10 +285,10 @@ class _Reader:
     def policy(self, root: yaml.Node | None) -> Policy:
         if root is None:
             self.faults.append(Fault(str(self.path), "the policy is empty", "write at least `default: none`, `signed` or `deny`"))
-            return Policy(self.path, Rule("**", "deny"))
+            return Policy(self.path, PolicyRule("**", "deny"))
         fields = self._mapping(root, ("default", "rules"), "the policy")
         default = self._default(fields.get("default"), root)
-        rules: list[Rule] = []
+        rules: list[PolicyRule] = []
         for node in self._list(fields.get("rules"), "rules"):
             rule = self._rule(node)
             if rule is None:
@@ -297,16 +299,16 @@ class _Reader:
             rules.append(rule)
         return Policy(self.path, default, tuple(rules))
 
-    def _default(self, node: yaml.Node | None, root: yaml.Node) -> Rule:
+    def _default(self, node: yaml.Node | None, root: yaml.Node) -> PolicyRule:
         if node is None:
             self._fault(root, "there is no default", "write `default: none`, `signed` or `deny`: what holds for all that no rule names")
-            return Rule("**", "deny")
+            return PolicyRule("**", "deny")
         if isinstance(node, yaml.MappingNode):
             fields = self._mapping(node, _FIELDS, "default")
             return self._made("**", node, fields)
-        return Rule("**", self._require(node, keys=False), where=self._where(node))
+        return PolicyRule("**", self._require(node, keys=False), where=self._where(node))
 
-    def _rule(self, node: yaml.Node) -> Rule | None:
+    def _rule(self, node: yaml.Node) -> PolicyRule | None:
         fields = self._mapping(node, ("repository", *_FIELDS), "a rule")
         if not isinstance(node, yaml.MappingNode):
             return None
@@ -315,7 +317,7 @@ class _Reader:
             return None
         return self._made(self._pattern(fields["repository"]), node, fields)
 
-    def _made(self, pattern: str, node: yaml.Node, fields: Mapping[str, yaml.Node]) -> Rule:
+    def _made(self, pattern: str, node: yaml.Node, fields: Mapping[str, yaml.Node]) -> PolicyRule:
         require: Require = "deny"
         if "require" in fields:
             require = self._require(fields["require"], keys="keys" in fields)
@@ -331,7 +333,7 @@ class _Reader:
                         "require: signed is what looks at them",
                     )
         annotations, identity = self._annotations(fields.get("annotations")), self._identity(fields.get("identity"))
-        return Rule(pattern, require, keys, annotations, identity, self._minimum(fields.get("minimum")), self._where(node))
+        return PolicyRule(pattern, require, keys, annotations, identity, self._minimum(fields.get("minimum")), self._where(node))
 
     def _minimum(self, node: yaml.Node | None) -> Minimum | None:
         text = self._text(node) if node is not None else None

@@ -21,7 +21,7 @@ from harness.kubefile import version_range
 from harness.oci.attached import PAYLOAD
 from harness.oci.model import Descriptor, canonical_json
 from harness.oci.reference import Reference
-from harness.oci.registry.referrers import SIGNATURES, Shelf, layers_of, merge, put_layers, tag_of
+from harness.oci.registry.referrers import SIGNATURES, ReferrerStore, layers_of, merge, put_layers, tag_of
 from harness.trust.keys import PrivateKey, PublicKey
 
 SIGNATURE = "dev.cosignproject.cosign/signature"
@@ -44,7 +44,7 @@ class RefusedError(StoreError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Claim:
+class SignatureClaim:
     """What a signature says: this digest, called so by the signer, with these annotations, signed then.
 
     ``signed_at`` is in seconds since 1970; None when the signature does not say it, as those of ``cosign sign`` by itself.
@@ -66,7 +66,7 @@ class Claim:
         return canonical_json({"critical": critical, "optional": {**self.annotations, **time_of_signing} or None})
 
     @classmethod
-    def parse(cls, payload: bytes) -> Claim:
+    def parse(cls, payload: bytes) -> SignatureClaim:
         """Raises ValueError when it is no payload of a container signature."""
         try:
             value = untrusted.json_object(payload, what="payload", limit=_LARGEST_PAYLOAD)
@@ -114,7 +114,7 @@ class Minimum:
         day = datetime.datetime.fromisoformat(text)
         return cls(text, int((day if day.tzinfo else day.replace(tzinfo=datetime.UTC)).timestamp()))
 
-    def lacks(self, claim: Claim) -> str | None:
+    def lacks(self, claim: SignatureClaim) -> str | None:
         """Why an image of which this was signed is not admitted; None when it is."""
         if self.since is not None:
             said = f"at {when(claim.signed_at)}" if claim.signed_at is not None else "without a time"
@@ -134,18 +134,24 @@ class Signed:
     """A signature that holds: whose it is and what it says."""
 
     key: PublicKey
-    claim: Claim
+    claim: SignatureClaim
 
 
 def sign(
-    shelf: Shelf, digest: str, key: PrivateKey, annotations: Mapping[str, str] | None = None, *, at: int | None = None, again: bool = False
+    shelf: ReferrerStore,
+    digest: str,
+    key: PrivateKey,
+    annotations: Mapping[str, str] | None = None,
+    *,
+    at: int | None = None,
+    again: bool = False,
 ) -> Descriptor:
     """Sign ``digest`` in the name of the shelf's repository; the descriptor of the image that holds all its signatures.
 
     ``at`` is when, in seconds since 1970; now when it is not given. An earlier signature of this key is replaced, unless it says the same
     but for the time: then nothing changes, or with ``again`` the time. Those of others stay.
     """
-    claim = Claim(digest, shelf.repository, dict(annotations or {}), int(time.time()) if at is None else at)
+    claim = SignatureClaim(digest, shelf.repository, dict(annotations or {}), int(time.time()) if at is None else at)
     tag = tag_of(digest, SIGNATURES)
     with shelf.changing():
         layers = merge(shelf.find(tag))
@@ -158,15 +164,15 @@ def sign(
         return put_layers(shelf, tag, [*(layer for layer in layers if layer not in mine), same])
 
 
-def _says_the_same(payload: bytes, claim: Claim) -> bool:
+def _says_the_same(payload: bytes, claim: SignatureClaim) -> bool:
     try:
-        earlier = Claim.parse(payload)
+        earlier = SignatureClaim.parse(payload)
     except ValueError:
         return False
     return earlier.signed_at is not None and dataclasses.replace(earlier, signed_at=claim.signed_at) == claim
 
 
-def _is_by(shelf: Shelf, layer: Descriptor, key: PublicKey) -> bool:
+def _is_by(shelf: ReferrerStore, layer: Descriptor, key: PublicKey) -> bool:
     try:
         payload, signature = _payload(shelf, layer), _signature(layer)
     except (StoreError, ValueError):
@@ -188,7 +194,7 @@ class Demand:
     minimum: Minimum | None = None
 
 
-def check(shelf: Shelf, digest: str, demand: Demand, *, name: str | None = None) -> tuple[Signed, ...]:
+def check(shelf: ReferrerStore, digest: str, demand: Demand, *, name: str | None = None) -> tuple[Signed, ...]:
     """The signatures of ``digest`` that meet a demand: one at least.
 
     Raises RefusedError that says why there is none. What the image consists of is not looked at: verify.py does.
@@ -207,7 +213,7 @@ def check(shelf: Shelf, digest: str, demand: Demand, *, name: str | None = None)
     raise _refusal(name, digest, demand.keys, troubles)
 
 
-def _layers(shelf: Shelf, digest: str, name: str) -> tuple[Descriptor, ...]:
+def _layers(shelf: ReferrerStore, digest: str, name: str) -> tuple[Descriptor, ...]:
     try:
         found = shelf.find(tag_of(digest, SIGNATURES))
         layers = tuple(layer for manifest in found for layer in layers_of(manifest))
@@ -237,7 +243,7 @@ class _TroubleError(Exception):
         self.trouble = _Trouble(weight, reason)
 
 
-def _check_one(shelf: Shelf, layer: Descriptor, digest: str, demand: Demand) -> Signed:
+def _check_one(shelf: ReferrerStore, layer: Descriptor, digest: str, demand: Demand) -> Signed:
     if layer.media_type != PAYLOAD:
         raise _TroubleError(0, f"a layer of type {untrusted.shown(layer.media_type)}, which is no signature")
     try:
@@ -252,7 +258,7 @@ def _check_one(shelf: Shelf, layer: Descriptor, digest: str, demand: Demand) -> 
     if by is None:
         raise _TroubleError(1, f"a signature by an unknown key, or changed since{_says(payload)}")
     try:
-        claim = Claim.parse(payload)
+        claim = SignatureClaim.parse(payload)
     except ValueError as wrong:
         raise _TroubleError(2, f"{by.name} signed something that is no image: {wrong}") from wrong
     if claim.digest != digest:
@@ -272,7 +278,7 @@ def _check_one(shelf: Shelf, layer: Descriptor, digest: str, demand: Demand) -> 
 
 def _says(payload: bytes) -> str:
     try:
-        claim = Claim.parse(payload)
+        claim = SignatureClaim.parse(payload)
     except ValueError:
         return ""
     return f" (it names {_shown(claim.digest)}, as {_shown(claim.identity)})"
@@ -294,7 +300,7 @@ def _refusal(name: str, digest: str, keys: Iterable[PublicKey], troubles: Sequen
     return RefusedError(f"{name}: {digest} is refused: {reason}", hint="do not use it before you know why", details=details)
 
 
-def _payload(shelf: Shelf, layer: Descriptor) -> bytes:
+def _payload(shelf: ReferrerStore, layer: Descriptor) -> bytes:
     if layer.size > _LARGEST_PAYLOAD:
         raise StoreError(f"{layer.digest} has {layer.size} bytes; no payload of a signature is so large")
     return shelf.read(layer)

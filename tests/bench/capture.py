@@ -30,7 +30,7 @@ from harness.build.capture import Proxy, RemoteSource
 from harness.oci.model import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, canonical_json, digest_of
 from harness.oci.registry import config as registries
 from harness.oci.registry.client import Client
-from harness.oci.registry.credentials import Credentials
+from harness.oci.registry.credentials import CredentialStore
 from harness.oci.store import Store
 from harness.trust.policy import Gate
 from tests.integration.registry import Registry, registry
@@ -120,7 +120,7 @@ def _proxy(folder: Path, upstream: Registry) -> Iterator[tuple[str, int]]:
 def _serve(folder: Path) -> None:
     rules = registries.load(folder / "registries.conf")
     with (
-        Client(rules, Credentials(folder)) as client,
+        Client(rules, CredentialStore(folder)) as client,
         Proxy([RemoteSource(client, Gate().admit_remote)], Store(folder / "store"), secret="") as proxy,
     ):
         sys.stdout.write(f"127.0.0.1:{proxy.port}\n")

@@ -26,7 +26,7 @@ from typing import Any
 from harness import cloudimage
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet, Info, PlatformImage
 from harness.oci.graph import closure
-from harness.oci.layer import Entry, write_layer
+from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.model import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, digest_of
 from harness.oci.store import CHUNK, Store
 from tests.integration import gotool
@@ -73,7 +73,7 @@ def images(store: Store, blobs: int, size: int) -> None:
         embedded = tuple(Blob(digest, OCI_LAYER_GZIP, length) for digest, length in random_blobs[9:])
         first = EmbeddedImage("docker.io/library/app:1", embedded[0].digest, OCI_MANIFEST, embedded[0].size)
         for name in ("big:1", "big:2"):
-            file = write_layer([Entry("etc/version", "file", 0o644, f"{name}\n".encode() * 100)], store)
+            file = write_layer([LayerEntry("etc/version", "file", 0o644, f"{name}\n".encode() * 100)], store)
             ids = (*(layer.digest for layer in layers), file.diff_id)
             image = PlatformImage(PLATFORM, (*layers, file.descriptor), ids, (), Info(), ImageSet((first,), embedded))
             image_index = cloudimage.write(store, [image])

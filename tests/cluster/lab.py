@@ -89,7 +89,7 @@ class Lab:
         workers = ["--nodes", ",".join(self.workers)] if self.workers else []
         return ["run", image, "--masters", ",".join(self.masters), *workers, "--key", str(self.key), "--name", name or self.name, *more]
 
-    def run(self, image: str, *more: str, check: bool = True, name: str | None = None) -> process.Result:
+    def run(self, image: str, *more: str, check: bool = True, name: str | None = None) -> process.ProcessResult:
         return self.slipway(*self.words(image, *more, name=name), check=check, timeout=2 * HANG)
 
     def join_words(self, address: str, *more: str, role: str = "nodes") -> list[str]:

@@ -192,14 +192,14 @@ def words(lab: Lab, image: str, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def shop(lab: Lab, images: Images) -> process.Result:
+def shop(lab: Lab, images: Images) -> process.ProcessResult:
     """What the command said that ended what two others had begun, which were killed."""
     kill_at(words(lab, images.shop), "- send its container images to the registries")
     kill_at(words(lab, images.shop), "- launch: kubectl apply -f application/apps/front/front.yaml")
     return lab.slipway(*words(lab, images.shop), timeout=HANG)
 
 
-def test_an_application_runs_whose_command_was_killed_and_nothing_was_launched_twice(lab: Lab, shop: process.Result) -> None:
+def test_an_application_runs_whose_command_was_killed_and_nothing_was_launched_twice(lab: Lab, shop: process.ProcessResult) -> None:
     assert "launch: kubectl apply -f application/apps/store/store.yaml (done before)" in shop.stderr
     assert "shop (shop:1) runs in" in shop.stdout
     # On every node, each time pulled anew: from the cluster's registry, by the name of one that nobody can reach.
@@ -209,7 +209,7 @@ def test_an_application_runs_whose_command_was_killed_and_nothing_was_launched_t
     assert [page(lab, index) for index in (0, 1)] == ["<h1>hello</h1>"] * 2
 
 
-def test_the_cluster_knows_what_came_and_keeps_no_secret_of_it(lab: Lab, shop: process.Result) -> None:
+def test_the_cluster_knows_what_came_and_keeps_no_secret_of_it(lab: Lab, shop: process.ProcessResult) -> None:
     assert shop.ok
     found = listed(lab)["shop"]
     assert (found["state"], found["image"]) == ("installed", "shop:1")
@@ -245,7 +245,7 @@ def clusterfile(lab: Lab, folder: Path, *applications: dict[str, Any]) -> Path:
 
 
 def test_an_application_of_the_clusterfile_comes_changes_and_goes_with_it(
-    lab: Lab, images: Images, shop: process.Result, tmp_path: Path
+    lab: Lab, images: Images, shop: process.ProcessResult, tmp_path: Path
 ) -> None:
     assert shop.ok
     lab.kubectl("create", "configmap", "site", "--from-literal=a=theirs")
@@ -277,7 +277,7 @@ def test_commands_take_the_place_of_the_images_and_what_they_do_besides_is_told(
     lab.first.run("rm /root/other")
 
 
-def test_a_newer_image_changes_what_runs_and_what_it_has_not_any_more_goes(lab: Lab, images: Images, shop: process.Result) -> None:
+def test_a_newer_image_changes_what_runs_and_what_it_has_not_any_more_goes(lab: Lab, images: Images, shop: process.ProcessResult) -> None:
     assert shop.ok
     said = json.loads(lab.slipway(*words(lab, images.newer, "-e", "Greeting=more", "--output", "json"), timeout=HANG).stdout)
     assert said["dropped"] == ["Deployment shop/store"]
@@ -286,7 +286,7 @@ def test_a_newer_image_changes_what_runs_and_what_it_has_not_any_more_goes(lab: 
     assert listed(lab)["shop"]["image"] == "shop:2"
 
 
-def test_what_is_removed_is_gone_and_what_was_there_before_stays(lab: Lab, shop: process.Result) -> None:
+def test_what_is_removed_is_gone_and_what_was_there_before_stays(lab: Lab, shop: process.ProcessResult) -> None:
     assert shop.ok
     plan = json.loads(lab.slipway("apps", "remove", "other", "--name", lab.name, "--plan", "--output", "json").stdout)
     assert (plan["removed"], plan["kept"]) == (["ConfigMap default/other"], [])

@@ -139,7 +139,7 @@ class Site:
         machines = ["--masters", ",".join(self.lab.masters), "--nodes", ",".join(self.lab.workers)]
         return [verb, "-f", file, IMAGE, *machines, "--name", self.lab.name, "--key", self.lab.key, *more]
 
-    def __call__(self, verb: str, file: Path, *more: str, check: bool = True) -> process.Result:
+    def __call__(self, verb: str, file: Path, *more: str, check: bool = True) -> process.ProcessResult:
         return self.lab.slipway(*self.words(verb, file, *more), check=check, timeout=HANG)
 
     def write(self, name: str, text: str) -> Path:
@@ -180,7 +180,7 @@ class Site:
     def document(self, name: str, *documents: dict[str, Any]) -> Path:
         return self.write(name, yaml.safe_dump_all(documents, sort_keys=False))
 
-    def apply(self, file: Path, *more: str, check: bool = True) -> process.Result:
+    def apply(self, file: Path, *more: str, check: bool = True) -> process.ProcessResult:
         return self.lab.slipway("apply", "-f", file, *more, check=check, timeout=HANG)
 
 

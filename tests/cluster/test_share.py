@@ -35,7 +35,7 @@ class Elsewhere:
     slipway: Slipway
     env: dict[str, str]
 
-    def __call__(self, *words: str | Path) -> process.Result:
+    def __call__(self, *words: str | Path) -> process.ProcessResult:
         return self.slipway(*words, env=self.env, timeout=HANG)
 
 

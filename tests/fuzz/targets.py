@@ -30,7 +30,7 @@ from harness.oci.model import Descriptor
 from harness.oci.reference import Reference
 from harness.oci.registry import config
 from harness.oci.store import Store
-from harness.process import Result
+from harness.process import ProcessResult
 from harness.trust import policy
 from tests.hostile import images
 from tests.hostile.answers import facts
@@ -201,8 +201,8 @@ class _Spoken:
     def __init__(self, text: str) -> None:
         self._text = text
 
-    def run(self, command: str, **_: object) -> Result:
-        return Result((), 0, self._text, "")
+    def run(self, command: str, **_: object) -> ProcessResult:
+        return ProcessResult((), 0, self._text, "")
 
 
 def read_facts(data: bytes, _: Path) -> None:

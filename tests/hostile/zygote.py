@@ -48,7 +48,7 @@ def hasten(patience: float) -> None:
     run = process.run
 
     @functools.wraps(run)
-    def hastened(argv: Any, *, timeout: float | None = None, **options: Any) -> process.Result:
+    def hastened(argv: Any, *, timeout: float | None = None, **options: Any) -> process.ProcessResult:
         return run(argv, timeout=patience if timeout is None else min(timeout, patience), **options)
 
     process.run = hastened

@@ -18,7 +18,7 @@ class Cosign:
         self.folder = folder
         self._program = gotool.cosign()
 
-    def __call__(self, *words: str | Path, check: bool = True) -> process.Result:
+    def __call__(self, *words: str | Path, check: bool = True) -> process.ProcessResult:
         environment = {"COSIGN_PASSWORD": PASSWORD, "HOME": str(self.folder), "DOCKER_CONFIG": str(self.folder)}
         return process.run([self._program, *words], env=environment, cwd=self.folder, check=check, timeout=HANG)
 
@@ -30,9 +30,9 @@ class Cosign:
     def sign(self, image: str, key: Path, *words: str) -> None:
         self("sign", "--yes", "--key", key, "--tlog-upload=false", "--allow-http-registry", *words, image)
 
-    def verify(self, image: str, key: Path, *words: str) -> process.Result:
+    def verify(self, image: str, key: Path, *words: str) -> process.ProcessResult:
         return self("verify", "--key", key, "--insecure-ignore-tlog=true", "--allow-http-registry", *words, image, check=False)
 
-    def verify_attestation(self, image: str, key: Path, kind: str) -> process.Result:
+    def verify_attestation(self, image: str, key: Path, kind: str) -> process.ProcessResult:
         options = ["--insecure-ignore-tlog=true", "--allow-http-registry", "--type", kind]
         return self("verify-attestation", "--key", key, *options, image, check=False)

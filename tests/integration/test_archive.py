@@ -19,7 +19,7 @@ from harness import cloudimage
 from harness.cloudimage import CloudImage, Info, PlatformImage
 from harness.host import apt
 from harness.oci import archive
-from harness.oci.layer import Entry, unpack, write_layer
+from harness.oci.layer import LayerEntry, unpack, write_layer
 from harness.oci.model import OCI_LAYER, OCI_LAYER_ZSTD, Descriptor, Platform
 from harness.oci.store import Store
 from harness.process import run
@@ -40,7 +40,7 @@ def zstd_program() -> None:
 def write(store: Store, name: str, *layers: bytes) -> CloudImage:
     """A CloudImage for two platforms whose layers hold some bytes, the same for both."""
     with store.using():
-        packed = [write_layer([Entry(f"file{number}", "file", 0o644, data)], store) for number, data in enumerate(layers)]
+        packed = [write_layer([LayerEntry(f"file{number}", "file", 0o644, data)], store) for number, data in enumerate(layers)]
         parts = [
             PlatformImage(
                 Platform("linux", architecture),
@@ -187,7 +187,7 @@ def test_a_delta_travels_alone(slipway: Slipway, home: Path, store: Store, image
 def write_again(store: Store, image: CloudImage) -> CloudImage:
     """``web:2``: the layers of ``web:1``, one small one more."""
     with store.using():
-        layer = write_layer([Entry("small", "file", 0o644, b"new")], store)
+        layer = write_layer([LayerEntry("small", "file", 0o644, b"new")], store)
         parts = [
             PlatformImage(part.platform, (*part.layers, layer.descriptor), (*part.diff_ids, layer.diff_id), (), part.info)
             for part in image.platforms

@@ -31,7 +31,7 @@ from harness.oci.model import DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST, Platform
 from harness.oci.reference import Reference
 from harness.oci.registry import config as registries
 from harness.oci.registry.client import Client
-from harness.oci.registry.credentials import Credentials
+from harness.oci.registry.credentials import CredentialStore
 from harness.oci.registry.errors import Patience
 from harness.oci.registry.fetcher import GuardedSource, NoLogins, Permits
 from harness.oci.store import Store
@@ -97,7 +97,7 @@ class Setup:
         (self.docker / "config.json").write_text(json.dumps(config))
 
     def source(self, stack: contextlib.ExitStack) -> RemoteSource:
-        return RemoteSource(stack.enter_context(Client(self.rules, Credentials(self.docker), patience=QUICK)), Gate().admit_remote)
+        return RemoteSource(stack.enter_context(Client(self.rules, CredentialStore(self.docker), patience=QUICK)), Gate().admit_remote)
 
     @contextlib.contextmanager
     def proxy(self, *, secret: str | None = None) -> Iterator[Proxy]:
@@ -108,7 +108,7 @@ class Setup:
     def guarded(self, permits: Permits) -> Iterator[Proxy]:
         """As a build has it: with logins for what is permitted only."""
         with contextlib.ExitStack() as stack:
-            client = stack.enter_context(Client(self.rules, Credentials(self.docker), patience=QUICK))
+            client = stack.enter_context(Client(self.rules, CredentialStore(self.docker), patience=QUICK))
             anonymous = stack.enter_context(Client(self.rules, NoLogins(), patience=QUICK))
             yield stack.enter_context(Proxy([GuardedSource(client, anonymous, permits, Gate().admit_remote)], self.store))
 
@@ -204,7 +204,7 @@ def test_containerd_pulls_every_registry_through_the_default_host(upstream: Regi
         folder.mkdir(parents=True)
         (folder / "hosts.toml").write_text(proxy.hosts_toml())
 
-        def pull(name: str) -> process.Result:
+        def pull(name: str) -> process.ProcessResult:
             return process.run(["ctr", "-a", containerd, "content", "fetch", "--hosts-dir", folder.parent, name], check=False)
 
         by_digest = f"quay.io:5000/team/large@{LARGE.digest}"
@@ -677,7 +677,7 @@ def test_the_end_does_not_wait_for_clients_or_registries(setup: Setup, server: F
     setup.registries(at("bad.test", server.host))
     before = threading.active_count()
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(Client(setup.rules, Credentials(setup.docker), patience=Patience(read=3 * HANG)))
+        client = stack.enter_context(Client(setup.rules, CredentialStore(setup.docker), patience=Patience(read=3 * HANG)))
         proxy = stack.enter_context(Proxy([RemoteSource(client, Gate().admit_remote)], setup.store))
         idle = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG)
         idle.request("GET", f"/{proxy.secret}/v2/")

@@ -52,7 +52,7 @@ class Site:
         masters, nodes = (",".join(machine.address for machine in group) for group in (self.group.masters, self.group.nodes))
         return ["--masters", masters, "--nodes", nodes, "--key", str(self.group.login.key), *more]
 
-    def call(self, *words: str, **env: str) -> process.Result:
+    def call(self, *words: str, **env: str) -> process.ProcessResult:
         return self.slipway(*words, check=False, env={"SLIPWAY_HOME": str(self.home), **env}, timeout=HANG)
 
     def found(self, *more: str) -> dict[tuple[str, str], dict[str, Any]]:

@@ -19,7 +19,7 @@ import pytest
 from harness import cloudimage
 from harness.cloudimage import Info, PlatformImage, prune, unpacked
 from harness.oci.graph import attached_to, closure
-from harness.oci.layer import Entry, write_layer
+from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.model import Platform
 from harness.oci.store import Store
 from tests.conftest import Slipway
@@ -84,8 +84,8 @@ def make(
     """A CloudImage of a large layer that depends on nothing and a small one that depends on ``version``."""
     with store.using():
         layers = [
-            write_layer([Entry("bin/program", "file", 0o755, random.Random(size).randbytes(size))], store),
-            write_layer([Entry("etc/version", "file", 0o644, f"version: {version}\n".encode())], store),
+            write_layer([LayerEntry("bin/program", "file", 0o755, random.Random(size).randbytes(size))], store),
+            write_layer([LayerEntry("etc/version", "file", 0o644, f"version: {version}\n".encode())], store),
         ]
         parts = [
             PlatformImage(

@@ -29,7 +29,9 @@ class Node:
         (self.plugins / "bridge").write_text(BRIDGE)
         (self.plugins / "bridge").chmod(0o755)
 
-    def __call__(self, command: str, given: dict[str, Any] | None = None, *, wait: int = 0, path: str | None = None) -> process.Result:
+    def __call__(
+        self, command: str, given: dict[str, Any] | None = None, *, wait: int = 0, path: str | None = None
+    ) -> process.ProcessResult:
         environment = {
             "CNI_COMMAND": command, "CNI_PATH": path or f"/nowhere:{self.plugins}", "SEEN": str(self.seen),
             "FLANNEL_SUBNET_FILE": str(self.subnets), "FLANNEL_WAIT": str(wait),

@@ -13,7 +13,7 @@ import pytest
 from harness import cloudimage
 from harness.cloudimage import Info, PlatformImage
 from harness.cloudimage.search import DESCRIPTION
-from harness.oci.layer import Entry, write_layer
+from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.model import Platform
 from harness.oci.store import Store
 from tests.conftest import Slipway
@@ -40,7 +40,7 @@ def site(tmp_path: Path, slipway: Slipway) -> Site:
 
 
 def make(store: Store, name: str) -> cloudimage.CloudImage:
-    layer = write_layer([Entry("etc/name", "file", 0o644, name.encode())], store)
+    layer = write_layer([LayerEntry("etc/name", "file", 0o644, name.encode())], store)
     info = Info(kubernetes="v1.36.3", labels={DESCRIPTION: f"The image {name}"})
     parts = [PlatformImage(platform, (layer.descriptor,), (layer.diff_id,), info=info) for platform in PLATFORMS]
     store.tag(name, cloudimage.write(store, parts))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from harness.errors import CheckError, CommandError
-from harness.process import Result
+from harness.process import ProcessResult
 from harness.runtimes import static_pods
 from harness.runtimes.static_pods import PARTS
 from tests.unit.lifecycle.standin import StandIn
@@ -72,7 +72,7 @@ class Master(StandIn):
             (programs / name).write_text(f"#!/bin/sh\nPATH=/bin:/usr/bin\n{COUNT if name != 'cat' else ''}{text}\n")
             (programs / name).chmod(0o755)
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> ProcessResult:
         here = command.replace("/etc/kubernetes", str(self.folder / "etc")).replace("/var/lib/slipway", str(self.state))
         env = {"PATH": f"{self.state}/rootfs/bin:{os.environ['PATH']}", "STUB": str(self.folder), "KILL_AT": str(self.kill_at)}
         done = subprocess.run(
@@ -82,7 +82,7 @@ class Master(StandIn):
             raise KilledError
         if check and done.returncode:
             raise CommandError(f"exit code {done.returncode}", details=done.stdout + done.stderr)
-        return Result((), done.returncode, done.stdout, done.stderr)
+        return ProcessResult((), done.returncode, done.stdout, done.stderr)
 
     @property
     def there(self) -> Mapping[str, str]:

@@ -18,7 +18,7 @@ from harness import cloudimage
 from harness.cloudimage import Blob, CloudImage, EmbeddedImage, History, ImageSet, Info, PlatformImage
 from harness.errors import StoreError
 from harness.oci import archive
-from harness.oci.layer import Entry, scan, unpack, write_layer
+from harness.oci.layer import LayerEntry, scan, unpack, write_layer
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json
 from harness.oci.store import Store
 from harness.process import run
@@ -51,7 +51,7 @@ def image(store: Store, tmp_path: Path) -> CloudImage:
 
 
 def platform_image(store: Store, platform: Platform, root: Path) -> PlatformImage:
-    layer = write_layer([*scan(root), Entry("Metadata", "file", 0o644, str(platform).encode())], store)
+    layer = write_layer([*scan(root), LayerEntry("Metadata", "file", 0o644, str(platform).encode())], store)
     history = (History("FROM scratch", "1", empty=True), History("COPY . .", "2"))
     info = Info(kubernetes="v1.36.3", launch=("kubectl apply -f manifests/",), labels={"a": "b"})
     return PlatformImage(platform, (layer.descriptor,), (layer.diff_id,), history, info, embedded(store, platform))
@@ -59,7 +59,7 @@ def platform_image(store: Store, platform: Platform, root: Path) -> PlatformImag
 
 def embedded(store: Store, platform: Platform) -> ImageSet:
     """One container image under an index of which only one platform is kept."""
-    layer = write_layer([Entry("hello", "file", 0o755, b"hello")], store)
+    layer = write_layer([LayerEntry("hello", "file", 0o755, b"hello")], store)
     config_json = {**platform.to_json(), "config": {}, "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]}}
     config = Descriptor(OCI_CONFIG, *store.put(canonical_json(config_json)))
     manifest_json = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config.to_json(), "layers": [layer.descriptor.to_json()]}
@@ -173,8 +173,8 @@ def build(root: Path, builder: int, rounds: Any) -> None:
     store = Store(root)
     for number in range(15):
         with store.using():
-            shared = write_layer([Entry("shared", "file", 0o644, bytes(100_000) + bytes([number]))], store)
-            own = write_layer([Entry("own", "file", 0o644, f"{builder} {number}".encode())], store)
+            shared = write_layer([LayerEntry("shared", "file", 0o644, bytes(100_000) + bytes([number]))], store)
+            own = write_layer([LayerEntry("own", "file", 0o644, f"{builder} {number}".encode())], store)
             enough = rounds.value + 2
             while rounds.value < enough:
                 time.sleep(0.001)
@@ -220,7 +220,7 @@ def write_for_ever(root: Path, number: int) -> None:
     store = Store(root)
     while True:
         with store.using():
-            layer = write_layer([Entry("data", "file", 0o644, os.urandom(1 << 20))], store)
+            layer = write_layer([LayerEntry("data", "file", 0o644, os.urandom(1 << 20))], store)
             image = PlatformImage(PLATFORMS[0], (layer.descriptor,), (layer.diff_id,))
             store.tag(f"image-{number}", cloudimage.write(store, [image]))
         number += 1
@@ -267,7 +267,7 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(small_disk: Path, store:
     for fill in (
         lambda: full.put(os.urandom(3 << 20)),
         lambda: full.put(store.open(layer.digest)),
-        lambda: write_layer([Entry("data", "file", 0o644, os.urandom(3 << 20))], full),
+        lambda: write_layer([LayerEntry("data", "file", 0o644, os.urandom(3 << 20))], full),
         lambda: load(full, tmp_path / "web.tar"),
     ):
         with pytest.raises(StoreError, match=f"no space left in {full.root}") as caught:

@@ -32,13 +32,13 @@ from harness.cloudimage import Blob, EmbeddedImage, ImageSet, Info, PlatformImag
 from harness.errors import StoreError
 from harness.host import docker
 from harness.oci.graph import closure, is_manifest
-from harness.oci.layer import Entry, write_layer
+from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.model import OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
 from harness.oci.registry import upload
 from harness.oci.registry.client import MANIFEST_LIMIT, Client
 from harness.oci.registry.config import Registries
-from harness.oci.registry.credentials import Credentials
+from harness.oci.registry.credentials import CredentialStore
 from harness.oci.registry.errors import Patience, RemoteError
 from harness.oci.store import Store
 from tests.conftest import Slipway
@@ -75,8 +75,8 @@ def make(
     source = random.Random(seed)
     with store.using():
         layers = [
-            write_layer([Entry("bin/program", "file", 0o755, source.randbytes(rootfs))], store),
-            write_layer([Entry("etc/version", "file", 0o644, f"{seed} {changed}\n".encode())], store),
+            write_layer([LayerEntry("bin/program", "file", 0o755, source.randbytes(rootfs))], store),
+            write_layer([LayerEntry("etc/version", "file", 0o644, f"{seed} {changed}\n".encode())], store),
         ]
         found = sorted(Blob(keep(store, source.randbytes(size)), OCI_LAYER_GZIP, size) for _ in range(blobs))
         images = (EmbeddedImage("docker.io/library/app:1", found[0].digest, OCI_MANIFEST, size),) if found else ()
@@ -109,7 +109,9 @@ class Site:
         self.env["SLIPWAY_CACHE"] = str(folder / "cache")
         self._slipway = slipway
 
-    def run(self, *words: str | Path, check: bool = True, input: str | None = None, env: Mapping[str, str] | None = None) -> process.Result:
+    def run(
+        self, *words: str | Path, check: bool = True, input: str | None = None, env: Mapping[str, str] | None = None
+    ) -> process.ProcessResult:
         return self._slipway(*words, check=check, input=input, env={**self.env, **(env or {})}, timeout=HANG)
 
     def start(self, *words: str | Path) -> subprocess.Popen[bytes]:
@@ -120,14 +122,14 @@ class Site:
 
     @contextlib.contextmanager
     def client(self, patience: Patience = QUICK) -> Iterator[Client]:
-        with Client(Registries(plain=True), Credentials(self.docker), patience=patience) as found:
+        with Client(Registries(plain=True), CredentialStore(self.docker), patience=patience) as found:
             yield found
 
     def push(self, name: str, target: str) -> transfer.Pushed:
         with self.client() as client:
             return transfer.push(self.store, name, Reference.parse(target), client)
 
-    def pull(self, name: str) -> transfer.Pulled:
+    def pull(self, name: str) -> transfer.PullResult:
         with self.client() as client:
             return transfer.pull(self.store, Reference.parse(name), client)
 
@@ -265,7 +267,7 @@ def test_another_repository_of_the_registry_mounts(here: Site, there: Site, line
 
 def test_one_platform_of_two(here: Site, there: Site, plain: Registry) -> None:
     arm64 = Platform.parse("linux/arm64")
-    layers = {one: write_layer([Entry("bin/program", "file", 0o755, str(one).encode() * 900)], here.store) for one in (AMD64, arm64)}
+    layers = {one: write_layer([LayerEntry("bin/program", "file", 0o755, str(one).encode() * 900)], here.store) for one in (AMD64, arm64)}
     image = cloudimage.write(here.store, [PlatformImage(one, (layer.descriptor,), (layer.diff_id,)) for one, layer in layers.items()])
     here.store.tag("web", image)
     name = f"{plain.host}/platforms/web:1"

@@ -23,7 +23,7 @@ from harness.cloudimage import CloudImage
 from harness.errors import CommandError
 from harness.oci.model import Descriptor
 from harness.oci.reference import Reference
-from harness.oci.registry.referrers import LocalShelf, tag_of
+from harness.oci.registry.referrers import LocalReferrers, tag_of
 from harness.oci.store import Store
 from harness.trust import attestation, keys, policy, sbom, signature
 from harness.trust.signature import RefusedError
@@ -57,14 +57,14 @@ def make(store: Store, root: Path, name: str) -> CloudImage:
 
 
 class Command(Protocol):
-    def __call__(self, *words: str | Path, check: bool = True, password: str | None = PASSWORD) -> process.Result: ...
+    def __call__(self, *words: str | Path, check: bool = True, password: str | None = PASSWORD) -> process.ProcessResult: ...
 
 
 @pytest.fixture
 def command(slipway: Slipway, tmp_path: Path) -> Command:
     """The command line with a store and a configuration of its own."""
 
-    def run(*words: str | Path, check: bool = True, password: str | None = PASSWORD) -> process.Result:
+    def run(*words: str | Path, check: bool = True, password: str | None = PASSWORD) -> process.ProcessResult:
         environment = {"SLIPWAY_HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": str(tmp_path / "config"), "SLIPWAY_POLICY": ""}
         if password is not None:
             environment["SLIPWAY_KEY_PASSWORD"] = password
@@ -92,7 +92,7 @@ def key(command: Command, tmp_path: Path) -> tuple[Path, Path]:
     return Path(made["private"]), Path(made["public"])
 
 
-def refusal(result: process.Result) -> str:
+def refusal(result: process.ProcessResult) -> str:
     assert result.returncode == 4, result.output
     assert "Traceback" not in result.output
     return result.stderr
@@ -172,7 +172,7 @@ def test_an_image_is_signed_in_its_registry(
 ) -> None:
     elsewhere = Store(tmp_path / "elsewhere")
     made = make(elsewhere, tmp_path / "rootfs", "web")
-    with transfer.client(transfer.Access(plain_http=True)) as client:
+    with transfer.client(transfer.RegistryAccess(plain_http=True)) as client:
         transfer.push(elsewhere, "web", Reference.parse(f"{there.host}/{WEB}"), client)
     said = command("sign", f"{there.host}/{WEB}", "--plain-http", "--key", key[0])
     assert made.digest in said.stdout
@@ -207,7 +207,7 @@ def test_documents_are_found_as_referrers_and_the_image_stays_what_it_is(
     command("sbom", "web", "--attach")
     command("provenance", "web", "--attach")
     command("push", "web", f"{there.host}/{WEB}", "--plain-http")
-    with transfer.client(transfer.Access(plain_http=True)) as client:
+    with transfer.client(transfer.RegistryAccess(plain_http=True)) as client:
         subject = Reference.parse(f"{there.host}/acme/web@{image.digest}")
         (bill,) = client.referrers(subject, sbom.MEDIA_TYPE)
         assert len(client.referrers(subject)) == 2
@@ -221,7 +221,7 @@ def test_documents_are_found_as_referrers_and_the_image_stays_what_it_is(
     found = process.run([gotool.oras(), "discover", "--plain-http", "--format", "json", f"{there.host}/{WEB}"]).stdout
     assert {one["artifactType"] for one in json.loads(found)["referrers"]} == {sbom.MEDIA_TYPE, attestation.IN_TOTO}
     process.run([gotool.oras(), "cp", "-r", "--from-plain-http", "--to-plain-http", f"{there.host}/{WEB}", f"{there.host}/copy/web:1"])
-    with transfer.client(transfer.Access(plain_http=True)) as client:
+    with transfer.client(transfer.RegistryAccess(plain_http=True)) as client:
         assert client.manifest(Reference.parse(f"{there.host}/copy/web:1")).digest == image.digest
         assert len(client.referrers(Reference.parse(f"{there.host}/copy/web@{image.digest}"))) == 2
     # An image with attachments is copied as it was before: same digest.
@@ -279,7 +279,7 @@ def test_policy_is_asked_before_a_pull_gives_a_name(
     command("push", "web", f"{there.host}/{WEB}", "--plain-http")
     site = Store(tmp_path / "site")
     wanted = Reference.parse(f"{there.host}/{WEB}")
-    with transfer.client(transfer.Access(plain_http=True)) as client:
+    with transfer.client(transfer.RegistryAccess(plain_http=True)) as client:
         with pytest.raises(RefusedError, match=r"refused by policy: .* is not signed"):
             transfer.pull(site, wanted, client)
         assert not site.names()
@@ -302,7 +302,7 @@ def test_a_registry_that_serves_an_older_signed_image_under_a_tag_is_found_out(
     newer = make(store, tmp_path / "newer", "newer")
     private = keys.read_private(key[0], lambda _: PASSWORD)
     for at, name, digest in ((1000, "web", image.digest), (2000, "newer", newer.digest)):
-        shelf = LocalShelf(store, Reference.parse(f"{there.host}/acme/web"))
+        shelf = LocalReferrers(store, Reference.parse(f"{there.host}/acme/web"))
         signature.sign(shelf, digest, private, {"version": f"1.{at}.0"}, at=at)
         command("push", name, where, "--plain-http")
         assert cosign.verify(where, key[1]).ok

@@ -17,7 +17,7 @@ def made(root: Path, **kubefiles: str) -> Path:
     return root / "kubefiles"
 
 
-def names(entries: tuple[catalog.Entry, ...]) -> list[str]:
+def names(entries: tuple[catalog.CatalogEntry, ...]) -> list[str]:
     return [entry.name for entry in entries]
 
 

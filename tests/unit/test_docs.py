@@ -184,7 +184,7 @@ def test_specification_of_the_format_has_every_field_annotation_and_media_type()
     built = cloudimage.BuiltHere(("a",), "images/a")
     values = (
         cloudimage.Info(converted_from={"tool": "sealer"}).to_json(),
-        cloudimage.App("a", "kube").to_json(),
+        cloudimage.ImageApp("a", "kube").to_json(),
         cloudimage.EmbeddedImage("a", "b", "c", 1, built=built).to_json(),
         built.to_json(),
         cloudimage.Blob("a", "b", 1).to_json(),

@@ -6,6 +6,7 @@ import ast
 import functools
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -79,7 +80,7 @@ LARGE: dict[str, int] = {
     "harness.runtimes.kubeadm": 725,
     "harness.sealer.image": 696,
     "harness.templates": 577,
-    "harness.transfer": 551,
+    "harness.transfer": 504,
     "harness.untrusted": 641,
 }
 """Larger ones, with their size: they do not grow, each that shrinks has its number lowered here, and none is added."""
@@ -152,6 +153,38 @@ YAML_LOADERS = {
 _TAR_READING = {"is_tarfile", "extractfile", "extractall", "getmembers", "getnames"}
 _YAML_LOADING = {"load", "load_all", "safe_load", "safe_load_all", "full_load", "full_load_all", "compose", "compose_all", "parse", "scan"}
 
+DOUBLED = {
+    "Answer",
+    "Anything",
+    "Application",
+    "Choice",
+    "Cluster",
+    "Declared",
+    "Discovery",
+    "EtcdMember",
+    "File",
+    "Found",
+    "Given",
+    "Group",
+    "Jump",
+    "Kubectl",
+    "Network",
+    "Node",
+    "Object",
+    "Options",
+    "Outcome",
+    "Part",
+    "Place",
+    "Placed",
+    "Record",
+    "Report",
+    "Ssh",
+    "Step",
+    "Target",
+    "Wanted",
+    "Work",
+}
+"""Public class names that still stand for several classes. None is added; a name that is unique by now is taken out."""
 
 RENAMES = {
     "harness.host.durable": "the function that all others call",
@@ -251,6 +284,18 @@ def test_modules_are_small_and_large_ones_do_not_grow() -> None:
     assert {name: count for name, count in large.items() if count > LARGE.get(name, LARGEST)} == {}, "split it"
     assert set(LARGE) - set(large) == set(), "small by now: take it out of LARGE"
     assert {name: count for name, count in large.items() if count <= LARGE[name] - 50} == {}, "it shrank: lower its number in LARGE"
+
+
+def test_public_class_names_are_unique() -> None:
+    names = Counter(
+        node.name
+        for path in SOURCES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    doubled = {name for name, count in names.items() if count > 1}
+    assert doubled - DOUBLED == set(), "name it for what it is, unlike all other classes"
+    assert DOUBLED - doubled == set(), "unique by now: take it out of DOUBLED"
 
 
 def mirror(name: str) -> Path:

@@ -202,7 +202,7 @@ def test_every_file_of_the_cluster_ring_is_in_one_group_that_stays_together() ->
     assert group_of("test_members.py") == group_of("test_run.py") == "test_run.py"
 
 
-def entry(name: str) -> catalog.Entry:
+def entry(name: str) -> catalog.CatalogEntry:
     return catalog.find(noxfile.ROOT / "kubefiles")[name]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness import log, untrusted
-from harness.cloudimage import App, Info
+from harness.cloudimage import ImageApp, Info
 from harness.clusterfile import (
     MASTER,
     NODE,
@@ -337,7 +337,7 @@ def edit(found: Clusterfile) -> Callable[[Path], Sequence[str]] | None:
 
 
 def _content(root: Path, path: str) -> bytes | None:
-    tree = untrusted.Tree(root, what=f"Config {path}")
+    tree = untrusted.UntrustedTree(root, what=f"Config {path}")
     # What is behind a link that leads out is not the image's: the file that is written takes the place of the link.
     with contextlib.suppress(StoreError):
         return tree.read_bytes(path) if tree.is_file(path) else None
@@ -346,7 +346,7 @@ def _content(root: Path, path: str) -> bytes | None:
 
 def _write(root: Path, path: str, data: bytes) -> None:
     place = root / path
-    tree = untrusted.Tree(root)
+    tree = untrusted.UntrustedTree(root)
     try:
         tree.is_dir(posixpath.dirname(path))
     except StoreError as wrong:
@@ -385,7 +385,7 @@ def launch(found: Clusterfile, info: Info) -> tuple[str, ...] | None:
     return commands
 
 
-def _check_apps(names: Iterable[str], apps: Mapping[str, App], found: Clusterfile) -> None:
+def _check_apps(names: Iterable[str], apps: Mapping[str, ImageApp], found: Clusterfile) -> None:
     faults = []
     for name in dict.fromkeys(names):
         if name not in apps:
@@ -396,7 +396,7 @@ def _check_apps(names: Iterable[str], apps: Mapping[str, App], found: Clusterfil
         raise InputError(faults)
 
 
-def _commands(app: App, config: AppConfig | None) -> tuple[str, ...]:
+def _commands(app: ImageApp, config: AppConfig | None) -> tuple[str, ...]:
     """The commands of one application; its own run in its folder, as those of APPCMDS do."""
     environment = {**app.env, **(config.env if config else {})}
     own = config.commands if config else None

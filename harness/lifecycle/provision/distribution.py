@@ -34,7 +34,7 @@ from harness.errors import CommandError, SlipwayError
 from harness.nodes import Node, Writer, claim, each
 from harness.nodes.files import STATE, Counted, File, archive, tar_stream
 from harness.oci.store import Store
-from harness.process import Result
+from harness.process import ProcessResult
 
 PORT = 5001
 """On which machines serve each other while a cluster is made or grows."""
@@ -635,7 +635,7 @@ class Exchange:
         each(nodes, end)
 
 
-def _check_disk(node: Node, result: Result) -> None:
+def _check_disk(node: Node, result: ProcessResult) -> None:
     """Raises CommandError when the machine cannot take what it gets: that is not the fault of whoever gives it."""
     if _FULL in result.stderr:
         raise CommandError(

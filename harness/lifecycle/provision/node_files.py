@@ -11,7 +11,7 @@ from harness.lifecycle.provision import distribution, ipvs
 from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.files import STATE, File, Files
 from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Cluster, Member, listens, profiles
-from harness.untrusted import Tree
+from harness.untrusted import UntrustedTree
 
 FORWARDING6 = "net/ipv6/conf/all/forwarding"
 """Needed with addresses of both families only; a kernel without IPv6 does not have it."""
@@ -91,12 +91,12 @@ _CNI_CONFIG = re.compile(r"\w[\w.-]*\.(conf|conflist|json)", re.ASCII)
 _CNI_PLUGIN = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
-def cni_configs(tree: Tree) -> tuple[str, ...]:
+def cni_configs(tree: UntrustedTree) -> tuple[str, ...]:
     """The names of the configurations of pod networks in a rootfs."""
     return tuple(name for name in tree.list(CNI_CONFIGS) if _CNI_CONFIG.fullmatch(name))
 
 
-def cni_plugins(tree: Tree) -> tuple[str, ...]:
+def cni_plugins(tree: UntrustedTree) -> tuple[str, ...]:
     """The names of the CNI plugins in a rootfs."""
     return tuple(name for name in tree.list(CNI_PLUGINS) if _CNI_PLUGIN.fullmatch(name))
 

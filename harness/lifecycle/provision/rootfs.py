@@ -78,9 +78,9 @@ def read_file(store: Store, image: PlatformImage, path: str) -> bytes | None:
     return None
 
 
-def beneath(tree: Path) -> untrusted.Tree:
+def beneath(tree: Path) -> untrusted.UntrustedTree:
     """The one reader of files in an unpacked rootfs: a link in it that leads out is refused with StoreError."""
-    return untrusted.Tree(tree, what="the rootfs of the image")
+    return untrusted.UntrustedTree(tree, what="the rootfs of the image")
 
 
 def folder_files(tree: Path, folder: str) -> dict[str, bytes]:
@@ -224,7 +224,7 @@ def _original(tree: Path, path: str) -> File | None:
     above, _, name = path.rpartition("/")
     place = tree / path
     try:
-        inside = untrusted.Tree(tree)
+        inside = untrusted.UntrustedTree(tree)
         if any((tree / part).is_symlink() for part in _folders(above)) or name not in inside.list(above):
             return None
         if place.is_symlink():

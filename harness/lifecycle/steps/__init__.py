@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from harness import log, untrusted
-from harness.cloudimage import App, CloudImage, ImageSet, Info, PlatformImage, enforcers
+from harness.cloudimage import CloudImage, ImageApp, ImageSet, Info, PlatformImage, enforcers
 from harness.clusterfile import Clusterfile, serialize, validators, write
 from harness.clusterfile.cluster import DUAL_STACK
 from harness.clusterfile.config import deep_merge
@@ -38,7 +38,7 @@ from harness.oci.store import Store
 from harness.runtimes import DNS_DOMAIN, POD_CIDR, ROOTFS, SVC_CIDR, SYSTEM, Cluster, Facts, Member, Network, Profile, Runtime, profiles
 from harness.runtimes.addons import namespaces
 from harness.runtimes.kubeadm import ADMIN, KUBECTL, Kubeadm
-from harness.untrusted import Tree
+from harness.untrusted import UntrustedTree
 
 RUNTIMES: Mapping[str, Callable[[Cluster], Runtime]] = {"kubeadm": Kubeadm}
 """By the name that an image gives."""
@@ -351,13 +351,13 @@ class Setup:
     @functools.cached_property
     def hook_scripts(self) -> tuple[str, ...]:
         """The texts of all hooks, of the image and of the Clusterfile."""
-        tree = Tree(self.tree(self.first), what=str(self.image.name))
+        tree = UntrustedTree(self.tree(self.first), what=str(self.image.name))
         return (
             *(tree.read_text(f"plugins/{name}") for name in tree.list("plugins") if name.endswith((".yaml", ".yml"))),
             *(hook.data for hook in self.clusterfile.hooks),
         )
 
-    def _app_environment(self, node: Node, app: App) -> dict[str, str]:
+    def _app_environment(self, node: Node, app: ImageApp) -> dict[str, str]:
         own = {**app.env, **self.env, **self.app_env.get(app.name, {}), **self.host_env.get(node.address, {})}
         return {**self.environment(node), **own}
 

@@ -165,7 +165,7 @@ def _etcd_kept(setup: steps.Setup, hook: Hook) -> str:
     """For a hook that the user has not given: a new file in a folder of the cluster's own; what is there is never replaced."""
     name = hook.output or f"{setup.name}-etcd.db"
     setup.state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder = untrusted.Tree(setup.state.folder, what=f"hook {hook.name}", error=UsageError)
+    folder = untrusted.UntrustedTree(setup.state.folder, what=f"hook {hook.name}", error=UsageError)
     for number in range(_MOST_SNAPSHOTS):
         path = f"{SNAPSHOTS}/{untrusted.name(name, what=f'hook {hook.name}', error=UsageError)}{f'.{number}' if number else ''}"
         try:

@@ -31,8 +31,8 @@ from harness.oci.admission import Admitted
 from harness.oci.archive import index as archiveindex
 from harness.oci.archive import volumes
 from harness.oci.archive.blob_writer import Intake
-from harness.oci.archive.index import Base, Image, Index
-from harness.oci.archive.plan import Plan
+from harness.oci.archive.index import ArchiveBase, Image, Index
+from harness.oci.archive.plan import LoadPlan
 from harness.oci.archive.volumes import DamagedError
 from harness.oci.graph import attached_to, attachments, children, closure, is_manifest, walk
 from harness.oci.layer import compression, tar_reader
@@ -50,7 +50,7 @@ _BUFFER = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Saved:
+class SavedArchive:
     """What a save wrote: ``size`` bytes into ``files`` (none for a stream), of images under ``names`` with ``blobs`` blobs."""
 
     names: tuple[str, ...]
@@ -82,7 +82,7 @@ def save(
     compress: compression.Compression = "none",
     volume_size: int | None = None,
     meter: Meter | None = None,
-) -> Saved:
+) -> SavedArchive:
     """Write images, and the attachments of each, into one archive, each blob once and each verified on its way.
 
     A file appears when it is whole, volumes of ``volume_size`` bytes all together; a stream is written as it goes. ``since``: names
@@ -106,7 +106,7 @@ def save(
             large = problem.errno == errno.EFBIG
             hint = "its file system takes no file of that size: --volume-size 4GB" if large and not volume_size else "nothing was saved"
             raise StoreError(f"{where}: {problem.strerror or problem}", hint=hint) from problem
-    return Saved(
+    return SavedArchive(
         names=tuple(image.name for image in images),
         files=file.files,
         size=file.size,
@@ -187,11 +187,11 @@ def _whole_platforms(store: Store, root: Descriptor) -> list[str]:
     return sorted(whole)
 
 
-def _left_out(blobs: Sequence[Descriptor], bases: Sequence[Base]) -> Iterator[Base]:
+def _left_out(blobs: Sequence[Descriptor], bases: Sequence[ArchiveBase]) -> Iterator[ArchiveBase]:
     """The bases, with the blobs that are left out: each at the first that has it."""
     left = {blob.digest for blob in blobs}
     for base in bases:
-        yield Base(base.images, base.blobs & left)
+        yield ArchiveBase(base.images, base.blobs & left)
         left -= base.blobs
 
 
@@ -287,7 +287,7 @@ def _damaged(digest: str) -> StoreError:
     )
 
 
-def _base(store: Store, old: str | Path) -> Base:
+def _base(store: Store, old: str | Path) -> ArchiveBase:
     """What somebody who has OLD has: an image of the store, or all images of an archive and what that one's bases have."""
     if isinstance(old, Path):
         return _base_in_file(old)
@@ -295,10 +295,10 @@ def _base(store: Store, old: str | Path) -> Base:
     name = next((name for name, known in store.names().items() if known.digest == image.digest), image.digest)
     with contextlib.suppress(ValueError, StoreError):
         name = _named(store, store.names(), old)[0]
-    return Base(((name, image.digest),), frozenset(blob.digest for blob in walk(store, image)))
+    return ArchiveBase(((name, image.digest),), frozenset(blob.digest for blob in walk(store, image)))
 
 
-def _base_in_file(path: Path) -> Base:
+def _base_in_file(path: Path) -> ArchiveBase:
     blobs: set[str] = set()
     index: Index | None = None
     with _opened(path) as source:
@@ -311,7 +311,7 @@ def _base_in_file(path: Path) -> Base:
             source.skip()
         if index is None:
             raise DamagedError(f"{path} is not an OCI archive: there is no index.json in it")
-    return Base(
+    return ArchiveBase(
         tuple((image.name, image.root.digest) for image in index.images if attached_to(image.name) is None),
         frozenset(blobs.union(*(base.blobs for base in index.bases))),
     )
@@ -338,7 +338,7 @@ def load(store: Store, source: Path | BinaryIO, *, admit: Admit, meter: Meter | 
     """
     with store.using():
         with _opened(source) as opened:
-            plan = Plan(store)
+            plan = LoadPlan(store)
             if meter:
                 meter.total = opened.size
             with Intake(store) as intake:
@@ -356,7 +356,7 @@ def load(store: Store, source: Path | BinaryIO, *, admit: Admit, meter: Meter | 
     return Loaded({**names, **arriving}, intake.written, intake.present)
 
 
-def _read(source: _Source, plan: Plan, intake: Intake, meter: Meter | None) -> None:
+def _read(source: _Source, plan: LoadPlan, intake: Intake, meter: Meter | None) -> None:
     docker = counted = False
     for entry in source.tar:
         if _DOCKER.fullmatch(entry.name):

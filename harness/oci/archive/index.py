@@ -27,7 +27,7 @@ _CONTAINERD_NAME = "io.containerd.image.name"
 
 
 @dataclasses.dataclass(frozen=True)
-class Base:
+class ArchiveBase:
     """Images that the receiver has, and the digests of their blobs."""
 
     images: tuple[tuple[str, str], ...]
@@ -38,7 +38,7 @@ class Base:
         return {"images": [{"name": name, "digest": digest} for name, digest in self.images], "blobs": sorted(self.blobs)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Base:
+    def from_json(cls, value: Mapping[str, Any]) -> ArchiveBase:
         """Raises KeyError, TypeError or ValueError."""
         images = tuple((untrusted.shown(str(image["name"])), _digest(image["digest"])) for image in value["images"])
         return cls(images, frozenset(_digest(digest) for digest in value["blobs"]))
@@ -82,7 +82,7 @@ class Index:
     """What index.json says. ``bases`` have the blobs that are left out; there are none when nothing is."""
 
     images: tuple[Image, ...]
-    bases: tuple[Base, ...] = ()
+    bases: tuple[ArchiveBase, ...] = ()
 
     def data(self) -> bytes:
         value: dict[str, Any] = {"schemaVersion": 2, "manifests": [image.to_json() for image in self.images]}
@@ -99,7 +99,7 @@ class Index:
                 raise TypeError("manifests is not a list")
             images = tuple(Image.from_json(entry) for entry in value["manifests"])
             since = texts(value.get("annotations")).get(SINCE) or "[]"
-            bases = tuple(Base.from_json(base) for base in untrusted.json_document(since, what=SINCE, limit=LARGEST))
+            bases = tuple(ArchiveBase.from_json(base) for base in untrusted.json_document(since, what=SINCE, limit=LARGEST))
         except DamagedError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, StoreError) as wrong:

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 from harness import log
 from harness.errors import StoreError
-from harness.oci.archive.index import Base, Image, Index
+from harness.oci.archive.index import ArchiveBase, Image, Index
 from harness.oci.archive.volumes import DamagedError
 from harness.oci.graph import LARGEST_MANIFEST, children, is_manifest, walk
 from harness.oci.model import Descriptor, Platform
 from harness.oci.store import UNFINISHED, Store
 
 
-class Plan:
+class LoadPlan:
     """What an archive has to bring, as far as its index and manifests have been read."""
 
     def __init__(self, store: Store) -> None:
@@ -118,7 +118,7 @@ class Plan:
             )
 
 
-def _check_bases(store: Store, bases: Iterable[Base]) -> None:
+def _check_bases(store: Store, bases: Iterable[ArchiveBase]) -> None:
     lacking = [(base, sum(not store.has(digest) for digest in base.blobs)) for base in bases]
     lines = [
         f"{' and '.join(f'{name} ({digest})' for name, digest in base.images)}: {count} of {len(base.blobs)} blobs are not here"

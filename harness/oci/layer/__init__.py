@@ -27,7 +27,7 @@ _CLOCK_STEP = 50_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class LayerEntry:
     """One thing in a layer. ``path`` is relative with ``/``; ``source`` holds a file's bytes, or says where they are.
 
     A *whiteout* removes ``path`` of the layers below, *opaque* removes all that they have in folder ``path``.
@@ -57,7 +57,7 @@ class Layer:
     diff_id: str
 
 
-def scan(root: Path, prefix: str = "") -> Iterator[Entry]:
+def scan(root: Path, prefix: str = "") -> Iterator[LayerEntry]:
     """Everything below a folder as entries below ``prefix``, sorted; hard links within it stay hard links.
 
     Raises BuildError for a device, a FIFO, or a name that means a removal in a layer. Sockets are left out.
@@ -65,7 +65,7 @@ def scan(root: Path, prefix: str = "") -> Iterator[Entry]:
     return _entries(root, _walk(root), prefix)
 
 
-def write_layer(entries: Iterable[Entry], store: Store) -> Layer:
+def write_layer(entries: Iterable[LayerEntry], store: Store) -> Layer:
     """Pack entries, in any order, into a gzip layer: sorted, times and owners zero. Of two with one name the last counts.
 
     Reads files as it goes, a chunk at a time. Raises BuildError for a path that would leave the rootfs or a file that
@@ -81,7 +81,7 @@ def write_layer(entries: Iterable[Entry], store: Store) -> Layer:
     return Layer(Descriptor(OCI_LAYER_GZIP, blob.digest, blob.size), tar.digest)
 
 
-def _checked(entry: Entry) -> Entry:
+def _checked(entry: LayerEntry) -> LayerEntry:
     parts = entry.path.split("/")
     if entry.path.startswith("/") or not all(parts) or {".", ".."} & set(parts):
         raise BuildError(f"{entry.path!r} cannot be in a layer: it is not a plain path below the rootfs")
@@ -107,14 +107,14 @@ class _TarWriter:
     def digest(self) -> str:
         return "sha256:" + self._hash.hexdigest()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: LayerEntry) -> None:
         if entry.kind == "file":
             self._add_file(entry)
         else:
             self._header(entry, 0)
         self._added.add(entry.path)
 
-    def _add_file(self, entry: Entry) -> None:
+    def _add_file(self, entry: LayerEntry) -> None:
         if not isinstance(entry.source, Path):
             data = entry.source or b""
             self._header(entry, len(data))
@@ -128,7 +128,7 @@ class _TarWriter:
         except OSError as problem:
             raise BuildError(f"{entry.source} cannot be read: {problem.strerror or problem}") from problem
 
-    def _header(self, entry: Entry, size: int) -> None:
+    def _header(self, entry: LayerEntry, size: int) -> None:
         info = tarfile.TarInfo(entry.name)
         info.mode, info.size = entry.mode & 0o7777, size
         match entry.kind:
@@ -146,7 +146,7 @@ class _TarWriter:
                 pass
         self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
 
-    def _content(self, file: IO[bytes], size: int, entry: Entry) -> None:
+    def _content(self, file: IO[bytes], size: int, entry: LayerEntry) -> None:
         rest = size
         while rest:
             chunk = file.read(min(rest, CHUNK))
@@ -214,7 +214,7 @@ def snapshot(root: Path) -> Snapshot:
     return Snapshot({path: _look(root, path, state, content=True) for path, state in _walk(root)}, taken)
 
 
-def diff(before: Path | Snapshot, after: Path) -> Iterator[Entry]:
+def diff(before: Path | Snapshot, after: Path) -> Iterator[LayerEntry]:
     """What must be laid over ``before`` to get ``after``, sorted: content, mode, type, symlink target, added, removed.
 
     A file that was only touched, or written again with what it held, is not in it.
@@ -228,7 +228,7 @@ def diff(before: Path | Snapshot, after: Path) -> Iterator[Entry]:
         # A child of what has gone or become something else goes with it.
         parent = posixpath.dirname(path)
         if path not in now and (not parent or (parent in now and stat.S_ISDIR(now[parent].st_mode))):
-            yield Entry(path, "whiteout")
+            yield LayerEntry(path, "whiteout")
 
 
 def _is_changed(before: Snapshot, root: Path, path: str, state: os.stat_result) -> bool:
@@ -289,17 +289,17 @@ def _target(link: Path) -> str:
     return os.readlink(link)  # noqa: PTH115 -- Path would change how the target is written
 
 
-def _entries(root: Path, found: Iterable[tuple[str, os.stat_result]], prefix: str = "") -> Iterator[Entry]:
+def _entries(root: Path, found: Iterable[tuple[str, os.stat_result]], prefix: str = "") -> Iterator[LayerEntry]:
     first: dict[tuple[int, int], str] = {}
     for path, state in found:
         kind, name = _kind(path, state), posixpath.join(prefix, path)
         mode = stat.S_IMODE(state.st_mode)
         if kind == "symlink":
-            yield _checked(Entry(name, kind, 0o777, target=_target(root / path)))
+            yield _checked(LayerEntry(name, kind, 0o777, target=_target(root / path)))
         elif kind == "dir":
-            yield _checked(Entry(name, kind, mode))
+            yield _checked(LayerEntry(name, kind, mode))
         elif state.st_nlink > 1 and (state.st_dev, state.st_ino) in first:
-            yield _checked(Entry(name, "hardlink", mode, target=first[state.st_dev, state.st_ino]))
+            yield _checked(LayerEntry(name, "hardlink", mode, target=first[state.st_dev, state.st_ino]))
         else:
             first[state.st_dev, state.st_ino] = name
-            yield _checked(Entry(name, kind, mode, root / path))
+            yield _checked(LayerEntry(name, kind, mode, root / path))

@@ -34,7 +34,7 @@ from harness.oci.model import (
 from harness.oci.reference import Reference, is_digest
 from harness.oci.registry.config import Endpoint, Registries
 from harness.oci.registry.errors import Patience, RemoteError, TroubleError, drain, excerpt, read_small, reason_of, summary, told
-from harness.oci.registry.session import Login, Question, Session
+from harness.oci.registry.session import CredentialSource, Question, Session
 from harness.oci.registry.upload import Progress, Sent, Source, upload
 
 ACCEPT = (OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST)
@@ -70,7 +70,7 @@ class Manifest:
 class Client:
     """Reads from all registries and writes to them. Safe for many threads; connections and tokens are kept until close()."""
 
-    def __init__(self, registries: Registries, credentials: Login, *, patience: Patience | None = None) -> None:
+    def __init__(self, registries: Registries, credentials: CredentialSource, *, patience: Patience | None = None) -> None:
         self.registries = registries
         self.patience = patience or Patience()
         self.session = Session(registries, credentials, self.patience)

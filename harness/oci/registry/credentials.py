@@ -48,7 +48,7 @@ class Credential:
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
 
-class Credentials:
+class CredentialStore:
     """The user's Docker configuration in ``folder``, by default ``$DOCKER_CONFIG`` or ``~/.docker``."""
 
     def __init__(self, folder: Path | None = None) -> None:

@@ -247,7 +247,7 @@ def stored_manifest(store: Store, digest: str, label: str) -> Manifest | None:
         return None
 
 
-class Content(Protocol):
+class BlobContent(Protocol):
     """A blob that is here, or arriving: its bytes lie in a file that may still grow."""
 
     @property
@@ -284,7 +284,7 @@ class Stored:
     def result(self) -> None: ...
 
 
-class Transfer:
+class BlobDownload:
     """One blob on its way from a source into the store. Runs in a thread of its own; any number of readers may follow it.
 
     The last piece is held back until the digest of the whole is right: nobody ever gets wrong bytes as a complete body.
@@ -421,7 +421,7 @@ class Fetcher:
         self._asking: dict[tuple[str, tuple[str, ...]], Future[Manifest]] = {}
         self._pins: dict[str, list[Manifest]] = {}
         self._types: dict[str, Manifest] = {}
-        self._transfers: dict[str, Transfer] = {}
+        self._transfers: dict[str, BlobDownload] = {}
         self._admitted: set[tuple[str, str]] = set()
         """(repository, digest) of images that may be used, and of the manifests below them; (name with a tag, digest) of what tags mean."""
 
@@ -520,7 +520,7 @@ class Fetcher:
                 return found
         raise _joined(problems) or RemoteError(f"{reference}: no source has it", status=404, code="MANIFEST_UNKNOWN")
 
-    def blob(self, reference: Reference, digest: str, size: int | None = None) -> Content:
+    def blob(self, reference: Reference, digest: str, size: int | None = None) -> BlobContent:
         """A blob of that image, which is in the store or on its way there; ``size`` in bytes where a manifest tells it."""
         with self._lock:
             self.check_open()
@@ -529,7 +529,7 @@ class Fetcher:
                 return running
             if self.store.has(digest):
                 return Stored(self.store.path(digest), self.store.size(digest))
-            transfer = self._transfers[digest] = Transfer(self, reference, digest, size)
+            transfer = self._transfers[digest] = BlobDownload(self, reference, digest, size)
             transfer.thread.start()
             return transfer
 
@@ -546,7 +546,7 @@ class Fetcher:
                 return stream
         raise _joined(problems) or RemoteError(f"{reference}: no source has blob {digest}", status=404, code="BLOB_UNKNOWN")
 
-    def forget(self, transfer: Transfer) -> None:
+    def forget(self, transfer: BlobDownload) -> None:
         with self._lock:
             if self._transfers.get(transfer.digest) is transfer:
                 del self._transfers[transfer.digest]

@@ -2,7 +2,7 @@
 
 ``sha256-<hex>.sig`` and ``.att`` are cosign's signatures and attestations: one image manifest each, a layer for each of them.
 ``sha256-<hex>`` is an index of referrers: the fallback of the OCI distribution specification 1.1 (Referrers Tag Schema), which
-the local store uses as a registry without the referrers API does. A Shelf is the same thing in the store and in a registry.
+the local store uses as a registry without the referrers API does. A ReferrerStore is the same thing in the store and in a registry.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def tag_of(digest: str, suffix: str) -> str:
     return digest.replace(":", "-") + suffix
 
 
-class Shelf(Protocol):
+class ReferrerStore(Protocol):
     """The attachments of one repository. What is read is verified; StoreError says what is missing or damaged."""
 
     @property
@@ -67,7 +67,7 @@ class Shelf(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalShelf:
+class LocalReferrers:
     """In the store. An attachment is found whichever repository it stands in: the digest is what it belongs to."""
 
     store: Store
@@ -132,7 +132,7 @@ class LocalShelf:
 
 
 @dataclasses.dataclass(frozen=True)
-class RemoteShelf:
+class RemoteReferrers:
     """In a registry."""
 
     client: Client
@@ -231,7 +231,7 @@ def merge(manifests: Iterable[bytes]) -> tuple[Descriptor, ...]:
     return tuple(found.values())
 
 
-def put_layers(shelf: Shelf, tag: str, layers: Iterable[Descriptor]) -> Descriptor:
+def put_layers(shelf: ReferrerStore, tag: str, layers: Iterable[Descriptor]) -> Descriptor:
     """Name an image manifest of these layers, with the config that cosign gives it."""
     layers = tuple(layers)
     config = attached.config_of([layer.digest for layer in layers])
@@ -275,7 +275,7 @@ PREDICATE = "in-toto.io/predicate-type"
 """The annotation that says which kind of statement a referrer holds, as BuildKit writes it."""
 
 
-def referrer(shelf: Shelf, subject: Descriptor, artifact_type: str, data: bytes, annotations: Mapping[str, str]) -> Descriptor:
+def referrer(shelf: ReferrerStore, subject: Descriptor, artifact_type: str, data: bytes, annotations: Mapping[str, str]) -> Descriptor:
     """Attach a file to an image as a referrer (OCI image specification 1.1, guidelines for artifacts)."""
     layer = shelf.keep(data, artifact_type)
     value = {

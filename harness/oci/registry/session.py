@@ -37,8 +37,8 @@ _TOKEN_LIFE = 60.0
 """Seconds that a token lives when its server does not say, by the token specification."""
 
 
-class Login(Protocol):
-    """Where credentials come from; harness.oci.registry.credentials.Credentials is one."""
+class CredentialSource(Protocol):
+    """Where credentials come from; harness.oci.registry.credentials.CredentialStore is one."""
 
     def find(self, domain: str) -> Credential | None: ...
 
@@ -77,7 +77,7 @@ class _Authorization:
 class Session:
     """Safe for many threads; connections and tokens are kept until close()."""
 
-    def __init__(self, registries: Registries, credentials: Login, patience: Patience) -> None:
+    def __init__(self, registries: Registries, credentials: CredentialSource, patience: Patience) -> None:
         self.registries = registries
         self.credentials = credentials
         self.patience = patience

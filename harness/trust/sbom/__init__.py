@@ -20,7 +20,7 @@ from harness.oci.model import INDEXES, Descriptor, Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.trust.sbom import packages
-from harness.trust.sbom.files import File, Inventory
+from harness.trust.sbom.files import Inventory, ScannedFile
 from harness.trust.sbom.package_url import image_purl, purl
 
 MEDIA_TYPE = "application/vnd.cyclonedx+json"
@@ -144,7 +144,7 @@ def _is_for(found: Platform | None, wanted: Platform) -> bool:
 # Components
 
 
-def _packages(parent: str, files: Mapping[str, File]) -> list[dict[str, Any]]:
+def _packages(parent: str, files: Mapping[str, ScannedFile]) -> list[dict[str, Any]]:
     records = {path: file.record for path, file in files.items() if file.record is not None}
     here = packages.system(records)
     found: list[dict[str, Any]] = []
@@ -164,7 +164,7 @@ def _packages(parent: str, files: Mapping[str, File]) -> list[dict[str, Any]]:
     return found
 
 
-def _files(parent: str, files: Mapping[str, File]) -> list[dict[str, Any]]:
+def _files(parent: str, files: Mapping[str, ScannedFile]) -> list[dict[str, Any]]:
     found = []
     for path, file in files.items():
         ref = f"{parent} {path}"
@@ -175,7 +175,7 @@ def _files(parent: str, files: Mapping[str, File]) -> list[dict[str, Any]]:
     return found
 
 
-def _modules(parent: str, file: File) -> Iterator[dict[str, Any]]:
+def _modules(parent: str, file: ScannedFile) -> Iterator[dict[str, Any]]:
     """The Go modules in a program, and Go's own library, whose faults are the program's too."""
     if file.go is None:
         return

@@ -20,7 +20,7 @@ _ELF = b"\x7fELF"
 
 
 @dataclasses.dataclass(frozen=True)
-class File:
+class ScannedFile:
     """A regular file: SHA-256 in hexadecimal, size in bytes. ``record`` is its content where that tells what is installed."""
 
     sha256: str
@@ -33,7 +33,7 @@ class File:
 class _Listing:
     """What one layer adds and removes. None for what is there and no file: a folder, a link."""
 
-    entries: Mapping[str, File | None]
+    entries: Mapping[str, ScannedFile | None]
     folders: frozenset[str]
     removed: tuple[str, ...]
     emptied: tuple[str, ...]
@@ -46,9 +46,9 @@ class Inventory:
         self._store = store
         self._known: dict[str, _Listing] = {}
 
-    def files(self, layers: Sequence[Descriptor]) -> dict[str, File]:
+    def files(self, layers: Sequence[Descriptor]) -> dict[str, ScannedFile]:
         """The regular files of layers that lie over each other, lowest first: path -> file, sorted. Raises StoreError."""
-        merged: dict[str, File | None] = {}
+        merged: dict[str, ScannedFile | None] = {}
         for layer in layers:
             if layer.digest not in self._known:
                 self._known[layer.digest] = _list(self._store, layer)
@@ -56,7 +56,7 @@ class Inventory:
         return {path: file for path, file in sorted(merged.items()) if file is not None}
 
 
-def _lay(merged: dict[str, File | None], layer: _Listing) -> None:
+def _lay(merged: dict[str, ScannedFile | None], layer: _Listing) -> None:
     emptied = {*layer.emptied, *layer.removed}
     # What was a folder and is something else now takes all that was in it along.
     emptied |= {path for path in layer.entries if path not in layer.folders and merged.get(path, "") is None}
@@ -75,7 +75,7 @@ def _above(path: str) -> Iterator[str]:
 
 
 def _list(store: Store, layer: Descriptor) -> _Listing:
-    entries: dict[str, File | None] = {}
+    entries: dict[str, ScannedFile | None] = {}
     folders: set[str] = set()
     removed: list[str] = []
     emptied: list[str] = []
@@ -96,7 +96,7 @@ def _list(store: Store, layer: Descriptor) -> _Listing:
     return _Listing(entries, frozenset(folders), tuple(removed), tuple(emptied))
 
 
-def _file(tar: TarReader, entry: TarEntry, path: str, before: Mapping[str, File | None], room: int) -> File | None:
+def _file(tar: TarReader, entry: TarEntry, path: str, before: Mapping[str, ScannedFile | None], room: int) -> ScannedFile | None:
     """The file that an entry is; its content is kept when it is a package record of at most ``room`` bytes."""
     if entry.kind == "hardlink":
         return before.get(posixpath.normpath(f"/{entry.link}").lstrip("/"))
@@ -114,4 +114,4 @@ def _file(tar: TarReader, entry: TarEntry, path: str, before: Mapping[str, File 
         if wanted:
             record += chunk
         first = False
-    return File(digest.hexdigest(), entry.size, finder.end() if finder else None, bytes(record) if wanted else None)
+    return ScannedFile(digest.hexdigest(), entry.size, finder.end() if finder else None, bytes(record) if wanted else None)

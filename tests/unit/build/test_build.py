@@ -14,7 +14,7 @@ import pytest
 from harness import build, kubefile
 from harness.build import Options, exposed, image_choice, read_all, releases, sandbox, settled
 from harness.build.layers import Step
-from harness.cloudimage import App, Info
+from harness.cloudimage import ImageApp, Info
 from harness.errors import BuildError, InputError
 from harness.oci.model import Platform
 from harness.oci.store import Store
@@ -126,7 +126,7 @@ def test_a_network_that_an_application_brings_is_launched_before_a_node_is_waite
         yield box
 
     monkeypatch.setitem(build.CLUSTERS, "kind", make)
-    app = App("calico", "kube", commands=("apply calico",), labels={f"{kubefile.LABEL_CNI}calico": "true"})
+    app = ImageApp("calico", "kube", commands=("apply calico",), labels={f"{kubefile.LABEL_CNI}calico": "true"})
     discovery: Any = SimpleNamespace(
         info=Info(apps=(app,), cluster_apps=("calico",), launch=("apply calico", "apply web")),
         options=SimpleNamespace(keep=False, cluster="kind"),

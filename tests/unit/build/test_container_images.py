@@ -16,7 +16,7 @@ from harness.build.image_choice import AUTO, Choice
 from harness.cloudimage import prune
 from harness.errors import BuildError, InputError
 from harness.host import docker as engines
-from harness.oci.layer import Entry, write_layer
+from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.model import Platform
 from harness.oci.reference import OWN_DOMAIN, Reference
 from harness.oci.store import Store
@@ -231,7 +231,7 @@ RECORD = b"Package: redis-server\nVersion: 5:7.0.1-1\nArchitecture: amd64\nStatu
 @pytest.mark.parametrize("folder", ["var/lib/dpkg/status.d", "rootfs/var/lib/dpkg/status.d"])
 def test_an_image_says_which_packages_its_files_are_from(tmp_path: Path, folder: str) -> None:
     store = Store(tmp_path / "store")
-    layer = write_layer([Entry(f"{folder}/redis-server", "file", 0o644, RECORD), Entry("bin/redis", "file", 0o755, b"x")], store)
+    layer = write_layer([LayerEntry(f"{folder}/redis-server", "file", 0o644, RECORD), LayerEntry("bin/redis", "file", 0o755, b"x")], store)
     assert packages_in(store, [layer]) == {"redis-server": "5:7.0.1-1"}
 
 

@@ -306,13 +306,13 @@ def helm(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str | CommandEr
     def answer(said: dict[str, str | CommandError]) -> list[list[str]]:
         calls: list[list[str]] = []
 
-        def run(argv: Sequence[str | Path], **_: object) -> process.Result:
+        def run(argv: Sequence[str | Path], **_: object) -> process.ProcessResult:
             words = [str(word) for word in argv]
             calls.append(words)
             text = said[Path(words[3]).name]
             if isinstance(text, CommandError):
                 raise text
-            return process.Result(tuple(words), 0, textwrap.dedent(text), "")
+            return process.ProcessResult(tuple(words), 0, textwrap.dedent(text), "")
 
         monkeypatch.setattr(process, "run", run)
         return calls

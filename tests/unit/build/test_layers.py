@@ -19,7 +19,7 @@ from harness.build.image_choice import Choice
 from harness.build.layers import Workshop, download, entry_of, essence, index, meaning, merged, with_folders
 from harness.errors import BuildError
 from harness.host import docker
-from harness.oci.layer import Entry, write_layer
+from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.registry.fetcher import Fetcher
 from harness.oci.store import Store
 
@@ -82,13 +82,15 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
 
 
 def test_a_layer_says_what_mode_the_folders_above_its_files_have() -> None:
-    entries = list(with_folders([Entry("a/b/c", "file", 0o644, b"x"), Entry("a", "dir", 0o700)]))
+    entries = list(with_folders([LayerEntry("a/b/c", "file", 0o644, b"x"), LayerEntry("a", "dir", 0o700)]))
     assert {entry.path: entry.mode for entry in entries} == {"a": 0o700, "a/b": 0o755, "a/b/c": 0o644}
 
 
 def test_the_index_of_a_layer_is_remembered(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    made = write_layer([Entry("etc", "dir"), Entry("etc/a.yaml", "file", 0o644, b"a: 1 # x\n"), Entry("l", "symlink", target="etc")], store)
+    made = write_layer(
+        [LayerEntry("etc", "dir"), LayerEntry("etc/a.yaml", "file", 0o644, b"a: 1 # x\n"), LayerEntry("l", "symlink", target="etc")], store
+    )
     found = index(store, made)
     assert found["etc/a.yaml"][0] == "file"
     assert found["etc/a.yaml"][2] != found["etc/a.yaml"][3]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from harness import cloudimage
-from harness.cloudimage import App, Blob, CloudImage, EmbeddedImage, History, ImageSet, Info, PlatformImage
+from harness.cloudimage import Blob, CloudImage, EmbeddedImage, History, ImageApp, ImageSet, Info, PlatformImage
 from harness.errors import StoreError
-from harness.oci.layer import Entry, write_layer
+from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.store import Store
 
@@ -19,7 +19,7 @@ INFO = Info(
     kubernetes="v1.36.3",
     env={"MODE": "fast", "A": ""},
     launch=("kubectl apply -f manifests/", "echo 'ü'"),
-    apps=(App("nginx", "kube", ("application/apps/nginx/a.yaml",), {"P": "1"}, ("kubectl apply -f a.yaml",), {"cni": "true"}),),
+    apps=(ImageApp("nginx", "kube", ("application/apps/nginx/a.yaml",), {"P": "1"}, ("kubectl apply -f a.yaml",), {"cni": "true"}),),
     labels={"org.example.team": "web"},
     base={"reference": "docker.io/library/kubernetes:v1.36.3", "digest": digest_of(b"base")},
     kube_version=">=1.20",
@@ -56,8 +56,8 @@ def reversed_put(store: Store, data: bytes, media_type: str) -> tuple[str, str, 
 
 
 def platform_image(store: Store, platform: Platform = AMD64, **changes: Any) -> PlatformImage:
-    below = write_layer([Entry("bin/kubelet", "file", 0o755, b"kubelet for " + str(platform).encode())], store)
-    above = write_layer([Entry("manifests/a.yaml", "file", 0o644, b"kind: Pod")], store)
+    below = write_layer([LayerEntry("bin/kubelet", "file", 0o755, b"kubelet for " + str(platform).encode())], store)
+    above = write_layer([LayerEntry("manifests/a.yaml", "file", 0o644, b"kind: Pod")], store)
     image = PlatformImage(
         platform=platform,
         layers=(below.descriptor, above.descriptor),

@@ -19,11 +19,11 @@ import pytest
 
 from harness import cloudimage
 from harness.cli import app as cli
-from harness.cloudimage import App, Blob, CloudImage, EmbeddedImage, History, ImageSet, Info, PlatformImage, diff, prune
+from harness.cloudimage import Blob, CloudImage, EmbeddedImage, History, ImageApp, ImageSet, Info, PlatformImage, diff, prune
 from harness.cloudimage import unpacked as trees
 from harness.errors import StoreError
 from harness.host import docker, scratch
-from harness.oci.layer import Entry, scan, unpack, write_layer
+from harness.oci.layer import LayerEntry, scan, unpack, write_layer
 from harness.oci.model import (
     OCI_CONFIG,
     OCI_INDEX,
@@ -70,7 +70,7 @@ def images(store: Store, named: Mapping[str, bytes]) -> ImageSet:
 def put(
     store: Store,
     name: str,
-    *layers: list[Entry],
+    *layers: list[LayerEntry],
     info: Info = PLAIN,
     embedded: Mapping[str, bytes] | None = None,
     history: tuple[str, ...] = (),
@@ -89,20 +89,20 @@ def put(
     return cloudimage.read(store, name)
 
 
-def file(path: str, content: bytes | str = b"", mode: int = 0o644) -> Entry:
-    return Entry(path, "file", mode, content.encode() if isinstance(content, str) else content)
+def file(path: str, content: bytes | str = b"", mode: int = 0o644) -> LayerEntry:
+    return LayerEntry(path, "file", mode, content.encode() if isinstance(content, str) else content)
 
 
 def no_client() -> Any:
     pytest.fail("a registry is asked")
 
 
-def changes(store: Store, old: str, new: str, **options: Any) -> list[diff.Change]:
+def changes(store: Store, old: str, new: str, **options: Any) -> list[diff.ImageChange]:
     sides = [diff.find(store, name, no_client) for name in (old, new)]
     return [change for part in diff.compare(store, *sides, **options).platforms for change in part.changes]
 
 
-def told(found: list[diff.Change], kind: str) -> dict[str, tuple[Any, Any]]:
+def told(found: list[diff.ImageChange], kind: str) -> dict[str, tuple[Any, Any]]:
     return {change.name: (change.old, change.new) for change in found if change.kind == kind}
 
 
@@ -115,11 +115,16 @@ def test_files_added_removed_and_changed_are_told_with_size_and_mode(store: Stor
         file("etc/mode", "m"),
         file("etc/text", "one"),
         file("etc/gone", "x"),
-        Entry("etc/l", "symlink", target="a"),
+        LayerEntry("etc/l", "symlink", target="a"),
     ]
-    upper = [file("etc/text", "three"), file("etc/mode", "m", 0o755), Entry("etc/gone", "whiteout"), file("bin/new", b"\0" * 10, 0o755)]
+    upper = [
+        file("etc/text", "three"),
+        file("etc/mode", "m", 0o755),
+        LayerEntry("etc/gone", "whiteout"),
+        file("bin/new", b"\0" * 10, 0o755),
+    ]
     put(store, "old", common)
-    put(store, "new", common, [*upper, Entry("etc/l", "symlink", target="b")])
+    put(store, "new", common, [*upper, LayerEntry("etc/l", "symlink", target="b")])
     found = changes(store, "old", "new")
     assert {change.name: change.what for change in found} == {
         "bin/new": "added", "etc/gone": "removed", "etc/l": "changed", "etc/mode": "changed", "etc/text": "changed",
@@ -144,8 +149,8 @@ def test_the_same_files_in_other_layers_are_no_change_but_have_to_travel(store: 
 
 
 def test_a_folder_is_told_by_what_is_in_it_and_alone_when_it_is_empty(store: Store) -> None:
-    put(store, "old", [Entry("etc", "dir")])
-    put(store, "new", [Entry("etc", "dir", 0o700), Entry("full", "dir"), file("full/a"), Entry("empty", "dir")])
+    put(store, "old", [LayerEntry("etc", "dir")])
+    put(store, "new", [LayerEntry("etc", "dir", 0o700), LayerEntry("full", "dir"), file("full/a"), LayerEntry("empty", "dir")])
     assert list(told(changes(store, "old", "new"), "file")) == ["empty", "etc", "full/a"]
 
 
@@ -257,7 +262,7 @@ def test_the_random_layers_are_mostly_good_ones(store: Store, tmp_path: Path) ->
 
 
 def test_how_it_runs_is_compared_word_by_word(store: Store) -> None:
-    app = App("db", "helm", ("a",), {"P": "1"})
+    app = ImageApp("db", "helm", ("a",), {"P": "1"})
     put(
         store,
         "old",
@@ -361,7 +366,7 @@ def test_the_command_line_says_it_in_stable_lines(store: Store, capsys: pytest.C
     new = put(
         store,
         "new",
-        [file("etc/a", "22"), Entry("bin/tool", "symlink", target="a")],
+        [file("etc/a", "22"), LayerEntry("bin/tool", "symlink", target="a")],
         info=Info(env={"A": "2"}),
         embedded={"x.io/i:2": b"2"},
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.cloudimage import elf as programs
-from harness.oci.layer import Entry, write_layer
+from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.model import Platform
 from harness.oci.store import Store
 
@@ -40,10 +40,10 @@ def test_programs_for_another_platform_are_listed(tmp_path: Path) -> None:
     store = Store(tmp_path)
     layer = write_layer(
         [
-            Entry("bin/theirs", "file", 0o755, elf(183)),
-            Entry("bin/ours", "file", 0o755, elf(62)),
-            Entry("bin/script", "file", 0o755, b"#!/bin/sh\n"),
-            Entry("bin/link", "symlink", target="ours"),
+            LayerEntry("bin/theirs", "file", 0o755, elf(183)),
+            LayerEntry("bin/ours", "file", 0o755, elf(62)),
+            LayerEntry("bin/script", "file", 0o755, b"#!/bin/sh\n"),
+            LayerEntry("bin/link", "symlink", target="ours"),
         ],
         store,
     )

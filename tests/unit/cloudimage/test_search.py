@@ -13,7 +13,7 @@ import pytest
 from harness import cloudimage
 from harness.cli import app
 from harness.cloudimage import Info, search
-from harness.cloudimage.search import Place
+from harness.cloudimage.search import RegistryNamespace
 from harness.errors import UsageError
 from harness.oci.model import OCI_MANIFEST, Descriptor, canonical_json
 from harness.oci.reference import Reference
@@ -129,9 +129,9 @@ def test_of_a_registry_only_what_matches_is_looked_into(store: Store, tmp_path: 
     info = Info(kubernetes="v1.30.0", labels={search.DESCRIPTION: "A message broker"})
     image = put(far, "mq", [file("a")], info=info, embedded={"x.io/i:1": b"i" * 1000}, platforms=(AMD64, ARM64))
     client = registry(far, acme__mq=image.digest, acme__web=image.digest, other__mq=image.digest, acme__mqtt=container(far))
-    found = search.search("MQ", store, [Place(HOST, "acme")], client)
+    found = search.search("MQ", store, [RegistryNamespace(HOST, "acme")], client)
     (hit,) = [hit for hit in found.hits if hit.where == HOST]
-    assert hit == search.Hit(
+    assert hit == search.SearchResult(
         f"{HOST}/acme/mq:latest", HOST, "A message broker", ("linux/amd64", "linux/arm64"), "v1.30.0", image.size, image.digest, tags=1
     )
     assert sorted(client.asked) == sorted(
@@ -149,7 +149,7 @@ def test_a_repository_is_shown_by_its_latest_tag_or_its_highest(store: Store) ->
         "signatures": {one.digest.replace(":", "-"): one.digest},
     }
     client: Any = Registry(store, names)
-    found = [hit for hit in search.search("", store, [Place(HOST)], client).hits if hit.where == HOST]
+    found = [hit for hit in search.search("", store, [RegistryNamespace(HOST)], client).hits if hit.where == HOST]
     assert [(hit.name, hit.digest, hit.tags) for hit in found] == [(f"{HOST}/a:1.10", two.digest, 2), (f"{HOST}/b:latest", one.digest, 2)]
 
 
@@ -157,7 +157,7 @@ def test_too_many_repositories_are_not_all_looked_into(store: Store, monkeypatch
     monkeypatch.setattr(search, "MOST", 2)
     image = put(store, "web", [file("a")])
     client = registry(store, **{f"web{number}": image.digest for number in range(5)})
-    found = search.search("web", store, [Place(HOST)], client)
+    found = search.search("web", store, [RegistryNamespace(HOST)], client)
     assert (len([hit for hit in found.hits if hit.where == HOST]), found.more) == (2, 3)
     assert len([question for question in client.asked if question.startswith("tags")]) == 2
 
@@ -165,13 +165,13 @@ def test_too_many_repositories_are_not_all_looked_into(store: Store, monkeypatch
 def test_a_registry_that_lists_nothing_is_told_and_the_named_repository_found(store: Store) -> None:
     image = put(store, "x", [file("a")])
     client: Any = Registry(store, {"acme/web": {"latest": image.digest}}, lists=False)
-    found = search.search("web", store, [Place(HOST, "acme")], client)
+    found = search.search("web", store, [RegistryNamespace(HOST, "acme")], client)
     assert [hit.name for hit in found.hits if hit.where == HOST] == [f"{HOST}/acme/web:latest"]
     (silent,) = found.silent
     assert (silent.name, silent.found) == (HOST, True)
     assert "does not list its repositories" in silent.reason
     for term in ("", "we", "not a name", "web:1"):
-        nothing = search.search(term, store, [Place(HOST, "acme")], client)
+        nothing = search.search(term, store, [RegistryNamespace(HOST, "acme")], client)
         assert [hit for hit in nothing.hits if hit.where == HOST] == []
         assert [one.found for one in nothing.silent] == [False]
 
@@ -179,7 +179,7 @@ def test_a_registry_that_lists_nothing_is_told_and_the_named_repository_found(st
 def test_a_registry_that_is_ill_is_asked_once(store: Store) -> None:
     client: Any = Registry(store, {}, lists=False)
     client.status = 502
-    found = search.search("web", store, [Place(HOST)], client)
+    found = search.search("web", store, [RegistryNamespace(HOST)], client)
     assert [silent.found for silent in found.silent] == [False]
     assert client.asked == ["catalog"]
 
@@ -187,7 +187,7 @@ def test_a_registry_that_is_ill_is_asked_once(store: Store) -> None:
 def test_docker_hub_is_not_asked_for_a_list_that_it_has_not(store: Store) -> None:
     image = put(store, "x", [file("a")])
     client: Any = Registry(store, {"library/web": {"latest": image.digest}})
-    found = search.search("web", store, [Place("docker.io")], client)
+    found = search.search("web", store, [RegistryNamespace("docker.io")], client)
     assert [hit.name for hit in found.hits if hit.where == "docker.io"] == ["web:latest"]
     assert "catalog" not in client.asked
     assert "Docker Hub shows no list" in found.silent[0].reason
@@ -200,7 +200,7 @@ def test_a_repository_that_is_refused_or_strange_is_told_beside_the_others(store
     strange = store.put(canonical_json(index))[0]
     client = registry(store, good=image.digest, secret=image.digest, strange=strange)
     client.refuses = {"secret"}
-    found = search.search("", store, [Place(HOST)], client)
+    found = search.search("", store, [RegistryNamespace(HOST)], client)
     assert [hit.name for hit in found.hits if hit.where == HOST] == [f"{HOST}/good:latest"]
     reasons = {silent.name: silent.reason for silent in found.silent}
     assert set(reasons) == {f"{HOST}/secret", f"{HOST}/strange"}
@@ -211,21 +211,21 @@ def test_a_repository_that_is_refused_or_strange_is_told_beside_the_others(store
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("localhost:5000", Place("localhost:5000")),
-        ("reg.test/acme", Place("reg.test", "acme")),
-        ("reg.test/acme/deep/", Place("reg.test", "acme/deep")),
-        ("docker.io", Place("docker.io")),
-        ("index.docker.io/acme", Place("docker.io", "acme")),
+        ("localhost:5000", RegistryNamespace("localhost:5000")),
+        ("reg.test/acme", RegistryNamespace("reg.test", "acme")),
+        ("reg.test/acme/deep/", RegistryNamespace("reg.test", "acme/deep")),
+        ("docker.io", RegistryNamespace("docker.io")),
+        ("index.docker.io/acme", RegistryNamespace("docker.io", "acme")),
     ],
 )
-def test_registries_are_written_with_or_without_a_namespace(text: str, place: Place) -> None:
-    assert Place.parse(text) == place
+def test_registries_are_written_with_or_without_a_namespace(text: str, place: RegistryNamespace) -> None:
+    assert RegistryNamespace.parse(text) == place
 
 
 @pytest.mark.parametrize("text", ["", "web", "acme/web", "http://reg.test", "reg.test/UPPER", "reg.test/a//b"])
 def test_what_is_no_registry_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--registry"):
-        Place.parse(text)
+        RegistryNamespace.parse(text)
 
 
 def test_tags_are_in_the_order_of_their_numbers_without_attachments(store: Store) -> None:

@@ -18,7 +18,7 @@ from harness import log
 from harness.errors import StoreError
 from harness.host import durable, liveness
 from harness.host.cluster_cache import ClusterState
-from harness.oci.registry.credentials import Credentials
+from harness.oci.registry.credentials import CredentialStore
 from harness.oci.registry.errors import Patience
 from harness.oci.registry.transport import SlowError, _Paced
 from harness.oci.store import Store
@@ -49,7 +49,7 @@ def test_a_full_disk_leaves_no_kubeconfig_and_no_login_behind(tmp_path: Path) ->
     with pytest.raises(StoreError):
         ClusterState.of("lab", tmp_path).write("kubeconfig", "client-key-data: secret")
     with pytest.raises(StoreError):
-        Credentials(tmp_path / "docker").store("registry.example.org", "user", "secret")
+        CredentialStore(tmp_path / "docker").store("registry.example.org", "user", "secret")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 

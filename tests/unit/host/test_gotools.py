@@ -47,19 +47,21 @@ class Machine:
         self.fails: str | None = None
         self.before: Callable[[Path], None] = lambda _: None
 
-    def run(self, argv: Sequence[str | Path], *, check: bool = True, env: dict[str, str] | None = None, **_: object) -> process.Result:
+    def run(
+        self, argv: Sequence[str | Path], *, check: bool = True, env: dict[str, str] | None = None, **_: object
+    ) -> process.ProcessResult:
         words = tuple(map(str, argv))
         self.calls.append((words, dict(env or {})))
         if words[1] == "env":
             machine = {"GOVERSION": gotools.GO_VERSION if "toolchain" in words[0] else self.version, "GOROOT": "/usr/lib/go"}
             machine = {name: f"go{value}" if name == "GOVERSION" and value[0].isdigit() else value for name, value in machine.items()}
-            return process.Result(words, 0, json.dumps({**machine, "GOPROXY": "https://modules.invalid", "GOSUMDB": "off"}), "")
+            return process.ProcessResult(words, 0, json.dumps({**machine, "GOPROXY": "https://modules.invalid", "GOSUMDB": "off"}), "")
         if "--target" in words:
             target = Path(words[words.index("--target") + 1])
             self.act(target / "go/bin/go")
         if words[1] == "build":
             self.act(Path(words[words.index("-o") + 1]) / gotools.built_name(words[-1]))
-        return process.Result(words, 0, "", "")
+        return process.ProcessResult(words, 0, "", "")
 
     def act(self, target: Path) -> None:
         if self.fails is not None:
@@ -386,7 +388,7 @@ def test_kind_on_path_is_used_when_it_is_new_enough(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], said: str, taken: bool
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(process, "run", lambda words, **_: process.Result(words, 0, said, ""))
+    monkeypatch.setattr(process, "run", lambda words, **_: process.ProcessResult(words, 0, said, ""))
     monkeypatch.setattr(gotools, "compiled", lambda folder, **_: Path("/compiled", folder.name))
     assert tools.kind() == Path("/usr/bin/kind" if taken else "/compiled/kind")
     assert ("is not used" in capsys.readouterr().err) != taken

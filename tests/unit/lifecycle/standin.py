@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from harness.errors import CommandError
-from harness.process import Result
+from harness.process import ProcessResult
 
 
 class StandIn:
@@ -24,7 +24,7 @@ class StandIn:
         self.journal: list[str] = []
         self._lock = threading.Lock()
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> ProcessResult:
         with self._lock:
             self.commands.append(command)
         if callable(input):
@@ -32,9 +32,9 @@ class StandIn:
         if check and any(part in command for part in self.broken):
             raise CommandError(f"{self.name}: {command}: exit code 1", details="it is broken")
         if "/journal" in command:
-            return Result((), 0, self._journal(command), "")
+            return ProcessResult((), 0, self._journal(command), "")
         answer = next((answer for part, answer in self.answers.items() if part in command), "")
-        return Result((), 0, answer if isinstance(answer, str) else answer(), "")
+        return ProcessResult((), 0, answer if isinstance(answer, str) else answer(), "")
 
     def _journal(self, command: str) -> str:
         if "echo" in command:

@@ -11,7 +11,7 @@ from harness.clusterfile import Ssh, Taint
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError
 from harness.lifecycle import adopt
-from harness.process import Result
+from harness.process import ProcessResult
 from tests.unit.lifecycle.standin import StandIn
 
 ROLE = "node-role.kubernetes.io/"
@@ -43,12 +43,16 @@ class Master(StandIn):
         super().__init__("10.0.0.1", "m1")
         self.nodes, self.configuration = nodes, configuration
 
-    def run(self, command: str, **_: Any) -> Result:
+    def run(self, command: str, **_: Any) -> ProcessResult:
         if "get nodes" in command:
-            return Result((), 0, json.dumps({"items": self.nodes}), "") if self.nodes else Result((), 1, "", "connection refused")
+            return (
+                ProcessResult((), 0, json.dumps({"items": self.nodes}), "")
+                if self.nodes
+                else ProcessResult((), 1, "", "connection refused")
+            )
         if self.configuration is None:
-            return Result((), 1, "", "NotFound")
-        return Result((), 0, json.dumps({"data": {"ClusterConfiguration": self.configuration}}), "")
+            return ProcessResult((), 1, "", "NotFound")
+        return ProcessResult((), 0, json.dumps({"data": {"ClusterConfiguration": self.configuration}}), "")
 
 
 def test_a_cluster_becomes_a_clusterfile_that_reads_back() -> None:

@@ -21,7 +21,7 @@ from harness.lifecycle.cluster import lease
 from harness.lifecycle.cluster.request import Given, effective
 from harness.lifecycle.plan import check
 from harness.oci.store import Store
-from harness.process import Result
+from harness.process import ProcessResult
 from tests.unit.lifecycle.standin import StandIn
 from tests.unit.lifecycle.test_run import build, prepared, store
 
@@ -173,18 +173,18 @@ class Api(StandIn):
     def holder(self) -> str | None:
         return self.lease["spec"].get("holderIdentity") if self.lease else None
 
-    def _keep(self, new: dict[str, Any]) -> Result:
+    def _keep(self, new: dict[str, Any]) -> ProcessResult:
         self.version += 1
         new["metadata"]["resourceVersion"] = str(self.version)
         self.lease = new
-        return Result((), 0, json.dumps(new), "")
+        return ProcessResult((), 0, json.dumps(new), "")
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> ProcessResult:
         self.commands.append(command)
         if command.startswith("date"):
-            return Result((), 0, f"{self.now.timestamp()}\n", "")
+            return ProcessResult((), 0, f"{self.now.timestamp()}\n", "")
         if " get lease" in command:
-            return Result((), 0, json.dumps(self.lease) if self.lease else "", "")
+            return ProcessResult((), 0, json.dumps(self.lease) if self.lease else "", "")
         problem = ""
         if " create " in command:
             if self.lease is None:
@@ -195,7 +195,7 @@ class Api(StandIn):
             if self.lease is not None and new["metadata"]["resourceVersion"] == self.lease["metadata"]["resourceVersion"]:
                 return self._keep(new)
             problem = f"Error from server ({'Conflict' if self.lease else 'NotFound'}): leases"
-        return Result((), 1 if problem else 0, "", problem)
+        return ProcessResult((), 1 if problem else 0, "", problem)
 
 
 def somebody(api: Api, ago: float) -> None:

@@ -28,7 +28,7 @@ from harness.nodes.files import File
 from harness.oci.registry.config import Site
 from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
-from harness.process import Result
+from harness.process import ProcessResult
 from tests.unit.lifecycle.apps.test_records import build as build_app
 from tests.unit.lifecycle.cluster.test_membership import CLUSTERFILE, gathered, record
 from tests.unit.lifecycle.standin import StandIn
@@ -354,7 +354,7 @@ def test_files_of_a_master_keep_the_mode_that_they_have_in_the_image(store: Stor
 def test_no_new_keys_are_made_for_a_cluster_that_has_lost_some(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path, nodes=("10.0.0.9",))
     for node in made.found.masters:
-        node.run = lambda command, **_: Result((), 1, "", "")  # type: ignore[method-assign]
+        node.run = lambda command, **_: ProcessResult((), 1, "", "")  # type: ignore[method-assign]
     made.setup.runtime = pytest.fail  # type: ignore[assignment]
     with pytest.raises(CheckError, match="no master has all the keys"):
         plan(made)["make-keys"].action()
@@ -434,8 +434,8 @@ def test_run_finds_nothing_left_to_do_on_the_others(store: Store, tmp_path: Path
 
 @pytest.mark.parametrize("asks", [True, False])
 def test_new_members_have_the_login_where_the_registries_ask_for_it(store: Store, tmp_path: Path, *, asks: bool) -> None:
-    def run(command: str, **_: Any) -> Result:
-        return Result((), 0 if asks or command != registry.REQUIRES_LOGIN else 1, "", "")
+    def run(command: str, **_: Any) -> ProcessResult:
+        return ProcessResult((), 0 if asks or command != registry.REQUIRES_LOGIN else 1, "", "")
 
     found = gathered(tmp_path)
     for node in found.masters:

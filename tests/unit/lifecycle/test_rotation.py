@@ -14,7 +14,7 @@ from harness.errors import StoreError, UsageError
 from harness.lifecycle import rotation
 from harness.lifecycle.plan import execute
 from harness.lifecycle.rotation import PATH, Keys, _plan, give, pair, read, require_known, rotate
-from harness.process import Result
+from harness.process import ProcessResult
 from harness.runtimes import static_pods
 from harness.runtimes.encryption import SecretsKey, configuration, keys
 
@@ -32,7 +32,7 @@ class Master:
         """What its API server has been started with."""
         self.before: Callable[[], None] = lambda: None
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> ProcessResult:
         self.commands.append(command)
         if isinstance(input, bytes):
             with tarfile.open(fileobj=io.BytesIO(input)) as tar:
@@ -41,8 +41,8 @@ class Master:
                 self.keys = keys(tar.extractfile(member).read(), "the file")  # type: ignore[union-attr]
         if "get secrets" in command:
             self.before()
-            return Result((), 0, "default/one\nkube-system/two\n", "")
-        return Result((), 0, "", "")
+            return ProcessResult((), 0, "default/one\nkube-system/two\n", "")
+        return ProcessResult((), 0, "", "")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from harness import cloudimage, log
-from harness.cloudimage import App, EmbeddedImage, ImageSet, Info, PlatformImage
+from harness.cloudimage import EmbeddedImage, ImageApp, ImageSet, Info, PlatformImage
 from harness.clusterfile import is_redacted
 from harness.errors import CommandError, InputError, NodeError, SlipwayError, StoreError, UsageError
 from harness.lifecycle import plan as planning
@@ -191,7 +191,9 @@ def test_commands_given_take_the_place_of_the_images(store: Store) -> None:
 
 
 def test_a_network_of_the_image_starts_before_the_nodes_are_waited_for(store: Store) -> None:
-    calico = App("calico", "kube", commands=("kubectl apply -f calico.yaml",), labels={"cluster.alpha.sealer.io/kube-cni-calico": "true"})
+    calico = ImageApp(
+        "calico", "kube", commands=("kubectl apply -f calico.yaml",), labels={"cluster.alpha.sealer.io/kube-cni-calico": "true"}
+    )
     build(store, apps=(calico,), cluster_apps=("calico",))
     order = ids(run.prepare(options(), store))
     assert order.index("finish-cluster") < order.index("cluster-app-1") < order.index("wait-for-nodes")
@@ -305,7 +307,7 @@ def test_the_network_of_the_image_is_configured_before_a_kubelet_looks_unless_an
     setup = prepared(store)
     found = steps.machine_files(setup, setup.first)
     assert found["/etc/cni/net.d/10-flannel.conflist"].data == b'{"name": "cbr0"}'
-    app = App("calico", "shell", labels={"app.alpha.sealer.io/cni": "calico"})
+    app = ImageApp("calico", "shell", labels={"app.alpha.sealer.io/cni": "calico"})
     build(store, "own", files, apps=(app,), cluster_apps=("calico",))
     other = prepared(store, image="own")
     assert other.cluster.own_network

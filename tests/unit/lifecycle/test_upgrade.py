@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness import cloudimage
-from harness.cloudimage import App
+from harness.cloudimage import ImageApp
 from harness.clusterfile import Hook, Phase
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, CommandError, StoreError, UsageError
@@ -29,7 +29,7 @@ from harness.lifecycle.rolling_update import Work
 from harness.nodes.files import File
 from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
-from harness.process import Result
+from harness.process import ProcessResult
 from harness.runtimes import Facts, static_pods
 from tests.unit.lifecycle.cluster.test_membership import CLUSTERFILE, gathered, record
 from tests.unit.lifecycle.test_run import FACTS, build, store
@@ -402,7 +402,7 @@ def test_an_image_with_another_pod_network_is_refused(store: Store, tmp_path: Pa
 
 def test_an_image_whose_network_is_an_application_is_refused_where_the_network_is_an_addon(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path)
-    app = App("calico", "kube", labels={"app.alpha.sealer.io/cni": "calico"})
+    app = ImageApp("calico", "kube", labels={"app.alpha.sealer.io/cni": "calico"})
     image(store, apps=(app,), cluster_apps=("calico",))
     made.setup.image = cloudimage.read(store, "web")
     made.found.first.answers["get daemonsets.apps"] = "daemonset.apps/kube-flannel-ds\n"  # type: ignore[attr-defined]
@@ -644,8 +644,8 @@ def test_a_node_that_is_full_is_told_before_anything_is_changed(store: Store, tm
     made.setup.rendered = {node.address: {} for node in made.setup.nodes}
     monkeypatch.setattr(rootfs_update, "ask", lambda *_: {})
 
-    def run(command: str, **_: Any) -> Result:
-        return Result((), 0, "1000\n" if "df -Pk" in command else "", "")
+    def run(command: str, **_: Any) -> ProcessResult:
+        return ProcessResult((), 0, "1000\n" if "df -Pk" in command else "", "")
 
     for node in made.setup.nodes:
         monkeypatch.setattr(node, "run", run)

@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import CommandError
 from harness.nodes.kubectl import NodeKubectl
-from harness.process import Result
+from harness.process import ProcessResult
 
 
 class Master:
@@ -19,11 +19,11 @@ class Master:
         self.said = said
         self.asked = 0
 
-    def run(self, command: str, **_: Any) -> Result:
+    def run(self, command: str, **_: Any) -> ProcessResult:
         self.asked += 1
         if self.said is not None:
             raise CommandError(f"{self.name}: exit code 1", details=self.said)
-        return Result((), 0, f"{self.name}: {command.rpartition('kubectl ')[2]}", "")
+        return ProcessResult((), 0, f"{self.name}: {command.rpartition('kubectl ')[2]}", "")
 
     def put_tar(self, stream: Any, destination: str) -> None: ...
     def put(self, data: bytes, path: str, mode: int = 0o644) -> None: ...

@@ -14,7 +14,7 @@ from harness import process
 from harness.errors import CommandError, NodeError, UsageError
 from harness.nodes import Jump, Login, Machine, Writer
 from harness.nodes.ssh import Ssh, config_text, explain
-from harness.process import Result
+from harness.process import ProcessResult
 
 Answer = Callable[[list[str], dict[str, Any]], tuple[int, str, str]]
 
@@ -27,7 +27,7 @@ class Programs:
         self.read: list[bytes] = []
         self.answer: Answer = lambda argv, options: (0, "", "")
 
-    def run(self, argv: Any, *, input: str | bytes | IO[bytes] | None = None, **options: Any) -> Result:
+    def run(self, argv: Any, *, input: str | bytes | IO[bytes] | None = None, **options: Any) -> ProcessResult:
         words = [str(word) for word in argv]
         self.calls.append((words, options))
         if input is not None:
@@ -35,7 +35,7 @@ class Programs:
         code, out, err = self.answer(words, options)
         if words[0] == "sh" and err:
             Path(words[-1]).write_text(err)
-        return Result(tuple(words), code, out, err)
+        return ProcessResult(tuple(words), code, out, err)
 
     @property
     def last(self) -> str:
@@ -279,9 +279,9 @@ def test_what_is_left_to_the_end_is_done_once_before_the_connections_end(tmp_pat
 
 
 def test_a_command_that_stops_reading_ends_its_writer(tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
-    def reads_little(argv: Any, *, input: Any = None, **_: Any) -> Result:
+    def reads_little(argv: Any, *, input: Any = None, **_: Any) -> ProcessResult:
         input.read(10)
-        return Result(("ssh",), 2, "", "no space left")
+        return ProcessResult(("ssh",), 2, "", "no space left")
 
     monkeypatch.setattr(process, "run", reads_little)
     node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]

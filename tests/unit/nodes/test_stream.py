@@ -12,7 +12,7 @@ from harness import process
 from harness.errors import CommandError, NodeError
 from harness.nodes import Login, Machine
 from harness.nodes.ssh import _OWN, Ssh, SshNode
-from harness.process import Result
+from harness.process import ProcessResult
 
 Said = Sequence[tuple[str, str]]
 
@@ -33,10 +33,10 @@ class Door:
             take(stream, line)
         return self.code
 
-    def run(self, argv: Any, *, output: Any = None, **_: Any) -> Result:
+    def run(self, argv: Any, *, output: Any = None, **_: Any) -> ProcessResult:
         if output is not None:
             output.write(b"\x00bytes")
-        return Result(
+        return ProcessResult(
             tuple(str(word) for word in argv), self.code, self.kex if "-Q" in argv else "", "".join(line for _, line in self.said)
         )
 

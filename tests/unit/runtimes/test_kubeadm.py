@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from harness.errors import CheckError, NodeError, StoreError
 from harness.nodes import Node
-from harness.process import Result
+from harness.process import ProcessResult
 from harness.runtimes import Cluster, Facts, Member, Network, profiles
 from harness.runtimes.kubeadm import (
     ADMIN,
@@ -41,9 +41,9 @@ class Machine:
         self.name, self.address = name, address
         self.files: dict[str, tuple[bytes, int, str]] = {}
         self.commands: list[str] = []
-        self.answers: dict[str, Result] = {}
+        self.answers: dict[str, ProcessResult] = {}
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> ProcessResult:
         self.commands.append(command)
         if isinstance(input, bytes):
             with tarfile.open(fileobj=io.BytesIO(input)) as tar:
@@ -52,9 +52,9 @@ class Machine:
                     self.files[f"/{member.name}"] = (content.read() if content else b"", member.mode, member.linkname)
         if "base64 <" in command:
             lines = [f"{path} {base64.b64encode(data).decode()}" for path, (data, _, _) in self.files.items()]
-            return Result((), 0, "\n".join([*lines, "end"]), "")
+            return ProcessResult((), 0, "\n".join([*lines, "end"]), "")
         found = next((answer for text, answer in self.answers.items() if text in command), None)
-        return found or Result((), 0, "", "")
+        return found or ProcessResult((), 0, "", "")
 
     def put_tar(self, stream: Any, destination: str) -> None: ...
     def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
@@ -541,8 +541,8 @@ def test_an_api_that_does_not_come_up_shows_what_its_parts_say() -> None:
     of = cluster(1)
     kubeadm = Kubeadm(of)
     machine(of.masters[0]).answers = {
-        "/readyz": Result((), 1, "The connection to the server was refused", ""),
-        "/var/log/pods": Result((), 0, "etcd:\nbind: address already in use", ""),
+        "/readyz": ProcessResult((), 1, "The connection to the server was refused", ""),
+        "/var/log/pods": ProcessResult((), 0, "etcd:\nbind: address already in use", ""),
     }
     with pytest.raises(CheckError, match="the API of master-1 does not answer after 5 s: The connection") as caught:
         kubeadm.wait_api(of.masters[0], 5)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from harness.errors import CheckError
-from harness.process import Result
+from harness.process import ProcessResult
 from harness.runtimes.static_pods import (
     ANNOTATION,
     AWAY,
@@ -130,9 +130,9 @@ class Refusing(StandIn):
 
     fails = ""
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> ProcessResult:
         done = super().run(command, input=input, check=check, timeout=timeout)
-        return Result((), 1, f"it fails: {self.fails}", "") if self.fails and self.fails in command else done
+        return ProcessResult((), 1, f"it fails: {self.fails}", "") if self.fails and self.fails in command else done
 
 
 def steps(node: StandIn) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.lifecycle.kube import readiness
 from harness.nodes import Input, Login, Machine
-from harness.process import Result
+from harness.process import ProcessResult
 from harness.testkit import cluster as testkit
 
 
@@ -27,10 +27,10 @@ class FakeNode:
         self.commands: list[str] = []
         self.inputs: list[Input] = []
 
-    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = 120) -> Result:
+    def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = 120) -> ProcessResult:
         self.commands.append(command)
         self.inputs.append(input)
-        return Result((command,), self.code, self.answers.pop(0) if self.answers else "", "")
+        return ProcessResult((command,), self.code, self.answers.pop(0) if self.answers else "", "")
 
     def put_tar(self, stream: Any, destination: str) -> None: ...
     def put(self, data: bytes, path: str, mode: int = 0o644) -> None: ...
@@ -137,17 +137,17 @@ class Rebooting(FakeNode):
     def disconnect(self) -> None:
         self.dropped = True
 
-    def run(self, command: str, **options: Any) -> Result:
+    def run(self, command: str, **options: Any) -> ProcessResult:
         super().run(command, **options)
         if command == "systemctl reboot":
             self.boots.pop(0)
-            return Result((), 255, "", "")
+            return ProcessResult((), 255, "", "")
         if self.dropped:
             self.tries += 1
             if self.tries == 1:
                 raise NodeError("10.0.0.1: the connection was lost")
         said = f"{self.boots[0]}\n"
-        return Result((), 0, f"2026-01-01T00:00:10Z\n{said}" if command.startswith("date") else said, "")
+        return ProcessResult((), 0, f"2026-01-01T00:00:10Z\n{said}" if command.startswith("date") else said, "")
 
 
 def running_since(*times: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from harness import transfer
 from harness.errors import UsageError
 from harness.oci.reference import Reference
-from harness.transfer import Access
+from harness.transfer import RegistryAccess
 
 CONF = """
 [[registry]]
@@ -40,13 +40,13 @@ def test_plain_http_is_only_what_was_asked_for() -> None:
     reference = Reference.parse("other.test/a:1")
     with transfer.client() as client:
         assert [endpoint.base_urls for endpoint in client.registries.endpoints(reference)] == [("https://other.test",)]
-    with transfer.client(Access(plain_http=True)) as client:
+    with transfer.client(RegistryAccess(plain_http=True)) as client:
         assert [endpoint.base_urls for endpoint in client.registries.endpoints(reference)] == [("http://other.test",)]
 
 
 def test_a_certificate_needs_its_key_and_both_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "a.pem").touch()
     with pytest.raises(UsageError, match=r"belong together"):
-        transfer.client(Access(cert=tmp_path / "a.pem"))
+        transfer.client(RegistryAccess(cert=tmp_path / "a.pem"))
     with pytest.raises(UsageError, match=r"b\.pem: no such file"):
-        transfer.client(Access(cert=tmp_path / "a.pem", key=tmp_path / "b.pem"))
+        transfer.client(RegistryAccess(cert=tmp_path / "a.pem", key=tmp_path / "b.pem"))

@@ -23,7 +23,7 @@ from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.referrers import SIGNATURES, tag_of
 from harness.oci.store import UNFINISHED, Store
-from harness.transfer import Access, Crew, pull, push
+from harness.transfer import Crew, RegistryAccess, pull, push
 from tests.unit.oci.standin import HOST, Registry, answer, client
 from tests.waiting import HANG
 
@@ -379,10 +379,10 @@ def test_a_certificate_needs_its_key_and_files_must_be_there(tmp_path: Path, mon
     (tmp_path / "registries.conf").write_text("")
     (tmp_path / "here").write_text("")
     with pytest.raises(UsageError, match="--cert and --cert-key"):
-        transfer.client(Access(cert=tmp_path / "here"))
+        transfer.client(RegistryAccess(cert=tmp_path / "here"))
     with pytest.raises(UsageError, match="no such file"):
-        transfer.client(Access(ca=tmp_path / "nothing"))
-    assert transfer.client(Access(plain_http=True)).registries.endpoints(TARGET)[0].base_urls == (f"http://{HOST}",)
+        transfer.client(RegistryAccess(ca=tmp_path / "nothing"))
+    assert transfer.client(RegistryAccess(plain_http=True)).registries.endpoints(TARGET)[0].base_urls == (f"http://{HOST}",)
     assert transfer.client().registries.endpoints(TARGET)[0].base_urls == (f"https://{HOST}",)
 
 

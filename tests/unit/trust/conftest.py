@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from harness.cloudimage import CloudImage
 from harness.oci.reference import Reference
-from harness.oci.registry.referrers import LocalShelf
+from harness.oci.registry.referrers import LocalReferrers
 from harness.oci.store import Store
 from harness.trust.keys import PrivateKey
 from tests.unit.cloudimage.test_cloudimage import AMD64, ARM64, platform_image, write
@@ -31,8 +31,8 @@ def image(store: Store) -> CloudImage:
 
 
 @pytest.fixture
-def shelf(store: Store) -> LocalShelf:
-    return LocalShelf(store, Reference.parse("web"))
+def shelf(store: Store) -> LocalReferrers:
+    return LocalReferrers(store, Reference.parse("web"))
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ import pytest
 
 from harness import cloudimage
 from harness.cli import app
-from harness.cloudimage import App, CloudImage, Info
+from harness.cloudimage import CloudImage, ImageApp, Info
 from harness.oci.reference import Reference
-from harness.oci.registry.referrers import LocalShelf
+from harness.oci.registry.referrers import LocalReferrers
 from harness.oci.store import Store
 from harness.trust import keys, policy, signature
 from harness.trust.keys import PrivateKey
@@ -149,7 +149,7 @@ def test_verify_wants_a_signature_that_each_policy_wants(
     monkeypatch.setenv("SLIPWAY_POLICY", str(tmp_path / "own.yaml"))
     assert app.execute(["sign", "web", "--key", str(pair[0])]) == 0
     assert app.execute(["verify", "web"]) == 4
-    signature.sign(LocalShelf(store, Reference.parse("web")), image.digest, other)
+    signature.sign(LocalReferrers(store, Reference.parse("web")), image.digest, other)
     capsys.readouterr()
     assert app.execute(["verify", "web"]) == 0
     assert capsys.readouterr().out.count("signed by") == 2
@@ -162,7 +162,7 @@ def test_what_a_signature_says_does_not_reach_the_terminal_as_it_is(
     store: Store, image: CloudImage, key: PrivateKey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "ours.pub").write_bytes(key.public.pem)
-    shelf = LocalShelf(store, Reference.parse("web"))
+    shelf = LocalReferrers(store, Reference.parse("web"))
     signature.sign(shelf, image.digest, key, {"stage": f"{ESCAPE}{BIDI}x\ry"})
     assert app.execute(["verify", "web", "--key", str(tmp_path / "ours.pub")]) == 0
     assert app.execute(["verify", "web", "--key", str(tmp_path / "ours.pub"), "-a", "stage=released"]) == 4
@@ -179,7 +179,7 @@ def test_what_an_image_says_does_not_reach_the_terminal_as_it_is(store: Store, c
         runtime=odd,
         env={odd: odd},
         launch=(odd,),
-        apps=(App(odd, odd),),
+        apps=(ImageApp(odd, odd),),
         base={"reference": odd, "digest": odd},
         kube_version=odd,
         converted_from={"tool": odd, "version": odd, "digest": odd},

@@ -15,11 +15,11 @@ from cyclonedx.validation.json import JsonStrictValidator
 from harness import cloudimage
 from harness.cloudimage import Blob, CloudImage, EmbeddedImage, History, ImageSet, Info
 from harness.errors import StoreError
-from harness.oci.layer import Entry, write_layer
+from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
 from harness.oci.registry import referrers
-from harness.oci.registry.referrers import LocalShelf
+from harness.oci.registry.referrers import LocalReferrers
 from harness.oci.store import Store
 from harness.trust import attestation, provenance, sbom
 from harness.trust.keys import PrivateKey
@@ -30,7 +30,7 @@ from tests.unit.trust.sbom.test_files import MODULES, OS, STATUS, go_program
 WEB = Reference.parse("web")
 
 
-def embedded(store: Store, name: str, entries: list[Entry], platform: Platform = AMD64, media_type: str = OCI_LAYER_GZIP) -> ImageSet:
+def embedded(store: Store, name: str, entries: list[LayerEntry], platform: Platform = AMD64, media_type: str = OCI_LAYER_GZIP) -> ImageSet:
     """A container image of one layer, under an index that lists another platform too, and an attestation of its own."""
     layer = write_layer(entries, store).descriptor
     blobs = [Blob(layer.digest, media_type, layer.size)]
@@ -53,11 +53,11 @@ def embedded(store: Store, name: str, entries: list[Entry], platform: Platform =
 @pytest.fixture
 def full(store: Store) -> CloudImage:
     debian = [
-        Entry("var/lib/dpkg/status", "file", 0o644, STATUS),
-        Entry("etc/os-release", "file", 0o644, OS),
-        Entry("bin/sh", "file", 0o755, b"sh"),
+        LayerEntry("var/lib/dpkg/status", "file", 0o644, STATUS),
+        LayerEntry("etc/os-release", "file", 0o644, OS),
+        LayerEntry("bin/sh", "file", 0o755, b"sh"),
     ]
-    own = [Entry("usr/bin/app", "file", 0o755, b"\x7fELF" + go_program(MODULES))]
+    own = [LayerEntry("usr/bin/app", "file", 0o755, b"\x7fELF" + go_program(MODULES))]
     images = embedded(store, "docker.io/library/debian:12", debian).union(embedded(store, "slipway.dev/app:1", own))
     return write(store, platform_image(store, images=images), name="web")
 
@@ -122,7 +122,7 @@ def test_the_same_image_has_the_same_bill(store: Store, full: CloudImage) -> Non
 
 
 def test_every_part_has_a_reference_of_its_own(store: Store) -> None:
-    sets = [embedded(store, "slipway.dev/app:1", [Entry("a", "file", 0o644, str(one).encode())], one) for one in (AMD64, ARM64)]
+    sets = [embedded(store, "slipway.dev/app:1", [LayerEntry("a", "file", 0o644, str(one).encode())], one) for one in (AMD64, ARM64)]
     both = [platform_image(store, one, images=images) for one, images in zip((AMD64, ARM64), sets, strict=True)]
     bill = sbom.make(store, write(store, *both), WEB)
     references = [one["bom-ref"] for one in components(bill)]
@@ -135,9 +135,9 @@ def test_every_part_has_a_reference_of_its_own(store: Store) -> None:
 
 
 def test_what_cannot_be_looked_into_is_said(store: Store) -> None:
-    strange = embedded(store, "a.io/strange:1", [Entry("a", "file")], media_type="application/x-encrypted")
-    rpm = embedded(store, "a.io/rpm:1", [Entry("var/lib/rpm/rpmdb.sqlite", "file", 0o644, b"db")])
-    foreign = embedded(store, "a.io/foreign:1", [Entry("b", "file")], ARM64)
+    strange = embedded(store, "a.io/strange:1", [LayerEntry("a", "file")], media_type="application/x-encrypted")
+    rpm = embedded(store, "a.io/rpm:1", [LayerEntry("var/lib/rpm/rpmdb.sqlite", "file", 0o644, b"db")])
+    foreign = embedded(store, "a.io/foreign:1", [LayerEntry("b", "file")], ARM64)
     manifest = store.json(strange.images[0].digest)["manifests"][1]["digest"]
     layer = store.json(manifest)
     layer["layers"][0]["mediaType"] = "application/x-encrypted"
@@ -232,11 +232,11 @@ def test_an_image_without_a_history_has_a_provenance(store: Store) -> None:
 # Attestations
 
 
-def envelopes(shelf: LocalShelf, digest: str) -> list[Descriptor]:
+def envelopes(shelf: LocalReferrers, digest: str) -> list[Descriptor]:
     return list(referrers.merge(shelf.find(referrers.tag_of(digest, referrers.ATTESTATIONS))))
 
 
-def test_an_attestation_is_cosigns_to_the_letter(shelf: LocalShelf, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_an_attestation_is_cosigns_to_the_letter(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     value = provenance.make(image, WEB)
     attestation.attach(shelf, image.digest, value, key)
     (layer,) = store.json(store.names()[f"web:{image.digest.replace(':', '-')}.att"].digest)["layers"]
@@ -250,7 +250,7 @@ def test_an_attestation_is_cosigns_to_the_letter(shelf: LocalShelf, store: Store
     assert key.public.holds(base64.b64decode(envelope["signatures"][0]["sig"]), signed)
 
 
-def test_one_statement_of_a_kind_by_a_key(shelf: LocalShelf, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
+def test_one_statement_of_a_kind_by_a_key(shelf: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
     one, two, bill = ({"predicateType": kind, "n": n} for kind, n in (("p", 1), ("p", 2), ("b", 1)))
     first = attestation.attach(shelf, image.digest, one, key)
     assert attestation.attach(shelf, image.digest, one, key) == first
@@ -276,7 +276,7 @@ def test_an_envelope_opens_for_its_key_only(key: PrivateKey, other: PrivateKey) 
             attestation.open_envelope(broken, key.public)
 
 
-def test_a_damaged_envelope_is_not_in_the_way_of_a_new_one(shelf: LocalShelf, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_a_damaged_envelope_is_not_in_the_way_of_a_new_one(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     attestation.attach(shelf, image.digest, {"predicateType": "p", "n": 1}, key)
     (layer,) = envelopes(shelf, image.digest)
     flip(store, layer.digest)
@@ -288,7 +288,7 @@ def test_a_damaged_envelope_is_not_in_the_way_of_a_new_one(shelf: LocalShelf, st
 # Referrers
 
 
-def test_a_referrer_is_the_specifications_to_the_letter(shelf: LocalShelf, store: Store, image: CloudImage) -> None:
+def test_a_referrer_is_the_specifications_to_the_letter(shelf: LocalReferrers, store: Store, image: CloudImage) -> None:
     subject = store.resolve("web")
     referrers.referrer(shelf, subject, sbom.MEDIA_TYPE, b'{"bom": 1}', {referrers.PREDICATE: sbom.PREDICATE})
     name = f"web:{image.digest.replace(':', '-')}"
@@ -306,7 +306,7 @@ def test_a_referrer_is_the_specifications_to_the_letter(shelf: LocalShelf, store
     assert "artifactType" not in store.json(image.digest)
 
 
-def test_a_new_document_of_a_kind_replaces_the_old_one(shelf: LocalShelf, store: Store, image: CloudImage) -> None:
+def test_a_new_document_of_a_kind_replaces_the_old_one(shelf: LocalReferrers, store: Store, image: CloudImage) -> None:
     subject = store.resolve("web")
     for kind, data in (("a", b"1"), ("b", b"2"), ("a", b"3"), ("a", b"3")):
         referrers.referrer(shelf, subject, "application/x", data, {referrers.PREDICATE: kind})
@@ -314,7 +314,7 @@ def test_a_new_document_of_a_kind_replaces_the_old_one(shelf: LocalShelf, store:
     assert [store.read(referrers.layers_of(shelf.manifest(one))[0].digest) for one in found] == [b"2", b"3"]
 
 
-def test_what_is_attached_is_no_image_of_its_own_and_stays_with_the_image(shelf: LocalShelf, store: Store, image: CloudImage) -> None:
+def test_what_is_attached_is_no_image_of_its_own_and_stays_with_the_image(shelf: LocalReferrers, store: Store, image: CloudImage) -> None:
     referrers.referrer(shelf, store.resolve("web"), sbom.MEDIA_TYPE, b"{}", {})
     assert [row.name for row in cloudimage.images(store)] == ["web:latest"]
     blobs = len(list((store.root / "blobs/sha256").iterdir()))

@@ -19,7 +19,7 @@ from harness.oci.reference import Reference
 from harness.oci.registry.client import Manifest
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.fetcher import Fetcher, RemoteSource
-from harness.oci.registry.referrers import SIGNATURES, LocalShelf, tag_of
+from harness.oci.registry.referrers import SIGNATURES, LocalReferrers, tag_of
 from harness.oci.store import Store
 from harness.trust import policy, signature
 from harness.trust.keys import PrivateKey
@@ -97,7 +97,7 @@ class Registry:
         data = canonical_json(value)
         self.image = Manifest(data, OCI_MANIFEST, digest_of(data), "registry.example.com")
         store.put(data)
-        self.signed = signature.sign(LocalShelf(store, NAME), self.image.digest, key, at=at)
+        self.signed = signature.sign(LocalReferrers(store, NAME), self.image.digest, key, at=at)
         self.store = store
 
     def __enter__(self) -> Self:

@@ -10,7 +10,7 @@ from harness.errors import InputError
 from harness.lifecycle import run
 from harness.nodes import Login, Machine
 from harness.oci.reference import Reference
-from harness.oci.registry.referrers import LocalShelf
+from harness.oci.registry.referrers import LocalReferrers
 from harness.oci.store import Store
 from harness.trust import policy, signature
 from harness.trust.keys import PrivateKey
@@ -216,7 +216,7 @@ def test_two_spellings_of_one_rule_are_two_rules_for_one_repository(file: Path) 
 
 
 def signed_as(store: Store, image: CloudImage, repository: str, key: PrivateKey) -> None:
-    signature.sign(LocalShelf(store, Reference.parse(repository)), image.digest, key)
+    signature.sign(LocalReferrers(store, Reference.parse(repository)), image.digest, key)
 
 
 def test_a_signature_for_one_repository_does_not_count_for_another(store: Store, image: CloudImage, file: Path, key: PrivateKey) -> None:
@@ -358,7 +358,7 @@ def test_a_local_image_that_nobody_signed_is_refused(store: Store, image: CloudI
 
 
 def test_a_listed_key_opens_and_another_does_not(
-    store: Store, shelf: LocalShelf, image: CloudImage, file: Path, key: PrivateKey, other: PrivateKey
+    store: Store, shelf: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey, other: PrivateKey
 ) -> None:
     found = parse(file, SIGNED)
     signature.sign(shelf, image.digest, other)
@@ -369,7 +369,7 @@ def test_a_listed_key_opens_and_another_does_not(
     assert signed.key.name == str(file.parent / "release.pub")
 
 
-def test_a_damaged_signature_does_not_open(store: Store, shelf: LocalShelf, image: CloudImage, file: Path, key: PrivateKey) -> None:
+def test_a_damaged_signature_does_not_open(store: Store, shelf: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey) -> None:
     descriptor = signature.sign(shelf, image.digest, key)
     flip(store, descriptor.digest, 40)
     with pytest.raises(RefusedError, match="its signatures cannot be read"):
@@ -377,7 +377,7 @@ def test_a_damaged_signature_does_not_open(store: Store, shelf: LocalShelf, imag
 
 
 def test_the_annotations_of_the_policy_must_be_signed(
-    store: Store, shelf: LocalShelf, image: CloudImage, file: Path, key: PrivateKey
+    store: Store, shelf: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey
 ) -> None:
     found = parse(file, SIGNED.replace("]}]", "], annotations: {stage: released}}]"))
     signature.sign(shelf, image.digest, key, {"stage": "test"})
@@ -388,7 +388,7 @@ def test_the_annotations_of_the_policy_must_be_signed(
 
 
 def test_an_image_of_a_version_before_the_least_one_is_refused_wherever_it_is_used(
-    store: Store, shelf: LocalShelf, image: CloudImage, file: Path, key: PrivateKey
+    store: Store, shelf: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey
 ) -> None:
     gate = Gate((parse(file, SIGNED.replace("]}]", "], minimum: 2.3.0}]")),))
     signature.sign(shelf, image.digest, key, {"version": "2.2.9"})
@@ -400,7 +400,7 @@ def test_an_image_of_a_version_before_the_least_one_is_refused_wherever_it_is_us
     assert gate.admit(store, "web", image.digest).signatures
 
 
-def test_denied_is_denied_though_it_is_signed(store: Store, shelf: LocalShelf, image: CloudImage, file: Path, key: PrivateKey) -> None:
+def test_denied_is_denied_though_it_is_signed(store: Store, shelf: LocalReferrers, image: CloudImage, file: Path, key: PrivateKey) -> None:
     signature.sign(shelf, image.digest, key)
     with pytest.raises(RefusedError, match=r"nothing of docker\.io/library/web may be used"):
         Gate((parse(file, "default: none\nrules: [{repository: web, require: deny}]\n"),)).admit(store, "web", image.digest)
@@ -439,5 +439,5 @@ def test_run_refuses_before_it_touches_anything(
     with pytest.raises(RefusedError, match="refused by policy"):
         run.prepare(options, store, home=tmp_path / "clusters")
     assert not (tmp_path / "clusters").exists()
-    signature.sign(LocalShelf(store, Reference.parse("web")), image.digest, key)
+    signature.sign(LocalReferrers(store, Reference.parse("web")), image.digest, key)
     assert run.prepare(options, store, home=tmp_path / "clusters").image.digest == image.digest

@@ -13,44 +13,44 @@ from harness.errors import StoreError
 from harness.oci.attached import PAYLOAD
 from harness.oci.model import OCI_MANIFEST, Descriptor, canonical_json
 from harness.oci.reference import Reference
-from harness.oci.registry.referrers import SIGNATURES, LocalShelf, layers_of, merge, put_layers, tag_of
+from harness.oci.registry.referrers import SIGNATURES, LocalReferrers, layers_of, merge, put_layers, tag_of
 from harness.oci.store import Store
 from harness.trust import signature
 from harness.trust.keys import PrivateKey, PublicKey
-from harness.trust.signature import SIGNATURE, Claim, Demand, Minimum, RefusedError
+from harness.trust.signature import SIGNATURE, Demand, Minimum, RefusedError, SignatureClaim
 from tests.unit.cloudimage.test_cloudimage import platform_image, write
 from tests.unit.trust.damage import flip
 
 
-def layers(shelf: LocalShelf, digest: str) -> tuple[Descriptor, ...]:
+def layers(shelf: LocalReferrers, digest: str) -> tuple[Descriptor, ...]:
     return merge(shelf.find(tag_of(digest, SIGNATURES)))
 
 
-def check(shelf: LocalShelf, image: CloudImage, *keys: PrivateKey, **annotations: str) -> list[str]:
+def check(shelf: LocalReferrers, image: CloudImage, *keys: PrivateKey, **annotations: str) -> list[str]:
     """Who signed it."""
     found = signature.check(shelf, image.digest, Demand([key.public for key in keys], annotations))
     return [one.key.name for one in found]
 
 
-def refused(shelf: LocalShelf, image: CloudImage, *keys: PrivateKey, **annotations: str) -> RefusedError:
+def refused(shelf: LocalReferrers, image: CloudImage, *keys: PrivateKey, **annotations: str) -> RefusedError:
     with pytest.raises(RefusedError) as caught:
         check(shelf, image, *keys, **annotations)
     assert caught.value.exit_code == 4
     return caught.value
 
 
-def signed_at(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> list[int | None]:
+def signed_at(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> list[int | None]:
     return [one.claim.signed_at for one in signature.check(shelf, image.digest, Demand([key.public]))]
 
 
-def put(shelf: LocalShelf, image: CloudImage, key: PrivateKey, payload: bytes) -> None:
+def put(shelf: LocalReferrers, image: CloudImage, key: PrivateKey, payload: bytes) -> None:
     """A signature over some payload, in place of all others."""
     blob = shelf.keep(payload, PAYLOAD)
     signed = dataclasses.replace(blob, annotations={SIGNATURE: base64.b64encode(key.sign(payload)).decode()})
     put_layers(shelf, tag_of(image.digest, SIGNATURES), [signed])
 
 
-def test_the_artifact_is_cosigns_to_the_letter(shelf: LocalShelf, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_the_artifact_is_cosigns_to_the_letter(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     signature.sign(shelf, image.digest, key, {"stage": "released"}, at=1767225600)
     descriptor = store.names()[f"web:{image.digest.replace(':', '-')}.sig"]
     assert descriptor.media_type == OCI_MANIFEST
@@ -74,7 +74,9 @@ def test_the_artifact_is_cosigns_to_the_letter(shelf: LocalShelf, store: Store, 
     assert config["rootfs"]["diff_ids"] == [layer["digest"]]
 
 
-def test_a_signature_is_told_by_its_key_and_by_no_other(shelf: LocalShelf, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
+def test_a_signature_is_told_by_its_key_and_by_no_other(
+    shelf: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
+) -> None:
     signature.sign(shelf, image.digest, key)
     assert check(shelf, image, key) == ["ours.key"]
     assert check(shelf, image, other, key) == ["ours.key"]
@@ -83,27 +85,27 @@ def test_a_signature_is_told_by_its_key_and_by_no_other(shelf: LocalShelf, image
     assert image.digest in error.message
 
 
-def test_an_image_without_a_signature_is_refused(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> None:
+def test_an_image_without_a_signature_is_refused(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     error = refused(shelf, image, key)
     assert f"{image.digest} is not signed" in error.message
     assert "docker.io/library/web" in error.message
     assert "slipway sign" in (error.hint or "")
 
 
-def test_the_same_again_changes_nothing(shelf: LocalShelf, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_the_same_again_changes_nothing(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     first = signature.sign(shelf, image.digest, key, {"a": "1"}, at=1000)
     assert signature.sign(shelf, image.digest, key, {"a": "1"}, at=2000) == first
     assert signed_at(shelf, image, key) == [1000]
 
 
-def test_what_is_signed_again_is_signed_now(shelf: LocalShelf, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_what_is_signed_again_is_signed_now(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     signature.sign(shelf, image.digest, key, at=1000)
     signature.sign(shelf, image.digest, key, at=2000, again=True)
     assert signed_at(shelf, image, key) == [2000]
 
 
-def test_a_signature_that_does_not_say_when_is_replaced_by_one_that_does(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> None:
-    put(shelf, image, key, Claim(image.digest, shelf.repository).payload())
+def test_a_signature_that_does_not_say_when_is_replaced_by_one_that_does(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+    put(shelf, image, key, SignatureClaim(image.digest, shelf.repository).payload())
     assert signed_at(shelf, image, key) == [None]
     signature.sign(shelf, image.digest, key, at=1000)
     assert signed_at(shelf, image, key) == [1000]
@@ -127,8 +129,8 @@ def test_a_time_of_signing_is_a_number_of_seconds_and_anything_else_an_annotatio
     value: object, seconds: int | None, annotations: dict[str, str]
 ) -> None:
     """As the specification has it, or as ``cosign sign -a timestamp=$(date +%s)`` writes it."""
-    payload = json.loads(Claim("sha256:1", "x").payload()) | {"optional": {"timestamp": value}}
-    assert Claim.parse(json.dumps(payload).encode()) == Claim("sha256:1", "x", annotations, seconds)
+    payload = json.loads(SignatureClaim("sha256:1", "x").payload()) | {"optional": {"timestamp": value}}
+    assert SignatureClaim.parse(json.dumps(payload).encode()) == SignatureClaim("sha256:1", "x", annotations, seconds)
 
 
 @pytest.mark.parametrize(
@@ -147,12 +149,12 @@ def test_a_time_of_signing_is_a_number_of_seconds_and_anything_else_an_annotatio
     ],
 )
 def test_a_least_version_or_day(text: str, claim: dict[str, str], reason: str | None) -> None:
-    said = Minimum.parse(text).lacks(Claim("sha256:1", "x", claim, 1767225600))
+    said = Minimum.parse(text).lacks(SignatureClaim("sha256:1", "x", claim, 1767225600))
     assert (said is None) if reason is None else (reason in str(said) and "\x1b" not in str(said))
 
 
 def test_who_does_not_say_when_it_was_signed_is_not_since_any_day() -> None:
-    assert "without a time" in str(Minimum.parse("2026-01-01").lacks(Claim("sha256:1", "x")))
+    assert "without a time" in str(Minimum.parse("2026-01-01").lacks(SignatureClaim("sha256:1", "x")))
 
 
 @pytest.mark.parametrize("text", ["", "newest", "2026-13-01", "2026-01-01x", ">=2.3"])
@@ -161,7 +163,9 @@ def test_what_is_no_least_version_and_no_day(text: str) -> None:
         Minimum.parse(text)
 
 
-def test_a_key_that_signs_again_replaces_its_signature(shelf: LocalShelf, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
+def test_a_key_that_signs_again_replaces_its_signature(
+    shelf: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
+) -> None:
     signature.sign(shelf, image.digest, key, {"stage": "test"})
     signature.sign(shelf, image.digest, other)
     signature.sign(shelf, image.digest, key, {"stage": "released"})
@@ -171,7 +175,7 @@ def test_a_key_that_signs_again_replaces_its_signature(shelf: LocalShelf, image:
     assert "stage=test" in refused(shelf, image, key, stage="test").message
 
 
-def test_two_keys_may_sign_the_same_payload(shelf: LocalShelf, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
+def test_two_keys_may_sign_the_same_payload(shelf: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
     signature.sign(shelf, image.digest, key)
     signature.sign(shelf, image.digest, other)
     signature.sign(shelf, image.digest, key)
@@ -182,7 +186,7 @@ def test_two_keys_may_sign_the_same_payload(shelf: LocalShelf, image: CloudImage
     assert check(shelf, image, other) == ["other.key"]
 
 
-def test_signatures_of_others_are_kept_as_they_are(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> None:
+def test_signatures_of_others_are_kept_as_they_are(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     blob = shelf.keep(b'{"critical":{}}', PAYLOAD)
     theirs = dataclasses.replace(blob, annotations={SIGNATURE: "AAAA", "dev.sigstore.cosign/certificate": "PEM"})
     put_layers(shelf, tag_of(image.digest, SIGNATURES), [theirs])
@@ -191,32 +195,34 @@ def test_signatures_of_others_are_kept_as_they_are(shelf: LocalShelf, image: Clo
     assert check(shelf, image, key) == ["ours.key"]
 
 
-def test_the_annotations_must_be_in_what_was_signed(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> None:
+def test_the_annotations_must_be_in_what_was_signed(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     signature.sign(shelf, image.digest, key, {"stage": "released", "team": "db"})
     check(shelf, image, key, stage="released")
     error = refused(shelf, image, key, stage="released", team="web")
     assert "without the annotation team=web (there: stage=released, team=db)" in error.message
 
 
-def test_a_signature_of_another_image_moved_here_is_refused(shelf: LocalShelf, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_a_signature_of_another_image_moved_here_is_refused(
+    shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey
+) -> None:
     another = write(store, platform_image(store, info=cloudimage.Info(type="app")), name="db")
-    moved = signature.sign(LocalShelf(store, Reference.parse("db")), another.digest, key)
+    moved = signature.sign(LocalReferrers(store, Reference.parse("db")), another.digest, key)
     store.tag(f"web:{tag_of(image.digest, SIGNATURES)}", moved)
     error = refused(shelf, image, key)
     assert f"ours.key signed another digest: {another.digest}, as docker.io/library/db" in error.message
 
 
-def test_an_image_has_its_signature_under_every_name(store: Store, shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> None:
+def test_an_image_has_its_signature_under_every_name(store: Store, shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     signature.sign(shelf, image.digest, key)
-    elsewhere = LocalShelf(store, Reference.parse("ghcr.io/acme/web:1"))
+    elsewhere = LocalReferrers(store, Reference.parse("ghcr.io/acme/web:1"))
     assert check(elsewhere, image, key) == ["ours.key"]
 
 
 def test_a_second_signature_under_another_name_joins_the_first(
-    store: Store, shelf: LocalShelf, image: CloudImage, key: PrivateKey, other: PrivateKey
+    store: Store, shelf: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
 ) -> None:
     signature.sign(shelf, image.digest, key)
-    signature.sign(LocalShelf(store, Reference.parse("ghcr.io/acme/web:1")), image.digest, other)
+    signature.sign(LocalReferrers(store, Reference.parse("ghcr.io/acme/web:1")), image.digest, other)
     tag = tag_of(image.digest, SIGNATURES)
     names = store.names()
     assert names[f"web:{tag}"].digest == names[f"ghcr.io/acme/web:{tag}"].digest
@@ -226,7 +232,7 @@ def test_a_second_signature_under_another_name_joins_the_first(
 # Damage
 
 
-def test_a_changed_byte_of_the_payload_is_found(shelf: LocalShelf, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_a_changed_byte_of_the_payload_is_found(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     signature.sign(shelf, image.digest, key)
     (layer,) = layers(shelf, image.digest)
     flip(store, layer.digest, 20)
@@ -235,7 +241,7 @@ def test_a_changed_byte_of_the_payload_is_found(shelf: LocalShelf, store: Store,
     assert "damaged" in error.message
 
 
-def test_a_changed_byte_of_the_signature_image_is_found(shelf: LocalShelf, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_a_changed_byte_of_the_signature_image_is_found(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     descriptor = signature.sign(shelf, image.digest, key)
     flip(store, descriptor.digest, 30)
     error = refused(shelf, image, key)
@@ -253,7 +259,7 @@ def test_a_changed_byte_of_the_signature_image_is_found(shelf: LocalShelf, store
     ],
 )
 def test_a_changed_signature_in_a_new_manifest_is_refused(
-    change: Any, message: str, shelf: LocalShelf, image: CloudImage, key: PrivateKey
+    change: Any, message: str, shelf: LocalReferrers, image: CloudImage, key: PrivateKey
 ) -> None:
     """Somebody who can write to the registry can make a manifest that is whole; not a signature."""
     signature.sign(shelf, image.digest, key)
@@ -262,7 +268,7 @@ def test_a_changed_signature_in_a_new_manifest_is_refused(
     assert message in refused(shelf, image, key).message
 
 
-def test_a_changed_payload_in_a_new_manifest_is_refused(shelf: LocalShelf, store: Store, image: CloudImage, key: PrivateKey) -> None:
+def test_a_changed_payload_in_a_new_manifest_is_refused(shelf: LocalReferrers, store: Store, image: CloudImage, key: PrivateKey) -> None:
     another = "sha256:" + "7" * 64
     signature.sign(shelf, another, key)
     (layer,) = layers(shelf, another)
@@ -271,33 +277,35 @@ def test_a_changed_payload_in_a_new_manifest_is_refused(shelf: LocalShelf, store
     assert "not by any of the keys" in refused(shelf, image, key).message
 
 
-def test_a_payload_that_was_signed_for_something_else_is_refused(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> None:
-    claim = Claim(image.digest, "web").payload()
+def test_a_payload_that_was_signed_for_something_else_is_refused(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+    claim = SignatureClaim(image.digest, "web").payload()
     for payload in (b"{}", b"not JSON", b"[]", claim.replace(b"cosign container", b"another")):
         put(shelf, image, key, payload)
         assert "signed something that is no image" in refused(shelf, image, key).message
 
 
-def test_what_is_no_signature_does_not_count_as_one(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> None:
-    claim = Claim(image.digest, "web").payload()
+def test_what_is_no_signature_does_not_count_as_one(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
+    claim = SignatureClaim(image.digest, "web").payload()
     blob = shelf.keep(claim, "text/plain")
     signed = dataclasses.replace(blob, annotations={SIGNATURE: base64.b64encode(key.sign(claim)).decode()})
     put_layers(shelf, tag_of(image.digest, SIGNATURES), [signed])
     assert "type text/plain, which is no signature" in refused(shelf, image, key).message
 
 
-def test_an_endless_payload_is_not_read(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> None:
+def test_an_endless_payload_is_not_read(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     put_layers(shelf, tag_of(image.digest, SIGNATURES), [Descriptor(PAYLOAD, "sha256:" + "0" * 64, 1 << 40, {SIGNATURE: "AAAA"})])
     assert "no payload of a signature is so large" in refused(shelf, image, key).message
 
 
-def test_an_attachment_that_is_none_is_refused(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> None:
+def test_an_attachment_that_is_none_is_refused(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     for value in ({"schemaVersion": 2}, {"schemaVersion": 2, "layers": [{"digest": "x"}]}):
         shelf.name(tag_of(image.digest, SIGNATURES), canonical_json(value), OCI_MANIFEST)
         assert "cannot be understood" in refused(shelf, image, key).message
 
 
-def test_the_nearest_reason_is_given_and_all_are_listed(shelf: LocalShelf, image: CloudImage, key: PrivateKey, other: PrivateKey) -> None:
+def test_the_nearest_reason_is_given_and_all_are_listed(
+    shelf: LocalReferrers, image: CloudImage, key: PrivateKey, other: PrivateKey
+) -> None:
     signature.sign(shelf, image.digest, other)
     signature.sign(shelf, image.digest, key)
     error = refused(shelf, image, key, stage="released")
@@ -308,7 +316,7 @@ def test_the_nearest_reason_is_given_and_all_are_listed(shelf: LocalShelf, image
 def test_a_payload_of_cosign_with_other_spelling_is_understood() -> None:
     text = b'{ "critical": {"type": "cosign container image signature", "identity": {"docker-reference": "x"}, '
     text += b'"image": {"docker-manifest-digest": "sha256:1"}}, "optional": null }'
-    assert Claim.parse(text) == Claim("sha256:1", "x", {})
+    assert SignatureClaim.parse(text) == SignatureClaim("sha256:1", "x", {})
 
 
 @pytest.mark.parametrize(
@@ -324,10 +332,10 @@ def test_layers_of_something_else_is_a_store_error(data: bytes) -> None:
 )
 def test_a_payload_of_something_else_is_no_claim(data: bytes) -> None:
     with pytest.raises(ValueError, match="it is"):
-        Claim.parse(data)
+        SignatureClaim.parse(data)
 
 
-def test_a_public_key_of_the_same_pair_in_another_file_replaces_too(shelf: LocalShelf, image: CloudImage, key: PrivateKey) -> None:
+def test_a_public_key_of_the_same_pair_in_another_file_replaces_too(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
     signature.sign(shelf, image.digest, key, {"n": "1"})
     signature.sign(shelf, image.digest, PrivateKey("copy.key", key.key), {"n": "2"})
     (one,) = signature.check(shelf, image.digest, Demand([PublicKey("elsewhere.pub", key.public.pem)]))

@@ -100,7 +100,7 @@ EXCUSED = {
     "harness.build.layers:Workshop.manifest": "through a Fetcher, whose sources were asked",
     "harness.sealer.image:rows": "shows",
     "harness.cloudimage.search:stored": "shows",
-    "harness.oci.registry.referrers:LocalShelf.name": "names attachments",
+    "harness.oci.registry.referrers:LocalReferrers.name": "names attachments",
 }
 """Functions with such a call that need not ask, and why."""
 

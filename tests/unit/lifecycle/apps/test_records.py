@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from harness import cloudimage, log
-from harness.cloudimage import App, Blob, EmbeddedImage, ImageSet, Info, PlatformImage
+from harness.cloudimage import Blob, EmbeddedImage, ImageApp, ImageSet, Info, PlatformImage
 from harness.clusterfile import AppConfig, Application, is_redacted
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, CommandError, InputError, StoreError, UsageError
@@ -34,8 +34,8 @@ __all__ = ["store"]  # a fixture
 
 AMD64 = Platform.parse("linux/amd64")
 FILES = {"application/apps/web/web.yaml": "kind: A\n", "etc/page": "{{ Greeting }} {{ DbPassword }} {{ SvcCIDR }}\n"}
-WEB = App("web", "kube", ("web.yaml",), commands=("kubectl apply -f application/apps/web/web.yaml",))
-DB = App("db", "helm", ("db.tgz",), env={"Size": "1"}, commands=("helm install db application/apps/db/db.tgz",))
+WEB = ImageApp("web", "kube", ("web.yaml",), commands=("kubectl apply -f application/apps/web/web.yaml",))
+DB = ImageApp("db", "helm", ("db.tgz",), env={"Size": "1"}, commands=("helm install db application/apps/db/db.tgz",))
 INFO: dict[str, Any] = {
     "apps": (WEB, DB), "launch": (*DB.commands, *WEB.commands), "env": {"Greeting": "hello"}, "kube_version": ">=1.31 <1.38",
 }  # fmt: skip

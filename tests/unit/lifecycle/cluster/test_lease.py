@@ -12,7 +12,7 @@ from harness.errors import CommandError, LeaseLostError, NodeError, UsageError
 from harness.lifecycle.cluster import lease
 from harness.lifecycle.plan import Journal, Step, execute
 from harness.nodes import claim
-from harness.process import Result
+from harness.process import ProcessResult
 from tests.unit.lifecycle.standin import StandIn
 from tests.unit.lifecycle.test_apply import Api, somebody
 
@@ -24,20 +24,20 @@ class Master(StandIn):
         super().__init__(address)
         self.there = there
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> ProcessResult:
         super().run(command, input=input, check=check, timeout=timeout)
         said = dict(word.split("=", maxsplit=1) for word in shlex.split(command, comments=True) if word.startswith(("who=", "instead=")))
         if "rm -f" in command:
             self.there = "" if self.there == said["who"] else self.there
         elif "touch" in command:
             if self.there not in ("", said["who"]):
-                return Result((), lease._TAKEN, f"{self.there}\n2026-01-01T00:00:00Z\n", "")
+                return ProcessResult((), lease._TAKEN, f"{self.there}\n2026-01-01T00:00:00Z\n", "")
             self.there = said["who"]
         elif "flock" in command:
             if self.there not in ("", said["who"], said["instead"]):
-                return Result((), lease._TAKEN, f"{self.there}\n2026-01-01T00:00:00Z\n", "")
+                return ProcessResult((), lease._TAKEN, f"{self.there}\n2026-01-01T00:00:00Z\n", "")
             self.there = said["who"]
-        return Result((), 0, "", "")
+        return ProcessResult((), 0, "", "")
 
 
 def test_who_works_on_machines_is_noted_on_each_and_taken_back() -> None:
@@ -158,9 +158,9 @@ def test_while_the_api_does_not_answer_a_command_goes_on(clock: Clock) -> None:
     with lease.held(api, "lab"):
         run = api.run
 
-        def down(command: str, **more: Any) -> Result:
+        def down(command: str, **more: Any) -> ProcessResult:
             if "kubectl" in command:
-                return Result((), 1, "", "The connection to the server was refused")
+                return ProcessResult((), 1, "", "The connection to the server was refused")
             return run(command, **more)
 
         api.run = down  # type: ignore[method-assign]
@@ -180,10 +180,10 @@ def test_an_api_that_answers_again_a_moment_later_makes_a_claim_sure_of_itself(c
         run = api.run
         refused: list[str] = []
 
-        def late(command: str, **more: Any) -> Result:
+        def late(command: str, **more: Any) -> ProcessResult:
             if "kubectl" in command and not refused:
                 refused.append(command)
-                return Result((), 1, "", "The connection to the server was refused")
+                return ProcessResult((), 1, "", "The connection to the server was refused")
             return run(command, **more)
 
         api.run = late  # type: ignore[method-assign]
@@ -298,8 +298,8 @@ def test_how_long_a_lease_counts(text: str, expected: int, monkeypatch: pytest.M
 
 def test_a_machine_that_cannot_note_it_is_told() -> None:
     class Broken(StandIn):
-        def run(self, command: str, **_: Any) -> Result:
-            return Result((), 1, "", "Read-only file system")
+        def run(self, command: str, **_: Any) -> ProcessResult:
+            return ProcessResult((), 1, "", "Read-only file system")
 
     with pytest.raises(CommandError, match="it could not be noted who is at work"), lease.claimed([Broken()], "lab"):
         pytest.fail("it was let in")
@@ -307,7 +307,7 @@ def test_a_machine_that_cannot_note_it_is_told() -> None:
 
 def test_a_machine_that_is_lost_meanwhile_does_not_hide_what_happened() -> None:
     class Lost(Master):
-        def run(self, command: str, **more: Any) -> Result:
+        def run(self, command: str, **more: Any) -> ProcessResult:
             if "rm -f" in command:
                 raise NodeError("10.0.0.1: the connection was lost")
             return super().run(command, **more)

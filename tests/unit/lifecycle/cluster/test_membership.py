@@ -15,7 +15,7 @@ from harness.lifecycle.cluster.membership import Gathered, Record
 from harness.nodes import Login, Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import Ssh
-from harness.process import Result
+from harness.process import ProcessResult
 from tests.unit.lifecycle.standin import StandIn
 
 CLUSTERFILE = """apiVersion: slipway.dev/v1
@@ -94,7 +94,7 @@ class Master(StandIn):
         super().__init__("10.0.0.1", "one")
         self.conflicts, self.said = conflicts, said
 
-    def run(self, command: str, **options: Any) -> Result:
+    def run(self, command: str, **options: Any) -> ProcessResult:
         if " patch configmap " in command and self.conflicts:
             self.conflicts -= 1
             raise CommandError("kubectl: exit code 1", details=self.said)
@@ -134,7 +134,7 @@ def test_a_cluster_without_a_record_is_told_from_one_that_does_not_answer() -> N
         membership.read(NodeKubectl(master))
 
     class Absent(Master):
-        def run(self, command: str, **options: Any) -> Result:
+        def run(self, command: str, **options: Any) -> ProcessResult:
             raise CommandError("exit code 1", details="Error from server (NotFound)")
 
     with pytest.raises(CheckError, match="no record of slipway"):
@@ -169,7 +169,7 @@ def test_balancers_lead_to_all_masters_and_for_images_to_those_that_have_them(tm
 def test_a_master_that_does_not_answer_is_taken_for_one_that_holds_images(tmp_path: Any) -> None:
     found = gathered(tmp_path, masters=4, gone=("10.0.0.1",))
     for node in found.masters[2:]:
-        node.run = lambda command, **_: Result((), 1, "", "")  # type: ignore[method-assign]
+        node.run = lambda command, **_: ProcessResult((), 1, "", "")  # type: ignore[method-assign]
     assert membership.holders(found) == {"10.0.0.1", "10.0.0.2"}
 
 
@@ -185,8 +185,8 @@ def test_a_balancer_that_knows_already_is_left_alone(monkeypatch: pytest.MonkeyP
 
 def test_the_first_master_whose_api_answers_leads() -> None:
     class Silent(StandIn):
-        def run(self, command: str, **_: Any) -> Result:
-            return Result((), 1, "", "refused")
+        def run(self, command: str, **_: Any) -> ProcessResult:
+            return ProcessResult((), 1, "", "refused")
 
     dead, alive = Silent("10.0.0.1", "one"), StandIn("10.0.0.2", "two")
     nodes: Any = [dead, alive]

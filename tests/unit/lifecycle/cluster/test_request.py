@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.cloudimage import App, Info
+from harness.cloudimage import ImageApp, Info
 from harness.clusterfile import Clusterfile, ExternalRegistry
 from harness.clusterfile.parse import parse
 from harness.errors import InputError, UsageError
@@ -187,8 +187,8 @@ def test_a_config_does_not_follow_a_link_out_of_the_rootfs(tmp_path: Path) -> No
 
 APPS = Info(
     apps=(
-        App("mysql", "helm", env={"Size": "1"}, commands=("helm install mysql x",)),
-        App("web", "kube", commands=("kubectl apply -f w",)),
+        ImageApp("mysql", "helm", env={"Size": "1"}, commands=("helm install mysql x",)),
+        ImageApp("web", "kube", commands=("kubectl apply -f w",)),
     ),
     launch=("kubectl apply -f base", "export Size=1 && helm install mysql x", "kubectl apply -f w"),
 )

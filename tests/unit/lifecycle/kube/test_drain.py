@@ -11,7 +11,7 @@ from harness import log
 from harness.errors import CheckError, CommandError, NodeError, SlipwayError
 from harness.lifecycle.kube import drain
 from harness.lifecycle.kube.readiness import Resource
-from harness.process import Result
+from harness.process import ProcessResult
 from tests.unit.lifecycle.standin import StandIn
 
 
@@ -144,12 +144,12 @@ class Machine(StandIn):
         super().__init__("10.0.0.7")
         self.left, self.failure = answers, failure
 
-    def run(self, command: str, **_: Any) -> Result:
+    def run(self, command: str, **_: Any) -> ProcessResult:
         self.commands.append(command)
         self.left -= 1
         if self.left < 0:
             raise self.failure
-        return Result((), 0, "", "")
+        return ProcessResult((), 0, "", "")
 
 
 LOST = NodeError("10.0.0.7: the connection was lost", hint="check the machine and its network")
@@ -195,9 +195,9 @@ class Refusing(StandIn):
         super().__init__()
         self.said = said
 
-    def run(self, command: str, **_: Any) -> Result:
+    def run(self, command: str, **_: Any) -> ProcessResult:
         self.commands.append(command)
-        return Result((), 0, self.said, "")
+        return ProcessResult((), 0, self.said, "")
 
 
 def test_evictions_go_through_the_api() -> None:

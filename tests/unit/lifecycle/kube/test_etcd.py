@@ -10,7 +10,7 @@ import pytest
 from harness.errors import CheckError, CommandError
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.kube.etcd import Etcd, EtcdMember, admit, order
-from harness.process import Result
+from harness.process import ProcessResult
 from tests.unit.lifecycle.standin import StandIn
 
 
@@ -188,12 +188,12 @@ class Answering(StandIn):
         self.runs = runs
         self.exits: dict[str, tuple[int, str]] = {}
 
-    def run(self, command: str, **options: Any) -> Result:
+    def run(self, command: str, **options: Any) -> ProcessResult:
         self.commands.append(command)
         if not self.runs:
-            return Result((), 75, "", "")
+            return ProcessResult((), 75, "", "")
         code, text = next((answer for part, answer in self.exits.items() if part in command), (0, ""))
-        return Result((), code, text if code == 0 or "health" in command else "", text if code else "")
+        return ProcessResult((), code, text if code == 0 or "health" in command else "", text if code else "")
 
 
 LIST = {
@@ -255,12 +255,12 @@ def test_a_leader_hands_over_before_it_leaves() -> None:
 
 def test_an_address_that_etcd_tells_is_no_shell_text_on_a_master() -> None:
     class Answering(StandIn):
-        def run(self, command: str, **_: Any) -> Result:
+        def run(self, command: str, **_: Any) -> ProcessResult:
             self.commands.append(command)
             hostile = "https://10.0.0.1:2379; touch /tmp/x"
             members = [{"ID": number, "name": f"m{number}", "peerURLs": [], "clientURLs": [hostile]} for number in (1, 2)]
             status = json.dumps([{"Status": {"leader": 1, "header": {"member_id": 1}}}])
-            return Result((), 0, status if "endpoint status" in command else json.dumps({"members": members}), "")
+            return ProcessResult((), 0, status if "endpoint status" in command else json.dumps({"members": members}), "")
 
     node = Answering("10.0.0.1")
     one = etcd.Etcd((node,))

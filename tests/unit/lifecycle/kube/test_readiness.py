@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import CheckError, CommandError
 from harness.lifecycle.kube import readiness
-from harness.process import Result
+from harness.process import ProcessResult
 
 
 def made(kind: str, name: str, *, namespace: str | None = "web", generation: int = 1, **parts: Any) -> dict[str, Any]:
@@ -448,9 +448,9 @@ class Shell:
     name = address = "one"
 
     def __init__(self, out: str = "", code: int = 0) -> None:
-        self.result = Result((), code, out, "")
+        self.result = ProcessResult((), code, out, "")
 
-    def run(self, command: str, **_: Any) -> Result:
+    def run(self, command: str, **_: Any) -> ProcessResult:
         return self.result
 
     def put_tar(self, *_: Any) -> None: ...

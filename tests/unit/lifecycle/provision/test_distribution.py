@@ -22,7 +22,7 @@ from harness.lifecycle.provision.node_files import CLEAN
 from harness.nodes import claim, each
 from harness.nodes.files import tar_stream
 from harness.oci.store import Store
-from harness.process import Result
+from harness.process import ProcessResult
 
 FILES = {"bin/kubelet": b"k" * 50000, "bin/kubectl": b"c" * 30000, "etc/a": b"a"}
 SIZE = sum(map(len, FILES.values()))
@@ -48,18 +48,18 @@ class Gatherer:
         self.commands: list[str] = []
         self.serving = self.most_at_once = 0
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> ProcessResult:
         self.commands.append(command)
         if command == distribution.CLOSE:
             self.serves = False
-            return Result((), 0, "", "")
+            return ProcessResult((), 0, "", "")
         if command == distribution._RENEW:
-            return Result((), 0, "", "")
+            return ProcessResult((), 0, "", "")
         if ".have ] || exit 0" in command:
             self.serves = bool(self.has)
-            return Result((), 0, "opens\nserves\n" if self.serves else "", "")
+            return ProcessResult((), 0, "opens\nserves\n" if self.serves else "", "")
         full = self.broken == "disk" and "for tool in" not in command
-        return Result((), 0, self._gather(command, input), "tar: bin/kubelet: No space left on device" if full else "")
+        return ProcessResult((), 0, self._gather(command, input), "tar: bin/kubelet: No space left on device" if full else "")
 
     def _gather(self, command: str, input: Any) -> str:
         told: list[str] = []
@@ -355,7 +355,7 @@ def test_serving_ends_everywhere_and_can_begin_again(world: World) -> None:
 def test_a_machine_that_is_gone_when_serving_ends_is_no_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.bring(1)
 
-    def lost(*_: object, **__: object) -> Result:
+    def lost(*_: object, **__: object) -> ProcessResult:
         raise NodeError("10.0.0.1: no route leads to it")
 
     monkeypatch.setattr(world[1], "run", lost)
@@ -384,10 +384,10 @@ def test_what_is_open_is_told_to_go_on_until_it_is_closed(world: World, monkeypa
     renewed = threading.Event()
     run = world[1].run
 
-    def noted(command: str, **more: Any) -> Result:
+    def noted(command: str, **more: Any) -> ProcessResult:
         if command == distribution._RENEW:
             renewed.set()
-            return Result((), 0, "", "")
+            return ProcessResult((), 0, "", "")
         return run(command, **more)
 
     monkeypatch.setattr(world[1], "run", noted)

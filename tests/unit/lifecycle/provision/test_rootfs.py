@@ -15,10 +15,10 @@ from harness.cloudimage import PlatformImage
 from harness.errors import InputError
 from harness.lifecycle.provision import rootfs
 from harness.nodes.files import File
-from harness.oci.layer import Entry, scan, write_layer
+from harness.oci.layer import LayerEntry, scan, write_layer
 from harness.oci.model import OCI_LAYER_ZSTD, Platform
 from harness.oci.store import Store
-from harness.process import Result
+from harness.process import ProcessResult
 from tests.unit.lifecycle.standin import StandIn
 
 
@@ -59,16 +59,21 @@ def test_a_file_is_read_out_of_the_uppermost_layer_that_has_it(store: Store, tmp
 
 @pytest.mark.parametrize(
     "removal",
-    [Entry("etc/addons/network.yaml", "whiteout"), Entry("etc/addons", "whiteout"), Entry("etc/addons", "opaque"), Entry("etc", "opaque")],
+    [
+        LayerEntry("etc/addons/network.yaml", "whiteout"),
+        LayerEntry("etc/addons", "whiteout"),
+        LayerEntry("etc/addons", "opaque"),
+        LayerEntry("etc", "opaque"),
+    ],
 )
-def test_a_file_that_a_layer_removes_is_not_read_out_of_those_below(store: Store, tmp_path: Path, removal: Entry) -> None:
+def test_a_file_that_a_layer_removes_is_not_read_out_of_those_below(store: Store, tmp_path: Path, removal: LayerEntry) -> None:
     found = image(store, {"etc/addons/network.yaml": "old", "b": "b"}, root=tmp_path)
-    made = write_layer([removal, Entry("etc/other", "file", source=b"o")], store)
+    made = write_layer([removal, LayerEntry("etc/other", "file", source=b"o")], store)
     found = dataclasses.replace(found, layers=(*found.layers, made.descriptor), diff_ids=(*found.diff_ids, made.diff_id))
     assert rootfs.read_file(store, found, "etc/addons/network.yaml") is None
     assert rootfs.read_file(store, found, "etc/other") == b"o"
     assert rootfs.read_file(store, found, "b") == b"b"
-    again = write_layer([Entry("etc/addons/network.yaml", "file", source=b"new")], store)
+    again = write_layer([LayerEntry("etc/addons/network.yaml", "file", source=b"new")], store)
     found = dataclasses.replace(found, layers=(*found.layers, again.descriptor), diff_ids=(*found.diff_ids, again.diff_id))
     assert rootfs.read_file(store, found, "etc/addons/network.yaml") == b"new"
 
@@ -187,7 +192,7 @@ class Receiving(StandIn):
         self.received: list[dict[str, bytes]] = []
         self.listed = ""
 
-    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> Result:
+    def run(self, command: str, *, input: Any = None, check: bool = True, timeout: float = 120) -> ProcessResult:
         if isinstance(input, bytes):
             with tarfile.open(fileobj=io.BytesIO(input)) as tar:
                 self.received.append(
@@ -196,7 +201,7 @@ class Receiving(StandIn):
         elif isinstance(input, str):
             self.listed = input
         super().run(command, check=check, timeout=timeout)
-        return Result((), 0, self.listed if command.startswith("cat /") else "", "")
+        return ProcessResult((), 0, self.listed if command.startswith("cat /") else "", "")
 
 
 def test_what_is_not_rendered_any_more_is_as_the_image_has_it_again(store: Store, tmp_path: Path) -> None:

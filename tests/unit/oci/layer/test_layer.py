@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BuildError, StoreError
-from harness.oci.layer import Entry, compression, diff, scan, snapshot, unpack, write_layer
+from harness.oci.layer import LayerEntry, compression, diff, scan, snapshot, unpack, write_layer
 from harness.oci.layer.extract import open_layer
 from harness.oci.layer.tar_reader import END
 from harness.oci.model import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor, digest_of
@@ -135,7 +135,7 @@ def test_a_layer_says_nothing_of_who_made_it_when(store: Store, tree: Path) -> N
 
 def test_the_number_of_processors_does_not_change_the_digest(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = random.Random(7).randbytes(5 << 19) * 3
-    entries = [Entry("data", "file", 0o644, data)]
+    entries = [LayerEntry("data", "file", 0o644, data)]
     written = []
     for processors in (1, 2, 7):
         monkeypatch.setattr(os, "cpu_count", lambda n=processors: n)
@@ -159,7 +159,11 @@ def test_no_entries_make_an_empty_layer(store: Store, tmp_path: Path) -> None:
 
 
 def test_generated_content_and_prefixes_go_in(store: Store, tree: Path, tmp_path: Path) -> None:
-    entries = [Entry("Metadata", "file", 0o644, b"{}"), *scan(tree / "etc", "application/etc"), Entry("Metadata", "file", 0o600, b"{1}")]
+    entries = [
+        LayerEntry("Metadata", "file", 0o644, b"{}"),
+        *scan(tree / "etc", "application/etc"),
+        LayerEntry("Metadata", "file", 0o600, b"{1}"),
+    ]
     unpack(store, [write_layer(entries, store).descriptor], tmp_path / "out")
     found = look(tmp_path / "out")
     assert found["Metadata"] == ("file", 0o600, b"{1}")
@@ -169,7 +173,7 @@ def test_generated_content_and_prefixes_go_in(store: Store, tree: Path, tmp_path
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../b", "", "a//b", "a/", ".", "etc/.wh.x", ".wh..wh..opq", ".wh.a/b"])
 def test_a_path_that_is_not_plain_is_not_written(store: Store, path: str) -> None:
     with pytest.raises(BuildError, match="cannot be in a layer"):
-        write_layer([Entry(path, "file", 0o644, b"")], store)
+        write_layer([LayerEntry(path, "file", 0o644, b"")], store)
     assert not list((store.root / "blobs/sha256").iterdir())
 
 
@@ -185,25 +189,26 @@ def test_a_file_that_shrinks_while_it_is_read_fails_the_layer(store: Store, tmp_
 
     monkeypatch.setattr(os, "fstat", pretend)
     with pytest.raises(BuildError, match="log became shorter"):
-        write_layer([Entry("log", "file", 0o644, growing)], store)
+        write_layer([LayerEntry("log", "file", 0o644, growing)], store)
     assert not list((store.root / "blobs/sha256").iterdir())
 
 
 def test_a_source_that_is_gone_is_named(store: Store, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=f"{tmp_path}/gone cannot be read"):
-        write_layer([Entry("x", "file", 0o644, tmp_path / "gone")], store)
+        write_layer([LayerEntry("x", "file", 0o644, tmp_path / "gone")], store)
 
 
 def test_a_folder_can_be_emptied_and_filled_again_by_one_layer(store: Store, tmp_path: Path) -> None:
     lower = write_layer(
-        [Entry("d", "dir"), Entry("d/old", "file", 0o644, b""), Entry("x", "dir"), Entry("x/old", "file", 0o644, b"")], store
+        [LayerEntry("d", "dir"), LayerEntry("d/old", "file", 0o644, b""), LayerEntry("x", "dir"), LayerEntry("x/old", "file", 0o644, b"")],
+        store,
     )
     entries = [
-        Entry("d", "opaque"),
-        Entry("x", "whiteout"),
-        Entry("d/new", "file", 0o644, b""),
-        Entry("d", "dir", 0o700),
-        Entry("x", "dir"),
+        LayerEntry("d", "opaque"),
+        LayerEntry("x", "whiteout"),
+        LayerEntry("d/new", "file", 0o644, b""),
+        LayerEntry("d", "dir", 0o700),
+        LayerEntry("x", "dir"),
     ]
     upper = write_layer(entries, store)
     unpack(store, [lower.descriptor, upper.descriptor], tmp_path / "out")
@@ -212,7 +217,7 @@ def test_a_folder_can_be_emptied_and_filled_again_by_one_layer(store: Store, tmp
 
 def test_a_hard_link_needs_its_file_before_it(store: Store) -> None:
     with pytest.raises(BuildError, match="hard link to b"):
-        write_layer([Entry("a", "hardlink", target="b"), Entry("b", "file", 0o644, b"")], store)
+        write_layer([LayerEntry("a", "hardlink", target="b"), LayerEntry("b", "file", 0o644, b"")], store)
 
 
 def test_a_fifo_is_refused_where_it_is_found(tmp_path: Path) -> None:
@@ -372,8 +377,8 @@ def test_layers_merge(store: Store, tmp_path: Path, lower: list[Member], upper: 
 
 
 def test_a_folder_may_be_read_only_and_still_be_filled_by_the_next_layer(store: Store, tmp_path: Path) -> None:
-    lower = write_layer([Entry("d", "dir", 0o555), Entry("d/a", "file", 0o444, b"")], store)
-    upper = write_layer([Entry("d/b", "file", 0o6755, b"")], store)
+    lower = write_layer([LayerEntry("d", "dir", 0o555), LayerEntry("d/a", "file", 0o444, b"")], store)
+    upper = write_layer([LayerEntry("d/b", "file", 0o6755, b"")], store)
     unpack(store, [lower.descriptor, upper.descriptor], tmp_path / "out")
     assert {name: oct(mode) for name, (_, mode, _) in look(tmp_path / "out").items()} == {"d": "0o555", "d/a": "0o444", "d/b": "0o6755"}
 
@@ -414,7 +419,7 @@ def test_a_zstd_layer_that_was_made_wrong_is_an_error_not_a_crash(store: Store, 
 # What a command changed
 
 
-def laid_over(store: Store, before: Path, changes: list[Entry], destination: Path) -> dict[str, tuple[str, int, object]]:
+def laid_over(store: Store, before: Path, changes: list[LayerEntry], destination: Path) -> dict[str, tuple[str, int, object]]:
     layers = [write_layer(scan(before), store).descriptor, write_layer(changes, store).descriptor]
     unpack(store, layers, destination, links_out=True)
     return look(destination)
@@ -468,7 +473,7 @@ def test_a_removed_folder_is_one_removal(tmp_path: Path) -> None:
     (tmp_path / "a/b/c").write_text("")
     before = snapshot(tmp_path)
     shutil.rmtree(tmp_path / "a")
-    assert list(diff(before, tmp_path)) == [Entry("a", "whiteout")]
+    assert list(diff(before, tmp_path)) == [LayerEntry("a", "whiteout")]
 
 
 def test_a_file_that_would_be_a_removal_in_the_layer_is_refused(tmp_path: Path) -> None:

@@ -11,16 +11,16 @@ import pytest
 
 from harness import process
 from harness.errors import StoreError, UsageError
-from harness.oci.registry.credentials import Credential, Credentials
+from harness.oci.registry.credentials import Credential, CredentialStore
 
 
 def encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def configured(folder: Path, value: object) -> Credentials:
+def configured(folder: Path, value: object) -> CredentialStore:
     (folder / "config.json").write_text(json.dumps(value))
-    return Credentials(folder)
+    return CredentialStore(folder)
 
 
 @pytest.mark.parametrize("key", ["inner.test:5000", "https://inner.test:5000", "http://inner.test:5000/v2/"])
@@ -56,14 +56,14 @@ def test_secrets_are_not_in_the_repr() -> None:
 
 
 def test_no_file_means_no_credentials(tmp_path: Path) -> None:
-    assert Credentials(tmp_path / "none").find("inner.test") is None
+    assert CredentialStore(tmp_path / "none").find("inner.test") is None
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"auths": []}', '{"auths": {"inner.test": {"auth": "%%%"}}}'])
 def test_a_broken_file_is_named_without_its_secrets(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UsageError, match=r"config\.json") as raised:
-        Credentials(tmp_path).find("inner.test")
+        CredentialStore(tmp_path).find("inner.test")
     assert "%%%" not in str(raised.value)
 
 
@@ -85,10 +85,10 @@ class Helper:
     """What a credential helper answers, and how it was called."""
 
     def __init__(self, returncode: int, stdout: str) -> None:
-        self.answer = process.Result((), returncode, stdout, "")
+        self.answer = process.ProcessResult((), returncode, stdout, "")
         self.calls: list[tuple[list[str], object]] = []
 
-    def run(self, argv: list[str], *, input: object, check: bool, timeout: float) -> process.Result:
+    def run(self, argv: list[str], *, input: object, check: bool, timeout: float) -> process.ProcessResult:
         self.calls.append((argv, input))
         return self.answer
 

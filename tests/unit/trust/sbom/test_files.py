@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from harness.errors import StoreError
-from harness.oci.layer import Entry, write_layer
+from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.model import OCI_LAYER_GZIP, Descriptor
 from harness.oci.store import CHUNK, Store
 from harness.trust.sbom import go_binary, packages
@@ -17,17 +17,19 @@ from harness.trust.sbom.package_url import image_purl, purl
 from harness.trust.sbom.packages import System
 
 
-def paths(store: Store, *layers: list[Entry]) -> list[str]:
+def paths(store: Store, *layers: list[LayerEntry]) -> list[str]:
     return list(Inventory(store).files([write_layer(entries, store).descriptor for entries in layers]))
 
 
-def file(path: str, content: bytes = b"x") -> Entry:
-    return Entry(path, "file", 0o644, content)
+def file(path: str, content: bytes = b"x") -> LayerEntry:
+    return LayerEntry(path, "file", 0o644, content)
 
 
 def test_files_have_their_sum_and_size(store: Store) -> None:
     data = b"a" * (3 * CHUNK + 7)
-    layer = write_layer([file("big", data), Entry("dir", "dir"), Entry("link", "symlink", target="big"), file("empty", b"")], store)
+    layer = write_layer(
+        [file("big", data), LayerEntry("dir", "dir"), LayerEntry("link", "symlink", target="big"), file("empty", b"")], store
+    )
     found = Inventory(store).files([layer.descriptor])
     assert list(found) == ["big", "empty"]
     assert (found["big"].sha256, found["big"].size) == (hashlib.sha256(data).hexdigest(), len(data))
@@ -35,21 +37,21 @@ def test_files_have_their_sum_and_size(store: Store) -> None:
 
 
 def test_a_hard_link_is_the_file_it_links_to(store: Store) -> None:
-    layer = write_layer([file("a", b"content"), Entry("b", "hardlink", target="a")], store)
+    layer = write_layer([file("a", b"content"), LayerEntry("b", "hardlink", target="a")], store)
     found = Inventory(store).files([layer.descriptor])
     assert found["a"] == found["b"]
 
 
 def test_upper_layers_replace_and_remove(store: Store) -> None:
-    lower = [Entry("d", "dir"), file("d/a"), file("d/b"), file("e"), Entry("d/sub", "dir"), file("d/sub/x")]
+    lower = [LayerEntry("d", "dir"), file("d/a"), file("d/b"), file("e"), LayerEntry("d/sub", "dir"), file("d/sub/x")]
     assert paths(store, lower, [file("e", b"new")]) == ["d/a", "d/b", "d/sub/x", "e"]
-    assert paths(store, lower, [Entry("d/a", "whiteout")]) == ["d/b", "d/sub/x", "e"]
-    assert paths(store, lower, [Entry("d", "whiteout")]) == ["e"]
-    assert paths(store, lower, [Entry("d", "opaque"), Entry("d", "dir"), file("d/new")]) == ["d/new", "e"]
+    assert paths(store, lower, [LayerEntry("d/a", "whiteout")]) == ["d/b", "d/sub/x", "e"]
+    assert paths(store, lower, [LayerEntry("d", "whiteout")]) == ["e"]
+    assert paths(store, lower, [LayerEntry("d", "opaque"), LayerEntry("d", "dir"), file("d/new")]) == ["d/new", "e"]
     assert paths(store, lower, [file("d", b"a file now")]) == ["d", "e"]
-    assert paths(store, lower, [Entry("d", "symlink", target="e")]) == ["e"]
-    assert paths(store, lower, [Entry("d", "dir", 0o700)]) == ["d/a", "d/b", "d/sub/x", "e"]
-    assert paths(store, lower, [Entry("d", "whiteout")], [file("d/a")]) == ["d/a", "e"]
+    assert paths(store, lower, [LayerEntry("d", "symlink", target="e")]) == ["e"]
+    assert paths(store, lower, [LayerEntry("d", "dir", 0o700)]) == ["d/a", "d/b", "d/sub/x", "e"]
+    assert paths(store, lower, [LayerEntry("d", "whiteout")], [file("d/a")]) == ["d/a", "e"]
 
 
 def test_the_sum_of_a_replaced_file_is_that_of_the_new_one(store: Store) -> None:

@@ -20,7 +20,7 @@ from harness.lifecycle.checks.postflight.cis_facts import FileState, MachineStat
 from harness.lifecycle.cluster import certificates
 from harness.lifecycle.cluster.certificates import Certificate
 from harness.nodes.kubectl import NodeKubectl
-from harness.process import Result as Ran
+from harness.process import ProcessResult as Ran
 from harness.runtimes import Cluster, Facts, Member, Network, profiles
 from harness.runtimes.kubeadm import SERVING_CRT, master_config
 from tests.unit.lifecycle.standin import StandIn
