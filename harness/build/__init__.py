@@ -225,7 +225,7 @@ def build(options: Options, store: Store) -> Built:
             "sockets; use it only for files that you trust"
         )
     with contextlib.ExitStack() as stack:
-        stack.enter_context(store.using())
+        stack.enter_context(store.shared_lease())
         stack.enter_context(scratch.cleaned())
         rules, permits = config.load(), Permits(options.allow_login)
         client, anonymous = Client(rules, CredentialStore()), Client(rules, NoLogins())

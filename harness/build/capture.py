@@ -188,7 +188,7 @@ class Proxy:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self.store.using())
+            stack.enter_context(self.store.shared_lease())
             try:
                 server = _Server(self._address, self.fetcher, self.record, self._client_patience, self.secret)
             except OSError as refused:
@@ -568,7 +568,7 @@ def collect(
     """The image set of all these images for one platform, every blob of it in the store; what is missing is fetched, 4 at a time.
 
     Of an index the whole index is taken, and of its children the one for ``platform``. Raises BuildError that lists every image
-    that cannot be had, with its reason and where it was asked for. Hold ``store.using()`` until the set is written and tagged.
+    that cannot be had, with its reason and where it was asked for. Hold ``store.shared_lease()`` until the set is written and tagged.
     """
     wanted, faults = _wanted(pulled, declared, listed)
     fetcher = Fetcher(sources, store)

@@ -23,13 +23,13 @@ from harness.host import durable, paths
 from harness.oci.reference import OWN_DOMAIN, Reference
 from harness.oci.registry.client import Client
 from harness.oci.registry.config import Registries
-from harness.oci.registry.errors import Patience, RemoteError
+from harness.oci.registry.errors import RemoteError, RetryPolicy
 from harness.oci.registry.session import CredentialSource
 
 AUTO, UPSTREAM, BUILT = "auto", "upstream", "built"
 MODES = (AUTO, UPSTREAM, BUILT)
 
-PROBE = Patience(connect=3, read=5, rate_window=5, attempts=1, timeouts=1)
+PROBE = RetryPolicy(connect=3, read=5, rate_window=5, attempts=1, timeouts=1)
 """One question to a registry that may not be there."""
 
 _REMEMBERED = 600
@@ -76,7 +76,7 @@ def probe(registries: Registries, login: CredentialSource, *, memory: Path | Non
 
     def ask(reference: Reference) -> bool:
         def now() -> bool:
-            with Client(registries, login, patience=PROBE) as client:
+            with Client(registries, login, retry=PROBE) as client:
                 return _answers(client, reference)
 
         return _once(_place(registries, reference), reference.domain, now, memory, clock)

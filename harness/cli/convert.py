@@ -39,7 +39,7 @@ def convert(
 
     as_json = wants_json(output)
     store = Store.default()
-    with store.using(), scratch.cleaned():
+    with store.shared_lease(), scratch.cleaned():
         source = sealerimage.read(store, name)
         target = tag or _default_name(source.name)
         found = sealerimage.convert(store, name, registry=registry)

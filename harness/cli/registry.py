@@ -33,10 +33,10 @@ def connect(
 ) -> Any:
     """A client for the registries of this command; ``briefly``: somebody waits for a few words, not for gigabytes."""
     from harness import transfer
-    from harness.oci.registry.errors import Patience
+    from harness.oci.registry.errors import RetryPolicy
 
     access = transfer.RegistryAccess(plain_http, insecure, ca, cert, key)
-    return transfer.client(access, patience=Patience(attempts=3) if briefly else transfer.PATIENCE, mirrors=not writing)
+    return transfer.client(access, retry=RetryPolicy(attempts=3) if briefly else transfer.RETRIES, mirrors=not writing)
 
 
 def reference(text: str, what: str) -> Any:

@@ -188,7 +188,7 @@ def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path |
 
     if key and not attach:
         raise UsageError("--key signs what is attached", hint="add --attach")
-    with _stored(Store.default(), name) as found, found.store.using():
+    with _stored(Store.default(), name) as found, found.store.shared_lease():
         pair = _private(key) if key else None
         image = cloudimage.read(found.store, found.image.digest)
         if attach and image.absent:

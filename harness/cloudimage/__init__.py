@@ -334,7 +334,7 @@ class CloudImage:
 def write(store: Store, platforms: Sequence[PlatformImage]) -> Descriptor:
     """Write configs, manifests and index of a CloudImage; the descriptor of the index, which tag() can name.
 
-    The same values give the same digest. Hold ``store.using()`` around this and the tag. Raises StoreError when a layer or
+    The same values give the same digest. Hold ``store.shared_lease()`` around this and the tag. Raises StoreError when a layer or
     a blob of an embedded image is not in the store, listing what is missing.
     """
     if not platforms:
@@ -694,7 +694,7 @@ def history(image: CloudImage) -> tuple[HistoryRow, ...]:
 
 def tag(store: Store, source: str, name: str) -> Descriptor:
     """Give a CloudImage one more name. Raises StoreError when there is no such CloudImage, or the name is none."""
-    with store.using():
+    with store.shared_lease():
         image = read(store, source)
         descriptor = Descriptor(OCI_INDEX, image.digest, store.size(image.digest))
         store.tag(name, descriptor)
@@ -713,12 +713,12 @@ def remove(store: Store, names: Sequence[str]) -> tuple[tuple[str, ...], Collect
         going = tuple(dict.fromkeys(_name_of(store, known, name) for name in names))
         for name in going:
             store.untag(name)
-    with contextlib.suppress(BusyError), store.alone():
+    with contextlib.suppress(BusyError), store.exclusive_lease():
         lost = orphans(store, [known[name].digest for name in going])
         for name in lost:
             store.untag(name)
         going += lost
-    return going, store.collect()
+    return going, store.gc()
 
 
 def orphans(store: Store, digests: Iterable[str]) -> tuple[str, ...]:

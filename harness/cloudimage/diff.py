@@ -269,7 +269,7 @@ def compare(store: Store, old: Side, new: Side, *, platform: Platform | None = N
     Raises StoreError when neither is made for ``platform``, or a layer that is in the store cannot be read.
     """
     wanted = _platforms(old, new, platform)
-    with store.using():
+    with store.shared_lease():
         parts = tuple(_compare_platform(store, old, new, one, content=content) for one in wanted)
     chosen = (platform,) if platform else ()
     there, here = old.blobs(chosen), new.blobs(chosen)

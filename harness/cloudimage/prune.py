@@ -73,7 +73,7 @@ def prune(store: Store, *, cache: bool = False, dry_run: bool = False, client: d
     Raises StoreError, and removes nothing, when the manifest of an image is damaged: what that image needs cannot be known then.
     """
     try:
-        with store.alone():
+        with store.exclusive_lease():
             names, garbage = _unneeded(store, cache=cache)
             kinds = _measured(garbage)
             if not dry_run:

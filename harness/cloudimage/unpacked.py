@@ -26,7 +26,7 @@ from harness.oci.layer import unpack
 from harness.oci.model import Descriptor
 from harness.oci.store import Store
 
-_held: dict[Path, int] = {}
+_locks: dict[Path, int] = {}
 """Open folders of the trees that this process uses."""
 _holding = threading.Lock()
 
@@ -40,7 +40,7 @@ def identity(layers: Sequence[Descriptor]) -> str:
     return hashlib.sha256("\n".join(layer.digest for layer in layers).encode()).hexdigest()[:32]
 
 
-def unpacked(store: Store, layers: Sequence[Descriptor]) -> Path:
+def unpacked_rootfs(store: Store, layers: Sequence[Descriptor]) -> Path:
     """The merged tree of these layers, unpacked when it is not there. It stays as long as this process lives. Not to be changed.
 
     Raises StoreError when a layer is missing, damaged, or may not be unpacked.
@@ -64,7 +64,7 @@ def _private(place: Path) -> None:
 def _unpack(store: Store, layers: Sequence[Descriptor], place: Path) -> None:
     scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=".unpacking-"))
     try:
-        with store.using():
+        with store.shared_lease():
             unpack(store, layers, scratch / "tree")
         try:
             (scratch / "tree").rename(place)
@@ -77,14 +77,14 @@ def _unpack(store: Store, layers: Sequence[Descriptor], place: Path) -> None:
 
 def _hold(place: Path) -> None:
     with _holding:
-        known = _held.get(place)
+        known = _locks.get(place)
         if known is not None:
             if os.fstat(known).st_ino == place.stat().st_ino:
                 return
             os.close(known)
         opened = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(opened, fcntl.LOCK_SH)
-        _held[place] = opened
+        _locks[place] = opened
 
 
 def _lease(how: int) -> contextlib.AbstractContextManager[None]:

@@ -342,7 +342,7 @@ def _carry_out(work: Work, options: run.Options, there: There, setup: steps.Setu
     if work.leaving:
         remove.remove(options.name, addresses=work.leaving, via=via())
     if recipe:
-        with setup.state.lock(), setup.ssh, store.using():
+        with setup.state.lock(), setup.ssh, store.shared_lease():
             execute(recipe)
 
 

@@ -111,7 +111,7 @@ def join(
         skip_checks=skip_checks, home=home,
     ) as work:  # fmt: skip
         already = tuple(m.address for m in (*masters, *nodes) if m.address not in {node.address for node in work.fresh})
-        with work.found.state.lock(), lease.held(work.found.first, name), work.setup.store.using():
+        with work.found.state.lock(), lease.held(work.found.first, name), work.setup.store.shared_lease():
             execute(plan(work), work.journal)
         return Joined(
             name,

@@ -289,7 +289,7 @@ def _keep_access(cluster: Access, authority: bytes | None) -> None:
 
 def _onto_others(source: _Source, wanted: run.Options, store: Store, home: Path | None) -> None:
     setup = run.prepare(wanted, store, home=home)
-    with setup.state.lock(), setup.ssh, store.using():
+    with setup.state.lock(), setup.ssh, store.shared_lease():
         execute(plan(setup, source))
 
 

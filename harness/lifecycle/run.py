@@ -272,7 +272,7 @@ def run(options: Options, store: Store, *, home: Path | None = None) -> Summary:
     """Make the cluster. The same call after a kill or a failure finishes what was begun and repeats nothing that is done."""
     started = time.monotonic()
     setup = prepare(options, store, home=home)
-    with setup.state.lock(), setup.ssh, store.using(), contextlib.ExitStack() as stack:
+    with setup.state.lock(), setup.ssh, store.shared_lease(), contextlib.ExitStack() as stack:
         setup.claim = lambda: _begin(setup, stack)
         execute(plan(setup))
     # Of the file's own; what is there already is found to be there.

@@ -97,7 +97,7 @@ def carry_out(work: Work) -> Changed:
     move, found = work.move, work.found
     nothing = move.before == move.after and not work.resumed
     if not nothing:
-        with found.state.lock(), lease.held(found.first, found.state.name), work.setup.store.using():
+        with found.state.lock(), lease.held(found.first, found.state.name), work.setup.store.shared_lease():
             try:
                 execute(rolling_update.plan(work), work.journal)
             except SlipwayError as error:

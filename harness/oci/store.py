@@ -5,7 +5,7 @@ tmp/                                            blobs being written; renamed int
 partial/<hex>                                   blobs being fetched, with a lock; what a killed fetch had got stays
 cache/<kind>/<key>.json                         records of work done (steps, discoveries)
 lock                                            flock: one writer of index.json at a time
-lease                                           flock: shared by those who write or use blobs, exclusive for collect()
+lease                                           flock: shared by those who write or use blobs, exclusive for gc()
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _SETTLERS = 16
 
 
 class Collected(NamedTuple):
-    """What collect() removed. ``busy``: nothing was looked at, for another process or thread is using the store."""
+    """What gc() removed. ``busy``: nothing was looked at, for another process or thread is using the store."""
 
     blobs: int
     bytes: int
@@ -274,7 +274,7 @@ class Store:
         """Write a blob piece by piece. It appears, whole and verified, when the block ends well; else nothing is left."""
         if expected is not None:
             self.path(expected)
-        with self.using():
+        with self.shared_lease():
             with self._disk():
                 blob = BlobWriter(self._temporary(), self._disk)
             try:
@@ -295,10 +295,10 @@ class Store:
 
         It appears when the block ends well and its digest is right; when it is wrong nothing is kept (StoreError); when the block
         fails, what was written stays for the next try. Another thread or process that fetches the same blob is waited for. The
-        file is not yet safe from a power cut: settle() makes it so.
+        file is not yet safe from a power cut: fsync() makes it so.
         """
         path = self._partial / self.path(digest).name
-        with self.using(), contextlib.ExitStack() as stack:
+        with self.shared_lease(), contextlib.ExitStack() as stack:
             while True:
                 part = PartialBlob(path, self._disk)
                 if not part.lost:
@@ -318,16 +318,16 @@ class Store:
             with self._disk():
                 part.path.replace(self.path(digest))
 
-    def settle(self, digests: Iterable[str]) -> None:
+    def fsync(self, digests: Iterable[str]) -> None:
         """Wait until the disk has these blobs: a power cut after they are named must not leave empty files under good names."""
 
-        def settle(digest: str) -> None:
+        def fsync(digest: str) -> None:
             with self._disk(digest), self.path(digest).open("rb") as file:
                 os.fsync(file.fileno())
 
         # Many at once, which a disk writes as one: of two thousand small ones each would wait for its own turn.
-        with ThreadPoolExecutor(_SETTLERS, thread_name_prefix="settle") as pool:
-            list(pool.map(settle, digests))
+        with ThreadPoolExecutor(_SETTLERS, thread_name_prefix="fsync") as pool:
+            list(pool.map(fsync, digests))
 
     def _damaged(self, digest: str) -> StoreError:
         return StoreError(
@@ -401,7 +401,7 @@ class Store:
         return Descriptor(str(media_type), digest, self.size(digest)) if media_type in (*INDEXES, *MANIFESTS) else None
 
     def untag(self, name: str) -> Descriptor:
-        """Forget a name; what it meant. collect() then frees the blobs. Raises StoreError when there is no such name."""
+        """Forget a name; what it meant. gc() then frees the blobs. Raises StoreError when there is no such name."""
         key = _key(name)
         with self._names_for_change() as names:
             if key not in names:
@@ -444,8 +444,8 @@ class Store:
                 self._held.depth = depth
 
     @contextlib.contextmanager
-    def using(self) -> Iterator[None]:
-        """Hold this from the first look at a blob to the tag that names it: collect() removes nothing meanwhile."""
+    def shared_lease(self) -> Iterator[None]:
+        """Hold this from the first look at a blob to the tag that names it: gc() removes nothing meanwhile."""
         with self._flock("lease", fcntl.LOCK_SH):
             yield
 
@@ -470,12 +470,12 @@ class Store:
     def keep(self, kind: str, key: str, value: dict[str, Any]) -> None:
         """Remember a small JSON object, e.g. ``keep("step", id, {"layer": ..., "diffId": ...})``."""
         path = self._record_path(kind, key)
-        with self.using(), self._disk():
+        with self.shared_lease(), self._disk():
             path.parent.mkdir(exist_ok=True)
             self._replace(path, canonical_json(value))
 
     def forget(self, kind: str | None = None, key: str | None = None) -> int:
-        """Remove the records of a kind (or the one with that key), or all, so that collect() may free their blobs; how many there were."""
+        """Remove the records of a kind (or the one with that key), or all, so that gc() may free their blobs; how many there were."""
         with self._disk():
             found = list((self.root / "cache").glob(f"{kind or '*'}/{key or '*'}.json"))
             for path in found:
@@ -500,14 +500,14 @@ class Store:
         for stale in self._tmp.iterdir():
             stale.unlink(missing_ok=True)
 
-    def collect(self, *, unfinished: bool = False) -> Collected:
+    def gc(self, *, unfinished: bool = False) -> Collected:
         """Remove every blob that no name and no cache record leads to, and what killed writers left behind.
 
         With ``unfinished`` also what pulls that were cut short have fetched. Does nothing, and says ``busy``, while anybody is
-        inside using().
+        inside shared_lease().
         """
         try:
-            with self.alone():
+            with self.exclusive_lease():
                 found = self.garbage(unfinished=unfinished)
                 going = (*found.blobs, *found.partial)
                 freed = sum(path.stat().st_size for path in going)
@@ -517,8 +517,8 @@ class Store:
             return Collected(0, 0, busy=True)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody else is inside using() meanwhile; raises BusyError when somebody is. Write no blob inside: that would wait for us."""
+    def exclusive_lease(self) -> Iterator[None]:
+        """Keep others out of shared_lease(). Raises BusyError while one is inside. Write no blob inside: that would wait for this lease."""
         with self._flock("lease", fcntl.LOCK_EX | fcntl.LOCK_NB), self.lock(), self._disk():
             yield
 

@@ -520,7 +520,7 @@ class Conversion:
 def convert(store: Store, name_or_digest: str, *, registry: str | None = None, platform: Platform | None = None) -> Conversion:
     """Turn an image of sealer into the platforms of a CloudImage; only ``platform`` when it is given.
 
-    The same image gives the same layers, wherever it is converted. Hold ``store.using()`` around this and what writes and tags it.
+    The same image gives the same layers, wherever it is converted. Hold ``store.shared_lease()`` around this and what writes and tags it.
     Raises StoreError when policy does not admit it, or it cannot be converted at all: a layer is damaged, the extension is missing or
     not readable.
     """
@@ -656,7 +656,7 @@ def look(store: Store, image: SealerImage) -> tuple[Inside, ...]:
     """Read the layers of every platform. Raises StoreError when one is missing or damaged."""
     found = []
     for part in image.parts:
-        with log.step(f"look into {image.name} for {part.platform}"), store.using():
+        with log.step(f"look into {image.name} for {part.platform}"), store.shared_lease():
             tree = split_layers(store, part.layers, rootfs=False).tree
             restored = restore(store, tree, part.listed, part.platform)
             sizes = {one.name: _size(store, tree, one.digest) for one in restored.images.images}

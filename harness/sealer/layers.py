@@ -92,7 +92,7 @@ class SplitLayers:
 def split_layers(store: Store, layers: Sequence[Descriptor], *, rootfs: bool = True) -> SplitLayers:
     """Read layers, lowest first. Without ``rootfs`` only look: no layer is written and of the blobs only manifests are kept.
 
-    Hold ``store.using()`` meanwhile. Raises StoreError when a layer is missing or damaged, or holds what no rootfs may: a device, a
+    Hold ``store.shared_lease()`` meanwhile. Raises StoreError when a layer is missing or damaged, or holds what no rootfs may: a device, a
     path that leaves it.
     """
     read = [_known(store, layer, rootfs=rootfs) or _read(store, layer, rootfs=rootfs) for layer in layers]

@@ -27,7 +27,7 @@ from harness.oci.registry import config
 from harness.oci.registry.client import Client, Manifest
 from harness.oci.registry.config import Certificates
 from harness.oci.registry.credentials import Credential, CredentialStore
-from harness.oci.registry.errors import Patience, RemoteError
+from harness.oci.registry.errors import RemoteError, RetryPolicy
 from harness.oci.registry.referrers import LocalReferrers, RemoteReferrers
 from harness.oci.registry.session import CredentialSource
 from harness.oci.registry.upload import Sent
@@ -44,7 +44,7 @@ _PIECE = 256 << 10
 _DEEPEST = 4
 """Indexes within indexes that are followed."""
 _MOST_PLACES = 64
-PATIENCE = Patience(attempts=6, longest_wait=300)
+RETRIES = RetryPolicy(attempts=6, longest_wait=300)
 """A person who moves gigabytes wants it to go on; a kubelet that waits for a manifest does not."""
 
 _T = TypeVar("_T")
@@ -63,7 +63,11 @@ class RegistryAccess:
 
 
 def client(
-    access: RegistryAccess = RegistryAccess(), login: CredentialSource | None = None, patience: Patience = PATIENCE, *, mirrors: bool = True
+    access: RegistryAccess = RegistryAccess(),
+    login: CredentialSource | None = None,
+    retry: RetryPolicy = RETRIES,
+    *,
+    mirrors: bool = True,
 ) -> Client:
     """Who talks to registries, with the user's configuration and logins. Raises InputError or UsageError.
 
@@ -83,7 +87,7 @@ def client(
         insecure=access.insecure,
         extra=Certificates((access.ca,) if access.ca else (), pair),
     )
-    return Client(rules, login or CredentialStore(), patience=patience)
+    return Client(rules, login or CredentialStore(), retry=retry)
 
 
 def sign_in(host: str, credential: Credential, access: RegistryAccess) -> None:
@@ -103,7 +107,7 @@ class _Only:
 # Many at once
 
 
-class Crew:
+class WorkerPool:
     """Does many small jobs at once; the first that fails ends them all. What blocks can be told to stop."""
 
     def __init__(self, client: Client) -> None:
@@ -185,7 +189,7 @@ def pull(
     from harness.trust import policy  # here: its cryptography is slow to load, and a push does without
 
     ask = admit or policy.gate().admit_remote
-    with store.using():
+    with store.shared_lease():
         work = _Pull(store, reference, client, tuple(platforms))
         root = work.root()
         pinned = dataclasses.replace(reference, tag=None, digest=root.digest)
@@ -193,7 +197,7 @@ def pull(
         admitted = ask(client, pinned if reference.digest else dataclasses.replace(reference, digest=root.digest))
         with log.step(f"pull {reference.familiar}") as step:
             work.everything(root, Meter(step, 0))
-        store.settle(work.new)
+        store.fsync(work.new)
         known = name or (None if reference.digest else reference.familiar)
         beside = Reference.parse(name) if name else reference
         attached = attachments.pull_referrers(client, pinned, LocalReferrers(store, beside))
@@ -212,7 +216,7 @@ class _Pull:
         self.reference = reference
         self.client = client
         self.platforms = platforms
-        self.crew = Crew(client)
+        self.workers = WorkerPool(client)
         self.new: list[str] = []
         """Digests of what was written, which the disk may not have yet."""
         self.received = 0
@@ -238,7 +242,7 @@ class _Pull:
         meter.total = sum(blob.size for blob in missing)
         # The longest first: a big one that begins last is waited for by all.
         missing.sort(key=lambda blob: (-blob.size, blob.digest))
-        self.crew.each(lambda blob: self._fetch(blob, meter), missing)
+        self.workers.each(lambda blob: self._fetch(blob, meter), missing)
         meter.finish(f"{len(missing)} of {len(blobs)} blobs" if missing else "nothing was missing")
 
     def _blobs(self, root: Descriptor) -> list[Descriptor]:
@@ -258,7 +262,7 @@ class _Pull:
             def fetch(child: Descriptor, fetched: dict[str, Descriptor] = fetched) -> None:
                 fetched[child.digest] = self._manifest(child)
 
-            self.crew.each(fetch, {child.digest: child for child in below}.values())
+            self.workers.each(fetch, {child.digest: child for child in below}.values())
             level = list(fetched.values())
         raise StoreError(f"{self.reference}: more than {_DEEPEST} indexes within each other", hint="this is no image")
 
@@ -285,7 +289,7 @@ class _Pull:
         return [entry for entry in entries if wanted(entry.platform, self.platforms)]
 
     def _manifest(self, child: Descriptor) -> Descriptor:
-        self.crew.check()
+        self.workers.check()
         if self._here(child):
             with contextlib.suppress(StoreError):  # a damaged one is fetched again
                 self.store.read(child.digest)
@@ -322,7 +326,7 @@ class _Pull:
             self._go_on(blob, meter)
 
     def _go_on(self, blob: Descriptor, meter: Meter) -> None:
-        self.crew.check()
+        self.workers.check()
         with self.store.partial(blob.digest, blob.size) as part:
             if part is None:
                 meter.skip(blob.size)
@@ -333,9 +337,9 @@ class _Pull:
             meter.skip(begun)
             if begun < blob.size:
                 stream = self.client.blob(self.reference, blob.digest, blob.size, start=begun)
-                with self.crew.abortable(stream):
+                with self.workers.abortable(stream):
                     while part.size < blob.size:
-                        self.crew.check()
+                        self.workers.check()
                         data = stream.read(_PIECE)
                         part.write(data)
                         meter.add(len(data))
@@ -370,7 +374,7 @@ class Pushed:
 
 def push(store: Store, name: str, target: Reference, client: Client) -> Pushed:
     """Have an image of the store in a registry, under ``target``. Raises RemoteError or StoreError; the tag changes last, or not at all."""
-    with store.using():
+    with store.shared_lease():
         image = store.resolve(name)
         try:
             parts = closure(store, image)
@@ -393,7 +397,7 @@ class _Push:
         self.store = store
         self.target = target
         self.client = client
-        self.crew = Crew(client)
+        self.workers = WorkerPool(client)
         self.sent = 0
         self.counts = {"uploaded": 0, "mounted": 0, "present": 0}
         self._lock = threading.Lock()
@@ -409,8 +413,8 @@ class _Push:
         missing = sorted((blob for blob in blobs if blob.digest not in there), key=lambda blob: (-blob.size, blob.digest))
         self.counts["present"] = len(blobs) - len(missing)
         meter.total = sum(blob.size for blob in missing)
-        places = _places(self.store, self.target)
-        self.crew.each(lambda blob: self._blob(blob, places.get(blob.digest, ()), meter), missing)
+        places = _known_locations(self.store, self.target)
+        self.workers.each(lambda blob: self._blob(blob, places.get(blob.digest, ()), meter), missing)
         # An index after what it lists; the tag, which is the last of all, after everything.
         for manifest in reversed(manifests):
             if manifest.digest not in there:
@@ -440,7 +444,7 @@ class _Push:
             found.update(blob.digest for blob in below_of(value, digest))
 
     def _blob(self, blob: Descriptor, mounts: Sequence[str], meter: Meter) -> None:
-        self.crew.check()
+        self.workers.check()
         try:
             sent = self.client.put_blob(self.target, blob, lambda: self._open(blob), mounts=mounts, progress=meter.add)
         except RemoteError as refused:
@@ -452,7 +456,7 @@ class _Push:
         self._count(sent)
 
     def _open(self, blob: Descriptor) -> Any:
-        self.crew.check()
+        self.workers.check()
         return self.store.open(blob.digest)
 
     def _count(self, sent: Sent) -> None:
@@ -494,7 +498,7 @@ def _place_record(store: Store, host: str) -> tuple[str, list[list[str]]]:
     return key, list(record.get("images") or ())
 
 
-def _places(store: Store, target: Reference) -> Mapping[str, tuple[str, ...]]:
+def _known_locations(store: Store, target: Reference) -> Mapping[str, tuple[str, ...]]:
     """Blob -> other repositories of the target's registry that have it, as far as we know."""
     found: dict[str, tuple[str, ...]] = {}
     for repository, hexadecimal in _place_record(store, target.domain)[1]:

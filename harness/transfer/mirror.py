@@ -19,7 +19,7 @@ from harness.oci.registry.client import Client
 from harness.oci.registry.config import Site
 from harness.oci.registry.errors import RemoteError
 from harness.oci.store import Store
-from harness.transfer import Crew
+from harness.transfer import WorkerPool
 
 _DEEPEST = 4
 """Indexes within indexes that are followed."""
@@ -41,7 +41,7 @@ def expand(store: Store, image: CloudImage, site: Site, client: Client) -> Expan
     from harness.trust import policy  # here: its cryptography is slow to load
 
     policy.admit(store, image.name or image.digest, image.digest)
-    with store.using(), log.step(f"put the images within {image.name or image.digest} into {site}") as shown:
+    with store.shared_lease(), log.step(f"put the images within {image.name or image.digest} into {site}") as shown:
         work = _Expansion(store, image, site, client)
         work.send_blobs(Meter(shown, 0))
         work.send_manifests()
@@ -54,7 +54,7 @@ class _Expansion:
         self.image = image
         self.site = site
         self.client = client
-        self.crew = Crew(client)
+        self.workers = WorkerPool(client)
         self.named: set[str] = set()
         self.partly: set[str] = set()
         self.sent = self.uploaded = self.present = 0
@@ -82,14 +82,14 @@ class _Expansion:
             sent = self.client.put_blob(place, blob, lambda: self.store.open(blob.digest), mounts=mounts, progress=meter.add)
             if sent.how != "uploaded":
                 meter.skip(blob.size)
-            with self.crew.lock:
+            with self.workers.lock:
                 self.sent += sent.bytes
                 self.uploaded += sent.how == "uploaded"
                 self.present += sent.how != "uploaded"
 
         # What is to be mounted must be there first.
-        self.crew.each(send, begin)
-        self.crew.each(send, again)
+        self.workers.each(send, begin)
+        self.workers.each(send, again)
         meter.finish()
 
     def _all(self) -> list[tuple[PlatformImage, EmbeddedImage]]:
@@ -118,7 +118,7 @@ class _Expansion:
         by_name: dict[str, dict[str, tuple[PlatformImage, EmbeddedImage]]] = {}
         for part, embedded in self._all():
             by_name.setdefault(embedded.name, {})[embedded.digest] = (part, embedded)
-        self.crew.each(lambda item: self._name(*item), by_name.items())
+        self.workers.each(lambda item: self._name(*item), by_name.items())
 
     def _name(self, name: str, meanings: Mapping[str, tuple[PlatformImage, EmbeddedImage]]) -> None:
         place = self.site.place(Reference.parse(name))
@@ -127,7 +127,7 @@ class _Expansion:
             tops.append((part.platform, self._put(place, part, embedded)))
         if len(tops) > 1 and place.tag:
             self._put_index(place, tops)
-        with self.crew.lock:
+        with self.workers.lock:
             self.named.add(f"{self.site.host}/{place.path}" + (f":{place.tag}" if place.tag else f"@{place.digest}"))
 
     def _put(self, place: Reference, part: PlatformImage, embedded: EmbeddedImage) -> Descriptor:
@@ -143,7 +143,7 @@ class _Expansion:
             manifests = [digest for digest in below if blobs[digest].media_type not in INDEXES]
             if refused.status not in (400, 404) or len(manifests) != 1 or place.tag is None:
                 raise
-            with self.crew.lock:
+            with self.workers.lock:
                 self.partly.add(embedded.name)
             return self._put_manifest(place, manifests[0], blobs[manifests[0]].media_type)
 
@@ -151,7 +151,7 @@ class _Expansion:
         data = self.store.read(digest)
         there = dataclasses.replace(place, digest=None if place.tag else digest)
         self.client.put_manifest(there, data, media_type)
-        with self.crew.lock:
+        with self.workers.lock:
             self.sent += len(data)
         return Descriptor(media_type, digest, len(data))
 
@@ -166,12 +166,12 @@ def missing(image: CloudImage, site: Site, client: Client) -> tuple[str, ...]:
     """The container images of a CloudImage that the registry of a site does not have. Raises RemoteError."""
     names = sorted({embedded.name for part in image.platforms for embedded in part.images.images})
     absent: set[str] = set()
-    crew = Crew(client)
+    workers = WorkerPool(client)
 
     def look(name: str) -> None:
         if client.head(site.place(Reference.parse(name))) is None:
-            with crew.lock:
+            with workers.lock:
                 absent.add(name)
 
-    crew.each(look, names)
+    workers.each(look, names)
     return tuple(sorted(absent))

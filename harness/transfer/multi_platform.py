@@ -62,7 +62,7 @@ def create(
     target = _target(name)
     if not sources:
         raise UsageError("a manifest is made from images", hint=f"slipway manifest create {name} IMAGE IMAGE")
-    with store.using():
+    with store.shared_lease():
         return _tag(store, target, [piece for source in sources for piece in pieces(store, source, fetch, fresh=fresh)], replace=replace)
 
 
@@ -72,7 +72,7 @@ def add(
     """Add the platforms of ``sources`` to the image ``name``, which is in the store. Raises as create() does."""
     target = _target(name)
     own = _own_name(store, name)
-    with store.using():
+    with store.shared_lease():
         added = [piece for source in sources for piece in pieces(store, source, fetch, fresh=fresh)]
         return _tag(store, target, [*pieces(store, own, None), *added], replace=replace)
 
@@ -80,7 +80,7 @@ def add(
 def remove(store: Store, name: str, platform: Platform) -> Assembled:
     """Take a platform out of the image ``name``. Raises StoreError when it does not have it, or no other."""
     target = _target(name)
-    with store.using():
+    with store.shared_lease():
         every = pieces(store, _own_name(store, name), None)
         kept = [piece for piece in every if not piece.platform.matches(platform)]
         if len(kept) == len(every):

@@ -75,7 +75,7 @@ def _row(name: str, ours: Sequence[float], peer: Sequence[float], memory: float)
 def make(store: Store, blobs: int, size: int) -> None:
     """A CloudImage of ``blobs`` layers and ``size`` bytes of noise: half rootfs, half one embedded image."""
     source = random.Random("bench")
-    with store.using():
+    with store.shared_lease():
         layers = []
         for _ in range(blobs):
             with store.writer() as blob:

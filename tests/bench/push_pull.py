@@ -67,7 +67,7 @@ def measure(*, blobs: int = BLOBS, size: int = SIZE, rounds: int = ROUNDS) -> li
 def images(store: Store, blobs: int, size: int) -> None:
     """``big:1`` of random blobs, and ``big:2`` in which one small file of the rootfs is another."""
     source = random.Random("push-pull")
-    with store.using():
+    with store.shared_lease():
         random_blobs = [_random(store, source, size // blobs) for _ in range(blobs - 1)]
         layers = [Descriptor(OCI_LAYER_GZIP, digest, length) for digest, length in random_blobs[:9]]
         embedded = tuple(Blob(digest, OCI_LAYER_GZIP, length) for digest, length in random_blobs[9:])

@@ -309,7 +309,7 @@ def test_what_is_removed_is_gone_and_what_was_there_before_stays(lab: Lab, shop:
 def programs(kubernetes: str) -> dict[str, str]:
     """An environment with kubectl in it: that of the image."""
     store = Store.default()
-    tree = unpacked.unpacked(store, cloudimage.read(store, kubernetes).platforms[0].layers)
+    tree = unpacked.unpacked_rootfs(store, cloudimage.read(store, kubernetes).platforms[0].layers)
     return {"PATH": f"{tree}/bin:{process.run(['sh', '-c', 'echo $PATH']).stdout.strip()}"}
 
 

@@ -66,7 +66,7 @@ def become(request: dict[str, Any]) -> list[str]:
     limit()
     if request["command_limit"] is not None:
         hasten(request["command_limit"])
-    transfer.PATIENCE = dataclasses.replace(transfer.PATIENCE, **request["patience"])
+    transfer.RETRIES = dataclasses.replace(transfer.RETRIES, **request["patience"])
     return [str(word) for word in request["argv"]]
 
 

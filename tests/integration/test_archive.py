@@ -39,7 +39,7 @@ def zstd_program() -> None:
 
 def write(store: Store, name: str, *layers: bytes) -> CloudImage:
     """A CloudImage for two platforms whose layers hold some bytes, the same for both."""
-    with store.using():
+    with store.shared_lease():
         packed = [write_layer([LayerEntry(f"file{number}", "file", 0o644, data)], store) for number, data in enumerate(layers)]
         parts = [
             PlatformImage(
@@ -57,7 +57,7 @@ def write(store: Store, name: str, *layers: bytes) -> CloudImage:
 
 def write_noise(store: Store, name: str, *sizes: int) -> CloudImage:
     """A CloudImage with layers of so many MiB, which nobody can unpack."""
-    with store.using():
+    with store.shared_lease():
         layers = []
         for size in sizes:
             with store.writer() as blob:
@@ -186,7 +186,7 @@ def test_a_delta_travels_alone(slipway: Slipway, home: Path, store: Store, image
 
 def write_again(store: Store, image: CloudImage) -> CloudImage:
     """``web:2``: the layers of ``web:1``, one small one more."""
-    with store.using():
+    with store.shared_lease():
         layer = write_layer([LayerEntry("small", "file", 0o644, b"new")], store)
         parts = [
             PlatformImage(part.platform, (*part.layers, layer.descriptor), (*part.diff_ids, layer.diff_id), (), part.info)

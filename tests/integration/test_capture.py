@@ -32,7 +32,7 @@ from harness.oci.reference import Reference
 from harness.oci.registry import config as registries
 from harness.oci.registry.client import Client
 from harness.oci.registry.credentials import CredentialStore
-from harness.oci.registry.errors import Patience
+from harness.oci.registry.errors import RetryPolicy
 from harness.oci.registry.fetcher import GuardedSource, NoLogins, Permits
 from harness.oci.store import Store
 from harness.trust.policy import Gate
@@ -55,7 +55,7 @@ from tests.integration.registry import (
 )
 from tests.waiting import HANG, until
 
-QUICK = Patience(connect=1.0, read=1.0, attempts=3, timeouts=2, backoff=0.01, longest_wait=2.0)
+QUICK = RetryPolicy(connect=1.0, read=1.0, attempts=3, timeouts=2, backoff=0.01, longest_wait=2.0)
 WEB = index({"linux/amd64": image("web"), "linux/arm64": image("web arm", platform="linux/arm64")})
 TOOL = image("tool", docker=True)
 LARGE = image("large", layers=1, size=6 << 20)
@@ -97,7 +97,7 @@ class Setup:
         (self.docker / "config.json").write_text(json.dumps(config))
 
     def source(self, stack: contextlib.ExitStack) -> RemoteSource:
-        return RemoteSource(stack.enter_context(Client(self.rules, CredentialStore(self.docker), patience=QUICK)), Gate().admit_remote)
+        return RemoteSource(stack.enter_context(Client(self.rules, CredentialStore(self.docker), retry=QUICK)), Gate().admit_remote)
 
     @contextlib.contextmanager
     def proxy(self, *, secret: str | None = None) -> Iterator[Proxy]:
@@ -108,8 +108,8 @@ class Setup:
     def guarded(self, permits: Permits) -> Iterator[Proxy]:
         """As a build has it: with logins for what is permitted only."""
         with contextlib.ExitStack() as stack:
-            client = stack.enter_context(Client(self.rules, CredentialStore(self.docker), patience=QUICK))
-            anonymous = stack.enter_context(Client(self.rules, NoLogins(), patience=QUICK))
+            client = stack.enter_context(Client(self.rules, CredentialStore(self.docker), retry=QUICK))
+            anonymous = stack.enter_context(Client(self.rules, NoLogins(), retry=QUICK))
             yield stack.enter_context(Proxy([GuardedSource(client, anonymous, permits, Gate().admit_remote)], self.store))
 
 
@@ -677,7 +677,7 @@ def test_the_end_does_not_wait_for_clients_or_registries(setup: Setup, server: F
     setup.registries(at("bad.test", server.host))
     before = threading.active_count()
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(Client(setup.rules, CredentialStore(setup.docker), patience=Patience(read=3 * HANG)))
+        client = stack.enter_context(Client(setup.rules, CredentialStore(setup.docker), retry=RetryPolicy(read=3 * HANG)))
         proxy = stack.enter_context(Proxy([RemoteSource(client, Gate().admit_remote)], setup.store))
         idle = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=HANG)
         idle.request("GET", f"/{proxy.secret}/v2/")

@@ -82,7 +82,7 @@ def make(
     store: Store, name: str, version: str, *, size: int = 200_000, platforms: tuple[Platform, ...] = (AMD64,)
 ) -> cloudimage.CloudImage:
     """A CloudImage of a large layer that depends on nothing and a small one that depends on ``version``."""
-    with store.using():
+    with store.shared_lease():
         layers = [
             write_layer([LayerEntry("bin/program", "file", 0o755, random.Random(size).randbytes(size))], store),
             write_layer([LayerEntry("etc/version", "file", 0o644, f"version: {version}\n".encode())], store),
@@ -165,7 +165,7 @@ def test_a_kill_of_prune_at_any_moment_leaves_every_image_whole(here: Site, tmp_
         strays = [here.store.put(f"{number} {stray}".encode())[0] for stray in range(200)]
         gone = make(here.store, "gone", f"gone {number}")
         here.store.keep("step", f"{number:064x}", {"layer": gone.platforms[0].layers[0].digest})
-        os.close(unpacked._held.pop(unpacked.unpacked(here.store, gone.platforms[0].layers)))
+        os.close(unpacked._locks.pop(unpacked.unpacked_rootfs(here.store, gone.platforms[0].layers)))
         here.store.untag("gone")
         # The first one is not killed, and counts: anywhere in the work of the others is the point.
         moment = chance.randint(1, every) if every else 0
@@ -270,7 +270,7 @@ def test_a_tree_that_another_process_uses_stays_until_that_ends(here: Site) -> N
 def use(root: Path, cache: Path, ready: Any) -> None:
     os.environ["SLIPWAY_CACHE"] = str(cache)
     store = Store(root)
-    unpacked.unpacked(store, cloudimage.read(store, "web").platforms[0].layers)
+    unpacked.unpacked_rootfs(store, cloudimage.read(store, "web").platforms[0].layers)
     ready.set()
     time.sleep(600)
 
@@ -299,10 +299,10 @@ def unpack_until(root: Path, cache: Path, number: int, stop: Any, rounds: Any) -
     store = Store(root)
     layers = cloudimage.read(store, f"web-{number}").platforms[0].layers
     while not stop.is_set():
-        place = unpacked.unpacked(store, layers)
+        place = unpacked.unpacked_rootfs(store, layers)
         for _ in range(5):
             assert (place / "etc/version").read_text() == f"version: {number}\n"
-        os.close(unpacked._held.pop(place))  # as if the process had ended
+        os.close(unpacked._locks.pop(place))  # as if the process had ended
         rounds.value += 1
 
 

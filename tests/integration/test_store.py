@@ -43,7 +43,7 @@ def image(store: Store, tmp_path: Path) -> CloudImage:
     (root / "bin/run").write_bytes(os.urandom(3 << 20))
     (root / "bin/run").chmod(0o755)
     (root / "bin/alias").symlink_to("run")
-    with store.using():
+    with store.shared_lease():
         descriptor = cloudimage.write(store, [platform_image(store, platform, root) for platform in PLATFORMS])
         store.tag("web", descriptor)
         store.tag("ghcr.io/acme/web:1.0", descriptor)
@@ -172,7 +172,7 @@ def build(root: Path, builder: int, rounds: Any) -> None:
     """Write images that share a layer with those of the other builders; collect() is called while theirs have no name yet."""
     store = Store(root)
     for number in range(15):
-        with store.using():
+        with store.shared_lease():
             shared = write_layer([LayerEntry("shared", "file", 0o644, bytes(100_000) + bytes([number]))], store)
             own = write_layer([LayerEntry("own", "file", 0o644, f"{builder} {number}".encode())], store)
             enough = rounds.value + 2
@@ -185,7 +185,7 @@ def build(root: Path, builder: int, rounds: Any) -> None:
 def collect(root: Path, stop: Any, rounds: Any) -> None:
     store = Store(root)
     while not stop.wait(0.001):
-        store.collect()
+        store.gc()
         rounds.value += 1
 
 
@@ -207,7 +207,7 @@ def test_a_kill_at_any_moment_leaves_the_store_whole(store: Store) -> None:
     assert not list((store.root / "tmp").iterdir())
     for name in kept:
         cloudimage.read(store, name)
-    assert not store.collect().busy
+    assert not store.gc().busy
     for name in kept:
         cloudimage.verify(store, cloudimage.read(store, name))
 
@@ -219,7 +219,7 @@ def wait_until_named(store: Store, count: int) -> None:
 def write_for_ever(root: Path, number: int) -> None:
     store = Store(root)
     while True:
-        with store.using():
+        with store.shared_lease():
             layer = write_layer([LayerEntry("data", "file", 0o644, os.urandom(1 << 20))], store)
             image = PlatformImage(PLATFORMS[0], (layer.descriptor,), (layer.diff_id,))
             store.tag(f"image-{number}", cloudimage.write(store, [image]))
@@ -231,14 +231,14 @@ def test_a_lease_of_a_killed_build_does_not_stop_collect(store: Store) -> None:
     holder = processes.Process(target=hold, args=(store.root, held))
     holder.start()
     assert held.wait(HANG)
-    assert store.collect().busy
+    assert store.gc().busy
     holder.kill()
     holder.join()
-    assert not store.collect().busy
+    assert not store.gc().busy
 
 
 def hold(root: Path, held: Any) -> None:
-    with Store(root).using():
+    with Store(root).shared_lease():
         held.set()
         time.sleep(600)
 

@@ -39,7 +39,7 @@ from harness.oci.registry import upload
 from harness.oci.registry.client import MANIFEST_LIMIT, Client
 from harness.oci.registry.config import Registries
 from harness.oci.registry.credentials import CredentialStore
-from harness.oci.registry.errors import Patience, RemoteError
+from harness.oci.registry.errors import RemoteError, RetryPolicy
 from harness.oci.store import Store
 from tests.conftest import Slipway
 from tests.integration import dying, gotool
@@ -50,7 +50,7 @@ from tests.integration.test_build import heed_ctrl_c
 from tests.integration.wire import Wire, wire
 from tests.waiting import HANG, until
 
-QUICK = Patience(connect=HANG, read=HANG, attempts=6, backoff=0.005, longest_wait=3.0)
+QUICK = RetryPolicy(connect=HANG, read=HANG, attempts=6, backoff=0.005, longest_wait=3.0)
 AMD64 = Platform.parse("linux/amd64")
 PATIENT = f"""
 import dataclasses, sys
@@ -73,7 +73,7 @@ def make(
 ) -> Descriptor:
     """A CloudImage in the store: two layers of rootfs (a program of ``rootfs`` random bytes; a small file) and ``blobs`` embedded ones."""
     source = random.Random(seed)
-    with store.using():
+    with store.shared_lease():
         layers = [
             write_layer([LayerEntry("bin/program", "file", 0o755, source.randbytes(rootfs))], store),
             write_layer([LayerEntry("etc/version", "file", 0o644, f"{seed} {changed}\n".encode())], store),
@@ -121,8 +121,8 @@ class Site:
         )
 
     @contextlib.contextmanager
-    def client(self, patience: Patience = QUICK) -> Iterator[Client]:
-        with Client(Registries(plain=True), CredentialStore(self.docker), patience=patience) as found:
+    def client(self, patience: RetryPolicy = QUICK) -> Iterator[Client]:
+        with Client(Registries(plain=True), CredentialStore(self.docker), retry=patience) as found:
             yield found
 
     def push(self, name: str, target: str) -> transfer.Pushed:

@@ -51,7 +51,7 @@ def make(store: Store, root: Path, name: str) -> CloudImage:
     """A CloudImage of random content, for two platforms, with a container image in it."""
     (root / "bin").mkdir(parents=True)
     (root / "bin/run").write_bytes(os.urandom(300_000))
-    with store.using():
+    with store.shared_lease():
         store.tag(name, cloudimage.write(store, [platform_image(store, platform, root) for platform in PLATFORMS]))
     return cloudimage.read(store, name)
 

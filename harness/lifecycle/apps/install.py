@@ -194,7 +194,7 @@ class Work:
         own = clusterfiles.app_env(self.request.effective)
         app_env = {app.name: {**self.env, **app.env, **self.request.document.env, **own.get(app.name, {})} for app in self.main.info.apps}
         return rootfs.rendered(
-            unpacked.unpacked(self.store, self.main.layers), self.env, app_env, clusterfiles.edit(self.request.effective)
+            unpacked.unpacked_rootfs(self.store, self.main.layers), self.env, app_env, clusterfiles.edit(self.request.effective)
         )
 
     @functools.cached_property
@@ -252,7 +252,7 @@ def make(target: Target, request: Request, image: CloudImage, store: Store) -> W
     )
     work = Work(target, request, image, store, record, (), ())
     with log.step("unpack and render the application"):
-        hooks = hooks_of(unpacked.unpacked(store, work.main.layers))
+        hooks = hooks_of(unpacked.unpacked_rootfs(store, work.main.layers))
         work.commands = work.main.info.launch if commands is None else commands
         work.hooks = hooks
         _ = work.files
@@ -323,7 +323,7 @@ def install(request: Request, where: Where, store: Store, *, home: Path | None =
     name or other values it is brought up to date.
     """
     started = time.monotonic()
-    with store.using(), prepared(request, where, store, home=home) as work:
+    with store.shared_lease(), prepared(request, where, store, home=home) as work:
         return carry_out(work, started)
 
 
@@ -485,7 +485,7 @@ def import_images(node: Node, store: Store, wanted: ImageSet) -> int:
 
 def _send_files(work: Work) -> Step:
     def action(node: Node) -> str:
-        launched.send_tree(node, unpacked.unpacked(work.store, work.main.layers), work.files, work.tree)
+        launched.send_tree(node, unpacked.unpacked_rootfs(work.store, work.main.layers), work.files, work.tree)
         return work.tree
 
     return Step(

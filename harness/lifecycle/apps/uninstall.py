@@ -161,7 +161,7 @@ def _bring_files(work: Work, node: Node) -> None:
     """The machine that had launched it is gone, and its files with it: as the image has them, they are here again."""
     platform = work.target.platforms.get(node.address) or Platform.host()
     image = cloudimage.read(work.store, work.record.digest).platform(platform)
-    launch.send_tree(node, unpacked.unpacked(work.store, image.layers), {}, f"{work.folder}/rootfs")
+    launch.send_tree(node, unpacked.unpacked_rootfs(work.store, image.layers), {}, f"{work.folder}/rootfs")
 
 
 def _hooks_of(work: Work) -> tuple[Hook, ...]:
@@ -177,7 +177,7 @@ def _hooks_of(work: Work) -> tuple[Hook, ...]:
             return ()
         else:
             image = cloudimage.read(work.store, work.record.digest)
-            hooks = install.hooks_of(unpacked.unpacked(work.store, image.platforms[0].layers))
+            hooks = install.hooks_of(unpacked.unpacked_rootfs(work.store, image.platforms[0].layers))
     except (InputError, StoreError) as error:
         log.warning(f"what {work.record.image} says about its removal is not known here: {error.message}")
         return ()

@@ -54,7 +54,7 @@ def identity(image: PlatformImage) -> str:
 
 def tree(store: Store, image: PlatformImage) -> Path:
     """The merged rootfs, unpacked once into the cache; nobody removes it while this process lives. Not to be changed."""
-    return unpacked.unpacked(store, image.layers)
+    return unpacked.unpacked_rootfs(store, image.layers)
 
 
 def read_file(store: Store, image: PlatformImage, path: str) -> bytes | None:

@@ -89,7 +89,7 @@ def save(
     or digests of the store, or archives, whose blobs are left out. The same images give the same bytes. Raises StoreError when an
     image or one of its blobs is not here or damaged, or the destination cannot take it; UsageError for an OLD that is no file.
     """
-    with store.using():
+    with store.shared_lease():
         images = _images(store, names, tuple(platforms))
         blobs = _blobs(store, images)
         bases = [_base(store, one) for one in since]
@@ -336,7 +336,7 @@ def load(store: Store, source: Path | BinaryIO, *, admit: Admit, meter: Meter | 
     file is damaged or not whole, is a delta whose base is not here, has an image without a name or that is not admitted, or holds
     links, devices or paths that leave it; UsageError when there is no such file. What was verified until then stays for the next try.
     """
-    with store.using():
+    with store.shared_lease():
         with _opened(source) as opened:
             plan = LoadPlan(store)
             if meter:

@@ -1,6 +1,6 @@
 """Conversations with registries by the OCI distribution specification (v1.1): reading, listing, writing.
 
-One question that reads (a manifest, a blob) goes to the endpoints of its reference in order, mirrors first, for a bounded number of
+One request that reads (a manifest, a blob) goes to the endpoints of its reference in order, mirrors first, for a bounded number of
 rounds: who says a clear no drops out, who is busy or unreachable is asked again in the next round. Whatever comes back is checked
 before anybody sees it. What is written goes to the registry that the name says.
 """
@@ -32,9 +32,10 @@ from harness.oci.model import (
     texts,
 )
 from harness.oci.reference import Reference, is_digest
+from harness.oci.registry import errors
 from harness.oci.registry.config import Endpoint, Registries
-from harness.oci.registry.errors import Patience, RemoteError, TroubleError, drain, excerpt, read_small, reason_of, summary, told
-from harness.oci.registry.session import CredentialSource, Question, Session
+from harness.oci.registry.errors import RemoteError, RetryPolicy, TroubleError, drain, excerpt, read_small, translate_errors
+from harness.oci.registry.session import CredentialSource, HttpRequest, Session
 from harness.oci.registry.upload import Progress, Sent, Source, upload
 
 ACCEPT = (OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST)
@@ -51,6 +52,8 @@ _CAUTIOUS = 64 << 10
 """Bytes that are read at a time over a connection that has broken before."""
 
 _T = TypeVar("_T")
+_Read = Callable[[urllib3.BaseHTTPResponse], _T]
+_Consume = Callable[[Endpoint, urllib3.BaseHTTPResponse], _T]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +73,10 @@ class Manifest:
 class Client:
     """Reads from all registries and writes to them. Safe for many threads; connections and tokens are kept until close()."""
 
-    def __init__(self, registries: Registries, credentials: CredentialSource, *, patience: Patience | None = None) -> None:
+    def __init__(self, registries: Registries, credentials: CredentialSource, *, retry: RetryPolicy | None = None) -> None:
         self.registries = registries
-        self.patience = patience or Patience()
-        self.session = Session(registries, credentials, self.patience)
+        self.retry = retry or RetryPolicy()
+        self.session = Session(registries, credentials, self.retry)
 
     def __enter__(self) -> Self:
         return self
@@ -88,8 +91,8 @@ class Client:
     def sign_in(self, host: str) -> None:
         """Show our credentials at the entrance of a registry. Raises RemoteError when it refuses them or does not ask for any."""
         reference = Reference(host, "", None, None)
-        endpoint = self._own(reference)
-        self._retried(reference, endpoint, Question("GET", ""), drain)
+        endpoint = self._primary_endpoint(reference)
+        self._retried(reference, endpoint, HttpRequest("GET", ""), drain)
         if not self.session.signed_in(endpoint):
             log.warning(f"{host} asks nobody for a name: the password was not tried")
 
@@ -111,7 +114,7 @@ class Client:
                 raise TroubleError(str(wrong), code="MANIFEST_INVALID") from wrong
             return Manifest(data, media_type, digest_of(data), endpoint.host)
 
-        return self._first(reference, lambda there: Question("GET", _manifest_path(there), headers), read)
+        return self._first_success(reference, lambda there: HttpRequest("GET", _manifest_path(there), headers), read)
 
     def blob(self, reference: Reference, digest: str, size: int | None = None, *, start: int = 0) -> BlobStream:
         """The body of a blob of that image from byte ``start`` on, opened; ``size`` in bytes of the whole where a manifest tells it.
@@ -135,7 +138,7 @@ class Client:
 
         try:
             accept = {"Accept": ", ".join(ACCEPT)}
-            return self._first(reference, lambda there: Question("HEAD", _manifest_path(there), accept), read)
+            return self._first_success(reference, lambda there: HttpRequest("HEAD", _manifest_path(there), accept), read)
         except RemoteError as absent:
             if absent.status == 404:
                 return None
@@ -143,7 +146,7 @@ class Client:
 
     def tags(self, reference: Reference) -> tuple[str, ...]:
         """The tags of a repository, in the registry's order; none when there is no such repository. Raises RemoteError."""
-        endpoint = self._own(reference)
+        endpoint = self._primary_endpoint(reference)
         try:
             return self._pages(reference, endpoint, f"{endpoint.repository}/tags/list?n=1000", "tags")
         except RemoteError as absent:
@@ -156,11 +159,11 @@ class Client:
 
         Raises RemoteError.
         """
-        endpoint = self._own(reference)
-        question = Question("GET", f"{endpoint.repository}/referrers/{reference.digest}", {"Accept": OCI_INDEX}, good=(200, 404, 405))
+        endpoint = self._primary_endpoint(reference)
+        request = HttpRequest("GET", f"{endpoint.repository}/referrers/{reference.digest}", {"Accept": OCI_INDEX}, good=(200, 404, 405))
         try:
             data, status = self._retried(
-                reference, endpoint, question, lambda answer: (read_small(answer, MANIFEST_LIMIT, "list of referrers"), answer.status)
+                reference, endpoint, request, lambda answer: (read_small(answer, MANIFEST_LIMIT, "list of referrers"), answer.status)
             )
         except RemoteError as refused:
             # Registries that do not know the API answer many things; only that they are not well is believed.
@@ -189,9 +192,9 @@ class Client:
             subject_of, annotations = Descriptor.from_json(value["subject"]), texts(value.get("annotations"))
         except (ValueError, KeyError) as wrong:
             raise StoreError(f"referrer {digest} cannot be understood: {wrong}") from wrong
-        endpoint = self._own(reference)
+        endpoint = self._primary_endpoint(reference)
         there = dataclasses.replace(endpoint.reference, tag=None, digest=digest)
-        question = Question(
+        request = HttpRequest(
             "PUT", _manifest_path(there), {"Content-Type": media_type}, lambda: data, len(data), _push(there), (200, 201, 202)
         )
 
@@ -199,7 +202,7 @@ class Client:
             drain(response)
             return "OCI-Subject" in response.headers
 
-        if self._retried(reference, endpoint, question, read):
+        if self._retried(reference, endpoint, request, read):
             return digest
         # By the specification the client keeps the list where the registry does not.
         subject = subject_of.digest
@@ -213,15 +216,15 @@ class Client:
     def catalog(self, host: str) -> tuple[str, ...]:
         """The repositories of a registry that shows them. Raises RemoteError; most public registries refuse."""
         reference = Reference(host, "_catalog", None, None)
-        return self._pages(reference, self._own(reference), "_catalog?n=1000", "repositories", "registry:catalog:*")
+        return self._pages(reference, self._primary_endpoint(reference), "_catalog?n=1000", "repositories", "registry:catalog:*")
 
     def _pages(self, reference: Reference, endpoint: Endpoint, path: str, key: str, scope: str = "") -> tuple[str, ...]:
         """All of a list that comes in pages (header Link)."""
         found: list[str] = []
         for _ in range(_MOST_PAGES):
-            question = Question("GET", path, scope=scope)
+            request = HttpRequest("GET", path, scope=scope)
             data, link = self._retried(
-                reference, endpoint, question, lambda answer: (read_small(answer, MANIFEST_LIMIT, "list"), _next(answer))
+                reference, endpoint, request, lambda answer: (read_small(answer, MANIFEST_LIMIT, "list"), _next(answer))
             )
             try:
                 listed = untrusted.json_object(data, what="answer", limit=MANIFEST_LIMIT)[key] or []
@@ -240,11 +243,11 @@ class Client:
     def put_manifest(self, reference: Reference, data: bytes, media_type: str) -> str:
         """Write a manifest under the tag of the reference, or under its digest only; its digest. Raises RemoteError."""
         digest = digest_of(data)
-        endpoint = self._own(reference)
+        endpoint = self._primary_endpoint(reference)
         there = endpoint.reference
         place = there if there.tag else dataclasses.replace(there, digest=digest)
         headers = {"Content-Type": media_type}
-        question = Question("PUT", _manifest_path(place, tag=True), headers, lambda: data, len(data), _push(there), (200, 201, 202))
+        request = HttpRequest("PUT", _manifest_path(place, tag=True), headers, lambda: data, len(data), _push(there), (200, 201, 202))
 
         def read(response: urllib3.BaseHTTPResponse) -> str:
             said = response.headers.get("Docker-Content-Digest", digest)
@@ -253,7 +256,7 @@ class Client:
                 raise TroubleError(f"stored the manifest {digest} as {said}", code="DIGEST_INVALID")
             return digest
 
-        return self._retried(reference, endpoint, question, read)
+        return self._retried(reference, endpoint, request, read)
 
     def put_blob(
         self,
@@ -270,61 +273,56 @@ class Client:
         A connection that breaks is taken up where the registry has got to, where it can tell. Without ``look`` it is sent
         without asking whether it is there. Raises RemoteError.
         """
-        return upload(self, self._own(reference), blob, source, mounts, look=look, progress=progress)
+        return upload(self, self._primary_endpoint(reference), blob, source, mounts, look=look, progress=progress)
 
-    def _own(self, reference: Reference) -> Endpoint:
+    def _primary_endpoint(self, reference: Reference) -> Endpoint:
         return self._endpoints(reference)[-1]
 
-    def ask_patiently(self, what: str, endpoint: Endpoint, question: Question, read: Callable[[urllib3.BaseHTTPResponse], _T]) -> _T:
-        """One endpoint asked until it answers well, says a clear no, or patience ends; ``read`` makes the result. Raises TroubleError."""
-        for attempt in range(self.patience.attempts):
+    def send_with_retry(self, what: str, endpoint: Endpoint, request: HttpRequest, read: _Read[_T]) -> _T:
+        """Send to one endpoint until it answers, refuses, or no attempt is left. Return the result of ``read``. Raises TroubleError."""
+        for attempt in range(self.retry.attempts):
             try:
-                return self._consume(endpoint, question, lambda _, response: read(response))
+                return self._consume(endpoint, request, lambda _, response: read(response))
             except TroubleError as trouble:
                 log.debug(f"{endpoint.host}: {what}: {trouble.reason}")
-                if trouble.wait is None or attempt + 1 == self.patience.attempts:
+                if trouble.wait is None or attempt + 1 == self.retry.attempts:
                     raise
-                if self.session.closed.wait(self.patience.pause(attempt, trouble.wait)):
+                if self.session.closed.wait(self.retry.pause(attempt, trouble.wait)):
                     raise
         raise AssertionError("at least one attempt is made")
 
-    def _retried(self, reference: Reference, endpoint: Endpoint, question: Question, read: Callable[[urllib3.BaseHTTPResponse], _T]) -> _T:
+    def _retried(self, reference: Reference, endpoint: Endpoint, request: HttpRequest, read: _Read[_T]) -> _T:
         try:
-            return self.ask_patiently(str(reference), endpoint, question, read)
+            return self.send_with_retry(str(reference), endpoint, request, read)
         except TroubleError as trouble:
-            raise summary(reference, (endpoint,), {endpoint: trouble}) from trouble
+            raise errors.combine(reference, (endpoint,), {endpoint: trouble}) from trouble
 
     # Rounds
 
-    def _first(
-        self,
-        reference: Reference,
-        question: Callable[[Reference], Question],
-        consume: Callable[[Endpoint, urllib3.BaseHTTPResponse], _T],
-    ) -> _T:
+    def _first_success(self, reference: Reference, request: Callable[[Reference], HttpRequest], consume: _Consume[_T]) -> _T:
         """What ``consume`` makes of the first good answer."""
         endpoints = self._endpoints(reference)
         pending = list(endpoints)
         troubles: dict[Endpoint, TroubleError] = {}
         timeouts = dict.fromkeys(endpoints, 0)
-        for attempt in range(self.patience.attempts):
+        for attempt in range(self.retry.attempts):
             waits: list[float] = []
             for endpoint in tuple(pending):
                 try:
-                    return self._consume(endpoint, question(endpoint.reference), consume)
+                    return self._consume(endpoint, request(endpoint.reference), consume)
                 except TroubleError as trouble:
                     log.debug(f"{endpoint.host}: {reference}: {trouble.reason}")
                     troubles[endpoint] = trouble
                     timeouts[endpoint] += trouble.status == 504
-                    if trouble.wait is None or timeouts[endpoint] >= self.patience.timeouts:
+                    if trouble.wait is None or timeouts[endpoint] >= self.retry.timeouts:
                         pending.remove(endpoint)
                     else:
-                        waits.append(self.patience.pause(attempt, trouble.wait))
-            if not pending or attempt + 1 == self.patience.attempts:
+                        waits.append(self.retry.pause(attempt, trouble.wait))
+            if not pending or attempt + 1 == self.retry.attempts:
                 break
             if self.session.closed.wait(min(waits)):
                 break
-        raise summary(reference, endpoints, troubles)
+        raise errors.combine(reference, endpoints, troubles)
 
     def _endpoints(self, reference: Reference) -> tuple[Endpoint, ...]:
         try:
@@ -334,9 +332,9 @@ class Client:
         except StoreError as blocked:
             raise RemoteError(blocked.message, status=403, code="DENIED", hint=blocked.hint) from blocked
 
-    def _consume(self, endpoint: Endpoint, question: Question, consume: Callable[[Endpoint, urllib3.BaseHTTPResponse], _T]) -> _T:
-        with told(self.patience):
-            response = self.session.ask(endpoint, question)
+    def _consume(self, endpoint: Endpoint, request: HttpRequest, consume: _Consume[_T]) -> _T:
+        with translate_errors(self.retry):
+            response = self.session.send(endpoint, request)
             try:
                 return consume(endpoint, response)
             except BaseException:
@@ -431,7 +429,9 @@ class BlobStream:
 
     def _open(self) -> urllib3.BaseHTTPResponse:
         headers = {"Range": f"bytes={self._offset}-"} if self._offset else {}
-        return self._client._first(self._reference, lambda there: Question("GET", _blob_path(there, self._digest), headers), self._begin)
+        return self._client._first_success(
+            self._reference, lambda at: HttpRequest("GET", _blob_path(at, self._digest), headers), self._begin
+        )
 
     def _begin(self, endpoint: Endpoint, response: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse:
         start, total = body_range(response.status, response.headers)
@@ -452,13 +452,13 @@ class BlobStream:
 
     def _resume(self, lost: Exception) -> None:
         self._response.close()
-        reason = reason_of(lost, self._client.patience)
+        reason = errors.classify(lost, self._client.retry)
         if self._aborted:
             raise self._error("was stopped") from lost
         log.debug(f"{self.source}: {self._digest} broke at {self._offset} bytes: {reason.reason}")
         self._broken = 1 if self._offset - self._broke_at >= _PROGRESS else self._broken + 1
         self._broke_at = self._offset
-        if self._broken >= self._client.patience.attempts:
+        if self._broken >= self._client.retry.attempts:
             raise self._error(f"broke {self._broken} times at about byte {self._offset}: {reason.reason}", reason.status) from lost
         self._response = self._open()
 

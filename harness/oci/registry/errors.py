@@ -33,7 +33,7 @@ _ERROR_LIMIT = 64 << 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long we bear with a registry. Times in seconds."""
 
     connect: float = 10.0
@@ -123,7 +123,7 @@ def retry_after(value: str | None, now: datetime.datetime) -> float:
     return max(0.0, (when - now).total_seconds()) if when.tzinfo else 0.0
 
 
-def refusal(response: urllib3.BaseHTTPResponse, endpoint: Endpoint, patience: Patience) -> TroubleError:
+def refusal(response: urllib3.BaseHTTPResponse, endpoint: Endpoint, retry: RetryPolicy) -> TroubleError:
     """What a bad answer says; whether to come back."""
     data = b""
     with contextlib.suppress(HTTPError, OSError):
@@ -135,7 +135,7 @@ def refusal(response: urllib3.BaseHTTPResponse, endpoint: Endpoint, patience: Pa
     hint = None
     if status == 429 or status >= 500:
         wait = retry_after(response.headers.get("Retry-After"), datetime.datetime.now(datetime.UTC))
-        if wait > patience.longest_wait:
+        if wait > retry.longest_wait:
             reason += f" (come back in {wait:.0f} s)"
             wait = None
     if status in (401, 403):
@@ -147,15 +147,15 @@ _CODES = {401: "UNAUTHORIZED", 403: "DENIED", 404: "MANIFEST_UNKNOWN", 429: "TOO
 
 
 @contextlib.contextmanager
-def told(patience: Patience) -> Iterator[None]:
+def translate_errors(retry: RetryPolicy) -> Iterator[None]:
     """Turn what urllib3 and the sockets raise into a TroubleError."""
     try:
         yield
     except (HTTPError, OSError, ValueError) as problem:
-        raise reason_of(problem, patience) from problem
+        raise classify(problem, retry) from problem
 
 
-def reason_of(problem: Exception, patience: Patience) -> TroubleError:
+def classify(problem: Exception, retry: RetryPolicy) -> TroubleError:
     while isinstance(problem, MaxRetryError) and problem.reason is not None:
         problem = problem.reason
     trouble = functools.partial(TroubleError, wait=0, transport=True)
@@ -172,9 +172,9 @@ def reason_of(problem: Exception, patience: Patience) -> TroubleError:
             why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(problem).rpartition(": ")[2]
             found = trouble(f"no connection: {why}")
         case ConnectTimeoutError():
-            found = trouble(f"no connection within {patience.connect:g} s", status=504)
+            found = trouble(f"no connection within {retry.connect:g} s", status=504)
         case ReadTimeoutError():
-            found = trouble(f"silent for {patience.read:g} s", status=504)
+            found = trouble(f"silent for {retry.read:g} s", status=504)
         case SSLError() | ssl.SSLError():
             found = _no_tls(problem)
         case HTTPError() | OSError():
@@ -197,7 +197,7 @@ def _no_tls(problem: SSLError | ssl.SSLError) -> TroubleError:
     return TroubleError(f"no trusted TLS: {why}", transport=True, hint=hint)
 
 
-def summary(reference: Reference, endpoints: Sequence[Endpoint], troubles: Mapping[Endpoint, TroubleError]) -> RemoteError:
+def combine(reference: Reference, endpoints: Sequence[Endpoint], troubles: Mapping[Endpoint, TroubleError]) -> RemoteError:
     """One error of all: the last endpoint is the image's own registry, so its answer gives the status."""
     asked = [(endpoint, troubles[endpoint]) for endpoint in endpoints if endpoint in troubles]
     if not asked:

@@ -122,7 +122,7 @@ class LocalReferrers:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        with self.store.using(), self.store.lock():
+        with self.store.shared_lease(), self.store.lock():
             yield
 
     def _names(self, tag: str, names: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""One question to one registry: the scheme that works there, sign-in, redirects. Raises TroubleError, which says whether to come back.
+"""One request to one registry: the scheme that works there, sign-in, redirects. Raises TroubleError, which says whether to come back.
 
 Sign-in follows the token specification of Docker registries, with the user's own Docker credentials.
 """
@@ -22,13 +22,15 @@ from harness.errors import StoreError
 from harness.oci.registry import transport
 from harness.oci.registry.config import Endpoint, Registries
 from harness.oci.registry.credentials import Credential
-from harness.oci.registry.errors import Patience, TroubleError, read_small, refusal, told
+from harness.oci.registry.errors import RetryPolicy, TroubleError, read_small, refusal, translate_errors
 from harness.oci.registry.transport import Transport
 
 _T = TypeVar("_T")
 
 Body = Callable[[], "bytes | IO[bytes]"]
 """Opens the body of a request from its beginning: it may have to be sent again after signing in."""
+_Final = tuple[urllib3.BaseHTTPResponse, str]
+"""The last answer, and its URL after redirects."""
 
 _MOST_REDIRECTS = 5
 _ERROR_LIMIT = 64 << 10
@@ -52,7 +54,7 @@ class Challenge:
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class HttpRequest:
     """What is asked. ``url``: a path below ``/v2/`` of the registry, one from its root (with a slash), or a whole URL of it (the place
     of an upload).
     """
@@ -77,10 +79,10 @@ class _Authorization:
 class Session:
     """Safe for many threads; connections and tokens are kept until close()."""
 
-    def __init__(self, registries: Registries, credentials: CredentialSource, patience: Patience) -> None:
+    def __init__(self, registries: Registries, credentials: CredentialSource, retry: RetryPolicy) -> None:
         self.registries = registries
         self.credentials = credentials
-        self.patience = patience
+        self.retry = retry
         self.closed = threading.Event()
         self._lock = threading.Lock()
         self._transports: dict[tuple[str, bool], Transport] = {}
@@ -106,44 +108,44 @@ class Session:
         """Whether the endpoint has asked who we are, and took the answer."""
         return (self.base(endpoint), endpoint.repository) in self._authorizations
 
-    def ask(self, endpoint: Endpoint, question: Question) -> urllib3.BaseHTTPResponse:
+    def send(self, endpoint: Endpoint, request: HttpRequest) -> urllib3.BaseHTTPResponse:
         """A good answer of one endpoint, over the first scheme that works there."""
         known = self._base.get(endpoint.host)
         bases = (known,) if known in endpoint.base_urls else endpoint.base_urls
         for last, base in ((base is bases[-1], base) for base in bases):
             try:
-                with told(self.patience):
-                    response = self._authorized(base, endpoint, question)
+                with translate_errors(self.retry):
+                    response = self._authorized(base, endpoint, request)
             except TroubleError as trouble:
                 if last or not trouble.transport:
                     raise
                 continue
             if response.status != 400:  # which is how a TLS port answers plain HTTP
                 self._base[endpoint.host] = base
-            if response.status in question.good:
+            if response.status in request.good:
                 return response
-            raise refusal(response, endpoint, self.patience)
+            raise refusal(response, endpoint, self.retry)
         raise AssertionError("an endpoint has at least one base URL")
 
-    def _authorized(self, base: str, endpoint: Endpoint, question: Question) -> urllib3.BaseHTTPResponse:
+    def _authorized(self, base: str, endpoint: Endpoint, request: HttpRequest) -> urllib3.BaseHTTPResponse:
         """Ask with what opened this repository before; sign in when the registry says so."""
-        if question.url.startswith("/"):
-            url = base + question.url
+        if request.url.startswith("/"):
+            url = base + request.url
         else:
-            url = question.url if question.url.startswith(("http://", "https://")) else f"{base}/v2/{question.url}"
+            url = request.url if request.url.startswith(("http://", "https://")) else f"{base}/v2/{request.url}"
         # What opens the registry is not shown to whom it sends an upload.
         ours = _origin(url) == _origin(base)
-        used = self._current(base, endpoint, question.scope) if ours else None
-        response, final = self._follow(url, question, used, endpoint)
+        used = self._current(base, endpoint, request.scope) if ours else None
+        response, final = self._follow(url, request, used, endpoint)
         if response.status != 401 or _origin(final) != _origin(base):
             return response
         challenges = tuple(parse_challenges(response.headers.get("WWW-Authenticate", "")))
         self._challenges[base, endpoint.repository] = challenges
-        refused = refusal(response, endpoint, self.patience)
-        header = self._sign_in(base, endpoint, challenges, used, question.scope)
+        refused = refusal(response, endpoint, self.retry)
+        header = self._sign_in(base, endpoint, challenges, used, request.scope)
         if header is None:
             raise refused
-        response, _ = self._follow(url, question, header, endpoint)
+        response, _ = self._follow(url, request, header, endpoint)
         return response
 
     def _current(self, base: str, endpoint: Endpoint, scope: str) -> str | None:
@@ -212,10 +214,10 @@ class Session:
             realm += ("&" if "?" in realm else "?") + asked
             if credential and credential.basic:
                 headers["Authorization"] = credential.basic
-        response = self._send("POST" if body else "GET", realm, headers, endpoint.insecure, body.encode() if body else None)
+        response = self._send_once("POST" if body else "GET", realm, headers, endpoint.insecure, body.encode() if body else None)
         try:
             if response.status != 200:
-                refused = refusal(response, endpoint, self.patience)
+                refused = refusal(response, endpoint, self.retry)
                 raise TroubleError(
                     f"its token server {host}: {refused.reason}",
                     status=refused.status,
@@ -227,16 +229,16 @@ class Session:
         finally:
             response.close()
 
-    def _follow(self, url: str, question: Question, authorization: str | None, endpoint: Endpoint) -> tuple[urllib3.BaseHTTPResponse, str]:
+    def _follow(self, url: str, request: HttpRequest, authorization: str | None, endpoint: Endpoint) -> _Final:
         """Ask, and follow redirects; the password stays with the host that it is for. The last answer and its URL."""
-        headers = dict(question.headers)
-        if question.body is not None:
-            headers["Content-Length"] = str(question.size)
-        elif question.method in ("POST", "PUT", "PATCH"):
+        headers = dict(request.headers)
+        if request.body is not None:
+            headers["Content-Length"] = str(request.size)
+        elif request.method in ("POST", "PUT", "PATCH"):
             headers["Content-Length"] = "0"
         for _ in range(_MOST_REDIRECTS + 1):
             shown = {**headers, "Authorization": authorization} if authorization else headers
-            response = self._send(question.method, url, shown, endpoint.insecure, question.body() if question.body else None)
+            response = self._send_once(request.method, url, shown, endpoint.insecure, request.body() if request.body else None)
             if response.status not in (301, 302, 303, 307, 308):
                 return response, url
             target = urllib.parse.urljoin(url, response.headers.get("Location", ""))
@@ -253,7 +255,7 @@ class Session:
             url = target
         raise TroubleError(f"redirects more than {_MOST_REDIRECTS} times")
 
-    def _send(
+    def _send_once(
         self, method: str, url: str, headers: Mapping[str, str], insecure: bool, body: bytes | IO[bytes] | None
     ) -> urllib3.BaseHTTPResponse:
         parts = urllib.parse.urlsplit(url)
@@ -273,7 +275,7 @@ class Session:
         with self._lock:
             found = self._transports.get(key)
             if found is None:
-                found = Transport(transport.pool(base, self.registries, insecure=insecure), self.patience)
+                found = Transport(transport.pool(base, self.registries, insecure=insecure), self.retry)
                 self._transports[key] = found
             return found
 
@@ -283,16 +285,16 @@ _PART = re.compile(
 )
 
 
-class PatientClient(Protocol):
-    """A client of registries that repeats a question until it is answered; harness.oci.registry.client.Client is one."""
+class RetryingClient(Protocol):
+    """A client of registries that repeats a request until it is answered; harness.oci.registry.client.Client is one."""
 
     @property
     def session(self) -> Session: ...
 
     @property
-    def patience(self) -> Patience: ...
+    def retry(self) -> RetryPolicy: ...
 
-    def ask_patiently(self, what: str, endpoint: Endpoint, question: Question, read: Callable[[urllib3.BaseHTTPResponse], _T]) -> _T:
+    def send_with_retry(self, what: str, endpoint: Endpoint, request: HttpRequest, read: Callable[[urllib3.BaseHTTPResponse], _T]) -> _T:
         """What ``read`` makes of the first good answer. Raises TroubleError."""
 
 

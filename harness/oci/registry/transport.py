@@ -26,7 +26,7 @@ import urllib3.connection
 from urllib3.exceptions import InsecureRequestWarning
 
 from harness.oci.registry.config import Registries
-from harness.oci.registry.errors import Patience, TroubleError
+from harness.oci.registry.errors import RetryPolicy, TroubleError
 
 _BLOCK = 256 << 10
 """Bytes of a body that are read and sent at a time."""
@@ -41,16 +41,16 @@ _ONCE = urllib3.Retry(0, read=False)
 class Transport:
     """One registry. Safe for many threads."""
 
-    def __init__(self, pool: urllib3.PoolManager, patience: Patience) -> None:
+    def __init__(self, pool: urllib3.PoolManager, retry: RetryPolicy) -> None:
         self._stopped = threading.Event()
         # Also a thread that asks for its pool only after close() finds it stopped.
         made: Any = {
-            scheme: functools.partial(kind, stopped=self._stopped, patience=patience)
+            scheme: functools.partial(kind, stopped=self._stopped, retry=retry)
             for scheme, kind in {"http": _Pool, "https": _TlsPool}.items()
         }
         pool.pool_classes_by_scheme = made
         self._pool = pool
-        self._timeout = urllib3.Timeout(connect=patience.connect, read=patience.read)
+        self._timeout = urllib3.Timeout(connect=retry.connect, read=retry.read)
 
     def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | IO[bytes] | None = None) -> urllib3.BaseHTTPResponse:
         """Ask; the answer's body is not read yet. A body that is a file needs a Content-Length in ``headers``.
@@ -91,8 +91,8 @@ class _Heads:
 class _Paced(io.RawIOBase):
     """Bytes from a socket, which must not only come but come at a rate. Raises TimeoutError when they do not."""
 
-    def __init__(self, raw: io.RawIOBase, patience: Patience, clock: Callable[[], float] = time.monotonic) -> None:
-        self._raw, self._patience, self._clock = raw, patience, clock
+    def __init__(self, raw: io.RawIOBase, retry: RetryPolicy, clock: Callable[[], float] = time.monotonic) -> None:
+        self._raw, self._retry, self._clock = raw, retry, clock
         self._waited, self._bytes = 0.0, 0
 
     def readable(self) -> bool:
@@ -106,8 +106,8 @@ class _Paced(io.RawIOBase):
         count: int | None = self._raw.readinto(buffer)  # typeshed leaves it out
         self._waited += self._clock() - began
         self._bytes += count or 0
-        if self._waited >= self._patience.rate_window:
-            if self._bytes < self._patience.least_rate * self._waited:
+        if self._waited >= self._retry.rate_window:
+            if self._bytes < self._retry.least_rate * self._waited:
                 raise SlowError(f"only {self._bytes} bytes in {self._waited:.0f} s")
             self._waited, self._bytes = 0.0, 0
         return count
@@ -123,9 +123,9 @@ class SlowError(OSError):
 
 
 class _Answer(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *arguments: Any, patience: Patience, **settings: Any) -> None:
+    def __init__(self, sock: socket.socket, *arguments: Any, retry: RetryPolicy, **settings: Any) -> None:
         super().__init__(sock, *arguments, **settings)
-        self.fp = io.BufferedReader(_Paced(cast("io.RawIOBase", cast("Any", self.fp).detach()), patience))
+        self.fp = io.BufferedReader(_Paced(cast("io.RawIOBase", cast("Any", self.fp).detach()), retry))
 
     def begin(self) -> None:
         file = self.fp
@@ -164,9 +164,9 @@ class _Pool(urllib3.HTTPConnectionPool):
 
     ConnectionCls: Any = _Connection
 
-    def __init__(self, *arguments: Any, stopped: threading.Event, patience: Patience, **settings: Any) -> None:
+    def __init__(self, *arguments: Any, stopped: threading.Event, retry: RetryPolicy, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self._patience = patience
+        self._retry = retry
         self._lock = threading.Lock()
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()
         self._stopped = stopped
@@ -174,7 +174,7 @@ class _Pool(urllib3.HTTPConnectionPool):
     def _new_conn(self) -> Any:
         made: Any = super()._new_conn()
         made.stopped = self._stopped
-        made.response_class = functools.partial(_Answer, patience=self._patience)
+        made.response_class = functools.partial(_Answer, retry=self._retry)
         with self._lock:
             self._made.add(made)
         return made

@@ -13,8 +13,8 @@ import urllib3
 from harness import log
 from harness.oci.model import Descriptor
 from harness.oci.registry.config import Endpoint
-from harness.oci.registry.errors import RemoteError, TroubleError, drain, summary
-from harness.oci.registry.session import PatientClient, Question
+from harness.oci.registry.errors import RemoteError, TroubleError, combine, drain
+from harness.oci.registry.session import HttpRequest, RetryingClient
 
 Source = Callable[[], BinaryIO]
 """Opens the blob at its beginning; may be called again."""
@@ -39,7 +39,7 @@ class Sent:
 
 
 def upload(
-    client: PatientClient,
+    client: RetryingClient,
     endpoint: Endpoint,
     blob: Descriptor,
     source: Source,
@@ -61,12 +61,12 @@ def upload(
             break  # a refused mount begins an upload; asking more repositories would leave upload after upload behind
         return Sent("uploaded", work.send(place))
     except TroubleError as trouble:
-        raise summary(dataclasses.replace(endpoint.reference, tag=None, digest=blob.digest), (endpoint,), {endpoint: trouble}) from trouble
+        raise combine(dataclasses.replace(endpoint.reference, tag=None, digest=blob.digest), (endpoint,), {endpoint: trouble}) from trouble
 
 
 @dataclasses.dataclass
 class _Upload:
-    client: PatientClient
+    client: RetryingClient
     endpoint: Endpoint
     blob: Descriptor
     source: Source
@@ -81,21 +81,21 @@ class _Upload:
         self.progress(count - self.shown)
         self.shown = count
 
-    def _ask(self, question: Question) -> urllib3.BaseHTTPResponse:
+    def _ask(self, request: HttpRequest) -> urllib3.BaseHTTPResponse:
         """Asked until it is answered; the answer's body is of no interest."""
 
         def read(response: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse:
             drain(response)
             return response
 
-        return self.client.ask_patiently(self.blob.digest, self.endpoint, question, read)
+        return self.client.send_with_retry(self.blob.digest, self.endpoint, request, read)
 
     @property
     def _scope(self) -> str:
         return f"repository:{self.endpoint.repository}:pull,push"
 
     def present(self) -> bool:
-        answer = self._ask(Question("HEAD", f"{self.endpoint.repository}/blobs/{self.blob.digest}", scope=self._scope, good=(200, 404)))
+        answer = self._ask(HttpRequest("HEAD", f"{self.endpoint.repository}/blobs/{self.blob.digest}", scope=self._scope, good=(200, 404)))
         length = answer.headers.get("Content-Length", "")
         # One with another length is not the blob; sending it again lets the registry find out.
         return answer.status == 200 and (not length.isdigit() or int(length) == self.blob.size)
@@ -108,7 +108,7 @@ class _Upload:
             path += "?" + urllib.parse.urlencode({"mount": self.blob.digest, "from": mount})
             scope += f" repository:{mount}:pull"
         try:
-            answer = self._ask(Question("POST", path, scope=scope, good=(201, 202)))
+            answer = self._ask(HttpRequest("POST", path, scope=scope, good=(201, 202)))
         except TroubleError as refused:
             # A registry may not let us read that other repository; that is no reason not to send.
             if mount is None or refused.wait is not None:
@@ -125,12 +125,12 @@ class _Upload:
             raise TroubleError("begins an upload without saying where")
         if "://" in place:
             return place
-        # Relative to the registry: its scheme is known once a question was answered.
+        # Relative to the registry: its scheme is known once a request was answered.
         return urllib.parse.urljoin(f"{self.client.session.base(self.endpoint)}/v2/", place)
 
     def send(self, place: str | None) -> int:
-        """Send all of it, however often the connection breaks within patience; bytes that went out."""
-        patience = self.client.patience
+        """Send all of it, however often the connection breaks within the retry policy; bytes that went out."""
+        retry = self.client.retry
         broken = 0
         best = 0
         for begun in self._places(place):
@@ -145,10 +145,10 @@ class _Upload:
                 broken = 1 if lost.reached > best else broken + 1
                 best = max(best, lost.reached)
                 wait = 0.0 if lost.trouble.status in _FORGOTTEN else lost.trouble.wait
-                if wait is None or broken >= patience.attempts:
+                if wait is None or broken >= retry.attempts:
                     raise lost.trouble from lost
                 log.debug(f"{self.endpoint.host}: {self.blob.digest}: {lost.trouble.reason}; once more")
-                if self.client.session.closed.wait(patience.pause(broken - 1, wait)):
+                if self.client.session.closed.wait(retry.pause(broken - 1, wait)):
                     raise lost.trouble from lost
                 # Only the answer may have been lost.
                 if self.present():
@@ -174,14 +174,14 @@ class _Upload:
             out = _Body(self, offset)
             headers = {"Content-Type": "application/octet-stream", "Content-Range": f"{offset}-{self.blob.size - 1}"}
             try:
-                answer = self._once(Question("PATCH", place, headers, out.open, self.blob.size - offset, self._scope, (202, 204)))
+                answer = self._once(HttpRequest("PATCH", place, headers, out.open, self.blob.size - offset, self._scope, (202, 204)))
                 place = self._place(answer, place)
                 offset = self.blob.size
             except TroubleError as trouble:
                 reached, place = self._reached(place, trouble, offset)
                 self.now(reached)
                 failures = 1 if reached > offset else failures + 1
-                if failures >= self.client.patience.attempts:
+                if failures >= self.client.retry.attempts:
                     raise _BrokeError(trouble, reached) from trouble
                 offset = reached
         self._put(place, self.blob.size)
@@ -190,9 +190,9 @@ class _Upload:
         """How many bytes the registry has of the upload, and where to go on. Raises _BrokeError when it cannot tell."""
         if trouble.wait is None:
             raise _BrokeError(trouble, offset) from trouble
-        self.client.session.closed.wait(self.client.patience.pause(0, trouble.wait))
+        self.client.session.closed.wait(self.client.retry.pause(0, trouble.wait))
         try:
-            answer = self._once(Question("GET", place, scope=self._scope, good=(204, 202, 200)))
+            answer = self._once(HttpRequest("GET", place, scope=self._scope, good=(204, 202, 200)))
         except TroubleError as unknown:
             raise _BrokeError(trouble, offset) from unknown
         found = re.fullmatch(r"(?:bytes=)?0-(\d+)", answer.headers.get("Range", ""))
@@ -209,12 +209,12 @@ class _Upload:
         rest = self.blob.size - offset
         headers = {"Content-Type": "application/octet-stream"}
         try:
-            self._once(Question("PUT", url, headers, out.open if rest else None, rest, self._scope, (201, 204)))
+            self._once(HttpRequest("PUT", url, headers, out.open if rest else None, rest, self._scope, (201, 204)))
         except TroubleError as trouble:
             raise _BrokeError(trouble, offset) from trouble
 
-    def _once(self, question: Question) -> urllib3.BaseHTTPResponse:
-        answer = self.client.session.ask(self.endpoint, question)
+    def _once(self, request: HttpRequest) -> urllib3.BaseHTTPResponse:
+        answer = self.client.session.send(self.endpoint, request)
         drain(answer)
         return answer
 

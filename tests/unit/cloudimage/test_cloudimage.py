@@ -296,7 +296,7 @@ def test_the_description_is_plain_data_with_everything(store: Store) -> None:
 
 def test_the_size_counts_each_blob_once(store: Store) -> None:
     image = write(store, platform_image(store), platform_image(store, ARM64))
-    store.collect()
+    store.gc()
     assert image.size == sum(path.stat().st_size for path in (store.root / "blobs/sha256").iterdir())
 
 

@@ -619,7 +619,7 @@ def test_what_was_learnt_of_a_layer_goes_with_it(store: Store) -> None:
 def test_while_somebody_uses_the_store_nothing_of_it_goes(store: Store, options: dict[str, bool]) -> None:
     stray, _ = store.put(b"stray")
     store.keep("step", "b" * 64, {"layer": digest_of(b"x")})
-    with store.using():
+    with store.shared_lease():
         found = prune.prune(Store(store.root), **options)  # type: ignore[arg-type]
     assert found.busy
     assert kinds(found) == {}
@@ -647,11 +647,11 @@ def test_prune_is_refused_while_it_cannot_know_what_an_image_needs(
 
 def test_a_tree_that_a_process_uses_stays(store: Store) -> None:
     image = put(store, "web", [file("a", "1")])
-    place = trees.unpacked(store, image.platforms[0].layers)
+    place = trees.unpacked_rootfs(store, image.platforms[0].layers)
     store.untag("web")
     found = prune.prune(store)
     assert (found.trees_in_use, kinds(found).get("trees"), place.is_dir()) == (1, None, True)
-    os.close(trees._held.pop(place))
+    os.close(trees._locks.pop(place))
     assert kinds(prune.prune(store)) == {"trees": 1}
     assert not list(trees.folder().iterdir())
 
@@ -666,13 +666,13 @@ def test_no_tree_goes_while_one_is_unpacked(store: Store) -> None:
 def test_a_tree_that_went_is_unpacked_again(store: Store) -> None:
     image = put(store, "web", [file("a", "1")])
     layers = image.platforms[0].layers
-    place = trees.unpacked(store, layers)
-    held = os.fstat(trees._held[place]).st_ino
-    os.close(trees._held.pop(place))
+    place = trees.unpacked_rootfs(store, layers)
+    held = os.fstat(trees._locks[place]).st_ino
+    os.close(trees._locks.pop(place))
     trees.remove(())
     assert not place.exists()
-    assert (trees.unpacked(store, layers) / "a").read_text() == "1"
-    assert os.fstat(trees._held[place]).st_ino == place.stat().st_ino
+    assert (trees.unpacked_rootfs(store, layers) / "a").read_text() == "1"
+    assert os.fstat(trees._locks[place]).st_ino == place.stat().st_ino
     assert held is not None
 
 
@@ -793,7 +793,7 @@ def test_while_somebody_uses_the_store_attachments_stay_for_prune(store: Store, 
     """A pull names the signatures before the image: taken away in between they would be lost."""
     image = put(store, "web", [file("a")])
     name = attach(store, image)
-    with store.using():
+    with store.shared_lease():
         assert cli.execute(["rmi", "web"]) == 0
     assert "the store is in use" in capsys.readouterr().out
     assert list(store.names()) == [name]

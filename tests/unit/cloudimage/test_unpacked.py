@@ -20,6 +20,6 @@ def test_unpacked_trees_are_for_their_user_alone(tmp_path: Path, monkeypatch: py
         unpacked.folder().chmod(before)
     store = Store(tmp_path / "store")
     layer = write_layer([LayerEntry("bin", "dir"), LayerEntry("bin/mount", "file", 0o4755, b"#!")], store)
-    tree = unpacked.unpacked(store, [layer.descriptor])
+    tree = unpacked.unpacked_rootfs(store, [layer.descriptor])
     assert unpacked.folder().stat().st_mode & 0o7777 == 0o700
     assert (tree / "bin/mount").stat().st_mode & 0o7777 == 0o4755, "the node is to get what the image says"

@@ -19,7 +19,7 @@ from harness.errors import StoreError
 from harness.host import durable, liveness
 from harness.host.cluster_cache import ClusterState
 from harness.oci.registry.credentials import CredentialStore
-from harness.oci.registry.errors import Patience
+from harness.oci.registry.errors import RetryPolicy
 from harness.oci.registry.transport import SlowError, _Paced
 from harness.oci.store import Store
 
@@ -171,12 +171,12 @@ class Dribble(io.RawIOBase):
 def test_a_registry_that_gives_a_byte_each_29_seconds_is_given_up() -> None:
     line = Dribble(1, 29)
     with pytest.raises(SlowError, match="only 3 bytes in 87 s"):
-        io.BufferedReader(_Paced(line, Patience(), lambda: line.now)).read(1000)
+        io.BufferedReader(_Paced(line, RetryPolicy(), lambda: line.now)).read(1000)
 
 
 def test_a_slow_line_and_a_slow_reader_are_borne_with() -> None:
     line = Dribble(4096, 20)
-    stream = io.BufferedReader(_Paced(line, Patience(), lambda: line.now))
+    stream = io.BufferedReader(_Paced(line, RetryPolicy(), lambda: line.now))
     for _ in range(100):
         assert stream.read(4096) == bytes(4096)
         # The disk takes its time.

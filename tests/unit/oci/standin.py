@@ -17,7 +17,7 @@ import urllib3
 from harness.oci.model import digest_of
 from harness.oci.registry.client import Client
 from harness.oci.registry.config import Registries
-from harness.oci.registry.errors import Patience
+from harness.oci.registry.errors import RetryPolicy
 
 HOST = "reg.test:5000"
 Spoilt = Callable[["Asked"], urllib3.BaseHTTPResponse]
@@ -193,7 +193,7 @@ class Nobody:
 @contextlib.contextmanager
 def client(of: Registry, *, attempts: int = 4) -> Iterator[Client]:
     """A client whose every connection leads to the stand-in, and which never really waits (``client.session.closed.waited``)."""
-    with Client(Registries(plain=True), Nobody(), patience=Patience(attempts=attempts, jitter=0.0)) as found:
+    with Client(Registries(plain=True), Nobody(), retry=RetryPolicy(attempts=attempts, jitter=0.0)) as found:
         session: Any = found.session
         session._transport = lambda base, insecure: of
         session.closed = Waits()

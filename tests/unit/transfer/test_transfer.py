@@ -23,7 +23,7 @@ from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.referrers import SIGNATURES, tag_of
 from harness.oci.store import UNFINISHED, Store
-from harness.transfer import Crew, RegistryAccess, pull, push
+from harness.transfer import RegistryAccess, WorkerPool, pull, push
 from tests.unit.oci.standin import HOST, Registry, answer, client
 from tests.waiting import HANG
 
@@ -224,7 +224,7 @@ def test_a_pull_that_fails_names_nothing_and_keeps_what_it_has(image: Descriptor
     with pytest.raises(RemoteError, match="404"):
         pull(other, TARGET, remote)
     assert other.names() == {}
-    assert other.collect().blobs == 0
+    assert other.gc().blobs == 0
     here = {path.name for path in (other.root / "blobs/sha256").iterdir()}
     registry.blobs[lost] = data
     registry.asked.clear()
@@ -413,7 +413,7 @@ def test_an_interrupt_while_work_is_handed_out_stops_what_has_begun() -> None:
         raise KeyboardInterrupt
 
     with client(Registry()) as found:
-        crew = Crew(found)
+        crew = WorkerPool(found)
 
         def work(_: int) -> None:
             with crew.abortable(line):

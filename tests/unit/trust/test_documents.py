@@ -318,5 +318,5 @@ def test_what_is_attached_is_no_image_of_its_own_and_stays_with_the_image(shelf:
     referrers.referrer(shelf, store.resolve("web"), sbom.MEDIA_TYPE, b"{}", {})
     assert [row.name for row in cloudimage.images(store)] == ["web:latest"]
     blobs = len(list((store.root / "blobs/sha256").iterdir()))
-    assert not store.collect().blobs
+    assert not store.gc().blobs
     assert len(list((store.root / "blobs/sha256").iterdir())) == blobs

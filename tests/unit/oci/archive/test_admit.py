@@ -35,7 +35,7 @@ def test_an_image_that_is_refused_gets_no_name_and_neither_do_its_companions(tmp
     with pytest.raises(StoreError, match=r"bad:1 is refused"):
         load(there, tmp_path / "both.tar", admit=admit)
     assert there.names() == {}
-    there.collect()
+    there.gc()
     assert contents(there) == set()
     assert set(asked) <= {"good:1", "bad:1"}
     assert "bad:1" in asked

@@ -289,13 +289,13 @@ def test_what_was_loaded_before_a_cut_is_kept_for_the_next_try_until_prune(store
     data = (tmp_path / "web.tar").read_bytes()
     first, last = sorted((LAYER, big), key=digest_of)
     refused(other, io.BytesIO(data[: data.index(last[:1000]) + 2000]), "too early")
-    other.collect()
+    other.gc()
     assert other.has(digest_of(first))
     loaded = load(other, tmp_path / "web.tar")
     assert (loaded.written, loaded.present) == (1, 3)
     assert other.resolve("web:2") == store.resolve("web:2")
     other.untag("web:2")
-    other.collect()
+    other.gc()
     assert not contents(other)
 
 

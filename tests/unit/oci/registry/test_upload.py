@@ -13,7 +13,7 @@ from harness.oci.model import OCI_LAYER_GZIP, Descriptor, digest_of
 from harness.oci.reference import Reference
 from harness.oci.registry import upload
 from harness.oci.registry.client import Client
-from harness.oci.registry.errors import Patience, RemoteError
+from harness.oci.registry.errors import RemoteError, RetryPolicy
 from harness.oci.registry.upload import Sent
 from tests.unit.oci.standin import HOST, Asked, Registry, answer, client, waited
 
@@ -218,7 +218,7 @@ def test_a_wait_that_is_longer_than_we_have_ends_it_at_once(registry: Registry, 
 
 
 def test_waits_grow_and_are_spread_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    patience = Patience(backoff=0.5, jitter=0.25)
+    patience = RetryPolicy(backoff=0.5, jitter=0.25)
     for chance, factor in ((0.0, 1.0), (1.0, 1.25)):
         monkeypatch.setattr(random, "random", lambda chance=chance: chance)
         assert [patience.pause(attempt, 0) / factor for attempt in range(4)] == [0.5, 1.0, 2.0, 4.0]
