@@ -1,4 +1,4 @@
-"""What can be built here: the folders of kubefiles/, what each is built from, and the order in which they are.
+"""Catalogue of images to build: the folders of kubefiles/, their bases, and their order.
 
 Standard library only: the noxfile and CI read this where nothing else is installed.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from harness.errors import UsageError
 
 TAG = "latest"
-"""What `nox -s build-image` tags an image with, and so what a FROM must name to mean a folder beside its own."""
+"""Tag that `nox -s build-image` gives an image; a FROM that names it means the folder beside its own."""
 
 _ARG = re.compile(r"ARG\s+(\w+)(?:=(\S*))?\s*$", re.IGNORECASE)
 _FROM = re.compile(r"FROM\s+(?:--platform=\S+\s+)?(\S+)", re.IGNORECASE)
@@ -57,7 +57,7 @@ def find(root: Path) -> dict[str, CatalogEntry]:
 
 
 def select(entries: Mapping[str, CatalogEntry], names: Iterable[str]) -> tuple[CatalogEntry, ...]:
-    """The entries called ``names``, each once; all of them when there are no names. Raises UsageError that tells of every unknown one."""
+    """The entries called ``names``, each once; all of them when there are no names. Raises UsageError that lists every unknown one."""
     wanted = tuple(dict.fromkeys(names)) or tuple(entries)
     unknown = [name for name in wanted if name not in entries]
     if unknown:
@@ -90,7 +90,7 @@ def _chain(entries: Mapping[str, CatalogEntry], entry: CatalogEntry) -> list[Cat
 
 
 def _base(text: str) -> str:
-    """What the first FROM names, with the defaults of the ARGs before it; empty without a FROM: the build says so."""
+    """Image of the first FROM, with the defaults of the ARGs before it; empty without a FROM: the build reports that."""
     arguments: dict[str, str] = {}
     for line in text.splitlines():
         if found := _ARG.match(line.strip()):

@@ -18,7 +18,7 @@ class SlipwayError(Exception):
         self.details = details
         """Output of the program that failed, events, log lines: shown once, indented, below the message."""
         if details:
-            # Whoever sees a traceback, of a test that fails, sees them as well.
+            # A traceback, as of a failing test, shows them as well.
             self.add_note(details)
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class StoreError(SlipwayError):
 
 
 class NodeError(SlipwayError):
-    """A node cannot be reached, or refuses us."""
+    """A node cannot be reached, or refuses access."""
 
     exit_code = 5
 

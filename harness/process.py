@@ -20,7 +20,7 @@ from harness.errors import CommandError
 
 @dataclasses.dataclass(frozen=True)
 class ProcessResult:
-    """What a program said. ``stdout`` and ``stderr`` are text, undecodable bytes replaced."""
+    """Output of a program. ``stdout`` and ``stderr`` are text, undecodable bytes replaced."""
 
     argv: tuple[str, ...]
     returncode: int
@@ -108,9 +108,9 @@ def run(
 ) -> ProcessResult:
     """Run a program to its end.
 
-    ``input`` is text, bytes or an open file for its standard input (else empty); ``env`` is added to ours; ``timeout`` in seconds;
-    standard output goes to the open file ``output`` when there is one, and is empty in the result. ``limit`` is the most that it may
-    print, in bytes.
+    ``input`` is text, bytes or an open file for its standard input (else empty); ``env`` is added to the environment of this
+    process; ``timeout`` in seconds; standard output goes to the open file ``output`` when there is one, and is empty in the result.
+    ``limit``: most bytes that it may print.
     Raises CommandError when the program is missing, too slow or prints too much and, with ``check``, when it ends with anything but 0.
     """
     words = tuple(str(word) for word in argv)
@@ -212,7 +212,7 @@ def _text(output: bytearray) -> str:
 
 
 def _pieces(running: subprocess.Popen[bytes], data: bytes, deadline: float | None) -> Generator[tuple[str, bytes], None, None]:
-    """What a program prints and where, until both of its streams end; meanwhile it is given ``data``. Raises _LateError."""
+    """Yield the output of a program by stream until both end, and write ``data`` to it meanwhile. Raises _LateError."""
     left = memoryview(data)
     with selectors.DefaultSelector() as selector:
         for name, pipe in (("stdout", running.stdout), ("stderr", running.stderr)):

@@ -85,7 +85,7 @@ class UntrustedTree:
     """A folder whose content comes from outside. Every path is opened beneath it, component by component.
 
     Links that stay inside are followed, others are refused; only regular files are read. Use it as a context manager, or for single
-    calls: each opens the folder anew. Raises ``error`` for refused paths, FileNotFoundError for missing ones.
+    calls: each opens the folder again. Raises ``error`` for refused paths, FileNotFoundError for missing ones.
     """
 
     def __init__(self, root: Path, *, what: str = "", error: type[SlipwayError] = StoreError) -> None:
@@ -547,7 +547,7 @@ class Ceiling(io.RawIOBase):
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        # One byte more than allowed tells the end of the stream from its excess.
+        # One byte more than allowed distinguishes the end of the stream from an excess.
         data = self._stream.read(self._left + 1 if size < 0 else min(size, self._left + 1))
         self._left -= len(data)
         if self._left < 0:
@@ -568,7 +568,7 @@ class Ceiling(io.RawIOBase):
 
 @dataclasses.dataclass(frozen=True)
 class KubeIdentity:
-    """What a kubeconfig may bring from a machine: three PEM texts. Commands, proxies, other users and files never come along."""
+    """Parts of a machine's kubeconfig that are used: three PEM texts. Commands, proxies, other users and files are dropped."""
 
     authority: bytes
     certificate: bytes

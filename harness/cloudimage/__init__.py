@@ -67,9 +67,9 @@ class EmbeddedImage:
     size: int
     """Bytes of the index or manifest that the digest names."""
     found_by: tuple[str, ...] = ()
-    """How it was found: ``pulled``, ``declared``, ``listed``."""
+    """Origin: ``pulled``, ``declared``, ``listed``."""
     requested_by: tuple[str, ...] = ()
-    """Who asked for it: ``manifests/app.yaml:12``, a pod."""
+    """File and line, or pod, that names it: ``manifests/app.yaml:12``."""
     built: BuiltHere | None = None
     """Origin of an image that was built on this machine under its publisher's name."""
 
@@ -204,7 +204,7 @@ class ImageApp:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """How to run a CloudImage: the JSON of the annotation ``dev.slipway.cloudimage``."""
+    """Run information of a CloudImage: the JSON of the annotation ``dev.slipway.cloudimage``."""
 
     type: str = "kube"
     """``kube``: a cluster with Kubernetes; ``app``: applications for a cluster that runs already."""
@@ -225,7 +225,7 @@ class Info:
     converted_from: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)
     """``{"tool": "sealer", "version": ..., "digest": ...}`` when another tool made its rootfs; slipway's own runtime is not in it then."""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
-    """What a newer slipway wrote here and this one does not know; kept as it is."""
+    """Fields written by a newer slipway that this one does not know; kept unchanged."""
 
     def to_json(self) -> dict[str, Any]:
         converted = {"convertedFrom": dict(self.converted_from)} if self.converted_from else {}
@@ -320,7 +320,7 @@ class CloudImage:
                 return image
         if any(platform.matches(wanted) for platform in self.absent):
             raise StoreError(
-                f"{self.name or self.digest} is here without its part for {wanted}", hint=f"pull it with --platform {wanted}, or whole"
+                f"{self.name or self.digest} is stored without its part for {wanted}", hint=f"pull it with --platform {wanted}, or whole"
             )
         there = ", ".join(str(image.platform) for image in self.platforms)
         raise StoreError(
@@ -437,7 +437,7 @@ def _familiar(name: str) -> str:
 
 
 class Documents(Protocol):
-    """Where manifests and configs are: a Store, or what was fetched of an image in a registry."""
+    """Reader of manifests and configs: a Store, or the documents fetched from a registry."""
 
     def json(self, digest: str) -> dict[str, Any]: ...
 
@@ -531,7 +531,7 @@ def info_of(manifest: Mapping[str, Any], digest: str) -> dict[str, Any]:
 
 
 def is_cloudimage(index: Mapping[str, Any]) -> bool:
-    """Whether the JSON of an index says that it is one of a CloudImage."""
+    """Return True when the JSON of an index marks it as a CloudImage."""
     annotations = index.get("annotations")
     return isinstance(annotations, dict) and annotations.get(KIND) == CLOUDIMAGE
 
@@ -627,7 +627,7 @@ def images(store: Store) -> tuple[Row, ...]:
 
 
 def others(store: Store) -> tuple[Row, ...]:
-    """What else has a name here: container images (``image``), signatures, attestations, and lists of ``referrers``."""
+    """Kinds of other names in the store: container images (``image``), signatures, attestations, and lists of ``referrers``."""
     rows = []
     for name, descriptor in store.names().items():
         attached = attached_to(name) is not None
@@ -651,7 +651,7 @@ def _is_cloudimage(store: Store, descriptor: Descriptor) -> bool:
     try:
         return is_cloudimage(store.json(descriptor.digest))
     except StoreError:
-        # Nobody can say any more; hiding it would be worse.
+        # Its subject is not known any more; hiding it would be worse.
         return descriptor.media_type in INDEXES
 
 
@@ -678,7 +678,7 @@ class HistoryRow:
 
 
 def history(image: CloudImage) -> tuple[HistoryRow, ...]:
-    """What made the image, first instruction first, platform by platform."""
+    """Instructions of the build, first one first, platform by platform."""
     rows = []
     for platform in image.platforms:
         layers = iter(platform.layers)
@@ -693,7 +693,7 @@ def history(image: CloudImage) -> tuple[HistoryRow, ...]:
 
 
 def tag(store: Store, source: str, name: str) -> Descriptor:
-    """Give a CloudImage one more name. Raises StoreError when there is no such CloudImage, or the name is none."""
+    """Give a CloudImage one more name. Raises StoreError when the CloudImage does not exist, or the name is not valid."""
     with store.shared_lease():
         image = read(store, source)
         descriptor = Descriptor(OCI_INDEX, image.digest, store.size(image.digest))
@@ -704,8 +704,8 @@ def tag(store: Store, source: str, name: str) -> Descriptor:
 def remove(store: Store, names: Sequence[str]) -> tuple[tuple[str, ...], Collected]:
     """Forget names, or the one name of a digest, and free what nothing else needs; which names, and what was freed.
 
-    With the last name of an image go the signatures and whatever else is attached to it. When one of the names is not there, or a
-    digest has several names, nothing is forgotten (StoreError). While somebody uses the store, attachments and blobs stay: he may be
+    With the last name of an image go the signatures and whatever else is attached to it. When one of the names does not exist, or a
+    digest has several names, nothing is forgotten (StoreError). While a process uses the store, attachments and blobs stay: it may be
     about to name them.
     """
     with store.lock():

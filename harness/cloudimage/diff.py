@@ -1,4 +1,4 @@
-"""What changed from one CloudImage to another: how it runs, the images in it, its files, and which bytes have to travel.
+"""Differences between two CloudImages: run information, images, files, and the bytes to transfer.
 
 Either may be in the store or in a registry. Of one in a registry only manifests and configs are fetched; its files can be
 compared when their layers are in the store.
@@ -64,7 +64,7 @@ class Side:
         return found
 
     def is_absent(self, platform: Platform) -> bool:
-        """Whether it is made for a platform that was not pulled with it."""
+        """Return True when it has a platform that was not pulled with it."""
         return any(platform.matches(absent) for absent in self.image.absent)
 
     def entries(self, platform: Platform) -> list[str]:
@@ -79,7 +79,7 @@ class Side:
 def find(store: Store, name: str, client: Callable[[], Client]) -> Side:
     """The CloudImage called ``name``: in the store, else at the registry that the name says. Raises StoreError.
 
-    A name without a registry means the store alone, so that a slip of the pen asks nobody; ``docker://NAME`` means the registry alone.
+    A name without a registry means the store alone, so that a typing error sends no request; ``docker://NAME`` means the registry alone.
     """
     if name.startswith(REGISTRY):
         return _remote(store, _reference(name.removeprefix(REGISTRY)), client())
@@ -124,7 +124,7 @@ class _Fetched:
         try:
             document = self._documents[digest]
         except KeyError as wrong:
-            raise StoreError(f"{self._reference}: {digest} is no manifest or config of it") from wrong
+            raise StoreError(f"{self._reference}: {digest} is not a manifest or config of it") from wrong
         return untrusted.json_object(document, what=f"{self._reference}: {digest}")
 
     def everything(self) -> Descriptor:
@@ -133,7 +133,7 @@ class _Fetched:
         root = Descriptor(found.media_type, found.digest, len(found.data))
         self._documents[root.digest] = found.data
         index = self.json(root.digest)
-        # Of what is no CloudImage nothing more is fetched: whoever reads it says so.
+        # Fetch no more of an image that is not a CloudImage: its reader reports that.
         if cloudimage.is_cloudimage(index):
             manifests = [child for child in graph.children(index, root) if graph.is_manifest(child)]
             with ThreadPoolExecutor(_JOBS, thread_name_prefix="compare") as pool:
@@ -146,7 +146,7 @@ class _Fetched:
         try:
             self._documents.update(zip(unique, pool.map(self._fetch, unique.values()), strict=True))
         except BaseException:
-            self._client.close()  # nobody goes on waiting to try again
+            self._client.close()  # no thread waits for another attempt
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -215,7 +215,7 @@ class PlatformDifference:
     only: str | None = None
     absent: bool = False
     files: bool = True
-    """Whether files were compared; else layers were, for they are not in the store."""
+    """True when files were compared; False: only layers, which are not in the store."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +235,7 @@ class Difference:
     platforms: tuple[PlatformDifference, ...]
     transfer: TransferSize
     equal: bool
-    """Whether they are the same, byte for byte, for the platforms that were compared."""
+    """True when both are identical, byte for byte, for the platforms that were compared."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -264,7 +264,7 @@ def _side_json(side: Side) -> dict[str, Any]:
 
 
 def compare(store: Store, old: Side, new: Side, *, platform: Platform | None = None, content: bool = False) -> Difference:
-    """What changed from ``old`` to ``new``, for one platform or all; with ``content`` also the lines of small text files.
+    """Compare ``old`` with ``new``, for one platform or all; with ``content`` also the lines of small text files.
 
     Raises StoreError when neither is made for ``platform``, or a layer that is in the store cannot be read.
     """
@@ -413,7 +413,7 @@ class RootfsEntry:
     digest: str = ""
     target: str = ""
     layer: Descriptor | None = dataclasses.field(default=None, compare=False)
-    """Where the bytes of a file are: the layer, and its path in there."""
+    """Layer that holds the bytes of a file, and the path in it."""
     inside: str = dataclasses.field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -424,7 +424,7 @@ class RootfsEntry:
 
 
 Row = Sequence[Any]
-"""What a layer says of one path: path, kind (as in layer.Entry), mode, size, digest, target."""
+"""One entry of a layer: path, kind (as in layer.Entry), mode, size, digest, target."""
 
 
 def _layers(before: PlatformImage, after: PlatformImage) -> Iterator[ImageChange]:
@@ -438,7 +438,7 @@ def _files(store: Store, before: Sequence[Descriptor], after: Sequence[Descripto
     old, new = merged(store, before), merged(store, after)
     paths = [path for path in sorted({*old, *new}) if old.get(path) != new.get(path)]
     listed = set(paths)
-    # A folder that came or went is told by what is in it.
+    # A folder that was added or removed shows in its files.
     filled = {posixpath.dirname(path) for path in listed}
     paths = [path for path in paths if path not in filled or (path in old and path in new)]
     texts = _texts(store, [one[path] for path in paths for one in (old, new) if path in one]) if content else {}
@@ -453,7 +453,7 @@ def _as_json(file: RootfsEntry | None) -> dict[str, Any] | None:
 
 
 def listing(store: Store, layer: Descriptor) -> list[Row]:
-    """What a layer holds, in its order; remembered after the first look."""
+    """Entries of a layer, in its order; cached after the first read."""
     key = layer.digest.removeprefix("sha256:")
     record = store.record(LISTING, key)
     if record is not None:
@@ -479,14 +479,14 @@ def listing(store: Store, layer: Descriptor) -> list[Row]:
                 while chunk := tar.read(CHUNK):
                     digest.update(chunk)
                 rows.append((path, "file", entry.mode, entry.size, digest.hexdigest(), ""))
-    # Without it the next look takes longer; a full disk is no reason to fail.
+    # Without it the next look takes longer; a full disk must not fail the command.
     with contextlib.suppress(StoreError):
         store.keep(LISTING, key, {"rows": rows})
     return rows
 
 
 def merged(store: Store, layers: Sequence[Descriptor]) -> dict[str, RootfsEntry]:
-    """The rootfs that layers make, laid over each other as layer.unpack() does: path -> what is there."""
+    """The rootfs that layers make, laid over each other as layer.unpack() does: path -> entry."""
     tree = _Merged()
     for layer in layers:
         tree.lay(layer, listing(store, layer))
@@ -497,7 +497,7 @@ class _Merged:
     def __init__(self) -> None:
         self.files: dict[str, RootfsEntry] = {}
         self._fresh: set[str] = set()
-        """What the layer at hand made, and the folders above that: its removals spare them."""
+        """Paths that the current layer created, and the folders above them: its removals spare these."""
 
     def lay(self, layer: Descriptor, rows: Iterable[Row]) -> None:
         self._fresh = {""}
@@ -530,11 +530,11 @@ class _Merged:
         folder, name = posixpath.split("/".join(part for part in target.split("/") if part not in ("", ".")))
         place = posixpath.join(self._real(folder), name)
         if place not in self.files:
-            raise StoreError(f"a layer holds a hard link to {target!r}, which is no file there", hint="do not use this image")
+            raise StoreError(f"a layer holds a hard link to {target!r}, which is not a file", hint="do not use this image")
         return self.files[place]
 
     def _real(self, path: str, *, make: bool = False) -> str:
-        """The folder that ``path`` means, through links; those that are not there come into being, as they do on disk."""
+        """Folder that ``path`` resolves to, through links; missing ones are created, as on disk."""
         real: list[str] = []
         waiting = collections.deque(path.split("/") if path else [])
         links = 0

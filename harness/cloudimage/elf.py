@@ -11,7 +11,7 @@ from harness.oci.model import Platform
 from harness.oci.store import Store
 
 HEADER = 20
-"""Bytes of a file from which its processor can be told."""
+"""Bytes of a file that identify its processor."""
 
 _MACHINES = {3: "386", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64", 258: "loong64"}
 _PROGRAM_TYPES = (2, 3)

@@ -40,13 +40,13 @@ ENFORCERS = (
 
 
 def among(images: Iterable[str]) -> tuple[Enforcer, ...]:
-    """Those of which there is an image, by the images' names; in the order of ENFORCERS."""
+    """Enforcers with an image, by the images' names; in the order of ENFORCERS."""
     names = [re.sub(r"(@|:[^/]*$).*", "", image) for image in images]
     return tuple(one for one in ENFORCERS if any(re.search(rf"(?<![a-z0-9]){one.name}(?![a-z0-9])", name) for name in names))
 
 
 def told(enforcers: Iterable[Enforcer]) -> str:
-    """Whether NetworkPolicies are more than stored, in words."""
+    """Describe whether NetworkPolicies are enforced."""
     names = ", ".join(one.name for one in enforcers)
     return f"enforced by {names}" if names else "stored, not enforced"
 

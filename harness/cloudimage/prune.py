@@ -1,6 +1,6 @@
-"""What may go: everything on this machine that no image, no cached build step and no running process needs.
+"""Remove what no image, no cached build step and no running process on this machine needs.
 
-In the store the names decide, and nothing is decided while anybody writes to it. Outside of it are only copies: unpacked trees of
+In the store the names decide, and nothing is removed while a process writes to it. Outside of it are only copies: unpacked trees of
 images, temporary folders of processes that were killed, and images that the engine made of Dockerfiles. A kill at any moment leaves less
 garbage and everything else.
 """
@@ -28,7 +28,7 @@ LISTING = "listing"
 
 @dataclasses.dataclass(frozen=True)
 class PrunedKind:
-    """How much of one kind went, or would go. ``bytes`` on disk."""
+    """Amount of one kind that was removed, or would be. ``bytes`` on disk."""
 
     name: str
     count: int
@@ -37,14 +37,14 @@ class PrunedKind:
 
 @dataclasses.dataclass(frozen=True)
 class Pruned:
-    """What went, or with ``dry_run`` would go, by kind."""
+    """Amounts removed, or to be removed with ``dry_run``, by kind."""
 
     kinds: tuple[PrunedKind, ...]
     names: tuple[str, ...] = ()
     """Attachments of images that are here no more."""
     dry_run: bool = False
     busy: bool = False
-    """The store was left alone: somebody was using it."""
+    """The store was not examined: a process was using it."""
     trees_in_use: int = 0
     trees_busy: bool = False
     """The trees were left alone: one was being unpacked."""
@@ -68,7 +68,7 @@ class Pruned:
 def prune(store: Store, *, cache: bool = False, dry_run: bool = False, client: docker.Client | None = None) -> Pruned:
     """Remove what nothing needs; with ``cache`` also the records of build steps and discoveries, and the layers that only they keep.
 
-    ``client`` is the engine whose images of ours are looked at.
+    ``client``: the engine whose images of slipway are examined.
 
     Raises StoreError, and removes nothing, when the manifest of an image is damaged: what that image needs cannot be known then.
     """
@@ -144,7 +144,7 @@ def _check(store: Store, known: Mapping[str, Descriptor]) -> None:
             while waiting:
                 digest = waiting.pop()
                 store.verify(digest)
-                # What can be read of it counts, however odd the rest: nothing more could be made of it by whoever uses it.
+                # Count the readable part, whatever the rest is: a build that uses the record reads no more of it either.
                 waiting += [child for child in store.manifests(digest) if store.has(child)]
         except StoreError as problem:
             raise StoreError(

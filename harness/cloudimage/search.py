@@ -1,7 +1,7 @@
 """CloudImages to be had: those that can be built from the catalogue, those of the local store, those of registries.
 
 A registry is asked for its list of repositories, then, many at once, only for those that match: tags, index and manifests, never
-a config or a layer. Many registries show no list; that is told, and the one repository that the words name whole is asked for.
+a config or a layer. Many registries refuse the list; that is reported, and the one repository that the words name whole is asked for.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SearchResult:
     """A CloudImage. ``where`` is ``catalogue``, ``store``, or the host of a registry."""
 
     name: str
-    """What to write behind ``run`` or ``pull``; of the catalogue the folder's name."""
+    """Argument for ``run`` or ``pull``; for the catalogue the name of the folder."""
     where: str
     description: str = ""
     platforms: tuple[str, ...] = ()
@@ -51,14 +51,14 @@ class SearchResult:
     """Bytes, each blob once; None before it is built."""
     digest: str | None = None
     tags: int | None = None
-    """How many the repository has in the registry; ``name`` has ``latest``, or else the highest."""
+    """Number of tags in the repository; ``name`` has ``latest``, or else the highest."""
     folder: str | None = None
-    """What to build, when it is of the catalogue."""
+    """Folder to build, for an entry of the catalogue."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FailedRegistry:
-    """A registry or a repository that does not tell what it has. ``found``: the repository that was asked for is there all the same."""
+    """A registry or a repository that does not list its content. ``found``: the requested repository exists nevertheless."""
 
     name: str
     reason: str
@@ -100,7 +100,7 @@ class RegistryNamespace:
 
 
 def search(term: str, store: Store, places: Sequence[RegistryNamespace] = (), client: Client | None = None) -> SearchResults:
-    """What has ``term`` in its name or description (in registries: in its name), whatever the case; all when it is empty."""
+    """Images with ``term`` in name or description (in registries: in the name), case-insensitive; all when it is empty."""
     hits = [*catalogue(bundled(), term), *stored(store, term)]
     found = [_registry(place, term, client) for place in places] if client else []
     return SearchResults(
@@ -226,7 +226,7 @@ def _look(place: RegistryNamespace, repositories: Sequence[str], client: Client)
         try:
             results = list(pool.map(one, repositories))
         except BaseException:
-            client.close()  # nobody goes on waiting to try again
+            client.close()  # no thread waits for another attempt
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return SearchResults(
@@ -236,7 +236,7 @@ def _look(place: RegistryNamespace, repositories: Sequence[str], client: Client)
 
 
 def _hit(repository: Reference, client: Client) -> SearchResult | None:
-    """A repository by its best tag; None when that is no CloudImage, or there is no tag."""
+    """A repository by its best tag; None when that is not a CloudImage, or there is no tag."""
     names = tags(repository, client)
     if not names:
         return None

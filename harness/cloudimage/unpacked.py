@@ -1,6 +1,6 @@
-"""Merged rootfs trees in the cache: each unpacked once for all who need it, and removed only when nobody uses it.
+"""Merged rootfs trees in the cache: each unpacked once for all processes, and removed only when no process uses it.
 
-rootfs/<identity>/    a tree; whoever uses it holds a shared flock on the folder, until the process ends
+rootfs/<identity>/    a tree; a process that uses it holds a shared flock on the folder until it ends
 rootfs/.unpacking-*   a tree that is not whole yet
 rootfs/.removing-*    a tree that is on its way out
 rootfs.lease          flock: shared while a tree is looked for or unpacked, exclusive while it is decided which ones go
@@ -36,12 +36,12 @@ def folder() -> Path:
 
 
 def identity(layers: Sequence[Descriptor]) -> str:
-    """What a merged tree depends on: its layers, lowest first."""
+    """Key of a merged tree: a digest over its layers, lowest first."""
     return hashlib.sha256("\n".join(layer.digest for layer in layers).encode()).hexdigest()[:32]
 
 
 def unpacked_rootfs(store: Store, layers: Sequence[Descriptor]) -> Path:
-    """The merged tree of these layers, unpacked when it is not there. It stays as long as this process lives. Not to be changed.
+    """The merged tree of these layers, unpacked when it does not exist. It stays as long as this process lives. Do not change it.
 
     Raises StoreError when a layer is missing, damaged, or may not be unpacked.
     """
@@ -105,7 +105,7 @@ class Removal:
 
 
 def remove(needed: Collection[str], *, dry_run: bool = False) -> Removal:
-    """Remove every tree whose identity is not in ``needed`` and that nobody uses, and what killed processes left half done."""
+    """Remove every tree whose identity is not in ``needed`` and that no process uses, and what killed processes left half done."""
     root = folder()
     if not root.is_dir():
         return Removal()
@@ -128,7 +128,7 @@ def remove(needed: Collection[str], *, dry_run: bool = False) -> Removal:
 
 @contextlib.contextmanager
 def _claimed(place: Path) -> Iterator[bool]:
-    """Whether nobody uses the tree; nobody can begin to while the block runs."""
+    """Yield True when no process uses the tree; none can start to while the block runs."""
     opened = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
@@ -150,7 +150,7 @@ def _aside(place: Path) -> Path:
 
 def _delete(trees: Iterable[Path]) -> None:
     for tree in trees:
-        # Folders of a rootfs may be read-only, and we need not be root.
+        # Folders of a rootfs may be read-only, and this process need not be root.
         for parent, folders, _ in os.walk(tree):
             for name in folders:
                 inside = Path(parent, name)

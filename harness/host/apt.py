@@ -13,7 +13,7 @@ APT = Path("/usr/bin/apt-get")
 
 
 def available() -> bool:
-    """Whether we may install packages: root on a machine that has apt."""
+    """Return True when this process may install packages: root on a machine with apt."""
     return os.geteuid() == 0 and APT.exists()
 
 
@@ -21,14 +21,14 @@ def install(*names: str) -> None:
     """Install packages from the archives that this machine uses. Raises CommandError with apt's own words."""
     environment = {"DEBIAN_FRONTEND": "noninteractive"}
     with log.step(f"install {' '.join(names)}"):
-        # Somebody else's apt may hold the lock for a while; a refreshed index may be needed on a fresh machine.
+        # Another apt may hold the lock for a while; a refreshed index may be needed on a fresh machine.
         common = ["apt-get", "-o", "DPkg::Lock::Timeout=300", "-qq"]
         process.run([*common, "update"], env=environment, check=False)
         process.run([*common, "install", "-y", "--no-install-recommends", *names], env=environment)
 
 
 def ensure(program: str, package: str) -> str:
-    """The path of ``program``, which is installed from ``package`` when it is missing and we may. Raises CommandError."""
+    """Path of ``program``, installed from ``package`` when it is missing and this process may. Raises CommandError."""
     found = shutil.which(program)
     if found is None and available():
         install(package)

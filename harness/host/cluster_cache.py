@@ -1,4 +1,4 @@
-"""What this machine remembers of a cluster: how to get into its nodes, the pinned host keys, a kubeconfig. All of it may be lost."""
+"""Local cache of a cluster: access to its nodes, pinned host keys, a kubeconfig. All of it may be lost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ClusterState:
     def of(cls, name: str, home: Path | None = None) -> ClusterState:
         """Raises UsageError for a name that is no DNS label."""
         if not _NAME.fullmatch(name):
-            raise UsageError(f"{name!r} is no name for a cluster", hint="use lower-case letters, digits and hyphens, at most 63")
+            raise UsageError(f"{name!r} is not a name for a cluster", hint="use lower-case letters, digits and hyphens, at most 63")
         return cls(name, (home or paths.home()) / "clusters" / name)
 
     @property
@@ -53,7 +53,7 @@ class ClusterState:
         return (self.folder / "cluster.json").exists()
 
     def read(self) -> dict[str, Any]:
-        """What was remembered; empty when nothing was, or when it cannot be read."""
+        """Return the cached facts; empty when there are none, or they cannot be read."""
         with contextlib.suppress(OSError, ValueError):
             found = json.loads((self.folder / "cluster.json").read_text())
             if isinstance(found, dict):

@@ -39,24 +39,24 @@ STATE = Path("/var/lib/slipway/engine")
 SYSTEM_CONFIG = Path("/etc/docker/daemon.json")
 SOCKET = Path("/var/run/docker.sock")
 STEP_LIMITS: Any = {"cpushares": oci_runtime.STEP_SHARES}
-"""Limits of the steps of a Dockerfile, by which the runtime of an engine that we started knows them and takes NET_RAW from them."""
+"""Limits of the steps of a Dockerfile, which mark them for the runtime of an engine that slipway started; it drops NET_RAW for them."""
 _MTU = "com.docker.network.driver.mtu"
 PRIVILEGED_SINCE = (23, 0)
 """From this version on Docker itself leaves out capabilities that the host lacks."""
 
 _BRIEF = 10
-"""Seconds that an engine has to say whether it is there."""
+"""Seconds that an engine has to answer."""
 _TRIES, _PAUSE = 30, 0.1
 """Attempts, and seconds between them, to find a container after its creation was interrupted."""
 
 
 def is_local() -> bool:
-    """Whether the engine runs on the kernel of this process."""
+    """Return True when the engine runs on the kernel of this process."""
     return os.environ.get("DOCKER_HOST", "unix://").startswith("unix://")
 
 
 def connect(*, timeout: float = 600) -> Client:
-    """A client of a running engine; one is installed and started where there is none and we may.
+    """A client of a running engine; one is installed and started where there is none, if this process may.
 
     Raises EngineError with one sentence that says what to do. An engine that is already running is not changed, but for the runtime
     that we gave it.
@@ -91,7 +91,7 @@ def _start(reason: str) -> None:
     if os.environ.get("DOCKER_HOST"):
         raise EngineError(f"no Docker engine answers at DOCKER_HOST={os.environ['DOCKER_HOST']}", hint="start it, or unset DOCKER_HOST")
     if "Permission denied" in reason:
-        raise EngineError("the Docker engine does not let us in", hint="run as root, or as a member of the group docker")
+        raise EngineError("no permission to use the Docker engine", hint="run as root, or as a member of the group docker")
     if os.geteuid() != 0:
         raise EngineError("no Docker engine is running", hint="start Docker, or run as root on Debian or Ubuntu and it is installed")
     if shutil.which("dockerd") is None:
@@ -113,7 +113,7 @@ def _start(reason: str) -> None:
 
 
 def _spawn() -> None:
-    """Start dockerd by hand, detached from us: there is no service manager that would."""
+    """Start dockerd as a detached process: there is no service manager to do it."""
     STATE.mkdir(parents=True, exist_ok=True)
     _forget_killed_engine()
     config = SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else STATE / "daemon.json"
@@ -147,7 +147,7 @@ def missing_capabilities() -> set[str]:
 
 
 def _configure(config: Path) -> None:
-    """Before the start of an engine of ours: the runtime of ``assets/oci_runtime.py``. A configuration of the user's is left alone."""
+    """Configure the runtime ``assets/oci_runtime.py`` before slipway starts an engine. A configuration by the user is not changed."""
     if config.exists():
         return
     STATE.mkdir(parents=True, exist_ok=True)
@@ -162,7 +162,7 @@ def _runtime() -> Path:
 
 
 def _renew_runtime() -> None:
-    """Bring the runtime of an engine of ours up to date: the engine starts it anew for each container."""
+    """Update the runtime of an engine that slipway started: the engine runs the file for each container."""
     interpreter = Path("/usr/bin/python3")
     program = (assets.FOLDER / "oci_runtime.py").read_text()
     text = f"#!{interpreter if interpreter.exists() else shutil.which('python3')} -IS\n{program}"
@@ -179,7 +179,7 @@ def _check_privileges(client: Client) -> None:
         raise EngineError(
             f"this machine lacks {', '.join(sorted(gone))}, and Docker {information['ServerVersion']} cannot start privileged containers "
             "without",
-            hint="upgrade to Docker 23 or newer, or let us restart the engine with a fitting runtime: slipway engine repair",
+            hint="upgrade to Docker 23 or newer, or restart the engine with a suitable runtime: slipway engine repair",
         )
 
 
@@ -271,7 +271,7 @@ def command_output(container: Any, argv: list[str], **options: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Idle:
-    """A name that the engine has for an image of ours which nothing uses. ``bytes`` are those of its layers, shared ones among them."""
+    """A tag in the engine for an unused image of slipway. ``bytes`` are those of its layers, shared ones among them."""
 
     name: str
     bytes: int
@@ -293,12 +293,12 @@ def idle(client: Client, domain: str, now: float) -> tuple[Idle, ...]:
 
 
 def _is_ours(name: str, key: str, domain: str) -> bool:
-    """Whether we gave an image this name: an image that a user builds on one of ours inherits its label. Names of before had no key."""
+    """Return True when slipway gave an image this name: an image built FROM it inherits the label. Older names had no key."""
     return name.endswith(f"-{key[:SHORT_KEY]}") or name.startswith(f"{domain}/")
 
 
 def _last_named(client: Client, image: Mapping[str, Any]) -> float:
-    """When an image was given a name, in seconds since 1970; when it was made, where the engine does not know that."""
+    """Time of the last tag of an image, in seconds since 1970; its creation where the engine does not record tags."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         named = datetime.datetime.fromisoformat(client.images.get(image["Id"]).attrs["Metadata"]["LastTagTime"])
         return max(named.timestamp(), float(image["Created"]))

@@ -45,7 +45,7 @@ FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false", "-modcacherw")
 """``-modcacherw``: without it, a user who is not root cannot remove the module cache."""
 
 _MACHINE = ("GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "GOINSECURE", "GOVCS", "GOAUTH")
-"""Where modules come from is for the machine's administrator to say. Nothing else of the machine's configuration reaches a compile."""
+"""Variables for the source of modules, which the administrator sets. No other setting of the machine reaches a compile."""
 
 _LARGEST = 4 << 30
 """Bytes of one of Go's caches that are kept after a compile. Kubernetes alone takes three to four GB of each."""
@@ -121,7 +121,7 @@ class Recipe:
         locked = [
             (str(path.relative_to(self.folder)), hashlib.sha256(path.read_bytes()).hexdigest())
             for path in sorted(self.folder.rglob("*"))
-            # Modules of our own that go.mod names lie below it; whatever else lies there is not compiled.
+            # Local modules that go.mod names are below it; whatever else lies there is not compiled.
             if path.name in ("go.mod", "go.sum") or path.suffix in (".go", ".c", ".h", ".s")
         ]
         described = [FORMAT, locked, go, architecture, FLAGS, sorted(stamps.items())]
@@ -138,7 +138,7 @@ def _stamp(text: str, version: str) -> tuple[str, str]:
 
 
 def built_name(package: str) -> str:
-    """How ``go build`` calls the program of a package: the last element of its path that is not a major version."""
+    """Name that ``go build`` gives the program of a package: the last element of its path that is not a major version."""
     elements = package.split("/")
     return elements[-2] if _MAJOR.fullmatch(elements[-1]) and len(elements) > 1 else elements[-1]
 
@@ -176,7 +176,7 @@ def compiled(
     wanted = architecture or paths.architecture()
     stamps = {**recipe.stamps, **(stamps or {})}
     if pinned:
-        # The key is known before the compiler is there: an image that is in the cache needs none.
+        # The key is known before the compiler is installed: an image in the cache needs no compiler.
         target = _target(recipe, f"go{GO_VERSION}", wanted, stamps)
         if target.exists():
             return target / (program or recipe.name)
@@ -195,7 +195,7 @@ def compiled(
 
 
 def pinned_key(folder: Path, architecture: str, stamps: Mapping[str, str] | None = None) -> str:
-    """What ``compiled(folder, pinned=True)`` depends on, as a digest."""
+    """Cache key of ``compiled(folder, pinned=True)``: a digest of its inputs."""
     recipe = Recipe.read(folder)
     return recipe.key(f"go{GO_VERSION}", architecture, {**recipe.stamps, **(stamps or {})})
 
@@ -399,7 +399,7 @@ def find_toolchain(recipe: Recipe) -> Toolchain:
     """``go`` on PATH when it is new enough, else the pinned one. Raises CommandError."""
     program = shutil.which("go")
     if program is not None:
-        with contextlib.suppress(CommandError, ValueError, KeyError):  # a go that is broken is no go
+        with contextlib.suppress(CommandError, ValueError, KeyError):  # a broken go counts as absent
             found = _asked(Path(program))
             if numbers(found.version) >= recipe.go:
                 return found
@@ -407,7 +407,7 @@ def find_toolchain(recipe: Recipe) -> Toolchain:
 
 
 def pinned_toolchain(purpose: str) -> Toolchain:
-    """The pinned Go release in the cache, installed when it is not there. Raises CommandError."""
+    """The pinned Go release in the cache, installed when it is missing. Raises CommandError."""
     architecture = paths.architecture()
     digest = GO_SHA256.get(architecture)
     if digest is None:
@@ -441,7 +441,7 @@ def _install(digest: str, target: Path, purpose: str) -> None:
 
 
 def _pip() -> list[str]:
-    """pip of the Python that runs us; an environment that was made without pip uses the machine's."""
+    """pip of the running Python; an environment without pip uses the machine's."""
     own = [sys.executable, "-m", "pip"]
     return own if process.run([*own, "--version"], check=False).ok else [shutil.which("pip3") or "pip3"]
 
@@ -461,7 +461,7 @@ def _not_installed(purpose: str, error: CommandError) -> CommandError:
 
 
 def _asked(program: Path) -> Toolchain:
-    """What a ``go`` says of itself and of the machine's settings. Raises CommandError."""
+    """Toolchain of a ``go`` program, with the machine's settings. Raises CommandError."""
     # In the root folder, so that no go.work or go.mod of the place where the user stands counts.
     inherited = {"GOTOOLCHAIN": "local", "GOFLAGS": ""}
     if program.is_relative_to(paths.cache()):

@@ -1,8 +1,8 @@
-"""Whether the owner of a folder or a label is still alive, also when containers share a cache, a Docker engine or a host name.
+"""Liveness of the owner of a folder or a label, also when containers share a cache, a Docker engine or a host name.
 
-A process id alone says nothing: another container numbers its processes anew. A folder is held by a flock, which ends with the process
-and counts for everybody who sees the folder. Where there is no folder a label says boot, PID namespace, process id and start time; only
-a process of the same namespace can tell that such an owner has ended.
+A process id alone says nothing: another container has its own numbers. A folder is held by a flock, which ends with the process
+and is seen by every process that sees the folder. Without a folder, a label holds boot, PID namespace, process id and start time; only a
+process of the same namespace can see that such an owner has ended.
 
 ``filelock`` locks no folder and no file that is being written, and its only lock that readers share is a SQLite database: all locks here
 are plain flocks.
@@ -45,7 +45,7 @@ def has_ended(label: str) -> bool:
 
 
 def is_of_earlier_boot(label: str) -> bool:
-    """Whether a label was made under another boot, for what only processes of this kernel can have made."""
+    """Return True for a label of an earlier boot. Use it only for labels made by processes of this kernel."""
     match = _LABEL.fullmatch(label)
     return match is not None and bool(_boot().strip("0")) and match[1] != _boot()
 
@@ -63,7 +63,7 @@ def _namespace() -> str:
 
 
 def _start(process: int) -> str:
-    """When a process started, in ticks since the boot; empty when there is none, or only what its parent has not collected yet."""
+    """Start time of a process, in ticks since boot; empty when it does not exist, or is a zombie."""
     with contextlib.suppress(OSError, IndexError):
         # The name of the program, in brackets, may hold anything.
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
@@ -72,11 +72,11 @@ def _start(process: int) -> str:
 
 
 _SAY_AFTER = 10.0
-"""Seconds of waiting for another process after which the user is told."""
+"""Seconds of waiting for another process before the user is informed."""
 
 
 def lock(descriptor: int, how: int, path: Path) -> None:
-    """Take a flock; a long wait is told once. The process that has it may have been stopped."""
+    """Take a flock; report a long wait once. The process that has it may have been stopped."""
     if how & fcntl.LOCK_NB:
         fcntl.flock(descriptor, how)
         return
@@ -96,7 +96,7 @@ def lock(descriptor: int, how: int, path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, how: int) -> Iterator[None]:
-    """Hold a flock on a file that is there for this only. Raises BlockingIOError when ``how`` says not to wait, and OSError.
+    """Hold a flock on a file that exists only for this. Raises BlockingIOError when ``how`` says not to wait, and OSError.
 
     A new open file each time: flock belongs to it, so threads exclude each other as processes do, and the kernel lets go of it when the
     process is killed.
@@ -132,7 +132,7 @@ class HeldFolder:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether no process holds a folder."""
+    """Return True when no process holds a folder."""
     return _unheld(folder, lambda: None)
 
 

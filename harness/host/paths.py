@@ -1,4 +1,4 @@
-"""Where things live on this machine. State under ``$SLIPWAY_HOME``; caches, which may be deleted at any time, beside it."""
+"""Paths on this machine. State under ``$SLIPWAY_HOME``; caches, which may be deleted at any time, beside it."""
 
 from __future__ import annotations
 

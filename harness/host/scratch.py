@@ -15,7 +15,7 @@ _lock = threading.Lock()
 
 
 def folder() -> Path:
-    """This process's folder, made when it is not there."""
+    """This process's folder, created when it does not exist."""
     root = paths.cache() / "tmp"
     with _lock:
         held = _held.get((root, os.getpid()))
@@ -38,7 +38,7 @@ def sweep() -> None:
 
 @contextlib.contextmanager
 def cleaned() -> Iterator[None]:
-    """Removes our folder when the block ends, and before it those of processes that were killed."""
+    """Remove this process's folder when the block ends, and before it those of killed processes."""
     sweep()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What containers of a build need to reach the site's network as this machine does: its proxies and the certificate authorities it trusts.
+"""Proxies and CAs of this machine, for containers of a build to reach the site's network as it does.
 
 Both are lent for as long as a step runs: they are in no layer, in no key of a cache and in no argument list.
 """
@@ -20,7 +20,7 @@ _BUNDLES = (
     "/etc/ssl/ca-bundle.pem",  # SUSE
 )
 BUNDLE = _BUNDLES[0]
-"""Where the containers of a build, which are Debian, have theirs."""
+"""Path of the CAs in containers of a build, which are Debian."""
 
 
 def proxies() -> dict[str, str]:

@@ -43,12 +43,12 @@ def pinned_helm(architecture: str) -> Path:
 
 
 def helm_key(architecture: str) -> str:
-    """What ``pinned_helm`` is made from, as a digest."""
+    """Cache key of ``pinned_helm``: a digest of its inputs."""
     return gotools.pinned_key(FOLDER / "helm", architecture, _helm_stamps())
 
 
 def _helm_stamps() -> Mapping[str, str]:
-    """What helm's own build sets: its version, and the Kubernetes whose objects it knows."""
+    """Values that helm's own build sets: its version, and the Kubernetes version of its API objects."""
     recipe = gotools.Recipe.read(FOLDER / "helm")
     minor = recipe.modules["k8s.io/client-go"].split(".")[1]
     stamps = {"helm.sh/helm/v3/internal/version.version": recipe.version}

@@ -1,4 +1,4 @@
-"""What a person sees while we work: one line a step, with its time. Results go to stdout, everything here to stderr.
+"""Progress for the user: one line a step, with its time. Results go to stdout, everything here to stderr.
 
 Titles, notes and lines may hold what machines, images and registries say: control characters are escaped where they are shown.
 """
@@ -158,7 +158,7 @@ def hide(*secrets: str | None) -> None:
 
 
 def hidden(text: str) -> str:
-    """The text without the values that ``hide`` was told."""
+    """The text without the values passed to ``hide``."""
     # The longest first: one may be part of another.
     for secret in sorted(_hidden, key=len, reverse=True):
         text = text.replace(secret, GONE)

@@ -55,7 +55,7 @@ class Recorder:
             self._busy.discard(lane)
 
     def document(self) -> dict[str, Any]:
-        """What the file holds: times in microseconds since the start of the command."""
+        """Content of the file: times in microseconds since the start of the command."""
         with self._lock:
             names = [
                 {"name": "thread_name", "ph": "M", "pid": os.getpid(), "tid": lane, "args": {"name": name}}

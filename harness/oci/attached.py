@@ -22,7 +22,7 @@ _TAG = re.compile(r"sha256-(?P<hex>[0-9a-f]{64})(?P<suffix>\.sig|\.att|)")
 
 
 def is_attachment(name: str) -> bool:
-    """Whether a name is one under which signatures, attestations or referrers are kept."""
+    """Return True for a name that signatures, attestations or referrers are stored under."""
     return _TAG.fullmatch(name.rpartition(":")[2]) is not None
 
 
@@ -53,7 +53,7 @@ def merged(store: Store, name: str, root: Descriptor) -> Descriptor:
     kept = _kept(store, ours, matched["suffix"]) if ours else []
     if all(entry in theirs for entry in kept):
         return root
-    # In the order in which they came, ours first.
+    # In the order of arrival, the stored ones first.
     both = [*kept, *(entry for entry in theirs if entry not in kept)]
     if matched["suffix"]:
         config_at = Descriptor(OCI_CONFIG, *store.put(canonical_json(config_of([one["digest"] for one in both])))).to_json()
@@ -63,7 +63,7 @@ def merged(store: Store, name: str, root: Descriptor) -> Descriptor:
 
 
 def _entries(store: Store, name: str, root: Descriptor, subject: str, suffix: str) -> list[dict[str, Any]]:
-    """What an attachment consists of, as JSON; raises StoreError for what must not stand in one."""
+    """Entries of an attachment, as JSON. Raises StoreError for one that is not allowed."""
     value = store.json(root.digest)
     if suffix:
         layers = [] if "manifests" in value or root.media_type not in MANIFESTS else below_of(value, root.digest)[1:]
@@ -85,7 +85,7 @@ def _is_about(manifest: Mapping[str, Any], subject: str) -> bool:
 
 
 def _kept(store: Store, ours: Descriptor, suffix: str) -> list[dict[str, Any]]:
-    """What is here under the name. One that is damaged or of no known form holds nothing that could be lost."""
+    """Entries stored under the name. A damaged or unknown attachment counts as empty: it has nothing to lose."""
     try:
         value = store.json(ours.digest)
         (below_of if suffix else entries_of)(value, ours.digest)

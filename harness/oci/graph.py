@@ -1,4 +1,4 @@
-"""What an image consists of: its index, manifests, configs and layers, followed from blob to blob."""
+"""The graph of an image: its index, manifests, configs and layers, followed from blob to blob."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _ATTACHMENT = re.compile(r"sha256-([0-9a-f]{64})(?:\.[A-Za-z0-9._-]+)?")
 
 
 def is_manifest(blob: Descriptor) -> bool:
-    """Whether it leads to other blobs."""
+    """Return True when it leads to other blobs."""
     return blob.media_type in (*INDEXES, *MANIFESTS)
 
 
 def children(manifest: Mapping[str, Any], of: Descriptor, platforms: Sequence[Platform] = ()) -> list[Descriptor]:
-    """What an index or manifest leads to; of its entries for a platform only those for one of ``platforms``, when any are given.
+    """Children of an index or manifest; of its entries for a platform only those for ``platforms``, when any are given.
 
     Raises StoreError when it cannot be understood, or calls itself something else than its descriptor does.
     """
@@ -64,7 +64,7 @@ def _understood(digest: str, manifest: Mapping[str, Any], parse: Callable[[], li
 
 
 def descriptors(data: bytes) -> list[Descriptor]:
-    """What a manifest or index names: its manifests, or its config and then its layers."""
+    """Descriptors in a manifest or index: its manifests, or its config and then its layers."""
     value = json_object(data, what="manifest")
     try:
         listed = value["manifests"] if "manifests" in value else [value["config"], *(value.get("layers") or ())]
@@ -122,6 +122,6 @@ def attached_to(name: str) -> str | None:
 
 
 def attachments(names: Mapping[str, Descriptor], digests: Iterable[str]) -> dict[str, Descriptor]:
-    """Those of ``names`` that are about one of ``digests``."""
+    """Return the ``names`` that belong to one of ``digests``."""
     about = set(digests)
     return {name: descriptor for name, descriptor in names.items() if attached_to(name) in about}

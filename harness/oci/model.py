@@ -50,7 +50,7 @@ def digest_of(data: bytes) -> str:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Platform:
-    """What an image runs on, in Go's words: ``linux/amd64``, ``linux/arm/v7``."""
+    """Platform of an image, in Go's terms: ``linux/amd64``, ``linux/arm/v7``."""
 
     os: str
     architecture: str
@@ -112,7 +112,7 @@ class Descriptor:
     annotations: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     platform: Platform | None = None
     artifact_type: str = ""
-    """What a referrer is (a signature, an SBOM); empty for anything else."""
+    """Artifact type of a referrer (a signature, an SBOM); empty for anything else."""
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}

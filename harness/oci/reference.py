@@ -40,7 +40,7 @@ class Reference:
         name, digest = _split_digest(text)
         name, tag = _split_tag(name, text)
         if not name:
-            raise ValueError(f"{text!r} is not an image name: there is no repository in it")
+            raise ValueError(f"{text!r} is not an image name: it has no repository")
         domain, path = _split_domain(name)
         _check_path(path, text)
         if len(f"{domain}/{path}") > _LONGEST_NAME:
@@ -97,7 +97,7 @@ def normal_domain(domain: str) -> str:
 
 
 def is_digest(text: str) -> bool:
-    """Whether ``text`` is a whole digest with its algorithm."""
+    """Return True for a full digest with its algorithm."""
     return _DIGEST.fullmatch(text) is not None
 
 

@@ -48,7 +48,7 @@ _SETTLERS = 16
 
 
 class Collected(NamedTuple):
-    """What gc() removed. ``busy``: nothing was looked at, for another process or thread is using the store."""
+    """Result of gc(). ``busy``: nothing was examined, because another process or thread is using the store."""
 
     blobs: int
     bytes: int
@@ -61,18 +61,18 @@ class Garbage:
 
     blobs: tuple[Path, ...]
     partial: tuple[Path, ...]
-    """What pulls that were cut short have fetched."""
+    """Blobs of interrupted pulls."""
     temporary: tuple[Path, ...]
-    """What killed writers left."""
+    """Temporary files of killed writers."""
     records: tuple[Path, ...]
 
 
 class BusyError(StoreError):
-    """The lease is held by somebody else."""
+    """Another process or thread holds the lease."""
 
 
 class MismatchError(StoreError):
-    """What came is not what was to come. ``resumed``: a part of it was left by an earlier try."""
+    """The content has another digest or size. ``resumed``: a part of it came from an earlier attempt."""
 
     def __init__(self, expected: str, found: str, size: int, *, resumed: bool = False) -> None:
         super().__init__(
@@ -99,7 +99,7 @@ class BlobWriter:
         """Raises StoreError when the disk refuses."""
         self._hash.update(data)
         rest = memoryview(data)
-        # Only the disk's own errors become the store's: those of whoever feeds us pass as they are.
+        # Only the disk's own errors become the store's: those of the source pass unchanged.
         with self._disk():
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -160,7 +160,7 @@ class PartialBlob:
 
     @property
     def lost(self) -> bool:
-        """Whether another process has finished or removed the file while we waited for it."""
+        """Return True when another process finished or removed the file while this one waited for it."""
         try:
             return self.path.stat().st_ino != os.fstat(self._file.fileno()).st_ino
         except FileNotFoundError:
@@ -171,7 +171,7 @@ class PartialBlob:
 
 
 class Store:
-    """The OCI image layout under ``root``, made when it is not there. Safe for several processes and threads at once.
+    """The OCI image layout under ``root``, created when it does not exist. Safe for several processes and threads at once.
 
     Every method raises StoreError when the disk refuses, naming the folder.
     """
@@ -206,7 +206,7 @@ class Store:
     # Blobs
 
     def path(self, digest: str) -> Path:
-        """Where the blob is or would be. Raises StoreError when ``digest`` is not a sha256 digest."""
+        """Path of the blob, whether or not it exists. Raises StoreError when ``digest`` is not a sha256 digest."""
         if not _SHA256.fullmatch(digest):
             raise StoreError(f"{digest!r} is not a sha256 digest")
         return self._blobs / digest.removeprefix("sha256:")
@@ -291,7 +291,7 @@ class Store:
 
     @contextlib.contextmanager
     def partial(self, digest: str, size: int) -> Iterator[PartialBlob | None]:
-        """Go on with fetching a blob: what an earlier try got is there. None when the blob is in the store by now.
+        """Resume fetching a blob after the bytes of an earlier attempt. None when the blob is in the store by now.
 
         It appears when the block ends well and its digest is right; when it is wrong nothing is kept (StoreError); when the block
         fails, what was written stays for the next try. Another thread or process that fetches the same blob is waited for. The
@@ -364,7 +364,7 @@ class Store:
             names.update(keys)
 
     def resolve(self, name: str) -> Descriptor:
-        """What a name, a digest, or the first 7 or more digits of a digest means here.
+        """Resolve a name, a digest, or the first 7 or more digits of a digest.
 
         Raises StoreError, with the nearest name that is known.
         """
@@ -374,7 +374,7 @@ class Store:
         found = by_name or self._by_digest(digits, names)
         if found is None:
             near = difflib.get_close_matches(_familiar(name), names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "`slipway images` lists what there is; build, pull or load it first"
+            hint = f"did you mean {near[0]}?" if near else "`slipway images` lists all images; build, pull or load it first"
             raise StoreError(f"{name}: no such image in {self.root}", hint=hint)
         return found
 
@@ -401,7 +401,7 @@ class Store:
         return Descriptor(str(media_type), digest, self.size(digest)) if media_type in (*INDEXES, *MANIFESTS) else None
 
     def untag(self, name: str) -> Descriptor:
-        """Forget a name; what it meant. gc() then frees the blobs. Raises StoreError when there is no such name."""
+        """Remove a name; return its descriptor. gc() then frees the blobs. Raises StoreError when there is no such name."""
         key = _key(name)
         with self._names_for_change() as names:
             if key not in names:
@@ -459,7 +459,7 @@ class Store:
     # Cache records
 
     def record(self, kind: str, key: str) -> dict[str, Any] | None:
-        """What keep() kept, or None. The blobs it names stay in the store as long as the record does."""
+        """Return a record of keep(), or None. The blobs that it names stay in the store as long as the record."""
         with self._disk():
             try:
                 value = json.loads(self._record_path(kind, key).read_bytes())
@@ -490,7 +490,7 @@ class Store:
     # Garbage
 
     def _sweep(self) -> None:
-        """Remove what killed writers left behind, when nobody can be writing."""
+        """Remove what killed writers left behind, when no process can be writing."""
         with contextlib.suppress(BusyError), self._disk():
             if any(self._tmp.iterdir()):
                 with self._flock("lease", fcntl.LOCK_EX | fcntl.LOCK_NB), self.lock():
@@ -503,8 +503,8 @@ class Store:
     def gc(self, *, unfinished: bool = False) -> Collected:
         """Remove every blob that no name and no cache record leads to, and what killed writers left behind.
 
-        With ``unfinished`` also what pulls that were cut short have fetched. Does nothing, and says ``busy``, while anybody is
-        inside shared_lease().
+        With ``unfinished`` also the blobs of interrupted pulls. Does nothing, and returns ``busy``, while another process or thread
+        is inside shared_lease().
         """
         try:
             with self.exclusive_lease():
@@ -523,7 +523,7 @@ class Store:
             yield
 
     def garbage(self, *, unfinished: bool = False, cache: bool = False, without: Collection[str] = ()) -> Garbage:
-        """What nothing needs; it stays garbage while alone() is held.
+        """Unused blobs; they stay unused while exclusive_lease() is held.
 
         With ``unfinished`` also what pulls that were cut short have fetched, with ``cache`` also every cache record and what only
         those lead to; the names ``without`` do not count.

@@ -160,28 +160,28 @@ def _application(value: Any) -> SealerApplication:
 def _object(value: Mapping[str, Any], key: str) -> dict[str, Any]:
     found = value.get(key)
     if found is not None and not isinstance(found, dict):
-        raise ValueError(f"has a {key} that is no object")
+        raise ValueError(f"has a {key} that is not an object")
     return found or {}
 
 
 def _list(value: Mapping[str, Any], key: str) -> list[Any]:
     found = value.get(key)
     if found is not None and not isinstance(found, list):
-        raise ValueError(f"has {key} that are no list")
+        raise ValueError(f"has {key} that are not a list")
     return found or []
 
 
 def _texts(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
     found = _list(value, key)
     if not all(isinstance(text, str) for text in found):
-        raise ValueError(f"has something in {key} that is no text")
+        raise ValueError(f"has something in {key} that is not text")
     return tuple(found)
 
 
 def _texts_by_name(value: Mapping[str, Any], key: str) -> dict[str, str]:
     found = _object(value, key)
     if not all(isinstance(text, str) for text in found.values()):
-        raise ValueError(f"has something in {key} that is no text")
+        raise ValueError(f"has something in {key} that is not text")
     return dict(sorted(found.items()))
 
 
@@ -227,7 +227,7 @@ class SealerImage:
 
 
 def is_sealer(store: Store, image: Descriptor) -> bool:
-    """Whether an image of the store was made by sealer, by its annotations or labels."""
+    """Return True when sealer made an image of the store, by its annotations or labels."""
     try:
         # The most there are: a look at their index is enough.
         if image.media_type in INDEXES and is_cloudimage(store.json(image.digest)):
@@ -238,7 +238,7 @@ def is_sealer(store: Store, image: Descriptor) -> bool:
 
 
 def read(store: Store, name_or_digest: str) -> SealerImage:
-    """An image of sealer by name or digest; its layers are not read. Raises StoreError when it is none or cannot be understood."""
+    """An image of sealer by name or digest, without its layers. Raises StoreError when it is not one, or cannot be understood."""
     image = store.resolve(name_or_digest)
     if not is_sealer(store, image):
         raise StoreError(
@@ -313,7 +313,7 @@ def _annotations(annotations: Mapping[str, str], problems: list[ImageProblem]) -
     try:
         extension = Extension.parse(text) if text is not None else None
         if extension is None:
-            problems.append(ImageProblem("annotation", EXTENSION, "is not there, so its type, applications and launch are not known"))
+            problems.append(ImageProblem("annotation", EXTENSION, "does not exist, so its type, applications and launch are not known"))
         elif extension.schema != SCHEMA:
             problems.append(ImageProblem("annotation", EXTENSION, f"has the schema {extension.schema!r}; known is {SCHEMA}"))
     except ValueError as wrong:
@@ -378,7 +378,7 @@ class _Restoring:
         tag = f"{path}@{target}" if by_digest else f"{path}:{target}"
         if tag in self.tree.bad_links:
             for name in sorted(names):
-                self.problem("incomplete", name, f"its link in the tree says {self.tree.bad_links[tag]!r}, which is no digest")
+                self.problem("incomplete", name, f"its link in the tree says {self.tree.bad_links[tag]!r}, which is not a digest")
             return
         known = target if by_digest and target in self.tree.revisions.get(path, ()) else self.tree.tags.get((path, target))
         for name, apps in sorted(names.items()):
@@ -409,7 +409,7 @@ class _Restoring:
         for short, text in sorted(self.tree.bad_links.items()):
             path, _, tag = short.rpartition(":")
             if (path, tag) not in self.spoken_for:
-                self.problem("incomplete", short, f"its link in the tree says {text!r}, which is no digest")
+                self.problem("incomplete", short, f"its link in the tree says {text!r}, which is not a digest")
 
     def _children(self, digest: str) -> set[str]:
         value = document(self.store, self.tree, digest) or {}
@@ -440,7 +440,7 @@ class _Restoring:
             self._check(digest)
             value = document(self.store, self.tree, digest)
             if value is None:
-                raise _IncompleteError(f"{digest} of the tree is no manifest")
+                raise _IncompleteError(f"{digest} of the tree is not a manifest")
             is_index = "manifests" in value
             yield Blob(digest, str(value.get("mediaType") or (OCI_INDEX if is_index else OCI_MANIFEST)), self.tree.blobs[digest])
             try:
@@ -490,7 +490,7 @@ def restore(
     work.named(listed)
     work.unnamed(registry)
     for path in tree.strays:
-        work.problem("stray", path, "is not of the registry's storage, and does not come along")
+        work.problem("stray", path, "is not of the registry's storage, and is left out")
     return RestoredImages(ImageSet(tuple(work.images), tuple(work.blobs)).sorted(), tuple(work.problems), tuple(dict.fromkeys(work.notes)))
 
 
@@ -509,7 +509,7 @@ def check_registry(domain: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What came of an image; nothing is tagged yet. ``problems`` are of all platforms, each said once."""
+    """Result of a conversion; nothing is tagged yet. ``problems`` are of all platforms, each once."""
 
     source: SealerImage
     platforms: tuple[PlatformImage, ...]
@@ -533,7 +533,7 @@ def convert(store: Store, name_or_digest: str, *, registry: str | None = None, p
     parts = [part for part in source.parts if platform is None or part.platform.matches(platform)]
     if not parts:
         there = ", ".join(str(part.platform) for part in source.parts) or "no platform at all"
-        raise StoreError(f"{source.name} is here only for {there}", hint="pull it for the platform that is wanted")
+        raise StoreError(f"{source.name} is in the local store only for {there}", hint="pull it for that platform")
     problems: list[ImageProblem] = []
     notes = [f"{absent} is in the index, but not in the store" for absent in source.absent if platform is None]
     images = []
@@ -643,7 +643,7 @@ def rows(store: Store) -> tuple[Row, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Inside:
-    """What is in the image for one platform."""
+    """Content of the image for one platform."""
 
     part: SealerPart
     restored: RestoredImages

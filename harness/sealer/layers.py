@@ -1,4 +1,4 @@
-"""Layers of an image that sealer made, taken apart: the rootfs becomes layers of ours, the registry's storage in it blobs of the store.
+"""Layers of an image that sealer made, split: the rootfs becomes new layers, the registry's storage in it blobs of the store.
 
 sealer puts the storage of a docker-registry (2.8, ``storage/paths.go`` there) below ``registry/`` of the rootfs. It may be spread over
 several layers, so what each of them adds and removes is read first and laid over each other then. A layer is read once, as a stream:
@@ -76,14 +76,14 @@ class RegistryTree:
     revisions: Mapping[str, frozenset[str]]
     """Repository -> digests of its manifests, tagged or not."""
     bad_links: Mapping[str, str]
-    """``repository:tag`` -> what stands in its link, when that is no digest."""
+    """``repository:tag`` -> content of its link, when that is not a digest."""
     strays: tuple[str, ...]
-    """Files below ``registry/`` that are none of the storage's."""
+    """Files below ``registry/`` that do not belong to the storage."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitLayers:
-    """What came of the layers. ``layers`` has one for each, None where nothing but the storage was in it, or when only looking."""
+    """Layers without registry storage. ``layers`` has one for each, None where it held only storage, or when only reading."""
 
     tree: RegistryTree
     layers: tuple[Layer | None, ...]
@@ -104,7 +104,7 @@ def split_layers(store: Store, layers: Sequence[Descriptor], *, rootfs: bool = T
 
 @dataclasses.dataclass
 class _Read:
-    """What a layer adds to ``registry/``, what it removes of the layers below, and the rest of it as a layer of ours."""
+    """Additions of a layer to ``registry/``, its removals, and the rest as a new layer."""
 
     found: dict[str, RegistryEntry]
     removed: list[str]
@@ -302,7 +302,7 @@ class _Reader:
         while link.kind == "hardlink":
             found = self._entries.get(link.target)
             if found is None or found.kind == "dir" or found.path in seen:
-                raise self._refused(link.path, f"is a hard link to {link.target!r}, which is no file of this layer")
+                raise self._refused(link.path, f"is a hard link to {link.target!r}, which is not a file of this layer")
             seen.add(found.path)
             link = found
         return link.path
@@ -320,7 +320,7 @@ def _is_link(path: str) -> bool:
 
 
 def _merged(layers: Iterable[_Read]) -> dict[str, RegistryEntry]:
-    """What ``registry/`` holds in the end. A layer's removals mean the layers below it only."""
+    """Final content of ``registry/``. The removals of a layer apply only to the layers below it."""
     files: dict[str, RegistryEntry] = {}
     for layer in layers:
         gone = set(layer.removed)
@@ -364,7 +364,7 @@ def _storage(files: Mapping[str, RegistryEntry]) -> RegistryTree:
             else:
                 bad_links[f"{tag[1]}:{tag[2]}"] = found.text
         elif found.kind == "link" and revision:
-            # A revision that was deleted leaves its folder, without a link; a link that says something else is none.
+            # A revision that was deleted leaves its folder, without a link; a link with other content is ignored.
             if found.text == f"sha256:{revision[2]}":
                 revisions.setdefault(revision[1], set()).add(found.text)
         elif not _KNOWN.fullmatch(path):
@@ -375,7 +375,7 @@ def _storage(files: Mapping[str, RegistryEntry]) -> RegistryTree:
 
 
 def document(store: Store, tree: RegistryTree, digest: str) -> dict[str, Any] | None:
-    """A manifest or index of the tree; None when it is not there, damaged, or no JSON object."""
+    """A manifest or index of the tree; None when it is missing, damaged, or not a JSON object."""
     if digest not in tree.blobs or tree.blobs[digest] > _LARGEST_DOCUMENT or not store.has(digest):
         return None
     data = store.read(digest)

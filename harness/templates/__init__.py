@@ -58,7 +58,7 @@ _JINJA_BATCH = 16 << 20
 
 @dataclasses.dataclass
 class StandIn:
-    """What is written for a name that the environment does not have: the name between two texts. ``names`` gathers them."""
+    """Placeholder for a name that the environment does not have: the name between two texts. ``names`` collects them."""
 
     before: str = ""
     after: str = ""
@@ -84,7 +84,7 @@ def render(text: str, env: Mapping[str, str], path: str, *, missing: StandIn | N
 
     Raises InputError naming ``path`` and line for every name that is not defined, unless ``missing`` gives a stand-in, and for a template
     that is not understood or renders to more than it may. In plain files a lower-case ``{{ name }}`` that is not defined stays: such text
-    is Grafana's or Prometheus's more often than ours.
+    is more often for Grafana or Prometheus.
     """
     (rendered,) = render_all([Job(text, env, path, missing)])
     if not isinstance(rendered, str):
@@ -110,12 +110,12 @@ def render_all(jobs: Sequence[Job]) -> list[str | tuple[Fault, ...]]:
 
 
 def output_name(path: str) -> str:
-    """What a file is called after rendering: without ``.tmpl`` and ``.j2``."""
+    """Name of a file after rendering: without ``.tmpl`` and ``.j2``."""
     return path.removesuffix(GO).removesuffix(JINJA)
 
 
 def is_template(path: str) -> bool:
-    """Whether the file at this path of a rootfs is rendered at all (charts apart)."""
+    """Return True when the file at this path of a rootfs is rendered (charts apart)."""
     return path.endswith((GO, JINJA)) or path.startswith(("manifests/", "etc/"))
 
 
@@ -153,7 +153,7 @@ def render_tree(root: Path, env: Mapping[str, str], app_env: Mapping[str, Mappin
 
 
 def env_of(path: str, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
-    """The environment of the file at this path of a rootfs: an application's own comes before everybody's."""
+    """The environment of the file at this path of a rootfs: that of its application comes before the global one."""
     parts = path.split("/")
     return {**env, **app_env.get(parts[2], {})} if parts[:2] == ["application", "apps"] and len(parts) > 3 else env
 
@@ -278,7 +278,7 @@ _Value = str | bool | _Undefined
 
 
 class _GoError(Exception):
-    """What is not understood in an action."""
+    """An action that is not understood."""
 
 
 @dataclasses.dataclass

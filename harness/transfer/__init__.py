@@ -1,7 +1,7 @@
 """CloudImages to and from registries: only what the other side lacks, many blobs at once, and nothing that was verified twice.
 
 A pull asks for the manifests first, then for every blob that is not in the store. A blob grows in the store's ``partial`` folder, so
-that a killed pull goes on at the byte where it was; a name is given when all is there and verified. A push sends blobs first,
+that a killed pull resumes at the last byte; the image is tagged once all is fetched and verified. A push sends blobs first,
 then manifests, the tag last: who pulls meanwhile gets the old image or the new one, whole.
 """
 
@@ -52,11 +52,11 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True)
 class RegistryAccess:
-    """How a command line asks to reach registries, over what registries.conf says."""
+    """Options of a command line to reach registries; they override registries.conf."""
 
     plain_http: bool = False
     insecure: bool = False
-    """TLS whose certificate nobody vouches for is taken."""
+    """Accept an untrusted TLS certificate."""
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
@@ -69,7 +69,7 @@ def client(
     *,
     mirrors: bool = True,
 ) -> Client:
-    """Who talks to registries, with the user's configuration and logins. Raises InputError or UsageError.
+    """Return a client of registries with the user's configuration and logins. Raises InputError or UsageError.
 
     Without ``mirrors`` it asks every registry itself: what a mirror has says nothing about what a push still has to send.
     """
@@ -91,7 +91,7 @@ def client(
 
 
 def sign_in(host: str, credential: Credential, access: RegistryAccess) -> None:
-    """Try a login at a registry. Raises RemoteError when it is refused, or when the registry asks nobody who he is."""
+    """Verify a login at a registry. Raises RemoteError when it is refused; warns when the registry requires no authentication."""
     with client(access, _Only(credential)) as found:
         found.sign_in(host)
 
@@ -108,7 +108,7 @@ class _Only:
 
 
 class WorkerPool:
-    """Does many small jobs at once; the first that fails ends them all. What blocks can be told to stop."""
+    """Runs many small jobs at once; the first failure ends them all. Blocking reads are aborted."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -120,14 +120,14 @@ class WorkerPool:
         """``work(item)`` for every item. Raises what the first failure raised, when none runs any more."""
         with ThreadPoolExecutor(JOBS, thread_name_prefix="transfer") as pool:
             try:
-                # Also inside: the first may be under way for long while Ctrl-C finds us handing out the last.
+                # Also inside: the first may be under way for long while Ctrl-C arrives during the submission of the last.
                 futures = [pool.submit(work, item) for item in items]
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
             except BaseException:
                 self.stop.set()
-                self.client.close()  # nobody goes on waiting to try again
+                self.client.close()  # no thread waits for another attempt
                 pool.shutdown(wait=False, cancel_futures=True)
                 with self.lock:
                     streams = tuple(self._open)
@@ -148,7 +148,7 @@ class WorkerPool:
 
     def check(self) -> None:
         if self.stop.is_set():
-            raise RemoteError("we were told to stop", status=503)
+            raise RemoteError("cancelled", status=503)
 
 
 # Pull
@@ -156,7 +156,7 @@ class WorkerPool:
 
 @dataclasses.dataclass(frozen=True)
 class PullResult:
-    """What a pull did. ``received``: bytes of blobs and manifests that came over the wire; ``fetched`` and ``present`` count blobs."""
+    """Result of a pull. ``received``: bytes of blobs and manifests received; ``fetched`` and ``present`` count blobs."""
 
     name: str
     digest: str
@@ -264,7 +264,7 @@ class _Pull:
 
             self.workers.each(fetch, {child.digest: child for child in below}.values())
             level = list(fetched.values())
-        raise StoreError(f"{self.reference}: more than {_DEEPEST} indexes within each other", hint="this is no image")
+        raise StoreError(f"{self.reference}: more than {_DEEPEST} indexes within each other", hint="this is not an image")
 
     def _children(self, manifest: Descriptor) -> tuple[list[Descriptor], list[Descriptor]]:
         """The manifests and the blobs that a manifest lists."""
@@ -280,12 +280,12 @@ class _Pull:
         strange = [entry for entry in entries if not is_manifest(entry)]
         if strange:
             raise StoreError(
-                f"{self.reference}: index {index.digest} lists {strange[0].digest} as {shown(strange[0].media_type)}, which is no image"
+                f"{self.reference}: index {index.digest} lists {strange[0].digest} as {shown(strange[0].media_type)}, which is not an image"
             )
         there = {str(entry.platform) for entry in entries if entry.platform}
         absent = [one for one in self.platforms if not any(entry.platform and entry.platform.matches(one) for entry in entries)]
         if absent and there:
-            raise StoreError(f"{self.reference} is not made for {absent[0]}", hint=f"it is there for {', '.join(sorted(there))}")
+            raise StoreError(f"{self.reference} is not made for {absent[0]}", hint=f"it exists for {', '.join(sorted(there))}")
         return [entry for entry in entries if wanted(entry.platform, self.platforms)]
 
     def _manifest(self, child: Descriptor) -> Descriptor:
@@ -317,7 +317,7 @@ class _Pull:
         return True
 
     def _fetch(self, blob: Descriptor, meter: Meter) -> None:
-        """Fetch one blob, from where an earlier try left it; when that left something wrong, anew."""
+        """Fetch one blob, resuming an earlier attempt; restart when that left wrong bytes."""
         try:
             self._go_on(blob, meter)
         except MismatchError as wrong:
@@ -361,7 +361,7 @@ class _Pull:
 
 @dataclasses.dataclass(frozen=True)
 class Pushed:
-    """What a push did. ``sent``: bytes of blobs and manifests that went over the wire; the others count blobs."""
+    """Result of a push. ``sent``: bytes of blobs and manifests sent; the others count blobs."""
 
     reference: str
     digest: str
@@ -408,7 +408,7 @@ class _Push:
         if image.digest in there:
             # A registry keeps no manifest whose blobs it lacks.
             self.counts["present"] = len(blobs)
-            meter.finish("it is there already")
+            meter.finish("already present")
             return
         missing = sorted((blob for blob in blobs if blob.digest not in there), key=lambda blob: (-blob.size, blob.digest))
         self.counts["present"] = len(blobs) - len(missing)
@@ -423,7 +423,7 @@ class _Push:
         meter.finish(counted)
 
     def _there(self, image: Descriptor) -> set[str]:
-        """What the registry has for certain: the image that the tag means there now, with all it consists of."""
+        """Digests that the registry is known to have: those of the image that the tag names now."""
         found: set[str] = set()
         now = self.client.head(self.target)
         if now is None:
@@ -448,7 +448,7 @@ class _Push:
         try:
             sent = self.client.put_blob(self.target, blob, lambda: self._open(blob), mounts=mounts, progress=meter.add)
         except RemoteError as refused:
-            # "Wrong digest" may be news about our own disk.
+            # "Wrong digest" may be a fault of the local disk.
             self.store.verify(blob.digest)
             raise refused
         if sent.how != "uploaded":
@@ -486,7 +486,7 @@ def _split(parts: Iterable[Descriptor]) -> tuple[list[Descriptor], list[Descript
 def _remember(store: Store, reference: Reference, digest: str) -> None:
     """Note that a repository of a registry has an image, so that a later push can mount its blobs from there."""
     key, known = _place_record(store, reference.domain)
-    # Without "sha256:": a note of where things are is no reason to keep them.
+    # Without "sha256:", so that this record does not keep the blobs.
     hexadecimal = digest.removeprefix("sha256:")
     seen = [entry for entry in known if entry != [reference.path, hexadecimal]]
     store.keep("place", key, {"host": reference.domain, "images": [[reference.path, hexadecimal], *seen][:_MOST_PLACES]})
@@ -499,7 +499,7 @@ def _place_record(store: Store, host: str) -> tuple[str, list[list[str]]]:
 
 
 def _known_locations(store: Store, target: Reference) -> Mapping[str, tuple[str, ...]]:
-    """Blob -> other repositories of the target's registry that have it, as far as we know."""
+    """Blob -> other repositories of the target's registry that are known to have it."""
     found: dict[str, tuple[str, ...]] = {}
     for repository, hexadecimal in _place_record(store, target.domain)[1]:
         if repository != target.path:

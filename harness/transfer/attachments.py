@@ -20,7 +20,7 @@ def pull_referrers(client: Client, image: Reference, target: ReferrerStore) -> t
     try:
         return copy_referrers(RemoteReferrers(client, image), target, str(image.digest))
     except RemoteError as problem:
-        log.warning(f"signatures and attestations of {image.familiar} did not come along: {problem.message}")
+        log.warning(f"signatures and attestations of {image.familiar} were not copied: {problem.message}")
         return ()
 
 

@@ -27,7 +27,7 @@ _DEEPEST = 4
 
 @dataclasses.dataclass(frozen=True)
 class Expanded:
-    """What came of it. ``sent`` in bytes; ``partly``: names of which only some platforms are there, so only the tag works."""
+    """Result of a mirror. ``sent`` in bytes; ``partly``: names with only some platforms, which only the tag resolves."""
 
     images: tuple[str, ...]
     sent: int
@@ -110,7 +110,7 @@ class _Expansion:
         if blobs[digest].media_type not in INDEXES:
             return [digest]
         if depth > _DEEPEST:
-            raise StoreError(f"{digest}: more than {_DEEPEST} indexes within each other", hint="this is no image")
+            raise StoreError(f"{digest}: more than {_DEEPEST} indexes within each other", hint="this is not an image")
         children = [entry.digest for entry in entries_of(self.store.json(digest), digest)]
         return [*(one for child in children if child in blobs for one in self._manifests(part, child, depth + 1)), digest]
 

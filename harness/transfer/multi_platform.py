@@ -23,7 +23,7 @@ Fetch = Callable[[Reference], object]
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """What one image brings for one platform. ``entries`` are descriptors of its index, as JSON, in their order."""
+    """Part of one image for one platform. ``entries`` are descriptors of its index, as JSON, in their order."""
 
     source: str
     index: str
@@ -92,7 +92,7 @@ def remove(store: Store, name: str, platform: Platform) -> Assembled:
 
 
 def inspect(store: Store, name: str) -> dict[str, Any]:
-    """What a name is made of, as plain data: per platform the manifests of rootfs and image set, and what may differ."""
+    """Content of an index, as plain data: per platform the manifests of rootfs and image set, and what may differ."""
     image = cloudimage.read(store, name)
     found = _pieces(store, image, image.name or name)
     return {
@@ -114,7 +114,7 @@ def inspect(store: Store, name: str) -> dict[str, Any]:
 
 
 def pieces(store: Store, source: str, fetch: Fetch | None, *, fresh: bool = False) -> list[Piece]:
-    """What an image has for each of its platforms; one that is not in the store is fetched when its name says from where."""
+    """Pieces of an image, one for each platform; an image that is not in the store is pulled if its name has a registry."""
     from harness.trust import policy  # here: its cryptography is slow to load, and `inspect` does without
 
     reference = _remote(source)
@@ -175,7 +175,7 @@ def _short(piece: Piece) -> str:
 
 
 def differences(found: Sequence[Piece]) -> tuple[str, ...]:
-    """What should be the same on every platform of one image, and is not."""
+    """Warn about values that should be equal on all platforms and are not."""
     looked_at: Sequence[tuple[str, Callable[[PlatformImage], object]]] = (
         ("the type", lambda image: image.info.type),
         ("the Kubernetes version", lambda image: image.info.kubernetes),

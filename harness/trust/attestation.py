@@ -45,7 +45,7 @@ def envelope(value: Mapping[str, Any], key: PrivateKey) -> bytes:
 
 
 def open_envelope(data: bytes, key: PublicKey) -> dict[str, Any] | None:
-    """The statement in an envelope, when ``key`` signed it; None when it did not. Raises StoreError when it is no envelope."""
+    """The statement in an envelope, when ``key`` signed it; None when it did not. Raises StoreError when it is not an envelope."""
     try:
         value = untrusted.json_object(data, what="envelope")
         payload = base64.b64decode(value["payload"], validate=True)

@@ -31,12 +31,12 @@ from harness.oci.model import canonical_json
 
 ENCRYPTED = "ENCRYPTED SIGSTORE PRIVATE KEY"
 ENCRYPTED_OLD = "ENCRYPTED COSIGN PRIVATE KEY"
-"""What cosign wrote before its version 2; the same inside."""
+"""PEM type of cosign before version 2; the content is the same."""
 
 _PEM = re.compile(rb"-----BEGIN ([A-Z ]{1,80})-----\s(.*?)-----END \1-----", re.DOTALL)
 _SCRYPT = {"N": 1 << 16, "r": 8, "p": 1}
 _LARGEST_N = 1 << 20
-"""Above this a key file would only be there to take our memory: scrypt takes 128 * N * r bytes."""
+"""Above this a key file would exhaust the memory: scrypt takes 128 * N * r bytes."""
 _LARGEST_FILE = 64 << 10
 
 Password = Callable[[str], str]
@@ -57,7 +57,7 @@ class PublicKey:
         return "sha256:" + hashlib.sha256(der).hexdigest()
 
     def holds(self, signature: bytes, data: bytes) -> bool:
-        """Whether this key made ``signature`` (ASN.1 for ECDSA, PKCS #1 v1.5 for RSA; SHA-256) over ``data``."""
+        """Return True when this key made ``signature`` (ASN.1 for ECDSA, PKCS #1 v1.5 for RSA; SHA-256) over ``data``."""
         key = _read_public(self.pem)
         try:
             match key:
@@ -92,32 +92,32 @@ class PrivateKey:
 def create(prefix: Path, password: str, *, force: bool = False) -> tuple[Path, Path]:
     """Make a key pair: ``PREFIX.key`` (mode 0600, encrypted) and ``PREFIX.pub``; their paths.
 
-    Raises UsageError when one of them is there and not ``force``, or the folder cannot take them.
+    Raises UsageError when one of them exists and not ``force``, or the folder cannot take them.
     """
     private, public = prefix.with_name(prefix.name + ".key"), prefix.with_name(prefix.name + ".pub")
     for path in (private, public):
         if not force and os.path.lexists(path):
             raise UsageError(
-                f"{path} is there already", hint="choose another name with -f; --force replaces the pair, and what it signed stays"
+                f"{path} already exists", hint="choose another name with -f; --force replaces the pair, and what it signed stays"
             )
     pair = PrivateKey(str(private), ec.generate_private_key(ec.SECP256R1()))
     _place(private, encrypt(pair, password), 0o600, force=force)
     try:
         _place(public, pair.public.pem, 0o644, force=force)
     except UsageError:
-        # A private key whose public half nobody has would be in the way of the next try.
+        # A private key without its public half would block the next attempt.
         private.unlink(missing_ok=True)
         raise
     return private, public
 
 
 def _place(path: Path, data: bytes, mode: int, *, force: bool) -> None:
-    """Write a file at once; it never is there with other bytes or for more eyes than ``mode`` says."""
+    """Write a file atomically; it never exists with other bytes or a wider mode than ``mode``."""
     try:
         with durable.replacing(path, mode=mode, overwrite=force) as file:
             file.write(data)
     except FileExistsError as there:
-        raise UsageError(f"{path} is there already", hint="choose another name with -f") from there
+        raise UsageError(f"{path} already exists", hint="choose another name with -f") from there
     except OSError as problem:
         raise UsageError(f"{path}: {problem.strerror or problem}") from problem
 
@@ -137,14 +137,14 @@ def encrypt(key: PrivateKey, password: str) -> bytes:
 
 
 def read_private(path: Path, password: Password) -> PrivateKey:
-    """A private key that we or cosign made, or a plain EC key (PKCS #8 or SEC 1).
+    """A private key made by slipway or cosign, or a plain EC key (PKCS #8 or SEC 1).
 
-    Raises UsageError when it is none, or the password is wrong.
+    Raises UsageError when it is not a private key, or the password is wrong.
     """
     data = _read(path)
     found = _PEM.search(data)
     if found is None:
-        raise UsageError(f"{path} is not a private key: there is no PEM in it", hint="`slipway keys create` makes a key pair")
+        raise UsageError(f"{path} is not a private key: it has no PEM block", hint="`slipway keys create` makes a key pair")
     label = found[1].decode()
     if label in (ENCRYPTED, ENCRYPTED_OLD):
         return PrivateKey(str(path), _private(_open_box(str(path), found[2].strip(), password), str(path)))
@@ -160,7 +160,7 @@ def _plain(pem: bytes, name: str, password: str | None) -> ec.EllipticCurvePriva
         key = serialization.load_pem_private_key(pem, password.encode() if password is not None else None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as wrong:
         what = "the password is wrong, or the file is damaged" if password is not None else "it cannot be read"
-        raise UsageError(f"{name} is no usable private key: {what}") from wrong
+        raise UsageError(f"{name} is not a usable private key: {what}") from wrong
     return _elliptic(key, name)
 
 
@@ -168,7 +168,7 @@ def _private(der: bytes, name: str) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_der_private_key(der, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as wrong:
-        raise UsageError(f"{name} opens, but what is in it is no private key") from wrong
+        raise UsageError(f"{name} was decrypted, but does not hold a private key") from wrong
     return _elliptic(key, name)
 
 
@@ -186,7 +186,7 @@ def _open_box(name: str, body: bytes, password: Password) -> bytes:
         salt, nonce, sealed = (_decode(value["kdf"]["salt"]), _decode(value["cipher"]["nonce"]), _decode(value["ciphertext"]))
         known = (value["kdf"]["name"], value["cipher"]["name"]) == ("scrypt", "nacl/secretbox")
     except (StoreError, ValueError, KeyError, TypeError) as wrong:
-        raise UsageError(f"{name} is damaged: it is no key file of cosign's or ours") from wrong
+        raise UsageError(f"{name} is damaged: it is not a key file of cosign or slipway") from wrong
     if not known or not _is_bearable(parameters) or len(nonce) != nacl.secret.SecretBox.NONCE_SIZE:
         raise UsageError(f"{name} is encrypted in a way that is not known here", hint="only scrypt with nacl/secretbox is")
     try:
@@ -207,12 +207,12 @@ def _stretch(password: str, salt: bytes, parameters: Mapping[str, int]) -> bytes
 
 
 def read_public(path: Path) -> PublicKey:
-    """A public key file. Raises UsageError when it is none; a private key is refused, as nobody should hand those around."""
+    """A public key file. Raises UsageError for anything else; a private key is refused, because private keys must not be passed around."""
     return public_key(_read(path), str(path))
 
 
 def public_key(pem: bytes, name: str) -> PublicKey:
-    """A public key in PEM. Raises UsageError when it is none."""
+    """A public key in PEM. Raises UsageError when it is not one."""
     if b"PRIVATE KEY" in pem:
         raise UsageError(f"{name} is a private key; to verify takes the public one", hint="it is the file that ends in .pub")
     _read_public(pem, name)

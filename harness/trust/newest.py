@@ -1,9 +1,9 @@
-"""When the image that a tag of a repository means was signed: a registry that goes back to an older signed image is found out.
+"""Time of signing of the newest image seen under a tag: detects a registry that serves an older signed image.
 
-A signature says of an image that it is its publisher's, not that it is the current one: whoever controls a registry, or the stick that an
-archive comes on, can put an old image, with faults that are known by now, under ``latest``. So what was admitted under a tag is remembered,
-and the tag does not mean an image that was signed earlier again (rollback protection, as TUF has it for its metadata; section 1.5.2 of
-its specification). A registry can still withhold what is new.
+A signature proves the publisher of an image, not that the image is the current one: an attacker with control of a registry, or of the
+medium of an archive, can put an old image, with faults that are known by now, under ``latest``. So what was admitted under a tag is
+recorded, and the tag does not name an image that was signed earlier again (rollback protection, as TUF has it for its metadata;
+section 1.5.2 of its specification). A registry can still withhold what is new.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Offer:
 
 @dataclasses.dataclass(frozen=True)
 class Newest:
-    """What is remembered in a folder."""
+    """Records in a folder."""
 
     folder: Path
 
     def advance(self, offer: Offer, *, allow_older: bool = False) -> None:
         """Remember an image that is admitted; with ``allow_older`` whatever was there before.
 
-        Raises RefusedError for one that was signed earlier than the one before it, and for one of which nobody knows that.
+        Raises RefusedError for one that was signed earlier than the one before it, and for one without a known time of signing.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with liveness.locked(self.folder / f"{FILE}.lock", fcntl.LOCK_EX):

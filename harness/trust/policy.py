@@ -1,4 +1,4 @@
-"""Which images this machine takes: a file that says, repository by repository, whose signature an image must have.
+"""Policy of this machine: a file that states, for each repository, the signature that an image must have.
 
 ::
 
@@ -62,7 +62,7 @@ ANY = "any"
 
 @dataclasses.dataclass(frozen=True)
 class PolicyRule:
-    """What an image of some repositories must have. ``where`` is its place in the file."""
+    """Requirements for the images of some repositories. ``where`` is the position in the file."""
 
     pattern: str
     require: Require
@@ -77,12 +77,12 @@ class PolicyRule:
 
     @property
     def weight(self) -> tuple[int, int, int]:
-        """What makes it the more specific one; of two that are equally so, the stricter holds."""
+        """Sort key: the more specific rule wins; of two equally specific ones, the stricter."""
         literal = len(self.pattern.replace("*", ""))
         return literal, -self.pattern.count("*"), ("none", "signed", "deny").index(self.require)
 
     def demand(self, reference: Reference | None) -> Demand:
-        """What a signature of an image must be like; without ``reference`` nobody knows which repository the image is of."""
+        """Requirements for a signature of an image; without ``reference`` its repository is not known."""
         demand = Demand(self.keys, self.annotations, minimum=self.minimum)
         if self.identity == ANY or (self.identity == SAME and reference is None):
             return demand
@@ -119,7 +119,7 @@ def gate(*, allow_older: bool = False) -> Gate:
     """The gate of this machine, as its policies are now. ``allow_older``: the user wants what a tag means, though it was signed earlier.
 
     ``/etc/slipway/policy.yaml``, and beside it ``$SLIPWAY_POLICY`` or else ``~/.config/slipway/policy.yaml``: each that exists must
-    admit an image. Raises InputError for a file that cannot be read or understood, and for one that is named and not there.
+    admit an image. Raises InputError for a file that cannot be read or understood, and for one that is named and does not exist.
     """
     home = os.environ.get("XDG_CONFIG_HOME")
     own = (Path(home) if home else Path.home() / ".config") / "slipway/policy.yaml"
@@ -158,7 +158,7 @@ class Gate:
                 self._advance(reference, digest, signatures)
             found += signatures
         if not references:
-            # Nobody knows where it comes from: only the defaults can speak of it.
+            # Its origin is not known: only the defaults apply.
             shelf = shelf_of(Reference("localhost", "unnamed"))
             found = [one for policy in self.policies for one in _apply(policy, policy.default, shelf, None, name, digest)]
         return Admitted(name, digest, tuple(dict.fromkeys(found)))
@@ -175,16 +175,16 @@ class Gate:
         return Admitted(pinned.familiar, digest, tuple(dict.fromkeys(signatures)))
 
     def asks(self, reference: Reference) -> bool:
-        """Whether any policy refuses images of a repository, or wants them signed."""
+        """Return True when a policy refuses images of a repository, or requires a signature."""
         return any(policy.rule(reference).require != "none" for policy in self.policies)
 
     def demands(self, reference: Reference) -> tuple[Demand, ...]:
-        """What the policies that want a signature for a repository want of it."""
+        """Requirements of all policies that require a signature for a repository."""
         rules = (policy.rule(reference) for policy in self.policies)
         return tuple(rule.demand(reference) for rule in rules if rule.keys)
 
     def _each(self, shelf: ReferrerStore, reference: Reference, digest: str) -> list[Signed]:
-        # Without its digest, which the reason tells anyway.
+        # Without its digest, which the reason contains.
         name = dataclasses.replace(reference, digest=None).familiar if reference.tag else reference.repository
         return [
             signed for policy in self.policies for signed in _apply(policy, policy.rule(reference), shelf, reference, name, digest)
@@ -301,7 +301,9 @@ class _Reader:
 
     def _default(self, node: yaml.Node | None, root: yaml.Node) -> PolicyRule:
         if node is None:
-            self._fault(root, "there is no default", "write `default: none`, `signed` or `deny`: what holds for all that no rule names")
+            self._fault(
+                root, "there is no default", "write `default: none`, `signed` or `deny`: it applies to all images that no rule names"
+            )
             return PolicyRule("**", "deny")
         if isinstance(node, yaml.MappingNode):
             fields = self._mapping(node, _FIELDS, "default")
@@ -354,7 +356,7 @@ class _Reader:
         if text is not None and text not in REQUIRE:
             self._fault(node, f"{text!r} is nothing that can be required", "signed, none or deny")
         elif text == "signed" and not keys:
-            self._fault(node, "signed, but by whom? there are no keys", "keys: [release.pub]")
+            self._fault(node, "requires a signature, but has no keys", "keys: [release.pub]")
         return cast("Require", text) if text in REQUIRE else "deny"
 
     def _pattern(self, node: yaml.Node) -> str:
@@ -415,7 +417,7 @@ class _Reader:
             if name not in known:
                 self._fault(key, f"{what} has no field {name!r}", f"it has {', '.join(known)}")
             elif name in found:
-                self._fault(key, f"{name} is there twice")
+                self._fault(key, f"{name} occurs twice")
             else:
                 found[name] = value
         return found

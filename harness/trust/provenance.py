@@ -1,4 +1,4 @@
-"""How an image came to be: SLSA provenance (v1) made of what the image records of its own build.
+"""SLSA provenance (v1) of an image, made from the record of its own build.
 
 Nothing of the machine that built it is in it, and no value of a build argument, only its name.
 """
@@ -108,6 +108,6 @@ def _arguments(text: str) -> list[str]:
 
 
 def _shown(text: str) -> str:
-    """An instruction as everybody may read it: the value of a build argument is nobody's business."""
+    """An instruction without the values of build arguments, which may be secret."""
     names = _arguments(text)
     return f"ARG {' '.join(names)}" if names else text

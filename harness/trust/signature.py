@@ -2,7 +2,7 @@
 
 The signed bytes are the "simple signing" payload (containers/image, docs/containers-signature.5.md), kept as a layer of the image
 ``sha256-<hex>.sig``; the signature over them is an annotation of that layer. The payload says when it was signed (``timestamp`` of that
-specification), so that an image which was signed earlier than another is told from it.
+specification), so that of two images the one that was signed earlier is known.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RefusedError(StoreError):
 
 @dataclasses.dataclass(frozen=True)
 class SignatureClaim:
-    """What a signature says: this digest, called so by the signer, with these annotations, signed then.
+    """Payload of a signature: digest, identity given by the signer, annotations and time.
 
     ``signed_at`` is in seconds since 1970; None when the signature does not say it, as those of ``cosign sign`` by itself.
     """
@@ -67,7 +67,7 @@ class SignatureClaim:
 
     @classmethod
     def parse(cls, payload: bytes) -> SignatureClaim:
-        """Raises ValueError when it is no payload of a container signature."""
+        """Raises ValueError when it is not the payload of a container signature."""
         try:
             value = untrusted.json_object(payload, what="payload", limit=_LARGEST_PAYLOAD)
             critical, optional = value["critical"], value.get("optional") or {}
@@ -81,7 +81,7 @@ class SignatureClaim:
                 signed_at=signed_at,
             )
         except (StoreError, KeyError, TypeError, AttributeError) as wrong:
-            raise ValueError("it is no simple-signing payload") from wrong
+            raise ValueError("it is not a simple-signing payload") from wrong
 
     @property
     def place(self) -> str:
@@ -100,7 +100,7 @@ def _seconds(value: object) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class Minimum:
-    """What a policy says an image must be at least: a version (``2.3.0``), or signed since a day (``2026-01-31``)."""
+    """Minimum that a policy requires: a version (``2.3.0``), or signed since a day (``2026-01-31``)."""
 
     text: str
     since: int | None = None
@@ -182,7 +182,7 @@ def _is_by(shelf: ReferrerStore, layer: Descriptor, key: PublicKey) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Demand:
-    """What a signature must be like to count: by one of ``keys``, with ``annotations``, for a repository that ``identity`` admits.
+    """Requirements for a signature: by one of ``keys``, with ``annotations``, for a repository that ``identity`` admits.
 
     ``identity`` is asked with the place of the repository that was signed; ``identities`` says in messages which those are.
     """
@@ -197,7 +197,7 @@ class Demand:
 def check(shelf: ReferrerStore, digest: str, demand: Demand, *, name: str | None = None) -> tuple[Signed, ...]:
     """The signatures of ``digest`` that meet a demand: one at least.
 
-    Raises RefusedError that says why there is none. What the image consists of is not looked at: verify.py does.
+    Raises RefusedError with the reason when there is none. The content of the image is not verified here: verify.py does that.
     """
     name = name or shelf.repository
     layers = _layers(shelf, digest, name)
@@ -245,7 +245,7 @@ class _TroubleError(Exception):
 
 def _check_one(shelf: ReferrerStore, layer: Descriptor, digest: str, demand: Demand) -> Signed:
     if layer.media_type != PAYLOAD:
-        raise _TroubleError(0, f"a layer of type {untrusted.shown(layer.media_type)}, which is no signature")
+        raise _TroubleError(0, f"a layer of type {untrusted.shown(layer.media_type)}, which is not a signature")
     try:
         payload = _payload(shelf, layer)
     except StoreError as broken:
@@ -260,7 +260,7 @@ def _check_one(shelf: ReferrerStore, layer: Descriptor, digest: str, demand: Dem
     try:
         claim = SignatureClaim.parse(payload)
     except ValueError as wrong:
-        raise _TroubleError(2, f"{by.name} signed something that is no image: {wrong}") from wrong
+        raise _TroubleError(2, f"{by.name} signed something that is not an image: {wrong}") from wrong
     if claim.digest != digest:
         raise _TroubleError(4, f"{by.name} signed another digest: {_shown(claim.digest)}, as {_shown(claim.identity)}")
     if not demand.identity(claim.place):
@@ -307,7 +307,7 @@ def _payload(shelf: ReferrerStore, layer: Descriptor) -> bytes:
 
 
 def _signature(layer: Descriptor) -> bytes:
-    """Raises ValueError when there is none that can be read."""
+    """Raises ValueError when none can be read."""
     text = layer.annotations.get(SIGNATURE)
     if text is None:
         raise ValueError(f"it has no annotation {SIGNATURE}")

@@ -49,7 +49,7 @@ class _Part:
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """How bytes are had: ``small`` a manifest, verified; ``check`` hashes a blob and says what is wrong with it, None for nothing."""
+    """Access to bytes: ``small`` reads a verified manifest; ``check`` hashes a blob and returns its fault, or None."""
 
     small: Callable[[Descriptor], bytes]
     check: Callable[[Descriptor], str | None]
@@ -59,7 +59,7 @@ class _Place:
 def check_stored(store: Store, name: str, image: Descriptor) -> Whole:
     """Hash every blob of an image of the store. Raises RefusedError that lists each one which is damaged, cut short or missing.
 
-    A platform whose rootfs is not here at all was not fetched; it is told as absent, and one at least must be here.
+    A platform whose rootfs is not here at all was not fetched; it is reported as absent, and at least one must be in the store.
     """
 
     def check(blob: Descriptor) -> str | None:
@@ -101,7 +101,7 @@ def check_remote(client: Client, reference: Reference, image: Descriptor) -> Who
 def _check(name: str, image: Descriptor, place: _Place, absent: tuple[Platform, ...] = ()) -> Whole:
     if image.media_type not in (*INDEXES, *MANIFESTS):
         # Else it would count as one blob, and nothing below it would be looked at: what the name says is not part of what was signed.
-        raise RefusedError(f"{name}: {image.digest} is refused: it is called {image.media_type}, which is no image")
+        raise RefusedError(f"{name}: {image.digest} is refused: it is called {image.media_type}, which is not an image")
     damaged: list[str] = []
     found: dict[str, _Part] = {}
     manifests = {*INDEXES, *MANIFESTS}

@@ -199,7 +199,7 @@ def test_an_image_without_the_platform_is_no_base_for_it(app: str, slipway: Slip
     (tmp_path / "Kubefile").write_text(f"FROM {app}\nENV A=b\n")
     built = slipway("build", "-t", "x", "--platform", "linux/arm64", "--discover", "declared", tmp_path, check=False)
     assert built.returncode == 3
-    assert "Kubefile:1: sealerio/app:v2 is here only for linux/amd64" in built.stderr
+    assert "Kubefile:1: sealerio/app:v2 is in the local store only for linux/amd64" in built.stderr
 
 
 def test_killed_at_any_moment_and_asked_again_it_ends_well(store: Store, slipway: Slipway) -> None:
@@ -237,5 +237,5 @@ def test_copied_in_dockers_format_it_is_told_what_was_lost(hub: Registry, store:
         assert (done.returncode, len(cloudimage.read(store, "new").platforms[0].images.images)) == (0, 3)
     else:
         assert done.returncode == 4
-        assert "sealer.image.extension: is not there" in done.stderr
+        assert "sealer.image.extension: does not exist" in done.stderr
         assert "loses annotations" in done.stderr

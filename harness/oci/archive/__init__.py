@@ -1,6 +1,6 @@
 """Images of the store as one file: a standard OCI archive (an image layout in a tar), for places that no network reaches.
 
-``oci-layout`` and ``index.json`` come first, then indexes and manifests, parents before children, then all other blobs. So whoever
+``oci-layout`` and ``index.json`` come first, then indexes and manifests, parents before children, then all other blobs. So a reader that
 reads it as a stream knows what is to come, and how large it may be, before the large blobs come. Archives of others, which have
 their index last, are read as well.
 
@@ -51,7 +51,7 @@ _BUFFER = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class SavedArchive:
-    """What a save wrote: ``size`` bytes into ``files`` (none for a stream), of images under ``names`` with ``blobs`` blobs."""
+    """Result of a save: ``size`` bytes into ``files`` (none for a stream), of images under ``names`` with ``blobs`` blobs."""
 
     names: tuple[str, ...]
     files: tuple[Path, ...]
@@ -66,7 +66,7 @@ class SavedArchive:
 
 
 Admit = Callable[[str, str, Mapping[str, Descriptor]], Admitted]
-"""Asked with the name and the digest of an image before it gets the name, and with the attachments that come along, by name.
+"""Called with the name and the digest of an image before it is tagged, and with its attachments in the archive, by name.
 
 Raises StoreError for an image that may not be taken in.
 """
@@ -87,7 +87,7 @@ def save(
 
     A file appears when it is whole, volumes of ``volume_size`` bytes all together; a stream is written as it goes. ``since``: names
     or digests of the store, or archives, whose blobs are left out. The same images give the same bytes. Raises StoreError when an
-    image or one of its blobs is not here or damaged, or the destination cannot take it; UsageError for an OLD that is no file.
+    image or one of its blobs is missing or damaged, or the destination cannot take it; UsageError for an OLD that is not a file.
     """
     with store.shared_lease():
         images = _images(store, names, tuple(platforms))
@@ -207,7 +207,7 @@ def _output(destination: Path | BinaryIO, volume_size: int | None) -> volumes.Fi
 
 
 def _write(store: Store, index: Index, blobs: Sequence[Descriptor], file: compression.Writer, meter: Meter | None) -> None:
-    # These first, so that whoever reads the stream knows early what it is.
+    # These first, so that a reader of the stream knows early what it is.
     for name, data in (("oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"})), ("index.json", index.data())):
         file.write(tar_reader.file_header(name, len(data)) + data + tar_reader.padding(len(data)))
     for folder in ("blobs", "blobs/sha256"):
@@ -288,7 +288,7 @@ def _damaged(digest: str) -> StoreError:
 
 
 def _base(store: Store, old: str | Path) -> ArchiveBase:
-    """What somebody who has OLD has: an image of the store, or all images of an archive and what that one's bases have."""
+    """Images and blobs that the receiver of OLD has: an image of the store, or all images of an archive and of its bases."""
     if isinstance(old, Path):
         return _base_in_file(old)
     image = store.resolve(old)
@@ -310,7 +310,7 @@ def _base_in_file(path: Path) -> ArchiveBase:
                 index = _index(source, entry)
             source.skip()
         if index is None:
-            raise DamagedError(f"{path} is not an OCI archive: there is no index.json in it")
+            raise DamagedError(f"{path} is not an OCI archive: it has no index.json")
     return ArchiveBase(
         tuple((image.name, image.root.digest) for image in index.images if attached_to(image.name) is None),
         frozenset(blobs.union(*(base.blobs for base in index.bases))),
@@ -322,7 +322,7 @@ def _base_in_file(path: Path) -> ArchiveBase:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """What a load did. ``written`` and ``present`` count blobs: new ones, and those that were in the store already."""
+    """Result of a load. ``written`` and ``present`` count blobs: new ones, and those that were in the store already."""
 
     names: Mapping[str, Descriptor]
     written: int
@@ -332,7 +332,7 @@ class Loaded:
 def load(store: Store, source: Path | BinaryIO, *, admit: Admit, meter: Meter | None = None) -> Loaded:
     """Take all images of an archive into the store. It may be gzip or zstd, or volumes, of which ``source`` is the first or the base name.
 
-    No name is given before every blob is there and has the digest it says. Raises StoreError, and names nothing, when the
+    No image is tagged before every blob is present with the right digest. Raises StoreError, and names nothing, when the
     file is damaged or not whole, is a delta whose base is not here, has an image without a name or that is not admitted, or holds
     links, devices or paths that leave it; UsageError when there is no such file. What was verified until then stays for the next try.
     """
@@ -380,7 +380,7 @@ def _read(source: _Source, plan: LoadPlan, intake: Intake, meter: Meter | None) 
     if plan.index is None:
         if docker:
             raise _docker_archive(source.where)
-        raise DamagedError(f"{source.where} is not an OCI archive: there is no index.json in it", hint="make it with `slipway save`")
+        raise DamagedError(f"{source.where} is not an OCI archive: it has no index.json", hint="make it with `slipway save`")
 
 
 def _index(source: _Source, entry: tar_reader.TarEntry) -> Index:
@@ -397,7 +397,7 @@ def _docker_archive(where: str) -> StoreError:
 
 
 def _safe(entry: tar_reader.TarEntry) -> str:
-    """The path without ``./``. Nothing is unpacked by name, but a file with such entries is not one that we or skopeo made."""
+    """The path without ``./``. Nothing is unpacked by name, but a file with such entries was not made by slipway or skopeo."""
     if entry.kind not in ("file", "folder"):
         raise DamagedError(f"the archive is refused: its entry {entry.name!r} is a link or a device")
     if entry.name.startswith("/") or ".." in entry.name.split("/"):
@@ -414,7 +414,7 @@ class _Source:
     def __init__(self, file: io.BufferedReader[Any], where: str, size: int) -> None:
         self.where = where
         self.size = size
-        """Bytes of the file, 0 when nobody knows."""
+        """Size of the file in bytes, 0 when it is not known."""
         self.declared = 0
         self.taken = 0
         """Bytes of the blobs that were read."""

@@ -82,7 +82,7 @@ class Intake:
             with contextlib.suppress(queue.Full):
                 channel.put(chunk, timeout=0.5)
                 return
-            # Nobody empties it any more when its worker has failed, or one before has and the pool is full.
+            # It is not emptied any more once its worker has failed, or an earlier one has and the pool is full.
             if future.done():
                 future.result()
             self._collect()

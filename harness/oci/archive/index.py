@@ -66,7 +66,7 @@ class Image:
         if not name:
             raise DamagedError(f"the archive does not say the name of {entry.digest}", hint="save it with a name, as `slipway save` does")
         if not is_manifest(entry):
-            raise DamagedError(f"{untrusted.shown(name)} in the archive is {untrusted.shown(entry.media_type)}, which is no image")
+            raise DamagedError(f"{untrusted.shown(name)} in the archive is {untrusted.shown(entry.media_type)}, which is not an image")
         platforms = tuple(Platform.parse(text) for text in entry.annotations.get(PLATFORMS, "").split(",") if text)
         return cls(Reference.parse(name).familiar, Descriptor(entry.media_type, entry.digest, entry.size), platforms)
 
@@ -79,7 +79,7 @@ def _digest(value: object) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What index.json says. ``bases`` have the blobs that are left out; there are none when nothing is."""
+    """Content of index.json. ``bases`` have the blobs that are left out; it is empty when none are."""
 
     images: tuple[Image, ...]
     bases: tuple[ArchiveBase, ...] = ()
@@ -92,7 +92,7 @@ class Index:
 
     @classmethod
     def parse(cls, data: bytes) -> Index:
-        """Raises DamagedError when it is none, or has an entry that is no image or has no name."""
+        """Raises DamagedError when it is not an index, or has an entry that is not an image or has no name."""
         try:
             value = untrusted.json_object(data, what="its index.json", limit=LARGEST)
             if not isinstance(value["manifests"], list):
@@ -105,5 +105,5 @@ class Index:
         except (ValueError, KeyError, TypeError, AttributeError, StoreError) as wrong:
             raise DamagedError(f"not an OCI archive: its index.json cannot be understood: {untrusted.shown(str(wrong))}") from wrong
         if not images:
-            raise DamagedError("there is no image in the archive")
+            raise DamagedError("the archive has no image")
         return cls(images, bases)

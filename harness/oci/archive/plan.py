@@ -1,4 +1,4 @@
-"""What an archive has to bring: known as far as its index and manifests have been read, and checked before anything gets a name."""
+"""Blobs that an archive must contain: known as far as its index and manifests have been read, and checked before any tag is set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.oci.store import UNFINISHED, Store
 
 
 class LoadPlan:
-    """What an archive has to bring, as far as its index and manifests have been read."""
+    """Blobs that an archive must contain, as far as its index and manifests have been read."""
 
     def __init__(self, store: Store) -> None:
         self.index: Index | None = None
@@ -33,12 +33,12 @@ class LoadPlan:
         self.index = index
         _check_bases(self._store, index.bases)
         for image in index.images:
-            # Until it has a name, this keeps what is there of it from being collected.
+            # Until it has a name, this keeps its blobs from being collected.
             self._store.keep(UNFINISHED, image.root.digest.removeprefix("sha256:"), {"image": image.root.digest})
         self._follow([(image.root, image.platforms) for image in index.images])
 
     def wants(self, digest: str, size: int) -> bool:
-        """Whether a blob shall be taken: it is needed, or nobody knows yet. Raises StoreError for one that cannot be right."""
+        """Return True when a blob is needed or may be. Raises StoreError for an invalid one."""
         declared = self._sizes.get(digest)
         if declared is None and not self.known:
             _check_space(self._store, size)
@@ -47,7 +47,7 @@ class LoadPlan:
         return declared is not None or not self.known
 
     def leads_on(self, digest: str) -> bool:
-        """Whether it is a manifest that is waited for."""
+        """Return True for a manifest that has not been read yet."""
         return digest in self._unread
 
     def arrived(self, digest: str) -> None:
@@ -56,7 +56,7 @@ class LoadPlan:
 
     @property
     def known(self) -> bool:
-        """Whether all that is needed is known."""
+        """Return True once all manifests have been read."""
         return self.index is not None and not self._unread
 
     @property
@@ -106,7 +106,7 @@ class LoadPlan:
                 elif self._store.size(blob.digest) != blob.size:
                     raise DamagedError(f"blob {blob.digest} has {self._store.size(blob.digest)} bytes instead of {blob.size}")
         except StoreError as problem:
-            # It also ends here when a manifest is missing, and nobody knows what is below that.
+            # It also ends here when a manifest is missing, so what is below it is not known.
             if not missing:
                 raise DamagedError(f"{image.name} in the archive cannot be used: {problem.message}", hint=problem.hint) from problem
         if missing:

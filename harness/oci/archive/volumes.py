@@ -1,6 +1,6 @@
 """A stream as one file or cut into volumes: ``FILE.001 FILE.002 ...``, whose plain concatenation is the stream, beside ``FILE.sums``.
 
-The sums are lines as ``sha256sum`` writes them, below a comment with the sizes, so any machine can check a volume without us.
+The sums are lines as ``sha256sum`` writes them, below a comment with the sizes, so any machine can check a volume without slipway.
 Nothing has its name before all of it is on the disk; a writer that is killed leaves one hidden ``.FILE.partial`` a file, which the
 next writer of the same file takes over.
 """
@@ -34,7 +34,7 @@ _SIZES = re.compile(r"# .*volume-size=(?P<volume>\d+) size=(?P<total>\d+)\b.*")
 
 
 class DamagedError(StoreError):
-    """What is being read is not whole or not what it should be."""
+    """The archive is incomplete or damaged."""
 
 
 def volume(base: Path, number: int) -> Path:
@@ -66,7 +66,7 @@ class _Partial:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Whoever held the lock before us may have moved the file to its place meanwhile.
+                # The previous holder of the lock may have moved the file into place meanwhile.
                 if os.fstat(descriptor).st_ino == self.path.stat().st_ino:
                     os.ftruncate(descriptor, 0)
                     return descriptor
@@ -273,7 +273,7 @@ def _sync_folder(folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Sums:
-    """What ``FILE.sums`` says: digests (hex) by number, bytes of a volume and of all."""
+    """Content of ``FILE.sums``: digests (hex) by number, size of a volume and in total."""
 
     digests: tuple[str, ...]
     volume_size: int
@@ -394,7 +394,7 @@ class VolumeReader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """What is skipped is not compared with the sums."""
+        """Skipped bytes are not compared with the sums."""
         place = min(offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence], self.size)
         if self._file:
             self._file.close()

@@ -38,7 +38,7 @@ class LayerEntry:
     mode: int = 0o755
     source: Path | bytes | None = None
     target: str = ""
-    """Where a symlink points (as written), or the path in this layer that a hardlink is another name of."""
+    """Target of a symlink (as written), or the path in this layer that a hard link refers to."""
 
     @property
     def name(self) -> str:
@@ -196,13 +196,13 @@ class _Seen:
     size: int
     target: str
     identity: tuple[int, ...]
-    """Device, inode and times: if these are the same, nobody has written to the file."""
+    """Device, inode and times: if these are equal, the file has not been written to."""
     digest: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """What a folder held at ``taken`` (nanoseconds since the epoch): enough to see later what changed, without a copy."""
+    """State of a folder at ``taken`` (nanoseconds since the epoch), for a later comparison without a copy."""
 
     seen: Mapping[str, _Seen]
     taken: int
@@ -215,7 +215,7 @@ def snapshot(root: Path) -> Snapshot:
 
 
 def diff(before: Path | Snapshot, after: Path) -> Iterator[LayerEntry]:
-    """What must be laid over ``before`` to get ``after``, sorted: content, mode, type, symlink target, added, removed.
+    """Layer entries that turn ``before`` into ``after``, sorted: content, mode, type, symlink target, added, removed.
 
     A file that was only touched, or written again with what it held, is not in it.
     """

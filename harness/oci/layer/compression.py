@@ -16,10 +16,10 @@ from harness.oci.layer.gzip import GzipReader, GzipWriter
 Compression = Literal["none", "gzip", "zstd"]
 
 BROKEN = (zlib.error, zstandard.ZstdError, EOFError)
-"""What the readers raise when a stream is damaged or cut."""
+"""Exceptions of the readers for a damaged or truncated stream."""
 
 RATIO = 200
-"""How many times its size a stream may decompress to where no manifest has said so; layers of text come to 20."""
+"""Largest ratio of decompression where no manifest states a size; layers of text reach 20."""
 SLACK = 64 << 20
 """Bytes that are allowed on top of RATIO."""
 
@@ -35,7 +35,7 @@ _JOB = 2 << 20
 """Bytes that a thread compresses at a time: four times as many, the default, take four times the memory and are no smaller."""
 _PIECE = 1 << 20
 _LARGEST_WINDOW = 128 << 20
-"""Memory that a zstd stream may ask for: as much as the program ``zstd`` gives without being told to."""
+"""Memory that a zstd stream may ask for: the default limit of the program ``zstd``."""
 _LARGEST_BLOCK = 128 << 10
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = range(0x184D2A50, 0x184D2A60)
@@ -65,7 +65,7 @@ def foreign(begin: bytes) -> tuple[str, str] | None:
 
 
 def reader(file: BinaryIO, how: Compression) -> Readable:
-    """What a compressed file holds. Its read() raises one of BROKEN when the file is damaged or ends too early."""
+    """Content of a compressed file. Its read() raises one of BROKEN when the file is damaged or truncated."""
     match how:
         case "gzip":
             return GzipReader(file)

@@ -73,14 +73,14 @@ def open_layer(store: Store, layer: Descriptor) -> Iterator[TarReader]:
 
 
 class Entries(Protocol):
-    """What a tar holds, in order; read() gives the content of the entry at hand."""
+    """Entries of a tar, in order; read() returns the content of the current one."""
 
     def __iter__(self) -> Iterator[TarEntry]: ...
     def read(self, size: int, /) -> bytes: ...
 
 
 class Extraction:
-    """The tree below ``root``. Call lay() for each layer, lowest first, then finish(). Nobody else writes to it meanwhile.
+    """The tree below ``root``. Call lay() for each layer, lowest first, then finish(). No other process writes to it meanwhile.
 
     Raises StoreError for what a layer may not do, OSError when the disk refuses.
     """
@@ -92,9 +92,9 @@ class Extraction:
         self._modes: dict[str, int] = {}
         """Modes of folders by their path below the root, set at the end: a read-only folder could not be filled."""
         self._links: dict[str, str] = {}
-        """What brought each symbolic link, by its path below the root; some may be gone by the end."""
+        """Layer of each symbolic link, by its path below the root; some links may be gone by the end."""
         self._fresh: set[str] = set()
-        """What the layer at hand made, and the folders above that: its removals spare them."""
+        """Paths that the current layer created, and the folders above them: its removals spare these."""
         self._emptied: set[str] = set()
         """Folders that the layer at hand has emptied already: what is in them now is its own."""
         self._what = ""
@@ -227,7 +227,7 @@ class Extraction:
     # Where a path really is
 
     def _folder(self, path: str, name: str) -> Path:
-        """The folder that ``path`` means in the tree, following links that stay inside; made when it is not there."""
+        """Folder that ``path`` resolves to in the tree, following links that stay inside; created when it does not exist."""
         if path not in self._folders:
             self._folders[path] = cast("Path", self._resolve(path, name, make=True))
         return self._folders[path]
@@ -327,7 +327,7 @@ class Extraction:
         folder = self._resolve(parent, entry.name, make=False)
         source = folder / name if folder and name else None
         if source is None or not os.path.lexists(source) or stat.S_ISDIR(source.lstat().st_mode):
-            raise self._refused(entry.name, f"is a hard link to {entry.link!r}, which is no file here")
+            raise self._refused(entry.name, f"is a hard link to {entry.link!r}, which is not a file in this tree")
         if source != place:
             self._clear(place)
             os.link(source, place, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""Tar as a stream that nobody has to trust: read in bounded memory whatever its headers say, and never taken for whole when it was cut.
+"""Tar as an untrusted stream: read in bounded memory whatever its headers say, and never taken for whole when it was cut.
 
 The standard library's reader takes extended headers of any size into memory and a file that ends between two entries for a whole one.
 """
@@ -19,7 +19,7 @@ _PIECE = 1 << 20
 _LARGEST_HEADER = 1 << 20
 """Bytes of the extended headers of an entry; the longest path has 4 KiB."""
 _NAMES = 32 << 20
-"""Characters of all names and link targets where entries are counted: whoever lists them holds them in memory."""
+"""Characters of all names and link targets where entries are counted: a list of them is held in memory."""
 _HEADERS = 64
 """Extended headers of an entry; writers make two."""
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -32,11 +32,11 @@ _KIND_AT = 156
 """Offset of the type in a header."""
 
 END = bytes(2 * _BLOCK)
-"""What ends an archive."""
+"""End of an archive."""
 
 
 class TarError(Exception):
-    """The stream is no tar, is damaged, or ends too early (``cut``)."""
+    """The stream is not a tar, is damaged, or ends too early (``cut``)."""
 
     def __init__(self, reason: str, *, cut: bool = False) -> None:
         super().__init__(reason)
@@ -194,7 +194,7 @@ def _text(data: bytes) -> str:
 
 
 def file_header(name: str, size: int) -> bytes:
-    """What stands before the ``size`` bytes of a file: no time, no owner."""
+    """Header before the ``size`` bytes of a file: without time and owner."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
@@ -207,5 +207,5 @@ def folder_header(name: str) -> bytes:
 
 
 def padding(size: int) -> bytes:
-    """What stands behind the ``size`` bytes of a file."""
+    """Padding after the ``size`` bytes of a file."""
     return bytes(-size % _BLOCK)

@@ -26,7 +26,7 @@ _BUFFER = 128 << 10
 
 @contextlib.contextmanager
 def open_tarball(path: Path) -> Iterator[TarReader]:
-    """The entries of a tar file, to be read once. Raises StoreError when it is none, or larger than 200 times its size."""
+    """The entries of a tar file, to be read once. Raises StoreError when it is not a tar, or larger than 200 times its size."""
     with path.open("rb") as file:
         size = path.stat().st_size
         content = Ceiling(

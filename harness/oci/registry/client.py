@@ -1,8 +1,8 @@
 """Conversations with registries by the OCI distribution specification (v1.1): reading, listing, writing.
 
 One request that reads (a manifest, a blob) goes to the endpoints of its reference in order, mirrors first, for a bounded number of
-rounds: who says a clear no drops out, who is busy or unreachable is asked again in the next round. Whatever comes back is checked
-before anybody sees it. What is written goes to the registry that the name says.
+rounds: who says a clear no drops out, who is busy or unreachable is asked again in the next round. Every response is verified
+before it is returned. What is written goes to the registry that the name says.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from harness.oci.registry.session import CredentialSource, HttpRequest, Session
 from harness.oci.registry.upload import Progress, Sent, Source, upload
 
 ACCEPT = (OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST)
-"""What we ask for when nobody says more."""
+"""Media types requested by default."""
 
 MANIFEST_LIMIT = 4 << 20
 """Bytes. The size that the distribution specification lets a registry refuse; nothing honest is larger."""
@@ -85,16 +85,16 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Stop waiting for anybody and drop idle connections."""
+        """Cancel waiting requests and drop idle connections."""
         self.session.close()
 
     def sign_in(self, host: str) -> None:
-        """Show our credentials at the entrance of a registry. Raises RemoteError when it refuses them or does not ask for any."""
+        """Authenticate at a registry. Raises RemoteError when it refuses the credentials; warns when it does not request any."""
         reference = Reference(host, "", None, None)
         endpoint = self._primary_endpoint(reference)
         self._retried(reference, endpoint, HttpRequest("GET", ""), drain)
         if not self.session.signed_in(endpoint):
-            log.warning(f"{host} asks nobody for a name: the password was not tried")
+            log.warning(f"{host} does not require authentication; the password was not verified")
 
     # Reading
 
@@ -117,14 +117,14 @@ class Client:
         return self._first_success(reference, lambda there: HttpRequest("GET", _manifest_path(there), headers), read)
 
     def blob(self, reference: Reference, digest: str, size: int | None = None, *, start: int = 0) -> BlobStream:
-        """The body of a blob of that image from byte ``start`` on, opened; ``size`` in bytes of the whole where a manifest tells it.
+        """The body of a blob of that image from byte ``start`` on, opened; ``size`` in bytes of the whole blob where a manifest states it.
 
         Nothing is verified here but the size: who reads to the end compares the digest. Raises RemoteError.
         """
         return BlobStream(self, reference, digest, size, start)
 
     def head(self, reference: Reference) -> Descriptor | None:
-        """What the reference means at its registry, without fetching it; None when it is not there. Raises RemoteError."""
+        """Descriptor of a reference at its registry, without fetching it; None when it does not exist. Raises RemoteError."""
 
         def read(_: Endpoint, response: urllib3.BaseHTTPResponse) -> Descriptor:
             headers = response.headers
@@ -145,7 +145,7 @@ class Client:
             raise
 
     def tags(self, reference: Reference) -> tuple[str, ...]:
-        """The tags of a repository, in the registry's order; none when there is no such repository. Raises RemoteError."""
+        """The tags of a repository, in the registry's order; empty when the repository does not exist. Raises RemoteError."""
         endpoint = self._primary_endpoint(reference)
         try:
             return self._pages(reference, endpoint, f"{endpoint.repository}/tags/list?n=1000", "tags")
@@ -155,7 +155,7 @@ class Client:
             raise
 
     def referrers(self, reference: Reference, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
-        """What refers to the image with the reference's digest: by the referrers API, or the fallback tag where it is lacking.
+        """Referrers of the image with the reference's digest: by the referrers API, or the fallback tag where it is lacking.
 
         Raises RemoteError.
         """
@@ -185,7 +185,7 @@ class Client:
         return _index(found.data) or ()
 
     def put_referrer(self, reference: Reference, data: bytes, media_type: str) -> str:
-        """Write a manifest that has a ``subject``, so that whoever has the subject finds it; its digest. Raises RemoteError."""
+        """Write a manifest that has a ``subject``, so that it is found by the subject. Returns its digest. Raises RemoteError."""
         value = untrusted.json_object(data, what="manifest", limit=MANIFEST_LIMIT)
         digest = digest_of(data)
         try:
@@ -271,7 +271,7 @@ class Client:
         """Have a blob in the repository: there already, mounted from one of the repositories ``mounts``, or sent.
 
         A connection that breaks is taken up where the registry has got to, where it can tell. Without ``look`` it is sent
-        without asking whether it is there. Raises RemoteError.
+        without asking whether it exists. Raises RemoteError.
         """
         return upload(self, self._primary_endpoint(reference), blob, source, mounts, look=look, progress=progress)
 
@@ -300,7 +300,7 @@ class Client:
     # Rounds
 
     def _first_success(self, reference: Reference, request: Callable[[Reference], HttpRequest], consume: _Consume[_T]) -> _T:
-        """What ``consume`` makes of the first good answer."""
+        """Return the result of ``consume`` for the first successful response."""
         endpoints = self._endpoints(reference)
         pending = list(endpoints)
         troubles: dict[Endpoint, TroubleError] = {}
@@ -348,7 +348,7 @@ def _tagged(reference: Reference, digest: str) -> Reference:
 
 
 def _index(data: bytes) -> tuple[Descriptor, ...] | None:
-    """The entries of an index, None when it is none."""
+    """Entries of an index; None when it is not an index."""
     try:
         listed = untrusted.json_object(data, what="index", limit=MANIFEST_LIMIT)["manifests"]
         return tuple(Descriptor.from_json(entry) for entry in listed or ())
@@ -386,7 +386,7 @@ class BlobStream:
 
     def __init__(self, client: Client, reference: Reference, digest: str, size: int | None, start: int = 0) -> None:
         self.size = size
-        """Bytes in all; None when neither manifest nor registry tells."""
+        """Size of the blob; None when neither manifest nor registry states it."""
         self.source = ""
         self._client = client
         self._reference = reference
@@ -401,7 +401,7 @@ class BlobStream:
         """Up to ``amount`` bytes; none at the end. Raises RemoteError when the blob cannot be had to its end."""
         while True:
             try:
-                # A read that fails loses what it had got until then: on a bad line only little may be lost, else we never get on.
+                # A failed read loses what it had received: on a bad connection read little at a time, or there is no progress.
                 data = self._response.read(min(amount, _CAUTIOUS) if self._broken else amount, decode_content=False)
                 if not data and self.size is not None and self._offset < self.size:
                     raise TroubleError(f"ends {self.size - self._offset} bytes early")
@@ -441,7 +441,7 @@ class BlobStream:
             raise TroubleError(f"blob {self._digest}: asked from byte {self._offset}, got from {start}", code="BLOB_UNKNOWN")
         self.size = self.size if self.size is not None else total
         self.source = endpoint.host
-        # Without ranges there it begins anew: what we have already is read past. The digest of the whole tells whether it fits.
+        # Without ranges the response restarts: skip what was received before. The digest of the whole is compared in the end.
         skip = self._offset - start
         while skip:
             data = response.read(min(skip, _PROGRESS), decode_content=False)
@@ -493,7 +493,7 @@ def _media_type_by_shape(value: Mapping[str, Any]) -> str | None:
 
 
 def _descriptors(value: object) -> bool:
-    """Whether ``value`` is a list of what can be fetched and compared."""
+    """Return True for a list of valid descriptors."""
     if not isinstance(value, list):
         return False
     try:
@@ -511,7 +511,7 @@ def _check_digest(data: bytes, asked: str | None, said: str | None) -> None:
 
 
 def body_range(status: int, headers: Mapping[str, str]) -> tuple[int, int | None]:
-    """Where the body of a blob begins, and how long the whole blob is, if it is told."""
+    """Offset at which the body of a blob begins, and the size of the whole blob if the response states it."""
     length = headers.get("Content-Length")
     if status != 206:
         return 0, int(length) if length is not None and length.isdigit() else None

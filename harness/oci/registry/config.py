@@ -1,4 +1,4 @@
-"""Where images really come from: containers' ``registries.conf`` version 2, with mirrors, and the certificates of registries.
+"""Endpoints that images are pulled from: containers' ``registries.conf`` version 2, with mirrors, and the certificates of registries.
 
 Short names follow Docker (``nginx`` is ``docker.io/library/nginx``), whatever ``unqualified-search-registries`` says.
 Format: containers-registries.conf(5), containers-registries.conf.d(5), containers-certs.d(5).
@@ -80,7 +80,7 @@ class Mirror:
     location: str
     insecure: bool = False
     pulls: str = "all"
-    """Which pulls it serves: ``all``, ``digest-only`` or ``tag-only``."""
+    """Pulls that the mirror serves: ``all``, ``digest-only`` or ``tag-only``."""
 
     def serves(self, reference: Reference) -> bool:
         return self.pulls == "all" or (self.pulls == "digest-only") == (reference.digest is not None)
@@ -99,7 +99,7 @@ class Registry:
     """The file that says so, for messages."""
 
     def match(self, name: str) -> int | None:
-        """How many characters of ``name`` (a full reference) the prefix covers; None when it does not apply."""
+        """Number of characters of ``name`` (a full reference) that the prefix covers; None when it does not apply."""
         if self.prefix.startswith("*."):
             host = name.partition("/")[0]
             bare = re.sub(r":\d+$", "", host)
@@ -115,7 +115,7 @@ class Registry:
 
 @dataclasses.dataclass(frozen=True)
 class Certificates:
-    """What belongs to one registry host: authorities to trust in addition, and pairs (certificate, key) to show."""
+    """Certificates for one registry host: CAs to trust in addition, and pairs (client certificate, key)."""
 
     authorities: tuple[Path, ...] = ()
     clients: tuple[tuple[Path, Path], ...] = ()
@@ -142,7 +142,7 @@ class Registries:
         return max(found, key=lambda item: item[:2])[2] if found else None
 
     def endpoints(self, reference: Reference) -> tuple[Endpoint, ...]:
-        """Where to ask for ``reference``, in order: its mirrors, then its own location.
+        """Endpoints for ``reference``, in order: its mirrors, then its own location.
 
         Raises StoreError when the file blocks it, or when a location makes no valid name of it.
         """
@@ -171,7 +171,7 @@ class Registries:
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """Where a site keeps images: ``host[:port]`` and a path below it (a project of Harbor), which may be empty."""
+    """Registry of a site: ``host[:port]`` and a path below it (a project of Harbor), which may be empty."""
 
     host: str
     path: str = ""
@@ -193,7 +193,7 @@ class Site:
         return "/".join(part for part in (self.path, domain.replace(":", "-").lower()) if part)
 
     def place(self, image: Reference) -> Reference:
-        """Where an image is there, by its name."""
+        """Reference of an image in the site's registry."""
         return Reference(self.host, f"{self.folder(image.domain)}/{image.path}", image.tag, image.digest)
 
     def __str__(self) -> str:
@@ -255,7 +255,9 @@ def _registry(table: Mapping[str, Any], path: str, at: str, faults: list[Fault])
         faults.append(Fault(f"{path} {at}", "has neither prefix nor location", 'write location = "host[:port][/namespace]"'))
     if prefix.startswith("*"):
         if not _WILDCARD.fullmatch(prefix):
-            faults.append(Fault(f"{path} {at}.prefix", f"{prefix!r} is no pattern", "a wildcard stands for subdomains only: *.example.com"))
+            faults.append(
+                Fault(f"{path} {at}.prefix", f"{prefix!r} is not a pattern", "a wildcard stands for subdomains only: *.example.com")
+            )
     elif prefix:
         _check_location(prefix, f"{path} {at}.prefix", faults)
     if location:
@@ -280,7 +282,9 @@ def _mirror(table: Mapping[str, Any], digest_only: bool, path: str, at: str, fau
     elif location:
         _check_location(location, f"{path} {at}.location", faults)
     if pulls and pulls not in _PULL_FROM:
-        faults.append(Fault(f"{path} {at}.pull-from-mirror", f"{pulls!r} is none of {', '.join(_PULL_FROM)}", _nearest(pulls, _PULL_FROM)))
+        faults.append(
+            Fault(f"{path} {at}.pull-from-mirror", f"{pulls!r} is not one of {', '.join(_PULL_FROM)}", _nearest(pulls, _PULL_FROM))
+        )
     if pulls and digest_only:
         faults.append(
             Fault(f"{path} {at}.pull-from-mirror", "cannot stand beside mirror-by-digest-only = true of its registry", "drop one")
@@ -311,7 +315,7 @@ def _check_location(text: str, where: str, faults: list[Fault]) -> None:
 def _tables(table: Mapping[str, Any], key: str, path: str, at: str, faults: list[Fault]) -> list[Mapping[str, Any]]:
     value = table.get(key, [])
     if not isinstance(value, list):
-        return []  # _check_keys tells of it
+        return []  # _check_keys reports it
     tables: list[Mapping[str, Any]] = [item for item in value if isinstance(item, dict)]
     if len(tables) < len(value):
         faults.append(Fault(f"{path} {at}.{key}", "must be tables", f"write [[{'registry.mirror' if key == 'mirror' else key}]]"))
@@ -329,7 +333,7 @@ def _nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def _toml_line(message: str, text: str) -> tuple[str, int]:
-    """What tomllib says, without the place, and the line."""
+    """Message of tomllib without the position, and the line."""
     found = re.search(r"\s*\(at (?:line (\d+), column \d+|end of document)\)", message)
     line = int(found[1]) if found and found[1] else len(text.splitlines())
     return (message.replace(found[0], "") if found else message), line

@@ -1,4 +1,4 @@
-"""Who we are to a registry: Docker's ``config.json`` and its credential helpers, read at every use so that a login is seen at once.
+"""Credentials for registries: Docker's ``config.json`` and its helpers, read at every use so that a login takes effect at once.
 
 ``docker.auth`` and ``docker.credentials`` read the same file, but they know no ``registrytoken``, give a helper no time limit, take a
 broken file for one without logins, and cannot write it.
@@ -42,7 +42,7 @@ class Credential:
 
     @property
     def basic(self) -> str:
-        """The value of an Authorization header, or nothing when there is no password."""
+        """Value of an Authorization header; empty without a password."""
         if not self.username and not self.password:
             return ""
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
@@ -56,7 +56,7 @@ class CredentialStore:
         self.path = (folder or default) / "config.json"
 
     def find(self, domain: str) -> Credential | None:
-        """What is known for ``domain`` (``host[:port]`` or ``docker.io``): from its own helper, the default helper, or the file.
+        """Credential for ``domain`` (``host[:port]`` or ``docker.io``): from its own helper, the default helper, or the file.
 
         Raises UsageError for a broken file and StoreError for a helper that fails.
         """

@@ -1,4 +1,4 @@
-"""What goes wrong between us and a registry: what it answers, what the network does, and whether to come back."""
+"""Errors of registries and of the network, and whether a retry makes sense."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ _ERROR_LIMIT = 64 << 10
 
 @dataclasses.dataclass(frozen=True)
 class RetryPolicy:
-    """How long we bear with a registry. Times in seconds."""
+    """Timeouts and retries for one registry. Times in seconds."""
 
     connect: float = 10.0
     read: float = 30.0
     """Longest silence, before the answer or between two of its bytes."""
     least_rate: float = 100.0
-    """Bytes a second of an answer, below which we give a registry up that is never silent for long either."""
+    """Lowest rate of a response, in bytes a second; a slower registry is given up even if it is never silent for long."""
     rate_window: float = 60.0
     """Of waiting, over which that is counted; what happens to the bytes in between does not count."""
     attempts: int = 4
     """Rounds over the endpoints; also how often a body may break with no progress between."""
     timeouts: int = 2
-    """How often one endpoint may keep us waiting in vain."""
+    """Timeouts of one endpoint before it is given up."""
     backoff: float = 0.5
     """Wait before the second round; doubled for each one after."""
     jitter: float = 0.25
     """Up to this part of a wait comes on top of it, by chance: who was turned away together must not come back together."""
     longest_wait: float = 20.0
-    """A registry that says Retry-After is obeyed up to this; when it wants more we give up at once and say so."""
+    """A registry that says Retry-After is obeyed up to this; a longer wait is an error at once."""
 
     def pause(self, attempt: int, asked: float) -> float:
         """Seconds to wait after attempt number ``attempt`` (from 0), when ``asked`` are asked for at least."""
@@ -124,7 +124,7 @@ def retry_after(value: str | None, now: datetime.datetime) -> float:
 
 
 def refusal(response: urllib3.BaseHTTPResponse, endpoint: Endpoint, retry: RetryPolicy) -> TroubleError:
-    """What a bad answer says; whether to come back."""
+    """Turn an error response into a TroubleError, with the wait before a retry."""
     data = b""
     with contextlib.suppress(HTTPError, OSError):
         data = response.read(_ERROR_LIMIT, decode_content=False)
@@ -139,7 +139,7 @@ def refusal(response: urllib3.BaseHTTPResponse, endpoint: Endpoint, retry: Retry
             reason += f" (come back in {wait:.0f} s)"
             wait = None
     if status in (401, 403):
-        hint = f"it does not exist there, or needs `slipway login {endpoint.domain}`"
+        hint = f"it does not exist, or needs `slipway login {endpoint.domain}`"
     return TroubleError(reason, status=status, code=code or _CODES.get(status, "UNKNOWN"), wait=wait, hint=hint)
 
 
@@ -163,7 +163,7 @@ def classify(problem: Exception, retry: RetryPolicy) -> TroubleError:
         case TroubleError():
             found = problem
         case UnreachableProxyError():
-            reason = f"the proxy of this machine does not let us through: {problem.original_error}"
+            reason = f"the proxy of this machine refuses the connection: {problem.original_error}"
             found = trouble(reason, wait=None, hint="look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
         case NameResolutionError():
             found = trouble("its name cannot be resolved")
@@ -191,7 +191,7 @@ def _no_tls(problem: SSLError | ssl.SSLError) -> TroubleError:
     if unverified:
         hint = "--ca trusts its authority, as certs.d/HOST/ca.crt below ~/.config/containers does"
     elif "ALERT" in why and "CERTIFICATE" in why:
-        hint = "--cert and --cert-key show it who we are, as HOST.cert and HOST.key in certs.d/HOST do"
+        hint = "pass a client certificate with --cert and --cert-key, or as HOST.cert and HOST.key in certs.d/HOST"
     else:
         hint = "if it speaks plain HTTP, --plain-http says so, as insecure = true in registries.conf does"
     return TroubleError(f"no trusted TLS: {why}", transport=True, hint=hint)
@@ -201,7 +201,7 @@ def combine(reference: Reference, endpoints: Sequence[Endpoint], troubles: Mappi
     """One error of all: the last endpoint is the image's own registry, so its answer gives the status."""
     asked = [(endpoint, troubles[endpoint]) for endpoint in endpoints if endpoint in troubles]
     if not asked:
-        return RemoteError(f"{reference}: we were told to stop", status=503)
+        return RemoteError(f"{reference}: cancelled", status=503)
     last = asked[-1][1]
     reasons = "; ".join(f"{'mirror ' if endpoint.mirror else ''}{endpoint.host}: {trouble.reason}" for endpoint, trouble in asked)
     return RemoteError(f"{reference}: {reasons}", status=last.status, code=last.code, hint=last.hint)

@@ -1,4 +1,4 @@
-"""Where manifests and blobs come from, and the one way they enter the store: fetched once, verified, however many ask."""
+"""Sources of manifests and blobs, and the only way into the store: each is fetched once and verified, for any number of readers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Source(Protocol):
     def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None: ...
 
     def admit(self, pinned: Reference) -> bool:
-        """Whether the image with the digest of ``pinned`` may be used because of this source; False: others are to be asked.
+        """Return True when this source admits the image with the digest of ``pinned``; False: ask the other sources.
 
         Raises StoreError when policy refuses it.
         """
@@ -64,7 +64,7 @@ Admit = Callable[[Client, Reference], object]
 
 
 class RemoteSource:
-    """The registries themselves. ``admit`` is asked about every image of theirs before any of its blobs is fetched."""
+    """The registries themselves. ``admit`` is called for each of their images before any of its blobs is fetched."""
 
     def __init__(self, client: Client, admit: Admit) -> None:
         self.client = client
@@ -82,7 +82,7 @@ class RemoteSource:
 
 
 class Permits:
-    """What a build may do in the user's name: use logins for these repositories, and ask registries at unusual addresses for them.
+    """Permissions of a build: repositories that it may use logins for, and may reach at unusual addresses.
 
     A cluster under construction asks for what it likes. Only what a file of the image names, or the user allows by a pattern such as
     ``registry.example.com/team/*``, is known here. Safe in threads: repositories are only added.
@@ -93,7 +93,7 @@ class Permits:
         self._declared: set[str] = set()
 
     def declare(self, names: Iterable[str]) -> None:
-        """Names of images that a file holds; those that are none were told by whoever read the file."""
+        """Names of the images in a file; invalid names were reported by the reader of the file."""
         for name in names:
             with contextlib.suppress(ValueError):
                 self._declared.add(Reference.parse(name).repository)
@@ -111,7 +111,7 @@ _METADATA = frozenset({"100.100.100.200", "fd00:ec2::254"})
 
 
 def unsafe_address(domain: str) -> str | None:
-    """The reason why a registry that nobody vouches for must not be asked; None when it may be.
+    """Reason to refuse a registry without a trusted certificate; None when it may be used.
 
     A cluster that asks for ``169.254.169.254/x`` or ``localhost:2375/x`` wants this machine to talk to its neighbours, not an image.
     """
@@ -138,7 +138,7 @@ def unsafe_address(domain: str) -> str | None:
 class GuardedSource:
     """The registries, for a cluster that is not trusted: what ``permits`` do not know is asked for without logins, at public addresses.
 
-    ``admit`` is asked about every image of theirs before any of its blobs is fetched.
+    ``admit`` is called for each of their images before any of its blobs is fetched.
     """
 
     def __init__(self, client: Client, anonymous: Client, permits: Permits, admit: Admit) -> None:
@@ -178,7 +178,7 @@ class GuardedSource:
 
 
 class NoLogins:
-    """Credentials of somebody who has none."""
+    """A credential source without credentials."""
 
     def find(self, domain: str) -> Credential | None:  # noqa: ARG002 -- whatever it is
         return None
@@ -206,13 +206,13 @@ class LayoutSource:
             return None
         return stored_manifest(self.store, digest, self.label)
 
-    def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:  # noqa: ARG002 - the file tells it
+    def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:  # noqa: ARG002 - the file has it
         if digest not in self._blobs_of(reference.repository) or not self.store.has(digest):
             return None
         return FileStream(self.store, digest)
 
     def admit(self, pinned: Reference) -> bool:
-        """What lies here was built here, or came with a CloudImage that was admitted as a whole."""
+        """Images in the local store were built here, or came with a CloudImage that was admitted as a whole."""
         return pinned.digest in self._blobs_of(pinned.repository)
 
     def _blobs_of(self, repository: str) -> set[str]:
@@ -235,7 +235,7 @@ class FileStream:
         self._file.close()
 
     def abort(self) -> None:
-        """A disk does not make us wait."""
+        """A disk does not block for long."""
 
 
 def stored_manifest(store: Store, digest: str, label: str) -> Manifest | None:
@@ -287,7 +287,7 @@ class Stored:
 class BlobDownload:
     """One blob on its way from a source into the store. Runs in a thread of its own; any number of readers may follow it.
 
-    The last piece is held back until the digest of the whole is right: nobody ever gets wrong bytes as a complete body.
+    The last piece is held back until the digest of the whole is right: no reader gets a complete body with wrong bytes.
     """
 
     def __init__(self, fetcher: Fetcher, reference: Reference, digest: str, size: int | None) -> None:
@@ -307,7 +307,7 @@ class BlobDownload:
 
     @property
     def size(self) -> int:
-        """Bytes; waits until the source has told. Raises SlipwayError when it does not have the blob."""
+        """Size in bytes; waits until the source reports it. Raises SlipwayError when it does not have the blob."""
         with self._changed:
             self._changed.wait_for(lambda: self._size is not None or self._error)
             if self._size is None:
@@ -360,7 +360,7 @@ class BlobDownload:
             self._receive()
         except Exception as problem:
             error = problem
-        # Out of the table first: who fails and asks again must start anew and not meet this one.
+        # Remove it from the table first: a caller that retries must start a new download and not join this one.
         self._fetcher.forget(self)
         with self._changed:
             self._error = error
@@ -443,7 +443,7 @@ class Fetcher:
 
     def check_open(self) -> None:
         if self._closed:
-            raise RemoteError("we were told to stop", status=503, code="UNAVAILABLE")
+            raise RemoteError("cancelled", status=503, code="UNAVAILABLE")
 
     def manifest(self, reference: Reference, accept: Sequence[str] = ACCEPT) -> Manifest:
         """The manifest or index, which is then in the store. Raises SlipwayError (RemoteError where a registry is the reason).
@@ -521,7 +521,7 @@ class Fetcher:
         raise _joined(problems) or RemoteError(f"{reference}: no source has it", status=404, code="MANIFEST_UNKNOWN")
 
     def blob(self, reference: Reference, digest: str, size: int | None = None) -> BlobContent:
-        """A blob of that image, which is in the store or on its way there; ``size`` in bytes where a manifest tells it."""
+        """A blob of that image, which is in the store or on its way there; ``size`` in bytes where a manifest states it."""
         with self._lock:
             self.check_open()
             running = self._transfers.get(digest)

@@ -1,4 +1,4 @@
-"""Where signatures, SBOMs and provenance of an image lie: beside it, in its repository, under tags made from its digest.
+"""Signatures, SBOMs and provenance of an image: stored in its repository, under tags made from its digest.
 
 ``sha256-<hex>.sig`` and ``.att`` are cosign's signatures and attestations: one image manifest each, a layer for each of them.
 ``sha256-<hex>`` is an index of referrers: the fallback of the OCI distribution specification 1.1 (Referrers Tag Schema), which
@@ -29,7 +29,7 @@ REFERRERS = ""
 
 EMPTY = "application/vnd.oci.empty.v1+json"
 LARGEST = 256 << 20
-"""Bytes of an attachment that we are ready to hold in memory: an SBOM of a very large image has some tens of millions."""
+"""Largest attachment, in bytes, that is held in memory: an SBOM of a very large image has some tens of millions."""
 
 
 def tag_of(digest: str, suffix: str) -> str:
@@ -43,13 +43,13 @@ class ReferrerStore(Protocol):
     @property
     def repository(self) -> str: ...
     def find(self, tag: str) -> tuple[bytes, ...]:
-        """The manifests or indexes under ``tag``; none when there is no such tag."""
+        """The manifests or indexes under ``tag``; empty when the tag does not exist."""
         ...
 
     def read(self, blob: Descriptor) -> bytes: ...
     def manifest(self, entry: Descriptor) -> bytes: ...
     def referrers(self, digest: str) -> tuple[Descriptor, ...]:
-        """What refers to an image, each once."""
+        """Referrers of an image, each once."""
         ...
 
     def keep(self, data: bytes, media_type: str) -> Descriptor: ...
@@ -58,11 +58,11 @@ class ReferrerStore(Protocol):
         ...
 
     def refer(self, data: bytes) -> Descriptor:
-        """Put a manifest that has a ``subject``, so that whoever has the subject finds it."""
+        """Put a manifest that has a ``subject``, so that it is found by the subject."""
         ...
 
     def changing(self) -> contextlib.AbstractContextManager[None]:
-        """Around reading and naming anew: nobody else of this machine changes the same tag meanwhile."""
+        """Lock around reading and replacing a tag: no other process of this machine changes it meanwhile."""
         ...
 
 
@@ -98,7 +98,7 @@ class LocalReferrers:
 
     def name(self, tag: str, data: bytes, media_type: str) -> Descriptor:
         descriptor = self.keep(data, media_type)
-        # The same under every repository, so that it is no question which of them is taken along by a push.
+        # The same under every repository, so that a push copies the same from each.
         for name in (f"{self.repository}:{tag}", *self._names(tag, self.store.names())):
             self.store.tag(name, descriptor)
         return descriptor
@@ -126,7 +126,7 @@ class LocalReferrers:
             yield
 
     def _names(self, tag: str, names: Iterable[str]) -> list[str]:
-        """Those of ``names`` that have this tag, that of our own repository first."""
+        """Return the ``names`` with this tag, that of this repository first."""
         found = [Reference.parse(name) for name in names if tag in name]
         return [one.familiar for one in sorted(found, key=lambda one: one.repository != self.repository) if one.tag == tag]
 
@@ -211,7 +211,7 @@ def _fitting(data: bytes, blob: Descriptor) -> bytes:
 
 
 def layers_of(manifest: bytes) -> tuple[Descriptor, ...]:
-    """The layers of an attachment, in order. Raises StoreError when it is no image manifest."""
+    """The layers of an attachment, in order. Raises StoreError when it is not an image manifest."""
     try:
         return tuple(Descriptor.from_json(layer) for layer in _document(manifest)["layers"])
     except (ValueError, KeyError, TypeError) as wrong:
@@ -243,7 +243,7 @@ def put_layers(shelf: ReferrerStore, tag: str, layers: Iterable[Descriptor]) -> 
     }
     data = canonical_json(manifest)
     if len(data) > MANIFEST_LIMIT:
-        raise StoreError(f"{shelf.repository}:{tag} would be larger than registries take", hint="remove signatures that nobody needs")
+        raise StoreError(f"{shelf.repository}:{tag} would be larger than registries take", hint="remove signatures that are not needed")
     return shelf.name(tag, data, OCI_MANIFEST)
 
 

@@ -40,7 +40,7 @@ _TOKEN_LIFE = 60.0
 
 
 class CredentialSource(Protocol):
-    """Where credentials come from; harness.oci.registry.credentials.CredentialStore is one."""
+    """Source of credentials; harness.oci.registry.credentials.CredentialStore is one."""
 
     def find(self, domain: str) -> Credential | None: ...
 
@@ -55,7 +55,7 @@ class Challenge:
 
 @dataclasses.dataclass(frozen=True)
 class HttpRequest:
-    """What is asked. ``url``: a path below ``/v2/`` of the registry, one from its root (with a slash), or a whole URL of it (the place
+    """One HTTP request. ``url``: a path below ``/v2/`` of the registry, one from its root (with a slash), or a whole URL of it (the place
     of an upload).
     """
 
@@ -66,7 +66,7 @@ class HttpRequest:
     size: int = 0
     """Bytes of the body."""
     scope: str = ""
-    """What the token is for where the registry does not say it: ``repository:team/web:pull,push``."""
+    """Scope of the token where the registry does not state one: ``repository:team/web:pull,push``."""
     good: tuple[int, ...] = (200, 206)
 
 
@@ -93,7 +93,7 @@ class Session:
         self._signing: dict[tuple[str, str], threading.Lock] = {}
 
     def close(self) -> None:
-        """Stop waiting for anybody and drop idle connections."""
+        """Cancel waiting requests and drop idle connections."""
         self.closed.set()
         with self._lock:
             transports = list(self._transports.values())
@@ -105,7 +105,7 @@ class Session:
         return self._base.get(endpoint.host) or endpoint.base_urls[0]
 
     def signed_in(self, endpoint: Endpoint) -> bool:
-        """Whether the endpoint has asked who we are, and took the answer."""
+        """Return True when the endpoint has requested credentials and accepted them."""
         return (self.base(endpoint), endpoint.repository) in self._authorizations
 
     def send(self, endpoint: Endpoint, request: HttpRequest) -> urllib3.BaseHTTPResponse:
@@ -149,7 +149,7 @@ class Session:
         return response
 
     def _current(self, base: str, endpoint: Endpoint, scope: str) -> str | None:
-        """What opens this repository. A token that ran out is replaced before it is refused: a refused upload is sent twice."""
+        """Authorization for this repository. An expired token is replaced before it is refused: a refused upload is sent twice."""
         known = self._authorization(base, endpoint)
         challenges = self._challenges.get((base, endpoint.repository))
         return known or (self._sign_in(base, endpoint, challenges, None, scope) if challenges else None)
@@ -159,7 +159,7 @@ class Session:
         return known.header if known and known.until > time.monotonic() else None
 
     def _sign_in(self, base: str, endpoint: Endpoint, challenges: Sequence[Challenge], used: str | None, scope: str) -> str | None:
-        """A new Authorization header for the repository, once for all threads; None when we have nothing (else) to show."""
+        """A new Authorization header for the repository, once for all threads; None when there is no (other) credential."""
         key = (base, endpoint.repository)
         with self._lock:
             signing = self._signing.setdefault(key, threading.Lock())
@@ -260,13 +260,13 @@ class Session:
     ) -> urllib3.BaseHTTPResponse:
         parts = urllib.parse.urlsplit(url)
         if self.closed.is_set():
-            raise TroubleError("we were told to stop", status=503)
+            raise TroubleError("cancelled", status=503)
         try:
             response = self._transport(f"{parts.scheme}://{parts.netloc}", insecure).send(method, url, headers, body)
         finally:
             if body is not None and not isinstance(body, bytes):
                 body.close()
-        # The query of a redirect may hold a signature: it opens the blob to whoever reads the log.
+        # The query of a redirect may hold a signature: a reader of the log could fetch the blob with it.
         log.debug(f"{method} {parts.scheme}://{parts.netloc}{parts.path}: {response.status}")
         return response
 
@@ -295,7 +295,7 @@ class RetryingClient(Protocol):
     def retry(self) -> RetryPolicy: ...
 
     def send_with_retry(self, what: str, endpoint: Endpoint, request: HttpRequest, read: Callable[[urllib3.BaseHTTPResponse], _T]) -> _T:
-        """What ``read`` makes of the first good answer. Raises TroubleError."""
+        """Return the result of ``read`` for the first successful response. Raises TroubleError."""
 
 
 def parse_challenges(text: str) -> list[Challenge]:

@@ -1,4 +1,4 @@
-"""HTTP to one registry, with our certificates, proxies and limits: one request is one request.
+"""HTTP to one registry, with certificates, proxies and limits: one call sends one request.
 
 What comes back is for harness.oci.registry.session to judge: nothing here signs in, follows a redirect or tries again. ``oras`` does all
 three by itself, and reads and sends whole files; so it is the other client of the integration tests, and not the one here.
@@ -57,7 +57,7 @@ class Transport:
 
         Raises what urllib3 raises.
         """
-        # Compression on the way would change the bytes whose digest we check.
+        # Compression on the way would change the bytes whose digest is checked.
         plain = {"User-Agent": "slipway", "Accept-Encoding": "identity", **headers}
         return self._pool.urlopen(
             method, url, body=body, headers=plain, redirect=False, retries=_ONCE, timeout=self._timeout, preload_content=False,
@@ -65,7 +65,7 @@ class Transport:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Drop all connections, those in use too; nobody gets a new one."""
+        """Drop all connections, those in use too, and open no new one."""
         self._stopped.set()
         pools = self._pool.pools
         for key in pools.keys():  # noqa: SIM118 -- it has no other way to be looked at
@@ -76,7 +76,7 @@ class Transport:
 
 
 class _Heads:
-    """What an answer's head is read from. http.client takes a head that breaks off for a whole one, with fewer headers."""
+    """Reader of a response's header. http.client accepts a truncated header as a complete one with fewer fields."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -156,7 +156,7 @@ def _go_on(connection: _Connection | _TlsConnection) -> None:
     """A connection that came about while all others were dropped is dropped too."""
     if connection.stopped.is_set():
         connection.close()
-        raise ConnectionAbortedError("we were told to stop")
+        raise ConnectionAbortedError("cancelled")
 
 
 class _Pool(urllib3.HTTPConnectionPool):
@@ -180,7 +180,7 @@ class _Pool(urllib3.HTTPConnectionPool):
         return made
 
     def abort(self) -> None:
-        """From another thread: make whoever waits for an answer, or for one to be taken, fail now. No new connection may come about."""
+        """From another thread: make every waiting send or receive fail now, and open no new connection."""
         with self._lock:
             made = tuple(self._made)
         for connection in made:

@@ -27,12 +27,12 @@ SMALL = 4 << 20
 
 
 _FORGOTTEN = (404, 416)
-"""How a registry says that it knows nothing of an upload (any more), or got to another byte than it told: it is begun anew."""
+"""Statuses of an upload that the registry does not know, or whose offset it reported wrongly: the upload restarts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sent:
-    """How a blob came to be there: ``present``, ``mounted`` or ``uploaded``; and how many of its bytes went over the wire."""
+    """Result of an upload: ``present``, ``mounted`` or ``uploaded``, and the bytes that were sent."""
 
     how: str
     bytes: int = 0
@@ -48,7 +48,7 @@ def upload(
     look: bool = True,
     progress: Progress = lambda _: None,
 ) -> Sent:
-    """See Client.put_blob. ``look``: ask first whether it is there; else it is known not to be. Raises RemoteError."""
+    """See Client.put_blob. ``look``: ask first whether it exists; otherwise it is known not to. Raises RemoteError."""
     work = _Upload(client, endpoint, blob, source, progress)
     try:
         if look and work.present():
@@ -101,7 +101,7 @@ class _Upload:
         return answer.status == 200 and (not length.isdigit() or int(length) == self.blob.size)
 
     def begin(self, mount: str | None = None) -> str | None:
-        """Where to send the blob; None when it has been mounted from the repository ``mount``."""
+        """URL to send the blob to; None when it has been mounted from the repository ``mount``."""
         path = f"{self.endpoint.repository}/blobs/uploads/"
         scope = self._scope
         if mount:
@@ -110,7 +110,7 @@ class _Upload:
         try:
             answer = self._ask(HttpRequest("POST", path, scope=scope, good=(201, 202)))
         except TroubleError as refused:
-            # A registry may not let us read that other repository; that is no reason not to send.
+            # The registry may refuse to read that other repository: send the blob instead.
             if mount is None or refused.wait is not None:
                 raise
             return self.begin()
@@ -187,7 +187,7 @@ class _Upload:
         self._put(place, self.blob.size)
 
     def _reached(self, place: str, trouble: TroubleError, offset: int) -> tuple[int, str]:
-        """How many bytes the registry has of the upload, and where to go on. Raises _BrokeError when it cannot tell."""
+        """Bytes of the upload that the registry has, and the URL to resume at. Raises _BrokeError when it does not report them."""
         if trouble.wait is None:
             raise _BrokeError(trouble, offset) from trouble
         self.client.session.closed.wait(self.client.retry.pause(0, trouble.wait))
@@ -196,14 +196,14 @@ class _Upload:
         except TroubleError as unknown:
             raise _BrokeError(trouble, offset) from unknown
         found = re.fullmatch(r"(?:bytes=)?0-(\d+)", answer.headers.get("Range", ""))
-        # The last byte, which is 0 also when there is none: then it is not known where to go on.
+        # The last byte, which is 0 also when there is none: then the offset to resume at is not known.
         last = int(found[1]) if found else 0
         if not last:
             raise _BrokeError(trouble, offset) from trouble
         return last + 1, self._place(answer, place)
 
     def _put(self, place: str, offset: int) -> None:
-        """Close the upload; what is not there yet goes along."""
+        """Close the upload, with the bytes that have not been sent yet."""
         out = _Body(self, offset)
         url = f"{place}{'&' if '?' in place else '?'}{urllib.parse.urlencode({'digest': self.blob.digest})}"
         rest = self.blob.size - offset
@@ -253,7 +253,7 @@ class _Body:
         if self._file is None:
             raise RemoteError("the body of the request is not open")
         if self._work.client.session.closed.is_set():
-            raise TroubleError("we were told to stop", status=503)  # else gigabytes would go out after Ctrl-C
+            raise TroubleError("cancelled", status=503)  # else gigabytes would go out after Ctrl-C
         data = self._file.read(amount)
         self._work.sent += len(data)
         self._work.now(self._work.shown + len(data))

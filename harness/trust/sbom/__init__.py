@@ -1,4 +1,4 @@
-"""What is in an image, as a CycloneDX 1.6 document: files of the rootfs, packages, Go modules, and each embedded image.
+"""SBOM of an image, as a CycloneDX 1.6 document: files of the rootfs, packages, Go modules, and each embedded image.
 
 Two documents of one image are the same bytes: the serial number is made of the image's digest, and there is no time in it.
 

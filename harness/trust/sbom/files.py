@@ -21,7 +21,7 @@ _ELF = b"\x7fELF"
 
 @dataclasses.dataclass(frozen=True)
 class ScannedFile:
-    """A regular file: SHA-256 in hexadecimal, size in bytes. ``record`` is its content where that tells what is installed."""
+    """A regular file: SHA-256 in hexadecimal, size in bytes. ``record``: its content where that lists installed packages."""
 
     sha256: str
     size: int
@@ -31,7 +31,7 @@ class ScannedFile:
 
 @dataclasses.dataclass(frozen=True)
 class _Listing:
-    """What one layer adds and removes. None for what is there and no file: a folder, a link."""
+    """Additions and removals of one layer. None stands for an entry that is not a file: a folder, a link."""
 
     entries: Mapping[str, ScannedFile | None]
     folders: frozenset[str]

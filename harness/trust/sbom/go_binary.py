@@ -1,4 +1,4 @@
-"""What a Go program says about how it was built: the Go version and its modules (``go version -m``), found in a stream of its bytes.
+"""Build information of a Go program: the Go version and its modules (``go version -m``), read from a stream of its bytes.
 
 Layout after Go's debug/buildinfo: a magic, then since Go 1.18 two strings, each behind its length as a varint. Programs of older
 Go point to the strings instead, and are passed over.
@@ -39,7 +39,7 @@ class Finder:
             self._search(last=False)
 
     def end(self) -> GoBuild | None:
-        """What was found in all of it."""
+        """Build information found in the whole stream."""
         if self.found is None:
             self._search(last=True)
         return self.found
@@ -63,7 +63,7 @@ class Finder:
 
 
 def parse(data: bytes) -> GoBuild | None:
-    """Build information that begins with its magic; None when it is none, or of an older form."""
+    """Build information that begins with its magic; None when it is not valid, or of an older form."""
     with memoryview(data) as view:
         return _parse(view)
 

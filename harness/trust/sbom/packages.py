@@ -14,11 +14,11 @@ DPKG_PARTS = "var/lib/dpkg/status.d/"
 APK = ("lib/apk/db/installed", "usr/lib/apk/db/installed")
 OS_RELEASE = ("etc/os-release", "usr/lib/os-release")
 UNREADABLE = ("var/lib/rpm/", "usr/lib/sysimage/rpm/")
-"""Where there are packages whose records cannot be read here."""
+"""Paths of package databases that cannot be read."""
 
 
 def is_record(path: str) -> bool:
-    """Whether the content of a file is needed to know what is installed."""
+    """Return True when the content of a file is needed to list installed packages."""
     part = path.startswith(DPKG_PARTS) and not path.endswith(".md5sums")
     return part or path in (DPKG, *APK, *OS_RELEASE)
 
@@ -46,7 +46,7 @@ class System:
 
 
 def system(records: Mapping[str, bytes]) -> System:
-    """Which distribution the tree is of, by its os-release."""
+    """Distribution of the tree, by its os-release."""
     text = next((records[path].decode(errors="replace") for path in OS_RELEASE if records.get(path)), "")
     fields = {name: value.strip().strip("\"'") for name, _, value in (line.partition("=") for line in text.splitlines())}
     return System(fields.get("ID", ""), fields.get("VERSION_ID", ""))

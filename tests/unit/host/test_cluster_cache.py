@@ -24,7 +24,7 @@ def test_what_is_remembered_is_added_to_and_for_its_owner_only(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["", "Lab", "a/b", "..", "a b", "-a", "a" * 64])
 def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="no name for a cluster"):
+    with pytest.raises(UsageError, match="not a name for a cluster"):
         ClusterState.of(name, tmp_path)
 
 

@@ -72,7 +72,7 @@ def test_an_engine_of_ours_gets_the_runtime_and_a_configuration_of_the_users_is_
 
 @pytest.mark.parametrize(
     ("environment", "reason", "message"),
-    [({"DOCKER_HOST": "tcp://x:1"}, "refused", "DOCKER_HOST=tcp://x:1"), ({}, "Permission denied", "does not let us in")],
+    [({"DOCKER_HOST": "tcp://x:1"}, "refused", "DOCKER_HOST=tcp://x:1"), ({}, "Permission denied", "no permission to use")],
 )
 def test_why_no_engine_can_be_started(environment: dict[str, str], reason: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)

@@ -229,7 +229,7 @@ def test_the_network_comes_first_and_other_addons_when_a_node_is_ready(store: St
         ({"masters": machines("10.0.0.1", "10.0.0.2")}, UsageError, "odd number"),
         ({"nodes": machines("10.0.0.1")}, UsageError, r"10\.0\.0\.1 given twice"),
         ({"env": {"a b": "c"}}, InputError, "not a name for a variable"),
-        ({"name": "Lab 1"}, UsageError, "no name for a cluster"),
+        ({"name": "Lab 1"}, UsageError, "not a name for a cluster"),
         ({"image": "webb"}, StoreError, "no such image"),
     ],
 )

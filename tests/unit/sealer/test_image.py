@@ -297,7 +297,7 @@ def test_hard_links_stay_whichever_name_comes_first(store: Store, tmp_path: Path
         ("dev/sda", tarfile.BLKTYPE, "", "is a device"),
         ("a/.wh..", tarfile.REGTYPE, "", "removes something outside"),
         (".wh..wh..opq", tarfile.REGTYPE, "", "removes the whole rootfs"),
-        ("bin/x", tarfile.LNKTYPE, "bin/nothere", "is no file of this layer"),
+        ("bin/x", tarfile.LNKTYPE, "bin/nothere", "is not a file of this layer"),
         (f"{sealer.STORAGE}/blobs/sha256/aa/x", tarfile.LNKTYPE, "bin/kubeadm", "is not before it"),
     ],
 )
@@ -491,7 +491,7 @@ def test_a_link_that_names_no_digest_leaves_its_image_out(store: Store, link: by
     assert names(found) == ["registry.k8s.io/pause:3.5"]
     told = {problem.name: problem for problem in found.problems if problem.kind == "incomplete"}
     assert set(told) == {"docker.io/library/nginx:1.25", "acme/app:v2"}
-    assert all("which is no digest" in problem.reason for problem in told.values())
+    assert all("which is not a digest" in problem.reason for problem in told.values())
 
 
 def test_a_blob_of_another_size_than_its_manifest_says_leaves_its_image_out(store: Store) -> None:
@@ -567,11 +567,11 @@ def test_indexes_within_indexes_end_somewhere(store: Store) -> None:
         ("[]", "is not a JSON object"),
         (sealer.extension(type="app-image"), "has the type 'app-image'"),
         (sealer.extension(type=None), "has the type None"),
-        (sealer.extension(env={"A": 1}), "something in env that is no text"),
-        (sealer.extension(launch=["x"]), "launch that is no object"),
+        (sealer.extension(env={"A": 1}), "something in env that is not text"),
+        (sealer.extension(launch=["x"]), "launch that is not an object"),
         (sealer.extension(applications=[{"type": "kube"}]), "an application without a name"),
-        (sealer.extension(applications={"a": 1}), "applications that are no list"),
-        (False, "is not there"),
+        (sealer.extension(applications={"a": 1}), "applications that are not a list"),
+        (False, "does not exist"),
     ],
 )
 def test_without_an_extension_nothing_is_converted_and_it_can_still_be_looked_at(store: Store, says: Any, message: str) -> None:

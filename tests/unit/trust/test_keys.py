@@ -72,7 +72,7 @@ def test_the_password_is_nowhere_in_the_files(pair: tuple[Path, Path]) -> None:
 
 def test_a_pair_is_not_overwritten_unless_it_is_wished(tmp_path: Path) -> None:
     (tmp_path / "a.pub").write_text("mine")
-    with pytest.raises(UsageError, match=r"a\.pub is there already") as caught:
+    with pytest.raises(UsageError, match=r"a\.pub already exists") as caught:
         keys.create(tmp_path / "a", "")
     assert "--force" in (caught.value.hint or "")
     assert [path.name for path in tmp_path.iterdir()] == ["a.pub"]
@@ -125,10 +125,10 @@ def test_a_key_of_a_kind_that_does_not_sign_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hello", "there is no PEM in it"),
+        ("hello", "it has no PEM block"),
         ("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\n!!\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n", "is damaged"),
         ("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\ne30=\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n", "is damaged"),
-        ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "no usable private key"),
+        ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "not a usable private key"),
         ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "is a public key"),
         ("x" * 100_000, "too large"),
     ],

@@ -289,11 +289,11 @@ rules:
         "policy.yaml:8: it does not say what is required",
         "policy.yaml:11: keys mean nothing with require: none",
         "policy.yaml:12: a second rule for a.io/y",
-        "policy.yaml:13: signed, but by whom? there are no keys",
+        "policy.yaml:13: requires a signature, but has no keys",
         "policy.yaml:15: a rule has no field 'requires'",
         "policy.yaml:17: a rule must be a mapping with repository, require, keys, annotations, identity, minimum",
         "policy.yaml:18: 'team/*' does not begin with a registry",
-        "policy.yaml:20: require is there twice",
+        "policy.yaml:20: require occurs twice",
     ):
         assert any(
             expected.rpartition("/")[2] in one if "/missing" in expected or "/bad" in expected else expected == one for one in found
@@ -311,7 +311,7 @@ rules:
         ("rules: []\n", "there is no default"),
         ("default: none\nrules: []\n", "rules is an empty list"),
         ("default: none\nrules: {}\n", "rules must be a list"),
-        ("default: signed\n", "signed, but by whom?"),
+        ("default: signed\n", "requires a signature, but has no keys"),
         ("default: [none]\n", "this must be text"),
         ("default: {keys: [release.pub]}\n", "it does not say what is required"),
         ("- a\n", "the policy must be a mapping"),

@@ -281,7 +281,7 @@ def test_a_payload_that_was_signed_for_something_else_is_refused(shelf: LocalRef
     claim = SignatureClaim(image.digest, "web").payload()
     for payload in (b"{}", b"not JSON", b"[]", claim.replace(b"cosign container", b"another")):
         put(shelf, image, key, payload)
-        assert "signed something that is no image" in refused(shelf, image, key).message
+        assert "signed something that is not an image" in refused(shelf, image, key).message
 
 
 def test_what_is_no_signature_does_not_count_as_one(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:
@@ -289,7 +289,7 @@ def test_what_is_no_signature_does_not_count_as_one(shelf: LocalReferrers, image
     blob = shelf.keep(claim, "text/plain")
     signed = dataclasses.replace(blob, annotations={SIGNATURE: base64.b64encode(key.sign(claim)).decode()})
     put_layers(shelf, tag_of(image.digest, SIGNATURES), [signed])
-    assert "type text/plain, which is no signature" in refused(shelf, image, key).message
+    assert "type text/plain, which is not a signature" in refused(shelf, image, key).message
 
 
 def test_an_endless_payload_is_not_read(shelf: LocalReferrers, image: CloudImage, key: PrivateKey) -> None:

@@ -119,5 +119,5 @@ def test_an_index_that_is_none_is_refused(store: Store) -> None:
 def test_a_root_that_is_called_something_else_is_refused(store: Store, image: CloudImage) -> None:
     """The type of the root stands in no signed place: it must not be a way to have nothing looked at."""
     flip(store, image.platforms[0].layers[0].digest)
-    with pytest.raises(RefusedError, match="which is no image"):
+    with pytest.raises(RefusedError, match="which is not an image"):
         verify.check_stored(store, "web", Descriptor("application/octet-stream", image.digest, store.size(image.digest)))

@@ -117,7 +117,7 @@ def test_all_that_is_missing_is_listed(files: dict[str, bytes], other: Store) ->
 def test_a_name_of_something_that_is_no_image_is_refused(store: Store, files: dict[str, bytes], other: Store, media_type: str) -> None:
     image = store.resolve("web:1")
     index = listing(Descriptor(media_type, image.digest, image.size))
-    refused(other, packed({**files, "index.json": index}), "which is no image")
+    refused(other, packed({**files, "index.json": index}), "which is not an image")
 
 
 def test_a_manifest_that_calls_itself_something_else_is_refused(store: Store, files: dict[str, bytes], other: Store) -> None:
@@ -345,7 +345,7 @@ class Endless(io.RawIOBase):
         (header("index.json", 1 << 60), "its index.json has"),
         (header(blob_name(b"x"), 1 << 60), "no space left"),
         (header("pax", 1 << 60, tarfile.XHDTYPE), "a header of"),
-        (b"", "there is no index.json"),
+        (b"", "it has no index.json"),
         (header("a", 0) * 3 + b"garbage" * 100, "not a readable OCI archive"),
     ],
     ids=["index", "blob", "extended header", "zeros", "garbage"],

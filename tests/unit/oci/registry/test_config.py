@@ -169,7 +169,10 @@ def test_every_fault_is_told_at_once_with_its_place(tmp_path: Path) -> None:
         "FILE .registry[1].insecure: must be true or false",
         "FILE .registry[1].location: 'https://b.test' has a scheme\n  hint: drop it",
         'FILE .registry[1].mirror[0]: has no location\n  hint: write location = "host[:port][/namespace]"',
-        "FILE .registry[1].mirror[1].pull-from-mirror: 'digest' is none of all, digest-only, tag-only\n  hint: did you mean digest-only?",
+        (
+            "FILE .registry[1].mirror[1].pull-from-mirror: 'digest' is not one of all, digest-only, tag-only\n"
+            "  hint: did you mean digest-only?"
+        ),
         "FILE .registry[2].prefix: 'a.*.test' is not a place\n  hint: write host[:port][/namespace]",
         "FILE .registry[4]: prefix 'c.test' stands in an earlier table too\n  hint: merge the two",
     ]
@@ -182,7 +185,7 @@ def test_every_fault_is_told_at_once_with_its_place(tmp_path: Path) -> None:
         ("[[registry]]\nlocation = ", "FILE:2: not TOML: Invalid value"),
         ("[registries.search]\nregistries = []", "FILE .registries: is version 1 of the format, which has no mirrors"),
         ("[[registry]]\ninsecure = true", "FILE .registry[0]: has neither prefix nor location"),
-        ('[[registry]]\nprefix = "*.test.com/x"', "FILE .registry[0].prefix: '*.test.com/x' is no pattern"),
+        ('[[registry]]\nprefix = "*.test.com/x"', "FILE .registry[0].prefix: '*.test.com/x' is not a pattern"),
         ('registry = ["a.test"]', "FILE .registry: must be tables"),
         ('[registry]\nlocation = "a.test"', "FILE .registry: must be a list"),
         (

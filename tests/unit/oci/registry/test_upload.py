@@ -236,6 +236,6 @@ def test_who_is_told_to_stop_sends_no_more_of_it(registry: Registry, remote: Cli
         raise AssertionError("more was to be had")
 
     registry.spoil("PUT", "uploads/", stop)
-    with pytest.raises(RemoteError, match="told to stop"):
+    with pytest.raises(RemoteError, match="cancelled"):
         remote.put_blob(TARGET, BLOB, lambda: io.BytesIO(DATA))
     assert taken == [4000]
