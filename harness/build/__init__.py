@@ -21,9 +21,9 @@ from typing import Any
 from harness import cloudimage, kubefile, log, templates
 from harness.build import container_images, discover, dry_run, image_choice, releases, sandbox
 from harness.build import layers as rootfs
-from harness.build.capture import Proxy, Pulled, collect
-from harness.build.image_choice import Choice
-from harness.build.layers import Step, Workshop
+from harness.build.capture import Proxy, PulledImage, collect
+from harness.build.image_choice import ImageChoice
+from harness.build.layers import BuildStep, LayerBuilder
 from harness.cloudimage import App, CloudImage, EmbeddedImage, History, ImageSet, Info, PlatformImage, elf
 from harness.clusterfile import secrets
 from harness.errors import BuildError, CheckError, CommandError, Fault, InputError, StoreError
@@ -49,7 +49,7 @@ _KIND_LABELS = {"cni": kubefile.LABEL_CNI, "csi": kubefile.LABEL_CSI}
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class BuildOptions:
     """What a build is asked for. ``discover`` holds ``pulled`` and ``declared``, or one of them; ``cluster`` is a key of CLUSTERS."""
 
     context: Path
@@ -85,7 +85,7 @@ class Built:
     """What came of it. ``seconds`` per phase; ``cached`` says that no step, and ``booted`` whether a cluster, was needed."""
 
     image: CloudImage
-    steps: tuple[Step, ...]
+    steps: tuple[BuildStep, ...]
     booted: bool
     undeclared: tuple[str, ...]
     unpulled: tuple[str, ...]
@@ -95,14 +95,14 @@ class Built:
         return all(step.cached for step in self.steps if step.layer) and not self.booted
 
 
-def read(options: Options, platform: Platform) -> Kubefile:
+def read(options: BuildOptions, platform: Platform) -> Kubefile:
     """Parse the Kubefile for one platform and compare it with the context. Raises InputError with every fault of both."""
     parsed = _parse(options, platform)
     applications.applications(parsed, options.context)
     return parsed
 
 
-def _parse(options: Options, platform: Platform) -> Kubefile:
+def _parse(options: BuildOptions, platform: Platform) -> Kubefile:
     path = options.path
     try:
         text = path.read_text()
@@ -113,7 +113,7 @@ def _parse(options: Options, platform: Platform) -> Kubefile:
     return kubefile.parse(text, str(path), build_args=options.build_args, platform=str(platform), context=options.context)
 
 
-def settled(options: Options) -> Options:
+def settled(options: BuildOptions) -> BuildOptions:
     """The options with what SOURCE and VERSION of the Kubefile mean now, where they are not stated whole.
 
     Settled once in a build: the site that is asked may answer otherwise a while later, and every platform gets the same. Raises BuildError
@@ -128,11 +128,11 @@ def settled(options: Options) -> Options:
         return options
 
 
-def _with_argument(options: Options, name: str, value: str | None) -> Options:
+def _with_argument(options: BuildOptions, name: str, value: str | None) -> BuildOptions:
     return options if value is None else dataclasses.replace(options, build_args={**options.build_args, name: value})
 
 
-def read_all(options: Options) -> dict[Platform, Kubefile]:
+def read_all(options: BuildOptions) -> dict[Platform, Kubefile]:
     """The Kubefile for each platform asked for. Raises InputError with every fault, once."""
     found: dict[Platform, Kubefile] = {}
     faults: dict[str, Fault] = {}
@@ -148,10 +148,10 @@ def read_all(options: Options) -> dict[Platform, Kubefile]:
     return found
 
 
-class _Built(Source):
+class _BuiltImages(Source):
     """Container images of images/ that are built when a cluster asks for them."""
 
-    def __init__(self, builder: container_images.Builder, arguments: Mapping[str, str], choice: Choice) -> None:
+    def __init__(self, builder: container_images.Builder, arguments: Mapping[str, str], choice: ImageChoice) -> None:
         self.builder = builder
         self.arguments = arguments
         self.choice = choice
@@ -194,10 +194,10 @@ class _Built(Source):
         return all(self.builder.key(name) == key and (was_absent or self.choice.builds(name)) for name, (key, was_absent) in built.items())
 
 
-class _BuiltAtLast(Source):
+class _BuiltAsLastResort(Source):
     """Container images of images/ that their registry does not have, built. The last of all sources."""
 
-    def __init__(self, own: _Built) -> None:
+    def __init__(self, own: _BuiltImages) -> None:
         self.own = own
 
     def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:  # noqa: ARG002
@@ -214,7 +214,7 @@ class _BuiltAtLast(Source):
         return False
 
 
-def build(options: Options, store: Store) -> Built:
+def build(options: BuildOptions, store: Store) -> Built:
     """Build a CloudImage and tag it. Raises InputError, BuildError, StoreError or EngineError; the store stays whole."""
     options = settled(options)
     kubefiles = read_all(options)
@@ -232,7 +232,7 @@ def build(options: Options, store: Store) -> Built:
         stack.callback(client.close)
         stack.callback(anonymous.close)
         remote = GuardedSource(client, anonymous, permits, policy.gate(allow_older=options.allow_older).admit_remote)
-        choice = Choice(options.images_from, image_choice.probe(rules, NoLogins()))
+        choice = ImageChoice(options.images_from, image_choice.probe(rules, NoLogins()))
         parts = [_part(options, platform, parsed, store, remote, choice, stack) for platform, parsed in kubefiles.items()]
         found = _discoveries(options, parts, lambda: _part_here(options, store, remote, choice, stack))
         descriptor = cloudimage.write(store, [part.image(found[part.platform]) for part in parts])
@@ -248,7 +248,7 @@ def build(options: Options, store: Store) -> Built:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class PlatformBuild:
     """A CloudImage under construction, for one platform: its rootfs is made, its container images are not known yet."""
 
     platform: Platform
@@ -256,10 +256,10 @@ class Part:
     base: PlatformImage | None
     apps: tuple[applications.Application, ...]
     info: Info
-    work: Workshop
+    work: LayerBuilder
     sources: tuple[Source, ...]
-    own: _Built
-    steps: tuple[Step, ...]
+    own: _BuiltImages
+    steps: tuple[BuildStep, ...]
     permits: Permits
 
     @property
@@ -267,7 +267,7 @@ class Part:
         """Whether this machine cannot run it."""
         return not self.platform.matches(Platform.host())
 
-    def image(self, found: Found) -> PlatformImage:
+    def image(self, found: DiscoveredImages) -> PlatformImage:
         return PlatformImage(
             platform=self.platform,
             layers=tuple(one.descriptor for one in self.work.layers),
@@ -282,32 +282,33 @@ class Part:
 
 
 def _part(
-    options: Options, platform: Platform, parsed: Kubefile, store: Store, remote: GuardedSource, choice: Choice, stack: contextlib.ExitStack
-) -> Part:  # fmt: skip
+    options: BuildOptions, platform: Platform, parsed: Kubefile, store: Store, remote: GuardedSource,
+    choice: ImageChoice, stack: contextlib.ExitStack,
+) -> PlatformBuild:  # fmt: skip
     """Make the rootfs for one platform."""
     if len(options.platforms) > 1 or options.platforms != (platform,):
         log.info(f"for {platform}:")
     base = _base(parsed, store, platform)
     builder = container_images.Builder(store, _image_roots(options.context), platform, options.network, options.allow_older)
     arguments = {name: value for item in parsed.of(kubefile.Arg) for name, value in item.values.items() if value is not None}
-    own = _Built(builder, arguments, choice)
+    own = _BuiltImages(builder, arguments, choice)
     embedded = {image.name: image.digest for image in base.images.images} if base else {}
     remote.permits.declare([*embedded, *(copy.from_image for copy in parsed.of(kubefile.Copy) if copy.from_image)])
-    sources: tuple[Source, ...] = (LayoutSource(store, embedded, "base image"), own, remote, _BuiltAtLast(own))
-    work = stack.enter_context(_workshop(options, parsed, store, builder, sources, base, choice))
+    sources: tuple[Source, ...] = (LayoutSource(store, embedded, "base image"), own, remote, _BuiltAsLastResort(own))
+    work = stack.enter_context(_layer_builder(options, parsed, store, builder, sources, base, choice))
     steps = _layers(parsed, work)
     apps = applications.applications(parsed, options.context)
     info = _info(parsed, apps, base, work, store)
     steps += _helm_layer(info, work, parsed, platform)
     for warning in exposed(parsed, info, steps):
         log.warning(warning)
-    part = Part(platform, parsed, base, apps, info, work, sources, own, tuple(steps), remote.permits)
+    part = PlatformBuild(platform, parsed, base, apps, info, work, sources, own, tuple(steps), remote.permits)
     if part.foreign:
         _warn_of_misfits(part)
     return part
 
 
-def exposed(parsed: Kubefile, info: Info, steps: Sequence[Step]) -> list[str]:
+def exposed(parsed: Kubefile, info: Info, steps: Sequence[BuildStep]) -> list[str]:
     """Return a warning for each build argument that looks like a secret and whose value the image holds in clear."""
     written = json.dumps([info.to_json(), [step.text for step in steps]], ensure_ascii=False)
     return [
@@ -319,7 +320,9 @@ def exposed(parsed: Kubefile, info: Info, steps: Sequence[Step]) -> list[str]:
     ]
 
 
-def _part_here(options: Options, store: Store, remote: GuardedSource, choice: Choice, stack: contextlib.ExitStack) -> Part:
+def _part_here(
+    options: BuildOptions, store: Store, remote: GuardedSource, choice: ImageChoice, stack: contextlib.ExitStack
+) -> PlatformBuild:
     """The rootfs for this machine, only to run it. Raises BuildError."""
     here = Platform.host()
     try:
@@ -330,7 +333,7 @@ def _part_here(options: Options, store: Store, remote: GuardedSource, choice: Ch
         raise BuildError(error.message, hint=f"{error.hint}; {hint}" if error.hint else hint, details=error.details) from error
 
 
-def _warn_of_misfits(part: Part) -> None:
+def _warn_of_misfits(part: PlatformBuild) -> None:
     """Programs that the platform cannot run are rarely meant; there may be a reason, so the build goes on."""
     wrong = elf.misfits(part.work.store, part.work.layers, part.platform)
     if wrong:
@@ -338,17 +341,17 @@ def _warn_of_misfits(part: Part) -> None:
         log.warning(f"{part.parsed.path}: not for {part.platform}: {', '.join(wrong[:5])}{more}; ${{ARCH}} in a COPY takes the right file")
 
 
-def _discoveries(options: Options, parts: Sequence[Part], make_here: Callable[[], Part]) -> dict[Platform, Found]:
+def _discoveries(options: BuildOptions, parts: Sequence[PlatformBuild], make_here: Callable[[], PlatformBuild]) -> dict[Platform, DiscoveredImages]:
     """The container images of each platform. A cluster runs on this machine only, so its part comes first, asked for or not."""
     here = next((part for part in parts if not part.foreign), None)
     runs = "pulled" in options.discover and any(part.info.kubernetes for part in parts)
     if here is None and runs:
         here = make_here()
-    found = {here.platform: Discovery(options, here).images()} if here else {}
+    found = {here.platform: ImageDiscovery(options, here).images()} if here else {}
     seen = found[here.platform].images if here and runs else None
     for part in parts:
         if part.foreign:
-            found[part.platform] = Discovery(options, part, seen).images()
+            found[part.platform] = ImageDiscovery(options, part, seen).images()
     return found
 
 
@@ -403,19 +406,19 @@ def _converted(parsed: Kubefile, store: Store, platform: Platform) -> PlatformIm
     return found.platforms[0]
 
 
-def _workshop(
-    options: Options, parsed: Kubefile, store: Store, builder: container_images.Builder, sources: Sequence[Source],
-    base: PlatformImage | None, choice: Choice,
-) -> Workshop:  # fmt: skip
+def _layer_builder(
+    options: BuildOptions, parsed: Kubefile, store: Store, builder: container_images.Builder, sources: Sequence[Source],
+    base: PlatformImage | None, choice: ImageChoice,
+) -> LayerBuilder:  # fmt: skip
     layers = [Layer(descriptor, diff_id) for descriptor, diff_id in zip(base.layers, base.diff_ids, strict=True)] if base else []
     parent = hashlib.sha256(canonical_json([parsed.platform, *(one.diff_id for one in layers)])).hexdigest()
-    work = Workshop(store, builder, Fetcher(sources, store), options.context, base=layers, parent=parent, choice=choice)
+    work = LayerBuilder(store, builder, Fetcher(sources, store), options.context, base=layers, parent=parent, choice=choice)
     work.use_cache = options.use_cache
     log.debug(f"{parsed.path}: {len(parsed.instructions)} instructions on {parsed.base.image}")
     return work
 
 
-def _layers(parsed: Kubefile, work: Workshop) -> list[Step]:
+def _layers(parsed: Kubefile, work: LayerBuilder) -> list[BuildStep]:
     """Do every instruction; only those that make files are shown."""
     steps = []
     for instruction in parsed.instructions:
@@ -435,7 +438,7 @@ def _layers(parsed: Kubefile, work: Workshop) -> list[Step]:
     return steps
 
 
-def _info(parsed: Kubefile, apps: Sequence[applications.Application], base: PlatformImage | None, work: Workshop, store: Store) -> Info:
+def _info(parsed: Kubefile, apps: Sequence[applications.Application], base: PlatformImage | None, work: LayerBuilder, store: Store) -> Info:
     """How to run the image. Environment, labels and applications of the base are inherited, and its launch when nothing replaces it."""
     inherited = base.info if base else Info(type="app")
     own = tuple(
@@ -478,7 +481,7 @@ def _digest_of(parsed: Kubefile, store: Store, base: PlatformImage) -> str:
     return whole.digest if len(whole.platforms) == 1 else cloudimage.write(store, [base]).digest
 
 
-def _kubernetes(work: Workshop, store: Store) -> str | None:
+def _kubernetes(work: LayerBuilder, store: Store) -> str | None:
     """The Kubernetes version that the rootfs says it has."""
     if "etc/slipway.yaml" not in work.files():
         return None
@@ -491,7 +494,7 @@ def _kubernetes(work: Workshop, store: Store) -> str | None:
     return str(record["kubernetes"]) or None
 
 
-def _helm_layer(info: Info, work: Workshop, parsed: Kubefile, platform: Platform) -> list[Step]:
+def _helm_layer(info: Info, work: LayerBuilder, parsed: Kubefile, platform: Platform) -> list[BuildStep]:
     """An image that launches with helm carries helm: the nodes have none. Raises BuildError where it cannot be compiled."""
     commands = [*info.launch, *(command for app in info.apps for command in app.commands)]
     if "bin/helm" in work.files() or not any("helm " in command for command in commands):
@@ -512,28 +515,28 @@ def _helm_layer(info: Info, work: Workshop, parsed: Kubefile, platform: Platform
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class DiscoveredImages:
     images: ImageSet
     booted: bool
     undeclared: tuple[str, ...]
     unpulled: tuple[str, ...]
 
 
-def _asked_by(image: cloudimage.EmbeddedImage, workloads: Sequence[str]) -> cloudimage.EmbeddedImage:
+def _requested_by(image: cloudimage.EmbeddedImage, workloads: Sequence[str]) -> cloudimage.EmbeddedImage:
     return dataclasses.replace(image, requested_by=tuple(sorted({*image.requested_by, *workloads})))
 
 
 @dataclasses.dataclass
-class Discovery:
+class ImageDiscovery:
     """Which container images the cluster needs: what a run of it pulled, and what its files declare."""
 
-    options: Options
-    part: Part
+    options: BuildOptions
+    part: PlatformBuild
     seen: ImageSet | None = None
     """For a platform that this machine cannot run: what the run for this machine's own found."""
 
     @property
-    def work(self) -> Workshop:
+    def work(self) -> LayerBuilder:
         return self.part.work
 
     @property
@@ -550,18 +553,18 @@ class Discovery:
         listed = self.options.image_list.read_text() if self.options.image_list else ""
         inherited = self.embedded.to_json() if self.part.base else None
         described: list[Any] = [
-            FORMAT, str(self.part.platform), rootfs.essence(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
+            FORMAT, str(self.part.platform), rootfs.cache_key_files(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
             dict(self.info.env), listed, self.options.cluster, sorted(self.options.discover), inherited, self.options.images_from,
         ]  # fmt: skip
         if self.seen is not None:
             described.append([[one.reference, one.digest, list(self._owners().get(one.reference, ()))] for one in self._pulled_elsewhere()])
         return hashlib.sha256(canonical_json(described)).hexdigest()
 
-    def _pulled_elsewhere(self) -> list[Pulled]:
+    def _pulled_elsewhere(self) -> list[PulledImage]:
         """What the run for this machine pulled, to be found for our platform. An index has both; of one manifest only the name holds."""
         known = {image.name for image in self.embedded.images}
         return [
-            Pulled(image.name, image.digest if image.media_type in INDEXES and image.name not in known else "", image.media_type, "")
+            PulledImage(image.name, image.digest if image.media_type in INDEXES and image.name not in known else "", image.media_type, "")
             for image in (self.seen.images if self.seen else ())
             if "pulled" in image.found_by
         ]
@@ -569,12 +572,12 @@ class Discovery:
     def _owners(self) -> dict[str, tuple[str, ...]]:
         return {image.name: image.requested_by for image in self.seen.images if "pulled" in image.found_by} if self.seen else {}
 
-    def images(self) -> Found:
+    def images(self) -> DiscoveredImages:
         key = self.key()
         record = self.work.store.record("discovery", key) if self.options.use_cache else None
         if record is not None and self._still_holds(record):
             log.info("images: as discovered before; nothing that could change them has changed")
-            return Found(ImageSet.from_json(record["images"]), False, tuple(record["undeclared"]), tuple(record["unpulled"]))
+            return DiscoveredImages(ImageSet.from_json(record["images"]), False, tuple(record["undeclared"]), tuple(record["unpulled"]))
         found = self._run()
         value = {
             "images": found.images.to_json(), "undeclared": list(found.undeclared), "unpulled": list(found.unpulled),
@@ -588,7 +591,7 @@ class Discovery:
         """Images of ours are part of it: a changed Dockerfile is another discovery. So is a blob that has gone."""
         return self.part.own.holds(record) and all(self.work.store.has(blob["digest"]) for blob in record["images"]["blobs"])
 
-    def _run(self) -> Found:
+    def _run(self) -> DiscoveredImages:
         tree = self.work.tree()
         facts = sandbox.facts(tree)
         env = sandbox.environment(facts, self.info.env) if facts else dict(self.info.env)
@@ -608,14 +611,14 @@ class Discovery:
         named = {str(as_asked(Reference.parse(item.name))) for item in (*declared, *listed)}
         asked = {image.reference for image in pulled}
         known = {image.name for image in self.embedded.images}
-        owned = tuple(self.part.own.marked(_asked_by(image, owners.get(image.name, ()))) for image in found.images)
-        return Found(
+        owned = tuple(self.part.own.marked(_requested_by(image, owners.get(image.name, ()))) for image in found.images)
+        return DiscoveredImages(
             ImageSet(owned, found.blobs), boots, tuple(sorted(asked - named - known)), tuple(sorted(named - asked - known)) if boots else ()
         )
 
     def _declared(
         self, tree: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]]
-    ) -> tuple[tuple[discover.Declared, ...], tuple[discover.Declared, ...]]:
+    ) -> tuple[tuple[discover.DeclaredImage, ...], tuple[discover.DeclaredImage, ...]]:
         """What manifests, charts and lists of the rootfs name: declared, and listed. Raises InputError for a manifest that is not YAML."""
         helm = tools.helm() if any(path.rpartition("/")[2] == "Chart.yaml" for path in self.work.files()) else None
         with log.step("read the images that files declare") as shown:
@@ -632,17 +635,17 @@ class Discovery:
         declared = tuple(item for item in found.images if item.found_by == "declared")
         return (declared if "declared" in self.options.discover else ()), listed
 
-    def _build_ahead(self, named: Sequence[discover.Declared]) -> None:
+    def _build_ahead(self, named: Sequence[discover.DeclaredImage]) -> None:
         """Build what the cluster will ask for and images/ defines: a kubelet gives up on a pull that takes as long as a compile."""
         own = self.part.own
         for reference in dict.fromkeys(Reference.parse(item.name) for item in named):
             if not reference.digest and own.builder.builds(reference, own.choice):
                 own.make(reference)
 
-    def _boot(self, tree: Path, facts: Facts, env: Mapping[str, str]) -> tuple[list[Pulled], dict[str, tuple[str, ...]]]:
+    def _boot(self, tree: Path, facts: Facts, env: Mapping[str, str]) -> tuple[list[PulledImage], dict[str, tuple[str, ...]]]:
         """Run the image on a throw-away cluster: what was pulled, and which workload asked for what."""
         own_network = any(label.startswith(kubefile.LABEL_CNI) for app in self.info.apps for label in app.labels)
-        plan = sandbox.Plan(tree, facts, env, self._image(), own_network, self.options.keep)
+        plan = sandbox.SandboxPlan(tree, facts, env, self._image(), own_network, self.options.keep)
         make = CLUSTERS[self.options.cluster]
         with tempfile.TemporaryDirectory(prefix="slipway-cluster-", dir=scratch.folder()) as work:  # noqa: SIM117 -- reads better
             with make(plan, self.part.sources, self.work.store, self.part.own.builder, Path(work)) as box:
@@ -680,13 +683,13 @@ def _launch(box: sandbox.Sandbox, commands: Sequence[str]) -> None:
             box.launch(command)
 
 
-Cluster = Callable[
-    [sandbox.Plan, Sequence[Source], Store, container_images.Builder, Path], contextlib.AbstractContextManager[sandbox.Sandbox]
+SandboxFactory = Callable[
+    [sandbox.SandboxPlan, Sequence[Source], Store, container_images.Builder, Path], contextlib.AbstractContextManager[sandbox.Sandbox]
 ]
-CLUSTERS: dict[str, Cluster] = {"kind": sandbox.kind, "container": sandbox.container}
+CLUSTERS: dict[str, SandboxFactory] = {"kind": sandbox.kind, "container": sandbox.container}
 
 
-def check(options: Options) -> dict[str, Any]:
+def check(options: BuildOptions) -> dict[str, Any]:
     """What ``build --check`` prints, as JSON values. Needs neither base image nor engine nor network. Raises InputError."""
     if options.images_from == image_choice.AUTO:
         options = dataclasses.replace(options, images_from=image_choice.BUILT)

@@ -38,7 +38,7 @@ from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.fetcher import Content, Fetcher, LayoutSource, RemoteSource, Source, Stream
 from harness.oci.store import Store
 
-__all__ = ["LayoutSource", "Proxy", "Pulled", "RemoteSource", "Source", "Stream", "collect"]
+__all__ = ["LayoutSource", "Proxy", "PulledImage", "RemoteSource", "Source", "Stream", "collect"]
 
 _PATH = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<target>[^/]+)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -55,7 +55,7 @@ _DEEPEST_INDEX = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Pulled:
+class PulledImage:
     """An image that a client asked for, under the name it used: ``docker.io/library/nginx:1.25`` or ``...@sha256:...``."""
 
     reference: str
@@ -69,7 +69,7 @@ class Pulled:
     """Addresses, sorted."""
 
 
-class Record:
+class PullRecord:
     """What was asked and how it ended. Safe for many threads.
 
     containerd pulls a tag in two steps: HEAD by tag, then GET by the digest it was told; and it asks for a digest-only name
@@ -79,14 +79,14 @@ class Record:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._images: dict[str, Pulled] = {}
+        self._images: dict[str, PulledImage] = {}
         self._told: dict[tuple[str, str, str], Reference] = {}
         self._owners: dict[tuple[str, str], tuple[Reference, Descriptor]] = {}
         self._failures: dict[str, dict[str, str]] = {}
         self._served = 0
 
     @property
-    def pulled(self) -> list[Pulled]:
+    def pulled(self) -> list[PulledImage]:
         with self._lock:
             return sorted(self._images.values(), key=lambda image: image.reference)
 
@@ -131,7 +131,7 @@ class Record:
     def _add(self, name: str, manifest: Manifest, client: str) -> None:
         known = self._images.get(name)
         if known is None:
-            self._images[name] = Pulled(name, manifest.digest, manifest.media_type, manifest.source, 1, (client,))
+            self._images[name] = PulledImage(name, manifest.digest, manifest.media_type, manifest.source, 1, (client,))
             return
         clients = tuple(sorted({*known.clients, client}))
         # Of a name served in two forms (to a client that knows no indexes) the index stays: it leads to both.
@@ -178,7 +178,7 @@ class Proxy:
     ) -> None:
         self.store = store
         self.fetcher = Fetcher(sources, store)
-        self.record = Record()
+        self.record = PullRecord()
         self.secret = secrets.token_urlsafe(24) if secret is None else secret
         log.hide(self.secret)
         self._address = (host, port)
@@ -205,7 +205,7 @@ class Proxy:
         self._stack.close()
 
     @property
-    def pulled(self) -> list[Pulled]:
+    def pulled(self) -> list[PulledImage]:
         """Every image that was asked for by name, sorted by name."""
         return self.record.pulled
 
@@ -244,7 +244,7 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     request_queue_size = 128
     allow_reuse_address = True
 
-    def __init__(self, address: tuple[str, int], fetcher: Fetcher, record: Record, client_patience: float, secret: str) -> None:
+    def __init__(self, address: tuple[str, int], fetcher: Fetcher, record: PullRecord, client_patience: float, secret: str) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.fetcher = fetcher
         self.record = record
@@ -522,7 +522,7 @@ def status_phrase(status: int, message: str) -> str:
 # Collecting
 
 
-class Declared(Protocol):
+class NamedImage(Protocol):
     """An image that some file names, and where: ``manifests/app.yaml:12``."""
 
     @property
@@ -533,7 +533,7 @@ class Declared(Protocol):
 
 
 @dataclasses.dataclass
-class _Wanted:
+class _Request:
     """One image on its way into the set."""
 
     reference: Reference
@@ -548,19 +548,19 @@ class _Wanted:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Resolved:
+class _ResolvedImage:
     """An image whose manifests (and config) are in the store."""
 
-    wanted: _Wanted
+    wanted: _Request
     top: Manifest
     blobs: tuple[Descriptor, ...]
 
 
 def collect(
-    pulled: Iterable[Pulled],
-    declared: Iterable[Declared] = (),
+    pulled: Iterable[PulledImage],
+    declared: Iterable[NamedImage] = (),
     *,
-    listed: Iterable[Declared] = (),
+    listed: Iterable[NamedImage] = (),
     store: Store,
     sources: Sequence[Source],
     platform: Platform,
@@ -570,7 +570,7 @@ def collect(
     Of an index the whole index is taken, and of its children the one for ``platform``. Raises BuildError that lists every image
     that cannot be had, with its reason and where it was asked for. Hold ``store.using()`` until the set is written and tagged.
     """
-    wanted, faults = _wanted(pulled, declared, listed)
+    wanted, faults = _requests(pulled, declared, listed)
     fetcher = Fetcher(sources, store)
     pool = concurrent.futures.ThreadPoolExecutor(_MOST_AT_ONCE, thread_name_prefix="collect")
     try:
@@ -598,12 +598,14 @@ def collect(
 _Faults = dict[tuple[str, str], str]
 
 
-def _wanted(pulled: Iterable[Pulled], declared: Iterable[Declared], listed: Iterable[Declared]) -> tuple[list[_Wanted], _Faults]:
+def _requests(
+    pulled: Iterable[PulledImage], declared: Iterable[NamedImage], listed: Iterable[NamedImage]
+) -> tuple[list[_Request], _Faults]:
     """All images, each once, in the order of their names."""
-    found: dict[str, _Wanted] = {}
+    found: dict[str, _Request] = {}
     faults: _Faults = {}
     for image in pulled:
-        wanted = found.setdefault(image.reference, _Wanted(Reference.parse(image.reference)))
+        wanted = found.setdefault(image.reference, _Request(Reference.parse(image.reference)))
         wanted.digest = image.digest or None
         wanted.found_by.add("pulled")
     for how, images in (("declared", declared), ("listed", listed)):
@@ -614,7 +616,7 @@ def _wanted(pulled: Iterable[Pulled], declared: Iterable[Declared], listed: Iter
                 faults[item.name, item.where] = str(wrong)
                 continue
             reference = as_asked(reference)
-            wanted = found.setdefault(str(reference), _Wanted(reference))
+            wanted = found.setdefault(str(reference), _Request(reference))
             wanted.found_by.add(how)
             wanted.requested_by.add(item.where)
     return [wanted for _, wanted in sorted(found.items())], faults
@@ -628,7 +630,7 @@ def _raise(faults: _Faults) -> None:
     raise BuildError(f"{len(lines)} image{'s' if len(lines) > 1 else ''} cannot be had:\n  " + "\n  ".join(lines), hint=hint)
 
 
-def _outcome(future: concurrent.futures.Future[_T], image: _Wanted, faults: _Faults) -> _T | None:
+def _outcome(future: concurrent.futures.Future[_T], image: _Request, faults: _Faults) -> _T | None:
     """What a job gave; its failure is noted for the image."""
     try:
         return future.result()
@@ -637,7 +639,7 @@ def _outcome(future: concurrent.futures.Future[_T], image: _Wanted, faults: _Fau
         return None
 
 
-def _resolve(fetcher: Fetcher, image: _Wanted, platform: Platform) -> _Resolved:
+def _resolve(fetcher: Fetcher, image: _Request, platform: Platform) -> _ResolvedImage:
     """Get the manifests of an image, from the top down to the platform's, and its config."""
     asked = image.reference if image.digest is None else dataclasses.replace(image.reference, digest=image.digest)
     chain = [fetcher.manifest(asked)]
@@ -651,7 +653,7 @@ def _resolve(fetcher: Fetcher, image: _Wanted, platform: Platform) -> _Resolved:
         _fetch(fetcher, image.reference, config)
         _check_platform(fetcher.store.json(config.digest), platform)
     manifests = [Descriptor(manifest.media_type, manifest.digest, len(manifest.data)) for manifest in chain]
-    return _Resolved(image, chain[0], (*manifests, config, *layers))
+    return _ResolvedImage(image, chain[0], (*manifests, config, *layers))
 
 
 def _check_platform(config: Mapping[str, Any], platform: Platform) -> None:
@@ -665,7 +667,7 @@ def _fetch(fetcher: Fetcher, reference: Reference, blob: Descriptor) -> None:
     fetcher.blob(reference, blob.digest, blob.size).result()
 
 
-def _embedded(image: _Resolved) -> EmbeddedImage:
+def _embedded(image: _ResolvedImage) -> EmbeddedImage:
     wanted, top = image.wanted, image.top
     # Not the clients' addresses: they differ from build to build, and the digest of the image set must not.
     by, at = tuple(sorted(wanted.found_by)), tuple(sorted(wanted.requested_by))

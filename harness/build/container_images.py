@@ -24,7 +24,7 @@ from typing import IO, Any, cast
 
 from harness import assets, log, process, untrusted
 from harness.build import image_context
-from harness.build.image_choice import Choice
+from harness.build.image_choice import ImageChoice
 from harness.cloudimage import BuiltHere, elf
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
 from harness.host import apt, scratch, site_network
@@ -60,7 +60,7 @@ FORMAT = "3"
 
 
 @dataclasses.dataclass(frozen=True)
-class Base:
+class BaseImage:
     """An image that a stage stands on. ``here``: for the machine that builds (``FROM --platform=...``), whatever the image is for."""
 
     name: str
@@ -75,7 +75,7 @@ class Definition:
     pattern: str
     target: str | None
     arguments: tuple[tuple[str, str], ...]
-    bases: tuple[Base, ...]
+    bases: tuple[BaseImage, ...]
 
     def match(self, reference: Reference) -> dict[str, str] | None:
         """The build arguments with which this definition is ``reference``, in its short or its full form; None when it never is."""
@@ -137,11 +137,11 @@ def _read(path: Path) -> Iterator[Definition]:
         yield Definition(path.parent, name, stage, tuple(arguments.items()), _bases(text, stage))
 
 
-def _bases(text: str, target: str | None) -> tuple[Base, ...]:
+def _bases(text: str, target: str | None) -> tuple[BaseImage, ...]:
     """The images that a stage stands on, and the stages that it copies from."""
     _, stages = image_context.needed(text, target)
     internal = {stage.name for stage in stages} | {"scratch"}
-    return tuple(dict.fromkeys(Base(stage.base, stage.here) for stage in stages if stage.base not in internal))
+    return tuple(dict.fromkeys(BaseImage(stage.base, stage.here) for stage in stages if stage.base not in internal))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Builder:
                     return definition, arguments
         return None
 
-    def builds(self, reference: Reference, choice: Choice) -> bool:
+    def builds(self, reference: Reference, choice: ImageChoice) -> bool:
         """Return True for an image that a folder defines and that is built without a request to its registry."""
         return self.find(reference) is not None and choice.builds(reference)
 
@@ -365,7 +365,7 @@ class Builder:
             identity = event.get("aux", {}).get("ID", identity)
         return identity
 
-    def _ensure(self, client: engine.Client, definition: Definition, base: Base) -> None:
+    def _ensure(self, client: engine.Client, definition: Definition, base: BaseImage) -> None:
         """Have what a stage stands on in the engine: for this machine, or for the platform of the image. Raises StoreError."""
         builder = self.here if base.here else self
         reference = Reference.parse(base.name)
@@ -409,7 +409,7 @@ class Builder:
         found = _FROM.match(line.strip())
         if found is None:
             return line
-        base = Base(found["base"], bool(found["here"]))
+        base = BaseImage(found["base"], bool(found["here"]))
         line = _BUILDPLATFORM.sub("", line) if base.here else line
         if base not in definition.bases:
             return line

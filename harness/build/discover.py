@@ -36,7 +36,7 @@ FoundBy = Literal["declared", "listed"]
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class Declared:
+class DeclaredImage:
     """An image and where it is named: ``manifests/app.yaml:12``; a chart's template has no line, as it was rendered."""
 
     name: str
@@ -46,7 +46,7 @@ class Declared:
 
 
 @dataclasses.dataclass(frozen=True)
-class File:
+class RootfsFile:
     """A file of a rootfs, wherever its bytes are now."""
 
     path: str
@@ -57,21 +57,21 @@ class File:
 
 
 @dataclasses.dataclass(frozen=True)
-class Credentials:
+class ImageListCredentials:
     """One section of an ``imageListWithAuth.yaml``."""
 
     registry: str
     username: str
     password: str = dataclasses.field(repr=False)
-    images: tuple[Declared, ...]
+    images: tuple[DeclaredImage, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Discovery:
+class ScanResult:
     """What was found. Each image may stand several times in ``images``, once for each place that names it."""
 
-    images: tuple[Declared, ...] = ()
-    possible: tuple[Declared, ...] = ()
+    images: tuple[DeclaredImage, ...] = ()
+    possible: tuple[DeclaredImage, ...] = ()
     """Looks like an image, and may well be one: for the report, not for the image set."""
     faults: tuple[Fault, ...] = ()
     warnings: tuple[Fault, ...] = ()
@@ -89,7 +89,7 @@ def declared(
     image_list: Path | None = None,
     helm: Path | None = None,
     kube_version: str | None = None,
-) -> Discovery:
+) -> ScanResult:
     """The images that an unpacked rootfs declares, and those of a user's ``--image-list``.
 
     ``env`` gives the templates their values (``app_env``: what an application's get on top), ``helm`` is the program that renders charts
@@ -101,21 +101,21 @@ def declared(
     return found
 
 
-def files(root: Path) -> tuple[File, ...]:
+def files(root: Path) -> tuple[RootfsFile, ...]:
     """The files of an unpacked rootfs that can declare an image, sorted; links are not followed."""
     found = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink())
-    return tuple(File(name, path, name) for path in found if _relevant(name := path.relative_to(root).as_posix()))
+    return tuple(RootfsFile(name, path, name) for path in found if _relevant(name := path.relative_to(root).as_posix()))
 
 
 def discover(
-    found: Iterable[File],
+    found: Iterable[RootfsFile],
     *,
     env: Mapping[str, str] | None = None,
     app_env: Mapping[str, Mapping[str, str]] | None = None,
     image_list: Path | None = None,
     helm: Path | None = None,
     kube_version: str | None = None,
-) -> Discovery:
+) -> ScanResult:
     """As ``declared``, for files that need not lie in one tree; never raises for what is in them, but tells the faults."""
     present = [file for file in found if _relevant(file.path)]
     charts = _chart_folders(present)
@@ -138,7 +138,7 @@ def discover(
     return gathered.result()
 
 
-def read_image_list(path: Path) -> tuple[Declared, ...]:
+def read_image_list(path: Path) -> tuple[DeclaredImage, ...]:
     """An image list: one name a line, ``#`` begins a comment. Raises InputError for a name that is none, or without the file."""
     found = _Gathered()
     found.take(_listed(path, str(path)))
@@ -147,13 +147,13 @@ def read_image_list(path: Path) -> tuple[Declared, ...]:
     return tuple(found.images)
 
 
-def read_image_list_with_auth(path: Path) -> tuple[Credentials, ...]:
+def read_image_list_with_auth(path: Path) -> tuple[ImageListCredentials, ...]:
     """An ``imageListWithAuth.yaml``: sections of ``registry`` (default docker.io), ``username``, ``password`` and ``images``.
 
     A name without a registry is of the section's. Raises InputError with every fault.
     """
     faults: list[Fault] = []
-    sections: list[Credentials] = []
+    sections: list[ImageListCredentials] = []
     try:
         documents = list(_compose(_read(path)))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
@@ -170,7 +170,7 @@ def read_image_list_with_auth(path: Path) -> tuple[Credentials, ...]:
     return tuple(sections)
 
 
-def _section(node: yaml.Node, path: str, faults: list[Fault]) -> Credentials | None:
+def _section(node: yaml.Node, path: str, faults: list[Fault]) -> ImageListCredentials | None:
     where = f"{path}:{_line(node)}"
     values = {name: _text(_get(node, name)) for name in ("registry", "username", "password")}
     images = _get(node, "images")
@@ -186,17 +186,17 @@ def _section(node: yaml.Node, path: str, faults: list[Fault]) -> Credentials | N
         first, slash, _ = text.partition("/")
         has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
         found.append(_parse(text if has_registry else f"{registry}/{text}", f"{path}:{_line(item)}", "listed", faults))
-    return Credentials(registry, values["username"], values["password"], tuple(image for image in found if image))
+    return ImageListCredentials(registry, values["username"], values["password"], tuple(image for image in found if image))
 
 
 @dataclasses.dataclass
 class _Gathered:
-    images: list[Declared] = dataclasses.field(default_factory=list)
-    possible: list[Declared] = dataclasses.field(default_factory=list)
+    images: list[DeclaredImage] = dataclasses.field(default_factory=list)
+    possible: list[DeclaredImage] = dataclasses.field(default_factory=list)
     faults: list[Fault] = dataclasses.field(default_factory=list)
     warnings: list[Fault] = dataclasses.field(default_factory=list)
 
-    def take(self, found: Iterable[Declared | Fault]) -> None:
+    def take(self, found: Iterable[DeclaredImage | Fault]) -> None:
         for item in found:
             if isinstance(item, Fault):
                 self.faults.append(item)
@@ -218,15 +218,15 @@ class _Gathered:
         if image:
             (self.possible if possible else self.images).append(image)
 
-    def result(self) -> Discovery:
+    def result(self) -> ScanResult:
         names = {image.name for image in self.images}
         possible = (image for image in dict.fromkeys(self.possible) if image.name not in names)
-        return Discovery(tuple(dict.fromkeys(self.images)), tuple(possible), tuple(self.faults), tuple(self.warnings))
+        return ScanResult(tuple(dict.fromkeys(self.images)), tuple(possible), tuple(self.faults), tuple(self.warnings))
 
 
-def _parse(text: str, where: str, found_by: FoundBy, faults: list[Fault]) -> Declared | None:
+def _parse(text: str, where: str, found_by: FoundBy, faults: list[Fault]) -> DeclaredImage | None:
     try:
-        return Declared(str(Reference.parse(text)), where, found_by)
+        return DeclaredImage(str(Reference.parse(text)), where, found_by)
     except ValueError as wrong:
         faults.append(Fault(where, str(wrong)))
         return None
@@ -249,7 +249,7 @@ def _must_be_yaml(path: str) -> bool:
     return path.startswith(("manifests/", "application/apps/")) and templates.output_name(path).endswith(_YAML)
 
 
-def _chart_folders(found: Sequence[File]) -> list[str]:
+def _chart_folders(found: Sequence[RootfsFile]) -> list[str]:
     """The folders of charts, without the charts inside of charts: helm renders those with their parents."""
     folders = sorted(posixpath.dirname(file.path) for file in found if posixpath.basename(file.path) == "Chart.yaml" and "/" in file.path)
     return [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]
@@ -274,7 +274,7 @@ def _compose(text: str) -> Iterator[yaml.Node]:
     return (node for node in yaml.compose_all(text, Loader=_Loader) if node is not None)
 
 
-def _listed(path: Path, shown: str) -> Iterator[Declared | Fault]:
+def _listed(path: Path, shown: str) -> Iterator[DeclaredImage | Fault]:
     faults: list[Fault] = []
     try:
         lines = _read(path).splitlines()
@@ -292,7 +292,7 @@ def _listed(path: Path, shown: str) -> Iterator[Declared | Fault]:
     yield from faults
 
 
-def _read_manifest(gathered: _Gathered, file: File, env: Mapping[str, str]) -> None:
+def _read_manifest(gathered: _Gathered, file: RootfsFile, env: Mapping[str, str]) -> None:
     strict = _must_be_yaml(file.path)
     stand_in = templates.StandIn(before=_STAND_IN)
     try:
@@ -449,7 +449,7 @@ def _is_packed_chart(path: Path) -> bool:
         return False
 
 
-def _stray_link(file: File, chart: Path) -> str | None:
+def _stray_link(file: RootfsFile, chart: Path) -> str | None:
     """A link in a chart's folder that leads out of the tree that the chart is in; helm would follow it to any file of this machine."""
     parts = file.path.split("/")
     # Only a file that lies as deep as its path says is known to be in a tree of its own.
@@ -469,7 +469,7 @@ def _stray_link(file: File, chart: Path) -> str | None:
     return None
 
 
-def _read_annotations(gathered: _Gathered, file: File) -> None:
+def _read_annotations(gathered: _Gathered, file: RootfsFile) -> None:
     try:
         for document in _compose(_read(file.source)):
             _annotations(gathered, document, file.shown, lines=True)
@@ -477,7 +477,7 @@ def _read_annotations(gathered: _Gathered, file: File) -> None:
         gathered.faults.append(Fault(_yaml_where(file.shown, wrong), _yaml_reason(wrong)))
 
 
-def _read_chart(gathered: _Gathered, file: File, chart: Path, *, helm: Path | None, kube_version: str | None) -> None:
+def _read_chart(gathered: _Gathered, file: RootfsFile, chart: Path, *, helm: Path | None, kube_version: str | None) -> None:
     """The images in what helm renders of a chart, a folder or a packed one, with the chart's own values."""
     if helm is None:
         gathered.warnings.append(Fault(file.shown, "this chart was not read: there is no helm", "put helm on PATH"))

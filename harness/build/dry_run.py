@@ -55,13 +55,13 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
     }
 
 
-def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[discover.File, ...]:
+def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[discover.RootfsFile, ...]:
     """The files of the context as they will be in the rootfs, each called by its name in the context; later instructions win.
 
     What RUN makes, archives hold and URLs or other images give is not among them, nor what an instruction takes that ``check_context``
     finds fault with.
     """
-    found: dict[str, discover.File] = {}
+    found: dict[str, discover.RootfsFile] = {}
 
     def is_folder(path: str) -> bool:
         return build_context.known_folder(path) or any(name.startswith(f"{path}/") for name in found)
@@ -69,7 +69,7 @@ def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[discover.File, ...]
     for instruction in kubefile.instructions:
         for entry in _placed(instruction, context, is_folder):
             if entry.source.is_file() and not entry.source.is_symlink() and not entry.archive:
-                found[entry.path] = discover.File(entry.path, entry.source, _shown(context, entry.source))
+                found[entry.path] = discover.RootfsFile(entry.path, entry.source, _shown(context, entry.source))
     return tuple(found[path] for path in sorted(found))
 
 
@@ -82,7 +82,7 @@ def _placed(instruction: Instruction, context: Path, is_folder: Callable[[str], 
     return ()
 
 
-def _discover(kubefile: Kubefile, context: Path, helm: Path | None, image_list: Path | None) -> discover.Discovery:
+def _discover(kubefile: Kubefile, context: Path, helm: Path | None, image_list: Path | None) -> discover.ScanResult:
     app_env = {item.app: apps.overrides(kubefile, item.app)[1] for item in kubefile.of(App)}
     found = discover.discover(rootfs_files(kubefile, context), env=kubefile.environment, app_env=app_env, image_list=image_list, helm=helm)
     with_auth = context / build_context.IMAGE_LIST_WITH_AUTH
@@ -91,8 +91,8 @@ def _discover(kubefile: Kubefile, context: Path, helm: Path | None, image_list: 
     try:
         listed = tuple(image for section in discover.read_image_list_with_auth(with_auth) for image in section.images)
     except InputError as wrong:
-        return discover.Discovery(found.images, found.possible, (*found.faults, *wrong.faults), found.warnings)
-    return discover.Discovery((*found.images, *listed), found.possible, found.faults, found.warnings)
+        return discover.ScanResult(found.images, found.possible, (*found.faults, *wrong.faults), found.warnings)
+    return discover.ScanResult((*found.images, *listed), found.possible, found.faults, found.warnings)
 
 
 def _shown(context: Path, source: Path) -> str:
@@ -145,8 +145,8 @@ def _launch(kubefile: Kubefile, found: Iterable[apps.Application]) -> list[str]:
     return list(apps.launch(kubefile, commands, env))
 
 
-def _images(found: Iterable[discover.Declared]) -> list[dict[str, Any]]:
-    places: dict[str, list[discover.Declared]] = {}
+def _images(found: Iterable[discover.DeclaredImage]) -> list[dict[str, Any]]:
+    places: dict[str, list[discover.DeclaredImage]] = {}
     for image in found:
         places.setdefault(image.name, []).append(image)
     return [

@@ -42,7 +42,7 @@ class Probe(Protocol):
     def __call__(self, reference: Reference, /) -> bool: ...
 
 
-class Choice:
+class ImageChoice:
     """One build's choice. ``probe`` is asked once a registry. Safe for many threads."""
 
     def __init__(self, mode: str, probe: Probe) -> None:

@@ -20,7 +20,7 @@ import urllib3
 
 from harness import log, untrusted
 from harness.build.container_images import Builder, compiled_versions, emulation_hint, is_foreign_program, network_hint
-from harness.build.image_choice import Choice
+from harness.build.image_choice import ImageChoice
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.host import docker, liveness, scratch, site_network
 from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
@@ -49,7 +49,7 @@ _DOCUMENTATION = re.compile(r"(README|LICEN[CS]E|NOTICE|CHANGELOG)(\..*)?$|.*\.m
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class BuildStep:
     """One instruction done: its layer (None when it only says something), and whether it was here already."""
 
     id: str
@@ -58,11 +58,11 @@ class Step:
     cached: bool = False
 
 
-class Workshop:
+class LayerBuilder:
     """Makes the layers of one image, in order. Use it in a ``with`` block: it holds a merged tree for RUN while it needs one."""
 
     def __init__(
-        self, store: Store, builder: Builder, fetcher: Fetcher, context: Path, *, base: Sequence[Layer], parent: str, choice: Choice
+        self, store: Store, builder: Builder, fetcher: Fetcher, context: Path, *, base: Sequence[Layer], parent: str, choice: ImageChoice
     ) -> None:  # fmt: skip
         self.store = store
         self.builder = builder
@@ -106,7 +106,7 @@ class Workshop:
 
     # Steps
 
-    def perform(self, kubefile: Kubefile, instruction: Instruction) -> Step:
+    def perform(self, kubefile: Kubefile, instruction: Instruction) -> BuildStep:
         """Do one instruction, or find that it was done. Raises BuildError with its place in the Kubefile."""
         if isinstance(instruction, Copy):
             return self._guard(kubefile, instruction, self._copy)
@@ -114,11 +114,11 @@ class Workshop:
             return self._guard(kubefile, instruction, self._app)
         if isinstance(instruction, Run):
             return self._guard(kubefile, instruction, self._run)
-        return Step("", instruction.text, None)
+        return BuildStep("", instruction.text, None)
 
-    def _guard(self, kubefile: Kubefile, instruction: Any, action: Any) -> Step:
+    def _guard(self, kubefile: Kubefile, instruction: Any, action: Any) -> BuildStep:
         try:
-            step: Step = action(kubefile, instruction)
+            step: BuildStep = action(kubefile, instruction)
         except StoreError:
             raise
         except build_context.ContextError as error:
@@ -130,18 +130,18 @@ class Workshop:
             self.layers.append(step.layer)
         return step
 
-    def known(self, identity: str, text: str) -> Step | None:
+    def known(self, identity: str, text: str) -> BuildStep | None:
         """The step with that id, when it was done before and its layer is still here."""
         record = self.store.record("step", identity) if self.use_cache else None
         if record is None:
             return None
         kept = Layer(Descriptor.from_json(record["layer"]), record["diffId"])
-        return Step(identity, text, kept, cached=True) if self.store.has(kept.descriptor.digest) else None
+        return BuildStep(identity, text, kept, cached=True) if self.store.has(kept.descriptor.digest) else None
 
-    def remember(self, identity: str, text: str, made: Layer) -> Step:
+    def remember(self, identity: str, text: str, made: Layer) -> BuildStep:
         """Note what a step made."""
         self.store.keep("step", identity, {"layer": made.descriptor.to_json(), "diffId": made.diff_id, "text": text})
-        return Step(identity, text, made)
+        return BuildStep(identity, text, made)
 
     def _identity(self, *inputs: object) -> str:
         return hashlib.sha256(canonical_json([FORMAT, self.parent, *inputs])).hexdigest()
@@ -152,7 +152,7 @@ class Workshop:
         found = self.files().get(path)
         return found is not None and found[0] == "dir"
 
-    def _copy(self, kubefile: Kubefile, instruction: Copy) -> Step:
+    def _copy(self, kubefile: Kubefile, instruction: Copy) -> BuildStep:
         if instruction.from_image:
             return self._copy_from(kubefile, instruction, instruction.from_image)
         entries: list[Entry] = []
@@ -173,7 +173,7 @@ class Workshop:
                 )
             return self._write(instruction.text, entries)
 
-    def _app(self, _kubefile: Kubefile, instruction: App) -> Step:
+    def _app(self, _kubefile: Kubefile, instruction: App) -> BuildStep:
         local = [source for source in instruction.sources if source not in instruction.urls]
         placed = build_context.place(self.context, local, instruction.folder, is_folder=self._is_folder)
         entries = [entry_of(item.source, item.path, None) for item in placed]
@@ -183,12 +183,12 @@ class Workshop:
                 entries.append(Entry(target, "file", 0o644, download(url, Path(work, f"url{number}"))))
             return self._write(instruction.text, entries)
 
-    def _write(self, text: str, entries: Iterable[Entry]) -> Step:
+    def _write(self, text: str, entries: Iterable[Entry]) -> BuildStep:
         wanted = sorted({entry.path: entry for entry in with_folders(entries)}.values(), key=lambda entry: entry.path)
         identity = self._identity("files", [_facts(entry) for entry in wanted])
         return self.known(identity, text) or self.remember(identity, text, layer.write_layer(wanted, self.store))
 
-    def _copy_from(self, kubefile: Kubefile, instruction: Copy, image: str) -> Step:
+    def _copy_from(self, kubefile: Kubefile, instruction: Copy, image: str) -> BuildStep:
         manifest = self.manifest(image, kubefile)
         described = [list(instruction.sources), instruction.destination, instruction.chmod]
         identity = self._identity("image", manifest.digest, *described, self._is_folder(instruction.destination))
@@ -218,7 +218,7 @@ class Workshop:
             )
         return pull(self.fetcher, self.store, reference, kubefile.platform)
 
-    def _run(self, _kubefile: Kubefile, instruction: Run) -> Step:
+    def _run(self, _kubefile: Kubefile, instruction: Run) -> BuildStep:
         command = list(instruction.command) if isinstance(instruction.command, tuple) else ["/bin/sh", "-c", instruction.command]
         builder = Reference.parse(BUILDER_IMAGE)
         identity = self._identity("run", command, dict(instruction.environment), self.builder.here.made_from(builder))
@@ -413,14 +413,14 @@ def _facts_of(tar: TarReader, entry: TarEntry, path: str, found: Mapping[str, li
         return ["other", mode, "", ""]
     if path.endswith((".yaml", ".yml", ".json")) and entry.size < 1 << 22:
         data = tar.head(entry.size)
-        return ["file", mode, hashlib.sha256(data).hexdigest(), meaning(data)]
+        return ["file", mode, hashlib.sha256(data).hexdigest(), semantic_digest(data)]
     digest = hashlib.sha256()
     while chunk := tar.read():
         digest.update(chunk)
     return ["file", mode, digest.hexdigest(), digest.hexdigest()]
 
 
-def meaning(data: bytes) -> str:
+def semantic_digest(data: bytes) -> str:
     """A digest of what a YAML file says, whatever its comments and layout; of its bytes when it does not parse."""
     try:
         text = _PLACEHOLDER.sub(r"slipway-placeholder-\1", data.decode())
@@ -459,7 +459,7 @@ def _above(path: str) -> Iterator[str]:
         yield path
 
 
-def essence(files: Mapping[str, Sequence[str]]) -> list[list[str]]:
+def cache_key_files(files: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """What a cluster that boots from these files could behave differently for: not documentation, not comments in YAML."""
     return [
         [path, facts[0], facts[1], facts[3]] for path, facts in sorted(files.items()) if not _DOCUMENTATION.match(posixpath.basename(path))

@@ -63,7 +63,7 @@ def environment(found: Facts, env: Mapping[str, str]) -> dict[str, str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SandboxPlan:
     """What a throw-away cluster is made from. ``rootfs`` is rendered, and belongs to the cluster while it runs."""
 
     rootfs: Path
@@ -87,14 +87,18 @@ class Plan:
             return {}
         tree = _beneath(self.rootfs)
         found = {name: tree.read_text(f"{node_files.CNI_CONFIGS}/{name}") for name in node_files.cni_configs(tree)}
-        return found if found or self.addon_network else {LONELY: lonely(Network(self.env["PodCIDR"], self.env["SvcCIDR"]))}
+        return (
+            found
+            if found or self.addon_network
+            else {SINGLE_NODE_NETWORK: single_node_network(Network(self.env["PodCIDR"], self.env["SvcCIDR"]))}
+        )
 
 
-LONELY = "99-slipway-build.conflist"
+SINGLE_NODE_NETWORK = "99-slipway-build.conflist"
 """The pod network of a throw-away cluster of an image that has none: it ends at the node."""
 
 
-def lonely(network: Network) -> str:
+def single_node_network(network: Network) -> str:
     """A CNI configuration for the only node of a cluster."""
     prefixes = {4: 24, 6: network.node_prefix6 or DEFAULT_PREFIX6}
     whole = network.pod_networks
@@ -133,7 +137,7 @@ class Sandbox:
 
 
 @contextlib.contextmanager
-def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, work: Path) -> Iterator[Sandbox]:
+def kind(plan: SandboxPlan, sources: Sequence[Source], store: Store, builder: Builder, work: Path) -> Iterator[Sandbox]:
     """Boot a kind cluster from ``plan``; everything is gone when the block ends, however it ends."""
     program = tools.kind()
     client = docker.connect()
@@ -170,7 +174,7 @@ def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, 
 
 
 @contextlib.contextmanager
-def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, work: Path) -> Iterator[Sandbox]:
+def container(plan: SandboxPlan, sources: Sequence[Source], store: Store, builder: Builder, work: Path) -> Iterator[Sandbox]:
     """One container node, made a cluster as `slipway run` makes one; on a network without a way out but the capture proxy."""
     client = docker.connect()
     sweep(client)
@@ -207,13 +211,13 @@ def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Buil
         yield Sandbox(node, proxy, plan.env)
 
 
-def _with_network(plan: Plan, store: Store) -> PlatformImage:
+def _with_network(plan: SandboxPlan, store: Store) -> PlatformImage:
     """The image with the pod network that its nodes are to have; itself when it brings that."""
     image = plan.image
-    text = plan.cni_configs.get(LONELY)
+    text = plan.cni_configs.get(SINGLE_NODE_NETWORK)
     if text is None:
         return image
-    made = write_layer([Entry(f"{node_files.CNI_CONFIGS}/{LONELY}", "file", 0o644, text.encode())], store)
+    made = write_layer([Entry(f"{node_files.CNI_CONFIGS}/{SINGLE_NODE_NETWORK}", "file", 0o644, text.encode())], store)
     return dataclasses.replace(image, layers=(*image.layers, made.descriptor), diff_ids=(*image.diff_ids, made.diff_id))
 
 
@@ -259,7 +263,7 @@ def _remove_all(client: docker.Client, cluster: str, *, patience: float) -> None
         time.sleep(0.1)
 
 
-def _addons(sandbox: Sandbox, plan: Plan) -> None:
+def _addons(sandbox: Sandbox, plan: SandboxPlan) -> None:
     """What the runtime does on real nodes after the API answers, less what kind has done."""
     tree = _beneath(plan.rootfs)
     if tree.is_file(f"{steps.ADDONS}/{steps.DNS_ADDON}"):
@@ -270,11 +274,11 @@ def _addons(sandbox: Sandbox, plan: Plan) -> None:
             sandbox.apply(f"{steps.ADDONS}/{name}")
 
 
-def _is_dual(plan: Plan) -> bool:
+def _is_dual(plan: SandboxPlan) -> bool:
     return Network(plan.env["PodCIDR"], plan.env["SvcCIDR"]).dual
 
 
-def _kind_files(plan: Plan, node_image: str, hosts_toml: str, work: Path, kernel: str = "") -> Path:
+def _kind_files(plan: SandboxPlan, node_image: str, hosts_toml: str, work: Path, kernel: str = "") -> Path:
     """The files that kind reads: here and, mounted, in its node. ``kernel`` is the release of the engine's."""
     (work / "certs.d/_default").mkdir(parents=True)
     (work / "certs.d/_default/hosts.toml").write_text(hosts_toml)

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from harness import process
-from harness.build.capture import LayoutSource, Proxy, Pulled, RemoteSource, collect
+from harness.build.capture import LayoutSource, Proxy, PulledImage, RemoteSource, collect
 from harness.errors import BuildError
 from harness.oci.model import DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST, Platform
 from harness.oci.reference import Reference
@@ -721,7 +721,7 @@ class Found:
 def test_the_image_set_holds_the_index_whole_and_one_platform(upstream: Registry, setup: Setup) -> None:
     setup.registries(at("docker.io", f"{upstream.host}/hub"), at("quay.io", f"{upstream.host}/quay"))
     arm = next(digest for digest, (_, data) in WEB.manifests.items() if digest != WEB.digest and _is_for(WEB, data, "arm64"))
-    pulled = [Pulled("docker.io/library/web:1.0", WEB.digest, WEB.media_type, "")]
+    pulled = [PulledImage("docker.io/library/web:1.0", WEB.digest, WEB.media_type, "")]
     declared = [Found("web:1.0", "manifests/web.yaml:3"), Found(f"web@{WEB.digest}", "manifests/web.yaml:9")]
     with contextlib.ExitStack() as stack:
         found = collect(pulled, declared, store=setup.store, sources=[setup.source(stack)], platform=Platform.parse("linux/arm64"))

@@ -17,7 +17,7 @@ NOTHING = {"NETWORK": "none", "STORAGE": "none", "METRICS": "none", "POLICY": "n
 
 def images(**arguments: str) -> set[str]:
     """What files of the image declare, without tags."""
-    found = build.check(build.Options(BASE, "base", build_args=arguments))
+    found = build.check(build.BuildOptions(BASE, "base", build_args=arguments))
     return {image["name"].rpartition(":")[0] for image in found["images"]}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from harness import build, cloudimage, kubefile, transfer
 from harness.build import capture, container_images, layers
-from harness.build.capture import Pulled, RemoteSource
+from harness.build.capture import PulledImage, RemoteSource
 from harness.cloudimage import CloudImage
 from harness.clusterfile import Application
 from harness.errors import BuildError, SlipwayError, StoreError
@@ -97,7 +97,7 @@ EXCUSED = {
     "harness.transfer.multi_platform:inspect": "shows",
     "harness.transfer.multi_platform:remove": "pieces asks",
     "harness.cloudimage.prune:_trees": "finds what may be removed",
-    "harness.build.layers:Workshop.manifest": "through a Fetcher, whose sources were asked",
+    "harness.build.layers:LayerBuilder.manifest": "through a Fetcher, whose sources were asked",
     "harness.sealer.image:rows": "shows",
     "harness.cloudimage.search:stored": "shows",
     "harness.oci.registry.referrers:LocalShelf.name": "names attachments",
@@ -255,7 +255,7 @@ def base(store: Store, name: str) -> object:
 def collect(store: Store) -> object:
     client: Any = Registry(CONTAINER, OCI_MANIFEST)
     source = RemoteSource(client, policy.gate().admit_remote)
-    pulled = [Pulled(str(NAME), "", "", "registry.example.com")]
+    pulled = [PulledImage(str(NAME), "", "", "registry.example.com")]
     return capture.collect(pulled, store=store, sources=[source], platform=Platform.parse("linux/amd64"))
 
 
@@ -279,7 +279,7 @@ class Engine:
 def dockerfile(store: Store, digest: str = digest_of(CONTAINER)) -> None:
     engine: Any = Engine(digest)
     builder = container_images.Builder(store, ())
-    builder._ensure(engine, container_images.Definition(store.root, "x", None, (), ()), container_images.Base(str(NAME)))
+    builder._ensure(engine, container_images.Definition(store.root, "x", None, (), ()), container_images.BaseImage(str(NAME)))
 
 
 def boot(store: Store) -> object:
