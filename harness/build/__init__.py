@@ -50,7 +50,7 @@ _KIND_LABELS = {"cni": kubefile.LABEL_CNI, "csi": kubefile.LABEL_CSI}
 
 @dataclasses.dataclass(frozen=True)
 class BuildOptions:
-    """What a build is asked for. ``discover`` holds ``pulled`` and ``declared``, or one of them; ``cluster`` is a key of CLUSTERS."""
+    """Settings of one build. ``discover`` holds ``pulled`` and ``declared``, or one of them; ``cluster`` is a key of CLUSTERS."""
 
     context: Path
     tag: str
@@ -82,7 +82,7 @@ class BuildOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """What came of it. ``seconds`` per phase; ``cached`` says that no step, and ``booted`` whether a cluster, was needed."""
+    """Result of a build. ``cached``: every layer was in the store already; ``booted``: discovery ran a cluster."""
 
     image: CloudImage
     steps: tuple[BuildStep, ...]
@@ -107,23 +107,23 @@ def _parse(options: BuildOptions, platform: Platform) -> Kubefile:
     try:
         text = path.read_text()
     except FileNotFoundError as missing:
-        raise InputError([Fault(str(path), "there is no Kubefile here", "name it with --file, or the folder that holds it")]) from missing
+        raise InputError([Fault(str(path), "there is no Kubefile", "name it with --file, or the folder that holds it")]) from missing
     except (OSError, UnicodeDecodeError) as error:
         raise InputError([Fault(str(path), f"cannot be read: {error}")]) from error
     return kubefile.parse(text, str(path), build_args=options.build_args, platform=str(platform), context=options.context)
 
 
 def settled(options: BuildOptions) -> BuildOptions:
-    """The options with what SOURCE and VERSION of the Kubefile mean now, where they are not stated whole.
+    """Return the options with SOURCE and VERSION of the Kubefile resolved, where the Kubefile or the user leaves them open.
 
-    Settled once in a build: the site that is asked may answer otherwise a while later, and every platform gets the same. Raises BuildError
-    when there is no such version; a Kubefile with faults is left to ``read_all``.
+    Resolved once per build: the download site may answer differently later, and all platforms need the same version. Raises BuildError
+    when the version does not exist; ``read_all`` reports the faults of a Kubefile.
     """
     platform = options.platforms[0]
     try:
         source = releases.source(_parse(options, platform), options.images_from)
-        found = _with_argument(options, "SOURCE", source)
-        return _with_argument(found, "VERSION", releases.whole(_parse(found, platform), _image_roots(options.context)))
+        resolved = _with_argument(options, "SOURCE", source)
+        return _with_argument(resolved, "VERSION", releases.whole(_parse(resolved, platform), _image_roots(options.context)))
     except InputError:
         return options
 
@@ -133,23 +133,23 @@ def _with_argument(options: BuildOptions, name: str, value: str | None) -> Build
 
 
 def read_all(options: BuildOptions) -> dict[Platform, Kubefile]:
-    """The Kubefile for each platform asked for. Raises InputError with every fault, once."""
-    found: dict[Platform, Kubefile] = {}
+    """Parse the Kubefile for each requested platform. Raises InputError with every fault, each once."""
+    kubefiles: dict[Platform, Kubefile] = {}
     faults: dict[str, Fault] = {}
     for platform in options.platforms:
         try:
-            found[platform] = read(options, platform)
+            kubefiles[platform] = read(options, platform)
         except InputError as error:
             faults.update({str(fault): fault for fault in error.faults})
     if faults:
         raise InputError(list(faults.values()))
-    for warning in dict.fromkeys(str(warning) for parsed in found.values() for warning in parsed.warnings):
+    for warning in dict.fromkeys(str(warning) for parsed in kubefiles.values() for warning in parsed.warnings):
         log.warning(warning)
-    return found
+    return kubefiles
 
 
 class _BuiltImages(Source):
-    """Container images of images/ that are built when a cluster asks for them."""
+    """Container images of images/, built when a cluster pulls them."""
 
     def __init__(self, builder: container_images.Builder, arguments: Mapping[str, str], choice: ImageChoice) -> None:
         self.builder = builder
@@ -159,29 +159,31 @@ class _BuiltImages(Source):
         self.absent: set[str] = set()
         """Names in ``used`` that their registry does not have."""
 
-    def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:  # noqa: ARG002 -- we have one form only
+    def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:  # noqa: ARG002 -- built images have one form
         if reference.digest:
             known = reference.digest in self.used.values()
             return stored_manifest(self.builder.store, reference.digest, "images/") if known else None
         return self.make(reference) if self.builder.builds(reference, self.choice) else None
 
     def make(self, reference: Reference) -> Manifest | None:
-        """The image, built; None when no folder defines it. Raises BuildError."""
-        found = self.builder.ensure(reference, self.arguments)
-        if found is None:
+        """Build the image; None when no folder defines it. Raises BuildError."""
+        manifest = self.builder.ensure(reference, self.arguments)
+        if manifest is None:
             return None
-        self.used[str(reference)] = found.digest
-        return stored_manifest(self.builder.store, found.digest, "images/")
+        self.used[str(reference)] = manifest.digest
+        return stored_manifest(self.builder.store, manifest.digest, "images/")
 
     def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:
-        names = {name: found for name, found in self.used.items() if Reference.parse(name).repository == reference.repository}
+        names = {
+            name: digest_of_name for name, digest_of_name in self.used.items() if Reference.parse(name).repository == reference.repository
+        }
         return LayoutSource(self.builder.store, names, "images/").blob(reference, digest, size)
 
     def admit(self, pinned: Reference) -> bool:
         return pinned.digest in self.used.values()
 
     def marked(self, image: EmbeddedImage) -> EmbeddedImage:
-        """The image with what it was built from, if it was and its name is another's."""
+        """The image with its origin, when it was built here under the name of another project."""
         reference = Reference.parse(image.name)
         if self.used.get(image.name) != image.digest or reference.domain == OWN_DOMAIN:
             return image
@@ -195,7 +197,7 @@ class _BuiltImages(Source):
 
 
 class _BuiltAsLastResort(Source):
-    """Container images of images/ that their registry does not have, built. The last of all sources."""
+    """Container images of images/, built because their registry does not have them. The last source."""
 
     def __init__(self, own: _BuiltImages) -> None:
         self.own = own
@@ -203,9 +205,9 @@ class _BuiltAsLastResort(Source):
     def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:  # noqa: ARG002
         if reference.digest or not self.own.choice.may_build(reference) or self.own.builder.find(reference) is None:
             return None
-        found = self.own.make(reference)
+        built = self.own.make(reference)
         self.own.absent.add(str(reference))
-        return found
+        return built
 
     def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:  # noqa: ARG002
         return None
@@ -234,16 +236,16 @@ def build(options: BuildOptions, store: Store) -> Built:
         remote = GuardedSource(client, anonymous, permits, policy.gate(allow_older=options.allow_older).admit_remote)
         choice = ImageChoice(options.images_from, image_choice.probe(rules, NoLogins()))
         parts = [_part(options, platform, parsed, store, remote, choice, stack) for platform, parsed in kubefiles.items()]
-        found = _discoveries(options, parts, lambda: _part_here(options, store, remote, choice, stack))
-        descriptor = cloudimage.write(store, [part.image(found[part.platform]) for part in parts])
+        discovered = _discoveries(options, parts, lambda: _part_here(options, store, remote, choice, stack))
+        descriptor = cloudimage.write(store, [part.image(discovered[part.platform]) for part in parts])
         store.tag(str(reference), descriptor)
         image = cloudimage.read(store, reference.familiar)
     steps = tuple(step for part in parts for step in part.steps)
-    every = [found[part.platform] for part in parts]
+    every = [discovered[part.platform] for part in parts]
     return Built(
-        image, steps, any(one.booted for one in found.values()),
-        tuple(dict.fromkeys(name for one in every for name in one.undeclared)),
-        tuple(dict.fromkeys(name for one in every for name in one.unpulled)),
+        image, steps, any(images.booted for images in discovered.values()),
+        tuple(dict.fromkeys(name for images in every for name in images.undeclared)),
+        tuple(dict.fromkeys(name for images in every for name in images.unpulled)),
     )  # fmt: skip
 
 
@@ -254,7 +256,7 @@ class PlatformBuild:
     platform: Platform
     parsed: Kubefile
     base: PlatformImage | None
-    apps: tuple[applications.Application, ...]
+    apps: tuple[applications.KubefileApp, ...]
     info: Info
     work: LayerBuilder
     sources: tuple[Source, ...]
@@ -264,14 +266,14 @@ class PlatformBuild:
 
     @property
     def foreign(self) -> bool:
-        """Whether this machine cannot run it."""
+        """True when this machine cannot run the platform."""
         return not self.platform.matches(Platform.host())
 
     def image(self, found: DiscoveredImages) -> PlatformImage:
         return PlatformImage(
             platform=self.platform,
-            layers=tuple(one.descriptor for one in self.work.layers),
-            diff_ids=tuple(one.diff_id for one in self.work.layers),
+            layers=tuple(layer.descriptor for layer in self.work.layers),
+            diff_ids=tuple(layer.diff_id for layer in self.work.layers),
             history=(
                 *(self.base.history if self.base else ()),
                 *(History(step.text, step.id, step.layer is None) for step in self.steps),
@@ -323,36 +325,40 @@ def exposed(parsed: Kubefile, info: Info, steps: Sequence[BuildStep]) -> list[st
 def _part_here(
     options: BuildOptions, store: Store, remote: GuardedSource, choice: ImageChoice, stack: contextlib.ExitStack
 ) -> PlatformBuild:
-    """The rootfs for this machine, only to run it. Raises BuildError."""
+    """Make the rootfs for this machine's platform, only to run it. Raises BuildError."""
     here = Platform.host()
     try:
         return _part(options, here, read(options, here), store, remote, choice, stack)
     except BuildError as error:
-        wanted = ", ".join(str(platform) for platform in options.platforms)
-        hint = f"container images for {wanted} are found by running the image here, as {here}; --discover declared does without"
+        platforms = ", ".join(str(platform) for platform in options.platforms)
+        hint = (
+            f"container images for {platforms} are found by running the image on this machine, as {here}; --discover declared avoids that"
+        )
         raise BuildError(error.message, hint=f"{error.hint}; {hint}" if error.hint else hint, details=error.details) from error
 
 
 def _warn_of_misfits(part: PlatformBuild) -> None:
-    """Programs that the platform cannot run are rarely meant; there may be a reason, so the build goes on."""
+    """Warn of programs for another processor. They are rarely intended, but there may be a reason, so the build does not fail."""
     wrong = elf.misfits(part.work.store, part.work.layers, part.platform)
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         log.warning(f"{part.parsed.path}: not for {part.platform}: {', '.join(wrong[:5])}{more}; ${{ARCH}} in a COPY takes the right file")
 
 
-def _discoveries(options: BuildOptions, parts: Sequence[PlatformBuild], make_here: Callable[[], PlatformBuild]) -> dict[Platform, DiscoveredImages]:
-    """The container images of each platform. A cluster runs on this machine only, so its part comes first, asked for or not."""
+def _discoveries(
+    options: BuildOptions, parts: Sequence[PlatformBuild], make_here: Callable[[], PlatformBuild]
+) -> dict[Platform, DiscoveredImages]:
+    """Discover the container images of each platform. Only this machine's platform can run, so it is first, requested or not."""
     here = next((part for part in parts if not part.foreign), None)
     runs = "pulled" in options.discover and any(part.info.kubernetes for part in parts)
     if here is None and runs:
         here = make_here()
-    found = {here.platform: ImageDiscovery(options, here).images()} if here else {}
-    seen = found[here.platform].images if here and runs else None
+    discovered = {here.platform: ImageDiscovery(options, here).images()} if here else {}
+    seen = discovered[here.platform].images if here and runs else None
     for part in parts:
         if part.foreign:
-            found[part.platform] = ImageDiscovery(options, part, seen).images()
-    return found
+            discovered[part.platform] = ImageDiscovery(options, part, seen).images()
+    return discovered
 
 
 def _tag(text: str) -> Reference:
@@ -366,11 +372,11 @@ def _tag(text: str) -> Reference:
 
 
 def _image_roots(context: Path) -> tuple[Path, ...]:
-    """Where images/<name>/Dockerfile may be: in the context, and beside the kubefiles/ folder that holds it; then our own."""
+    """Folders that may hold <name>/Dockerfile: images/ in the context, images/ beside its kubefiles/ folder, then slipway's own."""
     absolute = context.resolve()
     candidates = [absolute / "images", absolute.parent.parent / "images", *container_images.bundled()]
-    found = [path for path in candidates if any(path.glob("*/Dockerfile"))]
-    return tuple(dict.fromkeys(found))
+    roots = [path for path in candidates if any(path.glob("*/Dockerfile"))]
+    return tuple(dict.fromkeys(roots))
 
 
 def _base(parsed: Kubefile, store: Store, platform: Platform) -> PlatformImage | None:
@@ -378,32 +384,33 @@ def _base(parsed: Kubefile, store: Store, platform: Platform) -> PlatformImage |
         return None
     where = parsed.where(parsed.base)
     try:
-        found = store.resolve(parsed.base.image)
-        sealer = sealerimage.is_sealer(store, found)
+        descriptor = store.resolve(parsed.base.image)
+        sealer = sealerimage.is_sealer(store, descriptor)
         image = None if sealer else cloudimage.read(store, parsed.base.image)
     except StoreError as error:
         raise BuildError(
-            f"{where}: the base image {parsed.base.image} is not here: {error.message}", hint=error.hint or "build, pull or load it first"
+            f"{where}: the base image {parsed.base.image} is not in the local store: {error.message}",
+            hint=error.hint or "build, pull or load it first",
         ) from error
     try:
-        policy.admit(store, parsed.base.image, found.digest)
+        policy.admit(store, parsed.base.image, descriptor.digest)
         return _converted(parsed, store, platform) if image is None else image.platform(platform)
     except StoreError as error:
         raise BuildError(f"{where}: the base image {error.message}", hint=error.hint) from error
 
 
 def _converted(parsed: Kubefile, store: Store, platform: Platform) -> PlatformImage:
-    """The base as a CloudImage, when sealer made it; what of it cannot be restored is said."""
+    """Convert a base image of sealer to a CloudImage; log what cannot be restored."""
     where = parsed.where(parsed.base)
     try:
-        found = sealerimage.convert(store, parsed.base.image, platform=platform)
+        conversion = sealerimage.convert(store, parsed.base.image, platform=platform)
     except StoreError as error:
         raise BuildError(f"{where}: {error.message}", hint=error.hint) from error
-    for problem in found.problems:
-        log.warning(f"{where}: {found.source.name}: {problem}")
-    for note in found.notes:
-        log.info(f"{where}: {found.source.name}: {note}")
-    return found.platforms[0]
+    for problem in conversion.problems:
+        log.warning(f"{where}: {conversion.source.name}: {problem}")
+    for note in conversion.notes:
+        log.info(f"{where}: {conversion.source.name}: {note}")
+    return conversion.platforms[0]
 
 
 def _layer_builder(
@@ -411,7 +418,7 @@ def _layer_builder(
     base: PlatformImage | None, choice: ImageChoice,
 ) -> LayerBuilder:  # fmt: skip
     layers = [Layer(descriptor, diff_id) for descriptor, diff_id in zip(base.layers, base.diff_ids, strict=True)] if base else []
-    parent = hashlib.sha256(canonical_json([parsed.platform, *(one.diff_id for one in layers)])).hexdigest()
+    parent = hashlib.sha256(canonical_json([parsed.platform, *(layer.diff_id for layer in layers)])).hexdigest()
     work = LayerBuilder(store, builder, Fetcher(sources, store), options.context, base=layers, parent=parent, choice=choice)
     work.use_cache = options.use_cache
     log.debug(f"{parsed.path}: {len(parsed.instructions)} instructions on {parsed.base.image}")
@@ -419,12 +426,12 @@ def _layer_builder(
 
 
 def _layers(parsed: Kubefile, work: LayerBuilder) -> list[BuildStep]:
-    """Do every instruction; only those that make files are shown."""
+    """Perform every instruction; only those that make files are displayed."""
     steps = []
     for instruction in parsed.instructions:
-        if not isinstance(instruction, kubefile.Copy | kubefile.App | kubefile.Run):
+        if not isinstance(instruction, kubefile.Copy | kubefile.AppInstruction | kubefile.Run):
             step = work.perform(parsed, instruction)
-            # The value of a build argument may be nobody's business; an image tells which there are, not what they were.
+            # The value of a build argument may be confidential: an image lists the names, not the values.
             if isinstance(instruction, kubefile.Arg):
                 step = dataclasses.replace(step, text=f"ARG {' '.join(instruction.values)}")
             steps.append(step)
@@ -438,8 +445,8 @@ def _layers(parsed: Kubefile, work: LayerBuilder) -> list[BuildStep]:
     return steps
 
 
-def _info(parsed: Kubefile, apps: Sequence[applications.Application], base: PlatformImage | None, work: LayerBuilder, store: Store) -> Info:
-    """How to run the image. Environment, labels and applications of the base are inherited, and its launch when nothing replaces it."""
+def _info(parsed: Kubefile, apps: Sequence[applications.KubefileApp], base: PlatformImage | None, work: LayerBuilder, store: Store) -> Info:
+    """Run settings of the image. Environment, labels and applications of the base are inherited; its launch unless it is replaced."""
     inherited = base.info if base else Info(type="app")
     own = tuple(
         App(app.name, app.kind, app.files, dict(app.env), app.commands, _role_labels(app)) for app in apps
@@ -462,18 +469,18 @@ def _info(parsed: Kubefile, apps: Sequence[applications.Application], base: Plat
     )  # fmt: skip
 
 
-def _role_labels(app: applications.Application) -> dict[str, str]:
+def _role_labels(app: applications.KubefileApp) -> dict[str, str]:
     return {f"{_KIND_LABELS[app.role]}{app.name}": "true"} if app.role in _KIND_LABELS else {}
 
 
 def _overridden(parsed: Kubefile, app: App) -> App:
-    """An application of the base, with what APPCMDS and APPENV of this Kubefile say of it."""
+    """An application of the base, with APPCMDS and APPENV of this Kubefile applied."""
     commands, env = applications.overrides(parsed, app.name)
     return dataclasses.replace(app, commands=app.commands if commands is None else commands, env={**app.env, **env})
 
 
 def _digest_of(parsed: Kubefile, store: Store, base: PlatformImage) -> str:
-    """The digest of the base as an image for this platform alone: what is made from it must not depend on which others there are."""
+    """Digest of the base as an image for this platform alone, so that the result does not depend on its other platforms."""
     named = store.resolve(parsed.base.image)
     if base.info.converted_from and sealerimage.is_sealer(store, named):
         return base.info.converted_from["digest"]
@@ -482,20 +489,20 @@ def _digest_of(parsed: Kubefile, store: Store, base: PlatformImage) -> str:
 
 
 def _kubernetes(work: LayerBuilder, store: Store) -> str | None:
-    """The Kubernetes version that the rootfs says it has."""
+    """Kubernetes version according to the rootfs."""
     if "etc/slipway.yaml" not in work.files():
         return None
     record_key = hashlib.sha256(canonical_json([list(work.files()["etc/slipway.yaml"])])).hexdigest()
     record = store.record("facts", record_key)
     if record is None:
-        found = sandbox.facts(work.tree())
-        record = {"kubernetes": found.kubernetes if found else ""}
+        facts = sandbox.facts(work.tree())
+        record = {"kubernetes": facts.kubernetes if facts else ""}
         store.keep("facts", record_key, record)
     return str(record["kubernetes"]) or None
 
 
 def _helm_layer(info: Info, work: LayerBuilder, parsed: Kubefile, platform: Platform) -> list[BuildStep]:
-    """An image that launches with helm carries helm: the nodes have none. Raises BuildError where it cannot be compiled."""
+    """Add helm to an image whose launch commands use it: nodes have no helm. Raises BuildError when it cannot be compiled."""
     commands = [*info.launch, *(command for app in info.apps for command in app.commands)]
     if "bin/helm" in work.files() or not any("helm " in command for command in commands):
         return []
@@ -507,8 +514,8 @@ def _helm_layer(info: Info, work: LayerBuilder, parsed: Kubefile, platform: Plat
                 program = tools.pinned_helm(platform.architecture)
             except CommandError as error:
                 raise BuildError(f"{parsed.path}: {error.message}", hint=error.hint, details=error.details) from error
-            made = write_layer([Entry("bin", "dir", 0o755), Entry("bin/helm", "file", 0o755, program)], work.store)
-            step = work.remember(identity, "bin/helm, because a launch command needs it", made)
+            layer = write_layer([Entry("bin", "dir", 0o755), Entry("bin/helm", "file", 0o755, program)], work.store)
+            step = work.remember(identity, "bin/helm, because a launch command needs it", layer)
         work.layers.append(step.layer)  # type: ignore[arg-type]
         shown.note = "cached" if step.cached else ""
         return [step]
@@ -528,12 +535,12 @@ def _requested_by(image: cloudimage.EmbeddedImage, workloads: Sequence[str]) -> 
 
 @dataclasses.dataclass
 class ImageDiscovery:
-    """Which container images the cluster needs: what a run of it pulled, and what its files declare."""
+    """Discovery of the container images that the cluster needs: pulled in a test run, and declared in its files."""
 
     options: BuildOptions
     part: PlatformBuild
     seen: ImageSet | None = None
-    """For a platform that this machine cannot run: what the run for this machine's own found."""
+    """For a platform that this machine cannot run: the images that the run on this machine's own platform pulled."""
 
     @property
     def work(self) -> LayerBuilder:
@@ -549,7 +556,7 @@ class ImageDiscovery:
         return self.part.base.images if self.part.base else ImageSet()
 
     def key(self) -> str:
-        """What could change the outcome: files (not their comments), launch, environment, list, kind of cluster; a README cannot."""
+        """Digest of everything that can change the outcome: files (not comments), launch, environment, list, kind of cluster; no README."""
         listed = self.options.image_list.read_text() if self.options.image_list else ""
         inherited = self.embedded.to_json() if self.part.base else None
         described: list[Any] = [
@@ -557,11 +564,13 @@ class ImageDiscovery:
             dict(self.info.env), listed, self.options.cluster, sorted(self.options.discover), inherited, self.options.images_from,
         ]  # fmt: skip
         if self.seen is not None:
-            described.append([[one.reference, one.digest, list(self._owners().get(one.reference, ()))] for one in self._pulled_elsewhere()])
+            described.append(
+                [[image.reference, image.digest, list(self._owners().get(image.reference, ()))] for image in self._pulled_elsewhere()]
+            )
         return hashlib.sha256(canonical_json(described)).hexdigest()
 
     def _pulled_elsewhere(self) -> list[PulledImage]:
-        """What the run for this machine pulled, to be found for our platform. An index has both; of one manifest only the name holds."""
+        """Images that the run on this machine pulled, to resolve for this platform. A manifest without index keeps only its name."""
         known = {image.name for image in self.embedded.images}
         return [
             PulledImage(image.name, image.digest if image.media_type in INDEXES and image.name not in known else "", image.media_type, "")
@@ -578,17 +587,17 @@ class ImageDiscovery:
         if record is not None and self._still_holds(record):
             log.info("images: as discovered before; nothing that could change them has changed")
             return DiscoveredImages(ImageSet.from_json(record["images"]), False, tuple(record["undeclared"]), tuple(record["unpulled"]))
-        found = self._run()
+        discovered = self._run()
         value = {
-            "images": found.images.to_json(), "undeclared": list(found.undeclared), "unpulled": list(found.unpulled),
+            "images": discovered.images.to_json(), "undeclared": list(discovered.undeclared), "unpulled": list(discovered.unpulled),
             "built": {name: self.part.own.builder.key(Reference.parse(name)) for name in self.part.own.used},
             "absent": sorted(self.part.own.absent),
         }  # fmt: skip
         self.work.store.keep("discovery", key, value)
-        return found
+        return discovered
 
     def _still_holds(self, record: Mapping[str, Any]) -> bool:
-        """Images of ours are part of it: a changed Dockerfile is another discovery. So is a blob that has gone."""
+        """Return False when an image of images/ would be built differently now, or when a blob has left the store."""
         return self.part.own.holds(record) and all(self.work.store.has(blob["digest"]) for blob in record["images"]["blobs"])
 
     def _run(self) -> DiscoveredImages:
@@ -604,52 +613,55 @@ class ImageDiscovery:
             self._build_ahead((*declared, *listed))
             pulled, owners = self._boot(tree, facts, env)
         elif "pulled" in self.options.discover and self.part.platform == self.options.platforms[0] and facts is None:
-            log.warning(f"{self.part.parsed.path}: there is no Kubernetes in this image to run it on, so only declared images are known")
-        found = collect(
+            log.warning(f"{self.part.parsed.path}: the image has no Kubernetes to run on, so only declared images are known")
+        collected = collect(
             pulled, declared, listed=listed, store=self.work.store, sources=self.part.sources, platform=self.part.platform
         )  # fmt: skip
         named = {str(as_asked(Reference.parse(item.name))) for item in (*declared, *listed)}
         asked = {image.reference for image in pulled}
         known = {image.name for image in self.embedded.images}
-        owned = tuple(self.part.own.marked(_requested_by(image, owners.get(image.name, ()))) for image in found.images)
+        owned = tuple(self.part.own.marked(_requested_by(image, owners.get(image.name, ()))) for image in collected.images)
         return DiscoveredImages(
-            ImageSet(owned, found.blobs), boots, tuple(sorted(asked - named - known)), tuple(sorted(named - asked - known)) if boots else ()
+            ImageSet(owned, collected.blobs),
+            boots,
+            tuple(sorted(asked - named - known)),
+            tuple(sorted(named - asked - known)) if boots else (),
         )
 
     def _declared(
         self, tree: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]]
     ) -> tuple[tuple[discover.DeclaredImage, ...], tuple[discover.DeclaredImage, ...]]:
-        """What manifests, charts and lists of the rootfs name: declared, and listed. Raises InputError for a manifest that is not YAML."""
+        """Images that manifests and charts declare, and images in lists. Raises InputError for a manifest that is not YAML."""
         helm = tools.helm() if any(path.rpartition("/")[2] == "Chart.yaml" for path in self.work.files()) else None
         with log.step("read the images that files declare") as shown:
             version = self.info.kubernetes
             given = self.options.image_list
-            found = discover.declared(tree, env=env, app_env=app_env, image_list=given, helm=helm, kube_version=version)
-            shown.note = f"{len(found.images)} found"
-        self.part.permits.declare(item.name for item in found.images)
-        for warning in found.warnings:
+            scan = discover.declared(tree, env=env, app_env=app_env, image_list=given, helm=helm, kube_version=version)
+            shown.note = f"{len(scan.images)} found"
+        self.part.permits.declare(item.name for item in scan.images)
+        for warning in scan.warnings:
             log.warning(str(warning))
-        for item in found.possible:
-            log.warning(f"{item.where}: {item.name} may be an image, but nothing here runs it; if it is needed, put it in an image list")
-        listed = tuple(item for item in found.images if item.found_by == "listed")
-        declared = tuple(item for item in found.images if item.found_by == "declared")
+        for item in scan.possible:
+            log.warning(f"{item.where}: {item.name} may be an image, but no pod runs it; if it is needed, put it in an image list")
+        listed = tuple(item for item in scan.images if item.found_by == "listed")
+        declared = tuple(item for item in scan.images if item.found_by == "declared")
         return (declared if "declared" in self.options.discover else ()), listed
 
     def _build_ahead(self, named: Sequence[discover.DeclaredImage]) -> None:
-        """Build what the cluster will ask for and images/ defines: a kubelet gives up on a pull that takes as long as a compile."""
+        """Build the images of images/ that the cluster will pull: a kubelet times out on a pull that takes as long as a compile."""
         own = self.part.own
         for reference in dict.fromkeys(Reference.parse(item.name) for item in named):
             if not reference.digest and own.builder.builds(reference, own.choice):
                 own.make(reference)
 
     def _boot(self, tree: Path, facts: Facts, env: Mapping[str, str]) -> tuple[list[PulledImage], dict[str, tuple[str, ...]]]:
-        """Run the image on a throw-away cluster: what was pulled, and which workload asked for what."""
+        """Run the image on a throw-away cluster. Returns the pulled images, and for each image the workloads that use it."""
         own_network = any(label.startswith(kubefile.LABEL_CNI) for app in self.info.apps for label in app.labels)
         plan = sandbox.SandboxPlan(tree, facts, env, self._image(), own_network, self.options.keep)
         make = CLUSTERS[self.options.cluster]
         with tempfile.TemporaryDirectory(prefix="slipway-cluster-", dir=scratch.folder()) as work:  # noqa: SIM117 -- reads better
             with make(plan, self.part.sources, self.work.store, self.part.own.builder, Path(work)) as box:
-                # As on real nodes: what brings the network comes before they are Ready.
+                # As on real nodes: the pod network is installed before they are Ready.
                 cluster_apps = [command for app in self.info.apps if app.name in self.info.cluster_apps for command in app.commands]
                 _launch(box, cluster_apps)
                 with log.step("node ready"):
@@ -662,8 +674,8 @@ class ImageDiscovery:
 
     def _image(self) -> PlatformImage:
         """The image under construction, with the container images of its base."""
-        descriptors = tuple(one.descriptor for one in self.work.layers)
-        diff_ids = tuple(one.diff_id for one in self.work.layers)
+        descriptors = tuple(layer.descriptor for layer in self.work.layers)
+        diff_ids = tuple(layer.diff_id for layer in self.work.layers)
         return PlatformImage(self.part.platform, descriptors, diff_ids, (), self.info, self.embedded)
 
     def _settle(self, box: sandbox.Sandbox, proxy: Proxy) -> None:
@@ -690,7 +702,7 @@ CLUSTERS: dict[str, SandboxFactory] = {"kind": sandbox.kind, "container": sandbo
 
 
 def check(options: BuildOptions) -> dict[str, Any]:
-    """What ``build --check`` prints, as JSON values. Needs neither base image nor engine nor network. Raises InputError."""
+    """Return what ``build --check`` prints, as JSON values. Needs neither base image nor engine nor network. Raises InputError."""
     if options.images_from == image_choice.AUTO:
         options = dataclasses.replace(options, images_from=image_choice.BUILT)
     options = settled(options)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from harness.clusterfile import Config, serialize, validators
-from harness.clusterfile.shapes import Found
+from harness.clusterfile.shapes import ParsedMapping
 from harness.clusterfile.validators import FieldError
-from harness.clusterfile.yaml_nodes import Report
+from harness.clusterfile.yaml_nodes import FaultReport
 from harness.errors import Fault, InputError
 
 Tree = Callable[[str], bytes | None] | Mapping[str, bytes]
@@ -19,7 +19,7 @@ Tree = Callable[[str], bytes | None] | Mapping[str, bytes]
 _SUFFIXES = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON", ".toml": "TOML"}
 
 
-def build(document: Found, report: Report) -> Config | None:
+def build(document: ParsedMapping, report: FaultReport) -> Config | None:
     metadata, spec = document.get("metadata"), document.get("spec")
     if metadata is None or spec is None:
         return None
@@ -47,7 +47,7 @@ def language(path: str) -> str | None:
 
 
 def _wrong(config: Config) -> FieldError | None:
-    """What can be told without the file."""
+    """Check what is possible without the file."""
     written = language(config.path)
     if config.strategy == "merge" and written is None:
         return FieldError(
@@ -205,9 +205,9 @@ def _decoded(config: Config, data: bytes) -> str:
     try:
         text = data.decode()
     except UnicodeDecodeError as wrong:
-        raise FieldError(f"{config.target} of the image is no text", "strategy: overwrite") from wrong
+        raise FieldError(f"{config.target} of the image is not text", "strategy: overwrite") from wrong
     if "\0" in text:
-        raise FieldError(f"{config.target} of the image is no text", "strategy: overwrite")
+        raise FieldError(f"{config.target} of the image is not text", "strategy: overwrite")
     return text
 
 

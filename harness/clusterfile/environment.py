@@ -10,7 +10,7 @@ from harness.errors import Fault, InputError
 
 
 def reserved(names: Iterable[str], where: str = "-e") -> tuple[Fault, ...]:
-    """Warnings for names that nobody may set, since they describe the cluster itself; ``environment`` leaves them out."""
+    """Warnings for reserved names, which describe the cluster itself; ``environment`` ignores them."""
     message = "describes the cluster itself; the value that is given is not used"
     return tuple(Fault(f"{where} {name}", message) for name in names if name in RESERVED)
 
@@ -24,7 +24,7 @@ def environment(
     app: str | None = None,
     app_env: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """What counts on a machine, or without ``host`` for the cluster; with ``app`` for one application, whose image says ``app_env``.
+    """Effective environment of a machine, or without ``host`` of the cluster; with ``app`` of one application (``app_env``: its image's).
 
     CertSANs joins what ``certSANS`` and the environment say. Reserved names are left out. Raises InputError for a value that was not kept
     with a stored Clusterfile and is given nowhere else.

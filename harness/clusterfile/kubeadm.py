@@ -20,7 +20,7 @@ _JOINED = frozenset({"certSANs", "serverCertSANs", "peerCertSANs"})
 
 
 def modern(documents: Iterable[Document]) -> list[dict[str, Any]]:
-    """The documents in the form of v1beta4: arguments are lists of names and values, a timeout stands where it belongs now, and what is
+    """Convert documents to v1beta4: arguments are lists of names and values, a timeout is at its new place, and what is
     ``GONE`` is left out.
     """
     return [found for document in documents for found in _modern(document)]

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from harness.clusterfile.yaml_nodes import RESOLVERS, Node, Report, documents
+from harness.clusterfile.yaml_nodes import RESOLVERS, FaultReport, YamlNode, documents
 
 _STAND_IN = re.compile(r"slipwayStandIn(\d+)x")
 _ODD_BREAK = re.compile("[\r\x85\u2028\u2029]")
@@ -22,13 +22,13 @@ _BARE_LIKE = re.compile(r"^(?:y|Y|n|N|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-
 
 
 class _Quoted(str):
-    """A text with a placeholder in it that stands in quotes, and must again: ``"{{ Port }}"`` is text, ``{{ Port }}`` a number."""
+    """Text with a placeholder that was quoted, and must be quoted again: ``"{{ Port }}"`` is text, ``{{ Port }}`` a number."""
 
     __slots__ = ()
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever any reader of YAML might take for something else than text."""
+    """Quotes all text that any YAML reader might read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 -- PyYAML's
         return True
@@ -61,7 +61,7 @@ def write_documents(values: list[Any]) -> str:
 
 def read_documents(text: str) -> list[Any]:
     """The documents that hold anything. Raises ValueError with the line."""
-    report = Report("line")
+    report = FaultReport("line")
     found = documents(text, report)
     if report.faults:
         fault = report.faults[0]
@@ -70,7 +70,7 @@ def read_documents(text: str) -> list[Any]:
     return [_plain(node) for node in found]
 
 
-def _plain(node: Node) -> Any:
+def _plain(node: YamlNode) -> Any:
     if isinstance(node.content, dict):
         return {key: _plain(child) for key, child in node.content.items()}
     if isinstance(node.content, tuple):

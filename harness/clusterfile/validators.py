@@ -1,4 +1,4 @@
-"""What single values of a Clusterfile may be: addresses, ports, labels, taints, names, durations. Text in, value out, or the reason."""
+"""Validators of single values in a Clusterfile: addresses, ports, labels, taints, names, durations. Text in, value or FieldError out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections.abc import Iterable
 
-from harness.clusterfile import Jump, Taint
+from harness.clusterfile import JumpSettings, Taint
 from harness.oci.reference import Reference
 
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -29,7 +29,7 @@ VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 class FieldError(ValueError):
-    """What is wrong with a value, and what to write."""
+    """Fault of a value, with a hint what to write."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -59,7 +59,7 @@ def address(text: str) -> str:
         hint = "machines are named by address" if re.search(r"[A-Za-z]", text) and ":" not in text else "write it as 192.168.0.2"
         raise FieldError(f"{text} is not an address", hint) from wrong
     if found.is_unspecified or found.is_multicast:
-        raise FieldError(f"{text} is no address of a machine")
+        raise FieldError(f"{text} is not an address of a machine")
     return str(found)
 
 
@@ -124,7 +124,7 @@ def impossible(networks: str) -> str | None:
 
 
 def overlap(first: str, second: str) -> bool:
-    """Whether networks as ``networks`` returns them share addresses."""
+    """Return True when networks, as returned by ``networks``, share addresses."""
     one = [ipaddress.ip_network(part) for part in first.split(",")]
     two = [ipaddress.ip_network(part) for part in second.split(",")]
     return any(a.version == b.version and a.overlaps(b) for a in one for b in two)
@@ -162,17 +162,17 @@ def registry(text: str) -> str:
 
 
 def san(text: str) -> str:
-    """What a certificate may be good for: an address or a name, which may begin with ``*.``."""
+    """A SAN of a certificate: an address or a name, which may begin with ``*.``."""
     return f"*.{host_name(text[2:])}" if text.startswith("*.") else host(text)
 
 
-def jump(text: str) -> Jump:
+def jump(text: str) -> JumpSettings:
     """``user@host:port``; user and port may be left out."""
     user, at, rest = text.rpartition("@")
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\s]+))(?::(\d+))?", rest)
     if match is None or (at and not user):
         raise FieldError(f"{text} is not a machine to jump over", "write it as user@host:port")
-    return Jump(host(match[1] or match[2]), user or None, port(match[3]) if match[3] else None)
+    return JumpSettings(host(match[1] or match[2]), user or None, port(match[3]) if match[3] else None)
 
 
 def port(text: str) -> int:
@@ -185,7 +185,7 @@ def label_key(text: str) -> str:
     """``ssd`` or ``example.com/ssd``."""
     prefix, slash, name = text.rpartition("/")
     if slash and (len(prefix) > 253 or not _DNS_NAME.fullmatch(prefix)):
-        raise FieldError(f"{text} is not a key: {prefix!r} is no DNS name", "example.com/name, or name alone")
+        raise FieldError(f"{text} is not a key: {prefix!r} is not a DNS name", "example.com/name, or name alone")
     if not _LABEL_NAME.fullmatch(name):
         raise FieldError(
             f"{text} is not a key", "letters, digits, '-', '_' and '.', at most 63; it begins and ends with one of the first two"
@@ -227,7 +227,7 @@ def taint(text: str) -> Taint:
 
 
 def role(text: str) -> str:
-    """``master``, ``node`` (also ``worker``), or a role of one's own. What is nearly one of the first is a mistake."""
+    """``master``, ``node`` (also ``worker``), or a custom role. A near miss of the first ones is a fault."""
     if text == "worker":
         return "node"
     if text in ("master", "node"):
@@ -290,7 +290,7 @@ def duration(text: str) -> datetime.timedelta:
 
 
 def duration_text(value: datetime.timedelta) -> str:
-    """What ``duration`` reads as ``value``."""
+    """Text that ``duration`` reads as ``value``."""
     seconds = int(value.total_seconds())
     for unit, size in (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60)):
         if seconds % size == 0:

@@ -23,7 +23,7 @@ _REFERENCE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)|([A-Za-z_][A-Za-z0-9_]
 
 @dataclasses.dataclass(frozen=True)
 class Expansion:
-    """A word after expansion, its quotes removed; ``undefined`` are the names that stood for nothing, in order."""
+    """A word after expansion, its quotes removed; ``undefined`` are the undefined names in it, in order."""
 
     text: str
     undefined: tuple[str, ...]
@@ -57,7 +57,7 @@ def expand(word: str, values: Mapping[str, str], escape: str = "\\") -> Expansio
 
     Raises ValueError for an unfinished ``${``, an unknown modifier, the message of ``${NAME:?message}``, and a text that gets too long.
     """
-    reader = _Reader(word, values, escape)
+    reader = _WordReader(word, values, escape)
     text = reader.read("")
     return Expansion(text, tuple(dict.fromkeys(reader.undefined)))
 
@@ -66,7 +66,7 @@ def _too_long(text: str) -> ValueError:
     return ValueError(f"{text[:80]}{'...' if len(text) > 80 else ''}: its variables stand for more than {LONGEST} characters")
 
 
-class _Reader:
+class _WordReader:
     def __init__(self, text: str, values: Mapping[str, str], escape: str) -> None:
         self.text = text
         self.values = values
@@ -130,7 +130,7 @@ class _Reader:
         name = _NAME.match(self.text, self.position + braced)
         if name is None:
             if braced:
-                raise ValueError(f"{self.text}: there is no variable name after '${{'")
+                raise ValueError(f"{self.text}: no variable name after '${{'")
             return "$"
         self.position = name.end()
         return self._braced(name[0]) if braced else self._plain(name[0])
@@ -179,9 +179,9 @@ class _Reader:
 
 
 def json_list(text: str) -> list[str] | None:
-    """The strings of a JSON list, or None when the text is no such list but may be something else, such as ``[ -f x ]``.
+    """The strings of a JSON list, or None when the text may be something else, such as ``[ -f x ]``.
 
-    Raises ValueError for what can only be meant as a list (it begins with ``["``) and is none.
+    Raises ValueError for a text that begins with ``["`` and is not a valid list.
     """
     if not text.startswith("["):
         return None

@@ -4,8 +4,8 @@
         kubectl.wait()
         assert "200 OK" in nodes[-1].check_output("curl -si http://localhost:30080/")
 
-``pytest kubefiles/web --image web:latest``. Loaded by every pytest run once slipway is installed, so nothing but hooks is here, and
-what is heavy is imported by the first test that asks for a fixture of ours.
+``pytest kubefiles/web --image web:latest``. Every pytest run loads it once slipway is installed, so it only has hooks; heavy
+modules are imported by the first test that requests one of its fixtures.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from testinfra.host import Host
 
-    from harness.testkit.cluster import Cluster, Given, Kubectl, Wanted
+    from harness.testkit.cluster import Cluster, ClusterRequest, Given, Kubectl
     from harness.testkit.isolation import Offline
 
 TAG = "latest"
@@ -30,8 +30,8 @@ _OURS = ("cluster", "node")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """The command line. Addresses stand for machines that exist already."""
+class KitOptions:
+    """Options of the command line. Addresses are those of existing machines."""
 
     image: str | None
     keep: bool
@@ -43,16 +43,16 @@ class Options:
 
 @dataclasses.dataclass
 class Kit:
-    """What one pytest run knows of its clusters."""
+    """Clusters of one pytest run."""
 
-    options: Options
+    options: KitOptions
     cluster: Cluster | None = None
     """The one that runs now."""
     images: list[str] = dataclasses.field(default_factory=list)
     booted: list[str] = dataclasses.field(default_factory=list)
     """A line for each cluster, for the reports."""
     kept: list[str] = dataclasses.field(default_factory=list)
-    """How to get at the clusters that were left running."""
+    """Commands to access the clusters that were kept running."""
 
 
 _kit = pytest.StashKey[Kit]()
@@ -80,12 +80,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_Html(config.stash[_kit]), "slipway-html")
 
 
-def read_options(config: pytest.Config) -> Options:
+def read_options(config: pytest.Config) -> KitOptions:
     def addresses(name: str) -> tuple[str, ...]:
         return tuple(word.strip() for word in (config.getoption(name) or "").split(",") if word.strip())
 
     key = config.getoption("slipway_key")
-    return Options(
+    return KitOptions(
         image=config.getoption("slipway_image"),
         keep=config.getoption("slipway_keep"),
         masters=addresses("slipway_masters"),
@@ -101,7 +101,7 @@ def read_options(config: pytest.Config) -> Options:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cluster" not in metafunc.fixturenames or not _is_ours(metafunc, "cluster"):
         return
-    from harness.testkit.cluster import Wanted
+    from harness.testkit.cluster import ClusterRequest
 
     item, options = metafunc.definition, metafunc.config.stash[_kit].options
     needed = _topology_of(item)
@@ -115,7 +115,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             reason = f"needs {needed[0]} masters and {needed[1]} nodes, {masters} and {nodes} are given"
             marks.append(pytest.mark.skip(reason=reason))
     # Not shown in the names of tests: it is the same for all of a module, nearly always.
-    wanted = pytest.param(Wanted(image, masters, nodes), marks=marks, id=pytest.HIDDEN_PARAM)
+    wanted = pytest.param(ClusterRequest(image, masters, nodes), marks=marks, id=pytest.HIDDEN_PARAM)
     metafunc.parametrize("cluster", [wanted], indirect=True, scope="session")
     if "node" in metafunc.fixturenames and _is_ours(metafunc, "node"):
         ids = [f"master-{index}" for index in range(masters)] + [f"node-{index}" for index in range(nodes)]
@@ -123,7 +123,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _is_ours(metafunc: pytest.Metafunc, name: str) -> bool:
-    """Whether a test that asks for ``name`` gets our fixture: others have fixtures of these names too, and ours stay out of their way."""
+    """Return True when fixture ``name`` of a test is this plugin's: other plugins and conftests have fixtures of these names too."""
     for definition in reversed(metafunc._arg2fixturedefs.get(name, ())):
         if definition.func.__module__ == __name__:
             return True
@@ -169,11 +169,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             items[index] = item
 
 
-def _cluster_of(item: pytest.Item) -> Wanted | None:
-    """What an item of ours runs on; None for all others, whatever fixtures they have."""
+def _cluster_of(item: pytest.Item) -> ClusterRequest | None:
+    """Request of a test item of this plugin; None for all others, whatever fixtures they have."""
     callspec = getattr(item, "callspec", None)
     found: Any = callspec.params.get("cluster") if callspec is not None else None
-    wanted: Wanted | None = found if type(found).__module__ == "harness.testkit.cluster" else None
+    wanted: ClusterRequest | None = found if type(found).__module__ == "harness.testkit.cluster" else None
     return wanted
 
 
@@ -183,7 +183,7 @@ def _cluster_of(item: pytest.Item) -> Wanted | None:
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster that runs the image under test; shared by all tests of one topology, removed when another one begins."""
-    wanted: Wanted | None = getattr(request, "param", None)
+    wanted: ClusterRequest | None = getattr(request, "param", None)
     if wanted is None:
         raise pytest.UsageError("`cluster` is to be an argument of the test, or of a fixture that is one: its topology is read there")
     from harness.errors import SlipwayError
@@ -214,13 +214,13 @@ def kubectl(cluster: Cluster) -> Kubectl:
 
 @pytest.fixture
 def nodes(cluster: Cluster) -> tuple[Host, ...]:
-    """Every machine of the cluster as a testinfra host, masters first."""
+    """Every machine of the cluster as a testinfra host, control-plane nodes first."""
     return cluster.hosts
 
 
 @pytest.fixture
 def node(request: pytest.FixtureRequest, cluster: Cluster) -> Host:
-    """One machine after the other as a testinfra host: a test that asks for it runs once on each, as master-0, node-0, ..."""
+    """Each machine as a testinfra host: a test with this fixture runs once per machine, as master-0, node-0, ..."""
     return cluster.hosts[request.param]
 
 
@@ -246,13 +246,13 @@ def offline(cluster: Cluster) -> Iterator[Offline]:
 
 
 def _failure(message: str, details: str | None) -> BaseException:
-    """What makes a test fail with these words and no traceback: the fault is in the image or the machines, not in the test."""
+    """Failure of a test with a message and no traceback: the fault is in the image or the machines, not in the test."""
     return pytest.fail.Exception(f"{message}\n{details}" if details else message, pytrace=False)
 
 
 @contextlib.contextmanager
-def _shown(config: pytest.Config, wanted: Wanted, given: Given | None) -> Iterator[None]:
-    """What happens meanwhile goes to the terminal: it takes a minute, and who watches wants to see it move."""
+def _shown(config: pytest.Config, wanted: ClusterRequest, given: Given | None) -> Iterator[None]:
+    """Show progress on the terminal meanwhile: a boot takes a minute."""
     capture, terminal = config.pluginmanager.getplugin("capturemanager"), config.pluginmanager.getplugin("terminalreporter")
     if capture is None or terminal is None or config.get_verbosity() < 0:
         yield
@@ -297,7 +297,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 class _Html:
-    """Title and summary of the report that pytest-html writes. Its hooks are not told of which run they are, hence an object a run."""
+    """Title and summary of the report that pytest-html writes. Its hooks do not get the run, hence one object per run."""
 
     def __init__(self, kit: Kit) -> None:
         self.kit = kit

@@ -489,7 +489,7 @@ def test_a_refusal_is_passed_on_with_status_and_code_and_its_words_go_to_the_bui
     # A client could read with them what only this machine reaches.
     assert b"your plan" not in answer.body
     assert server.host.encode() not in answer.body
-    assert "bad.test/team/app:1 cannot be had (403)" in answer.reason  # all that a client sees of an answer to HEAD
+    assert "bad.test/team/app:1 cannot be fetched (403)" in answer.reason  # all that a client sees of an answer to HEAD
     answer, _ = pull_manifest(setup, server, bad.status(500, "ROOT PASSWORD IS", "hunter2"), target="2")
     assert json.loads(answer.body)["errors"][0]["code"] == "UNKNOWN"
     assert "hunter2" not in f"{answer.body!r}{answer.reason}"
@@ -752,7 +752,7 @@ def test_every_image_that_cannot_be_had_is_told_at_once(upstream: Registry, setu
     ]
     with contextlib.ExitStack() as stack, pytest.raises(BuildError) as failed:
         collect([], declared, store=setup.store, sources=[setup.source(stack)], platform=Platform.parse("linux/s390x"))
-    assert failed.value.message.startswith("4 images cannot be had:")
+    assert failed.value.message.startswith("4 images cannot be fetched:")
     for line in (
         "docker.io/library/web:1.0 (manifests/web.yaml:3): does not exist for linux/s390x, only for linux/amd64, linux/arm64",
         f"docker.io/library/web:none (manifests/web.yaml:7): {upstream.host}: 404 MANIFEST_UNKNOWN manifest unknown",

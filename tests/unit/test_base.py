@@ -43,8 +43,8 @@ def test_a_value_that_is_none_of_them_is_told_with_those_there_are() -> None:
     with pytest.raises(InputError) as caught:
         images(NETWORK="calico", STORAGE="longhorn")
     assert [(fault.message, fault.hint) for fault in caught.value.faults] == [
-        ("NETWORK=calico: there is no such choice", "one of flannel, none"),
-        ("STORAGE=longhorn: there is no such choice", "one of local-path, none"),
+        ("NETWORK=calico: not an allowed value", "one of flannel, none"),
+        ("STORAGE=longhorn: not an allowed value", "one of local-path, none"),
     ]
 
 

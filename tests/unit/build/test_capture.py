@@ -500,7 +500,7 @@ def test_all_that_is_missing_is_told_in_one_error_and_nothing_large_is_fetched(s
     with pytest.raises(BuildError) as raised:
         collect([], [*declared, Named("test.io/b:1", "charts/b")], store=store, sources=[source], platform=AMD64)
     assert raised.value.message == (
-        "3 images cannot be had:\n"
+        "3 images cannot be fetched:\n"
         "  test.io/arm:1 (manifests/arm.yaml:1): does not exist for linux/amd64, only for linux/arm64\n"
         "  test.io/b:1 (charts/b, manifests/b.yaml:1): no source has it\n"
         "  test.io/c:1 (manifests/c.yaml:1): no source has it"
@@ -512,7 +512,7 @@ def test_a_layer_that_is_missing_is_told_with_its_image(store: Store) -> None:
     image = made("a")
     source = Memory(a=image)
     del source.blobs[layer_of(image)]
-    with pytest.raises(BuildError, match=rf"1 image cannot be had:\n  test\.io/a:1 \(x:1\): no source has blob {layer_of(image)}"):
+    with pytest.raises(BuildError, match=rf"1 image cannot be fetched:\n  test\.io/a:1 \(x:1\): no source has blob {layer_of(image)}"):
         collect([], [Named("test.io/a:1", "x:1")], store=store, sources=[source], platform=AMD64)
 
 

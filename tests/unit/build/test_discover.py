@@ -375,7 +375,7 @@ def test_without_helm_it_is_said_which_charts_were_not_read(tmp_path: Path) -> N
     found = discover.declared(write(tmp_path, CHARTS))
     assert found.names == ("docker.io/library/extra:1",)
     assert [(warning.where, warning.message) for warning in found.warnings] == [
-        (f"{folder}/Chart.yaml", "this chart was not read: there is no helm")
+        (f"{folder}/Chart.yaml", "this chart was not read: helm is not installed")
         for folder in ("application/apps/web", "charts/mysql", "wordpress")
     ]
 

@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import CheckError, StoreError, UsageError
 from harness.testkit import cluster, plugin
-from harness.testkit.cluster import Given, Wanted
+from harness.testkit.cluster import ClusterRequest, Given
 
 pytest_plugins = ["pytester"]
 
@@ -21,7 +21,7 @@ pytest_plugins = ["pytester"]
 class FakeCluster:
     """What the plugin asks of a cluster."""
 
-    wanted: Wanted
+    wanted: ClusterRequest
     masters: tuple[str, ...]
     nodes: tuple[str, ...]
     name: str = "test-1"
@@ -61,7 +61,7 @@ class Lab:
     offline: Any = None
 
     @contextlib.contextmanager
-    def boot(self, wanted: Wanted, given: Given | None = None, *, keep: bool = False) -> Iterator[FakeCluster]:
+    def boot(self, wanted: ClusterRequest, given: Given | None = None, *, keep: bool = False) -> Iterator[FakeCluster]:
         what = f"{wanted.image} {wanted.masters}+{wanted.nodes}"
         self.events.append(f"boot {what}")
         self.given.append(given)

@@ -14,7 +14,7 @@ from harness import build, cloudimage, kubefile, transfer
 from harness.build import capture, container_images, layers
 from harness.build.capture import PulledImage, RemoteSource
 from harness.cloudimage import CloudImage
-from harness.clusterfile import Application
+from harness.clusterfile import ApplicationDocument
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.lifecycle import join, run, upgrade
 from harness.lifecycle.apps import install, records
@@ -29,7 +29,7 @@ from harness.oci.registry.fetcher import Fetcher, LayoutSource
 from harness.oci.store import Store
 from harness.sealer import image as sealerimage
 from harness.testkit import cluster as testkit
-from harness.testkit.cluster import Wanted
+from harness.testkit.cluster import ClusterRequest
 from harness.transfer import mirror, multi_platform
 from harness.trust import policy
 from tests.integration import sealer
@@ -283,7 +283,7 @@ def dockerfile(store: Store, digest: str = digest_of(CONTAINER)) -> None:
 
 
 def boot(store: Store) -> object:
-    with testkit.boot(Wanted("web", 1, 0)) as cluster:
+    with testkit.boot(ClusterRequest("web", 1, 0)) as cluster:
         return cluster
 
 
@@ -295,7 +295,7 @@ TRIED: dict[str, Callable[[Store], object]] = {
     "pull": pull,
     "load": load,
     "run": lambda store: run.prepare(run.Options(image="web", masters=(Machine("10.0.0.1", Login()),)), store),
-    "install": lambda store: install.read(install.Request(Application(name="web", image="web")), store),
+    "install": lambda store: install.read(install.Request(ApplicationDocument(name="web", image="web")), store),
     "upgrade": lambda store: upgrade.readable(store, "web"),
     "rollback": lambda store: upgrade.readable(store, digest_in(store, "web")),
     "join": lambda store: join._image(store, "web", digest_in(store, "web")),
