@@ -20,10 +20,9 @@ from typing import Any
 
 from harness import cloudimage, kubefile, log, templates
 from harness.build import container_images, discover, dry_run, image_choice, releases, sandbox
-from harness.build import layers as rootfs
 from harness.build.capture import Proxy, PulledImage, collect
 from harness.build.image_choice import ImageChoice
-from harness.build.layers import BuildStep, LayerBuilder
+from harness.build.layers import BuildStep, LayerBuilder, cache_key_files
 from harness.cloudimage import App, CloudImage, EmbeddedImage, History, ImageSet, Info, PlatformImage, elf
 from harness.clusterfile import secrets
 from harness.errors import BuildError, CheckError, CommandError, Fault, InputError, StoreError
@@ -39,7 +38,7 @@ from harness.oci.registry.credentials import Credentials
 from harness.oci.registry.fetcher import Fetcher, GuardedSource, LayoutSource, NoLogins, Permits, Source, Stream, stored_manifest
 from harness.oci.store import Store
 from harness.runtimes import Facts
-from harness.sealer import image as sealerimage
+from harness.sealer.image import convert, is_sealer
 from harness.trust import policy
 
 FORMAT = "1"
@@ -269,7 +268,7 @@ class PlatformBuild:
         """True when this machine cannot run the platform."""
         return not self.platform.matches(Platform.host())
 
-    def image(self, found: DiscoveredImages) -> PlatformImage:
+    def image(self, discovered: DiscoveredImages) -> PlatformImage:
         return PlatformImage(
             platform=self.platform,
             layers=tuple(layer.descriptor for layer in self.work.layers),
@@ -279,7 +278,7 @@ class PlatformBuild:
                 *(History(step.text, step.id, step.layer is None) for step in self.steps),
             ),
             info=self.info,
-            images=(self.base.images if self.base else ImageSet()).union(found.images).sorted(),
+            images=(self.base.images if self.base else ImageSet()).union(discovered.images).sorted(),
         )
 
 
@@ -385,7 +384,7 @@ def _base(parsed: Kubefile, store: Store, platform: Platform) -> PlatformImage |
     where = parsed.where(parsed.base)
     try:
         descriptor = store.resolve(parsed.base.image)
-        sealer = sealerimage.is_sealer(store, descriptor)
+        sealer = is_sealer(store, descriptor)
         image = None if sealer else cloudimage.read(store, parsed.base.image)
     except StoreError as error:
         raise BuildError(
@@ -403,7 +402,7 @@ def _converted(parsed: Kubefile, store: Store, platform: Platform) -> PlatformIm
     """Convert a base image of sealer to a CloudImage; log what cannot be restored."""
     where = parsed.where(parsed.base)
     try:
-        conversion = sealerimage.convert(store, parsed.base.image, platform=platform)
+        conversion = convert(store, parsed.base.image, platform=platform)
     except StoreError as error:
         raise BuildError(f"{where}: {error.message}", hint=error.hint) from error
     for problem in conversion.problems:
@@ -482,7 +481,7 @@ def _overridden(parsed: Kubefile, app: App) -> App:
 def _digest_of(parsed: Kubefile, store: Store, base: PlatformImage) -> str:
     """Digest of the base as an image for this platform alone, so that the result does not depend on its other platforms."""
     named = store.resolve(parsed.base.image)
-    if base.info.converted_from and sealerimage.is_sealer(store, named):
+    if base.info.converted_from and is_sealer(store, named):
         return base.info.converted_from["digest"]
     whole = cloudimage.read(store, parsed.base.image)
     return whole.digest if len(whole.platforms) == 1 else cloudimage.write(store, [base]).digest
@@ -560,7 +559,7 @@ class ImageDiscovery:
         listed = self.options.image_list.read_text() if self.options.image_list else ""
         inherited = self.embedded.to_json() if self.part.base else None
         described: list[Any] = [
-            FORMAT, str(self.part.platform), rootfs.cache_key_files(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
+            FORMAT, str(self.part.platform), cache_key_files(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
             dict(self.info.env), listed, self.options.cluster, sorted(self.options.discover), inherited, self.options.images_from,
         ]  # fmt: skip
         if self.seen is not None:

@@ -551,7 +551,7 @@ class _Request:
 class _ResolvedImage:
     """An image whose manifests (and config) are in the store."""
 
-    wanted: _Request
+    request: _Request
     top: Manifest
     blobs: tuple[Descriptor, ...]
 
@@ -580,7 +580,7 @@ def collect(
                 image_or_none for image_or_none in (_outcome(future, image, faults) for future, image in resolving.items()) if image_or_none
             ]
             _raise(faults)  # before gigabytes are fetched for a set that cannot be whole
-            owners = {blob.digest: (image.wanted, blob) for image in reversed(resolved) for blob in image.blobs}
+            owners = {blob.digest: (image.request, blob) for image in reversed(resolved) for blob in image.blobs}
             missing = [owner for digest, owner in sorted(owners.items()) if not store.has(digest)]
             fetching = {pool.submit(_fetch, fetcher, image.reference, blob): image for image, blob in missing}
             for done, future in enumerate(concurrent.futures.as_completed(fetching), 1):
@@ -670,7 +670,7 @@ def _fetch(fetcher: Fetcher, reference: Reference, blob: Descriptor) -> None:
 
 
 def _embedded(image: _ResolvedImage) -> EmbeddedImage:
-    request, top = image.wanted, image.top
+    request, top = image.request, image.top
     # Not the clients' addresses: they differ from build to build, and the digest of the image set must not.
     by, at = tuple(sorted(request.found_by)), tuple(sorted(request.requested_by))
     return EmbeddedImage(str(request.reference), top.digest, top.media_type, len(top.data), by, at)

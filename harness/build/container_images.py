@@ -27,8 +27,7 @@ from harness.build import image_context
 from harness.build.image_choice import ImageChoice
 from harness.cloudimage import BuiltHere, elf
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
-from harness.host import apt, scratch, site_network
-from harness.host import docker as engine
+from harness.host import apt, docker, scratch, site_network
 from harness.oci.admission import Admitted
 from harness.oci.graph import below_of
 from harness.oci.layer import Layer
@@ -36,11 +35,11 @@ from harness.oci.layer.compression import PROGRAMS, ZstdWriter
 from harness.oci.layer.extract import open_layer
 from harness.oci.model import EPOCH, OCI_CONFIG, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
-from harness.oci.registry import config as registries
+from harness.oci.registry import config
 from harness.oci.registry.client import Client
 from harness.oci.registry.credentials import Credentials
 from harness.oci.store import Store
-from harness.trust.sbom import packages as installed
+from harness.trust.sbom import packages
 
 _IMAGE = re.compile(r"#\s*image:\s*(?P<name>\S+)\s*$")
 _FROM = image_context.FROM
@@ -271,7 +270,7 @@ class Builder:
         context = definition.context(arguments)
         return context.modules if context else ()
 
-    def engine_image(self, client: engine.Client, reference: Reference) -> str:
+    def engine_image(self, client: docker.Client, reference: Reference) -> str:
         """Have an image in the engine (to run it there), built only when its inputs are new; its name there. Raises BuildError."""
         name = self.engine_name(reference.familiar)
         defined = self.find(reference)
@@ -285,14 +284,14 @@ class Builder:
             self.store.keep("packages", self._key(*defined), {"packages": versions})
         return name
 
-    def _ask(self, client: engine.Client, identity: str) -> dict[str, str]:
+    def _ask(self, client: docker.Client, identity: str) -> dict[str, str]:
         """Debian packages of an image in the engine, from its package database; empty where it has none."""
         if self.foreign:
             return {}
         words = ["-c", "! command -v dpkg-query > /dev/null || dpkg-query --show --showformat '${Package} ${Version}\\n'"]
         try:
-            code, output = engine.run_container(client, identity, words, entrypoint="/bin/sh", network_disabled=True)
-        except engine.APIError:  # no shell in it
+            code, output = docker.run_container(client, identity, words, entrypoint="/bin/sh", network_disabled=True)
+        except docker.APIError:  # no shell in it
             return {}
         if code != 0:
             raise BuildError(f"image {identity} does not say which packages it has", details=output)
@@ -306,7 +305,7 @@ class Builder:
         key = self.key(reference)
         record = self.store.record("packages", str(key))
         if record is None:
-            client = engine.connect()
+            client = docker.connect()
             versions = self._ask(client, self.engine_image(client, reference))
             self.store.keep("packages", str(key), {"packages": versions})
             record = {"packages": versions}
@@ -314,7 +313,7 @@ class Builder:
 
     def build(self, definition: Definition, arguments: Mapping[str, str], tag: str) -> str:
         """Build with the engine, name the result there, return the engine's image id. Raises BuildError."""
-        client = engine.connect(timeout=3600)
+        client = docker.connect(timeout=3600)
         key = self._key(definition, arguments)
         name = kept_name(Reference.parse(tag), key)
         for base in definition.bases:
@@ -334,19 +333,19 @@ class Builder:
             stream = client.api.build(
                 path=str(folder), dockerfile=dockerfile, tag=name, target=definition.target or "",
                 buildargs={**site_network.proxies(), **self._platform_arguments(definition), **arguments},
-                labels={engine.LABEL_KEY: key},
-                network_mode=network, container_limits=engine.STEP_LIMITS, rm=True, forcerm=True, decode=True,
+                labels={docker.LABEL_KEY: key},
+                network_mode=network, container_limits=docker.STEP_LIMITS, rm=True, forcerm=True, decode=True,
             )  # fmt: skip
             identity = self._follow(definition, stream)
         return identity or str(client.images.get(name).id)
 
     @contextlib.contextmanager
-    def _step_network(self, client: engine.Client) -> Iterator[str]:
+    def _step_network(self, client: docker.Client) -> Iterator[str]:
         """Network for the steps of one Dockerfile: with NET_RAW a step could impersonate other containers on a shared bridge."""
         if self.network == HOST:
             yield HOST
             return
-        with engine.network_apart(client) as name:
+        with docker.network_apart(client) as name:
             yield name
 
     def _follow(self, definition: Definition, stream: Iterator[Mapping[str, Any]]) -> str:
@@ -367,7 +366,7 @@ class Builder:
             identity = event.get("aux", {}).get("ID", identity)
         return identity
 
-    def _ensure(self, client: engine.Client, definition: Definition, base: BaseImage) -> None:
+    def _ensure(self, client: docker.Client, definition: Definition, base: BaseImage) -> None:
         """Provide the base image of a stage in the engine, for this machine or for the image's platform. Raises StoreError."""
         builder = self.here if base.here else self
         reference = Reference.parse(base.name)
@@ -444,22 +443,22 @@ def _admit_base(reference: Reference, *, allow_older: bool) -> Admitted | None:
     gate = policy.gate(allow_older=allow_older)
     if not gate.asks(reference):
         return None
-    with Client(registries.load(), Credentials()) as client:
+    with Client(config.load(), Credentials()) as client:
         named = dataclasses.replace(reference, tag=None) if reference.digest else reference
         return gate.admit_remote(client, dataclasses.replace(named, digest=reference.digest or client.manifest(reference).digest))
 
 
 def kept_name(reference: Reference, key: str) -> str:
     """Name in the engine of an image built from inputs with this key: ``slipway.dev/node:13-0123456789ab``."""
-    tag = f"{(reference.tag or '')[:_LONGEST_TAG]}-{key[: engine.SHORT_KEY]}"
+    tag = f"{(reference.tag or '')[:_LONGEST_TAG]}-{key[: docker.SHORT_KEY]}"
     return dataclasses.replace(reference, tag=tag, digest=None).familiar
 
 
-def is_kept(client: engine.Client, name: str) -> bool:
+def is_kept(client: docker.Client, name: str) -> bool:
     """Return True when the engine has an image that slipway built under ``kept_name``, and mark it as used now."""
     try:
         present = client.images.get(name)
-    except engine.NotFound:
+    except docker.NotFound:
         return False
     repository, _, tag = name.rpartition(":")
     # The engine records when an image was tagged last: prune finds idle images by that.
@@ -467,7 +466,7 @@ def is_kept(client: engine.Client, name: str) -> bool:
     return True
 
 
-def package_image(client: engine.Client, name: str) -> str:
+def package_image(client: docker.Client, name: str) -> str:
     """Have an image of the package's own in the engine; its name there. Raises BuildError."""
     return Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(name))
 
@@ -515,9 +514,9 @@ def packages_in(store: Store, layers: Iterable[Layer]) -> dict[str, str]:
         with open_layer(store, layer.descriptor) as tar:
             for entry in tar:
                 path = entry.name.removeprefix("./").removeprefix("rootfs/")
-                if entry.kind == "file" and installed.is_record(path):
+                if entry.kind == "file" and packages.is_record(path):
                     records[path] = tar.head(untrusted.FILE_LIMIT)
-    return {package.name: package.version for package in installed.packages(records)}
+    return {package.name: package.version for package in packages.packages(records)}
 
 
 def asked_for(definition: Definition, versions: Mapping[str, str]) -> str:
@@ -537,7 +536,7 @@ def _blobs(store: Store, manifest: Descriptor) -> list[str]:
     return [manifest.digest, *(blob.digest for blob in below_of(store.json(manifest.digest), manifest.digest))]
 
 
-def ensure_base(client: engine.Client, name: str, platform: Platform | None = None) -> None:
+def ensure_base(client: docker.Client, name: str, platform: Platform | None = None) -> None:
     """Have the base image ``name`` in the engine: there already, pulled, or (Debian) made from the package archive.
 
     One for another platform than the engine's lies there as ``foreign_name()``.
@@ -546,7 +545,7 @@ def ensure_base(client: engine.Client, name: str, platform: Platform | None = No
     kept = foreign_name(name, platform) if foreign and platform else name
     try:
         client.images.get(kept)
-    except engine.NotFound:
+    except docker.NotFound:
         pass
     else:
         return
@@ -557,7 +556,7 @@ def ensure_base(client: engine.Client, name: str, platform: Platform | None = No
             else:
                 client.images.pull(name)
             shown.note = "pulled"
-        except engine.APIError as error:
+        except docker.APIError as error:
             debian = re.fullmatch(r"debian:(\w+)-slim", name)
             if debian is None:
                 raise BuildError(f"the base image {name} cannot be pulled: {error.explanation or error}") from error
@@ -565,11 +564,11 @@ def ensure_base(client: engine.Client, name: str, platform: Platform | None = No
             shown.note = "made from the package archive"
 
 
-def _pull_foreign(client: engine.Client, name: str, kept: str, platform: Platform) -> None:
+def _pull_foreign(client: docker.Client, name: str, kept: str, platform: Platform) -> None:
     """Pull an image for another platform. The engine gives it the name itself, so what had that name gets it back."""
     try:
         own = client.images.get(name)
-    except engine.NotFound:
+    except docker.NotFound:
         own = None
     client.api.pull(name, platform=str(platform))
     repository, _, tag = kept.rpartition(":")
@@ -581,7 +580,7 @@ def _pull_foreign(client: engine.Client, name: str, kept: str, platform: Platfor
         client.images.remove(name, noprune=True)
 
 
-def make_debian(client: engine.Client, name: str, suite: str, platform: Platform) -> None:
+def make_debian(client: docker.Client, name: str, suite: str, platform: Platform) -> None:
     """Make a minimal Debian from the archives that apt uses here and give it to the engine as ``name``.
 
     Its packages are set up by programs of their own, so for another processor the kernel must emulate it. Raises EngineError, BuildError.
@@ -648,7 +647,7 @@ def export(identity: str, store: Store, platform: Platform) -> Descriptor:
 
     Docker writes the time of the build into files, layers and config; all of that is set to the epoch here.
     """
-    client = engine.connect()
+    client = docker.connect()
     with tempfile.TemporaryFile(dir=scratch.folder()) as archive:
         for chunk in client.images.get(identity).save(chunk_size=1 << 20):
             archive.write(chunk)
@@ -716,10 +715,10 @@ class _Tee:
         return len(data)
 
 
-def _manifest(store: Store, docker: Mapping[str, Any], layers: list[Layer], platform: Platform) -> Descriptor:
+def _manifest(store: Store, docker_config: Mapping[str, Any], layers: list[Layer], platform: Platform) -> Descriptor:
     kept = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal")
-    settings = {key: value for key in kept if (value := (docker.get("config") or {}).get(key))}
-    labels = {name: value for name, value in settings.pop("Labels", {}).items() if name != engine.LABEL_KEY}
+    settings = {key: value for key in kept if (value := (docker_config.get("config") or {}).get(key))}
+    labels = {name: value for name, value in settings.pop("Labels", {}).items() if name != docker.LABEL_KEY}
     settings |= {"Labels": labels} if labels else {}
     config = canonical_json({
         # Not what the engine says: it takes every image that it builds for its own.

@@ -20,14 +20,13 @@ from harness.build.container_images import Builder
 from harness.cloudimage import PlatformImage
 from harness.errors import BuildError, CheckError, CommandError
 from harness.host import docker, liveness, tools
-from harness.lifecycle import run as running
-from harness.lifecycle import steps
-from harness.lifecycle.checks import facts as machinefacts
+from harness.lifecycle import run, steps
+from harness.lifecycle.checks.facts import release
 from harness.lifecycle.kube import readiness
 from harness.lifecycle.plan import execute
 from harness.lifecycle.provision import node_files, registry
 from harness.nodes.container import IMAGE, ContainerProvider, ipv6
-from harness.nodes.container import gateway as gateway_of
+from harness.nodes.container import gateway as network_gateway
 from harness.oci.layer import Entry, write_layer
 from harness.oci.reference import Reference
 from harness.oci.registry.fetcher import Source
@@ -194,7 +193,7 @@ def container(plan: SandboxPlan, sources: Sequence[Source], store: Store, builde
         gateway = str(next(iter(node.attrs["NetworkSettings"]["Networks"].values()))["Gateway"] or _gateway(client, node))
         proxy = stack.enter_context(Proxy(sources, store, host=gateway))
         image = cloudimage.write(store, [_with_network(plan, store)])
-        options = running.Options(
+        options = run.Options(
             image=image.digest,
             masters=group.masters,
             name=f"build-{name}",
@@ -202,10 +201,10 @@ def container(plan: SandboxPlan, sources: Sequence[Source], store: Store, builde
             elsewhere=registry.Anything(proxy.hosts_toml(gateway)),
         )
         with log.step("make a container node a cluster of the image") as shown:
-            setup = running.prepare(options, store, home=work)
+            setup = run.prepare(options, store, home=work)
             try:
                 with setup.ssh:
-                    execute(running.bring_up(setup))
+                    execute(run.bring_up(setup))
             except (CommandError, CheckError) as error:
                 reasons = [f"image {refused}: {reason}" for refused, reason in proxy.failures.items()]
                 details = "\n".join([*reasons, error.details or ""]).strip()
@@ -227,7 +226,7 @@ def _with_network(plan: SandboxPlan, store: Store) -> PlatformImage:
 def _gateway(client: docker.Client, node: Any) -> str:
     """Address of this machine on a node's network; Docker does not report it for internal networks."""
     name = next(iter(node.attrs["NetworkSettings"]["Networks"]))
-    return gateway_of(client.networks.get(name))
+    return network_gateway(client.networks.get(name))
 
 
 @contextlib.contextmanager
@@ -245,7 +244,7 @@ def _network(client: docker.Client, name: str, *, dual: bool, keep: bool) -> Ite
         raise BuildError(f"the engine makes no network: {refused.explanation}", hint=hint if dual else None) from refused
     cut_short = True
     try:
-        yield gateway_of(network)
+        yield network_gateway(network)
         cut_short = False
     finally:
         if not keep:
@@ -316,7 +315,7 @@ def _kind_files(plan: SandboxPlan, node_image: str, hosts_toml: str, work: Path,
         "networking": {
             **({"ipFamily": "dual"} if _is_dual(plan) else {}),
             "podSubnet": plan.env["PodCIDR"], "serviceSubnet": plan.env["SvcCIDR"], "disableDefaultCNI": not builtin,
-            "kubeProxyMode": "nftables" if machinefacts.release(kernel)[:2] >= NFTABLES_KERNEL else "iptables",
+            "kubeProxyMode": "nftables" if release(kernel)[:2] >= NFTABLES_KERNEL else "iptables",
         },
         "nodes": [{
             "role": "control-plane", "image": node_image,

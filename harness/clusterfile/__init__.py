@@ -402,12 +402,12 @@ class ApplicationDocument:
     @property
     def files(self) -> tuple[Config, ...]:
         """The files of all applications as Config values: what overwrites comes before what merges."""
-        found = [
+        app_files = [
             Config(f"{config.name}-{index}", file.path, file.data, file.strategy, (), config.name, file.where)
             for config in self.configs
             for index, file in enumerate(config.files)
         ]
-        return tuple(sorted(found, key=lambda config: config.strategy == "merge"))
+        return tuple(sorted(app_files, key=lambda config: config.strategy == "merge"))
 
 
 @dataclasses.dataclass(frozen=True)

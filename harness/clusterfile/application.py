@@ -18,18 +18,18 @@ def build(document: ParsedMapping, report: FaultReport) -> ApplicationDocument |
         return None
     if spec.get("cmds") and spec.get("launchApps"):
         report.fault(spec.at("launchApps"), "cmds is given too", "commands replace the launch of applications: one of both")
-    configs = tuple(_config(found, report) for found in spec.get("configs", ()))
+    configs = tuple(_config(document_config, report) for document_config in spec.get("configs", ()))
     names = [app.name for app in configs]
-    for found, app in zip(spec.get("configs", ()), configs, strict=True):
+    for document_config, app in zip(spec.get("configs", ()), configs, strict=True):
         if app.name and names.index(app.name) != next(index for index, other in enumerate(configs) if other is app):
-            report.fault(found.at("name"), f"{app.name} is listed twice", "join them into one")
+            report.fault(document_config.at("name"), f"{app.name} is listed twice", "join them into one")
     if "env" in spec and "image" not in spec:
         report.fault(
             spec.at("env"), "is for an application with an image of its own", "configs: [{name: NAME, env: ...}], or env of the Cluster"
         )
     if "image" in spec and not re.fullmatch(validators.CLUSTER_NAME, metadata.get("name", "")):
         report.fault(metadata.at("name"), "is not a name for an application", "lower-case letters, digits and hyphens")
-    found = ApplicationDocument(
+    overrides = ApplicationDocument(
         name=metadata.get("name", ""),
         image=spec.get("image"),
         env=spec.get("env", {}),
@@ -38,23 +38,25 @@ def build(document: ParsedMapping, report: FaultReport) -> ApplicationDocument |
         configs=configs,
         where=f"{report.file}:{document.node.line}",
     )
-    _check_files(found, spec, report)
-    return found
+    _check_files(overrides, spec, report)
+    return overrides
 
 
-def _config(found: ParsedMapping, report: FaultReport) -> AppConfig:
-    launch = found.get("launch")
+def _config(mapping: ParsedMapping, report: FaultReport) -> AppConfig:
+    launch = mapping.get("launch")
     return AppConfig(
-        name=found.get("name", ""),
-        env=found.get("env", {}),
-        files=tuple(_file(entry, report) for entry in found.get("files", ())),
+        name=mapping.get("name", ""),
+        env=mapping.get("env", {}),
+        files=tuple(_file(entry, report) for entry in mapping.get("files", ())),
         commands=(launch.get("cmds") or None) if launch else None,
-        where=f"{report.file}:{found.node.line}",
+        where=f"{report.file}:{mapping.node.line}",
     )
 
 
-def _file(found: ParsedMapping, report: FaultReport) -> AppFile:
-    return AppFile(found.get("path", ""), found.get("data", ""), found.get("strategy", "overwrite"), f"{report.file}:{found.node.line}")
+def _file(mapping: ParsedMapping, report: FaultReport) -> AppFile:
+    return AppFile(
+        mapping.get("path", ""), mapping.get("data", ""), mapping.get("strategy", "overwrite"), f"{report.file}:{mapping.node.line}"
+    )
 
 
 def _check_files(application: ApplicationDocument, spec: ParsedMapping, report: FaultReport) -> None:

@@ -55,7 +55,7 @@ def build(document: ParsedMapping, report: FaultReport) -> ClusterDocument | Non
         svc_cidr=services,
         cert_sans=tuple(dict.fromkeys(spec.get("certSANS", ()))),
         container_runtime=runtime.get("type") if runtime else None,
-        host_aliases=tuple(_alias(found) for found in spec.get("hostAliases", ())),
+        host_aliases=tuple(_alias(alias) for alias in spec.get("hostAliases", ())),
         local_registry=local,
         external_registry=external,
         data_root=spec.get("dataRoot"),
@@ -70,27 +70,27 @@ def apps(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return None if not names else tuple(name for name in names if name)
 
 
-def ssh(found: ParsedMapping | None, report: FaultReport) -> SshSettings:
-    if found is None:
+def ssh(mapping: ParsedMapping | None, report: FaultReport) -> SshSettings:
+    if mapping is None:
         return SshSettings()
-    jump = found.get("jump")
+    jump = mapping.get("jump")
     if isinstance(jump, ParsedMapping):
         jump = _jump(jump, report)
     return SshSettings(
-        user=found.get("user"),
-        port=found.get("port"),
-        key=found.get("pk"),
-        passphrase=found.get("pkPasswd"),
-        password=password(found, report),
+        user=mapping.get("user"),
+        port=mapping.get("port"),
+        key=mapping.get("pk"),
+        passphrase=mapping.get("pkPasswd"),
+        password=password(mapping, report),
         jump=jump,
     )
 
 
-def _jump(found: ParsedMapping, report: FaultReport) -> JumpSettings | None:
-    if "host" not in found:
+def _jump(mapping: ParsedMapping, report: FaultReport) -> JumpSettings | None:
+    if "host" not in mapping:
         return None
     return JumpSettings(
-        found.get("host"), found.get("user"), found.get("port"), found.get("pk"), found.get("pkPasswd"), password(found, report)
+        mapping.get("host"), mapping.get("user"), mapping.get("port"), mapping.get("pk"), mapping.get("pkPasswd"), password(mapping, report)
     )
 
 
@@ -99,63 +99,65 @@ def _hosts(spec: ParsedMapping, own: SshSettings, report: FaultReport) -> list[t
     old = [key for key in ("masters", "nodes") if key in spec]
     if old and "hosts" in spec:
         report.fault(spec.at(old[0]), "hosts is given too", "write all of it as hosts: [{ips: [...], roles: [master]}, ...]")
-    found = [(host, _host(host, own, report)) for host in spec.get("hosts", ())]
+    hosts = [(host, _host(host, own, report)) for host in spec.get("hosts", ())]
     for key, role in (("masters", MASTER), ("nodes", NODE)):
         group = spec.get(key)
         if group is not None and ("ipList" in group or group.get("count")):
-            found.append((group, Host(_ips(group, "ipList"), (role,), own, count=group.get("count"))))
-    return [(group, _counted(group, host, spec, report)) for group, host in found]
+            hosts.append((group, Host(_ips(group, "ipList"), (role,), own, count=group.get("count"))))
+    return [(group, _counted(group, host, spec, report)) for group, host in hosts]
 
 
-def _host(found: ParsedMapping, own: SshSettings, report: FaultReport) -> Host:
+def _host(mapping: ParsedMapping, own: SshSettings, report: FaultReport) -> Host:
     # A cluster's own Clusterfile may have lost the last machine of a group.
-    if "ips" not in found and "count" not in found and _is_absent(found, "ips") and not report.stored:
-        report.fault(dataclasses.replace(found.node, path=f"{found.node.path}.ips"), "is missing", "the addresses of the machines")
+    if "ips" not in mapping and "count" not in mapping and _is_absent(mapping, "ips") and not report.stored:
+        report.fault(dataclasses.replace(mapping.node, path=f"{mapping.node.path}.ips"), "is missing", "the addresses of the machines")
     return Host(
-        ips=_ips(found, "ips"),
-        roles=_roles(found, report),
-        ssh=ssh(found.get("ssh"), report).over(own),
-        env=found.get("env", {}),
-        labels=found.get("labels", {}),
-        taints=found.get("taints", ()),
-        count=found.get("count"),
+        ips=_ips(mapping, "ips"),
+        roles=_roles(mapping, report),
+        ssh=ssh(mapping.get("ssh"), report).over(own),
+        env=mapping.get("env", {}),
+        labels=mapping.get("labels", {}),
+        taints=mapping.get("taints", ()),
+        count=mapping.get("count"),
     )
 
 
-def _is_absent(found: ParsedMapping, key: str) -> bool:
-    node = found.at(key)
-    return node is found.node or node.is_null or node.content == ""
+def _is_absent(mapping: ParsedMapping, key: str) -> bool:
+    node = mapping.at(key)
+    return node is mapping.node or node.is_null or node.content == ""
 
 
-def _ips(found: ParsedMapping, key: str) -> tuple[str, ...]:
-    return tuple(address for placed in found.get(key, ()) for address in placed.value)
+def _ips(mapping: ParsedMapping, key: str) -> tuple[str, ...]:
+    return tuple(address for placed in mapping.get(key, ()) for address in placed.value)
 
 
-def _roles(found: ParsedMapping, report: FaultReport) -> tuple[str, ...]:
+def _roles(mapping: ParsedMapping, report: FaultReport) -> tuple[str, ...]:
     """``master`` or ``node`` first. Machines with custom roles only are workers."""
-    placed: tuple[LocatedValue, ...] = found.get("roles", ())
+    placed: tuple[LocatedValue, ...] = mapping.get("roles", ())
     names = list(dict.fromkeys(entry.value for entry in placed))
     if MASTER in names and NODE in names:
         second = next(entry for entry in placed if entry.value in (MASTER, NODE) and entry.value != placed[0].value)
-        report.fault(second.node, "a machine is a master or a node, not both", "a master without the taint that keeps pods away runs them")
-    if "roles" in found and not placed and not isinstance(found.at("roles").content, str) and not found.at("roles").content:
-        report.fault(found.at("roles"), "is empty", "[master] or [node]")
+        report.fault(
+            second.node, "a machine is a control-plane node or a worker, not both", "a control-plane node without its taint runs pods too"
+        )
+    if "roles" in mapping and not placed and not isinstance(mapping.at("roles").content, str) and not mapping.at("roles").content:
+        report.fault(mapping.at("roles"), "is empty", "[master] or [node]")
     main = MASTER if MASTER in names else NODE
     return (main, *(name for name in names if name not in (MASTER, NODE)))
 
 
-def _counted(found: ParsedMapping, host: Host, spec: ParsedMapping, report: FaultReport) -> Host:
+def _counted(mapping: ParsedMapping, host: Host, spec: ParsedMapping, report: FaultReport) -> Host:
     """With addresses a count says nothing new; without, only containers can be made."""
     if host.count is None:
         return host
     if host.ips:
         if host.count != len(host.ips):
-            report.fault(found.at("count"), f"{host.count} machines, and {len(host.ips)} addresses are given", "leave count out")
+            report.fault(mapping.at("count"), f"{host.count} machines, and {len(host.ips)} addresses are given", "leave count out")
         return dataclasses.replace(host, count=None)
     # A fault of the provider is reported at its own key.
     if spec.get("provider") != "CONTAINER" and ("provider" in spec or _is_absent(spec, "provider")):
         message = f"{host.count} machines are requested, and slipway makes none"
-        report.fault(found.at("count"), message, "write their addresses; provider: CONTAINER makes containers to try with")
+        report.fault(mapping.at("count"), message, "write their addresses; provider: CONTAINER makes containers to try with")
     return host
 
 
@@ -174,7 +176,7 @@ def _check_hosts(spec: ParsedMapping, hosts: list[tuple[ParsedMapping, Host]], r
     if masters == 0 and not unsure:
         report.fault(place, "there is no control-plane node", "hosts: [{ips: [192.168.0.2], roles: [master]}, ...]")
     elif masters % 2 == 0 and not unsure and not report.stored:
-        report.fault(place, f"{masters} masters", "etcd needs an odd number: 1, 3 or 5")
+        report.fault(place, f"{masters} control-plane nodes", "etcd needs an odd number: 1, 3 or 5")
 
 
 def _has_wrong(group: ParsedMapping) -> bool:
@@ -243,53 +245,53 @@ def _network_of_env(env: Mapping[str, str], name: str, spec: ParsedMapping, repo
         return None
 
 
-def _alias(found: ParsedMapping) -> HostAlias:
-    return HostAlias(found.get("ip", ""), found.get("hostnames", ()))
+def _alias(mapping: ParsedMapping) -> HostAlias:
+    return HostAlias(mapping.get("ip", ""), mapping.get("hostnames", ()))
 
 
-def _registries(found: ParsedMapping | None, report: FaultReport) -> tuple[LocalRegistry | None, ExternalRegistry | None]:
-    if found is None:
+def _registries(mapping: ParsedMapping | None, report: FaultReport) -> tuple[LocalRegistry | None, ExternalRegistry | None]:
+    if mapping is None:
         return None, None
-    local, external = found.get("localRegistry"), found.get("externalRegistry")
+    local, external = mapping.get("localRegistry"), mapping.get("externalRegistry")
     return (_local(local, report) if local else None), (_external(external, report) if external and "domain" in external else None)
 
 
-def _login(found: ParsedMapping, report: FaultReport) -> tuple[str | None, Password]:
-    secret = password(found, report, "password")
-    if secret and "username" not in found:
-        node = next(found.at(key) for key in ("password", "passwordFile", "passwordEnv") if key in found)
+def _login(mapping: ParsedMapping, report: FaultReport) -> tuple[str | None, Password]:
+    secret = password(mapping, report, "password")
+    if secret and "username" not in mapping:
+        node = next(mapping.at(key) for key in ("password", "passwordFile", "passwordEnv") if key in mapping)
         report.fault(node, "a password without a user", "username: NAME")
-    return found.get("username"), secret
+    return mapping.get("username"), secret
 
 
-def _local(found: ParsedMapping, report: FaultReport) -> LocalRegistry:
-    username, secret = _login(found, report)
-    cert = found.get("cert")
+def _local(mapping: ParsedMapping, report: FaultReport) -> LocalRegistry:
+    username, secret = _login(mapping, report)
+    cert = mapping.get("cert")
     names: Any = cert.get("subjectAltName") if cert else None
     return LocalRegistry(
-        domain=found.get("domain"),
-        port=found.get("port"),
+        domain=mapping.get("domain"),
+        port=mapping.get("port"),
         username=username,
         password=secret,
-        ha=found.get("ha", True),
-        insecure=found.get("insecure", False),
+        ha=mapping.get("ha", True),
+        insecure=mapping.get("insecure", False),
         dns_names=names.get("dnsNames", ()) if names else (),
         ips=names.get("ips", ()) if names else (),
     )
 
 
-def _external(found: ParsedMapping, report: FaultReport) -> ExternalRegistry:
-    username, secret = _login(found, report)
-    if found.get("plainHttp") and "ca" in found:
-        report.fault(found.at("ca"), "a certificate means nothing over plain HTTP", "leave ca or plainHttp out")
+def _external(mapping: ParsedMapping, report: FaultReport) -> ExternalRegistry:
+    username, secret = _login(mapping, report)
+    if mapping.get("plainHttp") and "ca" in mapping:
+        report.fault(mapping.at("ca"), "a certificate means nothing over plain HTTP", "leave ca or plainHttp out")
     return ExternalRegistry(
-        domain=found.get("domain"),
-        port=found.get("port"),
-        path=found.get("path", ""),
+        domain=mapping.get("domain"),
+        port=mapping.get("port"),
+        path=mapping.get("path", ""),
         username=username,
         password=secret,
-        plain_http=found.get("plainHttp", False),
-        ca=found.get("ca"),
+        plain_http=mapping.get("plainHttp", False),
+        ca=mapping.get("ca"),
     )
 
 

@@ -62,29 +62,33 @@ def difference(old: Clusterfile, new: Clusterfile) -> tuple[ClusterfileChange, .
     The way into machines (ssh) is not part of it: it changes nothing in the cluster.
     """
     before, after = _by_name(_things(old)), _by_name(_things(new))
-    found: list[ClusterfileChange] = []
+    changes: list[ClusterfileChange] = []
     for key in dict.fromkeys([*before, *after]):
-        one, two = before.get(key), after.get(key)
-        if one is not None and two is not None:
-            found += _changed(one, two)
-        elif two is not None:
-            found += (
-                [ClusterfileChange(two.subject, two.name, two.path, ADDED, None, two.title or None)] if two.title else _settings(two, ADDED)
+        former, current = before.get(key), after.get(key)
+        if former is not None and current is not None:
+            changes += _changed(former, current)
+        elif current is not None:
+            changes += (
+                [ClusterfileChange(current.subject, current.name, current.path, ADDED, None, current.title or None)]
+                if current.title
+                else _settings(current, ADDED)
             )
-        elif one is not None:
-            found += (
-                [ClusterfileChange(one.subject, one.name, one.path, REMOVED, one.title, None)] if one.title else _settings(one, REMOVED)
+        elif former is not None:
+            changes += (
+                [ClusterfileChange(former.subject, former.name, former.path, REMOVED, former.title, None)]
+                if former.title
+                else _settings(former, REMOVED)
             )
-    return tuple(found)
+    return tuple(changes)
 
 
 def _by_name(things: Iterable[_Thing]) -> dict[tuple[str, str, int], _Thing]:
     """Index by name; things of one name (hooks may share it) are numbered in order."""
-    found: dict[tuple[str, str, int], _Thing] = {}
+    by_key: dict[tuple[str, str, int], _Thing] = {}
     for thing in things:
-        count = sum(1 for subject, name, _ in found if (subject, name) == (thing.subject, thing.name))
-        found[thing.subject, thing.name, count] = thing
-    return found
+        count = sum(1 for subject, name, _ in by_key if (subject, name) == (thing.subject, thing.name))
+        by_key[thing.subject, thing.name, count] = thing
+    return by_key
 
 
 def _settings(thing: _Thing, action: str) -> list[ClusterfileChange]:
@@ -94,13 +98,13 @@ def _settings(thing: _Thing, action: str) -> list[ClusterfileChange]:
 
 
 def _changed(one: _Thing, two: _Thing) -> list[ClusterfileChange]:
-    found = []
+    changes = []
     for key in dict.fromkeys([*one.values, *two.values]):
         before, after = one.values.get(key), two.values.get(key)
         if before is not None and after is not None and same_secret(before.text, after.text, after.place):
             continue
-        found.append(_change(two, key, before, after))
-    return found
+        changes.append(_change(two, key, before, after))
+    return changes
 
 
 def _change(thing: _Thing, key: str, before: _Value | None, after: _Value | None) -> ClusterfileChange:
@@ -214,8 +218,8 @@ def _app(app: ApplicationDocument) -> _Thing:
     if app.launch is not None:
         values[".spec.launchApps"] = _Value(", ".join(app.launch) or "none")
     for config in app.configs:
-        found = _app_config(config, f"{owner} {config.name}")
-        values |= {f".spec.configs[{config.name}]{path}": value for path, value in found.items()}
+        app_values = _app_config(config, f"{owner} {config.name}")
+        values |= {f".spec.configs[{config.name}]{path}": value for path, value in app_values.items()}
     return _Thing("app", app.name, f"Application {app.name}", app.image or app.name, values)
 
 

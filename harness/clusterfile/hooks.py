@@ -92,14 +92,14 @@ def needs_all(hook: Hook) -> bool:
 
 
 def _phase_words(entries: Sequence[LocatedValue], report: FaultReport) -> list[str]:
-    found = []
+    words = []
     for entry in entries:
         for word in (part.strip() for part in str(entry.value).split("|")):
             if word in NAMES:
-                found.append(word)
+                words.append(word)
             elif word:
                 report.fault(entry.node, f"{word} is not a phase", validators.suggest(word, NAMES))
-    return found
+    return words
 
 
 def _output(spec: ParsedMapping, report: FaultReport) -> str | None:
@@ -116,13 +116,13 @@ def _selectors(kind: str, spec: ParsedMapping, words: Sequence[str], report: Fau
     entries = [entry for key in ("on", "scope") for entry in spec.get(key, ())]
     if any(entry.value == ALL for entry in entries):
         return ()
-    found = [selector for entry in entries for selector in _selector(entry, report)]
+    chosen = [selector for entry in entries for selector in _selector(entry, report)]
     once = [word for word in words if NAMES[word] in _ONCE and word not in _OLD_NAMES]
     if kind == "Plugin" and "scope" in spec and once:
         report.warn(spec.at("scope"), f"{once[0]} runs on the first control-plane node and ignores scope", "on: says where else")
         return (Selector(MASTER0),)
-    if found or not once:
-        return tuple(found)
+    if chosen or not once:
+        return tuple(chosen)
     if len(once) < len(words):
         key = "phases" if kind == "Hook" else "action"
         message = f"{once[0]} is a phase of the cluster, the others are of machines: where this runs must be said"
@@ -146,16 +146,16 @@ def selectors(text: str) -> list[Selector]:
     """
     if "=" in text:
         return [Selector(labels=validators.labels(text))]
-    found: list[Selector] = []
+    parsed: list[Selector] = []
     machines: list[str] = []
     for part in (part.strip() for part in text.split(",")):
         if re.match(r"\d+\.\d|[0-9A-Fa-f]*:", part):
             machines += validators.addresses(part)
         elif part == MASTER0:
-            found.append(Selector(MASTER0))
+            parsed.append(Selector(MASTER0))
         else:
-            found.append(Selector(validators.role(part)))
-    return [*found, *([Selector(addresses=tuple(machines))] if machines else [])]
+            parsed.append(Selector(validators.role(part)))
+    return [*parsed, *([Selector(addresses=tuple(machines))] if machines else [])]
 
 
 def _check(hook: Hook, spec: ParsedMapping, report: FaultReport) -> None:
@@ -229,18 +229,18 @@ def host_names(hook: Hook) -> dict[str, str]:
 
 def labels(hook: Hook) -> dict[str, dict[str, str]]:
     """LABEL: the labels of each machine, by address."""
-    found: dict[str, dict[str, str]] = {}
+    labels_by_address: dict[str, dict[str, str]] = {}
     for address, pairs in _lines(hook):
-        found.setdefault(address, {}).update(pairs)
-    return found
+        labels_by_address.setdefault(address, {}).update(pairs)
+    return labels_by_address
 
 
 def taints(hook: Hook) -> dict[str, tuple[Taint, ...]]:
     """TAINT: what is put onto and taken off each machine, by address, in order."""
-    found: dict[str, tuple[Taint, ...]] = {}
+    taints_by_address: dict[str, tuple[Taint, ...]] = {}
     for address, taint in _lines(hook):
-        found[address] = (*found.get(address, ()), taint)
-    return found
+        taints_by_address[address] = (*taints_by_address.get(address, ()), taint)
+    return taints_by_address
 
 
 def merged(image: Iterable[Hook], clusterfile: Iterable[Hook]) -> tuple[Hook, ...]:
@@ -249,11 +249,11 @@ def merged(image: Iterable[Hook], clusterfile: Iterable[Hook]) -> tuple[Hook, ..
 
 
 def _unique(hooks: Iterable[Hook]) -> list[Hook]:
-    found: list[Hook] = []
+    distinct: list[Hook] = []
     for hook in hooks:
-        if hook not in found:
-            found.append(hook)
-    return found
+        if hook not in distinct:
+            distinct.append(hook)
+    return distinct
 
 
 def at(hooks: Iterable[Hook], phase: Phase) -> tuple[Hook, ...]:
@@ -275,13 +275,13 @@ def targets(
     those that nodes have in the cluster, by address, beside what the Clusterfile gives them.
     """
     master0 = next((place.address for place in places if MASTER in place.roles), None)
-    found = []
+    selected = []
     for place in places:
         known = {**place.labels, **(labels or {}).get(place.address, {})}
         chosen = not hook.on or any(_matches(selector, place, known, master0) for selector in hook.on)
         if chosen and (among is None or phase in _ONCE or place.address in among):
-            found.append(place.address)
-    return tuple(found)
+            selected.append(place.address)
+    return tuple(selected)
 
 
 def _matches(selector: Selector, place: HookTarget, labels: Mapping[str, str], master0: str | None) -> bool:

@@ -32,5 +32,5 @@ def _document(name: str, kind: DocumentKind) -> dict[str, Any]:
     if kind.spec is None:
         pattern = rf"^{re.escape(kind.group or '')}/v\d+((alpha|beta)\d+)?$"
         return {"description": kind.title, "type": "object", "properties": {"apiVersion": {"type": "string", "pattern": pattern}}}
-    found = kind.document.schema()
-    return {**found, "description": kind.title, "properties": {**found["properties"], "kind": {"const": name}}}
+    schema = kind.document.schema()
+    return {**schema, "description": kind.title, "properties": {**schema["properties"], "kind": {"const": name}}}

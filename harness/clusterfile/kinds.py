@@ -62,7 +62,7 @@ class Environment:
     def read(self, node: YamlNode, report: FaultReport) -> dict[str, str] | None:
         if node.is_null:
             return None
-        found: dict[str, str] = {}
+        variables: dict[str, str] = {}
         for name, value, place in self._pairs(node, report):
             if not re.fullmatch(validators.ENV_NAME, name):
                 report.fault(place, f"{name!r} is not a name for an environment value", _ENV_HINT)
@@ -70,12 +70,12 @@ class Environment:
             if name in RESERVED:
                 report.warn(place, f"{name} describes the cluster itself; the value that is given is not used")
                 continue
-            if name in found:
+            if name in variables:
                 report.warn(place, f"{name} is given twice: the last value counts", "sealer 0.8 made a list of them")
             if ";" in value:
                 report.warn(place, f"{name} stays the text {value!r}", "sealer 0.8 made a list of what has a ; in it")
-            found[name] = value
-        return found
+            variables[name] = value
+        return variables
 
     def _pairs(self, node: YamlNode, report: FaultReport) -> list[tuple[str, str, YamlNode]]:
         if isinstance(node.content, dict):
@@ -85,17 +85,17 @@ class Environment:
         if not isinstance(node.content, tuple):
             report.fault(node, f"must be a list of NAME=VALUE or a mapping, not {node.kind}")
             return []
-        found = []
+        entries = []
         for item in node.content:
             text = TextShape(empty=True).read(item, report)
             if text is None:
                 continue
             name, equals, value = text.partition("=")
             if equals:
-                found.append((name.strip(), value, item))
+                entries.append((name.strip(), value, item))
             else:
                 report.fault(item, f"{text!r} has no value", f"{text}=VALUE")
-        return found
+        return entries
 
     def schema(self) -> dict[str, Any]:
         name = validators.ENV_NAME
@@ -108,12 +108,12 @@ class Environment:
         }
 
 
-def password(found: ParsedMapping, report: FaultReport, prefix: str = "passwd") -> Password:
+def password(mapping: ParsedMapping, report: FaultReport, prefix: str = "passwd") -> Password:
     """The one of three ways that was written. Two of them are a fault."""
-    keys = [key for key in (prefix, f"{prefix}File", f"{prefix}Env") if key in found]
+    keys = [key for key in (prefix, f"{prefix}File", f"{prefix}Env") if key in mapping]
     if len(keys) > 1:
-        report.fault(found.at(keys[1]), f"{keys[0]} is given too", "one of them is enough")
-    return Password(*(found.get(key) for key in (prefix, f"{prefix}File", f"{prefix}Env")))
+        report.fault(mapping.at(keys[1]), f"{keys[0]} is given too", "one of them is enough")
+    return Password(*(mapping.get(key) for key in (prefix, f"{prefix}File", f"{prefix}Env")))
 
 
 def _document_name(text: str) -> str:

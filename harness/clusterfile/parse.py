@@ -36,10 +36,10 @@ def parse(text: str, path: str, *, env: Mapping[str, str] | None = None, stored:
         text = templates.render(text, env, path, missing=templates.StandIn("{{ .", " }}"))
     report = FaultReport(path, stored=stored)
     reader = _DocumentReader(report)
-    found = documents(text, report)
-    for node in found:
+    nodes = documents(text, report)
+    for node in nodes:
         reader.read(node)
-    if not found and not report.faults:
+    if not nodes and not report.faults:
         report.fault_at(1, "contains no document", "apiVersion: slipway.dev/v1, kind: Cluster ...; slipway generate writes one")
     return reader.finish(path)
 
@@ -47,7 +47,7 @@ def parse(text: str, path: str, *, env: Mapping[str, str] | None = None, stored:
 def parse_hooks(text: str, path: str) -> tuple[Hook, ...]:
     """The hooks of one file of an image's ``plugins/``. Raises InputError, also for documents of other kinds."""
     report = FaultReport(path)
-    found: list[Hook] = []
+    parsed: list[Hook] = []
     for node in documents(text, report):
         read = read_document(node, report)
         if read is None or read[1] is None:
@@ -56,14 +56,14 @@ def parse_hooks(text: str, path: str) -> tuple[Hook, ...]:
         if kind not in ("Plugin", "Hook"):
             report.fault(node, f"{kind} is not a hook", "plugins/ holds documents of kind Plugin or Hook; the Clusterfile takes the others")
         elif (hook := hooks.build(kind, document, report)) is not None:
-            found.append(hook)
+            parsed.append(hook)
     report.finish()
-    return tuple(found)
+    return tuple(parsed)
 
 
 def image_hooks(files: Mapping[str, bytes]) -> tuple[Hook, ...]:
     """The hooks of an image: its files by path, of which those right below ``plugins/`` are read. Raises InputError with all faults."""
-    found: list[Hook] = []
+    hooks: list[Hook] = []
     faults: list[Fault] = []
     for path in sorted(files):
         folder, _, name = path.rpartition("/")
@@ -73,14 +73,14 @@ def image_hooks(files: Mapping[str, bytes]) -> tuple[Hook, ...]:
             faults.append(Fault(path, "is a plugin in Go's machine code, which only sealer can load", "write it as a hook of type SHELL"))
         elif name.endswith((".yaml", ".yml")):
             try:
-                found += parse_hooks(files[path].decode(), path)
+                hooks += parse_hooks(files[path].decode(), path)
             except InputError as wrong:
                 faults += wrong.faults
             except UnicodeDecodeError:
                 faults.append(Fault(path, "is not text"))
     if faults:
         raise InputError(faults)
-    return tuple(found)
+    return tuple(hooks)
 
 
 class _DocumentReader:
@@ -97,11 +97,11 @@ class _DocumentReader:
             return
         kind, document = read
         # Of applications only those of the cluster's own image are one document.
-        one = kind in _ONE and not (kind == "Application" and _has_image(node))
-        if one and kind in self.first:
+        single = kind in _ONE and not (kind == "Application" and _has_image(node))
+        if single and kind in self.first:
             message = f"a second {kind}; the first is in line {self.first[kind].line}"
             self.report.fault(node, message, "join them into one" if kind == "Application" else "one Clusterfile is one cluster")
-        if one:
+        if single:
             self.first.setdefault(kind, node)
         if document is None:
             return
@@ -111,19 +111,19 @@ class _DocumentReader:
 
     def values(self, *kinds: str) -> list[Any]:
         """In the order of the text."""
-        found = [entry for kind in kinds for entry in self.found.get(kind, ())]
-        return [value for _, value in sorted(found, key=lambda entry: entry[0].line)]
+        entries = [entry for kind in kinds for entry in self.found.get(kind, ())]
+        return [value for _, value in sorted(entries, key=lambda entry: entry[0].line)]
 
     def finish(self, path: str) -> Clusterfile:
         clusters: Sequence[ClusterDocument] = self.values("Cluster")
         documents: Sequence[ApplicationDocument] = self.values("Application")
-        applications = [one for one in documents if one.image is None]
-        apps = tuple(one for one in documents if one.image is not None)
+        applications = [document for document in documents if document.image is None]
+        apps = tuple(document for document in documents if document.image is not None)
         self._check_apps(apps)
         configurations: list[Config] = self.values("Config")
         cluster.network_fault(clusters[0] if clusters else None, self.found.get("ClusterConfiguration", ()), self.report)
         self.report.finish()
-        found = Clusterfile(
+        clusterfile = Clusterfile(
             path=path,
             cluster=clusters[0] if clusters else None,
             configs=tuple(configurations),
@@ -133,8 +133,8 @@ class _DocumentReader:
             kubeadm=tuple(self.values(*_PLAIN)),
             warnings=self.report.warnings,
         )
-        log.hide(*secrets.literals(found))
-        return found
+        log.hide(*secrets.literals(clusterfile))
+        return clusterfile
 
     def _check_apps(self, apps: Sequence[ApplicationDocument]) -> None:
         nodes = {id(value): node for node, value in self.found.get("Application", ())}
@@ -150,8 +150,8 @@ def _has_image(node: YamlNode) -> bool:
 
 def _plain(node: YamlNode, report: FaultReport) -> dict[str, Any]:
     """kubeadm's own documents: only what cannot work with any of them is looked at."""
-    found: dict[str, Any] = node.plain()
-    registration = found.get("nodeRegistration")
+    plain: dict[str, Any] = node.plain()
+    registration = plain.get("nodeRegistration")
     socket = registration.get("criSocket") if isinstance(registration, dict) else None
     if isinstance(socket, str) and any(shim in socket for shim in _SHIMS):
         report.fault(
@@ -159,7 +159,7 @@ def _plain(node: YamlNode, report: FaultReport) -> dict[str, Any]:
             f"{socket} is docker's, which is not a container runtime here",
             "leave criSocket out: containerd's is known",
         )
-    return found
+    return plain
 
 
 def _below(node: YamlNode, *keys: str) -> YamlNode:

@@ -161,11 +161,11 @@ def holds_secret(text: str, known: Iterable[str] = ()) -> bool:
     if any(value in text for value in known) or _KIND.search(text) or "PRIVATE KEY-----" in text:
         return True
     try:
-        found = serialize.read_documents(text) if len(text) <= _MOST_STRUCTURED else []
+        documents = serialize.read_documents(text) if len(text) <= _MOST_STRUCTURED else []
     except (ValueError, RecursionError):
-        found = []
-    structured = any(isinstance(document, Mapping | list) for document in found)
-    return any(_gives_secret(document, "") for document in found) or any(True for _ in _spans(text, "=" if structured else ":="))
+        documents = []
+    structured = any(isinstance(document, Mapping | list) for document in documents)
+    return any(_gives_secret(document, "") for document in documents) or any(True for _ in _spans(text, "=" if structured else ":="))
 
 
 _MOST_STRUCTURED = 256 << 10
@@ -191,19 +191,19 @@ def is_secret_option(word: str) -> bool:
 
 def literals(clusterfile: Clusterfile) -> frozenset[str]:
     """The values of a Clusterfile that are secrets as a whole."""
-    found: set[str | None] = set()
+    values: set[str | None] = set()
     cluster = clusterfile.cluster
     environments: list[Mapping[str, str]] = [app.env for app in clusterfile.apps]
     for application in (clusterfile.application, *clusterfile.apps):
         environments += [config.env for config in application.configs] if application else []
     if cluster is not None:
         for login in (cluster.ssh, *(host.ssh for host in cluster.hosts)):
-            found |= {login.passphrase, _written(login.password)}
-            found |= {login.jump.passphrase, _written(login.jump.password)} if login.jump else set()
-        found |= {_written(registry.password) for registry in (cluster.local_registry, cluster.external_registry) if registry}
+            values |= {login.passphrase, _written(login.password)}
+            values |= {login.jump.passphrase, _written(login.jump.password)} if login.jump else set()
+        values |= {_written(registry.password) for registry in (cluster.local_registry, cluster.external_registry) if registry}
         environments += [cluster.env, cluster.command_args, *(host.env for host in cluster.hosts)]
-    found |= {value for env in environments for name, value in env.items() if is_secret_name(name) and not _is_harmless(name, value)}
-    return frozenset(value for value in found if value and len(value) >= SHORTEST and not is_redacted(value))
+    values |= {value for env in environments for name, value in env.items() if is_secret_name(name) and not _is_harmless(name, value)}
+    return frozenset(value for value in values if value and len(value) >= SHORTEST and not is_redacted(value))
 
 
 SHORTEST = 5
@@ -263,8 +263,8 @@ def _short_options(text: str) -> Iterator[tuple[int, int]]:
         end = text.find("\n", match.end())
         end = len(text) if end < 0 else end
         kind = "mysql" if match[1].startswith(("mysql", "maria")) else "redis" if match[1].endswith("-cli") else "sshpass"
-        for found in _SHORT_OPTIONS[kind].finditer(text, match.end(), end):
-            yield found.span(1)
+        for option in _SHORT_OPTIONS[kind].finditer(text, match.end(), end):
+            yield option.span(1)
 
 
 def _assigned(text: str, match: re.Match[str]) -> Iterator[tuple[int, int]]:
@@ -283,8 +283,8 @@ def _assigned(text: str, match: re.Match[str]) -> Iterator[tuple[int, int]]:
     if re.sub(r"[^a-z]", "", name[-_LONGEST_NAME:].lower()).endswith("authorization") and not _QUOTE.match(text, at):
         # Credentials have blanks, commas and quotes in them. Only a quote before the header ends it before the line does.
         outer = _REST.get(text[match.start() - 1 : match.start()], _REST[""])
-        if found := outer.match(text, at):
-            yield found.span()
+        if assignment := outer.match(text, at):
+            yield assignment.span()
         return
     if several := _LIST.match(text, at):
         if several[1].strip():
@@ -315,8 +315,8 @@ def _value(text: str, at: int, name: str, *, line: bool, margin: bool = False) -
     if quote:
         begin, end = quote.end(), _closing(text, quote)
     else:
-        found = (_WORD_VALUE if not line else _LINE_VALUE if margin else _SHORT_LINE_VALUE).match(text, at)
-        begin, end = found.span() if found else (at, at)
+        value = (_WORD_VALUE if not line else _LINE_VALUE if margin else _SHORT_LINE_VALUE).match(text, at)
+        begin, end = value.span() if value else (at, at)
         if line and (comment := text.find(" #", begin, end)) >= 0:
             end = comment
         end = begin + len(text[begin:end].rstrip())
@@ -360,8 +360,8 @@ def without_keys(document: Any) -> Any:
 @functools.lru_cache(maxsize=1024)
 def fingerprint(value: str, place: str) -> str:
     """Replacement for a secret, made with scrypt so that guessing passwords is slow. The same value at the same place gives the same."""
-    found = hashlib.scrypt(value.encode(), salt=f"slipway {place}".encode(), n=2**14, r=8, p=1, dklen=18)
-    return f"{REDACTED}{base64.b64encode(found).decode()}>"
+    derived = hashlib.scrypt(value.encode(), salt=f"slipway {place}".encode(), n=2**14, r=8, p=1, dklen=18)
+    return f"{REDACTED}{base64.b64encode(derived).decode()}>"
 
 
 def same_secret(before: str, after: str, place: str) -> bool:

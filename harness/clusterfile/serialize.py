@@ -62,12 +62,12 @@ def write_documents(values: list[Any]) -> str:
 def read_documents(text: str) -> list[Any]:
     """The documents that hold anything. Raises ValueError with the line."""
     report = FaultReport("line")
-    found = documents(text, report)
+    nodes = documents(text, report)
     if report.faults:
         fault = report.faults[0]
         where = fault.where.replace("line:", "line ", 1)
         raise ValueError(f"{where}: {fault.message}")
-    return [_plain(node) for node in found]
+    return [_plain(node) for node in nodes]
 
 
 def _plain(node: YamlNode) -> Any:
@@ -140,6 +140,6 @@ def _nulls(value: Any, name: str = "") -> Iterator[str]:
     if value is None:
         yield name
     elif isinstance(value, Mapping):
-        yield from (found for key, child in value.items() for found in _nulls(child, key))
+        yield from (null for key, child in value.items() for null in _nulls(child, key))
     elif isinstance(value, list):
-        yield from (found for item in value for found in _nulls(item, name))
+        yield from (null for item in value for null in _nulls(item, name))

@@ -90,11 +90,11 @@ class TextShape:
             return None
 
     def schema(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"type": ["string", "number", "boolean"] if self.any_scalar else "string"}
+        document: dict[str, Any] = {"type": ["string", "number", "boolean"] if self.any_scalar else "string"}
         if self.pattern is not None:
             # Empty counts as left out.
-            found["pattern"] = f"^({self.pattern})$" if self.empty else f"^(({self.pattern})?)$"
-        return found
+            document["pattern"] = f"^({self.pattern})$" if self.empty else f"^(({self.pattern})?)$"
+        return document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +183,8 @@ class ListShape:
         return tuple(values)
 
     def schema(self) -> dict[str, Any]:
-        found = {"type": "array", "items": self.item.schema()}
-        return {"anyOf": [self.item.schema(), found]} if self.one else found
+        array = {"type": "array", "items": self.item.schema()}
+        return {"anyOf": [self.item.schema(), array]} if self.one else array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +202,7 @@ class MapShape:
         if not isinstance(node.content, dict):
             report.fault(node, f"must be a mapping, not {node.kind}")
             return None
-        found = {}
+        values = {}
         for key, child in node.content.items():
             try:
                 self.key(key)
@@ -211,12 +211,12 @@ class MapShape:
                 continue
             value = self.value.read(child, report)
             if value is not None:
-                found[key] = value
-        return found
+                values[key] = value
+        return values
 
     def schema(self) -> dict[str, Any]:
-        found = {"type": "object", "additionalProperties": nullable(self.value.schema())}
-        return {**found, "propertyNames": {"pattern": f"^({self.key_pattern})$"}} if self.key_pattern else found
+        document = {"type": "object", "additionalProperties": nullable(self.value.schema())}
+        return {**document, "propertyNames": {"pattern": f"^({self.key_pattern})$"}} if self.key_pattern else document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,8 +304,8 @@ class RecordShape:
     def schema(self) -> dict[str, Any]:
         properties = {key: _field_schema(field) for key, field in self.fields.items()}
         required = [key for key, field in self.fields.items() if field.required]
-        found: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
-        return {**found, "required": required} if required else found
+        document: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+        return {**document, "required": required} if required else document
 
 
 def _read_field(field: Field, node: YamlNode, report: FaultReport) -> Any:
@@ -320,9 +320,9 @@ def _read_field(field: Field, node: YamlNode, report: FaultReport) -> Any:
 def _field_schema(field: Field) -> dict[str, Any]:
     if field.refused is not None:
         return {"type": "null", "description": f"Refused: {field.refused[0]}; {field.refused[1]}"}
-    found = field.shape.schema() if field.required else nullable(field.shape.schema())
+    schema = field.shape.schema() if field.required else nullable(field.shape.schema())
     text = ". ".join(part for part in (field.help, f"Ignored: {field.ignored}" if field.ignored else "") if part)
-    return {**found, "description": text} if text else found
+    return {**schema, "description": text} if text else schema
 
 
 def nullable(schema: dict[str, Any]) -> dict[str, Any]:
@@ -331,8 +331,8 @@ def nullable(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     if "type" in schema:
         types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-        found = {**schema, "type": [*types, "null"]}
-        return {**found, "enum": [*schema["enum"], None]} if "enum" in schema else found
+        extended = {**schema, "type": [*types, "null"]}
+        return {**extended, "enum": [*schema["enum"], None]} if "enum" in schema else extended
     if "anyOf" in schema:
         return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
     return {"anyOf": [schema, {"type": "null"}]}

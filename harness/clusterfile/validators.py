@@ -54,13 +54,13 @@ def suggest(word: str, known: Iterable[str]) -> str:
 def address(text: str) -> str:
     """An address of a machine, in its usual spelling."""
     try:
-        found = ipaddress.ip_address(text.strip())
+        parsed = ipaddress.ip_address(text.strip())
     except ValueError as wrong:
         hint = "machines are named by address" if re.search(r"[A-Za-z]", text) and ":" not in text else "write it as 192.168.0.2"
         raise FieldError(f"{text} is not an address", hint) from wrong
-    if found.is_unspecified or found.is_multicast:
+    if parsed.is_unspecified or parsed.is_multicast:
         raise FieldError(f"{text} is not an address of a machine")
-    return str(found)
+    return str(parsed)
 
 
 def addresses(text: str) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ def addresses(text: str) -> tuple[str, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise FieldError(f"{text}: there is nothing between two commas, or at an end")
-    return tuple(found for part in parts for found in _range(part))
+    return tuple(address_text for part in parts for address_text in _range(part))
 
 
 def _range(text: str) -> list[str]:
@@ -104,15 +104,15 @@ POSSIBLE = "an IPv4 network, or one of each family, IPv4 first: 10.96.0.0/22,fd0
 
 def networks(text: str) -> str:
     """A network, or two of both families with a comma between, in their usual spelling."""
-    found = []
+    parsed = []
     for part in text.split(","):
         try:
-            found.append(ipaddress.ip_network(part.strip()))
+            parsed.append(ipaddress.ip_network(part.strip()))
         except ValueError as wrong:
             raise FieldError(f"{part.strip()} is not a network: {wrong}", "write it as 10.96.0.0/22") from wrong
-    if len(found) > 2 or len({network.version for network in found}) < len(found):
+    if len(parsed) > 2 or len({network.version for network in parsed}) < len(parsed):
         raise FieldError(f"{text}: at most one network of each family", "10.96.0.0/22,fd00:10:96::/112")
-    return ",".join(str(network) for network in found)
+    return ",".join(str(network) for network in parsed)
 
 
 def impossible(networks: str) -> str | None:
@@ -125,9 +125,9 @@ def impossible(networks: str) -> str | None:
 
 def overlap(first: str, second: str) -> bool:
     """Return True when networks, as returned by ``networks``, share addresses."""
-    one = [ipaddress.ip_network(part) for part in first.split(",")]
+    first_networks = [ipaddress.ip_network(part) for part in first.split(",")]
     two = [ipaddress.ip_network(part) for part in second.split(",")]
-    return any(a.version == b.version and a.overlaps(b) for a in one for b in two)
+    return any(a.version == b.version and a.overlaps(b) for a in first_networks for b in two)
 
 
 def image(text: str) -> str:
@@ -202,13 +202,13 @@ def label_value(text: str) -> str:
 
 def labels(text: str) -> tuple[tuple[str, str], ...]:
     """``k=v,k2=v2``."""
-    found = []
+    pairs = []
     for part in text.split(","):
         key, equals, value = part.strip().partition("=")
         if not equals:
             raise FieldError(f"{part.strip()} is not a label", "write it as key=value")
-        found.append((label_key(key), label_value(value)))
-    return tuple(found)
+        pairs.append((label_key(key), label_value(value)))
+    return tuple(pairs)
 
 
 def taint(text: str) -> Taint:
@@ -283,10 +283,10 @@ def duration(text: str) -> datetime.timedelta:
     years, days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     if years > 100 or days > 36500 or hours > 876_000:
         raise FieldError(f"{text} is longer than a hundred years")
-    found = datetime.timedelta(days=years * 365 + days, hours=hours, minutes=minutes, seconds=seconds)
-    if found < datetime.timedelta(hours=1):
+    delta = datetime.timedelta(days=years * 365 + days, hours=hours, minutes=minutes, seconds=seconds)
+    if delta < datetime.timedelta(hours=1):
         raise FieldError(f"{text} is too short", "an hour at least")
-    return found
+    return delta
 
 
 def duration_text(value: datetime.timedelta) -> str:

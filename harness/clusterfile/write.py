@@ -156,10 +156,10 @@ def _has_passwords(clusterfile: Clusterfile) -> bool:
     if cluster is None:
         return False
     logins = [cluster.ssh, *(host.ssh for host in cluster.hosts)]
-    found = [login.password.text or login.passphrase for login in logins]
-    found += [login.jump.password.text or login.jump.passphrase for login in logins if login.jump]
-    found += [registry.password.text for registry in (cluster.local_registry, cluster.external_registry) if registry]
-    return any(found)
+    passwords = [login.password.text or login.passphrase for login in logins]
+    passwords += [login.jump.password.text or login.jump.passphrase for login in logins if login.jump]
+    passwords += [registry.password.text for registry in (cluster.local_registry, cluster.external_registry) if registry]
+    return any(passwords)
 
 
 # ---- documents --------------------------------------------------------------------------------------------------------
@@ -229,12 +229,12 @@ def _ssh(ssh: SshSettings, default: SshSettings) -> dict[str, Any]:
     """Settings that differ from the cluster's."""
     own = {"user": ssh.user, "port": ssh.port, "pk": ssh.key}
     inherited = {"user": default.user, "port": default.port, "pk": default.key}
-    found = _filled({key: value for key, value in own.items() if value != inherited[key]})
+    settings = _filled({key: value for key, value in own.items() if value != inherited[key]})
     if ssh.password != default.password:
-        found |= _password(ssh.password, "passwd")
+        settings |= _password(ssh.password, "passwd")
     if ssh.jump and ssh.jump != default.jump:
-        found["jump"] = _jump(ssh.jump)
-    return found
+        settings["jump"] = _jump(ssh.jump)
+    return settings
 
 
 def _jump(jump: JumpSettings) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def _jump(jump: JumpSettings) -> dict[str, Any]:
 
 
 def _host(host: Host, default: SshSettings, keep: _Values) -> dict[str, Any]:
-    found = _filled(
+    document = _filled(
         {
             "ips": list(host.ips),
             "count": host.count,
@@ -252,7 +252,7 @@ def _host(host: Host, default: SshSettings, keep: _Values) -> dict[str, Any]:
             "taints": [str(taint) for taint in host.taints],
         }
     )
-    return {**{key: found.pop(key) for key in ("ips", "count") if key in found}, "roles": list(host.roles), **found}
+    return {**{key: document.pop(key) for key in ("ips", "count") if key in document}, "roles": list(host.roles), **document}
 
 
 def _local(registry: LocalRegistry) -> dict[str, Any]:

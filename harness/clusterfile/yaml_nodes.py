@@ -123,10 +123,10 @@ class FaultReport:
 
 def documents(text: str, report: FaultReport) -> list[YamlNode]:
     """Non-empty documents of a text. One that is not YAML is reported, and does not hide the others."""
-    found: list[YamlNode] = []
+    nodes: list[YamlNode] = []
     for first, chunk in _chunks(text.removeprefix("\ufeff")):
-        found += _composed(chunk, first, report)
-    return found
+        nodes += _composed(chunk, first, report)
+    return nodes
 
 
 def key_path(path: str, key: str) -> str:
@@ -152,14 +152,14 @@ def _composed(text: str, before: int, report: FaultReport) -> list[YamlNode]:
     if excess is not None:
         report.fault_at(before + excess[0], f"cannot be read: {excess[1]}")
         return []
-    found = []
+    nodes = []
     loader = None
     try:
         loader = _Loader(text)
         while loader.check_node():
             node = _Composer(report, before).node(loader.get_node(), "", None)
             if node is not None and not node.is_null:
-                found.append(node)
+                nodes.append(node)
     except yaml.reader.ReaderError as wrong:
         line = text.count("\n", 0, int(wrong.position)) + 1 if isinstance(wrong.position, int) else 1
         report.fault_at(before + line, f"there is a character that YAML does not allow: {wrong.character!r}", "remove it")
@@ -168,12 +168,12 @@ def _composed(text: str, before: int, report: FaultReport) -> list[YamlNode]:
         if comments is not None:
             line = before + text.count("\n", 0, comments.start()) + 1
             report.fault_at(line, "// begins no comment in YAML", "comments begin with #")
-            return found + _composed(_FOREIGN_COMMENT.sub("", text), before, report)
+            return nodes + _composed(_FOREIGN_COMMENT.sub("", text), before, report)
         _tell(wrong, text, before, report)
     finally:
         if loader is not None:
             loader.dispose()
-    return found
+    return nodes
 
 
 def _tell(wrong: yaml.MarkedYAMLError, text: str, before: int, report: FaultReport) -> None:
@@ -221,7 +221,7 @@ class _Composer:
         return YamlNode(line, path, text, value, node.style)
 
     def entries(self, node: yaml.MappingNode, path: str) -> dict[str, YamlNode]:
-        found: dict[str, YamlNode] = {}
+        by_key: dict[str, YamlNode] = {}
         lines: dict[str, int] = {}
         inherited: dict[str, YamlNode] = {}
         for key, value in node.value:
@@ -240,20 +240,20 @@ class _Composer:
             lines[name] = line
             child = self.node(value, key_path(path, name), line if isinstance(value, yaml.CollectionNode) else None)
             if child is not None:
-                found[name] = child
-        return {**{name: child for name, child in inherited.items() if name not in lines}, **found}
+                by_key[name] = child
+        return {**{name: child for name, child in inherited.items() if name not in lines}, **by_key}
 
     def inherited(self, value: yaml.Node, path: str) -> dict[str, YamlNode]:
         """Entries from ``<<: *alias``: of several mappings the first counts."""
         mappings = value.value if isinstance(value, yaml.SequenceNode) else [value]
-        found: dict[str, YamlNode] = {}
+        merged: dict[str, YamlNode] = {}
         for mapping in mappings:
             node = self.node(mapping, path, None)
             if node is not None and isinstance(node.content, dict):
-                found = {**node.content, **found}
+                merged = {**node.content, **merged}
             elif node is not None:
                 self.report.fault_at(self.line(mapping), "<< takes a mapping", path=path)
-        return found
+        return merged
 
 
 def _int(text: str) -> int:

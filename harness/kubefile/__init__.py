@@ -464,14 +464,14 @@ class _KubefileReader:
 
     def pairs(self, text: str) -> dict[str, str]:
         """``a=1 b="2 3"``, or the older ``a 1`` for one."""
-        found = words.split(text, self.escape)
-        if "=" not in found[0]:
-            value = text.strip().removeprefix(found[0]).strip()
+        parts = words.split(text, self.escape)
+        if "=" not in parts[0]:
+            value = text.strip().removeprefix(parts[0]).strip()
             if not value:
-                raise _InstructionError(f"{found[0]} has no value", f"{found[0]}=VALUE")
-            return {self.expand(found[0]): self.expand(value)}
+                raise _InstructionError(f"{parts[0]} has no value", f"{parts[0]}=VALUE")
+            return {self.expand(parts[0]): self.expand(value)}
         pairs = {}
-        for word in found:
+        for word in parts:
             name, equals, value = word.partition("=")
             if not equals or not name:
                 raise _InstructionError(f"{word} is not NAME=VALUE", "quote a value that has blanks in it")
@@ -485,7 +485,7 @@ class _KubefileReader:
 
     def flags(self, text: str, known: Sequence[str]) -> tuple[dict[str, str], str]:
         """The ``--name=value`` at the beginning, and what follows them."""
-        found: dict[str, str] = {}
+        values: dict[str, str] = {}
         while text.startswith("--"):
             word, text = _first_word(text)
             name, equals, value = word[2:].partition("=")
@@ -496,8 +496,8 @@ class _KubefileReader:
                 )
             if not equals and name != "link":
                 raise _InstructionError(f"--{name} needs a value", f"--{name}=VALUE")
-            found[name] = self.expand(value)
-        return found, text
+            values[name] = self.expand(value)
+        return values, text
 
     # Instructions, in the order in which a Kubefile has them
 
@@ -530,19 +530,19 @@ class _KubefileReader:
 
     def read_from(self, line: _InstructionLine) -> Instruction:
         flags, rest = self.flags(line.rest, ("platform",))
-        found = self.operands(rest)
-        named = len(found) == 3 and found[1].lower() == "as"
-        if not found or (len(found) != 1 and not named):
+        operands = self.operands(rest)
+        named = len(operands) == 3 and operands[1].lower() == "as"
+        if not operands or (len(operands) != 1 and not named):
             raise _InstructionError(f"FROM {rest}: one image is wanted", _USAGE["FROM"])
-        if not found[0]:
+        if not operands[0]:
             raise _InstructionError(
                 f"FROM {rest}: the image's name is empty", "give the variable a value: ARG NAME=VALUE before FROM, or --build-arg"
             )
         platform = flags.get("platform")
         if platform is not None and not _PLATFORM.fullmatch(platform):
             raise _InstructionError(f"{platform!r} is not a platform", "write os/architecture, as in linux/amd64")
-        text = " ".join(["FROM", *([f"--platform={platform}"] if platform else []), *found])
-        instruction = From(line.number, text, found[0], platform, found[2] if named else None)
+        text = " ".join(["FROM", *([f"--platform={platform}"] if platform else []), *operands])
+        instruction = From(line.number, text, operands[0], platform, operands[2] if named else None)
         if self.base is None:
             self.base = instruction
             # As in a Dockerfile: an ARG before FROM is for FROM, and for an ARG of the same name after it.
@@ -633,12 +633,12 @@ class _KubefileReader:
         _check_app(app)
         if not sources:
             raise _InstructionError(f"{line.word} {app}: no source", _USAGE[line.word])
-        found = [_app_source(source) for source in sources]
+        app_sources = [_app_source(source) for source in sources]
         if line.word != "APP":
             self.labels[(LABEL_CNI if line.word == "CNI" else LABEL_CSI) + app] = "true"
         if any(earlier.app == app for earlier in self.instructions if isinstance(earlier, AppInstruction)):
             self.warn(f"{line.word} {app}: defined before; the files go into the same folder, and this definition is launched")
-        return _APP_KINDS[line.word](line.number, " ".join([line.word, app, *sources]), app, tuple(found))
+        return _APP_KINDS[line.word](line.number, " ".join([line.word, app, *sources]), app, tuple(app_sources))
 
     def read_appcmds(self, line: _InstructionLine) -> Instruction:
         app, rest = _app_and_rest(line)
@@ -715,11 +715,11 @@ class _KubefileReader:
 
     def _check_launch(self) -> None:
         for kind in (Launch, Cmds):
-            found = [item for item in self.instructions if isinstance(item, kind)]
-            for item in found[1:]:
-                self.fault(item.line, f"{item.name} is given twice; the first is in line {found[0].line}", "join them into one")
-            if found and len(found) == 1 and found[0] is not self.instructions[-1]:
-                self.fault(found[0].line, f"{found[0].name} must be the last instruction", "move it to the end")
+            duplicates = [item for item in self.instructions if isinstance(item, kind)]
+            for item in duplicates[1:]:
+                self.fault(item.line, f"{item.name} is given twice; the first is in line {duplicates[0].line}", "join them into one")
+            if duplicates and len(duplicates) == 1 and duplicates[0] is not self.instructions[-1]:
+                self.fault(duplicates[0].line, f"{duplicates[0].name} must be the last instruction", "move it to the end")
         launch = next((item for item in self.instructions if isinstance(item, Launch)), None)
         if launch:
             for other in self.instructions:
@@ -730,7 +730,7 @@ class _KubefileReader:
     def _deferred(self) -> tuple[Deferred, ...]:
         """The names of applications that are not defined here: a fault without a base image, else for the builder to look up."""
         defined = {item.app for item in self.instructions if isinstance(item, AppInstruction)}
-        found = [
+        deferred = [
             Deferred(app, item.name, f"{self.path}:{item.line}")
             for item in self.instructions
             if isinstance(item, Launch | AppCmds | AppEnv)
@@ -738,8 +738,8 @@ class _KubefileReader:
             if app not in defined
         ]
         if self.base is None or self.base.image != "scratch":
-            return tuple(found)
-        for missing in found:
+            return tuple(deferred)
+        for missing in deferred:
             near = difflib.get_close_matches(missing.app, defined, n=1)
             hint = f"did you mean {near[0]}?" if near else f"define it: APP {missing.app} local://..."
             self.faults.append(Fault(missing.where, f"{missing.instruction}: application {missing.app} does not exist", hint))

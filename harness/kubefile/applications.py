@@ -50,16 +50,16 @@ def applications(kubefile: Kubefile, context: Path) -> tuple[KubefileApp, ...]:
 
     Raises InputError when a source is missing, or when a mixed application has no APPCMDS.
     """
-    found: dict[str, KubefileApp] = {}
+    by_name: dict[str, KubefileApp] = {}
     faults: list[Fault] = []
     for instruction in kubefile.of(AppInstruction):
         try:
-            found[instruction.app] = _application(kubefile, instruction, context)
+            by_name[instruction.app] = _application(kubefile, instruction, context)
         except (build_context.ContextError, _StartError) as wrong:
             faults.append(Fault(kubefile.where(instruction), wrong.message, wrong.hint))
     if faults:
         raise InputError(faults)
-    return tuple(found.values())
+    return tuple(by_name.values())
 
 
 def launch(kubefile: Kubefile, commands: Mapping[str, Sequence[str]], env: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:

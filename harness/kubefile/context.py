@@ -93,13 +93,13 @@ def place(
     Raises ContextError for a source that does not exist, is outside the context (``..``, symbolic links), or is one of several for a
     destination that is not a folder.
     """
-    found = [match for source in sources if image or not is_url(source) for match in _find(context, source, image=image)]
+    matches = [match for source in sources if image or not is_url(source) for match in _find(context, source, image=image)]
     folder = destination == "" or destination.endswith("/") or is_folder(destination)
-    if len(found) > 1 and not folder:
-        message = f"{len(found)} sources for the destination {destination}, which is not a folder"
+    if len(matches) > 1 and not folder:
+        message = f"{len(matches)} sources for the destination {destination}, which is not a folder"
         raise ContextError(message, f"end it with a slash: {destination}/")
     placed: dict[str, PlacedFile] = {}
-    for named, real in found:
+    for named, real in matches:
         target = destination.rstrip("/")
         if real.is_dir():
             # `COPY etc .` would scatter one of the rootfs's own folders over its root; Kubefiles that say so mean the folder.
@@ -159,17 +159,17 @@ def _find(context: Path, source: str, *, image: bool) -> list[tuple[Path, Path]]
     clean = posixpath.normpath(source.lstrip("/") or ".")
     if clean == ".." or clean.startswith("../"):
         raise ContextError(f"{source} is outside the build context", "copy it into the context first")
-    found = []
+    paths = []
     for named in _expand(context, clean.split("/")) if has_wildcard(clean) else [context / clean]:
         real = _resolve(context, named) if image else _real(named)
         if not _inside(context, real):
             raise ContextError(f"{source} is a symbolic link out of the build context, to {real}", "copy the file into the context")
         if real.exists():
-            found.append((named, real))
-    if not found:
+            paths.append((named, real))
+    if not paths:
         why = "nothing matches" if has_wildcard(clean) else "no such file or folder"
         raise ContextError(f"{source}: {why} in {'the image' if image else context}", _nearest(context, clean))
-    return found
+    return paths
 
 
 def _real(path: Path) -> Path:
@@ -224,25 +224,25 @@ def _expand(folder: Path, segments: Sequence[str]) -> list[Path]:
 
 def _pattern(segment: str) -> re.Pattern[str]:
     """Go's filepath.Match, which Docker uses: ``[^a]`` negates and a leading dot is nothing special, unlike in fnmatch."""
-    parts, found, position = [], "", 0
+    parts, pattern, position = [], "", 0
     while position < len(segment):
         char = segment[position]
         close = segment.find("]", position + 2) if char == "[" else -1
         if close > 0:
             inner = segment[position + 1 : close].replace("[", r"\[").replace("&&", r"&\&")
-            found += f"[{inner}]"
+            pattern += f"[{inner}]"
             position = close
         elif char == "\\" and position + 1 < len(segment):
             position += 1
-            found += re.escape(segment[position])
+            pattern += re.escape(segment[position])
         elif char == "*":
-            parts.append(found)
-            found = ""
+            parts.append(pattern)
+            pattern = ""
         else:
-            found += "." if char == "?" else re.escape(char)
+            pattern += "." if char == "?" else re.escape(char)
         position += 1
     # Text between two stars is matched once, at its first place: trying every place would take exponential time.
-    expression = found if not parts else parts[0] + "".join(f"(?>.*?{part})" for part in parts[1:] if part) + ".*" + found
+    expression = pattern if not parts else parts[0] + "".join(f"(?>.*?{part})" for part in parts[1:] if part) + ".*" + pattern
     try:
         return re.compile(expression, re.DOTALL)
     except re.error as wrong:

@@ -97,8 +97,8 @@ def check(text: str) -> None:
 
 def satisfies(version: str, text: str) -> bool:
     """Return True when a version (``v1.36.3``) is in a range (``>=1.31 <1.37``). Raises ValueError when either is not valid."""
-    found = _version(version)
-    return any(all(constraint.allows(found) for constraint in joined) for joined in _alternatives(text))
+    parsed = _version(version)
+    return any(all(constraint.allows(parsed) for constraint in joined) for joined in _alternatives(text))
 
 
 def admits(version: str, text: str) -> bool:
@@ -132,17 +132,17 @@ def _alternatives(text: str) -> list[list[_Constraint]]:
 
 def _joined(part: str, whole: str) -> list[_Constraint]:
     part = _HYPHEN.sub(r">=\1 <=\2", part.strip())
-    found: list[_Constraint] = []
+    constraints: list[_Constraint] = []
     position = 0
     while position < len(part):
         match = _CONSTRAINT.match(part, position)
         if match is None:
             raise ValueError(f"{whole!r} is not a range of versions: {part[position:]!r} is not understood")
-        found.append(_constraint(match[1], match[2]))
+        constraints.append(_constraint(match[1], match[2]))
         position = match.end()
-    if not found or part.endswith(","):
+    if not constraints or part.endswith(","):
         raise ValueError(f"{whole!r} is not a range of versions: a part of it is empty")
-    return found
+    return constraints
 
 
 def _constraint(sign: str, operand: str) -> _Constraint:

@@ -115,11 +115,11 @@ class NodeGroup:
 
     @property
     def masters(self) -> tuple[Machine, ...]:
-        return tuple(Machine(made.address, self.login) for made in self.members if made.role == "master")
+        return tuple(Machine(member.address, self.login) for member in self.members if member.role == "master")
 
     @property
     def nodes(self) -> tuple[Machine, ...]:
-        return tuple(Machine(made.address, self.login) for made in self.members if made.role == "node")
+        return tuple(Machine(member.address, self.login) for member in self.members if member.role == "node")
 
 
 class Provider(Protocol):

@@ -109,10 +109,10 @@ class ContainerProvider:
             for network in networks:
                 network.remove()
         folder = self._folder(name)
-        found = bool(containers or networks or folder.exists())
+        exists = bool(containers or networks or folder.exists())
         shutil.rmtree(folder, ignore_errors=True)
-        cluster_cache.unpin((made.address for made in group.members), self.home)
-        return found
+        cluster_cache.unpin((member.address for member in group.members), self.home)
+        return exists
 
     def list(self) -> tuple[NodeGroup, ...]:
         groups: dict[str, Any] = {}
@@ -129,14 +129,14 @@ class ContainerProvider:
             return tuple(self.client.containers.list(all=True, filters={"label": f"{LABEL}={name}"}))
 
     def _group(self, name: str, containers: Sequence[Container]) -> NodeGroup:
-        made = sorted(
+        members = sorted(
             (
                 GroupMember(container.attrs["Config"]["Hostname"], _address(container, name), container.labels[ROLE])
                 for container in containers
             ),
             key=lambda member: (member.role != "master", len(member.name), member.name),
         )
-        return NodeGroup(name, "container", tuple(made), Login(key=self._folder(name) / "id_ed25519"))
+        return NodeGroup(name, "container", tuple(members), Login(key=self._folder(name) / "id_ed25519"))
 
     def _make_key(self, name: str) -> bytes:
         """A key for this group alone; returns the line for authorized_keys."""
@@ -248,10 +248,10 @@ def ipv6() -> dict[str, Any]:
 
 def routes(gateway: str, *, ipv6: bool) -> list[list[str]]:
     """Commands that give a machine routes. Of IPv6 the engine drops nothing that leaves, so there no route leads to a gateway."""
-    found = [["ip", "route", "replace", "default", "via", gateway]]
+    commands = [["ip", "route", "replace", "default", "via", gateway]]
     if ipv6:
-        found += [["sh", "-c", "ip -6 route del default 2>/dev/null; ip -6 route add default dev eth0"]]
-    return found
+        commands += [["sh", "-c", "ip -6 route del default 2>/dev/null; ip -6 route add default dev eth0"]]
+    return commands
 
 
 def _address(container: Container, group: str) -> str:
@@ -290,9 +290,9 @@ def _until(condition: Callable[[], bool], deadline: float, hostname: str, compla
     while not condition():
         container.reload()
         if container.status != "running" or time.monotonic() > deadline:
-            said = container.logs(tail=30).decode(errors="replace")
+            output = container.logs(tail=30).decode(errors="replace")
             state = json.dumps(container.attrs["State"].get("Error") or container.status)
-            raise EngineError(f"node {hostname} did not boot: {complaint} ({state})", hint="see the log below", details=said)
+            raise EngineError(f"node {hostname} did not boot: {complaint} ({state})", hint="see the log below", details=output)
         time.sleep(pause)
         pause = min(0.5, pause * 1.5)
     log.debug(f"{hostname}: ready")

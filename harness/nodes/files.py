@@ -166,9 +166,9 @@ def read_files(node: Node, paths: Sequence[str]) -> dict[str, bytes]:
     lines = node.run(script, timeout=LONG_TIMEOUT).stdout.splitlines()
     if lines[-1:] != ["end"]:
         raise CommandError(f"{node.name}: files could not be read")
-    found = {path: decoded(node, path, text) for path, _, text in (line.rpartition(" ") for line in lines[:-1])}
+    contents = {path: decoded(node, path, text) for path, _, text in (line.rpartition(" ") for line in lines[:-1])}
     # A hostile machine may send files that were not requested: they are dropped.
-    return {path: found[path] for path in paths if path in found}
+    return {path: contents[path] for path in paths if path in contents}
 
 
 def decoded(node: Node, path: str, text: str) -> bytes:

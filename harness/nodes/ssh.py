@@ -57,7 +57,7 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def explain(machine: Machine, said: str, known_hosts: Path) -> NodeError:
+def explain(machine: Machine, output: str, known_hosts: Path) -> NodeError:
     """Translate ssh's error output into one line: what, why, what next."""
     login = machine.login
     means = f"the key {login.key}" if login.key else "the keys of this machine"
@@ -72,13 +72,13 @@ def explain(machine: Machine, said: str, known_hosts: Path) -> NodeError:
         else "give another key with --key or another --user, or add the public key to its authorized_keys",
     }
     for text, why, hint in _REASONS:
-        if text in said:
+        if text in output:
             reason = why.format(user=login.user, means=means, port=login.port, timeout=CONNECT_TIMEOUT)
             return NodeError(f"{machine.address}: {reason}", hint=hints.get(hint, hint))
-    if not said.strip():
+    if not output.strip():
         # Nothing is said about a shared connection that ends.
         return NodeError(f"{machine.address}: the connection was lost", hint=hints["lost"])
-    last = said.strip().splitlines()[-1:]
+    last = output.strip().splitlines()[-1:]
     return NodeError(f"{machine.address}: {last[0]}", hint=f"try it by hand: ssh -p {login.port} {login.user}@{machine.address}")
 
 
@@ -218,14 +218,14 @@ class SshNode:
     def connect(self) -> None:
         """Open the shared connection and learn the host name."""
         words = shlex.join(["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote("uname -n")])
-        with tempfile.NamedTemporaryFile() as said:
+        with tempfile.NamedTemporaryFile() as output:
             # The connection stays open behind this command. Older versions keep its standard error open too, so that must be no pipe.
-            argv = ["sh", "-c", f'exec {words} 2>"$0"', said.name]
+            argv = ["sh", "-c", f'exec {words} 2>"$0"', output.name]
             try:
                 result = process.run(argv, check=False, env=self.ssh.environment(self.machine.login), timeout=_LOGIN_TIMEOUT)
             except CommandError as error:
                 raise explain(self.machine, "timed out", self.ssh.known_hosts) from error
-            errors = Path(said.name).read_text(errors="replace")
+            errors = Path(output.name).read_text(errors="replace")
         self._check_transport(result.returncode, errors)
         if not result.ok:
             raise NodeError(f"{self.address}: the shell does not work: {errors.strip()}", hint="the login shell must be a POSIX shell")
@@ -282,19 +282,19 @@ class SshNode:
             self.address,
             self._remote(_own_code(self._claimed(command))),
         ]
-        said: list[str] = []
+        errors: list[str] = []
 
         def line(name: str, text: str) -> None:
             if name == "stderr":
-                said[:] = [*said[-7:], text]
+                errors[:] = [*errors[-7:], text]
             if text != _OWN:
                 take(name, text)
 
         code = process.stream(argv, line, env=self.ssh.environment(self.machine.login), stop=stop)
-        if said[-1:] == [_OWN]:
+        if errors[-1:] == [_OWN]:
             return _LOST
-        self._check_transport(code, "\n".join(said))
-        self._check_claim(code, "\n".join(said))
+        self._check_transport(code, "\n".join(errors))
+        self._check_claim(code, "\n".join(errors))
         return code
 
     def _unfinished(self, command: str, error: CommandError) -> CommandError:
@@ -345,18 +345,18 @@ class SshNode:
         held = claim.current()
         return f"{held.prefix(self.address)}{command}" if held else command
 
-    def _check_claim(self, code: int, said: str) -> None:
+    def _check_claim(self, code: int, output: str) -> None:
         held = claim.current()
-        if held is not None and code == claim.REFUSED and claim.MARK in said:
+        if held is not None and code == claim.REFUSED and claim.MARK in output:
             held.lose("another command")
             raise claim.error("another command")
         if held is not None:
             held.entered(self.address)
 
-    def _check_shared(self, code: int, said: str) -> None:
+    def _check_shared(self, code: int, output: str) -> None:
         """While the shared connection is open, ssh's exit code for a failure came from the command."""
         if code != _LOST or not self._is_shared():
-            self._check_transport(code, said)
+            self._check_transport(code, output)
 
     def _is_shared(self) -> bool:
         try:
@@ -364,13 +364,13 @@ class SshNode:
         except CommandError:
             return False
 
-    def _check_transport(self, code: int, said: str) -> None:
+    def _check_transport(self, code: int, output: str) -> None:
         if code == _LOST:
-            raise explain(self.machine, said, self.ssh.known_hosts)
+            raise explain(self.machine, output, self.ssh.known_hosts)
         if (
             code != 0
             and self.machine.login.user != "root"
-            and re.search(r"^sudo: .*password|is not in the sudoers|sudo: not found", said, re.MULTILINE)
+            and re.search(r"^sudo: .*password|is not in the sudoers|sudo: not found", output, re.MULTILINE)
         ):
             user = self.machine.login.user
             raise NodeError(
@@ -389,8 +389,8 @@ esac
 
 
 def _secrets(login: Login) -> dict[str, str]:
-    found = {"SLIPWAY_SSH_PASSWORD": login.password, "SLIPWAY_SSH_PASSPHRASE": login.passphrase}
-    return {name: value for name, value in found.items() if value is not None}
+    secrets_by_variable = {"SLIPWAY_SSH_PASSWORD": login.password, "SLIPWAY_SSH_PASSPHRASE": login.passphrase}
+    return {name: value for name, value in secrets_by_variable.items() if value is not None}
 
 
 def config_text(machines: Sequence[Machine], known_hosts: Path, sockets: Path) -> str:
@@ -461,8 +461,8 @@ def _folder(name: str) -> Path:
 def _checked(path: Path) -> Path:
     """Raises UsageError when another user owns the place, or may write there."""
     path.mkdir(mode=0o700, exist_ok=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise UsageError(f"{path} is not a folder that only this user can change", hint="remove it")
     return path
 

@@ -67,10 +67,10 @@ class Facts:
     def parse(cls, text: str, where: str) -> Facts:
         """Raises InputError with all that is wrong; ``where`` names the file."""
         try:
-            found = untrusted.yaml_document(text, what="", error=UsageError) or {}
+            document = untrusted.yaml_document(text, what="", error=UsageError) or {}
         except UsageError as wrong:
             raise InputError([Fault(where, wrong.message)]) from wrong
-        if not isinstance(found, dict):
+        if not isinstance(document, dict):
             raise InputError([Fault(where, "is not a mapping")])
         names = {
             "kubernetes": "kubernetes",
@@ -80,8 +80,8 @@ class Facts:
             "podCIDR": "pod_cidr",
             "svcCIDR": "svc_cidr",
         }
-        faults = [Fault(f"{where} .{key}", "is not known", f"known: {', '.join(names)}") for key in found if key not in names]
-        values = {names[key]: str(value) for key, value in found.items() if key in names and value is not None}
+        faults = [Fault(f"{where} .{key}", "is not known", f"known: {', '.join(names)}") for key in document if key not in names]
+        values = {names[key]: str(value) for key, value in document.items() if key in names and value is not None}
         version = values.get("kubernetes", "")
         if not re.fullmatch(r"v\d+\.\d+\.\d+.*", version):
             faults.append(Fault(f"{where} .kubernetes", "must be a version such as v1.36.3"))
@@ -189,9 +189,9 @@ def _families(read: Mapping[str, str]) -> list[Fault]:
         message = " and ".join([reasons[0][1], *(f"{name} {reason}" for name, reason in reasons[1:])])
         return [Fault(reasons[0][0], f"{message}: no cluster is made of that", validators.POSSIBLE)]
     if len({text.count(",") for text in read.values()}) > 1:
-        (one, single), (both, double) = sorted(read.items(), key=lambda item: item[1].count(","))
-        hint = f"give two of each: {one}={single},fd00:..."
-        return [Fault(one, f"{single} is of one family, and {both} {double} of both", hint)]
+        (single_name, single), (both, double) = sorted(read.items(), key=lambda item: item[1].count(","))
+        hint = f"give two of each: {single_name}={single},fd00:..."
+        return [Fault(single_name, f"{single} is of one family, and {both} {double} of both", hint)]
     return []
 
 

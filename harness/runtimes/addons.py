@@ -32,7 +32,7 @@ def _is_object(value: object) -> bool:
 
 def namespaces(texts: Iterable[str]) -> frozenset[str]:
     """The namespaces that manifests make or put something into, but for ``default``. Raises StoreError for what is not YAML."""
-    kept = ((one["kind"], one["metadata"]) for one in documents(texts))
+    kept = ((document["kind"], document["metadata"]) for document in documents(texts))
     names = {metadata["name"] if kind == "Namespace" else metadata.get("namespace", "") for kind, metadata in kept}
     return frozenset(names - {"", "default"})
 

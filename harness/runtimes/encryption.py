@@ -49,9 +49,9 @@ def configuration(keys: Iterable[SecretsKey]) -> bytes:
 
 def keys(data: bytes, where: str) -> tuple[SecretsKey, ...]:
     """Keys in slipway's EncryptionConfiguration, in its order. Raises StoreError for another file; ``where`` names it."""
-    found = untrusted.yaml_document(data, what=where, error=StoreError)
+    document = untrusted.yaml_document(data, what=where, error=StoreError)
     try:
-        listed = found["resources"][0]["providers"][0]["secretbox"]["keys"]
+        listed = document["resources"][0]["providers"][0]["secretbox"]["keys"]
         return tuple(_key(str(entry["name"]), str(entry["secret"])) for entry in listed)
     except (LookupError, TypeError, ValueError) as wrong:
         raise StoreError(f"{where} is not an EncryptionConfiguration of slipway", hint="restore it from a backup") from wrong

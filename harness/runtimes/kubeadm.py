@@ -151,13 +151,13 @@ class Kubeadm:
         control-plane nodes have keys of different clusters, or when the cluster encrypts Secrets and no profile is requested.
         """
         paths = [f"{FOLDER}/{name}" for name in SHARED]
-        found: list[tuple[str, Pki]] = []
+        existing: list[tuple[str, Pki]] = []
         masters = [master for master in self.cluster.masters if not master.away]
         for member, files in zip(masters, each(masters, lambda master: read_files(master.node, paths)), strict=True):
             pki = Pki.of({name: files.get(f"{FOLDER}/{name}", b"") for name in SHARED})
             if pki is not None:
-                found.append((member.name, pki))
-        pki = _one(found) or Pki.make(days=self._days)
+                existing.append((member.name, pki))
+        pki = _one(existing) or Pki.make(days=self._days)
         if pki.encrypts and not self.cluster.profile.encrypts:
             raise StoreError(
                 f"the cluster {self.cluster.name} was begun with a profile: Secrets may be encrypted already",
@@ -393,17 +393,17 @@ done; journalctl -u kubelet -n 8 --no-pager -o cat 2>/dev/null"""
             return ""
 
 
-def _one(found: Sequence[tuple[str, Pki]]) -> Pki | None:
+def _one(existing: Sequence[tuple[str, Pki]]) -> Pki | None:
     """Keys that control-plane nodes (by name) have, if any. Raises StoreError when they differ."""
-    clusters = {pki.identity: name for name, pki in reversed(found)}
+    clusters = {pki.identity: name for name, pki in reversed(existing)}
     if len(clusters) > 1:
-        names = " and ".join(name for name, pki in found if clusters[pki.identity] == name)
+        names = " and ".join(name for name, pki in existing if clusters[pki.identity] == name)
         raise StoreError(f"{names} have the keys of different clusters", hint="delete the old cluster first: slipway delete")
-    encrypting = [(name, pki) for name, pki in found if pki.encrypts]
+    encrypting = [(name, pki) for name, pki in existing if pki.encrypts]
     if len({pki.files[ENCRYPTION] for _, pki in encrypting}) > 1:
         names = " and ".join(name for name, _ in encrypting)
         raise StoreError(f"{names} have different keys for Secrets", hint="slipway certs rotate-secrets ends a rotation that was cut off")
-    return next((pki for _, pki in (*encrypting, *found)), None)
+    return next((pki for _, pki in (*encrypting, *existing)), None)
 
 
 def serving_pair(pki: Pki, name: str, addresses: Iterable[str], days: int) -> Pair:
@@ -423,13 +423,13 @@ def admin_identity(master: Node, cluster: str, authority: bytes | None = None) -
     ``authority`` is the cluster's CA certificate, where it is known: the node must have the same.
     Raises NodeError when it has another, or when its file cannot be read.
     """
-    found = untrusted.kube_identity(master.get(ADMIN), what=f"{master.name}: {ADMIN}")
-    if authority is not None and _fingerprints(found.authority, master) != _fingerprints(authority, master):
+    identity = untrusted.kube_identity(master.get(ADMIN), what=f"{master.name}: {ADMIN}")
+    if authority is not None and _fingerprints(identity.authority, master) != _fingerprints(authority, master):
         raise NodeError(
             f"{master.name}: the CA in its {ADMIN} is not the CA of cluster {cluster} that this machine knows",
             hint=f"replaced on purpose? then remove clusters/{cluster}/kubeconfig below SLIPWAY_HOME; if not, do not trust this machine",
         )
-    return found
+    return identity
 
 
 def _fingerprints(authority: bytes, master: Node) -> frozenset[bytes]:
@@ -504,25 +504,25 @@ def _sharing(cluster: RuntimeCluster, document: Mapping[str, Any]) -> Mapping[st
 def merged(cluster: RuntimeCluster, document: Mapping[str, Any]) -> Mapping[str, Any]:
     """Merge the profile, the image and the Clusterfile over one of slipway's documents, except for keys in ``DECIDED``."""
     profile, others = (
-        [other for other in those if other.get("kind") == document["kind"]] for those in (cluster.profile.documents, cluster.documents)
+        [other for other in layer if other.get("kind") == document["kind"]] for layer in (cluster.profile.documents, cluster.documents)
     )
     if not profile and not others:
         return document
-    (found,) = merge_kubeadm([document, *profile], (), others)
+    (result,) = merge_kubeadm([document, *profile], (), others)
     for path in DECIDED.get(document["kind"], ()):
-        _restore(found, document, path)
-    return found
+        _restore(result, document, path)
+    return result
 
 
-def _restore(found: dict[str, Any], ours: Mapping[str, Any], path: tuple[str, ...]) -> None:
+def _restore(document: dict[str, Any], ours: Mapping[str, Any], path: tuple[str, ...]) -> None:
     """Restore the value at a path from ``ours``, or remove it when ``ours`` has none."""
     key, *rest = path
     if not rest:
-        found.pop(key, None)
-        found |= {key: ours[key]} if key in ours else {}
-    elif isinstance(found.get(key), dict):
+        document.pop(key, None)
+        document |= {key: ours[key]} if key in ours else {}
+    elif isinstance(document.get(key), dict):
         below = ours.get(key)
-        _restore(found[key], below if isinstance(below, Mapping) else {}, tuple(rest))
+        _restore(document[key], below if isinstance(below, Mapping) else {}, tuple(rest))
 
 
 def api_names(cluster: RuntimeCluster) -> list[str]:
@@ -534,13 +534,13 @@ def api_names(cluster: RuntimeCluster) -> list[str]:
 
 def _asked_names(cluster: RuntimeCluster, *path: str) -> list[str]:
     """Names for certificates that documents ClusterConfiguration have at a path."""
-    found: list[str] = []
+    names: list[str] = []
     for document in cluster.documents:
         value: Any = document if document.get("kind") == "ClusterConfiguration" else None
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
-        found += [str(name) for name in value or ()]
-    return found
+        names += [str(name) for name in value or ()]
+    return names
 
 
 def _cluster_configuration(cluster: RuntimeCluster, *, initial: bool, peers: str | None) -> dict[str, Any]:
@@ -649,14 +649,14 @@ def kubelet_flags(cluster: RuntimeCluster, member: Member) -> str:
 
 def _join_arguments(cluster: RuntimeCluster) -> dict[str, str]:
     """Kubelet arguments from JoinConfiguration, for workers, which start without ``kubeadm join``."""
-    found: dict[str, str] = {}
+    arguments: dict[str, str] = {}
     for document in cluster.documents:
         registration = document.get("nodeRegistration")
         if document.get("kind") == "JoinConfiguration" and isinstance(registration, Mapping):
-            found |= {str(entry["name"]): str(entry.get("value", "")) for entry in registration.get("kubeletExtraArgs") or ()}
+            arguments |= {str(entry["name"]): str(entry.get("value", "")) for entry in registration.get("kubeletExtraArgs") or ()}
             taints = [f"{taint['key']}={taint.get('value') or ''}:{taint['effect']}" for taint in registration.get("taints") or ()]
-            found |= {"register-with-taints": ",".join(taints)} if taints else {}
-    return found
+            arguments |= {"register-with-taints": ",".join(taints)} if taints else {}
+    return arguments
 
 
 def _arguments(values: Mapping[str, str]) -> list[dict[str, str]]:

@@ -165,18 +165,18 @@ class Pki:
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> Pki | None:
         """The keys of a cluster that exists, or None when they are not all there. Raises StoreError when they do not fit together."""
-        found = {name: files[name] for name in SHARED if files.get(name)}
-        if not set(FILES) <= set(found):
+        contents = {name: files[name] for name in SHARED if files.get(name)}
+        if not set(FILES) <= set(contents):
             return None
         for name in AUTHORITIES:
             try:
-                certificate = x509.load_pem_x509_certificate(found[f"{name}.crt"])
-                key = serialization.load_pem_private_key(found[f"{name}.key"], password=None)
+                certificate = x509.load_pem_x509_certificate(contents[f"{name}.crt"])
+                key = serialization.load_pem_private_key(contents[f"{name}.key"], password=None)
             except ValueError as wrong:
                 raise StoreError(f"{FOLDER}/{name}.crt or its key cannot be read: {wrong}", hint="restore them from a backup") from wrong
             if _public(certificate.public_key()) != _public(key.public_key()):
                 raise StoreError(f"{FOLDER}/{name}.key is not the key of {name}.crt", hint="restore them from a backup")
-        return cls(found)
+        return cls(contents)
 
     @property
     def authority(self) -> Authority:
@@ -231,14 +231,14 @@ def master_certificates(pki: Pki, node: str, api_hosts: Iterable[str], etcd_host
 def covers(certificate: bytes, hosts: Iterable[str], *, now: datetime.datetime | None = None, authority: bytes | None = None) -> bool:
     """Return True when a server certificate does not expire soon, has all ``hosts`` as SANs, and is signed by ``authority``."""
     try:
-        found = x509.load_pem_x509_certificate(certificate)
-        names = set(found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        parsed = x509.load_pem_x509_certificate(certificate)
+        names = set(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
         if authority is not None:
-            found.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
+            parsed.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
     except Exception:
         # Whatever is wrong with it, a new one is the answer.
         return False
-    return {general_name(host) for host in hosts} <= names and found.not_valid_after_utc > (
+    return {general_name(host) for host in hosts} <= names and parsed.not_valid_after_utc > (
         now or datetime.datetime.now(datetime.UTC)
     ) + datetime.timedelta(days=30)
 
@@ -254,10 +254,10 @@ def alternative_names(certificate: x509.Certificate) -> tuple[x509.GeneralName, 
 @functools.lru_cache(maxsize=8)
 def _signer(key: bytes) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
     """A key that signs. Reading an RSA key proves its numbers, which takes longer than all the rest of a certificate."""
-    found = serialization.load_pem_private_key(key, password=None)
-    if not isinstance(found, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+    signer = serialization.load_pem_private_key(key, password=None)
+    if not isinstance(signer, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise StoreError("the key of the certificate authority is neither RSA nor ECDSA", hint="use such a key")
-    return found
+    return signer
 
 
 def _name(common: str, organizations: Iterable[str] = ()) -> x509.Name:

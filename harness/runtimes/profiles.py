@@ -93,9 +93,9 @@ def overruled(profile: Profile, given: Iterable[Document]) -> list[str]:
     """Paths at which documents of image and user override the profile, as ``ClusterConfiguration .apiServer.extraArgs.profiling``."""
     given = tuple(given)
     ours, theirs = (_leaves(documents) for documents in (profile.documents, given))
-    found = [path for path, value in ours.items() if path in theirs and theirs[path] != value]
+    overridden = [path for path, value in ours.items() if path in theirs and theirs[path] != value]
     opening = [f"{_SERVER}{name}" for name in _opens(given)]
-    return [*found, *(opening if profile.name else [])]
+    return [*overridden, *(opening if profile.name else [])]
 
 
 def _leaves(given: Iterable[Document]) -> dict[str, Any]:

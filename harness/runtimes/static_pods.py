@@ -122,8 +122,8 @@ def restart(node: Node, parts: Sequence[str] = PARTS, *, reason: str, timeout: f
         wait(node, {_SERVER: before[_SERVER]}, timeout)
         write(*(name for name in names if name in _CLIENTS))
         come_back(node)
-        there = read_files(node, [f"{MANIFESTS}/{name}.yaml" for name in _CLIENTS])
-        before = {**{name: [] for name in _CLIENTS if f"{MANIFESTS}/{name}.yaml" in there}, **before}
+        manifests_on_node = read_files(node, [f"{MANIFESTS}/{name}.yaml" for name in _CLIENTS])
+        before = {**{name: [] for name in _CLIENTS if f"{MANIFESTS}/{name}.yaml" in manifests_on_node}, **before}
     else:
         write(*names)
     wait(node, before, timeout)

@@ -24,7 +24,7 @@ from harness.build import container_images
 from harness.errors import CheckError, CommandError, SlipwayError, UsageError
 from harness.host import docker
 from harness.host.cluster_cache import ClusterState
-from harness.lifecycle import run as running
+from harness.lifecycle import run
 from harness.lifecycle.cluster.record import CONFIG_MAP
 from harness.lifecycle.kube import objects, readiness
 from harness.lifecycle.provision.rootfs import MARK
@@ -74,9 +74,9 @@ class Kubectl:
     def __call__(self, *argv: str, input: str | None = None) -> str:
         """``input`` is for ``-f -``. Raises CommandError with kubectl's output when it fails."""
         __tracebackhide__ = True
-        there = NodeKubectl(self.node)
+        kubectl = NodeKubectl(self.node)
         done = self.node.run(
-            f"KUBECONFIG={there.kubeconfig} {there.program} {shlex.join(argv)}", input=input, check=False, timeout=LONG_TIMEOUT
+            f"KUBECONFIG={kubectl.kubeconfig} {kubectl.program} {shlex.join(argv)}", input=input, check=False, timeout=LONG_TIMEOUT
         )
         if not done.ok:
             raise CommandError(f"kubectl {shlex.join(argv)}: exit code {done.returncode}: {done.output}")
@@ -122,7 +122,7 @@ class Cluster:
     """The same as ``hosts``, for programs: they accept files, and run commands as root."""
     group: str | None
     """Name of the provider's group of machines; None for given machines."""
-    wanted: ClusterRequest
+    request: ClusterRequest
 
     @property
     def hosts(self) -> tuple[Host, ...]:
@@ -135,8 +135,8 @@ class Cluster:
     def trouble(self) -> str:
         """Describe workloads that are not ready, and the last events, for a report. Never raises."""
         try:
-            found = [str(problem) for problem in readiness.problems(self.kubectl)] or ["every workload is ready"]
-            return "\n".join([*found, "", "last events:", *(f"  {line}" for line in self._events())])
+            lines = [str(problem) for problem in readiness.problems(self.kubectl)] or ["every workload is ready"]
+            return "\n".join([*lines, "", "last events:", *(f"  {line}" for line in self._events())])
         except SlipwayError as error:
             return f"the cluster does not answer: {error}"
 
@@ -166,7 +166,7 @@ class Cluster:
 
         ``timeout`` is in seconds. Raises UsageError for a host of another cluster, CheckError with what is not ready by then.
         """
-        machine = next((one for one, mine in zip(self.machines, self.hosts, strict=True) if mine is host), None)
+        machine = next((candidate for candidate, mine in zip(self.machines, self.hosts, strict=True) if mine is host), None)
         if machine is None:
             raise UsageError("the host is not part of this cluster", hint="give one of cluster.hosts")
         before = machine.run(f"date -u +%Y-%m-%dT%H:%M:%SZ; {_BOOT_ID}").stdout.split()
@@ -222,22 +222,22 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def boot(wanted: ClusterRequest, given: Given | None = None, *, keep: bool = False) -> Iterator[Cluster]:
+def boot(request: ClusterRequest, given: Given | None = None, *, keep: bool = False) -> Iterator[Cluster]:
     """Run a cluster for a request: on new nodes, or on the given machines. Removed at the end, unless ``keep``.
 
     A cluster that already runs the image on given machines is used unchanged, and kept. Raises StoreError, before anything is
     created, for an image that is not in the store, UsageError when given machines run something else, and whatever ``slipway run`` raises.
     """
     store = Store.default()
-    image = cloudimage.read(store, wanted.image)
-    policy.admit(store, wanted.image, image.digest)
+    image = cloudimage.read(store, request.image)
+    policy.admit(store, request.image, image.digest)
     with contextlib.ExitStack() as undo:
         started = time.monotonic()
         if given is None:
-            group = _make(wanted, undo, keep=keep)
+            group = _make(request, undo, keep=keep)
             name, masters, nodes = group.name, group.masters, group.nodes
             try:
-                _start(wanted, store, name, masters, nodes)
+                _start(request, store, name, masters, nodes)
             except SlipwayError as error:
                 if keep:
                     error.details = "\n".join(
@@ -246,17 +246,17 @@ def boot(wanted: ClusterRequest, given: Given | None = None, *, keep: bool = Fal
                 raise
         else:
             group, masters, nodes = None, given.masters, given.nodes
-            found = _running(given)
-            if found is None:
+            existing = _running(given)
+            if existing is None:
                 name = "test-" + hashlib.sha256(repr(given).encode()).hexdigest()[:8]
                 # Named after the machines, so that the next run resumes an interrupted one, as with `slipway run`.
                 # The digest is of the repr: the classes in it cannot be renamed.
-                _start(wanted, store, name, masters, nodes)
+                _start(request, store, name, masters, nodes)
                 if not keep:
                     undo.callback(process.run, [sys.executable, "-m", "harness.cli", "delete", name, "--yes"])
             else:
-                name, started = found.name, time.monotonic()
-                found.check(wanted, image.digest)
+                name, started = existing.name, time.monotonic()
+                existing.check(request, image.digest)
         state = ClusterState.of(name)
         ssh = undo.enter_context(SshConnections(state.folder, (*masters, *nodes)))
         machines = ssh.connect()
@@ -265,7 +265,7 @@ def boot(wanted: ClusterRequest, given: Given | None = None, *, keep: bool = Fal
             state.write("kubeconfig", administrator(machines[0], machines[0].address, name).decode())
         yield Cluster(
             name=name,
-            image=wanted.image,
+            image=request.image,
             digest=image.digest,
             embedded=len(image.platform(Platform.host()).images.images),
             masters=hosts[: len(masters)],
@@ -275,11 +275,11 @@ def boot(wanted: ClusterRequest, given: Given | None = None, *, keep: bool = Fal
             boot_seconds=time.monotonic() - started,
             machines=machines,
             group=group.name if group else None,
-            wanted=wanted,
+            request=request,
         )
 
 
-def _make(wanted: ClusterRequest, undo: contextlib.ExitStack, *, keep: bool) -> NodeGroup:
+def _make(request: ClusterRequest, undo: contextlib.ExitStack, *, keep: bool) -> NodeGroup:
     """Make nodes for a request; ``undo`` removes them and this machine's state of their cluster."""
     client = docker.connect()
     image = container_images.package_image(client, IMAGE)
@@ -288,11 +288,11 @@ def _make(wanted: ClusterRequest, undo: contextlib.ExitStack, *, keep: bool) -> 
     if not keep:
         undo.callback(ClusterState.of(name).forget)
         undo.callback(provider.down, name)
-    return provider.up(name, wanted.masters, wanted.nodes, image=image)
+    return provider.up(name, request.masters, request.nodes, image=image)
 
 
-def _start(wanted: ClusterRequest, store: Store, name: str, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:
-    running.run(running.Options(image=wanted.image, masters=masters, nodes=nodes, name=name), store)
+def _start(request: ClusterRequest, store: Store, name: str, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:
+    run.run(run.Options(image=request.image, masters=masters, nodes=nodes, name=name), store)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,10 +303,10 @@ class _ExistingCluster:
     image: str
     digest: str
 
-    def check(self, wanted: ClusterRequest, digest: str) -> None:
+    def check(self, request: ClusterRequest, digest: str) -> None:
         if self.digest != digest:
             raise UsageError(
-                f"the given machines run {self.image} ({self.digest[:19]}), not {wanted.image} ({digest[:19]})",
+                f"the given machines run {self.image} ({self.digest[:19]}), not {request.image} ({digest[:19]})",
                 hint=f"test that one, or remove it: slipway delete {self.name}",
             )
 

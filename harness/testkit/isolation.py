@@ -74,7 +74,7 @@ class FilterRule:
     def stops(self, bridge: str) -> bool:
         """Return True when it drops every packet from ``bridge`` to another network."""
         known = {"-j", "-i", "-o", "-d"}
-        elsewhere = all(one is None or one[1] for one in (self.match("-o"), self.match("-d")))
+        elsewhere = all(match is None or match[1] for match in (self.match("-o"), self.match("-d")))
         only = all(word in known for word in self.words if word.startswith("-"))
         return self.target == "DROP" and self.match("-i") == (bridge, False) and elsewhere and only
 
@@ -149,12 +149,12 @@ class NodeNetwork:
 def network(client: docker.Client, group: str) -> NodeNetwork:
     """Network of the nodes called ``group``. Raises CheckError unless there is exactly one."""
     containers: list[Any] = client.containers.list(all=True, filters={"label": f"{LABEL}={group}"})
-    found = client.networks.list(filters={"label": f"{LABEL}={group}"})
-    if len(found) != 1 or not containers:
-        raise CheckError(f"nodes named {group} have {len(found)} networks, not one")
-    facts = found[0].attrs
+    networks = client.networks.list(filters={"label": f"{LABEL}={group}"})
+    if len(networks) != 1 or not containers:
+        raise CheckError(f"nodes named {group} have {len(networks)} networks, not one")
+    facts = networks[0].attrs
     bridge = (facts.get("Options") or {}).get("com.docker.network.bridge.name") or f"br-{facts['Id'][:12]}"
-    strays = tuple(one.name for one in containers if set(one.attrs["NetworkSettings"]["Networks"]) != {facts["Name"]})
+    strays = tuple(container.name for container in containers if set(container.attrs["NetworkSettings"]["Networks"]) != {facts["Name"]})
     return NodeNetwork(facts["Name"], bridge, bool(facts["Internal"]), bool(facts.get("EnableIPv6")), containers[0].image.id, strays)
 
 
@@ -163,13 +163,13 @@ def read_rules(client: docker.Client, network: NodeNetwork) -> PacketFilterState
     command = "iptables-nft-save -c -t filter 2>/dev/null; iptables-legacy-save -c -t filter 2>/dev/null; true"
     options: dict[str, Any] = {"network_mode": "host", "privileged": True, "entrypoint": ["sh", "-c"]}
     _, text = docker.run_container(client, network.image, [command], **options)
-    found = filter_state(parse(text), network.bridge)
-    if found.drop is None:
+    state = filter_state(parse(text), network.bridge)
+    if state.drop is None:
         raise CheckError(
             f"the packet filter of the engine's machine has no rule that drops what leaves {network.name} ({network.bridge})",
             hint="isolation can be proven where Docker keeps its rules with iptables",
         )
-    return found
+    return state
 
 
 def attempt(nodes: Iterable[Node]) -> tuple[str, ...]:
@@ -179,8 +179,8 @@ def attempt(nodes: Iterable[Node]) -> tuple[str, ...]:
     words = [f"timeout 1 bash -c ': > /dev/tcp/{address}/443' 2>/dev/null && echo 'reaches {address}' &" for address in addresses]
     words += [f"timeout 3 getent ahosts {NAME} >/dev/null 2>&1 && echo 'resolves {NAME}' &", "wait"]
     script = "\n".join(words)
-    said = each(nodes, lambda node: [f"{node.name} {line}" for line in node.run(script).stdout.splitlines()])
-    return tuple(line for lines in said for line in lines)
+    results = each(nodes, lambda node: [f"{node.name} {line}" for line in node.run(script).stdout.splitlines()])
+    return tuple(line for lines in results for line in lines)
 
 
 # The pod network has gateways as well, on interfaces that lead to pods and other nodes.
@@ -191,8 +191,8 @@ done"""
 
 def gateways(nodes: Iterable[Node]) -> list[str]:
     """Routes of IPv6 by which packets of the nodes could leave their network, as sentences."""
-    said = each(nodes, lambda node: [f"node {node.name} sends {line}" for line in node.run(_GATEWAYS).stdout.splitlines()])
-    return [line for lines in said for line in lines]
+    results = each(nodes, lambda node: [f"node {node.name} sends {line}" for line in node.run(_GATEWAYS).stdout.splitlines()])
+    return [line for lines in results for line in lines]
 
 
 class Offline:
@@ -238,11 +238,11 @@ def counted(edge: PacketFilterState) -> int:
 
 def violations(network: NodeNetwork, edge: PacketFilterState) -> list[str]:
     """Violations of isolation in the network and its packet filter."""
-    found = [f"node {name} is attached to another network too" for name in network.strays]
+    faults = [f"node {name} is attached to another network too" for name in network.strays]
     if not network.internal:
-        found.append(f"network {network.name} is not internal")
-    found += [f"{rule.packets} packets passed: {rule.text}" for rule in edge.passes if rule.packets]
-    return found
+        faults.append(f"network {network.name} is not internal")
+    faults += [f"{rule.packets} packets passed: {rule.text}" for rule in edge.passes if rule.packets]
+    return faults
 
 
 def _raise(against: Sequence[str]) -> None:

@@ -112,11 +112,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         # Given machines are one cluster, whatever a test would do with less.
         masters, nodes = len(options.masters), len(options.nodes)
         if needed is not None and (needed[0] > masters or needed[1] > nodes):
-            reason = f"needs {needed[0]} masters and {needed[1]} nodes, {masters} and {nodes} are given"
+            reason = f"needs {needed[0]} control-plane nodes and {needed[1]} workers, {masters} and {nodes} are given"
             marks.append(pytest.mark.skip(reason=reason))
     # Not shown in the names of tests: it is the same for all of a module, nearly always.
-    wanted = pytest.param(ClusterRequest(image, masters, nodes), marks=marks, id=pytest.HIDDEN_PARAM)
-    metafunc.parametrize("cluster", [wanted], indirect=True, scope="session")
+    parameter = pytest.param(ClusterRequest(image, masters, nodes), marks=marks, id=pytest.HIDDEN_PARAM)
+    metafunc.parametrize("cluster", [parameter], indirect=True, scope="session")
     if "node" in metafunc.fixturenames and _is_ours(metafunc, "node"):
         ids = [f"master-{index}" for index in range(masters)] + [f"node-{index}" for index in range(nodes)]
         metafunc.parametrize("node", range(len(ids)), ids=ids, indirect=True)
@@ -145,7 +145,7 @@ def _topology_of(item: pytest.Item) -> tuple[int, int] | None:
 
 def _topology(masters: int = 1, nodes: int = 1) -> tuple[int, int]:
     if not isinstance(masters, int) or not isinstance(nodes, int) or masters < 1 or nodes < 0:
-        raise ValueError(f"masters={masters!r}, nodes={nodes!r}: at least one master is needed, and both are whole numbers")
+        raise ValueError(f"masters={masters!r}, nodes={nodes!r}: at least one control-plane node is needed, and both are whole numbers")
     return masters, nodes
 
 
@@ -161,9 +161,9 @@ def _image_of(path: Path) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share a cluster run one after the other: it is removed when another one begins."""
     places = [index for index, item in enumerate(items) if _cluster_of(item) is not None]
-    wanted = dict.fromkeys(_cluster_of(items[index]) for index in places)
-    if len(wanted) > 1:
-        order = list(wanted)
+    requests = dict.fromkeys(_cluster_of(items[index]) for index in places)
+    if len(requests) > 1:
+        order = list(requests)
         chosen = sorted((items[index] for index in places), key=lambda item: order.index(_cluster_of(item)))
         for index, item in zip(places, chosen, strict=True):
             items[index] = item
@@ -172,9 +172,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _cluster_of(item: pytest.Item) -> ClusterRequest | None:
     """Request of a test item of this plugin; None for all others, whatever fixtures they have."""
     callspec = getattr(item, "callspec", None)
-    found: Any = callspec.params.get("cluster") if callspec is not None else None
-    wanted: ClusterRequest | None = found if type(found).__module__ == "harness.testkit.cluster" else None
-    return wanted
+    value: Any = callspec.params.get("cluster") if callspec is not None else None
+    cluster_request: ClusterRequest | None = value if type(value).__module__ == "harness.testkit.cluster" else None
+    return cluster_request
 
 
 # ---- fixtures ---------------------------------------------------------------------------------------------------------
@@ -183,8 +183,8 @@ def _cluster_of(item: pytest.Item) -> ClusterRequest | None:
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster that runs the image under test; shared by all tests of one topology, removed when another one begins."""
-    wanted: ClusterRequest | None = getattr(request, "param", None)
-    if wanted is None:
+    cluster_request: ClusterRequest | None = getattr(request, "param", None)
+    if cluster_request is None:
         raise pytest.UsageError("`cluster` is to be an argument of the test, or of a fixture that is one: its topology is read there")
     from harness.errors import SlipwayError
     from harness.testkit import cluster as testkit
@@ -193,11 +193,11 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     options = kit.options
     given = testkit.Given.of(options.masters, options.nodes, options.user, options.key) if options.masters else None
     with contextlib.ExitStack() as stack:
-        with _shown(request.config, wanted, given):
+        with _shown(request.config, cluster_request, given):
             try:
-                booted = stack.enter_context(testkit.boot(wanted, given, keep=kit.options.keep))
+                booted = stack.enter_context(testkit.boot(cluster_request, given, keep=kit.options.keep))
             except SlipwayError as error:
-                raise _failure(f"{wanted.image} does not run: {error}", error.details) from None
+                raise _failure(f"{cluster_request.image} does not run: {error}", error.details) from None
         _note(kit, booted)
         kit.cluster = booted
         try:
@@ -251,7 +251,7 @@ def _failure(message: str, details: str | None) -> BaseException:
 
 
 @contextlib.contextmanager
-def _shown(config: pytest.Config, wanted: ClusterRequest, given: Given | None) -> Iterator[None]:
+def _shown(config: pytest.Config, cluster_request: ClusterRequest, given: Given | None) -> Iterator[None]:
     """Show progress on the terminal meanwhile: a boot takes a minute."""
     capture, terminal = config.pluginmanager.getplugin("capturemanager"), config.pluginmanager.getplugin("terminalreporter")
     if capture is None or terminal is None or config.get_verbosity() < 0:
@@ -259,14 +259,16 @@ def _shown(config: pytest.Config, wanted: ClusterRequest, given: Given | None) -
         return
     with capture.global_and_fixture_disabled():
         terminal.ensure_newline()
-        where = "the given machines" if given else f"{wanted.masters} + {wanted.nodes} nodes"
-        terminal.write_line(f"slipway: {wanted.image} on {where}")
+        where = "the given machines" if given else f"{cluster_request.masters} + {cluster_request.nodes} nodes"
+        terminal.write_line(f"slipway: {cluster_request.image} on {where}")
         yield
 
 
 def _note(kit: Kit, booted: Cluster) -> None:
     facts = f"{booted.image} ({booted.digest[:19]}, {booted.embedded} container images)"
-    kit.booted.append(f"{facts} on {len(booted.masters)} masters and {len(booted.nodes)} nodes, ready in {booted.boot_seconds:.0f} s")
+    kit.booted.append(
+        f"{facts} on {len(booted.masters)} control-plane nodes and {len(booted.nodes)} workers, ready in {booted.boot_seconds:.0f} s"
+    )
     if kit.options.keep:
         kit.kept += booted.reach()
     if booted.image not in kit.images:
@@ -280,7 +282,7 @@ def _note(kit: Kit, booted: Cluster) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     booted = item.config.stash[_kit].cluster
-    if report.failed and booted is not None and _cluster_of(item) == booted.wanted:
+    if report.failed and booted is not None and _cluster_of(item) == booted.request:
         # Both the terminal and the HTML report show sections.
         report.sections.append((f"state of the cluster {booted.name}", booted.trouble()))
     return report

@@ -149,11 +149,15 @@ def test_what_sealer_made_lists_of_is_said() -> None:
             "10.0.0.1,: there is nothing between two commas, or at an end",
         ),
         ("hosts: [{ips: [10.0.0.1], roles: [mster]}]", ".spec.hosts[0].roles[0]", "mster is not a role"),
-        ("hosts: [{ips: [10.0.0.1], roles: [master, node]}]", ".spec.hosts[0].roles[1]", "a machine is a master or a node, not both"),
+        (
+            "hosts: [{ips: [10.0.0.1], roles: [master, node]}]",
+            ".spec.hosts[0].roles[1]",
+            "a machine is a control-plane node or a worker, not both",
+        ),
         ("hosts: [{ips: [10.0.0.1]}]", ".spec.hosts[0].roles", "is missing"),
         ("hosts: [{roles: [master]}]", ".spec.hosts[0].ips", "is missing"),
         ("hosts: [{ips: [10.0.0.1], roles: [node]}]", ".spec.hosts", "there is no control-plane node"),
-        ("hosts: [{ips: [10.0.0.1-10.0.0.2], roles: [master]}]", ".spec.hosts", "2 masters"),
+        ("hosts: [{ips: [10.0.0.1-10.0.0.2], roles: [master]}]", ".spec.hosts", "2 control-plane nodes"),
         ("hosts: [{count: 3, roles: [master]}]", ".spec.hosts[0].count", "3 machines are requested, and slipway makes none"),
         ("masters: {count: 3}", ".spec.masters.count", "3 machines are requested, and slipway makes none"),
         ("masters: {ipList: [10.0.0.1], count: 3}", ".spec.masters.count", "3 machines, and 1 addresses are given"),
@@ -278,7 +282,7 @@ def test_containers_are_counted() -> None:
         "provider: CONTAINER\nhosts: [{count: 3, roles: [master]}, {count: '2', roles: [node]}, {count: 1, roles: [node, gpu]}]"
     )
     assert (found.containers("master"), found.containers("node"), found.masters) == (3, 3, ())
-    assert faults(spec_text("provider: CONTAINER\nmasters: {count: 2}")) == [("7 .spec.masters", "2 masters")]
+    assert faults(spec_text("provider: CONTAINER\nmasters: {count: 2}")) == [("7 .spec.masters", "2 control-plane nodes")]
 
 
 def test_networks_of_both_families() -> None:

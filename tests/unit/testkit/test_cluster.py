@@ -108,7 +108,7 @@ def cluster(**changes: Any) -> testkit.Cluster:
         "boot_seconds": 60.0,
         "machines": tuple(Door(Machine(f"10.0.0.{number}", login), f"name-{number}") for number in (1, 2, 3)),
         "group": "test-1",
-        "wanted": testkit.ClusterRequest("web:latest", 1, 2),
+        "request": testkit.ClusterRequest("web:latest", 1, 2),
     }
     return testkit.Cluster(**{**facts, **changes})
 
