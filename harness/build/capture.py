@@ -1,8 +1,8 @@
-"""The capture proxy: a registry that stands for every registry, and remembers what a cluster asked of it.
+"""The capture proxy: serves the images of every registry, and records what a cluster pulls.
 
-A throw-away cluster boots with its containerd pointed here (``hosts.toml`` in ``_default``, which sends the registry's name as
-``?ns=``); whatever it pulls is fetched once from the first source that has it, verified, kept in the store byte for byte, and
-noted under the name by which it was asked. ``collect`` turns that record into the image set of a CloudImage.
+The containerd of a throw-away cluster sends all pulls to it (``hosts.toml`` in ``_default``, with the registry's name as ``?ns=``).
+Each image is fetched once from the first source that has it, verified, kept in the store byte for byte, and recorded under the name
+that was pulled. ``collect`` turns that record into the image set of a CloudImage.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.fetcher import BlobContent, Fetcher, LayoutSource, RemoteSource, Source, Stream
 from harness.oci.store import Store
 
-__all__ = ["LayoutSource", "Proxy", "Pulled", "RemoteSource", "Source", "Stream", "collect"]
+__all__ = ["LayoutSource", "Proxy", "PulledImage", "RemoteSource", "Source", "Stream", "collect"]
 
 _PATH = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<target>[^/]+)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -55,38 +55,38 @@ _DEEPEST_INDEX = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Pulled:
-    """An image that a client asked for, under the name it used: ``docker.io/library/nginx:1.25`` or ``...@sha256:...``."""
+class PulledImage:
+    """An image that a client pulled, under the name it used: ``docker.io/library/nginx:1.25`` or ``...@sha256:...``."""
 
     reference: str
     digest: str
-    """Nothing when only the name is known, as of what a run for another platform pulled."""
+    """Empty when only the name is known: an image that a run for another platform pulled."""
     media_type: str
     source: str
-    """Who served it: a registry's host, or the label of a LayoutSource."""
+    """Origin: a registry's host, or the label of a LayoutSource."""
     times: int = 1
     clients: tuple[str, ...] = ()
     """Addresses, sorted."""
 
 
-class Record:
-    """What was asked and how it ended. Safe for many threads.
+class PullRecord:
+    """Requests and their outcome. Thread-safe.
 
-    containerd pulls a tag in two steps: HEAD by tag, then GET by the digest it was told; and it asks for a digest-only name
-    with HEAD by digest. So a GET by digest is a new image only when this client was not told that digest under a tag of the
-    repository, and when no image noted there holds it as a part.
+    containerd pulls a tag in two steps: HEAD by tag, then GET by the digest of the answer; a digest-only name starts
+    with HEAD by digest. So a GET by digest is a new image only when this client did not get that digest for a tag of the
+    repository, and when no recorded image of the repository has it as a part.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._images: dict[str, Pulled] = {}
+        self._images: dict[str, PulledImage] = {}
         self._told: dict[tuple[str, str, str], Reference] = {}
         self._owners: dict[tuple[str, str], tuple[Reference, Descriptor]] = {}
         self._failures: dict[str, dict[str, str]] = {}
         self._served = 0
 
     @property
-    def pulled(self) -> list[Pulled]:
+    def pulled(self) -> list[PulledImage]:
         with self._lock:
             return sorted(self._images.values(), key=lambda image: image.reference)
 
@@ -105,7 +105,7 @@ class Record:
             self._served += count
 
     def owner(self, reference: Reference, digest: str, client: str) -> tuple[Reference, int | None]:
-        """The image that a digest belongs to, and its size where a manifest tells it; the reference itself when it is no known part."""
+        """Image that a digest belongs to, and its size where a manifest states it; the reference itself when no image has the digest."""
         with self._lock:
             owned = self._owners.get((reference.repository, digest))
             if owned:
@@ -131,7 +131,7 @@ class Record:
     def _add(self, name: str, manifest: Manifest, client: str) -> None:
         known = self._images.get(name)
         if known is None:
-            self._images[name] = Pulled(name, manifest.digest, manifest.media_type, manifest.source, 1, (client,))
+            self._images[name] = PulledImage(name, manifest.digest, manifest.media_type, manifest.source, 1, (client,))
             return
         clients = tuple(sorted({*known.clients, client}))
         # Of a name served in two forms (to a client that knows no indexes) the index stays: it leads to both.
@@ -159,11 +159,11 @@ class Record:
 
 
 class Proxy:
-    """A read-only registry on ``host:port`` (0: any free port) that serves every image of ``sources`` and records it.
+    """A read-only registry on ``host:port`` (0: any free port) that serves every image of ``sources`` and records each pull.
 
-    Use it as a context manager. It holds the store's lease meanwhile, so that nothing it keeps is collected. Only clients that know
-    ``secret``, the first part of every path, are served; empty: all are. By default it is made anew, and ``hosts_toml`` tells it to
-    containerd. Bind it to an address that only the nodes reach. Raises BuildError when it cannot listen.
+    Use it as a context manager. It holds the store's lease, so that garbage collection keeps its blobs. Only clients that send
+    ``secret`` as the first part of every path are served; empty: all clients. The default is a new random secret, which ``hosts_toml``
+    contains. Bind it to an address that only the nodes reach. Raises BuildError when it cannot listen.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Proxy:
     ) -> None:
         self.store = store
         self.fetcher = Fetcher(sources, store)
-        self.record = Record()
+        self.record = PullRecord()
         self.secret = secrets.token_urlsafe(24) if secret is None else secret
         log.hide(self.secret)
         self._address = (host, port)
@@ -205,13 +205,13 @@ class Proxy:
         self._stack.close()
 
     @property
-    def pulled(self) -> list[Pulled]:
-        """Every image that was asked for by name, sorted by name."""
+    def pulled(self) -> list[PulledImage]:
+        """Every image that was pulled by name, sorted by name."""
         return self.record.pulled
 
     @property
     def failures(self) -> dict[str, str]:
-        """What was asked for and could not be served (and was not served later on): reference -> reason."""
+        """Images that could not be served, and were not served by a later request: reference -> reason."""
         return self.record.failures
 
     @property
@@ -230,9 +230,9 @@ class Proxy:
         return f"http://{f'[{name}]' if ':' in name else name}:{self.port}{f'/{self.secret}' if self.secret else ''}"
 
     def hosts_toml(self, host: str | None = None) -> str:
-        """What belongs into containerd's ``certs.d/_default/hosts.toml`` on nodes that reach this machine as ``host``.
+        """Content of containerd's ``certs.d/_default/hosts.toml`` on nodes that reach this machine as ``host``.
 
-        The proxy stands as ``server`` too: else containerd asks the real registry, past the record, for what is refused here.
+        The proxy is ``server`` too: otherwise containerd asks the real registry, unrecorded, for what the proxy refuses.
         Without the ``host`` table containerd 1.6 ignores the file.
         """
         url = self.url(host)
@@ -244,7 +244,7 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     request_queue_size = 128
     allow_reuse_address = True
 
-    def __init__(self, address: tuple[str, int], fetcher: Fetcher, record: Record, client_patience: float, secret: str) -> None:
+    def __init__(self, address: tuple[str, int], fetcher: Fetcher, record: PullRecord, client_patience: float, secret: str) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.fetcher = fetcher
         self.record = record
@@ -257,7 +257,7 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        # Not HTTPServer's, which asks the name server for our own name.
+        # Not HTTPServer's, which asks the name server for this machine's name.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
@@ -265,7 +265,7 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self._loop.start()
 
     def stop(self, patience: float = 5.0) -> None:
-        """Take no more, end the connections that are open, wait for their threads."""
+        """Accept no more connections, close the open ones, wait for their threads."""
         if self._loop.is_alive():
             self.shutdown()
         self.server_close()
@@ -300,7 +300,7 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
 
 class _GoneError(Exception):
-    """The answer broke off in the middle; the connection must be closed so that the client notices."""
+    """The response was cut short; the connection must be closed so that the client notices."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -326,7 +326,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._serve()
 
     def _refuse_method(self) -> None:
-        self.close_connection = True  # a body may follow that nobody reads
+        self.close_connection = True  # a body may follow, and is not read
         self._error(405, "UNSUPPORTED", "the capture proxy only serves pulls")
 
     do_PUT = do_POST = do_PATCH = do_DELETE = _refuse_method  # noqa: N815 - http.server calls them by these names
@@ -363,22 +363,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path in ("/v2", "/v2/"):
             self._answer(200, b"{}", "application/json")
             return
-        found = _PATH.fullmatch(urllib.parse.unquote(path))
-        if not found:
+        match = _PATH.fullmatch(urllib.parse.unquote(path))
+        if not match:
             self._error(404, "UNSUPPORTED", "the capture proxy serves manifests and blobs")
             return
         namespaces = urllib.parse.parse_qs(parts.query).get("ns", [""])
         try:
-            reference = reference_of(found["name"], found["target"], namespaces[0])
+            reference = reference_of(match["name"], match["target"], namespaces[0])
         except ValueError as wrong:
             self._error(400, "NAME_INVALID", str(wrong))
             return
-        if found["kind"] == "manifests":
+        if match["kind"] == "manifests":
             self._manifest(reference)
         elif reference.digest:
             self._blob(reference, reference.digest)
         else:
-            self._error(400, "DIGEST_INVALID", f"{found['target']!r} is not a sha256 digest")
+            self._error(400, "DIGEST_INVALID", f"{match['target']!r} is not a sha256 digest")
 
     def _manifest(self, reference: Reference) -> None:
         record, client = self.server.record, self.client_address[0]
@@ -399,7 +399,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             total = content.size
             span = byte_range(self.headers.get("Range"), total)
             if span is not None and self.command == "GET":
-                content.available(span[0])  # before the headers: what fails until here can still be told
+                content.available(span[0])  # before the headers: a failure up to here can still be reported
         except SlipwayError as failed:
             self._failed(owner, digest, failed)
             return
@@ -445,7 +445,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.record.failed(owner, part, failed.message)
         status, code = (failed.status, failed.code) if isinstance(failed, RemoteError) else (500, "UNKNOWN")
         # The registry's own message is left out: through it the client could read what only this machine reaches.
-        self._error(status, code if code in _CODES else "UNKNOWN", f"{owner} cannot be had ({status}); the build tells the reason")
+        self._error(status, code if code in _CODES else "UNKNOWN", f"{owner} cannot be fetched ({status}); the build output has the reason")
 
     def _error(self, status: int, code: str, message: str) -> None:
         body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
@@ -473,7 +473,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def reference_of(name: str, target: str, namespace: str) -> Reference:
-    """What a request is about: ``/v2/<name>/.../<target>?ns=<namespace>``, or the registry as first part of ``name``.
+    """Reference that a request is for: ``/v2/<name>/.../<target>?ns=<namespace>``, or the registry as first part of ``name``.
 
     Raises ValueError.
     """
@@ -491,29 +491,29 @@ def reference_of(name: str, target: str, namespace: str) -> Reference:
 
 
 def accepted(headers: Iterable[str]) -> tuple[str, ...]:
-    """The media types of Accept headers, in order; ours when the client does not care."""
+    """Media types of Accept headers, in order; slipway's own list when the client names no manifest type."""
     types = [part.partition(";")[0].strip().lower() for header in headers for part in header.split(",")]
-    found = tuple(dict.fromkeys(name for name in types if name))
-    return found if any(name in (*INDEXES, *MANIFESTS) for name in found) else ACCEPT
+    media_types = tuple(dict.fromkeys(name for name in types if name))
+    return media_types if any(name in (*INDEXES, *MANIFESTS) for name in media_types) else ACCEPT
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """First byte and end (exclusive) of what is asked; the whole for no range or one that need not be obeyed; None: not satisfiable."""
-    found = _RANGE.fullmatch(header.replace(" ", "")) if header else None
-    if not found or not (found[1] or found[2]):
+    """First byte and end (exclusive) of a range; the whole without a range or for one that may be ignored; None: not satisfiable."""
+    match = _RANGE.fullmatch(header.replace(" ", "")) if header else None
+    if not match or not (match[1] or match[2]):
         return 0, size
-    if not found[1]:
-        last = int(found[2])
+    if not match[1]:
+        last = int(match[2])
         return (max(0, size - last), size) if last and size else None
-    start = int(found[1])
-    end = min(int(found[2]) + 1, size) if found[2] else size
-    if found[2] and int(found[2]) < start:
+    start = int(match[1])
+    end = min(int(match[2]) + 1, size) if match[2] else size
+    if match[2] and int(match[2]) < start:
         return 0, size
     return (start, end) if start < size else None
 
 
 def status_phrase(status: int, message: str) -> str:
-    """A reason that may stand in a status line: one line of ASCII, not long."""
+    """A reason that is valid in a status line: one short line of ASCII."""
     plain = " ".join(message.encode("ascii", "replace").decode().split())
     text = "".join(character for character in plain if character.isprintable())
     return f"{HTTPStatus(status).phrase} ({text[:300]})" if status in set(HTTPStatus) else text[:300]
@@ -522,8 +522,8 @@ def status_phrase(status: int, message: str) -> str:
 # Collecting
 
 
-class Declared(Protocol):
-    """An image that some file names, and where: ``manifests/app.yaml:12``."""
+class NamedImage(Protocol):
+    """An image that a file names, with its place: ``manifests/app.yaml:12``."""
 
     @property
     def name(self) -> str: ...
@@ -533,8 +533,8 @@ class Declared(Protocol):
 
 
 @dataclasses.dataclass
-class _Wanted:
-    """One image on its way into the set."""
+class _Request:
+    """One image to put into the set."""
 
     reference: Reference
     digest: str | None = None
@@ -548,37 +548,39 @@ class _Wanted:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Resolved:
+class _ResolvedImage:
     """An image whose manifests (and config) are in the store."""
 
-    wanted: _Wanted
+    request: _Request
     top: Manifest
     blobs: tuple[Descriptor, ...]
 
 
 def collect(
-    pulled: Iterable[Pulled],
-    declared: Iterable[Declared] = (),
+    pulled: Iterable[PulledImage],
+    declared: Iterable[NamedImage] = (),
     *,
-    listed: Iterable[Declared] = (),
+    listed: Iterable[NamedImage] = (),
     store: Store,
     sources: Sequence[Source],
     platform: Platform,
 ) -> ImageSet:
-    """The image set of all these images for one platform, every blob of it in the store; what is missing is fetched, 4 at a time.
+    """Return the image set of all these images for one platform, with every blob in the store; missing ones are fetched, 4 at a time.
 
-    Of an index the whole index is taken, and of its children the one for ``platform``. Raises BuildError that lists every image
-    that cannot be had, with its reason and where it was asked for. Hold ``store.shared_lease()`` until the set is written and tagged.
+    An index is included whole, and of its children the one for ``platform``. Raises BuildError that lists every image that is
+    not available, with its reason and where it is named. Hold ``store.shared_lease()`` until the set is written and tagged.
     """
-    wanted, faults = _wanted(pulled, declared, listed)
+    requests, faults = _requests(pulled, declared, listed)
     fetcher = Fetcher(sources, store)
     pool = concurrent.futures.ThreadPoolExecutor(_MOST_AT_ONCE, thread_name_prefix="collect")
     try:
         with log.step("collect images") as step:
-            resolving = {pool.submit(_resolve, fetcher, image, platform): image for image in wanted}
-            resolved = [found for found in (_outcome(future, image, faults) for future, image in resolving.items()) if found]
+            resolving = {pool.submit(_resolve, fetcher, image, platform): image for image in requests}
+            resolved = [
+                image_or_none for image_or_none in (_outcome(future, image, faults) for future, image in resolving.items()) if image_or_none
+            ]
             _raise(faults)  # before gigabytes are fetched for a set that cannot be whole
-            owners = {blob.digest: (image.wanted, blob) for image in reversed(resolved) for blob in image.blobs}
+            owners = {blob.digest: (image.request, blob) for image in reversed(resolved) for blob in image.blobs}
             missing = [owner for digest, owner in sorted(owners.items()) if not store.has(digest)]
             fetching = {pool.submit(_fetch, fetcher, image.reference, blob): image for image, blob in missing}
             for done, future in enumerate(concurrent.futures.as_completed(fetching), 1):
@@ -598,14 +600,16 @@ def collect(
 _Faults = dict[tuple[str, str], str]
 
 
-def _wanted(pulled: Iterable[Pulled], declared: Iterable[Declared], listed: Iterable[Declared]) -> tuple[list[_Wanted], _Faults]:
+def _requests(
+    pulled: Iterable[PulledImage], declared: Iterable[NamedImage], listed: Iterable[NamedImage]
+) -> tuple[list[_Request], _Faults]:
     """All images, each once, in the order of their names."""
-    found: dict[str, _Wanted] = {}
+    requests: dict[str, _Request] = {}
     faults: _Faults = {}
     for image in pulled:
-        wanted = found.setdefault(image.reference, _Wanted(Reference.parse(image.reference)))
-        wanted.digest = image.digest or None
-        wanted.found_by.add("pulled")
+        request = requests.setdefault(image.reference, _Request(Reference.parse(image.reference)))
+        request.digest = image.digest or None
+        request.found_by.add("pulled")
     for how, images in (("declared", declared), ("listed", listed)):
         for item in images:
             try:
@@ -614,22 +618,22 @@ def _wanted(pulled: Iterable[Pulled], declared: Iterable[Declared], listed: Iter
                 faults[item.name, item.where] = str(wrong)
                 continue
             reference = as_asked(reference)
-            wanted = found.setdefault(str(reference), _Wanted(reference))
-            wanted.found_by.add(how)
-            wanted.requested_by.add(item.where)
-    return [wanted for _, wanted in sorted(found.items())], faults
+            request = requests.setdefault(str(reference), _Request(reference))
+            request.found_by.add(how)
+            request.requested_by.add(item.where)
+    return [request for _, request in sorted(requests.items())], faults
 
 
 def _raise(faults: _Faults) -> None:
     if not faults:
         return
     lines = [f"{name} ({origin}): {reason}" for (name, origin), reason in sorted(faults.items())]
-    hint = "check the names, registries.conf and `slipway login`; images made here are found when they are in the store"
-    raise BuildError(f"{len(lines)} image{'s' if len(lines) > 1 else ''} cannot be had:\n  " + "\n  ".join(lines), hint=hint)
+    hint = "check the names, registries.conf and `slipway login`; images that you built must be in the local store"
+    raise BuildError(f"{len(lines)} image{'s' if len(lines) > 1 else ''} cannot be fetched:\n  " + "\n  ".join(lines), hint=hint)
 
 
-def _outcome(future: concurrent.futures.Future[_T], image: _Wanted, faults: _Faults) -> _T | None:
-    """What a job gave; its failure is noted for the image."""
+def _outcome(future: concurrent.futures.Future[_T], image: _Request, faults: _Faults) -> _T | None:
+    """Result of a job; a failure is recorded for the image."""
     try:
         return future.result()
     except SlipwayError as failed:
@@ -637,7 +641,7 @@ def _outcome(future: concurrent.futures.Future[_T], image: _Wanted, faults: _Fau
         return None
 
 
-def _resolve(fetcher: Fetcher, image: _Wanted, platform: Platform) -> _Resolved:
+def _resolve(fetcher: Fetcher, image: _Request, platform: Platform) -> _ResolvedImage:
     """Get the manifests of an image, from the top down to the platform's, and its config."""
     asked = image.reference if image.digest is None else dataclasses.replace(image.reference, digest=image.digest)
     chain = [fetcher.manifest(asked)]
@@ -651,22 +655,22 @@ def _resolve(fetcher: Fetcher, image: _Wanted, platform: Platform) -> _Resolved:
         _fetch(fetcher, image.reference, config)
         _check_platform(fetcher.store.json(config.digest), platform)
     manifests = [Descriptor(manifest.media_type, manifest.digest, len(manifest.data)) for manifest in chain]
-    return _Resolved(image, chain[0], (*manifests, config, *layers))
+    return _ResolvedImage(image, chain[0], (*manifests, config, *layers))
 
 
 def _check_platform(config: Mapping[str, Any], platform: Platform) -> None:
     """Raises BuildError when an image without index is for another platform; containerd would refuse it on the node."""
-    there = Platform.from_json(config)
-    if there.os and there.architecture and not there.matches(platform):
-        raise BuildError(f"does not exist for {platform}, only for {there.normal()}")
+    actual = Platform.from_json(config)
+    if actual.os and actual.architecture and not actual.matches(platform):
+        raise BuildError(f"does not exist for {platform}, only for {actual.normal()}")
 
 
 def _fetch(fetcher: Fetcher, reference: Reference, blob: Descriptor) -> None:
     fetcher.blob(reference, blob.digest, blob.size).result()
 
 
-def _embedded(image: _Resolved) -> EmbeddedImage:
-    wanted, top = image.wanted, image.top
+def _embedded(image: _ResolvedImage) -> EmbeddedImage:
+    request, top = image.request, image.top
     # Not the clients' addresses: they differ from build to build, and the digest of the image set must not.
-    by, at = tuple(sorted(wanted.found_by)), tuple(sorted(wanted.requested_by))
-    return EmbeddedImage(str(wanted.reference), top.digest, top.media_type, len(top.data), by, at)
+    by, at = tuple(sorted(request.found_by)), tuple(sorted(request.requested_by))
+    return EmbeddedImage(str(request.reference), top.digest, top.media_type, len(top.data), by, at)

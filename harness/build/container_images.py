@@ -1,10 +1,10 @@
 """images/<name>/Dockerfile -> container image, built by the engine and kept as an OCI image in the store.
 
 A line ``# image: NAME:TAG`` above a ``FROM`` says which image that stage is. The name may hold the Dockerfile's build arguments:
-``# image: slipway.dev/kube-proxy:${VERSION}`` serves every version that is asked for. The Dockerfiles are ordinary and
-build anywhere; what we add is a base made from the archive where it cannot be pulled, and digests that depend on the content only.
+``# image: slipway.dev/kube-proxy:${VERSION}`` serves every version. The Dockerfiles are ordinary and build anywhere;
+slipway adds a base made from the Debian archive where it cannot be pulled, and digests that depend on the content only.
 
-For another processor nothing is emulated as long as the Dockerfile does as ours do: stages with RUN begin with
+For another processor nothing is emulated as long as the Dockerfile does as those of images/ do: stages with RUN begin with
 ``FROM --platform=${BUILDPLATFORM:-linux}``, so they run on the machine that builds, and make files for ``TARGETARCH``. Go programs are
 compiled on the machine and copied from ``go/`` (see image_context).
 """
@@ -24,11 +24,10 @@ from typing import IO, Any, cast
 
 from harness import assets, log, process, untrusted
 from harness.build import image_context
-from harness.build.image_choice import Choice
+from harness.build.image_choice import ImageChoice
 from harness.cloudimage import BuiltHere, elf
 from harness.errors import BuildError, CommandError, EngineError, Fault, InputError
-from harness.host import apt, scratch, site_network
-from harness.host import docker as engine
+from harness.host import apt, docker, scratch, site_network
 from harness.oci.admission import Admitted
 from harness.oci.graph import below_of
 from harness.oci.layer import Layer
@@ -36,11 +35,11 @@ from harness.oci.layer.compression import PROGRAMS, ZstdWriter
 from harness.oci.layer.extract import open_layer
 from harness.oci.model import EPOCH, OCI_CONFIG, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
-from harness.oci.registry import config as registries
+from harness.oci.registry import config
 from harness.oci.registry.client import Client
 from harness.oci.registry.credentials import CredentialStore
 from harness.oci.store import Store
-from harness.trust.sbom import packages as installed
+from harness.trust.sbom import packages
 
 _IMAGE = re.compile(r"#\s*image:\s*(?P<name>\S+)\s*$")
 _FROM = image_context.FROM
@@ -60,8 +59,8 @@ FORMAT = "3"
 
 
 @dataclasses.dataclass(frozen=True)
-class Base:
-    """An image that a stage stands on. ``here``: for the machine that builds (``FROM --platform=...``), whatever the image is for."""
+class BaseImage:
+    """Base image of a stage. ``here``: for the machine that builds (``FROM --platform=...``), not for the platform of the image."""
 
     name: str
     here: bool = False
@@ -69,23 +68,23 @@ class Base:
 
 @dataclasses.dataclass(frozen=True)
 class Definition:
-    """One image that a folder of images/ yields. ``pattern`` is its name, with ``${ARG}`` left in; ``target`` its stage."""
+    """One image that a folder of images/ defines. ``pattern`` is its name, with ``${ARG}`` left in; ``target`` its stage."""
 
     folder: Path
     pattern: str
     target: str | None
     arguments: tuple[tuple[str, str], ...]
-    bases: tuple[Base, ...]
+    bases: tuple[BaseImage, ...]
 
     def match(self, reference: Reference) -> dict[str, str] | None:
-        """The build arguments with which this definition is ``reference``, in its short or its full form; None when it never is."""
+        """Build arguments that make this definition ``reference``, in its short or its full form; None when none do."""
         parts = _VARIABLE.split(self.pattern)
         expression = "".join(re.escape(part) if index % 2 == 0 else f"(?P<{part}>[^/:]+)" for index, part in enumerate(parts))
-        found = re.fullmatch(expression, reference.familiar) or re.fullmatch(expression, str(reference))
-        return None if found is None else found.groupdict()
+        matched = re.fullmatch(expression, reference.familiar) or re.fullmatch(expression, str(reference))
+        return None if matched is None else matched.groupdict()
 
     def context(self, arguments: Mapping[str, str]) -> image_context.Context | None:
-        """What the engine is sent, given the build arguments of ``match``; None when the version they state cannot be built."""
+        """Build context for the build arguments of ``match``; None when their version cannot be built."""
         return image_context.plan(self.folder, self.target, arguments.get("VERSION", "") if "${VERSION}" in self.pattern else "")
 
     @property
@@ -96,22 +95,22 @@ class Definition:
 
 def definitions(root: Path) -> tuple[Definition, ...]:
     """Every image that ``root``/<name>/Dockerfile define. Raises InputError for two folders that define one name."""
-    found = [definition for path in sorted(root.glob("*/Dockerfile")) for definition in _read(path)]
-    names = [definition.pattern for definition in found]
+    images = [definition for path in sorted(root.glob("*/Dockerfile")) for definition in _read(path)]
+    names = [definition.pattern for definition in images]
     faults = [
         Fault(f"{definition.folder}/Dockerfile", f"{definition.pattern} is defined twice")
-        for index, definition in enumerate(found)
+        for index, definition in enumerate(images)
         if definition.pattern in names[:index]
     ]
     if faults:
         raise InputError(faults)
-    return tuple(found)
+    return tuple(images)
 
 
 def compiled_versions(reference: Reference, roots: Iterable[Path]) -> tuple[str, ...]:
-    """The versions in which ``roots`` compile an image of this name, whatever version it has here: ``v1.36.3``, the newest last."""
-    matching = [one for root in roots for one in definitions(root) if one.match(reference) is not None]
-    return tuple(version for one in matching for version in image_context.versions(one.folder))
+    """Versions in which ``roots`` compile an image of this name, whatever tag ``reference`` has: ``v1.36.3``, the newest last."""
+    matching = [definition for root in roots for definition in definitions(root) if definition.match(reference) is not None]
+    return tuple(version for definition in matching for version in image_context.versions(definition.folder))
 
 
 def bundled() -> list[Path]:
@@ -126,22 +125,22 @@ def _read(path: Path) -> Iterator[Definition]:
     named: list[tuple[str | None, str]] = []
     pending: str | None = None
     for line in text.splitlines():
-        if found := _IMAGE.match(line.strip()):
-            pending = found["name"]
-        elif found := _FROM.match(line.strip()):
-            named += [(found["stage"], pending)] if pending else []
+        if match := _IMAGE.match(line.strip()):
+            pending = match["name"]
+        elif match := _FROM.match(line.strip()):
+            named += [(match["stage"], pending)] if pending else []
             pending = None
-        elif found := _ARG.match(line.strip()):
-            arguments.setdefault(found["name"], found["value"] or "")
+        elif match := _ARG.match(line.strip()):
+            arguments.setdefault(match["name"], match["value"] or "")
     for stage, name in named:
         yield Definition(path.parent, name, stage, tuple(arguments.items()), _bases(text, stage))
 
 
-def _bases(text: str, target: str | None) -> tuple[Base, ...]:
-    """The images that a stage stands on, and the stages that it copies from."""
+def _bases(text: str, target: str | None) -> tuple[BaseImage, ...]:
+    """Base images of a stage and of the stages that it copies from."""
     _, stages = image_context.needed(text, target)
     internal = {stage.name for stage in stages} | {"scratch"}
-    return tuple(dict.fromkeys(Base(stage.base, stage.here) for stage in stages if stage.base not in internal))
+    return tuple(dict.fromkeys(BaseImage(stage.base, stage.here) for stage in stages if stage.base not in internal))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +151,7 @@ class Builder:
     roots: tuple[Path, ...]
     platform: Platform = dataclasses.field(default_factory=Platform.host)
     network: str = BRIDGE
-    """Where steps run."""
+    """Network of the steps: one of NETWORKS."""
     allow_older: bool = False
     """Take a base that was signed earlier than the one that its tag meant before."""
 
@@ -170,15 +169,15 @@ class Builder:
         return not self.platform.matches(Platform.host())
 
     def engine_name(self, name: str) -> str:
-        """How the engine calls image ``name`` for our platform.
+        """Name of image ``name`` in the engine, for this builder's platform.
 
-        One that ``roots`` define has its key in the tag: another checkout, which builds another image of that name at the same time, must
-        not take the name from it. Of those that come from elsewhere this machine's own keep their name.
+        An image that ``roots`` define has its key in the tag, so that another checkout, which builds another image of that name at the
+        same time, does not take over the name. A pulled image for this machine's platform keeps its name.
         """
         reference = Reference.parse(name)
-        found = self.find(reference)
-        if found is not None:
-            return kept_name(reference, self._key(*found))
+        defined = self.find(reference)
+        if defined is not None:
+            return kept_name(reference, self._key(*defined))
         return foreign_name(name, self.platform) if self.foreign else name
 
     def find(self, reference: Reference) -> tuple[Definition, dict[str, str]] | None:
@@ -190,7 +189,7 @@ class Builder:
                     return definition, arguments
         return None
 
-    def builds(self, reference: Reference, choice: Choice) -> bool:
+    def builds(self, reference: Reference, choice: ImageChoice) -> bool:
         """Return True for an image that a folder defines and that is built without a request to its registry."""
         return self.find(reference) is not None and choice.builds(reference)
 
@@ -199,23 +198,23 @@ class Builder:
 
         ``arguments`` are offered to the Dockerfile, which takes those it declares. Raises BuildError with the engine's output.
         """
-        found = self.find(reference)
-        if found is None:
+        defined = self.find(reference)
+        if defined is None:
             return None
-        definition, bound = found
-        wanted = self._wanted(definition, bound, arguments)
-        key = self._key(definition, wanted)
+        definition, bound = defined
+        build_args = self._wanted(definition, bound, arguments)
+        key = self._key(definition, build_args)
         record = self.store.record("container-image", key)
         if record is not None:
             descriptor = Descriptor.from_json(record["manifest"])
             if self.store.has(descriptor.digest):
                 return descriptor
         with log.step(f"build container image {reference.familiar}{self._target()}") as shown:
-            identity = self.build(definition, wanted, reference.familiar)
+            identity = self.build(definition, build_args, reference.familiar)
             descriptor = export(identity, self.store, self.platform)
             self._check(definition, descriptor)
             versions = packages_in(self.store, layers_of(self.store, descriptor))
-            shown.note = asked_for(definition, versions) or ", ".join(self._modules(definition, wanted))
+            shown.note = asked_for(definition, versions) or ", ".join(self._modules(definition, build_args))
         self.store.keep(
             "container-image",
             key,
@@ -230,14 +229,14 @@ class Builder:
 
     @staticmethod
     def _wanted(definition: Definition, bound: Mapping[str, str], arguments: Mapping[str, str] | None) -> dict[str, str]:
-        """Of the arguments that are offered those that the Dockerfile takes, and those that the name of the image states."""
+        """The offered arguments that the Dockerfile declares, and those that the image's name states."""
         return {**{key: value for key, value in (arguments or {}).items() if key in dict(definition.arguments)}, **bound}
 
     def _target(self) -> str:
         return f" for {self.platform}" if self.foreign else ""
 
     def _check(self, definition: Definition, manifest: Descriptor) -> None:
-        """A Dockerfile that knows nothing of TARGETARCH puts programs of this machine into an image for another: say so, now."""
+        """Refuse an image with programs for another processor: its Dockerfile ignores TARGETARCH and copied this machine's."""
         if not self.foreign:
             return
         wrong = elf.misfits(self.store, layers_of(self.store, manifest), self.platform)
@@ -249,16 +248,16 @@ class Builder:
             )
 
     def key(self, reference: Reference) -> str | None:
-        """What an image of ours is made from, as a digest; None when no folder defines it."""
-        found = self.find(reference)
-        return None if found is None else self._key(*found)
+        """Digest of the inputs of an image; None when no folder defines it."""
+        defined = self.find(reference)
+        return None if defined is None else self._key(*defined)
 
     def origin(self, reference: Reference, arguments: Mapping[str, str] | None = None) -> BuiltHere | None:
-        """What an image that was built came from; None when no folder defines it or it was not built."""
-        found = self.find(reference)
-        if found is None:
+        """Origin of a built image; None when no folder defines it or it was not built."""
+        defined = self.find(reference)
+        if defined is None:
             return None
-        definition, bound = found
+        definition, bound = defined
         record = self.store.record("container-image", self._key(definition, self._wanted(definition, bound, arguments)))
         versions = record["packages"] if record else {}
         named = named_packages(definition, versions)
@@ -271,42 +270,42 @@ class Builder:
         context = definition.context(arguments)
         return context.modules if context else ()
 
-    def engine_image(self, client: engine.Client, reference: Reference) -> str:
+    def engine_image(self, client: docker.Client, reference: Reference) -> str:
         """Have an image in the engine (to run it there), built only when its inputs are new; its name there. Raises BuildError."""
         name = self.engine_name(reference.familiar)
-        found = self.find(reference)
-        if found is None:
+        defined = self.find(reference)
+        if defined is None:
             ensure_base(client, reference.familiar, self.platform)
         elif not is_kept(client, name):
             with log.step(f"build container image {reference.familiar}{self._target()}") as shown:
-                self.build(*found, reference.familiar)
+                self.build(*defined, reference.familiar)
                 versions = self._ask(client, name)
-                shown.note = asked_for(found[0], versions)
-            self.store.keep("packages", self._key(*found), {"packages": versions})
+                shown.note = asked_for(defined[0], versions)
+            self.store.keep("packages", self._key(*defined), {"packages": versions})
         return name
 
-    def _ask(self, client: engine.Client, identity: str) -> dict[str, str]:
-        """Which Debian packages an image of the engine has, by its own package database; none where it has no such thing."""
+    def _ask(self, client: docker.Client, identity: str) -> dict[str, str]:
+        """Debian packages of an image in the engine, from its package database; empty where it has none."""
         if self.foreign:
             return {}
         words = ["-c", "! command -v dpkg-query > /dev/null || dpkg-query --show --showformat '${Package} ${Version}\\n'"]
         try:
-            code, output = engine.run_container(client, identity, words, entrypoint="/bin/sh", network_disabled=True)
-        except engine.APIError:  # no shell in it
+            code, output = docker.run_container(client, identity, words, entrypoint="/bin/sh", network_disabled=True)
+        except docker.APIError:  # no shell in it
             return {}
         if code != 0:
             raise BuildError(f"image {identity} does not say which packages it has", details=output)
         return dict(sorted(line.split(" ", 1) for line in output.splitlines()))
 
     def made_from(self, reference: Reference) -> list[object]:
-        """What an image of ours that runs here was made from, for the keys of what it makes: its own key and the versions of its packages.
+        """Inputs of an image that runs in the build, for the keys of its results: its own key and the versions of its packages.
 
-        Those are known once it was built. Raises BuildError.
+        The versions are known once it was built. Raises BuildError.
         """
         key = self.key(reference)
         record = self.store.record("packages", str(key))
         if record is None:
-            client = engine.connect()
+            client = docker.connect()
             versions = self._ask(client, self.engine_image(client, reference))
             self.store.keep("packages", str(key), {"packages": versions})
             record = {"packages": versions}
@@ -314,7 +313,7 @@ class Builder:
 
     def build(self, definition: Definition, arguments: Mapping[str, str], tag: str) -> str:
         """Build with the engine, name the result there, return the engine's image id. Raises BuildError."""
-        client = engine.connect(timeout=3600)
+        client = docker.connect(timeout=3600)
         key = self._key(definition, arguments)
         name = kept_name(Reference.parse(tag), key)
         for base in definition.bases:
@@ -330,43 +329,45 @@ class Builder:
             self._dockerfile(definition, context) as dockerfile,
             self._step_network(client) as network,
         ):
-            # The classic builder takes no options of security for its steps, so in an engine that we have not started they keep NET_RAW.
+            # The classic builder has no security options for its steps, so they keep NET_RAW unless slipway started the engine.
             stream = client.api.build(
                 path=str(folder), dockerfile=dockerfile, tag=name, target=definition.target or "",
                 buildargs={**site_network.proxies(), **self._platform_arguments(definition), **arguments},
-                labels={engine.LABEL_KEY: key},
-                network_mode=network, container_limits=engine.STEP_LIMITS, rm=True, forcerm=True, decode=True,
+                labels={docker.LABEL_KEY: key},
+                network_mode=network, container_limits=docker.STEP_LIMITS, rm=True, forcerm=True, decode=True,
             )  # fmt: skip
             identity = self._follow(definition, stream)
         return identity or str(client.images.get(name).id)
 
     @contextlib.contextmanager
-    def _step_network(self, client: engine.Client) -> Iterator[str]:
-        """Where the steps of one Dockerfile run: with NET_RAW one could pose as any other container that shares its bridge."""
+    def _step_network(self, client: docker.Client) -> Iterator[str]:
+        """Network for the steps of one Dockerfile: with NET_RAW a step could impersonate other containers on a shared bridge."""
         if self.network == HOST:
             yield HOST
             return
-        with engine.network_apart(client) as name:
+        with docker.network_apart(client) as name:
             yield name
 
     def _follow(self, definition: Definition, stream: Iterator[Mapping[str, Any]]) -> str:
         """Read what the engine says while it builds; the id of what it built. Raises BuildError."""
-        said = ""
+        output = ""
         identity = ""
         for event in stream:
             # The engine paints what goes to standard error, and may cut it anywhere.
-            said += _PAINT.sub("", str(event.get("stream", "")))
+            output += _PAINT.sub("", str(event.get("stream", "")))
             if "error" in event:
-                lines = [line for line in said.splitlines() if line.strip()]
+                lines = [line for line in output.splitlines() if line.strip()]
                 for line in lines:
                     log.debug(line)
-                hint = emulation_hint(self.platform) if is_foreign_program(f"{said}{event['error']}") else network_hint(said, self.network)
+                hint = (
+                    emulation_hint(self.platform) if is_foreign_program(f"{output}{event['error']}") else network_hint(output, self.network)
+                )
                 raise BuildError(f"{definition.folder}/Dockerfile: {event['error']}", hint=hint, details="\n".join(lines[-30:]))
             identity = event.get("aux", {}).get("ID", identity)
         return identity
 
-    def _ensure(self, client: engine.Client, definition: Definition, base: Base) -> None:
-        """Have what a stage stands on in the engine: for this machine, or for the platform of the image. Raises StoreError."""
+    def _ensure(self, client: docker.Client, definition: Definition, base: BaseImage) -> None:
+        """Provide the base image of a stage in the engine, for this machine or for the image's platform. Raises StoreError."""
         builder = self.here if base.here else self
         reference = Reference.parse(base.name)
         own = builder.find(reference)
@@ -379,15 +380,15 @@ class Builder:
         admitted = None if is_ours else _admit_base(reference, allow_older=self.allow_older)
         ensure_base(client, base.name, builder.platform)
         if admitted is not None:
-            there = client.images.get(builder.engine_name(base.name)).attrs.get("RepoDigests") or ()
-            if not any(str(name).endswith(f"@{admitted.digest}") for name in there):
+            digests = client.images.get(builder.engine_name(base.name)).attrs.get("RepoDigests") or ()
+            if not any(str(name).endswith(f"@{admitted.digest}") for name in digests):
                 raise BuildError(
                     f"{definition.folder}/Dockerfile: the engine has another {base.name} than {admitted.digest}, which policy admits",
                     hint=f"docker pull {base.name}",
                 )
 
     def _platform_arguments(self, definition: Definition) -> dict[str, str]:
-        """What BuildKit sets by itself for a Dockerfile that declares it."""
+        """Build arguments that BuildKit sets for a Dockerfile that declares them."""
         known = {
             "TARGETARCH": self.platform.architecture, "TARGETOS": self.platform.os, "TARGETPLATFORM": str(self.platform),
             "TARGETVARIANT": self.platform.variant, "BUILDARCH": Platform.host().architecture, "BUILDPLATFORM": str(Platform.host()),
@@ -406,10 +407,10 @@ class Builder:
             yield str(path)
 
     def _fitted(self, line: str, definition: Definition) -> str:
-        found = _FROM.match(line.strip())
-        if found is None:
+        match = _FROM.match(line.strip())
+        if match is None:
             return line
-        base = Base(found["base"], bool(found["here"]))
+        base = BaseImage(match["base"], bool(match["here"]))
         line = _BUILDPLATFORM.sub("", line) if base.here else line
         if base not in definition.bases:
             return line
@@ -442,30 +443,30 @@ def _admit_base(reference: Reference, *, allow_older: bool) -> Admitted | None:
     gate = policy.gate(allow_older=allow_older)
     if not gate.asks(reference):
         return None
-    with Client(registries.load(), CredentialStore()) as client:
+    with Client(config.load(), CredentialStore()) as client:
         named = dataclasses.replace(reference, tag=None) if reference.digest else reference
         return gate.admit_remote(client, dataclasses.replace(named, digest=reference.digest or client.manifest(reference).digest))
 
 
 def kept_name(reference: Reference, key: str) -> str:
-    """How the engine calls an image that is built from inputs with this key: ``slipway.dev/node:13-0123456789ab``."""
-    tag = f"{(reference.tag or '')[:_LONGEST_TAG]}-{key[: engine.SHORT_KEY]}"
+    """Name in the engine of an image built from inputs with this key: ``slipway.dev/node:13-0123456789ab``."""
+    tag = f"{(reference.tag or '')[:_LONGEST_TAG]}-{key[: docker.SHORT_KEY]}"
     return dataclasses.replace(reference, tag=tag, digest=None).familiar
 
 
-def is_kept(client: engine.Client, name: str) -> bool:
-    """Whether the engine has an image of ours under ``kept_name``; it then counts as used now."""
+def is_kept(client: docker.Client, name: str) -> bool:
+    """Return True when the engine has an image that slipway built under ``kept_name``, and mark it as used now."""
     try:
         present = client.images.get(name)
-    except engine.NotFound:
+    except docker.NotFound:
         return False
     repository, _, tag = name.rpartition(":")
-    # The engine notes when an image was named last: that tells which are idle.
+    # The engine records when an image was tagged last: prune finds idle images by that.
     present.tag(repository, tag)
     return True
 
 
-def package_image(client: engine.Client, name: str) -> str:
+def package_image(client: docker.Client, name: str) -> str:
     """Have an image of the package's own in the engine; its name there. Raises BuildError."""
     return Builder(Store.default(), tuple(bundled())).engine_image(client, Reference.parse(name))
 
@@ -478,7 +479,7 @@ def foreign_name(name: str, platform: Platform) -> str:
 
 
 def is_foreign_program(text: str) -> bool:
-    """Whether a program's output says that it could not be started because it is for another processor."""
+    """Return True when a program's output says that it could not start because it is for another processor."""
     return "exec format error" in text.lower()
 
 
@@ -493,7 +494,7 @@ _NOT_REACHED = re.compile(r"127\.0\.0\.1|localhost|connection refused|could not 
 
 
 def network_hint(output: str, network: str) -> str | None:
-    """What to do about a step that reached nothing; None when its output says nothing of that."""
+    """Hint for a step without network access; None when its output shows no such failure."""
     if network == HOST or not _NOT_REACHED.search(output):
         return None
     return "steps run on a network of their own; what this machine alone reaches, as a mirror on 127.0.0.1, takes --network host"
@@ -509,24 +510,24 @@ def layers_of(store: Store, manifest: Descriptor) -> list[Layer]:
 def packages_in(store: Store, layers: Iterable[Layer]) -> dict[str, str]:
     """The Debian packages that files of an image are from, with the versions that the archive had: name -> version."""
     records: dict[str, bytes] = {}
-    for one in layers:
-        with open_layer(store, one.descriptor) as tar:
+    for layer in layers:
+        with open_layer(store, layer.descriptor) as tar:
             for entry in tar:
                 path = entry.name.removeprefix("./").removeprefix("rootfs/")
-                if entry.kind == "file" and installed.is_record(path):
+                if entry.kind == "file" and packages.is_record(path):
                     records[path] = tar.head(untrusted.FILE_LIMIT)
-    return {package.name: package.version for package in installed.packages(records)}
+    return {package.name: package.version for package in packages.packages(records)}
 
 
 def asked_for(definition: Definition, versions: Mapping[str, str]) -> str:
     """The packages that the Dockerfile names, with the versions that were found, in a line: some of them where they are many."""
-    told = [f"{name} {version}" for name, version in named_packages(definition, versions).items()]
-    rest = [f"{len(told) - _TOLD} more"] if len(told) > _TOLD else []
-    return ", ".join([*told[:_TOLD], *rest])
+    packages = [f"{name} {version}" for name, version in named_packages(definition, versions).items()]
+    rest = [f"{len(packages) - _TOLD} more"] if len(packages) > _TOLD else []
+    return ", ".join([*packages[:_TOLD], *rest])
 
 
 def named_packages(definition: Definition, versions: Mapping[str, str]) -> dict[str, str]:
-    """Of all packages in an image those that its Dockerfile names, sorted."""
+    """Packages of an image that its Dockerfile names, sorted."""
     words = set(re.findall(r"[a-z0-9][a-z0-9+.-]+", (definition.folder / "Dockerfile").read_text()))
     return {name: version for name, version in sorted(versions.items()) if name in words}
 
@@ -535,7 +536,7 @@ def _blobs(store: Store, manifest: Descriptor) -> list[str]:
     return [manifest.digest, *(blob.digest for blob in below_of(store.json(manifest.digest), manifest.digest))]
 
 
-def ensure_base(client: engine.Client, name: str, platform: Platform | None = None) -> None:
+def ensure_base(client: docker.Client, name: str, platform: Platform | None = None) -> None:
     """Have the base image ``name`` in the engine: there already, pulled, or (Debian) made from the package archive.
 
     One for another platform than the engine's lies there as ``foreign_name()``.
@@ -544,7 +545,7 @@ def ensure_base(client: engine.Client, name: str, platform: Platform | None = No
     kept = foreign_name(name, platform) if foreign and platform else name
     try:
         client.images.get(kept)
-    except engine.NotFound:
+    except docker.NotFound:
         pass
     else:
         return
@@ -555,19 +556,19 @@ def ensure_base(client: engine.Client, name: str, platform: Platform | None = No
             else:
                 client.images.pull(name)
             shown.note = "pulled"
-        except engine.APIError as error:
-            made = re.fullmatch(r"debian:(\w+)-slim", name)
-            if made is None:
+        except docker.APIError as error:
+            debian = re.fullmatch(r"debian:(\w+)-slim", name)
+            if debian is None:
                 raise BuildError(f"the base image {name} cannot be pulled: {error.explanation or error}") from error
-            make_debian(client, kept, made[1], platform or Platform.host())
+            make_debian(client, kept, debian[1], platform or Platform.host())
             shown.note = "made from the package archive"
 
 
-def _pull_foreign(client: engine.Client, name: str, kept: str, platform: Platform) -> None:
+def _pull_foreign(client: docker.Client, name: str, kept: str, platform: Platform) -> None:
     """Pull an image for another platform. The engine gives it the name itself, so what had that name gets it back."""
     try:
         own = client.images.get(name)
-    except engine.NotFound:
+    except docker.NotFound:
         own = None
     client.api.pull(name, platform=str(platform))
     repository, _, tag = kept.rpartition(":")
@@ -579,7 +580,7 @@ def _pull_foreign(client: engine.Client, name: str, kept: str, platform: Platfor
         client.images.remove(name, noprune=True)
 
 
-def make_debian(client: engine.Client, name: str, suite: str, platform: Platform) -> None:
+def make_debian(client: docker.Client, name: str, suite: str, platform: Platform) -> None:
     """Make a minimal Debian from the archives that apt uses here and give it to the engine as ``name``.
 
     Its packages are set up by programs of their own, so for another processor the kernel must emulate it. Raises EngineError, BuildError.
@@ -626,10 +627,10 @@ def make_debian(client: engine.Client, name: str, suite: str, platform: Platform
 def _archive() -> str:
     """The address of the Debian archive that apt uses here."""
     words = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN)", "Created-By: Packages", "Origin: Debian"]
-    found = [word for word in process.run(words).stdout.split() if "security" not in word]
-    if not found:
+    archives = [word for word in process.run(words).stdout.split() if "security" not in word]
+    if not archives:
         raise BuildError("apt has no index of a Debian archive", hint="apt-get update")
-    return found[0]
+    return archives[0]
 
 
 def _apt_sources(suite: str) -> list[Path]:
@@ -646,7 +647,7 @@ def export(identity: str, store: Store, platform: Platform) -> Descriptor:
 
     Docker writes the time of the build into files, layers and config; all of that is set to the epoch here.
     """
-    client = engine.connect()
+    client = docker.connect()
     with tempfile.TemporaryFile(dir=scratch.folder()) as archive:
         for chunk in client.images.get(identity).save(chunk_size=1 << 20):
             archive.write(chunk)
@@ -675,7 +676,7 @@ def convert(archive: IO[bytes], store: Store, platform: Platform) -> Descriptor:
         entry = untrusted.json_document(opened("manifest.json").read(), what="the engine's archive")[0]
         config = untrusted.json_object(opened(entry["Config"]).read(), what="the engine's archive")
         layers = [_normalise(opened(name), store) for name in entry["Layers"]]
-    return _manifest(store, config, [one for one in layers if one is not None], platform)
+    return _manifest(store, config, [layer for layer in layers if layer is not None], platform)
 
 
 def _normalise(source: IO[bytes], store: Store) -> Layer | None:
@@ -714,21 +715,21 @@ class _Tee:
         return len(data)
 
 
-def _manifest(store: Store, docker: Mapping[str, Any], layers: list[Layer], platform: Platform) -> Descriptor:
+def _manifest(store: Store, docker_config: Mapping[str, Any], layers: list[Layer], platform: Platform) -> Descriptor:
     kept = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal")
-    settings = {key: value for key in kept if (value := (docker.get("config") or {}).get(key))}
-    labels = {name: value for name, value in settings.pop("Labels", {}).items() if name != engine.LABEL_KEY}
+    settings = {key: value for key in kept if (value := (docker_config.get("config") or {}).get(key))}
+    labels = {name: value for name, value in settings.pop("Labels", {}).items() if name != docker.LABEL_KEY}
     settings |= {"Labels": labels} if labels else {}
     config = canonical_json({
         # Not what the engine says: it takes every image that it builds for its own.
         **platform.to_json(), "created": EPOCH, "config": settings,
-        "rootfs": {"type": "layers", "diff_ids": [one.diff_id for one in layers]},
+        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
     })  # fmt: skip
     digest, size = store.put(config)
     manifest = canonical_json({
         "schemaVersion": 2, "mediaType": OCI_MANIFEST,
         "config": {"mediaType": OCI_CONFIG, "digest": digest, "size": size},
-        "layers": [one.descriptor.to_json() for one in layers],
+        "layers": [layer.descriptor.to_json() for layer in layers],
     })  # fmt: skip
     digest, size = store.put(manifest)
     return Descriptor(media_type=OCI_MANIFEST, digest=digest, size=size)

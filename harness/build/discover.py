@@ -1,7 +1,7 @@
 """The container images that the files of a rootfs declare: pod specs read as YAML, charts through ``helm template``, image lists.
 
 Nothing is guessed from lines of text: an image is declared where Kubernetes reads one, in the containers of a pod spec. What only looks
-like an image (a field of an operator's resource, a variable called ``..._IMAGE``) is told apart as *possible* and is not taken.
+like an image (a field of an operator's resource, a variable called ``..._IMAGE``) is reported as *possible* and is not included.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FoundBy = Literal["declared", "listed"]
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class Declared:
+class DeclaredImage:
     """An image and where it is named: ``manifests/app.yaml:12``; a chart's template has no line, as it was rendered."""
 
     name: str
@@ -46,33 +46,33 @@ class Declared:
 
 
 @dataclasses.dataclass(frozen=True)
-class File:
+class RootfsFile:
     """A file of a rootfs, wherever its bytes are now."""
 
     path: str
     """In the rootfs."""
     source: Path
     shown: str
-    """How a fault calls it."""
+    """Name in fault messages."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Credentials:
+class ImageListCredentials:
     """One section of an ``imageListWithAuth.yaml``."""
 
     registry: str
     username: str
     password: str = dataclasses.field(repr=False)
-    images: tuple[Declared, ...]
+    images: tuple[DeclaredImage, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Discovery:
-    """What was found. Each image may stand several times in ``images``, once for each place that names it."""
+class ScanResult:
+    """Images that files declare. An image is in ``images`` once for each place that names it."""
 
-    images: tuple[Declared, ...] = ()
-    possible: tuple[Declared, ...] = ()
-    """Looks like an image, and may well be one: for the report, not for the image set."""
+    images: tuple[DeclaredImage, ...] = ()
+    possible: tuple[DeclaredImage, ...] = ()
+    """Text that looks like an image: for the report, not for the image set."""
     faults: tuple[Fault, ...] = ()
     warnings: tuple[Fault, ...] = ()
 
@@ -89,35 +89,35 @@ def declared(
     image_list: Path | None = None,
     helm: Path | None = None,
     kube_version: str | None = None,
-) -> Discovery:
-    """The images that an unpacked rootfs declares, and those of a user's ``--image-list``.
+) -> ScanResult:
+    """Return the images that an unpacked rootfs declares, and those of the user's ``--image-list``.
 
-    ``env`` gives the templates their values (``app_env``: what an application's get on top), ``helm`` is the program that renders charts
-    for ``kube_version``. Raises InputError with every fault: a manifest that is not YAML, a name that is not an image's.
+    ``env`` has the values of templates (``app_env``: those that an application adds), ``helm`` is the program that renders charts
+    for ``kube_version``. Raises InputError with every fault: a manifest that is not YAML, a name that is not valid.
     """
-    found = discover(files(root), env=env, app_env=app_env, image_list=image_list, helm=helm, kube_version=kube_version)
-    if found.faults:
-        raise InputError(found.faults)
-    return found
+    scan = discover(files(root), env=env, app_env=app_env, image_list=image_list, helm=helm, kube_version=kube_version)
+    if scan.faults:
+        raise InputError(scan.faults)
+    return scan
 
 
-def files(root: Path) -> tuple[File, ...]:
+def files(root: Path) -> tuple[RootfsFile, ...]:
     """The files of an unpacked rootfs that can declare an image, sorted; links are not followed."""
-    found = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink())
-    return tuple(File(name, path, name) for path in found if _relevant(name := path.relative_to(root).as_posix()))
+    paths = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink())
+    return tuple(RootfsFile(name, path, name) for path in paths if _relevant(name := path.relative_to(root).as_posix()))
 
 
 def discover(
-    found: Iterable[File],
+    rootfs_files: Iterable[RootfsFile],
     *,
     env: Mapping[str, str] | None = None,
     app_env: Mapping[str, Mapping[str, str]] | None = None,
     image_list: Path | None = None,
     helm: Path | None = None,
     kube_version: str | None = None,
-) -> Discovery:
-    """As ``declared``, for files that need not lie in one tree; never raises for what is in them, but tells the faults."""
-    present = [file for file in found if _relevant(file.path)]
+) -> ScanResult:
+    """As ``declared``, for files that need not be in one tree. Faults in files are returned, not raised."""
+    present = [file for file in rootfs_files if _relevant(file.path)]
     charts = _chart_folders(present)
     gathered = _Gathered()
     for file in present:
@@ -138,22 +138,22 @@ def discover(
     return gathered.result()
 
 
-def read_image_list(path: Path) -> tuple[Declared, ...]:
-    """An image list: one name a line, ``#`` begins a comment. Raises InputError for a name that is none, or without the file."""
-    found = _Gathered()
-    found.take(_listed(path, str(path)))
-    if found.faults:
-        raise InputError(found.faults)
-    return tuple(found.images)
+def read_image_list(path: Path) -> tuple[DeclaredImage, ...]:
+    """Read an image list: one name a line, ``#`` begins a comment. Raises InputError for an invalid name or a missing file."""
+    collected = _Gathered()
+    collected.take(_listed(path, str(path)))
+    if collected.faults:
+        raise InputError(collected.faults)
+    return tuple(collected.images)
 
 
-def read_image_list_with_auth(path: Path) -> tuple[Credentials, ...]:
+def read_image_list_with_auth(path: Path) -> tuple[ImageListCredentials, ...]:
     """An ``imageListWithAuth.yaml``: sections of ``registry`` (default docker.io), ``username``, ``password`` and ``images``.
 
     A name without a registry is of the section's. Raises InputError with every fault.
     """
     faults: list[Fault] = []
-    sections: list[Credentials] = []
+    sections: list[ImageListCredentials] = []
     try:
         documents = list(_compose(_read(path)))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
@@ -170,7 +170,7 @@ def read_image_list_with_auth(path: Path) -> tuple[Credentials, ...]:
     return tuple(sections)
 
 
-def _section(node: yaml.Node, path: str, faults: list[Fault]) -> Credentials | None:
+def _section(node: yaml.Node, path: str, faults: list[Fault]) -> ImageListCredentials | None:
     where = f"{path}:{_line(node)}"
     values = {name: _text(_get(node, name)) for name in ("registry", "username", "password")}
     images = _get(node, "images")
@@ -180,24 +180,24 @@ def _section(node: yaml.Node, path: str, faults: list[Fault]) -> Credentials | N
         faults.append(Fault(where, "a section needs both username and password", "list images that need none in an imageList"))
         return None
     registry = values["registry"] or "docker.io"
-    found = []
+    listed = []
     for item in images.value:
         text = _text(item) or ""
         first, slash, _ = text.partition("/")
         has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
-        found.append(_parse(text if has_registry else f"{registry}/{text}", f"{path}:{_line(item)}", "listed", faults))
-    return Credentials(registry, values["username"], values["password"], tuple(image for image in found if image))
+        listed.append(_parse(text if has_registry else f"{registry}/{text}", f"{path}:{_line(item)}", "listed", faults))
+    return ImageListCredentials(registry, values["username"], values["password"], tuple(image for image in listed if image))
 
 
 @dataclasses.dataclass
 class _Gathered:
-    images: list[Declared] = dataclasses.field(default_factory=list)
-    possible: list[Declared] = dataclasses.field(default_factory=list)
+    images: list[DeclaredImage] = dataclasses.field(default_factory=list)
+    possible: list[DeclaredImage] = dataclasses.field(default_factory=list)
     faults: list[Fault] = dataclasses.field(default_factory=list)
     warnings: list[Fault] = dataclasses.field(default_factory=list)
 
-    def take(self, found: Iterable[Declared | Fault]) -> None:
-        for item in found:
+    def take(self, images_and_faults: Iterable[DeclaredImage | Fault]) -> None:
+        for item in images_and_faults:
             if isinstance(item, Fault):
                 self.faults.append(item)
             else:
@@ -218,15 +218,15 @@ class _Gathered:
         if image:
             (self.possible if possible else self.images).append(image)
 
-    def result(self) -> Discovery:
+    def result(self) -> ScanResult:
         names = {image.name for image in self.images}
         possible = (image for image in dict.fromkeys(self.possible) if image.name not in names)
-        return Discovery(tuple(dict.fromkeys(self.images)), tuple(possible), tuple(self.faults), tuple(self.warnings))
+        return ScanResult(tuple(dict.fromkeys(self.images)), tuple(possible), tuple(self.faults), tuple(self.warnings))
 
 
-def _parse(text: str, where: str, found_by: FoundBy, faults: list[Fault]) -> Declared | None:
+def _parse(text: str, where: str, found_by: FoundBy, faults: list[Fault]) -> DeclaredImage | None:
     try:
-        return Declared(str(Reference.parse(text)), where, found_by)
+        return DeclaredImage(str(Reference.parse(text)), where, found_by)
     except ValueError as wrong:
         faults.append(Fault(where, str(wrong)))
         return None
@@ -245,13 +245,15 @@ def _relevant(path: str) -> bool:
 
 
 def _must_be_yaml(path: str) -> bool:
-    """Elsewhere than here a file may be called .yaml and be something else, and no kubectl will be told to apply it."""
+    """Return True in folders that are applied with kubectl. Elsewhere a file called .yaml may hold something else."""
     return path.startswith(("manifests/", "application/apps/")) and templates.output_name(path).endswith(_YAML)
 
 
-def _chart_folders(found: Sequence[File]) -> list[str]:
+def _chart_folders(rootfs_files: Sequence[RootfsFile]) -> list[str]:
     """The folders of charts, without the charts inside of charts: helm renders those with their parents."""
-    folders = sorted(posixpath.dirname(file.path) for file in found if posixpath.basename(file.path) == "Chart.yaml" and "/" in file.path)
+    folders = sorted(
+        posixpath.dirname(file.path) for file in rootfs_files if posixpath.basename(file.path) == "Chart.yaml" and "/" in file.path
+    )
     return [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]
 
 
@@ -261,7 +263,7 @@ def _read(path: Path) -> str:
     if len(data) > untrusted.YAML_LIMIT:
         raise OSError(f"it is larger than {untrusted.YAML_LIMIT} bytes")
     text = data.decode("utf-8-sig")
-    # JSON may be indented with tabs, YAML may not; inside a JSON string there are none.
+    # JSON may be indented with tabs, YAML may not; a JSON string cannot contain a tab.
     return text.replace("\t", " ") if path.name.removesuffix(templates.GO).endswith(".json") else text
 
 
@@ -274,7 +276,7 @@ def _compose(text: str) -> Iterator[yaml.Node]:
     return (node for node in yaml.compose_all(text, Loader=_Loader) if node is not None)
 
 
-def _listed(path: Path, shown: str) -> Iterator[Declared | Fault]:
+def _listed(path: Path, shown: str) -> Iterator[DeclaredImage | Fault]:
     faults: list[Fault] = []
     try:
         lines = _read(path).splitlines()
@@ -292,7 +294,7 @@ def _listed(path: Path, shown: str) -> Iterator[Declared | Fault]:
     yield from faults
 
 
-def _read_manifest(gathered: _Gathered, file: File, env: Mapping[str, str]) -> None:
+def _read_manifest(gathered: _Gathered, file: RootfsFile, env: Mapping[str, str]) -> None:
     strict = _must_be_yaml(file.path)
     stand_in = templates.StandIn(before=_STAND_IN)
     try:
@@ -384,19 +386,19 @@ def _at(shown: str, node: yaml.Node, *, lines: bool) -> str:
 
 def _pod_spec(gathered: _Gathered, node: yaml.Node, shown: str, *, lines: bool) -> set[int]:
     """The images of a pod spec, if this mapping is one: its containers and its image volumes. Returns the nodes that are containers."""
-    found: set[int] = set()
+    containers: set[int] = set()
     for name in _CONTAINERS:
         for container in _items(_get(node, name)):
             image = _get(container, "image")
             if image is not None:
-                found.add(id(container))
+                containers.add(id(container))
                 gathered.add(_text(image) or "", _at(shown, image, lines=lines))
-    if found:
+    if containers:
         for volume in _items(_get(node, "volumes")):
             reference = _get(_get(volume, "image"), "reference")
             if reference is not None:
                 gathered.add(_text(reference) or "", _at(shown, reference, lines=lines))
-    return found
+    return containers
 
 
 def _annotations(gathered: _Gathered, node: yaml.Node, shown: str, *, lines: bool) -> None:
@@ -419,7 +421,7 @@ def _annotations(gathered: _Gathered, node: yaml.Node, shown: str, *, lines: boo
 
 
 def _possible(gathered: _Gathered, node: yaml.Node, shown: str, *, lines: bool, container: bool) -> None:
-    """What may be an image: a field ``image``, a variable ``..._IMAGE``, an argument ``--...image=``; only with a tag or a digest."""
+    """Collect possible images: a field ``image``, a variable ``..._IMAGE``, an argument ``--...image=``; only with tag or digest."""
     candidates = [] if container else [_get(node, "image")]
     if _VARIABLE.search(_text(_get(node, "name")) or ""):
         candidates.append(_get(node, "value"))
@@ -449,7 +451,7 @@ def _is_packed_chart(path: Path) -> bool:
         return False
 
 
-def _stray_link(file: File, chart: Path) -> str | None:
+def _stray_link(file: RootfsFile, chart: Path) -> str | None:
     """A link in a chart's folder that leads out of the tree that the chart is in; helm would follow it to any file of this machine."""
     parts = file.path.split("/")
     # Only a file that lies as deep as its path says is known to be in a tree of its own.
@@ -469,7 +471,7 @@ def _stray_link(file: File, chart: Path) -> str | None:
     return None
 
 
-def _read_annotations(gathered: _Gathered, file: File) -> None:
+def _read_annotations(gathered: _Gathered, file: RootfsFile) -> None:
     try:
         for document in _compose(_read(file.source)):
             _annotations(gathered, document, file.shown, lines=True)
@@ -477,10 +479,10 @@ def _read_annotations(gathered: _Gathered, file: File) -> None:
         gathered.faults.append(Fault(_yaml_where(file.shown, wrong), _yaml_reason(wrong)))
 
 
-def _read_chart(gathered: _Gathered, file: File, chart: Path, *, helm: Path | None, kube_version: str | None) -> None:
+def _read_chart(gathered: _Gathered, file: RootfsFile, chart: Path, *, helm: Path | None, kube_version: str | None) -> None:
     """The images in what helm renders of a chart, a folder or a packed one, with the chart's own values."""
     if helm is None:
-        gathered.warnings.append(Fault(file.shown, "this chart was not read: there is no helm", "put helm on PATH"))
+        gathered.warnings.append(Fault(file.shown, "this chart was not read: helm is not installed", "put helm on PATH"))
         return
     stray = _stray_link(file, chart)
     if stray:
@@ -493,20 +495,20 @@ def _read_chart(gathered: _Gathered, file: File, chart: Path, *, helm: Path | No
         rendered = process.run([helm, "template", "slipway", chart, "--include-crds", *version], timeout=300).stdout
         documents = list(_split(rendered))
     except (CommandError, yaml.YAMLError) as wrong:
-        said = (getattr(wrong, "details", None) or str(wrong)).strip().splitlines()
-        reason = next((line for line in said if line.startswith("Error:")), said[-1] if said else str(wrong))
+        lines = (getattr(wrong, "details", None) or str(wrong)).strip().splitlines()
+        reason = next((line for line in lines if line.startswith("Error:")), lines[-1] if lines else str(wrong))
         message = f"helm cannot render this chart with its own values: {reason}"
         gathered.warnings.append(Fault(file.shown, message, "its images are found when it runs"))
         return
     folder = posixpath.dirname(file.shown) if chart.is_dir() else file.shown
     for source, document in documents:
-        # helm says <the chart's name>/templates/x.yaml; the user knows the folder.
+        # helm prints <the chart's name>/templates/x.yaml; the user knows the folder.
         template = source.partition("/")[2]
         _walk(gathered, document, posixpath.join(folder, template) if template else file.shown, lines=False)
 
 
 def _split(rendered: str) -> Iterator[tuple[str, yaml.Node]]:
-    """The documents that helm wrote, each with the template it says it comes from ('' when it does not)."""
+    """Documents that helm rendered, each with the template that its comment names ('' without one)."""
     for part in re.split(r"^---\s*$", rendered, flags=re.MULTILINE):
         source = _SOURCE.search(part)
         for document in _compose(part):

@@ -1,4 +1,4 @@
-"""What a build would do, said without doing it: the steps, the applications, the launch commands and the declared images.
+"""Plan of a build, without building: the steps, the applications, the launch commands and the declared images.
 
 Needs the Kubefile and its context only; neither the base image nor an engine, and helm only for charts.
 """
@@ -12,14 +12,14 @@ from typing import Any
 
 from harness.build import discover
 from harness.errors import Fault, InputError
-from harness.kubefile import App, Copy, Instruction, Kubefile, check_context, local_sources
+from harness.kubefile import AppInstruction, Copy, Instruction, Kubefile, check_context, local_sources
 from harness.kubefile import applications as apps
 from harness.kubefile import context as build_context
 from harness.oci.reference import Reference
 
 
 def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_list: Path | None = None) -> dict[str, Any]:
-    """What ``slipway build --check`` prints, ready for JSON.
+    """Return what ``slipway build --check`` prints, ready for JSON.
 
     ``{"base", "platform", "kubeVersion", "env", "labels", "steps": [{"line", "instruction", "text"}],
     "apps": [{"name", "kind", "role", "files", "env", "commands"}], "launch": [shell command],
@@ -29,16 +29,16 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
     fault of the context and of the manifests.
     """
     faults = [*check_context(kubefile, context), *_references(kubefile)]
-    found: tuple[apps.Application, ...] = ()
+    applications: tuple[apps.KubefileApp, ...] = ()
     try:
-        found = apps.applications(kubefile, context)
+        applications = apps.applications(kubefile, context)
     except InputError as wrong:
         faults += wrong.faults
     discovery = _discover(kubefile, context, helm, image_list)
     faults += discovery.faults
     if faults:
         raise InputError(dict.fromkeys(faults))
-    known = [app.name for app in found]
+    known = [app.name for app in applications]
     return {
         "base": kubefile.base.image,
         "platform": kubefile.platform,
@@ -46,8 +46,8 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
         "env": dict(kubefile.environment),
         "labels": dict(kubefile.labels),
         "steps": [{"line": step.line, "instruction": step.name, "text": step.text} for step in kubefile.instructions],
-        "apps": [_app(app) for app in found],
-        "launch": _launch(kubefile, found),
+        "apps": [_app(app) for app in applications],
+        "launch": _launch(kubefile, applications),
         "images": _images(discovery.images),
         "possibleImages": _images(discovery.possible),
         "fromBase": sorted({item.app for item in kubefile.deferred if item.app not in known}),
@@ -55,44 +55,44 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
     }
 
 
-def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[discover.File, ...]:
+def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[discover.RootfsFile, ...]:
     """The files of the context as they will be in the rootfs, each called by its name in the context; later instructions win.
 
     What RUN makes, archives hold and URLs or other images give is not among them, nor what an instruction takes that ``check_context``
     finds fault with.
     """
-    found: dict[str, discover.File] = {}
+    by_path: dict[str, discover.RootfsFile] = {}
 
     def is_folder(path: str) -> bool:
-        return build_context.known_folder(path) or any(name.startswith(f"{path}/") for name in found)
+        return build_context.known_folder(path) or any(name.startswith(f"{path}/") for name in by_path)
 
     for instruction in kubefile.instructions:
         for entry in _placed(instruction, context, is_folder):
             if entry.source.is_file() and not entry.source.is_symlink() and not entry.archive:
-                found[entry.path] = discover.File(entry.path, entry.source, _shown(context, entry.source))
-    return tuple(found[path] for path in sorted(found))
+                by_path[entry.path] = discover.RootfsFile(entry.path, entry.source, _shown(context, entry.source))
+    return tuple(by_path[path] for path in sorted(by_path))
 
 
-def _placed(instruction: Instruction, context: Path, is_folder: Callable[[str], bool]) -> tuple[build_context.Placed, ...]:
-    if not isinstance(instruction, App | Copy):
+def _placed(instruction: Instruction, context: Path, is_folder: Callable[[str], bool]) -> tuple[build_context.PlacedFile, ...]:
+    if not isinstance(instruction, AppInstruction | Copy):
         return ()
-    destination = instruction.folder if isinstance(instruction, App) else instruction.destination
+    destination = instruction.folder if isinstance(instruction, AppInstruction) else instruction.destination
     with contextlib.suppress(build_context.ContextError):
         return build_context.place(context, local_sources(instruction), destination, is_folder=is_folder, extract=instruction.name == "ADD")
     return ()
 
 
-def _discover(kubefile: Kubefile, context: Path, helm: Path | None, image_list: Path | None) -> discover.Discovery:
-    app_env = {item.app: apps.overrides(kubefile, item.app)[1] for item in kubefile.of(App)}
-    found = discover.discover(rootfs_files(kubefile, context), env=kubefile.environment, app_env=app_env, image_list=image_list, helm=helm)
+def _discover(kubefile: Kubefile, context: Path, helm: Path | None, image_list: Path | None) -> discover.ScanResult:
+    app_env = {item.app: apps.overrides(kubefile, item.app)[1] for item in kubefile.of(AppInstruction)}
+    scan = discover.discover(rootfs_files(kubefile, context), env=kubefile.environment, app_env=app_env, image_list=image_list, helm=helm)
     with_auth = context / build_context.IMAGE_LIST_WITH_AUTH
     if not with_auth.is_file():
-        return found
+        return scan
     try:
         listed = tuple(image for section in discover.read_image_list_with_auth(with_auth) for image in section.images)
     except InputError as wrong:
-        return discover.Discovery(found.images, found.possible, (*found.faults, *wrong.faults), found.warnings)
-    return discover.Discovery((*found.images, *listed), found.possible, found.faults, found.warnings)
+        return discover.ScanResult(scan.images, scan.possible, (*scan.faults, *wrong.faults), scan.warnings)
+    return discover.ScanResult((*scan.images, *listed), scan.possible, scan.faults, scan.warnings)
 
 
 def _shown(context: Path, source: Path) -> str:
@@ -101,7 +101,7 @@ def _shown(context: Path, source: Path) -> str:
 
 
 def _references(kubefile: Kubefile) -> Iterator[Fault]:
-    """Names of images that are none, in FROM and COPY --from."""
+    """Invalid image names in FROM and COPY --from."""
     named = [(kubefile.base, kubefile.base.image)] if kubefile.base.image != "scratch" else []
     for instruction, image in [*named, *((item, item.from_image) for item in kubefile.of(Copy) if item.from_image)]:
         try:
@@ -118,12 +118,12 @@ def _advice(kubefile: Kubefile, context: Path) -> Iterator[Fault]:
         for source in local_sources(instruction):
             for path in build_context.find(context, source):
                 if path != context and (path / "Chart.yaml").is_file():
-                    wanted = "/".join(part for part in (instruction.destination.rstrip("/"), path.name) if part)
+                    destination = "/".join(part for part in (instruction.destination.rstrip("/"), path.name) if part)
                     message = f"{source} is a chart: its content is copied, not the folder"
-                    yield Fault(kubefile.where(instruction), message, f"COPY {source} {wanted} keeps it apart")
+                    yield Fault(kubefile.where(instruction), message, f"COPY {source} {destination} keeps it apart")
 
 
-def _app(app: apps.Application) -> dict[str, Any]:
+def _app(app: apps.KubefileApp) -> dict[str, Any]:
     return {
         "name": app.name,
         "kind": app.kind,
@@ -134,20 +134,20 @@ def _app(app: apps.Application) -> dict[str, Any]:
     }
 
 
-def _launch(kubefile: Kubefile, found: Iterable[apps.Application]) -> list[str]:
+def _launch(kubefile: Kubefile, applications: Iterable[apps.KubefileApp]) -> list[str]:
     commands: dict[str, tuple[str, ...]] = {item.app: () for item in kubefile.deferred}
     env: dict[str, Mapping[str, str]] = {}
     for app in commands:
         commands[app] = apps.overrides(kubefile, app)[0] or ()
-    for application in found:
+    for application in applications:
         commands[application.name] = application.commands
         env[application.name] = application.env
     return list(apps.launch(kubefile, commands, env))
 
 
-def _images(found: Iterable[discover.Declared]) -> list[dict[str, Any]]:
-    places: dict[str, list[discover.Declared]] = {}
-    for image in found:
+def _images(declared: Iterable[discover.DeclaredImage]) -> list[dict[str, Any]]:
+    places: dict[str, list[discover.DeclaredImage]] = {}
+    for image in declared:
         places.setdefault(image.name, []).append(image)
     return [
         {"name": name, "foundBy": sorted({image.found_by for image in images}), "where": [image.where for image in images]}

@@ -1,7 +1,7 @@
 """Choice of the origin of a container image that images/ defines: its registry, or a build on this machine.
 
-Kubefiles and manifests name images as upstream does. ``auto`` takes them from their registry where that answers; what it does not have,
-or where nothing answers, is built here. An image of this project's own domain has no other origin: it is always built.
+Kubefiles and manifests name images as upstream does. ``auto`` pulls them from their registry; an image that the registry does not
+have, or whose registry does not answer, is built on this machine. An image of this project's own domain is always built.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ AUTO, UPSTREAM, BUILT = "auto", "upstream", "built"
 MODES = (AUTO, UPSTREAM, BUILT)
 
 PROBE = RetryPolicy(connect=3, read=5, rate_window=5, attempts=1, timeouts=1)
-"""One question to a registry that may not be there."""
+"""Retry policy of one request to a registry that may be unreachable."""
 
 _REMEMBERED = 600
-"""Seconds for which an answer, or that there was none, is not asked for again."""
+"""Seconds for which the result of a probe is cached."""
 
 
 class Probe(Protocol):
-    """Tells whether the registry of an image answers. Raises nothing."""
+    """Return True when the registry of an image answers. Raises nothing."""
 
     def __call__(self, reference: Reference, /) -> bool: ...
 
 
-class Choice:
-    """One build's choice. ``probe`` is asked once a registry. Safe for many threads."""
+class ImageChoice:
+    """One build's choice. ``probe`` is called once per registry. Thread-safe."""
 
     def __init__(self, mode: str, probe: Probe) -> None:
         self.mode = mode
@@ -67,12 +67,12 @@ class Choice:
             if known is None:
                 known = self._answers[reference.domain] = self._probe(reference)
                 if not known:
-                    log.info(f"{reference.domain} does not answer: images of it that images/ defines are built here (--images)")
+                    log.info(f"{reference.domain} does not answer: images of it that images/ defines are built on this machine (--images)")
             return known
 
 
 def probe(registries: Registries, login: CredentialSource, *, memory: Path | None = None, clock: Callable[[], float] = time.time) -> Probe:
-    """Asks registries, and remembers for some minutes which of them answered; ``memory`` is the file for that."""
+    """Return a probe of registries that caches for some minutes which of them answered, in the file ``memory``."""
 
     def ask(reference: Reference) -> bool:
         def now() -> bool:
@@ -85,7 +85,7 @@ def probe(registries: Registries, login: CredentialSource, *, memory: Path | Non
 
 
 def site_answers(url: str, *, memory: Path | None = None, clock: Callable[[], float] = time.time) -> bool:
-    """Return True when the site of ``url`` answers, also when it lacks the file. Remembered for minutes. Raises nothing."""
+    """Return True when the site of ``url`` answers, also when it lacks the file. Cached for minutes. Raises nothing."""
 
     def now() -> bool:
         patience = urllib3.Timeout(connect=PROBE.connect, read=PROBE.read)
@@ -98,7 +98,7 @@ def site_answers(url: str, *, memory: Path | None = None, clock: Callable[[], fl
 
 
 def _once(place: str, host: str, ask: Callable[[], bool], memory: Path | None, clock: Callable[[], float]) -> bool:
-    """The answer that ``memory`` holds for a place, or that of ``ask``, which is then remembered."""
+    """Cached answer in ``memory`` for a place, or the result of ``ask``, which is then cached."""
     file = memory or paths.cache() / "registries-asked.json"
     known = _remembered(file, place, clock())
     if known is not None:
@@ -114,7 +114,7 @@ def _answers(client: Client, reference: Reference) -> bool:
     try:
         client.manifest(reference)
     except RemoteError as refused:
-        # That it lacks the image, or wants a login, is an answer.
+        # A missing image, or a refused login, is an answer too.
         return refused.status < 500
     except SlipwayError:
         return False
@@ -122,7 +122,7 @@ def _answers(client: Client, reference: Reference) -> bool:
 
 
 def _place(registries: Registries, reference: Reference) -> str:
-    """Where the image is asked for: another mirror is another registry."""
+    """Hosts that are asked for the image: another mirror is another registry."""
     with contextlib.suppress(SlipwayError):
         return " ".join(endpoint.host for endpoint in registries.endpoints(reference))
     return reference.domain
@@ -143,7 +143,7 @@ def _remembered(file: Path, place: str, now: float) -> bool | None:
 
 
 def _remember(file: Path, place: str, answers: bool, now: float) -> None:
-    """That another process writes at the same time costs a question, no more."""
+    """Add to the cache. A concurrent write of another process only costs one more probe."""
     kept = {name: entry for name, entry in _read(file).items() if _remembered(file, name, now) is not None}
     with contextlib.suppress(OSError, SlipwayError):
         file.parent.mkdir(parents=True, exist_ok=True)

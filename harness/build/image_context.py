@@ -1,4 +1,4 @@
-"""What the engine is sent to build one stage of images/NAME/Dockerfile: its folder, and the Go programs that the stage copies.
+"""Build context of one stage of images/NAME/Dockerfile: its folder, and the Go programs that the stage copies.
 
 A Dockerfile takes them from a folder ``go`` that is not in the tree. ``COPY go/PROGRAM`` takes a program that a module folder below
 images/NAME locks (see gotools), compiled for the processor of the image; ``COPY go/here/PROGRAM`` the same for the machine that builds,
@@ -41,43 +41,43 @@ class Stage:
 
     @property
     def copies(self) -> tuple[str, ...]:
-        """What it copies, word for word."""
+        """Arguments of its COPY instructions."""
         joined = self.text.replace("\\\n", " ")
-        found = (_COPY.match(line.strip()) for line in joined.splitlines())
-        return tuple(one["words"] for one in found if one)
+        matches = (_COPY.match(line.strip()) for line in joined.splitlines())
+        return tuple(match["words"] for match in matches if match)
 
     @property
     def needs(self) -> set[str]:
         """The names of other stages, or of images."""
-        return {self.base, *(found["stage"] for words in self.copies for found in _SOURCE.finditer(words))}
+        return {self.base, *(match["stage"] for words in self.copies for match in _SOURCE.finditer(words))}
 
 
 def stages(text: str) -> tuple[str, tuple[Stage, ...]]:
-    """What stands before the first ``FROM``, and the stages."""
+    """Split a Dockerfile into the text before the first ``FROM``, and the stages."""
     head: list[str] = []
-    found: list[tuple[re.Match[str], list[str]]] = []
+    sections: list[tuple[re.Match[str], list[str]]] = []
     for line in text.splitlines(keepends=True):
         started = FROM.match(line.strip())
         if started:
-            found.append((started, [line]))
-        elif found:
-            found[-1][1].append(line)
+            sections.append((started, [line]))
+        elif sections:
+            sections[-1][1].append(line)
         else:
             head.append(line)
-    return "".join(head), tuple(Stage(one["stage"], one["base"], bool(one["here"]), "".join(lines)) for one, lines in found)
+    return "".join(head), tuple(Stage(match["stage"], match["base"], bool(match["here"]), "".join(lines)) for match, lines in sections)
 
 
 def needed(text: str, target: str | None) -> tuple[str, tuple[Stage, ...]]:
-    """As ``stages``, without those that ``target`` does not stand on: the classic builder would build them all."""
+    """As ``stages``, without those that ``target`` does not need: the classic builder would build them all."""
     head, every = stages(text)
     names = {stage.name for stage in every}
     if target is None or target not in names or any(name.isdigit() for stage in every for name in stage.needs):
         return head, every
-    wanted = {target}
+    names_needed = {target}
     for stage in reversed(every):
-        if stage.name in wanted:
-            wanted |= stage.needs
-    return head, tuple(stage for stage in every if stage.name in wanted)
+        if stage.name in names_needed:
+            names_needed |= stage.needs
+    return head, tuple(stage for stage in every if stage.name in names_needed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +91,12 @@ class Context:
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        """What is compiled, each once."""
+        """Module folders to compile, each once."""
         return tuple({recipe.folder: recipe for _, _, recipe in self.programs}.values())
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """What the image is compiled from, as ``k8s.io/kubernetes@v1.36.3``."""
+        """Go modules of the image, as ``k8s.io/kubernetes@v1.36.3``."""
         return tuple(f"{recipe.module}@{recipe.version}" for recipe in self.recipes)
 
     @property
@@ -111,13 +111,13 @@ class Context:
         )  # fmt: skip
 
     def described(self, architecture: str) -> list[object]:
-        """What the image depends on, for its key."""
+        """Inputs of the image, for its key."""
         keys = [gotools.pinned_key(recipe.folder, architecture) for recipe in self.recipes]
         return [hashlib.sha256(self.dockerfile.encode()).hexdigest(), keys, gotools.GO_VERSION if self.toolchain else ""]
 
     @contextlib.contextmanager
     def written(self, architecture: str) -> Iterator[Path]:
-        """A folder to build in, gone when the block ends. Raises CommandError when a program cannot be compiled."""
+        """Make the folder to build in, and remove it when the block ends. Raises CommandError when a program cannot be compiled."""
         if not self.uses_go:
             yield self.folder
             return
@@ -133,8 +133,8 @@ class Context:
                 if folder == _VENDORED:
                     shutil.copytree(gotools.vendored(recipe.folder), target, copy_function=_place)
                 else:
-                    wanted = paths.architecture() if folder == _HERE else architecture
-                    _place(gotools.compiled(recipe.folder, name, architecture=wanted, pinned=True), target)
+                    processor = paths.architecture() if folder == _HERE else architecture
+                    _place(gotools.compiled(recipe.folder, name, architecture=processor, pinned=True), target)
             if self.toolchain:
                 place = Path(gotools.pinned_toolchain(self.folder.name).root)
                 shutil.copytree(place, root / "go" / _TOOLCHAIN, symlinks=True, copy_function=_place)
@@ -142,7 +142,7 @@ class Context:
 
 
 def _place(source: str | Path, target: str | Path) -> str:
-    """A file at another place without copying its bytes, where the file system allows it."""
+    """Hard-link a file, or copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -161,17 +161,17 @@ def recipes(folder: Path) -> tuple[Recipe, ...]:
 
 
 def plan(folder: Path, target: str | None, version: str) -> Context | None:
-    """What the stage ``target`` of ``folder``'s Dockerfile needs; None when no module folder has a program of it in that version.
+    """Context of the stage ``target`` of ``folder``'s Dockerfile; None when no module folder has a program of it in that version.
 
-    ``version`` is what the image's name states as VERSION; empty when it states none.
-    Raises BuildError for a program that no module folder has.
+    ``version`` is the VERSION in the image's name; empty when the name has none.
+    Raises BuildError for a program that is in no module folder.
     """
     head, chosen = needed((folder / "Dockerfile").read_text(), target)
     words = [word for stage in chosen for copy in stage.copies if not _SOURCE.search(copy) for word in copy.split()]
     names = list(dict.fromkeys(word.removeprefix("go/").rstrip("/") for word in words if word.startswith("go/")))
     known = recipes(folder) if names else ()
     programs: list[tuple[str, str, Recipe]] = []
-    for place, _, name in (found.rpartition("/") for found in names if found != _TOOLCHAIN):
+    for place, _, name in (path.rpartition("/") for path in names if path != _TOOLCHAIN):
         having = [recipe for recipe in known if name in recipe.programs]
         if not having or place not in (_HERE, _VENDORED, _FOR_IMAGE):
             raise BuildError(

@@ -1,4 +1,4 @@
-"""The steps of a Kubefile that make files: each becomes one layer, and one whose inputs have not changed is not made again."""
+"""The steps of a Kubefile that make files: each becomes one layer, cached by its inputs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ import urllib3
 
 from harness import log, untrusted
 from harness.build.container_images import Builder, compiled_versions, emulation_hint, is_foreign_program, network_hint
-from harness.build.image_choice import Choice
+from harness.build.image_choice import ImageChoice
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.host import docker, liveness, scratch, site_network
-from harness.kubefile import App, Arg, Copy, Instruction, Kubefile, Run
+from harness.kubefile import AppInstruction, Arg, Copy, Instruction, Kubefile, Run
 from harness.kubefile import context as build_context
 from harness.oci import layer
 from harness.oci.graph import descriptors
@@ -42,15 +42,15 @@ BUILDER_IMAGE = "slipway.dev/builder:12"
 MOUNT = "/rootfs"
 
 Index = Mapping[str, Sequence[str]]
-"""What a layer holds: path -> kind, mode in octal, digest of the content, digest of its meaning (the same but for YAML)."""
+"""Content of a layer: path -> kind, mode in octal, digest of the bytes, semantic digest (differs for YAML only)."""
 
 _PLACEHOLDER = re.compile(r"\{\{-?\s*\.?(\w+)\s*-?\}\}")
 _DOCUMENTATION = re.compile(r"(README|LICEN[CS]E|NOTICE|CHANGELOG)(\..*)?$|.*\.md$", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """One instruction done: its layer (None when it only says something), and whether it was here already."""
+class BuildStep:
+    """One instruction that was performed: its layer (None when it makes no files), and whether the layer was cached."""
 
     id: str
     text: str
@@ -58,11 +58,11 @@ class Step:
     cached: bool = False
 
 
-class Workshop:
-    """Makes the layers of one image, in order. Use it in a ``with`` block: it holds a merged tree for RUN while it needs one."""
+class LayerBuilder:
+    """Builds the layers of one image, in order. Use it in a ``with`` block: it may hold a temporary merged tree for RUN."""
 
     def __init__(
-        self, store: Store, builder: Builder, fetcher: Fetcher, context: Path, *, base: Sequence[Layer], parent: str, choice: Choice
+        self, store: Store, builder: Builder, fetcher: Fetcher, context: Path, *, base: Sequence[Layer], parent: str, choice: ImageChoice
     ) -> None:  # fmt: skip
         self.store = store
         self.builder = builder
@@ -84,41 +84,41 @@ class Workshop:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    # What is there so far
+    # The rootfs so far
 
     def files(self) -> dict[str, Sequence[str]]:
-        """The merged rootfs: path -> facts, whiteouts applied. Asked for with every file of a COPY, so merged once a layer."""
+        """The merged rootfs: path -> facts, whiteouts applied. Merged once per layer, since every file of a COPY needs it."""
         if self._files_layers != len(self.layers):
-            self._files = merged([index(self.store, one) for one in self.layers])
+            self._files = merged([index(self.store, layer_of_image) for layer_of_image in self.layers])
             self._files_layers = len(self.layers)
         return self._files
 
     def tree(self) -> Path:
-        """The merged rootfs as a folder, made when first asked for and kept up to date."""
+        """The merged rootfs as a folder, unpacked on first use and kept up to date."""
         if self._tree is None:
             work = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rootfs-", dir=scratch.folder()))
             self._tree = Path(work, "rootfs")
             self._tree.mkdir()
         missing = self.layers[self._tree_layers :]
-        layer.unpack(self.store, [one.descriptor for one in missing], self._tree)
+        layer.unpack(self.store, [missing_layer.descriptor for missing_layer in missing], self._tree)
         self._tree_layers = len(self.layers)
         return self._tree
 
     # Steps
 
-    def perform(self, kubefile: Kubefile, instruction: Instruction) -> Step:
-        """Do one instruction, or find that it was done. Raises BuildError with its place in the Kubefile."""
+    def perform(self, kubefile: Kubefile, instruction: Instruction) -> BuildStep:
+        """Perform one instruction, or reuse its cached layer. Raises BuildError with its place in the Kubefile."""
         if isinstance(instruction, Copy):
             return self._guard(kubefile, instruction, self._copy)
-        if isinstance(instruction, App):
+        if isinstance(instruction, AppInstruction):
             return self._guard(kubefile, instruction, self._app)
         if isinstance(instruction, Run):
             return self._guard(kubefile, instruction, self._run)
-        return Step("", instruction.text, None)
+        return BuildStep("", instruction.text, None)
 
-    def _guard(self, kubefile: Kubefile, instruction: Any, action: Any) -> Step:
+    def _guard(self, kubefile: Kubefile, instruction: Any, action: Any) -> BuildStep:
         try:
-            step: Step = action(kubefile, instruction)
+            step: BuildStep = action(kubefile, instruction)
         except StoreError:
             raise
         except build_context.ContextError as error:
@@ -130,18 +130,18 @@ class Workshop:
             self.layers.append(step.layer)
         return step
 
-    def known(self, identity: str, text: str) -> Step | None:
-        """The step with that id, when it was done before and its layer is still here."""
+    def known(self, identity: str, text: str) -> BuildStep | None:
+        """The cached step with that id, when its layer is still in the store."""
         record = self.store.record("step", identity) if self.use_cache else None
         if record is None:
             return None
         kept = Layer(Descriptor.from_json(record["layer"]), record["diffId"])
-        return Step(identity, text, kept, cached=True) if self.store.has(kept.descriptor.digest) else None
+        return BuildStep(identity, text, kept, cached=True) if self.store.has(kept.descriptor.digest) else None
 
-    def remember(self, identity: str, text: str, made: Layer) -> Step:
-        """Note what a step made."""
-        self.store.keep("step", identity, {"layer": made.descriptor.to_json(), "diffId": made.diff_id, "text": text})
-        return Step(identity, text, made)
+    def remember(self, identity: str, text: str, new_layer: Layer) -> BuildStep:
+        """Record the layer of a step."""
+        self.store.keep("step", identity, {"layer": new_layer.descriptor.to_json(), "diffId": new_layer.diff_id, "text": text})
+        return BuildStep(identity, text, new_layer)
 
     def _identity(self, *inputs: object) -> str:
         return hashlib.sha256(canonical_json([FORMAT, self.parent, *inputs])).hexdigest()
@@ -149,10 +149,10 @@ class Workshop:
     def _is_folder(self, path: str) -> bool:
         if build_context.known_folder(path):
             return True
-        found = self.files().get(path)
-        return found is not None and found[0] == "dir"
+        facts = self.files().get(path)
+        return facts is not None and facts[0] == "dir"
 
-    def _copy(self, kubefile: Kubefile, instruction: Copy) -> Step:
+    def _copy(self, kubefile: Kubefile, instruction: Copy) -> BuildStep:
         if instruction.from_image:
             return self._copy_from(kubefile, instruction, instruction.from_image)
         entries: list[LayerEntry] = []
@@ -173,7 +173,7 @@ class Workshop:
                 )
             return self._write(instruction.text, entries)
 
-    def _app(self, _kubefile: Kubefile, instruction: App) -> Step:
+    def _app(self, _kubefile: Kubefile, instruction: AppInstruction) -> BuildStep:
         local = [source for source in instruction.sources if source not in instruction.urls]
         placed = build_context.place(self.context, local, instruction.folder, is_folder=self._is_folder)
         entries = [entry_of(item.source, item.path, None) for item in placed]
@@ -183,12 +183,12 @@ class Workshop:
                 entries.append(LayerEntry(target, "file", 0o644, download(url, Path(work, f"url{number}"))))
             return self._write(instruction.text, entries)
 
-    def _write(self, text: str, entries: Iterable[LayerEntry]) -> Step:
-        wanted = sorted({entry.path: entry for entry in with_folders(entries)}.values(), key=lambda entry: entry.path)
-        identity = self._identity("files", [_facts(entry) for entry in wanted])
-        return self.known(identity, text) or self.remember(identity, text, layer.write_layer(wanted, self.store))
+    def _write(self, text: str, entries: Iterable[LayerEntry]) -> BuildStep:
+        ordered = sorted({entry.path: entry for entry in with_folders(entries)}.values(), key=lambda entry: entry.path)
+        identity = self._identity("files", [_facts(entry) for entry in ordered])
+        return self.known(identity, text) or self.remember(identity, text, layer.write_layer(ordered, self.store))
 
-    def _copy_from(self, kubefile: Kubefile, instruction: Copy, image: str) -> Step:
+    def _copy_from(self, kubefile: Kubefile, instruction: Copy, image: str) -> BuildStep:
         manifest = self.manifest(image, kubefile)
         described = [list(instruction.sources), instruction.destination, instruction.chmod]
         identity = self._identity("image", manifest.digest, *described, self._is_folder(instruction.destination))
@@ -203,22 +203,22 @@ class Workshop:
             return self.remember(identity, instruction.text, layer.write_layer(with_folders(entries), self.store))
 
     def manifest(self, image: str, kubefile: Kubefile) -> Descriptor:
-        """The manifest of a container image for our platform: built from images/, or pulled. Its blobs are in the store then."""
+        """Manifest of a container image for this platform, built from images/ or pulled, with all blobs in the store."""
         reference = Reference.parse(image)
         if self.builder.builds(reference, self.choice):
-            arguments = {name: value for one in kubefile.of(Arg) for name, value in one.values.items() if value is not None}
+            arguments = {name: value for arg in kubefile.of(Arg) for name, value in arg.values.items() if value is not None}
             built = self.builder.ensure(reference, arguments)
             if built is not None:
                 return built
         if reference.domain == OWN_DOMAIN:
-            there = compiled_versions(reference, self.builder.roots)
+            available = compiled_versions(reference, self.builder.roots)
             raise BuildError(
-                f"{reference.familiar} is an image of this project, and nothing in images/ builds it",
-                hint=f"the versions there are: {', '.join(there)}" if there else None,
+                f"{reference.familiar} is an image of this project, and no Dockerfile in images/ builds it",
+                hint=f"available versions: {', '.join(available)}" if available else None,
             )
         return pull(self.fetcher, self.store, reference, kubefile.platform)
 
-    def _run(self, _kubefile: Kubefile, instruction: Run) -> Step:
+    def _run(self, _kubefile: Kubefile, instruction: Run) -> BuildStep:
         command = list(instruction.command) if isinstance(instruction.command, tuple) else ["/bin/sh", "-c", instruction.command]
         builder = Reference.parse(BUILDER_IMAGE)
         identity = self._identity("run", command, dict(instruction.environment), self.builder.here.made_from(builder))
@@ -228,15 +228,15 @@ class Workshop:
         tree = self.tree()
         before = layer.snapshot(tree)
         self._in_container(tree, command, instruction.environment)
-        made = layer.write_layer(with_folders(layer.diff(before, tree)), self.store)
+        new_layer = layer.write_layer(with_folders(layer.diff(before, tree)), self.store)
         self._tree_layers += 1
-        return self.remember(identity, instruction.text, made)
+        return self.remember(identity, instruction.text, new_layer)
 
     def _in_container(self, tree: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
         client = docker.connect(timeout=24 * 3600)
-        # Always this machine's: for another platform a step makes files with our programs; ${ARCH} tells it which.
+        # Always for this machine: a step for another platform runs native programs, and ${ARCH} names the platform of its files.
         image = self.builder.here.engine_image(client, Reference.parse(BUILDER_IMAGE))
-        # What the container made as root is ours to read and to remove.
+        # The files that the container made as root must be readable and removable for this process.
         owner = f"{os.getuid()}:{os.getgid()}"
         script = f'PATH="{MOUNT}/bin:$PATH"; export PATH; {shlex.join(command)}; code=$?; chown -R {owner} {MOUNT}; exit $code'
         volumes = {str(tree): {"bind": MOUNT, "mode": "rw"}}
@@ -272,7 +272,7 @@ def entry_of(source: Path, path: str, chmod: int | None) -> LayerEntry:
 
 
 def with_folders(entries: Iterable[LayerEntry]) -> Iterator[LayerEntry]:
-    """The entries and the folders above them, so that each layer says itself what the mode of its folders is."""
+    """The entries and the folders above them, so that each layer states the mode of its folders."""
     known: set[str] = set()
     listed = list(entries)
     known.update(entry.path for entry in listed)
@@ -358,18 +358,18 @@ def _answer(pool: urllib3.PoolManager, url: str) -> urllib3.BaseHTTPResponse:
 
 
 def pull(fetcher: Fetcher, store: Store, reference: Reference, platform: str) -> Descriptor:
-    """Have every blob of a container image for ``platform`` in the store. Raises BuildError or StoreError."""
-    found = fetcher.manifest(reference)
-    digest, media_type = found.digest, found.media_type
-    if found.is_index:
+    """Fetch every blob of a container image for ``platform`` into the store. Raises BuildError or StoreError."""
+    manifest = fetcher.manifest(reference)
+    digest, media_type = manifest.digest, manifest.media_type
+    if manifest.is_index:
         children = descriptors(store.read(digest))
-        wanted = [child for child in children if _platform(child) == platform]
-        if not wanted:
-            there = ", ".join(sorted({_platform(child) for child in children}))
-            raise BuildError(f"{reference} is not there for {platform}, only for {there}")
-        child = Reference(reference.domain, reference.path, None, wanted[0].digest)
-        found = fetcher.manifest(child)
-        digest, media_type = found.digest, found.media_type
+        matching = [child for child in children if _platform(child) == platform]
+        if not matching:
+            platforms = ", ".join(sorted({_platform(child) for child in children}))
+            raise BuildError(f"{reference} does not exist for {platform}, only for {platforms}")
+        child = Reference(reference.domain, reference.path, None, matching[0].digest)
+        manifest = fetcher.manifest(child)
+        digest, media_type = manifest.digest, manifest.media_type
     for blob in descriptors(store.read(digest)):
         fetcher.blob(reference, blob.digest, blob.size).result()
     return Descriptor(media_type, digest, store.size(digest))
@@ -379,33 +379,33 @@ def _platform(child: Descriptor) -> str:
     return f"{child.platform.os}/{child.platform.architecture}" if child.platform else "unknown"
 
 
-# What a layer holds
+# Content of layers
 
 
-def index(store: Store, one: Layer) -> Index:
-    """The files of a layer with their digests, remembered after the first look."""
-    record = store.record("layer-files", one.diff_id.replace(":", "-"))
+def index(store: Store, indexed: Layer) -> Index:
+    """Files of a layer with their digests, recorded in the store."""
+    record = store.record("layer-files", indexed.diff_id.replace(":", "-"))
     if record is not None:
         files: Index = record["files"]
         return files
-    found: dict[str, list[str]] = {}
-    with open_layer(store, one.descriptor) as tar:
+    files_by_path: dict[str, list[str]] = {}
+    with open_layer(store, indexed.descriptor) as tar:
         for entry in tar:
             path = entry.name.removeprefix("./").rstrip("/")
             if path:
-                found[path] = _facts_of(tar, entry, path, found)
-    store.keep("layer-files", one.diff_id.replace(":", "-"), {"files": found})
-    return found
+                files_by_path[path] = _facts_of(tar, entry, path, files_by_path)
+    store.keep("layer-files", indexed.diff_id.replace(":", "-"), {"files": files_by_path})
+    return files_by_path
 
 
-def _facts_of(tar: TarReader, entry: TarEntry, path: str, found: Mapping[str, list[str]]) -> list[str]:
+def _facts_of(tar: TarReader, entry: TarEntry, path: str, previous: Mapping[str, list[str]]) -> list[str]:
     mode = f"{entry.mode:o}"
     if entry.kind == "folder":
         return ["dir", mode, "", ""]
     if entry.kind == "symlink":
         return ["symlink", mode, entry.link, entry.link]
     if entry.kind == "hardlink":
-        same = found.get(entry.link.removeprefix("./"))
+        same = previous.get(entry.link.removeprefix("./"))
         if same is None:
             raise StoreError(f"{path} of a layer is a hard link to {entry.link!r}, which is not before it in the layer")
         return same
@@ -413,15 +413,15 @@ def _facts_of(tar: TarReader, entry: TarEntry, path: str, found: Mapping[str, li
         return ["other", mode, "", ""]
     if path.endswith((".yaml", ".yml", ".json")) and entry.size < 1 << 22:
         data = tar.head(entry.size)
-        return ["file", mode, hashlib.sha256(data).hexdigest(), meaning(data)]
+        return ["file", mode, hashlib.sha256(data).hexdigest(), semantic_digest(data)]
     digest = hashlib.sha256()
     while chunk := tar.read():
         digest.update(chunk)
     return ["file", mode, digest.hexdigest(), digest.hexdigest()]
 
 
-def meaning(data: bytes) -> str:
-    """A digest of what a YAML file says, whatever its comments and layout; of its bytes when it does not parse."""
+def semantic_digest(data: bytes) -> str:
+    """Digest of the data in a YAML file, without comments and layout; of its bytes when it does not parse."""
     try:
         text = _PLACEHOLDER.sub(r"slipway-placeholder-\1", data.decode())
         documents = untrusted.yaml_documents(text, what="")
@@ -431,36 +431,36 @@ def meaning(data: bytes) -> str:
 
 
 def merged(indexes: Iterable[Index]) -> dict[str, Sequence[str]]:
-    """Layers laid over each other: path -> facts."""
-    found: dict[str, Sequence[str]] = {}
-    for one in indexes:
+    """Merge layers: path -> facts."""
+    files: dict[str, Sequence[str]] = {}
+    for layer_index in indexes:
         emptied: set[str] = set()
-        for path in one:
+        for path in layer_index:
             folder, name = posixpath.split(path)
             if name == OPAQUE:
                 emptied.add(folder)
             elif name.startswith(WHITEOUT):
                 hidden = posixpath.join(folder, name.removeprefix(WHITEOUT))
                 emptied.add(hidden)
-                found.pop(hidden, None)
-            elif one[path][0] != "dir" and found.get(path, [""])[0] == "dir":
+                files.pop(hidden, None)
+            elif layer_index[path][0] != "dir" and files.get(path, [""])[0] == "dir":
                 emptied.add(path)
         if emptied:
-            for path in [path for path in found if not emptied.isdisjoint(_above(path))]:
-                del found[path]
-        found |= {path: facts for path, facts in one.items() if not posixpath.basename(path).startswith(WHITEOUT)}
-    return found
+            for path in [path for path in files if not emptied.isdisjoint(_above(path))]:
+                del files[path]
+        files |= {path: facts for path, facts in layer_index.items() if not posixpath.basename(path).startswith(WHITEOUT)}
+    return files
 
 
 def _above(path: str) -> Iterator[str]:
-    """The folders that a path is in, the root among them."""
+    """Parent folders of a path, with the root."""
     while path:
         path = posixpath.dirname(path)
         yield path
 
 
-def essence(files: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """What a cluster that boots from these files could behave differently for: not documentation, not comments in YAML."""
+def cache_key_files(files: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Files and digests that can change how a cluster behaves: without documentation and comments in YAML."""
     return [
         [path, facts[0], facts[1], facts[3]] for path, facts in sorted(files.items()) if not _DOCUMENTATION.match(posixpath.basename(path))
     ]

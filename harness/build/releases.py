@@ -1,7 +1,7 @@
-"""The build arguments VERSION and SOURCE as people write them: ``1.36``, ``v1.36``, ``1.36.3``, ``stable``, ``latest``; ``auto``.
+"""The build arguments VERSION and SOURCE as users write them: ``1.36``, ``v1.36``, ``1.36.3``, ``stable``, ``latest``; ``auto``.
 
-Where images/ compiles what a Kubefile copies in that version, the module folders say which versions there are; where a Kubefile takes the
-official binaries, the site that has them does.
+When images/ compiles the programs of a Kubefile, its module folders are the available versions; when a Kubefile takes the official
+binaries, their download site lists the versions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ AUTO, RELEASE, MODULES = "auto", "release", "modules"
 
 
 def source(parsed: Kubefile, mode: str) -> str | None:
-    """What SOURCE=auto of a Kubefile means now; None when it says something else. ``mode`` is one of image_choice.MODES."""
+    """Value that SOURCE=auto of a Kubefile resolves to; None when SOURCE is not auto. ``mode`` is one of image_choice.MODES."""
     arguments = _arguments(parsed)
     if arguments.get("SOURCE") != AUTO or "MIRROR" not in arguments:
         return None
@@ -45,13 +45,13 @@ def source(parsed: Kubefile, mode: str) -> str | None:
 
 
 def _arguments(parsed: Kubefile) -> dict[str, str]:
-    return {name: value for one in parsed.of(Arg) for name, value in one.values.items() if value is not None}
+    return {name: value for arg in parsed.of(Arg) for name, value in arg.values.items() if value is not None}
 
 
 def whole(parsed: Kubefile, roots: Sequence[Path]) -> str | None:
-    """The version, as ``v1.36.3``, that VERSION of a Kubefile means; None when it says so itself or is of something else.
+    """Whole version, as ``v1.36.3``, that VERSION of a Kubefile resolves to; None when it is whole already or not of Kubernetes.
 
-    Raises BuildError when there is none.
+    Raises BuildError when no version matches.
     """
     arguments = _arguments(parsed)
     asked = arguments.get("VERSION", "")
@@ -62,23 +62,23 @@ def whole(parsed: Kubefile, roots: Sequence[Path]) -> str | None:
         return None
     if _BARE.fullmatch(asked):
         return f"v{asked}"
-    there = [version for reference in named for version in container_images.compiled_versions(reference, roots)]
-    if there:
-        return choose(asked, there)
+    available = [version for reference in named for version in container_images.compiled_versions(reference, roots)]
+    if available:
+        return choose(asked, available)
     return _published(asked, arguments) if "MIRROR" in arguments else None
 
 
-def choose(asked: str, there: Sequence[str]) -> str:
-    """The newest of the versions ``there`` that ``asked`` means. Raises BuildError when there is none."""
-    wanted = () if asked in NEWEST else gotools.numbers(asked)
-    fitting = [version for version in there if gotools.numbers(version)[: len(wanted)] == wanted]
+def choose(asked: str, available: Sequence[str]) -> str:
+    """Newest of the ``available`` versions that match ``asked``. Raises BuildError when none does."""
+    prefix = () if asked in NEWEST else gotools.numbers(asked)
+    fitting = [version for version in available if gotools.numbers(version)[: len(prefix)] == prefix]
     if not fitting:
-        raise BuildError(f"there is no version {asked}", hint=f"the versions there are: {', '.join(sorted(there, key=gotools.numbers))}")
+        raise BuildError(f"version {asked} does not exist", hint=f"available versions: {', '.join(sorted(available, key=gotools.numbers))}")
     return max(fitting, key=gotools.numbers)
 
 
 def _published(asked: str, arguments: Mapping[str, str]) -> str:
-    """What the site of the official binaries calls the newest, or the newest of a minor version."""
+    """Newest version, or newest of a minor version, according to the site of the official binaries."""
     name = "stable" if asked in NEWEST else f"stable-{asked.removeprefix('v')}"
     url = f"{arguments['MIRROR']}/release/{name}.txt"
     with log.step(f"ask which version {asked} is") as step:
@@ -86,10 +86,10 @@ def _published(asked: str, arguments: Mapping[str, str]) -> str:
             answer = urllib3.PoolManager(retries=urllib3.Retry(3, backoff_factor=0.5)).request("GET", url, timeout=urllib3.Timeout(30))
         except urllib3.exceptions.HTTPError as error:
             raise BuildError(f"{url}: {error}", hint="state a whole version: --build-arg VERSION=v1.36.3") from error
-        said = answer.data[:_ANSWER].decode(errors="replace").strip()
-        if answer.status != 200 or not _WHOLE.fullmatch(said):
+        version = answer.data[:_ANSWER].decode(errors="replace").strip()
+        if answer.status != 200 or not _WHOLE.fullmatch(version):
             raise BuildError(
                 f"{url} names no version: {answer.status} {answer.reason}", hint="state a whole version: --build-arg VERSION=v1.36.3"
             )
-        step.note = said
-    return said
+        step.note = version
+    return version

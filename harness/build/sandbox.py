@@ -20,26 +20,25 @@ from harness.build.container_images import Builder
 from harness.cloudimage import PlatformImage
 from harness.errors import BuildError, CheckError, CommandError
 from harness.host import docker, liveness, tools
-from harness.lifecycle import run as running
-from harness.lifecycle import steps
-from harness.lifecycle.checks import facts as machinefacts
+from harness.lifecycle import run, steps
+from harness.lifecycle.checks.facts import release
 from harness.lifecycle.kube import readiness
 from harness.lifecycle.plan import execute
 from harness.lifecycle.provision import node_files, registry
 from harness.nodes.container import IMAGE, ContainerProvider, ipv6
-from harness.nodes.container import gateway as gateway_of
+from harness.nodes.container import gateway as network_gateway
 from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.reference import Reference
 from harness.oci.registry.fetcher import Source
 from harness.oci.store import Store
-from harness.runtimes import DEFAULT_PREFIX6, NFTABLES_KERNEL, Facts, Network
+from harness.runtimes import DEFAULT_PREFIX6, NFTABLES_KERNEL, ClusterNetwork, Facts
 
 ROOTFS = "/var/lib/slipway/rootfs"
 ADMIN = "/etc/kubernetes/admin.conf"
 
 
 def facts(rootfs: Path) -> Facts | None:
-    """What a rootfs says of its Kubernetes; None when there is none in it (an application image). Raises InputError."""
+    """Facts about the Kubernetes of a rootfs; None for an application image, which has none. Raises InputError."""
     tree = _beneath(rootfs)
     return Facts.parse(tree.read_text(steps.FACTS), steps.FACTS) if tree.is_file(steps.FACTS) else None
 
@@ -55,24 +54,24 @@ def _program(rootfs: Path, name: str) -> Path:
     return (rootfs / "bin" / name).resolve()
 
 
-def environment(found: Facts, env: Mapping[str, str]) -> dict[str, str]:
-    """What the templates of every image may name, the image's own values over it."""
-    network = Network.parse(env.get("PodCIDR", found.pod_cidr), env.get("SvcCIDR", found.svc_cidr))
-    # In the spelling of ours, also where the image has set them.
+def environment(facts_of_rootfs: Facts, env: Mapping[str, str]) -> dict[str, str]:
+    """Variables that every image's templates can use, overridden by the image's own."""
+    network = ClusterNetwork.parse(env.get("PodCIDR", facts_of_rootfs.pod_cidr), env.get("SvcCIDR", facts_of_rootfs.svc_cidr))
+    # Normalised, also where the image sets them.
     return {**network.variables, **env, "PodCIDR": network.pods, "SvcCIDR": network.services}
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a throw-away cluster is made from. ``rootfs`` is rendered, and belongs to the cluster while it runs."""
+class SandboxPlan:
+    """Inputs of a throw-away cluster. ``rootfs`` is rendered, and belongs to the cluster while it runs."""
 
     rootfs: Path
     facts: Facts
     env: Mapping[str, str]
     image: PlatformImage
-    """The image as far as it is known: everything but the container images that are looked for."""
+    """The image under construction: everything but the container images that discovery looks for."""
     own_network: bool
-    """Whether an application of the image is the network (CNI), so that the base's is left out."""
+    """True when an application of the image is the pod network (CNI), so that the base's is not installed."""
     keep: bool = False
 
     @property
@@ -82,23 +81,30 @@ class Plan:
 
     @property
     def cni_configs(self) -> dict[str, str]:
-        """Configurations that a node has before its kubelet starts, by name. Where an image has no network, pods of this one node have."""
+        """CNI configurations to write before the kubelet starts, by name. An image without network gets one for a single node."""
         if self.own_network:
             return {}
         tree = _beneath(self.rootfs)
-        found = {name: tree.read_text(f"{node_files.CNI_CONFIGS}/{name}") for name in node_files.cni_configs(tree)}
-        return found if found or self.addon_network else {LONELY: lonely(Network(self.env["PodCIDR"], self.env["SvcCIDR"]))}
+        configs = {name: tree.read_text(f"{node_files.CNI_CONFIGS}/{name}") for name in node_files.cni_configs(tree)}
+        return (
+            configs
+            if configs or self.addon_network
+            else {SINGLE_NODE_NETWORK: single_node_network(ClusterNetwork(self.env["PodCIDR"], self.env["SvcCIDR"]))}
+        )
 
 
-LONELY = "99-slipway-build.conflist"
+SINGLE_NODE_NETWORK = "99-slipway-build.conflist"
 """The pod network of a throw-away cluster of an image that has none: it ends at the node."""
 
 
-def lonely(network: Network) -> str:
+def single_node_network(network: ClusterNetwork) -> str:
     """A CNI configuration for the only node of a cluster."""
     prefixes = {4: 24, 6: network.node_prefix6 or DEFAULT_PREFIX6}
     whole = network.pod_networks
-    ranges = [[{"subnet": str(next(one.subnets(new_prefix=max(one.prefixlen, prefixes[one.version]))))}] for one in whole]
+    ranges = [
+        [{"subnet": str(next(pod_network.subnets(new_prefix=max(pod_network.prefixlen, prefixes[pod_network.version]))))}]
+        for pod_network in whole
+    ]
     bridge = {"type": "bridge", "bridge": "cni0", "isDefaultGateway": True, "ipMasq": True, "hairpinMode": True}
     plugins = [{**bridge, "ipam": {"type": "host-local", "ranges": ranges}}, {"type": "portmap", "capabilities": {"portMappings": True}}]
     return json.dumps({"cniVersion": "1.0.0", "name": "build", "plugins": plugins})
@@ -121,8 +127,8 @@ class Sandbox:
         self.run("apply", "-f", f"{ROOTFS}/{manifest}")
 
     def launch(self, command: str) -> None:
-        """Run a launch command in the rootfs as `slipway run` would on the first master. Raises BuildError with its output."""
-        # A login shell's PATH is not ours to know: the container's own plus the rootfs.
+        """Run a launch command in the rootfs as `slipway run` does on the first control-plane node. Raises BuildError with its output."""
+        # The PATH of a login shell is not known: use the container's own plus the rootfs.
         script = f"cd {ROOTFS} && export PATH={ROOTFS}/bin:$PATH && {command}"
         code, output = self.container.exec_run(["/bin/bash", "-c", script], environment=dict(self.env))
         text = output.decode(errors="replace").strip()
@@ -133,7 +139,7 @@ class Sandbox:
 
 
 @contextlib.contextmanager
-def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, work: Path) -> Iterator[Sandbox]:
+def kind(plan: SandboxPlan, sources: Sequence[Source], store: Store, builder: Builder, work: Path) -> Iterator[Sandbox]:
     """Boot a kind cluster from ``plan``; everything is gone when the block ends, however it ends."""
     program = tools.kind()
     client = docker.connect()
@@ -170,7 +176,7 @@ def kind(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, 
 
 
 @contextlib.contextmanager
-def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Builder, work: Path) -> Iterator[Sandbox]:
+def container(plan: SandboxPlan, sources: Sequence[Source], store: Store, builder: Builder, work: Path) -> Iterator[Sandbox]:
     """One container node, made a cluster as `slipway run` makes one; on a network without a way out but the capture proxy."""
     client = docker.connect()
     sweep(client)
@@ -187,7 +193,7 @@ def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Buil
         gateway = str(next(iter(node.attrs["NetworkSettings"]["Networks"].values()))["Gateway"] or _gateway(client, node))
         proxy = stack.enter_context(Proxy(sources, store, host=gateway))
         image = cloudimage.write(store, [_with_network(plan, store)])
-        options = running.Options(
+        options = run.Options(
             image=image.digest,
             masters=group.masters,
             name=f"build-{name}",
@@ -195,10 +201,10 @@ def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Buil
             elsewhere=registry.Anything(proxy.hosts_toml(gateway)),
         )
         with log.step("make a container node a cluster of the image") as shown:
-            setup = running.prepare(options, store, home=work)
+            setup = run.prepare(options, store, home=work)
             try:
                 with setup.ssh:
-                    execute(running.bring_up(setup))
+                    execute(run.bring_up(setup))
             except (CommandError, CheckError) as error:
                 reasons = [f"image {refused}: {reason}" for refused, reason in proxy.failures.items()]
                 details = "\n".join([*reasons, error.details or ""]).strip()
@@ -207,26 +213,28 @@ def container(plan: Plan, sources: Sequence[Source], store: Store, builder: Buil
         yield Sandbox(node, proxy, plan.env)
 
 
-def _with_network(plan: Plan, store: Store) -> PlatformImage:
+def _with_network(plan: SandboxPlan, store: Store) -> PlatformImage:
     """The image with the pod network that its nodes are to have; itself when it brings that."""
     image = plan.image
-    text = plan.cni_configs.get(LONELY)
+    text = plan.cni_configs.get(SINGLE_NODE_NETWORK)
     if text is None:
         return image
-    made = write_layer([LayerEntry(f"{node_files.CNI_CONFIGS}/{LONELY}", "file", 0o644, text.encode())], store)
-    return dataclasses.replace(image, layers=(*image.layers, made.descriptor), diff_ids=(*image.diff_ids, made.diff_id))
+    layer = write_layer([LayerEntry(f"{node_files.CNI_CONFIGS}/{SINGLE_NODE_NETWORK}", "file", 0o644, text.encode())], store)
+    return dataclasses.replace(image, layers=(*image.layers, layer.descriptor), diff_ids=(*image.diff_ids, layer.diff_id))
 
 
 def _gateway(client: docker.Client, node: Any) -> str:
-    """The address of this machine on a node's network; Docker does not tell it of networks without a way out."""
+    """Address of this machine on a node's network; Docker does not report it for internal networks."""
     name = next(iter(node.attrs["NetworkSettings"]["Networks"]))
-    return gateway_of(client.networks.get(name))
+    return network_gateway(client.networks.get(name))
 
 
 @contextlib.contextmanager
 def _network(client: docker.Client, name: str, *, dual: bool, keep: bool) -> Iterator[str]:
-    """A network of this build alone, with ``dual`` of both families; its gateway, which is us. What is on it goes with it, also what is
-    only just being started. Raises BuildError when the engine has no IPv6 and ``dual`` wants it.
+    """Make a network for this build, dual-stack with ``dual``. Returns its gateway: the address of this machine.
+
+    At the end its containers are removed too, also those that are just being started. Raises BuildError when ``dual`` needs IPv6 and
+    the engine has none.
     """
     options: dict[str, Any] = {"driver": "bridge", "labels": {docker.LABEL_BUILD: liveness.process_label()}}
     try:
@@ -236,7 +244,7 @@ def _network(client: docker.Client, name: str, *, dual: bool, keep: bool) -> Ite
         raise BuildError(f"the engine makes no network: {refused.explanation}", hint=hint if dual else None) from refused
     cut_short = True
     try:
-        yield gateway_of(network)
+        yield network_gateway(network)
         cut_short = False
     finally:
         if not keep:
@@ -249,18 +257,18 @@ def _remove_all(client: docker.Client, cluster: str, *, patience: float) -> None
     """Remove the containers of a kind cluster, and those that appear within ``patience`` seconds of the last one."""
     quiet_since = time.monotonic()
     while True:
-        found = client.containers.list(all=True, ignore_removed=True, filters={"label": f"io.x-k8s.kind.cluster={cluster}"})
-        for container in found:
+        containers = client.containers.list(all=True, ignore_removed=True, filters={"label": f"io.x-k8s.kind.cluster={cluster}"})
+        for container in containers:
             _forgiving(lambda container=container: container.remove(force=True, v=True))
-        if found:
+        if containers:
             quiet_since = time.monotonic()
         elif time.monotonic() - quiet_since >= patience:
             return
         time.sleep(0.1)
 
 
-def _addons(sandbox: Sandbox, plan: Plan) -> None:
-    """What the runtime does on real nodes after the API answers, less what kind has done."""
+def _addons(sandbox: Sandbox, plan: SandboxPlan) -> None:
+    """Apply the addons that the runtime applies on real nodes, except those that kind brings."""
     tree = _beneath(plan.rootfs)
     if tree.is_file(f"{steps.ADDONS}/{steps.DNS_ADDON}"):
         # kubeadm has added CoreDNS, which this image does not use.
@@ -270,11 +278,11 @@ def _addons(sandbox: Sandbox, plan: Plan) -> None:
             sandbox.apply(f"{steps.ADDONS}/{name}")
 
 
-def _is_dual(plan: Plan) -> bool:
-    return Network(plan.env["PodCIDR"], plan.env["SvcCIDR"]).dual
+def _is_dual(plan: SandboxPlan) -> bool:
+    return ClusterNetwork(plan.env["PodCIDR"], plan.env["SvcCIDR"]).dual
 
 
-def _kind_files(plan: Plan, node_image: str, hosts_toml: str, work: Path, kernel: str = "") -> Path:
+def _kind_files(plan: SandboxPlan, node_image: str, hosts_toml: str, work: Path, kernel: str = "") -> Path:
     """The files that kind reads: here and, mounted, in its node. ``kernel`` is the release of the engine's."""
     (work / "certs.d/_default").mkdir(parents=True)
     (work / "certs.d/_default/hosts.toml").write_text(hosts_toml)
@@ -297,7 +305,7 @@ def _kind_files(plan: Plan, node_image: str, hosts_toml: str, work: Path, kernel
     cluster: dict[str, Any] = {"kind": "ClusterConfiguration"}
     if plan.facts.image_repository:
         cluster["imageRepository"] = plan.facts.image_repository
-    prefix = Network(plan.env["PodCIDR"], plan.env["SvcCIDR"]).node_prefix6
+    prefix = ClusterNetwork(plan.env["PodCIDR"], plan.env["SvcCIDR"]).node_prefix6
     if prefix not in (None, DEFAULT_PREFIX6):
         cluster["controllerManager"] = {"extraArgs": [{"name": "node-cidr-mask-size-ipv6", "value": str(prefix)}]}
     if plan.facts.etcd_image_tag:
@@ -307,7 +315,7 @@ def _kind_files(plan: Plan, node_image: str, hosts_toml: str, work: Path, kernel
         "networking": {
             **({"ipFamily": "dual"} if _is_dual(plan) else {}),
             "podSubnet": plan.env["PodCIDR"], "serviceSubnet": plan.env["SvcCIDR"], "disableDefaultCNI": not builtin,
-            "kubeProxyMode": "nftables" if machinefacts.release(kernel)[:2] >= NFTABLES_KERNEL else "iptables",
+            "kubeProxyMode": "nftables" if release(kernel)[:2] >= NFTABLES_KERNEL else "iptables",
         },
         "nodes": [{
             "role": "control-plane", "image": node_image,
@@ -342,7 +350,7 @@ def _boot_failure(client: docker.Client, container: str, proxy: Proxy, output: s
 
 
 def _forgiving(action: Any) -> None:
-    """Cleaning up goes on when one thing refuses to go; the next build sweeps what is left."""
+    """Ignore a failure to remove one resource: cleanup continues, and the next build sweeps the rest."""
     try:
         action()
     except (CommandError, docker.APIError, docker.NotFound) as error:
@@ -362,22 +370,22 @@ def sweep(client: docker.Client) -> None:
 
 
 def _is_dead(labels: Mapping[str, str]) -> bool:
-    """Whether a build that made this has ended for certain. One in another container that shares the engine may be alive."""
+    """Return True when the build that made a resource has certainly ended. A build in another container may still be alive."""
     label = labels.get(docker.LABEL_BUILD, "")
     return liveness.has_ended(label) or (docker.is_local() and liveness.is_of_earlier_boot(label))
 
 
 def requesters(kubectl: Sandbox) -> dict[str, tuple[str, ...]]:
-    """Which workloads ask for which image: canonical name -> ``Deployment default/web``, without what differs from run to run."""
+    """Workloads that use each image: canonical name -> ``Deployment default/web``, without generated suffixes."""
     items = readiness.get(kubectl, "pods,replicasets,jobs")
     known = readiness.by_uid(items)
-    found: dict[str, set[str]] = {}
+    workloads: dict[str, set[str]] = {}
     for pod in (item for item in items if item["kind"] == "Pod"):
         spec = pod["spec"]
-        for one in (*spec.get("containers", ()), *spec.get("initContainers", ()), *spec.get("ephemeralContainers", ())):
+        for container in (*spec.get("containers", ()), *spec.get("initContainers", ()), *spec.get("ephemeralContainers", ())):
             with contextlib.suppress(ValueError):
-                found.setdefault(str(Reference.parse(one["image"])), set()).add(_maker(pod, known))
-    return {name: tuple(sorted(owners)) for name, owners in sorted(found.items())}
+                workloads.setdefault(str(Reference.parse(container["image"])), set()).add(_maker(pod, known))
+    return {name: tuple(sorted(owners)) for name, owners in sorted(workloads.items())}
 
 
 def _maker(pod: readiness.Resource, known: Mapping[str, readiness.Resource]) -> str:

@@ -72,7 +72,7 @@ def build(
     as_json = wants_json(output)
     one_of(cluster, building.CLUSTERS, "--cluster")
     modes = tuple(sorted({one_of(mode.strip(), ("pulled", "declared"), "--discover") for mode in discover.split(",") if mode.strip()}))
-    options = building.Options(
+    options = building.BuildOptions(
         context=existing(context), tag=tag or context.resolve().name, file=file, platforms=_platforms(platform),
         build_args=pairs(build_arg or [], "--build-arg"), image_list=existing(image_list) if image_list else None,
         cluster=cluster, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,

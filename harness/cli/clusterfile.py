@@ -176,16 +176,16 @@ def _from_cluster(
 ) -> None:
     import tempfile
 
-    from harness.clusterfile import Ssh
+    from harness.clusterfile import SshSettings
     from harness.lifecycle import adopt as takeover
     from harness.nodes import Machine
-    from harness.nodes.ssh import Ssh as Connections
+    from harness.nodes.ssh import SshConnections as Connections
 
     login = _login(user or "root", port or 22, key, passwd)
     first = _machines(masters, login, "--masters")[:1]
     if not first:
         raise UsageError("no master is named", hint="--masters 10.0.0.1: one of those whose API answers")
-    way = Ssh(user=login.user, port=login.port, key=str(key) if key else None)
+    way = SshSettings(user=login.user, port=login.port, key=str(key) if key else None)
     with tempfile.TemporaryDirectory(prefix="slipway-take-") as folder:
         with Connections(Path(folder), first) as connections:
             (node,) = connections.connect()

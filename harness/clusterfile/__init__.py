@@ -1,4 +1,4 @@
-"""The Clusterfile: how a CloudImage is to run. Here are its values; ``parse`` makes them of text, and nobody reads YAML after that.
+"""The Clusterfile: how to run a CloudImage. This module has its values; ``parse`` makes them from text, and no other code reads its YAML.
 
 Secrets are in no ``repr``: passwords, the data of Config documents and hooks, environments, commands,
 kubeadm documents.
@@ -16,23 +16,23 @@ from typing import Any
 from harness.errors import Fault
 
 API_VERSION = "slipway.dev/v1"
-"""Of the documents that are ours. sealer's are read too."""
+"""apiVersion of slipway's documents. sealer's are read too."""
 
 MASTER, NODE, MASTER0 = "master", "node", "master0"
 PROFILES = ("cis",)
 """Profiles that a cluster can be made with: how its parts are hardened."""
 REDACTED = "<redacted "
-"""What a value begins with that was not kept (see ``harness.clusterfile.secrets``)."""
+"""Prefix of a redacted value (see ``harness.clusterfile.secrets``)."""
 
 
 def is_redacted(value: object) -> bool:
-    """Whether a value of a stored Clusterfile was left out of it, because it was or may have been a secret."""
+    """Return True for a value of a stored Clusterfile that was redacted, because it was or may have been a secret."""
     return isinstance(value, str) and value.startswith(REDACTED)
 
 
 @dataclasses.dataclass(frozen=True)
 class Password:
-    """How to come by a password: it was written down, or it is in a file, or in an environment variable. All None: there is none."""
+    """Source of a password: text, a file, or an environment variable. All None: no password."""
 
     text: str | None = dataclasses.field(default=None, repr=False)
     file: str | None = None
@@ -43,8 +43,8 @@ class Password:
 
 
 @dataclasses.dataclass(frozen=True)
-class Jump:
-    """The machine that leads to others (``ssh -J``)."""
+class JumpSettings:
+    """Jump host (``ssh -J``)."""
 
     host: str
     user: str | None = None
@@ -55,8 +55,8 @@ class Jump:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ssh:
-    """The way into machines. None: the Clusterfile does not say, so the command line or a default does."""
+class SshSettings:
+    """SSH settings of machines. None: not set in the Clusterfile, so the command line or a default counts."""
 
     user: str | None = None
     port: int | None = None
@@ -64,11 +64,11 @@ class Ssh:
     """Path of the private key, as it is written."""
     passphrase: str | None = dataclasses.field(default=None, repr=False)
     password: Password = Password()
-    jump: Jump | None = None
+    jump: JumpSettings | None = None
 
-    def over(self, default: Ssh) -> Ssh:
-        """This one, with what it leaves open taken from ``default``."""
-        return Ssh(
+    def over(self, default: SshSettings) -> SshSettings:
+        """These settings, with unset ones taken from ``default``."""
+        return SshSettings(
             user=self.user or default.user,
             port=self.port or default.port,
             key=self.key or default.key,
@@ -94,13 +94,13 @@ class Taint:
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """Machines that are alike. Either ``ips`` are given, or with the provider CONTAINER a ``count`` of containers to make."""
+    """Machines with the same settings. Either ``ips`` are given, or with the provider CONTAINER a ``count`` of containers to make."""
 
     ips: tuple[str, ...]
     roles: tuple[str, ...]
-    """``master`` or ``node`` first, then roles of one's own, which become ``node-role.kubernetes.io/<role>``."""
-    ssh: Ssh = Ssh()
-    """With what the cluster's own says filled in."""
+    """``master`` or ``node`` first, then custom roles, which become ``node-role.kubernetes.io/<role>``."""
+    ssh: SshSettings = SshSettings()
+    """Merged with the cluster's own settings."""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
@@ -112,8 +112,8 @@ class Host:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """One machine as selectors of hooks see it."""
+class HookTarget:
+    """Address, roles and labels of a machine, for the selectors of hooks."""
 
     address: str
     roles: tuple[str, ...]
@@ -130,14 +130,14 @@ class HostAlias:
 
 @dataclasses.dataclass(frozen=True)
 class LocalRegistry:
-    """What is asked of the cluster's own registry. ``port`` and ``domain`` None: slipway's own."""
+    """Settings of the cluster's own registry. ``port`` and ``domain`` None: slipway's own."""
 
     domain: str | None = None
     port: int | None = None
     username: str | None = None
     password: Password = Password()
     ha: bool = True
-    """On every master, not on the first alone."""
+    """On every control-plane node, not only on the first."""
     insecure: bool = False
     """Over plain HTTP."""
     dns_names: tuple[str, ...] = ()
@@ -151,12 +151,12 @@ class ExternalRegistry:
     domain: str
     port: int | None = None
     path: str = ""
-    """Below which the images are."""
+    """Path prefix of the images."""
     username: str | None = None
     password: Password = Password()
     plain_http: bool = False
     ca: str | None = None
-    """Path of the certificate that signs for it."""
+    """Path of its CA certificate."""
 
     @property
     def host(self) -> str:
@@ -166,7 +166,7 @@ class ExternalRegistry:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cluster:
+class ClusterDocument:
     """A document Cluster, of whatever version."""
 
     name: str
@@ -180,7 +180,7 @@ class Cluster:
     """Values for what ARG declares in the image's CMD (``cmd_args``)."""
     app_names: tuple[str, ...] | None = None
     """The applications to launch, in order, in place of the image's choice; empty for none."""
-    ssh: Ssh = Ssh()
+    ssh: SshSettings = SshSettings()
     provider: str | None = None
     """``BAREMETAL`` or ``CONTAINER``."""
     pod_cidr: str | None = None
@@ -209,17 +209,17 @@ class Cluster:
         return tuple(address for host in self.hosts if not host.is_master for address in host.ips)
 
     @property
-    def places(self) -> tuple[Place, ...]:
-        """Every machine, masters first."""
+    def places(self) -> tuple[HookTarget, ...]:
+        """Every machine, control-plane nodes first."""
         hosts = sorted(self.hosts, key=lambda host: not host.is_master)
-        return tuple(Place(address, host.roles, host.labels) for host in hosts for address in host.ips)
+        return tuple(HookTarget(address, host.roles, host.labels) for host in hosts for address in host.ips)
 
     def host(self, address: str) -> Host | None:
-        """What is said about a machine."""
+        """The host entry of a machine."""
         return next((host for host in self.hosts if address in host.ips), None)
 
     def containers(self, role: str) -> int:
-        """How many containers to make for ``master`` or ``node`` (provider CONTAINER)."""
+        """Number of containers to make for ``master`` or ``node`` (provider CONTAINER)."""
         return sum(host.count or 0 for host in self.hosts if host.roles[0] == role)
 
 
@@ -251,7 +251,7 @@ class Config:
 
 
 class Phase(enum.Enum):
-    """When hooks run, in the order in which the moments come. The values are our names for them; sealer's, old and new, are read too."""
+    """Phases of hooks, in the order of a run. The values are slipway's names; sealer's, old and new, are read too."""
 
     ORIGINALLY = "originally"
     """Before anything is sent to the node."""
@@ -280,7 +280,7 @@ class Phase(enum.Enum):
     PRE_UPGRADE = "pre-upgrade"
     """Before the first node goes to another image, when all checks have passed: once."""
     UPGRADE_HOST = "upgrade-host"
-    """On every machine that has got the files of another image, before its services start anew."""
+    """On every machine that received the files of another image, before its services restart."""
     UPGRADE = "upgrade"
     """All nodes have the other image, nothing of it is launched yet: once. Not when a former image comes back."""
     ROLLBACK = "rollback"
@@ -298,12 +298,12 @@ class Phase(enum.Enum):
 
     @property
     def has_rootfs(self) -> bool:
-        """Whether a script starts in the rootfs. Before it was sent there is none."""
+        """True when scripts of this phase start in the rootfs: it exists on the machine by then."""
         return self is not Phase.ORIGINALLY
 
     @property
     def has_node(self) -> bool:
-        """Whether the machine is a node of the cluster at this moment, so that it has labels and takes taints."""
+        """True when the machine is a node of the cluster in this phase, so that labels and taints are possible."""
         return self in _WITH_NODE
 
 
@@ -328,7 +328,7 @@ _WITH_NODE = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Selector:
-    """Some of the machines: of a role (``master``, ``node``, ``master0`` or one's own), by address, or with all of some labels."""
+    """Selects machines: by role (``master``, ``node``, ``master0`` or a custom role), by address, or with all of the labels."""
 
     role: str | None = None
     addresses: tuple[str, ...] = ()
@@ -340,7 +340,7 @@ class Selector:
 
 @dataclasses.dataclass(frozen=True)
 class Hook:
-    """A step of one's own at some phases."""
+    """A custom step in one or more phases."""
 
     name: str
     phases: tuple[Phase, ...]
@@ -373,7 +373,7 @@ class AppFile:
 
 @dataclasses.dataclass(frozen=True)
 class AppConfig:
-    """What is different about one application."""
+    """Overrides for one application."""
 
     name: str
     env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
@@ -384,8 +384,8 @@ class AppConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Application:
-    """A document Application: what is different about those of the cluster's image or, with ``image``, one that is put into the cluster."""
+class ApplicationDocument:
+    """A document Application: overrides for applications of the cluster's image or, with ``image``, an application to install."""
 
     name: str
     commands: tuple[str, ...] | None = dataclasses.field(default=None, repr=False)
@@ -402,12 +402,12 @@ class Application:
     @property
     def files(self) -> tuple[Config, ...]:
         """The files of all applications as Config values: what overwrites comes before what merges."""
-        found = [
+        app_files = [
             Config(f"{config.name}-{index}", file.path, file.data, file.strategy, (), config.name, file.where)
             for config in self.configs
             for index, file in enumerate(config.files)
         ]
-        return tuple(sorted(found, key=lambda config: config.strategy == "merge"))
+        return tuple(sorted(app_files, key=lambda config: config.strategy == "merge"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -415,17 +415,17 @@ class Clusterfile:
     """All documents of a Clusterfile."""
 
     path: str = dataclasses.field(compare=False)
-    cluster: Cluster | None = None
+    cluster: ClusterDocument | None = None
     """None when the command line is to name image and machines."""
     configs: tuple[Config, ...] = ()
     hooks: tuple[Hook, ...] = ()
-    application: Application | None = None
-    apps: tuple[Application, ...] = ()
+    application: ApplicationDocument | None = None
+    apps: tuple[ApplicationDocument, ...] = ()
     """Applications with an image of their own, in the order in which they are launched."""
     kubeadm: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), repr=False)
     """Documents of kubeadm, kubelet and kube-proxy, as plain data."""
     warnings: tuple[Fault, ...] = dataclasses.field(default=(), compare=False)
-    """What is read otherwise than one may think."""
+    """Warnings about settings that may not do what their author expects."""
 
     @property
     def files(self) -> tuple[Config, ...]:

@@ -5,31 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from harness.clusterfile import AppConfig, AppFile, Application, Clusterfile, config, validators
+from harness.clusterfile import AppConfig, AppFile, ApplicationDocument, Clusterfile, config, validators
 from harness.clusterfile.cluster import apps
-from harness.clusterfile.shapes import Found
-from harness.clusterfile.yaml_nodes import Report
+from harness.clusterfile.shapes import ParsedMapping
+from harness.clusterfile.yaml_nodes import FaultReport
 from harness.errors import Fault, InputError
 
 
-def build(document: Found, report: Report) -> Application | None:
+def build(document: ParsedMapping, report: FaultReport) -> ApplicationDocument | None:
     metadata, spec = document.get("metadata"), document.get("spec")
     if metadata is None or spec is None:
         return None
     if spec.get("cmds") and spec.get("launchApps"):
         report.fault(spec.at("launchApps"), "cmds is given too", "commands replace the launch of applications: one of both")
-    configs = tuple(_config(found, report) for found in spec.get("configs", ()))
+    configs = tuple(_config(document_config, report) for document_config in spec.get("configs", ()))
     names = [app.name for app in configs]
-    for found, app in zip(spec.get("configs", ()), configs, strict=True):
+    for document_config, app in zip(spec.get("configs", ()), configs, strict=True):
         if app.name and names.index(app.name) != next(index for index, other in enumerate(configs) if other is app):
-            report.fault(found.at("name"), f"{app.name} stands twice", "join them into one")
+            report.fault(document_config.at("name"), f"{app.name} is listed twice", "join them into one")
     if "env" in spec and "image" not in spec:
         report.fault(
             spec.at("env"), "is for an application with an image of its own", "configs: [{name: NAME, env: ...}], or env of the Cluster"
         )
     if "image" in spec and not re.fullmatch(validators.CLUSTER_NAME, metadata.get("name", "")):
-        report.fault(metadata.at("name"), "is no name for an application", "lower-case letters, digits and hyphens")
-    found = Application(
+        report.fault(metadata.at("name"), "is not a name for an application", "lower-case letters, digits and hyphens")
+    overrides = ApplicationDocument(
         name=metadata.get("name", ""),
         image=spec.get("image"),
         env=spec.get("env", {}),
@@ -38,26 +38,28 @@ def build(document: Found, report: Report) -> Application | None:
         configs=configs,
         where=f"{report.file}:{document.node.line}",
     )
-    _check_files(found, spec, report)
-    return found
+    _check_files(overrides, spec, report)
+    return overrides
 
 
-def _config(found: Found, report: Report) -> AppConfig:
-    launch = found.get("launch")
+def _config(mapping: ParsedMapping, report: FaultReport) -> AppConfig:
+    launch = mapping.get("launch")
     return AppConfig(
-        name=found.get("name", ""),
-        env=found.get("env", {}),
-        files=tuple(_file(entry, report) for entry in found.get("files", ())),
+        name=mapping.get("name", ""),
+        env=mapping.get("env", {}),
+        files=tuple(_file(entry, report) for entry in mapping.get("files", ())),
         commands=(launch.get("cmds") or None) if launch else None,
-        where=f"{report.file}:{found.node.line}",
+        where=f"{report.file}:{mapping.node.line}",
     )
 
 
-def _file(found: Found, report: Report) -> AppFile:
-    return AppFile(found.get("path", ""), found.get("data", ""), found.get("strategy", "overwrite"), f"{report.file}:{found.node.line}")
+def _file(mapping: ParsedMapping, report: FaultReport) -> AppFile:
+    return AppFile(
+        mapping.get("path", ""), mapping.get("data", ""), mapping.get("strategy", "overwrite"), f"{report.file}:{mapping.node.line}"
+    )
 
 
-def _check_files(application: Application, spec: Found, report: Report) -> None:
+def _check_files(application: ApplicationDocument, spec: ParsedMapping, report: FaultReport) -> None:
     for found, app in zip(spec.get("configs", ()), application.configs, strict=True):
         for entry, file in zip(found.get("files", ()), app.files, strict=True):
             if file.strategy == "merge" and file.path and config.language(file.path) is None:

@@ -1,4 +1,4 @@
-"""A document Cluster -> its value, with the rules that need more than one key: addresses, masters, networks."""
+"""A document Cluster -> its value, with the rules that need more than one key: addresses, control-plane nodes, networks."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 from harness.clusterfile import (
     MASTER,
     NODE,
-    Cluster,
+    ClusterDocument,
     ExternalRegistry,
     Host,
     HostAlias,
-    Jump,
+    JumpSettings,
     LocalRegistry,
     Password,
-    Ssh,
+    SshSettings,
     validators,
 )
 from harness.clusterfile.kinds import password
-from harness.clusterfile.shapes import Found, Placed
-from harness.clusterfile.yaml_nodes import Node, Report
+from harness.clusterfile.shapes import LocatedValue, ParsedMapping
+from harness.clusterfile.yaml_nodes import FaultReport, YamlNode
 
 DUAL_STACK = "IPv6DualStack"
 """sealer's: networks of both families say so themselves, and must be there when this is true."""
 
 
-def build(document: Found, report: Report) -> Cluster | None:
+def build(document: ParsedMapping, report: FaultReport) -> ClusterDocument | None:
     """None when something that a Cluster cannot be without is missing or wrong; ``report`` knows of it already."""
     metadata, spec = document.get("metadata"), document.get("spec")
     if metadata is None or spec is None:
@@ -40,7 +40,7 @@ def build(document: Found, report: Report) -> Cluster | None:
     pods, services = _networks(spec, env, report)
     runtime, certificates = spec.get("containerRuntime"), spec.get("certificates")
     local, external = _registries(spec.get("registry"), report)
-    return Cluster(
+    return ClusterDocument(
         name=metadata.get("name", ""),
         image=spec.get("image", ""),
         # A group without machines says nothing, and a Clusterfile that holds one could not be written and read back.
@@ -55,7 +55,7 @@ def build(document: Found, report: Report) -> Cluster | None:
         svc_cidr=services,
         cert_sans=tuple(dict.fromkeys(spec.get("certSANS", ()))),
         container_runtime=runtime.get("type") if runtime else None,
-        host_aliases=tuple(_alias(found) for found in spec.get("hostAliases", ())),
+        host_aliases=tuple(_alias(alias) for alias in spec.get("hostAliases", ())),
         local_registry=local,
         external_registry=external,
         data_root=spec.get("dataRoot"),
@@ -66,99 +66,103 @@ def build(document: Found, report: Report) -> Cluster | None:
 
 
 def apps(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Applications to launch: nothing said leaves it to the image, an empty name stands for none."""
+    """Applications to launch: unset leaves it to the image, an empty name means none."""
     return None if not names else tuple(name for name in names if name)
 
 
-def ssh(found: Found | None, report: Report) -> Ssh:
-    if found is None:
-        return Ssh()
-    jump = found.get("jump")
-    if isinstance(jump, Found):
+def ssh(mapping: ParsedMapping | None, report: FaultReport) -> SshSettings:
+    if mapping is None:
+        return SshSettings()
+    jump = mapping.get("jump")
+    if isinstance(jump, ParsedMapping):
         jump = _jump(jump, report)
-    return Ssh(
-        user=found.get("user"),
-        port=found.get("port"),
-        key=found.get("pk"),
-        passphrase=found.get("pkPasswd"),
-        password=password(found, report),
+    return SshSettings(
+        user=mapping.get("user"),
+        port=mapping.get("port"),
+        key=mapping.get("pk"),
+        passphrase=mapping.get("pkPasswd"),
+        password=password(mapping, report),
         jump=jump,
     )
 
 
-def _jump(found: Found, report: Report) -> Jump | None:
-    if "host" not in found:
+def _jump(mapping: ParsedMapping, report: FaultReport) -> JumpSettings | None:
+    if "host" not in mapping:
         return None
-    return Jump(found.get("host"), found.get("user"), found.get("port"), found.get("pk"), found.get("pkPasswd"), password(found, report))
-
-
-def _hosts(spec: Found, own: Ssh, report: Report) -> list[tuple[Found, Host]]:
-    """The hosts, each with what it was read from, in the order in which they are written; masters first in sealer's older form."""
-    old = [key for key in ("masters", "nodes") if key in spec]
-    if old and "hosts" in spec:
-        report.fault(spec.at(old[0]), "hosts is given too", "say it all in hosts: [{ips: [...], roles: [master]}, ...]")
-    found = [(host, _host(host, own, report)) for host in spec.get("hosts", ())]
-    for key, role in (("masters", MASTER), ("nodes", NODE)):
-        group = spec.get(key)
-        if group is not None and ("ipList" in group or group.get("count")):
-            found.append((group, Host(_ips(group, "ipList"), (role,), own, count=group.get("count"))))
-    return [(group, _counted(group, host, spec, report)) for group, host in found]
-
-
-def _host(found: Found, own: Ssh, report: Report) -> Host:
-    # A cluster's own Clusterfile may have lost the last machine of a group.
-    if "ips" not in found and "count" not in found and _is_absent(found, "ips") and not report.stored:
-        report.fault(dataclasses.replace(found.node, path=f"{found.node.path}.ips"), "is missing", "the addresses of the machines")
-    return Host(
-        ips=_ips(found, "ips"),
-        roles=_roles(found, report),
-        ssh=ssh(found.get("ssh"), report).over(own),
-        env=found.get("env", {}),
-        labels=found.get("labels", {}),
-        taints=found.get("taints", ()),
-        count=found.get("count"),
+    return JumpSettings(
+        mapping.get("host"), mapping.get("user"), mapping.get("port"), mapping.get("pk"), mapping.get("pkPasswd"), password(mapping, report)
     )
 
 
-def _is_absent(found: Found, key: str) -> bool:
-    node = found.at(key)
-    return node is found.node or node.is_null or node.content == ""
+def _hosts(spec: ParsedMapping, own: SshSettings, report: FaultReport) -> list[tuple[ParsedMapping, Host]]:
+    """The hosts with their YAML, in the order of the text; control-plane nodes first in sealer's older form."""
+    old = [key for key in ("masters", "nodes") if key in spec]
+    if old and "hosts" in spec:
+        report.fault(spec.at(old[0]), "hosts is given too", "write all of it as hosts: [{ips: [...], roles: [master]}, ...]")
+    hosts = [(host, _host(host, own, report)) for host in spec.get("hosts", ())]
+    for key, role in (("masters", MASTER), ("nodes", NODE)):
+        group = spec.get(key)
+        if group is not None and ("ipList" in group or group.get("count")):
+            hosts.append((group, Host(_ips(group, "ipList"), (role,), own, count=group.get("count"))))
+    return [(group, _counted(group, host, spec, report)) for group, host in hosts]
 
 
-def _ips(found: Found, key: str) -> tuple[str, ...]:
-    return tuple(address for placed in found.get(key, ()) for address in placed.value)
+def _host(mapping: ParsedMapping, own: SshSettings, report: FaultReport) -> Host:
+    # A cluster's own Clusterfile may have lost the last machine of a group.
+    if "ips" not in mapping and "count" not in mapping and _is_absent(mapping, "ips") and not report.stored:
+        report.fault(dataclasses.replace(mapping.node, path=f"{mapping.node.path}.ips"), "is missing", "the addresses of the machines")
+    return Host(
+        ips=_ips(mapping, "ips"),
+        roles=_roles(mapping, report),
+        ssh=ssh(mapping.get("ssh"), report).over(own),
+        env=mapping.get("env", {}),
+        labels=mapping.get("labels", {}),
+        taints=mapping.get("taints", ()),
+        count=mapping.get("count"),
+    )
 
 
-def _roles(found: Found, report: Report) -> tuple[str, ...]:
-    """``master`` or ``node`` first. Machines with roles of one's own alone are workers."""
-    placed: tuple[Placed, ...] = found.get("roles", ())
+def _is_absent(mapping: ParsedMapping, key: str) -> bool:
+    node = mapping.at(key)
+    return node is mapping.node or node.is_null or node.content == ""
+
+
+def _ips(mapping: ParsedMapping, key: str) -> tuple[str, ...]:
+    return tuple(address for placed in mapping.get(key, ()) for address in placed.value)
+
+
+def _roles(mapping: ParsedMapping, report: FaultReport) -> tuple[str, ...]:
+    """``master`` or ``node`` first. Machines with custom roles only are workers."""
+    placed: tuple[LocatedValue, ...] = mapping.get("roles", ())
     names = list(dict.fromkeys(entry.value for entry in placed))
     if MASTER in names and NODE in names:
         second = next(entry for entry in placed if entry.value in (MASTER, NODE) and entry.value != placed[0].value)
-        report.fault(second.node, "a machine is a master or a node, not both", "a master without the taint that keeps pods away runs them")
-    if "roles" in found and not placed and not isinstance(found.at("roles").content, str) and not found.at("roles").content:
-        report.fault(found.at("roles"), "is empty", "[master] or [node]")
+        report.fault(
+            second.node, "a machine is a control-plane node or a worker, not both", "a control-plane node without its taint runs pods too"
+        )
+    if "roles" in mapping and not placed and not isinstance(mapping.at("roles").content, str) and not mapping.at("roles").content:
+        report.fault(mapping.at("roles"), "is empty", "[master] or [node]")
     main = MASTER if MASTER in names else NODE
     return (main, *(name for name in names if name not in (MASTER, NODE)))
 
 
-def _counted(found: Found, host: Host, spec: Found, report: Report) -> Host:
+def _counted(mapping: ParsedMapping, host: Host, spec: ParsedMapping, report: FaultReport) -> Host:
     """With addresses a count says nothing new; without, only containers can be made."""
     if host.count is None:
         return host
     if host.ips:
         if host.count != len(host.ips):
-            report.fault(found.at("count"), f"{host.count} machines, and {len(host.ips)} addresses are given", "leave count out")
+            report.fault(mapping.at("count"), f"{host.count} machines, and {len(host.ips)} addresses are given", "leave count out")
         return dataclasses.replace(host, count=None)
-    # What is wrong with the provider was told by its own key.
+    # A fault of the provider is reported at its own key.
     if spec.get("provider") != "CONTAINER" and ("provider" in spec or _is_absent(spec, "provider")):
-        message = f"{host.count} machines are asked for, and slipway makes none"
-        report.fault(found.at("count"), message, "write their addresses; provider: CONTAINER makes containers to try with")
+        message = f"{host.count} machines are requested, and slipway makes none"
+        report.fault(mapping.at("count"), message, "write their addresses; provider: CONTAINER makes containers to try with")
     return host
 
 
-def _check_hosts(spec: Found, hosts: list[tuple[Found, Host]], report: Report) -> None:
-    seen: dict[str, Node] = {}
+def _check_hosts(spec: ParsedMapping, hosts: list[tuple[ParsedMapping, Host]], report: FaultReport) -> None:
+    seen: dict[str, YamlNode] = {}
     for group, _ in hosts:
         for placed in (*group.get("ips", ()), *group.get("ipList", ())):
             for address in placed.value:
@@ -170,13 +174,13 @@ def _check_hosts(spec: Found, hosts: list[tuple[Found, Host]], report: Report) -
     place = spec.at(keys[0])
     unsure = any(_has_wrong(group) for group, _ in hosts) or ("hosts" in keys and len(keys) > 1)
     if masters == 0 and not unsure:
-        report.fault(place, "there is no master", "hosts: [{ips: [192.168.0.2], roles: [master]}, ...]")
+        report.fault(place, "there is no control-plane node", "hosts: [{ips: [192.168.0.2], roles: [master]}, ...]")
     elif masters % 2 == 0 and not unsure and not report.stored:
-        report.fault(place, f"{masters} masters", "etcd needs an odd number: 1, 3 or 5")
+        report.fault(place, f"{masters} control-plane nodes", "etcd needs an odd number: 1, 3 or 5")
 
 
-def _has_wrong(group: Found) -> bool:
-    """Whether something that counts was written and is wrong, so that numbers of machines mean nothing."""
+def _has_wrong(group: ParsedMapping) -> bool:
+    """Return True when a relevant value is faulty, so that counts of machines are meaningless."""
     if "roles" not in group and not group.node.path.endswith((".masters", ".nodes")):
         return True
     if not any(key in group for key in ("ips", "ipList", "count")):
@@ -190,10 +194,10 @@ def _has_wrong(group: Found) -> bool:
     return False
 
 
-def _check_address(address: str, node: Node, seen: dict[str, Node], report: Report) -> None:
+def _check_address(address: str, node: YamlNode, seen: dict[str, YamlNode], report: FaultReport) -> None:
     if address in seen:
         first = seen[address]
-        report.fault(node, f"{address} stands twice; the first is {first.path} in line {first.line}", "a machine is listed once")
+        report.fault(node, f"{address} is listed twice; the first is {first.path} in line {first.line}", "a machine is listed once")
         return
     other = next(iter(seen), None)
     seen[address] = node
@@ -202,16 +206,16 @@ def _check_address(address: str, node: Node, seen: dict[str, Node], report: Repo
         report.fault(node, message, "give the IPv4 address of each; with networks of both families the other one is found beside it")
 
 
-def _check_dual_stack(env: Mapping[str, str], spec: Found, report: Report) -> None:
+def _check_dual_stack(env: Mapping[str, str], spec: ParsedMapping, report: FaultReport) -> None:
     value = env.get(DUAL_STACK)
     if value is not None and value.lower() not in ("true", "false"):
         report.fault(spec.at("env"), f"{DUAL_STACK}={value}", "true or false")
 
 
-def _networks(spec: Found, env: Mapping[str, str], report: Report) -> tuple[str | None, str | None]:
+def _networks(spec: ParsedMapping, env: Mapping[str, str], report: FaultReport) -> tuple[str | None, str | None]:
     """The networks of pods and services, and what is wrong with them or with what env says of them."""
     network = spec.get("network")
-    written: dict[str, Placed] = {}
+    written: dict[str, LocatedValue] = {}
     for key, name in (("podCIDR", "PodCIDR"), ("svcCIDR", "SvcCIDR")):
         placed = network.get(key) if network else None
         in_env = _network_of_env(env, name, spec, report)
@@ -230,68 +234,68 @@ def _networks(spec: Found, env: Mapping[str, str], report: Report) -> tuple[str 
     return tuple(placed.value if placed else None for placed in given)  # type: ignore[return-value]
 
 
-def _network_of_env(env: Mapping[str, str], name: str, spec: Found, report: Report) -> Placed | None:
+def _network_of_env(env: Mapping[str, str], name: str, spec: ParsedMapping, report: FaultReport) -> LocatedValue | None:
     if name not in env or "{{" in env[name]:
         return None
     node = spec.at("env")
     try:
-        return Placed(validators.networks(env[name]), node)
+        return LocatedValue(validators.networks(env[name]), node)
     except validators.FieldError as wrong:
         report.fault(node, f"{name}: {wrong.message}", wrong.hint)
         return None
 
 
-def _alias(found: Found) -> HostAlias:
-    return HostAlias(found.get("ip", ""), found.get("hostnames", ()))
+def _alias(mapping: ParsedMapping) -> HostAlias:
+    return HostAlias(mapping.get("ip", ""), mapping.get("hostnames", ()))
 
 
-def _registries(found: Found | None, report: Report) -> tuple[LocalRegistry | None, ExternalRegistry | None]:
-    if found is None:
+def _registries(mapping: ParsedMapping | None, report: FaultReport) -> tuple[LocalRegistry | None, ExternalRegistry | None]:
+    if mapping is None:
         return None, None
-    local, external = found.get("localRegistry"), found.get("externalRegistry")
+    local, external = mapping.get("localRegistry"), mapping.get("externalRegistry")
     return (_local(local, report) if local else None), (_external(external, report) if external and "domain" in external else None)
 
 
-def _login(found: Found, report: Report) -> tuple[str | None, Password]:
-    secret = password(found, report, "password")
-    if secret and "username" not in found:
-        node = next(found.at(key) for key in ("password", "passwordFile", "passwordEnv") if key in found)
+def _login(mapping: ParsedMapping, report: FaultReport) -> tuple[str | None, Password]:
+    secret = password(mapping, report, "password")
+    if secret and "username" not in mapping:
+        node = next(mapping.at(key) for key in ("password", "passwordFile", "passwordEnv") if key in mapping)
         report.fault(node, "a password without a user", "username: NAME")
-    return found.get("username"), secret
+    return mapping.get("username"), secret
 
 
-def _local(found: Found, report: Report) -> LocalRegistry:
-    username, secret = _login(found, report)
-    cert = found.get("cert")
+def _local(mapping: ParsedMapping, report: FaultReport) -> LocalRegistry:
+    username, secret = _login(mapping, report)
+    cert = mapping.get("cert")
     names: Any = cert.get("subjectAltName") if cert else None
     return LocalRegistry(
-        domain=found.get("domain"),
-        port=found.get("port"),
+        domain=mapping.get("domain"),
+        port=mapping.get("port"),
         username=username,
         password=secret,
-        ha=found.get("ha", True),
-        insecure=found.get("insecure", False),
+        ha=mapping.get("ha", True),
+        insecure=mapping.get("insecure", False),
         dns_names=names.get("dnsNames", ()) if names else (),
         ips=names.get("ips", ()) if names else (),
     )
 
 
-def _external(found: Found, report: Report) -> ExternalRegistry:
-    username, secret = _login(found, report)
-    if found.get("plainHttp") and "ca" in found:
-        report.fault(found.at("ca"), "a certificate means nothing over plain HTTP", "leave ca or plainHttp out")
+def _external(mapping: ParsedMapping, report: FaultReport) -> ExternalRegistry:
+    username, secret = _login(mapping, report)
+    if mapping.get("plainHttp") and "ca" in mapping:
+        report.fault(mapping.at("ca"), "a certificate means nothing over plain HTTP", "leave ca or plainHttp out")
     return ExternalRegistry(
-        domain=found.get("domain"),
-        port=found.get("port"),
-        path=found.get("path", ""),
+        domain=mapping.get("domain"),
+        port=mapping.get("port"),
+        path=mapping.get("path", ""),
         username=username,
         password=secret,
-        plain_http=found.get("plainHttp", False),
-        ca=found.get("ca"),
+        plain_http=mapping.get("plainHttp", False),
+        ca=mapping.get("ca"),
     )
 
 
-def network_fault(cluster: Cluster | None, documents: Iterable[tuple[Node, Mapping[str, Any]]], report: Report) -> None:
+def network_fault(cluster: ClusterDocument | None, documents: Iterable[tuple[YamlNode, Mapping[str, Any]]], report: FaultReport) -> None:
     """Tell when kubeadm's ClusterConfiguration says another network than the Cluster does."""
     if cluster is None:
         return

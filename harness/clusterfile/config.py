@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from harness.clusterfile import Config, serialize, validators
-from harness.clusterfile.shapes import Found
+from harness.clusterfile.shapes import ParsedMapping
 from harness.clusterfile.validators import FieldError
-from harness.clusterfile.yaml_nodes import Report
+from harness.clusterfile.yaml_nodes import FaultReport
 from harness.errors import Fault, InputError
 
 Tree = Callable[[str], bytes | None] | Mapping[str, bytes]
@@ -19,7 +19,7 @@ Tree = Callable[[str], bytes | None] | Mapping[str, bytes]
 _SUFFIXES = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON", ".toml": "TOML"}
 
 
-def build(document: Found, report: Report) -> Config | None:
+def build(document: ParsedMapping, report: FaultReport) -> Config | None:
     metadata, spec = document.get("metadata"), document.get("spec")
     if metadata is None or spec is None:
         return None
@@ -47,7 +47,7 @@ def language(path: str) -> str | None:
 
 
 def _wrong(config: Config) -> FieldError | None:
-    """What can be told without the file."""
+    """Check what is possible without the file."""
     written = language(config.path)
     if config.strategy == "merge" and written is None:
         return FieldError(
@@ -142,10 +142,10 @@ def _scalar(value: Any) -> str:
 
 
 def _mapping(data: Any, config: Config) -> Mapping[str, Any]:
-    found = _one_document(data, config) if isinstance(data, str) else data
-    if not isinstance(found, Mapping):
+    mapping = _one_document(data, config) if isinstance(data, str) else data
+    if not isinstance(mapping, Mapping):
         raise FieldError(f"the data for {config.target} must be a mapping", "key: value")
-    return found
+    return mapping
 
 
 def _one_document(text: str, config: Config) -> Any:
@@ -156,19 +156,19 @@ def _one_document(text: str, config: Config) -> Any:
         except ValueError as wrong:
             reason = str(wrong)
         try:
-            found = serialize.read_documents(text)
+            documents = serialize.read_documents(text)
         except ValueError:
-            found = []
-        if len(found) == 1 and isinstance(found[0], Mapping):
-            return found[0]
+            documents = []
+        if len(documents) == 1 and isinstance(documents[0], Mapping):
+            return documents[0]
         raise FieldError(f"the data for {config.target} is neither TOML nor a mapping: {reason}")
     try:
-        found = serialize.read_documents(text)
+        documents = serialize.read_documents(text)
     except ValueError as wrong:
         raise FieldError(f"the data for {config.target} is not YAML: {wrong}") from wrong
-    if len(found) > 1:
-        raise FieldError(f"the data for {config.target} are {len(found)} documents", "one Config for each")
-    return found[0] if found else {}
+    if len(documents) > 1:
+        raise FieldError(f"the data for {config.target} are {len(documents)} documents", "one Config for each")
+    return documents[0] if documents else {}
 
 
 # ---- merge ------------------------------------------------------------------------------------------------------------
@@ -193,33 +193,33 @@ def _merged(config: Config, data: str | Any, existing: bytes) -> str:
     values = _mapping(data, config)
     read = serialize.read_toml if written == "TOML" else serialize.read_json
     try:
-        found = read(_decoded(config, existing)) if existing.strip() else {}
+        current = read(_decoded(config, existing)) if existing.strip() else {}
     except ValueError as wrong:
         raise FieldError(f"{config.target} of the image is not {written}: {wrong}", "strategy: overwrite") from wrong
-    if not isinstance(found, Mapping):
+    if not isinstance(current, Mapping):
         raise FieldError(f"{config.target} of the image holds no mapping", "strategy: overwrite")
-    return _text(deep_merge(found, values), config)
+    return _text(deep_merge(current, values), config)
 
 
 def _decoded(config: Config, data: bytes) -> str:
     try:
         text = data.decode()
     except UnicodeDecodeError as wrong:
-        raise FieldError(f"{config.target} of the image is no text", "strategy: overwrite") from wrong
+        raise FieldError(f"{config.target} of the image is not text", "strategy: overwrite") from wrong
     if "\0" in text:
-        raise FieldError(f"{config.target} of the image is no text", "strategy: overwrite")
+        raise FieldError(f"{config.target} of the image is not text", "strategy: overwrite")
     return text
 
 
 def _documents(config: Config, text: str) -> list[Mapping[str, Any]]:
     try:
-        found = serialize.read_documents(text)
+        documents = serialize.read_documents(text)
     except ValueError as wrong:
         raise FieldError(f"{config.target} of the image is not YAML: {wrong}", "strategy: overwrite") from wrong
-    for document in found:
+    for document in documents:
         if not isinstance(document, Mapping):
             raise FieldError(f"{config.target} of the image holds something else than mappings", "strategy: overwrite")
-    return found
+    return documents
 
 
 def _into_secret(config: Config, data: str | Any, existing: bytes | None) -> str:
@@ -229,11 +229,11 @@ def _into_secret(config: Config, data: str | Any, existing: bytes | None) -> str
     ready = "toBase64" in config.process
     values = {key: _scalar(value) if ready else _to_base64(value, config) for key, value in _mapping(data, config).items()}
     protected, restore = serialize.protect(_decoded(config, existing))
-    found = _documents(config, protected)
-    secrets = [document for document in found if document.get("kind") == "Secret"]
+    documents = _documents(config, protected)
+    secrets = [document for document in documents if document.get("kind") == "Secret"]
     if not secrets:
         raise FieldError(f"toSecret: {config.target} of the image holds no Secret", "kind: Secret must be in it")
-    merged = [deep_merge(document, {"data": values}) if document in secrets else document for document in found]
+    merged = [deep_merge(document, {"data": values}) if document in secrets else document for document in documents]
     if language(config.path) == "JSON":
         return restore(serialize.write_json(merged[0]))
     return restore(serialize.write_documents(merged))

@@ -1,4 +1,4 @@
-"""What is different between two Clusterfiles, one of which may have been kept without its secrets: readable changes by path."""
+"""Differences between two Clusterfiles, one of which may be redacted: readable changes by path."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from harness.clusterfile import AppConfig, Application, Clusterfile, Host, serialize, validators
+from harness.clusterfile import AppConfig, ApplicationDocument, Clusterfile, Host, serialize, validators
 from harness.clusterfile.kubeadm import merge_kubeadm
-from harness.clusterfile.secrets import is_secret, same, without_keys
+from harness.clusterfile.secrets import is_secret, same_secret, without_keys
 from harness.clusterfile.write import commands_place, data_place, data_text, env_place, owner_of
 
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
@@ -16,8 +16,8 @@ _SIGNS = {ADDED: "+", REMOVED: "-", CHANGED: "~"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Change:
-    """One difference. ``before`` and ``after`` are None where there is nothing, and where what there is must not be shown."""
+class ClusterfileChange:
+    """One difference. ``before`` and ``after`` are None for a missing value and for a secret one."""
 
     subject: str
     """image, env, host, network, registry, launch, certificates, config, hook, application, app, kubeadm, setting or name."""
@@ -38,7 +38,7 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class _Value:
-    """One thing that may differ. ``place``: where a mark of it belongs to; ``hidden``: never shown."""
+    """A comparable value. ``place``: salt of its fingerprint; ``hidden``: never shown."""
 
     text: str
     place: str = ""
@@ -47,7 +47,7 @@ class _Value:
 
 @dataclasses.dataclass(frozen=True)
 class _Thing:
-    """What comes and goes as a whole (a host, a document), or with an empty title the settings of the cluster, one by one."""
+    """A unit that is added or removed as a whole (a host, a document), or with an empty title the settings of the cluster, one by one."""
 
     subject: str
     name: str
@@ -56,54 +56,62 @@ class _Thing:
     values: Mapping[str, _Value]
 
 
-def difference(old: Clusterfile, new: Clusterfile) -> tuple[Change, ...]:
+def difference(old: Clusterfile, new: Clusterfile) -> tuple[ClusterfileChange, ...]:
     """The changes from ``old`` to ``new``, in the order of the document; empty when both ask for the same.
 
     The way into machines (ssh) is not part of it: it changes nothing in the cluster.
     """
     before, after = _by_name(_things(old)), _by_name(_things(new))
-    found: list[Change] = []
+    changes: list[ClusterfileChange] = []
     for key in dict.fromkeys([*before, *after]):
-        one, two = before.get(key), after.get(key)
-        if one is not None and two is not None:
-            found += _changed(one, two)
-        elif two is not None:
-            found += [Change(two.subject, two.name, two.path, ADDED, None, two.title or None)] if two.title else _settings(two, ADDED)
-        elif one is not None:
-            found += [Change(one.subject, one.name, one.path, REMOVED, one.title, None)] if one.title else _settings(one, REMOVED)
-    return tuple(found)
+        former, current = before.get(key), after.get(key)
+        if former is not None and current is not None:
+            changes += _changed(former, current)
+        elif current is not None:
+            changes += (
+                [ClusterfileChange(current.subject, current.name, current.path, ADDED, None, current.title or None)]
+                if current.title
+                else _settings(current, ADDED)
+            )
+        elif former is not None:
+            changes += (
+                [ClusterfileChange(former.subject, former.name, former.path, REMOVED, former.title, None)]
+                if former.title
+                else _settings(former, REMOVED)
+            )
+    return tuple(changes)
 
 
 def _by_name(things: Iterable[_Thing]) -> dict[tuple[str, str, int], _Thing]:
-    """Things of one name (hooks may share it) are told apart by their order."""
-    found: dict[tuple[str, str, int], _Thing] = {}
+    """Index by name; things of one name (hooks may share it) are numbered in order."""
+    by_key: dict[tuple[str, str, int], _Thing] = {}
     for thing in things:
-        count = sum(1 for subject, name, _ in found if (subject, name) == (thing.subject, thing.name))
-        found[thing.subject, thing.name, count] = thing
-    return found
+        count = sum(1 for subject, name, _ in by_key if (subject, name) == (thing.subject, thing.name))
+        by_key[thing.subject, thing.name, count] = thing
+    return by_key
 
 
-def _settings(thing: _Thing, action: str) -> list[Change]:
+def _settings(thing: _Thing, action: str) -> list[ClusterfileChange]:
     return [
         _change(thing, key, value if action == REMOVED else None, value if action == ADDED else None) for key, value in thing.values.items()
     ]
 
 
-def _changed(one: _Thing, two: _Thing) -> list[Change]:
-    found = []
+def _changed(one: _Thing, two: _Thing) -> list[ClusterfileChange]:
+    changes = []
     for key in dict.fromkeys([*one.values, *two.values]):
         before, after = one.values.get(key), two.values.get(key)
-        if before is not None and after is not None and same(before.text, after.text, after.place):
+        if before is not None and after is not None and same_secret(before.text, after.text, after.place):
             continue
-        found.append(_change(two, key, before, after))
-    return found
+        changes.append(_change(two, key, before, after))
+    return changes
 
 
-def _change(thing: _Thing, key: str, before: _Value | None, after: _Value | None) -> Change:
+def _change(thing: _Thing, key: str, before: _Value | None, after: _Value | None) -> ClusterfileChange:
     action = ADDED if before is None else REMOVED if after is None else CHANGED
     hidden = any(value is not None and value.hidden for value in (before, after))
     shown = [None if value is None or hidden else value.text for value in (before, after)]
-    return Change(thing.subject, thing.name, f"{thing.path}{key}", action, *shown)
+    return ClusterfileChange(thing.subject, thing.name, f"{thing.path}{key}", action, *shown)
 
 
 # ---- what there is ----------------------------------------------------------------------------------------------------
@@ -189,7 +197,7 @@ def _hosts(host: Host) -> Iterator[_Thing]:
         yield _setting("host", f".spec.hosts[{host.roles[0]}].count", str(host.count or 0), host.roles[0])
 
 
-def _application(application: Application) -> Iterator[_Thing]:
+def _application(application: ApplicationDocument) -> Iterator[_Thing]:
     for index, command in enumerate(application.commands or ()):
         value = _Value(command, f"{commands_place('Application')}[{index}]", hidden=True)
         yield _Thing("application", f"cmds {index}", f"Application .spec.cmds[{index}]", "", {"": value})
@@ -200,7 +208,7 @@ def _application(application: Application) -> Iterator[_Thing]:
         yield _Thing("application", config.name, owner, config.name, _app_config(config, owner))
 
 
-def _app(app: Application) -> _Thing:
+def _app(app: ApplicationDocument) -> _Thing:
     """An application with an image of its own comes and goes as a whole."""
     owner = owner_of(app)
     values = {".spec.image": _Value(app.image or "")}
@@ -210,8 +218,8 @@ def _app(app: Application) -> _Thing:
     if app.launch is not None:
         values[".spec.launchApps"] = _Value(", ".join(app.launch) or "none")
     for config in app.configs:
-        found = _app_config(config, f"{owner} {config.name}")
-        values |= {f".spec.configs[{config.name}]{path}": value for path, value in found.items()}
+        app_values = _app_config(config, f"{owner} {config.name}")
+        values |= {f".spec.configs[{config.name}]{path}": value for path, value in app_values.items()}
     return _Thing("app", app.name, f"Application {app.name}", app.image or app.name, values)
 
 

@@ -10,7 +10,7 @@ from harness.errors import Fault, InputError
 
 
 def reserved(names: Iterable[str], where: str = "-e") -> tuple[Fault, ...]:
-    """Warnings for names that nobody may set, since they describe the cluster itself; ``environment`` leaves them out."""
+    """Warnings for reserved names, which describe the cluster itself; ``environment`` ignores them."""
     message = "describes the cluster itself; the value that is given is not used"
     return tuple(Fault(f"{where} {name}", message) for name in names if name in RESERVED)
 
@@ -24,13 +24,13 @@ def environment(
     app: str | None = None,
     app_env: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """What counts on a machine, or without ``host`` for the cluster; with ``app`` for one application, whose image says ``app_env``.
+    """Effective environment of a machine, or without ``host`` of the cluster; with ``app`` of one application (``app_env``: its image's).
 
     CertSANs joins what ``certSANS`` and the environment say. Reserved names are left out. Raises InputError for a value that was not kept
     with a stored Clusterfile and is given nowhere else.
     """
     cluster = clusterfile.cluster if clusterfile else None
-    found = {
+    variables = {
         **image_env,
         **(app_env or {}),
         **_networks(clusterfile),
@@ -39,30 +39,30 @@ def environment(
         **given,
         **(host.env if host else {}),
     }
-    names = [*(cluster.cert_sans if cluster else ()), *(word.strip() for word in found.get("CertSANs", "").split(","))]
+    names = [*(cluster.cert_sans if cluster else ()), *(word.strip() for word in variables.get("CertSANs", "").split(","))]
     if any(names):
-        found["CertSANs"] = ",".join(dict.fromkeys(name for name in names if name))
-    lost = [name for name, value in found.items() if is_redacted(value)]
+        variables["CertSANs"] = ",".join(dict.fromkeys(name for name in names if name))
+    lost = [name for name, value in variables.items() if is_redacted(value)]
     if lost:
         path = clusterfile.path if clusterfile else ""
         raise InputError(Fault(f"{path} .spec.env.{name}", "was not kept, since it is a secret", f"-e {name}=VALUE") for name in lost)
-    return {name: value for name, value in found.items() if name not in RESERVED}
+    return {name: value for name, value in variables.items() if name not in RESERVED}
 
 
 def _networks(clusterfile: Clusterfile | None) -> dict[str, str]:
     """PodCIDR and SvcCIDR, as ``network`` or kubeadm's ClusterConfiguration says them."""
     if clusterfile is None:
         return {}
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for document in clusterfile.kubeadm:
         networking = document.get("networking")
         if document.get("kind") == "ClusterConfiguration" and isinstance(networking, Mapping):
             for key, name in (("podSubnet", "PodCIDR"), ("serviceSubnet", "SvcCIDR")):
                 if networking.get(key):
-                    found[name] = str(networking[key])
+                    variables[name] = str(networking[key])
     cluster = clusterfile.cluster
     own = {"PodCIDR": cluster.pod_cidr, "SvcCIDR": cluster.svc_cidr} if cluster else {}
-    return {**found, **{name: value for name, value in own.items() if value}}
+    return {**variables, **{name: value for name, value in own.items() if value}}
 
 
 def _of_application(clusterfile: Clusterfile | None, app: str | None) -> Mapping[str, str]:

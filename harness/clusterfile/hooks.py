@@ -7,10 +7,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.clusterfile import MASTER, MASTER0, NODE, Hook, Phase, Place, Selector, Taint, validators
-from harness.clusterfile.shapes import Found, Placed
+from harness.clusterfile import MASTER, MASTER0, NODE, Hook, HookTarget, Phase, Selector, Taint, validators
+from harness.clusterfile.shapes import LocatedValue, ParsedMapping
 from harness.clusterfile.validators import FieldError
-from harness.clusterfile.yaml_nodes import Node, Report
+from harness.clusterfile.yaml_nodes import FaultReport, YamlNode
 
 _OLD_NAMES: Mapping[str, Phase] = {
     "Originally": Phase.ORIGINALLY,
@@ -46,23 +46,23 @@ _ONCE = frozenset(
         Phase.POST_UNINSTALL,
     }
 )
-"""Under their new names these run on the first master, unless a selector says otherwise."""
+"""Under their new names these run on the first control-plane node, unless a selector is given."""
 
 ALL = "all"
-"""The selector for every machine that a phase is about, where the first master alone is usual."""
+"""Selector for all machines of a phase that runs on the first control-plane node by default."""
 
 _HOSTNAME_PHASES = frozenset({Phase.ORIGINALLY, Phase.PRE_INIT_HOST, Phase.PRE_INIT, Phase.PRE_JOIN})
 
 
 @dataclasses.dataclass(frozen=True)
-class _Line:
-    """One line of data for machines: their addresses, and the rest."""
+class _MachineData:
+    """One line of data for machines: their addresses, and the remaining text."""
 
     addresses: tuple[str, ...]
     rest: str
 
 
-def build(kind: str, document: Found, report: Report) -> Hook | None:
+def build(kind: str, document: ParsedMapping, report: FaultReport) -> Hook | None:
     metadata, spec = document.get("metadata"), document.get("spec")
     if metadata is None or spec is None:
         return None
@@ -87,22 +87,22 @@ def build(kind: str, document: Found, report: Report) -> Hook | None:
 
 
 def needs_all(hook: Hook) -> bool:
-    """Whether it must be said that a hook runs on all machines, since it has a phase that otherwise means the first master."""
+    """Return True when a hook needs the selector ``all``, since its phase defaults to the first control-plane node."""
     return not hook.on and hook.type != "ETCD" and any(phase in _ONCE for phase in hook.phases)
 
 
-def _phase_words(entries: Sequence[Placed], report: Report) -> list[str]:
-    found = []
+def _phase_words(entries: Sequence[LocatedValue], report: FaultReport) -> list[str]:
+    words = []
     for entry in entries:
         for word in (part.strip() for part in str(entry.value).split("|")):
             if word in NAMES:
-                found.append(word)
+                words.append(word)
             elif word:
                 report.fault(entry.node, f"{word} is not a phase", validators.suggest(word, NAMES))
-    return found
+    return words
 
 
-def _output(spec: Found, report: Report) -> str | None:
+def _output(spec: ParsedMapping, report: FaultReport) -> str | None:
     """ETCD: ``on`` is the file that the snapshot goes to."""
     entries = (*spec.get("on", ()), *spec.get("scope", ()))
     if len(entries) > 1:
@@ -110,19 +110,19 @@ def _output(spec: Found, report: Report) -> str | None:
     return str(entries[0].value) if entries else None
 
 
-def _selectors(kind: str, spec: Found, words: Sequence[str], report: Report) -> tuple[Selector, ...]:
+def _selectors(kind: str, spec: ParsedMapping, words: Sequence[str], report: FaultReport) -> tuple[Selector, ...]:
     if "on" in spec and "scope" in spec:
         report.fault(spec.at("scope"), "on is given too", "both say the same; one is enough")
     entries = [entry for key in ("on", "scope") for entry in spec.get(key, ())]
     if any(entry.value == ALL for entry in entries):
         return ()
-    found = [selector for entry in entries for selector in _selector(entry, report)]
+    chosen = [selector for entry in entries for selector in _selector(entry, report)]
     once = [word for word in words if NAMES[word] in _ONCE and word not in _OLD_NAMES]
     if kind == "Plugin" and "scope" in spec and once:
-        report.warn(spec.at("scope"), f"{once[0]} runs on the first master, whatever scope says", "on: says where else")
+        report.warn(spec.at("scope"), f"{once[0]} runs on the first control-plane node and ignores scope", "on: says where else")
         return (Selector(MASTER0),)
-    if found or not once:
-        return tuple(found)
+    if chosen or not once:
+        return tuple(chosen)
     if len(once) < len(words):
         key = "phases" if kind == "Hook" else "action"
         message = f"{once[0]} is a phase of the cluster, the others are of machines: where this runs must be said"
@@ -130,7 +130,7 @@ def _selectors(kind: str, spec: Found, words: Sequence[str], report: Report) -> 
     return (Selector(MASTER0),)
 
 
-def _selector(entry: Placed, report: Report) -> list[Selector]:
+def _selector(entry: LocatedValue, report: FaultReport) -> list[Selector]:
     text = str(entry.value).strip()
     try:
         return selectors(text)
@@ -146,19 +146,19 @@ def selectors(text: str) -> list[Selector]:
     """
     if "=" in text:
         return [Selector(labels=validators.labels(text))]
-    found: list[Selector] = []
+    parsed: list[Selector] = []
     machines: list[str] = []
     for part in (part.strip() for part in text.split(",")):
         if re.match(r"\d+\.\d|[0-9A-Fa-f]*:", part):
             machines += validators.addresses(part)
         elif part == MASTER0:
-            found.append(Selector(MASTER0))
+            parsed.append(Selector(MASTER0))
         else:
-            found.append(Selector(validators.role(part)))
-    return [*found, *([Selector(addresses=tuple(machines))] if machines else [])]
+            parsed.append(Selector(validators.role(part)))
+    return [*parsed, *([Selector(addresses=tuple(machines))] if machines else [])]
 
 
-def _check(hook: Hook, spec: Found, report: Report) -> None:
+def _check(hook: Hook, spec: ParsedMapping, report: FaultReport) -> None:
     data = spec.at("data")
     for selector in hook.on:
         early = [phase for phase in hook.phases if not phase.has_node]
@@ -175,7 +175,7 @@ def _check(hook: Hook, spec: Found, report: Report) -> None:
     _check_phases(hook, spec, report)
 
 
-def _check_phases(hook: Hook, spec: Found, report: Report) -> None:
+def _check_phases(hook: Hook, spec: ParsedMapping, report: FaultReport) -> None:
     place = spec.at("phases" if "phases" in spec else "action")
     if hook.type == "HOSTNAME":
         late = [phase for phase in hook.phases if phase not in _HOSTNAME_PHASES]
@@ -185,10 +185,10 @@ def _check_phases(hook: Hook, spec: Found, report: Report) -> None:
     elif hook.type in ("LABEL", "TAINT", "CLUSTERCHECK"):
         early = [phase for phase in hook.phases if not phase.has_node]
         if early:
-            report.fault(place, f"there is no node yet at {early[0].value}", "PreGuest, PostInstall or post-init-host")
+            report.fault(place, f"no node exists yet at {early[0].value}", "PreGuest, PostInstall or post-init-host")
 
 
-def _check_lines(hook: Hook, data: Node, report: Report) -> None:
+def _check_lines(hook: Hook, data: YamlNode, report: FaultReport) -> None:
     read = {"HOSTNAME": validators.host_name, "LABEL": validators.labels, "TAINT": validators.taint}[hook.type]
     for index, text in enumerate(hook.data.splitlines()):
         place = dataclasses.replace(data, line=data.line + index + 1) if data.style in ("|", ">") else data
@@ -200,17 +200,17 @@ def _check_lines(hook: Hook, data: Node, report: Report) -> None:
             report.fault(place, wrong.message, wrong.hint)
 
 
-def _line(text: str) -> _Line | None:
+def _line(text: str) -> _MachineData | None:
     content = text.partition(" #")[0].strip()
     if not content or content.startswith("#"):
         return None
     first, _, rest = content.partition(" ")
     if not rest.strip():
         raise FieldError(f"{content}: an address and a value are wanted", "192.168.0.2 value")
-    return _Line(validators.addresses(first), rest.strip())
+    return _MachineData(validators.addresses(first), rest.strip())
 
 
-def _read_line(kind: str, line: _Line, read: Any) -> Any:
+def _read_line(kind: str, line: _MachineData, read: Any) -> Any:
     if kind == "HOSTNAME" and len(line.addresses) > 1:
         raise FieldError(f"{len(line.addresses)} machines cannot have one name")
     return read(line.rest)
@@ -229,18 +229,18 @@ def host_names(hook: Hook) -> dict[str, str]:
 
 def labels(hook: Hook) -> dict[str, dict[str, str]]:
     """LABEL: the labels of each machine, by address."""
-    found: dict[str, dict[str, str]] = {}
+    labels_by_address: dict[str, dict[str, str]] = {}
     for address, pairs in _lines(hook):
-        found.setdefault(address, {}).update(pairs)
-    return found
+        labels_by_address.setdefault(address, {}).update(pairs)
+    return labels_by_address
 
 
 def taints(hook: Hook) -> dict[str, tuple[Taint, ...]]:
     """TAINT: what is put onto and taken off each machine, by address, in order."""
-    found: dict[str, tuple[Taint, ...]] = {}
+    taints_by_address: dict[str, tuple[Taint, ...]] = {}
     for address, taint in _lines(hook):
-        found[address] = (*found.get(address, ()), taint)
-    return found
+        taints_by_address[address] = (*taints_by_address.get(address, ()), taint)
+    return taints_by_address
 
 
 def merged(image: Iterable[Hook], clusterfile: Iterable[Hook]) -> tuple[Hook, ...]:
@@ -249,22 +249,22 @@ def merged(image: Iterable[Hook], clusterfile: Iterable[Hook]) -> tuple[Hook, ..
 
 
 def _unique(hooks: Iterable[Hook]) -> list[Hook]:
-    found: list[Hook] = []
+    distinct: list[Hook] = []
     for hook in hooks:
-        if hook not in found:
-            found.append(hook)
-    return found
+        if hook not in distinct:
+            distinct.append(hook)
+    return distinct
 
 
 def at(hooks: Iterable[Hook], phase: Phase) -> tuple[Hook, ...]:
-    """Those of a phase, by name."""
+    """Hooks of a phase, by name."""
     return tuple(sorted((hook for hook in hooks if phase in hook.phases), key=lambda hook: hook.name))
 
 
 def targets(
     hook: Hook,
     phase: Phase,
-    places: Sequence[Place],
+    places: Sequence[HookTarget],
     *,
     among: Collection[str] | None = None,
     labels: Mapping[str, Mapping[str, str]] | None = None,
@@ -275,16 +275,16 @@ def targets(
     those that nodes have in the cluster, by address, beside what the Clusterfile gives them.
     """
     master0 = next((place.address for place in places if MASTER in place.roles), None)
-    found = []
+    selected = []
     for place in places:
         known = {**place.labels, **(labels or {}).get(place.address, {})}
         chosen = not hook.on or any(_matches(selector, place, known, master0) for selector in hook.on)
         if chosen and (among is None or phase in _ONCE or place.address in among):
-            found.append(place.address)
-    return tuple(found)
+            selected.append(place.address)
+    return tuple(selected)
 
 
-def _matches(selector: Selector, place: Place, labels: Mapping[str, str], master0: str | None) -> bool:
+def _matches(selector: Selector, place: HookTarget, labels: Mapping[str, str], master0: str | None) -> bool:
     if selector.role == MASTER0:
         return place.address == master0
     if selector.role is not None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from harness.clusterfile.kinds import KINDS, Kind
+from harness.clusterfile.kinds import KINDS, DocumentKind
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema() -> dict[str, Any]:
-    """Draft 2020-12. What needs more than one value to be judged (an address that stands twice) is left to the parser."""
+    """Draft 2020-12. Rules for more than one value (a duplicate address) are left to the parser."""
     return {
         "$schema": DRAFT,
         "title": "Clusterfile",
@@ -28,9 +28,9 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _document(name: str, kind: Kind) -> dict[str, Any]:
+def _document(name: str, kind: DocumentKind) -> dict[str, Any]:
     if kind.spec is None:
         pattern = rf"^{re.escape(kind.group or '')}/v\d+((alpha|beta)\d+)?$"
         return {"description": kind.title, "type": "object", "properties": {"apiVersion": {"type": "string", "pattern": pattern}}}
-    found = kind.document.schema()
-    return {**found, "description": kind.title, "properties": {**found["properties"], "kind": {"const": name}}}
+    schema = kind.document.schema()
+    return {**schema, "description": kind.title, "properties": {**schema["properties"], "kind": {"const": name}}}

@@ -20,10 +20,10 @@ _JOINED = frozenset({"certSANs", "serverCertSANs", "peerCertSANs"})
 
 
 def modern(documents: Iterable[Document]) -> list[dict[str, Any]]:
-    """The documents in the form of v1beta4: arguments are lists of names and values, a timeout stands where it belongs now, and what is
+    """Convert documents to v1beta4: arguments are lists of names and values, a timeout is at its new place, and what is
     ``GONE`` is left out.
     """
-    return [found for document in documents for found in _modern(document)]
+    return [converted for document in documents for converted in _modern(document)]
 
 
 def gone(document: Document) -> list[str]:
@@ -37,12 +37,12 @@ def merge_kubeadm(defaults: Iterable[Document], image: Iterable[Document], clust
     All are in the form of v1beta4. Mappings are joined at every depth; names for certificates are united; arguments, environments and
     volumes are joined by name. Other lists are replaced.
     """
-    found: dict[str, dict[str, Any]] = {}
+    merged: dict[str, dict[str, Any]] = {}
     for document in modern((*defaults, *image, *clusterfile)):
         kind = str(document.get("kind"))
-        version = found[kind]["apiVersion"] if kind in found else document.get("apiVersion")
-        found[kind] = {**_merged(found.get(kind, {}), _arguments_as_mappings(document)), "apiVersion": version}
-    return [_ordered(_arguments_as_lists(document)) for document in found.values()]
+        version = merged[kind]["apiVersion"] if kind in merged else document.get("apiVersion")
+        merged[kind] = {**_merged(merged.get(kind, {}), _arguments_as_mappings(document)), "apiVersion": version}
+    return [_ordered(_arguments_as_lists(document)) for document in merged.values()]
 
 
 def _modern(document: Document) -> Iterator[dict[str, Any]]:
@@ -50,16 +50,16 @@ def _modern(document: Document) -> Iterator[dict[str, Any]]:
     if not str(document.get("apiVersion")).startswith(_GROUP):
         yield dict(document)
         return
-    found: dict[str, Any] = _arguments_as_lists(document)
-    found["apiVersion"] = VERSION
+    converted: dict[str, Any] = _arguments_as_lists(document)
+    converted["apiVersion"] = VERSION
     for path in GONE.get(kind, ()):
-        found = _without(found, path)
+        converted = _without(converted, path)
     timeout = ("apiServer", "timeoutForControlPlane")
-    if kind == "ClusterConfiguration" and _at(found, timeout) is not None:
-        timeouts = {"controlPlaneComponentHealthCheck": _at(found, timeout)}
+    if kind == "ClusterConfiguration" and _at(converted, timeout) is not None:
+        timeouts = {"controlPlaneComponentHealthCheck": _at(converted, timeout)}
         yield {"apiVersion": VERSION, "kind": "InitConfiguration", "timeouts": timeouts}
-        found = _without(found, timeout)
-    yield found
+        converted = _without(converted, timeout)
+    yield converted
 
 
 def _at(document: Document, path: tuple[str, ...]) -> Any:
@@ -72,13 +72,13 @@ def _at(document: Document, path: tuple[str, ...]) -> Any:
 def _without(document: Document, path: tuple[str, ...]) -> dict[str, Any]:
     """A copy without the value at a path, and without a mapping that held nothing else."""
     key, *rest = path
-    found = dict(document)
-    below = _without(found[key], tuple(rest)) if rest and isinstance(found.get(key), Mapping) else None
+    copy = dict(document)
+    below = _without(copy[key], tuple(rest)) if rest and isinstance(copy.get(key), Mapping) else None
     if below:
-        found[key] = below
+        copy[key] = below
     elif below is not None or not rest:
-        found.pop(key, None)
-    return found
+        copy.pop(key, None)
+    return copy
 
 
 def _merged(existing: Any, new: Any, key: str = "") -> Any:
@@ -98,18 +98,20 @@ def _arguments_as_mappings(value: Any) -> Any:
         return [_arguments_as_mappings(item) for item in value]
     if not isinstance(value, Mapping):
         return value
-    found = {}
+    mappings = {}
     for key, item in value.items():
-        found[key] = _by_name(item) if key in _ARGUMENTS and isinstance(item, list) else _arguments_as_mappings(item)
-    return found
+        mappings[key] = _by_name(item) if key in _ARGUMENTS and isinstance(item, list) else _arguments_as_mappings(item)
+    return mappings
 
 
 def _by_name(items: Iterable[Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for item in items:
         name, value = str(item.get("name")), item.get("value")
-        found[name] = (*found[name], value) if isinstance(found.get(name), tuple) else (found[name], value) if name in found else value
-    return found
+        by_name[name] = (
+            (*by_name[name], value) if isinstance(by_name.get(name), tuple) else (by_name[name], value) if name in by_name else value
+        )
+    return by_name
 
 
 def _arguments_as_lists(value: Any) -> Any:

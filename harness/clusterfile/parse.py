@@ -7,9 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness import log, templates
-from harness.clusterfile import Application, Cluster, Clusterfile, Config, Hook, application, cluster, config, hooks, secrets
+from harness.clusterfile import (
+    ApplicationDocument,
+    ClusterDocument,
+    Clusterfile,
+    Config,
+    Hook,
+    application,
+    cluster,
+    config,
+    hooks,
+    secrets,
+)
 from harness.clusterfile.kinds import read_document
-from harness.clusterfile.yaml_nodes import Node, Report, documents
+from harness.clusterfile.yaml_nodes import FaultReport, YamlNode, documents
 from harness.errors import Fault, InputError
 
 _SHIMS = ("dockershim", "cri-dockerd", "docker.sock")
@@ -23,36 +34,36 @@ def parse(text: str, path: str, *, env: Mapping[str, str] | None = None, stored:
     """
     if env is not None and "{{" in text:
         text = templates.render(text, env, path, missing=templates.StandIn("{{ .", " }}"))
-    report = Report(path, stored=stored)
-    reader = _Reader(report)
-    found = documents(text, report)
-    for node in found:
+    report = FaultReport(path, stored=stored)
+    reader = _DocumentReader(report)
+    nodes = documents(text, report)
+    for node in nodes:
         reader.read(node)
-    if not found and not report.faults:
-        report.fault_at(1, "there is no document in it", "apiVersion: slipway.dev/v1, kind: Cluster ...; slipway generate writes one")
+    if not nodes and not report.faults:
+        report.fault_at(1, "contains no document", "apiVersion: slipway.dev/v1, kind: Cluster ...; slipway generate writes one")
     return reader.finish(path)
 
 
 def parse_hooks(text: str, path: str) -> tuple[Hook, ...]:
     """The hooks of one file of an image's ``plugins/``. Raises InputError, also for documents of other kinds."""
-    report = Report(path)
-    found: list[Hook] = []
+    report = FaultReport(path)
+    parsed: list[Hook] = []
     for node in documents(text, report):
         read = read_document(node, report)
         if read is None or read[1] is None:
             continue
         kind, document = read
         if kind not in ("Plugin", "Hook"):
-            report.fault(node, f"{kind} is no hook", "plugins/ holds documents of kind Plugin or Hook; the Clusterfile takes the others")
+            report.fault(node, f"{kind} is not a hook", "plugins/ holds documents of kind Plugin or Hook; the Clusterfile takes the others")
         elif (hook := hooks.build(kind, document, report)) is not None:
-            found.append(hook)
+            parsed.append(hook)
     report.finish()
-    return tuple(found)
+    return tuple(parsed)
 
 
 def image_hooks(files: Mapping[str, bytes]) -> tuple[Hook, ...]:
     """The hooks of an image: its files by path, of which those right below ``plugins/`` are read. Raises InputError with all faults."""
-    found: list[Hook] = []
+    hooks: list[Hook] = []
     faults: list[Fault] = []
     for path in sorted(files):
         folder, _, name = path.rpartition("/")
@@ -62,35 +73,35 @@ def image_hooks(files: Mapping[str, bytes]) -> tuple[Hook, ...]:
             faults.append(Fault(path, "is a plugin in Go's machine code, which only sealer can load", "write it as a hook of type SHELL"))
         elif name.endswith((".yaml", ".yml")):
             try:
-                found += parse_hooks(files[path].decode(), path)
+                hooks += parse_hooks(files[path].decode(), path)
             except InputError as wrong:
                 faults += wrong.faults
             except UnicodeDecodeError:
-                faults.append(Fault(path, "is no text"))
+                faults.append(Fault(path, "is not text"))
     if faults:
         raise InputError(faults)
-    return tuple(found)
+    return tuple(hooks)
 
 
-class _Reader:
-    """Gathers the documents of a text."""
+class _DocumentReader:
+    """Collects the documents of a text."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: FaultReport) -> None:
         self.report = report
-        self.found: dict[str, list[tuple[Node, Any]]] = {}
-        self.first: dict[str, Node] = {}
+        self.found: dict[str, list[tuple[YamlNode, Any]]] = {}
+        self.first: dict[str, YamlNode] = {}
 
-    def read(self, node: Node) -> None:
+    def read(self, node: YamlNode) -> None:
         read = read_document(node, self.report)
         if read is None:
             return
         kind, document = read
         # Of applications only those of the cluster's own image are one document.
-        one = kind in _ONE and not (kind == "Application" and _has_image(node))
-        if one and kind in self.first:
+        single = kind in _ONE and not (kind == "Application" and _has_image(node))
+        if single and kind in self.first:
             message = f"a second {kind}; the first is in line {self.first[kind].line}"
             self.report.fault(node, message, "join them into one" if kind == "Application" else "one Clusterfile is one cluster")
-        if one:
+        if single:
             self.first.setdefault(kind, node)
         if document is None:
             return
@@ -100,19 +111,19 @@ class _Reader:
 
     def values(self, *kinds: str) -> list[Any]:
         """In the order of the text."""
-        found = [entry for kind in kinds for entry in self.found.get(kind, ())]
-        return [value for _, value in sorted(found, key=lambda entry: entry[0].line)]
+        entries = [entry for kind in kinds for entry in self.found.get(kind, ())]
+        return [value for _, value in sorted(entries, key=lambda entry: entry[0].line)]
 
     def finish(self, path: str) -> Clusterfile:
-        clusters: Sequence[Cluster] = self.values("Cluster")
-        documents: Sequence[Application] = self.values("Application")
-        applications = [one for one in documents if one.image is None]
-        apps = tuple(one for one in documents if one.image is not None)
+        clusters: Sequence[ClusterDocument] = self.values("Cluster")
+        documents: Sequence[ApplicationDocument] = self.values("Application")
+        applications = [document for document in documents if document.image is None]
+        apps = tuple(document for document in documents if document.image is not None)
         self._check_apps(apps)
         configurations: list[Config] = self.values("Config")
         cluster.network_fault(clusters[0] if clusters else None, self.found.get("ClusterConfiguration", ()), self.report)
         self.report.finish()
-        found = Clusterfile(
+        clusterfile = Clusterfile(
             path=path,
             cluster=clusters[0] if clusters else None,
             configs=tuple(configurations),
@@ -122,25 +133,25 @@ class _Reader:
             kubeadm=tuple(self.values(*_PLAIN)),
             warnings=self.report.warnings,
         )
-        log.hide(*secrets.literals(found))
-        return found
+        log.hide(*secrets.literals(clusterfile))
+        return clusterfile
 
-    def _check_apps(self, apps: Sequence[Application]) -> None:
+    def _check_apps(self, apps: Sequence[ApplicationDocument]) -> None:
         nodes = {id(value): node for node, value in self.found.get("Application", ())}
         for index, app in enumerate(apps):
             if app.name in [other.name for other in apps[:index]]:
-                self.report.fault(nodes[id(app)], f"a second application {app.name}", "metadata: {name: ...} tells them apart")
+                self.report.fault(nodes[id(app)], f"a second application {app.name}", "metadata: {name: ...} distinguishes them")
 
 
-def _has_image(node: Node) -> bool:
+def _has_image(node: YamlNode) -> bool:
     spec = node.content.get("spec") if isinstance(node.content, dict) else None
     return spec is not None and isinstance(spec.content, dict) and "image" in spec.content
 
 
-def _plain(node: Node, report: Report) -> dict[str, Any]:
+def _plain(node: YamlNode, report: FaultReport) -> dict[str, Any]:
     """kubeadm's own documents: only what cannot work with any of them is looked at."""
-    found: dict[str, Any] = node.plain()
-    registration = found.get("nodeRegistration")
+    plain: dict[str, Any] = node.plain()
+    registration = plain.get("nodeRegistration")
     socket = registration.get("criSocket") if isinstance(registration, dict) else None
     if isinstance(socket, str) and any(shim in socket for shim in _SHIMS):
         report.fault(
@@ -148,10 +159,10 @@ def _plain(node: Node, report: Report) -> dict[str, Any]:
             f"{socket} is docker's, which is not a container runtime here",
             "leave criSocket out: containerd's is known",
         )
-    return found
+    return plain
 
 
-def _below(node: Node, *keys: str) -> Node:
+def _below(node: YamlNode, *keys: str) -> YamlNode:
     for key in keys:
         node = node.content[key] if isinstance(node.content, dict) else node
     return node
@@ -159,7 +170,7 @@ def _below(node: Node, *keys: str) -> Node:
 
 _ONE = ("Cluster", "Application")
 _PLAIN = ("InitConfiguration", "JoinConfiguration", "ClusterConfiguration", "KubeletConfiguration", "KubeProxyConfiguration")
-_BUILDERS: Mapping[str, Callable[[str, Any, Report], Any]] = {
+_BUILDERS: Mapping[str, Callable[[str, Any, FaultReport], Any]] = {
     "Cluster": lambda _, document, report: cluster.build(document, report),
     "Config": lambda _, document, report: config.build(document, report),
     "Application": lambda _, document, report: application.build(document, report),

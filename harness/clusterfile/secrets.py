@@ -1,7 +1,7 @@
-"""What must not be kept with a Clusterfile or shown in a log, and what stands in its place.
+"""Recognition of secrets in Clusterfiles and logs, and the fingerprints that replace them.
 
 One recognizer serves the record in the cluster, the bundle of ``slipway logs`` and the lines that are shown: names that stand for
-secrets, forms that secrets have, and the literal values that ``log.hide`` was told. In doubt a value is a secret. Every pattern takes
+secrets, forms that secrets have, and the literal values that were passed to ``log.hide``. In doubt a value is a secret. Every pattern takes
 time in proportion to the text: none begins in the middle of what it repeats, and what it repeats it does not give back.
 """
 
@@ -67,7 +67,7 @@ _PATH = re.compile(r"(?:/|\./|\.\./|~/)[^\s]*\.?[\w-]+|[\w./-]+\.(?:key|pem|crt)
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a name says that its value is a secret: ``MysqlPassword``, ``DB_PASS``, ``requirepass``, ``ENCRYPTION_KEY``."""
+    """Return True when a name marks its value as secret: ``MysqlPassword``, ``DB_PASS``, ``requirepass``, ``ENCRYPTION_KEY``."""
     name = name[-_LONGEST_NAME:]
     if _REFERENCE.search(name):
         return False
@@ -88,12 +88,12 @@ def _is_key(name: str, words: Sequence[str]) -> bool:
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether a value is one: by its name, or because of its own form, as a URL with a password."""
+    """Return True for a secret value: by its name, or by its form, as a URL with a password."""
     return (is_secret_name(name) and not _is_harmless(name, value)) or any(True for _ in _spans(value, "="))
 
 
 def _is_harmless(name: str, value: str) -> bool:
-    """Whether a value cannot be a secret whatever its name says: a word for a setting, a variable, the path of a key."""
+    """Return True for a value that is no secret despite its name: a setting's keyword, a variable, the path of a key."""
     text = value.strip()
     if text.lower() in _HARMLESS or text.startswith("{{") or _VARIABLE.fullmatch(text) or is_redacted(text):
         return True
@@ -130,7 +130,7 @@ _SHORT_OPTIONS = {
     "sshpass": re.compile(r"(?<!\S)-p[ \t]*+[\"']?([^\s\"'$]++)"),
     "redis": re.compile(r"(?<!\S)-a[ \t]++[\"']?([^\s\"'$]++)"),
 }
-# A name, what quotes it, and a sign. A name begins where none can go on, so each letter is looked at once.
+# A name, its quotes, and a sign. A name begins where no other can continue, so each letter is scanned once.
 _ASSIGNED = re.compile(r"(?<![\w.-])([\w.-]++)(?:\\*[\"'])?[ \t]*+([:=])(?![:=])[ \t]*+")
 _OPTION = re.compile(
     r"(?<![\w.-])(--?[A-Za-z][\w-]*+)(?:(?:\\*+[\"'])?[ \t]*+,\s*+|[ \t]++|(?:\\*+[\"'])?[ \t]*+\n[ \t]*+-[ \t]++)(?=[^\s$-])"
@@ -157,15 +157,15 @@ _LONGEST_LINES = 2048
 
 
 def holds_secret(text: str, known: Iterable[str] = ()) -> bool:
-    """Whether a text holds a secret: one of the values that are ``known``, a name with a value, a private key, a Secret of Kubernetes."""
+    """Return True when a text has a secret: a ``known`` value, a secret name with a value, a private key, a Kubernetes Secret."""
     if any(value in text for value in known) or _KIND.search(text) or "PRIVATE KEY-----" in text:
         return True
     try:
-        found = serialize.read_documents(text) if len(text) <= _MOST_STRUCTURED else []
+        documents = serialize.read_documents(text) if len(text) <= _MOST_STRUCTURED else []
     except (ValueError, RecursionError):
-        found = []
-    structured = any(isinstance(document, Mapping | list) for document in found)
-    return any(_gives_secret(document, "") for document in found) or any(True for _ in _spans(text, "=" if structured else ":="))
+        documents = []
+    structured = any(isinstance(document, Mapping | list) for document in documents)
+    return any(_gives_secret(document, "") for document in documents) or any(True for _ in _spans(text, "=" if structured else ":="))
 
 
 _MOST_STRUCTURED = 256 << 10
@@ -185,29 +185,29 @@ def hidden(text: str, instead: str) -> str:
 
 
 def is_secret_option(word: str) -> bool:
-    """Whether the argument behind this one is a secret: ``--password``."""
+    """Return True when the argument after this one is a secret: ``--password``."""
     return word.startswith("-") and "=" not in word and len(word) > 2 and is_secret_name(word)
 
 
 def literals(clusterfile: Clusterfile) -> frozenset[str]:
     """The values of a Clusterfile that are secrets as a whole."""
-    found: set[str | None] = set()
+    values: set[str | None] = set()
     cluster = clusterfile.cluster
     environments: list[Mapping[str, str]] = [app.env for app in clusterfile.apps]
     for application in (clusterfile.application, *clusterfile.apps):
         environments += [config.env for config in application.configs] if application else []
     if cluster is not None:
         for login in (cluster.ssh, *(host.ssh for host in cluster.hosts)):
-            found |= {login.passphrase, _written(login.password)}
-            found |= {login.jump.passphrase, _written(login.jump.password)} if login.jump else set()
-        found |= {_written(registry.password) for registry in (cluster.local_registry, cluster.external_registry) if registry}
+            values |= {login.passphrase, _written(login.password)}
+            values |= {login.jump.passphrase, _written(login.jump.password)} if login.jump else set()
+        values |= {_written(registry.password) for registry in (cluster.local_registry, cluster.external_registry) if registry}
         environments += [cluster.env, cluster.command_args, *(host.env for host in cluster.hosts)]
-    found |= {value for env in environments for name, value in env.items() if is_secret_name(name) and not _is_harmless(name, value)}
-    return frozenset(value for value in found if value and len(value) >= SHORTEST and not is_redacted(value))
+    values |= {value for env in environments for name, value in env.items() if is_secret_name(name) and not _is_harmless(name, value)}
+    return frozenset(value for value in values if value and len(value) >= SHORTEST and not is_redacted(value))
 
 
 SHORTEST = 5
-"""Letters of a secret that is looked for as it is: a shorter one stands in other words too."""
+"""Minimum length of a secret that is searched literally: a shorter one may be part of other words."""
 
 
 def _written(password: Password) -> str | None:
@@ -246,7 +246,7 @@ def _spans(text: str, signs: str) -> Iterator[tuple[int, int]]:
             yield from _value(text, match.end(), match[1], line=True)
     covered = 0
     for match in _ASSIGNED.finditer(text):
-        # What stands within a secret is hidden with it: to look at its end again for each name in it would take for ever.
+        # Names within a secret are hidden with it: searching its end again for each of them would take quadratic time.
         if match.end() >= covered and match[2] in signs and is_secret_name(match[1]):
             for begin, end in _assigned(text, match):
                 covered = max(covered, end)
@@ -263,8 +263,8 @@ def _short_options(text: str) -> Iterator[tuple[int, int]]:
         end = text.find("\n", match.end())
         end = len(text) if end < 0 else end
         kind = "mysql" if match[1].startswith(("mysql", "maria")) else "redis" if match[1].endswith("-cli") else "sshpass"
-        for found in _SHORT_OPTIONS[kind].finditer(text, match.end(), end):
-            yield found.span(1)
+        for option in _SHORT_OPTIONS[kind].finditer(text, match.end(), end):
+            yield option.span(1)
 
 
 def _assigned(text: str, match: re.Match[str]) -> Iterator[tuple[int, int]]:
@@ -283,8 +283,8 @@ def _assigned(text: str, match: re.Match[str]) -> Iterator[tuple[int, int]]:
     if re.sub(r"[^a-z]", "", name[-_LONGEST_NAME:].lower()).endswith("authorization") and not _QUOTE.match(text, at):
         # Credentials have blanks, commas and quotes in them. Only a quote before the header ends it before the line does.
         outer = _REST.get(text[match.start() - 1 : match.start()], _REST[""])
-        if found := outer.match(text, at):
-            yield found.span()
+        if assignment := outer.match(text, at):
+            yield assignment.span()
         return
     if several := _LIST.match(text, at):
         if several[1].strip():
@@ -315,8 +315,8 @@ def _value(text: str, at: int, name: str, *, line: bool, margin: bool = False) -
     if quote:
         begin, end = quote.end(), _closing(text, quote)
     else:
-        found = (_WORD_VALUE if not line else _LINE_VALUE if margin else _SHORT_LINE_VALUE).match(text, at)
-        begin, end = found.span() if found else (at, at)
+        value = (_WORD_VALUE if not line else _LINE_VALUE if margin else _SHORT_LINE_VALUE).match(text, at)
+        begin, end = value.span() if value else (at, at)
         if line and (comment := text.find(" #", begin, end)) >= 0:
             end = comment
         end = begin + len(text[begin:end].rstrip())
@@ -326,7 +326,7 @@ def _value(text: str, at: int, name: str, *, line: bool, margin: bool = False) -
 
 
 def _closing(text: str, opening: re.Match[str]) -> int:
-    """Where a quoted value ends. Inside of other quotes a quote has backslashes before it, and an escaped one has more."""
+    """End of a quoted value. Inside other quotes a quote has backslashes before it, and an escaped one has more."""
     depth, quote = len(opening[1]), opening[2]
     at = opening.end()
     limit = min(len(text), at + _LONGEST_QUOTE)
@@ -343,11 +343,11 @@ def _closing(text: str, opening: re.Match[str]) -> int:
     return line if line >= 0 else limit
 
 
-# ---- marks ------------------------------------------------------------------------------------------------------------
+# ---- fingerprints ------------------------------------------------------------------------------------------------------------
 
 
 def without_keys(document: Any) -> Any:
-    """A document of kubeadm without what lets nodes in."""
+    """A document of kubeadm without the credentials that admit nodes."""
     if isinstance(document, Mapping):
         return {
             key: without_keys(value)
@@ -358,15 +358,15 @@ def without_keys(document: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=1024)
-def mark(value: str, place: str) -> str:
-    """What stands for a secret. Made so that trying out likely passwords takes long; the same value at the same place gives the same."""
-    found = hashlib.scrypt(value.encode(), salt=f"slipway {place}".encode(), n=2**14, r=8, p=1, dklen=18)
-    return f"{REDACTED}{base64.b64encode(found).decode()}>"
+def fingerprint(value: str, place: str) -> str:
+    """Replacement for a secret, made with scrypt so that guessing passwords is slow. The same value at the same place gives the same."""
+    derived = hashlib.scrypt(value.encode(), salt=f"slipway {place}".encode(), n=2**14, r=8, p=1, dklen=18)
+    return f"{REDACTED}{base64.b64encode(derived).decode()}>"
 
 
-def same(before: str, after: str, place: str) -> bool:
-    """Whether two values are equal, where either may be a mark."""
+def same_secret(before: str, after: str, place: str) -> bool:
+    """Return True when two values are equal, where either may be a fingerprint."""
     if is_redacted(before) == is_redacted(after):
         return before == after
     secret, marked = (after, before) if is_redacted(before) else (before, after)
-    return mark(secret, place) == marked
+    return fingerprint(secret, place) == marked

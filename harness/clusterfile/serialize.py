@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from harness.clusterfile.yaml_nodes import RESOLVERS, Node, Report, documents
+from harness.clusterfile.yaml_nodes import RESOLVERS, FaultReport, YamlNode, documents
 
 _STAND_IN = re.compile(r"slipwayStandIn(\d+)x")
 _ODD_BREAK = re.compile("[\r\x85\u2028\u2029]")
@@ -22,13 +22,13 @@ _BARE_LIKE = re.compile(r"^(?:y|Y|n|N|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-
 
 
 class _Quoted(str):
-    """A text with a placeholder in it that stands in quotes, and must again: ``"{{ Port }}"`` is text, ``{{ Port }}`` a number."""
+    """Text with a placeholder that was quoted, and must be quoted again: ``"{{ Port }}"`` is text, ``{{ Port }}`` a number."""
 
     __slots__ = ()
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever any reader of YAML might take for something else than text."""
+    """Quotes all text that any YAML reader might read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 -- PyYAML's
         return True
@@ -61,16 +61,16 @@ def write_documents(values: list[Any]) -> str:
 
 def read_documents(text: str) -> list[Any]:
     """The documents that hold anything. Raises ValueError with the line."""
-    report = Report("line")
-    found = documents(text, report)
+    report = FaultReport("line")
+    nodes = documents(text, report)
     if report.faults:
         fault = report.faults[0]
         where = fault.where.replace("line:", "line ", 1)
         raise ValueError(f"{where}: {fault.message}")
-    return [_plain(node) for node in found]
+    return [_plain(node) for node in nodes]
 
 
-def _plain(node: Node) -> Any:
+def _plain(node: YamlNode) -> Any:
     if isinstance(node.content, dict):
         return {key: _plain(child) for key, child in node.content.items()}
     if isinstance(node.content, tuple):
@@ -140,6 +140,6 @@ def _nulls(value: Any, name: str = "") -> Iterator[str]:
     if value is None:
         yield name
     elif isinstance(value, Mapping):
-        yield from (found for key, child in value.items() for found in _nulls(child, key))
+        yield from (null for key, child in value.items() for null in _nulls(child, key))
     elif isinstance(value, list):
-        yield from (found for item in value for found in _nulls(item, name))
+        yield from (null for item in value for null in _nulls(item, name))

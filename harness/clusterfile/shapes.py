@@ -1,6 +1,6 @@
-"""The language in which the tables of ``kinds`` are written: what a part of a document may look like.
+"""Shapes for the tables of ``kinds``: each describes the valid forms of a part of a document.
 
-A shape does two things, so that they cannot drift apart: it reads a node, telling what is wrong with it, and it says the same as JSON
+A shape does two things, so that they cannot drift apart: it reads a node and reports its faults, and it gives the same rules as JSON
 schema (draft 2020-12).
 """
 
@@ -12,30 +12,30 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from harness.clusterfile.validators import FieldError, nearest, suggest
-from harness.clusterfile.yaml_nodes import Node, Report, key_path
+from harness.clusterfile.yaml_nodes import FaultReport, YamlNode, key_path
 
 
 class Shape(Protocol):
-    def read(self, node: Node, report: Report) -> Any:
-        """The value; None for null and for what is wrong, which ``report`` is then told."""
+    def read(self, node: YamlNode, report: FaultReport) -> Any:
+        """Return the value; None for null, and for a faulty value, which is reported to ``report``."""
         ...
 
     def schema(self) -> dict[str, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Placed:
-    """A value and where it stands, for rules that need more than one value."""
+class LocatedValue:
+    """A value and its node, for rules that need more than one value."""
 
     value: Any
-    node: Node
+    node: YamlNode
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What a Record has read: the values by key, without those that are null or wrong."""
+class ParsedMapping:
+    """Values of a mapping that a RecordShape has read, by key, without null and faulty ones."""
 
-    node: Node
+    node: YamlNode
     values: Mapping[str, Any]
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -44,14 +44,14 @@ class Found:
     def __contains__(self, key: str) -> bool:
         return key in self.values
 
-    def at(self, key: str) -> Node:
-        """Where a key stands, or where it would."""
+    def at(self, key: str) -> YamlNode:
+        """Node of a key, or of the mapping when the key is missing."""
         content = self.node.content
         return content[key] if isinstance(content, dict) and key in content else self.node
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
+class TextShape:
     """A scalar. ``check`` turns the text into the value or raises FieldError; ``pattern`` must match all of it."""
 
     check: Callable[[str], Any] | None = None
@@ -64,7 +64,7 @@ class Text:
     """An empty text is a value; otherwise it counts as left out."""
     placed: bool = False
 
-    def read(self, node: Node, report: Report) -> Any:
+    def read(self, node: YamlNode, report: FaultReport) -> Any:
         if node.is_null:
             return None
         if not isinstance(node.content, str):
@@ -76,9 +76,9 @@ class Text:
         if not node.content and not self.empty:
             return None
         value = self._checked(node, report)
-        return Placed(value, node) if self.placed and value is not None else value
+        return LocatedValue(value, node) if self.placed and value is not None else value
 
-    def _checked(self, node: Node, report: Report) -> Any:
+    def _checked(self, node: YamlNode, report: FaultReport) -> Any:
         text = str(node.content)
         try:
             if self.pattern is not None and not re.fullmatch(self.pattern, text):
@@ -90,22 +90,22 @@ class Text:
             return None
 
     def schema(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"type": ["string", "number", "boolean"] if self.any_scalar else "string"}
+        document: dict[str, Any] = {"type": ["string", "number", "boolean"] if self.any_scalar else "string"}
         if self.pattern is not None:
             # Empty counts as left out.
-            found["pattern"] = f"^({self.pattern})$" if self.empty else f"^(({self.pattern})?)$"
-        return found
+            document["pattern"] = f"^({self.pattern})$" if self.empty else f"^(({self.pattern})?)$"
+        return document
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """One of some words. ``refused`` are words that are understood and not done, with the reason and what to write."""
+class ChoiceShape:
+    """One of several words. ``refused`` are known words that are not supported, with the reason and what to write."""
 
     known: tuple[str, ...]
     refused: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
-    def read(self, node: Node, report: Report) -> str | None:
-        text = Text().read(node, report)
+    def read(self, node: YamlNode, report: FaultReport) -> str | None:
+        text = TextShape().read(node, report)
         if text is None or text in self.known:
             return text if text is None else str(text)
         if text in self.refused:
@@ -119,14 +119,14 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Number:
+class NumberShape:
     """A whole number, also in quotes."""
 
     least: int
     most: int
 
-    def read(self, node: Node, report: Report) -> int | None:
-        text = Text(any_scalar=True).read(node, report)
+    def read(self, node: YamlNode, report: FaultReport) -> int | None:
+        text = TextShape(any_scalar=True).read(node, report)
         if text is None:
             return None
         if not text.isdecimal() or len(text) > 9 or not self.least <= int(text) <= self.most:
@@ -139,12 +139,12 @@ class Number:
 
 
 @dataclasses.dataclass(frozen=True)
-class Flag:
+class FlagShape:
     """true or false. ``refused``: the reason why true is not done, and what to write."""
 
     refused: tuple[str, str] | None = None
 
-    def read(self, node: Node, report: Report) -> bool | None:
+    def read(self, node: YamlNode, report: FaultReport) -> bool | None:
         if node.is_null:
             return None
         if not isinstance(node.value, bool):
@@ -160,13 +160,13 @@ class Flag:
 
 
 @dataclasses.dataclass(frozen=True)
-class Listed:
-    """A list of the same things, as a tuple without those that are wrong. With ``one`` a single thing may stand for a list of it."""
+class ListShape:
+    """A list of values of one shape, as a tuple without faulty ones. With ``one`` a single value is a list of one."""
 
     item: Shape
     one: bool = False
 
-    def read(self, node: Node, report: Report) -> tuple[Any, ...] | None:
+    def read(self, node: YamlNode, report: FaultReport) -> tuple[Any, ...] | None:
         if node.is_null:
             return None
         if isinstance(node.content, str) and self.one:
@@ -183,26 +183,26 @@ class Listed:
         return tuple(values)
 
     def schema(self) -> dict[str, Any]:
-        found = {"type": "array", "items": self.item.schema()}
-        return {"anyOf": [self.item.schema(), found]} if self.one else found
+        array = {"type": "array", "items": self.item.schema()}
+        return {"anyOf": [self.item.schema(), array]} if self.one else array
 
 
 @dataclasses.dataclass(frozen=True)
-class Mapped:
-    """A mapping whose keys one chooses, to values of the same kind."""
+class MapShape:
+    """A mapping with free keys, to values of one shape."""
 
     value: Shape
     key: Callable[[str], str]
-    """Raises FieldError for a key that may not be."""
+    """Raises FieldError for an invalid key."""
     key_pattern: str | None = None
 
-    def read(self, node: Node, report: Report) -> dict[str, Any] | None:
+    def read(self, node: YamlNode, report: FaultReport) -> dict[str, Any] | None:
         if node.is_null:
             return None
         if not isinstance(node.content, dict):
             report.fault(node, f"must be a mapping, not {node.kind}")
             return None
-        found = {}
+        values = {}
         for key, child in node.content.items():
             try:
                 self.key(key)
@@ -211,23 +211,23 @@ class Mapped:
                 continue
             value = self.value.read(child, report)
             if value is not None:
-                found[key] = value
-        return found
+                values[key] = value
+        return values
 
     def schema(self) -> dict[str, Any]:
-        found = {"type": "object", "additionalProperties": nullable(self.value.schema())}
-        return {**found, "propertyNames": {"pattern": f"^({self.key_pattern})$"}} if self.key_pattern else found
+        document = {"type": "object", "additionalProperties": nullable(self.value.schema())}
+        return {**document, "propertyNames": {"pattern": f"^({self.key_pattern})$"}} if self.key_pattern else document
 
 
 @dataclasses.dataclass(frozen=True)
-class ByForm:
-    """What may be written as a scalar, as a list, or as a mapping, and is read by another shape each time."""
+class FormShape:
+    """A value that is a scalar, a list or a mapping, with a shape for each form."""
 
     scalar: Shape | None = None
     sequence: Shape | None = None
     mapping: Shape | None = None
 
-    def read(self, node: Node, report: Report) -> Any:
+    def read(self, node: YamlNode, report: FaultReport) -> Any:
         if node.is_null:
             return None
         shape = self.mapping if isinstance(node.content, dict) else self.sequence if isinstance(node.content, tuple) else self.scalar
@@ -242,10 +242,10 @@ class ByForm:
 
 
 @dataclasses.dataclass(frozen=True)
-class Anything:
-    """Plain data that others will read."""
+class AnyShape:
+    """Plain data that is not checked."""
 
-    def read(self, node: Node, report: Report) -> Any:  # noqa: ARG002 -- a Shape
+    def read(self, node: YamlNode, report: FaultReport) -> Any:  # noqa: ARG002 -- a Shape
         return node.plain()
 
     def schema(self) -> dict[str, Any]:
@@ -254,27 +254,27 @@ class Anything:
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A key of a Record."""
+    """A key of a RecordShape."""
 
     shape: Shape
     required: bool = False
     help: str = ""
     refused: tuple[str, str] | None = None
-    """The key is understood and not done: the reason, and what to write."""
+    """The key is known but not supported: the reason, and what to write."""
     ignored: str | None = None
     """The key is allowed and changes nothing: the reason, as a warning."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
-    """A mapping with known keys. ``elsewhere``: hints for keys that belong somewhere else."""
+class RecordShape:
+    """A mapping with known keys. ``elsewhere``: hints for keys that belong to another mapping."""
 
     fields: Mapping[str, Field]
     elsewhere: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def read(self, node: Node, report: Report) -> Found | None:
+    def read(self, node: YamlNode, report: FaultReport) -> ParsedMapping | None:
         if node.is_null:
-            # Nothing is written: only what must be there can be missing.
+            # Null is an empty mapping: only required keys can be missing.
             node = dataclasses.replace(node, content={}, value=None)
         if not isinstance(node.content, dict):
             report.fault(node, f"must be a mapping, not {node.kind}")
@@ -295,7 +295,7 @@ class Record:
                 if nearest(key, unknown) is None and not meant:
                     missing = dataclasses.replace(child_node or node, path=key_path(node.path, key))
                     report.fault(missing, "is missing", field.help or None)
-        return Found(node, values)
+        return ParsedMapping(node, values)
 
     @property
     def _shown(self) -> list[str]:
@@ -304,11 +304,11 @@ class Record:
     def schema(self) -> dict[str, Any]:
         properties = {key: _field_schema(field) for key, field in self.fields.items()}
         required = [key for key, field in self.fields.items() if field.required]
-        found: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
-        return {**found, "required": required} if required else found
+        document: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+        return {**document, "required": required} if required else document
 
 
-def _read_field(field: Field, node: Node, report: Report) -> Any:
+def _read_field(field: Field, node: YamlNode, report: FaultReport) -> Any:
     if field.refused is not None and not node.is_null:
         report.fault(node, *field.refused)
         return None
@@ -320,9 +320,9 @@ def _read_field(field: Field, node: Node, report: Report) -> Any:
 def _field_schema(field: Field) -> dict[str, Any]:
     if field.refused is not None:
         return {"type": "null", "description": f"Refused: {field.refused[0]}; {field.refused[1]}"}
-    found = field.shape.schema() if field.required else nullable(field.shape.schema())
+    schema = field.shape.schema() if field.required else nullable(field.shape.schema())
     text = ". ".join(part for part in (field.help, f"Ignored: {field.ignored}" if field.ignored else "") if part)
-    return {**found, "description": text} if text else found
+    return {**schema, "description": text} if text else schema
 
 
 def nullable(schema: dict[str, Any]) -> dict[str, Any]:
@@ -331,8 +331,8 @@ def nullable(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     if "type" in schema:
         types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-        found = {**schema, "type": [*types, "null"]}
-        return {**found, "enum": [*schema["enum"], None]} if "enum" in schema else found
+        extended = {**schema, "type": [*types, "null"]}
+        return {**extended, "enum": [*schema["enum"], None]} if "enum" in schema else extended
     if "anyOf" in schema:
         return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
     return {"anyOf": [schema, {"type": "null"}]}

@@ -1,4 +1,4 @@
-"""What single values of a Clusterfile may be: addresses, ports, labels, taints, names, durations. Text in, value out, or the reason."""
+"""Validators of single values in a Clusterfile: addresses, ports, labels, taints, names, durations. Text in, value or FieldError out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections.abc import Iterable
 
-from harness.clusterfile import Jump, Taint
+from harness.clusterfile import JumpSettings, Taint
 from harness.oci.reference import Reference
 
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -29,7 +29,7 @@ VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 class FieldError(ValueError):
-    """What is wrong with a value, and what to write."""
+    """Fault of a value, with a hint what to write."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -54,13 +54,13 @@ def suggest(word: str, known: Iterable[str]) -> str:
 def address(text: str) -> str:
     """An address of a machine, in its usual spelling."""
     try:
-        found = ipaddress.ip_address(text.strip())
+        parsed = ipaddress.ip_address(text.strip())
     except ValueError as wrong:
         hint = "machines are named by address" if re.search(r"[A-Za-z]", text) and ":" not in text else "write it as 192.168.0.2"
         raise FieldError(f"{text} is not an address", hint) from wrong
-    if found.is_unspecified or found.is_multicast:
-        raise FieldError(f"{text} is no address of a machine")
-    return str(found)
+    if parsed.is_unspecified or parsed.is_multicast:
+        raise FieldError(f"{text} is not an address of a machine")
+    return str(parsed)
 
 
 def addresses(text: str) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ def addresses(text: str) -> tuple[str, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise FieldError(f"{text}: there is nothing between two commas, or at an end")
-    return tuple(found for part in parts for found in _range(part))
+    return tuple(address_text for part in parts for address_text in _range(part))
 
 
 def _range(text: str) -> list[str]:
@@ -104,15 +104,15 @@ POSSIBLE = "an IPv4 network, or one of each family, IPv4 first: 10.96.0.0/22,fd0
 
 def networks(text: str) -> str:
     """A network, or two of both families with a comma between, in their usual spelling."""
-    found = []
+    parsed = []
     for part in text.split(","):
         try:
-            found.append(ipaddress.ip_network(part.strip()))
+            parsed.append(ipaddress.ip_network(part.strip()))
         except ValueError as wrong:
             raise FieldError(f"{part.strip()} is not a network: {wrong}", "write it as 10.96.0.0/22") from wrong
-    if len(found) > 2 or len({network.version for network in found}) < len(found):
+    if len(parsed) > 2 or len({network.version for network in parsed}) < len(parsed):
         raise FieldError(f"{text}: at most one network of each family", "10.96.0.0/22,fd00:10:96::/112")
-    return ",".join(str(network) for network in found)
+    return ",".join(str(network) for network in parsed)
 
 
 def impossible(networks: str) -> str | None:
@@ -124,10 +124,10 @@ def impossible(networks: str) -> str | None:
 
 
 def overlap(first: str, second: str) -> bool:
-    """Whether networks as ``networks`` returns them share addresses."""
-    one = [ipaddress.ip_network(part) for part in first.split(",")]
+    """Return True when networks, as returned by ``networks``, share addresses."""
+    first_networks = [ipaddress.ip_network(part) for part in first.split(",")]
     two = [ipaddress.ip_network(part) for part in second.split(",")]
-    return any(a.version == b.version and a.overlaps(b) for a in one for b in two)
+    return any(a.version == b.version and a.overlaps(b) for a in first_networks for b in two)
 
 
 def image(text: str) -> str:
@@ -162,17 +162,17 @@ def registry(text: str) -> str:
 
 
 def san(text: str) -> str:
-    """What a certificate may be good for: an address or a name, which may begin with ``*.``."""
+    """A SAN of a certificate: an address or a name, which may begin with ``*.``."""
     return f"*.{host_name(text[2:])}" if text.startswith("*.") else host(text)
 
 
-def jump(text: str) -> Jump:
+def jump(text: str) -> JumpSettings:
     """``user@host:port``; user and port may be left out."""
     user, at, rest = text.rpartition("@")
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\s]+))(?::(\d+))?", rest)
     if match is None or (at and not user):
         raise FieldError(f"{text} is not a machine to jump over", "write it as user@host:port")
-    return Jump(host(match[1] or match[2]), user or None, port(match[3]) if match[3] else None)
+    return JumpSettings(host(match[1] or match[2]), user or None, port(match[3]) if match[3] else None)
 
 
 def port(text: str) -> int:
@@ -185,7 +185,7 @@ def label_key(text: str) -> str:
     """``ssd`` or ``example.com/ssd``."""
     prefix, slash, name = text.rpartition("/")
     if slash and (len(prefix) > 253 or not _DNS_NAME.fullmatch(prefix)):
-        raise FieldError(f"{text} is not a key: {prefix!r} is no DNS name", "example.com/name, or name alone")
+        raise FieldError(f"{text} is not a key: {prefix!r} is not a DNS name", "example.com/name, or name alone")
     if not _LABEL_NAME.fullmatch(name):
         raise FieldError(
             f"{text} is not a key", "letters, digits, '-', '_' and '.', at most 63; it begins and ends with one of the first two"
@@ -202,13 +202,13 @@ def label_value(text: str) -> str:
 
 def labels(text: str) -> tuple[tuple[str, str], ...]:
     """``k=v,k2=v2``."""
-    found = []
+    pairs = []
     for part in text.split(","):
         key, equals, value = part.strip().partition("=")
         if not equals:
             raise FieldError(f"{part.strip()} is not a label", "write it as key=value")
-        found.append((label_key(key), label_value(value)))
-    return tuple(found)
+        pairs.append((label_key(key), label_value(value)))
+    return tuple(pairs)
 
 
 def taint(text: str) -> Taint:
@@ -227,7 +227,7 @@ def taint(text: str) -> Taint:
 
 
 def role(text: str) -> str:
-    """``master``, ``node`` (also ``worker``), or a role of one's own. What is nearly one of the first is a mistake."""
+    """``master``, ``node`` (also ``worker``), or a custom role. A near miss of the first ones is a fault."""
     if text == "worker":
         return "node"
     if text in ("master", "node"):
@@ -283,14 +283,14 @@ def duration(text: str) -> datetime.timedelta:
     years, days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     if years > 100 or days > 36500 or hours > 876_000:
         raise FieldError(f"{text} is longer than a hundred years")
-    found = datetime.timedelta(days=years * 365 + days, hours=hours, minutes=minutes, seconds=seconds)
-    if found < datetime.timedelta(hours=1):
+    delta = datetime.timedelta(days=years * 365 + days, hours=hours, minutes=minutes, seconds=seconds)
+    if delta < datetime.timedelta(hours=1):
         raise FieldError(f"{text} is too short", "an hour at least")
-    return found
+    return delta
 
 
 def duration_text(value: datetime.timedelta) -> str:
-    """What ``duration`` reads as ``value``."""
+    """Text that ``duration`` reads as ``value``."""
     seconds = int(value.total_seconds())
     for unit, size in (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60)):
         if seconds % size == 0:

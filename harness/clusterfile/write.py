@@ -11,17 +11,17 @@ from harness.clusterfile import (
     MASTER,
     NODE,
     AppConfig,
-    Application,
-    Cluster,
+    ApplicationDocument,
+    ClusterDocument,
     Clusterfile,
     Config,
     ExternalRegistry,
     Hook,
     Host,
-    Jump,
+    JumpSettings,
     LocalRegistry,
     Password,
-    Ssh,
+    SshSettings,
     hooks,
     is_redacted,
     secrets,
@@ -46,7 +46,7 @@ def generate(
     user: str | None = None,
     key: str | None = None,
     port: int | None = None,
-    jump: Jump | None = None,
+    jump: JumpSettings | None = None,
     commands: Sequence[str] | None = None,
     pod_cidr: str | None = None,
     svc_cidr: str | None = None,
@@ -60,9 +60,9 @@ def generate(
 
     Nothing is checked here: ``parse`` does, and reads the same values back.
     """
-    ssh = Ssh(user=user, port=port, key=key, jump=jump)
+    ssh = SshSettings(user=user, port=port, key=key, jump=jump)
     groups = [Host(tuple(ips), (role,), ssh) for role, ips in ((MASTER, masters), (NODE, nodes)) if ips]
-    cluster = Cluster(
+    cluster = ClusterDocument(
         name=name,
         image=image,
         hosts=(*groups, *(dataclasses.replace(host, ssh=host.ssh.over(ssh)) for host in hosts)),
@@ -87,14 +87,14 @@ def write(clusterfile: Clusterfile) -> str:
 
 
 def redacted(clusterfile: Clusterfile) -> str:
-    """The Clusterfile as it is kept in the cluster: also without what may be a secret in env, Config documents, hooks and commands.
+    """The Clusterfile as stored in the cluster: without secrets, also in env, Config documents, hooks and commands.
 
-    In its place stands a mark by which ``diff`` still sees whether it changed. ``apply_configs`` and ``environment`` refuse marks.
+    A fingerprint replaces each, so that ``diff`` still detects changes. ``apply_configs`` and ``environment`` refuse fingerprints.
     """
     return _text(clusterfile, _Values(redact=True, known=secrets.literals(clusterfile)))
 
 
-def redacted_env(application: Application) -> dict[str, str]:
+def redacted_env(application: ApplicationDocument) -> dict[str, str]:
     """The environment of an application as it is kept."""
     known = secrets.literals(Clusterfile("", apps=(application,)))
     return _Values(redact=True, known=known).env(application.env, env_place(owner_of(application)))
@@ -102,7 +102,7 @@ def redacted_env(application: Application) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Values:
-    """How values go out: as they are, or with marks where a secret is."""
+    """Writes values unchanged, or with fingerprints in place of secrets."""
 
     redact: bool = False
     known: frozenset[str] = frozenset()
@@ -128,7 +128,7 @@ class _Values:
         return secrets.without_keys(document) if self.redact else document
 
     def _mark(self, value: str, place: str) -> str:
-        return secrets.mark(value, place) if self.redact and value and not is_redacted(value) else value
+        return secrets.fingerprint(value, place) if self.redact and value and not is_redacted(value) else value
 
 
 def data_text(data: str | Mapping[str, Any]) -> str:
@@ -156,10 +156,10 @@ def _has_passwords(clusterfile: Clusterfile) -> bool:
     if cluster is None:
         return False
     logins = [cluster.ssh, *(host.ssh for host in cluster.hosts)]
-    found = [login.password.text or login.passphrase for login in logins]
-    found += [login.jump.password.text or login.jump.passphrase for login in logins if login.jump]
-    found += [registry.password.text for registry in (cluster.local_registry, cluster.external_registry) if registry]
-    return any(found)
+    passwords = [login.password.text or login.passphrase for login in logins]
+    passwords += [login.jump.password.text or login.jump.passphrase for login in logins if login.jump]
+    passwords += [registry.password.text for registry in (cluster.local_registry, cluster.external_registry) if registry]
+    return any(passwords)
 
 
 # ---- documents --------------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None and value not in ("", [], {}, ())}
 
 
-def _cluster(cluster: Cluster, keep: _Values) -> dict[str, Any]:
+def _cluster(cluster: ClusterDocument, keep: _Values) -> dict[str, Any]:
     local, external = cluster.local_registry, cluster.external_registry
     registry = {
         "localRegistry": _local(local) if local else None,
@@ -199,7 +199,7 @@ def _cluster(cluster: Cluster, keep: _Values) -> dict[str, Any]:
             "cmd": commands,
             "cmd_args": keep.env(cluster.command_args, env_place("cmd_args")),
             "appNames": _apps(cluster.app_names),
-            "ssh": _ssh(cluster.ssh, Ssh()),
+            "ssh": _ssh(cluster.ssh, SshSettings()),
             "hosts": [_host(host, cluster.ssh, keep) for host in cluster.hosts],
             "network": _filled({"podCIDR": cluster.pod_cidr, "svcCIDR": cluster.svc_cidr}),
             "certSANS": list(cluster.cert_sans),
@@ -225,24 +225,24 @@ def _password(password: Password, prefix: str) -> dict[str, Any]:
     return _filled({f"{prefix}File": password.file, f"{prefix}Env": password.variable})
 
 
-def _ssh(ssh: Ssh, default: Ssh) -> dict[str, Any]:
-    """What is other than the cluster's."""
+def _ssh(ssh: SshSettings, default: SshSettings) -> dict[str, Any]:
+    """Settings that differ from the cluster's."""
     own = {"user": ssh.user, "port": ssh.port, "pk": ssh.key}
     inherited = {"user": default.user, "port": default.port, "pk": default.key}
-    found = _filled({key: value for key, value in own.items() if value != inherited[key]})
+    settings = _filled({key: value for key, value in own.items() if value != inherited[key]})
     if ssh.password != default.password:
-        found |= _password(ssh.password, "passwd")
+        settings |= _password(ssh.password, "passwd")
     if ssh.jump and ssh.jump != default.jump:
-        found["jump"] = _jump(ssh.jump)
-    return found
+        settings["jump"] = _jump(ssh.jump)
+    return settings
 
 
-def _jump(jump: Jump) -> dict[str, Any]:
+def _jump(jump: JumpSettings) -> dict[str, Any]:
     return _filled({"host": jump.host, "user": jump.user, "port": jump.port, "pk": jump.key, **_password(jump.password, "passwd")})
 
 
-def _host(host: Host, default: Ssh, keep: _Values) -> dict[str, Any]:
-    found = _filled(
+def _host(host: Host, default: SshSettings, keep: _Values) -> dict[str, Any]:
+    document = _filled(
         {
             "ips": list(host.ips),
             "count": host.count,
@@ -252,7 +252,7 @@ def _host(host: Host, default: Ssh, keep: _Values) -> dict[str, Any]:
             "taints": [str(taint) for taint in host.taints],
         }
     )
-    return {**{key: found.pop(key) for key in ("ips", "count") if key in found}, "roles": list(host.roles), **found}
+    return {**{key: document.pop(key) for key in ("ips", "count") if key in document}, "roles": list(host.roles), **document}
 
 
 def _local(registry: LocalRegistry) -> dict[str, Any]:
@@ -304,7 +304,7 @@ def _hook(hook: Hook, keep: _Values) -> dict[str, Any]:
     return _document("Hook", hook.name, _filled(spec))
 
 
-def _application(application: Application, keep: _Values) -> dict[str, Any]:
+def _application(application: ApplicationDocument, keep: _Values) -> dict[str, Any]:
     owner = owner_of(application)
     commands = keep.commands(application.commands, commands_place(owner)) if application.commands else None
     spec = _filled(
@@ -319,8 +319,8 @@ def _application(application: Application, keep: _Values) -> dict[str, Any]:
     return _document("Application", application.name, spec)
 
 
-def owner_of(application: Application) -> str:
-    """What the marks of a document Application belong to; within it, of one application: ``<owner> <name>``."""
+def owner_of(application: ApplicationDocument) -> str:
+    """Owner of the fingerprints of a document Application; of one application in it: ``<owner> <name>``."""
     return "Application" if application.image is None else f"Application with image {application.name}"
 
 

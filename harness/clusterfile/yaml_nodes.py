@@ -35,7 +35,7 @@ RESOLVERS: tuple[tuple[str, re.Pattern[str], list[str]], ...] = (
     (f"{_PREFIX}null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
     (f"{_PREFIX}merge", re.compile(r"^<<$"), ["<"]),
 )
-"""What plain scalars mean, as Kubernetes' own reader sees it: no dates and no ``22:22`` as a number to the base of sixty."""
+"""Types of plain scalars, as Kubernetes reads them: no dates and no ``22:22`` as a number to the base of sixty."""
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -49,18 +49,18 @@ for _tag, _pattern, _first in RESOLVERS:
 
 
 @dataclasses.dataclass(frozen=True)
-class Node:
+class YamlNode:
     """A part of a document. ``content`` is the text of a scalar, the items of a list, or the entries of a mapping in their order."""
 
     line: int
     """Counts from 1 in the whole text; a list or mapping has that of its key."""
     path: str
     """Within its document: ``.spec.hosts[1].ips[0]``, empty for the document itself."""
-    content: str | tuple[Node, ...] | dict[str, Node]
+    content: str | tuple[YamlNode, ...] | dict[str, YamlNode]
     value: str | int | float | bool | None = None
-    """What YAML sees in a scalar."""
+    """Value of a scalar in YAML."""
     style: str | None = None
-    """How a scalar is written: ``'``, ``"``, ``|``, ``>``, or None when plain."""
+    """Style of a scalar: ``'``, ``"``, ``|``, ``>``, or None when plain."""
 
     @property
     def is_null(self) -> bool:
@@ -68,13 +68,13 @@ class Node:
 
     @property
     def kind(self) -> str:
-        """What a fault calls it."""
+        """Name of the type in fault messages."""
         if isinstance(self.content, dict):
             return "a mapping"
         return "a list" if isinstance(self.content, tuple) else "text" if isinstance(self.value, str) else repr(self.content)
 
     def plain(self) -> Any:
-        """As dict, list, str, int, float, bool and None. Keys are text."""
+        """Return dict, list, str, int, float, bool or None. Keys are text."""
         if isinstance(self.content, dict):
             return {key: node.plain() for key, node in self.content.items()}
         if isinstance(self.content, tuple):
@@ -82,27 +82,27 @@ class Node:
         return self.value
 
 
-class Report:
-    """Gathers what is wrong with a text, and what its author should know."""
+class FaultReport:
+    """Collects the faults and warnings of a text."""
 
     def __init__(self, file: str, *, stored: bool = False) -> None:
         self.file = file
         self.stored = stored
-        """The text is a cluster's own, and tells what is rather than what somebody wants."""
+        """The text is the state of a cluster, not a user's request."""
         self._faults: list[tuple[int, Fault]] = []
         self._warnings: list[tuple[int, Fault]] = []
 
-    def where(self, node: Node) -> str:
+    def where(self, node: YamlNode) -> str:
         return f"{self.file}:{node.line} {node.path}".rstrip()
 
-    def fault(self, node: Node, message: str, hint: str | None = None) -> None:
+    def fault(self, node: YamlNode, message: str, hint: str | None = None) -> None:
         self._faults.append((node.line, Fault(self.where(node), message, hint)))
 
     def fault_at(self, line: int, message: str, hint: str | None = None, *, path: str = "") -> None:
         self._faults.append((line, Fault(f"{self.file}:{line} {path}".rstrip(), message, hint)))
 
-    def warn(self, node: Node, message: str, hint: str | None = None) -> None:
-        """Each message once: the first place stands for all."""
+    def warn(self, node: YamlNode, message: str, hint: str | None = None) -> None:
+        """Each message once, with its first place."""
         if all(message != warning.message for _, warning in self._warnings):
             self._warnings.append((node.line, Fault(self.where(node), message, hint)))
 
@@ -121,12 +121,12 @@ class Report:
             raise InputError(self.faults)
 
 
-def documents(text: str, report: Report) -> list[Node]:
-    """The documents of a text that hold anything. One that is not YAML is told to ``report`` and does not hide the others."""
-    found: list[Node] = []
+def documents(text: str, report: FaultReport) -> list[YamlNode]:
+    """Non-empty documents of a text. One that is not YAML is reported, and does not hide the others."""
+    nodes: list[YamlNode] = []
     for first, chunk in _chunks(text.removeprefix("\ufeff")):
-        found += _composed(chunk, first, report)
-    return found
+        nodes += _composed(chunk, first, report)
+    return nodes
 
 
 def key_path(path: str, key: str) -> str:
@@ -147,19 +147,19 @@ def _chunks(text: str) -> Iterator[tuple[int, str]]:
         lines += text.count("\n", start, end)
 
 
-def _composed(text: str, before: int, report: Report) -> list[Node]:
+def _composed(text: str, before: int, report: FaultReport) -> list[YamlNode]:
     excess = untrusted.yaml_excess(text, nodes=_MOST)
     if excess is not None:
         report.fault_at(before + excess[0], f"cannot be read: {excess[1]}")
         return []
-    found = []
+    nodes = []
     loader = None
     try:
         loader = _Loader(text)
         while loader.check_node():
             node = _Composer(report, before).node(loader.get_node(), "", None)
             if node is not None and not node.is_null:
-                found.append(node)
+                nodes.append(node)
     except yaml.reader.ReaderError as wrong:
         line = text.count("\n", 0, int(wrong.position)) + 1 if isinstance(wrong.position, int) else 1
         report.fault_at(before + line, f"there is a character that YAML does not allow: {wrong.character!r}", "remove it")
@@ -168,15 +168,15 @@ def _composed(text: str, before: int, report: Report) -> list[Node]:
         if comments is not None:
             line = before + text.count("\n", 0, comments.start()) + 1
             report.fault_at(line, "// begins no comment in YAML", "comments begin with #")
-            return found + _composed(_FOREIGN_COMMENT.sub("", text), before, report)
+            return nodes + _composed(_FOREIGN_COMMENT.sub("", text), before, report)
         _tell(wrong, text, before, report)
     finally:
         if loader is not None:
             loader.dispose()
-    return found
+    return nodes
 
 
-def _tell(wrong: yaml.MarkedYAMLError, text: str, before: int, report: Report) -> None:
+def _tell(wrong: yaml.MarkedYAMLError, text: str, before: int, report: FaultReport) -> None:
     mark = wrong.problem_mark or wrong.context_mark
     line = (mark.line if mark is not None else 0) + 1
     problem = " ".join((wrong.problem or "is not understood").split())
@@ -184,32 +184,32 @@ def _tell(wrong: yaml.MarkedYAMLError, text: str, before: int, report: Report) -
     # The scanner complains one line late about what was begun before.
     near = [(number, row) for number, row in enumerate(rows[:line], start=1) if "\t" in row[: len(row) - len(row.lstrip())]]
     if near and "character" in problem:
-        report.fault_at(before + near[-1][0], "a tab stands where the line is indented", "YAML is indented with blanks")
+        report.fault_at(before + near[-1][0], "the line is indented with a tab", "YAML is indented with blanks")
         return
     context = f" ({' '.join(wrong.context.split())})" if wrong.context else ""
     report.fault_at(before + line, f"is not YAML: {problem}{context}")
 
 
 class _Composer:
-    """PyYAML's nodes -> ours, of one document whose size and depth were checked."""
+    """Converts PyYAML's nodes to YamlNode, for one document whose size and depth were checked."""
 
-    def __init__(self, report: Report, before: int) -> None:
+    def __init__(self, report: FaultReport, before: int) -> None:
         self.report = report
         self.before = before
 
     def line(self, node: yaml.Node) -> int:
         return self.before + int(node.start_mark.line) + 1
 
-    def node(self, node: yaml.Node, path: str, line: int | None) -> Node | None:
+    def node(self, node: yaml.Node, path: str, line: int | None) -> YamlNode | None:
         """None for what had a fault of its own. ``line`` is that of the key, if there is one."""
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, path)
         if isinstance(node, yaml.SequenceNode):
             items = (self.node(item, f"{path}[{index}]", None) for index, item in enumerate(node.value))
-            return Node(line or self.line(node), path, tuple(item for item in items if item is not None))
-        return Node(line or self.line(node), path, self.entries(node, path) if isinstance(node, yaml.MappingNode) else {})
+            return YamlNode(line or self.line(node), path, tuple(item for item in items if item is not None))
+        return YamlNode(line or self.line(node), path, self.entries(node, path) if isinstance(node, yaml.MappingNode) else {})
 
-    def scalar(self, node: yaml.ScalarNode, path: str) -> Node | None:
+    def scalar(self, node: yaml.ScalarNode, path: str) -> YamlNode | None:
         text = str(node.value)
         line = self.line(node)
         try:
@@ -218,12 +218,12 @@ class _Composer:
             tag = node.tag.replace(_PREFIX, "!!")
             self.report.fault_at(line, f"the tag {tag} is not understood", "write the value as text", path=path)
             return None
-        return Node(line, path, text, value, node.style)
+        return YamlNode(line, path, text, value, node.style)
 
-    def entries(self, node: yaml.MappingNode, path: str) -> dict[str, Node]:
-        found: dict[str, Node] = {}
+    def entries(self, node: yaml.MappingNode, path: str) -> dict[str, YamlNode]:
+        by_key: dict[str, YamlNode] = {}
         lines: dict[str, int] = {}
-        inherited: dict[str, Node] = {}
+        inherited: dict[str, YamlNode] = {}
         for key, value in node.value:
             line = self.line(key)
             if not isinstance(key, yaml.ScalarNode):
@@ -234,26 +234,26 @@ class _Composer:
                 continue
             name = str(key.value)
             if name in lines:
-                message = f"stands twice; the first is in line {lines[name]}"
+                message = f"is given twice; the first is in line {lines[name]}"
                 self.report.fault_at(line, message, "remove one", path=key_path(path, name))
                 continue
             lines[name] = line
             child = self.node(value, key_path(path, name), line if isinstance(value, yaml.CollectionNode) else None)
             if child is not None:
-                found[name] = child
-        return {**{name: child for name, child in inherited.items() if name not in lines}, **found}
+                by_key[name] = child
+        return {**{name: child for name, child in inherited.items() if name not in lines}, **by_key}
 
-    def inherited(self, value: yaml.Node, path: str) -> dict[str, Node]:
-        """What ``<<: *alias`` brings: of several mappings the first counts."""
+    def inherited(self, value: yaml.Node, path: str) -> dict[str, YamlNode]:
+        """Entries from ``<<: *alias``: of several mappings the first counts."""
         mappings = value.value if isinstance(value, yaml.SequenceNode) else [value]
-        found: dict[str, Node] = {}
+        merged: dict[str, YamlNode] = {}
         for mapping in mappings:
             node = self.node(mapping, path, None)
             if node is not None and isinstance(node.content, dict):
-                found = {**node.content, **found}
+                merged = {**node.content, **merged}
             elif node is not None:
                 self.report.fault_at(self.line(mapping), "<< takes a mapping", path=path)
-        return found
+        return merged
 
 
 def _int(text: str) -> int:

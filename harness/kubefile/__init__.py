@@ -55,7 +55,7 @@ _SHELL_TOKEN = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*"|[^\\'",]+|.""", re.D
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One instruction. ``line`` counts from 1; ``text`` is the instruction on one line, with what we expand expanded."""
+    """One instruction. ``line`` counts from 1; ``text`` is the instruction on one line, with variables expanded."""
 
     line: int
     text: str
@@ -63,7 +63,7 @@ class Instruction:
     @property
     def name(self) -> str:
         """The word it begins with, in capitals."""
-        return type(self).__name__.upper()
+        return type(self).__name__.removesuffix("Instruction").upper()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,14 +127,14 @@ class Maintainer(Instruction):
 
 
 @dataclasses.dataclass(frozen=True)
-class App(Instruction):
+class AppInstruction(Instruction):
     app: str
     sources: tuple[str, ...]
     """Paths relative to the context, and http(s) URLs."""
 
     @property
     def folder(self) -> str:
-        """Where its files go, relative to the rootfs, with a / at the end."""
+        """Destination of its files, relative to the rootfs, with a / at the end."""
         return f"application/apps/{self.app}/"
 
     @property
@@ -142,12 +142,12 @@ class App(Instruction):
         return tuple(source for source in self.sources if build_context.is_url(source))
 
 
-class Cni(App):
-    """An application that is the cluster's network."""
+class Cni(AppInstruction):
+    """An application that provides the cluster's pod network."""
 
 
-class Csi(App):
-    """An application that gives the cluster storage."""
+class Csi(AppInstruction):
+    """An application that provides the cluster's storage."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,16 +199,16 @@ class Deferred:
 
 @dataclasses.dataclass(frozen=True)
 class Kubefile:
-    """A Kubefile that has no fault in itself; what it takes from the context is another question (``check_context``)."""
+    """A Kubefile without faults of its own; ``check_context`` checks the files that it takes from the context."""
 
     path: str
     platform: str
-    """What it is built for, ``linux/amd64``."""
+    """Platform of the image, ``linux/amd64``."""
     base: From
     instructions: tuple[Instruction, ...]
-    """All, in order, FROM and what stands before it included."""
+    """All instructions in order, with FROM and those before it."""
     environment: Mapping[str, str]
-    """What all ENV say: the defaults of the running cluster."""
+    """Values of all ENV: the defaults of the running cluster."""
     labels: Mapping[str, str]
     kube_version: str | None
     """The range of KUBEVERSION, or of the label that sealer uses for it."""
@@ -229,7 +229,7 @@ class Kubefile:
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """What CMD and CMDS say, in order."""
+        """Commands of CMD and CMDS, in order."""
         return tuple(command for item in self.instructions if isinstance(item, Cmd | Cmds) for command in item.commands)
 
 
@@ -241,11 +241,11 @@ def parse(
     platform: str = "linux/amd64",
     context: Path | None = None,
 ) -> Kubefile:
-    """Read a Kubefile. ``path`` is how faults call it; ``platform`` gives ``${ARCH}``, ``${TARGETARCH}`` and the like their values.
+    """Read a Kubefile. ``path`` is its name in faults; ``platform`` gives ``${ARCH}``, ``${TARGETARCH}`` and the like their values.
 
-    With ``context`` what the build context lacks is told along with the rest. Raises InputError with every fault, by line.
+    With ``context``, files that the build context lacks are faults too. Raises InputError with every fault, by line.
     """
-    reader = _Reader(path, dict(build_args or {}), platform)
+    reader = _KubefileReader(path, dict(build_args or {}), platform)
     for line in _lines(text, reader):
         reader.read(line)
     if context is not None:
@@ -254,7 +254,7 @@ def parse(
 
 
 def check_context(kubefile: Kubefile, context: Path) -> list[Fault]:
-    """What COPY, ADD and APP name and the context does not have, or must not give; in the order of the lines."""
+    """Faults of sources of COPY, ADD and APP that the context does not have or must not give, in the order of the lines."""
     return _context_faults(kubefile.path, kubefile.instructions, context)
 
 
@@ -269,7 +269,7 @@ def _context_faults(path: str, instructions: Iterable[Instruction], context: Pat
 
 
 def _missing(instruction: Instruction, context: Path) -> list[build_context.ContextError]:
-    """What is wrong with each source alone, or, when nothing is, with all of them together and their destination."""
+    """Faults of each source alone or, without such, of all of them together with their destination."""
     extract = instruction.name == "ADD"
     sources = local_sources(instruction)
     alone = [wrong for source in sources if (wrong := _try_place(context, [source], "", extract=extract))]
@@ -287,13 +287,13 @@ def _try_place(context: Path, sources: Sequence[str], destination: str, *, extra
 
 def local_sources(instruction: Instruction) -> tuple[str, ...]:
     """The sources of an instruction that are in the build context."""
-    if isinstance(instruction, App) or (isinstance(instruction, Copy) and not instruction.from_image):
+    if isinstance(instruction, AppInstruction) or (isinstance(instruction, Copy) and not instruction.from_image):
         return tuple(source for source in instruction.sources if not build_context.is_url(source))
     return ()
 
 
 @dataclasses.dataclass(frozen=True)
-class _Line:
+class _InstructionLine:
     """One instruction of the text: ``word`` in capitals, ``rest`` with continuation lines joined, then the body of a here-document."""
 
     number: int
@@ -301,7 +301,7 @@ class _Line:
     rest: str
     body: str | None = None
     choices: tuple[str, ...] = ()
-    """What the comment on the line before it says that its value is one of."""
+    """Allowed values, from the comment on the line before it."""
 
 
 class _InstructionError(Exception):
@@ -313,8 +313,8 @@ class _InstructionError(Exception):
         self.hint = hint
 
 
-def _lines(text: str, reader: _Reader) -> Iterator[_Line]:
-    """The instructions of the text. Directives are told to the reader, as they change how it reads what follows."""
+def _lines(text: str, reader: _KubefileReader) -> Iterator[_InstructionLine]:
+    """The instructions of the text. Directives go to the reader, since they change how it reads the following lines."""
     rows = ((number, row.removesuffix("\r")) for number, row in enumerate(text.removeprefix("\ufeff").split("\n"), start=1))
     directives = True
     choices: tuple[str, ...] = ()
@@ -332,7 +332,7 @@ def _lines(text: str, reader: _Reader) -> Iterator[_Line]:
         body = _body(rows, heredoc) if heredoc else None
         if heredoc and body is None:
             reader.fault(number, f"the here-document is not closed: no line {heredoc[3]}")
-        yield _Line(number, word.upper(), rest, body, choices)
+        yield _InstructionLine(number, word.upper(), rest, body, choices)
         choices = ()
 
 
@@ -364,8 +364,8 @@ def _body(rows: Iterator[tuple[int, str]], heredoc: re.Match[str]) -> str | None
     return None
 
 
-class _Reader:
-    """Reads instruction after instruction, keeping what they define."""
+class _KubefileReader:
+    """Reads instructions one by one and keeps their definitions."""
 
     def __init__(self, path: str, build_args: dict[str, str], platform: str) -> None:
         if not _PLATFORM.fullmatch(platform):
@@ -391,12 +391,12 @@ class _Reader:
         """Characters of all words so far, after expansion."""
 
     def directive(self, number: int, row: str) -> bool:
-        """Take a directive (``# escape=`` and the rest, which mean nothing here). False at the first line that is none."""
+        """Take a directive (``# escape=``; others have no effect). False at the first line that is not a directive."""
         match = _DIRECTIVE.fullmatch(row)
         if match is None or match[1].lower() not in ("escape", "syntax", "check"):
             return False
         if match[1].lower() in self.seen_directives:
-            self.fault(number, f"the directive {match[1]} stands twice")
+            self.fault(number, f"the directive {match[1]} is given twice")
         self.seen_directives.add(match[1].lower())
         if match[1].lower() == "escape":
             if match[2] in ("\\", "`"):
@@ -411,7 +411,7 @@ class _Reader:
     def warn(self, message: str, hint: str | None = None) -> None:
         self.warnings.append(Fault(f"{self.path}:{self.line}", message, hint))
 
-    def read(self, line: _Line) -> None:
+    def read(self, line: _InstructionLine) -> None:
         self.line = line.number
         method = _METHODS.get(line.word)
         if method is None:
@@ -432,9 +432,9 @@ class _Reader:
             # A faulty FROM is still one: what follows it must not be called misplaced.
             self.base = From(line.number, "", "")
 
-    def _check_place(self, line: _Line) -> None:
+    def _check_place(self, line: _InstructionLine) -> None:
         if self.base is None and line.word not in ("FROM", "ARG") and self.misplaced is None:
-            self.misplaced = Fault(f"{self.path}:{line.number}", f"{line.word} stands before FROM", "only ARG may")
+            self.misplaced = Fault(f"{self.path}:{line.number}", f"{line.word} is before FROM", "only ARG may")
         if self.base is not None and line.word == "FROM":
             self.fault(line.number, "a second FROM", "an image has one base; take files of others with COPY --from=IMAGE")
 
@@ -455,7 +455,7 @@ class _Reader:
             if name not in self.declared:
                 near = difflib.get_close_matches(name, self.values, n=1)
                 hint = f"did you mean ${near[0]}?" if near else f"declare it: ARG {name}"
-                self.warn(f"${name} is not defined and stands for nothing", hint)
+                self.warn(f"${name} is not defined and expands to nothing", hint)
         return expansion.text
 
     def operands(self, text: str) -> list[str]:
@@ -464,14 +464,14 @@ class _Reader:
 
     def pairs(self, text: str) -> dict[str, str]:
         """``a=1 b="2 3"``, or the older ``a 1`` for one."""
-        found = words.split(text, self.escape)
-        if "=" not in found[0]:
-            value = text.strip().removeprefix(found[0]).strip()
+        parts = words.split(text, self.escape)
+        if "=" not in parts[0]:
+            value = text.strip().removeprefix(parts[0]).strip()
             if not value:
-                raise _InstructionError(f"{found[0]} has no value", f"{found[0]}=VALUE")
-            return {self.expand(found[0]): self.expand(value)}
+                raise _InstructionError(f"{parts[0]} has no value", f"{parts[0]}=VALUE")
+            return {self.expand(parts[0]): self.expand(value)}
         pairs = {}
-        for word in found:
+        for word in parts:
             name, equals, value = word.partition("=")
             if not equals or not name:
                 raise _InstructionError(f"{word} is not NAME=VALUE", "quote a value that has blanks in it")
@@ -485,7 +485,7 @@ class _Reader:
 
     def flags(self, text: str, known: Sequence[str]) -> tuple[dict[str, str], str]:
         """The ``--name=value`` at the beginning, and what follows them."""
-        found: dict[str, str] = {}
+        values: dict[str, str] = {}
         while text.startswith("--"):
             word, text = _first_word(text)
             name, equals, value = word[2:].partition("=")
@@ -496,12 +496,12 @@ class _Reader:
                 )
             if not equals and name != "link":
                 raise _InstructionError(f"--{name} needs a value", f"--{name}=VALUE")
-            found[name] = self.expand(value)
-        return found, text
+            values[name] = self.expand(value)
+        return values, text
 
     # Instructions, in the order in which a Kubefile has them
 
-    def read_arg(self, line: _Line) -> Instruction:
+    def read_arg(self, line: _InstructionLine) -> Instruction:
         values: dict[str, str | None] = {}
         for word in _arguments(line.rest, self.escape):
             name, equals, default = word.partition("=")
@@ -515,9 +515,9 @@ class _Reader:
                 self.args[name] = value
         for name, value in values.items():
             if line.choices and value is not None and value not in line.choices:
-                # What follows from it would be told as faults of its own.
+                # Otherwise its consequences would be reported as further faults.
                 self.args[name] = line.choices[0]
-                raise _InstructionError(f"{name}={value}: there is no such choice", f"one of {', '.join(line.choices)}")
+                raise _InstructionError(f"{name}={value}: not an allowed value", f"one of {', '.join(line.choices)}")
         # As written: a --build-arg may be a token, and the text is shown and kept.
         return Arg(line.number, f"ARG {line.rest}", values)
 
@@ -528,28 +528,28 @@ class _Reader:
             return self.builtin[name]
         return self.global_args.get(name) if default is None else self.expand(default)
 
-    def read_from(self, line: _Line) -> Instruction:
+    def read_from(self, line: _InstructionLine) -> Instruction:
         flags, rest = self.flags(line.rest, ("platform",))
-        found = self.operands(rest)
-        named = len(found) == 3 and found[1].lower() == "as"
-        if not found or (len(found) != 1 and not named):
+        operands = self.operands(rest)
+        named = len(operands) == 3 and operands[1].lower() == "as"
+        if not operands or (len(operands) != 1 and not named):
             raise _InstructionError(f"FROM {rest}: one image is wanted", _USAGE["FROM"])
-        if not found[0]:
+        if not operands[0]:
             raise _InstructionError(
                 f"FROM {rest}: the image's name is empty", "give the variable a value: ARG NAME=VALUE before FROM, or --build-arg"
             )
         platform = flags.get("platform")
         if platform is not None and not _PLATFORM.fullmatch(platform):
             raise _InstructionError(f"{platform!r} is not a platform", "write os/architecture, as in linux/amd64")
-        text = " ".join(["FROM", *([f"--platform={platform}"] if platform else []), *found])
-        instruction = From(line.number, text, found[0], platform, found[2] if named else None)
+        text = " ".join(["FROM", *([f"--platform={platform}"] if platform else []), *operands])
+        instruction = From(line.number, text, operands[0], platform, operands[2] if named else None)
         if self.base is None:
             self.base = instruction
-            # As in a Dockerfile: what stands before FROM is for FROM, and for an ARG of the same name after it.
+            # As in a Dockerfile: an ARG before FROM is for FROM, and for an ARG of the same name after it.
             self.global_args, self.args, self.declared = self.args, {}, set()
         return instruction
 
-    def read_copy(self, line: _Line) -> Instruction:
+    def read_copy(self, line: _InstructionLine) -> Instruction:
         if line.body is not None or _heredoc(line.rest):
             raise _InstructionError(f"{line.word} cannot read a here-document", "put the text into a file of the build context")
         flags, rest = self.flags(line.rest, ("from", "chown", "chmod", "checksum", "link"))
@@ -582,7 +582,7 @@ class _Reader:
             checksum=flags.get("checksum"),
         )
 
-    def _check_sources(self, line: _Line, sources: Iterable[str], image: str | None) -> None:
+    def _check_sources(self, line: _InstructionLine, sources: Iterable[str], image: str | None) -> None:
         if image is not None:
             if line.word == "ADD":
                 raise _InstructionError("ADD cannot take files of an image", "COPY --from=IMAGE does")
@@ -597,7 +597,7 @@ class _Reader:
                     f"{source}: git sources are not supported", "clone it into the build context, or ADD the URL of an archive"
                 )
 
-    def read_run(self, line: _Line) -> Instruction:
+    def read_run(self, line: _InstructionLine) -> Instruction:
         if line.rest.startswith("--"):
             flag = line.rest.partition("=")[0].partition(" ")[0]
             raise _InstructionError(f"RUN {flag} is not supported", "RUN takes a command only; secrets and mounts are BuildKit's")
@@ -610,7 +610,7 @@ class _Reader:
             raise _InstructionError("RUN [] runs nothing", _USAGE["RUN"])
         return Run(line.number, f"RUN {line.rest}", tuple(listed) if listed else line.rest, environment)
 
-    def read_env(self, line: _Line) -> Instruction:
+    def read_env(self, line: _InstructionLine) -> Instruction:
         values = self.pairs(line.rest)
         for name in values:
             if not _ENVIRONMENT.fullmatch(name):
@@ -618,29 +618,29 @@ class _Reader:
         self.environment.update(values)
         return Env(line.number, f"ENV {' '.join(f'{name}={value}' for name, value in values.items())}", values)
 
-    def read_label(self, line: _Line) -> Instruction:
+    def read_label(self, line: _InstructionLine) -> Instruction:
         values = self.pairs(line.rest)
         self.labels.update(values)
         if LABEL_KUBE_VERSION in values:
             version_range.check(values[LABEL_KUBE_VERSION])
         return Label(line.number, f"LABEL {' '.join(f'{name}={value}' for name, value in values.items())}", values)
 
-    def read_maintainer(self, line: _Line) -> Instruction:
+    def read_maintainer(self, line: _InstructionLine) -> Instruction:
         return Maintainer(line.number, f"MAINTAINER {line.rest}", line.rest)
 
-    def read_app(self, line: _Line) -> Instruction:
+    def read_app(self, line: _InstructionLine) -> Instruction:
         app, *sources = self.operands(line.rest)
         _check_app(app)
         if not sources:
             raise _InstructionError(f"{line.word} {app}: no source", _USAGE[line.word])
-        found = [_app_source(source) for source in sources]
+        app_sources = [_app_source(source) for source in sources]
         if line.word != "APP":
             self.labels[(LABEL_CNI if line.word == "CNI" else LABEL_CSI) + app] = "true"
-        if any(earlier.app == app for earlier in self.instructions if isinstance(earlier, App)):
+        if any(earlier.app == app for earlier in self.instructions if isinstance(earlier, AppInstruction)):
             self.warn(f"{line.word} {app}: defined before; the files go into the same folder, and this definition is launched")
-        return _APP_KINDS[line.word](line.number, " ".join([line.word, app, *sources]), app, tuple(found))
+        return _APP_KINDS[line.word](line.number, " ".join([line.word, app, *sources]), app, tuple(app_sources))
 
-    def read_appcmds(self, line: _Line) -> Instruction:
+    def read_appcmds(self, line: _InstructionLine) -> Instruction:
         app, rest = _app_and_rest(line)
         listed = words.json_list(rest)
         if not listed:
@@ -649,7 +649,7 @@ class _Reader:
             self.warn(f"APPCMDS {app}: the elements are the words of one command", f'write one element: ["{" && ".join(listed)}"]')
         return AppCmds(line.number, f"APPCMDS {app} {json.dumps(listed)}", app, self.shell(" ".join(listed)))
 
-    def read_appenv(self, line: _Line) -> Instruction:
+    def read_appenv(self, line: _InstructionLine) -> Instruction:
         app, rest = _app_and_rest(line)
         if not rest:
             raise _InstructionError(f"APPENV {app}: no NAME=VALUE", _USAGE["APPENV"])
@@ -657,12 +657,12 @@ class _Reader:
         values = self.pairs(" ".join(listed) if listed else rest)
         return AppEnv(line.number, f"APPENV {app} {' '.join(f'{name}={value}' for name, value in values.items())}", app, values)
 
-    def read_kubeversion(self, line: _Line) -> Instruction:
+    def read_kubeversion(self, line: _InstructionLine) -> Instruction:
         text = self.expand(line.rest)
         version_range.check(text)
         return KubeVersion(line.number, f"KUBEVERSION {text}", text)
 
-    def read_launch(self, line: _Line) -> Instruction:
+    def read_launch(self, line: _InstructionLine) -> Instruction:
         apps = self.operands(line.rest)
         if not apps:
             raise _InstructionError("LAUNCH names no application", _USAGE["LAUNCH"])
@@ -670,13 +670,13 @@ class _Reader:
             _check_app(app)
         return Launch(line.number, " ".join(["LAUNCH", *apps]), tuple(apps))
 
-    def read_cmds(self, line: _Line) -> Instruction:
+    def read_cmds(self, line: _InstructionLine) -> Instruction:
         listed = words.json_list(line.rest)
         if not listed:
             raise _InstructionError("CMDS wants a JSON list of commands", _USAGE["CMDS"])
         return Cmds(line.number, f"CMDS {json.dumps(listed)}", tuple(self.shell(command) for command in listed))
 
-    def read_cmd(self, line: _Line) -> Instruction:
+    def read_cmd(self, line: _InstructionLine) -> Instruction:
         listed = words.json_list(line.rest)
         if listed is not None and not listed:
             raise _InstructionError("CMD [] runs nothing", _USAGE["CMD"])
@@ -690,7 +690,7 @@ class _Reader:
             self.faults.append(self.misplaced)
         if self.base is None:
             hint = "begin with FROM kubernetes:v1.36.3, or FROM scratch for an application image"
-            self.faults.insert(0, Fault(f"{self.path}:1", "there is no FROM", hint))
+            self.faults.insert(0, Fault(f"{self.path}:1", "FROM is missing", hint))
         self._check_launch()
         deferred = self._deferred()
         unused = [name for name in self.build_args if name not in site_network.PROXIES and not self._declares(name)]
@@ -715,11 +715,11 @@ class _Reader:
 
     def _check_launch(self) -> None:
         for kind in (Launch, Cmds):
-            found = [item for item in self.instructions if isinstance(item, kind)]
-            for item in found[1:]:
-                self.fault(item.line, f"{item.name} stands twice; the first is in line {found[0].line}", "join them into one")
-            if found and len(found) == 1 and found[0] is not self.instructions[-1]:
-                self.fault(found[0].line, f"{found[0].name} must be the last instruction", "move it to the end")
+            duplicates = [item for item in self.instructions if isinstance(item, kind)]
+            for item in duplicates[1:]:
+                self.fault(item.line, f"{item.name} is given twice; the first is in line {duplicates[0].line}", "join them into one")
+            if duplicates and len(duplicates) == 1 and duplicates[0] is not self.instructions[-1]:
+                self.fault(duplicates[0].line, f"{duplicates[0].name} must be the last instruction", "move it to the end")
         launch = next((item for item in self.instructions if isinstance(item, Launch)), None)
         if launch:
             for other in self.instructions:
@@ -729,8 +729,8 @@ class _Reader:
 
     def _deferred(self) -> tuple[Deferred, ...]:
         """The names of applications that are not defined here: a fault without a base image, else for the builder to look up."""
-        defined = {item.app for item in self.instructions if isinstance(item, App)}
-        found = [
+        defined = {item.app for item in self.instructions if isinstance(item, AppInstruction)}
+        deferred = [
             Deferred(app, item.name, f"{self.path}:{item.line}")
             for item in self.instructions
             if isinstance(item, Launch | AppCmds | AppEnv)
@@ -738,34 +738,34 @@ class _Reader:
             if app not in defined
         ]
         if self.base is None or self.base.image != "scratch":
-            return tuple(found)
-        for missing in found:
+            return tuple(deferred)
+        for missing in deferred:
             near = difflib.get_close_matches(missing.app, defined, n=1)
             hint = f"did you mean {near[0]}?" if near else f"define it: APP {missing.app} local://..."
-            self.faults.append(Fault(missing.where, f"{missing.instruction}: there is no application {missing.app}", hint))
+            self.faults.append(Fault(missing.where, f"{missing.instruction}: application {missing.app} does not exist", hint))
         return ()
 
 
-_METHODS: dict[str, Callable[[_Reader, _Line], Instruction]] = {
-    "ADD": _Reader.read_copy,
-    "APP": _Reader.read_app,
-    "APPCMDS": _Reader.read_appcmds,
-    "APPENV": _Reader.read_appenv,
-    "ARG": _Reader.read_arg,
-    "CMD": _Reader.read_cmd,
-    "CMDS": _Reader.read_cmds,
-    "CNI": _Reader.read_app,
-    "COPY": _Reader.read_copy,
-    "CSI": _Reader.read_app,
-    "ENV": _Reader.read_env,
-    "FROM": _Reader.read_from,
-    "KUBEVERSION": _Reader.read_kubeversion,
-    "LABEL": _Reader.read_label,
-    "LAUNCH": _Reader.read_launch,
-    "MAINTAINER": _Reader.read_maintainer,
-    "RUN": _Reader.read_run,
+_METHODS: dict[str, Callable[[_KubefileReader, _InstructionLine], Instruction]] = {
+    "ADD": _KubefileReader.read_copy,
+    "APP": _KubefileReader.read_app,
+    "APPCMDS": _KubefileReader.read_appcmds,
+    "APPENV": _KubefileReader.read_appenv,
+    "ARG": _KubefileReader.read_arg,
+    "CMD": _KubefileReader.read_cmd,
+    "CMDS": _KubefileReader.read_cmds,
+    "CNI": _KubefileReader.read_app,
+    "COPY": _KubefileReader.read_copy,
+    "CSI": _KubefileReader.read_app,
+    "ENV": _KubefileReader.read_env,
+    "FROM": _KubefileReader.read_from,
+    "KUBEVERSION": _KubefileReader.read_kubeversion,
+    "LABEL": _KubefileReader.read_label,
+    "LAUNCH": _KubefileReader.read_launch,
+    "MAINTAINER": _KubefileReader.read_maintainer,
+    "RUN": _KubefileReader.read_run,
 }
-_APP_KINDS: dict[str, type[App]] = {"APP": App, "CNI": Cni, "CSI": Csi}
+_APP_KINDS: dict[str, type[AppInstruction]] = {"APP": AppInstruction, "CNI": Cni, "CSI": Csi}
 _USAGE = {
     "ADD": "ADD source... destination",
     "APP": "APP name local://path...",
@@ -863,7 +863,7 @@ def _check_app(name: str) -> None:
         raise _InstructionError(f"{name!r} is not a name for an application", "letters, digits, '.', '_' and '-'; it becomes a folder")
 
 
-def _app_and_rest(line: _Line) -> tuple[str, str]:
+def _app_and_rest(line: _InstructionLine) -> tuple[str, str]:
     app, _, rest = line.rest.partition(" ")
     _check_app(app)
     return app, rest.strip()

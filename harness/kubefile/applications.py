@@ -10,14 +10,14 @@ from pathlib import Path
 
 from harness import templates
 from harness.errors import Fault, InputError
-from harness.kubefile import App, AppCmds, AppEnv, Cni, Csi, Kubefile
+from harness.kubefile import AppCmds, AppEnv, AppInstruction, Cni, Csi, Kubefile
 from harness.kubefile import context as build_context
 
 HELM, KUBE, SHELL, MIXED = "helm", "kube", "shell", "mixed"
 
 
 class _StartError(Exception):
-    """An application that nothing says how to start."""
+    """An application without start commands."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ class _StartError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Application:
+class KubefileApp:
     """One application of the image. Its files are in ``application/apps/<name>/``."""
 
     name: str
@@ -45,21 +45,21 @@ class Application:
         return f"application/apps/{self.name}"
 
 
-def applications(kubefile: Kubefile, context: Path) -> tuple[Application, ...]:
+def applications(kubefile: Kubefile, context: Path) -> tuple[KubefileApp, ...]:
     """The applications that a Kubefile defines, in its order; the last definition of a name counts.
 
-    Raises InputError when a source is missing, or when a mixed application has no APPCMDS to say how it starts.
+    Raises InputError when a source is missing, or when a mixed application has no APPCMDS.
     """
-    found: dict[str, Application] = {}
+    by_name: dict[str, KubefileApp] = {}
     faults: list[Fault] = []
-    for instruction in kubefile.of(App):
+    for instruction in kubefile.of(AppInstruction):
         try:
-            found[instruction.app] = _application(kubefile, instruction, context)
+            by_name[instruction.app] = _application(kubefile, instruction, context)
         except (build_context.ContextError, _StartError) as wrong:
             faults.append(Fault(kubefile.where(instruction), wrong.message, wrong.hint))
     if faults:
         raise InputError(faults)
-    return tuple(found.values())
+    return tuple(by_name.values())
 
 
 def launch(kubefile: Kubefile, commands: Mapping[str, Sequence[str]], env: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ def with_environment(command: str, env: Mapping[str, str]) -> str:
 
 
 def overrides(kubefile: Kubefile, app: str) -> tuple[tuple[str, ...] | None, dict[str, str]]:
-    """What APPCMDS (the last one) and all APPENV say of an application, which may be one of the base image."""
+    """Commands of the last APPCMDS and values of all APPENV for an application, which may be one of the base image."""
     commands = [item.command for item in kubefile.of(AppCmds) if item.app == app]
     env = {name: value for item in kubefile.of(AppEnv) if item.app == app for name, value in item.values.items()}
     folder = shlex.quote(f"application/apps/{app}")
@@ -109,7 +109,7 @@ def kind_of(files: Iterable[str]) -> str:
 
 
 def default_commands(name: str, kind: str, files: Sequence[str]) -> tuple[str, ...]:
-    """How an application of a kind starts when no APPCMDS says it; ``files`` are relative to its folder."""
+    """Default start commands of an application by its kind, without APPCMDS; ``files`` are relative to its folder."""
     folder = f"application/apps/{name}"
     if kind == HELM:
         chart = posixpath.join(folder, files[0]) if _packed_chart(files) else folder
@@ -122,7 +122,7 @@ def _packed_chart(files: Sequence[str]) -> bool:
     return len(files) == 1 and files[0].endswith(".tgz")
 
 
-def _application(kubefile: Kubefile, instruction: App, context: Path) -> Application:
+def _application(kubefile: Kubefile, instruction: AppInstruction, context: Path) -> KubefileApp:
     groups = [_files(instruction, source, context) for source in instruction.sources]
     files = tuple(dict.fromkeys(file for group in groups for file in group))
     kind = kind_of(files)
@@ -136,10 +136,10 @@ def _application(kubefile: Kubefile, instruction: App, context: Path) -> Applica
         # As in sealer: of a shell application only the first source is started; the others are what it uses.
         commands = default_commands(instruction.app, kind, groups[0] if kind == SHELL else files)
     role = {Cni: "cni", Csi: "csi"}.get(type(instruction), "app")
-    return Application(instruction.app, kind, role, files, env, commands)
+    return KubefileApp(instruction.app, kind, role, files, env, commands)
 
 
-def _files(instruction: App, source: str, context: Path) -> list[str]:
+def _files(instruction: AppInstruction, source: str, context: Path) -> list[str]:
     if build_context.is_url(source):
         return [templates.output_name(build_context.url_name(source))]
     placed = build_context.place(context, [source], instruction.folder)

@@ -35,7 +35,7 @@ class ContextError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Placed:
+class PlacedFile:
     """One entry to be written. ``source`` is a file, folder or symbolic link of the context, ``path`` is relative to the rootfs."""
 
     source: Path
@@ -45,7 +45,7 @@ class Placed:
 
 
 def known_folder(path: str) -> bool:
-    """Whether a rootfs has this folder before anything was copied into it."""
+    """Return True for a folder that every rootfs has from the start."""
     return path in ROOTFS_FOLDERS
 
 
@@ -70,7 +70,7 @@ def has_wildcard(source: str) -> bool:
 
 
 def destination_of(path: str, name: str, is_folder: Callable[[str], bool] = known_folder) -> str:
-    """Where a single file called ``name`` lands. ``path`` is relative to the rootfs; '' or a / at its end make it a folder."""
+    """Destination of a single file called ``name``. ``path`` is relative to the rootfs; '' or a / at its end make it a folder."""
     folder = path.rstrip("/")
     return posixpath.join(folder, name) if path == "" or path.endswith("/") or is_folder(folder) else folder
 
@@ -83,23 +83,23 @@ def place(
     is_folder: Callable[[str], bool] = known_folder,
     extract: bool = False,
     image: bool = False,
-) -> tuple[Placed, ...]:
-    """What a COPY writes, parents before children, each folder's entries sorted. URLs among ``sources`` are passed over.
+) -> tuple[PlacedFile, ...]:
+    """Entries that a COPY writes, parents before children, each folder's entries sorted. URLs among ``sources`` are skipped.
 
-    ``destination`` is relative to the rootfs, '' being its root; ``is_folder`` tells which paths are folders by now, and ``extract``
+    ``destination`` is relative to the rootfs, '' being its root; ``is_folder`` returns True for existing folders, and ``extract``
     marks tars as ADD does. ``image`` says that ``context`` is the unpacked root of a container image (``--from``): a link in it that
     begins with / leads into it, and links below a folder are taken as they are. A folder gives its content, not itself.
 
     Raises ContextError for a source that does not exist, is outside the context (``..``, symbolic links), or is one of several for a
     destination that is not a folder.
     """
-    found = [match for source in sources if image or not is_url(source) for match in _find(context, source, image=image)]
+    matches = [match for source in sources if image or not is_url(source) for match in _find(context, source, image=image)]
     folder = destination == "" or destination.endswith("/") or is_folder(destination)
-    if len(found) > 1 and not folder:
-        message = f"{len(found)} sources for the destination {destination}, which is not a folder"
+    if len(matches) > 1 and not folder:
+        message = f"{len(matches)} sources for the destination {destination}, which is not a folder"
         raise ContextError(message, f"end it with a slash: {destination}/")
-    placed: dict[str, Placed] = {}
-    for named, real in found:
+    placed: dict[str, PlacedFile] = {}
+    for named, real in matches:
         target = destination.rstrip("/")
         if real.is_dir():
             # `COPY etc .` would scatter one of the rootfs's own folders over its root; Kubefiles that say so mean the folder.
@@ -107,17 +107,17 @@ def place(
                 target = named.name
             entries = _folder(context, real, target, image=image)
         elif extract and _is_archive(real):
-            entries = iter([Placed(real, target, archive=True)])
+            entries = iter([PlacedFile(real, target, archive=True)])
         else:
             _check_kind(context, real)
-            entries = iter([Placed(real, destination_of(destination, named.name, is_folder))])
+            entries = iter([PlacedFile(real, destination_of(destination, named.name, is_folder))])
         placed |= {entry.path: entry for entry in entries}
     return tuple(placed.values())
 
 
-def _folder(context: Path, folder: Path, target: str, *, image: bool) -> Iterator[Placed]:
+def _folder(context: Path, folder: Path, target: str, *, image: bool) -> Iterator[PlacedFile]:
     if target:
-        yield Placed(folder, target)
+        yield PlacedFile(folder, target)
     for path in sorted(folder.iterdir()):
         if path == context.resolve() / IMAGE_LIST_WITH_AUTH:
             continue
@@ -126,7 +126,7 @@ def _folder(context: Path, folder: Path, target: str, *, image: bool) -> Iterato
         else:
             if not (image and path.is_symlink()):
                 _check_kind(context, path)
-            yield Placed(path, posixpath.join(target, path.name))
+            yield PlacedFile(path, posixpath.join(target, path.name))
 
 
 def _check_kind(context: Path, path: Path) -> None:
@@ -147,9 +147,9 @@ def _is_archive(path: Path) -> bool:
 
 
 def find(context: Path, source: str) -> list[Path]:
-    """The paths of the build context that a source names, sorted; a symbolic link stands for what it leads to.
+    """Paths of the build context that a source matches, sorted; symbolic links are followed.
 
-    Raises ContextError when there is none, or when one is outside the context.
+    Raises ContextError when none matches, or when one is outside the context.
     """
     return [named for named, _ in _find(context, source, image=False)]
 
@@ -159,17 +159,17 @@ def _find(context: Path, source: str, *, image: bool) -> list[tuple[Path, Path]]
     clean = posixpath.normpath(source.lstrip("/") or ".")
     if clean == ".." or clean.startswith("../"):
         raise ContextError(f"{source} is outside the build context", "copy it into the context first")
-    found = []
+    paths = []
     for named in _expand(context, clean.split("/")) if has_wildcard(clean) else [context / clean]:
         real = _resolve(context, named) if image else _real(named)
         if not _inside(context, real):
             raise ContextError(f"{source} is a symbolic link out of the build context, to {real}", "copy the file into the context")
         if real.exists():
-            found.append((named, real))
-    if not found:
+            paths.append((named, real))
+    if not paths:
         why = "nothing matches" if has_wildcard(clean) else "no such file or folder"
         raise ContextError(f"{source}: {why} in {'the image' if image else context}", _nearest(context, clean))
-    return found
+    return paths
 
 
 def _real(path: Path) -> Path:
@@ -224,25 +224,25 @@ def _expand(folder: Path, segments: Sequence[str]) -> list[Path]:
 
 def _pattern(segment: str) -> re.Pattern[str]:
     """Go's filepath.Match, which Docker uses: ``[^a]`` negates and a leading dot is nothing special, unlike in fnmatch."""
-    parts, found, position = [], "", 0
+    parts, pattern, position = [], "", 0
     while position < len(segment):
         char = segment[position]
         close = segment.find("]", position + 2) if char == "[" else -1
         if close > 0:
             inner = segment[position + 1 : close].replace("[", r"\[").replace("&&", r"&\&")
-            found += f"[{inner}]"
+            pattern += f"[{inner}]"
             position = close
         elif char == "\\" and position + 1 < len(segment):
             position += 1
-            found += re.escape(segment[position])
+            pattern += re.escape(segment[position])
         elif char == "*":
-            parts.append(found)
-            found = ""
+            parts.append(pattern)
+            pattern = ""
         else:
-            found += "." if char == "?" else re.escape(char)
+            pattern += "." if char == "?" else re.escape(char)
         position += 1
-    # What stands between two stars is looked for once, where it comes first: trying every place would take for ever.
-    expression = found if not parts else parts[0] + "".join(f"(?>.*?{part})" for part in parts[1:] if part) + ".*" + found
+    # Text between two stars is matched once, at its first place: trying every place would take exponential time.
+    expression = pattern if not parts else parts[0] + "".join(f"(?>.*?{part})" for part in parts[1:] if part) + ".*" + pattern
     try:
         return re.compile(expression, re.DOTALL)
     except re.error as wrong:

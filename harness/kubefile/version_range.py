@@ -36,7 +36,7 @@ class _Version:
 class _Constraint:
     sign: str
     given: int
-    """How many of major, minor, patch were written as numbers."""
+    """Number of parts of major, minor, patch that are numbers."""
     version: _Version
 
     def allows(self, version: _Version) -> bool:
@@ -91,25 +91,26 @@ _SIGNS: dict[str, Callable[[_Constraint, _Version], bool]] = {
 
 
 def check(text: str) -> None:
-    """Raises ValueError, saying what is wrong, when ``text`` is no range of versions."""
+    """Raises ValueError with the reason when ``text`` is not a range of versions."""
     _alternatives(text)
 
 
 def satisfies(version: str, text: str) -> bool:
-    """Whether a version (``v1.36.3``) lies in a range (``>=1.31 <1.37``). Raises ValueError when either is none."""
-    found = _version(version)
-    return any(all(constraint.allows(found) for constraint in joined) for joined in _alternatives(text))
+    """Return True when a version (``v1.36.3``) is in a range (``>=1.31 <1.37``). Raises ValueError when either is not valid."""
+    parsed = _version(version)
+    return any(all(constraint.allows(parsed) for constraint in joined) for joined in _alternatives(text))
 
 
 def admits(version: str, text: str) -> bool:
-    """Whether a cluster of this version may run what asks for ``text``. What makers of distributions add to it (``v1.36.3-gke.7``) does
-    not make it a pre-release. Raises ValueError when either is none.
+    """Return True when a cluster of this version satisfies the range ``text``. Raises ValueError when either is not valid.
+
+    Suffixes of distributions (``v1.36.3-gke.7``) do not make a pre-release.
     """
     return satisfies(re.sub(r"-(?!alpha|beta|rc).*", "", version), text)
 
 
 def older(version: str, other: str) -> bool:
-    """Whether a version comes before another one; a pre-release comes before its release. Raises ValueError when either is none."""
+    """Return True when a version is lower than another; a pre-release is lower than its release. Raises ValueError for invalid ones."""
     return _version(version) < _version(other)
 
 
@@ -131,17 +132,17 @@ def _alternatives(text: str) -> list[list[_Constraint]]:
 
 def _joined(part: str, whole: str) -> list[_Constraint]:
     part = _HYPHEN.sub(r">=\1 <=\2", part.strip())
-    found: list[_Constraint] = []
+    constraints: list[_Constraint] = []
     position = 0
     while position < len(part):
         match = _CONSTRAINT.match(part, position)
         if match is None:
             raise ValueError(f"{whole!r} is not a range of versions: {part[position:]!r} is not understood")
-        found.append(_constraint(match[1], match[2]))
+        constraints.append(_constraint(match[1], match[2]))
         position = match.end()
-    if not found or part.endswith(","):
+    if not constraints or part.endswith(","):
         raise ValueError(f"{whole!r} is not a range of versions: a part of it is empty")
-    return found
+    return constraints
 
 
 def _constraint(sign: str, operand: str) -> _Constraint:

@@ -23,7 +23,7 @@ _REFERENCE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)|([A-Za-z_][A-Za-z0-9_]
 
 @dataclasses.dataclass(frozen=True)
 class Expansion:
-    """A word after expansion, its quotes removed; ``undefined`` are the names that stood for nothing, in order."""
+    """A word after expansion, its quotes removed; ``undefined`` are the undefined names in it, in order."""
 
     text: str
     undefined: tuple[str, ...]
@@ -57,7 +57,7 @@ def expand(word: str, values: Mapping[str, str], escape: str = "\\") -> Expansio
 
     Raises ValueError for an unfinished ``${``, an unknown modifier, the message of ``${NAME:?message}``, and a text that gets too long.
     """
-    reader = _Reader(word, values, escape)
+    reader = _WordReader(word, values, escape)
     text = reader.read("")
     return Expansion(text, tuple(dict.fromkeys(reader.undefined)))
 
@@ -66,7 +66,7 @@ def _too_long(text: str) -> ValueError:
     return ValueError(f"{text[:80]}{'...' if len(text) > 80 else ''}: its variables stand for more than {LONGEST} characters")
 
 
-class _Reader:
+class _WordReader:
     def __init__(self, text: str, values: Mapping[str, str], escape: str) -> None:
         self.text = text
         self.values = values
@@ -83,46 +83,46 @@ class _Reader:
 
     def read(self, end: str) -> str:
         """Up to ``end`` (consumed), or to the end of the text when ``end`` is empty."""
-        found = ""
+        word = ""
         while self.position < len(self.text):
             char = self._next()
             if end and char == end:
-                return found
+                return word
             if char == "'":
-                found += self._quoted()
+                word += self._quoted()
             elif char == '"':
-                found += self._double_quoted()
+                word += self._double_quoted()
             elif char == "$":
-                found += self._variable()
+                word += self._variable()
             elif char == self.escape:
-                found += self._next()
+                word += self._next()
             else:
-                found += char
+                word += char
         if end:
             raise ValueError(f"{self.text}: '{end}' is missing")
-        return found
+        return word
 
     def _quoted(self) -> str:
         close = self.text.find("'", self.position)
         if close < 0:
             raise ValueError(f"{self.text}: a single quote is not closed")
-        found = self.text[self.position : close]
+        quoted = self.text[self.position : close]
         self.position = close + 1
-        return found
+        return quoted
 
     def _double_quoted(self) -> str:
-        found = ""
+        quoted = ""
         while self.position < len(self.text):
             char = self._next()
             if char == '"':
-                return found
+                return quoted
             if char == "$":
-                found += self._variable()
+                quoted += self._variable()
             elif char == self.escape:
                 after = self._next()
-                found += after if after in ('"', "$", self.escape) else char + after
+                quoted += after if after in ('"', "$", self.escape) else char + after
             else:
-                found += char
+                quoted += char
         raise ValueError(f"{self.text}: a double quote is not closed")
 
     def _variable(self) -> str:
@@ -130,7 +130,7 @@ class _Reader:
         name = _NAME.match(self.text, self.position + braced)
         if name is None:
             if braced:
-                raise ValueError(f"{self.text}: there is no variable name after '${{'")
+                raise ValueError(f"{self.text}: no variable name after '${{'")
             return "$"
         self.position = name.end()
         return self._braced(name[0]) if braced else self._plain(name[0])
@@ -179,9 +179,9 @@ class _Reader:
 
 
 def json_list(text: str) -> list[str] | None:
-    """The strings of a JSON list, or None when the text is no such list but may be something else, such as ``[ -f x ]``.
+    """The strings of a JSON list, or None when the text may be something else, such as ``[ -f x ]``.
 
-    Raises ValueError for what can only be meant as a list (it begins with ``["``) and is none.
+    Raises ValueError for a text that begins with ``["`` and is not a valid list.
     """
     if not text.startswith("["):
         return None
@@ -204,17 +204,17 @@ def substitute(command: str, values: Mapping[str, str]) -> str:
     Nothing is changed in single quotes or after a backslash, as in the shell itself. Raises ValueError for a ``${NAME%...}`` of one of
     ``values``: what the shell would do to it cannot be done here; and for a command that gets too long.
     """
-    found, position, double, taken = "", 0, False, 0
+    expanded, position, double, taken = "", 0, False, 0
     while position < len(command):
         char = command[position]
         if char == "\\":
-            found += command[position : position + 2]
+            expanded += command[position : position + 2]
             position += 2
             continue
         if char == "'" and not double:
             close = command.find("'", position + 1)
             close = len(command) - 1 if close < 0 else close
-            found += command[position : close + 1]
+            expanded += command[position : close + 1]
             position = close + 1
             continue
         if char == '"':
@@ -226,12 +226,12 @@ def substitute(command: str, values: Mapping[str, str]) -> str:
             taken += len(value)
             if taken > LONGEST:
                 raise _too_long(command)
-            found += _for_double_quotes(value) if double else " ".join(shlex.quote(word) for word in value.split())
+            expanded += _for_double_quotes(value) if double else " ".join(shlex.quote(word) for word in value.split())
             position = end
             continue
-        found += char
+        expanded += char
         position += 1
-    return found
+    return expanded
 
 
 def _closing_brace(text: str, position: int) -> int:

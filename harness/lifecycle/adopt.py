@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from harness.clusterfile import MASTER, NODE, Cluster, Clusterfile, Host, Ssh, Taint, validators, write
+from harness.clusterfile import MASTER, NODE, ClusterDocument, Clusterfile, Host, SshSettings, Taint, validators, write
 from harness.errors import CheckError, NodeError
 from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
 from harness.lifecycle.cluster.record import CONFIG_MAP, access_entry
@@ -18,7 +18,7 @@ from harness.lifecycle.kube import objects
 from harness.lifecycle.provision.rootfs import MARK
 from harness.nodes import Machine, Node, each
 from harness.nodes.files import STATE
-from harness.nodes.ssh import Ssh as Connections
+from harness.nodes.ssh import SshConnections as Connections
 from harness.runtimes import API_NAME, ROOTFS
 from harness.runtimes.kubeadm import ADMIN, administrator
 from harness.runtimes.pki import FOLDER as PKI
@@ -38,7 +38,7 @@ class Taken:
     """The Clusterfile, to be written to a file."""
 
 
-def read(node: Node, name: str | None, ssh: Ssh, image: str | None = None) -> Taken:
+def read(node: Node, name: str | None, ssh: SshSettings, image: str | None = None) -> Taken:
     """The cluster of a master. ``ssh``: the way in, for all; ``image``: what it is to be counted as.
 
     Raises CheckError when there is no cluster of kubeadm's, or its API does not answer.
@@ -59,7 +59,7 @@ def read(node: Node, name: str | None, ssh: Ssh, image: str | None = None) -> Ta
     hosts = _hosts(nodes, ssh)
     own = {address for host in hosts for address in host.ips} | {"127.0.0.1", API_NAME}
     sans = [str(san) for san in _list((configuration.get("apiServer") or {}).get("certSANs")) if str(san) not in own]
-    cluster = Cluster(
+    cluster = ClusterDocument(
         name=name or _name(str(configuration.get("clusterName") or "")),
         image=image or f"kubernetes:{version}",
         hosts=hosts,
@@ -93,7 +93,7 @@ def _name(text: str) -> str:
     return text if re.fullmatch(validators.CLUSTER_NAME, text) and text != "kubernetes" else DEFAULT_NAME
 
 
-def _hosts(nodes: Iterable[Mapping[str, Any]], ssh: Ssh) -> tuple[Host, ...]:
+def _hosts(nodes: Iterable[Mapping[str, Any]], ssh: SshSettings) -> tuple[Host, ...]:
     """The nodes by address, masters first; those that are alike together."""
     found: list[Host] = []
     for node in nodes:
@@ -168,7 +168,9 @@ chmod 700 {STATE}
     node.run(script)
 
 
-def _remember(cluster: Cluster, connections: Connections, first: Node, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:
+def _remember(
+    cluster: ClusterDocument, connections: Connections, first: Node, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]
+) -> None:
     state = ClusterState.of(cluster.name)
     by_address = {node.address: node for node in connections.nodes}
     state.write("kubeconfig", administrator(first, first.address, cluster.name).decode())

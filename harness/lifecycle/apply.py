@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.clusterfile import Application, Clusterfile, is_redacted
-from harness.clusterfile.diff import ADDED, CHANGED, REMOVED, Change, difference
+from harness.clusterfile import ApplicationDocument, Clusterfile, is_redacted
+from harness.clusterfile.diff import ADDED, CHANGED, REMOVED, ClusterfileChange, difference
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, Fault, InputError
 from harness.host.cluster_cache import ClusterState
@@ -27,7 +27,7 @@ from harness.lifecycle.provision import ipvs, node_files
 from harness.lifecycle.provision.rootfs import MARK
 from harness.lifecycle.steps import hooks, labels
 from harness.nodes import Machine
-from harness.nodes.ssh import Ssh, SshNode
+from harness.nodes.ssh import SshConnections, SshNode
 from harness.oci.store import Store
 from harness.runtimes.kubeadm import KUBECTL
 
@@ -47,7 +47,7 @@ class Outcome:
     """What was, or with a plan would be, done. ``made``: the cluster was not there, and is now."""
 
     name: str
-    changes: tuple[Change, ...]
+    changes: tuple[ClusterfileChange, ...]
     steps: tuple[dict[str, Any], ...]
     done: bool
     seconds: float
@@ -77,7 +77,7 @@ class Work:
     """The image to go to."""
     here: bool = False
     """Something is to be rendered, labelled or launched again, or written down."""
-    apps: tuple[Application, ...] = ()
+    apps: tuple[ApplicationDocument, ...] = ()
     """Applications that are put into the cluster, or brought up to date there."""
     apps_gone: tuple[str, ...] = ()
     apps_noted: bool = False
@@ -105,7 +105,7 @@ def apply(
     if wanted is None or wanted.cluster is None:
         raise ValueError("apply needs a Clusterfile")
     state = ClusterState.of(options.name, home)
-    with Ssh(state.folder, _machines(options, state)) as ssh:
+    with SshConnections(state.folder, _machines(options, state)) as ssh:
         there = find(ssh, options)
         if there is None:
             return _make(options, store, plan, fetch, started, home)
@@ -153,7 +153,7 @@ def _machines(options: run.Options, state: ClusterState) -> tuple[Machine, ...]:
     return (*options.masters, *(one for one in remembered if one.address not in named))
 
 
-def find(ssh: Ssh, options: run.Options) -> There | None:
+def find(ssh: SshConnections, options: run.Options) -> There | None:
     """The cluster, by any master that answers; None when there is none, or one that was not finished.
 
     Raises CheckError when a machine belongs to it and its API is silent.
@@ -182,12 +182,12 @@ def find(ssh: Ssh, options: run.Options) -> There | None:
     return None
 
 
-def _was_finished(options: run.Options, ssh: Ssh) -> bool:
+def _was_finished(options: run.Options, ssh: SshConnections) -> bool:
     """Whether this machine saw the end of a run; else a run that was cut short is to be finished."""
     return bool(ClusterState(options.name, ssh.folder).read().get("digest"))
 
 
-def compare(there: There, wanted: Clusterfile, store: Store) -> tuple[Change, ...]:
+def compare(there: There, wanted: Clusterfile, store: Store) -> tuple[ClusterfileChange, ...]:
     """The differences, that of an image which is another one under the same name included."""
     cluster = wanted.cluster
     if cluster is None:
@@ -201,12 +201,12 @@ def compare(there: There, wanted: Clusterfile, store: Store) -> tuple[Change, ..
     changes = difference(stored, wanted)
     if known is not None and known.digest != there.digest and not any(change.subject == "image" for change in changes):
         digests = (f"{name} {there.digest[7:19]}", f"{name} {known.digest[7:19]}")
-        changes = (Change("image", "image", ".spec.image", CHANGED, *digests), *changes)
+        changes = (ClusterfileChange("image", "image", ".spec.image", CHANGED, *digests), *changes)
     # Who makes the machines, and how the way to them is balanced by default, is nothing that a cluster could change into.
     return tuple(change for change in changes if change.name != "provider")
 
 
-def compare_apps(there: Sequence[Installed], wanted: Sequence[Application], store: Store) -> tuple[Change, ...]:
+def compare_apps(there: Sequence[Installed], wanted: Sequence[ApplicationDocument], store: Store) -> tuple[ClusterfileChange, ...]:
     """How the applications of the file differ from those that came with it before. What was put there by hand is left alone."""
     before = {one.name: one for one in there if one.by_file and one.application is not None}
     named = tuple(dataclasses.replace(one, image=familiar(one.image or "")) for one in wanted)
@@ -218,13 +218,13 @@ def compare_apps(there: Sequence[Installed], wanted: Sequence[Application], stor
             continue
         if known is not None and known.digest != kept.digest:
             digests = (f"{kept.image} {kept.digest[7:19]}", f"{kept.image} {known.digest[7:19]}")
-            changes.append(Change("app", one.name, f"Application {one.name}.spec.image", CHANGED, *digests))
+            changes.append(ClusterfileChange("app", one.name, f"Application {one.name}.spec.image", CHANGED, *digests))
         elif kept.state != records.INSTALLED:
-            changes.append(Change("app", one.name, f"Application {one.name}", CHANGED, kept.state, records.INSTALLED))
+            changes.append(ClusterfileChange("app", one.name, f"Application {one.name}", CHANGED, kept.state, records.INSTALLED))
     return tuple(changes)
 
 
-def _document(one: Installed) -> Application:
+def _document(one: Installed) -> ApplicationDocument:
     assert one.application is not None
     return dataclasses.replace(one.application, image=familiar(one.application.image or ""))
 
@@ -232,7 +232,7 @@ def _document(one: Installed) -> Application:
 # ---- what is to be done -----------------------------------------------------------------------------------------------
 
 
-def sort(changes: Iterable[Change], wanted: Clusterfile) -> Work:
+def sort(changes: Iterable[ClusterfileChange], wanted: Clusterfile) -> Work:
     """What the changes come to. Raises InputError for all that cannot be changed in a cluster that runs."""
     faults: list[Fault] = []
     work = Work()
@@ -255,7 +255,7 @@ def sort(changes: Iterable[Change], wanted: Clusterfile) -> Work:
     return dataclasses.replace(work, here=bool(subjects - {"app"}), apps_noted="app" in subjects)
 
 
-def with_apps(work: Work, there: Sequence[Installed], wanted: Sequence[Application], changes: Sequence[Change]) -> Work:
+def with_apps(work: Work, there: Sequence[Installed], wanted: Sequence[ApplicationDocument], changes: Sequence[ClusterfileChange]) -> Work:
     """The work, with what changes of applications come to. Raises InputError for a name that something else has already."""
     by_hand = {one.name for one in there if not one.by_file}
     taken = [one for one in wanted if one.name in by_hand]
@@ -270,7 +270,7 @@ def with_apps(work: Work, there: Sequence[Installed], wanted: Sequence[Applicati
     return dataclasses.replace(work, apps=put, apps_gone=tuple(one.name for one in there if one.by_file and one.name not in names))
 
 
-def _impossible(change: Change) -> Fault | None:
+def _impossible(change: ClusterfileChange) -> Fault | None:
     """Why a change cannot be made, or None when it can."""
     if change.subject == "env" and change.name in _NETWORKS:
         return Fault(change.path, f"{change}: the networks of a cluster that runs cannot change", "make a new cluster")
@@ -290,7 +290,7 @@ def _impossible(change: Change) -> Fault | None:
     return Fault(change.path, f"{change}: this cannot be changed in a cluster that runs", hint)
 
 
-def _of_kubelet(change: Change) -> bool:
+def _of_kubelet(change: ClusterfileChange) -> bool:
     """Whether a Config writes a file that counts only when containerd and kubelet are set up."""
     return change.subject == "config" and change.name.split(" ")[-1] in (*steps.KUBEADM_CONFIG, steps.CONTAINERD_CONFIG)
 

@@ -15,8 +15,8 @@ from harness.lifecycle.checks import findings
 from harness.lifecycle.checks.findings import Finding, Report, failed
 from harness.lifecycle.checks.preflight import CHECKS, Target, Wanted, gather
 from harness.nodes import Machine, each
-from harness.nodes.ssh import Ssh, SshNode
-from harness.runtimes import POD_CIDR, SVC_CIDR, Network
+from harness.nodes.ssh import SshConnections, SshNode
+from harness.runtimes import POD_CIDR, SVC_CIDR, ClusterNetwork
 
 NO_IMAGE = 1 << 30
 """Bytes taken for an image that is not named."""
@@ -39,7 +39,7 @@ def pre(
     if not masters and not nodes:
         raise UsageError("no machine is named", hint="--masters 10.0.0.1 --nodes 10.0.0.2, or -f Clusterfile")
     skipped = gather.skipping(skip, "--skip")
-    ssh = setup.ssh if setup else Ssh(ClusterState.of(name, home).folder, (*masters, *nodes))
+    ssh = setup.ssh if setup else SshConnections(ClusterState.of(name, home).folder, (*masters, *nodes))
     with ssh:
         with log.step("connect to the machines"):
             reached, errors = ssh.reachable()
@@ -77,7 +77,7 @@ def _ask(nodes: Sequence[SshNode], masters: Collection[str], setup: steps.Setup 
 
 def _wanted(name: str, setup: steps.Setup | None, targets: Sequence[Target]) -> Wanted:
     if setup is None:
-        return Wanted(name, (), NO_IMAGE, Network(POD_CIDR, SVC_CIDR), gather.ours(targets, name), vxlan=True)
+        return Wanted(name, (), NO_IMAGE, ClusterNetwork(POD_CIDR, SVC_CIDR), gather.ours(targets, name), vxlan=True)
     asked = {target.address for target in targets}
     there = dataclasses.replace(
         setup,
@@ -88,5 +88,5 @@ def _wanted(name: str, setup: steps.Setup | None, targets: Sequence[Target]) -> 
     if not there.masters:
         # Nothing is known of the networks without one, for which the image would be looked into.
         available = tuple(image.platform for image in setup.image.platforms)
-        return Wanted(name, available, setup.image.size, Network(POD_CIDR, SVC_CIDR))
+        return Wanted(name, available, setup.image.size, ClusterNetwork(POD_CIDR, SVC_CIDR))
     return steps.wanted_of_machines(there, targets)

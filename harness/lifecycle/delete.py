@@ -17,8 +17,8 @@ from harness.lifecycle.provision import node_files
 from harness.lifecycle.provision.rootfs import MARK
 from harness.lifecycle.steps.uninstall_hooks import Parting
 from harness.nodes import LONG_TIMEOUT, Machine, Node
-from harness.nodes.files import STATE, unplace
-from harness.nodes.ssh import Ssh
+from harness.nodes.files import STATE, restore_files
+from harness.nodes.ssh import SshConnections
 from harness.runtimes import kubeadm
 
 
@@ -38,7 +38,7 @@ class _Work:
     """What the steps share."""
 
     found: Known
-    ssh: Ssh
+    ssh: SshConnections
     unreachable: dict[str, NodeError] = dataclasses.field(default_factory=dict)
     cleaned: list[str] = dataclasses.field(default_factory=list)
     untouched: list[str] = dataclasses.field(default_factory=list)
@@ -50,7 +50,7 @@ def prepare(
 ) -> _Work:
     """The machines to clean: those given, else those remembered. Raises UsageError when there are none."""
     found = access.known(name, masters, nodes, home=home)
-    return _Work(found, Ssh(found.state.folder, (*found.masters, *found.nodes)))
+    return _Work(found, SshConnections(found.state.folder, (*found.masters, *found.nodes)))
 
 
 def plan(work: _Work) -> list[Step]:
@@ -131,7 +131,7 @@ def clean(node: Node) -> None:
     """Take everything of a cluster off one machine and bring back what was there before. May be repeated after a kill."""
     kubeadm.reset(node)
     node.run(node_files.CLEAN, timeout=LONG_TIMEOUT)
-    unplace(node)
+    restore_files(node)
     node.run(node_files.RESTORE, timeout=LONG_TIMEOUT)
     left = node.run(f"ls -A {STATE} 2>/dev/null || true").stdout.strip()
     if left:

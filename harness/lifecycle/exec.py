@@ -19,7 +19,7 @@ from harness.lifecycle.cluster.access import Known
 from harness.lifecycle.kube import objects
 from harness.nodes import Machine
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.ssh import Ssh, SshNode
+from harness.nodes.ssh import SshConnections, SshNode
 
 JOBS = 16
 """Machines at a time: each costs an ssh process of some megabytes, and a login some milliseconds of processor at both ends."""
@@ -92,7 +92,7 @@ def execute(
         raise UsageError(f"--jobs {jobs}: at least one machine at a time")
     found = access.known(name, masters, nodes, home=home)
     # The configuration is of all machines, also when few are asked: other commands on the cluster read it too.
-    ssh = Ssh(found.state.folder, (*found.masters, *found.nodes))
+    ssh = SshConnections(found.state.folder, (*found.masters, *found.nodes))
     ssh.prepare()
     chosen = select(targets(found, ssh), on, role, lambda: _labelled(ssh, found, role or ""))
     if len(chosen) > _MANY:
@@ -100,7 +100,7 @@ def execute(
     return on_each(chosen, command, jobs, show)
 
 
-def targets(found: Known, ssh: Ssh) -> tuple[Target, ...]:
+def targets(found: Known, ssh: SshConnections) -> tuple[Target, ...]:
     """All machines with their names, as far as those are remembered here."""
     facts = found.state.read()
     names = {entry["address"]: entry.get("name") for kind in ("masters", "nodes") for entry in facts.get(kind) or ()}
@@ -135,7 +135,7 @@ def select(
     return tuple(chosen)
 
 
-def _labelled(ssh: Ssh, found: Known, role: str) -> frozenset[str]:
+def _labelled(ssh: SshConnections, found: Known, role: str) -> frozenset[str]:
     """The addresses of the nodes with a role, by their labels and by the Clusterfile that the cluster keeps."""
     failure: SlipwayError | None = None
     for master in ssh.nodes[: len(found.masters)]:

@@ -26,7 +26,7 @@ from harness.lifecycle.provision import ipvs, registry, rootfs
 from harness.lifecycle.run import with_hooks
 from harness.lifecycle.steps import hooks, labels
 from harness.nodes import Machine, Node, each, together
-from harness.nodes.files import STATE, File, Files, read_all
+from harness.nodes.files import STATE, Files, NodeFile, read_files
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
 from harness.oci.store import Store
@@ -405,7 +405,7 @@ def _render(work: Work) -> Step:
             files = dict(setup.render(node))
             other = _render_for(setup, node, _PLACEHOLDERS[1]) if _has_placeholder(setup) else files
             unknown = {path for path, file in files.items() if file != other.get(path)} | set(
-                setup.needed(node, dict.fromkeys(work.lost, File()))
+                setup.needed(node, dict.fromkeys(work.lost, NodeFile()))
             )
             lost |= unknown
             rendered[node.address] = setup.needed(node, {**files, **{path: there[path] for path in unknown if path in there}})
@@ -442,9 +442,9 @@ def _render_for(setup: steps.Setup, node: Node, placeholder: str) -> Files:
 def _rendered_files(work: Work, node: SshNode, paths: Sequence[str]) -> Files:
     """Files of the rootfs as a node has them."""
     tree = rootfs.beneath(work.setup.tree(node))
-    found = read_all(node, [f"{ROOTFS}/{path}" for path in paths]) if paths else {}
+    found = read_files(node, [f"{ROOTFS}/{path}" for path in paths]) if paths else {}
     modes = {path: rootfs.owner_only(tree.stat(path).st_mode) if tree.is_file(path) else 0o600 for path in paths}
-    return {path: File(found[f"{ROOTFS}/{path}"], modes[path]) for path in paths if f"{ROOTFS}/{path}" in found}
+    return {path: NodeFile(found[f"{ROOTFS}/{path}"], modes[path]) for path in paths if f"{ROOTFS}/{path}" in found}
 
 
 def _find_keys(work: Work) -> Step:
@@ -623,7 +623,7 @@ class AsThere:
     @classmethod
     def of(cls, node: Node) -> AsThere:
         paths = node.run(f"ls {_CERTS_D}/*/hosts.toml 2>/dev/null || true").stdout.split()
-        return cls(read_all(node, [*paths, registry.CA_OF_SITE]))
+        return cls(read_files(node, [*paths, registry.CA_OF_SITE]))
 
     def files(self, names: Iterable[str]) -> Files:  # noqa: ARG002 -- it knows them all
-        return {path: registry.hosts_file(data) if path.endswith(".toml") else File(data) for path, data in self.found.items()}
+        return {path: registry.hosts_file(data) if path.endswith(".toml") else NodeFile(data) for path, data in self.found.items()}

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from harness import log, untrusted
-from harness.clusterfile import Cluster, Clusterfile, is_redacted
+from harness.clusterfile import ClusterDocument, Clusterfile, is_redacted
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, NodeError, StoreError, UsageError
 from harness.host import cluster_cache
@@ -34,7 +34,7 @@ from harness.lifecycle.kube.etcd import DATA as ETCD_DATA
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.provision.rootfs import MARK
 from harness.nodes import LONG_TIMEOUT, Login, Machine, Node
-from harness.nodes.files import STATE, File, put_all, tar_stream
+from harness.nodes.files import STATE, NodeFile, tar_stream, write_files
 from harness.nodes.kubectl import NodeKubectl
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS, SYSTEM, documents, static_pods
@@ -74,7 +74,7 @@ class _Source:
     snapshot: BinaryIO
 
     @property
-    def keys(self) -> dict[str, File]:
+    def keys(self) -> dict[str, NodeFile]:
         return Pki(self.contents.keys).placed
 
     @property
@@ -175,7 +175,7 @@ def _in_place(cluster: Access, source: _Source, timeout: float) -> list[Step]:
     peers = {node.name: node.address for node in masters}
 
     def data(node: Node) -> None:
-        put_all(node, source.keys)
+        write_files(node, source.keys)
         put_data(node, source, image, peers)
 
     def kubelets(node: Node) -> None:
@@ -332,7 +332,7 @@ def options(found: Known, contents: Contents, image: str | None, env: Mapping[st
     )
 
 
-def _moved(kept: Cluster | None, here: Cluster | None) -> Cluster | None:
+def _moved(kept: ClusterDocument | None, here: ClusterDocument | None) -> ClusterDocument | None:
     """What was asked for, of the machines that there are now."""
     if kept is None or here is None:
         return here
@@ -356,7 +356,7 @@ def plan(setup: steps.Setup, source: _Source) -> list[Step]:
     first = setup.first
 
     def plant(node: Node) -> None:
-        put_all(node, {**source.keys, _BEGUN: File.text(f"{source.contents.front['made']}\n")})
+        write_files(node, {**source.keys, _BEGUN: NodeFile.text(f"{source.contents.front['made']}\n")})
 
     def data(node: Node) -> None:
         members = [member for member in setup.cluster.members if member.is_master]

@@ -27,7 +27,7 @@ from harness.lifecycle.plan import Journal, Step, digest
 from harness.lifecycle.provision import node_files, registry, rootfs, rootfs_update
 from harness.lifecycle.steps import hooks
 from harness.nodes import LONG_TIMEOUT, Node, each
-from harness.nodes.files import STATE, Files, place, read_all
+from harness.nodes.files import STATE, Files, install_files, read_files
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
 from harness.runtimes import SYSTEM, static_pods
@@ -434,7 +434,7 @@ def _tell_nodes(work: Work, after: str) -> Step:
 
     def action(node: Node) -> None:
         files = steps.machine_files(setup, node)
-        place(node, {path: file for path, file in files.items() if path.startswith("/etc/containerd/certs.d/")})
+        install_files(node, {path: file for path, file in files.items() if path.startswith("/etc/containerd/certs.d/")})
 
     return Step("tell-nodes", "tell the nodes where images are", action, setup.nodes, after_all=(after,))
 
@@ -487,7 +487,7 @@ def _noted(work: Work, node: Node, step: Step) -> bool:
 
 def _placed(node: Node, files: Files) -> frozenset[str]:
     """Paths outside the rootfs where other files will stand; links lead to programs, which are looked at by themselves."""
-    found = read_all(node, [path for path, file in files.items() if file.link is None])
+    found = read_files(node, [path for path, file in files.items() if file.link is None])
     # Where overlays do not work, containerd's configuration has been changed for it.
     there = {path: data.replace(b'snapshotter = "native"', b'snapshotter = "overlayfs"') for path, data in found.items()}
     return frozenset(path for path, file in files.items() if file.link is None and there.get(path) != file.data)
@@ -544,7 +544,7 @@ def _change(work: Work, node: SshNode, together: Sequence[SshNode]) -> str:
         etcd.require_health(members, client.sick(members), f"{work.name(node)} is not touched")
         static_pods.keep(node)
     rootfs_update.switch(node, work.move.id)
-    place(node, steps.machine_files(setup, node))
+    install_files(node, steps.machine_files(setup, node))
     node_files.set_hosts(node, setup.hosts_lines(node))
     node.run(node_files.apply(setup.cluster), timeout=LONG_TIMEOUT)
     for step in hooks.at(setup, work.hooks, Phase.UPGRADE_HOST, (), among={node.address}) if work.move.kind == UPGRADE else ():

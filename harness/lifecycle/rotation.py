@@ -16,7 +16,7 @@ from harness.host import cluster_cache
 from harness.lifecycle.cluster import access, certificates, lease
 from harness.lifecycle.plan import Step, execute
 from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, each
-from harness.nodes.files import File, put_all, read_all
+from harness.nodes.files import NodeFile, read_files, write_files
 from harness.nodes.ssh import SshNode
 from harness.runtimes import encryption, static_pods
 from harness.runtimes.encryption import SecretsKey
@@ -92,7 +92,7 @@ def require_known(record: Mapping[str, Any], known: Collection[str]) -> None:
 
 def read(masters: Sequence[Node]) -> dict[str, Keys]:
     """The keys of each master, by address. Raises UsageError when one has none."""
-    files = each(masters, lambda node: read_all(node, [PATH]).get(PATH))
+    files = each(masters, lambda node: read_files(node, [PATH]).get(PATH))
     without = [node.name for node, data in zip(masters, files, strict=True) if data is None]
     if without:
         raise UsageError(f"{', '.join(without)}: no key of Secrets is there", hint="a cluster has one that was made with --profile cis")
@@ -134,7 +134,7 @@ def _plan(masters: Sequence[SshNode], old: SecretsKey, new: SecretsKey, written:
 
 def give(node: Node, keys: Keys, *, others: bool) -> None:
     """Have the API server of a master use these keys. Where it has been started with them, nothing happens."""
-    put_all(node, {PATH: File(encryption.configuration(keys), 0o600)})
+    write_files(node, {PATH: NodeFile(encryption.configuration(keys), 0o600)})
     static_pods.restart(node, ("kube-apiserver",), reason=f"keys of Secrets: {' '.join(key.name for key in keys)}", others=others)
 
 

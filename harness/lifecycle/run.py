@@ -26,7 +26,7 @@ from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.provision import registry, rootfs
 from harness.lifecycle.steps import hooks, labels
 from harness.nodes import Login, Machine
-from harness.nodes.ssh import Ssh
+from harness.nodes.ssh import SshConnections
 from harness.oci.store import Store
 from harness.runtimes.kubeadm import KUBECTL
 
@@ -127,7 +127,7 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
         # As the store calls it, however it was named: a later one is compared with it.
         found = dataclasses.replace(found, cluster=dataclasses.replace(found.cluster, image=image.name or image.digest))
     state = ClusterState.of(options.name, home)
-    ssh = Ssh(state.folder, (*options.masters, *options.nodes))
+    ssh = SshConnections(state.folder, (*options.masters, *options.nodes))
     return steps.Setup(
         name=options.name,
         image=image,

@@ -31,7 +31,7 @@ from harness.lifecycle.rolling_update import Work
 from harness.lifecycle.steps import hooks
 from harness.nodes import Machine, each, together
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.ssh import Ssh, SshNode
+from harness.nodes.ssh import SshConnections, SshNode
 from harness.oci.store import Store
 from harness.runtimes import BUILD_NEWER, refused, static_pods
 
@@ -151,7 +151,7 @@ def _gathered(stack: ExitStack, name: str, options: Options, home: Path | None) 
 def each_cut_off(name: str, options: Options, home: Path | None, action: Callable[[SshNode], object] = lambda _: None) -> tuple[str, ...]:
     """Do something on the masters whose change was cut off while their control plane was in it; their names."""
     known = access.known(name, options.via, home=home)
-    with Ssh(known.state.folder, known.masters) as ssh:
+    with SshConnections(known.state.folder, known.masters) as ssh:
         reached, _ = ssh.reachable()
         found = [node for node, kept in zip(reached, each(reached, static_pods.is_kept), strict=True) if kept]
         each(found, action)

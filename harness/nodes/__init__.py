@@ -33,40 +33,40 @@ Value = TypeVar("Value")
 
 
 class Node(Protocol):
-    """A machine that does what it is told, as root."""
+    """A machine on which commands run as root."""
 
     @property
     def name(self) -> str:
-        """Its host name once it has been asked, until then its address."""
+        """Its host name once it is connected, until then its address."""
         ...
 
     @property
     def address(self) -> str: ...
 
     def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> ProcessResult:
-        """Run shell text as root. ``timeout`` is in seconds; there is no command without one.
+        """Run shell text as root. ``timeout`` is in seconds; every command has one.
 
-        Raises NodeError when the node cannot be reached or does not let us in, CommandError when the command takes too long or prints
+        Raises NodeError when the node cannot be reached or refuses the login, CommandError when the command takes too long or prints
         more than ``process.OUTPUT_LIMIT`` and, with ``check``, when it fails.
         """
         ...
 
     def put_tar(self, stream: BinaryIO | Writer, destination: str) -> None:
-        """Unpack a tar stream, not compressed, below ``destination``; everything will belong to root."""
+        """Unpack a tar stream, not compressed, below ``destination``; root owns all of it."""
         ...
 
     def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
-        """Write a whole file in one move; its directory is made."""
+        """Write a file atomically; its directory is made."""
         ...
 
     def get(self, path: str) -> bytes:
-        """The bytes of a file; raises CommandError when there is none."""
+        """Return the bytes of a file; raises CommandError when it does not exist."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Jump:
-    """A machine on the way to others. None: as for anybody else, or as the user's own ssh_config says."""
+class JumpHost:
+    """A jump host (``ssh -J``). None: the default, or the setting of the user's own ssh_config."""
 
     host: str
     user: str | None = None
@@ -76,70 +76,70 @@ class Jump:
 
 @dataclasses.dataclass(frozen=True)
 class Login:
-    """How to get into a machine. The secrets are never shown."""
+    """SSH user, port and credentials for a machine. The secrets are never shown."""
 
     user: str = "root"
     port: int = 22
     key: Path | None = None
     password: str | None = dataclasses.field(default=None, repr=False)
     passphrase: str | None = dataclasses.field(default=None, repr=False)
-    jump: Jump | None = None
+    jump: JumpHost | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """An address and the way into it."""
+    """An address and its login."""
 
     address: str
     login: Login = Login()
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class GroupMember:
     """One machine that a provider made."""
 
     name: str
     address: str
     role: str
-    """``master`` or ``node``: what it was asked for; only a cluster makes it one."""
+    """``master`` or ``node``: the role that it was made for; it has it only in a cluster."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
+class NodeGroup:
     """Machines that were made together."""
 
     name: str
     provider: str
-    members: tuple[Made, ...]
+    members: tuple[GroupMember, ...]
     login: Login
 
     @property
     def masters(self) -> tuple[Machine, ...]:
-        return tuple(Machine(made.address, self.login) for made in self.members if made.role == "master")
+        return tuple(Machine(member.address, self.login) for member in self.members if member.role == "master")
 
     @property
     def nodes(self) -> tuple[Machine, ...]:
-        return tuple(Machine(made.address, self.login) for made in self.members if made.role == "node")
+        return tuple(Machine(member.address, self.login) for member in self.members if member.role == "node")
 
 
 class Provider(Protocol):
-    """What makes machines."""
+    """Creates and removes machines."""
 
-    def up(self, name: str, masters: int, nodes: int, *, image: str = ...) -> Group:
-        """Make machines and wait until they have booted and answer over SSH. What fails or is interrupted leaves nothing behind."""
+    def up(self, name: str, masters: int, nodes: int, *, image: str = ...) -> NodeGroup:
+        """Make machines and wait until they have booted and answer over SSH. A failure or an interruption removes them."""
         ...
 
     def down(self, name: str) -> bool:
-        """Remove the machines, their disks, network and keys; False when there was nothing of that name."""
+        """Remove the machines, their disks, network and keys; False when the group does not exist."""
         ...
 
-    def list(self) -> tuple[Group, ...]: ...
+    def list(self) -> tuple[NodeGroup, ...]: ...
 
 
 def each(items: Iterable[Item], action: Callable[[Item], Value]) -> list[Value]:
-    """``action`` for every item at the same time; the values in the order of the items.
+    """Run ``action`` for all items in parallel; return the values in the order of the items.
 
-    All are tried to their end. One failure is raised as it is, several as one error that names all of them.
+    All actions are completed. One failure is raised unchanged, several as one error that names all of them.
     """
     work = list(items)
     if not work:
@@ -148,7 +148,7 @@ def each(items: Iterable[Item], action: Callable[[Item], Value]) -> list[Value]:
     waiting: queue.SimpleQueue[tuple[Item, concurrent.futures.Future[Value]]] = queue.SimpleQueue()
     for pair in zip(work, futures, strict=True):
         waiting.put(pair)
-    # No executor: the interpreter joins an executor's threads when it ends, so Ctrl-C would wait for a machine that does not answer.
+    # No executor: the interpreter joins an executor's threads at exit, so Ctrl-C would wait for a machine that does not answer.
     for started in range(min(_MOST_AT_ONCE, len(work))):
         try:
             threading.Thread(target=_work, args=(action, waiting), daemon=True).start()
@@ -168,7 +168,7 @@ def each(items: Iterable[Item], action: Callable[[Item], Value]) -> list[Value]:
 
 
 def _work(action: Callable[[Item], Value], waiting: queue.SimpleQueue[tuple[Item, concurrent.futures.Future[Value]]]) -> None:
-    """Do what waits, one after the other, until nothing does."""
+    """Process waiting items until the queue is empty."""
     with contextlib.suppress(queue.Empty):
         while True:
             item, future = waiting.get_nowait()
@@ -185,14 +185,14 @@ def _discard(waiting: queue.SimpleQueue[Any]) -> None:
 
 
 def no_thread(refused: RuntimeError) -> CommandError:
-    """The system's refusal to start a thread, in words of the user."""
+    """Error for a thread that the system does not start."""
     return CommandError(
         f"this machine starts no more threads: {refused}", hint="raise the limit of processes (ulimit -u, TasksMax), or end other programs"
     )
 
 
 def together(failures: Sequence[BaseException]) -> BaseException:
-    """One error that tells of all; anything but an expected failure is raised as it is."""
+    """Combine failures into one error; an unexpected failure is returned unchanged."""
     expected = [failure for failure in failures if isinstance(failure, SlipwayError)]
     if len(failures) == 1 or len(expected) < len(failures):
         return next(failure for failure in failures if not isinstance(failure, SlipwayError) or len(failures) == 1)

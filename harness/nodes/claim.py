@@ -1,8 +1,8 @@
-"""The claim of this process on a cluster, as far as commands on machines depend on it.
+"""The claim of this process on a cluster, as machines check it before they run a command.
 
-A command that is sent under a claim carries the claim's id. The first one leaves it on the machine, and the machine refuses later ones
-of another claim: a process that slept while its lease ended is stopped by every machine that the next one has spoken to, even when it
-has not heard of it yet. Which of two claims is the later one, their tokens tell: a number that the cluster's Lease raises for each holder.
+A command that is sent under a claim carries the claim's id. The first one records it on the machine, and the machine refuses later
+commands of an older claim: a process that slept while its lease expired is stopped by every machine that the next holder has used, even
+before it notices. The tokens order two claims: a number that the cluster's Lease increments for each holder.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ MARK = "slipway: this machine is being changed under another claim"
 
 
 class Guard(Protocol):
-    """What says that the claim still holds; lease.py has the variants."""
+    """Check that a claim is still held; lease.py has the variants."""
 
     @property
     def lost(self) -> str:
-        """Who has taken over; empty while nobody is known to."""
+        """The holder that has taken over; empty when none is known."""
         ...
 
     @property
     def sure(self) -> bool:
-        """Whether nobody else can have taken over by now."""
+        """True when no other process can have taken over by now."""
         ...
 
     def verify(self) -> None:
@@ -42,8 +42,8 @@ class Guard(Protocol):
         ...
 
 
-class Claim:
-    """Held from ``holding`` until its block ends. Safe in threads."""
+class ClusterClaim:
+    """Held from ``holding`` until its block ends. Thread-safe."""
 
     def __init__(self) -> None:
         self.id = secrets.token_hex(8)
@@ -90,7 +90,7 @@ class Claim:
             entered = address in self._entered
         if not entered and self.sure:
             return f"{put}\n"
-        # While the API is away nobody can be sure, and the mark of a claim that has ended is still there.
+        # While the API is unreachable the holder is unknown, and the fence of an ended claim is still on the machine.
         refuse = f"{{ echo {shlex.quote(MARK)} >&2; exit {REFUSED}; }}"
         later = f'[ "${{n:-x}}" -lt {self.token} ] 2>/dev/null'
         other = refuse if self.token is None or entered else f"if {later}; then {put}; else {refuse}; fi"
@@ -108,17 +108,17 @@ PAUSE = 2.0
 
 sleep = time.sleep
 
-_current: Claim | None = None
+_current: ClusterClaim | None = None
 _changing = threading.Lock()
 
 
 @contextlib.contextmanager
-def holding() -> Iterator[Claim]:
-    """The claim of this process, begun unless it has one already, and ended by whoever began it."""
+def holding() -> Iterator[ClusterClaim]:
+    """The claim of this process: begun unless it has one already; the outermost block ends it."""
     global _current  # noqa: PLW0603 -- a process has one claim, however many verbs call each other
     with _changing:
         outer = _current
-        claim = _current = outer or Claim()
+        claim = _current = outer or ClusterClaim()
     try:
         yield claim
     finally:
@@ -127,7 +127,7 @@ def holding() -> Iterator[Claim]:
                 _current = None
 
 
-def current() -> Claim | None:
+def current() -> ClusterClaim | None:
     return _current
 
 
@@ -139,7 +139,7 @@ def check(*, ask: bool = True) -> None:
     if ask and not claim.sure:
         claim.verify()
         if not claim.sure and not claim.lost:
-            # It may have been asked just now, and the API, which a step before has started anew, be there since.
+            # The last check may be recent, and the API, which an earlier step restarted, may answer by now.
             sleep(PAUSE)
             claim.verify()
     if claim.lost:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from harness import log
 from harness.errors import EngineError, UsageError
 from harness.host import cluster_cache, docker, paths
-from harness.nodes import Group, Login, Made
+from harness.nodes import GroupMember, Login, NodeGroup
 
 IMAGE = "slipway.dev/node:13"
 LABEL = "dev.slipway.nodes"
@@ -42,7 +42,7 @@ Container = Any  # the library's own class; only harness.host.docker imports it
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What all machines of a group share."""
+    """Settings that all machines of a group share."""
 
     group: str
     image: str
@@ -65,16 +65,16 @@ class ContainerProvider:
             self._client = docker.connect()
         return self._client
 
-    def up(self, name: str, masters: int, nodes: int, *, image: str, labels: Mapping[str, str] | None = None) -> Group:
+    def up(self, name: str, masters: int, nodes: int, *, image: str, labels: Mapping[str, str] | None = None) -> NodeGroup:
         """Make ``masters + nodes`` machines and wait until they have booted and answer over SSH.
 
-        ``image`` is what the engine calls the node image (``IMAGE``) that it has, ``labels`` are the engine's.
+        ``image`` is the name of the node image (``IMAGE``) in the engine, ``labels`` are labels of the engine.
         Raises UsageError for a bad name or one in use, EngineError when the engine refuses or a machine does not boot.
         """
         if not _NAME.fullmatch(name):
-            raise UsageError(f"{name!r} is no name for a group of nodes", hint="use lower-case letters, digits and hyphens, at most 32")
+            raise UsageError(f"{name!r} is not a name for a group of nodes", hint="use lower-case letters, digits and hyphens, at most 32")
         if masters < 0 or nodes < 0 or masters + nodes == 0:
-            raise UsageError("no nodes are asked for", hint="give --masters or --nodes")
+            raise UsageError("no nodes were requested", hint="give --masters or --nodes")
         if self._containers(name):
             raise UsageError(f"nodes named {name} exist already", hint=f"slipway nodes down {name}, or choose another name")
         roles = ["master"] * masters + ["node"] * nodes
@@ -86,7 +86,7 @@ class ContainerProvider:
                 plan = _Plan(name, image, gateway(network), bool(network.attrs.get("EnableIPv6")), public, labels or {})
                 _parallel(lambda pair: self._boot(plan, *pair), list(zip(names, roles, strict=True)))
         except BaseException:
-            # Also when it was interrupted: half a group is of no use to anybody.
+            # Also on an interruption: half a group is of no use.
             self.down(name)
             raise
         return self._group(name, self._containers(name))
@@ -109,12 +109,12 @@ class ContainerProvider:
             for network in networks:
                 network.remove()
         folder = self._folder(name)
-        found = bool(containers or networks or folder.exists())
+        exists = bool(containers or networks or folder.exists())
         shutil.rmtree(folder, ignore_errors=True)
-        cluster_cache.unpin((made.address for made in group.members), self.home)
-        return found
+        cluster_cache.unpin((member.address for member in group.members), self.home)
+        return exists
 
-    def list(self) -> tuple[Group, ...]:
+    def list(self) -> tuple[NodeGroup, ...]:
         groups: dict[str, Any] = {}
         with _refusals():
             for container in self.client.containers.list(all=True, filters={"label": LABEL}):
@@ -128,12 +128,15 @@ class ContainerProvider:
         with _refusals():
             return tuple(self.client.containers.list(all=True, filters={"label": f"{LABEL}={name}"}))
 
-    def _group(self, name: str, containers: Sequence[Container]) -> Group:
-        made = sorted(
-            (Made(container.attrs["Config"]["Hostname"], _address(container, name), container.labels[ROLE]) for container in containers),
+    def _group(self, name: str, containers: Sequence[Container]) -> NodeGroup:
+        members = sorted(
+            (
+                GroupMember(container.attrs["Config"]["Hostname"], _address(container, name), container.labels[ROLE])
+                for container in containers
+            ),
             key=lambda member: (member.role != "master", len(member.name), member.name),
         )
-        return Group(name, "container", tuple(made), Login(key=self._folder(name) / "id_ed25519"))
+        return NodeGroup(name, "container", tuple(members), Login(key=self._folder(name) / "id_ed25519"))
 
     def _make_key(self, name: str) -> bytes:
         """A key for this group alone; returns the line for authorized_keys."""
@@ -173,7 +176,7 @@ class ContainerProvider:
         _settle(container, hostname, plan.group, routes(plan.gateway, ipv6=plan.ipv6))
 
     def restart(self, name: str) -> None:
-        """Start a machine again, as after a loss of power: what was on its disks is there; wait until it answers over SSH.
+        """Restart a machine as after a loss of power, with its disks, and wait until it answers over SSH.
 
         Raises EngineError when there is none of that name, or it does not boot.
         """
@@ -213,7 +216,7 @@ def _parallel(action: Callable[[Any], None], items: Sequence[Any]) -> None:
 
 
 class _refusals(contextlib.AbstractContextManager[None]):  # noqa: N801 - used as a statement
-    """The engine's own errors as ours."""
+    """Translate errors of the engine."""
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, docker.NotFound):
@@ -245,10 +248,10 @@ def ipv6() -> dict[str, Any]:
 
 def routes(gateway: str, *, ipv6: bool) -> list[list[str]]:
     """Commands that give a machine routes. Of IPv6 the engine drops nothing that leaves, so there no route leads to a gateway."""
-    found = [["ip", "route", "replace", "default", "via", gateway]]
+    commands = [["ip", "route", "replace", "default", "via", gateway]]
     if ipv6:
-        found += [["sh", "-c", "ip -6 route del default 2>/dev/null; ip -6 route add default dev eth0"]]
-    return found
+        commands += [["sh", "-c", "ip -6 route del default 2>/dev/null; ip -6 route add default dev eth0"]]
+    return commands
 
 
 def _address(container: Container, group: str) -> str:
@@ -287,9 +290,9 @@ def _until(condition: Callable[[], bool], deadline: float, hostname: str, compla
     while not condition():
         container.reload()
         if container.status != "running" or time.monotonic() > deadline:
-            said = container.logs(tail=30).decode(errors="replace")
+            output = container.logs(tail=30).decode(errors="replace")
             state = json.dumps(container.attrs["State"].get("Error") or container.status)
-            raise EngineError(f"node {hostname} did not boot: {complaint} ({state})", hint="see the log below", details=said)
+            raise EngineError(f"node {hostname} did not boot: {complaint} ({state})", hint="see the log below", details=output)
         time.sleep(pause)
         pause = min(0.5, pause * 1.5)
     log.debug(f"{hostname}: ready")

@@ -1,4 +1,4 @@
-"""Files that we put onto a machine, in such a way that all of it can be undone: what stood there before is kept and comes back."""
+"""Installation of files on a machine such that it can be undone: replaced files are saved and restored."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from harness.errors import CommandError, NodeError
 from harness.nodes import LONG_TIMEOUT, Node
 
 STATE = "/var/lib/slipway"
-"""Everything of ours on a machine lies here, or is listed here."""
+"""Everything that slipway keeps on a machine is in this folder, or is listed in it."""
 
 
 @dataclasses.dataclass(frozen=True)
-class File:
-    """What shall stand at a path: bytes with a mode, or a symbolic link."""
+class NodeFile:
+    """Desired content of a path: bytes with a mode, or a symbolic link."""
 
     data: bytes = b""
     mode: int = 0o644
     link: str | None = None
 
     @classmethod
-    def text(cls, text: str, mode: int = 0o644) -> File:
+    def text(cls, text: str, mode: int = 0o644) -> NodeFile:
         return cls(text.encode(), mode)
 
 
-Files = Mapping[str, File]
-"""Absolute paths of a machine and what shall stand there."""
+Files = Mapping[str, NodeFile]
+"""Absolute paths on a machine and their desired content."""
 
 
 def archive(files: Files) -> bytes:
@@ -56,14 +56,14 @@ def archive(files: Files) -> bytes:
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes, mode: int = 0o600) -> None:
-    """A small file as a member of a tar that is being written: no time, no owner."""
+    """Add a small file to a tar that is being written: no time, no owner."""
     entry = tarfile.TarInfo(name)
     entry.mode, entry.size = mode, len(data)
     tar.addfile(entry, io.BytesIO(data))
 
 
-class Counted:
-    """A pipe to be written to that knows how many bytes went through it: its position, which a tar archive asks for."""
+class CountingPipe:
+    """A pipe that counts the bytes written to it: the position that a tar archive asks for."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -85,12 +85,13 @@ class Counted:
 @contextlib.contextmanager
 def tar_stream(stream: BinaryIO) -> Iterator[tarfile.TarFile]:
     """A tar archive being written into a pipe, its members copied in large pieces."""
-    with tarfile.TarFile(fileobj=cast("BinaryIO", Counted(stream)), mode="w", format=tarfile.GNU_FORMAT, copybufsize=1 << 20) as tar:
+    with tarfile.TarFile(fileobj=cast("BinaryIO", CountingPipe(stream)), mode="w", format=tarfile.GNU_FORMAT, copybufsize=1 << 20) as tar:
         yield tar
 
 
-# Each path is noted before it is replaced and what stood there is kept before it is noted, so a kill at any point can be undone.
-_PLACE = """set -eu
+# A replaced file is saved before its path is recorded, and the path is recorded before the file is replaced: a kill at any point
+# can be undone.
+_INSTALL = """set -eu
 umask 022
 state=/var/lib/slipway
 mkdir -p "$state/saved"
@@ -128,7 +129,7 @@ find . ! -type d | sed 's/^\\.//' | while IFS= read -r path; do
 done
 """
 
-_UNPLACE = """set -u
+_RESTORE = """set -u
 state=/var/lib/slipway
 [ -e "$state/placed" ] || exit 0
 while IFS= read -r path; do
@@ -143,36 +144,36 @@ rm -rf "$state/placed" "$state/folders" "$state/saved"
 """
 
 
-def place(node: Node, files: Files) -> tuple[str, ...]:
-    """Put files onto a node; returns the paths that are different now. What stood there is kept for ``unplace``. May be repeated."""
-    return tuple(node.run(_PLACE, input=archive(files), timeout=LONG_TIMEOUT).stdout.splitlines())
+def install_files(node: Node, files: Files) -> tuple[str, ...]:
+    """Install files on a node; return the paths that changed. Replaced files are saved for ``restore_files``. May be repeated."""
+    return tuple(node.run(_INSTALL, input=archive(files), timeout=LONG_TIMEOUT).stdout.splitlines())
 
 
-def unplace(node: Node) -> None:
-    """Remove every file that was ever placed on the node, and the folders made for them; bring back what had stood there."""
-    node.run(_UNPLACE, timeout=LONG_TIMEOUT)
+def restore_files(node: Node) -> None:
+    """Remove every file that was installed on the node, and the folders made for them; restore the saved files."""
+    node.run(_RESTORE, timeout=LONG_TIMEOUT)
 
 
-def put_all(node: Node, files: Files) -> None:
-    """Write files that need no undoing, since their whole folder is ours. Modes are as given."""
+def write_files(node: Node, files: Files) -> None:
+    """Write files into folders that slipway owns, without saving replaced ones. Modes are as given."""
     node.run("umask 022; exec tar -C / -xopf -", input=archive(files), timeout=LONG_TIMEOUT)
 
 
-def read_all(node: Node, paths: Sequence[str]) -> dict[str, bytes]:
-    """The files among ``paths`` that the node has. Raises CommandError when the answer is not whole."""
+def read_files(node: Node, paths: Sequence[str]) -> dict[str, bytes]:
+    """Read those of ``paths`` that exist on the node. Raises CommandError when the answer is truncated."""
     words = " ".join(shlex.quote(path) for path in paths)
     script = f'set -e; for path in {words}; do if [ -f "$path" ]; then echo "$path $(base64 < "$path" | tr -d "\\n")"; fi; done; echo end'
     lines = node.run(script, timeout=LONG_TIMEOUT).stdout.splitlines()
     if lines[-1:] != ["end"]:
         raise CommandError(f"{node.name}: files could not be read")
-    found = {path: decoded(node, path, text) for path, _, text in (line.rpartition(" ") for line in lines[:-1])}
-    # Others than were asked for are of no use, and a machine might know a use for them.
-    return {path: found[path] for path in paths if path in found}
+    contents = {path: decoded(node, path, text) for path, _, text in (line.rpartition(" ") for line in lines[:-1])}
+    # A hostile machine may send files that were not requested: they are dropped.
+    return {path: contents[path] for path in paths if path in contents}
 
 
 def decoded(node: Node, path: str, text: str) -> bytes:
-    """The bytes of a file from base64 that a node printed. Raises NodeError when it is none."""
+    """Decode the base64 of a file that a node printed. Raises NodeError when it is not valid."""
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except ValueError as wrong:
-        raise NodeError(f"{node.name}: {path} did not arrive whole: it is no base64", hint="run the same command again") from wrong
+        raise NodeError(f"{node.name}: {path} did not arrive whole: it is not valid base64", hint="run the same command again") from wrong

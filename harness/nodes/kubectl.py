@@ -13,7 +13,7 @@ from harness.nodes.files import STATE
 
 @dataclasses.dataclass(frozen=True)
 class NodeKubectl:
-    """Runs the cluster's own kubectl on a master, as its administrator."""
+    """Runs the cluster's own kubectl on a control-plane node, as administrator."""
 
     node: Node
     others: tuple[Node, ...] = ()
@@ -21,7 +21,7 @@ class NodeKubectl:
     kubeconfig: str = "/etc/kubernetes/admin.conf"
     program: str = f"{STATE}/rootfs/bin/kubectl"
     home: str = STATE
-    """Where kubectl keeps its cache."""
+    """Path of kubectl's cache."""
 
     @property
     def where(self) -> str:
@@ -49,4 +49,4 @@ class NodeKubectl:
 _SILENT = re.compile(
     r"connection to the server .{0,300}? was refused|Unable to connect to the server|no such file or directory|context deadline"
 )
-"""What kubectl says when there is no API, or no way to it, where it was run."""
+"""Messages of kubectl when the API is down or unreachable."""

@@ -1,4 +1,4 @@
-"""Machines that no SSH is needed for: this one, and containers of an engine here, such as the nodes of a kind cluster."""
+"""Machines that need no SSH: this one, and containers of its engine, such as the nodes of a kind cluster."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from harness.nodes.files import decoded
 from harness.process import ProcessResult
 
 
-class Beside:
-    """Implements ``Node``. On this machine commands run as who we are; ``container`` is the name of one in which they run as root."""
+class LocalNode:
+    """Implements ``Node``. On this machine commands run as the current user; with ``container``, as root in the container of that name."""
 
     def __init__(self, address: str = "127.0.0.1", container: str | None = None) -> None:
         self.address = address
@@ -23,7 +23,7 @@ class Beside:
         self._words = ["docker", "exec", "-i", container] if container else []
 
     def __repr__(self) -> str:
-        return f"Beside({self.name})"
+        return f"LocalNode({self.name})"
 
     def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> ProcessResult:
         # Programs that read from a file and not from a thread: what is written is on disk first.
@@ -34,7 +34,7 @@ class Beside:
                 return self.run(command, input=spool, check=check, timeout=timeout)
         done = process.run([*self._words, "sh", "-c", command], input=input, check=False, timeout=timeout)
         if self._words and "No such container" in done.stderr:
-            raise NodeError(f"{self.name}: there is no such container here", hint="run slipway where the cluster's engine is")
+            raise NodeError(f"{self.name}: this machine's engine has no such container", hint="run slipway where the cluster's engine is")
         result = ProcessResult((self.name, command), done.returncode, done.stdout, done.stderr)
         if check and not result.ok:
             text = " ".join(command.split())

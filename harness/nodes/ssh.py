@@ -20,7 +20,7 @@ from harness.errors import CommandError, NodeError, StoreError, UsageError
 from harness.host import apt, durable, liveness
 from harness.log import timings
 from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Login, Machine, Writer, claim, each
-from harness.nodes.files import Counted, decoded
+from harness.nodes.files import CountingPipe, decoded
 from harness.process import ProcessResult
 
 CONNECT_TIMEOUT = 10
@@ -57,8 +57,8 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def explain(machine: Machine, said: str, known_hosts: Path) -> NodeError:
-    """What ssh said as an error in one line: what, why, what next."""
+def explain(machine: Machine, output: str, known_hosts: Path) -> NodeError:
+    """Translate ssh's error output into one line: what, why, what next."""
     login = machine.login
     means = f"the key {login.key}" if login.key else "the keys of this machine"
     if login.password is not None:
@@ -72,17 +72,17 @@ def explain(machine: Machine, said: str, known_hosts: Path) -> NodeError:
         else "give another key with --key or another --user, or add the public key to its authorized_keys",
     }
     for text, why, hint in _REASONS:
-        if text in said:
+        if text in output:
             reason = why.format(user=login.user, means=means, port=login.port, timeout=CONNECT_TIMEOUT)
             return NodeError(f"{machine.address}: {reason}", hint=hints.get(hint, hint))
-    if not said.strip():
+    if not output.strip():
         # Nothing is said about a shared connection that ends.
         return NodeError(f"{machine.address}: the connection was lost", hint=hints["lost"])
-    last = said.strip().splitlines()[-1:]
+    last = output.strip().splitlines()[-1:]
     return NodeError(f"{machine.address}: {last[0]}", hint=f"try it by hand: ssh -p {login.port} {login.user}@{machine.address}")
 
 
-class Ssh:
+class SshConnections:
     """The way into the machines of one cluster. Files go to ``folder``: ssh_config (testinfra and people may use it), known_hosts."""
 
     def __init__(self, folder: Path, machines: Sequence[Machine]) -> None:
@@ -93,11 +93,11 @@ class Ssh:
         self.known_hosts = folder / "known_hosts"
         self._held = _place()
         self.sockets = self._held.path
-        """Of this object alone: another command, on the same cluster at the same time, ends its own connections and not these."""
+        """Control sockets of this object alone: a parallel command on the same cluster closes its own connections only."""
         self.own = self.sockets / "config"
-        """What our own commands read: another one may know other machines."""
+        """Configuration for this process: a parallel command may know other machines."""
         self.for_many = self.own
-        """What ``stream`` reads."""
+        """Configuration for ``stream``."""
         self.sent = 0
         """Bytes of commands and of their standard input, of all machines together."""
         self.at_end: list[Callable[[], object]] = []
@@ -107,7 +107,7 @@ class Ssh:
         self.nodes = tuple(SshNode(self, machine) for machine in self.machines)
 
     def prepare(self) -> None:
-        """Write the configuration. Raises UsageError for what cannot stand in one, CommandError where there is no ssh."""
+        """Write the configuration. Raises UsageError for a value that ssh_config cannot hold, CommandError when ssh is not installed."""
         apt.ensure("ssh", "openssh-client")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for machine in self.machines:
@@ -148,12 +148,12 @@ class Ssh:
         return self.folder / "askpass"
 
     def environment(self, login: Login) -> dict[str, str]:
-        """Hands the secrets to ssh without anybody seeing them in a list of processes."""
+        """Environment that gives ssh the secrets without showing them in the process list."""
         secrets = _secrets(login)
         return {"SSH_ASKPASS": str(self._askpass), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": ":0", **secrets} if secrets else {}
 
     def connect(self) -> tuple[SshNode, ...]:
-        """Open every connection at once. Raises NodeError that tells of every machine that could not be reached."""
+        """Open all connections in parallel. Raises NodeError that names every machine that could not be reached."""
         self.prepare()
         before = self._pins()
         each(self.nodes, lambda node: node.connect())
@@ -203,7 +203,7 @@ class Ssh:
 class SshNode:
     """One machine. Commands run as root: at once, or through ``sudo -n`` for any other user."""
 
-    def __init__(self, ssh: Ssh, machine: Machine) -> None:
+    def __init__(self, ssh: SshConnections, machine: Machine) -> None:
         self.ssh = ssh
         self.machine = machine
         self.name = machine.address
@@ -218,21 +218,21 @@ class SshNode:
     def connect(self) -> None:
         """Open the shared connection and learn the host name."""
         words = shlex.join(["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote("uname -n")])
-        with tempfile.NamedTemporaryFile() as said:
+        with tempfile.NamedTemporaryFile() as output:
             # The connection stays open behind this command. Older versions keep its standard error open too, so that must be no pipe.
-            argv = ["sh", "-c", f'exec {words} 2>"$0"', said.name]
+            argv = ["sh", "-c", f'exec {words} 2>"$0"', output.name]
             try:
                 result = process.run(argv, check=False, env=self.ssh.environment(self.machine.login), timeout=_LOGIN_TIMEOUT)
             except CommandError as error:
                 raise explain(self.machine, "timed out", self.ssh.known_hosts) from error
-            errors = Path(said.name).read_text(errors="replace")
+            errors = Path(output.name).read_text(errors="replace")
         self._check_transport(result.returncode, errors)
         if not result.ok:
             raise NodeError(f"{self.address}: the shell does not work: {errors.strip()}", hint="the login shell must be a POSIX shell")
         self.name = self._host_name(result.stdout.strip().lower())
 
     def _host_name(self, text: str) -> str:
-        """What the machine calls itself, when that can be a name: it goes into file names, messages and configurations."""
+        """Host name of the machine, if it is valid: it is used in file names, messages and configurations."""
         try:
             return untrusted.name(text, what=self.address)
         except StoreError as wrong:
@@ -265,11 +265,11 @@ class SshNode:
         return result
 
     def stream(self, command: str, take: process.Take, *, stop: threading.Event | None = None) -> int:
-        """Run shell text as root and hand its output on line by line; its exit code. Needs no ``connect`` and leaves no connection open.
+        """Run shell text as root, pass its output on line by line, return its exit code. Needs no ``connect``, keeps no connection.
 
-        Of all commands on nodes this one has no limit: it is the user's own, who sees what it prints and may end it (``stop``).
+        The only command on nodes without a time limit: it is the user's own, who sees its output and can stop it (``stop``).
 
-        Raises NodeError when the node cannot be reached, does not let us in, or is lost meanwhile.
+        Raises NodeError when the node cannot be reached, refuses the login, or is lost meanwhile.
         """
         # One process a node, which ends with the command: a connection kept for later would hold memory for each of hundreds.
         argv = [
@@ -282,23 +282,23 @@ class SshNode:
             self.address,
             self._remote(_own_code(self._claimed(command))),
         ]
-        said: list[str] = []
+        errors: list[str] = []
 
         def line(name: str, text: str) -> None:
             if name == "stderr":
-                said[:] = [*said[-7:], text]
+                errors[:] = [*errors[-7:], text]
             if text != _OWN:
                 take(name, text)
 
         code = process.stream(argv, line, env=self.ssh.environment(self.machine.login), stop=stop)
-        if said[-1:] == [_OWN]:
+        if errors[-1:] == [_OWN]:
             return _LOST
-        self._check_transport(code, "\n".join(said))
-        self._check_claim(code, "\n".join(said))
+        self._check_transport(code, "\n".join(errors))
+        self._check_claim(code, "\n".join(errors))
         return code
 
     def _unfinished(self, command: str, error: CommandError) -> CommandError:
-        """A command that was ended here, in words of the node: ssh's own command line tells nobody anything."""
+        """Error for a command that timed out, with the node's name instead of ssh's command line."""
         reason = error.message.rpartition(": ")[2]
         return CommandError(
             f"{self.name}: {_brief(command)}: {reason}",
@@ -345,18 +345,18 @@ class SshNode:
         held = claim.current()
         return f"{held.prefix(self.address)}{command}" if held else command
 
-    def _check_claim(self, code: int, said: str) -> None:
+    def _check_claim(self, code: int, output: str) -> None:
         held = claim.current()
-        if held is not None and code == claim.REFUSED and claim.MARK in said:
+        if held is not None and code == claim.REFUSED and claim.MARK in output:
             held.lose("another command")
             raise claim.error("another command")
         if held is not None:
             held.entered(self.address)
 
-    def _check_shared(self, code: int, said: str) -> None:
-        """While the shared connection stands, ssh's own code for a failure was the command's."""
+    def _check_shared(self, code: int, output: str) -> None:
+        """While the shared connection is open, ssh's exit code for a failure came from the command."""
         if code != _LOST or not self._is_shared():
-            self._check_transport(code, said)
+            self._check_transport(code, output)
 
     def _is_shared(self) -> bool:
         try:
@@ -364,13 +364,13 @@ class SshNode:
         except CommandError:
             return False
 
-    def _check_transport(self, code: int, said: str) -> None:
+    def _check_transport(self, code: int, output: str) -> None:
         if code == _LOST:
-            raise explain(self.machine, said, self.ssh.known_hosts)
+            raise explain(self.machine, output, self.ssh.known_hosts)
         if (
             code != 0
             and self.machine.login.user != "root"
-            and re.search(r"^sudo: .*password|is not in the sudoers|sudo: not found", said, re.MULTILINE)
+            and re.search(r"^sudo: .*password|is not in the sudoers|sudo: not found", output, re.MULTILINE)
         ):
             user = self.machine.login.user
             raise NodeError(
@@ -389,14 +389,14 @@ esac
 
 
 def _secrets(login: Login) -> dict[str, str]:
-    found = {"SLIPWAY_SSH_PASSWORD": login.password, "SLIPWAY_SSH_PASSPHRASE": login.passphrase}
-    return {name: value for name, value in found.items() if value is not None}
+    secrets_by_variable = {"SLIPWAY_SSH_PASSWORD": login.password, "SLIPWAY_SSH_PASSPHRASE": login.passphrase}
+    return {name: value for name, value in secrets_by_variable.items() if value is not None}
 
 
 def config_text(machines: Sequence[Machine], known_hosts: Path, sockets: Path) -> str:
     """The ssh_config of a cluster: an entry for each machine under its address, then what holds for all."""
     lines = ["# Made by slipway for one cluster; remade by every command on it."]
-    # Under names of our own: the same machine may also be a node, with another way in.
+    # Under names of slipway's own: the same machine may also be a node, with another login.
     jumps = {jump: f"slipway-jump-{index}" for index, jump in enumerate(dict.fromkeys(m.login.jump for m in machines if m.login.jump), 1)}
     for jump, name in jumps.items():
         lines += ["", f"Host {name}", f"  HostName {jump.host}"]
@@ -425,13 +425,13 @@ def config_text(machines: Sequence[Machine], known_hosts: Path, sockets: Path) -
         "  ControlPersist 120",
         f"  ControlPath {_quoted(sockets)}/%C",
         f"  ConnectTimeout {CONNECT_TIMEOUT}",
-        # A machine that is gone is told after 20 s: nothing says so when it does not even refuse.
+        # A machine that is gone is noticed after 20 s: without these, a silent peer is never noticed.
         "  ServerAliveInterval 5",
         "  ServerAliveCountMax 4",
         "  RequestTTY no",
         "  ForwardAgent no",
         "  LogLevel ERROR",
-        # Ways through a bastion stand in the user's own file; ours comes first and wins.
+        # Jump hosts may be in the user's own file; slipway's settings come first and win.
         "  Include ~/.ssh/config",
     ]
     return "\n".join(lines) + "\n"
@@ -461,8 +461,8 @@ def _folder(name: str) -> Path:
 def _checked(path: Path) -> Path:
     """Raises UsageError when another user owns the place, or may write there."""
     path.mkdir(mode=0o700, exist_ok=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise UsageError(f"{path} is not a folder that only this user can change", hint="remove it")
     return path
 
@@ -476,7 +476,7 @@ def _place() -> liveness.HeldFolder:
 
 
 def _end_connections(folder: Path) -> None:
-    """Those that are kept open there; each would wait two minutes for another command."""
+    """Close the persistent connections; each would stay open for two minutes."""
     for socket in folder.glob("*"):
         if socket.is_socket():
             with contextlib.suppress(CommandError):
@@ -485,7 +485,7 @@ def _end_connections(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _standard_input(source: Input, count: Callable[[int], None]) -> Iterator[str | bytes | BinaryIO | None]:
-    """What process.run takes: a writer is given one end of a pipe in a thread, the program gets the other. Its bytes are counted."""
+    """Input for process.run: a writer gets one end of a pipe in a thread, the program the other. The bytes are counted."""
     if not callable(source):
         if isinstance(source, str | bytes):
             count(len(source))
@@ -500,7 +500,7 @@ def _standard_input(source: Input, count: Callable[[int], None]) -> Iterator[str
     def write() -> None:
         try:
             with os.fdopen(writing, "wb", buffering=1 << 20) as stream:
-                counted = Counted(stream)
+                counted = CountingPipe(stream)
                 try:
                     source(cast("BinaryIO", counted))
                 finally:
@@ -516,7 +516,7 @@ def _standard_input(source: Input, count: Callable[[int], None]) -> Iterator[str
         try:
             yield stream
         finally:
-            # Closing our end lets a writer end that nobody listens to any more.
+            # Closing this end stops a writer whose reader has ended.
             stream.close()
             thread.join()
     if failure:

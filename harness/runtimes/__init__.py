@@ -19,7 +19,7 @@ from harness.nodes.files import STATE, Files
 
 ROOTFS = f"{STATE}/rootfs"
 API_NAME = "apiserver.cluster.local"
-"""What every node calls the API server: itself on a master, its balancer on a worker."""
+"""Host name of the API server on every node: the node itself on a control-plane node, its balancer on a worker."""
 API_PORT = 6443
 REGISTRY_PORT = 5000
 DNS_DOMAIN = "cluster.local"
@@ -53,7 +53,7 @@ BUILD_NEWER = "build the image again with a newer VERSION"
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a rootfs says about its Kubernetes: ``etc/slipway.yaml``. None means kubeadm's own default."""
+    """Facts about the Kubernetes of a rootfs: ``etc/slipway.yaml``. None means kubeadm's own default."""
 
     kubernetes: str
     """With its ``v``: ``v1.36.3``."""
@@ -67,10 +67,10 @@ class Facts:
     def parse(cls, text: str, where: str) -> Facts:
         """Raises InputError with all that is wrong; ``where`` names the file."""
         try:
-            found = untrusted.yaml_document(text, what="", error=UsageError) or {}
+            document = untrusted.yaml_document(text, what="", error=UsageError) or {}
         except UsageError as wrong:
             raise InputError([Fault(where, wrong.message)]) from wrong
-        if not isinstance(found, dict):
+        if not isinstance(document, dict):
             raise InputError([Fault(where, "is not a mapping")])
         names = {
             "kubernetes": "kubernetes",
@@ -80,8 +80,8 @@ class Facts:
             "podCIDR": "pod_cidr",
             "svcCIDR": "svc_cidr",
         }
-        faults = [Fault(f"{where} .{key}", "is not known", f"known: {', '.join(names)}") for key in found if key not in names]
-        values = {names[key]: str(value) for key, value in found.items() if key in names and value is not None}
+        faults = [Fault(f"{where} .{key}", "is not known", f"known: {', '.join(names)}") for key in document if key not in names]
+        values = {names[key]: str(value) for key, value in document.items() if key in names and value is not None}
         version = values.get("kubernetes", "")
         if not re.fullmatch(r"v\d+\.\d+\.\d+.*", version):
             faults.append(Fault(f"{where} .kubernetes", "must be a version such as v1.36.3"))
@@ -103,21 +103,21 @@ _ROOM = {"PodCIDR": {4: (4, 32), 6: (12, 128)}, "SvcCIDR": {4: (5, 20), 6: (5, 2
 _ENOUGH = {"PodCIDR": {4: 16, 6: 48}, "SvcCIDR": {4: 22, 6: 112}}
 """Lengths of prefixes that will do, for hints."""
 DEFAULT_PREFIX6 = 64
-"""The prefix of the IPv6 network that a node gets for its pods from a controller manager that is told nothing."""
+"""Prefix of a node's IPv6 pod network: the default of the controller manager."""
 _MOST_NODE_BITS = 16
 """By which a node's network may be narrower than that of all pods: kubeadm's limit."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
+class ClusterNetwork:
     """The addresses of pods and services: a network each, or (dual stack) one of each family with a comma between."""
 
     pods: str
     services: str
 
     @classmethod
-    def parse(cls, pods: str, services: str) -> Network:
-        """Raises InputError with all that is wrong: what is no network, families that cannot be, sizes, and what overlaps."""
+    def parse(cls, pods: str, services: str) -> ClusterNetwork:
+        """Raises InputError with all faults: invalid networks, impossible address families, sizes, overlaps."""
         faults: list[Fault] = []
         read: dict[str, str] = {}
         for name, text in (("PodCIDR", pods), ("SvcCIDR", services)):
@@ -168,7 +168,7 @@ class Network:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What templates and commands may name. Those that end in v4 and v6 are of one family, and empty where there is none of it."""
+        """Variables for templates and commands. Those that end in v4 and v6 are of one family, and empty without that family."""
         named = {"PodCIDR": self.pods, "SvcCIDR": self.services}
         single = {
             f"{name}v{version}": ",".join(str(network) for network in _networks(text) if network.version == version)
@@ -183,15 +183,15 @@ def _networks(text: str) -> tuple[IpNetwork, ...]:
 
 
 def _families(read: Mapping[str, str]) -> list[Fault]:
-    """What is wrong with the families of networks that were read, by name: one fault at most."""
+    """Faults of the address families of parsed networks, by name: one at most."""
     reasons = [(name, reason) for name, text in read.items() if (reason := validators.impossible(text))]
     if reasons:
         message = " and ".join([reasons[0][1], *(f"{name} {reason}" for name, reason in reasons[1:])])
         return [Fault(reasons[0][0], f"{message}: no cluster is made of that", validators.POSSIBLE)]
     if len({text.count(",") for text in read.values()}) > 1:
-        (one, single), (both, double) = sorted(read.items(), key=lambda item: item[1].count(","))
-        hint = f"give two of each: {one}={single},fd00:..."
-        return [Fault(one, f"{single} is of one family, and {both} {double} of both", hint)]
+        (single_name, single), (both, double) = sorted(read.items(), key=lambda item: item[1].count(","))
+        hint = f"give two of each: {single_name}={single},fd00:..."
+        return [Fault(single_name, f"{single} is of one family, and {both} {double} of both", hint)]
     return []
 
 
@@ -205,7 +205,7 @@ def _size(name: str, network: IpNetwork) -> Fault | None:
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A node in its place in the cluster."""
+    """A node as member of the cluster."""
 
     node: Node
     name: str
@@ -214,9 +214,9 @@ class Member:
     role: str
     """``master`` or ``node``."""
     registry: bool = False
-    """Serves images: masters, three at most."""
+    """Runs a registry: control-plane nodes, three at most."""
     systemd_cgroups: bool = False
-    """Its cgroups are systemd's to manage (version 2)."""
+    """Its cgroups are managed by systemd (version 2)."""
     resolv_conf: str | None = None
     """The kubelet's resolv.conf, where the usual one is a stub on the loopback."""
     restrict_oom: bool = False
@@ -225,11 +225,11 @@ class Member:
     """Its kernel, and its own nft where it has one, allow kube-proxy's mode nftables."""
 
     away: bool = False
-    """A member that does not answer now."""
+    """The member is unreachable now."""
     address6: str | None = None
     """Its IPv6 address, in a cluster with addresses of both families."""
     virtual_ip: str | None = None
-    """Where it finds the masters, when rules of its kernel lead there; None: on its loopback, or on itself."""
+    """Address of the API server, when IPVS rules of its kernel lead there; None: its loopback, or the node itself."""
 
     @property
     def is_master(self) -> bool:
@@ -237,27 +237,27 @@ class Member:
 
     @property
     def node_ip(self) -> str:
-        """Its addresses, as a kubelet is told them."""
+        """Its addresses, in the form of the kubelet's --node-ip."""
         return f"{self.address},{self.address6}" if self.address6 else self.address
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """What a cluster is hardened with; without a name nothing is. ``harness.runtimes.profiles`` makes them."""
+    """Hardening of a cluster; without a name there is none. ``harness.runtimes.profiles`` makes them."""
 
     name: str = ""
     documents: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), repr=False)
-    """Of kubeadm and the kubelet, in the form of v1beta4: they lie over slipway's own, and below those of image and user."""
+    """Documents of kubeadm and the kubelet, in the form of v1beta4: they override slipway's own; image and user override them."""
     files: Files = dataclasses.field(default_factory=dict, repr=False)
-    """On masters: what arguments of the documents name."""
+    """Files on control-plane nodes that arguments of the documents name."""
     folders: tuple[str, ...] = ()
-    """On masters: what root alone may look into."""
+    """Folders on control-plane nodes that only root may read."""
     units: Files = dataclasses.field(default_factory=dict, repr=False)
     """On every node."""
     sysctls: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Settings of the kernel, by name with dots, without which no kubelet starts."""
     mode: int = 0o644
-    """Of the kubelet's units and configuration, and of the pod network's."""
+    """Mode of the kubelet's units and configuration, and of the pod network's."""
     encrypts: bool = False
     """Secrets are encrypted in etcd."""
     serving: bool = False
@@ -265,28 +265,28 @@ class Profile:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cluster:
-    """All that a runtime needs to know."""
+class RuntimeCluster:
+    """Description of a cluster for its runtime."""
 
     name: str
     facts: Facts
-    network: Network
+    network: ClusterNetwork
     members: tuple[Member, ...]
     cert_sans: tuple[str, ...] = ()
     added_names: tuple[str, ...] = ()
-    """More of that kind, which came later."""
+    """More SANs, added later."""
     own_network: bool = False
     """An application of the image brings the pod network (CNI)."""
     own_dns: bool = True
     """The image has an addon of its own for cluster DNS."""
     documents: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), repr=False)
-    """Configuration of kubeadm, kubelet and kube-proxy over ours, as plain documents; the last one counts."""
+    """Configuration of kubeadm, kubelet and kube-proxy that overrides slipway's, as plain documents; the last one counts."""
     proxy_mode: str | None = None
-    """kube-proxy's mode in a cluster that is there; None for one that is made."""
+    """kube-proxy's mode in an existing cluster; None for a new one."""
     certificate_days: int | None = None
-    """How long certificates are good; None: as long as kubeadm's."""
+    """Lifetime of certificates in days; None: that of kubeadm's."""
     virtual_ip: str | None = None
-    """The address, on no interface, by which kernels of members may lead to the masters: certificates hold it."""
+    """Virtual address of the API server for IPVS rules, on no interface; certificates include it."""
     profile: Profile = Profile()
 
     @property
@@ -303,35 +303,35 @@ class Cluster:
 
     @property
     def chosen_proxy_mode(self) -> str:
-        """kube-proxy's mode unless a document says another: one cluster has one, and a change of it is asked for."""
+        """kube-proxy's mode unless a document sets another: it is the same on all nodes, and changes only on request."""
         return self.proxy_mode or ("nftables" if all(member.nftables for member in self.members) else "iptables")
 
 
 class Runtime(Protocol):
     """Makes a cluster of machines on which rootfs, containerd and images are ready.
 
-    Every method may be called again after a failure or a kill and does no harm.
+    Every method may be called again after a failure or a kill.
     """
 
     def prepare(self) -> None:
-        """Find or make what all members share (keys). Called once, first."""
+        """Find or make the keys that all members share. Called once, first."""
         ...
 
     @property
     def identity(self) -> str:
-        """What tells this cluster from any other, also from one of the same name; known once it was prepared."""
+        """Unique identity of the cluster, also among clusters of one name; known after ``prepare``."""
         ...
 
     def authority(self) -> bytes:
-        """The certificate, PEM, by which nodes know the cluster's servers."""
+        """CA certificate, PEM, by which nodes verify the cluster's servers."""
         ...
 
     def serving(self, hosts: tuple[str, ...], name: str) -> tuple[bytes, bytes]:
-        """A certificate and key, PEM, for a server of ours."""
+        """Certificate and key, PEM, for a server that slipway runs."""
         ...
 
     def secret(self, purpose: str) -> str:
-        """A secret of the cluster for one purpose: the same one in every later command, and known to no other cluster."""
+        """Secret of the cluster for one purpose: the same in every later command, different in every cluster."""
         ...
 
     def units(self, member: Member) -> Files:
@@ -343,63 +343,63 @@ class Runtime(Protocol):
         ...
 
     def certify(self, member: Member) -> None:
-        """Everything on a master that needs no container runtime yet."""
+        """Write everything on a control-plane node that needs no container runtime."""
         ...
 
     def start_master(self, member: Member) -> None:
-        """Start the API of a master; it need not answer when this returns."""
+        """Start the API server of a control-plane node; it need not answer when this returns."""
         ...
 
     def join_store(self, member: Member, peers: str) -> None:
-        """Start the database of a master that comes to others; ``peers`` are all members as ``name=url,...``, this one among them."""
+        """Start etcd of a joining control-plane node; ``peers`` are all members as ``name=url,...``, including this one."""
         ...
 
     def join_master(self, member: Member) -> None:
-        """Start the API of a master that comes to others, once its database has taken it in; it need not answer when this returns."""
+        """Start the API server of a joining control-plane node, once etcd has it as member; it need not answer when this returns."""
         ...
 
     def welcome(self, member: Member) -> None:
-        """What the cluster is told of a new master whose API answers."""
+        """Register a new control-plane node whose API answers."""
         ...
 
     def wait_api(self, member: Member, timeout: float) -> None:
-        """Until a master's API answers, and all of the master has been started. Raises CheckError with the reason."""
+        """Wait until a control-plane node's API answers and all its components were started. Raises CheckError with the reason."""
         ...
 
     def finish(self, manifests: Mapping[str, str]) -> None:
-        """What is done once for the whole cluster; ``manifests``, by file name, are addons that nodes need to become ready."""
+        """Do what is done once per cluster; ``manifests``, by file name, are addons that nodes need to become ready."""
         ...
 
     def apply(self, manifests: Mapping[str, str], timeout: float) -> None:
-        """Apply manifests by name, once a node takes pods or ``timeout`` seconds have passed."""
+        """Apply manifests by name, once a node accepts pods or after ``timeout`` seconds."""
         ...
 
     def configure(self, member: Member) -> None:
-        """Prepare a master that runs for another version; nothing changes for it yet."""
+        """Prepare a running control-plane node for another version; nothing running changes."""
         ...
 
     def store_image(self, member: Member) -> str:
-        """The image that the database of a master is to run, once it was configured; empty when that is not known."""
+        """etcd image for a control-plane node after ``configure``; empty when it is not known."""
         ...
 
     def start_controllers(self, member: Member) -> None:
-        """Start what stands on the API of a master; ``join_master`` starts the API itself."""
+        """Start the controllers of a control-plane node; ``join_master`` starts its API server."""
         ...
 
     def update(self, manifests: Mapping[str, str]) -> None:
-        """What is done once for the whole cluster when its masters have another version; ``manifests`` as for ``finish``."""
+        """Do what is done once per cluster when its control-plane nodes have another version; ``manifests`` as for ``finish``."""
         ...
 
     def registered(self) -> None:
-        """What is left to do when all nodes have registered."""
+        """Finish the setup when all nodes have registered."""
         ...
 
     def kubeconfig(self, server: str) -> bytes:
-        """The administrator's access from elsewhere; ``server`` is the address of a master."""
+        """Administrator's kubeconfig for use from other machines; ``server`` is the address of a control-plane node."""
         ...
 
     def reset(self, node: Node) -> None:
-        """Undo everything on one machine, also what half worked."""
+        """Undo everything on one machine, also after partial failures."""
         ...
 
 

@@ -14,7 +14,7 @@ LABEL = "slipway.dev/addon"
 
 
 def documents(texts: Iterable[str]) -> Iterator[Mapping[str, Any]]:
-    """The objects of manifests, those of a List singly. What is no object is left out. Raises StoreError for what is not YAML."""
+    """Objects of manifests, with those of a List one by one. Other documents are skipped. Raises StoreError for invalid YAML."""
     for text in texts:
         for document in untrusted.yaml_documents(text, what="a manifest of etc/addons"):
             items = document.get("items") if isinstance(document, Mapping) and document.get("kind") == "List" else [document]
@@ -26,13 +26,13 @@ def _is_object(value: object) -> bool:
     if not isinstance(value, Mapping) or not isinstance(metadata, Mapping):
         return False
     texts = (value.get("apiVersion"), value.get("kind"), metadata.get("name"), metadata.get("namespace", ""))
-    # generateName has none; a word with a blank in it is no name.
+    # generateName has no name; a word with a blank in it is not a name.
     return all(isinstance(text, str) and not re.search(r"\s", text) for text in texts) and bool(metadata["name"])
 
 
 def namespaces(texts: Iterable[str]) -> frozenset[str]:
     """The namespaces that manifests make or put something into, but for ``default``. Raises StoreError for what is not YAML."""
-    kept = ((one["kind"], one["metadata"]) for one in documents(texts))
+    kept = ((document["kind"], document["metadata"]) for document in documents(texts))
     names = {metadata["name"] if kind == "Namespace" else metadata.get("namespace", "") for kind, metadata in kept}
     return frozenset(names - {"", "default"})
 

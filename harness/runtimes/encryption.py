@@ -1,4 +1,4 @@
-"""The key by which the API server encrypts Secrets in etcd, as its EncryptionConfiguration has it: a file that all masters share."""
+"""The key by which the API server encrypts Secrets in etcd: an EncryptionConfiguration that all control-plane nodes share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness import untrusted
 from harness.errors import StoreError
 
 _BYTES = 32
-"""Of a key of secretbox."""
+"""Length in bytes of a secretbox key."""
 _NAME = re.compile(r"slipway-(\d{1,6})")
 
 
@@ -48,18 +48,18 @@ def configuration(keys: Iterable[SecretsKey]) -> bytes:
 
 
 def keys(data: bytes, where: str) -> tuple[SecretsKey, ...]:
-    """The keys in a file of ours, in its order. Raises StoreError when it is none; ``where`` names it."""
-    found = untrusted.yaml_document(data, what=where, error=StoreError)
+    """Keys in slipway's EncryptionConfiguration, in its order. Raises StoreError for another file; ``where`` names it."""
+    document = untrusted.yaml_document(data, what=where, error=StoreError)
     try:
-        listed = found["resources"][0]["providers"][0]["secretbox"]["keys"]
+        listed = document["resources"][0]["providers"][0]["secretbox"]["keys"]
         return tuple(_key(str(entry["name"]), str(entry["secret"])) for entry in listed)
     except (LookupError, TypeError, ValueError) as wrong:
-        raise StoreError(f"{where} is no EncryptionConfiguration of slipway's", hint="restore it from a backup") from wrong
+        raise StoreError(f"{where} is not an EncryptionConfiguration of slipway", hint="restore it from a backup") from wrong
 
 
 def _key(name: str, secret: str) -> SecretsKey:
     match = _NAME.fullmatch(name)
     data = base64.b64decode(secret, validate=True)
     if match is None or len(data) != _BYTES:
-        raise binascii.Error(f"{name} is no key of secretbox")
+        raise binascii.Error(f"{name} is not a secretbox key")
     return SecretsKey(int(match[1]), data)

@@ -1,8 +1,8 @@
-"""Runtime ``kubeadm``: masters come up together, and what is left is an ordinary kubeadm cluster.
+"""Runtime ``kubeadm``: control-plane nodes start in parallel, and the result is an ordinary kubeadm cluster.
 
-kubeadm's own phases write certificates, manifests and configuration; what is ours is the order. The keys that masters share exist
-before any of them starts, etcd's members know each other from the beginning, and workers start with certificates that are already
-issued, so nobody waits for anybody.
+kubeadm's own phases write certificates, manifests and configuration; slipway decides their order. The keys that control-plane nodes
+share exist before any of them starts, etcd's members know each other from the beginning, and workers start with certificates that are
+already issued, so no node waits for another.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from harness import log, untrusted
 from harness.clusterfile.kubeadm import VERSION, merge_kubeadm
 from harness.errors import CheckError, CommandError, NodeError, StoreError
 from harness.nodes import LONG_TIMEOUT, Node, each
-from harness.nodes.files import STATE, File, Files, put_all, read_all
-from harness.runtimes import API_NAME, API_PORT, DEFAULT_PREFIX6, DNS_DOMAIN, ROOTFS, Cluster, Member, addons, documents, listens
+from harness.nodes.files import STATE, Files, NodeFile, read_files, write_files
+from harness.runtimes import API_NAME, API_PORT, DEFAULT_PREFIX6, DNS_DOMAIN, ROOTFS, Member, RuntimeCluster, addons, documents, listens
 from harness.runtimes.pki import ADMINISTRATORS, ENCRYPTION, FOLDER, LEAF_DAYS, SHARED, Pair, Pki, master_certificates
 from harness.untrusted import KubeIdentity
 
@@ -36,10 +36,10 @@ KUBEADM = f"{ROOTFS}/bin/kubeadm"
 KUBECTL = f"HOME={STATE} KUBECONFIG={ADMIN} {ROOTFS}/bin/kubectl"
 CLIENT_PEM = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 SERVING_CRT, SERVING_KEY = "/var/lib/kubelet/pki/kubelet.crt", "/var/lib/kubelet/pki/kubelet.key"
-"""Where a kubelet that is told nothing puts a certificate of its own making, unless there is one."""
+"""Default path at which a kubelet creates a self-signed certificate, unless the file exists."""
 _KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
 INSTANCE = "/var/lib/kubelet/instance-config.yaml"
-"""What differs from node to node in a kubelet's configuration: ``kubeadm upgrade node`` lays it over what the cluster keeps."""
+"""Node-specific part of a kubelet's configuration: ``kubeadm upgrade node`` merges it over the cluster's."""
 CRI_ANNOTATION = "kubeadm.alpha.kubernetes.io/cri-socket"
 
 KUBELET_SERVICE = """[Unit]
@@ -75,7 +75,7 @@ _KUBECONFIGS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "controller-manager": ("system:kube-controller-manager", ()),
     "scheduler": ("system:kube-scheduler", ()),
 }
-"""The kubeconfigs of a master, beside its kubelet's: user and groups."""
+"""Kubeconfigs of a control-plane node, besides its kubelet's: user and groups."""
 
 _INSTANCES = 34
 """From this minor version on kubeadm reads ``INSTANCE``; before that it wants an annotation of the node."""
@@ -115,13 +115,13 @@ DECIDED: Mapping[str, tuple[tuple[str, ...], ...]] = {
     ),
     "KubeletConfiguration": (("staticPodPath",), ("clusterDNS",), ("clusterDomain",), ("containerRuntimeEndpoint",)),
 }
-"""Keys that have one right value in a cluster of ours, by kind: those of documents that are merged in do not count."""
+"""Keys that slipway decides, by kind: merged documents cannot change them."""
 
 
 class Kubeadm:
     """Implements ``Runtime``."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: RuntimeCluster) -> None:
         self.cluster = cluster
         self._pki: Pki | None = None
 
@@ -141,30 +141,30 @@ class Kubeadm:
 
     @property
     def first(self) -> Member:
-        """The first master that answers."""
+        """The first control-plane node that answers."""
         return next((master for master in self.cluster.masters if not master.away), self.cluster.masters[0])
 
     def prepare(self) -> None:
-        """The keys of the cluster from a master that has them (an earlier run was killed), else new ones.
+        """Read the cluster's keys from a control-plane node that has them (an earlier run was killed), or make new ones.
 
-        They are on the first master before anything is done with them, so no later run can make others.
-        Raises StoreError when masters have keys of different clusters, or the cluster encrypts Secrets and is to have no profile.
+        They are written to the first control-plane node before they are used, so no later run can make others. Raises StoreError when
+        control-plane nodes have keys of different clusters, or when the cluster encrypts Secrets and no profile is requested.
         """
         paths = [f"{FOLDER}/{name}" for name in SHARED]
-        found: list[tuple[str, Pki]] = []
+        existing: list[tuple[str, Pki]] = []
         masters = [master for master in self.cluster.masters if not master.away]
-        for member, files in zip(masters, each(masters, lambda master: read_all(master.node, paths)), strict=True):
+        for member, files in zip(masters, each(masters, lambda master: read_files(master.node, paths)), strict=True):
             pki = Pki.of({name: files.get(f"{FOLDER}/{name}", b"") for name in SHARED})
             if pki is not None:
-                found.append((member.name, pki))
-        pki = _one(found) or Pki.make(days=self._days)
+                existing.append((member.name, pki))
+        pki = _one(existing) or Pki.make(days=self._days)
         if pki.encrypts and not self.cluster.profile.encrypts:
             raise StoreError(
                 f"the cluster {self.cluster.name} was begun with a profile: Secrets may be encrypted already",
                 hint="give the same one: --profile cis, or profile: cis in the Clusterfile; or slipway delete",
             )
         self._pki = pki.encrypting() if self.cluster.profile.encrypts else pki
-        put_all(self.first.node, self._pki.placed)
+        write_files(self.first.node, self._pki.placed)
 
     def authority(self) -> bytes:
         return self.pki.files["ca.crt"]
@@ -177,11 +177,11 @@ class Kubeadm:
         return self.pki.authority.secret(purpose)
 
     def units(self, member: Member) -> Files:  # noqa: ARG002 -- all have the same
-        links = {f"/usr/local/bin/{name}": File(link=f"{ROOTFS}/bin/{name}") for name in _PROGRAMS}
+        links = {f"/usr/local/bin/{name}": NodeFile(link=f"{ROOTFS}/bin/{name}") for name in _PROGRAMS}
         profile = self.cluster.profile
         return {
-            "/etc/systemd/system/kubelet.service": File.text(KUBELET_SERVICE, profile.mode),
-            "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf": File.text(KUBELET_DROP_IN, profile.mode),
+            "/etc/systemd/system/kubelet.service": NodeFile.text(KUBELET_SERVICE, profile.mode),
+            "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf": NodeFile.text(KUBELET_DROP_IN, profile.mode),
             **profile.units,
             **links,
         }
@@ -196,35 +196,35 @@ class Kubeadm:
             start = f"{folders}{KUBEADM} init phase kubelet-start --config {CONFIG} && chmod {mode:o} {_KUBELET_CONFIG}"
         else:
             configuration = {
-                f"{FOLDER}/ca.crt": File(self.authority(), 0o644),
-                _KUBELET_CONFIG: File.text(documents(worker_kubelet(self.cluster, member)), mode),
-                INSTANCE: File.text(f'containerRuntimeEndpoint: "{CRI_SOCKET}"\n'),
-                "/var/lib/kubelet/kubeadm-flags.env": File.text(kubelet_flags(self.cluster, member)),
+                f"{FOLDER}/ca.crt": NodeFile(self.authority(), 0o644),
+                _KUBELET_CONFIG: NodeFile.text(documents(worker_kubelet(self.cluster, member)), mode),
+                INSTANCE: NodeFile.text(f'containerRuntimeEndpoint: "{CRI_SOCKET}"\n'),
+                "/var/lib/kubelet/kubeadm-flags.env": NodeFile.text(kubelet_flags(self.cluster, member)),
             }
             start = "systemctl restart kubelet"
-        put_all(member.node, {**configuration, **self._client(member), **self._serving(member)})
+        write_files(member.node, {**configuration, **self._client(member), **self._serving(member)})
         member.node.run(f"mkdir -p /etc/kubernetes/manifests && {start} && systemctl enable --no-reload kubelet 2>&1", timeout=LONG_TIMEOUT)
 
-    def _configuration(self, member: Member) -> dict[str, File]:
+    def _configuration(self, member: Member) -> dict[str, NodeFile]:
         return {
-            CONFIG: File.text(master_config(self.cluster, member, initial=True), 0o600),
-            f"{CONFIG}.upload": File.text(master_config(self.cluster, member, initial=False), 0o600),
+            CONFIG: NodeFile.text(master_config(self.cluster, member, initial=True), 0o600),
+            f"{CONFIG}.upload": NodeFile.text(master_config(self.cluster, member, initial=False), 0o600),
             **self.cluster.profile.files,
         }
 
     def configure(self, member: Member) -> None:
-        """What kubeadm reads on a master that runs; nothing of it counts before a phase is run."""
-        put_all(member.node, self._configuration(member))
+        """Write kubeadm's configuration on a running control-plane node; it has no effect before a phase runs."""
+        write_files(member.node, self._configuration(member))
 
     def store_image(self, member: Member) -> str:
-        """The image of etcd that ``configure`` has asked for; empty when kubeadm names none."""
+        """etcd image that ``configure`` has determined; empty when kubeadm names none."""
         listed = member.node.run(f"{KUBEADM} config images list --config {CONFIG} 2>/dev/null", timeout=60).stdout.split()
         return next((image for image in listed if "/etcd:" in image), "")
 
     def certify(self, member: Member) -> None:
-        """All certificates and kubeconfigs of a master: kubeadm checks our certificates, and makes what a newer version has in addition."""
-        put_all(member.node, self._certificates(member))
-        # Not its phase for kubeconfigs: to look at ours it makes an RSA key for each.
+        """Write all certificates and kubeconfigs of a control-plane node: kubeadm checks them, and adds those of newer versions."""
+        write_files(member.node, self._certificates(member))
+        # Not its phase for kubeconfigs: it makes an RSA key for each before it compares.
         self._phases(member, "certs all")
 
     def start_master(self, member: Member) -> None:
@@ -232,8 +232,8 @@ class Kubeadm:
         self._phases(member, "etcd local", "control-plane apiserver")
 
     def join_store(self, member: Member, peers: str) -> None:
-        """etcd of a master that comes to others: it learns from its peers, of which it must know exactly those that there are."""
-        put_all(member.node, {CONFIG: File.text(master_config(self.cluster, member, initial=True, peers=peers), 0o600)})
+        """Start etcd of a joining control-plane node: ``peers`` must be exactly the current members."""
+        write_files(member.node, {CONFIG: NodeFile.text(master_config(self.cluster, member, initial=True, peers=peers), 0o600)})
         self._phases(member, "etcd local")
 
     def join_master(self, member: Member) -> None:
@@ -241,16 +241,16 @@ class Kubeadm:
         self._phases(member, "control-plane apiserver")
 
     def start_controllers(self, member: Member) -> None:
-        """Controller manager and scheduler of a master whose API answers."""
+        """Start controller manager and scheduler of a control-plane node whose API answers."""
         self._phases(member, *_LATE_PHASES)
 
     def wait_api(self, member: Member, timeout: float) -> None:
-        """Until the API of a master is ready, and ``ADMIN`` of use there. Raises CheckError with the reason.
+        """Wait until the API of a control-plane node is ready and ``ADMIN`` works. Raises CheckError with the reason.
 
-        Controllers and scheduler are started once it speaks at all: earlier they would only compete for the processor and then ask
-        again at growing intervals, later their own start would be waited for.
+        Controllers and scheduler are started once it responds at all: earlier they would compete for the processor and retry at growing
+        intervals, later their start would delay the cluster.
         """
-        # Whoever waits again, since an earlier run was cut short or the machine has booted, finds them started.
+        # A repeated wait, after an interrupted run or a reboot, finds them started.
         late = f"""[ "$(cksum < {CONFIG})" = "$(cat {STATE}/controllers 2>/dev/null)" ] || {{
   {_init(_LATE_PHASES)} && cksum < {CONFIG} > {STATE}/controllers; }}"""
         # Before it is ready the API answers with a list of what is missing; kubectl fails then, but not for lack of a connection.
@@ -285,11 +285,11 @@ done"""
         member.node.run(_init(phases), timeout=LONG_TIMEOUT)
 
     def finish(self, manifests: Mapping[str, str]) -> None:
-        """What the cluster is told once, on the first master. The masters are marked one by one (``welcome``)."""
+        """Run the cluster-wide phases once, on the first control-plane node. ``welcome`` marks each node."""
         self._upload(manifests)
 
     def update(self, manifests: Mapping[str, str]) -> None:
-        """As ``finish``, for a cluster whose masters have another version now: they are known, and marked as their owner likes."""
+        """As ``finish``, for a cluster whose control-plane nodes have another version: their labels and taints are kept."""
         self._upload(manifests)
         # Rules stay while a kube-proxy is replaced; kubeadm would have it done on one node after the other.
         faster = '{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":"20%"}}}}'
@@ -318,14 +318,14 @@ done"""
             self.first.node.run(_at_once(self._applying(manifests)), timeout=300)
 
     def _applying(self, manifests: Mapping[str, str]) -> list[str]:
-        """Commands that apply manifests, which are put onto the first master, and label what they make."""
+        """Commands that apply manifests, which are written to the first control-plane node, and label their objects."""
         if not manifests:
             return []
-        put_all(self.first.node, {f"{STATE}/addons/{name}": File.text(text) for name, text in manifests.items()})
+        write_files(self.first.node, {f"{STATE}/addons/{name}": NodeFile.text(text) for name, text in manifests.items()})
         return [_apply(name, text) for name, text in sorted(manifests.items())]
 
     def welcome(self, member: Member) -> None:
-        """Mark a master as one, and tell the cluster of it."""
+        """Label and taint a control-plane node, and register it in the cluster."""
         commands = [f"{KUBEADM} init phase mark-control-plane --config {CONFIG}.upload"]
         if member is not self.first:
             # Adds the member's own address to what the first one has uploaded.
@@ -338,13 +338,13 @@ done"""
             self.first.node.run(f"{KUBECTL} annotate node --all --overwrite {CRI_ANNOTATION}={CRI_SOCKET}", timeout=60)
 
     def kubeconfig(self, server: str) -> bytes:
-        """The administrator's, for use from elsewhere: ``server`` is the address of a master."""
+        """Administrator's kubeconfig for other machines: ``server`` is the address of a control-plane node."""
         return administrator(self.first.node, server, self.cluster.name, self.authority())
 
     def reset(self, node: Node) -> None:
         reset(node)
 
-    def _client(self, member: Member) -> dict[str, File]:
+    def _client(self, member: Member) -> dict[str, NodeFile]:
         """The kubelet's own certificate, laid out as TLS bootstrap leaves it, so that its rotation works."""
         user = f"system:node:{member.name}"
         pair = self.pki.authority.issue(user, organizations=["system:nodes"], days=self._days)
@@ -352,34 +352,34 @@ done"""
         dated = CLIENT_PEM.replace("current", stamp)
         config = kubeconfig(self.cluster.name, self.authority(), user, {"client-certificate": CLIENT_PEM, "client-key": CLIENT_PEM})
         return {
-            dated: File(pair.certificate + pair.key, 0o600),
-            CLIENT_PEM: File(link=dated),
-            "/etc/kubernetes/kubelet.conf": File.text(config, 0o600),
+            dated: NodeFile(pair.certificate + pair.key, 0o600),
+            CLIENT_PEM: NodeFile(link=dated),
+            "/etc/kubernetes/kubelet.conf": NodeFile.text(config, 0o600),
         }
 
-    def _serving(self, member: Member) -> dict[str, File]:
+    def _serving(self, member: Member) -> dict[str, NodeFile]:
         """The certificate by which API servers know the kubelet, where the profile has them ask for one."""
         if not self.cluster.profile.serving:
             return {}
         pair = serving_pair(self.pki, member.name, [member.address, *([member.address6] if member.address6 else [])], self._days)
-        return {SERVING_CRT: File(pair.certificate, 0o644), SERVING_KEY: File(pair.key, 0o600)}
+        return {SERVING_CRT: NodeFile(pair.certificate, 0o644), SERVING_KEY: NodeFile(pair.key, 0o600)}
 
-    def _certificates(self, member: Member) -> dict[str, File]:
+    def _certificates(self, member: Member) -> dict[str, NodeFile]:
         names = [member.name, "kubernetes", "kubernetes.default", "kubernetes.default.svc", f"kubernetes.default.svc.{DNS_DOMAIN}"]
         api_hosts = [*names, self.cluster.network.api, member.address, *api_names(self.cluster)]
         asked = [name for kind in ("serverCertSANs", "peerCertSANs") for name in _asked_names(self.cluster, "etcd", "local", kind)]
         etcd_hosts = [member.name, "localhost", "127.0.0.1", "::1", member.address, *asked]
-        files: dict[str, File] = {}
+        files: dict[str, NodeFile] = {}
         for name, pair in master_certificates(self.pki, member.name, api_hosts, etcd_hosts, self._days).items():
-            files[f"{FOLDER}/{name}.crt"] = File(pair.certificate, 0o644)
-            files[f"{FOLDER}/{name}.key"] = File(pair.key, 0o600)
+            files[f"{FOLDER}/{name}.crt"] = NodeFile(pair.certificate, 0o644)
+            files[f"{FOLDER}/{name}.key"] = NodeFile(pair.key, 0o600)
         for name, (user, organizations) in _KUBECONFIGS.items():
             pair = self.pki.authority.issue(user, organizations=organizations, days=self._days)
             credentials = {
                 "client-certificate-data": base64.b64encode(pair.certificate).decode(),
                 "client-key-data": base64.b64encode(pair.key).decode(),
             }
-            files[f"/etc/kubernetes/{name}.conf"] = File.text(kubeconfig(self.cluster.name, self.authority(), user, credentials), 0o600)
+            files[f"/etc/kubernetes/{name}.conf"] = NodeFile.text(kubeconfig(self.cluster.name, self.authority(), user, credentials), 0o600)
         return files
 
     def _control_plane_logs(self, member: Member) -> str:
@@ -393,17 +393,17 @@ done; journalctl -u kubelet -n 8 --no-pager -o cat 2>/dev/null"""
             return ""
 
 
-def _one(found: Sequence[tuple[str, Pki]]) -> Pki | None:
-    """The keys that masters (by name) have, if any. Raises StoreError when they are not the same."""
-    clusters = {pki.identity: name for name, pki in reversed(found)}
+def _one(existing: Sequence[tuple[str, Pki]]) -> Pki | None:
+    """Keys that control-plane nodes (by name) have, if any. Raises StoreError when they differ."""
+    clusters = {pki.identity: name for name, pki in reversed(existing)}
     if len(clusters) > 1:
-        names = " and ".join(name for name, pki in found if clusters[pki.identity] == name)
+        names = " and ".join(name for name, pki in existing if clusters[pki.identity] == name)
         raise StoreError(f"{names} have the keys of different clusters", hint="delete the old cluster first: slipway delete")
-    encrypting = [(name, pki) for name, pki in found if pki.encrypts]
+    encrypting = [(name, pki) for name, pki in existing if pki.encrypts]
     if len({pki.files[ENCRYPTION] for _, pki in encrypting}) > 1:
         names = " and ".join(name for name, _ in encrypting)
         raise StoreError(f"{names} have different keys for Secrets", hint="slipway certs rotate-secrets ends a rotation that was cut off")
-    return next((pki for _, pki in (*encrypting, *found)), None)
+    return next((pki for _, pki in (*encrypting, *existing)), None)
 
 
 def serving_pair(pki: Pki, name: str, addresses: Iterable[str], days: int) -> Pair:
@@ -412,31 +412,31 @@ def serving_pair(pki: Pki, name: str, addresses: Iterable[str], days: int) -> Pa
 
 
 def administrator(master: Node, server: str, cluster: str, authority: bytes | None = None) -> bytes:
-    """The administrator's kubeconfig, for use from elsewhere: by way of ``server``, the address of a master. See ``admin_identity``."""
+    """Administrator's kubeconfig for other machines, with ``server``, the address of a control-plane node. See ``admin_identity``."""
     url = f"https://{bracketed(server)}:{API_PORT}"
     return admin_identity(master, cluster, authority).kubeconfig(server=url, cluster=cluster).encode()
 
 
 def admin_identity(master: Node, cluster: str, authority: bytes | None = None) -> KubeIdentity:
-    """The administrator's certificates and key as a master has them, and nothing else of its file: kubectl would run what stands there.
+    """Administrator's certificates and key from a control-plane node. The rest of its kubeconfig is not used: it may name programs.
 
-    ``authority`` is the certificate of the cluster's authority, where that is known: the master must have the same.
+    ``authority`` is the cluster's CA certificate, where it is known: the node must have the same.
     Raises NodeError when it has another, or when its file cannot be read.
     """
-    found = untrusted.kube_identity(master.get(ADMIN), what=f"{master.name}: {ADMIN}")
-    if authority is not None and _fingerprints(found.authority, master) != _fingerprints(authority, master):
+    identity = untrusted.kube_identity(master.get(ADMIN), what=f"{master.name}: {ADMIN}")
+    if authority is not None and _fingerprints(identity.authority, master) != _fingerprints(authority, master):
         raise NodeError(
-            f"{master.name}: the authority in its {ADMIN} is not the one of the cluster {cluster} that is known here",
+            f"{master.name}: the CA in its {ADMIN} is not the CA of cluster {cluster} that this machine knows",
             hint=f"replaced on purpose? then remove clusters/{cluster}/kubeconfig below SLIPWAY_HOME; if not, do not trust this machine",
         )
-    return found
+    return identity
 
 
 def _fingerprints(authority: bytes, master: Node) -> frozenset[bytes]:
     try:
         return frozenset(certificate.fingerprint(hashes.SHA256()) for certificate in x509.load_pem_x509_certificates(authority))
     except ValueError as wrong:
-        raise NodeError(f"{master.name}: the authority in its {ADMIN} cannot be read: {wrong}") from wrong
+        raise NodeError(f"{master.name}: the CA in its {ADMIN} cannot be read: {wrong}") from wrong
 
 
 def reset(node: Node) -> None:
@@ -453,15 +453,15 @@ def bracketed(address: str) -> str:
 
 
 def peer_url(address: str) -> str:
-    """Where etcd's members of a master meet its own."""
+    """Peer URL of a control-plane node's etcd."""
     return f"https://{bracketed(address)}:2380"
 
 
-def master_config(cluster: Cluster, member: Member, *, initial: bool, peers: str | None = None) -> str:
-    """kubeadm's configuration for one master. With ``initial``, etcd knows all members from the start: those of the cluster or, for one
-    that comes to others, ``peers``.
+def master_config(cluster: RuntimeCluster, member: Member, *, initial: bool, peers: str | None = None) -> str:
+    """kubeadm's configuration for one control-plane node. With ``initial``, etcd knows all members from the start:
+    those of the cluster or, for a joining node, ``peers``.
 
-    The one that is kept in the cluster must not have that: a master that joins later gets its list from the running members.
+    The configuration stored in the cluster must not have that: a later node gets its list from the running members.
     """
     registration: dict[str, Any] = {
         "name": member.name,
@@ -492,8 +492,8 @@ def master_config(cluster: Cluster, member: Member, *, initial: bool, peers: str
     return documents(*(_sharing(cluster, merged(cluster, document)) for document in ours))
 
 
-def _sharing(cluster: Cluster, document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """In its mode ipvs kube-proxy removes every rule that it does not know: ours are none of its business."""
+def _sharing(cluster: RuntimeCluster, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """kube-proxy in mode ipvs removes every IPVS rule that it does not know: exclude slipway's."""
     if document["kind"] != "KubeProxyConfiguration" or document.get("mode") != "ipvs" or not cluster.virtual_ip:
         return document
     ours = f"{cluster.virtual_ip}/{128 if ':' in cluster.virtual_ip else 32}"
@@ -501,49 +501,49 @@ def _sharing(cluster: Cluster, document: Mapping[str, Any]) -> Mapping[str, Any]
     return {**document, "ipvs": {**mode, "excludeCIDRs": list(dict.fromkeys([*(mode.get("excludeCIDRs") or ()), ours]))}}
 
 
-def merged(cluster: Cluster, document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """One document of ours with what the profile, the image and the Clusterfile say over it, but for what is ``DECIDED``."""
+def merged(cluster: RuntimeCluster, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Merge the profile, the image and the Clusterfile over one of slipway's documents, except for keys in ``DECIDED``."""
     profile, others = (
-        [other for other in those if other.get("kind") == document["kind"]] for those in (cluster.profile.documents, cluster.documents)
+        [other for other in layer if other.get("kind") == document["kind"]] for layer in (cluster.profile.documents, cluster.documents)
     )
     if not profile and not others:
         return document
-    (found,) = merge_kubeadm([document, *profile], (), others)
+    (result,) = merge_kubeadm([document, *profile], (), others)
     for path in DECIDED.get(document["kind"], ()):
-        _restore(found, document, path)
-    return found
+        _restore(result, document, path)
+    return result
 
 
-def _restore(found: dict[str, Any], ours: Mapping[str, Any], path: tuple[str, ...]) -> None:
-    """Make the value at a path what it is in ``ours``, which may be nothing."""
+def _restore(document: dict[str, Any], ours: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    """Restore the value at a path from ``ours``, or remove it when ``ours`` has none."""
     key, *rest = path
     if not rest:
-        found.pop(key, None)
-        found |= {key: ours[key]} if key in ours else {}
-    elif isinstance(found.get(key), dict):
+        document.pop(key, None)
+        document |= {key: ours[key]} if key in ours else {}
+    elif isinstance(document.get(key), dict):
         below = ours.get(key)
-        _restore(found[key], below if isinstance(below, Mapping) else {}, tuple(rest))
+        _restore(document[key], below if isinstance(below, Mapping) else {}, tuple(rest))
 
 
-def api_names(cluster: Cluster) -> list[str]:
-    """The names and addresses by which the API of any master may be called from outside."""
+def api_names(cluster: RuntimeCluster) -> list[str]:
+    """SANs of the API server: names and addresses of all control-plane nodes, and the requested ones."""
     asked = (*cluster.cert_sans, *cluster.added_names, *_asked_names(cluster, "apiServer", "certSANs"))
     virtual = [cluster.virtual_ip] if cluster.virtual_ip else []
     return list(dict.fromkeys(["127.0.0.1", API_NAME, *virtual, *(master.address for master in cluster.masters), *asked]))
 
 
-def _asked_names(cluster: Cluster, *path: str) -> list[str]:
+def _asked_names(cluster: RuntimeCluster, *path: str) -> list[str]:
     """Names for certificates that documents ClusterConfiguration have at a path."""
-    found: list[str] = []
+    names: list[str] = []
     for document in cluster.documents:
         value: Any = document if document.get("kind") == "ClusterConfiguration" else None
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
-        found += [str(name) for name in value or ()]
-    return found
+        names += [str(name) for name in value or ()]
+    return names
 
 
-def _cluster_configuration(cluster: Cluster, *, initial: bool, peers: str | None) -> dict[str, Any]:
+def _cluster_configuration(cluster: RuntimeCluster, *, initial: bool, peers: str | None) -> dict[str, Any]:
     facts = cluster.facts
     etcd: dict[str, Any] = {"dataDir": "/var/lib/etcd"}
     if facts.etcd_image_tag:
@@ -571,14 +571,14 @@ def _cluster_configuration(cluster: Cluster, *, initial: bool, peers: str | None
     return configuration
 
 
-def _server_arguments(cluster: Cluster) -> dict[str, Any]:
-    """How an API server ends while others serve, so that no request is lost. One that is alone would only be away for longer."""
+def _server_arguments(cluster: RuntimeCluster) -> dict[str, Any]:
+    """Graceful shutdown of an API server while others serve. A single one would only be down for longer."""
     if len(cluster.masters) < 2:
         return {}
     return {"extraArgs": _arguments({"shutdown-delay-duration": f"{_LEAVING}s", "shutdown-watch-termination-grace-period": f"{_WATCHES}s"})}
 
 
-def _controller_arguments(cluster: Cluster) -> dict[str, str]:
+def _controller_arguments(cluster: RuntimeCluster) -> dict[str, str]:
     # The controllers start one after the other, each with requests of its own; the default rate makes them queue for seconds.
     arguments = {"kube-api-qps": "100", "kube-api-burst": "100"}
     if cluster.certificate_days is not None:
@@ -592,8 +592,8 @@ def _controller_arguments(cluster: Cluster) -> dict[str, str]:
     return arguments
 
 
-def kubelet_configuration(cluster: Cluster, member: Member) -> dict[str, Any]:
-    """What we want of a kubelet beyond kubeadm's defaults."""
+def kubelet_configuration(cluster: RuntimeCluster, member: Member) -> dict[str, Any]:
+    """slipway's settings for kubelets beyond kubeadm's defaults."""
     configuration: dict[str, Any] = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -615,11 +615,11 @@ def kubelet_configuration(cluster: Cluster, member: Member) -> dict[str, Any]:
     return configuration
 
 
-def _serving_files(cluster: Cluster) -> dict[str, str]:
+def _serving_files(cluster: RuntimeCluster) -> dict[str, str]:
     return {"tlsCertFile": SERVING_CRT, "tlsPrivateKeyFile": SERVING_KEY} if cluster.profile.serving else {}
 
 
-def worker_kubelet(cluster: Cluster, member: Member) -> dict[str, Any]:
+def worker_kubelet(cluster: RuntimeCluster, member: Member) -> dict[str, Any]:
     """The whole configuration of a worker's kubelet, as ``kubeadm join`` would have written it."""
     ours = {
         **kubelet_configuration(cluster, member),
@@ -640,23 +640,23 @@ def worker_kubelet(cluster: Cluster, member: Member) -> dict[str, Any]:
     return dict(merged(cluster, ours))
 
 
-def kubelet_flags(cluster: Cluster, member: Member) -> str:
+def kubelet_flags(cluster: RuntimeCluster, member: Member) -> str:
     """``kubeadm-flags.env`` of a worker."""
     arguments = {"node-ip": member.node_ip, **_join_arguments(cluster)}
     text = " ".join(f"--{name}={value}" for name, value in sorted(arguments.items()))
     return f'KUBELET_KUBEADM_ARGS="{text}"\n'
 
 
-def _join_arguments(cluster: Cluster) -> dict[str, str]:
-    """What JoinConfiguration says of the kubelets of workers, which start without ``kubeadm join``."""
-    found: dict[str, str] = {}
+def _join_arguments(cluster: RuntimeCluster) -> dict[str, str]:
+    """Kubelet arguments from JoinConfiguration, for workers, which start without ``kubeadm join``."""
+    arguments: dict[str, str] = {}
     for document in cluster.documents:
         registration = document.get("nodeRegistration")
         if document.get("kind") == "JoinConfiguration" and isinstance(registration, Mapping):
-            found |= {str(entry["name"]): str(entry.get("value", "")) for entry in registration.get("kubeletExtraArgs") or ()}
+            arguments |= {str(entry["name"]): str(entry.get("value", "")) for entry in registration.get("kubeletExtraArgs") or ()}
             taints = [f"{taint['key']}={taint.get('value') or ''}:{taint['effect']}" for taint in registration.get("taints") or ()]
-            found |= {"register-with-taints": ",".join(taints)} if taints else {}
-    return found
+            arguments |= {"register-with-taints": ",".join(taints)} if taints else {}
+    return arguments
 
 
 def _arguments(values: Mapping[str, str]) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from harness.errors import StoreError
-from harness.nodes.files import File
+from harness.nodes.files import NodeFile
 from harness.runtimes.encryption import SecretsKey, configuration
 
 FOLDER = "/etc/kubernetes/pki"
@@ -29,9 +29,9 @@ ADMINISTRATORS = "kubeadm:cluster-admins"
 
 AUTHORITIES = {"ca": "kubernetes", "etcd/ca": "etcd-ca", "front-proxy-ca": "front-proxy-ca"}
 FILES = (*(f"{name}.{kind}" for name in AUTHORITIES for kind in ("crt", "key")), "sa.key", "sa.pub")
-"""What all masters share, relative to ``FOLDER``."""
+"""Files that all control-plane nodes share, relative to ``FOLDER``."""
 ENCRYPTION = "secrets-encryption.yaml"
-"""The API server's EncryptionConfiguration, relative to ``FOLDER``: masters of a cluster whose profile asks for it share this as well."""
+"""The API server's EncryptionConfiguration, relative to ``FOLDER``: shared as well when the profile encrypts Secrets."""
 SHARED = (*FILES, ENCRYPTION)
 
 # Clocks of machines differ; a certificate must be good on one that is behind.
@@ -99,18 +99,18 @@ class Authority:
         return self._sign(before.subject, usage, names, days, now)
 
     def signed(self, certificate: bytes) -> bool:
-        """Whether this authority signed a certificate (PEM), however long ago."""
+        """Return True when this CA signed a certificate (PEM), valid or expired."""
         try:
             x509.load_pem_x509_certificate(certificate).verify_directly_issued_by(x509.load_pem_x509_certificate(self.certificate))
         except Exception:
-            # Not readable, of another authority, or by a signature of a kind that is not known: not ours.
+            # Not readable, of another CA, or with an unknown signature algorithm: not signed by this CA.
             return False
         return True
 
     def secret(self, purpose: str) -> str:
-        """Derive a secret of the cluster for one purpose, 64 hexadecimal digits. The same key gives the same one, so it is stored nowhere.
+        """Derive a secret of the cluster for one purpose, 64 hexadecimal digits. It depends on the key only, and is stored nowhere.
 
-        It is HMAC-SHA256 of the purpose. The secret of one purpose tells nothing of another's, nor of the key.
+        It is HMAC-SHA256 of the purpose. The secret of one purpose reveals neither another's nor the key.
         """
         numbers = _signer(self.key).private_numbers()
         # The numbers, and not their encoding: programs and releases of them write the same key in different forms.
@@ -144,7 +144,7 @@ class Authority:
 
 @dataclasses.dataclass(frozen=True)
 class Pki:
-    """What all masters share, by their names below ``FOLDER``: three authorities, the key that signs service account tokens, and maybe the
+    """Keys that all control-plane nodes share, by name below ``FOLDER``: three CAs, the service account key, and optionally the
     key of Secrets.
     """
 
@@ -165,18 +165,18 @@ class Pki:
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> Pki | None:
         """The keys of a cluster that exists, or None when they are not all there. Raises StoreError when they do not fit together."""
-        found = {name: files[name] for name in SHARED if files.get(name)}
-        if not set(FILES) <= set(found):
+        contents = {name: files[name] for name in SHARED if files.get(name)}
+        if not set(FILES) <= set(contents):
             return None
         for name in AUTHORITIES:
             try:
-                certificate = x509.load_pem_x509_certificate(found[f"{name}.crt"])
-                key = serialization.load_pem_private_key(found[f"{name}.key"], password=None)
+                certificate = x509.load_pem_x509_certificate(contents[f"{name}.crt"])
+                key = serialization.load_pem_private_key(contents[f"{name}.key"], password=None)
             except ValueError as wrong:
                 raise StoreError(f"{FOLDER}/{name}.crt or its key cannot be read: {wrong}", hint="restore them from a backup") from wrong
             if _public(certificate.public_key()) != _public(key.public_key()):
                 raise StoreError(f"{FOLDER}/{name}.key is not the key of {name}.crt", hint="restore them from a backup")
-        return cls(found)
+        return cls(contents)
 
     @property
     def authority(self) -> Authority:
@@ -189,7 +189,7 @@ class Pki:
 
     @property
     def encrypts(self) -> bool:
-        """Whether there is a key by which Secrets are encrypted in etcd."""
+        """True when there is a key that encrypts Secrets in etcd."""
         return ENCRYPTION in self.files
 
     def encrypting(self) -> Pki:
@@ -197,18 +197,20 @@ class Pki:
         return self if self.encrypts else Pki({**self.files, ENCRYPTION: configuration([SecretsKey.make()])})
 
     @property
-    def placed(self) -> dict[str, File]:
-        """The files as masters have them, by path."""
-        return {f"{FOLDER}/{name}": File(data, 0o644 if name.endswith((".crt", ".pub")) else 0o600) for name, data in self.files.items()}
+    def placed(self) -> dict[str, NodeFile]:
+        """The files as on control-plane nodes, by path."""
+        return {
+            f"{FOLDER}/{name}": NodeFile(data, 0o644 if name.endswith((".crt", ".pub")) else 0o600) for name, data in self.files.items()
+        }
 
     @property
     def identity(self) -> str:
-        """What tells this cluster from any other: a hash of its authority's certificate."""
+        """Unique identity of the cluster: a hash of its CA certificate."""
         return hashlib.sha256(self.files["ca.crt"]).hexdigest()[:16]
 
 
 def master_certificates(pki: Pki, node: str, api_hosts: Iterable[str], etcd_hosts: Iterable[str], days: int = LEAF_DAYS) -> dict[str, Pair]:
-    """The certificates that kubeadm wants on a master, by their names below ``FOLDER``.
+    """Certificates that kubeadm expects on a control-plane node, by name below ``FOLDER``.
 
     kubeadm would make the same; its RSA keys take a busy machine seconds. ``kubeadm certs`` renews these like its own.
     """
@@ -227,16 +229,16 @@ def master_certificates(pki: Pki, node: str, api_hosts: Iterable[str], etcd_host
 
 
 def covers(certificate: bytes, hosts: Iterable[str], *, now: datetime.datetime | None = None, authority: bytes | None = None) -> bool:
-    """Whether a server certificate is still good for a while, for all ``hosts``, and was signed by ``authority``."""
+    """Return True when a server certificate does not expire soon, has all ``hosts`` as SANs, and is signed by ``authority``."""
     try:
-        found = x509.load_pem_x509_certificate(certificate)
-        names = set(found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        parsed = x509.load_pem_x509_certificate(certificate)
+        names = set(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
         if authority is not None:
-            found.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
+            parsed.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
     except Exception:
         # Whatever is wrong with it, a new one is the answer.
         return False
-    return {general_name(host) for host in hosts} <= names and found.not_valid_after_utc > (
+    return {general_name(host) for host in hosts} <= names and parsed.not_valid_after_utc > (
         now or datetime.datetime.now(datetime.UTC)
     ) + datetime.timedelta(days=30)
 
@@ -252,10 +254,10 @@ def alternative_names(certificate: x509.Certificate) -> tuple[x509.GeneralName, 
 @functools.lru_cache(maxsize=8)
 def _signer(key: bytes) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
     """A key that signs. Reading an RSA key proves its numbers, which takes longer than all the rest of a certificate."""
-    found = serialization.load_pem_private_key(key, password=None)
-    if not isinstance(found, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+    signer = serialization.load_pem_private_key(key, password=None)
+    if not isinstance(signer, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise StoreError("the key of the certificate authority is neither RSA nor ECDSA", hint="use such a key")
-    return found
+    return signer
 
 
 def _name(common: str, organizations: Iterable[str] = ()) -> x509.Name:

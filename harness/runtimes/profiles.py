@@ -10,15 +10,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from harness.clusterfile.kubeadm import VERSION, Document, merge_kubeadm
-from harness.nodes.files import File
+from harness.nodes.files import NodeFile
 from harness.runtimes import Profile, documents
 from harness.runtimes.pki import ENCRYPTION, FOLDER
 
 FILES = "/etc/kubernetes/slipway"
-"""On masters: what the API server reads beyond kubeadm's own files. Each set has a folder there that is named after its content: another
-set starts the API server anew, and the former one is still there when a change is taken back."""
+"""Folder on control-plane nodes: files of the API server beyond kubeadm's own. Each set has a folder named after its content: another set
+restarts the API server, and the previous one is still there for a rollback."""
 AUDIT = "/var/log/slipway"
-"""On masters: the folder of the audit log."""
+"""Folder of the audit log on control-plane nodes."""
 
 SYSCTLS: Mapping[str, str] = {
     "vm.overcommit_memory": "1",
@@ -28,13 +28,13 @@ SYSCTLS: Mapping[str, str] = {
     "kernel.keys.root_maxkeys": "1000000",
     "kernel.keys.root_maxbytes": "25000000",
 }
-"""What a kubelet sets by itself, and with protectKernelDefaults wants to find set."""
+"""Sysctls that a kubelet sets itself, and with protectKernelDefaults expects to be set."""
 
 CIPHERS = tuple(f"TLS_ECDHE_{key}_WITH_AES_{cipher}" for cipher in ("128_GCM_SHA256", "256_GCM_SHA384") for key in ("ECDSA", "RSA"))
 """For TLS 1.2; those of 1.3 cannot be chosen."""
 
 HEALTH = ("/livez", "/readyz", "/healthz")
-"""What may be asked without a name: kubelets probe the API server so, and balancers."""
+"""Paths for anonymous requests: kubelets and balancers probe the API server."""
 _ANONYMOUS = 32
 """The minor version of Kubernetes from which on anonymous requests can be let through to some paths only."""
 _STABLE = 34
@@ -67,9 +67,9 @@ def of(name: str | None, minor: int, exempt: Collection[str] = (), given: Iterab
     return Profile(
         name=name,
         documents=(_cluster_configuration(paths), _kubelet_configuration()),
-        files={paths[what]: File.text(text, 0o600) for what, text in texts.items()},
+        files={paths[what]: NodeFile.text(text, 0o600) for what, text in texts.items()},
         folders=(AUDIT,),
-        units={"/etc/systemd/system/kubelet.service.d/20-slipway-profile.conf": File.text(_SETTINGS, 0o600)},
+        units={"/etc/systemd/system/kubelet.service.d/20-slipway-profile.conf": NodeFile.text(_SETTINGS, 0o600)},
         sysctls=SYSCTLS,
         mode=0o600,
         encrypts=True,
@@ -83,23 +83,23 @@ def sysctls(name: str | None) -> Mapping[str, str]:
 
 
 def lacking(name: str | None, minor: int) -> list[str]:
-    """What of a profile a minor version of Kubernetes cannot do."""
+    """Parts of a profile that a minor version of Kubernetes does not support."""
     if name is None or minor >= _ANONYMOUS:
         return []
     return [f"profile {name}: Kubernetes 1.{minor} cannot keep requests without a name to some paths; 1.{_ANONYMOUS} and newer can"]
 
 
 def overruled(profile: Profile, given: Iterable[Document]) -> list[str]:
-    """Where documents of image and user say otherwise than the profile, as ``ClusterConfiguration .apiServer.extraArgs.profiling``."""
+    """Paths at which documents of image and user override the profile, as ``ClusterConfiguration .apiServer.extraArgs.profiling``."""
     given = tuple(given)
     ours, theirs = (_leaves(documents) for documents in (profile.documents, given))
-    found = [path for path, value in ours.items() if path in theirs and theirs[path] != value]
+    overridden = [path for path, value in ours.items() if path in theirs and theirs[path] != value]
     opening = [f"{_SERVER}{name}" for name in _opens(given)]
-    return [*found, *(opening if profile.name else [])]
+    return [*overridden, *(opening if profile.name else [])]
 
 
 def _leaves(given: Iterable[Document]) -> dict[str, Any]:
-    """What documents of the kinds that profiles have say, with its path, the last one counting."""
+    """Values in documents of the profiles' kinds, by path; the last one counts."""
     merged = merge_kubeadm([document for document in given if document.get("kind") in _KINDS], (), ())
     return {
         path: value
@@ -111,7 +111,7 @@ def _leaves(given: Iterable[Document]) -> dict[str, Any]:
 
 
 def _below(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """What is not a mapping, with its path; of a list of things with names each by its name."""
+    """Leaf values with their paths; items of a list of named things by name."""
     if isinstance(value, list) and value and all(isinstance(item, Mapping) and "name" in item for item in value):
         value = {str(item["name"]): item.get("value", {key: each for key, each in item.items() if key != "name"}) for item in value}
     if not isinstance(value, Mapping):
@@ -179,7 +179,7 @@ def _kubelet_configuration() -> dict[str, Any]:
 
 
 def _audit_policy() -> dict[str, Any]:
-    """Who changed what, and who looked at Secrets or into pods. Never a body but those of rules, in which nothing is secret."""
+    """Audit policy: changes, and reads of Secrets and in pods. No bodies except those of RBAC rules, which hold no secrets."""
     events = [{"group": "", "resources": ["events"]}, {"group": "events.k8s.io", "resources": ["events"]}]
     private = [
         {"group": "", "resources": ["secrets", "configmaps", "serviceaccounts/token"]},

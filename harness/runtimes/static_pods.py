@@ -1,4 +1,4 @@
-"""The parts of a master that its kubelet runs from files: how they are made to start anew, and how they are stopped."""
+"""Static pods of a control-plane node: restart and stop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from harness import log, untrusted
 from harness.errors import CheckError, NodeError
 from harness.nodes import LONG_TIMEOUT, Node
-from harness.nodes.files import STATE, read_all
+from harness.nodes.files import STATE, read_files
 from harness.runtimes import ROOTFS
 from harness.runtimes.kubeadm import KUBECTL
 
@@ -20,9 +20,9 @@ PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 ANNOTATION = "slipway.dev/restarted"
 _ASIDE = "/etc/kubernetes/.slipway-manifests"
 KEPT = f"{STATE}/manifests"
-"""The manifests of a master as they were before a change that has not come to its end."""
+"""Manifests of a control-plane node from before an unfinished change."""
 
-# The identifiers of the containers of a part that run now; a container of somebody else's may have the same name elsewhere.
+# IDs of the running containers of a static pod; containers of other namespaces may have the same name.
 RUNNING = f"""PATH=$PATH:{ROOTFS}/bin
 running() {{
   live=$(ctr -n k8s.io tasks ls 2>/dev/null | awk '$3 == "RUNNING" {{ print $1 }}')
@@ -33,7 +33,7 @@ running() {{
 
 
 AWAY = f"{STATE}/away"
-"""Manifests that a master's kubelet does not see for a while, so that it has ended their parts."""
+"""Manifests that are hidden from the kubelet for a while, so that it stops their pods."""
 _RETURN = "slipway-return"
 """The timer that brings them back should this process be killed meanwhile."""
 _CLIENTS = ("kube-controller-manager", "kube-scheduler")
@@ -63,9 +63,9 @@ systemd-run --quiet --unit={_RETURN} --on-active={int(seconds)}s /bin/sh {STATE}
 def _leave(timeout: float) -> str:
     """Shell text of ``leave``.
 
-    The controllers end first: while the API server still answers, those of other masters take over at once what these led. Then the API
-    server: it is not ready any more, takes its address out of the service ``kubernetes``, serves on until nobody is sent to it
-    (``--shutdown-delay-duration``), ends its watches and lets other requests come to their end.
+    The controllers end first: while the API server still answers, those of other nodes take over their leader leases at once.
+    Then the API server: it is not ready any more, takes its address out of the service ``kubernetes``, serves until no client is sent to it
+    (``--shutdown-delay-duration``), ends its watches and finishes other requests.
     """
     kubectl = f"{KUBECTL} --request-timeout=5s --namespace=kube-system"
     return rf"""{RUNNING}{_arm(timeout + 300)}
@@ -98,13 +98,13 @@ exit 0"""
 
 
 def restart(node: Node, parts: Sequence[str] = PARTS, *, reason: str, timeout: float = 180, others: bool = False) -> None:
-    """Restart parts of a master, by a mark in their manifests as an upgrade would change them, and wait until its API is ready.
+    """Restart static pods of a control-plane node by a mark in their manifests, and wait until its API is ready.
 
-    ``reason`` is the mark: with the same one nothing happens. Parts that the master does not run are left out. ``timeout`` is in seconds.
-    With ``others`` there are more masters, and no request is lost: they serve meanwhile. Raises CheckError when the parts do not come up.
+    ``reason`` is the mark: with the same one nothing happens. Pods that the node does not run are skipped. ``timeout`` is in seconds.
+    With ``others`` more control-plane nodes serve meanwhile, and no request is lost. Raises CheckError when the parts do not come up.
     """
     come_back(node)
-    manifests = read_all(node, [f"{MANIFESTS}/{part}.yaml" for part in parts])
+    manifests = read_files(node, [f"{MANIFESTS}/{part}.yaml" for part in parts])
     changed = {path: text for path, data in manifests.items() if (text := marked(data.decode(), reason)) is not None}
     names = {path.rpartition("/")[2].removesuffix(".yaml"): path for path in changed}
     before = {name: node.run(f"{RUNNING}running {name} || true").stdout.split() for name in names}
@@ -122,8 +122,8 @@ def restart(node: Node, parts: Sequence[str] = PARTS, *, reason: str, timeout: f
         wait(node, {_SERVER: before[_SERVER]}, timeout)
         write(*(name for name in names if name in _CLIENTS))
         come_back(node)
-        there = read_all(node, [f"{MANIFESTS}/{name}.yaml" for name in _CLIENTS])
-        before = {**{name: [] for name in _CLIENTS if f"{MANIFESTS}/{name}.yaml" in there}, **before}
+        manifests_on_node = read_files(node, [f"{MANIFESTS}/{name}.yaml" for name in _CLIENTS])
+        before = {**{name: [] for name in _CLIENTS if f"{MANIFESTS}/{name}.yaml" in manifests_on_node}, **before}
     else:
         write(*names)
     wait(node, before, timeout)
@@ -137,25 +137,25 @@ def _put(node: Node, text: str, path: str) -> None:
 
 
 def replace(node: Node, parts: Sequence[str], write: Callable[[], object], *, timeout: float = 180, serves: bool = True) -> tuple[str, ...]:
-    """Have ``write`` put other manifests of parts onto a master, and wait until those that are different run.
+    """Let ``write`` write manifests to a control-plane node, and wait until the changed ones run.
 
-    With ``serves``, also until its API is ready. Returns the parts that are different. ``timeout`` is in seconds.
+    With ``serves``, also until its API is ready. Returns the changed pods. ``timeout`` is in seconds.
     Raises CheckError when they do not come up.
     """
     paths = {part: f"{MANIFESTS}/{part}.yaml" for part in parts}
-    old = read_all(node, list(paths.values()))
+    old = read_files(node, list(paths.values()))
     running = {part: node.run(f"{RUNNING}running {part} || true").stdout.split() for part in parts}
     write()
-    new = read_all(node, list(paths.values()))
+    new = read_files(node, list(paths.values()))
     changed = tuple(part for part, path in paths.items() if new.get(path) != old.get(path))
     wait(node, {part: running[part] for part in changed}, timeout, serves=serves)
     return changed
 
 
 def leave(node: Node, timeout: float = 180) -> None:
-    """End the API server of a master, and what stands on it, in such a way that no request is lost where other masters serve.
+    """Stop the API server and controllers of a control-plane node without losing requests, where other nodes serve.
 
-    Their manifests are away until ``come_back``, or others take their place; by themselves they come back some minutes later. May be
+    Their manifests are hidden until ``come_back``, or until others replace them; after some minutes they return by themselves. May be
     repeated. Raises CheckError when a part does not end.
     """
     result = node.run(_leave(timeout), check=False, timeout=timeout + 60)
@@ -170,9 +170,9 @@ def come_back(node: Node) -> None:
 
 
 def halt(node: Node, timeout: float = 180, *, others: bool) -> None:
-    """End all parts of a master and its kubelet; they come back with the kubelet, which starts by itself a minute later.
+    """Stop the kubelet and all static pods of a control-plane node; the kubelet restarts by itself a minute later, and with it the pods.
 
-    With ``others`` there are more masters: the API server ends as ``leave`` does.
+    With ``others`` more control-plane nodes serve: the API server ends as in ``leave``.
     """
     if others:
         leave(node, timeout)
@@ -182,7 +182,7 @@ def halt(node: Node, timeout: float = 180, *, others: bool) -> None:
 
 
 def resume(node: Node, timeout: float = 120) -> bool:
-    """Have a master whose change was cut off run what its manifests say; whether it does. Nothing happens on others."""
+    """Finish an interrupted change on a control-plane node; True when its manifests run. Does nothing without such a change."""
     if not is_kept(node):
         return True
     come_back(node)
@@ -196,24 +196,24 @@ def resume(node: Node, timeout: float = 120) -> bool:
 
 
 def keep(node: Node) -> None:
-    """Keep the manifests of a master as they are, until ``forget``; those that are kept already are of before the change."""
+    """Save the manifests of a control-plane node until ``forget``; already saved ones are from before the change."""
     node.run(f"umask 077; [ -d {KEPT} ] || {{ rm -rf {KEPT}.part; cp -a {MANIFESTS} {KEPT}.part; mv {KEPT}.part {KEPT}; }}")
 
 
 def is_kept(node: Node) -> bool:
-    """Whether manifests of before a change are on the machine."""
+    """Return True when manifests from before a change are saved on the machine."""
     return node.run(f"[ -d {KEPT} ]", check=False).ok
 
 
 def forget(node: Node) -> None:
-    """The change has come to its end."""
+    """Remove the saved manifests: the change is complete."""
     node.run(f"rm -rf {KEPT}")
 
 
 def put_back(node: Node, *, timeout: float = 180, others: bool = False) -> None:
-    """Bring the kept manifests of a master back, and wait for its API. Raises CheckError when that does not come up again.
+    """Restore the saved manifests of a control-plane node, and wait for its API. Raises CheckError when it does not come up.
 
-    With ``others`` there are more masters: what serves already is ended in good order.
+    With ``others`` more control-plane nodes serve: the running API server shuts down gracefully.
     """
     running = {part: node.run(f"{RUNNING}running {part} || true").stdout.split() for part in PARTS}
     if others:
@@ -276,7 +276,7 @@ def marked(text: str, reason: str) -> str | None:
 
 
 def stop(node: Node) -> None:
-    """Stop the kubelet of a master and all of its parts; they come back with ``start``. May be repeated."""
+    """Stop the kubelet of a control-plane node and all static pods; ``start`` restarts them. May be repeated."""
     kills = "\n".join(f"running {part}" for part in PARTS)
     script = f"""{RUNNING}systemctl stop kubelet
 end=$(($(date +%s) + 60))
@@ -290,5 +290,5 @@ true"""
 
 
 def start(node: Node) -> None:
-    """Start the kubelet again, and with it the parts of the master; what runs need not be up when this returns."""
+    """Start the kubelet, and with it the static pods; they need not be up when this returns."""
     node.run("systemctl start kubelet", timeout=LONG_TIMEOUT)

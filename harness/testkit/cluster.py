@@ -1,4 +1,4 @@
-"""What the fixtures of the test kit stand on: a cluster that runs one image, made for the tests and gone after them."""
+"""Clusters for the fixtures of the test kit: each runs one image, and is removed after the tests."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from harness.build import container_images
 from harness.errors import CheckError, CommandError, SlipwayError, UsageError
 from harness.host import docker
 from harness.host.cluster_cache import ClusterState
-from harness.lifecycle import run as running
+from harness.lifecycle import run
 from harness.lifecycle.cluster.record import CONFIG_MAP
 from harness.lifecycle.kube import objects, readiness
 from harness.lifecycle.provision.rootfs import MARK
-from harness.nodes import LONG_TIMEOUT, Group, Login, Machine, Node
+from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, NodeGroup
 from harness.nodes.container import IMAGE, ContainerProvider
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.ssh import Ssh, SshNode
+from harness.nodes.ssh import SshConnections, SshNode
 from harness.oci.model import Platform
 from harness.oci.store import Store
 from harness.runtimes.kubeadm import administrator
@@ -44,8 +44,8 @@ _count = itertools.count(1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
-    """What tests run on; those that want the same share a cluster."""
+class ClusterRequest:
+    """Image and topology that tests request; tests with the same request share a cluster."""
 
     image: str
     masters: int
@@ -54,7 +54,7 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """Machines that exist already, and how to get into them."""
+    """Existing machines, with their login."""
 
     masters: tuple[Machine, ...]
     nodes: tuple[Machine, ...]
@@ -66,17 +66,17 @@ class Given:
 
 
 class Kubectl:
-    """kubectl on the first master, as the cluster's administrator: ``kubectl("get", "pods")`` gives what it prints."""
+    """kubectl on the first control-plane node, as administrator: ``kubectl("get", "pods")`` returns its output."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
 
     def __call__(self, *argv: str, input: str | None = None) -> str:
-        """``input`` is for ``-f -``. Raises CommandError with what kubectl said when it fails."""
+        """``input`` is for ``-f -``. Raises CommandError with kubectl's output when it fails."""
         __tracebackhide__ = True
-        there = NodeKubectl(self.node)
+        kubectl = NodeKubectl(self.node)
         done = self.node.run(
-            f"KUBECONFIG={there.kubeconfig} {there.program} {shlex.join(argv)}", input=input, check=False, timeout=LONG_TIMEOUT
+            f"KUBECONFIG={kubectl.kubeconfig} {kubectl.program} {shlex.join(argv)}", input=input, check=False, timeout=LONG_TIMEOUT
         )
         if not done.ok:
             raise CommandError(f"kubectl {shlex.join(argv)}: exit code {done.returncode}: {done.output}")
@@ -105,24 +105,24 @@ class Kubectl:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """A running cluster. ``masters`` and ``nodes`` are testinfra hosts, ``nodes`` the workers; ``hosts`` are both, masters first."""
+    """A running cluster. ``masters`` (control-plane nodes) and ``nodes`` (workers) are testinfra hosts; ``hosts`` are both."""
 
     name: str
     image: str
     digest: str
     embedded: int
-    """How many container images the CloudImage brings for this machine's platform."""
+    """Number of container images in the CloudImage for this machine's platform."""
     masters: tuple[Host, ...]
     nodes: tuple[Host, ...]
     kubeconfig: Path
     kubectl: Kubectl
     boot_seconds: float
-    """From asking for machines until every workload was ready; next to nothing for a cluster that ran already."""
+    """Seconds from the request for machines until every workload was ready; near zero for a running cluster."""
     machines: tuple[SshNode, ...]
-    """The same as ``hosts``, for programs: they take files and run as root."""
+    """The same as ``hosts``, for programs: they accept files, and run commands as root."""
     group: str | None
-    """The name under which the provider knows the machines; None for given ones."""
-    wanted: Wanted
+    """Name of the provider's group of machines; None for given machines."""
+    request: ClusterRequest
 
     @property
     def hosts(self) -> tuple[Host, ...]:
@@ -133,10 +133,10 @@ class Cluster:
         return process.run([sys.executable, "-m", "harness.cli", *words], check=check, timeout=timeout)
 
     def trouble(self) -> str:
-        """What is not ready and why, and what happened last; text for a report. Never raises."""
+        """Describe workloads that are not ready, and the last events, for a report. Never raises."""
         try:
-            found = [str(problem) for problem in readiness.problems(self.kubectl)] or ["every workload is ready"]
-            return "\n".join([*found, "", "last events:", *(f"  {line}" for line in self._events())])
+            lines = [str(problem) for problem in readiness.problems(self.kubectl)] or ["every workload is ready"]
+            return "\n".join([*lines, "", "last events:", *(f"  {line}" for line in self._events())])
         except SlipwayError as error:
             return f"the cluster does not answer: {error}"
 
@@ -154,21 +154,21 @@ class Cluster:
         return [line(event) for event in sorted(events, key=when)[-_EVENTS:]]
 
     def prove_offline(self) -> isolation.Offline:
-        """Raises UsageError for machines that were given, CheckError with what speaks against it."""
+        """Prove that the nodes are offline. Raises UsageError for given machines, CheckError with the violations."""
         if self.group is None:
-            raise UsageError("that nothing leaves given machines cannot be proven from here", hint="test without --masters")
+            raise UsageError("isolation of given machines cannot be proven from this machine", hint="test without --masters")
         proof = isolation.Offline(docker.connect(), self.group, self.machines)
         proof.prove()
         return proof
 
     def reboot(self, host: Host, *, timeout: float = 600) -> None:
-        """Restart the machine of a host as a loss of power would, and wait until everything that ran there runs anew and is ready.
+        """Restart the machine of a host as after a loss of power, and wait until its workloads were restarted and are ready.
 
         ``timeout`` is in seconds. Raises UsageError for a host of another cluster, CheckError with what is not ready by then.
         """
-        machine = next((one for one, mine in zip(self.machines, self.hosts, strict=True) if mine is host), None)
+        machine = next((candidate for candidate, mine in zip(self.machines, self.hosts, strict=True) if mine is host), None)
         if machine is None:
-            raise UsageError("the host is none of this cluster", hint="give one of cluster.hosts")
+            raise UsageError("the host is not part of this cluster", hint="give one of cluster.hosts")
         before = machine.run(f"date -u +%Y-%m-%dT%H:%M:%SZ; {_BOOT_ID}").stdout.split()
         if self.group is not None:
             ContainerProvider().restart(machine.name)
@@ -190,11 +190,11 @@ class Cluster:
         deadline = time.monotonic() + timeout
         while not over():
             if time.monotonic() > deadline:
-                raise CheckError(f"{machine.name} has been restarted, and after {timeout:.0f} s this is left: {left}")
+                raise CheckError(f"{machine.name} was restarted, and is not ready after {timeout:.0f} s: {left}")
             time.sleep(0.5)
 
     def _not_anew(self, node: str, since: str) -> list[str]:
-        """The containers of a node that the API shows as of before ``since``: kubelets report what they find only after a while."""
+        """Containers of a node that the API shows as started before ``since``: kubelets report a restart with delay."""
         pods = self.kubectl.json("get", "pods", "--all-namespaces", f"--field-selector=spec.nodeName={node},status.phase=Running")["items"]
         return [
             f"{pod['metadata']['name']}/{status['name']}"
@@ -204,7 +204,7 @@ class Cluster:
         ]
 
     def reach(self) -> list[str]:
-        """How a person gets at a cluster that was left running, tests it again and removes it."""
+        """Commands for the user to access a cluster that was kept running, to test it again and to remove it."""
         addresses = [machine.address for machine in self.machines]
         masters, nodes = addresses[: len(self.masters)], addresses[len(self.masters) :]
         login = self.machines[0].machine.login
@@ -218,26 +218,26 @@ class Cluster:
         ]
 
 
-# ---- making one -------------------------------------------------------------------------------------------------------
+# ---- boot -------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def boot(wanted: Wanted, given: Given | None = None, *, keep: bool = False) -> Iterator[Cluster]:
-    """A cluster that runs ``wanted``: on nodes made for it, or on the given machines. Removed at the end, unless it is to be kept.
+def boot(request: ClusterRequest, given: Given | None = None, *, keep: bool = False) -> Iterator[Cluster]:
+    """Run a cluster for a request: on new nodes, or on the given machines. Removed at the end, unless ``keep``.
 
-    A cluster that already runs the image on given machines is used as it is, and left. Raises StoreError before anything is
-    made when the image is not here, UsageError when given machines run something else, and whatever ``slipway run`` raises.
+    A cluster that already runs the image on given machines is used unchanged, and kept. Raises StoreError, before anything is
+    created, for an image that is not in the store, UsageError when given machines run something else, and whatever ``slipway run`` raises.
     """
     store = Store.default()
-    image = cloudimage.read(store, wanted.image)
-    policy.admit(store, wanted.image, image.digest)
+    image = cloudimage.read(store, request.image)
+    policy.admit(store, request.image, image.digest)
     with contextlib.ExitStack() as undo:
         started = time.monotonic()
         if given is None:
-            group = _make(wanted, undo, keep=keep)
+            group = _make(request, undo, keep=keep)
             name, masters, nodes = group.name, group.masters, group.nodes
             try:
-                _start(wanted, store, name, masters, nodes)
+                _start(request, store, name, masters, nodes)
             except SlipwayError as error:
                 if keep:
                     error.details = "\n".join(
@@ -246,25 +246,26 @@ def boot(wanted: Wanted, given: Given | None = None, *, keep: bool = False) -> I
                 raise
         else:
             group, masters, nodes = None, given.masters, given.nodes
-            found = _running(given)
-            if found is None:
+            existing = _running(given)
+            if existing is None:
                 name = "test-" + hashlib.sha256(repr(given).encode()).hexdigest()[:8]
-                # The name is that of the machines: what fails in the middle is finished by the next run, as with `slipway run`.
-                _start(wanted, store, name, masters, nodes)
+                # Named after the machines, so that the next run resumes an interrupted one, as with `slipway run`.
+                # The digest is of the repr: the classes in it cannot be renamed.
+                _start(request, store, name, masters, nodes)
                 if not keep:
                     undo.callback(process.run, [sys.executable, "-m", "harness.cli", "delete", name, "--yes"])
             else:
-                name, started = found.name, time.monotonic()
-                found.check(wanted, image.digest)
+                name, started = existing.name, time.monotonic()
+                existing.check(request, image.digest)
         state = ClusterState.of(name)
-        ssh = undo.enter_context(Ssh(state.folder, (*masters, *nodes)))
+        ssh = undo.enter_context(SshConnections(state.folder, (*masters, *nodes)))
         machines = ssh.connect()
         hosts = tuple(_host(machine) for machine in machines)
         if not state.kubeconfig.exists():
             state.write("kubeconfig", administrator(machines[0], machines[0].address, name).decode())
         yield Cluster(
             name=name,
-            image=wanted.image,
+            image=request.image,
             digest=image.digest,
             embedded=len(image.platform(Platform.host()).images.images),
             masters=hosts[: len(masters)],
@@ -274,12 +275,12 @@ def boot(wanted: Wanted, given: Given | None = None, *, keep: bool = False) -> I
             boot_seconds=time.monotonic() - started,
             machines=machines,
             group=group.name if group else None,
-            wanted=wanted,
+            request=request,
         )
 
 
-def _make(wanted: Wanted, undo: contextlib.ExitStack, *, keep: bool) -> Group:
-    """Nodes for ``wanted``; ``undo`` removes them and what this machine remembers of their cluster."""
+def _make(request: ClusterRequest, undo: contextlib.ExitStack, *, keep: bool) -> NodeGroup:
+    """Make nodes for a request; ``undo`` removes them and this machine's state of their cluster."""
     client = docker.connect()
     image = container_images.package_image(client, IMAGE)
     provider = ContainerProvider(client)
@@ -287,32 +288,32 @@ def _make(wanted: Wanted, undo: contextlib.ExitStack, *, keep: bool) -> Group:
     if not keep:
         undo.callback(ClusterState.of(name).forget)
         undo.callback(provider.down, name)
-    return provider.up(name, wanted.masters, wanted.nodes, image=image)
+    return provider.up(name, request.masters, request.nodes, image=image)
 
 
-def _start(wanted: Wanted, store: Store, name: str, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:
-    running.run(running.Options(image=wanted.image, masters=masters, nodes=nodes, name=name), store)
+def _start(request: ClusterRequest, store: Store, name: str, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:
+    run.run(run.Options(image=request.image, masters=masters, nodes=nodes, name=name), store)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
-    """A cluster that runs on given machines already."""
+class _ExistingCluster:
+    """A cluster that runs on given machines already, as recorded there."""
 
     name: str
     image: str
     digest: str
 
-    def check(self, wanted: Wanted, digest: str) -> None:
+    def check(self, request: ClusterRequest, digest: str) -> None:
         if self.digest != digest:
             raise UsageError(
-                f"the given machines run {self.image} ({self.digest[:19]}), not {wanted.image} ({digest[:19]})",
+                f"the given machines run {self.image} ({self.digest[:19]}), not {request.image} ({digest[:19]})",
                 hint=f"test that one, or remove it: slipway delete {self.name}",
             )
 
 
-def _running(given: Given) -> _Found | None:
-    """The cluster of the first given master, as it is recorded there; None when it has none that was brought up to its end."""
-    with tempfile.TemporaryDirectory(prefix="slipway-test-") as folder, Ssh(Path(folder), given.masters[:1]) as ssh:
+def _running(given: Given) -> _ExistingCluster | None:
+    """Cluster recorded on the first given control-plane node; None when it has none that was completed."""
+    with tempfile.TemporaryDirectory(prefix="slipway-test-") as folder, SshConnections(Path(folder), given.masters[:1]) as ssh:
         (node,) = ssh.connect()
         mark = node.run(f"cat {MARK}", check=False)
         if not mark.ok or not mark.stdout.split():
@@ -320,15 +321,15 @@ def _running(given: Given) -> _Found | None:
         try:
             text = Kubectl(node)("get", "configmap", CONFIG_MAP, "--namespace=kube-system", "--output=json")
             data = objects.config_map(text, where=node.name)["data"]
-            return _Found(mark.stdout.split()[0], data["image"], data["digest"])
+            return _ExistingCluster(mark.stdout.split()[0], data["image"], data["digest"])
         except SlipwayError:
             return None
 
 
 def _host(machine: SshNode) -> Host:
-    """The machine in testinfra's words, over the connection that is open already.
+    """testinfra host of a machine, over the connection that is open already.
 
-    Not through ``get_host``: it answers with what it knows of an earlier machine of the same address.
+    Not through ``get_host``: it caches facts of an earlier machine with the same address.
     """
     backend = get_backend(
         f"ssh://{machine.address}",

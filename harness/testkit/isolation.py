@@ -1,6 +1,6 @@
-"""Proof that container nodes reached nothing: what a packet filter does with what leaves their network, and how often it did so.
+"""Proof that container nodes reached nothing outside, from the packet filter's rules and their counters.
 
-What is proven, for nodes that the provider ``container`` made:
+Proven, for nodes of the provider ``container``:
 
 1. The engine calls their network internal, and no node is attached to any other.
 2. From every node, connections to outside addresses fail and a public name does not resolve.
@@ -25,7 +25,7 @@ from harness.nodes import Node, each
 from harness.nodes.container import LABEL
 
 OUTSIDE = ("192.0.2.1", "198.51.100.1", "203.0.113.1")
-"""One address of each block that RFC 5737 keeps for documentation: nobody has them, so only what stands on the way can answer."""
+"""One address of each documentation block of RFC 5737: no machine has them, so only a device on the path can answer."""
 OUTSIDE6 = ("2001:db8::1", "3fff::1")
 """The same of RFC 3849 and RFC 9637. No rule counts what is sent there."""
 
@@ -37,7 +37,7 @@ NAME = "example.com"
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class FilterRule:
     """One line of ``iptables-save -c``: ``[packets:bytes] -A CHAIN ! -d 172.18.0.0/16 -i br-1 -j DROP``."""
 
     chain: str
@@ -63,7 +63,7 @@ class Rule:
         return self.words[place + 1], place > 0 and self.words[place - 1] == "!"
 
     def takes(self, bridge: str) -> bool:
-        """Whether it may match the first packet of a connection that comes from ``bridge`` and leaves through something else."""
+        """Return True when it may match the first packet of a connection from ``bridge`` to another interface."""
         source, sink, state = self.match("-i"), self.match("-o"), self.match("--ctstate")
         if source is not None and (source[0] == bridge) is source[1]:
             return False
@@ -72,19 +72,19 @@ class Rule:
         return state is None or state[1] or "NEW" in state[0]
 
     def stops(self, bridge: str) -> bool:
-        """Whether it drops everything that comes from ``bridge`` and is for another network."""
+        """Return True when it drops every packet from ``bridge`` to another network."""
         known = {"-j", "-i", "-o", "-d"}
-        elsewhere = all(one is None or one[1] for one in (self.match("-o"), self.match("-d")))
+        elsewhere = all(match is None or match[1] for match in (self.match("-o"), self.match("-d")))
         only = all(word in known for word in self.words if word.startswith("-"))
         return self.target == "DROP" and self.match("-i") == (bridge, False) and elsewhere and only
 
     @property
     def is_plain(self) -> bool:
-        """Whether it matches every packet."""
+        """True when it matches every packet."""
         return len(self.words) == 2
 
 
-def parse(text: str) -> tuple[Rule, ...]:
+def parse(text: str) -> tuple[FilterRule, ...]:
     """The rules in the output of ``iptables-save -c``, in their order."""
     rules = []
     for line in text.splitlines():
@@ -92,31 +92,31 @@ def parse(text: str) -> tuple[Rule, ...]:
             continue
         counters, _, rest = line.partition(" -A ")
         chain, *words = shlex.split(rest)
-        rules.append(Rule(chain, int(counters[1:].split(":")[0]), tuple(words)))
+        rules.append(FilterRule(chain, int(counters[1:].split(":")[0]), tuple(words)))
     return tuple(rules)
 
 
 @dataclasses.dataclass(frozen=True)
-class Edge:
-    """What the packet filter does at the edge of a network. ``passes`` are rules that let packets out before the drop."""
+class PacketFilterState:
+    """Packet filter at the edge of a network. ``passes`` are rules that accept outgoing packets before the drop."""
 
-    drop: Rule | None
-    passes: tuple[Rule, ...]
+    drop: FilterRule | None
+    passes: tuple[FilterRule, ...]
 
 
-def edge(rules: Sequence[Rule], bridge: str) -> Edge:
-    """Follow what comes from ``bridge`` and is forwarded to another network, as far as the rule that drops it."""
-    passes: list[Rule] = []
+def filter_state(rules: Sequence[FilterRule], bridge: str) -> PacketFilterState:
+    """Follow packets forwarded from ``bridge`` to another network, up to the rule that drops them."""
+    passes: list[FilterRule] = []
     for rule in _way(rules, "FORWARD", bridge, ()):
         if rule.stops(bridge):
-            return Edge(rule, tuple(passes))
+            return PacketFilterState(rule, tuple(passes))
         if rule.target == "ACCEPT":
             passes.append(rule)
-    return Edge(None, tuple(passes))
+    return PacketFilterState(None, tuple(passes))
 
 
-def _way(rules: Sequence[Rule], chain: str, bridge: str, above: tuple[str, ...]) -> Iterator[Rule]:
-    """The rules that such a packet meets, in order, chains within chains."""
+def _way(rules: Sequence[FilterRule], chain: str, bridge: str, above: tuple[str, ...]) -> Iterator[FilterRule]:
+    """Rules that such a packet passes, in order, with nested chains."""
     chains = {rule.chain for rule in rules}
     for rule in rules:
         if rule.chain != chain or not rule.takes(bridge):
@@ -129,11 +129,11 @@ def _way(rules: Sequence[Rule], chain: str, bridge: str, above: tuple[str, ...])
             yield rule
 
 
-# ---- asking the engine's machine and the nodes --------------------------------------------------------------------------
+# ---- state of the engine's machine and the nodes -------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
+class NodeNetwork:
     """The network of a group of nodes, as the engine knows it."""
 
     name: str
@@ -146,41 +146,41 @@ class Network:
     """Nodes that are attached to other networks too."""
 
 
-def network(client: docker.Client, group: str) -> Network:
-    """The network of the nodes called ``group``. Raises CheckError when there is none, or more than one."""
+def network(client: docker.Client, group: str) -> NodeNetwork:
+    """Network of the nodes called ``group``. Raises CheckError unless there is exactly one."""
     containers: list[Any] = client.containers.list(all=True, filters={"label": f"{LABEL}={group}"})
-    found = client.networks.list(filters={"label": f"{LABEL}={group}"})
-    if len(found) != 1 or not containers:
-        raise CheckError(f"nodes named {group} have {len(found)} networks, not one")
-    facts = found[0].attrs
+    networks = client.networks.list(filters={"label": f"{LABEL}={group}"})
+    if len(networks) != 1 or not containers:
+        raise CheckError(f"nodes named {group} have {len(networks)} networks, not one")
+    facts = networks[0].attrs
     bridge = (facts.get("Options") or {}).get("com.docker.network.bridge.name") or f"br-{facts['Id'][:12]}"
-    strays = tuple(one.name for one in containers if set(one.attrs["NetworkSettings"]["Networks"]) != {facts["Name"]})
-    return Network(facts["Name"], bridge, bool(facts["Internal"]), bool(facts.get("EnableIPv6")), containers[0].image.id, strays)
+    strays = tuple(container.name for container in containers if set(container.attrs["NetworkSettings"]["Networks"]) != {facts["Name"]})
+    return NodeNetwork(facts["Name"], bridge, bool(facts["Internal"]), bool(facts.get("EnableIPv6")), containers[0].image.id, strays)
 
 
-def read_rules(client: docker.Client, network: Network) -> Edge:
-    """Ask the packet filter of the engine's machine, from a container in its network. Raises CheckError when nothing is dropped there."""
+def read_rules(client: docker.Client, network: NodeNetwork) -> PacketFilterState:
+    """Read the packet filter of the engine's machine, from a container in its network. Raises CheckError without a drop rule."""
     command = "iptables-nft-save -c -t filter 2>/dev/null; iptables-legacy-save -c -t filter 2>/dev/null; true"
     options: dict[str, Any] = {"network_mode": "host", "privileged": True, "entrypoint": ["sh", "-c"]}
     _, text = docker.run_container(client, network.image, [command], **options)
-    found = edge(parse(text), network.bridge)
-    if found.drop is None:
+    state = filter_state(parse(text), network.bridge)
+    if state.drop is None:
         raise CheckError(
             f"the packet filter of the engine's machine has no rule that drops what leaves {network.name} ({network.bridge})",
             hint="isolation can be proven where Docker keeps its rules with iptables",
         )
-    return found
+    return state
 
 
 def attempt(nodes: Iterable[Node]) -> tuple[str, ...]:
-    """Try from every node to get out; what succeeded, as sentences. Sends at least one packet per node and address."""
+    """Try to reach outside addresses from every node; return successes as sentences. Sends at least one packet per node and address."""
 
     addresses = (*OUTSIDE, *OUTSIDE6)
     words = [f"timeout 1 bash -c ': > /dev/tcp/{address}/443' 2>/dev/null && echo 'reaches {address}' &" for address in addresses]
     words += [f"timeout 3 getent ahosts {NAME} >/dev/null 2>&1 && echo 'resolves {NAME}' &", "wait"]
     script = "\n".join(words)
-    said = each(nodes, lambda node: [f"{node.name} {line}" for line in node.run(script).stdout.splitlines()])
-    return tuple(line for lines in said for line in lines)
+    results = each(nodes, lambda node: [f"{node.name} {line}" for line in node.run(script).stdout.splitlines()])
+    return tuple(line for lines in results for line in lines)
 
 
 # The pod network has gateways as well, on interfaces that lead to pods and other nodes.
@@ -191,8 +191,8 @@ done"""
 
 def gateways(nodes: Iterable[Node]) -> list[str]:
     """Routes of IPv6 by which packets of the nodes could leave their network, as sentences."""
-    said = each(nodes, lambda node: [f"node {node.name} sends {line}" for line in node.run(_GATEWAYS).stdout.splitlines()])
-    return [line for lines in said for line in lines]
+    results = each(nodes, lambda node: [f"node {node.name} sends {line}" for line in node.run(_GATEWAYS).stdout.splitlines()])
+    return [line for lines in results for line in lines]
 
 
 class Offline:
@@ -203,16 +203,16 @@ class Offline:
         self.nodes = tuple(nodes)
         self.network = network(client, group)
         self.attempts = 0
-        """Packets of our own attempts among those that were dropped."""
+        """Dropped packets of this proof's own attempts."""
 
     @property
     def dropped(self) -> int:
-        """Packets that were sent outward and dropped, our own attempts not counted."""
+        """Packets that were sent outward and dropped, without this proof's own attempts."""
         drop = read_rules(self.client, self.network).drop
         return (drop.packets if drop else 0) - self.attempts
 
     def prove(self) -> None:
-        """Raises CheckError with everything that speaks against it."""
+        """Prove isolation. Raises CheckError with every violation."""
         before = read_rules(self.client, self.network)
         reached = attempt(self.nodes)
         after = read_rules(self.client, self.network)
@@ -225,24 +225,24 @@ class Offline:
         _raise(against)
 
     def check(self) -> None:
-        """The counters, and routes of IPv6: raises CheckError when a packet may have passed since the nodes exist."""
+        """Check counters and IPv6 routes: raises CheckError when a packet may have passed since the nodes exist."""
         _raise(self._complaints(read_rules(self.client, self.network)))
 
-    def _complaints(self, edge: Edge) -> list[str]:
-        return [*complaints(self.network, edge), *(gateways(self.nodes) if self.network.ipv6 else ())]
+    def _complaints(self, edge: PacketFilterState) -> list[str]:
+        return [*violations(self.network, edge), *(gateways(self.nodes) if self.network.ipv6 else ())]
 
 
-def counted(edge: Edge) -> int:
+def counted(edge: PacketFilterState) -> int:
     return edge.drop.packets if edge.drop else 0
 
 
-def complaints(network: Network, edge: Edge) -> list[str]:
-    """What of the network and its packet filter speaks against isolation."""
-    found = [f"node {name} is attached to another network too" for name in network.strays]
+def violations(network: NodeNetwork, edge: PacketFilterState) -> list[str]:
+    """Violations of isolation in the network and its packet filter."""
+    faults = [f"node {name} is attached to another network too" for name in network.strays]
     if not network.internal:
-        found.append(f"network {network.name} is not internal")
-    found += [f"{rule.packets} packets passed: {rule.text}" for rule in edge.passes if rule.packets]
-    return found
+        faults.append(f"network {network.name} is not internal")
+    faults += [f"{rule.packets} packets passed: {rule.text}" for rule in edge.passes if rule.packets]
+    return faults
 
 
 def _raise(against: Sequence[str]) -> None:

@@ -4,8 +4,8 @@
         kubectl.wait()
         assert "200 OK" in nodes[-1].check_output("curl -si http://localhost:30080/")
 
-``pytest kubefiles/web --image web:latest``. Loaded by every pytest run once slipway is installed, so nothing but hooks is here, and
-what is heavy is imported by the first test that asks for a fixture of ours.
+``pytest kubefiles/web --image web:latest``. Every pytest run loads it once slipway is installed, so it only has hooks; heavy
+modules are imported by the first test that requests one of its fixtures.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from testinfra.host import Host
 
-    from harness.testkit.cluster import Cluster, Given, Kubectl, Wanted
+    from harness.testkit.cluster import Cluster, ClusterRequest, Given, Kubectl
     from harness.testkit.isolation import Offline
 
 TAG = "latest"
@@ -30,8 +30,8 @@ _OURS = ("cluster", "node")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """The command line. Addresses stand for machines that exist already."""
+class KitOptions:
+    """Options of the command line. Addresses are those of existing machines."""
 
     image: str | None
     keep: bool
@@ -43,16 +43,16 @@ class Options:
 
 @dataclasses.dataclass
 class Kit:
-    """What one pytest run knows of its clusters."""
+    """Clusters of one pytest run."""
 
-    options: Options
+    options: KitOptions
     cluster: Cluster | None = None
     """The one that runs now."""
     images: list[str] = dataclasses.field(default_factory=list)
     booted: list[str] = dataclasses.field(default_factory=list)
     """A line for each cluster, for the reports."""
     kept: list[str] = dataclasses.field(default_factory=list)
-    """How to get at the clusters that were left running."""
+    """Commands to access the clusters that were kept running."""
 
 
 _kit = pytest.StashKey[Kit]()
@@ -80,12 +80,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_Html(config.stash[_kit]), "slipway-html")
 
 
-def read_options(config: pytest.Config) -> Options:
+def read_options(config: pytest.Config) -> KitOptions:
     def addresses(name: str) -> tuple[str, ...]:
         return tuple(word.strip() for word in (config.getoption(name) or "").split(",") if word.strip())
 
     key = config.getoption("slipway_key")
-    return Options(
+    return KitOptions(
         image=config.getoption("slipway_image"),
         keep=config.getoption("slipway_keep"),
         masters=addresses("slipway_masters"),
@@ -101,7 +101,7 @@ def read_options(config: pytest.Config) -> Options:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cluster" not in metafunc.fixturenames or not _is_ours(metafunc, "cluster"):
         return
-    from harness.testkit.cluster import Wanted
+    from harness.testkit.cluster import ClusterRequest
 
     item, options = metafunc.definition, metafunc.config.stash[_kit].options
     needed = _topology_of(item)
@@ -112,18 +112,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         # Given machines are one cluster, whatever a test would do with less.
         masters, nodes = len(options.masters), len(options.nodes)
         if needed is not None and (needed[0] > masters or needed[1] > nodes):
-            reason = f"needs {needed[0]} masters and {needed[1]} nodes, {masters} and {nodes} are given"
+            reason = f"needs {needed[0]} control-plane nodes and {needed[1]} workers, {masters} and {nodes} are given"
             marks.append(pytest.mark.skip(reason=reason))
     # Not shown in the names of tests: it is the same for all of a module, nearly always.
-    wanted = pytest.param(Wanted(image, masters, nodes), marks=marks, id=pytest.HIDDEN_PARAM)
-    metafunc.parametrize("cluster", [wanted], indirect=True, scope="session")
+    parameter = pytest.param(ClusterRequest(image, masters, nodes), marks=marks, id=pytest.HIDDEN_PARAM)
+    metafunc.parametrize("cluster", [parameter], indirect=True, scope="session")
     if "node" in metafunc.fixturenames and _is_ours(metafunc, "node"):
         ids = [f"master-{index}" for index in range(masters)] + [f"node-{index}" for index in range(nodes)]
         metafunc.parametrize("node", range(len(ids)), ids=ids, indirect=True)
 
 
 def _is_ours(metafunc: pytest.Metafunc, name: str) -> bool:
-    """Whether a test that asks for ``name`` gets our fixture: others have fixtures of these names too, and ours stay out of their way."""
+    """Return True when fixture ``name`` of a test is this plugin's: other plugins and conftests have fixtures of these names too."""
     for definition in reversed(metafunc._arg2fixturedefs.get(name, ())):
         if definition.func.__module__ == __name__:
             return True
@@ -145,7 +145,7 @@ def _topology_of(item: pytest.Item) -> tuple[int, int] | None:
 
 def _topology(masters: int = 1, nodes: int = 1) -> tuple[int, int]:
     if not isinstance(masters, int) or not isinstance(nodes, int) or masters < 1 or nodes < 0:
-        raise ValueError(f"masters={masters!r}, nodes={nodes!r}: at least one master is needed, and both are whole numbers")
+        raise ValueError(f"masters={masters!r}, nodes={nodes!r}: at least one control-plane node is needed, and both are whole numbers")
     return masters, nodes
 
 
@@ -161,20 +161,20 @@ def _image_of(path: Path) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share a cluster run one after the other: it is removed when another one begins."""
     places = [index for index, item in enumerate(items) if _cluster_of(item) is not None]
-    wanted = dict.fromkeys(_cluster_of(items[index]) for index in places)
-    if len(wanted) > 1:
-        order = list(wanted)
+    requests = dict.fromkeys(_cluster_of(items[index]) for index in places)
+    if len(requests) > 1:
+        order = list(requests)
         chosen = sorted((items[index] for index in places), key=lambda item: order.index(_cluster_of(item)))
         for index, item in zip(places, chosen, strict=True):
             items[index] = item
 
 
-def _cluster_of(item: pytest.Item) -> Wanted | None:
-    """What an item of ours runs on; None for all others, whatever fixtures they have."""
+def _cluster_of(item: pytest.Item) -> ClusterRequest | None:
+    """Request of a test item of this plugin; None for all others, whatever fixtures they have."""
     callspec = getattr(item, "callspec", None)
-    found: Any = callspec.params.get("cluster") if callspec is not None else None
-    wanted: Wanted | None = found if type(found).__module__ == "harness.testkit.cluster" else None
-    return wanted
+    value: Any = callspec.params.get("cluster") if callspec is not None else None
+    cluster_request: ClusterRequest | None = value if type(value).__module__ == "harness.testkit.cluster" else None
+    return cluster_request
 
 
 # ---- fixtures ---------------------------------------------------------------------------------------------------------
@@ -183,8 +183,8 @@ def _cluster_of(item: pytest.Item) -> Wanted | None:
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster that runs the image under test; shared by all tests of one topology, removed when another one begins."""
-    wanted: Wanted | None = getattr(request, "param", None)
-    if wanted is None:
+    cluster_request: ClusterRequest | None = getattr(request, "param", None)
+    if cluster_request is None:
         raise pytest.UsageError("`cluster` is to be an argument of the test, or of a fixture that is one: its topology is read there")
     from harness.errors import SlipwayError
     from harness.testkit import cluster as testkit
@@ -193,11 +193,11 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     options = kit.options
     given = testkit.Given.of(options.masters, options.nodes, options.user, options.key) if options.masters else None
     with contextlib.ExitStack() as stack:
-        with _shown(request.config, wanted, given):
+        with _shown(request.config, cluster_request, given):
             try:
-                booted = stack.enter_context(testkit.boot(wanted, given, keep=kit.options.keep))
+                booted = stack.enter_context(testkit.boot(cluster_request, given, keep=kit.options.keep))
             except SlipwayError as error:
-                raise _failure(f"{wanted.image} does not run: {error}", error.details) from None
+                raise _failure(f"{cluster_request.image} does not run: {error}", error.details) from None
         _note(kit, booted)
         kit.cluster = booted
         try:
@@ -214,13 +214,13 @@ def kubectl(cluster: Cluster) -> Kubectl:
 
 @pytest.fixture
 def nodes(cluster: Cluster) -> tuple[Host, ...]:
-    """Every machine of the cluster as a testinfra host, masters first."""
+    """Every machine of the cluster as a testinfra host, control-plane nodes first."""
     return cluster.hosts
 
 
 @pytest.fixture
 def node(request: pytest.FixtureRequest, cluster: Cluster) -> Host:
-    """One machine after the other as a testinfra host: a test that asks for it runs once on each, as master-0, node-0, ..."""
+    """Each machine as a testinfra host: a test with this fixture runs once per machine, as master-0, node-0, ..."""
     return cluster.hosts[request.param]
 
 
@@ -246,27 +246,29 @@ def offline(cluster: Cluster) -> Iterator[Offline]:
 
 
 def _failure(message: str, details: str | None) -> BaseException:
-    """What makes a test fail with these words and no traceback: the fault is in the image or the machines, not in the test."""
+    """Failure of a test with a message and no traceback: the fault is in the image or the machines, not in the test."""
     return pytest.fail.Exception(f"{message}\n{details}" if details else message, pytrace=False)
 
 
 @contextlib.contextmanager
-def _shown(config: pytest.Config, wanted: Wanted, given: Given | None) -> Iterator[None]:
-    """What happens meanwhile goes to the terminal: it takes a minute, and who watches wants to see it move."""
+def _shown(config: pytest.Config, cluster_request: ClusterRequest, given: Given | None) -> Iterator[None]:
+    """Show progress on the terminal meanwhile: a boot takes a minute."""
     capture, terminal = config.pluginmanager.getplugin("capturemanager"), config.pluginmanager.getplugin("terminalreporter")
     if capture is None or terminal is None or config.get_verbosity() < 0:
         yield
         return
     with capture.global_and_fixture_disabled():
         terminal.ensure_newline()
-        where = "the given machines" if given else f"{wanted.masters} + {wanted.nodes} nodes"
-        terminal.write_line(f"slipway: {wanted.image} on {where}")
+        where = "the given machines" if given else f"{cluster_request.masters} + {cluster_request.nodes} nodes"
+        terminal.write_line(f"slipway: {cluster_request.image} on {where}")
         yield
 
 
 def _note(kit: Kit, booted: Cluster) -> None:
     facts = f"{booted.image} ({booted.digest[:19]}, {booted.embedded} container images)"
-    kit.booted.append(f"{facts} on {len(booted.masters)} masters and {len(booted.nodes)} nodes, ready in {booted.boot_seconds:.0f} s")
+    kit.booted.append(
+        f"{facts} on {len(booted.masters)} control-plane nodes and {len(booted.nodes)} workers, ready in {booted.boot_seconds:.0f} s"
+    )
     if kit.options.keep:
         kit.kept += booted.reach()
     if booted.image not in kit.images:
@@ -280,7 +282,7 @@ def _note(kit: Kit, booted: Cluster) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     booted = item.config.stash[_kit].cluster
-    if report.failed and booted is not None and _cluster_of(item) == booted.wanted:
+    if report.failed and booted is not None and _cluster_of(item) == booted.request:
         # Both the terminal and the HTML report show sections.
         report.sections.append((f"state of the cluster {booted.name}", booted.trouble()))
     return report
@@ -297,7 +299,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 class _Html:
-    """Title and summary of the report that pytest-html writes. Its hooks are not told of which run they are, hence an object a run."""
+    """Title and summary of the report that pytest-html writes. Its hooks do not get the run, hence one object per run."""
 
     def __init__(self, kit: Kit) -> None:
         self.kit = kit

@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.build import container_images, sandbox
 from harness.host import docker
-from harness.nodes import Group
+from harness.nodes import NodeGroup
 from harness.nodes.container import IMAGE, ContainerProvider
 from tests.bench.one_node import cli
 
@@ -33,7 +33,7 @@ def measure(*, masters: int = 3, nodes: int = 3) -> list[dict[str, Any]]:
         provider.down(NAME)
 
 
-def _life(provider: ContainerProvider, group: Group) -> list[dict[str, Any]]:
+def _life(provider: ContainerProvider, group: NodeGroup) -> list[dict[str, Any]]:
     masters = [made.address for made in group.masters]
     *workers, late = [made.address for made in group.nodes]
     key = str(group.login.key)
@@ -70,7 +70,7 @@ def _timed(action: Callable[[], object]) -> float:
     return round(time.monotonic() - started, 1)
 
 
-def _kubeadm_join(provider: ContainerProvider, group: Group, worker: str, master: str, key: str) -> float:
+def _kubeadm_join(provider: ContainerProvider, group: NodeGroup, worker: str, master: str, key: str) -> float:
     """Joined by us, reset by kubeadm, joined by kubeadm: only the last is timed."""
     cli("join", NAME, "--nodes", worker, "--key", key)
     containers = {made.address: provider.client.containers.get(f"slipway-{made.name}") for made in group.members}

@@ -21,7 +21,7 @@ import yaml
 from harness.build import container_images, sandbox
 from harness.cloudimage import read
 from harness.host import docker
-from harness.nodes import Group
+from harness.nodes import NodeGroup
 from harness.nodes.container import IMAGE, ContainerProvider
 from harness.oci import layer
 from harness.oci.store import Store
@@ -86,7 +86,7 @@ def _serial(provider: ContainerProvider, work: Path, masters: int, workers: int)
         provider.down(name)
 
 
-def _check(provider: ContainerProvider, group: Group) -> None:
+def _check(provider: ContainerProvider, group: NodeGroup) -> None:
     """Raises RuntimeError unless every node is Ready: whoever says so too early would seem quick."""
     first = provider.client.containers.get(f"slipway-{group.members[0].name}")
     listing = docker.command_output(first, ["kubectl", f"--kubeconfig={sandbox.ADMIN}", "get", "nodes", "--no-headers"])
@@ -117,7 +117,7 @@ def _prepare(client: docker.Client, work: Path) -> Path:
     return work
 
 
-def _configure(work: Path, group: Group) -> None:
+def _configure(work: Path, group: NodeGroup) -> None:
     facts = json.loads((work / "facts.json").read_text())
     first = group.masters[0].address
     documents: list[dict[str, Any]] = [

@@ -22,7 +22,7 @@ from harness.host.cluster_cache import ClusterState
 from harness.nodes import Login, Machine, each
 from harness.nodes.container import ContainerProvider
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.ssh import Ssh, SshNode
+from harness.nodes.ssh import SshConnections, SshNode
 from harness.oci.model import INDEXES, MANIFESTS
 from tests import waiting
 from tests.conftest import Slipway
@@ -56,7 +56,9 @@ class Lab:
         others: list[str] = [made["address"] for made in group["nodes"] if made["role"] == "node"]
         self.workers, self.spares = others[:nodes], others[nodes:]
         everybody = [*self.masters, *others]
-        self.ssh = Ssh(ClusterState.of(f"{self.name}-tests").folder, [Machine(address, Login(key=self.key)) for address in everybody])
+        self.ssh = SshConnections(
+            ClusterState.of(f"{self.name}-tests").folder, [Machine(address, Login(key=self.key)) for address in everybody]
+        )
         self.ssh.connect()
         self._machines: dict[str, SshNode] = dict(zip(everybody, self.ssh.nodes, strict=True))
         # Names of their own may be given to machines later; containers keep theirs.

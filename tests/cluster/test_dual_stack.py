@@ -11,7 +11,7 @@ import pytest
 
 from harness.host import docker
 from harness.nodes.ssh import SshNode
-from harness.runtimes import Network
+from harness.runtimes import ClusterNetwork
 from harness.testkit.isolation import Offline
 from tests.cluster.conftest import alone
 from tests.cluster.lab import Lab, found, until
@@ -130,7 +130,7 @@ def test_nodes_and_pods_have_addresses_of_both_families(lab: Lab) -> None:
         assert internal[1:] == [machine.run(ADDRESSES).stdout.split("/")[0]]
         own = [ipaddress.ip_network(network) for network in node["spec"]["podCIDRs"]]
         assert [network.prefixlen for network in own] == [24, 80]
-        assert all(network[0] in wide for wide, network in zip(Network(PODS, SERVICES).pod_networks, own, strict=True))
+        assert all(network[0] in wide for wide, network in zip(ClusterNetwork(PODS, SERVICES).pod_networks, own, strict=True))
     for pod in pods(lab):
         assert [":" in address["ip"] for address in pod["status"]["podIPs"]] == [False, True]
     networking = lab.json("get", "configmap", "kubeadm-config", "--namespace=kube-system")["data"]["ClusterConfiguration"]

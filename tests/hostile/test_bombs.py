@@ -228,8 +228,8 @@ def read_texts() -> Iterator[str]:
             text = chance.choice(TEXTS)(chance)
             place.write_text(text)
             yield outcome(functools.partial(untrusted.yaml_documents, text, what="hostile"))
-            yield outcome(functools.partial(layers.meaning, text.encode()))
-            yield outcome(functools.partial(discover.discover, [discover.File("manifests/a.yaml", place, "a.yaml")]))
+            yield outcome(functools.partial(layers.semantic_digest, text.encode()))
+            yield outcome(functools.partial(discover.discover, [discover.RootfsFile("manifests/a.yaml", place, "a.yaml")]))
             yield outcome(functools.partial(image_hooks, {"plugins/a.yaml": text.encode()}))
 
 

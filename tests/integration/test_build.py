@@ -218,7 +218,7 @@ def test_an_image_comes_from_its_registry_or_is_built_and_marked(
     (tmp_path / "cache/registries-asked.json").unlink()
     silent = built("--no-cache")
     assert (silent["digest"], silent["built"]) == (absent["digest"], made_here)
-    assert "quay.io does not answer: images of it that images/ defines are built here" in silent["said"]
+    assert "quay.io does not answer: images of it that images/ defines are built on this machine" in silent["said"]
     shown = slipway("inspect", "app").stdout
     assert ["quay.io/team/app:2", "images/app"] in [line.split()[:2] for line in shown.splitlines()]
 
@@ -248,7 +248,7 @@ def test_every_image_that_no_registry_has_is_named_with_its_place(tmp_path: Path
     )  # fmt: skip
     said = slipway("build", "-t", "one", made, check=False)
     assert said.returncode == 3
-    assert "2 images cannot be had" in said.stderr
+    assert "2 images cannot be fetched" in said.stderr
     assert "docker.io/library/none:1 (manifests/a.yaml:7)" in said.stderr
     assert "quay.io/none/at:all (manifests/b.yaml:7)" in said.stderr
     assert slipway("images", "-o", "json").stdout.strip() == "[]"
@@ -259,7 +259,7 @@ FAULTS: Mapping[str, tuple[str, dict[str, str], int, str]] = {
     "missing FROM": ("COPY a b\n", {"a": "x"}, 2, "FROM"),
     "missing source": ("FROM scratch\nCOPY nothere etc/\n", {}, 2, "Kubefile:2: "),
     "outside": ("FROM scratch\nCOPY ../x etc/\n", {}, 2, "outside the build context"),
-    "no base": ("FROM nowhere:1\n", {}, 3, "Kubefile:1: the base image nowhere:1 is not here"),
+    "no base": ("FROM nowhere:1\n", {}, 3, "Kubefile:1: the base image nowhere:1 is not in the local store"),
     "not YAML": ("FROM scratch\nCOPY manifests manifests\n", {"manifests__a_yaml": "a: [\n"}, 2, "manifests/a.yaml:"),
     "RUN fails": ("FROM scratch\nRUN echo the reason >&2; exit 7\n", {}, 3, "Kubefile:2: RUN failed with exit code 7"),
     "no such image": ("FROM scratch\nCOPY --from=localhost:1/none:1 /a b\n", {}, 4, "localhost:1/none:1"),

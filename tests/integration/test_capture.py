@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from harness import process
-from harness.build.capture import LayoutSource, Proxy, Pulled, RemoteSource, collect
+from harness.build.capture import LayoutSource, Proxy, PulledImage, RemoteSource, collect
 from harness.errors import BuildError
 from harness.oci.model import DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST, Platform
 from harness.oci.reference import Reference
@@ -489,7 +489,7 @@ def test_a_refusal_is_passed_on_with_status_and_code_and_its_words_go_to_the_bui
     # A client could read with them what only this machine reaches.
     assert b"your plan" not in answer.body
     assert server.host.encode() not in answer.body
-    assert "bad.test/team/app:1 cannot be had (403)" in answer.reason  # all that a client sees of an answer to HEAD
+    assert "bad.test/team/app:1 cannot be fetched (403)" in answer.reason  # all that a client sees of an answer to HEAD
     answer, _ = pull_manifest(setup, server, bad.status(500, "ROOT PASSWORD IS", "hunter2"), target="2")
     assert json.loads(answer.body)["errors"][0]["code"] == "UNKNOWN"
     assert "hunter2" not in f"{answer.body!r}{answer.reason}"
@@ -721,7 +721,7 @@ class Found:
 def test_the_image_set_holds_the_index_whole_and_one_platform(upstream: Registry, setup: Setup) -> None:
     setup.registries(at("docker.io", f"{upstream.host}/hub"), at("quay.io", f"{upstream.host}/quay"))
     arm = next(digest for digest, (_, data) in WEB.manifests.items() if digest != WEB.digest and _is_for(WEB, data, "arm64"))
-    pulled = [Pulled("docker.io/library/web:1.0", WEB.digest, WEB.media_type, "")]
+    pulled = [PulledImage("docker.io/library/web:1.0", WEB.digest, WEB.media_type, "")]
     declared = [Found("web:1.0", "manifests/web.yaml:3"), Found(f"web@{WEB.digest}", "manifests/web.yaml:9")]
     with contextlib.ExitStack() as stack:
         found = collect(pulled, declared, store=setup.store, sources=[setup.source(stack)], platform=Platform.parse("linux/arm64"))
@@ -752,7 +752,7 @@ def test_every_image_that_cannot_be_had_is_told_at_once(upstream: Registry, setu
     ]
     with contextlib.ExitStack() as stack, pytest.raises(BuildError) as failed:
         collect([], declared, store=setup.store, sources=[setup.source(stack)], platform=Platform.parse("linux/s390x"))
-    assert failed.value.message.startswith("4 images cannot be had:")
+    assert failed.value.message.startswith("4 images cannot be fetched:")
     for line in (
         "docker.io/library/web:1.0 (manifests/web.yaml:3): does not exist for linux/s390x, only for linux/amd64, linux/arm64",
         f"docker.io/library/web:none (manifests/web.yaml:7): {upstream.host}: 404 MANIFEST_UNKNOWN manifest unknown",

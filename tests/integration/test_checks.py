@@ -20,9 +20,9 @@ from harness.host import apt, docker
 from harness.lifecycle.checks.facts import SCRIPT, parse
 from harness.lifecycle.checks.findings import addresses
 from harness.lifecycle.checks.preflight import CHECKS, probes
-from harness.nodes import Group
+from harness.nodes import NodeGroup
 from harness.nodes.container import IMAGE, LABEL, ContainerProvider
-from harness.nodes.ssh import Ssh, SshNode
+from harness.nodes.ssh import SshConnections, SshNode
 from harness.oci.layer import scan, write_layer
 from harness.oci.model import Platform
 from harness.oci.store import Store
@@ -40,7 +40,7 @@ class Site:
 
     slipway: Slipway
     client: docker.Client
-    group: Group
+    group: NodeGroup
     home: Path
     nodes: tuple[SshNode, ...]
 
@@ -77,7 +77,7 @@ def site(slipway: Slipway, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     try:
         group = provider.up(NAME, 1, 3, image=node_image)
         _small_image(Store(home / "store"), tmp_path_factory.mktemp("root"))
-        with Ssh(home / "tests", (*group.masters, *group.nodes)) as ssh:
+        with SshConnections(home / "tests", (*group.masters, *group.nodes)) as ssh:
             yield Site(slipway, client, group, home, ssh.connect())
     finally:
         provider.down(NAME)

@@ -16,7 +16,7 @@ from harness.host import docker
 from harness.lifecycle.provision import distribution, rootfs
 from harness.lifecycle.provision.distribution import CLOSE, FOLDER, PORT, RUNNING, Exchange, Parcel
 from harness.nodes.container import IMAGE, ContainerProvider
-from harness.nodes.ssh import Ssh, SshNode
+from harness.nodes.ssh import SshConnections, SshNode
 
 NAME = f"test-share-out-{os.getpid()}"
 SECRET = "the-content-of-shadow"
@@ -78,7 +78,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     provider = ContainerProvider(client, home)
     try:
         group = provider.up(NAME, 2, 0, image=node_image)
-        with Ssh(home / "tests", group.masters) as ssh:
+        with SshConnections(home / "tests", group.masters) as ssh:
             first, second = ssh.connect()
             made = World((first, second), tmp_path_factory.mktemp("sources"))
             made.bring(first)

@@ -19,10 +19,10 @@ from harness import process
 from harness.build import container_images
 from harness.errors import CommandError, LeaseLostError, NodeError, UsageError
 from harness.host import docker
-from harness.nodes import Group, Jump, Login, Machine, claim
+from harness.nodes import JumpHost, Login, Machine, NodeGroup, claim
 from harness.nodes.container import IMAGE, LABEL, ContainerProvider
-from harness.nodes.files import File, place, put_all, read_all, unplace
-from harness.nodes.ssh import Ssh, SshNode
+from harness.nodes.files import NodeFile, install_files, read_files, restore_files, write_files
+from harness.nodes.ssh import SshConnections, SshNode
 from tests.waiting import HANG, until
 
 NAME, DOWN, INTERRUPTED = (f"test-{what}-{os.getpid()}" for what in ("nodes", "down", "stop"))
@@ -40,7 +40,7 @@ def image(client: docker.Client) -> str:
 
 
 @pytest.fixture(scope="module")
-def group(client: docker.Client, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+def group(client: docker.Client, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeGroup]:
     provider = ContainerProvider(client, tmp_path_factory.mktemp("home"))
     try:
         yield provider.up(NAME, 1, 1, image=image)
@@ -49,19 +49,19 @@ def group(client: docker.Client, image: str, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def node(group: Group, tmp_path: Path) -> Iterator[SshNode]:
+def node(group: NodeGroup, tmp_path: Path) -> Iterator[SshNode]:
     """The first machine, as root."""
-    with Ssh(tmp_path / "cluster", group.masters) as ssh:
+    with SshConnections(tmp_path / "cluster", group.masters) as ssh:
         yield ssh.connect()[0]
 
 
 @pytest.fixture
-def into(group: Group, tmp_path: Path) -> Callable[..., Ssh]:
+def into(group: NodeGroup, tmp_path: Path) -> Callable[..., SshConnections]:
     """Other ways into the first machine: ``into(user="ops")``."""
 
-    def make(name: str = "other", **changes: object) -> Ssh:
+    def make(name: str = "other", **changes: object) -> SshConnections:
         login = dataclasses.replace(group.login, **changes)  # type: ignore[arg-type]
-        return Ssh(tmp_path / name, [Machine(group.masters[0].address, login)])
+        return SshConnections(tmp_path / name, [Machine(group.masters[0].address, login)])
 
     return make
 
@@ -69,8 +69,8 @@ def into(group: Group, tmp_path: Path) -> Callable[..., Ssh]:
 # ---- machines ---------------------------------------------------------------------------------------------------------
 
 
-def test_machines_have_booted_and_know_their_names(group: Group, tmp_path: Path) -> None:
-    with Ssh(tmp_path / "c", (*group.masters, *group.nodes)) as ssh:
+def test_machines_have_booted_and_know_their_names(group: NodeGroup, tmp_path: Path) -> None:
+    with SshConnections(tmp_path / "c", (*group.masters, *group.nodes)) as ssh:
         nodes = ssh.connect()
         assert [node.name for node in nodes] == [f"{NAME}-master-1", f"{NAME}-node-1"]
         for node in nodes:
@@ -78,7 +78,7 @@ def test_machines_have_booted_and_know_their_names(group: Group, tmp_path: Path)
             assert node.run("id -u").stdout.strip() == "0"
 
 
-def test_machines_reach_each_other_and_nothing_else(group: Group, node: SshNode) -> None:
+def test_machines_reach_each_other_and_nothing_else(group: NodeGroup, node: SshNode) -> None:
     other = group.nodes[0].address
     assert node.run(f"timeout 5 bash -c 'exec 3<>/dev/tcp/{other}/22 && head -c 4 <&3'").stdout == "SSH-"
     # An address set aside for documentation: whoever answered, it would be through a way out.
@@ -246,7 +246,7 @@ def test_a_stream_that_breaks_off_is_no_success(node: SshNode) -> None:
         node.put_tar(broken, "/var/tmp/broken")
 
 
-def test_a_user_with_sudo_is_as_good_as_root(node: SshNode, into: Callable[..., Ssh]) -> None:
+def test_a_user_with_sudo_is_as_good_as_root(node: SshNode, into: Callable[..., SshConnections]) -> None:
     node.run(
         "id ops 2>/dev/null || useradd -m -s /bin/bash ops; mkdir -p ~ops/.ssh; cp /root/.ssh/authorized_keys ~ops/.ssh/;"
         "chown -R ops ~ops; echo 'ops ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/ops"
@@ -259,7 +259,7 @@ def test_a_user_with_sudo_is_as_good_as_root(node: SshNode, into: Callable[..., 
     assert node.get("/root/by-ops") == b"root's"
 
 
-def test_a_user_without_sudo_is_refused_with_what_to_write_where(node: SshNode, into: Callable[..., Ssh]) -> None:
+def test_a_user_without_sudo_is_refused_with_what_to_write_where(node: SshNode, into: Callable[..., SshConnections]) -> None:
     node.run("id lowly 2>/dev/null || useradd -m -s /bin/bash lowly; mkdir -p ~lowly/.ssh; cp /root/.ssh/authorized_keys ~lowly/.ssh/")
     node.run("chown -R lowly ~lowly")
     with pytest.raises(NodeError, match="lowly may not become root") as caught:
@@ -267,7 +267,7 @@ def test_a_user_without_sudo_is_refused_with_what_to_write_where(node: SshNode, 
     assert "sudoers" in str(caught.value.hint)
 
 
-def test_a_password_is_enough_where_the_machine_takes_one(node: SshNode, into: Callable[..., Ssh]) -> None:
+def test_a_password_is_enough_where_the_machine_takes_one(node: SshNode, into: Callable[..., SshConnections]) -> None:
     # A restart ends when sshd listens again; a reload before that.
     node.run(
         "id pass 2>/dev/null || useradd -m -s /bin/bash pass; chpasswd; echo 'pass ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/pass;"
@@ -287,7 +287,7 @@ def fresh_key(node: SshNode, path: Path, passphrase: str) -> Path:
     return path
 
 
-def test_a_key_is_opened_with_its_passphrase(node: SshNode, into: Callable[..., Ssh], tmp_path: Path) -> None:
+def test_a_key_is_opened_with_its_passphrase(node: SshNode, into: Callable[..., SshConnections], tmp_path: Path) -> None:
     key = fresh_key(node, tmp_path / "locked", "open sesame")
     with into(key=key, passphrase="open sesame") as ssh:
         assert ssh.connect()[0].run("echo in").stdout.strip() == "in"
@@ -297,7 +297,7 @@ def test_a_key_is_opened_with_its_passphrase(node: SshNode, into: Callable[..., 
 
 
 def test_a_key_that_only_the_agent_has_is_enough(
-    node: SshNode, into: Callable[..., Ssh], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: SshNode, into: Callable[..., SshConnections], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = fresh_key(node, tmp_path / "held", "")
     socket_of_agent = tmp_path / "agent"
@@ -313,10 +313,10 @@ def test_a_key_that_only_the_agent_has_is_enough(
             agent.terminate()
 
 
-def test_a_machine_is_reached_by_way_of_another(group: Group, tmp_path: Path) -> None:
+def test_a_machine_is_reached_by_way_of_another(group: NodeGroup, tmp_path: Path) -> None:
     over, behind = group.masters[0], group.nodes[0]
-    jump = Jump(over.address, "root", 22, group.login.key)
-    with Ssh(tmp_path / "c", [Machine(behind.address, dataclasses.replace(group.login, jump=jump))]) as ssh:
+    jump = JumpHost(over.address, "root", 22, group.login.key)
+    with SshConnections(tmp_path / "c", [Machine(behind.address, dataclasses.replace(group.login, jump=jump))]) as ssh:
         node = ssh.connect()[0]
         assert node.run("echo $SSH_CONNECTION").stdout.split()[0] == over.address
         data = os.urandom(1 << 20)
@@ -324,13 +324,13 @@ def test_a_machine_is_reached_by_way_of_another(group: Group, tmp_path: Path) ->
         assert node.get("/root/over") == data
     nowhere = dataclasses.replace(jump, port=2222)
     with pytest.raises(NodeError, match=behind.address):
-        Ssh(tmp_path / "d", [Machine(behind.address, dataclasses.replace(group.login, jump=nowhere))]).connect()
+        SshConnections(tmp_path / "d", [Machine(behind.address, dataclasses.replace(group.login, jump=nowhere))]).connect()
 
 
 # ---- what goes wrong --------------------------------------------------------------------------------------------------
 
 
-def test_a_key_that_the_machine_does_not_know_is_refused(into: Callable[..., Ssh], tmp_path: Path) -> None:
+def test_a_key_that_the_machine_does_not_know_is_refused(into: Callable[..., SshConnections], tmp_path: Path) -> None:
     other = tmp_path / "other-key"
     process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other])
     with pytest.raises(NodeError, match="does not accept root with the key") as caught:
@@ -339,15 +339,15 @@ def test_a_key_that_the_machine_does_not_know_is_refused(into: Callable[..., Ssh
     assert caught.value.exit_code == 5
 
 
-def test_a_port_where_nothing_listens_is_named(into: Callable[..., Ssh]) -> None:
+def test_a_port_where_nothing_listens_is_named(into: Callable[..., SshConnections]) -> None:
     with pytest.raises(NodeError, match="nothing listens on port 2222"):
         into(port=2222).connect()
 
 
-def test_an_address_without_a_machine_and_a_name_without_an_address(group: Group, tmp_path: Path) -> None:
+def test_an_address_without_a_machine_and_a_name_without_an_address(group: NodeGroup, tmp_path: Path) -> None:
     absent = group.masters[0].address.rsplit(".", maxsplit=1)[0] + ".250"
     with pytest.raises(NodeError) as caught:
-        Ssh(tmp_path / "c", [Machine(absent, group.login), Machine("nosuch.invalid", group.login)]).connect()
+        SshConnections(tmp_path / "c", [Machine(absent, group.login), Machine("nosuch.invalid", group.login)]).connect()
     assert f"{absent}: no " in caught.value.message
     assert "nosuch.invalid: no such host name" in caught.value.message
 
@@ -358,21 +358,21 @@ def test_a_machine_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: py
     with socket.create_server(("127.0.0.1", 0)) as silent:
         machine = Machine("127.0.0.1", Login(port=silent.getsockname()[1]))
         with pytest.raises(NodeError, match=r"127\.0\.0\.1: ") as given_up:
-            Ssh(tmp_path / "c", [machine]).connect()
+            SshConnections(tmp_path / "c", [machine]).connect()
     # By ssh itself, and not for want of an end to the login.
     assert given_up.value.__cause__ is None
 
 
-def test_all_machines_are_tried_and_the_good_ones_can_be_used(group: Group, tmp_path: Path) -> None:
+def test_all_machines_are_tried_and_the_good_ones_can_be_used(group: NodeGroup, tmp_path: Path) -> None:
     bad = Machine(group.nodes[0].address, dataclasses.replace(group.login, port=2222))
-    with Ssh(tmp_path / "c", [*group.masters, bad]) as ssh:
+    with SshConnections(tmp_path / "c", [*group.masters, bad]) as ssh:
         good, errors = ssh.reachable()
         assert [node.address for node in good] == [group.masters[0].address]
         assert ["nothing listens" in error.message for error in errors.values()] == [True]
         assert good[0].run("true").ok
 
 
-def test_a_host_key_that_has_changed_is_fatal_and_can_be_forgotten(node: SshNode, into: Callable[..., Ssh]) -> None:
+def test_a_host_key_that_has_changed_is_fatal_and_can_be_forgotten(node: SshNode, into: Callable[..., SshConnections]) -> None:
     first = into()
     with first:
         first.connect()
@@ -402,36 +402,36 @@ def test_what_was_placed_goes_and_what_stood_there_comes_back(node: SshNode) -> 
     node.run("mkdir -p /etc/mine; echo old > /etc/mine/config; chmod 600 /etc/mine/config; ln -s config /etc/mine/link; rm -rf /etc/fresh")
     before = node.run("cd /etc/mine; stat -c '%n %a %F' *; cat config; readlink link").stdout
     files = {
-        "/etc/mine/config": File(b"new", 0o644),
-        "/etc/mine/link": File(b"a file now"),
-        "/etc/fresh/deep/file": File(b"fresh"),
-        "/etc/mine/program": File(link="/bin/true"),
+        "/etc/mine/config": NodeFile(b"new", 0o644),
+        "/etc/mine/link": NodeFile(b"a file now"),
+        "/etc/fresh/deep/file": NodeFile(b"fresh"),
+        "/etc/mine/program": NodeFile(link="/bin/true"),
     }
-    assert set(place(node, files)) == set(files)
-    assert place(node, files) == ()
-    assert place(node, {**files, "/etc/mine/config": File(b"newer", 0o644)}) == ("/etc/mine/config",)
-    assert read_all(node, ["/etc/mine/config", "/etc/fresh/deep/file", "/etc/nosuch"]) == {
+    assert set(install_files(node, files)) == set(files)
+    assert install_files(node, files) == ()
+    assert install_files(node, {**files, "/etc/mine/config": NodeFile(b"newer", 0o644)}) == ("/etc/mine/config",)
+    assert read_files(node, ["/etc/mine/config", "/etc/fresh/deep/file", "/etc/nosuch"]) == {
         "/etc/mine/config": b"newer",
         "/etc/fresh/deep/file": b"fresh",
     }
-    unplace(node)
+    restore_files(node)
     assert node.run("cd /etc/mine; stat -c '%n %a %F' *; cat config; readlink link").stdout == before
     assert not node.run("[ -e /etc/fresh ]", check=False).ok
-    unplace(node)
+    restore_files(node)
 
 
 def test_two_steps_place_files_at_the_same_time(node: SshNode) -> None:
-    groups = [{f"/etc/both/{number}-{index}": File(b"x") for index in range(20)} for number in range(4)]
-    threads = [threading.Thread(target=place, args=(node, files)) for files in groups]
+    groups = [{f"/etc/both/{number}-{index}": NodeFile(b"x") for index in range(20)} for number in range(4)]
+    threads = [threading.Thread(target=install_files, args=(node, files)) for files in groups]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert node.run("ls /etc/both | wc -l").stdout.strip() == "80"
-    unplace(node)
+    restore_files(node)
     assert not node.run("[ -e /etc/both ]", check=False).ok
 
 
 def test_secrets_are_for_root_alone_at_every_moment(node: SshNode) -> None:
-    put_all(node, {"/etc/secret/key": File(b"secret", 0o600)})
+    write_files(node, {"/etc/secret/key": NodeFile(b"secret", 0o600)})
     assert node.run("stat -c %a /etc/secret/key").stdout.strip() == "600"

@@ -17,7 +17,7 @@ NOTHING = {"NETWORK": "none", "STORAGE": "none", "METRICS": "none", "POLICY": "n
 
 def images(**arguments: str) -> set[str]:
     """What files of the image declare, without tags."""
-    found = build.check(build.Options(BASE, "base", build_args=arguments))
+    found = build.check(build.BuildOptions(BASE, "base", build_args=arguments))
     return {image["name"].rpartition(":")[0] for image in found["images"]}
 
 
@@ -43,8 +43,8 @@ def test_a_value_that_is_none_of_them_is_told_with_those_there_are() -> None:
     with pytest.raises(InputError) as caught:
         images(NETWORK="calico", STORAGE="longhorn")
     assert [(fault.message, fault.hint) for fault in caught.value.faults] == [
-        ("NETWORK=calico: there is no such choice", "one of flannel, none"),
-        ("STORAGE=longhorn: there is no such choice", "one of local-path, none"),
+        ("NETWORK=calico: not an allowed value", "one of flannel, none"),
+        ("STORAGE=longhorn: not an allowed value", "one of local-path, none"),
     ]
 
 

@@ -54,16 +54,16 @@ checker reads counts too.
 LARGEST = 500
 """Lines of a module."""
 LARGE: dict[str, int] = {
-    "harness.build": 695,
-    "harness.build.capture": 672,
-    "harness.build.container_images": 734,
-    "harness.build.discover": 513,
+    "harness.build": 710,
+    "harness.build.capture": 676,
+    "harness.build.container_images": 736,
+    "harness.build.discover": 515,
     "harness.cloudimage": 777,
     "harness.cloudimage.diff": 602,
     "harness.kubefile": 886,
     "harness.lifecycle.apps.install": 633,
     "harness.lifecycle.checks.facts": 564,
-    "harness.lifecycle.checks.postflight": 565,
+    "harness.lifecycle.checks.postflight": 567,
     "harness.lifecycle.checks.postflight.cis": 530,
     "harness.lifecycle.checks.postflight.rules": 634,
     "harness.lifecycle.cluster.certificates": 508,
@@ -71,7 +71,7 @@ LARGE: dict[str, int] = {
     "harness.lifecycle.kube.readiness": 637,
     "harness.lifecycle.provision.distribution": 702,
     "harness.lifecycle.rolling_update": 828,
-    "harness.lifecycle.steps": 1032,
+    "harness.lifecycle.steps": 1045,
     "harness.nodes.ssh": 539,
     "harness.oci.archive": 501,
     "harness.oci.registry.client": 521,
@@ -455,7 +455,7 @@ def methods_that_run_on_nodes() -> Iterator[tuple[str, ast.FunctionDef]]:
 def test_no_command_on_a_node_is_without_a_limit() -> None:
     """The default is a number, and mypy lets nobody give None: whatever calls them has a limit."""
     seen = dict(methods_that_run_on_nodes())
-    assert {"harness.nodes.Node.run", "harness.nodes.ssh.SshNode.run", "harness.nodes.local.Beside.run"} <= set(seen)
+    assert {"harness.nodes.Node.run", "harness.nodes.ssh.SshNode.run", "harness.nodes.local.LocalNode.run"} <= set(seen)
     for name, function in seen.items():
         keywords = dict(zip((each.arg for each in function.args.kwonlyargs), function.args.kw_defaults, strict=True))
         timeout = next((each for each in function.args.kwonlyargs if each.arg == "timeout"), None)

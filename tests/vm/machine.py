@@ -15,7 +15,7 @@ from harness import process
 from harness.errors import NodeError
 from harness.host import apt, paths
 from harness.nodes import Login, Machine
-from harness.nodes.ssh import Ssh
+from harness.nodes.ssh import SshConnections
 
 HOST, ADDRESS = "198.18.77.1", "198.18.77.2"
 """Ours and the machine's, of a network that is meant for trials."""
@@ -85,7 +85,7 @@ def _link(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def booted(folder: Path) -> Iterator[tuple[Ssh, str]]:
+def booted(folder: Path) -> Iterator[tuple[SshConnections, str]]:
     """The way into the machine once it has booted, and the name of our end of its wire. ``folder`` takes its console. Raises NodeError."""
     qemu = apt.ensure("qemu-system-x86_64", "qemu-system-x86")
     made, link = disk(), f"slipway{os.getpid()}"[:15]
@@ -99,7 +99,7 @@ def booted(folder: Path) -> Iterator[tuple[Ssh, str]]:
     with _link(link):
         machine = subprocess.Popen(words)
         try:
-            ssh = Ssh(folder / "ssh", [Machine(ADDRESS, Login(key=made / "key"))])
+            ssh = SshConnections(folder / "ssh", [Machine(ADDRESS, Login(key=made / "key"))])
             with ssh:
                 answering(ssh, machine)
                 yield ssh, link
@@ -108,7 +108,7 @@ def booted(folder: Path) -> Iterator[tuple[Ssh, str]]:
             machine.wait()
 
 
-def answering(ssh: Ssh, machine: subprocess.Popen[bytes] | None = None) -> None:
+def answering(ssh: SshConnections, machine: subprocess.Popen[bytes] | None = None) -> None:
     """Wait until the machine lets us in."""
     end = time.monotonic() + _PATIENCE
     while True:

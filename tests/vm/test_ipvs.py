@@ -21,9 +21,9 @@ from harness.lifecycle import delete
 from harness.lifecycle.checks.preflight import gather
 from harness.lifecycle.cluster import membership
 from harness.lifecycle.provision import ipvs, node_files
-from harness.nodes.files import STATE, File, place
-from harness.nodes.ssh import Ssh, SshNode
-from harness.runtimes import ROOTFS, Cluster, Facts, Member, Network
+from harness.nodes.files import STATE, NodeFile, install_files
+from harness.nodes.ssh import SshConnections, SshNode
+from harness.runtimes import ROOTFS, ClusterNetwork, Facts, Member, RuntimeCluster
 from harness.runtimes.pki import Authority
 from tests.unit.lifecycle.standin import StandIn
 from tests.vm.machine import ADDRESS, answering, booted
@@ -32,7 +32,7 @@ from tests.vm.masters import Master, serving
 MASTERS = ("198.18.77.11", "198.18.77.12", "198.18.77.13")
 VIP = ipvs.ADDRESSES[4]
 RUNTIME = "slipway.dev/runtime:13"
-NETWORK = Network("100.64.0.0/10", "10.96.0.0/22")
+NETWORK = ClusterNetwork("100.64.0.0/10", "10.96.0.0/22")
 _CA = "/etc/kubernetes/pki/ca.crt"
 _PATIENCE = 600
 """Seconds after which something hangs; on a machine that does nothing else it takes a few."""
@@ -41,12 +41,12 @@ _PATIENCE = 600
 class Lab:
     """The worker, and what it is told."""
 
-    def __init__(self, ssh: Ssh, masters: list[Master], authority: Authority) -> None:
+    def __init__(self, ssh: SshConnections, masters: list[Master], authority: Authority) -> None:
         self.ssh, self.worker, self.masters, self.authority = ssh, ssh.nodes[0], masters, authority
         worker = self.worker
         members = [Member(StandIn(address), f"master-{address[-1]}", address, "master", registry=True) for address in MASTERS]
         self.member = Member(worker, "worker", ADDRESS, "node", virtual_ip=VIP)
-        self.cluster = Cluster("lab", Facts("v1.36.3"), NETWORK, (*members, self.member), virtual_ip=VIP)
+        self.cluster = RuntimeCluster("lab", Facts("v1.36.3"), NETWORK, (*members, self.member), virtual_ip=VIP)
 
     def run(self, command: str, check: bool = True) -> str:
         return self.worker.run(command, check=check, timeout=120).stdout
@@ -141,7 +141,7 @@ def test_the_kernel_leads_to_every_master(lab: Lab, before: str) -> None:
     programs(lab.worker)
     text = node_files.balancer_config(lab.cluster, lab.member)
     lab.worker.run(node_files.note_state({}))
-    place(lab.worker, {**node_files.files(lab.cluster, lab.member), _CA: File(lab.authority.certificate)})
+    install_files(lab.worker, {**node_files.files(lab.cluster, lab.member), _CA: NodeFile(lab.authority.certificate)})
     node_files.set_hosts(lab.worker, node_files.hosts_lines(lab.member))
     node_files.start_balancer(lab.worker, text)
     assert lab.servers() == lab.servers(5000) == set(MASTERS)

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from harness import cloudimage, log
 from harness.cloudimage import CloudImage, ImageSet, PlatformImage, unpacked
-from harness.clusterfile import Application, Clusterfile, Config, Hook, Phase, is_redacted
+from harness.clusterfile import ApplicationDocument, Clusterfile, Config, Hook, Phase, is_redacted
 from harness.clusterfile import hooks as values
 from harness.clusterfile.parse import image_hooks
 from harness.errors import CheckError, Fault, InputError, SlipwayError, StoreError, UsageError
@@ -35,10 +35,10 @@ from harness.lifecycle.kube import readiness
 from harness.lifecycle.plan import Journal, Step, digest, execute
 from harness.lifecycle.provision import distribution, registry, rootfs
 from harness.nodes import Node, each
-from harness.nodes.files import Files, add, place, read_all, tar_stream
+from harness.nodes.files import Files, add, install_files, read_files, tar_stream
 from harness.oci.model import OCI_INDEX, Platform, canonical_json
 from harness.oci.store import Store
-from harness.runtimes import Network
+from harness.runtimes import ClusterNetwork
 
 PHASES = (Phase.PRE_LAUNCH, Phase.POST_LAUNCH, Phase.PRE_UNINSTALL, Phase.PRE_CLEAN_HOST, Phase.POST_CLEAN_HOST, Phase.POST_UNINSTALL)
 """When hooks of an application image run; all of them where its commands are launched."""
@@ -50,7 +50,7 @@ _CERTS_D = "/etc/containerd/certs.d"
 class Request:
     """What is asked for: one application image, under a name, with what is different about it."""
 
-    document: Application
+    document: ApplicationDocument
     """Has an image."""
     configs: tuple[Config, ...] = ()
     by_file: bool = False
@@ -79,7 +79,7 @@ class Request:
         """
         own, image = found or Clusterfile(""), records.familiar(image)
         named = next((app for app in own.apps if records.familiar(app.image or "") == image and name in (None, app.name)), None)
-        written = named or own.application or Application("")
+        written = named or own.application or ApplicationDocument("")
         document = dataclasses.replace(
             written,
             name=records.check_name(name) if name else named.name if named else records.name_of(image),
@@ -185,7 +185,7 @@ class Work:
         if {"PodCIDR", "SvcCIDR"} <= set(facts):
             # Not parsed: another's cluster may have networks that slipway makes none with.
             with contextlib.suppress(ValueError, IndexError):
-                facts |= Network(facts["PodCIDR"], facts["SvcCIDR"]).variables
+                facts |= ClusterNetwork(facts["PodCIDR"], facts["SvcCIDR"]).variables
         return {**facts, "HostIP": self.target.first.address, **self.main.info.env, **self.request.document.env}
 
     @functools.cached_property
@@ -404,7 +404,7 @@ def _tell_nodes(work: Work) -> Step:
     def action(node: Node) -> str:
         files = _hosts_files(work, node, work.record.domains)
         # How names that nobody knows are treated is the cluster's affair.
-        changed = place(node, {path: file for path, file in files.items() if "/_default/" not in path})
+        changed = install_files(node, {path: file for path, file in files.items() if "/_default/" not in path})
         return ", ".join(path.split("/")[-2] for path in changed if path.endswith("/hosts.toml"))
 
     before = ("begin", "send-images")
@@ -424,7 +424,7 @@ def _hosts_files(work: Work, node: Node, names: Sequence[str]) -> Files:
         return {}
     # A registry of the site keeps its images in folders, whose names have no colon.
     folder = _as_folder if work.target.way == targets.SITE else str
-    for path, data in read_all(node, [f"{_CERTS_D}/{name}/hosts.toml" for name in known]).items():
+    for path, data in read_files(node, [f"{_CERTS_D}/{name}/hosts.toml" for name in known]).items():
         text, end = data.decode(), f'/{folder(path.split("/")[-2])}"'
         if end in text:
             texts = {other: text.replace(end, f'/{folder(other)}"') for other in missing}
@@ -615,7 +615,7 @@ def bring_back(setup: steps.Setup, after: str) -> Step:
         if not found:
             return "none"
         setup.app_domains = tuple(sorted({domain for app in found for domain in app.domains}))
-        each(setup.nodes, lambda node: place(node, _where_images_are(setup, node)))
+        each(setup.nodes, lambda node: install_files(node, _where_images_are(setup, node)))
         if setup.elsewhere is None:
             wanted = registry.layout(setup.store, records.union(found, setup.store))
             each(setup.registries, lambda node: _stock(setup, node, wanted))

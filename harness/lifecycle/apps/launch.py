@@ -21,7 +21,7 @@ from harness.lifecycle.kube import objects as kubeobjects
 from harness.lifecycle.kube import readiness
 from harness.lifecycle.plan import digest
 from harness.nodes import Node
-from harness.nodes.files import Files, put_all, tar_stream
+from harness.nodes.files import Files, tar_stream, write_files
 
 # ---- launching -------------------------------------------------------------------------------------------------------
 
@@ -66,7 +66,7 @@ def run(target: Target, node: Node, name: str, command: str, env: Mapping[str, s
     The environment goes by a file that only its owner can read: it may hold secrets.
     """
     folder = f"{target.root}/{name}"
-    put_all(node, tracking.programs(f"{folder}/programs"))
+    write_files(node, tracking.programs(f"{folder}/programs"))
     exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in sorted(env.items()) if re.fullmatch(r"[A-Za-z_]\w*", key))
     script = f"""cd {shlex.quote(folder)}/rootfs || exit 1
 # What an earlier command began goes on when that was killed; two at once would be in each other's way.

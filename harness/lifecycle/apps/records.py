@@ -16,7 +16,7 @@ from typing import Any
 
 from harness import cloudimage, untrusted
 from harness.cloudimage import ImageSet
-from harness.clusterfile import Application, Clusterfile, Config
+from harness.clusterfile import ApplicationDocument, Clusterfile, Config
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, Fault, InputError, StoreError, UsageError
 from harness.kubefile import version_range
@@ -63,7 +63,7 @@ class Installed:
     since: str = ""
 
     @property
-    def application(self) -> Application | None:
+    def application(self) -> ApplicationDocument | None:
         return self.clusterfile.apps[0] if self.clusterfile.apps else None
 
     @property

@@ -23,8 +23,8 @@ from harness.lifecycle.provision.rootfs import MARK
 from harness.nodes import Login, Machine, Node, together
 from harness.nodes.files import STATE
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.local import Beside
-from harness.nodes.ssh import Ssh
+from harness.nodes.local import LocalNode
+from harness.nodes.ssh import SshConnections
 from harness.oci.model import Platform
 from harness.runtimes import ROOTFS
 from harness.runtimes.kubeadm import ADMIN
@@ -169,9 +169,9 @@ def _looked_at(where: Where, home: Path | None) -> tuple[Where, str | None]:
 
 
 @contextmanager
-def _connections(where: Where, machines: Sequence[Machine], home: Path | None) -> Iterator[Ssh]:
+def _connections(where: Where, machines: Sequence[Machine], home: Path | None) -> Iterator[SshConnections]:
     """The way into machines; host keys are pinned as for a cluster of that name."""
-    with Ssh(_state(where, home).folder, machines) as ssh:
+    with SshConnections(_state(where, home).folder, machines) as ssh:
         yield ssh
 
 
@@ -222,7 +222,7 @@ def _foreign(where: Where, nodes: bool, home: Path | None) -> Iterator[Target]:
 def _by_kubeconfig(where: Where, nodes: bool, home: Path | None) -> Iterator[Target]:
     """Launch commands run on this machine."""
     assert where.kubeconfig is not None
-    here = Beside()
+    here = LocalNode()
     if not here.run("command -v kubectl", check=False).ok:
         raise UsageError("kubectl is needed here for --kubeconfig, and is not on PATH", hint="--masters IP runs it on a master")
     kubectl = NodeKubectl(here, kubeconfig=str(where.kubeconfig.absolute()), program="kubectl", home=str(Path.home()))
@@ -234,11 +234,11 @@ def _by_kubeconfig(where: Where, nodes: bool, home: Path | None) -> Iterator[Tar
         connected: list[Node] = []
         if nodes and where.bring:
             connected += [
-                Beside(address, _container(provider)) for address, (_, _, provider) in listed.items() if provider.startswith(_KIND)
+                LocalNode(address, _container(provider)) for address, (_, _, provider) in listed.items() if provider.startswith(_KIND)
             ]
             others = [Machine(address, where.login) for address, (_, _, provider) in listed.items() if not provider.startswith(_KIND)]
             if others:
-                connected += _reached(stack.enter_context(Ssh(state.folder, others)))
+                connected += _reached(stack.enter_context(SshConnections(state.folder, others)))
         yield Target(
             name=where.name or where.kubeconfig.name,
             kubectl=kubectl,
@@ -259,7 +259,7 @@ def _container(provider: str) -> str:
     return untrusted.name(provider.rpartition("/")[2], what="the providerID of a node", error=CheckError)
 
 
-def _reached(ssh: Ssh) -> tuple[Node, ...]:
+def _reached(ssh: SshConnections) -> tuple[Node, ...]:
     try:
         return ssh.connect()
     except NodeError as error:

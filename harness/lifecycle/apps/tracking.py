@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from harness.errors import CommandError
 from harness.lifecycle.steps import HELM
-from harness.nodes.files import File, Files
+from harness.nodes.files import Files, NodeFile
 from harness.nodes.kubectl import NodeKubectl
 
 _HELM_API = "helm"
@@ -300,4 +300,4 @@ helm "$@"
 
 def programs(folder: str) -> Files:
     """The scripts, to be first on the PATH of a launch command."""
-    return {f"{folder}/kubectl": File.text(KUBECTL, 0o755), f"{folder}/helm": File.text(HELM_SCRIPT, 0o755)}
+    return {f"{folder}/kubectl": NodeFile.text(KUBECTL, 0o755), f"{folder}/helm": NodeFile.text(HELM_SCRIPT, 0o755)}

@@ -23,7 +23,7 @@ from harness.lifecycle.apps.target import Target, Where
 from harness.lifecycle.apps.tracking import Object
 from harness.lifecycle.plan import Journal, Step, digest, execute
 from harness.nodes import LONG_TIMEOUT, Node
-from harness.nodes.files import read_all
+from harness.nodes.files import read_files
 from harness.oci.model import Platform
 from harness.oci.store import Store
 
@@ -171,7 +171,7 @@ def _hooks_of(work: Work) -> tuple[Hook, ...]:
     names = [f"{folder}/plugins/{name}" for name in listed if name.endswith((".yaml", ".yml"))]
     try:
         if names:
-            found = {path.removeprefix(f"{folder}/"): data for path, data in read_all(node, names).items()}
+            found = {path.removeprefix(f"{folder}/"): data for path, data in read_files(node, names).items()}
             hooks = values.merged(image_hooks(found), ())
         elif node.run(f"[ -d {shlex.quote(folder)} ]", check=False).ok:
             return ()

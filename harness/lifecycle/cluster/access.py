@@ -15,9 +15,9 @@ from harness.host import cluster_cache
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.cluster.record import CONFIG_MAP
 from harness.lifecycle.kube import objects
-from harness.nodes import Jump, Login, Machine
+from harness.nodes import JumpHost, Login, Machine
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.ssh import Ssh, SshNode
+from harness.nodes.ssh import SshConnections, SshNode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Access:
     """Open connections to a cluster, and who could not be reached."""
 
     known: Known
-    ssh: Ssh
+    ssh: SshConnections
     masters: tuple[SshNode, ...]
     """Those that answer, in their order."""
     nodes: tuple[SshNode, ...]
@@ -79,7 +79,7 @@ def known(
 
 def _machine(entry: Mapping[str, Any]) -> Machine:
     key, jump = entry.get("key"), entry.get("jump")
-    way = Jump(jump["host"], jump.get("user"), jump.get("port"), Path(jump["key"]) if jump.get("key") else None) if jump else None
+    way = JumpHost(jump["host"], jump.get("user"), jump.get("port"), Path(jump["key"]) if jump.get("key") else None) if jump else None
     login = Login(str(entry.get("user", "root")), int(entry.get("port", 22)), Path(key) if key else None, jump=way)
     return Machine(str(entry["address"]), login)
 
@@ -87,7 +87,7 @@ def _machine(entry: Mapping[str, Any]) -> Machine:
 @contextmanager
 def opened(found: Known) -> Iterator[Access]:
     """Connect to every machine of a cluster at once; those that do not answer are told, not fatal."""
-    ssh = Ssh(found.state.folder, (*found.masters, *found.nodes))
+    ssh = SshConnections(found.state.folder, (*found.masters, *found.nodes))
     with ssh:
         good, errors = ssh.reachable()
         masters = ssh.nodes[: len(found.masters)]

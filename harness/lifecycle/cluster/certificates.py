@@ -28,7 +28,7 @@ from harness.lifecycle.kube import objects
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.provision import registry
 from harness.nodes import LONG_TIMEOUT, Machine, Node, each
-from harness.nodes.files import STATE, File, put_all, read_all
+from harness.nodes.files import STATE, NodeFile, read_files, write_files
 from harness.runtimes import API_PORT, documents, static_pods
 from harness.runtimes.kubeadm import CLIENT_PEM, CONFIG, KUBECTL, SERVING_CRT, SERVING_KEY, admin_identity
 from harness.runtimes.pki import FILES, FOLDER, LEAF_DAYS, SHARED, Authority, Pki, alternative_names, general_name
@@ -254,7 +254,7 @@ def _renewal(cluster: Access, days: int, kubelets: list[str]) -> list[Step]:
 
 def keys_of(node: Node) -> Pki:
     """The keys that masters share. Raises StoreError when the master lacks some: its authority is then somewhere else."""
-    files = read_all(node, [f"{FOLDER}/{name}" for name in SHARED])
+    files = read_files(node, [f"{FOLDER}/{name}" for name in SHARED])
     found = Pki.of({name: files.get(f"{FOLDER}/{name}", b"") for name in SHARED})
     if found is None:
         raise StoreError(
@@ -274,10 +274,10 @@ def renew_master(node: Node, days: int, stamp: str, *, others: bool = False) -> 
     """All that one master has, and its parts started anew; whether its kubelet got a new one too. ``stamp`` marks this renewal."""
     pki = keys_of(node)
     paths = [f"{FOLDER}/{name}.crt" for name in AUTHORITY_OF] + [f"/etc/kubernetes/{name}.conf" for name in KUBECONFIGS]
-    files = read_all(node, paths)
+    files = read_files(node, paths)
     new = renewed(files, pki, days, node.name)
     node.run(f"set -e; umask 077; rm -rf {_BEFORE}; mkdir -p {_BEFORE}; cp -a {FOLDER} /etc/kubernetes/*.conf {_BEFORE}/")
-    put_all(node, new)
+    write_files(node, new)
     # First: a kubelet whose certificate has expired does not start, and without it nothing else does.
     kubelet = renew_kubelet(node, pki.authority, days, stamp)
     static_pods.restart(node, reason=stamp, others=others)
@@ -285,9 +285,9 @@ def renew_master(node: Node, days: int, stamp: str, *, others: bool = False) -> 
     return kubelet
 
 
-def renewed(files: Mapping[str, bytes], pki: Pki, days: int, where: str) -> dict[str, File]:
+def renewed(files: Mapping[str, bytes], pki: Pki, days: int, where: str) -> dict[str, NodeFile]:
     """The files of a master with certificates that hold for the same, by path. What our authorities did not sign is left alone."""
-    new: dict[str, File] = {}
+    new: dict[str, NodeFile] = {}
     for name, signer in AUTHORITY_OF.items():
         data = files.get(f"{FOLDER}/{name}.crt")
         if data is None:
@@ -296,12 +296,12 @@ def renewed(files: Mapping[str, bytes], pki: Pki, days: int, where: str) -> dict
             log.warning(f"{where}: {FOLDER}/{name}.crt is not signed by {FOLDER}/{signer}.crt and is left as it is")
             continue
         pair = pki.of_name(signer).renew(data, days=days)
-        new[f"{FOLDER}/{name}.crt"] = File(pair.certificate, 0o644)
-        new[f"{FOLDER}/{name}.key"] = File(pair.key, 0o600)
+        new[f"{FOLDER}/{name}.crt"] = NodeFile(pair.certificate, 0o644)
+        new[f"{FOLDER}/{name}.key"] = NodeFile(pair.key, 0o600)
     for name in KUBECONFIGS:
         path = f"/etc/kubernetes/{name}.conf"
         if path in files:
-            new[path] = File(_renewed_kubeconfig(files[path], pki.authority, days), 0o600)
+            new[path] = NodeFile(_renewed_kubeconfig(files[path], pki.authority, days), 0o600)
     return new
 
 
@@ -318,7 +318,7 @@ def _renewed_kubeconfig(data: bytes, authority: Authority, days: int) -> bytes:
 
 
 def _renew_registry(node: Node, pki: Pki) -> None:
-    data = read_all(node, [registry.CERTIFICATE]).get(registry.CERTIFICATE)
+    data = read_files(node, [registry.CERTIFICATE]).get(registry.CERTIFICATE)
     if data is None or not pki.authority.signed(data):
         return
     pair = pki.authority.renew(data, days=_REGISTRY_DAYS)
@@ -335,20 +335,20 @@ def renew_kubelet(node: Node, authority: Authority, days: int, stamp: str, name:
     found = {certificate.path: certificate for certificate in certificates_of(node)}
     # As Kubernetes has it.
     name = (name or node.name).lower()
-    new: dict[str, File] = {}
+    new: dict[str, NodeFile] = {}
     if CLIENT_PEM in found and found[CLIENT_PEM].days() < WARN_DAYS:
         # The target of the link holds certificate and key; only the first is read here.
         data = _shown(node, CLIENT_PEM)
         _check_kubelet(node, CLIENT_PEM, authority, data, name)
         pair = authority.renew(data, days=days)
         dated = CLIENT_PEM.replace("current", re.sub(r"[TZ:]", "-", stamp).strip("-"))
-        new |= {dated: File(pair.certificate + pair.key, 0o600), CLIENT_PEM: File(link=dated)}
+        new |= {dated: NodeFile(pair.certificate + pair.key, 0o600), CLIENT_PEM: NodeFile(link=dated)}
     if SERVING_CRT in found and authority.signed(data := _shown(node, SERVING_CRT)):
         _check_kubelet(node, SERVING_CRT, authority, data, name)
         pair = authority.renew(data, days=days)
-        new |= {SERVING_CRT: File(pair.certificate, 0o644), SERVING_KEY: File(pair.key, 0o600)}
+        new |= {SERVING_CRT: NodeFile(pair.certificate, 0o644), SERVING_KEY: NodeFile(pair.key, 0o600)}
     if new:
-        put_all(node, new)
+        write_files(node, new)
         node.run("systemctl restart kubelet", timeout=LONG_TIMEOUT)
     return bool(new)
 
@@ -457,7 +457,7 @@ def _naming(cluster: Access, names: tuple[str, ...], days: int) -> list[Step]:
 
 def name_master(node: Node, names: tuple[str, ...], days: int, *, others: bool = False) -> str:
     """The names into one master's own configuration and certificate; its API server has it when this returns."""
-    for path, data in read_all(node, [CONFIG, f"{CONFIG}.upload"]).items():
+    for path, data in read_files(node, [CONFIG, f"{CONFIG}.upload"]).items():
         node.put(with_names(data.decode(), names).encode(), path, 0o600)
     pki = keys_of(node)
     path = f"{FOLDER}/apiserver.crt"
@@ -466,7 +466,7 @@ def name_master(node: Node, names: tuple[str, ...], days: int, *, others: bool =
     held = set(alternative_names(x509.load_pem_x509_certificate(data)))
     if not {general_name(name) for name in names} <= held:
         pair = pki.authority.renew(data, days=days, hosts=names)
-        put_all(node, {path: File(pair.certificate, 0o644), path.replace(".crt", ".key"): File(pair.key, 0o600)})
+        write_files(node, {path: NodeFile(pair.certificate, 0o644), path.replace(".crt", ".key"): NodeFile(pair.key, 0o600)})
         note = ""
     fingerprint = x509.load_pem_x509_certificate(node.get(path)).serial_number
     static_pods.restart(node, ("kube-apiserver",), reason=f"certificate {fingerprint:x}", others=others)

@@ -101,7 +101,7 @@ def held(master: Node, cluster: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _numbered(holding: claim.Claim, token: int) -> Iterator[None]:
+def _numbered(holding: claim.ClusterClaim, token: int) -> Iterator[None]:
     """Give a claim its token while the block runs. Those of two clusters say nothing of each other: then it has none."""
     before, holding.token = holding.token, token if holding.token is None else None
     try:
@@ -226,7 +226,7 @@ class _Renewal:
 
 
 @contextlib.contextmanager
-def _kept(holding: claim.Claim, renewal: _Renewal) -> Iterator[None]:
+def _kept(holding: claim.ClusterClaim, renewal: _Renewal) -> Iterator[None]:
     """Renew from time to time while the block runs."""
     ended = threading.Event()
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.clusterfile import MASTER, NODE, Application, Clusterfile, Host
+from harness.clusterfile import MASTER, NODE, ApplicationDocument, Clusterfile, Host
 from harness.clusterfile import write as generate
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, CommandError, NodeError, UsageError
@@ -19,9 +19,9 @@ from harness.lifecycle.cluster.record import CONFIG_MAP, access_entry
 from harness.lifecycle.kube import drain, objects, readiness
 from harness.lifecycle.provision import ipvs, node_files, registry
 from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, each
-from harness.nodes.files import STATE, place
+from harness.nodes.files import STATE, install_files
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.ssh import Ssh, SshNode
+from harness.nodes.ssh import SshConnections, SshNode
 from harness.runtimes import kubeadm
 from harness.runtimes.kubeadm import KUBECTL
 
@@ -164,7 +164,7 @@ def update(
     return before
 
 
-def set_apps(master: Node, apps: tuple[Application, ...]) -> None:
+def set_apps(master: Node, apps: tuple[ApplicationDocument, ...]) -> None:
     """Note which applications the Clusterfile has now."""
     before = read(NodeKubectl(master))
     write(master, dataclasses.replace(before, clusterfile=dataclasses.replace(before.clusterfile, apps=apps)))
@@ -179,7 +179,7 @@ class Gathered:
 
     state: ClusterState
     record: Record
-    ssh: Ssh
+    ssh: SshConnections
     first: SshNode
     """A master whose API answers."""
     masters: tuple[SshNode, ...]
@@ -217,7 +217,7 @@ def gathered(
         raise UsageError(error.message, hint=(error.hint or "").replace("--masters", "--via")) from error
     known = [_with_password(machine, password) for machine in (*found.masters, *found.nodes)]
     machines = {machine.address: machine for machine in (*named, *known)}
-    ssh = Ssh(found.state.folder, list(machines.values()))
+    ssh = SshConnections(found.state.folder, list(machines.values()))
     try:
         _, errors = ssh.reachable()
         first = answering([node for node in _among(ssh, [machine.address for machine in found.masters]) if node not in errors], errors)
@@ -227,7 +227,7 @@ def gathered(
         if unknown:
             # Somebody else has changed the cluster since this machine has.
             login = known[0].login
-            ssh = Ssh(found.state.folder, [*machines.values(), *(Machine(address, login) for address in unknown)])
+            ssh = SshConnections(found.state.folder, [*machines.values(), *(Machine(address, login) for address in unknown)])
             _, errors = ssh.reachable()
             first = _among(ssh, [first.address])[0]
         yield Gathered(
@@ -250,7 +250,7 @@ def _with_password(machine: Machine, password: str | None) -> Machine:
     return machine if password is None or login.key else dataclasses.replace(machine, login=dataclasses.replace(login, password=password))
 
 
-def _among(ssh: Ssh, addresses: Sequence[str]) -> tuple[SshNode, ...]:
+def _among(ssh: SshConnections, addresses: Sequence[str]) -> tuple[SshNode, ...]:
     by_address = {node.address: node for node in ssh.nodes}
     return tuple(by_address[address] for address in addresses)
 
@@ -304,7 +304,7 @@ def requires_login(found: Gathered) -> bool:
 
 def tell_balancer(node: Node, text: str) -> bool:
     """Give a balancer other masters; whether that was news to it. Connections that it has go on."""
-    changed = place(node, node_files.balancer_files(text))
+    changed = install_files(node, node_files.balancer_files(text))
     if any(path.endswith((".service", ".sh")) for path in changed):
         # Of an earlier slipway, which could not be told.
         node.run("systemctl daemon-reload; systemctl restart slipway-balancer", timeout=LONG_TIMEOUT)

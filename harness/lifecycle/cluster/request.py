@@ -18,14 +18,14 @@ from harness.clusterfile import (
     MASTER,
     NODE,
     AppConfig,
-    Application,
-    Cluster,
+    ApplicationDocument,
+    ClusterDocument,
     Clusterfile,
     ExternalRegistry,
     Host,
     LocalRegistry,
     Password,
-    Ssh,
+    SshSettings,
 )
 from harness.clusterfile import environment as environments
 from harness.clusterfile.config import apply_configs
@@ -33,7 +33,7 @@ from harness.clusterfile.parse import parse
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
 from harness.kubefile.applications import with_environment
-from harness.nodes import Jump, Login, Machine
+from harness.nodes import JumpHost, Login, Machine
 from harness.nodes.files import STATE
 from harness.runtimes import REGISTRY_PORT
 from harness.runtimes.kubeadm import DECIDED
@@ -83,7 +83,7 @@ def effective(written: Clusterfile | None, given: Given) -> Clusterfile:
     Raises UsageError when nothing names the image, InputError for all that is asked for and cannot be had.
     """
     found = written or Clusterfile("")
-    own = found.cluster or Cluster(name=given.name or DEFAULT_NAME, image="")
+    own = found.cluster or ClusterDocument(name=given.name or DEFAULT_NAME, image="")
     image = given.image or own.image
     if not image:
         raise UsageError("no image is named", hint="slipway run IMAGE --masters 192.168.0.2, or image: in a document Cluster of -f")
@@ -121,8 +121,8 @@ def described(
     machines = [*((MASTER, machine) for machine in masters), *((NODE, machine) for machine in nodes)]
     hosts = [Host((machine.address,), (role,), _ssh(machine.login), host_env.get(machine.address, {})) for role, machine in machines]
     logins = [host.ssh for host in hosts]
-    common = logins[0] if logins and all(login == logins[0] for login in logins) else Ssh()
-    cluster = Cluster(
+    common = logins[0] if logins and all(login == logins[0] for login in logins) else SshSettings()
+    cluster = ClusterDocument(
         name=name,
         image=image,
         hosts=_grouped(hosts),
@@ -133,12 +133,12 @@ def described(
     return Clusterfile("", cluster=cluster)
 
 
-def _ssh(login: Login) -> Ssh:
+def _ssh(login: Login) -> SshSettings:
     # Where this machine keeps its keys is nobody else's business.
-    return Ssh(user=login.user, port=login.port)
+    return SshSettings(user=login.user, port=login.port)
 
 
-def _application(application: Application, env: Mapping[str, str]) -> Application:
+def _application(application: ApplicationDocument, env: Mapping[str, str]) -> ApplicationDocument:
     """A document Application with ``-e`` on top of what it says about single applications."""
     configs = tuple(dataclasses.replace(config, env=_over(config.env, env)) for config in application.configs)
     return dataclasses.replace(application, configs=configs)
@@ -152,7 +152,7 @@ def _over(values: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
 # ---- machines ---------------------------------------------------------------------------------------------------------
 
 
-def _hosts(own: Cluster, given: Given) -> tuple[Host, ...]:
+def _hosts(own: ClusterDocument, given: Given) -> tuple[Host, ...]:
     """The hosts, masters first. Flags replace the masters, or the workers, that the file names; what it says of a machine stays."""
     if given.masters or given.nodes:
         masters, nodes = given.masters or own.masters, given.nodes or own.nodes
@@ -163,7 +163,7 @@ def _hosts(own: Cluster, given: Given) -> tuple[Host, ...]:
     return tuple(dataclasses.replace(host, ssh=_login(host.ssh.over(own.ssh), given)) for host in hosts)
 
 
-def _host(own: Cluster, address: str, role: str) -> Host:
+def _host(own: ClusterDocument, address: str, role: str) -> Host:
     known = own.host(address) or Host((address,), (role,), own.ssh)
     return dataclasses.replace(known, ips=(address,), roles=(role, *known.roles[1:]), count=None)
 
@@ -175,7 +175,7 @@ def _grouped(hosts: Iterable[Host]) -> tuple[Host, ...]:
     return tuple(dataclasses.replace(group[0], ips=tuple(address for host in group for address in host.ips)) for group in found)
 
 
-def _login(ssh: Ssh, given: Given) -> Ssh:
+def _login(ssh: SshSettings, given: Given) -> SshSettings:
     # A password of the command line is in no Clusterfile: machines() is given it.
     return dataclasses.replace(ssh, user=given.user or ssh.user, port=given.port or ssh.port, key=str(given.key) if given.key else ssh.key)
 
@@ -203,13 +203,13 @@ def machines(found: Clusterfile, password: str | None = None) -> tuple[tuple[Mac
 def login(found: Clusterfile, password: str | None = None) -> Login:
     """The way into machines of which only the cluster knows. Raises InputError as ``machines`` does."""
     faults: list[Fault] = []
-    way = _resolved(found.cluster.ssh if found.cluster else Ssh(), password, found.path, faults)
+    way = _resolved(found.cluster.ssh if found.cluster else SshSettings(), password, found.path, faults)
     if faults:
         raise InputError(dict.fromkeys(faults))
     return way
 
 
-def _resolved(ssh: Ssh, password: str | None, where: str, faults: list[Fault]) -> Login:
+def _resolved(ssh: SshSettings, password: str | None, where: str, faults: list[Fault]) -> Login:
     jump = ssh.jump
     return Login(
         user=ssh.user or "root",
@@ -217,7 +217,7 @@ def _resolved(ssh: Ssh, password: str | None, where: str, faults: list[Fault]) -
         key=Path(ssh.key).expanduser() if ssh.key else None,
         password=password if password is not None else secret(ssh.password, f"{where} .spec.ssh.passwd", faults),
         passphrase=ssh.passphrase,
-        jump=Jump(jump.host, jump.user, jump.port, Path(jump.key).expanduser() if jump.key else None) if jump else None,
+        jump=JumpHost(jump.host, jump.user, jump.port, Path(jump.key).expanduser() if jump.key else None) if jump else None,
     )
 
 
@@ -244,7 +244,7 @@ def _secret(password: Password, where: str, faults: list[Fault]) -> str | None:
 # ---- what cannot be had -----------------------------------------------------------------------------------------------
 
 
-def _unsupported(cluster: Cluster, where: str) -> list[Fault]:
+def _unsupported(cluster: ClusterDocument, where: str) -> list[Fault]:
     """Everything that is asked for and that slipway does not do, rather than silence."""
     spec = f"{where} .spec"
     faults = []
@@ -284,7 +284,7 @@ def _local(registry: LocalRegistry, where: str) -> list[Fault]:
     return faults
 
 
-def _jumps(cluster: Cluster, where: str) -> list[Fault]:
+def _jumps(cluster: ClusterDocument, where: str) -> list[Fault]:
     jumps = {host.ssh.jump for host in cluster.hosts if host.ssh.jump}
     message = "a password for the machine in between cannot be handed over"
     return [Fault(f"{where} .spec.ssh.jump", message, "pk: a key, or the agent's") for jump in jumps if jump.password or jump.passphrase]

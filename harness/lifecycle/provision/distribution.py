@@ -32,7 +32,7 @@ from typing import BinaryIO, Self, cast
 from harness import log
 from harness.errors import CommandError, SlipwayError
 from harness.nodes import Node, Writer, claim, each
-from harness.nodes.files import STATE, Counted, File, archive, tar_stream
+from harness.nodes.files import STATE, CountingPipe, NodeFile, archive, tar_stream
 from harness.oci.store import Store
 from harness.process import ProcessResult
 
@@ -478,7 +478,7 @@ class Exchange:
         self._making: dict[str, threading.Lock] = {}
         self._open: dict[str, Node] = {}
         self._renewing: threading.Event | None = None
-        self._claim: claim.Claim | None = None
+        self._claim: claim.ClusterClaim | None = None
         self._lock = threading.Lock()
         self._from_here = threading.BoundedSemaphore(_FROM_HERE)
         self._failures = 0
@@ -659,7 +659,7 @@ class _Meter:
         self.bytes = 0
 
     def __call__(self, stream: BinaryIO) -> None:
-        counted = Counted(stream)
+        counted = CountingPipe(stream)
         self._write(cast("BinaryIO", counted))
         self.bytes = counted.tell()
 
@@ -670,15 +670,15 @@ def _script(node: Node, parcel: Parcel, body: str) -> str:
     return f"name={parcel.name}\nexport LC_ALL=C\numask 022\n{values}{_OPEN}{_LACKING}{own}{body}{_END}"
 
 
-def _list(parcel: Parcel, key: str) -> dict[str, File]:
+def _list(parcel: Parcel, key: str) -> dict[str, NodeFile]:
     """What a machine is told of a parcel: what it should hold, and what is needed to get it and to hand it on."""
     sums = "".join(f"{content.digest}  ./{path}\n" for path, content in sorted(parcel.files.items()))
     have = "".join(f"{line}\n" for line in (parcel.place, *parcel.parts))
     return {
-        "/sums": File.text(sums),
-        "/have": File.text(have),
-        "/key": File.text(f"{key}\n", 0o600),
-        **{f"/{name}": File(data) for name, data in parcel.beside.items()},
+        "/sums": NodeFile.text(sums),
+        "/have": NodeFile.text(have),
+        "/key": NodeFile.text(f"{key}\n", 0o600),
+        **{f"/{name}": NodeFile(data) for name, data in parcel.beside.items()},
     }
 
 

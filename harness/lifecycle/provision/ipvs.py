@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from harness import assets, log, untrusted
 from harness.errors import CheckError, Fault
 from harness.nodes import Node, each
-from harness.nodes.files import STATE, File, Files
-from harness.runtimes import API_PORT, REGISTRY_PORT, ROOTFS, Cluster, Member, Network
+from harness.nodes.files import STATE, Files, NodeFile
+from harness.runtimes import API_PORT, REGISTRY_PORT, ROOTFS, ClusterNetwork, Member, RuntimeCluster
 
 ADDRESSES = {4: "10.103.97.2", 6: "1248:4003:10bb:6a01:83b9:6360:c66d:2"}
 """The virtual address unless another one is asked for, by version: the ones that sealer takes."""
@@ -135,7 +135,7 @@ class Wish:
     """``auto``, ``ipvs`` or ``haproxy``."""
     balanced: tuple[str, ...]
     """Addresses of the machines that need a way to others."""
-    network: Network
+    network: ClusterNetwork
     env: Mapping[str, str]
     brings: Callable[[], bool]
 
@@ -251,7 +251,7 @@ def config(virtual_ip: str, address: str, masters: Sequence[str], holders: Seque
     return "".join(f"{line}\n" for line in lines)
 
 
-def member_config(cluster: Cluster, member: Member) -> str:
+def member_config(cluster: RuntimeCluster, member: Member) -> str:
     """The keeper's configuration for a member that is led by its kernel."""
     masters = [] if member.is_master else [master.address for master in cluster.masters]
     holders = [] if member.registry else [holder.address for holder in cluster.registries]
@@ -265,7 +265,7 @@ def is_config(text: str) -> bool:
 
 def files(text: str) -> Files:
     """The keeper with a configuration."""
-    return {_UNIT: File.text(SERVICE), KEEPER: File.text(_keeper()), CONFIG: File.text(text)}
+    return {_UNIT: NodeFile.text(SERVICE), KEEPER: NodeFile.text(_keeper()), CONFIG: NodeFile.text(text)}
 
 
 def start(node: Node) -> None:

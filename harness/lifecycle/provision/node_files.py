@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from harness.cloudimage.enforcers import ENFORCERS
 from harness.lifecycle.provision import distribution, ipvs
 from harness.nodes import LONG_TIMEOUT, Node
-from harness.nodes.files import STATE, File, Files
-from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Cluster, Member, listens, profiles
+from harness.nodes.files import STATE, Files, NodeFile
+from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Member, RuntimeCluster, listens, profiles
 from harness.untrusted import UntrustedTree
 
 FORWARDING6 = "net/ipv6/conf/all/forwarding"
@@ -139,24 +139,29 @@ def _toml(value: bool) -> str:
 
 
 def files(
-    cluster: Cluster, member: Member, *, config: str | None = None, networks: Mapping[str, str] | None = None, plugins: Iterable[str] = ()
+    cluster: RuntimeCluster,
+    member: Member,
+    *,
+    config: str | None = None,
+    networks: Mapping[str, str] | None = None,
+    plugins: Iterable[str] = (),
 ) -> Files:
     """The files of a node that do not depend on keys; ``config`` is containerd's, when it is not ours as it is. ``networks`` are
     configurations of pod networks by the names of their files, ``plugins`` the programs that they may name.
     """
     config = containerd_config(cluster.facts.pause_image, member) if config is None else config
     found = {
-        "/etc/systemd/system/containerd.service": File.text(CONTAINERD_SERVICE),
-        "/etc/containerd/config.toml": File.text(config),
-        "/etc/sysctl.d/90-slipway.conf": File.text(SYSCTL + _lines(cluster.profile.sysctls)),
-        "/etc/modules-load.d/slipway.conf": File.text("overlay\nbr_netfilter\n"),
-        f"{STATE}/hosts.sh": File.text(_KEEP_HOSTS),
-        "/usr/local/bin/ctr": File(link=f"{ROOTFS}/bin/ctr"),
-        **{f"/opt/cni/bin/{name}": File(link=f"{ROOTFS}/{CNI_PLUGINS}/{name}") for name in plugins},
-        **{f"/etc/cni/net.d/{name}": File.text(text, cluster.profile.mode) for name, text in (networks or {}).items()},
+        "/etc/systemd/system/containerd.service": NodeFile.text(CONTAINERD_SERVICE),
+        "/etc/containerd/config.toml": NodeFile.text(config),
+        "/etc/sysctl.d/90-slipway.conf": NodeFile.text(SYSCTL + _lines(cluster.profile.sysctls)),
+        "/etc/modules-load.d/slipway.conf": NodeFile.text("overlay\nbr_netfilter\n"),
+        f"{STATE}/hosts.sh": NodeFile.text(_KEEP_HOSTS),
+        "/usr/local/bin/ctr": NodeFile(link=f"{ROOTFS}/bin/ctr"),
+        **{f"/opt/cni/bin/{name}": NodeFile(link=f"{ROOTFS}/{CNI_PLUGINS}/{name}") for name in plugins},
+        **{f"/etc/cni/net.d/{name}": NodeFile.text(text, cluster.profile.mode) for name, text in (networks or {}).items()},
     }
     if cluster.virtual_ip:
-        found[ipvs.MARK] = File.text(f"{cluster.virtual_ip}\n")
+        found[ipvs.MARK] = NodeFile.text(f"{cluster.virtual_ip}\n")
     if needs_balancer(member):
         found |= balancer_files(balancer_config(cluster, member))
     return found
@@ -171,9 +176,9 @@ def balancer_files(text: str) -> Files:
     if ipvs.is_config(text):
         return ipvs.files(text)
     return {
-        "/etc/systemd/system/slipway-balancer.service": File.text(BALANCER_SERVICE),
-        f"{STATE}/balancer.sh": File.text(BALANCER_SCRIPT),
-        f"{STATE}/balancer.cfg": File.text(text),
+        "/etc/systemd/system/slipway-balancer.service": NodeFile.text(BALANCER_SERVICE),
+        f"{STATE}/balancer.sh": NodeFile.text(BALANCER_SCRIPT),
+        f"{STATE}/balancer.cfg": NodeFile.text(text),
     }
 
 
@@ -182,7 +187,7 @@ def needs_balancer(member: Member) -> bool:
     return not member.is_master or not member.registry
 
 
-def balancer_config(cluster: Cluster, member: Member) -> str:
+def balancer_config(cluster: RuntimeCluster, member: Member) -> str:
     """What leads a node to a master that lives: haproxy on its loopback, or rules of its kernel."""
     if member.virtual_ip:
         return ipvs.member_config(cluster, member)
@@ -309,7 +314,7 @@ chmod 700 {STATE}
 """
 
 
-def apply(cluster: Cluster) -> str:
+def apply(cluster: RuntimeCluster) -> str:
     """Shell text that makes the files of ``files`` count."""
     # Only forwarding, and what the profile asks for, is needed in any case; the others depend on what the kernel has.
     needed = dict.fromkeys(("net/ipv4/ip_forward", *([FORWARDING6] if cluster.network.dual else [])), "1")

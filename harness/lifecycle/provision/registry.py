@@ -27,7 +27,7 @@ from harness.lifecycle.provision import distribution
 from harness.lifecycle.provision.distribution import Parcel
 from harness.lifecycle.provision.node_files import listening
 from harness.nodes import LONG_TIMEOUT, Node
-from harness.nodes.files import STATE, File, Files, put_all, tar_stream
+from harness.nodes.files import STATE, Files, NodeFile, tar_stream, write_files
 from harness.oci import graph
 from harness.oci.model import INDEXES, MANIFESTS
 from harness.oci.reference import Reference
@@ -218,7 +218,7 @@ def _entry(path: str, size: int) -> tarfile.TarInfo:
 
 def units() -> Files:
     """The service of a node that holds images."""
-    return {"/etc/systemd/system/slipway-registry.service": File.text(SERVICE)}
+    return {"/etc/systemd/system/slipway-registry.service": NodeFile.text(SERVICE)}
 
 
 def login(secret: str) -> Credential:
@@ -235,8 +235,8 @@ def config(credential: Credential | None) -> str:
 
 def settings(credential: Credential | None) -> Files:
     """The files that the registry reads when it starts. A machine that has them holds images."""
-    files = {f"{STATE}/registry.yaml": File.text(config(credential))}
-    return {**files, HTPASSWD: File.text(htpasswd(credential), 0o600)} if credential else files
+    files = {f"{STATE}/registry.yaml": NodeFile.text(config(credential))}
+    return {**files, HTPASSWD: NodeFile.text(htpasswd(credential), 0o600)} if credential else files
 
 
 _BCRYPT_LETTERS = bytes.maketrans(
@@ -261,7 +261,7 @@ def htpasswd(credential: Credential) -> str:
 
 def start(node: Node, certificate: bytes, key: bytes, files: Files | None = None) -> None:
     """Give the registry its certificate and, with ``files``, other settings; (re)start it and wait until it listens."""
-    put_all(node, {**(files or {}), CERTIFICATE: File(certificate, 0o644), KEY: File(key, 0o600)})
+    write_files(node, {**(files or {}), CERTIFICATE: NodeFile(certificate, 0o644), KEY: NodeFile(key, 0o600)})
     node.run(
         "systemctl enable --no-reload slipway-registry 2>&1; systemctl restart slipway-registry; "
         f"{listening('slipway-registry', REGISTRY_PORT)}",
@@ -281,12 +281,12 @@ def client_files(names: Iterable[str], virtual_ip: str | None = None, credential
     return _hosts_files(texts | {"_default": _hosts(url, "", CA, credential)})
 
 
-def hosts_file(data: bytes) -> File:
+def hosts_file(data: bytes) -> NodeFile:
     """A hosts.toml as nodes have it: with a login in it only root reads it."""
-    return File(data, 0o600 if b"header]" in data else 0o644)
+    return NodeFile(data, 0o600 if b"header]" in data else 0o644)
 
 
-def _hosts_files(texts: Mapping[str, str]) -> dict[str, File]:
+def _hosts_files(texts: Mapping[str, str]) -> dict[str, NodeFile]:
     return {f"/etc/containerd/certs.d/{name}/hosts.toml": hosts_file(text.encode()) for name, text in texts.items()}
 
 
@@ -305,7 +305,7 @@ class Anything:
     hosts_toml: str
 
     def files(self, names: Iterable[str]) -> Files:  # noqa: ARG002 -- whatever they are
-        return {"/etc/containerd/certs.d/_default/hosts.toml": File.text(self.hosts_toml)}
+        return {"/etc/containerd/certs.d/_default/hosts.toml": NodeFile.text(self.hosts_toml)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,7 +322,7 @@ class OfSite:
         ca = CA_OF_SITE if self.ca else None
         texts = {name: _hosts(f"{url}/v2/{self.site.folder(name)}", "override_path = true\n", ca, self.credential) for name in names}
         files = _hosts_files(texts | {"_default": _hosts(url, "", ca, self.credential)})
-        return {**files, CA_OF_SITE: File(self.ca)} if self.ca else files
+        return {**files, CA_OF_SITE: NodeFile(self.ca)} if self.ca else files
 
 
 def _hosts(url: str, path: str, ca: str | None, credential: Credential | None) -> str:

@@ -21,7 +21,7 @@ from harness.errors import StoreError
 from harness.lifecycle.provision import distribution
 from harness.lifecycle.provision.distribution import Load, Parcel
 from harness.nodes import LONG_TIMEOUT, Node
-from harness.nodes.files import STATE, File, archive, tar_stream
+from harness.nodes.files import STATE, NodeFile, archive, tar_stream
 from harness.oci.layer.extract import OPAQUE, WHITEOUT, open_layer
 from harness.oci.model import GZIP_LAYERS, Descriptor
 from harness.oci.store import Store
@@ -92,7 +92,7 @@ def folder_files(tree: Path, folder: str) -> dict[str, bytes]:
 
 def rendered(
     tree: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]] | None = None, edit: Edit | None = None
-) -> dict[str, File]:
+) -> dict[str, NodeFile]:
     """The files that differ from ``tree`` once it has been edited and rendered, by their path relative to it.
 
     Raises InputError with every name that is not defined.
@@ -102,7 +102,7 @@ def rendered(
         shutil.copytree(tree, copy, symlinks=True, ignore=lambda folder, _: _HEAVY if Path(folder) == tree else ())
         changed = set(edit(copy)) if edit else set()
         changed |= set(templates.render_tree(copy, env, app_env))
-        return {path: File((copy / path).read_bytes(), owner_only((copy / path).stat().st_mode)) for path in sorted(changed)}
+        return {path: NodeFile((copy / path).read_bytes(), owner_only((copy / path).stat().st_mode)) for path in sorted(changed)}
 
 
 def owner_only(mode: int) -> int:
@@ -191,7 +191,7 @@ def _packed(store: Store, layers: Sequence[Descriptor], there: Collection[str]) 
     return Load(sum(layer.size for layer in lacking), write, "gzip -dc | tar -xiof - --exclude='.wh.*'")
 
 
-def send_rendered(node: Node, files: Mapping[str, File], tree: Path) -> None:
+def send_rendered(node: Node, files: Mapping[str, NodeFile], tree: Path) -> None:
     """Put rendered files over the tree of a node. What was rendered the last time and is not any more is as the image has it again."""
     listed = rendered_before(node)
     back = {path: _original(tree, path) for path in listed if path not in files}
@@ -219,7 +219,7 @@ def _is_plain(path: str) -> bool:
         return False
 
 
-def _original(tree: Path, path: str) -> File | None:
+def _original(tree: Path, path: str) -> NodeFile | None:
     """As the image has it; None when it does not. The path is a machine's: it is taken only if the tree lists it, no link followed."""
     above, _, name = path.rpartition("/")
     place = tree / path
@@ -228,8 +228,8 @@ def _original(tree: Path, path: str) -> File | None:
         if any((tree / part).is_symlink() for part in _folders(above)) or name not in inside.list(above):
             return None
         if place.is_symlink():
-            return File(link=str(place.readlink()))
-        return File(inside.read_bytes(path), stat.S_IMODE(inside.stat(path).st_mode)) if inside.is_file(path) else None
+            return NodeFile(link=str(place.readlink()))
+        return NodeFile(inside.read_bytes(path), stat.S_IMODE(inside.stat(path).st_mode)) if inside.is_file(path) else None
     except (StoreError, OSError) as wrong:
         log.debug(f"{untrusted.shown(path)}: {wrong}")
         return None
@@ -241,7 +241,7 @@ def _folders(path: str) -> list[str]:
     return ["/".join(parts[: number + 1]) for number in range(len(parts))]
 
 
-def fingerprint(files: Mapping[str, File]) -> str:
+def fingerprint(files: Mapping[str, NodeFile]) -> str:
     """Tells whether rendered files are others than the last time."""
     return hashlib.sha256(archive({f"/{path}": file for path, file in files.items()})).hexdigest()[:16]
 

@@ -20,7 +20,7 @@ from harness.errors import CommandError
 from harness.lifecycle.provision import rootfs
 from harness.lifecycle.provision.distribution import Parcel
 from harness.nodes import LONG_TIMEOUT, Node
-from harness.nodes.files import STATE, File, archive
+from harness.nodes.files import STATE, NodeFile, archive
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS
 
@@ -83,7 +83,7 @@ def contents(tree: Path) -> Contents:
     return found
 
 
-def wanted(tree: Path, rendered: Mapping[str, File]) -> Contents:
+def wanted(tree: Path, rendered: Mapping[str, NodeFile]) -> Contents:
     """What a node is to have: the tree with the rendered files over it."""
     files = {path: Entry(hashlib.sha256(file.data).hexdigest(), file.mode, file.link, len(file.data)) for path, file in rendered.items()}
     return {**contents(tree), **files}
@@ -152,7 +152,7 @@ def parcel(store: Store, image: PlatformImage, *, back: bool) -> Parcel:
     return dataclasses.replace(made, finish=_FINISH, earlier=" ".join(earlier), whole=lambda node: rootfs.send(node, tree, _RECEIVE))
 
 
-def stage(node: Node, delta: Delta, bring: Callable[[], str], rendered: Mapping[str, File], name: str, parts: Iterable[str]) -> str:
+def stage(node: Node, delta: Delta, bring: Callable[[], str], rendered: Mapping[str, NodeFile], name: str, parts: Iterable[str]) -> str:
     """Make the next rootfs on a node; ``name`` is how ``switch`` calls it, ``parts`` are what is to be started anew because of it.
 
     ``bring`` has a ``parcel`` brought and tells how, which is returned; it is not called when the node has all of it.

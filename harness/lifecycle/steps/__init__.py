@@ -30,17 +30,30 @@ from harness.lifecycle.plan import Step, digest
 from harness.lifecycle.provision import ipvs, node_files, registry, rootfs
 from harness.lifecycle.provision.distribution import Exchange
 from harness.nodes import LONG_TIMEOUT, Node, each
-from harness.nodes.files import STATE, Files, place
+from harness.nodes.files import STATE, Files, install_files
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.ssh import Ssh, SshNode
+from harness.nodes.ssh import SshConnections, SshNode
 from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
-from harness.runtimes import DNS_DOMAIN, POD_CIDR, ROOTFS, SVC_CIDR, SYSTEM, Cluster, Facts, Member, Network, Profile, Runtime, profiles
+from harness.runtimes import (
+    DNS_DOMAIN,
+    POD_CIDR,
+    ROOTFS,
+    SVC_CIDR,
+    SYSTEM,
+    ClusterNetwork,
+    Facts,
+    Member,
+    Profile,
+    Runtime,
+    RuntimeCluster,
+    profiles,
+)
 from harness.runtimes.addons import namespaces
 from harness.runtimes.kubeadm import ADMIN, KUBECTL, Kubeadm
 from harness.untrusted import UntrustedTree
 
-RUNTIMES: Mapping[str, Callable[[Cluster], Runtime]] = {"kubeadm": Kubeadm}
+RUNTIMES: Mapping[str, Callable[[RuntimeCluster], Runtime]] = {"kubeadm": Kubeadm}
 """By the name that an image gives."""
 
 FACTS = "etc/slipway.yaml"
@@ -76,7 +89,7 @@ class Setup:
     name: str
     image: CloudImage
     store: Store
-    ssh: Ssh
+    ssh: SshConnections
     masters: tuple[SshNode, ...]
     workers: tuple[SshNode, ...]
     env: Mapping[str, str]
@@ -179,9 +192,9 @@ class Setup:
         return Facts.parse(text, FACTS)
 
     @functools.cached_property
-    def network(self) -> Network:
+    def network(self) -> ClusterNetwork:
         env = {**self.main.info.env, **self.env}
-        network = Network.parse(env.get("PodCIDR", self.facts.pod_cidr), env.get("SvcCIDR", self.facts.svc_cidr))
+        network = ClusterNetwork.parse(env.get("PodCIDR", self.facts.pod_cidr), env.get("SvcCIDR", self.facts.svc_cidr))
         if env.get(DUAL_STACK, "").lower() == "true" and not network.dual:
             message = f"both families are asked for, and PodCIDR {network.pods} and SvcCIDR {network.services} are of one"
             raise InputError([Fault(DUAL_STACK, message, f"PodCIDR={network.pods},fd00:... and SvcCIDR={network.services},fd00:...")])
@@ -210,10 +223,10 @@ class Setup:
         return made
 
     @functools.cached_property
-    def cluster(self) -> Cluster:
+    def cluster(self) -> RuntimeCluster:
         tree = rootfs.beneath(self.tree(self.first))
         env = {**self.main.info.env, **self.env}
-        return Cluster(
+        return RuntimeCluster(
             name=self.name,
             facts=self.facts,
             network=self.network,
@@ -441,7 +454,7 @@ def wanted_of_machines(setup: Setup, targets: Sequence[gather.Target]) -> gather
         cluster=setup.name,
         platforms=available,
         size=setup.image.size,
-        network=setup.network if fits else Network(POD_CIDR, SVC_CIDR),
+        network=setup.network if fits else ClusterNetwork(POD_CIDR, SVC_CIDR),
         ours=gather.ours(targets, setup.name),
         proxy_mode=modes[-1] if modes else setup.proxy_mode,
         vxlan=brings_flannel(setup.store, setup.image.platforms[0]),
@@ -541,7 +554,7 @@ def set_up_machines(setup: Setup) -> Step:
     def action(node: Node) -> None:
         node.run(node_files.note_state(setup.profile.sysctls), timeout=LONG_TIMEOUT)
         mark(setup, node)
-        place(node, machine_files(setup, node))
+        install_files(node, machine_files(setup, node))
         node_files.set_hosts(node, setup.hosts_lines(node))
         node.run(node_files.apply(setup.cluster), timeout=LONG_TIMEOUT)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from harness import untrusted
-from harness.clusterfile import Hook, Phase, Place
+from harness.clusterfile import Hook, HookTarget, Phase
 from harness.clusterfile import hooks as values
 from harness.clusterfile.parse import image_hooks
 from harness.errors import Fault, InputError, StoreError, UsageError
@@ -103,7 +103,7 @@ def _nodes(setup: steps.Setup, hook: Hook, phase: Phase, among: Collection[str] 
     return tuple(node for node in setup.nodes if node.address in chosen and node.address not in setup.away)
 
 
-def places(setup: steps.Setup) -> tuple[Place, ...]:
+def places(setup: steps.Setup) -> tuple[HookTarget, ...]:
     return setup.clusterfile.cluster.places if setup.clusterfile.cluster else ()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping
 
-from harness.clusterfile import Cluster, Clusterfile, Host, Taint
+from harness.clusterfile import ClusterDocument, Clusterfile, Host, Taint
 from harness.lifecycle.kube import objects
 from harness.lifecycle.plan import Step, digest
 from harness.lifecycle.steps import Setup
@@ -24,7 +24,7 @@ def wanted(host: Host) -> dict[str, str]:
     return {**{f"{ROLE}{role}": "" for role in host.roles[1:]}, **host.labels}
 
 
-def commands(member: Member, cluster: Cluster, before: Clusterfile | None) -> list[str]:
+def commands(member: Member, cluster: ClusterDocument, before: Clusterfile | None) -> list[str]:
     """What is to be done to a node: what the Clusterfile says, and without what it said before and does not say any more."""
     host = cluster.host(member.address) or Host((), (member.role,))
     old = before.cluster.host(member.address) if before and before.cluster else None

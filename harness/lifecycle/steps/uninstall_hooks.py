@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from harness import log
-from harness.clusterfile import Clusterfile, Hook, Phase, Place, is_redacted
+from harness.clusterfile import Clusterfile, Hook, HookTarget, Phase, is_redacted
 from harness.clusterfile import environment as environments
 from harness.clusterfile import hooks as values
 from harness.clusterfile.parse import image_hooks, parse
@@ -15,7 +15,7 @@ from harness.lifecycle.cluster.record import CONFIG_MAP
 from harness.lifecycle.kube import objects
 from harness.lifecycle.steps import hooks
 from harness.nodes import Node
-from harness.nodes.files import read_all
+from harness.nodes.files import read_files
 from harness.runtimes import ROOTFS
 from harness.runtimes.kubeadm import KUBECTL
 
@@ -29,7 +29,7 @@ class Parting:
     hooks: tuple[Hook, ...] = ()
     nodes: tuple[Node, ...] = ()
     """The machines that are cleaned, masters first."""
-    places: tuple[Place, ...] = ()
+    places: tuple[HookTarget, ...] = ()
     clusterfile: Clusterfile = dataclasses.field(default_factory=lambda: Clusterfile(""))
     labels: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     """Those that the nodes have in the cluster, by address."""
@@ -53,7 +53,7 @@ class Parting:
             if hook.redacted:
                 log.warning(f"hook {hook.name} was kept without its script, since that may hold a secret; it is not run")
         known = {place.address: place for place in (kept.cluster.places if kept and kept.cluster else ())}
-        places = [known.get(node.address, Place(node.address, ("master" if node in masters else "node",))) for node in nodes]
+        places = [known.get(node.address, HookTarget(node.address, ("master" if node in masters else "node",))) for node in nodes]
         usable = tuple(hook for hook in wanted if not hook.redacted)
         asks = any(selector.labels for hook in usable for selector in hook.on)
         going = tuple(nodes if leaving is None else leaving)
@@ -122,7 +122,7 @@ def _of_image(master: Node) -> tuple[Hook, ...]:
     if not names:
         return ()
     try:
-        return image_hooks({path.removeprefix(f"{ROOTFS}/"): data for path, data in read_all(master, names).items()})
+        return image_hooks({path.removeprefix(f"{ROOTFS}/"): data for path, data in read_files(master, names).items()})
     except InputError as error:
         log.warning(f"the hooks of the image are not run: {error.message}")
         return ()

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from harness import build, kubefile
-from harness.build import Options, exposed, image_choice, read_all, releases, sandbox, settled
-from harness.build.layers import Step
+from harness.build import BuildOptions, exposed, image_choice, read_all, releases, sandbox, settled
+from harness.build.layers import BuildStep
 from harness.cloudimage import ImageApp, Info
 from harness.errors import BuildError, InputError
 from harness.oci.model import Platform
@@ -34,13 +34,13 @@ def test_a_secret_that_is_given_as_build_argument_and_ends_in_the_image_is_told(
     assert warning.startswith("K:2: the value of ARG DB_PASSWORD looks like a secret")
     assert "run -e" in warning
     assert "hunter" not in warning
-    (warning,) = exposed(parsed, Info(type="app"), [Step("1", "RUN curl -H fromfile1", None)])
+    (warning,) = exposed(parsed, Info(type="app"), [BuildStep("1", "RUN curl -H fromfile1", None)])
     assert warning.startswith("K:4:")
 
 
 def test_what_is_no_secret_or_stays_out_of_the_image_is_not_told() -> None:
     parsed = kubefile.parse(KUBEFILE, "K")
-    assert exposed(parsed, Info(type="app", launch=("app --port 8443",)), [Step("1", "COPY a b", None)]) == []
+    assert exposed(parsed, Info(type="app", launch=("app --port 8443",)), [BuildStep("1", "COPY a b", None)]) == []
 
 
 SEVERAL = """FROM scratch
@@ -52,7 +52,7 @@ COPY --from=example.test/kubernetes-${SOURCE}:${VERSION} /rootfs/ .
 BOTH = (Platform.parse("linux/amd64"), Platform.parse("linux/arm64"))
 
 
-def copied(options: Options) -> list[str | None]:
+def copied(options: BuildOptions) -> list[str | None]:
     """The image that the Kubefile copies from, for each platform."""
     return [copy.from_image for parsed in read_all(options).values() for copy in parsed.of(kubefile.Copy)]
 
@@ -64,7 +64,7 @@ def test_source_and_version_mean_the_same_for_every_platform_and_to_the_end_of_a
     answers, versions = iter((True, False)), iter(("v1.36.3", "v1.36.4"))
     monkeypatch.setattr(image_choice, "site_answers", lambda _: next(answers))
     monkeypatch.setattr(releases, "_published", lambda *_: next(versions))
-    options = settled(Options(tmp_path, "x", platforms=BOTH))
+    options = settled(BuildOptions(tmp_path, "x", platforms=BOTH))
     assert copied(options) == ["example.test/kubernetes-release:v1.36.3"] * 2
     # As the rootfs that only finds images is read, later.
     assert copied(settled(options)) == ["example.test/kubernetes-release:v1.36.3"] * 2
@@ -75,17 +75,17 @@ def test_a_build_settles_before_it_reads(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "Kubefile").write_text(SEVERAL)
     monkeypatch.setattr(image_choice, "site_answers", lambda _: True)
     monkeypatch.setattr(releases, "_published", lambda *_: "v1.36.3")
-    seen: list[Options] = []
+    seen: list[BuildOptions] = []
 
-    def stop(options: Options) -> None:
+    def stop(options: BuildOptions) -> None:
         seen.append(options)
         raise BuildError("far enough")
 
     monkeypatch.setattr(build, "read_all", stop)
     with pytest.raises(BuildError, match="far enough"):
-        build.build(Options(tmp_path, "x", platforms=BOTH), Store(tmp_path / "store"))
+        build.build(BuildOptions(tmp_path, "x", platforms=BOTH), Store(tmp_path / "store"))
     with pytest.raises(BuildError, match="far enough"):
-        build.check(Options(tmp_path, "x", platforms=BOTH))
+        build.check(BuildOptions(tmp_path, "x", platforms=BOTH))
     assert [dict(options.build_args) for options in seen] == [
         {"SOURCE": "release", "VERSION": "v1.36.3"},
         {"SOURCE": "modules", "VERSION": "v1.36.3"},
@@ -96,7 +96,7 @@ def test_a_kubefile_with_faults_is_told_of_by_its_reader_and_nothing_is_asked(tm
     (tmp_path / "Kubefile").write_text(f"{SEVERAL}COYP a b\n")
     monkeypatch.setattr(image_choice, "site_answers", lambda _: pytest.fail("it is asked"))
     with pytest.raises(InputError, match="unknown instruction COYP"):
-        build.build(Options(tmp_path, "x", platforms=BOTH), Store(tmp_path / "store"))
+        build.build(BuildOptions(tmp_path, "x", platforms=BOTH), Store(tmp_path / "store"))
 
 
 class Box:
@@ -118,10 +118,10 @@ def test_a_network_that_an_application_brings_is_launched_before_a_node_is_waite
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     box = Box()
-    plans: list[sandbox.Plan] = []
+    plans: list[sandbox.SandboxPlan] = []
 
     @contextlib.contextmanager
-    def make(plan: sandbox.Plan, *_: Any) -> Iterator[Box]:
+    def make(plan: sandbox.SandboxPlan, *_: Any) -> Iterator[Box]:
         plans.append(plan)
         yield box
 
@@ -135,6 +135,6 @@ def test_a_network_that_an_application_brings_is_launched_before_a_node_is_waite
         _image=lambda: None,
         _settle=lambda *_: None,
     )
-    build.Discovery._boot(discovery, tmp_path, Facts("v1.36.3"), {})
+    build.ImageDiscovery._boot(discovery, tmp_path, Facts("v1.36.3"), {})
     assert plans[0].own_network
     assert box.done[:3] == ["apply calico", "wait", "apply web"]

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness.build.capture import Pulled, Record, accepted, byte_range, collect, reference_of, status_phrase
+from harness.build.capture import PulledImage, PullRecord, accepted, byte_range, collect, reference_of, status_phrase
 from harness.errors import BuildError, StoreError
 from harness.oci.graph import child_for
 from harness.oci.model import DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Platform, canonical_json, digest_of
@@ -220,15 +220,15 @@ def test_a_reason_stands_in_the_status_line() -> None:
 
 
 def test_a_tag_and_then_its_digest_is_one_image() -> None:
-    record, image = Record(), made("a")
+    record, image = PullRecord(), made("a")
     found = manifest(image[top(image)])
     record.manifest(named("test.io/a:1"), found, "node1", head=True)
     record.manifest(named(f"test.io/a@{found.digest}"), found, "node1", head=False)
-    assert record.pulled == [Pulled("test.io/a:1", found.digest, OCI_MANIFEST, "memory", 1, ("node1",))]
+    assert record.pulled == [PulledImage("test.io/a:1", found.digest, OCI_MANIFEST, "memory", 1, ("node1",))]
 
 
 def test_a_digest_that_another_client_asks_for_is_another_name() -> None:
-    record, image = Record(), made("a")
+    record, image = PullRecord(), made("a")
     found = manifest(image[top(image)])
     by_digest = f"test.io/a@{found.digest}"
     record.manifest(named("test.io/a:1"), found, "node1", head=True)
@@ -237,7 +237,7 @@ def test_a_digest_that_another_client_asks_for_is_another_name() -> None:
 
 
 def test_asking_by_digest_with_head_is_meant() -> None:
-    record, image = Record(), made("a")
+    record, image = PullRecord(), made("a")
     found = manifest(image[top(image)])
     record.manifest(named("test.io/a:1"), found, "node1", head=True)
     record.manifest(named(f"test.io/a@{found.digest}"), found, "node1", head=True)
@@ -245,7 +245,7 @@ def test_asking_by_digest_with_head_is_meant() -> None:
 
 
 def test_the_same_digest_in_another_repository_is_another_image() -> None:
-    record, image = Record(), made("a")
+    record, image = PullRecord(), made("a")
     found = manifest(image[top(image)])
     record.manifest(named("test.io/a:1"), found, "node1", head=True)
     record.manifest(named(f"test.io/b@{found.digest}"), found, "node1", head=False)
@@ -253,7 +253,7 @@ def test_the_same_digest_in_another_repository_is_another_image() -> None:
 
 
 def test_children_of_an_index_are_parts_of_it() -> None:
-    record = Record()
+    record = PullRecord()
     child = made("a")
     index = indexed(amd64=child)
     record.manifest(named("test.io/a:1"), manifest(index[top(index)]), "node1", head=False)
@@ -265,7 +265,7 @@ def test_children_of_an_index_are_parts_of_it() -> None:
 
 
 def test_pulls_and_clients_are_counted() -> None:
-    record, image = Record(), made("a")
+    record, image = PullRecord(), made("a")
     found = manifest(image[top(image)])
     for client in ("node2", "node1", "node2"):
         record.manifest(named("test.io/a:1"), found, client, head=True)
@@ -273,7 +273,7 @@ def test_pulls_and_clients_are_counted() -> None:
 
 
 def test_a_failure_ends_when_its_part_is_served() -> None:
-    record, image = Record(), made("a")
+    record, image = PullRecord(), made("a")
     name = named("test.io/a:1")
     record.failed(name, "", "not found")
     assert record.failures == {"test.io/a:1": "not found"}
@@ -441,7 +441,7 @@ class Named:
 
 def test_images_that_are_pulled_and_declared_are_one(store: Store) -> None:
     image = made("a")
-    pulled = [Pulled("test.io/a:1", top(image), OCI_MANIFEST, "memory", 1, ("10.0.0.7",))]
+    pulled = [PulledImage("test.io/a:1", top(image), OCI_MANIFEST, "memory", 1, ("10.0.0.7",))]
     declared = [Named("test.io/a:1", "manifests/b.yaml:2"), Named("test.io/a:1", "manifests/a.yaml:9")]
     found = collect(pulled, declared, listed=[Named("test.io/a:1", "imageList:1")], store=store, sources=[Memory(a=image)], platform=AMD64)
     (embedded,) = found.images
@@ -454,8 +454,8 @@ def test_images_that_are_pulled_and_declared_are_one(store: Store) -> None:
 
 def test_the_set_does_not_depend_on_who_pulled_or_in_which_order(store: Store) -> None:
     a, b = made("a"), made("b")
-    one = Pulled("test.io/a:1", top(a), OCI_MANIFEST, "memory", 1, ("10.0.0.7",))
-    two = Pulled("test.io/b:1", top(b), OCI_MANIFEST, "memory", 5, ("10.0.0.9",))
+    one = PulledImage("test.io/a:1", top(a), OCI_MANIFEST, "memory", 1, ("10.0.0.7",))
+    two = PulledImage("test.io/b:1", top(b), OCI_MANIFEST, "memory", 5, ("10.0.0.9",))
     source = Memory(a=a, b=b)
     first = collect([one, two], store=store, sources=[source], platform=AMD64)
     second = collect([two, dataclasses.replace(one, clients=("10.1.1.1",))], store=store, sources=[source], platform=AMD64)
@@ -466,7 +466,7 @@ def test_what_was_pulled_is_taken_by_its_digest_though_the_tag_has_moved(store: 
     pulled, moved = made("pulled"), made("moved")
     source = Memory(a=moved)
     source.blobs |= pulled
-    found = collect([Pulled("test.io/a:1", top(pulled), OCI_MANIFEST, "x")], store=store, sources=[source], platform=AMD64)
+    found = collect([PulledImage("test.io/a:1", top(pulled), OCI_MANIFEST, "x")], store=store, sources=[source], platform=AMD64)
     assert found.images[0].digest == top(pulled)
 
 
@@ -500,7 +500,7 @@ def test_all_that_is_missing_is_told_in_one_error_and_nothing_large_is_fetched(s
     with pytest.raises(BuildError) as raised:
         collect([], [*declared, Named("test.io/b:1", "charts/b")], store=store, sources=[source], platform=AMD64)
     assert raised.value.message == (
-        "3 images cannot be had:\n"
+        "3 images cannot be fetched:\n"
         "  test.io/arm:1 (manifests/arm.yaml:1): does not exist for linux/amd64, only for linux/arm64\n"
         "  test.io/b:1 (charts/b, manifests/b.yaml:1): no source has it\n"
         "  test.io/c:1 (manifests/c.yaml:1): no source has it"
@@ -512,7 +512,7 @@ def test_a_layer_that_is_missing_is_told_with_its_image(store: Store) -> None:
     image = made("a")
     source = Memory(a=image)
     del source.blobs[layer_of(image)]
-    with pytest.raises(BuildError, match=rf"1 image cannot be had:\n  test\.io/a:1 \(x:1\): no source has blob {layer_of(image)}"):
+    with pytest.raises(BuildError, match=rf"1 image cannot be fetched:\n  test\.io/a:1 \(x:1\): no source has blob {layer_of(image)}"):
         collect([], [Named("test.io/a:1", "x:1")], store=store, sources=[source], platform=AMD64)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from harness.build import container_images
-from harness.build.container_images import Base, Builder, asked_for, definitions, packages_in
-from harness.build.image_choice import AUTO, Choice
+from harness.build.container_images import BaseImage, Builder, asked_for, definitions, packages_in
+from harness.build.image_choice import AUTO, ImageChoice
 from harness.cloudimage import prune
 from harness.errors import BuildError, InputError
 from harness.host import docker as engines
@@ -58,7 +58,7 @@ def test_each_marked_stage_is_an_image(tmp_path: Path) -> None:
     write(tmp_path, "proxy", PROXY)
     found = definitions(tmp_path)
     assert [(one.name, one.target) for one in found] == [("example.org/proxy:v1.36.3", "proxy"), ("example.org/pause:3.2", "pause")]
-    assert found[0].bases == (Base("debian:bookworm-slim"),)
+    assert found[0].bases == (BaseImage("debian:bookworm-slim"),)
 
 
 def test_a_build_argument_in_the_name_serves_every_version(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_what_a_folder_defines_is_built_as_the_choice_says_and_nothing_else_is(t
     make = builder(tmp_path)
     names = [Reference.parse(name) for name in ("example.org/pause:3.2", "example.org/other:1")]
     for answers, built in ((False, [True, False]), (True, [False, False])):
-        choice = Choice(AUTO, lambda _, answers=answers: answers)
+        choice = ImageChoice(AUTO, lambda _, answers=answers: answers)
         assert [make.builds(name, choice) for name in names] == built
 
 
@@ -340,10 +340,10 @@ def test_an_image_that_is_there_is_not_built_again_and_counts_as_used(tmp_path: 
     monkeypatch.setattr(engines, "connect", lambda **_: client)
     monkeypatch.setattr(engines, "network_apart", lambda _: contextlib.nullcontext("apart"))
     assert make.engine_image(client, Reference.parse("example.org/tools:1")) == name
-    make._ensure(client, definitions(tmp_path / "images")[0], Base("example.org/tools:1"))
+    make._ensure(client, definitions(tmp_path / "images")[0], BaseImage("example.org/tools:1"))
     assert (client.named, client.options) == ([name, name], {})
     with pytest.raises(BuildError, match="exit code 1"):
-        make._ensure(client, definitions(tmp_path / "images")[0], Base("example.org/base:1"))
+        make._ensure(client, definitions(tmp_path / "images")[0], BaseImage("example.org/base:1"))
     assert client.options["tag"] == make.engine_name("example.org/base:1")
 
 

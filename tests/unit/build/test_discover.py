@@ -12,7 +12,7 @@ import pytest
 
 from harness import process
 from harness.build import discover
-from harness.build.discover import Declared
+from harness.build.discover import DeclaredImage
 from harness.errors import CommandError, InputError
 
 NGINX = "docker.io/library/nginx:1"
@@ -238,10 +238,10 @@ def test_image_lists(tmp_path: Path) -> None:
     write(tmp_path, {"manifests/imageList": "\ufeff# ours\n\nnginx:1  # why\r\n  a/b:2\n", "mine": f"c@{DIGEST}\nnginx:1\n"})
     found = discover.declared(tmp_path, image_list=tmp_path / "mine")
     assert found.images == (
-        Declared(NGINX, "manifests/imageList:3", "listed"),
-        Declared("docker.io/a/b:2", "manifests/imageList:4", "listed"),
-        Declared(f"docker.io/library/c@{DIGEST}", f"{tmp_path}/mine:1", "listed"),
-        Declared(NGINX, f"{tmp_path}/mine:2", "listed"),
+        DeclaredImage(NGINX, "manifests/imageList:3", "listed"),
+        DeclaredImage("docker.io/a/b:2", "manifests/imageList:4", "listed"),
+        DeclaredImage(f"docker.io/library/c@{DIGEST}", f"{tmp_path}/mine:1", "listed"),
+        DeclaredImage(NGINX, f"{tmp_path}/mine:2", "listed"),
     )
     assert discover.read_image_list(tmp_path / "mine") == found.images[2:]
 
@@ -375,7 +375,7 @@ def test_without_helm_it_is_said_which_charts_were_not_read(tmp_path: Path) -> N
     found = discover.declared(write(tmp_path, CHARTS))
     assert found.names == ("docker.io/library/extra:1",)
     assert [(warning.where, warning.message) for warning in found.warnings] == [
-        (f"{folder}/Chart.yaml", "this chart was not read: there is no helm")
+        (f"{folder}/Chart.yaml", "this chart was not read: helm is not installed")
         for folder in ("application/apps/web", "charts/mysql", "wordpress")
     ]
 

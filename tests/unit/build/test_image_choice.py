@@ -9,7 +9,7 @@ from typing import Any, Self
 import pytest
 
 from harness.build import image_choice
-from harness.build.image_choice import AUTO, BUILT, MODES, UPSTREAM, Choice
+from harness.build.image_choice import AUTO, BUILT, MODES, UPSTREAM, ImageChoice
 from harness.cloudimage import BuiltHere, EmbeddedImage
 from harness.errors import StoreError
 from harness.oci.model import OCI_MANIFEST
@@ -34,7 +34,7 @@ OURS = Reference.parse("slipway.dev/runtime:13")
     ],
 )
 def test_what_is_built_and_what_is_asked_for(mode: str, answers: bool, builds: bool, may_build: bool) -> None:
-    choice = Choice(mode, lambda _: answers)
+    choice = ImageChoice(mode, lambda _: answers)
     assert (choice.builds(UPSTREAMS), choice.may_build(UPSTREAMS)) == (builds, may_build)
 
 
@@ -43,7 +43,7 @@ def test_images_that_exist_nowhere_else_are_built_and_nobody_is_asked(mode: str)
     def ask(reference: Reference) -> bool:
         raise AssertionError(f"{reference} is asked for")
 
-    choice = Choice(mode, ask)
+    choice = ImageChoice(mode, ask)
     assert choice.builds(OURS)
     assert choice.may_build(OURS)
 
@@ -53,7 +53,7 @@ def test_only_auto_asks(mode: str) -> None:
     def ask(reference: Reference) -> bool:
         raise AssertionError(f"{reference} is asked for")
 
-    Choice(mode, ask).builds(UPSTREAMS)
+    ImageChoice(mode, ask).builds(UPSTREAMS)
 
 
 def test_a_registry_is_asked_once_a_build() -> None:
@@ -63,7 +63,7 @@ def test_a_registry_is_asked_once_a_build() -> None:
         asked.append(reference.domain)
         return False
 
-    choice = Choice(AUTO, ask)
+    choice = ImageChoice(AUTO, ask)
     assert [choice.builds(Reference.parse(name)) for name in ("registry.k8s.io/a:1", "registry.k8s.io/b:1", "redis:8")] == [True] * 3
     assert asked == ["registry.k8s.io", "docker.io"]
 

@@ -15,8 +15,8 @@ import urllib3
 
 from harness import kubefile
 from harness.build import container_images, image_choice
-from harness.build.image_choice import Choice
-from harness.build.layers import Workshop, download, entry_of, essence, index, meaning, merged, with_folders
+from harness.build.image_choice import ImageChoice
+from harness.build.layers import LayerBuilder, cache_key_files, download, entry_of, index, merged, semantic_digest, with_folders
 from harness.errors import BuildError
 from harness.host import docker
 from harness.oci.layer import LayerEntry, write_layer
@@ -32,23 +32,23 @@ spec:
 
 
 def test_a_comment_does_not_change_what_a_manifest_means() -> None:
-    assert meaning(MANIFEST) == meaning(b"# a new comment\n" + MANIFEST.replace(b"spec:", b"spec:   # ports"))
+    assert semantic_digest(MANIFEST) == semantic_digest(b"# a new comment\n" + MANIFEST.replace(b"spec:", b"spec:   # ports"))
 
 
 def test_a_value_or_another_variable_does() -> None:
-    assert meaning(MANIFEST) != meaning(MANIFEST.replace(b"Service", b"ConfigMap"))
-    assert meaning(MANIFEST) != meaning(MANIFEST.replace(b"WebPort", b"OtherPort"))
+    assert semantic_digest(MANIFEST) != semantic_digest(MANIFEST.replace(b"Service", b"ConfigMap"))
+    assert semantic_digest(MANIFEST) != semantic_digest(MANIFEST.replace(b"WebPort", b"OtherPort"))
 
 
 def test_a_hash_inside_a_block_of_text_is_content() -> None:
     script = b"data:\n  run.sh: |\n    # first\n    true\n"
-    assert meaning(script) != meaning(script.replace(b"# first", b"# second"))
+    assert semantic_digest(script) != semantic_digest(script.replace(b"# first", b"# second"))
 
 
 def test_what_is_not_yaml_means_its_bytes() -> None:
     template = b"{{ if .Values.on }}\nkind: A\n{{ end }}\n"
-    assert meaning(template) == meaning(template)
-    assert meaning(template) != meaning(template + b"# x\n")
+    assert semantic_digest(template) == semantic_digest(template)
+    assert semantic_digest(template) != semantic_digest(template + b"# x\n")
 
 
 def facts(kind: str, digest: str = "d") -> list[str]:
@@ -65,9 +65,9 @@ def test_a_file_in_place_of_a_folder_takes_its_content_away() -> None:
     assert sorted(merged([{"a": facts("dir"), "a/x": facts("file")}, {"a": facts("file")}])) == ["a"]
 
 
-def test_documentation_is_not_part_of_the_essence() -> None:
+def test_cache_key_files_documentation_is_left_out() -> None:
     files = {"README.md": facts("file"), "manifests/app.yaml": facts("file"), "charts/x/README": facts("file"), "LICENSE": facts("file")}
-    assert [entry[0] for entry in essence(files)] == ["manifests/app.yaml"]
+    assert [entry[0] for entry in cache_key_files(files)] == ["manifests/app.yaml"]
 
 
 def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_index_of_a_layer_is_remembered(tmp_path: Path) -> None:
 
 def test_a_text_that_spells_out_to_more_than_memory_holds_means_its_bytes() -> None:
     bomb = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]).encode()
-    assert meaning(bomb) == hashlib.sha256(bomb).hexdigest()
+    assert semantic_digest(bomb) == hashlib.sha256(bomb).hexdigest()
 
 
 # ADD of a URL
@@ -225,8 +225,8 @@ def test_run_gets_no_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.Monk
     parsed = kubefile.parse("FROM scratch\nRUN curl http://x/\n", "K")
     monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
     with (
-        Workshop(
-            store, builder, Fetcher([], store), tmp_path, base=[], parent="", choice=Choice(image_choice.BUILT, lambda _: True)
+        LayerBuilder(
+            store, builder, Fetcher([], store), tmp_path, base=[], parent="", choice=ImageChoice(image_choice.BUILT, lambda _: True)
         ) as work,
         pytest.raises(BuildError, match="RUN failed with exit code 7") as failed,
     ):

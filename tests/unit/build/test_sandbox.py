@@ -88,7 +88,7 @@ def test_links_of_a_rootfs_are_not_followed_to_files_of_this_machine(tmp_path: P
     (rootfs / path).unlink()
     (rootfs / path).symlink_to(str(secret) if absolute else "../" * (path.count("/") + 1) + "secret")
     env = {"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"}
-    plan = sandbox.Plan(rootfs, Facts("v1.36.3"), env, image=None, own_network=False)  # type: ignore[arg-type]
+    plan = sandbox.SandboxPlan(rootfs, Facts("v1.36.3"), env, image=None, own_network=False)  # type: ignore[arg-type]
     read = (lambda: sandbox.facts(rootfs)) if path == "etc/slipway.yaml" else (lambda: sandbox._kind_files(plan, "node", "", work))
     with pytest.raises(BuildError, match="leads out of the folder"):
         read()
@@ -114,7 +114,7 @@ def kind_document(
         (rootfs / name).write_text(text)
     work.mkdir(parents=True)
     facts = Facts("v1.36.3", pause_image=pause)
-    plan = sandbox.Plan(rootfs, facts, env, image=None, own_network=own_network)  # type: ignore[arg-type]
+    plan = sandbox.SandboxPlan(rootfs, facts, env, image=None, own_network=own_network)  # type: ignore[arg-type]
     found: dict[str, Any] = yaml.safe_load(sandbox._kind_files(plan, "node", "", work, kernel).read_text())
     return found
 
@@ -214,7 +214,7 @@ def test_a_container_node_of_an_image_without_a_network_gets_one_by_a_layer_of_i
         (tmp_path / "rootfs" / name).write_text(text)
     (tmp_path / "rootfs").mkdir(exist_ok=True)
     store, image = Store(tmp_path / "store"), PlatformImage(Platform("linux", "amd64"), (), ())
-    found = sandbox._with_network(sandbox.Plan(tmp_path / "rootfs", Facts("v1.36.3"), KIND_ENV, image, own_network=False), store)
+    found = sandbox._with_network(sandbox.SandboxPlan(tmp_path / "rootfs", Facts("v1.36.3"), KIND_ENV, image, own_network=False), store)
     assert len(found.layers) == len(found.diff_ids) == len(added)
     assert [path for path in added if rootfs.read_file(store, found, path) is None] == []
 

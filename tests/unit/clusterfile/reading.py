@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.clusterfile import Cluster, Clusterfile, Hook
+from harness.clusterfile import ClusterDocument, Clusterfile, Hook
 from harness.clusterfile.parse import parse
 from harness.errors import InputError
 
@@ -46,7 +46,7 @@ def spec_text(spec: str, *, version: str = "slipway.dev/v1") -> str:
     return head + textwrap.indent(textwrap.dedent(spec).strip("\n"), "  ") + "\n"
 
 
-def cluster(spec: str, *, version: str = "slipway.dev/v1") -> Cluster:
+def cluster(spec: str, *, version: str = "slipway.dev/v1") -> ClusterDocument:
     found = read(spec_text(spec, version=version)).cluster
     assert found is not None
     return found

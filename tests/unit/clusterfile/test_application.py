@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.clusterfile import AppConfig, AppFile, Application, Clusterfile
+from harness.clusterfile import AppConfig, AppFile, ApplicationDocument, Clusterfile
 from harness.clusterfile.application import check_apps
 from harness.clusterfile.config import apply_configs
 from harness.clusterfile.diff import difference
@@ -29,7 +29,7 @@ configs:
 
 def test_everything_there_is() -> None:
     found = read(document("Application", SPEC, name="apps", version="sealer.io/v2")).application
-    assert found == Application(
+    assert found == ApplicationDocument(
         "apps",
         None,
         ("shop", "mysql"),
@@ -79,7 +79,7 @@ def test_the_cluster_wins_over_the_application() -> None:
         ("cmds: [a]\nlaunchApps: [b]", "6 .spec.launchApps", "cmds is given too"),
         ("launchApp: [b]", "5 .spec.launchApp", "launchApp is not known here"),
         ("configs: [{env: []}]", "5 .spec.configs[0].name", "is missing"),
-        ("configs: [{name: a}, {name: a}]", "5 .spec.configs[1].name", "a stands twice"),
+        ("configs: [{name: a}, {name: a}]", "5 .spec.configs[1].name", "a is listed twice"),
         ("configs: [{name: a/b}]", "5 .spec.configs[0].name", "'a/b' is not a name of an application"),
         ("configs: [{name: a, files: [{path: ../b, data: x}]}]", "5 .spec.configs[0].files[0].path", "../b leaves the rootfs"),
         ("configs: [{name: a, files: [{path: b, strategy: render}]}]", "5 .spec.configs[0].files[0].strategy", "render is not known here"),
@@ -129,7 +129,7 @@ def test_applications_with_images_of_their_own_are_as_many_as_one_likes() -> Non
     ]
     assert faults("---\n".join([text, document("Application", OWN, name="more")]))[0][1].startswith("a second application more")
     assert "an image of its own" in faults(document("Application", "env: {A: b}"))[0][1]
-    assert "is no name for an application" in faults(document("Application", OWN, name="Shop_1"))[0][1]
+    assert "is not a name for an application" in faults(document("Application", OWN, name="Shop_1"))[0][1]
 
 
 def test_an_application_with_an_image_is_kept_without_secrets_and_compared_behind_their_marks() -> None:

@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-from harness.clusterfile import ExternalRegistry, HostAlias, Jump, LocalRegistry, Password, Ssh, Taint
+from harness.clusterfile import ExternalRegistry, HostAlias, JumpSettings, LocalRegistry, Password, SshSettings, Taint
 from harness.clusterfile.parse import parse
 
 from .reading import cluster, faults, hints, read, spec_text
@@ -46,8 +46,8 @@ def test_everything_there_is() -> None:
         profile: cis
         """
     )
-    jump = Jump("bastion.example.com", "hop", 22)
-    ssh = Ssh("me", 2222, "~/.ssh/id", "s1", Password(variable="PASS"), jump)
+    jump = JumpSettings("bastion.example.com", "hop", 22)
+    ssh = SshSettings("me", 2222, "~/.ssh/id", "s1", Password(variable="PASS"), jump)
     assert found.ssh == ssh
     assert dict(found.env) == {"A": "1", "B": "x=y", "C": ""}
     assert (found.commands, dict(found.command_args), found.app_names) == (("kubectl apply -f a.yaml",), {"Version": "1"}, ("b", "a"))
@@ -57,7 +57,7 @@ def test_everything_there_is() -> None:
     worker = found.host("10.0.1.4")
     assert worker is not None
     assert worker.roles == ("node", "ingress")
-    assert worker.ssh == Ssh("me", 22, "~/.ssh/id", "s1", Password(file="/run/pass"), jump)
+    assert worker.ssh == SshSettings("me", 22, "~/.ssh/id", "s1", Password(file="/run/pass"), jump)
     assert (dict(worker.env), dict(worker.labels)) == ({"etcd-dir": "/data"}, {"ssd": "true", "example.com/disk": "1.20"})
     assert worker.taints == (
         Taint("a", "b", "NoSchedule"),
@@ -134,7 +134,7 @@ def test_what_sealer_made_lists_of_is_said() -> None:
         ("hosts: {}", ".spec.hosts", "must be a list, not a mapping"),
         ("hosts: [{ips: [10.0.0.300], roles: [master]}]", ".spec.hosts[0].ips[0]", "10.0.0.300 is not an address"),
         ("hosts: [{ips: [node1], roles: [master]}]", ".spec.hosts[0].ips[0]", "node1 is not an address"),
-        ("hosts: [{ips: [0.0.0.0], roles: [master]}]", ".spec.hosts[0].ips[0]", "0.0.0.0 is no address of a machine"),
+        ("hosts: [{ips: [0.0.0.0], roles: [master]}]", ".spec.hosts[0].ips[0]", "0.0.0.0 is not an address of a machine"),
         ("hosts: [{ips: [10.0.0.1-5], roles: [master]}]", ".spec.hosts[0].ips[0]", "10.0.0.1-5 is not a range"),
         ("hosts: [{ips: [10.0.0.9-10.0.0.1], roles: [master]}]", ".spec.hosts[0].ips[0]", "10.0.0.9-10.0.0.1 ends before it begins"),
         ("hosts: [{ips: [10.0.0.0-10.1.0.0], roles: [master]}]", ".spec.hosts[0].ips[0]", "10.0.0.0-10.1.0.0 are 65537 addresses"),
@@ -149,27 +149,31 @@ def test_what_sealer_made_lists_of_is_said() -> None:
             "10.0.0.1,: there is nothing between two commas, or at an end",
         ),
         ("hosts: [{ips: [10.0.0.1], roles: [mster]}]", ".spec.hosts[0].roles[0]", "mster is not a role"),
-        ("hosts: [{ips: [10.0.0.1], roles: [master, node]}]", ".spec.hosts[0].roles[1]", "a machine is a master or a node, not both"),
+        (
+            "hosts: [{ips: [10.0.0.1], roles: [master, node]}]",
+            ".spec.hosts[0].roles[1]",
+            "a machine is a control-plane node or a worker, not both",
+        ),
         ("hosts: [{ips: [10.0.0.1]}]", ".spec.hosts[0].roles", "is missing"),
         ("hosts: [{roles: [master]}]", ".spec.hosts[0].ips", "is missing"),
-        ("hosts: [{ips: [10.0.0.1], roles: [node]}]", ".spec.hosts", "there is no master"),
-        ("hosts: [{ips: [10.0.0.1-10.0.0.2], roles: [master]}]", ".spec.hosts", "2 masters"),
-        ("hosts: [{count: 3, roles: [master]}]", ".spec.hosts[0].count", "3 machines are asked for, and slipway makes none"),
-        ("masters: {count: 3}", ".spec.masters.count", "3 machines are asked for, and slipway makes none"),
+        ("hosts: [{ips: [10.0.0.1], roles: [node]}]", ".spec.hosts", "there is no control-plane node"),
+        ("hosts: [{ips: [10.0.0.1-10.0.0.2], roles: [master]}]", ".spec.hosts", "2 control-plane nodes"),
+        ("hosts: [{count: 3, roles: [master]}]", ".spec.hosts[0].count", "3 machines are requested, and slipway makes none"),
+        ("masters: {count: 3}", ".spec.masters.count", "3 machines are requested, and slipway makes none"),
         ("masters: {ipList: [10.0.0.1], count: 3}", ".spec.masters.count", "3 machines, and 1 addresses are given"),
-        ("nodes: {ipList: [10.0.0.1]}", ".spec.nodes", "there is no master"),
+        ("nodes: {ipList: [10.0.0.1]}", ".spec.nodes", "there is no control-plane node"),
         (f"hosts: [{MASTER}]\nmasters: {{ipList: [10.0.0.2]}}", ".spec.masters", "hosts is given too"),
         (
             f"hosts: [{MASTER}, {{ips: [10.0.0.1], roles: [node]}}]",
             ".spec.hosts[1].ips[0]",
-            "10.0.0.1 stands twice; the first is .spec.hosts[0].ips[0] in line 6",
+            "10.0.0.1 is listed twice; the first is .spec.hosts[0].ips[0] in line 6",
         ),
         (f"hosts: [{MASTER}, {{ips: ['fd00::1'], roles: [node]}}]", ".spec.hosts[1].ips[0]", "fd00::1 is IPv6, and 10.0.0.1 is IPv4"),
         ("hosts: [{ips: [10.0.0.1], roles: [master], labels: {-a: b}}]", '.spec.hosts[0].labels["-a"]', "-a is not a key"),
         (
             "hosts: [{ips: [10.0.0.1], roles: [master], labels: {A_b/c: b}}]",
             '.spec.hosts[0].labels["A_b/c"]',
-            "A_b/c is not a key: 'A_b' is no DNS name",
+            "A_b/c is not a key: 'A_b' is not a DNS name",
         ),
         ("hosts: [{ips: [10.0.0.1], roles: [master], labels: {a: b c}}]", ".spec.hosts[0].labels.a", "b c is not a value of a label"),
         ("hosts: [{ips: [10.0.0.1], roles: [master], taints: ['a=b']}]", ".spec.hosts[0].taints[0]", "a=b has no effect"),
@@ -270,7 +274,7 @@ def test_what_must_be_there() -> None:
 
 def test_null_and_empty_text_count_as_left_out() -> None:
     found = cluster("ssh: {user: ~, passwd: '', pk: ~}\nprovider: ''\nnetwork:\nhosts:\ncmd: ~\nregistry:\n  localRegistry:\n")
-    assert (found.ssh, found.provider, found.hosts, found.commands) == (Ssh(), None, (), None)
+    assert (found.ssh, found.provider, found.hosts, found.commands) == (SshSettings(), None, (), None)
 
 
 def test_containers_are_counted() -> None:
@@ -278,7 +282,7 @@ def test_containers_are_counted() -> None:
         "provider: CONTAINER\nhosts: [{count: 3, roles: [master]}, {count: '2', roles: [node]}, {count: 1, roles: [node, gpu]}]"
     )
     assert (found.containers("master"), found.containers("node"), found.masters) == (3, 3, ())
-    assert faults(spec_text("provider: CONTAINER\nmasters: {count: 2}")) == [("7 .spec.masters", "2 masters")]
+    assert faults(spec_text("provider: CONTAINER\nmasters: {count: 2}")) == [("7 .spec.masters", "2 control-plane nodes")]
 
 
 def test_networks_of_both_families() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.clusterfile import Clusterfile
-from harness.clusterfile.diff import Change, difference
+from harness.clusterfile.diff import ClusterfileChange, difference
 from harness.clusterfile.parse import parse
 from harness.clusterfile.write import redacted
 
@@ -46,8 +46,8 @@ def test_hosts_come_go_and_change() -> None:
         "- .spec.hosts[10.0.0.4].labels.a: b",
         "+ .spec.hosts[10.0.0.5]: master",
     ]
-    assert found[0] == Change("host", "10.0.0.2", ".spec.hosts[10.0.0.2]", "removed", "node", None)
-    assert found[-1] == Change("host", "10.0.0.5", ".spec.hosts[10.0.0.5]", "added", None, "master")
+    assert found[0] == ClusterfileChange("host", "10.0.0.2", ".spec.hosts[10.0.0.2]", "removed", "node", None)
+    assert found[-1] == ClusterfileChange("host", "10.0.0.5", ".spec.hosts[10.0.0.5]", "added", None, "master")
 
 
 def test_the_way_into_machines_and_the_order_of_hosts_change_nothing() -> None:

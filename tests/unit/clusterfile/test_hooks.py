@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.clusterfile import MASTER0, Hook, Phase, Place, Selector, Taint
+from harness.clusterfile import MASTER0, Hook, HookTarget, Phase, Selector, Taint
 from harness.clusterfile import hooks as hooking
 from harness.clusterfile.parse import image_hooks, parse_hooks
 from harness.errors import InputError
@@ -12,10 +12,10 @@ from harness.errors import InputError
 from .reading import document, faults, hints, hook, read
 
 PLACES = (
-    Place("10.0.0.1", ("master",), {"zone": "a"}),
-    Place("10.0.0.2", ("master",)),
-    Place("10.0.0.3", ("node", "gpu"), {"zone": "a"}),
-    Place("10.0.0.4", ("node",)),
+    HookTarget("10.0.0.1", ("master",), {"zone": "a"}),
+    HookTarget("10.0.0.2", ("master",)),
+    HookTarget("10.0.0.3", ("node", "gpu"), {"zone": "a"}),
+    HookTarget("10.0.0.4", ("node",)),
 )
 
 
@@ -128,7 +128,7 @@ def test_phases_of_the_whole_cluster_run_on_the_first_master(spec: str, kind: st
 def test_sealer_looks_at_no_scope_in_phases_of_the_whole_cluster() -> None:
     found = read(document("Plugin", "action: pre-install\nscope: node\ndata: x"))
     assert found.hooks[0].on == (Selector(MASTER0),)
-    assert [warning.message for warning in found.warnings] == ["pre-install runs on the first master, whatever scope says"]
+    assert [warning.message for warning in found.warnings] == ["pre-install runs on the first control-plane node and ignores scope"]
 
 
 def test_each_type() -> None:
@@ -171,7 +171,7 @@ def test_each_type() -> None:
             "5 .spec.action",
             "a machine's name cannot change at post-launch: its node has it already, or never gets it",
         ),
-        ("action: PreInit\ntype: LABEL\ndata: 10.0.0.1 a=b", "5 .spec.action", "there is no node yet at pre-init"),
+        ("action: PreInit\ntype: LABEL\ndata: 10.0.0.1 a=b", "5 .spec.action", "no node exists yet at pre-init"),
         ("action: PreGuest\ntype: LABEL\ndata: |\n  10.0.0.1 a=b\n  10.0.0.2 b", "9 .spec.data", "b is not a label"),
         ("action: PreGuest\ntype: LABEL\ndata: |\n  # x\n  10.0.0.1", "9 .spec.data", "10.0.0.1: an address and a value are wanted"),
         ("action: PreGuest\ntype: TAINT\ndata: 10.0.0.1 a=b", "7 .spec.data", "a=b has no effect"),
@@ -238,8 +238,8 @@ def test_what_is_wrong_in_a_plugins_folder_is_told_all_at_once() -> None:
     assert [(fault.where, fault.message) for fault in caught.value.faults] == [
         ("plugins/a.yaml:1 .kind", "Pod is not a kind of a Clusterfile"),
         ("plugins/b.so", "is a plugin in Go's machine code, which only sealer can load"),
-        ("plugins/c.yaml", "is no text"),
-        ("plugins/d.yaml:1", "Config is no hook"),
+        ("plugins/c.yaml", "is not text"),
+        ("plugins/d.yaml:1", "Config is not a hook"),
     ]
 
 

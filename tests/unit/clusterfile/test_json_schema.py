@@ -11,7 +11,7 @@ import pytest
 from harness.clusterfile.json_schema import schema
 from harness.clusterfile.kinds import KINDS
 from harness.clusterfile.parse import parse
-from harness.clusterfile.yaml_nodes import Report, documents
+from harness.clusterfile.yaml_nodes import FaultReport, documents
 from harness.errors import InputError
 
 from .reading import CASES, CLUSTERFILES, document, spec_text
@@ -21,7 +21,7 @@ def complaints(text: str) -> list[str]:
     """The paths, or messages, of what the schema does not like in the documents of a text."""
     validator = jsonschema.Draft202012Validator(schema())
     found: list[str] = []
-    for node in documents(text, Report("f")):
+    for node in documents(text, FaultReport("f")):
         found += [error.json_path for error in validator.iter_errors(node.plain())]
     return found
 

@@ -12,10 +12,31 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.clusterfile import Cluster, Clusterfile, ExternalRegistry, LocalRegistry, Password, Ssh, kinds, serialize, validators
+from harness.clusterfile import (
+    ClusterDocument,
+    Clusterfile,
+    ExternalRegistry,
+    LocalRegistry,
+    Password,
+    SshSettings,
+    kinds,
+    serialize,
+    validators,
+)
 from harness.clusterfile.diff import difference
 from harness.clusterfile.parse import parse
-from harness.clusterfile.shapes import Anything, ByForm, Choice, Flag, Listed, Mapped, Number, Record, Shape, Text
+from harness.clusterfile.shapes import (
+    AnyShape,
+    ChoiceShape,
+    FlagShape,
+    FormShape,
+    ListShape,
+    MapShape,
+    NumberShape,
+    RecordShape,
+    Shape,
+    TextShape,
+)
 from harness.clusterfile.write import redacted, write
 from harness.errors import InputError
 from harness.lifecycle.cluster import membership
@@ -94,22 +115,22 @@ EXAMPLES: dict[Any, st.SearchStrategy[Any]] = {
 def values(shape: Shape) -> st.SearchStrategy[Any]:  # noqa: PLR0911 -- one for each shape
     """Values of which most pass ``shape``."""
     match shape:
-        case Record():
+        case RecordShape():
             return record(shape)
-        case Listed():
+        case ListShape():
             items = st.lists(values(shape.item), max_size=3)
             return st.one_of(items, values(shape.item)) if shape.one else items
-        case Mapped():
+        case MapShape():
             return st.dictionaries(EXAMPLES.get(shape.key, TEXTS), values(shape.value), max_size=3)
-        case ByForm():
+        case FormShape():
             return st.one_of([values(form) for form in (shape.scalar, shape.sequence, shape.mapping) if form])
-        case Choice():
+        case ChoiceShape():
             return st.sampled_from((*shape.known, ""))
-        case Number():
+        case NumberShape():
             return st.sampled_from((shape.least, 22, str(shape.least + 1)))
-        case Flag():
+        case FlagShape():
             return st.booleans()
-        case Text():
+        case TextShape():
             if shape.check is not None:
                 return EXAMPLES.get(shape.check, st.sampled_from(("a", "b-c")))
             return st.sampled_from(("a", "b", "NAME")) if shape.pattern is not None else TEXTS
@@ -120,7 +141,7 @@ def values(shape: Shape) -> st.SearchStrategy[Any]:  # noqa: PLR0911 -- one for 
                 ),
                 st.lists(st.builds("{}={}".format, st.sampled_from(("A", "Token", "B")), TEXTS), max_size=3),
             )
-        case Anything():
+        case AnyShape():
             return st.recursive(
                 st.one_of(TEXTS, st.integers(-9, 10**20), st.booleans(), st.none(), st.floats(allow_nan=False)),
                 lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(TEXTS, inner, max_size=2)),
@@ -129,7 +150,7 @@ def values(shape: Shape) -> st.SearchStrategy[Any]:  # noqa: PLR0911 -- one for 
     raise AssertionError(f"no values are known for {shape}")
 
 
-def record(shape: Record) -> st.SearchStrategy[dict[str, Any]]:
+def record(shape: RecordShape) -> st.SearchStrategy[dict[str, Any]]:
     usable = {key: field for key, field in shape.fields.items() if field.refused is None and field.ignored is None}
     required = {key: values(field.shape) for key, field in usable.items() if field.required}
     optional = {key: st.one_of(st.none(), values(field.shape)) for key, field in usable.items() if not field.required}
@@ -178,7 +199,7 @@ def clusterfiles(draw: st.DrawFn) -> str:
 def without_passwords(found: Clusterfile) -> Clusterfile:
     """What is written of a Clusterfile: all of it but the passwords that stand in it."""
 
-    def login(ssh: Ssh) -> Ssh:
+    def login(ssh: SshSettings) -> SshSettings:
         jump = dataclasses.replace(ssh.jump, passphrase=None, password=kept(ssh.jump.password)) if ssh.jump else None
         return dataclasses.replace(ssh, passphrase=None, password=kept(ssh.password), jump=jump)
 
@@ -191,7 +212,7 @@ def without_passwords(found: Clusterfile) -> Clusterfile:
     whole = found.cluster
     if whole is None:
         return found
-    plain: Cluster = dataclasses.replace(
+    plain: ClusterDocument = dataclasses.replace(
         whole,
         ssh=login(whole.ssh),
         hosts=tuple(dataclasses.replace(host, ssh=login(host.ssh).over(login(whole.ssh))) for host in whole.hosts),
@@ -253,5 +274,5 @@ def test_a_cluster_that_already_stores_an_empty_group_can_be_read(group: str) ->
 def test_a_group_whose_addresses_were_forgotten_is_still_a_fault() -> None:
     with pytest.raises(InputError, match=r"hosts\[1\]\.ips: is missing"):
         cluster("hosts: [{ips: [10.0.0.1], roles: [master]}, {roles: [node]}]")
-    with pytest.raises(InputError, match="there is no master"):
+    with pytest.raises(InputError, match="there is no control-plane node"):
         cluster("hosts: [{ips: [], roles: [master]}]")

@@ -7,7 +7,7 @@ import pytest
 from harness.clusterfile import is_redacted
 from harness.clusterfile.diff import difference
 from harness.clusterfile.parse import parse
-from harness.clusterfile.secrets import holds_secret, is_secret_name, mark, same
+from harness.clusterfile.secrets import fingerprint, holds_secret, is_secret_name, same_secret
 from harness.clusterfile.write import redacted
 
 
@@ -106,14 +106,14 @@ def test_texts_that_hold_none(text: str) -> None:
 
 
 def test_marks() -> None:
-    assert is_redacted(mark("geheim", "a"))
-    assert "geheim" not in mark("geheim", "a")
-    assert mark("geheim", "a") == mark("geheim", "a") != mark("geheim", "b")
-    assert same("geheim", mark("geheim", "a"), "a")
-    assert same(mark("geheim", "a"), "geheim", "a")
-    assert not same("other", mark("geheim", "a"), "a")
-    assert same("x", "x", "")
-    assert not same("x", "y", "")
+    assert is_redacted(fingerprint("geheim", "a"))
+    assert "geheim" not in fingerprint("geheim", "a")
+    assert fingerprint("geheim", "a") == fingerprint("geheim", "a") != fingerprint("geheim", "b")
+    assert same_secret("geheim", fingerprint("geheim", "a"), "a")
+    assert same_secret(fingerprint("geheim", "a"), "geheim", "a")
+    assert not same_secret("other", fingerprint("geheim", "a"), "a")
+    assert same_secret("x", "x", "")
+    assert not same_secret("x", "y", "")
 
 
 def test_a_secret_that_is_known_is_found_where_nothing_else_tells_it() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.clusterfile import Clusterfile, ExternalRegistry, Host, Jump, Password, Ssh, Taint
+from harness.clusterfile import Clusterfile, ExternalRegistry, Host, JumpSettings, Password, SshSettings, Taint
 from harness.clusterfile.config import apply_configs
 from harness.clusterfile.parse import parse
 from harness.clusterfile.write import generate, redacted, write
@@ -65,11 +65,11 @@ spec:
 
 
 def test_values_are_read_back() -> None:
-    ssh = Ssh(user="me", key="k", port=22, jump=Jump("h", "u", 2222))
+    ssh = SshSettings(user="me", key="k", port=22, jump=JumpSettings("h", "u", 2222))
     special = Host(
         ("10.0.0.9",),
         ("node", "gpu"),
-        Ssh(port=2200),
+        SshSettings(port=2200),
         {"A": "b"},
         {"gpu": "true"},
         (Taint("gpu", "", "NoSchedule"), Taint("x", remove=True)),
@@ -95,7 +95,7 @@ def test_values_are_read_back() -> None:
     assert cluster is not None
     assert cluster.ssh == ssh
     assert cluster.hosts[0] == Host(("10.0.0.1",), ("master",), ssh)
-    assert cluster.hosts[1].ssh == Ssh("me", 2200, "k", jump=ssh.jump)
+    assert cluster.hosts[1].ssh == SshSettings("me", 2200, "k", jump=ssh.jump)
     assert (cluster.hosts[1].taints, dict(cluster.hosts[1].labels)) == (special.taints, {"gpu": "true"})
     assert dict(cluster.env) == {"Empty": "", "Multi": "a\nb\n", "Quote": "it's: {x}"}
     assert (cluster.pod_cidr, cluster.svc_cidr, cluster.cert_sans) == ("100.64.0.0/10", "10.96.0.0/22", ("api.example.com",))

@@ -1,24 +1,24 @@
-"""YAML with positions: what is no YAML, what stands twice, what scalars mean."""
+"""YAML with positions: invalid YAML, duplicate keys, types of scalars."""
 
 from __future__ import annotations
 
 import pytest
 
-from harness.clusterfile.yaml_nodes import Report, documents
+from harness.clusterfile.yaml_nodes import FaultReport, documents
 from harness.errors import InputError
 
 from .reading import document, faults, hints, read, spec_text
 
 
 def plain(text: str) -> object:
-    report = Report("f")
+    report = FaultReport("f")
     (node,) = documents(text, report)
     report.finish()
     return node.plain()
 
 
 def told(text: str) -> list[tuple[str, str]]:
-    report = Report("f")
+    report = FaultReport("f")
     documents(text, report)
     return [(fault.where, fault.message) for fault in report.faults]
 
@@ -79,16 +79,16 @@ def test_depth_of_aliases_in_aliases_counts() -> None:
 def test_keys_that_stand_twice_are_faults_at_any_depth() -> None:
     text = "a: 1\nb:\n  c: 1\n  d: {e: 1, e: 2}\n  c: 2\na: 3\n"
     assert told(text) == [
-        ("f:4 .b.d.e", "stands twice; the first is in line 4"),
-        ("f:5 .b.c", "stands twice; the first is in line 3"),
-        ("f:6 .a", "stands twice; the first is in line 1"),
+        ("f:4 .b.d.e", "is given twice; the first is in line 4"),
+        ("f:5 .b.c", "is given twice; the first is in line 3"),
+        ("f:6 .a", "is given twice; the first is in line 1"),
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "where", "part"),
     [
-        ("a: 1\n\tb: 2\n", "f:2", "a tab stands where the line is indented"),
+        ("a: 1\n\tb: 2\n", "f:2", "the line is indented with a tab"),
         ("a: [1, 2\nb: 3\n", "f:2", "is not YAML"),
         ("a: b: c\n", "f:1", "is not YAML"),
         ("a: 'x\n", "f:", "is not YAML"),
@@ -108,7 +108,7 @@ def test_what_is_no_yaml_is_told_with_its_line(text: str, where: str, part: str)
 
 def test_a_document_that_is_no_yaml_does_not_hide_the_others() -> None:
     text = "a: [\n---\nb: {c: 1, c: 2}\n---\n\td: 1\n---\ne: 1\n"
-    report = Report("f")
+    report = FaultReport("f")
     found = documents(text, report)
     assert [node.plain() for node in found] == [{"b": {"c": 1}}, {"e": 1}]
     assert [fault.where.split(" ")[0] for fault in report.faults][1:] == ["f:3", "f:5"]
@@ -117,7 +117,7 @@ def test_a_document_that_is_no_yaml_does_not_hide_the_others() -> None:
 
 def test_separators_within_text_separate_nothing() -> None:
     text = "---\na: |\n  x\n  ---\n  y\n--- # next\n---\n...\n%YAML 1.1\n---\nb: 1\n"
-    report = Report("f")
+    report = FaultReport("f")
     assert [node.plain() for node in documents(text, report)] == [{"a": "x\n---\ny\n"}, {"b": 1}]
     assert report.faults == ()
 
@@ -140,7 +140,7 @@ def test_byte_order_mark_and_carriage_returns_are_harmless() -> None:
 
 @pytest.mark.parametrize("text", ["", "\n# nothing\n", "---\n---\n", "~\n"])
 def test_a_text_without_documents_is_a_fault(text: str) -> None:
-    assert faults(text) == [("1", "there is no document in it")]
+    assert faults(text) == [("1", "contains no document")]
 
 
 @pytest.mark.parametrize(

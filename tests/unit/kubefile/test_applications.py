@@ -9,7 +9,7 @@ import pytest
 from harness import kubefile
 from harness.errors import InputError
 from harness.kubefile import applications
-from harness.kubefile.applications import Application
+from harness.kubefile.applications import KubefileApp
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_default_commands(kind: str, files: list[str], commands: tuple[str, ...]
     assert applications.default_commands("web", kind, files) == commands
 
 
-def build(context: Path, text: str) -> tuple[kubefile.Kubefile, tuple[Application, ...]]:
+def build(context: Path, text: str) -> tuple[kubefile.Kubefile, tuple[KubefileApp, ...]]:
     parsed = kubefile.parse(text, "K")
     return parsed, applications.applications(parsed, context)
 
@@ -93,8 +93,8 @@ APPCMDS mixed ["bash", "run"]
 """,
     )
     assert found == (
-        Application("sh", "shell", "app", ("first.sh", "more.sh"), {}, ("bash application/apps/sh/first.sh",)),
-        Application(
+        KubefileApp("sh", "shell", "app", ("first.sh", "more.sh"), {}, ("bash application/apps/sh/first.sh",)),
+        KubefileApp(
             "net",
             "kube",
             "cni",
@@ -102,9 +102,9 @@ APPCMDS mixed ["bash", "run"]
             {},
             tuple(f"kubectl apply -f application/apps/net/{name}" for name in ("a.yaml", "b.yaml", "sub/c.yaml")),
         ),
-        Application("chart", "helm", "app", ("Chart.yaml", "templates/x.yaml"), {}, ("helm install chart application/apps/chart",)),
-        Application("remote", "helm", "app", ("redis-1.2.tgz",), {}, ("helm install remote application/apps/remote/redis-1.2.tgz",)),
-        Application(
+        KubefileApp("chart", "helm", "app", ("Chart.yaml", "templates/x.yaml"), {}, ("helm install chart application/apps/chart",)),
+        KubefileApp("remote", "helm", "app", ("redis-1.2.tgz",), {}, ("helm install remote application/apps/remote/redis-1.2.tgz",)),
+        KubefileApp(
             "mixed", "mixed", "app", ("app.yaml", "run", "more.yaml"), {"A": "3", "B": "2"}, ("cd application/apps/mixed && bash run",)
         ),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.kubefile import context as build_context
-from harness.kubefile.context import ContextError, Placed, place
+from harness.kubefile.context import ContextError, PlacedFile, place
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def context(tmp_path: Path) -> Path:
     return root
 
 
-def paths(placed: tuple[Placed, ...]) -> list[str]:
+def paths(placed: tuple[PlacedFile, ...]) -> list[str]:
     return [entry.path for entry in placed]
 
 
@@ -115,7 +115,7 @@ def test_links_inside_the_context(context: Path) -> None:
     (context / "to-dir").symlink_to("dir")
     (context / "dir/up").symlink_to("../a.txt")
     (context / "dir/dangling").symlink_to("later")
-    assert place(context, ["to-file"], "d/") == (Placed(context / "dir/x.yaml", "d/to-file"),)
+    assert place(context, ["to-file"], "d/") == (PlacedFile(context / "dir/x.yaml", "d/to-file"),)
     assert "d/sub/y.yaml" in paths(place(context, ["to-dir"], "d/"))
     below = {entry.path: entry.source for entry in place(context, ["dir"], "d/")}
     assert below["d/up"].is_symlink()
@@ -137,9 +137,9 @@ def test_in_an_image_absolute_links_lead_into_the_image(context: Path) -> None:
     (context / "dir/out").symlink_to("/etc/passwd")
     (context / "up").symlink_to("../../../a.txt")
     (context / "round").symlink_to("/round")
-    assert place(context, ["/link"], "d/", image=True) == (Placed(context / "dir/x.yaml", "d/link"),)
-    assert place(context, ["/lib/x.yaml"], "d/", image=True) == (Placed(context / "dir/x.yaml", "d/x.yaml"),)
-    assert place(context, ["up"], "d/", image=True) == (Placed(context / "a.txt", "d/up"),)
+    assert place(context, ["/link"], "d/", image=True) == (PlacedFile(context / "dir/x.yaml", "d/link"),)
+    assert place(context, ["/lib/x.yaml"], "d/", image=True) == (PlacedFile(context / "dir/x.yaml", "d/x.yaml"),)
+    assert place(context, ["up"], "d/", image=True) == (PlacedFile(context / "a.txt", "d/up"),)
     assert "d/out" in paths(place(context, ["/dir"], "d/", image=True))
     assert paths(place(context, ["/etc"], "", image=True)) == ["values.yaml"]
     with pytest.raises(ContextError, match="circle"):
@@ -153,10 +153,10 @@ def test_add_marks_tars_by_their_content(context: Path) -> None:
         tar.add(context / "a.txt", "a.txt")
     (context / "empty.tar").write_bytes(b"")
     (context / "fake.tar.gz").write_text("not a tar")
-    assert place(context, ["app.bin"], "d/", extract=True) == (Placed(context / "app.bin", "d", archive=True),)
-    assert place(context, ["app.bin"], "d/") == (Placed(context / "app.bin", "d/app.bin"),)
-    assert place(context, ["empty.tar"], "d/", extract=True) == (Placed(context / "empty.tar", "d/empty.tar"),)
-    assert place(context, ["fake.tar.gz"], "", extract=True) == (Placed(context / "fake.tar.gz", "fake.tar.gz"),)
+    assert place(context, ["app.bin"], "d/", extract=True) == (PlacedFile(context / "app.bin", "d", archive=True),)
+    assert place(context, ["app.bin"], "d/") == (PlacedFile(context / "app.bin", "d/app.bin"),)
+    assert place(context, ["empty.tar"], "d/", extract=True) == (PlacedFile(context / "empty.tar", "d/empty.tar"),)
+    assert place(context, ["fake.tar.gz"], "", extract=True) == (PlacedFile(context / "fake.tar.gz", "fake.tar.gz"),)
 
 
 def test_the_file_with_passwords_stays_out(context: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from harness import kubefile
 from harness.errors import Fault, InputError
 from harness.kubefile import (
-    App,
     AppCmds,
     AppEnv,
+    AppInstruction,
     Arg,
     Cmd,
     Cmds,
@@ -105,7 +105,7 @@ def test_an_escaped_escape_continues_nothing() -> None:
 def test_the_escape_directive_counts_only_at_the_top() -> None:
     assert parse("# a comment\n# escape=`\nFROM scratch\nRUN a \\\n b").of(Run)[0].command == "a  b"
     assert fault("# escape=x\nFROM scratch").message == "'x' cannot be the escape character"
-    assert fault("# escape=`\n# escape=`\nFROM scratch").message == "the directive escape stands twice"
+    assert fault("# escape=`\n# escape=`\nFROM scratch").message == "the directive escape is given twice"
 
 
 def test_here_documents_of_run() -> None:
@@ -135,7 +135,7 @@ def test_another_value_is_one_fault_that_tells_those_there_are(value: str, tmp_p
     (tmp_path / "parts/flannel").mkdir(parents=True)
     with pytest.raises(InputError) as caught:
         kubefile.parse(CHOICE, "Kubefile", build_args={"NETWORK": value}, context=tmp_path)
-    assert caught.value.faults == (Fault("Kubefile:3", f"NETWORK={value}: there is no such choice", "one of flannel, none"),)
+    assert caught.value.faults == (Fault("Kubefile:3", f"NETWORK={value}: not an allowed value", "one of flannel, none"),)
 
 
 def test_choices_are_of_the_line_below_them_only() -> None:
@@ -187,7 +187,7 @@ def test_an_arg_before_from_must_be_repeated_behind_it() -> None:
     found = parse("ARG V=1\nFROM scratch\nLABEL a=$V\nARG V\nLABEL b=$V\nARG V=2\nLABEL c=$V")
     assert found.labels == {"a": "", "b": "1", "c": "2"}
     assert [str(warning) for warning in found.warnings] == [
-        "web/Kubefile:3: $V is not defined and stands for nothing\n  hint: declare it: ARG V"
+        "web/Kubefile:3: $V is not defined and expands to nothing\n  hint: declare it: ARG V"
     ]
 
 
@@ -385,7 +385,7 @@ def test_labels_and_what_sealer_means_by_them() -> None:
     assert found.kube_version == ">=1.18 <1.23"
     assert found.labels["cluster.alpha.sealer.io/kube-cni-calico"] == "true"
     assert found.labels["cluster.alpha.sealer.io/kube-csi-nfs"] == "true"
-    assert [(type(item), item.name, item.app) for item in found.of(App)] == [(Cni, "CNI", "calico"), (Csi, "CSI", "nfs")]
+    assert [(type(item), item.name, item.app) for item in found.of(AppInstruction)] == [(Cni, "CNI", "calico"), (Csi, "CSI", "nfs")]
 
 
 def test_kubeversion() -> None:
@@ -411,12 +411,12 @@ def test_applications() -> None:
         LAUNCH web db base-app
         """
     )
-    assert found.of(App)[0] == App(
+    assert found.of(AppInstruction)[0] == AppInstruction(
         3, "APP web local://amd64/web https://x.io/3/extra.yaml", "web", ("amd64/web", "https://x.io/3/extra.yaml")
     )
-    assert found.of(App)[0].folder == "application/apps/web/"
-    assert found.of(App)[0].urls == ("https://x.io/3/extra.yaml",)
-    assert found.of(App)[1].sources == ("my db",)
+    assert found.of(AppInstruction)[0].folder == "application/apps/web/"
+    assert found.of(AppInstruction)[0].urls == ("https://x.io/3/extra.yaml",)
+    assert found.of(AppInstruction)[1].sources == ("my db",)
     assert [(item.app, item.values) for item in found.of(AppEnv)] == [("web", {"A": "1", "B": "2 3"}), ("db", {"V": "3"})]
     assert found.of(AppCmds)[0].command == "kubectl apply -f web-3.yaml"
     assert found.of(Launch)[0].apps == found.launch == ("web", "db", "base-app")
@@ -488,7 +488,7 @@ def test_every_fault_at_once_with_its_line() -> None:
         "6: web.yaml: where an application's files are must be said",
         "7: APPCMDS web: a JSON list with a command is wanted",
         "8: LAUNCH must be the last instruction",
-        "8: LAUNCH: there is no application wbe",
+        "8: LAUNCH: application wbe does not exist",
         "9: CMD and LAUNCH (line 8) exclude each other",
         "10: a second FROM",
     ]
@@ -497,9 +497,9 @@ def test_every_fault_at_once_with_its_line() -> None:
 @pytest.mark.parametrize(
     ("text", "where", "message", "hint"),
     [
-        ("", "1", "there is no FROM", "begin with FROM kubernetes:v1.36.3, or FROM scratch for an application image"),
-        ("# only\n\nCOPY a b", "1", "there is no FROM", "begin with FROM kubernetes:v1.36.3, or FROM scratch for an application image"),
-        ("COPY a b\nRUN x\nFROM scratch", "1", "COPY stands before FROM", "only ARG may"),
+        ("", "1", "FROM is missing", "begin with FROM kubernetes:v1.36.3, or FROM scratch for an application image"),
+        ("# only\n\nCOPY a b", "1", "FROM is missing", "begin with FROM kubernetes:v1.36.3, or FROM scratch for an application image"),
+        ("COPY a b\nRUN x\nFROM scratch", "1", "COPY is before FROM", "only ARG may"),
         ("FROM", "1", "FROM says nothing", "FROM image, or FROM --platform=os/arch image"),
         ("FROM a b", "1", "FROM a b: one image is wanted", "FROM image, or FROM --platform=os/arch image"),
         ("FROM a as", "1", "FROM a as: one image is wanted", "FROM image, or FROM --platform=os/arch image"),
@@ -561,10 +561,10 @@ def test_every_fault_at_once_with_its_line() -> None:
         ("FROM scratch\nCMDS []", "2", "CMDS wants a JSON list of commands", 'CMDS ["kubectl apply -f manifests/app.yaml"]'),
         ('FROM scratch\nCMDS ["a"', "2", "not a JSON list: Expecting ',' delimiter at character 5", None),
         ('FROM scratch\nCMDS ["a"]\nRUN x', "2", "CMDS must be the last instruction", "move it to the end"),
-        ('FROM scratch\nCMDS ["a"]\nCMDS ["b"]', "3", "CMDS stands twice; the first is in line 2", "join them into one"),
-        ("FROM scratch\nAPP web local://a\nLAUNCH webb", "3", "LAUNCH: there is no application webb", "did you mean web?"),
-        ("FROM scratch\nAPPENV web A=1", "2", "APPENV: there is no application web", "define it: APP web local://..."),
-        ('FROM scratch\nAPPCMDS web ["ls"]', "2", "APPCMDS: there is no application web", "define it: APP web local://..."),
+        ('FROM scratch\nCMDS ["a"]\nCMDS ["b"]', "3", "CMDS is given twice; the first is in line 2", "join them into one"),
+        ("FROM scratch\nAPP web local://a\nLAUNCH webb", "3", "LAUNCH: application webb does not exist", "did you mean web?"),
+        ("FROM scratch\nAPPENV web A=1", "2", "APPENV: application web does not exist", "define it: APP web local://..."),
+        ('FROM scratch\nAPPCMDS web ["ls"]', "2", "APPCMDS: application web does not exist", "define it: APP web local://..."),
     ],
 )
 def test_faults(text: str, where: str, message: str, hint: str | None) -> None:
@@ -574,7 +574,7 @@ def test_faults(text: str, where: str, message: str, hint: str | None) -> None:
 
 def test_launch_stands_once_and_alone() -> None:
     text = "FROM scratch\nAPP a local://a\nLAUNCH a\nLAUNCH a"
-    assert faults(text) == ["4: LAUNCH stands twice; the first is in line 3"]
+    assert faults(text) == ["4: LAUNCH is given twice; the first is in line 3"]
     assert faults('FROM scratch\nAPP a local://a\nCMDS ["ls"]\nLAUNCH a') == [
         "3: CMDS must be the last instruction",
         "3: CMDS and LAUNCH (line 4) exclude each other",
@@ -590,8 +590,8 @@ def test_an_undefined_variable_is_empty_and_told() -> None:
     found = parse("FROM scratch\nARG VERSION=1\nCOPY a$VERSOIN b\nENV X=${NONE}")
     assert found.of(Copy)[0].sources == ("a",)
     assert [(warning.where, warning.message, warning.hint) for warning in found.warnings] == [
-        ("web/Kubefile:3", "$VERSOIN is not defined and stands for nothing", "did you mean $VERSION?"),
-        ("web/Kubefile:4", "$NONE is not defined and stands for nothing", "declare it: ARG NONE"),
+        ("web/Kubefile:3", "$VERSOIN is not defined and expands to nothing", "did you mean $VERSION?"),
+        ("web/Kubefile:4", "$NONE is not defined and expands to nothing", "declare it: ARG NONE"),
     ]
 
 

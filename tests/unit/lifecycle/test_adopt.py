@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.clusterfile import Ssh, Taint
+from harness.clusterfile import SshSettings, Taint
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError
 from harness.lifecycle import adopt
@@ -56,7 +56,7 @@ class Master(StandIn):
 
 
 def test_a_cluster_becomes_a_clusterfile_that_reads_back() -> None:
-    taken = adopt.read(Master(NODES), None, Ssh(user="ops", port=22))
+    taken = adopt.read(Master(NODES), None, SshSettings(user="ops", port=22))
     cluster = parse(taken.text, "Clusterfile").cluster
     assert cluster is not None
     assert (cluster.name, cluster.image, taken.kubernetes) == ("default", "kubernetes:v1.36.3", "v1.36.3")
@@ -74,15 +74,15 @@ def test_a_cluster_becomes_a_clusterfile_that_reads_back() -> None:
 
 
 def test_name_and_image_are_ours_to_give() -> None:
-    cluster = adopt.read(Master(NODES), "shop", Ssh(), "shop:1").clusterfile.cluster
+    cluster = adopt.read(Master(NODES), "shop", SshSettings(), "shop:1").clusterfile.cluster
     assert cluster is not None
     assert (cluster.name, cluster.image) == ("shop", "shop:1")
 
 
 def test_what_is_no_cluster_of_kubeadms_is_told() -> None:
     with pytest.raises(CheckError, match="no cluster answers"):
-        adopt.read(Master(), None, Ssh())
+        adopt.read(Master(), None, SshSettings())
     with pytest.raises(CheckError, match="was not made by kubeadm"):
-        adopt.read(Master(NODES, None), None, Ssh())
+        adopt.read(Master(NODES, None), None, SshSettings())
     with pytest.raises(CheckError, match="node w9 has no internal address"):
-        adopt.read(Master([node("w9", None, {})]), None, Ssh())
+        adopt.read(Master([node("w9", None, {})]), None, SshSettings())

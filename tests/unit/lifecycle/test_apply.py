@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.clusterfile import Clusterfile
-from harness.clusterfile.diff import Change, difference
+from harness.clusterfile.diff import ClusterfileChange, difference
 from harness.clusterfile.parse import parse
 from harness.clusterfile.write import redacted
 from harness.errors import InputError, UsageError
@@ -40,7 +40,7 @@ spec:
 CONFIG = "---\napiVersion: slipway.dev/v1\nkind: Config\nmetadata: {name: values}\nspec: {path: etc/values.yaml, data: 'a: %s'}\n"
 
 
-def changes(old: str, new: str) -> tuple[Change, ...]:
+def changes(old: str, new: str) -> tuple[ClusterfileChange, ...]:
     stored = parse(redacted(effective(parse(old, "old"), Given())), "stored")
     return difference(stored, effective(parse(new, "Clusterfile"), Given()))
 

@@ -14,7 +14,7 @@ from harness.lifecycle import delete
 from harness.lifecycle.plan import execute
 from harness.lifecycle.provision import node_files
 from harness.nodes import Machine
-from harness.nodes.ssh import Ssh
+from harness.nodes.ssh import SshConnections
 from tests.unit.lifecycle.standin import StandIn
 
 
@@ -121,7 +121,7 @@ def test_a_machine_that_cannot_be_emptied_is_told(work: Any) -> None:
 
 def test_a_plan_to_delete_is_made_without_touching_anything(tmp_path: Path) -> None:
     found = delete.prepare("lab", [Machine("10.0.0.1")], [Machine("10.0.0.2")], home=tmp_path)
-    assert isinstance(found.ssh, Ssh)
+    assert isinstance(found.ssh, SshConnections)
     plan = {step.id: step for step in delete.plan(found)}
     assert list(plan) == ["connect", "hooks", "clean", "forget"]
     assert [node.address for node in plan["clean"].nodes] == ["10.0.0.1", "10.0.0.2"]

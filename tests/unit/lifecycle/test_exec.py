@@ -14,7 +14,7 @@ from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.cluster.access import Known
 from harness.lifecycle.exec import Outcome, Target, addresses_with, judge, on_each, select, shell_text, targets
 from harness.nodes import Machine
-from harness.nodes.ssh import Ssh, _own_code
+from harness.nodes.ssh import SshConnections, _own_code
 
 
 class Speaker:
@@ -86,7 +86,7 @@ def test_names_are_those_that_are_remembered(tmp_path: Path) -> None:
     state = ClusterState.of("lab", tmp_path)
     state.remember({"masters": [{"address": "10.0.0.1", "name": "one"}]})
     found = Known(state, (Machine("10.0.0.1"),), (Machine("10.0.0.2"),))
-    named = targets(found, Ssh(tmp_path / "c", (*found.masters, *found.nodes)))
+    named = targets(found, SshConnections(tmp_path / "c", (*found.masters, *found.nodes)))
     assert [(one.name, one.role) for one in named] == [("one", "master"), ("10.0.0.2", "node")]
 
 

@@ -24,7 +24,7 @@ from harness.lifecycle.kube import etcd
 from harness.lifecycle.provision import registry
 from harness.lifecycle.provision.registry import OfSite
 from harness.nodes import Machine
-from harness.nodes.files import File
+from harness.nodes.files import NodeFile
 from harness.oci.registry.config import Site
 from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
@@ -300,7 +300,7 @@ def rendered(made: Work) -> Any:
 
 
 def test_files_are_rendered_with_what_the_cluster_was_made_with(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = {"manifests/db.yaml": File(b"password: hunter2"), "etc/addons/dns.yaml": File(b"kind: Service")}
+    there = {"manifests/db.yaml": NodeFile(b"password: hunter2"), "etc/addons/dns.yaml": NodeFile(b"kind: Service")}
     monkeypatch.setattr(join, "_rendered_files", lambda *_: there)
     files = rendered(work(store, tmp_path, masters=("10.0.0.9",), files=FILES))
     assert files["manifests/page.yaml"].data == b"kind: ConfigMap\ntext: hello from 10.0.0.9\n"
@@ -345,7 +345,7 @@ def test_files_of_a_master_keep_the_mode_that_they_have_in_the_image(store: Stor
     (made.setup.tree(made.setup.first) / "manifests/db.yaml").chmod(0o600)
     monkeypatch.setattr(join, "read_all", lambda _, paths: {path: b"x" for path in paths if "db" in path})
     found = join._rendered_files(made, made.setup.first, ["manifests/db.yaml", "manifests/gone.yaml"])
-    assert found == {"manifests/db.yaml": File(b"x", 0o600)}
+    assert found == {"manifests/db.yaml": NodeFile(b"x", 0o600)}
 
 
 # ---- keys and etcd ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from harness.lifecycle.cluster.access import Access, Known
 from harness.lifecycle.restore import _holds_it, _machines, _Source, forget_others, on_hosts, put_data, restart_watchers
 from harness.nodes import Login, Machine
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.ssh import Ssh
+from harness.nodes.ssh import SshConnections
 from tests.unit.lifecycle.standin import StandIn
 
 MARK = "lab 0123456789abcdef"
@@ -42,7 +42,7 @@ def cluster(tmp_path: Path, *marks: str, begun: str = "") -> Access:
         masters[-1].answers = {"/cluster": mark, "restore-begun": begun if number == 1 else ""}
     known = Known(ClusterState.of("lab", tmp_path), tuple(Machine(one.address) for one in masters), ())
     found: Any = tuple(masters)
-    return Access(known, Ssh(tmp_path / "c", known.masters), found, (), {})
+    return Access(known, SshConnections(tmp_path / "c", known.masters), found, (), {})
 
 
 def test_masters_of_the_same_cluster_are_restored_in_place(tmp_path: Path) -> None:

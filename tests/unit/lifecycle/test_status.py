@@ -13,7 +13,7 @@ from harness.lifecycle.cluster.access import Access, Known
 from harness.lifecycle.cluster.change import DONE, RUNNING, Move, Version
 from harness.lifecycle.status import gather
 from harness.nodes import Machine
-from harness.nodes.ssh import Ssh
+from harness.nodes.ssh import SshConnections
 from tests.unit.lifecycle.standin import StandIn
 
 
@@ -54,7 +54,7 @@ def cluster(tmp_path: Path, items: list[dict[str, Any]], *, registry: str = "act
     known = Known(ClusterState.of("lab", tmp_path), (Machine("10.0.0.1"),), ())
     unreachable = {address: NodeError(f"{address}: no answer") for address in gone}
     masters: Any = (master,)
-    return Access(known, Ssh(tmp_path / "c", known.masters), masters, (), unreachable)
+    return Access(known, SshConnections(tmp_path / "c", known.masters), masters, (), unreachable)
 
 
 def test_a_healthy_cluster(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from harness.lifecycle.kube import etcd
 from harness.lifecycle.kube.readiness import Resource
 from harness.lifecycle.provision import registry, rootfs_update
 from harness.lifecycle.rolling_update import Work
-from harness.nodes.files import File
+from harness.nodes.files import NodeFile
 from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
 from harness.process import ProcessResult
@@ -392,7 +392,7 @@ def addon(name: str) -> str:
 )
 def test_an_image_with_another_pod_network_is_refused(store: Store, tmp_path: Path, runs: str, brings: str, *, refused: bool) -> None:
     made = work(store, tmp_path)
-    made.setup.rendered = {node.address: {steps.NETWORK_MANIFEST: File.text(addon(brings))} for node in made.setup.nodes}
+    made.setup.rendered = {node.address: {steps.NETWORK_MANIFEST: NodeFile.text(addon(brings))} for node in made.setup.nodes}
     build(store, files={"etc/slipway.yaml": FACTS, steps.NETWORK_MANIFEST: addon(brings)})
     made.setup.image = cloudimage.read(store, "web")
     made.found.first.answers["get daemonsets.apps"] = runs  # type: ignore[attr-defined]
@@ -463,7 +463,7 @@ def test_what_an_image_had_that_is_not_here_is_not_known(store: Store, tmp_path:
 
 def parts(made: Work, node: Any, *changed: str, monkeypatch: pytest.MonkeyPatch, placed: tuple[str, ...] = ()) -> set[str]:
     monkeypatch.setattr(rolling_update, "_placed", lambda *_: frozenset(placed))
-    monkeypatch.setattr(steps, "machine_files", lambda *_: {"/x": File()})
+    monkeypatch.setattr(steps, "machine_files", lambda *_: {"/x": NodeFile()})
     monkeypatch.setattr(rolling_update, "_noted", lambda *_: True)
     return set(rolling_update._parts(made, node, rootfs_update.Delta((), frozenset(changed), 0)))
 

@@ -8,12 +8,14 @@ import tarfile
 import pytest
 
 from harness.errors import NodeError
-from harness.nodes.files import File, archive, read_all, tar_stream
+from harness.nodes.files import NodeFile, archive, read_files, tar_stream
 from tests.unit.lifecycle.standin import StandIn
 
 
 def test_an_archive_keeps_modes_and_links_and_belongs_to_root() -> None:
-    data = archive({"/etc/x/key": File(b"secret", 0o600), "/usr/local/bin/kubectl": File(link="/opt/kubectl"), "/etc/a": File.text("ä")})
+    data = archive(
+        {"/etc/x/key": NodeFile(b"secret", 0o600), "/usr/local/bin/kubectl": NodeFile(link="/opt/kubectl"), "/etc/a": NodeFile.text("ä")}
+    )
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         key, link = tar.getmember("etc/x/key"), tar.getmember("usr/local/bin/kubectl")
         assert (key.mode, key.uid, key.gid, key.size) == (0o600, 0, 0, 6)
@@ -26,7 +28,7 @@ def test_an_archive_keeps_modes_and_links_and_belongs_to_root() -> None:
 @pytest.mark.parametrize("path", ["etc/x", "/etc/../x", "/etc//x", "/etc/x/", "//etc/x", "///etc/x", "/", "//", "/..", ""])
 def test_a_path_that_is_not_plain_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="not a plain absolute path"):
-        archive({path: File(b"")})
+        archive({path: NodeFile(b"")})
 
 
 def test_a_tar_can_be_written_into_a_pipe() -> None:
@@ -53,8 +55,8 @@ def test_a_tar_can_be_written_into_a_pipe() -> None:
 def test_of_what_a_machine_sends_only_what_was_asked_for_is_taken() -> None:
     node = StandIn("10.0.0.1")
     node.answers = {"base64": "/etc/a YQ==\n/root/x eA==\n../y eA==\nend\n"}
-    assert read_all(node, ["/etc/a", "/etc/b"]) == {"/etc/a": b"a"}
+    assert read_files(node, ["/etc/a", "/etc/b"]) == {"/etc/a": b"a"}
     for odd in ("/etc/a %%\nend\n", "/etc/a YQ\nend\n"):
         node.answers = {"base64": odd}
         with pytest.raises(NodeError, match="/etc/a did not arrive whole"):
-            read_all(node, ["/etc/a"])
+            read_files(node, ["/etc/a"])

@@ -12,8 +12,8 @@ import pytest
 
 from harness import process
 from harness.errors import CommandError, NodeError, UsageError
-from harness.nodes import Jump, Login, Machine, Writer
-from harness.nodes.ssh import Ssh, config_text, explain
+from harness.nodes import JumpHost, Login, Machine, Writer
+from harness.nodes.ssh import SshConnections, config_text, explain
 from harness.process import ProcessResult
 
 Answer = Callable[[list[str], dict[str, Any]], tuple[int, str, str]]
@@ -68,7 +68,7 @@ def test_a_given_key_is_the_only_one_tried_and_a_path_with_blanks_is_quoted(tmp_
 
 
 def test_a_machine_in_between_has_an_entry_of_its_own(tmp_path: Path) -> None:
-    jump = Jump("bastion.example.com", "ops", 2200, tmp_path / "jump")
+    jump = JumpHost("bastion.example.com", "ops", 2200, tmp_path / "jump")
     machines = [Machine("10.0.0.1", Login(jump=jump)), Machine("10.0.0.2", Login(jump=jump)), Machine("10.0.0.3")]
     text = config_text(machines, tmp_path / "known_hosts", tmp_path)
     entries = {part.splitlines()[0]: part for part in text.split("\n\n")}
@@ -80,7 +80,7 @@ def test_a_machine_in_between_has_an_entry_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_password_is_in_no_file_and_in_no_argument(tmp_path: Path, programs: Programs) -> None:
-    ssh = Ssh(tmp_path / "c", machines("10.0.0.1", user="ops", password="hunter2", passphrase="opensesame"))
+    ssh = SshConnections(tmp_path / "c", machines("10.0.0.1", user="ops", password="hunter2", passphrase="opensesame"))
     ssh.prepare()
     ssh.nodes[0].run("true")
     written = "".join(path.read_text() for path in (tmp_path / "c").iterdir())
@@ -95,7 +95,7 @@ def test_a_password_is_in_no_file_and_in_no_argument(tmp_path: Path, programs: P
 
 
 def test_without_secrets_ssh_asks_nobody(tmp_path: Path, programs: Programs) -> None:
-    ssh = Ssh(tmp_path / "c", machines("10.0.0.1"))
+    ssh = SshConnections(tmp_path / "c", machines("10.0.0.1"))
     ssh.prepare()
     ssh.nodes[0].run("true")
     assert not programs.calls[-1][1]["env"]
@@ -105,25 +105,25 @@ def test_without_secrets_ssh_asks_nobody(tmp_path: Path, programs: Programs) -> 
 @pytest.mark.parametrize("bad", [Machine("10.0.0.1 -oProxyCommand=x"), Machine("-oProxyCommand=x"), Machine("10.0.0.1", Login(user="a b"))])
 def test_what_could_be_taken_for_an_option_is_no_address(tmp_path: Path, bad: Machine) -> None:
     with pytest.raises(UsageError, match="neither an address nor a user"):
-        Ssh(tmp_path / "c", [bad]).prepare()
+        SshConnections(tmp_path / "c", [bad]).prepare()
 
 
 def test_a_key_that_is_not_there_is_told_before_anything_is_tried(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such private key"):
-        Ssh(tmp_path / "c", machines("10.0.0.1", key=tmp_path / "nokey")).prepare()
+        SshConnections(tmp_path / "c", machines("10.0.0.1", key=tmp_path / "nokey")).prepare()
 
 
 def test_root_runs_commands_at_once_and_others_through_sudo(tmp_path: Path, programs: Programs) -> None:
-    root = Ssh(tmp_path / "a", machines("10.0.0.1")).nodes[0]
+    root = SshConnections(tmp_path / "a", machines("10.0.0.1")).nodes[0]
     root.run("echo 'a b'")
     assert programs.calls[-1][0][-1] == """sh -c 'echo '"'"'a b'"'"''"""
-    other = Ssh(tmp_path / "b", machines("10.0.0.1", user="ops")).nodes[0]
+    other = SshConnections(tmp_path / "b", machines("10.0.0.1", user="ops")).nodes[0]
     other.run("true")
     assert programs.calls[-1][0][-1] == "sudo -n -- sh -c true"
 
 
 def test_a_command_that_fails_is_named_with_its_node_and_its_output(tmp_path: Path, programs: Programs) -> None:
-    node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
+    node = SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0]
     programs.answer = lambda argv, options: (3, "some output", "the reason")
     with pytest.raises(CommandError, match=r"10\.0\.0\.1: systemctl start x: exit code 3") as caught:
         node.run("systemctl start x")
@@ -153,7 +153,7 @@ def test_a_command_that_fails_is_named_with_its_node_and_its_output(tmp_path: Pa
 def test_a_failure_of_ssh_says_what_why_and_what_next_in_one_line(
     tmp_path: Path, programs: Programs, said: str, why: str, next_step: str
 ) -> None:
-    node = Ssh(tmp_path / "c", machines("10.0.0.1", user="ops", port=2222, key=tmp_path / "id")).nodes[0]
+    node = SshConnections(tmp_path / "c", machines("10.0.0.1", user="ops", port=2222, key=tmp_path / "id")).nodes[0]
     programs.answer = lambda argv, options: (255, "", said)
     with pytest.raises(NodeError) as caught:
         node.run("true", check=False)
@@ -164,7 +164,7 @@ def test_a_failure_of_ssh_says_what_why_and_what_next_in_one_line(
 
 
 def test_sudo_that_wants_a_password_is_a_refusal_of_the_node(tmp_path: Path, programs: Programs) -> None:
-    node = Ssh(tmp_path / "c", machines("10.0.0.1", user="ops")).nodes[0]
+    node = SshConnections(tmp_path / "c", machines("10.0.0.1", user="ops")).nodes[0]
     programs.answer = lambda argv, options: (1, "", "sudo: a password is required\n")
     with pytest.raises(NodeError, match="ops may not become root") as caught:
         node.run("true", check=False)
@@ -172,13 +172,13 @@ def test_sudo_that_wants_a_password_is_a_refusal_of_the_node(tmp_path: Path, pro
 
 
 def test_a_command_whose_output_speaks_of_passwords_is_not_taken_for_sudo(tmp_path: Path, programs: Programs) -> None:
-    node = Ssh(tmp_path / "c", machines("10.0.0.1", user="ops")).nodes[0]
+    node = SshConnections(tmp_path / "c", machines("10.0.0.1", user="ops")).nodes[0]
     programs.answer = lambda argv, options: (1, "", "mysql: a password is required\n")
     assert node.run("mysql", check=False).returncode == 1
 
 
 def test_while_the_connection_stands_the_code_of_a_lost_one_was_the_commands(tmp_path: Path, programs: Programs) -> None:
-    node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
+    node = SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0]
     programs.answer = lambda argv, options: (0, "", "Master running") if "check" in argv else (255, "", "its own words")
     with pytest.raises(CommandError, match="exit code 255") as caught:
         node.run("exit 255")
@@ -197,14 +197,14 @@ def connecting(failing: dict[str, str]) -> Answer:
 
 def test_connecting_learns_the_host_names(tmp_path: Path, programs: Programs) -> None:
     programs.answer = connecting({})
-    nodes = Ssh(tmp_path / "c", machines("10.0.0.1", "10.0.0.2")).connect()
+    nodes = SshConnections(tmp_path / "c", machines("10.0.0.1", "10.0.0.2")).connect()
     assert [node.name for node in nodes] == ["host-1", "host-2"]
 
 
 def test_all_machines_are_tried_and_all_failures_told_at_once(tmp_path: Path, programs: Programs) -> None:
     programs.answer = connecting({"10.0.0.1": "Connection refused", "10.0.0.3": "Permission denied (publickey)"})
     with pytest.raises(NodeError) as caught:
-        Ssh(tmp_path / "c", machines("10.0.0.1", "10.0.0.2", "10.0.0.3")).connect()
+        SshConnections(tmp_path / "c", machines("10.0.0.1", "10.0.0.2", "10.0.0.3")).connect()
     assert "10.0.0.1: nothing listens" in caught.value.message
     assert "10.0.0.3: it does not accept" in caught.value.message
     assert "10.0.0.2" not in caught.value.message
@@ -212,7 +212,7 @@ def test_all_machines_are_tried_and_all_failures_told_at_once(tmp_path: Path, pr
 
 def test_those_who_can_do_without_some_get_the_others(tmp_path: Path, programs: Programs) -> None:
     programs.answer = connecting({"10.0.0.2": "Connection refused"})
-    good, errors = Ssh(tmp_path / "c", machines("10.0.0.1", "10.0.0.2")).reachable()
+    good, errors = SshConnections(tmp_path / "c", machines("10.0.0.1", "10.0.0.2")).reachable()
     assert [node.address for node in good] == ["10.0.0.1"]
     assert [node.address for node in errors] == ["10.0.0.2"]
 
@@ -223,11 +223,11 @@ def test_a_login_that_never_ends_is_a_machine_that_does_not_answer(tmp_path: Pat
 
     programs.answer = hang
     with pytest.raises(NodeError, match="no answer"):
-        Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0].connect()
+        SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0].connect()
 
 
 def test_a_new_host_key_is_shown_once(tmp_path: Path, programs: Programs, capsys: pytest.CaptureFixture[str]) -> None:
-    ssh = Ssh(tmp_path / "c", machines("10.0.0.1"))
+    ssh = SshConnections(tmp_path / "c", machines("10.0.0.1"))
 
     def answer(argv: list[str], options: dict[str, Any]) -> tuple[int, str, str]:
         if argv[0] == "ssh-keygen":
@@ -250,7 +250,7 @@ def many(pieces: int) -> Writer:
 
 
 def test_a_writer_feeds_the_command_and_its_failure_is_not_lost(tmp_path: Path, programs: Programs) -> None:
-    node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
+    node = SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0]
     node.put_tar(many(10), "/data")
     assert programs.read == [b"x" * 1_000_000]
 
@@ -262,7 +262,7 @@ def test_a_writer_feeds_the_command_and_its_failure_is_not_lost(tmp_path: Path, 
 
 
 def test_what_is_sent_is_counted_the_command_and_its_input(tmp_path: Path, programs: Programs) -> None:
-    ssh = Ssh(tmp_path / "c", machines("10.0.0.1", "10.0.0.2"))
+    ssh = SshConnections(tmp_path / "c", machines("10.0.0.1", "10.0.0.2"))
     for node in ssh.nodes:
         node.put_tar(many(10), "/data")
     ssh.nodes[0].run("cat", input=b"x" * 500)
@@ -270,7 +270,7 @@ def test_what_is_sent_is_counted_the_command_and_its_input(tmp_path: Path, progr
 
 
 def test_what_is_left_to_the_end_is_done_once_before_the_connections_end(tmp_path: Path, programs: Programs) -> None:
-    ssh = Ssh(tmp_path / "c", machines("10.0.0.1"))
+    ssh = SshConnections(tmp_path / "c", machines("10.0.0.1"))
     done: list[str] = []
     ssh.at_end.append(lambda: done.append("now"))
     ssh.close()
@@ -284,14 +284,14 @@ def test_a_command_that_stops_reading_ends_its_writer(tmp_path: Path, programs: 
         return ProcessResult(("ssh",), 2, "", "no space left")
 
     monkeypatch.setattr(process, "run", reads_little)
-    node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
+    node = SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0]
     with pytest.raises(CommandError) as caught:
         node.put_tar(many(1000), "/data")
     assert "no space left" in str(caught.value.details)
 
 
 def test_paths_are_quoted_where_a_shell_sees_them(tmp_path: Path, programs: Programs) -> None:
-    node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
+    node = SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0]
     node.put(b"data", "/etc/a b;rm -rf x", 0o600)
     # Quoted twice: for the command, and for the shell that is given the command.
     assert "'\"'\"'/etc/a b;rm -rf x'\"'\"'" in programs.last
@@ -299,7 +299,7 @@ def test_paths_are_quoted_where_a_shell_sees_them(tmp_path: Path, programs: Prog
 
 
 def test_two_clusters_share_no_connection_to_the_same_machine(tmp_path: Path, programs: Programs) -> None:
-    one, two = Ssh(tmp_path / "one", machines("10.0.0.1")), Ssh(tmp_path / "two", machines("10.0.0.1"))
+    one, two = SshConnections(tmp_path / "one", machines("10.0.0.1")), SshConnections(tmp_path / "two", machines("10.0.0.1"))
     assert one.sockets != two.sockets
     # The path of a socket may have 104 characters on some systems; ssh adds a hash and a suffix to it.
     assert len(str(one.sockets)) + 1 + 40 + 17 < 104
@@ -314,12 +314,12 @@ def test_the_error_for_a_password_does_not_show_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("said", ["../../x", "a/b", "", "-rf", "a\x1b[2J", "a\nb", "x" * 300, "a b"])
 def test_a_machine_whose_name_is_no_name_goes_by_its_address(tmp_path: Path, programs: Programs, said: str) -> None:
     programs.answer = lambda argv, _: (0, f"{said}\n" if argv[0] == "sh" else "", "")
-    (node,) = Ssh(tmp_path / "c", machines("10.0.0.1")).connect()
+    (node,) = SshConnections(tmp_path / "c", machines("10.0.0.1")).connect()
     assert node.name == "10.0.0.1"
 
 
 def test_a_command_has_a_limit_also_when_none_is_given(tmp_path: Path, programs: Programs) -> None:
-    node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
+    node = SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0]
     for action in (
         lambda: node.run("true"),
         lambda: node.put(b"x", "/etc/x"),
@@ -339,7 +339,7 @@ def test_a_machine_that_hangs_or_prints_without_end_is_told_in_its_own_words(tmp
         raise CommandError(f"{' '.join(argv)}: ended, since it printed more than 64 MiB")
 
     programs.answer = answer
-    node = Ssh(tmp_path / "c", machines("10.0.0.1")).nodes[0]
+    node = SshConnections(tmp_path / "c", machines("10.0.0.1")).nodes[0]
     with pytest.raises(CommandError) as failed:
         node.run("cat /dev/zero")
     assert failed.value.message == "10.0.0.1: cat /dev/zero: ended, since it printed more than 64 MiB"
@@ -351,9 +351,9 @@ def test_a_machine_that_hangs_or_prints_without_end_is_told_in_its_own_words(tmp
 def test_the_path_of_a_key_cannot_add_to_the_configuration(tmp_path: Path, programs: Programs, name: str) -> None:
     key = tmp_path / name
     key.write_text("key")
-    for login in ({"key": key}, {"jump": Jump("10.0.0.9", key=key)}):
+    for login in ({"key": key}, {"jump": JumpHost("10.0.0.9", key=key)}):
         with pytest.raises(UsageError, match="cannot stand in ssh_config"):
-            Ssh(tmp_path / "c", machines("10.0.0.1", **login)).prepare()
+            SshConnections(tmp_path / "c", machines("10.0.0.1", **login)).prepare()
     assert not (tmp_path / "c/ssh_config").exists()
 
 
@@ -364,7 +364,7 @@ def test_a_shared_connection_that_hangs_at_the_end_hides_nothing(tmp_path: Path,
         return 255 if "false" in argv[-1] else 0, "", ""
 
     programs.answer = answer
-    with Ssh(tmp_path / "c", machines("10.0.0.1")) as ssh:
+    with SshConnections(tmp_path / "c", machines("10.0.0.1")) as ssh:
         ssh.nodes[0].run("true")
         with pytest.raises(NodeError, match="the connection was lost"):
             ssh.nodes[0].run("false")

@@ -11,7 +11,7 @@ import pytest
 from harness import process
 from harness.errors import CommandError, NodeError
 from harness.nodes import Login, Machine
-from harness.nodes.ssh import _OWN, Ssh, SshNode
+from harness.nodes.ssh import _OWN, SshConnections, SshNode
 from harness.process import ProcessResult
 
 Said = Sequence[tuple[str, str]]
@@ -50,7 +50,7 @@ def door(monkeypatch: pytest.MonkeyPatch) -> Door:
 
 
 def node(tmp_path: Path, **login: Any) -> SshNode:
-    ssh = Ssh(tmp_path / "c", [Machine("10.0.0.1", Login(**login))])
+    ssh = SshConnections(tmp_path / "c", [Machine("10.0.0.1", Login(**login))])
     ssh.prepare()
     return ssh.nodes[0]
 

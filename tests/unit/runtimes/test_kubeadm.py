@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from harness.errors import CheckError, NodeError, StoreError
 from harness.nodes import Node
 from harness.process import ProcessResult
-from harness.runtimes import Cluster, Facts, Member, Network, profiles
+from harness.runtimes import ClusterNetwork, Facts, Member, RuntimeCluster, profiles
 from harness.runtimes.kubeadm import (
     ADMIN,
     CLIENT_PEM,
@@ -72,9 +72,9 @@ def member(number: int, role: str = "master", **facts: Any) -> Member:
     return Member(machine, f"{role}-{number}", f"10.0.0.{number}", role, **facts)
 
 
-def cluster(masters: int = 1, workers: int = 0, *, facts: Facts = FACTS, **options: Any) -> Cluster:
+def cluster(masters: int = 1, workers: int = 0, *, facts: Facts = FACTS, **options: Any) -> RuntimeCluster:
     members = [*(member(number + 1) for number in range(masters)), *(member(number + 101, "node") for number in range(workers))]
-    return Cluster("lab", facts, Network("100.64.0.0/10", "10.96.0.0/22"), tuple(members), **options)
+    return RuntimeCluster("lab", facts, ClusterNetwork("100.64.0.0/10", "10.96.0.0/22"), tuple(members), **options)
 
 
 def machine(of: Member) -> Machine:
@@ -82,7 +82,7 @@ def machine(of: Member) -> Machine:
     return of.node
 
 
-def config(of: Cluster, *, initial: bool = True, index: int = 0) -> dict[str, dict[str, Any]]:
+def config(of: RuntimeCluster, *, initial: bool = True, index: int = 0) -> dict[str, dict[str, Any]]:
     documents = yaml.safe_load_all(master_config(of, of.members[index], initial=initial))
     return {document["kind"]: document for document in documents}
 
@@ -130,11 +130,11 @@ def test_extra_arguments_are_lists() -> None:
     assert {"name": "kube-api-qps", "value": "100"} in manager["extraArgs"]
 
 
-def dual(pods: str, *, masters: int = 1) -> Cluster:
+def dual(pods: str, *, masters: int = 1) -> RuntimeCluster:
     """A cluster with addresses of both families, and a worker."""
     members = [member(number + 1, address6=f"fd00::{number + 1}") for number in range(masters)]
-    network = Network.parse(pods, "10.96.0.0/22,fd00:10:96::/112")
-    return Cluster("lab", FACTS, network, (*members, member(101, "node", address6="fd00::101")))
+    network = ClusterNetwork.parse(pods, "10.96.0.0/22,fd00:10:96::/112")
+    return RuntimeCluster("lab", FACTS, network, (*members, member(101, "node", address6="fd00::101")))
 
 
 def test_kubelets_are_told_both_addresses_of_their_machines_and_kubeadm_both_networks() -> None:
@@ -243,11 +243,11 @@ CIS = profiles.of("cis", 36, ["kube-system"])
 ENCRYPTED = f"{FOLDER}/{ENCRYPTION}"
 
 
-def hardened(masters: int = 1, workers: int = 0, **options: Any) -> Cluster:
+def hardened(masters: int = 1, workers: int = 0, **options: Any) -> RuntimeCluster:
     return cluster(masters, workers, profile=CIS, **options)
 
 
-def prepared(of: Cluster) -> Kubeadm:
+def prepared(of: RuntimeCluster) -> Kubeadm:
     kubeadm = Kubeadm(of)
     kubeadm.prepare()
     return kubeadm
@@ -578,7 +578,7 @@ def test_etcd_of_a_master_that_comes_to_others_knows_exactly_those_that_there_ar
 
 def test_a_master_that_does_not_answer_is_neither_asked_nor_the_first() -> None:
     masters = (dataclasses.replace(member(1), away=True), member(2), member(3))
-    found = Cluster("lab", FACTS, Network("100.64.0.0/10", "10.96.0.0/22"), masters)
+    found = RuntimeCluster("lab", FACTS, ClusterNetwork("100.64.0.0/10", "10.96.0.0/22"), masters)
     runtime = Kubeadm(found)
     runtime.prepare()
     assert runtime.first is masters[1]
@@ -636,7 +636,7 @@ def test_a_master_with_another_authority_is_not_the_cluster_s() -> None:
         kubeadm.prepare()
         kubeadm.certify(where.masters[0])
     machine(of.masters[0]).put(machine(other.masters[0]).get(ADMIN), ADMIN)
-    with pytest.raises(NodeError, match="is not the one of the cluster lab"):
+    with pytest.raises(NodeError, match="is not the CA of cluster lab"):
         mine.kubeconfig("10.0.0.1")
     assert administrator(of.masters[0].node, "10.0.0.1", "lab", theirs.authority())
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from cryptography import x509
 
-from harness.runtimes import Cluster
+from harness.runtimes import RuntimeCluster
 from harness.runtimes.kubeadm import Kubeadm, kubelet_flags, master_config, worker_kubelet
 from harness.runtimes.pki import FOLDER, Pki, covers, master_certificates
 from tests.unit.runtimes.test_kubeadm import Machine, cluster
@@ -127,10 +127,10 @@ def test_the_certificates_of_masters_hold_the_address_by_which_kernels_lead_to_t
 
 
 def test_the_mode_of_kube_proxy_is_what_all_machines_can_do_unless_it_is_asked_for() -> None:
-    def mode(of: Cluster) -> str:
+    def mode(of: RuntimeCluster) -> str:
         return str(written(of)["KubeProxyConfiguration"]["mode"])
 
-    def all_can(of: Cluster) -> Cluster:
+    def all_can(of: RuntimeCluster) -> RuntimeCluster:
         return dataclasses.replace(of, members=tuple(dataclasses.replace(one, nftables=True) for one in of.members))
 
     able = all_can(cluster(3, 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import InputError
-from harness.runtimes import POD_CIDR, Facts, Network
+from harness.runtimes import POD_CIDR, ClusterNetwork, Facts
 
 PODS, SERVICES = "100.64.0.0/10,fd00:10:64::/48", "10.96.0.0/22,fd00:10:96::/112"
 
@@ -47,9 +47,9 @@ def test_what_is_no_mapping_is_an_input_fault(text: str) -> None:
 
 
 def test_the_first_and_tenth_service_addresses_are_the_api_and_dns() -> None:
-    network = Network.parse("100.64.0.0/10", "10.96.0.0/22")
+    network = ClusterNetwork.parse("100.64.0.0/10", "10.96.0.0/22")
     assert (network.api, network.dns, network.dual, network.node_prefix6) == ("10.96.0.1", "10.96.0.10", False, None)
-    both = Network.parse(PODS, SERVICES)
+    both = ClusterNetwork.parse(PODS, SERVICES)
     assert (both.api, both.dns, both.dual) == ("10.96.0.1", "10.96.0.10", True)
 
 
@@ -74,18 +74,18 @@ def test_the_first_and_tenth_service_addresses_are_the_api_and_dns() -> None:
 )
 def test_networks_that_cannot_work_are_refused(pods: str, services: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        Network.parse(pods, services)
+        ClusterNetwork.parse(pods, services)
 
 
 def test_both_networks_are_judged_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        Network.parse("a", "b")
+        ClusterNetwork.parse("a", "b")
     assert len(caught.value.faults) == 2
 
 
 def test_all_that_is_wrong_in_either_family_is_told_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        Network.parse("10.0.0.0/8,fd00::/16", "10.96.0.0/30,fd00:10:96::/64")
+        ClusterNetwork.parse("10.0.0.0/8,fd00::/16", "10.96.0.0/30,fd00:10:96::/64")
     assert [fault.message for fault in caught.value.faults] == [
         "10.96.0.0/30 is too small",
         "fd00:10:96::/64 is too large",
@@ -104,14 +104,14 @@ def test_all_that_is_wrong_in_either_family_is_told_at_once() -> None:
 )
 def test_ipv6_alone_or_first_is_one_fault_that_says_what_is_possible(pods: str, services: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        Network.parse(pods, services)
+        ClusterNetwork.parse(pods, services)
     (fault,) = caught.value.faults
     assert fault.message == f"{message}: no cluster is made of that"
     assert fault.hint == "an IPv4 network, or one of each family, IPv4 first: 10.96.0.0/22,fd00:10:96::/112"
 
 
 def test_networks_are_kept_in_their_usual_spelling_and_named_by_family() -> None:
-    network = Network.parse("100.64.0.0/10, FD00:10:64:0::/48", SERVICES)
+    network = ClusterNetwork.parse("100.64.0.0/10, FD00:10:64:0::/48", SERVICES)
     assert network.variables == {
         "PodCIDR": PODS,
         "PodCIDRv4": "100.64.0.0/10",
@@ -122,13 +122,13 @@ def test_networks_are_kept_in_their_usual_spelling_and_named_by_family() -> None
         "KubeSvcIP": "10.96.0.1",
         "DNSSvcIP": "10.96.0.10",
     }
-    assert Network("100.64.0.0/10", "10.96.0.0/22").variables["PodCIDRv6"] == ""
+    assert ClusterNetwork("100.64.0.0/10", "10.96.0.0/22").variables["PodCIDRv6"] == ""
     # Of a cluster that others have made.
-    assert Network("fd00::/48,10.0.0.0/16", "fd00:1::/112,10.1.0.0/16").variables["KubeSvcIP"] == "fd00:1::1"
+    assert ClusterNetwork("fd00::/48,10.0.0.0/16", "fd00:1::/112,10.1.0.0/16").variables["KubeSvcIP"] == "fd00:1::1"
 
 
 @pytest.mark.parametrize(("wide", "prefix"), [(32, 48), (47, 63), (48, 64), (56, 64), (60, 64), (62, 78), (64, 80), (104, 120), (116, 120)])
 def test_nodes_get_ipv6_networks_that_kubeadm_takes_and_of_which_there_are_many(wide: int, prefix: int) -> None:
-    network = Network.parse(f"100.64.0.0/10,fd00::/{wide}", "10.96.0.0/22,fd80::/112")
+    network = ClusterNetwork.parse(f"100.64.0.0/10,fd00::/{wide}", "10.96.0.0/22,fd80::/112")
     assert network.node_prefix6 == prefix
     assert prefix - wide <= 16

@@ -108,7 +108,7 @@ def cluster(**changes: Any) -> testkit.Cluster:
         "boot_seconds": 60.0,
         "machines": tuple(Door(Machine(f"10.0.0.{number}", login), f"name-{number}") for number in (1, 2, 3)),
         "group": "test-1",
-        "wanted": testkit.Wanted("web:latest", 1, 2),
+        "request": testkit.ClusterRequest("web:latest", 1, 2),
     }
     return testkit.Cluster(**{**facts, **changes})
 
@@ -172,12 +172,12 @@ def test_a_machine_that_does_not_come_back_is_an_error_with_what_is_left(monkeyp
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(testkit.Kubectl, "__call__", lambda *_, **__: running_since("2026-01-01T00:00:09Z"))
     here = cluster(group=None, masters=("m0",), nodes=(), machines=(Rebooting(),))
-    with pytest.raises(CheckError, match=r"name-1 has been restarted, and after 0 s this is left: .*"):
+    with pytest.raises(CheckError, match=r"name-1 was restarted, and is not ready after 0 s: .*"):
         here.reboot(here.masters[0], timeout=0)
 
 
 def test_only_machines_of_the_cluster_are_restarted() -> None:
-    with pytest.raises(UsageError, match="none of this cluster"):
+    with pytest.raises(UsageError, match="not part of this cluster"):
         cluster().reboot(object())
 
 
@@ -222,12 +222,12 @@ def test_a_cluster_that_does_not_answer_does_not_break_the_report(monkeypatch: p
 
 
 def test_given_machines_that_run_another_image_are_left_alone() -> None:
-    found = testkit._Found("shop", "shop:1", "sha256:1111")
+    found = testkit._ExistingCluster("shop", "shop:1", "sha256:1111")
     with pytest.raises(UsageError, match="run shop:1") as caught:
-        found.check(testkit.Wanted("web:latest", 1, 1), "sha256:2222")
+        found.check(testkit.ClusterRequest("web:latest", 1, 1), "sha256:2222")
     assert caught.value.hint is not None
     assert "slipway delete shop" in caught.value.hint
 
 
 def test_given_machines_that_run_the_very_image_are_used() -> None:
-    testkit._Found("shop", "web:latest", "sha256:1111").check(testkit.Wanted("web:latest", 1, 1), "sha256:1111")
+    testkit._ExistingCluster("shop", "web:latest", "sha256:1111").check(testkit.ClusterRequest("web:latest", 1, 1), "sha256:1111")

@@ -45,18 +45,18 @@ COMMIT
 
 @pytest.mark.parametrize(("text", "packets"), [(DOCKER_20, 12), (DOCKER_28, 5)])
 def test_the_rule_that_drops_what_leaves_is_found_with_its_count(text: str, packets: int) -> None:
-    found = isolation.edge(isolation.parse(text), OURS)
+    found = isolation.filter_state(isolation.parse(text), OURS)
     assert found.drop is not None
     assert found.drop.packets == packets
     assert found.passes == ()
 
 
 def test_another_network_is_not_taken_for_this_one() -> None:
-    assert isolation.edge(isolation.parse(DOCKER_20), OTHER).drop is None
+    assert isolation.filter_state(isolation.parse(DOCKER_20), OTHER).drop is None
 
 
 def test_no_rules_prove_nothing() -> None:
-    assert isolation.edge((), OURS) == isolation.Edge(None, ())
+    assert isolation.filter_state((), OURS) == isolation.PacketFilterState(None, ())
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_no_rules_prove_nothing() -> None:
     ],
 )
 def test_a_rule_that_lets_packets_out_before_the_drop_is_seen(rule: str) -> None:
-    found = isolation.edge(isolation.parse(f"[4:240] {rule}\n{DOCKER_20}"), OURS)
+    found = isolation.filter_state(isolation.parse(f"[4:240] {rule}\n{DOCKER_20}"), OURS)
     assert [one.packets for one in found.passes] == [4]
 
 
@@ -84,28 +84,28 @@ def test_a_rule_that_lets_packets_out_before_the_drop_is_seen(rule: str) -> None
     ],
 )
 def test_a_rule_for_other_packets_does_not_count(rule: str) -> None:
-    assert isolation.edge(isolation.parse(f"[4:240] {rule}\n{DOCKER_20}"), OURS).passes == ()
+    assert isolation.filter_state(isolation.parse(f"[4:240] {rule}\n{DOCKER_20}"), OURS).passes == ()
 
 
 def test_a_rule_that_accepts_behind_the_drop_does_not_count() -> None:
-    assert isolation.edge(isolation.parse(f"{DOCKER_20}[4:240] -A FORWARD -j ACCEPT\n"), OURS).passes == ()
+    assert isolation.filter_state(isolation.parse(f"{DOCKER_20}[4:240] -A FORWARD -j ACCEPT\n"), OURS).passes == ()
 
 
 def test_a_drop_of_some_ports_is_no_wall() -> None:
     text = f"[4:240] -A FORWARD ! -d 172.25.0.0/16 -i {OURS} -p tcp -m tcp --dport 443 -j DROP\n"
-    assert isolation.edge(isolation.parse(text), OURS).drop is None
+    assert isolation.filter_state(isolation.parse(text), OURS).drop is None
 
 
-def network(**changes: Any) -> isolation.Network:
+def network(**changes: Any) -> isolation.NodeNetwork:
     facts: dict[str, Any] = {"name": "slipway-t", "bridge": OURS, "internal": True, "ipv6": False, "image": "sha256:0", "strays": ()}
-    return isolation.Network(**{**facts, **changes})
+    return isolation.NodeNetwork(**{**facts, **changes})
 
 
-GOOD = isolation.edge(isolation.parse(DOCKER_20), OURS)
+GOOD = isolation.filter_state(isolation.parse(DOCKER_20), OURS)
 
 
 def test_nothing_speaks_against_an_internal_network_with_a_wall() -> None:
-    assert isolation.complaints(network(), GOOD) == []
+    assert isolation.violations(network(), GOOD) == []
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,12 @@ def test_nothing_speaks_against_an_internal_network_with_a_wall() -> None:
     ],
 )
 def test_a_network_with_another_way_out_is_told(changes: dict[str, Any], says: str) -> None:
-    assert says in "".join(isolation.complaints(network(**changes), GOOD))
+    assert says in "".join(isolation.violations(network(**changes), GOOD))
 
 
 def test_packets_that_passed_are_told_with_their_rule() -> None:
-    found = isolation.edge(isolation.parse(f"[4:240] -A FORWARD -d 10.0.0.0/8 -j ACCEPT\n{DOCKER_20}"), OURS)
-    assert isolation.complaints(network(), found) == ["4 packets passed: -A FORWARD -d 10.0.0.0/8 -j ACCEPT"]
+    found = isolation.filter_state(isolation.parse(f"[4:240] -A FORWARD -d 10.0.0.0/8 -j ACCEPT\n{DOCKER_20}"), OURS)
+    assert isolation.violations(network(), found) == ["4 packets passed: -A FORWARD -d 10.0.0.0/8 -j ACCEPT"]
 
 
 class Engine:

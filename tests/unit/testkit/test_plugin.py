@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import CheckError, StoreError, UsageError
 from harness.testkit import cluster, plugin
-from harness.testkit.cluster import Given, Wanted
+from harness.testkit.cluster import ClusterRequest, Given
 
 pytest_plugins = ["pytester"]
 
@@ -21,7 +21,7 @@ pytest_plugins = ["pytester"]
 class FakeCluster:
     """What the plugin asks of a cluster."""
 
-    wanted: Wanted
+    request: ClusterRequest
     masters: tuple[str, ...]
     nodes: tuple[str, ...]
     name: str = "test-1"
@@ -33,7 +33,7 @@ class FakeCluster:
 
     @property
     def image(self) -> str:
-        return self.wanted.image
+        return self.request.image
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ class Lab:
     offline: Any = None
 
     @contextlib.contextmanager
-    def boot(self, wanted: Wanted, given: Given | None = None, *, keep: bool = False) -> Iterator[FakeCluster]:
+    def boot(self, wanted: ClusterRequest, given: Given | None = None, *, keep: bool = False) -> Iterator[FakeCluster]:
         what = f"{wanted.image} {wanted.masters}+{wanted.nodes}"
         self.events.append(f"boot {what}")
         self.given.append(given)
@@ -196,7 +196,9 @@ def test_a_success_asks_the_cluster_nothing(pytester: pytest.Pytester, lab: Lab)
     write(pytester, TWO_TESTS)
     result = run(pytester)
     assert "state of the cluster" not in result.stdout.str()
-    result.stdout.fnmatch_lines(["slipway: web:latest (sha256:0123456789ab, 7 container images) on 1 masters and 1 nodes, ready in 61 s"])
+    result.stdout.fnmatch_lines(
+        ["slipway: web:latest (sha256:0123456789ab, 7 container images) on 1 control-plane nodes and 1 workers, ready in 61 s"]
+    )
 
 
 def test_a_cluster_that_does_not_come_up_is_tried_once_and_its_reasons_are_shown_without_a_traceback(
@@ -241,7 +243,7 @@ def test_a_test_that_wants_more_machines_than_are_given_is_skipped_with_the_numb
     write(pytester, "@pytest.mark.topology(masters=3)\ndef test_one(cluster): pass")
     result = run(pytester, "--masters", "10.0.0.1", "-rs")
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["*needs 3 masters and 1 nodes, 1 and 0 are given"])
+    result.stdout.fnmatch_lines(["*needs 3 control-plane nodes and 1 workers, 1 and 0 are given"])
     assert lab.events == []
 
 
@@ -304,7 +306,7 @@ def test_the_html_report_is_about_the_image(pytester: pytest.Pytester, lab: Lab)
     run(pytester, "--html", "report.html", "--self-contained-html").assert_outcomes(failed=1)
     text = (pytester.path / "report.html").read_text()
     assert '<title id="head-title">web:latest</title>' in text
-    assert "7 container images) on 1 masters and 1 nodes" in text
+    assert "7 container images) on 1 control-plane nodes and 1 workers" in text
     assert "image cannot be pulled" in text
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from harness import build, cloudimage, kubefile, transfer
 from harness.build import capture, container_images, layers
-from harness.build.capture import Pulled, RemoteSource
+from harness.build.capture import PulledImage, RemoteSource
 from harness.cloudimage import CloudImage
-from harness.clusterfile import Application
+from harness.clusterfile import ApplicationDocument
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.lifecycle import join, run, upgrade
 from harness.lifecycle.apps import install, records
@@ -29,7 +29,7 @@ from harness.oci.registry.fetcher import Fetcher, LayoutSource
 from harness.oci.store import Store
 from harness.sealer import image as sealerimage
 from harness.testkit import cluster as testkit
-from harness.testkit.cluster import Wanted
+from harness.testkit.cluster import ClusterRequest
 from harness.transfer import mirror, multi_platform
 from harness.trust import policy
 from tests.integration import sealer
@@ -97,7 +97,7 @@ EXCUSED = {
     "harness.transfer.multi_platform:inspect": "shows",
     "harness.transfer.multi_platform:remove": "pieces asks",
     "harness.cloudimage.prune:_trees": "finds what may be removed",
-    "harness.build.layers:Workshop.manifest": "through a Fetcher, whose sources were asked",
+    "harness.build.layers:LayerBuilder.manifest": "through a Fetcher, whose sources were asked",
     "harness.sealer.image:rows": "shows",
     "harness.cloudimage.search:stored": "shows",
     "harness.oci.registry.referrers:LocalReferrers.name": "names attachments",
@@ -255,7 +255,7 @@ def base(store: Store, name: str) -> object:
 def collect(store: Store) -> object:
     client: Any = Registry(CONTAINER, OCI_MANIFEST)
     source = RemoteSource(client, policy.gate().admit_remote)
-    pulled = [Pulled(str(NAME), "", "", "registry.example.com")]
+    pulled = [PulledImage(str(NAME), "", "", "registry.example.com")]
     return capture.collect(pulled, store=store, sources=[source], platform=Platform.parse("linux/amd64"))
 
 
@@ -279,11 +279,11 @@ class Engine:
 def dockerfile(store: Store, digest: str = digest_of(CONTAINER)) -> None:
     engine: Any = Engine(digest)
     builder = container_images.Builder(store, ())
-    builder._ensure(engine, container_images.Definition(store.root, "x", None, (), ()), container_images.Base(str(NAME)))
+    builder._ensure(engine, container_images.Definition(store.root, "x", None, (), ()), container_images.BaseImage(str(NAME)))
 
 
 def boot(store: Store) -> object:
-    with testkit.boot(Wanted("web", 1, 0)) as cluster:
+    with testkit.boot(ClusterRequest("web", 1, 0)) as cluster:
         return cluster
 
 
@@ -295,7 +295,7 @@ TRIED: dict[str, Callable[[Store], object]] = {
     "pull": pull,
     "load": load,
     "run": lambda store: run.prepare(run.Options(image="web", masters=(Machine("10.0.0.1", Login()),)), store),
-    "install": lambda store: install.read(install.Request(Application(name="web", image="web")), store),
+    "install": lambda store: install.read(install.Request(ApplicationDocument(name="web", image="web")), store),
     "upgrade": lambda store: upgrade.readable(store, "web"),
     "rollback": lambda store: upgrade.readable(store, digest_in(store, "web")),
     "join": lambda store: join._image(store, "web", digest_in(store, "web")),

@@ -37,7 +37,7 @@ from harness.lifecycle.provision import ipvs, node_files, registry
 from harness.nodes import Machine, Node, each
 from harness.nodes.files import STATE
 from harness.oci.store import Store
-from harness.runtimes import API_PORT, DNS_DOMAIN, REGISTRY_PORT, ROOTFS, Network
+from harness.runtimes import API_PORT, DNS_DOMAIN, REGISTRY_PORT, ROOTFS, ClusterNetwork
 from harness.runtimes.kubeadm import KUBECTL
 
 __all__ = ["CHECKS", "against_cis", "post"]
@@ -151,13 +151,15 @@ def _of_api(cluster: Access) -> Health:
     )
 
 
-def _network(cluster: Access) -> Network | None:
+def _network(cluster: Access) -> ClusterNetwork | None:
     """The addresses of Services as kubeadm noted them; None when it did not."""
     try:
         text = cluster.kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json")
         where = cluster.kubectl.where
         networking = objects.configuration(objects.config_map(text, where=where), where)["networking"]
-        return Network(str(networking.get("podSubnet", "100.64.0.0/10")).split(",")[0], str(networking["serviceSubnet"]).split(",")[0])
+        return ClusterNetwork(
+            str(networking.get("podSubnet", "100.64.0.0/10")).split(",")[0], str(networking["serviceSubnet"]).split(",")[0]
+        )
     except (SlipwayError, LookupError, ValueError, TypeError, AttributeError):
         return None
 
@@ -376,7 +378,7 @@ def _ring(address: str, addresses: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((address, addresses[(addresses.index(address) + 1) % len(addresses)])))
 
 
-def _script(network: Network, own: _Pod | None, pods: Sequence[_Pod], machines: Sequence[str], port: int | None) -> str:
+def _script(network: ClusterNetwork, own: _Pod | None, pods: Sequence[_Pod], machines: Sequence[str], port: int | None) -> str:
     """What a machine tries, as itself and from inside its pod. Lines of the second begin with ``pod``."""
     question = base64.b64encode(readiness.dns_query(_NAME)).decode()
     dns = f"echo \"dns $(echo {question} | timeout 10 bash -c {shlex.quote(readiness.ASK_DNS % network.dns)} 2>/dev/null | tr -d '\\n')\""
@@ -402,7 +404,7 @@ done
 """
 
 
-def of_node(text: str, answer: Answer, network: Network) -> Answer:
+def of_node(text: str, answer: Answer, network: ClusterNetwork) -> Answer:
     """A machine's answer with what it tried as itself."""
     lines = [line for line in text.splitlines() if not line.startswith("pod ")]
     reached = probes.parse("\n".join(lines)).reached
@@ -410,7 +412,7 @@ def of_node(text: str, answer: Answer, network: Network) -> Answer:
     return dataclasses.replace(answer, service=reached.get((network.api, 443)), dns=_dns(lines, network), node_ports=ports)
 
 
-def of_pod(text: str, pods: Mapping[str, str], network: Network) -> PodAnswer:
+def of_pod(text: str, pods: Mapping[str, str], network: ClusterNetwork) -> PodAnswer:
     """What was tried from inside a pod. ``pods`` are the names of nodes by the addresses of their pods."""
     lines = [line.removeprefix("pod ") for line in text.splitlines() if line.startswith("pod ")]
     reached = probes.parse("\n".join(lines)).reached
@@ -424,7 +426,7 @@ def of_pod(text: str, pods: Mapping[str, str], network: Network) -> PodAnswer:
     return PodAnswer(others, _dns(lines, network), reached.get((network.api, 443)))
 
 
-def _dns(lines: Sequence[str], network: Network) -> str | None:
+def _dns(lines: Sequence[str], network: ClusterNetwork) -> str | None:
     answer = next((line.removeprefix("dns").strip() for line in lines if line.startswith("dns")), None)
     if answer is None:
         return None

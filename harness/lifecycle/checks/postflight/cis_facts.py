@@ -19,7 +19,7 @@ from harness.lifecycle.kube import objects, readiness
 from harness.lifecycle.kube.drain import names
 from harness.lifecycle.kube.readiness import Resource
 from harness.nodes import Node, each
-from harness.nodes.files import read_all
+from harness.nodes.files import read_files
 from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes.kubeadm import SERVING_CRT
 from harness.runtimes.pki import FOLDER
@@ -229,7 +229,7 @@ def arguments(words: Sequence[object]) -> dict[str, tuple[str, ...]]:
 
 def _part(node: Node, name: str) -> Part | None:
     path = f"{MANIFESTS}/{name}.yaml"
-    data = read_all(node, [path]).get(path)
+    data = read_files(node, [path]).get(path)
     return None if data is None else part(data, f"{node.name}: {path}")
 
 
@@ -251,7 +251,7 @@ def _of_argument(node: Node, of: Part | None, name: str) -> Mapping[str, Any] | 
     """The document that an argument of the API server names."""
     path = _path(of, name)
     try:
-        data = read_all(node, [path]).get(path) if path else None
+        data = read_files(node, [path]).get(path) if path else None
         return _mapping(untrusted.yaml_document(data, what=f"{node.name}: {path}", error=NodeError)) if data else None
     except SlipwayError as error:
         log.debug(error.message)
@@ -285,7 +285,7 @@ def _kubelet(node: Node, kubectl: NodeKubectl, found: Secured) -> Mapping[str, A
         except SlipwayError as error:
             log.debug(f"{node.name}: {error.message}")
     try:
-        data = read_all(node, [KUBELET_CONFIG]).get(KUBELET_CONFIG, b"")
+        data = read_files(node, [KUBELET_CONFIG]).get(KUBELET_CONFIG, b"")
         return _mapping(untrusted.yaml_document(data, what=f"{node.name}: {KUBELET_CONFIG}", error=NodeError))
     except SlipwayError as error:
         log.debug(error.message)

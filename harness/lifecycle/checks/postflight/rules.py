@@ -20,7 +20,7 @@ from harness.lifecycle.cluster.change import Move
 from harness.lifecycle.kube import readiness
 from harness.lifecycle.kube.readiness import Problem, Resource
 from harness.runtimes import SYSTEM as SYSTEM_NAMESPACES
-from harness.runtimes import Network
+from harness.runtimes import ClusterNetwork
 
 FULL = 0.85
 """The part of a disk from which on kubelets soon send pods away."""
@@ -106,7 +106,7 @@ class Health:
     record: bool = True
     change: Move | None = None
     """An upgrade or a rollback that has not come to its end."""
-    network: Network | None = None
+    network: ClusterNetwork | None = None
     own_registry: bool = True
     items: Sequence[Resource] = ()
     problems: Sequence[Problem] = ()
@@ -282,7 +282,7 @@ def _disk_space(health: Health) -> Iterable[tuple[str, Seen]]:
 @_check("clock", "clocks", "the clocks of all machines agree")
 def _clock(health: Health) -> Iterable[tuple[str, Seen]]:
     targets = [Target(address, health.roles[address], machine) for address, machine in health.machines.items()]
-    network = health.network or Network("100.64.0.0/10", "10.96.0.0/22")
+    network = health.network or ClusterNetwork("100.64.0.0/10", "10.96.0.0/22")
     # Certificates are made already: only each other's time matters.
     wanted = Wanted(health.name, (), 0, network, frozenset(health.roles))
     return tuple(preflight.clock(targets, wanted).items())

@@ -9,7 +9,7 @@ from harness.cloudimage.enforcers import Enforcer
 from harness.lifecycle.checks.facts import MASTER_PORTS, WORKER_PORTS, MachineFacts
 from harness.lifecycle.checks.findings import Check, Finding, Seen, failed, ok
 from harness.oci.model import Platform
-from harness.runtimes import API_PORT, REGISTRY_PORT, Network
+from harness.runtimes import API_PORT, REGISTRY_PORT, ClusterNetwork
 
 VXLAN_PORT = 8472
 
@@ -51,7 +51,7 @@ class Wanted:
     """Those that the image is for; empty when it is not known."""
     size: int
     """Bytes of the image; a machine needs a multiple of it."""
-    network: Network
+    network: ClusterNetwork
     ours: frozenset[str] = frozenset()
     """Addresses of machines on which this very cluster runs or was begun."""
     proxy_mode: str | None = None

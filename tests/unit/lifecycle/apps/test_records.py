@@ -14,7 +14,7 @@ import yaml
 
 from harness import cloudimage, log
 from harness.cloudimage import Blob, EmbeddedImage, ImageApp, ImageSet, Info, PlatformImage
-from harness.clusterfile import AppConfig, Application, is_redacted
+from harness.clusterfile import AppConfig, ApplicationDocument, is_redacted
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, CommandError, InputError, StoreError, UsageError
 from harness.lifecycle import plan as planning
@@ -290,7 +290,7 @@ def test_what_was_asked_for_the_last_time_counts_until_something_else_is_and_sec
         work(store, Request.of("shop"), kube)
     assert caught.value.faults[0].hint == "-e DbPassword=VALUE"
     # A document says everything there is to say.
-    whole = Application("shop", env={"DbPassword": "x"}, image="shop")
+    whole = ApplicationDocument("shop", env={"DbPassword": "x"}, image="shop")
     assert work(store, Request(whole, by_file=True), kube).env["Greeting"] == "hello"
 
 
@@ -501,7 +501,7 @@ def test_an_image_says_itself_how_it_is_taken_back(store: Store, capsys: pytest.
 
 
 def test_a_document_of_an_application_survives_being_kept() -> None:
-    document = Application(
+    document = ApplicationDocument(
         "shop", image="shop:1", env={"A": "b", "Password": "x"}, launch=("web",),
         configs=(AppConfig("web", {"C": "d"}, commands=("kubectl apply -f .",)),),
     )  # fmt: skip

@@ -12,9 +12,9 @@ from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.cluster import access
 from harness.lifecycle.cluster.record import access_entry
-from harness.nodes import Jump, Login, Machine
+from harness.nodes import JumpHost, Login, Machine
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.ssh import Ssh
+from harness.nodes.ssh import SshConnections
 from tests.unit.lifecycle.standin import StandIn
 
 
@@ -50,7 +50,7 @@ def test_an_unknown_cluster_names_the_nearest_that_is_known(tmp_path: Path) -> N
 def test_a_cluster_without_a_master_that_answers_tells_why(tmp_path: Path) -> None:
     remember(tmp_path)
     found = access.known("lab", home=tmp_path)
-    gone = access.Access(found, Ssh(tmp_path / "c", found.masters), (), (), {"10.0.0.1": NodeError("10.0.0.1: no answer")})
+    gone = access.Access(found, SshConnections(tmp_path / "c", found.masters), (), (), {"10.0.0.1": NodeError("10.0.0.1: no answer")})
     with pytest.raises(NodeError, match=r"10\.0\.0\.1: no answer"):
         _ = gone.first
 
@@ -102,7 +102,7 @@ def test_the_stored_clusterfile_may_have_more_documents_than_the_cluster() -> No
 
 
 def test_the_machine_in_between_is_remembered(tmp_path: Path) -> None:
-    jump = Jump("bastion.example.com", "ops", 2200, Path("/keys/jump"))
-    node = Ssh(tmp_path, [Machine("10.0.0.1", Login(jump=jump))]).nodes[0]
+    jump = JumpHost("bastion.example.com", "ops", 2200, Path("/keys/jump"))
+    node = SshConnections(tmp_path, [Machine("10.0.0.1", Login(jump=jump))]).nodes[0]
     ClusterState.of("lab", tmp_path).remember({"masters": [json.loads(json.dumps(access_entry(node)))]})
     assert access.known("lab", home=tmp_path).masters == (Machine("10.0.0.1", Login(jump=jump)),)

@@ -14,7 +14,7 @@ from harness.lifecycle.cluster import membership
 from harness.lifecycle.cluster.membership import Gathered, Record
 from harness.nodes import Login, Machine
 from harness.nodes.kubectl import NodeKubectl
-from harness.nodes.ssh import Ssh
+from harness.nodes.ssh import SshConnections
 from harness.process import ProcessResult
 from tests.unit.lifecycle.standin import StandIn
 
@@ -148,7 +148,7 @@ def gathered(tmp_path: Any, masters: int = 3, workers: int = 1, gone: tuple[str,
     state = ClusterState.of("lab", tmp_path)
     first = next(node for node in nodes if node.address not in gone)
     given: dict[str, Any] = {
-        "state": state, "record": options.pop("record", record()), "ssh": Ssh(state.folder, []), "first": first,
+        "state": state, "record": options.pop("record", record()), "ssh": SshConnections(state.folder, []), "first": first,
         "masters": tuple(nodes[:masters]), "workers": tuple(nodes[masters:]), "others": (), "errors": errors,
         "names": {node.address: node.name for node in nodes},
     }  # fmt: skip

@@ -14,7 +14,7 @@ from harness.clusterfile.parse import parse
 from harness.errors import InputError, UsageError
 from harness.lifecycle.cluster import request
 from harness.lifecycle.cluster.request import Given
-from harness.nodes import Jump
+from harness.nodes import JumpHost
 
 CLUSTER = """apiVersion: sealer.io/v2
 kind: Cluster
@@ -106,7 +106,7 @@ def test_passwords_come_from_files_and_the_environment(tmp_path: Path, monkeypat
 def test_a_machine_in_between_is_part_of_the_way() -> None:
     found = spec(hosts="[{ips: [10.0.0.1], roles: [master]}]", ssh='{jump: "ops@bastion.example.com:2200"}')
     masters, _ = request.machines(request.effective(found, Given()))
-    assert masters[0].login.jump == Jump("bastion.example.com", "ops", 2200)
+    assert masters[0].login.jump == JumpHost("bastion.example.com", "ops", 2200)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from harness.errors import CheckError
 from harness.lifecycle.cluster import membership
 from harness.lifecycle.provision import ipvs, node_files
 from harness.lifecycle.provision.ipvs import Answer, Choice, Wish
-from harness.runtimes import Cluster, Facts, Member, Network
+from harness.runtimes import ClusterNetwork, Facts, Member, RuntimeCluster
 from tests.unit.lifecycle.cluster.test_membership import gathered
 from tests.unit.lifecycle.standin import StandIn
 
 ABLE, UNABLE = Answer(), Answer(lacks="its kernel has no ip_vs")
-NETWORK = Network("100.64.0.0/10", "10.96.0.0/22")
+NETWORK = ClusterNetwork("100.64.0.0/10", "10.96.0.0/22")
 VIP = "10.103.97.2"
 
 
@@ -77,10 +77,10 @@ def test_nobody_looks_into_the_image_for_nothing() -> None:
 @pytest.mark.parametrize(
     ("env", "network", "found", "said"),
     [
-        ({}, Network("100.64.0.0/10", "10.96.0.0/12"), {}, "the virtual address 10.103.97.2 lies in SvcCIDR 10.96.0.0/12"),
+        ({}, ClusterNetwork("100.64.0.0/10", "10.96.0.0/12"), {}, "the virtual address 10.103.97.2 lies in SvcCIDR 10.96.0.0/12"),
         (
             {"IPvsVIPv4": "100.64.9.9"},
-            Network("100.64.0.0/10,fd00::/48", "10.96.0.0/22,fd00:1::/112"),
+            ClusterNetwork("100.64.0.0/10,fd00::/48", "10.96.0.0/22,fd00:1::/112"),
             {},
             "the virtual address 100.64.9.9 lies in PodCIDR 100.64.0.0/10",
         ),
@@ -91,7 +91,7 @@ def test_nobody_looks_into_the_image_for_nothing() -> None:
     ],
 )
 def test_an_address_that_is_taken_is_refused_or_done_without(
-    env: dict[str, str], network: Network, found: dict[str, Answer], said: str, monkeypatch: pytest.MonkeyPatch
+    env: dict[str, str], network: ClusterNetwork, found: dict[str, Answer], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warnings: list[str] = []
     monkeypatch.setattr("harness.log.warning", warnings.append)
@@ -110,7 +110,7 @@ def test_another_address_can_be_chosen() -> None:
 
 
 def test_machines_of_version_six_have_an_address_of_it() -> None:
-    found = ipvs.choose(wish(balanced=("fd00::7",), network=Network("fd01::/64", "fd02::/112")), {"fd00::1": ABLE, "fd00::7": ABLE})
+    found = ipvs.choose(wish(balanced=("fd00::7",), network=ClusterNetwork("fd01::/64", "fd02::/112")), {"fd00::1": ABLE, "fd00::7": ABLE})
     assert found.of("fd00::7") == "1248:4003:10bb:6a01:83b9:6360:c66d:2"
     assert found.of("fd00::1") is None
 
@@ -209,7 +209,7 @@ def member(number: int, role: str = "master", **facts: Any) -> Member:
 
 MASTERS = tuple(member(number, registry=number < 4) for number in (1, 2, 3, 4))
 WORKER = member(9, "node", virtual_ip=VIP)
-CLUSTER = Cluster("lab", Facts("v1.36.3"), NETWORK, (*MASTERS, WORKER), virtual_ip=VIP)
+CLUSTER = RuntimeCluster("lab", Facts("v1.36.3"), NETWORK, (*MASTERS, WORKER), virtual_ip=VIP)
 
 
 def test_the_keeper_is_told_of_all_masters_and_of_those_with_images() -> None:

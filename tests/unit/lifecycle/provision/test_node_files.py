@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.lifecycle.provision import node_files
-from harness.runtimes import Cluster, Facts, Member, Network, profiles
+from harness.runtimes import ClusterNetwork, Facts, Member, RuntimeCluster, profiles
 from tests.unit.lifecycle.standin import StandIn
 
 
@@ -17,8 +17,10 @@ def member(number: int, role: str = "master", **facts: Any) -> Member:
     return Member(StandIn(f"10.0.0.{number}"), f"{role}-{number}", f"10.0.0.{number}", role, **facts)
 
 
-def cluster(*members: Member) -> Cluster:
-    return Cluster("lab", Facts("v1.36.3", pause_image="registry.k8s.io/pause:3.10.2"), Network("100.64.0.0/10", "10.96.0.0/22"), members)
+def cluster(*members: Member) -> RuntimeCluster:
+    return RuntimeCluster(
+        "lab", Facts("v1.36.3", pause_image="registry.k8s.io/pause:3.10.2"), ClusterNetwork("100.64.0.0/10", "10.96.0.0/22"), members
+    )
 
 
 MASTERS = tuple(member(number, registry=True) for number in (1, 2, 3))
@@ -42,7 +44,7 @@ def servers(lines: list[str]) -> list[str]:
 
 def test_forwarding_is_required_of_the_families_that_are_asked_for() -> None:
     single = cluster(*MASTERS)
-    dual = dataclasses.replace(single, network=Network.parse("100.64.0.0/10,fd00:10:64::/48", "10.96.0.0/22,fd00:10:96::/112"))
+    dual = dataclasses.replace(single, network=ClusterNetwork.parse("100.64.0.0/10,fd00:10:64::/48", "10.96.0.0/22,fd00:10:96::/112"))
     assert "ipv4.ip_forward cannot" in node_files.apply(single)
     assert "ipv6" not in node_files.apply(single)
     assert "net.ipv6.conf.all.forwarding cannot be set to 1" in node_files.apply(dual)

@@ -14,7 +14,7 @@ import pytest
 from harness.cloudimage import PlatformImage
 from harness.errors import InputError
 from harness.lifecycle.provision import rootfs
-from harness.nodes.files import File
+from harness.nodes.files import NodeFile
 from harness.oci.layer import LayerEntry, scan, write_layer
 from harness.oci.model import OCI_LAYER_ZSTD, Platform
 from harness.oci.store import Store
@@ -177,11 +177,11 @@ def test_a_file_name_need_not_be_utf8(store: Store, tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_follows_contents_and_modes(store: Store) -> None:
-    from harness.nodes.files import File
+    from harness.nodes.files import NodeFile
 
-    assert rootfs.fingerprint({"a": File(b"x")}) == rootfs.fingerprint({"a": File(b"x")})
-    assert rootfs.fingerprint({"a": File(b"x")}) != rootfs.fingerprint({"a": File(b"y")})
-    assert rootfs.fingerprint({"a": File(b"x")}) != rootfs.fingerprint({"a": File(b"x", 0o600)})
+    assert rootfs.fingerprint({"a": NodeFile(b"x")}) == rootfs.fingerprint({"a": NodeFile(b"x")})
+    assert rootfs.fingerprint({"a": NodeFile(b"x")}) != rootfs.fingerprint({"a": NodeFile(b"y")})
+    assert rootfs.fingerprint({"a": NodeFile(b"x")}) != rootfs.fingerprint({"a": NodeFile(b"x", 0o600)})
 
 
 class Receiving(StandIn):
@@ -207,10 +207,10 @@ class Receiving(StandIn):
 def test_what_is_not_rendered_any_more_is_as_the_image_has_it_again(store: Store, tmp_path: Path) -> None:
     tree = rootfs.tree(store, image(store, {"etc/a": "of the image", "etc/b": "b"}, root=tmp_path))
     node = Receiving()
-    rootfs.send_rendered(node, {"etc/a": File(b"rendered"), "etc/new": File(b"made")}, tree)
+    rootfs.send_rendered(node, {"etc/a": NodeFile(b"rendered"), "etc/new": NodeFile(b"made")}, tree)
     assert node.received[-1] == {"etc/a": b"rendered", "etc/new": b"made"}
     assert node.listed == "etc/a\netc/new\n"
-    rootfs.send_rendered(node, {"etc/b": File(b"other")}, tree)
+    rootfs.send_rendered(node, {"etc/b": NodeFile(b"other")}, tree)
     assert node.received[-1] == {"etc/a": b"of the image", "etc/b": b"other"}
     assert any("rm -f /var/lib/slipway/rootfs/etc/new" in command for command in node.commands)
     rootfs.send_rendered(node, {}, tree)
@@ -239,7 +239,7 @@ def test_a_machine_that_lists_other_paths_is_sent_no_file_of_ours(store: Store, 
     (tree / "etc/key").symlink_to(outside / "key")
     node = Receiving()
     node.listed = path.format(outside=outside / "key") + "\netc/a\n"
-    rootfs.send_rendered(node, {"etc/b": File(b"rendered")}, tree)
+    rootfs.send_rendered(node, {"etc/b": NodeFile(b"rendered")}, tree)
     sent = node.received[-1]
     assert (sent["etc/a"], sent["etc/b"]) == (b"of the image", b"rendered")
     assert b"PRIVATE" not in b"".join(sent.values())
@@ -250,6 +250,6 @@ def test_a_link_of_the_image_comes_back_as_a_link(store: Store, tmp_path: Path) 
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "etc").symlink_to("/root")
-    assert rootfs._original(tree, "etc") == File(link="/root")
+    assert rootfs._original(tree, "etc") == NodeFile(link="/root")
     assert rootfs._original(tree, "etc/.ssh") is None
     assert rootfs._original(tree, "absent") is None

@@ -11,7 +11,7 @@ from harness import cloudimage
 from harness.errors import CommandError
 from harness.lifecycle.provision import rootfs, rootfs_update
 from harness.lifecycle.provision.rootfs_update import Entry
-from harness.nodes.files import File
+from harness.nodes.files import NodeFile
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS
 from tests.unit.lifecycle.standin import StandIn
@@ -68,7 +68,7 @@ def test_an_answer_that_was_cut_short_is_none() -> None:
 
 
 def test_only_what_differs_is_missing(tree: Path) -> None:
-    target = rootfs_update.wanted(tree, {"manifests/web.yaml": File.text("hello", 0o600)})
+    target = rootfs_update.wanted(tree, {"manifests/web.yaml": NodeFile.text("hello", 0o600)})
     delta = rootfs_update.compare(target, rootfs_update.parse(RUNNING.splitlines()), {})
     assert delta.missing == ("bin/kubelet",)
     assert delta.changed == {"bin/kubelet", "old.txt"}
@@ -76,7 +76,7 @@ def test_only_what_differs_is_missing(tree: Path) -> None:
 
 
 def test_a_rendered_value_that_is_another_one_changes_its_file_alone(tree: Path) -> None:
-    target = rootfs_update.wanted(tree, {"manifests/web.yaml": File.text("goodbye", 0o600)})
+    target = rootfs_update.wanted(tree, {"manifests/web.yaml": NodeFile.text("goodbye", 0o600)})
     running = {**target, "manifests/web.yaml": Entry(digest("hello"), 0o600)}
     assert rootfs_update.compare(target, running, {}).changed == {"manifests/web.yaml"}
 
@@ -101,7 +101,7 @@ def staged(delta: rootfs_update.Delta) -> tuple[StandIn, list[str]]:
         brought.append(node.commands[-1])
         return "60 MB from here"
 
-    rootfs_update.stage(node, delta, bring, {"manifests/web.yaml": File.text("hello", 0o600)}, "abc", ["kubelet"])
+    rootfs_update.stage(node, delta, bring, {"manifests/web.yaml": NodeFile.text("hello", 0o600)}, "abc", ["kubelet"])
     return node, brought
 
 

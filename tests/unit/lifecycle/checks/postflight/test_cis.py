@@ -21,7 +21,7 @@ from harness.lifecycle.cluster import certificates
 from harness.lifecycle.cluster.certificates import Certificate
 from harness.nodes.kubectl import NodeKubectl
 from harness.process import ProcessResult as Ran
-from harness.runtimes import Cluster, Facts, Member, Network, profiles
+from harness.runtimes import ClusterNetwork, Facts, Member, RuntimeCluster, profiles
 from harness.runtimes.kubeadm import SERVING_CRT, master_config
 from tests.unit.lifecycle.standin import StandIn
 
@@ -56,8 +56,12 @@ def arguments(words: str) -> dict[str, tuple[str, ...]]:
 def given(profile: str) -> dict[str, dict[str, tuple[str, ...]]]:
     """The arguments that kubeadm makes of slipway's own documents, by part."""
     master = Member(StandIn(), "one", "10.0.0.1", "master")
-    cluster = Cluster(
-        "lab", Facts("v1.36.3"), Network("100.64.0.0/10", "10.96.0.0/22"), (master,), profile=CIS if profile else profiles.of(None, 36)
+    cluster = RuntimeCluster(
+        "lab",
+        Facts("v1.36.3"),
+        ClusterNetwork("100.64.0.0/10", "10.96.0.0/22"),
+        (master,),
+        profile=CIS if profile else profiles.of(None, 36),
     )
     documents = yaml.safe_load_all(master_config(cluster, master, initial=True))
     found = next(document for document in documents if document["kind"] == "ClusterConfiguration")

@@ -21,14 +21,14 @@ from harness.lifecycle.cluster.change import Move, Version
 from harness.lifecycle.kube import readiness
 from harness.lifecycle.kube.etcd import Etcd
 from harness.oci.store import Store
-from harness.runtimes import Network
+from harness.runtimes import ClusterNetwork
 from tests.unit.lifecycle.checks.preflight.test_preflight import good
 from tests.unit.lifecycle.checks.preflight.test_preflight import place as on_disk
 from tests.unit.lifecycle.standin import StandIn
 from tests.unit.lifecycle.test_status import cluster, deployment
 from tests.unit.lifecycle.test_status import node as node_object
 
-NETWORK = Network("100.64.0.0/10", "10.96.0.0/22")
+NETWORK = ClusterNetwork("100.64.0.0/10", "10.96.0.0/22")
 UNITS = {"kubelet": Unit("active"), "containerd": Unit("active")}
 SYNCS = {0.001: 10, 0.002: 990, 0.004: 1000}
 

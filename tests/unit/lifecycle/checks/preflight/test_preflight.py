@@ -16,7 +16,7 @@ from harness.lifecycle.checks.facts import NEEDED, SCRIPT, WANTED, Link, Machine
 from harness.lifecycle.checks.findings import Finding, Result, addresses, group, require, skip, to_json, verdict
 from harness.lifecycle.checks.preflight import CHECKS, Target, Trial, Wanted, gather, judge, ours, probes, same_names, ways
 from harness.oci.model import Platform
-from harness.runtimes import Network, profiles
+from harness.runtimes import ClusterNetwork, profiles
 from tests.unit.lifecycle.standin import StandIn
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -127,7 +127,7 @@ def target(address: str = "10.0.0.1", role: str = "master", trial: Trial | None 
     return Target(address, role, good(**given), trial or Trial(syncs=(0.001,) * 20))
 
 
-WANTED_HERE = Wanted("lab", (Platform("linux", "amd64"),), 1 * GIB, Network("100.64.0.0/10", "10.96.0.0/22"), vxlan=True)
+WANTED_HERE = Wanted("lab", (Platform("linux", "amd64"),), 1 * GIB, ClusterNetwork("100.64.0.0/10", "10.96.0.0/22"), vxlan=True)
 
 
 def told(*targets: Target, wanted: Wanted = WANTED_HERE) -> dict[tuple[str, str], Finding]:
@@ -465,7 +465,7 @@ def test_kube_proxy_runs_by_nftables_where_kernel_and_program_allow_it(changes: 
 
 # ---- both families ----------------------------------------------------------------------------------------------------
 
-DUAL = dataclasses.replace(WANTED_HERE, network=Network("100.64.0.0/10,fd00:10:64::/48", "10.96.0.0/22,fd00:10:96::/112"))
+DUAL = dataclasses.replace(WANTED_HERE, network=ClusterNetwork("100.64.0.0/10,fd00:10:64::/48", "10.96.0.0/22,fd00:10:96::/112"))
 ROUTES = (Route("eth0", "0.0.0.0/0", "10.0.0.254"), Route("eth0", "10.0.0.0/24"), Route("eth0", "fd00:1::/64"), Route("eth0", "::/0"))
 
 
