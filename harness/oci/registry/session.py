@@ -115,6 +115,8 @@ class Session:
                 with told(self.patience):
                     response = self._authorized(base, endpoint, question)
             except TroubleError as trouble:
+                if trouble.absent and known is None:
+                    trouble.wait = None
                 if last or not trouble.transport:
                     raise
                 continue
