@@ -82,7 +82,7 @@ def _executed(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _explain(SlipwayError(f"{error.filename or 'system'}: {error.strerror or error}"))
+        return _explain(_of_system(error))
     except Exception as error:  # a user never sees a traceback; --verbose shows where it was
         if log.is_verbose():
             raise
@@ -95,6 +95,11 @@ def _executed(arguments: list[str]) -> int:
     if found == 130:
         return _explain(_InterruptedError("interrupted; the same command can be run again"))
     return int(found or 0)
+
+
+def _of_system(error: OSError) -> SlipwayError:
+    hint = "SLIPWAY_HOME and SLIPWAY_CACHE name folders that slipway may write to" if isinstance(error, PermissionError) else None
+    return SlipwayError(f"{error.filename or 'system'}: {error.strerror or error}", hint=hint)
 
 
 def _interrupted(*_: object) -> NoReturn:

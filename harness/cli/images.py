@@ -9,17 +9,10 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.options import Json, OnePlatform, platform_of
+from harness.cli.options import AnyImage, Json, OnePlatform, platform_of
 from harness.cli.output import app, plain, print_json, say, short, table, wants_json
 from harness.cli.registry import reference
 from harness.oci.store import Store
-
-AnyImage = Annotated[
-    str,
-    typer.Argument(
-        help="A name, a digest, or the beginning of one.", metavar="IMAGE", show_default=False, autocompletion=completion.images
-    ),
-]
 
 if TYPE_CHECKING:  # every command would load it
     from harness.cloudimage import EmbeddedImage
@@ -238,7 +231,11 @@ def rmi(
         return
     for name in removed:
         say(f"untagged {name}")
-    say("blobs stay for now: the store is in use" if freed.busy else f"freed {log.size(freed.bytes)} in {freed.blobs} blobs")
+    say(
+        "unused blobs stay, for the store is in use: `slipway prune` removes them later"
+        if freed.busy
+        else f"freed {log.size(freed.bytes)} in {freed.blobs} blobs"
+    )
 
 
 @app.command(short_help="Remove unused blobs, caches and temporary files.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +63,30 @@ ClusterOption = Annotated[
     str | None,
     typer.Option("--cluster", "-c", help="The cluster, as NAME.", metavar="NAME", show_default=False, autocompletion=completion.clusters),
 ]
-Image = Annotated[str, typer.Argument(help="The CloudImage.", metavar="IMAGE", show_default=False, autocompletion=completion.images)]
+
+
+_DIGITS = re.compile(r"(sha256:)?[0-9a-f]{7,64}")
+
+
+def _name_of_image(text: str | None) -> str | None:
+    """Raises UsageError for what can be neither a name nor a digest."""
+    from harness.oci.reference import Reference
+
+    if text is not None and not _DIGITS.fullmatch(text):
+        try:
+            Reference.parse(text)
+        except ValueError as wrong:
+            raise UsageError(f"IMAGE {text}: {wrong}") from wrong
+    return text
+
+
+def stored_image(help: str) -> Any:
+    """An argument for an image of the local store."""
+    return typer.Argument(help=help, metavar="IMAGE", show_default=False, autocompletion=completion.images, callback=_name_of_image)
+
+
+Image = Annotated[str, stored_image("The CloudImage.")]
+AnyImage = Annotated[str, stored_image("A name, a digest, or the beginning of one.")]
 Plan = Annotated[bool, typer.Option("--plan", help="Show the steps and change nothing.")]
 OnePlatform = Annotated[
     str | None, typer.Option("--platform", help="Only this platform of it.  [default: all]", metavar="OS/ARCH", show_default=False)

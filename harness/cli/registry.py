@@ -88,6 +88,8 @@ def push(
     there = reference(target or name, "TARGET" if target else "NAME")
     if there.digest:
         raise UsageError(f"{target or name}: a push goes to a tag, not to a digest", hint="write REGISTRY/REPOSITORY:TAG")
+    if target is None and not name.startswith(there.domain):
+        log.info(f"{name} names no registry: it goes to {there.domain}, as Docker does it")
     with connect(to, writing=True) as client:
         pushed = transfer.push(Store.default(), name, there, client)
     if as_json:

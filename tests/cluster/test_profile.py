@@ -241,7 +241,7 @@ def test_a_run_without_the_profile_is_refused_before_anything_is_changed(lab: La
 def test_a_clusterfile_without_the_profile_is_no_clusterfile_of_this_cluster(lab: Lab, web: str, tmp_path: Path) -> None:
     file = tmp_path / "Clusterfile"
     for more, code in (((), 2), (("--profile", "cis"), 0)):
-        file.write_text(lab.slipway("generate", web, *way(lab), "--name", lab.name, *more).stdout)
+        file.write_text(lab.slipway("generate", web, *way(lab), "--cluster", lab.name, *more).stdout)
         said = lab.slipway("apply", "-f", file, "--plan", check=False)
         assert said.returncode == code, said.stderr
         assert (".spec.profile" in said.stderr) is (code == 2)

@@ -155,11 +155,19 @@ def test_short_help_is_not_cut_on_a_terminal_of_80_columns(capsys: pytest.Captur
         ["build", ".", "--platform", "windows/amd64"],
         ["pull", "ghcr.io/x/y", "--platform", "linux/vax"],
         ["tag", "x", "UPPER:1"],
+        ["inspect", ""],
+        ["inspect", "UPPER:1"],
+        ["sign", "@sha256:abc", "--key", "x"],
         ["images", "-o", "yaml"],
     ],
 )
 def test_wrong_value_ends_with_2(words: list[str]) -> None:
     assert app.execute(words) == 2
+
+
+@pytest.mark.parametrize("name", ["a" * 64, "sha256:" + "a" * 64, "abcdef1", "web", "ghcr.io/x/web:1"])
+def test_digest_and_name_are_looked_for_in_the_store(name: str) -> None:
+    assert app.execute(["inspect", name]) == 4
 
 
 def test_errors_are_one_line_of_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
