@@ -104,7 +104,7 @@ def sbom(session: nox.Session) -> None:
     install(session)
     build(session, entries)
     for entry in pick(session, catalog.select, session.posargs):
-        session.run("slipway", "sbom", entry.reference, "--file", shown(report(entry.name, "cdx.json")))
+        session.run("slipway", "sbom", entry.reference, "--to", shown(report(entry.name, "cdx.json")))
 
 
 @nox.session

@@ -14,6 +14,7 @@ import typer
 
 import harness.cli.app  # noqa: F401 - its modules add the verbs
 from harness.cli.output import app
+from harness.cli.program import help_record
 from harness.clusterfile.json_schema import schema
 
 MARK = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
@@ -55,9 +56,7 @@ def command_line() -> Iterator[str]:
             )
             yield from ("Commands: " + ", ".join(listed), "")
         for parameter in command.params:
-            record = parameter.get_help_record(context)
-            if record is None and parameter.param_type_name == "argument":
-                record = (parameter.make_metavar(context), "")
+            record = help_record(parameter, context)
             if record is not None and not getattr(parameter, "hidden", False):
                 yield from (f"`{record[0].strip()}`", f": {_prose(record[1]) or '-'}", "")
 

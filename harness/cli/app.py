@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import signal
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -33,8 +33,10 @@ from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     trust,
     upgrade,
 )
-from harness.cli.output import app, say
-from harness.errors import InputError, SlipwayError
+from harness.cli.options import Json
+from harness.cli.output import app, print_error, print_json, say, wants_json
+from harness.cli.program import Common, VersionWanted, program
+from harness.errors import InputError, SlipwayError, UsageError
 from harness.log import timings
 
 _ALIKE = 4
@@ -51,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def execute(arguments: list[str]) -> int:
     """Run a command line; the exit code. Everything that fails is said here, once, and never as a traceback."""
+    _state.as_json = _asks_for_json(arguments)
     code = _executed(arguments)
     try:
         timings.write()
@@ -66,9 +69,11 @@ def _executed(arguments: list[str]) -> int:
         signal.signal(signal.SIGINT, _interrupted)
     try:
         found = app(arguments, standalone_mode=False, prog_name="slipway")
+    except VersionWanted:
+        say(f"slipway {about.version()}")
+        return 0
     except _WrongUsage as error:
-        error.show()
-        return 2
+        return _wrong_usage(error)
     except (KeyboardInterrupt, typer.Abort):
         found = 130
     except SlipwayError as error:
@@ -77,7 +82,7 @@ def _executed(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _explain(SlipwayError(f"{error.filename or 'system'}: {error.strerror or error}"))
+        return _explain(_of_system(error))
     except Exception as error:  # a user never sees a traceback; --verbose shows where it was
         if log.is_verbose():
             raise
@@ -88,8 +93,13 @@ def _executed(arguments: list[str]) -> int:
             )
         )
     if found == 130:
-        return _fail("interrupted; the same command can be run again", 130)
+        return _explain(_InterruptedError("interrupted; the same command can be run again"))
     return int(found or 0)
+
+
+def _of_system(error: OSError) -> SlipwayError:
+    hint = "SLIPWAY_HOME and SLIPWAY_CACHE name folders that slipway may write to" if isinstance(error, PermissionError) else None
+    return SlipwayError(f"{error.filename or 'system'}: {error.strerror or error}", hint=hint)
 
 
 def _interrupted(*_: object) -> NoReturn:
@@ -103,23 +113,99 @@ def _report(text: str) -> None:
     say(log.hidden(text), file=sys.stderr)
 
 
-def _fail(text: str, code: int) -> int:
-    _report(f"slipway: {text}")
-    return code
-
-
 def _explain(error: SlipwayError) -> int:
+    if _state.as_json:
+        return _explain_as_json(error)
     if isinstance(error, InputError):
-        count = len(error.faults)
         for fault in error.faults:
             _report(str(fault))
-        return _fail(f"{count} fault{'s' if count != 1 else ''} in the input; nothing has been changed", error.exit_code)
+        _report(f"slipway: {_count(error)}")
+        return error.exit_code
     _report(f"slipway: {error.message}")
     if error.details:
         _report(textwrap.indent(error.details.rstrip() if log.is_verbose() else _brief(error.details), "    "))
     if error.hint:
         _report(f"  hint: {error.hint}")
     return error.exit_code
+
+
+def _count(error: InputError) -> str:
+    count = len(error.faults)
+    return f"{count} fault{'s' if count != 1 else ''} in the input; nothing has been changed"
+
+
+def _explain_as_json(error: SlipwayError) -> int:
+    """One line for programs: ``message`` and ``exitCode``; ``hint``, ``details`` and ``faults`` where there are any."""
+    faults = error.faults if isinstance(error, InputError) else ()
+    value = {
+        "message": _count(error) if isinstance(error, InputError) else error.message,
+        "exitCode": error.exit_code,
+        "hint": error.hint,
+        "details": error.details,
+        "faults": [{"where": fault.where, "message": fault.message, "hint": fault.hint} for fault in faults],
+    }
+    print_error({key: _without_secrets(item) for key, item in value.items() if item or key == "exitCode"})
+    return error.exit_code
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_secrets(item) for key, item in value.items() if item}
+    return log.hidden(value) if isinstance(value, str) else value
+
+
+class _InterruptedError(SlipwayError):
+    exit_code = 130
+
+
+@dataclasses.dataclass
+class _State:
+    as_json: bool = False
+
+
+_state = _State()
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether errors are wanted as JSON. It is asked before the command line is read, since that may fail."""
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    pairs = itertools.pairwise([*own, ""])
+    return any(word in ("-ojson", "--output=json") or (word in ("-o", "--output") and value == "json") for word, value in pairs)
+
+
+_FROM_SEALER = {
+    "alpha": "sealer's `alpha` verbs: slipway exec, generate, upgrade, search, check",
+    "cert": "slipway certs add-names NAME...",
+    "commit": "slipway build makes images, from a Kubefile",
+    "create": "slipway run IMAGE --masters IP",
+    "gen": "slipway generate",
+    "health-check": "slipway check",
+    "merge": "slipway manifest create NAME IMAGE..., for images of several platforms",
+    "mount": "slipway inspect IMAGE shows what is in an image",
+    "run-app": "slipway run IMAGE --cluster NAME",
+    "scale-down": "slipway remove NODE...",
+    "scale-up": "slipway join --masters IP --nodes IP",
+    "--cluster-file": "-f Clusterfile",
+    "--Clusterfile": "-f Clusterfile",
+    "--imagefile": "-f Kubefile",
+    "--kubefile": "-f Kubefile",
+    "--provider": "slipway takes machines that exist; `slipway nodes up --provider container` boots some",
+}
+"""Words of sealer that slipway does not know."""
+
+
+def _wrong_usage(error: Any) -> int:
+    """What the parser refuses."""
+    unknown = getattr(error, "option_name", "") or (error.message.partition("'")[2].partition("'")[0])
+    hint = _FROM_SEALER.get(unknown)
+    if _state.as_json:
+        return _explain_as_json(UsageError(error.format_message(), hint=hint))
+    error.show()
+    if hint:
+        _report(f"  hint: {hint}")
+    return 2
 
 
 def _brief(details: str) -> str:
@@ -133,20 +219,11 @@ def _brief(details: str) -> str:
 
 
 @app.callback()
-def _common(
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show results and errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every command and request.")] = False,
-    timings_file: Annotated[
-        Path | None,
-        typer.Option("--timings", metavar="FILE", help="Write a timeline of the command for trace viewers.", show_default=False),
-    ] = None,
-) -> None:
-    log.setup(quiet=quiet, verbose=verbose)
-    if timings_file is not None:
-        timings.record(timings_file)
+def _common(context: typer.Context, common: Common) -> None:
+    program(context, common)
 
 
 @app.command()
-def version() -> None:
+def version(output: Json = "text") -> None:
     """Show the version."""
-    say(f"slipway {about.version()}")
+    print_json({"version": about.version()}) if wants_json(output) else say(f"slipway {about.version()}")

@@ -2,65 +2,66 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness import log
-from harness.cli.clusters import _login, _machines
-from harness.cli.operate import _OrList
-from harness.cli.output import Json, Yes, app, existing, plain, print_json, say, short, table, wants_json
+from harness.cli import completion
+from harness.cli.options import ClusterAccess, ClusterName, Json, Yes, confirmed, existing, seconds, to_machines
+from harness.cli.output import app, plain, print_json, say, short, steps_table, table, wants_json
+from harness.cli.program import ListGroup, Program
 from harness.errors import UsageError
 from harness.oci.store import Store
+
+if TYPE_CHECKING:
+    from harness.lifecycle.apps.records import Installed
+    from harness.lifecycle.apps.target import Where
+    from harness.lifecycle.apps.uninstall import Work
 
 _HELP = """List or remove the applications of a cluster. Without a subcommand, list them.
 
 \b
-  slipway run shop --name prod -e Port=8080     puts one in, or brings it up to date
-  slipway apps --name prod                      lists them
-  slipway apps remove shop --name prod          takes one out
+  slipway run shop --cluster prod -e Port=8080     puts one in, or brings it up to date
+  slipway apps --cluster prod                      lists them
+  slipway apps remove shop --cluster prod          takes one out
 """
-apps_app = typer.Typer(cls=_OrList, help=_HELP)
+apps_app = Program(cls=ListGroup, help=_HELP)
 app.add_typer(apps_app, name="apps")
 
-ClusterName = Annotated[str | None, typer.Option("--name", help="The cluster.  [default: default]", show_default=False)]
-Masters = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--masters",
-        "--master",
-        "-m",
-        help="Its control-plane nodes, if the cluster is not known on this machine or was not made by slipway.",
-        metavar="IP[,IP...]",
-        show_default=False,
-    ),
-]
-Kubeconfig = Annotated[
-    Path | None,
-    typer.Option("--kubeconfig", help="A cluster that slipway has not made; commands are launched on this machine.", show_default=False),
-]
-User = Annotated[str, typer.Option("--user", "-u", help="The SSH user: root, or a user with sudo without a password.")]
-Key = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent and ~/.ssh]", show_default=False)]
-Passwd = Annotated[
-    str | None,
-    typer.Option(
-        "--passwd", "-p", help="The SSH password: - asks for it; SLIPWAY_SSH_PASSWORD may hold it.", metavar="-", show_default=False
-    ),
-]
-Port = Annotated[int, typer.Option(help="The SSH port.")]
+
+@dataclasses.dataclass(frozen=True)
+class AppsAccess(ClusterAccess):
+    """The cluster of applications, which slipway need not have made."""
+
+    cluster: ClusterName = None
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            "--kubeconfig",
+            help="A cluster that slipway has not made; commands are launched on this machine.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None
+
+    def where(self) -> Where:
+        from harness.lifecycle.apps.target import Where
+
+        if self.via and self.kubeconfig:
+            raise UsageError("--via and --kubeconfig name two clusters", hint="one of both")
+        login = self.login()
+        kubeconfig = existing(self.kubeconfig) if self.kubeconfig else None
+        return Where(self.cluster, to_machines(self.via, login, "--via"), kubeconfig, login)
 
 
 @apps_app.command("list")
 def apps_list(
-    name: ClusterName = None,
-    masters: Masters = None,
-    kubeconfig: Kubeconfig = None,
-    user: User = "root",
-    key: Key = None,
-    passwd: Passwd = None,
-    port: Port = 22,
+    *,
+    access: AppsAccess,
     output: Json = "text",
 ) -> None:
     """List the applications of a cluster."""
@@ -68,7 +69,7 @@ def apps_list(
     from harness.lifecycle.apps import target as targets
 
     as_json = wants_json(output)
-    with targets.opened(_where(name, masters, kubeconfig, user, key, passwd, port), nodes=False) as target:
+    with targets.opened(access.where(), nodes=False) as target:
         found = records.listed(target.kubectl)
     if as_json:
         print_json([_described(one) for one in found])
@@ -86,7 +87,7 @@ def apps_list(
             log.warning(f"{one.name} is {one.state}, and that was not finished: {again}")
 
 
-def _described(one: Any) -> dict[str, Any]:
+def _described(one: Installed) -> dict[str, Any]:
     from harness.clusterfile import write
 
     return {
@@ -104,17 +105,14 @@ def _described(one: Any) -> dict[str, Any]:
     }
 
 
-@apps_app.command("remove")
+@apps_app.command("remove", short_help="Remove an application and its data.")
 def apps_remove(
-    app_name: Annotated[str, typer.Argument(help="The application, as `slipway apps` calls it.", metavar="APP")],
-    name: ClusterName = None,
-    masters: Masters = None,
-    kubeconfig: Kubeconfig = None,
-    user: User = "root",
-    key: Key = None,
-    passwd: Passwd = None,
-    port: Port = 22,
-    timeout: Annotated[float, typer.Option(help="Seconds that removed objects may take to disappear.")] = 300,
+    *,
+    app_name: Annotated[
+        str, typer.Argument(help="The application, as `slipway apps` calls it.", metavar="APP", autocompletion=completion.applications)
+    ],
+    access: AppsAccess,
+    timeout: Annotated[float, seconds("--timeout", help="Seconds that removed objects may take to disappear.")] = 300,
     plan: Annotated[bool, typer.Option("--plan", help="Show the steps and what would be removed, and change nothing.")] = False,
     yes: Yes = False,
     output: Json = "text",
@@ -126,7 +124,7 @@ def apps_remove(
     from harness.lifecycle.apps import uninstall
 
     as_json = wants_json(output)
-    where = _where(name, masters, kubeconfig, user, key, passwd, port)
+    where = access.where()
     with uninstall.prepared(app_name, where, Store.default(), timeout=timeout) as work:
         going = [str(one) for one in work.record.objects if one.ours and one not in work.kept]
         if plan:
@@ -134,7 +132,7 @@ def apps_remove(
             return
         if not yes:
             _tell_removal(work, going)
-            typer.confirm(f"Remove all this from {work.target.name}, with its data?", abort=True)
+            confirmed(f"Remove all this from {work.target.name}, with its data?")
     done = uninstall.remove(app_name, where, Store.default(), timeout=timeout)
     if as_json:
         print_json(plain(done))
@@ -145,7 +143,7 @@ def apps_remove(
     _tell_unknown(done.unknown)
 
 
-def _show_removal(work: Any, going: Sequence[str], as_json: bool) -> None:
+def _show_removal(work: Work, going: Sequence[str], as_json: bool) -> None:
     from harness.lifecycle import plan as planning
     from harness.lifecycle.apps import uninstall
 
@@ -156,15 +154,15 @@ def _show_removal(work: Any, going: Sequence[str], as_json: bool) -> None:
         return
     _tell_removal(work, going)
     say()
-    table(("STEP", "WHERE", "WHAT"), [(step["id"], ",".join(step["nodes"]) or "here", step["title"]) for step in described])
+    steps_table(described)
 
 
-def _tell_removal(work: Any, going: Sequence[str]) -> None:
+def _tell_removal(work: Work, going: Sequence[str]) -> None:
     say(f"{work.record.name} ({work.record.image}) in {work.target.name}:")
     for one in reversed(going):
         say(f"  - {one}")
-    for one in work.kept:
-        say(f"    {one} stays")
+    for kept in work.kept:
+        say(f"    {kept} stays")
     if not work.hooks:
         _tell_unknown(work.record.unknown)
 
@@ -172,14 +170,3 @@ def _tell_removal(work: Any, going: Sequence[str]) -> None:
 def _tell_unknown(commands: Sequence[str]) -> None:
     for command in commands:
         say(f"  cannot be taken back, as it did more than kubectl and helm: {command.strip()}")
-
-
-def _where(
-    name: str | None, masters: Sequence[str] | None, kubeconfig: Path | None, user: str, key: Path | None, passwd: str | None, port: int
-) -> Any:
-    from harness.lifecycle.apps.target import Where
-
-    if masters and kubeconfig:
-        raise UsageError("--masters and --kubeconfig name two clusters", hint="one of both")
-    login = _login(user, port, key, passwd)
-    return Where(name, _machines(masters, login, "--masters"), existing(kubeconfig) if kubeconfig else None, login)

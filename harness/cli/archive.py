@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 import typer
 
 from harness import log
-from harness.cli.output import AllowOlder, Json, app, one_of, platform_of, print_json, say, wants_json
+from harness.cli import completion
+from harness.cli.options import FORMER_FILE, AllowOlder, Json, Platforms, platform_of, target
+from harness.cli.output import app, one_of, print_json, say, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
 
@@ -24,8 +26,13 @@ _COMPRESSIONS = ("none", "zstd", "gzip")
 
 @app.command(short_help="Write CloudImages into one file.")
 def save(
-    names: Annotated[list[str], typer.Argument(help="Images of the local store, by name or digest.", show_default=False)],
-    file: Annotated[Path, typer.Option("--file", "-f", help="The archive to write; - for standard output.", show_default=False)],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="Images of the local store, by name or digest.", metavar="IMAGE...", show_default=False, autocompletion=completion.images
+        ),
+    ],
+    file: Annotated[Path, target("The archive to write; - for standard output."), FORMER_FILE],
     since: Annotated[
         list[str] | None,
         typer.Option(
@@ -35,13 +42,14 @@ def save(
             metavar="OLD",
         ),
     ] = None,
-    platform: Annotated[
-        list[str] | None, typer.Option("--platform", help="Only this platform of the images; may be repeated.", metavar="OS/ARCH")
-    ] = None,
+    platform: Platforms = None,
     compress: Annotated[
         str,
         typer.Option(
-            "--compress", help="none (the layers are compressed already), zstd or gzip, for the whole file.", metavar="none|zstd|gzip"
+            "--compress",
+            help="none (the layers are compressed already), zstd or gzip, for the whole file.",
+            metavar="none|zstd|gzip",
+            autocompletion=completion.values(*_COMPRESSIONS),
         ),
     ] = "none",
     volume_size: Annotated[
@@ -62,7 +70,7 @@ def save(
     stream = str(file) == "-"
     as_json = wants_json(output)
     if stream and (volume_size or as_json):
-        raise UsageError("-f - writes one stream to standard output", hint="name a file for volumes or JSON")
+        raise UsageError("--to - writes one stream to standard output", hint="name a file for volumes or JSON")
     limit = None if volume_size is None else size_in_bytes(volume_size, "--volume-size")
     how = cast("Compression", one_of(compress, _COMPRESSIONS, "--compress"))
     platforms = [platform_of(one) for one in platform or ()]
@@ -112,11 +120,12 @@ def load(
     file: Annotated[
         Path,
         typer.Option(
-            "--file",
-            "-f",
+            "--from",
+            metavar="FILE",
             help="The archive to read: a file, the first of its volumes, or their name without the number; - for standard input.",
             show_default=False,
         ),
+        FORMER_FILE,
     ],
     allow_older: AllowOlder = False,
     output: Json = "text",

@@ -2,44 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness import log
-from harness.cli.output import AllowOlder, Json, app, existing, one_of, pairs, print_json, say, wants_json
+from harness.cli import completion
+from harness.cli.options import AllowOlder, Json, existing, platform_of, seconds
+from harness.cli.output import app, one_of, pairs, print_json, say, wants_json
+from harness.cli.program import Old
 from harness.errors import UsageError
 from harness.oci.model import Platform
 from harness.oci.store import Store
 
+if TYPE_CHECKING:
+    from harness import build as building
+
 
 @app.command(short_help="Build a CloudImage from a Kubefile.")
 def build(
-    context: Annotated[Path, typer.Argument(help="The folder that COPY and APP take files from.", show_default=False)],
+    *,
+    context: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The folder that COPY and APP take files from.  [default: the folder of the Kubefile of -f]",
+            metavar="CONTEXT",
+            show_default=False,
+        ),
+    ] = None,
     tag: Annotated[
-        str | None, typer.Option("--tag", "-t", help="The name of the image.  [default: the folder's name]", show_default=False)
+        str | None,
+        typer.Option(
+            "--tag",
+            "-t",
+            help="The name of the image.  [default: the folder's name]",
+            metavar="NAME",
+            show_default=False,
+            autocompletion=completion.images,
+        ),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="The Kubefile.  [default: CONTEXT/Kubefile]", show_default=False)
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="The Kubefile; - reads it from standard input.  [default: CONTEXT/Kubefile]",
+            metavar="FILE",
+            show_default=False,
+        ),
     ] = None,
     platform: Annotated[
         str | None,
-        typer.Option(help="The platform of the image, as linux/arm64; several with commas.  [default: this machine]", show_default=False),
+        typer.Option(
+            "--platform",
+            help="The platform of the image, as linux/arm64; several with commas.  [default: this machine]",
+            metavar="OS/ARCH[,OS/ARCH...]",
+            show_default=False,
+        ),
     ] = None,
     build_arg: Annotated[
         list[str] | None, typer.Option("--build-arg", help="A value for an ARG.", metavar="NAME=VALUE", show_default=False)
     ] = None,
-    image_list: Annotated[Path | None, typer.Option(help="A file with more container images, one a line.", show_default=False)] = None,
+    image_list: Annotated[
+        Path | None,
+        typer.Option("--image-list", help="A file with more container images, one a line.", metavar="FILE", show_default=False),
+    ] = None,
     discover: Annotated[
-        str, typer.Option(help="Sources of container images: pulled (by running), declared (by reading), or both.")
+        str,
+        typer.Option(
+            "--discover",
+            help="Sources of container images: pulled (by running), declared (by reading), or both.",
+            metavar="pulled|declared|pulled,declared",
+            autocompletion=completion.values("pulled", "declared", "pulled,declared"),
+        ),
     ] = "pulled,declared",
-    cluster: Annotated[str, typer.Option(help="The throw-away cluster that runs the image: kind or container.")] = "kind",
-    settle: Annotated[float, typer.Option(help="Seconds without change after which workloads count as settled.")] = 5,
-    timeout: Annotated[float, typer.Option(help="Seconds that workloads may take to become ready.")] = 600,
+    sandbox: Annotated[
+        str,
+        typer.Option(
+            "--sandbox",
+            help="The throw-away cluster that runs the image.",
+            metavar="kind|container",
+            autocompletion=completion.values("kind", "container"),
+        ),
+        Old("--cluster"),
+    ] = "kind",
+    settle: Annotated[
+        float,
+        typer.Option("--settle", help="Seconds without change after which workloads count as settled.", metavar="SECONDS", min=0),
+    ] = 5,
+    timeout: Annotated[float, seconds("--timeout", help="Seconds that workloads may take to become ready.")] = 600,
     network: Annotated[
-        str, typer.Option(help="The network of RUN and Dockerfiles: bridge, or host for the network of this machine with its loopback.")
+        str,
+        typer.Option(
+            "--network",
+            help="The network of RUN and Dockerfiles: bridge, or host for the network of this machine with its loopback.",
+            metavar="bridge|host",
+            autocompletion=completion.values("bridge", "host"),
+        ),
     ] = "bridge",
     images_from: Annotated[
         str,
@@ -47,6 +112,7 @@ def build(
             "--images",
             metavar="auto|upstream|built",
             help="Images that images/ defines: from their registries (upstream), built here, or auto: built where no registry answers.",
+            autocompletion=completion.values("auto", "upstream", "built"),
         ),
     ] = "auto",
     allow_login: Annotated[
@@ -70,20 +136,25 @@ def build(
     from harness.build.image_choice import MODES
 
     as_json = wants_json(output)
-    one_of(cluster, building.CLUSTERS, "--cluster")
+    one_of(sandbox, building.CLUSTERS, "--sandbox")
     modes = tuple(sorted({one_of(mode.strip(), ("pulled", "declared"), "--discover") for mode in discover.split(",") if mode.strip()}))
+    if context is None:
+        if file is None:
+            raise UsageError("no context is given", hint="slipway build FOLDER, or -f Kubefile")
+        context = Path() if str(file) == "-" else file.parent
     options = building.BuildOptions(
         context=existing(context), tag=tag or context.resolve().name, file=file, platforms=_platforms(platform),
         build_args=pairs(build_arg or [], "--build-arg"), image_list=existing(image_list) if image_list else None,
-        cluster=cluster, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
+        cluster=sandbox, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
         network=one_of(network, NETWORKS, "--network"), images_from=one_of(images_from, MODES, "--images"),
         allow_login=tuple(allow_login or ()), allow_older=allow_older,
     )  # fmt: skip
-    if check:
-        plan = building.check(options)
-        print_json(plan) if as_json else _show_plan(plan)
-        return
-    built = building.build(options, Store.default())
+    with _given(options) as options:
+        if check:
+            plan = building.check(options)
+            print_json(plan) if as_json else _show_plan(plan)
+            return
+        built = building.build(options, Store.default())
     if as_json:
         from harness import cloudimage
 
@@ -100,16 +171,26 @@ def build(
     _show_built(built, options.tag)
 
 
+@contextlib.contextmanager
+def _given(options: building.BuildOptions) -> Iterator[building.BuildOptions]:
+    """The options with a file where the Kubefile comes from standard input."""
+    if str(options.file) != "-":
+        yield options
+        return
+    with tempfile.TemporaryDirectory(prefix="slipway-stdin-") as folder:
+        path = Path(folder, "Kubefile")
+        path.write_bytes(sys.stdin.buffer.read())
+        yield dataclasses.replace(options, file=path)
+
+
 def _platforms(text: str | None) -> tuple[Platform, ...]:
     """The platforms of ``linux/amd64,linux/arm64``, each once. Raises UsageError."""
-    try:
-        found = [Platform.parse(part) for part in text.split(",")] if text is not None else [Platform.host()]
-    except ValueError as error:
-        raise UsageError(f"--platform {text}: {error}") from error
-    return tuple(dict.fromkeys(found))
+    if text is None:
+        return (Platform.host(),)
+    return tuple(dict.fromkeys(platform_of(part) for part in text.split(",")))
 
 
-def _show_built(built: Any, tag: str) -> None:
+def _show_built(built: building.Built, tag: str) -> None:
     name = built.image.name or tag
     say(f"{name}  {built.image.digest}")
     parts = built.image.platforms

@@ -3,47 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness import log
-from harness.cli.clusters import File, Masters, Nodes, Passwd, _login, _members, wanted
-from harness.cli.output import Json, app, print_json, say, table, wants_json
+from harness.cli import completion
+from harness.cli.clusters import wanted
+from harness.cli.options import Clusterfile, ClusterOption, ClusterSpec, Env, Json, SiteAccess, SkipCheck, Ssh, machines, to_machines
+from harness.cli.output import app, print_json, say, table, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
+
+if TYPE_CHECKING:
+    from harness.lifecycle.checks.findings import Report
+    from harness.nodes import Machine
 
 CIS = "cis"
 
 
 @app.command()
 def check(
+    *,
     words: Annotated[
         list[str] | None,
         typer.Argument(
             help=f"The cluster; with --post, {CIS} or {CIS} NAME: check against the CIS benchmark.  [default: default]",
             metavar="NAME",
             show_default=False,
+            autocompletion=completion.clusters,
         ),
     ] = None,
+    cluster: ClusterOption = None,
     pre: Annotated[bool, typer.Option("--pre", help="Run the preflight checks on machines; changes nothing.")] = False,
     post: Annotated[bool, typer.Option("--post", help="Check that a running cluster is healthy (default).")] = False,
-    file: File = None,
-    image: Annotated[str | None, typer.Option(help="With --pre: the image that is to run.", show_default=False)] = None,
-    masters: Masters = None,
-    nodes: Nodes = None,
-    user: Annotated[str | None, typer.Option("--user", "-u", help="The SSH user.  [default: root]", show_default=False)] = None,
-    key: Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.", show_default=False)] = None,
-    passwd: Passwd = None,
-    port: Annotated[int | None, typer.Option(help="The SSH port.  [default: 22]", show_default=False)] = None,
-    env: Annotated[
+    file: Clusterfile = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            "--image", help="With --pre: the image that is to run.", metavar="IMAGE", show_default=False, autocompletion=completion.images
+        ),
+    ] = None,
+    masters: Annotated[
         list[str] | None,
-        typer.Option("--env", "-e", help="With --pre: a value for the image's templates.", metavar="NAME=VALUE", show_default=False),
+        machines("--masters", "--master", "-m", help="Its control-plane nodes, or with --pre the machines that are to become some."),
     ] = None,
-    skip: Annotated[
-        list[str] | None, typer.Option(help="A check that may fail; `--list` shows all.", metavar="ID[,ID...]", show_default=False)
-    ] = None,
+    nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Its workers.")] = None,
+    ssh: Ssh,
+    env: Env = None,
+    skip_check: SkipCheck = None,
     show_all: Annotated[bool, typer.Option("--all", help="Show passed checks as well.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="List all checks with their purpose.")] = False,
     output: Json = "text",
@@ -52,29 +60,29 @@ def check(
 
     \b
       slipway check --pre -f Clusterfile
-      slipway check --pre --image web --masters 10.0.0.1-10.0.0.3 --nodes 10.0.0.4 --skip swap
+      slipway check --pre --image web --masters 10.0.0.1-10.0.0.3 --nodes 10.0.0.4 --skip-check swap
       slipway check
       slipway check --post cis
     """
     as_json = wants_json(output)
     if pre and post:
         raise UsageError("--pre and --post are two things", hint="one after the other")
-    name, secured = _asked(words or (), post)
+    name, secured = _asked(words or (), cluster, post)
     if listing:
         _list(pre, post, secured, as_json)
         return
     from harness.lifecycle.checks import findings
 
     if pre:
-        report = _pre(name, file, image, masters, nodes, user, key, passwd, port, env, skip)
+        report = _pre(ClusterSpec(image, masters, nodes, name, env), file, ssh, skip_check)
         what = "the machines are not fit"
     else:
         if file or image or env:
             raise UsageError("--file, --image and --env are for machines before a run", hint="slipway check --pre -f Clusterfile")
         from harness.lifecycle.checks import postflight
 
-        way = _members(masters, nodes, _login(user or "root", port or 22, key, passwd))
-        report = (postflight.against_cis if secured else postflight.post)(name or "default", *way, skip=skip or ())
+        way = _members(masters, nodes, ssh)
+        report = (postflight.against_cis if secured else postflight.post)(name or "default", *way, skip=skip_check or ())
         what = f"the cluster {report.name} {'is not as the CIS benchmark wants it' if secured else 'does not work as it should'}"
     if as_json:
         found = {"name": report.name, **findings.to_json(report.findings, report.checks, report.names)}
@@ -84,40 +92,32 @@ def check(
     findings.verdict(report.findings, what)
 
 
-def _asked(words: Sequence[str], post: bool) -> tuple[str | None, bool]:
+def _asked(words: Sequence[str], cluster: str | None, post: bool) -> tuple[str | None, bool]:
     """The name of the cluster, where one is given, and whether it is held against the CIS benchmark."""
     secured = post and CIS in words
     at = words.index(CIS) if secured else len(words)
-    names = [*words[:at], *words[at + 1 :]]
-    if len(names) > 1:
+    names = [*words[:at], *words[at + 1 :], *([cluster] if cluster else [])]
+    if len(set(names)) > 1:
         raise UsageError(
             f"{' '.join(names)}: one cluster at a time", hint=f"slipway check {names[0]}; slipway check --post {CIS} {names[0]}"
         )
     return (names[0] if names else None), secured
 
 
-def _pre(
-    name: str | None,
-    file: str | None,
-    image: str | None,
-    masters: list[str] | None,
-    nodes: list[str] | None,
-    user: str | None,
-    key: Path | None,
-    passwd: str | None,
-    port: int | None,
-    env: list[str] | None,
-    skip: list[str] | None,
-) -> Any:
+def _members(masters: Sequence[str] | None, nodes: Sequence[str] | None, ssh: Ssh) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
+    login = ssh.login()
+    return to_machines(masters, login, "--masters"), to_machines(nodes, login, "--nodes")
+
+
+def _pre(spec: ClusterSpec, file: str | None, ssh: Ssh, skip: Sequence[str] | None) -> Report:
     from harness.lifecycle import check as checking
     from harness.lifecycle import run as running
 
-    if not file and not image:
-        if not masters and not nodes:
+    if not file and not spec.image:
+        if not spec.masters and not spec.nodes:
             raise UsageError("no machine is named", hint="--masters 10.0.0.1 --nodes 10.0.0.2, or -f Clusterfile")
-        way = _members(masters, nodes, _login(user or "root", port or 22, key, passwd))
-        return checking.pre(*way, name=name or "default", skip=skip or ())
-    options, _ = wanted(file, image, masters, nodes, user, key, passwd, port, env, None, name, None, False, None, 600)
+        return checking.pre(*_members(spec.masters, spec.nodes, ssh), name=spec.cluster or "default", skip=skip or ())
+    options, _ = wanted(spec, ssh, SiteAccess(), file=file)
     setup = running.prepare(options, Store.default())
     return checking.pre(options.masters, options.nodes, name=options.name, setup=setup, skip=skip or ())
 
@@ -136,7 +136,7 @@ def _list(pre: bool, post: bool, secured: bool, as_json: bool) -> None:
         table(("WHEN", "CHECK", "FOR"), [(str(one["when"]), str(one["id"]), str(one["for"])) for one in entries])
 
 
-def _show(report: Any, everything: bool) -> None:
+def _show(report: Report, everything: bool) -> None:
     """One line for what is the same in many places, and what to do about it below."""
     from harness.lifecycle.checks import findings
 
@@ -149,6 +149,7 @@ def _show(report: Any, everything: bool) -> None:
     if groups:
         say()
     counts = findings.to_json(report.findings, report.checks, report.names)["counts"]
-    said = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
-    machines = len({finding.where for finding in report.findings})
-    say(f"{sum(counts.values())} checks, {machines} place{'s' if machines > 1 else ''}: {said} ({log.duration(report.seconds)})")
+    results = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
+    total, places = sum(counts.values()), len({finding.where for finding in report.findings})
+    what = f"{total} check{'' if total == 1 else 's'}, {places} place{'' if places == 1 else 's'}"
+    say(f"{what}: {results} ({log.duration(report.seconds)})")

@@ -3,60 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness import log
-from harness.cli.clusters import (
-    Cmds,
-    Env,
-    File,
-    OfSite,
-    Passwd,
-    SkipCheck,
-    Timeout,
-    WantedImage,
-    WantedKey,
-    WantedMasters,
-    WantedName,
-    WantedNodes,
-    WantedPort,
-    WantedProfile,
-    WantedUser,
-    _login,
-    _machines,
-    _registry,
-    addresses,
-    known_profile,
-    skipping,
-    tell,
-    wanted,
-)
-from harness.cli.output import Json, app, pairs, plain, print_json, say, table, wants_json
-from harness.cli.registry import Ca, PlainHttp
+from harness.cli.clusters import Timeout, external_registry, known_profile, skipping, tell, wanted
+from harness.cli.options import Clusterfile, ClusterSpec, Json, SiteAccess, SkipCheck, Ssh, addresses, to_machines
+from harness.cli.output import app, pairs, plain, print_json, say, steps_table, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
+
+if TYPE_CHECKING:
+    from harness.lifecycle.apply import Outcome
 
 
 @app.command()
 def apply(
-    image: WantedImage = None,
-    file: File = None,
-    masters: WantedMasters = None,
-    nodes: WantedNodes = None,
-    user: WantedUser = None,
-    key: WantedKey = None,
-    passwd: Passwd = None,
-    port: WantedPort = None,
-    env: Env = None,
-    cmds: Cmds = None,
-    name: WantedName = None,
-    registry: OfSite = None,
-    plain_http: PlainHttp = False,
-    ca: Ca = None,
+    *,
+    spec: ClusterSpec,
+    file: Clusterfile = None,
+    ssh: Ssh,
+    site: SiteAccess,
     skip_check: SkipCheck = None,
-    profile: WantedProfile = None,
     timeout: Timeout = 600,
     plan: Annotated[bool, typer.Option("--plan", help="Show differences and steps, and change nothing.")] = False,
     output: Json = "text",
@@ -72,10 +41,7 @@ def apply(
     as_json = wants_json(output)
     if file is None:
         raise UsageError("no Clusterfile is given", hint="slipway apply -f Clusterfile; slipway generate writes one")
-    options, bring = wanted(
-        file, image, masters, nodes, user, key, passwd, port, env, cmds, name, registry, plain_http, ca, timeout, skipping(skip_check),
-        profile=profile,
-    )  # fmt: skip
+    options, bring = wanted(spec, ssh, site, file=file, timeout=timeout, skipped=skipping(skip_check))
     found = applying.apply(options, Store.default(), plan=plan, fetch=bring)
     if as_json:
         print_json(_plain(found))
@@ -85,13 +51,13 @@ def apply(
         _tell(found)
 
 
-def _plain(found: Any) -> dict[str, Any]:
+def _plain(found: Outcome) -> dict[str, Any]:
     changes = [{**plain(change), "text": str(change)} for change in found.changes]
     made = plain(found.made) if found.made is not None else None
     return {"name": found.name, "changes": changes, "steps": list(found.steps), "done": found.done, "seconds": found.seconds, "made": made}
 
 
-def _tell(found: Any) -> None:
+def _tell(found: Outcome) -> None:
     for change in found.changes:
         say(change)
     if found.done:
@@ -101,30 +67,21 @@ def _tell(found: Any) -> None:
     else:
         if found.changes:
             say()
-        table(("STEP", "WHERE", "WHAT"), [(step["id"], ",".join(step["nodes"]) or "here", step["title"]) for step in found.steps])
+        steps_table(found.steps)
 
 
 @app.command()
 def generate(
-    image: WantedImage = None,
-    masters: WantedMasters = None,
-    nodes: WantedNodes = None,
-    user: WantedUser = None,
-    key: WantedKey = None,
-    passwd: Passwd = None,
-    port: WantedPort = None,
-    env: Env = None,
-    cmds: Cmds = None,
-    name: WantedName = None,
-    registry: OfSite = None,
-    plain_http: PlainHttp = False,
-    ca: Ca = None,
-    profile: WantedProfile = None,
+    *,
+    spec: ClusterSpec,
+    ssh: Ssh,
+    site: SiteAccess,
     from_cluster: Annotated[
         bool, typer.Option("--from-cluster", help="Read the nodes of a kubeadm cluster, from the first of --masters.")
     ] = False,
     adopt: Annotated[bool, typer.Option("--adopt", help="With --from-cluster: let slipway manage it.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of Clusterfiles, for editors.")] = False,
+    output: Json = "text",
 ) -> None:
     """Print a Clusterfile from options, or from a running cluster.
 
@@ -132,6 +89,7 @@ def generate(
       slipway generate web --masters 10.0.0.1 --nodes 10.0.0.2 > Clusterfile
       slipway generate --from-cluster --masters 10.0.0.1 --key ~/.ssh/id_ed25519
     """
+    as_json = wants_json(output)
     if schema:
         from harness.clusterfile.json_schema import schema as of_clusterfile
 
@@ -139,57 +97,50 @@ def generate(
         return
     if adopt and not from_cluster:
         raise UsageError("--adopt is for a cluster that runs", hint="slipway generate --from-cluster --adopt --masters IP")
-    if from_cluster:
-        _from_cluster(image, masters, user, key, passwd, port, name, adopt)
-        return
-    if image is None:
+    text = _from_cluster(spec, ssh, adopt=adopt) if from_cluster else _from_options(spec, ssh, site)
+    print_json({"clusterfile": text}) if as_json else say(text, end="")
+
+
+def _from_options(spec: ClusterSpec, ssh: Ssh, site: SiteAccess) -> str:
+    if spec.image is None:
         raise UsageError("no image is named", hint="slipway generate IMAGE --masters 10.0.0.1")
-    from harness.clusterfile import write as writing
+    from harness.clusterfile import write
     from harness.clusterfile.parse import parse
 
-    text = writing.generate(
-        image=image,
-        masters=addresses(masters, "--masters"),
-        nodes=addresses(nodes, "--nodes"),
-        name=name or "default",
-        env=pairs(env or [], "--env"),
-        user=user,
-        key=str(key) if key else None,
-        port=port,
-        commands=cmds,
-        registry=_registry(registry, plain_http, ca),
-        profile=known_profile(profile),
+    text = write.generate(
+        image=spec.image,
+        masters=addresses(spec.masters, "--masters"),
+        nodes=addresses(spec.nodes, "--nodes"),
+        name=spec.cluster or "default",
+        env=pairs(spec.env or [], "--env"),
+        user=ssh.user,
+        key=str(ssh.key) if ssh.key else None,
+        port=ssh.port,
+        commands=spec.cmds,
+        registry=external_registry(spec.registry, site),
+        profile=known_profile(spec.profile),
     )
     parse(text, "the Clusterfile")
-    say(text, end="")
+    return text
 
 
-def _from_cluster(
-    image: str | None,
-    masters: list[str] | None,
-    user: str | None,
-    key: Path | None,
-    passwd: str | None,
-    port: int | None,
-    name: str | None,
-    adopt: bool,
-) -> None:
+def _from_cluster(spec: ClusterSpec, ssh: Ssh, *, adopt: bool) -> str:
     import tempfile
 
-    from harness.clusterfile import SshSettings
+    from harness.clusterfile import SshSettings as Way
     from harness.lifecycle import adopt as takeover
     from harness.nodes import Machine
     from harness.nodes.ssh import SshConnections as Connections
 
-    login = _login(user or "root", port or 22, key, passwd)
-    first = _machines(masters, login, "--masters")[:1]
+    login = ssh.login()
+    first = to_machines(spec.masters, login, "--masters")[:1]
     if not first:
         raise UsageError("no master is named", hint="--masters 10.0.0.1: one of those whose API answers")
-    way = SshSettings(user=login.user, port=login.port, key=str(key) if key else None)
+    way = Way(user=login.user, port=login.port, key=str(ssh.key) if ssh.key else None)
     with tempfile.TemporaryDirectory(prefix="slipway-take-") as folder:
         with Connections(Path(folder), first) as connections:
             (node,) = connections.connect()
-            taken = takeover.read(node, name, way, image)
+            taken = takeover.read(node, spec.cluster, way, spec.image)
         cluster = taken.clusterfile.cluster
         if adopt and cluster is not None:
             # The master that answered comes first: it is asked again.
@@ -198,4 +149,4 @@ def _from_cluster(
             with Connections(Path(folder), (*all_masters, *all_nodes)) as connections:
                 takeover.adopt(taken, connections, all_masters, all_nodes)
             log.info(f"slipway status {cluster.name}")
-    say(taken.text, end="")
+    return taken.text

@@ -3,82 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness import log
 from harness.cli.install import is_application, put
-from harness.cli.output import Json, Yes, app, existing, pairs, plain, print_json, say, short, table, wants_json
-from harness.cli.registry import Ca, PlainHttp, connect, fetch
+from harness.cli.options import (
+    Cluster,
+    Clusterfile,
+    ClusterSpec,
+    Json,
+    NodesAccess,
+    Plan,
+    SiteAccess,
+    SkipCheck,
+    Ssh,
+    Yes,
+    addresses,
+    confirmed,
+    existing,
+    seconds,
+)
+from harness.cli.output import app, pairs, plain, print_json, say, short, steps_table, table, wants_json
+from harness.cli.registry import connect, fetch
 from harness.clusterfile import PROFILES
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.oci.store import Store
 
-File = Annotated[str | None, typer.Option("--file", "-f", help="A Clusterfile; - reads it from standard input.", show_default=False)]
-WantedImage = Annotated[str | None, typer.Argument(help="The CloudImage.", show_default=False)]
-WantedMasters = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--masters", "--master", "-m", help="Addresses, or ranges as 10.0.0.1-10.0.0.3.", metavar="IP[,IP...]", show_default=False
-    ),
-]
-WantedNodes = Annotated[
-    list[str] | None, typer.Option("--nodes", "--node", "-n", help="Addresses of the workers.", metavar="IP[,IP...]", show_default=False)
-]
-WantedUser = Annotated[
-    str | None,
-    typer.Option(
-        "--user", "-u", help="The SSH user; it needs sudo without a password unless it is root.  [default: root]", show_default=False
-    ),
-]
-WantedKey = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent and ~/.ssh]", show_default=False)]
-WantedPort = Annotated[int | None, typer.Option("--port", help="The SSH port.  [default: 22]", show_default=False)]
-WantedName = Annotated[str | None, typer.Option("--name", help="The name of the cluster.  [default: default]", show_default=False)]
-Passwd = Annotated[
-    str | None,
-    typer.Option(
-        "--passwd", "-p", help="The SSH password: - asks for it; SLIPWAY_SSH_PASSWORD may hold it.", metavar="-", show_default=False
-    ),
-]
-Env = Annotated[
-    list[str] | None, typer.Option("--env", "-e", help="A value for the image's templates.", metavar="NAME=VALUE", show_default=False)
-]
-Cmds = Annotated[list[str] | None, typer.Option("--cmds", help="A launch command instead of the image's.", show_default=False)]
-OfSite = Annotated[
-    str | None,
-    typer.Option(
-        "--registry",
-        help="Use this registry, filled by `slipway push --expand`, instead of one in the cluster.",
-        metavar="REGISTRY[/PATH]",
-        show_default=False,
-    ),
-]
-SkipCheck = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--skip-check", help="Continue even if these preflight checks fail; `slipway check --list` shows all.", metavar="ID[,ID...]",
-        show_default=False,
-    ),
-]  # fmt: skip
-WantedProfile = Annotated[
-    str | None, typer.Option("--profile", help=f"Harden the cluster: {', '.join(PROFILES)}.", metavar="NAME", show_default=False)
-]
-Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that workloads may take to become ready.")]
+if TYPE_CHECKING:
+    from harness.clusterfile import ExternalRegistry
+    from harness.lifecycle import run as running
+    from harness.lifecycle.provision.registry import OfSite
+
+Timeout = Annotated[float, seconds("--timeout", help="Seconds that workloads may take to become ready.")]
 Apps = Annotated[
     list[str] | None,
     typer.Option("--apps", help="The applications to launch, instead of the image's choice.", metavar="APP[,APP...]", show_default=False),
 ]
 Called = Annotated[
-    str | None, typer.Option("--as", help="Application image: its name in the cluster.  [default: the image's]", show_default=False)
+    str | None,
+    typer.Option("--as", help="Application image: its name in the cluster.  [default: the image's]", metavar="NAME", show_default=False),
 ]
 Kubeconfig = Annotated[
     Path | None,
-    typer.Option("--kubeconfig", help="Application image: the kubeconfig of a cluster that slipway did not make.", show_default=False),
+    typer.Option(
+        "--kubeconfig", help="Application image: the kubeconfig of a cluster that slipway did not make.", metavar="FILE", show_default=False
+    ),
 ]
 NoImages = Annotated[
     bool, typer.Option("--no-images", help="Application image: send no container images; the nodes have or can reach them.")
@@ -87,51 +60,38 @@ NoImages = Annotated[
 
 @app.command()
 def run(
-    image: WantedImage = None,
-    file: File = None,
-    masters: WantedMasters = None,
-    nodes: WantedNodes = None,
-    user: WantedUser = None,
-    key: WantedKey = None,
-    passwd: Passwd = None,
-    port: WantedPort = None,
-    env: Env = None,
-    cmds: Cmds = None,
-    name: WantedName = None,
-    registry: OfSite = None,
-    plain_http: PlainHttp = False,
-    ca: Ca = None,
+    *,
+    spec: ClusterSpec,
+    file: Clusterfile = None,
+    ssh: Ssh,
+    site: SiteAccess,
     skip_check: SkipCheck = None,
-    profile: WantedProfile = None,
     timeout: Timeout = 600,
     apps: Apps = None,
     called: Called = None,
     kubeconfig: Kubeconfig = None,
     no_images: NoImages = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Show the steps and change nothing.")] = False,
+    plan: Plan = False,
     output: Json = "text",
 ) -> None:
     """Create a cluster that runs the image on the given machines. The same command again finishes an interrupted run.
 
     A Clusterfile has more settings than there are options; an option wins over the file.
 
-    An application image is installed into a running cluster, or updated there: --name says which one; --masters or --kubeconfig name one
+    An application image is installed into a running cluster, or updated there: --cluster says which one; --masters or --kubeconfig name one
     that is not known on this machine. `slipway apps` lists and removes applications.
     """
     from harness.lifecycle import plan as planning
     from harness.lifecycle import run as running
 
     as_json = wants_json(output)
-    skipped = skipping(skip_check)
-    options, bring = wanted(
-        file, image, masters, nodes, user, key, passwd, port, env, cmds, name, registry, plain_http, ca, timeout, skipped, apps, profile
-    )  # fmt: skip
+    options, bring = wanted(spec, ssh, site, file=file, timeout=timeout, skipped=skipping(skip_check), apps=apps)
     bring()
     if is_application(options.image):
-        if profile:
+        if spec.profile:
             raise UsageError(f"--profile is for a cluster that is made, and {options.image} is an application image")
-        named = name is not None or file is not None
-        _put(options, nodes, called, kubeconfig, not no_images, named=named, plan=plan, as_json=as_json)
+        named = spec.cluster is not None or file is not None
+        _put(options, spec.nodes, called, kubeconfig, not no_images, named=named, plan=plan, as_json=as_json)
         return
     if called or kubeconfig or no_images:
         option = "--as" if called else "--kubeconfig" if kubeconfig else "--no-images"
@@ -141,19 +101,19 @@ def run(
         described = planning.describe(running.plan(running.prepare(options, Store.default())))
         described += [
             {"id": f"app-{one.name}", "title": f"put {one.image} in as {one.name}", "nodes": [], "after": ["record"]}
-            for one in options.clusterfile.apps
+            for one in (options.clusterfile.apps if options.clusterfile else ())
         ]
         if as_json:
             print_json(described)
         else:
-            table(("STEP", "WHERE", "WHAT"), [(step["id"], ",".join(step["nodes"]) or "here", step["title"]) for step in described])
+            steps_table(described)
         return
     summary = running.run(options, Store.default())
     print_json(plain(summary)) if as_json else tell(summary)
 
 
 def _put(
-    options: Any,
+    options: running.Options,
     nodes: Sequence[str] | None,
     called: str | None,
     kubeconfig: Path | None,
@@ -168,16 +128,16 @@ def _put(
     from harness.lifecycle.apps.target import Where
 
     if nodes:
-        raise UsageError(f"{options.image} is an application image: it makes no nodes", hint="--name says which cluster it goes into")
+        raise UsageError(f"{options.image} is an application image: it makes no nodes", hint="--cluster says which cluster it goes into")
     if options.masters and kubeconfig:
         raise UsageError("--masters and --kubeconfig name two clusters", hint="one of both")
-    cluster = options.clusterfile.cluster
+    cluster = options.clusterfile.cluster if options.clusterfile else None
     request = Request.of(
         options.image,
         called,
         env=dict(options.env),
-        commands=cluster.commands,
-        parts=cluster.app_names,
+        commands=cluster.commands if cluster else None,
+        parts=cluster.app_names if cluster else None,
         found=options.clusterfile,
         elsewhere=options.elsewhere,
         timeout=options.timeout,
@@ -187,7 +147,7 @@ def _put(
     put(request, where, plan=plan, as_json=as_json)
 
 
-def tell(summary: Any) -> None:
+def tell(summary: running.Summary) -> None:
     """What was made, and what took longest."""
     say(
         f"cluster {summary.name} runs {summary.image} on {len(summary.masters) + len(summary.nodes)} nodes, Kubernetes {summary.kubernetes}"
@@ -209,53 +169,45 @@ def skipping(ids: Sequence[str] | None) -> frozenset[str]:
 
 
 def wanted(
-    file: str | None,
-    image: str | None,
-    masters: Sequence[str] | None,
-    nodes: Sequence[str] | None,
-    user: str | None,
-    key: Path | None,
-    passwd: str | None,
-    port: int | None,
-    env: Sequence[str] | None,
-    cmds: Sequence[str] | None,
-    name: str | None,
-    registry: str | None,
-    plain_http: bool,
-    ca: Path | None,
-    timeout: float,
+    spec: ClusterSpec,
+    ssh: Ssh,
+    to: SiteAccess,
+    *,
+    file: str | None = None,
+    timeout: float = 600,
     skipped: frozenset[str] = frozenset(),
     apps: Sequence[str] | None = None,
-    profile: str | None = None,
-) -> tuple[Any, Callable[[], None]]:
-    """What a Clusterfile and options ask for, and what brings the image, and looks whether a registry of the site has what is in it."""
+) -> tuple[running.Options, Callable[[], None]]:
+    """The cluster that a Clusterfile and options ask for, and a function that pulls the image and looks for its images in the registry of
+    the site.
+    """
     from harness.lifecycle import run as running
     from harness.lifecycle.cluster import request as clusterfiles
 
-    values = pairs(env or [], "--env")
+    values = pairs(spec.env or [], "--env")
     given = clusterfiles.Given(
-        image=image,
-        masters=tuple(addresses(masters, "--masters")),
-        nodes=tuple(addresses(nodes, "--nodes")),
-        name=name,
-        user=user,
-        port=port,
-        key=existing(key) if key else None,
+        image=spec.image,
+        masters=tuple(addresses(spec.masters, "--masters")),
+        nodes=tuple(addresses(spec.nodes, "--nodes")),
+        name=spec.cluster,
+        user=ssh.user,
+        port=ssh.port,
+        key=existing(ssh.key) if ssh.key else None,
         env=values,
-        commands=tuple(cmds) if cmds else None,
+        commands=tuple(spec.cmds) if spec.cmds else None,
         apps=tuple(part.strip() for word in apps for part in word.split(",") if part.strip()) if apps else None,
-        registry=_registry(registry, plain_http, ca),
-        profile=known_profile(profile),
+        registry=external_registry(spec.registry, to),
+        profile=known_profile(spec.profile),
     )
     found = clusterfiles.effective(clusterfiles.read(file, values) if file else None, given)
     external = found.cluster.external_registry if found.cluster else None
     site = _of_site(external) if external else None
-    options = running.Options.of(found, password=_password(passwd), elsewhere=site, timeout=timeout)
+    options = running.Options.of(found, password=ssh.password(), elsewhere=site, timeout=timeout)
     options = dataclasses.replace(options, skip_checks=skipped)
 
     def bring() -> None:
         for one in (options.image, *(other.image or "" for other in found.apps)):
-            fetch(one, plain_http, ca)
+            fetch(one, to)
             if site is not None:
                 _check_site(site, one, Path(external.ca) if external and external.ca else None)
 
@@ -269,7 +221,7 @@ def known_profile(name: str | None) -> str | None:
     return name
 
 
-def _registry(text: str | None, plain_http: bool, ca: Path | None) -> Any:
+def external_registry(text: str | None, to: SiteAccess) -> ExternalRegistry | None:
     """``--registry`` as a Clusterfile has it."""
     if text is None:
         return None
@@ -278,10 +230,10 @@ def _registry(text: str | None, plain_http: bool, ca: Path | None) -> Any:
 
     site = Site.parse(text)
     domain, _, port = site.host.partition(":") if site.host.count(":") < 2 else (site.host, "", "")
-    return ExternalRegistry(domain, int(port) if port else None, site.path, plain_http=plain_http, ca=str(ca) if ca else None)
+    return ExternalRegistry(domain, int(port) if port else None, site.path, plain_http=to.plain_http, ca=str(to.ca) if to.ca else None)
 
 
-def _of_site(external: Any) -> Any:
+def _of_site(external: ExternalRegistry) -> OfSite:
     """The registry of the site, as nodes find it."""
     from harness.lifecycle.cluster.request import secret
     from harness.lifecycle.provision.registry import OfSite
@@ -297,12 +249,12 @@ def _of_site(external: Any) -> Any:
     return OfSite(site, external.plain_http, existing(Path(external.ca)).read_bytes() if external.ca else None, credential)
 
 
-def _check_site(site: Any, image: str, ca: Path | None) -> None:
+def _check_site(site: OfSite, image: str, ca: Path | None) -> None:
     """Raises StoreError when the registry of the site lacks images that are within the image."""
     from harness import cloudimage
     from harness.transfer import mirror
 
-    with connect(site.plain, False, ca, None, None) as client:
+    with connect(SiteAccess(site.plain, ca)) as client:
         absent = mirror.missing(cloudimage.read(Store.default(), image), site.site, client)
     if absent:
         raise StoreError(
@@ -311,39 +263,13 @@ def _check_site(site: Any, image: str, ca: Path | None) -> None:
         )
 
 
-Name = Annotated[str, typer.Argument(help="The cluster.")]
-Masters = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--masters",
-        "--master",
-        "-m",
-        help="Its control-plane nodes, if the cluster is not known on this machine.",
-        metavar="IP[,IP...]",
-        show_default=False,
-    ),
-]
-Nodes = Annotated[list[str] | None, typer.Option("--nodes", "--node", "-n", help="Its workers.", metavar="IP[,IP...]", show_default=False)]
-User = Annotated[str, typer.Option("--user", "-u", help="The SSH user.")]
-Key = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.", show_default=False)]
-Port = Annotated[int, typer.Option(help="The SSH port.")]
-
-
 @app.command()
-def status(
-    name: Name = "default",
-    masters: Masters = None,
-    nodes: Nodes = None,
-    user: User = "root",
-    key: Key = None,
-    port: Port = 22,
-    output: Json = "text",
-) -> None:
+def status(*, cluster: Cluster, access: NodesAccess, output: Json = "text") -> None:
     """Show the state of a cluster."""
     from harness.lifecycle import status as states
 
     as_json = wants_json(output)
-    found = states.status(name, *_members(masters, nodes, _login(user, port, key, None)))
+    found = states.status(cluster.name, *access.members())
     print_json(found) if as_json else _show_status(found)
 
 
@@ -391,12 +317,9 @@ def _balancers(found: Sequence[Mapping[str, Any]]) -> str:
 
 @app.command()
 def delete(
-    name: Name = "default",
-    masters: Masters = None,
-    nodes: Nodes = None,
-    user: User = "root",
-    key: Key = None,
-    port: Port = 22,
+    *,
+    cluster: Cluster,
+    access: NodesAccess,
     forget: Annotated[bool, typer.Option("--forget", help="Only forget the cluster on this machine; its machines are gone.")] = False,
     yes: Yes = False,
     output: Json = "text",
@@ -405,14 +328,19 @@ def delete(
     from harness.lifecycle import delete as deleting
 
     as_json = wants_json(output)
+    name = cluster.name
     if forget:
-        say(f"forgot {name}" if deleting.forget(name) else f"nothing was known of {name}")
+        was_known = deleting.forget(name)
+        if as_json:
+            print_json({"name": name, "forgotten": was_known})
+        else:
+            say(f"forgot {name}" if was_known else f"nothing was known of {name}")
         return
-    machines = _members(masters, nodes, _login(user, port, key, None))
+    machines = access.members()
     work = deleting.prepare(name, *machines)
     if not yes:
         say(f"cluster {name} on {', '.join(node.address for node in work.ssh.nodes)}")
-        typer.confirm("Delete it, with all data of its applications?", abort=True)
+        confirmed("Delete it, with all data of its applications?")
     done = deleting.delete(name, *machines)
     if as_json:
         print_json(plain(done))
@@ -420,63 +348,3 @@ def delete(
     say(f"deleted {name}: {len(done.cleaned)} machines cleaned, {len(done.untouched)} untouched, {len(done.unreachable)} not reached")
     for address, reason in done.unreachable.items():
         say(f"  {address}: {reason}")
-
-
-def _login(user: str, port: int, key: Path | None, passwd: str | None) -> Any:
-    from harness.nodes import Login
-
-    return Login(user=user, port=port, key=existing(key) if key else None, password=_password(passwd))
-
-
-def _password(passwd: str | None) -> str | None:
-    """The password of ``--passwd``, asked for or out of the environment. It is never shown from now on."""
-    password = passwd
-    if passwd == "-":  # noqa: S105 -- ask for it
-        password = typer.prompt("SSH password", hide_input=True)
-    elif passwd is None:
-        password = os.environ.get("SLIPWAY_SSH_PASSWORD")
-    else:
-        # Taken all the same, for scripts that were written for sealer.
-        log.warning(
-            "--passwd VALUE: every user of this machine can read the password while the command runs, and it stays in the history of "
-            "your shell; write --passwd - to be asked, set SLIPWAY_SSH_PASSWORD, or use passwdFile or passwdEnv in the Clusterfile"
-        )
-    log.hide(password)
-    return password
-
-
-def _machines(texts: Sequence[str] | None, login: Any, option: str) -> tuple[Any, ...]:
-    """Addresses, comma lists and ranges as machines. Raises InputError with every address that is none."""
-    from harness.nodes import Machine
-
-    return tuple(Machine(address, login) for address in addresses(texts, option))
-
-
-def addresses(texts: Sequence[str] | None, option: str) -> list[str]:
-    """Addresses, comma lists and ranges one by one. Raises InputError with every address that is none."""
-    faults: list[Fault] = []
-    found: list[str] = []
-    for text in (part.strip() for one in texts or () for part in one.split(",")):
-        try:
-            found += _range(text)
-        except ValueError as error:
-            faults.append(Fault(f"{option} {text}", str(error)))
-    if faults:
-        raise InputError(faults)
-    return found
-
-
-def _members(masters: Sequence[str] | None, nodes: Sequence[str] | None, login: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The masters and the workers that a command line names."""
-    return _machines(masters, login, "--masters"), _machines(nodes, login, "--nodes")
-
-
-def _range(text: str) -> list[str]:
-    first, dash, last = text.partition("-")
-    begin = ipaddress.ip_address(first.strip())
-    if not dash:
-        return [str(begin)]
-    end = ipaddress.ip_address(last.strip())
-    if begin.version != end.version or not 0 <= int(end) - int(begin) < 1024:
-        raise ValueError("not a range of addresses")
-    return [str(begin + step) for step in range(int(end) - int(begin) + 1)]

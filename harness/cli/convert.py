@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated
 
 import typer
 
 from harness import log
-from harness.cli.output import Json, app, print_json, say, table, wants_json
+from harness.cli import completion
+from harness.cli.options import Json
+from harness.cli.output import app, plain, print_json, say, table, wants_json
 from harness.errors import StoreError, UsageError
 from harness.oci.store import Store
 
 
 @app.command(short_help="Make a CloudImage of an image that sealer made.")
 def convert(
-    name: Annotated[str, typer.Argument(help="An image of sealer 0.9 to 0.11 in the local store.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="An image of sealer 0.9 to 0.11 in the local store.", metavar="IMAGE", show_default=False, autocompletion=completion.images
+        ),
+    ],
     tag: Annotated[
         str | None,
-        typer.Option("--tag", "-t", help="The name of the CloudImage.  [default: NAME with -slipway behind it]", show_default=False),
+        typer.Option(
+            "--tag", "-t", help="The name of the CloudImage.  [default: NAME with -slipway behind it]", metavar="NAME", show_default=False
+        ),
     ] = None,
     registry: Annotated[
         str | None,
         typer.Option(
-            help="The registry of embedded images for which the image has no complete name.", metavar="DOMAIN", show_default=False
+            "--registry",
+            help="The registry of embedded images for which the image has no complete name.",
+            metavar="DOMAIN",
+            show_default=False,
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail, and tag nothing, if a name or file cannot be restored.")] = False,
@@ -65,7 +76,7 @@ def convert(
                 "platforms": [
                     {"platform": str(part.platform), "images": [one.to_json() for one in part.images.images]} for part in image.platforms
                 ],
-                "problems": [dataclasses.asdict(problem) for problem in found.problems],
+                "problems": plain(found.problems),
                 "notes": list(found.notes),
             }
         )

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from harness import log, untrusted
-from harness.cli.output import Json, app, platform_of, print_json, short, wants_json
-from harness.cli.registry import Ca, Cert, CertKey, Insecure, PlainHttp, connect
+from harness.cli import completion
+from harness.cli.options import Json, OnePlatform, RegistryOptions, platform_of
+from harness.cli.output import app, print_json, short, wants_json
+from harness.cli.registry import connect
 from harness.oci.store import Store
 
 if TYPE_CHECKING:
@@ -23,22 +25,19 @@ _MARKS = {"added": "+", "removed": "-", "changed": "~"}
 _STYLES = {"+": "green", "-": "red", "~": "yellow", "@": "cyan"}
 
 _HELP = "A CloudImage of the local store, else of the registry in its name. docker://NAME: always in the registry."
-Old = Annotated[str, typer.Argument(help=_HELP, metavar="OLD", show_default=False)]
-New = Annotated[str, typer.Argument(help="As OLD.", metavar="NEW", show_default=False)]
+Old = Annotated[str, typer.Argument(help=_HELP, metavar="OLD", show_default=False, autocompletion=completion.images)]
+New = Annotated[str, typer.Argument(help="As OLD.", metavar="NEW", show_default=False, autocompletion=completion.images)]
 
 
 @app.command(short_help="Compare two CloudImages.")
 def diff(
+    *,
     old: Old,
     new: New,
-    platform: Annotated[str | None, typer.Option(help="Compare only this platform.  [default: all]", show_default=False)] = None,
+    platform: OnePlatform = None,
     content: Annotated[bool, typer.Option("--content", help="Show the changed lines of small text files.")] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 if they differ, as git does; else with 0.")] = False,
-    plain_http: PlainHttp = False,
-    insecure: Insecure = False,
-    ca: Ca = None,
-    cert: Cert = None,
-    cert_key: CertKey = None,
+    to: RegistryOptions,
     output: Json = "text",
 ) -> None:
     """Compare two CloudImages, and show how many bytes a site that has OLD needs for NEW.
@@ -56,7 +55,7 @@ def diff(
 
         def client() -> Client:
             if not opened:
-                opened.append(stack.enter_context(connect(plain_http, insecure, ca, cert, cert_key, briefly=True)))
+                opened.append(stack.enter_context(connect(to, briefly=True)))
             return opened[0]
 
         sides = [compare.find(store, name, client) for name in (old, new)]

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import log
-from harness.cli.output import Json, app, platform_of, print_json, say, short, table, wants_json
+from harness.cli import completion
+from harness.cli.options import AnyImage, Json, OnePlatform, platform_of
+from harness.cli.output import app, plain, print_json, say, short, table, wants_json
+from harness.cli.registry import reference
 from harness.oci.store import Store
 
 if TYPE_CHECKING:  # every command would load it
@@ -21,8 +24,6 @@ def images(
     output: Json = "text",
 ) -> None:
     """List the CloudImages of the local store, and images of sealer, which `slipway convert` makes CloudImages of."""
-    import dataclasses
-
     from harness import cloudimage
     from harness.sealer import image as sealerimage
 
@@ -32,7 +33,7 @@ def images(
     rows.update((row.name, row) for row in sealerimage.rows(store))
     listed = [rows[name] for name in sorted(rows)]
     if as_json:
-        print_json([dataclasses.asdict(row) for row in listed])
+        print_json(plain(listed))
         return
     table(
         ("NAME", "DIGEST", "KIND", "PLATFORM", "KUBERNETES", "IMAGES", "SIZE"),
@@ -52,9 +53,7 @@ def images(
 
 
 @app.command(short_help="Show the content of a CloudImage.")
-def inspect(
-    name: Annotated[str, typer.Argument(help="A name, a digest, or the beginning of one.", show_default=False)], output: Json = "text"
-) -> None:
+def inspect(name: AnyImage, output: Json = "text") -> None:
     """Show the content of a CloudImage: launch, layers, and each embedded image under its original name.
 
     For an image of sealer, show which names can be restored and which cannot.
@@ -160,8 +159,8 @@ def _several(names: Sequence[str]) -> str:
 
 @app.command(short_help="Show the steps that made a CloudImage.")
 def history(
-    name: Annotated[str, typer.Argument(show_default=False)],
-    platform: Annotated[str | None, typer.Option(help="Only this platform of it.  [default: all]", show_default=False)] = None,
+    name: AnyImage,
+    platform: OnePlatform = None,
     output: Json = "text",
 ) -> None:
     """Show the steps that made a CloudImage, with the size of each layer; those of its base come first."""
@@ -175,7 +174,7 @@ def history(
         image = dataclasses.replace(image, platforms=(image.platform(platform_of(platform)),))
     rows = cloudimage.history(image)
     if as_json:
-        print_json([dataclasses.asdict(row) for row in rows])
+        print_json(plain(rows))
         return
     for number, part in enumerate(image.platforms):
         if len(image.platforms) > 1:
@@ -189,19 +188,36 @@ def history(
 
 @app.command()
 def tag(
-    source: Annotated[str, typer.Argument(show_default=False)], names: Annotated[list[str], typer.Argument(show_default=False)]
+    source: AnyImage,
+    names: Annotated[list[str], typer.Argument(help="The new names.", metavar="NAME...", show_default=False)],
+    output: Json = "text",
 ) -> None:
     """Give a CloudImage more names."""
     from harness import cloudimage
 
+    as_json = wants_json(output)
+    store = Store.default()
+    references = [reference(name, "NAME") for name in names]
     for name in names:
-        cloudimage.tag(Store.default(), source, name)
+        cloudimage.tag(store, source, name)
+    digest, familiar = store.resolve(source).digest, [one.familiar for one in references]
+    if as_json:
+        print_json({"names": familiar, "digest": digest})
+        return
+    for name in familiar:
+        say(f"{name}  {digest}")
 
 
 @app.command()
 def rmi(
     names: Annotated[
-        list[str], typer.Argument(help="Names; or a digest, or the beginning of one, of what has one name.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Names; or a digest, or the beginning of one, of what has one name.",
+            metavar="NAME...",
+            show_default=False,
+            autocompletion=completion.images,
+        ),
     ],
     output: Json = "text",
 ) -> None:
@@ -215,7 +231,11 @@ def rmi(
         return
     for name in removed:
         say(f"untagged {name}")
-    say("blobs stay for now: the store is in use" if freed.busy else f"freed {log.size(freed.bytes)} in {freed.blobs} blobs")
+    say(
+        "unused blobs stay, for the store is in use: `slipway prune` removes them later"
+        if freed.busy
+        else f"freed {log.size(freed.bytes)} in {freed.blobs} blobs"
+    )
 
 
 @app.command(short_help="Remove unused blobs, caches and temporary files.")
@@ -246,5 +266,5 @@ def prune(
     if pruned.trees_busy:
         say("a tree is being unpacked: no tree " + ("would be" if dry_run else "was") + " removed; try again later")
     if pruned.trees_in_use:
-        say(f"{pruned.trees_in_use} more trees stay: somebody uses them")
+        say(f"{pruned.trees_in_use} more trees stay: another process or another home uses them")
     say(f"{'would free' if dry_run else 'freed'} {log.size(pruned.bytes)}")

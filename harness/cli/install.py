@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness import log
-from harness.cli.output import plain, print_json, say, table
+from harness.cli.output import plain, print_json, say, steps_table
 from harness.errors import StoreError
 from harness.oci.store import Store
+
+if TYPE_CHECKING:
+    from harness.lifecycle.apps.install import Done, Request
+    from harness.lifecycle.apps.target import Where
 
 
 def is_application(image: str) -> bool:
@@ -20,7 +24,7 @@ def is_application(image: str) -> bool:
         return False
 
 
-def put(request: Any, where: Any, *, plan: bool, as_json: bool) -> None:
+def put(request: Request, where: Where, *, plan: bool, as_json: bool) -> None:
     """Put an application into a cluster, or with ``plan`` show what that would be."""
     from harness.lifecycle import plan as planning
     from harness.lifecycle.apps import install
@@ -32,13 +36,13 @@ def put(request: Any, where: Any, *, plan: bool, as_json: bool) -> None:
         if as_json:
             print_json(described)
         else:
-            table(("STEP", "WHERE", "WHAT"), [(step["id"], ",".join(step["nodes"]) or "here", step["title"]) for step in described])
+            steps_table(described)
         return
     done = install.install(request, where, store)
     print_json(plain(done)) if as_json else tell(done)
 
 
-def tell(done: Any) -> None:
+def tell(done: Done) -> None:
     """What has come into a cluster."""
     say(f"{done.name} ({done.image}) runs in {done.cluster}: {len(done.objects)} objects, in {log.duration(done.seconds)}")
     for one in done.dropped:

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.output import Json, Yes, engine_app, nodes_app, one_of, print_json, say, table, wants_json
+from harness.cli import completion
+from harness.cli.options import Json, Yes, confirmed
+from harness.cli.output import engine_app, nodes_app, one_of, print_json, say, table, wants_json
+
+if TYPE_CHECKING:
+    from harness.nodes import NodeGroup
+    from harness.nodes.container import ContainerProvider
+
+Provider = Annotated[
+    str,
+    typer.Option(
+        "--provider",
+        help="The provider that makes the machines: container.",
+        metavar="NAME",
+        autocompletion=completion.values("container"),
+    ),
+]
+GroupName = Annotated[str, typer.Argument(help="The group.", metavar="NAME")]
 
 
-@nodes_app.command("up")
+@nodes_app.command("up", short_help="Boot machines, ready for `slipway run`.")
 def nodes_up(
-    masters: Annotated[int, typer.Option("--masters", "-m", min=0, help="Number of control-plane nodes.")] = 1,
-    nodes: Annotated[int, typer.Option("--nodes", "-n", min=0, help="Number of workers.")] = 0,
-    name: Annotated[str, typer.Option(help="The name of the group.")] = "default",
-    provider: Annotated[str, typer.Option(help="The provider that makes the machines: container.")] = "container",
+    masters: Annotated[int, typer.Option("--masters", "-m", min=0, metavar="N", help="Number of control-plane nodes.")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", "-n", min=0, metavar="N", help="Number of workers.")] = 0,
+    name: Annotated[str, typer.Option("--name", help="The name of the group.", metavar="NAME")] = "default",
+    provider: Provider = "container",
     output: Json = "text",
 ) -> None:
     """Boot machines on an isolated network, ready for `slipway run`."""
@@ -27,31 +44,38 @@ def nodes_up(
     _show_group(group, as_json)
 
 
-@nodes_app.command("down")
-def nodes_down(name: Annotated[str, typer.Argument()] = "default", provider: Annotated[str, typer.Option()] = "container") -> None:
+@nodes_app.command("down", short_help="Remove a group of machines.")
+def nodes_down(name: GroupName = "default", provider: Provider = "container", output: Json = "text") -> None:
     """Remove a group of machines, their disks, network and keys."""
-    say(f"removed {name}" if _provider(provider).down(name) else f"there were no nodes named {name}")
+    as_json = wants_json(output)
+    removed = _provider(provider).down(name)
+    if as_json:
+        print_json({"name": name, "removed": removed})
+        return
+    say(f"removed {name}" if removed else f"there were no nodes named {name}; slipway nodes list shows the groups")
 
 
-@nodes_app.command("restart")
+@nodes_app.command("restart", short_help="Restart machines, all at once.")
 def nodes_restart(
     names: Annotated[list[str], typer.Argument(help="Names of machines, as `nodes list` shows them.", metavar="NODE...")],
-    provider: Annotated[str, typer.Option()] = "container",
+    provider: Provider = "container",
+    output: Json = "text",
 ) -> None:
     """Restart machines, all at once, as after a loss of power; their disks stay."""
     from harness.errors import UsageError
     from harness.nodes import each
 
+    as_json = wants_json(output)
     made = _provider(provider)
     known = {member.name for group in made.list() for member in group.members}
     if missing := [name for name in names if name not in known]:
         raise UsageError(f"there is no node named {', '.join(missing)}", hint="slipway nodes list shows those there are")
     each(names, made.restart)
-    say(f"restarted {', '.join(names)}")
+    print_json({"restarted": names}) if as_json else say(f"restarted {', '.join(names)}")
 
 
 @nodes_app.command("list")
-def nodes_list(provider: Annotated[str, typer.Option()] = "container", output: Json = "text") -> None:
+def nodes_list(provider: Provider = "container", output: Json = "text") -> None:
     """List the machines that exist."""
     groups = _provider(provider).list()
     if wants_json(output):
@@ -63,19 +87,19 @@ def nodes_list(provider: Annotated[str, typer.Option()] = "container", output: J
     )
 
 
-def _provider(name: str) -> Any:
+def _provider(name: str) -> ContainerProvider:
     from harness.nodes.container import ContainerProvider
 
     one_of(name, ("container",), "--provider")
     return ContainerProvider()
 
 
-def _group_json(group: Any) -> dict[str, Any]:
+def _group_json(group: NodeGroup) -> dict[str, Any]:
     members = [{"name": made.name, "address": made.address, "role": made.role} for made in group.members]
     return {"name": group.name, "provider": group.provider, "user": group.login.user, "key": str(group.login.key), "nodes": members}
 
 
-def _show_group(group: Any, as_json: bool) -> None:
+def _show_group(group: NodeGroup, as_json: bool) -> None:
     if as_json:
         print_json(_group_json(group))
         return
@@ -86,11 +110,25 @@ def _show_group(group: Any, as_json: bool) -> None:
     say(f"slipway run IMAGE --masters {masters}" + (f" --nodes {workers}" if workers else "") + f" --user root --key {group.login.key}")
 
 
-@engine_app.command("repair")
+@engine_app.command("repair", short_help="Restart the engine with another runtime.")
 def engine_repair(yes: Yes = False) -> None:
     """Restart the running engine with a runtime for machines that lack capabilities. This stops containers."""
     from harness.host import docker
 
     if not yes:
-        typer.confirm("This restarts the Docker engine and stops what runs in it. Go on?", abort=True)
+        confirmed("This restarts the Docker engine and stops what runs in it. Go on?")
     docker.repair()
+
+
+@engine_app.command("show", short_help="Show the engine that slipway uses.")
+def engine_show(output: Json = "text") -> None:
+    """Show the Docker engine that slipway uses. It starts none."""
+    from harness.host import docker
+
+    as_json = wants_json(output)
+    engine = docker.describe()
+    if as_json:
+        print_json(engine)
+        return
+    for name, value in engine.items():
+        say(f"{name:<13}{value}")

@@ -3,55 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness import log
-from harness.cli.output import Json, app, plain, print_json, say, short, table, wants_json
-from harness.cli.registry import Ca, Cert, CertKey, Insecure, PlainHttp, connect
+from harness.cli import completion
+from harness.cli.options import Json, RegistryOptions
+from harness.cli.output import app, plain, print_json, say, short, table, wants_json
+from harness.cli.program import Group, Program
+from harness.cli.registry import connect
 from harness.errors import UsageError
 from harness.oci.store import Store
 
-manifest_app = typer.Typer(help="Combine images of single platforms into one image.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from harness.oci.reference import Reference
+    from harness.transfer import multi_platform
+
+manifest_app = Program(cls=Group, help="Combine images of single platforms into one image.", no_args_is_help=True)
 app.add_typer(manifest_app, name="manifest")
 
-Name = Annotated[str, typer.Argument(help="The image to make or change.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="The image to make or change.", metavar="NAME", show_default=False)]
 Sources = Annotated[
     list[str],
-    typer.Argument(metavar="IMAGE...", help="Images of the local store, or REGISTRY/REPOSITORY:TAG, which are pulled.", show_default=False),
+    typer.Argument(
+        metavar="IMAGE...",
+        help="Images of the local store, or REGISTRY/REPOSITORY:TAG, which are pulled.",
+        show_default=False,
+        autocompletion=completion.images,
+    ),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="For two images of one platform, take the later one.")]
 Pull = Annotated[bool, typer.Option("--pull", help="Ask the registry even if the local store has that name.")]
 
 
-@manifest_app.command("create")
+@manifest_app.command("create", short_help="Make an image of several platforms.")
 def create(
-    name: Name, images: Sources, replace: Replace = False, pull: Pull = False, plain_http: PlainHttp = False, insecure: Insecure = False,
-    ca: Ca = None, cert: Cert = None, cert_key: CertKey = None, output: Json = "text",
-) -> None:  # fmt: skip
+    *, name: Name, images: Sources, replace: Replace = False, pull: Pull = False, to: RegistryOptions, output: Json = "text"
+) -> None:
     """Give NAME to an image with every platform of the IMAGEs; the previous image of that name keeps its digest only."""
     from harness.transfer import multi_platform
 
     as_json = wants_json(output)
-    fetch = _fetch(plain_http, insecure, ca, cert, cert_key)
+    fetch = _fetch(to)
     _show(multi_platform.create(Store.default(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
 
 
 @manifest_app.command("add")
-def add(
-    name: Name, images: Sources, replace: Replace = False, pull: Pull = False, plain_http: PlainHttp = False, insecure: Insecure = False,
-    ca: Ca = None, cert: Cert = None, cert_key: CertKey = None, output: Json = "text",
-) -> None:  # fmt: skip
+def add(*, name: Name, images: Sources, replace: Replace = False, pull: Pull = False, to: RegistryOptions, output: Json = "text") -> None:
     """Add the platforms of the IMAGEs to NAME."""
     from harness.transfer import multi_platform
 
     as_json = wants_json(output)
-    fetch = _fetch(plain_http, insecure, ca, cert, cert_key)
+    fetch = _fetch(to)
     _show(multi_platform.add(Store.default(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
 
 
-@manifest_app.command("inspect")
+@manifest_app.command("inspect", short_help="Show its platforms.")
 def inspect(name: Name, output: Json = "text") -> None:
     """Show the manifests of NAME for each platform, and their differences."""
     from harness.transfer import multi_platform
@@ -82,8 +90,10 @@ def inspect(name: Name, output: Json = "text") -> None:
 
 @manifest_app.command("remove")
 def remove(
-    name: Name, platform: Annotated[str, typer.Argument(help="As linux/arm64.", show_default=False)], output: Json = "text"
-) -> None:  # fmt: skip
+    name: Name,
+    platform: Annotated[str, typer.Argument(help="As linux/arm64.", metavar="PLATFORM", show_default=False)],
+    output: Json = "text",
+) -> None:
     """Remove a platform from NAME."""
     from harness.oci.model import Platform
     from harness.transfer import multi_platform
@@ -96,17 +106,17 @@ def remove(
     _show(multi_platform.remove(Store.default(), name, wanted), as_json)
 
 
-def _fetch(plain_http: bool, insecure: bool, ca: Any, cert: Any, key: Any) -> Callable[[Any], object]:
-    def fetch(reference: Any) -> object:
+def _fetch(to: RegistryOptions) -> Callable[[Reference], object]:
+    def fetch(reference: Reference) -> object:
         from harness import transfer
 
-        with connect(plain_http, insecure, ca, cert, key) as client:
+        with connect(to) as client:
             return transfer.pull(Store.default(), reference, client)
 
     return fetch
 
 
-def _show(made: Any, as_json: bool) -> None:
+def _show(made: multi_platform.Assembled, as_json: bool) -> None:
     for warning in made.warnings:
         log.warning(warning)
     if as_json:

@@ -2,62 +2,62 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness import log
-from harness.cli.clusters import Name, SkipCheck, _login, _machines, skipping
-from harness.cli.output import Json, Yes, app, pairs, plain, print_json, say, table, wants_json
+from harness.cli import completion
+from harness.cli.clusters import skipping
+from harness.cli.options import (
+    Cluster,
+    ClusterAccess,
+    ClusterOption,
+    Json,
+    Plan,
+    SkipCheck,
+    Ssh,
+    Yes,
+    confirmed,
+    machines,
+    seconds,
+    to_machines,
+)
+from harness.cli.output import app, pairs, plain, print_json, say, steps_table, wants_json
+from harness.cli.program import Old
 
-User = Annotated[str, typer.Option("--user", "-u", help="The SSH user: root, or a user with sudo without a password.")]
-Key = Annotated[Path | None, typer.Option("--key", "--pk", help="The SSH key.  [default: the agent and ~/.ssh]", show_default=False)]
-Passwd = Annotated[
-    str | None,
-    typer.Option(
-        "--passwd", "-p", help="The SSH password: - asks for it; SLIPWAY_SSH_PASSWORD may hold it.", metavar="-", show_default=False
-    ),
-]
-Port = Annotated[int, typer.Option(help="The SSH port.")]
-Via = Annotated[
-    list[str] | None,
-    typer.Option(help="Control-plane nodes of the cluster, if it is not known on this machine.", metavar="IP[,IP...]", show_default=False),
-]
-Plan = Annotated[bool, typer.Option("--plan", help="Show the steps and change nothing.")]
+if TYPE_CHECKING:
+    from harness.lifecycle.plan import Step
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinAccess(Ssh):
+    """How a cluster is reached by a verb whose ``--masters`` are other machines."""
+
+    via: Annotated[list[str] | None, machines("--via", help="Control-plane nodes of the cluster, if it is not known on this machine.")] = (
+        None
+    )
 
 
 @app.command()
 def join(
-    name: Name = "default",
+    *,
+    cluster: Cluster,
     masters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--masters",
-            "--master",
-            "-m",
-            help="Machines that become control-plane nodes; ranges are allowed.",
-            metavar="IP[,IP...]",
-            show_default=False,
-        ),
+        list[str] | None, machines("--masters", "--master", "-m", help="Machines that become control-plane nodes; ranges are allowed.")
     ] = None,
     nodes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--nodes", "--node", "-n", help="Machines that become workers; ranges are allowed.", metavar="IP[,IP...]", show_default=False
-        ),
+        list[str] | None, machines("--nodes", "--node", "-n", help="Machines that become workers; ranges are allowed.")
     ] = None,
-    user: User = "root",
-    key: Key = None,
-    passwd: Passwd = None,
-    port: Port = 22,
-    via: Via = None,
+    access: JoinAccess,
     env: Annotated[
         list[str] | None,
         typer.Option("--env", "-e", help="A secret value; the cluster does not store these.", metavar="NAME=VALUE", show_default=False),
     ] = None,
     skip_check: SkipCheck = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that the machines may take to become ready.")] = 600,
+    timeout: Annotated[float, seconds("--timeout", help="Seconds that the machines may take to become ready.")] = 600,
     plan: Plan = False,
     output: Json = "text",
 ) -> None:
@@ -65,10 +65,10 @@ def join(
     from harness.lifecycle import join as joining
 
     as_json = wants_json(output)
-    login = _login(user, port, key, passwd)
-    new_masters, new_nodes = _machines(masters, login, "--masters"), _machines(nodes, login, "--nodes")
+    name, login = cluster.name, access.login()
+    new_masters, new_nodes = to_machines(masters, login, "--masters"), to_machines(nodes, login, "--nodes")
     given: dict[str, Any] = {
-        "via": _machines(via, login, "--via"), "env": pairs(env or [], "--env"), "password": login.password, "timeout": timeout,
+        "via": to_machines(access.via, login, "--via"), "env": pairs(env or [], "--env"), "password": login.password, "timeout": timeout,
         "skip_checks": skipping(skip_check),
     }  # fmt: skip
     if plan:
@@ -88,18 +88,20 @@ def join(
 
 @app.command()
 def remove(
+    *,
     words: Annotated[
         list[str],
-        typer.Argument(help="The nodes, by address or name; the name of the cluster may precede them.", metavar="[NAME] IP|NODE"),
+        typer.Argument(
+            help="The nodes, by address or name; the name of the cluster may precede them.",
+            metavar="[NAME] IP|NODE...",
+            autocompletion=completion.clusters,
+        ),
     ],
+    cluster: ClusterOption = None,
     force: Annotated[bool, typer.Option("--force", help="Delete pods that are still on a node when the drain times out.")] = False,
     yes: Yes = False,
-    user: User = "root",
-    key: Key = None,
-    passwd: Passwd = None,
-    port: Port = 22,
-    via: Via = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that pods may take to leave.")] = 120,
+    access: ClusterAccess,
+    timeout: Annotated[float, seconds("--drain-timeout", help="Seconds that pods may take to leave a node."), Old("--timeout")] = 120,
     plan: Plan = False,
     output: Json = "text",
 ) -> None:
@@ -107,9 +109,9 @@ def remove(
     from harness.lifecycle import remove as removing
 
     as_json = wants_json(output)
-    name, nodes = _name_and_nodes(words, named=bool(via))
-    login = _login(user, port, key, passwd)
-    given: dict[str, Any] = {"force": force, "via": _machines(via, login, "--via"), "login": login, "drain_timeout": timeout}
+    name, nodes = _name_and_nodes(words, cluster, named=bool(access.via))
+    login = access.login()
+    given: dict[str, Any] = {"force": force, "via": to_machines(access.via, login, "--via"), "login": login, "drain_timeout": timeout}
     if plan or not yes:
         with removing.prepared(name, nodes, **given) as work:
             if plan:
@@ -118,7 +120,7 @@ def remove(
             for node in work.going:
                 answers = "" if node in work.alive else ", does not answer"
                 say(f"{work.name(node)} {node.address} ({'master' if node in work.masters else 'node'}{answers})")
-        typer.confirm(f"Take this out of {name}?", abort=True)
+        confirmed(f"Take this out of {name}?")
     done = removing.remove(name, nodes, **given)
     if as_json:
         print_json(plain(done))
@@ -128,7 +130,7 @@ def remove(
         say(f"  {address} still holds what it held: {reason}")
 
 
-def _name_and_nodes(words: list[str], *, named: bool = False) -> tuple[str, list[str]]:
+def _name_and_nodes(words: list[str], cluster: str | None, *, named: bool = False) -> tuple[str, list[str]]:
     """The cluster and its nodes. The first of several words is a cluster when one of that name is known here or, with ``named``, when it
     is no address: a cluster of which nothing is known here.
     """
@@ -136,18 +138,20 @@ def _name_and_nodes(words: list[str], *, named: bool = False) -> tuple[str, list
 
     first, *rest = words
     known = {state.name for state in cluster_cache.known()}
-    if rest and (first in known or (named and not first[:1].isdigit() and ":" not in first)):
+    if cluster is not None:
+        name = cluster
+    elif rest and (first in known or (named and not first[:1].isdigit() and ":" not in first)):
         name, words = first, rest
     else:
         name = cluster_cache.DEFAULT_NAME
     return name, [part for word in words for part in word.split(",") if part]
 
 
-def _show_plan(steps: Any, as_json: bool) -> None:
+def _show_plan(steps: Sequence[Step], as_json: bool) -> None:
     from harness.lifecycle import plan as planning
 
     described = planning.describe(steps)
     if as_json:
         print_json(described)
     else:
-        table(("STEP", "WHERE", "WHAT"), [(step["id"], ",".join(step["nodes"]) or "here", step["title"]) for step in described])
+        steps_table(described)

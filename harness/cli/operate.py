@@ -8,18 +8,33 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from harness import log, untrusted
-from harness.cli.clusters import Key, Masters, Name, Nodes, Port, User, _login, _members
-from harness.cli.output import Json, Yes, app, pairs, plain, print_json, say, table, wants_json
+from harness.cli import completion
+from harness.cli.options import (
+    FORMER_FILE,
+    Cluster,
+    ClusterAccess,
+    ClusterName,
+    Json,
+    NodesAccess,
+    Ssh,
+    Yes,
+    confirmed,
+    machines,
+    seconds,
+    target,
+    to_machines,
+)
+from harness.cli.output import app, pairs, plain, print_json, say, table, wants_json
+from harness.cli.program import ListGroup, Program, Verb
 from harness.errors import CheckError, UsageError
 
 _COMMAND = "slipway.command"
 
 
-class _WithCommand(TyperCommand):
-    """Everything behind ``--`` is somebody else's command line, whatever it looks like."""
+class _WithCommand(Verb):
+    """Everything behind ``--`` is the command line of another program."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ours, theirs = (args[: args.index("--")], args[args.index("--") + 1 :]) if "--" in args else (args, [])
@@ -32,20 +47,24 @@ class _WithCommand(TyperCommand):
 
 @app.command("exec", cls=_WithCommand)
 def execute(
-    ctx: typer.Context,
-    name: Name = "default",
+    *,
+    context: typer.Context,
+    cluster: Cluster,
     role: Annotated[
-        str | None, typer.Option(help="Only on machines with this role: master, node, or a role of your own.", show_default=False)
+        str | None,
+        typer.Option(
+            "--role",
+            help="Only on machines with this role: master, node, or a role of your own.",
+            metavar="ROLE",
+            show_default=False,
+            autocompletion=completion.values("master", "node"),
+        ),
     ] = None,
     on: Annotated[
-        list[str] | None, typer.Option(help="Only on these machines: addresses or names.", metavar="IP[,IP...]", show_default=False)
+        list[str] | None, typer.Option("--on", help="Only on these machines: addresses or names.", metavar="IP[,IP...]", show_default=False)
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Machines at a time.")] = 16,
-    masters: Masters = None,
-    nodes: Nodes = None,
-    user: User = "root",
-    key: Key = None,
-    port: Port = 22,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Machines at a time.", metavar="N", min=1)] = 16,
+    access: NodesAccess,
     output: Json = "text",
 ) -> None:
     """Run a command on all machines of a cluster at once, as root.
@@ -57,11 +76,12 @@ def execute(
     from harness.lifecycle import exec as executing
 
     as_json = wants_json(output)
-    command = executing.shell_text(ctx.meta[_COMMAND])
+    command = executing.shell_text(context.meta[_COMMAND])
     chosen = [word.strip() for one in on or () for word in one.split(",") if word.strip()]
-    members = _members(masters, nodes, _login(user, port, key, None))
+    masters, nodes = access.members()
     outcomes = executing.execute(
-        command, name=name, masters=members[0], nodes=members[1], role=role, on=chosen, jobs=jobs, show=None if as_json else _show_line,
+        command, name=cluster.name, masters=masters, nodes=nodes, role=role, on=chosen, jobs=jobs,
+        show=None if as_json else _show_line,
     )  # fmt: skip
     if as_json:
         print_json({"command": command, "nodes": [outcome.to_json() for outcome in outcomes]})
@@ -79,63 +99,60 @@ def _show_line(name: str, stream: str, line: str) -> None:
 
 @app.command()
 def kubeconfig(
-    name: Name = "default",
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Write it to this file.", show_default=False)] = None,
+    *,
+    cluster: Cluster,
+    file: Annotated[Path | None, target(), FORMER_FILE] = None,
     server: Annotated[
         str | None,
         typer.Option(
-            help="The address of the API server in it.  [default: a control-plane node that answers]", metavar="IP", show_default=False
+            "--server",
+            help="The address of the API server in it.  [default: a control-plane node that answers]",
+            metavar="IP",
+            show_default=False,
         ),
     ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Merge it into ~/.kube/config, or into --file; other clusters stay.")] = False,
-    masters: Masters = None,
-    user: User = "root",
-    key: Key = None,
-    port: Port = 22,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Merge it into ~/.kube/config, or into the file of --to; other clusters stay.")
+    ] = False,
+    access: ClusterAccess,
+    output: Json = "text",
 ) -> None:
     """Print or write the administrator's kubeconfig of a cluster."""
     from harness.lifecycle.cluster import kubeconfig as kubeconfigs
 
-    members = _members(masters, None, _login(user, port, key, None))
-    config = kubeconfigs.fetch(name, *members, server=server)
+    as_json = wants_json(output)
+    members = access.members()
+    config = kubeconfigs.fetch(cluster.name, *members, server=server)
     if merge:
         path = file or kubeconfigs.default_path()
         kubeconfigs.merge(config, path)
-        say(f"{path} has the cluster {name}; kubectl uses it from now on")
+        print_json({"cluster": cluster.name, "file": str(path)}) if as_json else say(
+            f"{path} has the cluster {cluster.name}; kubectl uses it from now on"
+        )
     elif file is not None:
         kubeconfigs.write(config, file)
-        say(f"kubectl --kubeconfig {file} get nodes")
+        print_json({"cluster": cluster.name, "file": str(file)}) if as_json else say(f"kubectl --kubeconfig {file} get nodes")
     else:
-        say(kubeconfigs.text(config), end="")
+        text = kubeconfigs.text(config)
+        print_json({"cluster": cluster.name, "kubeconfig": text}) if as_json else say(text, end="")
 
 
-class _OrList(TyperGroup):
-    """Without a verb of its own the group lists: ``slipway certs mine``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        verbs = (*self.commands, "-h", "--help")
-        return super().parse_args(ctx, args if args and args[0] in verbs else ["list", *args])
-
-
-certs_app = typer.Typer(cls=_OrList, help="Show, renew or extend the certificates of a cluster. Without a subcommand, list them.")
+certs_app = Program(cls=ListGroup, help="Show, renew or extend the certificates of a cluster. Without a subcommand, list them.")
 app.add_typer(certs_app, name="certs")
 
 
-@certs_app.command("list")
+@certs_app.command("list", short_help="List every certificate.")
 def certs_list(
-    name: Name = "default",
-    masters: Masters = None,
-    nodes: Nodes = None,
-    user: User = "root",
-    key: Key = None,
-    port: Port = 22,
+    *,
+    cluster: Cluster,
+    access: NodesAccess,
     output: Json = "text",
 ) -> None:
     """List every certificate on every machine. Exits with 7 if one has expired."""
     from harness.lifecycle.cluster import certificates
 
     as_json = wants_json(output)
-    found = certificates.listing(name, *_members(masters, nodes, _login(user, port, key, None)))
+    found = certificates.listing(cluster.name, *access.members())
     ordered = sorted(found.certificates, key=lambda one: one.ends)
     if as_json:
         print_json({"certificates": [one.to_json() for one in ordered], "unreachable": dict(found.unreachable)})
@@ -148,94 +165,90 @@ def certs_list(
         log.warning(f"{reason}; its certificates are not listed")
     soon = [one for one in ordered if one.state() == "soon"]
     if soon:
-        log.warning(f"{len(soon)} certificates end within {certificates.WARN_DAYS} days: slipway certs renew {name}")
+        log.warning(f"{len(soon)} certificates end within {certificates.WARN_DAYS} days: slipway certs renew {cluster.name}")
     expired = [one for one in ordered if one.state() == "expired"]
     if expired:
-        raise CheckError(f"{len(expired)} certificates have expired", hint=f"slipway certs renew {name}")
+        raise CheckError(f"{len(expired)} certificates have expired", hint=f"slipway certs renew {cluster.name}")
 
 
-@certs_app.command("renew")
+@certs_app.command("renew", short_help="Renew the certificates.")
 def certs_renew(
-    name: Name = "default",
-    days: Annotated[int, typer.Option(help="Days that the new certificates are valid; never longer than their CA.", min=1)] = 365,
-    masters: Masters = None,
-    nodes: Nodes = None,
-    user: User = "root",
-    key: Key = None,
-    port: Port = 22,
+    *,
+    cluster: Cluster,
+    days: Annotated[
+        int, typer.Option("--days", help="Days that the new certificates are valid; never longer than their CA.", metavar="N", min=1)
+    ] = 365,
+    access: NodesAccess,
     output: Json = "text",
 ) -> None:
     """Renew the certificates of API servers, etcd, front proxy, kubeconfigs and registry, one control-plane node at a time."""
     from harness.lifecycle.cluster import certificates
 
     as_json = wants_json(output)
-    done = certificates.renew(name, *_members(masters, nodes, _login(user, port, key, None)), days=days)
+    done = certificates.renew(cluster.name, *access.members(), days=days)
     if as_json:
         print_json(plain(done))
         return
     say(f"renewed the certificates of {', '.join(done.masters)} for {done.days} days")
     if done.kubelets:
         say(f"and those of the kubelets of {', '.join(done.kubelets)}")
-    say(f"copies of the administrator's kubeconfig keep their old certificate: slipway kubeconfig {name}")
+    say(f"copies of the administrator's kubeconfig keep their old certificate: slipway kubeconfig {cluster.name}")
 
 
-@certs_app.command("add-names")
+@certs_app.command("add-names", short_help="Add names to the API servers.")
 def certs_add_names(
+    *,
     names: Annotated[list[str], typer.Argument(help="DNS names and addresses.", metavar="NAME...", show_default=False)],
-    cluster: Annotated[str, typer.Option(help="The cluster.")] = "default",
-    days: Annotated[int, typer.Option(help="Days that the new certificates are valid.", min=1)] = 365,
-    masters: Masters = None,
-    user: User = "root",
-    key: Key = None,
-    port: Port = 22,
+    cluster: ClusterName = None,
+    days: Annotated[int, typer.Option("--days", help="Days that the new certificates are valid.", metavar="N", min=1)] = 365,
+    access: ClusterAccess,
     output: Json = "text",
 ) -> None:
     """Add names (SANs) to the certificates of the API servers."""
     from harness.lifecycle.cluster import certificates
 
     as_json = wants_json(output)
-    done = certificates.add_names(names, cluster, *_members(masters, None, _login(user, port, key, None)), days=days)
-    print_json(plain(done)) if as_json else say(f"the API of {cluster} answers as {', '.join(done.added)}")
+    name = cluster or "default"
+    done = certificates.add_names(names, name, *access.members(), days=days)
+    print_json(plain(done)) if as_json else say(f"the API of {name} answers as {', '.join(done.added)}")
 
 
-@certs_app.command("rotate-secrets")
+@certs_app.command("rotate-secrets", short_help="Encrypt Secrets with a new key.")
 def certs_rotate_secrets(
-    name: Name = "default",
-    masters: Masters = None,
-    nodes: Nodes = None,
-    user: User = "root",
-    key: Key = None,
-    port: Port = 22,
+    *,
+    cluster: Cluster,
+    access: NodesAccess,
     output: Json = "text",
 ) -> None:
     """Encrypt the Secrets of a cluster with a new key. The same command again finishes an interrupted rotation."""
     from harness.lifecycle import rotation
 
     as_json = wants_json(output)
-    done = rotation.rotate(name, *_members(masters, nodes, _login(user, port, key, None)))
+    done = rotation.rotate(cluster.name, *access.members())
     if as_json:
         print_json(plain(done))
         return
     say(f"{done.secrets} Secrets of {done.name} are encrypted with {done.key}")
-    say(f"backups of before hold the old key, and one of now the new one: slipway backup {name}")
+    say(f"backups of before hold the old key, and one of now the new one: slipway backup {cluster.name}")
 
 
 PasswordEnv = Annotated[
-    str | None, typer.Option(help="The environment variable that holds the password of the file.", metavar="NAME", show_default=False)
+    str | None,
+    typer.Option(
+        "--password-env", help="The environment variable that holds the password of the file.", metavar="NAME", show_default=False
+    ),
 ]
 AskPassword = Annotated[bool, typer.Option("--password", help="Ask for the password of the file.")]
 
 
 @app.command()
 def backup(
-    name: Name = "default",
-    file: Annotated[Path, typer.Option("--file", "-f", help="Write it to this file.", show_default=False)] = ...,  # type: ignore[assignment]
+    *,
+    cluster: Cluster,
+    file: Annotated[Path, target(), FORMER_FILE],
     password_env: PasswordEnv = None,
     password: AskPassword = False,
-    masters: Masters = None,
-    user: User = "root",
-    key: Key = None,
-    port: Port = 22,
+    access: ClusterAccess,
     output: Json = "text",
 ) -> None:
     """Save etcd, keys and Clusterfile of a cluster to one file. The file is verified after it was written.
@@ -247,28 +260,33 @@ def backup(
 
     as_json = wants_json(output)
     secret = _password(password_env, password, twice=True)
-    done = saving.backup(file, name, *_members(masters, None, _login(user, port, key, None)), password=secret)
+    done = saving.backup(file, cluster.name, *access.members(), password=secret)
     if as_json:
         print_json(plain(done))
         return
     say(f"{done.file}: {done.keys} keys of etcd at revision {done.revision}, {log.size(done.size)}, checked")
     if not done.encrypted:
         say("  it is not encrypted and holds the keys of the cluster: keep it safe, or use --password-env")
-    say(f"  slipway restore -f {done.file}")
+    say(f"  slipway restore --from {done.file}")
 
 
 @app.command()
 def restore(
-    file: Annotated[Path, typer.Option("--file", "-f", help="The backup.", show_default=False)] = ...,  # type: ignore[assignment]
+    *,
+    file: Annotated[Path, typer.Option("--from", help="The backup.", metavar="FILE", show_default=False), FORMER_FILE],
     password_env: PasswordEnv = None,
     password: AskPassword = False,
-    masters: Annotated[
-        list[str] | None,
-        typer.Option("--masters", "--master", "-m", help="Other machines than those it was on.", metavar="IP[,IP...]", show_default=False),
-    ] = None,
-    nodes: Nodes = None,
+    masters: Annotated[list[str] | None, machines("--masters", "--master", "-m", help="Other machines than those it was on.")] = None,
+    nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Its workers.")] = None,
     image: Annotated[
-        str | None, typer.Option(help="The CloudImage, for other machines.  [default: the one of the backup]", show_default=False)
+        str | None,
+        typer.Option(
+            "--image",
+            help="The CloudImage, for other machines.  [default: the one of the backup]",
+            metavar="IMAGE",
+            show_default=False,
+            autocompletion=completion.images,
+        ),
     ] = None,
     env: Annotated[
         list[str] | None,
@@ -276,10 +294,8 @@ def restore(
             "--env", "-e", help="A value that the backup does not know, for other machines.", metavar="NAME=VALUE", show_default=False
         ),
     ] = None,
-    user: User = "root",
-    key: Key = None,
-    port: Port = 22,
-    timeout: Annotated[float, typer.Option(help="Seconds that the API, and then the nodes, may take.")] = 600,
+    ssh: Ssh,
+    timeout: Annotated[float, seconds("--timeout", help="Seconds that the API, and then the nodes, may take.")] = 600,
     yes: Yes = False,
     output: Json = "text",
 ) -> None:
@@ -290,11 +306,13 @@ def restore(
     from harness.lifecycle import restore as restoring
 
     as_json = wants_json(output)
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file")
     secret = _password(password_env, password, twice=False)
-    login = _login(user, port, key, None)
-    members = _members(masters, nodes, login)
+    login = ssh.login()
+    members = to_machines(masters, login, "--masters"), to_machines(nodes, login, "--nodes")
     if not yes:
-        typer.confirm("What the cluster has seen since the backup will be lost. Go on?", abort=True)
+        confirmed("What the cluster has seen since the backup will be lost. Go on?")
     done = restoring.restore(file, *members, login=login, password=secret, image=image, env=pairs(env or [], "--env"), timeout=timeout)
     if as_json:
         print_json(plain(done))
@@ -302,7 +320,7 @@ def restore(
     where = "in place" if done.in_place else f"onto {len(done.masters) + len(done.nodes)} other machines"
     say(f"restored {done.name} {where} as of {done.made}, in {log.duration(done.seconds)}")
     if done.in_place:
-        say("  controllers of your own that watch the API may have to be started anew: they remember what is not any more")
+        say("  controllers of your own that watch the API may have to be restarted: they remember what is not any more")
 
 
 def _password(variable: str | None, ask: bool, *, twice: bool) -> str | None:
@@ -319,16 +337,13 @@ def _password(variable: str | None, ask: bool, *, twice: bool) -> str | None:
 
 @app.command()
 def logs(
-    name: Name = "default",
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Write it to this file.  [default: NAME-logs-DATE.tar.gz]", show_default=False)
+    *,
+    cluster: Cluster,
+    file: Annotated[Path | None, target("Write to this file.  [default: NAME-logs-DATE.tar.gz]"), FORMER_FILE] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Only what is younger: 30m, 1h, 2d.", metavar="TIME", show_default=False)
     ] = None,
-    since: Annotated[str | None, typer.Option(help="Only what is younger: 30m, 1h, 2d.", metavar="TIME", show_default=False)] = None,
-    masters: Masters = None,
-    nodes: Nodes = None,
-    user: User = "root",
-    key: Key = None,
-    port: Port = 22,
+    access: NodesAccess,
     output: Json = "text",
 ) -> None:
     """Collect logs and facts of a cluster for support. The file has no secrets in it."""
@@ -338,13 +353,13 @@ def logs(
 
     as_json = wants_json(output)
     span = bundling.since_of(since) if since else None
-    target = file or Path(f"{name}-logs-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}.tar.gz")
-    done = bundling.bundle(target, name, *_members(masters, nodes, _login(user, port, key, None)), since=span)
+    path = file or Path(f"{cluster.name}-logs-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}.tar.gz")
+    done = bundling.bundle(path, cluster.name, *access.members(), since=span)
     if as_json:
         print_json(plain(done))
         return
     say(f"{done.file}: {done.files} files, {log.size(done.size)}")
     for address, reason in done.unreachable.items():
         say(f"  {address}: {reason}; nothing of it is there")
-    for path, reason in done.missing.items():
-        say(f"  {path}: {reason}")
+    for missing, reason in done.missing.items():
+        say(f"  {missing}: {reason}")

@@ -1,21 +1,21 @@
-"""What the verbs share: the program and its groups of verbs, common options, tables and JSON."""
+"""What the verbs share: the program and its groups of verbs, tables and JSON."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Annotated, Any, TextIO
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
 
-import typer
-import typer.core
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from harness import log, untrusted
+from harness.cli.program import Group, Program
 from harness.errors import Fault, InputError, UsageError
-from harness.oci.model import Platform
 
 HELP = """Builds, tests, shares and runs cluster images: a whole distributed application, Kubernetes included, in one OCI artifact.
 
@@ -56,7 +56,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 """How ``slipway --help`` lists the verbs."""
 
 
-class Verbs(typer.core.TyperGroup):
+class Verbs(TyperGroup):
     """Lists the verbs by theme."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -71,7 +71,7 @@ class Verbs(typer.core.TyperGroup):
                     formatter.write_dl(rows)
 
 
-app = typer.Typer(
+app = Program(
     cls=Verbs,
     help=HELP,
     no_args_is_help=True,
@@ -79,18 +79,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-nodes_app = typer.Typer(help="Manage machines to run clusters on.", no_args_is_help=True)
-engine_app = typer.Typer(help="The Docker engine of this machine.", no_args_is_help=True)
+nodes_app = Program(cls=Group, help="Manage machines to run clusters on.", no_args_is_help=True)
+engine_app = Program(cls=Group, help="The Docker engine of this machine.", no_args_is_help=True)
 app.add_typer(nodes_app, name="nodes")
 app.add_typer(engine_app, name="engine")
-
-AllowOlder = Annotated[
-    bool, typer.Option("--allow-older", help="Accept an image that was signed earlier than the one that its tag brought before.")
-]
-Json = Annotated[
-    str, typer.Option("--output", "-o", help="Output format: text, or json for programs.", metavar="text|json", show_default=False)
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 def say(text: object = "", *, file: TextIO | None = None, end: str = "\n", flush: bool = False) -> None:
@@ -101,6 +93,11 @@ def say(text: object = "", *, file: TextIO | None = None, end: str = "\n", flush
 def print_json(value: Any) -> None:
     """For programs; json.dumps escapes what is not ASCII."""
     print(json.dumps(value, indent=2))
+
+
+def print_error(value: Mapping[str, Any]) -> None:
+    """For programs: the last line of standard error. Results alone go to standard output, also those of a verb that fails."""
+    say(json.dumps({"error": value}), file=sys.stderr)
 
 
 def wants_json(output: str) -> bool:
@@ -122,6 +119,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         # Text, for in plain strings rich looks for its own markup.
         drawn.add_row(*(Text(untrusted.shown(cell)) for cell in row))
     console.print(drawn)
+
+
+def steps_table(described: Iterable[Mapping[str, Any]]) -> None:
+    """The steps of a plan."""
+    table(("STEP", "WHERE", "WHAT"), [(step["id"], ",".join(step["nodes"]) or "here", step["title"]) for step in described])
 
 
 def _plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -155,21 +157,18 @@ def one_of(value: str, known: Iterable[str], option: str) -> str:
     return value
 
 
-def platform_of(text: str) -> Platform:
-    try:
-        return Platform.parse(text)
-    except ValueError as wrong:
-        raise UsageError(f"--platform: {wrong}") from wrong
-
-
-def existing(path: Path) -> Path:
-    if not path.exists():
-        raise UsageError(f"{path}: no such file or folder")
-    return path
-
-
 def plain(value: Any) -> Any:
-    """A dataclass as JSON values; paths as text."""
-    import dataclasses
+    """A dataclass as JSON values: keys as ``inPlace``, paths as text. Keys of mappings are data and stay."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {camel(field.name): plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
-    return json.loads(json.dumps(dataclasses.asdict(value), default=str))
+
+def camel(name: str) -> str:
+    """``inPlace`` for ``in_place``."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)

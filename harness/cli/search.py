@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import log
-from harness.cli.output import Json, app, print_json, say, table, wants_json
-from harness.cli.registry import Ca, Cert, CertKey, Insecure, PlainHttp, connect, reference
+from harness.cli.options import Json, RegistryOptions
+from harness.cli.output import app, print_json, say, table, wants_json
+from harness.cli.registry import connect, reference
 from harness.errors import StoreError, UsageError
 from harness.oci.store import Store
 
@@ -20,19 +21,16 @@ if TYPE_CHECKING:
 
 @app.command(short_help="Find CloudImages.")
 def search(
+    *,
     term: Annotated[
         str, typer.Argument(help="Part of a name or a description.  [default: everything]", metavar="TERM", show_default=False)
     ] = "",
     registry: Annotated[
         list[str] | None,
-        typer.Option(help="Search this registry too; may be repeated.", metavar="HOST[/NAMESPACE]", show_default=False),
+        typer.Option("--registry", help="Search this registry too; may be repeated.", metavar="HOST[/NAMESPACE]", show_default=False),
     ] = None,
     list_tags: Annotated[bool, typer.Option("--tags", help="List the tags of the repository TERM in its registry.")] = False,
-    plain_http: PlainHttp = False,
-    insecure: Insecure = False,
-    ca: Ca = None,
-    cert: Cert = None,
-    cert_key: CertKey = None,
+    to: RegistryOptions,
     output: Json = "text",
 ) -> None:
     """Find CloudImages: in the catalogue that came with slipway, in the local store, and in registries that list what they have.
@@ -48,10 +46,9 @@ def search(
         if list_tags:
             if registry:
                 raise UsageError("--tags takes no --registry", hint="write `slipway search --tags REGISTRY/REPOSITORY`")
-            client = stack.enter_context(connect(plain_http, insecure, ca, cert, cert_key, briefly=True))
-            _tags(term, client, as_json=as_json)
+            _tags(term, stack.enter_context(connect(to, briefly=True)), as_json=as_json)
             return
-        client = stack.enter_context(connect(plain_http, insecure, ca, cert, cert_key, briefly=True)) if places else None
+        client = stack.enter_context(connect(to, briefly=True)) if places else None
         found = searching.search(term, Store.default(), places, client)
     if as_json:
         print_json(found.to_json())

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from harness import log
-from harness.cli.output import Json, app, pairs, print_json, say, short, wants_json
-from harness.cli.registry import Ca, Cert, CertKey, Insecure, PlainHttp, connect, reference
+from harness.cli.options import FORMER_FILE, Image, Json, RegistryOptions, target
+from harness.cli.output import app, pairs, print_json, say, short, wants_json
+from harness.cli.program import Group, Program
+from harness.cli.registry import connect, reference
 from harness.errors import StoreError, UsageError
 from harness.oci.store import Store
 from harness.untrusted import json_object
@@ -26,30 +28,30 @@ if TYPE_CHECKING:
     from harness.trust.keys import PrivateKey
     from harness.trust.signature import Demand, Signed
 
-keys_app = typer.Typer(help="Keys that sign CloudImages, in cosign's formats.", no_args_is_help=True)
+keys_app = Program(cls=Group, help="Keys that sign CloudImages, in cosign's formats.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 
 PASSWORDS = ("SLIPWAY_KEY_PASSWORD", "COSIGN_PASSWORD")
 """Where the password of a key may stand, in this order; else it is asked for."""
 
-Name = Annotated[str, typer.Argument(help="The CloudImage.", show_default=False)]
 SigningKey = Annotated[
-    Path, typer.Option("--key", help=f"The private key; its password is asked for, or in {PASSWORDS[0]}.", show_default=False)
+    Path,
+    typer.Option("--key", help=f"The private key; its password is asked for, or in {PASSWORDS[0]}.", metavar="FILE", show_default=False),
 ]
 OptionalKey = Annotated[
-    Path | None, typer.Option("--key", help="Sign it as a cosign attestation with this private key.", show_default=False)
+    Path | None, typer.Option("--key", help="Sign it as a cosign attestation with this private key.", metavar="FILE", show_default=False)
 ]
 Annotations = Annotated[
     list[str] | None,
     typer.Option("--annotation", "-a", help="An annotation that is part of the signature.", metavar="NAME=VALUE", show_default=False),
 ]
 Attach = Annotated[bool, typer.Option("--attach", help="Attach it to the image as an OCI referrer; push sends it as well.")]
-File = Annotated[Path | None, typer.Option("--file", "-f", help="Write to this file instead of standard output.", show_default=False)]
+File = Annotated[Path | None, target("Write to this file instead of standard output."), FORMER_FILE]
 
 
-@keys_app.command("create")
+@keys_app.command("create", short_help="Create a key pair.")
 def keys_create(
-    prefix: Annotated[Path, typer.Option("--file", "-f", help="The beginning of both file names.", metavar="PREFIX")] = Path("slipway"),
+    prefix: Annotated[Path, target("The beginning of both file names.  [default: slipway]", "PREFIX"), FORMER_FILE] = Path("slipway"),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing pair.")] = False,
     output: Json = "text",
 ) -> None:
@@ -67,15 +69,12 @@ def keys_create(
 
 @app.command(short_help="Sign a CloudImage with a key.")
 def sign(
-    name: Name,
+    *,
+    name: Image,
     key: SigningKey,
     annotation: Annotations = None,
     again: Annotated[bool, typer.Option("--again", help="Sign again with the current time, even if this key has signed it.")] = False,
-    plain_http: PlainHttp = False,
-    insecure: Insecure = False,
-    ca: Ca = None,
-    cert: Cert = None,
-    cert_key: CertKey = None,
+    to: RegistryOptions,
     output: Json = "text",
 ) -> None:
     """Sign a CloudImage with a key, here or, when it is not in the local store, in its registry. cosign verifies it too."""
@@ -85,7 +84,7 @@ def sign(
     annotations = pairs(annotation or [], "--annotation")
     if signature.TIMESTAMP in annotations:
         raise UsageError(f"--annotation {signature.TIMESTAMP}: a signature says by itself when it was made", hint="leave it out")
-    with _find(name, (plain_http, insecure, ca, cert, cert_key)) as found:
+    with _find(name, to) as found:
         # Asked for when it is known that there is something to sign.
         pair = _private(key)
         signature.sign(found.shelf, found.image.digest, pair, annotations, again=again)
@@ -100,18 +99,17 @@ def sign(
 
 @app.command(short_help="Verify the signature and every byte of a CloudImage.")
 def verify(
-    name: Name,
+    *,
+    name: Image,
     key: Annotated[
         list[Path] | None,
-        typer.Option("--key", help="A public key; one of them must have signed.  [default: those of the policy]", show_default=False),
+        typer.Option(
+            "--key", help="A public key; one of them must have signed.  [default: those of the policy]", metavar="FILE", show_default=False
+        ),
     ] = None,
     annotation: Annotations = None,
     remote: Annotated[bool, typer.Option("--remote", help="Verify the image in its registry, even if the store has it.")] = False,
-    plain_http: PlainHttp = False,
-    insecure: Insecure = False,
-    ca: Ca = None,
-    cert: Cert = None,
-    cert_key: CertKey = None,
+    to: RegistryOptions,
     output: Json = "text",
 ) -> None:
     """Verify that a CloudImage is signed by one of the keys and that no byte of it has changed: every blob is hashed."""
@@ -120,7 +118,7 @@ def verify(
 
     as_json = wants_json(output)
     wanted = pairs(annotation or [], "--annotation")
-    with _find(name, (plain_http, insecure, ca, cert, cert_key), remote=remote) as found:
+    with _find(name, to, remote=remote) as found:
         demands = _demands(key or [], found.reference)
         asked = [dataclasses.replace(demand, annotations={**demand.annotations, **wanted}) for demand in demands]
         checked = [signature.check(found.shelf, found.image.digest, one, name=found.reference.familiar) for one in asked]
@@ -163,7 +161,7 @@ def _signed_json(one: Signed) -> dict[str, Any]:
 
 
 @app.command(short_help="Write the bill of materials of a CloudImage.")
-def sbom(name: Name, file: File = None, attach: Attach = False, key: OptionalKey = None) -> None:
+def sbom(name: Image, file: File = None, attach: Attach = False, key: OptionalKey = None) -> None:
     """Write the bill of materials of a CloudImage (CycloneDX 1.6): its files, packages, Go modules and embedded images."""
     from harness.trust import sbom as bills
 
@@ -171,7 +169,7 @@ def sbom(name: Name, file: File = None, attach: Attach = False, key: OptionalKey
 
 
 @app.command(short_help="Write the provenance of a CloudImage.")
-def provenance(name: Name, file: File = None, attach: Attach = False, key: OptionalKey = None) -> None:
+def provenance(name: Image, file: File = None, attach: Attach = False, key: OptionalKey = None) -> None:
     """Write the provenance of a CloudImage, as recorded in it (in-toto statement, SLSA provenance 1)."""
     from harness.trust import attestation
     from harness.trust import provenance as records
@@ -216,9 +214,6 @@ def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path |
 
 # What is signed, and where
 
-_Access = tuple[bool, bool, Path | None, Path | None, Path | None]
-"""How a registry is reached, in the order in which connect() takes it."""
-
 
 class _Found:
     """An image in the store or in a registry, and where its attachments are. A ``with`` block ends the connection."""
@@ -238,12 +233,12 @@ class _Found:
             self.client.close()
 
 
-def _find(name: str, access: _Access, *, remote: bool = False) -> _Found:
+def _find(name: str, to: RegistryOptions, *, remote: bool = False) -> _Found:
     """The image here; in its registry when it is wanted from there, or is not here and the name tells a registry."""
     store = Store.default()
     if not remote and (_is_here(store, name) or not _names_a_registry(name)):
         return _stored(store, name)
-    return _in_registry(store, reference(name, "NAME"), access)
+    return _in_registry(store, reference(name, "NAME"), to)
 
 
 def _is_here(store: Store, name: str) -> bool:
@@ -287,12 +282,12 @@ def _stored(store: Store, name: str) -> _Found:
     return _Found(store, here, image, LocalReferrers(store, here))
 
 
-def _in_registry(store: Store, there: Reference, access: _Access) -> _Found:
+def _in_registry(store: Store, there: Reference, to: RegistryOptions) -> _Found:
     from harness import cloudimage
     from harness.oci.model import Descriptor
     from harness.oci.registry.referrers import RemoteReferrers
 
-    client: Client = connect(*access)
+    client: Client = connect(to)
     try:
         manifest = client.manifest(there)
         if not cloudimage.is_cloudimage(json_object(manifest.data, what=there.familiar)):

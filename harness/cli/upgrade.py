@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+import dataclasses
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness import log
-from harness.cli.clusters import File, Name, _login, _machines
-from harness.cli.members import Key, Passwd, Port, User, Via
-from harness.cli.output import Json, Yes, app, pairs, plain, print_json, say, table, wants_json
-from harness.cli.registry import Ca, PlainHttp, fetch
+from harness.cli import completion
+from harness.cli.members import JoinAccess
+from harness.cli.options import Cluster, Clusterfile, ClusterOption, Json, SiteAccess, Yes, confirmed, seconds, to_machines
+from harness.cli.output import app, pairs, plain, print_json, say, steps_table, table, wants_json
+from harness.cli.program import Options
+from harness.cli.registry import fetch
 from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from harness.lifecycle import upgrade as upgrading
+    from harness.lifecycle.rolling_update import Work
 
 Secret = Annotated[
     list[str] | None,
@@ -21,35 +27,44 @@ Secret = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
-Batch = Annotated[
-    int | None, typer.Option(help="Workers that are updated together.  [default: one in ten]", metavar="N", show_default=False)
-]
-Force = Annotated[
-    bool, typer.Option("--force", help="Do not wait for pods that nothing restarts or that are not evicted in time; they are lost.")
-]
-Drain = Annotated[float, typer.Option("--drain-timeout", help="Seconds that pods may take to leave a node.")]
-Timeout = Annotated[float, typer.Option(help="Seconds that each component may take to start, and workloads to become ready.")]
-Plan = Annotated[bool, typer.Option("--plan", help="Show versions and steps, and change nothing.")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout(Options):
+    """How nodes go to another image."""
+
+    file: Clusterfile = None
+    env: Secret = None
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", help="Workers that are updated together.  [default: one in ten]", metavar="N", min=1, show_default=False),
+    ] = None
+    force: Annotated[
+        bool, typer.Option("--force", help="Do not wait for pods that nothing restarts or that are not evicted in time; they are lost.")
+    ] = False
+    drain_timeout: Annotated[float, seconds("--drain-timeout", help="Seconds that pods may take to leave a node.")] = 120
+    timeout: Annotated[
+        float, seconds("--timeout", help="Seconds that each component may take to start, and workloads to become ready.")
+    ] = 600
+    plan: Annotated[bool, typer.Option("--plan", help="Show versions and steps, and change nothing.")] = False
 
 
 @app.command()
 def upgrade(
-    words: Annotated[list[str], typer.Argument(help="The image; the name of the cluster may precede it.", metavar="[NAME] IMAGE")],
-    file: File = None,
-    env: Secret = None,
-    batch: Batch = None,
-    force: Force = False,
+    *,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            help="The image; the name of the cluster may precede it.",
+            metavar="[NAME] IMAGE",
+            autocompletion=completion.clusters_and_images,
+        ),
+    ],
+    cluster: ClusterOption = None,
+    rollout: Rollout,
+    access: JoinAccess,
+    site: SiteAccess,
     yes: Yes = False,
-    user: User = "root",
-    key: Key = None,
-    passwd: Passwd = None,
-    port: Port = 22,
-    via: Via = None,
-    plain_http: PlainHttp = False,
-    ca: Ca = None,
-    drain_timeout: Drain = 120,
-    timeout: Timeout = 600,
-    plan: Plan = False,
     output: Json = "text",
 ) -> None:
     """Upgrade a running cluster to another image. It keeps serving: control-plane nodes go one by one, then workers in batches.
@@ -65,83 +80,58 @@ def upgrade(
     from harness.oci.store import Store
 
     as_json = wants_json(output)
-    name, image = _name_and_image(words)
-    options = _options(file, env, batch, force, user, key, passwd, port, via, drain_timeout, timeout)
-    fetch(image, plain_http, ca)
+    name, image = _name_and_image(words, cluster)
+    options = _options(rollout, access)
+    fetch(image, site)
     with upgrading.prepared(name, image, options, store=Store.default()) as work:
-        if file is not None and options.clusterfile is not None:
+        if rollout.file is not None and options.clusterfile is not None:
             upgrading.require_same(work.found.record.clusterfile, options.clusterfile)
-        _go(upgrading, work, plan, yes, as_json)
+        _go(work, rollout.plan, yes, as_json)
 
 
 @app.command()
-def rollback(
-    name: Name = "default",
-    file: File = None,
-    env: Secret = None,
-    batch: Batch = None,
-    force: Force = False,
-    yes: Yes = False,
-    user: User = "root",
-    key: Key = None,
-    passwd: Passwd = None,
-    port: Port = 22,
-    via: Via = None,
-    drain_timeout: Drain = 120,
-    timeout: Timeout = 600,
-    plan: Plan = False,
-    output: Json = "text",
-) -> None:
+def rollback(*, cluster: Cluster, rollout: Rollout, access: JoinAccess, yes: Yes = False, output: Json = "text") -> None:
     """Return a cluster to its previous image. This works also in the middle of an upgrade."""
     from harness.lifecycle import rollback as back
-    from harness.lifecycle import upgrade as upgrading
 
     as_json = wants_json(output)
-    options = _options(file, env, batch, force, user, key, passwd, port, via, drain_timeout, timeout)
-    with back.prepared(name, options, mend=not plan) as work:
-        _go(upgrading, work, plan, yes, as_json)
+    with back.prepared(cluster.name, _options(rollout, access), mend=not rollout.plan) as work:
+        _go(work, rollout.plan, yes, as_json)
 
 
-def _name_and_image(words: list[str]) -> tuple[str, str]:
+def _name_and_image(words: list[str], cluster: str | None) -> tuple[str, str]:
     from harness.host.cluster_cache import DEFAULT_NAME
 
-    if len(words) > 2:
-        raise UsageError(f"{' '.join(words)}: a cluster and an image are enough", hint="slipway upgrade NAME IMAGE")
-    return (words[0], words[1]) if len(words) == 2 else (DEFAULT_NAME, words[0])
+    *names, image = words
+    if cluster is not None:
+        names = [*names, cluster]
+    if len(set(names)) > 1:
+        raise UsageError(f"{' '.join(names)}: a cluster and an image are enough", hint="slipway upgrade IMAGE --cluster NAME")
+    return (names[0] if names else DEFAULT_NAME), image
 
 
-def _options(
-    file: str | None,
-    env: list[str] | None,
-    batch: int | None,
-    force: bool,
-    user: str,
-    key: Path | None,
-    passwd: str | None,
-    port: int,
-    via: list[str] | None,
-    drain_timeout: float,
-    timeout: float,
-) -> Any:
+def _options(rollout: Rollout, access: JoinAccess) -> upgrading.Options:
+    from harness.lifecycle import upgrade as upgrading
     from harness.lifecycle.cluster import request
-    from harness.lifecycle.upgrade import Options, batch_of
 
-    login = _login(user, port, key, passwd)
-    values = pairs(env or [], "--env")
-    batch_of(0, batch)
-    return Options(
-        via=_machines(via, login, "--via"),
-        clusterfile=request.read(file, values) if file else None,
+    login = access.login()
+    values = pairs(rollout.env or [], "--env")
+    upgrading.batch_of(0, rollout.batch)
+    return upgrading.Options(
+        via=to_machines(access.via, login, "--via"),
+        clusterfile=request.read(rollout.file, values) if rollout.file else None,
         env=values,
         password=login.password,
-        batch=batch,
-        force=force,
-        drain_timeout=drain_timeout,
-        timeout=timeout,
+        batch=rollout.batch,
+        force=rollout.force,
+        drain_timeout=rollout.drain_timeout,
+        timeout=rollout.timeout,
     )
 
 
-def _go(upgrading: Any, work: Any, plan: bool, yes: bool, as_json: bool) -> None:
+def _go(work: Work, plan: bool, yes: bool, as_json: bool) -> None:
+    from harness.lifecycle import upgrade as upgrading
+
     move = work.move
     nothing = move.before == move.after and not work.resumed
     if plan:
@@ -149,7 +139,7 @@ def _go(upgrading: Any, work: Any, plan: bool, yes: bool, as_json: bool) -> None
         return
     if not yes and not nothing:
         _show_turns(work)
-        typer.confirm(f"\nHave {work.found.state.name} run {move.after}?", abort=True)
+        confirmed(f"\nHave {work.found.state.name} run {move.after}?")
     done = upgrading.carry_out(work)
     if as_json:
         print_json(plain(done))
@@ -164,7 +154,7 @@ def _go(upgrading: Any, work: Any, plan: bool, yes: bool, as_json: bool) -> None
             say(f"  slipway rollback {done.name} brings {done.before} back")
 
 
-def _show_plan(work: Any, as_json: bool) -> None:
+def _show_plan(work: Work, as_json: bool) -> None:
     from harness.lifecycle import plan as planning
     from harness.lifecycle import rolling_update
 
@@ -177,10 +167,10 @@ def _show_plan(work: Any, as_json: bool) -> None:
         return
     _show_turns(work)
     say()
-    table(("STEP", "WHERE", "WHAT"), [(step["id"], ",".join(step["nodes"]) or "here", step["title"]) for step in described])
+    steps_table(described)
 
 
-def _show_turns(work: Any) -> None:
+def _show_turns(work: Work) -> None:
     from harness.lifecycle import rolling_update
 
     again = " (goes on with what was begun)" if work.resumed else ""

@@ -7,6 +7,7 @@ garbage and everything else.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable, Mapping
@@ -84,7 +85,7 @@ def prune(store: Store, *, cache: bool = False, dry_run: bool = False, client: d
     except BusyError:
         names, kinds, busy = (), (), True
     forgotten = _forgotten(client, dry_run=dry_run) if client is not None else []
-    removal = unpacked.remove(_trees(store), dry_run=dry_run)
+    removal = unpacked.remove(_trees(store) | _trees_of_others(store), dry_run=dry_run)
     left = scratch.abandoned()
     kinds = (
         *((PrunedKind("attachments", len(names)),) if not busy else ()),
@@ -174,3 +175,13 @@ def _trees(store: Store) -> set[str]:
             continue
         found.update(unpacked.identity(part.layers) for part in image.platforms)
     return found
+
+
+def _trees_of_others(store: Store) -> set[str]:
+    """The same for the stores of other homes that share the cache. One that is gone, or cannot be read, needs no tree."""
+    needed: set[str] = set()
+    for root in unpacked.stores():
+        if root != store.root.resolve() and (root / "oci-layout").is_file():
+            with contextlib.suppress(StoreError, OSError):
+                needed |= _trees(Store(root))
+    return needed

@@ -3,6 +3,7 @@
 rootfs/<identity>/    a tree; a process that uses it holds a shared flock on the folder until it ends
 rootfs/.unpacking-*   a tree that is not whole yet
 rootfs/.removing-*    a tree that is on its way out
+rootfs.stores         a line for each store whose images have trees here
 rootfs.lease          flock: shared while a tree is looked for or unpacked, exclusive while it is decided which ones go
 """
 
@@ -48,10 +49,29 @@ def unpacked_rootfs(store: Store, layers: Sequence[Descriptor]) -> Path:
     place = folder() / identity(layers)
     _private(place.parent)
     with _lease(fcntl.LOCK_SH):
+        _remember(store)
         if not place.is_dir():
             _unpack(store, layers, place)
         _hold(place)
     return place
+
+
+def _remember(store: Store) -> None:
+    root = store.root.resolve()
+    if root not in stores():
+        with _stores().open("a") as file:
+            file.write(f"{root}\n")
+
+
+def stores() -> tuple[Path, ...]:
+    """Every store whose images have had trees here: several homes may share one cache."""
+    with contextlib.suppress(FileNotFoundError):
+        return tuple(dict.fromkeys(map(Path, _stores().read_text().splitlines())))
+    return ()
+
+
+def _stores() -> Path:
+    return folder().with_name("rootfs.stores")
 
 
 def _private(place: Path) -> None:

@@ -77,6 +77,26 @@ def running() -> Client | None:
     return _reach(_BRIEF)[0]
 
 
+def describe() -> dict[str, str]:
+    """Address, version and runtime of the engine that answers. Raises EngineError when none does."""
+    client, reason = _reach(_BRIEF)
+    if client is None:
+        raise EngineError(f"no Docker engine answers at {_address()}: {reason}", hint="a build starts one, where it may")
+    version, info = client.version(), client.info()
+    return {
+        "address": _address(),
+        "version": str(version.get("Version", "")),
+        "platform": f"{version.get('Os', '')}/{version.get('Arch', '')}",
+        "runtime": str(info.get("DefaultRuntime", "")),
+        "storage": str(info.get("Driver", "")),
+        "root": str(info.get("DockerRootDir", "")),
+    }
+
+
+def _address() -> str:
+    return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+
+
 def _reach(timeout: float) -> tuple[Client | None, str]:
     try:
         client = docker.from_env(timeout=int(timeout))

@@ -145,7 +145,7 @@ def _labelled(ssh: SshConnections, found: Known, role: str) -> frozenset[str]:
             return frozenset(addresses_with(listed, role)) | _recorded(kubectl, role)
         except SlipwayError as error:
             failure = error
-    raise failure or NodeError(f"who has the role {role} only a master knows", hint="name one with --masters")
+    raise failure or NodeError(f"who has the role {role} only a master knows", hint="name one with --via")
 
 
 def addresses_with(nodes: Iterable[Mapping[str, Any]], role: str) -> Iterable[str]:

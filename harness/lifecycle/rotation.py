@@ -86,7 +86,7 @@ def require_known(record: Mapping[str, Any], known: Collection[str]) -> None:
     if unknown:
         raise UsageError(
             f"{', '.join(unknown)} is a master of the cluster, and not known here",
-            hint=f"name all of its machines: --masters {','.join(sorted({*known, *unknown}))}",
+            hint=f"name all of its control-plane nodes: --via {','.join(sorted({*known, *unknown}))}",
         )
 
 

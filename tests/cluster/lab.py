@@ -89,7 +89,7 @@ class Lab:
 
     def words(self, image: str, *more: str, name: str | None = None) -> list[str]:
         workers = ["--nodes", ",".join(self.workers)] if self.workers else []
-        return ["run", image, "--masters", ",".join(self.masters), *workers, "--key", str(self.key), "--name", name or self.name, *more]
+        return ["run", image, "--masters", ",".join(self.masters), *workers, "--key", str(self.key), "--cluster", name or self.name, *more]
 
     def run(self, image: str, *more: str, check: bool = True, name: str | None = None) -> process.ProcessResult:
         return self.slipway(*self.words(image, *more, name=name), check=check, timeout=2 * HANG)

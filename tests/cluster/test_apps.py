@@ -179,7 +179,7 @@ def page(lab: Lab, index: int) -> str:
 
 
 def listed(lab: Lab, *where: str | Path) -> dict[str, Any]:
-    found = json.loads(lab.slipway("apps", *(where or ("--name", lab.name)), "--output", "json").stdout)
+    found = json.loads(lab.slipway("apps", *(where or ("--cluster", lab.name)), "--output", "json").stdout)
     return {one["name"]: one for one in found}
 
 
@@ -188,7 +188,7 @@ def there(lab: Lab, *what: str) -> bool:
 
 
 def words(lab: Lab, image: str, *more: str) -> list[str]:
-    return ["run", image, "--name", lab.name, "-e", f"DbPassword={SECRET}", *more]
+    return ["run", image, "--cluster", lab.name, "-e", f"DbPassword={SECRET}", *more]
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def test_an_application_of_the_clusterfile_comes_changes_and_goes_with_it(
 
 def test_commands_take_the_place_of_the_images_and_what_they_do_besides_is_told(lab: Lab, images: Images) -> None:
     said = lab.slipway(
-        "run", images.shop, "--name", lab.name, "--as", "other", "--cmds", "kubectl create configmap other && touch /root/other"
+        "run", images.shop, "--cluster", lab.name, "--as", "other", "--cmds", "kubectl create configmap other && touch /root/other"
     )
     assert there(lab, "configmap", "other")
     assert "did more than kubectl and helm" in said.stdout
@@ -288,15 +288,15 @@ def test_a_newer_image_changes_what_runs_and_what_it_has_not_any_more_goes(lab: 
 
 def test_what_is_removed_is_gone_and_what_was_there_before_stays(lab: Lab, shop: process.ProcessResult) -> None:
     assert shop.ok
-    plan = json.loads(lab.slipway("apps", "remove", "other", "--name", lab.name, "--plan", "--output", "json").stdout)
+    plan = json.loads(lab.slipway("apps", "remove", "other", "--cluster", lab.name, "--plan", "--output", "json").stdout)
     assert (plan["removed"], plan["kept"]) == (["ConfigMap default/other"], [])
     for name in ("other", "shop"):
-        lab.slipway("apps", "remove", name, "--name", lab.name, "--yes", timeout=HANG)
+        lab.slipway("apps", "remove", name, "--cluster", lab.name, "--yes", timeout=HANG)
     assert listed(lab) == {}
     assert not there(lab, "namespace", "shop")
     assert not there(lab, "configmap", "other")
     assert lab.first.run("ls /var/lib/slipway/apps 2>/dev/null", check=False).stdout == ""
-    said = lab.slipway("apps", "remove", "shop", "--name", lab.name, "--yes", check=False)
+    said = lab.slipway("apps", "remove", "shop", "--cluster", lab.name, "--yes", check=False)
     assert said.returncode == 2
     assert "has no application shop" in said.stderr
     assert lab.status()["healthy"]

@@ -134,7 +134,7 @@ def test_a_killed_build_is_swept_up_by_the_next_one_and_a_launch_command_that_fa
 
 def test_a_container_node_finds_what_is_made_up_at_run_time(slipway: Slipway) -> None:
     built = slipway(
-        "build", "--no-cache", "-t", "operator-on-container", "--cluster", "container", "-o", "json", PROJECT / "kubefiles/operator"
+        "build", "--no-cache", "-t", "operator-on-container", "--sandbox", "container", "-o", "json", PROJECT / "kubefiles/operator"
     )
     found = json.loads(built.stdout)
     assert found["undeclared"] == ["slipway.dev/redis:7.0"]

@@ -137,7 +137,7 @@ class Site:
 
     def words(self, verb: str, file: Path, *more: str) -> list[str | Path]:
         machines = ["--masters", ",".join(self.lab.masters), "--nodes", ",".join(self.lab.workers)]
-        return [verb, "-f", file, IMAGE, *machines, "--name", self.lab.name, "--key", self.lab.key, *more]
+        return [verb, "-f", file, IMAGE, *machines, "--cluster", self.lab.name, "--key", self.lab.key, *more]
 
     def __call__(self, verb: str, file: Path, *more: str, check: bool = True) -> process.ProcessResult:
         return self.lab.slipway(*self.words(verb, file, *more), check=check, timeout=HANG)
@@ -377,7 +377,7 @@ def test_a_cluster_that_knows_nothing_of_us_is_taken_over(site: Site) -> None:
     for machine in lab.machines:
         machine.run("rm /var/lib/slipway/cluster")
     ClusterState.of(lab.name).forget()
-    words = ("generate", "--from-cluster", "--masters", lab.masters[0], "--key", lab.key, "--name", lab.name)
+    words = ("generate", "--from-cluster", "--masters", lab.masters[0], "--key", lab.key, "--cluster", lab.name)
     document = yaml.safe_load(lab.slipway(*words).stdout)
     assert document["spec"]["hosts"][1]["ips"] == lab.workers
     assert document["spec"]["network"]["podCIDR"] == "100.64.0.0/10"

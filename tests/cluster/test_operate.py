@@ -279,7 +279,7 @@ def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_we
     lab.kubectl("create", "configmap", "later", "--from-literal=a=b")
     lab.first.run("rm -rf /var/lib/etcd/member")
     said = lab.slipway("restore", "-f", file, "--yes", "--password-env", "BACKUP_PASSWORD", "-o", "json", env=word, timeout=HANG)
-    assert json.loads(said.stdout)["in_place"] is True
+    assert json.loads(said.stdout)["inPlace"] is True
     assert lab.objects() == before
     until(lambda: lab.status()["healthy"])
     answers(lab)
@@ -294,7 +294,7 @@ def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_we
     said = lab.slipway(
         "restore", "-f", file, "--yes", "--password-env", "BACKUP_PASSWORD", "-o", "json", *way(lab, *lab.workers), env=word, timeout=900
     )
-    assert json.loads(said.stdout)["in_place"] is False
+    assert json.loads(said.stdout)["inPlace"] is False
     assert lab.objects() >= {one for one in before if not one.startswith("ConfigMap kube-system/slipway-clusterfile")}
     names = sorted(node["metadata"]["name"] for node in lab.json("get", "nodes")["items"])
     assert names == sorted(["renamed-master", f"{lab.name}-node-1"])

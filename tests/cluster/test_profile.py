@@ -241,7 +241,7 @@ def test_a_run_without_the_profile_is_refused_before_anything_is_changed(lab: La
 def test_a_clusterfile_without_the_profile_is_no_clusterfile_of_this_cluster(lab: Lab, web: str, tmp_path: Path) -> None:
     file = tmp_path / "Clusterfile"
     for more, code in (((), 2), (("--profile", "cis"), 0)):
-        file.write_text(lab.slipway("generate", web, *way(lab), "--name", lab.name, *more).stdout)
+        file.write_text(lab.slipway("generate", web, *way(lab), "--cluster", lab.name, *more).stdout)
         said = lab.slipway("apply", "-f", file, "--plan", check=False)
         assert said.returncode == code, said.stderr
         assert (".spec.profile" in said.stderr) is (code == 2)
@@ -270,7 +270,7 @@ def test_another_key_takes_the_place_of_the_first_and_a_backup_of_before_brings_
     assert [key.name for key in encryption.keys(lab.first.get(KEY), KEY)] == ["slipway-2"]
     assert read_back(lab) == HIDDEN
     said = lab.slipway("restore", "-f", file, "--yes", "--password-env", "BACKUP_PASSWORD", "-o", "json", env=WORD, timeout=HANG)
-    assert json.loads(said.stdout)["in_place"] is True
+    assert json.loads(said.stdout)["inPlace"] is True
     assert stored(lab).startswith(b"k8s:enc:secretbox:v1:slipway-1:")
     assert until(lambda: read_back(lab)) == HIDDEN
     until(lambda: lab.status()["healthy"])
@@ -307,7 +307,7 @@ def test_all_of_it_leaves_with_the_cluster_and_comes_back_with_a_backup(lab: Lab
     said = lab.slipway(
         "restore", "-f", file, "--yes", "--password-env", "BACKUP_PASSWORD", "-o", "json", *way(lab), env=WORD, timeout=2 * HANG
     )
-    assert json.loads(said.stdout)["in_place"] is False
+    assert json.loads(said.stdout)["inPlace"] is False
     assert lab.first.get(KEY) == before
     assert read_back(lab) == HIDDEN
     assert set(secured(lab)) <= REMAINS

@@ -199,7 +199,7 @@ def test_everything_that_is_wrong_is_found_with_what_to_do_about_it(broken: Site
 
 def test_a_run_tells_all_of_it_at_once_and_has_changed_nothing(broken: Site) -> None:
     before = broken.marks()
-    said = broken.call("run", "small", *broken.words("--name", NAME))
+    said = broken.call("run", "small", *broken.words("--cluster", NAME))
     assert said.returncode == 7, said.stderr
     failed = [(check, seen) for check, _, result, seen in EXPECTED if result == "failed"]
     for check, seen in failed:
@@ -213,7 +213,7 @@ def test_a_run_tells_all_of_it_at_once_and_has_changed_nothing(broken: Site) -> 
 
 def test_what_is_skipped_does_not_stop_and_what_is_equal_is_told_once(broken: Site) -> None:
     ids = ",".join({check for check, _, result, _ in EXPECTED if result == "failed" and not CHECKS[check].needed})
-    said = broken.call("check", "--pre", "--all", *broken.words("--skip", ids))
+    said = broken.call("check", "--pre", "--all", *broken.words("--skip-check", ids))
     assert said.returncode == 7
     assert re.search(r"^skipped +ports +\S+: port 6443", said.stdout, re.MULTILINE)
     assert re.findall(r"^failed +(\S+)", said.stdout, re.MULTILINE) == ["hostname"]

@@ -12,7 +12,6 @@ ALLOWED = {
     "harness.oci.registry.credentials": "the user's own config.json",
     "harness.kubefile.words": "a line of a Kubefile, which ends at its line",
     "harness.clusterfile.serialize": "the user's own file, checked by the reader of Clusterfiles",
-    "harness.cli.output": "turns values of ours into plain ones",
     "harness.assets.oci_runtime": "runs on nodes, without this package",
     "harness.templates": "lines of its own child process",
     "harness.templates.jinja": "that child process: what its parent asks",

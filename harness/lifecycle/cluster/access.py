@@ -72,7 +72,7 @@ def known(
         names = [other.name for other in cluster_cache.known(home)]
         near = difflib.get_close_matches(name, names, n=1)
         known_names = f"known here: {', '.join(names)}" if names else "no cluster is known here"
-        hint = f"did you mean {near[0]}?" if near else f"{known_names}; name one of its masters with --masters"
+        hint = f"did you mean {near[0]}?" if near else f"{known_names}; name one of its control-plane nodes with --via"
         raise UsageError(f"nothing is known of a cluster {name}", hint=hint)
     return Known(state, tuple(_machine(entry) for entry in facts["masters"]), tuple(_machine(entry) for entry in facts.get("nodes", ())))
 

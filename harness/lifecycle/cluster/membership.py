@@ -12,7 +12,7 @@ from typing import Any
 from harness.clusterfile import MASTER, NODE, ApplicationDocument, Clusterfile, Host
 from harness.clusterfile import write as generate
 from harness.clusterfile.parse import parse
-from harness.errors import CheckError, CommandError, NodeError, UsageError
+from harness.errors import CheckError, CommandError, NodeError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.cluster import access
 from harness.lifecycle.cluster.record import CONFIG_MAP, access_entry
@@ -211,10 +211,7 @@ def gathered(
 
     Raises UsageError when nothing is known of it, NodeError when no master answers, CheckError when no API does or it keeps no record.
     """
-    try:
-        found = access.known(name, via, home=home)
-    except UsageError as error:
-        raise UsageError(error.message, hint=(error.hint or "").replace("--masters", "--via")) from error
+    found = access.known(name, via, home=home)
     known = [_with_password(machine, password) for machine in (*found.masters, *found.nodes)]
     machines = {machine.address: machine for machine in (*named, *known)}
     ssh = SshConnections(found.state.folder, list(machines.values()))

@@ -391,7 +391,9 @@ def _check_apps(names: Iterable[str], apps: Mapping[str, ImageApp], found: Clust
         if name not in apps:
             near = difflib.get_close_matches(name, apps, n=1)
             known = f"it has {', '.join(apps)}" if apps else "it has none; cmd: gives launch commands"
-            faults.append(Fault(f"{found.path} {name}", "the image has no such application", f"did you mean {near[0]}?" if near else known))
+            faults.append(
+                Fault(f"{found.path} {name}".strip(), "the image has no such application", f"did you mean {near[0]}?" if near else known)
+            )
     if faults:
         raise InputError(faults)
 

@@ -9,6 +9,7 @@ import email.utils
 import functools
 import random
 import re
+import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -75,7 +76,8 @@ class RemoteError(StoreError):
 class TroubleError(Exception):
     """One endpoint failed. ``wait``: it may be asked again after so many seconds (None: never; 0: whenever the next round is).
 
-    ``transport``: it never came to an HTTP answer, so the other scheme may be the right one.
+    ``transport``: it never came to an HTTP answer, so the other scheme may be the right one. ``absent``: nothing listens there, or the
+    name does not exist; a registry that has not answered before is not asked again.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class TroubleError(Exception):
         code: str = "UNKNOWN",
         wait: float | None = None,
         transport: bool = False,
+        absent: bool = False,
         hint: str | None = None,
     ) -> None:
         super().__init__(reason)
@@ -94,6 +97,7 @@ class TroubleError(Exception):
         self.code = code
         self.wait = wait
         self.transport = transport
+        self.absent = absent
         self.hint = hint
 
 
@@ -166,11 +170,16 @@ def classify(problem: Exception, retry: RetryPolicy) -> TroubleError:
             reason = f"the proxy of this machine refuses the connection: {problem.original_error}"
             found = trouble(reason, wait=None, hint="look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
         case NameResolutionError():
-            found = trouble("its name cannot be resolved")
+            code = problem.__cause__.errno if isinstance(problem.__cause__, socket.gaierror) else None
+            hint = "look at the spelling of the registry's name, and at the name servers of this machine"
+            # A name server that fails for a moment says EAI_AGAIN.
+            found = trouble("its name cannot be resolved", absent=code == socket.EAI_NONAME, hint=hint)
         case NewConnectionError():  # which some versions of urllib3 derive from ConnectTimeoutError
             cause = problem.__cause__
             why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(problem).rpartition(": ")[2]
-            found = trouble(f"no connection: {why}")
+            refused = isinstance(cause, ConnectionRefusedError)
+            hint = "look whether the registry runs, and listens on that port"
+            found = trouble(f"no connection: {why}", absent=refused, hint=hint if refused else None)
         case ConnectTimeoutError():
             found = trouble(f"no connection within {retry.connect:g} s", status=504)
         case ReadTimeoutError():

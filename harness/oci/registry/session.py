@@ -117,6 +117,8 @@ class Session:
                 with translate_errors(self.retry):
                     response = self._authorized(base, endpoint, request)
             except TroubleError as trouble:
+                if trouble.absent and known is None:
+                    trouble.wait = None
                 if last or not trouble.transport:
                     raise
                 continue

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.cli import app, clusters, operate, output
+from harness.cli import app, operate, options, output
 from harness.cli.output import pairs
 from harness.errors import CommandError, Fault, InputError
 
@@ -32,7 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_addresses_lists_and_ranges(text: str, addresses: list[str]) -> None:
-    found = clusters._machines([text], clusters._login("root", 22, None, None), "--masters")
+    found = options.to_machines([text], options.Ssh().login(), "--masters")
     assert [machine.address for machine in found] == addresses
 
 
@@ -55,7 +55,7 @@ def test_a_traceback_shows_what_the_program_that_failed_said() -> None:
 
 def test_every_wrong_address_is_named() -> None:
     with pytest.raises(InputError) as caught:
-        clusters._machines(["10.0.0.300", "10.0.0.9-10.0.0.1,10.0.0.2"], clusters._login("root", 22, None, None), "--nodes")
+        options.to_machines(["10.0.0.300", "10.0.0.9-10.0.0.1,10.0.0.2"], options.Ssh().login(), "--nodes")
     assert [fault.where for fault in caught.value.faults] == ["--nodes 10.0.0.300", "--nodes 10.0.0.9-10.0.0.1"]
 
 
@@ -71,10 +71,10 @@ def test_a_value_without_a_name_is_a_fault(home: Path, capsys: pytest.CaptureFix
     [
         (["nosuchverb"], 2, "No such command"),
         (["build", "/nonexistent"], 2, "no such file or folder"),
-        (["build", ".", "--cluster", "vagrant"], 2, "--cluster vagrant"),
+        (["build", ".", "--cluster", "vagrant"], 2, "--sandbox vagrant"),
         (["build", ".", "--discover", "guessed"], 2, "--discover guessed"),
         (["build", ".", "--platform", "linux/"], 2, "--platform linux/"),
-        (["build", ".", "--platform", "linux/amd64,nothing/at/all/of"], 2, "--platform linux/amd64,nothing/at/all/of"),
+        (["build", ".", "--platform", "linux/amd64,nothing/at/all/of"], 2, "--platform nothing/at/all/of"),
         (["manifest", "create", "x", "nothere"], 4, "nothere: no such image"),
         (["manifest", "create", "x"], 2, "IMAGE"),
         (["manifest", "add", "nothere", "x"], 4, "nothere:latest: no such image"),
@@ -88,8 +88,8 @@ def test_a_value_without_a_name_is_a_fault(home: Path, capsys: pytest.CaptureFix
         (["status", "nothere"], 2, "nothing is known of a cluster nothere"),
         (["check", "--pre"], 2, "no machine is named"),
         (["check", "--pre", "--post"], 2, "two things"),
-        (["check", "--pre", "--masters", "10.0.0.1", "--skip", "memry"], 2, "--skip memry: no such check"),
-        (["check", "--pre", "--masters", "10.0.0.1", "--skip", "cluster"], 2, "--skip cluster: this cannot be skipped"),
+        (["check", "--pre", "--masters", "10.0.0.1", "--skip-check", "memry"], 2, "memry: no such check"),
+        (["check", "--pre", "--masters", "10.0.0.1", "--skip-check", "cluster"], 2, "cluster: this cannot be skipped"),
         (["run", "nothere", "--masters", "10.0.0.1", "--skip-check", "memry"], 2, "--skip-check memry: no such check"),
     ],
 )
@@ -117,7 +117,7 @@ def test_a_fault_of_ours_is_no_traceback(home: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_password_on_the_command_line_is_warned_about_and_never_shown(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    clusters._login("root", 22, None, "correct-horse")
+    options.Ssh(passwd="correct-horse").login()
     assert "every user of this machine can read the password" in capsys.readouterr().err
     app._explain(CommandError("correct-horse"))
     assert "correct-horse" not in capsys.readouterr().err
@@ -125,7 +125,7 @@ def test_a_password_on_the_command_line_is_warned_about_and_never_shown(home: Pa
 
 def test_an_error_shows_no_secret_that_is_known(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("SLIPWAY_SSH_PASSWORD", "correct-horse")
-    assert clusters._password(None) == "correct-horse"
+    assert options.Ssh().password() == "correct-horse"
     pairs(["DB_PASSWORD=battery-staple", "MODE=fast-mode"], "--env")
     app._explain(CommandError("x correct-horse", details="battery-staple\nfast-mode", hint="not correct-horse"))
     said = capsys.readouterr().err

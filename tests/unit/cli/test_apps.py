@@ -46,5 +46,5 @@ def test_what_cannot_be_meant_is_told_and_nothing_is_done(words: list[str], said
 def test_the_group_lists_and_removes(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["apps", "--help"]) == 0
     said = capsys.readouterr().out
-    assert "slipway run shop --name prod" in said
+    assert "slipway run shop --cluster prod" in said
     assert "remove" in said

@@ -29,12 +29,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_cluster_may_stand_before_its_nodes(words: list[str], expected: tuple[str, list[str]]) -> None:
-    assert members._name_and_nodes(words) == expected
+    assert members._name_and_nodes(words, None) == expected
+
+
+def test_a_cluster_that_an_option_names_leaves_all_words_to_nodes() -> None:
+    assert members._name_and_nodes(["lab", "10.0.0.4"], "prod") == ("prod", ["lab", "10.0.0.4"])
 
 
 def test_a_cluster_that_is_reached_by_a_master_need_not_be_known() -> None:
-    assert members._name_and_nodes(["lab", "10.0.0.4"], named=True) == ("lab", ["10.0.0.4"])
-    assert members._name_and_nodes(["10.0.0.4", "worker-3"], named=True) == ("default", ["10.0.0.4", "worker-3"])
+    assert members._name_and_nodes(["lab", "10.0.0.4"], None, named=True) == ("lab", ["10.0.0.4"])
+    assert members._name_and_nodes(["10.0.0.4", "worker-3"], None, named=True) == ("default", ["10.0.0.4", "worker-3"])
 
 
 def test_an_unknown_cluster_names_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["exec", "--", "true"], "nothing is known of a cluster default"),
         (["exec", "mine"], "no command is given"),
         (["exec", "mine", "--"], "no command is given"),
-        (["exec", "mine", "--jobs", "0", "--", "true"], "at least one machine at a time"),
+        (["exec", "mine", "--jobs", "0", "--", "true"], "greater than or equal to 1"),
         (["exec", "mine", "true", "--", "true"], "unexpected extra argument"),
         (["certs"], "nothing is known of a cluster default"),
         (["certs", "mine"], "nothing is known of a cluster mine"),
@@ -44,10 +44,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["check", "--post", "cis", "--skip", "1.1.99"], "no such check"),
         (["kubeconfig", "mine", "--merge"], "nothing is known of a cluster mine"),
         (["logs", "mine", "--since", "soon"], "no length of time"),
-        (["backup", "mine"], "--file"),
-        (["backup", "mine", "-f", "b.tar", "--password-env", "NOT_SET_HERE"], "NOT_SET_HERE: it is not set"),
-        (["restore", "-f", "absent.tar", "--yes"], "absent.tar: no such file"),
-        (["restore", "--yes"], "--file"),
+        (["backup", "mine"], "--to"),
+        (["backup", "mine", "--to", "b.tar", "--password-env", "NOT_SET_HERE"], "NOT_SET_HERE: it is not set"),
+        (["restore", "--from", "absent.tar"], "absent.tar: no such file"),
+        (["restore", "--yes"], "--from"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_done(home: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:

@@ -20,18 +20,22 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_cluster_may_stand_before_the_image() -> None:
-    assert upgrade._name_and_image(["web:2"]) == ("default", "web:2")
-    assert upgrade._name_and_image(["prod", "web:2"]) == ("prod", "web:2")
-    with pytest.raises(UsageError, match="prod web 2: a cluster and an image are enough"):
-        upgrade._name_and_image(["prod", "web", "2"])
+    assert upgrade._name_and_image(["web:2"], None) == ("default", "web:2")
+    assert upgrade._name_and_image(["prod", "web:2"], None) == ("prod", "web:2")
+    assert upgrade._name_and_image(["web:2"], "prod") == ("prod", "web:2")
+    assert upgrade._name_and_image(["prod", "web:2"], "prod") == ("prod", "web:2")
+    with pytest.raises(UsageError, match="prod shop: a cluster and an image are enough"):
+        upgrade._name_and_image(["prod", "web:2"], "shop")
+    with pytest.raises(UsageError, match="prod web: a cluster and an image are enough"):
+        upgrade._name_and_image(["prod", "web", "2"], None)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["rollback", "lab"], "nothing is known of a cluster lab"),
-        (["rollback", "--batch", "0"], "--batch 0"),
-        (["upgrade", "web:2", "--batch", "0"], "--batch 0"),
+        (["rollback", "--batch", "0"], "greater than or equal to 1"),
+        (["upgrade", "web:2", "--batch", "0"], "greater than or equal to 1"),
         (["upgrade", "web:2", "-e", "novalue"], "not NAME=VALUE"),
         (["upgrade", "web:2", "-f", "nosuch"], "nosuch"),
         (["upgrade", "web:2", "--via", "10.0.0.300"], "10.0.0.300"),

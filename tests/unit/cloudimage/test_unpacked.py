@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cloudimage import unpacked
+from harness.cloudimage import prune, unpacked
 from harness.host import paths
 from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.store import Store
@@ -23,3 +23,24 @@ def test_unpacked_trees_are_for_their_user_alone(tmp_path: Path, monkeypatch: py
     tree = unpacked.unpacked_rootfs(store, [layer.descriptor])
     assert unpacked.folder().stat().st_mode & 0o7777 == 0o700
     assert (tree / "bin/mount").stat().st_mode & 0o7777 == 0o4755, "the node is to get what the image says"
+
+
+def test_stores_that_share_the_cache_are_remembered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "cache", lambda: tmp_path / "cache")
+    assert unpacked.stores() == ()
+    for home in ("one", "two", "one"):
+        store = Store(tmp_path / home)
+        layer = write_layer([LayerEntry("bin", "dir")], store)
+        unpacked.unpacked_rootfs(store, [layer.descriptor])
+    assert unpacked.stores() == (tmp_path / "one", tmp_path / "two")
+
+
+def test_prune_keeps_trees_that_the_images_of_another_home_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "cache", lambda: tmp_path / "cache")
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    for store in (one, two):
+        unpacked.unpacked_rootfs(store, [write_layer([LayerEntry(store.root.name, "dir")], store).descriptor])
+    monkeypatch.setattr(prune, "_trees", lambda store: {store.root.name})
+    assert prune._trees_of_others(one) == {"two"}
+    (two.root / "oci-layout").unlink()
+    assert prune._trees_of_others(one) == set()

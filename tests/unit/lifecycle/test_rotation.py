@@ -121,7 +121,7 @@ def test_a_master_that_is_not_known_here_is_not_left_out() -> None:
     require_known(record, ["10.0.0.1", "10.0.0.2"])
     with pytest.raises(UsageError, match=r"10\.0\.0\.2 is a master of the cluster, and not known here") as wrong:
         require_known(record, ["10.0.0.1"])
-    assert "--masters 10.0.0.1,10.0.0.2" in str(wrong.value.hint)
+    assert "--via 10.0.0.1,10.0.0.2" in str(wrong.value.hint)
 
 
 def test_a_list_of_secrets_that_was_cut_off_ends_it_before_the_old_key_goes() -> None:

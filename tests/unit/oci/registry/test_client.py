@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
+import socket
 from collections.abc import Mapping
 from typing import IO
 
 import pytest
 import urllib3
+from urllib3.exceptions import NameResolutionError, NewConnectionError
 
 from harness.oci.model import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from harness.oci.reference import Reference
 from harness.oci.registry.client import body_range, check_manifest
-from harness.oci.registry.errors import RemoteError, error_reason, retry_after
+from harness.oci.registry.errors import RemoteError, RetryPolicy, classify, error_reason, retry_after
 from harness.oci.registry.session import Challenge, parse_challenges
-from tests.unit.oci.standin import HOST, Registry, answer, client
+from tests.unit.oci.standin import HOST, Registry, answer, client, waited
 
 DESCRIPTOR = {"mediaType": "text/plain", "digest": "sha256:" + "a" * 64, "size": 7}
 MANIFEST = {"schemaVersion": 2, "config": DESCRIPTOR, "layers": [DESCRIPTOR]}
@@ -183,3 +187,54 @@ def test_names_in_a_list_do_not_reach_the_terminal_as_they_are() -> None:
     there.spoil("GET", "_catalog", lambda _: answer(200, b'{"repositories": ["a\\u001b[2J"]}'))
     with client(there) as remote:
         assert remote.catalog(HOST) == ("a\\x1b[2J",)
+
+
+def failure(kind: type[Exception], cause: OSError) -> Exception:
+    """An exception of urllib3 as it comes from a socket's."""
+    problem = kind.__new__(kind, "x")
+    problem.__cause__ = cause
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause", "absent", "hint"),
+    [
+        (NewConnectionError, ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), True, "whether the registry runs"),
+        (NewConnectionError, OSError(errno.ENETUNREACH, "Network is unreachable"), False, ""),
+        (NameResolutionError, socket.gaierror(socket.EAI_NONAME, "Name or service not known"), True, "the spelling"),
+        (NameResolutionError, socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), False, "the spelling"),
+    ],
+)
+def test_registry_that_is_not_there_is_told_from_one_that_fails_for_a_moment(
+    kind: type[Exception], cause: OSError, absent: bool, hint: str
+) -> None:
+    trouble = classify(failure(kind, cause), RetryPolicy())
+    assert trouble.absent is absent
+    assert hint in (trouble.hint or "")
+
+
+def refuse(_: object) -> urllib3.BaseHTTPResponse:
+    raise failure(NewConnectionError, ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
+
+
+def test_registry_that_refuses_the_connection_is_asked_once() -> None:
+    there = Registry()
+    there.spoil("GET", "", *[refuse] * 9)
+    with client(there) as remote, pytest.raises(RemoteError, match="Connection refused") as caught:
+        remote.manifest(Reference.parse(f"{HOST}/x:1"))
+    assert there.count("GET") == 1
+    assert waited(remote) == ()
+    assert "whether the registry runs" in str(caught.value.hint)
+
+
+def tags(_: object) -> urllib3.BaseHTTPResponse:
+    return answer(200, b'{"tags": ["1"]}')
+
+
+def test_registry_that_has_answered_and_restarts_is_asked_again() -> None:
+    there = Registry()
+    there.spoil("GET", "tags/list", tags, refuse, tags)
+    with client(there) as remote:
+        remote.tags(Reference.parse(f"{HOST}/x"))
+        assert remote.tags(Reference.parse(f"{HOST}/x")) == ("1",)
+        assert len(waited(remote)) == 1

@@ -1,0 +1,358 @@
+"""Options that verbs share, each declared once. A verb takes a group of them as one parameter: ``ssh: Ssh``."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness import log
+from harness.cli import completion
+from harness.cli.program import Old, Options
+from harness.clusterfile import PROFILES
+from harness.errors import Fault, InputError, UsageError
+from harness.oci.model import Platform
+
+if TYPE_CHECKING:
+    from harness.nodes import Login, Machine
+    from harness.transfer import RegistryAccess
+
+# Single options
+
+Json = Annotated[
+    str,
+    typer.Option(
+        "--output", "-o", help="Output format: text, or json for programs.", metavar="text|json", show_default=False,
+        autocompletion=completion.values("text", "json"),
+    ),
+]  # fmt: skip
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+AllowOlder = Annotated[
+    bool, typer.Option("--allow-older", help="Accept an image that was signed earlier than the one that its tag brought before.")
+]
+Env = Annotated[
+    list[str] | None, typer.Option("--env", "-e", help="A value for the image's templates.", metavar="NAME=VALUE", show_default=False)
+]
+Clusterfile = Annotated[
+    str | None, typer.Option("--file", "-f", help="A Clusterfile; - reads it from standard input.", metavar="FILE", show_default=False)
+]
+SkipCheck = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--skip-check", help="Continue even if these checks fail; `slipway check --list` shows all.", metavar="ID[,ID...]",
+        show_default=False, autocompletion=completion.checks,
+    ),
+    Old("--skip"),
+]  # fmt: skip
+ClusterName = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", "-c", help="The name of the cluster.  [default: default]", metavar="NAME", show_default=False,
+        autocompletion=completion.clusters,
+    ),
+    Old("--name"),
+]  # fmt: skip
+ClusterOption = Annotated[
+    str | None,
+    typer.Option("--cluster", "-c", help="The cluster, as NAME.", metavar="NAME", show_default=False, autocompletion=completion.clusters),
+]
+
+
+_DIGITS = re.compile(r"(sha256:)?[0-9a-f]{7,64}")
+
+
+def _name_of_image(text: str | None) -> str | None:
+    """Raises UsageError for what can be neither a name nor a digest."""
+    from harness.oci.reference import Reference
+
+    if text is not None and not _DIGITS.fullmatch(text):
+        try:
+            Reference.parse(text)
+        except ValueError as wrong:
+            raise UsageError(f"IMAGE {text}: {wrong}") from wrong
+    return text
+
+
+def stored_image(help: str) -> Any:
+    """An argument for an image of the local store."""
+    return typer.Argument(help=help, metavar="IMAGE", show_default=False, autocompletion=completion.images, callback=_name_of_image)
+
+
+Image = Annotated[str, stored_image("The CloudImage.")]
+AnyImage = Annotated[str, stored_image("A name, a digest, or the beginning of one.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Show the steps and change nothing.")]
+OnePlatform = Annotated[
+    str | None, typer.Option("--platform", help="Only this platform of it.  [default: all]", metavar="OS/ARCH", show_default=False)
+]
+Platforms = Annotated[
+    list[str] | None,
+    typer.Option("--platform", help="Only this platform of it; may be repeated.  [default: all]", metavar="OS/ARCH", show_default=False),
+]
+
+
+def seconds(*names: str, help: str) -> Any:
+    """An option for a length of time that is not over at once."""
+    return typer.Option(*names, help=help, metavar="SECONDS", min=1)
+
+
+def target(help: str = "Write to this file.", metavar: str = "FILE") -> Any:
+    """An option for a file that a verb writes."""
+    return typer.Option("--to", help=help, metavar=metavar, show_default=False)
+
+
+def machines(*names: str, help: str) -> Any:
+    """An option for addresses."""
+    return typer.Option(*names, help=help, metavar="IP[,IP...]", show_default=False)
+
+
+FORMER_FILE = Old("--file", "-f")
+"""``-f`` is a Clusterfile, or in ``build`` the Kubefile."""
+
+
+# Groups of options
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster(Options):
+    """The cluster that a verb is about."""
+
+    word: Annotated[
+        str | None,
+        typer.Argument(help="The cluster.  [default: default]", metavar="NAME", show_default=False, autocompletion=completion.clusters),
+    ] = None
+    cluster: ClusterOption = None
+
+    @property
+    def name(self) -> str:
+        """Its name. Raises UsageError for two."""
+        if self.word and self.cluster and self.word != self.cluster:
+            raise UsageError(f"{self.word} and --cluster {self.cluster} are two clusters", hint="one of both")
+        return self.word or self.cluster or "default"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ssh(Options):
+    """How slipway logs in to machines."""
+
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--user", "-u", help="The SSH user: root, or a user with sudo without a password.  [default: root]", metavar="USER",
+            show_default=False,
+        ),
+    ] = None  # fmt: skip
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", "--pk", help="The SSH key.  [default: the agent and ~/.ssh]", metavar="FILE", show_default=False),
+    ] = None
+    passwd: Annotated[
+        str | None,
+        typer.Option(
+            "--passwd", "-p", help="The SSH password: - asks for it; SLIPWAY_SSH_PASSWORD may hold it.", metavar="-", show_default=False
+        ),
+    ] = None
+    port: Annotated[
+        int | None, typer.Option("--port", help="The SSH port.  [default: 22]", metavar="PORT", min=1, max=65535, show_default=False)
+    ] = None
+
+    def login(self) -> Login:
+        """The login for all machines. It may ask for the password."""
+        from harness.nodes import Login
+
+        key = existing(self.key) if self.key else None
+        return Login(user=self.user or "root", port=self.port or 22, key=key, password=self.password())
+
+    def password(self) -> str | None:
+        """The password of ``--passwd``, asked for or out of the environment. It is never shown from now on."""
+        password = self.passwd
+        if password == "-":  # noqa: S105 -- ask for it
+            password = typer.prompt("SSH password", hide_input=True)
+        elif password is None:
+            password = os.environ.get("SLIPWAY_SSH_PASSWORD")
+        else:
+            # Taken all the same, for scripts that were written for sealer.
+            log.warning(
+                "--passwd VALUE: every user of this machine can read the password while the command runs, and it stays in the history of "
+                "your shell; write --passwd - to be asked, set SLIPWAY_SSH_PASSWORD, or use passwdFile or passwdEnv in the Clusterfile"
+            )
+        log.hide(password)
+        return password
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterAccess(Ssh):
+    """How a cluster is reached: by what is known on this machine, or by addresses of its control-plane nodes."""
+
+    via: Annotated[
+        list[str] | None,
+        machines("--via", help="Control-plane nodes of the cluster, if it is not known on this machine."),
+        Old("--masters", "--master", "-m"),
+    ] = None
+
+    def members(self) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
+        """The control-plane nodes and the workers that the command line names."""
+        return to_machines(self.via, self.login(), "--via"), ()
+
+
+@dataclasses.dataclass(frozen=True)
+class NodesAccess(ClusterAccess):
+    """The same for a verb that goes to every node."""
+
+    nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Its workers, together with --via.")] = None
+
+    def members(self) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
+        login = self.login()
+        return to_machines(self.via, login, "--via"), to_machines(self.nodes, login, "--nodes")
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteAccess(Options):
+    """How a registry is reached by verbs that make clusters."""
+
+    plain_http: Annotated[bool, typer.Option("--plain-http", help="Use plain HTTP without TLS for the registry.")] = False
+    ca: Annotated[
+        Path | None,
+        typer.Option("--ca", help="CA certificates to trust besides the system's, as a file.", metavar="FILE", show_default=False),
+    ] = None
+
+    @property
+    def access(self) -> RegistryAccess:
+        from harness.transfer import RegistryAccess
+
+        return RegistryAccess(self.plain_http, False, self.ca)
+
+
+@dataclasses.dataclass(frozen=True)
+class RegistryOptions(SiteAccess):
+    """How a registry is reached."""
+
+    insecure: Annotated[bool, typer.Option("--insecure", help="Do not verify the registry's TLS certificate.")] = False
+    cert: Annotated[
+        Path | None, typer.Option("--cert", help="The client certificate for the registry.", metavar="FILE", show_default=False)
+    ] = None
+    cert_key: Annotated[
+        Path | None, typer.Option("--cert-key", help="The key of the client certificate.", metavar="FILE", show_default=False)
+    ] = None
+
+    @property
+    def access(self) -> RegistryAccess:
+        from harness.transfer import RegistryAccess
+
+        return RegistryAccess(self.plain_http, self.insecure, self.ca, self.cert, self.cert_key)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterSpec(Options):
+    """A cluster as options describe it."""
+
+    image: Annotated[
+        str | None, typer.Argument(help="The CloudImage.", metavar="IMAGE", show_default=False, autocompletion=completion.images)
+    ] = None
+    masters: Annotated[list[str] | None, machines("--masters", "--master", "-m", help="Addresses, or ranges as 10.0.0.1-10.0.0.3.")] = None
+    nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Addresses of the workers.")] = None
+    cluster: ClusterName = None
+    env: Env = None
+    cmds: Annotated[
+        list[str] | None,
+        typer.Option("--cmds", help="A launch command instead of the image's.", metavar="COMMAND", show_default=False),
+    ] = None
+    registry: Annotated[
+        str | None,
+        typer.Option(
+            "--registry",
+            help="Use this registry, filled by `slipway push --expand`, instead of one in the cluster.",
+            metavar="REGISTRY[/PATH]",
+            show_default=False,
+        ),
+    ] = None
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile", help=f"Harden the cluster: {', '.join(PROFILES)}.", metavar="NAME", show_default=False,
+            autocompletion=completion.values(*PROFILES),
+        ),
+    ] = None  # fmt: skip
+
+
+# Values
+
+
+def existing(path: Path) -> Path:
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder")
+    return path
+
+
+def to_machines(texts: Sequence[str] | None, login: Login, option: str) -> tuple[Machine, ...]:
+    """Addresses, comma lists and ranges as machines. Raises InputError with every address that is not valid."""
+    from harness.nodes import Machine
+
+    return tuple(Machine(address, login) for address in addresses(texts, option))
+
+
+def addresses(texts: Sequence[str] | None, option: str) -> list[str]:
+    """Addresses, comma lists and ranges one by one. Raises InputError with every address that is not valid."""
+    faults: list[Fault] = []
+    found: list[str] = []
+    for text in (part.strip() for one in texts or () for part in one.split(",")):
+        try:
+            found += _range(text)
+        except ValueError as error:
+            # sealer takes a number of machines for its providers.
+            hint = "slipway takes addresses; `slipway nodes up` boots machines and prints theirs" if text.isdigit() else None
+            faults.append(Fault(f"{option} {text}", str(error), hint))
+    if faults:
+        raise InputError(faults)
+    return found
+
+
+_MOST_ADDRESSES = 1024
+
+
+def _range(text: str) -> list[str]:
+    first, dash, last = text.partition("-")
+    begin = ipaddress.ip_address(first.strip())
+    if not dash:
+        return [str(begin)]
+    end = ipaddress.ip_address(last.strip())
+    if begin.version != end.version or int(end) < int(begin):
+        raise ValueError("not a range of addresses")
+    if int(end) - int(begin) >= _MOST_ADDRESSES:
+        raise ValueError(f"a range of more than {_MOST_ADDRESSES} addresses")
+    return [str(begin + step) for step in range(int(end) - int(begin) + 1)]
+
+
+_PLATFORMS = {"linux": ("386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x")}
+"""Nodes run Linux, on the processors that Go compiles for."""
+
+
+def platform_of(text: str, option: str = "--platform") -> Platform:
+    """Raises UsageError for what is not a platform of nodes."""
+    try:
+        platform = Platform.parse(text)
+    except ValueError as wrong:
+        raise UsageError(f"{option} {text}: {wrong}") from wrong
+    if platform.os not in _PLATFORMS:
+        raise UsageError(f"{option} {text}: nodes run Linux, not {platform.os}", hint="as linux/amd64")
+    if platform.architecture not in _PLATFORMS[platform.os]:
+        raise UsageError(f"{option} {text}: no such architecture", hint=f"one of {', '.join(_PLATFORMS[platform.os])}")
+    return platform
+
+
+def confirmed(question: str) -> None:
+    """Ask the user. Raises Abort for a no, and UsageError where there is no one to ask."""
+    try:
+        answer = typer.confirm(question)
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise UsageError("this needs a confirmation, and there is no terminal to ask for it", hint="--yes goes on without one") from None
+    if not answer:
+        raise typer.Abort

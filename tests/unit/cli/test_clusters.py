@@ -1,0 +1,36 @@
+"""A cluster as options describe it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.cli import clusters
+from harness.cli.options import ClusterSpec, SiteAccess, Ssh
+from harness.errors import UsageError
+
+
+def test_options_describe_a_cluster() -> None:
+    spec = ClusterSpec(image="web", masters=["10.0.0.1-10.0.0.3"], nodes=["10.0.0.9"], cluster="shop", env=["A=b"])
+    options, _ = clusters.wanted(spec, Ssh(user="ops", port=2222), SiteAccess(), timeout=30)
+    assert [machine.address for machine in options.masters] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert {(machine.login.user, machine.login.port) for machine in (*options.masters, *options.nodes)} == {("ops", 2222)}
+    assert (options.name, options.image, options.env, options.timeout) == ("shop", "web", {"A": "b"}, 30)
+
+
+def test_registry_of_the_site_takes_its_port_and_its_authority() -> None:
+    registry = clusters.external_registry("harbor.site:8443/apps", SiteAccess(plain_http=True, ca=Path("ca.crt")))
+    assert registry is not None
+    assert (registry.domain, registry.port, registry.path, registry.plain_http, registry.ca) == (
+        "harbor.site",
+        8443,
+        "apps",
+        True,
+        "ca.crt",
+    )
+
+
+def test_unknown_profile_names_those_that_exist() -> None:
+    with pytest.raises(UsageError, match="--profile stig: there is no such profile"):
+        clusters.known_profile("stig")

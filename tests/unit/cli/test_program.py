@@ -1,0 +1,217 @@
+"""What every verb takes: common options behind it, old spellings, groups of options, help in words for users."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from harness import about, log
+from harness.cli import app
+from harness.cli.output import app as program_
+from harness.cli.program import Old, Verb, help_record
+from tests.unit.test_docs import root
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    yield
+    log.setup()
+
+
+def verbs(command: Any = None, name: str = "slipway") -> Iterator[tuple[str, Any]]:
+    command = command or root()
+    if not hasattr(command, "commands"):
+        yield name, command
+    for word, child in getattr(command, "commands", {}).items():
+        yield from verbs(child, f"{name} {word}")
+
+
+@pytest.mark.parametrize("words", [["-v", "images"], ["images", "-v"], ["images", "--verbose"]])
+def test_verbose_works_on_both_sides_of_the_verb(words: list[str]) -> None:
+    assert app.execute(words) == 0
+    assert log.is_verbose()
+
+
+@pytest.mark.parametrize("words", [["--version"], ["images", "--version"], ["build", "--version"], ["certs", "list", "--version"]])
+def test_version_works_on_both_sides_of_the_verb(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(words) == 0
+    assert capsys.readouterr().out == f"slipway {about.version()}\n"
+
+
+@pytest.mark.parametrize("words", [["certs", "-q", "list", "mine"], ["certs", "-q", "mine"], ["certs", "mine", "-q"]])
+def test_quiet_works_between_a_group_and_its_verb(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(words) == 2
+    assert "nothing is known of a cluster mine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "old", "new", "message"),
+    [
+        (["apps", "--name", "prod"], "--name", "--cluster", "a cluster prod"),
+        (["apps", "--name=prod"], "--name", "--cluster", "a cluster prod"),
+        (["build", "x", "--cluster", "vagrant"], "--cluster", "--sandbox", "--sandbox vagrant"),
+        (["backup", "mine", "-f", "b"], "-f", "--to", "a cluster mine"),
+        (["backup", "mine", "-fb"], "-f", "--to", "a cluster mine"),
+        (["restore", "--file", "absent", "--yes"], "--file", "--from", "absent: no such file"),
+        (["load", "-f", "absent"], "-f", "--from", "absent: no such file"),
+        (["status", "mine", "--masters", "10.0.0.300"], "--masters", "--via", "--via 10.0.0.300"),
+        (["kubeconfig", "mine", "-m", "10.0.0.300"], "-m", "--via", "--via 10.0.0.300"),
+        (["check", "--pre", "--masters", "10.0.0.1", "--skip", "memry"], "--skip", "--skip-check", "memry: no such check"),
+        (["remove", "10.0.0.9", "--timeout", "5"], "--timeout", "--drain-timeout", "a cluster default"),
+    ],
+)
+def test_old_spelling_works_and_names_the_new_one(
+    words: list[str], old: str, new: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.execute(words) == 2
+    error = capsys.readouterr().err
+    assert f"{old} is an old spelling, which the next release will not know: write {new}" in error
+    assert message in error
+
+
+def test_words_behind_two_dashes_are_no_old_spellings() -> None:
+    verb = type("Renaming", (Verb,), {"renamed": {"--name": "--cluster"}})("x")
+    old: list[tuple[str, str]] = []
+    assert list(verb._present(["--name", "a", "--", "--name", "b"], old)) == ["--cluster", "a", "--", "--name", "b"]
+    assert old == [("--name", "--cluster")]
+
+
+def test_no_old_spelling_is_a_present_one_of_the_same_verb() -> None:
+    for name, verb in verbs():
+        present = {word for one in verb.params for word in one.opts}
+        assert present & set(verb.renamed) == set(), name
+        assert set(verb.renamed.values()) <= present, name
+
+
+def test_old_takes_several_spellings() -> None:
+    assert Old("--a", "-a").spellings == ("--a", "-a")
+
+
+def test_file_is_a_kubefile_or_a_clusterfile() -> None:
+    for name, verb in verbs():
+        for one in verb.params:
+            if "-f" in one.opts:
+                assert ("Kubefile" if name == "slipway build" else "Clusterfile") in one.help, name
+
+
+def test_a_cluster_is_named_in_one_way() -> None:
+    named = {name for name, verb in verbs() if any("--cluster" in one.opts for one in verb.params)}
+    assert {"slipway run", "slipway apply", "slipway status", "slipway upgrade", "slipway certs add-names", "slipway apps list"} <= named
+    assert {name for name, verb in verbs() if any("--name" in one.opts for one in verb.params)} == {"slipway nodes up"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["status", "a", "--cluster", "b"], "two clusters"),
+        (["status", "--cluster", "a"], "cluster a"),
+        (["exec", "-c", "a", "--", "x"], "cluster a"),
+    ],
+)
+def test_a_cluster_stands_as_a_word_or_behind_its_option(words: list[str], code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(words) == 2
+    assert code in capsys.readouterr().err
+
+
+def test_help_shows_words_for_users() -> None:
+    for name, verb in verbs():
+        context = verb.make_context(name, [], resilient_parsing=True)
+        for parameter in verb.params:
+            record = help_record(parameter, context)
+            if record is not None:
+                assert not re.search(r"[<{]", record[0]), f"{name}: {record[0]}"
+                assert record[1].count("default:") <= 1, f"{name}: {record[1]}"
+        assert "{" not in " ".join(verb.collect_usage_pieces(context)), name
+
+
+def test_short_help_is_not_cut_on_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = [["--help"], *([name, "--help"] for name, command in root().commands.items() if hasattr(command, "commands"))]
+    for words in groups:
+        assert app.execute(words) == 0
+        assert "..." not in capsys.readouterr().out.replace("[ARGS]...", ""), words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status", "--port", "70000"],
+        ["status", "--port", "0"],
+        ["run", "x", "--port", "70000"],
+        ["run", "x", "--timeout", "-5"],
+        ["build", ".", "--settle", "-1"],
+        ["build", ".", "--timeout", "0"],
+        ["exec", "--jobs", "0", "--", "x"],
+        ["upgrade", "x", "--batch", "0"],
+        ["upgrade", "x", "--drain-timeout", "-1"],
+        ["build", ".", "--platform", "linux/vax"],
+        ["build", ".", "--platform", "windows/amd64"],
+        ["pull", "ghcr.io/x/y", "--platform", "linux/vax"],
+        ["tag", "x", "UPPER:1"],
+        ["inspect", ""],
+        ["inspect", "UPPER:1"],
+        ["sign", "@sha256:abc", "--key", "x"],
+        ["images", "-o", "yaml"],
+    ],
+)
+def test_wrong_value_ends_with_2(words: list[str]) -> None:
+    assert app.execute(words) == 2
+
+
+@pytest.mark.parametrize("name", ["a" * 64, "sha256:" + "a" * 64, "abcdef1", "web", "ghcr.io/x/web:1"])
+def test_digest_and_name_are_looked_for_in_the_store(name: str) -> None:
+    assert app.execute(["inspect", name]) == 4
+
+
+def test_errors_are_one_line_of_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(["status", "mine", "-o", "json"]) == 2
+    taken = capsys.readouterr()
+    assert taken.out == ""
+    error = json.loads(taken.err.splitlines()[-1])["error"]
+    assert error["message"] == "nothing is known of a cluster mine"
+    assert error["exitCode"] == 2
+    assert "--via" in error["hint"]
+
+
+def test_faults_are_listed_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(["run", "x", "--masters", "10.0.0.300,3", "--output=json"]) == 2
+    error = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]
+    assert [fault["where"] for fault in error["faults"]] == ["--masters 10.0.0.300", "--masters 3"]
+    assert "slipway nodes up" in error["faults"][1]["hint"]
+
+
+def test_wrong_usage_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(["images", "--nosuch", "-o", "json"]) == 2
+    error = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]
+    assert error == {"message": "No such option: --nosuch", "exitCode": 2}
+
+
+def test_json_of_a_command_that_exec_runs_is_not_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(["exec", "mine", "--", "kubectl", "-o", "json"]) == 2
+    assert capsys.readouterr().err.startswith("slipway: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["scale-up"], "slipway join"),
+        (["run", "x", "--provider", "aliyun"], "slipway nodes up"),
+        (["run", "x", "-m", "3"], "slipway nodes up"),
+        (["alpha"], "slipway exec"),
+    ],
+)
+def test_habits_of_sealer_get_a_hint(words: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(words) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_groups_are_of_the_program() -> None:
+    assert isinstance(program_, typer.Typer)
+    assert all(isinstance(verb, Verb) for _, verb in verbs())
