@@ -28,15 +28,13 @@ def script(name: str, /, *words: str, **arguments: str | int) -> str:
     other than those that the header names.
     """
     text, wanted = _read(name)
-    given = {key.upper(): str(value) for key, value in arguments.items()}
-    if words:
+    given = {key.upper(): shlex.quote(str(value)) for key, value in arguments.items()}
+    if words or '"$@"' in wanted:
         given['"$@"'] = shlex.join(words)
-    if (unknown := given.keys() ^ wanted) and unknown != {'"$@"'} - given.keys():
-        raise ValueError(f"node/{name}.sh: arguments do not fit: {', '.join(sorted(unknown))}")
-    lines = [f"{key}={shlex.quote(value)}" for key, value in given.items() if key != '"$@"']
-    if '"$@"' in wanted:
-        lines.append(f"set -- {shlex.join(words)}")
-    return "".join(f"{line}\n" for line in (f"# {name}.sh", *lines)) + text
+    if unfit := given.keys() ^ wanted:
+        raise ValueError(f"node/{name}.sh: arguments do not fit: {', '.join(sorted(unfit))}")
+    lines = [f"# {name}.sh", *(f"set -- {value}" if key == '"$@"' else f"{key}={value}" for key, value in given.items())]
+    return "".join(f"{line}\n" for line in lines) + text
 
 
 @functools.cache

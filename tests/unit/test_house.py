@@ -88,7 +88,6 @@ SHELL_LINES = 6
 SHELL: dict[str, int] = {
     "harness.lifecycle.adopt": 1,
     "harness.lifecycle.apps.launch": 2,
-    "harness.lifecycle.apps.tracking": 3,
     "harness.lifecycle.checks.postflight": 1,
     "harness.lifecycle.checks.preflight.probes": 3,
     "harness.lifecycle.cluster.certificates": 1,
@@ -97,14 +96,13 @@ SHELL: dict[str, int] = {
     "harness.lifecycle.plan": 1,
     "harness.lifecycle.provision.distribution": 6,
     "harness.lifecycle.provision.ipvs": 2,
-    "harness.lifecycle.provision.node_files": 6,
+    "harness.lifecycle.provision.node_files": 1,
     "harness.lifecycle.provision.rootfs": 2,
     "harness.lifecycle.provision.rootfs_update": 2,
     "harness.lifecycle.remove": 1,
     "harness.lifecycle.restore": 1,
     "harness.lifecycle.rolling_update": 3,
     "harness.lifecycle.rotation": 1,
-    "harness.nodes.files": 2,
     "harness.runtimes.kubeadm": 1,
     "harness.runtimes.static_pods": 5,
 }

@@ -16,6 +16,7 @@
 #   WRITTEN    words: paths that are written to
 #
 # Prints lines `key value`.
+
 LC_ALL=C; export LC_ALL
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 # What a check that was killed left behind would look like somebody else.

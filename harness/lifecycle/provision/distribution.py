@@ -29,7 +29,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
-from harness import log
+from harness import assets, log
 from harness.errors import CommandError, SlipwayError
 from harness.nodes import Node, Writer, claim, each
 from harness.nodes.files import STATE, Counted, File, archive, tar_stream
@@ -141,9 +141,9 @@ AccuracySec=1s
 
 _UNIT = "/run/systemd/system/slipway-share"
 
-CLOSE = f"""systemctl stop slipway-share.socket 'slipway-share@*' slipway-share-end.timer 2>/dev/null
-rm -rf {_UNIT}.socket {_UNIT}@.service {_UNIT}@.service.d {_UNIT}-end.timer {_UNIT}-end.service {RUNNING} {FOLDER}/password
-"""
+PLACES = {"folder": FOLDER, "running": RUNNING, "unit": _UNIT}
+"""The arguments of scripts that have to do with serving."""
+CLOSE = assets.script("share_close", **PLACES)
 """Shell text that ends the serving; harmless where nothing serves."""
 
 _RENEW = "systemctl restart slipway-share-end.timer"

@@ -54,7 +54,7 @@ def test_arguments_that_the_header_does_not_name_are_refused(folder: Path, argum
 def test_the_header_of_a_script_says_what_it_does_and_takes(path: Path) -> None:
     first, *lines = path.read_text().splitlines()
     assert first == "#!/bin/sh"
-    assert re.match(r"# [A-Z]", lines[0])
+    assert re.match(r"# \w", lines[0])
     text, wanted = assets._read(path.stem)
     code = re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE)
     used = set(re.findall(r"\$\{?([A-Z][A-Z0-9_]*)\b", code)) - KNOWN
