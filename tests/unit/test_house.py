@@ -92,7 +92,6 @@ SHELL: dict[str, int] = {
     "harness.lifecycle.checks.preflight.probes": 3,
     "harness.lifecycle.cluster.certificates": 1,
     "harness.lifecycle.join": 1,
-    "harness.lifecycle.kube.etcd": 1,
     "harness.lifecycle.plan": 1,
     "harness.lifecycle.provision.distribution": 6,
     "harness.lifecycle.provision.ipvs": 2,
@@ -104,7 +103,6 @@ SHELL: dict[str, int] = {
     "harness.lifecycle.rolling_update": 3,
     "harness.lifecycle.rotation": 1,
     "harness.runtimes.kubeadm": 1,
-    "harness.runtimes.static_pods": 5,
 }
 """Modules with longer ones, and how many: none is added."""
 
