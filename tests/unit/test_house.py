@@ -88,8 +88,6 @@ SHELL_LINES = 6
 SHELL: dict[str, int] = {
     "harness.lifecycle.adopt": 1,
     "harness.lifecycle.apps.launch": 2,
-    "harness.lifecycle.checks.postflight": 1,
-    "harness.lifecycle.checks.preflight.probes": 3,
     "harness.lifecycle.cluster.certificates": 1,
     "harness.lifecycle.join": 1,
     "harness.lifecycle.plan": 1,
