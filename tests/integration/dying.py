@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 from tests.integration import dying
 count, file = int(sys.argv.pop(1)), Path(sys.argv.pop(1))
-from harness import cli
+from harness.cli import app
 dying.arm(count, file)
-sys.exit(cli.execute(sys.argv[1:]))
+sys.exit(app.execute(sys.argv[1:]))
 """
 
 

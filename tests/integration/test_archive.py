@@ -362,8 +362,8 @@ def test_much_goes_through_little_memory(home: Path, store: Store, site: Path, t
 
 MEASURED = """
 import re, sys
-from harness import cli
-code = cli.execute(sys.argv[1:])
+from harness.cli import app
+code = app.execute(sys.argv[1:])
 print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1], file=sys.stderr)
 sys.exit(code)
 """

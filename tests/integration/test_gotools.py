@@ -119,7 +119,7 @@ def test_a_module_that_is_not_served_is_said(site: Site, monkeypatch: pytest.Mon
 
 
 def start(site: Site) -> subprocess.Popen[str]:
-    code = f"from harness import gotools; from pathlib import Path; print(gotools.compiled(Path({str(site.recipe)!r}), pinned=True))"
+    code = f"from harness.host import gotools; from pathlib import Path; print(gotools.compiled(Path({str(site.recipe)!r}), pinned=True))"
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
 

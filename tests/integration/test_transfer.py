@@ -57,8 +57,8 @@ import dataclasses, sys
 from harness import transfer
 access, login, patience = transfer.client.__defaults__
 transfer.client.__defaults__ = access, login, dataclasses.replace(patience, read={3 * HANG})
-from harness import cli
-sys.exit(cli.execute(sys.argv[1:]))
+from harness.cli import app
+sys.exit(app.execute(sys.argv[1:]))
 """
 """The command line, which waits longer for a silent registry than any test waits for it."""
 OVERHEAD = 64 << 10
