@@ -7,7 +7,6 @@ one, but with the keys of the backup and with its data in etcd before the first 
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from harness import log, untrusted
+from harness import assets, log, untrusted
 from harness.clusterfile import ClusterDocument, Clusterfile, is_redacted
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, NodeError, StoreError, UsageError
@@ -216,30 +215,16 @@ def put_data(node: Node, source: _Source, image: str, peers: Mapping[str, str]) 
     urls = {peer: f"https://{bracketed(address)}:2380" for peer, address in peers.items()}
     node.run(f"set -e; rm -rf {_WORK}; mkdir -p -m 700 {ETCD_DATA}; mkdir -m 700 {_WORK}", timeout=LONG_TIMEOUT)
     node.put_tar(_writer(source), _WORK)
-    arguments = shlex.join(
-        [
-            "snapshot", "restore", f"{_WORK}/snapshot.db", "--data-dir", f"{_WORK}/data", "--name", name,
-            "--initial-cluster", ",".join(f"{peer}={url}" for peer, url in urls.items()),
-            "--initial-cluster-token", f"slipway-{source.contents.front['files']['etcd/snapshot.db']['sha256'][:16]}",
-            "--initial-advertise-peer-urls", urls[name],
-            # Whoever watches has seen revisions after the backup's: it is told that they are no more, and looks again.
-            "--bump-revision", str(_BUMP), "--mark-compacted",
-        ]
+    words = (
+        "snapshot", "restore", f"{_WORK}/snapshot.db", "--data-dir", f"{_WORK}/data", "--name", name,
+        "--initial-cluster", ",".join(f"{peer}={url}" for peer, url in urls.items()),
+        "--initial-cluster-token", f"slipway-{source.contents.front['files']['etcd/snapshot.db']['sha256'][:16]}",
+        "--initial-advertise-peer-urls", urls[name],
+        # Whoever watches has seen revisions after the backup's: it is told that they are no more, and looks again.
+        "--bump-revision", str(_BUMP), "--mark-compacted",
     )  # fmt: skip
     node.run(
-        f"""set -eu
-PATH=$PATH:{ROOTFS}/bin
-within() {{
-  ctr -n k8s.io containers rm slipway-restore > /dev/null 2>&1 || true
-  ctr -n k8s.io run --rm --mount type=bind,src={ETCD_DATA},dst={ETCD_DATA},options=rbind:rw {shlex.quote(image)} slipway-restore "$@"
-}}
-if [ -z "$(ctr -n k8s.io images ls -q name=={shlex.quote(image)})" ]; then
-  ctr -n k8s.io images pull --hosts-dir /etc/containerd/certs.d {shlex.quote(image)} > /dev/null
-fi
-within etcdutl {arguments} > {_WORK}/said 2>&1 || {{ cat {_WORK}/said >&2; exit 1; }}
-if [ -d {ETCD_DATA}/member ]; then rm -rf {REPLACED}; mv {ETCD_DATA}/member {REPLACED}; fi
-mv {_WORK}/data/member {ETCD_DATA}/member
-rm -rf {_WORK}""",
+        assets.script("restore_etcd", *words, data=ETCD_DATA, image=image, replaced=REPLACED, rootfs=ROOTFS, work=_WORK),
         timeout=1800,
     )
 

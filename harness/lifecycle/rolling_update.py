@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import cloudimage, log, untrusted
+from harness import assets, cloudimage, log, untrusted
 from harness.cloudimage import enforcers
 from harness.clusterfile import Hook, Phase
 from harness.errors import CheckError, CommandError, SlipwayError, StoreError
@@ -30,8 +30,8 @@ from harness.nodes import LONG_TIMEOUT, Node, each
 from harness.nodes.files import STATE, Files, install_files, read_files
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
-from harness.runtimes import SYSTEM, static_pods
-from harness.runtimes.kubeadm import KUBECTL
+from harness.runtimes import ROOTFS, SYSTEM, static_pods
+from harness.runtimes.kubeadm import ADMIN, KUBECTL
 
 BACKUP = f"{STATE}/before-upgrade.backup"
 """On every master: what ``slipway restore`` takes, of before the last upgrade. There is one for the last rollback, too."""
@@ -671,21 +671,7 @@ def _await_leaders(work: Work, node: SshNode) -> None:
 
     What the ended ones of this master held is released; else nobody would be at work until it runs out, a quarter of a minute later.
     """
-    kubectl = f"{KUBECTL} --request-timeout=5s --namespace=kube-system"
-    script = rf"""since=$(date -u +%Y-%m-%dT%H:%M:%S.%6NZ); end=$(($(date +%s) + 60))
-lease() {{ {kubectl} get lease "$1" -o jsonpath="{{.spec.$2}}" 2>/dev/null; }}
-for name in kube-controller-manager kube-scheduler; do
-  case $(lease $name holderIdentity) in {work.name(node)}_*)
-    if [ "$(lease $name renewTime)" \< "$since" ]; then
-      {kubectl} patch lease $name --type=merge -p '{{"spec":{{"holderIdentity":""}}}}' > /dev/null || true
-    fi ;;
-  esac
-  # One of another name or kind is not known to us.
-  while at=$(lease $name renewTime) && [ -n "$at" ] && [ "$at" \< "$since" ]; do
-    if [ "$(date +%s)" -gt "$end" ]; then echo "no $name is at work"; exit 1; fi
-    sleep 0.5
-  done
-done"""
+    script = assets.script("await_leaders", admin=ADMIN, node=work.name(node), rootfs=ROOTFS, state=STATE)
     result = node.run(script, check=False, timeout=150)
     if not result.ok:
         raise CheckError(f"{work.name(node)}: {result.output.strip() or 'nobody leads'} a minute after its start")
@@ -720,14 +706,17 @@ def _wait_ready(work: Work, node: SshNode, since: str) -> None:
     name, timeout = work.name(node), work.setup.timeout
     said = '{{if eq .type "Ready"}} {{.status}} {{.lastHeartbeatTime}}{{end}}'
     ready = f"{{{{.status.nodeInfo.kubeletVersion}}}}{{{{range .status.conditions}}}}{said}{{{{end}}}}"
-    script = f"""end=$(($(date +%s) + {int(timeout)}))
-while :; do
-  found=$({KUBECTL} --request-timeout=5s get node {name} -o go-template='{ready}' 2>&1)
-  set -- $found
-  if [ "${{1-}}" = {work.move.after.kubernetes} ] && [ "${{2-}}" = True ] && ! [ "${{3-}}" \\< {since} ]; then exit 0; fi
-  if [ "$(date +%s)" -gt "$end" ]; then echo "$found"; exit 1; fi
-  sleep 0.3
-done"""
+    script = assets.script(
+        "await_ready",
+        admin=ADMIN,
+        node=name,
+        rootfs=ROOTFS,
+        since=since,
+        state=STATE,
+        template=ready,
+        timeout=int(timeout),
+        version=work.move.after.kubernetes,
+    )
     result = work.beside(node).run(script, check=False, timeout=timeout + 60)
     if not result.ok:
         journal = node.run("journalctl --no-pager -o cat -u kubelet -n 12", check=False, timeout=30).stdout.strip()
@@ -804,16 +793,7 @@ def _tidy(work: Work) -> str:
 
 
 def _remove_others(node: Node, paths: Iterable[str]) -> int:
-    # Names go before what they lead to.
-    script = f"""cat > {STATE}/wanted.list
-cd {registry.STORAGE} || exit 0
-for kind in repositories blobs; do
-  find docker/registry/v2/$kind -type f \\( -name link -o -name data \\) | grep -vxFf {STATE}/wanted.list | while IFS= read -r path; do
-    rm -f "$path"; echo "$path"
-  done
-done
-find docker/registry/v2 -mindepth 2 -type d -empty -delete
-rm -f {STATE}/wanted.list"""
+    script = assets.script("registry_prune", state=STATE, storage=registry.STORAGE)
     return len(node.run(script, input="".join(f"{path}\n" for path in sorted(paths)), timeout=600).stdout.splitlines())
 
 

@@ -11,16 +11,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import assets
 from harness.errors import StoreError, UsageError
 from harness.host import cluster_cache
 from harness.lifecycle.cluster import access, certificates, lease
 from harness.lifecycle.plan import Step, execute
 from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, each
-from harness.nodes.files import NodeFile, read_files, write_files
+from harness.nodes.files import STATE, NodeFile, read_files, write_files
 from harness.nodes.ssh import SshNode
-from harness.runtimes import encryption, static_pods
+from harness.runtimes import ROOTFS, encryption, static_pods
 from harness.runtimes.encryption import SecretsKey
-from harness.runtimes.kubeadm import KUBECTL
+from harness.runtimes.kubeadm import ADMIN
 from harness.runtimes.pki import ENCRYPTION, FOLDER
 
 PATH = f"{FOLDER}/{ENCRYPTION}"
@@ -29,22 +30,7 @@ Keys = tuple[SecretsKey, ...]
 
 # The list comes first, and whole: were it cut off, the old key would go while Secrets still need it. One that somebody changes meanwhile
 # is written by that, and tried again.
-_REWRITE = f"""set -eu
-listed=$({KUBECTL} get secrets --all-namespaces --output=go-template='{{{{range .items}}}}{{{{.metadata.namespace}}}} {{{{.metadata.name}}}}
-{{{{end}}}}')
-printf '%s\n' "$listed" | while read -r namespace name; do
-  [ -n "$name" ] || continue
-  for try in 1 2 3; do
-    if {KUBECTL} --namespace="$namespace" get secret "$name" --output=json | {KUBECTL} replace --filename=- > /dev/null; then
-      echo "$namespace/$name"
-      continue 2
-    fi
-    [ -n "$({KUBECTL} --namespace="$namespace" get secret "$name" --ignore-not-found --output=name)" ] || continue 2
-    sleep 1
-  done
-  echo "$namespace/$name could not be written anew" >&2
-  exit 1
-done"""
+_REWRITE = assets.script("rewrite_secrets", admin=ADMIN, rootfs=ROOTFS, state=STATE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, cast
 
+from harness import assets
 from harness.errors import CommandError, NodeError
 from harness.nodes import LONG_TIMEOUT, Node
 
@@ -89,69 +90,14 @@ def tar_stream(stream: BinaryIO) -> Iterator[tarfile.TarFile]:
         yield tar
 
 
-# A replaced file is saved before its path is recorded, and the path is recorded before the file is replaced: a kill at any point
-# can be undone.
-_INSTALL = """set -eu
-umask 022
-state=/var/lib/slipway
-mkdir -p "$state/saved"
-chmod 700 "$state/saved"
-stage=$(mktemp -d "$state/stage.XXXXXX")
-trap 'rm -rf "$stage"' EXIT
-tar -C "$stage" -xopf -
-touch "$state/placed" "$state/folders"
-same() {
-  if [ -L "$1" ] || [ -L "$2" ]; then
-    [ -L "$1" ] && [ -L "$2" ] && [ "$(readlink "$1")" = "$(readlink "$2")" ]
-  else
-    [ -f "$2" ] && [ "$(stat -c %a "$1")" = "$(stat -c %a "$2")" ] && [ "$(cksum < "$1")" = "$(cksum < "$2")" ]
-  fi
-}
-folder() {
-  [ -d "$1" ] || { folder "$(dirname "$1")"; echo "$1" >> "$state/folders"; mkdir -p "$1"; }
-}
-cd "$stage"
-find . ! -type d | sed 's/^\\.//' | while IFS= read -r path; do
-  if ! grep -qxF -- "$path" "$state/placed"; then
-    if [ -e "$path" ] || [ -L "$path" ]; then
-      mkdir -p "$state/saved$(dirname "$path")"
-      cp -a "$path" "$state/saved$path"
-    fi
-    echo "$path" >> "$state/placed"
-  fi
-  if ! same "$stage$path" "$path"; then
-    folder "$(dirname "$path")"
-    rm -rf "$path.slipway-new"
-    cp -a "$stage$path" "$path.slipway-new"
-    mv -fT "$path.slipway-new" "$path"
-    echo "$path"
-  fi
-done
-"""
-
-_RESTORE = """set -u
-state=/var/lib/slipway
-[ -e "$state/placed" ] || exit 0
-while IFS= read -r path; do
-  rm -f "$path"
-  if [ -e "$state/saved$path" ] || [ -L "$state/saved$path" ]; then
-    mkdir -p "$(dirname "$path")"
-    cp -a "$state/saved$path" "$path"
-  fi
-done < "$state/placed"
-sort -r "$state/folders" 2>/dev/null | while IFS= read -r path; do rmdir "$path" 2>/dev/null; done
-rm -rf "$state/placed" "$state/folders" "$state/saved"
-"""
-
-
 def install_files(node: Node, files: Files) -> tuple[str, ...]:
     """Install files on a node; return the paths that changed. Replaced files are saved for ``restore_files``. May be repeated."""
-    return tuple(node.run(_INSTALL, input=archive(files), timeout=LONG_TIMEOUT).stdout.splitlines())
+    return tuple(node.run(assets.script("place", state=STATE), input=archive(files), timeout=LONG_TIMEOUT).stdout.splitlines())
 
 
 def restore_files(node: Node) -> None:
     """Remove every file that was installed on the node, and the folders made for them; restore the saved files."""
-    node.run(_RESTORE, timeout=LONG_TIMEOUT)
+    node.run(assets.script("unplace", state=STATE), timeout=LONG_TIMEOUT)
 
 
 def write_files(node: Node, files: Files) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from harness import log, untrusted
+from harness import assets, log, untrusted
 from harness.errors import CheckError, NodeError
 from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.files import STATE, read_files
 from harness.runtimes import ROOTFS
-from harness.runtimes.kubeadm import KUBECTL
+from harness.runtimes.kubeadm import ADMIN
 
 MANIFESTS = "/etc/kubernetes/manifests"
 PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -21,43 +20,26 @@ ANNOTATION = "slipway.dev/restarted"
 _ASIDE = "/etc/kubernetes/.slipway-manifests"
 KEPT = f"{STATE}/manifests"
 """Manifests of a control-plane node from before an unfinished change."""
-
-# IDs of the running containers of a static pod; containers of other namespaces may have the same name.
-RUNNING = f"""PATH=$PATH:{ROOTFS}/bin
-running() {{
-  live=$(ctr -n k8s.io tasks ls 2>/dev/null | awk '$3 == "RUNNING" {{ print $1 }}')
-  of='labels."io.kubernetes.container.name"=='$1',labels."io.kubernetes.pod.namespace"==kube-system'
-  ctr -n k8s.io containers ls -q "$of" 2>/dev/null | grep -xF -e "${{live:-none}}"
-}}
-"""
-
-
 AWAY = f"{STATE}/away"
 """Manifests that are hidden from the kubelet for a while, so that it stops their pods."""
-_RETURN = "slipway-return"
-"""The timer that brings them back should this process be killed meanwhile."""
 _CLIENTS = ("kube-controller-manager", "kube-scheduler")
 _SERVER = "kube-apiserver"
 
-_BACK = f"""for path in {AWAY}/*.yaml; do
-  name=${{path##*/}}
-  if [ -e "$path" ] && [ ! -e {MANIFESTS}/"$name" ]; then
-    cp -p "$path" {_ASIDE}-new.yaml && mv -f {_ASIDE}-new.yaml {MANIFESTS}/"$name" || exit 1
-  fi
-done
-rm -rf {AWAY}"""
-_DISARM = f"systemctl stop {_RETURN}.timer {_RETURN}.service 2>/dev/null; systemctl reset-failed {_RETURN}.service 2>/dev/null"
+_FOLDERS = {"aside": f"{_ASIDE}-new.yaml", "away": AWAY, "manifests": MANIFESTS}
+_KUBECTL = {"admin": ADMIN, "rootfs": ROOTFS, "state": STATE}
+"""Arguments of scripts."""
+
+_BACK = assets.script("bring_back", **_FOLDERS)
+
+
+def _running(node: Node, part: str) -> list[str]:
+    """The identifiers of the containers of a part that run now."""
+    return node.run(f"{assets.script('running', rootfs=ROOTFS)}running {part} || true").stdout.split()
 
 
 def _arm(seconds: float) -> str:
     """Shell text that has everything come back by itself after a time."""
-    return f"""{_DISARM}
-mkdir -p {STATE}
-cat > {STATE}/return.sh <<'END'
-{_BACK}
-systemctl start kubelet
-END
-systemd-run --quiet --unit={_RETURN} --on-active={int(seconds)}s /bin/sh {STATE}/return.sh || exit 1"""
+    return assets.script("arm_return", after=int(seconds), state=STATE, **{"return": f"{_BACK}systemctl start kubelet\n"})
 
 
 def _leave(timeout: float) -> str:
@@ -67,34 +49,17 @@ def _leave(timeout: float) -> str:
     Then the API server: it is not ready any more, takes its address out of the service ``kubernetes``, serves until no client is sent to it
     (``--shutdown-delay-duration``), ends its watches and finishes other requests.
     """
-    kubectl = f"{KUBECTL} --request-timeout=5s --namespace=kube-system"
-    return rf"""{RUNNING}{_arm(timeout + 300)}
-mkdir -p -m 700 {AWAY}
-end=$(($(date +%s) + {int(timeout)}))
-take() {{
-  if [ -e {MANIFESTS}/"$1".yaml ]; then
-    cp -p {MANIFESTS}/"$1".yaml {AWAY}/.part && mv -f {AWAY}/.part {AWAY}/"$1".yaml && rm -f {MANIFESTS}/"$1".yaml || exit 1
-  fi
-}}
-ended() {{
-  while [ -n "$(running "$1")" ]; do
-    if [ "$(date +%s)" -gt "$end" ]; then echo "$1 does not end"; exit 1; fi
-    sleep 0.3
-  done
-}}
-release() {{
-  holder=$({kubectl} get lease "$1" -o jsonpath='{{.spec.holderIdentity}}' 2>/dev/null)
-  case $holder in *[!A-Za-z0-9._-]*) ;; "$(uname -n)"_*)
-    at='"path":"/spec/holderIdentity"'
-    patch="[{{\"op\":\"test\",$at,\"value\":\"$holder\"}},{{\"op\":\"replace\",$at,\"value\":\"\"}}]"
-    {kubectl} patch lease "$1" --type=json -p "$patch" > /dev/null 2>&1 ;;
-  esac
-}}
-for part in {" ".join(_CLIENTS)}; do take $part; done
-for part in {" ".join(_CLIENTS)}; do ended $part; release $part; done
-take {_SERVER}
-ended {_SERVER}
-exit 0"""
+    return assets.script(
+        "leave",
+        **_KUBECTL,
+        after=int(timeout) + 300,
+        away=AWAY,
+        clients=" ".join(_CLIENTS),
+        manifests=MANIFESTS,
+        server=_SERVER,
+        timeout=int(timeout),
+        **{"return": f"{_BACK}systemctl start kubelet\n"},
+    )
 
 
 def restart(node: Node, parts: Sequence[str] = PARTS, *, reason: str, timeout: float = 180, others: bool = False) -> None:
@@ -107,7 +72,7 @@ def restart(node: Node, parts: Sequence[str] = PARTS, *, reason: str, timeout: f
     manifests = read_files(node, [f"{MANIFESTS}/{part}.yaml" for part in parts])
     changed = {path: text for path, data in manifests.items() if (text := marked(data.decode(), reason)) is not None}
     names = {path.rpartition("/")[2].removesuffix(".yaml"): path for path in changed}
-    before = {name: node.run(f"{RUNNING}running {name} || true").stdout.split() for name in names}
+    before = {name: _running(node, name) for name in names}
 
     def write(*those: str) -> None:
         for name in those:
@@ -144,7 +109,7 @@ def replace(node: Node, parts: Sequence[str], write: Callable[[], object], *, ti
     """
     paths = {part: f"{MANIFESTS}/{part}.yaml" for part in parts}
     old = read_files(node, list(paths.values()))
-    running = {part: node.run(f"{RUNNING}running {part} || true").stdout.split() for part in parts}
+    running = {part: _running(node, part) for part in parts}
     write()
     new = read_files(node, list(paths.values()))
     changed = tuple(part for part, path in paths.items() if new.get(path) != old.get(path))
@@ -166,7 +131,7 @@ def leave(node: Node, timeout: float = 180) -> None:
 
 def come_back(node: Node) -> None:
     """Bring back what ``leave`` has taken away and nothing has replaced, also of an attempt that was cut off."""
-    node.run(f"{_DISARM}\n{_BACK}", timeout=60)
+    node.run(assets.script("come_back", **_FOLDERS), timeout=60)
 
 
 def halt(node: Node, timeout: float = 180, *, others: bool) -> None:
@@ -178,7 +143,7 @@ def halt(node: Node, timeout: float = 180, *, others: bool) -> None:
         leave(node, timeout)
     node.run(_arm(timeout), timeout=60)
     stop(node)
-    node.run(f"{_BACK}\n{_arm(60)}", timeout=60)
+    node.run(f"{_BACK}{_arm(60)}", timeout=60)
 
 
 def resume(node: Node, timeout: float = 120) -> bool:
@@ -215,21 +180,13 @@ def put_back(node: Node, *, timeout: float = 180, others: bool = False) -> None:
 
     With ``others`` more control-plane nodes serve: the running API server shuts down gracefully.
     """
-    running = {part: node.run(f"{RUNNING}running {part} || true").stdout.split() for part in PARTS}
+    running = {part: _running(node, part) for part in PARTS}
     if others:
         try:
             leave(node, timeout)
         except CheckError as error:
             log.debug(error.message)
-    script = f"""set -e
-for path in {KEPT}/*.yaml; do
-  name=${{path##*/}}
-  if ! cmp -s "$path" {MANIFESTS}/"$name"; then
-    cp -p "$path" {_ASIDE}-new.yaml; mv -f {_ASIDE}-new.yaml {MANIFESTS}/"$name"; echo "${{name%.yaml}}"
-  fi
-done
-rm -rf {AWAY}"""
-    changed = node.run(script).stdout.split()
+    changed = node.run(assets.script("put_back", **_FOLDERS, kept=KEPT)).stdout.split()
     come_back(node)
     wait(node, {part: running[part] for part in changed if part in running}, timeout)
 
@@ -239,24 +196,8 @@ def wait(node: Node, before: Mapping[str, Sequence[str]], timeout: float, *, ser
 
     Its administrator is one by a rule of the cluster: the API is not ready for it before it knows the rules. Raises CheckError.
     """
-    kubectl = f"{KUBECTL} --request-timeout=2s"
-    asked = f"{kubectl} get --raw /readyz > {STATE}/readyz 2>&1 || {{ missing=$(tail -n 1 {STATE}/readyz); return 1; }}"
-    checks = "".join(f"fresh {name} {shlex.quote(' '.join(ids))} || return 1\n" for name, ids in before.items())
-    script = f"""{RUNNING}fresh() {{
-  found=$(running "$1")
-  [ -n "$found" ] || {{ missing="$1 does not run"; return 1; }}
-  # One of the old ones may take its time to end: what counts is that a new one runs, and that it is ready.
-  for id in $found; do case " $2 " in *" $id "*) ;; *) return 0;; esac; done
-  missing="$1 has not been started anew"; return 1
-}}
-ready() {{
-{checks}  {asked if serves else "true"}
-}}
-end=$(($(date +%s) + {int(timeout)}))
-until ready; do
-  if [ "$(date +%s)" -gt "$end" ]; then echo "$missing"; exit 1; fi
-  sleep 0.3
-done"""
+    words = [word for name, ids in before.items() for word in (name, " ".join(ids))]
+    script = assets.script("wait_parts", *words, **_KUBECTL, serves="yes" if serves else "", timeout=int(timeout))
     result = node.run(script, check=False, timeout=timeout + 60)
     if not result.ok:
         raise CheckError(
@@ -277,16 +218,7 @@ def marked(text: str, reason: str) -> str | None:
 
 def stop(node: Node) -> None:
     """Stop the kubelet of a control-plane node and all static pods; ``start`` restarts them. May be repeated."""
-    kills = "\n".join(f"running {part}" for part in PARTS)
-    script = f"""{RUNNING}systemctl stop kubelet
-end=$(($(date +%s) + 60))
-while ids=$({kills}); [ -n "$ids" ]; do
-  for id in $ids; do ctr -n k8s.io tasks kill -s TERM "$id"; done > /dev/null 2>&1
-  [ "$(date +%s)" -lt "$end" ] || {{ echo "still running: $ids" >&2; exit 1; }}
-  sleep 0.5
-done
-true"""
-    node.run(script, timeout=600)
+    node.run(assets.script("stop_parts", parts=" ".join(PARTS), rootfs=ROOTFS), timeout=600)
 
 
 def start(node: Node) -> None:

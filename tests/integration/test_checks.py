@@ -99,7 +99,7 @@ def _small_image(store: Store, root: Path) -> None:
 def test_machines_as_they_come_are_fit_and_nothing_about_them_is_unknown(site: Site) -> None:
     before = site.marks()
     # A check that was killed leaves what listened; that is nobody else.
-    assert probes.listening(site.nodes[0].run(probes.LISTEN.replace("ARGUMENTS", f"{site.addresses[0]} 0 6443")).stdout)
+    assert probes.listening(site.nodes[0].run(probes.listen(site.addresses[0], "0", "6443")).stdout)
     found = site.found()
     assert {check for check, _ in found} == CHECKS.keys() - {"member"}
     bad = {key: one["seen"] for key, one in found.items() if one["result"] in ("failed", "unknown")}

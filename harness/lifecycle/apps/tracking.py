@@ -12,8 +12,8 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 
+from harness import assets
 from harness.errors import CommandError
-from harness.lifecycle.steps import HELM
 from harness.nodes.files import Files, NodeFile
 from harness.nodes.kubectl import NodeKubectl
 
@@ -157,147 +157,7 @@ def delete(kubectl: NodeKubectl, objects: Sequence[Object], timeout: float, *, c
 
 # ---- the scripts ------------------------------------------------------------------------------------------------------
 
-TEMPLATE = (
-    "{{if .items}}{{range .items}}{{.apiVersion}} {{.kind}} {{with .metadata.namespace}}{{.}}{{else}}-{{end}} {{.metadata.name}}"
-    '{{"\\n"}}{{end}}{{else}}{{.apiVersion}} {{.kind}} {{with .metadata.namespace}}{{.}}{{else}}-{{end}} {{.metadata.name}}{{"\\n"}}{{end}}'
-)
-"""What kubectl prints of objects: ``apps/v1 Deployment default web``."""
-
-# $SLIPWAY_NOTES is the folder of the notes, $SLIPWAY_PATH the PATH without these scripts. Standard input is what is to be made,
-# $tmp/there lists what of it is there already.
-_NOTE = """umask 077
-tmp=$(mktemp -d) || exit 1
-trap 'rm -rf "$tmp"' EXIT
-PATH=$SLIPWAY_PATH
-notes=$SLIPWAY_NOTES
-note() {
-  touch "$notes/objects" "$tmp/there"
-  while IFS= read -r line; do
-    case $line in *'<'*) continue ;; esac
-    printf '%s\\n' "$line" >> "$notes/touched"
-    if grep -qxF -e "+ $line" -e "= $line" "$notes/objects"; then continue; fi
-    if grep -qxF -e "$line" "$tmp/there"; then sign='='; else sign='+'; fi
-    printf '%s %s\\n' "$sign" "$line" >> "$notes/objects"
-  done
-}
-"""
-
-KUBECTL = f"""#!/bin/sh
-# kubectl for launch commands: what it is about to make is noted, so that it can be taken back.
-{_NOTE}
-verb= dry= stdin= before=
-for word in "$@"; do
-  case $word in
-    --) break ;;
-    --dry-run=none) ;;
-    --dry-run|--dry-run=*|-h|--help) dry=1 ;;
-    -f-|-f=-|--filename=-) stdin=1 ;;
-    -) case $before in -f|--filename) stdin=1 ;; esac ;;
-    apply|create|replace|run|expose|autoscale) [ -n "$verb" ] || verb=$word ;;
-    get|describe|logs|exec|delete|label|annotate|patch|scale|rollout|wait|set|taint|edit|diff|config|version|cp|drain|cordon|uncordon)
-      [ -n "$verb" ] || verb=other ;;
-  esac
-  before=$word
-done
-case $verb in ''|other) dry=1 ;; esac
-if [ -n "$dry" ]; then rm -rf "$tmp"; exec kubectl "$@"; fi
-if [ -n "$stdin" ]; then cat > "$tmp/in"; else : > "$tmp/in"; fi
-cat > "$tmp/template" <<'END'
-{TEMPLATE}
-END
-# What the command would make, in the format that is asked for. A lone -- ends its options.
-would() {{
-  count=$# placed=
-  while [ "$count" -gt 0 ]; do
-    count=$((count - 1)) word=$1
-    shift
-    if [ -z "$placed" ] && [ "$word" = -- ]; then set -- "$@" --dry-run=client "-o=$format"; placed=1; fi
-    set -- "$@" "$word"
-  done
-  [ -n "$placed" ] || set -- "$@" --dry-run=client "-o=$format"
-  kubectl "$@" < "$tmp/in"
-}}
-# Lines of what is listed as objects that kubectl reads.
-asked() {{
-  awk '{{ printf "---\\napiVersion: %s\\nkind: %s\\nmetadata:\\n  name: \\"%s\\"\\n", $1, $2, $4
-    if ($3 != "-") printf "  namespace: \\"%s\\"\\n", $3 }}'
-}}
-# Not every command says in which namespace it makes something: what has one is given it.
-list() {{
-  format=go-template-file=$tmp/template
-  would "$@" 2>/dev/null | awk 'NF == 4 && !seen[$0]++' > "$tmp/raw"
-  awk '$3 == "-"' "$tmp/raw" | asked > "$tmp/asked"
-  if [ -s "$tmp/asked" ]; then
-    kubectl create --dry-run=client --validate=false -f "$tmp/asked" "-o=$format" 2>/dev/null | awk 'NF == 4' > "$tmp/placed"
-  else
-    : > "$tmp/placed"
-  fi
-  awk -v placed="$tmp/placed" 'BEGIN {{ while ((getline line < placed) > 0) {{ split(line, w, " "); at[w[1] " " w[2] " " w[4]] = w[3] }} }}
-    {{ key = $1 " " $2 " " $4; if ($3 == "-" && key in at) $3 = at[key]; print }}' "$tmp/raw"
-}}
-there() {{
-  asked < "$1" > "$tmp/asked"
-  kubectl get --ignore-not-found -f "$tmp/asked" "-o=go-template-file=$tmp/template" 2>/dev/null | awk 'NF == 4'
-}}
-list "$@" > "$tmp/all"
-if [ -s "$tmp/all" ]; then there "$tmp/all" > "$tmp/there"; note < "$tmp/all"; fi
-if [ -s "$tmp/there" ] && [ "$verb" != apply ] && [ "$verb" != replace ]; then
-  # Of an earlier launch of this application: brought up to date instead of refused.
-  foreign=
-  while IFS= read -r line; do grep -qxF -e "+ $line" "$notes/objects" || foreign=1; done < "$tmp/there"
-  if [ -z "$foreign" ]; then
-    format=yaml
-    would "$@" > "$tmp/made" && kubectl apply -f "$tmp/made"
-    exit
-  fi
-fi
-if [ -n "$stdin" ]; then kubectl "$@" < "$tmp/in"; else kubectl "$@"; fi
-code=$?
-# Objects of a kind that has only just come to be could not be listed before.
-if [ "$code" = 0 ] && [ "$verb" = apply ]; then
-  list "$@" | grep -vxF -f "$tmp/all" > "$tmp/late"
-  if [ -s "$tmp/late" ]; then : > "$tmp/there"; note < "$tmp/late"; fi
-fi
-exit "$code"
-"""
-
-HELM_SCRIPT = f"""#!/bin/sh
-# helm for launch commands: the release that it is about to make is noted, so that it can be taken back.
-{_NOTE}
-{HELM}
-verb= dry=
-for word in "$@"; do
-  case $word in
-    --dry-run|--dry-run=*|-h|--help|--generate-name|-g|--name-template*) dry=1 ;;
-    install|upgrade) [ -n "$verb" ] || verb=$word ;;
-  esac
-done
-if [ -n "$verb" ] && [ -z "$dry" ]; then
-  helm "$@" --dry-run 2>/dev/null | awk '/^NAME: /{{ name = $2 }} /^NAMESPACE: /{{ print "helm Release", $2, name; exit }}' > "$tmp/all"
-  read -r _ _ namespace name < "$tmp/all" || name=
-  if [ -n "$name" ] && command helm status "$name" --namespace "$namespace" > "$tmp/status" 2>/dev/null; then
-    cat "$tmp/all" > "$tmp/there"
-  fi
-  note < "$tmp/all"
-  # A launch that was killed may have left helm at work, or dead on the way.
-  state() {{ command helm status "$name" --namespace "$namespace" 2>/dev/null | sed -n 's/^STATUS: //p'; }}
-  if [ -s "$tmp/there" ] && grep -qxF -e "+ $(cat "$tmp/all")" "$notes/objects"; then
-    end=$(($(date +%s) + 30))
-    while case $(state) in pending-*) true ;; *) false ;; esac && [ "$(date +%s)" -lt "$end" ]; do sleep 1; done
-    case $(state) in
-      pending-install) command helm uninstall "$name" --namespace "$namespace" ;;
-      pending-*) command helm rollback "$name" --namespace "$namespace" ;;
-    esac
-  elif [ -s "$tmp/there" ]; then
-    # Somebody else's: to install it means what helm takes it for.
-    command helm "$@"
-    exit
-  fi
-fi
-helm "$@"
-"""
-
 
 def programs(folder: str) -> Files:
     """The scripts, to be first on the PATH of a launch command."""
-    return {f"{folder}/kubectl": NodeFile.text(KUBECTL, 0o755), f"{folder}/helm": NodeFile.text(HELM_SCRIPT, 0o755)}
+    return {f"{folder}/{name}": NodeFile.text(f"#!/bin/sh\n{assets.script(f'launch_{name}')}", 0o755) for name in ("kubectl", "helm")}

@@ -19,7 +19,7 @@ import yaml
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from harness import log, untrusted
+from harness import assets, log, untrusted
 from harness.errors import CheckError, CommandError, Fault, InputError, NodeError, StoreError
 from harness.host import cluster_cache
 from harness.lifecycle.cluster import access, kubeconfig, lease
@@ -53,17 +53,7 @@ KUBECONFIGS = ("admin", "super-admin", "controller-manager", "scheduler")
 SERVING_PEM = "/var/lib/kubelet/pki/kubelet-server-current.pem"
 """Of a kubelet that asks the cluster for a certificate to serve with (serverTLSBootstrap)."""
 
-# Certificates only, never the keys that stand beside them in some of these files.
-_COLLECT = f"""for path in {FOLDER}/*.crt {FOLDER}/etcd/*.crt {CLIENT_PEM} {SERVING_CRT} {SERVING_PEM} {registry.CERTIFICATE} \
-  {registry.CA_OF_SITE}; do
-  if [ -f "$path" ]; then echo "$path $(sed -n '/BEGIN CERT/,/END CERT/p' "$path" | base64 | tr -d '\\n')"; fi
-done
-for path in /etc/kubernetes/*.conf; do
-  data=$(sed -n 's/^ *client-certificate-data: *//p' "$path" 2>/dev/null | head -n 1)
-  if [ -n "$data" ]; then echo "$path $data"; fi
-done
-echo end
-"""
+_COLLECT = assets.script("certificates", CLIENT_PEM, SERVING_CRT, SERVING_PEM, registry.CERTIFICATE, registry.CA_OF_SITE, pki=FOLDER)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
-from harness import log, untrusted
+from harness import assets, log, untrusted
 from harness.errors import CheckError, CommandError, NodeError, SlipwayError
 from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.ssh import SshNode
 from harness.runtimes import ROOTFS
 from harness.runtimes.kubeadm import peer_url
 from harness.runtimes.pki import FOLDER
-from harness.runtimes.static_pods import RUNNING
 
 DATA = "/var/lib/etcd"
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
@@ -30,35 +29,12 @@ were taken out, or take those for followers that were promoted, as masters that 
 """
 
 _NOT_HERE = 75
-_KEYS = f"--cacert={FOLDER}/etcd/ca.crt --cert={FOLDER}/etcd/healthcheck-client.crt --key={FOLDER}/etcd/healthcheck-client.key"
-
-# In etcd's own container: the program is nowhere else on the machine. Without the API, which may be what is missing.
-# Lists that are made while something comes or goes have been seen without it, so nothing found is asked for again.
-_SCRIPT = f"""{RUNNING}
-for try in 1 2 3; do
-  id=$(running etcd | head -n 1)
-  if [ -n "$id" ]; then exec {ROOTFS}/bin/ctr -n k8s.io tasks exec --exec-id "slipway-$$" "$id" etcdctl {_KEYS} %s; fi
-  sleep 0.3
-done
-exit {_NOT_HERE}"""
-
 _SNAPSHOT_FILE = f"{DATA}/slipway-snapshot.db"
 
 _LARGEST_SNAPSHOT = 32 << 30
 """Bytes. etcd's own quota is 2 GiB, and 8 GiB is the most that its documentation suggests."""
 
-_SNAPSHOT = f"""set -eu
-{RUNNING}
-umask 077
-id=$(running etcd | head -n 1)
-[ -n "$id" ] || {{ echo 'etcd does not run here' >&2; exit 1; }}
-rm -f {_SNAPSHOT_FILE} {_SNAPSHOT_FILE}.part
-within() {{ ctr -n k8s.io tasks exec --exec-id slipway-$$-"$1" "$id" "$@"; }}
-within etcdctl --endpoints=https://127.0.0.1:2379 --cacert={FOLDER}/etcd/ca.crt --cert={FOLDER}/etcd/healthcheck-client.crt \
-  --key={FOLDER}/etcd/healthcheck-client.key snapshot save {_SNAPSHOT_FILE} >&2
-sha256sum < {_SNAPSHOT_FILE}
-within etcdutl snapshot status {_SNAPSHOT_FILE} --write-out=json
-"""
+_SNAPSHOT = assets.script("snapshot_etcd", file=_SNAPSHOT_FILE, pki=FOLDER, rootfs=ROOTFS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +147,8 @@ class Etcd:
     def _run(self, command: str, *, check: bool = True) -> str:
         """Run etcdctl on the first master where etcd runs; its output."""
         endpoint = "" if "--endpoints" in command else "--endpoints=https://127.0.0.1:2379 "
-        script = _SCRIPT % f"{endpoint}{command}"
+        words = shlex.split(f"{endpoint}{command}")
+        script = assets.script("etcdctl", *words, not_here=_NOT_HERE, pki=FOLDER, rootfs=ROOTFS)
         for node in self.masters:
             result = node.run(script, check=False, timeout=60)
             if result.returncode == _NOT_HERE:

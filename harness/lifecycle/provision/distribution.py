@@ -22,14 +22,13 @@ import hashlib
 import hmac
 import os
 import secrets
-import shlex
 import tarfile
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
-from harness import log
+from harness import assets, log
 from harness.errors import CommandError, SlipwayError
 from harness.nodes import Node, Writer, claim, each
 from harness.nodes.files import STATE, CountingPipe, NodeFile, archive, tar_stream
@@ -62,39 +61,7 @@ _RENEW_SECONDS = 240
 _REQUEST_SECONDS = 60
 """For a request to arrive, so that a connection without one holds no place."""
 
-# Each line of a request ends it unless it is right. The reader of the paths is given their length: it must not wait for more.
-_SERVE = f"""export LC_ALL=C
-# Where the options of the unit did not take effect nothing may leave.
-[ "$(id -u)" != 0 ] && [ ! -e /etc/passwd ] || exit 1
-{{ sleep {_REQUEST_SECONDS}; kill -9 $$; }} > /dev/null 2>&1 < /dev/null &
-limit=$!
-nonce=$(od -An -v -tx1 -N 32 /dev/urandom | tr -d ' \\n')
-[ ${{#nonce}} = 64 ] || exit 1
-echo "$nonce"
-IFS= read -r code && IFS= read -r name && IFS= read -r length || exit 1
-case $name in '' | *[!a-z0-9-]*) exit 1 ;; esac
-case $length in '' | *[!0-9]* | ????????*) exit 1 ;; esac
-offer=/offers/$name
-[ -s "$offer/key" ] && [ -s "$offer/list" ] && [ -d "/parcels/$name" ] || exit 1
-paths=$(head -c "$length")
-wanted=$({{ cat "$offer/key"; printf '%s\\n' "$nonce" "$name" "$paths"; }} | b2sum) && [ ${{#wanted}} -ge 128 ] || exit 1
-[ "$code" = "${{wanted%% *}}" ] || exit 1
-unknown=$(printf '%s\\n' "$paths" | sort | comm -23 - "$offer/list" | sed 's/^/x/') && [ -z "$unknown" ] || exit 1
-kill $limit
-cd "/parcels/$name" || exit 1
-printf '%s\\n' "$paths" | exec tar -b 512 --no-recursion -cf - -T -
-"""
-
-_SOCKET = f"""[Unit]
-Description=slipway: what other machines of the cluster may fetch here
-
-[Socket]
-ListenStream=$listen
-FreeBind=yes
-Accept=yes
-MaxConnections={8 * AT_ONCE}
-MaxConnectionsPerSource={2 * AT_ONCE}
-"""
+_SERVE = assets.script("share_serve", limit=_REQUEST_SECONDS)
 
 # Options that systemd cannot grant must end the unit, not be passed over: RootDirectory, the binds and DynamicUser do so. Versions that
 # do not know the binds find no shell in the root folder.
@@ -141,123 +108,47 @@ AccuracySec=1s
 
 _UNIT = "/run/systemd/system/slipway-share"
 
-CLOSE = f"""systemctl stop slipway-share.socket 'slipway-share@*' slipway-share-end.timer 2>/dev/null
-rm -rf {_UNIT}.socket {_UNIT}@.service {_UNIT}@.service.d {_UNIT}-end.timer {_UNIT}-end.service {RUNNING} {FOLDER}/password
-"""
+PLACES = {"folder": FOLDER, "running": RUNNING, "unit": _UNIT}
+"""The arguments of scripts that have to do with serving."""
+CLOSE = assets.script("share_close", **PLACES)
 """Shell text that ends the serving; harmless where nothing serves."""
 
 _RENEW = "systemctl restart slipway-share-end.timer"
-
-# In /run, so that it does not outlive a reboot. Older versions of systemd find a new unit only after they have been told to look, and its
-# folder only if it was there then: the socket, which starts it all, comes last.
-_OPEN = f"""put() {{ (umask "$1"; cat > "$2.$$" && mv "$2.$$" "$2"); }}
-offer() {{
-  place=$(head -n 1 {FOLDER}/$name.have) && [ -n "$place" ] && [ -d "$place" ] && [ -s {FOLDER}/$name.list ] || return 1
-  mkdir -p {RUNNING} && chmod 700 {RUNNING} && mkdir -p {RUNNING}/root {RUNNING}/offers/$name {_UNIT}@.service.d || return 1
-  put 022 {RUNNING}/offers/$name/key && put 022 {RUNNING}/offers/$name/list < {FOLDER}/$name.list || return 1
-  put 022 {_UNIT}@.service.d/$name.conf <<END
-[Service]
-BindReadOnlyPaths=-{RUNNING}/offers/$name:/offers/$name -$place:/parcels/$name
-END
-}}
-serve() {{
-  echo opens
-  put 022 {RUNNING}/serve <<'END'
-{_SERVE}END
-  put 022 {RUNNING}/end <<'END'
-{CLOSE}END
-  put 022 {_UNIT}@.service <<'END'
-{_SERVICE}END
-  put 022 {_UNIT}-end.service <<'END'
-{_END_SERVICE}END
-  put 022 {_UNIT}-end.timer <<'END'
-{_END_TIMER}END
-  case $address in *:*) listen="[$address]:{PORT}" ;; *) listen=$address:{PORT} ;; esac
-  before=$(cat {_UNIT}.socket 2>/dev/null)
-  put 022 {_UNIT}.socket <<END
-{_SOCKET}END
-  [ "$before" = "$(cat {_UNIT}.socket)" ] || systemctl stop slipway-share.socket > /dev/null 2>&1
-  start() {{ {_RENEW} && systemctl start slipway-share.socket; }}
-  {{ start || {{ systemctl daemon-reload; start; }}; }} > /dev/null 2>&1 || return 0
-  # A socket accepts whatever becomes of the service behind it: only one that answers serves.
-  if command -v bash > /dev/null 2>&1; then
-    answer=$(timeout 20 bash -c 'exec 3<> "/dev/tcp/$1/{PORT}" && read -r nonce <&3 && echo "$nonce"' bash "$address" 2>/dev/null)
-    [ ${{#answer}} = 64 ] || return 0
-  fi
-  echo serves
-}}
-"""
 
 _TOOLS = ("b2sum", "gzip", "xargs", "sed", "cut", "comm", "find", "du", "od")
 _PATHS = hashlib.blake2b().digest_size * 2 + 3
 """The column at which the path begins in a list that b2sum reads."""
 
-# What is no plain file, or not the one that the list names, goes: it must not be taken for it.
-_LACKING = f"""lacking() {{
-  cut -c {_PATHS}- ../sums | tr '\\n' '\\0' | xargs -0 sh -c 'for path; do
-    if [ -L "$path" ] || {{ [ -e "$path" ] && [ ! -f "$path" ]; }}; then rm -rf "$path"; fi
-  done' sh
-  : > ../lacking
-  [ -s ../sums ] || return 0
-  b2sum -c ../sums > ../checked 2> /dev/null
-  code=$?
-  sed -n 's/: FAILED\\( open or read\\)\\{{0,1\\}}$//p' ../checked > ../lacking
-  # It may also have been killed.
-  if [ $code != 0 ] && [ ! -s ../lacking ]; then echo 'b2sum did not read the files' >&2; exit 1; fi
-  tr '\\n' '\\0' < ../lacking | xargs -0 rm -f --
-}}
-"""
 
-# What the machine may have since earlier is linked, and believed no more than anything else.
-_BEGIN = f"""mkdir -p $work/tree && tar -C $work -xopf - && cd $work/tree || exit 1
-for tool in {" ".join(_TOOLS)}; do command -v $tool > /dev/null 2>&1 || {{ echo "without $tool"; exit 0; }}; done
-begin
-for old in $earlier; do
-  [ -d "$old" ] || continue
-  cut -c {_PATHS}- ../sums | while IFS= read -r path; do
-    if [ -f "$old/$path" ] && [ ! -e "$path" ]; then mkdir -p "${{path%/*}}"; ln "$old/$path" "$path"; fi
-  done
-done
-sed -n '2,$s/^/part /p' {FOLDER}/*.have 2>/dev/null
-if command -v bash > /dev/null 2>&1; then echo fetches; fi
-"""
+def _share(node: Node, name: str) -> str:
+    """Shell functions that hand a parcel on from a machine."""
+    return assets.script(
+        "share",
+        **PLACES,
+        address=node.address,
+        close=CLOSE.rstrip("\n"),
+        end_service=_END_SERVICE.rstrip("\n"),
+        end_timer=_END_TIMER.rstrip("\n"),
+        most=8 * AT_ONCE,
+        most_of_one=2 * AT_ONCE,
+        name=name,
+        port=PORT,
+        serve=_SERVE.rstrip("\n"),
+        service=_SERVICE.rstrip("\n"),
+    )
 
-# tar takes only names of the list, whatever is served. A machine that dies says nothing: it is given up when nothing arrives any more.
-_FETCH = f"""cd $work/tree || exit 1
-rm -f ../connected
-bash -c 'exec 3<> "/dev/tcp/$1/$2" || exit 1
-  : > ../connected
-  IFS= read -r nonce <&3 || exit 1
-  code=$({{ cat ../key; printf "%s\\n" "$nonce" "$3"; cat ../lacking; }} | b2sum)
-  {{ printf "%s\\n" "${{code%% *}}" "$3" "$(($(wc -c < ../lacking)))"; cat ../lacking; }} >&3 || exit 1
-  exec tar -b 512 -xof - -T ../lacking <&3 3>&-' bash "$peer" {PORT} "$name" &
-fetching=$!
-( sleep {_CONNECTED}
-  [ -e ../connected ] || kill -9 $fetching
-  before=$(du -sk .)
-  while sleep $stalled; do now=$(du -sk .); [ "$now" != "$before" ] || kill -9 $fetching; before=$now; done
-) > /dev/null 2>&1 < /dev/null &
-watching=$!
-wait $fetching
-kill $watching
-"""
 
-# Only with all that it should hold a parcel is put into its place, and only then offered to others.
-_END = f"""lacking
-if [ -s ../lacking ]; then cat ../lacking; exit 0; fi
-( set -e
-finish
-)
-code=$?
-[ $code = 0 ] || exit $code
-mkdir -p {FOLDER} && chmod 700 {FOLDER}
-cut -c {_PATHS}- $work/sums | sort | put 022 {FOLDER}/$name.list && put 022 {FOLDER}/$name.have < $work/have || exit 1
-offer < $work/key
-offered=$?
-cd / && rm -rf $work
-echo whole
-if [ $offered = 0 ]; then serve; fi
-"""
+def _begin(parcel: Parcel) -> str:
+    work = _work(parcel)
+    return assets.script("share_begin", earlier=parcel.earlier, folder=FOLDER, paths=_PATHS, tools=" ".join(_TOOLS), work=work)
+
+
+def _fetch(parcel: Parcel, peer: str) -> str:
+    return assets.script("share_fetch", connected=_CONNECTED, name=parcel.name, peer=peer, port=PORT, stalled=STALLED, work=_work(parcel))
+
+
+def _work(parcel: Parcel) -> str:
+    return f"{INCOMING}/{parcel.name}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -497,7 +388,7 @@ class Exchange:
         parcel = sources.parcel
         answer = _Answer(without="names that can be listed")
         if parcel.listed:
-            answer = self._told(node, parcel, _BEGIN, archive(_list(parcel, self.key(name))))
+            answer = self._told(node, parcel, _begin(parcel), archive(_list(parcel, self.key(name))))
         if answer.without and parcel.whole is not None:
             log.debug(f"{name} is sent to {node.name} whole: it has no {answer.without}")
             parcel.whole(node)
@@ -512,7 +403,7 @@ class Exchange:
                         answer, sent = self._send(node, parcel, answer, parts)
                 else:
                     before = answer
-                    answer = self._told(node, parcel, f"peer={shlex.quote(peer)}\nstalled={STALLED}\n{_FETCH}", timeout=3600)
+                    answer = self._told(node, parcel, _fetch(parcel, peer), timeout=3600)
                     if len(answer.lacking) < len(before.lacking):
                         peers.append(peer)
                     self._judge(node, sources, peer, before, answer)
@@ -585,8 +476,7 @@ class Exchange:
             return self._sources[name]
 
     def _ask(self, node: Node, name: str, sources: _Sources) -> None:
-        setting = f"name={name}\naddress={shlex.quote(node.address)}\nexport LC_ALL=C\n"
-        script = f"[ -e {FOLDER}/{name}.have ] || exit 0\n{setting}{_OPEN}if offer; then serve; fi\n"
+        script = f"[ -e {FOLDER}/{name}.have ] || exit 0\nexport LC_ALL=C\n{_share(node, name)}if offer; then serve; fi\n"
         # One that does not answer is told of by whoever needs it.
         with contextlib.suppress(SlipwayError):
             answer = _Answer.of(node.run(script, input=f"{self.key(name)}\n", timeout=60).stdout)
@@ -665,9 +555,12 @@ class _Meter:
 
 
 def _script(node: Node, parcel: Parcel, body: str) -> str:
-    values = f"address={shlex.quote(node.address)}\nwork={INCOMING}/{parcel.name}\nplace={parcel.place}\nearlier='{parcel.earlier}'\n"
+    # For what the parcel brings along.
+    values = f"work={_work(parcel)}\nplace={parcel.place}\n"
     own = f"begin() {{\n{parcel.begin}\n}}\nfinish() {{\n{parcel.finish}\n}}\n"
-    return f"name={parcel.name}\nexport LC_ALL=C\numask 022\n{values}{_OPEN}{_LACKING}{own}{body}{_END}"
+    functions = _share(node, parcel.name) + assets.script("lacking", paths=_PATHS)
+    end = assets.script("share_end", folder=FOLDER, name=parcel.name, paths=_PATHS, work=_work(parcel))
+    return f"export LC_ALL=C\numask 022\n{values}{functions}{own}{body}{end}"
 
 
 def _list(parcel: Parcel, key: str) -> dict[str, NodeFile]:

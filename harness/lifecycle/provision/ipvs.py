@@ -283,19 +283,8 @@ done""",
     )
 
 
-NOTE = "[ -e /proc/net/ip_vs ] || echo absent > ipvs"
-"""Shell text that notes in the current folder whether the kernel had IPVS at work before us."""
 SYSCTLS = ("net.ipv4.vs.conntrack", "net.ipv4.vs.expire_nodest_conn")
 """What the keeper sets."""
-
-CLEAN = f"""if [ -e {KEEPER} ]; then sh {KEEPER} clean; fi
-# kube-proxy may have made rules as well. Where there were none before us, none stay, and the kernel need not hold what nobody uses.
-if [ "$(cat "$before/ipvs" 2>/dev/null)" = absent ] && [ -e /proc/net/ip_vs ]; then
-  {ROOTFS}/bin/ipvsadm -C 2>/dev/null
-  for module in $(sed -n 's/^\\(ip_vs_[a-z]*\\) .*/\\1/p' /proc/modules) ip_vs; do modprobe -r $module 2>/dev/null; done
-fi
-"""
-"""Shell text that takes off a machine what the keeper, and kube-proxy, left in its kernel. ``before``: the folder of ``NOTE``."""
 
 _STATUS = f"""[ -e {_UNIT} ] || exit 0
 echo "active $(systemctl is-active slipway-balancer)"

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
+from harness import assets
 from harness.cloudimage.enforcers import ENFORCERS
 from harness.lifecycle.provision import distribution, ipvs
 from harness.nodes import LONG_TIMEOUT, Node
@@ -56,18 +57,7 @@ LimitNOFILE=65536
 WantedBy=multi-user.target
 """
 
-# haproxy cannot start itself anew from where it lies, so we do: the new one takes over the old one's listeners, and the old one
-# serves the connections that it has to their end. No connection is refused or cut.
-BALANCER_SCRIPT = f"""set -u
-config={STATE}/balancer.cfg
-start() {{ {ROOTFS}/bin/haproxy -db -f $config "$@" & current=$!; }}
-again() {{ if {ROOTFS}/bin/haproxy -c -q -f $config; then start -x {STATE}/balancer.sock -sf "$current"; fi; }}
-trap again HUP
-start
-# A signal ends the wait, though not what is waited for.
-while kill -0 "$current" 2>/dev/null; do wait "$current"; done
-exit 1
-"""
+BALANCER_SCRIPT = assets.script("balancer", rootfs=ROOTFS, state=STATE)
 
 SYSCTL = """net.ipv4.ip_forward = 1
 net.ipv6.conf.all.forwarding = 1
@@ -290,28 +280,9 @@ def note_state(sysctls: Mapping[str, str]) -> str:
 
     Only the first time, before the first change. ``sysctls`` are settings beyond those that every cluster makes.
     """
-    return f"""set -e
-umask 077
-mode=$(stat -c %a {STATE} 2>/dev/null || true)
-mkdir -p {STATE}
-if [ ! -e {STATE}/before/services ]; then
-  mkdir -p {STATE}/before
-  cd {STATE}/before
-  echo "$mode" > mode
-  for folder in {" ".join(_FOLDERS)}; do if [ -d "$folder" ]; then echo "$folder"; fi; done > folders
-  ls -A /etc/cni/net.d > networks 2>/dev/null || true
-  ls /sys/class/net > links
-  {ipvs.NOTE}
-  for name in $(printf '%s' {shlex.quote(SYSCTL)} | sed 's/ .*//') {" ".join((*ipvs.SYSCTLS, *sysctls))}; do
-    value=$(sysctl -n "$name" 2>/dev/null) && echo "$name = $value" || true
-  done > sysctl
-  for unit in containerd kubelet; do
-    echo "$unit $(systemctl is-enabled $unit 2>/dev/null || echo absent) $(systemctl is-active $unit 2>/dev/null || true)"
-  done > services.new
-  mv services.new services
-fi
-chmod 700 {STATE}
-"""
+    return assets.script(
+        "note_state", folders=" ".join(_FOLDERS), settings=SYSCTL, state=STATE, sysctls=" ".join((*ipvs.SYSCTLS, *sysctls))
+    )
 
 
 def apply(cluster: RuntimeCluster) -> str:
@@ -329,17 +300,7 @@ sysctl -e -q -p /etc/sysctl.d/90-slipway.conf 2>/dev/null || true
 {checks}"""
 
 
-OVERLAY_WORKS = """mkdir -p /var/lib/containerd
-place=$(mktemp -d /var/lib/containerd/probe.XXXXXX)
-mkdir "$place/l" "$place/u" "$place/w" "$place/m"
-if mount -t overlay overlay -o "lowerdir=$place/l,upperdir=$place/u,workdir=$place/w" "$place/m" 2>/dev/null; then
-  umount "$place/m"; rm -rf "$place"
-else
-  rm -rf "$place"
-  # Slower, but it works on any file system.
-  sed -i 's/snapshotter = "overlayfs"/snapshotter = "native"/' /etc/containerd/config.toml
-fi
-"""
+OVERLAY_WORKS = assets.script("probe_overlay")
 
 _CONTAINERD_ANSWERS = f"""end=$(($(date +%s) + 30))
 until {ROOTFS}/bin/ctr version > /dev/null 2>&1; do
@@ -392,103 +353,11 @@ _TABLES = (
 )  # fmt: skip
 
 
-def _drop_tables(tables: Iterable[str]) -> str:
-    """Shell text that removes tables of nf_tables that are there. The machine need not have a program for that."""
-    names = " ".join(shlex.quote(table) for table in tables)
-    return f"""nft={ROOTFS}/bin/nft; [ -x $nft ] || nft=nft
-for table in {names}; do $nft delete table $table 2>/dev/null; done
-"""
-
-
 def drop_tables(node: Node, tables: Iterable[str]) -> None:
     """Remove tables of nf_tables from a machine, where they are there."""
-    node.run(f"{_drop_tables(tables)}true")
+    node.run(assets.script("drop_tables", *tables, rootfs=ROOTFS))
 
 
-# What a cluster leaves on a machine besides files: everything that was not there before. What volumes hold is not the cluster's.
-CLEAN = f"""set -u
-before={STATE}/before
-bin={ROOTFS}/bin
-had() {{ [ -e "$before/$1" ] && grep -qxF -- "$2" "$before/$1"; }}
-for unit in slipway-balancer slipway-registry; do systemctl disable --now $unit 2>/dev/null; done
-systemctl stop slipway-return.timer 2>/dev/null
-{distribution.CLOSE}
-# Containers. What runs in another namespace of a containerd that was there before stays.
-if [ -x $bin/ctr ] && systemctl is-active --quiet containerd; then
-  c="$bin/ctr -n k8s.io"
-  for pass in 1 2 3; do
-    $c tasks ls -q | xargs -r -n 1 $c tasks kill -a -s KILL 2>/dev/null
-    $c tasks ls -q | xargs -r -n 1 $c tasks rm -f > /dev/null 2>&1
-    [ -z "$($c tasks ls -q)" ] && break
-    sleep 0.2
-  done
-  $c containers ls -q | xargs -r $c containers rm > /dev/null 2>&1
-  $c images ls -q | xargs -r $c images rm --sync > /dev/null 2>&1
-fi
-systemctl stop containerd 2>/dev/null
-for place in /run/netns /var/run/netns; do
-  grep -o " $place/cni-[^ ]*" /proc/mounts | while read -r mount; do umount -l "$mount" 2>/dev/null; rm -f "$mount"; done
-done
-grep -oE ' (/run/containerd|/var/lib/containerd|/var/lib/kubelet)/[^ ]+' /proc/mounts | sort -r | while read -r mount; do
-  umount -l "$mount" 2>/dev/null
-done
+CLEAN = assets.script("clean", *_TABLES, **distribution.PLACES, links=" ".join(_LINKS), rootfs=ROOTFS, state=STATE)
 
-# Interfaces of pods and overlays, and their routes with them.
-for link in $(ls /sys/class/net); do
-  if [ -e "$before/links" ] && ! had links "$link" && [ ! -e "/sys/class/net/$link/device" ]; then ip link del "$link" 2>/dev/null; fi
-done
-for link in {" ".join(_LINKS)}; do had links "$link" || ip link del "$link" 2>/dev/null; done
-
-{ipvs.CLEAN}
-# Tables of nf_tables that are kube-proxy's, flannel's, those of CNI plugins, and of what enforces NetworkPolicies.
-{_drop_tables(_TABLES)}
-# Rules of the firewall that are Kubernetes', those of CNI plugins, and ours.
-for tool in iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft iptables ip6tables; do
-  if command -v $tool-save > /dev/null 2>&1; then
-    rules=$($tool-save 2>/dev/null)
-    if printf '%s' "$rules" | grep -qE 'KUBE-|CNI-|comment slipway'; then
-      printf '%s\\n' "$rules" | grep -vE 'KUBE-|CNI-|comment slipway' | $tool-restore 2>/dev/null
-    fi
-  fi
-done
-if command -v ipset > /dev/null 2>&1; then
-  ipset list -n 2>/dev/null | grep -E '^(inet6:)?(KUBE-|kube-router-)' | xargs -r -n 1 ipset destroy 2>/dev/null
-fi
-
-# Files of a folder that was there before are removed as well, where they can only be ours.
-for folder in /var/lib/kubelet /var/lib/etcd /var/lib/cni /run/flannel /var/log/pods /var/log/containers /etc/kubernetes/pki; do
-  if [ -d "$folder" ]; then find "$folder" -mindepth 1 -xdev -delete 2>/dev/null; fi
-done
-if [ -d /etc/cni/net.d ]; then
-  for file in $(ls -A /etc/cni/net.d); do had networks "$file" || rm -rf "/etc/cni/net.d/$file"; done
-fi
-if ! grep -q '^containerd [^ ]* active' "$before/services" 2>/dev/null && [ -d /var/lib/containerd ]; then
-  find /var/lib/containerd -mindepth 1 -xdev -delete 2>/dev/null
-fi
-exit 0
-"""
-
-RESTORE = f"""set -u
-before={STATE}/before
-{{ grep -v '{HOSTS_MARK}$' /etc/hosts; true; }} > {STATE}/hosts.new
-if ! cmp -s {STATE}/hosts.new /etc/hosts; then cat {STATE}/hosts.new > /etc/hosts; fi
-if [ -e "$before/services" ]; then
-  for folder in {" ".join(_FOLDERS)}; do
-    if [ -d "$folder" ] && ! grep -qxF "$folder" "$before/folders"; then rm -rf "$folder" 2>/dev/null; fi
-  done
-  sysctl -e -q -p "$before/sysctl" 2>/dev/null
-  systemctl daemon-reload
-  while read -r unit enabled active; do
-    if [ "$enabled" = enabled ]; then systemctl enable "$unit" 2>/dev/null; else systemctl disable "$unit" 2>/dev/null; fi
-    if [ "$active" = active ]; then systemctl restart "$unit"; else systemctl stop "$unit" 2>/dev/null; fi
-    systemctl reset-failed "$unit" 2>/dev/null
-  done < "$before/services"
-fi
-systemctl reset-failed 'slipway-*' 2>/dev/null
-if [ -s "$before/hostname" ]; then hostname "$(cat "$before/hostname")"; cat "$before/hostname" > /etc/hostname; fi
-# A folder that cannot go, since a disk of its own is mounted there, has the mode again that it had.
-mode=$(cat "$before/mode" 2>/dev/null)
-find {STATE} -mindepth 1 -delete
-rmdir {STATE} 2>/dev/null || {{ [ -n "$mode" ] && chmod "$mode" {STATE}; }}
-exit 0
-"""
+RESTORE = assets.script("restore", folders=" ".join(_FOLDERS), mark=HOSTS_MARK, state=STATE)

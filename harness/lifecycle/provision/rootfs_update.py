@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from harness import untrusted
+from harness import assets, untrusted
 from harness.cloudimage import PlatformImage
 from harness.errors import CommandError
 from harness.lifecycle.provision import rootfs
@@ -167,25 +167,12 @@ def stage(node: Node, delta: Delta, bring: Callable[[], str], rendered: Mapping[
     return said
 
 
-# Each line may be the last one before a kill: the same again ends it.
-_SWITCH = f"""set -e
-name=%s
-if [ "$(cat {_CURRENT} 2>/dev/null)" != "$name" ]; then
-  [ "$(cat {_STAGED} 2>/dev/null)" = "$name" ] || {{ echo 'its next rootfs is not there' >&2; exit 1; }}
-  if [ -d {NEXT} ]; then
-    if [ -d {ROOTFS} ]; then rm -rf {FORMER}; mv {ROOTFS} {FORMER}; fi
-    mv {NEXT} {ROOTFS}
-  fi
-  echo "$name" > {_CURRENT}
-fi
-rm -rf {NEXT} {_STAGED}
-if [ -e {_RENDERED}.next ]; then mv {_RENDERED}.next {_RENDERED}; fi
-"""
-
-
 def switch(node: Node, name: str) -> None:
     """Put the next rootfs into its place; what ran from the former one goes on. May be repeated."""
-    node.run(_SWITCH % shlex.quote(name), timeout=LONG_TIMEOUT)
+    script = assets.script(
+        "switch_rootfs", current=_CURRENT, former=FORMER, name=name, next=NEXT, rendered=_RENDERED, rootfs=ROOTFS, staged=_STAGED
+    )
+    node.run(script, timeout=LONG_TIMEOUT)
 
 
 def begin(node: Node) -> frozenset[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from harness import log, untrusted
+from harness import assets, log, untrusted
 from harness.cloudimage import CloudImage, ImageApp, ImageSet, Info, PlatformImage, enforcers
 from harness.clusterfile import Clusterfile, serialize, validators, write
 from harness.clusterfile.cluster import DUAL_STACK
@@ -858,13 +858,7 @@ def reads(command: str, path: str) -> bool:
 
 
 # A launch command may run again, with other values or after a kill: what is installed already is then brought up to date.
-HELM = """helm() {
-  case " $* " in *' --generate-name '*|*' -g '*|*' --replace '*|*' --name-template'*) command helm "$@"; return ;; esac
-  if [ "${1-}" = install ]; then shift; set -- upgrade --install "$@"; fi
-  command helm "$@"
-}
-if [ -n "${BASH_VERSION-}" ]; then export -f helm; fi
-"""
+HELM = assets.script("helm_upgrades")
 
 
 def run_in_rootfs(node: Node, command: str, env: Mapping[str, str], *, what: str = "launch command", folder: str = ROOTFS) -> str:

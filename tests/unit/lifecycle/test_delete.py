@@ -78,7 +78,7 @@ def test_every_machine_is_cleaned_and_the_cluster_forgotten(work: Any) -> None:
 def test_rules_and_links_of_the_network_go_with_the_cluster_and_data_of_volumes_stays() -> None:
     for table in ("ip kube-proxy", "ip6 kube-proxy", "ip flannel-ipv4", "ip6 flannel-ipv6", "inet kube-network-policies"):
         assert f"'{table}'" in node_files.CLEAN
-    assert "nft=/var/lib/slipway/rootfs/bin/nft" in node_files.CLEAN
+    assert "ROOTFS=/var/lib/slipway/rootfs\n" in node_files.CLEAN
     for link in ("flannel.1", "flannel-v6.1", "cni0"):
         assert link in node_files.CLEAN
     assert "/run/flannel" in node_files.CLEAN

@@ -103,10 +103,9 @@ def test_each_master_gets_its_own_place_in_the_new_membership(tmp_path: Path) ->
     # Whoever watches must notice that what came after the backup never was.
     assert "--bump-revision 1000000000 --mark-compacted" in script
     assert "etcdctl" not in script
+    assert "\nset -- snapshot restore " in script
     # What was there is kept until the new data is whole.
-    assert (
-        script.index("snapshot restore") < script.index("/member /var/lib/etcd/replaced") < script.index("data/member /var/lib/etcd/member")
-    )
+    assert script.index('etcdutl "$@"') < script.index("$DATA/member $REPLACED") < script.index("data/member $DATA/member")
     assert node.tars[0][1] == {"snapshot.db": b"data"}
 
 

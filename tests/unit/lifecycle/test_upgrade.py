@@ -617,7 +617,8 @@ def test_a_turn_of_a_master_ends_when_controllers_and_scheduler_are_at_work_agai
     rolling_update._await_leaders(made, node)
     (script,) = node.commands
     # Only what this very master held is released.
-    assert "in host-2_*)" in script
+    assert "\nNODE=host-2\n" in script
+    assert 'in "$NODE"_*)' in script
     assert '{"spec":{"holderIdentity":""}}' in script
     assert "kube-controller-manager kube-scheduler" in script
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import re
+import shlex
 from typing import Any
 
 import pytest
@@ -12,7 +14,6 @@ from harness.errors import CheckError
 from harness.process import ProcessResult
 from harness.runtimes.static_pods import (
     ANNOTATION,
-    AWAY,
     KEPT,
     MANIFESTS,
     PARTS,
@@ -69,15 +70,14 @@ def test_no_file_that_is_not_whole_is_ever_in_the_kubelets_folder() -> None:
     assert MANIFESTS not in written[0]
     assert any(command.startswith("mv -f ") and command.endswith(f" {MANIFESTS}/etcd.yaml") for command in node.commands)
     # Until another container than the one before runs.
-    assert "fresh etcd abc " in node.commands[-1]
-    assert "kube-apiserver" not in node.commands[-1]
+    assert waited(node.commands[-1]) == {"etcd": "abc", "ready": ""}
 
 
 def test_stopped_parts_come_back_with_the_kubelet() -> None:
     node = StandIn("10.0.0.1", "one")
     stop(node)
     start(node)
-    assert "systemctl stop kubelet" in node.commands[0]
+    assert node.commands[0].startswith("# stop_parts.sh\n")
     assert node.commands[-1] == "systemctl start kubelet"
 
 
@@ -104,22 +104,20 @@ def test_what_has_another_manifest_is_waited_for() -> None:
         node.place["text"] = MANIFEST.replace("etcd,", "apiserver,")  # type: ignore[attr-defined]
 
     assert replace(node, ("kube-apiserver",), write) == ("kube-apiserver",)
-    assert "fresh kube-apiserver abc " in node.commands[-1]
-    assert "/readyz" in node.commands[-1]
+    assert waited(node.commands[-1]) == {"kube-apiserver": "abc", "ready": ""}
 
 
 def test_etcd_is_waited_for_also_while_there_is_no_api() -> None:
     node = master(MANIFEST)
     node.answers["base64 <"] = f"{MANIFESTS}/etcd.yaml {base64.b64encode(b'x').decode()}\nend\n"
     replace(node, ("etcd",), lambda: None, serves=False)
-    assert "/readyz" not in node.commands[-1]
+    assert "ready" not in waited(node.commands[-1])
 
 
 def test_the_same_manifest_again_waits_for_nothing_but_the_api() -> None:
     node = master(MANIFEST)
     assert replace(node, ("kube-apiserver",), lambda: None) == ()
-    assert "fresh kube-apiserver" not in node.commands[-1]
-    assert "/readyz" in node.commands[-1]
+    assert waited(node.commands[-1]) == {"ready": ""}
 
 
 # ---- while other masters serve ----------------------------------------------------------------------------------------
@@ -135,14 +133,23 @@ class Refusing(StandIn):
         return ProcessResult((), 1, f"it fails: {self.fails}", "") if self.fails and self.fails in command else done
 
 
+def waited(command: str) -> dict[str, str]:
+    """What a wait is for: parts with their former containers, and ``ready`` for the API."""
+    given = dict(line.split("=", maxsplit=1) for line in command.splitlines() if re.match(r"[A-Z]+=", line))
+    words = next((shlex.split(line)[2:] for line in command.splitlines() if line.startswith("set --")), [])
+    assert command.startswith("# wait_parts.sh\n")
+    return {**dict(zip(words[::2], words[1::2], strict=True)), **({"ready": ""} if given["SERVES"] == "yes" else {})}
+
+
 def steps(node: StandIn) -> list[str]:
     """What happened on a master, in order."""
     marks = {
-        "take kube-apiserver": "leave",
-        "systemctl stop kubelet": "stop",
-        "systemd-run": "arm",
-        f"rm -rf {AWAY}": "come back",
-        "until ready": "wait",
+        "# leave.sh": "leave",
+        "# stop_parts.sh": "stop",
+        "# arm_return.sh": "arm",
+        "# come_back.sh": "come back",
+        "# put_back.sh": "put back",
+        "# wait_parts.sh": "wait",
         "systemctl start kubelet": "start",
         "mv -f": "write",
     }
@@ -150,7 +157,7 @@ def steps(node: StandIn) -> list[str]:
     for command in node.commands:
         name = next((name for mark, name in marks.items() if mark in command), "")
         if name == "wait":
-            name += "".join(f" {part}" for part in PARTS if f"fresh {part} " in command) + (" ready" if "/readyz" in command else "")
+            name = " ".join([name, *sorted(waited(command))])
         found += [f"{name} {command.rpartition('/')[2].removesuffix('.yaml')}" if name == "write" else name] if name else []
     return found
 
@@ -193,7 +200,7 @@ def test_the_same_reason_twice_makes_nobody_leave() -> None:
 
 def test_a_part_that_does_not_end_is_told_and_all_come_back() -> None:
     node = Refusing("10.0.0.1", "one")
-    node.fails = "take kube-apiserver"
+    node.fails = "# leave.sh"
     with pytest.raises(CheckError, match="one: it fails"):
         leave(node)
     assert steps(node) == ["leave", "come back"]
@@ -203,7 +210,7 @@ def test_a_master_that_is_halted_comes_back_with_its_kubelet_also_when_nobody_st
     node = StandIn("10.0.0.1", "one")
     halt(node, others=True)
     assert steps(node) == ["leave", "arm", "stop", "arm"]
-    assert "systemd-run --quiet --unit=slipway-return --on-active=60s" in node.commands[-1]
+    assert "\nAFTER=60\n" in node.commands[-1]
     come_back(node)
     assert "systemctl stop slipway-return.timer" in node.commands[-1]
     alone = StandIn("10.0.0.1", "one")
@@ -213,7 +220,7 @@ def test_a_master_that_is_halted_comes_back_with_its_kubelet_also_when_nobody_st
 
 def test_only_masters_whose_change_was_cut_off_are_brought_back() -> None:
     whole, cut, broken = Refusing("10.0.0.1"), Refusing("10.0.0.2"), Refusing("10.0.0.3")
-    whole.fails, broken.fails = f"[ -d {KEPT} ]", "until ready"
+    whole.fails, broken.fails = f"[ -d {KEPT} ]", "# wait_parts.sh"
     assert resume(whole)
     assert steps(whole) == []
     assert resume(cut)
@@ -224,19 +231,18 @@ def test_only_masters_whose_change_was_cut_off_are_brought_back() -> None:
 
 def test_what_serves_already_leaves_before_the_kept_manifests_come_back() -> None:
     node = Refusing("10.0.0.1", "one")
-    node.answers = {"cmp -s": "etcd\nkube-apiserver\n", "running etcd || true": "new\n"}
+    node.answers = {"# put_back.sh": "etcd\nkube-apiserver\n", "running etcd || true": "new\n"}
     put_back(node, others=True)
     assert steps(node)[0] == "leave"
-    assert "fresh etcd new " in node.commands[-1]
-    node.fails = "take kube-apiserver"
+    assert waited(node.commands[-1])["etcd"] == "new"
+    node.fails = "# leave.sh"
     node.commands.clear()
     put_back(node, others=True)
-    assert "fresh etcd new " in node.commands[-1]
+    assert waited(node.commands[-1])["etcd"] == "new"
 
 
 def test_kept_manifests_come_back_and_only_those_that_differ_are_waited_for() -> None:
     node = StandIn("10.0.0.1", "one")
-    node.answers = {"cmp -s": "kube-apiserver\nother\n", "running kube-apiserver || true": "new\n"}
+    node.answers = {"# put_back.sh": "kube-apiserver\nother\n", "running kube-apiserver || true": "new\n"}
     put_back(node)
-    assert "fresh kube-apiserver new " in node.commands[-1]
-    assert "fresh etcd" not in node.commands[-1]
+    assert waited(node.commands[-1]) == {"kube-apiserver": "new", "ready": ""}

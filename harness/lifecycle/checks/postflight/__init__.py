@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import cloudimage, log, untrusted
+from harness import assets, cloudimage, log, untrusted
 from harness.errors import CheckError, CommandError, SlipwayError
 from harness.host import cluster_cache
 from harness.lifecycle.checks import findings
@@ -33,7 +33,7 @@ from harness.lifecycle.cluster.access import Access
 from harness.lifecycle.kube import etcd, objects, readiness
 from harness.lifecycle.kube.drain import names
 from harness.lifecycle.kube.readiness import Resource
-from harness.lifecycle.provision import ipvs, node_files, registry
+from harness.lifecycle.provision import node_files, registry
 from harness.nodes import Machine, Node, each
 from harness.nodes.files import STATE
 from harness.oci.store import Store
@@ -229,50 +229,16 @@ def _etcd(masters: Sequence[Node]) -> dict[str, Any]:
         return {"etcd_trouble": error.message if isinstance(error, SlipwayError) else repr(error)}
 
 
-_ASK = f"""PATH=$PATH:{ROOTFS}/bin:/usr/local/sbin:/usr/sbin:/sbin
-systemctl show kubelet containerd slipway-registry slipway-balancer -p Id -p LoadState -p ActiveState -p SubState -p NRestarts \
-  -p ActiveEnterTimestampMonotonic 2>/dev/null | sed 's/^/unit /'
-read -r up _ < /proc/uptime; echo "up $up"
-if [ -e {STATE}/registry.yaml ]; then echo 'holds yes'; {registry.REQUIRES_LOGIN} || echo 'public yes'; fi
-if command -v kubectl > /dev/null; then
-  said=$(HOME={STATE} timeout 20 kubectl --kubeconfig /etc/kubernetes/kubelet.conf --request-timeout=10s get --raw /readyz 2>&1) && said=ok
-  echo "api $(printf '%s' "$said" | tail -n 1)"
-fi
-images='IMAGES'
-[ -e {STATE}/registry.yaml ] || images=${{images%% *}}
-command -v ctr > /dev/null || images=
-for name in $images; do
-  said=$(timeout 20 ctr -n k8s.io content fetch-object --hosts-dir /etc/containerd/certs.d "$name" 2>&1 > /dev/null) && said=ok
-  echo "image $name $(printf '%s' "$said" | tail -n 1)"
-done
-sed 's/^/server /' /run/slipway-balancer/servers 2>/dev/null
-if [ -e {ipvs.CONFIG} ]; then
-  # Rules for those that live; others are taken out.
-  ipvsadm -S -n 2>/dev/null | sed -n 's/^-a .* -r \\([^ ]*\\):\\([0-9]*\\) .*/server \\2 \\1 UP/p' | sort -u |
-    sed 's/^server {API_PORT} /server api /; s/^server {REGISTRY_PORT} /server registry /'
-elif [ -S {STATE}/balancer.sock ]; then
-  for tool in socat perl python3; do
-    command -v $tool > /dev/null || continue
-    case $tool in
-      socat) echo 'show stat' | socat -t 5 - UNIX-CONNECT:{STATE}/balancer.sock ;;
-      perl) perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->new(Peer => shift) or exit 1; print $s "show stat\\n"; print while <$s>' \
-        {STATE}/balancer.sock ;;
-      python3) python3 -c 'import socket, sys
-s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(b"show stat\\n"); print(s.makefile().read())' {STATE}/balancer.sock ;;
-    esac |
-      awk -F, '$1 != "{node_files.UNSURE}" && $2 != "FRONTEND" && $2 != "BACKEND" && !/^#/ && NF > 17 {{ print "server", $1, $2, $18 }}'
-    break
-  done
-fi
-if [ -e /etc/kubernetes/manifests/etcd.yaml ]; then
-  timeout 10 bash -c 'exec 3<> /dev/tcp/127.0.0.1/2381 && printf "GET /metrics HTTP/1.0\\r\\n\\r\\n" >&3 && cat <&3' 2>/dev/null |
-    sed -n 's/^etcd_disk_wal_fsync_duration_seconds_bucket{{le="\\([0-9.e-]*\\)"}} \\([0-9.e+]*\\)\\r*$/sync \\1 \\2/p'
-fi
-"""
-
-
 def _answers(nodes: Sequence[Node], found: Health, images: _Images) -> dict[str, Any]:
-    script = _ASK.replace("IMAGES", " ".join(shlex.quote(name) for name in images.names))
+    script = assets.script(
+        "health",
+        api_port=API_PORT,
+        images=" ".join(images.names),
+        registry_port=REGISTRY_PORT,
+        rootfs=ROOTFS,
+        state=STATE,
+        unsure=node_files.UNSURE,
+    )
 
     def one(node: Node) -> Answer:
         answer = parse(node.run(script, check=False, timeout=300).stdout)

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from harness import log, untrusted
+from harness import assets, log, untrusted
 from harness.errors import SlipwayError
 from harness.lifecycle.checks.facts import LISTENER
 from harness.lifecycle.checks.preflight import VXLAN_PORT, Target, Trial, Wanted, ports_of, ways
@@ -85,46 +85,14 @@ while True:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             other.close()"""
 
-LISTEN = f"""set -- {LISTENER} ARGUMENTS
-if perl -MIO::Socket::IP -MIO::Select -MPOSIX -e 1 2>/dev/null; then
-perl - "$@" <<'END'
-{_PERL.replace("SECONDS", str(_SECONDS))}
-END
-else
-for python in python3 /usr/libexec/platform-python; do
-if command -v $python > /dev/null 2>&1; then
-$python - "$@" <<'END'
-{_PYTHON.replace("SECONDS", str(_SECONDS))}
-END
-break
-fi
-done
-fi
-"""
-"""Shell text that starts what listens; ``ARGUMENTS``: an address, a UDP port or 0, and TCP ports."""
 
-# A machine that is busy may take its time; one that drops packets takes for ever.
-REACH = """reach() {
-  for seconds in 3 8; do
-    said=$(timeout $seconds bash -c "exec 3<>/dev/tcp/$1/$2" 2>&1)
-    code=$?
-    case $code in 124 | 143) ;; *) break ;; esac
-  done
-  case $code/$said in
-    0/*) how=ok ;;
-    124/* | 143/*) how=silent ;;
-    *refused*) how=refused ;;
-    *route* | *unreachable*) how=unroutable ;;
-    *) how=unknown ;;
-  esac
-  echo "reach $1 $2 $how"
-}
-packet() {
-  # A datagram is read at once, and what is not taken of it is gone.
-  ask="exec 3<>/dev/udp/$1/$2; for again in 1 2 3; do echo slipway >&3; read -r -t 1 -n 1 -u 3 && exit 0; done; exit 1"
-  if timeout 5 bash -c "$ask" 2>/dev/null; then echo "packet $1 yes"; else echo "packet $1 no"; fi
-}
-"""
+def listen(*words: str) -> str:
+    """Shell text that starts what listens; ``words``: an address, a UDP port or 0, and TCP ports."""
+    programs = {"perl": _PERL, "python": _PYTHON}
+    return assets.script("listen", LISTENER, *words, **{name: text.replace("SECONDS", str(_SECONDS)) for name, text in programs.items()})
+
+
+REACH = assets.script("reach")
 """Shell functions: ``reach ADDRESS PORT`` and ``packet ADDRESS PORT`` say how that ended."""
 
 _REACH = """if command -v bash > /dev/null && command -v timeout > /dev/null; then
@@ -133,18 +101,7 @@ wait
 fi
 """
 
-# As etcd writes its log: one small block at a time, each on the disk before the next. The first one may have to find its place.
-_SYNC = """LC_ALL=C; export LC_ALL
-folder=/var/lib/etcd; while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
-file=$folder/.slipway-speed-of-disk
-now() { read -r up _ < /proc/uptime; echo "${up%.*}${up#*.}"; }
-began=$(now); count=0
-while [ $count -lt 60 ] && [ $(($(now) - began)) -lt 40 ]; do
-  dd if=/dev/zero of="$file" bs=2300 count=1 conv=notrunc oflag=dsync 2>&1
-  count=$((count + 1))
-done | sed -n 's/.* copied, \\([0-9.e-]*\\) s.*/sync \\1/p' | sed 1d
-rm -f "$file"
-"""
+_SYNC = assets.script("sync_speed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,16 +163,15 @@ def _listening(nodes: Mapping[str, Node], targets: Sequence[Target], wanted: Wan
 
     def begin(target: Target) -> None:
         ports = sorted(set(ports_of(target, wanted)) - target.machine.ports)
-        words = " ".join(map(str, (target.address, VXLAN_PORT if wanted.vxlan else 0, *ports)))
-        listener = listen(target, words)
+        listener = start(target, target.address, VXLAN_PORT if wanted.vxlan else 0, *ports)
         if listener:
             found[target.address] = listener
             beside = target.machine.address6(target.address)
             if wanted.vxlan and wanted.network.dual and beside:
-                found[target.address] = dataclasses.replace(listener, beside=listen(target, f"{beside} {VXLAN_PORT}"))
+                found[target.address] = dataclasses.replace(listener, beside=start(target, beside, VXLAN_PORT))
 
-    def listen(target: Target, words: str) -> Listener | None:
-        return listening(nodes[target.address].run(LISTEN.replace("ARGUMENTS", words), check=False, timeout=60).stdout)
+    def start(target: Target, *words: str | int) -> Listener | None:
+        return listening(nodes[target.address].run(listen(*map(str, words)), check=False, timeout=60).stdout)
 
     def end(target: Target) -> None:
         listener = found[target.address]

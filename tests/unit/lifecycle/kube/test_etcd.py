@@ -266,7 +266,7 @@ def test_an_address_that_etcd_tells_is_no_shell_text_on_a_master() -> None:
     one = etcd.Etcd((node,))
     one.hand_over(one.members()[:1])
     moved = next(command for command in node.commands if "move-leader" in command)
-    assert "--endpoints='https://10.0.0.1:2379; touch /tmp/x'" in moved
+    assert " '--endpoints=https://10.0.0.1:2379; touch /tmp/x'\n" in moved
 
 
 @pytest.mark.parametrize("entry", [{}, {"ID": "²"}, {"ID": None}, 5, {"ID": 1, "peerURLs": 5}])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness import log
+from harness import assets, log
 from harness.errors import CommandError, NodeError, SlipwayError
 from harness.lifecycle.provision import distribution
 from harness.lifecycle.provision.distribution import AT_ONCE, Brought, Exchange, Load, Parcel
@@ -58,20 +58,20 @@ class Gatherer:
         if ".have ] || exit 0" in command:
             self.serves = bool(self.has)
             return ProcessResult((), 0, "opens\nserves\n" if self.serves else "", "")
-        full = self.broken == "disk" and "for tool in" not in command
+        full = self.broken == "disk" and "# share_begin.sh\n" not in command
         return ProcessResult((), 0, self._gather(command, input), "tar: bin/kubelet: No space left on device" if full else "")
 
     def _gather(self, command: str, input: Any) -> str:
         told: list[str] = []
-        if "for tool in" in command:
+        if "# share_begin.sh\n" in command:
             if self.broken == "begin":
                 raise NodeError(f"{self.address}: the connection was lost")
             self.wanted = {line[130 + 2 :]: line[:128] for line in _untar(input)["sums"].decode().splitlines()}
             if self.without:
                 return f"without {self.without}\n"
             told = [*(f"part {part}" for part in self.parts), *(["fetches"] if self.bash else [])]
-        elif "tar -b 512 -xof" in command:
-            found = re.search(r"^peer=(\S+)$", command, re.MULTILINE)
+        elif "# share_fetch.sh\n" in command:
+            found = re.search(r"^PEER=(\S+)$", command, re.MULTILINE)
             assert found
             self._take({} if self.broken else self._ask(found[1]))
         else:
@@ -244,7 +244,7 @@ def test_where_no_machine_reaches_another_few_try_and_it_is_told(tmp_path: Path,
     assert sent(world.bring().values()) == 15
     assert world.whole
     assert f"the machines do not reach each other on port {distribution.PORT}" in capsys.readouterr().err
-    assert not any("tar -b 512 -xof" in command for number in range(6, 21) for command in world[number].commands)
+    assert not any("# share_fetch.sh\n" in command for number in range(6, 21) for command in world[number].commands)
 
 
 def test_where_nobody_can_serve_all_are_sent_it(world: World) -> None:
@@ -406,7 +406,7 @@ def test_who_has_lost_the_cluster_does_not_end_the_serving_of_the_next_command(w
 
 
 def test_what_serves_is_limited_to_an_address_and_a_time() -> None:
-    assert "ListenStream=$listen" in distribution._SOCKET
+    assert "ListenStream=$listen" in (assets.NODE / "share.sh").read_text()
     assert f"OnActiveSec={distribution.OPEN_SECONDS}" in distribution._END_TIMER
     assert distribution._RENEW_SECONDS * 3 < distribution.OPEN_SECONDS <= 900
 
@@ -436,4 +436,4 @@ def test_names_that_a_list_can_hold(path: str, fits: bool) -> None:
 
 
 def test_a_machine_that_is_cleaned_serves_no_more() -> None:
-    assert distribution.CLOSE in CLEAN
+    assert distribution.CLOSE.rpartition("UNIT=")[2].partition("\n")[2] in CLEAN

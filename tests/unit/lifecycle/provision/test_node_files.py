@@ -162,4 +162,4 @@ def test_a_profile_sets_the_kernel_as_its_kubelets_want_to_find_it_and_what_was_
 
 def test_only_root_looks_into_the_state_of_a_machine() -> None:
     # The last change of the mode counts, however the folder came to be.
-    assert node_files.note_state({}).rstrip().endswith("chmod 700 /var/lib/slipway")
+    assert node_files.note_state({}).rstrip().endswith("chmod 700 $STATE")
