@@ -147,7 +147,7 @@ def test_a_module_can_set_the_topology(pytester: pytest.Pytester, lab: Lab) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), [("masters=0", "at least one master"), ("workers=2", "workers"), ("nodes='2'", "nodes='2'")]
+    ("arguments", "says"), [("masters=0", "at least one control-plane node"), ("workers=2", "workers"), ("nodes='2'", "nodes='2'")]
 )
 def test_a_wrong_topology_is_told_before_anything_boots(pytester: pytest.Pytester, lab: Lab, arguments: str, says: str) -> None:
     write(pytester, f"@pytest.mark.topology({arguments})\ndef test_one(cluster): pass")
