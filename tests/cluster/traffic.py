@@ -83,7 +83,9 @@ class Traffic:
         until(self.reads)
 
     def _lines(self, name: str) -> list[str]:
-        return self.machine.run(f"cat /run/traffic/{name} 2> /dev/null", check=False).stdout.splitlines()
+        # A program that was stopped may have written half of its last line.
+        text = self.machine.run(f"cat /run/traffic/{name} 2> /dev/null", check=False).stdout
+        return text[: text.rfind("\n") + 1].splitlines()
 
     def reads(self) -> list[str]:
         """What each read was answered: a status, and what curl says of a failure."""

@@ -41,7 +41,7 @@ def test_generate_prints_the_schema_for_editors(capsys: pytest.CaptureFixture[st
     ("words", "says"),
     [
         (("generate",), "no image is named"),
-        (("generate", "web", "-m", "10.0.0.1,10.0.0.2"), "2 masters"),
+        (("generate", "web", "-m", "10.0.0.1,10.0.0.2"), "2 control-plane nodes"),
         (("generate", "--adopt"), "--adopt is for a cluster that runs"),
         (("generate", "--from-cluster"), "no master is named"),
         (("apply",), "no Clusterfile is given"),

@@ -343,7 +343,7 @@ def test_a_name_that_is_not_defined_is_told(store: Store, tmp_path: Path, monkey
 def test_files_of_a_master_keep_the_mode_that_they_have_in_the_image(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = work(store, tmp_path, nodes=("10.0.0.9",), files=FILES)
     (made.setup.tree(made.setup.first) / "manifests/db.yaml").chmod(0o600)
-    monkeypatch.setattr(join, "read_all", lambda _, paths: {path: b"x" for path in paths if "db" in path})
+    monkeypatch.setattr(join, "read_files", lambda _, paths: {path: b"x" for path in paths if "db" in path})
     found = join._rendered_files(made, made.setup.first, ["manifests/db.yaml", "manifests/gone.yaml"])
     assert found == {"manifests/db.yaml": NodeFile(b"x", 0o600)}
 
@@ -468,7 +468,7 @@ def test_members_are_recorded_in_the_cluster_and_here(store: Store, tmp_path: Pa
 def test_a_registry_of_the_site_is_used_as_the_others_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     site = OfSite(Site.parse("hub.example.org"), ca=b"PEM", credential=Credential("u", "p"))
     there = {path: file.data for path, file in site.files(["docker.io"]).items()}
-    monkeypatch.setattr(join, "read_all", lambda *_: dict(there))
+    monkeypatch.setattr(join, "read_files", lambda *_: dict(there))
     # Who may read them is the same, too: they hold a password.
     assert join.AsThere.of(StandIn()).files(()) == site.files(["docker.io"])
 

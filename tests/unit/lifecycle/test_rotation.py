@@ -59,7 +59,7 @@ def masters(monkeypatch: pytest.MonkeyPatch) -> list[Master]:
         # Nobody encrypts with what another one cannot read.
         assert all(node.keys[0] in other.keys for other in made)
 
-    monkeypatch.setattr(rotation, "read_all", read_all)
+    monkeypatch.setattr(rotation, "read_files", read_all)
     monkeypatch.setattr(static_pods, "restart", restart)
     return made
 

@@ -495,7 +495,7 @@ def test_a_registry_that_has_not_the_settings_of_today_is_started_anew_whatever_
     made.setup.login = Credential("slipway", "0" * 64)
     master, worker = made.setup.nodes
     there = {path: file.data for path, file in registry.settings(made.setup.login).items()}
-    monkeypatch.setattr(rolling_update, "read_all", lambda *_: dict(there))
+    monkeypatch.setattr(rolling_update, "read_files", lambda *_: dict(there))
     noted: list[tuple[Any, str]] = []
     monkeypatch.setattr(rootfs_update, "note", lambda *words: noted.append(words))
     assert rolling_update._with_registry(made, master, frozenset()) == frozenset()

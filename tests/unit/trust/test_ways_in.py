@@ -129,6 +129,7 @@ def _makes_usable(node: ast.AST, module: str) -> bool:
         return False
     if isinstance(node.func, ast.Name):
         own = node.func.id == "read" and module in ("harness.cloudimage", "harness.sealer.image")
+        own = own or (node.func.id == "convert" and module == "harness.build")  # sealer's, imported by its name
         return own or node.func.id in ("RemoteSource", "GuardedSource", "pull", "pieces")
     if not isinstance(node.func, ast.Attribute):
         return False

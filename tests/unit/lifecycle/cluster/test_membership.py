@@ -174,11 +174,11 @@ def test_a_master_that_does_not_answer_is_taken_for_one_that_holds_images(tmp_pa
 
 
 def test_a_balancer_that_knows_already_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(membership, "place", lambda _, __: ())
+    monkeypatch.setattr(membership, "install_files", lambda _, __: ())
     node = StandIn()
     assert not membership.tell_balancer(node, "x")
     assert not any("slipway-balancer" in command for command in node.commands)
-    monkeypatch.setattr(membership, "place", lambda _, __: ("/var/lib/slipway/balancer.cfg",))
+    monkeypatch.setattr(membership, "install_files", lambda _, __: ("/var/lib/slipway/balancer.cfg",))
     assert membership.tell_balancer(node, "x")
     assert any("reload-or-restart slipway-balancer" in command for command in node.commands)
 

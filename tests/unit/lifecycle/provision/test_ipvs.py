@@ -296,7 +296,7 @@ def test_a_keeper_that_learns_something_is_told_to_read_it(monkeypatch: pytest.M
         placed.append(files)
         return (ipvs.CONFIG,)
 
-    monkeypatch.setattr(membership, "place", place)
+    monkeypatch.setattr(membership, "install_files", place)
     node = StandIn("10.0.0.9")
     assert membership.tell_balancer(node, ipvs.config(VIP, "10.0.0.9", ["10.0.0.1"], []))
     assert ipvs.CONFIG in placed[0]

@@ -315,7 +315,7 @@ def test_no_key_leaves_a_machine_and_only_paths_are_asked_for(monkeypatch: pytes
         )
         return {path: manifest.encode() for path in paths if path.endswith("kube-apiserver.yaml")}
 
-    monkeypatch.setattr(cis_facts, "read_all", read_all)
+    monkeypatch.setattr(cis_facts, "read_files", read_all)
     monkeypatch.setattr(certificates, "certificates_of", lambda _: ())
     state = cis_facts._state(node, NodeKubectl(node), Secured("lab", {"10.0.0.1": "master"}, silent="x"))
     assert state.provider == "secretbox"
@@ -341,7 +341,7 @@ def test_a_kubelet_is_asked_by_way_of_the_api_and_else_its_file_is_read(monkeypa
     node.answers = {"/proxy/configz": json.dumps({"kubeletconfig": {"podPidsLimit": 5}})}
     found = Secured("lab", {"10.0.0.1": "master"}, names={"10.0.0.1": "one"})
     assert cis_facts._kubelet(node, NodeKubectl(node), found) == {"podPidsLimit": 5}
-    monkeypatch.setattr(cis_facts, "read_all", lambda _, paths: dict.fromkeys(paths, b"podPidsLimit: 6\n"))
+    monkeypatch.setattr(cis_facts, "read_files", lambda _, paths: dict.fromkeys(paths, b"podPidsLimit: 6\n"))
     node.broken = {"/proxy/configz"}
     assert cis_facts._kubelet(node, NodeKubectl(node), found) == {"podPidsLimit": 6}
 
