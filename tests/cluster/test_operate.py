@@ -15,7 +15,9 @@ from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.checks.postflight import CHECKS
 from harness.lifecycle.checks.postflight.cis import CHECKS as CIS_CHECKS
 from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.ssh import SshNode
 from harness.runtimes.kubeadm import CONFIG
+from tests import waiting
 from tests.cluster.conftest import SECRET, Made
 from tests.cluster.lab import Lab, found, until
 from tests.waiting import HANG
@@ -305,5 +307,16 @@ def test_everything_is_there_again_after_etcd_was_lost_and_after_all_machines_we
 
 def answers(lab: Lab) -> None:
     """The application serves, through services whose addresses are the old ones."""
-    page = "curl -s --max-time 60 http://{}:30080/"
-    until(lambda: all("<h1>" in machine.run(page.format(machine.address), check=False).stdout for machine in lab.machines))
+
+    def page(machine: SshNode) -> str:
+        done = machine.run(f"curl -sS --max-time 60 http://{machine.address}:30080/", check=False)
+        return done.stdout if "<h1>" in done.stdout else f"no page from {machine.name}: {done.output}"
+
+    def state() -> str:
+        shown = lab.kubectl("get", "pods,endpointslices", "--all-namespaces", "--output=wide")
+        rules = "".join(
+            machine.run("nft list chain ip kube-proxy services 2>&1 | head -n 40", check=False).stdout for machine in lab.machines
+        )
+        return "\n".join([*map(page, lab.machines), shown, rules])
+
+    waiting.until(lambda: all("<h1>" in page(machine) for machine in lab.machines), state, pause=0.3)
