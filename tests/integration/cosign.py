@@ -19,7 +19,9 @@ class Cosign:
         self._program = gotool.cosign()
 
     def __call__(self, *words: str | Path, check: bool = True) -> process.ProcessResult:
-        environment = {"COSIGN_PASSWORD": PASSWORD, "HOME": str(self.folder), "DOCKER_CONFIG": str(self.folder)}
+        # `cosign copy` has as many pushes under way as Go has processors: with several, an index may be put while what it lists is still
+        # being written, which a registry refuses.
+        environment = {"COSIGN_PASSWORD": PASSWORD, "HOME": str(self.folder), "DOCKER_CONFIG": str(self.folder), "GOMAXPROCS": "1"}
         return process.run([self._program, *words], env=environment, cwd=self.folder, check=check, timeout=HANG)
 
     def key_pair(self, name: str) -> tuple[Path, Path]:
