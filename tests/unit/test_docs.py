@@ -160,6 +160,12 @@ def test_page_of_sessions_lists_every_session_and_ring() -> None:
     assert {word for word in listed if not word.startswith("./nox")} == set(noxfile.RINGS)
 
 
+def test_page_of_building_lists_options_of_build() -> None:
+    listed = {word.split()[0] for word in cells("docs/guides/build.md") if word.startswith("--")}
+    assert len(listed) > 4
+    assert listed <= options(root().commands["build"])
+
+
 def test_page_of_exit_codes_lists_every_code() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.SlipwayError)]
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", PAGES["docs/reference/exit-codes.md"], re.MULTILINE)}
