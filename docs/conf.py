@@ -43,6 +43,19 @@ html_theme_options = {
 man_pages = [("reference/cli", "slipway", "builds, tests, shares and runs cluster images", [author], 1)]
 
 
+def make_chinese(app: Any, page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
+    """Give a page below ``zh/`` its language, and a sidebar that lists the Chinese pages."""
+
+    def sidebar(**options: Any) -> str:
+        toctrees = app.env.get_doctree("zh/index").findall(lambda node: node.tagname == "toctree")
+        lists = (app.env.resolve_toctree(page, app.builder, toctree, **options) for toctree in toctrees)
+        return "".join(app.builder.render_partial(entries)["fragment"] for entries in lists)
+
+    if page.startswith("zh/"):
+        context.update(language="zh-CN", master_doc="zh/index", toctree=sidebar)
+
+
 def setup(app: Any) -> None:
-    """Replace the marks ``<!-- generated: NAME -->`` of a page by what the program says."""
+    """Replace the marks ``<!-- generated: NAME -->`` of a page by what the program says, and give Chinese pages their frame."""
     app.connect("source-read", lambda _app, _name, source: source.__setitem__(0, generated.fill(source[0])))
+    app.connect("html-page-context", make_chinese, priority=100)  # before the theme's, which reads what this one sets

@@ -6,6 +6,8 @@ That the site builds, and that its links lead somewhere, is the business of the 
 from __future__ import annotations
 
 import functools
+import hashlib
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -214,7 +216,7 @@ def test_paths_of_the_project_that_documents_name_exist() -> None:
     roots = ("harness/", "tests/", "docs/", "images/", "kubefiles/", ".github/")
     for page, text in SITE.items():
         for word, whole in code(text):
-            foreign = page == "docs/guides/from-sealos.md" or re.search(r"\b[A-Z]{4,}\b", word)  # a placeholder
+            foreign = page.endswith("guides/from-sealos.md") or re.search(r"\b[A-Z]{4,}\b", word)  # a placeholder
             if not whole and not foreign and re.fullmatch(r"[\w./-]+", word) and word.startswith(roots):
                 assert (PROJECT / word).exists(), f"{page}: {word}"
 
@@ -228,6 +230,46 @@ def test_readme_is_short_and_begins_with_the_two_commands() -> None:
 def test_documents_never_tell_to_install_the_name_of_another_project() -> None:
     for page, text in PAGES.items():
         assert not re.search(r"pip3? install (?:-\S+ )*slipway(?![-/\w])", text), page
+
+
+# Translations
+
+
+CHINESE = {page: page.replace("docs/zh/", "docs/") for page in SITE if page.startswith("docs/zh/")}
+"""Every Chinese page, and the English page that it translates."""
+
+
+def kept(text: str) -> tuple[list[str], set[str], list[str]]:
+    """What a translation keeps: lines of code without their comments, words in backquotes, levels of headings."""
+    bare = re.sub(r"^```\{.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)  # directives hold prose
+    parts = list(code(bare))
+    lines = [re.sub(r"\s+# .*", "", line) for line, whole in parts if whole]
+    levels = re.findall(r"^#+(?= )", re.sub(r"^```.*?^```$", "", bare, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return lines, {words for words, whole in parts if not whole}, levels
+
+
+def linked(page: str) -> set[str]:
+    """The files that a page links to, by their paths in the project."""
+    return {os.path.normpath(Path(page).parent / address) for address in re.findall(r"\]\(([^)#\s]+)", PAGES[page])}
+
+
+def test_quick_start_concepts_and_guides_are_translated() -> None:
+    guides = {page for page in SITE if page.startswith("docs/guides/")}
+    assert set(CHINESE.values()) == {"docs/index.md", "docs/quick-start.md", "docs/concepts.md", *guides}
+
+
+@pytest.mark.parametrize("page", CHINESE)
+def test_translation_follows_its_english_page(page: str) -> None:
+    source = CHINESE[page]
+    mark = f"<!-- translates: {hashlib.sha256(PAGES[source].encode()).hexdigest()[:12]} -->"
+    assert mark in PAGES[page], f"{source} changed: translate the change, then write {mark} into {page}"
+    assert kept(PAGES[page]) == kept(PAGES[source])
+
+
+@pytest.mark.parametrize("page", CHINESE)
+def test_translation_and_its_english_page_link_to_each_other_and_stay_in_their_language(page: str) -> None:
+    assert linked(page) & set(CHINESE.values()) == {CHINESE[page]}
+    assert linked(CHINESE[page]) & set(CHINESE) == {page}
 
 
 # Links of files that are read without being built
