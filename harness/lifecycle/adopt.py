@@ -8,12 +8,11 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
-
 from harness.clusterfile import MASTER, NODE, ClusterDocument, Clusterfile, Host, SshSettings, Taint, validators, write
 from harness.errors import CheckError, NodeError
 from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
-from harness.lifecycle.cluster.record import CONFIG_MAP, access_entry
+from harness.lifecycle.cluster import access, record
+from harness.lifecycle.cluster.record import ELSEWHERE, ClusterRecord
 from harness.lifecycle.kube import objects
 from harness.lifecycle.provision.rootfs import MARK
 from harness.nodes import Machine, Node, each
@@ -144,13 +143,7 @@ def adopt(taken: Taken, connections: Connections, masters: tuple[Machine, ...], 
     if foreign:
         raise CheckError("\n".join(foreign), hint="delete that one first, or give the name that it has: --name")
     each(opened, lambda node: _mark(node, f"{cluster.name} {identity}"))
-    document = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": CONFIG_MAP, "namespace": "kube-system"},
-        "data": {"Clusterfile": write.redacted(taken.clusterfile), "digest": "", "image": cluster.image, "registry": "elsewhere"},
-    }
-    first.run(f"{_KUBECTL} apply --validate=false -f -", input=yaml.safe_dump(document, sort_keys=False), timeout=60)
+    record.apply(first, ClusterRecord(cluster.image, registry=ELSEWHERE).with_clusterfile(taken.clusterfile), _KUBECTL)
     _remember(cluster, connections, first, masters, nodes)
 
 
@@ -176,12 +169,9 @@ def _remember(
     state.write("kubeconfig", administrator(first, first.address, cluster.name).decode())
     if connections.known_hosts.exists():
         state.write("known_hosts", connections.known_hosts.read_text())
-    state.remember(
-        {
-            "name": cluster.name,
-            "image": cluster.image,
-            "digest": "",
-            "masters": [access_entry(by_address[machine.address]) for machine in masters],
-            "nodes": [access_entry(by_address[machine.address]) for machine in nodes],
-        }
+    access.remember(
+        state,
+        [by_address[machine.address] for machine in masters],
+        [by_address[machine.address] for machine in nodes],
+        image={"image": cluster.image, "digest": ""},
     )

@@ -11,7 +11,6 @@ from typing import Any
 
 from harness.clusterfile import ApplicationDocument, Clusterfile, is_redacted
 from harness.clusterfile.diff import ADDED, CHANGED, REMOVED, ClusterfileChange, difference
-from harness.clusterfile.parse import parse
 from harness.errors import CheckError, Fault, InputError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import join, remove, run, steps, upgrade
@@ -20,8 +19,7 @@ from harness.lifecycle.apps.records import Installed, familiar
 from harness.lifecycle.apps.target import Where
 from harness.lifecycle.checks.preflight import gather
 from harness.lifecycle.cluster import access, lease, membership
-from harness.lifecycle.cluster.record import CONFIG_MAP
-from harness.lifecycle.kube import objects
+from harness.lifecycle.cluster.record import GET, ClusterRecord
 from harness.lifecycle.plan import Step, describe, digest, execute
 from harness.lifecycle.provision import ipvs, node_files
 from harness.lifecycle.provision.rootfs import MARK
@@ -161,7 +159,7 @@ def find(ssh: SshConnections, options: run.Options) -> There | None:
     nodes, _ = ssh.reachable()
     silent: list[str] = []
     ask = f"{KUBECTL} --request-timeout=10s"
-    record = f"{ask} get configmap {CONFIG_MAP} --namespace=kube-system --output=json && echo {_APPS} && {ask} {shlex.join(records.LIST)}"
+    record = f"{ask} {shlex.join(GET)} && echo {_APPS} && {ask} {shlex.join(records.LIST)}"
     script = f'set -- $(cat {MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(options.name)} ] || exit {_NOT_OURS}; {record}'
     for node in nodes:
         asked = node.run(script, check=False, timeout=30)
@@ -169,9 +167,8 @@ def find(ssh: SshConnections, options: run.Options) -> There | None:
             continue
         if asked.ok:
             cluster, _, of_apps = asked.stdout.partition(f"\n{_APPS}\n")
-            kept = access.record(objects.config_map(cluster, where=node.name)["data"])
-            stored = parse(kept["text"], f"the Clusterfile in {options.name}", stored=True)
-            return There(node, stored, kept["digest"] or "", records.of_list(of_apps or '{"items": []}', node.name))
+            stored = ClusterRecord.of(cluster, node.name)
+            return There(node, stored.clusterfile, stored.digest, records.of_list(of_apps or '{"items": []}', node.name))
         if "NotFound" in asked.stderr or "No such file" in asked.stderr or "not found" in asked.stderr:
             return None
         silent.append(f"{node.name}: {(asked.output.splitlines() or ['no answer'])[-1]}")

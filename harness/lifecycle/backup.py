@@ -23,8 +23,9 @@ from harness import log, untrusted
 from harness.errors import CheckError, CommandError, NodeError, UsageError
 from harness.host import cluster_cache, durable
 from harness.lifecycle.backup_crypto import BEFORE_AGE, Opening, Sealing, is_sealed
-from harness.lifecycle.cluster import access, certificates, kubeconfig
+from harness.lifecycle.cluster import access, certificates, kubeconfig, record
 from harness.lifecycle.cluster.access import Access
+from harness.lifecycle.cluster.record import ClusterRecord
 from harness.lifecycle.kube import objects
 from harness.lifecycle.kube.etcd import take_snapshot
 from harness.nodes import Machine
@@ -116,15 +117,13 @@ def _members(cluster: Access, master: SshNode) -> dict[str, bytes]:
         kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"), where=kubectl.where
     )
     members = {"kubeadm.yaml": config["data"]["ClusterConfiguration"].encode()}
-    record: dict[str, Any] = {}
+    stored = ClusterRecord()
     try:
-        record = access.recorded(kubectl)
+        stored = record.read(kubectl)
     except CheckError:
         log.warning(f"the cluster {cluster.known.state.name} has no record of slipway: it can be restored onto its own masters only")
-    members["Clusterfile"] = str(record.get("text") or "").encode()
-    members["record.json"] = json.dumps(
-        {"name": record.get("image"), "digest": record.get("digest"), "registry": record.get("registry")}
-    ).encode()
+    members["Clusterfile"] = stored.text.encode()
+    members["record.json"] = json.dumps({"name": stored.image, "digest": stored.digest, "registry": stored.registry}).encode()
     members |= {f"pki/{name}": data for name, data in certificates.keys_of(master).files.items()}
     return dict(sorted(members.items()))
 

@@ -14,7 +14,7 @@ from typing import Any
 from harness import process
 from harness.errors import CommandError, NodeError, SlipwayError, UsageError
 from harness.host import cluster_cache
-from harness.lifecycle.cluster import access
+from harness.lifecycle.cluster import access, record
 from harness.lifecycle.cluster.access import Known
 from harness.lifecycle.kube import objects
 from harness.nodes import Machine
@@ -158,10 +158,9 @@ def addresses_with(nodes: Iterable[Mapping[str, Any]], role: str) -> Iterable[st
 
 def _recorded(kubectl: NodeKubectl, role: str) -> frozenset[str]:
     try:
-        hosts = (access.recorded(kubectl)["Clusterfile"].get("spec") or {}).get("hosts") or ()
+        return record.read(kubectl).addresses(role)
     except SlipwayError:
         return frozenset()
-    return frozenset(str(address) for host in hosts if role in (host.get("roles") or ()) for address in host.get("ips") or ())
 
 
 def on_each(chosen: Sequence[Target], command: str, jobs: int = JOBS, show: Show | None = None) -> tuple[Outcome, ...]:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from harness import cloudimage, log
 from harness.cloudimage import CloudImage
-from harness.clusterfile import Clusterfile, Host, is_redacted
+from harness.clusterfile import Clusterfile, Host
 from harness.errors import CheckError, StoreError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
 from harness.lifecycle import delete, steps
 from harness.lifecycle.apps import records
 from harness.lifecycle.checks.preflight import gather
-from harness.lifecycle.cluster import certificates, lease, membership, request
+from harness.lifecycle.cluster import certificates, lease, membership, missing_secrets, request
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.plan import Journal, Step, execute
@@ -185,8 +185,8 @@ def _work(
     new_masters = tuple(new[machine.address] for machine in masters if machine.address in new)
     new_nodes = tuple(new[machine.address] for machine in nodes if machine.address in new)
     _check_masters(found, new_masters)
-    grown = record.with_members([node.address for node in new_masters], [node.address for node in new_nodes], hosts)
-    kept, lost = without_secrets(grown.clusterfile, env)
+    addresses = ([node.address for node in new_masters], [node.address for node in new_nodes])
+    kept, lost = without_secrets(membership.with_members(record.clusterfile, *addresses, hosts), env)
     elsewhere = AsThere.of(found.first) if record.registry == "elsewhere" else None
     holding = membership.holders(found)
     room = max(0, registry.MOST - len(holding))
@@ -256,36 +256,13 @@ def _check_masters(found: Gathered, new: Sequence[SshNode]) -> None:
         log.warning(f"{count} masters survive no more losses than {count - 1} would: an odd number is better")
 
 
-def without_secrets(found: Clusterfile, env: Mapping[str, str]) -> tuple[Clusterfile, frozenset[str]]:
-    """The stored Clusterfile with placeholders for values that were not kept and are not given, and the files that were left out."""
-
-    def known(values: Mapping[str, str]) -> dict[str, str]:
-        return {name: _PLACEHOLDERS[0] if is_redacted(value) else value for name, value in {**values, **_over(values, env)}.items()}
-
-    def whole(values: Sequence[str] | None) -> tuple[str, ...] | None:
-        return None if values is None else tuple(value for value in values if not is_redacted(value))
-
-    lost = frozenset(file.target for file in found.files if file.redacted)
-    cluster, application = found.cluster, found.application
-    if cluster is not None:
-        hosts = tuple(dataclasses.replace(host, env=known(host.env)) for host in cluster.hosts)
-        cluster = dataclasses.replace(cluster, env=known(cluster.env), hosts=hosts, commands=whole(cluster.commands))
-    if application is not None:
-        configs = tuple(
-            dataclasses.replace(one, env=known(one.env), files=tuple(file for file in one.files if not is_redacted(file.data)))
-            for one in application.configs
-        )
-        application = dataclasses.replace(application, configs=configs)
-    for hook in found.hooks:
+def without_secrets(recorded: Clusterfile, env: Mapping[str, str]) -> tuple[Clusterfile, frozenset[str]]:
+    """Return a recorded Clusterfile with placeholders for values that are redacted and not in ``env``, and the files that are left out."""
+    for hook in recorded.hooks:
         if hook.redacted and {*hooks.BEFORE_JOINING, *hooks.AFTER_JOINING} & set(hook.phases):
             log.warning(f"hook {hook.name} is not run: the cluster did not keep its data, since it may hold a secret")
-    kept_hooks = tuple(hook for hook in found.hooks if not hook.redacted)
-    configs_kept = tuple(config for config in found.configs if not config.redacted)
-    return dataclasses.replace(found, cluster=cluster, application=application, configs=configs_kept, hooks=kept_hooks), lost
-
-
-def _over(values: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
-    return {name: env[name] for name in values if name in env}
+    known = missing_secrets.with_values(recorded, env)
+    return missing_secrets.without_redacted(known, _PLACEHOLDERS[0]), frozenset(file.target for file in recorded.files if file.redacted)
 
 
 # ---- the recipe -------------------------------------------------------------------------------------------------------

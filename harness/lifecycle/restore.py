@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import yaml
-
 from harness import assets, log, untrusted
 from harness.clusterfile import ClusterDocument, Clusterfile, is_redacted
 from harness.clusterfile.parse import parse
@@ -26,7 +24,6 @@ from harness.lifecycle.apps import install
 from harness.lifecycle.backup import Contents, open_backup
 from harness.lifecycle.cluster import access, kubeconfig, request
 from harness.lifecycle.cluster.access import Access, Known
-from harness.lifecycle.cluster.record import CONFIG_MAP, access_entry
 from harness.lifecycle.join import without_secrets
 from harness.lifecycle.kube import objects, readiness
 from harness.lifecycle.kube.etcd import DATA as ETCD_DATA
@@ -37,7 +34,7 @@ from harness.nodes.files import STATE, NodeFile, tar_stream, write_files
 from harness.nodes.kubectl import NodeKubectl
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS, SYSTEM, documents, static_pods
-from harness.runtimes.kubeadm import KUBECTL, admin_identity, bracketed
+from harness.runtimes.kubeadm import admin_identity, bracketed
 from harness.runtimes.pki import Pki
 
 REPLACED = f"{ETCD_DATA}/replaced-by-restore"
@@ -260,13 +257,7 @@ def _keep_access(cluster: Access, authority: bytes | None) -> None:
     state, master = cluster.known.state, cluster.first
     config = kubeconfig.named(admin_identity(master, state.name, authority), state.name, master.address)
     state.write("kubeconfig", kubeconfig.text(config))
-    state.remember(
-        {
-            "name": state.name,
-            "masters": [access_entry(node) for node in cluster.masters],
-            "nodes": [access_entry(node) for node in cluster.nodes],
-        }
-    )
+    access.remember(state, cluster.masters, cluster.nodes)
 
 
 # ---- other machines ---------------------------------------------------------------------------------------------------
@@ -411,11 +402,7 @@ def _record(setup: steps.Setup, contents: Contents) -> None:
     """What the cluster keeps about itself stays as it was, but for the machines that it is on."""
     groups = [("master", setup.masters), ("node", setup.workers)]
     hosts = [{"ips": [node.address for node in those], "roles": [role]} for role, those in groups if those]
-    text = on_hosts(contents.clusterfile, hosts) or steps.clusterfile(setup)
-    data = {"Clusterfile": text, "digest": setup.image.digest, "image": setup.image.name or setup.image.digest, "registry": "own"}
-    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": CONFIG_MAP, "namespace": "kube-system"}, "data": data}
-    setup.first.run(f"{KUBECTL} apply --validate=false -f -", input=yaml.safe_dump(config, sort_keys=False), timeout=60)
-    steps.keep_access(setup)
+    steps.write_record(setup, on_hosts(contents.clusterfile, hosts) or steps.clusterfile(setup))
 
 
 def on_hosts(text: str, hosts: Sequence[Mapping[str, Any]]) -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from harness import assets
+from harness.clusterfile import MASTER
 from harness.errors import StoreError, UsageError
 from harness.host import cluster_cache
-from harness.lifecycle.cluster import access, certificates, lease
+from harness.lifecycle.cluster import access, certificates, lease, record
 from harness.lifecycle.plan import Step, execute
-from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, each
+from harness.nodes import LONG_TIMEOUT, Machine, Node, each
 from harness.nodes.files import STATE, NodeFile, read_files, write_files
 from harness.nodes.ssh import SshNode
 from harness.runtimes import ROOTFS, encryption, static_pods
@@ -56,7 +56,7 @@ def rotate(
     found = access.known(name, masters, nodes, home=home)
     with access.opened(found) as cluster:
         certificates.all_masters(cluster)
-        require_known(access.recorded(cluster.kubectl), [machine.address for machine in found.masters])
+        require_known(record.read(cluster.kubectl).addresses(MASTER), [machine.address for machine in found.masters])
         with found.state.lock(), lease.held(cluster.first, name):
             before = read(cluster.masters)
             old, new = pair(before)
@@ -65,10 +65,9 @@ def rotate(
     return Rotated(name, new.name, len(written), tuple(node.name for node in cluster.masters))
 
 
-def require_known(record: Mapping[str, Any], known: Collection[str]) -> None:
+def require_known(masters: Collection[str], known: Collection[str]) -> None:
     """Raises UsageError when the cluster has masters that are not known here: one that is left out could read no Secret any more."""
-    masters, _ = access.members(record, Login())
-    unknown = sorted({master.address for master in masters} - set(known))
+    unknown = sorted(set(masters) - set(known))
     if unknown:
         raise UsageError(
             f"{', '.join(unknown)} is a master of the cluster, and not known here",

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from harness import cloudimage
 from harness.clusterfile import Clusterfile, Hook, Phase
-from harness.clusterfile.parse import parse
 from harness.errors import StoreError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
 from harness.kubefile import version_range
@@ -20,8 +19,7 @@ from harness.lifecycle.apps import install, obsolete
 from harness.lifecycle.apps.target import Where
 from harness.lifecycle.cluster import lease
 from harness.lifecycle.cluster import request as clusterfiles
-from harness.lifecycle.cluster.record import CONFIG_MAP
-from harness.lifecycle.kube import objects
+from harness.lifecycle.cluster.record import GET, ClusterRecord
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.provision import registry, rootfs
 from harness.lifecycle.steps import hooks, labels
@@ -295,17 +293,17 @@ def run(options: Options, store: Store, *, home: Path | None = None) -> Summary:
 def _begin(setup: steps.Setup, stack: contextlib.ExitStack) -> None:
     """Be the only one at work. Raises UsageError when somebody else is, or when the cluster is there and has other machines."""
     stack.enter_context(lease.claimed(setup.masters, setup.name))
-    ask = f"{KUBECTL} --request-timeout=5s get configmap {CONFIG_MAP} --namespace=kube-system --output=json"
+    ask = f"{KUBECTL} --request-timeout=5s {' '.join(GET)}"
     ours = f'set -- $(cat {rootfs.MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(setup.name)} ] && {ask}'
     asked = setup.first.run(ours, check=False, timeout=30)
     if not asked.ok:
         return  # nothing is there, or nothing that was finished
-    runs = objects.config_map(asked.stdout, where=setup.first.name)["data"]
-    stored = parse(runs.get("Clusterfile") or "", "the stored Clusterfile", stored=True).cluster
-    there = {*stored.masters, *stored.nodes} if stored else set()
-    if runs.get("digest") not in (None, "", setup.image.digest):
+    record = ClusterRecord.of(asked.stdout, setup.first.name)
+    stored = record.clusterfile.cluster
+    there = {*record.masters, *record.nodes}
+    if record.digest not in ("", setup.image.digest):
         raise UsageError(
-            f"the cluster {setup.name} is there, and runs {runs.get('image')} {runs['digest'][7:19]}",
+            f"the cluster {setup.name} is there, and runs {record.image} {record.digest[7:19]}",
             hint=f"slipway upgrade brings it to another image, and slipway delete {setup.name} ends it",
         )
     if stored and stored.profile != setup.profile_name:

@@ -9,8 +9,9 @@ from typing import Any
 from harness.clusterfile import MASTER
 from harness.errors import CheckError, SlipwayError
 from harness.host import cluster_cache
-from harness.lifecycle.cluster import access, change
+from harness.lifecycle.cluster import access, change, record
 from harness.lifecycle.cluster.access import Access
+from harness.lifecycle.cluster.record import OWN, ClusterRecord
 from harness.lifecycle.kube import objects, readiness
 from harness.lifecycle.kube.readiness import Resource
 from harness.lifecycle.provision import ipvs
@@ -49,9 +50,9 @@ def gather(cluster: Access) -> dict[str, Any]:
         items = readiness.get(cluster.kubectl)
         problems = readiness.explain(cluster.kubectl, items, static=False)
         found |= {"nodes": _nodes(items, problems), "workloads": _workloads(items, problems), "kubernetes": _version(cluster)}
-        record = _record(cluster)
-        own = record.pop("registry", "own") == "own"
-        found |= {**record, "change": _change(cluster)}
+        stored = _record(cluster)
+        own = stored is None or stored.registry == OWN
+        found |= {"image": stored and stored.image, "digest": stored and stored.digest, "change": _change(cluster)}
     except SlipwayError as error:
         problems = (readiness.Problem("the API", f"does not answer: {error.message}", "Silent"),)
     found["notReady"] = [problem.to_json() for problem in problems]
@@ -71,13 +72,12 @@ def _change(cluster: Access) -> dict[str, Any] | None:
     return {"kind": last.kind, "from": str(last.before), "to": str(last.after), "since": last.since}
 
 
-def _record(cluster: Access) -> dict[str, Any]:
+def _record(cluster: Access) -> ClusterRecord | None:
     try:
-        record = access.recorded(cluster.kubectl)
+        return record.read(cluster.kubectl)
     except CheckError:
-        # A run that has not come to its end yet, or a cluster of somebody else's.
-        return {"image": None, "digest": None}
-    return {"image": record["image"], "digest": record["digest"], "registry": record["registry"]}
+        # A run that did not finish, or a cluster of another tool.
+        return None
 
 
 def _nodes(items: Iterable[Resource], problems: Sequence[readiness.Problem]) -> list[dict[str, Any]]:

@@ -25,8 +25,8 @@ from harness.errors import CheckError, CommandError, SlipwayError, UsageError
 from harness.host import docker
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import run
-from harness.lifecycle.cluster.record import CONFIG_MAP
-from harness.lifecycle.kube import objects, readiness
+from harness.lifecycle.cluster import record
+from harness.lifecycle.kube import readiness
 from harness.lifecycle.provision.rootfs import MARK
 from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, NodeGroup
 from harness.nodes.container import IMAGE, ContainerProvider
@@ -319,9 +319,8 @@ def _running(given: Given) -> _ExistingCluster | None:
         if not mark.ok or not mark.stdout.split():
             return None
         try:
-            text = Kubectl(node)("get", "configmap", CONFIG_MAP, "--namespace=kube-system", "--output=json")
-            data = objects.config_map(text, where=node.name)["data"]
-            return _ExistingCluster(mark.stdout.split()[0], data["image"], data["digest"])
+            stored = record.read(NodeKubectl(node))
+            return _ExistingCluster(mark.stdout.split()[0], stored.image, stored.digest)
         except SlipwayError:
             return None
 

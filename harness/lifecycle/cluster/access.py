@@ -1,20 +1,17 @@
-"""How verbs find a cluster that runs: by what this machine remembers, else by the machines that the user names."""
+"""The way into a running cluster: its nodes as this machine remembers them, or as the user names them."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import untrusted
-from harness.errors import CheckError, CommandError, NodeError, UsageError
+from harness.errors import NodeError, UsageError
 from harness.host import cluster_cache
 from harness.host.cluster_cache import ClusterState
-from harness.lifecycle.cluster.record import CONFIG_MAP
-from harness.lifecycle.kube import objects
 from harness.nodes import JumpHost, Login, Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshConnections, SshNode
@@ -22,7 +19,7 @@ from harness.nodes.ssh import SshConnections, SshNode
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """The machines of a cluster."""
+    """The nodes of a cluster, with the login of each."""
 
     state: ClusterState
     masters: tuple[Machine, ...]
@@ -31,19 +28,19 @@ class Known:
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """Open connections to a cluster, and who could not be reached."""
+    """Open connections to the nodes of a cluster, and the reasons why others could not be reached."""
 
     known: Known
     ssh: SshConnections
     masters: tuple[SshNode, ...]
-    """Those that answer, in their order."""
+    """The reachable ones, in the order of ``known``."""
     nodes: tuple[SshNode, ...]
     unreachable: Mapping[str, NodeError]
     """By address."""
 
     @property
     def first(self) -> SshNode:
-        """A master that answers. Raises NodeError, with all reasons, when none does."""
+        """The first reachable control-plane node. Raises NodeError, with all reasons, when there is none."""
         if not self.masters:
             raise NodeError(
                 "\n".join(error.message for error in self.unreachable.values()) or f"the cluster {self.known.state.name} has no master",
@@ -53,16 +50,16 @@ class Access:
 
     @property
     def kubectl(self) -> NodeKubectl:
-        """By way of any master whose API answers."""
+        """kubectl on the first control-plane node; the others are asked when its API does not answer."""
         return NodeKubectl(self.first, self.masters[1:])
 
 
 def known(
     name: str = cluster_cache.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
 ) -> Known:
-    """The cluster ``name``: of the machines given, or else as remembered here.
+    """Return the cluster ``name``: with the given machines, or else those in the cache of this machine.
 
-    Raises UsageError when nothing is given and nothing remembered, with the names that are.
+    Raises UsageError, with the cached names, when no machine is given and none is cached.
     """
     state = ClusterState.of(name, home)
     if masters or nodes:
@@ -84,54 +81,46 @@ def _machine(entry: Mapping[str, Any]) -> Machine:
     return Machine(str(entry["address"]), login)
 
 
-@contextmanager
-def opened(found: Known) -> Iterator[Access]:
-    """Connect to every machine of a cluster at once; those that do not answer are told, not fatal."""
-    ssh = SshConnections(found.state.folder, (*found.masters, *found.nodes))
-    with ssh:
-        good, errors = ssh.reachable()
-        masters = ssh.nodes[: len(found.masters)]
-        unreachable = {node.address: error for node, error in errors.items()}
-        yield Access(
-            found, ssh, tuple(node for node in masters if node in good), tuple(node for node in good if node not in masters), unreachable
-        )
-
-
-def recorded(kubectl: NodeKubectl) -> dict[str, Any]:
-    """What the cluster keeps about itself: ``{"image", "digest", "registry", "text", "Clusterfile"}``: ``text`` is the whole stored
-    Clusterfile, ``Clusterfile`` its document Cluster as plain data. Raises CheckError when it was not made by us.
-    """
-    try:
-        text = kubectl.run("get", "configmap", CONFIG_MAP, "--namespace=kube-system", "--output=json")
-    except CommandError as error:
-        if "NotFound" in (error.details or ""):
-            raise CheckError("this cluster has no record of slipway", hint="was it made by another tool?") from error
-        raise
-    return record(objects.config_map(text, where=kubectl.where)["data"])
-
-
-def record(data: Mapping[str, str]) -> dict[str, Any]:
-    """The data of the ConfigMap as ``recorded`` has it."""
-    text = data.get("Clusterfile") or ""
-    documents = [
-        document
-        for document in untrusted.yaml_documents(text, what="the stored Clusterfile", error=CheckError)
-        if isinstance(document, Mapping)
-    ]
-    cluster = next((dict(document) for document in documents if document.get("kind", "Cluster") == "Cluster"), {})
+def _entry(node: SshNode, name: str) -> dict[str, object]:
+    """The inverse of ``_machine``."""
+    login = node.machine.login
+    jump = login.jump
     return {
-        "image": data.get("image"),
-        "digest": data.get("digest"),
-        "registry": data.get("registry", "own"),
-        "text": text,
-        "Clusterfile": cluster,
+        "address": node.address,
+        "name": name,
+        "user": login.user,
+        "port": login.port,
+        "key": str(login.key) if login.key else None,
+        **({"jump": {**dataclasses.asdict(jump), "key": str(jump.key) if jump.key else None}} if jump else {}),
     }
 
 
-def members(record: Mapping[str, Any], login: Login) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
-    """Masters and workers as the stored Clusterfile has them, all reached with ``login``: for when this machine's memory was lost."""
-    hosts = (record.get("Clusterfile") or {}).get("spec", {}).get("hosts") or ()
-    by_role: dict[bool, list[Machine]] = {True: [], False: []}
-    for host in hosts:
-        by_role["master" in (host.get("roles") or ())] += [Machine(str(address), login) for address in host.get("ips") or ()]
-    return tuple(by_role[True]), tuple(by_role[False])
+def remember(
+    state: ClusterState,
+    masters: Iterable[SshNode],
+    nodes: Iterable[SshNode],
+    *,
+    image: Mapping[str, str | None] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """Cache on this machine how its nodes are reached. ``image``: ``{"image", "digest"}`` to cache too; ``names``: of nodes, by address."""
+    entries = {
+        kind: [_entry(node, (names or {}).get(node.address, node.name)) for node in members]
+        for kind, members in (("masters", masters), ("nodes", nodes))
+    }
+    state.remember({"name": state.name, **(image or {}), **entries})
+
+
+@contextmanager
+def opened(cluster: Known) -> Iterator[Access]:
+    """Connect to all nodes of a cluster in parallel. An unreachable node is listed with its reason; it raises nothing."""
+    with SshConnections(cluster.state.folder, (*cluster.masters, *cluster.nodes)) as ssh:
+        reachable, errors = ssh.reachable()
+        masters = ssh.nodes[: len(cluster.masters)]
+        yield Access(
+            known=cluster,
+            ssh=ssh,
+            masters=tuple(node for node in masters if node in reachable),
+            nodes=tuple(node for node in reachable if node not in masters),
+            unreachable={node.address: error for node, error in errors.items()},
+        )

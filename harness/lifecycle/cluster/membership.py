@@ -1,21 +1,17 @@
-"""Who belongs to a cluster that is there: as it keeps it itself, as this machine remembers it, and as its balancers know it."""
+"""The members of a running cluster: in its record, in the cache of this machine, and in the configuration of its balancers."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from harness.clusterfile import MASTER, NODE, ApplicationDocument, Clusterfile, Host
-from harness.clusterfile import write as generate
-from harness.clusterfile.parse import parse
 from harness.errors import CheckError, CommandError, NodeError
 from harness.host.cluster_cache import ClusterState
-from harness.lifecycle.cluster import access
-from harness.lifecycle.cluster.record import CONFIG_MAP, access_entry
+from harness.lifecycle.cluster import access, record
+from harness.lifecycle.cluster.record import ClusterRecord
 from harness.lifecycle.kube import drain, objects, readiness
 from harness.lifecycle.provision import ipvs, node_files, registry
 from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, each
@@ -25,118 +21,41 @@ from harness.nodes.ssh import SshConnections, SshNode
 from harness.runtimes import kubeadm
 from harness.runtimes.kubeadm import KUBECTL
 
-_PLACE = ("configmap", CONFIG_MAP, "--namespace=kube-system")
-_LEFT = "left"
-"""Addresses and names of machines that were removed while they did not answer: they still hold what they held."""
 _ATTEMPTS = 5
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """What a cluster keeps about itself."""
+def with_members(clusterfile: Clusterfile, masters: Iterable[str], nodes: Iterable[str], described: Iterable[Host] = ()) -> Clusterfile:
+    """Add nodes to a Clusterfile by address; those that it has stay as they are. ``described`` has more about some of the new ones."""
+    cluster = clusterfile.cluster
+    if cluster is None:
+        return clusterfile
+    special = {address: host for host in described for address in host.ips if not _is_plain(host)}
+    hosts, known = list(cluster.hosts), {*cluster.masters, *cluster.nodes}
+    for role, addresses in ((MASTER, masters), (NODE, nodes)):
+        new = [address for address in addresses if address not in known]
+        hosts += [dataclasses.replace(special[address], ips=(address,)) for address in new if address in special]
+        added = tuple(address for address in new if address not in special)
+        plain = next((index for index, host in enumerate(hosts) if _is_plain(host) and host.roles == (role,)), None)
+        if added and plain is not None:
+            hosts[plain] = dataclasses.replace(hosts[plain], ips=(*hosts[plain].ips, *added))
+        elif added:
+            hosts.append(Host(added, (role,), cluster.ssh))
+    hosts.sort(key=lambda host: not host.is_master)
+    return dataclasses.replace(clusterfile, cluster=dataclasses.replace(cluster, hosts=tuple(hosts)))
 
-    image: str
-    digest: str
-    clusterfile: Clusterfile
-    registry: str = "own"
-    """``own`` or ``elsewhere``."""
-    left: frozenset[str] = frozenset()
-    version: str = ""
 
-    @classmethod
-    def of(cls, config_map: Mapping[str, Any]) -> Record:
-        """Raises InputError when the stored Clusterfile is none."""
-        data = config_map["data"]
-        return cls(
-            str(data.get("image") or ""),
-            str(data.get("digest") or ""),
-            parse(data.get("Clusterfile") or "", "the stored Clusterfile", stored=True),
-            str(data.get("registry") or "own"),
-            frozenset(str(data.get(_LEFT) or "").split()),
-            str(config_map["metadata"].get("resourceVersion") or ""),
-        )
-
-    @property
-    def masters(self) -> tuple[str, ...]:
-        return self.clusterfile.cluster.masters if self.clusterfile.cluster else ()
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        return self.clusterfile.cluster.nodes if self.clusterfile.cluster else ()
-
-    def with_members(self, masters: Iterable[str], nodes: Iterable[str], described: Iterable[Host] = ()) -> Record:
-        """With more machines; those that are in it already stay what they are. ``described`` says more about some of the new ones."""
-        cluster = self.clusterfile.cluster
-        if cluster is None:
-            return self
-        described = tuple(described)
-        hosts, known = list(cluster.hosts), {*self.masters, *self.nodes}
-        for role, addresses in ((MASTER, masters), (NODE, nodes)):
-            special = {address: host for host in described for address in host.ips if not _is_plain(host)}
-            new = [address for address in addresses if address not in known]
-            hosts += [dataclasses.replace(special[address], ips=(address,)) for address in new if address in special]
-            added = tuple(address for address in new if address not in special)
-            plain = next((index for index, host in enumerate(hosts) if _is_plain(host) and host.roles == (role,)), None)
-            if added and plain is not None:
-                hosts[plain] = dataclasses.replace(hosts[plain], ips=(*hosts[plain].ips, *added))
-            elif added:
-                hosts.append(Host(added, (role,), cluster.ssh))
-        hosts.sort(key=lambda host: not host.is_master)
-        return self._with(hosts, self.left)
-
-    def without(self, addresses: Iterable[str], left: Iterable[str] = (), back: Iterable[str] = ()) -> Record:
-        """Without some machines. ``left``: addresses and names of those that could not be cleaned; ``back``: of those that are by now."""
-        gone = set(addresses)
-        hosts = list(self.clusterfile.cluster.hosts if self.clusterfile.cluster else ())
-        fewer = [dataclasses.replace(host, ips=tuple(address for address in host.ips if address not in gone)) for host in hosts]
-        return self._with([host for host in fewer if host.ips], (self.left - {*gone, *back}) | frozenset(left))
-
-    def _with(self, hosts: Sequence[Host], left: frozenset[str]) -> Record:
-        cluster = self.clusterfile.cluster
-        if cluster is None:
-            return dataclasses.replace(self, left=left)
-        changed = dataclasses.replace(self.clusterfile, cluster=dataclasses.replace(cluster, hosts=tuple(hosts)))
-        return dataclasses.replace(self, clusterfile=changed, left=left)
+def without_members(clusterfile: Clusterfile, addresses: Collection[str]) -> Clusterfile:
+    """Remove nodes from a Clusterfile by address."""
+    cluster = clusterfile.cluster
+    if cluster is None:
+        return clusterfile
+    fewer = [dataclasses.replace(host, ips=tuple(address for address in host.ips if address not in addresses)) for host in cluster.hosts]
+    return dataclasses.replace(clusterfile, cluster=dataclasses.replace(cluster, hosts=tuple(host for host in fewer if host.ips)))
 
 
 def _is_plain(host: Host) -> bool:
-    """Whether nothing is said about machines but what they are."""
+    """Return True for a host with nothing but addresses, one role and a login."""
     return host == Host(host.ips, host.roles[:1], host.ssh)
-
-
-def read(kubectl: NodeKubectl) -> Record:
-    """What the cluster keeps about itself. Raises CheckError when it keeps nothing: it was not made by us, or not to its end."""
-    try:
-        return Record.of(objects.config_map(kubectl.run("get", *_PLACE, "--output=json"), where=kubectl.where))
-    except CommandError as error:
-        if "NotFound" not in (error.details or ""):
-            raise
-        raise CheckError(
-            "this cluster has no record of slipway", hint="finish it first with the command that began it: slipway run"
-        ) from error
-
-
-def proxy_mode(kubectl: NodeKubectl) -> str | None:
-    """kube-proxy's mode as the cluster has it; None where it has no kube-proxy."""
-    text = kubectl.run("get", "configmap", "kube-proxy", "--namespace=kube-system", "--ignore-not-found", "--output=json")
-    if not text.strip():
-        return None
-    found = objects.configuration(objects.config_map(text, where=kubectl.where), kubectl.where, "config.conf")
-    return str(found.get("mode") or "iptables")
-
-
-def write(master: Node, record: Record) -> None:
-    """Keep a record in place of the one that it was made of. Raises CommandError when that has changed meanwhile."""
-    patch = {
-        "metadata": {"resourceVersion": record.version},
-        "data": {"Clusterfile": generate.redacted(record.clusterfile), _LEFT: " ".join(sorted(record.left))},
-    }
-    # By standard input: the text may be long, and nobody need see it in a list of processes.
-    path = f"{STATE}/record.json"
-    master.put(json.dumps(patch).encode(), path, 0o600)
-    master.run(
-        f'{KUBECTL} patch {" ".join(_PLACE)} --type=merge -p "$(cat {path})" > /dev/null; code=$?; rm -f {path}; exit $code', timeout=60
-    )
 
 
 def update(
@@ -147,15 +66,21 @@ def update(
     left: Iterable[str] = (),
     back: Iterable[str] = (),
     described: Iterable[Host] = (),
-) -> Record:
-    """Note who came and who went; tried again when somebody else writes at the same time."""
+) -> ClusterRecord:
+    """Record which nodes joined (``masters``, ``nodes``) and left (``gone``); retried when another command writes at the same time.
+
+    ``left``: addresses and names of nodes that could not be cleaned; ``back``: of those that are clean by now.
+    """
+    masters, nodes, described, removed = tuple(masters), tuple(nodes), tuple(described), frozenset(gone)
     for attempt in range(_ATTEMPTS):
-        before = read(NodeKubectl(master))
-        after = before.without(gone, left, back).with_members(masters, nodes, tuple(described))
-        if after == before:
+        before = record.read(NodeKubectl(master))
+        clusterfile = with_members(without_members(before.clusterfile, removed), masters, nodes, described)
+        uncleaned = (before.left - {*removed, *back}) | frozenset(left)
+        if (clusterfile, uncleaned) == (before.clusterfile, before.left):
             break
+        after = dataclasses.replace(before.with_clusterfile(clusterfile), left=uncleaned)
         try:
-            write(master, after)
+            record.replace(master, after)
         except CommandError as error:
             if "Conflict" not in (error.details or "") or attempt == _ATTEMPTS - 1:
                 raise
@@ -165,9 +90,18 @@ def update(
 
 
 def set_apps(master: Node, apps: tuple[ApplicationDocument, ...]) -> None:
-    """Note which applications the Clusterfile has now."""
-    before = read(NodeKubectl(master))
-    write(master, dataclasses.replace(before, clusterfile=dataclasses.replace(before.clusterfile, apps=apps)))
+    """Record which applications the Clusterfile has now."""
+    before = record.read(NodeKubectl(master))
+    record.replace(master, before.with_clusterfile(dataclasses.replace(before.clusterfile, apps=apps)))
+
+
+def proxy_mode(kubectl: NodeKubectl) -> str | None:
+    """Return the mode of kube-proxy in the cluster; None when the cluster has no kube-proxy."""
+    text = kubectl.run("get", "configmap", "kube-proxy", "--namespace=kube-system", "--ignore-not-found", "--output=json")
+    if not text.strip():
+        return None
+    configuration = objects.configuration(objects.config_map(text, where=kubectl.where), kubectl.where, "config.conf")
+    return str(configuration.get("mode") or "iptables")
 
 
 # ---- the machines -----------------------------------------------------------------------------------------------------
@@ -175,22 +109,22 @@ def set_apps(master: Node, apps: tuple[ApplicationDocument, ...]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Gathered:
-    """Open connections to a cluster and to machines that have to do with it."""
+    """Open connections to the members of a cluster, and to other machines that a command names."""
 
     state: ClusterState
-    record: Record
+    record: ClusterRecord
     ssh: SshConnections
     first: SshNode
-    """A master whose API answers."""
+    """A control-plane node whose API answers."""
     masters: tuple[SshNode, ...]
-    """All of the record, also those that do not answer."""
+    """All in the record, also the unreachable ones."""
     workers: tuple[SshNode, ...]
     others: tuple[SshNode, ...]
     """Machines that were named and are not in the record."""
     errors: Mapping[str, NodeError]
-    """Why some do not answer, by address."""
+    """Why machines are unreachable, by address."""
     names: Mapping[str, str]
-    """What the cluster calls its nodes, by address."""
+    """Names of the nodes in the cluster, by address."""
 
     @property
     def members(self) -> tuple[SshNode, ...]:
@@ -207,33 +141,35 @@ class Gathered:
 def gathered(
     name: str, named: Sequence[Machine] = (), *, via: Sequence[Machine] = (), password: str | None = None, home: Path | None = None
 ) -> Iterator[Gathered]:
-    """Connect to a cluster, of which this machine remembers something or ``via`` are masters, and to the machines ``named``.
+    """Connect to the members of a cluster, found by the cache or by its control-plane nodes ``via``, and to the machines ``named``.
 
-    Raises UsageError when nothing is known of it, NodeError when no master answers, CheckError when no API does or it keeps no record.
+    Raises UsageError when the cluster is not cached and ``via`` is empty, NodeError when no control-plane node is reachable, CheckError
+    when no API answers or the cluster has no record.
     """
-    found = access.known(name, via, home=home)
-    known = [_with_password(machine, password) for machine in (*found.masters, *found.nodes)]
+    cluster = access.known(name, via, home=home)
+    known = [_with_password(machine, password) for machine in (*cluster.masters, *cluster.nodes)]
     machines = {machine.address: machine for machine in (*named, *known)}
-    ssh = SshConnections(found.state.folder, list(machines.values()))
+    ssh = SshConnections(cluster.state.folder, list(machines.values()))
     try:
         _, errors = ssh.reachable()
-        first = answering([node for node in _among(ssh, [machine.address for machine in found.masters]) if node not in errors], errors)
-        record = read(NodeKubectl(first))
-        listed = (*record.masters, *record.nodes)
+        masters = _among(ssh, [machine.address for machine in cluster.masters])
+        first = answering([node for node in masters if node not in errors], errors)
+        stored = record.read(NodeKubectl(first))
+        listed = (*stored.masters, *stored.nodes)
         unknown = [address for address in listed if address not in machines]
         if unknown:
-            # Somebody else has changed the cluster since this machine has.
+            # Another machine has changed the cluster since this one did.
             login = known[0].login
-            ssh = SshConnections(found.state.folder, [*machines.values(), *(Machine(address, login) for address in unknown)])
+            ssh = SshConnections(cluster.state.folder, [*machines.values(), *(Machine(address, login) for address in unknown)])
             _, errors = ssh.reachable()
             first = _among(ssh, [first.address])[0]
         yield Gathered(
-            state=found.state,
-            record=record,
+            state=cluster.state,
+            record=stored,
             ssh=ssh,
             first=first,
-            masters=_among(ssh, record.masters),
-            workers=_among(ssh, record.nodes),
+            masters=_among(ssh, stored.masters),
+            workers=_among(ssh, stored.nodes),
             others=_among(ssh, [machine.address for machine in named if machine.address not in listed]),
             errors={node.address: error for node, error in errors.items()},
             names=drain.names(readiness.get(NodeKubectl(first), "nodes")),
@@ -253,7 +189,7 @@ def _among(ssh: SshConnections, addresses: Sequence[str]) -> tuple[SshNode, ...]
 
 
 def answering(masters: Sequence[SshNode], errors: Mapping[SshNode, NodeError]) -> SshNode:
-    """The first of the masters whose API answers. Raises NodeError when there is no master, CheckError when no API answers."""
+    """Return the first control-plane node whose API answers. Raises NodeError when ``masters`` is empty, CheckError when no API answers."""
     if not masters:
         raise NodeError(
             "\n".join(error.message for error in errors.values()) or "there is no master", hint="a cluster is reached through its masters"
@@ -263,63 +199,68 @@ def answering(masters: Sequence[SshNode], errors: Mapping[SshNode, NodeError]) -
     for node, result in zip(masters, results, strict=True):
         if result.ok:
             return node
-    said = "\n".join(f"{node.name}: {result.output.strip()[-300:]}" for node, result in zip(masters, results, strict=True))
+    details = "\n".join(f"{node.name}: {result.output.strip()[-300:]}" for node, result in zip(masters, results, strict=True))
     raise CheckError(
-        "no API of the cluster answers", hint="slipway status says more; with most masters gone, restore a backup", details=said
+        "no API of the cluster answers", hint="slipway status says more; with most masters gone, restore a backup", details=details
     )
 
 
-# ---- what the others know ---------------------------------------------------------------------------------------------
+# ---- what machines know of the members ---------------------------------------------------------------------------------
 
 
-def remember(found: Gathered, record: Record, *, kubeconfig_from: Node) -> None:
-    """What this machine keeps: the way into each member, and a kubeconfig that leads to a master that lives."""
-    server = kubeconfig_from.address
-    found.state.write("kubeconfig", kubeadm.administrator(kubeconfig_from, server, found.state.name, found.state.authority()).decode())
-    by_address = {node.address: node for node in found.ssh.nodes}
-    entries = {
-        kind: [{**access_entry(by_address[address]), "name": found.name(by_address[address])} for address in addresses]
-        for kind, addresses in (("masters", record.masters), ("nodes", record.nodes))
-    }
-    found.state.remember({"name": found.state.name, "image": record.image, "digest": record.digest, **entries})
+def remember(cluster: Gathered, stored: ClusterRecord, *, kubeconfig_from: Node) -> None:
+    """Cache on this machine the login of each member, and a kubeconfig for the API of the node ``kubeconfig_from``."""
+    state, server = cluster.state, kubeconfig_from.address
+    state.write("kubeconfig", kubeadm.administrator(kubeconfig_from, server, state.name, state.authority()).decode())
+    access.remember(
+        state,
+        _among(cluster.ssh, stored.masters),
+        _among(cluster.ssh, stored.nodes),
+        image={"image": stored.image, "digest": stored.digest},
+        names=cluster.names,
+    )
 
 
-def holders(found: Gathered) -> frozenset[str]:
-    """Addresses of the masters that hold images. One that does not answer is taken for one if the first ones are."""
-    if found.record.registry != "own":
-        return frozenset(node.address for node in found.masters[: registry.MOST])
-    live = found.alive(found.masters)
-    has = each(live, lambda node: node.run(f"[ -e {STATE}/registry.yaml ]", check=False).ok)
-    sure = {node.address for node, yes in zip(live, has, strict=True) if yes}
-    return frozenset(sure | {node.address for node in found.masters[: registry.MOST] if node not in live})
+def holders(cluster: Gathered) -> frozenset[str]:
+    """Return the addresses of the control-plane nodes with a registry. An unreachable one counts when it is among the first ones."""
+    first = cluster.masters[: registry.MOST]
+    if cluster.record.registry != record.OWN:
+        return frozenset(node.address for node in first)
+    alive = cluster.alive(cluster.masters)
+    running = each(alive, lambda node: node.run(f"[ -e {STATE}/registry.yaml ]", check=False).ok)
+    sure = {node.address for node, runs in zip(alive, running, strict=True) if runs}
+    return frozenset(sure | {node.address for node in first if node not in alive})
 
 
-def requires_login(found: Gathered) -> bool:
-    """Whether a registry of the cluster requires the login: then every member has it."""
-    return any(each(found.alive(found.masters), lambda node: node.run(registry.REQUIRES_LOGIN, check=False).ok))
+def requires_login(cluster: Gathered) -> bool:
+    """Return True when a registry of the cluster requires the login: then every member has it."""
+    return any(each(cluster.alive(cluster.masters), lambda node: node.run(registry.REQUIRES_LOGIN, check=False).ok))
 
 
 def tell_balancer(node: Node, text: str) -> bool:
-    """Give a balancer other masters; whether that was news to it. Connections that it has go on."""
+    """Give a balancer other backends, and return True when they differ from before. Its open connections stay."""
     changed = install_files(node, node_files.balancer_files(text))
     if any(path.endswith((".service", ".sh")) for path in changed):
-        # Of an earlier slipway, which could not be told.
+        # The balancer of an earlier version, which cannot reload.
         node.run("systemctl daemon-reload; systemctl restart slipway-balancer", timeout=LONG_TIMEOUT)
     elif changed:
         node_files.start_balancer(node, text)
     return bool(changed)
 
 
-def balancers(found: Gathered, masters: Sequence[tuple[str, str]], holding: frozenset[str]) -> dict[str, str]:
-    """The configuration, by address, of every balancer of the members when these are the masters (names and addresses)."""
+def balancers(cluster: Gathered, masters: Sequence[tuple[str, str]], holding: frozenset[str]) -> dict[str, str]:
+    """Return the configuration of every member's balancer, by address, for these control-plane nodes (names and addresses).
+
+    ``holding``: addresses of those with a registry.
+    """
     images = [(name, address) for name, address in masters if address in holding]
-    led = ipvs.as_it_is(ipvs.ask(found.alive(found.members)))
+    balancing = ipvs.as_it_is(ipvs.ask(cluster.alive(cluster.members)))
 
     def text(node: Node, masters: Sequence[tuple[str, str]]) -> str:
-        virtual_ip = led.of(node.address)
+        virtual_ip = balancing.of(node.address)
         if virtual_ip is None:
             return node_files.balancing(masters, images)
         return ipvs.config(virtual_ip, node.address, [address for _, address in masters], [address for _, address in images])
 
-    texts = {node.address: text(node, masters) for node in found.workers}
-    return texts | {node.address: text(node, []) for node in found.masters if node.address not in holding and images}
+    texts = {node.address: text(node, masters) for node in cluster.workers}
+    return texts | {node.address: text(node, []) for node in cluster.masters if node.address not in holding and images}

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.clusterfile import Clusterfile, Phase, is_redacted
@@ -36,62 +36,71 @@ PHASES = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """What was asked for, as far as it is known."""
+    """A recorded Clusterfile before an upgrade."""
 
     whole: Clusterfile
-    """With marks in the place of what is not known: what is recorded again."""
+    """With its redacted values: what is recorded again."""
     usable: Clusterfile
-    """Without what is not known."""
+    """Without its redacted values."""
     lost: frozenset[str]
-    """Names of environment values that are not known."""
+    """Names of environment values that are redacted."""
     faults: tuple[Fault, ...]
-    """What is not known and no ``-e`` can give."""
+    """Redacted values that no ``-e`` can replace."""
 
 
-def kept(found: Clusterfile, env: Mapping[str, str]) -> Kept:
-    """A recorded Clusterfile with the values of ``env``: where it names them already, and for the cluster."""
-    cluster, application = found.cluster, found.application
+def kept(recorded: Clusterfile, env: Mapping[str, str]) -> Kept:
+    """Replace the values of a recorded Clusterfile that ``env`` names, and add all of ``env`` to the cluster."""
+    whole = with_values(recorded, env)
+    if whole.cluster is not None:
+        whole = dataclasses.replace(whole, cluster=dataclasses.replace(whole.cluster, env={**whole.cluster.env, **env}))
+    lost: set[str] = set()
 
-    def given(values: Mapping[str, str]) -> dict[str, str]:
-        return {name: env.get(name, value) for name, value in values.items()}
+    def note(values: Mapping[str, str]) -> Mapping[str, str]:
+        lost.update(name for name, value in values.items() if is_redacted(value))
+        return values
 
+    with_environments(whole, note)
+    return Kept(whole, without_redacted(whole), frozenset(lost), tuple(_faults(whole)))
+
+
+def with_environments(clusterfile: Clusterfile, change: Callable[[Mapping[str, str]], Mapping[str, str]]) -> Clusterfile:
+    """Change each environment of a Clusterfile: of the cluster, of its hosts, and of single applications."""
+    cluster, application = clusterfile.cluster, clusterfile.application
     if cluster is not None:
-        hosts = tuple(dataclasses.replace(host, env=given(host.env)) for host in cluster.hosts)
-        cluster = dataclasses.replace(cluster, env={**cluster.env, **env}, hosts=hosts)
+        hosts = tuple(dataclasses.replace(host, env=change(host.env)) for host in cluster.hosts)
+        cluster = dataclasses.replace(cluster, env=change(cluster.env), hosts=hosts)
     if application is not None:
-        application = dataclasses.replace(
-            application, configs=tuple(dataclasses.replace(config, env=given(config.env)) for config in application.configs)
-        )
-    whole = dataclasses.replace(found, cluster=cluster, application=application)
-    return Kept(whole, _usable(whole), frozenset(_lost(whole)), tuple(_faults(whole)))
+        configs = tuple(dataclasses.replace(config, env=change(config.env)) for config in application.configs)
+        application = dataclasses.replace(application, configs=configs)
+    return dataclasses.replace(clusterfile, cluster=cluster, application=application)
 
 
-def _environments(found: Clusterfile) -> Iterator[Mapping[str, str]]:
-    if found.cluster is not None:
-        yield found.cluster.env
-        yield from (host.env for host in found.cluster.hosts)
-    if found.application is not None:
-        yield from (config.env for config in found.application.configs)
+def with_values(clusterfile: Clusterfile, env: Mapping[str, str]) -> Clusterfile:
+    """Replace the environment values that ``env`` names."""
+    return with_environments(clusterfile, lambda values: {name: env.get(name, value) for name, value in values.items()})
 
 
-def _lost(found: Clusterfile) -> set[str]:
-    return {name for env in _environments(found) for name, value in env.items() if is_redacted(value)}
+def without_redacted(clusterfile: Clusterfile, placeholder: str | None = None) -> Clusterfile:
+    """Remove what is redacted: environment values, files, hooks and launch commands. ``placeholder`` stands in for environment values."""
 
-
-def _usable(found: Clusterfile) -> Clusterfile:
     def known(values: Mapping[str, str]) -> dict[str, str]:
-        return {name: value for name, value in values.items() if not is_redacted(value)}
+        replaced = {name: placeholder if is_redacted(value) else value for name, value in values.items()}
+        return {name: value for name, value in replaced.items() if value is not None}
 
-    cluster, application = found.cluster, found.application
-    if cluster is not None:
-        hosts = tuple(dataclasses.replace(host, env=known(host.env)) for host in cluster.hosts)
-        cluster = dataclasses.replace(cluster, env=known(cluster.env), hosts=hosts)
+    usable = with_environments(clusterfile, known)
+    cluster, application = usable.cluster, usable.application
+    if cluster is not None and cluster.commands is not None:
+        commands = tuple(command for command in cluster.commands if not is_redacted(command))
+        cluster = dataclasses.replace(cluster, commands=commands)
     if application is not None:
-        application = dataclasses.replace(
-            application, configs=tuple(dataclasses.replace(config, env=known(config.env)) for config in application.configs)
+        configs = tuple(
+            dataclasses.replace(config, files=tuple(file for file in config.files if not is_redacted(file.data)))
+            for config in application.configs
         )
-    hooks = tuple(hook for hook in found.hooks if not hook.redacted)
-    return dataclasses.replace(found, cluster=cluster, application=application, hooks=hooks)
+        application = dataclasses.replace(application, configs=configs)
+    files = tuple(config for config in usable.configs if not config.redacted)
+    hooks = tuple(hook for hook in usable.hooks if not hook.redacted)
+    return dataclasses.replace(usable, cluster=cluster, application=application, configs=files, hooks=hooks)
 
 
 def _faults(found: Clusterfile) -> Iterator[Fault]:

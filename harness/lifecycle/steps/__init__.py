@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import posixpath
 import re
 import shlex
@@ -13,19 +12,19 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from harness import assets, log, untrusted
+from harness import assets, log
 from harness.cloudimage import CloudImage, ImageApp, ImageSet, Info, PlatformImage, enforcers
 from harness.clusterfile import Clusterfile, serialize, validators, write
 from harness.clusterfile.cluster import DUAL_STACK
 from harness.clusterfile.config import deep_merge
 from harness.clusterfile.kubeadm import gone, modern
-from harness.errors import CheckError, CommandError, Fault, InputError, NodeError, StoreError
+from harness.errors import CheckError, CommandError, Fault, InputError, StoreError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.checks.preflight import gather
-from harness.lifecycle.cluster.record import CONFIG_MAP, access_entry
-from harness.lifecycle.kube import objects, readiness
+from harness.lifecycle.cluster import access
+from harness.lifecycle.cluster import record as cluster_record
+from harness.lifecycle.cluster.record import ELSEWHERE, OWN, ClusterRecord
+from harness.lifecycle.kube import readiness
 from harness.lifecycle.plan import Step, digest
 from harness.lifecycle.provision import ipvs, node_files, registry, rootfs
 from harness.lifecycle.provision.distribution import Exchange
@@ -50,7 +49,7 @@ from harness.runtimes import (
     profiles,
 )
 from harness.runtimes.addons import namespaces
-from harness.runtimes.kubeadm import ADMIN, KUBECTL, Kubeadm
+from harness.runtimes.kubeadm import ADMIN, Kubeadm
 from harness.untrusted import UntrustedTree
 
 RUNTIMES: Mapping[str, Callable[[RuntimeCluster], Runtime]] = {"kubeadm": Kubeadm}
@@ -64,7 +63,6 @@ NETWORK_ADDON = "network.yaml"
 NETWORK_MANIFEST = f"{ADDONS}/{NETWORK_ADDON}"
 DNS_ADDON = "dns.yaml"
 PROXY = "KubeProxyConfiguration"
-AILING = "ailing"
 """Its key for what was not ready before a change that has not come to its end; empty otherwise."""
 
 CONTAINERD_CONFIG = "etc/containerd/config.toml"
@@ -973,15 +971,11 @@ def see_what_ails(setup: Setup) -> None:
 
     The cluster keeps it until ``record``: when a change is cut off, the next must not take for old what that one broke.
     """
-    where = ("configmap", CONFIG_MAP, "--namespace=kube-system")
-    kept = objects.config_map(setup.kubectl.run("get", *where, "--output=json"), where=setup.first.name)["data"].get(AILING)
-    if kept:
-        listed = untrusted.json_document(kept, what=f"{AILING} in {CONFIG_MAP}", error=NodeError)
-        setup.ailing = [str(title) for title in listed] if isinstance(listed, list) else []
-    else:
-        setup.ailing = sorted(readiness.ailing(readiness.get(setup.kubectl)))
-        patch = json.dumps({"data": {AILING: json.dumps(setup.ailing)}})
-        setup.kubectl.run("patch", *where, "--type=merge", f"--patch={patch}")
+    noted = cluster_record.read(setup.kubectl).unready_workloads()
+    if noted is None:
+        noted = sorted(readiness.ailing(readiness.get(setup.kubectl)))
+        cluster_record.note_unready(setup.kubectl, noted)
+    setup.ailing = noted
     for name in setup.ailing:
         log.warning(f"{name}: was not ready before; it is not waited for")
 
@@ -990,37 +984,23 @@ def record(setup: Setup, after: str) -> Step:
     """Keep in the cluster what was applied, without secrets, and here how to get at it."""
 
     def action() -> None:
-        document = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": CONFIG_MAP, "namespace": "kube-system"},
-            "data": {
-                "Clusterfile": clusterfile(setup),
-                "digest": setup.image.digest,
-                "image": setup.image.name or setup.image.digest,
-                "registry": "own" if setup.elsewhere is None else "elsewhere",
-                AILING: "",
-            },
-        }
-        text = yaml.safe_dump(document, sort_keys=False)
-        setup.first.run(f"{KUBECTL} apply --validate=false -f -", input=text, timeout=60)
-        keep_access(setup)
+        write_record(setup, clusterfile(setup), unready="")
 
     return Step("record", "record the cluster", action, after=(after,))
 
 
+def write_record(setup: Setup, text: str, unready: str | None = None) -> None:
+    """Record the cluster with the Clusterfile ``text``, and cache here how it is reached."""
+    image, registry = setup.image, OWN if setup.elsewhere is None else ELSEWHERE
+    cluster_record.apply(setup.first, ClusterRecord(image.name or image.digest, image.digest, text, registry, unready=unready))
+    keep_access(setup)
+
+
 def keep_access(setup: Setup) -> None:
-    """What this machine remembers: kubeconfig, and who is who. It can be lost."""
+    """Cache on this machine a kubeconfig and how the nodes are reached."""
     setup.state.write("kubeconfig", setup.runtime.kubeconfig(setup.first.address).decode())
-    setup.state.remember(
-        {
-            "name": setup.name,
-            "image": setup.image.name,
-            "digest": setup.image.digest,
-            "masters": [access_entry(node) for node in setup.masters],
-            "nodes": [access_entry(node) for node in setup.workers],
-        }
-    )
+    image = {"image": setup.image.name, "digest": setup.image.digest}
+    access.remember(setup.state, setup.masters, setup.workers, image=image)
 
 
 def clusterfile(setup: Setup) -> str:

@@ -9,9 +9,9 @@ from harness import log
 from harness.clusterfile import Clusterfile, Hook, HookTarget, Phase, is_redacted
 from harness.clusterfile import environment as environments
 from harness.clusterfile import hooks as values
-from harness.clusterfile.parse import image_hooks, parse
-from harness.errors import CommandError, InputError, NodeError
-from harness.lifecycle.cluster.record import CONFIG_MAP
+from harness.clusterfile.parse import image_hooks
+from harness.errors import CheckError, CommandError, InputError, NodeError
+from harness.lifecycle.cluster.record import GET, ClusterRecord
 from harness.lifecycle.kube import objects
 from harness.lifecycle.steps import hooks
 from harness.nodes import Node
@@ -85,17 +85,15 @@ class Parting:
 
 
 def _kept(masters: Sequence[Node]) -> Clusterfile | None:
-    command = f"{KUBECTL} --request-timeout=3s get configmap {CONFIG_MAP} --namespace=kube-system --output=json"
+    command = f"{KUBECTL} --request-timeout=3s {' '.join(GET)}"
     for master in masters:
         try:
             asked = master.run(command, check=False, timeout=10)
             if asked.ok and asked.stdout:
-                return parse(
-                    objects.config_map(asked.stdout, where=master.name)["data"]["Clusterfile"], "the stored Clusterfile", stored=True
-                )
+                return ClusterRecord.of(asked.stdout, master.name).clusterfile
             if "NotFound" in asked.stderr:
                 return Clusterfile("")
-        except (CommandError, NodeError, InputError) as error:
+        except (CheckError, CommandError, NodeError, InputError) as error:
             log.debug(f"{master.name}: {error}")
     return None
 

@@ -39,7 +39,7 @@ from harness.clusterfile.shapes import (
 )
 from harness.clusterfile.write import redacted, write
 from harness.errors import InputError
-from harness.lifecycle.cluster import membership
+from harness.lifecycle.cluster.record import ClusterRecord
 
 from .reading import cluster, read, spec_text
 
@@ -239,7 +239,7 @@ def test_what_is_accepted_is_read_back_as_it_was() -> None:
         stored = parse(kept, "F", stored=True)
         assert redacted(stored) == kept
         assert difference(stored, found) == ()
-        record = membership.Record.of({"data": {"Clusterfile": kept}, "metadata": {}})
+        record = ClusterRecord(text=kept)
         assert (record.masters, record.nodes) == (found.cluster.masters, found.cluster.nodes) if found.cluster else True
 
     check()
@@ -267,7 +267,7 @@ def test_a_group_without_machines_is_left_out(spec: str) -> None:
 @pytest.mark.parametrize("group", ["{roles: [node]}", "{ips: [], roles: [node]}", "{ips: , roles: [node]}"])
 def test_a_cluster_that_already_stores_an_empty_group_can_be_read(group: str) -> None:
     text = spec_text(f"hosts: [{{ips: [10.0.0.1], roles: [master]}}, {group}]")
-    record = membership.Record.of({"data": {"Clusterfile": text}, "metadata": {}})
+    record = ClusterRecord(text=text)
     assert (record.masters, record.nodes) == (("10.0.0.1",), ())
 
 

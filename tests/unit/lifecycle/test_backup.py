@@ -7,14 +7,21 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from harness.errors import UsageError
+from harness.errors import CommandError, UsageError
+from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import backup_crypto
-from harness.lifecycle.backup import SNAPSHOT, _write, backup, open_backup
+from harness.lifecycle.backup import SNAPSHOT, _members, _write, backup, open_backup
+from harness.lifecycle.cluster import certificates
+from harness.lifecycle.cluster.access import Access, Known
+from harness.nodes import Machine
+from harness.nodes.ssh import SshConnections
 from harness.runtimes.pki import ENCRYPTION, FILES
+from tests.unit.lifecycle.standin import StandIn
 
 DATA = b"a snapshot of etcd" * 1000
 MEMBERS = {"Clusterfile": b"kind: Cluster\n", "kubeadm.yaml": b"kubernetesVersion: v1.36.3\n"} | {
@@ -105,6 +112,25 @@ def test_a_missing_member_is_found(tmp_path: Path) -> None:
     _write(file, front(), {name: data for name, data in MEMBERS.items() if name != "pki/sa.key"}, io.BytesIO(DATA), None)
     with pytest.raises(UsageError, match=r"is damaged: pki/sa\.key"), open_backup(file):
         pass
+
+
+def test_a_cluster_without_a_record_has_a_backup_that_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Master(StandIn):
+        def run(self, command: str, **options: Any) -> Any:
+            if "slipway-clusterfile" in command:
+                raise CommandError("kubectl: exit code 1", details="Error from server (NotFound)")
+            return super().run(command, **options)
+
+    master: Any = Master()
+    master.answers = {"get configmap kubeadm-config": json.dumps({"data": {"ClusterConfiguration": "kubernetesVersion: v1.36.3\n"}})}
+    monkeypatch.setattr(certificates, "keys_of", lambda _: SimpleNamespace(files=dict.fromkeys(FILES, b"key")))
+    known = Known(ClusterState.of("lab", tmp_path), (Machine("10.0.0.1"),), ())
+    members = _members(Access(known, SshConnections(tmp_path / "c", ()), (master,), (), {}), master)
+    files = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in {**members, SNAPSHOT: DATA}.items()}
+    file = tmp_path / "lab.backup"
+    _write(file, front(files=files, image=json.loads(members["record.json"])), members, io.BytesIO(DATA), None)
+    with open_backup(file) as (contents, _):
+        assert (contents.clusterfile, contents.front["image"]["digest"]) == ("", "")
 
 
 def test_encrypted_in_the_format_before_age_says_what_reads_it(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.checks.preflight import gather as preflight
 from harness.lifecycle.checks.preflight.gather import MachineFacts
 from harness.lifecycle.cluster import lease, membership
+from harness.lifecycle.cluster.record import ClusterRecord
 from harness.lifecycle.join import Work
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.provision import registry
@@ -30,7 +31,7 @@ from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
 from harness.process import ProcessResult
 from tests.unit.lifecycle.apps.test_records import build as build_app
-from tests.unit.lifecycle.cluster.test_membership import CLUSTERFILE, gathered, record
+from tests.unit.lifecycle.cluster.test_membership import CLUSTERFILE, gathered, record, without
 from tests.unit.lifecycle.standin import StandIn
 from tests.unit.lifecycle.test_run import build, store
 
@@ -39,7 +40,7 @@ __all__ = ["store"]  # a fixture
 NAMED = {"10.0.0.8": "new-8", "10.0.0.9": "new-9"}
 
 
-def recorded(store: Store, **changes: Any) -> membership.Record:
+def recorded(store: Store, **changes: Any) -> ClusterRecord:
     digest = next(iter(store.names().values())).digest
     return dataclasses.replace(record(), digest=digest, image="web", **changes)
 
@@ -102,7 +103,7 @@ def test_a_master_is_taken_in_before_the_balancers_are_told_and_recorded_last(st
 
 def test_images_go_to_a_new_master_only_while_fewer_than_three_have_them(store: Store, tmp_path: Path) -> None:
     assert "send-images" not in plan(work(store, tmp_path, masters=("10.0.0.8", "10.0.0.9")))
-    alone = work(store, tmp_path / "b", masters=("10.0.0.8", "10.0.0.9"), gone=(), record=recorded(store).without(["10.0.0.2", "10.0.0.3"]))
+    alone = work(store, tmp_path / "b", masters=("10.0.0.8", "10.0.0.9"), gone=(), record=without(recorded(store), "10.0.0.2", "10.0.0.3"))
     found = gathered(tmp_path / "b", masters=1, others=alone.found.others, record=alone.found.record)
     made = join._work(found, [Machine("10.0.0.8"), Machine("10.0.0.9")], (), {}, store, 600)
     assert [node.address for node in plan(made)["send-images"].nodes] == ["10.0.0.8", "10.0.0.9"]
@@ -181,8 +182,7 @@ spec: {type: SHELL, phases: [post-join], data: "<redacted abc>"}
 def test_hooks_of_joining_run_on_those_that_join(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     build(store)
-    kept = recorded(store)
-    kept = dataclasses.replace(kept, clusterfile=record(CLUSTERFILE + HOOKS).clusterfile)
+    kept = recorded(store, text=CLUSTERFILE + HOOKS)
     found = plan(work(store, tmp_path, nodes=("10.0.0.9",), record=kept))
     assert [node.address for node in found["hook-pre-join-1-disk"].nodes] == ["10.0.0.9"]
     assert "hook-pre-join-1-disk" in found["set-up-machines"].needs
@@ -198,7 +198,7 @@ def test_what_is_said_about_a_new_machine_counts_and_is_kept(store: Store, tmp_p
     made = join._work(found, [], [Machine("10.0.0.9")], {}, store, 600, (host,))
     assert made.setup.host_env["10.0.0.9"] == {"Disk": "b"}
     assert "label-nodes" in plan(made)
-    cluster = found.record.with_members((), ["10.0.0.9"], [host]).clusterfile.cluster
+    cluster = membership.with_members(found.record.clusterfile, (), ["10.0.0.9"], [host]).cluster
     assert cluster is not None
     assert cluster.host("10.0.0.9") == host
 
@@ -214,7 +214,7 @@ def test_new_members_know_where_images_of_applications_are_and_those_that_hold_i
     assert worker.setup.app_domains == ("registry.example.com",)
     # A worker asks those that have them: the application's image need not be here.
     assert worker.setup.app_images.images == ()
-    alone = recorded_web(store).without(["10.0.0.2", "10.0.0.3"])
+    alone = without(recorded_web(store), "10.0.0.2", "10.0.0.3")
     found_cluster = gathered(tmp_path / "b", masters=1, others=(StandIn("10.0.0.8", "new-8"), StandIn("10.0.0.9", "new-9")), record=alone)
     master = join._work(found_cluster, [Machine("10.0.0.8"), Machine("10.0.0.9")], (), {}, store, 600)
     join._know_apps(master)
@@ -223,7 +223,7 @@ def test_new_members_know_where_images_of_applications_are_and_those_that_hold_i
     assert any("repositories/registry.example.com/a/_manifests/tags/1" in path for path in master.setup.layout.links)
 
 
-def recorded_web(store: Store) -> membership.Record:
+def recorded_web(store: Store) -> ClusterRecord:
     """The record of a cluster that runs the image ``web``."""
     build(store)
     return dataclasses.replace(record(), digest=store.names()["web:latest"].digest, image="web")
@@ -455,7 +455,7 @@ def test_new_members_have_the_login_where_the_registries_ask_for_it(store: Store
 def test_members_are_recorded_in_the_cluster_and_here(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[Any] = []
 
-    def update(_: Any, masters: Any, nodes: Any, **words: Any) -> membership.Record:
+    def update(_: Any, masters: Any, nodes: Any, **words: Any) -> ClusterRecord:
         noted.append((masters, nodes, words))
         return record()
 

@@ -116,11 +116,10 @@ def test_keys_that_do_not_fit_together_are_touched_by_nobody(masters: list[Maste
 
 
 def test_a_master_that_is_not_known_here_is_not_left_out() -> None:
-    hosts = [{"ips": ["10.0.0.1", "10.0.0.2"], "roles": ["master"]}, {"ips": ["10.0.0.9"], "roles": ["node"]}]
-    record = {"Clusterfile": {"spec": {"hosts": hosts}}}
-    require_known(record, ["10.0.0.1", "10.0.0.2"])
+    masters = {"10.0.0.1", "10.0.0.2"}
+    require_known(masters, ["10.0.0.1", "10.0.0.2"])
     with pytest.raises(UsageError, match=r"10\.0\.0\.2 is a master of the cluster, and not known here") as wrong:
-        require_known(record, ["10.0.0.1"])
+        require_known(masters, ["10.0.0.1"])
     assert "--via 10.0.0.1,10.0.0.2" in str(wrong.value.hint)
 
 

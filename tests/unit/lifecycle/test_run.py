@@ -606,7 +606,7 @@ def test_what_ails_before_a_change_is_kept_until_one_has_come_to_its_end(store: 
     def there(recorded: str, *ill: str) -> list[str]:
         metas = [{"name": name, "namespace": "web", "uid": name} for name in ill]
         items = [{"kind": "Deployment", "metadata": meta, "spec": {"replicas": 1}} for meta in metas]
-        record = json.dumps({"data": {steps.AILING: recorded}})
+        record = json.dumps({"data": {"ailing": recorded}})
         master.answers, master.commands = {"get configmap": record, "get nodes,": json.dumps({"items": items})}, []
         steps.see_what_ails(setup)
         return [command for command in master.commands if " patch " in command]

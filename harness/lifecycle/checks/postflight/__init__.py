@@ -27,7 +27,7 @@ from harness.lifecycle.checks.postflight import cis, cis_facts, rules
 from harness.lifecycle.checks.postflight.rules import CHECKS, Answer, EtcdMember, Health, PodAnswer, Unit
 from harness.lifecycle.checks.preflight import gather as preflight
 from harness.lifecycle.checks.preflight import probes
-from harness.lifecycle.cluster import access, certificates
+from harness.lifecycle.cluster import access, certificates, record
 from harness.lifecycle.cluster import change as moves
 from harness.lifecycle.cluster.access import Access
 from harness.lifecycle.kube import etcd, objects, readiness
@@ -132,19 +132,18 @@ def _of_api(cluster: Access) -> Health:
         change = moves.unfinished(cluster.kubectl)
     except SlipwayError as error:
         return dataclasses.replace(found, silent=error.message)
-    record = True
-    own = True
+    recorded = own = True
     try:
-        own = access.recorded(cluster.kubectl)["registry"] == "own"
+        own = record.read(cluster.kubectl).registry == record.OWN
     except SlipwayError:
-        record = False
+        recorded = False
     return dataclasses.replace(
         found,
         names={**found.names, **names(readiness.of_kind(items, "Node"))},
         items=items,
         problems=problems,
         version=version,
-        record=record,
+        record=recorded,
         change=change,
         own_registry=own,
         network=_network(cluster),
@@ -180,7 +179,7 @@ def _images(cluster: Access, store: Store, found: Health) -> _Images:
         for container in (*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ()))
     }
     try:
-        digest = access.recorded(cluster.kubectl)["digest"]
+        digest = record.read(cluster.kubectl).digest
         image = cloudimage.read(store, digest)
         wanted = image.platforms[0].images
         return _Images(

@@ -11,7 +11,8 @@ import yaml
 from harness.errors import CheckError, CommandError, NodeError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.cluster import membership
-from harness.lifecycle.cluster.membership import Gathered, Record
+from harness.lifecycle.cluster.membership import Gathered
+from harness.lifecycle.cluster.record import ClusterRecord
 from harness.nodes import Login, Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshConnections
@@ -40,19 +41,22 @@ def config_map(text: str = CLUSTERFILE, **data: str) -> dict[str, Any]:
     return {"metadata": {"resourceVersion": "7"}, "data": {"image": "web:1", "digest": "sha256:1", "Clusterfile": text, **data}}
 
 
-def record(text: str = CLUSTERFILE, **data: str) -> Record:
-    return Record.of(config_map(text, **data))
+def record(text: str = CLUSTERFILE, **data: str) -> ClusterRecord:
+    return ClusterRecord.of(json.dumps(config_map(text, **data)), "one")
 
 
-def again(changed: Record) -> Record:
-    """As the next command reads it."""
-    from harness.clusterfile import write
+def without(stored: ClusterRecord, *addresses: str) -> ClusterRecord:
+    """A record as the next command reads it when nodes have left."""
+    return stored.with_clusterfile(membership.without_members(stored.clusterfile, addresses))
 
-    return record(write.redacted(changed.clusterfile), left=" ".join(changed.left))
+
+def grown(stored: ClusterRecord, masters: tuple[str, ...] = (), nodes: tuple[str, ...] = ()) -> ClusterRecord:
+    """A record as the next command reads it when nodes have joined."""
+    return stored.with_clusterfile(membership.with_members(stored.clusterfile, masters, nodes))
 
 
 def test_a_new_worker_stands_by_itself_beside_one_that_is_special() -> None:
-    found = again(record().with_members((), ["10.0.0.9"]))
+    found = grown(record(), nodes=("10.0.0.9",))
     assert found.nodes == ("10.0.0.4", "10.0.0.9")
     cluster = found.clusterfile.cluster
     assert cluster is not None
@@ -60,12 +64,12 @@ def test_a_new_worker_stands_by_itself_beside_one_that_is_special() -> None:
 
 
 def test_a_new_master_stands_with_the_others_and_a_removed_one_nowhere() -> None:
-    found = again(record().without(["10.0.0.1"]).with_members(["10.0.0.8"], ()))
+    found = grown(without(record(), "10.0.0.1"), masters=("10.0.0.8",))
     assert found.masters == ("10.0.0.2", "10.0.0.3", "10.0.0.8")
 
 
 def test_what_else_is_kept_stays() -> None:
-    found = again(record().with_members((), ["10.0.0.9"]).without(["10.0.0.4"]))
+    found = without(grown(record(), nodes=("10.0.0.9",)), "10.0.0.4")
     assert found.nodes == ("10.0.0.9",)
     assert [config.path for config in found.clusterfile.configs] == ["etc/page.yaml"]
     cluster = found.clusterfile.cluster
@@ -74,17 +78,18 @@ def test_what_else_is_kept_stays() -> None:
 
 
 def test_a_member_is_not_listed_twice() -> None:
-    assert record().with_members(["10.0.0.1"], ["10.0.0.4"]) == record()
+    assert membership.with_members(record().clusterfile, ["10.0.0.1"], ["10.0.0.4"]) == record().clusterfile
 
 
 def test_two_masters_that_are_left_can_be_read_again() -> None:
-    assert again(record().without(["10.0.0.1"])).masters == ("10.0.0.2", "10.0.0.3")
+    assert without(record(), "10.0.0.1").masters == ("10.0.0.2", "10.0.0.3")
 
 
 def test_machines_that_still_hold_something_are_remembered_until_they_are_clean() -> None:
-    found = again(record().without(["10.0.0.4"], left=["10.0.0.4", "four"]))
+    found = membership.update(kept(Master()), gone=["10.0.0.4"], left=["10.0.0.4", "four"])
+    assert not found.nodes
     assert found.left == {"10.0.0.4", "four"}
-    assert again(found.without((), back=["10.0.0.5", "four"])).left == {"10.0.0.4"}
+    assert membership.update(kept(Master(), left="10.0.0.4 four"), back=["10.0.0.5", "four"]).left == {"10.0.0.4"}
 
 
 class Master(StandIn):
@@ -101,10 +106,8 @@ class Master(StandIn):
         return super().run(command, **options)
 
 
-def kept(master: Master) -> Master:
-    import json
-
-    master.answers = {"get configmap": json.dumps(config_map())}
+def kept(master: Master, **data: str) -> Master:
+    master.answers = {"get configmap": json.dumps(config_map(**data))}
     return master
 
 
@@ -125,20 +128,6 @@ def test_nothing_is_written_when_nothing_has_changed() -> None:
     master = kept(Master())
     membership.update(master, nodes=["10.0.0.4"])
     assert not any("patch" in command for command in master.commands)
-
-
-def test_a_cluster_without_a_record_is_told_from_one_that_does_not_answer() -> None:
-    master = Master()
-    master.broken = {"get configmap"}
-    with pytest.raises(CommandError):
-        membership.read(NodeKubectl(master))
-
-    class Absent(Master):
-        def run(self, command: str, **options: Any) -> ProcessResult:
-            raise CommandError("exit code 1", details="Error from server (NotFound)")
-
-    with pytest.raises(CheckError, match="no record of slipway"):
-        membership.read(NodeKubectl(Absent()))
 
 
 def gathered(tmp_path: Any, masters: int = 3, workers: int = 1, gone: tuple[str, ...] = (), **options: Any) -> Gathered:
