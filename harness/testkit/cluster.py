@@ -53,14 +53,14 @@ class ClusterRequest:
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class GivenMachines:
     """Existing machines, with their login."""
 
     masters: tuple[Machine, ...]
     nodes: tuple[Machine, ...]
 
     @classmethod
-    def of(cls, masters: Sequence[str], nodes: Sequence[str], user: str, key: Path | None) -> Given:
+    def of(cls, masters: Sequence[str], nodes: Sequence[str], user: str, key: Path | None) -> GivenMachines:
         login = Login(user=user, key=key)
         return cls(tuple(Machine(address, login) for address in masters), tuple(Machine(address, login) for address in nodes))
 
@@ -222,7 +222,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def boot(request: ClusterRequest, given: Given | None = None, *, keep: bool = False) -> Iterator[Cluster]:
+def boot(request: ClusterRequest, given: GivenMachines | None = None, *, keep: bool = False) -> Iterator[Cluster]:
     """Run a cluster for a request: on new nodes, or on the given machines. Removed at the end, unless ``keep``.
 
     A cluster that already runs the image on given machines is used unchanged, and kept. Raises StoreError, before anything is
@@ -311,7 +311,7 @@ class _ExistingCluster:
             )
 
 
-def _running(given: Given) -> _ExistingCluster | None:
+def _running(given: GivenMachines) -> _ExistingCluster | None:
     """Cluster recorded on the first given control-plane node; None when it has none that was completed."""
     with tempfile.TemporaryDirectory(prefix="slipway-test-") as folder, SshConnections(Path(folder), given.masters[:1]) as ssh:
         (node,) = ssh.connect()

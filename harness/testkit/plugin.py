@@ -22,7 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from testinfra.host import Host
 
-    from harness.testkit.cluster import Cluster, ClusterRequest, Given, Kubectl
+    from harness.testkit.cluster import Cluster, ClusterRequest, GivenMachines, Kubectl
     from harness.testkit.isolation import Offline
 
 TAG = "latest"
@@ -191,7 +191,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
     kit = request.config.stash[_kit]
     options = kit.options
-    given = testkit.Given.of(options.masters, options.nodes, options.user, options.key) if options.masters else None
+    given = testkit.GivenMachines.of(options.masters, options.nodes, options.user, options.key) if options.masters else None
     with contextlib.ExitStack() as stack:
         with _shown(request.config, cluster_request, given):
             try:
@@ -251,7 +251,7 @@ def _failure(message: str, details: str | None) -> BaseException:
 
 
 @contextlib.contextmanager
-def _shown(config: pytest.Config, cluster_request: ClusterRequest, given: Given | None) -> Iterator[None]:
+def _shown(config: pytest.Config, cluster_request: ClusterRequest, given: GivenMachines | None) -> Iterator[None]:
     """Show progress on the terminal meanwhile: a boot takes a minute."""
     capture, terminal = config.pluginmanager.getplugin("capturemanager"), config.pluginmanager.getplugin("terminalreporter")
     if capture is None or terminal is None or config.get_verbosity() < 0:

@@ -40,7 +40,7 @@ _NUMBERS = {
 }
 
 
-class Object(dict[str, Any]):
+class ApiObject(dict[str, Any]):
     """An object in an answer. A field that is asked for and not there is a fault of the answer, not of who asks."""
 
     __slots__ = ("_reader",)
@@ -54,7 +54,7 @@ class Object(dict[str, Any]):
 
 
 class _Reader:
-    """Turns plain JSON into Objects and refuses values of a type that no such field has."""
+    """Turns plain JSON into objects and refuses values of a type that no such field has."""
 
     def __init__(self, where: str, error: type[SlipwayError]) -> None:
         self._where, self._error = where, error
@@ -68,17 +68,17 @@ class _Reader:
         except SlipwayError as wrong:
             self.fail(f"it {wrong.message}" if text.strip() else "it is empty")
 
-    def object(self, value: Any, what: str = "the answer", *, under: str = "") -> Object:
+    def object(self, value: Any, what: str = "the answer", *, under: str = "") -> ApiObject:
         if not isinstance(value, dict):
             self.fail(f"{what} is not an object")
-        return Object({key: self._field(key, each, under) for key, each in value.items()}, self)
+        return ApiObject({key: self._field(key, each, under) for key, each in value.items()}, self)
 
-    def texts(self, value: Any, what: str) -> Object:
+    def texts(self, value: Any, what: str) -> ApiObject:
         if value is None:
-            return Object({}, self)
+            return ApiObject({}, self)
         if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
             self.fail(f"{what} does not hold text only")
-        return Object(value, self)
+        return ApiObject(value, self)
 
     def _field(self, key: str, value: Any, under: str) -> Any:
         if value is None or key in {"data", "binaryData", "managedFields"}:
@@ -109,13 +109,13 @@ class _Reader:
         return value
 
 
-def an_object(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> Object:
+def an_object(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> ApiObject:
     """The object that ``kubectl get KIND NAME --output=json`` prints on the machine ``where``; raises ``error`` when it is none."""
     reader = _Reader(where, error)
     return reader.object(reader.document(text))
 
 
-def objects(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> list[Object]:
+def objects(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> list[ApiObject]:
     """The objects that ``kubectl get KIND --output=json`` prints, as a list."""
     reader = _Reader(where, error)
     value = reader.document(text)
@@ -132,7 +132,7 @@ def internal_addresses(node: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(address for address in found if (":" in address) == (":" in found[0]))
 
 
-def config_map(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> Object:
+def config_map(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> ApiObject:
     """A ConfigMap; its ``data`` is there and holds text."""
     reader = _Reader(where, error)
     found = reader.object(reader.document(text))
@@ -140,7 +140,7 @@ def config_map(text: str, *, where: str, error: type[SlipwayError] = NodeError) 
     return found
 
 
-def config_maps(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> list[Object]:
+def config_maps(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> list[ApiObject]:
     """As ``objects``, of ConfigMaps."""
     reader = _Reader(where, error)
     found = objects(text, where=where, error=error)
@@ -156,7 +156,7 @@ def version(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> 
     return str((found.get("serverVersion") or found)["gitVersion"])
 
 
-def configuration(found: Object, where: str, key: str = "ClusterConfiguration", error: type[SlipwayError] = NodeError) -> Object:
+def configuration(found: ApiObject, where: str, key: str = "ClusterConfiguration", error: type[SlipwayError] = NodeError) -> ApiObject:
     """A document that kubeadm keeps in its ConfigMap; empty where it keeps none."""
     reader = _Reader(where, error)
     value = untrusted.yaml_document(found["data"].get(key) or "{}", what=f"the {key} of the cluster", error=error)
@@ -166,4 +166,4 @@ def configuration(found: Object, where: str, key: str = "ClusterConfiguration", 
     for name in ("networking", "apiServer", "apiEndpoints"):
         if not isinstance(value.get(name) or {}, Mapping):
             reader.fail(f"{name} of {key} is not an object")
-    return Object(value, reader)
+    return ApiObject(value, reader)

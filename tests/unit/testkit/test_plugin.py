@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import CheckError, StoreError, UsageError
 from harness.testkit import cluster, plugin
-from harness.testkit.cluster import ClusterRequest, Given
+from harness.testkit.cluster import ClusterRequest, GivenMachines
 
 pytest_plugins = ["pytester"]
 
@@ -56,12 +56,12 @@ class Lab:
     """Boots told clusters and remembers what happened to them."""
 
     events: list[str] = dataclasses.field(default_factory=list)
-    given: list[Given | None] = dataclasses.field(default_factory=list)
+    given: list[GivenMachines | None] = dataclasses.field(default_factory=list)
     failure: Exception | None = None
     offline: Any = None
 
     @contextlib.contextmanager
-    def boot(self, wanted: ClusterRequest, given: Given | None = None, *, keep: bool = False) -> Iterator[FakeCluster]:
+    def boot(self, wanted: ClusterRequest, given: GivenMachines | None = None, *, keep: bool = False) -> Iterator[FakeCluster]:
         what = f"{wanted.image} {wanted.masters}+{wanted.nodes}"
         self.events.append(f"boot {what}")
         self.given.append(given)
