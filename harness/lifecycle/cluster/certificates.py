@@ -1,4 +1,4 @@
-"""``slipway certs``: until when the certificates of a cluster hold, new ones in time, and more names for the API server."""
+"""``slipway certs``: list and renew the certificates of a cluster, and add SANs to the one of the API server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from harness.runtimes.pki import FILES, FOLDER, LEAF_DAYS, SHARED, Authority, Pk
 WARN_DAYS = 30
 _REGISTRY_DAYS = 3650
 _BEFORE = f"{STATE}/certificates-before"
-"""What was replaced last, on each master."""
+"""The certificates before the last renewal, on each control-plane node."""
 
 AUTHORITY_OF: Mapping[str, str] = {
     "apiserver": "ca",
@@ -47,18 +47,18 @@ AUTHORITY_OF: Mapping[str, str] = {
     "etcd/healthcheck-client": "etcd/ca",
     "apiserver-etcd-client": "etcd/ca",
 }
-"""Who signs what, by their names below ``FOLDER``."""
+"""The CA of each certificate: names below ``FOLDER``."""
 KUBECONFIGS = ("admin", "super-admin", "controller-manager", "scheduler")
 
 SERVING_PEM = "/var/lib/kubelet/pki/kubelet-server-current.pem"
-"""Of a kubelet that asks the cluster for a certificate to serve with (serverTLSBootstrap)."""
+"""Serving certificate of a kubelet that requests it from the cluster (serverTLSBootstrap)."""
 
 _COLLECT = assets.script("certificates", CLIENT_PEM, SERVING_CRT, SERVING_PEM, registry.CERTIFICATE, registry.CA_OF_SITE, pki=FOLDER)
 
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """One certificate in a file of a machine."""
+    """One certificate in a file of a node."""
 
     node: str
     address: str
@@ -68,59 +68,69 @@ class Certificate:
     authority: bool
     ends: datetime.datetime
     names: tuple[str, ...] = ()
-    """Whom it holds for, where it is a server's."""
+    """SANs."""
 
     def days(self, now: datetime.datetime | None = None) -> int:
-        """Whole days that are left; less than 0 when it has expired."""
+        """Return the whole days until it expires; negative afterwards."""
         return (self.ends - (now or datetime.datetime.now(datetime.UTC))).days
 
     def state(self, now: datetime.datetime | None = None) -> str:
-        """``good``, ``soon`` or ``expired``."""
+        """Return ``good``, ``soon`` or ``expired``."""
         left = self.days(now)
         return "expired" if left < 0 else "soon" if left < WARN_DAYS else "good"
 
     def to_json(self, now: datetime.datetime | None = None) -> dict[str, Any]:
-        found: dict[str, Any] = {"node": self.node, "address": self.address, "path": self.path, "subject": self.subject}
-        found |= {"issuer": self.issuer, "authority": self.authority, "ends": self.ends.isoformat(), "daysLeft": self.days(now)}
-        return {**found, "state": self.state(now), "names": list(self.names)}
+        return {
+            "node": self.node,
+            "address": self.address,
+            "path": self.path,
+            "subject": self.subject,
+            "issuer": self.issuer,
+            "authority": self.authority,
+            "ends": self.ends.isoformat(),
+            "daysLeft": self.days(now),
+            "state": self.state(now),
+            "names": list(self.names),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """All certificates that were found, and the machines that could not be asked, with the reason, by address."""
+    """The certificates of a cluster, and why nodes are unreachable, by address."""
 
     certificates: tuple[Certificate, ...]
     unreachable: Mapping[str, str]
 
 
-# ---- looking ----------------------------------------------------------------------------------------------------------
+# ---- list -------------------------------------------------------------------------------------------------------------
 
 
 def listing(
     name: str = cluster_cache.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
 ) -> Listing:
-    """Every certificate on every machine of the cluster that answers. Raises NodeError when none does."""
+    """Return every certificate on every reachable node. Raises NodeError when none is reachable."""
     with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
         reached = (*cluster.masters, *cluster.nodes)
         if not reached:
             raise NodeError("\n".join(error.message for error in cluster.unreachable.values()), hint="no machine of the cluster answers")
-        found = each(reached, certificates_of)
+        by_node = each(reached, certificates_of)
         return Listing(
-            tuple(certificate for those in found for certificate in those),
+            tuple(certificate for certificates in by_node for certificate in certificates),
             {address: error.message for address, error in cluster.unreachable.items()},
         )
 
 
 def certificates_of(node: Node) -> tuple[Certificate, ...]:
+    """Return the certificates on a node. Raises CommandError when they cannot be read."""
     lines = node.run(_COLLECT, timeout=LONG_TIMEOUT).stdout.splitlines()
     if lines[-1:] != ["end"]:
         raise CommandError(f"{node.name}: its certificates could not be read")
-    found = (parsed(node, *line.split(" ", maxsplit=1)) for line in lines[:-1])
-    return tuple(certificate for certificate in found if certificate is not None)
+    certificates = (parsed(node, *line.split(" ", maxsplit=1)) for line in lines[:-1])
+    return tuple(certificate for certificate in certificates if certificate is not None)
 
 
 def parsed(node: Node, path: str, data: str) -> Certificate | None:
-    """A certificate of a node from base64 of its PEM; None, and a warning, when it is none."""
+    """Return a certificate of a node from the base64 of its PEM; None, with a warning, when it is not valid."""
     try:
         certificate = x509.load_pem_x509_certificate(base64.b64decode(data, validate=True))
     except (ValueError, binascii.Error):
@@ -134,13 +144,17 @@ def parsed(node: Node, path: str, data: str) -> Certificate | None:
         issuer=_common(certificate.issuer),
         authority=_is_authority(certificate),
         ends=certificate.not_valid_after_utc,
-        names=tuple(str(getattr(name, "value", name)) for name in alternative_names(certificate)),
+        names=_sans(certificate),
     )
 
 
 def _common(name: x509.Name) -> str:
-    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(found[0].value) if found else name.rfc4514_string()
+    attributes = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(attributes[0].value) if attributes else name.rfc4514_string()
+
+
+def _sans(certificate: x509.Certificate) -> tuple[str, ...]:
+    return tuple(str(getattr(name, "value", name)) for name in alternative_names(certificate))
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:
@@ -150,18 +164,18 @@ def _is_authority(certificate: x509.Certificate) -> bool:
         return False
 
 
-# ---- new ones ---------------------------------------------------------------------------------------------------------
+# ---- renew ------------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Renewed:
-    """What was renewed, by the name of its machine."""
+    """The names of the nodes whose certificates were renewed."""
 
     name: str
     masters: tuple[str, ...]
     kubelets: tuple[str, ...]
-    """Machines whose kubelet got a new certificate: as a client where it had less than ``WARN_DAYS``, since kubelets renew that one by
-    themselves; as a server wherever it has one of the cluster's authority.
+    """Nodes whose kubelet has a new certificate: a client certificate where less than ``WARN_DAYS`` were left, since kubelets renew it by
+    themselves; a serving certificate wherever the CA of the cluster signed the old one.
     """
     days: int
 
@@ -174,19 +188,18 @@ def renew(
     days: int = LEAF_DAYS,
     home: Path | None = None,
 ) -> Renewed:
-    """New certificates with fresh keys for API servers, etcd, front proxy, kubeconfigs and registry, one master after the other.
+    """Renew certificates and keys of API servers, etcd, front proxy, kubeconfigs, registries and kubelets, valid for ``days`` at most.
 
-    They hold for ``days``, or as long as their authority. Each master is up again before the next one's turn, so that of several the
-    others serve all the time. Kubelets whose certificate as a client ends soon get one too, and those that serve with one of the cluster's.
-    Raises InputError for nonsense, NodeError when a master is missing, StoreError when a master lacks the keys of the authorities.
+    One control-plane node after the other: each is up again before the next one begins, so that the others serve all the time. Client
+    certificates of kubelets are renewed when they expire soon, serving certificates where the CA of the cluster signed them.
+    Raises InputError for ``days`` below 1, NodeError when a control-plane node is unreachable, StoreError when one lacks keys of CAs.
     """
     if days < 1:
         raise InputError([Fault(f"--days {days}", "a certificate holds for a day at least")])
-    found = access.known(name, masters, nodes, home=home)
-    with access.opened(found) as cluster:
+    with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
         all_masters(cluster)
         kubelets: list[str] = []
-        with found.state.lock(), _alone(cluster, name):
+        with cluster.known.state.lock(), _alone(cluster, name):
             execute(_renewal(cluster, days, kubelets))
             _remember_access(cluster)
     return Renewed(name, tuple(node.name for node in cluster.masters), tuple(sorted(kubelets)), days)
@@ -194,7 +207,7 @@ def renew(
 
 @contextlib.contextmanager
 def _alone(cluster: Access, name: str) -> Iterator[None]:
-    """Be the only one that changes the cluster, if its API can still be asked: that it cannot may be what is to be mended."""
+    """Hold the lease of the cluster, unless its API does not answer: expired certificates may be the cause."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lease.held(cluster.first, name))
@@ -205,7 +218,7 @@ def _alone(cluster: Access, name: str) -> Iterator[None]:
 
 
 def all_masters(cluster: Access) -> None:
-    """Raises NodeError unless every master answers: one that is left out would disagree with the others later."""
+    """Raise NodeError unless every control-plane node is reachable: one that is left out would disagree with the others."""
     _ = cluster.first
     missing = [cluster.unreachable[machine.address] for machine in cluster.known.masters if machine.address in cluster.unreachable]
     if missing:
@@ -243,32 +256,35 @@ def _renewal(cluster: Access, days: int, kubelets: list[str]) -> list[Step]:
 
 
 def keys_of(node: Node) -> Pki:
-    """The keys that masters share. Raises StoreError when the master lacks some: its authority is then somewhere else."""
+    """Return the keys that control-plane nodes share. Raises StoreError when this one lacks some: its CA is kept elsewhere."""
     files = read_files(node, [f"{FOLDER}/{name}" for name in SHARED])
-    found = Pki.of({name: files.get(f"{FOLDER}/{name}", b"") for name in SHARED})
-    if found is None:
+    pki = Pki.of({name: files.get(f"{FOLDER}/{name}", b"") for name in SHARED})
+    if pki is None:
         raise StoreError(
             f"{node.name} does not have the keys of all authorities in {FOLDER}",
             hint="certificates of an authority that is kept elsewhere are renewed there",
         )
-    return found
+    return pki
 
 
 def any_has_keys(nodes: Sequence[Node], *, encrypts: bool) -> bool:
-    """Whether a master has all that masters share; ``encrypts``: also the key of Secrets."""
+    """Return True when a node has all keys that control-plane nodes share; ``encrypts``: also the key of Secrets."""
     tests = " && ".join(f"[ -s {FOLDER}/{name} ]" for name in (SHARED if encrypts else FILES))
     return any(each(nodes, lambda node: node.run(tests, check=False).ok))
 
 
 def renew_master(node: Node, days: int, stamp: str, *, others: bool = False) -> bool:
-    """All that one master has, and its parts started anew; whether its kubelet got a new one too. ``stamp`` marks this renewal."""
+    """Renew all certificates of one control-plane node and restart its components. Returns True when its kubelet has a new one too.
+
+    ``stamp`` identifies this renewal; ``others``: there are other control-plane nodes.
+    """
     pki = keys_of(node)
     paths = [f"{FOLDER}/{name}.crt" for name in AUTHORITY_OF] + [f"/etc/kubernetes/{name}.conf" for name in KUBECONFIGS]
     files = read_files(node, paths)
     new = renewed(files, pki, days, node.name)
     node.run(f"set -e; umask 077; rm -rf {_BEFORE}; mkdir -p {_BEFORE}; cp -a {FOLDER} /etc/kubernetes/*.conf {_BEFORE}/")
     write_files(node, new)
-    # First: a kubelet whose certificate has expired does not start, and without it nothing else does.
+    # First: a kubelet with an expired certificate does not start, and without it nothing else does.
     kubelet = renew_kubelet(node, pki.authority, days, stamp)
     static_pods.restart(node, reason=stamp, others=others)
     _renew_registry(node, pki)
@@ -276,7 +292,7 @@ def renew_master(node: Node, days: int, stamp: str, *, others: bool = False) -> 
 
 
 def renewed(files: Mapping[str, bytes], pki: Pki, days: int, where: str) -> dict[str, NodeFile]:
-    """The files of a master with certificates that hold for the same, by path. What our authorities did not sign is left alone."""
+    """Return the files of a control-plane node, by path, with renewed certificates. One that another CA signed is not renewed."""
     new: dict[str, NodeFile] = {}
     for name, signer in AUTHORITY_OF.items():
         data = files.get(f"{FOLDER}/{name}.crt")
@@ -316,24 +332,23 @@ def _renew_registry(node: Node, pki: Pki) -> None:
 
 
 def renew_kubelet(node: Node, authority: Authority, days: int, stamp: str, name: str | None = None) -> bool:
-    """New certificates for a kubelet: as a client where its own ends within ``WARN_DAYS``, as a server where the cluster's authority signed
-    its own. False when it has longer, and serves with one that it made itself.
+    """Renew the client certificate of a kubelet that expires within ``WARN_DAYS``, and a serving certificate that the cluster's CA signed.
 
-    ``name`` is the node's, where it is known here. Raises NodeError when what the machine shows is not a certificate of its own kubelet:
-    a worker must not get one of the cluster's administrator, or of the API server, by showing that.
+    Returns False when there is nothing to renew. ``name``: of the node, where it is cached. Raises NodeError when the node presents
+    another certificate than its kubelet's: a worker must not obtain one of the administrator or of the API server.
     """
-    found = {certificate.path: certificate for certificate in certificates_of(node)}
-    # As Kubernetes has it.
+    by_path = {certificate.path: certificate for certificate in certificates_of(node)}
+    # Kubernetes writes names of nodes in lower case.
     name = (name or node.name).lower()
     new: dict[str, NodeFile] = {}
-    if CLIENT_PEM in found and found[CLIENT_PEM].days() < WARN_DAYS:
-        # The target of the link holds certificate and key; only the first is read here.
+    if CLIENT_PEM in by_path and by_path[CLIENT_PEM].days() < WARN_DAYS:
+        # The target of the link has certificate and key; only the certificate is read.
         data = _shown(node, CLIENT_PEM)
         _check_kubelet(node, CLIENT_PEM, authority, data, name)
         pair = authority.renew(data, days=days)
         dated = CLIENT_PEM.replace("current", re.sub(r"[TZ:]", "-", stamp).strip("-"))
         new |= {dated: NodeFile(pair.certificate + pair.key, 0o600), CLIENT_PEM: NodeFile(link=dated)}
-    if SERVING_CRT in found and authority.signed(data := _shown(node, SERVING_CRT)):
+    if SERVING_CRT in by_path and authority.signed(data := _shown(node, SERVING_CRT)):
         _check_kubelet(node, SERVING_CRT, authority, data, name)
         pair = authority.renew(data, days=days)
         new |= {SERVING_CRT: NodeFile(pair.certificate, 0o644), SERVING_KEY: NodeFile(pair.key, 0o600)}
@@ -348,18 +363,21 @@ def _shown(node: Node, path: str) -> bytes:
 
 
 def _check_kubelet(node: Node, path: str, authority: Authority, data: bytes, name: str) -> None:
-    """Raises NodeError for what is not the certificate of a kubelet as a client or, at ``SERVING_CRT``, as a server of its own names."""
+    """Raise NodeError for anything but a client certificate of the kubelet or, at ``SERVING_CRT``, its serving certificate."""
     subject = {NameOID.COMMON_NAME: f"system:node:{name}", NameOID.ORGANIZATION_NAME: "system:nodes"}
     serving = path == SERVING_CRT
-    good = authority.signed(data)
-    if good:
+    valid = authority.signed(data)
+    if valid:
         certificate = x509.load_pem_x509_certificate(data)
         usage = [extension.value for extension in certificate.extensions if isinstance(extension.value, x509.ExtendedKeyUsage)]
-        names = {one for one in alternative_names(certificate) if not isinstance(one, x509.IPAddress)}
-        good = {(part.oid, part.value) for part in certificate.subject} == set(subject.items())
-        good = good and [set(each) for each in usage] == [{ExtendedKeyUsageOID.SERVER_AUTH if serving else ExtendedKeyUsageOID.CLIENT_AUTH}]
-        good = good and (names <= {general_name(name)} if serving else not alternative_names(certificate))
-    if not good:
+        expected = ExtendedKeyUsageOID.SERVER_AUTH if serving else ExtendedKeyUsageOID.CLIENT_AUTH
+        names = {san for san in alternative_names(certificate) if not isinstance(san, x509.IPAddress)}
+        valid = (
+            {(part.oid, part.value) for part in certificate.subject} == set(subject.items())
+            and [set(oids) for oids in usage] == [{expected}]
+            and (names <= {general_name(name)} if serving else not alternative_names(certificate))
+        )
+    if not valid:
         raise NodeError(
             f"{node.name}: {path} is not a certificate of the kubelet of {name} that this cluster signed: it is not renewed",
             hint="look at it there: openssl x509 -noout -subject -issuer",
@@ -367,25 +385,25 @@ def _check_kubelet(node: Node, path: str, authority: Authority, data: bytes, nam
 
 
 def _remember_access(cluster: Access) -> None:
-    """The kubeconfig that is kept here gets the new certificate."""
+    """Put the new certificate into the cached kubeconfig."""
     if cluster.known.state.exists:
         master, state = cluster.first, cluster.known.state
         config = kubeconfig.named(admin_identity(master, state.name, state.authority()), state.name, master.address)
         cluster.known.state.write("kubeconfig", kubeconfig.text(config))
 
 
-# ---- more names -------------------------------------------------------------------------------------------------------
+# ---- add SANs ---------------------------------------------------------------------------------------------------------
 
 _DNS_NAME = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
 
 def check_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Names and addresses, each once. Raises InputError with all that are neither."""
-    found = tuple(dict.fromkeys(name.strip().lower() for name in names))
-    faults = [Fault(f"add-names {name}", "is neither a DNS name nor an address") for name in found if not _is_name(name)]
+    """Return DNS names and addresses, each once. Raises InputError with all that are neither."""
+    sans = tuple(dict.fromkeys(name.strip().lower() for name in names))
+    faults = [Fault(f"add-names {name}", "is neither a DNS name nor an address") for name in sans if not _is_name(name)]
     if faults:
         raise InputError(faults)
-    return found
+    return sans
 
 
 def _is_name(name: str) -> bool:
@@ -399,8 +417,8 @@ def _is_name(name: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Named:
-    """The names that were added, and all that the API's certificate holds for now, on the first master."""
+class NamesAdded:
+    """The added names, and all SANs of the API server's certificate now, on the first control-plane node."""
 
     name: str
     added: tuple[str, ...]
@@ -415,20 +433,18 @@ def add_names(
     *,
     days: int = LEAF_DAYS,
     home: Path | None = None,
-) -> Named:
-    """Let the API be called by more names: in the certificate of every API server, and in what kubeadm will make the next ones from.
+) -> NamesAdded:
+    """Add SANs to the certificate of every API server, and to the configuration from which kubeadm makes those of nodes that join later.
 
-    One master after the other; each is seen to answer by every new name before the next one's turn. May be repeated.
+    One control-plane node after the other; each answers by every new name before the next one begins. May be repeated.
     """
-    wanted = check_names(names)
-    found = access.known(name, masters, nodes, home=home)
-    with access.opened(found) as cluster:
+    added = check_names(names)
+    with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
         all_masters(cluster)
-        with found.state.lock(), lease.held(cluster.first, name):
-            execute(_naming(cluster, wanted, days))
-        data = cluster.first.get(f"{FOLDER}/apiserver.crt")
-        held = tuple(str(getattr(one, "value", one)) for one in alternative_names(x509.load_pem_x509_certificate(data)))
-    return Named(name, wanted, held)
+        with cluster.known.state.lock(), lease.held(cluster.first, name):
+            execute(_naming(cluster, added, days))
+        certificate = x509.load_pem_x509_certificate(cluster.first.get(f"{FOLDER}/apiserver.crt"))
+    return NamesAdded(name, added, _sans(certificate))
 
 
 def _naming(cluster: Access, names: tuple[str, ...], days: int) -> list[Step]:
@@ -446,15 +462,15 @@ def _naming(cluster: Access, names: tuple[str, ...], days: int) -> list[Step]:
 
 
 def name_master(node: Node, names: tuple[str, ...], days: int, *, others: bool = False) -> str:
-    """The names into one master's own configuration and certificate; its API server has it when this returns."""
+    """Add names to the configuration and the certificate of one control-plane node, and restart its API server. Returns a note."""
     for path, data in read_files(node, [CONFIG, f"{CONFIG}.upload"]).items():
         node.put(with_names(data.decode(), names).encode(), path, 0o600)
     pki = keys_of(node)
     path = f"{FOLDER}/apiserver.crt"
     data = node.get(path)
     note = "had them"
-    held = set(alternative_names(x509.load_pem_x509_certificate(data)))
-    if not {general_name(name) for name in names} <= held:
+    present = set(alternative_names(x509.load_pem_x509_certificate(data)))
+    if not {general_name(name) for name in names} <= present:
         pair = pki.authority.renew(data, days=days, hosts=names)
         write_files(node, {path: NodeFile(pair.certificate, 0o644), path.replace(".crt", ".key"): NodeFile(pair.key, 0o600)})
         note = ""
@@ -465,27 +481,27 @@ def name_master(node: Node, names: tuple[str, ...], days: int, *, others: bool =
 
 
 def _answers_to(node: Node, names: Iterable[str]) -> None:
-    """Raises CheckError when the API server does not prove that it is each of the names."""
+    """Raise CheckError when the API server does not answer with a valid certificate for each of the names."""
     for name in names:
-        asked = name.replace("*", "any", 1)
-        server = f"--server=https://127.0.0.1:{API_PORT} --tls-server-name={shlex.quote(asked)}"
-        said = node.run(f"{KUBECTL} --request-timeout=10s {server} get --raw /readyz", check=False)
-        if not said.ok:
-            raise CheckError(f"{node.name}: the API does not answer as {name}", hint="journalctl -u kubelet there", details=said.output)
+        host = name.replace("*", "any", 1)
+        server = f"--server=https://127.0.0.1:{API_PORT} --tls-server-name={shlex.quote(host)}"
+        result = node.run(f"{KUBECTL} --request-timeout=10s {server} get --raw /readyz", check=False)
+        if not result.ok:
+            raise CheckError(f"{node.name}: the API does not answer as {name}", hint="journalctl -u kubelet there", details=result.output)
 
 
 def with_names(text: str, names: Sequence[str]) -> str:
-    """kubeadm's configuration, of one document or several, with names united into those of the API server."""
-    found = [document for document in untrusted.yaml_documents(text, what="the configuration of kubeadm", error=NodeError) if document]
-    for document in found:
+    """Add names to the SANs of the API server in the configuration of kubeadm, which may have several documents."""
+    configuration = [entry for entry in untrusted.yaml_documents(text, what="the configuration of kubeadm", error=NodeError) if entry]
+    for document in configuration:
         if document.get("kind") == "ClusterConfiguration":
             server = document.setdefault("apiServer", {})
             server["certSANs"] = list(dict.fromkeys((*(server.get("certSANs") or ()), *names)))
-    return documents(*found)
+    return documents(*configuration)
 
 
 def configure_names(node: Node, names: tuple[str, ...]) -> None:
-    """Into the configuration that kubeadm keeps in the cluster: masters that join later have the names then."""
+    """Add names to the configuration that kubeadm keeps in the cluster, for control-plane nodes that join later."""
     get = f"{KUBECTL} get configmap kubeadm-config --namespace=kube-system --output=json"
     answer = node.run(get, check=False, timeout=60)
     if not answer.ok:
@@ -494,5 +510,5 @@ def configure_names(node: Node, names: tuple[str, ...]) -> None:
         raise CheckError("the API does not answer", hint="slipway status says more", details=answer.output)
     config = objects.config_map(answer.stdout, where=node.name)
     config["data"]["ClusterConfiguration"] = with_names(config["data"]["ClusterConfiguration"], names)
-    # Somebody else's change between reading and writing is refused by the API.
+    # The API refuses this when another command has changed the object since it was read.
     node.run(f"{KUBECTL} replace -f -", input=json.dumps(config), timeout=60)

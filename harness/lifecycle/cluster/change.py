@@ -1,4 +1,4 @@
-"""The last change of a cluster from one image to another, as the cluster keeps it: what was begun, and what it came from."""
+"""The last upgrade or rollback of a cluster, in a ConfigMap of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIG_MAP = "slipway-upgrade"
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """An image, and the Kubernetes in it (``v1.36.3``)."""
+    """An image, and its version of Kubernetes (``v1.36.3``)."""
 
     image: str
     digest: str
@@ -39,7 +39,7 @@ class Move:
     before: Version
     after: Version
     state: str = RUNNING
-    """``running`` from the first thing that is changed to the last, then ``done``."""
+    """``running`` until the last step is done, then ``done``."""
     since: str = ""
 
     @classmethod
@@ -48,12 +48,12 @@ class Move:
 
 
 def read(kubectl: NodeKubectl) -> Move | None:
-    """The last change that the cluster knows of; None when there was none."""
+    """Return the last change of the cluster; None when there was none. Raises NodeError for a record that is not valid."""
     text = kubectl.run("get", "configmap", CONFIG_MAP, "--namespace=kube-system", "--ignore-not-found", "--output=json")
     if not text.strip():
         return None
-    kept = objects.config_map(text, where=kubectl.where)["data"]["move"]
-    data = untrusted.json_object(kept, what="the record of the last change of the cluster", error=NodeError)
+    stored = objects.config_map(text, where=kubectl.where)["data"]["move"]
+    data = untrusted.json_object(stored, what="the record of the last change of the cluster", error=NodeError)
     try:
         return Move(**{**data, "before": Version(**data["before"]), "after": Version(**data["after"])})
     except (KeyError, TypeError) as wrong:
@@ -61,12 +61,13 @@ def read(kubectl: NodeKubectl) -> Move | None:
 
 
 def unfinished(kubectl: NodeKubectl) -> Move | None:
-    """A change that was begun and has not come to its end."""
+    """Return the last change when it is not finished."""
     last = read(kubectl)
     return last if last is not None and last.state == RUNNING else None
 
 
 def write(kubectl: NodeKubectl, move: Move) -> None:
+    """Replace the record of the last change."""
     document = {
         "apiVersion": "v1",
         "kind": "ConfigMap",

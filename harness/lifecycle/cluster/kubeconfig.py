@@ -1,4 +1,4 @@
-"""``slipway kubeconfig``: the administrator's access to a cluster from elsewhere, alone or merged into a file that has others."""
+"""``slipway kubeconfig``: the administrator's kubeconfig of a cluster, alone or merged into a file with other clusters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from harness.runtimes.pki import FOLDER, general_name
 from harness.untrusted import KubeIdentity
 
 _MARK = "slipway"
-"""The extension by which an entry in somebody's file is known to be ours, and may be replaced."""
+"""Name of the extension in entries that slipway wrote: only those may be replaced."""
 
 
 def fetch(
@@ -37,9 +37,9 @@ def fetch(
     server: str | None = None,
     home: Path | None = None,
 ) -> dict[str, Any]:
-    """The administrator's kubeconfig, its names all made of the cluster's. It leads to ``server``, else to a master whose API answers.
+    """Return the administrator's kubeconfig for the API at ``server``, by default a control-plane node whose API answers.
 
-    Raises UsageError when the cluster is not known, NodeError when no master is reached, CheckError when no API answers.
+    Raises UsageError when the cluster is not known, NodeError when no control-plane node is reachable, CheckError when no API answers.
     """
     with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
         master = answering(cluster)
@@ -49,7 +49,7 @@ def fetch(
 
 
 def answering(cluster: Access) -> SshNode:
-    """The first master whose API is ready. Raises CheckError with what the others say."""
+    """Return the first control-plane node whose API is ready. Raises CheckError, with the reason of each, when none is."""
     _ = cluster.first
     reasons = []
     for master in cluster.masters:
@@ -71,7 +71,7 @@ def _warn_of_name(master: SshNode, server: str) -> None:
 
 
 def named(identity: KubeIdentity, name: str, server: str) -> dict[str, Any]:
-    """A kubeconfig of one cluster with its own names, so that several can live in one file."""
+    """Return the kubeconfig of one cluster; its entries have the name of the cluster, so that several fit into one file."""
     user = f"{name}-admin"
     cluster = {
         "certificate-authority-data": _base64(identity.authority),
@@ -94,20 +94,21 @@ def _base64(data: bytes) -> str:
 
 
 def text(config: Mapping[str, Any]) -> str:
+    """Return a kubeconfig as YAML."""
     return yaml.safe_dump(dict(config), sort_keys=False)
 
 
 def write(config: Mapping[str, Any], path: Path) -> None:
-    """For its owner's eyes only, in one move. A link is followed: what it leads to is replaced."""
+    """Replace a file, readable by its owner only. The target of a link is replaced, not the link."""
     target = path.expanduser().resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     durable.write(target, text(config))
 
 
 def merge(config: Mapping[str, Any], path: Path) -> None:
-    """Put the entries of ``config`` into the file at ``path``, which need not exist, and make its context the current one.
+    """Add the entries of ``config`` to the file at ``path``, which need not exist, and make its context the current one.
 
-    Whatever else is there stays. Raises InputError when the file is no kubeconfig, UsageError when somebody else's entry has our name.
+    Other entries stay. Raises InputError when the file is not a kubeconfig, UsageError when an entry of another tool has the same name.
     """
     path = path.expanduser()
     before: Any = {}
@@ -120,32 +121,32 @@ def merge(config: Mapping[str, Any], path: Path) -> None:
 
 
 def merged(before: Any, config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Both in one; see ``merge``."""
+    """Return both in one; see ``merge``."""
     lists = ("clusters", "contexts", "users")
     if not isinstance(before, Mapping) or any(not isinstance(before.get(kind) or [], list) for kind in lists):
         raise InputError([Fault(where, "is not a kubeconfig", "nothing has been changed; write to another file with -f")])
-    ours = config["clusters"][0]["name"]
+    name = config["clusters"][0]["name"]
     for entry in before.get("clusters") or ():
-        if entry.get("name") == ours and not _is_ours(entry):
+        if entry.get("name") == name and not _is_marked(entry):
             raise UsageError(
-                f"{where} has a cluster {ours} that slipway did not put there",
-                hint=f"write a file of its own: slipway kubeconfig {ours} -f FILE",
+                f"{where} has a cluster {name} that slipway did not put there",
+                hint=f"write a file of its own: slipway kubeconfig {name} -f FILE",
             )
-    found: dict[str, Any] = copy.deepcopy(dict(before))
-    found.setdefault("apiVersion", "v1")
-    found.setdefault("kind", "Config")
+    both: dict[str, Any] = copy.deepcopy(dict(before))
+    both.setdefault("apiVersion", "v1")
+    both.setdefault("kind", "Config")
     for kind in lists:
         names = {entry["name"] for entry in config[kind]}
-        found[kind] = [entry for entry in found.get(kind) or () if entry.get("name") not in names] + list(config[kind])
-    found["current-context"] = config["current-context"]
-    return found
+        both[kind] = [entry for entry in both.get(kind) or () if entry.get("name") not in names] + list(config[kind])
+    both["current-context"] = config["current-context"]
+    return both
 
 
-def _is_ours(entry: Mapping[str, Any]) -> bool:
+def _is_marked(entry: Mapping[str, Any]) -> bool:
     return any(extension.get("name") == _MARK for extension in (entry.get("cluster") or {}).get("extensions") or ())
 
 
 def default_path() -> Path:
-    """Where kubectl looks: the first file of ``$KUBECONFIG``, else ``~/.kube/config``."""
+    """Return kubectl's file: the first one of ``$KUBECONFIG``, else ``~/.kube/config``."""
     first = (os.environ.get("KUBECONFIG") or "").split(":")[0]
     return Path(first) if first else Path("~/.kube/config").expanduser()

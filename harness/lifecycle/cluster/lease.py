@@ -1,9 +1,9 @@
-"""One command at a time changes a cluster, wherever it was started. While there is an API, a Lease object in the cluster says who is at
-it, and since when; on the masters a small file does, also before there is a cluster.
+"""One command at a time changes a cluster, wherever it was started. A Lease object in the cluster names its holder and the time; a small
+file on each control-plane node does the same, also before the cluster exists.
 
-Both are renewed as client-go's leader election does it: the holder is compared, an object is only replaced in the version that was read,
-and a holder that has lost it stops before the next step (harness.nodes.claim). While nobody answers a renewal the command goes on: no
-other one can take over through an API that is away, and machines that another one has spoken to refuse this one's commands.
+Both are renewed as in client-go's leader election: the holder is compared, an object is only replaced in the version that was read, and
+a holder that has lost the lease stops before the next step (harness.nodes.claim). While no renewal is answered, the command continues: no
+other command can take over through an API that is down, and nodes that another command has used refuse the commands of this one.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from harness.runtimes.kubeadm import KUBECTL
 NAME = "slipway-lock"
 
 CLAIM = "/run/slipway-at-work"
-"""On a master: who is at work, and since when. Its own time is when that was last confirmed; it ends with the machine's uptime."""
+"""File on a control-plane node: the holder, and the time of its first claim. Its mtime is the last renewal; a reboot removes it."""
 _TAKEN = 75
 
-# One reader and writer at a time; the folder itself is locked, so that nothing is left behind.
+# One reader and writer at a time. The folder is locked, so that no lock file is left behind.
 _LOCKED = "exec 9< /run; if command -v flock > /dev/null; then flock -w 10 9; fi"
 _THERE = f"there=$(head -n 1 {CLAIM} 2>/dev/null)"
 _WRITE = f'printf \'%s\\n%s\\n\' "$who" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" > {CLAIM}'
@@ -43,7 +43,7 @@ _TAKE = f"""{_LOCKED}
 if [ -n "$there" ] && [ "$there" != "$who" ] && [ "$there" != "$instead" ] \
   && [ $(($(date +%s) - $(stat -c %Y {CLAIM}))) -lt $seconds ]; then cat {CLAIM}; exit {_TAKEN}; fi
 {_WRITE}"""
-# A machine that has restarted has forgotten it, and a verb that this one has called may have given it back.
+# Absent after a reboot, or when a verb that this one has called has released it.
 _RENEW = f"""{_LOCKED}
 {_THERE}
 case $there in "$who") touch {CLAIM} ;; "") {_WRITE} ;; *) cat {CLAIM}; exit {_TAKEN} ;; esac"""
@@ -53,25 +53,25 @@ _RELEASE = f"""{_LOCKED}
 
 _ASK = f"{KUBECTL} --request-timeout=20s --namespace kube-system"
 _held: set[str] = set()
-"""Clusters whose lease this process has, so that a verb may call another one."""
+"""Clusters whose lease this process holds, so that a verb may call another one."""
 _noted_on: collections.Counter[str] = collections.Counter()
-"""By address of a master, how many verbs of this process have noted there that they are at work."""
+"""Claims of this process on each control-plane node, by address: one for each verb."""
 _counting = threading.Lock()
 
 
 def seconds() -> int:
-    """Until a lease that nobody renews counts no more: its holder was killed, or has lost its way to the cluster."""
+    """Return the duration of a lease: without a renewal it expires, since its holder was killed or cannot reach the cluster."""
     chosen = os.environ.get("SLIPWAY_LEASE_SECONDS", "")
     return int(chosen) if chosen.isascii() and chosen.isdigit() and 4 <= int(chosen) <= 3600 else 60
 
 
 def holder() -> str:
-    """This process: ``user@machine:process``, then a word that no process on any other machine has."""
+    """Return the identity of this process: ``user@machine:process``, then a word that no other process on any machine has."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = str(os.getuid())
-    # The id of a machine is not for others; a digest tells machines apart as well.
+    # The id of a machine is confidential; its digest tells machines apart as well.
     machine = ""
     with contextlib.suppress(OSError):
         machine = hashlib.sha256(f"slipway {Path('/etc/machine-id').read_text().strip()}".encode()).hexdigest()[:12]
@@ -80,7 +80,7 @@ def holder() -> str:
 
 @contextlib.contextmanager
 def held(master: Node, cluster: str) -> Iterator[None]:
-    """Be the only one that changes the cluster; ``master`` is any of its masters. Raises UsageError when somebody else is at it."""
+    """Hold the lease of a cluster, by way of any of its control-plane nodes. Raises UsageError when another command holds it."""
     if cluster in _held:
         yield
         return
@@ -102,7 +102,7 @@ def held(master: Node, cluster: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _numbered(holding: claim.ClusterClaim, token: int) -> Iterator[None]:
-    """Give a claim its token while the block runs. Those of two clusters say nothing of each other: then it has none."""
+    """Give a claim its token while the block runs. A claim of two clusters has none: their tokens cannot be compared."""
     before, holding.token = holding.token, token if holding.token is None else None
     try:
         yield
@@ -112,13 +112,13 @@ def _numbered(holding: claim.ClusterClaim, token: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def claimed(masters: Sequence[Node], cluster: str) -> Iterator[None]:
-    """Be the only one at work on these machines, which need not be a cluster yet. Raises UsageError when somebody else is."""
+    """Claim nodes, which need not be a cluster yet. Raises UsageError when another command has claimed one."""
     with _noted(masters, cluster) as noted, claim.holding() as holding, _kept(holding, _Renewal(noted.renew)):
         yield
 
 
 class _Notes:
-    """The files on masters that say who is at work."""
+    """The claim files on control-plane nodes."""
 
     def __init__(self, cluster: str) -> None:
         self._cluster = cluster
@@ -128,15 +128,15 @@ class _Notes:
     def take(self, node: Node) -> None:
         instead = ""
         while True:
-            asked = node.run(f"{self._who}\ninstead={shlex.quote(instead)}\n{_TAKE}", check=False, timeout=60)
-            there, _, since = asked.stdout.strip().partition("\n")
-            if asked.returncode == _TAKEN and there != instead and has_ended(there):
-                instead = there
+            result = node.run(f"{self._who}\ninstead={shlex.quote(instead)}\n{_TAKE}", check=False, timeout=60)
+            identity, _, since = result.stdout.strip().partition("\n")
+            if result.returncode == _TAKEN and identity != instead and has_ended(identity):
+                instead = identity
                 continue
-            if asked.returncode == _TAKEN:
-                raise _busy(self._cluster, there, since)
-            if not asked.ok:
-                raise CommandError(f"{node.name}: it could not be noted who is at work: {CLAIM}", details=asked.output)
+            if result.returncode == _TAKEN:
+                raise _busy(self._cluster, identity, since)
+            if not result.ok:
+                raise CommandError(f"{node.name}: it could not be noted who is at work: {CLAIM}", details=result.output)
             self.nodes.append(node)
             with _counting:
                 _noted_on[node.address] += 1
@@ -145,9 +145,9 @@ class _Notes:
     def renew(self) -> str:
         def renew(node: Node) -> str | None:
             with contextlib.suppress(SlipwayError):
-                asked = node.run(f"{self._who}\n{_RENEW}", check=False, timeout=30)
-                if asked.ok or asked.returncode == _TAKEN:
-                    return asked.stdout.strip().partition("\n")[0]
+                result = node.run(f"{self._who}\n{_RENEW}", check=False, timeout=30)
+                if result.ok or result.returncode == _TAKEN:
+                    return result.stdout.strip().partition("\n")[0]
             return None
 
         answers = [answer for answer in each(self.nodes, renew) if answer is not None]
@@ -160,7 +160,7 @@ class _Notes:
             with _counting:
                 _noted_on[node.address] -= 1
                 again = _noted_on[node.address] > 0
-            # A verb that another one has called gives nothing back that the other still needs.
+            # The verb that has called this one still needs it.
             if again:
                 continue
             _gently(lambda node=node: node.run(f"{self._who}\n{_RELEASE}", check=False, timeout=30))  # type: ignore[misc]
@@ -170,7 +170,7 @@ class _Notes:
 def _noted(masters: Sequence[Node], cluster: str) -> Iterator[_Notes]:
     notes = _Notes(cluster)
     try:
-        # Always in the same order: of two who begin at once, one gets the first of them and with it all.
+        # Always in the same order: of two commands that begin at once, the one with the first node has all.
         for node in sorted(masters, key=lambda node: node.address):
             notes.take(node)
         yield notes
@@ -179,7 +179,7 @@ def _noted(masters: Sequence[Node], cluster: str) -> Iterator[_Notes]:
 
 
 def _named(identity: object) -> str:
-    """The part of an identity that is for people."""
+    """Return the part of an identity that people read."""
     return untrusted.shown(str(identity or "").partition(" ")[0])[:200]
 
 
@@ -191,11 +191,11 @@ def _busy(cluster: str, who: object, since: object) -> UsageError:
 
 
 _SURE = 0.75
-"""The part of a lease in which its holder relies on it: clocks differ, and the lease was written a moment before that is known."""
+"""The part of its duration in which the holder relies on a lease: clocks differ, and the answer arrives after the write."""
 
 
 class _Renewal:
-    """Renews from time to time, and remembers what came of it. ``renew`` returns who has taken over, or nothing."""
+    """Renews a lease or claim files at intervals. ``renew`` returns the holder that has taken over, or an empty text."""
 
     def __init__(self, renew: Callable[[], str]) -> None:
         self.lost = ""
@@ -221,17 +221,17 @@ class _Renewal:
                 self.lost = "another command"
             except SlipwayError as error:
                 log.debug(f"the lease could not be renewed: {error.message}")
-            # Many steps may ask at once: where nobody answers they do not wait one after the other.
+            # Many steps may ask at once: without an answer they do not wait one after the other.
             self._next = claim.clock() + claim.PAUSE
 
 
 @contextlib.contextmanager
 def _kept(holding: claim.ClusterClaim, renewal: _Renewal) -> Iterator[None]:
-    """Renew from time to time while the block runs."""
+    """Renew at intervals while the block runs."""
     ended = threading.Event()
 
     def keep() -> None:
-        # As soon as somebody answers again, the claim is sure again: nothing of what comes then need depend on it.
+        # The claim is sure again with the first answer, before the next step asks.
         while not ended.wait(seconds() / 4 if renewal.sure else claim.PAUSE):
             renewal.verify()
 
@@ -242,7 +242,7 @@ def _kept(holding: claim.ClusterClaim, renewal: _Renewal) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        # It may be asking a machine that is lost; whatever it still says counts for nothing once the claim is given back.
+        # It may be waiting for a node that is down; its answer does not matter once the claim is released.
         keeper.join(timeout=3)
         holding.drop(renewal)
         if renewal.lost:
@@ -250,7 +250,7 @@ def _kept(holding: claim.ClusterClaim, renewal: _Renewal) -> Iterator[None]:
 
 
 def _gently(action: Callable[[], object]) -> None:
-    """What need not succeed: a claim that nobody renews or gives back ends by itself."""
+    """Run an action that may fail: a claim that is neither renewed nor released expires by itself."""
     try:
         action()
     except SlipwayError as error:
@@ -258,7 +258,7 @@ def _gently(action: Callable[[], object]) -> None:
 
 
 class _Lease:
-    """The Lease object of a cluster, as this process holds it. One thread at a time renews it."""
+    """The Lease object of a cluster, held by this process. One thread at a time renews it."""
 
     def __init__(self, master: Node, cluster: str) -> None:
         self._master, self._cluster = master, cluster
@@ -269,61 +269,61 @@ class _Lease:
     def take(self) -> None:
         taken = self._write("create", document(_clock(self._master)))
         if taken is None:
-            there = self._read()
+            existing = self._read()
             now = _clock(self._master)
-            if there is not None and not expired(there, now) and not abandoned(there):
-                spec = there.get("spec") or {}
+            if existing is not None and not expired(existing, now) and not abandoned(existing):
+                spec = existing.get("spec") or {}
                 raise _busy(self._cluster, spec.get("holderIdentity"), spec.get("acquireTime"))
-            taken = self._write(*_instead(there, document(now)))
+            taken = self._write(*_instead(existing, document(now)))
         if taken is None:
             raise UsageError(f"somebody else has just begun to change the cluster {self._cluster}", hint="wait for its end")
 
     def renew(self) -> str:
-        """Who has it instead; raises SlipwayError when that cannot be asked."""
+        """Renew the lease; return its holder when another command has taken over. Raises SlipwayError when the API does not answer."""
         for _ in range(3):
             now = _clock(self._master)
             if self._write("replace", _version_of(self._object, {**self._object["spec"], "renewTime": _stamp(now)})) is not None:
                 return ""
-            # It is another version, or not there: a backup of etcd may have been restored.
-            there = self._read()
+            # Another version, or absent: a backup of etcd may have been restored.
+            existing = self._read()
             if self._released:
                 return ""
-            spec = (there or {}).get("spec") or {}
-            if there is not None and spec.get("holderIdentity") == self._holder:
-                self._object = {"metadata": there["metadata"], "spec": spec}
+            spec = (existing or {}).get("spec") or {}
+            if existing is not None and spec.get("holderIdentity") == self._holder:
+                self._object = {"metadata": existing["metadata"], "spec": spec}
             elif _transitions(spec) > _transitions(self._object["spec"]):
                 return _named(spec.get("holderIdentity")) or "another command"
-            elif self._write(*_instead(there, document(now))) is not None:
-                # What is there is older than this one's: it is from a backup.
+            elif self._write(*_instead(existing, document(now))) is not None:
+                # The object is older than this lease: it is from a backup.
                 return ""
         raise CommandError(f"the lease of the cluster {self._cluster} changes all the time")
 
     @property
     def transitions(self) -> int:
-        """How often the lease has had another holder, this one included."""
+        """Number of holders of the lease so far, this one included."""
         return _transitions(self._object["spec"])
 
     def release(self) -> None:
-        """Name no holder any more, in the version that was written last: the lease of another holder stays.
+        """Remove the holder from the version that was written last: the lease of another holder stays.
 
-        The object stays too. Deleted, it could not tell a holder who slept that there was another one meanwhile.
+        The object stays too: a suspended holder finds in it that there was another one meanwhile.
         """
         self._released = True
         spec = {key: self._object["spec"].get(key) for key in ("leaseDurationSeconds", "acquireTime", "leaseTransitions")}
         self._write("replace", _version_of(self._object, spec))
 
     def _read(self) -> dict[str, Any] | None:
-        asked = self._master.run(f"{_ASK} get lease {NAME} --ignore-not-found --output=json", timeout=60)
-        return untrusted.json_object(asked.stdout, what=self._what, error=CommandError) if asked.stdout.strip() else None
+        result = self._master.run(f"{_ASK} get lease {NAME} --ignore-not-found --output=json", timeout=60)
+        return untrusted.json_object(result.stdout, what=self._what, error=CommandError) if result.stdout.strip() else None
 
-    def _write(self, verb: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
-        """The object as it is now; None when it is there already, is another version, or is not there. Raises CommandError otherwise."""
-        asked = self._master.run(f"{_ASK} {verb} --output=json -f -", input=json.dumps(wanted), check=False, timeout=60)
-        if not asked.ok:
-            if any(reason in asked.stderr for reason in _OTHERWISE):
+    def _write(self, verb: str, lease: dict[str, Any]) -> dict[str, Any] | None:
+        """Write the object and return it; None when it exists already, has another version or is absent. Raises CommandError otherwise."""
+        result = self._master.run(f"{_ASK} {verb} --output=json -f -", input=json.dumps(lease), check=False, timeout=60)
+        if not result.ok:
+            if any(reason in result.stderr for reason in _OTHERWISE):
                 return None
-            raise CommandError(f"{self._master.name}: the lease of the cluster {self._cluster} could not be taken", details=asked.output)
-        self._object = untrusted.json_object(asked.stdout, what=self._what, error=CommandError)
+            raise CommandError(f"{self._master.name}: the lease of the cluster {self._cluster} could not be taken", details=result.output)
+        self._object = untrusted.json_object(result.stdout, what=self._what, error=CommandError)
         for part in ("metadata", "spec"):
             if not isinstance(self._object.get(part), dict):
                 raise CommandError(f"{self._what}: has no {part}")
@@ -335,25 +335,25 @@ class _Lease:
 
 
 _OTHERWISE = ("(AlreadyExists)", "(Conflict)", "(NotFound)")
-"""What kubectl says when an object is not as it was taken to be."""
+"""Reasons in kubectl's output when an object is not in the expected state."""
 
 
-def _instead(there: dict[str, Any] | None, wanted: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """How to write a Lease in place of one that was read: in the version that was read, so that one of several gets it."""
-    if there is None:
-        return "create", wanted
-    transitions = _transitions(there.get("spec") or {}) + 1
-    return "replace", _version_of(there, {**wanted["spec"], "leaseTransitions": transitions})
+def _instead(existing: dict[str, Any] | None, lease: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return kubectl's verb and the Lease that replaces one that was read, in that version: of several writers one succeeds."""
+    if existing is None:
+        return "create", lease
+    transitions = _transitions(existing.get("spec") or {}) + 1
+    return "replace", _version_of(existing, {**lease["spec"], "leaseTransitions": transitions})
 
 
-def _version_of(there: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
-    """A Lease with another spec, in the version of one that was read."""
-    version = str((there.get("metadata") or {}).get("resourceVersion") or "")
+def _version_of(existing: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a Lease with another spec, in the version of one that was read."""
+    version = str((existing.get("metadata") or {}).get("resourceVersion") or "")
     return {**_EMPTY, "metadata": {**_EMPTY["metadata"], "resourceVersion": version}, "spec": spec}
 
 
 def _transitions(spec: dict[str, Any]) -> int:
-    """How often a Lease has had another holder."""
+    """Return the number of holders that a Lease has had."""
     count = spec.get("leaseTransitions")
     return count if type(count) is int else 0
 
@@ -366,14 +366,14 @@ _EMPTY: dict[str, Any] = {
 
 
 def document(now: datetime.datetime) -> dict[str, Any]:
-    """The Lease; ``now`` is the clock of the master, so that clocks of those who ask do not count."""
+    """Return a Lease of this process; ``now`` is the clock of the control-plane node, so that clocks of clients do not matter."""
     spec = {"holderIdentity": holder(), "leaseDurationSeconds": seconds(), "acquireTime": _stamp(now), "renewTime": _stamp(now)}
     return {**_EMPTY, "spec": {**spec, "leaseTransitions": 1}}
 
 
-def expired(found: dict[str, Any], now: datetime.datetime) -> bool:
-    """Whether a Lease counts no more. One without a time never counted."""
-    spec = found.get("spec") or {}
+def expired(lease: dict[str, Any], now: datetime.datetime) -> bool:
+    """Return True for an expired Lease, and for one without a time."""
+    spec = lease.get("spec") or {}
     try:
         renewed = datetime.datetime.fromisoformat(str(spec["renewTime"]))
         return now - renewed > datetime.timedelta(seconds=int(spec.get("leaseDurationSeconds") or seconds()))
@@ -381,13 +381,13 @@ def expired(found: dict[str, Any], now: datetime.datetime) -> bool:
         return True
 
 
-def abandoned(found: dict[str, Any]) -> bool:
-    """Whether its holder was a process of this machine that is no more: a command that was killed may be given again at once."""
-    return has_ended(str((found.get("spec") or {}).get("holderIdentity") or ""))
+def abandoned(lease: dict[str, Any]) -> bool:
+    """Return True when its holder was a process of this machine that has ended: a killed command may be repeated at once."""
+    return has_ended(str((lease.get("spec") or {}).get("holderIdentity") or ""))
 
 
 def has_ended(identity: str) -> bool:
-    """Whether it is certain that the process of an identity is no more; of another machine or container it never is."""
+    """Return True when the process of an identity has certainly ended; never for a process of another machine or container."""
     return liveness.has_ended(identity.rpartition(" ")[2].partition(".")[2])
 
 

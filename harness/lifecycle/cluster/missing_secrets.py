@@ -1,6 +1,4 @@
-"""What a cluster kept about itself, for an image that takes the place of another one: secrets were not kept, and must be given again
-where the image has to do with them.
-"""
+"""Secrets that the record of a cluster does not have: an upgrade asks for those that the new image uses."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from harness.errors import Fault
 _GIVE = "-e {name}=VALUE, or the whole Clusterfile: -f"
 _FILE = "give the Clusterfile: -f"
 _LARGEST = 1 << 20
-"""Bytes of a file from which on it is no text that anybody wrote."""
+"""Bytes. A larger file of a rootfs is not text that a person wrote."""
 _PROGRAMS = ("bin", "lib")
 
 PHASES = frozenset(
@@ -31,7 +29,7 @@ PHASES = frozenset(
         Phase.POST_LAUNCH,
     }
 )
-"""Hooks of these run when a cluster goes to another image."""
+"""Phases of the hooks that an upgrade or a rollback runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,35 +101,35 @@ def without_redacted(clusterfile: Clusterfile, placeholder: str | None = None) -
     return dataclasses.replace(usable, cluster=cluster, application=application, configs=files, hooks=hooks)
 
 
-def _faults(found: Clusterfile) -> Iterator[Fault]:
-    for file in found.files:
+def _faults(clusterfile: Clusterfile) -> Iterator[Fault]:
+    for file in clusterfile.files:
         if file.redacted:
             yield Fault(f"Config {file.name}", "its data was not kept, since it may hold a secret", _FILE)
-    for hook in found.hooks:
+    for hook in clusterfile.hooks:
         if hook.redacted and PHASES & set(hook.phases):
             yield Fault(f"Hook {hook.name}", "its data was not kept, since it may hold a secret", _FILE)
-    application = found.application
-    texts = [found.commands, *(config.commands for config in (application.configs if application else ()))]
+    application = clusterfile.application
+    texts = [clusterfile.commands, *(config.commands for config in (application.configs if application else ()))]
     if any(is_redacted(command) for commands in texts for command in commands or ()):
         yield Fault("launch commands", "they were not kept, since they may hold a secret", _FILE)
 
 
-def mentioned(names: Collection[str], tree: Path, found: Clusterfile, texts: Iterable[str]) -> tuple[Fault, ...]:
-    """Of values that are not known those that the image, the Clusterfile or ``texts`` (launch commands) have to do with."""
+def mentioned(names: Collection[str], tree: Path, clusterfile: Clusterfile, texts: Iterable[str]) -> tuple[Fault, ...]:
+    """Return a fault for each of ``names`` that the rootfs ``tree``, the Clusterfile or ``texts`` (launch commands) use."""
     if not names:
         return ()
     pattern = re.compile(rb"\b(?:" + b"|".join(re.escape(name.encode()) for name in sorted(names)) + rb")\b")
     where: dict[str, str] = {}
-    for place, data in (*_own(found, texts), *_of_tree(tree)):
+    for place, data in (*_of_clusterfile(clusterfile, texts), *_of_tree(tree)):
         for name in pattern.findall(data):
             where.setdefault(name.decode(), place)
     message = "the cluster did not keep it, since it is secret, and {place} has to do with it"
     return tuple(Fault(f"-e {name}", message.format(place=place), _GIVE.format(name=name)) for name, place in sorted(where.items()))
 
 
-def _own(found: Clusterfile, texts: Iterable[str]) -> list[tuple[str, bytes]]:
-    configs = [(f"Config {file.name}", data_text(file.data)) for file in found.files]
-    hooks = [(f"Hook {hook.name}", hook.data) for hook in found.hooks if PHASES & set(hook.phases)]
+def _of_clusterfile(clusterfile: Clusterfile, texts: Iterable[str]) -> list[tuple[str, bytes]]:
+    configs = [(f"Config {file.name}", data_text(file.data)) for file in clusterfile.files]
+    hooks = [(f"Hook {hook.name}", hook.data) for hook in clusterfile.hooks if PHASES & set(hook.phases)]
     return [(place, text.encode()) for place, text in (*configs, *hooks, *(("a launch command", text) for text in texts))]
 
 

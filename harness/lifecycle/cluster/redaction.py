@@ -1,4 +1,4 @@
-"""Taking secrets out of what is shown to others: logs, and objects of the cluster."""
+"""Removes secrets from logs and from objects of the cluster before others see them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ _DROPPED = ("kubectl.kubernetes.io/last-applied-configuration",)
 
 
 def text(value: str) -> str:
-    """A text without what looks like a password, a token or a private key, and without every secret that ``log.hide`` was told.
-
-    Rather too much goes than too little.
-    """
+    """Replace what looks like a password, a token or a private key, and each secret given to ``log.hide``. In doubt, text is replaced."""
     return secrets.hidden(log.hidden(value), GONE)
 
 
 def resource(value: Any) -> Any:
-    """An object of the cluster without secrets: values of environment and other fields whose names say so, and whatever looks like one.
+    """Replace secrets in an object of the cluster: fields and environment values with the name of a secret, and text that looks like one.
 
     A Secret keeps its name only.
     """
@@ -41,7 +38,7 @@ def resource(value: Any) -> Any:
 
 
 def _is_argument(option: Any, value: Any) -> bool:
-    """Whether a value is the secret that an argument before it asks for: ``["--password", "..."]``."""
+    """Return True for the value of an option that takes a secret: ``["--password", "..."]``."""
     return isinstance(option, str) and isinstance(value, str) and secrets.is_secret_option(option) and not value.startswith("-")
 
 
