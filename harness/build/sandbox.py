@@ -111,7 +111,7 @@ def single_node_network(network: ClusterNetwork) -> str:
 
 
 class Sandbox:
-    """A running throw-away cluster of one node: a KubectlRunner, and a place where launch commands run."""
+    """A running throw-away cluster of one node: a Kubectl, and a place where launch commands run."""
 
     def __init__(self, container: Any, proxy: Proxy, env: Mapping[str, str]) -> None:
         self.container = container

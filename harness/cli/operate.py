@@ -205,11 +205,11 @@ def certs_add_names(
     output: Json = "text",
 ) -> None:
     """Add names (SANs) to the certificates of the API servers."""
-    from harness.lifecycle.cluster import certificates
+    from harness.lifecycle.cluster import sans
 
     as_json = wants_json(output)
     name = cluster or "default"
-    done = certificates.add_names(names, name, *access.members(), days=days)
+    done = sans.add_names(names, name, *access.members(), days=days)
     print_json(plain(done)) if as_json else say(f"the API of {name} answers as {', '.join(done.added)}")
 
 

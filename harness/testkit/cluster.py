@@ -65,7 +65,7 @@ class GivenMachines:
         return cls(tuple(Machine(address, login) for address in masters), tuple(Machine(address, login) for address in nodes))
 
 
-class Kubectl:
+class ClusterKubectl:
     """kubectl on the first control-plane node, as administrator: ``kubectl("get", "pods")`` returns its output."""
 
     def __init__(self, node: Node) -> None:
@@ -115,7 +115,7 @@ class Cluster:
     masters: tuple[Host, ...]
     nodes: tuple[Host, ...]
     kubeconfig: Path
-    kubectl: Kubectl
+    kubectl: ClusterKubectl
     boot_seconds: float
     """Seconds from the request for machines until every workload was ready; near zero for a running cluster."""
     machines: tuple[SshNode, ...]
@@ -271,7 +271,7 @@ def boot(request: ClusterRequest, given: GivenMachines | None = None, *, keep: b
             masters=hosts[: len(masters)],
             nodes=hosts[len(masters) :],
             kubeconfig=state.kubeconfig,
-            kubectl=Kubectl(machines[0]),
+            kubectl=ClusterKubectl(machines[0]),
             boot_seconds=time.monotonic() - started,
             machines=machines,
             group=group.name if group else None,

@@ -22,7 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from testinfra.host import Host
 
-    from harness.testkit.cluster import Cluster, ClusterRequest, GivenMachines, Kubectl
+    from harness.testkit.cluster import Cluster, ClusterKubectl, ClusterRequest, GivenMachines
     from harness.testkit.isolation import Offline
 
 TAG = "latest"
@@ -207,7 +207,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def kubectl(cluster: Cluster) -> Kubectl:
+def kubectl(cluster: Cluster) -> ClusterKubectl:
     """kubectl("get", "pods") -> what it prints; kubectl.json(...) -> dict; kubectl.wait(...) until all is ready, or what the words say."""
     return cluster.kubectl
 

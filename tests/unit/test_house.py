@@ -169,6 +169,7 @@ _YAML_LOADING = {"load", "load_all", "safe_load", "safe_load_all", "full_load", 
 DOUBLED = {
     "Answer",
     "Cluster",
+    "EtcdMember",
     "Group",
     "Options",
     "Outcome",

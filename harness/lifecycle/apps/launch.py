@@ -92,7 +92,7 @@ export PATH="$SLIPWAY_NOTES/programs:$SLIPWAY_PATH"
 
 @dataclasses.dataclass(frozen=True)
 class Ours:
-    """A KubectlRunner that shows, of all that is judged, only what an application made, and what came of that."""
+    """A Kubectl that shows, of all that is judged, only what an application made, and what came of that."""
 
     kubectl: Any
     objects: Sequence[tracking.Object]

@@ -1,4 +1,4 @@
-"""``slipway certs``: list and renew the certificates of a cluster, and add SANs to the one of the API server."""
+"""``slipway certs``: list and renew the certificates of a cluster."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import binascii
 import contextlib
 import dataclasses
 import datetime
-import ipaddress
-import json
 import re
-import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +17,16 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from harness import assets, log, untrusted
-from harness.errors import CheckError, CommandError, Fault, InputError, NodeError, StoreError
+from harness.errors import CommandError, Fault, InputError, NodeError, StoreError
 from harness.host import cluster_cache
 from harness.lifecycle.cluster import access, kubeconfig, lease
 from harness.lifecycle.cluster.access import Access
-from harness.lifecycle.kube import objects
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.provision import registry
 from harness.nodes import LONG_TIMEOUT, Machine, Node, each
 from harness.nodes.files import STATE, NodeFile, read_files, write_files
-from harness.runtimes import API_PORT, documents, static_pods
-from harness.runtimes.kubeadm import CLIENT_PEM, CONFIG, KUBECTL, SERVING_CRT, SERVING_KEY, admin_identity
+from harness.runtimes import static_pods
+from harness.runtimes.kubeadm import CLIENT_PEM, SERVING_CRT, SERVING_KEY, admin_identity
 from harness.runtimes.pki import FILES, FOLDER, LEAF_DAYS, SHARED, Authority, Pki, alternative_names, general_name
 
 WARN_DAYS = 30
@@ -144,7 +140,7 @@ def parsed(node: Node, path: str, data: str) -> Certificate | None:
         issuer=_common(certificate.issuer),
         authority=_is_authority(certificate),
         ends=certificate.not_valid_after_utc,
-        names=_sans(certificate),
+        names=sans_of(certificate),
     )
 
 
@@ -153,7 +149,8 @@ def _common(name: x509.Name) -> str:
     return str(attributes[0].value) if attributes else name.rfc4514_string()
 
 
-def _sans(certificate: x509.Certificate) -> tuple[str, ...]:
+def sans_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """Return the SANs of a certificate as text."""
     return tuple(str(getattr(name, "value", name)) for name in alternative_names(certificate))
 
 
@@ -390,125 +387,3 @@ def _remember_access(cluster: Access) -> None:
         master, state = cluster.first, cluster.known.state
         config = kubeconfig.named(admin_identity(master, state.name, state.authority()), state.name, master.address)
         cluster.known.state.write("kubeconfig", kubeconfig.text(config))
-
-
-# ---- add SANs ---------------------------------------------------------------------------------------------------------
-
-_DNS_NAME = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
-
-
-def check_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Return DNS names and addresses, each once. Raises InputError with all that are neither."""
-    sans = tuple(dict.fromkeys(name.strip().lower() for name in names))
-    faults = [Fault(f"add-names {name}", "is neither a DNS name nor an address") for name in sans if not _is_name(name)]
-    if faults:
-        raise InputError(faults)
-    return sans
-
-
-def _is_name(name: str) -> bool:
-    if re.fullmatch(r"[0-9.]+|[0-9a-f:.]*:[0-9a-f:.]*", name):
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
-    return len(name) <= 253 and _DNS_NAME.fullmatch(name) is not None
-
-
-@dataclasses.dataclass(frozen=True)
-class NamesAdded:
-    """The added names, and all SANs of the API server's certificate now, on the first control-plane node."""
-
-    name: str
-    added: tuple[str, ...]
-    names: tuple[str, ...]
-
-
-def add_names(
-    names: Sequence[str],
-    name: str = cluster_cache.DEFAULT_NAME,
-    masters: Sequence[Machine] = (),
-    nodes: Sequence[Machine] = (),
-    *,
-    days: int = LEAF_DAYS,
-    home: Path | None = None,
-) -> NamesAdded:
-    """Add SANs to the certificate of every API server, and to the configuration from which kubeadm makes those of nodes that join later.
-
-    One control-plane node after the other; each answers by every new name before the next one begins. May be repeated.
-    """
-    added = check_names(names)
-    with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
-        all_masters(cluster)
-        with cluster.known.state.lock(), lease.held(cluster.first, name):
-            execute(_naming(cluster, added, days))
-        certificate = x509.load_pem_x509_certificate(cluster.first.get(f"{FOLDER}/apiserver.crt"))
-    return NamesAdded(name, added, _sans(certificate))
-
-
-def _naming(cluster: Access, names: tuple[str, ...], days: int) -> list[Step]:
-    def configure(node: Node) -> None:
-        configure_names(node, names)
-
-    steps = [Step("configure", "tell kubeadm the names", configure, (cluster.first,))]
-    for number, master in enumerate(cluster.masters, 1):
-
-        def action(node: Node) -> str:
-            return name_master(node, names, days, others=len(cluster.masters) > 1)
-
-        steps.append(Step(f"name-{number}", f"a certificate for {master.name}", action, (master,), after_all=(steps[-1].id,)))
-    return steps
-
-
-def name_master(node: Node, names: tuple[str, ...], days: int, *, others: bool = False) -> str:
-    """Add names to the configuration and the certificate of one control-plane node, and restart its API server. Returns a note."""
-    for path, data in read_files(node, [CONFIG, f"{CONFIG}.upload"]).items():
-        node.put(with_names(data.decode(), names).encode(), path, 0o600)
-    pki = keys_of(node)
-    path = f"{FOLDER}/apiserver.crt"
-    data = node.get(path)
-    note = "had them"
-    present = set(alternative_names(x509.load_pem_x509_certificate(data)))
-    if not {general_name(name) for name in names} <= present:
-        pair = pki.authority.renew(data, days=days, hosts=names)
-        write_files(node, {path: NodeFile(pair.certificate, 0o644), path.replace(".crt", ".key"): NodeFile(pair.key, 0o600)})
-        note = ""
-    fingerprint = x509.load_pem_x509_certificate(node.get(path)).serial_number
-    static_pods.restart(node, ("kube-apiserver",), reason=f"certificate {fingerprint:x}", others=others)
-    _answers_to(node, names)
-    return note
-
-
-def _answers_to(node: Node, names: Iterable[str]) -> None:
-    """Raise CheckError when the API server does not answer with a valid certificate for each of the names."""
-    for name in names:
-        host = name.replace("*", "any", 1)
-        server = f"--server=https://127.0.0.1:{API_PORT} --tls-server-name={shlex.quote(host)}"
-        result = node.run(f"{KUBECTL} --request-timeout=10s {server} get --raw /readyz", check=False)
-        if not result.ok:
-            raise CheckError(f"{node.name}: the API does not answer as {name}", hint="journalctl -u kubelet there", details=result.output)
-
-
-def with_names(text: str, names: Sequence[str]) -> str:
-    """Add names to the SANs of the API server in the configuration of kubeadm, which may have several documents."""
-    configuration = [entry for entry in untrusted.yaml_documents(text, what="the configuration of kubeadm", error=NodeError) if entry]
-    for document in configuration:
-        if document.get("kind") == "ClusterConfiguration":
-            server = document.setdefault("apiServer", {})
-            server["certSANs"] = list(dict.fromkeys((*(server.get("certSANs") or ()), *names)))
-    return documents(*configuration)
-
-
-def configure_names(node: Node, names: tuple[str, ...]) -> None:
-    """Add names to the configuration that kubeadm keeps in the cluster, for control-plane nodes that join later."""
-    get = f"{KUBECTL} get configmap kubeadm-config --namespace=kube-system --output=json"
-    answer = node.run(get, check=False, timeout=60)
-    if not answer.ok:
-        if "NotFound" in answer.stderr:
-            raise CheckError("the cluster has no configuration of kubeadm", hint="was it made by another tool?", details=answer.output)
-        raise CheckError("the API does not answer", hint="slipway status says more", details=answer.output)
-    config = objects.config_map(answer.stdout, where=node.name)
-    config["data"]["ClusterConfiguration"] = with_names(config["data"]["ClusterConfiguration"], names)
-    # The API refuses this when another command has changed the object since it was read.
-    node.run(f"{KUBECTL} replace -f -", input=json.dumps(config), timeout=60)

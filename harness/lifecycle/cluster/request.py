@@ -1,4 +1,4 @@
-"""A Clusterfile and what the command line adds to it, made one: what runs, on which machines, and how to get into them."""
+"""Merges a Clusterfile with the options of the command line, and derives from it what runs, on which nodes, and their logins."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from harness.runtimes import REGISTRY_PORT
 from harness.runtimes.kubeadm import DECIDED
 
 _DATA_ROOTS = (STATE, "/var/lib/sealer/data")
-"""Ours, and what sealer writes when nobody asks for anything."""
+"""The folder of slipway, and sealer's default."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What a command line says; None and empty: it does not."""
+    """Options of the command line; None or empty when they are not given."""
 
     image: str | None = None
     masters: tuple[str, ...] = ()
@@ -62,28 +62,28 @@ class Given:
 
 
 def read(path: str, env: Mapping[str, str] | None = None) -> Clusterfile:
-    """The Clusterfile at a path, ``-`` for the standard input; its ``{{ Name }}`` are replaced by ``env``.
+    """Read the Clusterfile at a path, ``-`` for the standard input; ``env`` replaces its ``{{ Name }}``. Logs its warnings.
 
-    Raises UsageError when it cannot be read, InputError with all faults. What may be understood otherwise is warned of.
+    Raises UsageError when it cannot be read, InputError with all faults.
     """
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text()
     except (OSError, UnicodeDecodeError) as wrong:
         reason = wrong.strerror if isinstance(wrong, OSError) else "is no text"
         raise UsageError(f"{path}: {reason}", hint="slipway generate writes a Clusterfile") from wrong
-    found = parse(text, path, env=env or {})
-    for warning in found.warnings:
+    clusterfile = parse(text, path, env=env or {})
+    for warning in clusterfile.warnings:
         log.warning(str(warning))
-    return found
+    return clusterfile
 
 
 def effective(written: Clusterfile | None, given: Given) -> Clusterfile:
-    """One Clusterfile that says all: where the command line says something, that counts.
+    """Return a Clusterfile with the options of the command line in place of its own values.
 
-    Raises UsageError when nothing names the image, InputError for all that is asked for and cannot be had.
+    Raises UsageError when neither names an image, InputError with all settings that slipway does not support.
     """
-    found = written or Clusterfile("")
-    own = found.cluster or ClusterDocument(name=given.name or DEFAULT_NAME, image="")
+    clusterfile = written or Clusterfile("")
+    own = clusterfile.cluster or ClusterDocument(name=given.name or DEFAULT_NAME, image="")
     image = given.image or own.image
     if not image:
         raise UsageError("no image is named", hint="slipway run IMAGE --masters 192.168.0.2, or image: in a document Cluster of -f")
@@ -99,13 +99,13 @@ def effective(written: Clusterfile | None, given: Given) -> Clusterfile:
         external_registry=given.registry or own.external_registry,
         profile=given.profile or own.profile,
     )
-    faults = [*_unsupported(cluster, found.path or "the Clusterfile"), *_jumps(cluster, found.path)]
+    faults = [*_unsupported(cluster, clusterfile.path or "the Clusterfile"), *_jumps(cluster, clusterfile.path)]
     if faults:
         raise InputError(faults)
-    _warn(found)
-    application = _application(found.application, given.env) if found.application else None
-    apps = tuple(dataclasses.replace(_application(app, given.env), env=_over(app.env, given.env)) for app in found.apps)
-    return dataclasses.replace(found, cluster=cluster, application=application, apps=apps)
+    _warn(clusterfile)
+    application = _application(clusterfile.application, given.env) if clusterfile.application else None
+    apps = tuple(dataclasses.replace(_application(app, given.env), env=_over(app.env, given.env)) for app in clusterfile.apps)
+    return dataclasses.replace(clusterfile, cluster=cluster, application=application, apps=apps)
 
 
 def described(
@@ -117,7 +117,7 @@ def described(
     host_env: Mapping[str, Mapping[str, str]],
     commands: Sequence[str] | None,
 ) -> Clusterfile:
-    """The Clusterfile of machines that are known already."""
+    """Return the Clusterfile of a cluster on given machines."""
     machines = [*((MASTER, machine) for machine in masters), *((NODE, machine) for machine in nodes)]
     hosts = [Host((machine.address,), (role,), _ssh(machine.login), host_env.get(machine.address, {})) for role, machine in machines]
     logins = [host.ssh for host in hosts]
@@ -134,18 +134,18 @@ def described(
 
 
 def _ssh(login: Login) -> SshSettings:
-    # Where this machine keeps its keys is nobody else's business.
+    # Paths of keys on this machine are not for others.
     return SshSettings(user=login.user, port=login.port)
 
 
 def _application(application: ApplicationDocument, env: Mapping[str, str]) -> ApplicationDocument:
-    """A document Application with ``-e`` on top of what it says about single applications."""
+    """Return a document Application with the values of ``-e`` in the environments of single applications."""
     configs = tuple(dataclasses.replace(config, env=_over(config.env, env)) for config in application.configs)
     return dataclasses.replace(application, configs=configs)
 
 
 def _over(values: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
-    """Values with those of ``-e`` in place of theirs."""
+    """Replace the values that ``env`` names."""
     return {name: env.get(name, value) for name, value in values.items()}
 
 
@@ -153,7 +153,7 @@ def _over(values: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _hosts(own: ClusterDocument, given: Given) -> tuple[Host, ...]:
-    """The hosts, masters first. Flags replace the masters, or the workers, that the file names; what it says of a machine stays."""
+    """Return the hosts, control-plane nodes first. Options replace the addresses in the file; its other settings of a host stay."""
     if given.masters or given.nodes:
         masters, nodes = given.masters or own.masters, given.nodes or own.nodes
         single = [_host(own, address, MASTER) for address in masters] + [_host(own, address, NODE) for address in nodes]
@@ -169,44 +169,43 @@ def _host(own: ClusterDocument, address: str, role: str) -> Host:
 
 
 def _grouped(hosts: Iterable[Host]) -> tuple[Host, ...]:
-    """Neighbours that are alike as one."""
-    groups = itertools.groupby(hosts, key=lambda host: repr(dataclasses.replace(host, ips=())))
-    found = [list(group) for _, group in groups]
-    return tuple(dataclasses.replace(group[0], ips=tuple(address for host in group for address in host.ips)) for group in found)
+    """Merge neighbours that differ in their addresses only."""
+    groups = [list(group) for _, group in itertools.groupby(hosts, key=lambda host: repr(dataclasses.replace(host, ips=())))]
+    return tuple(dataclasses.replace(group[0], ips=tuple(address for host in group for address in host.ips)) for group in groups)
 
 
 def _login(ssh: SshSettings, given: Given) -> SshSettings:
-    # A password of the command line is in no Clusterfile: machines() is given it.
+    # The password of the command line goes to machines(), never into a Clusterfile.
     return dataclasses.replace(ssh, user=given.user or ssh.user, port=given.port or ssh.port, key=str(given.key) if given.key else ssh.key)
 
 
-def machines(found: Clusterfile, password: str | None = None) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
-    """Masters and workers with the way into each; ``password`` (of the command line) counts before what the file says.
+def machines(clusterfile: Clusterfile, password: str | None = None) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
+    """Return control-plane nodes and workers with the login of each; ``password``, of the command line, wins over the file.
 
-    Raises InputError for passwords that are nowhere.
+    Raises InputError for passwords that are not where the file says.
     """
-    cluster = found.cluster
+    cluster = clusterfile.cluster
     if cluster is None:
         return (), ()
     faults: list[Fault] = []
     by_role: dict[bool, list[Machine]] = {True: [], False: []}
     for host in cluster.hosts:
-        login = _resolved(host.ssh, password, found.path, faults)
+        login = _resolved(host.ssh, password, clusterfile.path, faults)
         by_role[host.is_master] += [Machine(address, login) for address in host.ips]
     if faults:
         raise InputError(dict.fromkeys(faults))
     if any(host.ssh.password.text for host in cluster.hosts) and password is None:
-        log.warning(f"{found.path}: passwords are written down in it; passwdFile: FILE or passwdEnv: NAME says where one is instead")
+        log.warning(f"{clusterfile.path}: passwords are written down in it; passwdFile: FILE or passwdEnv: NAME says where one is instead")
     return tuple(by_role[True]), tuple(by_role[False])
 
 
-def login(found: Clusterfile, password: str | None = None) -> Login:
-    """The way into machines of which only the cluster knows. Raises InputError as ``machines`` does."""
+def login(clusterfile: Clusterfile, password: str | None = None) -> Login:
+    """Return the login for machines that only the record of the cluster names. Raises InputError as ``machines`` does."""
     faults: list[Fault] = []
-    way = _resolved(found.cluster.ssh if found.cluster else SshSettings(), password, found.path, faults)
+    resolved = _resolved(clusterfile.cluster.ssh if clusterfile.cluster else SshSettings(), password, clusterfile.path, faults)
     if faults:
         raise InputError(dict.fromkeys(faults))
-    return way
+    return resolved
 
 
 def _resolved(ssh: SshSettings, password: str | None, where: str, faults: list[Fault]) -> Login:
@@ -222,10 +221,10 @@ def _resolved(ssh: SshSettings, password: str | None, where: str, faults: list[F
 
 
 def secret(password: Password, where: str, faults: list[Fault]) -> str | None:
-    """What a password is, wherever it was put; what is wrong with that place goes to ``faults``. It is never shown from now on."""
-    found = _secret(password, where, faults)
-    log.hide(found)
-    return found
+    """Return a password from the text, the file or the variable that holds it, and hide it from logs. Adds to ``faults``."""
+    text = _secret(password, where, faults)
+    log.hide(text)
+    return text
 
 
 def _secret(password: Password, where: str, faults: list[Fault]) -> str | None:
@@ -241,11 +240,11 @@ def _secret(password: Password, where: str, faults: list[Fault]) -> str | None:
     return password.text
 
 
-# ---- what cannot be had -----------------------------------------------------------------------------------------------
+# ---- unsupported settings ---------------------------------------------------------------------------------------------
 
 
 def _unsupported(cluster: ClusterDocument, where: str) -> list[Fault]:
-    """Everything that is asked for and that slipway does not do, rather than silence."""
+    """Return a fault for each setting that slipway does not support."""
     spec = f"{where} .spec"
     faults = []
     if cluster.data_root and cluster.data_root.rstrip("/") not in _DATA_ROOTS:
@@ -290,9 +289,9 @@ def _jumps(cluster: ClusterDocument, where: str) -> list[Fault]:
     return [Fault(f"{where} .spec.ssh.jump", message, "pk: a key, or the agent's") for jump in jumps if jump.password or jump.passphrase]
 
 
-def _warn(found: Clusterfile) -> None:
-    """Tell of keys in kubeadm's documents that have one right value in a cluster of ours."""
-    for document in found.kubeadm:
+def _warn(clusterfile: Clusterfile) -> None:
+    """Warn of keys in the documents of kubeadm that slipway sets itself."""
+    for document in clusterfile.kubeadm:
         for path in DECIDED.get(str(document.get("kind")), ()):
             value: object = document
             for key in path:
@@ -301,29 +300,29 @@ def _warn(found: Clusterfile) -> None:
                 log.warning(f"{document.get('kind')} .{'.'.join(path)}: not used; the image and the machines decide it")
 
 
-# ---- what goes into the cluster ---------------------------------------------------------------------------------------
+# ---- environment and files --------------------------------------------------------------------------------------------
 
 
-def env(found: Clusterfile) -> dict[str, str]:
-    """The environment for all machines: networks and names for certificates are in it under their names."""
-    return environments.environment({}, found, {})
+def env(clusterfile: Clusterfile) -> dict[str, str]:
+    """Return the environment of all nodes, with the networks and the SANs."""
+    return environments.environment({}, clusterfile, {})
 
 
-def host_env(found: Clusterfile) -> dict[str, dict[str, str]]:
-    """What single machines have on top, by address."""
-    hosts = found.cluster.hosts if found.cluster else ()
+def host_env(clusterfile: Clusterfile) -> dict[str, dict[str, str]]:
+    """Return the environments of single nodes, by address."""
+    hosts = clusterfile.cluster.hosts if clusterfile.cluster else ()
     return {address: dict(host.env) for host in hosts for address in host.ips if host.env}
 
 
-def app_env(found: Clusterfile) -> dict[str, dict[str, str]]:
-    """What single applications have on top, by name."""
-    configs = found.application.configs if found.application else ()
+def app_env(clusterfile: Clusterfile) -> dict[str, dict[str, str]]:
+    """Return the environments of single applications, by name."""
+    configs = clusterfile.application.configs if clusterfile.application else ()
     return {config.name: dict(config.env) for config in configs if config.env}
 
 
-def edit(found: Clusterfile) -> Callable[[Path], Sequence[str]] | None:
-    """Writes the Config documents, and the files of applications, into an unpacked rootfs; None when there are none."""
-    files = found.files
+def edit(clusterfile: Clusterfile) -> Callable[[Path], Sequence[str]] | None:
+    """Return a function that writes Config documents and files of applications into an unpacked rootfs; None when there are none."""
+    files = clusterfile.files
     if not files:
         return None
 
@@ -338,7 +337,7 @@ def edit(found: Clusterfile) -> Callable[[Path], Sequence[str]] | None:
 
 def _content(root: Path, path: str) -> bytes | None:
     tree = untrusted.UntrustedTree(root, what=f"Config {path}")
-    # What is behind a link that leads out is not the image's: the file that is written takes the place of the link.
+    # The target of a link that leads out is not of the image: the new file replaces the link.
     with contextlib.suppress(StoreError):
         return tree.read_bytes(path) if tree.is_file(path) else None
     return None
@@ -355,28 +354,28 @@ def _write(root: Path, path: str, data: bytes) -> None:
     with contextlib.suppress(StoreError):
         mode = tree.stat(path).st_mode & 0o7777 if tree.is_file(path) else mode
     place.parent.mkdir(parents=True, exist_ok=True)
-    # What has the old file linked or open keeps it.
+    # Hard links to the old file, and processes that have it open, keep it.
     place.unlink(missing_ok=True)
     place.write_bytes(data)
     place.chmod(mode)
 
 
-# ---- what is launched -------------------------------------------------------------------------------------------------
+# ---- launch commands --------------------------------------------------------------------------------------------------
 
 
-def launch(found: Clusterfile, info: Info) -> tuple[str, ...] | None:
-    """The launch commands, where the Clusterfile says something about them; None leaves it to the image.
+def launch(clusterfile: Clusterfile, info: Info) -> tuple[str, ...] | None:
+    """Return the launch commands that the Clusterfile asks for; None when it leaves them to the image.
 
-    ``cmd`` and ``cmds`` take the place of everything; ``appNames`` and ``launchApps`` choose applications; commands and environment of a
-    single application take the place of what the image says of it. Raises InputError for applications that the image does not have.
+    ``cmd`` and ``cmds`` replace everything; ``appNames`` and ``launchApps`` choose applications; commands and environment of a single
+    application replace those of the image. Raises InputError for applications that the image does not have.
     """
     apps = {app.name: app for app in info.apps}
-    configs = {config.name: config for config in found.application.configs} if found.application else {}
-    _check_apps([*(found.launch or ()), *configs], apps, found)
-    if found.commands is not None:
-        return found.commands
-    if found.launch is not None:
-        return tuple(command for name in found.launch for command in _commands(apps[name], configs.get(name)))
+    configs = {config.name: config for config in clusterfile.application.configs} if clusterfile.application else {}
+    _check_apps([*(clusterfile.launch or ()), *configs], apps, clusterfile)
+    if clusterfile.commands is not None:
+        return clusterfile.commands
+    if clusterfile.launch is not None:
+        return tuple(command for name in clusterfile.launch for command in _commands(apps[name], configs.get(name)))
     if not configs:
         return None
     commands = info.launch
@@ -385,21 +384,20 @@ def launch(found: Clusterfile, info: Info) -> tuple[str, ...] | None:
     return commands
 
 
-def _check_apps(names: Iterable[str], apps: Mapping[str, ImageApp], found: Clusterfile) -> None:
+def _check_apps(names: Iterable[str], apps: Mapping[str, ImageApp], clusterfile: Clusterfile) -> None:
     faults = []
     for name in dict.fromkeys(names):
         if name not in apps:
             near = difflib.get_close_matches(name, apps, n=1)
             known = f"it has {', '.join(apps)}" if apps else "it has none; cmd: gives launch commands"
-            faults.append(
-                Fault(f"{found.path} {name}".strip(), "the image has no such application", f"did you mean {near[0]}?" if near else known)
-            )
+            hint = f"did you mean {near[0]}?" if near else known
+            faults.append(Fault(f"{clusterfile.path} {name}".strip(), "the image has no such application", hint))
     if faults:
         raise InputError(faults)
 
 
 def _commands(app: ImageApp, config: AppConfig | None) -> tuple[str, ...]:
-    """The commands of one application; its own run in its folder, as those of APPCMDS do."""
+    """Return the commands of one application; those of the Clusterfile run in its folder, as those of APPCMDS do."""
     environment = {**app.env, **(config.env if config else {})}
     own = config.commands if config else None
     commands = app.commands if own is None else tuple(f"cd application/apps/{app.name} && {command}" for command in own)
@@ -407,7 +405,7 @@ def _commands(app: ImageApp, config: AppConfig | None) -> tuple[str, ...]:
 
 
 def _replaced(commands: tuple[str, ...], before: tuple[str, ...], after: tuple[str, ...]) -> tuple[str, ...]:
-    """The commands with one application's in place of what the image has for it; as they are when it is not launched."""
+    """Replace the commands ``before`` of one application; unchanged when it is not launched."""
     for start in range(len(commands) - len(before) + 1) if before else ():
         if commands[start : start + len(before)] == before:
             return (*commands[:start], *after, *commands[start + len(before) :])

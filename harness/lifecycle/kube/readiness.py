@@ -1,6 +1,6 @@
 """Facts about a running cluster: what is ready, what is not and why, and the wait until everything is.
 
-The judgement is made of pure functions over what ``kubectl get -o json`` prints; the only thing that runs here is a ``KubectlRunner``.
+The judgement is made of pure functions over what ``kubectl get -o json`` prints; the only thing that runs here is a ``Kubectl``.
 ``slipway check``, the waits of ``slipway run``, the throw-away cluster of a build and the test kit all use these.
 """
 
@@ -34,7 +34,7 @@ _NO_PROGRAM = 127
 _EVENTS = 5
 
 
-class KubectlRunner(Protocol):
+class Kubectl(Protocol):
     """kubectl, wherever it runs: on a node over SSH, in a container, here."""
 
     def run(self, *argv: str) -> str:
@@ -78,7 +78,7 @@ class Problem:
 # ---- reading ----------------------------------------------------------------------------------------------------------
 
 
-def get(kubectl: KubectlRunner, kinds: str = KINDS) -> tuple[Resource, ...]:
+def get(kubectl: Kubectl, kinds: str = KINDS) -> tuple[Resource, ...]:
     """All objects of ``kinds`` in every namespace, as kubectl prints them. Raises CommandError for an answer that is no list of objects."""
     answer = kubectl.run("get", kinds, "--all-namespaces", "--output=json")
     return tuple(objects.objects(answer, where=getattr(kubectl, "where", "the cluster"), error=CommandError))
@@ -412,13 +412,13 @@ def _regards(event: Resource) -> str:
 # ---- asking a cluster -------------------------------------------------------------------------------------------------
 
 
-def problems(kubectl: KubectlRunner, *, kinds: str = KINDS, namespaces: Iterable[str] = ()) -> tuple[Problem, ...]:
+def problems(kubectl: Kubectl, *, kinds: str = KINDS, namespaces: Iterable[str] = ()) -> tuple[Problem, ...]:
     """What is not ready now, with events and the ends of the logs. ``namespaces`` limits it (nodes are always looked at)."""
     items = _within(get(kubectl, kinds), namespaces)
     return explain(kubectl, items)
 
 
-def explain(kubectl: KubectlRunner, items: Sequence[Resource], *, static: bool = True) -> tuple[Problem, ...]:
+def explain(kubectl: Kubectl, items: Sequence[Resource], *, static: bool = True) -> tuple[Problem, ...]:
     """``not_ready`` of ``items``, with events and logs fetched for what was found. A log that cannot be had is left out."""
     found = not_ready(items, static=static)
     if not found:
@@ -431,7 +431,7 @@ def explain(kubectl: KubectlRunner, items: Sequence[Resource], *, static: bool =
     return not_ready(items, events=events, logs=logs, static=static)
 
 
-def _log(kubectl: KubectlRunner, problem: Problem) -> str:
+def _log(kubectl: Kubectl, problem: Problem) -> str:
     namespace, name = problem.object.removeprefix("Pod ").split("/")
     words = ("logs", f"--namespace={namespace}", name, f"--container={problem.container}", f"--tail={_LOG_LINES}")
     # The run that failed says why; the current one may have said nothing yet.
@@ -469,7 +469,7 @@ def _signature(items: Iterable[Resource]) -> frozenset[tuple[Any, ...]]:
 
 
 def settle(
-    kubectl: KubectlRunner,
+    kubectl: Kubectl,
     *,
     timeout: float = 600,
     quiet: float = 3,

@@ -40,7 +40,7 @@ class FakeNode:
 
 def test_words_reach_kubectl_as_they_are() -> None:
     node = FakeNode("web\n")
-    assert testkit.Kubectl(node)("get", "pods", "-o", "jsonpath={.items[*]['metadata'].name}") == "web\n"
+    assert testkit.ClusterKubectl(node)("get", "pods", "-o", "jsonpath={.items[*]['metadata'].name}") == "web\n"
     (command,) = node.commands
     assert command.endswith("""kubectl get pods -o 'jsonpath={.items[*]['"'"'metadata'"'"'].name}'""")
     assert command.startswith("KUBECONFIG=/etc/kubernetes/admin.conf ")
@@ -48,31 +48,31 @@ def test_words_reach_kubectl_as_they_are() -> None:
 
 def test_a_document_is_fed_to_kubectl() -> None:
     node = FakeNode()
-    testkit.Kubectl(node)("apply", "-f", "-", input="kind: Pod\n")
+    testkit.ClusterKubectl(node)("apply", "-f", "-", input="kind: Pod\n")
     assert node.inputs == ["kind: Pod\n"]
 
 
 def test_what_kubectl_says_when_it_fails_is_in_the_error() -> None:
     with pytest.raises(CommandError, match=r"kubectl get pods -n 'no such': exit code 1: Error from server"):
-        testkit.Kubectl(FakeNode("Error from server", code=1))("get", "pods", "-n", "no such")
+        testkit.ClusterKubectl(FakeNode("Error from server", code=1))("get", "pods", "-n", "no such")
 
 
 def test_json_is_asked_for_and_parsed() -> None:
     node = FakeNode('{"items": [1]}')
-    assert testkit.Kubectl(node).json("get", "pods") == {"items": [1]}
+    assert testkit.ClusterKubectl(node).json("get", "pods") == {"items": [1]}
     assert "--output=json" in node.commands[0]
 
 
 def test_waiting_for_something_is_kubectl_wait() -> None:
     node = FakeNode()
-    testkit.Kubectl(node).wait("deployment/web", "--for=condition=available", timeout=90)
+    testkit.ClusterKubectl(node).wait("deployment/web", "--for=condition=available", timeout=90)
     assert node.commands[0].endswith("kubectl wait --timeout=90s deployment/web --for=condition=available")
 
 
 def test_waiting_for_nothing_in_particular_is_waiting_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[object, float]] = []
     monkeypatch.setattr(readiness, "settle", lambda kubectl, *, timeout: seen.append((kubectl, timeout)))
-    kubectl = testkit.Kubectl(FakeNode())
+    kubectl = testkit.ClusterKubectl(FakeNode())
     kubectl.wait(timeout=7)
     assert seen == [(kubectl, 7)]
 
@@ -104,7 +104,7 @@ def cluster(**changes: Any) -> testkit.Cluster:
         "masters": ("m0",),
         "nodes": ("n0", "n1"),
         "kubeconfig": Path("/home/me/clusters/test-1/kubeconfig"),
-        "kubectl": testkit.Kubectl(FakeNode()),
+        "kubectl": testkit.ClusterKubectl(FakeNode()),
         "boot_seconds": 60.0,
         "machines": tuple(Door(Machine(f"10.0.0.{number}", login), f"name-{number}") for number in (1, 2, 3)),
         "group": "test-1",
@@ -159,7 +159,7 @@ def test_a_machine_has_been_restarted_when_its_containers_are_newer(monkeypatch:
     monkeypatch.setattr("time.sleep", lambda _: None)
     looks = [running_since("2026-01-01T00:00:09Z"), running_since("2026-01-01T00:00:11Z", "2026-01-01T00:00:10Z")]
     found = [(readiness.Problem("Pod web", "not ready"),), ()]
-    monkeypatch.setattr(testkit.Kubectl, "__call__", lambda *_, **__: looks.pop(0) if len(looks) > 1 else looks[0])
+    monkeypatch.setattr(testkit.ClusterKubectl, "__call__", lambda *_, **__: looks.pop(0) if len(looks) > 1 else looks[0])
     monkeypatch.setattr(readiness, "problems", lambda _: found.pop(0))
     machine = Rebooting()
     here = cluster(group=None, masters=("m0",), nodes=(), machines=(machine,))
@@ -170,7 +170,7 @@ def test_a_machine_has_been_restarted_when_its_containers_are_newer(monkeypatch:
 
 def test_a_machine_that_does_not_come_back_is_an_error_with_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
-    monkeypatch.setattr(testkit.Kubectl, "__call__", lambda *_, **__: running_since("2026-01-01T00:00:09Z"))
+    monkeypatch.setattr(testkit.ClusterKubectl, "__call__", lambda *_, **__: running_since("2026-01-01T00:00:09Z"))
     here = cluster(group=None, masters=("m0",), nodes=(), machines=(Rebooting(),))
     with pytest.raises(CheckError, match=r"name-1 was restarted, and is not ready after 0 s: .*"):
         here.reboot(here.masters[0], timeout=0)
@@ -199,7 +199,7 @@ def event(number: int, reason: str) -> dict[str, Any]:
 def test_trouble_is_the_problems_and_the_last_events_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "problems", lambda _: (readiness.Problem("Pod web/nginx-0", "image cannot be pulled"),))
     events = [event(number, f"Reason{number:02d}") for number in (30, *range(20))]
-    text = cluster(kubectl=testkit.Kubectl(FakeNode(json.dumps({"items": events})))).trouble()
+    text = cluster(kubectl=testkit.ClusterKubectl(FakeNode(json.dumps({"items": events})))).trouble()
     lines = text.splitlines()
     assert lines[0] == "Pod web/nginx-0: image cannot be pulled"
     assert lines[-1].endswith("Reason30 Pod web/nginx-0: several words")
@@ -209,7 +209,7 @@ def test_trouble_is_the_problems_and_the_last_events_in_order(monkeypatch: pytes
 
 def test_a_cluster_that_is_well_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "problems", lambda _: ())
-    assert cluster(kubectl=testkit.Kubectl(FakeNode('{"items": []}'))).trouble().startswith("every workload is ready")
+    assert cluster(kubectl=testkit.ClusterKubectl(FakeNode('{"items": []}'))).trouble().startswith("every workload is ready")
 
 
 @pytest.mark.parametrize("error", [CommandError("connection refused"), CheckError("no")])

@@ -24,7 +24,7 @@ from harness.host import cluster_cache
 from harness.lifecycle.checks import findings
 from harness.lifecycle.checks.findings import Report
 from harness.lifecycle.checks.postflight import cis, cis_facts, rules
-from harness.lifecycle.checks.postflight.rules import CHECKS, Answer, EtcdMemberHealth, Health, PodAnswer, Unit
+from harness.lifecycle.checks.postflight.rules import CHECKS, Answer, EtcdMember, Health, PodAnswer, Unit
 from harness.lifecycle.checks.preflight import gather as preflight
 from harness.lifecycle.checks.preflight import probes
 from harness.lifecycle.cluster import access, certificates, record
@@ -214,7 +214,7 @@ def _etcd(masters: Sequence[Node]) -> dict[str, Any]:
         sick = asked.sick(members)
         status = asked.status(members)
         listed = tuple(
-            EtcdMemberHealth(
+            EtcdMember(
                 member.name or str(member.id),
                 sick.get(member.id),
                 status[member.id].size if member.id in status else None,

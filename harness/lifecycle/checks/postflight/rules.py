@@ -68,7 +68,7 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True)
-class EtcdMemberHealth:
+class EtcdMember:
     """A member of etcd as the others see it."""
 
     name: str
@@ -112,7 +112,7 @@ class Health:
     problems: Sequence[Problem] = ()
     machines: Mapping[str, MachineFacts] = dataclasses.field(default_factory=dict)
     answers: Mapping[str, Answer] = dataclasses.field(default_factory=dict)
-    etcd: Sequence[EtcdMemberHealth] | None = None
+    etcd: Sequence[EtcdMember] | None = None
     etcd_trouble: str = ""
     """Why etcd could not be asked."""
     alarms: Sequence[str] = ()

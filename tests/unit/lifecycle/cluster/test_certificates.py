@@ -1,4 +1,4 @@
-"""Certificates: listed from files, renewed for the same, given more names."""
+"""Certificates: listed from files, and renewed for the same names."""
 
 from __future__ import annotations
 
@@ -19,13 +19,10 @@ from harness.lifecycle.cluster.certificates import (
     AUTHORITY_OF,
     any_has_keys,
     certificates_of,
-    check_names,
-    configure_names,
     keys_of,
     renew,
     renew_kubelet,
     renewed,
-    with_names,
 )
 from harness.runtimes.kubeadm import CLIENT_PEM, SERVING_CRT, SERVING_KEY, kubeconfig, serving_pair
 from harness.runtimes.pki import ENCRYPTION, FOLDER, Authority, Pki, alternative_names, general_name, master_certificates
@@ -134,32 +131,6 @@ def test_an_authority_that_is_kept_elsewhere_is_told() -> None:
 def test_nonsense_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         renew("lab", days=0, home=tmp_path)
-
-
-def test_names_are_checked_all_at_once() -> None:
-    assert check_names(["API.example.com", "api.example.com", "10.0.0.1", "fd00::1", "*.apps.lab", "localhost"]) == (
-        "api.example.com", "10.0.0.1", "fd00::1", "*.apps.lab", "localhost",
-    )  # fmt: skip
-    with pytest.raises(InputError) as wrong:
-        check_names(["ok", "a b", "10.0.0.300", "-x", "https://x", "fd00::zz", "a..b", "$(id)", "x" * 64])
-    assert len(wrong.value.faults) == 8
-
-
-def test_names_are_united_into_every_form_of_kubeadms_configuration() -> None:
-    text = "kind: InitConfiguration\n---\nkind: ClusterConfiguration\napiServer:\n  certSANs: [a, b]\nclusterName: lab\n---\nkind: X\n"
-    found = list(yaml.safe_load_all(with_names(text, ["b", "c"])))
-    assert [one["kind"] for one in found] == ["InitConfiguration", "ClusterConfiguration", "X"]
-    assert found[1] == {"kind": "ClusterConfiguration", "apiServer": {"certSANs": ["a", "b", "c"]}, "clusterName": "lab"}
-    assert yaml.safe_load(with_names("kind: ClusterConfiguration\n", ["c"]))["apiServer"] == {"certSANs": ["c"]}
-    assert with_names(with_names(text, ["c"]), ["c"]) == with_names(text, ["c"])
-
-
-def test_the_configuration_in_the_cluster_is_replaced_and_not_forced() -> None:
-    node = StandIn("10.0.0.1", "one")
-    config: dict[str, Any] = {"metadata": {"resourceVersion": "5"}, "data": {"ClusterConfiguration": "kind: ClusterConfiguration\n"}}
-    node.answers = {"get configmap kubeadm-config": json.dumps(config)}
-    configure_names(node, ("api.example.com",))
-    assert node.commands[-1].endswith("replace -f -")
 
 
 def test_a_renewed_certificate_holds_for_more_names() -> None:

@@ -14,7 +14,7 @@ from harness.errors import CheckError, UsageError
 from harness.lifecycle.checks import postflight
 from harness.lifecycle.checks.findings import Finding, Result
 from harness.lifecycle.checks.postflight import rules
-from harness.lifecycle.checks.postflight.rules import CHECKS, Answer, EtcdMemberHealth, Health, PodAnswer, Unit, judge, percentile
+from harness.lifecycle.checks.postflight.rules import CHECKS, Answer, EtcdMember, Health, PodAnswer, Unit, judge, percentile
 from harness.lifecycle.checks.preflight import CHECKS as BEFORE
 from harness.lifecycle.cluster.certificates import Certificate
 from harness.lifecycle.cluster.change import Move, Version
@@ -63,7 +63,7 @@ def well(**changes: Any) -> Health:
         items=(node("one", "10.0.0.1", role="master"), node("two", "10.0.0.2")),
         machines={"10.0.0.1": good("one"), "10.0.0.2": good("two")},
         answers={"10.0.0.1": master, "10.0.0.2": worker},
-        etcd=(EtcdMemberHealth("one", None, 20_000_000, leads=True),),
+        etcd=(EtcdMember("one", None, 20_000_000, leads=True),),
         certificates={"10.0.0.1": (certificate(365),), "10.0.0.2": (certificate(200),)},
         pods={"one": PodAnswer({"two": "ok"}, "ok", "ok"), "two": PodAnswer({"one": "ok"}, "ok", "ok")},
     )
@@ -109,8 +109,8 @@ def version(text: str) -> tuple[dict[str, Any], ...]:
     return (OFF[0], two)
 
 
-SICK = (EtcdMemberHealth("one", None, 1), EtcdMemberHealth("two", None, 1), EtcdMemberHealth("three", "deadline exceeded"))
-FULL = (EtcdMemberHealth("one", None, 2_100_000_000, leads=True),)
+SICK = (EtcdMember("one", None, 1), EtcdMember("two", None, 1), EtcdMember("three", "deadline exceeded"))
+FULL = (EtcdMember("one", None, 2_100_000_000, leads=True),)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ HALF_WAY = Move.new("upgrade", Version("web:1", "sha256:1", "v1.36.3"), Version(
         ("services", answer(units={"kubelet": Unit("active", 9, 60)}), "kubelet 9 times"),
         ("disk-space", well(machines={"10.0.0.1": good(**on_disk("/var/lib/etcd", total=100, free=5))}), "5% of /var/lib/etcd free"),
         ("clock", well(machines={"10.0.0.1": good(), "10.0.0.2": good(ahead=7200.0)}), "7200 s ahead"),
-        ("etcd-members", well(etcd=(SICK[0], EtcdMemberHealth("two", None, 1, learner=True))), "has no vote"),
+        ("etcd-members", well(etcd=(SICK[0], EtcdMember("two", None, 1, learner=True))), "has no vote"),
         ("etcd-members", well(etcd=SICK[:2]), "2 members survive no more losses than 1"),
-        ("etcd-size", well(etcd=(EtcdMemberHealth("one", None, 1_200_000_000),)), "1200 MB"),
+        ("etcd-size", well(etcd=(EtcdMember("one", None, 1_200_000_000),)), "1200 MB"),
         ("etcd-disk", answer(1, syncs={0.001: 1, 0.064: 100}), "within 64 ms"),
         ("certificates", well(certificates={"10.0.0.1": (certificate(9.5),)}), "apiserver.crt ends in 9 days"),
         ("balancer", answer(servers={("api", "one"): "UP", ("api", "two"): "DOWN"}), "does not find two (api)"),
@@ -328,7 +328,7 @@ def test_etcd_that_cannot_be_asked_is_unknown() -> None:
         "alarm list": json.dumps({"alarms": [{"memberID": 7, "alarm": 1}]}),
     }
     found = postflight._etcd([asked])
-    assert found == {"etcd": (EtcdMemberHealth("one", None, 42, leads=True),), "alarms": ("NOSPACE",)}
+    assert found == {"etcd": (EtcdMember("one", None, 42, leads=True),), "alarms": ("NOSPACE",)}
     with pytest.raises(CheckError):
         Etcd([]).alarms()
 
