@@ -19,7 +19,7 @@ from harness.nodes import Machine, Node, each
 from harness.nodes.files import STATE
 from harness.nodes.ssh import SshConnections as Connections
 from harness.runtimes import API_NAME, ROOTFS
-from harness.runtimes.kubeadm import ADMIN, administrator
+from harness.runtimes.kubeconfig import ADMIN, administrator
 from harness.runtimes.pki import FOLDER as PKI
 
 _ROLE = "node-role.kubernetes.io/"

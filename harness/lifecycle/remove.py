@@ -24,7 +24,7 @@ from harness.nodes import Login, Machine, Node, each
 from harness.nodes.files import STATE
 from harness.nodes.ssh import SshNode
 from harness.runtimes import API_PORT
-from harness.runtimes.kubeadm import peer_url
+from harness.runtimes.configuration import peer_url
 
 
 @dataclasses.dataclass(frozen=True)

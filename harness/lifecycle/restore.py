@@ -34,7 +34,8 @@ from harness.nodes.files import STATE, NodeFile, tar_stream, write_files
 from harness.nodes.kubectl import NodeKubectl
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS, SYSTEM, documents, static_pods
-from harness.runtimes.kubeadm import admin_identity, bracketed
+from harness.runtimes.configuration import peer_url
+from harness.runtimes.kubeconfig import admin_identity
 from harness.runtimes.pki import Pki
 
 REPLACED = f"{ETCD_DATA}/replaced-by-restore"
@@ -209,7 +210,7 @@ def put_data(node: Node, source: _Source, image: str, peers: Mapping[str, str]) 
     etcd must not run there.
     """
     name = next(peer for peer, address in peers.items() if address == node.address)
-    urls = {peer: f"https://{bracketed(address)}:2380" for peer, address in peers.items()}
+    urls = {peer: peer_url(address) for peer, address in peers.items()}
     node.run(f"set -e; rm -rf {_WORK}; mkdir -p -m 700 {ETCD_DATA}; mkdir -m 700 {_WORK}", timeout=LONG_TIMEOUT)
     node.put_tar(_writer(source), _WORK)
     words = (

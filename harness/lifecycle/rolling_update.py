@@ -31,7 +31,8 @@ from harness.nodes.files import STATE, Files, install_files, read_files
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
 from harness.runtimes import ROOTFS, SYSTEM, static_pods
-from harness.runtimes.kubeadm import ADMIN, KUBECTL
+from harness.runtimes.kubeadm import KUBECTL
+from harness.runtimes.kubeconfig import ADMIN
 
 BACKUP = f"{STATE}/before-upgrade.backup"
 """On every master: what ``slipway restore`` takes, of before the last upgrade. There is one for the last rollback, too."""

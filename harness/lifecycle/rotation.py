@@ -21,7 +21,7 @@ from harness.nodes.files import STATE, NodeFile, read_files, write_files
 from harness.nodes.ssh import SshNode
 from harness.runtimes import ROOTFS, encryption, static_pods
 from harness.runtimes.encryption import SecretsKey
-from harness.runtimes.kubeadm import ADMIN
+from harness.runtimes.kubeconfig import ADMIN
 from harness.runtimes.pki import ENCRYPTION, FOLDER
 
 PATH = f"{FOLDER}/{ENCRYPTION}"

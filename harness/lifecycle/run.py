@@ -26,7 +26,7 @@ from harness.lifecycle.steps import hooks, labels
 from harness.nodes import Login, Machine
 from harness.nodes.ssh import SshConnections
 from harness.oci.store import Store
-from harness.runtimes.kubeadm import KUBECTL
+from harness.runtimes.kubeadm import KUBECTL, RUNTIME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +163,7 @@ def check_image(image: cloudimage.CloudImage, name: str) -> None:
             f"{name} brings Kubernetes {info.kubernetes}, and is made for {info.kube_version}",
             hint="build it FROM another base image, or with another KUBEVERSION",
         )
-    if image.platforms[0].info.runtime not in steps.RUNTIMES:
+    if image.platforms[0].info.runtime != RUNTIME:
         raise StoreError(f"{name} wants the runtime {image.platforms[0].info.runtime}", hint="a newer slipway may know it")
 
 

@@ -1,4 +1,4 @@
-"""Runtimes: what turns machines that have a rootfs into one Kubernetes cluster. kubeadm first; others fit the same small Protocol."""
+"""Machines that have a rootfs become one Kubernetes cluster: the description of such a cluster and its members. kubeadm makes it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ipaddress
 import itertools
 import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
@@ -38,6 +38,11 @@ SVC_CIDR = "10.96.0.0/22"
 def listens(port: int) -> str:
     """A shell command that succeeds when something on the machine listens on a TCP port."""
     return f"grep -qsE ':{port:04X} [0-9A-F]+:0000 0A ' /proc/net/tcp /proc/net/tcp6"
+
+
+def bracketed(address: str) -> str:
+    """An address as a URL has it."""
+    return f"[{address}]" if ":" in address else address
 
 
 def refused(version: str) -> str | None:
@@ -266,7 +271,7 @@ class Profile:
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeCluster:
-    """Description of a cluster for its runtime."""
+    """Description of a cluster for kubeadm."""
 
     name: str
     facts: Facts
@@ -305,102 +310,6 @@ class RuntimeCluster:
     def chosen_proxy_mode(self) -> str:
         """kube-proxy's mode unless a document sets another: it is the same on all nodes, and changes only on request."""
         return self.proxy_mode or ("nftables" if all(member.nftables for member in self.members) else "iptables")
-
-
-class Runtime(Protocol):
-    """Makes a cluster of machines on which rootfs, containerd and images are ready.
-
-    Every method may be called again after a failure or a kill.
-    """
-
-    def prepare(self) -> None:
-        """Find or make the keys that all members share. Called once, first."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """Unique identity of the cluster, also among clusters of one name; known after ``prepare``."""
-        ...
-
-    def authority(self) -> bytes:
-        """CA certificate, PEM, by which nodes verify the cluster's servers."""
-        ...
-
-    def serving(self, hosts: tuple[str, ...], name: str) -> tuple[bytes, bytes]:
-        """Certificate and key, PEM, for a server that slipway runs."""
-        ...
-
-    def secret(self, purpose: str) -> str:
-        """Secret of the cluster for one purpose: the same in every later command, different in every cluster."""
-        ...
-
-    def units(self, member: Member) -> Files:
-        """Services and links that the member needs; undone by delete."""
-        ...
-
-    def start_kubelet(self, member: Member) -> None:
-        """Start the node's agent; it need not be ready when this returns."""
-        ...
-
-    def certify(self, member: Member) -> None:
-        """Write everything on a control-plane node that needs no container runtime."""
-        ...
-
-    def start_master(self, member: Member) -> None:
-        """Start the API server of a control-plane node; it need not answer when this returns."""
-        ...
-
-    def join_store(self, member: Member, peers: str) -> None:
-        """Start etcd of a joining control-plane node; ``peers`` are all members as ``name=url,...``, including this one."""
-        ...
-
-    def join_master(self, member: Member) -> None:
-        """Start the API server of a joining control-plane node, once etcd has it as member; it need not answer when this returns."""
-        ...
-
-    def welcome(self, member: Member) -> None:
-        """Register a new control-plane node whose API answers."""
-        ...
-
-    def wait_api(self, member: Member, timeout: float) -> None:
-        """Wait until a control-plane node's API answers and all its components were started. Raises CheckError with the reason."""
-        ...
-
-    def finish(self, manifests: Mapping[str, str]) -> None:
-        """Do what is done once per cluster; ``manifests``, by file name, are addons that nodes need to become ready."""
-        ...
-
-    def apply(self, manifests: Mapping[str, str], timeout: float) -> None:
-        """Apply manifests by name, once a node accepts pods or after ``timeout`` seconds."""
-        ...
-
-    def configure(self, member: Member) -> None:
-        """Prepare a running control-plane node for another version; nothing running changes."""
-        ...
-
-    def store_image(self, member: Member) -> str:
-        """etcd image for a control-plane node after ``configure``; empty when it is not known."""
-        ...
-
-    def start_controllers(self, member: Member) -> None:
-        """Start the controllers of a control-plane node; ``join_master`` starts its API server."""
-        ...
-
-    def update(self, manifests: Mapping[str, str]) -> None:
-        """Do what is done once per cluster when its control-plane nodes have another version; ``manifests`` as for ``finish``."""
-        ...
-
-    def registered(self) -> None:
-        """Finish the setup when all nodes have registered."""
-        ...
-
-    def kubeconfig(self, server: str) -> bytes:
-        """Administrator's kubeconfig for use from other machines; ``server`` is the address of a control-plane node."""
-        ...
-
-    def reset(self, node: Node) -> None:
-        """Undo everything on one machine, also after partial failures."""
-        ...
 
 
 def documents(*values: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from harness.errors import CheckError, NodeError
 from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.files import STATE, read_files
 from harness.runtimes import ROOTFS
-from harness.runtimes.kubeadm import ADMIN
+from harness.runtimes.kubeconfig import ADMIN
 
 MANIFESTS = "/etc/kubernetes/manifests"
 PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")

@@ -34,7 +34,7 @@ from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshConnections, SshNode
 from harness.oci.model import Platform
 from harness.oci.store import Store
-from harness.runtimes.kubeadm import administrator
+from harness.runtimes.kubeconfig import administrator
 from harness.testkit import isolation
 from harness.trust import policy
 

@@ -17,7 +17,7 @@ import yaml
 from harness.errors import CommandError
 from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes import encryption, profiles
-from harness.runtimes.kubeadm import SERVING_CRT
+from harness.runtimes.configuration import SERVING_CRT
 from harness.runtimes.pki import ENCRYPTION, FOLDER
 from tests.cluster.lab import MEMBERS, Lab, found, succeeded, until
 from tests.conftest import Slipway

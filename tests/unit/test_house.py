@@ -75,7 +75,6 @@ LARGE: dict[str, int] = {
     "harness.oci.registry.client": 521,
     "harness.oci.registry.fetcher": 565,
     "harness.oci.store": 663,
-    "harness.runtimes.kubeadm": 725,
     "harness.sealer.image": 696,
     "harness.templates": 577,
     "harness.transfer": 508,
@@ -95,7 +94,6 @@ SHELL: dict[str, int] = {
     "harness.lifecycle.provision.rootfs": 2,
     "harness.lifecycle.provision.rootfs_update": 1,
     "harness.lifecycle.remove": 1,
-    "harness.runtimes.kubeadm": 1,
 }
 """Modules with longer ones, and how many: none is added."""
 
@@ -131,7 +129,6 @@ UNTESTED: set[str] = {
     "harness.oci.registry.fetcher",
     "harness.oci.registry.referrers",
     "harness.oci.registry.transport",
-    "harness.runtimes.addons",
     "harness.templates.jinja",
     "harness.trust.sbom",
 }

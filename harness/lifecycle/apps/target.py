@@ -27,7 +27,7 @@ from harness.nodes.local import LocalNode
 from harness.nodes.ssh import SshConnections
 from harness.oci.model import Platform
 from harness.runtimes import ROOTFS
-from harness.runtimes.kubeadm import ADMIN
+from harness.runtimes.kubeconfig import ADMIN
 
 REGISTRY, SITE, IMPORT, NOTHING = "registry", "site", "import", "nothing"
 """How images get to the nodes: by the cluster's own registries, by one of the site that has them, node by node, or not by us."""

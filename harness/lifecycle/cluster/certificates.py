@@ -26,7 +26,9 @@ from harness.lifecycle.provision import registry
 from harness.nodes import LONG_TIMEOUT, Machine, Node, each
 from harness.nodes.files import STATE, NodeFile, read_files, write_files
 from harness.runtimes import static_pods
-from harness.runtimes.kubeadm import CLIENT_PEM, SERVING_CRT, SERVING_KEY, admin_identity
+from harness.runtimes.configuration import SERVING_CRT, SERVING_KEY
+from harness.runtimes.kubeadm import CLIENT_PEM
+from harness.runtimes.kubeconfig import admin_identity
 from harness.runtimes.pki import FILES, FOLDER, LEAF_DAYS, SHARED, Authority, Pki, alternative_names, general_name
 
 WARN_DAYS = 30

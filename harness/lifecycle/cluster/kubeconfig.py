@@ -20,8 +20,8 @@ from harness.lifecycle.cluster.access import Access
 from harness.nodes import Machine
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
-from harness.runtimes import API_PORT
-from harness.runtimes.kubeadm import admin_identity, bracketed
+from harness.runtimes import API_PORT, bracketed
+from harness.runtimes.kubeconfig import admin_identity
 from harness.runtimes.pki import FOLDER, general_name
 from harness.untrusted import KubeIdentity
 

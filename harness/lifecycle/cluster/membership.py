@@ -18,8 +18,8 @@ from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, each
 from harness.nodes.files import STATE, install_files
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshConnections, SshNode
-from harness.runtimes import kubeadm
 from harness.runtimes.kubeadm import KUBECTL
+from harness.runtimes.kubeconfig import administrator
 
 _ATTEMPTS = 5
 
@@ -211,7 +211,7 @@ def answering(masters: Sequence[SshNode], errors: Mapping[SshNode, NodeError]) -
 def remember(cluster: Gathered, stored: ClusterRecord, *, kubeconfig_from: Node) -> None:
     """Cache on this machine the login of each member, and a kubeconfig for the API of the node ``kubeconfig_from``."""
     state, server = cluster.state, kubeconfig_from.address
-    state.write("kubeconfig", kubeadm.administrator(kubeconfig_from, server, state.name, state.authority()).decode())
+    state.write("kubeconfig", administrator(kubeconfig_from, server, state.name, state.authority()).decode())
     access.remember(
         state,
         _among(cluster.ssh, stored.masters),

@@ -36,7 +36,7 @@ from harness.kubefile.applications import with_environment
 from harness.nodes import JumpHost, Login, Machine
 from harness.nodes.files import STATE
 from harness.runtimes import REGISTRY_PORT
-from harness.runtimes.kubeadm import DECIDED
+from harness.runtimes.configuration import DECIDED
 
 _DATA_ROOTS = (STATE, "/var/lib/sealer/data")
 """The folder of slipway, and sealer's default."""

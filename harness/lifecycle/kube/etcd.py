@@ -17,7 +17,7 @@ from harness.errors import CheckError, CommandError, NodeError, SlipwayError
 from harness.nodes import LONG_TIMEOUT, Node
 from harness.nodes.ssh import SshNode
 from harness.runtimes import ROOTFS
-from harness.runtimes.kubeadm import peer_url
+from harness.runtimes.configuration import peer_url
 from harness.runtimes.pki import FOLDER
 
 DATA = "/var/lib/etcd"

@@ -44,16 +44,13 @@ from harness.runtimes import (
     Facts,
     Member,
     Profile,
-    Runtime,
     RuntimeCluster,
     profiles,
 )
 from harness.runtimes.addons import namespaces
-from harness.runtimes.kubeadm import ADMIN, Kubeadm
+from harness.runtimes.kubeadm import Kubeadm
+from harness.runtimes.kubeconfig import ADMIN
 from harness.untrusted import UntrustedTree
-
-RUNTIMES: Mapping[str, Callable[[RuntimeCluster], Runtime]] = {"kubeadm": Kubeadm}
-"""By the name that an image gives."""
 
 FACTS = "etc/slipway.yaml"
 """In the rootfs: what its Kubernetes is."""
@@ -322,8 +319,8 @@ class Setup:
         return next(member for member in self.cluster.members if member.address == node.address)
 
     @functools.cached_property
-    def runtime(self) -> Runtime:
-        return RUNTIMES[self.main.info.runtime](self.cluster)
+    def runtime(self) -> Kubeadm:
+        return Kubeadm(self.cluster)
 
     @functools.cached_property
     def kubectl(self) -> NodeKubectl:
@@ -532,7 +529,7 @@ def machine_files(setup: Setup, node: Node) -> Files:
     found = {
         **node_files.files(setup.cluster, member, config=config, networks=_networks(setup, node), plugins=plugins),
         **(registry.client_files(names, member.virtual_ip, setup.login) if elsewhere is None else elsewhere.files(names)),
-        **setup.runtime.units(member),
+        **setup.runtime.units,
     }
     if member.registry and elsewhere is None:
         found |= registry.units()

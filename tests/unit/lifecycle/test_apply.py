@@ -140,7 +140,7 @@ def test_only_what_depends_on_changed_files_is_launched_again(store: Store) -> N
     def launched(text: str) -> dict[str, str]:
         options = run.Options.of(effective(parse(CLUSTER + text, "Clusterfile"), Given()))
         setup = prepared(store, 1, 1, **{field.name: getattr(options, field.name) for field in dataclasses.fields(options)})
-        setup.runtime._pki = type("Keys", (), {"identity": "one"})()  # type: ignore[attr-defined]
+        setup.runtime._pki = type("Keys", (), {"identity": "one"})()
         recipe = apply.here(setup)
         check(recipe)
         return {step.id: step.inputs(setup.first) for step in recipe if step.id.startswith("launch") and step.inputs}

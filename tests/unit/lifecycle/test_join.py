@@ -414,10 +414,9 @@ def test_balancers_of_the_others_learn_of_a_new_master(store: Store, tmp_path: P
 def test_run_finds_nothing_left_to_do_on_the_others(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path, nodes=("10.0.0.9",))
     made.setup.rendered = {made.setup.first.address: {}, "10.0.0.9": {}}
-    made.setup.runtime._pki = steps.Kubeadm(made.setup.cluster)._pki = None  # type: ignore[attr-defined]
     from tests.unit.lifecycle.test_run import KEYS
 
-    made.setup.runtime._pki = KEYS  # type: ignore[attr-defined]
+    made.setup.runtime._pki = KEYS
     worker: Any = made.found.workers[0]
     worker.journal = ["start-kubelets old", "start-balancers old", "fetch-images same"]
     plan(made)["adopt"].action(worker)
@@ -445,7 +444,7 @@ def test_new_members_have_the_login_where_the_registries_ask_for_it(store: Store
     assert made.setup.requires_login
     # What old members of such a cluster are noted to have is what they have.
     made.setup.requires_login = asks
-    runtime: Any = SimpleNamespace(secret=lambda _: "0" * 64, units=lambda _: {})
+    runtime: Any = SimpleNamespace(secret=lambda _: "0" * 64, units={})
     made.setup.runtime = runtime
     made.setup.rendered = {node.address: {} for node in made.setup.nodes}
     hosts = steps.machine_files(made.setup, made.fresh[0])["/etc/containerd/certs.d/_default/hosts.toml"]

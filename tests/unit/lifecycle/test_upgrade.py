@@ -529,7 +529,7 @@ class Happened:
     def __init__(self, made: Work, monkeypatch: pytest.MonkeyPatch, runs: str = "registry.k8s.io/etcd:3.6.1") -> None:
         self.order: list[str] = []
         self.fails: set[str] = set()
-        made.setup.runtime = self
+        made.setup.runtime = self  # type: ignore[assignment]
         for name in ("leave", "come_back", "halt", "put_back", "wait"):
             monkeypatch.setattr(static_pods, name, self._noting(name))
         monkeypatch.setattr(static_pods, "replace", self._replace)

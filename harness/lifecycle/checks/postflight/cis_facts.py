@@ -21,7 +21,7 @@ from harness.lifecycle.kube.readiness import Resource
 from harness.nodes import Node, each
 from harness.nodes.files import read_files
 from harness.nodes.kubectl import NodeKubectl
-from harness.runtimes.kubeadm import SERVING_CRT
+from harness.runtimes.configuration import SERVING_CRT
 from harness.runtimes.pki import FOLDER
 from harness.runtimes.static_pods import MANIFESTS, PARTS
 

@@ -24,7 +24,9 @@ from harness.lifecycle.cluster.certificates import (
     renew_kubelet,
     renewed,
 )
-from harness.runtimes.kubeadm import CLIENT_PEM, SERVING_CRT, SERVING_KEY, kubeconfig, serving_pair
+from harness.runtimes.configuration import SERVING_CRT, SERVING_KEY
+from harness.runtimes.kubeadm import CLIENT_PEM, serving_pair
+from harness.runtimes.kubeconfig import kubeconfig
 from harness.runtimes.pki import ENCRYPTION, FOLDER, Authority, Pki, alternative_names, general_name, master_certificates
 from tests.unit.lifecycle.standin import StandIn
 

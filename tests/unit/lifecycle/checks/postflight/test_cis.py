@@ -22,7 +22,7 @@ from harness.lifecycle.cluster.certificates import Certificate
 from harness.nodes.kubectl import NodeKubectl
 from harness.process import ProcessResult as Ran
 from harness.runtimes import ClusterNetwork, Facts, Member, RuntimeCluster, profiles
-from harness.runtimes.kubeadm import SERVING_CRT, master_config
+from harness.runtimes.configuration import SERVING_CRT, master_config
 from tests.unit.lifecycle.standin import StandIn
 
 ROOT = "root:root"
