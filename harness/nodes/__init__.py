@@ -136,6 +136,12 @@ class Provider(Protocol):
     def list(self) -> tuple[NodeGroup, ...]: ...
 
 
+def brief(command: str) -> str:
+    """A command in one short line for a message."""
+    text = " ".join(command.split())
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 def each(items: Iterable[Item], action: Callable[[Item], Value]) -> list[Value]:
     """Run ``action`` for all items in parallel; return the values in the order of the items.
 

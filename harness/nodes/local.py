@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from harness import process
 from harness.errors import CommandError, NodeError
-from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Writer
+from harness.nodes import COMMAND_TIMEOUT, LONG_TIMEOUT, Input, Writer, brief
 from harness.nodes.files import decoded
 from harness.process import ProcessResult
 
@@ -37,9 +37,7 @@ class LocalNode:
             raise NodeError(f"{self.name}: this machine's engine has no such container", hint="run slipway where the cluster's engine is")
         result = ProcessResult((self.name, command), done.returncode, done.stdout, done.stderr)
         if check and not result.ok:
-            text = " ".join(command.split())
-            shown = text if len(text) <= 100 else f"{text[:97]}..."
-            raise CommandError(f"{self.name}: {shown}: exit code {result.returncode}", details=result.output)
+            raise CommandError(f"{self.name}: {brief(command)}: exit code {result.returncode}", details=result.output)
         return result
 
     def put_tar(self, stream: BinaryIO | Writer, destination: str) -> None:

@@ -353,7 +353,7 @@ def test_an_address_without_a_machine_and_a_name_without_an_address(group: NodeG
 
 
 def test_a_machine_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.nodes.ssh.CONNECT_TIMEOUT", 1)
+    monkeypatch.setattr("harness.nodes.ssh_config.CONNECT_TIMEOUT", 1)
     monkeypatch.setattr("harness.nodes.ssh._LOGIN_TIMEOUT", HANG)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         machine = Machine("127.0.0.1", Login(port=silent.getsockname()[1]))

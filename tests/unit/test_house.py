@@ -70,7 +70,6 @@ LARGE: dict[str, int] = {
     "harness.lifecycle.provision.distribution": 595,
     "harness.lifecycle.rolling_update": 828,
     "harness.lifecycle.steps": 1045,
-    "harness.nodes.ssh": 539,
     "harness.oci.archive": 501,
     "harness.oci.registry.client": 521,
     "harness.oci.registry.fetcher": 565,
@@ -118,8 +117,6 @@ UNTESTED: set[str] = {
     "harness.lifecycle.checks.preflight.network",
     "harness.lifecycle.checks.preflight.system",
     "harness.lifecycle.cluster.change",
-    "harness.nodes.claim",
-    "harness.nodes.local",
     "harness.oci.admission",
     "harness.oci.archive.blob_writer",
     "harness.oci.archive.plan",
@@ -483,7 +480,7 @@ def test_no_command_on_a_node_is_without_a_limit() -> None:
 
 
 def test_ssh_is_run_with_a_limit_only() -> None:
-    for name in ("harness.nodes.ssh", "harness.nodes.local"):
+    for name in ("harness.nodes.ssh", "harness.nodes.local", "harness.nodes.control_sockets"):
         calls = [node for node in ast.walk(ast.parse(SOURCES[name].read_text())) if isinstance(node, ast.Call)]
         for call in calls:
             if ast.unparse(call.func) == "process.run":

@@ -1,0 +1,103 @@
+"""The ssh_config of a cluster's machines, and the program that gives ssh its passwords."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import untrusted
+from harness.errors import UsageError
+from harness.nodes import Login, Machine
+
+CONNECT_TIMEOUT = 10
+
+"""Seconds for a TCP connection; ssh gives up after it."""
+
+
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:%-]*")
+
+
+ASKPASS = """#!/bin/sh
+# Run by ssh; the answer comes from its environment.
+case $1 in
+  *assphrase*) printf '%s\\n' "$SLIPWAY_SSH_PASSPHRASE" ;;
+  *) printf '%s\\n' "$SLIPWAY_SSH_PASSWORD" ;;
+esac
+"""
+
+
+def check(machine: Machine) -> None:
+    """Raises UsageError for a value that ssh_config cannot hold, and for a private key that does not exist."""
+    login, jump = machine.login, machine.login.jump
+    for word in (machine.address, login.user):
+        if not _WORD.fullmatch(word):
+            raise UsageError(f"{word!r} is neither an address nor a user", hint="addresses are separated by commas")
+    for word in (jump.host, jump.user or "root") if jump else ():
+        if not _WORD.fullmatch(word):
+            raise UsageError(f"{word!r} is neither a machine nor a user", hint="jump: USER@HOST")
+    for key in (login.key, jump.key if jump else None):
+        if key is not None and not _plain(str(key)):
+            # A Clusterfile that a cluster keeps may name it: a line break would begin another setting of ssh_config.
+            raise UsageError(f"{untrusted.shown(str(key))!r} cannot stand in ssh_config", hint="give the key file a plain name")
+        if key is not None and not key.expanduser().is_file():
+            raise UsageError(f"{key}: no such private key", hint="give the file of a private key with --key")
+
+
+def config_text(machines: Sequence[Machine], known_hosts: Path, sockets: Path) -> str:
+    """The ssh_config of a cluster: an entry for each machine under its address, then what holds for all."""
+    lines = ["# Made by slipway for one cluster; remade by every command on it."]
+    # Under names of slipway's own: the same machine may also be a node, with another login.
+    jumps = {jump: f"slipway-jump-{index}" for index, jump in enumerate(dict.fromkeys(m.login.jump for m in machines if m.login.jump), 1)}
+    for jump, name in jumps.items():
+        lines += ["", f"Host {name}", f"  HostName {jump.host}"]
+        lines += [f"  User {jump.user}"] if jump.user else []
+        lines += [f"  Port {jump.port}"] if jump.port else []
+        lines += [f"  IdentityFile {_quoted(jump.key.expanduser().absolute())}", "  IdentitiesOnly yes"] if jump.key else []
+    for machine in machines:
+        login = machine.login
+        lines += ["", f"Host {machine.address}", f"  HostName {machine.address}", f"  User {login.user}", f"  Port {login.port}"]
+        if login.jump is not None:
+            lines.append(f"  ProxyJump {jumps[login.jump]}")
+        if login.key is not None:
+            lines += [f"  IdentityFile {_quoted(login.key.expanduser().absolute())}", "  IdentitiesOnly yes"]
+        if secrets(login):
+            lines += ["  BatchMode no", "  NumberOfPasswordPrompts 1", "  PreferredAuthentications publickey,password,keyboard-interactive"]
+    lines += [
+        "",
+        "Host *",
+        "  BatchMode yes",
+        "  StrictHostKeyChecking accept-new",
+        f"  UserKnownHostsFile {_quoted(known_hosts)}",
+        "  GlobalKnownHostsFile none",
+        "  HashKnownHosts no",
+        "  UpdateHostKeys no",
+        "  ControlMaster auto",
+        "  ControlPersist 120",
+        f"  ControlPath {_quoted(sockets)}/%C",
+        f"  ConnectTimeout {CONNECT_TIMEOUT}",
+        # A machine that is gone is noticed after 20 s: without these, a silent peer is never noticed.
+        "  ServerAliveInterval 5",
+        "  ServerAliveCountMax 4",
+        "  RequestTTY no",
+        "  ForwardAgent no",
+        "  LogLevel ERROR",
+        # Jump hosts may be in the user's own file; slipway's settings come first and win.
+        "  Include ~/.ssh/config",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def secrets(login: Login) -> dict[str, str]:
+    """Environment variables with which ``ASKPASS`` answers; empty when there is nothing to answer."""
+    secrets_by_variable = {"SLIPWAY_SSH_PASSWORD": login.password, "SLIPWAY_SSH_PASSPHRASE": login.passphrase}
+    return {name: value for name, value in secrets_by_variable.items() if value is not None}
+
+
+def _plain(path: str) -> bool:
+    return path.isprintable() and '"' not in path
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("%", "%%")
+    return f'"{text}"' if " " in text else text

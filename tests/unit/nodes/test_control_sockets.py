@@ -1,0 +1,68 @@
+"""Folders for control sockets: short, of this user only, and gone with the process that held them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.nodes import control_sockets
+
+
+@pytest.fixture(autouse=True)
+def runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A short path, as XDG_RUNTIME_DIR is: a longer one is not used."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "run")
+    return tmp_path / "run"
+
+
+def test_held_removes_folders_whose_owner_has_ended(runtime_folder: Path) -> None:
+    first = control_sockets.held()
+    first.path.joinpath("config").touch()
+    abandoned = runtime_folder / "slipway/9-abcdef"
+    abandoned.mkdir()
+    second = control_sockets.held()
+    assert first.path != second.path
+    assert first.path.exists()
+    assert not abandoned.exists()
+    for folder in (first, second):
+        folder.remove()
+        assert not folder.path.exists()
+
+
+def test_lasting_gives_one_folder_for_one_name() -> None:
+    folder = control_sockets.lasting("0a1b2c3d")
+    assert control_sockets.lasting("0a1b2c3d") == folder
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_folder_that_another_user_may_change_raises(runtime_folder: Path) -> None:
+    (runtime_folder / "slipway").mkdir()
+    (runtime_folder / "slipway").chmod(0o770)
+    with pytest.raises(UsageError, match="is not a folder that only this user can change"):
+        control_sockets.lasting("x")
+
+
+def test_link_in_place_of_the_folder_raises(runtime_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (runtime_folder / "slipway").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="is not a folder that only this user can change"):
+        control_sockets.lasting("x")
+
+
+@pytest.mark.parametrize("folder", [None, "a-runtime-folder-with-a-long-name", "none"])
+def test_runtime_folder_that_does_not_fit_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str | None) -> None:
+    (tmp_path / "a-runtime-folder-with-a-long-name").mkdir()
+    made: list[Path] = []
+    monkeypatch.setattr(Path, "mkdir", lambda path, **_: made.append(path))
+    monkeypatch.setattr(Path, "lstat", lambda _: os.stat_result((0o40700, 0, 0, 0, os.getuid(), 0, 0, 0, 0, 0)))
+    if folder is None:
+        monkeypatch.delenv("XDG_RUNTIME_DIR")
+    else:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+    assert control_sockets.lasting("x") == Path(f"/tmp/slipway-{os.getuid()}/x")
+    assert made == [Path(f"/tmp/slipway-{os.getuid()}"), Path(f"/tmp/slipway-{os.getuid()}/x")]
