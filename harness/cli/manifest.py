@@ -108,10 +108,10 @@ def remove(
 
 def _fetch(to: RegistryOptions) -> Callable[[Reference], object]:
     def fetch(reference: Reference) -> object:
-        from harness import transfer
+        from harness.transfer import pull
 
         with connect(to) as client:
-            return transfer.pull(Store.default(), reference, client)
+            return pull.pull(Store.default(), reference, client)
 
     return fetch
 

@@ -22,7 +22,7 @@ from harness.oci.model import Platform
 
 if TYPE_CHECKING:
     from harness.nodes import Login, Machine
-    from harness.transfer import RegistryAccess
+    from harness.transfer.access import RegistryAccess
 
 # Single options
 
@@ -224,7 +224,7 @@ class SiteAccess(Options):
 
     @property
     def access(self) -> RegistryAccess:
-        from harness.transfer import RegistryAccess
+        from harness.transfer.access import RegistryAccess
 
         return RegistryAccess(self.plain_http, False, self.ca)
 
@@ -243,7 +243,7 @@ class RegistryOptions(SiteAccess):
 
     @property
     def access(self) -> RegistryAccess:
-        from harness.transfer import RegistryAccess
+        from harness.transfer.access import RegistryAccess
 
         return RegistryAccess(self.plain_http, self.insecure, self.ca, self.cert, self.cert_key)
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 def connect(to: SiteAccess, *, briefly: bool = False, writing: bool = False) -> Client:
     """A client for the registries of this command; ``briefly``: the user waits for a few words, not for gigabytes."""
-    from harness import transfer
     from harness.oci.registry.errors import RetryPolicy
+    from harness.transfer import access
 
-    return transfer.client(to.access, retry=RetryPolicy(attempts=3) if briefly else transfer.RETRIES, mirrors=not writing)
+    return access.client(to.access, retry=RetryPolicy(attempts=3) if briefly else access.RETRIES, mirrors=not writing)
 
 
 def reference(text: str, what: str) -> Reference:
@@ -40,7 +40,7 @@ def reference(text: str, what: str) -> Reference:
 
 def fetch(name: str, to: SiteAccess) -> None:
     """Pull an image that is not in the store, when its name says which registry has it."""
-    from harness import transfer
+    from harness.transfer import pull
 
     store = Store.default()
     there = reference(name, "IMAGE")
@@ -49,7 +49,7 @@ def fetch(name: str, to: SiteAccess) -> None:
     if not named or there.familiar in store.names() or (there.digest and store.has(there.digest)):
         return
     with connect(to) as client:
-        transfer.pull(store, there, client)
+        pull.pull(store, there, client)
 
 
 @app.command(short_help="Send a CloudImage to a registry.")
@@ -76,7 +76,7 @@ def push(
     output: Json = "text",
 ) -> None:
     """Send a CloudImage to a registry: only the blobs that it lacks, then the manifests, the tag last."""
-    from harness import transfer
+    from harness.transfer import push
 
     as_json = wants_json(output)
     if expand is not None:
@@ -91,7 +91,7 @@ def push(
     if target is None and not name.startswith(there.domain):
         log.info(f"{name} names no registry: it goes to {there.domain}, as Docker does it")
     with connect(to, writing=True) as client:
-        pushed = transfer.push(Store.default(), name, there, client)
+        pushed = push.push(Store.default(), name, there, client)
     if as_json:
         print_json(plain(pushed))
         return
@@ -133,7 +133,7 @@ def pull(
     output: Json = "text",
 ) -> None:
     """Fetch a CloudImage from a registry: only what the local store lacks. An interrupted pull resumes."""
-    from harness import transfer
+    from harness.transfer import pull
     from harness.trust import policy
 
     as_json = wants_json(output)
@@ -142,7 +142,7 @@ def pull(
     platforms = [platform_of(text) for text in platform or ()]
     with connect(to) as client:
         admit = policy.gate(allow_older=allow_older).admit_remote
-        pulled = transfer.pull(Store.default(), there, client, name=local, platforms=platforms, admit=admit)
+        pulled = pull.pull(Store.default(), there, client, name=local, platforms=platforms, admit=admit)
     if as_json:
         print_json(plain(pulled))
         return
@@ -169,8 +169,8 @@ def login(
     output: Json = "text",
 ) -> None:
     """Verify a user name and password at a registry, and keep them where Docker does (or its credential helper)."""
-    from harness import transfer
     from harness.oci.registry.credentials import Credential, CredentialStore
+    from harness.transfer import access
 
     as_json = wants_json(output)
     host = _host(registry)
@@ -183,7 +183,7 @@ def login(
         password = _ask("Password", "--password-stdin reads it from standard input", hide_input=True)
     if not username or not password:
         raise UsageError("name and password may not be empty")
-    transfer.sign_in(host, Credential(username, password), to.access)
+    access.sign_in(host, Credential(username, password), to.access)
     where = CredentialStore().store(host, username, password)
     if as_json:
         print_json({"registry": host, "username": username, "keptIn": str(where)})

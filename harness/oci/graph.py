@@ -13,6 +13,8 @@ from harness.untrusted import json_object, shown
 
 LARGEST_MANIFEST = 32 << 20
 """Bytes of an index or manifest: they are read as one."""
+DEEPEST_INDEX = 4
+"""Indexes within indexes that are followed."""
 
 _ATTACHMENT = re.compile(r"sha256-([0-9a-f]{64})(?:\.[A-Za-z0-9._-]+)?")
 

@@ -12,17 +12,14 @@ from harness import log
 from harness.cloudimage import CloudImage, EmbeddedImage, PlatformImage
 from harness.errors import StoreError
 from harness.log.progress import Meter
-from harness.oci.graph import below_of, entries_of
+from harness.oci.graph import DEEPEST_INDEX, below_of, entries_of
 from harness.oci.model import INDEXES, OCI_INDEX, Descriptor, Platform, canonical_json
 from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
 from harness.oci.registry.config import Site
 from harness.oci.registry.errors import RemoteError
 from harness.oci.store import Store
-from harness.transfer import WorkerPool
-
-_DEEPEST = 4
-"""Indexes within indexes that are followed."""
+from harness.transfer.worker_pool import WorkerPool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +106,8 @@ class _Expansion:
         blobs = {blob.digest: blob for blob in part.images.blobs}
         if blobs[digest].media_type not in INDEXES:
             return [digest]
-        if depth > _DEEPEST:
-            raise StoreError(f"{digest}: more than {_DEEPEST} indexes within each other", hint="this is not an image")
+        if depth > DEEPEST_INDEX:
+            raise StoreError(f"{digest}: more than {DEEPEST_INDEX} indexes within each other", hint="this is not an image")
         children = [entry.digest for entry in entries_of(self.store.json(digest), digest)]
         return [*(one for child in children if child in blobs for one in self._manifests(part, child, depth + 1)), digest]
 

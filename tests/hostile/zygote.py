@@ -19,8 +19,9 @@ import sys
 from typing import Any
 
 import harness
-from harness import process, transfer
+from harness import process
 from harness.cli.app import execute
+from harness.transfer import access
 
 BACKSTOP = 1 << 30
 """Bytes of private memory after which the kernel refuses more: a bomb must not take the machine that tests."""
@@ -66,7 +67,7 @@ def become(request: dict[str, Any]) -> list[str]:
     limit()
     if request["command_limit"] is not None:
         hasten(request["command_limit"])
-    transfer.RETRIES = dataclasses.replace(transfer.RETRIES, **request["patience"])
+    access.RETRIES = dataclasses.replace(access.RETRIES, **request["patience"])
     return [str(word) for word in request["argv"]]
 
 

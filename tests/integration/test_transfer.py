@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from harness import cloudimage, process, transfer
+from harness import cloudimage, process
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet, Info, PlatformImage
 from harness.errors import StoreError
 from harness.host import docker
@@ -41,6 +41,9 @@ from harness.oci.registry.config import Registries
 from harness.oci.registry.credentials import CredentialStore
 from harness.oci.registry.errors import RemoteError, RetryPolicy
 from harness.oci.store import Store
+from harness.transfer import access, pull, push
+from harness.transfer.pull import PullResult
+from harness.transfer.push import Pushed
 from tests.conftest import Slipway
 from tests.integration import dying, gotool
 from tests.integration import faulty as bad
@@ -54,9 +57,9 @@ QUICK = RetryPolicy(connect=HANG, read=HANG, attempts=6, backoff=0.005, longest_
 AMD64 = Platform.parse("linux/amd64")
 PATIENT = f"""
 import dataclasses, sys
-from harness import transfer
-access, login, patience = transfer.client.__defaults__
-transfer.client.__defaults__ = access, login, dataclasses.replace(patience, read={3 * HANG})
+from harness.transfer import access
+options, login, patience = access.client.__defaults__
+access.client.__defaults__ = options, login, dataclasses.replace(patience, read={3 * HANG})
 from harness.cli import app
 sys.exit(app.execute(sys.argv[1:]))
 """
@@ -125,13 +128,13 @@ class Site:
         with Client(Registries(plain=True), CredentialStore(self.docker), retry=patience) as found:
             yield found
 
-    def push(self, name: str, target: str) -> transfer.Pushed:
+    def push(self, name: str, target: str) -> Pushed:
         with self.client() as client:
-            return transfer.push(self.store, name, Reference.parse(target), client)
+            return push.push(self.store, name, Reference.parse(target), client)
 
-    def pull(self, name: str) -> transfer.PullResult:
+    def pull(self, name: str) -> PullResult:
         with self.client() as client:
-            return transfer.pull(self.store, Reference.parse(name), client)
+            return pull.pull(self.store, Reference.parse(name), client)
 
     def verified(self) -> set[str]:
         return {f"sha256:{path.name}" for path in (self.store.root / "blobs/sha256").iterdir()}
@@ -608,7 +611,7 @@ def test_a_blob_that_breaks_off_goes_on_where_it_was(here: Site, there: Site, pl
     server.spoil("GET", blob.digest, *breaks)
     # A busy registry may be as silent as one that has stalled: it is asked again as well.
     with there.client(dataclasses.replace(QUICK, read=1.0, attempts=100, timeouts=100)) as client:
-        transfer.pull(there.store, Reference.parse(trip.name), client)
+        pull.pull(there.store, Reference.parse(trip.name), client)
     assert trip.done()
 
 
@@ -680,7 +683,7 @@ def test_a_line_that_breaks_at_any_byte(verb: str, here: Site, there: Site, plai
         line.clear()
         cuts = []
         # Fewer than the tries of one blob that gets nowhere: a reset takes with it what a slow reader had not read yet.
-        for _ in range(chance.choice((1, 1, 3, transfer.RETRIES.attempts - 1))):
+        for _ in range(chance.choice((1, 1, 3, access.RETRIES.attempts - 1))):
             direction = chance.choice(("up", "down"))
             # Half of them in what is small: heads of requests and answers, at the beginning.
             most = min(int(0.9 * length[direction]), chance.choice((4000, 10**9)))

@@ -18,13 +18,14 @@ from typing import Any, Protocol
 
 import pytest
 
-from harness import cloudimage, process, transfer
+from harness import cloudimage, process
 from harness.cloudimage import CloudImage
 from harness.errors import CommandError
 from harness.oci.model import Descriptor
 from harness.oci.reference import Reference
 from harness.oci.registry.referrers import LocalReferrers, tag_of
 from harness.oci.store import Store
+from harness.transfer import access, pull, push
 from harness.trust import attestation, keys, policy, sbom, signature
 from harness.trust.signature import RefusedError
 from tests.conftest import Slipway
@@ -172,8 +173,8 @@ def test_an_image_is_signed_in_its_registry(
 ) -> None:
     elsewhere = Store(tmp_path / "elsewhere")
     made = make(elsewhere, tmp_path / "rootfs", "web")
-    with transfer.client(transfer.RegistryAccess(plain_http=True)) as client:
-        transfer.push(elsewhere, "web", Reference.parse(f"{there.host}/{WEB}"), client)
+    with access.client(access.RegistryAccess(plain_http=True)) as client:
+        push.push(elsewhere, "web", Reference.parse(f"{there.host}/{WEB}"), client)
     said = command("sign", f"{there.host}/{WEB}", "--plain-http", "--key", key[0])
     assert made.digest in said.stdout
     assert cosign.verify(f"{there.host}/{WEB}", key[1]).ok
@@ -207,7 +208,7 @@ def test_documents_are_found_as_referrers_and_the_image_stays_what_it_is(
     command("sbom", "web", "--attach")
     command("provenance", "web", "--attach")
     command("push", "web", f"{there.host}/{WEB}", "--plain-http")
-    with transfer.client(transfer.RegistryAccess(plain_http=True)) as client:
+    with access.client(access.RegistryAccess(plain_http=True)) as client:
         subject = Reference.parse(f"{there.host}/acme/web@{image.digest}")
         (bill,) = client.referrers(subject, sbom.MEDIA_TYPE)
         assert len(client.referrers(subject)) == 2
@@ -221,7 +222,7 @@ def test_documents_are_found_as_referrers_and_the_image_stays_what_it_is(
     found = process.run([gotool.oras(), "discover", "--plain-http", "--format", "json", f"{there.host}/{WEB}"]).stdout
     assert {one["artifactType"] for one in json.loads(found)["referrers"]} == {sbom.MEDIA_TYPE, attestation.IN_TOTO}
     process.run([gotool.oras(), "cp", "-r", "--from-plain-http", "--to-plain-http", f"{there.host}/{WEB}", f"{there.host}/copy/web:1"])
-    with transfer.client(transfer.RegistryAccess(plain_http=True)) as client:
+    with access.client(access.RegistryAccess(plain_http=True)) as client:
         assert client.manifest(Reference.parse(f"{there.host}/copy/web:1")).digest == image.digest
         assert len(client.referrers(Reference.parse(f"{there.host}/copy/web@{image.digest}"))) == 2
     # An image with attachments is copied as it was before: same digest.
@@ -279,13 +280,13 @@ def test_policy_is_asked_before_a_pull_gives_a_name(
     command("push", "web", f"{there.host}/{WEB}", "--plain-http")
     site = Store(tmp_path / "site")
     wanted = Reference.parse(f"{there.host}/{WEB}")
-    with transfer.client(transfer.RegistryAccess(plain_http=True)) as client:
+    with access.client(access.RegistryAccess(plain_http=True)) as client:
         with pytest.raises(RefusedError, match=r"refused by policy: .* is not signed"):
-            transfer.pull(site, wanted, client)
+            pull.pull(site, wanted, client)
         assert not site.names()
         assert not there.requests("GET", "/blobs/")
         command("sign", f"{there.host}/{WEB}", "--plain-http", "--key", key[0])
-        transfer.pull(site, wanted, client)
+        pull.pull(site, wanted, client)
     (signed,) = policy.admit(site, str(wanted), image.digest).signatures
     assert signed.key.fingerprint
     with pytest.raises(RefusedError, match="the default is deny"):

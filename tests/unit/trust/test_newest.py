@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import pytest
 
-from harness import transfer
 from harness.build import container_images
 from harness.cli import app
 from harness.errors import StoreError
@@ -21,6 +20,7 @@ from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.fetcher import Fetcher, RemoteSource
 from harness.oci.registry.referrers import SIGNATURES, LocalReferrers, tag_of
 from harness.oci.store import Store
+from harness.transfer.pull import pull
 from harness.trust import policy, signature
 from harness.trust.keys import PrivateKey
 from harness.trust.newest import FILE, Newest, Offer
@@ -153,7 +153,7 @@ def under_a_dockerfile(_store: Store, client: Any, *, allow_older: bool = False,
 
 def by_pull(store: Store, client: Any, *, allow_older: bool = False, name: Reference = NAME) -> object:
     gate = policy.gate(allow_older=allow_older)
-    return transfer.pull(store, name, client, admit=gate.admit_remote)
+    return pull(store, name, client, admit=gate.admit_remote)
 
 
 WAYS: dict[str, Callable[..., object]] = {"capture": through_a_fetcher, "FROM": under_a_dockerfile, "pull": by_pull}

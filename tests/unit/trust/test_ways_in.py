@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import pytest
 
-from harness import build, cloudimage, kubefile, transfer
+from harness import build, cloudimage, kubefile
 from harness.build import capture, container_images, layers
 from harness.build.capture import PulledImage, RemoteSource
 from harness.cloudimage import CloudImage
@@ -30,7 +30,7 @@ from harness.oci.store import Store
 from harness.sealer import image as sealerimage
 from harness.testkit import cluster as testkit
 from harness.testkit.cluster import ClusterRequest
-from harness.transfer import mirror, multi_platform
+from harness.transfer import mirror, multi_platform, pull
 from harness.trust import policy
 from tests.integration import sealer
 from tests.unit.test_house import SOURCES
@@ -63,7 +63,7 @@ WAYS_IN = {
     "harness.oci.archive:load": "asks whom it is given",
     "harness.sealer.image:convert": "slipway convert, FROM an image of sealer",
     "harness.testkit.cluster:boot": "pytest --image",
-    "harness.transfer:pull": "slipway pull, run and apply of an image elsewhere, manifest create --pull",
+    "harness.transfer.pull:pull": "slipway pull, run and apply of an image elsewhere, manifest create --pull",
 }
 """Functions that make an image usable, and ask policy themselves."""
 
@@ -76,10 +76,10 @@ EXCUSED = {
     "harness.cli.images:history": "shows",
     "harness.cli.images:inspect": "shows",
     "harness.cli.install:is_application": "only decides which verb was meant",
-    "harness.cli.manifest:_fetch": "transfer.pull asks",
+    "harness.cli.manifest:_fetch": "pull.pull asks",
     "harness.cli.registry:_expand": "mirror.expand asks",
-    "harness.cli.registry:fetch": "transfer.pull asks",
-    "harness.cli.registry:pull": "transfer.pull asks",
+    "harness.cli.registry:fetch": "pull.pull asks",
+    "harness.cli.registry:pull": "pull.pull asks",
     "harness.cli.trust:_publish": "describes an image that is here",
     "harness.cloudimage:tag": "one more name for what has one",
     "harness.cloudimage.diff:find": "shows",
@@ -237,9 +237,9 @@ def fetcher(store: Store) -> Fetcher:
     return Fetcher([RemoteSource(client, policy.gate().admit_remote)], store)
 
 
-def pull(store: Store) -> object:
+def pulled(store: Store) -> object:
     client: Any = Registry(CONTAINER, OCI_MANIFEST)
-    return transfer.pull(store, NAME, client)
+    return pull.pull(store, NAME, client)
 
 
 def load(store: Store) -> object:
@@ -293,7 +293,7 @@ def digest_in(store: Store, name: str) -> str:
 
 
 TRIED: dict[str, Callable[[Store], object]] = {
-    "pull": pull,
+    "pull": pulled,
     "load": load,
     "run": lambda store: run.prepare(run.Options(image="web", masters=(Machine("10.0.0.1", Login()),)), store),
     "install": lambda store: install.read(install.Request(ApplicationDocument(name="web", image="web")), store),

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import transfer
 from harness.errors import UsageError
 from harness.oci.reference import Reference
-from harness.transfer import RegistryAccess
+from harness.transfer import access
+from harness.transfer.access import RegistryAccess
 
 CONF = """
 [[registry]]
@@ -27,7 +27,7 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hosts(*, mirrors: bool = True) -> list[str]:
-    with transfer.client(mirrors=mirrors) as client:
+    with access.client(mirrors=mirrors) as client:
         return [endpoint.host for endpoint in client.registries.endpoints(Reference.parse("registry.test/a/b:1"))]
 
 
@@ -38,15 +38,17 @@ def test_who_pushes_asks_the_registry_itself_and_not_its_mirrors() -> None:
 
 def test_plain_http_is_only_what_was_asked_for() -> None:
     reference = Reference.parse("other.test/a:1")
-    with transfer.client() as client:
+    with access.client() as client:
         assert [endpoint.base_urls for endpoint in client.registries.endpoints(reference)] == [("https://other.test",)]
-    with transfer.client(RegistryAccess(plain_http=True)) as client:
+    with access.client(RegistryAccess(plain_http=True)) as client:
         assert [endpoint.base_urls for endpoint in client.registries.endpoints(reference)] == [("http://other.test",)]
 
 
 def test_a_certificate_needs_its_key_and_both_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "a.pem").touch()
     with pytest.raises(UsageError, match=r"belong together"):
-        transfer.client(RegistryAccess(cert=tmp_path / "a.pem"))
+        access.client(RegistryAccess(cert=tmp_path / "a.pem"))
     with pytest.raises(UsageError, match=r"b\.pem: no such file"):
-        transfer.client(RegistryAccess(cert=tmp_path / "a.pem", key=tmp_path / "b.pem"))
+        access.client(RegistryAccess(cert=tmp_path / "a.pem", key=tmp_path / "b.pem"))
+    with pytest.raises(UsageError, match=r"b\.pem: no such file"):
+        access.client(RegistryAccess(ca=tmp_path / "b.pem"))

@@ -1,0 +1,148 @@
+"""A CloudImage from the store into a registry: blobs first, then manifests, the tag last.
+
+A pull at the same time gets the old image or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from harness import log
+from harness.errors import StoreError
+from harness.log.progress import Meter
+from harness.oci.graph import DEEPEST_INDEX, below_of, closure, entries_of, is_manifest
+from harness.oci.model import Descriptor
+from harness.oci.reference import Reference
+from harness.oci.registry.client import Client
+from harness.oci.registry.errors import RemoteError
+from harness.oci.registry.referrers import LocalReferrers, RemoteReferrers
+from harness.oci.registry.upload import Sent
+from harness.oci.store import Store
+from harness.transfer import attachments, locations
+from harness.transfer.worker_pool import WorkerPool
+from harness.untrusted import json_object
+
+
+@dataclasses.dataclass(frozen=True)
+class Pushed:
+    """Result of a push. ``sent``: bytes of blobs and manifests sent; the others count blobs."""
+
+    reference: str
+    digest: str
+    sent: int
+    uploaded: int
+    mounted: int
+    present: int
+    attachments: tuple[str, ...] = ()
+
+
+def push(store: Store, name: str, target: Reference, client: Client) -> Pushed:
+    """Have an image of the store in a registry, under ``target``. Raises RemoteError or StoreError; the tag changes last, or not at all."""
+    with store.shared_lease():
+        image = store.resolve(name)
+        try:
+            parts = closure(store, image)
+        except StoreError as problem:
+            raise StoreError(
+                f"{name} is not whole here and cannot be pushed: {problem.message}", hint="pull or load it for all its platforms"
+            ) from problem
+        with log.step(f"push {target.familiar}") as step:
+            work = _Push(store, target, client)
+            work.send(image, parts, Meter(step, 0))
+        attached = attachments.copy_referrers(LocalReferrers(store, target), RemoteReferrers(client, target), image.digest)
+        locations.remember(store, target, image.digest)
+    return Pushed(str(target), image.digest, work.sent, work.counts["uploaded"], work.counts["mounted"], work.counts["present"], attached)
+
+
+class _Push:
+    """One image on its way out of the store."""
+
+    def __init__(self, store: Store, target: Reference, client: Client) -> None:
+        self.store = store
+        self.target = target
+        self.client = client
+        self.workers = WorkerPool(client)
+        self.sent = 0
+        self.counts = {"uploaded": 0, "mounted": 0, "present": 0}
+        self._lock = threading.Lock()
+
+    def send(self, image: Descriptor, parts: Sequence[Descriptor], meter: Meter) -> None:
+        manifests, blobs = _split(parts)
+        there = self._there(image)
+        if image.digest in there:
+            # A registry keeps no manifest whose blobs it lacks.
+            self.counts["present"] = len(blobs)
+            meter.finish("already present")
+            return
+        missing = sorted((blob for blob in blobs if blob.digest not in there), key=lambda blob: (-blob.size, blob.digest))
+        self.counts["present"] = len(blobs) - len(missing)
+        meter.total = sum(blob.size for blob in missing)
+        places = locations.known(self.store, self.target)
+        self.workers.each(lambda blob: self._blob(blob, places.get(blob.digest, ()), meter), missing)
+        # An index after what it lists; the tag, which is the last of all, after everything.
+        for manifest in reversed(manifests):
+            if manifest.digest not in there:
+                self._manifest(manifest, tagged=manifest.digest == image.digest)
+        counted = ", ".join(f"{count} {how}" for how, count in self.counts.items() if count)
+        meter.finish(counted)
+
+    def _there(self, image: Descriptor) -> set[str]:
+        """Digests that the registry is known to have: those of the image that the tag names now."""
+        found: set[str] = set()
+        now = self.client.head(self.target)
+        if now is None:
+            return found
+        if now.digest == image.digest:
+            return {now.digest}
+        with contextlib.suppress(StoreError):
+            self._known(now.digest, found)
+        return found
+
+    def _known(self, digest: str, found: set[str], depth: int = 0) -> None:
+        manifest = self.client.manifest(dataclasses.replace(self.target, tag=None, digest=digest))
+        found.add(digest)
+        value = json_object(manifest.data, what=f"manifest {digest}")
+        for entry in entries_of(value, digest) if manifest.is_index and depth < DEEPEST_INDEX else ():
+            self._known(entry.digest, found, depth + 1)
+        if not manifest.is_index:
+            found.update(blob.digest for blob in below_of(value, digest))
+
+    def _blob(self, blob: Descriptor, mounts: Sequence[str], meter: Meter) -> None:
+        self.workers.check()
+        try:
+            sent = self.client.put_blob(self.target, blob, lambda: self._open(blob), mounts=mounts, progress=meter.add)
+        except RemoteError as refused:
+            # "Wrong digest" may be a fault of the local disk.
+            self.store.verify(blob.digest)
+            raise refused
+        if sent.how != "uploaded":
+            meter.skip(blob.size)
+        self._count(sent)
+
+    def _open(self, blob: Descriptor) -> Any:
+        self.workers.check()
+        return self.store.open(blob.digest)
+
+    def _count(self, sent: Sent) -> None:
+        with self._lock:
+            self.sent += sent.bytes
+            self.counts[sent.how] += 1
+
+    def _manifest(self, manifest: Descriptor, *, tagged: bool) -> None:
+        data = self.store.read(manifest.digest)
+        place = self.target if tagged else dataclasses.replace(self.target, tag=None, digest=manifest.digest)
+        self.client.put_manifest(place, data, manifest.media_type)
+        self.sent += len(data)
+
+
+def _split(parts: Iterable[Descriptor]) -> tuple[list[Descriptor], list[Descriptor]]:
+    """Manifests (parents before children) and blobs, each once. A blob may be both: a manifest here, content of an image set there."""
+    manifests: dict[str, Descriptor] = {}
+    blobs: dict[str, Descriptor] = {}
+    for part in parts:
+        (manifests if is_manifest(part) else blobs).setdefault(part.digest, part)
+    return list(manifests.values()), list(blobs.values())

@@ -1,0 +1,116 @@
+"""What a push sends, in which order, and what is left when it ends early. The registry is a stand-in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness import cloudimage
+from harness.cloudimage import Blob, EmbeddedImage, ImageSet, Info, PlatformImage
+from harness.errors import StoreError
+from harness.oci.graph import closure, is_manifest
+from harness.oci.model import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, digest_of
+from harness.oci.reference import Reference
+from harness.oci.registry.client import Client
+from harness.oci.registry.errors import RemoteError
+from harness.oci.store import Store
+from harness.transfer.pull import pull
+from harness.transfer.push import push
+from tests.unit.oci.standin import HOST, Registry, answer
+from tests.unit.transfer.images import AMD64, TARGET, blobs_of, make
+
+
+def test_blobs_go_before_manifests_and_the_tag_is_last(store: Store, registry: Registry, remote: Client) -> None:
+    image = make(store)
+    pushed = push(store, "web:1", TARGET, remote)
+    assert (pushed.digest, pushed.uploaded, pushed.mounted, pushed.present) == (image.digest, len(blobs_of(store, image)), 0, 0)
+    puts = [line for line in registry.lines if line.startswith("PUT ")]
+    kinds = ["blob" if "/blobs/" in line else line.rpartition("/manifests/")[2].partition(":")[0] for line in puts]
+    assert kinds == ["blob"] * pushed.uploaded + ["sha256", "sha256", "1"]
+    assert pushed.sent == sum(blob.size for blob in closure(store, image))
+    for blob in closure(store, image):
+        where: Any = registry.manifests if is_manifest(blob) else registry.blobs
+        assert ("team/web", blob.digest) in where
+
+
+def test_the_same_again_is_one_question(store: Store, registry: Registry, remote: Client) -> None:
+    make(store)
+    push(store, "web:1", TARGET, remote)
+    registry.asked.clear()
+    again = push(store, "web:1", TARGET, remote)
+    assert (again.sent, again.uploaded) == (0, 0)
+    assert registry.lines == ["HEAD /v2/team/web/manifests/1"]
+
+
+def test_of_a_changed_image_only_the_change_is_asked_for_and_sent(store: Store, registry: Registry, remote: Client) -> None:
+    one = make(store)
+    push(store, "web:1", TARGET, remote)
+    two = make(store, "web:2", changed="now")
+    new = {blob for blob in closure(store, two) if blob not in closure(store, one)}
+    registry.asked.clear()
+    pushed = push(store, "web:2", TARGET, remote)
+    assert pushed.sent == sum(blob.size for blob in new)
+    assert registry.count("HEAD", "/blobs/") == pushed.uploaded == sum(not is_manifest(blob) for blob in new)
+
+
+def test_an_old_image_there_that_cannot_be_read_costs_questions_only(store: Store, registry: Registry, remote: Client) -> None:
+    image = make(store)
+    registry.manifests["team/web", "1"] = (OCI_MANIFEST, b"{}")
+    assert push(store, "web:1", TARGET, remote).uploaded == len(blobs_of(store, image))
+    assert registry.manifests["team/web", "1"][1] == store.read(image.digest)
+
+
+def test_what_another_repository_has_is_mounted(store: Store, registry: Registry, remote: Client) -> None:
+    image = make(store)
+    push(store, "web:1", TARGET, remote)
+    pushed = push(store, "web:1", Reference.parse(f"{HOST}/else/where:1"), remote)
+    assert (pushed.mounted, pushed.uploaded) == (len(blobs_of(store, image)), 0)
+    assert registry.manifests["else/where", "1"][1] == store.read(image.digest)
+
+
+def test_what_was_pulled_from_a_registry_is_mounted_there(store: Store, other: Store, registry: Registry, remote: Client) -> None:
+    image = make(store)
+    push(store, "web:1", TARGET, remote)
+    pulled = pull(other, TARGET, remote)
+    assert push(other, pulled.name, Reference.parse(f"{HOST}/else/where:1"), remote).mounted == len(blobs_of(store, image))
+
+
+def test_a_blob_that_is_missing_here_is_told_before_anything_is_sent(store: Store, registry: Registry, remote: Client) -> None:
+    image = make(store)
+    store.path(min(blobs_of(store, image))).unlink()
+    with pytest.raises(StoreError, match="is not whole here"):
+        push(store, "web:1", TARGET, remote)
+    assert registry.asked == []
+
+
+def test_a_blob_that_is_damaged_here_is_told_as_that(store: Store, registry: Registry, remote: Client) -> None:
+    image = make(store)
+    digest = min(blobs_of(store, image))
+    store.path(digest).write_bytes(bytes(store.size(digest)))
+    with pytest.raises(StoreError, match=f"{digest} in .* is damaged"):
+        push(store, "web:1", TARGET, remote)
+    assert registry.manifests == {}
+
+
+def test_one_failure_ends_a_push_and_names_nothing(store: Store, registry: Registry, remote: Client) -> None:
+    make(store)
+    registry.spoil("PUT", "/blobs/", lambda _: answer(403, b'{"errors":[{"code":"DENIED","message":"quota"}]}'))
+    with pytest.raises(RemoteError, match="403 DENIED quota") as refused:
+        push(store, "web:1", TARGET, remote)
+    assert "cancelled" not in refused.value.message
+    assert registry.manifests == {}
+
+
+def test_two_thousand_blobs_in_one_list(store: Store, registry: Registry, remote: Client, other: Store) -> None:
+    data = [f"blob {number}".encode() for number in range(2000)]
+    for one in data:
+        store.path(digest_of(one)).write_bytes(one)
+    blobs = tuple(Blob(digest_of(one), OCI_LAYER_GZIP, len(one)) for one in data)
+    layer = Descriptor(OCI_LAYER_GZIP, *store.put(b"layer"))
+    images = ImageSet((EmbeddedImage("docker.io/library/app:1", blobs[0].digest, OCI_MANIFEST, 6),), blobs)
+    image = cloudimage.write(store, [PlatformImage(AMD64, (layer,), (layer.digest,), (), Info(), images)])
+    store.tag("many:1", image)
+    assert push(store, "many:1", TARGET, remote).uploaded == 2003
+    assert pull(other, TARGET, remote).fetched == 2003
+    assert {blob.digest for blob in closure(other, image)} == {blob.digest for blob in closure(store, image)}
