@@ -33,9 +33,12 @@ from harness.oci.layer import Layer, LayerEntry, write_layer
 from harness.oci.model import INDEXES, Platform, canonical_json
 from harness.oci.reference import OWN_DOMAIN, Reference, as_asked
 from harness.oci.registry import config
-from harness.oci.registry.client import Client, Manifest
+from harness.oci.registry.client import Client
 from harness.oci.registry.credentials import CredentialStore
-from harness.oci.registry.fetcher import Fetcher, GuardedSource, LayoutSource, NoLogins, Permits, Source, Stream, stored_manifest
+from harness.oci.registry.fetcher import Fetcher
+from harness.oci.registry.guarded import GuardedSource, NoLogins, Permits
+from harness.oci.registry.manifest import Manifest
+from harness.oci.registry.sources import LayoutSource, Source, Stream, stored_manifest
 from harness.oci.store import Store
 from harness.runtimes import Facts
 from harness.sealer.image import convert, is_sealer

@@ -33,9 +33,11 @@ from harness.errors import BuildError, SlipwayError
 from harness.oci.graph import child_for, descriptors
 from harness.oci.model import DOCKER_CONFIG, INDEXES, MANIFESTS, OCI_CONFIG, Descriptor, Platform
 from harness.oci.reference import Reference, as_asked
-from harness.oci.registry.client import ACCEPT, Manifest
+from harness.oci.registry.download import BlobContent
 from harness.oci.registry.errors import RemoteError
-from harness.oci.registry.fetcher import BlobContent, Fetcher, LayoutSource, RemoteSource, Source, Stream
+from harness.oci.registry.fetcher import Fetcher
+from harness.oci.registry.manifest import ACCEPT, Manifest
+from harness.oci.registry.sources import LayoutSource, RemoteSource, Source, Stream
 from harness.oci.store import Store
 
 __all__ = ["LayoutSource", "Proxy", "PulledImage", "RemoteSource", "Source", "Stream", "collect"]

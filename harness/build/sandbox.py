@@ -29,7 +29,7 @@ from harness.nodes.container import IMAGE, ContainerProvider, ipv6
 from harness.nodes.container import gateway as network_gateway
 from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.reference import Reference
-from harness.oci.registry.fetcher import Source
+from harness.oci.registry.sources import Source
 from harness.oci.store import Store
 from harness.runtimes import DEFAULT_PREFIX6, NFTABLES_KERNEL, ClusterNetwork, Facts
 

@@ -11,9 +11,7 @@ from harness.errors import UsageError
 from harness.nodes import Login, Machine
 
 CONNECT_TIMEOUT = 10
-
 """Seconds for a TCP connection; ssh gives up after it."""
-
 
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:%-]*")
 

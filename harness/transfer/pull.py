@@ -18,7 +18,8 @@ from harness.oci.admission import Admitted
 from harness.oci.graph import DEEPEST_INDEX, below_of, entries_of, is_manifest, wanted
 from harness.oci.model import INDEXES, Descriptor, Platform
 from harness.oci.reference import Reference
-from harness.oci.registry.client import Client, Manifest
+from harness.oci.registry.client import Client
+from harness.oci.registry.manifest import Manifest
 from harness.oci.registry.referrers import LocalReferrers
 from harness.oci.store import UNFINISHED, MismatchError, Store
 from harness.transfer import attachments, locations
@@ -26,7 +27,6 @@ from harness.transfer.worker_pool import WorkerPool
 from harness.untrusted import shown
 
 _PIECE = 256 << 10
-
 """Bytes of a blob that go from the line to the disk at a time: what fits into a processor's cache is not fetched from memory twice."""
 
 
@@ -44,7 +44,6 @@ class PullResult:
 
 
 Admit = Callable[[Client, Reference], Admitted]
-
 """Raises StoreError when an image (by digest) may not be taken in."""
 
 

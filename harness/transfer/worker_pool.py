@@ -12,9 +12,7 @@ from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError
 
 JOBS = 8
-
 """Blobs that are on their way at once."""
-
 
 _T = TypeVar("_T")
 

@@ -33,7 +33,7 @@ from harness.oci.registry import config as registries
 from harness.oci.registry.client import Client
 from harness.oci.registry.credentials import CredentialStore
 from harness.oci.registry.errors import RetryPolicy
-from harness.oci.registry.fetcher import GuardedSource, NoLogins, Permits
+from harness.oci.registry.guarded import GuardedSource, NoLogins, Permits
 from harness.oci.store import Store
 from harness.trust.policy import Gate
 from tests.integration import faulty as bad

@@ -36,10 +36,11 @@ from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.model import OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
 from harness.oci.registry import upload
-from harness.oci.registry.client import MANIFEST_LIMIT, Client
+from harness.oci.registry.client import Client
 from harness.oci.registry.config import Registries
 from harness.oci.registry.credentials import CredentialStore
 from harness.oci.registry.errors import RemoteError, RetryPolicy
+from harness.oci.registry.manifest import MANIFEST_LIMIT
 from harness.oci.store import Store
 from harness.transfer import access, pull, push
 from harness.transfer.pull import PullResult

@@ -7,67 +7,31 @@ before it is returned. What is written goes to the registry that the name says.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import urllib3
-from urllib3.exceptions import HTTPError
 
 from harness import log, untrusted
 from harness.errors import StoreError
-from harness.oci.model import (
-    DOCKER_INDEX,
-    DOCKER_MANIFEST,
-    INDEXES,
-    MANIFESTS,
-    OCI_INDEX,
-    OCI_MANIFEST,
-    Descriptor,
-    canonical_json,
-    digest_of,
-    texts,
-)
+from harness.oci.model import OCI_INDEX, Descriptor, canonical_json, digest_of, texts
 from harness.oci.reference import Reference, is_digest
 from harness.oci.registry import errors
+from harness.oci.registry.blob_stream import BlobStream
 from harness.oci.registry.config import Endpoint, Registries
 from harness.oci.registry.errors import RemoteError, RetryPolicy, TroubleError, drain, excerpt, read_small, translate_errors
+from harness.oci.registry.manifest import ACCEPT, MANIFEST_LIMIT, Manifest, check_digest, check_manifest
 from harness.oci.registry.session import CredentialSource, HttpRequest, Session
 from harness.oci.registry.upload import Progress, Sent, Source, upload
 
-ACCEPT = (OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST)
-"""Media types requested by default."""
-
-MANIFEST_LIMIT = 4 << 20
-"""Bytes. The size that the distribution specification lets a registry refuse; nothing honest is larger."""
-
 _MOST_PAGES = 1000
-_PROGRESS = 1 << 20
-"""Bytes after which a transfer that broke again counts as a new one: it gets on, if slowly."""
-
-_CAUTIOUS = 64 << 10
-"""Bytes that are read at a time over a connection that has broken before."""
 
 _T = TypeVar("_T")
 _Read = Callable[[urllib3.BaseHTTPResponse], _T]
 _Consume = Callable[[Endpoint, urllib3.BaseHTTPResponse], _T]
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """A manifest or index, byte for byte as it was served, and who served it."""
-
-    data: bytes
-    media_type: str
-    digest: str
-    source: str = ""
-
-    @property
-    def is_index(self) -> bool:
-        return self.media_type in INDEXES
 
 
 class Client:
@@ -109,7 +73,7 @@ class Client:
             data = read_small(response, MANIFEST_LIMIT, "manifest")
             try:
                 media_type = check_manifest(data, response.headers.get("Content-Type", ""))
-                _check_digest(data, reference.digest, response.headers.get("Docker-Content-Digest"))
+                check_digest(data, reference.digest, response.headers.get("Docker-Content-Digest"))
             except ValueError as wrong:
                 raise TroubleError(str(wrong), code="MANIFEST_INVALID") from wrong
             return Manifest(data, media_type, digest_of(data), endpoint.host)
@@ -121,7 +85,13 @@ class Client:
 
         Nothing is verified here but the size: who reads to the end compares the digest. Raises RemoteError.
         """
-        return BlobStream(self, reference, digest, size, start)
+
+        def request(
+            headers: Mapping[str, str], consume: Callable[[Endpoint, urllib3.BaseHTTPResponse], urllib3.BaseHTTPResponse]
+        ) -> urllib3.BaseHTTPResponse:
+            return self._first_success(reference, lambda there: HttpRequest("GET", f"{there.path}/blobs/{digest}", headers), consume)
+
+        return BlobStream(request, self.retry, reference, digest, size, start)
 
     def head(self, reference: Reference) -> Descriptor | None:
         """Descriptor of a reference at its registry, without fetching it; None when it does not exist. Raises RemoteError."""
@@ -362,10 +332,6 @@ def _manifest_path(reference: Reference, *, tag: bool = False) -> str:
     return f"{reference.path}/manifests/{named}"
 
 
-def _blob_path(reference: Reference, digest: str) -> str:
-    return f"{reference.path}/blobs/{digest}"
-
-
 def _push(reference: Reference) -> str:
     return f"repository:{reference.path}:pull,push"
 
@@ -379,143 +345,3 @@ def _next(response: urllib3.BaseHTTPResponse) -> str | None:
     if not parts.path.startswith("/v2/"):
         raise TroubleError(f"gives a next page that is not one of its API: {untrusted.shown(found[1])[:200]}")
     return f"{parts.path}?{parts.query}"
-
-
-class BlobStream:
-    """The bytes of one blob, in order. A connection that breaks is taken up again where it broke, unseen by the reader."""
-
-    def __init__(self, client: Client, reference: Reference, digest: str, size: int | None, start: int = 0) -> None:
-        self.size = size
-        """Size of the blob; None when neither manifest nor registry states it."""
-        self.source = ""
-        self._client = client
-        self._reference = reference
-        self._digest = digest
-        self._offset = start
-        self._broken = 0
-        self._broke_at = start
-        self._aborted = False
-        self._response = self._open()
-
-    def read(self, amount: int) -> bytes:
-        """Up to ``amount`` bytes; none at the end. Raises RemoteError when the blob cannot be had to its end."""
-        while True:
-            try:
-                # A failed read loses what it had received: on a bad connection read little at a time, or there is no progress.
-                data = self._response.read(min(amount, _CAUTIOUS) if self._broken else amount, decode_content=False)
-                if not data and self.size is not None and self._offset < self.size:
-                    raise TroubleError(f"ends {self.size - self._offset} bytes early")
-            except (HTTPError, OSError, TroubleError) as lost:
-                self._resume(lost)
-                continue
-            self._offset += len(data)
-            if self.size is not None and self._offset > self.size:
-                raise self._error(f"is longer than the {self.size} bytes it should have")
-            return data
-
-    def close(self) -> None:
-        if not self._at_end():
-            self._response.close()
-        self._response.release_conn()
-
-    def abort(self) -> None:
-        """From another thread: make a read() that waits fail now."""
-        self._aborted = True
-        with contextlib.suppress(ValueError, RuntimeError, OSError, AttributeError):
-            self._response.shutdown()
-
-    def _at_end(self) -> bool:
-        return self.size is not None and self._offset == self.size
-
-    def _open(self) -> urllib3.BaseHTTPResponse:
-        headers = {"Range": f"bytes={self._offset}-"} if self._offset else {}
-        return self._client._first_success(
-            self._reference, lambda at: HttpRequest("GET", _blob_path(at, self._digest), headers), self._begin
-        )
-
-    def _begin(self, endpoint: Endpoint, response: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse:
-        start, total = body_range(response.status, response.headers)
-        if self.size is not None and total is not None and total != self.size:
-            raise TroubleError(f"blob {self._digest} has {total} bytes there, not {self.size}", code="BLOB_UNKNOWN")
-        if start > self._offset:
-            raise TroubleError(f"blob {self._digest}: asked from byte {self._offset}, got from {start}", code="BLOB_UNKNOWN")
-        self.size = self.size if self.size is not None else total
-        self.source = endpoint.host
-        # Without ranges the response restarts: skip what was received before. The digest of the whole is compared in the end.
-        skip = self._offset - start
-        while skip:
-            data = response.read(min(skip, _PROGRESS), decode_content=False)
-            if not data:
-                raise TroubleError(f"blob {self._digest} ends early", wait=0)
-            skip -= len(data)
-        return response
-
-    def _resume(self, lost: Exception) -> None:
-        self._response.close()
-        reason = errors.classify(lost, self._client.retry)
-        if self._aborted:
-            raise self._error("was stopped") from lost
-        log.debug(f"{self.source}: {self._digest} broke at {self._offset} bytes: {reason.reason}")
-        self._broken = 1 if self._offset - self._broke_at >= _PROGRESS else self._broken + 1
-        self._broke_at = self._offset
-        if self._broken >= self._client.retry.attempts:
-            raise self._error(f"broke {self._broken} times at about byte {self._offset}: {reason.reason}", reason.status) from lost
-        self._response = self._open()
-
-    def _error(self, reason: str, status: int = 502) -> RemoteError:
-        return RemoteError(f"{self._reference}: {self.source}: blob {self._digest} {reason}", status=status, code="BLOB_UNKNOWN")
-
-
-def check_manifest(data: bytes, content_type: str) -> str:
-    """The media type of a manifest or index. Raises ValueError when ``data`` is neither."""
-    try:
-        value = untrusted.json_object(data, what="manifest")
-    except StoreError as wrong:
-        raise ValueError(f"answers something else as manifest: {wrong.message.removeprefix('manifest: ')}: {excerpt(data)}") from wrong
-    if value.get("schemaVersion") == 1:
-        raise ValueError("has it only as schema 1, the image format of before 2017, which no runtime of today reads")
-    shaped = _media_type_by_shape(value)
-    named = content_type.partition(";")[0].strip().lower()
-    written = value.get("mediaType")
-    known = (*INDEXES, *MANIFESTS)
-    media_type = next((found for found in (named, written, shaped) if found in known), None)
-    if shaped is None or media_type is None or (media_type in INDEXES) != (shaped in INDEXES):
-        raise ValueError("answers JSON that is neither manifest nor index")
-    return media_type
-
-
-def _media_type_by_shape(value: Mapping[str, Any]) -> str | None:
-    if value.get("schemaVersion") != 2:
-        return None
-    if _descriptors(value.get("manifests")):
-        return OCI_INDEX
-    return OCI_MANIFEST if _descriptors(value.get("layers")) and _descriptors([value.get("config")]) else None
-
-
-def _descriptors(value: object) -> bool:
-    """Return True for a list of valid descriptors."""
-    if not isinstance(value, list):
-        return False
-    try:
-        return all(is_digest(Descriptor.from_json({"mediaType": "", **item}).digest) for item in value)
-    except (TypeError, ValueError):
-        return False
-
-
-def _check_digest(data: bytes, asked: str | None, said: str | None) -> None:
-    found = digest_of(data)
-    if asked is not None and asked != found:
-        raise ValueError(f"answers a manifest with digest {found} instead of {asked}")
-    if said is not None and said.startswith("sha256:") and said != found:
-        raise ValueError(f"answers a manifest with digest {found} and calls it {said}")
-
-
-def body_range(status: int, headers: Mapping[str, str]) -> tuple[int, int | None]:
-    """Offset at which the body of a blob begins, and the size of the whole blob if the response states it."""
-    length = headers.get("Content-Length")
-    if status != 206:
-        return 0, int(length) if length is not None and length.isdigit() else None
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
-    if not found:
-        raise TroubleError("answers a range without saying which")
-    return int(found[1]), int(found[2]) if found[2] != "*" else None

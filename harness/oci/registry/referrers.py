@@ -19,8 +19,9 @@ from harness.errors import StoreError
 from harness.oci import attached
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json, digest_of, texts
 from harness.oci.reference import Reference
-from harness.oci.registry.client import MANIFEST_LIMIT, Client
+from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError
+from harness.oci.registry.manifest import MANIFEST_LIMIT
 from harness.oci.store import CHUNK, Store
 
 SIGNATURES = ".sig"

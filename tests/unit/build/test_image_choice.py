@@ -16,7 +16,7 @@ from harness.oci.model import OCI_MANIFEST
 from harness.oci.reference import Reference
 from harness.oci.registry.config import Registries
 from harness.oci.registry.errors import RemoteError
-from harness.oci.registry.fetcher import NoLogins
+from harness.oci.registry.guarded import NoLogins
 
 UPSTREAMS = Reference.parse("registry.k8s.io/kube-proxy:v1.36.3")
 OURS = Reference.parse("slipway.dev/runtime:13")

@@ -36,8 +36,8 @@ from harness.oci.model import (
     digest_of,
 )
 from harness.oci.reference import Reference
-from harness.oci.registry.client import Manifest
 from harness.oci.registry.errors import RemoteError
+from harness.oci.registry.manifest import Manifest
 from harness.oci.store import Store
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")

@@ -17,8 +17,8 @@ from harness.cloudimage.search import RegistryNamespace
 from harness.errors import UsageError
 from harness.oci.model import OCI_MANIFEST, Descriptor, canonical_json
 from harness.oci.reference import Reference
-from harness.oci.registry.client import Manifest
 from harness.oci.registry.errors import RemoteError
+from harness.oci.registry.manifest import Manifest
 from harness.oci.store import Store
 from tests.unit.cloudimage.test_diff import AMD64, ARM64, file, put
 

@@ -15,10 +15,11 @@ from harness.errors import StoreError
 from harness.oci import archive
 from harness.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, canonical_json, digest_of
 from harness.oci.reference import Reference
-from harness.oci.registry.client import Manifest
 from harness.oci.registry.errors import RemoteError
-from harness.oci.registry.fetcher import Fetcher, RemoteSource
+from harness.oci.registry.fetcher import Fetcher
+from harness.oci.registry.manifest import Manifest
 from harness.oci.registry.referrers import SIGNATURES, LocalReferrers, tag_of
+from harness.oci.registry.sources import RemoteSource
 from harness.oci.store import Store
 from harness.transfer.pull import pull
 from harness.trust import policy, signature

@@ -22,10 +22,11 @@ from harness.nodes import Login, Machine
 from harness.oci import archive
 from harness.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
-from harness.oci.registry.client import Manifest
 from harness.oci.registry.config import Site
 from harness.oci.registry.errors import RemoteError
-from harness.oci.registry.fetcher import Fetcher, LayoutSource
+from harness.oci.registry.fetcher import Fetcher
+from harness.oci.registry.manifest import Manifest
+from harness.oci.registry.sources import LayoutSource
 from harness.oci.store import Store
 from harness.sealer import image as sealerimage
 from harness.testkit import cluster as testkit

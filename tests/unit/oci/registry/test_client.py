@@ -6,23 +6,21 @@ import datetime
 import errno
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO
 
 import pytest
 import urllib3
 from urllib3.exceptions import NameResolutionError, NewConnectionError
 
-from harness.oci.model import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from harness.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json, digest_of
 from harness.oci.reference import Reference
-from harness.oci.registry.client import body_range, check_manifest
+from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError, RetryPolicy, classify, error_reason, retry_after
 from harness.oci.registry.session import Challenge, parse_challenges
 from tests.unit.oci.standin import HOST, Registry, answer, client, waited
 
 DESCRIPTOR = {"mediaType": "text/plain", "digest": "sha256:" + "a" * 64, "size": 7}
-MANIFEST = {"schemaVersion": 2, "config": DESCRIPTOR, "layers": [DESCRIPTOR]}
-INDEX = {"schemaVersion": 2, "manifests": [DESCRIPTOR]}
 NOW = datetime.datetime(2024, 1, 1, 12, 0, 0, tzinfo=datetime.UTC)
 
 
@@ -42,44 +40,6 @@ NOW = datetime.datetime(2024, 1, 1, 12, 0, 0, tzinfo=datetime.UTC)
 )
 def test_challenges(header: str, challenges: list[Challenge]) -> None:
     assert parse_challenges(header) == challenges
-
-
-@pytest.mark.parametrize(
-    ("value", "header", "media_type"),
-    [
-        (MANIFEST, OCI_MANIFEST, OCI_MANIFEST),
-        (MANIFEST, DOCKER_MANIFEST, DOCKER_MANIFEST),
-        (MANIFEST, f"{DOCKER_MANIFEST}; charset=utf-8", DOCKER_MANIFEST),
-        (MANIFEST, "application/json", OCI_MANIFEST),
-        ({**MANIFEST, "mediaType": DOCKER_MANIFEST}, "text/plain", DOCKER_MANIFEST),
-        ({**MANIFEST, "layers": []}, "", OCI_MANIFEST),
-        (INDEX, DOCKER_INDEX, DOCKER_INDEX),
-        (INDEX, "", OCI_INDEX),
-        ({**INDEX, "mediaType": DOCKER_INDEX}, "", DOCKER_INDEX),
-    ],
-)
-def test_the_type_of_a_manifest(value: object, header: str, media_type: str) -> None:
-    assert check_manifest(json.dumps(value).encode(), header) == media_type
-
-
-@pytest.mark.parametrize(
-    ("data", "header", "reason"),
-    [
-        (b"<html>\nno\x07pe</html>", "text/html", r"is not usable JSON: .*: <html> no\\x07pe</html>"),
-        (b"\xff\xfe", OCI_MANIFEST, "not usable JSON"),
-        (b"[]", OCI_MANIFEST, "is not a JSON object"),
-        (b"{}", OCI_MANIFEST, "neither manifest nor index"),
-        (b'{"schemaVersion": 1, "fsLayers": []}', OCI_MANIFEST, "schema 1"),
-        (json.dumps(INDEX).encode(), OCI_MANIFEST, "neither"),
-        (json.dumps({**MANIFEST, "layers": [{"digest": 7, "size": 1}]}).encode(), OCI_MANIFEST, "neither"),
-        (json.dumps({**MANIFEST, "layers": [{**DESCRIPTOR, "digest": "../../etc/passwd"}]}).encode(), OCI_MANIFEST, "neither"),
-        (json.dumps({**INDEX, "manifests": [{**DESCRIPTOR, "platform": "linux"}]}).encode(), OCI_INDEX, "neither"),
-        (json.dumps({**INDEX, "manifests": ["x"]}).encode(), OCI_INDEX, "neither"),
-    ],
-)
-def test_what_is_no_manifest(data: bytes, header: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        check_manifest(data, header)
 
 
 @pytest.mark.parametrize(
@@ -119,19 +79,6 @@ def test_the_reason_of_a_refusal(data: bytes, reason: str, code: str) -> None:
 )
 def test_how_long_a_registry_wants_us_to_wait(header: str | None, seconds: float) -> None:
     assert retry_after(header, NOW) == seconds
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "expected"),
-    [
-        (200, {"Content-Length": "10"}, (0, 10)),
-        (200, {}, (0, None)),
-        (206, {"Content-Range": "bytes 4-9/10"}, (4, 10)),
-        (206, {"Content-Range": "bytes 4-9/*"}, (4, None)),
-    ],
-)
-def test_where_a_body_begins(status: int, headers: dict[str, str], expected: tuple[int, int | None]) -> None:
-    assert body_range(status, headers) == expected
 
 
 # Lists in pages
@@ -238,3 +185,57 @@ def test_registry_that_has_answered_and_restarts_is_asked_again() -> None:
         remote.tags(Reference.parse(f"{HOST}/x"))
         assert remote.tags(Reference.parse(f"{HOST}/x")) == ("1",)
         assert len(waited(remote)) == 1
+
+
+SUBJECT = Descriptor(OCI_MANIFEST, digest_of(b"image"), 5)
+TARGET = Reference.parse(f"{HOST}/team/web:1")
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry()
+
+
+@pytest.fixture
+def remote(registry: Registry) -> Iterator[Client]:
+    with client(registry) as remote:
+        yield remote
+
+
+def subject_manifest() -> bytes:
+    config = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b"{}"), "size": 2}
+    subject = SUBJECT.to_json()
+    value = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": "text/sbom", "config": config, "layers": [], "subject": subject}
+    return canonical_json(value)
+
+
+def test_a_registry_that_lists_referrers_is_left_to_it(registry: Registry, remote: Client) -> None:
+    registry.has_referrers = True
+    data = subject_manifest()
+    entry = {"mediaType": OCI_MANIFEST, "digest": digest_of(data), "size": len(data), "artifactType": "text/sbom"}
+    listed = canonical_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]})
+    assert remote.put_referrer(TARGET, data, OCI_MANIFEST) == digest_of(data)
+    assert ("team/web", SUBJECT.digest.replace(":", "-")) not in registry.manifests
+    registry.spoil("GET", "/referrers/", *[lambda _: answer(200, listed, content_type=OCI_INDEX)] * 2)
+    by_digest = Reference.parse(f"{HOST}/team/web@{SUBJECT.digest}")
+    assert [found.digest for found in remote.referrers(by_digest)] == [digest_of(data)]
+    assert remote.referrers(by_digest, "text/other") == ()
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 501])
+def test_where_no_referrers_are_listed_a_tag_lists_them(registry: Registry, remote: Client, status: int) -> None:
+    by_digest = Reference.parse(f"{HOST}/team/web@{SUBJECT.digest}")
+    registry.spoil("GET", "/referrers/", *[lambda _: answer(status)] * 20)
+    assert remote.referrers(by_digest) == ()
+    data = subject_manifest()
+    for _ in range(2):
+        remote.put_referrer(TARGET, data, OCI_MANIFEST)
+    listed = json.loads(registry.manifests["team/web", SUBJECT.digest.replace(":", "-")][1])["manifests"]
+    assert [(entry["digest"], entry["artifactType"]) for entry in listed] == [(digest_of(data), "text/sbom")]
+    assert [found.artifact_type for found in remote.referrers(by_digest, "text/sbom")] == ["text/sbom"]
+
+
+def test_a_registry_that_is_not_well_is_not_taken_for_one_without_referrers(registry: Registry, remote: Client) -> None:
+    registry.spoil("GET", "/referrers/", *[lambda _: answer(503)] * 20)
+    with pytest.raises(RemoteError, match="503"):
+        remote.referrers(Reference.parse(f"{HOST}/team/web@{SUBJECT.digest}"))

@@ -1,0 +1,103 @@
+"""Registries for a cluster that is not trusted: whose login is used, and which addresses are asked."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, cast
+
+import pytest
+
+from harness.oci.reference import Reference
+from harness.oci.registry import config as registries
+from harness.oci.registry.client import Client
+from harness.oci.registry.errors import RemoteError
+from harness.oci.registry.guarded import GuardedSource, Permits, unsafe_address
+
+
+def addressed(monkeypatch: pytest.MonkeyPatch, **known: str) -> None:
+    def resolve(host: str, *_: Any, **__: Any) -> Any:
+        if host.replace(".", "_") not in known:
+            raise OSError("no such name")
+        return [(0, 0, 0, "", (known[host.replace(".", "_")], 443))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        *("10.0.0.1", "127.0.0.1:443", "localhost", "LOCALHOST", "localhost:443", "169.254.169.254", "[::1]", "[fd00:ec2::254]:443"),
+        *("metadata.google.internal", "printer.local", "quay.io:2375", "quay.io:80"),
+        *("evil.test", "mapped.test", "alibaba.test", "link.test"),
+    ],
+)
+def test_registries_that_nobody_vouches_for_are_public(monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
+    addressed(monkeypatch, evil_test="127.0.0.1", mapped_test="::ffff:127.0.0.1", alibaba_test="100.100.100.200", link_test="fe80::1%eth0")
+    assert unsafe_address(domain) is not None
+
+
+@pytest.mark.parametrize("domain", ["docker.io", "quay.io:443", "inner.example.com", "unknown.test"])
+def test_other_registries_may_be_asked(monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
+    # A registry of the site may well have a private address.
+    addressed(monkeypatch, docker_io="1.2.3.4", quay_io="2.3.4.5", inner_example_com="10.0.0.7")
+    assert unsafe_address(domain) is None
+
+
+class Asked:
+    """Stands for a Client: notes what it is asked."""
+
+    def __init__(self, rules: registries.Registries | None = None, failure: RemoteError | None = None) -> None:
+        self.registries = rules or registries.Registries()
+        self.failure = failure
+        self.asked: list[str] = []
+
+    def manifest(self, reference: Reference, accept: Any) -> None:
+        self.asked.append(str(reference))
+        if self.failure is not None:
+            raise self.failure
+
+    def blob(self, reference: Reference, digest: str, size: Any) -> None:
+        self.manifest(reference, None)
+
+
+def guarded(permits: Permits, failure: RemoteError | None = None) -> tuple[GuardedSource, Asked, Asked]:
+    user, nobody = Asked(), Asked(failure=failure)
+    return GuardedSource(cast("Client", user), cast("Client", nobody), permits, lambda *_: None), user, nobody
+
+
+def test_logins_are_for_what_is_declared_or_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    addressed(monkeypatch)
+    permits = Permits(["r.test/team/*", "s.test/whole"])
+    permits.declare(["web:1", "r.test:5000/own:2", "Not A Name"])
+    source, user, nobody = guarded(permits)
+    known = ["docker.io/library/web:7", "r.test:5000/own:1", "r.test/team/a:1", "s.test/whole/b:1"]
+    others = ["docker.io/library/other:1", "r.test/teams/a:1", "r.test/own:1", "s.test/wholesale:1"]
+    for name in (*known, *others):
+        source.manifest(Reference.parse(name), ())
+        source.blob(Reference.parse(name), "sha256:0", None)
+    assert user.asked == [name for name in known for _ in range(2)]
+    assert nobody.asked == [name for name in others for _ in range(2)]
+
+
+def test_an_address_within_is_asked_for_what_is_declared_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    addressed(monkeypatch)
+    permits = Permits()
+    permits.declare(["127.0.0.1:5000/web:1"])
+    source, user, nobody = guarded(permits)
+    source.manifest(Reference.parse("127.0.0.1:5000/web:1"), ())
+    for ask in (lambda one: source.manifest(one, ()), lambda one: source.blob(one, "sha256:0", None)):
+        with pytest.raises(RemoteError, match="is not asked, since it is at port 5000") as refused:
+            ask(Reference.parse("127.0.0.1:5000/other:1"))
+        assert "--allow-login 127.0.0.1:5000/other" in str(refused.value.hint)
+    assert (user.asked, nobody.asked) == (["127.0.0.1:5000/web:1"], [])
+
+
+def test_a_refusal_says_that_no_login_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    addressed(monkeypatch)
+    source, _, _ = guarded(Permits(), RemoteError("401 UNAUTHORIZED", status=401, code="UNAUTHORIZED"))
+    with pytest.raises(RemoteError, match="no login is used for it") as refused:
+        source.manifest(Reference.parse("r.test/a:1"), ())
+    assert (refused.value.status, refused.value.code) == (401, "UNAUTHORIZED")
+    source, _, _ = guarded(Permits(), RemoteError("404 UNKNOWN", status=404))
+    with pytest.raises(RemoteError, match=r"^404 UNKNOWN$"):
+        source.manifest(Reference.parse("r.test/a:1"), ())
