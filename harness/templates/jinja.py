@@ -128,10 +128,11 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, function: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(getattr(function, "__self__", None), str):
+        method = getattr(function, "__wrapped__", function)  # Jinja wraps the ``format`` of a text
+        if isinstance(getattr(method, "__self__", None), str):
             _check_numbers(*args, *kwargs.values())
-            if getattr(function, "__name__", "") in ("format", "format_map"):
-                _check_format(function.__self__)
+            if getattr(method, "__name__", "") in ("format", "format_map"):
+                _check_format(method.__self__)
         return super().call(context, function, *args, **kwargs)
 
 
