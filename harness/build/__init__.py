@@ -176,9 +176,7 @@ class _BuiltImages(Source):
         return stored_manifest(self.builder.store, manifest.digest, "images/")
 
     def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:
-        names = {
-            name: digest_of_name for name, digest_of_name in self.used.items() if Reference.parse(name).repository == reference.repository
-        }
+        names = {name: used for name, used in self.used.items() if Reference.parse(name).repository == reference.repository}
         return LayoutSource(self.builder.store, names, "images/").blob(reference, digest, size)
 
     def admit(self, pinned: Reference) -> bool:

@@ -30,17 +30,15 @@ from typing import Any, Protocol, Self, TypeVar
 from harness import log
 from harness.cloudimage import Blob, EmbeddedImage, ImageSet
 from harness.errors import BuildError, SlipwayError
-from harness.oci.graph import child_for, descriptors
+from harness.oci.graph import DEEPEST_INDEX, child_for, descriptors
 from harness.oci.model import DOCKER_CONFIG, INDEXES, MANIFESTS, OCI_CONFIG, Descriptor, Platform
 from harness.oci.reference import Reference, as_asked
 from harness.oci.registry.download import BlobContent
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.fetcher import Fetcher
 from harness.oci.registry.manifest import ACCEPT, Manifest
-from harness.oci.registry.sources import LayoutSource, RemoteSource, Source, Stream
+from harness.oci.registry.sources import Source
 from harness.oci.store import Store
-
-__all__ = ["LayoutSource", "Proxy", "PulledImage", "RemoteSource", "Source", "Stream", "collect"]
 
 _PATH = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<target>[^/]+)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -52,8 +50,6 @@ _CODES = frozenset(
 """Error codes of the distribution specification; a registry's own are not passed on."""
 _T = TypeVar("_T")
 _MOST_AT_ONCE = 4
-_DEEPEST_INDEX = 4
-"""Indexes may hold indexes; something deeper than this is a loop or an attack."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -648,8 +644,8 @@ def _resolve(fetcher: Fetcher, image: _Request, platform: Platform) -> _Resolved
     asked = image.reference if image.digest is None else dataclasses.replace(image.reference, digest=image.digest)
     chain = [fetcher.manifest(asked)]
     while chain[-1].is_index:
-        if len(chain) > _DEEPEST_INDEX:
-            raise BuildError(f"its indexes nest more than {_DEEPEST_INDEX} deep")
+        if len(chain) > DEEPEST_INDEX:
+            raise BuildError(f"its indexes nest more than {DEEPEST_INDEX} deep")
         child = child_for(chain[-1].data, platform)
         chain.append(fetcher.manifest(dataclasses.replace(image.reference, digest=child.digest)))
     config, *layers = descriptors(chain[-1].data)

@@ -65,7 +65,7 @@ def save(
 ) -> None:
     """Write CloudImages into one file: a standard OCI archive, each blob once, with their signatures and attestations."""
     from harness.log.progress import Meter
-    from harness.oci import archive
+    from harness.oci.archive import save
 
     stream = str(file) == "-"
     as_json = wants_json(output)
@@ -77,7 +77,7 @@ def save(
     store = Store.default()
     with log.step(f"save {', '.join(names)}") as shown:
         meter = Meter(shown, 0)
-        saved = archive.save(
+        saved = save.save(
             store,
             names,
             cast("BinaryIO", sys.stdout.buffer) if stream else file,
@@ -132,7 +132,7 @@ def load(
 ) -> None:
     """Load the CloudImages of an archive into the store; nothing is visible before all of it is verified."""
     from harness.log.progress import Meter
-    from harness.oci import archive
+    from harness.oci.archive import load
     from harness.oci.graph import attached_to
     from harness.trust import policy
 
@@ -141,7 +141,7 @@ def load(
     with log.step(f"load {file}") as shown:
         meter = Meter(shown, 0)
         gate = policy.gate(allow_older=allow_older)
-        loaded = archive.load(
+        loaded = load.load(
             store,
             cast("BinaryIO", sys.stdin.buffer) if str(file) == "-" else file,
             meter=meter,

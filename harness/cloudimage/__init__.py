@@ -21,10 +21,11 @@ from typing import Any, Protocol, TypeVar
 from harness import untrusted
 from harness.cloudimage import enforcers
 from harness.errors import StoreError
+from harness.oci import garbage
 from harness.oci.graph import attached_to, attachments, entries_of
 from harness.oci.model import EPOCH, INDEXES, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json, texts
 from harness.oci.reference import Reference, is_digest
-from harness.oci.store import BusyError, Collected, Store
+from harness.oci.store import BusyError, Store
 
 KIND = "dev.slipway.kind"
 CLOUDIMAGE = "cloudimage"
@@ -701,12 +702,11 @@ def tag(store: Store, source: str, name: str) -> Descriptor:
     return descriptor
 
 
-def remove(store: Store, names: Sequence[str]) -> tuple[tuple[str, ...], Collected]:
+def remove(store: Store, names: Sequence[str]) -> tuple[tuple[str, ...], garbage.Collected]:
     """Forget names, or the one name of a digest, and free what nothing else needs; which names, and what was freed.
 
     With the last name of an image go the signatures and whatever else is attached to it. When one of the names does not exist, or a
-    digest has several names, nothing is forgotten (StoreError). While a process uses the store, attachments and blobs stay: it may be
-    about to name them.
+    digest has several names, nothing is forgotten (StoreError). While another process uses the store, attachments and blobs stay.
     """
     with store.lock():
         known = store.names()
@@ -718,7 +718,7 @@ def remove(store: Store, names: Sequence[str]) -> tuple[tuple[str, ...], Collect
         for name in lost:
             store.untag(name)
         going += lost
-    return going, store.gc()
+    return going, garbage.collect(store)
 
 
 def orphans(store: Store, digests: Iterable[str]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from harness.cloudimage.prune import LISTING
 from harness.errors import StoreError
 from harness.oci import graph
 from harness.oci.layer.extract import OPAQUE, WHITEOUT, open_layer
-from harness.oci.model import Descriptor, Platform, digest_of
+from harness.oci.model import LARGEST_MANIFEST, Descriptor, Platform, digest_of
 from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
 from harness.oci.store import CHUNK, Store
@@ -160,7 +160,7 @@ class _Fetched:
         pinned = dataclasses.replace(self._reference, tag=None, digest=blob.digest)
         if graph.is_manifest(blob):
             return self._client.manifest(pinned).data
-        if blob.size > graph.LARGEST_MANIFEST:
+        if blob.size > LARGEST_MANIFEST:
             raise StoreError(f"{self._reference}: config {blob.digest} of {blob.size} bytes is larger than configs may be")
         stream = self._client.blob(self._reference, blob.digest, blob.size)
         try:

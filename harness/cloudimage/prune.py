@@ -18,10 +18,11 @@ from harness import cloudimage, log
 from harness.cloudimage import unpacked
 from harness.errors import StoreError
 from harness.host import docker, scratch
+from harness.oci.garbage import Garbage, discard, find
 from harness.oci.graph import attached_to
 from harness.oci.model import Descriptor
 from harness.oci.reference import OWN_DOMAIN
-from harness.oci.store import BusyError, Garbage, Store
+from harness.oci.store import BusyError, Store
 
 LISTING = "listing"
 """The kind of the records that say what is in a layer. Their key is the layer's digest in hex; they go when the layer does."""
@@ -80,7 +81,7 @@ def prune(store: Store, *, cache: bool = False, dry_run: bool = False, client: d
             if not dry_run:
                 for name in names:
                     store.untag(name)
-                store.discard(garbage)
+                discard(garbage)
         busy = False
     except BusyError:
         names, kinds, busy = (), (), True
@@ -118,7 +119,7 @@ def _unneeded(store: Store, *, cache: bool) -> tuple[tuple[str, ...], Garbage]:
     known = store.names()
     _check(store, known)
     names = strays(store, known)
-    garbage = store.garbage(unfinished=True, cache=cache, without=names)
+    garbage = find(store, unfinished=True, cache=cache, without=names)
     going = {path.name for path in garbage.blobs}
     listings = (store.root / "cache" / LISTING).glob("*.json")
     stale = [path for path in listings if path.stem in going or not store.has(f"sha256:{path.stem}")]

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.errors import BuildError, StoreError
-from harness.oci.model import INDEXES, MANIFESTS, Descriptor, Platform, texts
+from harness.oci.model import INDEXES, LARGEST_MANIFEST, MANIFESTS, Descriptor, Platform, texts
 from harness.oci.store import Store
 from harness.untrusted import json_object, shown
 
-LARGEST_MANIFEST = 32 << 20
-"""Bytes of an index or manifest: they are read as one."""
 DEEPEST_INDEX = 4
-"""Indexes within indexes that are followed."""
+"""Indexes within indexes that are followed: something deeper is a loop or an attack."""
 
 _ATTACHMENT = re.compile(r"sha256-([0-9a-f]{64})(?:\.[A-Za-z0-9._-]+)?")
 

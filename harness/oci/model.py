@@ -28,6 +28,9 @@ INDEXES = (OCI_INDEX, DOCKER_INDEX)
 MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
 GZIP_LAYERS = (OCI_LAYER_GZIP, DOCKER_LAYER_GZIP)
 
+LARGEST_MANIFEST = 32 << 20
+"""Bytes of an index or manifest: they are read as one."""
+
 REF_NAME = "org.opencontainers.image.ref.name"
 """The annotation under which an OCI image layout keeps the name of an entry of its index.json."""
 

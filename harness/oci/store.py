@@ -5,13 +5,12 @@ tmp/                                            blobs being written; renamed int
 partial/<hex>                                   blobs being fetched, with a lock; what a killed fetch had got stays
 cache/<kind>/<key>.json                         records of work done (steps, discoveries)
 lock                                            flock: one writer of index.json at a time
-lease                                           flock: shared by those who write or use blobs, exclusive for gc()
+lease                                           flock: shared by those who write or use blobs, exclusive for garbage.collect()
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import difflib
 import errno
 import fcntl
@@ -22,16 +21,17 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from harness import untrusted
 from harness.errors import StoreError
 from harness.host import durable, liveness
 from harness.oci.admission import Admitted
-from harness.oci.model import INDEXES, MANIFESTS, REF_NAME, Descriptor, canonical_json
+from harness.oci.blob_file import BlobWriter, MismatchError, PartialBlob
+from harness.oci.model import INDEXES, LARGEST_MANIFEST, MANIFESTS, REF_NAME, Descriptor, canonical_json
 from harness.oci.reference import Reference
 
 CHUNK = 1 << 20
@@ -43,131 +43,11 @@ UNFINISHED = "unfinished"
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _SHORT = re.compile(r"[0-9a-f]{7,64}")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,200}")
-_LARGEST_MANIFEST = 32 << 20
 _SETTLERS = 16
-
-
-class Collected(NamedTuple):
-    """Result of gc(). ``busy``: nothing was examined, because another process or thread is using the store."""
-
-    blobs: int
-    bytes: int
-    busy: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Garbage:
-    """Files of a store that nothing needs, by what they are."""
-
-    blobs: tuple[Path, ...]
-    partial: tuple[Path, ...]
-    """Blobs of interrupted pulls."""
-    temporary: tuple[Path, ...]
-    """Temporary files of killed writers."""
-    records: tuple[Path, ...]
 
 
 class BusyError(StoreError):
     """Another process or thread holds the lease."""
-
-
-class MismatchError(StoreError):
-    """The content has another digest or size. ``resumed``: a part of it came from an earlier attempt."""
-
-    def __init__(self, expected: str, found: str, size: int, *, resumed: bool = False) -> None:
-        super().__init__(
-            f"{size} bytes that should be {expected} are {found}", hint="the transfer was cut short or changed on its way; try again"
-        )
-        self.resumed = resumed
-
-
-class BlobWriter:
-    """One blob being written: feed it with write(). ``digest`` and ``size`` are right once its ``with`` block has ended."""
-
-    def __init__(self, path: Path, disk: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-        self.path = path
-        self._disk = disk
-        self.size = 0
-        self._hash = hashlib.sha256()
-        self._file = path.open("xb", buffering=0)
-
-    @property
-    def digest(self) -> str:
-        return "sha256:" + self._hash.hexdigest()
-
-    def write(self, data: bytes | memoryview) -> int:
-        """Raises StoreError when the disk refuses."""
-        self._hash.update(data)
-        rest = memoryview(data)
-        # Only the disk's own errors become the store's: those of the source pass unchanged.
-        with self._disk():
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        self.size += len(data)
-        return len(data)
-
-    def flush(self) -> None:
-        """Wait for the disk: a power cut after the rename must not leave an empty file under a good name."""
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class PartialBlob:
-    """A blob being fetched, of which ``size`` bytes are here already. Feed it the rest with write()."""
-
-    def __init__(self, path: Path, disk: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-        self.path = path
-        self._disk = disk
-        with disk():
-            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b", buffering=0)
-            try:
-                liveness.lock(self._file.fileno(), fcntl.LOCK_EX, path)
-                self._hash = hashlib.sha256()
-                self.size = 0
-                # With what an earlier try left; its bytes count only when the digest of the whole is right.
-                while chunk := self._file.read(CHUNK):
-                    self._hash.update(chunk)
-                    self.size += len(chunk)
-                self.resumed = self.size > 0
-            except BaseException:
-                self._file.close()
-                raise
-
-    @property
-    def digest(self) -> str:
-        return "sha256:" + self._hash.hexdigest()
-
-    def write(self, data: bytes | memoryview) -> int:
-        """Raises StoreError when the disk refuses."""
-        rest = memoryview(data)
-        with self._disk():
-            while rest:
-                done = self._file.write(rest)
-                # Only what is on disk counts: a full disk may take a part.
-                self._hash.update(rest[:done])
-                self.size += done
-                rest = rest[done:]
-        return len(data)
-
-    def restart(self) -> None:
-        """Forget what there is."""
-        with self._disk():
-            self._file.seek(0)
-            self._file.truncate()
-        self._hash, self.size, self.resumed = hashlib.sha256(), 0, False
-
-    @property
-    def lost(self) -> bool:
-        """Return True when another process finished or removed the file while this one waited for it."""
-        try:
-            return self.path.stat().st_ino != os.fstat(self._file.fileno()).st_ino
-        except FileNotFoundError:
-            return True
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class Store:
@@ -178,13 +58,16 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        self._blobs = self.root / "blobs" / "sha256"
-        self._tmp = self.root / "tmp"
-        self._partial = self.root / "partial"
+        self.blobs = self.root / "blobs" / "sha256"
+        """Folder of the blobs, by their digest in hex."""
+        self.temporary = self.root / "tmp"
+        """Folder of the blobs being written."""
+        self.partial_blobs = self.root / "partial"
+        """Folder of the blobs being fetched, by their digest in hex."""
         self._index = self.root / "index.json"
         self._held = threading.local()
         with self._disk():
-            for folder in (self._blobs, self._tmp, self._partial, self.root / "cache"):
+            for folder in (self.blobs, self.temporary, self.partial_blobs, self.root / "cache"):
                 folder.mkdir(parents=True, exist_ok=True)
             if not self._index.exists() or not (self.root / "oci-layout").exists():
                 self._begin()
@@ -209,7 +92,7 @@ class Store:
         """Path of the blob, whether or not it exists. Raises StoreError when ``digest`` is not a sha256 digest."""
         if not _SHA256.fullmatch(digest):
             raise StoreError(f"{digest!r} is not a sha256 digest")
-        return self._blobs / digest.removeprefix("sha256:")
+        return self.blobs / digest.removeprefix("sha256:")
 
     def has(self, digest: str) -> bool:
         return self.path(digest).is_file()
@@ -221,7 +104,7 @@ class Store:
 
     def lacks(self, blobs: Iterable[Descriptor]) -> list[str]:
         """The digests of the blobs that are not here in full length."""
-        folder = str(self._blobs)
+        folder = str(self.blobs)
         missing = []
         # Strings, not paths: of an image there are some thousand.
         for blob in blobs:
@@ -297,7 +180,7 @@ class Store:
         fails, what was written stays for the next try. Another thread or process that fetches the same blob is waited for. The
         file is not yet safe from a power cut: fsync() makes it so.
         """
-        path = self._partial / self.path(digest).name
+        path = self.partial_blobs / self.path(digest).name
         with self.shared_lease(), contextlib.ExitStack() as stack:
             while True:
                 part = PartialBlob(path, self._disk)
@@ -401,7 +284,7 @@ class Store:
         return Descriptor(str(media_type), digest, self.size(digest)) if media_type in (*INDEXES, *MANIFESTS) else None
 
     def untag(self, name: str) -> Descriptor:
-        """Remove a name; return its descriptor. gc() then frees the blobs. Raises StoreError when there is no such name."""
+        """Remove a name; return its descriptor. garbage.collect() then frees the blobs. Raises StoreError when there is no such name."""
         key = _key(name)
         with self._names_for_change() as names:
             if key not in names:
@@ -417,7 +300,7 @@ class Store:
             entries = [Descriptor.from_json(entry) for entry in json.loads(text)["manifests"]]
         except (ValueError, TypeError, KeyError) as wrong:
             raise StoreError(f"{self._index} is damaged: {wrong}") from wrong
-        named = {entry.annotations[REF_NAME]: _without_name(entry) for entry in entries if REF_NAME in entry.annotations}
+        named = {entry.annotations[REF_NAME]: _with_name(None, entry) for entry in entries if REF_NAME in entry.annotations}
         return dict(sorted(named.items()))
 
     @contextlib.contextmanager
@@ -445,7 +328,7 @@ class Store:
 
     @contextlib.contextmanager
     def shared_lease(self) -> Iterator[None]:
-        """Hold this from the first look at a blob to the tag that names it: gc() removes nothing meanwhile."""
+        """Hold this from the first look at a blob to the tag that names it: garbage.collect() removes nothing meanwhile."""
         with self._flock("lease", fcntl.LOCK_SH):
             yield
 
@@ -475,76 +358,37 @@ class Store:
             self._replace(path, canonical_json(value))
 
     def forget(self, kind: str | None = None, key: str | None = None) -> int:
-        """Remove the records of a kind (or the one with that key), or all, so that gc() may free their blobs; how many there were."""
+        """Remove the records of a kind (or the one with that key), or all, so that their blobs may be collected; how many there were."""
         with self._disk():
             found = list((self.root / "cache").glob(f"{kind or '*'}/{key or '*'}.json"))
             for path in found:
                 path.unlink(missing_ok=True)
         return len(found)
 
+    def records(self) -> set[Path]:
+        """The files of all records, in folders by their kind."""
+        return set((self.root / "cache").glob("*/*.json"))
+
     def _record_path(self, kind: str, key: str) -> Path:
         if not _KEY.fullmatch(kind) or not _KEY.fullmatch(key):
             raise StoreError(f"{kind}/{key} cannot be the name of a cache record")
         return self.root / "cache" / kind / f"{key}.json"
 
-    # Garbage
+    # What blobs lead to
 
     def _sweep(self) -> None:
         """Remove what killed writers left behind, when no process can be writing."""
         with contextlib.suppress(BusyError), self._disk():
-            if any(self._tmp.iterdir()):
+            if any(self.temporary.iterdir()):
                 with self._flock("lease", fcntl.LOCK_EX | fcntl.LOCK_NB), self.lock():
-                    self._remove_temporaries()
-
-    def _remove_temporaries(self) -> None:
-        for stale in self._tmp.iterdir():
-            stale.unlink(missing_ok=True)
-
-    def gc(self, *, unfinished: bool = False) -> Collected:
-        """Remove every blob that no name and no cache record leads to, and what killed writers left behind.
-
-        With ``unfinished`` also the blobs of interrupted pulls. Does nothing, and returns ``busy``, while another process or thread
-        is inside shared_lease().
-        """
-        try:
-            with self.exclusive_lease():
-                found = self.garbage(unfinished=unfinished)
-                going = (*found.blobs, *found.partial)
-                freed = sum(path.stat().st_size for path in going)
-                self.discard(found)
-                return Collected(len(going), freed)
-        except BusyError:
-            return Collected(0, 0, busy=True)
+                    for stale in self.temporary.iterdir():
+                        stale.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def exclusive_lease(self) -> Iterator[None]:
         """Keep others out of shared_lease(). Raises BusyError while one is inside. Write no blob inside: that would wait for this lease."""
         with self._flock("lease", fcntl.LOCK_EX | fcntl.LOCK_NB), self.lock(), self._disk():
             yield
-
-    def garbage(self, *, unfinished: bool = False, cache: bool = False, without: Collection[str] = ()) -> Garbage:
-        """Unused blobs; they stay unused while exclusive_lease() is held.
-
-        With ``unfinished`` also what pulls that were cut short have fetched, with ``cache`` also every cache record and what only
-        those lead to; the names ``without`` do not count.
-        """
-        with self._disk():
-            kept = {name: descriptor for name, descriptor in self.names().items() if name not in without}
-            records = set((self.root / "cache").glob("*/*.json"))
-            going = {path for path in records if cache or (unfinished and path.parent.name == UNFINISHED)}
-            needed = self._needed(kept.values(), records - going)
-            return Garbage(
-                blobs=tuple(path for path in self._blobs.iterdir() if f"sha256:{path.name}" not in needed),
-                partial=tuple(self._partial.iterdir()) if unfinished else (),
-                temporary=tuple(self._tmp.iterdir()),
-                records=tuple(sorted(going)),
-            )
-
-    def discard(self, garbage: Garbage) -> None:
-        """Remove it. For use inside alone(). Records go first: a kill in between leaves no record of a blob that has gone."""
-        with self._disk():
-            for path in (*garbage.records, *garbage.blobs, *garbage.partial, *garbage.temporary):
-                path.unlink(missing_ok=True)
 
     def reachable(self, roots: Iterable[str]) -> set[str]:
         """``roots`` and the digests their indexes and manifests lead to, whether those are in the store or not."""
@@ -565,12 +409,6 @@ class Store:
         listed = (self._manifest(digest) or {}).get("manifests")
         return _children({"manifests": listed})
 
-    def _needed(self, named: Iterable[Descriptor], records: Iterable[Path]) -> set[str]:
-        roots = {descriptor.digest for descriptor in named}
-        for path in records:
-            roots.update(_SHA256.findall(path.read_text(encoding="utf-8", errors="replace")))
-        return self.reachable(roots)
-
     def _manifest(self, digest: str) -> dict[str, Any] | None:
         """A blob as manifest or index if it is one, by its look: cache records do not say the type of what they name."""
         if not _SHA256.fullmatch(digest):
@@ -580,7 +418,7 @@ class Store:
                 data = file.read(512)
                 if not data.lstrip().startswith(b"{"):
                     return None
-                data += file.read(_LARGEST_MANIFEST)
+                data += file.read(LARGEST_MANIFEST)
             # Most blobs of JSON are configs, which need not be parsed; an escape could hide the key.
             if b"schemaVersion" not in data and b"\\u" not in data:
                 return None
@@ -592,14 +430,14 @@ class Store:
     # Disk
 
     def _temporary(self) -> Path:
-        return self._tmp / f"{os.getpid()}-{secrets.token_hex(8)}"
+        return self.temporary / f"{os.getpid()}-{secrets.token_hex(8)}"
 
     def _replace(self, path: Path, data: bytes) -> None:
         """Give ``path`` new content at once; a reader sees the old or the new."""
-        with durable.replacing(path, mode=None, folder=self._tmp) as file:
+        with durable.replacing(path, mode=None, folder=self.temporary) as file:
             file.write(data)
             # What is written here names blobs: their own names come first.
-            durable.sync_folder(self._blobs)
+            durable.sync_folder(self.blobs)
 
     @contextlib.contextmanager
     def _disk(self, digest: str | None = None) -> Iterator[None]:
@@ -642,14 +480,11 @@ def _key(name: str) -> str:
     return reference.familiar
 
 
-def _with_name(name: str, descriptor: Descriptor) -> Descriptor:
+def _with_name(name: str | None, descriptor: Descriptor) -> Descriptor:
+    """An entry of index.json under a name, or under none."""
     annotations = {**descriptor.annotations, REF_NAME: name}
-    return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size, annotations, descriptor.platform)
-
-
-def _without_name(descriptor: Descriptor) -> Descriptor:
-    annotations = {key: value for key, value in descriptor.annotations.items() if key != REF_NAME}
-    return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size, annotations, descriptor.platform)
+    kept = {key: value for key, value in annotations.items() if value is not None}
+    return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size, kept, descriptor.platform)
 
 
 def _children(manifest: Mapping[str, Any]) -> list[str]:

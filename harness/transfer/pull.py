@@ -15,13 +15,14 @@ from harness import log
 from harness.errors import StoreError
 from harness.log.progress import Meter
 from harness.oci.admission import Admitted
+from harness.oci.blob_file import MismatchError
 from harness.oci.graph import DEEPEST_INDEX, below_of, entries_of, is_manifest, wanted
 from harness.oci.model import INDEXES, Descriptor, Platform
 from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
 from harness.oci.registry.manifest import Manifest
 from harness.oci.registry.referrers import LocalReferrers
-from harness.oci.store import UNFINISHED, MismatchError, Store
+from harness.oci.store import UNFINISHED, Store
 from harness.transfer import attachments, locations
 from harness.transfer.worker_pool import WorkerPool
 from harness.untrusted import shown

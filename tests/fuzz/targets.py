@@ -24,7 +24,7 @@ from harness.kubefile import version_range, words
 from harness.lifecycle.checks.preflight import gather, probes
 from harness.lifecycle.cluster import redaction
 from harness.nodes import Node
-from harness.oci import archive
+from harness.oci.archive.load import load
 from harness.oci.layer.extract import Extraction
 from harness.oci.model import Descriptor
 from harness.oci.reference import Reference
@@ -285,7 +285,7 @@ def lay_tar(data: bytes, folder: Path) -> None:
 
 def load_archive(data: bytes, folder: Path) -> None:
     store = _store(folder)
-    archive.load(store, io.BytesIO(repaired(data)), admit=functools.partial(policy.Gate().admit, store))
+    load(store, io.BytesIO(repaired(data)), admit=functools.partial(policy.Gate().admit, store))
     for name in store.names():
         try:
             cloudimage.read(store, name)

@@ -18,7 +18,7 @@ import pytest
 from harness import cloudimage
 from harness.cloudimage import CloudImage, Info, PlatformImage
 from harness.host import apt
-from harness.oci import archive
+from harness.oci.archive.save import save
 from harness.oci.layer import LayerEntry, unpack, write_layer
 from harness.oci.model import OCI_LAYER, OCI_LAYER_ZSTD, Descriptor, Platform
 from harness.oci.store import Store
@@ -339,7 +339,7 @@ def test_a_save_that_is_killed_anywhere_is_finished_by_the_next(
 
 
 def test_two_loads_at_once_agree(home: Path, store: Store, large: CloudImage, site: Path, tmp_path: Path) -> None:
-    archive.save(store, ["web:1"], tmp_path / "web.tar", compress="zstd")
+    save(store, ["web:1"], tmp_path / "web.tar", compress="zstd")
     argv = [sys.executable, "-m", "harness.cli", "-q", "load", "-f", str(tmp_path / "web.tar")]
     both = [subprocess.Popen(argv, env={**os.environ, **at(site)}, stdout=subprocess.PIPE) for _ in range(2)]
     for process in both:

@@ -17,7 +17,8 @@ import pytest
 from harness import cloudimage
 from harness.cloudimage import Blob, CloudImage, EmbeddedImage, History, ImageSet, Info, PlatformImage
 from harness.errors import StoreError
-from harness.oci import archive
+from harness.oci import garbage
+from harness.oci.archive.save import save
 from harness.oci.layer import LayerEntry, scan, unpack, write_layer
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json
 from harness.oci.store import Store
@@ -117,7 +118,7 @@ def test_a_registry_carries_it_and_no_digest_changes(skopeo: list[str], store: S
 
 
 def test_skopeo_and_we_read_each_others_archives(skopeo: list[str], store: Store, image: CloudImage, tmp_path: Path) -> None:
-    archive.save(store, ["web", "ghcr.io/acme/web:1.0"], tmp_path / "ours.tar")
+    save(store, ["web", "ghcr.io/acme/web:1.0"], tmp_path / "ours.tar")
     run(
         [
             *skopeo,
@@ -145,7 +146,7 @@ def test_an_image_goes_through_a_pipe(store: Store, image: CloudImage, tmp_path:
 
 
 def send(root: Path, fifo: Path) -> None:
-    archive.save(Store(root), ["web"], fifo)
+    save(Store(root), ["web"], fifo)
 
 
 # Several processes
@@ -185,7 +186,7 @@ def build(root: Path, builder: int, rounds: Any) -> None:
 def collect(root: Path, stop: Any, rounds: Any) -> None:
     store = Store(root)
     while not stop.wait(0.001):
-        store.gc()
+        garbage.collect(store)
         rounds.value += 1
 
 
@@ -207,7 +208,7 @@ def test_a_kill_at_any_moment_leaves_the_store_whole(store: Store) -> None:
     assert not list((store.root / "tmp").iterdir())
     for name in kept:
         cloudimage.read(store, name)
-    assert not store.gc().busy
+    assert not garbage.collect(store).busy
     for name in kept:
         cloudimage.verify(store, cloudimage.read(store, name))
 
@@ -231,10 +232,10 @@ def test_a_lease_of_a_killed_build_does_not_stop_collect(store: Store) -> None:
     holder = processes.Process(target=hold, args=(store.root, held))
     holder.start()
     assert held.wait(HANG)
-    assert store.gc().busy
+    assert garbage.collect(store).busy
     holder.kill()
     holder.join()
-    assert not store.gc().busy
+    assert not garbage.collect(store).busy
 
 
 def hold(root: Path, held: Any) -> None:
@@ -262,7 +263,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_named_and_leaves_what_was_there(small_disk: Path, store: Store, image: CloudImage, tmp_path: Path) -> None:
     full = Store(small_disk / "store")
     small, _ = full.put(b"fits")
-    archive.save(store, ["web"], tmp_path / "web.tar")
+    save(store, ["web"], tmp_path / "web.tar")
     layer = image.platforms[0].layers[0]
     for fill in (
         lambda: full.put(os.urandom(3 << 20)),
@@ -279,5 +280,5 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(small_disk: Path, store:
     with pytest.raises(StoreError, match=f"cannot unpack into {small_disk}/out: No space left"):
         unpack(store, [layer], small_disk / "out")
     with pytest.raises(StoreError, match=f"{small_disk}/web.tar: No space left"):
-        archive.save(store, ["web"], small_disk / "web.tar")
+        save(store, ["web"], small_disk / "web.tar")
     assert not list(small_disk.glob("*web.tar*"))

@@ -70,8 +70,6 @@ LARGE: dict[str, int] = {
     "harness.lifecycle.provision.distribution": 595,
     "harness.lifecycle.rolling_update": 828,
     "harness.lifecycle.steps": 1045,
-    "harness.oci.archive": 501,
-    "harness.oci.store": 663,
     "harness.sealer.image": 696,
     "harness.templates": 577,
     "harness.untrusted": 641,
@@ -105,7 +103,6 @@ UNTESTED: set[str] = {
     "harness.cli.registry",
     "harness.cli.search",
     "harness.cli.trust",
-    "harness.host.apt",
     "harness.lifecycle.check",
     "harness.lifecycle.checks.facts",
     "harness.lifecycle.checks.findings",
@@ -114,16 +111,6 @@ UNTESTED: set[str] = {
     "harness.lifecycle.checks.preflight.network",
     "harness.lifecycle.checks.preflight.system",
     "harness.lifecycle.cluster.change",
-    "harness.oci.admission",
-    "harness.oci.archive.blob_writer",
-    "harness.oci.archive.plan",
-    "harness.oci.attached",
-    "harness.oci.graph",
-    "harness.oci.layer.gzip",
-    "harness.oci.registry.referrers",
-    "harness.oci.registry.transport",
-    "harness.templates.jinja",
-    "harness.trust.sbom",
 }
 """Modules without a test of their name, and that no test in the folder of their package's tests imports. None is added."""
 

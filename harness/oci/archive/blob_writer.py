@@ -17,7 +17,8 @@ from typing import BinaryIO, Self
 
 from harness.errors import StoreError
 from harness.oci.archive.volumes import DamagedError
-from harness.oci.store import CHUNK, BlobWriter, Store
+from harness.oci.blob_file import BlobWriter
+from harness.oci.store import CHUNK, Store
 
 _WORKERS = 4
 """Blobs at once: the disk is waited for at the end of each, and small ones wait for little else."""

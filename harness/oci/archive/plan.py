@@ -9,8 +9,8 @@ from harness import log
 from harness.errors import StoreError
 from harness.oci.archive.index import ArchiveBase, Image, Index
 from harness.oci.archive.volumes import DamagedError
-from harness.oci.graph import LARGEST_MANIFEST, children, is_manifest, walk
-from harness.oci.model import Descriptor, Platform
+from harness.oci.graph import children, is_manifest, walk
+from harness.oci.model import LARGEST_MANIFEST, Descriptor, Platform
 from harness.oci.store import UNFINISHED, Store
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from harness.log.progress import Meter
-from harness.oci import archive
 from harness.oci.admission import Admitted
-from harness.oci.archive import Admit, Loaded
+from harness.oci.archive import load as loader
+from harness.oci.archive.load import Admit, Loaded
 from harness.oci.attached import ENVELOPE, PAYLOAD
 from harness.oci.model import (
     OCI_CONFIG,
@@ -40,7 +40,7 @@ def everything(name: str, digest: str, _arriving: Mapping[str, Descriptor]) -> A
 
 def load(store: Store, source: Path | BinaryIO, *, admit: Admit = everything, meter: Meter | None = None) -> Loaded:
     """Load an archive whose images nobody has to vouch for."""
-    return archive.load(store, source, admit=admit, meter=meter)
+    return loader.load(store, source, admit=admit, meter=meter)
 
 
 def attach(store: Store, repository: str, about: Descriptor, suffix: str, *contents: bytes) -> str:

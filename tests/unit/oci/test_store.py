@@ -306,68 +306,6 @@ def test_a_record_stays_in_its_folder(store: Store, kind: str, key: str) -> None
         store.record(kind, key)
 
 
-# Garbage
-
-
-def test_collect_keeps_what_a_name_leads_to_through_index_and_manifest(store: Store) -> None:
-    inner = put_manifest(store, b"one", b"two")
-    index = put_index(store, inner)
-    store.tag("web", index)
-    before = blobs(store)
-    stray = store.put(b"named by nothing")[1]
-    assert store.gc() == (1, stray, False)
-    assert blobs(store) == before
-    assert len(before) == 5
-
-
-def test_collect_frees_only_what_two_images_do_not_share(store: Store) -> None:
-    store.tag("a", put_manifest(store, b"shared", b"only a"))
-    store.tag("b", put_manifest(store, b"shared", b"only b"))
-    store.untag("a")
-    assert store.gc().blobs == 3
-    assert store.has(digest_of(b"shared"))
-    assert not store.has(digest_of(b"only a"))
-    store.untag("b")
-    assert store.gc().blobs == 4
-    assert not blobs(store)
-
-
-def test_collect_keeps_what_a_record_names_until_it_is_forgotten(store: Store) -> None:
-    layer, _ = store.put(b"layer of a step")
-    image = put_manifest(store, b"found by a discovery")
-    store.keep("step", "1", {"nested": [{"layer": layer}]})
-    store.keep("discovery", "1", {"image": image.digest})
-    assert store.gc().blobs == 0
-    assert store.forget("step") == 1
-    assert store.gc().blobs == 1
-    assert not store.has(layer)
-    assert store.forget() == 1
-    assert store.gc().blobs == 3
-
-
-def test_an_index_whose_other_platforms_were_left_out_is_collected_around(store: Store) -> None:
-    kept = put_manifest(store, b"amd64")
-    elsewhere = Descriptor(OCI_MANIFEST, digest_of(b"arm64"), 5)
-    store.tag("web", put_index(store, kept, elsewhere))
-    assert store.gc().blobs == 0
-    assert store.has(kept.digest)
-
-
-def test_collect_touches_nothing_while_somebody_builds(store: Store) -> None:
-    with store.shared_lease():
-        digest, _ = store.put(b"not yet named")
-        assert Store(store.root).gc() == (0, 0, True)
-        assert store.has(digest)
-    assert store.gc() == (1, 13, False)
-
-
-def test_collect_touches_nothing_while_a_blob_is_written(store: Store) -> None:
-    with store.writer() as blob:
-        blob.write(b"data")
-        assert store.gc().busy
-    assert store.has(blob.digest)
-
-
 def test_what_a_killed_writer_left_goes_when_the_store_is_opened_again(store: Store) -> None:
     left = store.root / "tmp/4711-left"
     left.write_bytes(b"half a blob")

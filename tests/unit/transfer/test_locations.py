@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.oci.garbage import collect
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.transfer import locations
@@ -35,5 +36,5 @@ def test_remember_does_not_keep_the_blobs(store: Store) -> None:
     image = make(store)
     locations.remember(store, TARGET, image.digest)
     store.untag("web:1")
-    store.gc()
+    collect(store)
     assert not store.has(image.digest)

@@ -9,6 +9,7 @@ import pytest
 
 from harness.errors import StoreError
 from harness.oci.admission import Admitted
+from harness.oci.garbage import collect
 from harness.oci.graph import closure
 from harness.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
@@ -63,7 +64,7 @@ def test_a_pull_that_fails_names_nothing_and_keeps_what_it_has(image: Descriptor
     with pytest.raises(RemoteError, match="404"):
         pull(other, TARGET, remote)
     assert other.names() == {}
-    assert other.gc().blobs == 0
+    assert collect(other).blobs == 0
     here = {path.name for path in (other.root / "blobs/sha256").iterdir()}
     registry.blobs[lost] = data
     registry.asked.clear()

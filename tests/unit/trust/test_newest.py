@@ -12,7 +12,7 @@ import pytest
 from harness.build import container_images
 from harness.cli import app
 from harness.errors import StoreError
-from harness.oci import archive
+from harness.oci.archive.save import save
 from harness.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, canonical_json, digest_of
 from harness.oci.reference import Reference
 from harness.oci.registry.errors import RemoteError
@@ -191,7 +191,7 @@ def test_a_stick_that_brings_an_older_image_is_found_out(
 ) -> None:
     today, yesterday = registries
     by_pull(store, yesterday)
-    archive.save(store, [str(NAME)], tmp_path / "old.tar")
+    save(store, [str(NAME)], tmp_path / "old.tar")
     by_pull(store, today)
     before = store.names()
     assert app.execute(["load", "-f", str(tmp_path / "old.tar")]) == 4

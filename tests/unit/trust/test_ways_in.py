@@ -12,21 +12,21 @@ import pytest
 
 from harness import build, cloudimage, kubefile
 from harness.build import capture, container_images, layers
-from harness.build.capture import PulledImage, RemoteSource
+from harness.build.capture import PulledImage
 from harness.cloudimage import CloudImage
 from harness.clusterfile import ApplicationDocument
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.lifecycle import join, run, upgrade
 from harness.lifecycle.apps import install, records
 from harness.nodes import Login, Machine
-from harness.oci import archive
+from harness.oci.archive.save import save
 from harness.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
 from harness.oci.reference import Reference
 from harness.oci.registry.config import Site
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.fetcher import Fetcher
 from harness.oci.registry.manifest import Manifest
-from harness.oci.registry.sources import LayoutSource
+from harness.oci.registry.sources import LayoutSource, RemoteSource
 from harness.oci.store import Store
 from harness.sealer import image as sealerimage
 from harness.testkit import cluster as testkit
@@ -42,7 +42,7 @@ MAKE_USABLE = {
     ("cloudimage", "read"),
     ("sealerimage", "read"),
     ("sealerimage", "convert"),
-    ("archive", "load"),
+    ("load", "load"),
     ("multi_platform", "pieces"),
     ("store", "tag"),
     ("store", "take_in"),
@@ -61,7 +61,7 @@ WAYS_IN = {
     "harness.lifecycle.run:prepare": "slipway run, apply, restore",
     "harness.lifecycle.upgrade:readable": "slipway upgrade, rollback",
     "harness.transfer.multi_platform:pieces": "slipway manifest create, add",
-    "harness.oci.archive:load": "asks whom it is given",
+    "harness.oci.archive.load:load": "asks whom it is given",
     "harness.sealer.image:convert": "slipway convert, FROM an image of sealer",
     "harness.testkit.cluster:boot": "pytest --image",
     "harness.transfer.pull:pull": "slipway pull, run and apply of an image elsewhere, manifest create --pull",
@@ -244,7 +244,7 @@ def pulled(store: Store) -> object:
 
 
 def load(store: Store) -> object:
-    archive.save(store, ["web"], store.root.parent / "web.tar")
+    save(store, ["web"], store.root.parent / "web.tar")
     from harness.cli.archive import load as command  # as the command line does it
 
     return command(store.root.parent / "web.tar")

@@ -10,7 +10,8 @@ import pytest
 
 from harness.errors import StoreError
 from harness.oci.admission import Admitted
-from harness.oci.archive import save
+from harness.oci.archive.save import save
+from harness.oci.garbage import collect
 from harness.oci.model import OCI_INDEX, OCI_MANIFEST, REF_NAME, Descriptor, canonical_json, digest_of
 from harness.oci.store import Store
 from tests.unit.oci.layouts import attach, blob_name, contents, load, packed, put_attachment, put_index, put_manifest, put_referrers
@@ -35,7 +36,7 @@ def test_an_image_that_is_refused_gets_no_name_and_neither_do_its_companions(tmp
     with pytest.raises(StoreError, match=r"bad:1 is refused"):
         load(there, tmp_path / "both.tar", admit=admit)
     assert there.names() == {}
-    there.gc()
+    collect(there)
     assert contents(there) == set()
     assert set(asked) <= {"good:1", "bad:1"}
     assert "bad:1" in asked

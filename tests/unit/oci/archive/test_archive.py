@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import StoreError, UsageError
-from harness.oci.archive import save
+from harness.oci.archive.save import save
 from harness.oci.layer.compression import Compression
 from harness.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, canonical_json, digest_of
 from harness.oci.store import Store

@@ -1,4 +1,4 @@
-"""Archives of what changed, of some platforms only, and of what is attached to an image."""
+"""Archives of what changed since an image that the receiver has."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from harness.errors import StoreError, UsageError
-from harness.oci.archive import save
 from harness.oci.archive.index import SINCE
+from harness.oci.archive.save import save
 from harness.oci.archive.volumes import VolumeReader
-from harness.oci.model import OCI_MANIFEST, Platform, digest_of
+from harness.oci.model import OCI_MANIFEST, digest_of
 from harness.oci.store import Store
-from tests.unit.oci.layouts import attach, contents, for_platform, load, members, packed, put_index, put_manifest
+from tests.unit.oci.layouts import attach, contents, load, members, put_index, put_manifest
 
 COMMON = os.urandom(200_000)
 OLD = os.urandom(50_000)
@@ -150,63 +150,6 @@ def test_an_image_since_itself_is_a_name_and_nothing_more(store: Store, other: S
     store.tag("web:again", store.resolve("web:1"))
     assert save(store, ["web:again"], tmp_path / "delta.tar", since=["web:1"]).blobs == 0
     assert load(other, tmp_path / "delta.tar").names == {"web:again": store.resolve("web:1")}
-
-
-# Platforms
-
-
-@pytest.fixture
-def multi(store: Store) -> Store:
-    parts = [for_platform(put_manifest(store, name.encode()), f"linux/{name}") for name in ("amd64", "arm64")]
-    store.tag("multi", put_index(store, *parts))
-    return store
-
-
-def test_one_platform_of_an_image_goes_under_the_digest_of_all(multi: Store, other: Store, tmp_path: Path) -> None:
-    save(multi, ["multi"], tmp_path / "arm.tar", platforms=[Platform.parse("arm64")])
-    assert load(other, tmp_path / "arm.tar").names == {"multi:latest": multi.resolve("multi")}
-    assert other.has(digest_of(b"arm64"))
-    assert not other.has(digest_of(b"amd64"))
-
-
-def test_an_image_that_is_here_for_one_platform_says_how_to_save_it(multi: Store, other: Store, tmp_path: Path) -> None:
-    save(multi, ["multi"], tmp_path / "arm.tar", platforms=[Platform.parse("arm64")])
-    load(other, tmp_path / "arm.tar")
-    with pytest.raises(StoreError, match="multi:latest is not whole") as caught:
-        save(other, ["multi"], tmp_path / "again.tar")
-    assert "--platform linux/arm64" in str(caught.value.hint)
-    save(other, ["multi"], tmp_path / "again.tar", platforms=[Platform.parse("arm64")])
-    assert (tmp_path / "again.tar").read_bytes() == (tmp_path / "arm.tar").read_bytes()
-
-
-def test_what_is_missing_of_a_kept_platform_is_still_missed(multi: Store, other: Store, tmp_path: Path) -> None:
-    save(multi, ["multi"], tmp_path / "arm.tar", platforms=[Platform.parse("arm64")])
-    files = members(tmp_path / "arm.tar")
-    del files["blobs/sha256/" + digest_of(b"arm64")[7:]]
-    with pytest.raises(StoreError, match=f"of multi:latest it lacks blob {digest_of(b'arm64')}"):
-        load(other, packed(files))
-
-
-def test_a_platform_that_an_image_does_not_have_is_refused(multi: Store, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"not made for linux/s390x.*\n.*linux/amd64, linux/arm64"):
-        save(multi, ["multi"], tmp_path / "s.tar", platforms=[Platform.parse("s390x")])
-
-
-# Attachments
-
-
-def test_what_is_attached_goes_along_also_what_is_attached_to_that(store: Store, other: Store, tmp_path: Path) -> None:
-    image = store.resolve("web:1")
-    signature = attach(store, "web", image, ".sig", b"signature")
-    sbom = attach(store, "ghcr.io/x/web", image, "", b"sbom")
-    of_sbom = attach(store, "web", store.resolve(sbom), ".sig", b"signature of the sbom")
-    unrelated = attach(store, "web", store.resolve("web:2"), ".sig", b"other")
-    save(store, ["web:1"], tmp_path / "web.tar")
-    names = load(other, tmp_path / "web.tar").names
-    assert set(names) == {"web:1", signature, sbom, of_sbom}
-    assert unrelated not in other.names()
-    assert other.names() == names
-    assert other.has(digest_of(b"signature of the sbom"))
 
 
 def test_signatures_that_are_here_are_not_lost_to_those_that_come(store: Store, other: Store, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import StoreError
-from harness.oci.archive import save
+from harness.oci.archive.save import save
+from harness.oci.garbage import collect
 from harness.oci.layer import compression, tar_reader
 from harness.oci.layer.compression import Compression
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, REF_NAME, Descriptor, canonical_json, digest_of
@@ -289,13 +290,13 @@ def test_what_was_loaded_before_a_cut_is_kept_for_the_next_try_until_prune(store
     data = (tmp_path / "web.tar").read_bytes()
     first, last = sorted((LAYER, big), key=digest_of)
     refused(other, io.BytesIO(data[: data.index(last[:1000]) + 2000]), "too early")
-    other.gc()
+    collect(other)
     assert other.has(digest_of(first))
     loaded = load(other, tmp_path / "web.tar")
     assert (loaded.written, loaded.present) == (1, 3)
     assert other.resolve("web:2") == store.resolve("web:2")
     other.untag("web:2")
-    other.gc()
+    collect(other)
     assert not contents(other)
 
 
