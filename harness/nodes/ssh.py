@@ -166,7 +166,7 @@ class SshNode:
 
     def connect(self) -> None:
         """Open the shared connection and learn the host name."""
-        words = shlex.join(["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote("uname -n")])
+        words = shlex.join(self._argv("uname -n", self.ssh.own))
         with tempfile.NamedTemporaryFile() as output:
             # The connection stays open behind this command. Older versions keep its standard error open too, so that must be no pipe.
             argv = ["sh", "-c", f'exec {words} 2>"$0"', output.name]
@@ -195,7 +195,7 @@ class SshNode:
             process.run(["ssh", "-F", self.ssh.own, "-O", "exit", "--", self.address], check=False, timeout=10)
 
     def run(self, command: str, *, input: Input = None, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> ProcessResult:
-        argv = ["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote(self._claimed(command))]
+        argv = self._argv(self._claimed(command), self.ssh.own)
         environment = self.ssh.environment(self.machine.login)
         self.ssh.count(len(argv[-1]))
         with standard_input.opened(input, self.ssh.count) as stream:
@@ -204,8 +204,7 @@ class SshNode:
                     result = process.run(argv, check=False, input=stream, env=environment, timeout=timeout)
             except CommandError as error:
                 raise self._unfinished(command, error) from error
-        self._check_shared(result.returncode, result.stderr)
-        self._check_claim(result.returncode, result.stderr)
+        self._check(result)
         result = ProcessResult((self.name, command), result.returncode, result.stdout, result.stderr)
         if check and not result.ok:
             full = f"a disk of {self.name} is full: see df -h there, free some, and run the same command again"
@@ -221,16 +220,7 @@ class SshNode:
         Raises NodeError when the node cannot be reached, refuses the login, or is lost meanwhile.
         """
         # One process a node, which ends with the command: a connection kept for later would hold memory for each of hundreds.
-        argv = [
-            "ssh",
-            "-F",
-            str(self.ssh.for_many),
-            "-o",
-            "ControlMaster=no",
-            "--",
-            self.address,
-            self._remote(_own_code(self._claimed(command))),
-        ]
+        argv = self._argv(_own_code(self._claimed(command)), self.ssh.for_many, "-o", "ControlMaster=no")
         errors: list[str] = []
 
         def line(name: str, text: str) -> None:
@@ -256,14 +246,13 @@ class SshNode:
 
     def fetch(self, command: str, into: BinaryIO, *, limit: int, timeout: float = LONG_TIMEOUT) -> None:
         """Run shell text as root and write what it prints, at most ``limit`` bytes, into an open file. Raises like ``run``."""
-        argv = ["ssh", "-F", str(self.ssh.own), "--", self.address, self._remote(self._claimed(command))]
+        argv = self._argv(self._claimed(command), self.ssh.own)
         environment = self.ssh.environment(self.machine.login)
         try:
             result = process.run(argv, check=False, env=environment, output=into, limit=limit, timeout=timeout)
         except CommandError as error:
             raise self._unfinished(command, error) from error
-        self._check_shared(result.returncode, result.stderr)
-        self._check_claim(result.returncode, result.stderr)
+        self._check(result)
         if not result.ok:
             raise CommandError(f"{self.name}: {brief(command)}: exit code {result.returncode}", details=result.output)
 
@@ -284,9 +273,11 @@ class SshNode:
         # The door to programs hands out text; a file may be anything.
         return decoded(self, path, self.run(f"base64 < {shlex.quote(path)}").stdout)
 
-    def _remote(self, command: str) -> str:
+    def _argv(self, command: str, config: Path, *options: str) -> list[str]:
+        """ssh, to run shell text as root."""
         shell = f"sh -c {shlex.quote(command)}"
-        return shell if self.machine.login.user == "root" else f"sudo -n -- {shell}"
+        words = shell if self.machine.login.user == "root" else f"sudo -n -- {shell}"
+        return ["ssh", "-F", str(config), *options, "--", self.address, words]
 
     def _claimed(self, command: str) -> str:
         """A command that the machine refuses once another claim has reached it. Raises LeaseLostError when this one is known to be lost."""
@@ -302,10 +293,11 @@ class SshNode:
         if held is not None:
             held.entered(self.address)
 
-    def _check_shared(self, code: int, output: str) -> None:
-        """While the shared connection is open, ssh's exit code for a failure came from the command."""
-        if code != _LOST or not self._is_shared():
-            self._check_transport(code, output)
+    def _check(self, result: ProcessResult) -> None:
+        # While the shared connection is open, ssh's exit code for a failure came from the command.
+        if result.returncode != _LOST or not self._is_shared():
+            self._check_transport(result.returncode, result.stderr)
+        self._check_claim(result.returncode, result.stderr)
 
     def _is_shared(self) -> bool:
         try:

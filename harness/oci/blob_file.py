@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 
 from harness.errors import StoreError
@@ -24,14 +25,17 @@ class MismatchError(StoreError):
 
 
 class BlobWriter:
-    """One blob being written: feed it with write(). ``digest`` and ``size`` are right once its ``with`` block has ended."""
+    """One blob being written: feed it with write(). ``digest`` and ``size`` are of what the disk has taken."""
 
     def __init__(self, path: Path, disk: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
         self.path = path
-        self._disk = disk
         self.size = 0
+        self._disk = disk
         self._hash = hashlib.sha256()
-        self._file = path.open("xb", buffering=0)
+        self._file = self._open()
+
+    def _open(self) -> FileIO:
+        return self.path.open("xb", buffering=0)
 
     @property
     def digest(self) -> str:
@@ -39,13 +43,15 @@ class BlobWriter:
 
     def write(self, data: bytes | memoryview) -> int:
         """Raises StoreError when the disk refuses."""
-        self._hash.update(data)
         rest = memoryview(data)
         # Only the disk's own errors become the store's: those of the source pass unchanged.
         with self._disk():
             while rest:
-                rest = rest[self._file.write(rest) :]
-        self.size += len(data)
+                done = self._file.write(rest)
+                # Only what is on disk counts: a full disk may take a part.
+                self._hash.update(rest[:done])
+                self.size += done
+                rest = rest[done:]
         return len(data)
 
     def flush(self) -> None:
@@ -56,14 +62,12 @@ class BlobWriter:
         self._file.close()
 
 
-class PartialBlob:
+class PartialBlob(BlobWriter):
     """A blob being fetched, of which ``size`` bytes are in its file already. Feed it the rest with write()."""
 
     def __init__(self, path: Path, disk: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-        self.path = path
-        self._disk = disk
         with disk():
-            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b", buffering=0)
+            super().__init__(path, disk)
             try:
                 liveness.lock(self._file.fileno(), fcntl.LOCK_EX, path)
                 # With what an earlier try left; its bytes count only when the digest of the whole is right.
@@ -74,21 +78,8 @@ class PartialBlob:
                 self._file.close()
                 raise
 
-    @property
-    def digest(self) -> str:
-        return "sha256:" + self._hash.hexdigest()
-
-    def write(self, data: bytes | memoryview) -> int:
-        """Raises StoreError when the disk refuses."""
-        rest = memoryview(data)
-        with self._disk():
-            while rest:
-                done = self._file.write(rest)
-                # Only what is on disk counts: a full disk may take a part.
-                self._hash.update(rest[:done])
-                self.size += done
-                rest = rest[done:]
-        return len(data)
+    def _open(self) -> FileIO:
+        return FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
 
     def restart(self) -> None:
         """Forget what an earlier try left."""
@@ -104,6 +95,3 @@ class PartialBlob:
             return self.path.stat().st_ino != os.fstat(self._file.fileno()).st_ino
         except FileNotFoundError:
             return True
-
-    def close(self) -> None:
-        self._file.close()

@@ -70,7 +70,6 @@ _KUBECONFIGS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 _INSTANCES = 34
 """From this minor version on kubeadm reads ``INSTANCE``; before that it wants an annotation of the node."""
-_LATE_PHASES = ("control-plane controller-manager", "control-plane scheduler")
 _NOT_YET = r"node\.kubernetes\.io/(not-ready|unreachable|network-unavailable)|node\.cloudprovider\.kubernetes\.io/uninitialized"
 """Taints of a node that is still on its way."""
 
@@ -218,7 +217,7 @@ class Kubeadm:
 
     def start_controllers(self, member: Member) -> None:
         """Start controller manager and scheduler of a control-plane node whose API answers."""
-        self._phases(member, *_LATE_PHASES)
+        self._phases(member, "control-plane controller-manager", "control-plane scheduler")
 
     def wait_api(self, member: Member, timeout: float) -> None:
         """Wait until the API of a control-plane node is ready, its controllers were started and ``ADMIN`` works.
@@ -245,26 +244,26 @@ class Kubeadm:
             )
 
     def _phases(self, member: Member, *phases: str) -> None:
-        member.node.run(_init(phases), timeout=LONG_TIMEOUT)
+        member.node.run(" && ".join(f"{KUBEADM} init phase {phase} --config {CONFIG}" for phase in phases), timeout=LONG_TIMEOUT)
 
     def finish(self, manifests: Mapping[str, str]) -> None:
-        """Run the cluster-wide phases once, on the first control-plane node. ``welcome`` marks each node."""
-        self._upload(manifests)
+        """Run the cluster-wide phases once, on the first control-plane node. ``welcome`` marks each node.
 
-    def update(self, manifests: Mapping[str, str]) -> None:
-        """As ``finish``, for a cluster whose control-plane nodes have another version: their labels and taints are kept."""
-        self._upload(manifests)
-        # Rules stay while a kube-proxy is replaced; kubeadm would have it done on one node after the other.
-        faster = '{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":"20%"}}}}'
-        command = f"{KUBECTL} --namespace=kube-system patch daemonset kube-proxy --type=merge -p {shlex.quote(faster)}"
-        self.first.node.run(command, check=False, timeout=60)
-
-    def _upload(self, manifests: Mapping[str, str]) -> None:
+        ``manifests``, by file name, are addons that nodes need to become ready.
+        """
         upload = f"{KUBEADM} init phase %s --config {CONFIG}.upload"
         commands = [upload % "upload-config all", upload % "bootstrap-token"]
         commands.append(upload % ("addon kube-proxy" if self.cluster.own_dns else "addon all"))
         commands += self._applying(manifests)
         self.first.node.run(_at_once(commands), timeout=300)
+
+    def update(self, manifests: Mapping[str, str]) -> None:
+        """As ``finish``, for a cluster whose control-plane nodes have another version: their labels and taints are kept."""
+        self.finish(manifests)
+        # Rules stay while a kube-proxy is replaced; kubeadm would have it done on one node after the other.
+        faster = '{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":"20%"}}}}'
+        command = f"{KUBECTL} --namespace=kube-system patch daemonset kube-proxy --type=merge -p {shlex.quote(faster)}"
+        self.first.node.run(command, check=False, timeout=60)
 
     def apply(self, manifests: Mapping[str, str], timeout: float) -> None:
         """Apply manifests as soon as a node takes pods. Earlier the scheduler would try in vain, and then again at growing intervals.
@@ -385,10 +384,6 @@ def _apply(name: str, text: str) -> str:
     # Without validation: the schema alone takes a second to read.
     command = f"{KUBECTL} apply --validate=false {file}"
     return command if addons.labelled(text) else f"{command} && {KUBECTL} label --overwrite {file} {addons.LABEL}={addons.value(name)}"
-
-
-def _init(phases: Iterable[str]) -> str:
-    return " && ".join(f"{KUBEADM} init phase {phase} --config {CONFIG}" for phase in phases)
 
 
 def _at_once(commands: list[str]) -> str:

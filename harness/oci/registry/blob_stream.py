@@ -21,7 +21,8 @@ _PROGRESS = 1 << 20
 _CAUTIOUS = 64 << 10
 """Bytes that are read at a time over a connection that has broken before."""
 
-Request = Callable[[Mapping[str, str], Callable[[Endpoint, urllib3.BaseHTTPResponse], urllib3.BaseHTTPResponse]], urllib3.BaseHTTPResponse]
+Begin = Callable[[Endpoint, urllib3.BaseHTTPResponse], urllib3.BaseHTTPResponse]
+Request = Callable[[Mapping[str, str], Begin], urllib3.BaseHTTPResponse]
 """Requests the blob, with headers, from its endpoints in turn, and returns what the function makes of the first good response."""
 
 

@@ -20,7 +20,7 @@ from harness.errors import StoreError
 from harness.oci.model import OCI_INDEX, Descriptor, canonical_json, digest_of, texts
 from harness.oci.reference import Reference, is_digest
 from harness.oci.registry import errors
-from harness.oci.registry.blob_stream import BlobStream
+from harness.oci.registry.blob_stream import Begin, BlobStream
 from harness.oci.registry.config import Endpoint, Registries
 from harness.oci.registry.errors import RemoteError, RetryPolicy, TroubleError, drain, excerpt, read_small, translate_errors
 from harness.oci.registry.manifest import ACCEPT, MANIFEST_LIMIT, Manifest, check_digest, check_manifest
@@ -86,10 +86,8 @@ class Client:
         Nothing is verified here but the size: who reads to the end compares the digest. Raises RemoteError.
         """
 
-        def request(
-            headers: Mapping[str, str], consume: Callable[[Endpoint, urllib3.BaseHTTPResponse], urllib3.BaseHTTPResponse]
-        ) -> urllib3.BaseHTTPResponse:
-            return self._first_success(reference, lambda there: HttpRequest("GET", f"{there.path}/blobs/{digest}", headers), consume)
+        def request(headers: Mapping[str, str], begin: Begin) -> urllib3.BaseHTTPResponse:
+            return self._first_success(reference, lambda there: HttpRequest("GET", f"{there.path}/blobs/{digest}", headers), begin)
 
         return BlobStream(request, self.retry, reference, digest, size, start)
 
@@ -106,23 +104,17 @@ class Client:
             media_type = headers.get("Content-Type", "").partition(";")[0].strip()
             return Descriptor(media_type, digest, int(length) if length.isdigit() else 0)
 
-        try:
-            accept = {"Accept": ", ".join(ACCEPT)}
+        accept = {"Accept": ", ".join(ACCEPT)}
+        with errors.not_found_allowed():
             return self._first_success(reference, lambda there: HttpRequest("HEAD", _manifest_path(there), accept), read)
-        except RemoteError as absent:
-            if absent.status == 404:
-                return None
-            raise
+        return None
 
     def tags(self, reference: Reference) -> tuple[str, ...]:
         """The tags of a repository, in the registry's order; empty when the repository does not exist. Raises RemoteError."""
         endpoint = self._primary_endpoint(reference)
-        try:
+        with errors.not_found_allowed():
             return self._pages(reference, endpoint, f"{endpoint.repository}/tags/list?n=1000", "tags")
-        except RemoteError as absent:
-            if absent.status == 404:
-                return ()
-            raise
+        return ()
 
     def referrers(self, reference: Reference, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
         """Referrers of the image with the reference's digest: by the referrers API, or the fallback tag where it is lacking.
@@ -146,13 +138,9 @@ class Client:
         return tuple(entry for entry in index if artifact_type in (None, entry.artifact_type))
 
     def _fallback(self, reference: Reference, digest: str) -> tuple[Descriptor, ...]:
-        try:
-            found = self.manifest(_tagged(reference, digest))
-        except RemoteError as absent:
-            if absent.status == 404:
-                return ()
-            raise
-        return _index(found.data) or ()
+        with errors.not_found_allowed():
+            return _index(self.manifest(_tagged(reference, digest)).data) or ()
+        return ()
 
     def put_referrer(self, reference: Reference, data: bytes, media_type: str) -> str:
         """Write a manifest that has a ``subject``, so that it is found by the subject. Returns its digest. Raises RemoteError."""

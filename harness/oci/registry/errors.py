@@ -73,6 +73,16 @@ class RemoteError(StoreError):
         self.code = code
 
 
+@contextlib.contextmanager
+def not_found_allowed() -> Iterator[None]:
+    """Continue after the block when a registry answers that it does not have something (404)."""
+    try:
+        yield
+    except RemoteError as absent:
+        if absent.status != 404:
+            raise
+
+
 class TroubleError(Exception):
     """One endpoint failed. ``wait``: it may be asked again after so many seconds (None: never; 0: whenever the next round is).
 

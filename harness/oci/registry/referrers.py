@@ -20,7 +20,7 @@ from harness.oci import attached
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json, digest_of, texts
 from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
-from harness.oci.registry.errors import RemoteError
+from harness.oci.registry.errors import not_found_allowed
 from harness.oci.registry.manifest import MANIFEST_LIMIT
 from harness.oci.store import CHUNK, Store
 
@@ -144,12 +144,9 @@ class RemoteReferrers:
         return self.reference.repository
 
     def find(self, tag: str) -> tuple[bytes, ...]:
-        try:
+        with not_found_allowed():
             return (self.client.manifest(self._at(tag)).data,)
-        except RemoteError as problem:
-            if problem.status == 404:
-                return ()
-            raise
+        return ()
 
     def read(self, blob: Descriptor) -> bytes:
         if blob.size > LARGEST:

@@ -21,12 +21,6 @@ LAYERS = (os.urandom(150_000), os.urandom(90_000), b"small")
 LIMIT = 50_000
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody pulls the plug here, and thousands of small files would take their time."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "store")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from harness.oci.reference import Reference
 from harness.oci.registry.blob_stream import BlobStream, body_range
 from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError, TroubleError
-from tests.unit.oci.standin import HOST, Asked, Registry, Spoilt, answer, client
+from tests.unit.oci.standin import HOST, Asked, Registry, Spoilt, answer
 
 DATA = bytes(range(256)) * 1000
 DIGEST = digest_of(DATA)
@@ -26,12 +26,6 @@ def registry() -> Registry:
     registry = Registry()
     registry.blobs["team/web", DIGEST] = DATA
     return registry
-
-
-@pytest.fixture
-def remote(registry: Registry) -> Iterator[Client]:
-    with client(registry) as remote:
-        yield remote
 
 
 class _Breaking:

@@ -6,7 +6,7 @@ import datetime
 import errno
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import IO
 
 import pytest
@@ -189,17 +189,6 @@ def test_registry_that_has_answered_and_restarts_is_asked_again() -> None:
 
 SUBJECT = Descriptor(OCI_MANIFEST, digest_of(b"image"), 5)
 TARGET = Reference.parse(f"{HOST}/team/web:1")
-
-
-@pytest.fixture
-def registry() -> Registry:
-    return Registry()
-
-
-@pytest.fixture
-def remote(registry: Registry) -> Iterator[Client]:
-    with client(registry) as remote:
-        yield remote
 
 
 def subject_manifest() -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,21 +30,10 @@ from harness.oci.registry.referrers import (
     tag_of,
 )
 from harness.oci.store import Store
-from tests.unit.oci.standin import HOST, Registry, client
+from tests.unit.oci.standin import HOST, Registry
 
 SUBJECT = Descriptor(OCI_MANIFEST, digest_of(b"image"), 5)
 IMAGE = Reference.parse(f"{HOST}/team/web:1")
-
-
-@pytest.fixture
-def registry() -> Registry:
-    return Registry()
-
-
-@pytest.fixture
-def remote(registry: Registry) -> Iterator[Client]:
-    with client(registry) as remote:
-        yield remote
 
 
 @pytest.fixture(params=["store", "registry"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import urllib3
@@ -15,23 +15,12 @@ from harness.oci.registry import upload
 from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError, RetryPolicy
 from harness.oci.registry.upload import Sent
-from tests.unit.oci.standin import HOST, Asked, Registry, answer, client, waited
+from tests.unit.oci.standin import HOST, Asked, Registry, answer, waited
 
 TARGET = Reference.parse(f"{HOST}/team/web:1")
 DATA = random.Random("upload").randbytes(10_000)
 BLOB = Descriptor(OCI_LAYER_GZIP, digest_of(DATA), len(DATA))
 HERE = ("team/web", BLOB.digest)
-
-
-@pytest.fixture
-def registry() -> Registry:
-    return Registry()
-
-
-@pytest.fixture
-def remote(registry: Registry) -> Iterator[Client]:
-    with client(registry) as found:
-        yield found
 
 
 @pytest.fixture
