@@ -86,7 +86,7 @@ class SshConnections:
 
         The key exchange that older versions prefer costs some 80 ms at each end, eight times all the rest of a login. Where there is
         none that is both quick and safe from quantum computers, the classical one is taken: for commands and their output, never for
-        keys, which travel otherwise. What the user's own configuration says about it counts.
+        keys, which travel otherwise. The user's own configuration has precedence.
         """
         if "mlkem768x25519-sha256" not in process.run(["ssh", "-Q", "kex"], check=False, timeout=_LOGIN_TIMEOUT).stdout.split():
             self.for_many = self.sockets / "config-many"
@@ -112,7 +112,7 @@ class SshConnections:
         return self.nodes
 
     def reachable(self) -> tuple[tuple[SshNode, ...], dict[SshNode, NodeError]]:
-        """Like ``connect``, for those who can do without some: the nodes that answer, and why the others do not."""
+        """Like ``connect``, for a caller that can do without some: the nodes that answer, and the errors of the others."""
         self.prepare()
         errors: dict[SshNode, NodeError] = {}
 
@@ -215,7 +215,7 @@ class SshNode:
     def stream(self, command: str, take: process.Take, *, stop: threading.Event | None = None) -> int:
         """Run shell text as root, pass its output on line by line, return its exit code. Needs no ``connect``, keeps no connection.
 
-        The only command on nodes without a time limit: it is the user's own, who sees its output and can stop it (``stop``).
+        The only command on nodes without a time limit: the user sees its output and can stop it (``stop``).
 
         Raises NodeError when the node cannot be reached, refuses the login, or is lost meanwhile.
         """

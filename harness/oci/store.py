@@ -223,7 +223,7 @@ class Store:
     def tag(self, name: str, descriptor: Descriptor) -> None:
         """Let ``name`` mean the manifest or index in ``descriptor``, which must be in the store.
 
-        For what was made here, or has a name here already. What comes from elsewhere is named by take_in().
+        For images that this machine made or has named already. Images from elsewhere are named by take_in().
         """
         self._name({name: descriptor})
 
@@ -315,7 +315,7 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only one who changes names. May be taken again by the thread that holds it."""
+        """Lock the names for a change. The thread that holds it may take it again."""
         depth = getattr(self._held, "depth", 0)
         with contextlib.ExitStack() as stack:
             if not depth:
@@ -436,7 +436,7 @@ class Store:
         """Give ``path`` new content at once; a reader sees the old or the new."""
         with durable.replacing(path, mode=None, folder=self.temporary) as file:
             file.write(data)
-            # What is written here names blobs: their own names come first.
+            # The new content names blobs: the names of their files come first.
             durable.sync_folder(self.blobs)
 
     @contextlib.contextmanager

@@ -268,7 +268,7 @@ class Kubeadm:
     def apply(self, manifests: Mapping[str, str], timeout: float) -> None:
         """Apply manifests as soon as a node takes pods. Earlier the scheduler would try in vain, and then again at growing intervals.
 
-        A node that is short of something (disk-pressure) does not take any for long: that is left to who waits for the pods, and explains.
+        A node that is short of something (disk-pressure) does not take any for long: the caller that waits for the pods explains it.
         """
         script = f"""end=$(($(date +%s) + {int(timeout)}))
 until {KUBECTL} get nodes -o go-template={shlex.quote(_STATES)} 2>/dev/null | grep '^True' | grep -qvE {shlex.quote(_NOT_YET)}; do

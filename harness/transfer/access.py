@@ -14,7 +14,7 @@ from harness.oci.registry.errors import RetryPolicy
 from harness.oci.registry.session import CredentialSource
 
 RETRIES = RetryPolicy(attempts=6, longest_wait=300)
-"""A person who moves gigabytes wants it to go on; a kubelet that waits for a manifest does not."""
+"""Patient, unlike a kubelet that waits for a manifest: the user moves gigabytes."""
 
 
 @dataclasses.dataclass(frozen=True)

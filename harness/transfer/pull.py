@@ -108,7 +108,7 @@ class _Pull:
         return self._keep(found)
 
     def fetch(self, root: Descriptor, meter: Meter) -> None:
-        """Fetch what the store lacks of an image whose root it has."""
+        """Fetch the blobs that the store lacks, of an image whose root it has."""
         key = root.digest.removeprefix("sha256:")
         # An earlier try may have ended in a power cut, and left files that have their length but not their bytes.
         doubtful = self.store.record(UNFINISHED, key) is not None

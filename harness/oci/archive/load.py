@@ -44,7 +44,7 @@ def load(store: Store, source: Path | BinaryIO, *, admit: Admit, meter: Meter | 
 
     No image is tagged before every blob is present with the right digest. Raises StoreError, and names nothing, when the
     file is damaged or not whole, is a delta whose base is not here, has an image without a name or that is not admitted, or holds
-    links, devices or paths that leave it; UsageError when there is no such file. What was verified until then stays for the next try.
+    links, devices or paths that leave it; UsageError when there is no such file. Verified blobs stay for the next try.
     """
     with store.shared_lease():
         with opened(source) as archive:
@@ -55,13 +55,13 @@ def load(store: Store, source: Path | BinaryIO, *, admit: Admit, meter: Meter | 
                 _read(archive, plan, intake, meter)
             images = plan.finish()
         with store.lock(), contextlib.ExitStack() as after:
-            # Whatever comes of it, nothing but names keeps these blobs from now on: those of a refused image may be collected.
+            # From now on only names keep these blobs: those of a refused image may be collected.
             for image in images:
                 after.callback(store.forget, UNFINISHED, image.root.digest.removeprefix("sha256:"))
             names = {image.name: image.root for image in images if not attached.is_attachment(image.name)}
             arriving = {image.name: attached.merged(store, image.name, image.root) for image in images if image.name not in names}
             admitted = [admit(name, root.digest, arriving) for name, root in names.items()]
-            # In one change: a refusal leaves nothing behind, and who sees an image also sees what is attached to it.
+            # In one change: a refusal leaves nothing behind, and an image appears together with its attachments.
             store.take_in(names, admitted, arriving)
     return Loaded({**names, **arriving}, intake.written, intake.present)
 

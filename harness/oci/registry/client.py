@@ -1,8 +1,8 @@
 """Conversations with registries by the OCI distribution specification (v1.1): reading, listing, writing.
 
 One request that reads (a manifest, a blob) goes to the endpoints of its reference in order, mirrors first, for a bounded number of
-rounds: who says a clear no drops out, who is busy or unreachable is asked again in the next round. Every response is verified
-before it is returned. What is written goes to the registry that the name says.
+rounds: an endpoint that refuses drops out, one that is busy or unreachable is asked again in the next round. Every response is verified
+before it is returned. Writes go to the registry that the name says.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Client:
     def blob(self, reference: Reference, digest: str, size: int | None = None, *, start: int = 0) -> BlobStream:
         """The body of a blob of that image from byte ``start`` on, opened; ``size`` in bytes of the whole blob where a manifest states it.
 
-        Nothing is verified here but the size: who reads to the end compares the digest. Raises RemoteError.
+        Only the size is verified: a caller that reads to the end compares the digest. Raises RemoteError.
         """
 
         def request(headers: Mapping[str, str], begin: Begin) -> urllib3.BaseHTTPResponse:
@@ -228,7 +228,7 @@ class Client:
     ) -> Sent:
         """Have a blob in the repository: there already, mounted from one of the repositories ``mounts``, or sent.
 
-        A connection that breaks is taken up where the registry has got to, where it can tell. Without ``look`` it is sent
+        A broken upload resumes at the byte that the registry has reached, if it can tell. Without ``look`` it is sent
         without asking whether it exists. Raises RemoteError.
         """
         return upload(self, self._primary_endpoint(reference), blob, source, mounts, look=look, progress=progress)

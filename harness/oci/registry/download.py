@@ -18,7 +18,7 @@ from harness.oci.store import CHUNK, Store
 
 
 class BlobContent(Protocol):
-    """A blob that is here, or arriving: its bytes lie in a file that may still grow."""
+    """A blob that is in the store or arriving: its bytes lie in a file that may still grow."""
 
     @property
     def size(self) -> int: ...
@@ -99,7 +99,7 @@ class BlobDownload:
     def open(self) -> Iterator[int]:
         with self._changed:
             descriptor = os.dup(self._file) if self._file is not None else None
-        if descriptor is None:  # it ended between: what is whole lies in the store
+        if descriptor is None:  # it ended meanwhile: the store has the whole blob
             descriptor = os.open(self._store.path(self.digest), os.O_RDONLY | os.O_CLOEXEC)
         try:
             yield descriptor
@@ -121,7 +121,7 @@ class BlobDownload:
             stream.abort()
 
     def _failure(self) -> Exception:
-        """A copy for each reader: a raised exception keeps the stack of who raised it."""
+        """A copy for each reader: a raised exception keeps the stack of the reader that raised it."""
         error = self._error
         if isinstance(error, RemoteError):
             return RemoteError(error.message, status=error.status, code=error.code, hint=error.hint)
@@ -131,7 +131,7 @@ class BlobDownload:
 
     def _run(self) -> None:
         error: Exception | None = None
-        # Whatever it is, those who wait must hear of it.
+        # Every kind of error must reach the readers that wait.
         try:
             self._receive()
         except Exception as problem:

@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 class Fetcher:
     """Asks the sources in order and keeps what they give. Safe for many threads; what is asked at once is fetched once.
 
-    What a tag meant when it was first asked it means until close(), so that all nodes of a build get the same image.
+    A tag keeps the meaning of its first request until close(), so that all nodes of a build get the same image.
     """
 
     def __init__(self, sources: Sequence[Source], store: Store) -> None:

@@ -21,15 +21,14 @@ _INNER_NAMES = ("localhost", "local", "internal", "localdomain", "home", "lan")
 
 _METADATA = frozenset({"100.100.100.200", "fd00:ec2::254"})
 
-
 _T = TypeVar("_T")
 
 
 class Permits:
     """Permissions of a build: repositories that it may use logins for, and may reach at unusual addresses.
 
-    A cluster under construction asks for what it likes. Only what a file of the image names, or the user allows by a pattern such as
-    ``registry.example.com/team/*``, is known here. Safe in threads: repositories are only added.
+    A cluster under construction may ask for any image. Only repositories are known that a file of the image names, or that the user allows
+    by a pattern such as ``registry.example.com/team/*``. Safe in threads: repositories are only added.
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
@@ -75,7 +74,7 @@ class GuardedSource:
         if self.permits.know(reference):
             return ask(self.client)
         hint = f"name it in a manifest or an image list of the image, or allow it: --allow-login {reference.repository}"
-        # What the user's registries.conf says of a name, the user vouches for.
+        # A name in the user's registries.conf is vouched for by the user.
         reason = unsafe_address(reference.domain) if self.client.registries.rule(reference) is None else None
         if reason is not None:
             raise RemoteError(

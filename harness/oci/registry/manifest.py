@@ -21,7 +21,7 @@ MANIFEST_LIMIT = 4 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A manifest or index, byte for byte as it was served, and who served it."""
+    """A manifest or index, byte for byte as it was served, and the host that served it."""
 
     data: bytes
     media_type: str
