@@ -25,7 +25,7 @@ from harness.lifecycle.backup import Contents, open_backup
 from harness.lifecycle.cluster import access, kubeconfig, request
 from harness.lifecycle.cluster.access import Access, Known
 from harness.lifecycle.join import without_secrets
-from harness.lifecycle.kube import objects, readiness
+from harness.lifecycle.kube import objects, wait
 from harness.lifecycle.kube.etcd import DATA as ETCD_DATA
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.provision.rootfs import MARK
@@ -249,7 +249,7 @@ def restart_watchers(kubectl: NodeKubectl) -> str:
 
 
 def _settle(kubectl: NodeKubectl, names: Sequence[str], timeout: float) -> str:
-    readiness.settle(kubectl, timeout=timeout, quiet=1, namespaces=SYSTEM, nodes=list(names))
+    wait.settle(kubectl, timeout=timeout, quiet=1, namespaces=SYSTEM, nodes=list(names))
     return f"{len(names)} Ready"
 
 

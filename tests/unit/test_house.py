@@ -25,6 +25,7 @@ LAYERS = (
     ("lifecycle.apps",),
     ("lifecycle.steps",),
     ("lifecycle.checks.postflight",),
+    ("lifecycle.checks.postflight.cis",),
     ("lifecycle.checks.preflight",),
     ("lifecycle.checks",),
     ("lifecycle.cluster",),
@@ -63,11 +64,7 @@ LARGE: dict[str, int] = {
     "harness.cloudimage.diff": 602,
     "harness.kubefile": 886,
     "harness.lifecycle.apps.install": 633,
-    "harness.lifecycle.checks.postflight": 567,
-    "harness.lifecycle.checks.postflight.cis": 530,
-    "harness.lifecycle.checks.postflight.rules": 634,
     "harness.lifecycle.join": 629,
-    "harness.lifecycle.kube.readiness": 637,
     "harness.lifecycle.rolling_update": 828,
     "harness.lifecycle.steps": 1045,
     "harness.nodes.ssh": 539,
@@ -167,10 +164,7 @@ _TAR_READING = {"is_tarfile", "extractfile", "extractall", "getmembers", "getnam
 _YAML_LOADING = {"load", "load_all", "safe_load", "safe_load_all", "full_load", "full_load_all", "compose", "compose_all", "parse", "scan"}
 
 DOUBLED = {
-    "Answer",
     "Cluster",
-    "EtcdMember",
-    "Group",
     "Options",
     "Outcome",
     "Target",

@@ -31,7 +31,7 @@ from harness.lifecycle.apps import target as targets
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.target import Target, Where
 from harness.lifecycle.cluster import request as clusterfiles
-from harness.lifecycle.kube import readiness
+from harness.lifecycle.kube import readiness, wait
 from harness.lifecycle.plan import Journal, Step, digest, execute
 from harness.lifecycle.provision import distribution, registry, rootfs
 from harness.nodes import Node, each
@@ -591,7 +591,7 @@ def _drop(work: Work, after: str) -> Step:
 def _wait(work: Work) -> Step:
     def action() -> str:
         ours = launched.Ours(work.target.kubectl, work.record.objects)
-        found = readiness.settle(ours, timeout=work.request.timeout, quiet=1 if work.commands else 0)
+        found = wait.settle(ours, timeout=work.request.timeout, quiet=1 if work.commands else 0)
         return f"{len(readiness.of_kind(found, 'Pod'))} pods"
 
     return Step("wait", "wait for its workloads", action, after_all=("drop",))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from harness import process, untrusted
@@ -130,6 +130,12 @@ def internal_addresses(node: Mapping[str, Any]) -> tuple[str, ...]:
     status = node.get("status") or {}
     found = [str(entry["address"]) for entry in status.get("addresses") or () if entry["type"] == "InternalIP"]
     return tuple(address for address in found if (":" in address) == (":" in found[0]))
+
+
+def daemonset_images(items: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The images of the DaemonSets among objects, each by the name that it is written with."""
+    agents = [item for item in items if item.get("kind") == "DaemonSet"]
+    return {str(each.get("image", "")) for agent in agents for each in agent["spec"]["template"]["spec"].get("containers") or ()}
 
 
 def config_map(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> ApiObject:

@@ -1,21 +1,17 @@
-"""Facts about a running cluster: what is ready, what is not and why, and the wait until everything is.
+"""Readiness of the objects of a running cluster, with the reasons for what is not ready.
 
-The judgement is made of pure functions over what ``kubectl get -o json`` prints; the only thing that runs here is a ``Kubectl``.
-``slipway check``, the waits of ``slipway run``, the throw-away cluster of a build and the test kit all use these.
+Pure functions over the output of ``kubectl get -o json``; only ``Kubectl`` runs anything. ``slipway check``, the waits of ``slipway run``,
+the throw-away cluster of a build and the test kit use them.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import shlex
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from harness.errors import CheckError, CommandError, SlipwayError
+from harness.errors import CommandError, SlipwayError
 from harness.lifecycle.kube import objects
-from harness.nodes import Node
 
 Resource = Mapping[str, Any]
 
@@ -28,9 +24,9 @@ KINDS = (
 _IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
 _PRESSURES = ("MemoryPressure", "DiskPressure", "PIDPressure")
 _CONTAINER_REASONS = frozenset({"CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-_STUCK = _IMAGE_REASONS | _CONTAINER_REASONS | {"Unschedulable", *_PRESSURES}
+STUCK = _IMAGE_REASONS | _CONTAINER_REASONS | {"Unschedulable", *_PRESSURES}
+"""Causes that seldom go away by waiting."""
 _LOG_LINES = 20
-_NO_PROGRAM = 127
 _EVENTS = 5
 
 
@@ -414,7 +410,7 @@ def _regards(event: Resource) -> str:
 
 def problems(kubectl: Kubectl, *, kinds: str = KINDS, namespaces: Iterable[str] = ()) -> tuple[Problem, ...]:
     """What is not ready now, with events and the ends of the logs. ``namespaces`` limits it (nodes are always looked at)."""
-    items = _within(get(kubectl, kinds), namespaces)
+    items = within(get(kubectl, kinds), namespaces)
     return explain(kubectl, items)
 
 
@@ -446,87 +442,11 @@ def _log(kubectl: Kubectl, problem: Problem) -> str:
     return ""
 
 
-def _within(items: Iterable[Resource], namespaces: Iterable[str]) -> tuple[Resource, ...]:
+def within(items: Iterable[Resource], namespaces: Iterable[str]) -> tuple[Resource, ...]:
     wanted = frozenset(namespaces)
     if not wanted:
         return tuple(items)
     return tuple(item for item in items if item["metadata"].get("namespace") in wanted or not item["metadata"].get("namespace"))
-
-
-def _without(items: Sequence[Resource], but: Collection[str]) -> tuple[Resource, ...]:
-    known = by_uid(items) if but else {}
-    return tuple(item for item in items if not but or maker(item, known) not in but)
-
-
-def _signature(items: Iterable[Resource]) -> frozenset[tuple[Any, ...]]:
-    """What must stop changing before a cluster counts as settled: objects, their versions, restarts and states of containers."""
-    marks: set[tuple[Any, ...]] = set()
-    for item in items:
-        meta, status = item["metadata"], item.get("status", {})
-        restarts = tuple(container.get("restartCount") for container in status.get("containerStatuses") or ())
-        marks.add((item.get("kind"), meta.get("uid"), meta.get("generation"), status.get("phase"), restarts))
-    return frozenset(marks)
-
-
-def settle(
-    kubectl: Kubectl,
-    *,
-    timeout: float = 600,
-    quiet: float = 3,
-    stuck: float = 120,
-    namespaces: Iterable[str] = (),
-    nodes: Iterable[str] = (),
-    interval: float = 1,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-    progress: Callable[[str], None] = lambda _: None,
-    heal: Callable[[Sequence[Resource]], None] = lambda _: None,
-    but: Collection[str] = (),
-) -> tuple[Resource, ...]:
-    """Wait until every workload is ready and nothing has appeared, changed or restarted for ``quiet`` seconds; returns the objects then.
-
-    All times are seconds. Raises CheckError with every problem, its events and logs: after ``timeout``; at once for what waiting does
-    not heal (a failed Job, an impossible image name); or when for ``stuck`` seconds all that is missing is images that cannot be
-    pulled, containers that keep failing, nodes short of space or pods that fit nowhere. An API that does not answer yet is waited for
-    like any workload, and so are ``nodes`` that have not registered. Static pods need only run. ``namespaces`` limits what is waited
-    for. ``heal`` is given the objects while something is missing. ``but`` are titles as ``ailing`` gives them, of workloads that need
-    not become ready.
-    """
-    names, expected = tuple(namespaces), frozenset(nodes)
-    started = clock()
-    quiet_since = moved = started
-    before: frozenset[tuple[Any, ...]] | None = None
-    restless = True
-    while True:
-        trouble: SlipwayError | None = None
-        items: tuple[Resource, ...] = ()
-        try:
-            items = _without(_within(get(kubectl), names), but)
-        except SlipwayError as error:
-            trouble = error
-        now = clock()
-        if trouble is None:
-            found = (*_missing_nodes(items, expected), *not_ready(items, static=False))
-        else:
-            found = (Problem("the cluster", f"does not answer: {trouble.message}", "Silent"),)
-        marks = _signature(items)
-        if found or marks != before or restless:
-            quiet_since = now
-        restless = bool(found)
-        if not (found and all(problem.cause in _STUCK for problem in found)):
-            moved = now
-        before = marks
-        if not found and now - quiet_since >= quiet:
-            return items
-        progress(_summary(found))
-        if found and items:
-            heal(items)
-        late, final = now - started >= timeout, any(problem.final for problem in found)
-        if late or final or now - moved >= stuck:
-            if trouble is None:
-                found = (*_missing_nodes(items, expected), *explain(kubectl, items, static=False))
-            raise _unsettled(found, late=late, final=final, waited=now - started)
-        sleep(interval)
 
 
 def waiting_for_services(items: Iterable[Resource]) -> tuple[tuple[str, str], ...]:
@@ -540,98 +460,3 @@ def waiting_for_services(items: Iterable[Resource]) -> tuple[tuple[str, str], ..
             for container in (pod.get("status") or {}).get(group) or ()
         )
     )
-
-
-def _missing_nodes(items: Iterable[Resource], expected: frozenset[str]) -> tuple[Problem, ...]:
-    known = {node["metadata"]["name"] for node in of_kind(items, "Node")}
-    return tuple(
-        Problem(f"Node {name}", "has not registered: its kubelet cannot reach the API", "NodeMissing") for name in sorted(expected - known)
-    )
-
-
-def _summary(found: Sequence[Problem]) -> str:
-    if not found:
-        return "all ready"
-    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-    return f"waiting for {found[0].object}{more}"
-
-
-def _unsettled(found: Sequence[Problem], *, late: bool, final: bool, waited: float) -> CheckError:
-    if not found:
-        return CheckError(
-            f"the cluster keeps changing: not quiet after {waited:.0f} s", hint="something restarts or is replaced again and again"
-        )
-    count = f"{len(found)} object{'s are' if len(found) > 1 else ' is'} not ready"
-    why = "and will not become so" if final else f"after {waited:.0f} s" if late else f"and nothing has moved for a while ({waited:.0f} s)"
-    return CheckError(f"{count} {why}: {found[0].object}: {found[0].reason}", details="\n".join(str(problem) for problem in found))
-
-
-# ---- cluster DNS ------------------------------------------------------------------------------------------------------
-
-
-ASK_DNS = """exec 3<>/dev/tcp/%s/53 && base64 -d >&3 && dd bs=4096 count=1 <&3 2>/dev/null | base64"""
-"""For bash: ``ASK_DNS % server`` reads a question, framed and in base64, and writes the answer in the same way."""
-
-
-def dns_problem(node: Node, server: str, name: str, *, expected: str | None = None, seconds: float = 0) -> str | None:
-    """Why ``server`` does not answer a question for ``name`` asked from ``node``, or None when it does (with ``expected``, if given).
-
-    Asks again for ``seconds``. The node needs bash; where there is none, nothing is found out and None is returned.
-    """
-    deadline = time.monotonic() + seconds
-    question = base64.b64encode(dns_query(name)).decode()
-    while True:
-        answer = node.run(f"timeout 5 bash -c {shlex.quote(ASK_DNS % server)}", input=question, check=False, timeout=20)
-        if answer.returncode == _NO_PROGRAM:
-            return None
-        problem = dns_judged(answer.stdout, server, name, expected)
-        if problem is None or time.monotonic() >= deadline:
-            return problem
-        time.sleep(0.3)
-
-
-def dns_judged(text: str, server: str, name: str, expected: str | None) -> str | None:
-    """What is wrong with an answer, in base64, to a question for ``name``; None when nothing is."""
-    try:
-        found = dns_addresses(base64.b64decode(text))
-    except ValueError as wrong:
-        return f"{server} for {name}: {wrong}"
-    if not found or (expected is not None and expected not in found):
-        return f"{server} says that {name} is {', '.join(found) or 'nowhere'}"
-    return None
-
-
-_DNS_ID = 0x5170
-
-
-def dns_query(name: str) -> bytes:
-    """A DNS question for the IPv4 address of ``name``, framed for TCP."""
-    import dns.message
-
-    return dns.message.make_query(name, "A", id=_DNS_ID).to_wire(prepend_length=True)
-
-
-def dns_addresses(answer: bytes) -> tuple[str, ...]:
-    """The IPv4 addresses in an answer to ``dns_query``, framed in the same way.
-
-    Raises ValueError with the reason when the answer is cut, is an error, or belongs to another question.
-    """
-    import dns.exception
-    import dns.message
-    import dns.rcode
-    import dns.rdatatype
-
-    size = int.from_bytes(answer[:2], "big")
-    if len(answer) < 2 + size or not size:
-        raise ValueError("no whole answer came" if answer else "no answer came")
-    try:
-        message = dns.message.from_wire(answer[2 : 2 + size])
-    except dns.exception.DNSException as broken:
-        raise ValueError(f"the answer is not valid: {broken}") from broken
-    if message.id != _DNS_ID:
-        raise ValueError("the answer belongs to another question")
-    code = message.rcode()
-    if code:
-        reasons = {dns.rcode.SERVFAIL: "the server failed", dns.rcode.NXDOMAIN: "no such name", dns.rcode.REFUSED: "refused"}
-        raise ValueError(reasons.get(code, f"error {code}"))
-    return tuple(str(record) for records in message.answer if records.rdtype == dns.rdatatype.A for record in records)

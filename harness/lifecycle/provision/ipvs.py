@@ -67,7 +67,7 @@ ip -o addr show scope global 2>/dev/null | awk '{{ print "network", $4 }}'
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class IpvsSupport:
     """What a machine says about IPVS."""
 
     lacks: str | None = None
@@ -80,7 +80,7 @@ class Answer:
     """What its interfaces are in, as ``10.0.0.7/24``."""
 
     @classmethod
-    def parse(cls, text: str) -> Answer:
+    def parse(cls, text: str) -> IpvsSupport:
         found: dict[str, list[str]] = {}
         for line in text.splitlines():
             key, _, value = line.partition(" ")
@@ -107,10 +107,10 @@ def _lacks(found: Mapping[str, Sequence[str]]) -> str | None:
     return None
 
 
-def ask(nodes: Sequence[Node]) -> dict[str, Answer]:
+def ask(nodes: Sequence[Node]) -> dict[str, IpvsSupport]:
     """What machines say, by address."""
     return dict(
-        zip((node.address for node in nodes), each(nodes, lambda node: Answer.parse(node.run(_ASK, timeout=60).stdout)), strict=True)
+        zip((node.address for node in nodes), each(nodes, lambda node: IpvsSupport.parse(node.run(_ASK, timeout=60).stdout)), strict=True)
     )
 
 
@@ -144,7 +144,7 @@ class Wish:
         return self.load_balancing == "ipvs"
 
 
-def choose(wish: Wish, answers: Mapping[str, Answer], ours: Collection[str] = ()) -> Choice:
+def choose(wish: Wish, answers: Mapping[str, IpvsSupport], ours: Collection[str] = ()) -> Choice:
     """Who is led how in a cluster that is made. ``ours``: machines on which it was begun.
 
     Raises CheckError when IPVS is asked for and cannot be had. When it may be had, all machines that need it have it, or none.
@@ -167,7 +167,7 @@ def choose(wish: Wish, answers: Mapping[str, Answer], ours: Collection[str] = ()
     return _without(wish, faults) if faults else Choice(virtual_ip, frozenset(wish.balanced))
 
 
-def joining(wish: Wish, answers: Mapping[str, Answer]) -> Choice:
+def joining(wish: Wish, answers: Mapping[str, IpvsSupport]) -> Choice:
     """Who is led how in a cluster that is there, with machines that come to it: those that have a balancer keep it.
 
     Raises CheckError when IPVS is asked for and new ones cannot have it.
@@ -186,7 +186,7 @@ def joining(wish: Wish, answers: Mapping[str, Answer]) -> Choice:
     return Choice(there.virtual_ip, there.led | able)
 
 
-def as_it_is(answers: Mapping[str, Answer]) -> Choice:
+def as_it_is(answers: Mapping[str, IpvsSupport]) -> Choice:
     """Who is led how in a cluster that is there."""
     virtual_ip = next((answer.virtual_ip for answer in answers.values() if answer.virtual_ip), None)
     return Choice(virtual_ip, frozenset(address for address, answer in answers.items() if virtual_ip and answer.balancer == "ipvs"))
@@ -203,12 +203,12 @@ def _without(wish: Wish, faults: Sequence[Fault]) -> Choice:
     return Choice()
 
 
-def _lacking(answers: Mapping[str, Answer], addresses: Iterable[str]) -> list[Fault]:
+def _lacking(answers: Mapping[str, IpvsSupport], addresses: Iterable[str]) -> list[Fault]:
     hint = "install its kernel's modules, or leave the choice to us: loadBalancing: auto"
     return [Fault(address, lacks, hint) for address in addresses if (lacks := answers[address].lacks)]
 
 
-def _virtual_ip(wish: Wish, answers: Mapping[str, Answer]) -> tuple[str | None, list[Fault]]:
+def _virtual_ip(wish: Wish, answers: Mapping[str, IpvsSupport]) -> tuple[str | None, list[Fault]]:
     """The virtual address, and what it would be in the way of."""
     version = ipaddress.ip_address(next(iter(answers))).version
     name = VARIABLES[version]

@@ -86,7 +86,7 @@ EXCUSED = {
     "harness.build.container_images:_pull_foreign": "Builder._ensure asks",
     "harness.build.container_images:ensure_base": "Builder._ensure asks",
     "harness.lifecycle.apps.install:_check_others": "compares names",
-    "harness.lifecycle.checks.postflight:_images": "compares names and digests with what runs",
+    "harness.lifecycle.checks.postflight.gather:_images": "compares names and digests with what runs",
     "harness.lifecycle.rolling_update:_former_addons": "finds what may be removed",
     "harness.lifecycle.rolling_update:_tidy": "finds what may be removed",
     "harness.lifecycle.apps.uninstall:_bring_files": "removes what was admitted when it was installed",

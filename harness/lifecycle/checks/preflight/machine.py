@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from harness.lifecycle.checks.facts import NEEDED, WANTED, MachineFacts, Place
-from harness.lifecycle.checks.findings import Seen, failed, ok, unknown, warning
+from harness.lifecycle.checks.findings import Verdict, failed, ok, unknown, warning
 from harness.lifecycle.checks.preflight.core import Target, Wanted, check, words
 from harness.nodes.files import STATE
 
@@ -37,7 +37,7 @@ def _release(text: str) -> tuple[int, ...]:
 
 
 @check("cluster", "free", "no other cluster of slipway's has the machine: it would be destroyed", needed=True)
-def _cluster(target: Target, wanted: Wanted) -> Seen:
+def _cluster(target: Target, wanted: Wanted) -> Verdict:
     machine = target.machine
     if target.address in wanted.ours:
         return ok(f"belongs to {wanted.cluster}, as it should")
@@ -48,7 +48,7 @@ def _cluster(target: Target, wanted: Wanted) -> Seen:
 
 
 @check("architecture", "architecture", "the image was built for the machine's processor", needed=True)
-def _architecture(target: Target, wanted: Wanted) -> Seen:
+def _architecture(target: Target, wanted: Wanted) -> Verdict:
     platform = target.machine.platform
     if wanted.platforms and not any(platform.matches(one) for one in wanted.platforms):
         return failed(f"is {platform}, the image is for {words(wanted.platforms)}", f"build it with --platform {platform}")
@@ -56,7 +56,7 @@ def _architecture(target: Target, wanted: Wanted) -> Seen:
 
 
 @check("os", "operating system", "a release of a distribution that is known to work")
-def _os(target: Target, _: Wanted) -> Seen:
+def _os(target: Target, _: Wanted) -> Verdict:
     facts = target.machine.os
     name, release = facts.get("ID", ""), _release(facts.get("VERSION_ID", ""))
     text = facts.get("PRETTY_NAME") or f"{name} {facts.get('VERSION_ID', '')}".strip()
@@ -71,7 +71,7 @@ def _os(target: Target, _: Wanted) -> Seen:
 
 
 @check("kernel", "kernel", "a kernel that Kubernetes and overlays of containers work on")
-def _kernel(target: Target, _: Wanted) -> Seen:
+def _kernel(target: Target, _: Wanted) -> Verdict:
     text, release = target.machine.kernel, _release(target.machine.kernel)
     if not release:
         return unknown("does not say its release")
@@ -85,14 +85,14 @@ def _kernel(target: Target, _: Wanted) -> Seen:
 
 
 @check("cpu", "processors", "two processors: with one the parts of a master starve each other")
-def _cpu(target: Target, _: Wanted) -> Seen:
+def _cpu(target: Target, _: Wanted) -> Verdict:
     if target.machine.cpus < 2:
         return warning("has one processor", "two make a cluster usable")
     return ok(f"{target.machine.cpus} processors")
 
 
 @check("memory", "memory", "1 GiB to start at all, 2 GiB to be of use")
-def _memory(target: Target, _: Wanted) -> Seen:
+def _memory(target: Target, _: Wanted) -> Verdict:
     machine = target.machine
     text = f"{_size(machine.memory)} of memory"
     if machine.memory < MEMORY:
@@ -105,7 +105,7 @@ def _memory(target: Target, _: Wanted) -> Seen:
 
 
 @check("swap", "swap", "without swap the limits of pods mean what they say")
-def _swap(target: Target, _: Wanted) -> Seen:
+def _swap(target: Target, _: Wanted) -> Verdict:
     if target.machine.swap:
         remedy = "swapoff -a, and take it out of /etc/fstab; limits of pods' memory mean little with it"
         return warning(f"swaps to {words(target.machine.swap)}", remedy)
@@ -113,14 +113,14 @@ def _swap(target: Target, _: Wanted) -> Seen:
 
 
 @check("systemd", "systemd", "services are started by systemd")
-def _systemd(target: Target, _: Wanted) -> Seen:
+def _systemd(target: Target, _: Wanted) -> Verdict:
     if not target.machine.systemd:
         return failed("does not run systemd", "use a distribution with systemd")
     return ok("runs")
 
 
 @check("programs", "programs", "the few programs of the distribution that slipway and Kubernetes call")
-def _programs(target: Target, _: Wanted) -> Seen:
+def _programs(target: Target, _: Wanted) -> Verdict:
     machine = target.machine
     missing = [tool for tool in NEEDED if tool not in machine.tools and not (tool == "systemctl" and not machine.systemd)]
     if missing:
@@ -142,7 +142,7 @@ def _needs(target: Target, wanted: Wanted) -> dict[str, int]:
 
 
 @check("disk-space", "disk space", "room for the image and what the cluster writes, and enough beyond it that no pod is sent away")
-def _disk_space(target: Target, wanted: Wanted) -> Seen:
+def _disk_space(target: Target, wanted: Wanted) -> Verdict:
     machine = target.machine
     if not machine.places:
         return unknown("does not say how much is free")
@@ -165,7 +165,7 @@ def _disk_space(target: Target, wanted: Wanted) -> Seen:
     return _crowded(machine, needs, wanted) or ok(f"{_size(min(devices[device].free for device in needs))} free")
 
 
-def _crowded(machine: MachineFacts, needs: Mapping[str, int], wanted: Wanted) -> Seen | None:
+def _crowded(machine: MachineFacts, needs: Mapping[str, int], wanted: Wanted) -> Verdict | None:
     """Whether kubelets would take a disk for full, though there is room on it."""
     if machine.evicts_otherwise:
         return None
@@ -188,7 +188,7 @@ def _folders(machine: MachineFacts, place: Place) -> str:
 
 
 @check("inodes", "inodes", "images are many small files: a disk can be full of names while it has room")
-def _inodes(target: Target, wanted: Wanted) -> Seen:
+def _inodes(target: Target, wanted: Wanted) -> Verdict:
     counted = [place for place in target.machine.places.values() if place.inodes]
     if not counted:
         return ok("made as needed") if target.machine.places else unknown("does not say how many are free")
@@ -202,7 +202,7 @@ def _inodes(target: Target, wanted: Wanted) -> Seen:
 
 
 @check("filesystem", "file systems", "etcd and the layers of containers need a plain local file system")
-def _filesystem(target: Target, _: Wanted) -> Seen:
+def _filesystem(target: Target, _: Wanted) -> Verdict:
     places = target.machine.places
     if not places:
         return unknown("does not say what it has")
@@ -217,7 +217,7 @@ def _filesystem(target: Target, _: Wanted) -> Seen:
 
 
 @check("mount-options", "mount options", "programs run from /var/lib/slipway, and those of volumes from /var/lib/kubelet")
-def _mount_options(target: Target, _: Wanted) -> Seen:
+def _mount_options(target: Target, _: Wanted) -> Verdict:
     places = target.machine.places
     if not places:
         return unknown("does not say how its disks are mounted")
@@ -234,7 +234,7 @@ def _mount_options(target: Target, _: Wanted) -> Seen:
 
 
 @check("read-only", "writable", "files go to /etc, /opt, /usr/local/bin and /var/lib")
-def _read_only(target: Target, _: Wanted) -> Seen:
+def _read_only(target: Target, _: Wanted) -> Verdict:
     paths = [path for path in target.machine.readonly if not path.startswith("/proc/")]
     if paths:
         return failed(f"{words(paths)} cannot be written to", "mount -o remount,rw, or mount something writable there")
@@ -242,12 +242,12 @@ def _read_only(target: Target, _: Wanted) -> Seen:
 
 
 @check("etcd-disk", "etcd's disk", "etcd confirms nothing before its disk has: 10 ms are its own limit")
-def _etcd_disk(target: Target, wanted: Wanted) -> Seen:
+def _etcd_disk(target: Target, wanted: Wanted) -> Verdict:
     if not target.is_master:
         return ok("etcd does not run here")
     if target.address in wanted.ours:
         return ok("etcd runs there already")
-    syncs = sorted(target.trial.syncs) if target.trial else []
+    syncs = sorted(target.probe.syncs) if target.probe else []
     if not syncs:
         return unknown("its speed could not be measured (dd)")
     # Of few measures the slowest one may be chance.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.lifecycle.checks.facts import TIME_SERVICES, MachineFacts
-from harness.lifecycle.checks.findings import Result, Seen, failed, ok, unknown, warning
+from harness.lifecycle.checks.findings import Result, Verdict, failed, ok, unknown, warning
 from harness.lifecycle.checks.preflight.core import VXLAN_PORT, Target, Wanted, check, check_together, occupied, words
 from harness.lifecycle.provision.node_files import FORWARDING6
 from harness.runtimes import API_NAME, DNS_DOMAIN, IpNetwork
@@ -22,7 +22,7 @@ _HOST_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-
 
 
 @check_together("hostname", "host names", "nodes are known by their host names: they must be valid, and each its own", needed=True)
-def _hostname(targets: Sequence[Target], _: Wanted) -> Mapping[str, Seen]:
+def _hostname(targets: Sequence[Target], _: Wanted) -> Mapping[str, Verdict]:
     found = {target.address: ok(target.machine.host) for target in targets}
     remedy = "give each its own: hostnamectl set-hostname NAME"
     for name, addresses in _shared(targets, lambda machine: machine.host):
@@ -46,7 +46,7 @@ def _shared(targets: Sequence[Target], of: Callable[[MachineFacts], str]) -> Ite
 @check_together(
     "machine-id", "machine ids", "machines that were copied from each other have one identity: addresses and interfaces collide"
 )
-def _machine_id(targets: Sequence[Target], _: Wanted) -> Mapping[str, Seen]:
+def _machine_id(targets: Sequence[Target], _: Wanted) -> Mapping[str, Verdict]:
     found = {target.address: ok(target.machine.machine_id[:8] or "none") for target in targets}
     for _id, addresses in _shared(targets, lambda machine: machine.machine_id):
         remedy = "rm /etc/machine-id; systemd-machine-id-setup; then restart it"
@@ -58,7 +58,7 @@ def _machine_id(targets: Sequence[Target], _: Wanted) -> Mapping[str, Seen]:
 
 
 @check_together("mac", "hardware addresses", "each machine has a hardware address of its own")
-def _mac(targets: Sequence[Target], _: Wanted) -> Mapping[str, Seen]:
+def _mac(targets: Sequence[Target], _: Wanted) -> Mapping[str, Verdict]:
     macs = {target.address: link.mac for target in targets if (link := target.machine.link(target.address))}
     owners: dict[str, list[str]] = {}
     for address, mac in macs.items():
@@ -71,9 +71,9 @@ def _mac(targets: Sequence[Target], _: Wanted) -> Mapping[str, Seen]:
 
 
 @check_together("clock", "clocks", "clocks agree: certificates are good from a time on, and etcd compares times")
-def clock(targets: Sequence[Target], wanted: Wanted) -> Mapping[str, Seen]:
+def clock(targets: Sequence[Target], wanted: Wanted) -> Mapping[str, Verdict]:
     remedy = "run chrony or another time service on all"
-    found: dict[str, Seen] = {}
+    found: dict[str, Verdict] = {}
     clocks = sorted(targets, key=lambda target: target.machine.ahead)
     middle = clocks[len(clocks) // 2].machine.ahead if clocks else 0
     for target in targets:
@@ -105,7 +105,7 @@ def _time(seconds: float) -> str:
 
 
 @check("time-service", "time service", "something keeps the clock right")
-def _time_service(target: Target, _: Wanted) -> Seen:
+def _time_service(target: Target, _: Wanted) -> Verdict:
     machine = target.machine
     running = sorted(machine.services & set(TIME_SERVICES))
     if running:
@@ -121,7 +121,7 @@ def _time_service(target: Target, _: Wanted) -> Seen:
 
 
 @check("address", "address", "the address that others are told is really on the machine")
-def _address(target: Target, _: Wanted) -> Seen:
+def _address(target: Target, _: Wanted) -> Verdict:
     try:
         ipaddress.ip_address(target.address)
     except ValueError:
@@ -137,7 +137,7 @@ def _address(target: Target, _: Wanted) -> Seen:
 
 
 @check("ipv6", "IPv6", "with networks of both families a machine has addresses of both, and forwards packets of both")
-def _ipv6(target: Target, wanted: Wanted) -> Seen:
+def _ipv6(target: Target, wanted: Wanted) -> Verdict:
     if _version(target.address) == 6:
         text = f"is known by its IPv6 address {target.address}: clusters of IPv6 alone are not made"
         return failed(text, "give its IPv4 address; with networks of both families the other one is found beside it")
@@ -175,7 +175,7 @@ def _version(address: str) -> int:
 
 
 @check("networks", "networks", "the addresses of pods and Services are nobody else's")
-def _networks(target: Target, wanted: Wanted) -> Seen:
+def _networks(target: Target, wanted: Wanted) -> Verdict:
     named = (("PodCIDR", wanted.network.pod_networks), ("SvcCIDR", wanted.network.service_networks))
     found = [seen for name, networks in named for network in networks if (seen := _overlap(target, wanted, name, network))]
     return (
@@ -183,7 +183,7 @@ def _networks(target: Target, wanted: Wanted) -> Seen:
     )
 
 
-def _overlap(target: Target, wanted: Wanted, name: str, network: IpNetwork) -> Seen | None:
+def _overlap(target: Target, wanted: Wanted, name: str, network: IpNetwork) -> Verdict | None:
     machine, text = target.machine, str(network)
     remedy = f"choose another: -e {name}=..."
     if _inside(target.address, network):
@@ -215,7 +215,7 @@ def _inside(address: str, network: IpNetwork) -> bool:
 
 
 @check("default-route", "default route", "the kernel sends to the addresses of Services only what some route leads to")
-def _default_route(target: Target, wanted: Wanted) -> Seen:
+def _default_route(target: Target, wanted: Wanted) -> Verdict:
     routes = target.machine.routes
     if not routes:
         return unknown("does not say where it sends to")
@@ -237,7 +237,7 @@ def _covers(other: IpNetwork, network: IpNetwork) -> bool:
 
 
 @check_together("mtu", "packet size", "large packets get through, also inside those of the pod network")
-def _mtu(targets: Sequence[Target], _: Wanted) -> Mapping[str, Seen]:
+def _mtu(targets: Sequence[Target], _: Wanted) -> Mapping[str, Verdict]:
     sizes = {target.address: link.mtu for target in targets if (link := target.machine.link(target.address)) and link.mtu}
     found = {target.address: ok(str(sizes[target.address])) if target.address in sizes else unknown("not known") for target in targets}
     largest = max(sizes.values(), default=0)
@@ -255,12 +255,12 @@ _ENDED = {"refused": "refused by a firewall", "silent": "no answer", "unroutable
 @check_together(
     "reach", "ways between machines", "machines reach each other on the ports of the API, etcd, registry and kubelets (a real connection)"
 )
-def _reach(targets: Sequence[Target], wanted: Wanted) -> Mapping[str, Seen]:
-    listened = {target.address: target.trial.listened for target in targets if target.trial}
+def _reach(targets: Sequence[Target], wanted: Wanted) -> Mapping[str, Verdict]:
+    listened = {target.address: target.probe.listened for target in targets if target.probe}
     bad: dict[str, dict[tuple[str, int], list[str]]] = {}
     tried: set[str] = set()
     for target in targets:
-        for (address, port), how in (target.trial.reached if target.trial else {}).items():
+        for (address, port), how in (target.probe.reached if target.probe else {}).items():
             tried.add(address)
             # Where nothing could listen a refusal is the machine's own, and shows that it is reached.
             if how in _ENDED and not (how == "refused" and port not in listened.get(address, frozenset())):
@@ -287,14 +287,14 @@ def _reach(targets: Sequence[Target], wanted: Wanted) -> Mapping[str, Seen]:
 
 
 @check_together("pod-packets", "packets of pods", f"UDP {VXLAN_PORT}, in which the pods' packets travel, gets from machine to machine")
-def _pod_packets(targets: Sequence[Target], wanted: Wanted) -> Mapping[str, Seen]:
+def _pod_packets(targets: Sequence[Target], wanted: Wanted) -> Mapping[str, Verdict]:
     if not wanted.vxlan:
         return {target.address: ok("the pod network is another one") for target in targets}
     beside = {other: target.address for target in targets if (other := target.machine.address6(target.address))}
     tried: set[str] = set()
     lost: dict[str, dict[str, list[str]]] = {}
     for target in targets:
-        for address, came in (target.trial.packets if target.trial else {}).items():
+        for address, came in (target.probe.packets if target.probe else {}).items():
             where, family = (beside[address], " by IPv6") if address in beside else (address, "")
             tried.add(where)
             if not came:
@@ -308,7 +308,7 @@ def _pod_packets(targets: Sequence[Target], wanted: Wanted) -> Mapping[str, Seen
 
 
 @check("hosts-file", "/etc/hosts", f"/etc/hosts says nothing else about {API_NAME}, localhost or the machine's own name")
-def _hosts_file(target: Target, wanted: Wanted) -> Seen:
+def _hosts_file(target: Target, wanted: Wanted) -> Verdict:
     machine = target.machine
     api = [address for address, name in machine.hosts if name == API_NAME]
     if api and target.address not in wanted.ours:
@@ -335,7 +335,7 @@ def _loopback(address: str) -> bool:
 
 
 @check("resolver", "name servers", "the machine's name servers are none that would ask the cluster's DNS again")
-def _resolver(target: Target, wanted: Wanted) -> Seen:
+def _resolver(target: Target, wanted: Wanted) -> Verdict:
     machine = target.machine
     loops = [server for server in machine.nameservers if _loopback(server) or server == wanted.network.dns]
     if loops:
@@ -347,7 +347,7 @@ def _resolver(target: Target, wanted: Wanted) -> Seen:
 
 
 @check("search-domains", "search domains", "pods take over the machine's search domains, of which few have room")
-def _search_domains(target: Target, _: Wanted) -> Seen:
+def _search_domains(target: Target, _: Wanted) -> Verdict:
     searches = [domain.rstrip(".").lower() for domain in target.machine.searches]
     if DNS_DOMAIN in searches or any(domain.endswith(f".{DNS_DOMAIN}") for domain in searches):
         return warning(f"searches in {DNS_DOMAIN}, the cluster's own domain", "take it out of /etc/resolv.conf")
@@ -358,7 +358,7 @@ def _search_domains(target: Target, _: Wanted) -> Seen:
 
 
 @check("proxy", "proxies", "no proxy of the machine gets what is meant for the cluster itself")
-def _proxy(target: Target, wanted: Wanted) -> Seen:
+def _proxy(target: Target, wanted: Wanted) -> Verdict:
     machine = target.machine
     if not machine.proxies:
         return ok("none")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.cloudimage import enforcers
 from harness.lifecycle.checks.facts import CLUSTER_SERVICES, FIREWALLS, NODE_PORTS, OLDEST_NFT, RUNTIME_SERVICES
-from harness.lifecycle.checks.findings import Seen, failed, ok, unknown, warning
+from harness.lifecycle.checks.findings import Verdict, failed, ok, unknown, warning
 from harness.lifecycle.checks.preflight.core import VXLAN_PORT, Target, Wanted, check, occupied, ports_of, words
 from harness.lifecycle.provision import distribution
 from harness.lifecycle.provision.node_files import FLANNEL, FORWARDING6
@@ -15,7 +15,7 @@ _CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN", 19: "CAP_SYS_PTRACE",
 
 
 @check("cgroup", "cgroups", "the controllers that kubelets need")
-def _cgroup(target: Target, _: Wanted) -> Seen:
+def _cgroup(target: Target, _: Wanted) -> Verdict:
     machine = target.machine
     if not machine.controllers:
         return unknown(f"cgroup v{machine.cgroup}, and does not say with which controllers")
@@ -30,7 +30,7 @@ def _cgroup(target: Target, _: Wanted) -> Seen:
 
 
 @check("kernel-features", "kernel features", "overlay for images, bridge filters and connection tracking for Services, vxlan for pods")
-def _kernel_features(target: Target, wanted: Wanted) -> Seen:
+def _kernel_features(target: Target, wanted: Wanted) -> Verdict:
     has = target.machine.features
     if not has:
         return unknown("does not say what it has")
@@ -57,7 +57,7 @@ def _kernel_features(target: Target, wanted: Wanted) -> Seen:
 
 
 @check("nat", "address translation", "Services are rules of the kernel: by nftables, or in its table nat, written by iptables")
-def _nat(target: Target, wanted: Wanted) -> Seen:
+def _nat(target: Target, wanted: Wanted) -> Verdict:
     said = target.machine.nat
     if target.machine.nftables and wanted.proxy_mode in (None, "nftables"):
         return ok("by nftables")
@@ -71,7 +71,7 @@ def _nat(target: Target, wanted: Wanted) -> Seen:
 
 
 @check("network-policies", "network policies", "the kernel can do what the image enforces NetworkPolicies by")
-def _network_policies(target: Target, wanted: Wanted) -> Seen:
+def _network_policies(target: Target, wanted: Wanted) -> Verdict:
     has = target.machine.has
     if why := enforcers.unserved(wanted.enforcers, has):
         return failed(f"NetworkPolicies would protect nothing: {why}", "another kernel, or an image without it (POLICY=none of the base)")
@@ -82,7 +82,7 @@ def _network_policies(target: Target, wanted: Wanted) -> Seen:
 
 
 @check("sysctl", "kernel settings", "forwarding can be switched on, and stays on after a restart")
-def _sysctl(target: Target, wanted: Wanted) -> Seen:
+def _sysctl(target: Target, wanted: Wanted) -> Verdict:
     # That of IPv6 is needed with two networks only: see ipv6. Some are with a profile only.
     needed = {"net/ipv4/ip_forward", *(name.replace(".", "/") for name in wanted.sysctls)}
     others = {FORWARDING6, *(name.replace(".", "/") for name in profiles.SYSCTLS)} - needed
@@ -100,7 +100,7 @@ def _sysctl(target: Target, wanted: Wanted) -> Seen:
 
 
 @check("capabilities", "capabilities", "root is allowed what containers need: mounts, networks, devices")
-def _capabilities(target: Target, _: Wanted) -> Seen:
+def _capabilities(target: Target, _: Wanted) -> Verdict:
     machine = target.machine
     missing = [name for bit, name in _CAPABILITIES.items() if not machine.capabilities >> bit & 1]
     if missing:
@@ -111,7 +111,7 @@ def _capabilities(target: Target, _: Wanted) -> Seen:
 
 
 @check("limits", "limits", "a node has many files open and many processes")
-def _limits(target: Target, _: Wanted) -> Seen:
+def _limits(target: Target, _: Wanted) -> Verdict:
     machine = target.machine
     few = [f"{what} at most {count}" for what, count, least in (("open files", machine.files, 16384), ("processes", machine.tasks, 4096))
            if count is not None and count < least]  # fmt: skip
@@ -121,14 +121,14 @@ def _limits(target: Target, _: Wanted) -> Seen:
 
 
 @check("selinux", "SELinux", "systemd may start programs from /var/lib/slipway only where SELinux does not enforce")
-def _selinux(target: Target, _: Wanted) -> Seen:
+def _selinux(target: Target, _: Wanted) -> Verdict:
     if target.machine.selinux:
         return failed("SELinux enforces, and refuses programs from /var/lib", "setenforce 0, and SELINUX=permissive in /etc/selinux/config")
     return ok("does not enforce")
 
 
 @check("apparmor", "AppArmor", "containers get a profile where the kernel has AppArmor")
-def _apparmor(target: Target, _: Wanted) -> Seen:
+def _apparmor(target: Target, _: Wanted) -> Verdict:
     if target.machine.apparmor and "apparmor_parser" not in target.machine.tools:
         return warning("AppArmor is on, but there is no apparmor_parser", "install the package apparmor, or containers run without profile")
     return ok("on" if target.machine.apparmor else "off")
@@ -138,7 +138,7 @@ def _apparmor(target: Target, _: Wanted) -> Seen:
 
 
 @check("ports", "ports", "nobody else listens where the parts of Kubernetes will")
-def _ports(target: Target, wanted: Wanted) -> Seen:
+def _ports(target: Target, wanted: Wanted) -> Verdict:
     if target.address in wanted.ours:
         return ok("the cluster's own")
     needed, machine = ports_of(target, wanted), target.machine
@@ -156,7 +156,7 @@ def _ports(target: Target, wanted: Wanted) -> Seen:
 
 
 @check("node-ports", "ports of Services", "nobody listens between 30000 and 32767, where NodePorts are")
-def _node_ports(target: Target, wanted: Wanted) -> Seen:
+def _node_ports(target: Target, wanted: Wanted) -> Verdict:
     taken = sorted(port for port in target.machine.ports if port in NODE_PORTS)
     if taken and target.address not in wanted.ours and not occupied(target):
         return warning(f"listens on {words(taken[:3])}, where NodePorts are", "Services that are given it answer there in its place")
@@ -164,7 +164,7 @@ def _node_ports(target: Target, wanted: Wanted) -> Seen:
 
 
 @check("leftovers", "leftovers", "nothing of another Kubernetes is on it")
-def _leftovers(target: Target, wanted: Wanted) -> Seen:
+def _leftovers(target: Target, wanted: Wanted) -> Verdict:
     machine = target.machine
     if target.address in wanted.ours or machine.cluster is not None:
         return ok("the cluster's own" if target.address in wanted.ours else "see: cluster")
@@ -191,7 +191,7 @@ def _reset(path: str) -> str:
 
 
 @check("cni", "pod networks", "no configuration of another pod network comes before the cluster's")
-def _cni(target: Target, wanted: Wanted) -> Seen:
+def _cni(target: Target, wanted: Wanted) -> Verdict:
     if target.address in wanted.ours:
         return ok("the cluster's own")
     others = sorted(name for name in target.machine.networks if name.endswith((".conf", ".conflist", ".json")))
@@ -204,7 +204,7 @@ def _cni(target: Target, wanted: Wanted) -> Seen:
 
 
 @check("runtimes", "container runtimes", "no other container engine runs, whose containers would be in the way or be stopped")
-def _runtimes(target: Target, wanted: Wanted) -> Seen:
+def _runtimes(target: Target, wanted: Wanted) -> Verdict:
     machine = target.machine
     running = sorted(machine.services & set(RUNTIME_SERVICES))
     if target.address in wanted.ours:
@@ -220,7 +220,7 @@ def _runtimes(target: Target, wanted: Wanted) -> Seen:
 
 
 @check("firewall", "firewall", "no firewall drops what nodes and pods say to each other")
-def _firewall(target: Target, wanted: Wanted) -> Seen:
+def _firewall(target: Target, wanted: Wanted) -> Verdict:
     machine = target.machine
     found = [name for name in (*FIREWALLS, "ufw") if name in machine.services and name != "nftables"]
     chains = [chain for chain in machine.drops if chain in ("INPUT", "FORWARD")]

@@ -13,8 +13,8 @@ from harness.errors import CheckError, NodeError, UsageError
 from harness.lifecycle.checks import findings
 from harness.lifecycle.checks import preflight as fitness
 from harness.lifecycle.checks.facts import NEEDED, SCRIPT, WANTED, Link, MachineFacts, Place, Route, parse
-from harness.lifecycle.checks.findings import Finding, Result, addresses, group, require, skip, to_json, verdict
-from harness.lifecycle.checks.preflight import CHECKS, Target, Trial, Wanted, gather, judge, ours, probes, same_names, ways
+from harness.lifecycle.checks.findings import Finding, Result, addresses, group, require, require_healthy, skip, to_json
+from harness.lifecycle.checks.preflight import CHECKS, ProbeResult, Target, Wanted, evaluate, gather, ours, probes, same_names, ways
 from harness.oci.model import Platform
 from harness.runtimes import ClusterNetwork, profiles
 from tests.unit.lifecycle.standin import StandIn
@@ -120,22 +120,22 @@ def good(host: str = "one", **changes: Any) -> MachineFacts:
     return dataclasses.replace(facts, **changes)
 
 
-def target(address: str = "10.0.0.1", role: str = "master", trial: Trial | None = None, **changes: Any) -> Target:
+def target(address: str = "10.0.0.1", role: str = "master", probe: ProbeResult | None = None, **changes: Any) -> Target:
     host = f"host-{address.rpartition('.')[2]}"
     link = Link("eth0", f"02:00:00:00:00:{address.rpartition('.')[2]}", 1500)
     given = {"host": host, "machine_id": host, "addresses": (address,), "on": {address: "eth0"}, "links": (link,), **changes}
-    return Target(address, role, good(**given), trial or Trial(syncs=(0.001,) * 20))
+    return Target(address, role, good(**given), probe or ProbeResult(syncs=(0.001,) * 20))
 
 
 WANTED_HERE = Wanted("lab", (Platform("linux", "amd64"),), 1 * GIB, ClusterNetwork("100.64.0.0/10", "10.96.0.0/22"), vxlan=True)
 
 
 def told(*targets: Target, wanted: Wanted = WANTED_HERE) -> dict[tuple[str, str], Finding]:
-    return {(finding.check, finding.where): finding for finding in judge(targets, wanted)}
+    return {(finding.check, finding.where): finding for finding in evaluate(targets, wanted)}
 
 
 def bad(*targets: Target, wanted: Wanted = WANTED_HERE) -> list[Finding]:
-    return [finding for finding in judge(targets, wanted) if finding.result in (Result.FAILED, Result.WARNING)]
+    return [finding for finding in evaluate(targets, wanted) if finding.result in (Result.FAILED, Result.WARNING)]
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_an_answer_that_is_none_is_an_error_of_that_node() -> None:
 
 def test_what_was_tried_is_read_and_what_is_no_answer_is_left_out() -> None:
     found = probes.parse("reach 10.0.0.2 6443 ok\nreach 10.0.0.2 x ok\npacket 10.0.0.2 no\nsync 0.0004\nsync much\nbash: no\n")
-    assert found == Trial({("10.0.0.2", 6443): "ok"}, frozenset(), (0.0004,), {"10.0.0.2": False})
+    assert found == ProbeResult({("10.0.0.2", 6443): "ok"}, frozenset(), (0.0004,), {"10.0.0.2": False})
     listener = probes.listening("perl: warning\nlistening 812 6443 2379 udp\n")
     assert (listener.pid, listener.ports, listener.udp) == (812, {6443, 2379}, True)  # type: ignore[union-attr]
     assert probes.listening("") is None
@@ -207,8 +207,8 @@ def test_something_listens_only_while_it_is_tried_also_when_a_machine_is_lost() 
     for node in (first, second):
         node.answers = {"IO::Socket": "listening 812 6443 10250 udp\n", "reach()": "reach 10.0.0.2 10250 ok\n"}
     nodes: Any = {node.address: node for node in (first, second)}
-    found = probes.tried(nodes, [target(trial=Trial()), target("10.0.0.2", "node", Trial())], WANTED_HERE)
-    assert found[0].trial == Trial({("10.0.0.2", 10250): "ok"}, frozenset({6443, 10250}))
+    found = probes.probed(nodes, [target(probe=ProbeResult()), target("10.0.0.2", "node", ProbeResult())], WANTED_HERE)
+    assert found[0].probe == ProbeResult({("10.0.0.2", 10250): "ok"}, frozenset({6443, 10250}))
     assert "kill 812" in first.commands[-1]
     assert "reach 10.0.0.2 10250 &" in first.commands[1]
     assert "packet 10.0.0.2 8472 &" in first.commands[1]
@@ -222,13 +222,13 @@ def test_something_listens_only_while_it_is_tried_also_when_a_machine_is_lost() 
     second.answers["reach()"] = lost
     first.commands.clear()
     with pytest.raises(NodeError):
-        probes.tried(nodes, [target(), target("10.0.0.2", "node")], WANTED_HERE)
+        probes.probed(nodes, [target(), target("10.0.0.2", "node")], WANTED_HERE)
     assert "kill 812" in first.commands[-1]
 
 
 def test_a_cluster_that_is_there_is_not_tried_again() -> None:
     node = StandIn()
-    probes.tried({node.address: node}, [target()], dataclasses.replace(WANTED_HERE, ours=frozenset({"10.0.0.1"})))
+    probes.probed({node.address: node}, [target()], dataclasses.replace(WANTED_HERE, ours=frozenset({"10.0.0.1"})))
     assert node.commands == []
 
 
@@ -333,7 +333,7 @@ WARNINGS: list[tuple[str, dict[str, Any], str]] = [
     ("filesystem", place("/var/lib/etcd", kind="nfs4"), "/var/lib/etcd is on nfs4"),
     ("filesystem", place("/var/lib/containerd", kind="overlay"), "overlays do not work there"),
     ("mount-options", place("/var/lib/kubelet", flags=frozenset({"noexec", "nosuid"})), "noexec: volumes of pods will be so"),
-    ("etcd-disk", {"trial": Trial(syncs=(0.001,) * 18 + (0.03, 0.04))}, "etcd's disk takes 30.0 ms"),
+    ("etcd-disk", {"probe": ProbeResult(syncs=(0.001,) * 18 + (0.03, 0.04))}, "etcd's disk takes 30.0 ms"),
     ("kernel-features", {"features": frozenset({"overlay", "nf_conntrack", "vxlan"})}, "no module br_netfilter"),
     ("sysctl", {"unforward": ("/etc/sysctl.conf",)}, "/etc/sysctl.conf switches net.ipv4.ip_forward off"),
     ("limits", {"files": 1024}, "open files at most 1024"),
@@ -376,7 +376,7 @@ def test_what_can_be_lived_with_is_a_warning_with_a_remedy_and_the_only_one(chec
         ("ports", {"role": "node", "ports": frozenset({2379})}),
         ("ports", {"ports": frozenset({5001}), "owners": {5001: "systemd (1)"}}),
         ("disk-space", {"role": "node", **place("/var/lib/etcd", free=0)}),
-        ("etcd-disk", {"role": "node", "trial": Trial(syncs=(1.0,))}),
+        ("etcd-disk", {"role": "node", "probe": ProbeResult(syncs=(1.0,))}),
         ("filesystem", {"role": "node", **place("/var/lib/etcd", kind="tmpfs")}),
         ("disk-space", place("/var/lib/etcd", total=100 * GIB, free=5 * GIB)),
         ("disk-space", place("/var/lib/kubelet", total=100 * GIB, free=11 * GIB)),
@@ -402,7 +402,7 @@ def test_what_looks_wrong_and_is_not_is_let_through(check: str, changes: dict[st
         ("os", {"os": {}}),
         ("kernel", {"kernel": ""}),
         ("disk-space", {"places": {}}),
-        ("etcd-disk", {"trial": Trial()}),
+        ("etcd-disk", {"probe": ProbeResult()}),
         ("cgroup", {"controllers": frozenset()}),
         ("kernel-features", {"features": frozenset()}),
         ("nat", {"nat": None}),
@@ -546,9 +546,9 @@ def test_networks_of_ipv6_are_looked_at_as_those_of_ipv4(check: str, changes: di
     assert says in found.message
 
 
-def other_of_both(trial: Trial | None = None) -> Target:
+def other_of_both(probe: ProbeResult | None = None) -> Target:
     return Target(
-        "10.0.0.2", "node", both(addresses=("10.0.0.2", "fd00:1::2"), on={"10.0.0.2": "eth0", "fd00:1::2": "eth0"}).machine, trial
+        "10.0.0.2", "node", both(addresses=("10.0.0.2", "fd00:1::2"), on={"10.0.0.2": "eth0", "fd00:1::2": "eth0"}).machine, probe
     )
 
 
@@ -556,15 +556,15 @@ def test_packets_of_pods_are_tried_by_both_families() -> None:
     nodes = {address: StandIn(address) for address in ("10.0.0.1", "10.0.0.2")}
     for address, node in nodes.items():
         node.answers = {f"slipway-listens fd00:1::{address[-1]} 8472": "listening 813 udp\n", "IO::Socket": "listening 812 6443 udp\n"}
-    probes.tried(nodes, [both(), other_of_both()], DUAL)
+    probes.probed(nodes, [both(), other_of_both()], DUAL)
     commands = nodes["10.0.0.1"].commands
     assert [command for command in commands if "packet 10.0.0.2 8472 &" in command and "packet fd00:1::2 8472 &" in command]
     assert commands[-1].startswith("kill 812 813 ")
 
 
 def test_packets_of_pods_that_are_lost_by_one_family_are_told_with_it() -> None:
-    one = both(trial=Trial(syncs=(0.001,) * 20, packets={"10.0.0.2": True, "fd00:1::2": False}))
-    found = told(one, other_of_both(Trial(packets={"10.0.0.1": True, "fd00:1::1": True})), wanted=DUAL)
+    one = both(probe=ProbeResult(syncs=(0.001,) * 20, packets={"10.0.0.2": True, "fd00:1::2": False}))
+    found = told(one, other_of_both(ProbeResult(packets={"10.0.0.1": True, "fd00:1::1": True})), wanted=DUAL)
     assert found["pod-packets", "10.0.0.1"].result is Result.OK
     lost = found["pod-packets", "10.0.0.2"]
     assert lost.message == "UDP 8472 from 10.0.0.1 by IPv6 does not come back: pods would not reach each other"
@@ -599,16 +599,16 @@ def test_clocks_that_differ_are_a_warning_that_names_the_one_that_is_off() -> No
 
 
 def test_a_way_that_is_closed_is_told_at_the_machine_that_is_not_reached() -> None:
-    dropped = Trial({("10.0.0.2", 10250): "silent", ("10.0.0.2", 6443): "refused"}, frozenset({6443}), (0.001,))
-    other = Trial({("10.0.0.1", 6443): "ok"}, frozenset({10250, 6443}), (0.001,), {"10.0.0.1": False})
-    found = {(one.check, one.where): one for one in bad(target(trial=dropped), target("10.0.0.2", trial=other))}
+    dropped = ProbeResult({("10.0.0.2", 10250): "silent", ("10.0.0.2", 6443): "refused"}, frozenset({6443}), (0.001,))
+    other = ProbeResult({("10.0.0.1", 6443): "ok"}, frozenset({10250, 6443}), (0.001,), {"10.0.0.1": False})
+    found = {(one.check, one.where): one for one in bad(target(probe=dropped), target("10.0.0.2", probe=other))}
     assert found.keys() == {("reach", "10.0.0.2"), ("pod-packets", "10.0.0.1")}
     text = found["reach", "10.0.0.2"].message
     assert text == "is not reached on TCP 6443 from 10.0.0.1 (refused by a firewall); TCP 10250 from 10.0.0.1 (no answer)"
     # Where nothing could listen a refusal shows that the machine is reached.
     quiet = dataclasses.replace(other, listened=frozenset(), packets={})
-    refused = Trial({("10.0.0.2", 6443): "refused"}, frozenset(), (0.001,))
-    assert bad(target(trial=refused), target("10.0.0.2", trial=quiet)) == []
+    refused = ProbeResult({("10.0.0.2", 6443): "refused"}, frozenset(), (0.001,))
+    assert bad(target(probe=refused), target("10.0.0.2", probe=quiet)) == []
 
 
 def test_settings_of_the_kernel_that_only_a_profile_wants_are_asked_for_with_one() -> None:
@@ -662,7 +662,7 @@ def test_another_cluster_of_the_same_name_is_not_ours() -> None:
 def test_of_members_only_what_goes_together_with_the_new_ones_is_judged() -> None:
     wanted = dataclasses.replace(WANTED_HERE, ours=frozenset({"10.0.0.1"}))
     members = [target(cluster="lab 01", memory=1), target("10.0.0.2", cluster=None)]
-    found = judge([target("10.0.0.9", "node", host="host-1")], wanted, members)
+    found = evaluate([target("10.0.0.9", "node", host="host-1")], wanted, members)
     faults = {(one.check, one.where) for one in found if one.result is Result.FAILED}
     assert faults == {("member", "10.0.0.2"), ("hostname", "10.0.0.9"), ("hostname", "10.0.0.1")}
     (away,) = same_names([target("10.0.0.9", host="gone")], {"gone": "10.0.0.4"})
@@ -676,12 +676,12 @@ def test_of_members_only_what_goes_together_with_the_new_ones_is_judged() -> Non
 def test_everything_is_told_at_once_and_what_is_equal_only_once() -> None:
     six = [target(f"10.0.0.{number}", memory=1) for number in range(1, 7)]
     with pytest.raises(CheckError, match="2 things must be put right first; nothing has been changed") as caught:
-        require(judge([*six, target("10.0.0.9", systemd=False)], WANTED_HERE))
+        require(evaluate([*six, target("10.0.0.9", systemd=False)], WANTED_HERE))
     lines = caught.value.message.splitlines()
     assert lines[1] == "10.0.0.1-10.0.0.6: has 0 MiB of memory: too small [memory]"
     assert lines[2] == "  hint: give it 2 GiB or more"
     assert lines[3] == "10.0.0.9: does not run systemd [systemd]"
-    assert caught.value.hint == "--skip-check ID goes on in spite of one"
+    assert caught.value.hint == "--skip-check ID continues in spite of one"
 
 
 def test_addresses_are_told_in_few_words() -> None:
@@ -691,7 +691,7 @@ def test_addresses_are_told_in_few_words() -> None:
 
 
 def test_warnings_alone_do_not_stop(capsys: pytest.CaptureFixture[str]) -> None:
-    found = judge([target(cpus=1), target("10.0.0.2", cpus=1)], WANTED_HERE)
+    found = evaluate([target(cpus=1), target("10.0.0.2", cpus=1)], WANTED_HERE)
     assert gather.require(found) == f"{len(CHECKS) - 1} checks on 2 machines"
     said = capsys.readouterr().err
     assert said.count("one processor") == 1
@@ -699,7 +699,7 @@ def test_warnings_alone_do_not_stop(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_skipped_stops_nobody_and_is_seen_all_the_same() -> None:
-    found = judge([target(memory=1)], WANTED_HERE)
+    found = evaluate([target(memory=1)], WANTED_HERE)
     gather.require(found, gather.skipping(["swap, memory"]))
     skipped = [one for one in skip(found, ["memory", "cpu"]) if one.result is Result.SKIPPED]
     assert [one.message for one in skipped] == ["has 0 MiB of memory: too small"]
@@ -713,15 +713,15 @@ def test_what_is_skipped_stops_nobody_and_is_seen_all_the_same() -> None:
 def test_machines_that_keep_us_out_have_their_own_exit_code() -> None:
     access = Finding.of("access", "10.0.0.9", findings.failed("no answer", "start it"))
     memory = Finding.of("memory", "10.0.0.1", findings.failed("too small", "more"))
-    verdict([dataclasses.replace(memory, result=Result.WARNING)], "not fit")
+    require_healthy([dataclasses.replace(memory, result=Result.WARNING)], "not fit")
     with pytest.raises(CheckError, match="1 check does not hold: not fit"):
-        verdict([memory], "not fit")
+        require_healthy([memory], "not fit")
     with pytest.raises(NodeError, match="2 checks do not hold"):
-        verdict([memory, access], "not fit")
+        require_healthy([memory, access], "not fit")
 
 
 def test_what_was_found_is_plain_data() -> None:
-    found = to_json(judge([target(memory=1), target("10.0.0.2", "node", cpus=1)], WANTED_HERE), CHECKS, {"10.0.0.1": "one"})
+    found = to_json(evaluate([target(memory=1), target("10.0.0.2", "node", cpus=1)], WANTED_HERE), CHECKS, {"10.0.0.1": "one"})
     json.dumps(found)
     memory = next(check for check in found["checks"] if check["id"] == "memory")
     assert (found["healthy"], memory["result"]) == (False, "failed")
@@ -733,7 +733,7 @@ def test_what_was_found_is_plain_data() -> None:
 
 
 def test_the_worst_is_told_first() -> None:
-    order = [one.seen.result for one in group(judge([target(memory=1, cpus=1, os={})], WANTED_HERE))]
+    order = [one.verdict.result for one in group(evaluate([target(memory=1, cpus=1, os={})], WANTED_HERE))]
     assert order == sorted(order, key=["failed", "warning", "unknown", "skipped", "ok"].index)
 
 
@@ -792,7 +792,7 @@ def test_a_machine_that_answers_oddly_is_understood_or_told_and_never_a_surprise
         except NodeError:
             continue
         understood += 1
-        judge([Target("10.0.0.1", "master", facts, Trial(syncs=(0.001,) * 20))], WANTED_HERE)
+        evaluate([Target("10.0.0.1", "master", facts, ProbeResult(syncs=(0.001,) * 20))], WANTED_HERE)
     assert understood > 1000
 
 
