@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from harness import assets
 from harness.errors import CommandError
 from harness.lifecycle.apps import records, tracking
 from harness.lifecycle.apps.target import Target
@@ -28,16 +29,6 @@ from harness.nodes.files import Files, tar_stream, write_files
 
 def send_tree(node: Node, tree: Path, files: Files, folder: str) -> None:
     """Put an unpacked rootfs with its rendered files into a folder, in place of what is there."""
-    script = f"""set -e
-umask 077
-to={shlex.quote(folder)}
-rm -rf "$to.new" "$to.old"
-mkdir -p "$to.new"
-tar -C "$to.new" -xopf -
-if [ -d "$to" ]; then mv "$to" "$to.old"; fi
-mv "$to.new" "$to"
-rm -rf "$to.old"
-"""
 
     def root_owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = 0
@@ -57,7 +48,7 @@ rm -rf "$to.old"
             target.unlink(missing_ok=True)
             target.write_bytes(file.data)
             target.chmod(file.mode)
-        node.run(script, input=write, timeout=3600)
+        node.run(assets.script("receive_tree", folder=folder, umask="077"), input=write, timeout=3600)
 
 
 def run(target: Target, node: Node, name: str, command: str, env: Mapping[str, str], what: str) -> str:
@@ -67,12 +58,10 @@ def run(target: Target, node: Node, name: str, command: str, env: Mapping[str, s
     """
     folder = f"{target.root}/{name}"
     write_files(node, tracking.programs(f"{folder}/programs"))
-    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in sorted(env.items()) if re.fullmatch(r"[A-Za-z_]\w*", key))
-    script = f"""cd {shlex.quote(folder)}/rootfs || exit 1
-# What an earlier command began goes on when that was killed; two at once would be in each other's way.
-exec 9< ..; if command -v flock > /dev/null; then flock -w 600 9; fi
-{exports}export KUBECONFIG={shlex.quote(target.kubectl.kubeconfig)} SLIPWAY_NOTES={shlex.quote(folder)}
-export SLIPWAY_PATH="$SLIPWAY_NOTES/rootfs/bin:{target.path}"
+    variables = {key: value for key, value in sorted(env.items()) if re.fullmatch(r"[A-Za-z_]\w*", key)}
+    variables |= {"KUBECONFIG": target.kubectl.kubeconfig, "SLIPWAY_NOTES": folder}
+    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in variables.items())
+    script = f"""{assets.script("launch_begin", folder=folder)}{exports}export SLIPWAY_PATH="$SLIPWAY_NOTES/rootfs/bin:{target.path}"
 export PATH="$SLIPWAY_NOTES/programs:$SLIPWAY_PATH"
 {{ {command}
 }} 9<&-

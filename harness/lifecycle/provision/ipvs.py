@@ -50,20 +50,7 @@ WantedBy=multi-user.target
 _MODULES = ("ip_vs", "ip_vs_rr")
 _LOAD_MODULES = 1 << 16  # CAP_SYS_MODULE
 
-# Every line is ``key value``. Nothing on the machine is changed.
-_ASK = f"""PATH=$PATH:/usr/sbin:/sbin
-if [ -e /proc/net/ip_vs ]; then echo 'there ip_vs'; fi
-for name in {" ".join(_MODULES)}; do
-  if [ -d /sys/module/$name ]; then echo "there $name"; fi
-  # `install` in its place: somebody does not want it to be loaded.
-  if said=$(modprobe -n -v $name 2>/dev/null); then case $said in *install*) ;; *) echo "loadable $name" ;; esac; fi
-done
-if [ "$(cat /proc/sys/kernel/modules_disabled 2>/dev/null)" = 1 ]; then echo 'sealed yes'; fi
-echo "capabilities $(sed -n 's/^CapBnd:[[:space:]]*//p' /proc/self/status)"
-if [ -e {CONFIG} ]; then echo 'balancer ipvs'; elif [ -e {STATE}/balancer.cfg ]; then echo 'balancer haproxy'; fi
-if [ -e {MARK} ]; then echo "virtual $(cat {MARK})"; fi
-ip -o addr show scope global 2>/dev/null | awk '{{ print "network", $4 }}'
-"""
+_ASK = assets.script("ipvs_support", config=CONFIG, mark=MARK, modules=" ".join(_MODULES), state=STATE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,17 +257,7 @@ def files(text: str) -> Files:
 
 def start(node: Node) -> None:
     """Start the keeper, or have it read its configuration anew, and wait until the rules are in place. No connection is cut."""
-    ready = f"/run/{_RUN}/ready"
-    node.run(
-        f"""rm -f {ready}
-systemctl enable --no-reload slipway-balancer 2>&1; systemctl reload-or-restart slipway-balancer
-end=$(($(date +%s) + 20))
-until [ -e {ready} ]; do
-  if [ "$(date +%s)" -gt "$end" ]; then journalctl -u slipway-balancer -n 20 --no-pager -o cat >&2; exit 1; fi
-  sleep 0.1
-done""",
-        timeout=600,
-    )
+    node.run(assets.script("start_keeper", ready=f"/run/{_RUN}/ready"), timeout=600)
 
 
 SYSCTLS = ("net.ipv4.vs.conntrack", "net.ipv4.vs.expire_nodest_conn")

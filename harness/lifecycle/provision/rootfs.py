@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from harness import log, templates, untrusted
+from harness import assets, log, templates, untrusted
 from harness.cloudimage import PlatformImage, unpacked
 from harness.errors import StoreError
 from harness.lifecycle.provision import distribution
@@ -35,16 +35,7 @@ Edit = Callable[[Path], Sequence[str]]
 _HEAVY = ("bin", "lib")
 """Programs: never rendered, too large to be copied for nothing."""
 
-# The old tree stays whole until the new one is; programs that run from it keep running.
-_RECEIVE = f"""set -e
-rm -rf {ROOTFS}.new
-mkdir -p {ROOTFS}.new
-tar -C {ROOTFS}.new -xopf -
-rm -rf {ROOTFS}.old
-if [ -d {ROOTFS} ]; then mv {ROOTFS} {ROOTFS}.old; fi
-mv {ROOTFS}.new {ROOTFS}
-rm -rf {ROOTFS}.old
-"""
+_RECEIVE = assets.script("receive_tree", folder=ROOTFS, umask="022")
 
 
 def identity(image: PlatformImage) -> str:
@@ -116,25 +107,9 @@ def send(node: Node, tree: Path, script: str = _RECEIVE) -> None:
 
 
 SMALL = 128
-"""Blocks of 512 bytes. Programs are handed on as the very files that run; smaller files may be written to, by whatever is launched."""
+"""Blocks of 512 bytes. Larger files are served as the very files that run; launched programs may write to smaller ones."""
 
-# Folders and links come from here, files from anywhere: of what layers have besides nothing stays.
-COMPLETE = f"""find . -mindepth 1 | sort | comm -23 - $work/paths | sort -r | tr '\\n' '\\0' | xargs -0 rm -rf --
-tar -xopf $work/skeleton.tar
-cut -d' ' -f1 $work/modes | sort -u | while read -r mode; do
-  sed -n "s/^$mode //p" $work/modes | tr '\\n' '\\0' | xargs -0 chmod "$mode"
-done
-mkdir -p {distribution.FOLDER}
-rm -rf $place.new
-cp -al . $place.new
-find . -type f '(' -size -{SMALL} -o ! -perm -004 ')' > $work/small
-if [ -s $work/small ]; then tar -cf - -T $work/small 2> /dev/null | tar -C $place.new -xpf -; fi
-# Read by a user without any rights. Files that are shared with the tree may be read by everybody; the others are copies.
-find $place.new '(' -type d ! -perm -005 -o -type f ! -perm -004 ')' -exec chmod a+rX {{}} +
-rm -rf $place
-mv $place.new $place
-for old in {distribution.FOLDER}/rootfs-*; do [ "$old" = $place ] || rm -rf "$old"; done
-"""
+COMPLETE = assets.script("complete_tree", folder=distribution.FOLDER, small=SMALL)
 """Shell text that makes a whole tree of the files that a node has gathered, and puts a copy where others may fetch it."""
 
 _FINISH = f"""{COMPLETE}rm -rf {ROOTFS}.old

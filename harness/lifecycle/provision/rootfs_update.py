@@ -127,16 +127,7 @@ def compare(target: Contents, running: Contents, former: Contents) -> Delta:
     return Delta(missing, changed, sum(target[path].size for path in missing))
 
 
-# Files that are small may be written to, by whatever is launched: the next tree has none in common with the one that runs.
-_FINISH = f"""{rootfs.COMPLETE}rm -rf {NEXT} {_STAGED}
-find . -type f -size -{rootfs.SMALL} -links +1 > $work/shared
-if [ -s $work/shared ]; then
-  rm -rf $work/own; mkdir $work/own
-  tar -cf - -T $work/shared | tar -C $work/own -xpf -
-  tr '\\n' '\\0' < $work/shared | xargs -0 rm -f --
-  tar -C $work/own -cf - . | tar -xpf -
-fi
-mv $work/tree {NEXT}"""
+_FINISH = rootfs.COMPLETE + assets.script("complete_next", next=NEXT, small=rootfs.SMALL, staged=_STAGED)
 
 _RECEIVE = f"""set -e
 rm -rf {NEXT} {_STAGED}

@@ -305,4 +305,4 @@ def test_a_keeper_that_learns_something_is_told_to_read_it(monkeypatch: pytest.M
     node = StandIn("10.0.0.9")
     assert membership.tell_balancer(node, ipvs.config(VIP, "10.0.0.9", ["10.0.0.1"], []))
     assert ipvs.CONFIG in placed[0]
-    assert "rm -f /run/slipway-balancer/ready" in node.commands[-1]
+    assert "# start_keeper.sh\nREADY=/run/slipway-balancer/ready\n" in node.commands[-1]
