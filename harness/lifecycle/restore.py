@@ -20,7 +20,7 @@ from harness.errors import CheckError, NodeError, StoreError, UsageError
 from harness.host import cluster_cache
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import run, steps
-from harness.lifecycle.apps import install
+from harness.lifecycle.apps import images
 from harness.lifecycle.backup import Contents, open_backup
 from harness.lifecycle.cluster import access, kubeconfig, request
 from harness.lifecycle.cluster.access import Access, Known
@@ -368,7 +368,7 @@ def plan(setup: steps.Setup, source: _Source) -> list[Step]:
             recipe.append(dataclasses.replace(step, after=(*step.after, "forget-others")))
         else:
             recipe.append(step)
-    recipe.append(install.bring_back(setup, recipe[-1].id))
+    recipe.append(images.bring_back(setup, recipe[-1].id))
     recipe.append(steps.wait_for_workloads(setup, recipe[-1].id, launched=False))
     recipe.append(Step("record", "record the cluster", record, after=(recipe[-1].id,)))
     return recipe

@@ -63,7 +63,6 @@ LARGE: dict[str, int] = {
     "harness.cloudimage": 777,
     "harness.cloudimage.diff": 602,
     "harness.kubefile": 886,
-    "harness.lifecycle.apps.install": 633,
     "harness.lifecycle.join": 629,
     "harness.lifecycle.rolling_update": 828,
     "harness.lifecycle.steps": 1045,

@@ -8,11 +8,11 @@ from typing import Any
 
 from harness.errors import CheckError, SlipwayError
 from harness.lifecycle.kube import readiness
-from harness.lifecycle.kube.readiness import Kubectl, Problem, Resource
+from harness.lifecycle.kube.readiness import KubectlRunner, Problem, Resource
 
 
 def settle(
-    kubectl: Kubectl,
+    kubectl: KubectlRunner,
     *,
     timeout: float = 600,
     quiet: float = 3,

@@ -85,7 +85,7 @@ EXCUSED = {
     "harness.cloudimage.diff:find": "shows",
     "harness.build.container_images:_pull_foreign": "Builder._ensure asks",
     "harness.build.container_images:ensure_base": "Builder._ensure asks",
-    "harness.lifecycle.apps.install:_check_others": "compares names",
+    "harness.lifecycle.apps.images:warn_of_others": "compares names",
     "harness.lifecycle.checks.postflight.gather:_images": "compares names and digests with what runs",
     "harness.lifecycle.rolling_update:_former_addons": "finds what may be removed",
     "harness.lifecycle.rolling_update:_tidy": "finds what may be removed",

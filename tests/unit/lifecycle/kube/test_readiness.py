@@ -42,7 +42,7 @@ def test_a_cluster_whose_objects_are_as_they_ask_has_no_problems() -> None:
         (made("Node", "new", namespace=None), "has not reported yet"),
         (deployment(updatedReplicas=1, availableReplicas=2), "1 of 2 of the newest version"),
         (deployment(updatedReplicas=2, availableReplicas=1), "1 of 2 available"),
-        (made("Deployment", "nginx", generation=2, spec={}, status={"observedGeneration": 1}), "not looked at"),
+        (made("Deployment", "nginx", generation=2, spec={}, status={"observedGeneration": 1}), "not observed"),
         (made("StatefulSet", "db", spec={"replicas": 3}, status={"observedGeneration": 1, "readyReplicas": 2}), "2 of 3 ready"),
         (
             made(
