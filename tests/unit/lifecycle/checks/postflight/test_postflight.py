@@ -19,8 +19,8 @@ from harness.lifecycle.cluster.certificates import Certificate
 from harness.lifecycle.cluster.change import Move, Version
 from harness.lifecycle.kube import readiness
 from harness.runtimes import ClusterNetwork
-from tests.unit.lifecycle.checks.preflight.test_preflight import good
-from tests.unit.lifecycle.checks.preflight.test_preflight import place as on_disk
+from tests.unit.lifecycle.checks.machines import good
+from tests.unit.lifecycle.checks.machines import place as on_disk
 from tests.unit.lifecycle.test_status import node as node_object
 
 NETWORK = ClusterNetwork("100.64.0.0/10", "10.96.0.0/22")
