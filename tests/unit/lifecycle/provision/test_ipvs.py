@@ -160,7 +160,7 @@ def test_who_joins_is_led_as_the_cluster_is_and_as_it_can_be() -> None:
 def test_who_joins_a_cluster_without_a_virtual_address_is_led_by_haproxy() -> None:
     there = {"10.0.0.1": ABLE, "10.0.0.7": HAPROXY, "10.0.0.8": ABLE}
     assert ipvs.joining(wish(), there) == Choice()
-    with pytest.raises(CheckError, match="hold no virtual address"):
+    with pytest.raises(CheckError, match="have no virtual address"):
         ipvs.joining(wish("ipvs"), there)
 
 
