@@ -28,7 +28,11 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("programs", {"tools": frozenset({*NEEDED, *WANTED} - {"tar", "iptables"})}, "has no tar, iptables"),
     ("disk-space", place("/var/lib/slipway", free=GIB), "has 1.0 GiB free in /var/lib/slipway, 1.2 GiB are needed"),
     ("disk-space", place("/var/lib/etcd", free=10 * MIB), "has 10 MiB free in /var/lib/etcd, 256 MiB are needed"),
-    ("disk-space", place("/var/lib/containerd", total=20 * GIB, free=2 * GIB), "10% of /var/lib/containerd is free: no pod would be let"),
+    (
+        "disk-space",
+        place("/var/lib/containerd", total=20 * GIB, free=2 * GIB),
+        "10% of /var/lib/containerd is free: no pod would be admitted",
+    ),
     ("inodes", place("/var/lib/containerd", inodes=10000, free_inodes=500), "500 inodes free on /var/lib/containerd"),
     ("mount-options", place("/var/lib/slipway", flags=frozenset({"noexec"})), "is mounted noexec"),
     ("read-only", {"readonly": ("/etc",)}, "/etc cannot be written to"),
@@ -58,7 +62,7 @@ WARNINGS: list[tuple[str, dict[str, Any], str]] = [
     ("filesystem", place("/var/lib/etcd", kind="tmpfs"), "is in memory"),
     ("filesystem", place("/var/lib/etcd", kind="nfs4"), "/var/lib/etcd is on nfs4"),
     ("filesystem", place("/var/lib/containerd", kind="overlay"), "overlays do not work there"),
-    ("mount-options", place("/var/lib/kubelet", flags=frozenset({"noexec", "nosuid"})), "noexec: volumes of pods will be so"),
+    ("mount-options", place("/var/lib/kubelet", flags=frozenset({"noexec", "nosuid"})), "noexec: volumes of pods will be, too"),
     ("etcd-disk", {"probe": ProbeResult(syncs=(0.001,) * 18 + (0.03, 0.04))}, "etcd's disk takes 30.0 ms"),
 ]
 

@@ -29,8 +29,8 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("networks", {"routes": (Route("eth1", "10.96.0.0/16"),)}, "routes 10.96.0.0/16 on eth1, in SvcCIDR"),
     ("networks", {"routes": (Route("tailscale0", "100.100.0.0/16", "10.0.0.9"),)}, "by 10.0.0.9, in PodCIDR"),
     ("networks", {"nameservers": ("100.100.100.100",)}, "asks the name server 100.100.100.100"),
-    ("hosts-file", {"hosts": (("10.9.9.9", "apiserver.cluster.local"),)}, "apiserver.cluster.local is 10.9.9.9"),
-    ("hosts-file", {"hosts": (("10.9.9.9", "localhost"),)}, "localhost is 10.9.9.9"),
+    ("hosts-file", {"hosts": (("10.9.9.9", "apiserver.cluster.local"),)}, "has 10.9.9.9 for apiserver.cluster.local"),
+    ("hosts-file", {"hosts": (("10.9.9.9", "localhost"),)}, "has 10.9.9.9 for localhost"),
     ("clock", {"ahead": -3600.0}, "its clock is 60 min behind of this machine's"),
 ]
 
@@ -48,7 +48,7 @@ WARNINGS: list[tuple[str, dict[str, Any], str]] = [
     ("default-route", {"routes": (Route("eth0", "10.0.0.0/24"),)}, "no route leads to the addresses of Services"),
     ("networks", {"routes": (Route("eth0", "0.0.0.0/0", "10.0.0.9"), Route("eth0", "10.0.0.0/8", "10.0.0.9"))}, "with SvcCIDR"),
     ("mtu", {"links": (Link("eth0", "02:00:00:00:00:01", 1280),)}, "1280 bytes"),
-    ("hosts-file", {"hosts": (("10.0.0.99", "host-1"), ("127.0.0.1", "localhost"))}, "host-1 is 10.0.0.99, which the machine is not"),
+    ("hosts-file", {"hosts": (("10.0.0.99", "host-1"), ("127.0.0.1", "localhost"))}, "has 10.0.0.99 for host-1, which the machine has not"),
     ("resolver", {"nameservers": ("127.0.0.1",)}, "would ask itself"),
     ("resolver", {"nameservers": ("10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5")}, "names 4 servers"),
     ("search-domains", {"searches": ("a.b", "svc.cluster.local")}, "the cluster's own domain"),
@@ -100,9 +100,9 @@ def test_a_machine_with_both_families_is_fit_for_both() -> None:
 @pytest.mark.parametrize(
     ("changes", "result", "says"),
     [
-        ({"addresses": ("10.0.0.1",)}, Result.FAILED, "has no IPv6 address on eth0 that lasts"),
-        ({"on": {"10.0.0.1": "eth0", "fd00:1::1": "eth1"}}, Result.FAILED, "has no IPv6 address on eth0"),
-        ({"passing": frozenset({"fd00:1::1"})}, Result.FAILED, "has no IPv6 address on eth0"),
+        ({"addresses": ("10.0.0.1",)}, Result.FAILED, "has no permanent IPv6 address on eth0"),
+        ({"on": {"10.0.0.1": "eth0", "fd00:1::1": "eth1"}}, Result.FAILED, "has no permanent IPv6 address on eth0"),
+        ({"passing": frozenset({"fd00:1::1"})}, Result.FAILED, "has no permanent IPv6 address on eth0"),
         ({"readonly": ("/proc/sys/net/ipv6/conf/all/forwarding",)}, Result.FAILED, "cannot switch IPv6 forwarding on"),
         ({"without6": True}, Result.FAILED, "switches IPv6 off for new interfaces"),
         (
@@ -133,7 +133,7 @@ def test_all_that_a_machine_lacks_for_ipv6_is_told_at_once() -> None:
 def test_a_machine_that_is_known_by_an_ipv6_address_is_refused(wanted: Wanted) -> None:
     found = told(target("fd00:1::1"), wanted=wanted)["ipv6", "fd00:1::1"]
     assert found.result is Result.FAILED
-    assert "clusters of IPv6 alone are not made" in found.message
+    assert "IPv6-only clusters are not supported" in found.message
 
 
 @pytest.mark.parametrize(
