@@ -30,7 +30,7 @@ from harness.runtimes import ROOTFS
 from harness.runtimes.kubeadm import ADMIN
 
 REGISTRY, SITE, IMPORT, NOTHING = "registry", "site", "import", "nothing"
-"""How images reach the nodes: by the cluster's registries, by a registry of the site, by import on each node, or not by slipway."""
+"""Ways of images to the nodes: by the cluster's registries, by a registry of the site, by import on each node, or not by slipway."""
 
 _KIND = "kind://"
 _PROGRAMS = "PATH=$PATH:/usr/local/bin"

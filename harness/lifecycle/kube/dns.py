@@ -33,7 +33,7 @@ def problem(node: Node, server: str, name: str, *, expected: str | None = None, 
 
 
 def problem_of(text: str, server: str, name: str, expected: str | None) -> str | None:
-    """What is wrong with an answer, in base64, to a question for ``name``; None when nothing is."""
+    """The fault of an answer, in base64, to a question for ``name``; None when it is right."""
     try:
         resolved = addresses(base64.b64decode(text))
     except ValueError as wrong:

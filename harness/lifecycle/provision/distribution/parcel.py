@@ -96,7 +96,7 @@ class Parcel:
 
 @dataclasses.dataclass(frozen=True)
 class Delivery:
-    """How a node got a parcel: bytes sent to it over SSH, and the addresses of the peers that gave it files."""
+    """The delivery of a parcel to a node: bytes sent to it over SSH, and the addresses of the peers that gave it files."""
 
     sent: int = 0
     peers: tuple[str, ...] = ()

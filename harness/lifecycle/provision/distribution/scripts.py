@@ -13,7 +13,7 @@ from harness.nodes import Node
 from harness.nodes.files import STATE
 
 PORT = 5001
-"""Where nodes serve each other while a cluster is made or grows."""
+"""Port on which nodes serve each other while a cluster is made or grows."""
 FOLDER = f"{STATE}/share"
 """Parcels that a node can serve. For each, ``NAME.have`` has its folder and the parts it came in; ``NAME.list`` the sorted paths of its
 files."""
