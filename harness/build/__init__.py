@@ -28,7 +28,7 @@ from harness.clusterfile import secrets
 from harness.errors import BuildError, CheckError, CommandError, Fault, InputError, StoreError
 from harness.host import scratch, tools
 from harness.kubefile import Kubefile, applications, version_range
-from harness.lifecycle.kube import readiness
+from harness.lifecycle.kube import wait
 from harness.oci.layer import Layer, LayerEntry, write_layer
 from harness.oci.model import INDEXES, Platform, canonical_json
 from harness.oci.reference import OWN_DOMAIN, Reference, as_asked
@@ -680,7 +680,7 @@ class ImageDiscovery:
 
     def _settle(self, box: sandbox.Sandbox, proxy: Proxy) -> None:
         try:
-            readiness.settle(box, timeout=self.options.timeout, quiet=self.options.settle)
+            wait.settle(box, timeout=self.options.timeout, quiet=self.options.settle)
         except CheckError as error:
             refused = [f"registry: {name}: {reason}" for name, reason in proxy.failures.items()]
             details = "\n".join([error.details or "", *refused]).strip()

@@ -20,7 +20,7 @@ from harness.oci.store import Store
 if TYPE_CHECKING:
     from harness.lifecycle.apps.records import Installed
     from harness.lifecycle.apps.target import Where
-    from harness.lifecycle.apps.uninstall import Work
+    from harness.lifecycle.apps.uninstall import AppRemoval
 
 _HELP = """List or remove the applications of a cluster. Without a subcommand, list them.
 
@@ -143,7 +143,7 @@ def apps_remove(
     _tell_unknown(done.unknown)
 
 
-def _show_removal(work: Work, going: Sequence[str], as_json: bool) -> None:
+def _show_removal(work: AppRemoval, going: Sequence[str], as_json: bool) -> None:
     from harness.lifecycle import plan as planning
     from harness.lifecycle.apps import uninstall
 
@@ -157,7 +157,7 @@ def _show_removal(work: Work, going: Sequence[str], as_json: bool) -> None:
     steps_table(described)
 
 
-def _tell_removal(work: Work, going: Sequence[str]) -> None:
+def _tell_removal(work: AppRemoval, going: Sequence[str]) -> None:
     say(f"{work.record.name} ({work.record.image}) in {work.target.name}:")
     for one in reversed(going):
         say(f"  - {one}")

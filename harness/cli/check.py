@@ -89,7 +89,7 @@ def check(
         print_json({**found, "seconds": round(report.seconds, 1)})
     else:
         _show(report, show_all)
-    findings.verdict(report.findings, what)
+    findings.require_healthy(report.findings, what)
 
 
 def _asked(words: Sequence[str], cluster: str | None, post: bool) -> tuple[str | None, bool]:
@@ -140,12 +140,12 @@ def _show(report: Report, everything: bool) -> None:
     """One line for what is the same in many places, and what to do about it below."""
     from harness.lifecycle.checks import findings
 
-    groups = [group for group in findings.group(report.findings) if everything or group.seen.result is not findings.Result.OK]
+    groups = [group for group in findings.group(report.findings) if everything or group.verdict.result is not findings.Result.OK]
     width = max((len(group.check) for group in groups), default=0)
     for group in groups:
-        say(f"{group.seen.result.value:<8} {group.check:<{width}}  {findings.addresses(group.where)}: {group.seen.text}")
-        if group.seen.remedy and group.seen.result is not findings.Result.OK:
-            say(f"{'':<8} {'':<{width}}  hint: {group.seen.remedy}")
+        say(f"{group.verdict.result.value:<8} {group.check:<{width}}  {findings.addresses(group.where)}: {group.verdict.text}")
+        if group.verdict.remedy and group.verdict.result is not findings.Result.OK:
+            say(f"{'':<8} {'':<{width}}  hint: {group.verdict.remedy}")
     if groups:
         say()
     counts = findings.to_json(report.findings, report.checks, report.names)["counts"]

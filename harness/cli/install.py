@@ -10,7 +10,7 @@ from harness.errors import StoreError
 from harness.oci.store import Store
 
 if TYPE_CHECKING:
-    from harness.lifecycle.apps.install import Done, Request
+    from harness.lifecycle.apps.install import InstallResult, Request
     from harness.lifecycle.apps.target import Where
 
 
@@ -42,7 +42,7 @@ def put(request: Request, where: Where, *, plan: bool, as_json: bool) -> None:
     print_json(plain(done)) if as_json else tell(done)
 
 
-def tell(done: Done) -> None:
+def tell(done: InstallResult) -> None:
     """What has come into a cluster."""
     say(f"{done.name} ({done.image}) runs in {done.cluster}: {len(done.objects)} objects, in {log.duration(done.seconds)}")
     for one in done.dropped:

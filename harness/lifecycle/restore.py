@@ -20,12 +20,12 @@ from harness.errors import CheckError, NodeError, StoreError, UsageError
 from harness.host import cluster_cache
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import run, steps
-from harness.lifecycle.apps import install
+from harness.lifecycle.apps import images
 from harness.lifecycle.backup import Contents, open_backup
 from harness.lifecycle.cluster import access, kubeconfig, request
 from harness.lifecycle.cluster.access import Access, Known
 from harness.lifecycle.join import without_secrets
-from harness.lifecycle.kube import objects, readiness
+from harness.lifecycle.kube import objects, wait
 from harness.lifecycle.kube.etcd import DATA as ETCD_DATA
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.provision.rootfs import MARK
@@ -250,7 +250,7 @@ def restart_watchers(kubectl: NodeKubectl) -> str:
 
 
 def _settle(kubectl: NodeKubectl, names: Sequence[str], timeout: float) -> str:
-    readiness.settle(kubectl, timeout=timeout, quiet=1, namespaces=SYSTEM, nodes=list(names))
+    wait.settle(kubectl, timeout=timeout, quiet=1, namespaces=SYSTEM, nodes=list(names))
     return f"{len(names)} Ready"
 
 
@@ -369,7 +369,7 @@ def plan(setup: steps.Setup, source: _Source) -> list[Step]:
             recipe.append(dataclasses.replace(step, after=(*step.after, "forget-others")))
         else:
             recipe.append(step)
-    recipe.append(install.bring_back(setup, recipe[-1].id))
+    recipe.append(images.bring_back(setup, recipe[-1].id))
     recipe.append(steps.wait_for_workloads(setup, recipe[-1].id, launched=False))
     recipe.append(Step("record", "record the cluster", record, after=(recipe[-1].id,)))
     return recipe

@@ -22,7 +22,7 @@ from harness.lifecycle.apps import obsolete, records
 from harness.lifecycle.cluster import certificates
 from harness.lifecycle.cluster.change import DONE, ROLLBACK, UPGRADE, Move, write
 from harness.lifecycle.cluster.membership import Gathered
-from harness.lifecycle.kube import drain, etcd, objects, readiness
+from harness.lifecycle.kube import drain, etcd, objects, readiness, wait
 from harness.lifecycle.plan import Journal, Step, digest
 from harness.lifecycle.provision import node_files, registry, rootfs, rootfs_update
 from harness.lifecycle.steps import hooks
@@ -753,7 +753,7 @@ def _healthy(work: Work, what: str, after: str) -> Step:
     def action(_: Node) -> None:
         names = [work.name(node) for node in work.setup.nodes]
         watch = steps.watching(work.setup.nodes)
-        readiness.settle(work.kubectl, timeout=work.setup.timeout, quiet=0, namespaces=SYSTEM, nodes=names, progress=watch)
+        wait.settle(work.kubectl, timeout=work.setup.timeout, quiet=0, namespaces=SYSTEM, nodes=names, progress=watch)
 
     # Noted: when the next turn was cut off, its node is not well, and has to be finished rather than waited for.
     where = (work.setup.first,)

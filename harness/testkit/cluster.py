@@ -26,7 +26,7 @@ from harness.host import docker
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import run
 from harness.lifecycle.cluster import record
-from harness.lifecycle.kube import readiness
+from harness.lifecycle.kube import readiness, wait
 from harness.lifecycle.provision.rootfs import MARK
 from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, NodeGroup
 from harness.nodes.container import IMAGE, ContainerProvider
@@ -100,7 +100,7 @@ class ClusterKubectl:
         if argv:
             self("wait", f"--timeout={timeout:g}s", *argv)
         else:
-            readiness.settle(self, timeout=timeout)
+            wait.settle(self, timeout=timeout)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ import pytest
 
 from harness import cloudimage, process
 from harness.cloudimage import PlatformImage
-from harness.lifecycle.provision import distribution, rootfs
-from harness.lifecycle.provision.distribution import FOLDER, PORT, RUNNING, Brought, Exchange
+from harness.lifecycle.provision import rootfs
+from harness.lifecycle.provision.distribution import FOLDER, PORT, RUNNING, Delivery, Exchange, scripts
 from harness.nodes import each
 from harness.nodes.ssh import SshNode
 from harness.oci.store import Store
@@ -51,7 +51,7 @@ class Cluster:
         """Bytes that this machine has sent to the machines."""
         return int(self._counter.read_text())
 
-    def bring(self, among: Sequence[SshNode]) -> Brought:
+    def bring(self, among: Sequence[SshNode]) -> Delivery:
         """The rootfs anew to the last of some machines, which has nothing of it any more."""
         among[-1].run(f"rm -rf {FOLDER}")
         exchange = Exchange(among)
@@ -60,7 +60,7 @@ class Cluster:
         finally:
             exchange.close()
 
-    def _bring(self, exchange: Exchange, node: SshNode) -> Brought:
+    def _bring(self, exchange: Exchange, node: SshNode) -> Delivery:
         name = rootfs.parcel_name(self.image)
         return exchange.bring(node, name, lambda: rootfs.parcel(self.store, self.image))
 
@@ -160,7 +160,7 @@ def test_a_machine_that_cannot_reach_its_peers_has_everything_from_here(cluster:
 
 
 def test_a_peer_that_stops_in_the_middle_is_given_up(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distribution, "STALLED", 2)
+    monkeypatch.setattr(scripts, "STALLED", 2)
     second, worker = cluster.lab.machines[1], cluster.lab.worker
     before = cluster.tree(worker)
     exchange = Exchange([second, worker])

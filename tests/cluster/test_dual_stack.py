@@ -107,7 +107,7 @@ def test_a_machine_without_an_ipv6_address_is_told_before_anything_is_touched(ba
     finally:
         bare.worker.run(f"ip -6 addr add {address} dev eth0 nodad")
     assert said.returncode == 7, said.stderr
-    assert f"{bare.worker.address}: has no IPv6 address on eth0 that lasts" in said.stderr
+    assert f"{bare.worker.address}: has no permanent IPv6 address on eth0" in said.stderr
     assert f"{bare.first.address}: has no IPv6" not in said.stderr
     assert all(everything(machine) == untouched[machine.address] for machine in bare.machines)
 

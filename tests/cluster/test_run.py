@@ -165,7 +165,7 @@ def test_a_cluster_of_an_earlier_slipway_gets_the_login_of_its_registry_by_the_s
     before = lab.login(lab.first)
     lab.take_login()
     checked = lab.slipway("check", lab.name, "--output", "json", check=False).stdout
-    assert "gives images to every client that reaches it: it requires no login" in checked
+    assert "serves images to every client that reaches it: it requires no login" in checked
     lab.run(web, *GIVEN)
     assert {lab.login(machine) for machine in lab.machines} == {before}
     assert [lab.registry(MANIFEST), lab.registry(MANIFEST, Authorization=before)] == [401, 200]

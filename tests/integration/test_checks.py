@@ -163,7 +163,7 @@ EXPECTED = (
     ("disk-space", 0, "failed", r"has 64 MiB free in /var/lib/etcd, 256 MiB are needed"),
     ("filesystem", 0, "warning", r"/var/lib/etcd is in memory \(tmpfs\)"),
     ("mount-options", 0, "failed", "/var/lib/slipway is mounted noexec"),
-    ("hosts-file", 0, "failed", r"apiserver\.cluster\.local is 10\.9\.8\.7"),
+    ("hosts-file", 0, "failed", r"has 10\.9\.8\.7 for apiserver\.cluster\.local"),
     ("networks", 0, "failed", r"routes 100\.70\.0\.0/16 on eth0, in PodCIDR"),
     ("leftovers", 1, "failed", "/etc/kubernetes/admin.conf of another Kubernetes"),
     ("cni", 1, "failed", r"05-other\.conflist would be the network of pods"),

@@ -49,7 +49,7 @@ class World:
             },
         )
 
-    def bring(self, node: SshNode, name: str = "rootfs-small") -> distribution.Brought:
+    def bring(self, node: SshNode, name: str = "rootfs-small") -> distribution.Delivery:
         return self.exchange.bring(node, name, lambda: self.parcel(name))
 
     def ask(self, name: str, *paths: str, key: str | None = None, address: str | None = None) -> bytes:

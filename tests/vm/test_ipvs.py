@@ -125,7 +125,7 @@ def before(lab: Lab) -> str:
 
 def test_a_kernel_that_could_lead_says_so_and_is_not_touched_by_being_asked(lab: Lab, before: str) -> None:
     answer = ipvs.ask([lab.worker])[ADDRESS]
-    assert answer == ipvs.Answer(networks=(f"{ADDRESS}/24",))
+    assert answer == ipvs.IpvsSupport(networks=(f"{ADDRESS}/24",))
     assert lab.run(_KERNEL) == before
     assert "ip_vs" not in before
 

@@ -1,4 +1,4 @@
-"""What launch commands of applications are run with, and how what they made is seen and taken back."""
+"""Launch commands of applications: run them, watch the objects that they create, and remove these."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from harness import assets
 from harness.errors import CommandError
 from harness.lifecycle.apps import records, tracking
-from harness.lifecycle.apps.target import Target
-from harness.lifecycle.apps.tracking import Object
-from harness.lifecycle.kube import objects as kubeobjects
+from harness.lifecycle.apps.target import AppTarget
+from harness.lifecycle.apps.tracking import TrackedObject
+from harness.lifecycle.kube import objects as api_objects
 from harness.lifecycle.kube import readiness
 from harness.lifecycle.plan import digest
 from harness.nodes import Node
@@ -27,17 +28,7 @@ from harness.nodes.files import Files, tar_stream, write_files
 
 
 def send_tree(node: Node, tree: Path, files: Files, folder: str) -> None:
-    """Put an unpacked rootfs with its rendered files into a folder, in place of what is there."""
-    script = f"""set -e
-umask 077
-to={shlex.quote(folder)}
-rm -rf "$to.new" "$to.old"
-mkdir -p "$to.new"
-tar -C "$to.new" -xopf -
-if [ -d "$to" ]; then mv "$to" "$to.old"; fi
-mv "$to.new" "$to"
-rm -rf "$to.old"
-"""
+    """Replace a folder with an unpacked rootfs and its rendered files."""
 
     def root_owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = 0
@@ -57,22 +48,20 @@ rm -rf "$to.old"
             target.unlink(missing_ok=True)
             target.write_bytes(file.data)
             target.chmod(file.mode)
-        node.run(script, input=write, timeout=3600)
+        node.run(assets.script("receive_tree", folder=folder, umask="077"), input=write, timeout=3600)
 
 
-def run(target: Target, node: Node, name: str, command: str, env: Mapping[str, str], what: str) -> str:
-    """Run shell text in the rootfs of an application as the cluster's administrator, with its notes open; what it says.
+def run(target: AppTarget, node: Node, name: str, command: str, env: Mapping[str, str], what: str) -> str:
+    """Run shell text in the rootfs of an application as the cluster's administrator, with its notes open; return the output.
 
-    The environment goes by a file that only its owner can read: it may hold secrets.
+    The environment is sent in a file that only its owner can read: it may hold secrets.
     """
     folder = f"{target.root}/{name}"
     write_files(node, tracking.programs(f"{folder}/programs"))
-    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in sorted(env.items()) if re.fullmatch(r"[A-Za-z_]\w*", key))
-    script = f"""cd {shlex.quote(folder)}/rootfs || exit 1
-# What an earlier command began goes on when that was killed; two at once would be in each other's way.
-exec 9< ..; if command -v flock > /dev/null; then flock -w 600 9; fi
-{exports}export KUBECONFIG={shlex.quote(target.kubectl.kubeconfig)} SLIPWAY_NOTES={shlex.quote(folder)}
-export SLIPWAY_PATH="$SLIPWAY_NOTES/rootfs/bin:{target.path}"
+    variables = {key: value for key, value in sorted(env.items()) if re.fullmatch(r"[A-Za-z_]\w*", key)}
+    variables |= {"KUBECONFIG": target.kubectl.kubeconfig, "SLIPWAY_NOTES": folder}
+    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in variables.items())
+    script = f"""{assets.script("launch_begin", folder=folder)}{exports}export SLIPWAY_PATH="$SLIPWAY_NOTES/rootfs/bin:{target.path}"
 export PATH="$SLIPWAY_NOTES/programs:$SLIPWAY_PATH"
 {{ {command}
 }} 9<&-
@@ -87,59 +76,72 @@ export PATH="$SLIPWAY_NOTES/programs:$SLIPWAY_PATH"
         node.run(f"rm -f {shlex.quote(path)}", check=False)
 
 
-# ---- seeing ----------------------------------------------------------------------------------------------------------
+def open_notes(node: Node, folder: str, generation: str, objects: Sequence[TrackedObject]) -> None:
+    """Open the notes of a launch, with the objects of earlier ones, which another node may have launched."""
+    script = f"""umask 077; mkdir -p {shlex.quote(folder)}; cd {shlex.quote(folder)} || exit 1
+[ "$(cat generation 2>/dev/null)" = {generation} ] || {{ : > touched; echo {generation} > generation; }}
+touch objects touched
+cat > known; while IFS= read -r line; do grep -qxF -e "$line" objects || printf '%s\\n' "$line" >> objects; done < known; rm -f known"""
+    node.run(script, input=tracking.text(objects))
+
+
+def read_notes(node: Node, folder: str) -> tuple[TrackedObject, ...]:
+    return tracking.parse(node.run(f"cat {shlex.quote(folder)}/objects 2>/dev/null || true").stdout)
+
+
+# ---- watching --------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class Ours:
-    """A Kubectl that shows, of all that is judged, only what an application made, and what came of that."""
+class OwnedObjects:
+    """A KubectlRunner that shows only the objects that an application created, and those that these own."""
 
     kubectl: Any
-    objects: Sequence[tracking.Object]
+    objects: Sequence[TrackedObject]
 
     def run(self, *argv: str) -> str:
         text = str(self.kubectl.run(*argv))
         if argv[:2] != ("get", readiness.KINDS):
             return text
-        found = kubeobjects.objects(text, where=getattr(self.kubectl, "where", "the cluster"))
-        return json.dumps({"apiVersion": "v1", "kind": "List", "items": self.among(found)})
+        items = api_objects.objects(text, where=getattr(self.kubectl, "where", "the cluster"))
+        return json.dumps({"apiVersion": "v1", "kind": "List", "items": self.among(items)})
 
     def among(self, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Those of ours, with storage classes, which say what claims wait for."""
-        made = {(one.kind, one.namespace, one.name) for one in self.objects if not one.is_release}
-        releases = {(one.namespace, one.name) for one in self.objects if one.is_release}
-        ours: set[str] = set()
+        """The application's objects, with the storage classes that claims wait for."""
+        created = {(each.kind, each.namespace, each.name) for each in self.objects if not each.is_release}
+        releases = {(each.namespace, each.name) for each in self.objects if each.is_release}
+        owned: set[str] = set()
 
-        def is_ours(item: Mapping[str, Any]) -> bool:
+        def is_owned(item: Mapping[str, Any]) -> bool:
             meta = item["metadata"]
-            notes = meta.get("annotations") or {}
-            owners = {str(one.get("uid")) for one in meta.get("ownerReferences") or ()}
+            annotations = meta.get("annotations") or {}
+            owners = {str(owner.get("uid")) for owner in meta.get("ownerReferences") or ()}
             return (
-                (item.get("kind"), str(meta.get("namespace") or ""), meta["name"]) in made
-                or (notes.get("meta.helm.sh/release-namespace"), notes.get("meta.helm.sh/release-name")) in releases
-                or bool(owners & ours)
+                (item.get("kind"), str(meta.get("namespace") or ""), meta["name"]) in created
+                or (annotations.get("meta.helm.sh/release-namespace"), annotations.get("meta.helm.sh/release-name")) in releases
+                or bool(owners & owned)
             )
 
-        # Owners come before what they own, however they are listed.
+        # Owners may be listed after what they own.
         while True:
-            more = {str(item["metadata"].get("uid")) for item in items if is_ours(item)} - ours
+            more = {str(item["metadata"].get("uid")) for item in items if is_owned(item)} - owned
             if not more:
                 break
-            ours |= more
-        return [item for item in items if str(item["metadata"].get("uid")) in ours or item.get("kind") == "StorageClass"]
+            owned |= more
+        return [item for item in items if str(item["metadata"].get("uid")) in owned or item.get("kind") == "StorageClass"]
 
 
-# ---- taking back -----------------------------------------------------------------------------------------------------
+# ---- removing --------------------------------------------------------------------------------------------------------
 
 
-def take_back(target: Target, node: Node, name: str, objects: Sequence[Object], timeout: float) -> tuple[Object, ...]:
-    """Remove objects and releases, last made first removed, and wait until they are gone. What is gone already is no fault.
+def remove_objects(target: AppTarget, node: Node, name: str, objects: Sequence[TrackedObject], timeout: float) -> tuple[TrackedObject, ...]:
+    """Remove objects and releases in reverse order of creation, and wait until they are gone. Objects that do not exist are skipped.
 
-    Returns those that stay because another application uses them. Raises CommandError for what does not go.
+    Returns those that stay because another application uses them. Raises CommandError for one that is not removed.
     """
-    others = {one.words for app in records.listed(target.kubectl) if app.name != name for one in app.objects}
-    kept = tuple(one for one in objects if one.words in others)
-    for batch in tracking.batches([one for one in objects if one not in kept]):
+    others = {each.words for app in records.listed(target.kubectl) if app.name != name for each in app.objects}
+    kept = tuple(each for each in objects if each.words in others)
+    for batch in tracking.batches([each for each in objects if each not in kept]):
         if batch.release is not None:
             _uninstall(target, node, name, batch.release)
         else:
@@ -147,7 +149,7 @@ def take_back(target: Target, node: Node, name: str, objects: Sequence[Object], 
     return kept
 
 
-def _uninstall(target: Target, node: Node, name: str, release: Object) -> None:
+def _uninstall(target: AppTarget, node: Node, name: str, release: TrackedObject) -> None:
     program = f"PATH={shlex.quote(f'{target.root}/{name}/rootfs/bin')}:{target.path}"
     at = f"--namespace {shlex.quote(release.namespace)}"
     script = f"""export KUBECONFIG={shlex.quote(target.kubectl.kubeconfig)} HOME={shlex.quote(target.kubectl.home)} {program}

@@ -1,8 +1,7 @@
-"""Applications that were put into a cluster that runs: what the cluster keeps about each, and what other verbs must know of them.
+"""Records of the applications in a cluster, each a ConfigMap in kube-system.
 
-Each has a ConfigMap in kube-system. Verbs that change a cluster ask here for the container images that its registries must go on
-holding (``images``), for the registries whose names nodes must know (``domains``), and which of them a version of Kubernetes would not
-suit (``unfit``).
+Verbs that change a cluster read from them the container images that its registries must keep (``images``), the registries whose names
+nodes must know (``domains``), and the applications that a version of Kubernetes does not suit (``unfit``).
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from harness.clusterfile.parse import parse
 from harness.errors import CheckError, Fault, InputError, StoreError, UsageError
 from harness.kubefile import version_range
 from harness.lifecycle.apps import tracking
-from harness.lifecycle.apps.tracking import Object
-from harness.lifecycle.kube import objects as kubeobjects
+from harness.lifecycle.apps.tracking import TrackedObject
+from harness.lifecycle.kube import objects as api_objects
 from harness.nodes.kubectl import NodeKubectl
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
@@ -39,26 +38,26 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
 
 @dataclasses.dataclass(frozen=True)
 class Installed:
-    """What a cluster keeps about an application. No value that is or may be a secret is in it."""
+    """The record of an application. It contains no value that is or may be a secret."""
 
     name: str
     image: str
     digest: str
     state: str = INSTALLING
-    """``installing``, ``installed`` or ``removing``: the first and last when that was not finished."""
+    """``installing``, ``installed`` or ``removing``; the first and last while that is not finished."""
     clusterfile: Clusterfile = dataclasses.field(default_factory=lambda: Clusterfile(""))
-    """What was asked for: the document Application and the Config documents."""
-    objects: tuple[Object, ...] = ()
-    """What it has made in the cluster, and what it uses that was there before."""
+    """The request: the document Application and the Config documents."""
+    objects: tuple[TrackedObject, ...] = ()
+    """Objects that it created, and objects that it uses and that existed before."""
     domains: tuple[str, ...] = ()
-    """The registries that its images are named after."""
+    """Registries in the names of its images."""
     kube_version: str | None = None
     unknown: tuple[str, ...] = ()
     """Launch commands that ran more than kubectl and helm."""
     by_file: bool = False
-    """It came with a Clusterfile that was applied, and goes with it."""
+    """It was installed by a Clusterfile that was applied, and is removed with it."""
     where: str = ""
-    """The address of the machine that has its files."""
+    """Address of the node that has its files."""
     uid: str = ""
     since: str = ""
 
@@ -71,13 +70,13 @@ class Installed:
         return self.clusterfile.configs
 
     def config_map(self) -> dict[str, Any]:
-        from harness.clusterfile import write as generate
+        from harness.clusterfile import write
 
         data = {
             "image": self.image,
             "digest": self.digest,
             "state": self.state,
-            "Clusterfile": generate.redacted(self.clusterfile),
+            "Clusterfile": write.redacted(self.clusterfile),
             "objects": tracking.text(self.objects),
             "domains": " ".join(self.domains),
             "kubeVersion": self.kube_version or "",
@@ -90,7 +89,7 @@ class Installed:
 
     @classmethod
     def of(cls, config_map: Mapping[str, Any]) -> Installed:
-        """Raises InputError when the document in it is none."""
+        """Read a ConfigMap. Raises InputError when the Clusterfile in it is not valid."""
         data, metadata = config_map.get("data") or {}, config_map["metadata"]
         # It becomes part of paths, on this machine as well where launch commands run here.
         name = untrusted.name(str(metadata["name"]).removeprefix(PREFIX), what="the record of an application", error=CheckError)
@@ -112,8 +111,8 @@ class Installed:
 
 
 def _unknown(text: str, name: str) -> list[str]:
-    found = untrusted.json_document(text, what=f"the record of {name}", error=CheckError)
-    return [str(each) for each in found] if isinstance(found, list) else []
+    commands = untrusted.json_document(text, what=f"the record of {name}", error=CheckError)
+    return [str(command) for command in commands] if isinstance(commands, list) else []
 
 
 # ---- records ----------------------------------------------------------------------------------------------------------
@@ -125,31 +124,31 @@ def listed(kubectl: NodeKubectl) -> tuple[Installed, ...]:
 
 
 def of_list(text: str, where: str) -> tuple[Installed, ...]:
-    """What kubectl prints of all records."""
-    return tuple(sorted((Installed.of(item) for item in kubeobjects.config_maps(text, where=where)), key=lambda app: app.name))
+    """Read kubectl's list of all records."""
+    return tuple(sorted((Installed.of(item) for item in api_objects.config_maps(text, where=where)), key=lambda app: app.name))
 
 
 def find(kubectl: NodeKubectl, name: str) -> Installed | None:
     text = kubectl.run("get", "configmap", f"{PREFIX}{name}", _NAMESPACE, "--ignore-not-found", "--output=json")
-    return Installed.of(kubeobjects.config_map(text, where=kubectl.where)) if text.strip() else None
+    return Installed.of(api_objects.config_map(text, where=kubectl.where)) if text.strip() else None
 
 
 def begin(kubectl: NodeKubectl, app: Installed) -> Installed:
-    """Keep that an application is being put into the cluster; what it has made before stays known. Returns it as it is kept."""
+    """Record that an application is being installed, with the objects that it created before. Return the stored record."""
     before = find(kubectl, app.name)
     if before is not None:
         return write(kubectl, dataclasses.replace(app, objects=before.objects, by_file=app.by_file or before.by_file))
-    return _kept(kubectl, "create", app)
+    return _store(kubectl, "create", app)
 
 
 def write(kubectl: NodeKubectl, app: Installed) -> Installed:
-    """Keep what is known of an application in place of what was. Raises CommandError when nothing was."""
-    return _kept(kubectl, "replace", app)
+    """Replace the record of an application. Raises CommandError when it has none."""
+    return _store(kubectl, "replace", app)
 
 
-def _kept(kubectl: NodeKubectl, verb: str, app: Installed) -> Installed:
+def _store(kubectl: NodeKubectl, verb: str, app: Installed) -> Installed:
     text = kubectl.run(verb, "--output=json", "--filename=-", input=json.dumps(app.config_map()))
-    return Installed.of(kubeobjects.config_map(text, where=kubectl.where))
+    return Installed.of(api_objects.config_map(text, where=kubectl.where))
 
 
 def forget(kubectl: NodeKubectl, name: str) -> None:
@@ -160,9 +159,9 @@ def forget(kubectl: NodeKubectl, name: str) -> None:
 
 
 def name_of(image: str) -> str:
-    """What an application is called that nobody has given a name: ``shop`` of ``registry.example.com/team/shop:1.2``.
+    """The default name of an application: ``shop`` for ``registry.example.com/team/shop:1.2``.
 
-    Raises UsageError when no name can be made of it.
+    Raises UsageError when the image gives no valid name.
     """
     try:
         text = Reference.parse(image).path.rpartition("/")[2]
@@ -172,9 +171,9 @@ def name_of(image: str) -> str:
 
 
 def check_name(text: str) -> str:
-    """Raises UsageError for what cannot be the name of an application."""
+    """Return the name. Raises UsageError when it is not valid for an application."""
     if not _NAME.fullmatch(text):
-        raise UsageError(f"{text!r} is no name for an application", hint="--as NAME: lower-case letters, digits and hyphens, at most 53")
+        raise UsageError(f"{text!r} is not a valid application name", hint="--as NAME: lower-case letters, digits and hyphens, at most 53")
     return text
 
 
@@ -186,46 +185,46 @@ def familiar(name: str) -> str:
         return name
 
 
-# ---- what other verbs must know ---------------------------------------------------------------------------------------
+# ---- for other verbs --------------------------------------------------------------------------------------------------
 
 
 def images(kubectl: NodeKubectl, store: Store, platforms: Collection[Platform] | None = None) -> ImageSet:
-    """The container images of all applications of a cluster, for ``platforms`` or all that there are.
+    """The container images of all applications of a cluster, for ``platforms`` or all that they are made for.
 
-    A cluster's registries must hold these beside those of its own image. Raises StoreError when the CloudImage of one is not here.
+    A cluster's registries must keep these beside those of the cluster image. Raises StoreError when the CloudImage of one is missing.
     """
     return union(listed(kubectl), store, platforms)
 
 
 def union(apps: Iterable[Installed], store: Store, platforms: Collection[Platform] | None = None) -> ImageSet:
-    """The container images of these applications. Raises StoreError when the CloudImage of one is not here."""
+    """The container images of these applications. Raises StoreError when the CloudImage of one is missing."""
     from harness.trust import policy  # here: its cryptography is slow to load
 
-    found: list[ImageSet] = []
+    sets: list[ImageSet] = []
     for app in apps:
         try:
             image = cloudimage.read(store, app.digest)
             policy.admit(store, app.digest, image.digest)
         except StoreError as error:
             raise StoreError(
-                f"the image of the application {app.name}, {app.image} ({app.digest[:19]}), cannot be used here: {error.message}",
-                hint=f"slipway pull {app.image}, or load it from an archive; or take it out: slipway apps remove {app.name}",
+                f"the image of the application {app.name}, {app.image} ({app.digest[:19]}), cannot be used: {error.message}",
+                hint=f"slipway pull {app.image}, or load it from an archive; or remove it: slipway apps remove {app.name}",
             ) from error
-        found += of_platforms(image, platforms)
-    return functools.reduce(ImageSet.union, found, ImageSet())
+        sets += of_platforms(image, platforms)
+    return functools.reduce(ImageSet.union, sets, ImageSet())
 
 
 def of_platforms(image: cloudimage.CloudImage, platforms: Collection[Platform] | None) -> list[ImageSet]:
-    return [one.images for one in image.platforms if platforms is None or any(one.platform.matches(wanted) for wanted in platforms)]
+    return [part.images for part in image.platforms if platforms is None or any(part.platform.matches(each) for each in platforms)]
 
 
 def domains(kubectl: NodeKubectl) -> tuple[str, ...]:
-    """The registries that images of the applications of a cluster are named after: every node must know where they are found."""
+    """The registries in the names of the applications' images, which every node must be able to resolve."""
     return tuple(sorted({domain for app in listed(kubectl) for domain in app.domains}))
 
 
 def unfit(apps: Iterable[Installed], kubernetes: str) -> tuple[str, ...]:
-    """What is wrong with running these applications on a version of Kubernetes: a line for each that does not admit it."""
+    """A line for each of the applications that does not admit a version of Kubernetes."""
     return tuple(
         f"{app.name} ({app.image}) admits Kubernetes {app.kube_version}, and not {kubernetes}"
         for app in apps
@@ -234,9 +233,9 @@ def unfit(apps: Iterable[Installed], kubernetes: str) -> tuple[str, ...]:
 
 
 def check_parts(image: cloudimage.CloudImage, chosen: Collection[str]) -> None:
-    """Raises InputError for applications that an image does not have."""
+    """Raises InputError for applications that an image lacks."""
     known = [app.name for app in image.platforms[0].info.apps]
-    hint = f"it has {', '.join(known)}" if known else "it has none; --cmds gives launch commands"
+    hint = f"it has {', '.join(known)}" if known else "it has none; use --cmds for launch commands"
     faults = [
         Fault(f"--apps {name}", f"{image.name or image.digest} has no such application", hint) for name in chosen if name not in known
     ]

@@ -1,7 +1,7 @@
-"""What the launch commands of an application make in a cluster: noted before it is made, so that it can be taken back.
+"""Objects that the launch commands of an application create, noted before they are created, so that they can be removed.
 
-A launch command is anybody's shell text. While it runs, ``kubectl`` and ``helm`` are small scripts of ours that note what they are
-about to make, whether it was there before, and then run the real program. All else that a command does is not known.
+A launch command is any shell text. While it runs, ``kubectl`` and ``helm`` are scripts of slipway that note the objects they are about to
+create, and whether these exist, and then run the real program. Anything else that a command does is not tracked.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _HELM_API = "helm"
 
 
 @dataclasses.dataclass(frozen=True)
-class Object:
-    """One object of the API, or a release of helm (``api`` is ``helm`` then). ``ours``: it was not there before."""
+class TrackedObject:
+    """An object of the API, or a release of helm (``api`` is ``helm``). ``ours``: the application created it."""
 
     api: str
     kind: str
     namespace: str
-    """Empty for what has none."""
+    """Empty for cluster-wide objects."""
     name: str
     ours: bool = True
 
     @classmethod
-    def parse(cls, line: str) -> Object | None:
-        """A line of the notes: ``+ apps/v1 Deployment default web``; None for one that a kill has cut short."""
+    def parse(cls, line: str) -> TrackedObject | None:
+        """Read a line of the notes: ``+ apps/v1 Deployment default web``; None for one that a kill has cut short."""
         words = line.split()
         if len(words) != 5 or words[0] not in ("+", "="):
             return None
@@ -56,32 +56,32 @@ class Object:
         return f"helm release {place}{self.name}" if self.is_release else f"{self.kind} {place}{self.name}"
 
 
-def parse(text: str) -> tuple[Object, ...]:
-    """Notes, each object once, in the order in which they were made."""
-    found: dict[str, Object] = {}
-    for object_ in (Object.parse(line) for line in text.splitlines()):
-        if object_ is not None:
-            found.setdefault(object_.words, object_)
-    return tuple(found.values())
+def parse(text: str) -> tuple[TrackedObject, ...]:
+    """Read notes: each object once, in order of creation."""
+    noted: dict[str, TrackedObject] = {}
+    for each in map(TrackedObject.parse, text.splitlines()):
+        if each is not None:
+            noted.setdefault(each.words, each)
+    return tuple(noted.values())
 
 
-def text(objects: Iterable[Object]) -> str:
-    return "".join(f"{one.line}\n" for one in objects)
+def text(objects: Iterable[TrackedObject]) -> str:
+    return "".join(f"{each.line}\n" for each in objects)
 
 
-def dropped(objects: Iterable[Object], touched: str) -> tuple[Object, ...]:
-    """Those of ours that the commands of a newer version did not touch any more; ``touched``: their notes, a line for each."""
-    seen = set(touched.splitlines())
-    return tuple(one for one in objects if one.ours and one.words not in seen)
+def dropped(objects: Iterable[TrackedObject], touched: str) -> tuple[TrackedObject, ...]:
+    """Objects of the application that the commands of a newer version did not touch; ``touched``: their notes, a line for each."""
+    lines = set(touched.splitlines())
+    return tuple(each for each in objects if each.ours and each.words not in lines)
 
 
-# ---- what cannot be known ---------------------------------------------------------------------------------------------
+# ---- untracked commands -----------------------------------------------------------------------------------------------
 
 _KNOWN = frozenset({"kubectl", "helm", "cd", "export", "set", "echo", "printf", "sleep", "true", ":", "test", "["})
 
 
 def unknown(commands: Iterable[str]) -> tuple[str, ...]:
-    """The launch commands that run more than kubectl and helm: what that does is not noted."""
+    """Launch commands that run more than kubectl and helm, which is not tracked."""
     return tuple(command for command in commands if not _is_known(command))
 
 
@@ -103,55 +103,55 @@ def _is_known(command: str) -> bool:
     return True
 
 
-# ---- taking back ------------------------------------------------------------------------------------------------------
+# ---- removing ---------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """What is removed by one call: a release, or objects in this order."""
+    """Objects that one call removes, in this order, or a release."""
 
-    release: Object | None = None
-    objects: tuple[Object, ...] = ()
+    release: TrackedObject | None = None
+    objects: tuple[TrackedObject, ...] = ()
 
     def __str__(self) -> str:
         return str(self.release) if self.release else ", ".join(map(str, self.objects))
 
 
-def batches(objects: Sequence[Object]) -> list[Batch]:
-    """How objects are removed: last made, first removed, those between two releases together."""
-    found: list[Batch] = []
-    for one in reversed(objects):
-        if one.is_release:
-            found.append(Batch(release=one))
-        elif found and found[-1].release is None:
-            found[-1] = Batch(objects=(*found[-1].objects, one))
+def batches(objects: Sequence[TrackedObject]) -> list[Batch]:
+    """Split objects into batches: in reverse order of creation, those between two releases together."""
+    split: list[Batch] = []
+    for each in reversed(objects):
+        if each.is_release:
+            split.append(Batch(release=each))
+        elif split and split[-1].release is None:
+            split[-1] = Batch(objects=(*split[-1].objects, each))
         else:
-            found.append(Batch(objects=(one,)))
-    return found
+            split.append(Batch(objects=(each,)))
+    return split
 
 
-def manifest(objects: Iterable[Object]) -> str:
-    """As much of each object as kubectl needs to know which one is meant."""
+def manifest(objects: Iterable[TrackedObject]) -> str:
+    """The fields by which kubectl identifies each object."""
     documents = []
-    for one in objects:
-        place = {"namespace": one.namespace} if one.namespace else {}
-        documents.append(json.dumps({"apiVersion": one.api, "kind": one.kind, "metadata": {"name": one.name, **place}}))
+    for each in objects:
+        place = {"namespace": each.namespace} if each.namespace else {}
+        documents.append(json.dumps({"apiVersion": each.api, "kind": each.kind, "metadata": {"name": each.name, **place}}))
     return "\n---\n".join(documents)
 
 
 NO_KIND = re.compile(r"no matches for kind|the server doesn't have a resource type")
-"""What kubectl says of a kind that is gone, and took its objects with it."""
+"""kubectl's error for a kind that does not exist any more; its objects are gone with it."""
 
 
-def delete(kubectl: NodeKubectl, objects: Sequence[Object], timeout: float, *, cascade: str = "background") -> None:
-    """Remove objects and wait until they are gone; those that are gone already are no fault. Raises CommandError for what does not go."""
+def delete(kubectl: NodeKubectl, objects: Sequence[TrackedObject], timeout: float, *, cascade: str = "background") -> None:
+    """Remove objects and wait until they are gone; those that do not exist are skipped. Raises CommandError for one that is not removed."""
     words = ("delete", "--ignore-not-found", "--wait=true", f"--cascade={cascade}", f"--timeout={int(timeout)}s", "--filename=-")
     try:
         kubectl.run(*words, input=manifest(objects), timeout=timeout + 60)
     except CommandError as error:
         lines = [line for line in (error.details or "").splitlines() if "deleted" not in line and line.strip()]
         if not lines or any(not NO_KIND.search(line) for line in lines):
-            hint = "see what holds it up: kubectl get -o yaml shows its finalizers; then run the same command again"
+            hint = "kubectl get -o yaml shows its finalizers; remove their cause, then run the same command again"
             raise CommandError(f"{', '.join(map(str, objects))}: could not be removed", hint=hint, details=error.details) from error
 
 

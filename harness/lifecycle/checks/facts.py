@@ -1,4 +1,4 @@
-"""What a machine says about itself: one shell script, one answer, read into facts. Nothing on the machine is changed."""
+"""Facts about a machine: one shell script, and its output as a value. Nothing on the machine is changed."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ WORKER_PORTS: Mapping[int, str] = {
     10256: "kube-proxy",
 }
 NODE_PORTS = range(30000, 32768)
-"""Where Services of type NodePort are given theirs."""
+"""Ports of Services of type NodePort."""
 
 NEEDED = ("systemctl", "tar", "iptables", "mount", "umount", "base64", "cksum", "find", "sed", "grep", "awk")
 WANTED = ("conntrack", "socat")
 _OTHER_TOOLS = ("bash", "timeout", "apparmor_parser")
 
 PLACES = ("/var/lib", STATE, "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd", "/var/log")
-"""Folders that a cluster fills; one that is not there yet is looked at where it will be."""
+"""Folders that a cluster fills; a missing one is measured where it will be."""
 WRITTEN = ("/etc", "/etc/systemd/system", "/usr/local/bin", "/opt", "/var/lib", "/etc/hosts")
-"""What must not lie on something that cannot be written to."""
+"""Paths that must be writable."""
 SYSCTLS = ("net/ipv4/ip_forward", FORWARDING6, "fs/inotify/max_user_instances")
 
 TIME_SERVICES = ("chronyd", "chrony", "ntpd", "ntp", "ntpsec", "openntpd", "systemd-timesyncd", "ptp4l", "phc2sys", "vmtoolsd")
@@ -58,21 +58,21 @@ FIREWALLS = ("firewalld", "nftables")
 _SERVICES = (*TIME_SERVICES, *CLUSTER_SERVICES, *RUNTIME_SERVICES, *FIREWALLS, "systemd-resolved")
 
 OLDEST_NFT = (1, 0, 1)
-"""An older program cannot list rules of kube-proxy's, nor any others beside them."""
+"""An older program cannot list the rules of kube-proxy, nor any others beside them."""
 
 FEATURES = ("overlay", "br_netfilter", "nf_conntrack", "vxlan", "ip_vs", "nf_tables")
 
 LEFT = ("/etc/kubernetes/manifests/*.yaml", "/etc/kubernetes/admin.conf", "/etc/kubernetes/kubelet.conf", "/var/lib/etcd/member",
         "/var/lib/kubelet/config.yaml", "/etc/rancher/k3s/k3s.yaml", "/var/lib/rancher/k3s/server", "/var/lib/rancher/rke2/server",
         "/var/lib/k0s/kubelet.conf", "/var/snap/microk8s/current")  # fmt: skip
-"""What other clusters leave behind."""
+"""Files that other clusters leave behind."""
 
 _PORTS = " ".join(sorted({f"{port:04X}" for port in (*MASTER_PORTS, *WORKER_PORTS, distribution.PORT)}))
 
 LISTENER = "slipway-listens"
-"""In the command line of what listens on a machine while its ways are tried."""
+"""Word in the command line of a listener of the probes."""
 _LISTENERS = f"{LISTENER[:-1]}[{LISTENER[-1]}]"
-"""A pattern that finds it, and not the script in which it stands."""
+"""A pattern that matches it, but not the script that contains the pattern."""
 
 SCRIPT = assets.script(
     "facts",
@@ -94,18 +94,18 @@ SCRIPT = assets.script(
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A folder that a cluster fills, and the file system that it is on. Sizes are bytes."""
+    """A folder that a cluster fills, and its file system. Sizes are bytes."""
 
     path: str
     device: str
     mount: str
     kind: str = "ext4"
     flags: frozenset[str] = frozenset()
-    """Those of ``ro noexec nosuid nodev`` that it is mounted with."""
+    """Mount options among ``ro noexec nosuid nodev``."""
     total: int = 0
     free: int = 0
     inodes: int = 0
-    """0 where the file system makes them as needed."""
+    """0 where the file system allocates them as needed."""
     free_inodes: int = 0
 
     @classmethod
@@ -129,7 +129,7 @@ class Link:
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """A way of the kernel's table; ``gateway`` is None for what is attached directly."""
+    """A route of the kernel; ``gateway`` is None for a network that is attached directly."""
 
     link: str
     network: str
@@ -142,57 +142,57 @@ class Route:
 
 @dataclasses.dataclass(frozen=True)
 class MachineFacts:
-    """Facts about a machine, as it says itself."""
+    """Facts about a machine, as it reports them."""
 
     host: str = ""
     arch: str = ""
     """In OCI words: ``amd64``."""
     kernel: str = ""
     user: str = "root"
-    """Whom we came in as."""
+    """User of the SSH login."""
     virtual: str = ""
     """``docker``, ``kvm``, ``none``: in systemd's words."""
     os: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """``ID``, ``VERSION_ID`` and the like of its distribution."""
     cpus: int = 0
     memory: int = 0
-    """Bytes, as far as the machine may use them."""
+    """Bytes, up to the limit of its control group."""
     available: int | None = None
     places: Mapping[str, Place] = dataclasses.field(default_factory=dict)
     readonly: tuple[str, ...] = ()
-    """Paths that must be written to and cannot."""
+    """Paths that must be writable and are not."""
     unforward: tuple[str, ...] = ()
-    """Files that switch forwarding off at every start."""
+    """Files that disable forwarding at every boot."""
     unforward6: tuple[str, ...] = ()
-    """Those that do it for IPv6."""
+    """Files that disable IPv6 forwarding at every boot."""
     without6: bool = False
     """New interfaces have no IPv6."""
     capabilities: int = -1
-    """Those that its processes can have at most, as a bit set."""
+    """Bounding set of its processes, as bits."""
     files: int | None = None
-    """Files that a service may have open; None for any number."""
+    """Limit of open files of a service; None: no limit."""
     tasks: int | None = None
     kmsg: bool = True
     evicts_otherwise: bool = False
-    """Its kubelet has been told when a disk is full."""
+    """Its kubelet has eviction thresholds of its own."""
     cgroup: int = 2
     controllers: frozenset[str] = frozenset()
     systemd: bool = False
     resolved: bool = False
-    """systemd's resolver stands before the name servers."""
+    """systemd-resolved runs before the name servers."""
     tools: frozenset[str] = frozenset()
     features: frozenset[str] = frozenset()
-    """Of the kernel, present or loadable."""
+    """Features of the kernel, present or loadable."""
     has: Mapping[str, bool] = dataclasses.field(default_factory=dict)
-    """Whether the kernel has one of ``enforcers.FEATURES``, by name; what cannot be found out is not in it."""
+    """Presence of ``enforcers.FEATURES`` in the kernel, by name; without those that are not known."""
     nat: str | None = None
-    """What iptables says about its table nat: ``yes``, or ``no`` and why; None without iptables."""
+    """Answer of iptables about its table nat: ``yes``, or ``no`` and the reason; None without iptables."""
     nat6: str | None = None
     """The same of ip6tables."""
     nft: str | None = None
-    """What its nft says of its version; None without nft."""
+    """Version of its nft, as printed; None without nft."""
     drops: tuple[str, ...] = ()
-    """Chains of the firewall whose policy is to drop."""
+    """Chains of the firewall with the policy DROP."""
     swap: tuple[str, ...] = ()
     selinux: bool = False
     """It enforces."""
@@ -202,35 +202,35 @@ class MachineFacts:
     links: tuple[Link, ...] = ()
     routes: tuple[Route, ...] = ()
     ports: frozenset[int] = frozenset()
-    """TCP ports that somebody listens on."""
+    """TCP ports with a listener."""
     owners: Mapping[int, str] = dataclasses.field(default_factory=dict)
-    """Who listens on ports that a cluster needs: ``nginx (812)``."""
+    """Listeners on ports that a cluster needs: ``nginx (812)``."""
     left: tuple[str, ...] = ()
-    """Files of a Kubernetes that is or was here."""
+    """Files of a Kubernetes, running or not."""
     networks: tuple[str, ...] = ()
     """Files in /etc/cni/net.d."""
     services: frozenset[str] = frozenset()
-    """Those that run, of the ones that matter."""
+    """Running services, of those that matter."""
     containers: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """How many run, by namespace of containerd."""
+    """Number of running containers, by namespace of containerd."""
     cluster: str | None = None
-    """Name and identity of the cluster of ours that the machine belongs to."""
+    """Name and identity of its cluster of slipway."""
     hosts: tuple[tuple[str, str], ...] = ()
     """Addresses and names in /etc/hosts that matter to a cluster."""
     nameservers: tuple[str, ...] = ()
     searches: tuple[str, ...] = ()
     proxies: tuple[str, ...] = ()
     direct: str = ""
-    """What goes by no proxy."""
+    """Value of no_proxy."""
     addresses: tuple[str, ...] = ()
     on: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Interfaces by address, where that is known."""
+    """Interfaces by address, where known."""
     passing: frozenset[str] = frozenset()
-    """Addresses that will go: temporary or deprecated ones."""
+    """Temporary or deprecated addresses."""
     advertised: frozenset[str] = frozenset()
-    """Addresses that the kernel has from router advertisements, and keeps only as long as it does not forward."""
+    """Addresses from router advertisements, which the kernel keeps only as long as it does not forward."""
     ahead: float = 0
-    """Seconds by which its clock is ahead of ours."""
+    """Seconds by which its clock is ahead of the local one."""
 
     @property
     def platform(self) -> Platform:
@@ -243,17 +243,17 @@ class MachineFacts:
 
     @property
     def nftables(self) -> bool:
-        """kube-proxy may run in its mode nftables: the kernel is one for it, and an nft of the machine is new enough not to be broken."""
+        """Return whether kube-proxy can use nftables: the kernel supports it, and an nft of the machine is new enough."""
         new_enough = release(self.kernel)[:2] >= NFTABLES_KERNEL and (self.nft is None or release(self.nft) >= OLDEST_NFT)
         return "nf_tables" in self.features and new_enough
 
     @property
     def contained(self) -> bool:
-        """It is a container: kernel, clock and firmware are those of the machine that it is on."""
+        """Return whether it is a container: kernel, clock and firmware are those of its host."""
         return self.virtual in _CONTAINERS
 
     def address6(self, address: str) -> str | None:
-        """The IPv6 address beside an IPv4 one: the first that lasts on the same interface. None: there is none, or it is not known."""
+        """The IPv6 address beside an IPv4 one: the first permanent one on the same interface; None without one."""
         link = self.on.get(address)
         beside = (other for other in self.addresses if link and self.on.get(other) == link and ":" in other)
         return next((other for other in beside if other not in self.passing), None)
@@ -271,9 +271,9 @@ _SINGLE = frozenset({"begun", "host", "arch", "kernel", "user", "virtual", "cpus
 
 
 def parse(text: str, before: float, after: float) -> MachineFacts:
-    """Read what the script printed. ``before`` and ``after`` are our clock when it was asked and when it had answered, in seconds.
+    """Read the output of the script. ``before`` and ``after`` are the local clock, in seconds, before it ran and after it ended.
 
-    Raises ValueError when it is not that.
+    Raises ValueError for any other text.
     """
     single: dict[str, str] = {}
     several: dict[str, list[str]] = {}
@@ -356,41 +356,41 @@ def _number(text: str | None) -> int:
 
 def release(text: str) -> tuple[int, ...]:
     """(6, 1, 0) of ``6.1.0-13-amd64``, (1, 0, 6) of ``nftables v1.0.6 (Lester Gooch #5)``."""
-    found = re.search(r"(\d{1,5})\.(\d{1,5})(?:\.(\d{1,5}))?", text)
-    return tuple(int(number or 0) for number in found.groups()) if found else ()
+    match = re.search(r"(\d{1,5})\.(\d{1,5})(?:\.(\d{1,5}))?", text)
+    return tuple(int(number or 0) for number in match.groups()) if match else ()
 
 
 def _port(text: str) -> int | None:
-    """As /proc/net/tcp has it."""
+    """A port as in /proc/net/tcp."""
     return untrusted.number(text, base=16, maximum=65535)
 
 
 def _capabilities(text: str | None) -> int:
-    """All of them where the machine does not say."""
-    found = untrusted.number(text or None, base=16, maximum=(1 << 64) - 1)
-    return (1 << 64) - 1 if found is None else found
+    """The bounding set; all capabilities where it is not known."""
+    capabilities = untrusted.number(text or None, base=16, maximum=(1 << 64) - 1)
+    return (1 << 64) - 1 if capabilities is None else capabilities
 
 
 def _joined(pairs: Iterable[tuple[int, str]]) -> dict[int, str]:
-    """One text for each key, the texts of several pairs behind each other."""
-    found: dict[int, str] = {}
+    """Join the texts of pairs with the same key."""
+    texts: dict[int, str] = {}
     for key, text in pairs:
-        found[key] = f"{found[key]}, {text}" if key in found else text
-    return found
+        texts[key] = f"{texts[key]}, {text}" if key in texts else text
+    return texts
 
 
 def _searches(lines: Iterable[list[str]]) -> tuple[str, ...]:
-    """The search domains; of several lines the last one counts."""
-    found: tuple[str, ...] = ()
+    """The search domains; the last line counts."""
+    domains: tuple[str, ...] = ()
     for words in lines:
         if words[0] in ("search", "domain"):
-            found = tuple(words[1:])
-    return found
+            domains = tuple(words[1:])
+    return domains
 
 
 def _ahead(single: Mapping[str, str], before: float, after: float) -> float:
-    """How far the machine's clock is ahead: what it said first is compared with our asking, what it said last with its answer."""
-    # Some date programs know no nanoseconds and print %N.
+    """Seconds that the machine's clock is ahead, averaged over its first time against ``before`` and its last against ``after``."""
+    # A date program without nanoseconds prints %N.
     last = untrusted.decimal(re.sub(r"\.?%?N$", "", single["time"]))
     first = untrusted.decimal(re.sub(r"\.?%?N$", "", single.get("begun") or single["time"]))
     if last is None or first is None:
@@ -401,7 +401,7 @@ def _ahead(single: Mapping[str, str], before: float, after: float) -> float:
 def _routes(several: Mapping[str, list[str]]) -> Iterable[Route]:
     for value in several.get("route", ()):
         words = value.split()
-        # What is no route is left out: the kernel's tables have none of that kind.
+        # Lines that are not routes are left out.
         with contextlib.suppress(ValueError):
             link, network, gateway, mask = words[0] if words else "", *(_address(word) for word in words[1:])
             yield Route(
@@ -421,15 +421,15 @@ def _routes(several: Mapping[str, list[str]]) -> Iterable[Route]:
 
 
 def _address(word: str) -> str:
-    """An IPv4 address as /proc/net/route has it: the bytes of the machine's own order, which is little-endian wherever we run."""
-    found = untrusted.number(word, base=16, maximum=(1 << 32) - 1)
-    if found is None:
-        raise ValueError(f"{word!r} is no address")
-    return str(ipaddress.IPv4Address(found.to_bytes(4, "little")))
+    """An IPv4 address as in /proc/net/route: in the machine's byte order, little-endian on every supported architecture."""
+    number = untrusted.number(word, base=16, maximum=(1 << 32) - 1)
+    if number is None:
+        raise ValueError(f"{word!r} is not an address")
+    return str(ipaddress.IPv4Address(number.to_bytes(4, "little")))
 
 
 def _address6(word: str) -> ipaddress.IPv6Address:
-    found = untrusted.number(word, base=16, maximum=(1 << 128) - 1)
-    if found is None:
-        raise ValueError(f"{word!r} is no address")
-    return ipaddress.IPv6Address(found)
+    number = untrusted.number(word, base=16, maximum=(1 << 128) - 1)
+    if number is None:
+        raise ValueError(f"{word!r} is not an address")
+    return ipaddress.IPv6Address(number)

@@ -1,4 +1,4 @@
-"""What checks find: on which machine, how it is, what was seen, and what to do about it. Equal findings of many machines are told once."""
+"""Findings of checks: the place, the verdict and the remedy. Equal findings of many machines are reported once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.errors import CheckError, NodeError, UsageError
 
 
 class Result(enum.StrEnum):
-    """How a thing is. ``FAILED``: what is wanted cannot come to be like this. ``UNKNOWN``: it could not be found out."""
+    """Result of a check. ``FAILED``: the command would fail. ``UNKNOWN``: it could not be determined."""
 
     OK = "ok"
     WARNING = "warning"
@@ -28,44 +28,44 @@ _ORDER = {Result.FAILED: 0, Result.WARNING: 1, Result.UNKNOWN: 2, Result.SKIPPED
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A thing that is looked at. Its id never changes its meaning."""
+    """A check. Its id never changes its meaning."""
 
     id: str
     title: str
     why: str
-    """What it is for, in a line."""
+    """Its purpose, in a line."""
     needed: bool = False
     """It cannot be skipped: what follows would not work, or would destroy something."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
-    """How a thing is on one machine, or in a cluster."""
+class Verdict:
+    """The result of a check at one place."""
 
     result: Result
     text: str
     remedy: str = ""
 
 
-def ok(text: str) -> Seen:
-    return Seen(Result.OK, text)
+def ok(text: str) -> Verdict:
+    return Verdict(Result.OK, text)
 
 
-def warning(text: str, remedy: str) -> Seen:
-    return Seen(Result.WARNING, text, remedy)
+def warning(text: str, remedy: str) -> Verdict:
+    return Verdict(Result.WARNING, text, remedy)
 
 
-def failed(text: str, remedy: str) -> Seen:
-    return Seen(Result.FAILED, text, remedy)
+def failed(text: str, remedy: str) -> Verdict:
+    return Verdict(Result.FAILED, text, remedy)
 
 
-def unknown(text: str, remedy: str = "") -> Seen:
-    return Seen(Result.UNKNOWN, text, remedy)
+def unknown(text: str, remedy: str = "") -> Verdict:
+    return Verdict(Result.UNKNOWN, text, remedy)
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a check has seen at ``where``: the address of a machine, or the name of something."""
+    """The verdict of a check at ``where``: the address of a machine, or the name of an object."""
 
     where: str
     message: str
@@ -75,37 +75,37 @@ class Finding:
     """The id of the check."""
 
     @classmethod
-    def of(cls, check: str, where: str, seen: Seen) -> Finding:
-        return cls(where, seen.text, seen.remedy, seen.result, check)
+    def of(cls, check: str, where: str, verdict: Verdict) -> Finding:
+        return cls(where, verdict.text, verdict.remedy, verdict.result, check)
 
     @property
-    def seen(self) -> Seen:
-        return Seen(self.result, self.message, self.remedy)
+    def verdict(self) -> Verdict:
+        return Verdict(self.result, self.message, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message}{f' ({self.remedy})' if self.remedy else ''}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
+class FindingGroup:
     """The same finding at several places."""
 
     check: str
     where: tuple[str, ...]
-    seen: Seen
+    verdict: Verdict
 
 
-def group(findings: Iterable[Finding]) -> tuple[Group, ...]:
-    """Equal findings as one, the worst first, else in the order in which they came."""
-    places: dict[tuple[str, Seen], list[str]] = {}
+def group(findings: Iterable[Finding]) -> tuple[FindingGroup, ...]:
+    """Merge equal findings; the worst come first, otherwise the order is kept."""
+    places: dict[tuple[str, Verdict], list[str]] = {}
     for finding in findings:
-        places.setdefault((finding.check, finding.seen), []).append(finding.where)
-    groups = (Group(check, tuple(dict.fromkeys(where)), seen) for (check, seen), where in places.items())
-    return tuple(sorted(groups, key=lambda group: _ORDER[group.seen.result]))
+        places.setdefault((finding.check, finding.verdict), []).append(finding.where)
+    groups = (FindingGroup(check, tuple(dict.fromkeys(where)), verdict) for (check, verdict), where in places.items())
+    return tuple(sorted(groups, key=lambda group: _ORDER[group.verdict.result]))
 
 
 def addresses(where: Sequence[str]) -> str:
-    """Addresses in few words, in their order: ``10.0.0.1-10.0.0.6, 10.0.0.9``."""
+    """Sorted addresses in short form: ``10.0.0.1-10.0.0.6, 10.0.0.9``."""
     runs: list[list[str]] = []
     for address in sorted(where, key=_order):
         if runs and _follows(runs[-1][-1], address):
@@ -117,10 +117,10 @@ def addresses(where: Sequence[str]) -> str:
 
 def _order(address: str) -> tuple[int, int]:
     try:
-        found = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(address)
     except ValueError:
-        return 9, 0  # names stay as they came, behind
-    return found.version, int(found)
+        return 9, 0  # names keep their order, behind
+    return parsed.version, int(parsed)
 
 
 def _follows(before: str, address: str) -> bool:
@@ -131,7 +131,7 @@ def _follows(before: str, address: str) -> bool:
 
 
 def skip(findings: Iterable[Finding], ids: Iterable[str]) -> tuple[Finding, ...]:
-    """The findings with what is wrong in some checks set aside; what was seen stays."""
+    """Mark failures and warnings of some checks as skipped; their texts stay."""
     skipped = frozenset(ids)
     return tuple(
         dataclasses.replace(finding, result=Result.SKIPPED)
@@ -142,42 +142,42 @@ def skip(findings: Iterable[Finding], ids: Iterable[str]) -> tuple[Finding, ...]
 
 
 def check_ids(ids: Iterable[str], known: Mapping[str, Check], option: str = "--skip") -> frozenset[str]:
-    """The ids that somebody wants to skip. Raises UsageError for one that is none, with the nearest, or that is needed."""
-    wanted = frozenset(word.strip() for text in ids for word in text.split(",") if word.strip())
-    for name in sorted(wanted):
+    """Split and validate ids given to ``option``. Raises UsageError for an unknown one, with the nearest, and for one that is needed."""
+    given = frozenset(word.strip() for text in ids for word in text.split(",") if word.strip())
+    for name in sorted(given):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise UsageError(
-                f"{option} {name}: no such check", hint=f"did you mean {near[0]}?" if near else "slipway check --list shows them all"
+                f"{option} {name}: no such check", hint=f"did you mean {near[0]}?" if near else "slipway check --list shows all checks"
             )
         if known[name].needed:
             raise UsageError(f"{option} {name}: this cannot be skipped", hint=known[name].why)
-    return wanted
+    return given
 
 
 def require(findings: Iterable[Finding], option: str = "--skip-check") -> None:
-    """Show the warnings. Raises CheckError that tells all faults at once."""
+    """Print the warnings. Raises CheckError with all failures."""
     groups = group(findings)
-    for found in groups:
-        if found.seen.result is Result.WARNING:
-            log.warning(f"{addresses(found.where)}: {found.seen.text} ({found.seen.remedy}){_id(found)}")
-    faults = [found for found in groups if found.seen.result is Result.FAILED]
+    for each in groups:
+        if each.verdict.result is Result.WARNING:
+            log.warning(f"{addresses(each.where)}: {each.verdict.text} ({each.verdict.remedy}){_id(each)}")
+    faults = [each for each in groups if each.verdict.result is Result.FAILED]
     if faults:
         count = f"{len(faults)} thing{'s' if len(faults) > 1 else ''}"
-        lines = [f"{addresses(fault.where)}: {fault.seen.text}{_id(fault)}\n  hint: {fault.seen.remedy}" for fault in faults]
+        lines = [f"{addresses(fault.where)}: {fault.verdict.text}{_id(fault)}\n  hint: {fault.verdict.remedy}" for fault in faults]
         raise CheckError(
             f"{count} must be put right first; nothing has been changed\n" + "\n".join(lines),
-            hint=f"{option} ID goes on in spite of one",
+            hint=f"{option} ID continues in spite of one",
         )
 
 
-def _id(found: Group) -> str:
-    return f" [{found.check}]" if found.check else ""
+def _id(fault: FindingGroup) -> str:
+    return f" [{fault.check}]" if fault.check else ""
 
 
-def verdict(findings: Iterable[Finding], what: str, access: str = "access") -> None:
-    """Raises NodeError when machines cannot be got into, else CheckError when anything failed."""
-    faults = [finding for finding in group(findings) if finding.seen.result is Result.FAILED]
+def require_healthy(findings: Iterable[Finding], what: str, access: str = "access") -> None:
+    """Raises NodeError when a login to a machine failed, else CheckError when any other check did."""
+    faults = [finding for finding in group(findings) if finding.verdict.result is Result.FAILED]
     if not faults:
         return
     count = f"{len(faults)} {'checks do' if len(faults) > 1 else 'check does'} not hold: {what}"
@@ -217,7 +217,7 @@ def to_json(findings: Sequence[Finding], checks: Mapping[str, Check], names: Map
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was found."""
+    """The outcome of all checks of a cluster."""
 
     name: str
     """Of the cluster."""
@@ -229,4 +229,4 @@ class Report:
 
     @property
     def faults(self) -> int:
-        return sum(group.seen.result is Result.FAILED for group in group(self.findings))
+        return sum(each.verdict.result is Result.FAILED for each in group(self.findings))

@@ -1,4 +1,4 @@
-"""Taking the pods off a node: evicted one by one through the API, so that whoever limits disruption is heard."""
+"""Drain a node: evict its pods through the API, so that PodDisruptionBudgets are honoured."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes.kubeadm import KUBECTL
 
 TIMEOUT = 120
-"""Seconds until what still runs on a node is told and the drain given up."""
-_LOOK = 5
-"""Seconds after which the machine that is drained is asked again whether it is still there."""
+"""Seconds after which a drain is given up, with a report of the pods that still run."""
+_PING = 5
+"""Seconds between checks that the drained node still answers."""
 
 _ANSWER = 60
-"""Seconds that it may take; a connection that is dead ends by itself before."""
+"""Seconds for that answer; a dead connection ends by itself before."""
 
 _MIRROR = "kubernetes.io/config.mirror"
 
 
 @dataclasses.dataclass(frozen=True)
 class Pods:
-    """The pods of a node, by what becomes of them."""
+    """The pods of a node that a drain evicts."""
 
     evict: tuple[Resource, ...]
     alone: tuple[Resource, ...]
-    """Those of ``evict`` that nothing will start again elsewhere."""
+    """Pods of ``evict`` that no controller starts again on another node."""
     local: tuple[Resource, ...]
-    """Those of ``evict`` whose emptyDir volumes are lost."""
+    """Pods of ``evict`` whose emptyDir volumes are lost."""
 
 
 def sort(pods: Iterable[Resource]) -> Pods:
-    """What is to be done with the pods of a node: those of DaemonSets and of the node itself stay, they go with it."""
+    """Sort the pods of a node. Pods of DaemonSets and static pods stay: they end with the node."""
     evict = [pod for pod in pods if not _stays(pod)]
     alone = [pod for pod in evict if readiness.controller(pod) is None and not _finished(pod)]
     local = [pod for pod in evict if not _finished(pod) and _keeps_data(pod)]
@@ -67,22 +67,22 @@ def _name(pod: Resource) -> str:
 
 
 def minor(version: str) -> int:
-    """36 of ``v1.36.3``."""
-    found = re.match(r"v?[0-9]{1,4}\.([0-9]{1,4})", version)
-    if not found:
+    """The minor version: 36 of ``v1.36.3``."""
+    match = re.match(r"v?[0-9]{1,4}\.([0-9]{1,4})", version)
+    if not match:
         raise CheckError(f"{untrusted.shown(version)[:60]!r} is not a version of Kubernetes")
-    return int(found[1])
+    return int(match[1])
 
 
 class Api:
-    """What a drain asks of the cluster, through a master."""
+    """The API calls of a drain, through a control-plane node."""
 
     def __init__(self, master: Node) -> None:
         self.master = master
         self.kubectl = NodeKubectl(master)
 
     def node(self, name: str) -> Resource | None:
-        """The Node object; None when there is none."""
+        """The Node object; None when it does not exist."""
         text = self.kubectl.run("get", "node", name, "--ignore-not-found", "--output=json")
         return objects.an_object(text, where=self.kubectl.where) if text.strip() else None
 
@@ -100,7 +100,7 @@ class Api:
         self.kubectl.run("uncordon", node)
 
     def evict(self, pods: Sequence[Resource]) -> dict[str, str]:
-        """Ask for the eviction of pods, all at the same time; why it was refused, by pod."""
+        """Request the eviction of pods in parallel; return the reasons of refusals, by pod."""
         script = ["work=$(mktemp -d) || exit 1", "trap 'rm -rf \"$work\"' EXIT"]
         for index, pod in enumerate(pods):
             meta = pod["metadata"]
@@ -110,20 +110,20 @@ class Api:
                 f"( printf '%s' {shlex.quote(json.dumps(body))} | {KUBECTL} create --raw {shlex.quote(place)} -f - > $work/{index} 2>&1"
                 f" && rm $work/{index} ) &"
             )
-            # A few at a time: a program each.
+            # A few at a time: each starts a process.
             if index % 8 == 7:
                 script.append("wait")
         script += ["wait", 'cd "$work"; for file in *; do [ -e "$file" ] && echo "$file $(tr "\\n" " " < "$file")"; done; true']
         refused = {}
         for line in self.master.run("\n".join(script), timeout=120).stdout.splitlines():
-            number, _, said = line.partition(" ")
-            at = untrusted.number(number, maximum=len(pods) - 1)
-            if at is not None and "NotFound" not in said:
-                refused[_name(pods[at])] = _reason(said)
+            number, _, message = line.partition(" ")
+            position = untrusted.number(number, maximum=len(pods) - 1)
+            if position is not None and "NotFound" not in message:
+                refused[_name(pods[position])] = _reason(message)
         return refused
 
     def delete_pods(self, node: str, pods: Sequence[Resource]) -> None:
-        """Delete pods without asking their node, which is gone or goes."""
+        """Delete pods without waiting for their node, which is gone or leaves."""
         by_namespace: dict[str, list[str]] = {}
         for pod in pods:
             by_namespace.setdefault(pod["metadata"]["namespace"], []).append(pod["metadata"]["name"])
@@ -140,32 +140,32 @@ class Api:
         return tuple(objects.objects(text, where=self.kubectl.where))
 
 
-def _reason(said: str) -> str:
-    return " ".join(said.split()).removeprefix("Error from server (TooManyRequests): ").removesuffix(".") or "refused without a reason"
+def _reason(message: str) -> str:
+    return " ".join(message.split()).removeprefix("Error from server (TooManyRequests): ").removesuffix(".") or "refused without a reason"
 
 
 def last_ones(
     pods: Iterable[Resource], everywhere: Iterable[Resource], leaving: Collection[str], several: set[str]
 ) -> tuple[Resource, ...]:
-    """Of the pods that are to be evicted those that stay a little: without them nothing of their owner would be ready.
+    """Pods whose eviction is postponed: without them no pod of their owner would be ready.
 
-    That is one of each owner that has several pods, while none on other nodes than the ``leaving`` ones is ready. ``several`` remembers
-    the uids of such owners: between the end of one pod and the next one's beginning they may have fewer.
+    That is one pod of each owner with several, while none is ready on a node other than the ``leaving`` ones. ``several`` remembers
+    the uids of such owners: between the end of one pod and the start of the next they may have fewer.
     """
     by_owner: dict[str, list[Resource]] = {}
     for pod in everywhere:
         controller = readiness.controller(pod)
         if controller is not None and not _finished(pod):
             by_owner.setdefault(str(controller.get("uid")), []).append(pod)
-    several |= {owner for owner, theirs in by_owner.items() if len(theirs) > 1}
-    asked = {_name(pod): pod for pod in pods}
-    found = []
-    for owner, theirs in by_owner.items():
-        ready = [pod for pod in theirs if _ready(pod) and not pod["metadata"].get("deletionTimestamp")]
+    several |= {owner for owner, owned in by_owner.items() if len(owned) > 1}
+    candidates = {_name(pod): pod for pod in pods}
+    last = []
+    for owner, owned in by_owner.items():
+        ready = [pod for pod in owned if _ready(pod) and not pod["metadata"].get("deletionTimestamp")]
         if owner in several and ready and all(pod["spec"].get("nodeName") in leaving for pod in ready):
-            # The same one however often, and from whichever of the nodes, this is asked.
-            found.append(min(map(_name, ready)))
-    return tuple(asked[name] for name in found if name in asked)
+            # The same pod at every call, for each of the nodes.
+            last.append(min(map(_name, ready)))
+    return tuple(candidates[name] for name in last if name in candidates)
 
 
 def _ready(pod: Resource) -> bool:
@@ -183,22 +183,22 @@ def drain(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Cordon a node that lives and wait until its pods have gone; how many that were.
+    """Cordon a node that answers and wait until its pods are gone; return their number.
 
-    With ``force``, what is not gone after ``timeout`` seconds is deleted, and pods that nothing starts again go too. With ``leaving``, all
-    nodes that are drained now, the last ready pod of an owner that has several goes when another one is ready elsewhere.
-    Raises CheckError with all that is in the way; the node then stays cordoned, so that nothing new comes. Raises NodeError when
-    ``machine``, on which the pods are to end, does not answer any more: they never would.
+    With ``force``, pods that are left after ``timeout`` seconds are deleted, and pods that no controller starts again are evicted too.
+    With ``leaving``, all nodes that are drained now, the last ready pod of an owner with several waits for another one elsewhere.
+    Raises CheckError with everything that blocks the drain; the node stays cordoned. Raises NodeError when ``machine``, on which the
+    pods end, stops answering: they never would.
     """
     if api.node(node) is None:
         return 0
     sorted_pods = sort(api.pods(node))
     if sorted_pods.alone and not force:
         names = ", ".join(_name(pod) for pod in sorted_pods.alone)
-        raise CheckError(f"{node} runs pods that nothing would start again elsewhere: {names}", hint="delete them, or use --force")
+        raise CheckError(f"{node} runs pods that no controller would start again elsewhere: {names}", hint="delete them, or use --force")
     api.cordon(node)
     for pod in sorted_pods.local:
-        log.warning(f"{node}: {_name(pod)} keeps data in an emptyDir; that is lost")
+        log.warning(f"{node}: {_name(pod)} has data in an emptyDir, which is lost")
     return _evict_all(api, node, force, leaving, machine, clock() + timeout, timeout, clock, sleep)
 
 
@@ -213,36 +213,36 @@ def _evict_all(
     clock: Callable[[], float],
     sleep: Callable[[float], None],
 ) -> int:
-    seen: set[str] = set()
+    evicted: set[str] = set()
     several: set[str] = set()
     refused: dict[str, str] = {}
-    looked = clock()
+    checked = clock()
     while True:
         pods = sort(api.pods(node)).evict
-        seen |= {_name(pod) for pod in pods}
+        evicted |= {_name(pod) for pod in pods}
         if not pods:
-            return len(seen)
-        if machine is not None and clock() - looked >= _LOOK:
-            _look(machine, node, len(pods))
-            looked = clock()
+            return len(evicted)
+        if machine is not None and clock() - checked >= _PING:
+            _ping(machine, node, len(pods))
+            checked = clock()
         if clock() > deadline:
             if not force:
                 raise _blocked(api, node, pods, refused, timeout)
             log.warning(f"{node}: {', '.join(_name(pod) for pod in pods)} deleted by force")
             api.delete_pods(node, pods)
-            return len(seen)
-        asked = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
-        kept = {_name(pod) for pod in last_ones(asked, api.all_pods(), leaving, several)} if leaving and asked else set()
-        asked = [pod for pod in asked if _name(pod) not in kept]
-        refused = dict.fromkeys(kept, "nothing else of its owner is ready yet")
-        if asked:
-            refused |= api.evict(asked)
-        # What was refused waits for others to become ready elsewhere; what was taken ends within moments.
+            return len(evicted)
+        candidates = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+        kept = {_name(pod) for pod in last_ones(candidates, api.all_pods(), leaving, several)} if leaving and candidates else set()
+        candidates = [pod for pod in candidates if _name(pod) not in kept]
+        refused = dict.fromkeys(kept, "no other pod of its owner is ready yet")
+        if candidates:
+            refused |= api.evict(candidates)
+        # Refused pods wait for others to become ready elsewhere; evicted ones end within moments.
         sleep(1 if refused else 0.3)
 
 
-def _look(machine: Node, node: str, pods: int) -> None:
-    """Raises NodeError when a machine is not there any more. One that is only slow may still end its pods."""
+def _ping(machine: Node, node: str, pods: int) -> None:
+    """Raises NodeError when a node does not answer. One that is only slow may still end its pods."""
     try:
         machine.run("true", timeout=_ANSWER)
     except CommandError as slow:
@@ -250,7 +250,7 @@ def _look(machine: Node, node: str, pods: int) -> None:
     except NodeError as lost:
         raise NodeError(
             f"{node} was lost while its pods were moved: {lost.message}",
-            hint=f"{pods} of them were still there. Start the machine and run the same command again, or take it out with slipway remove",
+            hint=f"{pods} of them were left. Start the machine and run the same command again, or remove it with slipway remove",
         ) from lost
 
 
@@ -261,12 +261,12 @@ def _blocked(api: Api, node: str, pods: Sequence[Resource], refused: Mapping[str
         budgets = ()
     lines = []
     for pod in pods:
-        reason = refused.get(_name(pod)) or "was asked to end and has not"
+        reason = refused.get(_name(pod)) or "was evicted and has not ended"
         limits = [budget["metadata"]["name"] for budget in budgets if _covers(budget, pod)] if _name(pod) in refused else []
         lines.append(f"{_name(pod)}: {reason}" + (f" (PodDisruptionBudget {', '.join(limits)})" if limits else ""))
     return CheckError(
         f"{node} still runs {len(pods)} pod{'s' if len(pods) > 1 else ''} after {timeout:.0f} s; it stays cordoned",
-        hint=f"let them become ready elsewhere and run the same command again, or use --force; kubectl uncordon {node} takes it back",
+        hint=f"let them become ready elsewhere and run the same command again, or use --force; kubectl uncordon {node} reverts",
         details="\n".join(lines),
     )
 
@@ -280,19 +280,19 @@ def _covers(budget: Resource, pod: Resource) -> bool:
 
 
 def let_go(api: Api, node: str) -> int:
-    """Take a node off the cluster that does not answer: its pods are started elsewhere at once. How many that were."""
+    """Delete the pods of a node that does not answer, so that they start elsewhere at once; return their number."""
     pods = api.pods(node)
     api.delete_pods(node, pods)
     return len(sort(pods).evict)
 
 
 def forget(api: Api, node: str) -> None:
-    """Delete the Node object, and then what its DaemonSets and the node itself ran there: nobody else would for a minute."""
+    """Delete the Node object, then its remaining pods: the cluster would keep these for a minute."""
     api.delete_node(node)
     api.delete_pods(node, api.pods(node))
 
 
 def names(items: Iterable[Resource]) -> dict[str, str]:
-    """The names of the nodes by their address."""
+    """The names of nodes by address."""
     nodes = readiness.of_kind(items, "Node")
     return {address: node["metadata"]["name"] for node in nodes for address in objects.internal_addresses(node)}

@@ -1,4 +1,4 @@
-"""etcd's members when masters come and go: nothing is done that could cost its quorum. Snapshots of its data."""
+"""Members of etcd when control-plane nodes join and leave, without risk to its quorum; snapshots of its data."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ DATA = "/var/lib/etcd"
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
 
 _STEPS: Mapping[tuple[int, int], tuple[int, int, int]] = {(3, 6): (3, 5, 26)}
-"""Minor versions to which not every version of the one before leads: the oldest one that does. An older 3.5 may bring back members that
-were taken out, or take those for followers that were promoted, as masters that joined later are.
+"""Minor versions that need a recent patch of the one before: the oldest that works. An older 3.5 may restore members that were removed, or
+take promoted members for learners, as those of nodes that joined later are.
 """
 
 _NOT_HERE = 75
@@ -39,7 +39,7 @@ _SNAPSHOT = assets.script("snapshot_etcd", file=_SNAPSHOT_FILE, pki=FOLDER, root
 
 @dataclasses.dataclass(frozen=True)
 class EtcdMember:
-    """One member as the others know it."""
+    """A member as the others know it."""
 
     id: int
     name: str
@@ -47,12 +47,12 @@ class EtcdMember:
     peers: tuple[str, ...]
     clients: tuple[str, ...] = ()
     learner: bool = False
-    """It only follows: it has no vote yet."""
+    """It has no vote yet."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EtcdStatus:
-    """What a member says about itself."""
+    """The status that a member reports."""
 
     size: int
     """Bytes of its database."""
@@ -60,7 +60,7 @@ class EtcdStatus:
 
 
 class Etcd:
-    """The members of a cluster's etcd, asked through any master whose own one runs."""
+    """etcdctl, on the first control-plane node whose etcd runs."""
 
     def __init__(self, masters: Sequence[Node]) -> None:
         self.masters = tuple(masters)
@@ -73,48 +73,48 @@ class Etcd:
         return next((member for member in self.members() if peer_url(address) in member.peers), None)
 
     def sick(self, members: Iterable[EtcdMember]) -> dict[int, str]:
-        """Why, by id, those of the members that have a vote do not answer."""
-        asked = {url: member for member in members if not member.learner for url in member.clients[:1]}
-        found = {member.id: "has never been started" for member in members if not member.learner and not member.clients}
-        if asked:
-            text = self._run(f"endpoint health -w json --endpoints={shlex.quote(','.join(asked))}", check=False)
+        """Reasons, by id, why members with a vote do not answer."""
+        voters = {url: member for member in members if not member.learner for url in member.clients[:1]}
+        reasons = {member.id: "has never been started" for member in members if not member.learner and not member.clients}
+        if voters:
+            text = self._run(f"endpoint health -w json --endpoints={shlex.quote(','.join(voters))}", check=False)
             answers = {answer["endpoint"]: answer for answer in _parsed(text)}
-            for url, member in asked.items():
+            for url, member in voters.items():
                 answer = answers.get(url, {})
                 if not answer.get("health"):
-                    found[member.id] = " ".join(str(answer.get("error") or "does not answer").split())
-        return found
+                    reasons[member.id] = " ".join(str(answer.get("error") or "does not answer").split())
+        return reasons
 
     def status(self, members: Iterable[EtcdMember]) -> dict[int, EtcdStatus]:
-        """How the members that answer are, by id."""
+        """The status of members that answer, by id."""
         urls = ",".join(url for member in members for url in member.clients[:1])
-        found = {}
+        by_id = {}
         for answer in _parsed(self._run(f"endpoint status -w json --endpoints={shlex.quote(urls)}", check=False)):
-            told = answer.get("Status") or {}
-            member = _whole((told.get("header") or {}).get("member_id"))
-            found[member] = EtcdStatus(_whole(told.get("dbSize")), bool(member) and told.get("leader") == member)
-        return found
+            status = answer.get("Status") or {}
+            member = _whole((status.get("header") or {}).get("member_id"))
+            by_id[member] = EtcdStatus(_whole(status.get("dbSize")), bool(member) and status.get("leader") == member)
+        return by_id
 
     def alarms(self) -> tuple[str, ...]:
-        """What etcd has raised, by name: ``NOSPACE``, ``CORRUPT``."""
+        """Alarms that etcd has raised: ``NOSPACE``, ``CORRUPT``."""
         kinds = {1: "NOSPACE", 2: "CORRUPT"}
         listed = self._json("alarm list").get("alarms") or ()
         return tuple(dict.fromkeys(kinds.get(entry.get("alarm"), str(entry.get("alarm"))) for entry in listed))
 
     def add(self, name: str, address: str) -> EtcdMember:
-        """A new member that only follows."""
+        """Add a learner."""
         self._run(f"member add {shlex.quote(name)} --learner --peer-urls={peer_url(address)}")
-        found = self.of(address)
-        if found is None:
+        member = self.of(address)
+        if member is None:
             raise CommandError(f"etcd does not list {name}, which has just been added")
-        return found
+        return member
 
     def promote(self, member: EtcdMember) -> None:
-        """Give a follower its vote. Raises CommandError while it lags behind."""
+        """Give a learner its vote. Raises CommandError while it lags behind."""
         self._run(f"member promote {member.id:x}")
 
     def remove(self, member: EtcdMember) -> None:
-        """Take a member out; one that is out already is fine."""
+        """Remove a member, unless it is removed already."""
         try:
             self._run(f"member remove {member.id:x}")
         except CommandError as error:
@@ -122,7 +122,7 @@ class Etcd:
                 raise
 
     def hand_over(self, leaving: Iterable[EtcdMember]) -> None:
-        """Have another member lead before one that leads leaves: there is no election to wait for then. Only saves time."""
+        """Move the leadership off a member before it leaves, which saves the time of an election."""
         gone = {member.id: member for member in leaving}
         rest = [member for member in self.members() if member.id not in gone and not member.learner and member.clients]
         try:
@@ -134,18 +134,18 @@ class Etcd:
             log.debug(f"etcd's leader stays: {error}")
 
     def _json(self, command: str) -> dict[str, Any]:
-        # What a container said just before its end may be lost on the way; nothing at all is asked for again.
-        said = self._run(f"{command} -w json") or self._run(f"{command} -w json")
+        # The last output of a container may be lost: an empty answer is requested again.
+        output = self._run(f"{command} -w json") or self._run(f"{command} -w json")
         try:
-            found = json.loads(said)
+            answer = json.loads(output)
         except (ValueError, RecursionError) as wrong:
-            raise CommandError(f"etcdctl {command}: its answer cannot be read: {said[:100].strip() or 'nothing'}") from wrong
-        if not isinstance(found, dict):
+            raise CommandError(f"etcdctl {command}: its answer cannot be read: {output[:100].strip() or 'nothing'}") from wrong
+        if not isinstance(answer, dict):
             raise CommandError(f"etcdctl {command}: no object in the answer")
-        return found
+        return answer
 
     def _run(self, command: str, *, check: bool = True) -> str:
-        """Run etcdctl on the first master where etcd runs; its output."""
+        """Run etcdctl on the first node where etcd runs; return its output."""
         endpoint = "" if "--endpoints" in command else "--endpoints=https://127.0.0.1:2379 "
         words = shlex.split(f"{endpoint}{command}")
         script = assets.script("etcdctl", *words, not_here=_NOT_HERE, pki=FOLDER, rootfs=ROOTFS)
@@ -154,8 +154,8 @@ class Etcd:
             if result.returncode == _NOT_HERE:
                 continue
             if check and not result.ok:
-                said = (result.output.strip().splitlines() or ["no reason"])[-1]
-                raise CommandError(f"{node.name}: etcdctl {command.split(' --', maxsplit=1)[0]}: {said}", details=result.output)
+                reason = (result.output.strip().splitlines() or ["no reason"])[-1]
+                raise CommandError(f"{node.name}: etcdctl {command.split(' --', maxsplit=1)[0]}: {reason}", details=result.output)
             return result.stdout
         raise CheckError("etcd runs on no master that answers", hint="start a master again, or restore etcd from a backup")
 
@@ -192,22 +192,22 @@ def _member(entry: Mapping[str, Any]) -> EtcdMember:
 
 
 def version(image: str) -> tuple[int, int, int] | None:
-    """(3, 6, 8) of ``registry.k8s.io/etcd:3.6.8-0``; None where the name says no version."""
-    found = re.search(r"/etcd:v?(\d{1,4})\.(\d{1,4})\.(\d{1,5})", image)
-    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+    """The version in the name of an image: (3, 6, 8) of ``registry.k8s.io/etcd:3.6.8-0``; None without one."""
+    match = re.search(r"/etcd:v?(\d{1,4})\.(\d{1,4})\.(\d{1,5})", image)
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
 def image_of(master: Node) -> str:
-    """The image of etcd that a master runs; empty when it runs none."""
-    found = re.search(r"image: [\"']?([^\s\"']*/etcd:[^\s\"']*)", master.run(f"cat {MANIFEST}", check=False).stdout)
-    return found[1] if found else ""
+    """The image of etcd that a node runs; empty when it runs none."""
+    match = re.search(r"image: [\"']?([^\s\"']*/etcd:[^\s\"']*)", master.run(f"cat {MANIFEST}", check=False).stdout)
+    return match[1] if match else ""
 
 
-def require_step(runs: str, wanted: str) -> None:
-    """Raises CheckError when etcd does not go from one image of it to another upwards: by one minor version at a time, and to some only
-    from a recent one. Of images that say no version nothing is known.
+def require_step(running: str, target: str) -> None:
+    """Raises CheckError when etcd cannot be upgraded from one image to another: only by one minor version, and to some only from a recent
+    patch. Images without a version in their names pass.
     """
-    before, after = version(runs), version(wanted)
+    before, after = version(running), version(target)
     if before is None or after is None or after[:2] <= before[:2]:
         return
     old, new = ".".join(map(str, before)), ".".join(map(str, after))
@@ -224,11 +224,11 @@ def require_step(runs: str, wanted: str) -> None:
         )
 
 
-# ---- coming -----------------------------------------------------------------------------------------------------------
+# ---- joining ----------------------------------------------------------------------------------------------------------
 
 
 def peers(members: Iterable[EtcdMember], own: EtcdMember, name: str) -> str:
-    """All members as a new one must know them: ``name=url,...``."""
+    """All members for ``--initial-cluster`` of a new one: ``name=url,...``."""
     entries = [(name if member.id == own.id else member.name, url) for member in members for url in member.peers]
     return ",".join(f"{who}={url}" for who, url in entries)
 
@@ -243,15 +243,15 @@ def admit(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Make the machine a member. ``start(peers, anew)`` starts its etcd, with ``anew`` on no data.
+    """Make a node a member. ``start(peers, anew)`` starts its etcd, with ``anew`` on no data.
 
-    It follows first and is given its vote when it has caught up: until then it cannot cost the others their quorum, and when that fails
-    it is taken out again. May be repeated. Raises CheckError when a member is not healthy, or the new one does not catch up in time.
+    It is a learner first and gets its vote when it has caught up: until then it cannot cost the quorum, and when that fails it is removed
+    again. May be repeated. Raises CheckError when a member is not healthy, or the new one does not catch up in time.
     """
     members = etcd.members()
-    member = next((found for found in members if peer_url(address) in found.peers), None)
+    member = next((each for each in members if peer_url(address) in each.peers), None)
     if member is not None and member.learner and not member.name:
-        # Begun by somebody who was killed: whether it has data, and which, nobody knows.
+        # Added by a command that was killed: the state of its data is not known.
         etcd.remove(member)
         member, members = None, etcd.members()
     anew = member is None
@@ -269,7 +269,7 @@ def admit(
 
 
 def _add(etcd: Etcd, name: str, address: str, deadline: float, clock: Callable[[], float], sleep: Callable[[float], None]) -> EtcdMember:
-    """etcd takes nobody in for some seconds after the last one has come, until it has known that one for as long."""
+    """Add a learner; etcd refuses one for some seconds after the last member has joined."""
     while True:
         try:
             return etcd.add(name, address)
@@ -309,34 +309,37 @@ def require_health(members: Sequence[EtcdMember], sick: Mapping[int, str], what:
     """Raises CheckError when a member does not answer."""
     if sick:
         names = {member.id: member.name or member.peers[0] for member in members}
-        reasons = [f"{names[one]} {reason}" for one, reason in sick.items()]
+        reasons = [f"{names[member]} {reason}" for member, reason in sick.items()]
         raise CheckError(
             f"{what}: etcd is not healthy: {'; '.join(reasons)}",
-            hint="bring that master back, or take it out first: slipway remove",
+            hint="start that node again, or remove it first: slipway remove",
         )
 
 
-# ---- going ------------------------------------------------------------------------------------------------------------
+# ---- leaving ----------------------------------------------------------------------------------------------------------
 
 
 def order(members: Sequence[EtcdMember], sick: Iterable[int], leaving: Iterable[int]) -> tuple[EtcdMember, ...]:
-    """Those that leave, in the order in which they may: the dead before the living.
+    """The order in which members may leave: dead ones first.
 
     Raises CheckError when etcd would lose its quorum on the way, has lost it already, or would have no member left.
     """
-    gone, bad = set(leaving), set(sick)
+    gone, dead = set(leaving), set(sick)
     voters = {member.id for member in members if not member.learner}
-    ordered = sorted((member for member in members if member.id in gone), key=lambda member: (not member.learner, member.id not in bad))
+    ordered = sorted((member for member in members if member.id in gone), key=lambda member: (not member.learner, member.id not in dead))
     _require_quorum(
-        len(voters), len(voters - bad), "has lost its quorum: nothing can be changed", "bring masters back, or restore etcd from a backup"
+        len(voters),
+        len(voters - dead),
+        "has lost its quorum: nothing can be changed",
+        "start control-plane nodes again, or restore etcd from a backup",
     )
     for member in ordered:
         if member.learner:
             continue
         voters.discard(member.id)
-        alive = len(voters - bad)
+        alive = len(voters - dead)
         what = f"would lose its quorum without {member.name or member.peers[0]}"
-        _require_quorum(len(voters), alive, what, "join a master first, or take those out that do not answer")
+        _require_quorum(len(voters), alive, what, "join a control-plane node first, or remove those that do not answer")
     return tuple(ordered)
 
 
@@ -346,7 +349,7 @@ def _require_quorum(voters: int, alive: int, what: str, hint: str) -> None:
 
 
 def take_snapshot(master: SshNode, into: BinaryIO) -> dict[str, Any]:
-    """A snapshot of etcd into an open file; what etcd's own tool says of it: ``hash``, ``revision``, ``totalKey``, ``totalSize``."""
+    """Write a snapshot of etcd to an open file. Return the status of etcdutl: ``hash``, ``revision``, ``totalKey``, ``totalSize``."""
     try:
         lines = master.run(_SNAPSHOT, timeout=1800).stdout.splitlines()
         try:
@@ -362,5 +365,5 @@ def take_snapshot(master: SshNode, into: BinaryIO) -> dict[str, Any]:
     if hashlib.file_digest(cast("Any", into), "sha256").hexdigest() != checksum:
         raise NodeError(f"{master.name}: the snapshot did not arrive whole", hint="run the same command again")
     if not status.get("totalKey"):
-        raise CheckError(f"{master.name}: the snapshot of etcd holds nothing", hint="etcdctl member list on the masters says more")
+        raise CheckError(f"{master.name}: the snapshot of etcd holds nothing", hint="see etcdctl member list on the control-plane nodes")
     return dict(status)

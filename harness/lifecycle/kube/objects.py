@@ -1,8 +1,8 @@
-"""Objects of the Kubernetes API as kubectl prints them on a machine: read once, with the types that the rest relies on."""
+"""Objects of the Kubernetes API as kubectl prints them, with their types checked once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from harness import process, untrusted
@@ -41,7 +41,7 @@ _NUMBERS = {
 
 
 class ApiObject(dict[str, Any]):
-    """An object in an answer. A field that is asked for and not there is a fault of the answer, not of who asks."""
+    """An object in an answer. Reading a missing field raises the error of the answer, not KeyError."""
 
     __slots__ = ("_reader",)
 
@@ -54,7 +54,7 @@ class ApiObject(dict[str, Any]):
 
 
 class _Reader:
-    """Turns plain JSON into objects and refuses values of a type that no such field has."""
+    """Turns plain JSON into objects and rejects fields of another type than they have in the API."""
 
     def __init__(self, where: str, error: type[SlipwayError]) -> None:
         self._where, self._error = where, error
@@ -87,17 +87,17 @@ class _Reader:
         if key in _TEXTS_BY_NAME:
             return self.texts(value, shown)
         if (under, key) == ("linux", "uid"):
-            wanted: type = int  # the user of a container, not an object's identity
+            expected: type = int  # the user of a container, not an object's identity
         elif key in _TEXTS or (under, key) == ("conditions", "status"):
-            wanted = str
+            expected = str
         elif key in _LISTS:
-            wanted = list
+            expected = list
         elif key in _OBJECTS:
-            wanted = dict
+            expected = dict
         else:
-            wanted = int if key in _NUMBERS else type(value)
-        # A boolean is an int to Python only.
-        if type(value) is not wanted:
+            expected = int if key in _NUMBERS else type(value)
+        # A boolean is an int in Python only.
+        if type(value) is not expected:
             self.fail(f"{shown} has another type than this field has")
         return self._value(key, value, shown)
 
@@ -110,7 +110,7 @@ class _Reader:
 
 
 def an_object(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> ApiObject:
-    """The object that ``kubectl get KIND NAME --output=json`` prints on the machine ``where``; raises ``error`` when it is none."""
+    """The object that ``kubectl get KIND NAME --output=json`` prints on the machine ``where``. Raises ``error`` for any other answer."""
     reader = _Reader(where, error)
     return reader.object(reader.document(text))
 
@@ -121,46 +121,52 @@ def objects(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> 
     value = reader.document(text)
     items = value.get("items", value) if isinstance(value, dict) else value
     if not isinstance(value, dict) or not isinstance(items or [], list):
-        reader.fail("it is no list of objects")
+        reader.fail("it is not a list of objects")
     return [reader.object(item, "an item") for item in items or ()]
 
 
 def internal_addresses(node: Mapping[str, Any]) -> tuple[str, ...]:
-    """The internal addresses of a Node by which machines are known: those of the family of the first. The other family is the pods'."""
+    """The internal addresses of a Node in the family of the first one, by which machines are known."""
     status = node.get("status") or {}
-    found = [str(entry["address"]) for entry in status.get("addresses") or () if entry["type"] == "InternalIP"]
-    return tuple(address for address in found if (":" in address) == (":" in found[0]))
+    internal = [str(entry["address"]) for entry in status.get("addresses") or () if entry["type"] == "InternalIP"]
+    return tuple(address for address in internal if (":" in address) == (":" in internal[0]))
+
+
+def daemonset_images(items: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The images of the DaemonSets among objects, each by the name that it is written with."""
+    agents = [item for item in items if item.get("kind") == "DaemonSet"]
+    return {str(each.get("image", "")) for agent in agents for each in agent["spec"]["template"]["spec"].get("containers") or ()}
 
 
 def config_map(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> ApiObject:
-    """A ConfigMap; its ``data`` is there and holds text."""
+    """A ConfigMap; its ``data`` exists and contains text."""
     reader = _Reader(where, error)
-    found = reader.object(reader.document(text))
-    found["data"] = reader.texts(found.get("data"), "data")
-    return found
+    config = reader.object(reader.document(text))
+    config["data"] = reader.texts(config.get("data"), "data")
+    return config
 
 
 def config_maps(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> list[ApiObject]:
-    """As ``objects``, of ConfigMaps."""
+    """``objects`` for ConfigMaps."""
     reader = _Reader(where, error)
-    found = objects(text, where=where, error=error)
-    for each in found:
-        each["data"] = reader.texts(each.get("data"), "data")
-    return found
+    configs = objects(text, where=where, error=error)
+    for config in configs:
+        config["data"] = reader.texts(config.get("data"), "data")
+    return configs
 
 
 def version(text: str, *, where: str, error: type[SlipwayError] = NodeError) -> str:
     """The version of Kubernetes in the answer to ``kubectl get --raw /version`` or ``kubectl version --output=json``."""
     reader = _Reader(where, error)
-    found = reader.object(reader.document(text))
-    return str((found.get("serverVersion") or found)["gitVersion"])
+    answer = reader.object(reader.document(text))
+    return str((answer.get("serverVersion") or answer)["gitVersion"])
 
 
-def configuration(found: ApiObject, where: str, key: str = "ClusterConfiguration", error: type[SlipwayError] = NodeError) -> ApiObject:
-    """A document that kubeadm keeps in its ConfigMap; empty where it keeps none."""
+def configuration(config: ApiObject, where: str, key: str = "ClusterConfiguration", error: type[SlipwayError] = NodeError) -> ApiObject:
+    """A document of kubeadm's ConfigMap; empty where it is missing."""
     reader = _Reader(where, error)
-    value = untrusted.yaml_document(found["data"].get(key) or "{}", what=f"the {key} of the cluster", error=error)
-    # YAML has more than JSON has; nothing of it is a field's name.
+    value = untrusted.yaml_document(config["data"].get(key) or "{}", what=f"the {key} of the cluster", error=error)
+    # YAML has keys that JSON has not.
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         reader.fail(f"{key} is not an object")
     for name in ("networking", "apiServer", "apiEndpoints"):

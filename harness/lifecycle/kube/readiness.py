@@ -1,21 +1,17 @@
-"""Facts about a running cluster: what is ready, what is not and why, and the wait until everything is.
+"""Readiness of the objects of a running cluster, with the reasons for what is not ready.
 
-The judgement is made of pure functions over what ``kubectl get -o json`` prints; the only thing that runs here is a ``Kubectl``.
-``slipway check``, the waits of ``slipway run``, the throw-away cluster of a build and the test kit all use these.
+Pure functions over the output of ``kubectl get -o json``; only a ``KubectlRunner`` runs anything. ``slipway check``, the waits of
+``slipway run``, the throw-away cluster of a build and the test kit use them.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import shlex
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from harness.errors import CheckError, CommandError, SlipwayError
+from harness.errors import CommandError, SlipwayError
 from harness.lifecycle.kube import objects
-from harness.nodes import Node
 
 Resource = Mapping[str, Any]
 
@@ -23,22 +19,22 @@ KINDS = (
     "nodes,namespaces,persistentvolumeclaims,storageclasses.storage.k8s.io,pods,replicationcontrollers,replicasets.apps,"
     "deployments.apps,statefulsets.apps,daemonsets.apps,jobs.batch"
 )
-"""What ``kubectl get`` is asked for: everything that is judged, and what the judgement needs to know beside it."""
+"""Kinds for ``kubectl get``: all that have a readiness, and those that it depends on."""
 
 _IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
 _PRESSURES = ("MemoryPressure", "DiskPressure", "PIDPressure")
 _CONTAINER_REASONS = frozenset({"CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-_STUCK = _IMAGE_REASONS | _CONTAINER_REASONS | {"Unschedulable", *_PRESSURES}
+STUCK = _IMAGE_REASONS | _CONTAINER_REASONS | {"Unschedulable", *_PRESSURES}
+"""Causes that seldom go away by waiting."""
 _LOG_LINES = 20
-_NO_PROGRAM = 127
 _EVENTS = 5
 
 
-class Kubectl(Protocol):
-    """kubectl, wherever it runs: on a node over SSH, in a container, here."""
+class KubectlRunner(Protocol):
+    """kubectl on a node over SSH, in a container, or on this machine."""
 
     def run(self, *argv: str) -> str:
-        """Run ``kubectl ARGV`` and return its standard output; raises CommandError when it fails, NodeError when it cannot be run."""
+        """Run ``kubectl ARGV`` and return its standard output. Raises CommandError when it fails, NodeError when it cannot be run."""
         ...
 
 
@@ -46,7 +42,7 @@ class Kubectl(Protocol):
 class Problem:
     """One object that is not ready: ``object`` is ``Pod web/nginx-0``, ``reason`` one line.
 
-    ``cause`` is Kubernetes' own word for it (``ImagePullBackOff``) or ours in lower case. A ``final`` problem does not heal by waiting.
+    ``cause`` is Kubernetes' own word for it (``ImagePullBackOff``), or slipway's. A ``final`` problem does not go away by waiting.
     """
 
     object: str
@@ -56,7 +52,7 @@ class Problem:
     events: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
     container: str | None = None
-    """The container whose log would tell more, when one has been started."""
+    """The container with a log about it, when one has been started."""
 
     def __str__(self) -> str:
         lines = [f"{self.object}: {self.reason}"]
@@ -78,8 +74,8 @@ class Problem:
 # ---- reading ----------------------------------------------------------------------------------------------------------
 
 
-def get(kubectl: Kubectl, kinds: str = KINDS) -> tuple[Resource, ...]:
-    """All objects of ``kinds`` in every namespace, as kubectl prints them. Raises CommandError for an answer that is no list of objects."""
+def get(kubectl: KubectlRunner, kinds: str = KINDS) -> tuple[Resource, ...]:
+    """All objects of ``kinds`` in every namespace, as kubectl prints them. Raises CommandError for any other answer."""
     answer = kubectl.run("get", kinds, "--all-namespaces", "--output=json")
     return tuple(objects.objects(answer, where=getattr(kubectl, "where", "the cluster"), error=CommandError))
 
@@ -105,11 +101,11 @@ def by_uid(items: Iterable[Resource]) -> dict[str, Resource]:
 
 
 def maker(item: Resource, known: Mapping[str, Resource]) -> str:
-    """The title of what somebody made and this comes from: of a pod its Deployment, of a job its CronJob. ``known``: ``by_uid``."""
+    """The title of the object that a user created and this one comes from: Deployment of a pod, CronJob of a job. ``known``: ``by_uid``."""
     passed = set()
     while (owner := controller(item)) is not None and owner.get("uid") in known:
         if owner["uid"] in passed:
-            # Objects that own each other have no maker.
+            # Objects that own each other were not created by a user.
             return title(item)
         passed.add(owner["uid"])
         item = known[owner["uid"]]
@@ -120,13 +116,13 @@ def maker(item: Resource, known: Mapping[str, Resource]) -> str:
 
 
 def ailing(items: Iterable[Resource]) -> frozenset[str]:
-    """The titles of workloads that are not ready, for ``settle``: of what somebody made, not what will be made in its place tomorrow.
+    """The titles of workloads that are not ready, for ``wait.settle``: of the objects that users created, which outlive their pods.
 
-    Nodes, and what is in kube-system, are not among them: they are the cluster itself.
+    Nodes and objects in kube-system are left out: they are the cluster itself.
     """
     known = [item for item in items if item.get("kind") != "Node" and item["metadata"].get("namespace") != "kube-system"]
-    bad, uids = {problem.object for problem in not_ready(known)}, by_uid(known)
-    return frozenset(maker(item, uids) for item in known if title(item) in bad)
+    unready, uids = {problem.object for problem in not_ready(known)}, by_uid(known)
+    return frozenset(maker(item, uids) for item in known if title(item) in unready)
 
 
 def _condition(item: Resource, kind: str) -> Resource:
@@ -134,100 +130,100 @@ def _condition(item: Resource, kind: str) -> Resource:
     return next((condition for condition in conditions if condition["type"] == kind), {})
 
 
-def _said(condition: Resource, otherwise: str) -> str:
+def _message(condition: Resource, otherwise: str) -> str:
     """The message of a condition in one line."""
     text = condition.get("message") or condition.get("reason") or otherwise
     return " ".join(str(text).split())
 
 
-# ---- judging, one kind at a time --------------------------------------------------------------------------------------
+# ---- readiness by kind ------------------------------------------------------------------------------------------------
 
 
 def node_problem(node: Resource) -> Problem | None:
-    """A node is good when it is Ready and short of nothing; being cordoned is a wish, not a fault."""
+    """A node is fine when it is Ready and under no pressure; being cordoned is not a problem."""
     ready = _condition(node, "Ready")
     if ready.get("status") != "True":
-        return Problem(title(node), f"not ready: {_said(ready, 'its kubelet has not reported yet')}", "NodeNotReady")
+        return Problem(title(node), f"not ready: {_message(ready, 'its kubelet has not reported yet')}", "NodeNotReady")
     for pressure in (*_PRESSURES, "NetworkUnavailable"):
         condition = _condition(node, pressure)
         if condition.get("status") == "True":
-            return Problem(title(node), f"{pressure}: {_said(condition, 'reported by its kubelet')}", pressure)
+            return Problem(title(node), f"{pressure}: {_message(condition, 'reported by its kubelet')}", pressure)
     return None
 
 
-def _seen(item: Resource) -> bool:
-    """Whether the controller has looked at the newest version of the object; before that its counts mean nothing."""
+def _observed(item: Resource) -> bool:
+    """Return whether the controller has observed the newest version of the object; before that its counts mean nothing."""
     return int(item.get("status", {}).get("observedGeneration") or 0) >= int(item["metadata"].get("generation") or 0)
 
 
-def _counted(item: Resource, ready: int, wanted: int, what: str = "ready") -> Problem | None:
-    if ready >= wanted:
+def _counted(item: Resource, ready: int, expected: int, what: str = "ready") -> Problem | None:
+    if ready >= expected:
         return None
-    return Problem(title(item), f"{ready} of {wanted} {what}", "NotEnoughReady")
+    return Problem(title(item), f"{ready} of {expected} {what}", "NotEnoughReady")
 
 
 def deployment_problem(item: Resource) -> Problem | None:
     if item["spec"].get("paused"):
         return None
-    if not _seen(item):
-        return Problem(title(item), "not looked at by its controller yet", "NotSeen")
-    wanted, status = int(item["spec"].get("replicas", 1)), item.get("status", {})
-    problem = _counted(item, int(status.get("updatedReplicas") or 0), wanted, "of the newest version") or _counted(
-        item, int(status.get("availableReplicas") or 0), wanted, "available"
+    if not _observed(item):
+        return Problem(title(item), "not observed by its controller yet", "NotSeen")
+    expected, status = int(item["spec"].get("replicas", 1)), item.get("status", {})
+    problem = _counted(item, int(status.get("updatedReplicas") or 0), expected, "of the newest version") or _counted(
+        item, int(status.get("availableReplicas") or 0), expected, "available"
     )
     failure = _condition(item, "ReplicaFailure")
     if problem and failure.get("status") == "True":
-        return dataclasses.replace(problem, reason=f"{problem.reason}: {_said(failure, '')}", cause=str(failure.get("reason", "")))
+        return dataclasses.replace(problem, reason=f"{problem.reason}: {_message(failure, '')}", cause=str(failure.get("reason", "")))
     return problem
 
 
 def statefulset_problem(item: Resource) -> Problem | None:
-    if not _seen(item):
-        return Problem(title(item), "not looked at by its controller yet", "NotSeen")
-    wanted, status = int(item["spec"].get("replicas", 1)), item.get("status", {})
+    if not _observed(item):
+        return Problem(title(item), "not observed by its controller yet", "NotSeen")
+    expected, status = int(item["spec"].get("replicas", 1)), item.get("status", {})
     strategy = item["spec"].get("updateStrategy") or {}
-    problem = _counted(item, int(status.get("readyReplicas") or 0), wanted)
+    problem = _counted(item, int(status.get("readyReplicas") or 0), expected)
     if problem or strategy.get("type") == "OnDelete":
         return problem
     # Pods below the partition keep the old version on purpose.
     partition = int((strategy.get("rollingUpdate") or {}).get("partition") or 0)
     if partition == 0 and status.get("updateRevision") == status.get("currentRevision"):
         return None
-    return _counted(item, int(status.get("updatedReplicas") or 0), max(0, wanted - partition), "of the newest version")
+    return _counted(item, int(status.get("updatedReplicas") or 0), max(0, expected - partition), "of the newest version")
 
 
 def daemonset_problem(item: Resource) -> Problem | None:
-    if not _seen(item):
-        return Problem(title(item), "not looked at by its controller yet", "NotSeen")
+    if not _observed(item):
+        return Problem(title(item), "not observed by its controller yet", "NotSeen")
     status = item.get("status", {})
-    wanted = int(status.get("desiredNumberScheduled") or 0)
+    expected = int(status.get("desiredNumberScheduled") or 0)
     if (item["spec"].get("updateStrategy") or {}).get("type") != "OnDelete":
-        behind = _counted(item, int(status.get("updatedNumberScheduled") or 0), wanted, "of the newest version")
+        behind = _counted(item, int(status.get("updatedNumberScheduled") or 0), expected, "of the newest version")
         if behind:
             return behind
-    return _counted(item, int(status.get("numberReady") or 0), wanted)
+    return _counted(item, int(status.get("numberReady") or 0), expected)
 
 
 def replicas_problem(item: Resource) -> Problem | None:
     """A ReplicaSet or ReplicationController that nothing manages."""
-    if not _seen(item):
-        return Problem(title(item), "not looked at by its controller yet", "NotSeen")
+    if not _observed(item):
+        return Problem(title(item), "not observed by its controller yet", "NotSeen")
     return _counted(item, int(item.get("status", {}).get("readyReplicas") or 0), int(item["spec"].get("replicas", 1)))
 
 
 def job_problem(item: Resource) -> Problem | None:
-    """A job must have completed. One that a CronJob started may run at any time; only its failure counts."""
+    """A job must have completed. One of a CronJob may run at any time; only its failure counts."""
     failed = _condition(item, "Failed")
     if failed.get("status") == "True":
-        return Problem(title(item), f"failed: {_said(failed, 'its pods failed')}", "JobFailed", final=True)
+        return Problem(title(item), f"failed: {_message(failed, 'its pods failed')}", "JobFailed", final=True)
     if _condition(item, "Complete").get("status") == "True" or item["spec"].get("suspend"):
         return None
     owner = controller(item)
     if owner is not None and owner.get("kind") == "CronJob":
         return None
     status = item.get("status", {})
-    done, wanted = int(status.get("succeeded") or 0), item["spec"].get("completions") or 1
-    return Problem(title(item), f"not complete: {done} of {wanted} done, {int(status.get('failed') or 0)} failed", "JobRunning")
+    done, expected = int(status.get("succeeded") or 0), item["spec"].get("completions") or 1
+    return Problem(title(item), f"not complete: {done} of {expected} done, {int(status.get('failed') or 0)} failed", "JobRunning")
 
 
 def claim_problem(item: Resource, *, used: bool, binds_late: bool) -> Problem | None:
@@ -239,9 +235,9 @@ def claim_problem(item: Resource, *, used: bool, binds_late: bool) -> Problem | 
     if name is None:
         why = "no volume fits it and no storage class is the default"
     elif name == "":
-        why = "it asks for a volume without a storage class, and none fits"
+        why = "it requests a volume without a storage class, and none fits"
     else:
-        why = f"storage class {name} has not made a volume"
+        why = f"storage class {name} has not provisioned a volume"
     return Problem(title(item), f"{str(phase or 'not bound').lower()}: {why}", "ClaimPending")
 
 
@@ -249,7 +245,7 @@ def claim_problem(item: Resource, *, used: bool, binds_late: bool) -> Problem | 
 
 
 def pod_problem(pod: Resource) -> Problem | None:
-    """Why a pod is not ready, from its own status; None when it is, has succeeded, or is on its way out."""
+    """The reason why a pod is not ready, from its own status; None when it is, has succeeded, or is being deleted."""
     status = pod.get("status", {})
     phase = status.get("phase")
     if pod["metadata"].get("deletionTimestamp") or phase == "Succeeded":
@@ -260,18 +256,20 @@ def pod_problem(pod: Resource) -> Problem | None:
         return None
     scheduled = _condition(pod, "PodScheduled")
     if scheduled.get("status") == "False":
-        return Problem(title(pod), f"cannot be placed: {_said(scheduled, 'no node fits')}", str(scheduled.get("reason") or "Unschedulable"))
+        return Problem(
+            title(pod), f"cannot be placed: {_message(scheduled, 'no node fits')}", str(scheduled.get("reason") or "Unschedulable")
+        )
     for group in ("initContainerStatuses", "containerStatuses"):
         for container in status.get(group) or ():
             problem = _container_problem(pod, container, starts_once=group.startswith("init"))
             if problem is not None:
                 return problem
     unready = _condition(pod, "Ready")
-    return Problem(title(pod), _said(unready, "not started yet"), "NotReady")
+    return Problem(title(pod), _message(unready, "not started yet"), "NotReady")
 
 
 def _failed(pod: Resource) -> Problem | None:
-    """A failed pod whose owner makes another one is history; one that stands alone stays failed."""
+    """A failed pod is replaced by its owner; one without an owner stays failed."""
     if controller(pod) is not None:
         return None
     status = pod.get("status", {})
@@ -279,7 +277,7 @@ def _failed(pod: Resource) -> Problem | None:
         problem = _container_problem(pod, container, starts_once=False)
         if problem is not None:
             return dataclasses.replace(problem, final=True)
-    return Problem(title(pod), f"failed: {_said(status, 'no reason given')}", "PodFailed", final=True)
+    return Problem(title(pod), f"failed: {_message(status, 'no reason given')}", "PodFailed", final=True)
 
 
 def _container_problem(pod: Resource, container: Resource, *, starts_once: bool) -> Problem | None:
@@ -302,15 +300,15 @@ def _container_problem(pod: Resource, container: Resource, *, starts_once: bool)
 
 def _waiting(pod: Resource, container: Resource, waiting: Resource, before: Resource) -> Problem:
     name, cause = container["name"], str(waiting.get("reason") or "Waiting")
-    said = " ".join(str(waiting.get("message") or "").split())
+    message = " ".join(str(waiting.get("message") or "").split())
     if cause in _IMAGE_REASONS:
-        text = f"container {name}: image {container.get('image')} cannot be pulled ({cause}): {said or 'no reason given'}"
+        text = f"container {name}: image {container.get('image')} cannot be pulled ({cause}): {message or 'no reason given'}"
         return Problem(title(pod), text, cause, final=cause in {"InvalidImageName", "ErrImageNeverPull"})
     if cause == "CrashLoopBackOff":
         ended = f", last time it {_ending(before)}" if before else ""
         text = f"container {name} keeps failing (CrashLoopBackOff): started {int(container.get('restartCount') or 0) + 1} times{ended}"
         return Problem(title(pod), text, cause, container=name)
-    return Problem(title(pod), f"container {name}: {cause}{f': {said}' if said else ''}", cause)
+    return Problem(title(pod), f"container {name}: {cause}{f': {message}' if message else ''}", cause)
 
 
 def _ending(ended: Resource) -> str:
@@ -321,9 +319,9 @@ def _ending(ended: Resource) -> str:
     return how + why
 
 
-# ---- judging a whole cluster ------------------------------------------------------------------------------------------
+# ---- a whole cluster --------------------------------------------------------------------------------------------------
 
-_JUDGES: Mapping[str, Callable[[Resource], Problem | None]] = {
+_RULES: Mapping[str, Callable[[Resource], Problem | None]] = {
     "Node": node_problem,
     "Deployment": deployment_problem,
     "StatefulSet": statefulset_problem,
@@ -342,27 +340,27 @@ def not_ready(
     logs: Mapping[tuple[str, str], str] | None = None,
     static: bool = True,
 ) -> tuple[Problem, ...]:
-    """What of ``items`` is not ready, and why. Empty means that the cluster is as its objects ask for.
+    """The objects of ``items`` that are not ready, with the reasons. Empty: the cluster is as its objects specify.
 
     ``events`` (Event objects) and ``logs`` (text by ``("Pod namespace/name", container)``) only add to the reasons.
     Without ``static``, a static pod counts as ready when it runs: its probes pass only a minute after it works.
-    Nodes and pods, which hold the causes, come before the workloads that wait for them.
+    Nodes and pods, which have the causes, come before the workloads that wait for them.
     """
     known = tuple(items)
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for item in known:
-        judge = _JUDGES.get(item.get("kind", ""))
-        if judge is None or (item["kind"] == "ReplicaSet" and controller(item) is not None):
+        rule = _RULES.get(item.get("kind", ""))
+        if rule is None or (item["kind"] == "ReplicaSet" and controller(item) is not None):
             continue
         if item["metadata"].get("deletionTimestamp"):
             continue
-        problem = judge(item)
+        problem = rule(item)
         if problem is not None and not (not static and _is_static(item) and problem.cause in {"Unready", "NotReady"}):
-            found.append(problem)
-    found += _claims(known)
+            problems.append(problem)
+    problems += _claims(known)
     order = {"Node": 0, "PersistentVolumeClaim": 1, "Pod": 2}
-    found.sort(key=lambda problem: (order.get(problem.object.split(" ", maxsplit=1)[0], 3), problem.object))
-    return tuple(_told(problem, tuple(events), logs or {}) for problem in found)
+    problems.sort(key=lambda problem: (order.get(problem.object.split(" ", maxsplit=1)[0], 3), problem.object))
+    return tuple(_explained(problem, tuple(events), logs or {}) for problem in problems)
 
 
 def _is_static(item: Resource) -> bool:
@@ -389,8 +387,8 @@ def _claims(items: Sequence[Resource]) -> list[Problem]:
     return [problem for problem in problems if problem is not None]
 
 
-def _told(problem: Problem, events: Sequence[Resource], logs: Mapping[tuple[str, str], str]) -> Problem:
-    """The problem with what the events and the log say about it; a failing probe, which only events know, joins the reason."""
+def _explained(problem: Problem, events: Sequence[Resource], logs: Mapping[tuple[str, str], str]) -> Problem:
+    """Add events and log to a problem; a failing probe, which only events report, joins the reason."""
     about = [event for event in events if _regards(event) == problem.object and event.get("type") != "Normal"]
     about.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
     texts = tuple(dict.fromkeys(f"{event.get('reason')}: {' '.join(str(event.get('message')).split())}" for event in about))[-_EVENTS:]
@@ -409,128 +407,53 @@ def _regards(event: Resource) -> str:
     return f"{about.get('kind')} {place}{about.get('name')}"
 
 
-# ---- asking a cluster -------------------------------------------------------------------------------------------------
+# ---- queries ----------------------------------------------------------------------------------------------------------
 
 
-def problems(kubectl: Kubectl, *, kinds: str = KINDS, namespaces: Iterable[str] = ()) -> tuple[Problem, ...]:
-    """What is not ready now, with events and the ends of the logs. ``namespaces`` limits it (nodes are always looked at)."""
-    items = _within(get(kubectl, kinds), namespaces)
+def problems(kubectl: KubectlRunner, *, kinds: str = KINDS, namespaces: Iterable[str] = ()) -> tuple[Problem, ...]:
+    """The objects that are not ready now, with events and the ends of the logs. ``namespaces`` limits them, except nodes."""
+    items = within(get(kubectl, kinds), namespaces)
     return explain(kubectl, items)
 
 
-def explain(kubectl: Kubectl, items: Sequence[Resource], *, static: bool = True) -> tuple[Problem, ...]:
-    """``not_ready`` of ``items``, with events and logs fetched for what was found. A log that cannot be had is left out."""
-    found = not_ready(items, static=static)
-    if not found:
+def explain(kubectl: KubectlRunner, items: Sequence[Resource], *, static: bool = True) -> tuple[Problem, ...]:
+    """``not_ready`` of ``items``, with their events and logs. A log that cannot be read is left out."""
+    unready = not_ready(items, static=static)
+    if not unready:
         return ()
     try:
         events = get(kubectl, "events")
     except SlipwayError:
         events = ()
-    logs = {(problem.object, problem.container): text for problem in found if problem.container and (text := _log(kubectl, problem))}
+    logs = {(problem.object, problem.container): text for problem in unready if problem.container and (text := _log(kubectl, problem))}
     return not_ready(items, events=events, logs=logs, static=static)
 
 
-def _log(kubectl: Kubectl, problem: Problem) -> str:
+def _log(kubectl: KubectlRunner, problem: Problem) -> str:
     namespace, name = problem.object.removeprefix("Pod ").split("/")
     words = ("logs", f"--namespace={namespace}", name, f"--container={problem.container}", f"--tail={_LOG_LINES}")
-    # The run that failed says why; the current one may have said nothing yet.
+    # The log of the run that failed has the cause; that of the current one may be empty.
     for argv in ((*words, "--previous"), words):
         try:
             text = kubectl.run(*argv)
         except SlipwayError:
             continue
-        # Of a container that has been cleared away a kubelet says so in place of its log.
+        # For a container that was removed the kubelet prints this in place of a log.
         if text.strip() and not text.startswith("unable to retrieve container logs"):
             return text
     return ""
 
 
-def _within(items: Iterable[Resource], namespaces: Iterable[str]) -> tuple[Resource, ...]:
-    wanted = frozenset(namespaces)
-    if not wanted:
+def within(items: Iterable[Resource], namespaces: Iterable[str]) -> tuple[Resource, ...]:
+    """Objects in some namespaces, with those that have none; all objects when no namespace is given."""
+    chosen = frozenset(namespaces)
+    if not chosen:
         return tuple(items)
-    return tuple(item for item in items if item["metadata"].get("namespace") in wanted or not item["metadata"].get("namespace"))
-
-
-def _without(items: Sequence[Resource], but: Collection[str]) -> tuple[Resource, ...]:
-    known = by_uid(items) if but else {}
-    return tuple(item for item in items if not but or maker(item, known) not in but)
-
-
-def _signature(items: Iterable[Resource]) -> frozenset[tuple[Any, ...]]:
-    """What must stop changing before a cluster counts as settled: objects, their versions, restarts and states of containers."""
-    marks: set[tuple[Any, ...]] = set()
-    for item in items:
-        meta, status = item["metadata"], item.get("status", {})
-        restarts = tuple(container.get("restartCount") for container in status.get("containerStatuses") or ())
-        marks.add((item.get("kind"), meta.get("uid"), meta.get("generation"), status.get("phase"), restarts))
-    return frozenset(marks)
-
-
-def settle(
-    kubectl: Kubectl,
-    *,
-    timeout: float = 600,
-    quiet: float = 3,
-    stuck: float = 120,
-    namespaces: Iterable[str] = (),
-    nodes: Iterable[str] = (),
-    interval: float = 1,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-    progress: Callable[[str], None] = lambda _: None,
-    heal: Callable[[Sequence[Resource]], None] = lambda _: None,
-    but: Collection[str] = (),
-) -> tuple[Resource, ...]:
-    """Wait until every workload is ready and nothing has appeared, changed or restarted for ``quiet`` seconds; returns the objects then.
-
-    All times are seconds. Raises CheckError with every problem, its events and logs: after ``timeout``; at once for what waiting does
-    not heal (a failed Job, an impossible image name); or when for ``stuck`` seconds all that is missing is images that cannot be
-    pulled, containers that keep failing, nodes short of space or pods that fit nowhere. An API that does not answer yet is waited for
-    like any workload, and so are ``nodes`` that have not registered. Static pods need only run. ``namespaces`` limits what is waited
-    for. ``heal`` is given the objects while something is missing. ``but`` are titles as ``ailing`` gives them, of workloads that need
-    not become ready.
-    """
-    names, expected = tuple(namespaces), frozenset(nodes)
-    started = clock()
-    quiet_since = moved = started
-    before: frozenset[tuple[Any, ...]] | None = None
-    restless = True
-    while True:
-        trouble: SlipwayError | None = None
-        items: tuple[Resource, ...] = ()
-        try:
-            items = _without(_within(get(kubectl), names), but)
-        except SlipwayError as error:
-            trouble = error
-        now = clock()
-        if trouble is None:
-            found = (*_missing_nodes(items, expected), *not_ready(items, static=False))
-        else:
-            found = (Problem("the cluster", f"does not answer: {trouble.message}", "Silent"),)
-        marks = _signature(items)
-        if found or marks != before or restless:
-            quiet_since = now
-        restless = bool(found)
-        if not (found and all(problem.cause in _STUCK for problem in found)):
-            moved = now
-        before = marks
-        if not found and now - quiet_since >= quiet:
-            return items
-        progress(_summary(found))
-        if found and items:
-            heal(items)
-        late, final = now - started >= timeout, any(problem.final for problem in found)
-        if late or final or now - moved >= stuck:
-            if trouble is None:
-                found = (*_missing_nodes(items, expected), *explain(kubectl, items, static=False))
-            raise _unsettled(found, late=late, final=final, waited=now - started)
-        sleep(interval)
+    return tuple(item for item in items if item["metadata"].get("namespace") in chosen or not item["metadata"].get("namespace"))
 
 
 def waiting_for_services(items: Iterable[Resource]) -> tuple[tuple[str, str], ...]:
-    """Namespace and name of pods whose kubelet began them before it had read the Services for the first time."""
+    """Namespace and name of pods that a kubelet started before it had read the Services."""
     return tuple(
         (pod["metadata"]["namespace"], pod["metadata"]["name"])
         for pod in of_kind(items, "Pod")
@@ -540,98 +463,3 @@ def waiting_for_services(items: Iterable[Resource]) -> tuple[tuple[str, str], ..
             for container in (pod.get("status") or {}).get(group) or ()
         )
     )
-
-
-def _missing_nodes(items: Iterable[Resource], expected: frozenset[str]) -> tuple[Problem, ...]:
-    known = {node["metadata"]["name"] for node in of_kind(items, "Node")}
-    return tuple(
-        Problem(f"Node {name}", "has not registered: its kubelet cannot reach the API", "NodeMissing") for name in sorted(expected - known)
-    )
-
-
-def _summary(found: Sequence[Problem]) -> str:
-    if not found:
-        return "all ready"
-    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-    return f"waiting for {found[0].object}{more}"
-
-
-def _unsettled(found: Sequence[Problem], *, late: bool, final: bool, waited: float) -> CheckError:
-    if not found:
-        return CheckError(
-            f"the cluster keeps changing: not quiet after {waited:.0f} s", hint="something restarts or is replaced again and again"
-        )
-    count = f"{len(found)} object{'s are' if len(found) > 1 else ' is'} not ready"
-    why = "and will not become so" if final else f"after {waited:.0f} s" if late else f"and nothing has moved for a while ({waited:.0f} s)"
-    return CheckError(f"{count} {why}: {found[0].object}: {found[0].reason}", details="\n".join(str(problem) for problem in found))
-
-
-# ---- cluster DNS ------------------------------------------------------------------------------------------------------
-
-
-ASK_DNS = """exec 3<>/dev/tcp/%s/53 && base64 -d >&3 && dd bs=4096 count=1 <&3 2>/dev/null | base64"""
-"""For bash: ``ASK_DNS % server`` reads a question, framed and in base64, and writes the answer in the same way."""
-
-
-def dns_problem(node: Node, server: str, name: str, *, expected: str | None = None, seconds: float = 0) -> str | None:
-    """Why ``server`` does not answer a question for ``name`` asked from ``node``, or None when it does (with ``expected``, if given).
-
-    Asks again for ``seconds``. The node needs bash; where there is none, nothing is found out and None is returned.
-    """
-    deadline = time.monotonic() + seconds
-    question = base64.b64encode(dns_query(name)).decode()
-    while True:
-        answer = node.run(f"timeout 5 bash -c {shlex.quote(ASK_DNS % server)}", input=question, check=False, timeout=20)
-        if answer.returncode == _NO_PROGRAM:
-            return None
-        problem = dns_judged(answer.stdout, server, name, expected)
-        if problem is None or time.monotonic() >= deadline:
-            return problem
-        time.sleep(0.3)
-
-
-def dns_judged(text: str, server: str, name: str, expected: str | None) -> str | None:
-    """What is wrong with an answer, in base64, to a question for ``name``; None when nothing is."""
-    try:
-        found = dns_addresses(base64.b64decode(text))
-    except ValueError as wrong:
-        return f"{server} for {name}: {wrong}"
-    if not found or (expected is not None and expected not in found):
-        return f"{server} says that {name} is {', '.join(found) or 'nowhere'}"
-    return None
-
-
-_DNS_ID = 0x5170
-
-
-def dns_query(name: str) -> bytes:
-    """A DNS question for the IPv4 address of ``name``, framed for TCP."""
-    import dns.message
-
-    return dns.message.make_query(name, "A", id=_DNS_ID).to_wire(prepend_length=True)
-
-
-def dns_addresses(answer: bytes) -> tuple[str, ...]:
-    """The IPv4 addresses in an answer to ``dns_query``, framed in the same way.
-
-    Raises ValueError with the reason when the answer is cut, is an error, or belongs to another question.
-    """
-    import dns.exception
-    import dns.message
-    import dns.rcode
-    import dns.rdatatype
-
-    size = int.from_bytes(answer[:2], "big")
-    if len(answer) < 2 + size or not size:
-        raise ValueError("no whole answer came" if answer else "no answer came")
-    try:
-        message = dns.message.from_wire(answer[2 : 2 + size])
-    except dns.exception.DNSException as broken:
-        raise ValueError(f"the answer is not valid: {broken}") from broken
-    if message.id != _DNS_ID:
-        raise ValueError("the answer belongs to another question")
-    code = message.rcode()
-    if code:
-        reasons = {dns.rcode.SERVFAIL: "the server failed", dns.rcode.NXDOMAIN: "no such name", dns.rcode.REFUSED: "refused"}
-        raise ValueError(reasons.get(code, f"error {code}"))
-    return tuple(str(record) for records in message.answer if records.rdtype == dns.rdatatype.A for record in records)

@@ -1,7 +1,7 @@
-"""IPVS: rules of a worker's kernel lead to the masters that live, in place of haproxy, and a small keeper looks after them.
+"""IPVS: rules of a worker's kernel balance the API and the registry, in place of haproxy; a small keeper maintains them.
 
-What asks for the API or for images there connects to a virtual address that is on no interface; the kernel sends each connection to one
-of the masters. Nothing of it passes through a process, and it goes on while the keeper does not.
+Clients on the worker connect to a virtual address that is on no interface; the kernel sends each connection to a control-plane node that
+is alive. No process is in the path, so connections work while the keeper is down.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from harness.nodes.files import STATE, Files, NodeFile
 from harness.runtimes import API_PORT, REGISTRY_PORT, ROOTFS, ClusterNetwork, Member, RuntimeCluster
 
 ADDRESSES = {4: "10.103.97.2", 6: "1248:4003:10bb:6a01:83b9:6360:c66d:2"}
-"""The virtual address unless another one is asked for, by version: the ones that sealer takes."""
+"""Default virtual address by IP version, as in sealer."""
 VARIABLES = {4: "IPvsVIPv4", 6: "IPvsVIPv6"}
-"""What asks for another one, in the environment of a cluster."""
+"""Variables of a cluster's environment that set another one."""
 PROGRAMS = ("ipvsadm", "openssl")
-"""Of the rootfs, used by the keeper."""
+"""Programs of the rootfs that the keeper runs."""
 
 MARK = f"{STATE}/virtual-ip"
-"""On every member of a cluster that has a virtual address: which one it is."""
+"""File with the virtual address, on every node of a cluster that has one."""
 CONFIG = f"{STATE}/ipvs.conf"
 KEEPER = f"{STATE}/ipvs.sh"
 _RUN = "slipway-balancer"
@@ -50,91 +50,76 @@ WantedBy=multi-user.target
 _MODULES = ("ip_vs", "ip_vs_rr")
 _LOAD_MODULES = 1 << 16  # CAP_SYS_MODULE
 
-# Every line is ``key value``. Nothing on the machine is changed.
-_ASK = f"""PATH=$PATH:/usr/sbin:/sbin
-if [ -e /proc/net/ip_vs ]; then echo 'there ip_vs'; fi
-for name in {" ".join(_MODULES)}; do
-  if [ -d /sys/module/$name ]; then echo "there $name"; fi
-  # `install` in its place: somebody does not want it to be loaded.
-  if said=$(modprobe -n -v $name 2>/dev/null); then case $said in *install*) ;; *) echo "loadable $name" ;; esac; fi
-done
-if [ "$(cat /proc/sys/kernel/modules_disabled 2>/dev/null)" = 1 ]; then echo 'sealed yes'; fi
-echo "capabilities $(sed -n 's/^CapBnd:[[:space:]]*//p' /proc/self/status)"
-if [ -e {CONFIG} ]; then echo 'balancer ipvs'; elif [ -e {STATE}/balancer.cfg ]; then echo 'balancer haproxy'; fi
-if [ -e {MARK} ]; then echo "virtual $(cat {MARK})"; fi
-ip -o addr show scope global 2>/dev/null | awk '{{ print "network", $4 }}'
-"""
+_ASK = assets.script("ipvs_support", config=CONFIG, mark=MARK, modules=" ".join(_MODULES), state=STATE)
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-    """What a machine says about IPVS."""
+class IpvsSupport:
+    """The answer of a machine about IPVS."""
 
     lacks: str | None = None
-    """Why its kernel cannot lead anywhere; None: it can."""
+    """Reason why its kernel cannot balance; None: it can."""
     balancer: str | None = None
-    """``ipvs`` or ``haproxy``, when it has one."""
+    """``ipvs`` or ``haproxy``, when it has a balancer."""
     virtual_ip: str | None = None
-    """That of the cluster that it belongs to."""
+    """Virtual address of its cluster."""
     networks: tuple[str, ...] = ()
-    """What its interfaces are in, as ``10.0.0.7/24``."""
+    """Networks of its interfaces, as ``10.0.0.7/24``."""
 
     @classmethod
-    def parse(cls, text: str) -> Answer:
-        found: dict[str, list[str]] = {}
+    def parse(cls, text: str) -> IpvsSupport:
+        values: dict[str, list[str]] = {}
         for line in text.splitlines():
             key, _, value = line.partition(" ")
-            found.setdefault(key, []).append(value)
+            values.setdefault(key, []).append(value)
 
         def last(key: str) -> str | None:
-            return found.get(key, [""])[-1] or None
+            return values.get(key, [""])[-1] or None
 
-        return cls(_lacks(found), last("balancer"), last("virtual"), tuple(found.get("network", ())))
+        return cls(_lacks(values), last("balancer"), last("virtual"), tuple(values.get("network", ())))
 
 
-def _lacks(found: Mapping[str, Sequence[str]]) -> str | None:
-    missing = [name for name in _MODULES if name not in found.get("there", ())]
-    unknown = [name for name in missing if name not in found.get("loadable", ())]
+def _lacks(values: Mapping[str, Sequence[str]]) -> str | None:
+    missing = [name for name in _MODULES if name not in values.get("there", ())]
+    unknown = [name for name in missing if name not in values.get("loadable", ())]
     if unknown:
         return f"its kernel has no {' and no '.join(unknown)}"
-    if missing and "sealed" in found:
+    if missing and "sealed" in values:
         return f"its kernel takes no module any more (kernel.modules_disabled), and {' and '.join(missing)} is not loaded"
-    if (
-        missing
-        and not (untrusted.number(found.get("capabilities", ["ffffffffffffffff"])[-1], base=16, maximum=(1 << 64) - 1) or 0) & _LOAD_MODULES
-    ):
+    capabilities = untrusted.number(values.get("capabilities", ["ffffffffffffffff"])[-1], base=16, maximum=(1 << 64) - 1) or 0
+    if missing and not capabilities & _LOAD_MODULES:
         return f"it may not load {' and '.join(missing)} (no CAP_SYS_MODULE)"
     return None
 
 
-def ask(nodes: Sequence[Node]) -> dict[str, Answer]:
-    """What machines say, by address."""
+def ask(nodes: Sequence[Node]) -> dict[str, IpvsSupport]:
+    """Ask machines; their answers by address."""
     return dict(
-        zip((node.address for node in nodes), each(nodes, lambda node: Answer.parse(node.run(_ASK, timeout=60).stdout)), strict=True)
+        zip((node.address for node in nodes), each(nodes, lambda node: IpvsSupport.parse(node.run(_ASK, timeout=60).stdout)), strict=True)
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Which members' kernels lead to the masters, by address; haproxy does it on the others."""
+    """The nodes, by address, whose kernels balance; haproxy does it on the others."""
 
     virtual_ip: str | None = None
-    """None: nobody's, and no certificate holds such an address."""
+    """None: no node uses IPVS, and no certificate has such an address."""
     led: frozenset[str] = frozenset()
 
     def of(self, address: str) -> str | None:
-        """Where a member finds masters; None: on its loopback, or on itself."""
+        """The address at which a node finds the control plane; None: its loopback."""
         return self.virtual_ip if address in self.led else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Wish:
-    """What is asked for, and what for. ``brings`` says whether the image has the programs; it is called only when that matters."""
+    """The requested balancing. ``brings`` returns whether the image has the programs; it is called only when that matters."""
 
     load_balancing: str
     """``auto``, ``ipvs`` or ``haproxy``."""
     balanced: tuple[str, ...]
-    """Addresses of the machines that need a way to others."""
+    """Addresses of the nodes that need a balancer."""
     network: ClusterNetwork
     env: Mapping[str, str]
     brings: Callable[[], bool]
@@ -144,10 +129,10 @@ class Wish:
         return self.load_balancing == "ipvs"
 
 
-def choose(wish: Wish, answers: Mapping[str, Answer], ours: Collection[str] = ()) -> Choice:
-    """Who is led how in a cluster that is made. ``ours``: machines on which it was begun.
+def choose(wish: Wish, answers: Mapping[str, IpvsSupport], ours: Collection[str] = ()) -> Choice:
+    """Choose ipvs or haproxy for each node of a new cluster. ``ours``: machines that belong to it already.
 
-    Raises CheckError when IPVS is asked for and cannot be had. When it may be had, all machines that need it have it, or none.
+    Raises CheckError when IPVS is requested and not possible. By default either all nodes with a balancer use IPVS, or none.
     """
     begun = [answers[address] for address in ours if address in answers]
     if any(answer.virtual_ip for answer in begun):
@@ -157,7 +142,7 @@ def choose(wish: Wish, answers: Mapping[str, Answer], ours: Collection[str] = ()
     if any(answer.balancer == "haproxy" for answer in begun):
         fault = Fault("loadBalancing", "this cluster was begun with haproxy", "leave that as it was, or slipway delete it first")
         return _without(wish, [fault])
-    # Of machines of which none needs it any may stand for those that join later.
+    # Without a node that needs it, all of them stand for those that join later.
     faults = _lacking(answers, wish.balanced or tuple(answers))
     if faults or not wish.brings():
         return _without(wish, faults or [_NO_PROGRAMS])
@@ -167,27 +152,27 @@ def choose(wish: Wish, answers: Mapping[str, Answer], ours: Collection[str] = ()
     return _without(wish, faults) if faults else Choice(virtual_ip, frozenset(wish.balanced))
 
 
-def joining(wish: Wish, answers: Mapping[str, Answer]) -> Choice:
-    """Who is led how in a cluster that is there, with machines that come to it: those that have a balancer keep it.
+def joining(wish: Wish, answers: Mapping[str, IpvsSupport]) -> Choice:
+    """Choose ipvs or haproxy for nodes that join an existing cluster; the others keep their balancer.
 
-    Raises CheckError when IPVS is asked for and new ones cannot have it.
+    Raises CheckError when IPVS is requested and not possible on the new nodes.
     """
-    there = as_it_is(answers)
+    existing = as_it_is(answers)
     new = tuple(address for address in wish.balanced if address in answers and answers[address].balancer is None)
     if not new or wish.load_balancing == "haproxy":
-        return there
-    if there.virtual_ip is None:
-        message = "the certificates of the masters hold no virtual address: whether they do is settled when a cluster is made"
+        return existing
+    if existing.virtual_ip is None:
+        message = "the certificates of the control plane have no virtual address: they get it only when a cluster is made"
         return _without(wish, [Fault("loadBalancing", message, "auto or haproxy")])
     faults = _lacking(answers, new) if wish.brings() else [_NO_PROGRAMS]
     if faults:
         _without(wish, faults)
     able = {address for address in new if answers[address].lacks is None and _NO_PROGRAMS not in faults}
-    return Choice(there.virtual_ip, there.led | able)
+    return Choice(existing.virtual_ip, existing.led | able)
 
 
-def as_it_is(answers: Mapping[str, Answer]) -> Choice:
-    """Who is led how in a cluster that is there."""
+def as_it_is(answers: Mapping[str, IpvsSupport]) -> Choice:
+    """The balancers of an existing cluster."""
     virtual_ip = next((answer.virtual_ip for answer in answers.values() if answer.virtual_ip), None)
     return Choice(virtual_ip, frozenset(address for address, answer in answers.items() if virtual_ip and answer.balancer == "ipvs"))
 
@@ -196,20 +181,20 @@ _NO_PROGRAMS = Fault("loadBalancing", f"the image has no bin/{PROGRAMS[0]}", "bu
 
 
 def _without(wish: Wish, faults: Sequence[Fault]) -> Choice:
-    """haproxy, when that is no fault."""
+    """Return haproxy, unless IPVS is required."""
     if wish.asked:
         lines = "\n".join(str(fault) for fault in faults)
-        raise CheckError(f"loadBalancing is ipvs, and that cannot be; nothing has been changed\n{lines}")
+        raise CheckError(f"loadBalancing: ipvs is not possible on these machines; nothing has been changed\n{lines}")
     return Choice()
 
 
-def _lacking(answers: Mapping[str, Answer], addresses: Iterable[str]) -> list[Fault]:
-    hint = "install its kernel's modules, or leave the choice to us: loadBalancing: auto"
+def _lacking(answers: Mapping[str, IpvsSupport], addresses: Iterable[str]) -> list[Fault]:
+    hint = "install its kernel's modules, or use loadBalancing: auto"
     return [Fault(address, lacks, hint) for address in addresses if (lacks := answers[address].lacks)]
 
 
-def _virtual_ip(wish: Wish, answers: Mapping[str, Answer]) -> tuple[str | None, list[Fault]]:
-    """The virtual address, and what it would be in the way of."""
+def _virtual_ip(wish: Wish, answers: Mapping[str, IpvsSupport]) -> tuple[str | None, list[Fault]]:
+    """The virtual address, and the networks that it conflicts with."""
     version = ipaddress.ip_address(next(iter(answers))).version
     name = VARIABLES[version]
     text = wish.env.get(name, ADDRESSES[version])
@@ -231,7 +216,7 @@ def _virtual_ip(wish: Wish, answers: Mapping[str, Answer]) -> tuple[str | None, 
     return str(address), faults
 
 
-# ---- what a member gets -----------------------------------------------------------------------------------------------
+# ---- files of a node ---------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -240,26 +225,26 @@ def _keeper() -> str:
 
 
 def config(virtual_ip: str, address: str, masters: Sequence[str], holders: Sequence[str]) -> str:
-    """The keeper's configuration on the member ``address``: who serves the API, and who images."""
+    """The keeper's configuration on the node ``address``: the servers of the API and of images."""
     lines = [f"virtual {virtual_ip}", f"source {address}"]
     # The registry logs every request for another path that comes without a login.
     for name, port, path, servers in (("api", API_PORT, "/readyz", masters), ("registry", REGISTRY_PORT, "/", holders)):
         if servers:
-            # Not every member begins with the same one.
+            # Nodes start with different servers.
             first = int(ipaddress.ip_address(address)) % len(servers)
             lines.append(" ".join(["balance", name, str(port), path, *servers[first:], *servers[:first]]))
     return "".join(f"{line}\n" for line in lines)
 
 
 def member_config(cluster: RuntimeCluster, member: Member) -> str:
-    """The keeper's configuration for a member that is led by its kernel."""
+    """The keeper's configuration for a node that uses IPVS."""
     masters = [] if member.is_master else [master.address for master in cluster.masters]
     holders = [] if member.registry else [holder.address for holder in cluster.registries]
     return config(member.virtual_ip or "", member.address, masters, holders)
 
 
 def is_config(text: str) -> bool:
-    """Whether a balancer's configuration is the keeper's."""
+    """Return whether a balancer's configuration is the keeper's."""
     return text.startswith("virtual ")
 
 
@@ -269,22 +254,12 @@ def files(text: str) -> Files:
 
 
 def start(node: Node) -> None:
-    """Start the keeper, or have it read its configuration anew, and wait until the rules are in place. No connection is cut."""
-    ready = f"/run/{_RUN}/ready"
-    node.run(
-        f"""rm -f {ready}
-systemctl enable --no-reload slipway-balancer 2>&1; systemctl reload-or-restart slipway-balancer
-end=$(($(date +%s) + 20))
-until [ -e {ready} ]; do
-  if [ "$(date +%s)" -gt "$end" ]; then journalctl -u slipway-balancer -n 20 --no-pager -o cat >&2; exit 1; fi
-  sleep 0.1
-done""",
-        timeout=600,
-    )
+    """Start or reload the keeper, and wait until the rules are in place. No connection is cut."""
+    node.run(assets.script("start_keeper", ready=f"/run/{_RUN}/ready"), timeout=600)
 
 
 SYSCTLS = ("net.ipv4.vs.conntrack", "net.ipv4.vs.expire_nodest_conn")
-"""What the keeper sets."""
+"""Sysctls that the keeper sets."""
 
 _STATUS = f"""[ -e {_UNIT} ] || exit 0
 echo "active $(systemctl is-active slipway-balancer)"
@@ -295,9 +270,9 @@ fi"""
 
 
 def status(node: Node) -> dict[str, object]:
-    """How a member is led: ``{"node", "address", "kind", "active", "servers"}``, nothing for one that needs nobody to lead it.
+    """The balancer of a node: ``{"node", "address", "kind", "active", "servers"}``, empty for a node without one.
 
-    ``servers`` are those to whom its kernel leads now; haproxy keeps them to itself.
+    ``servers`` are the current ones of its kernel; haproxy does not report them.
     """
     lines = [line.partition(" ") for line in node.run(_STATUS, check=False).stdout.splitlines()]
     if not lines:

@@ -1,4 +1,4 @@
-"""What a machine needs to be a node, beside the rootfs: kernel settings, names, containerd, and a balancer where there is no master."""
+"""Files and services of a node beside the rootfs: sysctls, host names, containerd, and the balancer of workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.runtimes import API_NAME, API_PORT, REGISTRY_PORT, ROOTFS, Member, 
 from harness.untrusted import UntrustedTree
 
 FORWARDING6 = "net/ipv6/conf/all/forwarding"
-"""Needed with addresses of both families only; a kernel without IPv6 does not have it."""
+"""Needed for dual stack only; a kernel without IPv6 does not have it."""
 
 CONTAINERD_SERVICE = f"""[Unit]
 Description=containerd container runtime
@@ -69,13 +69,13 @@ fs.inotify.max_user_watches = 524288
 
 HOSTS_MARK = "# slipway"
 
-# Again whenever the machine boots: clouds and container engines write the file anew then.
+# At every boot: clouds and container engines rewrite the file then.
 _KEEP_HOSTS = f"""{{ grep -v '{HOSTS_MARK}$' /etc/hosts || true; cat {STATE}/hosts; }} > {STATE}/hosts.new
 if ! cmp -s {STATE}/hosts.new /etc/hosts; then cat {STATE}/hosts.new > /etc/hosts; fi
 rm {STATE}/hosts.new
 """
 CNI_CONFIGS, CNI_PLUGINS = "etc/cni", "bin/cni"
-"""In the rootfs: configurations of pod networks, which a kubelet finds ready at its first look, and the programs that they name."""
+"""Folders of the rootfs: configurations of pod networks, in place before a kubelet starts, and the plugins that they name."""
 FLANNEL = "10-flannel.conflist"
 _CNI_CONFIG = re.compile(r"\w[\w.-]*\.(conf|conflist|json)", re.ASCII)
 _CNI_PLUGIN = re.compile(r"\w[\w.-]*", re.ASCII)
@@ -92,12 +92,12 @@ def cni_plugins(tree: UntrustedTree) -> tuple[str, ...]:
 
 
 def containerd_config(pause: str | None, member: Member, snapshotter: str = "overlayfs") -> str:
-    """containerd's configuration, version 3, as 2.0 and newer read it. ``pause`` is the image that every pod stands on."""
+    """containerd's configuration, version 3, as 2.0 and newer read it. ``pause`` is the sandbox image of every pod."""
     sandbox = f"""
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "{pause}"
 """
-    # Layers that are unpacked are thrown away only by a pull that does not go by the transfer service.
+    # Unpacked layers are discarded only by a pull that does not use the transfer service.
     return f"""version = 3
 
 [plugins."io.containerd.cri.v1.images"]
@@ -136,11 +136,11 @@ def files(
     networks: Mapping[str, str] | None = None,
     plugins: Iterable[str] = (),
 ) -> Files:
-    """The files of a node that do not depend on keys; ``config`` is containerd's, when it is not ours as it is. ``networks`` are
-    configurations of pod networks by the names of their files, ``plugins`` the programs that they may name.
+    """The files of a node that do not depend on keys. ``config`` replaces slipway's configuration of containerd, ``networks`` are
+    configurations of pod networks by file name, ``plugins`` the programs that they may name.
     """
     config = containerd_config(cluster.facts.pause_image, member) if config is None else config
-    found = {
+    files = {
         "/etc/systemd/system/containerd.service": NodeFile.text(CONTAINERD_SERVICE),
         "/etc/containerd/config.toml": NodeFile.text(config),
         "/etc/sysctl.d/90-slipway.conf": NodeFile.text(SYSCTL + _lines(cluster.profile.sysctls)),
@@ -151,10 +151,10 @@ def files(
         **{f"/etc/cni/net.d/{name}": NodeFile.text(text, cluster.profile.mode) for name, text in (networks or {}).items()},
     }
     if cluster.virtual_ip:
-        found[ipvs.MARK] = NodeFile.text(f"{cluster.virtual_ip}\n")
+        files[ipvs.MARK] = NodeFile.text(f"{cluster.virtual_ip}\n")
     if needs_balancer(member):
-        found |= balancer_files(balancer_config(cluster, member))
-    return found
+        files |= balancer_files(balancer_config(cluster, member))
+    return files
 
 
 def _lines(sysctls: Mapping[str, str]) -> str:
@@ -162,7 +162,7 @@ def _lines(sysctls: Mapping[str, str]) -> str:
 
 
 def balancer_files(text: str) -> Files:
-    """The balancer with a configuration, which says of what kind it is."""
+    """The balancer with its configuration, which tells haproxy's and the keeper's apart."""
     if ipvs.is_config(text):
         return ipvs.files(text)
     return {
@@ -173,12 +173,12 @@ def balancer_files(text: str) -> Files:
 
 
 def needs_balancer(member: Member) -> bool:
-    """A master asks its own API server and, if it holds images, itself; everybody else asks whoever lives."""
+    """Return whether a node needs a balancer: a control-plane node with a registry asks itself only."""
     return not member.is_master or not member.registry
 
 
 def balancer_config(cluster: RuntimeCluster, member: Member) -> str:
-    """What leads a node to a master that lives: haproxy on its loopback, or rules of its kernel."""
+    """Configuration of a node's balancer: haproxy on its loopback, or rules of its kernel."""
     if member.virtual_ip:
         return ipvs.member_config(cluster, member)
     masters = [(master.name, master.address) for master in cluster.masters]
@@ -187,9 +187,9 @@ def balancer_config(cluster: RuntimeCluster, member: Member) -> str:
 
 
 def balancing(masters: Sequence[tuple[str, str]], holders: Sequence[tuple[str, str]]) -> str:
-    """haproxy's configuration: the loopback leads to one that lives of ``masters`` for the API, and of ``holders`` for images.
+    """haproxy's configuration: the loopback leads to ``masters`` for the API, and to ``holders`` for images.
 
-    Both are names and addresses; nothing is balanced where there are none.
+    Both are names and addresses; a part without servers is left out.
     """
     parts = [
         f"""global
@@ -220,17 +220,17 @@ defaults
 
 
 UNSURE = "api-unsure"
-"""What haproxy calls the API servers when it cannot tell which of them are ready."""
+"""haproxy's backend of the API servers when their readiness cannot be determined."""
 
 
 def _balanced_api(masters: Sequence[tuple[str, str]]) -> str:
     """haproxy's part for the API.
 
-    A server that ends says so, and serves on for a moment: it gets no new connections, and those that it has are not cut. One that has
-    just started refuses everybody before it knows who may do what (403): it does not count as ready. Where the cluster lets nobody ask
-    without a name all of them answer so, always; then such an answer has to do.
+    A server that shuts down reports it, and serves on for a moment: it gets no new connections, and open ones are not cut. A server that
+    has just started answers 403 before its authorizer is ready: it does not count as ready. In a cluster without anonymous requests every
+    server answers 401 or 403, always; then that has to suffice.
     """
-    # Nobody else would take what a single one does not get.
+    # A single server must take every connection.
     leaving = '  http-check expect error-status L7OKC ! string "[-]shutdown failed"\n' if len(masters) > 1 else ""
     check = "check check-ssl verify none"
     return f"""frontend api
@@ -257,12 +257,12 @@ def _servers(servers: Iterable[tuple[str, str]], port: int, check: str) -> str:
 
 
 def hosts_lines(member: Member) -> tuple[str, ...]:
-    """What the node's /etc/hosts says in addition."""
+    """slipway's lines in the node's /etc/hosts."""
     return (f"{member.address if member.is_master else member.virtual_ip or '127.0.0.1'} {API_NAME} {HOSTS_MARK}",)
 
 
 def set_hosts(node: Node, lines: Iterable[str]) -> None:
-    """Replace our lines in /etc/hosts; every other line stays. Written in place: in a container the file is a mount."""
+    """Replace slipway's lines in /etc/hosts; every other line stays. Written in place: in a container the file is a mount."""
     node.run(f"set -e; mkdir -p {STATE}; cat > {STATE}/hosts; {_KEEP_HOSTS}", input="".join(f"{line}\n" for line in lines))
 
 
@@ -272,13 +272,13 @@ _FOLDERS = (
     "/run/flannel", "/var/run/kubernetes", "/var/log/pods", "/var/log/containers", profiles.AUDIT, "/usr/libexec/kubernetes", "/root/.kube",
     "/root/.cache/helm", "/root/.config/helm", "/root/.local/share/helm",
 )  # fmt: skip
-"""Folders that a cluster uses, children before their parents: those that were not there before go when it goes."""
+"""Folders that a cluster uses, children before their parents: new ones are removed with the cluster."""
 
 
 def note_state(sysctls: Mapping[str, str]) -> str:
-    """Shell text that notes what was there before us: services, folders, interfaces, settings of the kernel.
+    """Shell text that saves the previous state of a machine: services, folders, interfaces, sysctls.
 
-    Only the first time, before the first change. ``sysctls`` are settings beyond those that every cluster makes.
+    Saved once, before the first change. ``sysctls`` are settings beyond those of every cluster.
     """
     return assets.script(
         "note_state", folders=" ".join(_FOLDERS), settings=SYSCTL, state=STATE, sysctls=" ".join((*ipvs.SYSCTLS, *sysctls))
@@ -286,14 +286,14 @@ def note_state(sysctls: Mapping[str, str]) -> str:
 
 
 def apply(cluster: RuntimeCluster) -> str:
-    """Shell text that makes the files of ``files`` count."""
-    # Only forwarding, and what the profile asks for, is needed in any case; the others depend on what the kernel has.
+    """Shell text that applies the files of ``files``."""
+    # Forwarding and the settings of the profile are required; the others depend on the kernel.
     needed = dict.fromkeys(("net/ipv4/ip_forward", *([FORWARDING6] if cluster.network.dual else [])), "1")
     needed |= {name.replace(".", "/"): value for name, value in cluster.profile.sysctls.items()}
     checks = ""
     for name, value in needed.items():
-        told = f"echo '{name.replace('/', '.')} cannot be set to {value}' >&2; exit 1"
-        checks += f'[ "$(cat /proc/sys/{name})" = {value} ] || {{ {told}; }}\n'
+        complain = f"echo '{name.replace('/', '.')} cannot be set to {value}' >&2; exit 1"
+        checks += f'[ "$(cat /proc/sys/{name})" = {value} ] || {{ {complain}; }}\n'
     return f"""systemctl daemon-reload
 for module in overlay br_netfilter; do modprobe $module 2>/dev/null || true; done
 sysctl -e -q -p /etc/sysctl.d/90-slipway.conf 2>/dev/null || true
@@ -318,7 +318,7 @@ def start_containerd(node: Node) -> None:
 
 
 def fetch(node: Node, images: Iterable[str]) -> None:
-    """Pull images, two at a time, where they are not there yet. What cannot be pulled is left to who needs it."""
+    """Pull missing images, two at a time. An image that cannot be pulled is left to the step that needs it."""
     ctr = f"{ROOTFS}/bin/ctr -n k8s.io"
     names = " ".join(shlex.quote(name) for name in images)
     pull = f"xargs -P 2 -I NAME {ctr} images pull --hosts-dir /etc/containerd/certs.d NAME"
@@ -327,7 +327,7 @@ def fetch(node: Node, images: Iterable[str]) -> None:
 
 
 def start_balancer(node: Node, text: str) -> None:
-    """Start a balancer with this configuration, or have it read it anew, and wait until it is at work. No connection is cut."""
+    """Start or reload a balancer, and wait until it works. No connection is cut."""
     if ipvs.is_config(text):
         ipvs.start(node)
         return
@@ -338,7 +338,7 @@ def start_balancer(node: Node, text: str) -> None:
 
 
 def listening(unit: str, port: int, seconds: int = 20) -> str:
-    """Shell text that waits until a unit of ours listens on a TCP port, and shows the unit's log when it does not."""
+    """Shell text that waits until a unit listens on a TCP port, and prints the unit's log when it does not."""
     return f"""end=$(($(date +%s) + {seconds}))
 until {listens(port)}; do
   if [ "$(date +%s)" -gt "$end" ]; then journalctl -u {unit} -n 20 --no-pager -o cat >&2; exit 1; fi
@@ -349,12 +349,12 @@ done"""
 _LINKS = ("flannel.1", "flannel-v6.1", "cni0")
 _TABLES = (
     "ip kube-proxy", "ip6 kube-proxy", "ip flannel-ipv4", "ip6 flannel-ipv6", "ip slipway-services", "ip6 slipway-services",
-    "ip cni_hostport", "ip6 cni_hostport", "inet cni_plugins_masquerade", *(table for one in ENFORCERS for table in one.tables),
+    "ip cni_hostport", "ip6 cni_hostport", "inet cni_plugins_masquerade", *(table for enforcer in ENFORCERS for table in enforcer.tables),
 )  # fmt: skip
 
 
 def drop_tables(node: Node, tables: Iterable[str]) -> None:
-    """Remove tables of nf_tables from a machine, where they are there."""
+    """Remove tables of nf_tables from a machine, if they exist."""
     node.run(assets.script("drop_tables", *tables, rootfs=ROOTFS))
 
 

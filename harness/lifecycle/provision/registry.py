@@ -1,4 +1,4 @@
-"""The registry that a cluster brings along: its storage laid out without a push, its service, and how containerd finds it.
+"""The registry of a cluster: its storage, laid out without a push, its service, and the configuration of containerd for it.
 
 The layout is that of docker-registry's filesystem driver. Repositories keep the domain of the image name
 (``docker.io/library/nginx``), so equal paths of different registries never meet.
@@ -43,14 +43,14 @@ HTPASSWD = f"{STATE}/registry.htpasswd"
 CA = "/etc/kubernetes/pki/ca.crt"
 CA_OF_SITE = f"{STATE}/site-registry.crt"
 MOST = 3
-"""Masters that hold the images; more would only cost disks."""
+"""Control-plane nodes with a registry; more would only cost disk space."""
 
 _V2 = "docker/registry/v2"
 LOCAL = f"https://127.0.0.1:{REGISTRY_PORT}"
 
 USER = "slipway"
 PURPOSE = "login of the registry"
-"""What the password is derived for; another text gives another password."""
+"""The purpose that the password is derived for; another text gives another password."""
 REQUIRES_LOGIN = f"grep -qs '^auth:' {STATE}/registry.yaml"
 """A shell command that succeeds on a machine whose registry requires the login."""
 
@@ -107,7 +107,7 @@ WantedBy=multi-user.target
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What lies in a registry's storage: blobs, and the small files that give them names. Paths are relative to it."""
+    """Content of a registry's storage: blobs, and the small files that name them. Paths are relative to it."""
 
     blobs: Mapping[str, Blob]
     links: Mapping[str, str]
@@ -118,7 +118,7 @@ class Layout:
 
     @property
     def name(self) -> str:
-        """Of the blobs, as a parcel."""
+        """Name of the blobs as a parcel."""
         return f"images-{hashlib.sha256(' '.join(self.blobs).encode()).hexdigest()[:16]}"
 
 
@@ -128,7 +128,7 @@ def blob_path(digest: str) -> str:
 
 
 def layout(store: Store, images: ImageSet) -> Layout:
-    """How a registry's storage holds these images. Raises StoreError when a manifest is missing or damaged."""
+    """The layout of these images in a registry's storage. Raises StoreError when a manifest is missing or damaged."""
     blobs = {blob.digest: blob for blob in images.blobs}
     links: dict[str, str] = {}
     for image in images.images:
@@ -144,13 +144,13 @@ def layout(store: Store, images: ImageSet) -> Layout:
 
 
 def _parts(store: Store, blobs: Mapping[str, Blob], digest: str) -> Iterator[tuple[str, str]]:
-    """Everything that a manifest or index leads to, as far as it is in the set, and what the registry counts it as."""
+    """Everything in the set that a manifest or index refers to, with the registry's kind of it."""
     waiting = [digest]
     for each in waiting:
         yield "_manifests/revisions", each
         media_type = blobs[each].media_type
         if media_type in INDEXES:
-            # Of an index usually one platform was kept.
+            # Usually the set has one platform of an index.
             children = [child.digest for child in graph.entries_of(store.json(each), each)]
             waiting += [child for child in children if child in blobs and child not in waiting]
         elif media_type in MANIFESTS:
@@ -158,25 +158,25 @@ def _parts(store: Store, blobs: Mapping[str, Blob], digest: str) -> Iterator[tup
 
 
 def domains(images: ImageSet) -> tuple[str, ...]:
-    """The registries that the names of the images name."""
+    """The registries in the names of the images."""
     return tuple(sorted({Reference.parse(image.name).domain for image in images.images}))
 
 
 def held(node: Node) -> dict[str, int]:
-    """The blobs that a node has, by path, with their sizes: one that was cut short has another."""
+    """The blobs on a node, by path, with their sizes: a truncated one has another."""
     script = f"cd {STORAGE} 2>/dev/null || exit 0; find {_V2}/blobs -type f -name data -exec stat -c '%s %n' {{}} + 2>/dev/null || true"
     pairs = (line.partition(" ") for line in node.run(script, timeout=LONG_TIMEOUT).stdout.splitlines())
     return {path: size for text, _, path in pairs if (size := untrusted.number(text)) is not None}
 
 
-# Blobs may be read already while others are on their way: each appears whole, in one move.
+# Blobs may be read while others are copied: each appears complete, in one move.
 _FINISH = f"""mkdir -p {STORAGE}
 cp -alf . {STORAGE}/ || cp -af . {STORAGE}/
 rm -f {distribution.FOLDER}/images-*.have {distribution.FOLDER}/images-*.list"""
 
 
 def parcel(store: Store, wanted: Layout) -> Parcel:
-    """The blobs as nodes gather them; what names them follows (``name``). Raises StoreError when one is damaged."""
+    """The blobs as a parcel; the files that name them follow (``name``). Raises StoreError when one is damaged."""
     digests = {path: blob.digest.removeprefix("sha256:") for path, blob in wanted.blobs.items()}
     try:
         files = {path: store.path(blob.digest) for path, blob in wanted.blobs.items()}
@@ -194,7 +194,7 @@ def parcel(store: Store, wanted: Layout) -> Parcel:
 
 
 def name(node: Node, store: Store, wanted: Layout) -> None:
-    """Give the blobs of a node their names."""
+    """Write the files that name the blobs of a node."""
     node.put_tar(_writer(store, {}, wanted.links), STORAGE)
 
 
@@ -217,24 +217,24 @@ def _entry(path: str, size: int) -> tarfile.TarInfo:
 
 
 def units() -> Files:
-    """The service of a node that holds images."""
+    """The service of a node with a registry."""
     return {"/etc/systemd/system/slipway-registry.service": NodeFile.text(SERVICE)}
 
 
 def login(secret: str) -> Credential:
-    """The login of a cluster whose secret this is. It is never shown from now on."""
+    """The login of the cluster with this secret. It is hidden in output from now on."""
     credential = Credential(USER, secret)
     log.hide(secret, credential.basic)
     return credential
 
 
 def config(credential: Credential | None) -> str:
-    """The registry's configuration; without a login the registry gives images to every client."""
+    """The registry's configuration; without a login the registry serves every client."""
     return _CONFIG + (_AUTH if credential else "")
 
 
 def settings(credential: Credential | None) -> Files:
-    """The files that the registry reads when it starts. A machine that has them holds images."""
+    """The files that the registry reads when it starts. A node that has them runs a registry."""
     files = {f"{STATE}/registry.yaml": NodeFile.text(config(credential))}
     return {**files, HTPASSWD: NodeFile.text(htpasswd(credential), 0o600)} if credential else files
 
@@ -260,7 +260,7 @@ def htpasswd(credential: Credential) -> str:
 
 
 def start(node: Node, certificate: bytes, key: bytes, files: Files | None = None) -> None:
-    """Give the registry its certificate and, with ``files``, other settings; (re)start it and wait until it listens."""
+    """Install the registry's certificate and ``files``, (re)start it, and wait until it listens."""
     write_files(node, {**(files or {}), CERTIFICATE: NodeFile(certificate, 0o644), KEY: NodeFile(key, 0o600)})
     node.run(
         "systemctl enable --no-reload slipway-registry 2>&1; systemctl restart slipway-registry; "
@@ -270,9 +270,9 @@ def start(node: Node, certificate: bytes, key: bytes, files: Files | None = None
 
 
 def client_files(names: Iterable[str], virtual_ip: str | None = None, credential: Credential | None = None) -> Files:
-    """How containerd finds the images: every registry named is the local one, under a path of its own; an unknown one has nothing.
-    It is on the loopback, or where rules of the kernel lead to those that have it. containerd sends the login to this address only: not to
-    the address of a redirect, nor to those that a manifest names for its layers.
+    """Configuration of containerd: every named registry is the local one, under a path of its own; unknown ones are empty.
+    It is on the loopback, or at the virtual address. containerd sends the login to this address only: not to the address of a redirect,
+    nor to those that a manifest names for its layers.
 
     ``server`` is set too, so that no request ever leaves for the real registry: in a closed network it would only hang.
     """
@@ -282,7 +282,7 @@ def client_files(names: Iterable[str], virtual_ip: str | None = None, credential
 
 
 def hosts_file(data: bytes) -> NodeFile:
-    """A hosts.toml as nodes have it: with a login in it only root reads it."""
+    """A hosts.toml; with a login in it, only root can read it."""
     return NodeFile(data, 0o600 if b"header]" in data else 0o644)
 
 
@@ -291,16 +291,16 @@ def _hosts_files(texts: Mapping[str, str]) -> dict[str, NodeFile]:
 
 
 class Elsewhere(Protocol):
-    """A registry that is there already and has every image; the cluster then brings none of its own."""
+    """An existing registry with every image; the cluster then runs none of its own."""
 
     def files(self, names: Iterable[str]) -> Files:
-        """How containerd finds the images of these registries there, and signs in."""
+        """Configuration of containerd for images of these registries, with its login."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Anything:
-    """One that answers for all names, as its hosts.toml describes."""
+    """A registry for all names, by its hosts.toml."""
 
     hosts_toml: str
 
@@ -326,11 +326,11 @@ class OfSite:
 
 
 def _hosts(url: str, path: str, ca: str | None, credential: Credential | None) -> str:
-    """One hosts.toml. The header signs in; a registry that hands out tokens is asked for them with it, too."""
+    """One hosts.toml. The header signs in; containerd also requests tokens with it."""
     trusted, authorization = f'ca = "{ca}"\n' if ca else "", credential.basic if credential else ""
     options = f'capabilities = ["pull", "resolve"]\n{trusted}{path}'
-    # A table of its own each, behind all that is not in one.
-    own, theirs = (
+    # A table each, behind the keys that are in none.
+    own, of_host = (
         f'\n[{table}]\nAuthorization = "{authorization}"\n' if authorization else "" for table in ("header", f'host."{url}".header')
     )
-    return f'server = "{url}"\n{options}{own}\n[host."{url}"]\n{options}{theirs}'
+    return f'server = "{url}"\n{options}{own}\n[host."{url}"]\n{options}{of_host}'

@@ -1,4 +1,4 @@
-"""The rootfs on its way to the nodes: the merged tree, from here or from other nodes, then the few files that are rendered for each."""
+"""The rootfs of nodes: the merged tree, sent or copied between nodes, then the few files that are rendered for each node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from harness import log, templates, untrusted
+from harness import assets, log, templates, untrusted
 from harness.cloudimage import PlatformImage, unpacked
 from harness.errors import StoreError
 from harness.lifecycle.provision import distribution
@@ -30,37 +30,28 @@ from harness.runtimes import ROOTFS
 _SMALL_FILE = 1 << 20
 
 Edit = Callable[[Path], Sequence[str]]
-"""Changes files of an unpacked rootfs before it is rendered; returns the paths that it changed, relative to it."""
+"""Changes files of an unpacked rootfs before it is rendered; returns the changed paths, relative to it."""
 
 _HEAVY = ("bin", "lib")
-"""Programs: never rendered, too large to be copied for nothing."""
+"""Folders of programs: never rendered, and too large to copy."""
 
-# The old tree stays whole until the new one is; programs that run from it keep running.
-_RECEIVE = f"""set -e
-rm -rf {ROOTFS}.new
-mkdir -p {ROOTFS}.new
-tar -C {ROOTFS}.new -xopf -
-rm -rf {ROOTFS}.old
-if [ -d {ROOTFS} ]; then mv {ROOTFS} {ROOTFS}.old; fi
-mv {ROOTFS}.new {ROOTFS}
-rm -rf {ROOTFS}.old
-"""
+_RECEIVE = assets.script("receive_tree", folder=ROOTFS, umask="022")
 
 
 def identity(image: PlatformImage) -> str:
-    """What the merged tree depends on."""
+    """Digest of everything that the merged tree depends on."""
     return unpacked.identity(image.layers)
 
 
 def tree(store: Store, image: PlatformImage) -> Path:
-    """The merged rootfs, unpacked once into the cache; nobody removes it while this process lives. Not to be changed."""
+    """The merged rootfs, unpacked once into the cache, where it stays while this process lives. Not to be changed."""
     return unpacked.unpacked_rootfs(store, image.layers)
 
 
 def read_file(store: Store, image: PlatformImage, path: str) -> bytes | None:
-    """One small file out of the layers without unpacking them: the uppermost one counts. Raises StoreError when it is not small."""
+    """Read a small file from the uppermost layer that has it, without unpacking. Raises StoreError when it is large."""
     folders = [str(folder) for folder in PurePosixPath(path).parents if folder.name]
-    removals = {posixpath.join(posixpath.dirname(one), WHITEOUT + posixpath.basename(one)) for one in (path, *folders)}
+    removals = {posixpath.join(posixpath.dirname(each), WHITEOUT + posixpath.basename(each)) for each in (path, *folders)}
     removals |= {posixpath.join(folder, OPAQUE) for folder in ("", *folders)}
     for layer in reversed(image.layers):
         hidden = False
@@ -71,7 +62,7 @@ def read_file(store: Store, image: PlatformImage, path: str) -> bytes | None:
                     if entry.size > _SMALL_FILE:
                         raise StoreError(f"{path} of the image has {entry.size} bytes; at most {_SMALL_FILE} are read")
                     return tar.head(entry.size)
-                # Of the layers below: what else is in this one stays.
+                # In layers below only.
                 hidden = hidden or name in removals
         if hidden:
             return None
@@ -79,12 +70,12 @@ def read_file(store: Store, image: PlatformImage, path: str) -> bytes | None:
 
 
 def beneath(tree: Path) -> untrusted.UntrustedTree:
-    """The one reader of files in an unpacked rootfs: a link in it that leads out is refused with StoreError."""
+    """The reader of files in an unpacked rootfs. It raises StoreError for a link that leads out of the tree."""
     return untrusted.UntrustedTree(tree, what="the rootfs of the image")
 
 
 def folder_files(tree: Path, folder: str) -> dict[str, bytes]:
-    """The regular files right in a folder of an unpacked rootfs, by their path. Raises StoreError for links that lead out of it."""
+    """The regular files directly in a folder of an unpacked rootfs, by path. Raises StoreError for links that lead out of it."""
     reader = beneath(tree)
     paths = [f"{folder}/{name}" for name in reader.list(folder)]
     return {path: reader.read_bytes(path) for path in paths if reader.is_file(path)}
@@ -95,7 +86,7 @@ def rendered(
 ) -> dict[str, NodeFile]:
     """The files that differ from ``tree`` once it has been edited and rendered, by their path relative to it.
 
-    Raises InputError with every name that is not defined.
+    Raises InputError with every undefined name.
     """
     with tempfile.TemporaryDirectory(prefix="slipway-render-") as scratch:
         copy = Path(scratch, "rootfs")
@@ -106,35 +97,19 @@ def rendered(
 
 
 def owner_only(mode: int) -> int:
-    """The mode of a rendered file whose template has ``mode``: only root reads it, for the values in it may be secrets."""
+    """The mode of a rendered file whose template has ``mode``: only root can read it, since values in it may be secrets."""
     return stat.S_IMODE(mode) & 0o700
 
 
 def send(node: Node, tree: Path, script: str = _RECEIVE) -> None:
-    """Put the whole tree onto a node, in place of what it has: for one that cannot gather it. ``script`` takes it as a tar."""
+    """Send the whole tree to a node that cannot gather it, in place of its rootfs. ``script`` reads it as a tar."""
     node.run(script, input=lambda stream: _write(stream, _walk(tree)), timeout=2 * LONG_TIMEOUT)
 
 
 SMALL = 128
-"""Blocks of 512 bytes. Programs are handed on as the very files that run; smaller files may be written to, by whatever is launched."""
+"""Blocks of 512 bytes. Larger files are served as the very files that run; launched programs may write to smaller ones."""
 
-# Folders and links come from here, files from anywhere: of what layers have besides nothing stays.
-COMPLETE = f"""find . -mindepth 1 | sort | comm -23 - $work/paths | sort -r | tr '\\n' '\\0' | xargs -0 rm -rf --
-tar -xopf $work/skeleton.tar
-cut -d' ' -f1 $work/modes | sort -u | while read -r mode; do
-  sed -n "s/^$mode //p" $work/modes | tr '\\n' '\\0' | xargs -0 chmod "$mode"
-done
-mkdir -p {distribution.FOLDER}
-rm -rf $place.new
-cp -al . $place.new
-find . -type f '(' -size -{SMALL} -o ! -perm -004 ')' > $work/small
-if [ -s $work/small ]; then tar -cf - -T $work/small 2> /dev/null | tar -C $place.new -xpf -; fi
-# Read by a user without any rights. Files that are shared with the tree may be read by everybody; the others are copies.
-find $place.new '(' -type d ! -perm -005 -o -type f ! -perm -004 ')' -exec chmod a+rX {{}} +
-rm -rf $place
-mv $place.new $place
-for old in {distribution.FOLDER}/rootfs-*; do [ "$old" = $place ] || rm -rf "$old"; done
-"""
+COMPLETE = assets.script("complete_tree", folder=distribution.FOLDER, small=SMALL)
 """Shell text that makes a whole tree of the files that a node has gathered, and puts a copy where others may fetch it."""
 
 _FINISH = f"""{COMPLETE}rm -rf {ROOTFS}.old
@@ -148,7 +123,7 @@ def parcel_name(image: PlatformImage) -> str:
 
 
 def parcel(store: Store, image: PlatformImage) -> Parcel:
-    """The tree as nodes gather it; its files are read."""
+    """The tree as a parcel; its files are digested."""
     root = tree(store, image)
     entries = dict(_walk(root))
     files = {name: path for name, path in entries.items() if path.is_file() and not path.is_symlink()}
@@ -175,9 +150,9 @@ def parcel(store: Store, image: PlatformImage) -> Parcel:
     )
 
 
-def _packed(store: Store, layers: Sequence[Descriptor], there: Collection[str]) -> Load | None:
-    """The layers as they are in the store, from the first that is not there. Nodes have nothing to unpack others than gzip's with."""
-    known = next((number for number, layer in enumerate(layers) if layer.digest not in there), len(layers))
+def _packed(store: Store, layers: Sequence[Descriptor], present: Collection[str]) -> Load | None:
+    """The layers as they are in the store, from the first that a node lacks. Nodes can unpack gzip only."""
+    known = next((number for number, layer in enumerate(layers) if layer.digest not in present), len(layers))
     lacking = layers[known:]
     if not lacking or any(layer.media_type not in GZIP_LAYERS for layer in lacking):
         return None
@@ -187,26 +162,26 @@ def _packed(store: Store, layers: Sequence[Descriptor], there: Collection[str]) 
             with store.open(layer.digest) as blob:
                 shutil.copyfileobj(blob, stream, 1 << 20)
 
-    # Joined, they are unpacked as one: tar is told to read on behind the end of each.
+    # They are sent joined: tar -i reads on behind the end of each.
     return Load(sum(layer.size for layer in lacking), write, "gzip -dc | tar -xiof - --exclude='.wh.*'")
 
 
 def send_rendered(node: Node, files: Mapping[str, NodeFile], tree: Path) -> None:
-    """Put rendered files over the tree of a node. What was rendered the last time and is not any more is as the image has it again."""
+    """Put rendered files over the tree of a node. Files that are not rendered any more are restored from the image."""
     listed = rendered_before(node)
-    back = {path: _original(tree, path) for path in listed if path not in files}
-    gone = "".join(f"rm -f {shlex.quote(f'{ROOTFS}/{path}')}; " for path, file in back.items() if file is None)
-    sent = {f"/{path}": file for path, file in {**back, **files}.items() if file is not None}
+    originals = {path: _original(tree, path) for path in listed if path not in files}
+    removal = "".join(f"rm -f {shlex.quote(f'{ROOTFS}/{path}')}; " for path, file in originals.items() if file is None)
+    sent = {f"/{path}": file for path, file in {**originals, **files}.items() if file is not None}
     if sent:
-        node.run(f"{gone}tar -C {ROOTFS} -xopf -", input=archive(sent), timeout=LONG_TIMEOUT)
-    elif gone:
-        node.run(gone)
+        node.run(f"{removal}tar -C {ROOTFS} -xopf -", input=archive(sent), timeout=LONG_TIMEOUT)
+    elif removal:
+        node.run(removal)
     if files or listed:
         node.run(f"cat > {RENDERED}", input="".join(f"{path}\n" for path in sorted(files)))
 
 
 def rendered_before(node: Node) -> list[str]:
-    """The paths, relative to the rootfs, that a node says were rendered for it. Anything else that it says is left out."""
+    """The paths, relative to the rootfs, that a node lists as rendered for it. Anything else in its answer is left out."""
     listed = node.run(f"cat {RENDERED} 2>/dev/null || true").stdout.splitlines()
     return [path for path in dict.fromkeys(listed) if _is_plain(path)]
 
@@ -215,12 +190,12 @@ def _is_plain(path: str) -> bool:
     try:
         return untrusted.relative_path(path, what="") == path
     except StoreError:
-        log.warning(f"{untrusted.shown(path)[:120]!r} is no path of a rendered file: it is left out")
+        log.warning(f"{untrusted.shown(path)[:120]!r} is not the path of a rendered file: it is left out")
         return False
 
 
 def _original(tree: Path, path: str) -> NodeFile | None:
-    """As the image has it; None when it does not. The path is a machine's: it is taken only if the tree lists it, no link followed."""
+    """The file of the image; None when it has none. A node gave the path: it counts only if the tree has it, without following links."""
     above, _, name = path.rpartition("/")
     place = tree / path
     try:
@@ -242,12 +217,12 @@ def _folders(path: str) -> list[str]:
 
 
 def fingerprint(files: Mapping[str, NodeFile]) -> str:
-    """Tells whether rendered files are others than the last time."""
+    """Digest of rendered files."""
     return hashlib.sha256(archive({f"/{path}": file for path, file in files.items()})).hexdigest()[:16]
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:
-    """Everything in a tree by its path relative to it, a folder before what is in it."""
+    """Everything in a tree by its path relative to it, a folder before its content."""
     for folder, folders, files in os.walk(root):
         folders.sort()
         for name in sorted([*folders, *files]):
@@ -256,7 +231,7 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _write(stream: BinaryIO, entries: Iterable[tuple[str, Path]]) -> None:
-    """A tar of entries of a tree: links as links, everything root's."""
+    """Write a tar of entries of a tree: links as links, everything owned by root."""
     with tar_stream(stream) as tar:
         for name, path in entries:
             entry = tar.gettarinfo(str(path), arcname=name)
@@ -270,7 +245,7 @@ def _write(stream: BinaryIO, entries: Iterable[tuple[str, Path]]) -> None:
 
 
 MARK = f"{STATE}/cluster"
-"""Names the cluster that a machine belongs to."""
+"""File with the cluster that a machine belongs to."""
 
 RENDERED = f"{STATE}/rendered"
-"""Lists the files of a node's rootfs that are not as the image has them."""
+"""List of the rendered files in a node's rootfs."""

@@ -1,6 +1,6 @@
-"""The next rootfs of a node, made beside the one that runs, and put into its place in one move; the former one stays there.
+"""Update of a node's rootfs: the next one is built beside the current one and replaces it in one move; the former one is kept.
 
-Every node says what it has, file by file with its checksum. What it has is taken from there, the rest from here or from another node.
+Every node lists its files with their checksums. Files that it has are linked, the others are sent or copied from another node.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STAGED = f"{STATE}/staged.next"
 _PARTS = f"{STATE}/staged.parts"
 _PENDING = f"{STATE}/staged.pending"
 
-# Links come with what they lead to. A name with a line break in it is never the same, and sent.
+# Links are listed with their targets. A name with a line break never matches, and is sent.
 _TELL = """cd {folder} 2>/dev/null || {{ echo end; exit 0; }}
 find . -type f -exec stat -c 'mode %a %n' {{}} +
 find . -type f -exec sha256sum {{}} + | sed 's/^/file /'
@@ -42,7 +42,7 @@ echo end"""
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What stands at a path: a file by checksum and mode, or a link."""
+    """A file by checksum and mode, or a link."""
 
     digest: str = ""
     mode: int = 0
@@ -56,41 +56,41 @@ Contents = Mapping[str, Entry]
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
-    """From what a node has to what it is to have."""
+    """Difference between a node's files and the next rootfs."""
 
     missing: tuple[str, ...]
-    """Files that are in neither of its trees."""
+    """Files that neither of its trees has."""
     changed: frozenset[str]
-    """Paths of the rootfs that runs which will be others."""
+    """Paths of the current rootfs that will change."""
     bytes: int
-    """Of what is missing."""
+    """Size of the missing files."""
 
 
 @functools.lru_cache(maxsize=8)
 def contents(tree: Path) -> Contents:
-    """What is in an unpacked rootfs, which nobody changes."""
-    found: dict[str, Entry] = {}
+    """The content of an unpacked rootfs, which does not change."""
+    entries: dict[str, Entry] = {}
     for folder, folders, files in os.walk(tree):
         for name in (*folders, *files):
             path = Path(folder, name)
             if path.is_symlink():
-                found[path.relative_to(tree).as_posix()] = Entry(link=str(path.readlink()))
+                entries[path.relative_to(tree).as_posix()] = Entry(link=str(path.readlink()))
             elif path.is_file():
                 with path.open("rb") as content:
                     digest = hashlib.file_digest(content, "sha256").hexdigest()
                 state = path.stat()
-                found[path.relative_to(tree).as_posix()] = Entry(digest, stat.S_IMODE(state.st_mode), size=state.st_size)
-    return found
+                entries[path.relative_to(tree).as_posix()] = Entry(digest, stat.S_IMODE(state.st_mode), size=state.st_size)
+    return entries
 
 
 def wanted(tree: Path, rendered: Mapping[str, NodeFile]) -> Contents:
-    """What a node is to have: the tree with the rendered files over it."""
+    """The next content of a node: the tree with the rendered files over it."""
     files = {path: Entry(hashlib.sha256(file.data).hexdigest(), file.mode, file.link, len(file.data)) for path, file in rendered.items()}
     return {**contents(tree), **files}
 
 
 def ask(node: Node, folder: str = ROOTFS) -> Contents:
-    """What a node has in a folder; empty when there is none. Raises CommandError when the answer is not whole."""
+    """List a folder of a node; empty when it does not exist. Raises CommandError when the answer is incomplete."""
     lines = node.run(_TELL.format(folder=folder), timeout=LONG_TIMEOUT).stdout.splitlines()
     if lines[-1:] != ["end"]:
         raise CommandError(f"{node.name}: what is in {folder} could not be read")
@@ -98,10 +98,10 @@ def ask(node: Node, folder: str = ROOTFS) -> Contents:
 
 
 def parse(lines: Iterable[str]) -> Contents:
-    """What a node told of a folder."""
+    """Read a node's list of a folder."""
     modes: dict[str, int] = {}
     digests: dict[str, str] = {}
-    found: dict[str, Entry] = {}
+    links: dict[str, Entry] = {}
     for line in lines:
         kind, _, rest = line.partition(" ")
         if kind == "mode":
@@ -112,8 +112,8 @@ def parse(lines: Iterable[str]) -> Contents:
             digests[_plain(path)] = digest
         elif kind == "link":
             path, _, target = rest.partition("\t")
-            found[_plain(path)] = Entry(link=target)
-    return found | {path: Entry(digest, modes.get(path, 0)) for path, digest in digests.items()}
+            links[_plain(path)] = Entry(link=target)
+    return links | {path: Entry(digest, modes.get(path, 0)) for path, digest in digests.items()}
 
 
 def _plain(path: str) -> str:
@@ -121,22 +121,13 @@ def _plain(path: str) -> str:
 
 
 def compare(target: Contents, running: Contents, former: Contents) -> Delta:
-    """What is to be done so that a node has ``target``, which may have some of it in either of its trees."""
+    """The difference between ``target`` and a node that may have files of it in either of its trees."""
     changed = frozenset(path for path in {*target, *running} if target.get(path) != running.get(path))
     missing = tuple(sorted(path for path, entry in target.items() if entry not in (running.get(path), former.get(path))))
     return Delta(missing, changed, sum(target[path].size for path in missing))
 
 
-# Files that are small may be written to, by whatever is launched: the next tree has none in common with the one that runs.
-_FINISH = f"""{rootfs.COMPLETE}rm -rf {NEXT} {_STAGED}
-find . -type f -size -{rootfs.SMALL} -links +1 > $work/shared
-if [ -s $work/shared ]; then
-  rm -rf $work/own; mkdir $work/own
-  tar -cf - -T $work/shared | tar -C $work/own -xpf -
-  tr '\\n' '\\0' < $work/shared | xargs -0 rm -f --
-  tar -C $work/own -cf - . | tar -xpf -
-fi
-mv $work/tree {NEXT}"""
+_FINISH = rootfs.COMPLETE + assets.script("complete_next", next=NEXT, small=rootfs.SMALL, staged=_STAGED)
 
 _RECEIVE = f"""set -e
 rm -rf {NEXT} {_STAGED}
@@ -145,30 +136,30 @@ tar -C {NEXT} -xopf -"""
 
 
 def parcel(store: Store, image: PlatformImage, *, back: bool) -> Parcel:
-    """The next tree as nodes gather it, from what they have and from each other. ``back``: it is the one that they had before."""
-    made = rootfs.parcel(store, image)
-    earlier = (FORMER, made.earlier, ROOTFS) if back else (made.earlier, ROOTFS, FORMER)
+    """The next tree as a parcel. ``back``: nodes had it before."""
+    current = rootfs.parcel(store, image)
+    earlier = (FORMER, current.earlier, ROOTFS) if back else (current.earlier, ROOTFS, FORMER)
     tree = rootfs.tree(store, image)
-    return dataclasses.replace(made, finish=_FINISH, earlier=" ".join(earlier), whole=lambda node: rootfs.send(node, tree, _RECEIVE))
+    return dataclasses.replace(current, finish=_FINISH, earlier=" ".join(earlier), whole=lambda node: rootfs.send(node, tree, _RECEIVE))
 
 
 def stage(node: Node, delta: Delta, bring: Callable[[], str], rendered: Mapping[str, NodeFile], name: str, parts: Iterable[str]) -> str:
-    """Make the next rootfs on a node; ``name`` is how ``switch`` calls it, ``parts`` are what is to be started anew because of it.
+    """Build the next rootfs on a node, under a ``name`` for ``switch``; ``parts`` must be restarted because of it.
 
-    ``bring`` has a ``parcel`` brought and tells how, which is returned; it is not called when the node has all of it.
+    ``bring`` delivers a ``parcel`` and returns a note about it, which is returned; it is not called when the node has every file.
     """
     node.run(f"mkdir -p {STATE}; cat > {_PARTS}", input="".join(f"{part}\n" for part in sorted(parts)))
-    said = ""
+    note = ""
     if delta.changed:
-        said = bring()
+        note = bring()
         node.run(f"tar -C {NEXT} -xopf -", input=archive({f"/{path}": file for path, file in rendered.items()}), timeout=LONG_TIMEOUT)
     node.run(f"cat > {_RENDERED}.next", input="".join(f"{path}\n" for path in sorted(rendered)))
     node.run(f"echo {shlex.quote(name)} > {_STAGED if delta.changed else _CURRENT}")
-    return said
+    return note
 
 
 def switch(node: Node, name: str) -> None:
-    """Put the next rootfs into its place; what ran from the former one goes on. May be repeated."""
+    """Put the next rootfs into place; programs of the former one keep running. May be repeated."""
     script = assets.script(
         "switch_rootfs", current=_CURRENT, former=FORMER, name=name, next=NEXT, rendered=_RENDERED, rootfs=ROOTFS, staged=_STAGED
     )
@@ -176,16 +167,16 @@ def switch(node: Node, name: str) -> None:
 
 
 def begin(node: Node) -> frozenset[str]:
-    """What is to be started anew on a node from now on until it is done, also for a change that was begun earlier and not finished."""
+    """Begin the change of a node. Return the parts to restart until ``done``, with those of an earlier change that was not finished."""
     script = f"cat {_PENDING} {_PARTS} 2>/dev/null | sort -u > {_PENDING}.new; mv {_PENDING}.new {_PENDING}; rm -f {_PARTS}; cat {_PENDING}"
     return frozenset(node.run(script).stdout.split())
 
 
 def note(node: Node, part: str) -> None:
-    """Remember something more about the change of a node until it is done."""
+    """Add a part to the change of a node."""
     node.run(f"echo {shlex.quote(part)} >> {_PENDING}")
 
 
 def done(node: Node) -> None:
-    """All of a node is what it is to be."""
+    """Finish the change of a node."""
     node.run(f"rm -f {_PENDING}")

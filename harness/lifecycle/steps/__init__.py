@@ -24,7 +24,7 @@ from harness.lifecycle.checks.preflight import gather
 from harness.lifecycle.cluster import access
 from harness.lifecycle.cluster import record as cluster_record
 from harness.lifecycle.cluster.record import ELSEWHERE, OWN, ClusterRecord
-from harness.lifecycle.kube import readiness
+from harness.lifecycle.kube import dns, readiness, wait
 from harness.lifecycle.plan import Step, digest
 from harness.lifecycle.provision import ipvs, node_files, registry, rootfs
 from harness.lifecycle.provision.distribution import Exchange
@@ -886,7 +886,7 @@ def wait_for_nodes(setup: Setup, after: str) -> Step:
     def action() -> str:
         names = [member.name for member in setup.cluster.members]
         try:
-            readiness.settle(
+            wait.settle(
                 setup.kubectl,
                 timeout=setup.timeout,
                 quiet=0,
@@ -947,7 +947,7 @@ def _kubelet_logs(setup: Setup) -> str:
 
 def wait_for_dns(setup: Setup) -> None:
     """Raises CheckError when the cluster's DNS does not answer from the first master within a minute."""
-    problem = readiness.dns_problem(setup.first, setup.network.dns, _DNS_IN_SERVICE, expected=setup.network.api, seconds=60)
+    problem = dns.problem(setup.first, setup.network.dns, _DNS_IN_SERVICE, expected=setup.network.api, seconds=60)
     if problem:
         raise CheckError(f"the cluster's DNS does not answer: {problem}", hint="see the pods labelled k8s-app=kube-dns in kube-system")
 
@@ -957,7 +957,7 @@ def wait_for_workloads(setup: Setup, after: str, *, launched: bool) -> Step:
 
     def action() -> str:
         quiet = 1 if launched else 0
-        found = readiness.settle(setup.kubectl, timeout=setup.timeout, quiet=quiet, progress=watching(setup.nodes), but=setup.ailing)
+        found = wait.settle(setup.kubectl, timeout=setup.timeout, quiet=quiet, progress=watching(setup.nodes), but=setup.ailing)
         return f"{len(readiness.of_kind(found, 'Pod'))} pods"
 
     return Step("wait-for-workloads", "wait for the workloads", action, after=(after,))

@@ -16,7 +16,7 @@ from harness.clusterfile.parse import image_hooks
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.host import durable
 from harness.lifecycle import steps
-from harness.lifecycle.kube import etcd, readiness
+from harness.lifecycle.kube import etcd, readiness, wait
 from harness.lifecycle.plan import Step, digest
 from harness.lifecycle.provision import rootfs
 from harness.lifecycle.steps import labels
@@ -146,7 +146,7 @@ def _names(setup: steps.Setup) -> dict[str, str]:
 
 
 def _clustercheck(setup: steps.Setup, _: Hook, __: Phase, ___: Node, ____: Collection[str] | None) -> str | None:
-    found = readiness.settle(setup.kubectl, timeout=_SETTLE, quiet=0)
+    found = wait.settle(setup.kubectl, timeout=_SETTLE, quiet=0)
     return f"{len(readiness.of_kind(found, 'Node'))} nodes, {len(readiness.of_kind(found, 'Pod'))} pods"
 
 

@@ -29,7 +29,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
         (["run", "shop", "--nodes", "10.0.0.2"], "it makes no nodes"),
         (["run", "shop", "--masters", "10.0.0.1", "--kubeconfig", __file__], "name two clusters"),
         (["run", "shop", "--apps", "web", "--cmds", "true"], "both given"),
-        (["run", "shop", "--as", "No!"], "is no name for an application"),
+        (["run", "shop", "--as", "No!"], "is not a valid application name"),
         (["run", "shop"], "nothing is known of a cluster default"),
         (["run", "shop", "--name", "prod"], "nothing is known of a cluster prod"),
         (["run", "web", "--as", "it", "--masters", "10.0.0.1"], "--as is for application images"),

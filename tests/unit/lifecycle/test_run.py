@@ -645,7 +645,7 @@ def led(store: Store, asked: str = "auto", lacks: str | None = None, **files: st
     assert setup.clusterfile.cluster
     cluster = dataclasses.replace(setup.clusterfile.cluster, load_balancing=asked)
     setup.clusterfile = dataclasses.replace(setup.clusterfile, cluster=cluster)
-    answers = {node.address: ipvs.Answer(lacks) for node in setup.nodes}
+    answers = {node.address: ipvs.IpvsSupport(lacks) for node in setup.nodes}
     setup.balancing = ipvs.choose(steps.balancing_wish(setup), answers)
     return setup
 
@@ -746,5 +746,5 @@ def test_machines_that_do_not_answer_take_no_part_in_handing_on_and_it_ends_with
     build(store)
     setup = prepared(store, 3, 1)
     setup.away = {"10.0.0.2": "host-2"}
-    assert [node.address for node in setup.exchange._machines] == ["10.0.0.1", "10.0.0.3", "10.0.0.101"]
+    assert [node.address for node in setup.exchange._nodes] == ["10.0.0.1", "10.0.0.3", "10.0.0.101"]
     assert setup.ssh.at_end == [setup.exchange.close]

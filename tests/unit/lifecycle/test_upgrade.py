@@ -442,9 +442,9 @@ def test_what_the_image_before_had_is_read_from_it_and_its_idle_tables_go_from_e
     made.setup.rendered = {node.address: {} for node in made.setup.nodes}
     given: list[Any] = []
 
-    def prune(*words: Any) -> obsolete.Cleared:
+    def prune(*words: Any) -> obsolete.PruneResult:
         given.append(words[1:])
-        return obsolete.Cleared()
+        return obsolete.PruneResult()
 
     monkeypatch.setattr(obsolete, "prune", prune)
     made.found.first.answers["get daemonsets.apps"] = "docker.io/flannel/flannel:v1\n"  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.errors import CheckError, CommandError, NodeError, UsageError
-from harness.lifecycle.kube import readiness
+from harness.lifecycle.kube import readiness, wait
 from harness.nodes import Input, Login, Machine
 from harness.process import ProcessResult
 from harness.testkit import cluster as testkit
@@ -71,7 +71,7 @@ def test_waiting_for_something_is_kubectl_wait() -> None:
 
 def test_waiting_for_nothing_in_particular_is_waiting_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[object, float]] = []
-    monkeypatch.setattr(readiness, "settle", lambda kubectl, *, timeout: seen.append((kubectl, timeout)))
+    monkeypatch.setattr(wait, "settle", lambda kubectl, *, timeout: seen.append((kubectl, timeout)))
     kubectl = testkit.ClusterKubectl(FakeNode())
     kubectl.wait(timeout=7)
     assert seen == [(kubectl, 7)]

@@ -1,4 +1,4 @@
-"""Machines in the places that they shall have, and the list of checks that judge them, which the other files here fill."""
+"""Preflight targets (machine and role) and the registry that the check modules add to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.cloudimage.enforcers import Enforcer
 from harness.lifecycle.checks.facts import MASTER_PORTS, WORKER_PORTS, MachineFacts
-from harness.lifecycle.checks.findings import Check, Finding, Seen, failed, ok
+from harness.lifecycle.checks.findings import Check, Finding, Verdict, failed, ok
 from harness.oci.model import Platform
 from harness.runtimes import API_PORT, REGISTRY_PORT, ClusterNetwork
 
@@ -15,27 +15,27 @@ VXLAN_PORT = 8472
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
-    """What was tried on a machine, beyond asking."""
+class ProbeResult:
+    """Results of the probes from one machine."""
 
     reached: Mapping[tuple[str, int], str] = dataclasses.field(default_factory=dict)
-    """How a TCP connection to an address and a port ended: ``ok``, ``refused``, ``silent``, ``unroutable``."""
+    """Outcome of a TCP connection, by address and port: ``ok``, ``refused``, ``silent``, ``unroutable``."""
     listened: frozenset[int] = frozenset()
-    """Ports on which something of ours answered meanwhile."""
+    """Ports on which slipway's listener answered meanwhile."""
     syncs: tuple[float, ...] = ()
-    """Seconds that single small writes to etcd's disk took."""
+    """Seconds of single small writes to etcd's disk."""
     packets: Mapping[str, bool] = dataclasses.field(default_factory=dict)
-    """Whether a UDP packet of the pod network came back, by address."""
+    """A UDP packet of the pod network came back, by address."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A machine in the place that it shall have."""
+    """A machine in its role."""
 
     address: str
     role: str
     machine: MachineFacts
-    trial: Trial | None = None
+    probe: ProbeResult | None = None
 
     @property
     def is_master(self) -> bool:
@@ -44,88 +44,90 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What is asked of the machines."""
+    """Requirements on the machines."""
 
     cluster: str
     platforms: tuple[Platform, ...]
-    """Those that the image is for; empty when it is not known."""
+    """Platforms of the image; empty when not known."""
     size: int
     """Bytes of the image; a machine needs a multiple of it."""
     network: ClusterNetwork
     ours: frozenset[str] = frozenset()
-    """Addresses of machines on which this very cluster runs or was begun."""
+    """Addresses of machines that belong to this very cluster already."""
     proxy_mode: str | None = None
-    """kube-proxy's mode, where that is asked for or the cluster has one; None where the machines decide it."""
+    """kube-proxy's mode, requested or of the existing cluster; None: the machines decide."""
     vxlan: bool = False
     """The pod network is slipway's own."""
     registry: bool = True
-    """The cluster brings its own."""
+    """The cluster runs its own registry."""
     evicts_later: bool = False
-    """Kubelets are told by somebody else when a disk is too full."""
+    """The user sets the eviction thresholds of kubelets."""
     enforcers: tuple[Enforcer, ...] = ()
-    """What the image enforces NetworkPolicies by."""
+    """The image's enforcers of NetworkPolicies."""
     sysctls: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Settings of the kernel, by name with dots, without which no kubelet starts."""
+    """Sysctls, by name with dots, without which no kubelet starts."""
 
 
-Judge = Callable[[Target, Wanted], Seen]
-Together = Callable[[Sequence[Target], Wanted], Mapping[str, Seen]]
-"""Judges machines beside each other; what it does not name is fine."""
+Rule = Callable[[Target, Wanted], Verdict]
+JointRule = Callable[[Sequence[Target], Wanted], Mapping[str, Verdict]]
+"""Compares machines with each other; a machine that it does not name passes."""
 
 CHECKS: dict[str, Check] = {}
-"""By id, in the order in which they are told."""
-SINGLE: dict[str, Judge] = {}
-TOGETHER: dict[str, Together] = {}
+"""By id, in the order in which they are reported."""
+RULES: dict[str, Rule] = {}
+JOINT_RULES: dict[str, JointRule] = {}
 
 
-def check(name: str, title: str, why: str, *, needed: bool = False) -> Callable[[Judge], Judge]:
-    def add(judge: Judge) -> Judge:
+def check(name: str, title: str, why: str, *, needed: bool = False) -> Callable[[Rule], Rule]:
+    """Register a check of each machine by itself."""
+
+    def add(rule: Rule) -> Rule:
         CHECKS[name] = Check(name, title, why, needed)
-        SINGLE[name] = judge
-        return judge
+        RULES[name] = rule
+        return rule
 
     return add
 
 
-def check_together(name: str, title: str, why: str, *, needed: bool = False) -> Callable[[Together], Together]:
-    def add(judge: Together) -> Together:
+def check_together(name: str, title: str, why: str, *, needed: bool = False) -> Callable[[JointRule], JointRule]:
+    """Register a check of all machines together."""
+
+    def add(rule: JointRule) -> JointRule:
         CHECKS[name] = Check(name, title, why, needed)
-        TOGETHER[name] = judge
-        return judge
+        JOINT_RULES[name] = rule
+        return rule
 
     return add
 
 
 for _entry in (
-    Check("access", "way in", "slipway gets into the machine: address, host key, user, key or password", needed=True),
+    Check("access", "way in", "slipway can log in to the machine: address, host key, user, key or password", needed=True),
     Check("sudo", "root", "a user that is not root may become root without a password", needed=True),
-    Check("member", "members", "machines that are said to be members of the cluster are", needed=True),
+    Check("member", "members", "the recorded members of the cluster belong to it", needed=True),
 ):
     CHECKS[_entry.id] = _entry
 
 
-def judge(targets: Sequence[Target], wanted: Wanted, members: Sequence[Target] = ()) -> tuple[Finding, ...]:
-    """Everything about the machines for what is wanted, good and bad. ``members`` are in the cluster already: only what must go together
-    with theirs is judged.
-    """
-    everybody = (*members, *targets)
-    found = []
+def evaluate(targets: Sequence[Target], wanted: Wanted, members: Sequence[Target] = ()) -> tuple[Finding, ...]:
+    """All findings about the machines, good and bad. ``members`` are in the cluster already: only joint checks look at them."""
+    every_machine = (*members, *targets)
+    findings = []
     for name in CHECKS:
-        if name in SINGLE:
-            found += [Finding.of(name, target.address, SINGLE[name](target, wanted)) for target in targets]
-        elif name in TOGETHER:
-            seen = TOGETHER[name](everybody, wanted)
-            found += [Finding.of(name, target.address, seen.get(target.address, ok("nothing against it"))) for target in targets]
-            found += [Finding.of(name, one.address, seen[one.address]) for one in members if one.address in seen]
+        if name in RULES:
+            findings += [Finding.of(name, target.address, RULES[name](target, wanted)) for target in targets]
+        elif name in JOINT_RULES:
+            verdicts = JOINT_RULES[name](every_machine, wanted)
+            findings += [Finding.of(name, target.address, verdicts.get(target.address, ok("nothing against it"))) for target in targets]
+            findings += [Finding.of(name, each.address, verdicts[each.address]) for each in members if each.address in verdicts]
         elif name == "member":
-            found += strangers(members, wanted)
+            findings += strangers(members, wanted)
         else:
-            found += [Finding.of(name, target.address, ok(f"as {target.machine.user}")) for target in targets]
-    return tuple(found)
+            findings += [Finding.of(name, target.address, ok(f"as {target.machine.user}")) for target in targets]
+    return tuple(findings)
 
 
 def ours(targets: Sequence[Target], name: str) -> frozenset[str]:
-    """The addresses of machines that belong to the cluster ``name`` already: to the very one whose keys the first master has."""
+    """Addresses of the machines that belong to the cluster ``name`` already, the one whose keys the first control-plane node has."""
     first = next((target.machine.cluster for target in targets if target.role == "master"), None)
     if first is None or first.split(" ", maxsplit=1)[0] != name:
         return frozenset()
@@ -133,7 +135,7 @@ def ours(targets: Sequence[Target], name: str) -> frozenset[str]:
 
 
 def same_names(targets: Sequence[Target], others: Mapping[str, str]) -> tuple[Finding, ...]:
-    """Those of ``targets`` that have the name of one of ``others`` (addresses by name), of which no more is known."""
+    """Findings for ``targets`` with the host name of one of ``others`` (addresses by name), which cannot be asked."""
     remedy = "give each its own: hostnamectl set-hostname NAME"
     return tuple(
         Finding.of("hostname", target.address, failed(f"has the host name of {others[target.machine.host]}", remedy))
@@ -143,7 +145,7 @@ def same_names(targets: Sequence[Target], others: Mapping[str, str]) -> tuple[Fi
 
 
 def ports_of(target: Target, wanted: Wanted) -> dict[int, str]:
-    """The ports that a machine needs free in its place, and for whom."""
+    """The ports that a machine needs free in its role, with their users."""
     ports = dict(MASTER_PORTS if target.is_master else WORKER_PORTS)
     if not wanted.registry:
         del ports[REGISTRY_PORT]
@@ -151,8 +153,8 @@ def ports_of(target: Target, wanted: Wanted) -> dict[int, str]:
 
 
 def ways(source: Target, targets: Sequence[Target], wanted: Wanted) -> tuple[tuple[str, int], ...]:
-    """Addresses and ports that a machine must reach: everybody the masters, masters each other's etcd and all kubelets."""
-    found = []
+    """Addresses and ports that a machine must reach: the control plane from every node, etcd and kubelets from the control plane."""
+    destinations = []
     for target in targets:
         ports: list[int] = []
         if target.is_master:
@@ -162,26 +164,26 @@ def ways(source: Target, targets: Sequence[Target], wanted: Wanted) -> tuple[tup
         if source.is_master:
             ports.append(10250)
         if target.address not in wanted.ours:
-            # Who listens there instead need not answer, and is told of anyway.
+            # Another program on a port need not answer; the check of ports reports it.
             ports = [port for port in ports if port not in target.machine.ports]
-        found += [(target.address, port) for port in ports if target.address != source.address]
-    return tuple(found)
+        destinations += [(target.address, port) for port in ports if target.address != source.address]
+    return tuple(destinations)
 
 
 def occupied(target: Target) -> bool:
-    """Another Kubernetes is on it: its ports are no fault of their own."""
+    """Return whether another Kubernetes is on the machine, which explains its ports."""
     return bool(target.machine.cluster is not None or target.machine.left)
 
 
 def strangers(members: Sequence[Target], wanted: Wanted) -> tuple[Finding, ...]:
-    """Those of the members that hold nothing of this cluster."""
-    found = []
+    """Findings for members that do not belong to this cluster."""
+    findings = []
     for member in members:
         if member.address not in wanted.ours:
             holds = f"belongs to {member.machine.cluster}" if member.machine.cluster else "holds nothing of it"
-            text = f"is no machine of the cluster {wanted.cluster}: it {holds}"
-            found.append(Finding.of("member", member.address, failed(text, f"slipway remove {wanted.cluster} {member.address}")))
-    return tuple(found)
+            text = f"is not a machine of the cluster {wanted.cluster}: it {holds}"
+            findings.append(Finding.of("member", member.address, failed(text, f"slipway remove {wanted.cluster} {member.address}")))
+    return tuple(findings)
 
 
 def words(items: Iterable[object], joint: str = ", ") -> str:

@@ -1,4 +1,4 @@
-"""What machines must be before anything on them is changed: all are asked at once, and all that is wrong is told at once."""
+"""Preflight checks of machines before anything on them is changed: all machines at once, with all failures at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["NEEDED", "MachineFacts", "Target", "Wanted", "ask", "examine", "gath
 
 
 def ask(node: Node) -> MachineFacts:
-    """The facts about one machine. Raises NodeError when it gives none."""
+    """Ask a machine for its facts. Raises NodeError when they cannot be read."""
     before = time.time()
     try:
         text = node.run(SCRIPT, timeout=300).stdout
@@ -28,7 +28,7 @@ def ask(node: Node) -> MachineFacts:
 
 
 def gather(nodes: Sequence[Node]) -> list[MachineFacts]:
-    """The facts about all machines, asked at the same time. Raises NodeError that tells of each that gives none."""
+    """Ask all machines for their facts in parallel. Raises NodeError with every machine whose facts cannot be read."""
     return each(nodes, ask)
 
 
@@ -39,22 +39,22 @@ def examine(
     members: Sequence[Target] = (),
     away: Mapping[str, str] | None = None,
 ) -> tuple[Finding, ...]:
-    """Try what can be tried on machines of which the facts are known, and judge them.
+    """Run the probes on machines with known facts, and evaluate all checks.
 
-    ``nodes`` are by address. ``members`` are in the cluster already; ``away`` are those of them that do not answer, addresses by name.
+    ``nodes`` are by address. ``members`` are in the cluster already; ``away`` are members that do not answer, addresses by name.
     """
-    tried = {target.address: target for target in probes.tried(nodes, targets, wanted, members)}
-    new, old = ([tried[one.address] for one in group] for group in (targets, members))
-    return (*preflight.judge(new, wanted, old), *preflight.same_names(targets, away or {}))
+    probed = {target.address: target for target in probes.probed(nodes, targets, wanted, members)}
+    new, old = ([probed[each.address] for each in group] for group in (targets, members))
+    return (*preflight.evaluate(new, wanted, old), *preflight.same_names(targets, away or {}))
 
 
 def skipping(ids: Collection[str], option: str = "--skip-check") -> frozenset[str]:
-    """The ids of checks that somebody goes on in spite of. Raises UsageError for one that is none, or that is needed."""
+    """Validate the ids of checks to skip. Raises UsageError for an unknown one, and for one that is needed."""
     return findings.check_ids(ids, CHECKS, option)
 
 
-def require(found: Sequence[Finding], skip: Collection[str] = ()) -> str:
-    """Show the warnings. Raises CheckError that tells all faults at once. Returns how much was looked at, in words."""
-    findings.require(findings.skip(found, skip))
-    machines = len({finding.where for finding in found})
-    return f"{len({finding.check for finding in found})} checks on {machines} machine{'s' if machines > 1 else ''}"
+def require(results: Sequence[Finding], skip: Collection[str] = ()) -> str:
+    """Print the warnings; return the number of checks and machines as text. Raises CheckError with all failures."""
+    findings.require(findings.skip(results, skip))
+    machines = len({finding.where for finding in results})
+    return f"{len({finding.check for finding in results})} checks on {machines} machine{'s' if machines > 1 else ''}"

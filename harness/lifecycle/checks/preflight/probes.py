@@ -1,7 +1,7 @@
-"""What asking a machine does not tell: whether others reach it on the ports of a cluster, and how fast etcd's disk is. All tried for real.
+"""Probes between machines: connections to the ports of a cluster, packets of the pod network, and the speed of etcd's disk.
 
-On each machine something listens for some seconds where Kubernetes will, in Perl or Python, whichever is there: a minimal Debian has the
-one, a minimal Red Hat the other. The connections are made by bash. Nothing stays behind.
+On each machine a listener runs for some seconds on the ports of Kubernetes, in Perl or Python: a minimal Debian has the former, a minimal
+Red Hat the latter. The connections are made by bash. Nothing stays behind.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from harness import assets, log, untrusted
 from harness.errors import SlipwayError
 from harness.lifecycle.checks.facts import LISTENER
-from harness.lifecycle.checks.preflight import VXLAN_PORT, Target, Trial, Wanted, ports_of, ways
+from harness.lifecycle.checks.preflight import VXLAN_PORT, ProbeResult, Target, Wanted, ports_of, ways
 from harness.nodes import Node, each
 
 _SECONDS = 60
-"""After these what listens ends by itself, also when we were killed."""
+"""After these a listener ends by itself, also when slipway was killed."""
 
-# A connection is reset, not closed: nothing of it lingers that would keep others from these ports for a minute.
+# A connection is reset, not closed: a closed one would block the port for a minute.
 _PERL = """use Socket qw(SOL_SOCKET SO_LINGER); use IO::Socket::IP; use IO::Select; use POSIX ();
 my (undef, $host, $udp, @ports) = @ARGV;
 my $all = IO::Select->new; my @up; my $echo;
@@ -87,13 +87,13 @@ while True:
 
 
 def listen(*words: str) -> str:
-    """Shell text that starts what listens; ``words``: an address, a UDP port or 0, and TCP ports."""
+    """Shell text that starts a listener; ``words``: an address, a UDP port or 0, and TCP ports."""
     programs = {"perl": _PERL, "python": _PYTHON}
     return assets.script("listen", LISTENER, *words, **{name: text.replace("SECONDS", str(_SECONDS)) for name, text in programs.items()})
 
 
 REACH = assets.script("reach")
-"""Shell functions: ``reach ADDRESS PORT`` and ``packet ADDRESS PORT`` say how that ended."""
+"""Shell functions: ``reach ADDRESS PORT`` and ``packet ADDRESS PORT`` print the outcome."""
 
 _REACH = """if command -v bash > /dev/null && command -v timeout > /dev/null; then
 WAYS
@@ -106,48 +106,48 @@ _SYNC = assets.script("sync_speed")
 
 @dataclasses.dataclass(frozen=True)
 class Listener:
-    """What listens on a machine for a while."""
+    """A listener on a machine."""
 
     pid: int
     ports: frozenset[int]
     udp: bool
     beside: Listener | None = None
-    """What does on its IPv6 address, for the pod network alone."""
+    """The one on its IPv6 address, for the pod network alone."""
 
 
-def tried(nodes: Mapping[str, Node], targets: Sequence[Target], wanted: Wanted, members: Sequence[Target] = ()) -> tuple[Target, ...]:
-    """The targets, and the members that were needed for it, with what was tried on them. ``nodes`` are by address.
+def probed(nodes: Mapping[str, Node], targets: Sequence[Target], wanted: Wanted, members: Sequence[Target] = ()) -> tuple[Target, ...]:
+    """Add the results of the probes to the targets, and to the members that took part. ``nodes`` are by address.
 
-    What cannot be tried stays unknown; only a machine that is lost meanwhile is an error (NodeError).
+    A probe that cannot run stays unknown. Raises NodeError for a machine that is lost meanwhile.
     """
     new = [target for target in targets if target.address not in wanted.ours]
     if not new:
         return (*members, *targets)
     sources = [*new, *(member for member in members if member.is_master)] if len(new) + len(members) > 1 else new
-    everybody = (*members, *targets)
-    with _listening(nodes, new if len(everybody) > 1 else [], wanted) as listeners:
+    every_machine = (*members, *targets)
+    with _listening(nodes, new if len(every_machine) > 1 else [], wanted) as listeners:
 
-        def one(source: Target) -> Target:
-            others = everybody if source in new else new
+        def probe(source: Target) -> Target:
+            others = every_machine if source in new else new
             script = REACH + _REACH.replace("WAYS", "\n".join(_ways(source, others, wanted, listeners)))
             if source.is_master and source in new:
                 script += _SYNC
             text = nodes[source.address].run(script, check=False, timeout=120).stdout
             listener = listeners.get(source.address)
-            trial = parse(text)
-            return dataclasses.replace(source, trial=dataclasses.replace(trial, listened=listener.ports if listener else frozenset()))
+            result = dataclasses.replace(parse(text), listened=listener.ports if listener else frozenset())
+            return dataclasses.replace(source, probe=result)
 
-        found = {target.address: target for target in each(sources, one)}
-    return tuple(found.get(target.address, target) for target in everybody)
+        results = {target.address: target for target in each(sources, probe)}
+    return tuple(results.get(target.address, target) for target in every_machine)
 
 
 def _ways(source: Target, others: Sequence[Target], wanted: Wanted, listeners: Mapping[str, Listener]) -> Iterator[str]:
-    """Shell text, in which each connection is tried beside all others."""
+    """Shell text that makes all connections at the same time."""
     for address, port in ways(source, others, wanted):
         yield f"reach {address} {port} &"
     if wanted.vxlan:
         for other in others:
-            # All to all would be very many; what lies between two networks lies between them and the masters too.
+            # All to all would be too many; a firewall between two networks also lies between them and the control plane.
             if other.address != source.address and (other.is_master or source.is_master):
                 listener = listeners.get(other.address)
                 if listener and listener.udp:
@@ -158,41 +158,41 @@ def _ways(source: Target, others: Sequence[Target], wanted: Wanted, listeners: M
 
 @contextlib.contextmanager
 def _listening(nodes: Mapping[str, Node], targets: Sequence[Target], wanted: Wanted) -> Iterator[dict[str, Listener]]:
-    """Something listens on the machines, as far as they can, while the block runs."""
-    found: dict[str, Listener] = {}
+    """Run listeners on the machines that can, while the block runs; yield them by address."""
+    listeners: dict[str, Listener] = {}
 
     def begin(target: Target) -> None:
         ports = sorted(set(ports_of(target, wanted)) - target.machine.ports)
         listener = start(target, target.address, VXLAN_PORT if wanted.vxlan else 0, *ports)
         if listener:
-            found[target.address] = listener
+            listeners[target.address] = listener
             beside = target.machine.address6(target.address)
             if wanted.vxlan and wanted.network.dual and beside:
-                found[target.address] = dataclasses.replace(listener, beside=start(target, beside, VXLAN_PORT))
+                listeners[target.address] = dataclasses.replace(listener, beside=start(target, beside, VXLAN_PORT))
 
     def start(target: Target, *words: str | int) -> Listener | None:
         return listening(nodes[target.address].run(listen(*map(str, words)), check=False, timeout=60).stdout)
 
     def end(target: Target) -> None:
-        listener = found[target.address]
+        listener = listeners[target.address]
         pids = f"{listener.pid} {listener.beside.pid if listener.beside else ''}".strip()
         try:
             nodes[target.address].run(f"kill {pids} 2>/dev/null || true", timeout=30)
         except SlipwayError as error:
-            log.debug(f"{target.address}: what listens there ends by itself: {error.message}")
+            log.debug(f"{target.address}: its listener ends by itself: {error.message}")
 
     try:
         each(targets, begin)
-        yield found
+        yield listeners
     finally:
-        each([target for target in targets if target.address in found], end)
+        each([target for target in targets if target.address in listeners], end)
 
 
 def listening(text: str) -> Listener | None:
-    """What the program that listens says about itself; None when there was none to run."""
+    """Read the output of a listener; None when the machine has no program for it."""
     for line in text.splitlines():
         word, *rest = line.split() or [""]
-        # It is told to end by this number: 0 and 1 would be others than a child of ours.
+        # It is killed by this number: 0 and 1 would hit other processes.
         pid = untrusted.number(rest[0], maximum=1 << 22) if rest else None
         if word == "listening" and pid is not None and pid > 1:
             ports = (untrusted.number(port, maximum=65535) for port in rest[1:])
@@ -200,8 +200,8 @@ def listening(text: str) -> Listener | None:
     return None
 
 
-def parse(text: str) -> Trial:
-    """Read what the trials on a machine printed; what is not understood is left out."""
+def parse(text: str) -> ProbeResult:
+    """Read the output of the probes; lines that are not understood are left out."""
     reached: dict[tuple[str, int], str] = {}
     packets: dict[str, bool] = {}
     syncs: list[float] = []
@@ -215,4 +215,4 @@ def parse(text: str) -> Trial:
             seconds = untrusted.decimal(words[1])
             if seconds is not None:
                 syncs.append(seconds)
-    return Trial(reached, frozenset(), tuple(syncs), packets)
+    return ProbeResult(reached, frozenset(), tuple(syncs), packets)

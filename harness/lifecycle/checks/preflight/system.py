@@ -1,10 +1,10 @@
-"""What the kernel of a machine has and allows, and what is on the machine already."""
+"""Preflight checks of the kernel, and of other software on a machine."""
 
 from __future__ import annotations
 
 from harness.cloudimage import enforcers
 from harness.lifecycle.checks.facts import CLUSTER_SERVICES, FIREWALLS, NODE_PORTS, OLDEST_NFT, RUNTIME_SERVICES
-from harness.lifecycle.checks.findings import Seen, failed, ok, unknown, warning
+from harness.lifecycle.checks.findings import Verdict, failed, ok, unknown, warning
 from harness.lifecycle.checks.preflight.core import VXLAN_PORT, Target, Wanted, check, occupied, ports_of, words
 from harness.lifecycle.provision import distribution
 from harness.lifecycle.provision.node_files import FLANNEL, FORWARDING6
@@ -15,31 +15,31 @@ _CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN", 19: "CAP_SYS_PTRACE",
 
 
 @check("cgroup", "cgroups", "the controllers that kubelets need")
-def _cgroup(target: Target, _: Wanted) -> Seen:
+def _cgroup(target: Target, _: Wanted) -> Verdict:
     machine = target.machine
     if not machine.controllers:
-        return unknown(f"cgroup v{machine.cgroup}, and does not say with which controllers")
+        return unknown(f"cgroup v{machine.cgroup}, with unknown controllers")
     missing = [name for name in _CONTROLLERS[machine.cgroup] if name not in machine.controllers]
     if missing:
         memory = "; boot with cgroup_enable=memory" if "memory" in missing else ""
-        return failed(f"cgroup v{machine.cgroup} without {words(missing)}", f"switch it on in the kernel's options{memory}")
+        return failed(f"cgroup v{machine.cgroup} without {words(missing)}", f"enable it in the kernel's options{memory}")
     if machine.cgroup == 1:
-        text = "has cgroup v1, on which a kubelet refuses to start by itself since Kubernetes 1.35: it is told failCgroupV1: false"
+        text = "has cgroup v1, on which a kubelet refuses to start by itself since Kubernetes 1.35: slipway sets failCgroupV1: false"
         return warning(text, "boot with systemd.unified_cgroup_hierarchy=1")
     return ok(f"v{machine.cgroup}")
 
 
 @check("kernel-features", "kernel features", "overlay for images, bridge filters and connection tracking for Services, vxlan for pods")
-def _kernel_features(target: Target, wanted: Wanted) -> Seen:
+def _kernel_features(target: Target, wanted: Wanted) -> Verdict:
     has = target.machine.features
     if not has:
-        return unknown("does not say what it has")
+        return unknown("does not report its features")
     if wanted.proxy_mode == "ipvs" and "ip_vs" not in has:
-        return failed("has no ip_vs, and Services are to be IPVS's", "install the kernel's modules, or leave the mode to slipway")
+        return failed("has no ip_vs, which kube-proxy in mode ipvs needs", "install the kernel's modules, or do not set the mode")
     if wanted.proxy_mode == "nftables" and not target.machine.nftables:
         oldest, nft = ".".join(map(str, NFTABLES_KERNEL)), ".".join(map(str, OLDEST_NFT))
         return failed(
-            "its kernel cannot do what Services are in this cluster, nftables",
+            "its kernel does not support nftables, the mode of kube-proxy in this cluster",
             f"kernel {oldest} or newer with nf_tables, and nft {nft} or newer where it has one",
         )
     reasons = {
@@ -56,34 +56,34 @@ def _kernel_features(target: Target, wanted: Wanted) -> Seen:
     return ok(words(name for name in reasons))
 
 
-@check("nat", "address translation", "Services are rules of the kernel: by nftables, or in its table nat, written by iptables")
-def _nat(target: Target, wanted: Wanted) -> Seen:
-    said = target.machine.nat
+@check("nat", "address translation", "Services are rules of the kernel: of nftables, or of iptables in its table nat")
+def _nat(target: Target, wanted: Wanted) -> Verdict:
+    nat = target.machine.nat
     if target.machine.nftables and wanted.proxy_mode in (None, "nftables"):
         return ok("by nftables")
-    if said is None:
+    if nat is None:
         return unknown("has no iptables")
-    if not said.startswith("yes"):
+    if not nat.startswith("yes"):
         return failed(
-            f"iptables cannot read the table nat: {said.removeprefix('no').strip()}", "install the kernel's modules: ip_tables, iptable_nat"
+            f"iptables cannot read the table nat: {nat.removeprefix('no').strip()}", "install the kernel's modules: ip_tables, iptable_nat"
         )
     return ok("works")
 
 
-@check("network-policies", "network policies", "the kernel can do what the image enforces NetworkPolicies by")
-def _network_policies(target: Target, wanted: Wanted) -> Seen:
+@check("network-policies", "network policies", "the kernel supports the image's enforcer of NetworkPolicies")
+def _network_policies(target: Target, wanted: Wanted) -> Verdict:
     has = target.machine.has
     if why := enforcers.unserved(wanted.enforcers, has):
-        return failed(f"NetworkPolicies would protect nothing: {why}", "another kernel, or an image without it (POLICY=none of the base)")
-    unclear = [one.needs.name for one in wanted.enforcers if one.needs is not None and one.needs.name not in has]
-    if unclear:
-        return unknown(f"does not say whether its kernel has {words(unclear)}")
+        return failed(f"NetworkPolicies would protect nothing: {why}", "use another kernel, or a base image with POLICY=none")
+    missing = [each.needs.name for each in wanted.enforcers if each.needs is not None and each.needs.name not in has]
+    if missing:
+        return unknown(f"does not report whether its kernel has {words(missing)}")
     return ok(enforcers.told(wanted.enforcers))
 
 
-@check("sysctl", "kernel settings", "forwarding can be switched on, and stays on after a restart")
-def _sysctl(target: Target, wanted: Wanted) -> Seen:
-    # That of IPv6 is needed with two networks only: see ipv6. Some are with a profile only.
+@check("sysctl", "kernel settings", "forwarding can be enabled, and stays enabled after a restart")
+def _sysctl(target: Target, wanted: Wanted) -> Verdict:
+    # IPv6 forwarding is needed for dual stack only: see ipv6. Others are needed with a profile only.
     needed = {"net/ipv4/ip_forward", *(name.replace(".", "/") for name in wanted.sysctls)}
     others = {FORWARDING6, *(name.replace(".", "/") for name in profiles.SYSCTLS)} - needed
     refused = [path for name in target.machine.readonly if (path := name.removeprefix("/proc/sys/")) not in (name, *others)]
@@ -94,24 +94,24 @@ def _sysctl(target: Target, wanted: Wanted) -> Seen:
     if target.machine.unforward:
         return warning(
             f"{words(target.machine.unforward)} switches net.ipv4.ip_forward off",
-            "take the line out: after a restart pods would be cut off",
+            "remove the line: after a restart pods would be cut off",
         )
     return ok("can be set")
 
 
-@check("capabilities", "capabilities", "root is allowed what containers need: mounts, networks, devices")
-def _capabilities(target: Target, _: Wanted) -> Seen:
+@check("capabilities", "capabilities", "root has the capabilities that containers need: mounts, networks, devices")
+def _capabilities(target: Target, _: Wanted) -> Verdict:
     machine = target.machine
     missing = [name for bit, name in _CAPABILITIES.items() if not machine.capabilities >> bit & 1]
     if missing:
         return failed(f"root has no {words(missing)}", "a container must be privileged")
     if not machine.kmsg:
         return failed("/dev/kmsg cannot be read: no kubelet starts", "give the container the device /dev/kmsg")
-    return ok("all" if not machine.restrict_oom else "all but CAP_SYS_RESOURCE, which slipway can do without")
+    return ok("all" if not machine.restrict_oom else "all but CAP_SYS_RESOURCE, which slipway does not need")
 
 
-@check("limits", "limits", "a node has many files open and many processes")
-def _limits(target: Target, _: Wanted) -> Seen:
+@check("limits", "limits", "a node has many open files and processes")
+def _limits(target: Target, _: Wanted) -> Verdict:
     machine = target.machine
     few = [f"{what} at most {count}" for what, count, least in (("open files", machine.files, 16384), ("processes", machine.tasks, 4096))
            if count is not None and count < least]  # fmt: skip
@@ -121,24 +121,24 @@ def _limits(target: Target, _: Wanted) -> Seen:
 
 
 @check("selinux", "SELinux", "systemd may start programs from /var/lib/slipway only where SELinux does not enforce")
-def _selinux(target: Target, _: Wanted) -> Seen:
+def _selinux(target: Target, _: Wanted) -> Verdict:
     if target.machine.selinux:
         return failed("SELinux enforces, and refuses programs from /var/lib", "setenforce 0, and SELINUX=permissive in /etc/selinux/config")
     return ok("does not enforce")
 
 
-@check("apparmor", "AppArmor", "containers get a profile where the kernel has AppArmor")
-def _apparmor(target: Target, _: Wanted) -> Seen:
+@check("apparmor", "AppArmor", "containers get a profile when the kernel has AppArmor")
+def _apparmor(target: Target, _: Wanted) -> Verdict:
     if target.machine.apparmor and "apparmor_parser" not in target.machine.tools:
         return warning("AppArmor is on, but there is no apparmor_parser", "install the package apparmor, or containers run without profile")
     return ok("on" if target.machine.apparmor else "off")
 
 
-# ---- what is there already --------------------------------------------------------------------------------------------
+# ---- other software ---------------------------------------------------------------------------------------------------
 
 
-@check("ports", "ports", "nobody else listens where the parts of Kubernetes will")
-def _ports(target: Target, wanted: Wanted) -> Seen:
+@check("ports", "ports", "no other program listens on the ports of Kubernetes")
+def _ports(target: Target, wanted: Wanted) -> Verdict:
     if target.address in wanted.ours:
         return ok("the cluster's own")
     needed, machine = ports_of(target, wanted), target.machine
@@ -148,23 +148,23 @@ def _ports(target: Target, wanted: Wanted) -> Seen:
                  for port in taken]  # fmt: skip
         return failed(words(texts, "; "), f"stop it; who it is: ss -ltnp 'sport = :{taken[0]}'")
     owner = machine.owners.get(distribution.PORT, "")
-    # A socket of systemd's is our own, of a command that was killed.
+    # A socket of systemd is slipway's own, of a command that was killed.
     if distribution.PORT in machine.ports and not owner.startswith("systemd "):
-        text = f"port {distribution.PORT} is in use{f' by {owner}' if owner else ''}: it hands nothing on to the other machines"
-        return warning(text, "stop it if many machines are to be fast; the others have everything from one another and from here")
-    return ok("free" if not taken else "those of the cluster that is there")
+        text = f"port {distribution.PORT} is in use{f' by {owner}' if owner else ''}: it does not serve other machines"
+        return warning(text, "stop it to speed up large clusters; the other machines still copy from each other")
+    return ok("free" if not taken else "those of the existing cluster")
 
 
-@check("node-ports", "ports of Services", "nobody listens between 30000 and 32767, where NodePorts are")
-def _node_ports(target: Target, wanted: Wanted) -> Seen:
+@check("node-ports", "ports of Services", "no program listens between 30000 and 32767, where NodePorts are")
+def _node_ports(target: Target, wanted: Wanted) -> Verdict:
     taken = sorted(port for port in target.machine.ports if port in NODE_PORTS)
     if taken and target.address not in wanted.ours and not occupied(target):
-        return warning(f"listens on {words(taken[:3])}, where NodePorts are", "Services that are given it answer there in its place")
+        return warning(f"listens on {words(taken[:3])}, where NodePorts are", "a Service with that port answers in its place")
     return ok("free")
 
 
-@check("leftovers", "leftovers", "nothing of another Kubernetes is on it")
-def _leftovers(target: Target, wanted: Wanted) -> Seen:
+@check("leftovers", "leftovers", "the machine has no files or services of another Kubernetes")
+def _leftovers(target: Target, wanted: Wanted) -> Verdict:
     machine = target.machine
     if target.address in wanted.ours or machine.cluster is not None:
         return ok("the cluster's own" if target.address in wanted.ours else "see: cluster")
@@ -174,7 +174,7 @@ def _leftovers(target: Target, wanted: Wanted) -> Seen:
         text = f"has {machine.left[0]}{more} of another Kubernetes{f' ({words(running)} runs)' if running else ''}"
         return failed(text, _reset(machine.left[0]))
     if running:
-        return failed(f"runs {words(running)} of another cluster", f"systemctl disable --now {words(running, ' ')}, if nobody needs it")
+        return failed(f"runs {words(running)} of another cluster", f"systemctl disable --now {words(running, ' ')}, if it is not needed")
     return ok("none")
 
 
@@ -190,8 +190,8 @@ def _reset(path: str) -> str:
     return "reset that first: kubeadm reset --force; rm -rf /etc/cni/net.d /var/lib/etcd"
 
 
-@check("cni", "pod networks", "no configuration of another pod network comes before the cluster's")
-def _cni(target: Target, wanted: Wanted) -> Seen:
+@check("cni", "pod networks", "no configuration of another pod network precedes the cluster's")
+def _cni(target: Target, wanted: Wanted) -> Verdict:
     if target.address in wanted.ours:
         return ok("the cluster's own")
     others = sorted(name for name in target.machine.networks if name.endswith((".conf", ".conflist", ".json")))
@@ -199,12 +199,12 @@ def _cni(target: Target, wanted: Wanted) -> Seen:
     if before and wanted.vxlan:
         return failed(f"/etc/cni/net.d/{before[0]} would be the network of pods", f"rm /etc/cni/net.d/{before[0]}")
     if others:
-        return warning(f"has /etc/cni/net.d/{others[0]}", "the first one by name is the network of pods: remove what is not needed")
+        return warning(f"has /etc/cni/net.d/{others[0]}", "the first one by name is used for pods: remove those that are not needed")
     return ok("none")
 
 
-@check("runtimes", "container runtimes", "no other container engine runs, whose containers would be in the way or be stopped")
-def _runtimes(target: Target, wanted: Wanted) -> Seen:
+@check("runtimes", "container runtimes", "no other container engine runs, whose containers would conflict or be stopped")
+def _runtimes(target: Target, wanted: Wanted) -> Verdict:
     machine = target.machine
     running = sorted(machine.services & set(RUNTIME_SERVICES))
     if target.address in wanted.ours:
@@ -212,24 +212,24 @@ def _runtimes(target: Target, wanted: Wanted) -> Seen:
     if "docker" in running:
         return warning("runs Docker, whose containerd will be replaced", "stop Docker if its containers matter")
     if running:
-        return warning(f"runs {words(running)}", "stop it, if nothing needs it: two engines share one machine badly")
+        return warning(f"runs {words(running)}", "stop it if it is not needed: two engines conflict on one machine")
     if machine.containers and not occupied(target):
         texts = (f"{count} in {name}" for name, count in machine.containers.items())
-        return warning(f"containerd has containers ({words(texts)}), and will be restarted", "see what they are: ctr namespaces ls")
+        return warning(f"containerd has containers ({words(texts)}), and will be restarted", "list them: ctr namespaces ls")
     return ok("none")
 
 
-@check("firewall", "firewall", "no firewall drops what nodes and pods say to each other")
-def _firewall(target: Target, wanted: Wanted) -> Seen:
+@check("firewall", "firewall", "no firewall drops packets between nodes and pods")
+def _firewall(target: Target, wanted: Wanted) -> Verdict:
     machine = target.machine
-    found = [name for name in (*FIREWALLS, "ufw") if name in machine.services and name != "nftables"]
+    running = [name for name in (*FIREWALLS, "ufw") if name in machine.services and name != "nftables"]
     chains = [chain for chain in machine.drops if chain in ("INPUT", "FORWARD")]
     if target.address in wanted.ours:
         chains = []
     ports = words((API_PORT, "2379-2380", REGISTRY_PORT, distribution.PORT, 10250, "30000-32767"))
-    needed = f"let through TCP {ports}, UDP {VXLAN_PORT}, and all of {wanted.network.pods}"
-    if found:
-        return warning(f"{words(found)} is on", f"systemctl disable --now {found[0]}, or {needed}")
+    needed = f"allow TCP {ports}, UDP {VXLAN_PORT}, and all of {wanted.network.pods}"
+    if running:
+        return warning(f"{words(running)} is on", f"systemctl disable --now {running[0]}, or {needed}")
     if chains:
         return warning(f"the firewall drops by default ({words(chains)})", needed)
     return ok("none that drops")

@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import CommandError, StoreError
 from harness.lifecycle.apps import obsolete
-from harness.lifecycle.apps.tracking import Object
+from harness.lifecycle.apps.tracking import TrackedObject
 
 LABELLED = "labelled,applied"
 SCOPES = {"Namespace", "StorageClass", "CustomResourceDefinition", "ClusterRole", "PersistentVolume", "APIService", "PriorityClass"}
@@ -106,7 +106,7 @@ def _documents(text: str | None) -> list[dict[str, Any]]:
     return [json.loads(part) for part in re.split(r"\n---\n", text or "")]
 
 
-def prune(cluster: Cluster, wanted: str = "", former: str = "", others: Iterable[Object] = ()) -> obsolete.Cleared:
+def prune(cluster: Cluster, wanted: str = "", former: str = "", others: Iterable[TrackedObject] = ()) -> obsolete.PruneResult:
     return obsolete.prune(cluster, {"a.yaml": wanted}, {"a.yaml": former}, tuple(others))  # type: ignore[arg-type]
 
 
@@ -183,7 +183,7 @@ def test_an_object_that_something_else_manages_stays(mark: str) -> None:
 
 def test_what_an_application_has_is_its_own() -> None:
     cluster = Cluster({"Deployment shop/web": LABELLED}, record=["apps/v1 Deployment shop/web"])
-    prune(cluster, others=[Object("apps/v1", "Deployment", "shop", "web")])
+    prune(cluster, others=[TrackedObject("apps/v1", "Deployment", "shop", "web")])
     assert cluster.deleted == []
 
 
@@ -224,7 +224,7 @@ def test_volumes_and_claims_are_kept_with_a_word(capsys: pytest.CaptureFixture[s
     cluster = Cluster(dict.fromkeys(titles, LABELLED), record=["v1 PersistentVolume data", "v1 PersistentVolumeClaim shop/data"])
     assert str(prune(cluster)) == "0 objects removed, 2 kept"
     assert set(cluster.objects) == set(titles)
-    assert "PersistentVolumeClaim shop/data stays, though no addon of the image brings it: it may hold data" in capsys.readouterr().err
+    assert "PersistentVolumeClaim shop/data stays, though no addon of the image has it: it may hold data" in capsys.readouterr().err
     # They are looked at again with the next image.
     assert cluster.record == ["+ v1 PersistentVolume - data", "+ v1 PersistentVolumeClaim shop data"]
 

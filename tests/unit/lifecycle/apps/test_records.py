@@ -18,12 +18,12 @@ from harness.clusterfile import AppConfig, ApplicationDocument, is_redacted
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, CommandError, InputError, StoreError, UsageError
 from harness.lifecycle import plan as planning
-from harness.lifecycle.apps import install, launch, records, uninstall
+from harness.lifecycle.apps import images, install, launch, records, uninstall
 from harness.lifecycle.apps import target as targets
 from harness.lifecycle.apps.install import Request
 from harness.lifecycle.apps.records import Installed
-from harness.lifecycle.apps.target import Target
-from harness.lifecycle.apps.tracking import Object
+from harness.lifecycle.apps.target import AppTarget
+from harness.lifecycle.apps.tracking import TrackedObject
 from harness.oci.layer import scan, write_layer
 from harness.oci.model import OCI_MANIFEST, Platform, canonical_json
 from harness.oci.store import Store
@@ -125,10 +125,10 @@ def alone() -> Iterator[None]:
     yield
 
 
-def target(kube: Any, way: str = targets.REGISTRY, kubernetes: str = "v1.36.3") -> Target:
+def target(kube: Any, way: str = targets.REGISTRY, kubernetes: str = "v1.36.3") -> AppTarget:
     first: Any = StandIn("10.0.0.1", "host-1")
     worker: Any = StandIn("10.0.0.4", "host-4")
-    return Target(
+    return AppTarget(
         name="lab",
         kubectl=kube,
         first=first,
@@ -144,7 +144,7 @@ def target(kube: Any, way: str = targets.REGISTRY, kubernetes: str = "v1.36.3") 
     )
 
 
-def work(store: Store, request: Request | None = None, kube: Any = None, **options: Any) -> install.Work:
+def work(store: Store, request: Request | None = None, kube: Any = None, **options: Any) -> install.AppInstall:
     request = request or Request.of("shop", env={"DbPassword": "hunter2"})
     return install.make(target(kube or Kube(), **options), request, install.read(request, store), store)
 
@@ -159,7 +159,7 @@ def test_an_application_may_name_the_networks_of_a_cluster_that_others_made(stor
     assert install.make(strange, request, install.read(request, store), store).env["PodCIDR"] == "all"
 
 
-def ids(found: install.Work) -> list[str]:
+def ids(found: install.AppInstall) -> list[str]:
     recipe = install.plan(found)
     planning.check(recipe)
     return [step.id for step in recipe]
@@ -269,7 +269,7 @@ def test_what_is_launched_again_depends_on_everything_and_on_whether_it_was_remo
 def test_what_it_has_made_stays_known_when_it_is_begun_again(store: Store) -> None:
     build(store)
     kube = Kube()
-    made = (Object("v1", "Service", "default", "web"),)
+    made = (TrackedObject("v1", "Service", "default", "web"),)
     found = work(store, kube=kube)
     install.plan(found)[0].action()
     records.write(kube, dataclasses.replace(found.record, objects=made, state="installed"))  # type: ignore[arg-type]
@@ -320,7 +320,7 @@ def test_nodes_are_told_of_registries_that_they_do_not_know_in_their_own_way(sto
 
     encoded = base64.b64encode(url.encode()).decode()
     node.answers = {"base64": f"/etc/containerd/certs.d/docker.io/hosts.toml {encoded}\nend", "ls /etc/containerd": "docker.io\n_default\n"}
-    files = install._hosts_files(found, node, found.record.domains)
+    files = images.hosts_files(found.target, found.request.elsewhere, node, found.record.domains)
     (path,) = files
     assert path == "/etc/containerd/certs.d/registry.example.com:5000/hosts.toml"
     assert files[path].data.decode() == url.replace("/v2/docker.io", "/v2/registry.example.com:5000")
@@ -329,12 +329,12 @@ def test_nodes_are_told_of_registries_that_they_do_not_know_in_their_own_way(sto
         'docker.io"]\n', 'docker.io"]\n[host."https://10.103.97.12:5000/v2/docker.io".header]\nAuthorization = "Basic x"\n'
     )
     node.answers["base64"] = f"/etc/containerd/certs.d/docker.io/hosts.toml {base64.b64encode(with_login.encode()).decode()}\nend"
-    (signed_in,) = install._hosts_files(found, node, found.record.domains).values()
+    (signed_in,) = images.hosts_files(found.target, found.request.elsewhere, node, found.record.domains).values()
     assert signed_in.mode == 0o600
     hosts = tomllib.loads(signed_in.data.decode())["host"]
     assert hosts == {"https://10.103.97.12:5000/v2/registry.example.com:5000": {"header": {"Authorization": "Basic x"}}}
     node.answers["ls /etc/containerd"] = "docker.io\nregistry.example.com:5000\n"
-    assert install._hosts_files(found, node, found.record.domains) == {}
+    assert images.hosts_files(found.target, found.request.elsewhere, node, found.record.domains) == {}
 
 
 def test_only_what_a_node_lacks_is_imported(store: Store) -> None:
@@ -345,14 +345,14 @@ def test_only_what_a_node_lacks_is_imported(store: Store) -> None:
         "images ls": f"REF DIGEST\n{has.name} {has.digest}\n",
         "content ls": "\n".join(blob.digest for blob in wanted.blobs[:2]),
     }
-    assert install.import_images(node, store, wanted) == 1
+    assert images.import_images(node, store, wanted) == 1
     (command, files) = node.tars[0]
     assert "images import --no-unpack" in command
     entries = json.loads(files["index.json"])["manifests"]
     assert [entry["annotations"]["io.containerd.image.name"] for entry in entries] == ["docker.io/library/b:1"]
     assert len([name for name in files if name.startswith("blobs/")]) == len(wanted.blobs) - 2
     node.answers["images ls"] = "".join(f"{image.name} {image.digest}\n" for image in wanted.images)
-    assert install.import_images(node, store, wanted) == 0
+    assert images.import_images(node, store, wanted) == 0
     assert len(node.tars) == 1
 
 
@@ -379,7 +379,9 @@ def test_the_wait_is_for_what_is_its_own() -> None:
         item("StatefulSet", "db", "4", **release), item("Pod", "db-0", "5", "4"), item("Pod", "other", "6"),
         item("Deployment", "other", "7"),
     ]  # fmt: skip
-    ours = launch.Ours(None, [Object("apps/v1", "Deployment", "shop", "web"), Object("helm", "Release", "shop", "db")])
+    ours = launch.OwnedObjects(
+        None, [TrackedObject("apps/v1", "Deployment", "shop", "web"), TrackedObject("helm", "Release", "shop", "db")]
+    )
     assert [one["metadata"]["name"] for one in ours.among(items)] == ["web-1-x", "web-1", "web", "db", "db-0"]
 
 
@@ -422,14 +424,14 @@ def test_a_name_that_no_object_can_have_is_refused() -> None:
 # ---- removal ----------------------------------------------------------------------------------------------------------
 
 MADE = (
-    Object("v1", "Namespace", "", "shop"),
-    Object("v1", "ConfigMap", "kube-system", "theirs", ours=False),
-    Object("helm", "Release", "shop", "db"),
-    Object("apps/v1", "Deployment", "shop", "web"),
+    TrackedObject("v1", "Namespace", "", "shop"),
+    TrackedObject("v1", "ConfigMap", "kube-system", "theirs", ours=False),
+    TrackedObject("helm", "Release", "shop", "db"),
+    TrackedObject("apps/v1", "Deployment", "shop", "web"),
 )
 
 
-def removal(store: Store, kube: Any) -> uninstall.Work:
+def removal(store: Store, kube: Any) -> uninstall.AppRemoval:
     return uninstall.make(target(kube), "shop", store)
 
 

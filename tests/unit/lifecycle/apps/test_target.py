@@ -42,7 +42,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch, marks: dict[str, str], gone: tupl
         yield Connections()
 
     monkeypatch.setattr(target, "_connections", connections)
-    return target._looked_at(Where(masters=tuple(Machine(address) for address in marks)), None)
+    return target._answering(Where(masters=tuple(Machine(address) for address in marks)), None)
 
 
 def test_masters_tell_whose_cluster_it_is_also_when_one_of_them_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:

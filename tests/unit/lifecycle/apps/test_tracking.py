@@ -6,12 +6,12 @@ import pytest
 import yaml
 
 from harness.lifecycle.apps import tracking
-from harness.lifecycle.apps.tracking import Object, batches, dropped, manifest, parse, text, unknown
+from harness.lifecycle.apps.tracking import TrackedObject, batches, dropped, manifest, parse, text, unknown
 
-NAMESPACE = Object("v1", "Namespace", "", "shop")
-DEPLOYMENT = Object("apps/v1", "Deployment", "shop", "web")
-RELEASE = Object("helm", "Release", "shop", "db")
-FOREIGN = Object("v1", "ConfigMap", "default", "site", ours=False)
+NAMESPACE = TrackedObject("v1", "Namespace", "", "shop")
+DEPLOYMENT = TrackedObject("apps/v1", "Deployment", "shop", "web")
+RELEASE = TrackedObject("helm", "Release", "shop", "db")
+FOREIGN = TrackedObject("v1", "ConfigMap", "default", "site", ours=False)
 
 
 def test_notes_are_read_as_they_were_written_each_object_once() -> None:

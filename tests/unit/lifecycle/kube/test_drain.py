@@ -113,7 +113,7 @@ def test_what_blocks_is_named_with_its_budget_and_the_node_stays_cordoned() -> N
         drained(api, timeout=30)
     assert "web/web: Cannot evict pod" in str(caught.value.details)
     assert "(PodDisruptionBudget two-of-web)" in str(caught.value.details)
-    assert "web/slow: was asked to end and has not" in str(caught.value.details)
+    assert "web/slow: was evicted and has not ended" in str(caught.value.details)
     assert "kubectl uncordon one" in str(caught.value.hint)
 
 
@@ -125,7 +125,7 @@ def test_force_ends_what_does_not_go() -> None:
 
 def test_a_pod_that_nothing_starts_again_is_told_before_anything_is_changed() -> None:
     api = Api([pod("web"), pod("alone", None)])
-    with pytest.raises(CheckError, match="nothing would start again elsewhere: web/alone") as caught:
+    with pytest.raises(CheckError, match="no controller would start again elsewhere: web/alone") as caught:
         drained(api)
     assert "--force" in str(caught.value.hint)
     assert api.said == []
@@ -134,7 +134,7 @@ def test_a_pod_that_nothing_starts_again_is_told_before_anything_is_changed() ->
 def test_data_that_is_lost_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup()
     drained(Api([pod("cache", volumes=[{"name": "a", "emptyDir": {}}])]))
-    assert "web/cache keeps data in an emptyDir" in capsys.readouterr().err
+    assert "web/cache has data in an emptyDir" in capsys.readouterr().err
 
 
 class Machine(StandIn):
@@ -163,7 +163,7 @@ def test_a_machine_that_dies_while_it_is_drained_is_named_long_before_the_time_i
     with pytest.raises(NodeError, match=r"one was lost while its pods were moved: 10\.0\.0\.7: the connection was lost") as caught:
         drained(api, machine=machine, timeout=10000, force=force)
     assert caught.value.exit_code == 5
-    assert "2 of them were still there" in str(caught.value.hint)
+    assert "2 of them were left" in str(caught.value.hint)
     assert "slipway remove" in str(caught.value.hint)
     assert machine.commands == ["true"] * 3
     # Nothing was deleted: it may come back with what it runs.

@@ -10,12 +10,12 @@ import pytest
 from harness.errors import CheckError
 from harness.lifecycle.cluster import membership
 from harness.lifecycle.provision import ipvs, node_files
-from harness.lifecycle.provision.ipvs import Answer, Choice, Wish
+from harness.lifecycle.provision.ipvs import Choice, IpvsSupport, Wish
 from harness.runtimes import ClusterNetwork, Facts, Member, RuntimeCluster
 from tests.unit.lifecycle.cluster.test_membership import gathered
 from tests.unit.lifecycle.standin import StandIn
 
-ABLE, UNABLE = Answer(), Answer(lacks="its kernel has no ip_vs")
+ABLE, UNABLE = IpvsSupport(), IpvsSupport(lacks="its kernel has no ip_vs")
 NETWORK = ClusterNetwork("100.64.0.0/10", "10.96.0.0/22")
 VIP = "10.103.97.2"
 
@@ -26,7 +26,7 @@ def wish(load_balancing: str = "auto", balanced: tuple[str, ...] = ("10.0.0.7", 
     )
 
 
-def answers(**by_number: Answer) -> dict[str, Answer]:
+def answers(**by_number: IpvsSupport) -> dict[str, IpvsSupport]:
     """One that can for each machine that is not named: ``_7=UNABLE`` is the answer of 10.0.0.7."""
     return {
         **{f"10.0.0.{number}": ABLE for number in (1, 7, 8)},
@@ -55,7 +55,7 @@ def test_without_workers_the_masters_tell_what_later_ones_may_be() -> None:
 
 def test_a_kernel_that_cannot_is_named_when_it_is_asked_to() -> None:
     with pytest.raises(CheckError, match="nothing has been changed") as caught:
-        ipvs.choose(wish("ipvs"), answers(_7=UNABLE, _8=Answer(lacks="it may not load ip_vs")))
+        ipvs.choose(wish("ipvs"), answers(_7=UNABLE, _8=IpvsSupport(lacks="it may not load ip_vs")))
     assert "10.0.0.7: its kernel has no ip_vs" in caught.value.message
     assert "10.0.0.8: it may not load ip_vs" in caught.value.message
 
@@ -85,13 +85,18 @@ def test_nobody_looks_into_the_image_for_nothing() -> None:
             "the virtual address 100.64.9.9 lies in PodCIDR 100.64.0.0/10",
         ),
         ({"IPvsVIPv4": "100.64.9.9"}, NETWORK, {}, "the virtual address 100.64.9.9 lies in PodCIDR"),
-        ({"IPvsVIPv4": "10.0.0.9"}, NETWORK, {"_7": Answer(networks=("10.0.0.7/24",))}, "lies in the network of 10.0.0.7, 10.0.0.7/24"),
+        (
+            {"IPvsVIPv4": "10.0.0.9"},
+            NETWORK,
+            {"_7": IpvsSupport(networks=("10.0.0.7/24",))},
+            "lies in the network of 10.0.0.7, 10.0.0.7/24",
+        ),
         ({"IPvsVIPv4": "10.0.0.300"}, NETWORK, {}, "10.0.0.300"),
         ({"IPvsVIPv4": "fd00::1"}, NETWORK, {}, "fd00::1 is of version 6"),
     ],
 )
 def test_an_address_that_is_taken_is_refused_or_done_without(
-    env: dict[str, str], network: ClusterNetwork, found: dict[str, Answer], said: str, monkeypatch: pytest.MonkeyPatch
+    env: dict[str, str], network: ClusterNetwork, found: dict[str, IpvsSupport], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warnings: list[str] = []
     monkeypatch.setattr("harness.log.warning", warnings.append)
@@ -117,9 +122,9 @@ def test_machines_of_version_six_have_an_address_of_it() -> None:
 
 # ---- a cluster that is there ------------------------------------------------------------------------------------------
 
-MASTER = Answer(virtual_ip=VIP)
-LED = Answer(virtual_ip=VIP, balancer="ipvs")
-HAPROXY = Answer(balancer="haproxy")
+MASTER = IpvsSupport(virtual_ip=VIP)
+LED = IpvsSupport(virtual_ip=VIP, balancer="ipvs")
+HAPROXY = IpvsSupport(balancer="haproxy")
 
 
 def test_the_same_run_again_changes_nobody() -> None:
@@ -155,7 +160,7 @@ def test_who_joins_is_led_as_the_cluster_is_and_as_it_can_be() -> None:
 def test_who_joins_a_cluster_without_a_virtual_address_is_led_by_haproxy() -> None:
     there = {"10.0.0.1": ABLE, "10.0.0.7": HAPROXY, "10.0.0.8": ABLE}
     assert ipvs.joining(wish(), there) == Choice()
-    with pytest.raises(CheckError, match="hold no virtual address"):
+    with pytest.raises(CheckError, match="have no virtual address"):
         ipvs.joining(wish("ipvs"), there)
 
 
@@ -183,13 +188,13 @@ LOADABLE = "loadable ip_vs\nloadable ip_vs_rr\n"
     ],
 )
 def test_what_a_kernel_lacks(text: str, lacks: str | None) -> None:
-    assert Answer.parse(text).lacks == lacks
+    assert IpvsSupport.parse(text).lacks == lacks
 
 
 def test_what_is_there_is_told() -> None:
     node = StandIn("10.0.0.7")
     node.answers = {"modprobe": f"{LOADED}balancer ipvs\nvirtual {VIP}\nnetwork 10.0.0.7/24\nnetwork fd00::7/64\n"}
-    assert ipvs.ask([node]) == {"10.0.0.7": Answer(None, "ipvs", VIP, ("10.0.0.7/24", "fd00::7/64"))}
+    assert ipvs.ask([node]) == {"10.0.0.7": IpvsSupport(None, "ipvs", VIP, ("10.0.0.7/24", "fd00::7/64"))}
 
 
 def test_nothing_is_changed_by_asking() -> None:
@@ -300,4 +305,4 @@ def test_a_keeper_that_learns_something_is_told_to_read_it(monkeypatch: pytest.M
     node = StandIn("10.0.0.9")
     assert membership.tell_balancer(node, ipvs.config(VIP, "10.0.0.9", ["10.0.0.1"], []))
     assert ipvs.CONFIG in placed[0]
-    assert "rm -f /run/slipway-balancer/ready" in node.commands[-1]
+    assert "# start_keeper.sh\nREADY=/run/slipway-balancer/ready\n" in node.commands[-1]

@@ -120,8 +120,9 @@ def test_the_tree_arrives_whole_with_its_modes_in_place_of_the_old_one(store: St
     command, files = node.tars[0]
     assert files["bin/kubectl"] == b"program"
     assert files["bin/k"] == b"kubectl"
-    # The new tree lies beside the old one until it is whole.
-    assert command.index("tar -C /var/lib/slipway/rootfs.new") < command.index("mv /var/lib/slipway/rootfs.new /var/lib/slipway/rootfs")
+    # The new tree lies beside the old one until it is complete.
+    assert "FOLDER=/var/lib/slipway/rootfs\n" in command
+    assert command.index('tar -C "$FOLDER.new"') < command.index('mv "$FOLDER.new" "$FOLDER"')
 
 
 def test_a_node_is_told_every_path_and_the_digest_of_every_file(store: Store, tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def test_a_parcel_goes_beside_what_runs_and_takes_first_what_is_likely_right(sto
     there, back = (rootfs_update.parcel(store, image, back=way) for way in (False, True))
     assert there.name == back.name == rootfs.parcel_name(image)
     assert there.earlier.split()[-1] == back.earlier.split()[0] == rootfs_update.FORMER
-    assert f"mv $work/tree {rootfs_update.NEXT}" in there.finish
+    assert f"NEXT={rootfs_update.NEXT}\n" in there.finish
+    assert there.finish.endswith('mv "$work/tree" "$NEXT"\n')
     assert f" {ROOTFS}\n" not in there.finish
     node = StandIn()
     assert there.whole is not None

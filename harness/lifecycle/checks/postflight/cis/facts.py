@@ -1,4 +1,4 @@
-"""What machines and API of a cluster say about how it is secured, whatever made it. Nothing is changed, and no key leaves a machine."""
+"""Facts about the security of any cluster, from its nodes and its API. Nothing is changed, and no key leaves a node."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ _POD = {
     "metadata": {"name": "slipway-check-privileged", "namespace": "default"},
     "spec": {"containers": [{"name": "try", "image": "try", "securityContext": {"privileged": True}}]},
 }
-"""Sent for a trial only (dry run): whether the API would take it."""
+"""Sent as a dry run, to learn whether the API would admit it."""
 _REFUSED = re.compile(r"violates PodSecurity|denied (?:the )?request")
 
 
 @dataclasses.dataclass(frozen=True)
 class FileState:
-    """Who owns a file, and who may do what with it."""
+    """Mode and owner of a file."""
 
     mode: int
     owner: str
@@ -64,13 +64,13 @@ class FileState:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """A static pod of a master as its manifest has it."""
+class StaticPod:
+    """A static pod of the control plane, by its manifest."""
 
     arguments: Mapping[str, tuple[str, ...]]
     """By name, without the hyphens; with several values where one is given several times."""
     paths: Mapping[str, str]
-    """What is mounted where: paths of the machine by those of the container."""
+    """Mounts: paths of the machine by paths of the container."""
 
     def on_machine(self, path: str) -> str:
         """The path on the machine of a path in the container."""
@@ -82,42 +82,42 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class MachineState:
-    """One machine. What is None or empty could not be found out."""
+    """One node. None or empty: could not be determined."""
 
     files: Mapping[str, FileState] = dataclasses.field(default_factory=dict)
-    parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, StaticPod] = dataclasses.field(default_factory=dict)
     kubelet: Mapping[str, Any] | None = None
-    """The configuration that its kubelet runs with."""
+    """Configuration of its kubelet."""
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Of the kubelet's command line, by name without the hyphens."""
+    """Options of the kubelet's command line, by name without the hyphens."""
     provider: str | None = None
-    """The first provider of the file by which the API server encrypts."""
+    """First provider of the API server's EncryptionConfiguration."""
     audit: Mapping[str, Any] | None = None
     """The audit policy."""
     anonymous: Mapping[str, Any] | None = None
-    """What the API server's AuthenticationConfiguration says of requests without a name."""
+    """Section ``anonymous`` of the API server's AuthenticationConfiguration."""
     certificates: tuple[Certificate, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Secured:
-    """A cluster."""
+    """Facts about a cluster."""
 
     name: str
     roles: Mapping[str, str]
-    """``master`` or ``node``, by address, of all machines."""
+    """``master`` or ``node``, by address, of all nodes."""
     unreachable: Mapping[str, str] = dataclasses.field(default_factory=dict)
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Of nodes, by address."""
+    """Names of nodes, by address."""
     machines: Mapping[str, MachineState] = dataclasses.field(default_factory=dict)
     silent: str | None = None
-    """Why the API does not answer."""
+    """Reason why the API does not answer."""
     items: Sequence[Resource] = ()
     """ClusterRoleBindings and DaemonSets."""
     proxy: Mapping[str, Any] | None = None
     """kube-proxy's configuration."""
     privileged: str | None = None
-    """Why the API would refuse a privileged pod in the namespace ``default``; empty when it would take it."""
+    """Reason why the API would refuse a privileged pod in the namespace ``default``; empty when it would admit it."""
 
     @property
     def masters(self) -> tuple[str, ...]:
@@ -125,12 +125,12 @@ class Secured:
 
 
 def gather(cluster: Access) -> Secured:
-    """All that can be found out; what cannot is left out. Raises NodeError when no master answers."""
-    cluster.first  # noqa: B018 -- raises when no master answers
+    """Gather all facts that can be determined. Raises NodeError when no control-plane node answers."""
+    cluster.first  # noqa: B018 -- raises
     roles = {machine.address: "master" for machine in cluster.known.masters}
     roles |= {machine.address: "node" for machine in cluster.known.nodes}
     reached = (*cluster.masters, *cluster.nodes)
-    found = Secured(
+    facts = Secured(
         cluster.known.state.name,
         roles,
         unreachable={address: error.message for address, error in cluster.unreachable.items()},
@@ -138,27 +138,27 @@ def gather(cluster: Access) -> Secured:
     )
     kubectl = _kubectl(cluster.kubectl)
     with log.step("ask the API"):
-        found = _of_api(kubectl, found)
+        facts = _of_api(kubectl, facts)
     with log.step("ask the machines"):
-        states = each(reached, lambda node: _state(node, kubectl, found))
-    return dataclasses.replace(found, machines={node.address: state for node, state in zip(reached, states, strict=True)})
+        states = each(reached, lambda node: _state(node, kubectl, facts))
+    return dataclasses.replace(facts, machines={node.address: state for node, state in zip(reached, states, strict=True)})
 
 
 def _kubectl(own: NodeKubectl) -> NodeKubectl:
-    """slipway's, or in a cluster that others have made the machine's own."""
+    """slipway's kubectl, or the machine's own in a cluster that another tool made."""
     if own.node.run(f"[ -x {own.program} ]", check=False).ok:
         return own
     return dataclasses.replace(own, program="kubectl", home="/tmp")
 
 
-def _of_api(kubectl: NodeKubectl, found: Secured) -> Secured:
+def _of_api(kubectl: NodeKubectl, facts: Secured) -> Secured:
     try:
         nodes = objects.objects(kubectl.run("get", "nodes", "--output=json"), where=kubectl.where)
         items = readiness.get(kubectl, "clusterrolebindings.rbac.authorization.k8s.io,daemonsets.apps")
     except SlipwayError as error:
-        return dataclasses.replace(found, silent=error.message)
+        return dataclasses.replace(facts, silent=error.message)
     return dataclasses.replace(
-        found, names={**found.names, **names(nodes)}, items=tuple(items), proxy=_proxy(kubectl), privileged=_privileged(kubectl)
+        facts, names={**facts.names, **names(nodes)}, items=tuple(items), proxy=_proxy(kubectl), privileged=_privileged(kubectl)
     )
 
 
@@ -176,15 +176,15 @@ def _privileged(kubectl: NodeKubectl) -> str | None:
     try:
         kubectl.run("create", "--dry-run=server", "--filename=-", input=json.dumps(_POD))
     except CommandError as error:
-        said = (error.details or "").strip().splitlines()
-        return next((line for line in said if _REFUSED.search(line)), None)
+        lines = (error.details or "").strip().splitlines()
+        return next((line for line in lines if _REFUSED.search(line)), None)
     return ""
 
 
-def _state(node: Node, kubectl: NodeKubectl, found: Secured) -> MachineState:
+def _state(node: Node, kubectl: NodeKubectl, facts: Secured) -> MachineState:
     try:
         files, options = parse(node.run(_ASK, check=False, timeout=60).stdout)
-        parts = {name: part for name in PARTS if (part := _part(node, name)) is not None}
+        parts = {name: part for name in PARTS if (part := _static_pod(node, name)) is not None}
         listed = certificates.certificates_of(node)
     except SlipwayError as error:
         log.debug(f"{node.address}: {error.message}")
@@ -194,7 +194,7 @@ def _state(node: Node, kubectl: NodeKubectl, found: Secured) -> MachineState:
     return MachineState(
         files=files,
         parts=parts,
-        kubelet=_kubelet(node, kubectl, found),
+        kubelet=_kubelet(node, kubectl, facts),
         options=options,
         provider=_provider(node, server),
         audit=_of_argument(node, server, "audit-policy-file"),
@@ -204,7 +204,7 @@ def _state(node: Node, kubectl: NodeKubectl, found: Secured) -> MachineState:
 
 
 def parse(text: str) -> tuple[dict[str, FileState], dict[str, str]]:
-    """Files by path, and the options of the kubelet, as a machine printed them."""
+    """Read the output of a node: files by path, and the options of the kubelet."""
     files: dict[str, FileState] = {}
     words: list[str] = []
     for line in text.splitlines():
@@ -219,37 +219,37 @@ def parse(text: str) -> tuple[dict[str, FileState], dict[str, str]]:
 
 def arguments(words: Sequence[object]) -> dict[str, tuple[str, ...]]:
     """The options of a command by name; one without a value is ``true``."""
-    found: dict[str, tuple[str, ...]] = {}
+    options: dict[str, tuple[str, ...]] = {}
     for word in map(str, words):
         name, equals, value = word.partition("=")
         if name.startswith("--"):
-            found[name[2:]] = (*found.get(name[2:], ()), value if equals else "true")
-    return found
+            options[name[2:]] = (*options.get(name[2:], ()), value if equals else "true")
+    return options
 
 
-def _part(node: Node, name: str) -> Part | None:
+def _static_pod(node: Node, name: str) -> StaticPod | None:
     path = f"{MANIFESTS}/{name}.yaml"
     data = read_files(node, [path]).get(path)
-    return None if data is None else part(data, f"{node.name}: {path}")
+    return None if data is None else static_pod(data, f"{node.name}: {path}")
 
 
-def part(manifest: bytes, what: str) -> Part | None:
-    """What a manifest of a static pod says; None when it is none that kubeadm could have written."""
+def static_pod(manifest: bytes, what: str) -> StaticPod | None:
+    """Read the manifest of a static pod; None when kubeadm could not have written it."""
     try:
         spec = untrusted.yaml_document(manifest, what=what, error=NodeError)["spec"]
         container = spec["containers"][0]
         volumes = {str(volume["name"]): str(volume["hostPath"]["path"]) for volume in spec.get("volumes") or () if "hostPath" in volume}
         mounts = {str(mount["mountPath"]): volumes.get(str(mount["name"])) for mount in container.get("volumeMounts") or ()}
         words = [*(container.get("command") or ()), *(container.get("args") or ())]
-        return Part(arguments(words), {inside: path for inside, path in mounts.items() if path is not None})
+        return StaticPod(arguments(words), {inside: path for inside, path in mounts.items() if path is not None})
     except (SlipwayError, LookupError, TypeError, AttributeError) as wrong:
         log.debug(f"{what}: {wrong}")
         return None
 
 
-def _of_argument(node: Node, of: Part | None, name: str) -> Mapping[str, Any] | None:
-    """The document that an argument of the API server names."""
-    path = _path(of, name)
+def _of_argument(node: Node, pod: StaticPod | None, name: str) -> Mapping[str, Any] | None:
+    """Read the document that an argument of the API server names."""
+    path = _path(pod, name)
     try:
         data = read_files(node, [path]).get(path) if path else None
         return _mapping(untrusted.yaml_document(data, what=f"{node.name}: {path}", error=NodeError)) if data else None
@@ -258,30 +258,29 @@ def _of_argument(node: Node, of: Part | None, name: str) -> Mapping[str, Any] | 
         return None
 
 
-def _provider(node: Node, of: Part | None) -> str | None:
-    path = _path(of, "encryption-provider-config")
+def _provider(node: Node, pod: StaticPod | None) -> str | None:
+    path = _path(pod, "encryption-provider-config")
     return (node.run(_PROVIDER % shlex.quote(path), check=False).stdout.strip() or None) if path else None
 
 
-def _path(of: Part | None, name: str) -> str | None:
-    given = of.arguments.get(name, ()) if of else ()
-    # What does not begin with a slash could be taken for an option.
-    return of.on_machine(given[-1]) if of and given and given[-1].startswith("/") else None
+def _path(pod: StaticPod | None, name: str) -> str | None:
+    values = pod.arguments.get(name, ()) if pod else ()
+    # A value without a leading slash could be taken for an option.
+    return pod.on_machine(values[-1]) if pod and values and values[-1].startswith("/") else None
 
 
 def _mapping(value: object) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) else None
 
 
-def _kubelet(node: Node, kubectl: NodeKubectl, found: Secured) -> Mapping[str, Any] | None:
-    """As the kubelet itself tells by way of the API, else as its file has it."""
-    name = found.names.get(node.address)
-    if found.silent is None and name:
+def _kubelet(node: Node, kubectl: NodeKubectl, facts: Secured) -> Mapping[str, Any] | None:
+    """The kubelet's configuration: from itself through the API, else from its file."""
+    name = facts.names.get(node.address)
+    if facts.silent is None and name:
         try:
-            told = kubectl.run("get", "--raw", f"/api/v1/nodes/{name}/proxy/configz", timeout=30)
-            return _mapping(
-                untrusted.json_object(told, what=f"{node.name}: its kubelet's configuration", error=NodeError).get("kubeletconfig")
-            )
+            text = kubectl.run("get", "--raw", f"/api/v1/nodes/{name}/proxy/configz", timeout=30)
+            answer = untrusted.json_object(text, what=f"{node.name}: its kubelet's configuration", error=NodeError)
+            return _mapping(answer.get("kubeletconfig"))
         except SlipwayError as error:
             log.debug(f"{node.name}: {error.message}")
     try:
@@ -293,7 +292,7 @@ def _kubelet(node: Node, kubectl: NodeKubectl, found: Secured) -> Mapping[str, A
 
 
 def serving(state: MachineState) -> Certificate | None:
-    """The certificate with which a kubelet serves, as far as it lies where kubelets keep theirs."""
+    """The serving certificate of a kubelet, when it lies where kubelets keep theirs."""
     own = (state.kubelet or {}).get("tlsCertFile") or SERVING_CRT
-    wanted = SERVING_PEM if (state.kubelet or {}).get("serverTLSBootstrap") else own
-    return next((one for one in state.certificates if one.path == wanted), None)
+    path = SERVING_PEM if (state.kubelet or {}).get("serverTLSBootstrap") else own
+    return next((certificate for certificate in state.certificates if certificate.path == path), None)

@@ -14,9 +14,8 @@ import yaml
 from harness.errors import CommandError, UsageError
 from harness.lifecycle.checks import postflight
 from harness.lifecycle.checks.findings import Finding, Result
-from harness.lifecycle.checks.postflight import cis_facts
-from harness.lifecycle.checks.postflight.cis import CHECKS, judge
-from harness.lifecycle.checks.postflight.cis_facts import FileState, MachineState, Part, Secured, part
+from harness.lifecycle.checks.postflight.cis import CHECKS, control_plane, core, evaluate, facts, files, nodes, policies
+from harness.lifecycle.checks.postflight.cis.facts import FileState, MachineState, Secured, StaticPod, static_pod
 from harness.lifecycle.cluster import certificates
 from harness.lifecycle.cluster.certificates import Certificate
 from harness.nodes.kubectl import NodeKubectl
@@ -50,7 +49,7 @@ REMAINS = {"1.1.12", "1.2.11", "5.3.1"}
 
 
 def arguments(words: str) -> dict[str, tuple[str, ...]]:
-    return cis_facts.arguments([f"--{word}" for word in words.split()])
+    return facts.arguments([f"--{word}" for word in words.split()])
 
 
 def given(profile: str) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -76,7 +75,7 @@ def certificate(issuer: str, path: str, subject: str = "x") -> Certificate:
     return Certificate("one", "10.0.0.1", path, subject, issuer, False, ends)
 
 
-def files(master: bool, private: int) -> dict[str, FileState]:
+def machine_files(master: bool, private: int) -> dict[str, FileState]:
     own = ["/etc/kubernetes/kubelet.conf"]
     if master:
         own += [f"/etc/kubernetes/manifests/{name}.yaml" for name in KUBEADM]
@@ -94,7 +93,7 @@ def cluster(profile: str = "") -> Secured:
     kubelet = dict(KUBELET)
     authority = certificate("kubernetes", "/etc/kubernetes/pki/ca.crt", "kubernetes")
     state = MachineState(kubelet=kubelet, options={"config": "/x"}, certificates=(authority, certificate("one-ca@1", SERVING_CRT)))
-    master = dataclasses.replace(state, parts={name: Part(those, {}) for name, those in given(profile).items()})
+    master = dataclasses.replace(state, parts={name: StaticPod(those, {}) for name, those in given(profile).items()})
     if profile:
         kubelet |= next(one for one in CIS.documents if one["kind"] == "KubeletConfiguration")
         kubelet["tlsCertFile"] = SERVING_CRT
@@ -116,8 +115,8 @@ def cluster(profile: str = "") -> Secured:
         {"10.0.0.1": "master", "10.0.0.2": "node"},
         names={"10.0.0.1": "one", "10.0.0.2": "two"},
         machines={
-            "10.0.0.1": dataclasses.replace(master, files=files(True, private)),
-            "10.0.0.2": dataclasses.replace(state, files=files(False, private)),
+            "10.0.0.1": dataclasses.replace(master, files=machine_files(True, private)),
+            "10.0.0.2": dataclasses.replace(state, files=machine_files(False, private)),
         },
         items=tuple(bindings),
         proxy={"metricsBindAddress": ""},
@@ -137,16 +136,18 @@ def flags(part: str, words: str, profile: str = "cis") -> Secured:
     parts = dict(cluster(profile).machines["10.0.0.1"].parts)
     kept = {name: value for name, value in parts[part].arguments.items() if f"-{name}" not in words.split()}
     more = arguments(" ".join(word for word in words.split() if not word.startswith("-")))
-    return changed("master", profile, parts={**parts, part: Part({**kept, **more}, {})})
+    return changed("master", profile, parts={**parts, part: StaticPod({**kept, **more}, {})})
 
 
 def worse(found: Secured, *results: Result) -> dict[str, Finding]:
-    return {one.check: one for one in judge(found) if one.result in (results or (Result.FAILED, Result.WARNING, Result.UNKNOWN))}
+    return {one.check: one for one in evaluate(found) if one.result in (results or (Result.FAILED, Result.WARNING, Result.UNKNOWN))}
 
 
 def test_every_item_is_judged_under_its_number_and_in_its_order() -> None:
-    found = judge(cluster("cis"))
+    found = evaluate(cluster("cis"))
     assert list(dict.fromkeys(one.check for one in found)) == list(CHECKS)
+    modules = dict.fromkeys(rule.__module__ for rule in core.RULES.values())
+    assert {module.__name__ for module in (files, control_plane, nodes, policies)} <= {*modules, core.__name__}
     numbers = [tuple(map(int, number.split("."))) for number in CHECKS if number != "access"]
     assert numbers == sorted(numbers)
     assert len(numbers) > 90
@@ -172,7 +173,7 @@ def test_without_it_what_kubeadm_leaves_open_is_told_with_what_mends_it() -> Non
     assert found["1.2.15"].message == "--profiling is not given"
     assert found["1.2.15"].remedy.startswith("ClusterConfiguration .apiServer.extraArgs.profiling: false; in ")
     assert found["4.1.9"].remedy == "chmod 600 /var/lib/kubelet/config.yaml"
-    assert found["4.2.9"].message == "it serves with a certificate that one-ca@1 signed"
+    assert found["4.2.9"].message == "its serving certificate is signed by one-ca@1"
     assert found["5.2.1"].message == "a privileged pod may run in the namespace default"
 
 
@@ -199,7 +200,7 @@ SECRETS_LATE = {"rules": [{"level": "Request"}, {"level": "Metadata", "resources
         ("1.1.19", file("/etc/kubernetes/pki/secrets-encryption.yaml", owner="nobody:root"), "secrets-encryption.yaml is nobody:root"),
         ("1.1.20", file("/etc/kubernetes/pki/etcd/ca.crt", 0o666), "ca.crt is 666"),
         ("1.1.21", file("/etc/kubernetes/pki/etcd/ca.key", 0o644), "ca.key is 644"),
-        ("1.2.1", changed("master", anonymous=None), "requests without a name go to the authorizer"),
+        ("1.2.1", changed("master", anonymous=None), "anonymous requests reach the authorizer"),
         ("1.2.2", flags("kube-apiserver", "token-auth-file=/x"), "--token-auth-file=/x"),
         ("1.2.6", flags("kube-apiserver", "authorization-mode=Node,RBAC,AlwaysAllow"), "AlwaysAllow"),
         ("1.2.7", flags("kube-apiserver", "authorization-mode=RBAC"), "--authorization-mode=RBAC"),
@@ -219,7 +220,7 @@ SECRETS_LATE = {"rules": [{"level": "Request"}, {"level": "Metadata", "resources
         ("2.7", flags("etcd", "trusted-ca-file=/p/ca.crt"), "etcd trusts /p/ca.crt"),
         ("3.2.2", changed("master", audit=SECRETS_LATE), "requests for secrets are logged with their content (Request)"),
         ("3.2.2", changed("master", audit={"rules": []}), "requests for secrets are not logged"),
-        ("3.2.2", changed("master", audit={"rules": [{"level": "Metadata"}, {"level": "None"}]}), "that no rule is about are not logged"),
+        ("3.2.2", changed("master", audit={"rules": [{"level": "Metadata"}, {"level": "None"}]}), "that match no rule are not logged"),
         ("4.1.1", file("/usr/lib/systemd/system/kubelet.service", 0o644), "/usr/lib/systemd/system/kubelet.service is 644"),
         ("4.1.5", file("/etc/kubernetes/kubelet.conf", 0o644), "kubelet.conf is 644"),
         ("4.2.1", kubelet(authentication={"anonymous": {"enabled": True}}), "authentication.anonymous.enabled: true"),
@@ -244,7 +245,7 @@ def test_who_else_may_do_everything_and_who_enforces_policies_is_named() -> None
     found = cluster("cis")
     more = {"kind": "ClusterRoleBinding", "metadata": {"name": "ops"}, "roleRef": {"name": "cluster-admin"}}
     agent = {"kind": "DaemonSet", "metadata": {"name": "a"}, "spec": {"template": {"spec": {"containers": [{"image": "x/calico-node:1"}]}}}}
-    told = {one.check: one for one in judge(dataclasses.replace(found, items=(*found.items, more, agent)))}
+    told = {one.check: one for one in evaluate(dataclasses.replace(found, items=(*found.items, more, agent)))}
     assert told["5.1.1"].message == "ops may do everything"
     assert (told["5.3.1"].result, told["5.3.1"].message) == (Result.OK, "enforced by calico")
 
@@ -252,7 +253,7 @@ def test_who_else_may_do_everything_and_who_enforces_policies_is_named() -> None
 def test_a_cluster_that_others_made_is_judged_by_what_there_is_and_the_rest_is_not_known() -> None:
     bare = Secured("lab", {"10.0.0.1": "master", "10.0.0.2": "node"}, unreachable={"10.0.0.2": "10.0.0.2: no answer"},
                    machines={"10.0.0.1": MachineState()}, silent="no answer")  # fmt: skip
-    found = judge(bare)
+    found = evaluate(bare)
     results = {one.check: one.result for one in found}
     assert results.pop("access") is Result.FAILED
     # There is no file of kube-proxy's.
@@ -281,7 +282,7 @@ spec:
 
 
 def test_a_manifest_says_what_its_part_is_given_and_where_that_lies_on_the_machine() -> None:
-    found = part(MANIFEST.encode(), "x")
+    found = static_pod(MANIFEST.encode(), "x")
     assert found is not None
     assert found.arguments["service-account-issuer"] == ("a", "b")
     assert found.arguments["flag"] == ("true",)
@@ -292,13 +293,13 @@ def test_a_manifest_says_what_its_part_is_given_and_where_that_lies_on_the_machi
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "spec: {}", "spec: {containers: []}", "spec: {containers: [5]}", "a: &a [*a]", "spec: 5"])
 def test_what_is_no_manifest_is_not_known(text: str) -> None:
-    assert part(text.encode(), "x") is None
+    assert static_pod(text.encode(), "x") is None
 
 
 def test_what_a_machine_prints_is_read_and_what_is_not_understood_left_out() -> None:
     lines = ["file 600 root:root /etc/a b", "file 7x root:root /b", "file 644 ops:ops", "odd"]
     words = ["kubelet /usr/local/bin/kubelet", "kubelet --config=/x", "kubelet --v=2"]
-    files, options = cis_facts.parse("\n".join([*lines, *words]))
+    files, options = facts.parse("\n".join([*lines, *words]))
     assert files == {"/etc/a b": FileState(0o600, ROOT)}
     assert options == {"config": "/x", "v": "2"}
 
@@ -315,9 +316,9 @@ def test_no_key_leaves_a_machine_and_only_paths_are_asked_for(monkeypatch: pytes
         )
         return {path: manifest.encode() for path in paths if path.endswith("kube-apiserver.yaml")}
 
-    monkeypatch.setattr(cis_facts, "read_files", read_all)
+    monkeypatch.setattr(facts, "read_files", read_all)
     monkeypatch.setattr(certificates, "certificates_of", lambda _: ())
-    state = cis_facts._state(node, NodeKubectl(node), Secured("lab", {"10.0.0.1": "master"}, silent="x"))
+    state = facts._state(node, NodeKubectl(node), Secured("lab", {"10.0.0.1": "master"}, silent="x"))
     assert state.provider == "secretbox"
     assert "/srv/policies/audit.yaml" in asked
     assert not any("enc.yaml" in path or path.startswith("-") for path in asked)
@@ -327,23 +328,23 @@ def test_no_key_leaves_a_machine_and_only_paths_are_asked_for(monkeypatch: pytes
 
 def test_in_a_cluster_of_others_the_machine_s_own_kubectl_asks() -> None:
     node = StandIn()
-    assert cis_facts._kubectl(NodeKubectl(node)) == NodeKubectl(node)
+    assert facts._kubectl(NodeKubectl(node)) == NodeKubectl(node)
 
     def absent(command: str, **_: Any) -> Ran:
         return Ran((), 1, "", "")
 
     node.run = absent  # type: ignore[method-assign]
-    assert cis_facts._kubectl(NodeKubectl(node)).words == "HOME=/tmp KUBECONFIG=/etc/kubernetes/admin.conf kubectl"
+    assert facts._kubectl(NodeKubectl(node)).words == "HOME=/tmp KUBECONFIG=/etc/kubernetes/admin.conf kubectl"
 
 
 def test_a_kubelet_is_asked_by_way_of_the_api_and_else_its_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     node = StandIn("10.0.0.1", "one")
     node.answers = {"/proxy/configz": json.dumps({"kubeletconfig": {"podPidsLimit": 5}})}
     found = Secured("lab", {"10.0.0.1": "master"}, names={"10.0.0.1": "one"})
-    assert cis_facts._kubelet(node, NodeKubectl(node), found) == {"podPidsLimit": 5}
-    monkeypatch.setattr(cis_facts, "read_files", lambda _, paths: dict.fromkeys(paths, b"podPidsLimit: 6\n"))
+    assert facts._kubelet(node, NodeKubectl(node), found) == {"podPidsLimit": 5}
+    monkeypatch.setattr(facts, "read_files", lambda _, paths: dict.fromkeys(paths, b"podPidsLimit: 6\n"))
     node.broken = {"/proxy/configz"}
-    assert cis_facts._kubelet(node, NodeKubectl(node), found) == {"podPidsLimit": 6}
+    assert facts._kubelet(node, NodeKubectl(node), found) == {"podPidsLimit": 6}
 
 
 @pytest.mark.parametrize(
@@ -363,10 +364,10 @@ def test_whether_a_privileged_pod_would_be_taken_is_tried_without_making_one(det
         raise CommandError("x", details=details)
 
     node.run = refuse  # type: ignore[assignment, method-assign]
-    said = cis_facts._privileged(NodeKubectl(node))
+    said = facts._privileged(NodeKubectl(node))
     assert (told is None and said is None) or (told is not None and told in (said or ""))
     assert "--dry-run=server" in node.commands[0]
-    assert cis_facts._privileged(NodeKubectl(StandIn())) == ""
+    assert facts._privileged(NodeKubectl(StandIn())) == ""
 
 
 def test_a_cluster_and_items_that_are_none_are_refused_before_anybody_is_asked(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Who gets what from whom when many machines are to have the same files. The machines are stand-ins that do what the shell text says."""
+"""Exchanges between stand-ins for nodes, which do what the shell text says."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 from harness import assets, log
 from harness.errors import CommandError, NodeError, SlipwayError
 from harness.lifecycle.provision import distribution
-from harness.lifecycle.provision.distribution import AT_ONCE, Brought, Exchange, Load, Parcel
+from harness.lifecycle.provision.distribution import Delivery, Exchange, Load, Parcel, exchange, scripts
+from harness.lifecycle.provision.distribution.schedule import AT_ONCE
 from harness.lifecycle.provision.node_files import CLEAN
 from harness.nodes import claim, each
 from harness.nodes.files import tar_stream
-from harness.oci.store import Store
 from harness.process import ProcessResult
 
 FILES = {"bin/kubelet": b"k" * 50000, "bin/kubectl": b"c" * 30000, "etc/a": b"a"}
@@ -53,7 +53,7 @@ class Gatherer:
         if command == distribution.CLOSE:
             self.serves = False
             return ProcessResult((), 0, "", "")
-        if command == distribution._RENEW:
+        if command == scripts.RENEW:
             return ProcessResult((), 0, "", "")
         if ".have ] || exit 0" in command:
             self.serves = bool(self.has)
@@ -146,7 +146,7 @@ class World:
         files = distribution.contents({path: self.folder / path for path in FILES})
         return Parcel("tree-1", files, place="/var/lib/slipway/tree", finish="true", **more)
 
-    def bring(self, *numbers: int, **more: Any) -> dict[str, Brought]:
+    def bring(self, *numbers: int, **more: Any) -> dict[str, Delivery]:
         """To some machines at the same time, or to all."""
         nodes = [self[number] for number in numbers] or list(self.machines.values())
         found = each(nodes, lambda node: self.exchange.bring(node, "tree-1", lambda: self.parcel(**more)))
@@ -162,7 +162,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path, 6)
 
 
-def sent(brought: Iterable[Brought]) -> int:
+def sent(brought: Iterable[Delivery]) -> int:
     return sum(1 for one in brought if one.sent)
 
 
@@ -194,7 +194,7 @@ def test_what_a_member_has_already_nobody_is_sent(world: World) -> None:
 
 def test_a_machine_that_has_it_all_since_earlier_is_given_nothing_and_serves(world: World) -> None:
     world[1].has = dict(FILES)
-    assert world.bring(1)["10.0.0.1"] == Brought()
+    assert world.bring(1)["10.0.0.1"] == Delivery()
     assert world.bring(2)["10.0.0.2"].peers == ("10.0.0.1",)
 
 
@@ -380,12 +380,12 @@ def test_a_machine_that_listens_without_an_answer_is_asked_by_nobody_and_closed_
 
 
 def test_what_is_open_is_told_to_go_on_until_it_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distribution, "_RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(exchange, "RENEW_SECONDS", 0.01)
     renewed = threading.Event()
     run = world[1].run
 
     def noted(command: str, **more: Any) -> ProcessResult:
-        if command == distribution._RENEW:
+        if command == scripts.RENEW:
             renewed.set()
             return ProcessResult((), 0, "", "")
         return run(command, **more)
@@ -407,32 +407,8 @@ def test_who_has_lost_the_cluster_does_not_end_the_serving_of_the_next_command(w
 
 def test_what_serves_is_limited_to_an_address_and_a_time() -> None:
     assert "ListenStream=$listen" in (assets.NODE / "share.sh").read_text()
-    assert f"OnActiveSec={distribution.OPEN_SECONDS}" in distribution._END_TIMER
-    assert distribution._RENEW_SECONDS * 3 < distribution.OPEN_SECONDS <= 900
-
-
-def test_a_blob_that_is_not_what_its_name_says_is_not_sent(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"changed")
-    with pytest.raises(ValueError, match=r"^blobs/a$"):
-        distribution.contents({"blobs/a": tmp_path / "a"}, {"blobs/a": hashlib.sha256(b"original").hexdigest()})
-
-
-def test_files_are_read_once_for_all_clusters(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
-    (tmp_path / "a").write_bytes(b"original")
-    files = {"etc/a": tmp_path / "a"}
-    found = distribution.known_contents(store, "tree-1", files)
-    (tmp_path / "a").write_bytes(b"ORIGINAL")
-    assert distribution.known_contents(store, "tree-1", files) == found
-    # Of another size it is another one.
-    (tmp_path / "a").write_bytes(b"longer than it was")
-    assert distribution.known_contents(store, "tree-1", files)["etc/a"].digest != found["etc/a"].digest
-    assert distribution.known_contents(store, "tree-2", files) == distribution.contents(files)
-
-
-@pytest.mark.parametrize(("path", "fits"), [("bin/a b", True), ("etc/ä", True), ("a\nb", False), ("a\\b", False), ("a\udcff", False)])
-def test_names_that_a_list_can_hold(path: str, fits: bool) -> None:
-    assert distribution.plain(path) is fits
+    assert f"OnActiveSec={distribution.OPEN_SECONDS}" in scripts.END_TIMER
+    assert exchange.RENEW_SECONDS * 3 < distribution.OPEN_SECONDS <= 900
 
 
 def test_a_machine_that_is_cleaned_serves_no_more() -> None:

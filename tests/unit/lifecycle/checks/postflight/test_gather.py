@@ -1,0 +1,143 @@
+"""Facts about a running cluster: what its nodes print, and the probes from nodes and pods."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import CheckError
+from harness.lifecycle.checks.postflight import gather, pods
+from harness.lifecycle.checks.postflight.core import EtcdHealth, NodeAnswer, PodAnswer, Unit
+from harness.lifecycle.kube.etcd import Etcd
+from harness.oci.store import Store
+from tests.unit.lifecycle.checks.postflight.test_postflight import NETWORK, node
+from tests.unit.lifecycle.standin import StandIn
+from tests.unit.lifecycle.test_status import cluster, deployment
+
+SAID = """unit Id=kubelet.service
+unit LoadState=loaded
+unit ActiveState=active
+unit SubState=running
+unit NRestarts=3
+unit ActiveEnterTimestampMonotonic=90000000
+unit 
+unit Id=slipway-balancer.service
+unit LoadState=not-found
+unit ActiveState=inactive
+unit 
+unit Id=containerd.service
+unit LoadState=loaded
+unit ActiveState=failed
+unit SubState=failed
+unit NRestarts=0
+up 100.5
+holds yes
+api ok
+image docker.io/library/nginx:1 ok
+image registry.k8s.io/coredns/coredns:v1.14.2 ctr: not found
+server api master-1 UP
+server api master-2 DOWN 1/2
+sync 0.001 10
+sync 0.002 1.2e+03
+"""  # noqa: W291 -- as it is printed
+
+
+def test_the_answer_of_a_machine_is_read() -> None:
+    found = gather.parse(SAID)
+    assert found.units == {"kubelet": Unit("active", 3, 10.5), "containerd": Unit("failed (failed)")}
+    assert found.images == {"docker.io/library/nginx:1": "ok", "registry.k8s.io/coredns/coredns:v1.14.2": "ctr: not found"}
+    assert found.servers == {("api", "master-1"): "UP", ("api", "master-2"): "DOWN 1/2"}
+    assert (found.holds, found.public, found.api, found.syncs) == (True, False, "ok", {0.001: 10, 0.002: 1200})
+    assert gather.parse("holds yes\npublic yes\n").public
+    assert gather.parse("sh: not found\n") == NodeAnswer()
+
+
+def test_what_was_tried_from_a_node_and_from_its_pod_is_told_apart() -> None:
+    said = (
+        "reach 10.96.0.1 443 ok\nreach 10.0.0.2 31234 refused\ndns \npod reach 100.64.1.2 9 refused\npod reach 100.64.2.2 9 silent\n"
+        "pod reach 10.96.0.1 443 silent\n"
+    )
+    of_node = pods.of_node(said, NodeAnswer(api="ok"), NETWORK)
+    assert (of_node.api, of_node.service, of_node.node_ports) == ("ok", "ok", {"10.0.0.2": "refused"})
+    assert "no answer came" in str(of_node.dns)
+    of_pod = pods.of_pod(said, {"100.64.1.2": "one", "100.64.2.2": "two"}, NETWORK)
+    # Nobody listens in such a pod: its refusal is an answer.
+    assert (of_pod.pods, of_pod.service, of_pod.dns) == ({"one": "ok", "two": "silent"}, "silent", None)
+    assert pods.of_pod("reach 10.96.0.1 443 ok", {}, NETWORK).trouble
+
+
+@pytest.mark.parametrize(
+    ("v4", "v6", "how"), [("refused", "refused", "ok"), ("refused", "silent", "silent"), ("silent", "refused", "silent")]
+)
+def test_a_pod_with_two_addresses_is_reached_when_both_are(v4: str, v6: str, how: str) -> None:
+    said = f"pod reach 100.64.1.2 9 {v4}\npod reach fd00:64::2 9 {v6}\n"
+    assert pods.of_pod(said, {"100.64.1.2": "one", "fd00:64::2": "one"}, NETWORK).pods == {"one": how}
+
+
+# ---- gathering --------------------------------------------------------------------------------------------------------
+
+
+def test_pods_of_ours_go_whatever_happens(tmp_path: Path) -> None:
+    access = cluster(tmp_path, [node("one", "10.0.0.1", role="master"), deployment("web", 1)])
+    master: Any = access.masters[0]
+    config = {"data": {"ClusterConfiguration": "networking: {podSubnet: 100.64.0.0/10, serviceSubnet: 10.96.0.0/22}"}}
+    running = {"kind": "Pod", "metadata": {"name": "p", "uid": "u-1", "creationTimestamp": "2026-01-01T00:00:00Z"},
+               "spec": {"nodeName": "one"},
+               "status": {"phase": "Running", "podIP": "100.64.1.2", "podIPs": [{"ip": "100.64.1.2"}, {"ip": "fd00::2"}]}}  # fmt: skip
+    master.answers = {
+        "kubeadm-config": json.dumps(config),
+        "get pods,services": json.dumps({"items": [running]}),
+        "get pods": json.dumps({"items": [running]}),
+        "get services": json.dumps({"items": [{"spec": {"ports": [{"nodePort": 31000}]}}]}),
+        "get endpoints kube-dns": json.dumps({"subsets": [{"addresses": [{"ip": "100.64.1.9"}]}]}),
+        "get service kube-dns": json.dumps({"spec": {"ports": [{"port": 53, "protocol": "TCP"}], "selector": {"k8s-app": "kube-dns"}}}),
+        "sandbox": "registry.k8s.io/pause:3.10.2\n",
+        "nsenter": "reach 10.96.0.1 443 ok\npod reach 10.96.0.1 443 ok\n",
+        **master.answers,
+    }
+    found = gather.gather(access, Store(tmp_path / "store"))
+    assert found.pods == {"one": PodAnswer({}, None, "ok")}
+    assert found.answers["10.0.0.1"].service == "ok"
+    # What a check has left that was killed goes as well.
+    assert any("delete pod/p" in command for command in master.commands)
+    assert "delete pods,services -l slipway.dev/check=" in master.commands[-1]
+    assert any("reach 10.0.0.1 31000" in command for command in master.commands)
+
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    master.answers["nsenter"] = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        gather.gather(access, Store(tmp_path / "store"))
+    assert "delete pods,services -l slipway.dev/check=" in master.commands[-1]
+
+    master.broken = {"apply --validate=false -f -"}
+    found = gather.gather(access, Store(tmp_path / "store"))
+    assert found.pods is not None
+    assert "exit code 1" in str(found.pods["one"].trouble)
+
+
+def test_etcd_that_cannot_be_asked_is_unknown() -> None:
+    assert gather._etcd([StandIn()]) == {"etcd_trouble": "etcdctl member list: its answer cannot be read: nothing"}
+    asked = StandIn()
+    members = {"members": [{"ID": 7, "name": "one", "peerURLs": ["p"], "clientURLs": ["https://10.0.0.1:2379"]}]}
+    status = [{"Endpoint": "https://10.0.0.1:2379", "Status": {"header": {"member_id": 7}, "dbSize": 42, "leader": 7}}]
+    asked.answers = {
+        "member list": json.dumps(members),
+        "endpoint health": json.dumps([{"endpoint": "https://10.0.0.1:2379", "health": True}]),
+        "endpoint status": json.dumps(status),
+        "alarm list": json.dumps({"alarms": [{"memberID": 7, "alarm": 1}]}),
+    }
+    found = gather._etcd([asked])
+    assert found == {"etcd": (EtcdHealth("one", None, 42, leads=True),), "alarms": ("NOSPACE",)}
+    with pytest.raises(CheckError):
+        Etcd([]).alarms()
+
+
+@pytest.mark.parametrize("odd", ["", "²", "-1", "1e999", "nan", "9" * 5000, "a b c", "\x1b[2J", "=", "NRestarts=²"])
+def test_what_a_machine_prints_about_its_part_may_be_anything(odd: str) -> None:
+    block = f"unit Id=kubelet.service\nunit LoadState=loaded\nunit NRestarts={odd}\nunit ActiveEnterTimestampMonotonic={odd}\nunit \n"
+    gather.parse(f"up {odd}\n{block}sync {odd} {odd}\nsync {odd}\nimage {odd}\nserver {odd}\napi {odd}\n{odd}\n")

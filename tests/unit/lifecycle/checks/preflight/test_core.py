@@ -1,0 +1,94 @@
+"""Preflight targets: ports, connections and members of the cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from harness.lifecycle.checks.facts import Route
+from harness.lifecycle.checks.findings import Result
+from harness.lifecycle.checks.preflight import core, evaluate
+from harness.lifecycle.checks.preflight.core import ours, same_names, ways
+from tests.unit.lifecycle.checks.machines import (
+    WANTED_HERE,
+    bad,
+    place,
+    target,
+)
+
+
+def test_masters_must_reach_all_kubelets_and_everybody_the_masters() -> None:
+    master, other, worker = target(), target("10.0.0.2"), target("10.0.0.3", "node")
+    everybody = (master, other, worker)
+    assert set(ways(master, everybody, WANTED_HERE)) == {
+        *(("10.0.0.2", port) for port in (6443, 5000, 2379, 2380, 10250)),
+        ("10.0.0.3", 10250),
+    }
+    without = dataclasses.replace(WANTED_HERE, registry=False)
+    assert set(ways(worker, everybody, without)) == {("10.0.0.1", 6443), ("10.0.0.2", 6443)}
+    # Somebody else on a port need not answer; the cluster itself must.
+    taken = target(ports=frozenset({6443}))
+    assert ways(worker, (taken, worker), without) == ()
+    assert ways(worker, (taken, worker), dataclasses.replace(without, ours=frozenset({"10.0.0.1"}))) == (("10.0.0.1", 6443),)
+
+
+def test_a_machine_of_the_very_same_cluster_is_ours_with_all_it_holds() -> None:
+    held: dict[str, Any] = {
+        "ports": frozenset({6443, 31000}),
+        "left": ("/etc/kubernetes/admin.conf",),
+        "networks": ("10-flannel.conflist",),
+        "routes": (Route("cni0", "100.64.0.0/24"), Route("eth0", "0.0.0.0/0", "10.0.0.9")),
+        "drops": ("FORWARD",),
+        "hosts": (("10.0.0.1", "apiserver.cluster.local"), ("127.0.0.1", "localhost")),
+        "containers": {"k8s.io": 9},
+    }
+    targets = [target(cluster="lab 01", **held, **place("/var/lib/slipway", free=0)), target("10.0.0.2", "node")]
+    mine = ours(targets, "lab")
+    assert mine == {"10.0.0.1"}
+    assert bad(*targets, wanted=dataclasses.replace(WANTED_HERE, ours=mine)) == []
+
+
+def test_another_cluster_of_the_same_name_is_not_ours() -> None:
+    targets = [target(cluster="lab 01"), target("10.0.0.2", "node", cluster="lab 02")]
+    assert ours(targets, "lab") == {"10.0.0.1"}
+    assert ours([target(), target("10.0.0.2", "node", cluster="lab 02")], "lab") == frozenset()
+    assert ours([target(cluster="other 01")], "lab") == frozenset()
+
+
+def test_of_members_only_what_goes_together_with_the_new_ones_is_judged() -> None:
+    wanted = dataclasses.replace(WANTED_HERE, ours=frozenset({"10.0.0.1"}))
+    members = [target(cluster="lab 01", memory=1), target("10.0.0.2", cluster=None)]
+    found = evaluate([target("10.0.0.9", "node", host="host-1")], wanted, members)
+    faults = {(one.check, one.where) for one in found if one.result is Result.FAILED}
+    assert faults == {("member", "10.0.0.2"), ("hostname", "10.0.0.9"), ("hostname", "10.0.0.1")}
+    (away,) = same_names([target("10.0.0.9", host="gone")], {"gone": "10.0.0.4"})
+    assert str(away).startswith("10.0.0.9: has the host name of 10.0.0.4")
+    assert same_names([target("10.0.0.9", host="gone")], {"gone": "10.0.0.9"}) == ()
+
+
+def test_ports_of_a_role_are_those_of_its_parts() -> None:
+    master, worker = core.ports_of(target(), WANTED_HERE), core.ports_of(target("10.0.0.2", "node"), WANTED_HERE)
+    assert master[2379] == "etcd"
+    assert 2379 not in worker
+    assert (master[5000], worker[5000]) == ("the registry", "the registry balancer")
+    assert 5000 not in core.ports_of(target(), dataclasses.replace(WANTED_HERE, registry=False))
+
+
+def test_machine_of_another_kubernetes_is_occupied() -> None:
+    assert not core.occupied(target())
+    assert core.occupied(target(cluster="other 1"))
+    assert core.occupied(target(left=("/etc/kubernetes/admin.conf",)))
+
+
+def test_members_without_the_cluster_are_strangers_and_say_what_they_have() -> None:
+    texts = [each.message for each in core.strangers([target(), target("10.0.0.2", cluster="other 1")], WANTED_HERE)]
+    assert texts == [
+        "is not a machine of the cluster lab: it holds nothing of it",
+        "is not a machine of the cluster lab: it belongs to other 1",
+    ]
+
+
+def test_joint_rules_report_members_only_where_they_name_them() -> None:
+    joint = {finding.where for finding in evaluate([target()], WANTED_HERE, [target("10.0.0.2")]) if finding.check == "hostname"}
+    single = {finding.where for finding in evaluate([target()], WANTED_HERE, [target("10.0.0.2")]) if finding.check == "memory"}
+    assert (joint, single) == ({"10.0.0.1", "10.0.0.2"}, {"10.0.0.1"})

@@ -1,0 +1,163 @@
+"""The wait for a cluster: what it waits for, and when it gives up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from harness.errors import CheckError, CommandError
+from harness.lifecycle.kube import readiness, wait
+from tests.unit.lifecycle.kube.resources import deployment, made, node, pod, replicas, static_pod
+
+
+class Cluster:
+    """A kubectl whose answers are given: one list of objects a poll (the last one stays), logs by argument."""
+
+    def __init__(self, *answers: Sequence[Mapping[str, Any]] | Exception, logs: Callable[[Sequence[str]], str] = lambda _: "") -> None:
+        self.answers = list(answers)
+        self.logs = logs
+        self.events: list[Mapping[str, Any]] = []
+        self.now = 0.0
+
+    def run(self, *argv: str) -> str:
+        if argv[0] == "logs":
+            return self.logs(argv)
+        if argv[1] == "events":
+            return json.dumps({"items": self.events})
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return json.dumps({"items": answer})
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def settle(self, **options: Any) -> list[Mapping[str, Any]]:
+        return list(wait.settle(self, clock=lambda: self.now, sleep=self.sleep, **options))
+
+
+GOOD = [deployment(updatedReplicas=2, availableReplicas=2)]
+BAD = [deployment()]
+
+
+def test_settling_waits_for_readiness_and_then_for_quiet() -> None:
+    cluster = Cluster(BAD, BAD, GOOD)
+    assert cluster.settle(quiet=3) == GOOD
+    assert cluster.now == 5
+
+
+def test_an_object_that_appears_late_starts_the_quiet_time_again() -> None:
+    more = [*GOOD, pod(ready=True)]
+    cluster = Cluster(GOOD, GOOD, more)
+    assert cluster.settle(quiet=3) == more
+    assert cluster.now == 5
+
+
+def test_a_container_that_restarts_between_two_looks_starts_the_quiet_time_again() -> None:
+    cluster = Cluster([pod(ready=True)], [pod(ready=True)], [pod(ready=True, restartCount=1)])
+    cluster.settle(quiet=2)
+    assert cluster.now == 4
+
+
+def test_pods_that_a_kubelet_began_too_early_are_found_while_they_are_waited_for() -> None:
+    early = pod(
+        "early", state={"waiting": {"reason": "CreateContainerConfigError", "message": "services have not yet been read at least once"}}
+    )
+    early["metadata"]["namespace"] = "kube-system"
+    seen: list[tuple[tuple[str, str], ...]] = []
+    Cluster([early, pod("other")], [pod("early", ready=True)]).settle(
+        quiet=0, heal=lambda items: seen.append(readiness.waiting_for_services(items))
+    )
+    assert seen == [(("kube-system", "early"),)]
+
+
+def test_an_api_that_does_not_answer_yet_is_waited_for() -> None:
+    cluster = Cluster(CommandError("connection refused"), GOOD)
+    assert cluster.settle(quiet=1) == GOOD
+
+
+def test_an_api_that_never_answers_is_an_error_that_says_so() -> None:
+    with pytest.raises(CheckError, match="does not answer: connection refused"):
+        Cluster(CommandError("connection refused")).settle(timeout=10)
+
+
+def test_giving_up_names_every_problem() -> None:
+    cluster = Cluster([deployment(), node("False", "no network")])
+    with pytest.raises(CheckError, match="2 objects are not ready after 30 s") as caught:
+        cluster.settle(timeout=30)
+    assert "no network" in str(caught.value.details)
+    assert "0 of 2" in str(caught.value.details)
+
+
+def test_what_does_not_heal_ends_the_wait_at_once() -> None:
+    failed = made("Job", "migrate", status={"conditions": [{"type": "Failed", "status": "True", "message": "no"}]})
+    cluster = Cluster([failed, *BAD])
+    with pytest.raises(CheckError, match="will not become so"):
+        cluster.settle(timeout=600)
+    assert cluster.now == 0
+
+
+def test_nothing_but_crashing_containers_ends_the_wait_early_with_their_logs() -> None:
+    def logs(argv: Sequence[str]) -> str:
+        if "--previous" not in argv:
+            raise CommandError("container is waiting to start")
+        return "cannot reach the database\n"
+
+    cluster = Cluster([pod(state={"waiting": {"reason": "CrashLoopBackOff"}})], logs=logs)
+    with pytest.raises(CheckError) as caught:
+        cluster.settle(timeout=600, stuck=60)
+    assert cluster.now == 60
+    assert "log: cannot reach the database" in str(caught.value.details)
+
+
+def test_a_log_that_has_been_cleared_away_is_not_shown_in_place_of_the_one_that_is_there() -> None:
+    def logs(argv: Sequence[str]) -> str:
+        return "unable to retrieve container logs for containerd://5af3" if "--previous" in argv else "my last words\n"
+
+    cluster = Cluster([pod(state={"terminated": {"exitCode": 3, "reason": "Error"}})], logs=logs)
+    with pytest.raises(CheckError) as caught:
+        cluster.settle(timeout=5)
+    assert "log: my last words" in str(caught.value.details)
+    assert "unable to retrieve" not in str(caught.value.details)
+
+
+def test_a_node_whose_disk_is_full_is_not_waited_for_to_the_end() -> None:
+    cluster = Cluster([node("True", DiskPressure="True")])
+    with pytest.raises(CheckError, match="DiskPressure"):
+        cluster.settle(timeout=600, stuck=60)
+    assert cluster.now == 60
+
+
+def test_a_workload_that_makes_progress_is_not_taken_for_stuck() -> None:
+    slow = pod(phase="Pending", state={"waiting": {"reason": "ContainerCreating"}})
+    cluster = Cluster(*[[slow]] * 200, GOOD)
+    assert cluster.settle(timeout=600, stuck=60, quiet=1) == GOOD
+
+
+def test_only_the_namespaces_asked_for_are_waited_for() -> None:
+    other = made("Deployment", "broken", namespace="other", spec={"replicas": 1}, status={"observedGeneration": 1})
+    assert Cluster([*GOOD, other]).settle(namespaces=["web"], quiet=0) == GOOD
+
+
+def test_what_ailed_before_is_not_waited_for_under_whatever_name_it_comes_back() -> None:
+    ill = readiness.ailing([*BAD, replicas(), pod()])
+    crashing = [pod("nginx-7", restartCount=count, state={"waiting": {"reason": "CrashLoopBackOff"}}) for count in range(9)]
+    states = [[*BAD, replicas(), one, pod("other", owned=False, ready=True)] for one in crashing]
+    assert [item["metadata"]["name"] for item in Cluster(*states).settle(quiet=3, but=ill)] == ["other"]
+    with pytest.raises(CheckError):
+        Cluster(*states).settle(quiet=3)
+
+
+def test_nodes_that_are_expected_are_waited_for_by_name() -> None:
+    cluster = Cluster([], [node("False")], [node()])
+    assert cluster.settle(quiet=0, nodes=["one"])
+    assert cluster.now == 2
+    with pytest.raises(CheckError, match="Node two: has not registered"):
+        Cluster([node()]).settle(nodes=["one", "two"], timeout=5)
+
+
+def test_a_static_pod_that_runs_is_settled_before_its_probes_have_passed() -> None:
+    assert Cluster([static_pod(state={"running": {}})]).settle(quiet=0)
