@@ -9,7 +9,7 @@ import typer
 
 from harness import log
 from harness.cli.clusters import Timeout, external_registry, known_profile, skipping, tell, wanted
-from harness.cli.options import Clusterfile, ClusterSpec, Json, SiteAccess, SkipCheck, Ssh, addresses, to_machines
+from harness.cli.options import Clusterfile, ClusterFlags, Json, SiteAccess, SkipCheck, Ssh, addresses, to_machines
 from harness.cli.output import app, pairs, plain, print_json, say, steps_table, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @app.command()
 def apply(
     *,
-    spec: ClusterSpec,
+    spec: ClusterFlags,
     file: Clusterfile = None,
     ssh: Ssh,
     site: SiteAccess,
@@ -73,7 +73,7 @@ def _tell(found: Outcome) -> None:
 @app.command()
 def generate(
     *,
-    spec: ClusterSpec,
+    spec: ClusterFlags,
     ssh: Ssh,
     site: SiteAccess,
     from_cluster: Annotated[
@@ -101,7 +101,7 @@ def generate(
     print_json({"clusterfile": text}) if as_json else say(text, end="")
 
 
-def _from_options(spec: ClusterSpec, ssh: Ssh, site: SiteAccess) -> str:
+def _from_options(spec: ClusterFlags, ssh: Ssh, site: SiteAccess) -> str:
     if spec.image is None:
         raise UsageError("no image is named", hint="slipway generate IMAGE --masters 10.0.0.1")
     from harness.clusterfile import write
@@ -124,7 +124,7 @@ def _from_options(spec: ClusterSpec, ssh: Ssh, site: SiteAccess) -> str:
     return text
 
 
-def _from_cluster(spec: ClusterSpec, ssh: Ssh, *, adopt: bool) -> str:
+def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
     import tempfile
 
     from harness.clusterfile import SshSettings as Way

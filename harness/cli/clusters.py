@@ -14,7 +14,7 @@ from harness.cli.install import is_application, put
 from harness.cli.options import (
     Cluster,
     Clusterfile,
-    ClusterSpec,
+    ClusterFlags,
     Json,
     NodesAccess,
     Plan,
@@ -61,7 +61,7 @@ NoImages = Annotated[
 @app.command()
 def run(
     *,
-    spec: ClusterSpec,
+    spec: ClusterFlags,
     file: Clusterfile = None,
     ssh: Ssh,
     site: SiteAccess,
@@ -169,7 +169,7 @@ def skipping(ids: Sequence[str] | None) -> frozenset[str]:
 
 
 def wanted(
-    spec: ClusterSpec,
+    spec: ClusterFlags,
     ssh: Ssh,
     to: SiteAccess,
     *,

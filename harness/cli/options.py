@@ -249,7 +249,7 @@ class RegistryOptions(SiteAccess):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClusterSpec(Options):
+class ClusterFlags(Options):
     """A cluster as options describe it."""
 
     image: Annotated[

@@ -13,17 +13,17 @@ from harness.clusterfile import ApplicationDocument, Clusterfile, is_redacted
 from harness.clusterfile.diff import ADDED, CHANGED, REMOVED, ClusterfileChange, difference
 from harness.errors import CheckError, Fault, InputError
 from harness.host.cluster_cache import ClusterState
-from harness.lifecycle import join, remove, run, steps, upgrade
+from harness.lifecycle import join, remove, run, upgrade
 from harness.lifecycle.apps import install, records, uninstall
 from harness.lifecycle.apps.records import Installed, familiar
 from harness.lifecycle.apps.target import Where
-from harness.lifecycle.checks.preflight import gather
 from harness.lifecycle.cluster import access, lease, membership
 from harness.lifecycle.cluster.record import GET, ClusterRecord
 from harness.lifecycle.plan import Step, describe, digest, execute
 from harness.lifecycle.provision import ipvs, node_files
 from harness.lifecycle.provision.rootfs import MARK
-from harness.lifecycle.steps import hooks, labels
+from harness.lifecycle.steps import hooks, labels, preparation, wait
+from harness.lifecycle.steps.context import CONTAINERD_CONFIG, KUBEADM_CONFIG, ClusterContext, ClusterFacts, ResolvedCluster
 from harness.nodes import Machine
 from harness.nodes.ssh import SshConnections, SshNode
 from harness.oci.store import Store
@@ -120,14 +120,13 @@ def apply(
                 with lease.held(there.master, options.name):
                     _carry_out_apps(work, options, there, store, home)
             return Outcome(options.name, changes, tuple(_described(work)), not plan, time.monotonic() - started)
-        setup = run.prepare(options, store, home=home)
-        setup.previous = there.stored
-        recipe = here(setup) if work.here else []
+        context = run.prepare(options, store, home=home, previous=there.stored)
+        recipe = here(context) if work.here else []
         described = (*_described(work), *describe(recipe))
         if plan:
             return Outcome(options.name, changes, described, False, time.monotonic() - started)
         with lease.held(there.master, options.name):
-            _carry_out(work, options, there, setup, recipe, store)
+            _carry_out(work, options, there, context, recipe, store)
             _carry_out_apps(work, options, there, store, home)
     return Outcome(options.name, changes, described, True, time.monotonic() - started)
 
@@ -289,7 +288,7 @@ def _impossible(change: ClusterfileChange) -> Fault | None:
 
 def _of_kubelet(change: ClusterfileChange) -> bool:
     """Whether a Config writes a file that counts only when containerd and kubelet are set up."""
-    return change.subject == "config" and change.name.split(" ")[-1] in (*steps.KUBEADM_CONFIG, steps.CONTAINERD_CONFIG)
+    return change.subject == "config" and change.name.split(" ")[-1] in (*KUBEADM_CONFIG, CONTAINERD_CONFIG)
 
 
 def _is_master(roles: str | None) -> bool:
@@ -309,13 +308,13 @@ def _described(work: Work) -> list[dict[str, Any]]:
     return found
 
 
-def _carry_out(work: Work, options: run.Options, there: There, setup: steps.Setup, recipe: Sequence[Step], store: Store) -> None:
+def _carry_out(work: Work, options: run.Options, there: There, context: ClusterContext, recipe: Sequence[Step], store: Store) -> None:
     """New machines come before old ones go, so that etcd and the workloads always have a place."""
     machines = {one.address: one for one in (*options.masters, *options.nodes)}
 
     def via() -> tuple[Machine, ...]:
         """A master to begin with; none once this machine knows the cluster, as after an upgrade or a join."""
-        return () if _remembered(setup.state) else (there.master.machine,)
+        return () if _remembered(context.spec.state) else (there.master.machine,)
 
     if work.image:
         # With its secrets, and with what the command line has added to it.
@@ -339,7 +338,7 @@ def _carry_out(work: Work, options: run.Options, there: There, setup: steps.Setu
     if work.leaving:
         remove.remove(options.name, addresses=work.leaving, via=via())
     if recipe:
-        with setup.state.lock(), setup.ssh, store.shared_lease():
+        with context.spec.state.lock(), context.spec.ssh, store.shared_lease():
             execute(recipe)
 
 
@@ -360,37 +359,37 @@ def _remembered(state: ClusterState) -> bool:
     return bool(state.read().get("masters"))
 
 
-def here(setup: steps.Setup) -> list[Step]:
+def here(context: ClusterContext) -> list[Step]:
     """Render and send again what changed, and launch again what depends on it; nodes and their services stay as they are."""
-    found = hooks.of(setup)
+    found = hooks.of(context.spec)
     recipe = [
-        steps.connect(setup),
-        _ask(setup),
-        steps.unpack_rootfs(setup),
-        steps.make_keys(setup),
-        dataclasses.replace(steps.send_rendered(setup), after=("unpack-rootfs", "make-keys")),
-        _aliases(setup),
+        preparation.connect(context),
+        _ask(context),
+        preparation.unpack_rootfs(context),
+        preparation.make_keys(context),
+        dataclasses.replace(preparation.send_rendered(context), after=("unpack-rootfs", "make-keys")),
+        _aliases(context),
     ]
-    recipe += labels.step(setup, recipe[-1].id)
-    return [*recipe, *run.launching(setup, found, recipe[-1].id)]
+    recipe += labels.step(context, recipe[-1].id)
+    return [*recipe, *run.launching(context, found, recipe[-1].id)]
 
 
-def _ask(setup: steps.Setup) -> Step:
+def _ask(context: ClusterContext) -> Step:
     def action() -> None:
-        gathered = gather.gather(setup.nodes)
-        setup.machines = {node.address: facts for node, facts in zip(setup.nodes, gathered, strict=True)}
-        setup.balancing = ipvs.as_it_is(ipvs.ask(setup.nodes))
-        steps.see_what_ails(setup)
+        nodes = context.spec.nodes
+        facts = ClusterFacts(preparation.machine_facts(nodes, {}), ipvs.as_it_is(ipvs.ask(nodes)))
+        context.resolve(ResolvedCluster(context.spec, facts))
+        wait.record_unready_workloads(context)
 
     return Step("check-machines", "ask the machines", action, after=("connect",))
 
 
-def _aliases(setup: steps.Setup) -> Step:
+def _aliases(context: ClusterContext) -> Step:
     return Step(
         "set-hosts",
         "write the names of hosts",
-        lambda node: node_files.set_hosts(node, setup.hosts_lines(node)),
-        setup.nodes,
+        lambda node: node_files.set_hosts(node, context.resolved.hosts_lines(node)),
+        context.spec.nodes,
         after=("send-rendered",),
-        inputs=lambda node: digest(setup.hosts_lines(node)),
+        inputs=lambda node: digest(context.resolved.hosts_lines(node)),
     )

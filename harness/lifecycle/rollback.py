@@ -10,12 +10,13 @@ from pathlib import Path
 from harness import log
 from harness.errors import CheckError, StoreError
 from harness.host.cluster_cache import DEFAULT_NAME
-from harness.lifecycle import steps, upgrade
+from harness.lifecycle import upgrade
 from harness.lifecycle.cluster import change, membership
 from harness.lifecycle.cluster.change import ROLLBACK, RUNNING, Move
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, etcd
 from harness.lifecycle.rolling_update import BACKUP, Work
+from harness.lifecycle.steps import registries
 from harness.lifecycle.upgrade import Changed, Options
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
@@ -97,7 +98,7 @@ def _move(found: Gathered) -> Move:
 
 def _check_etcd(work: Work) -> None:
     """Raises CheckError when etcd would have to read data that a newer minor version of it has written."""
-    runs, wanted = etcd.version(etcd.image_of(work.found.first)), etcd.version(steps.etcd_image(work.setup))
+    runs, wanted = etcd.version(etcd.image_of(work.found.first)), etcd.version(registries.etcd_image(work.context.resolved))
     if runs and wanted and wanted[:2] < runs[:2]:
         newer, older = (".".join(map(str, numbers[:2])) for numbers in (runs, wanted))
         raise CheckError(

@@ -17,7 +17,7 @@ from harness import assets, cloudimage, log, untrusted
 from harness.cloudimage import enforcers
 from harness.clusterfile import Hook, Phase
 from harness.errors import CheckError, CommandError, SlipwayError, StoreError
-from harness.lifecycle import backup, steps
+from harness.lifecycle import backup
 from harness.lifecycle.apps import obsolete, records
 from harness.lifecycle.cluster import certificates
 from harness.lifecycle.cluster.change import DONE, ROLLBACK, UPGRADE, Move, write
@@ -25,7 +25,8 @@ from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, etcd, objects, readiness
 from harness.lifecycle.plan import Journal, Step, digest
 from harness.lifecycle.provision import node_files, registry, rootfs, rootfs_update
-from harness.lifecycle.steps import hooks
+from harness.lifecycle.steps import bootstrap, hooks, launch, preparation, record, registries, wait
+from harness.lifecycle.steps.context import ClusterContext, ClusterSpec, ResolvedCluster
 from harness.nodes import LONG_TIMEOUT, Node, each
 from harness.nodes.files import STATE, Files, install_files, read_files
 from harness.nodes.kubectl import NodeKubectl
@@ -57,7 +58,7 @@ class Work:
     """What the steps share."""
 
     found: Gathered
-    setup: steps.Setup
+    context: ClusterContext
     hooks: tuple[Hook, ...]
     launch: tuple[str, ...]
     move: Move
@@ -76,6 +77,14 @@ class Work:
     """By address, once the nodes have told what they have."""
 
     @property
+    def spec(self) -> ClusterSpec:
+        return self.context.spec
+
+    @property
+    def resolved(self) -> ResolvedCluster:
+        return self.context.resolved
+
+    @property
     def kubectl(self) -> NodeKubectl:
         """By way of any master whose API answers."""
         return NodeKubectl(self.found.first, tuple(node for node in self.found.masters if node is not self.found.first))
@@ -83,7 +92,7 @@ class Work:
     @property
     def batches(self) -> tuple[tuple[SshNode, ...], ...]:
         """The workers that have their turn together."""
-        workers = self.setup.workers
+        workers = self.context.spec.workers
         return tuple(workers[start : start + self.batch] for start in range(0, len(workers), self.batch))
 
     def name(self, node: Node) -> str:
@@ -99,7 +108,7 @@ def turns(work: Work) -> tuple[tuple[str, tuple[SshNode, ...]], ...]:
 
     No kubelet may be newer than an API server: to a lower minor version the workers go first.
     """
-    masters = tuple(("master", (node,)) for node in work.setup.masters)
+    masters = tuple(("master", (node,)) for node in work.spec.masters)
     workers = tuple(("node", batch) for batch in work.batches)
     down = drain.minor(work.move.after.kubernetes) < drain.minor(work.move.before.kubernetes)
     return (*workers, *masters) if down else (*masters, *workers)
@@ -110,13 +119,12 @@ def turns(work: Work) -> tuple[tuple[str, tuple[SshNode, ...]], ...]:
 
 def plan(work: Work) -> list[Step]:
     """What will be done. Until ``begin`` nothing is changed, until the first turn nothing that runs."""
-    setup = work.setup
     recipe = [_check(work), _unpack(work), _find_keys(work), _compare(work), _begin(work), _keep_backup(work)]
     if work.move.kind == UPGRADE:
         recipe += _once(work, Phase.PRE_UPGRADE, recipe[-1].id)
     before = recipe[-1].id
-    if setup.elsewhere is None:
-        recipe.append(dataclasses.replace(steps.send_images(setup), after=(), after_all=(before,)))
+    if work.spec.elsewhere is None:
+        recipe.append(dataclasses.replace(registries.send_images(work.context), after=(), after_all=(before,)))
     recipe += [_tell_nodes(work, before), _stage(work, before), _fetch(work, recipe[-1].id)]
     recipe += _turns(work, recipe[-1].id)
     recipe += _once(work, Phase.UPGRADE if work.move.kind == UPGRADE else Phase.ROLLBACK, recipe[-1].id)
@@ -130,7 +138,7 @@ def _turns(work: Work, after: str) -> list[Step]:
     """Every node's turn; once all masters have had theirs, what is there once for the whole cluster follows."""
     recipe: list[Step] = []
     order = turns(work)
-    masters_left = len(work.setup.masters)
+    masters_left = len(work.spec.masters)
     for number, (role, nodes) in enumerate(order, 1):
         recipe.append(_turn(work, number, role, nodes, after))
         recipe.append(_healthy(work, str(number), recipe[-1].id))
@@ -144,23 +152,18 @@ def _turns(work: Work, after: str) -> list[Step]:
 
 def _whole_cluster(work: Work, after: str) -> list[Step]:
     """Configuration in the cluster, the pod network and the addons."""
-    setup = work.setup
-
-    def network() -> dict[str, str]:
-        return {name: text for name, text in steps.addons(setup).items() if name == steps.NETWORK_ADDON and not setup.cluster.own_network}
-
     configure = Step(
         "update-cluster",
         "update the cluster's configuration",
-        lambda _: setup.runtime.update(network()),
-        (setup.first,),
+        lambda _: work.resolved.runtime.update(work.resolved.network_addon),
+        (work.spec.first,),
         after_all=(after,),
         inputs=lambda _: work.move.id,
     )
-    info = setup.main.info
+    info = work.resolved.main.info
     early = tuple(command for app in info.apps if app.name in info.cluster_apps for command in app.commands)
-    recipe = [configure, *_anew(work, steps.launch_commands(setup, early, "cluster-app", configure.id))]
-    recipe.append(steps.start_addons(setup, recipe[-1].id))
+    recipe = [configure, *_anew(work, launch.launch_commands(work.context, early, "cluster-app", configure.id))]
+    recipe.append(bootstrap.start_addons(work.context, recipe[-1].id))
     recipe.append(_prune(work, recipe[-1].id))
     # While its kube-proxy is replaced a node does not hear of pods that end: no pod is moved then.
     return [*recipe, _healthy(work, "cluster", recipe[-1].id)]
@@ -168,29 +171,28 @@ def _whole_cluster(work: Work, after: str) -> list[Step]:
 
 def _prune(work: Work, after: str) -> Step:
     """Remove what only the image before had of addons."""
-    setup = work.setup
 
     def action(_: Node) -> str:
         others = [one for app in work.apps for one in app.objects]
         try:
-            pruned = obsolete.prune(work.kubectl, steps.addons(setup), _former_addons(work), others)
+            pruned = obsolete.prune(work.kubectl, work.resolved.addons, _former_addons(work), others)
         except StoreError as error:
             log.warning(f"addons that the image has not any more stay: {error.message}")
             return ""
         # Else what they send to an enforcer that has gone would be dropped.
         tables = obsolete.idle_tables(work.kubectl)
-        each(setup.nodes, lambda node: node_files.drop_tables(node, tables))
+        each(work.spec.nodes, lambda node: node_files.drop_tables(node, tables))
         return str(pruned)
 
     title = "remove addons that the image has not any more"
-    return Step("prune-addons", title, action, (setup.first,), after_all=(after,), inputs=lambda _: work.move.id)
+    return Step("prune-addons", title, action, (work.spec.first,), after_all=(after,), inputs=lambda _: work.move.id)
 
 
 def _former_addons(work: Work) -> dict[str, str]:
     """The addons of the image that the cluster comes from, as its first master had them; none when it is not here."""
     try:
-        former = cloudimage.read(work.setup.store, work.move.before.digest)
-        return steps.addons(dataclasses.replace(work.setup, image=former, fresh=frozenset(), edit=None))
+        former = cloudimage.read(work.spec.store, work.move.before.digest)
+        return ResolvedCluster(dataclasses.replace(work.spec, image=former, edit=None), work.resolved.facts).addons
     except SlipwayError as error:
         log.debug(f"what addons {work.move.before.image} had is not known: {error.message}")
         return {}
@@ -198,12 +200,11 @@ def _former_addons(work: Work) -> dict[str, str]:
 
 def _launching(work: Work, after: str) -> list[Step]:
     """As ``run`` and ``apply`` end, and with the hooks that we could have."""
-    setup = work.setup
-    recipe = hooks.at(setup, work.hooks, Phase.PRE_LAUNCH, (after,))
-    recipe += _anew(work, steps.launch_commands(setup, work.launch, "launch", recipe[-1].id if recipe else after))
-    recipe += hooks.at(setup, work.hooks, Phase.POST_LAUNCH, (recipe[-1].id if recipe else after,))
-    recipe.append(steps.wait_for_workloads(setup, recipe[-1].id if recipe else after, launched=bool(work.launch)))
-    return [*recipe, steps.record(setup, recipe[-1].id)]
+    recipe = hooks.at(work.context, work.hooks, Phase.PRE_LAUNCH, (after,))
+    recipe += _anew(work, launch.launch_commands(work.context, work.launch, "launch", recipe[-1].id if recipe else after))
+    recipe += hooks.at(work.context, work.hooks, Phase.POST_LAUNCH, (recipe[-1].id if recipe else after,))
+    recipe.append(wait.wait_for_workloads(work.context, recipe[-1].id if recipe else after, launched=bool(work.launch)))
+    return [*recipe, record.record(work.context, recipe[-1].id)]
 
 
 def _anew(work: Work, recipe: Iterable[Step]) -> list[Step]:
@@ -220,7 +221,7 @@ def _anew(work: Work, recipe: Iterable[Step]) -> list[Step]:
 
 def _once(work: Work, phase: Phase, after: str) -> list[Step]:
     """The hooks of a phase: each once in every change."""
-    made = hooks.at(work.setup, work.hooks, phase, (after,))
+    made = hooks.at(work.context, work.hooks, phase, (after,))
     return [dataclasses.replace(step, inputs=lambda _: work.move.id) for step in made]
 
 
@@ -246,7 +247,7 @@ def _check(work: Work) -> Step:
             _require_calm(work, items)
         if not work.force:
             _require_owners(work, items)
-        return f"{len(work.setup.nodes)} nodes, {work.move.before.kubernetes} to {work.move.after.kubernetes}"
+        return f"{len(work.spec.nodes)} nodes, {work.move.before.kubernetes} to {work.move.after.kubernetes}"
 
     return Step("check", "check the cluster", action)
 
@@ -254,13 +255,13 @@ def _check(work: Work) -> Step:
 def require_etcd(work: Work) -> None:
     """Raises CheckError when etcd cannot go from what a master runs to what the image has."""
     for runs in each(work.found.masters, etcd.image_of):
-        etcd.require_step(runs, steps.etcd_image(work.setup))
+        etcd.require_step(runs, registries.etcd_image(work.resolved))
 
 
 def _require_enforcement(work: Work) -> None:
     """Raises CheckError when a kernel cannot do what the image enforces NetworkPolicies by."""
-    wanted = enforcers.among(image.name for image in work.setup.images.images)
-    unable = {work.name(node): enforcers.unserved(wanted, work.setup.machines[node.address].has) for node in work.setup.nodes}
+    wanted = enforcers.among(image.name for image in work.resolved.images.images)
+    unable = {work.name(node): enforcers.unserved(wanted, work.resolved.facts.machines[node.address].has) for node in work.spec.nodes}
     lines = [f"{name}: NetworkPolicies would protect nothing: {why}" for name, why in unable.items() if why]
     if lines:
         raise CheckError(
@@ -274,7 +275,7 @@ def _require_calm(work: Work, items: Sequence[readiness.Resource]) -> None:
     if problems:
         raise CheckError(
             f"the cluster is not healthy: {problems[0].object}: {problems[0].reason}; nothing has been changed",
-            hint=f"put that right first: slipway check {work.setup.name}",
+            hint=f"put that right first: slipway check {work.spec.name}",
             details="\n".join(str(problem) for problem in problems),
         )
 
@@ -282,7 +283,7 @@ def _require_calm(work: Work, items: Sequence[readiness.Resource]) -> None:
 def _require_owners(work: Work, items: Sequence[readiness.Resource]) -> None:
     """Pods that a drain would end for good are told now, and not when some nodes have been done."""
     nodes = readiness.of_kind(items, "Node")
-    ours = {work.name(node) for node in work.setup.nodes if _moves(work, node)}
+    ours = {work.name(node) for node in work.spec.nodes if _moves(work, node)}
     # The only one that takes pods is not drained.
     names = {name for name in ours if any(takes_pods(node) for node in nodes if node["metadata"]["name"] != name)}
     pods = [pod for pod in readiness.of_kind(items, "Pod") if pod["spec"].get("nodeName") in names]
@@ -301,11 +302,11 @@ def _moves(work: Work, node: Node) -> bool:
 
 def _unpack(work: Work) -> Step:
     def action() -> None:
-        setup = work.setup
-        for image in {str(image.platform): image for image in setup.platforms.values()}.values():
-            rootfs_update.contents(rootfs.tree(setup.store, image))
-        _ = setup.rendered
-        steps.warn_of_documents(setup)
+        for image in work.resolved.variants:
+            rootfs_update.contents(rootfs.tree(work.spec.store, image))
+        for node in work.spec.nodes:
+            work.resolved.files(node)
+        preparation.warn_of_documents(work.resolved)
         _require_network(work)
 
     return Step("unpack-rootfs", "unpack and render the rootfs", action)
@@ -314,8 +315,7 @@ def _unpack(work: Work) -> Step:
 def _require_network(work: Work) -> None:
     """Raises CheckError when the image has another pod network than the cluster: pods that run would be cut off."""
     runs = obsolete.networks(work.kubectl)
-    manifest = {} if work.setup.cluster.own_network else {steps.NETWORK_ADDON: steps.addons(work.setup).get(steps.NETWORK_ADDON, "")}
-    brings = {one.name for one in obsolete.objects_of(manifest) if one.kind == "DaemonSet"}
+    brings = {one.name for one in obsolete.objects_of(work.resolved.network_addon) if one.kind == "DaemonSet"}
     if runs and not brings & set(runs):
         raise CheckError(
             f"{work.move.after.image} has another pod network than {', '.join(runs)}, which the cluster runs; nothing has been changed",
@@ -327,23 +327,22 @@ def _find_keys(work: Work) -> Step:
     """The keys are those of the cluster: new ones, as ``run`` would make them, would be another cluster's."""
 
     def action() -> None:
-        if not certificates.any_has_keys(work.found.masters, encrypts=work.setup.profile.encrypts):
+        if not certificates.any_has_keys(work.found.masters, encrypts=work.resolved.profile.encrypts):
             raise CheckError("no master has the keys of the cluster", hint="put them back from a backup")
-        work.setup.runtime.prepare()
+        work.resolved.runtime.prepare()
 
     return Step("make-keys", "find the keys of the cluster", action, after=("unpack-rootfs", "check"))
 
 
 def _compare(work: Work) -> Step:
     """What each node lacks, and whether it has room for that."""
-    setup = work.setup
 
     def action() -> str:
         lacking = _blobs(work)
         fresh = max(lacking.values(), default=0)
 
         def one(node: SshNode) -> tuple[rootfs_update.Delta, str]:
-            target = rootfs_update.wanted(setup.tree(node), setup.rendered[node.address])
+            target = rootfs_update.wanted(work.resolved.tree(node), work.resolved.files(node))
             delta = rootfs_update.compare(target, rootfs_update.ask(node), rootfs_update.ask(node, rootfs_update.FORMER))
             small = sum(entry.size for path, entry in target.items() if not path.startswith(("bin/", "lib/")))
             needed = delta.bytes + small + lacking.get(node.address, 0) + _UNPACKED * fresh + _ROOM
@@ -351,11 +350,11 @@ def _compare(work: Work) -> Step:
             short = f"{work.name(node)} has {free / 1e6:.0f} MB free in {STATE}, {needed / 1e6:.0f} MB are needed"
             return delta, short if free < needed and (delta.bytes or fresh) else ""
 
-        found = each(setup.nodes, one)
+        found = each(work.spec.nodes, one)
         full = [short for _, short in found if short]
         if full:
             raise CheckError("\n".join([*full, "nothing has been changed"]), hint="free some, or mount a larger disk there")
-        work.deltas = {node.address: delta for node, (delta, _) in zip(setup.nodes, found, strict=True)}
+        work.deltas = {node.address: delta for node, (delta, _) in zip(work.spec.nodes, found, strict=True)}
         most = max(delta.bytes for delta, _ in found)
         return f"{fresh / 1e6:.0f} MB of images and {most / 1e6:.0f} MB of files are new"
 
@@ -372,8 +371,7 @@ def _free(node: Node) -> int:
 
 def _blobs(work: Work) -> dict[str, int]:
     """Bytes of images that the registries lack, by address."""
-    setup = work.setup
-    if setup.elsewhere is not None:
+    if work.spec.elsewhere is not None:
         return {}
 
     def one(node: SshNode) -> int:
@@ -383,9 +381,9 @@ def _blobs(work: Work) -> dict[str, int]:
         )
         lines = (line.partition(" ") for line in found.stdout.splitlines())
         has = {path.removeprefix("./"): untrusted.number(size) for size, _, path in lines}
-        return sum(blob.size for path, blob in setup.layout.blobs.items() if has.get(path) != blob.size)
+        return sum(blob.size for path, blob in work.resolved.layout.blobs.items() if has.get(path) != blob.size)
 
-    return dict(zip((node.address for node in setup.registries), each(setup.registries, one), strict=True))
+    return dict(zip((node.address for node in work.spec.registries), each(work.spec.registries, one), strict=True))
 
 
 # ---- made ready -------------------------------------------------------------------------------------------------------
@@ -393,7 +391,7 @@ def _blobs(work: Work) -> dict[str, int]:
 
 def _begin(work: Work) -> Step:
     def action() -> None:
-        steps.see_what_ails(work.setup)
+        wait.record_unready_workloads(work.context)
         write(work.kubectl, work.move)
 
     return Step("begin", f"note that the {work.move.kind} begins", action, after=("check", "compare"))
@@ -430,36 +428,35 @@ def _tell_nodes(work: Work, after: str) -> Step:
     This step is not journalled: a registry requires the login from the turn of its master on, and an earlier slipway, which began the
     change, gave it to no node.
     """
-    setup = work.setup
 
     def action(node: Node) -> None:
-        files = steps.machine_files(setup, node)
+        files = preparation.machine_files(work.resolved, node)
         install_files(node, {path: file for path, file in files.items() if path.startswith("/etc/containerd/certs.d/")})
 
-    return Step("tell-nodes", "tell the nodes where images are", action, setup.nodes, after_all=(after,))
+    return Step("tell-nodes", "tell the nodes where images are", action, work.spec.nodes, after_all=(after,))
 
 
 def _stage(work: Work, after: str) -> Step:
-    setup = work.setup
     back = work.move.kind == ROLLBACK
 
     def action(node: SshNode) -> str:
-        image, delta = setup.platforms[node.address], work.deltas[node.address]
+        image, delta = work.resolved.platforms[node.address], work.deltas[node.address]
 
         def bring() -> str:
-            return setup.exchange.bring(node, rootfs.parcel_name(image), lambda: rootfs_update.parcel(setup.store, image, back=back)).note
+            name = rootfs.parcel_name(image)
+            return work.context.exchange.bring(node, name, lambda: rootfs_update.parcel(work.spec.store, image, back=back)).note
 
-        return rootfs_update.stage(node, delta, bring, setup.rendered[node.address], work.move.id, _parts(work, node, delta))
+        return rootfs_update.stage(node, delta, bring, work.resolved.files(node), work.move.id, _parts(work, node, delta))
 
     return Step(
-        "stage", "bring the new files", action, setup.nodes, after=("tell-nodes",), after_all=(after,), inputs=lambda _: work.move.id
+        "stage", "bring the new files", action, work.spec.nodes, after=("tell-nodes",), after_all=(after,), inputs=lambda _: work.move.id
     )
 
 
 def _parts(work: Work, node: SshNode, delta: rootfs_update.Delta) -> frozenset[str]:
     """What of a node is to be started anew."""
-    setup, member = work.setup, work.setup.member(node)
-    placed = _placed(node, steps.machine_files(setup, node))
+    member = work.resolved.member(node)
+    placed = _placed(node, preparation.machine_files(work.resolved, node))
     libraries = any(path.startswith("lib/") for path in delta.changed)
 
     def changes(programs: Iterable[str], files: str) -> bool:
@@ -469,13 +466,13 @@ def _parts(work: Work, node: SshNode, delta: rootfs_update.Delta) -> frozenset[s
     found = set()
     if libraries or changes(("containerd", "runc"), "/containerd.service") or any(path.endswith("/config.toml") for path in placed):
         found.add(CONTAINERD)
-    if changes(("kubelet",), "/kubelet.service") or not _noted(work, node, steps.start_kubelets(setup)):
+    if changes(("kubelet",), "/kubelet.service") or not _noted(work, node, bootstrap.start_kubelets(work.context)):
         found.add(KUBELET)
-    if member.is_master and not _noted(work, node, steps.start_masters(setup)):
+    if member.is_master and not _noted(work, node, bootstrap.start_masters(work.context)):
         found.add(CONTROL_PLANE)
-    if member.registry and setup.elsewhere is None and (libraries or changes(("registry",), "registry.")):
+    if member.registry and work.spec.elsewhere is None and (libraries or changes(("registry",), "registry.")):
         found.add(REGISTRY)
-    if node in setup.balanced and (libraries or changes(("haproxy", "ipvsadm"), "balancer.") or changes((), "/ipvs.")):
+    if node in work.spec.balanced and (libraries or changes(("haproxy", "ipvsadm"), "balancer.") or changes((), "/ipvs.")):
         found.add(BALANCER)
     return frozenset(found)
 
@@ -495,10 +492,9 @@ def _placed(node: Node, files: Files) -> frozenset[str]:
 
 def _fetch(work: Work, after: str) -> Step:
     """What a node runs of Kubernetes is there before its turn comes; that it cannot be had is told while nothing has changed."""
-    setup = work.setup
 
     def action(node: SshNode) -> str:
-        names = steps.essential(setup, node)
+        names = registries.images_needed_to_be_ready(work.resolved, node)
         node_files.fetch(node, names)
         listed = node.run("/usr/local/bin/ctr -n k8s.io images ls -q").stdout.split()
         missing = [name for name in names if name not in listed]
@@ -509,15 +505,15 @@ def _fetch(work: Work, after: str) -> Step:
             )
         return f"{len(names)} images"
 
-    before = () if setup.elsewhere is not None else ("send-images",)
+    before = () if work.spec.elsewhere is not None else ("send-images",)
     return Step(
         "fetch-images",
         "fetch the images of Kubernetes",
         action,
-        setup.nodes,
+        work.spec.nodes,
         after=("stage",),
         after_all=tuple(dict.fromkeys((*before, after))) if after != "stage" else before,
-        inputs=lambda _: digest(sorted(image.digest for image in setup.images.images), work.move.id),
+        inputs=lambda _: digest(sorted(image.digest for image in work.resolved.images.images), work.move.id),
     )
 
 
@@ -535,7 +531,6 @@ def _turn(work: Work, number: int, role: str, nodes: tuple[SshNode, ...], after:
 
 def _change(work: Work, node: SshNode, together: Sequence[SshNode]) -> str:
     """All of a node, in an order in which it may be repeated from the beginning at any time."""
-    setup = work.setup
     parts = _with_registry(work, node, rootfs_update.begin(node))
     moved = _empty(work, node, together, parts)
     if CONTROL_PLANE in parts:
@@ -544,10 +539,10 @@ def _change(work: Work, node: SshNode, together: Sequence[SshNode]) -> str:
         etcd.require_health(members, client.sick(members), f"{work.name(node)} is not touched")
         static_pods.keep(node)
     rootfs_update.switch(node, work.move.id)
-    install_files(node, steps.machine_files(setup, node))
-    node_files.set_hosts(node, setup.hosts_lines(node))
-    node.run(node_files.apply(setup.cluster), timeout=LONG_TIMEOUT)
-    for step in hooks.at(setup, work.hooks, Phase.UPGRADE_HOST, (), among={node.address}) if work.move.kind == UPGRADE else ():
+    install_files(node, preparation.machine_files(work.resolved, node))
+    node_files.set_hosts(node, work.resolved.hosts_lines(node))
+    node.run(node_files.apply(work.resolved.cluster), timeout=LONG_TIMEOUT)
+    for step in hooks.at(work.context, work.hooks, Phase.UPGRADE_HOST, (), among={node.address}) if work.move.kind == UPGRADE else ():
         if node in step.nodes:
             step.action(node)
     _start(work, node, parts)
@@ -561,9 +556,8 @@ def _change(work: Work, node: SshNode, together: Sequence[SshNode]) -> str:
 
 def _with_registry(work: Work, node: SshNode, parts: frozenset[str]) -> frozenset[str]:
     """With the registry of a node, if it has one with other settings. An earlier slipway, which staged the change, did not know these."""
-    setup = work.setup
-    serves = setup.elsewhere is None and setup.member(node).registry
-    if REGISTRY in parts or not serves or not _placed(node, registry.settings(setup.login)):
+    serves = work.spec.elsewhere is None and work.resolved.member(node).registry
+    if REGISTRY in parts or not serves or not _placed(node, registry.settings(work.resolved.login)):
         return parts
     rootfs_update.note(node, REGISTRY)
     return parts | {REGISTRY}
@@ -595,13 +589,12 @@ def takes_pods(node: readiness.Resource) -> bool:
 
 
 def _start(work: Work, node: SshNode, parts: frozenset[str]) -> None:
-    setup = work.setup
     if CONTAINERD in parts:
         node_files.start_containerd(node)
     if REGISTRY in parts:
-        steps.start_registry(setup).action(node)
+        registries.start_registry(work.context).action(node)
     if BALANCER in parts:
-        steps.start_balancers(setup).action(node)
+        registries.start_balancers(work.context).action(node)
     if CONTROL_PLANE in parts:
         _control_plane(work, node)
     if KUBELET in parts:
@@ -614,23 +607,23 @@ def _start_kubelet(work: Work, node: SshNode) -> None:
     One of another version makes other pods of the same manifests, and starts all parts of a master again, as it likes. So they end in good
     order before it starts, and the turn does not end before they are at work again: else no endpoint would follow when pods are moved.
     """
-    setup, member = work.setup, work.setup.member(node)
+    member = work.resolved.member(node)
     again = member.is_master and _moves(work, node)
     if again:
-        static_pods.halt(node, _patience(setup), others=len(setup.masters) > 1)
+        static_pods.halt(node, _patience(work), others=len(work.spec.masters) > 1)
     since = node.run("date -u +%Y-%m-%dT%H:%M:%SZ").stdout.strip()
-    setup.runtime.start_kubelet(member)
+    work.resolved.runtime.start_kubelet(member)
     if again:
         static_pods.come_back(node)
-        static_pods.wait(node, dict.fromkeys(static_pods.PARTS, ()), _patience(setup))
+        static_pods.wait(node, dict.fromkeys(static_pods.PARTS, ()), _patience(work))
     _wait_ready(work, node, since)
     if again:
         _await_leaders(work, node)
 
 
-def _patience(setup: steps.Setup) -> float:
+def _patience(work: Work) -> float:
     """Seconds that a part of a master may take to end, or to come up."""
-    return min(300.0, setup.timeout)
+    return min(300.0, work.spec.timeout)
 
 
 def _control_plane(work: Work, node: SshNode) -> None:
@@ -638,9 +631,9 @@ def _control_plane(work: Work, node: SshNode) -> None:
 
     An API server answers with errors while its etcd is away: where other masters serve it ends before etcd does, and comes back after it.
     """
-    setup, member, runtime = work.setup, work.setup.member(node), work.setup.runtime
-    patience = _patience(setup)
-    several = len(setup.masters) > 1
+    member, runtime = work.resolved.member(node), work.resolved.runtime
+    patience = _patience(work)
+    several = len(work.spec.masters) > 1
     try:
         runtime.configure(member)
         image = runtime.store_image(member)
@@ -687,7 +680,7 @@ def _require_version(work: Work, node: SshNode) -> None:
 def _taken_back(work: Work, node: SshNode, error: SlipwayError) -> CheckError:
     name, after = work.name(node), work.move.after
     try:
-        static_pods.put_back(node, others=len(work.setup.masters) > 1)
+        static_pods.put_back(node, others=len(work.spec.masters) > 1)
     except SlipwayError as worse:
         return CheckError(
             f"{name}: the control plane of {after} did not come up, nor the one before it: {error.message}; {worse.message}",
@@ -703,7 +696,7 @@ def _taken_back(work: Work, node: SshNode, error: SlipwayError) -> CheckError:
 
 def _wait_ready(work: Work, node: SshNode, since: str) -> None:
     """Until a node is Ready and has said so after ``since`` (its own clock), with the version that it is to have."""
-    name, timeout = work.name(node), work.setup.timeout
+    name, timeout = work.name(node), work.spec.timeout
     said = '{{if eq .type "Ready"}} {{.status}} {{.lastHeartbeatTime}}{{end}}'
     ready = f"{{{{.status.nodeInfo.kubeletVersion}}}}{{{{range .status.conditions}}}}{said}{{{{end}}}}"
     script = assets.script(
@@ -725,16 +718,15 @@ def _wait_ready(work: Work, node: SshNode, since: str) -> None:
 
 def _adopt(work: Work, node: SshNode) -> None:
     """Note on a node that what ``run`` would do there is done."""
-    setup = work.setup
     makers = (
-        steps.send_images, steps.send_rootfs, steps.set_up_machines, steps.start_containerd, steps.start_registry, steps.start_balancers,
-        steps.start_kubelets, steps.certify_masters, steps.start_masters, steps.wait_for_api, steps.send_rendered, steps.finish_cluster,
-        steps.welcome_masters,
+        registries.send_images, preparation.send_rootfs, preparation.set_up_machines, preparation.start_containerd,
+        registries.start_registry, registries.start_balancers, bootstrap.start_kubelets, bootstrap.certify_masters, bootstrap.start_masters,
+        bootstrap.wait_for_api, preparation.send_rendered, bootstrap.finish_cluster, bootstrap.welcome_masters,
     )  # fmt: skip
     for make in makers:
-        if setup.elsewhere is not None and make in (steps.send_images, steps.start_registry):
+        if work.spec.elsewhere is not None and make in (registries.send_images, registries.start_registry):
             continue
-        step = make(setup)
+        step = make(work.context)
         if node in step.nodes:
             _note(work, node, step)
 
@@ -750,12 +742,12 @@ def _healthy(work: Work, what: str, after: str) -> Step:
     """Between turns: every node is Ready, and everything of the cluster itself. ``what`` is what has been changed."""
 
     def action(_: Node) -> None:
-        names = [work.name(node) for node in work.setup.nodes]
-        watch = steps.watching(work.setup.nodes)
-        readiness.settle(work.kubectl, timeout=work.setup.timeout, quiet=0, namespaces=SYSTEM, nodes=names, progress=watch)
+        names = [work.name(node) for node in work.spec.nodes]
+        watch = wait.watching(work.spec.nodes)
+        readiness.settle(work.kubectl, timeout=work.spec.timeout, quiet=0, namespaces=SYSTEM, nodes=names, progress=watch)
 
     # Noted: when the next turn was cut off, its node is not well, and has to be finished rather than waited for.
-    where = (work.setup.first,)
+    where = (work.spec.first,)
     return Step(f"healthy-{what}", "see that the cluster is well", action, where, after_all=(after,), inputs=lambda _: work.move.id)
 
 
@@ -765,9 +757,9 @@ def _healthy(work: Work, what: str, after: str) -> Step:
 def _end(work: Work, after: str) -> Step:
     def action() -> str:
         # As `run` starts them, with their record, which is there by now.
-        for step in (steps.start_addons(work.setup, "", obsolete.with_record), *work.launched):
-            _note(work, work.setup.first, step)
-        work.setup.runtime.registered()
+        for step in (bootstrap.start_addons(work.context, "", obsolete.with_record), *work.launched):
+            _note(work, work.spec.first, step)
+        work.resolved.runtime.registered()
         write(work.kubectl, dataclasses.replace(work.move, state=DONE))
         return _tidy(work) if work.move.kind == UPGRADE else ""
 
@@ -776,19 +768,18 @@ def _end(work: Work, after: str) -> Step:
 
 def _tidy(work: Work) -> str:
     """Take out of the registries what neither this image, nor the one before it, nor an application has."""
-    setup = work.setup
-    if setup.elsewhere is not None:
+    if work.spec.elsewhere is not None:
         return ""
     try:
-        former = cloudimage.read(setup.store, work.move.before.digest)
-        sets = [setup.images, *(image.images for image in former.platforms), records.union(work.apps, setup.store)]
-        wanted = [registry.layout(setup.store, images) for images in sets]
+        former = cloudimage.read(work.spec.store, work.move.before.digest)
+        sets = [work.resolved.images, *(image.images for image in former.platforms), records.union(work.apps, work.spec.store)]
+        wanted = [registry.layout(work.spec.store, images) for images in sets]
     except StoreError as error:
         # What cannot be known to be of no use stays.
         log.debug(f"the registries are left as they are: {error.message}")
         return ""
     paths = {path for layout in wanted for path in (*layout.blobs, *layout.links)}
-    gone = each(setup.registries, lambda node: _remove_others(node, paths))
+    gone = each(work.spec.registries, lambda node: _remove_others(node, paths))
     return f"{max(gone, default=0)} files of older images removed"
 
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import shlex
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from harness import cloudimage
@@ -14,7 +14,6 @@ from harness.clusterfile import Clusterfile, Hook, Phase
 from harness.errors import StoreError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
 from harness.kubefile import version_range
-from harness.lifecycle import steps
 from harness.lifecycle.apps import install, obsolete
 from harness.lifecycle.apps.target import Where
 from harness.lifecycle.cluster import lease
@@ -22,7 +21,8 @@ from harness.lifecycle.cluster import request as clusterfiles
 from harness.lifecycle.cluster.record import GET, ClusterRecord
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.provision import registry, rootfs
-from harness.lifecycle.steps import hooks, labels
+from harness.lifecycle.steps import bootstrap, hooks, labels, launch, preparation, record, registries, wait
+from harness.lifecycle.steps.context import NETWORK_MANIFEST, RUNTIMES, ClusterContext, ClusterSpec
 from harness.nodes import Login, Machine
 from harness.nodes.ssh import SshConnections
 from harness.oci.store import Store
@@ -96,8 +96,11 @@ class Summary:
     """Bytes that went from here to the machines, together."""
 
 
-def prepare(options: Options, store: Store, *, home: Path | None = None) -> steps.Setup:
-    """Read and check what was asked for; nothing is touched. Raises UsageError, InputError or StoreError."""
+def prepare(options: Options, store: Store, *, home: Path | None = None, previous: Clusterfile | None = None) -> ClusterContext:
+    """Read and check the request; nothing is touched. ``previous`` is the one before it, of a cluster that exists.
+
+    Raises UsageError, InputError or StoreError.
+    """
     from harness.trust import policy  # here: its cryptography is slow to load, and all verbs of clusters come past this file
 
     if not options.masters:
@@ -108,7 +111,7 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
         raise UsageError(f"{', '.join(twice)} given twice", hint="a machine is a master or a node, once")
     if len(options.masters) % 2 == 0:
         raise UsageError(f"{len(options.masters)} masters", hint="etcd needs an odd number: 1, 3 or 5")
-    steps.check_env(options.env)
+    clusterfiles.check_env(options.env)
     image = cloudimage.read(store, options.image)
     policy.admit(store, options.image, image.digest)
     check_image(image, options.image)
@@ -118,15 +121,15 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
     found = options.clusterfile or clusterfiles.described(
         options.name, options.image, options.masters, options.nodes, options.env, options.host_env, options.commands
     )
-    launch = options.commands
-    if launch is None and options.clusterfile:
-        launch = clusterfiles.launch(options.clusterfile, image.platforms[0].info)
+    commands = options.commands
+    if commands is None and options.clusterfile:
+        commands = clusterfiles.launch(options.clusterfile, image.platforms[0].info)
     if found.cluster is not None:
         # As the store calls it, however it was named: a later one is compared with it.
         found = dataclasses.replace(found, cluster=dataclasses.replace(found.cluster, image=image.name or image.digest))
     state = ClusterState.of(options.name, home)
     ssh = SshConnections(state.folder, (*options.masters, *options.nodes))
-    return steps.Setup(
+    spec = ClusterSpec(
         name=options.name,
         image=image,
         store=store,
@@ -136,14 +139,16 @@ def prepare(options: Options, store: Store, *, home: Path | None = None) -> step
         env=dict(options.env),
         host_env=options.host_env,
         app_env=options.app_env,
-        launch=launch,
+        launch=commands,
         clusterfile=found,
+        previous=previous,
         state=state,
         edit=options.edit,
         elsewhere=options.elsewhere,
         timeout=options.timeout,
         skip_checks=options.skip_checks,
     )
+    return ClusterContext(spec)
 
 
 def check_image(image: cloudimage.CloudImage, name: str) -> None:
@@ -163,59 +168,55 @@ def check_image(image: cloudimage.CloudImage, name: str) -> None:
             f"{name} brings Kubernetes {info.kubernetes}, and is made for {info.kube_version}",
             hint="build it FROM another base image, or with another KUBEVERSION",
         )
-    if image.platforms[0].info.runtime not in steps.RUNTIMES:
+    if image.platforms[0].info.runtime not in RUNTIMES:
         raise StoreError(f"{name} wants the runtime {image.platforms[0].info.runtime}", hint="a newer slipway may know it")
 
 
 def check_network(store: Store, image: cloudimage.CloudImage, name: str) -> None:
     """Raises StoreError for an image without a pod network: no node of it would ever become Ready."""
-    if not steps.brings_network(store, image.platforms[0]):
+    if not preparation.brings_network(store, image.platforms[0]):
         raise StoreError(
             f"{name} brings no pod network: its nodes would never be Ready",
-            hint=f"build an image FROM it with {steps.NETWORK_MANIFEST} or CNI, or its base with NETWORK=flannel",
+            hint=f"build an image FROM it with {NETWORK_MANIFEST} or CNI, or its base with NETWORK=flannel",
         )
 
 
-def plan(setup: steps.Setup) -> list[Step]:
-    """What will be done, in the order in which it is shown; much of it happens at the same time."""
-    found = hooks.of(setup)
-    recipe = with_hooks(setup, bring_up(setup), found)
-    recipe += labels.step(setup, recipe[-1].id)
+def plan(context: ClusterContext, begin: Callable[[], object] = lambda: None) -> list[Step]:
+    """What will be done, in the order in which it is shown; much of it happens at the same time. ``begin``: see ``preparation.connect``."""
+    found = hooks.of(context.spec)
+    names = hooks.host_names(found, hooks.NAMING)
+    recipe = with_hooks(context, cluster_steps(context, names, begin), found, names)
+    recipe += labels.step(context, recipe[-1].id)
     for phase in hooks.AFTER_NODES:
-        recipe += hooks.at(setup, found, phase, (recipe[-1].id,))
-    return [*recipe, *launching(setup, found, recipe[-1].id)]
+        recipe += hooks.at(context, found, phase, (recipe[-1].id,))
+    return [*recipe, *launching(context, found, recipe[-1].id)]
 
 
-def launching(setup: steps.Setup, found: Sequence[Hook], after: str) -> list[Step]:
+def launching(context: ClusterContext, found: Sequence[Hook], after: str) -> list[Step]:
     """From nodes that are ready to a cluster that runs its applications and knows what it runs."""
-    commands = setup.main.info.launch if setup.launch is None else setup.launch
-    recipe = hooks.at(setup, found, Phase.PRE_LAUNCH, (after,))
-    recipe += steps.launch_commands(setup, tuple(commands), "launch", recipe[-1].id if recipe else after)
-    recipe += hooks.at(setup, found, Phase.POST_LAUNCH, (recipe[-1].id if recipe else after,))
-    recipe.append(steps.wait_for_workloads(setup, recipe[-1].id if recipe else after, launched=bool(commands)))
-    recipe.append(steps.record(setup, "wait-for-workloads"))
+    commands = context.spec.info.launch if context.spec.launch is None else context.spec.launch
+    recipe = hooks.at(context, found, Phase.PRE_LAUNCH, (after,))
+    recipe += launch.launch_commands(context, tuple(commands), "launch", recipe[-1].id if recipe else after)
+    recipe += hooks.at(context, found, Phase.POST_LAUNCH, (recipe[-1].id if recipe else after,))
+    recipe.append(wait.wait_for_workloads(context, recipe[-1].id if recipe else after, launched=bool(commands)))
+    recipe.append(record.record(context, "wait-for-workloads"))
     return recipe
 
 
 def with_hooks(
-    setup: steps.Setup,
+    context: ClusterContext,
     recipe: Sequence[Step],
     found: Sequence[Hook],
+    names: Mapping[str, str],
     phases: Sequence[Phase] = hooks.BEFORE_NODES,
-    among: Collection[str] | None = None,
 ) -> list[Step]:
-    """The steps from bare machines to nodes, with the hooks that come before there are nodes between them.
-
-    ``among`` are the addresses of those that join; None when all make a cluster.
-    """
-    names = hooks.host_names(found, {Phase.ORIGINALLY, *hooks.BEFORE_NODES, Phase.PRE_JOIN})
-    setup.host_names = names
-    early = [*hooks.set_names(setup, names, "check-machines")]
-    early += hooks.at(setup, found, Phase.ORIGINALLY, (early[-1].id if early else "check-machines",), among=among)
+    """The steps from bare machines to nodes, with the hooks that come before there are nodes between them."""
+    early = [*hooks.set_names(context, names, "check-machines")]
+    early += hooks.at(context, found, Phase.ORIGINALLY, (early[-1].id if early else "check-machines",), among=context.joining)
     recipe = _between(recipe, early, ("send-images", "unpack-rootfs", "start-registry"))
     late: list[Step] = []
     for phase in phases:
-        late += hooks.at(setup, found, phase, (late[-1].id,) if late else ("send-rootfs", "send-rendered"), among=among)
+        late += hooks.at(context, found, phase, (late[-1].id,) if late else ("send-rootfs", "send-rendered"), among=context.joining)
     if late:
         # Its files are rendered: hooks may read them.
         ids = [step.id for step in recipe]
@@ -235,87 +236,90 @@ def _between(recipe: Sequence[Step], added: Sequence[Step], before: Collection[s
     return [*recipe[:first], *added, *waiting]
 
 
-def bring_up(setup: steps.Setup) -> list[Step]:
-    """From bare machines to a cluster whose nodes are ready; nothing of the applications is launched yet."""
-    info = setup.main.info
+def cluster_steps(
+    context: ClusterContext, names: Mapping[str, str] | None = None, begin: Callable[[], object] = lambda: None
+) -> list[Step]:
+    """From bare machines, which get ``names``, to a cluster whose nodes are ready; nothing of the applications is launched yet."""
+    spec, info = context.spec, context.spec.info
     network = [app for app in info.apps if app.name in info.cluster_apps]
     recipe = [
-        steps.connect(setup),
-        steps.check_machines(setup),
-        *([steps.send_images(setup)] if setup.elsewhere is None else []),
-        steps.unpack_rootfs(setup),
-        steps.make_keys(setup),
-        steps.send_rootfs(setup),
-        steps.set_up_machines(setup),
-        steps.start_containerd(setup),
-        steps.start_registry(setup),
-        *([steps.start_balancers(setup)] if setup.workers or len(setup.masters) > 3 else []),
-        steps.start_kubelets(setup),
-        steps.certify_masters(setup),
-        steps.fetch_images(setup),
-        steps.send_rendered(setup),
-        steps.start_masters(setup),
-        steps.wait_for_api(setup),
-        steps.finish_cluster(setup),
-        steps.welcome_masters(setup),
+        preparation.connect(context, begin),
+        preparation.check_machines(context, names or {}),
+        *([registries.send_images(context)] if spec.elsewhere is None else []),
+        preparation.unpack_rootfs(context),
+        preparation.make_keys(context),
+        preparation.send_rootfs(context),
+        preparation.set_up_machines(context),
+        preparation.start_containerd(context),
+        registries.start_registry(context),
+        *([registries.start_balancers(context)] if spec.workers or len(spec.masters) > 3 else []),
+        bootstrap.start_kubelets(context),
+        bootstrap.certify_masters(context),
+        registries.fetch_images(context),
+        preparation.send_rendered(context),
+        bootstrap.start_masters(context),
+        bootstrap.wait_for_api(context),
+        bootstrap.finish_cluster(context),
+        bootstrap.welcome_masters(context),
     ]
     early = [command for app in network for command in app.commands]
-    recipe += steps.launch_commands(setup, tuple(early), "cluster-app", "welcome-masters")
-    recipe.append(steps.start_addons(setup, recipe[-1].id, obsolete.with_record))
-    recipe.append(steps.wait_for_nodes(setup, recipe[-1].id))
+    recipe += launch.launch_commands(context, tuple(early), "cluster-app", "welcome-masters")
+    recipe.append(bootstrap.start_addons(context, recipe[-1].id, obsolete.with_record))
+    recipe.append(wait.wait_for_nodes(context, recipe[-1].id))
     return recipe
 
 
 def run(options: Options, store: Store, *, home: Path | None = None) -> Summary:
     """Make the cluster. The same call after a kill or a failure finishes what was begun and repeats nothing that is done."""
     started = time.monotonic()
-    setup = prepare(options, store, home=home)
-    with setup.state.lock(), setup.ssh, store.shared_lease(), contextlib.ExitStack() as stack:
-        setup.claim = lambda: _begin(setup, stack)
-        execute(plan(setup))
+    context = prepare(options, store, home=home)
+    spec = context.spec
+    with spec.state.lock(), spec.ssh, store.shared_lease(), contextlib.ExitStack() as stack:
+        execute(plan(context, lambda: _begin(context, stack)))
     # Of the file's own; what is there already is found to be there.
     for document in options.clusterfile.apps if options.clusterfile else ():
         request = install.Request(document, by_file=True, elsewhere=options.elsewhere, timeout=options.timeout)
-        install.install(request, Where(setup.name), store, home=home)
+        install.install(request, Where(spec.name), store, home=home)
     return Summary(
-        name=setup.name,
-        image=setup.image.name or setup.image.digest,
-        digest=setup.image.digest,
-        kubernetes=setup.facts.kubernetes,
-        masters=tuple(node.name for node in setup.masters),
-        nodes=tuple(node.name for node in setup.workers),
-        kubeconfig=setup.state.kubeconfig,
+        name=spec.name,
+        image=spec.image.name or spec.image.digest,
+        digest=spec.image.digest,
+        kubernetes=context.resolved.kubernetes.kubernetes,
+        masters=tuple(node.name for node in spec.masters),
+        nodes=tuple(node.name for node in spec.workers),
+        kubeconfig=spec.state.kubeconfig,
         seconds=time.monotonic() - started,
-        sent=setup.ssh.sent,
+        sent=spec.ssh.sent,
     )
 
 
-def _begin(setup: steps.Setup, stack: contextlib.ExitStack) -> None:
-    """Be the only one at work. Raises UsageError when somebody else is, or when the cluster is there and has other machines."""
-    stack.enter_context(lease.claimed(setup.masters, setup.name))
+def _begin(context: ClusterContext, stack: contextlib.ExitStack) -> None:
+    """Claim the machines. Raises UsageError when another process has, or when the cluster exists and has other machines."""
+    spec = context.spec
+    stack.enter_context(lease.claimed(spec.masters, spec.name))
     ask = f"{KUBECTL} --request-timeout=5s {' '.join(GET)}"
-    ours = f'set -- $(cat {rootfs.MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(setup.name)} ] && {ask}'
-    asked = setup.first.run(ours, check=False, timeout=30)
+    ours = f'set -- $(cat {rootfs.MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(spec.name)} ] && {ask}'
+    asked = spec.first.run(ours, check=False, timeout=30)
     if not asked.ok:
         return  # nothing is there, or nothing that was finished
-    record = ClusterRecord.of(asked.stdout, setup.first.name)
-    stored = record.clusterfile.cluster
-    there = {*record.masters, *record.nodes}
-    if record.digest not in ("", setup.image.digest):
+    known = ClusterRecord.of(asked.stdout, spec.first.name)
+    stored = known.clusterfile.cluster
+    there = {*known.masters, *known.nodes}
+    if known.digest not in ("", spec.image.digest):
         raise UsageError(
-            f"the cluster {setup.name} is there, and runs {record.image} {record.digest[7:19]}",
-            hint=f"slipway upgrade brings it to another image, and slipway delete {setup.name} ends it",
+            f"the cluster {spec.name} is there, and runs {known.image} {known.digest[7:19]}",
+            hint=f"slipway upgrade brings it to another image, and slipway delete {spec.name} ends it",
         )
-    if stored and stored.profile != setup.profile_name:
+    if stored and stored.profile != spec.profile_name:
         made = f"with the profile {stored.profile}" if stored.profile else "without a profile"
         hint = f"--profile {stored.profile}" if stored.profile else "leave --profile out; a new cluster can have one"
-        raise UsageError(f"the cluster {setup.name} is there, and was made {made}", hint=hint)
-    wanted = {node.address for node in setup.nodes}
+        raise UsageError(f"the cluster {spec.name} is there, and was made {made}", hint=hint)
+    wanted = {node.address for node in spec.nodes}
     if there and there != wanted:
         more, fewer = " ".join(sorted(wanted - there)), " ".join(sorted(there - wanted))
         parts = [*([f"{more} is not in it"] if more else []), *([f"{fewer} is, and is not named"] if fewer else [])]
         raise UsageError(
-            f"the cluster {setup.name} has other machines: {'; '.join(parts)}",
-            hint=f"slipway join {setup.name} and slipway remove {setup.name} change that, and slipway apply does what differs",
+            f"the cluster {spec.name} has other machines: {'; '.join(parts)}",
+            hint=f"slipway join {spec.name} and slipway remove {spec.name} change that, and slipway apply does what differs",
         )
-    steps.see_what_ails(setup)
+    wait.record_unready_workloads(context)

@@ -17,9 +17,8 @@ from harness.clusterfile import hooks as values
 from harness.clusterfile.diff import difference
 from harness.errors import CheckError, InputError, NodeError, SlipwayError, StoreError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
-from harness.lifecycle import join, rolling_update, run, steps
+from harness.lifecycle import join, rolling_update, run
 from harness.lifecycle.apps import records
-from harness.lifecycle.checks.preflight import gather
 from harness.lifecycle.cluster import access, lease, membership, missing_secrets, request
 from harness.lifecycle.cluster import change as moves
 from harness.lifecycle.cluster.change import RUNNING, UPGRADE, Move, Version
@@ -28,7 +27,8 @@ from harness.lifecycle.kube import drain, readiness
 from harness.lifecycle.plan import execute
 from harness.lifecycle.provision import ipvs, rootfs
 from harness.lifecycle.rolling_update import Work
-from harness.lifecycle.steps import hooks
+from harness.lifecycle.steps import hooks, preparation
+from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
 from harness.nodes import Machine, each, together
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshConnections, SshNode
@@ -97,7 +97,7 @@ def carry_out(work: Work) -> Changed:
     move, found = work.move, work.found
     nothing = move.before == move.after and not work.resumed
     if not nothing:
-        with found.state.lock(), lease.held(found.first, found.state.name), work.setup.store.shared_lease():
+        with found.state.lock(), lease.held(found.first, found.state.name), work.spec.store.shared_lease():
             try:
                 execute(rolling_update.plan(work), work.journal)
             except SlipwayError as error:
@@ -125,7 +125,7 @@ def prepared(
 ) -> Iterator[Work]:
     """Read what the cluster keeps about itself, and make up what is to be done; nothing is touched."""
     options, store = options or Options(), store or Store.default()
-    steps.check_env(options.env)
+    request.check_env(options.env)
     wanted = readable(store, image)
     with ExitStack() as stack:
         with log.step("read what the cluster keeps about itself"):
@@ -253,9 +253,10 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: Options, st
     known = missing_secrets.kept(recorded, options.env)
     kubectl = NodeKubectl(found.first, tuple(node for node in found.masters if node is not found.first))
     configuration = rolling_update.kubernetes(kubectl)
-    setup = _setup(found, image, known, configuration, options, store)
-    tree = rootfs.tree(store, setup.main)
-    info = setup.main.info
+    apps = records.listed(kubectl)
+    context = _context(found, image, known, configuration, options, store, apps)
+    main = context.resolved.main
+    tree, info = rootfs.tree(store, main), main.info
     chosen = request.launch(known.usable, info) if not known.faults else None
     launch = info.launch if chosen is None else chosen
     found_hooks = values.merged(hooks.of_image(tree), known.usable.hooks)
@@ -263,13 +264,12 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: Options, st
     faults = [*known.faults, *missing_secrets.mentioned(known.lost, tree, known.usable, launch)]
     if faults:
         raise InputError(faults)
-    setup.launch = launch
     nodes = readiness.of_kind(readiness.get(kubectl, "nodes"), "Node")
     addresses = {name: address for address, name in found.names.items()}
     last = moves.read(kubectl)
     return Work(
         found=found,
-        setup=setup,
+        context=context,
         hooks=found_hooks,
         launch=tuple(launch),
         move=move,
@@ -279,7 +279,7 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: Options, st
             for node in nodes
             if node["metadata"]["name"] in addresses
         },
-        apps=records.listed(kubectl),
+        apps=apps,
         batch=batch_of(len(found.workers), options.batch),
         force=options.force,
         drain_timeout=options.drain_timeout,
@@ -313,9 +313,15 @@ def require_same(found: Clusterfile, given: Clusterfile) -> None:
         )
 
 
-def _setup(
-    found: Gathered, image: CloudImage, known: missing_secrets.Kept, configuration: Mapping[str, object], options: Options, store: Store
-) -> steps.Setup:
+def _context(
+    found: Gathered,
+    image: CloudImage,
+    known: missing_secrets.Kept,
+    configuration: Mapping[str, object],
+    options: Options,
+    store: Store,
+    apps: Sequence[records.Installed],
+) -> ClusterContext:
     record = found.record
     networking = configuration.get("networking")
     networks = networking if isinstance(networking, Mapping) else {}
@@ -327,28 +333,27 @@ def _setup(
     env = {**request.env(known.usable), **options.env}
     # The networks of a cluster that runs stay, whatever another image would choose.
     env |= {name: str(networks[key]) for name, key in (("PodCIDR", "podSubnet"), ("SvcCIDR", "serviceSubnet")) if networks.get(key)}
-    setup = steps.Setup(
+    spec = ClusterSpec(
         name=found.state.name,
         image=image,
         store=store,
         ssh=found.ssh,
+        state=found.state,
         masters=found.masters,
         workers=found.workers,
+        clusterfile=whole,
         env=env,
         host_env=request.host_env(known.usable),
         app_env=request.app_env(known.usable),
-        state=found.state,
         edit=request.edit(known.usable) if not known.faults else None,
         elsewhere=join.AsThere.of(found.first) if record.registry == "elsewhere" else None,
         timeout=options.timeout,
-        clusterfile=whole,
-        holders=None if record.registry == "elsewhere" else membership.holders(found),
+        registry_hosts=None if record.registry == "elsewhere" else membership.holders(found),
         proxy_mode=membership.proxy_mode(NodeKubectl(found.first)),
         added_names=tuple(str(name) for name in names or ()),
+        app_domains=tuple(sorted({domain for app in apps for domain in app.domains})),
     )
-    facts = gather.gather(found.members)
-    setup.machines = {node.address: dataclasses.replace(one, host=found.name(node)) for node, one in zip(found.members, facts, strict=True)}
-    setup.balancing = ipvs.as_it_is(ipvs.ask(setup.nodes))
-    installed = records.listed(NodeKubectl(found.first))
-    setup.app_domains = tuple(sorted({domain for app in installed for domain in app.domains}))
-    return setup
+    context = ClusterContext(spec)
+    machines = preparation.machine_facts(found.members, {node.address: found.name(node) for node in found.members})
+    context.resolve(ResolvedCluster(spec, ClusterFacts(machines, ipvs.as_it_is(ipvs.ask(spec.nodes)))))
+    return context

@@ -24,7 +24,6 @@ from harness.clusterfile import hooks as values
 from harness.clusterfile.parse import image_hooks
 from harness.errors import CheckError, Fault, InputError, SlipwayError, StoreError, UsageError
 from harness.kubefile import version_range
-from harness.lifecycle import steps
 from harness.lifecycle.apps import launch as launched
 from harness.lifecycle.apps import records, tracking
 from harness.lifecycle.apps import target as targets
@@ -34,6 +33,9 @@ from harness.lifecycle.cluster import request as clusterfiles
 from harness.lifecycle.kube import readiness
 from harness.lifecycle.plan import Journal, Step, digest, execute
 from harness.lifecycle.provision import distribution, registry, rootfs
+from harness.lifecycle.steps import preparation
+from harness.lifecycle.steps.context import ClusterContext
+from harness.lifecycle.steps.launch import launch_title
 from harness.nodes import Node, each
 from harness.nodes.files import Files, add, install_files, read_files, tar_stream
 from harness.oci.model import OCI_INDEX, Platform, canonical_json
@@ -238,7 +240,7 @@ def make(target: Target, request: Request, image: CloudImage, store: Store) -> W
     request = request.over(before) if before else request
     document = request.document
     records.check_parts(image, document.launch or ())
-    steps.check_env(document.env)
+    clusterfiles.check_env(document.env)
     check_version(image, target.kubernetes)
     commands = clusterfiles.launch(request.effective, image.platforms[0].info)
     record = Installed(
@@ -294,9 +296,7 @@ def hooks_of(tree: Path) -> tuple[Hook, ...]:
 
 
 def _check_platforms(work: Work) -> None:
-    missing = sorted(
-        {str(platform) for platform in work.target.platforms.values() if not records.of_platforms(work.image, [platform])}
-    )  # fmt: skip
+    missing = sorted({str(platform) for platform in work.target.platforms.values() if not records.of_platforms(work.image, [platform])})
     if missing:
         log.warning(f"{work.record.image} is not made for {', '.join(missing)}: its pods cannot run on those nodes")
 
@@ -513,7 +513,7 @@ def _launch(work: Work, after: str) -> list[Step]:
             return digest(work.generation, number, command)
 
         step = _id(work, f"launch-{number}")
-        made.append(Step(step, steps.launch_title(command), action, (work.target.first,), after_all=_all(work, after), inputs=inputs))
+        made.append(Step(step, launch_title(command), action, (work.target.first,), after_all=_all(work, after), inputs=inputs))
         after = step
     return made
 
@@ -607,27 +607,26 @@ def _record(work: Work) -> Step:
 # ---- a cluster that was made anew -------------------------------------------------------------------------------------
 
 
-def bring_back(setup: steps.Setup, after: str) -> Step:
+def bring_back(context: ClusterContext, after: str) -> Step:
     """The images of applications for registries that are new, in a cluster whose records say which it has: a backup brought them."""
+    spec = context.spec
+
+    def tell(node: Node, domains: Sequence[str]) -> None:
+        files = preparation.machine_files(context.resolved, node, domains)
+        install_files(node, {path: file for path, file in files.items() if path.startswith(_CERTS_D)})
+
+    def stock(node: Node, wanted: registry.Layout) -> None:
+        context.exchange.bring(node, wanted.name, lambda: registry.parcel(spec.store, wanted))
+        registry.name(node, spec.store, wanted)
 
     def action() -> str:
-        found = records.listed(setup.kubectl)
+        found = records.listed(context.kubectl)
         if not found:
             return "none"
-        setup.app_domains = tuple(sorted({domain for app in found for domain in app.domains}))
-        each(setup.nodes, lambda node: install_files(node, _where_images_are(setup, node)))
-        if setup.elsewhere is None:
-            wanted = registry.layout(setup.store, records.union(found, setup.store))
-            each(setup.registries, lambda node: _stock(setup, node, wanted))
+        each(spec.nodes, lambda node: tell(node, [domain for app in found for domain in app.domains]))
+        if spec.elsewhere is None:
+            wanted = registry.layout(spec.store, records.union(found, spec.store))
+            each(spec.registries, lambda node: stock(node, wanted))
         return ", ".join(app.name for app in found)
 
     return Step("bring-back-applications", "bring the images of applications", action, after=(after,))
-
-
-def _where_images_are(setup: steps.Setup, node: Node) -> Files:
-    return {path: file for path, file in steps.machine_files(setup, node).items() if path.startswith(_CERTS_D)}
-
-
-def _stock(setup: steps.Setup, node: Node, wanted: registry.Layout) -> None:
-    setup.exchange.bring(node, wanted.name, lambda: registry.parcel(setup.store, wanted))
-    registry.name(node, setup.store, wanted)

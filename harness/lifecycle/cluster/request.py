@@ -8,6 +8,7 @@ import difflib
 import itertools
 import os
 import posixpath
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from harness.clusterfile import (
     LocalRegistry,
     Password,
     SshSettings,
+    validators,
 )
 from harness.clusterfile import environment as environments
 from harness.clusterfile.config import apply_configs
@@ -306,6 +308,17 @@ def _warn(clusterfile: Clusterfile) -> None:
 def env(clusterfile: Clusterfile) -> dict[str, str]:
     """Return the environment of all nodes, with the networks and the SANs."""
     return environments.environment({}, clusterfile, {})
+
+
+def check_env(env: Mapping[str, str]) -> None:
+    """Raise InputError for names that no environment variable can have."""
+    faults = [
+        Fault(f"-e {name}", "is not a name for a variable", "use letters, digits and _")
+        for name in env
+        if not re.fullmatch(validators.ENV_NAME, name)
+    ]
+    if faults:
+        raise InputError(faults)
 
 
 def host_env(clusterfile: Clusterfile) -> dict[str, dict[str, str]]:

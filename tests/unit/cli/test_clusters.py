@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from harness.cli import clusters
-from harness.cli.options import ClusterSpec, SiteAccess, Ssh
+from harness.cli.options import ClusterFlags, SiteAccess, Ssh
 from harness.errors import UsageError
 
 
 def test_options_describe_a_cluster() -> None:
-    spec = ClusterSpec(image="web", masters=["10.0.0.1-10.0.0.3"], nodes=["10.0.0.9"], cluster="shop", env=["A=b"])
+    spec = ClusterFlags(image="web", masters=["10.0.0.1-10.0.0.3"], nodes=["10.0.0.9"], cluster="shop", env=["A=b"])
     options, _ = clusters.wanted(spec, Ssh(user="ops", port=2222), SiteAccess(), timeout=30)
     assert [machine.address for machine in options.masters] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert {(machine.login.user, machine.login.port) for machine in (*options.masters, *options.nodes)} == {("ops", 2222)}

@@ -110,10 +110,10 @@ def test_another_image_is_handed_on_with_all_that_the_clusterfile_says(store: St
     build(store)
     asked: list[tuple[Any, ...]] = []
     monkeypatch.setattr(upgrade, "upgrade", lambda *words, **_: asked.append(words))
-    setup = prepared(store, 1, 1)
+    context = prepared(store, 1, 1)
     wanted = effective(parse(CLUSTER, "Clusterfile"), Given(env={"Port": "81"}))
-    there: Any = There(setup.first, wanted, "sha256:1")
-    apply._carry_out(Work(image="web:2"), run.Options("web:2", (), clusterfile=wanted), there, setup, [], store)
+    there: Any = There(context.spec.first, wanted, "sha256:1")
+    apply._carry_out(Work(image="web:2"), run.Options("web:2", (), clusterfile=wanted), there, context, [], store)
     ((name, image, options),) = asked
     assert (name, image, [machine.address for machine in options.via]) == ("default", "web:2", ["10.0.0.1"])
     assert options.clusterfile.cluster.env == {"Port": "81", "Password": "hunter2"}
@@ -139,11 +139,11 @@ def test_only_what_depends_on_changed_files_is_launched_again(store: Store) -> N
 
     def launched(text: str) -> dict[str, str]:
         options = run.Options.of(effective(parse(CLUSTER + text, "Clusterfile"), Given()))
-        setup = prepared(store, 1, 1, **{field.name: getattr(options, field.name) for field in dataclasses.fields(options)})
-        setup.runtime._pki = type("Keys", (), {"identity": "one"})()  # type: ignore[attr-defined]
-        recipe = apply.here(setup)
+        context = prepared(store, 1, 1, **{field.name: getattr(options, field.name) for field in dataclasses.fields(options)})
+        context.resolved.runtime._pki = type("Keys", (), {"identity": "one"})()  # type: ignore[attr-defined]
+        recipe = apply.here(context)
         check(recipe)
-        return {step.id: step.inputs(setup.first) for step in recipe if step.id.startswith("launch") and step.inputs}
+        return {step.id: step.inputs(context.spec.first) for step in recipe if step.id.startswith("launch") and step.inputs}
 
     text = CONFIG.replace("etc/values.yaml", "etc/a.yaml")
     one, two = launched(text % 1), launched(text % 2)

@@ -440,4 +440,4 @@ def test_run_refuses_before_it_touches_anything(
         run.prepare(options, store, home=tmp_path / "clusters")
     assert not (tmp_path / "clusters").exists()
     signature.sign(LocalReferrers(store, Reference.parse("web")), image.digest, key)
-    assert run.prepare(options, store, home=tmp_path / "clusters").image.digest == image.digest
+    assert run.prepare(options, store, home=tmp_path / "clusters").spec.image.digest == image.digest
