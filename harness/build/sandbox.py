@@ -22,6 +22,7 @@ from harness.errors import BuildError, CheckError, CommandError
 from harness.host import docker, liveness, tools
 from harness.lifecycle import run
 from harness.lifecycle.checks.facts import release
+from harness.lifecycle.cluster import request
 from harness.lifecycle.kube import readiness
 from harness.lifecycle.plan import execute
 from harness.lifecycle.provision import node_files, registry
@@ -194,15 +195,10 @@ def container(plan: SandboxPlan, sources: Sequence[Source], store: Store, builde
         gateway = str(next(iter(node.attrs["NetworkSettings"]["Networks"].values()))["Gateway"] or _gateway(client, node))
         proxy = stack.enter_context(Proxy(sources, store, host=gateway))
         image = cloudimage.write(store, [_with_network(plan, store)])
-        options = run.Options(
-            image=image.digest,
-            masters=group.masters,
-            name=f"build-{name}",
-            env=plan.image.info.env,
-            elsewhere=registry.Anything(proxy.hosts_toml(gateway)),
-        )
+        wanted = request.of_machines(f"build-{name}", image.digest, group.masters, env=plan.image.info.env)
+        options = run.RunOptions(elsewhere=registry.Anything(proxy.hosts_toml(gateway)))
         with log.step("make a container node a cluster of the image") as shown:
-            context = run.prepare(options, store, home=work)
+            context = run.prepare(wanted, store, options, home=work)
             try:
                 with context.spec.ssh:
                     execute(run.cluster_steps(context))

@@ -117,9 +117,10 @@ def _pre(spec: ClusterFlags, file: str | None, ssh: Ssh, skip: Sequence[str] | N
         if not spec.masters and not spec.nodes:
             raise UsageError("no machine is named", hint="--masters 10.0.0.1 --nodes 10.0.0.2, or -f Clusterfile")
         return checking.pre(*_members(spec.masters, spec.nodes, ssh), name=spec.cluster or "default", skip=skip or ())
-    options, _ = wanted(spec, ssh, SiteAccess(), file=file)
-    prepared = running.prepare(options, Store.default())
-    return checking.pre(options.masters, options.nodes, name=options.name, spec=prepared.spec, skip=skip or ())
+    clusterfile, options, _ = wanted(spec, ssh, SiteAccess(), file=file)
+    prepared = running.prepare(clusterfile, Store.default(), options).spec
+    masters, nodes = (tuple(node.machine for node in group) for group in (prepared.masters, prepared.workers))
+    return checking.pre(masters, nodes, name=prepared.name, spec=prepared, skip=skip or ())
 
 
 def _list(pre: bool, post: bool, secured: bool, as_json: bool) -> None:

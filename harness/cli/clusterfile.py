@@ -41,8 +41,8 @@ def apply(
     as_json = wants_json(output)
     if file is None:
         raise UsageError("no Clusterfile is given", hint="slipway apply -f Clusterfile; slipway generate writes one")
-    options, bring = wanted(spec, ssh, site, file=file, timeout=timeout, skipped=skipping(skip_check))
-    found = applying.apply(options, Store.default(), plan=plan, fetch=bring)
+    clusterfile, options, bring = wanted(spec, ssh, site, file=file, timeout=timeout, skipped=skipping(skip_check))
+    found = applying.apply(clusterfile, Store.default(), options, plan=plan, fetch=bring)
     if as_json:
         print_json(_plain(found))
     elif found.made is not None:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from harness import cloudimage, log
 from harness.cloudimage import CloudImage, ImageSet
-from harness.clusterfile import Host
+from harness.clusterfile import ClusterDocument, Clusterfile
 from harness.errors import CheckError, StoreError, UsageError
-from harness.host.cluster_cache import DEFAULT_NAME
 from harness.lifecycle import delete
 from harness.lifecycle.apps import records
 from harness.lifecycle.checks.preflight import gather
@@ -40,6 +39,19 @@ _CERTS_D = "/etc/containerd/certs.d"
 
 
 @dataclasses.dataclass(frozen=True)
+class JoinOptions:
+    """What a Clusterfile does not say: settings of one join, which are not recorded."""
+
+    via: Sequence[Machine] = ()
+    """Masters of a cluster of which this machine remembers nothing."""
+    password: str | None = dataclasses.field(default=None, repr=False)
+    """For SSH; it wins over the Clusterfile's."""
+    timeout: float = 600
+    skip_checks: frozenset[str] = frozenset()
+    """Preflight checks whose failures are ignored."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Joined:
     """How it ended."""
 
@@ -59,12 +71,12 @@ class JoinWork:
     """What the steps share."""
 
     found: Gathered
+    asked: ClusterDocument
+    """The machines that are to be members, some of which may be already."""
     context: ClusterContext
-    journal: Journal
-    described: tuple[Host, ...]
-    """What is said about the new machines beyond what they are."""
     lost: frozenset[str]
     """Paths in the rootfs of files that were made of what was not kept."""
+    journal: Journal = dataclasses.field(default_factory=Journal)
     taking_in: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     """etcd takes in one member at a time."""
 
@@ -86,6 +98,11 @@ class JoinWork:
         return self.context.nodes
 
     @property
+    def already(self) -> tuple[str, ...]:
+        """Addresses of the machines that were members before."""
+        return tuple(address for address in (*self.asked.masters, *self.asked.nodes) if address not in self.joining)
+
+    @property
     def masters(self) -> tuple[SshNode, ...]:
         return self.context.selected(self.context.spec.masters)
 
@@ -95,101 +112,55 @@ class JoinWork:
         return self.found.alive(self.found.members)
 
 
-def join(
-    name: str = DEFAULT_NAME,
-    masters: Sequence[Machine] = (),
-    nodes: Sequence[Machine] = (),
-    *,
-    via: Sequence[Machine] = (),
-    hosts: Sequence[Host] = (),
-    env: Mapping[str, str] | None = None,
-    password: str | None = None,
-    store: Store | None = None,
-    timeout: float = 600,
-    skip_checks: frozenset[str] = frozenset(),
-    home: Path | None = None,
-) -> Joined:
-    """Make machines nodes of the cluster ``name``. The same call after a kill or a failure finishes what was begun.
+def join(clusterfile: Clusterfile, store: Store, options: JoinOptions | None = None, *, home: Path | None = None) -> Joined:
+    """Make the machines of a Clusterfile nodes of the cluster that it names. The same call again finishes an interrupted join.
 
-    ``via`` are masters of a cluster of which this machine remembers nothing; ``hosts`` says more about the machines, as a Clusterfile
-    does: environment, labels, taints, roles; ``env`` gives values that the cluster did not keep, since they are secret.
+    Its document Cluster may say more about the machines: environment, labels, taints, roles. Its environment gives values that the cluster
+    did not keep, since they are secret.
     Raises UsageError, StoreError when the cluster's image is not here, CheckError when machines are not fit or etcd not healthy,
     NodeError for machines that do not answer.
     """
     started = time.monotonic()
-    with prepared(
-        name, masters, nodes, via=via, hosts=hosts, env=env or {}, password=password, store=store, timeout=timeout,
-        skip_checks=skip_checks, home=home,
-    ) as work:  # fmt: skip
-        already = tuple(m.address for m in (*masters, *nodes) if m.address not in {node.address for node in work.fresh})
-        with work.found.state.lock(), lease.held(work.found.first, name), work.spec.store.shared_lease():
+    with prepared(clusterfile, store, options, home=home) as work:
+        with work.found.state.lock(), lease.held(work.found.first, work.spec.name), store.shared_lease():
             execute(plan(work), work.journal)
         return Joined(
-            name,
+            work.spec.name,
             tuple(work.resolved.member(node).name for node in work.masters),
             tuple(work.resolved.member(node).name for node in work.fresh if node not in work.masters),
-            already,
+            work.already,
             time.monotonic() - started,
             work.spec.ssh.sent,
         )
 
 
 @contextmanager
-def prepared(
-    name: str,
-    masters: Sequence[Machine],
-    nodes: Sequence[Machine],
-    *,
-    via: Sequence[Machine] = (),
-    hosts: Sequence[Host] = (),
-    env: Mapping[str, str],
-    password: str | None = None,
-    store: Store | None = None,
-    timeout: float = 600,
-    skip_checks: frozenset[str] = frozenset(),
-    home: Path | None = None,
-) -> Iterator[JoinWork]:
+def prepared(clusterfile: Clusterfile, store: Store, options: JoinOptions | None = None, *, home: Path | None = None) -> Iterator[JoinWork]:
     """Read what the cluster keeps about itself, and make up what is to be done; nothing is touched."""
-    named = [*masters, *nodes]
-    _check_named(named)
-    request.check_env(env)
+    options = options or JoinOptions()
+    asked = clusterfile.cluster
+    if asked is None or not asked.hosts:
+        raise UsageError("no machine is given", hint="slipway join NAME --nodes 192.168.0.7, or --masters for more masters")
+    masters, nodes = request.machines(clusterfile, options.password)
+    named = (*masters, *nodes)
+    request.check_once(named)
+    request.check_env(asked.env)
     with ExitStack() as stack:
         with log.step("read what the cluster keeps about itself"):
-            found = stack.enter_context(membership.gathered(name, named, via=via, password=password, home=home))
-        apps = records.listed(NodeKubectl(found.first))
-        yield _work(found, masters, nodes, env, store or Store.default(), timeout, tuple(hosts), apps, skip_checks)
+            found = stack.enter_context(membership.gathered(asked.name, named, via=options.via, password=options.password, home=home))
+        yield _work(found, asked, store, options, records.listed(NodeKubectl(found.first)))
 
 
-def _check_named(named: Sequence[Machine]) -> None:
-    if not named:
-        raise UsageError("no machine is given", hint="slipway join NAME --nodes 192.168.0.7, or --masters for more masters")
-    addresses = [machine.address for machine in named]
-    twice = sorted({address for address in addresses if addresses.count(address) > 1})
-    if twice:
-        raise UsageError(f"{', '.join(twice)} given twice", hint="a machine is a master or a node, once")
-
-
-def _work(
-    found: Gathered,
-    masters: Sequence[Machine],
-    nodes: Sequence[Machine],
-    env: Mapping[str, str],
-    store: Store,
-    timeout: float,
-    hosts: tuple[Host, ...] = (),
-    apps: Sequence[records.Installed] = (),
-    skip_checks: frozenset[str] = frozenset(),
-) -> JoinWork:
+def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOptions, apps: Sequence[records.Installed] = ()) -> JoinWork:
     """Raises StoreError when images of applications that new registries need are not here."""
-    record = found.record
+    record, env = found.record, asked.env
     image = _image(store, record.image, record.digest)
-    _check_roles(found, masters, nodes)
+    _check_roles(found, asked)
     new = {node.address: node for node in found.others}
-    new_masters = tuple(new[machine.address] for machine in masters if machine.address in new)
-    new_nodes = tuple(new[machine.address] for machine in nodes if machine.address in new)
+    new_masters, new_nodes = (tuple(new[address] for address in group if address in new) for group in (asked.masters, asked.nodes))
     _check_masters(found, new_masters)
     addresses = ([node.address for node in new_masters], [node.address for node in new_nodes])
-    kept, lost = without_secrets(membership.with_members(record.clusterfile, *addresses, hosts), env)
+    kept, lost = without_secrets(membership.with_members(record.clusterfile, *addresses, asked.hosts), env)
     elsewhere = AsThere.of(found.first) if record.registry == "elsewhere" else None
     holding = membership.holders(found)
     room = max(0, registry.MOST - len(holding))
@@ -213,8 +184,8 @@ def _work(
         app_env=request.app_env(kept),
         edit=request.edit(kept),
         elsewhere=elsewhere,
-        timeout=timeout,
-        skip_checks=skip_checks,
+        timeout=options.timeout,
+        skip_checks=options.skip_checks,
         unreachable={node.address: found.name(node) for node in found.members if node.address in found.errors},
         registry_hosts=None if elsewhere else registry_hosts,
         requires_login=membership.requires_login(found),
@@ -223,7 +194,7 @@ def _work(
         app_images=records.union(apps, store) if needs_images else ImageSet(),
         app_domains=tuple(sorted({domain for app in apps for domain in app.domains})),
     )
-    return JoinWork(found, ClusterContext(spec, joining), Journal(), hosts, lost)
+    return JoinWork(found, asked, ClusterContext(spec, joining), lost)
 
 
 def _image(store: Store, name: str, digest: str) -> CloudImage:
@@ -238,10 +209,10 @@ def _image(store: Store, name: str, digest: str) -> CloudImage:
     return image
 
 
-def _check_roles(found: Gathered, masters: Sequence[Machine], nodes: Sequence[Machine]) -> None:
-    pairs = ((masters, found.workers, "a node"), (nodes, found.masters, "a master"))
-    for machines, others, what in pairs:
-        wrong = sorted({machine.address for machine in machines} & {node.address for node in others})
+def _check_roles(found: Gathered, asked: ClusterDocument) -> None:
+    pairs = ((asked.masters, found.workers, "a node"), (asked.nodes, found.masters, "a master"))
+    for addresses, others, what in pairs:
+        wrong = sorted(set(addresses) & {node.address for node in others})
         if wrong:
             raise UsageError(
                 f"{', '.join(wrong)} is {what} of {found.state.name} already",
@@ -521,7 +492,7 @@ def _record(work: JoinWork) -> Step:
         masters = [node.address for node in work.masters]
         nodes = [node.address for node in work.fresh if node.address not in masters]
         back = [word for node in work.fresh for word in (node.address, node.name)]
-        record = membership.update(work.spec.first, masters, nodes, back=back, described=work.described)
+        record = membership.update(work.spec.first, masters, nodes, back=back, described=work.asked.hosts)
         names = {**work.found.names, **{node.address: work.resolved.member(node).name for node in work.fresh}}
         membership.remember(dataclasses.replace(work.found, names=names), record, kubeconfig_from=work.spec.first)
 

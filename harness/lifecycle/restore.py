@@ -114,7 +114,7 @@ def restore(
                 execute(_in_place(cluster, source, timeout))
         if not in_place:
             known = store or Store.default()
-            _onto_others(source, options(found, contents, image, env or {}, known, timeout), known, home)
+            _onto_others(source, wanted(found, contents, image, env or {}, known), known, timeout, home)
     return Restored(
         contents.name,
         in_place,
@@ -265,20 +265,21 @@ def _keep_access(cluster: Access, authority: bytes | None) -> None:
 # ---- other machines ---------------------------------------------------------------------------------------------------
 
 
-def _onto_others(source: _Source, wanted: run.Options, store: Store, home: Path | None) -> None:
-    context = run.prepare(wanted, store, home=home)
+def _onto_others(source: _Source, clusterfile: Clusterfile, store: Store, timeout: float, home: Path | None) -> None:
+    # Nothing is launched: objects come with the data.
+    context = run.prepare(clusterfile, store, run.RunOptions(commands=(), timeout=timeout), home=home)
     with context.spec.state.lock(), context.spec.ssh, store.shared_lease():
         execute(plan(context, source))
 
 
-def options(found: Known, contents: Contents, image: str | None, env: Mapping[str, str], store: Store, timeout: float) -> run.Options:
-    """What ``run`` would be asked for, to make the same cluster. Raises StoreError when its image is not here."""
+def wanted(found: Known, contents: Contents, image: str | None, env: Mapping[str, str], store: Store) -> Clusterfile:
+    """The Clusterfile that ``run`` would make the same cluster of. Raises StoreError when its image is not here."""
     if contents.front["image"].get("registry") == "elsewhere":
         raise UsageError(
             "the cluster took its images from a registry of the site: it can be restored onto its own masters only",
             hint="bring those up again, and delete nothing there",
         )
-    wanted = image or _image(contents, store)
+    chosen = image or _image(contents, store)
     written = parse(contents.clusterfile, "the Clusterfile of the backup", stored=True) if contents.clusterfile else Clusterfile("")
     config = contents.kubeadm
     known, lost = without_secrets(written, env)
@@ -295,26 +296,16 @@ def options(found: Known, contents: Contents, image: str | None, env: Mapping[st
     networking = config.get("networking") or {}
     wide = {"PodCIDR": networking["podSubnet"], "SvcCIDR": networking["serviceSubnet"], "CertSANs": ",".join(sans)}
     found_env = {**found_env, **env, **wide}
-    described = request.described(contents.name, wanted, found.masters, found.nodes, found_env, {}, ())
-    return run.Options(
-        image=wanted,
-        masters=found.masters,
-        nodes=found.nodes,
-        name=contents.name,
-        env=found_env,
-        app_env=request.app_env(known),
-        commands=(),
-        edit=request.edit(known),
-        timeout=timeout,
-        clusterfile=dataclasses.replace(known, cluster=_moved(known.cluster, described.cluster)),
-    )
+    described = request.of_machines(contents.name, chosen, found.masters, found.nodes, found_env)
+    return dataclasses.replace(known, cluster=_moved(known.cluster, described.cluster))
 
 
 def _moved(kept: ClusterDocument | None, here: ClusterDocument | None) -> ClusterDocument | None:
     """What was asked for, of the machines that there are now."""
     if kept is None or here is None:
         return here
-    return dataclasses.replace(kept, name=here.name, image=here.image, hosts=here.hosts, ssh=here.ssh, env=here.env)
+    # The names for certificates are in the environment, without those of the machines of before.
+    return dataclasses.replace(kept, name=here.name, image=here.image, hosts=here.hosts, ssh=here.ssh, env=here.env, cert_sans=())
 
 
 def _image(contents: Contents, store: Store) -> str:

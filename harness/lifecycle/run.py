@@ -12,72 +12,34 @@ from pathlib import Path
 from harness import cloudimage
 from harness.clusterfile import Clusterfile, Hook, Phase
 from harness.errors import StoreError, UsageError
-from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
+from harness.host.cluster_cache import ClusterState
 from harness.kubefile import version_range
 from harness.lifecycle.apps import install, obsolete
 from harness.lifecycle.apps.target import Where
-from harness.lifecycle.cluster import lease
-from harness.lifecycle.cluster import request as clusterfiles
+from harness.lifecycle.cluster import lease, request
 from harness.lifecycle.cluster.record import GET, ClusterRecord
 from harness.lifecycle.plan import Step, execute
 from harness.lifecycle.provision import registry, rootfs
 from harness.lifecycle.steps import bootstrap, hooks, labels, launch, preparation, record, registries, wait
 from harness.lifecycle.steps.context import NETWORK_MANIFEST, RUNTIMES, ClusterContext, ClusterSpec
-from harness.nodes import Login, Machine
 from harness.nodes.ssh import SshConnections
 from harness.oci.store import Store
 from harness.runtimes.kubeadm import KUBECTL
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """What ``run`` is asked to do. The first master is where applications are launched from."""
+class RunOptions:
+    """What a Clusterfile does not say: settings of one run, which are not recorded."""
 
-    image: str
-    masters: tuple[Machine, ...]
-    nodes: tuple[Machine, ...] = ()
-    name: str = DEFAULT_NAME
-    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    host_env: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
-    """By address."""
-    commands: tuple[str, ...] | None = None
-    """Launch commands instead of the image's."""
-    edit: rootfs.Edit | None = None
+    password: str | None = dataclasses.field(default=None, repr=False)
+    """For SSH; it wins over the Clusterfile's."""
     elsewhere: registry.Elsewhere | None = None
     """A registry that has every image; none is then brought along."""
+    commands: tuple[str, ...] | None = None
+    """Launch commands in place of what the Clusterfile and the image say."""
     timeout: float = 600
-    app_env: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
-    """By name of an application."""
-    clusterfile: Clusterfile | None = None
-    """All that is asked for. None: what is above is all."""
     skip_checks: frozenset[str] = frozenset()
-    """Checks of machines in spite of which it goes on."""
-    login: Login = dataclasses.field(default_factory=Login)
-    """The way into machines of which only the cluster knows."""
-
-    @classmethod
-    def of(
-        cls, found: Clusterfile, *, password: str | None = None, elsewhere: registry.Elsewhere | None = None, timeout: float = 600
-    ) -> Options:
-        """What a Clusterfile with image and machines asks for; ``password`` is the command line's. Raises InputError."""
-        cluster = found.cluster
-        if cluster is None:
-            raise UsageError(f"{found.path} has no document Cluster", hint="name image and machines in one, or on the command line")
-        masters, nodes = clusterfiles.machines(found, password)
-        return cls(
-            image=cluster.image,
-            masters=masters,
-            nodes=nodes,
-            name=cluster.name,
-            env=clusterfiles.env(found),
-            host_env=clusterfiles.host_env(found),
-            app_env=clusterfiles.app_env(found),
-            edit=clusterfiles.edit(found),
-            elsewhere=elsewhere,
-            timeout=timeout,
-            clusterfile=found,
-            login=clusterfiles.login(found, password),
-        )
+    """Preflight checks whose failures are ignored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,54 +58,57 @@ class Summary:
     """Bytes that went from here to the machines, together."""
 
 
-def prepare(options: Options, store: Store, *, home: Path | None = None, previous: Clusterfile | None = None) -> ClusterContext:
+def prepare(
+    clusterfile: Clusterfile,
+    store: Store,
+    options: RunOptions | None = None,
+    *,
+    home: Path | None = None,
+    previous: Clusterfile | None = None,
+) -> ClusterContext:
     """Read and check the request; nothing is touched. ``previous`` is the one before it, of a cluster that exists.
 
     Raises UsageError, InputError or StoreError.
     """
     from harness.trust import policy  # here: its cryptography is slow to load, and all verbs of clusters come past this file
 
-    if not options.masters:
+    options = options or RunOptions()
+    cluster = clusterfile.cluster
+    if cluster is None:
+        raise UsageError(f"{clusterfile.path} has no document Cluster", hint="name image and machines in one, or on the command line")
+    masters, nodes = request.machines(clusterfile, options.password)
+    if not masters:
         raise UsageError("no master is given", hint="--masters 192.168.0.2; `slipway nodes up` makes machines to try with")
-    addresses = [machine.address for machine in (*options.masters, *options.nodes)]
-    twice = sorted({address for address in addresses if addresses.count(address) > 1})
-    if twice:
-        raise UsageError(f"{', '.join(twice)} given twice", hint="a machine is a master or a node, once")
-    if len(options.masters) % 2 == 0:
-        raise UsageError(f"{len(options.masters)} masters", hint="etcd needs an odd number: 1, 3 or 5")
-    clusterfiles.check_env(options.env)
-    image = cloudimage.read(store, options.image)
-    policy.admit(store, options.image, image.digest)
-    check_image(image, options.image)
-    check_network(store, image, options.image)
-    for document in options.clusterfile.apps if options.clusterfile else ():
-        install.check_version(install.read(install.Request(document), store), image.platforms[0].info.kubernetes or "")
-    found = options.clusterfile or clusterfiles.described(
-        options.name, options.image, options.masters, options.nodes, options.env, options.host_env, options.commands
-    )
-    commands = options.commands
-    if commands is None and options.clusterfile:
-        commands = clusterfiles.launch(options.clusterfile, image.platforms[0].info)
-    if found.cluster is not None:
-        # As the store calls it, however it was named: a later one is compared with it.
-        found = dataclasses.replace(found, cluster=dataclasses.replace(found.cluster, image=image.name or image.digest))
-    state = ClusterState.of(options.name, home)
-    ssh = SshConnections(state.folder, (*options.masters, *options.nodes))
+    request.check_once((*masters, *nodes))
+    if len(masters) % 2 == 0:
+        raise UsageError(f"{len(masters)} masters", hint="etcd needs an odd number: 1, 3 or 5")
+    env = request.env(clusterfile)
+    request.check_env(env)
+    image = cloudimage.read(store, cluster.image)
+    policy.admit(store, cluster.image, image.digest)
+    check_image(image, cluster.image)
+    check_network(store, image, cluster.image)
+    info = image.platforms[0].info
+    for document in clusterfile.apps:
+        install.check_version(install.read(install.Request(document), store), info.kubernetes or "")
+    state = ClusterState.of(cluster.name, home)
+    ssh = SshConnections(state.folder, (*masters, *nodes))
     spec = ClusterSpec(
-        name=options.name,
+        name=cluster.name,
         image=image,
         store=store,
         ssh=ssh,
-        masters=ssh.nodes[: len(options.masters)],
-        workers=ssh.nodes[len(options.masters) :],
-        env=dict(options.env),
-        host_env=options.host_env,
-        app_env=options.app_env,
-        launch=commands,
-        clusterfile=found,
-        previous=previous,
         state=state,
-        edit=options.edit,
+        masters=ssh.nodes[: len(masters)],
+        workers=ssh.nodes[len(masters) :],
+        # With the image as the store calls it, however it was named: a later one is compared with it.
+        clusterfile=dataclasses.replace(clusterfile, cluster=dataclasses.replace(cluster, image=image.name or image.digest)),
+        previous=previous,
+        env=env,
+        host_env=request.host_env(clusterfile),
+        app_env=request.app_env(clusterfile),
+        launch=request.launch(clusterfile, info) if options.commands is None else options.commands,
+        edit=request.edit(clusterfile),
         elsewhere=options.elsewhere,
         timeout=options.timeout,
         skip_checks=options.skip_checks,
@@ -269,17 +234,17 @@ def cluster_steps(
     return recipe
 
 
-def run(options: Options, store: Store, *, home: Path | None = None) -> Summary:
+def run(clusterfile: Clusterfile, store: Store, options: RunOptions | None = None, *, home: Path | None = None) -> Summary:
     """Make the cluster. The same call after a kill or a failure finishes what was begun and repeats nothing that is done."""
     started = time.monotonic()
-    context = prepare(options, store, home=home)
+    context = prepare(clusterfile, store, options, home=home)
     spec = context.spec
     with spec.state.lock(), spec.ssh, store.shared_lease(), contextlib.ExitStack() as stack:
         execute(plan(context, lambda: _begin(context, stack)))
     # Of the file's own; what is there already is found to be there.
-    for document in options.clusterfile.apps if options.clusterfile else ():
-        request = install.Request(document, by_file=True, elsewhere=options.elsewhere, timeout=options.timeout)
-        install.install(request, Where(spec.name), store, home=home)
+    for document in clusterfile.apps:
+        wanted = install.Request(document, by_file=True, elsewhere=spec.elsewhere, timeout=spec.timeout)
+        install.install(wanted, Where(spec.name), store, home=home)
     return Summary(
         name=spec.name,
         image=spec.image.name or spec.image.digest,

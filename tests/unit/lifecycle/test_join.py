@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness import log
-from harness.clusterfile import Host
+from harness.clusterfile import ClusterDocument, Clusterfile, Host
 from harness.errors import CheckError, NodeError, StoreError, UsageError
 from harness.lifecycle import delete, join
 from harness.lifecycle import plan as planning
@@ -19,14 +19,13 @@ from harness.lifecycle.checks.preflight import gather as preflight
 from harness.lifecycle.checks.preflight.gather import MachineFacts
 from harness.lifecycle.cluster import lease, membership
 from harness.lifecycle.cluster.record import ClusterRecord
-from harness.lifecycle.join import JoinWork
+from harness.lifecycle.join import JoinOptions, JoinWork
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.provision import registry
 from harness.lifecycle.provision.registry import OfSite
 from harness.lifecycle.steps import bootstrap, preparation
 from harness.lifecycle.steps.context import ClusterContext, ClusterFacts
 from harness.lifecycle.steps.joining import JoiningCluster
-from harness.nodes import Machine
 from harness.oci.registry.config import Site
 from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
@@ -47,6 +46,11 @@ def recorded(store: Store, **changes: Any) -> ClusterRecord:
     return dataclasses.replace(record(), digest=digest, image="web", **changes)
 
 
+def asked(masters: tuple[str, ...], nodes: tuple[str, ...] = (), **keys: Any) -> ClusterDocument:
+    hosts = [Host((address,), (role,)) for role, group in (("master", masters), ("node", nodes)) for address in group]
+    return ClusterDocument("lab", "", tuple(hosts), **keys)
+
+
 def work(
     store: Store,
     tmp_path: Path,
@@ -62,7 +66,7 @@ def work(
     others: Any = tuple(StandIn(address, NAMED[address]) for address in (*masters, *nodes) if address in NAMED)
     options.setdefault("record", recorded(store))
     found = gathered(tmp_path, others=others, **options)
-    made = join._work(found, [Machine(one) for one in masters], [Machine(one) for one in nodes], env or {}, store, 600)
+    made = join._work(found, asked(masters, nodes, env=env or {}), store, JoinOptions())
     return told(made) if resolved else made
 
 
@@ -120,7 +124,7 @@ def test_images_go_to_a_new_master_only_while_fewer_than_three_have_them(store: 
     assert "send-images" not in plan(work(store, tmp_path, masters=("10.0.0.8", "10.0.0.9")))
     alone = work(store, tmp_path / "b", masters=("10.0.0.8", "10.0.0.9"), gone=(), record=without(recorded(store), "10.0.0.2", "10.0.0.3"))
     found = gathered(tmp_path / "b", masters=1, others=alone.found.others, record=alone.found.record)
-    made = join._work(found, [Machine("10.0.0.8"), Machine("10.0.0.9")], (), {}, store, 600)
+    made = join._work(found, asked(("10.0.0.8", "10.0.0.9")), store, JoinOptions())
     assert [node.address for node in plan(made)["send-images"].nodes] == ["10.0.0.8", "10.0.0.9"]
     assert "start-balancers" not in plan(made)
 
@@ -137,11 +141,10 @@ def test_a_member_does_not_change_sides(store: Store, tmp_path: Path) -> None:
         work(store, tmp_path, nodes=("10.0.0.1",))
 
 
-def test_no_machine_and_one_given_twice_are_told() -> None:
-    with pytest.raises(UsageError, match="no machine is given"):
-        join._check_named([])
-    with pytest.raises(UsageError, match=r"10\.0\.0\.9 given twice"):
-        join._check_named([Machine("10.0.0.9"), Machine("10.0.0.9")])
+def test_no_machine_and_one_given_twice_are_told(store: Store) -> None:
+    for document, message in ((asked(()), "no machine is given"), (asked(("10.0.0.9",), ("10.0.0.9",)), r"10\.0\.0\.9 given twice")):
+        with pytest.raises(UsageError, match=message), join.prepared(Clusterfile("", cluster=document), store):
+            pass
 
 
 def test_no_master_joins_while_one_does_not_answer_but_a_worker_may(store: Store, tmp_path: Path) -> None:
@@ -210,7 +213,7 @@ def test_what_is_said_about_a_new_machine_counts_and_is_kept(store: Store, tmp_p
     host = Host(("10.0.0.9",), ("node", "storage"), env={"Disk": "b"}, labels={"disk": "ssd"})
     build(store)
     found = gathered(tmp_path, others=(StandIn("10.0.0.9", "new-9"),), record=recorded(store))
-    made = join._work(found, [], [Machine("10.0.0.9")], {}, store, 600, (host,))
+    made = join._work(found, ClusterDocument("lab", "", (host,)), store, JoinOptions())
     assert made.spec.host_env["10.0.0.9"] == {"Disk": "b"}
     assert "label-nodes" in plan(made)
     cluster = membership.with_members(found.record.clusterfile, (), ["10.0.0.9"], [host]).cluster
@@ -224,13 +227,13 @@ def test_new_members_know_where_images_of_applications_are_and_those_that_hold_i
     digest = build_app(store, images=("registry.example.com/a:1",))
     found = (Installed("shop", "shop:1", digest, domains=("registry.example.com",)),)
     cluster = gathered(tmp_path, others=(StandIn("10.0.0.9", "new-9"),), record=recorded_web(store))
-    worker = join._work(cluster, [], [Machine("10.0.0.9")], {}, store, 600, apps=found)
+    worker = join._work(cluster, asked((), ("10.0.0.9",)), store, JoinOptions(), found)
     assert worker.spec.app_domains == ("registry.example.com",)
     # A worker asks those that have them: the application's image need not be here.
     assert worker.spec.app_images.images == ()
     alone = without(recorded_web(store), "10.0.0.2", "10.0.0.3")
     found_cluster = gathered(tmp_path / "b", masters=1, others=(StandIn("10.0.0.8", "new-8"), StandIn("10.0.0.9", "new-9")), record=alone)
-    master = join._work(found_cluster, [Machine("10.0.0.8"), Machine("10.0.0.9")], (), {}, store, 600, apps=found)
+    master = join._work(found_cluster, asked(("10.0.0.8", "10.0.0.9")), store, JoinOptions(), found)
     assert [image.name for image in master.spec.app_images.images] == ["registry.example.com/a:1"]
     told(master)
     assert any("repositories/registry.example.com/a/_manifests/tags/1" in path for path in master.resolved.layout.links)
@@ -409,8 +412,10 @@ def test_members_are_recorded_in_the_cluster_and_here(store: Store, tmp_path: Pa
 
     monkeypatch.setattr(membership, "update", update)
     monkeypatch.setattr(membership, "remember", lambda *given, **words: noted.append(given[0].names["10.0.0.9"]))
-    plan(work(store, tmp_path, masters=("10.0.0.8",), nodes=("10.0.0.9",)))["record"].action()
-    assert noted == [(["10.0.0.8"], ["10.0.0.9"], {"back": ["10.0.0.8", "new-8", "10.0.0.9", "new-9"], "described": ()}), "new-9"]
+    made = work(store, tmp_path, masters=("10.0.0.8",), nodes=("10.0.0.9",))
+    plan(made)["record"].action()
+    words = {"back": ["10.0.0.8", "new-8", "10.0.0.9", "new-9"], "described": made.asked.hosts}
+    assert noted == [(["10.0.0.8"], ["10.0.0.9"], words), "new-9"]
 
 
 def test_a_registry_of_the_site_is_used_as_the_others_use_it(monkeypatch: pytest.MonkeyPatch) -> None:

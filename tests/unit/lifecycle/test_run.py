@@ -7,16 +7,18 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from harness import cloudimage
 from harness.cloudimage import ImageApp, Info, PlatformImage
+from harness.clusterfile import Clusterfile
 from harness.errors import InputError, SlipwayError, StoreError, UsageError
 from harness.lifecycle import plan as planning
 from harness.lifecycle import run
+from harness.lifecycle.cluster import request
 from harness.lifecycle.steps.context import ClusterContext
 from harness.nodes import Login, Machine
 from harness.oci.layer import scan, write_layer
@@ -55,18 +57,25 @@ def machines(*addresses: str, **login: Any) -> tuple[Machine, ...]:
     return tuple(Machine(address, Login(**login)) for address in addresses)
 
 
-def options(masters: int = 1, nodes: int = 0, /, **changes: Any) -> run.Options:
-    given = {
-        "image": "web",
-        "masters": machines(*(f"10.0.0.{number + 1}" for number in range(masters))),
-        "nodes": machines(*(f"10.0.0.{number + 101}" for number in range(nodes))),
-    }
-    return run.Options(**{**given, **changes})
+def asked(masters: int = 1, nodes: int = 0, /, **changes: Any) -> Clusterfile:
+    """The request for a cluster; ``changes`` are of its machines, or of its document Cluster."""
+    if "clusterfile" in changes:
+        return cast("Clusterfile", changes["clusterfile"])
+    host_env = changes.pop("host_env", {})
+    found = request.of_machines(
+        "default",
+        "web",
+        changes.pop("masters", machines(*(f"10.0.0.{number + 1}" for number in range(masters)))),
+        changes.pop("nodes", machines(*(f"10.0.0.{number + 101}" for number in range(nodes)))),
+    )
+    assert found.cluster is not None
+    hosts = tuple(dataclasses.replace(host, env=host_env.get(host.ips[0], {})) if host.ips else host for host in found.cluster.hosts)
+    return dataclasses.replace(found, cluster=dataclasses.replace(found.cluster, hosts=hosts, **changes))
 
 
 def prepared(store: Store, masters: int = 1, nodes: int = 0, /, **changes: Any) -> ClusterContext:
     """A context whose machines have told about themselves."""
-    return known(run.prepare(options(masters, nodes, **changes), store).spec, login=LOGIN)
+    return known(run.prepare(asked(masters, nodes, **changes), store).spec, login=LOGIN)
 
 
 def changed(context: ClusterContext, **changes: Any) -> ClusterContext:
@@ -80,7 +89,7 @@ def ids(context: ClusterContext) -> list[str]:
 
 def test_a_plan_is_made_and_described_without_touching_anything(store: Store) -> None:
     build(store, launch=("kubectl apply -f manifests",))
-    described = planning.describe(run.plan(run.prepare(options(3, 2), store)))
+    described = planning.describe(run.plan(run.prepare(asked(3, 2), store)))
     by_id = {step["id"]: step for step in described}
     assert by_id["send-rootfs"]["nodes"] == ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.101", "10.0.0.102"]
     assert by_id["send-images"]["nodes"] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
@@ -91,12 +100,12 @@ def test_a_plan_is_made_and_described_without_touching_anything(store: Store) ->
 def test_every_step_waits_only_for_steps_before_it(store: Store) -> None:
     build(store, launch=("a", "b"))
     for masters, nodes in ((1, 0), (1, 1), (3, 0), (5, 3)):
-        planning.check(run.plan(run.prepare(options(masters, nodes), store)))
+        planning.check(run.plan(run.prepare(asked(masters, nodes), store)))
 
 
 def test_nothing_is_changed_before_the_machines_were_checked(store: Store) -> None:
     build(store)
-    plan = run.plan(run.prepare(options(1, 1), store))
+    plan = run.plan(run.prepare(asked(1, 1), store))
     assert [step.id for step in plan[:2]] == ["connect", "check-machines"]
     waiting = {step.id: set(step.needs) for step in plan}
 
@@ -108,28 +117,28 @@ def test_nothing_is_changed_before_the_machines_were_checked(store: Store) -> No
 
 def test_masters_do_not_wait_for_each_other(store: Store) -> None:
     build(store)
-    plan = {step.id: step for step in run.plan(run.prepare(options(3, 1), store))}
+    plan = {step.id: step for step in run.plan(run.prepare(asked(3, 1), store))}
     for name in ("start-kubelets", "certify-masters", "start-masters", "wait-for-api"):
         assert plan[name].after_all == (), name
 
 
 def test_images_travel_while_the_rootfs_does(store: Store) -> None:
     build(store)
-    plan = {step.id: step for step in run.plan(run.prepare(options(), store))}
+    plan = {step.id: step for step in run.plan(run.prepare(asked(), store))}
     assert plan["send-images"].needs == ("check-machines",)
     assert "send-images" not in plan["send-rootfs"].needs
 
 
 def test_images_go_to_three_masters_at_most_and_the_rest_ask_them(store: Store) -> None:
     build(store)
-    plan = {step.id: step for step in run.plan(run.prepare(options(5, 1), store))}
+    plan = {step.id: step for step in run.plan(run.prepare(asked(5, 1), store))}
     assert len(plan["send-images"].nodes) == 3
     assert [node.address for node in plan["start-balancers"].nodes] == ["10.0.0.4", "10.0.0.5", "10.0.0.101"]
 
 
 def test_a_master_that_is_behind_the_others_is_told_of_only_when_its_own_api_answers(store: Store) -> None:
     build(store)
-    plan = {step.id: step for step in run.plan(run.prepare(options(3, 1), store))}
+    plan = {step.id: step for step in run.plan(run.prepare(asked(3, 1), store))}
     assert [node.address for node in plan["finish-cluster"].nodes] == ["10.0.0.1"]
     welcome = plan["welcome-masters"]
     assert (len(welcome.nodes), welcome.after, welcome.after_all) == (3, ("wait-for-api",), ("finish-cluster",))
@@ -139,12 +148,12 @@ def test_a_master_that_is_behind_the_others_is_told_of_only_when_its_own_api_ans
 
 def test_without_workers_nothing_is_balanced(store: Store) -> None:
     build(store)
-    assert "start-balancers" not in ids(run.prepare(options(), store))
+    assert "start-balancers" not in ids(run.prepare(asked(), store))
 
 
 def test_launch_commands_come_one_after_the_other_when_the_nodes_are_ready(store: Store) -> None:
     build(store, launch=("one", "two"))
-    plan = {step.id: step for step in run.plan(run.prepare(options(), store))}
+    plan = {step.id: step for step in run.plan(run.prepare(asked(), store))}
     assert plan["launch-1"].needs == ("wait-for-nodes",)
     assert plan["launch-2"].needs == ("launch-1",)
     assert plan["wait-for-workloads"].needs == ("launch-2",)
@@ -152,9 +161,9 @@ def test_launch_commands_come_one_after_the_other_when_the_nodes_are_ready(store
 
 def test_commands_given_take_the_place_of_the_images(store: Store) -> None:
     build(store, launch=("one", "two"))
-    titles = [step.title for step in run.plan(run.prepare(options(commands=("mine",)), store)) if step.id.startswith("launch")]
+    titles = [step.title for step in run.plan(run.prepare(asked(commands=("mine",)), store)) if step.id.startswith("launch")]
     assert titles == ["launch: mine"]
-    assert not any(name.startswith("launch") for name in ids(run.prepare(options(commands=()), store)))
+    assert not any(name.startswith("launch") for name in ids(run.prepare(asked(commands=()), store)))
 
 
 def test_a_network_of_the_image_starts_before_the_nodes_are_waited_for(store: Store) -> None:
@@ -162,7 +171,7 @@ def test_a_network_of_the_image_starts_before_the_nodes_are_waited_for(store: St
         "calico", "kube", commands=("kubectl apply -f calico.yaml",), labels={"cluster.alpha.sealer.io/kube-cni-calico": "true"}
     )
     build(store, apps=(calico,), cluster_apps=("calico",))
-    order = ids(run.prepare(options(), store))
+    order = ids(run.prepare(asked(), store))
     assert order.index("finish-cluster") < order.index("cluster-app-1") < order.index("wait-for-nodes")
     assert prepared(store).resolved.cluster.own_network
 
@@ -181,13 +190,13 @@ def test_a_network_of_the_image_starts_before_the_nodes_are_waited_for(store: St
 def test_what_cannot_work_is_refused_at_once(store: Store, changes: dict[str, Any], error: type[SlipwayError], says: str) -> None:
     build(store)
     with pytest.raises(error, match=says):
-        run.prepare(options(**changes), store)
+        run.prepare(asked(**changes), store)
 
 
 def test_an_application_image_is_not_run_as_a_cluster(store: Store) -> None:
     build(store, type="app")
     with pytest.raises(StoreError, match="brings no Kubernetes"):
-        run.prepare(options(), store)
+        run.prepare(asked(), store)
 
 
 class Recorded(StandIn):
@@ -198,8 +207,8 @@ class Recorded(StandIn):
         self.answers = {"get configmap": json.dumps({"data": {"Clusterfile": text}}), "get nodes,": '{"items": []}'}
 
 
-def begin(store: Store, *hosts: str, made_with: str | None = None, asked: str | None = None) -> None:
-    context = with_profile(prepared(store, 1, 1), asked)
+def begin(store: Store, *hosts: str, made_with: str | None = None, profile: str | None = None) -> None:
+    context = with_profile(prepared(store, 1, 1), profile)
     spec: dict[str, Any] = {"image": "web"}
     spec["hosts"] = [{"ips": list(hosts[:1]), "roles": ["master"]}, {"ips": list(hosts[1:]), "roles": ["node"]}]
     spec |= {"profile": made_with} if made_with else {}
@@ -217,14 +226,14 @@ def test_a_cluster_that_is_there_is_not_run_on_other_machines(store: Store) -> N
     assert "slipway join" in (refused.value.hint or "")
 
 
-@pytest.mark.parametrize(("made_with", "asked", "hint"), [("cis", None, "--profile cis"), (None, "cis", "leave --profile out")])
+@pytest.mark.parametrize(("made_with", "profile", "hint"), [("cis", None, "--profile cis"), (None, "cis", "leave --profile out")])
 def test_a_cluster_that_is_there_keeps_the_profile_that_it_was_made_with(
-    store: Store, made_with: str | None, asked: str | None, hint: str
+    store: Store, made_with: str | None, profile: str | None, hint: str
 ) -> None:
     build(store)
-    begin(store, "10.0.0.1", "10.0.0.101", made_with="cis", asked="cis")
+    begin(store, "10.0.0.1", "10.0.0.101", made_with="cis", profile="cis")
     with pytest.raises(UsageError, match="is there, and was made with") as refused:
-        begin(store, "10.0.0.1", "10.0.0.101", made_with=made_with, asked=asked)
+        begin(store, "10.0.0.1", "10.0.0.101", made_with=made_with, profile=profile)
     assert hint in (refused.value.hint or "")
 
 

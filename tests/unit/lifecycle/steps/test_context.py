@@ -23,7 +23,7 @@ from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
 from harness.runtimes.kubeadm import Kubeadm
 from tests.unit.lifecycle.standin import StandIn, known
-from tests.unit.lifecycle.test_run import FACTS, build, changed, options, prepared, store
+from tests.unit.lifecycle.test_run import FACTS, asked, build, changed, prepared, store
 
 __all__ = ["store"]  # a fixture
 
@@ -130,7 +130,7 @@ def test_networks_of_both_families_give_members_addresses_of_both(store: Store, 
     for address in ("10.0.0.1", "10.0.0.101"):
         on = {address: "eth0", f"fd00::{address[-1]}": "eth0"}
         both[address] = MachineFacts(host="host-1", arch="amd64", addresses=tuple(on), on=on)
-    context = known(run.prepare(options(1, 1, env=networks), store).spec, both)
+    context = known(run.prepare(asked(1, 1, env=networks), store).spec, both)
     assert [member.node_ip for member in context.resolved.cluster.members] == ["10.0.0.1,fd00::1", "10.0.0.101,fd00::1"]
     found = context.resolved.environment(context.spec.first)
     assert (found["PodCIDRv4"], found["PodCIDRv6"], found["SvcCIDRv6"]) == ("10.244.0.0/16", "fd00:10:244::/56", "fd00:10:97::/112")
@@ -154,7 +154,7 @@ def test_who_asks_for_both_families_must_give_networks_of_both(store: Store) -> 
 def test_members_take_their_names_from_their_machines(store: Store) -> None:
     build(store)
     machine = MachineFacts(host="worker", arch="amd64", cgroup=2, resolved=True)
-    context = known(run.prepare(options(1, 1), store).spec, {"10.0.0.101": machine})
+    context = known(run.prepare(asked(1, 1), store).spec, {"10.0.0.101": machine})
     worker = context.resolved.cluster.workers[0]
     assert (worker.name, worker.systemd_cgroups, worker.nftables) == ("worker", True, False)
     assert worker.resolv_conf == "/run/systemd/resolve/resolv.conf"
@@ -186,7 +186,7 @@ def test_what_an_image_says_of_containerd_is_joined_with_ours_where_it_has_the_s
 def test_kube_proxys_mode_is_what_the_machines_of_a_new_cluster_can_do(store: Store) -> None:
     build(store)
     able = MachineFacts(host="host", arch="amd64", kernel="6.1.0", features=frozenset({"nf_tables"}))
-    context = known(run.prepare(options(1, 1), store).spec, dict.fromkeys(("10.0.0.1", "10.0.0.101"), able))
+    context = known(run.prepare(asked(1, 1), store).spec, dict.fromkeys(("10.0.0.1", "10.0.0.101"), able))
     assert context.resolved.cluster.chosen_proxy_mode == "nftables"
     wanted = preparation.wanted_of_machines(context.resolved, [])
     assert wanted.proxy_mode is None
@@ -194,7 +194,7 @@ def test_kube_proxys_mode_is_what_the_machines_of_a_new_cluster_can_do(store: St
 
 def test_the_login_is_derived_from_the_keys_of_the_cluster(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     build(store)
-    spec = run.prepare(options(), store).spec
+    spec = run.prepare(asked(), store).spec
     runtime: Any = SimpleNamespace(secret=lambda purpose: {registry.PURPOSE: "5" * 64}[purpose])
     monkeypatch.setattr(log, "_hidden", {})
     login = known(spec, runtime=runtime).resolved.login
@@ -212,7 +212,7 @@ def test_machines_that_do_not_answer_take_no_part_in_handing_on_and_it_ends_with
 
 def test_context_read_before_the_machines_were_checked_raises(store: Store) -> None:
     build(store)
-    context = run.prepare(options(), store)
+    context = run.prepare(asked(), store)
     with pytest.raises(RuntimeError, match="have not been checked"):
         _ = context.resolved
     checked = prepared(store)

@@ -13,7 +13,7 @@ from harness.errors import InputError, StoreError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import run
 from harness.lifecycle.apps import install
-from harness.lifecycle.cluster.request import Given, effective
+from harness.lifecycle.cluster.request import effective
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.plan import check
 from harness.lifecycle.steps import hooks, labels
@@ -46,7 +46,7 @@ def hook(name: str, phases: str, data: str = "echo x", **keys: str) -> str:
 
 def context(store: Store, text: str = "", files: dict[str, str] | None = None) -> ClusterContext:
     build(store, files={**FILES, **(files or {})}, launch=("one",))
-    return prepared(store, 1, 2, clusterfile=effective(parse(CLUSTER + text, "Clusterfile"), Given()))
+    return prepared(store, 1, 2, clusterfile=effective(parse(CLUSTER + text, "Clusterfile")))
 
 
 def plan(found: ClusterContext) -> list[str]:
@@ -209,7 +209,7 @@ def test_labels_roles_and_taints_are_put_on_nodes_and_those_of_others_stay(store
 def test_what_the_clusterfile_does_not_say_any_more_is_taken_away(store: Store) -> None:
     found = context(store)
     plain = CLUSTER.replace(", storage", "").replace(", labels: {disk: ssd}", "").replace('"k=v:NoSchedule", ', "")
-    wanted = effective(parse(plain, "Clusterfile"), Given())
+    wanted = effective(parse(plain, "Clusterfile"))
     (step,) = labels.step(changed(found, clusterfile=wanted, previous=found.spec.clusterfile), "wait-for-nodes")
     node = StandIn()
     step.action(node)
@@ -278,7 +278,7 @@ def test_a_hook_that_the_cluster_keeps_names_no_path_of_this_machine(store: Stor
     build(store, files=FILES, launch=("one",))
     kept = parse(CLUSTER + snapshot_hook(output), "the stored Clusterfile", stored=True)
     with pytest.raises(InputError, match=r"the stored Clusterfile:.*hook save names"):
-        plan(prepared(store, 1, 2, clusterfile=effective(kept, Given())))
+        plan(prepared(store, 1, 2, clusterfile=effective(kept)))
 
 
 def test_a_hook_of_an_image_does_not_become_the_user_s_own_by_being_the_same(store: Store) -> None:

@@ -16,7 +16,7 @@ from harness.lifecycle import run
 from harness.lifecycle.steps import preparation
 from harness.lifecycle.steps.context import NETWORK_MANIFEST
 from harness.oci.store import Store
-from tests.unit.lifecycle.test_run import FACTS, build, changed, options, prepared, store, with_profile
+from tests.unit.lifecycle.test_run import FACTS, asked, build, changed, prepared, store, with_profile
 
 __all__ = ["store"]  # a fixture
 
@@ -44,14 +44,14 @@ NETWORKS: dict[str, Mapping[str, str]] = {
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_pod_network_may_come_with_an_image_in_several_ways(store: Store, network: str) -> None:
     build(store, files={"etc/slipway.yaml": FACTS, **NETWORKS[network]}, network=False)
-    assert run.prepare(options(), store)
+    assert run.prepare(asked(), store)
 
 
 @pytest.mark.parametrize("files", [{}, {"etc/cni/README": "none"}, {"etc/addons/storage.yaml": "kind: Deployment"}])
 def test_an_image_without_a_pod_network_is_refused_at_once(store: Store, files: Mapping[str, str]) -> None:
     build(store, files={"etc/slipway.yaml": FACTS, **files}, network=False)
     with pytest.raises(StoreError, match="web brings no pod network: its nodes would never be Ready") as caught:
-        run.prepare(options(), store)
+        run.prepare(asked(), store)
     assert "etc/addons/network.yaml or CNI" in str(caught.value.hint)
 
 

@@ -16,7 +16,7 @@ from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
 from harness.runtimes.kubeadm import Kubeadm
 from tests.unit.lifecycle.standin import StandIn, known
-from tests.unit.lifecycle.test_run import FACTS, KEYS, LOGIN, build, changed, options, prepared, store
+from tests.unit.lifecycle.test_run import FACTS, KEYS, LOGIN, asked, build, changed, prepared, store
 
 __all__ = ["store"]  # a fixture
 
@@ -51,12 +51,12 @@ def test_images_are_fetched_in_the_order_in_which_a_node_needs_them(master: bool
     ]
 
 
-def led(store: Store, asked: str = "auto", lacks: str | None = None, **files: str) -> ClusterContext:
+def led(store: Store, balancing: str = "auto", lacks: str | None = None, **files: str) -> ClusterContext:
     """A context whose machines have been checked, and have kernels that can lead to the masters."""
     build(store, files={"etc/slipway.yaml": FACTS, "bin/ipvsadm": "", "bin/openssl": "", **files})
     context = prepared(store, 3, 1)
     assert context.spec.clusterfile.cluster
-    cluster = dataclasses.replace(context.spec.clusterfile.cluster, load_balancing=asked)
+    cluster = dataclasses.replace(context.spec.clusterfile.cluster, load_balancing=balancing)
     context = changed(context, clusterfile=dataclasses.replace(context.spec.clusterfile, cluster=cluster))
     answers = {node.address: ipvs.Answer(lacks) for node in context.spec.nodes}
     return known(context.spec, balancing=ipvs.choose(registries.balancing_wish(context.resolved), answers), login=LOGIN)
@@ -87,7 +87,7 @@ def test_the_cluster_is_made_the_same_way_as_ever_where_haproxy_leads(store: Sto
 def login_of(store: Store, *, requires_login: bool = True) -> ClusterContext:
     """A context of two machines whose keys are known."""
     build(store)
-    spec = dataclasses.replace(run.prepare(options(1, 1), store).spec, requires_login=requires_login)
+    spec = dataclasses.replace(run.prepare(asked(1, 1), store).spec, requires_login=requires_login)
     context = known(spec, login=LOGIN if requires_login else None)
     assert isinstance(context.resolved.runtime, Kubeadm)
     context.resolved.runtime._pki = KEYS
@@ -96,7 +96,7 @@ def login_of(store: Store, *, requires_login: bool = True) -> ClusterContext:
 
 def test_no_registry_asks_for_the_login_before_every_machine_has_it(store: Store) -> None:
     build(store)
-    step = registries.start_registry(run.prepare(options(3, 2), store))
+    step = registries.start_registry(run.prepare(asked(3, 2), store))
     assert "set-up-machines" in step.after_all
     context = login_of(store)
     for node in context.spec.nodes:
