@@ -201,7 +201,7 @@ def container(plan: SandboxPlan, sources: Sequence[Source], store: Store, builde
             context = run.prepare(wanted, store, options, home=work)
             try:
                 with context.spec.ssh:
-                    execute(run.cluster_steps(context))
+                    execute(run.cluster_steps(context).steps)
             except (CommandError, CheckError) as error:
                 reasons = [f"image {refused}: {reason}" for refused, reason in proxy.failures.items()]
                 details = "\n".join([*reasons, error.details or ""]).strip()

@@ -19,7 +19,7 @@ from harness.lifecycle.apps.records import Installed, familiar
 from harness.lifecycle.apps.target import Where
 from harness.lifecycle.cluster import access, lease, membership, request
 from harness.lifecycle.cluster.record import GET, ClusterRecord
-from harness.lifecycle.plan import Step, describe, digest, execute
+from harness.lifecycle.plan import Plan, Step, describe, digest, execute
 from harness.lifecycle.provision import ipvs, node_files
 from harness.lifecycle.provision.rootfs import MARK
 from harness.lifecycle.steps import hooks, labels, preparation, wait
@@ -379,16 +379,13 @@ def _remembered(state: ClusterState) -> bool:
 def here(context: ClusterContext) -> list[Step]:
     """Render and send again what changed, and launch again what depends on it; nodes and their services stay as they are."""
     found = hooks.of(context.spec)
-    recipe = [
-        preparation.connect(context),
-        _ask(context),
-        preparation.unpack_rootfs(context),
-        preparation.make_keys(context),
-        dataclasses.replace(preparation.send_rendered(context), after=("unpack-rootfs", "make-keys")),
-        _aliases(context),
-    ]
-    recipe += labels.step(context, recipe[-1].id)
-    return [*recipe, *run.launching(context, found, recipe[-1].id)]
+    recipe = Plan()
+    recipe.add(preparation.connect(context), _ask(context), preparation.unpack_rootfs(context), preparation.make_keys(context))
+    recipe.add(preparation.send_rendered(context), after=("unpack-rootfs", "make-keys"))
+    recipe.add(_aliases(context))
+    recipe.add(*labels.step(context, recipe.last))
+    run.add_launch(context, found, recipe)
+    return recipe.steps
 
 
 def _ask(context: ClusterContext) -> Step:

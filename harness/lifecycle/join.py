@@ -19,9 +19,9 @@ from harness.lifecycle.checks.preflight import gather
 from harness.lifecycle.cluster import certificates, lease, membership, request
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import etcd
-from harness.lifecycle.plan import Journal, Step, execute
+from harness.lifecycle.plan import Journal, Plan, Step, execute
 from harness.lifecycle.provision import ipvs, registry, rootfs
-from harness.lifecycle.run import with_hooks
+from harness.lifecycle.run import hook_steps
 from harness.lifecycle.steps import bootstrap, hooks, labels, preparation, registries, wait
 from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
 from harness.lifecycle.steps.joining import JoiningCluster, without_secrets
@@ -241,50 +241,43 @@ def _check_masters(found: Gathered, new: Sequence[SshNode]) -> None:
 
 def plan(work: JoinWork) -> list[Step]:
     """What will be done. The steps on the new machines are those of ``run``."""
+    context, holds_images = work.context, bool(work.context.selected(work.spec.registries)) and work.spec.elsewhere is None
     if not work.fresh:
-        return linked([_tell_balancers(work), _record(work)])
-    holders = work.context.selected(work.spec.registries)
+        recipe = Plan()
+        recipe.add(_tell_balancers(work), _record(work))
+        return recipe.steps
     found = hooks.of(work.spec)
     names = hooks.host_names(found, hooks.NAMING)
-    recipe = [
-        _connect(work),
-        _check_machines(work, names),
-        *([registries.send_images(work.context)] if holders and work.spec.elsewhere is None else []),
+    recipe = Plan(*hook_steps(context, found, names, hooks.BEFORE_JOINING))
+    recipe.add(_connect(work), _check_machines(work, names))
+    if holds_images:
+        recipe.add(registries.send_images(context))
+    recipe.add(
         _render(work),
         _find_keys(work),
-        preparation.send_rootfs(work.context),
-        preparation.set_up_machines(work.context),
-        preparation.start_containerd(work.context),
-        *([registries.start_registry(work.context)] if holders and work.spec.elsewhere is None else []),
-        *([registries.start_balancers(work.context)] if set(work.fresh) - set(work.spec.registries) else []),
-        # A kubelet looks around for seconds before it asks for containerd.
-        dataclasses.replace(bootstrap.start_kubelets(work.context), after=("send-rootfs", "set-up-machines")),
-        *([bootstrap.certify_masters(work.context)] if work.masters else []),
-        registries.fetch_images(work.context),
-        preparation.send_rendered(work.context),
-        *([_take_in(work), bootstrap.wait_for_api(work.context), _welcome(work)] if work.masters else []),
-        _tell_balancers(work),
-        _wait_for_nodes(work),
-    ]
-    recipe = with_hooks(work.context, linked(recipe), found, names, hooks.BEFORE_JOINING)
-    recipe += labels.step(work.context, "wait-for-nodes")
+        preparation.send_rootfs(context),
+        preparation.send_rendered(context),
+        preparation.set_up_machines(context),
+        preparation.start_containerd(context),
+    )
+    if holds_images:
+        recipe.add(registries.start_registry(context))
+    if set(work.fresh) - set(work.spec.registries):
+        recipe.add(registries.start_balancers(context))
+    # A kubelet looks around for seconds before it asks for containerd.
+    recipe.add(bootstrap.start_kubelets(context), after=("send-rootfs", "set-up-machines"))
+    if work.masters:
+        recipe.add(bootstrap.certify_masters(context))
+    recipe.add(registries.fetch_images(context))
+    if work.masters:
+        recipe.add(_take_in(work), bootstrap.wait_for_api(context))
+        recipe.add(bootstrap.welcome_masters(context), after=(), after_all=("wait-for-api",))
+    recipe.add(_tell_balancers(work), _wait_for_nodes(work))
+    recipe.add(*labels.step(context, recipe.last))
     for phase in hooks.AFTER_JOINING:
-        recipe += hooks.at(work.context, found, phase, (recipe[-1].id,), among=work.context.joining)
-    recipe.append(_adopt(work, recipe[-1].id))
-    return [*recipe, _record(work)]
-
-
-def linked(recipe: Sequence[Step]) -> list[Step]:
-    """The steps without waiting for those that this recipe does not have: nobody is there for whom they would be."""
-    ids = {step.id for step in recipe}
-    return [
-        dataclasses.replace(
-            step,
-            after=tuple(name for name in step.after if name in ids),
-            after_all=tuple(name for name in step.after_all if name in ids),
-        )
-        for step in recipe
-    ]
+        recipe.add(*hooks.at(context, found, phase, (recipe.last,), among=context.joining))
+    recipe.add(_adopt(work, recipe.last), _record(work))
+    return recipe.steps
 
 
 def _connect(work: JoinWork) -> Step:
@@ -408,10 +401,6 @@ while {ROOTFS}/bin/ctr -n k8s.io containers ls -q 'labels."io.kubernetes.contain
   {ROOTFS}/bin/ctr -n k8s.io tasks ls 2>/dev/null | grep -q "^$id .*RUNNING" && echo yes; done | grep -q yes; do
   [ "$(date +%s)" -lt "$end" ] || break; sleep 0.3
 done"""
-
-
-def _welcome(work: JoinWork) -> Step:
-    return dataclasses.replace(bootstrap.welcome_masters(work.context), nodes=work.masters, after=(), after_all=("wait-for-api",))
 
 
 # ---- those that were there --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from harness.lifecycle import delete
 from harness.lifecycle.cluster import lease, membership
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, etcd
-from harness.lifecycle.plan import Journal, Step, digest, execute
+from harness.lifecycle.plan import Journal, Plan, Step, digest, execute
 from harness.lifecycle.provision.rootfs import MARK
 from harness.lifecycle.steps.uninstall_hooks import Parting
 from harness.nodes import Login, Machine, Node, each
@@ -258,17 +258,17 @@ def _takes_pods(work: Work) -> bool:
 
 def plan(work: Work) -> list[Step]:
     """What will be done. First what can still be taken back, then what makes the others do without the node, and the machine last."""
-    recipe = [_drain(work)]
+    recipe = Plan()
+    recipe.add(_drain(work))
     if any(work.parting.chosen(Phase.PRE_CLEAN_HOST, node) for node in work.alive):
-        recipe.append(_part(work))
+        recipe.add(_part(work))
     if work.masters:
-        recipe += [_tell_balancers(work), _stop_masters(work), _leave_etcd(work)]
-    recipe.append(_delete_nodes(work))
+        recipe.add(_tell_balancers(work), _stop_masters(work), _leave_etcd(work))
+    recipe.add(_delete_nodes(work))
     if work.alive:
-        recipe.append(_clean(work))
-    ids = {step.id for step in recipe}
-    recipe = [dataclasses.replace(step, after_all=tuple(one for one in step.after_all if one in ids)) for step in recipe]
-    return [*recipe, _record(work)]
+        recipe.add(_clean(work))
+    recipe.add(_record(work))
+    return recipe.steps
 
 
 def _drain(work: Work) -> Step:

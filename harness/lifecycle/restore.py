@@ -26,7 +26,7 @@ from harness.lifecycle.cluster import access, kubeconfig, request
 from harness.lifecycle.cluster.access import Access, Known
 from harness.lifecycle.kube import objects, readiness
 from harness.lifecycle.kube.etcd import DATA as ETCD_DATA
-from harness.lifecycle.plan import Step, execute
+from harness.lifecycle.plan import Insertion, Step, execute
 from harness.lifecycle.provision.rootfs import MARK
 from harness.lifecycle.steps import record, registries, wait
 from harness.lifecycle.steps.context import ClusterContext
@@ -338,33 +338,23 @@ def plan(context: ClusterContext, source: _Source) -> list[Step]:
         _record(context, source.contents)
         first.run(f"rm -f {_BEGUN}")
 
-    recipe: list[Step] = []
-    for step in run.cluster_steps(context):
-        if step.id == "make-keys":
-            recipe.append(Step("plant-keys", "bring the keys of the backup", plant, (first,), after=step.after))
-            recipe.append(dataclasses.replace(step, after=("plant-keys",)))
-        elif step.id == "start-masters":
-            recipe.append(
-                Step(
-                    "restore-etcd",
-                    "put the data of the backup in place",
-                    data,
-                    context.spec.masters,
-                    after=("certify-masters", "fetch-images", "start-registry"),
-                    # Once: what has happened since the masters started must not be lost when the command is repeated.
-                    inputs=lambda _: str(source.contents.front["files"]["etcd/snapshot.db"]["sha256"])[:16],
-                )
-            )
-            recipe.append(dataclasses.replace(step, after=(*step.after, "restore-etcd")))
-        elif step.id == "finish-cluster":
-            recipe.append(Step("forget-others", "forget the machines that are no more", forget, (first,), after_all=("wait-for-api",)))
-            recipe.append(dataclasses.replace(step, after=(*step.after, "forget-others")))
-        else:
-            recipe.append(step)
-    recipe.append(install.bring_back(context, recipe[-1].id))
-    recipe.append(wait.wait_for_workloads(context, recipe[-1].id, launched=False))
-    recipe.append(Step("record", "record the cluster", record_it, after=(recipe[-1].id,)))
-    return recipe
+    keys = Step("plant-keys", "bring the keys of the backup", plant, (first,), after=("unpack-rootfs",))
+    etcd = Step(
+        "restore-etcd",
+        "put the data of the backup in place",
+        data,
+        context.spec.masters,
+        after=("certify-masters", "fetch-images", "start-registry"),
+        # Once: what has happened since the masters started must not be lost when the command is repeated.
+        inputs=lambda _: str(source.contents.front["files"]["etcd/snapshot.db"]["sha256"])[:16],
+    )
+    others = Step("forget-others", "forget the machines that are no more", forget, (first,), after_all=("wait-for-api",))
+    insertions = ((keys, "make-keys"), (etcd, "start-masters"), (others, "finish-cluster"))
+    recipe = run.cluster_steps(context, *(Insertion((step,), (before,)) for step, before in insertions))
+    recipe.add(install.bring_back(context, recipe.last))
+    recipe.add(wait.wait_for_workloads(context, recipe.last, launched=False))
+    recipe.add(Step("record", "record the cluster", record_it, after=(recipe.last,)))
+    return recipe.steps
 
 
 def _etcd_image(context: ClusterContext) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from harness.lifecycle.cluster import certificates
 from harness.lifecycle.cluster.change import DONE, ROLLBACK, UPGRADE, Move, write
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, etcd, objects, readiness
-from harness.lifecycle.plan import Journal, Step, digest
+from harness.lifecycle.plan import Journal, Plan, Step, digest
 from harness.lifecycle.provision import node_files, registry, rootfs, rootfs_update
 from harness.lifecycle.steps import bootstrap, hooks, launch, preparation, record, registries, wait
 from harness.lifecycle.steps.context import ClusterContext, ClusterSpec, ResolvedCluster
@@ -71,8 +71,6 @@ class Work:
     force: bool = False
     drain_timeout: float = drain.TIMEOUT
     journal: Journal = dataclasses.field(default_factory=Journal)
-    launched: list[Step] = dataclasses.field(default_factory=list)
-    """The launch commands, as ``run`` knows them."""
     deltas: dict[str, rootfs_update.Delta] = dataclasses.field(default_factory=dict)
     """By address, once the nodes have told what they have."""
 
@@ -119,54 +117,54 @@ def turns(work: Work) -> tuple[tuple[str, tuple[SshNode, ...]], ...]:
 
 def plan(work: Work) -> list[Step]:
     """What will be done. Until ``begin`` nothing is changed, until the first turn nothing that runs."""
-    recipe = [_check(work), _unpack(work), _find_keys(work), _compare(work), _begin(work), _keep_backup(work)]
-    if work.move.kind == UPGRADE:
-        recipe += _once(work, Phase.PRE_UPGRADE, recipe[-1].id)
-    before = recipe[-1].id
+    upgrades, recipe = work.move.kind == UPGRADE, Plan()
+    recipe.add(_check(work), _unpack(work), _find_keys(work), _compare(work), _begin(work), _keep_backup(work))
+    if upgrades:
+        recipe.add(*_once(work, Phase.PRE_UPGRADE, recipe.last))
+    before = recipe.last
     if work.spec.elsewhere is None:
-        recipe.append(dataclasses.replace(registries.send_images(work.context), after=(), after_all=(before,)))
-    recipe += [_tell_nodes(work, before), _stage(work, before), _fetch(work, recipe[-1].id)]
-    recipe += _turns(work, recipe[-1].id)
-    recipe += _once(work, Phase.UPGRADE if work.move.kind == UPGRADE else Phase.ROLLBACK, recipe[-1].id)
-    recipe += _launching(work, recipe[-1].id)
-    if work.move.kind == UPGRADE:
-        recipe += _once(work, Phase.POST_UPGRADE, recipe[-1].id)
-    return [*recipe, _end(work, recipe[-1].id)]
+        recipe.add(registries.send_images(work.context), after=(), after_all=(before,))
+    recipe.add(_tell_nodes(work, before), _stage(work, before), _fetch(work))
+    _add_turns(work, recipe)
+    recipe.add(*_once(work, Phase.UPGRADE if upgrades else Phase.ROLLBACK, recipe.last))
+    _add_launch(work, recipe)
+    if upgrades:
+        recipe.add(*_once(work, Phase.POST_UPGRADE, recipe.last))
+    recipe.add(_end(work, recipe.last))
+    return recipe.steps
 
 
-def _turns(work: Work, after: str) -> list[Step]:
+def _add_turns(work: Work, recipe: Plan) -> None:
     """Every node's turn; once all masters have had theirs, what is there once for the whole cluster follows."""
-    recipe: list[Step] = []
-    order = turns(work)
     masters_left = len(work.spec.masters)
-    for number, (role, nodes) in enumerate(order, 1):
-        recipe.append(_turn(work, number, role, nodes, after))
-        recipe.append(_healthy(work, str(number), recipe[-1].id))
-        after = recipe[-1].id
+    for number, (role, nodes) in enumerate(turns(work), 1):
+        recipe.add(_turn(work, number, role, nodes, recipe.last))
+        recipe.add(_healthy(work, str(number), recipe.last))
         masters_left -= role == "master"
         if role == "master" and masters_left == 0:
-            recipe += _whole_cluster(work, after)
-            after = recipe[-1].id
-    return recipe
+            _add_whole_cluster(work, recipe)
 
 
-def _whole_cluster(work: Work, after: str) -> list[Step]:
+def _add_whole_cluster(work: Work, recipe: Plan) -> None:
     """Configuration in the cluster, the pod network and the addons."""
     configure = Step(
         "update-cluster",
         "update the cluster's configuration",
         lambda _: work.resolved.runtime.update(work.resolved.network_addon),
         (work.spec.first,),
-        after_all=(after,),
+        after_all=(recipe.last,),
         inputs=lambda _: work.move.id,
     )
-    info = work.resolved.main.info
-    early = tuple(command for app in info.apps if app.name in info.cluster_apps for command in app.commands)
-    recipe = [configure, *_anew(work, launch.launch_commands(work.context, early, "cluster-app", configure.id))]
-    recipe.append(bootstrap.start_addons(work.context, recipe[-1].id))
-    recipe.append(_prune(work, recipe[-1].id))
+    recipe.add(configure, *_network_commands(work, configure.id, work.move.id))
+    recipe.add(bootstrap.start_addons(work.context, recipe.last))
+    recipe.add(_prune(work, recipe.last))
     # While its kube-proxy is replaced a node does not hear of pods that end: no pod is moved then.
-    return [*recipe, _healthy(work, "cluster", recipe[-1].id)]
+    recipe.add(_healthy(work, "cluster", recipe.last))
+
+
+def _network_commands(work: Work, after: str, change: str = "") -> list[Step]:
+    commands = launch.network_commands(work.resolved.main.info)
+    return launch.launch_commands(work.context, commands, "cluster-app", after, change)
 
 
 def _prune(work: Work, after: str) -> Step:
@@ -198,31 +196,18 @@ def _former_addons(work: Work) -> dict[str, str]:
         return {}
 
 
-def _launching(work: Work, after: str) -> list[Step]:
+def _add_launch(work: Work, recipe: Plan) -> None:
     """As ``run`` and ``apply`` end, and with the hooks that we could have."""
-    recipe = hooks.at(work.context, work.hooks, Phase.PRE_LAUNCH, (after,))
-    recipe += _anew(work, launch.launch_commands(work.context, work.launch, "launch", recipe[-1].id if recipe else after))
-    recipe += hooks.at(work.context, work.hooks, Phase.POST_LAUNCH, (recipe[-1].id if recipe else after,))
-    recipe.append(wait.wait_for_workloads(work.context, recipe[-1].id if recipe else after, launched=bool(work.launch)))
-    return [*recipe, record.record(work.context, recipe[-1].id)]
-
-
-def _anew(work: Work, recipe: Iterable[Step]) -> list[Step]:
-    """Steps of ``run`` that are done in every change, whatever was done before it, and that ``run`` then need not repeat."""
-
-    found = list(recipe)
-    work.launched += found
-
-    def inputs(step: Step) -> Callable[[Node], str]:
-        return lambda node: digest(step.inputs(node) if step.inputs else "", work.move.id)
-
-    return [dataclasses.replace(step, inputs=inputs(step)) for step in found]
+    recipe.add(*hooks.at(work.context, work.hooks, Phase.PRE_LAUNCH, (recipe.last,)))
+    recipe.add(*launch.launch_commands(work.context, work.launch, "launch", recipe.last, work.move.id))
+    recipe.add(*hooks.at(work.context, work.hooks, Phase.POST_LAUNCH, (recipe.last,)))
+    recipe.add(wait.wait_for_workloads(work.context, recipe.last, launched=bool(work.launch)))
+    recipe.add(record.record(work.context, recipe.last))
 
 
 def _once(work: Work, phase: Phase, after: str) -> list[Step]:
     """The hooks of a phase: each once in every change."""
-    made = hooks.at(work.context, work.hooks, phase, (after,))
-    return [dataclasses.replace(step, inputs=lambda _: work.move.id) for step in made]
+    return hooks.at(work.context, work.hooks, phase, (after,), change=work.move.id)
 
 
 # ---- before anything is changed ---------------------------------------------------------------------------------------
@@ -490,7 +475,7 @@ def _placed(node: Node, files: Files) -> frozenset[str]:
     return frozenset(path for path, file in files.items() if file.link is None and there.get(path) != file.data)
 
 
-def _fetch(work: Work, after: str) -> Step:
+def _fetch(work: Work) -> Step:
     """What a node runs of Kubernetes is there before its turn comes; that it cannot be had is told while nothing has changed."""
 
     def action(node: SshNode) -> str:
@@ -505,14 +490,13 @@ def _fetch(work: Work, after: str) -> Step:
             )
         return f"{len(names)} images"
 
-    before = () if work.spec.elsewhere is not None else ("send-images",)
     return Step(
         "fetch-images",
         "fetch the images of Kubernetes",
         action,
         work.spec.nodes,
         after=("stage",),
-        after_all=tuple(dict.fromkeys((*before, after))) if after != "stage" else before,
+        after_all=("send-images",),
         inputs=lambda _: digest(sorted(image.digest for image in work.resolved.images.images), work.move.id),
     )
 
@@ -757,7 +741,8 @@ def _healthy(work: Work, what: str, after: str) -> Step:
 def _end(work: Work, after: str) -> Step:
     def action() -> str:
         # As `run` starts them, with their record, which is there by now.
-        for step in (bootstrap.start_addons(work.context, "", obsolete.with_record), *work.launched):
+        launched = (*_network_commands(work, ""), *launch.launch_commands(work.context, work.launch, "launch", ""))
+        for step in (bootstrap.start_addons(work.context, "", obsolete.with_record), *launched):
             _note(work, work.spec.first, step)
         work.resolved.runtime.registered()
         write(work.kubectl, dataclasses.replace(work.move, state=DONE))

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import shlex
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from harness import cloudimage
@@ -18,7 +18,7 @@ from harness.lifecycle.apps import install, obsolete
 from harness.lifecycle.apps.target import Where
 from harness.lifecycle.cluster import lease, request
 from harness.lifecycle.cluster.record import GET, ClusterRecord
-from harness.lifecycle.plan import Step, execute
+from harness.lifecycle.plan import Insertion, Plan, Step, execute
 from harness.lifecycle.provision import registry, rootfs
 from harness.lifecycle.steps import bootstrap, hooks, labels, launch, preparation, record, registries, wait
 from harness.lifecycle.steps.context import NETWORK_MANIFEST, RUNTIMES, ClusterContext, ClusterSpec
@@ -150,87 +150,69 @@ def plan(context: ClusterContext, begin: Callable[[], object] = lambda: None) ->
     """What will be done, in the order in which it is shown; much of it happens at the same time. ``begin``: see ``preparation.connect``."""
     found = hooks.of(context.spec)
     names = hooks.host_names(found, hooks.NAMING)
-    recipe = with_hooks(context, cluster_steps(context, names, begin), found, names)
-    recipe += labels.step(context, recipe[-1].id)
+    recipe = cluster_steps(context, *hook_steps(context, found, names, hooks.BEFORE_NODES), names=names, begin=begin)
+    recipe.add(*labels.step(context, recipe.last))
     for phase in hooks.AFTER_NODES:
-        recipe += hooks.at(context, found, phase, (recipe[-1].id,))
-    return [*recipe, *launching(context, found, recipe[-1].id)]
+        recipe.add(*hooks.at(context, found, phase, (recipe.last,)))
+    add_launch(context, found, recipe)
+    return recipe.steps
 
 
-def launching(context: ClusterContext, found: Sequence[Hook], after: str) -> list[Step]:
+def add_launch(context: ClusterContext, found: Sequence[Hook], recipe: Plan) -> None:
     """From nodes that are ready to a cluster that runs its applications and knows what it runs."""
     commands = context.spec.info.launch if context.spec.launch is None else context.spec.launch
-    recipe = hooks.at(context, found, Phase.PRE_LAUNCH, (after,))
-    recipe += launch.launch_commands(context, tuple(commands), "launch", recipe[-1].id if recipe else after)
-    recipe += hooks.at(context, found, Phase.POST_LAUNCH, (recipe[-1].id if recipe else after,))
-    recipe.append(wait.wait_for_workloads(context, recipe[-1].id if recipe else after, launched=bool(commands)))
-    recipe.append(record.record(context, "wait-for-workloads"))
-    return recipe
+    recipe.add(*hooks.at(context, found, Phase.PRE_LAUNCH, (recipe.last,)))
+    recipe.add(*launch.launch_commands(context, commands, "launch", recipe.last))
+    recipe.add(*hooks.at(context, found, Phase.POST_LAUNCH, (recipe.last,)))
+    recipe.add(wait.wait_for_workloads(context, recipe.last, launched=bool(commands)))
+    recipe.add(record.record(context, recipe.last))
 
 
-def with_hooks(
-    context: ClusterContext,
-    recipe: Sequence[Step],
-    found: Sequence[Hook],
-    names: Mapping[str, str],
-    phases: Sequence[Phase] = hooks.BEFORE_NODES,
-) -> list[Step]:
-    """The steps from bare machines to nodes, with the hooks that come before there are nodes between them."""
+def hook_steps(
+    context: ClusterContext, found: Sequence[Hook], names: Mapping[str, str], phases: Sequence[Phase]
+) -> tuple[Insertion, Insertion]:
+    """The hooks that come before there are nodes, and their places: before anything is sent, and, with ``phases``, before machines are
+    set up; by then all files are there.
+    """
     early = [*hooks.set_names(context, names, "check-machines")]
     early += hooks.at(context, found, Phase.ORIGINALLY, (early[-1].id if early else "check-machines",), among=context.joining)
-    recipe = _between(recipe, early, ("send-images", "unpack-rootfs", "start-registry"))
     late: list[Step] = []
     for phase in phases:
         late += hooks.at(context, found, phase, (late[-1].id,) if late else ("send-rootfs", "send-rendered"), among=context.joining)
-    if late:
-        # Its files are rendered: hooks may read them.
-        ids = [step.id for step in recipe]
-        rendering = recipe.pop(ids.index("send-rendered"))
-        recipe.insert(ids.index("send-rootfs") + 1, rendering)
-    return _between(recipe, late, ("set-up-machines",))
-
-
-def _between(recipe: Sequence[Step], added: Sequence[Step], before: Collection[str]) -> list[Step]:
-    """The recipe with steps before others, which wait for the last of them."""
-    if not added:
-        return list(recipe)
-    first = next(index for index, step in enumerate(recipe) if step.id in before)
-    waiting = [
-        dataclasses.replace(step, after_all=(*step.after_all, added[-1].id)) if step.id in before else step for step in recipe[first:]
-    ]
-    return [*recipe[:first], *added, *waiting]
+    return Insertion(early, ("send-images", "unpack-rootfs", "start-registry")), Insertion(late, ("set-up-machines",))
 
 
 def cluster_steps(
-    context: ClusterContext, names: Mapping[str, str] | None = None, begin: Callable[[], object] = lambda: None
-) -> list[Step]:
+    context: ClusterContext, *insertions: Insertion, names: Mapping[str, str] | None = None, begin: Callable[[], object] = lambda: None
+) -> Plan:
     """From bare machines, which get ``names``, to a cluster whose nodes are ready; nothing of the applications is launched yet."""
-    spec, info = context.spec, context.spec.info
-    network = [app for app in info.apps if app.name in info.cluster_apps]
-    recipe = [
-        preparation.connect(context, begin),
-        preparation.check_machines(context, names or {}),
-        *([registries.send_images(context)] if spec.elsewhere is None else []),
+    spec, recipe = context.spec, Plan(*insertions)
+    recipe.add(preparation.connect(context, begin), preparation.check_machines(context, names or {}))
+    if spec.elsewhere is None:
+        recipe.add(registries.send_images(context))
+    recipe.add(
         preparation.unpack_rootfs(context),
         preparation.make_keys(context),
         preparation.send_rootfs(context),
+        preparation.send_rendered(context),
         preparation.set_up_machines(context),
         preparation.start_containerd(context),
         registries.start_registry(context),
-        *([registries.start_balancers(context)] if spec.workers or len(spec.masters) > 3 else []),
+    )
+    if spec.workers or len(spec.masters) > registry.MOST:
+        recipe.add(registries.start_balancers(context))
+    recipe.add(
         bootstrap.start_kubelets(context),
         bootstrap.certify_masters(context),
         registries.fetch_images(context),
-        preparation.send_rendered(context),
         bootstrap.start_masters(context),
         bootstrap.wait_for_api(context),
         bootstrap.finish_cluster(context),
         bootstrap.welcome_masters(context),
-    ]
-    early = [command for app in network for command in app.commands]
-    recipe += launch.launch_commands(context, tuple(early), "cluster-app", "welcome-masters")
-    recipe.append(bootstrap.start_addons(context, recipe[-1].id, obsolete.with_record))
-    recipe.append(wait.wait_for_nodes(context, recipe[-1].id))
+    )
+    recipe.add(*launch.launch_commands(context, launch.network_commands(spec.info), "cluster-app", recipe.last))
+    recipe.add(bootstrap.start_addons(context, recipe.last, obsolete.with_record))
+    recipe.add(wait.wait_for_nodes(context, recipe.last))
     return recipe
 
 

@@ -31,7 +31,7 @@ from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.target import Target, Where
 from harness.lifecycle.cluster import request as clusterfiles
 from harness.lifecycle.kube import readiness
-from harness.lifecycle.plan import Journal, Step, digest, execute
+from harness.lifecycle.plan import Journal, Plan, Step, digest, execute
 from harness.lifecycle.provision import distribution, registry, rootfs
 from harness.lifecycle.steps import preparation
 from harness.lifecycle.steps.context import ClusterContext
@@ -354,22 +354,20 @@ def _can_be_undone(hooks: Sequence[Hook]) -> bool:
 
 def plan(work: Work) -> list[Step]:
     """What will be done. First the images are where pods will ask for them, then what asks for them is launched."""
-    recipe = [_begin(work)]
-    target = work.target
+    recipe, target = Plan(), work.target
+    recipe.add(_begin(work))
     if target.way == targets.REGISTRY:
-        recipe.append(_send_images(work))
+        recipe.add(_send_images(work))
     if target.ours and target.nodes:
-        recipe.append(_tell_nodes(work))
+        recipe.add(_tell_nodes(work))
     if target.way == targets.IMPORT and target.nodes:
-        recipe.append(_import_images(work))
-    recipe.append(_send_files(work))
-    recipe += _hooks(work, Phase.PRE_LAUNCH, recipe[-1].id)
-    recipe += _launch(work, recipe[-1].id)
-    recipe += _hooks(work, Phase.POST_LAUNCH, recipe[-1].id)
-    before = recipe[-1].id
-    recipe += [_drop(work, before), _wait(work), _record(work)]
-    ids = [step.id for step in recipe]
-    return [dataclasses.replace(step, after_all=tuple(name for name in step.after_all if name in ids)) for step in recipe]
+        recipe.add(_import_images(work))
+    recipe.add(_send_files(work))
+    recipe.add(*_hooks(work, Phase.PRE_LAUNCH, recipe.last))
+    recipe.add(*_launch(work, recipe.last))
+    recipe.add(*_hooks(work, Phase.POST_LAUNCH, recipe.last))
+    recipe.add(_drop(work, recipe.last), _wait(work), _record(work))
+    return recipe.steps
 
 
 def _id(work: Work, text: str) -> str:

@@ -97,7 +97,7 @@ def welcome_masters(context: ClusterContext) -> Step:
         "welcome-masters",
         "tell the cluster of the masters",
         lambda node: context.resolved.runtime.welcome(context.resolved.member(node)),
-        context.spec.masters,
+        context.selected(context.spec.masters),
         after=("wait-for-api",),
         after_all=("finish-cluster",),
         inputs=lambda node: kubernetes_inputs(context.resolved, node),

@@ -60,18 +60,25 @@ def of(spec: ClusterSpec) -> tuple[Hook, ...]:
 
 
 def at(
-    context: ClusterContext, hooks: Iterable[Hook], phase: Phase, after: Sequence[str], *, among: Collection[str] | None = None
+    context: ClusterContext,
+    hooks: Iterable[Hook],
+    phase: Phase,
+    after: Sequence[str],
+    *,
+    among: Collection[str] | None = None,
+    change: str = "",
 ) -> list[Step]:
     """A step for each hook of a phase, one after the other, the first one after all of ``after``.
 
-    ``among`` are the addresses that the phase is about, such as those that join; None for all.
+    ``among`` are the addresses that the phase is about, such as those that join; None for all. ``change`` is the id of a change in which
+    every hook runs once, whatever its data.
     """
     made: list[Step] = []
     require_no_paths(values.at(hooks, phase))
     for number, hook in enumerate(values.at(hooks, phase), 1):
         nodes = _nodes(context, hook, phase, among)
         if nodes and hook.type != "HOSTNAME":
-            made.append(_step(context, hook, phase, number, nodes, tuple(after), among))
+            made.append(_step(context, hook, phase, number, nodes, tuple(after), among, change))
             after = (made[-1].id,)
     return made
 
@@ -84,12 +91,13 @@ def _step(
     nodes: tuple[Node, ...],
     after: tuple[str, ...],
     among: Collection[str] | None,
+    change: str,
 ) -> Step:
     def action(node: Node) -> str | None:
         return _ACTIONS[hook.type](context, hook, phase, node, among)
 
     def inputs(_: Node) -> str:
-        return digest(context.spec.name, hook.name, hook.type, hook.data, hook.output, sorted(among or ()))
+        return change or digest(context.spec.name, hook.name, hook.type, hook.data, hook.output, sorted(among or ()))
 
     title = f"hook {hook.name} at {phase.value}"
     return Step(f"hook-{phase.value}-{number}-{hook.name}", title, action, nodes, after_all=after, inputs=inputs)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from harness import assets
+from harness.cloudimage import Info
 from harness.errors import CommandError
 from harness.lifecycle.plan import Step, digest
 from harness.lifecycle.provision import rootfs
@@ -19,8 +20,11 @@ from harness.runtimes.kubeadm import ADMIN
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def launch_commands(context: ClusterContext, commands: tuple[str, ...], kind: str, after: str) -> list[Step]:
-    """A step for each command, one after the other: a run that was killed does not launch again what it has launched."""
+def launch_commands(context: ClusterContext, commands: Sequence[str], kind: str, after: str, change: str = "") -> list[Step]:
+    """A step for each command, one after the other: a run that was killed does not launch again what it has launched.
+
+    ``change``: the id of a change in which every command is launched once, whatever was launched before it.
+    """
     made: list[Step] = []
     for number, command in enumerate(commands, 1):
 
@@ -30,11 +34,17 @@ def launch_commands(context: ClusterContext, commands: tuple[str, ...], kind: st
         def inputs(node: Node, command: str = command) -> str:
             resolved = context.resolved
             used = rootfs.fingerprint({path: file for path, file in resolved.files(node).items() if command_reads(command, path)})
-            return digest(resolved.runtime.identity, context.spec.image.digest, command, resolved.environment(node), used)
+            launched = digest(resolved.runtime.identity, context.spec.image.digest, command, resolved.environment(node), used)
+            return digest(launched, change) if change else launched
 
         made.append(Step(f"{kind}-{number}", launch_title(command), action, (context.spec.first,), after_all=(after,), inputs=inputs))
         after = made[-1].id
     return made
+
+
+def network_commands(info: Info) -> tuple[str, ...]:
+    """The launch commands of the applications that bring the pod network."""
+    return tuple(command for app in info.apps if app.name in info.cluster_apps for command in app.commands)
 
 
 def launch_title(command: str) -> str:

@@ -94,7 +94,7 @@ def test_without_hooks_a_plan_is_as_it_was(store: Store) -> None:
     found = context(store)
     ids = plan(found)
     assert not any(name.startswith("hook") for name in ids)
-    assert ids[: len(run.cluster_steps(found))] == [step.id for step in run.cluster_steps(found)]
+    assert ids[: len(run.cluster_steps(found).steps)] == [step.id for step in run.cluster_steps(found).steps]
 
 
 def test_hooks_of_image_and_clusterfile_run_both_in_the_order_of_their_names_and_each_once(store: Store) -> None:
