@@ -15,7 +15,7 @@ from harness.errors import UsageError
 from harness.oci.store import Store
 
 if TYPE_CHECKING:
-    from harness.lifecycle.apply import Outcome
+    from harness.lifecycle.apply import Applied
 
 
 @app.command()
@@ -51,13 +51,13 @@ def apply(
         _tell(found)
 
 
-def _plain(found: Outcome) -> dict[str, Any]:
+def _plain(found: Applied) -> dict[str, Any]:
     changes = [{**plain(change), "text": str(change)} for change in found.changes]
     made = plain(found.made) if found.made is not None else None
     return {"name": found.name, "changes": changes, "steps": list(found.steps), "done": found.done, "seconds": found.seconds, "made": made}
 
 
-def _tell(found: Outcome) -> None:
+def _tell(found: Applied) -> None:
     for change in found.changes:
         say(change)
     if found.done:

@@ -11,10 +11,10 @@ import typer
 from harness import log
 from harness.cli.install import is_application, put
 from harness.cli.options import (
-    Cluster,
     Clusterfile,
     ClusterFlags,
     Json,
+    NamedCluster,
     NodesAccess,
     Plan,
     SiteAccess,
@@ -272,7 +272,7 @@ def _check_site(site: OfSite, image: str, ca: Path | None) -> None:
 
 
 @app.command()
-def status(*, cluster: Cluster, access: NodesAccess, output: Json = "text") -> None:
+def status(*, cluster: NamedCluster, access: NodesAccess, output: Json = "text") -> None:
     """Show the state of a cluster."""
     from harness.lifecycle import status as states
 
@@ -326,7 +326,7 @@ def _balancers(found: Sequence[Mapping[str, Any]]) -> str:
 @app.command()
 def delete(
     *,
-    cluster: Cluster,
+    cluster: NamedCluster,
     access: NodesAccess,
     forget: Annotated[bool, typer.Option("--forget", help="Only forget the cluster on this machine; its machines are gone.")] = False,
     yes: Yes = False,

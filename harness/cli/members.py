@@ -12,10 +12,10 @@ from harness import log
 from harness.cli import completion
 from harness.cli.clusters import skipping
 from harness.cli.options import (
-    Cluster,
     ClusterAccess,
     ClusterOption,
     Json,
+    NamedCluster,
     Plan,
     SkipCheck,
     Ssh,
@@ -48,7 +48,7 @@ class JoinAccess(Ssh):
 @app.command()
 def join(
     *,
-    cluster: Cluster,
+    cluster: NamedCluster,
     masters: Annotated[
         list[str] | None, machines("--masters", "--master", "-m", help="Machines that become control-plane nodes; ranges are allowed.")
     ] = None,

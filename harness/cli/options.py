@@ -120,7 +120,7 @@ FORMER_FILE = Old("--file", "-f")
 
 
 @dataclasses.dataclass(frozen=True)
-class Cluster(Options):
+class NamedCluster(Options):
     """The cluster that a verb is about."""
 
     word: Annotated[

@@ -41,7 +41,7 @@ _HERE = frozenset({"env", "config", "hook", "application", "launch"})
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class Applied:
     """What was, or with a plan would be, done. ``made``: the cluster was not there, and is now."""
 
     name: str
@@ -64,7 +64,7 @@ class There:
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class ApplyWork:
     """What the changes come to."""
 
     masters: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ def apply(
     plan: bool = False,
     fetch: Callable[[], object] = lambda: None,
     home: Path | None = None,
-) -> Outcome:
+) -> Applied:
     """Make the cluster what a Clusterfile says; with ``plan`` only tell. ``fetch`` brings the image when something is to be done.
 
     Raises InputError for changes that are not possible, before anything is changed; UsageError while another one changes the cluster.
@@ -112,7 +112,7 @@ def apply(
         work = with_apps(sort(changes, clusterfile), there.apps, clusterfile.apps, of_apps)
         changes = tuple(dict.fromkeys((*changes, *of_apps)))
         if not changes:
-            return Outcome(wanted.name, (), (), not plan, time.monotonic() - started)
+            return Applied(wanted.name, (), (), not plan, time.monotonic() - started)
         fetch()
         for document in work.apps:
             install.read(install.Request(document), store)
@@ -120,16 +120,16 @@ def apply(
             if not plan:
                 with lease.held(there.master, wanted.name):
                     _carry_out_apps(work, clusterfile, options, there, store, state, home)
-            return Outcome(wanted.name, changes, tuple(_described(work)), not plan, time.monotonic() - started)
+            return Applied(wanted.name, changes, tuple(_described(work)), not plan, time.monotonic() - started)
         context = run.prepare(clusterfile, store, options, home=home, previous=there.stored)
         recipe = here(context) if work.here else []
         described = (*_described(work), *describe(recipe))
         if plan:
-            return Outcome(wanted.name, changes, described, False, time.monotonic() - started)
+            return Applied(wanted.name, changes, described, False, time.monotonic() - started)
         with lease.held(there.master, wanted.name):
             _carry_out(work, clusterfile, options, there, context, recipe)
             _carry_out_apps(work, clusterfile, options, there, store, state, home)
-    return Outcome(wanted.name, changes, described, True, time.monotonic() - started)
+    return Applied(wanted.name, changes, described, True, time.monotonic() - started)
 
 
 def _make(
@@ -140,14 +140,14 @@ def _make(
     fetch: Callable[[], object],
     started: float,
     home: Path | None,
-) -> Outcome:
+) -> Applied:
     fetch()
     name = clusterfile.cluster.name if clusterfile.cluster else ""
     if plan:
         described = tuple(describe(run.plan(run.prepare(clusterfile, store, options, home=home))))
-        return Outcome(name, (), described, False, time.monotonic() - started)
+        return Applied(name, (), described, False, time.monotonic() - started)
     made = run.run(clusterfile, store, options, home=home)
-    return Outcome(name, (), (), True, made.seconds, made)
+    return Applied(name, (), (), True, made.seconds, made)
 
 
 # ---- what is there ----------------------------------------------------------------------------------------------------
@@ -237,10 +237,10 @@ def _document(one: Installed) -> ApplicationDocument:
 # ---- what is to be done -----------------------------------------------------------------------------------------------
 
 
-def sort(changes: Iterable[ClusterfileChange], wanted: Clusterfile) -> Work:
+def sort(changes: Iterable[ClusterfileChange], wanted: Clusterfile) -> ApplyWork:
     """What the changes come to. Raises InputError for all that cannot be changed in a cluster that runs."""
     faults: list[Fault] = []
-    work = Work()
+    work = ApplyWork()
     masters = wanted.cluster.masters if wanted.cluster else ()
     for change in changes:
         if change.subject == "host" and change.action == ADDED and change.path.endswith("]"):
@@ -260,7 +260,9 @@ def sort(changes: Iterable[ClusterfileChange], wanted: Clusterfile) -> Work:
     return dataclasses.replace(work, here=bool(subjects - {"app"}), apps_noted="app" in subjects)
 
 
-def with_apps(work: Work, there: Sequence[Installed], wanted: Sequence[ApplicationDocument], changes: Sequence[ClusterfileChange]) -> Work:
+def with_apps(
+    work: ApplyWork, there: Sequence[Installed], wanted: Sequence[ApplicationDocument], changes: Sequence[ClusterfileChange]
+) -> ApplyWork:
     """The work, with what changes of applications come to. Raises InputError for a name that something else has already."""
     by_hand = {one.name for one in there if not one.by_file}
     taken = [one for one in wanted if one.name in by_hand]
@@ -304,7 +306,7 @@ def _is_master(roles: str | None) -> bool:
     return "master" in [role.strip() for role in (roles or "").split(",")]
 
 
-def _described(work: Work) -> list[dict[str, Any]]:
+def _described(work: ApplyWork) -> list[dict[str, Any]]:
     found = []
     if work.image:
         found.append({"id": "upgrade", "title": f"upgrade to {work.image}", "nodes": [], "after": []})
@@ -318,7 +320,7 @@ def _described(work: Work) -> list[dict[str, Any]]:
 
 
 def _carry_out(
-    work: Work, clusterfile: Clusterfile, options: run.RunOptions, there: There, context: ClusterContext, recipe: Sequence[Step]
+    work: ApplyWork, clusterfile: Clusterfile, options: run.RunOptions, there: There, context: ClusterContext, recipe: Sequence[Step]
 ) -> None:
     """New machines come before old ones go, so that etcd and the workloads always have a place."""
     name, store, state = context.spec.name, context.spec.store, context.spec.state
@@ -329,7 +331,7 @@ def _carry_out(
 
     if work.image:
         # With its secrets, and with what the command line has added to it.
-        asked = upgrade.Options(via=via(), clusterfile=clusterfile, timeout=options.timeout)
+        asked = upgrade.RolloutOptions(via=via(), clusterfile=clusterfile, timeout=options.timeout)
         upgrade.upgrade(name, work.image, asked, store=store)
     if work.masters or work.nodes:
         given = join.JoinOptions(via(), options.password, options.timeout, options.skip_checks)
@@ -341,7 +343,7 @@ def _carry_out(
             execute(recipe)
 
 
-def _joining(work: Work, clusterfile: Clusterfile, there: There) -> Clusterfile:
+def _joining(work: ApplyWork, clusterfile: Clusterfile, there: There) -> Clusterfile:
     """The request for ``join``: new machines, and the secrets that the cluster has not kept. Their labels and the like come afterwards."""
     cluster, stored = clusterfile.cluster, there.stored.cluster
     assert cluster is not None
@@ -359,7 +361,7 @@ def _joining(work: Work, clusterfile: Clusterfile, there: There) -> Clusterfile:
 
 
 def _carry_out_apps(
-    work: Work, clusterfile: Clusterfile, options: run.RunOptions, there: There, store: Store, state: ClusterState, home: Path | None
+    work: ApplyWork, clusterfile: Clusterfile, options: run.RunOptions, there: There, store: Store, state: ClusterState, home: Path | None
 ) -> None:
     """What goes makes room for what comes. The record follows, so that a command that was killed leaves something to be seen."""
     where = Where(state.name, () if _remembered(state) else (there.master.machine,), login=there.master.machine.login)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from harness.lifecycle.steps import bootstrap, hooks, labels, preparation, regis
 from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
 from harness.lifecycle.steps.joining import JoiningCluster, without_secrets
 from harness.nodes import Machine, Node, each, together
-from harness.nodes.files import STATE, Files, NodeFile, read_files
+from harness.nodes.files import STATE
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
 from harness.oci.store import Store
@@ -34,8 +34,6 @@ from harness.runtimes import ROOTFS, SYSTEM
 from harness.runtimes.kubeadm import KUBECTL
 from harness.runtimes.pki import FOLDER
 from harness.trust import policy
-
-_CERTS_D = "/etc/containerd/certs.d"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +159,7 @@ def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOp
     _check_masters(found, new_masters)
     addresses = ([node.address for node in new_masters], [node.address for node in new_nodes])
     kept, lost = without_secrets(membership.with_members(record.clusterfile, *addresses, asked.hosts), env)
-    elsewhere = AsThere.of(found.first) if record.registry == "elsewhere" else None
+    elsewhere = registries.AsThere.of(found.first) if record.registry == "elsewhere" else None
     holding = membership.holders(found)
     room = max(0, registry.MOST - len(holding))
     joining = frozenset(node.address for node in (*new_masters, *new_nodes))
@@ -486,21 +484,3 @@ def _record(work: JoinWork) -> Step:
         membership.remember(dataclasses.replace(work.found, names=names), record, kubeconfig_from=work.spec.first)
 
     return Step("record", "record the members", action, after_all=("adopt",) if work.fresh else ("tell-balancers",))
-
-
-# ---- a registry elsewhere ---------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class AsThere:
-    """Registries as a member of the cluster has them: what was said about them when the cluster was made."""
-
-    found: Mapping[str, bytes] = dataclasses.field(repr=False)
-
-    @classmethod
-    def of(cls, node: Node) -> AsThere:
-        paths = node.run(f"ls {_CERTS_D}/*/hosts.toml 2>/dev/null || true").stdout.split()
-        return cls(read_files(node, [*paths, registry.CA_OF_SITE]))
-
-    def files(self, names: Iterable[str]) -> Files:  # noqa: ARG002 -- it knows them all
-        return {path: registry.hosts_file(data) if path.endswith(".toml") else NodeFile(data) for path, data in self.found.items()}

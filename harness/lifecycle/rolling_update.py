@@ -54,7 +54,7 @@ def kubernetes(kubectl: NodeKubectl) -> Mapping[str, Any]:
 
 
 @dataclasses.dataclass
-class Work:
+class RolloutWork:
     """What the steps share."""
 
     found: Gathered
@@ -101,7 +101,7 @@ class Work:
         return next((master for master in (self.found.first, *self.found.masters) if master is not node), self.found.first)
 
 
-def turns(work: Work) -> tuple[tuple[str, tuple[SshNode, ...]], ...]:
+def turns(work: RolloutWork) -> tuple[tuple[str, tuple[SshNode, ...]], ...]:
     """Who has a turn, one after the other: masters singly, workers in batches.
 
     No kubelet may be newer than an API server: to a lower minor version the workers go first.
@@ -115,7 +115,7 @@ def turns(work: Work) -> tuple[tuple[str, tuple[SshNode, ...]], ...]:
 # ---- the recipe -------------------------------------------------------------------------------------------------------
 
 
-def plan(work: Work) -> list[Step]:
+def plan(work: RolloutWork) -> list[Step]:
     """What will be done. Until ``begin`` nothing is changed, until the first turn nothing that runs."""
     upgrades, recipe = work.move.kind == UPGRADE, Plan()
     recipe.add(_check(work), _unpack(work), _find_keys(work), _compare(work), _begin(work), _keep_backup(work))
@@ -134,7 +134,7 @@ def plan(work: Work) -> list[Step]:
     return recipe.steps
 
 
-def _add_turns(work: Work, recipe: Plan) -> None:
+def _add_turns(work: RolloutWork, recipe: Plan) -> None:
     """Every node's turn; once all masters have had theirs, what is there once for the whole cluster follows."""
     masters_left = len(work.spec.masters)
     for number, (role, nodes) in enumerate(turns(work), 1):
@@ -145,7 +145,7 @@ def _add_turns(work: Work, recipe: Plan) -> None:
             _add_whole_cluster(work, recipe)
 
 
-def _add_whole_cluster(work: Work, recipe: Plan) -> None:
+def _add_whole_cluster(work: RolloutWork, recipe: Plan) -> None:
     """Configuration in the cluster, the pod network and the addons."""
     configure = Step(
         "update-cluster",
@@ -162,12 +162,12 @@ def _add_whole_cluster(work: Work, recipe: Plan) -> None:
     recipe.add(_healthy(work, "cluster", recipe.last))
 
 
-def _network_commands(work: Work, after: str, change: str = "") -> list[Step]:
+def _network_commands(work: RolloutWork, after: str, change: str = "") -> list[Step]:
     commands = launch.network_commands(work.resolved.main.info)
     return launch.launch_commands(work.context, commands, "cluster-app", after, change)
 
 
-def _prune(work: Work, after: str) -> Step:
+def _prune(work: RolloutWork, after: str) -> Step:
     """Remove what only the image before had of addons."""
 
     def action(_: Node) -> str:
@@ -186,7 +186,7 @@ def _prune(work: Work, after: str) -> Step:
     return Step("prune-addons", title, action, (work.spec.first,), after_all=(after,), inputs=lambda _: work.move.id)
 
 
-def _former_addons(work: Work) -> dict[str, str]:
+def _former_addons(work: RolloutWork) -> dict[str, str]:
     """The addons of the image that the cluster comes from, as its first master had them; none when it is not here."""
     try:
         former = cloudimage.read(work.spec.store, work.move.before.digest)
@@ -196,7 +196,7 @@ def _former_addons(work: Work) -> dict[str, str]:
         return {}
 
 
-def _add_launch(work: Work, recipe: Plan) -> None:
+def _add_launch(work: RolloutWork, recipe: Plan) -> None:
     """As ``run`` and ``apply`` end, and with the hooks that we could have."""
     recipe.add(*hooks.at(work.context, work.hooks, Phase.PRE_LAUNCH, (recipe.last,)))
     recipe.add(*launch.launch_commands(work.context, work.launch, "launch", recipe.last, work.move.id))
@@ -205,7 +205,7 @@ def _add_launch(work: Work, recipe: Plan) -> None:
     recipe.add(record.record(work.context, recipe.last))
 
 
-def _once(work: Work, phase: Phase, after: str) -> list[Step]:
+def _once(work: RolloutWork, phase: Phase, after: str) -> list[Step]:
     """The hooks of a phase: each once in every change."""
     return hooks.at(work.context, work.hooks, phase, (after,), change=work.move.id)
 
@@ -213,7 +213,7 @@ def _once(work: Work, phase: Phase, after: str) -> list[Step]:
 # ---- before anything is changed ---------------------------------------------------------------------------------------
 
 
-def _check(work: Work) -> Step:
+def _check(work: RolloutWork) -> Step:
     """Everything must be well, unless this goes on with what has not come to its end: that may be what is to be mended."""
 
     def action() -> str:
@@ -237,13 +237,13 @@ def _check(work: Work) -> Step:
     return Step("check", "check the cluster", action)
 
 
-def require_etcd(work: Work) -> None:
+def require_etcd(work: RolloutWork) -> None:
     """Raises CheckError when etcd cannot go from what a master runs to what the image has."""
     for runs in each(work.found.masters, etcd.image_of):
         etcd.require_step(runs, registries.etcd_image(work.resolved))
 
 
-def _require_enforcement(work: Work) -> None:
+def _require_enforcement(work: RolloutWork) -> None:
     """Raises CheckError when a kernel cannot do what the image enforces NetworkPolicies by."""
     wanted = enforcers.among(image.name for image in work.resolved.images.images)
     unable = {work.name(node): enforcers.unserved(wanted, work.resolved.facts.machines[node.address].has) for node in work.spec.nodes}
@@ -254,7 +254,7 @@ def _require_enforcement(work: Work) -> None:
         )
 
 
-def _require_calm(work: Work, items: Sequence[readiness.Resource]) -> None:
+def _require_calm(work: RolloutWork, items: Sequence[readiness.Resource]) -> None:
     system = [item for item in items if item["kind"] == "Node" or item["metadata"].get("namespace") in SYSTEM]
     problems = readiness.explain(work.kubectl, system, static=False)
     if problems:
@@ -265,7 +265,7 @@ def _require_calm(work: Work, items: Sequence[readiness.Resource]) -> None:
         )
 
 
-def _require_owners(work: Work, items: Sequence[readiness.Resource]) -> None:
+def _require_owners(work: RolloutWork, items: Sequence[readiness.Resource]) -> None:
     """Pods that a drain would end for good are told now, and not when some nodes have been done."""
     nodes = readiness.of_kind(items, "Node")
     ours = {work.name(node) for node in work.spec.nodes if _moves(work, node)}
@@ -280,12 +280,12 @@ def _require_owners(work: Work, items: Sequence[readiness.Resource]) -> None:
         )
 
 
-def _moves(work: Work, node: Node) -> bool:
+def _moves(work: RolloutWork, node: Node) -> bool:
     """Whether it is known already that the pods of a node must go elsewhere for a while."""
     return work.versions.get(node.address) != work.move.after.kubernetes
 
 
-def _unpack(work: Work) -> Step:
+def _unpack(work: RolloutWork) -> Step:
     def action() -> None:
         for image in work.resolved.variants:
             rootfs_update.contents(rootfs.tree(work.spec.store, image))
@@ -297,7 +297,7 @@ def _unpack(work: Work) -> Step:
     return Step("unpack-rootfs", "unpack and render the rootfs", action)
 
 
-def _require_network(work: Work) -> None:
+def _require_network(work: RolloutWork) -> None:
     """Raises CheckError when the image has another pod network than the cluster: pods that run would be cut off."""
     runs = obsolete.networks(work.kubectl)
     brings = {one.name for one in obsolete.objects_of(work.resolved.network_addon) if one.kind == "DaemonSet"}
@@ -308,7 +308,7 @@ def _require_network(work: Work) -> None:
         )
 
 
-def _find_keys(work: Work) -> Step:
+def _find_keys(work: RolloutWork) -> Step:
     """The keys are those of the cluster: new ones, as ``run`` would make them, would be another cluster's."""
 
     def action() -> None:
@@ -319,7 +319,7 @@ def _find_keys(work: Work) -> Step:
     return Step("make-keys", "find the keys of the cluster", action, after=("unpack-rootfs", "check"))
 
 
-def _compare(work: Work) -> Step:
+def _compare(work: RolloutWork) -> Step:
     """What each node lacks, and whether it has room for that."""
 
     def action() -> str:
@@ -354,7 +354,7 @@ def _free(node: Node) -> int:
     return kilobytes * 1024
 
 
-def _blobs(work: Work) -> dict[str, int]:
+def _blobs(work: RolloutWork) -> dict[str, int]:
     """Bytes of images that the registries lack, by address."""
     if work.spec.elsewhere is not None:
         return {}
@@ -374,7 +374,7 @@ def _blobs(work: Work) -> dict[str, int]:
 # ---- made ready -------------------------------------------------------------------------------------------------------
 
 
-def _begin(work: Work) -> Step:
+def _begin(work: RolloutWork) -> Step:
     def action() -> None:
         wait.record_unready_workloads(work.context)
         write(work.kubectl, work.move)
@@ -382,7 +382,7 @@ def _begin(work: Work) -> Step:
     return Step("begin", f"note that the {work.move.kind} begins", action, after=("check", "compare"))
 
 
-def _keep_backup(work: Work) -> Step:
+def _keep_backup(work: RolloutWork) -> Step:
     """Once in every change, on all masters: what it was like before."""
     found = work.found
     target = BACKUP.replace(UPGRADE, work.move.kind)
@@ -407,7 +407,7 @@ def _keep_backup(work: Work) -> Step:
     return Step("keep-backup", "keep a backup on the masters", action, after=("begin",))
 
 
-def _tell_nodes(work: Work, after: str) -> Step:
+def _tell_nodes(work: RolloutWork, after: str) -> Step:
     """How images are found may be known before it is needed; everything else waits for the node's turn.
 
     This step is not journalled: a registry requires the login from the turn of its master on, and an earlier slipway, which began the
@@ -421,7 +421,7 @@ def _tell_nodes(work: Work, after: str) -> Step:
     return Step("tell-nodes", "tell the nodes where images are", action, work.spec.nodes, after_all=(after,))
 
 
-def _stage(work: Work, after: str) -> Step:
+def _stage(work: RolloutWork, after: str) -> Step:
     back = work.move.kind == ROLLBACK
 
     def action(node: SshNode) -> str:
@@ -438,7 +438,7 @@ def _stage(work: Work, after: str) -> Step:
     )
 
 
-def _parts(work: Work, node: SshNode, delta: rootfs_update.Delta) -> frozenset[str]:
+def _parts(work: RolloutWork, node: SshNode, delta: rootfs_update.Delta) -> frozenset[str]:
     """What of a node is to be started anew."""
     member = work.resolved.member(node)
     placed = _placed(node, preparation.machine_files(work.resolved, node))
@@ -462,7 +462,7 @@ def _parts(work: Work, node: SshNode, delta: rootfs_update.Delta) -> frozenset[s
     return frozenset(found)
 
 
-def _noted(work: Work, node: Node, step: Step) -> bool:
+def _noted(work: RolloutWork, node: Node, step: Step) -> bool:
     """Whether ``run`` would have nothing to do on a node."""
     return step.inputs is not None and work.journal.has(node, step.id, step.inputs(node))
 
@@ -475,7 +475,7 @@ def _placed(node: Node, files: Files) -> frozenset[str]:
     return frozenset(path for path, file in files.items() if file.link is None and there.get(path) != file.data)
 
 
-def _fetch(work: Work) -> Step:
+def _fetch(work: RolloutWork) -> Step:
     """What a node runs of Kubernetes is there before its turn comes; that it cannot be had is told while nothing has changed."""
 
     def action(node: SshNode) -> str:
@@ -504,7 +504,7 @@ def _fetch(work: Work) -> Step:
 # ---- a node's turn ----------------------------------------------------------------------------------------------------
 
 
-def _turn(work: Work, number: int, role: str, nodes: tuple[SshNode, ...], after: str) -> Step:
+def _turn(work: RolloutWork, number: int, role: str, nodes: tuple[SshNode, ...], after: str) -> Step:
     names = ", ".join(work.name(node) for node in nodes)
 
     def action(node: SshNode) -> str:
@@ -513,7 +513,7 @@ def _turn(work: Work, number: int, role: str, nodes: tuple[SshNode, ...], after:
     return Step(f"turn-{number}", f"change {role} {names}", action, nodes, after_all=(after,), inputs=lambda _: work.move.id)
 
 
-def _change(work: Work, node: SshNode, together: Sequence[SshNode]) -> str:
+def _change(work: RolloutWork, node: SshNode, together: Sequence[SshNode]) -> str:
     """All of a node, in an order in which it may be repeated from the beginning at any time."""
     parts = _with_registry(work, node, rootfs_update.begin(node))
     moved = _empty(work, node, together, parts)
@@ -538,7 +538,7 @@ def _change(work: Work, node: SshNode, together: Sequence[SshNode]) -> str:
     return "" if moved is None else f"{work.name(node)}: {moved} pod{'' if moved == 1 else 's'} moved"
 
 
-def _with_registry(work: Work, node: SshNode, parts: frozenset[str]) -> frozenset[str]:
+def _with_registry(work: RolloutWork, node: SshNode, parts: frozenset[str]) -> frozenset[str]:
     """With the registry of a node, if it has one with other settings. An earlier slipway, which staged the change, did not know these."""
     serves = work.spec.elsewhere is None and work.resolved.member(node).registry
     if REGISTRY in parts or not serves or not _placed(node, registry.settings(work.resolved.login)):
@@ -547,7 +547,7 @@ def _with_registry(work: Work, node: SshNode, parts: frozenset[str]) -> frozense
     return parts | {REGISTRY}
 
 
-def _empty(work: Work, node: SshNode, together: Sequence[SshNode], parts: frozenset[str]) -> int | None:
+def _empty(work: RolloutWork, node: SshNode, together: Sequence[SshNode], parts: frozenset[str]) -> int | None:
     """Move the pods of a node elsewhere, if it is to stop for a while and there is an elsewhere; how many that were."""
     if not parts & {CONTAINERD, KUBELET}:
         return None
@@ -572,7 +572,7 @@ def takes_pods(node: readiness.Resource) -> bool:
     return not closed and not node["spec"].get("unschedulable") and readiness.node_problem(node) is None
 
 
-def _start(work: Work, node: SshNode, parts: frozenset[str]) -> None:
+def _start(work: RolloutWork, node: SshNode, parts: frozenset[str]) -> None:
     if CONTAINERD in parts:
         node_files.start_containerd(node)
     if REGISTRY in parts:
@@ -585,7 +585,7 @@ def _start(work: Work, node: SshNode, parts: frozenset[str]) -> None:
         _start_kubelet(work, node)
 
 
-def _start_kubelet(work: Work, node: SshNode) -> None:
+def _start_kubelet(work: RolloutWork, node: SshNode) -> None:
     """Start the kubelet, and wait until its node is Ready.
 
     One of another version makes other pods of the same manifests, and starts all parts of a master again, as it likes. So they end in good
@@ -605,12 +605,12 @@ def _start_kubelet(work: Work, node: SshNode) -> None:
         _await_leaders(work, node)
 
 
-def _patience(work: Work) -> float:
+def _patience(work: RolloutWork) -> float:
     """Seconds that a part of a master may take to end, or to come up."""
     return min(300.0, work.spec.timeout)
 
 
-def _control_plane(work: Work, node: SshNode) -> None:
+def _control_plane(work: RolloutWork, node: SshNode) -> None:
     """etcd where its image is another one, then the API, then what stands on it. What does not come up is as it was again.
 
     An API server answers with errors while its etcd is away: where other masters serve it ends before etcd does, and comes back after it.
@@ -638,12 +638,12 @@ def _control_plane(work: Work, node: SshNode) -> None:
         raise _taken_back(work, node, error) from error
 
 
-def _peers(work: Work) -> str:
+def _peers(work: RolloutWork) -> str:
     members = etcd.Etcd(work.found.masters).members()
     return ",".join(f"{member.name}={url}" for member in members for url in member.peers)
 
 
-def _await_leaders(work: Work, node: SshNode) -> None:
+def _await_leaders(work: RolloutWork, node: SshNode) -> None:
     """Until a controller manager and a scheduler are at work again: before that no endpoint would follow when pods are moved.
 
     What the ended ones of this master held is released; else nobody would be at work until it runs out, a quarter of a minute later.
@@ -654,14 +654,14 @@ def _await_leaders(work: Work, node: SshNode) -> None:
         raise CheckError(f"{work.name(node)}: {result.output.strip() or 'nobody leads'} a minute after its start")
 
 
-def _require_version(work: Work, node: SshNode) -> None:
+def _require_version(work: RolloutWork, node: SshNode) -> None:
     asked = node.run(f"{KUBECTL} --request-timeout=10s get --raw /version", timeout=30).stdout
     runs = objects.version(asked, where=work.name(node))
     if runs != work.move.after.kubernetes:
         raise CheckError(f"{work.name(node)}: its API server is {runs}, and not {work.move.after.kubernetes}")
 
 
-def _taken_back(work: Work, node: SshNode, error: SlipwayError) -> CheckError:
+def _taken_back(work: RolloutWork, node: SshNode, error: SlipwayError) -> CheckError:
     name, after = work.name(node), work.move.after
     try:
         static_pods.put_back(node, others=len(work.spec.masters) > 1)
@@ -678,7 +678,7 @@ def _taken_back(work: Work, node: SshNode, error: SlipwayError) -> CheckError:
     )
 
 
-def _wait_ready(work: Work, node: SshNode, since: str) -> None:
+def _wait_ready(work: RolloutWork, node: SshNode, since: str) -> None:
     """Until a node is Ready and has said so after ``since`` (its own clock), with the version that it is to have."""
     name, timeout = work.name(node), work.spec.timeout
     said = '{{if eq .type "Ready"}} {{.status}} {{.lastHeartbeatTime}}{{end}}'
@@ -700,7 +700,7 @@ def _wait_ready(work: Work, node: SshNode, since: str) -> None:
         raise CheckError(f"{name} is not Ready after {timeout:.0f} s: {result.output or 'no answer'}", details=f"log of {name}:\n{journal}")
 
 
-def _adopt(work: Work, node: SshNode) -> None:
+def _adopt(work: RolloutWork, node: SshNode) -> None:
     """Note on a node that what ``run`` would do there is done."""
     makers = (
         registries.send_images, preparation.send_rootfs, preparation.set_up_machines, preparation.start_containerd,
@@ -715,14 +715,14 @@ def _adopt(work: Work, node: SshNode) -> None:
             _note(work, node, step)
 
 
-def _note(work: Work, node: Node, step: Step) -> None:
+def _note(work: RolloutWork, node: Node, step: Step) -> None:
     if step.inputs is not None:
         inputs = step.inputs(node)
         if not work.journal.has(node, step.id, inputs):
             work.journal.add(node, step.id, inputs)
 
 
-def _healthy(work: Work, what: str, after: str) -> Step:
+def _healthy(work: RolloutWork, what: str, after: str) -> Step:
     """Between turns: every node is Ready, and everything of the cluster itself. ``what`` is what has been changed."""
 
     def action(_: Node) -> None:
@@ -738,7 +738,7 @@ def _healthy(work: Work, what: str, after: str) -> Step:
 # ---- the end ----------------------------------------------------------------------------------------------------------
 
 
-def _end(work: Work, after: str) -> Step:
+def _end(work: RolloutWork, after: str) -> Step:
     def action() -> str:
         # As `run` starts them, with their record, which is there by now.
         launched = (*_network_commands(work, ""), *launch.launch_commands(work.context, work.launch, "launch", ""))
@@ -751,7 +751,7 @@ def _end(work: Work, after: str) -> Step:
     return Step("end", f"note that the {work.move.kind} has ended", action, after_all=(after,))
 
 
-def _tidy(work: Work) -> str:
+def _tidy(work: RolloutWork) -> str:
     """Take out of the registries what neither this image, nor the one before it, nor an application has."""
     if work.spec.elsewhere is not None:
         return ""
@@ -773,7 +773,7 @@ def _remove_others(node: Node, paths: Iterable[str]) -> int:
     return len(node.run(script, input="".join(f"{path}\n" for path in sorted(paths)), timeout=600).stdout.splitlines())
 
 
-def described(work: Work) -> Iterator[dict[str, Any]]:
+def described(work: RolloutWork) -> Iterator[dict[str, Any]]:
     """For ``--plan``: each node with what it runs, what it will run, and when its turn is."""
     for number, (role, nodes) in enumerate(turns(work), 1):
         for node in nodes:

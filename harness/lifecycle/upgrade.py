@@ -17,7 +17,7 @@ from harness.clusterfile import hooks as values
 from harness.clusterfile.diff import difference
 from harness.errors import CheckError, InputError, NodeError, SlipwayError, StoreError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
-from harness.lifecycle import join, rolling_update, run
+from harness.lifecycle import rolling_update, run
 from harness.lifecycle.apps import records
 from harness.lifecycle.cluster import access, lease, membership, missing_secrets, request
 from harness.lifecycle.cluster import change as moves
@@ -26,8 +26,8 @@ from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, readiness
 from harness.lifecycle.plan import execute
 from harness.lifecycle.provision import ipvs, rootfs
-from harness.lifecycle.rolling_update import Work
-from harness.lifecycle.steps import hooks, preparation
+from harness.lifecycle.rolling_update import RolloutWork
+from harness.lifecycle.steps import hooks, preparation, registries
 from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
 from harness.nodes import Machine, each, together
 from harness.nodes.kubectl import NodeKubectl
@@ -59,7 +59,7 @@ class Changed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class RolloutOptions:
     """How a cluster is to go to another image."""
 
     via: Sequence[Machine] = ()
@@ -80,7 +80,12 @@ class Options:
 
 
 def upgrade(
-    name: str = DEFAULT_NAME, image: str = "", options: Options | None = None, *, store: Store | None = None, home: Path | None = None
+    name: str = DEFAULT_NAME,
+    image: str = "",
+    options: RolloutOptions | None = None,
+    *,
+    store: Store | None = None,
+    home: Path | None = None,
 ) -> Changed:
     """Have a cluster run another image. The same call after a kill or a failure finishes what was begun.
 
@@ -91,7 +96,7 @@ def upgrade(
         return carry_out(work)
 
 
-def carry_out(work: Work) -> Changed:
+def carry_out(work: RolloutWork) -> Changed:
     """Do what was prepared."""
     started = time.monotonic()
     move, found = work.move, work.found
@@ -107,7 +112,7 @@ def carry_out(work: Work) -> Changed:
     return Changed(found.state.name, move.kind, move.before, move.after, versions, work.resumed, time.monotonic() - started, nothing)
 
 
-def _stopped(work: Work, error: SlipwayError) -> SlipwayError:
+def _stopped(work: RolloutWork, error: SlipwayError) -> SlipwayError:
     """The error with what can be done now."""
     began = False
     with contextlib.suppress(SlipwayError):
@@ -121,10 +126,10 @@ def _stopped(work: Work, error: SlipwayError) -> SlipwayError:
 
 @contextmanager
 def prepared(
-    name: str, image: str, options: Options | None = None, *, store: Store | None = None, home: Path | None = None
-) -> Iterator[Work]:
+    name: str, image: str, options: RolloutOptions | None = None, *, store: Store | None = None, home: Path | None = None
+) -> Iterator[RolloutWork]:
     """Read what the cluster keeps about itself, and make up what is to be done; nothing is touched."""
-    options, store = options or Options(), store or Store.default()
+    options, store = options or RolloutOptions(), store or Store.default()
     request.check_env(options.env)
     wanted = readable(store, image)
     with ExitStack() as stack:
@@ -136,7 +141,7 @@ def prepared(
         yield work_of(found, wanted, move, options, store)
 
 
-def _gathered(stack: ExitStack, name: str, options: Options, home: Path | None) -> Gathered:
+def _gathered(stack: ExitStack, name: str, options: RolloutOptions, home: Path | None) -> Gathered:
     """Connect to the cluster. An API that was about to start when a change was cut off is waited for."""
     deadline = time.monotonic() + _STARTS
     while True:
@@ -148,7 +153,9 @@ def _gathered(stack: ExitStack, name: str, options: Options, home: Path | None) 
             time.sleep(2)
 
 
-def each_cut_off(name: str, options: Options, home: Path | None, action: Callable[[SshNode], object] = lambda _: None) -> tuple[str, ...]:
+def each_cut_off(
+    name: str, options: RolloutOptions, home: Path | None, action: Callable[[SshNode], object] = lambda _: None
+) -> tuple[str, ...]:
     """Do something on the masters whose change was cut off while their control plane was in it; their names."""
     known = access.known(name, options.via, home=home)
     with SshConnections(known.state.folder, known.masters) as ssh:
@@ -240,7 +247,7 @@ def batch_of(workers: int, asked: int | None) -> int:
 # ---- what is to be done -----------------------------------------------------------------------------------------------
 
 
-def work_of(found: Gathered, image: CloudImage, move: Move, options: Options, store: Store) -> Work:
+def work_of(found: Gathered, image: CloudImage, move: Move, options: RolloutOptions, store: Store) -> RolloutWork:
     """Everything that the steps need. Raises NodeError when a member does not answer, InputError for what must be given again."""
     silent = [found.errors[node.address] for node in found.members if node.address in found.errors]
     if silent:
@@ -267,7 +274,7 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: Options, st
     nodes = readiness.of_kind(readiness.get(kubectl, "nodes"), "Node")
     addresses = {name: address for address, name in found.names.items()}
     last = moves.read(kubectl)
-    return Work(
+    return RolloutWork(
         found=found,
         context=context,
         hooks=found_hooks,
@@ -318,7 +325,7 @@ def _context(
     image: CloudImage,
     known: missing_secrets.Kept,
     configuration: Mapping[str, object],
-    options: Options,
+    options: RolloutOptions,
     store: Store,
     apps: Sequence[records.Installed],
 ) -> ClusterContext:
@@ -346,7 +353,7 @@ def _context(
         host_env=request.host_env(known.usable),
         app_env=request.app_env(known.usable),
         edit=request.edit(known.usable) if not known.faults else None,
-        elsewhere=join.AsThere.of(found.first) if record.registry == "elsewhere" else None,
+        elsewhere=registries.AsThere.of(found.first) if record.registry == "elsewhere" else None,
         timeout=options.timeout,
         registry_hosts=None if record.registry == "elsewhere" else membership.holders(found),
         proxy_mode=membership.proxy_mode(NodeKubectl(found.first)),

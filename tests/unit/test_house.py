@@ -65,7 +65,6 @@ LARGE: dict[str, int] = {
     "harness.lifecycle.checks.postflight": 567,
     "harness.lifecycle.checks.postflight.cis": 530,
     "harness.lifecycle.checks.postflight.rules": 634,
-    "harness.lifecycle.join": 546,
     "harness.lifecycle.kube.readiness": 637,
     "harness.lifecycle.provision.distribution": 595,
     "harness.lifecycle.rolling_update": 799,
@@ -167,11 +166,8 @@ _YAML_LOADING = {"load", "load_all", "safe_load", "safe_load_all", "full_load", 
 
 DOUBLED = {
     "Answer",
-    "Cluster",
     "EtcdMember",
     "Group",
-    "Options",
-    "Outcome",
     "Target",
     "Work",
 }

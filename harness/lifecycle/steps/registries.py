@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from harness.lifecycle.plan import Step, digest
 from harness.lifecycle.provision import ipvs, node_files, registry, rootfs
 from harness.lifecycle.steps.context import NETWORK_ADDON, ClusterContext, ResolvedCluster
 from harness.nodes import Node
+from harness.nodes.files import Files, NodeFile, read_files
 
 
 def send_images(context: ClusterContext) -> Step:
@@ -130,3 +132,21 @@ def fetch_images(context: ClusterContext) -> Step:
         after_all=("start-registry",),
         inputs=lambda _: digest(sorted(image.digest for image in context.resolved.images.images)),
     )
+
+
+_CERTS_D = "/etc/containerd/certs.d"
+
+
+@dataclasses.dataclass(frozen=True)
+class AsThere:
+    """Registries as a member of the cluster has them: what was said about them when the cluster was made."""
+
+    found: Mapping[str, bytes] = dataclasses.field(repr=False)
+
+    @classmethod
+    def of(cls, node: Node) -> AsThere:
+        paths = node.run(f"ls {_CERTS_D}/*/hosts.toml 2>/dev/null || true").stdout.split()
+        return cls(read_files(node, [*paths, registry.CA_OF_SITE]))
+
+    def files(self, names: Iterable[str]) -> Files:  # noqa: ARG002 -- it knows them all
+        return {path: registry.hosts_file(data) if path.endswith(".toml") else NodeFile(data) for path, data in self.found.items()}

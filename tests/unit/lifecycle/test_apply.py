@@ -15,7 +15,7 @@ from harness.clusterfile.parse import parse
 from harness.clusterfile.write import redacted
 from harness.errors import InputError, UsageError
 from harness.lifecycle import apply, run, upgrade
-from harness.lifecycle.apply import There, Work
+from harness.lifecycle.apply import ApplyWork, There
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.cluster import lease
 from harness.lifecycle.cluster.request import effective
@@ -45,7 +45,7 @@ def changes(old: str, new: str) -> tuple[ClusterfileChange, ...]:
     return difference(stored, effective(parse(new, "Clusterfile")))
 
 
-def work(old: str, new: str) -> Work:
+def work(old: str, new: str) -> ApplyWork:
     return apply.sort(changes(old, new), effective(parse(new, "Clusterfile")))
 
 
@@ -66,7 +66,7 @@ def test_the_same_clusterfile_again_is_no_difference_secrets_included() -> None:
     ],
 )
 def test_what_is_rendered_labelled_or_launched_is_done_here(new: str) -> None:
-    assert work(CLUSTER, new) == Work(here=True)
+    assert work(CLUSTER, new) == ApplyWork(here=True)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_another_image_is_handed_on_with_all_that_the_clusterfile_says(store: St
     context = prepared(store, 1, 1)
     wanted = effective(parse(CLUSTER, "Clusterfile"), ClusterDocument("", "", env={"Port": "81"}))
     there: Any = There(context.spec.first, wanted, "sha256:1")
-    apply._carry_out(Work(image="web:2"), wanted, run.RunOptions(), there, context, [])
+    apply._carry_out(ApplyWork(image="web:2"), wanted, run.RunOptions(), there, context, [])
     ((name, image, options),) = asked
     assert (name, image, [machine.address for machine in options.via]) == ("default", "web:2", ["10.0.0.1"])
     assert options.clusterfile.cluster.env == {"Port": "81", "Password": "hunter2"}
@@ -256,11 +256,11 @@ def test_applications_come_change_and_go_with_the_file(store: Store) -> None:
     shop, more = APPLICATION.format("shop", "b"), APPLICATION.format("more", "b")
     there = (installed(shop), installed(more))
 
-    def found(text: str, there: tuple[Installed, ...] = there) -> tuple[list[str], Work]:
+    def found(text: str, there: tuple[Installed, ...] = there) -> tuple[list[str], ApplyWork]:
         changes = apply.compare_apps(there, documents(text), store)
-        return [str(change) for change in changes], apply.with_apps(Work(), there, documents(text), changes)
+        return [str(change) for change in changes], apply.with_apps(ApplyWork(), there, documents(text), changes)
 
-    assert found(shop + more) == ([], Work())
+    assert found(shop + more) == ([], ApplyWork())
     said, done = found(shop)
     assert (said, done.apps, done.apps_gone) == (["- Application more: more:1"], (), ("more",))
     said, done = found(shop + APPLICATION.format("more", "c"))
@@ -271,7 +271,7 @@ def test_applications_come_change_and_go_with_the_file(store: Store) -> None:
     # One that was not finished is, and one that was put there by hand stays and keeps its name to itself.
     said, done = found(shop, (installed(shop, state="installing"),))
     assert said == ["~ Application shop: installing -> installed"]
-    assert found("", (installed(shop, by_file=False),)) == ([], Work())
+    assert found("", (installed(shop, by_file=False),)) == ([], ApplyWork())
     with pytest.raises(InputError, match="did not come with a Clusterfile"):
         found(shop, (installed(shop, by_file=False),))
 

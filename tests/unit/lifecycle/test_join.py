@@ -22,12 +22,9 @@ from harness.lifecycle.cluster.record import ClusterRecord
 from harness.lifecycle.join import JoinOptions, JoinWork
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.provision import registry
-from harness.lifecycle.provision.registry import OfSite
 from harness.lifecycle.steps import bootstrap, preparation
 from harness.lifecycle.steps.context import ClusterContext, ClusterFacts
 from harness.lifecycle.steps.joining import JoiningCluster
-from harness.oci.registry.config import Site
-from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
 from harness.process import ProcessResult
 from harness.runtimes.kubeadm import Kubeadm
@@ -416,14 +413,6 @@ def test_members_are_recorded_in_the_cluster_and_here(store: Store, tmp_path: Pa
     plan(made)["record"].action()
     words = {"back": ["10.0.0.8", "new-8", "10.0.0.9", "new-9"], "described": made.asked.hosts}
     assert noted == [(["10.0.0.8"], ["10.0.0.9"], words), "new-9"]
-
-
-def test_a_registry_of_the_site_is_used_as_the_others_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    site = OfSite(Site.parse("hub.example.org"), ca=b"PEM", credential=Credential("u", "p"))
-    there = {path: file.data for path, file in site.files(["docker.io"]).items()}
-    monkeypatch.setattr(join, "read_files", lambda *_: dict(there))
-    # Who may read them is the same, too: they hold a password.
-    assert join.AsThere.of(StandIn()).files(()) == site.files(["docker.io"])
 
 
 def test_a_command_that_was_killed_may_be_given_again_at_once() -> None:

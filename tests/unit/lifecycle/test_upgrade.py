@@ -24,7 +24,7 @@ from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.kube.readiness import Resource
 from harness.lifecycle.provision import registry, rootfs_update
-from harness.lifecycle.rolling_update import Work
+from harness.lifecycle.rolling_update import RolloutWork
 from harness.lifecycle.steps import preparation
 from harness.lifecycle.steps.context import NETWORK_MANIFEST, ClusterSpec
 from harness.nodes.files import NodeFile
@@ -60,13 +60,13 @@ def image(store: Store, name: str = "web", **info: Any) -> cloudimage.CloudImage
     return cloudimage.read(store, name)
 
 
-def work(store: Store, tmp_path: Path, masters: int = 3, workers: int = 3, move: Move | None = None, **options: Any) -> Work:
+def work(store: Store, tmp_path: Path, masters: int = 3, workers: int = 3, move: Move | None = None, **options: Any) -> RolloutWork:
     """Machines that have told about themselves, and an image for them."""
     image(store, launch=("kubectl apply -f manifests",))
     found = found_with(tmp_path, masters=masters, workers=workers)
     spec = ClusterSpec("lab", cloudimage.read(store, "web"), store, found.ssh, found.state, found.masters, found.workers, Clusterfile(""))
     given = {"hooks": (), "launch": ("kubectl apply -f manifests",), "resumed": False, "versions": {}}
-    return Work(found=found, context=known(spec), move=move or Move.new(UPGRADE, OLD, NEW), **{**given, **options})
+    return RolloutWork(found=found, context=known(spec), move=move or Move.new(UPGRADE, OLD, NEW), **{**given, **options})
 
 
 # ---- versions ---------------------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def test_a_batch_of_none_is_refused() -> None:
         upgrade.batch_of(3, 0)
 
 
-def roles(work: Work) -> list[tuple[str, int]]:
+def roles(work: RolloutWork) -> list[tuple[str, int]]:
     return [(role, len(nodes)) for role, nodes in rolling_update.turns(work)]
 
 
@@ -145,7 +145,7 @@ def test_the_plan_tells_versions_and_turns(store: Store, tmp_path: Path) -> None
 # ---- the order of things ----------------------------------------------------------------------------------------------
 
 
-def plan(made: Work) -> dict[str, planning.Step]:
+def plan(made: RolloutWork) -> dict[str, planning.Step]:
     recipe = rolling_update.plan(made)
     planning.check(recipe)
     return {step.id: step for step in recipe}
@@ -463,7 +463,7 @@ def test_what_an_image_had_that_is_not_here_is_not_known(store: Store, tmp_path:
 # ---- a node's turn ----------------------------------------------------------------------------------------------------
 
 
-def parts(made: Work, node: Any, *changed: str, monkeypatch: pytest.MonkeyPatch, placed: tuple[str, ...] = ()) -> set[str]:
+def parts(made: RolloutWork, node: Any, *changed: str, monkeypatch: pytest.MonkeyPatch, placed: tuple[str, ...] = ()) -> set[str]:
     monkeypatch.setattr(rolling_update, "_placed", lambda *_: frozenset(placed))
     monkeypatch.setattr(preparation, "machine_files", lambda *_: {"/x": NodeFile()})
     monkeypatch.setattr(rolling_update, "_noted", lambda *_: True)
@@ -527,7 +527,7 @@ def test_a_master_whose_control_plane_does_not_come_up_has_the_former_one_again(
 class Happened:
     """What is done on a master, in order, without any of it."""
 
-    def __init__(self, made: Work, monkeypatch: pytest.MonkeyPatch, runs: str = "registry.k8s.io/etcd:3.6.1") -> None:
+    def __init__(self, made: RolloutWork, monkeypatch: pytest.MonkeyPatch, runs: str = "registry.k8s.io/etcd:3.6.1") -> None:
         self.order: list[str] = []
         self.fails: set[str] = set()
         vars(made.resolved)["runtime"] = self

@@ -10,8 +10,10 @@ import pytest
 
 from harness.lifecycle import run
 from harness.lifecycle.provision import ipvs, registry
+from harness.lifecycle.provision.registry import OfSite
 from harness.lifecycle.steps import preparation, registries
 from harness.lifecycle.steps.context import NETWORK_ADDON, ClusterContext
+from harness.oci.registry.config import Site
 from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
 from harness.runtimes.kubeadm import Kubeadm
@@ -135,3 +137,11 @@ def test_an_image_of_before_has_no_programs_for_rules_of_the_kernel(store: Store
     wish = registries.balancing_wish(prepared(store, 1, 1).resolved)
     assert wish.balanced == ("10.0.0.101",)
     assert not wish.brings()
+
+
+def test_a_registry_of_the_site_is_used_as_the_others_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = OfSite(Site.parse("hub.example.org"), ca=b"PEM", credential=Credential("u", "p"))
+    there = {path: file.data for path, file in site.files(["docker.io"]).items()}
+    monkeypatch.setattr(registries, "read_files", lambda *_: dict(there))
+    # Who may read them is the same, too: they hold a password.
+    assert registries.AsThere.of(StandIn()).files(()) == site.files(["docker.io"])
