@@ -18,7 +18,7 @@ from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from harness.lifecycle import upgrade as upgrading
-    from harness.lifecycle.rolling_update import RolloutWork
+    from harness.lifecycle.rollout import RolloutWork
 
 Secret = Annotated[
     list[str] | None,

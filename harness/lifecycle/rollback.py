@@ -15,7 +15,7 @@ from harness.lifecycle.cluster import change, membership
 from harness.lifecycle.cluster.change import ROLLBACK, RUNNING, Move
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, etcd
-from harness.lifecycle.rolling_update import BACKUP, RolloutWork
+from harness.lifecycle.rollout import BACKUP, RolloutWork
 from harness.lifecycle.steps import registries
 from harness.lifecycle.upgrade import Changed, RolloutOptions
 from harness.nodes.kubectl import NodeKubectl

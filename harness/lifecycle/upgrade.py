@@ -17,7 +17,7 @@ from harness.clusterfile import hooks as values
 from harness.clusterfile.diff import difference
 from harness.errors import CheckError, InputError, NodeError, SlipwayError, StoreError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
-from harness.lifecycle import rolling_update, run
+from harness.lifecycle import rolling_update, rollout, run
 from harness.lifecycle.apps import records
 from harness.lifecycle.cluster import access, lease, membership, missing_secrets, request
 from harness.lifecycle.cluster import change as moves
@@ -26,7 +26,7 @@ from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, readiness
 from harness.lifecycle.plan import execute
 from harness.lifecycle.provision import ipvs, rootfs
-from harness.lifecycle.rolling_update import RolloutWork
+from harness.lifecycle.rollout import RolloutWork
 from harness.lifecycle.steps import hooks, preparation, registries
 from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
 from harness.nodes import Machine, each, together
@@ -200,7 +200,7 @@ def _move(found: Gathered, image: CloudImage) -> Move:
             )
         before = next((version for digest, version in both.items() if digest != image.digest), last.before)
         return Move.new(UPGRADE, before, after)
-    return Move.new(UPGRADE, Version(record.image, record.digest, str(rolling_update.kubernetes(kubectl)["kubernetesVersion"])), after)
+    return Move.new(UPGRADE, Version(record.image, record.digest, str(rollout.kubernetes(kubectl)["kubernetesVersion"])), after)
 
 
 def kubernetes_of(image: CloudImage) -> str:
@@ -259,7 +259,7 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: RolloutOpti
     recorded = _asked(found, options.clusterfile)
     known = missing_secrets.kept(recorded, options.env)
     kubectl = NodeKubectl(found.first, tuple(node for node in found.masters if node is not found.first))
-    configuration = rolling_update.kubernetes(kubectl)
+    configuration = rollout.kubernetes(kubectl)
     apps = records.listed(kubectl)
     context = _context(found, image, known, configuration, options, store, apps)
     main = context.resolved.main

@@ -22,6 +22,7 @@ LAYERS = (
     ("testkit",),
     ("build",),
     ("lifecycle",),  # the verbs
+    ("lifecycle.rollout",),
     ("lifecycle.apps",),
     ("lifecycle.steps",),
     ("lifecycle.checks.postflight",),
@@ -67,7 +68,6 @@ LARGE: dict[str, int] = {
     "harness.lifecycle.checks.postflight.rules": 634,
     "harness.lifecycle.kube.readiness": 637,
     "harness.lifecycle.provision.distribution": 595,
-    "harness.lifecycle.rolling_update": 799,
     "harness.nodes.ssh": 539,
     "harness.oci.archive": 501,
     "harness.oci.registry.client": 521,
