@@ -20,11 +20,13 @@ from harness.build.container_images import Builder
 from harness.cloudimage import PlatformImage
 from harness.errors import BuildError, CheckError, CommandError
 from harness.host import docker, liveness, tools
-from harness.lifecycle import run, steps
+from harness.lifecycle import run
 from harness.lifecycle.checks.facts import release
+from harness.lifecycle.cluster import request
 from harness.lifecycle.kube import readiness
 from harness.lifecycle.plan import execute
 from harness.lifecycle.provision import node_files, registry
+from harness.lifecycle.steps.context import ADDONS, DNS_ADDON, FACTS, NETWORK_ADDON, NETWORK_MANIFEST
 from harness.nodes.container import IMAGE, ContainerProvider, ipv6
 from harness.nodes.container import gateway as network_gateway
 from harness.oci.layer import LayerEntry, write_layer
@@ -40,7 +42,7 @@ ADMIN = "/etc/kubernetes/admin.conf"
 def facts(rootfs: Path) -> Facts | None:
     """Facts about the Kubernetes of a rootfs; None for an application image, which has none. Raises InputError."""
     tree = _beneath(rootfs)
-    return Facts.parse(tree.read_text(steps.FACTS), steps.FACTS) if tree.is_file(steps.FACTS) else None
+    return Facts.parse(tree.read_text(FACTS), FACTS) if tree.is_file(FACTS) else None
 
 
 def _beneath(rootfs: Path) -> untrusted.UntrustedTree:
@@ -77,7 +79,7 @@ class SandboxPlan:
     @property
     def addon_network(self) -> bool:
         """An addon of the image is the network."""
-        return not self.own_network and _beneath(self.rootfs).is_file(steps.NETWORK_MANIFEST)
+        return not self.own_network and _beneath(self.rootfs).is_file(NETWORK_MANIFEST)
 
     @property
     def cni_configs(self) -> dict[str, str]:
@@ -193,18 +195,13 @@ def container(plan: SandboxPlan, sources: Sequence[Source], store: Store, builde
         gateway = str(next(iter(node.attrs["NetworkSettings"]["Networks"].values()))["Gateway"] or _gateway(client, node))
         proxy = stack.enter_context(Proxy(sources, store, host=gateway))
         image = cloudimage.write(store, [_with_network(plan, store)])
-        options = run.Options(
-            image=image.digest,
-            masters=group.masters,
-            name=f"build-{name}",
-            env=plan.image.info.env,
-            elsewhere=registry.Anything(proxy.hosts_toml(gateway)),
-        )
+        wanted = request.of_machines(f"build-{name}", image.digest, group.masters, env=plan.image.info.env)
+        options = run.RunOptions(elsewhere=registry.Anything(proxy.hosts_toml(gateway)))
         with log.step("make a container node a cluster of the image") as shown:
-            setup = run.prepare(options, store, home=work)
+            context = run.prepare(wanted, store, options, home=work)
             try:
-                with setup.ssh:
-                    execute(run.bring_up(setup))
+                with context.spec.ssh:
+                    execute(run.cluster_steps(context).steps)
             except (CommandError, CheckError) as error:
                 reasons = [f"image {refused}: {reason}" for refused, reason in proxy.failures.items()]
                 details = "\n".join([*reasons, error.details or ""]).strip()
@@ -270,12 +267,12 @@ def _remove_all(client: docker.Client, cluster: str, *, patience: float) -> None
 def _addons(sandbox: Sandbox, plan: SandboxPlan) -> None:
     """Apply the addons that the runtime applies on real nodes, except those that kind brings."""
     tree = _beneath(plan.rootfs)
-    if tree.is_file(f"{steps.ADDONS}/{steps.DNS_ADDON}"):
+    if tree.is_file(f"{ADDONS}/{DNS_ADDON}"):
         # kubeadm has added CoreDNS, which this image does not use.
         sandbox.run("-n", "kube-system", "delete", "deployment", "coredns", "--ignore-not-found", "--wait=false")
-    for name in tree.list(steps.ADDONS):
-        if name.endswith(".yaml") and not name.startswith(".") and name != steps.NETWORK_ADDON:
-            sandbox.apply(f"{steps.ADDONS}/{name}")
+    for name in tree.list(ADDONS):
+        if name.endswith(".yaml") and not name.startswith(".") and name != NETWORK_ADDON:
+            sandbox.apply(f"{ADDONS}/{name}")
 
 
 def _is_dual(plan: SandboxPlan) -> bool:
@@ -289,7 +286,7 @@ def _kind_files(plan: SandboxPlan, node_image: str, hosts_toml: str, work: Path,
     (work / "version").write_text(plan.facts.kubernetes + "\n")
     (work / "manifests").mkdir()
     tree, builtin = _beneath(plan.rootfs), plan.addon_network
-    (work / "manifests/default-cni.yaml").write_text(tree.read_text(steps.NETWORK_MANIFEST) if builtin else "")
+    (work / "manifests/default-cni.yaml").write_text(tree.read_text(NETWORK_MANIFEST) if builtin else "")
     # kind makes a StorageClass of its own where it is given nothing to apply; the image brings one.
     (work / "manifests/default-storage.yaml").write_text(yaml.safe_dump(_NOTHING))
     mounts: dict[str, Path] = {

@@ -10,7 +10,7 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.clusters import wanted
-from harness.cli.options import Clusterfile, ClusterOption, ClusterSpec, Env, Json, SiteAccess, SkipCheck, Ssh, machines, to_machines
+from harness.cli.options import Clusterfile, ClusterFlags, ClusterOption, Env, Json, SiteAccess, SkipCheck, Ssh, machines, to_machines
 from harness.cli.output import app, print_json, say, table, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
@@ -74,7 +74,7 @@ def check(
     from harness.lifecycle.checks import findings
 
     if pre:
-        report = _pre(ClusterSpec(image, masters, nodes, name, env), file, ssh, skip_check)
+        report = _pre(ClusterFlags(image, masters, nodes, name, env), file, ssh, skip_check)
         what = "the machines are not fit"
     else:
         if file or image or env:
@@ -109,7 +109,7 @@ def _members(masters: Sequence[str] | None, nodes: Sequence[str] | None, ssh: Ss
     return to_machines(masters, login, "--masters"), to_machines(nodes, login, "--nodes")
 
 
-def _pre(spec: ClusterSpec, file: str | None, ssh: Ssh, skip: Sequence[str] | None) -> Report:
+def _pre(spec: ClusterFlags, file: str | None, ssh: Ssh, skip: Sequence[str] | None) -> Report:
     from harness.lifecycle import check as checking
     from harness.lifecycle import run as running
 
@@ -117,9 +117,10 @@ def _pre(spec: ClusterSpec, file: str | None, ssh: Ssh, skip: Sequence[str] | No
         if not spec.masters and not spec.nodes:
             raise UsageError("no machine is named", hint="--masters 10.0.0.1 --nodes 10.0.0.2, or -f Clusterfile")
         return checking.pre(*_members(spec.masters, spec.nodes, ssh), name=spec.cluster or "default", skip=skip or ())
-    options, _ = wanted(spec, ssh, SiteAccess(), file=file)
-    setup = running.prepare(options, Store.default())
-    return checking.pre(options.masters, options.nodes, name=options.name, setup=setup, skip=skip or ())
+    clusterfile, options, _ = wanted(spec, ssh, SiteAccess(), file=file)
+    prepared = running.prepare(clusterfile, Store.default(), options).spec
+    masters, nodes = (tuple(node.machine for node in group) for group in (prepared.masters, prepared.workers))
+    return checking.pre(masters, nodes, name=prepared.name, spec=prepared, skip=skip or ())
 
 
 def _list(pre: bool, post: bool, secured: bool, as_json: bool) -> None:

@@ -9,19 +9,19 @@ import typer
 
 from harness import log
 from harness.cli.clusters import Timeout, external_registry, known_profile, skipping, tell, wanted
-from harness.cli.options import Clusterfile, ClusterSpec, Json, SiteAccess, SkipCheck, Ssh, addresses, to_machines
+from harness.cli.options import Clusterfile, ClusterFlags, Json, SiteAccess, SkipCheck, Ssh, addresses, to_machines
 from harness.cli.output import app, pairs, plain, print_json, say, steps_table, wants_json
 from harness.errors import UsageError
 from harness.oci.store import Store
 
 if TYPE_CHECKING:
-    from harness.lifecycle.apply import Outcome
+    from harness.lifecycle.apply import Applied
 
 
 @app.command()
 def apply(
     *,
-    spec: ClusterSpec,
+    spec: ClusterFlags,
     file: Clusterfile = None,
     ssh: Ssh,
     site: SiteAccess,
@@ -41,8 +41,8 @@ def apply(
     as_json = wants_json(output)
     if file is None:
         raise UsageError("no Clusterfile is given", hint="slipway apply -f Clusterfile; slipway generate writes one")
-    options, bring = wanted(spec, ssh, site, file=file, timeout=timeout, skipped=skipping(skip_check))
-    found = applying.apply(options, Store.default(), plan=plan, fetch=bring)
+    clusterfile, options, bring = wanted(spec, ssh, site, file=file, timeout=timeout, skipped=skipping(skip_check))
+    found = applying.apply(clusterfile, Store.default(), options, plan=plan, fetch=bring)
     if as_json:
         print_json(_plain(found))
     elif found.made is not None:
@@ -51,13 +51,13 @@ def apply(
         _tell(found)
 
 
-def _plain(found: Outcome) -> dict[str, Any]:
+def _plain(found: Applied) -> dict[str, Any]:
     changes = [{**plain(change), "text": str(change)} for change in found.changes]
     made = plain(found.made) if found.made is not None else None
     return {"name": found.name, "changes": changes, "steps": list(found.steps), "done": found.done, "seconds": found.seconds, "made": made}
 
 
-def _tell(found: Outcome) -> None:
+def _tell(found: Applied) -> None:
     for change in found.changes:
         say(change)
     if found.done:
@@ -73,7 +73,7 @@ def _tell(found: Outcome) -> None:
 @app.command()
 def generate(
     *,
-    spec: ClusterSpec,
+    spec: ClusterFlags,
     ssh: Ssh,
     site: SiteAccess,
     from_cluster: Annotated[
@@ -101,7 +101,7 @@ def generate(
     print_json({"clusterfile": text}) if as_json else say(text, end="")
 
 
-def _from_options(spec: ClusterSpec, ssh: Ssh, site: SiteAccess) -> str:
+def _from_options(spec: ClusterFlags, ssh: Ssh, site: SiteAccess) -> str:
     if spec.image is None:
         raise UsageError("no image is named", hint="slipway generate IMAGE --masters 10.0.0.1")
     from harness.clusterfile import write
@@ -124,7 +124,7 @@ def _from_options(spec: ClusterSpec, ssh: Ssh, site: SiteAccess) -> str:
     return text
 
 
-def _from_cluster(spec: ClusterSpec, ssh: Ssh, *, adopt: bool) -> str:
+def _from_cluster(spec: ClusterFlags, ssh: Ssh, *, adopt: bool) -> str:
     import tempfile
 
     from harness.clusterfile import SshSettings as Way

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,10 +11,10 @@ import typer
 from harness import log
 from harness.cli.install import is_application, put
 from harness.cli.options import (
-    Cluster,
     Clusterfile,
-    ClusterSpec,
+    ClusterFlags,
     Json,
+    NamedCluster,
     NodesAccess,
     Plan,
     SiteAccess,
@@ -25,18 +24,21 @@ from harness.cli.options import (
     addresses,
     confirmed,
     existing,
+    hosts,
     seconds,
 )
 from harness.cli.output import app, pairs, plain, print_json, say, short, steps_table, table, wants_json
 from harness.cli.registry import connect, fetch
-from harness.clusterfile import PROFILES
+from harness.clusterfile import PROFILES, ClusterDocument
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.oci.store import Store
 
 if TYPE_CHECKING:
+    from harness.clusterfile import Clusterfile as Written
     from harness.clusterfile import ExternalRegistry
     from harness.lifecycle import run as running
     from harness.lifecycle.provision.registry import OfSite
+    from harness.lifecycle.run import RunOptions
 
 Timeout = Annotated[float, seconds("--timeout", help="Seconds that workloads may take to become ready.")]
 Apps = Annotated[
@@ -61,7 +63,7 @@ NoImages = Annotated[
 @app.command()
 def run(
     *,
-    spec: ClusterSpec,
+    spec: ClusterFlags,
     file: Clusterfile = None,
     ssh: Ssh,
     site: SiteAccess,
@@ -85,36 +87,39 @@ def run(
     from harness.lifecycle import run as running
 
     as_json = wants_json(output)
-    options, bring = wanted(spec, ssh, site, file=file, timeout=timeout, skipped=skipping(skip_check), apps=apps)
+    clusterfile, options, bring = wanted(spec, ssh, site, file=file, timeout=timeout, skipped=skipping(skip_check), apps=apps)
     bring()
-    if is_application(options.image):
+    image = clusterfile.cluster.image if clusterfile.cluster else ""
+    if is_application(image):
         if spec.profile:
-            raise UsageError(f"--profile is for a cluster that is made, and {options.image} is an application image")
+            raise UsageError(f"--profile is for a cluster that is made, and {image} is an application image")
+        if spec.nodes:
+            raise UsageError(f"{image} is an application image: it makes no nodes", hint="--cluster says which cluster it goes into")
         named = spec.cluster is not None or file is not None
-        _put(options, spec.nodes, called, kubeconfig, not no_images, named=named, plan=plan, as_json=as_json)
+        _put(clusterfile, options, called, kubeconfig, not no_images, named=named, plan=plan, as_json=as_json)
         return
     if called or kubeconfig or no_images:
         option = "--as" if called else "--kubeconfig" if kubeconfig else "--no-images"
         hint = "it makes machines a cluster: --masters IP"
-        raise UsageError(f"{option} is for application images, and {options.image} brings Kubernetes", hint=hint)
+        raise UsageError(f"{option} is for application images, and {image} brings Kubernetes", hint=hint)
     if plan:
-        described = planning.describe(running.plan(running.prepare(options, Store.default())))
+        described = planning.describe(running.plan(running.prepare(clusterfile, Store.default(), options)))
         described += [
             {"id": f"app-{one.name}", "title": f"put {one.image} in as {one.name}", "nodes": [], "after": ["record"]}
-            for one in (options.clusterfile.apps if options.clusterfile else ())
+            for one in clusterfile.apps
         ]
         if as_json:
             print_json(described)
         else:
             steps_table(described)
         return
-    summary = running.run(options, Store.default())
+    summary = running.run(clusterfile, Store.default(), options)
     print_json(plain(summary)) if as_json else tell(summary)
 
 
 def _put(
-    options: running.Options,
-    nodes: Sequence[str] | None,
+    clusterfile: Written,
+    options: RunOptions,
     called: str | None,
     kubeconfig: Path | None,
     bring: bool,
@@ -126,24 +131,25 @@ def _put(
     """Put an application image into the cluster that options or a Clusterfile name."""
     from harness.lifecycle.apps.install import Request
     from harness.lifecycle.apps.target import Where
+    from harness.lifecycle.cluster import request as requests
 
-    if nodes:
-        raise UsageError(f"{options.image} is an application image: it makes no nodes", hint="--cluster says which cluster it goes into")
-    if options.masters and kubeconfig:
+    cluster = clusterfile.cluster
+    assert cluster is not None
+    masters, _ = requests.machines(clusterfile, options.password)
+    if masters and kubeconfig:
         raise UsageError("--masters and --kubeconfig name two clusters", hint="one of both")
-    cluster = options.clusterfile.cluster if options.clusterfile else None
     request = Request.of(
-        options.image,
+        cluster.image,
         called,
-        env=dict(options.env),
-        commands=cluster.commands if cluster else None,
-        parts=cluster.app_names if cluster else None,
-        found=options.clusterfile,
+        env=requests.env(clusterfile),
+        commands=cluster.commands,
+        parts=cluster.app_names,
+        found=clusterfile,
         elsewhere=options.elsewhere,
         timeout=options.timeout,
     )
-    login = options.masters[0].login if options.masters else options.login
-    where = Where(options.name if named else None, options.masters, existing(kubeconfig) if kubeconfig else None, login, bring)
+    login = masters[0].login if masters else requests.login(clusterfile, options.password)
+    where = Where(cluster.name if named else None, masters, existing(kubeconfig) if kubeconfig else None, login, bring)
     put(request, where, plan=plan, as_json=as_json)
 
 
@@ -169,7 +175,7 @@ def skipping(ids: Sequence[str] | None) -> frozenset[str]:
 
 
 def wanted(
-    spec: ClusterSpec,
+    spec: ClusterFlags,
     ssh: Ssh,
     to: SiteAccess,
     *,
@@ -177,41 +183,43 @@ def wanted(
     timeout: float = 600,
     skipped: frozenset[str] = frozenset(),
     apps: Sequence[str] | None = None,
-) -> tuple[running.Options, Callable[[], None]]:
-    """The cluster that a Clusterfile and options ask for, and a function that pulls the image and looks for its images in the registry of
-    the site.
+) -> tuple[Written, RunOptions, Callable[[], None]]:
+    """The request that a Clusterfile and options make, and a function that pulls its image and looks for images within it in the registry
+    of the site.
     """
-    from harness.lifecycle import run as running
-    from harness.lifecycle.cluster import request as clusterfiles
+    from harness.lifecycle.cluster import request
+    from harness.lifecycle.run import RunOptions
 
     values = pairs(spec.env or [], "--env")
-    given = clusterfiles.Given(
-        image=spec.image,
-        masters=tuple(addresses(spec.masters, "--masters")),
-        nodes=tuple(addresses(spec.nodes, "--nodes")),
-        name=spec.cluster,
-        user=ssh.user,
-        port=ssh.port,
-        key=existing(ssh.key) if ssh.key else None,
+    flags = ClusterDocument(
+        name=spec.cluster or "",
+        image=spec.image or "",
+        hosts=hosts(addresses(spec.masters, "--masters"), addresses(spec.nodes, "--nodes"), ssh.settings()),
+        ssh=ssh.settings(),
         env=values,
         commands=tuple(spec.cmds) if spec.cmds else None,
-        apps=tuple(part.strip() for word in apps for part in word.split(",") if part.strip()) if apps else None,
-        registry=external_registry(spec.registry, to),
+        app_names=tuple(part.strip() for word in apps for part in word.split(",") if part.strip()) if apps else None,
+        external_registry=external_registry(spec.registry, to),
         profile=known_profile(spec.profile),
     )
-    found = clusterfiles.effective(clusterfiles.read(file, values) if file else None, given)
-    external = found.cluster.external_registry if found.cluster else None
+    found = request.effective(request.read(file, values) if file else None, flags)
+    cluster = found.cluster
+    assert cluster is not None
+    external = cluster.external_registry
     site = _of_site(external) if external else None
-    options = running.Options.of(found, password=ssh.password(), elsewhere=site, timeout=timeout)
-    options = dataclasses.replace(options, skip_checks=skipped)
+    options = RunOptions(ssh.password(), site, timeout=timeout, skip_checks=skipped)
+    # What is wrong with passwords is told before an image is fetched.
+    request.machines(found, options.password)
+    if options.password is None:
+        request.warn_of_passwords(found)
 
     def bring() -> None:
-        for one in (options.image, *(other.image or "" for other in found.apps)):
+        for one in (cluster.image, *(other.image or "" for other in found.apps)):
             fetch(one, to)
             if site is not None:
                 _check_site(site, one, Path(external.ca) if external and external.ca else None)
 
-    return options, bring
+    return found, options, bring
 
 
 def known_profile(name: str | None) -> str | None:
@@ -264,7 +272,7 @@ def _check_site(site: OfSite, image: str, ca: Path | None) -> None:
 
 
 @app.command()
-def status(*, cluster: Cluster, access: NodesAccess, output: Json = "text") -> None:
+def status(*, cluster: NamedCluster, access: NodesAccess, output: Json = "text") -> None:
     """Show the state of a cluster."""
     from harness.lifecycle import status as states
 
@@ -318,7 +326,7 @@ def _balancers(found: Sequence[Mapping[str, Any]]) -> str:
 @app.command()
 def delete(
     *,
-    cluster: Cluster,
+    cluster: NamedCluster,
     access: NodesAccess,
     forget: Annotated[bool, typer.Option("--forget", help="Only forget the cluster on this machine; its machines are gone.")] = False,
     yes: Yes = False,

@@ -12,21 +12,25 @@ from harness import log
 from harness.cli import completion
 from harness.cli.clusters import skipping
 from harness.cli.options import (
-    Cluster,
     ClusterAccess,
     ClusterOption,
     Json,
+    NamedCluster,
     Plan,
     SkipCheck,
     Ssh,
     Yes,
+    addresses,
     confirmed,
+    hosts,
     machines,
     seconds,
     to_machines,
 )
 from harness.cli.output import app, pairs, plain, print_json, say, steps_table, wants_json
 from harness.cli.program import Old
+from harness.clusterfile import ClusterDocument, Clusterfile
+from harness.oci.store import Store
 
 if TYPE_CHECKING:
     from harness.lifecycle.plan import Step
@@ -44,7 +48,7 @@ class JoinAccess(Ssh):
 @app.command()
 def join(
     *,
-    cluster: Cluster,
+    cluster: NamedCluster,
     masters: Annotated[
         list[str] | None, machines("--masters", "--master", "-m", help="Machines that become control-plane nodes; ranges are allowed.")
     ] = None,
@@ -65,17 +69,16 @@ def join(
     from harness.lifecycle import join as joining
 
     as_json = wants_json(output)
-    name, login = cluster.name, access.login()
-    new_masters, new_nodes = to_machines(masters, login, "--masters"), to_machines(nodes, login, "--nodes")
-    given: dict[str, Any] = {
-        "via": to_machines(access.via, login, "--via"), "env": pairs(env or [], "--env"), "password": login.password, "timeout": timeout,
-        "skip_checks": skipping(skip_check),
-    }  # fmt: skip
+    name, ssh = cluster.name, access.settings()
+    joining_hosts = hosts(addresses(masters, "--masters"), addresses(nodes, "--nodes"), ssh)
+    wanted = Clusterfile("", cluster=ClusterDocument(name, "", joining_hosts, pairs(env or [], "--env"), ssh=ssh))
+    login = access.login()
+    options = joining.JoinOptions(to_machines(access.via, login, "--via"), login.password, timeout, skipping(skip_check))
     if plan:
-        with joining.prepared(name, new_masters, new_nodes, **given) as work:
+        with joining.prepared(wanted, Store.default(), options) as work:
             _show_plan(joining.plan(work), as_json)
         return
-    done = joining.join(name, new_masters, new_nodes, **given)
+    done = joining.join(wanted, Store.default(), options)
     if as_json:
         print_json(plain(done))
         return

@@ -13,10 +13,10 @@ from harness import log, untrusted
 from harness.cli import completion
 from harness.cli.options import (
     FORMER_FILE,
-    Cluster,
     ClusterAccess,
     ClusterName,
     Json,
+    NamedCluster,
     NodesAccess,
     Ssh,
     Yes,
@@ -49,7 +49,7 @@ class _WithCommand(Verb):
 def execute(
     *,
     context: typer.Context,
-    cluster: Cluster,
+    cluster: NamedCluster,
     role: Annotated[
         str | None,
         typer.Option(
@@ -100,7 +100,7 @@ def _show_line(name: str, stream: str, line: str) -> None:
 @app.command()
 def kubeconfig(
     *,
-    cluster: Cluster,
+    cluster: NamedCluster,
     file: Annotated[Path | None, target(), FORMER_FILE] = None,
     server: Annotated[
         str | None,
@@ -144,7 +144,7 @@ app.add_typer(certs_app, name="certs")
 @certs_app.command("list", short_help="List every certificate.")
 def certs_list(
     *,
-    cluster: Cluster,
+    cluster: NamedCluster,
     access: NodesAccess,
     output: Json = "text",
 ) -> None:
@@ -174,7 +174,7 @@ def certs_list(
 @certs_app.command("renew", short_help="Renew the certificates.")
 def certs_renew(
     *,
-    cluster: Cluster,
+    cluster: NamedCluster,
     days: Annotated[
         int, typer.Option("--days", help="Days that the new certificates are valid; never longer than their CA.", metavar="N", min=1)
     ] = 365,
@@ -216,7 +216,7 @@ def certs_add_names(
 @certs_app.command("rotate-secrets", short_help="Encrypt Secrets with a new key.")
 def certs_rotate_secrets(
     *,
-    cluster: Cluster,
+    cluster: NamedCluster,
     access: NodesAccess,
     output: Json = "text",
 ) -> None:
@@ -244,7 +244,7 @@ AskPassword = Annotated[bool, typer.Option("--password", help="Ask for the passw
 @app.command()
 def backup(
     *,
-    cluster: Cluster,
+    cluster: NamedCluster,
     file: Annotated[Path, target(), FORMER_FILE],
     password_env: PasswordEnv = None,
     password: AskPassword = False,
@@ -338,7 +338,7 @@ def _password(variable: str | None, ask: bool, *, twice: bool) -> str | None:
 @app.command()
 def logs(
     *,
-    cluster: Cluster,
+    cluster: NamedCluster,
     file: Annotated[Path | None, target("Write to this file.  [default: NAME-logs-DATE.tar.gz]"), FORMER_FILE] = None,
     since: Annotated[
         str | None, typer.Option("--since", help="Only what is younger: 30m, 1h, 2d.", metavar="TIME", show_default=False)

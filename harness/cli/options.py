@@ -16,7 +16,7 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.program import Old, Options
-from harness.clusterfile import PROFILES
+from harness.clusterfile import MASTER, NODE, PROFILES, Host, SshSettings
 from harness.errors import Fault, InputError, UsageError
 from harness.oci.model import Platform
 
@@ -120,7 +120,7 @@ FORMER_FILE = Old("--file", "-f")
 
 
 @dataclasses.dataclass(frozen=True)
-class Cluster(Options):
+class NamedCluster(Options):
     """The cluster that a verb is about."""
 
     word: Annotated[
@@ -161,6 +161,10 @@ class Ssh(Options):
     port: Annotated[
         int | None, typer.Option("--port", help="The SSH port.  [default: 22]", metavar="PORT", min=1, max=65535, show_default=False)
     ] = None
+
+    def settings(self) -> SshSettings:
+        """As a Clusterfile has them, without the password: that is never recorded."""
+        return SshSettings(self.user, self.port, str(existing(self.key)) if self.key else None)
 
     def login(self) -> Login:
         """The login for all machines. It may ask for the password."""
@@ -249,7 +253,7 @@ class RegistryOptions(SiteAccess):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClusterSpec(Options):
+class ClusterFlags(Options):
     """A cluster as options describe it."""
 
     image: Annotated[
@@ -295,6 +299,11 @@ def to_machines(texts: Sequence[str] | None, login: Login, option: str) -> tuple
     from harness.nodes import Machine
 
     return tuple(Machine(address, login) for address in addresses(texts, option))
+
+
+def hosts(masters: Sequence[str], nodes: Sequence[str], ssh: SshSettings) -> tuple[Host, ...]:
+    """Control-plane nodes and workers as a Clusterfile has them."""
+    return tuple(Host(tuple(ips), (role,), ssh) for role, ips in ((MASTER, masters), (NODE, nodes)) if ips)
 
 
 def addresses(texts: Sequence[str] | None, option: str) -> list[str]:

@@ -10,7 +10,7 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.members import JoinAccess
-from harness.cli.options import Cluster, Clusterfile, ClusterOption, Json, SiteAccess, Yes, confirmed, seconds, to_machines
+from harness.cli.options import Clusterfile, ClusterOption, Json, NamedCluster, SiteAccess, Yes, confirmed, seconds, to_machines
 from harness.cli.output import app, pairs, plain, print_json, say, steps_table, table, wants_json
 from harness.cli.program import Options
 from harness.cli.registry import fetch
@@ -18,7 +18,7 @@ from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from harness.lifecycle import upgrade as upgrading
-    from harness.lifecycle.rolling_update import Work
+    from harness.lifecycle.rollout import RolloutWork
 
 Secret = Annotated[
     list[str] | None,
@@ -90,7 +90,7 @@ def upgrade(
 
 
 @app.command()
-def rollback(*, cluster: Cluster, rollout: Rollout, access: JoinAccess, yes: Yes = False, output: Json = "text") -> None:
+def rollback(*, cluster: NamedCluster, rollout: Rollout, access: JoinAccess, yes: Yes = False, output: Json = "text") -> None:
     """Return a cluster to its previous image. This works also in the middle of an upgrade."""
     from harness.lifecycle import rollback as back
 
@@ -110,14 +110,14 @@ def _name_and_image(words: list[str], cluster: str | None) -> tuple[str, str]:
     return (names[0] if names else DEFAULT_NAME), image
 
 
-def _options(rollout: Rollout, access: JoinAccess) -> upgrading.Options:
+def _options(rollout: Rollout, access: JoinAccess) -> upgrading.RolloutOptions:
     from harness.lifecycle import upgrade as upgrading
     from harness.lifecycle.cluster import request
 
     login = access.login()
     values = pairs(rollout.env or [], "--env")
     upgrading.batch_of(0, rollout.batch)
-    return upgrading.Options(
+    return upgrading.RolloutOptions(
         via=to_machines(access.via, login, "--via"),
         clusterfile=request.read(rollout.file, values) if rollout.file else None,
         env=values,
@@ -129,7 +129,7 @@ def _options(rollout: Rollout, access: JoinAccess) -> upgrading.Options:
     )
 
 
-def _go(work: Work, plan: bool, yes: bool, as_json: bool) -> None:
+def _go(work: RolloutWork, plan: bool, yes: bool, as_json: bool) -> None:
     from harness.lifecycle import upgrade as upgrading
 
     move = work.move
@@ -154,7 +154,7 @@ def _go(work: Work, plan: bool, yes: bool, as_json: bool) -> None:
             say(f"  slipway rollback {done.name} brings {done.before} back")
 
 
-def _show_plan(work: Work, as_json: bool) -> None:
+def _show_plan(work: RolloutWork, as_json: bool) -> None:
     from harness.lifecycle import plan as planning
     from harness.lifecycle import rolling_update
 
@@ -170,7 +170,7 @@ def _show_plan(work: Work, as_json: bool) -> None:
     steps_table(described)
 
 
-def _show_turns(work: Work) -> None:
+def _show_turns(work: RolloutWork) -> None:
     from harness.lifecycle import rolling_update
 
     again = " (goes on with what was begun)" if work.resumed else ""

@@ -9,21 +9,21 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.clusterfile import ApplicationDocument, Clusterfile, is_redacted
+from harness.clusterfile import MASTER, NODE, ApplicationDocument, Clusterfile, Host, is_redacted
 from harness.clusterfile.diff import ADDED, CHANGED, REMOVED, ClusterfileChange, difference
 from harness.errors import CheckError, Fault, InputError
 from harness.host.cluster_cache import ClusterState
-from harness.lifecycle import join, remove, run, steps, upgrade
+from harness.lifecycle import join, remove, run, upgrade
 from harness.lifecycle.apps import install, records, uninstall
 from harness.lifecycle.apps.records import Installed, familiar
 from harness.lifecycle.apps.target import Where
-from harness.lifecycle.checks.preflight import gather
-from harness.lifecycle.cluster import access, lease, membership
+from harness.lifecycle.cluster import access, lease, membership, request
 from harness.lifecycle.cluster.record import GET, ClusterRecord
-from harness.lifecycle.plan import Step, describe, digest, execute
+from harness.lifecycle.plan import Plan, Step, describe, digest, execute
 from harness.lifecycle.provision import ipvs, node_files
 from harness.lifecycle.provision.rootfs import MARK
-from harness.lifecycle.steps import hooks, labels
+from harness.lifecycle.steps import hooks, labels, preparation, waits
+from harness.lifecycle.steps.context import CONTAINERD_CONFIG, KUBEADM_CONFIG, ClusterContext, ClusterFacts, ResolvedCluster
 from harness.nodes import Machine
 from harness.nodes.ssh import SshConnections, SshNode
 from harness.oci.store import Store
@@ -41,7 +41,7 @@ _HERE = frozenset({"env", "config", "hook", "application", "launch"})
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class Applied:
     """What was, or with a plan would be, done. ``made``: the cluster was not there, and is now."""
 
     name: str
@@ -64,7 +64,7 @@ class There:
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class ApplyWork:
     """What the changes come to."""
 
     masters: tuple[str, ...] = ()
@@ -87,71 +87,81 @@ class Work:
 
 
 def apply(
-    options: run.Options,
+    clusterfile: Clusterfile,
     store: Store,
+    options: run.RunOptions | None = None,
     *,
     plan: bool = False,
     fetch: Callable[[], object] = lambda: None,
     home: Path | None = None,
-) -> Outcome:
-    """Make the cluster what ``options.clusterfile`` says; with ``plan`` only tell. ``fetch`` brings the image when something is to be done.
+) -> Applied:
+    """Make the cluster what a Clusterfile says; with ``plan`` only tell. ``fetch`` brings the image when something is to be done.
 
     Raises InputError for changes that are not possible, before anything is changed; UsageError while another one changes the cluster.
     """
     started = time.monotonic()
-    wanted = options.clusterfile
-    if wanted is None or wanted.cluster is None:
+    options, wanted = options or run.RunOptions(), clusterfile.cluster
+    if wanted is None:
         raise ValueError("apply needs a Clusterfile")
-    state = ClusterState.of(options.name, home)
-    with SshConnections(state.folder, _machines(options, state)) as ssh:
-        there = find(ssh, options)
+    state = ClusterState.of(wanted.name, home)
+    with SshConnections(state.folder, _machines(clusterfile, options, state)) as ssh:
+        there = find(ssh, wanted.name)
         if there is None:
-            return _make(options, store, plan, fetch, started, home)
-        changes, of_apps = compare(there, wanted, store), compare_apps(there.apps, wanted.apps, store)
-        work = with_apps(sort(changes, wanted), there.apps, wanted.apps, of_apps)
+            return _make(clusterfile, store, options, plan, fetch, started, home)
+        changes, of_apps = compare(there, clusterfile, store), compare_apps(there.apps, clusterfile.apps, store)
+        work = with_apps(sort(changes, clusterfile), there.apps, clusterfile.apps, of_apps)
         changes = tuple(dict.fromkeys((*changes, *of_apps)))
         if not changes:
-            return Outcome(options.name, (), (), not plan, time.monotonic() - started)
+            return Applied(wanted.name, (), (), not plan, time.monotonic() - started)
         fetch()
         for document in work.apps:
             install.read(install.Request(document), store)
         if work.only_apps:
             if not plan:
-                with lease.held(there.master, options.name):
-                    _carry_out_apps(work, options, there, store, home)
-            return Outcome(options.name, changes, tuple(_described(work)), not plan, time.monotonic() - started)
-        setup = run.prepare(options, store, home=home)
-        setup.previous = there.stored
-        recipe = here(setup) if work.here else []
+                with lease.held(there.master, wanted.name):
+                    _carry_out_apps(work, clusterfile, options, there, store, state, home)
+            return Applied(wanted.name, changes, tuple(_described(work)), not plan, time.monotonic() - started)
+        context = run.prepare(clusterfile, store, options, home=home, previous=there.stored)
+        recipe = here(context) if work.here else []
         described = (*_described(work), *describe(recipe))
         if plan:
-            return Outcome(options.name, changes, described, False, time.monotonic() - started)
-        with lease.held(there.master, options.name):
-            _carry_out(work, options, there, setup, recipe, store)
-            _carry_out_apps(work, options, there, store, home)
-    return Outcome(options.name, changes, described, True, time.monotonic() - started)
+            return Applied(wanted.name, changes, described, False, time.monotonic() - started)
+        with lease.held(there.master, wanted.name):
+            _carry_out(work, clusterfile, options, there, context, recipe)
+            _carry_out_apps(work, clusterfile, options, there, store, state, home)
+    return Applied(wanted.name, changes, described, True, time.monotonic() - started)
 
 
-def _make(options: run.Options, store: Store, plan: bool, fetch: Callable[[], object], started: float, home: Path | None) -> Outcome:
+def _make(
+    clusterfile: Clusterfile,
+    store: Store,
+    options: run.RunOptions,
+    plan: bool,
+    fetch: Callable[[], object],
+    started: float,
+    home: Path | None,
+) -> Applied:
     fetch()
+    name = clusterfile.cluster.name if clusterfile.cluster else ""
     if plan:
-        described = tuple(describe(run.plan(run.prepare(options, store, home=home))))
-        return Outcome(options.name, (), described, False, time.monotonic() - started)
-    made = run.run(options, store, home=home)
-    return Outcome(options.name, (), (), True, made.seconds, made)
+        described = tuple(describe(run.plan(run.prepare(clusterfile, store, options, home=home))))
+        return Applied(name, (), described, False, time.monotonic() - started)
+    made = run.run(clusterfile, store, options, home=home)
+    return Applied(name, (), (), True, made.seconds, made)
 
 
 # ---- what is there ----------------------------------------------------------------------------------------------------
 
 
-def _machines(options: run.Options, state: ClusterState) -> tuple[Machine, ...]:
+def _machines(clusterfile: Clusterfile, options: run.RunOptions, state: ClusterState) -> tuple[Machine, ...]:
     """The masters that the file names and those that this machine remembers: any of them may be the one that answers."""
     remembered = access.known(state.name, home=state.folder.parent.parent).masters if _remembered(state) else ()
-    named = {one.address for one in options.masters}
-    return (*options.masters, *(one for one in remembered if one.address not in named))
+    masters, _ = request.machines(clusterfile, options.password)
+    named = {one.address for one in masters}
+    return (*masters, *(one for one in remembered if one.address not in named))
 
 
-def find(ssh: SshConnections, options: run.Options) -> There | None:
+def find(ssh: SshConnections, name: str) -> There | None:
     """The cluster, by any master that answers; None when there is none, or one that was not finished.
 
     Raises CheckError when a machine belongs to it and its API is silent.
@@ -160,7 +170,7 @@ def find(ssh: SshConnections, options: run.Options) -> There | None:
     silent: list[str] = []
     ask = f"{KUBECTL} --request-timeout=10s"
     record = f"{ask} {shlex.join(GET)} && echo {_APPS} && {ask} {shlex.join(records.LIST)}"
-    script = f'set -- $(cat {MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(options.name)} ] || exit {_NOT_OURS}; {record}'
+    script = f'set -- $(cat {MARK} 2>/dev/null); [ "${{1-}}" = {shlex.quote(name)} ] || exit {_NOT_OURS}; {record}'
     for node in nodes:
         asked = node.run(script, check=False, timeout=30)
         if asked.returncode == _NOT_OURS:
@@ -172,16 +182,14 @@ def find(ssh: SshConnections, options: run.Options) -> There | None:
         if "NotFound" in asked.stderr or "No such file" in asked.stderr or "not found" in asked.stderr:
             return None
         silent.append(f"{node.name}: {(asked.output.splitlines() or ['no answer'])[-1]}")
-    if silent and _was_finished(options, ssh):
-        raise CheckError(
-            f"the API of the cluster {options.name} does not answer", hint="slipway status says more", details="\n".join(silent)
-        )
+    if silent and _was_finished(name, ssh):
+        raise CheckError(f"the API of the cluster {name} does not answer", hint="slipway status says more", details="\n".join(silent))
     return None
 
 
-def _was_finished(options: run.Options, ssh: SshConnections) -> bool:
+def _was_finished(name: str, ssh: SshConnections) -> bool:
     """Whether this machine saw the end of a run; else a run that was cut short is to be finished."""
-    return bool(ClusterState(options.name, ssh.folder).read().get("digest"))
+    return bool(ClusterState(name, ssh.folder).read().get("digest"))
 
 
 def compare(there: There, wanted: Clusterfile, store: Store) -> tuple[ClusterfileChange, ...]:
@@ -229,10 +237,10 @@ def _document(one: Installed) -> ApplicationDocument:
 # ---- what is to be done -----------------------------------------------------------------------------------------------
 
 
-def sort(changes: Iterable[ClusterfileChange], wanted: Clusterfile) -> Work:
+def sort(changes: Iterable[ClusterfileChange], wanted: Clusterfile) -> ApplyWork:
     """What the changes come to. Raises InputError for all that cannot be changed in a cluster that runs."""
     faults: list[Fault] = []
-    work = Work()
+    work = ApplyWork()
     masters = wanted.cluster.masters if wanted.cluster else ()
     for change in changes:
         if change.subject == "host" and change.action == ADDED and change.path.endswith("]"):
@@ -252,7 +260,9 @@ def sort(changes: Iterable[ClusterfileChange], wanted: Clusterfile) -> Work:
     return dataclasses.replace(work, here=bool(subjects - {"app"}), apps_noted="app" in subjects)
 
 
-def with_apps(work: Work, there: Sequence[Installed], wanted: Sequence[ApplicationDocument], changes: Sequence[ClusterfileChange]) -> Work:
+def with_apps(
+    work: ApplyWork, there: Sequence[Installed], wanted: Sequence[ApplicationDocument], changes: Sequence[ClusterfileChange]
+) -> ApplyWork:
     """The work, with what changes of applications come to. Raises InputError for a name that something else has already."""
     by_hand = {one.name for one in there if not one.by_file}
     taken = [one for one in wanted if one.name in by_hand]
@@ -289,14 +299,14 @@ def _impossible(change: ClusterfileChange) -> Fault | None:
 
 def _of_kubelet(change: ClusterfileChange) -> bool:
     """Whether a Config writes a file that counts only when containerd and kubelet are set up."""
-    return change.subject == "config" and change.name.split(" ")[-1] in (*steps.KUBEADM_CONFIG, steps.CONTAINERD_CONFIG)
+    return change.subject == "config" and change.name.split(" ")[-1] in (*KUBEADM_CONFIG, CONTAINERD_CONFIG)
 
 
 def _is_master(roles: str | None) -> bool:
     return "master" in [role.strip() for role in (roles or "").split(",")]
 
 
-def _described(work: Work) -> list[dict[str, Any]]:
+def _described(work: ApplyWork) -> list[dict[str, Any]]:
     found = []
     if work.image:
         found.append({"id": "upgrade", "title": f"upgrade to {work.image}", "nodes": [], "after": []})
@@ -309,88 +319,93 @@ def _described(work: Work) -> list[dict[str, Any]]:
     return found
 
 
-def _carry_out(work: Work, options: run.Options, there: There, setup: steps.Setup, recipe: Sequence[Step], store: Store) -> None:
+def _carry_out(
+    work: ApplyWork, clusterfile: Clusterfile, options: run.RunOptions, there: There, context: ClusterContext, recipe: Sequence[Step]
+) -> None:
     """New machines come before old ones go, so that etcd and the workloads always have a place."""
-    machines = {one.address: one for one in (*options.masters, *options.nodes)}
+    name, store, state = context.spec.name, context.spec.store, context.spec.state
 
     def via() -> tuple[Machine, ...]:
         """A master to begin with; none once this machine knows the cluster, as after an upgrade or a join."""
-        return () if _remembered(setup.state) else (there.master.machine,)
+        return () if _remembered(state) else (there.master.machine,)
 
     if work.image:
         # With its secrets, and with what the command line has added to it.
-        asked = upgrade.Options(via=via(), clusterfile=options.clusterfile, timeout=options.timeout)
-        upgrade.upgrade(options.name, work.image, asked, store=store)
+        asked = upgrade.RolloutOptions(via=via(), clusterfile=clusterfile, timeout=options.timeout)
+        upgrade.upgrade(name, work.image, asked, store=store)
     if work.masters or work.nodes:
-        masters, nodes = (tuple(machines[address] for address in addresses) for addresses in (work.masters, work.nodes))
-        # What is secret the cluster has not kept.
-        kept = there.stored.cluster.env if there.stored.cluster else {}
-        secrets = {name: options.env[name] for name, value in kept.items() if is_redacted(value) and name in options.env}
-        join.join(
-            options.name,
-            masters=masters,
-            nodes=nodes,
-            via=via(),
-            env=secrets,
-            store=store,
-            timeout=options.timeout,
-            skip_checks=options.skip_checks,
-        )
+        given = join.JoinOptions(via(), options.password, options.timeout, options.skip_checks)
+        join.join(_joining(work, clusterfile, there), store, given)
     if work.leaving:
-        remove.remove(options.name, addresses=work.leaving, via=via())
+        remove.remove(name, addresses=work.leaving, via=via())
     if recipe:
-        with setup.state.lock(), setup.ssh, store.shared_lease():
+        with state.lock(), context.spec.ssh, store.shared_lease():
             execute(recipe)
 
 
-def _carry_out_apps(work: Work, options: run.Options, there: There, store: Store, home: Path | None) -> None:
+def _joining(work: ApplyWork, clusterfile: Clusterfile, there: There) -> Clusterfile:
+    """The request for ``join``: new machines, and the secrets that the cluster has not kept. Their labels and the like come afterwards."""
+    cluster, stored = clusterfile.cluster, there.stored.cluster
+    assert cluster is not None
+    logins = {address: host.ssh for host in cluster.hosts for address in host.ips}
+    roles = [*((MASTER, address) for address in work.masters), *((NODE, address) for address in work.nodes)]
+    env = request.env(clusterfile)
+    return dataclasses.replace(
+        clusterfile,
+        cluster=dataclasses.replace(
+            cluster,
+            hosts=tuple(Host((address,), (role,), logins[address]) for role, address in roles),
+            env={name: env[name] for name, value in (stored.env if stored else {}).items() if is_redacted(value) and name in env},
+        ),
+    )
+
+
+def _carry_out_apps(
+    work: ApplyWork, clusterfile: Clusterfile, options: run.RunOptions, there: There, store: Store, state: ClusterState, home: Path | None
+) -> None:
     """What goes makes room for what comes. The record follows, so that a command that was killed leaves something to be seen."""
-    state = ClusterState.of(options.name, home)
-    where = Where(options.name, () if _remembered(state) else (there.master.machine,), login=there.master.machine.login)
+    where = Where(state.name, () if _remembered(state) else (there.master.machine,), login=there.master.machine.login)
     for name in work.apps_gone:
         uninstall.remove(name, where, store, home=home)
     for document in work.apps:
-        request = install.Request(document, by_file=True, elsewhere=options.elsewhere, timeout=options.timeout)
-        install.install(request, where, store, home=home)
-    if work.apps_noted and not work.here and options.clusterfile is not None:
-        membership.set_apps(there.master, options.clusterfile.apps)
+        wanted = install.Request(document, by_file=True, elsewhere=options.elsewhere, timeout=options.timeout)
+        install.install(wanted, where, store, home=home)
+    if work.apps_noted and not work.here:
+        membership.set_apps(there.master, clusterfile.apps)
 
 
 def _remembered(state: ClusterState) -> bool:
     return bool(state.read().get("masters"))
 
 
-def here(setup: steps.Setup) -> list[Step]:
+def here(context: ClusterContext) -> list[Step]:
     """Render and send again what changed, and launch again what depends on it; nodes and their services stay as they are."""
-    found = hooks.of(setup)
-    recipe = [
-        steps.connect(setup),
-        _ask(setup),
-        steps.unpack_rootfs(setup),
-        steps.make_keys(setup),
-        dataclasses.replace(steps.send_rendered(setup), after=("unpack-rootfs", "make-keys")),
-        _aliases(setup),
-    ]
-    recipe += labels.step(setup, recipe[-1].id)
-    return [*recipe, *run.launching(setup, found, recipe[-1].id)]
+    found = hooks.of(context.spec)
+    recipe = Plan()
+    recipe.add(preparation.connect(context), _ask(context), preparation.unpack_rootfs(context), preparation.make_keys(context))
+    recipe.add(preparation.send_rendered(context), after=("unpack-rootfs", "make-keys"))
+    recipe.add(_aliases(context))
+    recipe.add(*labels.step(context, recipe.last))
+    run.add_launch(context, found, recipe)
+    return recipe.steps
 
 
-def _ask(setup: steps.Setup) -> Step:
+def _ask(context: ClusterContext) -> Step:
     def action() -> None:
-        gathered = gather.gather(setup.nodes)
-        setup.machines = {node.address: facts for node, facts in zip(setup.nodes, gathered, strict=True)}
-        setup.balancing = ipvs.as_it_is(ipvs.ask(setup.nodes))
-        steps.see_what_ails(setup)
+        nodes = context.spec.nodes
+        facts = ClusterFacts(preparation.machine_facts(nodes, {}), ipvs.as_it_is(ipvs.ask(nodes)))
+        context.resolve(ResolvedCluster(context.spec, facts))
+        waits.record_unready_workloads(context)
 
     return Step("check-machines", "ask the machines", action, after=("connect",))
 
 
-def _aliases(setup: steps.Setup) -> Step:
+def _aliases(context: ClusterContext) -> Step:
     return Step(
         "set-hosts",
         "write the names of hosts",
-        lambda node: node_files.set_hosts(node, setup.hosts_lines(node)),
-        setup.nodes,
+        lambda node: node_files.set_hosts(node, context.resolved.hosts_lines(node)),
+        context.spec.nodes,
         after=("send-rendered",),
-        inputs=lambda node: digest(setup.hosts_lines(node)),
+        inputs=lambda node: digest(context.resolved.hosts_lines(node)),
     )

@@ -10,10 +10,11 @@ from pathlib import Path
 from harness import log
 from harness.errors import NodeError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
-from harness.lifecycle import steps
 from harness.lifecycle.checks import findings
 from harness.lifecycle.checks.findings import Finding, Report, failed
 from harness.lifecycle.checks.preflight import CHECKS, Target, Wanted, gather
+from harness.lifecycle.steps import preparation
+from harness.lifecycle.steps.context import ClusterFacts, ClusterSpec, ResolvedCluster
 from harness.nodes import Machine, each
 from harness.nodes.ssh import SshConnections, SshNode
 from harness.runtimes import POD_CIDR, SVC_CIDR, ClusterNetwork
@@ -27,11 +28,11 @@ def pre(
     nodes: Sequence[Machine],
     *,
     name: str = DEFAULT_NAME,
-    setup: steps.Setup | None = None,
+    spec: ClusterSpec | None = None,
     skip: Collection[str] = (),
     home: Path | None = None,
 ) -> Report:
-    """Look whether machines are fit to become a cluster, of ``setup`` where the image is known; nothing is changed.
+    """Look whether machines are fit to become a cluster, of ``spec`` where the image is known; nothing is changed.
 
     Raises UsageError when no machine is named or a check is skipped that is none.
     """
@@ -39,18 +40,18 @@ def pre(
     if not masters and not nodes:
         raise UsageError("no machine is named", hint="--masters 10.0.0.1 --nodes 10.0.0.2, or -f Clusterfile")
     skipped = gather.skipping(skip, "--skip")
-    ssh = setup.ssh if setup else SshConnections(ClusterState.of(name, home).folder, (*masters, *nodes))
+    ssh = spec.ssh if spec else SshConnections(ClusterState.of(name, home).folder, (*masters, *nodes))
     with ssh:
         with log.step("connect to the machines"):
             reached, errors = ssh.reachable()
         faults = [_no_access(node, error) for node, error in errors.items()]
         with log.step("ask the machines"):
-            targets = _ask(reached, {machine.address for machine in masters}, setup, faults)
+            targets = _ask(reached, {machine.address for machine in masters}, faults)
         by_address = {node.address: node for node in reached}
         found: tuple[Finding, ...] = ()
         if targets:
             with log.step("try the ways between them"):
-                found = gather.examine(by_address, targets, _wanted(name, setup, targets))
+                found = gather.examine(by_address, targets, _wanted(name, spec, targets))
     names = {node.address: node.name for node in reached}
     return Report(name, findings.skip((*faults, *found), skipped), CHECKS, names, time.monotonic() - started)
 
@@ -60,7 +61,7 @@ def _no_access(node: SshNode, error: NodeError) -> Finding:
     return Finding.of(check, node.address, failed(error.message.removeprefix(f"{node.address}: "), error.hint or "look at its sshd"))
 
 
-def _ask(nodes: Sequence[SshNode], masters: Collection[str], setup: steps.Setup | None, faults: list[Finding]) -> list[Target]:
+def _ask(nodes: Sequence[SshNode], masters: Collection[str], faults: list[Finding]) -> list[Target]:
     """The machines with their facts; one that gives none goes to ``faults``."""
 
     def one(node: SshNode) -> Target | None:
@@ -69,24 +70,20 @@ def _ask(nodes: Sequence[SshNode], masters: Collection[str], setup: steps.Setup 
         except NodeError as error:
             faults.append(_no_access(node, error))
             return None
-        host = setup.host_names.get(node.address, facts.host) if setup else facts.host
-        return Target(node.address, "master" if node.address in masters else "node", dataclasses.replace(facts, host=host))
+        return Target(node.address, "master" if node.address in masters else "node", facts)
 
     return [target for target in each(nodes, one) if target is not None]
 
 
-def _wanted(name: str, setup: steps.Setup | None, targets: Sequence[Target]) -> Wanted:
-    if setup is None:
+def _wanted(name: str, spec: ClusterSpec | None, targets: Sequence[Target]) -> Wanted:
+    if spec is None:
         return Wanted(name, (), NO_IMAGE, ClusterNetwork(POD_CIDR, SVC_CIDR), gather.ours(targets, name), vxlan=True)
     asked = {target.address for target in targets}
-    there = dataclasses.replace(
-        setup,
-        masters=tuple(node for node in setup.masters if node.address in asked),
-        workers=tuple(node for node in setup.workers if node.address in asked),
-        machines={target.address: target.machine for target in targets},
-    )
-    if not there.masters:
+    masters, workers = (tuple(node for node in nodes if node.address in asked) for nodes in (spec.masters, spec.workers))
+    if not masters:
         # Nothing is known of the networks without one, for which the image would be looked into.
-        available = tuple(image.platform for image in setup.image.platforms)
-        return Wanted(name, available, setup.image.size, ClusterNetwork(POD_CIDR, SVC_CIDR))
-    return steps.wanted_of_machines(there, targets)
+        available = tuple(image.platform for image in spec.image.platforms)
+        return Wanted(name, available, spec.image.size, ClusterNetwork(POD_CIDR, SVC_CIDR))
+    reached = dataclasses.replace(spec, masters=masters, workers=workers)
+    facts = ClusterFacts({target.address: target.machine for target in targets})
+    return preparation.wanted_of_machines(ResolvedCluster(reached, facts), targets)

@@ -56,7 +56,7 @@ class Outcome:
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class ExecTarget:
     """A machine on which the command will run."""
 
     node: SshNode
@@ -100,20 +100,20 @@ def execute(
     return on_each(chosen, command, jobs, show)
 
 
-def targets(found: Known, ssh: SshConnections) -> tuple[Target, ...]:
+def targets(found: Known, ssh: SshConnections) -> tuple[ExecTarget, ...]:
     """All machines with their names, as far as those are remembered here."""
     facts = found.state.read()
     names = {entry["address"]: entry.get("name") for kind in ("masters", "nodes") for entry in facts.get(kind) or ()}
     count = len(found.masters)
     return tuple(
-        Target(node, str(names.get(node.address) or node.address), MASTER if index < count else WORKER)
+        ExecTarget(node, str(names.get(node.address) or node.address), MASTER if index < count else WORKER)
         for index, node in enumerate(ssh.nodes)
     )
 
 
 def select(
-    all_targets: Sequence[Target], on: Sequence[str], role: str | None, labelled: Callable[[], frozenset[str]]
-) -> tuple[Target, ...]:
+    all_targets: Sequence[ExecTarget], on: Sequence[str], role: str | None, labelled: Callable[[], frozenset[str]]
+) -> tuple[ExecTarget, ...]:
     """The machines that are asked for; ``labelled`` gives the addresses of a role that only the cluster knows."""
     chosen = list(all_targets)
     if on:
@@ -163,7 +163,7 @@ def _recorded(kubectl: NodeKubectl, role: str) -> frozenset[str]:
         return frozenset()
 
 
-def on_each(chosen: Sequence[Target], command: str, jobs: int = JOBS, show: Show | None = None) -> tuple[Outcome, ...]:
+def on_each(chosen: Sequence[ExecTarget], command: str, jobs: int = JOBS, show: Show | None = None) -> tuple[Outcome, ...]:
     """Run shell text on machines, ``jobs`` at a time."""
     lock, stop = threading.Lock(), threading.Event()
 
@@ -183,7 +183,7 @@ def on_each(chosen: Sequence[Target], command: str, jobs: int = JOBS, show: Show
             raise
 
 
-def _one(target: Target, command: str, show: Show | None, stop: threading.Event) -> Outcome:
+def _one(target: ExecTarget, command: str, show: Show | None, stop: threading.Event) -> Outcome:
     kept: dict[str, list[str]] = {"stdout": [], "stderr": []}
 
     left = process.OUTPUT_LIMIT

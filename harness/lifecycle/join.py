@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from harness import cloudimage, log
-from harness.cloudimage import CloudImage
-from harness.clusterfile import Clusterfile, Host
+from harness.cloudimage import CloudImage, ImageSet
+from harness.clusterfile import ClusterDocument, Clusterfile
 from harness.errors import CheckError, StoreError, UsageError
-from harness.host.cluster_cache import DEFAULT_NAME
-from harness.lifecycle import delete, steps
+from harness.lifecycle import delete
 from harness.lifecycle.apps import records
 from harness.lifecycle.checks.preflight import gather
-from harness.lifecycle.cluster import certificates, lease, membership, missing_secrets, request
+from harness.lifecycle.cluster import certificates, lease, membership, request
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import etcd
-from harness.lifecycle.plan import Journal, Step, execute
+from harness.lifecycle.plan import Journal, Plan, Step, execute
 from harness.lifecycle.provision import ipvs, registry, rootfs
-from harness.lifecycle.run import with_hooks
-from harness.lifecycle.steps import hooks, labels
+from harness.lifecycle.run import hook_steps
+from harness.lifecycle.steps import bootstrap, hooks, labels, preparation, registries, waits
+from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
+from harness.lifecycle.steps.joining import JoiningCluster, without_secrets
 from harness.nodes import Machine, Node, each, together
-from harness.nodes.files import STATE, Files, NodeFile, read_files
+from harness.nodes.files import STATE
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
 from harness.oci.store import Store
@@ -35,10 +35,18 @@ from harness.runtimes.kubeadm import KUBECTL
 from harness.runtimes.pki import FOLDER
 from harness.trust import policy
 
-_PLACEHOLDERS = ("slipway-lost-a", "slipway-lost-b")
-"""What stands for a value that was not kept while it is found out which files it would be in."""
 
-_CERTS_D = "/etc/containerd/certs.d"
+@dataclasses.dataclass(frozen=True)
+class JoinOptions:
+    """What a Clusterfile does not say: settings of one join, which are not recorded."""
+
+    via: Sequence[Machine] = ()
+    """Masters of a cluster of which this machine remembers nothing."""
+    password: str | None = dataclasses.field(default=None, repr=False)
+    """For SSH; it wins over the Clusterfile's."""
+    timeout: float = 600
+    skip_checks: frozenset[str] = frozenset()
+    """Preflight checks whose failures are ignored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,26 +65,44 @@ class Joined:
 
 
 @dataclasses.dataclass
-class Work:
+class JoinWork:
     """What the steps share."""
 
     found: Gathered
-    setup: steps.Setup
-    journal: Journal
-    described: tuple[Host, ...]
-    """What is said about the new machines beyond what they are."""
+    asked: ClusterDocument
+    """The machines that are to be members, some of which may be already."""
+    context: ClusterContext
     lost: frozenset[str]
     """Paths in the rootfs of files that were made of what was not kept."""
+    journal: Journal = dataclasses.field(default_factory=Journal)
     taking_in: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     """etcd takes in one member at a time."""
 
     @property
+    def spec(self) -> ClusterSpec:
+        return self.context.spec
+
+    @property
+    def resolved(self) -> ResolvedCluster:
+        return self.context.resolved
+
+    @property
+    def joining(self) -> frozenset[str]:
+        """Addresses of the new machines."""
+        return frozenset(node.address for node in self.fresh)
+
+    @property
     def fresh(self) -> tuple[SshNode, ...]:
-        return self.setup.on(self.setup.nodes)
+        return self.context.nodes
+
+    @property
+    def already(self) -> tuple[str, ...]:
+        """Addresses of the machines that were members before."""
+        return tuple(address for address in (*self.asked.masters, *self.asked.nodes) if address not in self.joining)
 
     @property
     def masters(self) -> tuple[SshNode, ...]:
-        return self.setup.on(self.setup.masters)
+        return self.context.selected(self.context.spec.masters)
 
     @property
     def old(self) -> tuple[SshNode, ...]:
@@ -84,137 +110,89 @@ class Work:
         return self.found.alive(self.found.members)
 
 
-def join(
-    name: str = DEFAULT_NAME,
-    masters: Sequence[Machine] = (),
-    nodes: Sequence[Machine] = (),
-    *,
-    via: Sequence[Machine] = (),
-    hosts: Sequence[Host] = (),
-    env: Mapping[str, str] | None = None,
-    password: str | None = None,
-    store: Store | None = None,
-    timeout: float = 600,
-    skip_checks: frozenset[str] = frozenset(),
-    home: Path | None = None,
-) -> Joined:
-    """Make machines nodes of the cluster ``name``. The same call after a kill or a failure finishes what was begun.
+def join(clusterfile: Clusterfile, store: Store, options: JoinOptions | None = None, *, home: Path | None = None) -> Joined:
+    """Make the machines of a Clusterfile nodes of the cluster that it names. The same call again finishes an interrupted join.
 
-    ``via`` are masters of a cluster of which this machine remembers nothing; ``hosts`` says more about the machines, as a Clusterfile
-    does: environment, labels, taints, roles; ``env`` gives values that the cluster did not keep, since they are secret.
+    Its document Cluster may say more about the machines: environment, labels, taints, roles. Its environment gives values that the cluster
+    did not keep, since they are secret.
     Raises UsageError, StoreError when the cluster's image is not here, CheckError when machines are not fit or etcd not healthy,
     NodeError for machines that do not answer.
     """
     started = time.monotonic()
-    with prepared(
-        name, masters, nodes, via=via, hosts=hosts, env=env or {}, password=password, store=store, timeout=timeout,
-        skip_checks=skip_checks, home=home,
-    ) as work:  # fmt: skip
-        already = tuple(m.address for m in (*masters, *nodes) if m.address not in {node.address for node in work.fresh})
-        with work.found.state.lock(), lease.held(work.found.first, name), work.setup.store.shared_lease():
+    with prepared(clusterfile, store, options, home=home) as work:
+        with work.found.state.lock(), lease.held(work.found.first, work.spec.name), store.shared_lease():
             execute(plan(work), work.journal)
         return Joined(
-            name,
-            tuple(work.setup.member(node).name for node in work.masters),
-            tuple(work.setup.member(node).name for node in work.fresh if node not in work.masters),
-            already,
+            work.spec.name,
+            tuple(work.resolved.member(node).name for node in work.masters),
+            tuple(work.resolved.member(node).name for node in work.fresh if node not in work.masters),
+            work.already,
             time.monotonic() - started,
-            work.setup.ssh.sent,
+            work.spec.ssh.sent,
         )
 
 
 @contextmanager
-def prepared(
-    name: str,
-    masters: Sequence[Machine],
-    nodes: Sequence[Machine],
-    *,
-    via: Sequence[Machine] = (),
-    hosts: Sequence[Host] = (),
-    env: Mapping[str, str],
-    password: str | None = None,
-    store: Store | None = None,
-    timeout: float = 600,
-    skip_checks: frozenset[str] = frozenset(),
-    home: Path | None = None,
-) -> Iterator[Work]:
+def prepared(clusterfile: Clusterfile, store: Store, options: JoinOptions | None = None, *, home: Path | None = None) -> Iterator[JoinWork]:
     """Read what the cluster keeps about itself, and make up what is to be done; nothing is touched."""
-    named = [*masters, *nodes]
-    _check_named(named)
-    steps.check_env(env)
+    options = options or JoinOptions()
+    asked = clusterfile.cluster
+    if asked is None or not asked.hosts:
+        raise UsageError("no machine is given", hint="slipway join NAME --nodes 192.168.0.7, or --masters for more masters")
+    masters, nodes = request.machines(clusterfile, options.password)
+    named = (*masters, *nodes)
+    request.check_once(named)
+    request.check_env(asked.env)
     with ExitStack() as stack:
         with log.step("read what the cluster keeps about itself"):
-            found = stack.enter_context(membership.gathered(name, named, via=via, password=password, home=home))
-        work = _work(found, masters, nodes, env, store or Store.default(), timeout, tuple(hosts))
-        work.setup.skip_checks = skip_checks
-        _know_apps(work)
-        yield work
+            found = stack.enter_context(membership.gathered(asked.name, named, via=options.via, password=options.password, home=home))
+        yield _work(found, asked, store, options, records.listed(NodeKubectl(found.first)))
 
 
-def _know_apps(work: Work) -> None:
-    """New members know where images of applications are, and registries hold them. Raises StoreError when they are not here."""
-    found = records.listed(NodeKubectl(work.found.first))
-    setup = work.setup
-    setup.app_domains = tuple(sorted({domain for app in found for domain in app.domains}))
-    if setup.elsewhere is None and setup.on(setup.registries):
-        setup.app_images = records.union(found, setup.store)
-
-
-def _check_named(named: Sequence[Machine]) -> None:
-    if not named:
-        raise UsageError("no machine is given", hint="slipway join NAME --nodes 192.168.0.7, or --masters for more masters")
-    addresses = [machine.address for machine in named]
-    twice = sorted({address for address in addresses if addresses.count(address) > 1})
-    if twice:
-        raise UsageError(f"{', '.join(twice)} given twice", hint="a machine is a master or a node, once")
-
-
-def _work(
-    found: Gathered,
-    masters: Sequence[Machine],
-    nodes: Sequence[Machine],
-    env: Mapping[str, str],
-    store: Store,
-    timeout: float,
-    hosts: tuple[Host, ...] = (),
-) -> Work:
-    record = found.record
+def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOptions, apps: Sequence[records.Installed] = ()) -> JoinWork:
+    """Raises StoreError when images of applications that new registries need are not here."""
+    record, env = found.record, asked.env
     image = _image(store, record.image, record.digest)
-    _check_roles(found, masters, nodes)
+    _check_roles(found, asked)
     new = {node.address: node for node in found.others}
-    new_masters = tuple(new[machine.address] for machine in masters if machine.address in new)
-    new_nodes = tuple(new[machine.address] for machine in nodes if machine.address in new)
+    new_masters, new_nodes = (tuple(new[address] for address in group if address in new) for group in (asked.masters, asked.nodes))
     _check_masters(found, new_masters)
     addresses = ([node.address for node in new_masters], [node.address for node in new_nodes])
-    kept, lost = without_secrets(membership.with_members(record.clusterfile, *addresses, hosts), env)
-    elsewhere = AsThere.of(found.first) if record.registry == "elsewhere" else None
+    kept, lost = without_secrets(membership.with_members(record.clusterfile, *addresses, asked.hosts), env)
+    elsewhere = registries.AsThere.of(found.first) if record.registry == "elsewhere" else None
     holding = membership.holders(found)
     room = max(0, registry.MOST - len(holding))
-    setup = steps.Setup(
+    joining = frozenset(node.address for node in (*new_masters, *new_nodes))
+    registry_hosts = holding | {node.address for node in new_masters[:room]}
+    needs_images = elsewhere is None and joining & registry_hosts
+    spec = ClusterSpec(
         name=found.state.name,
         image=image,
         store=store,
         ssh=found.ssh,
+        state=found.state,
         # The one whose API answers leads, also when one before it has lost only its API.
         masters=(found.first, *(node for node in found.masters if node is not found.first), *new_masters)
         if found.alive(found.masters)[:1] != (found.first,)
         else (*found.masters, *new_masters),
         workers=(*found.workers, *new_nodes),
+        clusterfile=kept,
         env={**request.env(kept), **env},
         host_env=request.host_env(kept),
         app_env=request.app_env(kept),
-        state=found.state,
         edit=request.edit(kept),
         elsewhere=elsewhere,
-        timeout=timeout,
-        clusterfile=kept,
-        fresh=frozenset(node.address for node in (*new_masters, *new_nodes)),
-        away={node.address: found.name(node) for node in found.members if node.address in found.errors},
-        holders=None if elsewhere else holding | {node.address for node in new_masters[:room]},
-        proxy_mode=membership.proxy_mode(NodeKubectl(found.first)),
+        timeout=options.timeout,
+        skip_checks=options.skip_checks,
+        unreachable={node.address: found.name(node) for node in found.members if node.address in found.errors},
+        registry_hosts=None if elsewhere else registry_hosts,
         requires_login=membership.requires_login(found),
+        proxy_mode=membership.proxy_mode(NodeKubectl(found.first)),
+        # New members know where images of applications are, and new registries hold them.
+        app_images=records.union(apps, store) if needs_images else ImageSet(),
+        app_domains=tuple(sorted({domain for app in apps for domain in app.domains})),
     )
-    return Work(found, setup, Journal(), hosts, lost)
+    return JoinWork(found, asked, ClusterContext(spec, joining), lost)
 
 
 def _image(store: Store, name: str, digest: str) -> CloudImage:
@@ -229,10 +207,10 @@ def _image(store: Store, name: str, digest: str) -> CloudImage:
     return image
 
 
-def _check_roles(found: Gathered, masters: Sequence[Machine], nodes: Sequence[Machine]) -> None:
-    pairs = ((masters, found.workers, "a node"), (nodes, found.masters, "a master"))
-    for machines, others, what in pairs:
-        wrong = sorted({machine.address for machine in machines} & {node.address for node in others})
+def _check_roles(found: Gathered, asked: ClusterDocument) -> None:
+    pairs = ((asked.masters, found.workers, "a node"), (asked.nodes, found.masters, "a master"))
+    for addresses, others, what in pairs:
+        wrong = sorted(set(addresses) & {node.address for node in others})
         if wrong:
             raise UsageError(
                 f"{', '.join(wrong)} is {what} of {found.state.name} already",
@@ -256,72 +234,56 @@ def _check_masters(found: Gathered, new: Sequence[SshNode]) -> None:
         log.warning(f"{count} masters survive no more losses than {count - 1} would: an odd number is better")
 
 
-def without_secrets(recorded: Clusterfile, env: Mapping[str, str]) -> tuple[Clusterfile, frozenset[str]]:
-    """Return a recorded Clusterfile with placeholders for values that are redacted and not in ``env``, and the files that are left out."""
-    for hook in recorded.hooks:
-        if hook.redacted and {*hooks.BEFORE_JOINING, *hooks.AFTER_JOINING} & set(hook.phases):
-            log.warning(f"hook {hook.name} is not run: the cluster did not keep its data, since it may hold a secret")
-    known = missing_secrets.with_values(recorded, env)
-    return missing_secrets.without_redacted(known, _PLACEHOLDERS[0]), frozenset(file.target for file in recorded.files if file.redacted)
-
-
 # ---- the recipe -------------------------------------------------------------------------------------------------------
 
 
-def plan(work: Work) -> list[Step]:
+def plan(work: JoinWork) -> list[Step]:
     """What will be done. The steps on the new machines are those of ``run``."""
-    setup = work.setup
+    context, holds_images = work.context, bool(work.context.selected(work.spec.registries)) and work.spec.elsewhere is None
     if not work.fresh:
-        return linked([_tell_balancers(work), _record(work)])
-    holders = setup.on(setup.registries)
-    recipe = [
-        _connect(work),
-        _check_machines(work),
-        *([steps.send_images(setup)] if holders and setup.elsewhere is None else []),
+        recipe = Plan()
+        recipe.add(_tell_balancers(work), _record(work))
+        return recipe.steps
+    found = hooks.of(work.spec)
+    names = hooks.host_names(found, hooks.NAMING)
+    recipe = Plan(*hook_steps(context, found, names, hooks.BEFORE_JOINING))
+    recipe.add(_connect(work), _check_machines(work, names))
+    if holds_images:
+        recipe.add(registries.send_images(context))
+    recipe.add(
         _render(work),
         _find_keys(work),
-        steps.send_rootfs(setup),
-        steps.set_up_machines(setup),
-        steps.start_containerd(setup),
-        *([steps.start_registry(setup)] if holders and setup.elsewhere is None else []),
-        *([steps.start_balancers(setup)] if set(work.fresh) - set(setup.registries) else []),
-        # A kubelet looks around for seconds before it asks for containerd.
-        dataclasses.replace(steps.start_kubelets(setup), after=("send-rootfs", "set-up-machines")),
-        *([steps.certify_masters(setup)] if work.masters else []),
-        steps.fetch_images(setup),
-        steps.send_rendered(setup),
-        *([_take_in(work), steps.wait_for_api(setup), _welcome(work)] if work.masters else []),
-        _tell_balancers(work),
-        _wait_for_nodes(work),
-    ]
-    found, among = hooks.of(setup), setup.fresh
-    recipe = with_hooks(setup, linked(recipe), found, hooks.BEFORE_JOINING, among)
-    recipe += labels.step(setup, "wait-for-nodes")
+        preparation.send_rootfs(context),
+        preparation.send_rendered(context),
+        preparation.set_up_machines(context),
+        preparation.start_containerd(context),
+    )
+    if holds_images:
+        recipe.add(registries.start_registry(context))
+    if set(work.fresh) - set(work.spec.registries):
+        recipe.add(registries.start_balancers(context))
+    # A kubelet looks around for seconds before it asks for containerd.
+    recipe.add(bootstrap.start_kubelets(context), after=("send-rootfs", "set-up-machines"))
+    if work.masters:
+        recipe.add(bootstrap.certify_masters(context))
+    recipe.add(registries.fetch_images(context))
+    if work.masters:
+        recipe.add(_take_in(work), bootstrap.wait_for_api(context))
+        recipe.add(bootstrap.welcome_masters(context), after=(), after_all=("wait-for-api",))
+    recipe.add(_tell_balancers(work), _wait_for_nodes(work))
+    recipe.add(*labels.step(context, recipe.last))
     for phase in hooks.AFTER_JOINING:
-        recipe += hooks.at(setup, found, phase, (recipe[-1].id,), among=among)
-    recipe.append(_adopt(work, recipe[-1].id))
-    return [*recipe, _record(work)]
+        recipe.add(*hooks.at(context, found, phase, (recipe.last,), among=context.joining))
+    recipe.add(_adopt(work, recipe.last), _record(work))
+    return recipe.steps
 
 
-def linked(recipe: Sequence[Step]) -> list[Step]:
-    """The steps without waiting for those that this recipe does not have: nobody is there for whom they would be."""
-    ids = {step.id for step in recipe}
-    return [
-        dataclasses.replace(
-            step,
-            after=tuple(name for name in step.after if name in ids),
-            after_all=tuple(name for name in step.after_all if name in ids),
-        )
-        for step in recipe
-    ]
-
-
-def _connect(work: Work) -> Step:
+def _connect(work: JoinWork) -> Step:
     def action() -> str:
         failed = [work.found.errors[node.address] for node in work.fresh if node.address in work.found.errors]
         if failed:
             raise together(failed)
-        for address, name in work.setup.away.items():
+        for address, name in work.spec.unreachable.items():
             log.warning(
                 f"{name} ({address}) does not answer: it is told nothing of the new members; the same command again does that later"
             )
@@ -330,36 +292,32 @@ def _connect(work: Work) -> Step:
     return Step("connect", "connect to the nodes", action)
 
 
-def _check_machines(work: Work) -> Step:
-    setup = work.setup
-
-    def target(node: SshNode) -> gather.Target:
-        return gather.Target(node.address, "master" if node in setup.masters else "node", setup.machines[node.address])
+def _check_machines(work: JoinWork, names: Mapping[str, str]) -> Step:
+    """``names`` are host names that new machines will get, by address."""
+    spec = work.spec
 
     def action() -> str:
         asked = (*work.old, *work.fresh)
-        setup.machines = {
-            node.address: dataclasses.replace(
-                facts, host=setup.host_names.get(node.address, facts.host) if node in work.fresh else facts.host
-            )
-            for node, facts in zip(asked, gather.gather(asked), strict=True)
-        }
-        first = setup.machines[setup.first.address]
+        machines = preparation.machine_facts(asked, {address: name for address, name in names.items() if address in work.joining})
         # Of those that do not answer only the names matter.
-        setup.machines |= {address: gather.MachineFacts(host=name, arch=first.arch) for address, name in setup.away.items()}
-        members, targets = [target(node) for node in work.old], [target(node) for node in work.fresh]
-        wanted = steps.wanted_of_machines(setup, [target(setup.first), *members, *targets])
-        away = {name: address for address, name in setup.away.items()}
-        found = gather.examine({node.address: node for node in asked}, targets, wanted, members, away)
-        said = gather.require(found, setup.skip_checks)
+        arch = machines[spec.first.address].arch
+        machines |= {address: gather.MachineFacts(host=name, arch=arch) for address, name in spec.unreachable.items()}
+        resolved = JoiningCluster(spec, ClusterFacts(machines), work.joining, work.lost)
+        first, *members = (preparation.target(resolved, node) for node in (spec.first, *work.old))
+        targets = [preparation.target(resolved, node) for node in work.fresh]
+        wanted = preparation.wanted_of_machines(resolved, [first, *members, *targets])
+        unreachable = {name: address for address, name in spec.unreachable.items()}
+        findings = gather.examine({node.address: node for node in asked}, targets, wanted, members, unreachable)
+        summary = gather.require(findings, spec.skip_checks)
         _clean_left(work)
-        setup.balancing = ipvs.joining(steps.balancing_wish(setup), ipvs.ask(asked))
-        return said
+        balancing = ipvs.joining(registries.balancing_wish(resolved), ipvs.ask(asked))
+        work.context.resolve(dataclasses.replace(resolved, facts=ClusterFacts(machines, balancing)))
+        return summary
 
     return Step("check-machines", "check the machines", action, after=("connect",))
 
 
-def _clean_left(work: Work) -> None:
+def _clean_left(work: JoinWork) -> None:
     """A machine that was removed while it did not answer still holds what it was then."""
     words = work.found.record.left
     left = [node for node in work.fresh if {node.address, node.name} & words and node.run(f"[ -e {STATE} ]", check=False).ok]
@@ -368,73 +326,36 @@ def _clean_left(work: Work) -> None:
         log.info(f"{node.name} was a member once and is cleaned first")
 
 
-def _render(work: Work) -> Step:
-    """As ``run`` does it, for the new machines. The first master has what it was given, and with it what was not kept."""
-    setup = work.setup
+def _render(work: JoinWork) -> Step:
+    """As ``run`` does it, for the new machines."""
 
     def action() -> str:
-        for image in {str(image.platform): image for image in setup.platforms.values()}.values():
-            rootfs.tree(setup.store, image)
-        there = _rendered_files(work, work.setup.first, rootfs.rendered_before(setup.first))
-        rendered: dict[str, Files] = {}
-        lost: set[str] = set()
+        resolved = work.resolved
+        assert isinstance(resolved, JoiningCluster)
+        for image in resolved.variants:
+            rootfs.tree(work.spec.store, image)
         for node in work.fresh:
-            files = dict(setup.render(node))
-            other = _render_for(setup, node, _PLACEHOLDERS[1]) if _has_placeholder(setup) else files
-            unknown = {path for path, file in files.items() if file != other.get(path)} | set(
-                setup.needed(node, dict.fromkeys(work.lost, NodeFile()))
-            )
-            lost |= unknown
-            rendered[node.address] = setup.needed(node, {**files, **{path: there[path] for path in unknown if path in there}})
-        setup.rendered = {**rendered, setup.first.address: there}
-        missing = sorted(path for path in lost if path not in there)
+            resolved.files(node)
+        missing = sorted(resolved.inherited - set(resolved.files_of_first))
         if missing:
             raise CheckError(
-                f"{', '.join(missing)}: made with values that the cluster did not keep, and {setup.first.name} does not have it",
+                f"{', '.join(missing)}: made with values that the cluster did not keep, and {work.spec.first.name} does not have it",
                 hint="give the values with -e NAME=VALUE",
             )
-        return f"{len(lost)} files as {setup.first.name} has them" if lost else ""
+        return f"{len(resolved.inherited)} files as {work.spec.first.name} has them" if resolved.inherited else ""
 
     return Step("unpack-rootfs", "unpack and render the rootfs", action, after=("check-machines",))
 
 
-def _has_placeholder(setup: steps.Setup) -> bool:
-    environments = [setup.env, *setup.host_env.values(), *setup.app_env.values()]
-    return any(value == _PLACEHOLDERS[0] for env in environments for value in env.values())
-
-
-def _render_for(setup: steps.Setup, node: Node, placeholder: str) -> Files:
-    def other(env: Mapping[str, str]) -> dict[str, str]:
-        return {name: placeholder if value == _PLACEHOLDERS[0] else value for name, value in env.items()}
-
-    changed = dataclasses.replace(
-        setup,
-        env=other(setup.env),
-        host_env={address: other(env) for address, env in setup.host_env.items()},
-        app_env={name: other(env) for name, env in setup.app_env.items()},
-    )
-    return changed.render(node)
-
-
-def _rendered_files(work: Work, node: SshNode, paths: Sequence[str]) -> Files:
-    """Files of the rootfs as a node has them."""
-    tree = rootfs.beneath(work.setup.tree(node))
-    found = read_files(node, [f"{ROOTFS}/{path}" for path in paths]) if paths else {}
-    modes = {path: rootfs.owner_only(tree.stat(path).st_mode) if tree.is_file(path) else 0o600 for path in paths}
-    return {path: NodeFile(found[f"{ROOTFS}/{path}"], modes[path]) for path in paths if f"{ROOTFS}/{path}" in found}
-
-
-def _find_keys(work: Work) -> Step:
-    setup = work.setup
-
+def _find_keys(work: JoinWork) -> Step:
     def action() -> None:
-        if not certificates.any_has_keys(work.found.alive(work.found.masters), encrypts=setup.profile.encrypts):
+        if not certificates.any_has_keys(work.found.alive(work.found.masters), encrypts=work.resolved.profile.encrypts):
             # prepare() would make new ones, and with them another cluster.
             raise CheckError(
                 f"no master has all the keys of the cluster ({FOLDER}/ca.key and the others)",
                 hint="put them back from a backup; a machine can only join with a certificate that they sign",
             )
-        setup.runtime.prepare()
+        work.resolved.runtime.prepare()
 
     return Step("make-keys", "find the keys of the cluster", action, after=("unpack-rootfs",))
 
@@ -442,27 +363,26 @@ def _find_keys(work: Work) -> Step:
 # ---- new masters ------------------------------------------------------------------------------------------------------
 
 
-def _take_in(work: Work) -> Step:
+def _take_in(work: JoinWork) -> Step:
     """Under the name by which ``run`` knows it: for a later one this master has been started."""
-    setup = work.setup
     one_by_one = etcd.Etcd(work.found.alive(work.found.masters))
 
     def action(node: Node) -> None:
-        member = setup.member(node)
+        member = work.resolved.member(node)
 
         def start(peers: str, anew: bool) -> None:
             if anew:
                 # Of an attempt that failed; with it etcd would take itself for a member that is no more.
                 node.run(f"rm -f {etcd.MANIFEST}; {_ETCD_GONE}; find {etcd.DATA} -mindepth 1 -delete 2>/dev/null || true", timeout=90)
-            setup.runtime.join_store(member, peers)
+            work.resolved.runtime.join_store(member, peers)
 
         with work.taking_in:
             try:
-                etcd.admit(one_by_one, member.name, member.address, start, timeout=min(120, setup.timeout))
+                etcd.admit(one_by_one, member.name, member.address, start, timeout=min(120, work.spec.timeout))
             except BaseException:
                 node.run(f"rm -f {etcd.MANIFEST}", check=False)
                 raise
-        setup.runtime.join_master(member)
+        work.resolved.runtime.join_master(member)
 
     return Step(
         "start-masters",
@@ -470,7 +390,7 @@ def _take_in(work: Work) -> Step:
         action,
         work.masters,
         after=("certify-masters", "start-registry", "fetch-images"),
-        inputs=lambda node: steps.kubernetes_inputs(setup, node),
+        inputs=lambda node: bootstrap.kubernetes_inputs(work.resolved, node),
     )
 
 
@@ -481,49 +401,35 @@ while {ROOTFS}/bin/ctr -n k8s.io containers ls -q 'labels."io.kubernetes.contain
 done"""
 
 
-def _welcome(work: Work) -> Step:
-    return dataclasses.replace(steps.welcome_masters(work.setup), nodes=work.masters, after=(), after_all=("wait-for-api",))
-
-
 # ---- those that were there --------------------------------------------------------------------------------------------
 
 
-def _tell_balancers(work: Work) -> Step:
+def _tell_balancers(work: JoinWork) -> Step:
     """Balancers learn of new masters; also those of members that did not answer the last time."""
-    setup = work.setup
 
     def action() -> str:
         found = work.found
-        new = [(setup.member(node).name, node.address) for node in work.masters]
+        new = [(work.resolved.member(node).name, node.address) for node in work.masters]
         masters = [*((found.name(node), node.address) for node in found.masters), *new]
-        texts = membership.balancers(found, masters, frozenset(node.address for node in setup.registries))
+        texts = membership.balancers(found, masters, frozenset(node.address for node in work.spec.registries))
         told = each([node for node in work.old if node.address in texts], lambda node: membership.tell_balancer(node, texts[node.address]))
         return f"{sum(told)} of {len(told)} needed it"
 
     return Step("tell-balancers", "tell the balancers", action, after_all=("welcome-masters" if work.masters else "check-machines",))
 
 
-def _adopt(work: Work, after: str) -> Step:
+def _adopt(work: JoinWork, after: str) -> Step:
     """Note on the old members that what ``run`` would do there because of the new ones is done, or need not be."""
-    setup = work.setup
     grown = (
-        steps.set_up_machines, steps.start_registry, steps.start_balancers, steps.start_kubelets, steps.certify_masters,
-        steps.start_masters, steps.wait_for_api, steps.finish_cluster, steps.welcome_masters,
+        preparation.set_up_machines, registries.start_registry, registries.start_balancers, bootstrap.start_kubelets,
+        bootstrap.certify_masters, bootstrap.start_masters, bootstrap.wait_for_api, bootstrap.finish_cluster, bootstrap.welcome_masters,
     )  # fmt: skip
-
-    @functools.cache
-    def there() -> steps.Setup:
-        """The cluster as ``run`` would see it now."""
-        whole = dataclasses.replace(setup, fresh=None)
-        whole.rendered = {**setup.rendered, **{node.address: setup.rendered[setup.first.address] for node in work.old}}
-        whole.runtime = setup.runtime
-        return whole
 
     def action(node: Node) -> None:
         for make in grown:
-            if make is steps.start_registry and setup.elsewhere is not None:
+            if make is registries.start_registry and work.spec.elsewhere is not None:
                 continue
-            step = make(there())
+            step = make(work.context.whole())
             if node in step.nodes and step.inputs is not None and work.journal.knows(node, step.id):
                 inputs = step.inputs(node)
                 if not work.journal.has(node, step.id, inputs):
@@ -535,11 +441,9 @@ def _adopt(work: Work, after: str) -> Step:
 # ---- the end ----------------------------------------------------------------------------------------------------------
 
 
-def _wait_for_nodes(work: Work) -> Step:
-    setup = work.setup
-
+def _wait_for_nodes(work: JoinWork) -> Step:
     def action() -> str:
-        names = [setup.member(node).name for node in work.fresh]
+        names = [work.resolved.member(node).name for node in work.fresh]
         status = '{{range .status.conditions}}{{if eq .type "Ready"}}{{.status}}{{end}}{{end}}'
         ready = f"{{{{range .items}}}}{{{{.metadata.name}}}} {status}{{{{println}}}}{{{{end}}}}"
         # One kubectl that watches costs less than many that look; of a node that is not there yet it will not hear. A node is Ready before
@@ -556,51 +460,27 @@ until ready; do
   if [ "$(date +%s)" -ge "$end" ]; then {KUBECTL} get nodes -o go-template='{ready}' 2>/dev/null; exit 1; fi
   sleep 0.3
 done"""
-        deadline = time.monotonic() + setup.timeout
-        while not (result := setup.first.run(script, check=False, timeout=60)).ok and time.monotonic() < deadline:
+        deadline = time.monotonic() + work.spec.timeout
+        while not (result := work.spec.first.run(script, check=False, timeout=60)).ok and time.monotonic() < deadline:
             # From time to time it is seen whether the machines are there still.
             each(work.fresh, lambda node: node.run("true", timeout=60))
         if not result.ok:
             missing = [name for name in names if f"{name} True" not in result.stdout.splitlines()]
-            said = [_log(node) for node in work.fresh if setup.member(node).name in missing]
-            raise CheckError(f"not ready after {setup.timeout:.0f} s: {', '.join(missing) or result.output}", details="\n".join(said))
-        setup.runtime.registered()
+            logs = [waits.kubelet_log(node, node.name) for node in work.fresh if work.resolved.member(node).name in missing]
+            raise CheckError(f"not ready after {work.spec.timeout:.0f} s: {', '.join(missing) or result.output}", details="\n".join(logs))
+        work.resolved.runtime.registered()
         return f"{len(names)} Ready"
 
     return Step("wait-for-nodes", "wait for the nodes", action, after_all=("start-kubelets", "tell-balancers"))
 
 
-def _log(node: Node) -> str:
-    journal = "journalctl --no-pager -o cat"
-    said = node.run(f"{journal} -u slipway-balancer -n 6; {journal} -u kubelet -n 8", check=False, timeout=30).stdout.strip()
-    return f"log of {node.name}:\n{said}"
-
-
-def _record(work: Work) -> Step:
+def _record(work: JoinWork) -> Step:
     def action() -> None:
         masters = [node.address for node in work.masters]
         nodes = [node.address for node in work.fresh if node.address not in masters]
         back = [word for node in work.fresh for word in (node.address, node.name)]
-        record = membership.update(work.setup.first, masters, nodes, back=back, described=work.described)
-        names = {**work.found.names, **{node.address: work.setup.member(node).name for node in work.fresh}}
-        membership.remember(dataclasses.replace(work.found, names=names), record, kubeconfig_from=work.setup.first)
+        record = membership.update(work.spec.first, masters, nodes, back=back, described=work.asked.hosts)
+        names = {**work.found.names, **{node.address: work.resolved.member(node).name for node in work.fresh}}
+        membership.remember(dataclasses.replace(work.found, names=names), record, kubeconfig_from=work.spec.first)
 
     return Step("record", "record the members", action, after_all=("adopt",) if work.fresh else ("tell-balancers",))
-
-
-# ---- a registry elsewhere ---------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class AsThere:
-    """Registries as a member of the cluster has them: what was said about them when the cluster was made."""
-
-    found: Mapping[str, bytes] = dataclasses.field(repr=False)
-
-    @classmethod
-    def of(cls, node: Node) -> AsThere:
-        paths = node.run(f"ls {_CERTS_D}/*/hosts.toml 2>/dev/null || true").stdout.split()
-        return cls(read_files(node, [*paths, registry.CA_OF_SITE]))
-
-    def files(self, names: Iterable[str]) -> Files:  # noqa: ARG002 -- it knows them all
-        return {path: registry.hosts_file(data) if path.endswith(".toml") else NodeFile(data) for path, data in self.found.items()}

@@ -12,7 +12,7 @@ import queue
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from harness import log
@@ -32,6 +32,10 @@ class Step:
     """One thing to do, on some nodes at the same time or, without nodes, here."""
 
     id: str
+    """Noted in the journal of its nodes, which outlives the slipway that wrote it: on a node an id means the same result in every version
+    and to every verb, whichever way the verb takes to it, and is never reused for another. ``run`` repeats nothing that ``join`` or
+    ``upgrade`` have noted under the ids of ``run``.
+    """
     title: str
     action: Action
     nodes: tuple[Node, ...] = ()
@@ -45,6 +49,65 @@ class Step:
     @property
     def needs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.after, *self.after_all)))
+
+
+OPTIONAL = frozenset(
+    {
+        "check-machines",
+        "finish-cluster",
+        "hooks",
+        "import-images",
+        "leave-etcd",
+        "send-images",
+        "start-registry",
+        "tell-balancers",
+        "tell-nodes",
+    }
+)
+"""Steps that not every plan has. What names them does not wait for them where there are none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Insertion:
+    """Steps that are put before the first of some others, each of which waits for the last of them."""
+
+    steps: Sequence[Step]
+    before: Collection[str]
+
+
+class Plan:
+    """Steps in the order in which they are shown, built from the first to the last; ``insertions`` are found a place on the way."""
+
+    def __init__(self, *insertions: Insertion) -> None:
+        self.steps: list[Step] = []
+        self._insertions = [insertion for insertion in insertions if insertion.steps]
+
+    @property
+    def last(self) -> str:
+        """The id of the last step."""
+        return self.steps[-1].id
+
+    def add(self, *steps: Step, after: tuple[str, ...] | None = None, after_all: tuple[str, ...] | None = None) -> None:
+        """Append steps, which wait for ``after`` and ``after_all`` instead of what they name themselves, where that is given."""
+        for step in steps:
+            waits = self._inserted(step.id)
+            names = step.after if after is None else after
+            names_all = (*(step.after_all if after_all is None else after_all), *waits)
+            self.steps.append(dataclasses.replace(step, after=self._present(names), after_all=self._present(names_all)))
+
+    def _inserted(self, before: str) -> list[str]:
+        """The last steps of the insertions that come before a step; they are in the plan by now."""
+        last = []
+        for insertion in self._insertions:
+            if before in insertion.before:
+                last.append(insertion.steps[-1].id)
+                if all(step.id != last[-1] for step in self.steps):
+                    self.steps += insertion.steps
+        return last
+
+    def _present(self, names: Iterable[str]) -> tuple[str, ...]:
+        ids = {step.id for step in self.steps}
+        return tuple(name for name in names if name in ids or name not in OPTIONAL)
 
 
 def digest(*parts: object) -> str:

@@ -17,7 +17,7 @@ from harness.lifecycle import delete
 from harness.lifecycle.cluster import lease, membership
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, etcd
-from harness.lifecycle.plan import Journal, Step, digest, execute
+from harness.lifecycle.plan import Journal, Plan, Step, digest, execute
 from harness.lifecycle.provision.rootfs import MARK
 from harness.lifecycle.steps.uninstall_hooks import Parting
 from harness.nodes import Login, Machine, Node, each
@@ -42,7 +42,7 @@ class Removed:
 
 
 @dataclasses.dataclass
-class Work:
+class RemoveWork:
     """What the steps share."""
 
     found: Gathered
@@ -113,7 +113,7 @@ def prepared(
     login: Login | None = None,
     drain_timeout: float = drain.TIMEOUT,
     home: Path | None = None,
-) -> Iterator[Work]:
+) -> Iterator[RemoveWork]:
     """Find the nodes and make sure that the cluster can do without them; nothing is touched."""
     if not nodes:
         raise UsageError("no node is named", hint="slipway remove NAME 192.168.0.7")
@@ -123,7 +123,7 @@ def prepared(
             found = stack.enter_context(membership.gathered(name, _unknown(named, name, home), via=via, home=home))
         going = _going(found, nodes)
         found = _led_by_one_that_stays(found, going)
-        work = Work(found, going, force, drain_timeout, _strays(found, going))
+        work = RemoveWork(found, going, force, drain_timeout, _strays(found, going))
         _check(work)
         masters = (found.first, *(node for node in found.alive(found.masters) if node is not found.first))
         work.parting = Parting.of(found.record.clusterfile, masters, (*found.members, *_unlisted(found, going)), going)
@@ -197,7 +197,7 @@ def _led_by_one_that_stays(found: Gathered, going: Sequence[SshNode]) -> Gathere
     return dataclasses.replace(found, first=membership.answering(rest, {}))
 
 
-def _check(work: Work) -> None:
+def _check(work: RemoveWork) -> None:
     """Raises CheckError when the cluster could not go on."""
     found = work.found
     if not work.staying:
@@ -217,7 +217,7 @@ def _check(work: Work) -> None:
         log.warning("no worker is left: nothing of the applications can run until another one joins")
 
 
-def _check_masters(work: Work) -> None:
+def _check_masters(work: RemoveWork) -> None:
     found = work.found
     holding = membership.holders(found) if found.record.registry == "own" else frozenset()
     if holding and not any(node.address in holding for node in found.alive(work.staying)):
@@ -231,11 +231,11 @@ def _check_masters(work: Work) -> None:
         log.warning(f"{rest} masters survive no more losses than {rest - 1} would: join another one")
 
 
-def _etcd(work: Work) -> etcd.Etcd:
+def _etcd(work: RemoveWork) -> etcd.Etcd:
     return etcd.Etcd(work.found.alive(work.staying))
 
 
-def _etcd_order(work: Work) -> tuple[etcd.EtcdMember, ...]:
+def _etcd_order(work: RemoveWork) -> tuple[etcd.EtcdMember, ...]:
     """The members that leave etcd, in their order. Raises CheckError when it would lose its quorum."""
     client = _etcd(work)
     members = client.members()
@@ -244,7 +244,7 @@ def _etcd_order(work: Work) -> tuple[etcd.EtcdMember, ...]:
     return etcd.order(members, client.sick(members), leaving) if leaving else ()
 
 
-def _takes_pods(work: Work) -> bool:
+def _takes_pods(work: RemoveWork) -> bool:
     """Whether a master that stays runs what anybody may run."""
     api = drain.Api(work.first)
     nodes = [api.node(work.name(node)) for node in work.found.alive(work.staying)]
@@ -256,22 +256,22 @@ def _takes_pods(work: Work) -> bool:
 # ---- the recipe -------------------------------------------------------------------------------------------------------
 
 
-def plan(work: Work) -> list[Step]:
+def plan(work: RemoveWork) -> list[Step]:
     """What will be done. First what can still be taken back, then what makes the others do without the node, and the machine last."""
-    recipe = [_drain(work)]
+    recipe = Plan()
+    recipe.add(_drain(work))
     if any(work.parting.chosen(Phase.PRE_CLEAN_HOST, node) for node in work.alive):
-        recipe.append(_part(work))
+        recipe.add(_part(work))
     if work.masters:
-        recipe += [_tell_balancers(work), _stop_masters(work), _leave_etcd(work)]
-    recipe.append(_delete_nodes(work))
+        recipe.add(_tell_balancers(work), _stop_masters(work), _leave_etcd(work))
+    recipe.add(_delete_nodes(work))
     if work.alive:
-        recipe.append(_clean(work))
-    ids = {step.id for step in recipe}
-    recipe = [dataclasses.replace(step, after_all=tuple(one for one in step.after_all if one in ids)) for step in recipe]
-    return [*recipe, _record(work)]
+        recipe.add(_clean(work))
+    recipe.add(_record(work))
+    return recipe.steps
 
 
-def _drain(work: Work) -> Step:
+def _drain(work: RemoveWork) -> Step:
     api = drain.Api(work.first)
 
     def action(node: Node) -> str:
@@ -289,7 +289,7 @@ def _drain(work: Work) -> Step:
 _PARTING = (Phase.PRE_CLEAN_HOST, Phase.POST_CLEAN_HOST)
 
 
-def _part(work: Work) -> Step:
+def _part(work: RemoveWork) -> Step:
     """The hooks for the end of a machine, while it still is a node and has all that it had but pods."""
 
     def action(node: Node) -> str:
@@ -305,7 +305,7 @@ def _part(work: Work) -> Step:
     return Step("hooks", "run the hooks of machines that go", action, work.alive, after=("drain",))
 
 
-def _tell_balancers(work: Work) -> Step:
+def _tell_balancers(work: RemoveWork) -> Step:
     """First of all nobody shall ask a master any more that goes."""
 
     def action() -> str:
@@ -323,7 +323,7 @@ def _tell_balancers(work: Work) -> Step:
     return Step("tell-balancers", "tell the balancers", action, after_all=("drain", "hooks"))
 
 
-def _stop_masters(work: Work) -> Step:
+def _stop_masters(work: RemoveWork) -> Step:
     """In good order: an API server that ends by itself takes its address out of the service ``kubernetes``, and serves a little longer."""
     script = f"""cd /etc/kubernetes/manifests 2>/dev/null || exit 0
 rm -f kube-apiserver.yaml kube-controller-manager.yaml kube-scheduler.yaml
@@ -340,7 +340,7 @@ done"""
     return Step("stop-masters", "stop the masters that go", action, work.masters, after_all=("tell-balancers",))
 
 
-def _leave_etcd(work: Work) -> Step:
+def _leave_etcd(work: RemoveWork) -> Step:
     def action() -> str:
         client = _etcd(work)
         # Asked anew: somebody may have died since.
@@ -367,7 +367,7 @@ def _remove_member(client: etcd.Etcd, member: etcd.EtcdMember) -> None:
             return
 
 
-def _delete_nodes(work: Work) -> Step:
+def _delete_nodes(work: RemoveWork) -> Step:
     api = drain.Api(work.first)
 
     def action(node: Node) -> None:
@@ -376,7 +376,7 @@ def _delete_nodes(work: Work) -> Step:
     return Step("delete-nodes", "delete the nodes", action, work.going, after=("drain",), after_all=("hooks", "leave-etcd"))
 
 
-def _clean(work: Work) -> Step:
+def _clean(work: RemoveWork) -> Step:
     def action(node: Node) -> str:
         belongs = node.run(f"cat {MARK} 2>/dev/null || true").stdout.split()
         there = node.run(f"[ -e {STATE} ] && ls -A {STATE} | head -n 1 || true").stdout.strip()
@@ -393,7 +393,7 @@ def _clean(work: Work) -> Step:
     return Step("clean", "clean the machines", action, work.alive, after=("delete-nodes",))
 
 
-def _record(work: Work) -> Step:
+def _record(work: RemoveWork) -> Step:
     def action() -> None:
         gone = [node.address for node in work.going]
         left = [word for node in work.going if node not in work.alive for word in (node.address, work.name(node))]

@@ -14,21 +14,23 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from harness import assets, log, untrusted
-from harness.clusterfile import ClusterDocument, Clusterfile, is_redacted
+from harness.clusterfile import ClusterDocument, Clusterfile, is_redacted, write
 from harness.clusterfile.parse import parse
 from harness.errors import CheckError, NodeError, StoreError, UsageError
 from harness.host import cluster_cache
 from harness.host.cluster_cache import ClusterState
-from harness.lifecycle import run, steps
+from harness.lifecycle import run
 from harness.lifecycle.apps import images
 from harness.lifecycle.backup import Contents, open_backup
 from harness.lifecycle.cluster import access, kubeconfig, request
 from harness.lifecycle.cluster.access import Access, Known
-from harness.lifecycle.join import without_secrets
 from harness.lifecycle.kube import objects, wait
 from harness.lifecycle.kube.etcd import DATA as ETCD_DATA
-from harness.lifecycle.plan import Step, execute
+from harness.lifecycle.plan import Insertion, Step, execute
 from harness.lifecycle.provision.rootfs import MARK
+from harness.lifecycle.steps import record, registries, waits
+from harness.lifecycle.steps.context import ClusterContext
+from harness.lifecycle.steps.joining import without_secrets
 from harness.nodes import LONG_TIMEOUT, Login, Machine, Node
 from harness.nodes.files import STATE, NodeFile, tar_stream, write_files
 from harness.nodes.kubectl import NodeKubectl
@@ -113,7 +115,7 @@ def restore(
                 execute(_in_place(cluster, source, timeout))
         if not in_place:
             known = store or Store.default()
-            _onto_others(source, options(found, contents, image, env or {}, known, timeout), known, home)
+            _onto_others(source, wanted(found, contents, image, env or {}, known), known, timeout, home)
     return Restored(
         contents.name,
         in_place,
@@ -264,20 +266,21 @@ def _keep_access(cluster: Access, authority: bytes | None) -> None:
 # ---- other machines ---------------------------------------------------------------------------------------------------
 
 
-def _onto_others(source: _Source, wanted: run.Options, store: Store, home: Path | None) -> None:
-    setup = run.prepare(wanted, store, home=home)
-    with setup.state.lock(), setup.ssh, store.shared_lease():
-        execute(plan(setup, source))
+def _onto_others(source: _Source, clusterfile: Clusterfile, store: Store, timeout: float, home: Path | None) -> None:
+    # Nothing is launched: objects come with the data.
+    context = run.prepare(clusterfile, store, run.RunOptions(commands=(), timeout=timeout), home=home)
+    with context.spec.state.lock(), context.spec.ssh, store.shared_lease():
+        execute(plan(context, source))
 
 
-def options(found: Known, contents: Contents, image: str | None, env: Mapping[str, str], store: Store, timeout: float) -> run.Options:
-    """What ``run`` would be asked for, to make the same cluster. Raises StoreError when its image is not here."""
+def wanted(found: Known, contents: Contents, image: str | None, env: Mapping[str, str], store: Store) -> Clusterfile:
+    """The Clusterfile that ``run`` would make the same cluster of. Raises StoreError when its image is not here."""
     if contents.front["image"].get("registry") == "elsewhere":
         raise UsageError(
             "the cluster took its images from a registry of the site: it can be restored onto its own masters only",
             hint="bring those up again, and delete nothing there",
         )
-    wanted = image or _image(contents, store)
+    chosen = image or _image(contents, store)
     written = parse(contents.clusterfile, "the Clusterfile of the backup", stored=True) if contents.clusterfile else Clusterfile("")
     config = contents.kubeadm
     known, lost = without_secrets(written, env)
@@ -294,26 +297,16 @@ def options(found: Known, contents: Contents, image: str | None, env: Mapping[st
     networking = config.get("networking") or {}
     wide = {"PodCIDR": networking["podSubnet"], "SvcCIDR": networking["serviceSubnet"], "CertSANs": ",".join(sans)}
     found_env = {**found_env, **env, **wide}
-    described = request.described(contents.name, wanted, found.masters, found.nodes, found_env, {}, ())
-    return run.Options(
-        image=wanted,
-        masters=found.masters,
-        nodes=found.nodes,
-        name=contents.name,
-        env=found_env,
-        app_env=request.app_env(known),
-        commands=(),
-        edit=request.edit(known),
-        timeout=timeout,
-        clusterfile=dataclasses.replace(known, cluster=_moved(known.cluster, described.cluster)),
-    )
+    described = request.of_machines(contents.name, chosen, found.masters, found.nodes, found_env)
+    return dataclasses.replace(known, cluster=_moved(known.cluster, described.cluster))
 
 
 def _moved(kept: ClusterDocument | None, here: ClusterDocument | None) -> ClusterDocument | None:
     """What was asked for, of the machines that there are now."""
     if kept is None or here is None:
         return here
-    return dataclasses.replace(kept, name=here.name, image=here.image, hosts=here.hosts, ssh=here.ssh, env=here.env)
+    # The names for certificates are in the environment, without those of the machines of before.
+    return dataclasses.replace(kept, name=here.name, image=here.image, hosts=here.hosts, ssh=here.ssh, env=here.env, cert_sans=())
 
 
 def _image(contents: Contents, store: Store) -> str:
@@ -328,57 +321,47 @@ def _image(contents: Contents, store: Store) -> str:
     )
 
 
-def plan(setup: steps.Setup, source: _Source) -> list[Step]:
+def plan(context: ClusterContext, source: _Source) -> list[Step]:
     """The recipe of ``run`` with the keys planted before they would be made, and the data before the masters start."""
-    first = setup.first
+    first = context.spec.first
 
     def plant(node: Node) -> None:
         write_files(node, {**source.keys, _BEGUN: NodeFile.text(f"{source.contents.front['made']}\n")})
 
     def data(node: Node) -> None:
-        members = [member for member in setup.cluster.members if member.is_master]
-        put_data(node, source, _etcd_image(setup), {member.name: member.address for member in members})
+        members = [member for member in context.resolved.cluster.members if member.is_master]
+        put_data(node, source, _etcd_image(context), {member.name: member.address for member in members})
 
     def forget(_: Node) -> str:
-        return forget_others(NodeKubectl(first), [member.name for member in setup.cluster.members])
+        return forget_others(NodeKubectl(first), [member.name for member in context.resolved.cluster.members])
 
-    def record() -> None:
-        _record(setup, source.contents)
+    def record_it() -> None:
+        _record(context, source.contents)
         first.run(f"rm -f {_BEGUN}")
 
-    recipe: list[Step] = []
-    for step in run.bring_up(setup):
-        if step.id == "make-keys":
-            recipe.append(Step("plant-keys", "bring the keys of the backup", plant, (first,), after=step.after))
-            recipe.append(dataclasses.replace(step, after=("plant-keys",)))
-        elif step.id == "start-masters":
-            recipe.append(
-                Step(
-                    "restore-etcd",
-                    "put the data of the backup in place",
-                    data,
-                    setup.masters,
-                    after=("certify-masters", "fetch-images", "start-registry"),
-                    # Once: what has happened since the masters started must not be lost when the command is repeated.
-                    inputs=lambda _: str(source.contents.front["files"]["etcd/snapshot.db"]["sha256"])[:16],
-                )
-            )
-            recipe.append(dataclasses.replace(step, after=(*step.after, "restore-etcd")))
-        elif step.id == "finish-cluster":
-            recipe.append(Step("forget-others", "forget the machines that are no more", forget, (first,), after_all=("wait-for-api",)))
-            recipe.append(dataclasses.replace(step, after=(*step.after, "forget-others")))
-        else:
-            recipe.append(step)
-    recipe.append(images.bring_back(setup, recipe[-1].id))
-    recipe.append(steps.wait_for_workloads(setup, recipe[-1].id, launched=False))
-    recipe.append(Step("record", "record the cluster", record, after=(recipe[-1].id,)))
-    return recipe
+    keys = Step("plant-keys", "bring the keys of the backup", plant, (first,), after=("unpack-rootfs",))
+    etcd = Step(
+        "restore-etcd",
+        "put the data of the backup in place",
+        data,
+        context.spec.masters,
+        after=("certify-masters", "fetch-images", "start-registry"),
+        # Once: what has happened since the masters started must not be lost when the command is repeated.
+        inputs=lambda _: str(source.contents.front["files"]["etcd/snapshot.db"]["sha256"])[:16],
+    )
+    others = Step("forget-others", "forget the machines that are no more", forget, (first,), after_all=("wait-for-api",))
+    insertions = ((keys, "make-keys"), (etcd, "start-masters"), (others, "finish-cluster"))
+    recipe = run.cluster_steps(context, *(Insertion((step,), (before,)) for step, before in insertions))
+    recipe.add(images.bring_back(context, recipe.last))
+    recipe.add(waits.wait_for_workloads(context, recipe.last, launched=False))
+    recipe.add(Step("record", "record the cluster", record_it, after=(recipe.last,)))
+    return recipe.steps
 
 
-def _etcd_image(setup: steps.Setup) -> str:
-    found = steps.etcd_image(setup)
+def _etcd_image(context: ClusterContext) -> str:
+    found = registries.etcd_image(context.resolved)
     if not found:
-        raise StoreError(f"{setup.image.name} has no image of etcd", hint="give the image of the cluster with --image")
+        raise StoreError(f"{context.spec.image.name} has no image of etcd", hint="give the image of the cluster with --image")
     return found
 
 
@@ -399,11 +382,11 @@ def forget_others(kubectl: NodeKubectl, names: Sequence[str]) -> str:
     return ", ".join(gone)
 
 
-def _record(setup: steps.Setup, contents: Contents) -> None:
+def _record(context: ClusterContext, contents: Contents) -> None:
     """What the cluster keeps about itself stays as it was, but for the machines that it is on."""
-    groups = [("master", setup.masters), ("node", setup.workers)]
+    groups = [("master", context.spec.masters), ("node", context.spec.workers)]
     hosts = [{"ips": [node.address for node in those], "roles": [role]} for role, those in groups if those]
-    steps.write_record(setup, on_hosts(contents.clusterfile, hosts) or steps.clusterfile(setup))
+    record.write_record(context, on_hosts(contents.clusterfile, hosts) or write.redacted(context.spec.clusterfile))
 
 
 def on_hosts(text: str, hosts: Sequence[Mapping[str, Any]]) -> str:

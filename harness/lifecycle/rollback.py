@@ -10,20 +10,23 @@ from pathlib import Path
 from harness import log
 from harness.errors import CheckError, StoreError
 from harness.host.cluster_cache import DEFAULT_NAME
-from harness.lifecycle import steps, upgrade
+from harness.lifecycle import upgrade
 from harness.lifecycle.cluster import change, membership
 from harness.lifecycle.cluster.change import ROLLBACK, RUNNING, Move
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, etcd
-from harness.lifecycle.rolling_update import BACKUP, Work
-from harness.lifecycle.upgrade import Changed, Options
+from harness.lifecycle.rollout import BACKUP, RolloutWork
+from harness.lifecycle.steps import registries
+from harness.lifecycle.upgrade import Changed, RolloutOptions
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
 from harness.oci.store import Store
 from harness.runtimes import static_pods
 
 
-def rollback(name: str = DEFAULT_NAME, options: Options | None = None, *, store: Store | None = None, home: Path | None = None) -> Changed:
+def rollback(
+    name: str = DEFAULT_NAME, options: RolloutOptions | None = None, *, store: Store | None = None, home: Path | None = None
+) -> Changed:
     """Bring the former image back: its Kubernetes, its files, its applications. The same call again finishes what was begun.
 
     The nodes still have most of it. Raises CheckError when there was no upgrade, or etcd has changed its data since; StoreError when the
@@ -35,14 +38,14 @@ def rollback(name: str = DEFAULT_NAME, options: Options | None = None, *, store:
 
 @contextmanager
 def prepared(
-    name: str, options: Options | None = None, *, store: Store | None = None, home: Path | None = None, mend: bool = True
-) -> Iterator[Work]:
+    name: str, options: RolloutOptions | None = None, *, store: Store | None = None, home: Path | None = None, mend: bool = True
+) -> Iterator[RolloutWork]:
     """See where the cluster came from, and make up the way back.
 
     Nothing is touched where an API answers. Where none does, and an upgrade was cut off while a master changed, ``mend`` has that master
     run what it ran before.
     """
-    options, store = options or Options(), store or Store.default()
+    options, store = options or RolloutOptions(), store or Store.default()
     with ExitStack() as stack:
         with log.step("read what the cluster keeps about itself"):
             try:
@@ -70,7 +73,7 @@ def prepared(
         yield work
 
 
-def _mended(name: str, options: Options, home: Path | None) -> bool:
+def _mended(name: str, options: RolloutOptions, home: Path | None) -> bool:
     """Bring back the control plane of masters whose change was cut off; whether there were any."""
 
     def mend(node: SshNode) -> None:
@@ -95,9 +98,9 @@ def _move(found: Gathered) -> Move:
     return Move.new(ROLLBACK, last.after, last.before)
 
 
-def _check_etcd(work: Work) -> None:
+def _check_etcd(work: RolloutWork) -> None:
     """Raises CheckError when etcd would have to read data that a newer minor version of it has written."""
-    runs, wanted = etcd.version(etcd.image_of(work.found.first)), etcd.version(steps.etcd_image(work.setup))
+    runs, wanted = etcd.version(etcd.image_of(work.found.first)), etcd.version(registries.etcd_image(work.context.resolved))
     if runs and wanted and wanted[:2] < runs[:2]:
         newer, older = (".".join(map(str, numbers[:2])) for numbers in (runs, wanted))
         raise CheckError(

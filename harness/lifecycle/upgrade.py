@@ -17,9 +17,8 @@ from harness.clusterfile import hooks as values
 from harness.clusterfile.diff import difference
 from harness.errors import CheckError, InputError, NodeError, SlipwayError, StoreError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
-from harness.lifecycle import join, rolling_update, run, steps
+from harness.lifecycle import rolling_update, rollout, run
 from harness.lifecycle.apps import records
-from harness.lifecycle.checks.preflight import gather
 from harness.lifecycle.cluster import access, lease, membership, missing_secrets, request
 from harness.lifecycle.cluster import change as moves
 from harness.lifecycle.cluster.change import RUNNING, UPGRADE, Move, Version
@@ -27,8 +26,9 @@ from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, readiness
 from harness.lifecycle.plan import execute
 from harness.lifecycle.provision import ipvs, rootfs
-from harness.lifecycle.rolling_update import Work
-from harness.lifecycle.steps import hooks
+from harness.lifecycle.rollout import RolloutWork
+from harness.lifecycle.steps import hooks, preparation, registries
+from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
 from harness.nodes import Machine, each, together
 from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshConnections, SshNode
@@ -59,7 +59,7 @@ class Changed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class RolloutOptions:
     """How a cluster is to go to another image."""
 
     via: Sequence[Machine] = ()
@@ -80,7 +80,12 @@ class Options:
 
 
 def upgrade(
-    name: str = DEFAULT_NAME, image: str = "", options: Options | None = None, *, store: Store | None = None, home: Path | None = None
+    name: str = DEFAULT_NAME,
+    image: str = "",
+    options: RolloutOptions | None = None,
+    *,
+    store: Store | None = None,
+    home: Path | None = None,
 ) -> Changed:
     """Have a cluster run another image. The same call after a kill or a failure finishes what was begun.
 
@@ -91,13 +96,13 @@ def upgrade(
         return carry_out(work)
 
 
-def carry_out(work: Work) -> Changed:
+def carry_out(work: RolloutWork) -> Changed:
     """Do what was prepared."""
     started = time.monotonic()
     move, found = work.move, work.found
     nothing = move.before == move.after and not work.resumed
     if not nothing:
-        with found.state.lock(), lease.held(found.first, found.state.name), work.setup.store.shared_lease():
+        with found.state.lock(), lease.held(found.first, found.state.name), work.spec.store.shared_lease():
             try:
                 execute(rolling_update.plan(work), work.journal)
             except SlipwayError as error:
@@ -107,7 +112,7 @@ def carry_out(work: Work) -> Changed:
     return Changed(found.state.name, move.kind, move.before, move.after, versions, work.resumed, time.monotonic() - started, nothing)
 
 
-def _stopped(work: Work, error: SlipwayError) -> SlipwayError:
+def _stopped(work: RolloutWork, error: SlipwayError) -> SlipwayError:
     """The error with what can be done now."""
     began = False
     with contextlib.suppress(SlipwayError):
@@ -121,11 +126,11 @@ def _stopped(work: Work, error: SlipwayError) -> SlipwayError:
 
 @contextmanager
 def prepared(
-    name: str, image: str, options: Options | None = None, *, store: Store | None = None, home: Path | None = None
-) -> Iterator[Work]:
+    name: str, image: str, options: RolloutOptions | None = None, *, store: Store | None = None, home: Path | None = None
+) -> Iterator[RolloutWork]:
     """Read what the cluster keeps about itself, and make up what is to be done; nothing is touched."""
-    options, store = options or Options(), store or Store.default()
-    steps.check_env(options.env)
+    options, store = options or RolloutOptions(), store or Store.default()
+    request.check_env(options.env)
     wanted = readable(store, image)
     with ExitStack() as stack:
         with log.step("read what the cluster keeps about itself"):
@@ -136,7 +141,7 @@ def prepared(
         yield work_of(found, wanted, move, options, store)
 
 
-def _gathered(stack: ExitStack, name: str, options: Options, home: Path | None) -> Gathered:
+def _gathered(stack: ExitStack, name: str, options: RolloutOptions, home: Path | None) -> Gathered:
     """Connect to the cluster. An API that was about to start when a change was cut off is waited for."""
     deadline = time.monotonic() + _STARTS
     while True:
@@ -148,7 +153,9 @@ def _gathered(stack: ExitStack, name: str, options: Options, home: Path | None) 
             time.sleep(2)
 
 
-def each_cut_off(name: str, options: Options, home: Path | None, action: Callable[[SshNode], object] = lambda _: None) -> tuple[str, ...]:
+def each_cut_off(
+    name: str, options: RolloutOptions, home: Path | None, action: Callable[[SshNode], object] = lambda _: None
+) -> tuple[str, ...]:
     """Do something on the masters whose change was cut off while their control plane was in it; their names."""
     known = access.known(name, options.via, home=home)
     with SshConnections(known.state.folder, known.masters) as ssh:
@@ -193,7 +200,7 @@ def _move(found: Gathered, image: CloudImage) -> Move:
             )
         before = next((version for digest, version in both.items() if digest != image.digest), last.before)
         return Move.new(UPGRADE, before, after)
-    return Move.new(UPGRADE, Version(record.image, record.digest, str(rolling_update.kubernetes(kubectl)["kubernetesVersion"])), after)
+    return Move.new(UPGRADE, Version(record.image, record.digest, str(rollout.kubernetes(kubectl)["kubernetesVersion"])), after)
 
 
 def kubernetes_of(image: CloudImage) -> str:
@@ -240,7 +247,7 @@ def batch_of(workers: int, asked: int | None) -> int:
 # ---- what is to be done -----------------------------------------------------------------------------------------------
 
 
-def work_of(found: Gathered, image: CloudImage, move: Move, options: Options, store: Store) -> Work:
+def work_of(found: Gathered, image: CloudImage, move: Move, options: RolloutOptions, store: Store) -> RolloutWork:
     """Everything that the steps need. Raises NodeError when a member does not answer, InputError for what must be given again."""
     silent = [found.errors[node.address] for node in found.members if node.address in found.errors]
     if silent:
@@ -252,10 +259,11 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: Options, st
     recorded = _asked(found, options.clusterfile)
     known = missing_secrets.kept(recorded, options.env)
     kubectl = NodeKubectl(found.first, tuple(node for node in found.masters if node is not found.first))
-    configuration = rolling_update.kubernetes(kubectl)
-    setup = _setup(found, image, known, configuration, options, store)
-    tree = rootfs.tree(store, setup.main)
-    info = setup.main.info
+    configuration = rollout.kubernetes(kubectl)
+    apps = records.listed(kubectl)
+    context = _context(found, image, known, configuration, options, store, apps)
+    main = context.resolved.main
+    tree, info = rootfs.tree(store, main), main.info
     chosen = request.launch(known.usable, info) if not known.faults else None
     launch = info.launch if chosen is None else chosen
     found_hooks = values.merged(hooks.of_image(tree), known.usable.hooks)
@@ -263,13 +271,12 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: Options, st
     faults = [*known.faults, *missing_secrets.mentioned(known.lost, tree, known.usable, launch)]
     if faults:
         raise InputError(faults)
-    setup.launch = launch
     nodes = readiness.of_kind(readiness.get(kubectl, "nodes"), "Node")
     addresses = {name: address for address, name in found.names.items()}
     last = moves.read(kubectl)
-    return Work(
+    return RolloutWork(
         found=found,
-        setup=setup,
+        context=context,
         hooks=found_hooks,
         launch=tuple(launch),
         move=move,
@@ -279,7 +286,7 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: Options, st
             for node in nodes
             if node["metadata"]["name"] in addresses
         },
-        apps=records.listed(kubectl),
+        apps=apps,
         batch=batch_of(len(found.workers), options.batch),
         force=options.force,
         drain_timeout=options.drain_timeout,
@@ -313,9 +320,15 @@ def require_same(found: Clusterfile, given: Clusterfile) -> None:
         )
 
 
-def _setup(
-    found: Gathered, image: CloudImage, known: missing_secrets.Kept, configuration: Mapping[str, object], options: Options, store: Store
-) -> steps.Setup:
+def _context(
+    found: Gathered,
+    image: CloudImage,
+    known: missing_secrets.Kept,
+    configuration: Mapping[str, object],
+    options: RolloutOptions,
+    store: Store,
+    apps: Sequence[records.Installed],
+) -> ClusterContext:
     record = found.record
     networking = configuration.get("networking")
     networks = networking if isinstance(networking, Mapping) else {}
@@ -327,28 +340,27 @@ def _setup(
     env = {**request.env(known.usable), **options.env}
     # The networks of a cluster that runs stay, whatever another image would choose.
     env |= {name: str(networks[key]) for name, key in (("PodCIDR", "podSubnet"), ("SvcCIDR", "serviceSubnet")) if networks.get(key)}
-    setup = steps.Setup(
+    spec = ClusterSpec(
         name=found.state.name,
         image=image,
         store=store,
         ssh=found.ssh,
+        state=found.state,
         masters=found.masters,
         workers=found.workers,
+        clusterfile=whole,
         env=env,
         host_env=request.host_env(known.usable),
         app_env=request.app_env(known.usable),
-        state=found.state,
         edit=request.edit(known.usable) if not known.faults else None,
-        elsewhere=join.AsThere.of(found.first) if record.registry == "elsewhere" else None,
+        elsewhere=registries.AsThere.of(found.first) if record.registry == "elsewhere" else None,
         timeout=options.timeout,
-        clusterfile=whole,
-        holders=None if record.registry == "elsewhere" else membership.holders(found),
+        registry_hosts=None if record.registry == "elsewhere" else membership.holders(found),
         proxy_mode=membership.proxy_mode(NodeKubectl(found.first)),
         added_names=tuple(str(name) for name in names or ()),
+        app_domains=tuple(sorted({domain for app in apps for domain in app.domains})),
     )
-    facts = gather.gather(found.members)
-    setup.machines = {node.address: dataclasses.replace(one, host=found.name(node)) for node, one in zip(found.members, facts, strict=True)}
-    setup.balancing = ipvs.as_it_is(ipvs.ask(setup.nodes))
-    installed = records.listed(NodeKubectl(found.first))
-    setup.app_domains = tuple(sorted({domain for app in installed for domain in app.domains}))
-    return setup
+    context = ClusterContext(spec)
+    machines = preparation.machine_facts(found.members, {node.address: found.name(node) for node in found.members})
+    context.resolve(ResolvedCluster(spec, ClusterFacts(machines, ipvs.as_it_is(ipvs.ask(spec.nodes)))))
+    return context

@@ -26,6 +26,7 @@ from harness.host import docker
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import run
 from harness.lifecycle.cluster import record
+from harness.lifecycle.cluster.request import of_machines
 from harness.lifecycle.kube import readiness, wait
 from harness.lifecycle.provision.rootfs import MARK
 from harness.nodes import LONG_TIMEOUT, Login, Machine, Node, NodeGroup
@@ -292,7 +293,7 @@ def _make(request: ClusterRequest, undo: contextlib.ExitStack, *, keep: bool) ->
 
 
 def _start(request: ClusterRequest, store: Store, name: str, masters: tuple[Machine, ...], nodes: tuple[Machine, ...]) -> None:
-    run.run(run.Options(image=request.image, masters=masters, nodes=nodes, name=name), store)
+    run.run(of_machines(name, request.image, masters, nodes), store)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.lifecycle import rolling_update
+from harness.lifecycle import rollout
 from harness.lifecycle.provision import rootfs_update
 from harness.nodes.kubectl import NodeKubectl
 from tests.cluster import market
@@ -207,7 +207,7 @@ def test_a_change_that_was_killed_is_finished_by_the_same_command_and_nobody_who
 
 def test_what_was_asked_for_is_kept_and_what_was_before_is_on_the_machines(lab: Lab) -> None:
     market.was_kept(lab, SECOND)
-    assert lab.first.run(f"stat -c %a {rolling_update.BACKUP}").stdout.strip() == "600"
+    assert lab.first.run(f"stat -c %a {rollout.BACKUP}").stdout.strip() == "600"
     for machine in lab.machines:
         assert not machine.run(f"cmp -s {rootfs_update.FORMER}/bin/runc /var/lib/slipway/rootfs/bin/runc", check=False).ok
 

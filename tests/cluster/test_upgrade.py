@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.lifecycle import rolling_update
+from harness.lifecycle import rollout
 from harness.lifecycle.provision import rootfs_update
 from harness.runtimes.kubeadm import CONFIG
 from tests.cluster import market
@@ -130,7 +130,7 @@ def test_it_is_still_an_ordinary_kubeadm_cluster(lab: Lab) -> None:
 
 
 def test_what_was_before_is_on_the_machines(lab: Lab) -> None:
-    assert lab.first.run(f"stat -c %a {rolling_update.BACKUP}").stdout.strip() == "600"
+    assert lab.first.run(f"stat -c %a {rollout.BACKUP}").stdout.strip() == "600"
     for machine in lab.machines:
         assert OLD in machine.run(f"{rootfs_update.FORMER}/bin/kubelet --version").stdout
 
@@ -140,7 +140,7 @@ def test_a_way_back_on_which_etcd_could_not_read_its_data_is_refused(lab: Lab) -
     said = lab.slipway(*market.rollback(lab), check=False)
     assert said.returncode == 7, said.output
     assert "etcd 3.7 has changed its data, which etcd 3.6 of market:1 cannot read" in said.stderr
-    assert rolling_update.BACKUP in said.stderr
+    assert rollout.BACKUP in said.stderr
     assert lab.journals() == before
     assert versions(lab) == dict.fromkeys(NODES, NEW)
 

@@ -18,8 +18,8 @@ import pytest
 from harness.build import discover
 from harness.clusterfile import secrets, serialize
 from harness.kubefile import context, version_range
-from harness.lifecycle import steps
 from harness.lifecycle.cluster import redaction
+from harness.lifecycle.steps import registries
 from harness.nodes import kubectl
 from harness.trust import keys
 from harness.trust.sbom import go_binary
@@ -103,7 +103,7 @@ CASES: dict[str, Callable[[], object]] = {
     "a file that is merged into": lambda: each(serialize.protect),
     "Go programs": go_programs,
     "packages": packages,
-    "images of a manifest": lambda: steps._IMAGE.findall("\n" * SIZE),
+    "images of a manifest": lambda: registries._IMAGE.findall("\n" * SIZE),
     "arguments of a manifest": lambda: discover._ARGUMENT.fullmatch("--" + "image" * (SIZE // 5)),
     "what kubectl says": lambda: kubectl._SILENT.search("connection to the server " * (SIZE // 25)),
     "keys": lambda: keys._PEM.search(b"-----BEGIN A-----" + b" " * (64 << 10)),

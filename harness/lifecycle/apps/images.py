@@ -9,11 +9,12 @@ from typing import BinaryIO
 from harness import cloudimage, log
 from harness.cloudimage import CloudImage, ImageSet
 from harness.errors import CheckError, StoreError
-from harness.lifecycle import steps
 from harness.lifecycle.apps import records
 from harness.lifecycle.apps.target import SITE, AppTarget
 from harness.lifecycle.plan import Step
 from harness.lifecycle.provision import registry
+from harness.lifecycle.steps import preparation
+from harness.lifecycle.steps.context import ClusterContext
 from harness.nodes import Node, each
 from harness.nodes.files import Files, add, install_files, read_files, tar_stream
 from harness.oci.model import OCI_INDEX, canonical_json
@@ -104,27 +105,26 @@ def import_images(node: Node, store: Store, images: ImageSet) -> int:
     return len(missing)
 
 
-def bring_back(setup: steps.Setup, after: str) -> Step:
+def bring_back(context: ClusterContext, after: str) -> Step:
     """Fill new registries with the images of the applications that the records of a restored cluster name."""
+    spec = context.spec
+
+    def tell(node: Node, domains: Sequence[str]) -> None:
+        files = preparation.machine_files(context.resolved, node, domains)
+        install_files(node, {path: file for path, file in files.items() if path.startswith(_CERTS_D)})
+
+    def fill(node: Node, layout: registry.Layout) -> None:
+        context.exchange.bring(node, layout.name, lambda: registry.parcel(spec.store, layout))
+        registry.name(node, spec.store, layout)
 
     def action() -> str:
-        apps = records.listed(setup.kubectl)
+        apps = records.listed(context.kubectl)
         if not apps:
             return "none"
-        setup.app_domains = tuple(sorted({domain for app in apps for domain in app.domains}))
-        each(setup.nodes, lambda node: install_files(node, _certs_d(setup, node)))
-        if setup.elsewhere is None:
-            layout = registry.layout(setup.store, records.union(apps, setup.store))
-            each(setup.registries, lambda node: _fill(setup, node, layout))
+        each(spec.nodes, lambda node: tell(node, [domain for app in apps for domain in app.domains]))
+        if spec.elsewhere is None:
+            layout = registry.layout(spec.store, records.union(apps, spec.store))
+            each(spec.registries, lambda node: fill(node, layout))
         return ", ".join(app.name for app in apps)
 
     return Step("bring-back-applications", "restore the images of applications", action, after=(after,))
-
-
-def _certs_d(setup: steps.Setup, node: Node) -> Files:
-    return {path: file for path, file in steps.machine_files(setup, node).items() if path.startswith(_CERTS_D)}
-
-
-def _fill(setup: steps.Setup, node: Node, layout: registry.Layout) -> None:
-    setup.exchange.bring(node, layout.name, lambda: registry.parcel(setup.store, layout))
-    registry.name(node, setup.store, layout)

@@ -22,14 +22,14 @@ from harness.clusterfile import hooks as hook_documents
 from harness.clusterfile.parse import image_hooks
 from harness.errors import CheckError, Fault, InputError, SlipwayError, StoreError, UsageError
 from harness.kubefile import version_range
-from harness.lifecycle import steps
 from harness.lifecycle.apps import images, launch, records, tracking
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.apps.target import IMPORT, REGISTRY, AppTarget, Where, opened
 from harness.lifecycle.cluster import request as cluster_request
 from harness.lifecycle.kube import readiness, wait
-from harness.lifecycle.plan import Journal, Step, digest, execute
+from harness.lifecycle.plan import Journal, Plan, Step, digest, execute
 from harness.lifecycle.provision import distribution, registry, rootfs
+from harness.lifecycle.steps.launch import launch_title
 from harness.nodes import Node
 from harness.nodes.files import Files, install_files
 from harness.oci.model import Platform
@@ -232,7 +232,7 @@ def make(target: AppTarget, request: Request, image: CloudImage, store: Store) -
     request = request.over(before) if before else request
     document = request.document
     records.check_parts(image, document.launch or ())
-    steps.check_env(document.env)
+    cluster_request.check_env(document.env)
     check_version(image, target.kubernetes)
     commands = cluster_request.launch(request.effective, image.platforms[0].info)
     record = Installed(
@@ -326,22 +326,20 @@ def _can_be_undone(hooks: Sequence[Hook]) -> bool:
 
 def plan(work: AppInstall) -> list[Step]:
     """The steps. Images are in place before the workloads that need them are launched."""
-    recipe = [_begin(work)]
-    target = work.target
+    recipe, target = Plan(), work.target
+    recipe.add(_begin(work))
     if target.way == REGISTRY:
-        recipe.append(_send_images(work))
+        recipe.add(_send_images(work))
     if target.ours and target.nodes:
-        recipe.append(_tell_nodes(work))
+        recipe.add(_tell_nodes(work))
     if target.way == IMPORT and target.nodes:
-        recipe.append(_import_images(work))
-    recipe.append(_send_files(work))
-    recipe += _hooks(work, Phase.PRE_LAUNCH, recipe[-1].id)
-    recipe += _launch(work, recipe[-1].id)
-    recipe += _hooks(work, Phase.POST_LAUNCH, recipe[-1].id)
-    before = recipe[-1].id
-    recipe += [_drop(work, before), _wait(work), _record(work)]
-    ids = [step.id for step in recipe]
-    return [dataclasses.replace(step, after_all=tuple(name for name in step.after_all if name in ids)) for step in recipe]
+        recipe.add(_import_images(work))
+    recipe.add(_send_files(work))
+    recipe.add(*_hooks(work, Phase.PRE_LAUNCH, recipe.last))
+    recipe.add(*_launch(work, recipe.last))
+    recipe.add(*_hooks(work, Phase.POST_LAUNCH, recipe.last))
+    recipe.add(_drop(work, recipe.last), _wait(work), _record(work))
+    return recipe.steps
 
 
 def _id(work: AppInstall, text: str) -> str:
@@ -415,7 +413,7 @@ def _send_files(work: AppInstall) -> Step:
 def _launch(work: AppInstall, after: str) -> list[Step]:
     recipe: list[Step] = []
     for number, command in enumerate(work.commands, 1):
-        title = steps.launch_title(command)
+        title = launch_title(command)
         recipe.append(_command(work, after, f"launch-{number}", title, command, "launch command", number, command))
         after = recipe[-1].id
     return recipe

@@ -17,7 +17,7 @@ from harness.errors import CommandError, StoreError
 from harness.lifecycle.apps import tracking
 from harness.lifecycle.apps.tracking import NO_KIND, TrackedObject
 from harness.lifecycle.kube import objects as api_objects
-from harness.lifecycle.steps import NETWORK_ADDON
+from harness.lifecycle.steps.context import NETWORK_ADDON
 from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes import addons
 

@@ -8,6 +8,7 @@ import difflib
 import itertools
 import os
 import posixpath
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,11 +22,12 @@ from harness.clusterfile import (
     ApplicationDocument,
     ClusterDocument,
     Clusterfile,
-    ExternalRegistry,
     Host,
+    JumpSettings,
     LocalRegistry,
     Password,
     SshSettings,
+    validators,
 )
 from harness.clusterfile import environment as environments
 from harness.clusterfile.config import apply_configs
@@ -42,23 +44,7 @@ _DATA_ROOTS = (STATE, "/var/lib/sealer/data")
 """The folder of slipway, and sealer's default."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Given:
-    """Options of the command line; None or empty when they are not given."""
-
-    image: str | None = None
-    masters: tuple[str, ...] = ()
-    nodes: tuple[str, ...] = ()
-    name: str | None = None
-    user: str | None = None
-    port: int | None = None
-    key: Path | None = None
-    password: str | None = dataclasses.field(default=None, repr=False)
-    env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
-    commands: tuple[str, ...] | None = None
-    apps: tuple[str, ...] | None = None
-    registry: ExternalRegistry | None = None
-    profile: str | None = None
+NO_FLAGS = ClusterDocument(name="", image="")
 
 
 def read(path: str, env: Mapping[str, str] | None = None) -> Clusterfile:
@@ -77,65 +63,58 @@ def read(path: str, env: Mapping[str, str] | None = None) -> Clusterfile:
     return clusterfile
 
 
-def effective(written: Clusterfile | None, given: Given) -> Clusterfile:
-    """Return a Clusterfile with the options of the command line in place of its own values.
+def effective(written: Clusterfile | None, flags: ClusterDocument = NO_FLAGS) -> Clusterfile:
+    """Merge the flags of a command line over a Clusterfile. Of ``flags``, an empty name or image, and None, say nothing.
 
     Raises UsageError when neither names an image, InputError with all settings that slipway does not support.
     """
     clusterfile = written or Clusterfile("")
-    own = clusterfile.cluster or ClusterDocument(name=given.name or DEFAULT_NAME, image="")
-    image = given.image or own.image
+    own = clusterfile.cluster or ClusterDocument(name=DEFAULT_NAME, image="")
+    image = flags.image or own.image
     if not image:
         raise UsageError("no image is named", hint="slipway run IMAGE --masters 192.168.0.2, or image: in a document Cluster of -f")
     cluster = dataclasses.replace(
         own,
-        name=given.name or own.name,
+        name=flags.name or own.name,
         image=image,
-        hosts=_hosts(own, given),
-        ssh=_login(own.ssh, given),
-        env={**own.env, **given.env},
-        commands=own.commands if given.commands is None else given.commands,
-        app_names=own.app_names if given.apps is None else given.apps,
-        external_registry=given.registry or own.external_registry,
-        profile=given.profile or own.profile,
+        hosts=_hosts(own, flags),
+        ssh=flags.ssh.over(own.ssh),
+        env={**own.env, **flags.env},
+        commands=own.commands if flags.commands is None else flags.commands,
+        app_names=own.app_names if flags.app_names is None else flags.app_names,
+        external_registry=flags.external_registry or own.external_registry,
+        profile=flags.profile or own.profile,
     )
     faults = [*_unsupported(cluster, clusterfile.path or "the Clusterfile"), *_jumps(cluster, clusterfile.path)]
     if faults:
         raise InputError(faults)
     _warn(clusterfile)
-    application = _application(clusterfile.application, given.env) if clusterfile.application else None
-    apps = tuple(dataclasses.replace(_application(app, given.env), env=_over(app.env, given.env)) for app in clusterfile.apps)
+    application = _application(clusterfile.application, flags.env) if clusterfile.application else None
+    apps = tuple(dataclasses.replace(_application(app, flags.env), env=_over(app.env, flags.env)) for app in clusterfile.apps)
     return dataclasses.replace(clusterfile, cluster=cluster, application=application, apps=apps)
 
 
-def described(
-    name: str,
-    image: str,
-    masters: Sequence[Machine],
-    nodes: Sequence[Machine],
-    env: Mapping[str, str],
-    host_env: Mapping[str, Mapping[str, str]],
-    commands: Sequence[str] | None,
+def of_machines(
+    name: str, image: str, masters: Sequence[Machine], nodes: Sequence[Machine] = (), env: Mapping[str, str] | None = None
 ) -> Clusterfile:
-    """Return the Clusterfile of a cluster on given machines."""
+    """Return the Clusterfile of a cluster on given machines, with the login of each."""
     machines = [*((MASTER, machine) for machine in masters), *((NODE, machine) for machine in nodes)]
-    hosts = [Host((machine.address,), (role,), _ssh(machine.login), host_env.get(machine.address, {})) for role, machine in machines]
+    hosts = [Host((machine.address,), (role,), _ssh(machine.login)) for role, machine in machines]
     logins = [host.ssh for host in hosts]
     common = logins[0] if logins and all(login == logins[0] for login in logins) else SshSettings()
-    cluster = ClusterDocument(
-        name=name,
-        image=image,
-        hosts=_grouped(hosts),
-        env=dict(env),
-        ssh=common,
-        commands=None if commands is None else tuple(commands),
-    )
-    return Clusterfile("", cluster=cluster)
+    return Clusterfile("", cluster=ClusterDocument(name=name, image=image, hosts=_grouped(hosts), env=dict(env or {}), ssh=common))
 
 
 def _ssh(login: Login) -> SshSettings:
-    # Paths of keys on this machine are not for others.
-    return SshSettings(user=login.user, port=login.port)
+    jump = login.jump
+    return SshSettings(
+        user=login.user,
+        port=login.port,
+        key=str(login.key) if login.key else None,
+        passphrase=login.passphrase,
+        password=Password(login.password),
+        jump=JumpSettings(jump.host, jump.user, jump.port, str(jump.key) if jump.key else None) if jump else None,
+    )
 
 
 def _application(application: ApplicationDocument, env: Mapping[str, str]) -> ApplicationDocument:
@@ -152,15 +131,15 @@ def _over(values: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
 # ---- machines ---------------------------------------------------------------------------------------------------------
 
 
-def _hosts(own: ClusterDocument, given: Given) -> tuple[Host, ...]:
+def _hosts(own: ClusterDocument, flags: ClusterDocument) -> tuple[Host, ...]:
     """Return the hosts, control-plane nodes first. Options replace the addresses in the file; its other settings of a host stay."""
-    if given.masters or given.nodes:
-        masters, nodes = given.masters or own.masters, given.nodes or own.nodes
+    if flags.hosts:
+        masters, nodes = flags.masters or own.masters, flags.nodes or own.nodes
         single = [_host(own, address, MASTER) for address in masters] + [_host(own, address, NODE) for address in nodes]
         hosts: Iterable[Host] = _grouped(single)
     else:
         hosts = sorted(own.hosts, key=lambda host: not host.is_master)
-    return tuple(dataclasses.replace(host, ssh=_login(host.ssh.over(own.ssh), given)) for host in hosts)
+    return tuple(dataclasses.replace(host, ssh=flags.ssh.over(host.ssh.over(own.ssh))) for host in hosts)
 
 
 def _host(own: ClusterDocument, address: str, role: str) -> Host:
@@ -170,13 +149,8 @@ def _host(own: ClusterDocument, address: str, role: str) -> Host:
 
 def _grouped(hosts: Iterable[Host]) -> tuple[Host, ...]:
     """Merge neighbours that differ in their addresses only."""
-    groups = [list(group) for _, group in itertools.groupby(hosts, key=lambda host: repr(dataclasses.replace(host, ips=())))]
+    groups = [list(group) for _, group in itertools.groupby(hosts, key=lambda host: dataclasses.replace(host, ips=()))]
     return tuple(dataclasses.replace(group[0], ips=tuple(address for host in group for address in host.ips)) for group in groups)
-
-
-def _login(ssh: SshSettings, given: Given) -> SshSettings:
-    # The password of the command line goes to machines(), never into a Clusterfile.
-    return dataclasses.replace(ssh, user=given.user or ssh.user, port=given.port or ssh.port, key=str(given.key) if given.key else ssh.key)
 
 
 def machines(clusterfile: Clusterfile, password: str | None = None) -> tuple[tuple[Machine, ...], tuple[Machine, ...]]:
@@ -194,9 +168,13 @@ def machines(clusterfile: Clusterfile, password: str | None = None) -> tuple[tup
         by_role[host.is_master] += [Machine(address, login) for address in host.ips]
     if faults:
         raise InputError(dict.fromkeys(faults))
-    if any(host.ssh.password.text for host in cluster.hosts) and password is None:
-        log.warning(f"{clusterfile.path}: passwords are written down in it; passwdFile: FILE or passwdEnv: NAME says where one is instead")
     return tuple(by_role[True]), tuple(by_role[False])
+
+
+def warn_of_passwords(clusterfile: Clusterfile) -> None:
+    """Warn of passwords that a Clusterfile holds itself."""
+    if clusterfile.cluster and any(host.ssh.password.text for host in clusterfile.cluster.hosts):
+        log.warning(f"{clusterfile.path}: passwords are written down in it; passwdFile: FILE or passwdEnv: NAME says where one is instead")
 
 
 def login(clusterfile: Clusterfile, password: str | None = None) -> Login:
@@ -306,6 +284,25 @@ def _warn(clusterfile: Clusterfile) -> None:
 def env(clusterfile: Clusterfile) -> dict[str, str]:
     """Return the environment of all nodes, with the networks and the SANs."""
     return environments.environment({}, clusterfile, {})
+
+
+def check_once(machines: Sequence[Machine]) -> None:
+    """Raise UsageError for machines that are given more than once."""
+    addresses = [machine.address for machine in machines]
+    twice = sorted({address for address in addresses if addresses.count(address) > 1})
+    if twice:
+        raise UsageError(f"{', '.join(twice)} given twice", hint="a machine is a master or a node, once")
+
+
+def check_env(env: Mapping[str, str]) -> None:
+    """Raise InputError for names that no environment variable can have."""
+    faults = [
+        Fault(f"-e {name}", "is not a name for a variable", "use letters, digits and _")
+        for name in env
+        if not re.fullmatch(validators.ENV_NAME, name)
+    ]
+    if faults:
+        raise InputError(faults)
 
 
 def host_env(clusterfile: Clusterfile) -> dict[str, dict[str, str]]:

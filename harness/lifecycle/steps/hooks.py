@@ -15,11 +15,11 @@ from harness.clusterfile import hooks as values
 from harness.clusterfile.parse import image_hooks
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.host import durable
-from harness.lifecycle import steps
 from harness.lifecycle.kube import etcd, readiness, wait
 from harness.lifecycle.plan import Step, digest
 from harness.lifecycle.provision import rootfs
-from harness.lifecycle.steps import labels
+from harness.lifecycle.steps import labels, launch
+from harness.lifecycle.steps.context import ClusterContext, ClusterSpec
 from harness.nodes import Node
 from harness.nodes.files import STATE
 from harness.runtimes import ROOTFS
@@ -39,6 +39,8 @@ BEFORE_JOINING = (Phase.PRE_SCALE_UP, Phase.PRE_INIT_HOST, Phase.PRE_JOIN)
 AFTER_JOINING = (Phase.POST_INIT_HOST, Phase.PRE_LAUNCH, Phase.POST_JOIN, Phase.POST_SCALE_UP)
 BEFORE_NODES = (Phase.PRE_INSTALL, Phase.PRE_INIT_HOST, Phase.PRE_INIT)
 AFTER_NODES = (Phase.POST_INIT_HOST, Phase.POST_INSTALL)
+NAMING = frozenset({Phase.ORIGINALLY, *BEFORE_NODES, Phase.PRE_JOIN})
+"""Phases whose hooks of type HOSTNAME give machines their names."""
 
 
 def of_image(tree: Path) -> tuple[Hook, ...]:
@@ -46,9 +48,9 @@ def of_image(tree: Path) -> tuple[Hook, ...]:
     return image_hooks(rootfs.folder_files(tree, FOLDER))
 
 
-def of(setup: steps.Setup) -> tuple[Hook, ...]:
+def of(spec: ClusterSpec) -> tuple[Hook, ...]:
     """All hooks of what is run. Raises InputError for those that were kept without their data, for it may have been a secret."""
-    found = values.merged(of_image(rootfs.tree(setup.store, setup.main)), setup.clusterfile.hooks)
+    found = values.merged(of_image(rootfs.tree(spec.store, spec.image.platforms[0])), spec.clusterfile.hooks)
     lost = [hook for hook in found if hook.redacted]
     if lost:
         raise InputError(
@@ -58,82 +60,90 @@ def of(setup: steps.Setup) -> tuple[Hook, ...]:
 
 
 def at(
-    setup: steps.Setup, hooks: Iterable[Hook], phase: Phase, after: Sequence[str], *, among: Collection[str] | None = None
+    context: ClusterContext,
+    hooks: Iterable[Hook],
+    phase: Phase,
+    after: Sequence[str],
+    *,
+    among: Collection[str] | None = None,
+    change: str = "",
 ) -> list[Step]:
     """A step for each hook of a phase, one after the other, the first one after all of ``after``.
 
-    ``among`` are the addresses that the phase is about, such as those that join; None for all.
+    ``among`` are the addresses that the phase is about, such as those that join; None for all. ``change`` is the id of a change in which
+    every hook runs once, whatever its data.
     """
     made: list[Step] = []
     require_no_paths(values.at(hooks, phase))
     for number, hook in enumerate(values.at(hooks, phase), 1):
-        nodes = _nodes(setup, hook, phase, among)
+        nodes = _nodes(context, hook, phase, among)
         if nodes and hook.type != "HOSTNAME":
-            made.append(_step(setup, hook, phase, number, nodes, tuple(after), among))
+            made.append(_step(context, hook, phase, number, nodes, tuple(after), among, change))
             after = (made[-1].id,)
     return made
 
 
 def _step(
-    setup: steps.Setup,
+    context: ClusterContext,
     hook: Hook,
     phase: Phase,
     number: int,
     nodes: tuple[Node, ...],
     after: tuple[str, ...],
     among: Collection[str] | None,
+    change: str,
 ) -> Step:
     def action(node: Node) -> str | None:
-        return _ACTIONS[hook.type](setup, hook, phase, node, among)
+        return _ACTIONS[hook.type](context, hook, phase, node, among)
 
     def inputs(_: Node) -> str:
-        return digest(setup.name, hook.name, hook.type, hook.data, hook.output, sorted(among or ()))
+        return change or digest(context.spec.name, hook.name, hook.type, hook.data, hook.output, sorted(among or ()))
 
     title = f"hook {hook.name} at {phase.value}"
     return Step(f"hook-{phase.value}-{number}-{hook.name}", title, action, nodes, after_all=after, inputs=inputs)
 
 
-def _nodes(setup: steps.Setup, hook: Hook, phase: Phase, among: Collection[str] | None) -> tuple[Node, ...]:
+def _nodes(context: ClusterContext, hook: Hook, phase: Phase, among: Collection[str] | None) -> tuple[Node, ...]:
     """Where a hook runs. With labels in its selectors it is asked again when nodes have some."""
     if hook.type != "SHELL":
-        return (setup.first,)
+        return (context.spec.first,)
     if any(selector.labels for selector in hook.on):
-        return tuple(node for node in setup.nodes if among is None or node.address in among)
-    chosen = values.targets(hook, phase, places(setup), among=among)
-    return tuple(node for node in setup.nodes if node.address in chosen and node.address not in setup.away)
+        return tuple(node for node in context.spec.nodes if among is None or node.address in among)
+    chosen = values.targets(hook, phase, places(context), among=among)
+    return tuple(node for node in context.spec.nodes if node.address in chosen and node.address not in context.spec.unreachable)
 
 
-def places(setup: steps.Setup) -> tuple[HookTarget, ...]:
-    return setup.clusterfile.cluster.places if setup.clusterfile.cluster else ()
+def places(context: ClusterContext) -> tuple[HookTarget, ...]:
+    return context.spec.clusterfile.cluster.places if context.spec.clusterfile.cluster else ()
 
 
 # ---- what each type does ----------------------------------------------------------------------------------------------
 
 
-def _shell(setup: steps.Setup, hook: Hook, phase: Phase, node: Node, among: Collection[str] | None) -> str | None:
+def _shell(context: ClusterContext, hook: Hook, phase: Phase, node: Node, among: Collection[str] | None) -> str | None:
     if any(selector.labels for selector in hook.on):
-        known = {member.address: labels.of_node(setup.kubectl, member.name) for member in setup.cluster.members}
-        if node.address not in values.targets(hook, phase, places(setup), among=among, labels=known):
+        known = {member.address: labels.of_node(context.kubectl, member.name) for member in context.resolved.cluster.members}
+        if node.address not in values.targets(hook, phase, places(context), among=among, labels=known):
             return "not every node has its labels"
-    shell(node, hook, phase, setup.environment(node))
+    shell(node, hook, phase, context.resolved.environment(node))
     return None
 
 
 def shell(node: Node, hook: Hook, phase: Phase, env: Mapping[str, str]) -> None:
     """Run a script of a hook: in the rootfs where there is one, else in the root. Raises CommandError with what it said."""
     there = phase.has_rootfs and node.run(f"test -d {ROOTFS}", check=False).ok
-    steps.run_in_rootfs(node, hook.data, env, what=f"hook {hook.name} at {phase.value}", folder=ROOTFS if there else "/")
+    launch.run_in_rootfs(node, hook.data, env, what=f"hook {hook.name} at {phase.value}", folder=ROOTFS if there else "/")
 
 
-def _label(setup: steps.Setup, hook: Hook, _: Phase, node: Node, __: Collection[str] | None) -> str | None:
-    names = _names(setup)
+def _label(context: ClusterContext, hook: Hook, _: Phase, node: Node, __: Collection[str] | None) -> str | None:
+    names = _names(context)
     commands = [labels.label(names[address], pairs) for address, pairs in values.labels(hook).items() if address in names]
     node.run(labels.script(commands), timeout=120)
     return None
 
 
-def _taint(setup: steps.Setup, hook: Hook, _: Phase, node: Node, __: Collection[str] | None) -> str | None:
-    names = _names(setup)
+def _taint(context: ClusterContext, hook: Hook, _: Phase, node: Node, __: Collection[str] | None) -> str | None:
+    names = _names(context)
     commands = [
         labels.taint(names[address], taint) for address, taints in values.taints(hook).items() for taint in taints if address in names
     ]
@@ -141,31 +151,32 @@ def _taint(setup: steps.Setup, hook: Hook, _: Phase, node: Node, __: Collection[
     return None
 
 
-def _names(setup: steps.Setup) -> dict[str, str]:
-    return {member.address: member.name for member in setup.cluster.members}
+def _names(context: ClusterContext) -> dict[str, str]:
+    return {member.address: member.name for member in context.resolved.cluster.members}
 
 
-def _clustercheck(setup: steps.Setup, _: Hook, __: Phase, ___: Node, ____: Collection[str] | None) -> str | None:
-    found = wait.settle(setup.kubectl, timeout=_SETTLE, quiet=0)
+def _clustercheck(context: ClusterContext, _: Hook, __: Phase, ___: Node, ____: Collection[str] | None) -> str | None:
+    found = wait.settle(context.kubectl, timeout=_SETTLE, quiet=0)
     return f"{len(readiness.of_kind(found, 'Node'))} nodes, {len(readiness.of_kind(found, 'Pod'))} pods"
 
 
-def _etcd(setup: steps.Setup, hook: Hook, _: Phase, __: Node, ___: Collection[str] | None) -> str | None:
+def _etcd(context: ClusterContext, hook: Hook, _: Phase, __: Node, ___: Collection[str] | None) -> str | None:
     """All of etcd as one file on this machine, for the eyes of its owner: it holds every secret of the cluster."""
     if not hook.given:
-        return _etcd_kept(setup, hook)
-    target = Path(hook.output or f"{setup.name}-etcd.db").expanduser()
+        return _etcd_kept(context, hook)
+    target = Path(hook.output or f"{context.spec.name}-etcd.db").expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
     with durable.replacing(target) as file:
-        etcd.take_snapshot(setup.first, file)
+        etcd.take_snapshot(context.spec.first, file)
     return f"{target}: {target.stat().st_size / 1e6:.1f} MB"
 
 
-def _etcd_kept(setup: steps.Setup, hook: Hook) -> str:
+def _etcd_kept(context: ClusterContext, hook: Hook) -> str:
     """For a hook that the user has not given: a new file in a folder of the cluster's own; what is there is never replaced."""
-    name = hook.output or f"{setup.name}-etcd.db"
-    setup.state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder = untrusted.UntrustedTree(setup.state.folder, what=f"hook {hook.name}", error=UsageError)
+    name = hook.output or f"{context.spec.name}-etcd.db"
+    state = context.spec.state.folder
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = untrusted.UntrustedTree(state, what=f"hook {hook.name}", error=UsageError)
     for number in range(_MOST_SNAPSHOTS):
         path = f"{SNAPSHOTS}/{untrusted.name(name, what=f'hook {hook.name}', error=UsageError)}{f'.{number}' if number else ''}"
         try:
@@ -174,11 +185,11 @@ def _etcd_kept(setup: steps.Setup, hook: Hook) -> str:
             continue
         break
     else:
-        raise UsageError(f"hook {hook.name}: {setup.state.folder / SNAPSHOTS} is full", hint="remove the snapshots that you do not need")
-    target = setup.state.folder / path
-    with file, tempfile.TemporaryFile(dir=setup.state.folder) as part:
+        raise UsageError(f"hook {hook.name}: {state / SNAPSHOTS} is full", hint="remove the snapshots that you do not need")
+    target = state / path
+    with file, tempfile.TemporaryFile(dir=state) as part:
         try:
-            etcd.take_snapshot(setup.first, cast("BinaryIO", part))
+            etcd.take_snapshot(context.spec.first, cast("BinaryIO", part))
             part.seek(0)
             shutil.copyfileobj(part, file)
         except BaseException:
@@ -207,7 +218,7 @@ def require_no_paths(found: Iterable[Hook]) -> None:
         raise InputError(faults)
 
 
-_ACTIONS: Mapping[str, Callable[[steps.Setup, Hook, Phase, Node, Collection[str] | None], str | None]] = {
+_ACTIONS: Mapping[str, Callable[[ClusterContext, Hook, Phase, Node, Collection[str] | None], str | None]] = {
     "SHELL": _shell,
     "LABEL": _label,
     "TAINT": _taint,
@@ -228,9 +239,9 @@ def host_names(hooks: Iterable[Hook], phases: Collection[Phase]) -> dict[str, st
     return found
 
 
-def set_names(setup: steps.Setup, names: Mapping[str, str], after: str) -> list[Step]:
+def set_names(context: ClusterContext, names: Mapping[str, str], after: str) -> list[Step]:
     """A step that gives machines their names, before anything goes by them. The old ones come back when the cluster goes."""
-    nodes = tuple(node for node in setup.on(setup.nodes) if node.address in names)
+    nodes = tuple(node for node in context.nodes if node.address in names)
 
     def action(node: Node) -> str:
         name = names[node.address]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from harness.clusterfile import ClusterDocument, Clusterfile, Host, Taint
 from harness.lifecycle.kube import objects
 from harness.lifecycle.plan import Step, digest
-from harness.lifecycle.steps import Setup
+from harness.lifecycle.steps.context import ClusterContext
 from harness.nodes import Node
 from harness.nodes.kubectl import NodeKubectl
 from harness.runtimes import Member
@@ -39,23 +39,22 @@ def commands(member: Member, cluster: ClusterDocument, before: Clusterfile | Non
     return [*found, *(taint(member.name, one) for one in taints)]
 
 
-def step(setup: Setup, after: str) -> list[Step]:
+def step(context: ClusterContext, after: str) -> list[Step]:
     """One step for all nodes, run on the first master; none when nothing is asked for."""
-    cluster = setup.clusterfile.cluster
-    before = setup.previous.cluster if setup.previous else None
+    cluster, previous = context.spec.clusterfile.cluster, context.spec.previous
+    before = previous.cluster if previous else None
     hosts = [*(cluster.hosts if cluster else ()), *(before.hosts if before else ())]
     if cluster is None or not any(host.labels or host.taints or host.roles[1:] for host in hosts):
         return []
 
     def all_commands() -> list[str]:
-        return [command for member in setup.cluster.members for command in commands(member, cluster, setup.previous)]
+        return [command for member in context.resolved.cluster.members for command in commands(member, cluster, previous)]
 
     def action(node: Node) -> None:
         node.run(script(all_commands()), timeout=300)
 
-    return [
-        Step("label-nodes", "label the nodes", action, (setup.first,), after_all=(after,), inputs=lambda _: digest(sorted(all_commands())))
-    ]
+    where = (context.spec.first,)
+    return [Step("label-nodes", "label the nodes", action, where, after_all=(after,), inputs=lambda _: digest(sorted(all_commands())))]
 
 
 def label(name: str, labels: Mapping[str, str], gone: Iterable[str] = ()) -> str:

@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 
 from harness.cli import clusters
-from harness.cli.options import ClusterSpec, SiteAccess, Ssh
+from harness.cli.options import ClusterFlags, SiteAccess, Ssh
 from harness.errors import UsageError
+from harness.lifecycle.cluster import request
 
 
 def test_options_describe_a_cluster() -> None:
-    spec = ClusterSpec(image="web", masters=["10.0.0.1-10.0.0.3"], nodes=["10.0.0.9"], cluster="shop", env=["A=b"])
-    options, _ = clusters.wanted(spec, Ssh(user="ops", port=2222), SiteAccess(), timeout=30)
-    assert [machine.address for machine in options.masters] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    assert {(machine.login.user, machine.login.port) for machine in (*options.masters, *options.nodes)} == {("ops", 2222)}
-    assert (options.name, options.image, options.env, options.timeout) == ("shop", "web", {"A": "b"}, 30)
+    spec = ClusterFlags(image="web", masters=["10.0.0.1-10.0.0.3"], nodes=["10.0.0.9"], cluster="shop", env=["A=b"])
+    found, options, _ = clusters.wanted(spec, Ssh(user="ops", port=2222), SiteAccess(), timeout=30)
+    masters, nodes = request.machines(found)
+    assert [machine.address for machine in masters] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert {(machine.login.user, machine.login.port) for machine in (*masters, *nodes)} == {("ops", 2222)}
+    assert found.cluster is not None
+    assert (found.cluster.name, found.cluster.image, found.cluster.env, options.timeout) == ("shop", "web", {"A": "b"}, 30)
 
 
 def test_registry_of_the_site_takes_its_port_and_its_authority() -> None:

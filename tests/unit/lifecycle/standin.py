@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from harness.errors import CommandError
+from harness.lifecycle.checks.facts import MachineFacts
+from harness.lifecycle.provision import ipvs
+from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
 from harness.process import ProcessResult
 
 
@@ -60,3 +63,14 @@ class StandIn:
 
     def get(self, path: str) -> bytes:
         return b""
+
+
+def known(
+    spec: ClusterSpec, machines: Mapping[str, MachineFacts] | None = None, balancing: ipvs.Choice | None = None, **parts: object
+) -> ClusterContext:
+    """A context whose machines have told about themselves; ``parts`` of the resolved cluster are given instead of computed."""
+    context = ClusterContext(spec)
+    told = {node.address: MachineFacts(host=f"host-{node.address[-1]}", arch="amd64") for node in spec.nodes}
+    context.resolve(ResolvedCluster(spec, ClusterFacts({**told, **(machines or {})}, balancing or ipvs.Choice())))
+    vars(context.resolved).update(parts)
+    return context

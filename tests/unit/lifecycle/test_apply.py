@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from harness.clusterfile import Clusterfile
+from harness.clusterfile import ClusterDocument, Clusterfile
 from harness.clusterfile.diff import ClusterfileChange, difference
 from harness.clusterfile.parse import parse
 from harness.clusterfile.write import redacted
 from harness.errors import InputError, UsageError
 from harness.lifecycle import apply, run, upgrade
-from harness.lifecycle.apply import There, Work
+from harness.lifecycle.apply import ApplyWork, There
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.cluster import lease
-from harness.lifecycle.cluster.request import Given, effective
+from harness.lifecycle.cluster.request import effective
 from harness.lifecycle.plan import check
 from harness.oci.store import Store
 from harness.process import ProcessResult
@@ -41,12 +41,12 @@ CONFIG = "---\napiVersion: slipway.dev/v1\nkind: Config\nmetadata: {name: values
 
 
 def changes(old: str, new: str) -> tuple[ClusterfileChange, ...]:
-    stored = parse(redacted(effective(parse(old, "old"), Given())), "stored")
-    return difference(stored, effective(parse(new, "Clusterfile"), Given()))
+    stored = parse(redacted(effective(parse(old, "old"))), "stored")
+    return difference(stored, effective(parse(new, "Clusterfile")))
 
 
-def work(old: str, new: str) -> Work:
-    return apply.sort(changes(old, new), effective(parse(new, "Clusterfile"), Given()))
+def work(old: str, new: str) -> ApplyWork:
+    return apply.sort(changes(old, new), effective(parse(new, "Clusterfile")))
 
 
 def test_the_same_clusterfile_again_is_no_difference_secrets_included() -> None:
@@ -66,7 +66,7 @@ def test_the_same_clusterfile_again_is_no_difference_secrets_included() -> None:
     ],
 )
 def test_what_is_rendered_labelled_or_launched_is_done_here(new: str) -> None:
-    assert work(CLUSTER, new) == Work(here=True)
+    assert work(CLUSTER, new) == ApplyWork(here=True)
 
 
 @pytest.mark.parametrize(
@@ -110,10 +110,10 @@ def test_another_image_is_handed_on_with_all_that_the_clusterfile_says(store: St
     build(store)
     asked: list[tuple[Any, ...]] = []
     monkeypatch.setattr(upgrade, "upgrade", lambda *words, **_: asked.append(words))
-    setup = prepared(store, 1, 1)
-    wanted = effective(parse(CLUSTER, "Clusterfile"), Given(env={"Port": "81"}))
-    there: Any = There(setup.first, wanted, "sha256:1")
-    apply._carry_out(Work(image="web:2"), run.Options("web:2", (), clusterfile=wanted), there, setup, [], store)
+    context = prepared(store, 1, 1)
+    wanted = effective(parse(CLUSTER, "Clusterfile"), ClusterDocument("", "", env={"Port": "81"}))
+    there: Any = There(context.spec.first, wanted, "sha256:1")
+    apply._carry_out(ApplyWork(image="web:2"), wanted, run.RunOptions(), there, context, [])
     ((name, image, options),) = asked
     assert (name, image, [machine.address for machine in options.via]) == ("default", "web:2", ["10.0.0.1"])
     assert options.clusterfile.cluster.env == {"Port": "81", "Password": "hunter2"}
@@ -122,8 +122,8 @@ def test_another_image_is_handed_on_with_all_that_the_clusterfile_says(store: St
 def test_another_image_under_the_same_name_is_a_difference_and_another_spelling_is_none(store: Store) -> None:
     build(store)
     known = store.names()["web:latest"].digest
-    stored = parse(redacted(effective(parse(CLUSTER, "old"), Given())), "stored")
-    new = effective(parse(CLUSTER.replace("web:latest", "web"), "Clusterfile"), Given())
+    stored = parse(redacted(effective(parse(CLUSTER, "old"))), "stored")
+    new = effective(parse(CLUSTER.replace("web:latest", "web"), "Clusterfile"))
     master: Any = StandIn()
     assert apply.compare(There(master, stored, known), new, store) == ()
     (change,) = apply.compare(There(master, stored, "sha256:" + "0" * 64), new, store)
@@ -138,12 +138,11 @@ def test_only_what_depends_on_changed_files_is_launched_again(store: Store) -> N
     build(store, launch=commands, files={"etc/slipway.yaml": "kubernetes: v1.36.3\n", "etc/a.yaml": "x: 1", "manifests/b.yaml": "y: 1"})
 
     def launched(text: str) -> dict[str, str]:
-        options = run.Options.of(effective(parse(CLUSTER + text, "Clusterfile"), Given()))
-        setup = prepared(store, 1, 1, **{field.name: getattr(options, field.name) for field in dataclasses.fields(options)})
-        setup.runtime._pki = type("Keys", (), {"identity": "one"})()
-        recipe = apply.here(setup)
+        context = prepared(store, clusterfile=effective(parse(CLUSTER + text, "Clusterfile")))
+        context.resolved.runtime._pki = type("Keys", (), {"identity": "one"})()
+        recipe = apply.here(context)
         check(recipe)
-        return {step.id: step.inputs(setup.first) for step in recipe if step.id.startswith("launch") and step.inputs}
+        return {step.id: step.inputs(context.spec.first) for step in recipe if step.id.startswith("launch") and step.inputs}
 
     text = CONFIG.replace("etc/values.yaml", "etc/a.yaml")
     one, two = launched(text % 1), launched(text % 2)
@@ -243,7 +242,7 @@ APPLICATION = (
 
 
 def documents(text: str) -> Any:
-    return effective(parse(CLUSTER + text, "Clusterfile"), Given()).apps
+    return effective(parse(CLUSTER + text, "Clusterfile")).apps
 
 
 def installed(text: str, **changes: Any) -> Installed:
@@ -257,11 +256,11 @@ def test_applications_come_change_and_go_with_the_file(store: Store) -> None:
     shop, more = APPLICATION.format("shop", "b"), APPLICATION.format("more", "b")
     there = (installed(shop), installed(more))
 
-    def found(text: str, there: tuple[Installed, ...] = there) -> tuple[list[str], Work]:
+    def found(text: str, there: tuple[Installed, ...] = there) -> tuple[list[str], ApplyWork]:
         changes = apply.compare_apps(there, documents(text), store)
-        return [str(change) for change in changes], apply.with_apps(Work(), there, documents(text), changes)
+        return [str(change) for change in changes], apply.with_apps(ApplyWork(), there, documents(text), changes)
 
-    assert found(shop + more) == ([], Work())
+    assert found(shop + more) == ([], ApplyWork())
     said, done = found(shop)
     assert (said, done.apps, done.apps_gone) == (["- Application more: more:1"], (), ("more",))
     said, done = found(shop + APPLICATION.format("more", "c"))
@@ -272,7 +271,7 @@ def test_applications_come_change_and_go_with_the_file(store: Store) -> None:
     # One that was not finished is, and one that was put there by hand stays and keeps its name to itself.
     said, done = found(shop, (installed(shop, state="installing"),))
     assert said == ["~ Application shop: installing -> installed"]
-    assert found("", (installed(shop, by_file=False),)) == ([], Work())
+    assert found("", (installed(shop, by_file=False),)) == ([], ApplyWork())
     with pytest.raises(InputError, match="did not come with a Clusterfile"):
         found(shop, (installed(shop, by_file=False),))
 

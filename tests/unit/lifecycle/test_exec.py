@@ -12,7 +12,7 @@ from harness import process
 from harness.errors import CommandError, NodeError, UsageError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.cluster.access import Known
-from harness.lifecycle.exec import Outcome, Target, addresses_with, judge, on_each, select, shell_text, targets
+from harness.lifecycle.exec import ExecTarget, Outcome, addresses_with, judge, on_each, select, shell_text, targets
 from harness.nodes import Machine
 from harness.nodes.ssh import SshConnections, _own_code
 
@@ -32,9 +32,9 @@ class Speaker:
         return self.code
 
 
-def target(address: str, role: str = "node", lines: list[str] | None = None, code: int = 0, error: str | None = None) -> Target:
+def target(address: str, role: str = "node", lines: list[str] | None = None, code: int = 0, error: str | None = None) -> ExecTarget:
     node: Any = Speaker(address, lines or [], code, error)
-    return Target(node, f"host-{address[-1]}", role)
+    return ExecTarget(node, f"host-{address[-1]}", role)
 
 
 ALL = (target("10.0.0.1", "master"), target("10.0.0.2"), target("10.0.0.3"))
@@ -129,7 +129,7 @@ def test_no_more_than_asked_for_run_at_once() -> None:
             return 0
 
     nodes: list[Any] = [Slow(f"10.0.0.{number}", []) for number in range(20)]
-    on_each([Target(node, node.address, "node") for node in nodes], "true", jobs=3)
+    on_each([ExecTarget(node, node.address, "node") for node in nodes], "true", jobs=3)
     assert 1 < most <= 3
 
 

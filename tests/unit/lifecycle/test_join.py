@@ -10,30 +10,28 @@ from typing import Any
 import pytest
 
 from harness import log
-from harness.clusterfile import Host
-from harness.errors import CheckError, InputError, NodeError, StoreError, UsageError
-from harness.lifecycle import delete, join, steps
+from harness.clusterfile import ClusterDocument, Clusterfile, Host
+from harness.errors import CheckError, NodeError, StoreError, UsageError
+from harness.lifecycle import delete, join
 from harness.lifecycle import plan as planning
-from harness.lifecycle.apps import records
 from harness.lifecycle.apps.records import Installed
 from harness.lifecycle.checks.preflight import gather as preflight
 from harness.lifecycle.checks.preflight.gather import MachineFacts
 from harness.lifecycle.cluster import lease, membership
 from harness.lifecycle.cluster.record import ClusterRecord
-from harness.lifecycle.join import Work
+from harness.lifecycle.join import JoinOptions, JoinWork
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.provision import registry
-from harness.lifecycle.provision.registry import OfSite
-from harness.nodes import Machine
-from harness.nodes.files import NodeFile
-from harness.oci.registry.config import Site
-from harness.oci.registry.credentials import Credential
+from harness.lifecycle.steps import bootstrap, preparation
+from harness.lifecycle.steps.context import ClusterContext, ClusterFacts
+from harness.lifecycle.steps.joining import JoiningCluster
 from harness.oci.store import Store
 from harness.process import ProcessResult
+from harness.runtimes.kubeadm import Kubeadm
 from tests.unit.lifecycle.apps.test_records import build as build_app
 from tests.unit.lifecycle.cluster.test_membership import CLUSTERFILE, gathered, record, without
 from tests.unit.lifecycle.standin import StandIn
-from tests.unit.lifecycle.test_run import build, store
+from tests.unit.lifecycle.test_run import KEYS, build, store
 
 __all__ = ["store"]  # a fixture
 
@@ -45,20 +43,38 @@ def recorded(store: Store, **changes: Any) -> ClusterRecord:
     return dataclasses.replace(record(), digest=digest, image="web", **changes)
 
 
+def asked(masters: tuple[str, ...], nodes: tuple[str, ...] = (), **keys: Any) -> ClusterDocument:
+    hosts = [Host((address,), (role,)) for role, group in (("master", masters), ("node", nodes)) for address in group]
+    return ClusterDocument("lab", "", tuple(hosts), **keys)
+
+
 def work(
-    store: Store, tmp_path: Path, *, masters: tuple[str, ...] = (), nodes: tuple[str, ...] = (), env: Any = None, **options: Any
-) -> Work:
+    store: Store,
+    tmp_path: Path,
+    *,
+    masters: tuple[str, ...] = (),
+    nodes: tuple[str, ...] = (),
+    env: Any = None,
+    resolved: bool = True,
+    **options: Any,
+) -> JoinWork:
     """A join of new machines to three masters and a worker, whose machines have told about themselves."""
     build(store, files=options.pop("files", None), launch=("kubectl apply -f manifests",))
     others: Any = tuple(StandIn(address, NAMED[address]) for address in (*masters, *nodes) if address in NAMED)
     options.setdefault("record", recorded(store))
     found = gathered(tmp_path, others=others, **options)
-    made = join._work(found, [Machine(one) for one in masters], [Machine(one) for one in nodes], env or {}, store, 600)
-    made.setup.machines = {node.address: MachineFacts(host=node.name, arch="amd64") for node in made.setup.nodes}
+    made = join._work(found, asked(masters, nodes, env=env or {}), store, JoinOptions())
+    return told(made) if resolved else made
+
+
+def told(made: JoinWork) -> JoinWork:
+    """The join, whose machines have told about themselves."""
+    facts = ClusterFacts({node.address: MachineFacts(host=node.name, arch="amd64") for node in made.spec.nodes})
+    made.context.resolve(JoiningCluster(made.spec, facts, made.joining, made.lost))
     return made
 
 
-def plan(made: Work) -> dict[str, planning.Step]:
+def plan(made: JoinWork) -> dict[str, planning.Step]:
     recipe = join.plan(made)
     planning.check(recipe)
     return {step.id: step for step in recipe}
@@ -105,7 +121,7 @@ def test_images_go_to_a_new_master_only_while_fewer_than_three_have_them(store: 
     assert "send-images" not in plan(work(store, tmp_path, masters=("10.0.0.8", "10.0.0.9")))
     alone = work(store, tmp_path / "b", masters=("10.0.0.8", "10.0.0.9"), gone=(), record=without(recorded(store), "10.0.0.2", "10.0.0.3"))
     found = gathered(tmp_path / "b", masters=1, others=alone.found.others, record=alone.found.record)
-    made = join._work(found, [Machine("10.0.0.8"), Machine("10.0.0.9")], (), {}, store, 600)
+    made = join._work(found, asked(("10.0.0.8", "10.0.0.9")), store, JoinOptions())
     assert [node.address for node in plan(made)["send-images"].nodes] == ["10.0.0.8", "10.0.0.9"]
     assert "start-balancers" not in plan(made)
 
@@ -122,11 +138,10 @@ def test_a_member_does_not_change_sides(store: Store, tmp_path: Path) -> None:
         work(store, tmp_path, nodes=("10.0.0.1",))
 
 
-def test_no_machine_and_one_given_twice_are_told() -> None:
-    with pytest.raises(UsageError, match="no machine is given"):
-        join._check_named([])
-    with pytest.raises(UsageError, match=r"10\.0\.0\.9 given twice"):
-        join._check_named([Machine("10.0.0.9"), Machine("10.0.0.9")])
+def test_no_machine_and_one_given_twice_are_told(store: Store) -> None:
+    for document, message in ((asked(()), "no machine is given"), (asked(("10.0.0.9",), ("10.0.0.9",)), r"10\.0\.0\.9 given twice")):
+        with pytest.raises(UsageError, match=message), join.prepared(Clusterfile("", cluster=document), store):
+            pass
 
 
 def test_no_master_joins_while_one_does_not_answer_but_a_worker_may(store: Store, tmp_path: Path) -> None:
@@ -134,8 +149,8 @@ def test_no_master_joins_while_one_does_not_answer_but_a_worker_may(store: Store
         work(store, tmp_path, masters=("10.0.0.8",), gone=("10.0.0.1",))
     assert "slipway remove lab 10.0.0.1" in str(caught.value.hint)
     made = work(store, tmp_path, nodes=("10.0.0.9",), gone=("10.0.0.1",))
-    assert made.setup.first.address == "10.0.0.2"
-    assert [member.away for member in made.setup.cluster.masters] == [True, False, False]
+    assert made.spec.first.address == "10.0.0.2"
+    assert [member.away for member in made.resolved.cluster.masters] == [True, False, False]
     assert "10.0.0.1" not in [node.address for node in plan(made)["adopt"].nodes]
 
 
@@ -195,8 +210,8 @@ def test_what_is_said_about_a_new_machine_counts_and_is_kept(store: Store, tmp_p
     host = Host(("10.0.0.9",), ("node", "storage"), env={"Disk": "b"}, labels={"disk": "ssd"})
     build(store)
     found = gathered(tmp_path, others=(StandIn("10.0.0.9", "new-9"),), record=recorded(store))
-    made = join._work(found, [], [Machine("10.0.0.9")], {}, store, 600, (host,))
-    assert made.setup.host_env["10.0.0.9"] == {"Disk": "b"}
+    made = join._work(found, ClusterDocument("lab", "", (host,)), store, JoinOptions())
+    assert made.spec.host_env["10.0.0.9"] == {"Disk": "b"}
     assert "label-nodes" in plan(made)
     cluster = membership.with_members(found.record.clusterfile, (), ["10.0.0.9"], [host]).cluster
     assert cluster is not None
@@ -208,19 +223,17 @@ def test_new_members_know_where_images_of_applications_are_and_those_that_hold_i
 ) -> None:
     digest = build_app(store, images=("registry.example.com/a:1",))
     found = (Installed("shop", "shop:1", digest, domains=("registry.example.com",)),)
-    monkeypatch.setattr(records, "listed", lambda _: found)
-    worker = work(store, tmp_path, nodes=("10.0.0.9",), record=recorded_web(store))
-    join._know_apps(worker)
-    assert worker.setup.app_domains == ("registry.example.com",)
+    cluster = gathered(tmp_path, others=(StandIn("10.0.0.9", "new-9"),), record=recorded_web(store))
+    worker = join._work(cluster, asked((), ("10.0.0.9",)), store, JoinOptions(), found)
+    assert worker.spec.app_domains == ("registry.example.com",)
     # A worker asks those that have them: the application's image need not be here.
-    assert worker.setup.app_images.images == ()
+    assert worker.spec.app_images.images == ()
     alone = without(recorded_web(store), "10.0.0.2", "10.0.0.3")
     found_cluster = gathered(tmp_path / "b", masters=1, others=(StandIn("10.0.0.8", "new-8"), StandIn("10.0.0.9", "new-9")), record=alone)
-    master = join._work(found_cluster, [Machine("10.0.0.8"), Machine("10.0.0.9")], (), {}, store, 600)
-    join._know_apps(master)
-    assert [image.name for image in master.setup.app_images.images] == ["registry.example.com/a:1"]
-    master.setup.machines = {node.address: MachineFacts(host=node.name, arch="amd64") for node in master.setup.nodes}
-    assert any("repositories/registry.example.com/a/_manifests/tags/1" in path for path in master.setup.layout.links)
+    master = join._work(found_cluster, asked(("10.0.0.8", "10.0.0.9")), store, JoinOptions(), found)
+    assert [image.name for image in master.spec.app_images.images] == ["registry.example.com/a:1"]
+    told(master)
+    assert any("repositories/registry.example.com/a/_manifests/tags/1" in path for path in master.resolved.layout.links)
 
 
 def recorded_web(store: Store) -> ClusterRecord:
@@ -239,7 +252,7 @@ def facts(node: Any, **changes: Any) -> MachineFacts:
     return MachineFacts(**{**given, **changes})
 
 
-def checked(made: Work, monkeypatch: pytest.MonkeyPatch, **changes: dict[str, Any]) -> None:
+def checked(made: JoinWork, monkeypatch: pytest.MonkeyPatch, **changes: dict[str, Any]) -> None:
     """Run the check; ``changes`` are facts about single machines by their names."""
 
     def gather(nodes: Any) -> list[MachineFacts]:
@@ -247,30 +260,31 @@ def checked(made: Work, monkeypatch: pytest.MonkeyPatch, **changes: dict[str, An
         return [facts(node, **{"cluster": ours.get(node.address), **changes.get(node.name.replace("-", "_"), {})}) for node in nodes]
 
     monkeypatch.setattr(preflight, "gather", gather)
-    made.setup.machines = {}
     plan(made)["check-machines"].action()
 
 
 def test_members_are_not_judged_as_new_machines(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked(work(store, tmp_path, nodes=("10.0.0.9",)), monkeypatch, host_1={"memory": 1, "ports": frozenset({6443})})
+    checked(work(store, tmp_path, nodes=("10.0.0.9",), resolved=False), monkeypatch, host_1={"memory": 1, "ports": frozenset({6443})})
 
 
 def test_a_new_machine_may_not_have_the_name_of_a_member(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckError, match="has the same host name host-4"):
-        checked(work(store, tmp_path, nodes=("10.0.0.9",)), monkeypatch, new_9={"host": "host-4"})
+        checked(work(store, tmp_path, nodes=("10.0.0.9",), resolved=False), monkeypatch, new_9={"host": "host-4"})
     with pytest.raises(CheckError, match=r"has the host name of 10\.0\.0\.4"):
-        checked(work(store, tmp_path, nodes=("10.0.0.9",), gone=("10.0.0.4",)), monkeypatch, new_9={"host": "host-4"})
+        checked(work(store, tmp_path, nodes=("10.0.0.9",), gone=("10.0.0.4",), resolved=False), monkeypatch, new_9={"host": "host-4"})
 
 
 def test_a_machine_of_another_cluster_does_not_join(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckError, match="belongs to a cluster prod"):
-        checked(work(store, tmp_path, nodes=("10.0.0.9",)), monkeypatch, new_9={"cluster": "prod 99"})
+        checked(work(store, tmp_path, nodes=("10.0.0.9",), resolved=False), monkeypatch, new_9={"cluster": "prod 99"})
     with pytest.raises(CheckError, match="belongs to a cluster lab"):
-        checked(work(store, tmp_path, nodes=("10.0.0.9",)), monkeypatch, new_9={"cluster": "lab 99"})
+        checked(work(store, tmp_path, nodes=("10.0.0.9",), resolved=False), monkeypatch, new_9={"cluster": "lab 99"})
 
 
 def test_a_machine_that_was_begun_before_goes_on(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked(work(store, tmp_path, nodes=("10.0.0.9",)), monkeypatch, new_9={"cluster": "lab 01", "ports": frozenset({10250})})
+    checked(
+        work(store, tmp_path, nodes=("10.0.0.9",), resolved=False), monkeypatch, new_9={"cluster": "lab 01", "ports": frozenset({10250})}
+    )
 
 
 def test_a_machine_that_was_removed_while_it_was_away_is_cleaned_first(
@@ -280,72 +294,9 @@ def test_a_machine_that_was_removed_while_it_was_away_is_cleaned_first(
     monkeypatch.setattr(delete, "clean", lambda node: cleaned.append(node.address))
     build(store)
     left = recorded(store, left=frozenset({"10.0.0.77", "new-9"}))
-    checked(work(store, tmp_path, masters=("10.0.0.8",), nodes=("10.0.0.9",), record=left), monkeypatch)
+    checked(work(store, tmp_path, masters=("10.0.0.8",), nodes=("10.0.0.9",), record=left, resolved=False), monkeypatch)
     # It is known by its name too: machines come back under other addresses.
     assert cleaned == ["10.0.0.9"]
-
-
-# ---- what was not kept ------------------------------------------------------------------------------------------------
-
-FILES = {
-    "etc/slipway.yaml": "kubernetes: v1.36.3\nimageRepository: slipway.dev\n",
-    "manifests/page.yaml": "kind: ConfigMap\ntext: {{ Greeting }} from {{ HostIP }}\n",
-    "manifests/db.yaml": "kind: Secret\npassword: {{ DbPassword }}\n",
-}
-
-
-def rendered(made: Work) -> Any:
-    plan(made)["unpack-rootfs"].action()
-    return made.setup.rendered["10.0.0.9"]
-
-
-def test_files_are_rendered_with_what_the_cluster_was_made_with(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = {"manifests/db.yaml": NodeFile(b"password: hunter2"), "etc/addons/dns.yaml": NodeFile(b"kind: Service")}
-    monkeypatch.setattr(join, "_rendered_files", lambda *_: there)
-    files = rendered(work(store, tmp_path, masters=("10.0.0.9",), files=FILES))
-    assert files["manifests/page.yaml"].data == b"kind: ConfigMap\ntext: hello from 10.0.0.9\n"
-    # A secret is not in the record; what was made of it is taken from a master.
-    assert files["manifests/db.yaml"].data == b"password: hunter2"
-
-
-def test_a_secret_that_is_given_again_is_used(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join, "_rendered_files", lambda *_: {})
-    files = rendered(work(store, tmp_path, masters=("10.0.0.9",), files=FILES, env={"DbPassword": "hunter3"}))
-    assert files["manifests/db.yaml"].data == b"kind: Secret\npassword: hunter3\n"
-
-
-def test_a_secret_that_nobody_has_is_asked_for(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join, "_rendered_files", lambda *_: {})
-    with pytest.raises(CheckError, match=r"manifests/db\.yaml: made with values that the cluster did not keep") as caught:
-        rendered(work(store, tmp_path, masters=("10.0.0.9",), files=FILES))
-    assert "-e NAME=VALUE" in str(caught.value.hint)
-
-
-def test_a_worker_gets_what_is_launched_only_for_a_hook_that_reads_it(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(join, "_rendered_files", lambda *_: {})
-    # Nor is a worker's join held up by a secret that it has no use for.
-    files = {**FILES, "etc/agent.yaml": "a: {{ Greeting }}\n"}
-    assert set(rendered(work(store, tmp_path, nodes=("10.0.0.9",), files=files))) == {"etc/agent.yaml", "etc/page.yaml"}
-    hook = "kind: Plugin\nmetadata: {name: a}\nspec: {action: pre-init-host, data: 'cp manifests/page.yaml /tmp'}\n"
-    reading = {**FILES, "plugins/a.yaml": f"apiVersion: sealer.aliyun.com/v1alpha1\n{hook}"}
-    found = set(rendered(work(store, tmp_path, nodes=("10.0.0.9",), files=reading)))
-    assert {path for path in found if path.startswith("manifests/")} == {"manifests/page.yaml"}
-
-
-def test_a_name_that_is_not_defined_is_told(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join, "_rendered_files", lambda *_: {})
-    with pytest.raises(InputError):
-        rendered(work(store, tmp_path, nodes=("10.0.0.9",), files={**FILES, "manifests/x.yaml": "a: {{ Nowhere }}"}))
-
-
-def test_files_of_a_master_keep_the_mode_that_they_have_in_the_image(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = work(store, tmp_path, nodes=("10.0.0.9",), files=FILES)
-    (made.setup.tree(made.setup.first) / "manifests/db.yaml").chmod(0o600)
-    monkeypatch.setattr(join, "read_files", lambda _, paths: {path: b"x" for path in paths if "db" in path})
-    found = join._rendered_files(made, made.setup.first, ["manifests/db.yaml", "manifests/gone.yaml"])
-    assert found == {"manifests/db.yaml": NodeFile(b"x", 0o600)}
 
 
 # ---- keys and etcd ----------------------------------------------------------------------------------------------------
@@ -355,7 +306,7 @@ def test_no_new_keys_are_made_for_a_cluster_that_has_lost_some(store: Store, tmp
     made = work(store, tmp_path, nodes=("10.0.0.9",))
     for node in made.found.masters:
         node.run = lambda command, **_: ProcessResult((), 1, "", "")  # type: ignore[method-assign]
-    made.setup.runtime = pytest.fail  # type: ignore[assignment]
+    vars(made.resolved)["runtime"] = pytest.fail
     with pytest.raises(CheckError, match="no master has all the keys"):
         plan(made)["make-keys"].action()
 
@@ -377,7 +328,7 @@ def test_a_master_is_started_on_no_data_as_a_member_that_the_others_know(
         assert timeout <= 120
         start(f"{name}=https://{address}:2380", True)
 
-    made.setup.runtime = Runtime()  # type: ignore[assignment]
+    vars(made.resolved)["runtime"] = Runtime()
     monkeypatch.setattr(etcd, "admit", admit)
     node: Any = made.masters[0]
     plan(made)["start-masters"].action(node)
@@ -413,18 +364,14 @@ def test_balancers_of_the_others_learn_of_a_new_master(store: Store, tmp_path: P
 
 def test_run_finds_nothing_left_to_do_on_the_others(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path, nodes=("10.0.0.9",))
-    made.setup.rendered = {made.setup.first.address: {}, "10.0.0.9": {}}
-    from tests.unit.lifecycle.test_run import KEYS
-
-    made.setup.runtime._pki = KEYS
+    made.resolved._files.update({node.address: {} for node in made.spec.nodes})
+    assert isinstance(made.resolved.runtime, Kubeadm)
+    made.resolved.runtime._pki = KEYS
     worker: Any = made.found.workers[0]
     worker.journal = ["start-kubelets old", "start-balancers old", "fetch-images same"]
     plan(made)["adopt"].action(worker)
     adopted = dict(line.split() for line in worker.journal[3:])
-    whole = dataclasses.replace(made.setup, fresh=None)
-    whole.rendered = {node.address: {} for node in whole.nodes}
-    whole.runtime = made.setup.runtime
-    again = steps.start_kubelets(whole)
+    again = bootstrap.start_kubelets(made.context.whole())
     assert again.inputs is not None
     assert adopted["start-kubelets"] == again.inputs(worker)
     # What was never done there is not noted, nor what does not depend on who belongs to the cluster.
@@ -440,14 +387,16 @@ def test_new_members_have_the_login_where_the_registries_ask_for_it(store: Store
     for node in found.masters:
         node.run = run  # type: ignore[method-assign]
     assert membership.requires_login(found) is asks
-    made = work(store, tmp_path, nodes=("10.0.0.9",))
-    assert made.setup.requires_login
+    made = work(store, tmp_path, nodes=("10.0.0.9",), resolved=False)
+    assert made.spec.requires_login
     # What old members of such a cluster are noted to have is what they have.
-    made.setup.requires_login = asks
+    made.context = told(
+        dataclasses.replace(made, context=ClusterContext(dataclasses.replace(made.spec, requires_login=asks), made.joining))
+    ).context
     runtime: Any = SimpleNamespace(secret=lambda _: "0" * 64, units={})
-    made.setup.runtime = runtime
-    made.setup.rendered = {node.address: {} for node in made.setup.nodes}
-    hosts = steps.machine_files(made.setup, made.fresh[0])["/etc/containerd/certs.d/_default/hosts.toml"]
+    vars(made.resolved)["runtime"] = runtime
+    made.resolved._files.update({node.address: {} for node in made.spec.nodes})
+    hosts = preparation.machine_files(made.resolved, made.fresh[0])["/etc/containerd/certs.d/_default/hosts.toml"]
     assert (b"Authorization" in hosts.data, hosts.mode) == ((True, 0o600) if asks else (False, 0o644))
 
 
@@ -460,16 +409,10 @@ def test_members_are_recorded_in_the_cluster_and_here(store: Store, tmp_path: Pa
 
     monkeypatch.setattr(membership, "update", update)
     monkeypatch.setattr(membership, "remember", lambda *given, **words: noted.append(given[0].names["10.0.0.9"]))
-    plan(work(store, tmp_path, masters=("10.0.0.8",), nodes=("10.0.0.9",)))["record"].action()
-    assert noted == [(["10.0.0.8"], ["10.0.0.9"], {"back": ["10.0.0.8", "new-8", "10.0.0.9", "new-9"], "described": ()}), "new-9"]
-
-
-def test_a_registry_of_the_site_is_used_as_the_others_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    site = OfSite(Site.parse("hub.example.org"), ca=b"PEM", credential=Credential("u", "p"))
-    there = {path: file.data for path, file in site.files(["docker.io"]).items()}
-    monkeypatch.setattr(join, "read_files", lambda *_: dict(there))
-    # Who may read them is the same, too: they hold a password.
-    assert join.AsThere.of(StandIn()).files(()) == site.files(["docker.io"])
+    made = work(store, tmp_path, masters=("10.0.0.8",), nodes=("10.0.0.9",))
+    plan(made)["record"].action()
+    words = {"back": ["10.0.0.8", "new-8", "10.0.0.9", "new-9"], "described": made.asked.hosts}
+    assert noted == [(["10.0.0.8"], ["10.0.0.9"], words), "new-9"]
 
 
 def test_a_command_that_was_killed_may_be_given_again_at_once() -> None:

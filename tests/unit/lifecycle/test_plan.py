@@ -9,7 +9,7 @@ import pytest
 
 from harness import log
 from harness.errors import CommandError, NodeError
-from harness.lifecycle.plan import Journal, Step, check, describe, execute
+from harness.lifecycle.plan import Insertion, Journal, Plan, Step, check, describe, execute
 from harness.nodes import Node
 from tests.unit.lifecycle.standin import StandIn
 from tests.waiting import HANG
@@ -268,3 +268,21 @@ def test_without_any_thread_the_task_fails_and_nothing_hangs(monkeypatch: pytest
     with pytest.raises(CommandError, match="starts no more threads"):
         execute([notes.step("a", ONE, TWO), notes.step("b", after=("a",))])
     assert notes.done == []
+
+
+def test_plan_step_that_waits_for_an_optional_one_that_is_missing_does_not_wait() -> None:
+    plan = Plan()
+    plan.add(Notes().step("a", after=("send-images",), after_all=("start-registry",)))
+    plan.add(Notes().step("b", after=("a",)), after=(), after_all=("a", "hooks"))
+    assert [(step.id, step.after, step.after_all) for step in plan.steps] == [("a", (), ()), ("b", (), ("a",))]
+    plan.add(Notes().step("c", after=("send-imges",)))
+    with pytest.raises(ValueError, match=r"step c: waits for \['send-imges'\]"):
+        check(plan.steps)
+
+
+def test_plan_insertion_comes_before_the_first_of_its_steps_and_each_waits_for_its_last() -> None:
+    notes = Notes()
+    plan = Plan(Insertion((notes.step("x"), notes.step("y", after=("x",))), ("b", "c")), Insertion((), ("a",)))
+    plan.add(*(notes.step(name) for name in "abcd"))
+    assert [(step.id, step.needs) for step in plan.steps] == [("a", ()), ("x", ()), ("y", ("x",)), ("b", ("y",)), ("c", ("y",)), ("d", ())]
+    assert plan.last == "d"

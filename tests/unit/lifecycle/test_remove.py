@@ -14,7 +14,7 @@ from harness.lifecycle import plan as planning
 from harness.lifecycle.cluster import membership
 from harness.lifecycle.kube import drain, etcd
 from harness.lifecycle.kube.etcd import EtcdMember
-from harness.lifecycle.remove import Work
+from harness.lifecycle.remove import RemoveWork
 from harness.lifecycle.steps.uninstall_hooks import Parting
 from tests.unit.lifecycle.cluster.test_membership import CLUSTERFILE, gathered, record
 from tests.unit.lifecycle.standin import StandIn
@@ -54,13 +54,13 @@ def world(monkeypatch: pytest.MonkeyPatch) -> None:
     Etcd.said, Etcd.bad, Etcd.failures = [], {}, 0
 
 
-def work(tmp_path: Path, *going: int, gone: tuple[str, ...] = (), **options: Any) -> Work:
+def work(tmp_path: Path, *going: int, gone: tuple[str, ...] = (), **options: Any) -> RemoveWork:
     found = gathered(tmp_path, gone=gone, **options)
     nodes = tuple(node for node in found.members if int(node.address.rpartition(".")[2]) in going)
-    return Work(remove._led_by_one_that_stays(found, nodes), nodes, False, 60)
+    return RemoveWork(remove._led_by_one_that_stays(found, nodes), nodes, False, 60)
 
 
-def ids(found: Work) -> list[str]:
+def ids(found: RemoveWork) -> list[str]:
     recipe = remove.plan(found)
     planning.check(recipe)
     return [step.id for step in recipe]
@@ -144,14 +144,14 @@ def test_a_master_that_came_half_way_is_taken_out_of_etcd(tmp_path: Path) -> Non
     half: Any = StandIn("10.0.0.3", "host-3")
     found = gathered(tmp_path, masters=2, workers=0, others=(half,))
     assert remove._strays(found, [half]) == {"10.0.0.3"}
-    work = Work(found, (half,), False, 60, remove._strays(found, [half]))
+    work = RemoveWork(found, (half,), False, 60, remove._strays(found, [half]))
     assert "leave-etcd" in ids(work)
     run(work, "leave-etcd")
     assert Etcd.said == ["out 3"]
     assert remove._strays(found, [StandIn("10.0.0.7")]) == frozenset()  # type: ignore[list-item]
 
 
-def run(found: Work, step: str) -> None:
+def run(found: RemoveWork, step: str) -> None:
     """One step of the plan, as the plan would do it."""
     chosen = next(one for one in remove.plan(found) if one.id == step)
     for node in chosen.nodes:
@@ -233,7 +233,7 @@ spec: {phases: [post-clean-host], on: [node], data: "echo bye"}
 """
 
 
-def parting(found: Work) -> Work:
+def parting(found: RemoveWork) -> RemoveWork:
     """With the hooks of what the cluster keeps, as ``prepared`` reads them."""
     found.parting = Parting.of(found.found.record.clusterfile, found.found.alive(found.found.masters), found.found.members, found.going)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -12,27 +11,22 @@ from typing import Any
 import pytest
 
 from harness import cloudimage
-from harness.cloudimage import ImageApp
-from harness.clusterfile import Hook, Phase
+from harness.clusterfile import Clusterfile, Hook, Phase
 from harness.clusterfile.parse import parse
-from harness.errors import CheckError, CommandError, StoreError, UsageError
+from harness.errors import CheckError, StoreError, UsageError
 from harness.lifecycle import plan as planning
-from harness.lifecycle import rollback, rolling_update, steps, upgrade
-from harness.lifecycle.apps import obsolete, records
-from harness.lifecycle.checks.preflight.gather import MachineFacts
+from harness.lifecycle import rollback, rolling_update, rollout, upgrade
+from harness.lifecycle.apps import obsolete
 from harness.lifecycle.cluster.change import DONE, ROLLBACK, RUNNING, UPGRADE, Move, Version
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import etcd
-from harness.lifecycle.kube.readiness import Resource
-from harness.lifecycle.provision import registry, rootfs_update
-from harness.lifecycle.rolling_update import Work
-from harness.nodes.files import NodeFile
-from harness.oci.registry.credentials import Credential
+from harness.lifecycle.rollout import RolloutWork
+from harness.lifecycle.steps.context import ClusterSpec
 from harness.oci.store import Store
-from harness.process import ProcessResult
-from harness.runtimes import Facts, static_pods
+from harness.runtimes import Facts
 from tests.unit.lifecycle.cluster.test_membership import CLUSTERFILE, gathered, record
-from tests.unit.lifecycle.test_run import FACTS, build, store
+from tests.unit.lifecycle.standin import known
+from tests.unit.lifecycle.test_run import FACTS, build, changed, store
 
 __all__ = ["store"]  # a fixture
 
@@ -58,16 +52,13 @@ def image(store: Store, name: str = "web", **info: Any) -> cloudimage.CloudImage
     return cloudimage.read(store, name)
 
 
-def work(store: Store, tmp_path: Path, masters: int = 3, workers: int = 3, move: Move | None = None, **options: Any) -> Work:
+def work(store: Store, tmp_path: Path, masters: int = 3, workers: int = 3, move: Move | None = None, **options: Any) -> RolloutWork:
     """Machines that have told about themselves, and an image for them."""
     image(store, launch=("kubectl apply -f manifests",))
     found = found_with(tmp_path, masters=masters, workers=workers)
-    setup = steps.Setup(
-        name="lab", image=cloudimage.read(store, "web"), store=store, ssh=found.ssh, masters=found.masters, workers=found.workers, env={}
-    )
-    setup.machines = {node.address: MachineFacts(host=node.name, arch="amd64") for node in setup.nodes}
+    spec = ClusterSpec("lab", cloudimage.read(store, "web"), store, found.ssh, found.state, found.masters, found.workers, Clusterfile(""))
     given = {"hooks": (), "launch": ("kubectl apply -f manifests",), "resumed": False, "versions": {}}
-    return Work(found=found, setup=setup, move=move or Move.new(UPGRADE, OLD, NEW), **{**given, **options})
+    return RolloutWork(found=found, context=known(spec), move=move or Move.new(UPGRADE, OLD, NEW), **{**given, **options})
 
 
 # ---- versions ---------------------------------------------------------------------------------------------------------
@@ -120,7 +111,7 @@ def test_a_batch_of_none_is_refused() -> None:
         upgrade.batch_of(3, 0)
 
 
-def roles(work: Work) -> list[tuple[str, int]]:
+def roles(work: RolloutWork) -> list[tuple[str, int]]:
     return [(role, len(nodes)) for role, nodes in rolling_update.turns(work)]
 
 
@@ -146,7 +137,7 @@ def test_the_plan_tells_versions_and_turns(store: Store, tmp_path: Path) -> None
 # ---- the order of things ----------------------------------------------------------------------------------------------
 
 
-def plan(made: Work) -> dict[str, planning.Step]:
+def plan(made: RolloutWork) -> dict[str, planning.Step]:
     recipe = rolling_update.plan(made)
     planning.check(recipe)
     return {step.id: step for step in recipe}
@@ -207,13 +198,13 @@ def test_hooks_run_at_their_moments(store: Store, tmp_path: Path) -> None:
     )  # fmt: skip
     clusterfile = parse(CLUSTERFILE, "x", stored=True)
     made = work(store, tmp_path, 3, 1, hooks=hooks)
-    made.setup.clusterfile = clusterfile
+    made.context = changed(made.context, clusterfile=clusterfile)
     found = plan(made)
     order = [name for name in found if name.startswith("hook-") or name in ("keep-backup", "stage", "turn-4", "launch-1", "end")]
     assert order == ["keep-backup", "hook-pre-upgrade-1-before", "stage", "turn-4", "hook-upgrade-1-once", "launch-1",
                      "hook-post-upgrade-1-after", "end"]  # fmt: skip
     made = work(store, tmp_path / "b", 3, 1, hooks=hooks, move=Move.new(ROLLBACK, NEW, OLD))
-    made.setup.clusterfile = clusterfile
+    made.context = changed(made.context, clusterfile=clusterfile)
     assert [name for name in plan(made) if name.startswith("hook-")] == ["hook-rollback-1-back"]
 
 
@@ -293,80 +284,18 @@ def test_there_is_not_always_a_way_back(tmp_path: Path, last: Move | None, why: 
 @pytest.mark.parametrize("by", ["list", "tag"])
 def test_an_older_etcd_does_not_get_newer_data(store: Store, tmp_path: Path, runs: str, wanted: str, by: str, *, refused: bool) -> None:
     made = work(store, tmp_path)
-    made.setup.images = etcd_images("3.6.8-0", wanted) if by == "tag" else etcd_images(wanted)
-    made.setup.facts = Facts("v1.36.3", etcd_image_tag=wanted if by == "tag" else None)
+    vars(made.resolved)["images"] = etcd_images("3.6.8-0", wanted) if by == "tag" else etcd_images(wanted)
+    vars(made.resolved)["kubernetes"] = Facts("v1.36.3", etcd_image_tag=wanted if by == "tag" else None)
     made.found.first.answers[f"cat {etcd.MANIFEST}"] = f"    image: registry.k8s.io/etcd:{runs}\n"  # type: ignore[attr-defined]
     if refused:
         with pytest.raises(CheckError, match=r"etcd 3\.6 has changed its data, which etcd 3\.5") as caught:
             rollback._check_etcd(made)
-        assert rolling_update.BACKUP in str(caught.value.hint)
+        assert rollout.BACKUP in str(caught.value.hint)
     else:
         rollback._check_etcd(made)
 
 
-@pytest.mark.parametrize(
-    ("runs", "wanted", "why"),
-    [
-        ("3.5.26-0", "3.6.8-0", ""),
-        ("3.6.8-0", "3.6.8-0", ""),
-        ("3.6.8-0", "3.7.0-0", ""),
-        ("3.5.21-0", "3.5.26-0", ""),
-        ("custom", "3.6.8-0", ""),
-        ("3.5.25-0", "3.6.8-0", "etcd 3.5.25 cannot become 3.6.8: it must be 3.5.26 or newer before"),
-        ("3.5.26-0", "3.7.0-0", "from etcd 3.5.26 to 3.7.0 is more than one minor version"),
-    ],
-)
-def test_etcd_goes_upwards_as_its_own_rule_has_it(store: Store, tmp_path: Path, runs: str, wanted: str, why: str) -> None:
-    made = work(store, tmp_path)
-    made.setup.images = etcd_images(wanted)
-    # It is the oldest that counts: masters that had their turn before a change was cut off have the new one already.
-    for master, tag in zip(made.found.masters, (wanted, runs, wanted), strict=True):
-        master.answers[f"cat {etcd.MANIFEST}"] = f"    image: registry.k8s.io/etcd:{tag}\n"  # type: ignore[attr-defined]
-    with pytest.raises(CheckError, match=why) if why else contextlib.nullcontext():
-        rolling_update.require_etcd(made)
-
-
 # ---- refusals ---------------------------------------------------------------------------------------------------------
-
-
-def kubernetes_node(name: str, *, ready: bool = True, **spec: Any) -> dict[str, Any]:
-    conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
-    return {"kind": "Node", "metadata": {"name": name}, "spec": spec, "status": {"conditions": conditions}}
-
-
-def bare(node: str) -> dict[str, Any]:
-    return {"kind": "Pod", "metadata": {"name": "alone", "namespace": "web"}, "spec": {"nodeName": node}, "status": {"phase": "Running"}}
-
-
-def test_a_cluster_that_is_not_well_is_not_begun_with(store: Store, tmp_path: Path) -> None:
-    made = work(store, tmp_path)
-    made.found.first.answers[" get events "] = "{}"  # type: ignore[attr-defined]
-    with pytest.raises(CheckError, match="the cluster is not healthy: Node host-4"):
-        rolling_update._require_calm(made, [kubernetes_node("host-1"), kubernetes_node("host-4", ready=False)])
-    outside = {"kind": "Pod", "metadata": {"name": "a", "namespace": "web"}, "spec": {}, "status": {"phase": "Pending"}}
-    rolling_update._require_calm(made, [kubernetes_node("host-1"), outside])
-
-
-def test_pods_that_would_be_lost_are_told_before_the_first_turn(store: Store, tmp_path: Path) -> None:
-    made = work(store, tmp_path, 1, 2)
-    nodes: list[Resource] = [
-        kubernetes_node("host-1", taints=[{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}]),
-        kubernetes_node("host-2"),
-        kubernetes_node("host-3"),
-    ]
-    with pytest.raises(CheckError, match="nothing would start web/alone again"):
-        rolling_update._require_owners(made, [*nodes, bare("host-2")])
-    # A node that stays as it is, or the only one that takes pods, is not drained.
-    made.versions = {"10.0.0.2": "v1.36.4"}
-    rolling_update._require_owners(made, [*nodes, bare("host-2")])
-    made.versions = {}
-    rolling_update._require_owners(made, [*nodes[:2], bare("host-2")])
-
-
-def test_applications_that_do_not_admit_the_version_are_told(store: Store, tmp_path: Path) -> None:
-    shop = records.Installed("shop", "shop:1", "sha256:9", kube_version="<1.36.4")
-    with pytest.raises(CheckError, match=r"shop .*v1\.36\.4"):
-        plan(work(store, tmp_path, apps=(shop,)))["check"].action()
 
 
 def test_a_clusterfile_that_asks_for_more_than_the_image_is_for_apply() -> None:
@@ -379,47 +308,6 @@ def test_a_clusterfile_that_asks_for_more_than_the_image_is_for_apply() -> None:
 
 def addon(name: str) -> str:
     return f"apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: {name}, namespace: kube-system}}\n"
-
-
-@pytest.mark.parametrize(
-    ("runs", "brings", "refused"),
-    [
-        ("daemonset.apps/kube-flannel-ds\n", "kube-flannel-ds", False),
-        ("daemonset.apps/kube-flannel-ds\n", "kube-router", True),
-        # What the network of a cluster is may not be known.
-        ("", "kube-router", False),
-    ],
-)
-def test_an_image_with_another_pod_network_is_refused(store: Store, tmp_path: Path, runs: str, brings: str, *, refused: bool) -> None:
-    made = work(store, tmp_path)
-    made.setup.rendered = {node.address: {steps.NETWORK_MANIFEST: NodeFile.text(addon(brings))} for node in made.setup.nodes}
-    build(store, files={"etc/slipway.yaml": FACTS, steps.NETWORK_MANIFEST: addon(brings)})
-    made.setup.image = cloudimage.read(store, "web")
-    made.found.first.answers["get daemonsets.apps"] = runs  # type: ignore[attr-defined]
-    with pytest.raises(CheckError, match="another pod network than kube-flannel-ds") if refused else contextlib.nullcontext():
-        rolling_update._require_network(made)
-
-
-def test_an_image_whose_network_is_an_application_is_refused_where_the_network_is_an_addon(store: Store, tmp_path: Path) -> None:
-    made = work(store, tmp_path)
-    app = ImageApp("calico", "kube", labels={"app.alpha.sealer.io/cni": "calico"})
-    image(store, apps=(app,), cluster_apps=("calico",))
-    made.setup.image = cloudimage.read(store, "web")
-    made.found.first.answers["get daemonsets.apps"] = "daemonset.apps/kube-flannel-ds\n"  # type: ignore[attr-defined]
-    with pytest.raises(CheckError, match="nothing has been changed"):
-        rolling_update._require_network(made)
-
-
-@pytest.mark.parametrize(("has", "refused"), [({"nft_queue": False}, True), ({"nft_queue": True}, False), ({}, False)])
-def test_an_enforcer_that_a_kernel_cannot_serve_is_told_before_anything_is_changed(
-    store: Store, tmp_path: Path, has: dict[str, bool], *, refused: bool
-) -> None:
-    made = work(store, tmp_path, 1, 1)
-    made.setup.images = SimpleNamespace(images=[SimpleNamespace(name="registry.k8s.io/networking/kube-network-policies:v0.8.0")])  # type: ignore[assignment]
-    worker = made.setup.workers[0].address
-    made.setup.machines[worker] = dataclasses.replace(made.setup.machines[worker], has=has)
-    with pytest.raises(CheckError, match="host-2: NetworkPolicies would protect nothing") if refused else contextlib.nullcontext():
-        rolling_update._require_enforcement(made)
 
 
 def test_addons_of_the_image_before_go_once_those_of_the_image_are_there(store: Store, tmp_path: Path) -> None:
@@ -439,7 +327,7 @@ def test_what_the_image_before_had_is_read_from_it_and_its_idle_tables_go_from_e
     build(store, "before", {"etc/slipway.yaml": FACTS, "etc/addons/old.yaml": addon("{{ Name }}")}, env={"Name": "old"})
     before = dataclasses.replace(OLD, digest=cloudimage.read(store, "before").digest)
     made = work(store, tmp_path, 1, 1, move=Move.new(UPGRADE, before, NEW))
-    made.setup.rendered = {node.address: {} for node in made.setup.nodes}
+    made.resolved._files.update({node.address: {} for node in made.spec.nodes})
     given: list[Any] = []
 
     def prune(*words: Any) -> obsolete.PruneResult:
@@ -451,7 +339,7 @@ def test_what_the_image_before_had_is_read_from_it_and_its_idle_tables_go_from_e
     step = plan(made)["prune-addons"]
     assert step.action(step.nodes[0]) == "0 objects removed"
     assert given == [({"dns.yaml": "kind: Service"}, {"old.yaml": addon("old")}, [])]
-    assert all("nft=" in node.commands[-1] and "'inet kube-network-policies'" in node.commands[-1] for node in made.setup.nodes)  # type: ignore[attr-defined]
+    assert all("nft=" in node.commands[-1] and "'inet kube-network-policies'" in node.commands[-1] for node in made.spec.nodes)  # type: ignore[attr-defined]
 
 
 def test_what_an_image_had_that_is_not_here_is_not_known(store: Store, tmp_path: Path) -> None:
@@ -459,168 +347,6 @@ def test_what_an_image_had_that_is_not_here_is_not_known(store: Store, tmp_path:
 
 
 # ---- a node's turn ----------------------------------------------------------------------------------------------------
-
-
-def parts(made: Work, node: Any, *changed: str, monkeypatch: pytest.MonkeyPatch, placed: tuple[str, ...] = ()) -> set[str]:
-    monkeypatch.setattr(rolling_update, "_placed", lambda *_: frozenset(placed))
-    monkeypatch.setattr(steps, "machine_files", lambda *_: {"/x": NodeFile()})
-    monkeypatch.setattr(rolling_update, "_noted", lambda *_: True)
-    return set(rolling_update._parts(made, node, rootfs_update.Delta((), frozenset(changed), 0)))
-
-
-def test_only_what_changes_is_started_anew(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = work(store, tmp_path, 1, 1)
-    made.setup.env = {}
-    master, worker = made.setup.nodes
-
-    def found(node: Any, *changed: str, **more: Any) -> set[str]:
-        return parts(made, node, *changed, monkeypatch=monkeypatch, **more)
-
-    made.setup.runtime = None  # type: ignore[assignment]
-    assert found(worker, "manifests/web.yaml", "etc/addons/dns.yaml") == set()
-    assert found(worker, "bin/kubelet", "bin/kubectl") == {"kubelet"}
-    assert found(worker, "bin/containerd-shim-runc-v2") == {"containerd"}
-    assert found(worker, "lib/libc.so") == {"containerd", "balancer"}
-    assert found(master, "lib/libc.so") == {"containerd", "registry"}
-    assert found(master, "bin/registry") == {"registry"}
-    assert found(master, placed=("/etc/systemd/system/slipway-registry.service",)) == {"registry"}
-    assert found(worker, placed=("/etc/systemd/system/kubelet.service.d/10-kubeadm.conf",)) == {"kubelet"}
-    assert found(worker, placed=("/etc/containerd/certs.d/a.example/hosts.toml",)) == set()
-
-
-def test_a_registry_that_has_not_the_settings_of_today_is_started_anew_whatever_was_staged(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = work(store, tmp_path, 1, 1)
-    made.setup.login = Credential("slipway", "0" * 64)
-    master, worker = made.setup.nodes
-    there = {path: file.data for path, file in registry.settings(made.setup.login).items()}
-    monkeypatch.setattr(rolling_update, "read_files", lambda *_: dict(there))
-    noted: list[tuple[Any, str]] = []
-    monkeypatch.setattr(rootfs_update, "note", lambda *words: noted.append(words))
-    assert rolling_update._with_registry(made, master, frozenset()) == frozenset()
-    # As an earlier slipway has left it. It is noted: the registry must be started also when this is killed in between.
-    there = {path: file.data for path, file in registry.settings(None).items()}
-    assert rolling_update._with_registry(made, master, frozenset({"kubelet"})) == {"kubelet", "registry"}
-    assert rolling_update._with_registry(made, worker, frozenset()) == frozenset()
-    assert noted == [(master, "registry")]
-
-
-def test_a_master_whose_control_plane_does_not_come_up_has_the_former_one_again(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = work(store, tmp_path)
-    node = made.setup.masters[0]
-    monkeypatch.setattr(static_pods, "put_back", lambda _, **__: None)
-    error = rolling_update._taken_back(made, node, CheckError("kube-apiserver does not run"))
-    assert "the one before it serves again: kube-apiserver does not run" in error.message
-
-    def worse(_: object, **__: object) -> None:
-        raise CommandError("etcd does not start")
-
-    monkeypatch.setattr(static_pods, "put_back", worse)
-    error = rolling_update._taken_back(made, node, CheckError("kube-apiserver does not run"))
-    assert rolling_update.BACKUP in str(error.hint)
-
-
-class Happened:
-    """What is done on a master, in order, without any of it."""
-
-    def __init__(self, made: Work, monkeypatch: pytest.MonkeyPatch, runs: str = "registry.k8s.io/etcd:3.6.1") -> None:
-        self.order: list[str] = []
-        self.fails: set[str] = set()
-        made.setup.runtime = self  # type: ignore[assignment]
-        for name in ("leave", "come_back", "halt", "put_back", "wait"):
-            monkeypatch.setattr(static_pods, name, self._noting(name))
-        monkeypatch.setattr(static_pods, "replace", self._replace)
-        for name in ("_await_leaders", "_require_version", "_wait_ready"):
-            monkeypatch.setattr(rolling_update, name, self._noting(name))
-        monkeypatch.setattr(rolling_update, "_peers", lambda _: "")
-        for node in made.setup.masters:
-            node.answers = {f"cat {etcd.MANIFEST}": f"    image: {runs}\n"}  # type: ignore[attr-defined]
-
-    def _noting(self, name: str) -> Any:
-        def note(*_: Any, **__: Any) -> None:
-            self.order.append(name)
-            if name in self.fails:
-                raise CheckError("no")
-
-        return note
-
-    def _replace(self, _: Any, parts: tuple[str, ...], write: Any, *, serves: bool = True, **__: Any) -> None:
-        self.order.append(f"{' '.join(parts)}{'' if serves else ' alone'}")
-        write()
-        if parts[0] in self.fails:
-            raise CheckError("no")
-
-    def store_image(self, _: Any) -> str:
-        return "registry.k8s.io/etcd:3.7.0"
-
-    def __getattr__(self, name: str) -> Any:
-        return (lambda *_: self.order.append(name)) if name == "start_kubelet" else (lambda *_: None)
-
-
-def test_an_api_server_is_away_before_its_etcd_is_and_until_that_has_come_back(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = work(store, tmp_path)
-    happened = Happened(made, monkeypatch)
-    rolling_update._control_plane(made, made.setup.masters[0])
-    controllers = "kube-controller-manager kube-scheduler"
-    assert happened.order == [
-        "leave", "etcd alone", "kube-apiserver", controllers, "come_back", "_await_leaders", "_require_version",
-    ]  # fmt: skip
-    happened.order.clear()
-    happened.fails = {"kube-apiserver"}
-    with pytest.raises(CheckError, match="the one before it serves again"):
-        rolling_update._control_plane(made, made.setup.masters[0])
-    assert happened.order == ["leave", "etcd alone", "kube-apiserver", "put_back"]
-
-
-def test_the_only_api_server_is_never_taken_away(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = work(store, tmp_path, 1, 1, versions={"10.0.0.1": "v1.36.3"})
-    happened = Happened(made, monkeypatch)
-    rolling_update._control_plane(made, made.setup.masters[0])
-    assert "leave" not in happened.order
-    assert happened.order[0] == "etcd"
-
-
-def test_the_parts_of_a_master_end_in_good_order_before_a_kubelet_of_another_version_starts_them_again(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = work(store, tmp_path, versions={"10.0.0.1": "v1.36.3", "10.0.0.2": "v1.36.4", "10.0.0.4": "v1.36.3"})
-    happened = Happened(made, monkeypatch)
-    rolling_update._start_kubelet(made, made.setup.masters[0])
-    assert happened.order == ["halt", "start_kubelet", "come_back", "wait", "_wait_ready", "_await_leaders"]
-    for node in (made.setup.masters[1], made.setup.workers[0]):
-        happened.order.clear()
-        rolling_update._start_kubelet(made, node)
-        assert happened.order == ["start_kubelet", "_wait_ready"]
-
-
-def test_masters_whose_change_was_cut_off_come_up_before_anything_is_judged(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resumed: list[str] = []
-    monkeypatch.setattr(static_pods, "resume", lambda node: resumed.append(node.address))
-    monkeypatch.setattr(records, "unfit", lambda *_: ["stop here"])
-    for again, expected in ((False, []), (True, ["10.0.0.1", "10.0.0.2", "10.0.0.3"])):
-        made = work(store, tmp_path / str(again), resumed=again)
-        with pytest.raises(CheckError, match="stop here"):
-            plan(made)["check"].action()
-        assert sorted(resumed) == expected
-
-
-def test_a_turn_of_a_master_ends_when_controllers_and_scheduler_are_at_work_again(store: Store, tmp_path: Path) -> None:
-    made = work(store, tmp_path)
-    node: Any = made.setup.masters[1]
-    rolling_update._await_leaders(made, node)
-    (script,) = node.commands
-    # Only what this very master held is released.
-    assert "\nNODE=host-2\n" in script
-    assert 'in "$NODE"_*)' in script
-    assert '{"spec":{"holderIdentity":""}}' in script
-    assert "kube-controller-manager kube-scheduler" in script
 
 
 def test_a_change_that_stopped_says_how_to_go_on_and_back(store: Store, tmp_path: Path) -> None:
@@ -634,21 +360,7 @@ def test_a_change_that_stopped_says_how_to_go_on_and_back(store: Store, tmp_path
 
 def test_the_api_is_asked_by_way_of_another_master(store: Store, tmp_path: Path) -> None:
     made = work(store, tmp_path)
-    assert made.beside(made.setup.masters[0]).address == "10.0.0.2"
-    assert made.beside(made.setup.workers[0]).address == "10.0.0.1"
+    assert made.beside(made.spec.masters[0]).address == "10.0.0.2"
+    assert made.beside(made.spec.workers[0]).address == "10.0.0.1"
     alone = work(store, tmp_path / "b", 1, 0)
-    assert alone.beside(alone.setup.masters[0]).address == "10.0.0.1"
-
-
-def test_a_node_that_is_full_is_told_before_anything_is_changed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = work(store, tmp_path, 1, 1)
-    made.setup.rendered = {node.address: {} for node in made.setup.nodes}
-    monkeypatch.setattr(rootfs_update, "ask", lambda *_: {})
-
-    def run(command: str, **_: Any) -> ProcessResult:
-        return ProcessResult((), 0, "1000\n" if "df -Pk" in command else "", "")
-
-    for node in made.setup.nodes:
-        monkeypatch.setattr(node, "run", run)
-    with pytest.raises(CheckError, match=r"host-1 has 1 MB free .*\n.*host-2"):
-        plan(made)["compare"].action()
+    assert alone.beside(alone.spec.masters[0]).address == "10.0.0.1"

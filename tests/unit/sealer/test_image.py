@@ -16,6 +16,7 @@ from harness.cli import app as cli
 from harness.cloudimage import CloudImage
 from harness.errors import StoreError, UsageError
 from harness.lifecycle import run
+from harness.lifecycle.cluster.request import of_machines
 from harness.nodes import Machine
 from harness.oci.layer import unpack
 from harness.oci.model import DOCKER_MANIFEST, OCI_INDEX, Platform, canonical_json, digest_of
@@ -715,5 +716,5 @@ def test_a_digest_without_a_name_needs_one(store: Store, app: Image, capsys: pyt
 def test_a_converted_cluster_image_is_not_run_and_says_what_is_missing(store: Store) -> None:
     written(store, converted(store, simple()))
     with pytest.raises(StoreError, match=r"was made by sealer.*etc/slipway\.yaml.*bin/containerd") as caught:
-        run.prepare(run.Options("new", (Machine("10.0.0.1"),)), store)
+        run.prepare(of_machines("default", "new", [Machine("10.0.0.1")]), store)
     assert "FROM a CloudImage with Kubernetes" in (caught.value.hint or "")

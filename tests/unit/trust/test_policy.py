@@ -8,6 +8,7 @@ from harness import cloudimage
 from harness.cloudimage import CloudImage
 from harness.errors import InputError
 from harness.lifecycle import run
+from harness.lifecycle.cluster.request import of_machines
 from harness.nodes import Login, Machine
 from harness.oci.reference import Reference
 from harness.oci.registry.referrers import LocalReferrers
@@ -435,9 +436,9 @@ def test_run_refuses_before_it_touches_anything(
     image = write(store, platform_image(store), name="web")
     file.write_text(SIGNED)
     monkeypatch.setenv("SLIPWAY_POLICY", str(file))
-    options = run.Options(image="web", masters=(Machine("10.0.0.1", Login()),))
+    wanted = of_machines("default", "web", [Machine("10.0.0.1", Login())])
     with pytest.raises(RefusedError, match="refused by policy"):
-        run.prepare(options, store, home=tmp_path / "clusters")
+        run.prepare(wanted, store, home=tmp_path / "clusters")
     assert not (tmp_path / "clusters").exists()
     signature.sign(LocalReferrers(store, Reference.parse("web")), image.digest, key)
-    assert run.prepare(options, store, home=tmp_path / "clusters").image.digest == image.digest
+    assert run.prepare(wanted, store, home=tmp_path / "clusters").spec.image.digest == image.digest

@@ -18,6 +18,7 @@ from harness.clusterfile import ApplicationDocument
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.lifecycle import join, run, upgrade
 from harness.lifecycle.apps import install, records
+from harness.lifecycle.cluster.request import of_machines
 from harness.nodes import Login, Machine
 from harness.oci.archive.save import save
 from harness.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, Platform, canonical_json, digest_of
@@ -296,7 +297,7 @@ def digest_in(store: Store, name: str) -> str:
 TRIED: dict[str, Callable[[Store], object]] = {
     "pull": pulled,
     "load": load,
-    "run": lambda store: run.prepare(run.Options(image="web", masters=(Machine("10.0.0.1", Login()),)), store),
+    "run": lambda store: run.prepare(of_machines("default", "web", [Machine("10.0.0.1", Login())]), store),
     "install": lambda store: install.read(install.Request(ApplicationDocument(name="web", image="web")), store),
     "upgrade": lambda store: upgrade.readable(store, "web"),
     "rollback": lambda store: upgrade.readable(store, digest_in(store, "web")),

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from harness.cloudimage import ImageApp, Info
-from harness.clusterfile import Clusterfile, ExternalRegistry
+from harness.clusterfile import ClusterDocument, Clusterfile, ExternalRegistry, Host, SshSettings
 from harness.clusterfile.parse import parse
+from harness.clusterfile.write import redacted
 from harness.errors import InputError, UsageError
 from harness.lifecycle.cluster import request
-from harness.lifecycle.cluster.request import Given
-from harness.nodes import JumpHost
+from harness.nodes import JumpHost, Login, Machine
 
 CLUSTER = """apiVersion: sealer.io/v2
 kind: Cluster
@@ -40,12 +40,12 @@ def spec(**keys: Any) -> Clusterfile:
 
 
 def test_the_command_line_fills_what_a_file_leaves_open_and_wins_over_what_it_says() -> None:
-    found = request.effective(read(), Given(image="shop:2", name="other", env={"Port": "90", "New": "1"}, commands=("true",))).cluster
+    found = request.effective(read(), ClusterDocument("other", "shop:2", env={"Port": "90", "New": "1"}, commands=("true",))).cluster
     assert found is not None
     assert (found.image, found.name, found.commands) == ("shop:2", "other", ("true",))
     assert found.env == {"Port": "90", "etcd-dir": "/data", "New": "1"}
     assert (found.masters, found.nodes) == (("10.0.0.1",), ("10.0.0.4",))
-    kept = request.effective(read(), Given()).cluster
+    kept = request.effective(read()).cluster
     assert kept is not None
     assert (kept.image, kept.name) == ("shop:1", "shop")
 
@@ -55,13 +55,13 @@ def test_a_profile_of_the_command_line_counts_before_that_of_the_file() -> None:
         file = read()
         assert file.cluster is not None
         file = dataclasses.replace(file, cluster=dataclasses.replace(file.cluster, profile=written))
-        found = request.effective(file, Given(profile=option)).cluster
+        found = request.effective(file, ClusterDocument("", "", profile=option)).cluster
         assert found is not None
         assert found.profile == result
 
 
 def test_machines_of_the_command_line_replace_those_of_the_file_and_keep_what_it_says_of_them() -> None:
-    found = request.effective(read(), Given(nodes=("10.0.0.4", "10.0.0.5"))).cluster
+    found = request.effective(read(), ClusterDocument("", "", (Host(("10.0.0.4", "10.0.0.5"), ("node",)),))).cluster
     assert found is not None
     assert (found.masters, found.nodes) == (("10.0.0.1",), ("10.0.0.4", "10.0.0.5"))
     known, fresh = found.host("10.0.0.4"), found.host("10.0.0.5")
@@ -72,21 +72,22 @@ def test_machines_of_the_command_line_replace_those_of_the_file_and_keep_what_it
 
 
 def test_machines_that_are_alike_stand_together() -> None:
-    found = request.effective(None, Given(image="web", masters=("10.0.0.1",), nodes=("10.0.0.2", "10.0.0.3"))).cluster
+    hosts = tuple(Host((address,), (role,)) for address, role in (("10.0.0.1", "master"), ("10.0.0.2", "node"), ("10.0.0.3", "node")))
+    found = request.effective(None, ClusterDocument("", "web", hosts)).cluster
     assert found is not None
     assert [(host.ips, host.roles) for host in found.hosts] == [(("10.0.0.1",), ("master",)), (("10.0.0.2", "10.0.0.3"), ("node",))]
 
 
 def test_without_an_image_nothing_can_run() -> None:
     with pytest.raises(UsageError, match="no image is named"):
-        request.effective(None, Given(masters=("10.0.0.1",)))
+        request.effective(None, ClusterDocument("", "", (Host(("10.0.0.1",), ("master",)),)))
 
 
 def test_every_machine_has_its_own_way_in() -> None:
-    masters, nodes = request.machines(request.effective(read(), Given()))
+    masters, nodes = request.machines(request.effective(read()))
     assert (masters[0].login.user, masters[0].login.port, masters[0].login.key) == ("root", 22, Path("/keys/id"))
     assert (nodes[0].login.user, nodes[0].login.port, nodes[0].login.password) == ("ops", 2222, "letmein")
-    given = request.effective(read(), Given(user="admin", key=Path("/other")))
+    given = request.effective(read(), ClusterDocument("", "", ssh=SshSettings("admin", key="/other")))
     for machine in (*request.machines(given, "asked")[0], *request.machines(given, "asked")[1]):
         assert (machine.login.user, machine.login.key, machine.login.password) == ("admin", Path("/other"), "asked")
 
@@ -96,16 +97,26 @@ def test_passwords_come_from_files_and_the_environment(tmp_path: Path, monkeypat
     monkeypatch.setenv("SHOP_PASSWORD", "of the environment")
     hosts = "[{ips: [10.0.0.1], roles: [master], ssh: {%s}}]"
     for said, found in ((f"passwdFile: {tmp_path}/secret", "of a file"), ("passwdEnv: SHOP_PASSWORD", "of the environment")):
-        masters, _ = request.machines(request.effective(spec(hosts=hosts % said), Given()))
+        masters, _ = request.machines(request.effective(spec(hosts=hosts % said)))
         assert masters[0].login.password == found
     monkeypatch.delenv("SHOP_PASSWORD")
     with pytest.raises(InputError, match="SHOP_PASSWORD is not set"):
-        request.machines(request.effective(spec(hosts=hosts % "passwdEnv: SHOP_PASSWORD"), Given()))
+        request.machines(request.effective(spec(hosts=hosts % "passwdEnv: SHOP_PASSWORD")))
+
+
+def test_of_machines_logins_of_machines_stay_what_they_are() -> None:
+    jump = JumpHost("bastion.example.com", "ops", 2200, Path("/keys/jump"))
+    masters = (Machine("10.0.0.1", Login("ops", 2222, Path("/keys/id"), "letmein", "phrase", jump)), Machine("10.0.0.3"))
+    nodes = (Machine("10.0.0.2", Login("root", 22)),)
+    found = request.of_machines("lab", "web", masters, nodes)
+    assert request.machines(found) == (masters, nodes)
+    assert "letmein" not in redacted(found)
+    assert "phrase" not in redacted(found)
 
 
 def test_a_machine_in_between_is_part_of_the_way() -> None:
     found = spec(hosts="[{ips: [10.0.0.1], roles: [master]}]", ssh='{jump: "ops@bastion.example.com:2200"}')
-    masters, _ = request.machines(request.effective(found, Given()))
+    masters, _ = request.machines(request.effective(found))
     assert masters[0].login.jump == JumpHost("bastion.example.com", "ops", 2200)
 
 
@@ -123,13 +134,13 @@ def test_a_machine_in_between_is_part_of_the_way() -> None:
 )
 def test_what_cannot_be_had_is_refused_with_its_place_and_not_passed_over(keys: dict[str, str], where: str) -> None:
     with pytest.raises(InputError) as caught:
-        request.effective(spec(**keys), Given())
+        request.effective(spec(**keys))
     assert [fault.where for fault in caught.value.faults] == [f"Clusterfile .spec.{where}"]
     assert all(fault.hint for fault in caught.value.faults)
 
 
 def test_what_sealer_writes_by_itself_is_accepted() -> None:
-    request.effective(spec(dataRoot="/var/lib/sealer/data", registry="{localRegistry: {domain: sea.hub, port: 5000, ha: true}}"), Given())
+    request.effective(spec(dataRoot="/var/lib/sealer/data", registry="{localRegistry: {domain: sea.hub, port: 5000, ha: true}}"))
 
 
 def test_the_environment_is_of_all_of_a_machine_and_of_an_application() -> None:
@@ -140,7 +151,7 @@ metadata: {name: apps}
 spec:
   configs: [{name: mysql, env: [Port=3306, Size=1]}]
 """
-    found = request.effective(read(CLUSTER + application), Given(env={"Size": "2"}))
+    found = request.effective(read(CLUSTER + application), ClusterDocument("", "", env={"Size": "2"}))
     assert request.env(found) == {"Port": "80", "etcd-dir": "/data", "Size": "2", "CertSANs": "shop.example.com"}
     assert request.host_env(found) == {"10.0.0.4": {"Port": "81"}}
     assert request.app_env(found) == {"mysql": {"Port": "3306", "Size": "2"}}
@@ -220,7 +231,7 @@ def test_an_application_that_the_image_lacks_is_told_with_the_nearest_name() -> 
 
 def test_a_registry_of_the_command_line_takes_the_place_of_the_files() -> None:
     external = "{externalRegistry: {domain: harbor.one, username: u, password: p}}"
-    found = request.effective(spec(registry=external), Given(registry=ExternalRegistry("harbor.two"))).cluster
+    found = request.effective(spec(registry=external), ClusterDocument("", "", external_registry=ExternalRegistry("harbor.two"))).cluster
     assert found is not None
     assert found.external_registry == ExternalRegistry("harbor.two")
 

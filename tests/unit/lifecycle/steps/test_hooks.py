@@ -11,17 +11,18 @@ from harness.clusterfile import Phase, Taint
 from harness.clusterfile.parse import parse, parse_hooks
 from harness.errors import InputError, StoreError
 from harness.host.cluster_cache import ClusterState
-from harness.lifecycle import run, steps
+from harness.lifecycle import run
 from harness.lifecycle.apps import install
-from harness.lifecycle.cluster.request import Given, effective
+from harness.lifecycle.cluster.request import effective
 from harness.lifecycle.kube import etcd
 from harness.lifecycle.plan import check
 from harness.lifecycle.steps import hooks, labels
+from harness.lifecycle.steps.context import ClusterContext
 from harness.lifecycle.steps.uninstall_hooks import Parting
 from harness.nodes.files import STATE
 from harness.oci.store import Store
 from tests.unit.lifecycle.standin import StandIn
-from tests.unit.lifecycle.test_run import FACTS, build, prepared, store
+from tests.unit.lifecycle.test_run import FACTS, build, changed, prepared, store
 
 __all__ = ["store"]  # a fixture
 
@@ -43,12 +44,12 @@ def hook(name: str, phases: str, data: str = "echo x", **keys: str) -> str:
     return f"---\napiVersion: slipway.dev/v1\nkind: Hook\nmetadata: {{name: {name}}}\nspec:\n  phases: [{phases}]\n{more}{text}"
 
 
-def setup(store: Store, text: str = "", files: dict[str, str] | None = None) -> steps.Setup:
+def context(store: Store, text: str = "", files: dict[str, str] | None = None) -> ClusterContext:
     build(store, files={**FILES, **(files or {})}, launch=("one",))
-    return prepared(store, 1, 2, clusterfile=effective(parse(CLUSTER + text, "Clusterfile"), Given()))
+    return prepared(store, 1, 2, clusterfile=effective(parse(CLUSTER + text, "Clusterfile")))
 
 
-def plan(found: steps.Setup) -> list[str]:
+def plan(found: ClusterContext) -> list[str]:
     recipe = run.plan(found)
     check(recipe)
     return [step.id for step in recipe]
@@ -59,7 +60,7 @@ def test_each_phase_has_its_place(store: Store) -> None:
         hook(name, name, **({"on": "all"} if name in ("pre-install", "post-install") else {}))
         for name in ("originally", "pre-install", "pre-init-host", "post-init-host", "post-install", "pre-launch", "post-launch")
     )
-    order = plan(setup(store, text))
+    order = plan(context(store, text))
     moments = [
         "check-machines",
         "hook-originally-1-originally",
@@ -82,7 +83,7 @@ def test_each_phase_has_its_place(store: Store) -> None:
 
 
 def test_nothing_that_comes_after_a_hook_runs_before_it(store: Store) -> None:
-    recipe = {step.id: step for step in run.plan(setup(store, hook("a", "originally") + hook("b", "pre-init-host")))}
+    recipe = {step.id: step for step in run.plan(context(store, hook("a", "originally") + hook("b", "pre-init-host")))}
     assert "hook-originally-1-a" in recipe["send-images"].after_all
     assert "hook-originally-1-a" in recipe["unpack-rootfs"].after_all
     assert recipe["hook-pre-init-host-1-b"].after_all == ("send-rootfs", "send-rendered")
@@ -90,16 +91,16 @@ def test_nothing_that_comes_after_a_hook_runs_before_it(store: Store) -> None:
 
 
 def test_without_hooks_a_plan_is_as_it_was(store: Store) -> None:
-    found = setup(store)
+    found = context(store)
     ids = plan(found)
     assert not any(name.startswith("hook") for name in ids)
-    assert ids[: len(run.bring_up(found))] == [step.id for step in run.bring_up(found)]
+    assert ids[: len(run.cluster_steps(found).steps)] == [step.id for step in run.cluster_steps(found).steps]
 
 
 def test_hooks_of_image_and_clusterfile_run_both_in_the_order_of_their_names_and_each_once(store: Store) -> None:
     image = {"plugins/a.yaml": hook("b", "pre-launch", "echo image"), "plugins/readme.txt": "no hook"}
     same = hook("b", "pre-launch", "echo image")
-    order = plan(setup(store, hook("a", "pre-launch") + same + hook("c", "pre-launch"), image))
+    order = plan(context(store, hook("a", "pre-launch") + same + hook("c", "pre-launch"), image))
     assert [name for name in order if name.startswith("hook")] == [f"hook-pre-launch-{index}-{name}" for index, name in enumerate("abc", 1)]
 
 
@@ -108,7 +109,7 @@ def test_a_hook_runs_where_it_is_meant_to(store: Store) -> None:
         hook(f"h{index}", "pre-launch", on=f"['{on}']")
         for index, on in enumerate(("master", "node", "storage", "10.0.0.102", "disk=ssd", "all"))
     )
-    recipe = {step.id: step for step in run.plan(setup(store, text))}
+    recipe = {step.id: step for step in run.plan(context(store, text))}
     where = [[node.address[-3:] for node in step.nodes] for name, step in recipe.items() if name.startswith("hook")]
     # Labels are those of nodes, so they are looked at when there are nodes.
     assert where == [["0.1"], ["101", "102"], ["101", "102"], ["102"], ["0.1", "101", "102"], ["0.1", "101", "102"]]
@@ -116,7 +117,7 @@ def test_a_hook_runs_where_it_is_meant_to(store: Store) -> None:
 
 def test_a_hook_that_ran_is_known_by_what_it_does(store: Store) -> None:
     def inputs(data: str) -> str:
-        step = next(step for step in run.plan(setup(store, hook("a", "pre-launch", data))) if step.id.startswith("hook"))
+        step = next(step for step in run.plan(context(store, hook("a", "pre-launch", data))) if step.id.startswith("hook"))
         assert step.inputs is not None
         return step.inputs(step.nodes[0])
 
@@ -159,13 +160,13 @@ class Rootless(StandIn):
 
 def test_names_are_given_to_machines_before_anything_goes_by_them(store: Store) -> None:
     text = hook("names", "pre-init", "10.0.0.101 worker-a", type="HOSTNAME")
-    found = setup(store, text)
+    found = context(store, text)
     recipe = run.plan(found)
     order = [step.id for step in recipe]
     assert order.index("check-machines") < order.index("set-host-names") < order.index("unpack-rootfs")
     step = next(step for step in recipe if step.id == "set-host-names")
     assert [node.address for node in step.nodes] == ["10.0.0.101"]
-    assert found.host_names == {"10.0.0.101": "worker-a"}
+    assert hooks.host_names(hooks.of(found.spec), hooks.NAMING) == {"10.0.0.101": "worker-a"}
     node = StandIn("10.0.0.101")
     step.action(node)
     assert "hostname worker-a" in node.commands[0]
@@ -174,12 +175,12 @@ def test_names_are_given_to_machines_before_anything_goes_by_them(store: Store) 
 
 def test_a_hook_whose_script_was_not_kept_is_refused(store: Store) -> None:
     with pytest.raises(InputError, match="was not kept"):
-        plan(setup(store, hook("a", "pre-launch", "<redacted abcd>")))
+        plan(context(store, hook("a", "pre-launch", "<redacted abcd>")))
 
 
 def test_a_fault_of_an_image_hook_is_told_with_its_file(store: Store) -> None:
     with pytest.raises(InputError, match=r"plugins/a\.yaml"):
-        plan(setup(store, files={"plugins/a.yaml": hook("a", "pre-lunch")}))
+        plan(context(store, files={"plugins/a.yaml": hook("a", "pre-lunch")}))
 
 
 # ---- labels and taints ------------------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ def test_a_taint_of_masters_has_the_name_that_kubernetes_gives_it_now() -> None:
 
 
 def test_labels_roles_and_taints_are_put_on_nodes_and_those_of_others_stay(store: Store) -> None:
-    found = setup(store)
+    found = context(store)
     (step,) = labels.step(found, "wait-for-nodes")
     node = StandIn()
     step.action(node)
@@ -206,11 +207,10 @@ def test_labels_roles_and_taints_are_put_on_nodes_and_those_of_others_stay(store
 
 
 def test_what_the_clusterfile_does_not_say_any_more_is_taken_away(store: Store) -> None:
-    found = setup(store)
-    found.previous = found.clusterfile
+    found = context(store)
     plain = CLUSTER.replace(", storage", "").replace(", labels: {disk: ssd}", "").replace('"k=v:NoSchedule", ', "")
-    found.clusterfile = effective(parse(plain, "Clusterfile"), Given())
-    (step,) = labels.step(found, "wait-for-nodes")
+    wanted = effective(parse(plain, "Clusterfile"))
+    (step,) = labels.step(changed(found, clusterfile=wanted, previous=found.spec.clusterfile), "wait-for-nodes")
     node = StandIn()
     step.action(node)
     assert "label node host-1 --overwrite node-role.kubernetes.io/storage- disk-" in node.commands[0]
@@ -270,7 +270,7 @@ PLACES = ["/root/.ssh/authorized_keys", "~/.ssh/authorized_keys", "../../x", "a/
 @pytest.mark.parametrize("output", PLACES)
 def test_a_hook_of_an_image_names_no_path_of_this_machine(store: Store, output: str) -> None:
     with pytest.raises(InputError, match=r"(?s)plugins/a\.yaml:\d.*hook save names .* -f"):
-        plan(setup(store, files={"plugins/a.yaml": snapshot_hook(output)}))
+        plan(context(store, files={"plugins/a.yaml": snapshot_hook(output)}))
 
 
 @pytest.mark.parametrize("output", PLACES)
@@ -278,15 +278,15 @@ def test_a_hook_that_the_cluster_keeps_names_no_path_of_this_machine(store: Stor
     build(store, files=FILES, launch=("one",))
     kept = parse(CLUSTER + snapshot_hook(output), "the stored Clusterfile", stored=True)
     with pytest.raises(InputError, match=r"the stored Clusterfile:.*hook save names"):
-        plan(prepared(store, 1, 2, clusterfile=effective(kept, Given())))
+        plan(prepared(store, 1, 2, clusterfile=effective(kept)))
 
 
 def test_a_hook_of_an_image_does_not_become_the_user_s_own_by_being_the_same(store: Store) -> None:
     with pytest.raises(InputError, match="hook save names"):
-        plan(setup(store, snapshot_hook("/x/y"), {"plugins/a.yaml": snapshot_hook("/x/y")}))
+        plan(context(store, snapshot_hook("/x/y"), {"plugins/a.yaml": snapshot_hook("/x/y")}))
 
 
-def etcd_step(found: steps.Setup) -> str:
+def etcd_step(found: ClusterContext) -> str:
     step = next(step for step in run.plan(found) if step.id.startswith("hook-post-launch"))
     return str(step.action(step.nodes[0]))
 
@@ -299,8 +299,7 @@ def snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("snapshot")
 @pytest.mark.parametrize("output", ["", "first.db"])
 def test_what_an_image_has_written_goes_below_the_cluster_s_folder_and_replaces_nothing(store: Store, tmp_path: Path, output: str) -> None:
-    found = setup(store, files={"plugins/a.yaml": snapshot_hook(output)})
-    found.state = ClusterState.of("default", tmp_path / "home")
+    found = changed(context(store, files={"plugins/a.yaml": snapshot_hook(output)}), state=ClusterState.of("default", tmp_path / "home"))
     folder = tmp_path / "home/clusters/default/snapshots"
     folder.mkdir(parents=True)
     name = output or "default-etcd.db"
@@ -314,8 +313,7 @@ def test_what_an_image_has_written_goes_below_the_cluster_s_folder_and_replaces_
 
 @pytest.mark.usefixtures("snapshot")
 def test_the_user_s_own_clusterfile_may_name_a_path(store: Store, tmp_path: Path) -> None:
-    found = setup(store, snapshot_hook(str(tmp_path / "deep/etcd.db")))
-    found.state = ClusterState.of("default", tmp_path / "home")
+    found = changed(context(store, snapshot_hook(str(tmp_path / "deep/etcd.db"))), state=ClusterState.of("default", tmp_path / "home"))
     etcd_step(found)
     assert (tmp_path / "deep/etcd.db").read_bytes() == b"etcd"
 

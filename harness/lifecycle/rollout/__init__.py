@@ -1,0 +1,111 @@
+"""How nodes go to another image, one after the other: what all parts of it share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from harness.clusterfile import Hook
+from harness.lifecycle.apps import records
+from harness.lifecycle.cluster.change import Move
+from harness.lifecycle.cluster.membership import Gathered
+from harness.lifecycle.kube import drain, objects, readiness
+from harness.lifecycle.plan import Journal, Step
+from harness.lifecycle.provision import rootfs_update
+from harness.lifecycle.steps.context import ClusterContext, ClusterSpec, ResolvedCluster
+from harness.nodes import Node
+from harness.nodes.files import STATE, Files, read_files
+from harness.nodes.kubectl import NodeKubectl
+from harness.nodes.ssh import SshNode
+
+BACKUP = f"{STATE}/before-upgrade.backup"
+"""On every master: what ``slipway restore`` takes, of before the last upgrade. There is one for the last rollback, too."""
+
+# Parts of a node that are restarted when they change.
+CONTAINERD, KUBELET, CONTROL_PLANE, REGISTRY, BALANCER = "containerd", "kubelet", "control-plane", "registry", "balancer"
+
+
+def kubernetes(kubectl: NodeKubectl) -> Mapping[str, Any]:
+    """kubeadm's ClusterConfiguration as the cluster keeps it."""
+    text = kubectl.run("get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json")
+    return objects.configuration(objects.config_map(text, where=kubectl.where), kubectl.where)
+
+
+@dataclasses.dataclass
+class RolloutWork:
+    """What the steps share."""
+
+    found: Gathered
+    context: ClusterContext
+    hooks: tuple[Hook, ...]
+    launch: tuple[str, ...]
+    move: Move
+    resumed: bool
+    """Somebody began this, or what it takes back, and did not end it."""
+    versions: Mapping[str, str]
+    """Of the kubelets, by address, as they are now."""
+    apps: tuple[records.Installed, ...] = ()
+    batch: int = 1
+    force: bool = False
+    drain_timeout: float = drain.TIMEOUT
+    journal: Journal = dataclasses.field(default_factory=Journal)
+    deltas: dict[str, rootfs_update.Delta] = dataclasses.field(default_factory=dict)
+    """By address, once the nodes have told what they have."""
+
+    @property
+    def spec(self) -> ClusterSpec:
+        return self.context.spec
+
+    @property
+    def resolved(self) -> ResolvedCluster:
+        return self.context.resolved
+
+    @property
+    def kubectl(self) -> NodeKubectl:
+        """By way of any master whose API answers."""
+        return NodeKubectl(self.found.first, tuple(node for node in self.found.masters if node is not self.found.first))
+
+    @property
+    def batches(self) -> tuple[tuple[SshNode, ...], ...]:
+        """The workers that have their turn together."""
+        workers = self.context.spec.workers
+        return tuple(workers[start : start + self.batch] for start in range(0, len(workers), self.batch))
+
+    def name(self, node: Node) -> str:
+        return self.found.name(node)
+
+    def beside(self, node: Node) -> SshNode:
+        """A master whose API is there while ``node`` is changed; itself when it is the only one."""
+        return next((master for master in (self.found.first, *self.found.masters) if master is not node), self.found.first)
+
+
+def moves(work: RolloutWork, node: Node) -> bool:
+    """Whether it is known already that the pods of a node must go elsewhere for a while."""
+    return work.versions.get(node.address) != work.move.after.kubernetes
+
+
+def takes_pods(node: readiness.Resource) -> bool:
+    """Whether a Node object takes the pods of anybody."""
+    closed = any(taint["effect"] in ("NoSchedule", "NoExecute") for taint in node["spec"].get("taints") or ())
+    return not closed and not node["spec"].get("unschedulable") and readiness.node_problem(node) is None
+
+
+def noted(work: RolloutWork, node: Node, step: Step) -> bool:
+    """Whether ``run`` would have nothing to do on a node."""
+    return step.inputs is not None and work.journal.has(node, step.id, step.inputs(node))
+
+
+def note_done(work: RolloutWork, node: Node, step: Step) -> None:
+    if step.inputs is not None:
+        inputs = step.inputs(node)
+        if not work.journal.has(node, step.id, inputs):
+            work.journal.add(node, step.id, inputs)
+
+
+def changed_files(node: Node, files: Files) -> frozenset[str]:
+    """Paths outside the rootfs where other files will stand; links lead to programs, which are looked at by themselves."""
+    found = read_files(node, [path for path, file in files.items() if file.link is None])
+    # Where overlays do not work, containerd's configuration has been changed for it.
+    there = {path: data.replace(b'snapshotter = "native"', b'snapshotter = "overlayfs"') for path, data in found.items()}
+    return frozenset(path for path, file in files.items() if file.link is None and there.get(path) != file.data)

@@ -1,0 +1,51 @@
+"""Addons, and what a configuration of Kubernetes depends on."""
+
+from __future__ import annotations
+
+import json
+
+from harness.lifecycle import run
+from harness.lifecycle.steps import bootstrap
+from harness.oci.store import Store
+from harness.runtimes.kubeadm import Kubeadm
+from tests.unit.lifecycle.steps.test_preparation import ADDONS
+from tests.unit.lifecycle.test_run import FACTS, KEYS, build, prepared, store, with_profile
+
+__all__ = ["store"]  # a fixture
+
+
+NAMED = 'apiVersion: v1\nkind: Service\nmetadata: {name: "dns-{{ DNSSvcIP }}", namespace: kube-system}\n'
+
+
+def test_the_network_comes_first_and_other_addons_when_a_node_is_ready(store: Store) -> None:
+    build(
+        store,
+        files={"etc/slipway.yaml": FACTS, "etc/addons/network.yaml": "cidr: {{ PodCIDR }}", "etc/addons/dns.yaml": NAMED},
+    )
+    context = prepared(store)
+    applied: list[dict[str, str]] = []
+    context.resolved.runtime.finish = applied.append  # type: ignore[method-assign, assignment]
+    context.resolved.runtime.apply = lambda manifests, timeout: applied.append(dict(manifests))  # type: ignore[method-assign]
+    plan = {step.id: step for step in run.plan(context)}
+    plan["finish-cluster"].action(context.spec.first)
+    plan["start-addons"].action(context.spec.first)
+    record = applied[1].pop("slipway-addons.json")
+    assert applied == [{"network.yaml": "cidr: 100.64.0.0/10"}, {"dns.yaml": NAMED.replace("{{ DNSSvcIP }}", "10.96.0.10")}]
+    assert json.loads(record)["data"] == {"objects": "+ v1 Service kube-system dns-10.96.0.10\n"}
+    order = list(plan)
+    assert order.index("finish-cluster") < order.index("start-addons") < order.index("wait-for-nodes")
+
+
+def test_another_profile_or_other_addons_are_another_configuration_and_no_profile_is_the_one_of_before(store: Store) -> None:
+    build(store, "bare")
+    build(store, "more", files={"etc/slipway.yaml": FACTS, **ADDONS})
+
+    def inputs(image: str, profile: str | None) -> str:
+        context = with_profile(prepared(store, image=image), profile)
+        assert isinstance(context.resolved.runtime, Kubeadm)
+        context.resolved.runtime._pki = KEYS
+        return bootstrap.kubernetes_inputs(context.resolved, context.spec.first)
+
+    assert inputs("bare", "cis") != inputs("bare", None)
+    assert inputs("bare", "cis") != inputs("more", "cis")
+    assert inputs("bare", None) == inputs("more", None)

@@ -1,0 +1,56 @@
+"""What is waited for, and what is not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from harness.errors import NodeError
+from harness.lifecycle.steps import waits
+from harness.oci.store import Store
+from tests.unit.lifecycle.standin import StandIn
+from tests.unit.lifecycle.test_run import build, changed, prepared, store
+
+__all__ = ["store"]  # a fixture
+
+
+def test_what_ails_before_a_change_is_kept_until_one_has_come_to_its_end(store: Store) -> None:
+    build(store)
+    master = StandIn()
+    context = changed(prepared(store), masters=(master,))
+
+    def there(recorded: str, *ill: str) -> list[str]:
+        metas = [{"name": name, "namespace": "web", "uid": name} for name in ill]
+        items = [{"kind": "Deployment", "metadata": meta, "spec": {"replicas": 1}} for meta in metas]
+        answer = json.dumps({"data": {"ailing": recorded}})
+        master.answers, master.commands = {"get configmap": answer, "get nodes,": json.dumps({"items": items})}, []
+        waits.record_unready_workloads(context)
+        return [command for command in master.commands if " patch " in command]
+
+    patched = there("", "nginx")
+    assert context.unready_before == ["Deployment web/nginx"]
+    assert '["Deployment web/nginx"]' in patched[0].replace("\\", "")
+    # The change that was cut off broke another one: that is not old.
+    assert there('["Deployment web/nginx"]', "nginx", "redis") == []
+    assert context.unready_before == ["Deployment web/nginx"]
+    assert there("[]", "redis") == []
+    assert context.unready_before == []
+
+
+def test_waiting_ends_when_a_machine_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    node = StandIn()
+    watch = waits.watching([node])
+    watch("")
+    assert node.commands == []
+    clock[0] += 60
+
+    def lost(*_: Any, **__: Any) -> None:
+        raise NodeError("10.0.0.1: the connection was lost")
+
+    monkeypatch.setattr(node, "run", lost)
+    with pytest.raises(NodeError):
+        watch("")
