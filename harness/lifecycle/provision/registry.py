@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import hmac
 import io
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import BinaryIO, Protocol
@@ -42,6 +43,8 @@ KEY = f"{STATE}/registry.key"
 HTPASSWD = f"{STATE}/registry.htpasswd"
 CA = "/etc/kubernetes/pki/ca.crt"
 CA_OF_SITE = f"{STATE}/site-registry.crt"
+CERTS_D = "/etc/containerd/certs.d"
+_HOSTS_PATH = re.compile(rf"{re.escape(CERTS_D)}/[\w\[][\w.:\[\]-]*/hosts\.toml", re.ASCII)
 MOST = 3
 """Control-plane nodes with a registry; more would only cost disk space."""
 
@@ -287,7 +290,16 @@ def hosts_file(data: bytes) -> NodeFile:
 
 
 def _hosts_files(texts: Mapping[str, str]) -> dict[str, NodeFile]:
-    return {f"/etc/containerd/certs.d/{name}/hosts.toml": hosts_file(text.encode()) for name, text in texts.items()}
+    return {f"{CERTS_D}/{name}/hosts.toml": hosts_file(text.encode()) for name, text in texts.items()}
+
+
+def hosts_paths(node: Node) -> list[str]:
+    """Paths of the hosts.toml that a node has. Anything else that it prints is left out: other machines get files under these paths."""
+    listed = node.run(f"ls {CERTS_D}/*/hosts.toml 2>/dev/null || true").stdout.split()
+    paths = [path for path in listed if _HOSTS_PATH.fullmatch(path)]
+    for path in sorted({*listed} - {*paths}):
+        log.warning(f"{node.name}: {untrusted.shown(path)[:120]!r} is not the hosts.toml of a registry: it is left out")
+    return paths
 
 
 class Elsewhere(Protocol):
@@ -305,7 +317,7 @@ class Anything:
     hosts_toml: str
 
     def files(self, names: Iterable[str]) -> Files:  # noqa: ARG002 -- whatever they are
-        return {"/etc/containerd/certs.d/_default/hosts.toml": NodeFile.text(self.hosts_toml)}
+        return {f"{CERTS_D}/_default/hosts.toml": NodeFile.text(self.hosts_toml)}
 
 
 @dataclasses.dataclass(frozen=True)

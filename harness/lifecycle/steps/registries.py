@@ -134,9 +134,6 @@ def fetch_images(context: ClusterContext) -> Step:
     )
 
 
-_CERTS_D = "/etc/containerd/certs.d"
-
-
 @dataclasses.dataclass(frozen=True)
 class AsThere:
     """Registries as a member of the cluster has them: what was said about them when the cluster was made."""
@@ -145,8 +142,7 @@ class AsThere:
 
     @classmethod
     def of(cls, node: Node) -> AsThere:
-        paths = node.run(f"ls {_CERTS_D}/*/hosts.toml 2>/dev/null || true").stdout.split()
-        return cls(read_files(node, [*paths, registry.CA_OF_SITE]))
+        return cls(read_files(node, [*registry.hosts_paths(node), registry.CA_OF_SITE]))
 
     def files(self, names: Iterable[str]) -> Files:  # noqa: ARG002 -- it knows them all
         return {path: registry.hosts_file(data) if path.endswith(".toml") else NodeFile(data) for path, data in self.found.items()}

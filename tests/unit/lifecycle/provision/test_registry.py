@@ -235,3 +235,21 @@ def test_a_login_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == LOGIN
     assert SECRET not in repr(found)
     assert log.hidden(f"{SECRET} {LOGIN.basic} x") == "*** *** x"
+
+
+ODD = [
+    "/root/.ssh/authorized_keys",
+    "/etc/containerd/certs.d/../../systemd/x.toml",
+    "/etc/containerd/certs.d/../hosts.toml",
+    "x/hosts.toml",
+]
+
+
+def test_a_node_that_lists_other_files_than_hosts_toml_does_not_choose_what_others_get(capsys: pytest.CaptureFixture[str]) -> None:
+    good = [f"/etc/containerd/certs.d/{name}/hosts.toml" for name in ("_default", "docker.io", "hub.example.org:5000", "[fd00::1]:5000")]
+    node = StandIn()
+    node.answers = {"ls /etc/containerd": "\n".join([*ODD, *good, "/etc/containerd/certs.d/\x1b[2J/hosts.toml"])}
+    assert registry.hosts_paths(node) == good
+    said = capsys.readouterr().err
+    assert all(repr(path) in said for path in ODD)
+    assert "\x1b" not in said

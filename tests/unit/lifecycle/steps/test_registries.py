@@ -145,3 +145,9 @@ def test_a_registry_of_the_site_is_used_as_the_others_use_it(monkeypatch: pytest
     monkeypatch.setattr(registries, "read_files", lambda *_: dict(there))
     # Who may read them is the same, too: they hold a password.
     assert registries.AsThere.of(StandIn()).files(()) == site.files(["docker.io"])
+
+
+def test_a_member_does_not_choose_which_files_others_get() -> None:
+    node, good = StandIn(), "/etc/containerd/certs.d/_default/hosts.toml"
+    node.answers = {"ls /etc": f"/root/.ssh/authorized_keys\n{good}\n", "base64": f"/root/.ssh/authorized_keys eA==\n{good} eA==\nend\n"}
+    assert set(registries.AsThere.of(node).files(())) == {good}
