@@ -74,7 +74,7 @@ class Plain:
 
     def end(self, step: ProgressStep, *, failed: bool) -> None:
         mark = "x" if failed else "+"
-        note = f" ({shown(step.note)})" if step.note else ""
+        note = f" ({_note(step)})" if step.note else ""
         text = f"{'  ' * step.depth}{mark} {shown(step.title)}{note} {duration(step.seconds or 0)}"
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -94,7 +94,7 @@ class Terminal:
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 1))
         for step in list(self.running):
-            label = Text("  " * step.depth + shown(step.title) + (f"  {shown(step.note)}" if step.note else ""))
+            label = Text("  " * step.depth + shown(step.title) + (f"  {_note(step)}" if step.note else ""))
             table.add_row(Spinner("dots"), label, Text(duration(time.monotonic() - step.started), style="dim"))
         return table
 
@@ -111,7 +111,7 @@ class Terminal:
             mark = Text("✗ ", style="red") if failed else Text("✓ ", style="green")
             text = Text("  " * step.depth) + mark + Text(shown(step.title))
             if step.note:
-                text.append(f"  {shown(step.note)}", style="dim")
+                text.append(f"  {_note(step)}", style="dim")
             text.append(f"  {duration(step.seconds or 0)}", style="dim")
             self.console.print(text, soft_wrap=True)
             if not self.running and self.live is not None:
@@ -163,6 +163,11 @@ def hidden(text: str) -> str:
     for secret in sorted(_hidden, key=len, reverse=True):
         text = text.replace(secret, GONE)
     return text
+
+
+def _note(step: ProgressStep) -> str:
+    """A note as it is displayed. It changes while the step runs, and may be the output of a program."""
+    return shown(hidden(step.note))
 
 
 def setup(*, quiet: bool = False, verbose: bool = False) -> None:

@@ -62,3 +62,15 @@ def test_what_others_say_does_not_steer_the_terminal(display: type[log.Plain | l
     for character in "\x1b\x07\r\u202e":
         assert character not in said
     assert "web\\x1b]0;owned\\x07\\x1b[2J\\r\\u202enot\nnext line\n" in said
+
+
+@pytest.mark.parametrize("display", [log.Plain, log.Terminal])
+def test_note_of_a_step_holds_no_secret_that_is_known(display: type[log.Plain | log.Terminal], monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(log, "_state", log._State(display(Console(file=stream, width=200))))
+    log.hide("correct-horse")
+    with log.step("launch") as step:
+        step.note = "it said correct-horse"
+    assert "launch" in stream.getvalue()
+    assert "it said ***" in stream.getvalue()
+    assert "correct-horse" not in stream.getvalue()
