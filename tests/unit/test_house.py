@@ -117,10 +117,7 @@ YAML_LOADERS = {
     "harness.clusterfile.yaml_nodes",  # nodes with lines, after untrusted.yaml_excess
     "harness.build.discover",  # the same
     "harness.trust.policy",  # the same
-    "harness.lifecycle.cluster.kubeconfig",  # kubeconfigs, of this machine too
-    "harness.lifecycle.cluster.certificates",
-    "harness.lifecycle.restore",
-    "harness.runtimes.kubeadm",
+    "harness.lifecycle.cluster.kubeconfig",  # the user's own, into which that of a cluster is merged
 }
 """Who may load YAML past untrusted.yaml_documents."""
 _TAR_READING = {"is_tarfile", "extractfile", "extractall", "getmembers", "getnames"}
@@ -363,7 +360,7 @@ def test_tars_from_elsewhere_are_read_by_the_careful_reader_only() -> None:
 
 def test_yaml_from_elsewhere_is_loaded_behind_its_limits_only() -> None:
     loaders = {name for name in SOURCES if any(module == "yaml" and function in _YAML_LOADING for module, function, _ in calls(name))}
-    assert loaders <= YAML_LOADERS | {"harness.clusterfile.yaml_nodes"}
+    assert loaders | {"harness.clusterfile.yaml_nodes"} == YAML_LOADERS
     assert [name for name in SOURCES if name not in YAML_LOADERS and "SafeLoader" in SOURCES[name].read_text()] == []
 
 
