@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness import log
 from harness.clusterfile import is_redacted
 from harness.clusterfile.diff import difference
 from harness.clusterfile.parse import parse
@@ -148,3 +149,12 @@ spec: {phases: [post-install], on: master0, data: "echo fine"}
     for rest in ("Mode: fast", "kubectl apply -f a.yaml", "echo fine", "user: root"):
         assert rest in kept
     assert difference(parse(kept, "F", stored=True), parse(text, "F")) == ()
+
+
+def test_the_secrets_of_a_clusterfile_that_was_read_are_shown_nowhere() -> None:
+    parse(
+        "apiVersion: slipway.dev/v1\nkind: Cluster\nmetadata: {name: c}\nspec:\n  image: shop:1.0\n"
+        "  env: [DB_PASS=correct-horse, Mode=fast]\n  ssh: {passwd: battery-staple}\n",
+        "F",
+    )
+    assert log.hidden("correct-horse, battery-staple, fast") == "***, ***, fast"

@@ -257,6 +257,7 @@ def test_a_command_has_a_limit_also_when_none_is_given(tmp_path: Path, programs:
         assert programs.calls
         for argv, options in programs.calls:
             assert 0 < options["timeout"] <= 7200, argv
+    assert programs.calls[-1][1]["limit"] == 1, "what is fetched into a file has a ceiling"
 
 
 def test_a_machine_that_hangs_or_prints_without_end_is_told_in_its_own_words(tmp_path: Path, programs: Programs) -> None:

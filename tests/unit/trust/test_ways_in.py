@@ -26,6 +26,7 @@ from harness.oci.reference import Reference
 from harness.oci.registry.config import Site
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.fetcher import Fetcher
+from harness.oci.registry.guarded import GuardedSource, Permits
 from harness.oci.registry.manifest import Manifest
 from harness.oci.registry.sources import LayoutSource, RemoteSource
 from harness.oci.store import Store
@@ -239,6 +240,13 @@ def fetcher(store: Store) -> Fetcher:
     return Fetcher([RemoteSource(client, policy.gate().admit_remote)], store)
 
 
+def guarded(store: Store) -> object:
+    """As the throw-away cluster of a build asks."""
+    client: Any = Registry(CONTAINER, OCI_MANIFEST)
+    source = GuardedSource(client, client, Permits([NAME.domain]), policy.gate().admit_remote)
+    return Fetcher([source], store).manifest(NAME)
+
+
 def pulled(store: Store) -> object:
     client: Any = Registry(CONTAINER, OCI_MANIFEST)
     return pull.pull(store, NAME, client)
@@ -307,7 +315,7 @@ TRIED: dict[str, Callable[[Store], object]] = {
     "FROM sealer": lambda store: base(store, "sealed"),
     "convert": lambda store: sealerimage.convert(store, "sealed"),
     "COPY --from": lambda store: layers.pull(fetcher(store), store, NAME, "linux/amd64"),
-    "capture": lambda store: fetcher(store).manifest(NAME),
+    "capture": guarded,
     "capture by digest": known_by_digest,
     "collect": collect,
     "FROM in a Dockerfile": dockerfile,

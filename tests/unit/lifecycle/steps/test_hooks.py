@@ -138,7 +138,9 @@ def test_a_script_starts_in_the_rootfs_where_there_is_one_with_the_environment_o
         assert "export Word=hunter2\n" in script
         assert 'echo "$Word"' in script
         assert not any("hunter2" in command for command in node.commands)
-        assert any(command.startswith("put /run/slipway-launch-") for command in node.commands) == (place == "/")
+        (put,) = (command for command in node.commands if command.startswith("put "))
+        assert put.startswith("put /run/slipway-launch-") == (place == "/")
+        assert put.endswith(" 600")
 
 
 class Rootless(StandIn):
