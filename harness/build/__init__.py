@@ -27,7 +27,7 @@ from harness.cloudimage import CloudImage, EmbeddedImage, History, ImageApp, Ima
 from harness.clusterfile import secrets
 from harness.errors import BuildError, CheckError, CommandError, Fault, InputError, StoreError
 from harness.host import scratch, tools
-from harness.kubefile import Kubefile, applications, version_range
+from harness.kubefile import Kubefile, applications, instructions, version_range
 from harness.lifecycle.kube import readiness
 from harness.oci.layer import Layer, LayerEntry, write_layer
 from harness.oci.model import INDEXES, Platform, canonical_json
@@ -44,7 +44,7 @@ from harness.trust import policy
 FORMAT = "1"
 """Part of every discovery key: raise it when a discovery would find something else."""
 
-_KIND_LABELS = {"cni": kubefile.LABEL_CNI, "csi": kubefile.LABEL_CSI}
+_KIND_LABELS = {"cni": instructions.LABEL_CNI, "csi": instructions.LABEL_CSI}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,10 +291,10 @@ def _part(
         log.info(f"for {platform}:")
     base = _base(parsed, store, platform)
     builder = container_images.Builder(store, _image_roots(options.context), platform, options.network, options.allow_older)
-    arguments = {name: value for item in parsed.of(kubefile.Arg) for name, value in item.values.items() if value is not None}
+    arguments = {name: value for item in parsed.of(instructions.Arg) for name, value in item.values.items() if value is not None}
     own = _BuiltImages(builder, arguments, choice)
     embedded = {image.name: image.digest for image in base.images.images} if base else {}
-    remote.permits.declare([*embedded, *(copy.from_image for copy in parsed.of(kubefile.Copy) if copy.from_image)])
+    remote.permits.declare([*embedded, *(copy.from_image for copy in parsed.of(instructions.Copy) if copy.from_image)])
     sources: tuple[Source, ...] = (LayoutSource(store, embedded, "base image"), own, remote, _BuiltAsLastResort(own))
     work = stack.enter_context(_layer_builder(options, parsed, store, builder, sources, base, choice))
     steps = _layers(parsed, work)
@@ -315,7 +315,7 @@ def exposed(parsed: Kubefile, info: Info, steps: Sequence[BuildStep]) -> list[st
     return [
         f"{parsed.where(instruction)}: the value of ARG {name} looks like a secret and is written into the image in clear: "
         "use {{ " + name + " }} in a file or ${" + name + "} in ENV, and give the value to `slipway run -e`"
-        for instruction in parsed.of(kubefile.Arg)
+        for instruction in parsed.of(instructions.Arg)
         for name, value in instruction.values.items()
         if value and secrets.is_secret(name, value) and json.dumps(value, ensure_ascii=False)[1:-1] in written
     ]
@@ -428,10 +428,10 @@ def _layers(parsed: Kubefile, work: LayerBuilder) -> list[BuildStep]:
     """Perform every instruction; only those that make files are displayed."""
     steps = []
     for instruction in parsed.instructions:
-        if not isinstance(instruction, kubefile.Copy | kubefile.AppInstruction | kubefile.Run):
+        if not isinstance(instruction, instructions.Copy | instructions.AppInstruction | instructions.Run):
             step = work.perform(parsed, instruction)
             # The value of a build argument may be confidential: an image lists the names, not the values.
-            if isinstance(instruction, kubefile.Arg):
+            if isinstance(instruction, instructions.Arg):
                 step = dataclasses.replace(step, text=f"ARG {' '.join(instruction.values)}")
             steps.append(step)
             continue
@@ -655,7 +655,7 @@ class ImageDiscovery:
 
     def _boot(self, tree: Path, facts: Facts, env: Mapping[str, str]) -> tuple[list[PulledImage], dict[str, tuple[str, ...]]]:
         """Run the image on a throw-away cluster. Returns the pulled images, and for each image the workloads that use it."""
-        own_network = any(label.startswith(kubefile.LABEL_CNI) for app in self.info.apps for label in app.labels)
+        own_network = any(label.startswith(instructions.LABEL_CNI) for app in self.info.apps for label in app.labels)
         plan = sandbox.SandboxPlan(tree, facts, env, self._image(), own_network, self.options.keep)
         make = CLUSTERS[self.options.cluster]
         with tempfile.TemporaryDirectory(prefix="slipway-cluster-", dir=scratch.folder()) as work:  # noqa: SIM117 -- reads better

@@ -12,9 +12,11 @@ from typing import Any
 
 from harness.build import discover
 from harness.errors import Fault, InputError
-from harness.kubefile import AppInstruction, Copy, Instruction, Kubefile, check_context, local_sources
+from harness.kubefile import Kubefile
 from harness.kubefile import applications as apps
 from harness.kubefile import context as build_context
+from harness.kubefile.checks import context_faults
+from harness.kubefile.instructions import AppInstruction, Copy, Instruction, local_sources
 from harness.oci.reference import Reference
 
 
@@ -28,7 +30,7 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
     ``fromBase`` are applications that only the base image can have, so their commands are not in ``launch``. Raises InputError with every
     fault of the context and of the manifests.
     """
-    faults = [*check_context(kubefile, context), *_references(kubefile)]
+    faults = [*context_faults(kubefile.path, kubefile.instructions, context), *_references(kubefile)]
     applications: tuple[apps.KubefileApp, ...] = ()
     try:
         applications = apps.applications(kubefile, context)
@@ -58,7 +60,7 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
 def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[discover.RootfsFile, ...]:
     """The files of the context as they will be in the rootfs, each called by its name in the context; later instructions win.
 
-    What RUN makes, archives hold and URLs or other images give is not among them, nor what an instruction takes that ``check_context``
+    What RUN makes, archives hold and URLs or other images give is not among them, nor what an instruction takes that ``context_faults``
     finds fault with.
     """
     by_path: dict[str, discover.RootfsFile] = {}

@@ -16,7 +16,8 @@ from harness import log
 from harness.build import container_images, image_choice
 from harness.errors import BuildError
 from harness.host import gotools
-from harness.kubefile import Arg, Copy, Kubefile
+from harness.kubefile import Kubefile
+from harness.kubefile.instructions import Arg, Copy
 from harness.oci.reference import Reference
 
 NEWEST = ("stable", "latest")

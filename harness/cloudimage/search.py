@@ -16,6 +16,7 @@ from typing import Any
 from harness import assets, catalog, cloudimage, kubefile, log
 from harness.cloudimage import Info
 from harness.errors import SlipwayError, StoreError, UsageError
+from harness.kubefile import instructions
 from harness.oci import graph
 from harness.oci.model import Descriptor, Platform
 from harness.oci.reference import DEFAULT_DOMAIN, DEFAULT_TAG, Reference
@@ -142,7 +143,7 @@ def _kubernetes(folder: Path) -> str | None:
         parsed = kubefile.parse(path.read_text(), str(path))
     except SlipwayError:
         return None
-    return next((one.values[_VERSION_LABEL] for one in parsed.of(kubefile.Label) if _VERSION_LABEL in one.values), None)
+    return next((one.values[_VERSION_LABEL] for one in parsed.of(instructions.Label) if _VERSION_LABEL in one.values), None)
 
 
 def _sentence(text: str) -> str:

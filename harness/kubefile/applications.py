@@ -10,19 +10,11 @@ from pathlib import Path
 
 from harness import templates
 from harness.errors import Fault, InputError
-from harness.kubefile import AppCmds, AppEnv, AppInstruction, Cni, Csi, Kubefile
+from harness.kubefile import Kubefile
 from harness.kubefile import context as build_context
+from harness.kubefile.instructions import AppCmds, AppEnv, AppInstruction, Cni, Csi, InstructionError
 
 HELM, KUBE, SHELL, MIXED = "helm", "kube", "shell", "mixed"
-
-
-class _StartError(Exception):
-    """An application without start commands."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +47,7 @@ def applications(kubefile: Kubefile, context: Path) -> tuple[KubefileApp, ...]:
     for instruction in kubefile.of(AppInstruction):
         try:
             by_name[instruction.app] = _application(kubefile, instruction, context)
-        except (build_context.ContextError, _StartError) as wrong:
+        except (build_context.ContextError, InstructionError) as wrong:
             faults.append(Fault(kubefile.where(instruction), wrong.message, wrong.hint))
     if faults:
         raise InputError(faults)
@@ -129,7 +121,7 @@ def _application(kubefile: Kubefile, instruction: AppInstruction, context: Path)
     commands, env = overrides(kubefile, instruction.app)
     if commands is None and kind == MIXED:
         what = "its files are neither a chart, nor all YAML, nor all .sh" if files else "it has no files"
-        raise _StartError(
+        raise InstructionError(
             f"{instruction.name} {instruction.app}: {what}, so how to start it must be said", f'APPCMDS {instruction.app} ["command"]'
         )
     if commands is None:

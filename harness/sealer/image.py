@@ -17,6 +17,7 @@ from typing import Any
 from harness import cloudimage, log, untrusted
 from harness.cloudimage import INFO, Blob, EmbeddedImage, History, ImageApp, ImageSet, Info, PlatformImage, Row, is_cloudimage
 from harness.errors import BuildError, StoreError, UsageError
+from harness.kubefile import applications, instructions
 from harness.oci.graph import child_for, descriptors
 from harness.oci.model import DOCKER_CONFIG, INDEXES, MANIFESTS, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, Platform
 from harness.oci.reference import Reference, as_asked
@@ -575,8 +576,6 @@ def _history(part: SealerPart, apart: SplitLayers) -> tuple[History, ...]:
 
 
 def _info(part: SealerPart, extension: Extension, problems: list[ImageProblem]) -> Info:
-    from harness import kubefile
-    from harness.kubefile import applications
 
     apps = tuple(_app(one, part.labels) for one in extension.applications)
     by_name = {app.name: app for app in apps}
@@ -596,15 +595,13 @@ def _info(part: SealerPart, extension: Extension, problems: list[ImageProblem]) 
         launch=launch or tuple(command for command in extension.launch_commands if command),
         apps=apps,
         labels=part.labels,
-        kube_version=part.labels.get(kubefile.LABEL_KUBE_VERSION) or None,
+        kube_version=part.labels.get(instructions.LABEL_KUBE_VERSION) or None,
         cluster_apps=tuple(app.name for app in apps if app.labels),
         converted_from={"tool": KIND, "version": extension.sealer, "digest": part.digest},
     )
 
 
 def _app(one: SealerApplication, labels: Mapping[str, str]) -> ImageApp:
-    from harness import kubefile
-    from harness.kubefile import applications
 
     kind = one.kind if one.kind in (applications.HELM, applications.KUBE, applications.SHELL) else applications.MIXED
     commands: tuple[str, ...] = ()
@@ -613,7 +610,8 @@ def _app(one: SealerApplication, labels: Mapping[str, str]) -> ImageApp:
         commands = (f"cd {shlex.quote(f'application/apps/{one.name}')} && {' '.join(one.commands)}",)
     elif kind != applications.MIXED:
         commands = applications.default_commands(one.name, kind, one.files)
-    roles = {f"{role}{one.name}": "true" for role in (kubefile.LABEL_CNI, kubefile.LABEL_CSI) if labels.get(f"{role}{one.name}") == "true"}
+    role_labels = [f"{role}{one.name}" for role in (instructions.LABEL_CNI, instructions.LABEL_CSI)]
+    roles = {label: "true" for label in role_labels if labels.get(label) == "true"}
     return ImageApp(one.name, kind, one.files, one.env, commands, roles)
 
 

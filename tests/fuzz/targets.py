@@ -20,7 +20,7 @@ from harness.build import discover
 from harness.clusterfile import parse as clusterfile
 from harness.clusterfile import secrets, serialize, write
 from harness.errors import InputError, SlipwayError
-from harness.kubefile import version_range, words
+from harness.kubefile import checks, version_range, words
 from harness.lifecycle.checks.preflight import gather, probes
 from harness.lifecycle.cluster import redaction
 from harness.nodes import Node
@@ -73,7 +73,7 @@ def _files(*patterns: str) -> tuple[bytes, ...]:
 
 def read_kubefile(data: bytes, folder: Path) -> None:
     parsed = kubefile.parse(_text(data), "Kubefile", build_args={"A": "b"})
-    kubefile.check_context(parsed, folder)
+    checks.context_faults(parsed.path, parsed.instructions, folder)
     _ = parsed.launch, parsed.commands
 
 

@@ -60,7 +60,6 @@ LARGE: dict[str, int] = {
     "harness.build.discover": 515,
     "harness.cloudimage": 777,
     "harness.cloudimage.diff": 602,
-    "harness.kubefile": 886,
     "harness.lifecycle.apps.install": 633,
     "harness.lifecycle.checks.postflight": 567,
     "harness.lifecycle.checks.postflight.cis": 530,

@@ -16,6 +16,7 @@ from harness.build import BuildOptions, exposed, image_choice, read_all, release
 from harness.build.layers import BuildStep
 from harness.cloudimage import ImageApp, Info
 from harness.errors import BuildError, InputError
+from harness.kubefile import instructions
 from harness.oci.model import Platform
 from harness.oci.store import Store
 from harness.runtimes import Facts
@@ -54,7 +55,7 @@ BOTH = (Platform.parse("linux/amd64"), Platform.parse("linux/arm64"))
 
 def copied(options: BuildOptions) -> list[str | None]:
     """The image that the Kubefile copies from, for each platform."""
-    return [copy.from_image for parsed in read_all(options).values() for copy in parsed.of(kubefile.Copy)]
+    return [copy.from_image for parsed in read_all(options).values() for copy in parsed.of(instructions.Copy)]
 
 
 def test_source_and_version_mean_the_same_for_every_platform_and_to_the_end_of_a_build(
@@ -126,7 +127,7 @@ def test_a_network_that_an_application_brings_is_launched_before_a_node_is_waite
         yield box
 
     monkeypatch.setitem(build.CLUSTERS, "kind", make)
-    app = ImageApp("calico", "kube", commands=("apply calico",), labels={f"{kubefile.LABEL_CNI}calico": "true"})
+    app = ImageApp("calico", "kube", commands=("apply calico",), labels={f"{instructions.LABEL_CNI}calico": "true"})
     discovery: Any = SimpleNamespace(
         info=Info(apps=(app,), cluster_apps=("calico",), launch=("apply calico", "apply web")),
         options=SimpleNamespace(keep=False, cluster="kind"),
