@@ -24,12 +24,12 @@ def images(
     output: Json = "text",
 ) -> None:
     """List the CloudImages of the local store, and images of sealer, which `slipway convert` makes CloudImages of."""
-    from harness import cloudimage
+    from harness.cloudimage import listing
     from harness.sealer import image as sealerimage
 
     as_json = wants_json(output)
     store = Store.default()
-    rows = {row.name: row for row in (*(cloudimage.others(store) if everything else ()), *cloudimage.images(store))}
+    rows = {row.name: row for row in (*(listing.others(store) if everything else ()), *listing.images(store))}
     rows.update((row.name, row) for row in sealerimage.rows(store))
     listed = [rows[name] for name in sorted(rows)]
     if as_json:
@@ -59,7 +59,7 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
     For an image of sealer, show which names can be restored and which cannot.
     """
     from harness import cloudimage
-    from harness.cloudimage import enforcers
+    from harness.cloudimage import enforcers, listing
     from harness.sealer import image as sealerimage
 
     store = Store.default()
@@ -68,7 +68,7 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
         return
     image = cloudimage.read(store, name)
     if wants_json(output):
-        print_json(cloudimage.describe(image))
+        print_json(listing.describe(image))
         return
     for part in image.platforms:
         info = part.info
@@ -92,7 +92,7 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
             say(f"policies    {enforcers.told(enforcers.among(one.name for one in part.images.images))}")
         rootfs = f"{len(part.layers)} layers of rootfs with {log.size(sum(one.size for one in part.layers))}"
         say(f"size        {log.size(image.size)} in all, {rootfs}\n")
-        sizes = cloudimage.content_sizes(store, part.images)
+        sizes = listing.content_sizes(store, part.images)
         table(
             ("IMAGE", "DIGEST", "SIZE", "FOUND BY", "ASKED FOR BY"),
             [
@@ -167,12 +167,13 @@ def history(
     import dataclasses
 
     from harness import cloudimage
+    from harness.cloudimage import listing
 
     as_json = wants_json(output)
     image = cloudimage.read(Store.default(), name)
     if platform:
         image = dataclasses.replace(image, platforms=(image.platform(platform_of(platform)),))
-    rows = cloudimage.history(image)
+    rows = listing.history(image)
     if as_json:
         print_json(plain(rows))
         return
@@ -193,13 +194,13 @@ def tag(
     output: Json = "text",
 ) -> None:
     """Give a CloudImage more names."""
-    from harness import cloudimage
+    from harness.cloudimage import tags
 
     as_json = wants_json(output)
     store = Store.default()
     references = [reference(name, "NAME") for name in names]
     for name in names:
-        cloudimage.tag(store, source, name)
+        tags.tag(store, source, name)
     digest, familiar = store.resolve(source).digest, [one.familiar for one in references]
     if as_json:
         print_json({"names": familiar, "digest": digest})
@@ -222,10 +223,10 @@ def rmi(
     output: Json = "text",
 ) -> None:
     """Remove names, and the blobs that no other name needs. With its last name go an image's signatures and other attachments."""
-    from harness import cloudimage
+    from harness.cloudimage import tags
 
     as_json = wants_json(output)
-    removed, freed = cloudimage.remove(Store.default(), names)
+    removed, freed = tags.remove(Store.default(), names)
     if as_json:
         print_json({"names": list(removed), **freed._asdict()})
         return

@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness import cloudimage, log, untrusted
-from harness.cloudimage import INFO, Blob, EmbeddedImage, History, ImageApp, ImageSet, Info, PlatformImage, Row, is_cloudimage
+from harness.cloudimage import INFO, Blob, EmbeddedImage, History, ImageApp, ImageSet, Info, PlatformImage
+from harness.cloudimage.listing import Row
+from harness.cloudimage.reader import is_cloudimage
 from harness.errors import BuildError, StoreError, UsageError
 from harness.kubefile import applications, instructions
 from harness.oci.graph import child_for, descriptors

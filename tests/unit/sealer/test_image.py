@@ -13,7 +13,7 @@ import pytest
 
 from harness import cloudimage
 from harness.cli import app as cli
-from harness.cloudimage import CloudImage
+from harness.cloudimage import CloudImage, listing
 from harness.errors import StoreError, UsageError
 from harness.lifecycle import run
 from harness.nodes import Machine
@@ -162,13 +162,13 @@ def test_an_application_installer_is_an_application_image(store: Store) -> None:
 
 def test_the_history_stays_and_a_step_that_held_the_registry_only_is_empty(store: Store) -> None:
     image = written(store, converted(store, simple()))
-    assert [row.layer is None for row in cloudimage.history(image)] == [False, True, False, True]
-    assert cloudimage.history(image)[1].created_by.endswith("LABEL a=b")
+    assert [row.layer is None for row in listing.history(image)] == [False, True, False, True]
+    assert listing.history(image)[1].created_by.endswith("LABEL a=b")
 
 
 def test_an_image_without_history_gets_a_step_for_each_layer(store: Store) -> None:
     image = written(store, converted(store, simple(history=False)))
-    assert [row.layer is None for row in cloudimage.history(image)] == [False, False, True]
+    assert [row.layer is None for row in listing.history(image)] == [False, False, True]
 
 
 def test_what_the_info_says_survives_the_store(store: Store) -> None:

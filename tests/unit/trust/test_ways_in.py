@@ -10,8 +10,9 @@ from typing import Any, Self
 
 import pytest
 
-from harness import build, cloudimage, kubefile, transfer
+from harness import cloudimage, kubefile, transfer
 from harness.build import capture, container_images, layers
+from harness.build.base_image import base_image
 from harness.build.capture import PulledImage, RemoteSource
 from harness.cloudimage import CloudImage
 from harness.clusterfile import ApplicationDocument
@@ -49,7 +50,7 @@ MAKE_USABLE = {
 """Calls that have an image afterwards, by the name before the dot and after it. ``pull`` and sources of registries count everywhere."""
 
 WAYS_IN = {
-    "harness.build:_base": "FROM",
+    "harness.build.base_image:base_image": "FROM",
     "harness.build:build": "COPY --from, images that a cluster pulls, images that files declare",
     "harness.cli.archive:load": "slipway load",
     "harness.transfer.mirror:expand": "slipway push --expand",
@@ -68,8 +69,8 @@ WAYS_IN = {
 """Functions that make an image usable, and ask policy themselves."""
 
 EXCUSED = {
-    "harness.build:_converted": "_base has asked",
-    "harness.build:_digest_of": "of a base that _base has asked about",
+    "harness.build.base_image:_converted": "base_image has asked",
+    "harness.build.base_image:base_digest": "of a base that base_image has asked about",
     "harness.cli.clusters:_check_site": "run.prepare asks; this looks which of its images the registry of the site lacks",
     "harness.cli.convert:convert": "sealerimage.convert asks before; names what was made of it",
     "harness.cli.images:_inspect_sealer": "shows",
@@ -81,8 +82,8 @@ EXCUSED = {
     "harness.cli.registry:fetch": "transfer.pull asks",
     "harness.cli.registry:pull": "transfer.pull asks",
     "harness.cli.trust:_publish": "describes an image that is here",
-    "harness.cloudimage:tag": "one more name for what has one",
-    "harness.cloudimage.diff:find": "shows",
+    "harness.cloudimage.tags:tag": "one more name for what has one",
+    "harness.cloudimage.side:find": "shows",
     "harness.build.container_images:_pull_foreign": "Builder._ensure asks",
     "harness.build.container_images:ensure_base": "Builder._ensure asks",
     "harness.lifecycle.apps.install:_check_others": "compares names",
@@ -128,8 +129,8 @@ def _makes_usable(node: ast.AST, module: str) -> bool:
     if not isinstance(node, ast.Call):
         return False
     if isinstance(node.func, ast.Name):
-        own = node.func.id == "read" and module in ("harness.cloudimage", "harness.sealer.image")
-        own = own or (node.func.id == "convert" and module == "harness.build")  # sealer's, imported by its name
+        own = node.func.id == "read" and module in ("harness.cloudimage.tags", "harness.sealer.image")
+        own = own or (node.func.id == "convert" and module == "harness.build.base_image")  # sealer's, imported by its name
         return own or node.func.id in ("RemoteSource", "GuardedSource", "pull", "pieces")
     if not isinstance(node.func, ast.Attribute):
         return False
@@ -250,7 +251,7 @@ def load(store: Store) -> object:
 
 
 def base(store: Store, name: str) -> object:
-    return build._base(kubefile.parse(f"FROM {name}\n", "Kubefile"), store, Platform.parse("linux/amd64"))
+    return base_image(kubefile.parse(f"FROM {name}\n", "Kubefile"), store, Platform.parse("linux/amd64"))
 
 
 def collect(store: Store) -> object:
