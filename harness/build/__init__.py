@@ -13,7 +13,7 @@ import dataclasses
 from typing import Any
 
 from harness import cloudimage, log
-from harness.build import container_images, dry_run, image_choice
+from harness.build import dry_run, image_choice, run_steps
 from harness.build.image_choice import ImageChoice
 from harness.build.image_discovery import discover_images
 from harness.build.layers import BuildStep
@@ -51,7 +51,7 @@ def build(options: BuildOptions, store: Store) -> Built:
     options = settled(options)
     kubefiles = read_all(options)
     reference = _tag(options.tag)
-    if options.network == container_images.HOST:
+    if options.network == run_steps.HOST:
         log.warning(
             "--network host: RUN and Dockerfiles share the network of this machine: they reach its services on loopback, and abstract "
             "sockets; use it only for files that you trust"

@@ -12,10 +12,12 @@ from typing import Any
 
 from harness import cloudimage, log, templates
 from harness.build import container_images, discover, sandbox
-from harness.build.capture import Proxy, PulledImage, collect
+from harness.build.capture import Proxy
+from harness.build.image_set import collect
 from harness.build.layers import LayerBuilder, cache_key_files
 from harness.build.options import BuildOptions
 from harness.build.platform_build import PlatformBuild
+from harness.build.pull_record import PulledImage
 from harness.cloudimage import ImageSet, Info, PlatformImage
 from harness.errors import BuildError, CheckError
 from harness.host import scratch, tools

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness import kubefile, log
-from harness.build import container_images, image_choice, releases
+from harness.build import definitions, image_choice, releases, run_steps
 from harness.errors import Fault, InputError
 from harness.kubefile import Kubefile, applications
 from harness.oci.model import Platform
@@ -31,8 +31,8 @@ class BuildOptions:
     """Seconds that the workloads may take to become ready."""
     use_cache: bool = True
     keep: bool = False
-    network: str = container_images.BRIDGE
-    """Network of RUN steps and Dockerfile builds: a key of container_images.NETWORKS."""
+    network: str = run_steps.BRIDGE
+    """Network of RUN steps and Dockerfile builds: a key of run_steps.NETWORKS."""
     images_from: str = image_choice.AUTO
     """Origin of the images that images/ defines: one of image_choice.MODES."""
     allow_login: tuple[str, ...] = ()
@@ -101,6 +101,6 @@ def read_all(options: BuildOptions) -> dict[Platform, Kubefile]:
 def image_roots(context: Path) -> tuple[Path, ...]:
     """Folders that may hold <name>/Dockerfile: images/ in the context, images/ beside its kubefiles/ folder, then slipway's own."""
     absolute = context.resolve()
-    candidates = [absolute / "images", absolute.parent.parent / "images", *container_images.bundled()]
+    candidates = [absolute / "images", absolute.parent.parent / "images", *definitions.bundled()]
     roots = [path for path in candidates if any(path.glob("*/Dockerfile"))]
     return tuple(dict.fromkeys(roots))

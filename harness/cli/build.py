@@ -133,10 +133,10 @@ def build(
 ) -> None:
     """Build a CloudImage from a Kubefile: layers, and every container image that running it pulls."""
     from harness import build as building
-    from harness.build.container_images import NETWORKS
     from harness.build.image_choice import MODES
     from harness.build.image_discovery import CLUSTERS
     from harness.build.options import BuildOptions
+    from harness.build.run_steps import NETWORKS
 
     as_json = wants_json(output)
     one_of(sandbox, CLUSTERS, "--sandbox")

@@ -26,11 +26,12 @@ from typing import Any
 
 import urllib3
 
-from harness.build.capture import Proxy, RemoteSource
+from harness.build.capture import Proxy
 from harness.oci.model import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, canonical_json, digest_of
 from harness.oci.registry import config as registries
 from harness.oci.registry.client import Client
 from harness.oci.registry.credentials import CredentialStore
+from harness.oci.registry.fetcher import RemoteSource
 from harness.oci.store import Store
 from harness.trust.policy import Gate
 from tests.integration.registry import Registry, registry

@@ -25,7 +25,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from harness import process
-from harness.build.capture import LayoutSource, Proxy, PulledImage, RemoteSource, collect
+from harness.build.capture import Proxy
+from harness.build.image_set import collect
+from harness.build.pull_record import PulledImage
 from harness.errors import BuildError
 from harness.oci.model import DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST, Platform
 from harness.oci.reference import Reference
@@ -33,7 +35,7 @@ from harness.oci.registry import config as registries
 from harness.oci.registry.client import Client
 from harness.oci.registry.credentials import CredentialStore
 from harness.oci.registry.errors import RetryPolicy
-from harness.oci.registry.fetcher import GuardedSource, NoLogins, Permits
+from harness.oci.registry.fetcher import GuardedSource, LayoutSource, NoLogins, Permits, RemoteSource
 from harness.oci.store import Store
 from harness.trust.policy import Gate
 from tests.integration import faulty as bad

@@ -11,9 +11,9 @@ from typing import Any, Self
 import pytest
 
 from harness import cloudimage, kubefile, transfer
-from harness.build import capture, container_images, layers
+from harness.build import container_images, definitions, image_set, layers
 from harness.build.base_image import base_image
-from harness.build.capture import PulledImage, RemoteSource
+from harness.build.pull_record import PulledImage
 from harness.cloudimage import CloudImage
 from harness.clusterfile import ApplicationDocument
 from harness.errors import BuildError, SlipwayError, StoreError
@@ -26,7 +26,7 @@ from harness.oci.reference import Reference
 from harness.oci.registry.client import Manifest
 from harness.oci.registry.config import Site
 from harness.oci.registry.errors import RemoteError
-from harness.oci.registry.fetcher import Fetcher, LayoutSource
+from harness.oci.registry.fetcher import Fetcher, LayoutSource, RemoteSource
 from harness.oci.store import Store
 from harness.sealer import image as sealerimage
 from harness.testkit import cluster as testkit
@@ -84,8 +84,8 @@ EXCUSED = {
     "harness.cli.trust:_publish": "describes an image that is here",
     "harness.cloudimage.tags:tag": "one more name for what has one",
     "harness.cloudimage.side:find": "shows",
-    "harness.build.container_images:_pull_foreign": "Builder._ensure asks",
-    "harness.build.container_images:ensure_base": "Builder._ensure asks",
+    "harness.build.engine_images:_pull_foreign": "Builder._ensure asks",
+    "harness.build.engine_images:ensure_base": "Builder._ensure asks",
     "harness.lifecycle.apps.install:_check_others": "compares names",
     "harness.lifecycle.checks.postflight:_images": "compares names and digests with what runs",
     "harness.lifecycle.rolling_update:_former_addons": "finds what may be removed",
@@ -258,7 +258,7 @@ def collect(store: Store) -> object:
     client: Any = Registry(CONTAINER, OCI_MANIFEST)
     source = RemoteSource(client, policy.gate().admit_remote)
     pulled = [PulledImage(str(NAME), "", "", "registry.example.com")]
-    return capture.collect(pulled, store=store, sources=[source], platform=Platform.parse("linux/amd64"))
+    return image_set.collect(pulled, store=store, sources=[source], platform=Platform.parse("linux/amd64"))
 
 
 def known_by_digest(store: Store) -> object:
@@ -281,7 +281,7 @@ class Engine:
 def dockerfile(store: Store, digest: str = digest_of(CONTAINER)) -> None:
     engine: Any = Engine(digest)
     builder = container_images.Builder(store, ())
-    builder._ensure(engine, container_images.Definition(store.root, "x", None, (), ()), container_images.BaseImage(str(NAME)))
+    builder._ensure(engine, definitions.Definition(store.root, "x", None, (), ()), definitions.BaseImage(str(NAME)))
 
 
 def boot(store: Store) -> object:
