@@ -8,7 +8,8 @@ from harness.errors import BuildError, StoreError
 from harness.kubefile import Kubefile
 from harness.oci.model import Platform
 from harness.oci.store import Store
-from harness.sealer.image import convert, is_sealer
+from harness.sealer.convert import convert
+from harness.sealer.image import is_sealer
 from harness.trust import policy
 
 

@@ -24,9 +24,6 @@ _DEEPEST_INDEX = 4
 """Indexes may hold indexes; something deeper than this is a loop or an attack."""
 
 
-# Collecting
-
-
 class NamedImage(Protocol):
     """An image that a file names, with its place: ``manifests/app.yaml:12``."""
 

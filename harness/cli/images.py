@@ -25,12 +25,12 @@ def images(
 ) -> None:
     """List the CloudImages of the local store, and images of sealer, which `slipway convert` makes CloudImages of."""
     from harness.cloudimage import listing
-    from harness.sealer import image as sealerimage
+    from harness.sealer import listing as sealer_listing
 
     as_json = wants_json(output)
     store = Store.default()
     rows = {row.name: row for row in (*(listing.others(store) if everything else ()), *listing.images(store))}
-    rows.update((row.name, row) for row in sealerimage.rows(store))
+    rows.update((row.name, row) for row in sealer_listing.rows(store))
     listed = [rows[name] for name in sorted(rows)]
     if as_json:
         print_json(plain(listed))
@@ -114,12 +114,13 @@ def _say_built(images: Sequence[EmbeddedImage]) -> None:
 def _inspect_sealer(store: Store, name: str, *, as_json: bool) -> None:
     from harness.host import scratch
     from harness.sealer import image as sealerimage
+    from harness.sealer import listing
 
     image = sealerimage.read(store, name)
     with scratch.cleaned():
-        inside = sealerimage.look(store, image)
+        inside = listing.look(store, image)
     if as_json:
-        print_json(sealerimage.describe(image, inside))
+        print_json(listing.describe(image, inside))
         return
     for one in inside:
         part, said = one.part, one.part.extension

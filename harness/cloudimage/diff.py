@@ -273,9 +273,6 @@ def _as_json(file: RootfsEntry | None) -> dict[str, Any] | None:
     return file.to_json() if file else None
 
 
-# What is in files
-
-
 def _texts(store: Store, files: Iterable[RootfsEntry]) -> dict[str, str]:
     """Digest -> text of the small text files, each layer read once at most."""
     wanted: dict[str, tuple[Descriptor, dict[str, str]]] = {}

@@ -16,9 +16,6 @@ from harness.oci.store import Store
 _ATTACHMENTS = {"sig": "signature", "att": "attestation"}
 
 
-# What people see
-
-
 def describe(image: CloudImage) -> dict[str, Any]:
     """The image as plain data, for ``slipway inspect --output json``."""
     return {

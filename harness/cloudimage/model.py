@@ -311,9 +311,6 @@ class CloudImage:
         )
 
 
-# Reading JSON
-
-
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{untrusted.shown(repr(value))[:80]} is not text")

@@ -26,8 +26,6 @@ from harness.oci.model import INDEXES, Descriptor, Platform, texts
 from harness.oci.reference import Reference, is_digest
 from harness.oci.store import Store
 
-# Reading
-
 
 def read(store: Store, name_or_digest: str) -> CloudImage:
     """A CloudImage of the store, by name or digest.

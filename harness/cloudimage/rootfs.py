@@ -19,9 +19,6 @@ from harness.oci.store import CHUNK, Store
 _MOST_LINKS = 40
 
 
-# Files
-
-
 @dataclasses.dataclass(frozen=True)
 class RootfsEntry:
     """One thing in a merged rootfs. ``digest`` is that of a file's bytes in hex, ``target`` where a symlink points."""

@@ -24,9 +24,6 @@ REGISTRY = "docker://"
 _JOBS = 8
 
 
-# Both sides
-
-
 @dataclasses.dataclass(frozen=True)
 class Side:
     """A CloudImage to compare. ``where`` is ``store`` or the host of a registry."""

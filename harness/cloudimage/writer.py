@@ -12,8 +12,6 @@ from harness.errors import StoreError
 from harness.oci.model import EPOCH, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json
 from harness.oci.store import Store
 
-# Writing
-
 
 def write(store: Store, platforms: Sequence[PlatformImage]) -> Descriptor:
     """Write configs, manifests and index of a CloudImage; the descriptor of the index, which tag() can name.

@@ -516,7 +516,7 @@ ALL: tuple[Target, ...] = (
     ),
     Target(
         "yaml",
-        "harness/untrusted.py",
+        "harness/untrusted/yaml_reader.py",
         read_yaml,
         (b"a: [1, 2.5, ~, 2001-01-01, 0x1f, 1:30, .inf]\nb: &x {c: d}\ne: *x\n--- !!set {a}\n",),
         _tokens("&a *a <<: --- !!int !!float !!binary !!set !!omap !!pairs !!timestamp ? | > - : [ ] { }"),
@@ -530,7 +530,7 @@ ALL: tuple[Target, ...] = (
     ),
     Target(
         "json",
-        "harness/untrusted.py",
+        "harness/untrusted/json_reader.py",
         read_json,
         (b'{"a": [1, 2.5e3, null, true, "x\\ud800"], "layers": {}}',),
         _tokens("{ } [ ] : , NaN Infinity 1e999 layers Layers \\u0000"),
@@ -568,7 +568,7 @@ ALL: tuple[Target, ...] = (
     ),
     Target(
         "kubeconfig",
-        "harness/untrusted.py",
+        "harness/untrusted/kubeconfig.py",
         read_kubeconfig,
         (_kubeconfig_seed(),),
         _tokens("users: clusters: contexts: name: user: cluster: exec: ~ [] {} LS0t"),

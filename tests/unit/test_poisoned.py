@@ -18,7 +18,7 @@ from harness.oci.graph import below_of, closure, entries_of
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json
 from harness.oci.registry.config import Site
 from harness.oci.store import Store
-from harness.sealer import image as sealerimage
+from harness.sealer import listing as sealer_listing
 from harness.transfer import mirror
 from harness.trust import verify
 from tests.unit.cloudimage.examples import platform_image, write
@@ -141,7 +141,7 @@ CASES = [
 @pytest.mark.parametrize(("where", "change"), CASES)
 def test_every_command_does_its_work_for_the_other_images(store: Store, good: CloudImage, where: str, change: Change) -> None:
     digest = poison(store, good, where, change)
-    rows = {row.name: row for row in (*listing.others(store), *listing.images(store), *sealerimage.rows(store))}
+    rows = {row.name: row for row in (*listing.others(store), *listing.images(store), *sealer_listing.rows(store))}
     assert rows["good:latest"].problem is None
     assert rows["good:latest"].size == good.size
     assert set(rows) == {"good:latest", "bad:latest"}

@@ -28,7 +28,7 @@ from harness.oci.registry.config import Site
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.fetcher import Fetcher, LayoutSource, RemoteSource
 from harness.oci.store import Store
-from harness.sealer import image as sealerimage
+from harness.sealer import convert as conversion
 from harness.testkit import cluster as testkit
 from harness.testkit.cluster import ClusterRequest
 from harness.transfer import mirror, multi_platform
@@ -41,7 +41,7 @@ from tests.unit.test_house import SOURCES
 MAKE_USABLE = {
     ("cloudimage", "read"),
     ("sealerimage", "read"),
-    ("sealerimage", "convert"),
+    ("conversion", "convert"),
     ("archive", "load"),
     ("multi_platform", "pieces"),
     ("store", "tag"),
@@ -62,7 +62,7 @@ WAYS_IN = {
     "harness.lifecycle.upgrade:readable": "slipway upgrade, rollback",
     "harness.transfer.multi_platform:pieces": "slipway manifest create, add",
     "harness.oci.archive:load": "asks whom it is given",
-    "harness.sealer.image:convert": "slipway convert, FROM an image of sealer",
+    "harness.sealer.convert:convert": "slipway convert, FROM an image of sealer",
     "harness.testkit.cluster:boot": "pytest --image",
     "harness.transfer:pull": "slipway pull, run and apply of an image elsewhere, manifest create --pull",
 }
@@ -72,7 +72,7 @@ EXCUSED = {
     "harness.build.base_image:_converted": "base_image has asked",
     "harness.build.base_image:base_digest": "of a base that base_image has asked about",
     "harness.cli.clusters:_check_site": "run.prepare asks; this looks which of its images the registry of the site lacks",
-    "harness.cli.convert:convert": "sealerimage.convert asks before; names what was made of it",
+    "harness.cli.convert:convert": "conversion.convert asks before; names what was made of it",
     "harness.cli.images:_inspect_sealer": "shows",
     "harness.cli.images:history": "shows",
     "harness.cli.images:inspect": "shows",
@@ -99,7 +99,7 @@ EXCUSED = {
     "harness.transfer.multi_platform:remove": "pieces asks",
     "harness.cloudimage.prune:_trees": "finds what may be removed",
     "harness.build.layers:LayerBuilder.manifest": "through a Fetcher, whose sources were asked",
-    "harness.sealer.image:rows": "shows",
+    "harness.sealer.listing:rows": "shows",
     "harness.cloudimage.search:stored": "shows",
     "harness.oci.registry.referrers:LocalReferrers.name": "names attachments",
 }
@@ -129,7 +129,7 @@ def _makes_usable(node: ast.AST, module: str) -> bool:
     if not isinstance(node, ast.Call):
         return False
     if isinstance(node.func, ast.Name):
-        own = node.func.id == "read" and module in ("harness.cloudimage.tags", "harness.sealer.image")
+        own = node.func.id == "read" and module in ("harness.cloudimage.tags", "harness.sealer.listing", "harness.sealer.convert")
         own = own or (node.func.id == "convert" and module == "harness.build.base_image")  # sealer's, imported by its name
         return own or node.func.id in ("RemoteSource", "GuardedSource", "pull", "pieces")
     if not isinstance(node.func, ast.Attribute):
@@ -304,7 +304,7 @@ TRIED: dict[str, Callable[[Store], object]] = {
     "applications": lambda store: records.union([records.Installed("web", "web", digest_in(store, "web"))], store),
     "FROM": lambda store: base(store, "web"),
     "FROM sealer": lambda store: base(store, "sealed"),
-    "convert": lambda store: sealerimage.convert(store, "sealed"),
+    "convert": lambda store: conversion.convert(store, "sealed"),
     "COPY --from": lambda store: layers.pull(fetcher(store), store, NAME, "linux/amd64"),
     "capture": lambda store: fetcher(store).manifest(NAME),
     "capture by digest": known_by_digest,
