@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import cloudimage, log, templates
+from harness import cloudimage, log
 from harness.build import container_images, discover, sandbox
 from harness.build.capture import Proxy
+from harness.build.declared_images import DeclaredImage
 from harness.build.image_set import collect
 from harness.build.layers import LayerBuilder, cache_key_files
 from harness.build.options import BuildOptions
@@ -28,6 +29,7 @@ from harness.oci.reference import Reference, as_asked
 from harness.oci.registry.fetcher import Source
 from harness.oci.store import Store
 from harness.runtimes import Facts
+from harness.templates.tree import render_tree
 
 FORMAT = "1"
 """Part of every discovery key: raise it when a discovery would find something else."""
@@ -134,7 +136,7 @@ class ImageDiscovery:
         env = sandbox.environment(facts, self.info.env) if facts else dict(self.info.env)
         app_env = {app.name: {**env, **app.env} for app in self.info.apps}
         declared, listed = self._declared(tree, env, app_env)
-        templates.render_tree(tree, env, app_env)
+        render_tree(tree, env, app_env)
         pulled, owners = self._pulled_elsewhere(), self._owners()
         boots = "pulled" in self.options.discover and facts is not None and not self.part.foreign
         if boots and facts is not None:
@@ -157,7 +159,7 @@ class ImageDiscovery:
 
     def _declared(
         self, tree: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]]
-    ) -> tuple[tuple[discover.DeclaredImage, ...], tuple[discover.DeclaredImage, ...]]:
+    ) -> tuple[tuple[DeclaredImage, ...], tuple[DeclaredImage, ...]]:
         """Images that manifests and charts declare, and images in lists. Raises InputError for a manifest that is not YAML."""
         helm = tools.helm() if any(path.rpartition("/")[2] == "Chart.yaml" for path in self.work.files()) else None
         with log.step("read the images that files declare") as shown:
@@ -174,7 +176,7 @@ class ImageDiscovery:
         declared = tuple(item for item in scan.images if item.found_by == "declared")
         return (declared if "declared" in self.options.discover else ()), listed
 
-    def _build_ahead(self, named: Sequence[discover.DeclaredImage]) -> None:
+    def _build_ahead(self, named: Sequence[DeclaredImage]) -> None:
         """Build the images of images/ that the cluster will pull: a kubelet times out on a pull that takes as long as a compile."""
         own = self.part.own
         for reference in dict.fromkeys(Reference.parse(item.name) for item in named):

@@ -8,11 +8,11 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from harness import templates
 from harness.errors import Fault, InputError
 from harness.kubefile import Kubefile
 from harness.kubefile import context as build_context
 from harness.kubefile.instructions import AppCmds, AppEnv, AppInstruction, Cni, Csi, InstructionError
+from harness.templates.job import output_name
 
 HELM, KUBE, SHELL, MIXED = "helm", "kube", "shell", "mixed"
 
@@ -133,7 +133,7 @@ def _application(kubefile: Kubefile, instruction: AppInstruction, context: Path)
 
 def _files(instruction: AppInstruction, source: str, context: Path) -> list[str]:
     if build_context.is_url(source):
-        return [templates.output_name(build_context.url_name(source))]
+        return [output_name(build_context.url_name(source))]
     placed = build_context.place(context, [source], instruction.folder)
     kept = [entry.path for entry in placed if entry.source.is_symlink() or entry.source.is_file()]
-    return [templates.output_name(path.removeprefix(instruction.folder)) for path in kept]
+    return [output_name(path.removeprefix(instruction.folder)) for path in kept]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness import cloudimage, kubefile, templates, untrusted
-from harness.build import discover
+from harness.build import discover, image_lists
 from harness.clusterfile import parse as clusterfile
 from harness.clusterfile import secrets, serialize, write
 from harness.errors import InputError, SlipwayError
@@ -120,8 +120,8 @@ def read_documents(data: bytes, folder: Path) -> None:
         path.write_bytes(data)
     readers: tuple[Callable[[], object], ...] = (
         lambda: discover.declared(folder),
-        lambda: discover.read_image_list(folder / "imageList"),
-        lambda: discover.read_image_list_with_auth(folder / "imageListWithAuth.yaml"),
+        lambda: image_lists.read_image_list(folder / "imageList"),
+        lambda: image_lists.read_image_list_with_auth(folder / "imageListWithAuth.yaml"),
     )
     refused = 0
     for read in readers:

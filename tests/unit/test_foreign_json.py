@@ -13,7 +13,7 @@ ALLOWED = {
     "harness.kubefile.words": "a line of a Kubefile, which ends at its line",
     "harness.clusterfile.serialize": "the user's own file, checked by the reader of Clusterfiles",
     "harness.assets.oci_runtime": "runs on nodes, without this package",
-    "harness.templates": "lines of its own child process",
+    "harness.templates.jinja_process": "lines of its own child process",
     "harness.templates.jinja": "that child process: what its parent asks",
     "harness.host.gotools": "what the installed Go says of itself",
 }

@@ -54,7 +54,6 @@ checker reads counts too.
 LARGEST = 500
 """Lines of a module."""
 LARGE: dict[str, int] = {
-    "harness.build.discover": 515,
     "harness.lifecycle.apps.install": 633,
     "harness.lifecycle.checks.postflight": 567,
     "harness.lifecycle.checks.postflight.cis": 530,
@@ -70,7 +69,6 @@ LARGE: dict[str, int] = {
     "harness.oci.registry.fetcher": 565,
     "harness.oci.store": 663,
     "harness.runtimes.kubeadm": 725,
-    "harness.templates": 577,
     "harness.transfer": 508,
 }
 """Larger ones, with their size: they do not grow, each that shrinks has its number lowered here, and none is added."""
@@ -124,7 +122,6 @@ UNTESTED: set[str] = {
     "harness.oci.registry.referrers",
     "harness.oci.registry.transport",
     "harness.runtimes.addons",
-    "harness.templates.jinja",
     "harness.trust.sbom",
 }
 """Modules without a test of their name, and that no test in the folder of their package's tests imports. None is added."""
@@ -147,7 +144,7 @@ TAR_READERS = {
 YAML_LOADERS = {
     "harness.untrusted.yaml_reader",
     "harness.clusterfile.yaml_nodes",  # nodes with lines, after untrusted.yaml_excess
-    "harness.build.discover",  # the same
+    "harness.build.yaml_documents",  # the same
     "harness.trust.policy",  # the same
     "harness.lifecycle.cluster.kubeconfig",  # kubeconfigs, of this machine too
     "harness.lifecycle.cluster.certificates",
