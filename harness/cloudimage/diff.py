@@ -118,13 +118,13 @@ def compare(store: Store, old: Side, new: Side, *, platform: Platform | None = N
     """
     wanted = _platforms(old, new, platform)
     with store.shared_lease():
-        parts = tuple(_compare_platform(store, old, new, one, content=content) for one in wanted)
+        parts = tuple(_compare_platform(store, old, new, wanted_platform, content=content) for wanted_platform in wanted)
     chosen = (platform,) if platform else ()
     there, here = old.blobs(chosen), new.blobs(chosen)
     missing = [size for digest, size in here.items() if digest not in there]
     shared = [size for digest, size in here.items() if digest in there]
     transfer = TransferSize(len(missing), sum(missing), len(shared), sum(shared))
-    same = all(old.entries(one) == new.entries(one) for one in wanted)
+    same = all(old.entries(wanted_platform) == new.entries(wanted_platform) for wanted_platform in wanted)
     return Difference(old, new, parts, transfer, same if platform else old.image.digest == new.image.digest)
 
 
@@ -279,7 +279,7 @@ def _texts(store: Store, files: Iterable[RootfsEntry]) -> dict[str, str]:
     for file in files:
         if file.kind == "file" and file.layer and file.size <= TEXT_LIMIT:
             wanted.setdefault(file.layer.digest, (file.layer, {}))[1][file.inside] = file.digest
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for layer, paths in wanted.values():
         with open_layer(store, layer) as tar:
             for entry in tar:
@@ -289,8 +289,8 @@ def _texts(store: Store, files: Iterable[RootfsEntry]) -> dict[str, str]:
                     # A layer may hold a path twice.
                     if hashlib.sha256(data).hexdigest() == paths[path] and b"\0" not in data:
                         with contextlib.suppress(UnicodeDecodeError):
-                            found[paths[path]] = data.decode()
-    return found
+                            texts[paths[path]] = data.decode()
+    return texts
 
 
 def _unified(path: str, old: RootfsEntry | None, new: RootfsEntry | None, texts: Mapping[str, str]) -> str | None:

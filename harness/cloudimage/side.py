@@ -36,16 +36,16 @@ class Side:
 
     def blobs(self, platforms: Sequence[Platform]) -> dict[str, int]:
         """Digest -> bytes of all it consists of, or of what is needed for some platforms; without those that were not pulled."""
-        found: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         waiting = [self.root]
         while waiting:
             blob = waiting.pop()
-            if blob.digest not in found:
-                found[blob.digest] = blob.size
+            if blob.digest not in sizes:
+                sizes[blob.digest] = blob.size
                 if graph.is_manifest(blob):
                     children = graph.children(self.documents.json(blob.digest), blob, platforms)
                     waiting += (child for child in children if not (child.platform and self.is_absent(child.platform)))
-        return found
+        return sizes
 
     def is_absent(self, platform: Platform) -> bool:
         """Return True when it has a platform that was not pulled with it."""
@@ -113,9 +113,9 @@ class _Fetched:
 
     def everything(self) -> Descriptor:
         """Fetch them all, many at once; the index that the reference means."""
-        found = self._client.manifest(self._reference)
-        root = Descriptor(found.media_type, found.digest, len(found.data))
-        self._documents[root.digest] = found.data
+        index_manifest = self._client.manifest(self._reference)
+        root = Descriptor(index_manifest.media_type, index_manifest.digest, len(index_manifest.data))
+        self._documents[root.digest] = index_manifest.data
         index = self.json(root.digest)
         # Fetch no more of an image that is not a CloudImage: its reader reports that.
         if reader.is_cloudimage(index):

@@ -58,7 +58,7 @@ class Extension:
             buildah=str(client.get("buildahVersion") or ""),
             schema=str(value.get("schemaVersion") or ""),
             type=str(value["type"]),
-            applications=tuple(_application(one) for one in _list(value, "applications")),
+            applications=tuple(_application(application) for application in _list(value, "applications")),
             labels=_texts_by_name(value, "labels"),
             env=_texts_by_name(value, "env"),
             launch_commands=_texts(launch, "cmds"),
@@ -72,7 +72,8 @@ class Extension:
             "schemaVersion": self.schema,
             "type": self.type,
             "applications": [
-                {**dataclasses.asdict(one), "files": list(one.files), "commands": list(one.commands)} for one in self.applications
+                {**dataclasses.asdict(application), "files": list(application.files), "commands": list(application.commands)}
+                for application in self.applications
             ],
             "env": dict(self.env),
             "launch": {"commands": list(self.launch_commands), "applications": list(self.launch_apps)},
@@ -91,14 +92,14 @@ class ListedImage:
 def container_images(text: str) -> tuple[ListedImage, ...]:
     """The annotation ``sealer.image.container.images``. Raises ValueError that says what is wrong with it."""
     value = _json(text)
-    if not isinstance(value, list) or not all(isinstance(one, dict) and isinstance(one.get("image"), str) for one in value):
+    if not isinstance(value, list) or not all(isinstance(entry, dict) and isinstance(entry.get("image"), str) for entry in value):
         raise ValueError("is not a JSON list of objects that name an image")
-    return tuple(ListedImage(one["image"], str(one.get("appName") or ""), _platform(one.get("platform"))) for one in value)
+    return tuple(ListedImage(entry["image"], str(entry.get("appName") or ""), _platform(entry.get("platform"))) for entry in value)
 
 
 def _platform(value: Any) -> Platform | None:
-    found = Platform.from_json(value) if isinstance(value, dict) else None
-    return found if found and found.os and found.architecture else None
+    platform = Platform.from_json(value) if isinstance(value, dict) else None
+    return platform if platform and platform.os and platform.architecture else None
 
 
 def _json(text: str) -> Any:
@@ -120,28 +121,28 @@ def _application(value: Any) -> SealerApplication:
 
 
 def _object(value: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = value.get(key)
-    if found is not None and not isinstance(found, dict):
+    member = value.get(key)
+    if member is not None and not isinstance(member, dict):
         raise ValueError(f"has a {key} that is not an object")
-    return found or {}
+    return member or {}
 
 
 def _list(value: Mapping[str, Any], key: str) -> list[Any]:
-    found = value.get(key)
-    if found is not None and not isinstance(found, list):
+    member = value.get(key)
+    if member is not None and not isinstance(member, list):
         raise ValueError(f"has {key} that are not a list")
-    return found or []
+    return member or []
 
 
 def _texts(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    found = _list(value, key)
-    if not all(isinstance(text, str) for text in found):
+    texts = _list(value, key)
+    if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"has something in {key} that is not text")
-    return tuple(found)
+    return tuple(texts)
 
 
 def _texts_by_name(value: Mapping[str, Any], key: str) -> dict[str, str]:
-    found = _object(value, key)
-    if not all(isinstance(text, str) for text in found.values()):
+    texts = _object(value, key)
+    if not all(isinstance(text, str) for text in texts.values()):
         raise ValueError(f"has something in {key} that is not text")
-    return dict(sorted(found.items()))
+    return dict(sorted(texts.items()))

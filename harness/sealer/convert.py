@@ -75,8 +75,8 @@ def _convert(store: Store, part: SealerPart, registry: str | None, problems: lis
 
 def _history(part: SealerPart, apart: SplitLayers) -> tuple[History, ...]:
     """The image's own; a step whose layer held nothing but the storage makes none here."""
-    steps = [History(str(one.get("created_by") or ""), "", bool(one.get("empty_layer"))) for one in part.history]
+    steps = [History(str(entry.get("created_by") or ""), "", bool(entry.get("empty_layer"))) for entry in part.history]
     if sum(not step.empty for step in steps) != len(part.layers):
         steps = [History(f"layer {layer.digest}") for layer in part.layers]
-    made = iter(apart.layers)
-    return tuple(step if step.empty else dataclasses.replace(step, empty=next(made) is None) for step in steps)
+    kept = iter(apart.layers)
+    return tuple(step if step.empty else dataclasses.replace(step, empty=next(kept) is None) for step in steps)

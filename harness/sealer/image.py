@@ -61,8 +61,8 @@ class SealerPart:
     @property
     def kubernetes(self) -> str | None:
         """The version of a cluster image, with its ``v``."""
-        found = _VERSION.fullmatch(self.labels.get(LABEL_KUBERNETES, ""))
-        return f"v{found[1]}" if found and self.extension and self.extension.type == "kube-installer" else None
+        version = _VERSION.fullmatch(self.labels.get(LABEL_KUBERNETES, ""))
+        return f"v{version[1]}" if version and self.extension and self.extension.type == "kube-installer" else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,23 +18,23 @@ from harness.sealer.run_info import run_info
 
 def rows(store: Store) -> tuple[Row, ...]:
     """Lines of ``slipway images`` for the images of sealer that have a name here."""
-    found = []
+    lines = []
     for name, descriptor in store.names().items():
         if not is_sealer(store, descriptor):
             continue
         try:
             image = read(store, name)
         except StoreError as problem:
-            found.append(Row(name, descriptor.digest, problem=problem.message, kind=KIND))
+            lines.append(Row(name, descriptor.digest, problem=problem.message, kind=KIND))
             continue
-        found.append(
+        lines.append(
             Row(
                 name, image.digest, tuple(str(part.platform) for part in image.parts), image.size,
                 len({entry.image for part in image.parts for entry in part.listed}),
                 next((part.kubernetes for part in image.parts if part.kubernetes), None), kind=KIND,
             )
         )  # fmt: skip
-    return tuple(found)
+    return tuple(lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +50,17 @@ class Inside:
 
 def look(store: Store, image: SealerImage) -> tuple[Inside, ...]:
     """Read the layers of every platform. Raises StoreError when one is missing or damaged."""
-    found = []
+    contents = []
     for part in image.parts:
         with log.step(f"look into {image.name} for {part.platform}"), store.shared_lease():
             tree = split_layers(store, part.layers, rootfs=False).tree
             restored = restore(store, tree, part.listed, part.platform)
-            sizes = {one.name: _size(store, tree, one.digest) for one in restored.images.images}
+            sizes = {embedded.name: _size(store, tree, embedded.digest) for embedded in restored.images.images}
         faults: list[ImageProblem] = []
         if part.extension:
             run_info(part, part.extension, faults)
-        found.append(Inside(part, restored, sizes, (*part.problems, *faults, *restored.problems)))
-    return tuple(found)
+        contents.append(Inside(part, restored, sizes, (*part.problems, *faults, *restored.problems)))
+    return tuple(contents)
 
 
 def _size(store: Store, tree: RegistryTree, digest: str) -> int:
@@ -75,17 +75,17 @@ def describe(image: SealerImage, inside: Sequence[Inside]) -> dict[str, Any]:
         "kind": KIND,
         "platforms": [
             {
-                "platform": str(one.part.platform),
-                "digest": one.part.digest,
-                "extension": one.part.extension.to_json() if one.part.extension else None,
-                "kubernetes": one.part.kubernetes,
-                "labels": dict(one.part.labels),
-                "rootfs": {"layers": [layer.to_json() for layer in one.part.layers]},
-                "images": [embedded.to_json() for embedded in one.restored.images.images],
-                "problems": [dataclasses.asdict(problem) for problem in one.problems],
-                "notes": list(one.restored.notes),
+                "platform": str(content.part.platform),
+                "digest": content.part.digest,
+                "extension": content.part.extension.to_json() if content.part.extension else None,
+                "kubernetes": content.part.kubernetes,
+                "labels": dict(content.part.labels),
+                "rootfs": {"layers": [layer.to_json() for layer in content.part.layers]},
+                "images": [embedded.to_json() for embedded in content.restored.images.images],
+                "problems": [dataclasses.asdict(problem) for problem in content.problems],
+                "notes": list(content.restored.notes),
             }
-            for one in inside
+            for content in inside
         ],
         "absentPlatforms": list(image.absent),
         "size": image.size,

@@ -16,7 +16,7 @@ _RUNTIMES = {"kubernetes": "kubeadm"}
 
 def run_info(part: SealerPart, extension: Extension, problems: list[ImageProblem]) -> Info:
     """Run settings of the image. Applications that cannot be launched are added to ``problems``."""
-    apps = tuple(_app(one, part.labels) for one in extension.applications)
+    apps = tuple(_app(application, part.labels) for application in extension.applications)
     by_name = {app.name: app for app in apps}
     for name in extension.launch_apps:
         if name not in by_name:
@@ -40,14 +40,14 @@ def run_info(part: SealerPart, extension: Extension, problems: list[ImageProblem
     )
 
 
-def _app(one: SealerApplication, labels: Mapping[str, str]) -> ImageApp:
-    kind = one.kind if one.kind in (applications.HELM, applications.KUBE, applications.SHELL) else applications.MIXED
+def _app(application: SealerApplication, labels: Mapping[str, str]) -> ImageApp:
+    kind = application.kind if application.kind in (applications.HELM, applications.KUBE, applications.SHELL) else applications.MIXED
     commands: tuple[str, ...] = ()
-    if one.commands:
+    if application.commands:
         # APPCMDS is one command, written as a list of its words.
-        commands = (f"cd {shlex.quote(f'application/apps/{one.name}')} && {' '.join(one.commands)}",)
+        commands = (f"cd {shlex.quote(f'application/apps/{application.name}')} && {' '.join(application.commands)}",)
     elif kind != applications.MIXED:
-        commands = applications.default_commands(one.name, kind, one.files)
-    role_labels = [f"{role}{one.name}" for role in (instructions.LABEL_CNI, instructions.LABEL_CSI)]
+        commands = applications.default_commands(application.name, kind, application.files)
+    role_labels = [f"{role}{application.name}" for role in (instructions.LABEL_CNI, instructions.LABEL_CSI)]
     roles = {label: "true" for label in role_labels if labels.get(label) == "true"}
-    return ImageApp(one.name, kind, one.files, one.env, commands, roles)
+    return ImageApp(application.name, kind, application.files, application.env, commands, roles)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cloudimage import diff, prune, rootfs
+from harness.cloudimage import prune, rootfs
 from harness.errors import StoreError
 from harness.oci.layer import scan, unpack
 from harness.oci.model import OCI_LAYER, Descriptor
@@ -23,7 +23,7 @@ def test_a_layer_is_read_once_and_then_remembered(store: Store, monkeypatch: pyt
     put(store, "old", [file("a", "1")])
     put(store, "new", [file("a", "2")])
     first = changes(store, "old", "new")
-    monkeypatch.setattr(diff, "open_layer", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(rootfs, "open_layer", lambda *_: pytest.fail("read again"))
     assert changes(store, "old", "new") == first != []
 
 
