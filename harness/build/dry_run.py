@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.build import discover
+from harness.build.declared_images import DeclaredImage, RootfsFile, ScanResult
+from harness.build.image_lists import read_image_list_with_auth
 from harness.errors import Fault, InputError
-from harness.kubefile import AppInstruction, Copy, Instruction, Kubefile, check_context, local_sources
+from harness.kubefile import Kubefile
 from harness.kubefile import applications as apps
 from harness.kubefile import context as build_context
+from harness.kubefile.checks import context_faults
+from harness.kubefile.instructions import AppInstruction, Copy, Instruction, local_sources
 from harness.oci.reference import Reference
 
 
@@ -28,7 +32,7 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
     ``fromBase`` are applications that only the base image can have, so their commands are not in ``launch``. Raises InputError with every
     fault of the context and of the manifests.
     """
-    faults = [*check_context(kubefile, context), *_references(kubefile)]
+    faults = [*context_faults(kubefile.path, kubefile.instructions, context), *_references(kubefile)]
     applications: tuple[apps.KubefileApp, ...] = ()
     try:
         applications = apps.applications(kubefile, context)
@@ -55,13 +59,13 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
     }
 
 
-def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[discover.RootfsFile, ...]:
+def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[RootfsFile, ...]:
     """The files of the context as they will be in the rootfs, each called by its name in the context; later instructions win.
 
-    What RUN makes, archives hold and URLs or other images give is not among them, nor what an instruction takes that ``check_context``
+    What RUN makes, archives hold and URLs or other images give is not among them, nor what an instruction takes that ``context_faults``
     finds fault with.
     """
-    by_path: dict[str, discover.RootfsFile] = {}
+    by_path: dict[str, RootfsFile] = {}
 
     def is_folder(path: str) -> bool:
         return build_context.known_folder(path) or any(name.startswith(f"{path}/") for name in by_path)
@@ -69,7 +73,7 @@ def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[discover.RootfsFile
     for instruction in kubefile.instructions:
         for entry in _placed(instruction, context, is_folder):
             if entry.source.is_file() and not entry.source.is_symlink() and not entry.archive:
-                by_path[entry.path] = discover.RootfsFile(entry.path, entry.source, _shown(context, entry.source))
+                by_path[entry.path] = RootfsFile(entry.path, entry.source, _shown(context, entry.source))
     return tuple(by_path[path] for path in sorted(by_path))
 
 
@@ -82,17 +86,17 @@ def _placed(instruction: Instruction, context: Path, is_folder: Callable[[str], 
     return ()
 
 
-def _discover(kubefile: Kubefile, context: Path, helm: Path | None, image_list: Path | None) -> discover.ScanResult:
+def _discover(kubefile: Kubefile, context: Path, helm: Path | None, image_list: Path | None) -> ScanResult:
     app_env = {item.app: apps.overrides(kubefile, item.app)[1] for item in kubefile.of(AppInstruction)}
     scan = discover.discover(rootfs_files(kubefile, context), env=kubefile.environment, app_env=app_env, image_list=image_list, helm=helm)
     with_auth = context / build_context.IMAGE_LIST_WITH_AUTH
     if not with_auth.is_file():
         return scan
     try:
-        listed = tuple(image for section in discover.read_image_list_with_auth(with_auth) for image in section.images)
+        listed = tuple(image for section in read_image_list_with_auth(with_auth) for image in section.images)
     except InputError as wrong:
-        return discover.ScanResult(scan.images, scan.possible, (*scan.faults, *wrong.faults), scan.warnings)
-    return discover.ScanResult((*scan.images, *listed), scan.possible, scan.faults, scan.warnings)
+        return ScanResult(scan.images, scan.possible, (*scan.faults, *wrong.faults), scan.warnings)
+    return ScanResult((*scan.images, *listed), scan.possible, scan.faults, scan.warnings)
 
 
 def _shown(context: Path, source: Path) -> str:
@@ -145,8 +149,8 @@ def _launch(kubefile: Kubefile, applications: Iterable[apps.KubefileApp]) -> lis
     return list(apps.launch(kubefile, commands, env))
 
 
-def _images(declared: Iterable[discover.DeclaredImage]) -> list[dict[str, Any]]:
-    places: dict[str, list[discover.DeclaredImage]] = {}
+def _images(declared: Iterable[DeclaredImage]) -> list[dict[str, Any]]:
+    places: dict[str, list[DeclaredImage]] = {}
     for image in declared:
         places.setdefault(image.name, []).append(image)
     return [

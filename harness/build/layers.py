@@ -19,12 +19,15 @@ from typing import Any, Self
 import urllib3
 
 from harness import log, untrusted
-from harness.build.container_images import Builder, compiled_versions, emulation_hint, is_foreign_program, network_hint
+from harness.build.container_images import Builder
+from harness.build.definitions import compiled_versions
 from harness.build.image_choice import ImageChoice
+from harness.build.run_steps import emulation_hint, is_foreign_program, network_hint
 from harness.errors import BuildError, SlipwayError, StoreError
 from harness.host import docker, liveness, scratch, site_network
-from harness.kubefile import AppInstruction, Arg, Copy, Instruction, Kubefile, Run
+from harness.kubefile import Kubefile
 from harness.kubefile import context as build_context
+from harness.kubefile.instructions import AppInstruction, Arg, Copy, Instruction, Run
 from harness.oci import layer
 from harness.oci.graph import descriptors
 from harness.oci.layer import Layer, LayerEntry, tarball

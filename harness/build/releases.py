@@ -13,10 +13,11 @@ from pathlib import Path
 import urllib3
 
 from harness import log
-from harness.build import container_images, image_choice
+from harness.build import definitions, image_choice
 from harness.errors import BuildError
 from harness.host import gotools
-from harness.kubefile import Arg, Copy, Kubefile
+from harness.kubefile import Kubefile
+from harness.kubefile.instructions import Arg, Copy
 from harness.oci.reference import Reference
 
 NEWEST = ("stable", "latest")
@@ -62,7 +63,7 @@ def whole(parsed: Kubefile, roots: Sequence[Path]) -> str | None:
         return None
     if _BARE.fullmatch(asked):
         return f"v{asked}"
-    available = [version for reference in named for version in container_images.compiled_versions(reference, roots)]
+    available = [version for reference in named for version in definitions.compiled_versions(reference, roots)]
     if available:
         return choose(asked, available)
     return _published(asked, arguments) if "MIRROR" in arguments else None

@@ -23,6 +23,7 @@ from harness.oci.store import Store
 
 if TYPE_CHECKING:
     from harness import build as building
+    from harness.build.options import BuildOptions
 
 
 @app.command(short_help="Build a CloudImage from a Kubefile.")
@@ -132,17 +133,19 @@ def build(
 ) -> None:
     """Build a CloudImage from a Kubefile: layers, and every container image that running it pulls."""
     from harness import build as building
-    from harness.build.container_images import NETWORKS
     from harness.build.image_choice import MODES
+    from harness.build.image_discovery import CLUSTERS
+    from harness.build.options import BuildOptions
+    from harness.build.run_steps import NETWORKS
 
     as_json = wants_json(output)
-    one_of(sandbox, building.CLUSTERS, "--sandbox")
+    one_of(sandbox, CLUSTERS, "--sandbox")
     modes = tuple(sorted({one_of(mode.strip(), ("pulled", "declared"), "--discover") for mode in discover.split(",") if mode.strip()}))
     if context is None:
         if file is None:
             raise UsageError("no context is given", hint="slipway build FOLDER, or -f Kubefile")
         context = Path() if str(file) == "-" else file.parent
-    options = building.BuildOptions(
+    options = BuildOptions(
         context=existing(context), tag=tag or context.resolve().name, file=file, platforms=_platforms(platform),
         build_args=pairs(build_arg or [], "--build-arg"), image_list=existing(image_list) if image_list else None,
         cluster=sandbox, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
@@ -156,11 +159,11 @@ def build(
             return
         built = building.build(options, Store.default())
     if as_json:
-        from harness import cloudimage
+        from harness.cloudimage import listing
 
         print_json(
             {
-                **cloudimage.describe(built.image),
+                **listing.describe(built.image),
                 "cached": built.cached,
                 "booted": built.booted,
                 "undeclared": built.undeclared,
@@ -172,7 +175,7 @@ def build(
 
 
 @contextlib.contextmanager
-def _given(options: building.BuildOptions) -> Iterator[building.BuildOptions]:
+def _given(options: BuildOptions) -> Iterator[BuildOptions]:
     """The options with a file where the Kubefile comes from standard input."""
     if str(options.file) != "-":
         yield options

@@ -46,6 +46,7 @@ def convert(
     """
     from harness import cloudimage
     from harness.host import scratch
+    from harness.sealer import convert as conversion
     from harness.sealer import image as sealerimage
 
     as_json = wants_json(output)
@@ -53,7 +54,7 @@ def convert(
     with store.shared_lease(), scratch.cleaned():
         source = sealerimage.read(store, name)
         target = tag or _default_name(source.name)
-        found = sealerimage.convert(store, name, registry=registry)
+        found = conversion.convert(store, name, registry=registry)
         for note in found.notes:
             log.info(note)
         if strict and found.problems:

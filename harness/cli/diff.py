@@ -18,7 +18,8 @@ from harness.cli.registry import connect
 from harness.oci.store import Store
 
 if TYPE_CHECKING:
-    from harness.cloudimage.diff import Difference, ImageChange, Side
+    from harness.cloudimage.diff import Difference, ImageChange
+    from harness.cloudimage.side import Side
     from harness.oci.registry.client import Client
 
 _MARKS = {"added": "+", "removed": "-", "changed": "~"}
@@ -46,6 +47,7 @@ def diff(
     layers are.
     """
     from harness.cloudimage import diff as compare
+    from harness.cloudimage.side import find
 
     as_json = wants_json(output)
     wanted = platform_of(platform) if platform else None
@@ -58,7 +60,7 @@ def diff(
                 opened.append(stack.enter_context(connect(to, briefly=True)))
             return opened[0]
 
-        sides = [compare.find(store, name, client) for name in (old, new)]
+        sides = [find(store, name, client) for name in (old, new)]
     found = compare.compare(store, *sides, platform=wanted, content=content)
     if as_json:
         print_json(found.to_json())

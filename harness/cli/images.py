@@ -24,13 +24,13 @@ def images(
     output: Json = "text",
 ) -> None:
     """List the CloudImages of the local store, and images of sealer, which `slipway convert` makes CloudImages of."""
-    from harness import cloudimage
-    from harness.sealer import image as sealerimage
+    from harness.cloudimage import listing
+    from harness.sealer import listing as sealer_listing
 
     as_json = wants_json(output)
     store = Store.default()
-    rows = {row.name: row for row in (*(cloudimage.others(store) if everything else ()), *cloudimage.images(store))}
-    rows.update((row.name, row) for row in sealerimage.rows(store))
+    rows = {row.name: row for row in (*(listing.others(store) if everything else ()), *listing.images(store))}
+    rows.update((row.name, row) for row in sealer_listing.rows(store))
     listed = [rows[name] for name in sorted(rows)]
     if as_json:
         print_json(plain(listed))
@@ -59,7 +59,7 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
     For an image of sealer, show which names can be restored and which cannot.
     """
     from harness import cloudimage
-    from harness.cloudimage import enforcers
+    from harness.cloudimage import enforcers, listing
     from harness.sealer import image as sealerimage
 
     store = Store.default()
@@ -68,7 +68,7 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
         return
     image = cloudimage.read(store, name)
     if wants_json(output):
-        print_json(cloudimage.describe(image))
+        print_json(listing.describe(image))
         return
     for part in image.platforms:
         info = part.info
@@ -92,7 +92,7 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
             say(f"policies    {enforcers.told(enforcers.among(one.name for one in part.images.images))}")
         rootfs = f"{len(part.layers)} layers of rootfs with {log.size(sum(one.size for one in part.layers))}"
         say(f"size        {log.size(image.size)} in all, {rootfs}\n")
-        sizes = cloudimage.content_sizes(store, part.images)
+        sizes = listing.content_sizes(store, part.images)
         table(
             ("IMAGE", "DIGEST", "SIZE", "FOUND BY", "ASKED FOR BY"),
             [
@@ -114,12 +114,13 @@ def _say_built(images: Sequence[EmbeddedImage]) -> None:
 def _inspect_sealer(store: Store, name: str, *, as_json: bool) -> None:
     from harness.host import scratch
     from harness.sealer import image as sealerimage
+    from harness.sealer import listing
 
     image = sealerimage.read(store, name)
     with scratch.cleaned():
-        inside = sealerimage.look(store, image)
+        inside = listing.look(store, image)
     if as_json:
-        print_json(sealerimage.describe(image, inside))
+        print_json(listing.describe(image, inside))
         return
     for one in inside:
         part, said = one.part, one.part.extension
@@ -167,12 +168,13 @@ def history(
     import dataclasses
 
     from harness import cloudimage
+    from harness.cloudimage import listing
 
     as_json = wants_json(output)
     image = cloudimage.read(Store.default(), name)
     if platform:
         image = dataclasses.replace(image, platforms=(image.platform(platform_of(platform)),))
-    rows = cloudimage.history(image)
+    rows = listing.history(image)
     if as_json:
         print_json(plain(rows))
         return
@@ -193,13 +195,13 @@ def tag(
     output: Json = "text",
 ) -> None:
     """Give a CloudImage more names."""
-    from harness import cloudimage
+    from harness.cloudimage import tags
 
     as_json = wants_json(output)
     store = Store.default()
     references = [reference(name, "NAME") for name in names]
     for name in names:
-        cloudimage.tag(store, source, name)
+        tags.tag(store, source, name)
     digest, familiar = store.resolve(source).digest, [one.familiar for one in references]
     if as_json:
         print_json({"names": familiar, "digest": digest})
@@ -222,10 +224,10 @@ def rmi(
     output: Json = "text",
 ) -> None:
     """Remove names, and the blobs that no other name needs. With its last name go an image's signatures and other attachments."""
-    from harness import cloudimage
+    from harness.cloudimage import tags
 
     as_json = wants_json(output)
-    removed, freed = cloudimage.remove(Store.default(), names)
+    removed, freed = tags.remove(Store.default(), names)
     if as_json:
         print_json({"names": list(removed), **freed._asdict()})
         return

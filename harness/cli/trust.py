@@ -261,7 +261,7 @@ def _names_a_registry(name: str) -> bool:
 
 
 def _stored(store: Store, name: str) -> _Found:
-    from harness import cloudimage
+    from harness.cloudimage.reader import is_cloudimage
     from harness.oci.graph import attached_to
     from harness.oci.reference import Reference
     from harness.oci.registry.referrers import LocalReferrers
@@ -276,21 +276,21 @@ def _stored(store: Store, name: str) -> _Found:
     familiar = given if given in names else next((known for known in having if attached_to(known) is None), None)
     if familiar is None:
         raise StoreError(f"{name} has no name here, so there is no repository for its signatures", hint="give it one with `slipway tag`")
-    if not cloudimage.is_cloudimage(store.json(image.digest)):
+    if not is_cloudimage(store.json(image.digest)):
         raise StoreError(f"{familiar} is an image, but not a CloudImage")
     here = Reference.parse(familiar)
     return _Found(store, here, image, LocalReferrers(store, here))
 
 
 def _in_registry(store: Store, there: Reference, to: RegistryOptions) -> _Found:
-    from harness import cloudimage
+    from harness.cloudimage.reader import is_cloudimage
     from harness.oci.model import Descriptor
     from harness.oci.registry.referrers import RemoteReferrers
 
     client: Client = connect(to)
     try:
         manifest = client.manifest(there)
-        if not cloudimage.is_cloudimage(json_object(manifest.data, what=there.familiar)):
+        if not is_cloudimage(json_object(manifest.data, what=there.familiar)):
             raise StoreError(f"{there.familiar} is an image, but not a CloudImage")
     except BaseException:
         client.close()

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import assets, catalog, cloudimage, kubefile, log
-from harness.cloudimage import Info
+from harness.cloudimage import listing, reader
+from harness.cloudimage.model import Info
 from harness.errors import SlipwayError, StoreError, UsageError
+from harness.kubefile import instructions
 from harness.oci import graph
 from harness.oci.model import Descriptor, Platform
 from harness.oci.reference import DEFAULT_DOMAIN, DEFAULT_TAG, Reference
@@ -142,7 +144,7 @@ def _kubernetes(folder: Path) -> str | None:
         parsed = kubefile.parse(path.read_text(), str(path))
     except SlipwayError:
         return None
-    return next((one.values[_VERSION_LABEL] for one in parsed.of(kubefile.Label) if _VERSION_LABEL in one.values), None)
+    return next((one.values[_VERSION_LABEL] for one in parsed.of(instructions.Label) if _VERSION_LABEL in one.values), None)
 
 
 def _sentence(text: str) -> str:
@@ -154,7 +156,7 @@ def _sentence(text: str) -> str:
 
 
 def stored(store: Store, term: str) -> Iterator[SearchResult]:
-    for row in cloudimage.images(store):
+    for row in listing.images(store):
         if row.problem:
             if _matches(term, row.name):
                 yield SearchResult(row.name, STORE, row.problem, digest=row.digest)
@@ -243,7 +245,7 @@ def _hit(repository: Reference, client: Client) -> SearchResult | None:
     reference = dataclasses.replace(repository, tag=DEFAULT_TAG if DEFAULT_TAG in names else names[-1])
     found = client.manifest(reference)
     index = json_object(found.data, what=f"manifest {found.digest}")
-    if not cloudimage.is_cloudimage(index):
+    if not reader.is_cloudimage(index):
         return None
     root = Descriptor(found.media_type, found.digest, len(found.data))
     sizes = {root.digest: root.size}
@@ -254,7 +256,7 @@ def _hit(repository: Reference, client: Client) -> SearchResult | None:
         sizes.update({entry.digest: entry.size, **{blob.digest: blob.size for blob in graph.children(manifest, entry)}})
         if cloudimage.KIND not in entry.annotations and entry.platform:
             platforms.append(entry.platform)
-            infos.append(Info.from_json(cloudimage.info_of(manifest, entry.digest)))
+            infos.append(Info.from_json(reader.info_of(manifest, entry.digest)))
     return SearchResult(
         name=reference.familiar,
         where=repository.domain,

@@ -8,21 +8,13 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from harness import templates
 from harness.errors import Fault, InputError
-from harness.kubefile import AppCmds, AppEnv, AppInstruction, Cni, Csi, Kubefile
+from harness.kubefile import Kubefile
 from harness.kubefile import context as build_context
+from harness.kubefile.instructions import AppCmds, AppEnv, AppInstruction, Cni, Csi, InstructionError
+from harness.templates.job import output_name
 
 HELM, KUBE, SHELL, MIXED = "helm", "kube", "shell", "mixed"
-
-
-class _StartError(Exception):
-    """An application without start commands."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +47,7 @@ def applications(kubefile: Kubefile, context: Path) -> tuple[KubefileApp, ...]:
     for instruction in kubefile.of(AppInstruction):
         try:
             by_name[instruction.app] = _application(kubefile, instruction, context)
-        except (build_context.ContextError, _StartError) as wrong:
+        except (build_context.ContextError, InstructionError) as wrong:
             faults.append(Fault(kubefile.where(instruction), wrong.message, wrong.hint))
     if faults:
         raise InputError(faults)
@@ -129,7 +121,7 @@ def _application(kubefile: Kubefile, instruction: AppInstruction, context: Path)
     commands, env = overrides(kubefile, instruction.app)
     if commands is None and kind == MIXED:
         what = "its files are neither a chart, nor all YAML, nor all .sh" if files else "it has no files"
-        raise _StartError(
+        raise InstructionError(
             f"{instruction.name} {instruction.app}: {what}, so how to start it must be said", f'APPCMDS {instruction.app} ["command"]'
         )
     if commands is None:
@@ -141,7 +133,7 @@ def _application(kubefile: Kubefile, instruction: AppInstruction, context: Path)
 
 def _files(instruction: AppInstruction, source: str, context: Path) -> list[str]:
     if build_context.is_url(source):
-        return [templates.output_name(build_context.url_name(source))]
+        return [output_name(build_context.url_name(source))]
     placed = build_context.place(context, [source], instruction.folder)
     kept = [entry.path for entry in placed if entry.source.is_symlink() or entry.source.is_file()]
-    return [templates.output_name(path.removeprefix(instruction.folder)) for path in kept]
+    return [output_name(path.removeprefix(instruction.folder)) for path in kept]

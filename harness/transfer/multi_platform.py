@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from harness import cloudimage
-from harness.cloudimage import KIND, CloudImage, PlatformImage
+from harness.cloudimage import KIND, CloudImage, PlatformImage, writer
 from harness.errors import Fault, InputError, StoreError, UsageError
 from harness.oci.model import Descriptor, Platform
 from harness.oci.reference import Reference
@@ -150,7 +150,7 @@ def _platform(entry: Mapping[str, Any]) -> Platform | None:
 
 def _tag(store: Store, target: Reference, found: Iterable[Piece], *, replace: bool) -> Assembled:
     chosen = choose(found, replace=replace)
-    descriptor = cloudimage.write_index(store, [entry for piece in chosen for entry in piece.entries])
+    descriptor = writer.write_index(store, [entry for piece in chosen for entry in piece.entries])
     cloudimage.read(store, descriptor.digest)
     store.tag(str(target), descriptor)
     return Assembled(target.familiar, descriptor.digest, tuple(str(piece.platform) for piece in chosen), differences(chosen))

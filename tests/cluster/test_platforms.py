@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import cloudimage, process
-from harness.build.container_images import layers_of
+from harness.build.image_packages import layers_of
 from harness.cloudimage import PlatformImage, elf
 from harness.host import apt
 from harness.oci import layer

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness import cloudimage, kubefile, templates, untrusted
-from harness.build import discover
+from harness.build import discover, image_lists
 from harness.clusterfile import parse as clusterfile
 from harness.clusterfile import secrets, serialize, write
 from harness.errors import InputError, SlipwayError
-from harness.kubefile import version_range, words
+from harness.kubefile import checks, version_range, words
 from harness.lifecycle.checks.preflight import gather, probes
 from harness.lifecycle.cluster import redaction
 from harness.nodes import Node
@@ -73,7 +73,7 @@ def _files(*patterns: str) -> tuple[bytes, ...]:
 
 def read_kubefile(data: bytes, folder: Path) -> None:
     parsed = kubefile.parse(_text(data), "Kubefile", build_args={"A": "b"})
-    kubefile.check_context(parsed, folder)
+    checks.context_faults(parsed.path, parsed.instructions, folder)
     _ = parsed.launch, parsed.commands
 
 
@@ -120,8 +120,8 @@ def read_documents(data: bytes, folder: Path) -> None:
         path.write_bytes(data)
     readers: tuple[Callable[[], object], ...] = (
         lambda: discover.declared(folder),
-        lambda: discover.read_image_list(folder / "imageList"),
-        lambda: discover.read_image_list_with_auth(folder / "imageListWithAuth.yaml"),
+        lambda: image_lists.read_image_list(folder / "imageList"),
+        lambda: image_lists.read_image_list_with_auth(folder / "imageListWithAuth.yaml"),
     )
     refused = 0
     for read in readers:
@@ -516,7 +516,7 @@ ALL: tuple[Target, ...] = (
     ),
     Target(
         "yaml",
-        "harness/untrusted.py",
+        "harness/untrusted/yaml_reader.py",
         read_yaml,
         (b"a: [1, 2.5, ~, 2001-01-01, 0x1f, 1:30, .inf]\nb: &x {c: d}\ne: *x\n--- !!set {a}\n",),
         _tokens("&a *a <<: --- !!int !!float !!binary !!set !!omap !!pairs !!timestamp ? | > - : [ ] { }"),
@@ -530,7 +530,7 @@ ALL: tuple[Target, ...] = (
     ),
     Target(
         "json",
-        "harness/untrusted.py",
+        "harness/untrusted/json_reader.py",
         read_json,
         (b'{"a": [1, 2.5e3, null, true, "x\\ud800"], "layers": {}}',),
         _tokens("{ } [ ] : , NaN Infinity 1e999 layers Layers \\u0000"),
@@ -568,7 +568,7 @@ ALL: tuple[Target, ...] = (
     ),
     Target(
         "kubeconfig",
-        "harness/untrusted.py",
+        "harness/untrusted/kubeconfig.py",
         read_kubeconfig,
         (_kubeconfig_seed(),),
         _tokens("users: clusters: contexts: name: user: cluster: exec: ~ [] {} LS0t"),

@@ -25,12 +25,14 @@ import zstandard
 
 from harness import process, templates, untrusted
 from harness.build import discover, layers
+from harness.build.declared_images import RootfsFile
 from harness.clusterfile.parse import image_hooks
 from harness.errors import SlipwayError
 from harness.oci.layer import compression, unpack
 from harness.oci.model import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
 from harness.oci.store import Store
 from harness.templates import jinja as jinjarender
+from harness.templates.job import Job
 from harness.trust.sbom.files import Inventory
 
 COUNT = 1000
@@ -229,7 +231,7 @@ def read_texts() -> Iterator[str]:
             place.write_text(text)
             yield outcome(functools.partial(untrusted.yaml_documents, text, what="hostile"))
             yield outcome(functools.partial(layers.semantic_digest, text.encode()))
-            yield outcome(functools.partial(discover.discover, [discover.RootfsFile("manifests/a.yaml", place, "a.yaml")]))
+            yield outcome(functools.partial(discover.discover, [RootfsFile("manifests/a.yaml", place, "a.yaml")]))
             yield outcome(functools.partial(image_hooks, {"plugins/a.yaml": text.encode()}))
 
 
@@ -272,7 +274,7 @@ def read_templates() -> Iterator[str]:
     chance = random.Random(SEED)
     env = {"Port": '8443\\"', "Long": "x" * 100_000}
     for language, draw in (("etc/a", plain), ("a.tmpl", go), ("a.j2", jinja)):
-        jobs = [templates.Job(draw(chance), env, language) for _ in range(COUNT)]
+        jobs = [Job(draw(chance), env, language) for _ in range(COUNT)]
         for start in range(0, COUNT, 50):
             for job, rendered in zip(jobs[start : start + 50], templates.render_all(jobs[start : start + 50]), strict=True):
                 assert len(rendered) <= jinjarender.limit(job.text), "it renders to more than it may"

@@ -25,7 +25,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from harness import process
-from harness.build.capture import Proxy, PulledImage, collect
+from harness.build.capture import Proxy
+from harness.build.image_set import collect
+from harness.build.pull_record import PulledImage
 from harness.errors import BuildError
 from harness.oci.model import DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST, Platform
 from harness.oci.reference import Reference

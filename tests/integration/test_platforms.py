@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness import cloudimage, process
-from harness.build import container_images
+from harness.build import container_images, definitions
 from harness.cloudimage import elf
 from harness.oci import layer
 from harness.oci.graph import descriptors
@@ -153,7 +153,7 @@ def test_a_dockerfile_yields_programs_of_the_platform_without_running_them(tmp_p
     (made / "images/busy/Dockerfile").write_text(DOCKERFILE)
     slipway("build", "-t", "one", "--platform", BOTH, made)
     store = Store(home / "store")
-    builder = container_images.Builder(store, (made / "images", *container_images.bundled()))
+    builder = container_images.Builder(store, (made / "images", *definitions.bundled()))
     for platform in (HERE, THERE):
         manifest = builder.on(platform).ensure(Reference.parse("example.test/busy:1"))
         assert manifest is not None
@@ -179,7 +179,7 @@ def test_a_dockerfile_that_forgets_the_platform_is_found_out(tmp_path: Path, hom
     assert f"1 programs of the image for {THERE} are for another processor" in said.stderr
     assert f"bin/busybox ({HERE.architecture})" in said.stderr
     assert "$TARGETARCH" in said.stderr
-    builder = container_images.Builder(Store(home / "store"), (made / "images", *container_images.bundled()), THERE)
+    builder = container_images.Builder(Store(home / "store"), (made / "images", *definitions.bundled()), THERE)
     process.run(["docker", "image", "rm", builder.engine_name("example.test/wrong:1")])
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.build import container_images
-from harness.build.container_images import Builder, bundled
+from harness.build import debian
+from harness.build.container_images import Builder
+from harness.build.definitions import bundled
 from harness.host import docker
 from harness.oci import layer
 from harness.oci.graph import descriptors
@@ -74,7 +75,7 @@ def oldest() -> str:
     try:
         client.images.get(OLDEST)
     except docker.NotFound:
-        container_images.make_debian(client, OLDEST, "oldoldstable", Platform.host())
+        debian.make_debian(client, OLDEST, "oldoldstable", Platform.host())
     return OLDEST
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from harness import templates
 from harness.templates import jinja
+from harness.templates.job import Job
 
 ENV = {"Port": "8443"}
 
@@ -27,7 +28,7 @@ def test_render_all_of_a_bomb_among_others(monkeypatch: pytest.MonkeyPatch, bomb
     # An ordinary template takes milliseconds.
     monkeypatch.setattr(jinja, "SECONDS", 2)
     texts = ["a: {{ Port }}", bomb, "b: {{ Port }}", "\n{{ None1 }}"]
-    first, broken, second, undefined = templates.render_all([templates.Job(text, ENV, f"{index}.j2") for index, text in enumerate(texts)])
+    first, broken, second, undefined = templates.render_all([Job(text, ENV, f"{index}.j2") for index, text in enumerate(texts)])
     assert (first, second) == ("a: 8443", "b: 8443")
     assert not isinstance(broken, str)
     assert [(fault.where, fault.message) for fault in broken] == [("1.j2:1", reason)]
@@ -36,7 +37,7 @@ def test_render_all_of_a_bomb_among_others(monkeypatch: pytest.MonkeyPatch, bomb
 
 
 def test_render_all_of_more_than_one_process_takes() -> None:
-    jobs = [templates.Job(f"{number} {{{{ Port }}}}", ENV, "a.j2") for number in range(40)]
+    jobs = [Job(f"{number} {{{{ Port }}}}", ENV, "a.j2") for number in range(40)]
     assert templates.render_all(jobs) == [f"{number} 8443" for number in range(40)]
 
 

@@ -96,4 +96,6 @@ def own_sockets() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def jinja_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jinja is rendered in the process of the test, since it may start none."""
-    monkeypatch.setattr("harness.templates.evaluate_apart", lambda requests: [jinja.evaluate(**request) for request in requests])
+    monkeypatch.setattr(
+        "harness.templates.jinja_process.evaluate_apart", lambda requests: [jinja.evaluate(**request) for request in requests]
+    )

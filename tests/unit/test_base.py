@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness import build, untrusted
+from harness.build.options import BuildOptions
 from harness.errors import InputError
 
 BASE = Path(__file__).parents[2] / "kubefiles/kubernetes"
@@ -17,7 +18,7 @@ NOTHING = {"NETWORK": "none", "STORAGE": "none", "METRICS": "none", "POLICY": "n
 
 def images(**arguments: str) -> set[str]:
     """What files of the image declare, without tags."""
-    found = build.check(build.BuildOptions(BASE, "base", build_args=arguments))
+    found = build.check(BuildOptions(BASE, "base", build_args=arguments))
     return {image["name"].rpartition(":")[0] for image in found["images"]}
 
 

@@ -22,7 +22,7 @@ from docs import generated, links
 from harness import cloudimage, errors
 from harness.cli.output import app
 from harness.clusterfile import Phase
-from harness.kubefile import KNOWN
+from harness.kubefile.instructions import USAGE
 from harness.oci import model
 from harness.oci.archive import index
 
@@ -185,7 +185,7 @@ def test_page_of_configuration_lists_every_variable_that_the_program_reads() -> 
 
 def test_page_of_the_kubefile_lists_every_instruction() -> None:
     listed = {word.split()[0] for word in cells("docs/reference/kubefile.md") if word.split()[0].isupper()}
-    assert set(KNOWN) <= listed
+    assert set(USAGE) <= listed
 
 
 def test_specification_of_the_format_has_every_field_annotation_and_media_type() -> None:

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from harness import cloudimage
-from harness.cloudimage import INFO, KIND, CloudImage, diff, prune, search
+from harness.cloudimage import INFO, KIND, CloudImage, listing, prune, search, side, tags
 from harness.errors import StoreError
 from harness.lifecycle.provision import registry
 from harness.oci.graph import below_of, closure, entries_of
 from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json
 from harness.oci.registry.config import Site
 from harness.oci.store import Store
-from harness.sealer import image as sealerimage
+from harness.sealer import listing as sealer_listing
 from harness.transfer import mirror
 from harness.trust import verify
-from tests.unit.cloudimage.test_cloudimage import platform_image, write
+from tests.unit.cloudimage.examples import platform_image, write
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -141,19 +141,19 @@ CASES = [
 @pytest.mark.parametrize(("where", "change"), CASES)
 def test_every_command_does_its_work_for_the_other_images(store: Store, good: CloudImage, where: str, change: Change) -> None:
     digest = poison(store, good, where, change)
-    rows = {row.name: row for row in (*cloudimage.others(store), *cloudimage.images(store), *sealerimage.rows(store))}
+    rows = {row.name: row for row in (*listing.others(store), *listing.images(store), *sealer_listing.rows(store))}
     assert rows["good:latest"].problem is None
     assert rows["good:latest"].size == good.size
     assert set(rows) == {"good:latest", "bad:latest"}
     with pytest.raises(StoreError):
         cloudimage.read(store, "bad")
     with pytest.raises(StoreError):
-        diff.find(store, "bad", lambda: pytest.fail("no registry is asked"))
+        side.find(store, "bad", lambda: pytest.fail("no registry is asked"))
     assert [hit.name for hit in search.stored(store, "good")] == ["good:latest"]
     prune.prune(store)
     assert store.has(digest)
     assert cloudimage.read(store, "good").digest == good.digest
-    names, _ = cloudimage.remove(store, ["bad"])
+    names, _ = tags.remove(store, ["bad"])
     assert names == ("bad:latest",)
     assert not store.has(digest)
     cloudimage.verify(store, cloudimage.read(store, "good"))
@@ -174,7 +174,7 @@ def test_what_follows_an_image_blob_by_blob_ends_in_a_store_error_or_well(
 
 def test_an_image_with_its_problem_is_in_the_list(store: Store, good: CloudImage) -> None:
     poison(store, good, "rootfs", ROOTFS["layers is a number"])
-    (bad,) = (row for row in cloudimage.images(store) if row.name == "bad:latest")
+    (bad,) = (row for row in listing.images(store) if row.name == "bad:latest")
     assert "cannot be understood" in (bad.problem or "")
 
 
@@ -199,7 +199,7 @@ def test_indexes_within_indexes_end(store: Store, good: CloudImage) -> None:
     nested = dataclasses.replace(embedded, digest=digest, size=size, media_type=OCI_INDEX)
     part = dataclasses.replace(good.platforms[0], images=cloudimage.ImageSet((nested,), tuple(blobs)))
     image = write(store, part, name="nested")
-    assert cloudimage.content_sizes(store, part.images)[embedded.name] > 0
+    assert listing.content_sizes(store, part.images)[embedded.name] > 0
     assert registry.layout(store, part.images).links
     with pytest.raises(StoreError, match="within each other"):
         mirror.expand(store, image, Site("registry.example.com"), None)  # type: ignore[arg-type]
@@ -207,4 +207,4 @@ def test_indexes_within_indexes_end(store: Store, good: CloudImage) -> None:
     store.tag("chain", chain)
     with pytest.raises(StoreError, match="within each other"):
         verify.check_stored(store, "chain", chain)
-    cloudimage.remove(store, ["nested", "chain"])
+    tags.remove(store, ["nested", "chain"])

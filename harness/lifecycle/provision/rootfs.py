@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from harness import assets, log, templates, untrusted
+from harness import assets, log, untrusted
 from harness.cloudimage import PlatformImage, unpacked
 from harness.errors import StoreError
 from harness.lifecycle.provision import distribution
@@ -26,6 +26,7 @@ from harness.oci.layer.extract import OPAQUE, WHITEOUT, open_layer
 from harness.oci.model import GZIP_LAYERS, Descriptor
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS
+from harness.templates.tree import render_tree
 
 _SMALL_FILE = 1 << 20
 
@@ -92,7 +93,7 @@ def rendered(
         copy = Path(scratch, "rootfs")
         shutil.copytree(tree, copy, symlinks=True, ignore=lambda folder, _: _HEAVY if Path(folder) == tree else ())
         changed = set(edit(copy)) if edit else set()
-        changed |= set(templates.render_tree(copy, env, app_env))
+        changed |= set(render_tree(copy, env, app_env))
         return {path: NodeFile((copy / path).read_bytes(), owner_only((copy / path).stat().st_mode)) for path in sorted(changed)}
 
 

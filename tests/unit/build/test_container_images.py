@@ -10,63 +10,25 @@ from typing import Any
 
 import pytest
 
-from harness.build import container_images
-from harness.build.container_images import BaseImage, Builder, asked_for, definitions, packages_in
+from harness.build import run_steps
+from harness.build.container_images import Builder
+from harness.build.definitions import BaseImage, definitions
 from harness.build.image_choice import AUTO, ImageChoice
 from harness.cloudimage import prune
-from harness.errors import BuildError, InputError
+from harness.errors import BuildError
 from harness.host import docker as engines
-from harness.oci.layer import LayerEntry, write_layer
 from harness.oci.model import Platform
 from harness.oci.reference import OWN_DOMAIN, Reference
 from harness.oci.store import Store
+from tests.unit.build.dockerfiles import PROXY, builder, write
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
-
-PROXY = """\
-FROM debian:bookworm-slim AS linked
-ARG VERSION=v1.36.3
-RUN make
-
-# image: example.org/proxy:${VERSION}
-FROM scratch AS proxy
-COPY --from=linked /out /
-
-# image: example.org/pause:3.2
-FROM scratch AS pause
-"""
-
-
-def write(root: Path, name: str, text: str) -> Path:
-    folder = root / name
-    folder.mkdir(parents=True)
-    (folder / "Dockerfile").write_text(text)
-    return folder
-
-
-def builder(tmp_path: Path) -> Builder:
-    return Builder(Store(tmp_path / "store"), (tmp_path / "images",))
 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine is an amd64."""
     monkeypatch.setattr(Platform, "host", classmethod(lambda cls: cls("linux", "amd64")))
-
-
-def test_each_marked_stage_is_an_image(tmp_path: Path) -> None:
-    write(tmp_path, "proxy", PROXY)
-    found = definitions(tmp_path)
-    assert [(one.name, one.target) for one in found] == [("example.org/proxy:v1.36.3", "proxy"), ("example.org/pause:3.2", "pause")]
-    assert found[0].bases == (BaseImage("debian:bookworm-slim"),)
-
-
-def test_a_build_argument_in_the_name_serves_every_version(tmp_path: Path) -> None:
-    write(tmp_path / "images", "proxy", PROXY)
-    found = builder(tmp_path).find(Reference.parse("example.org/proxy:v1.36.4"))
-    assert found is not None
-    assert found[1] == {"VERSION": "v1.36.4"}
-    assert builder(tmp_path).find(Reference.parse("example.org/proxy/other:v1")) is None
 
 
 def test_what_a_folder_defines_is_built_as_the_choice_says_and_nothing_else_is(tmp_path: Path) -> None:
@@ -76,13 +38,6 @@ def test_what_a_folder_defines_is_built_as_the_choice_says_and_nothing_else_is(t
     for answers, built in ((False, [True, False]), (True, [False, False])):
         choice = ImageChoice(AUTO, lambda _, answers=answers: answers)
         assert [make.builds(name, choice) for name in names] == built
-
-
-def test_one_name_in_two_folders_is_a_fault(tmp_path: Path) -> None:
-    write(tmp_path, "a", "# image: example.org/x:1\nFROM scratch\n")
-    write(tmp_path, "b", "# image: example.org/x:1\nFROM scratch\n")
-    with pytest.raises(InputError, match=r"example\.org/x:1 is defined twice"):
-        definitions(tmp_path)
 
 
 def test_the_key_changes_with_files_arguments_and_the_images_below(tmp_path: Path) -> None:
@@ -150,7 +105,6 @@ def test_the_engine_keeps_an_image_for_another_platform_beside_ours(tmp_path: Pa
     assert names[AMD64] != names[ARM64]
     assert make.engine_name("debian") == "debian"
     assert make.on(Platform("linux", "arm", "v7")).engine_name("debian") == "debian:latest-linux-arm-v7"
-    assert container_images.foreign_name(f"debian@sha256:{'ab' * 32}", ARM64) == "debian:abababababab-linux-arm64"
 
 
 def fitted(make: Builder, name: str) -> str:
@@ -204,51 +158,6 @@ def test_a_dockerfile_gets_the_platform_arguments_that_it_declares(tmp_path: Pat
     assert make._platform_arguments(found[0]) == {"TARGETARCH": "arm64"}
 
 
-NEEDS_ITS_OWN_PROCESSOR = {"slipway.dev/builder:12", "slipway.dev/compiler:1", "slipway.dev/node:13"}
-"""They run on this machine only: nothing embeds them."""
-
-
-def test_all_our_images_can_be_made_for_another_processor_without_emulation() -> None:
-    for root in container_images.bundled():
-        for path in sorted(root.glob("*/Dockerfile")):
-            if NEEDS_ITS_OWN_PROCESSOR & {one.name for one in definitions(root) if one.folder == path.parent}:
-                continue
-            runs_here: dict[str, bool] = {}
-            stage = ""
-            for line in path.read_text().splitlines():
-                if found := container_images._FROM.match(line):
-                    stage = found["stage"] or "last"
-                    runs_here[stage] = bool(found["here"]) or runs_here.get(found["base"], False)
-                assert not line.startswith("RUN ") or runs_here[stage], f"{path}: stage {stage} runs programs of the target"
-
-
-# Versions that the archive had
-
-
-RECORD = b"Package: redis-server\nVersion: 5:7.0.1-1\nArchitecture: amd64\nStatus: install ok installed\n"
-
-
-@pytest.mark.parametrize("folder", ["var/lib/dpkg/status.d", "rootfs/var/lib/dpkg/status.d"])
-def test_an_image_says_which_packages_its_files_are_from(tmp_path: Path, folder: str) -> None:
-    store = Store(tmp_path / "store")
-    layer = write_layer([LayerEntry(f"{folder}/redis-server", "file", 0o644, RECORD), LayerEntry("bin/redis", "file", 0o755, b"x")], store)
-    assert packages_in(store, [layer]) == {"redis-server": "5:7.0.1-1"}
-
-
-def test_those_that_the_dockerfile_names_are_shown(tmp_path: Path) -> None:
-    write(tmp_path / "images", "redis", '# image: example.org/redis:7\nFROM debian\nRUN obtain "redis-server>=5:7.0" busybox-static\n')
-    (definition,) = definitions(tmp_path / "images")
-    assert asked_for(definition, {"redis-server": "5:7.0.1-1", "libc6": "2.36-9"}) == "redis-server 5:7.0.1-1"
-
-
-def test_of_many_packages_some_are_shown(tmp_path: Path) -> None:
-    names = [f"package-{letter}" for letter in "abcdefgh"]
-    write(tmp_path / "images", "many", f"# image: example.org/many:1\nFROM debian\nRUN obtain {' '.join(names)}\n")
-    (definition,) = definitions(tmp_path / "images")
-    shown = asked_for(definition, dict.fromkeys(names, "1"))
-    assert shown.endswith("package-e 1, package-f 1, 2 more")
-
-
 def test_another_version_in_the_archive_is_another_key(tmp_path: Path) -> None:
     write(tmp_path / "images", "tools", "# image: example.org/tools:1\nFROM scratch\n")
     make, reference = builder(tmp_path), Reference.parse("example.org/tools:1")
@@ -279,7 +188,7 @@ class Engine:
         yield {"error": "exit code 1"}
 
 
-@pytest.mark.parametrize("network", container_images.NETWORKS)
+@pytest.mark.parametrize("network", run_steps.NETWORKS)
 def test_a_dockerfile_is_built_on_the_network_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
     engine = Engine("curl: (7) Failed to connect to 127.0.0.1 port 3142")
     monkeypatch.setattr(engines, "connect", lambda **_: engine)
@@ -289,10 +198,10 @@ def test_a_dockerfile_is_built_on_the_network_that_was_asked_for(tmp_path: Path,
     with pytest.raises(BuildError) as failed:
         made.ensure(Reference.parse("example.org/pause:3.2"))
     # Not on the bridge that other containers share: the engine lets steps have raw sockets.
-    assert engine.options["network_mode"] == ("apart" if network == container_images.BRIDGE else container_images.HOST)
+    assert engine.options["network_mode"] == ("apart" if network == run_steps.BRIDGE else run_steps.HOST)
     assert engine.options["container_limits"] == engines.STEP_LIMITS
     # Who needs this machine's loopback is told how to get it.
-    assert ("--network host" in str(failed.value.hint)) is (network == container_images.BRIDGE)
+    assert ("--network host" in str(failed.value.hint)) is (network == run_steps.BRIDGE)
 
 
 def test_the_network_is_a_bridge_unless_the_user_says_otherwise(tmp_path: Path) -> None:
@@ -389,7 +298,3 @@ def test_what_nothing_used_for_a_week_goes_and_what_is_in_use_stays(monkeypatch:
     # Of one a container was made in between.
     assert counted["engine images"] == (4, 20)
     assert client.removed == [name for name in idle if "asked" not in name]
-
-
-def test_a_step_that_fails_by_itself_has_no_hint_about_networks() -> None:
-    assert container_images.network_hint("make: *** [all] Error 2", container_images.BRIDGE) is None

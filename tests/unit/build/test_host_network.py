@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from harness import build, log
-from harness.build import BuildOptions, container_images
+from harness.build import run_steps
+from harness.build.options import BuildOptions
 from harness.errors import BuildError
 from harness.oci.store import Store
 
 
-@pytest.mark.parametrize("network", container_images.NETWORKS)
+@pytest.mark.parametrize("network", run_steps.NETWORKS)
 def test_build_on_the_network_of_this_machine_warns(
     network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -25,4 +26,4 @@ def test_build_on_the_network_of_this_machine_warns(
     with pytest.raises(BuildError, match="far enough"):
         build.build(BuildOptions(tmp_path, "x", network=network), Store(tmp_path / "store"))
     said = capsys.readouterr().err
-    assert ("warning: --network host: RUN and Dockerfiles share the network of this machine" in said) is (network == container_images.HOST)
+    assert ("warning: --network host: RUN and Dockerfiles share the network of this machine" in said) is (network == run_steps.HOST)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.build import image_context
-from harness.build.container_images import Builder, definitions
+from harness.build.container_images import Builder
+from harness.build.definitions import definitions
 from harness.errors import BuildError
 from harness.host import gotools, paths
 from harness.oci.model import Platform

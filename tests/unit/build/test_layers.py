@@ -14,7 +14,7 @@ import pytest
 import urllib3
 
 from harness import kubefile
-from harness.build import container_images, image_choice
+from harness.build import container_images, image_choice, run_steps
 from harness.build.image_choice import ImageChoice
 from harness.build.layers import LayerBuilder, cache_key_files, download, entry_of, index, merged, semantic_digest, with_folders
 from harness.errors import BuildError
@@ -206,7 +206,7 @@ def test_an_answer_that_is_not_a_file_is_said(web: Callable[..., Web], tmp_path:
         download("https://a.invalid/f", tmp_path / "f")
 
 
-@pytest.mark.parametrize("network", container_images.NETWORKS)
+@pytest.mark.parametrize("network", run_steps.NETWORKS)
 def test_run_gets_no_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
     given: dict[str, Any] = {}
 
@@ -235,4 +235,4 @@ def test_run_gets_no_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.Monk
     assert given["cap_drop"] == ["NET_RAW"]
     assert given["security_opt"] == ["no-new-privileges"]
     assert not given.get("privileged")
-    assert ("--network host" in str(failed.value.hint)) is (network == container_images.BRIDGE)
+    assert ("--network host" in str(failed.value.hint)) is (network == run_steps.BRIDGE)

@@ -111,7 +111,7 @@ def test_a_fault_of_ours_is_no_traceback(home: Path, monkeypatch: pytest.MonkeyP
     def broken(_: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr("harness.cloudimage.images", broken)
+    monkeypatch.setattr("harness.cloudimage.listing.images", broken)
     assert app.execute(["images"]) == 1
     assert "this should not have happened: KeyError" in capsys.readouterr().err
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.cloudimage import EmbeddedImage, ImageSet, Info, PlatformImage, _describe_platform, enforcers
+from harness.cloudimage import EmbeddedImage, ImageSet, Info, PlatformImage, enforcers
+from harness.cloudimage.listing import describe_platform
 from harness.oci.model import Platform
 
 
@@ -43,7 +44,7 @@ def test_only_what_a_kernel_is_known_to_lack_is_held_against_it() -> None:
 )
 def test_an_image_that_makes_clusters_says_what_enforces_policies_in_them(kubernetes: str | None, image: str, told: object) -> None:
     embedded = ImageSet((EmbeddedImage(image, "sha256:1", "m", 1, (), ()),))
-    found = _describe_platform(PlatformImage(Platform("linux", "amd64"), (), (), info=Info(kubernetes=kubernetes), images=embedded))
+    found = describe_platform(PlatformImage(Platform("linux", "amd64"), (), (), info=Info(kubernetes=kubernetes), images=embedded))
     assert found["policiesEnforcedBy"] == told
 
 

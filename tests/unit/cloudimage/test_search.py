@@ -20,7 +20,7 @@ from harness.oci.reference import Reference
 from harness.oci.registry.errors import RemoteError
 from harness.oci.registry.manifest import Manifest
 from harness.oci.store import Store
-from tests.unit.cloudimage.test_diff import AMD64, ARM64, file, put
+from tests.unit.cloudimage.examples import AMD64, ARM64, file, put
 
 HOST = "reg.test:5000"
 

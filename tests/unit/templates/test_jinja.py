@@ -1,88 +1,75 @@
-"""Jinja templates evaluated within limits: what they may do, and what is a fault with its line."""
+"""Jinja templates, rendered in the process of the test."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from harness.templates.jinja import decode, encode, evaluate, limit, quote
-
-ENV = {"name": "web", "port": "80"}
-
-
-def rendered(text: str, env: dict[str, str] | None = None) -> str:
-    return str(evaluate(text, ENV if env is None else env, None)["text"])
-
-
-def fault(text: str) -> tuple[int, str, str | None]:
-    outcome: dict[str, Any] = evaluate(text, ENV, None)
-    ((line, message, name),) = outcome["faults"]
-    return line, message, name
+from harness import templates
+from harness.errors import InputError
+from harness.templates.job import StandIn
+from tests.unit.templates.environment import ENV
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{{ name }}:{{ port }}", "web:80"),
-        ("{{ .name }}:{{- .port }}", "web:80"),
-        ("{% for i in range(3) %}{{ i }}{% endfor %}", "012"),
-        ("{{ name | b64enc }} {{ name | b64enc | b64dec }}", "d2Vi web"),
-        ("{{ name | quote }}", '"web"'),
-        ("a\r\nb\n", "a\r\nb\r\n"),
-        ("<{{ name }}>\n", "<web>\n"),
-        ("{{ '%s-%s' % (name, port) }}", "web-80"),
-        ("{{ name | center(9) }}|", "   web   |"),
+        ("{{ Port }} {{ .Port }}", "8443 8443"),
+        ("{% for i in range(2) %}{{ i }}{% endfor %}\n", "01\n"),
+        ("{{ Port | b64encode }} {{ Port | b64enc | b64dec }}", "ODQ0Mw== 8443"),
+        ("{% if None1 is defined %}a{% else %}b{% endif %}", "b"),
+        ("a\r\n{{ Port }}\r\n", "a\r\n8443\r\n"),
+        ("<{{ Port }}>&", "<8443>&"),
     ],
 )
-def test_evaluate_renders(text: str, expected: str) -> None:
-    assert rendered(text) == expected
+def test_jinja(text: str, expected: str) -> None:
+    assert templates.render(text, ENV, "a.yaml.j2") == expected
 
 
-def test_evaluate_missing_name_is_a_fault_or_stood_in_for() -> None:
-    assert fault("\n{{ other }}") == (2, "'other' is undefined", "other")
-    outcome = evaluate("{{ other }}-{{ name }}", ENV, ("<", ">"))
-    assert outcome == {"text": "<other>-web", "missing": ["other"]}
+@pytest.mark.parametrize(
+    ("text", "where", "message"),
+    [
+        ("a\n\n{{ None1 }}", "a.j2:3", "None1 is not defined"),
+        ("a\n{% if %}", "a.j2:2", "Expected an expression, got 'end of statement block'"),
+        ("a\n{{ Port.x.y }}", "a.j2:2", "'str object' has no attribute 'x'"),
+        ("{{ ''.__class__.__mro__ }}", "a.j2:1", "access to attribute '__class__' of 'str' object is unsafe."),
+    ],
+)
+def test_jinja_faults(text: str, where: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        templates.render(text, ENV, "a.j2")
+    assert [(fault.where, fault.message) for fault in caught.value.faults] == [(where, message)]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{{ 'x' * 10000000 }}", "too large"),
-        ("{{ 10000000 * 'x' }}", "too large"),
-        ("{{ [0] * 10000000 }}", "too large"),
-        ("{{ 9 ** 99999 }}", "too large"),
-        ("{{ '%99999d' % 1 }}", "pads to more columns"),
-        ("{{ '{:99999}'.format(1) }}", "pads to more columns"),
-        ("{{ '%99999s' | format(1) }}", "pads to more columns"),
-        ("{{ 'x'.ljust(99999) }}", "numbers up to 10000 are taken"),
-        ("{{ 'x' | center(99999) }}", "numbers up to 10000 are taken"),
-        ("{% for i in range(999999) %}{% endfor %}{% for i in range(2) %}{% endfor %}", "more than 1000000 numbers"),
-        ("{% for i in range(100000) %}" + "x" * 100 + "{% endfor %}", "it renders to more than"),
-        ("{{ '!' | b64dec }}", "is not base64 of text"),
-        ("{% if %}", "Expected an expression"),
-        ("{{ name.__class__.__mro__ }}", "unsafe"),
-        ("{{ 1 / 0 }}", "division by zero"),
-        ("{{ lipsum() }}", "'lipsum' is undefined"),
+        ("\n{{ 1 / 0 }}", "2: division by zero"),
+        ("{{ 'x' * 10 ** 10 }}", "1: * makes a value that is too large"),
+        ("{{ 10 ** 9999999 }}", "1: ** makes a value that is too large"),
+        ("{{ [1] * 10 ** 8 }}", "1: * makes a value that is too large"),
+        ("{{ '%9999999d' % 1 }}", "1: a format pads"),
+        ("{{ '%*d' | format(9999999, 1) }}", "1: a format pads"),
+        ("{{ 'x' | indent(9999999999) }}", "1: numbers up to 10000"),
+        ("{{ 'x' | center(9999999999) }}", "1: numbers up to 10000"),
+        ("{{ 'x'.zfill(9999999999) }}", "1: numbers up to 10000"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "1: the ranges of a template"),
+        ("{% for a in range(99999) %}{{ 'x' * 100 }}{% endfor %}", "1: it renders to more than"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "1: it is nested too deeply"),
+        ("{{ " + "-" * 100_000 + "1 }}", "1: it is nested too deeply"),
+        ("{{ 2.0 ** 99999 }}", "1: (34, 'Numerical result out of range')"),
+        ("{{ '\\ud800' }}", "1: 'utf-8' codec can't encode"),
+        ("{{ [].append(1) }}", "1: access to attribute 'append' of 'list' object is unsafe"),
+        ("{{ lipsum(n=100000) }}", "1: lipsum is not defined"),
     ],
 )
-def test_evaluate_template_that_grows_or_fails_is_a_fault(text: str, message: str) -> None:
-    line, reason, _ = fault("\n\n" + text)
-    assert message in reason
-    assert line in (1, 3)
+def test_jinja_template_that_grows_or_fails_is_a_fault(text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        templates.render(text, ENV, "a.j2")
+    (fault,) = caught.value.faults
+    assert f"{fault.where.removeprefix('a.j2:')}: {fault.message}".startswith(message)
 
 
-def test_fault_message_is_short() -> None:
-    _, message, _ = fault("{{ '" + "!" * 5000 + "' | b64dec }}")
-    assert len(message) <= 350
-
-
-def test_limit_grows_with_the_template() -> None:
-    assert limit("x" * 100) - limit("") == 1000
-
-
-def test_filters_of_texts() -> None:
-    assert decode(encode("ä")) == "ä"
-    assert quote('a"b\\c') == '"a\\"b\\\\c"'
-    with pytest.raises(ValueError, match="is not base64 of text"):
-        decode("/w==")
+def test_jinja_names_that_a_stand_in_took_the_place_of() -> None:
+    stand_in = StandIn("<", ">")
+    assert templates.render("{{ One }}{{ Port }}", ENV, "a.j2", missing=stand_in) == "<One>8443"
+    assert stand_in.names == ["One"]

@@ -14,7 +14,7 @@ from harness.oci.model import Descriptor, Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.transfer import multi_platform
-from tests.unit.cloudimage.test_cloudimage import AMD64, ARM64, INFO, platform_image
+from tests.unit.cloudimage.examples import AMD64, ARM64, INFO, platform_image
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from harness.oci.reference import Reference
 from harness.oci.registry.referrers import LocalReferrers
 from harness.oci.store import Store
 from harness.trust.keys import PrivateKey
-from tests.unit.cloudimage.test_cloudimage import AMD64, ARM64, platform_image, write
+from tests.unit.cloudimage.examples import AMD64, ARM64, platform_image, write
 
 
 @pytest.fixture

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import cloudimage
 from harness.cli import app
-from harness.cloudimage import CloudImage, ImageApp, Info
+from harness.cloudimage import CloudImage, ImageApp, Info, tags
 from harness.oci.reference import Reference
 from harness.oci.registry.referrers import LocalReferrers
 from harness.oci.store import Store
 from harness.trust import keys, policy, signature
 from harness.trust.keys import PrivateKey
-from tests.unit.cloudimage.test_cloudimage import platform_image, write
+from tests.unit.cloudimage.examples import platform_image, write
 from tests.unit.trust.damage import flip
 
 
@@ -97,7 +96,7 @@ def test_what_goes_wrong_has_its_exit_code_and_says_what(
 def test_a_damaged_image_here_is_not_passed_over_for_one_in_a_registry(
     store: Store, image: CloudImage, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cloudimage.tag(store, "web", "registry.example.com/acme/web:1")
+    tags.tag(store, "web", "registry.example.com/acme/web:1")
     flip(store, image.digest)
     assert app.execute(["verify", "registry.example.com/acme/web:1", "--key", str(pair[1])]) == 4
     assert f"blob {image.digest}" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from harness import cloudimage
-from harness.cloudimage import CloudImage, History, ImageSet, Info
+from harness.cloudimage import CloudImage, History, ImageSet, Info, listing
 from harness.errors import StoreError
 from harness.oci.garbage import collect
 from harness.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json, digest_of
@@ -18,7 +18,7 @@ from harness.oci.registry.referrers import LocalReferrers
 from harness.oci.store import Store
 from harness.trust import attestation, provenance, sbom
 from harness.trust.keys import PrivateKey
-from tests.unit.cloudimage.test_cloudimage import AMD64, platform_image, write
+from tests.unit.cloudimage.examples import AMD64, platform_image, write
 from tests.unit.trust.damage import flip
 
 WEB = Reference.parse("web")
@@ -167,7 +167,7 @@ def test_a_new_document_of_a_kind_replaces_the_old_one(shelf: LocalReferrers, st
 
 def test_what_is_attached_is_no_image_of_its_own_and_stays_with_the_image(shelf: LocalReferrers, store: Store, image: CloudImage) -> None:
     referrers.referrer(shelf, store.resolve("web"), sbom.MEDIA_TYPE, b"{}", {})
-    assert [row.name for row in cloudimage.images(store)] == ["web:latest"]
+    assert [row.name for row in listing.images(store)] == ["web:latest"]
     blobs = len(list((store.root / "blobs/sha256").iterdir()))
     assert not collect(store).blobs
     assert len(list((store.root / "blobs/sha256").iterdir())) == blobs

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cloudimage
-from harness.cloudimage import CloudImage
+from harness.cloudimage import CloudImage, tags
 from harness.errors import InputError
 from harness.lifecycle import run
 from harness.lifecycle.cluster.request import of_machines
@@ -17,7 +16,7 @@ from harness.trust import policy, signature
 from harness.trust.keys import PrivateKey
 from harness.trust.policy import Gate, Policy
 from harness.trust.signature import RefusedError
-from tests.unit.cloudimage.test_cloudimage import platform_image, write
+from tests.unit.cloudimage.examples import platform_image, write
 from tests.unit.trust.damage import flip
 
 
@@ -147,7 +146,7 @@ def test_what_the_administrator_refuses_no_other_policy_admits(
     file.write_text("default: none\nrules: [{repository: web, require: none}]\n")
     with pytest.raises(RefusedError, match=r"nothing of docker\.io/library/web may be used"):
         policy.admit(store, "web", image.digest)
-    cloudimage.tag(store, "web", "free")
+    tags.tag(store, "web", "free")
     assert policy.admit(store, "free", image.digest)
     file.write_text("default: deny\n")
     with pytest.raises(RefusedError, match="the default is deny"):
@@ -409,7 +408,7 @@ def test_denied_is_denied_though_it_is_signed(store: Store, shelf: LocalReferrer
 
 def test_an_image_by_digest_must_be_allowed_under_each_of_its_names(store: Store, image: CloudImage, file: Path) -> None:
     found = parse(file, SIGNED)
-    cloudimage.tag(store, "web", "free")
+    tags.tag(store, "web", "free")
     assert Gate((found,)).admit(store, "free", image.digest).signatures == ()
     for name in (image.digest, image.digest[7:20], f"free@{image.digest}"):
         with pytest.raises(RefusedError, match="web:latest: "):

@@ -18,7 +18,7 @@ from harness.oci.store import Store
 from harness.trust import signature
 from harness.trust.keys import PrivateKey, PublicKey
 from harness.trust.signature import SIGNATURE, Demand, Minimum, RefusedError, SignatureClaim
-from tests.unit.cloudimage.test_cloudimage import platform_image, write
+from tests.unit.cloudimage.examples import platform_image, write
 from tests.unit.trust.damage import flip
 
 

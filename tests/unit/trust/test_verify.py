@@ -9,7 +9,7 @@ from harness.oci.model import OCI_INDEX, Descriptor
 from harness.oci.store import Store
 from harness.trust import verify
 from harness.trust.signature import RefusedError
-from tests.unit.cloudimage.test_cloudimage import ARM64
+from tests.unit.cloudimage.examples import ARM64
 from tests.unit.trust.damage import flip
 
 

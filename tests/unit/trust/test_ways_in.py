@@ -10,9 +10,10 @@ from typing import Any, Self
 
 import pytest
 
-from harness import build, cloudimage, kubefile
-from harness.build import capture, container_images, layers
-from harness.build.capture import PulledImage
+from harness import cloudimage, kubefile
+from harness.build import container_images, definitions, image_set, layers
+from harness.build.base_image import base_image
+from harness.build.pull_record import PulledImage
 from harness.cloudimage import CloudImage
 from harness.clusterfile import ApplicationDocument
 from harness.errors import BuildError, SlipwayError, StoreError
@@ -30,7 +31,7 @@ from harness.oci.registry.guarded import GuardedSource, Permits
 from harness.oci.registry.manifest import Manifest
 from harness.oci.registry.sources import LayoutSource, RemoteSource
 from harness.oci.store import Store
-from harness.sealer import image as sealerimage
+from harness.sealer import convert as conversion
 from harness.testkit import cluster as testkit
 from harness.testkit.cluster import ClusterRequest
 from harness.transfer import mirror, multi_platform, pull
@@ -43,7 +44,7 @@ from tests.unit.test_house import SOURCES
 MAKE_USABLE = {
     ("cloudimage", "read"),
     ("sealerimage", "read"),
-    ("sealerimage", "convert"),
+    ("conversion", "convert"),
     ("load", "load"),
     ("multi_platform", "pieces"),
     ("store", "tag"),
@@ -52,7 +53,7 @@ MAKE_USABLE = {
 """Calls that have an image afterwards, by the name before the dot and after it. ``pull`` and sources of registries count everywhere."""
 
 WAYS_IN = {
-    "harness.build:_base": "FROM",
+    "harness.build.base_image:base_image": "FROM",
     "harness.build:build": "COPY --from, images that a cluster pulls, images that files declare",
     "harness.cli.archive:load": "slipway load",
     "harness.transfer.mirror:expand": "slipway push --expand",
@@ -64,17 +65,17 @@ WAYS_IN = {
     "harness.lifecycle.upgrade:readable": "slipway upgrade, rollback",
     "harness.transfer.multi_platform:pieces": "slipway manifest create, add",
     "harness.oci.archive.load:load": "asks whom it is given",
-    "harness.sealer.image:convert": "slipway convert, FROM an image of sealer",
+    "harness.sealer.convert:convert": "slipway convert, FROM an image of sealer",
     "harness.testkit.cluster:boot": "pytest --image",
     "harness.transfer.pull:pull": "slipway pull, run and apply of an image elsewhere, manifest create --pull",
 }
 """Functions that make an image usable, and ask policy themselves."""
 
 EXCUSED = {
-    "harness.build:_converted": "_base has asked",
-    "harness.build:_digest_of": "of a base that _base has asked about",
+    "harness.build.base_image:_converted": "base_image has asked",
+    "harness.build.base_image:base_digest": "of a base that base_image has asked about",
     "harness.cli.clusters:_check_site": "run.prepare asks; this looks which of its images the registry of the site lacks",
-    "harness.cli.convert:convert": "sealerimage.convert asks before; names what was made of it",
+    "harness.cli.convert:convert": "conversion.convert asks before; names what was made of it",
     "harness.cli.images:_inspect_sealer": "shows",
     "harness.cli.images:history": "shows",
     "harness.cli.images:inspect": "shows",
@@ -84,10 +85,10 @@ EXCUSED = {
     "harness.cli.registry:fetch": "pull.pull asks",
     "harness.cli.registry:pull": "pull.pull asks",
     "harness.cli.trust:_publish": "describes an image that is here",
-    "harness.cloudimage:tag": "one more name for what has one",
-    "harness.cloudimage.diff:find": "shows",
-    "harness.build.container_images:_pull_foreign": "Builder._ensure asks",
-    "harness.build.container_images:ensure_base": "Builder._ensure asks",
+    "harness.cloudimage.tags:tag": "one more name for what has one",
+    "harness.cloudimage.side:find": "shows",
+    "harness.build.engine_images:_pull_foreign": "Builder._ensure asks",
+    "harness.build.engine_images:ensure_base": "Builder._ensure asks",
     "harness.lifecycle.apps.images:warn_of_others": "compares names",
     "harness.lifecycle.checks.postflight.gather:_images": "compares names and digests with what runs",
     "harness.lifecycle.rolling_update:_former_addons": "finds what may be removed",
@@ -101,7 +102,7 @@ EXCUSED = {
     "harness.transfer.multi_platform:remove": "pieces asks",
     "harness.cloudimage.prune:_trees": "finds what may be removed",
     "harness.build.layers:LayerBuilder.manifest": "through a Fetcher, whose sources were asked",
-    "harness.sealer.image:rows": "shows",
+    "harness.sealer.listing:rows": "shows",
     "harness.cloudimage.search:stored": "shows",
     "harness.oci.registry.referrers:LocalReferrers.name": "names attachments",
 }
@@ -131,8 +132,8 @@ def _makes_usable(node: ast.AST, module: str) -> bool:
     if not isinstance(node, ast.Call):
         return False
     if isinstance(node.func, ast.Name):
-        own = node.func.id == "read" and module in ("harness.cloudimage", "harness.sealer.image")
-        own = own or (node.func.id == "convert" and module == "harness.build")  # sealer's, imported by its name
+        own = node.func.id == "read" and module in ("harness.cloudimage.tags", "harness.sealer.listing", "harness.sealer.convert")
+        own = own or (node.func.id == "convert" and module == "harness.build.base_image")  # sealer's, imported by its name
         return own or node.func.id in ("RemoteSource", "GuardedSource", "pull", "pieces")
     if not isinstance(node.func, ast.Attribute):
         return False
@@ -260,14 +261,14 @@ def load(store: Store) -> object:
 
 
 def base(store: Store, name: str) -> object:
-    return build._base(kubefile.parse(f"FROM {name}\n", "Kubefile"), store, Platform.parse("linux/amd64"))
+    return base_image(kubefile.parse(f"FROM {name}\n", "Kubefile"), store, Platform.parse("linux/amd64"))
 
 
 def collect(store: Store) -> object:
     client: Any = Registry(CONTAINER, OCI_MANIFEST)
     source = RemoteSource(client, policy.gate().admit_remote)
     pulled = [PulledImage(str(NAME), "", "", "registry.example.com")]
-    return capture.collect(pulled, store=store, sources=[source], platform=Platform.parse("linux/amd64"))
+    return image_set.collect(pulled, store=store, sources=[source], platform=Platform.parse("linux/amd64"))
 
 
 def known_by_digest(store: Store) -> object:
@@ -290,7 +291,7 @@ class Engine:
 def dockerfile(store: Store, digest: str = digest_of(CONTAINER)) -> None:
     engine: Any = Engine(digest)
     builder = container_images.Builder(store, ())
-    builder._ensure(engine, container_images.Definition(store.root, "x", None, (), ()), container_images.BaseImage(str(NAME)))
+    builder._ensure(engine, definitions.Definition(store.root, "x", None, (), ()), definitions.BaseImage(str(NAME)))
 
 
 def boot(store: Store) -> object:
@@ -313,7 +314,7 @@ TRIED: dict[str, Callable[[Store], object]] = {
     "applications": lambda store: records.union([records.Installed("web", "web", digest_in(store, "web"))], store),
     "FROM": lambda store: base(store, "web"),
     "FROM sealer": lambda store: base(store, "sealed"),
-    "convert": lambda store: sealerimage.convert(store, "sealed"),
+    "convert": lambda store: conversion.convert(store, "sealed"),
     "COPY --from": lambda store: layers.pull(fetcher(store), store, NAME, "linux/amd64"),
     "capture": guarded,
     "capture by digest": known_by_digest,

@@ -19,7 +19,7 @@ from harness.oci.model import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFES
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from harness.trust import sbom
-from tests.unit.cloudimage.test_cloudimage import AMD64, ARM64, platform_image, write
+from tests.unit.cloudimage.examples import AMD64, ARM64, platform_image, write
 from tests.unit.trust.damage import flip
 from tests.unit.trust.sbom.test_files import MODULES, OS, STATUS, go_program
 

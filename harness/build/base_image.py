@@ -1,0 +1,56 @@
+"""The base image of a Kubefile: admitted by policy, read from the store, converted where it is sealer's."""
+
+from __future__ import annotations
+
+from harness import cloudimage, log
+from harness.cloudimage import PlatformImage
+from harness.errors import BuildError, StoreError
+from harness.kubefile import Kubefile
+from harness.oci.model import Platform
+from harness.oci.store import Store
+from harness.sealer.convert import convert
+from harness.sealer.image import is_sealer
+from harness.trust import policy
+
+
+def base_image(parsed: Kubefile, store: Store, platform: Platform) -> PlatformImage | None:
+    if parsed.base.image == "scratch":
+        return None
+    where = parsed.where(parsed.base)
+    try:
+        descriptor = store.resolve(parsed.base.image)
+        sealer = is_sealer(store, descriptor)
+        image = None if sealer else cloudimage.read(store, parsed.base.image)
+    except StoreError as error:
+        raise BuildError(
+            f"{where}: the base image {parsed.base.image} is not in the local store: {error.message}",
+            hint=error.hint or "build, pull or load it first",
+        ) from error
+    try:
+        policy.admit(store, parsed.base.image, descriptor.digest)
+        return _converted(parsed, store, platform) if image is None else image.platform(platform)
+    except StoreError as error:
+        raise BuildError(f"{where}: the base image {error.message}", hint=error.hint) from error
+
+
+def _converted(parsed: Kubefile, store: Store, platform: Platform) -> PlatformImage:
+    """Convert a base image of sealer to a CloudImage; log what cannot be restored."""
+    where = parsed.where(parsed.base)
+    try:
+        conversion = convert(store, parsed.base.image, platform=platform)
+    except StoreError as error:
+        raise BuildError(f"{where}: {error.message}", hint=error.hint) from error
+    for problem in conversion.problems:
+        log.warning(f"{where}: {conversion.source.name}: {problem}")
+    for note in conversion.notes:
+        log.info(f"{where}: {conversion.source.name}: {note}")
+    return conversion.platforms[0]
+
+
+def base_digest(parsed: Kubefile, store: Store, base: PlatformImage) -> str:
+    """Digest of the base as an image for this platform alone, so that the result does not depend on its other platforms."""
+    named = store.resolve(parsed.base.image)
+    if base.info.converted_from and is_sealer(store, named):
+        return base.info.converted_from["digest"]
+    whole = cloudimage.read(store, parsed.base.image)
+    return whole.digest if len(whole.platforms) == 1 else cloudimage.write(store, [base]).digest

@@ -1,0 +1,95 @@
+"""Image lists: ``imageList``, one name a line, and sealer's ``imageListWithAuth.yaml``."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from harness.build.declared_images import DeclaredImage, GatheredImages, parse_image
+from harness.build.yaml_documents import documents_of, line_of, place_of, read_text, reason_of, text_of, value_of
+from harness.errors import Fault, InputError
+
+IMAGE_LIST = "manifests/imageList"
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageListCredentials:
+    """One section of an ``imageListWithAuth.yaml``."""
+
+    registry: str
+    username: str
+    password: str = dataclasses.field(repr=False)
+    images: tuple[DeclaredImage, ...]
+
+
+def read_image_list(path: Path) -> tuple[DeclaredImage, ...]:
+    """Read an image list: one name a line, ``#`` begins a comment. Raises InputError for an invalid name or a missing file."""
+    collected = GatheredImages()
+    collected.take(listed_images(path, str(path)))
+    if collected.faults:
+        raise InputError(collected.faults)
+    return tuple(collected.images)
+
+
+def read_image_list_with_auth(path: Path) -> tuple[ImageListCredentials, ...]:
+    """An ``imageListWithAuth.yaml``: sections of ``registry`` (default docker.io), ``username``, ``password`` and ``images``.
+
+    A name without a registry is of the section's. Raises InputError with every fault.
+    """
+    faults: list[Fault] = []
+    sections: list[ImageListCredentials] = []
+    try:
+        documents = list(documents_of(read_text(path)))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
+        raise InputError([Fault(place_of(str(path), wrong), reason_of(wrong))]) from wrong
+    for document in documents:
+        if not isinstance(document, yaml.SequenceNode):
+            faults.append(Fault(f"{path}:{line_of(document)}", "a list of sections is wanted", "- registry: ..."))
+            continue
+        for node in document.value:
+            section = _section(node, str(path), faults)
+            sections += [section] if section else []
+    if faults:
+        raise InputError(faults)
+    return tuple(sections)
+
+
+def _section(node: yaml.Node, path: str, faults: list[Fault]) -> ImageListCredentials | None:
+    where = f"{path}:{line_of(node)}"
+    values = {name: text_of(value_of(node, name)) for name in ("registry", "username", "password")}
+    images = value_of(node, "images")
+    if not isinstance(images, yaml.SequenceNode) or not images.value:
+        return None
+    if not values["username"] or not values["password"]:
+        faults.append(Fault(where, "a section needs both username and password", "list images that need none in an imageList"))
+        return None
+    registry = values["registry"] or "docker.io"
+    listed = []
+    for item in images.value:
+        text = text_of(item) or ""
+        first, slash, _ = text.partition("/")
+        has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
+        listed.append(parse_image(text if has_registry else f"{registry}/{text}", f"{path}:{line_of(item)}", "listed", faults))
+    return ImageListCredentials(registry, values["username"], values["password"], tuple(image for image in listed if image))
+
+
+def listed_images(path: Path, shown: str) -> Iterator[DeclaredImage | Fault]:
+    faults: list[Fault] = []
+    try:
+        lines = read_text(path).splitlines()
+    except FileNotFoundError:
+        yield Fault(shown, "no such image list")
+        return
+    except (OSError, UnicodeDecodeError) as wrong:
+        yield Fault(shown, f"not an image list: {wrong}")
+        return
+    for number, line in enumerate(lines, start=1):
+        text = re.sub(r"(^|\s)#.*", "", line).strip()
+        image = parse_image(text, f"{shown}:{number}", "listed", faults) if text else None
+        if image:
+            yield image
+    yield from faults

@@ -1,0 +1,106 @@
+"""Settings of a build, and the Kubefile as it is read with them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness import kubefile, log
+from harness.build import definitions, image_choice, releases, run_steps
+from harness.errors import Fault, InputError
+from harness.kubefile import Kubefile, applications
+from harness.oci.model import Platform
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildOptions:
+    """Settings of one build. ``discover`` holds ``pulled`` and ``declared``, or one of them; ``cluster`` is a key of CLUSTERS."""
+
+    context: Path
+    tag: str
+    file: Path | None = None
+    platforms: tuple[Platform, ...] = dataclasses.field(default_factory=lambda: (Platform.host(),))
+    build_args: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    image_list: Path | None = None
+    cluster: str = "kind"
+    discover: tuple[str, ...] = ("pulled", "declared")
+    settle: float = 5.0
+    """Seconds for which nothing may change before the workloads count as settled."""
+    timeout: float = 600.0
+    """Seconds that the workloads may take to become ready."""
+    use_cache: bool = True
+    keep: bool = False
+    network: str = run_steps.BRIDGE
+    """Network of RUN steps and Dockerfile builds: a key of run_steps.NETWORKS."""
+    images_from: str = image_choice.AUTO
+    """Origin of the images that images/ defines: one of image_choice.MODES."""
+    allow_login: tuple[str, ...] = ()
+    """Repositories, as patterns, for which the cluster may pull with the user's logins although no file names them."""
+    allow_older: bool = False
+    """Take images of registries that were signed earlier than those that their tags meant before."""
+
+    @property
+    def path(self) -> Path:
+        return self.file or self.context / "Kubefile"
+
+
+def read(options: BuildOptions, platform: Platform) -> Kubefile:
+    """Parse the Kubefile for one platform and compare it with the context. Raises InputError with every fault of both."""
+    parsed = _parse(options, platform)
+    applications.applications(parsed, options.context)
+    return parsed
+
+
+def _parse(options: BuildOptions, platform: Platform) -> Kubefile:
+    path = options.path
+    try:
+        text = path.read_text()
+    except FileNotFoundError as missing:
+        raise InputError([Fault(str(path), "there is no Kubefile", "name it with --file, or the folder that holds it")]) from missing
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError([Fault(str(path), f"cannot be read: {error}")]) from error
+    return kubefile.parse(text, str(path), build_args=options.build_args, platform=str(platform), context=options.context)
+
+
+def settled(options: BuildOptions) -> BuildOptions:
+    """Return the options with SOURCE and VERSION of the Kubefile resolved, where the Kubefile or the user leaves them open.
+
+    Resolved once per build: the download site may answer differently later, and all platforms need the same version. Raises BuildError
+    when the version does not exist; ``read_all`` reports the faults of a Kubefile.
+    """
+    platform = options.platforms[0]
+    try:
+        source = releases.source(_parse(options, platform), options.images_from)
+        resolved = _with_argument(options, "SOURCE", source)
+        return _with_argument(resolved, "VERSION", releases.whole(_parse(resolved, platform), image_roots(options.context)))
+    except InputError:
+        return options
+
+
+def _with_argument(options: BuildOptions, name: str, value: str | None) -> BuildOptions:
+    return options if value is None else dataclasses.replace(options, build_args={**options.build_args, name: value})
+
+
+def read_all(options: BuildOptions) -> dict[Platform, Kubefile]:
+    """Parse the Kubefile for each requested platform. Raises InputError with every fault, each once."""
+    kubefiles: dict[Platform, Kubefile] = {}
+    faults: dict[str, Fault] = {}
+    for platform in options.platforms:
+        try:
+            kubefiles[platform] = read(options, platform)
+        except InputError as error:
+            faults.update({str(fault): fault for fault in error.faults})
+    if faults:
+        raise InputError(list(faults.values()))
+    for warning in dict.fromkeys(str(warning) for parsed in kubefiles.values() for warning in parsed.warnings):
+        log.warning(warning)
+    return kubefiles
+
+
+def image_roots(context: Path) -> tuple[Path, ...]:
+    """Folders that may hold <name>/Dockerfile: images/ in the context, images/ beside its kubefiles/ folder, then slipway's own."""
+    absolute = context.resolve()
+    candidates = [absolute / "images", absolute.parent.parent / "images", *definitions.bundled()]
+    roots = [path for path in candidates if any(path.glob("*/Dockerfile"))]
+    return tuple(dict.fromkeys(roots))

@@ -1,0 +1,93 @@
+"""Checks of a Kubefile as a whole: its launch, applications that it does not define, sources that the build context lacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from harness.errors import Fault
+from harness.kubefile import context as build_context
+from harness.kubefile.instructions import AppCmds, AppEnv, AppInstruction, Cmd, Cmds, Copy, Instruction, Launch, local_sources
+
+
+@dataclasses.dataclass(frozen=True)
+class Deferred:
+    """An application that an instruction names and this Kubefile does not define: the base image must have it."""
+
+    app: str
+    instruction: str
+    where: str
+
+
+def launch_faults(path: str, instructions: Sequence[Instruction]) -> list[Fault]:
+    """Faults of LAUNCH and CMDS: each stands once, at the end, and LAUNCH without other commands."""
+    faults = []
+    for kind in (Launch, Cmds):
+        same = [item for item in instructions if isinstance(item, kind)]
+        for item in same[1:]:
+            message = f"{item.name} is given twice; the first is in line {same[0].line}"
+            faults.append(Fault(f"{path}:{item.line}", message, "join them into one"))
+        if len(same) == 1 and same[0] is not instructions[-1]:
+            faults.append(Fault(f"{path}:{same[0].line}", f"{same[0].name} must be the last instruction", "move it to the end"))
+    launch = next((item for item in instructions if isinstance(item, Launch)), None)
+    for other in instructions:
+        if launch and isinstance(other, Cmd | Cmds):
+            message = f"{other.name} and LAUNCH (line {launch.line}) exclude each other"
+            faults.append(Fault(f"{path}:{other.line}", message, "define an APP for the command, or drop LAUNCH"))
+    return faults
+
+
+def undefined_applications(path: str, instructions: Sequence[Instruction]) -> tuple[Deferred, ...]:
+    """The applications that LAUNCH, APPCMDS and APPENV name and no instruction defines."""
+    defined = _defined(instructions)
+    return tuple(
+        Deferred(app, item.name, f"{path}:{item.line}")
+        for item in instructions
+        if isinstance(item, Launch | AppCmds | AppEnv)
+        for app in (item.apps if isinstance(item, Launch) else (item.app,))
+        if app not in defined
+    )
+
+
+def application_faults(undefined: Iterable[Deferred], instructions: Iterable[Instruction]) -> list[Fault]:
+    """Faults of undefined applications in an image without a base image."""
+    faults = []
+    for missing in undefined:
+        near = difflib.get_close_matches(missing.app, _defined(instructions), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"define it: APP {missing.app} local://..."
+        faults.append(Fault(missing.where, f"{missing.instruction}: application {missing.app} does not exist", hint))
+    return faults
+
+
+def _defined(instructions: Iterable[Instruction]) -> set[str]:
+    return {item.app for item in instructions if isinstance(item, AppInstruction)}
+
+
+def context_faults(path: str, instructions: Iterable[Instruction], context: Path) -> list[Fault]:
+    """Faults of sources of COPY, ADD and APP that the context does not have or must not give, in the order of the lines."""
+    if not context.is_dir():
+        return [Fault(str(context), "the build context is not a folder")]
+    return [
+        Fault(f"{path}:{instruction.line}", wrong.message, wrong.hint)
+        for instruction in instructions
+        for wrong in _missing(instruction, context)
+    ]
+
+
+def _missing(instruction: Instruction, context: Path) -> list[build_context.ContextError]:
+    """Faults of each source alone or, without such, of all of them together with their destination."""
+    extract = instruction.name == "ADD"
+    sources = local_sources(instruction)
+    alone = [wrong for source in sources if (wrong := _try_place(context, [source], "", extract=extract))]
+    together = _try_place(context, sources, instruction.destination) if isinstance(instruction, Copy) and not alone else None
+    return [together] if together else alone
+
+
+def _try_place(context: Path, sources: Sequence[str], destination: str, *, extract: bool = False) -> build_context.ContextError | None:
+    try:
+        build_context.place(context, sources, destination, extract=extract)
+    except build_context.ContextError as wrong:
+        return wrong
+    return None

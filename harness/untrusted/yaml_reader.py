@@ -1,0 +1,164 @@
+"""YAML that comes from outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from harness.errors import SlipwayError, StoreError
+from harness.untrusted.display import message, shown
+
+YAML_LIMIT = 16 << 20
+"""Bytes."""
+YAML_DEPTH = 100
+YAML_NODES = 200_000
+"""Values of a YAML text, each alias counted as often as it is used."""
+
+
+class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML's safe types, but dates stay text, as for Kubernetes."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML reads it from the class
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class _YamlCount:
+    """Counts the values that the events of a YAML text spell out to, and their levels."""
+
+    def __init__(self, depth: int) -> None:
+        self.count = 0
+        self._depth = depth
+        self._sizes: dict[str, tuple[int, int] | None] = {}
+        """Values and levels below each anchor; None while the anchored collection is open."""
+        self._open: list[tuple[str | None, int]] = []
+        self._heights = [0]
+        """Levels below each open collection as far as it was read, the text itself first."""
+
+    def add(self, event: yaml.Event) -> str | None:
+        """Return what is wrong with an event, or None."""
+        height = 0
+        if isinstance(event, yaml.AliasEvent):
+            size = self._sizes.get(str(event.anchor), (0, 0))
+            if size is None:
+                return "it holds itself, by an alias"
+            self.count += size[0]
+            height = size[1]
+            self._heights[-1] = max(self._heights[-1], height)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            self._open.append((event.anchor, self.count))
+            self._heights.append(0)
+            self._begin(event.anchor, None)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = self._open.pop()
+            levels = self._heights.pop() + 1
+            self._heights[-1] = max(self._heights[-1], levels)
+            if anchor is not None:
+                self._sizes[anchor] = (self.count - before, levels)
+        elif isinstance(event, yaml.ScalarEvent):
+            self._begin(event.anchor, (1, 0))
+        elif isinstance(event, yaml.DocumentStartEvent):
+            self._sizes.clear()
+        if len(self._open) + height > self._depth:
+            return f"it is nested more than {self._depth} levels deep"
+        return None
+
+    def _begin(self, anchor: str | None, size: tuple[int, int] | None) -> None:
+        self.count += 1
+        if anchor is not None:
+            self._sizes[anchor] = size
+
+
+def _yaml_excess(text: str | bytes, limit: int, depth: int, nodes: int) -> tuple[int, str] | None:
+    if len(text) > limit:
+        return 1, f"it is larger than {limit} bytes"
+    counted = _YamlCount(depth)
+    for event in yaml.parse(text, Loader=_YamlLoader):
+        problem = counted.add(event)
+        if problem is None and counted.count > nodes:
+            problem = f"it holds more than {nodes} values, aliases included"
+        if problem is not None:
+            return (event.start_mark.line + 1 if event.start_mark else 1), problem
+    return None
+
+
+def yaml_excess(text: str | bytes, *, limit: int = YAML_LIMIT, depth: int = YAML_DEPTH, nodes: int = YAML_NODES) -> tuple[int, str] | None:
+    """Line and description of the first thing for which a YAML text must not be loaded: see yaml_check.
+
+    None also for what is not YAML: its loader can say that with more context.
+    """
+    try:
+        return _yaml_excess(text, limit, depth, nodes)
+    except (yaml.YAMLError, UnicodeError, ValueError):
+        return None
+
+
+def yaml_check(
+    text: str | bytes,
+    *,
+    what: str,
+    limit: int = YAML_LIMIT,
+    depth: int = YAML_DEPTH,
+    nodes: int = YAML_NODES,
+    error: type[SlipwayError] = StoreError,
+) -> None:
+    """Raise ``error`` when a YAML text is too large, too deep, holds itself, or spells out to more than ``nodes`` values.
+
+    Only events are read, in constant memory: afterwards any loader may take the text. What is not YAML is an error as well.
+    """
+
+    def fail(problem: str) -> SlipwayError:
+        return error(message(what, f"is not usable YAML: {problem}"))
+
+    try:
+        excess = _yaml_excess(text, limit, depth, nodes)
+    except yaml.YAMLError as wrong:
+        raise fail(_yaml_problem(wrong)) from wrong
+    except (UnicodeError, ValueError) as wrong:
+        raise fail(shown(str(wrong))) from wrong
+    if excess is not None:
+        line, problem = excess
+        raise fail(problem if len(text) > limit else f"line {line}: {problem}")
+
+
+def yaml_document(
+    text: str | bytes,
+    *,
+    what: str,
+    limit: int = YAML_LIMIT,
+    depth: int = YAML_DEPTH,
+    nodes: int = YAML_NODES,
+    error: type[SlipwayError] = StoreError,
+) -> Any:
+    """As yaml_documents, of a text of one document; None when it is empty."""
+    documents = yaml_documents(text, what=what, limit=limit, depth=depth, nodes=nodes, error=error)
+    if len(documents) > 1:
+        raise error(message(what, "holds more than one document"))
+    return documents[0] if documents else None
+
+
+def yaml_documents(
+    text: str | bytes,
+    *,
+    what: str,
+    limit: int = YAML_LIMIT,
+    depth: int = YAML_DEPTH,
+    nodes: int = YAML_NODES,
+    error: type[SlipwayError] = StoreError,
+) -> list[Any]:
+    """All documents of a YAML text as dict, list, str, int, float, bool, bytes and None, after yaml_check."""
+    yaml_check(text, what=what, limit=limit, depth=depth, nodes=nodes, error=error)
+    try:
+        return list(yaml.load_all(text, Loader=_YamlLoader))
+    except yaml.YAMLError as wrong:
+        raise error(message(what, f"is not usable YAML: {_yaml_problem(wrong)}")) from wrong
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as wrong:
+        raise error(message(what, f"is not usable YAML: {shown(str(wrong))}")) from wrong
+
+
+def _yaml_problem(wrong: yaml.YAMLError) -> str:
+    if isinstance(wrong, yaml.MarkedYAMLError) and wrong.problem_mark is not None:
+        return f"line {wrong.problem_mark.line + 1}: {shown(wrong.problem or 'is not understood')}"
+    return shown(" ".join(str(wrong).split()))

@@ -1,0 +1,30 @@
+"""Run settings of an image, and the values that must not be in them."""
+
+from __future__ import annotations
+
+from harness import kubefile
+from harness.build.image_info import exposed
+from harness.build.layers import BuildStep
+from harness.cloudimage import Info
+
+KUBEFILE = """FROM scratch
+ARG DB_PASSWORD=changeit1
+ARG PORT=8443
+ARG API_TOKEN=fromfile1
+CMD app --login ${DB_PASSWORD} --port ${PORT}
+"""
+
+
+def test_a_secret_that_is_given_as_build_argument_and_ends_in_the_image_is_told() -> None:
+    parsed = kubefile.parse(KUBEFILE, "K", build_args={"DB_PASSWORD": 'hunter"2 é'})
+    (warning,) = exposed(parsed, Info(type="app", launch=parsed.launch or ('app --login hunter"2 é --port 8443',)), [])
+    assert warning.startswith("K:2: the value of ARG DB_PASSWORD looks like a secret")
+    assert "run -e" in warning
+    assert "hunter" not in warning
+    (warning,) = exposed(parsed, Info(type="app"), [BuildStep("1", "RUN curl -H fromfile1", None)])
+    assert warning.startswith("K:4:")
+
+
+def test_what_is_no_secret_or_stays_out_of_the_image_is_not_told() -> None:
+    parsed = kubefile.parse(KUBEFILE, "K")
+    assert exposed(parsed, Info(type="app", launch=("app --port 8443",)), [BuildStep("1", "COPY a b", None)]) == []

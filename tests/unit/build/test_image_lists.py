@@ -1,0 +1,74 @@
+"""Image lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.build import discover, image_lists
+from harness.build.declared_images import DeclaredImage
+from harness.errors import InputError
+from tests.unit.build.rootfs_files import DIGEST, NGINX, write
+
+
+def test_image_lists(tmp_path: Path) -> None:
+    write(tmp_path, {"manifests/imageList": "\ufeff# ours\n\nnginx:1  # why\r\n  a/b:2\n", "mine": f"c@{DIGEST}\nnginx:1\n"})
+    found = discover.declared(tmp_path, image_list=tmp_path / "mine")
+    assert found.images == (
+        DeclaredImage(NGINX, "manifests/imageList:3", "listed"),
+        DeclaredImage("docker.io/a/b:2", "manifests/imageList:4", "listed"),
+        DeclaredImage(f"docker.io/library/c@{DIGEST}", f"{tmp_path}/mine:1", "listed"),
+        DeclaredImage(NGINX, f"{tmp_path}/mine:2", "listed"),
+    )
+    assert image_lists.read_image_list(tmp_path / "mine") == found.images[2:]
+
+
+def test_an_image_list_that_is_not_there(tmp_path: Path) -> None:
+    for read in (lambda path: discover.declared(tmp_path, image_list=path), image_lists.read_image_list):
+        with pytest.raises(InputError, match="none: no such image list"):
+            read(tmp_path / "none")
+
+
+def test_image_list_with_auth(tmp_path: Path) -> None:
+    text = """
+        - registry: reg.io:5000
+          username: u
+          password: "p"
+          images:
+          - reg.io:5000/ns/a:1
+          - ns/b:2
+        - username: v
+          password: q
+          images: [c]
+        - username: nobody
+          images: []
+    """
+    found = image_lists.read_image_list_with_auth(write(tmp_path, {"list.yaml": text}) / "list.yaml")
+    assert [(section.registry, section.username, section.password) for section in found] == [
+        ("reg.io:5000", "u", "p"),
+        ("docker.io", "v", "q"),
+    ]
+    assert [image.name for section in found for image in section.images] == [
+        "reg.io:5000/ns/a:1",
+        "reg.io:5000/ns/b:2",
+        "docker.io/library/c:latest",
+    ]
+    assert "'p'" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "message"),
+    [
+        ("a: 1\n", "1", "a list of sections is wanted"),
+        ("- registry: x.io\n  images: [a]\n", "1", "a section needs both username and password"),
+        ("- username: u\n  password: p\n  images:\n  - A\n", "4", "'docker.io/A' is not an image name"),
+        ("- [\n", "2", "not YAML"),
+    ],
+)
+def test_image_list_with_auth_faults(tmp_path: Path, text: str, where: str, message: str) -> None:
+    path = write(tmp_path, {"list.yaml": text}) / "list.yaml"
+    with pytest.raises(InputError) as caught:
+        image_lists.read_image_list_with_auth(path)
+    assert [fault.where for fault in caught.value.faults] == [f"{path}:{where}"]
+    assert caught.value.faults[0].message.startswith(message)

@@ -1,0 +1,193 @@
+"""Images in manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.build import discover
+from harness.errors import InputError
+from tests.unit.build.rootfs_files import DIGEST, NGINX, write
+
+
+def found_in(tmp_path: Path, manifest: str, name: str = "manifests/a.yaml") -> list[tuple[str, str]]:
+    found = discover.declared(write(tmp_path, {name: manifest.replace("DIGEST", DIGEST)}))
+    return [(image.name, image.where.removeprefix(f"{name}:")) for image in found.images]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "expected"),
+    [
+        ("kind: Pod\nspec:\n  containers:\n  - name: a\n    image: nginx:1\n", [(NGINX, "5")]),
+        (
+            """
+            kind: Deployment
+            spec:
+              template:
+                spec:
+                  initContainers: [{name: i, image: "busybox"}]
+                  containers:
+                  - image: 'nginx:1'
+                    name: a
+                  - image: reg.io:5000/a/b@DIGEST
+                  ephemeralContainers:
+                  - {image: quay.io/x:2}
+            """,
+            [
+                ("docker.io/library/busybox:latest", "5"),
+                (NGINX, "7"),
+                (f"reg.io:5000/a/b@{DIGEST}", "9"),
+                ("quay.io/x:2", "11"),
+            ],
+        ),
+        (
+            "kind: CronJob\nspec:\n jobTemplate:\n  spec:\n   template:\n    spec:\n     containers:\n     - image: nginx:1\n",
+            [(NGINX, "8")],
+        ),
+        (
+            "kind: List\nitems:\n- spec:\n    containers:\n    - image: nginx:1\n- spec:\n    containers:\n    - image: a:2\n",
+            [(NGINX, "5"), ("docker.io/library/a:2", "8")],
+        ),
+        (
+            "apiVersion: x.io/v1\nkind: Database\nspec:\n podTemplate:\n  template:\n   spec:\n    containers:\n    - image: nginx:1\n",
+            [(NGINX, "8")],
+        ),
+        (
+            "spec:\n  volumes:\n  - name: v\n    image:\n      reference: a/data:1\n  containers:\n  - image: nginx:1\n",
+            [(NGINX, "7"), ("docker.io/a/data:1", "5")],
+        ),
+        ("a: 1\n---\n# only a comment\n---\nspec:\n  containers:\n  - image: nginx:1\n---\n", [(NGINX, "7")]),
+        ("x: &c\n- image: nginx:1\na: {containers: *c}\nb: {containers: *c}\n", [(NGINX, "2")]),
+        ("x: &d {image: nginx:1}\nspec:\n  containers:\n  - <<: *d\n    name: a\n", [(NGINX, "1")]),
+        ('{"spec": {\n\t"containers": [\n\t\t{"image": "nginx:1"}]}}', [(NGINX, "3")]),
+        ("spec:\n  containers:\n  - name: a\n    image: ''\n  - name: b\n  - image: null\n", []),
+        (
+            """
+            metadata:
+              annotations:
+                helm.sh/images: |
+                  - name: a
+                    image: nginx:1
+                  - image: a/b:2
+                artifacthub.io/images: "- c:3"
+            """,
+            [(NGINX, "5"), ("docker.io/a/b:2", "6"), ("docker.io/library/c:3", "7")],
+        ),
+    ],
+)
+def test_where_kubernetes_reads_an_image(tmp_path: Path, manifest: str, expected: list[tuple[str, str]]) -> None:
+    assert sorted(found_in(tmp_path, manifest)) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "kind: ConfigMap\ndata:\n  foo.parameter.image: a/b:1\n",
+        "kind: ConfigMap\ndata:\n  app.yaml: |\n    spec:\n      containers:\n      - image: a/b:1\n",
+        "kind: CustomResourceDefinition\nspec:\n  properties:\n    containers:\n      items: {properties: {image: {type: string}}}\n",
+        "# image: a/b:1\nkind: Pod\nspec:\n  containers:\n  - name: a # image: c:1\n    command: ['image: d:1']\n",
+        "kind: Thing\nspec:\n  backgroundimage: a/b:1\n  image: logo.png\n  containers: many\n  volumes: [{image: {reference: a:1}}]\n",
+        "repository: a\ntag: b\n",
+    ],
+)
+def test_what_only_looks_like_an_image_is_not_declared(tmp_path: Path, manifest: str) -> None:
+    assert found_in(tmp_path, manifest) == []
+
+
+def test_what_may_be_an_image_is_told_apart(tmp_path: Path) -> None:
+    manifest = """
+        kind: Deployment
+        spec:
+          containers:
+          - image: operator:1
+            args: ["--sidecar-image=side:2", "--image-pull=always", "--url=http://x:80"]
+            env:
+            - {name: RELATED_IMAGE_DB, value: "quay.io/db:3"}
+            - {name: IMAGE_COUNT, value: "3"}
+            - {name: AGAIN_IMAGE, value: "operator:1"}
+        ---
+        kind: Prometheus
+        spec:
+          image: quay.io/prometheus:v2
+        ---
+        kind: ConfigMap
+        data:
+          image: nginx
+    """
+    found = discover.declared(write(tmp_path, {"manifests/a.yaml": manifest}))
+    assert found.names == ("docker.io/library/operator:1",)
+    assert [(image.name, image.where) for image in found.possible] == [
+        ("docker.io/library/side:2", "manifests/a.yaml:5"),
+        ("quay.io/db:3", "manifests/a.yaml:7"),
+        ("quay.io/prometheus:v2", "manifests/a.yaml:13"),
+    ]
+
+
+def test_a_manifest_that_is_not_yaml_is_a_fault(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "manifests/a.yaml": "a: 1\nb: [1\nc: 2\n",
+            "manifests/b.yaml": "a: 'x\n",
+            "application/apps/x/c.yaml": "\tx: 1\n",
+            "manifests/d.yaml": "spec:\n  containers:\n  - image: Nginx:1\n  - image: a b\n",
+            "manifests/imageList": "ok:1\nBad:1\n",
+            "etc/not-for-kubernetes.yaml": "a: [\n",
+            "other.yaml": "a: [\n",
+        },
+    )
+    (tmp_path / "manifests/e.yaml").write_bytes(b"a: \xff\n")
+    with pytest.raises(InputError) as caught:
+        discover.declared(tmp_path)
+    faults = {fault.where: fault.message for fault in caught.value.faults}
+    assert sorted(faults) == [
+        "application/apps/x/c.yaml:1",
+        "manifests/a.yaml:3",
+        "manifests/b.yaml:2",
+        "manifests/d.yaml:3",
+        "manifests/d.yaml:4",
+        "manifests/e.yaml",
+        "manifests/imageList:2",
+    ]
+    assert faults["manifests/a.yaml:3"].startswith("not YAML: ")
+    assert faults["manifests/d.yaml:3"] == "'Nginx:1' is not an image name: 'Nginx' must be lower case"
+
+
+def test_templates_are_rendered_first(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "manifests/a.yaml": "port: {{ Port }}\nspec:\n  containers:\n  - image: nginx:{{ .Tag }}\n",
+            "manifests/b.yaml.tmpl": '{{ if .Port }}\nspec:\n  containers:\n  - image: {{ or .None "b" }}:1\n{{ end }}',
+            "manifests/c.yaml.j2": "spec:\n  containers:\n{% for n in ['c', 'd'] %}  - image: {{ n }}:{{ Tag }}\n{% endfor %}",
+            "application/apps/x/e.yaml.tmpl": "spec: {containers: [{image: 'e:{{ .Tag }}'}]}",
+        },
+    )
+    found = discover.declared(tmp_path, env={"Tag": "1", "Port": "80"}, app_env={"x": {"Tag": "2"}})
+    assert found.names == (
+        "docker.io/library/b:1",
+        "docker.io/library/c:1",
+        "docker.io/library/d:1",
+        "docker.io/library/e:2",
+        NGINX,
+    )
+    assert [image.where for image in found.images if "nginx" in image.name] == ["manifests/a.yaml:4"]
+    assert found.warnings == ()
+
+
+def test_a_value_that_comes_later_is_no_fault(tmp_path: Path) -> None:
+    write(tmp_path, {"manifests/a.yaml": "port: {{ Port }}\nspec:\n  containers:\n  - image: nginx:{{ .Tag }}\n  - image: a:1\n"})
+    found = discover.declared(tmp_path)
+    assert found.names == ("docker.io/library/a:1",)
+    assert [(warning.where, warning.message) for warning in found.warnings] == [
+        ("manifests/a.yaml:4", "the image depends on Tag, which has no value yet"),
+        ("manifests/a.yaml", "no default for Port, Tag: to be given when the image runs"),
+    ]
+
+
+def test_a_template_that_is_not_understood_is_a_fault(tmp_path: Path) -> None:
+    write(tmp_path, {"manifests/a.yaml.tmpl": "\n{{ range .X }}{{ end }}", "manifests/b.yaml.j2": "{% if %}"})
+    with pytest.raises(InputError) as caught:
+        discover.declared(tmp_path)
+    assert {fault.where for fault in caught.value.faults} == {"manifests/a.yaml.tmpl:2", "manifests/b.yaml.j2:1"}

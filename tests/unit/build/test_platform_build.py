@@ -1,0 +1,60 @@
+"""The rootfs of a CloudImage for one platform."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness import kubefile
+from harness.build import platform_build
+from harness.build.options import BuildOptions
+from harness.build.platform_build import PlatformBuild, PlatformBuilder
+from harness.cloudimage import ImageSet
+from harness.errors import BuildError
+from harness.oci.model import Platform
+from harness.oci.registry.guarded import Permits
+from harness.oci.store import Store
+
+KUBEFILE = "FROM scratch\nARG TOKEN=confidential\nCOPY app.yaml manifests/\nCMD kubectl apply -f manifests/app.yaml\n"
+
+
+@pytest.fixture
+def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlatformBuilder:
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "app.yaml").write_text("kind: List\n")
+    (tmp_path / "Kubefile").write_text(KUBEFILE)
+    remote: Any = SimpleNamespace(permits=Permits(()))
+    choice: Any = None
+    return PlatformBuilder(BuildOptions(tmp_path, "web"), Store(tmp_path / "store"), remote, choice, contextlib.ExitStack())
+
+
+def built(builder: PlatformBuilder, platform: Platform) -> PlatformBuild:
+    with builder.stack:
+        return builder.build(platform, kubefile.parse(KUBEFILE, "K", platform=str(platform)))
+
+
+def test_build_makes_a_layer_of_each_instruction_with_files(builder: PlatformBuilder) -> None:
+    part = built(builder, Platform.host())
+    image = part.image(ImageSet())
+    assert len(image.layers) == len(image.diff_ids) == 1
+    assert image.info.launch == ("kubectl apply -f manifests/app.yaml",)
+    assert not part.foreign
+
+
+def test_build_lists_names_of_arguments_and_not_their_values(builder: PlatformBuilder) -> None:
+    history = built(builder, Platform.host()).image(ImageSet()).history
+    assert [item.created_by for item in history if item.empty][:2] == ["FROM scratch", "ARG TOKEN"]
+
+
+def test_build_for_host_that_fails_says_why_it_was_tried(builder: PlatformBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise BuildError("no base", hint="pull it")
+
+    monkeypatch.setattr(platform_build, "base_image", fail)
+    with pytest.raises(BuildError, match="no base") as caught:
+        builder.build_for_host()
+    assert str(caught.value.hint).startswith("pull it; container images for ")

@@ -1,0 +1,135 @@
+"""Names of CloudImages, and what goes with the last one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from harness import cloudimage
+from harness.cli import app as cli
+from harness.cloudimage import prune, tags
+from harness.errors import StoreError
+from harness.oci.model import OCI_MANIFEST, Descriptor
+from harness.oci.store import Store
+from tests.unit.cloudimage.examples import (
+    AMD64,
+    ARM64,
+    attach,
+    container_image,
+    file,
+    put,
+    write,
+)
+
+
+def test_attachments_go_with_the_last_name_of_their_image(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    image = put(store, "web", [file("a")])
+    tags.tag(store, "web", "alias")
+    other = put(store, "other", [file("b")])
+    names = [attach(store, image), attach(store, image, "", "elsewhere/web"), attach(store, image, ".att")]
+    foreign = attach(store, other)
+    on_signature = attach(store, dataclasses.replace(image, digest=store.resolve(names[0]).digest))
+    assert cli.execute(["rmi", "web"]) == 0
+    assert set(names) <= set(store.names())
+    capsys.readouterr()
+    assert cli.execute(["rmi", "alias", "-o", "json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["names"][0] == "alias:latest"
+    assert set(said["names"][1:]) == {*names, on_signature}
+    assert set(store.names()) == {"other:latest", foreign}
+    assert said["bytes"] > 0
+
+
+def test_what_is_attached_to_a_part_that_another_image_has_stays(store: Store) -> None:
+    """A signature of the manifest for one platform, which two indexes list."""
+    one = put(store, "one", [file("a")], platforms=(AMD64,))
+    put(store, "both", [file("a")], platforms=(AMD64, ARM64))
+    shared = json.loads(store.read(one.digest))["manifests"][0]["digest"]
+    name = attach(store, dataclasses.replace(one, digest=shared))
+    tags.remove(store, ["one"])
+    assert name in store.names()
+    assert tags.remove(store, ["both"])[0] == ("both:latest", name)
+
+
+def test_a_signature_can_be_removed_by_its_own_name(store: Store) -> None:
+    image = put(store, "web", [file("a")])
+    name = attach(store, image)
+    assert tags.remove(store, [name])[0] == (name,)
+    assert list(store.names()) == ["web:latest"]
+
+
+def test_when_one_name_is_not_there_none_goes(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    image = put(store, "web", [file("a")])
+    name = attach(store, image)
+    assert cli.execute(["rmi", "web", "wbe"]) == 4
+    assert "wbe" in capsys.readouterr().err
+    assert list(store.names()) == ["web:latest", name]
+    assert cli.execute(["rmi", image.digest[7:20]]) == 0
+    assert store.names() == {}
+
+
+def test_images_hides_attachments_and_shows_them_on_request(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    image = put(store, "web", [file("a")])
+    names = {attach(store, image): "signature", attach(store, image, ".att"): "attestation", attach(store, image, ""): "referrers"}
+    container_image(store, "nginx", b"n")
+    manifest = next(
+        path.name for path in (store.root / "blobs/sha256").iterdir() if b"tar+gzip" in path.read_bytes() and b"config" in path.read_bytes()
+    )
+    store.tag("nginx", Descriptor(OCI_MANIFEST, f"sha256:{manifest}", store.size(f"sha256:{manifest}")))
+
+    def listed(*words: str) -> dict[str, str]:
+        assert cli.execute(["images", *words, "-o", "json"]) == 0
+        return {row["name"]: row["kind"] for row in json.loads(capsys.readouterr().out)}
+
+    assert listed() == {"web:latest": "cloudimage"}
+    assert listed("--all") == {"web:latest": "cloudimage", "nginx:latest": "image", **names}
+    assert cli.execute(["images", "--all"]) == 0
+    assert "nginx:latest" in capsys.readouterr().out
+
+
+def test_while_somebody_uses_the_store_attachments_stay_for_prune(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pull names the signatures before the image: taken away in between they would be lost."""
+    image = put(store, "web", [file("a")])
+    name = attach(store, image)
+    with store.shared_lease():
+        assert cli.execute(["rmi", "web"]) == 0
+    assert "the store is in use" in capsys.readouterr().out
+    assert list(store.names()) == [name]
+    assert store.has(image.digest)
+    assert prune.prune(store).names == (name,)
+    assert not store.has(image.digest)
+
+
+def test_tag_gives_one_more_name(store: Store) -> None:
+    image = write(store)
+    assert tags.tag(store, "web", "ghcr.io/x/web:2").digest == image.digest
+    assert set(store.names()) == {"web:latest", "ghcr.io/x/web:2"}
+    with pytest.raises(StoreError, match="no such image"):
+        tags.tag(store, "wab", "x")
+
+
+def test_remove_frees_an_image_with_its_last_name(store: Store) -> None:
+    write(store)
+    tags.tag(store, "web", "alias")
+    removed, freed = tags.remove(store, ["web"])
+    assert (removed, freed) == (("web:latest",), (0, 0, False))
+    size = cloudimage.read(store, "alias").size
+    removed, freed = tags.remove(store, ["alias"])
+    assert freed.bytes == size
+    assert not list((store.root / "blobs/sha256").iterdir())
+
+
+def test_remove_takes_all_names_or_none(store: Store) -> None:
+    image = write(store)
+    with pytest.raises(StoreError, match="no such image"):
+        tags.remove(store, ["web", "nothing"])
+    tags.tag(store, "web", "alias")
+    with pytest.raises(StoreError, match="several names: alias:latest, web:latest"):
+        tags.remove(store, [image.digest])
+    assert set(store.names()) == {"web:latest", "alias:latest"}
+    tags.remove(store, ["alias", "alias:latest"])
+    assert tags.remove(store, [image.digest[7:19]])[0] == ("web:latest",)
+    with pytest.raises(StoreError):
+        tags.remove(store, [image.digest])

@@ -1,0 +1,55 @@
+"""Checks of a Kubefile as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness import kubefile
+from harness.errors import InputError
+from harness.kubefile.checks import context_faults
+from tests.unit.kubefile.reading import faults as faults_of
+from tests.unit.kubefile.reading import parse
+
+
+def test_launch_stands_once_and_alone() -> None:
+    text = "FROM scratch\nAPP a local://a\nLAUNCH a\nLAUNCH a"
+    assert faults_of(text) == ["4: LAUNCH is given twice; the first is in line 3"]
+    assert faults_of('FROM scratch\nAPP a local://a\nCMDS ["ls"]\nLAUNCH a') == [
+        "3: CMDS must be the last instruction",
+        "3: CMDS and LAUNCH (line 4) exclude each other",
+    ]
+
+
+def test_names_of_the_base_are_for_the_builder_to_check() -> None:
+    found = parse('FROM base:1\nAPPENV db A=1\nAPPCMDS db ["x"]\nLAUNCH db')
+    assert [(item.app, item.instruction) for item in found.deferred] == [("db", "APPENV"), ("db", "APPCMDS"), ("db", "LAUNCH")]
+
+
+def test_what_the_context_lacks_is_told_with_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "app.yaml").write_text("")
+    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "b.txt").write_text("")
+    text = "FROM base\nCOYP x y\nCOPY ap.yaml manifests/\nAPP web local://none\nCOPY *.txt file\n"
+    text += "COPY --from=img none x\nADD https://x.io/y z\n"
+    with pytest.raises(InputError) as caught:
+        kubefile.parse(text, "K", context=tmp_path)
+    assert [(fault.where, fault.message, fault.hint) for fault in caught.value.faults] == [
+        ("K:2", "unknown instruction COYP", "did you mean COPY?"),
+        ("K:3", f"ap.yaml: no such file or folder in {tmp_path}", "did you mean app.yaml?"),
+        ("K:4", f"none: no such file or folder in {tmp_path}", None),
+        ("K:5", "2 sources for the destination file, which is not a folder", "end it with a slash: file/"),
+    ]
+
+
+def test_context_faults(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    found = kubefile.parse("FROM base\nCOPY a b c/\nAPP web local://a local://d\n", "K")
+    assert [(fault.where, fault.message) for fault in context_faults(found.path, found.instructions, tmp_path)] == [
+        ("K:2", f"b: no such file or folder in {tmp_path}"),
+        ("K:3", f"d: no such file or folder in {tmp_path}"),
+    ]
+    assert [fault.message for fault in context_faults(found.path, found.instructions, tmp_path / "none")] == [
+        "the build context is not a folder"
+    ]

@@ -1,0 +1,340 @@
+"""Each instruction as a frozen value, and the fault of each that is not valid."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.kubefile import instructions
+from harness.kubefile.instructions import (
+    AppCmds,
+    AppEnv,
+    AppInstruction,
+    Cmd,
+    Cmds,
+    Cni,
+    Copy,
+    Csi,
+    Env,
+    From,
+    KubeVersion,
+    Label,
+    Launch,
+    Maintainer,
+    Run,
+)
+from tests.unit.kubefile.reading import fault, parse
+
+
+def copy(rest: str) -> Copy:
+    return parse(f"FROM scratch\nENV V=1.2 EMPTY=\nCOPY {rest}").of(Copy)[0]
+
+
+def test_from() -> None:
+    found = parse("ARG V=1\nFROM --platform=linux/arm64 reg.io/kube:v$V AS base")
+    assert found.base == From(2, "FROM --platform=linux/arm64 reg.io/kube:v1 AS base", "reg.io/kube:v1", "linux/arm64", "base")
+
+
+@pytest.mark.parametrize(
+    ("rest", "sources", "destination"),
+    [
+        ("a b", ("a",), "b"),
+        ("a b/", ("a",), "b/"),
+        ("a .", ("a",), ""),
+        ("a ./", ("a",), ""),
+        ("a /", ("a",), ""),
+        ("a ./b", ("a",), "b"),
+        ("a /usr/bin/", ("a",), "usr/bin/"),
+        ("a b/./c//d/", ("a",), "b/c/d/"),
+        ("a b c/", ("a", "b"), "c/"),
+        ("a b manifests", ("a", "b"), "manifests"),
+        ("a/* .", ("a/*",), ""),
+        ('["a b", "c d/"]', ("a b",), "c d/"),
+        ('"a b" c', ("a b",), "c"),
+        ("app-$V.tgz charts/app-${V}.tgz", ("app-1.2.tgz",), "charts/app-1.2.tgz"),
+        ("${ARCH}/bin bin", ("amd64/bin",), "bin"),
+        ("https://x.io/a.yaml manifests/", ("https://x.io/a.yaml",), "manifests/"),
+    ],
+)
+def test_copy(rest: str, sources: tuple[str, ...], destination: str) -> None:
+    found = copy(rest)
+    assert (found.sources, found.destination) == (sources, destination)
+
+
+def test_copy_flags() -> None:
+    assert copy("--chown=1:2 --chmod=755 --link a b") == Copy(3, "COPY --chown=1:2 --chmod=755 a b", ("a",), "b", None, False, "1:2", 0o755)
+    assert copy("--from=reg.io/tools:$V /bin/x /bin/y bin/") == Copy(
+        3, "COPY --from=reg.io/tools:1.2 /bin/x /bin/y bin/", ("/bin/x", "/bin/y"), "bin/", "reg.io/tools:1.2"
+    )
+
+
+def test_add_says_so() -> None:
+    found = parse("FROM scratch\nADD https://x.io/a.tgz b.tgz charts/").of(Copy)[0]
+    assert (found.name, found.add, found.urls) == ("ADD", True, ("https://x.io/a.tgz",))
+
+
+def test_a_url_may_have_a_checksum() -> None:
+    digest = f"sha256:{'0' * 64}"
+    found = parse(f"FROM scratch\nADD --checksum={digest} https://x.io/a.tgz charts/").of(Copy)[0]
+    assert (found.checksum, found.text) == (digest, f"ADD --checksum={digest} https://x.io/a.tgz charts/")
+
+
+@pytest.mark.parametrize(
+    ("rest", "message", "hint"),
+    [
+        ("a", "COPY a: a source and a destination are wanted", "COPY source... destination"),
+        ("--from=img", "COPY : a source and a destination are wanted", "COPY source... destination"),
+        ("a b c", "several sources for the destination c, which is not a folder", "end it with a slash: c/"),
+        ("a ../b", "the destination ../b is outside the rootfs", "it is always relative to the rootfs"),
+        ("a b/../../c", "the destination b/../../c is outside the rootfs", "it is always relative to the rootfs"),
+        ("$EMPTY b", "COPY $EMPTY b: a source is empty", "give its variable a value: ARG NAME=VALUE, or --build-arg"),
+        ("--form=x a b", "unknown flag --form", "did you mean --from?"),
+        ("--checksum=sha256:0 https://a/b c", "--checksum=sha256:0 is not a SHA-256 digest", "--checksum=sha256: and 64 digits 0-9, a-f"),
+        (f"--checksum=sha256:{'0' * 64} a b", "--checksum goes with exactly one URL", "one ADD for each file"),
+        (f"--checksum=sha256:{'0' * 64} https://a/b https://a/c d/", "--checksum goes with exactly one URL", "one ADD for each file"),
+        ("--chmod=u+x a b", "--chmod=u+x: octal digits are wanted", "--chmod=755"),
+        ("--chmod a b", "--chmod needs a value", "--chmod=VALUE"),
+        ("--from= a b", "--from names no image", "COPY --from=IMAGE source... destination"),
+        ("--from=0 a b", "--from=0 names a build stage; a Kubefile has none", "name a container image"),
+        (
+            "git@github.com:a/b.git c",
+            "git@github.com:a/b.git: git sources are not supported",
+            "clone it into the build context, or ADD the URL of an archive",
+        ),
+        (
+            "https://github.com/a/b.git#main c",
+            "https://github.com/a/b.git#main: git sources are not supported",
+            "clone it into the build context, or ADD the URL of an archive",
+        ),
+        (
+            "https://x.io/ manifests/",
+            "https://x.io/: no file name at the end of the URL",
+            "name the destination file, without a / at its end",
+        ),
+        ('["a", "b"', "not a JSON list: Expecting ',' delimiter at character 10", None),
+        ("${A b", "${A: '}' is missing", None),
+    ],
+)
+def test_copy_faults(rest: str, message: str, hint: str | None) -> None:
+    found = fault(f"FROM scratch\nENV EMPTY=\nCOPY {rest}")
+    assert (found.where, found.message, found.hint) == ("web/Kubefile:3", message, hint)
+
+
+def test_a_stage_is_no_image() -> None:
+    assert fault("FROM scratch AS base\nCOPY --from=base a b").message == "--from=base names a build stage; a Kubefile has none"
+    assert fault("FROM scratch\nADD --from=x a b").message == "ADD cannot take files of an image"
+
+
+def test_run_keeps_its_text_and_knows_its_environment() -> None:
+    found = parse(
+        """
+        FROM scratch
+        RUN echo $A ${B:-x}
+        ARG A=1 NOT
+        ENV B="b c"
+        RUN ["echo", "$A"]
+        ENV A=env
+        RUN [ -f x ] || touch x
+        """,
+        build_args={"http_proxy": "http://p"},
+        platform="linux/arm64",
+    ).of(Run)
+    platform = {"ARCH": "arm64", "TARGETARCH": "arm64", "TARGETOS": "linux", "TARGETPLATFORM": "linux/arm64", "TARGETVARIANT": ""}
+    assert [item.command for item in found] == ["echo $A ${B:-x}", ("echo", "$A"), "[ -f x ] || touch x"]
+    assert [item.environment for item in found] == [
+        {"http_proxy": "http://p", **platform},
+        {"http_proxy": "http://p", **platform, "A": "1", "B": "b c"},
+        {"http_proxy": "http://p", **platform, "A": "env", "B": "b c"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rest", "values"),
+    [
+        ("A=1", {"A": "1"}),
+        ("A=1 B=2", {"A": "1", "B": "2"}),
+        ("A 1 2  3", {"A": "1 2  3"}),
+        ("DOMAIN aliyun.com", {"DOMAIN": "aliyun.com"}),
+        ("A='1 2' B=\"3 4\"", {"A": "1 2", "B": "3 4"}),
+        (r"A=1\ 2", {"A": "1 2"}),
+        ("A=", {"A": ""}),
+        ("URL=http://x?a=b", {"URL": "http://x?a=b"}),
+        ("OLD=new B=$OLD", {"OLD": "new", "B": "old"}),
+        ("A=$NONE", {"A": ""}),
+        ("A='$OLD' B=\\$OLD", {"A": "$OLD", "B": "$OLD"}),
+        ("etc-dir=/data", {"etc-dir": "/data"}),
+    ],
+)
+def test_env(rest: str, values: dict[str, str]) -> None:
+    found = parse(f"FROM scratch\nENV OLD=old\nENV {rest}")
+    assert found.of(Env)[1].values == values
+    assert found.environment == {"OLD": "old", **values}
+
+
+def test_labels_and_what_sealer_means_by_them() -> None:
+    found = parse(
+        """
+        FROM scratch
+        MAINTAINER Some One <one@example.org>
+        LABEL "a.b"="c d" e=f
+        LABEL app.alpha.sealer.io/supported-kube-version=">=1.18 <1.23"
+        CNI calico local://calico
+        CSI nfs local://nfs
+        """
+    )
+    assert found.of(Maintainer)[0].person == "Some One <one@example.org>"
+    assert found.of(Label)[0].values == {"a.b": "c d", "e": "f"}
+    assert found.kube_version == ">=1.18 <1.23"
+    assert found.labels["cluster.alpha.sealer.io/kube-cni-calico"] == "true"
+    assert found.labels["cluster.alpha.sealer.io/kube-csi-nfs"] == "true"
+    assert [(type(item), item.name, item.app) for item in found.of(AppInstruction)] == [(Cni, "CNI", "calico"), (Csi, "CSI", "nfs")]
+
+
+def test_kubeversion() -> None:
+    found = parse("FROM scratch\nKUBEVERSION 1.22 - 1.24")
+    assert found.of(KubeVersion)[0].range == found.kube_version == "1.22 - 1.24"
+    assert "'new' is not a range of versions" in fault("FROM scratch\nKUBEVERSION new").message
+    assert "is not a range" in fault("FROM scratch\nLABEL app.alpha.sealer.io/supported-kube-version=new").message
+
+
+def test_applications() -> None:
+    found = parse(
+        """
+        FROM kubernetes:v1.36.3
+        ARG V=3
+        APP web local://${ARCH}/web https://x.io/${V}/extra.yaml
+        APP ["db", "local://my db"]
+        APPENV web A=1 B="2 3"
+        APPENV db V=$V
+        APPCMDS web ["kubectl", "apply", "-f", "web-$V.yaml"]
+        LAUNCH web db base-app
+        """
+    )
+    assert found.of(AppInstruction)[0] == AppInstruction(
+        3, "APP web local://amd64/web https://x.io/3/extra.yaml", "web", ("amd64/web", "https://x.io/3/extra.yaml")
+    )
+    assert found.of(AppInstruction)[0].folder == "application/apps/web/"
+    assert found.of(AppInstruction)[0].urls == ("https://x.io/3/extra.yaml",)
+    assert found.of(AppInstruction)[1].sources == ("my db",)
+    assert [(item.app, item.values) for item in found.of(AppEnv)] == [("web", {"A": "1", "B": "2 3"}), ("db", {"V": "3"})]
+    assert found.of(AppCmds)[0].command == "kubectl apply -f web-3.yaml"
+    assert found.of(Launch)[0].apps == found.launch == ("web", "db", "base-app")
+    assert [(item.app, item.instruction, item.where) for item in found.deferred] == [("base-app", "LAUNCH", "web/Kubefile:8")]
+
+
+@pytest.mark.parametrize(
+    ("rest", "commands"),
+    [
+        ("kubectl apply -f x", ("kubectl apply -f x",)),
+        ("kubectl apply -f a, kubectl apply -f b", ("kubectl apply -f a", "kubectl apply -f b")),
+        ("kubectl apply -f a,kubectl apply -f b", ("kubectl apply -f a", "kubectl apply -f b")),
+        ("kubectl get nodes, ls -l,", ("kubectl get nodes", "ls -l")),
+        ("helm install x charts/x --set a=1,b=2", ("helm install x charts/x --set a=1,b=2",)),
+        ("kubectl get pods,nodes -A", ("kubectl get pods,nodes -A",)),
+        ("echo 'a, b' \"c, d\" e\\, f", ("echo 'a, b' \"c, d\" e\\, f",)),
+        ('["kubectl apply -f a, b", "ls"]', ("kubectl apply -f a, b", "ls")),
+        ("[ -f x ] && ls", ("[ -f x ] && ls",)),
+        ("helm install x-${V}.tgz --set d=$DOMAIN -n $NS", ("helm install x-3.tgz --set d=$DOMAIN -n $NS",)),
+        ("ls bin-$ARCH", ("ls bin-amd64",)),
+    ],
+)
+def test_cmd(rest: str, commands: tuple[str, ...]) -> None:
+    assert parse(f"FROM scratch\nARG V=3\nENV DOMAIN=x.io\nCMD {rest}").of(Cmd)[0].commands == commands
+
+
+def test_several_cmd_accumulate() -> None:
+    found = parse('FROM scratch\nCMD a\nRUN x\nCMD b, c\nCMDS ["d $E"]')
+    assert found.commands == ("a", "b", "c", "d $E")
+    assert found.of(Cmds)[0].commands == ("d $E",)
+
+
+@pytest.mark.parametrize("rest", ["web db", '["web", "db"]', '["web","db"]', "  web   db  "])
+def test_launch_in_both_forms(rest: str) -> None:
+    assert parse(f"FROM scratch\nAPP web local://w\nAPP db local://d\nLAUNCH {rest}").launch == ("web", "db")
+
+
+def test_a_second_definition_is_told() -> None:
+    found = parse("FROM scratch\nCNI net local://a\nCNI net local://b")
+    assert [warning.where for warning in found.warnings] == ["web/Kubefile:3"]
+
+
+def test_appcmds_of_several_commands_is_told() -> None:
+    found = parse('FROM scratch\nAPP a local://a\nAPPCMDS a ["kubectl apply -f a", "kubectl apply -f b"]')
+    assert [warning.hint for warning in found.warnings] == ['write one element: ["kubectl apply -f a && kubectl apply -f b"]']
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "message", "hint"),
+    [
+        ("", "1", "FROM is missing", "begin with FROM kubernetes:v1.36.3, or FROM scratch for an application image"),
+        ("# only\n\nCOPY a b", "1", "FROM is missing", "begin with FROM kubernetes:v1.36.3, or FROM scratch for an application image"),
+        ("COPY a b\nRUN x\nFROM scratch", "1", "COPY is before FROM", "only ARG may"),
+        ("FROM", "1", "FROM says nothing", "FROM image, or FROM --platform=os/arch image"),
+        ("FROM a b", "1", "FROM a b: one image is wanted", "FROM image, or FROM --platform=os/arch image"),
+        ("FROM a as", "1", "FROM a as: one image is wanted", "FROM image, or FROM --platform=os/arch image"),
+        ("FROM --platform=arm64 a", "1", "'arm64' is not a platform", "write os/architecture, as in linux/amd64"),
+        (
+            "FROM $BASE",
+            "1",
+            "FROM $BASE: the image's name is empty",
+            "give the variable a value: ARG NAME=VALUE before FROM, or --build-arg",
+        ),
+        ("FROM scratch\nCOYP a b", "2", "unknown instruction COYP", "did you mean COPY?"),
+        ("FROM scratch\nLUNCH a", "2", "unknown instruction LUNCH", "did you mean LAUNCH?"),
+        ("FROM scratch\n&& ls", "2", "unknown instruction &&", f"known: {' '.join(instructions.USAGE)}"),
+        (
+            "FROM scratch\nWORKDIR /x",
+            "2",
+            "WORKDIR is a Dockerfile's instruction, not a Kubefile's",
+            "RUN starts in the rootfs; write RUN cd folder && ...",
+        ),
+        (
+            "FROM scratch\nRUN --mount=type=cache x",
+            "2",
+            "RUN --mount is not supported",
+            "RUN takes a command only; secrets and mounts are BuildKit's",
+        ),
+        ("FROM scratch\nRUN []", "2", "RUN [] runs nothing", "RUN command"),
+        ('FROM scratch\nRUN ["a", 1]', "2", "a JSON list must hold strings only", None),
+        ("FROM scratch\nENV A", "2", "A has no value", "A=VALUE"),
+        ("FROM scratch\nENV A=1 B", "2", "B is not NAME=VALUE", "quote a value that has blanks in it"),
+        ("FROM scratch\nENV =1", "2", "=1 is not NAME=VALUE", "quote a value that has blanks in it"),
+        ("FROM scratch\nARG 1=2", "2", "1 is not a name for an ARG", "letters, digits and _; ARG NAME or ARG NAME=VALUE"),
+        ("FROM scratch\nAPP web", "2", "APP web: no source", "APP name local://path..."),
+        (
+            "FROM scratch\nAPP ../x local://a",
+            "2",
+            "'../x' is not a name for an application",
+            "letters, digits, '.', '_' and '-'; it becomes a folder",
+        ),
+        (
+            "FROM scratch\nAPP web x.yaml",
+            "2",
+            "x.yaml: where an application's files are must be said",
+            "local://x.yaml, http://... or https://...",
+        ),
+        (
+            "FROM scratch\nAPP web ftp://x",
+            "2",
+            "ftp://x: where an application's files are must be said",
+            "local://x, http://... or https://...",
+        ),
+        (
+            "FROM scratch\nAPP web local://",
+            "2",
+            "local://: where an application's files are must be said",
+            "local://path, http://... or https://...",
+        ),
+        ("FROM scratch\nAPPENV web", "2", "APPENV web: no NAME=VALUE", "APPENV name KEY=VALUE..."),
+        ("FROM scratch\nCMDS kubectl apply", "2", "CMDS wants a JSON list of commands", 'CMDS ["kubectl apply -f manifests/app.yaml"]'),
+        ("FROM scratch\nCMDS []", "2", "CMDS wants a JSON list of commands", 'CMDS ["kubectl apply -f manifests/app.yaml"]'),
+        ('FROM scratch\nCMDS ["a"', "2", "not a JSON list: Expecting ',' delimiter at character 5", None),
+        ('FROM scratch\nCMDS ["a"]\nRUN x', "2", "CMDS must be the last instruction", "move it to the end"),
+        ('FROM scratch\nCMDS ["a"]\nCMDS ["b"]', "3", "CMDS is given twice; the first is in line 2", "join them into one"),
+        ("FROM scratch\nAPP web local://a\nLAUNCH webb", "3", "LAUNCH: application webb does not exist", "did you mean web?"),
+        ("FROM scratch\nAPPENV web A=1", "2", "APPENV: application web does not exist", "define it: APP web local://..."),
+        ('FROM scratch\nAPPCMDS web ["ls"]', "2", "APPCMDS: application web does not exist", "define it: APP web local://..."),
+    ],
+)
+def test_faults(text: str, where: str, message: str, hint: str | None) -> None:
+    found = fault(text)
+    assert (found.where, found.message, found.hint) == (f"web/Kubefile:{where}", message, hint)

@@ -1,0 +1,197 @@
+"""Container images under their original names, and those that cannot be restored."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from harness.errors import UsageError
+from harness.oci.model import DOCKER_MANIFEST, canonical_json, digest_of
+from harness.oci.store import Store
+from harness.sealer import convert
+from tests.integration import registry as made
+from tests.integration import sealer
+from tests.integration.registry import Image
+from tests.unit.sealer.examples import BOTH, NAMES, NGINX, OLD, TREE, converted, names, problems, simple, written
+
+
+def test_what_no_annotation_names_is_left_out_and_said(store: Store) -> None:
+    found = converted(store, simple(images=NAMES[:1]))
+    assert names(found) == ["docker.io/library/nginx:1.25"]
+    assert problems(found) == [("unnamed", "acme/app:v2"), ("unnamed", "pause:3.5")]
+    assert "no name for it" in found.problems[0].reason
+    assert {blob.digest for blob in found.platforms[0].images.blobs} == NGINX.digests
+
+
+def test_the_user_may_say_where_the_nameless_come_from(store: Store) -> None:
+    found = converted(store, simple(images=False), registry="registry.example.com:5000")
+    assert names(found) == [f"registry.example.com:5000/{name}" for name in sorted(TREE)]
+    assert problems(found) == []
+    # Docker Hub has no repository without a second part.
+    hub = convert.convert(store, "sealerio/app:v1", registry="docker.io")
+    assert names(hub) == ["docker.io/acme/app:v2", "docker.io/library/nginx:1.25"]
+    assert problems(hub) == [("unnamed", "pause:3.5")]
+
+
+@pytest.mark.parametrize("registry", ["", "acme", "a b", "docker.io/library", "https://x.y"])
+def test_a_registry_must_be_one(store: Store, registry: str) -> None:
+    with pytest.raises(UsageError, match="not the address of a registry"):
+        converted(store, simple(), registry=registry)
+
+
+def test_a_name_that_the_tree_lacks_is_said(store: Store) -> None:
+    found = converted(store, simple(images=[*NAMES, *sealer.listed("quay.io/acme/app:v3", "quay.io/other:1")]))
+    assert len(names(found)) == 3
+    assert problems(found) == [("missing", "quay.io/acme/app:v3"), ("missing", "quay.io/other:1")]
+
+
+def test_two_names_that_differ_in_the_registry_only_are_both_left_out(store: Store) -> None:
+    found = converted(store, simple(images=[*NAMES, *sealer.listed("quay.io/acme/app:v2")]))
+    assert names(found) == ["docker.io/library/nginx:1.25", "registry.k8s.io/pause:3.5"]
+    assert problems(found) == [("ambiguous", "quay.io/acme/app:v2"), ("ambiguous", "registry.example.com:5000/acme/app:v2")]
+    assert "quay.io/acme/app:v2" in found.problems[1].reason
+
+
+def test_one_name_that_two_applications_want_is_one_image(store: Store) -> None:
+    images = [*sealer.listed("nginx:1.25", app="web"), *sealer.listed("docker.io/library/nginx:1.25", app="db")]
+    found = converted(store, simple({"library/nginx:1.25": NGINX}, images))
+    assert problems(found) == []
+    (nginx,) = found.platforms[0].images.images
+    assert nginx.requested_by == ("application/apps/db", "application/apps/web")
+
+
+def test_names_with_a_digest_are_found_by_it(store: Store) -> None:
+    by_tag = f"quay.io/acme/app:v2@{OLD.digest}"
+    images = sealer.listed(f"nginx@{NGINX.digest}", by_tag, f"gcr.io/acme/app@{OLD.digest}", f"pause@{NGINX.digest}")
+    found = converted(store, simple(images=images))
+    # The digest says which image it is, so the registry may be any.
+    assert names(found) == [f"docker.io/library/nginx@{NGINX.digest}", f"gcr.io/acme/app@{OLD.digest}", f"quay.io/acme/app@{OLD.digest}"]
+    assert ("missing", f"docker.io/library/pause@{NGINX.digest}") in problems(found)
+    assert {name for kind, name in problems(found) if kind == "unnamed"} == {"acme/app:v2", "library/nginx:1.25", "pause:3.5"}
+
+
+@pytest.mark.parametrize("name", ["Docker.io/Library/Nginx:1.25", "nginx:1.25:2", "", "nginx@sha256:12", "library//nginx", "a b:1"])
+def test_an_odd_name_is_said_and_the_others_are_restored(store: Store, name: str) -> None:
+    found = converted(store, simple(images=[*NAMES, *sealer.listed(name)]))
+    assert len(names(found)) == 3
+    assert problems(found) == [("invalid", name)]
+
+
+def test_a_name_without_registry_is_docker_hubs_and_that_is_told(store: Store) -> None:
+    found = converted(store, simple({"acme/app:v2": OLD}, sealer.listed("acme/app:v2")))
+    assert names(found) == ["docker.io/acme/app:v2"]
+    assert problems(found) == []
+    assert found.notes == ("acme/app:v2 is taken as docker.io/acme/app:v2: the annotation names no registry, which means docker.io",)
+    # sealer filed this one under nginx, not library/nginx: so it was not Docker Hub that it came from.
+    other = converted(store, simple({"nginx:1": NGINX}, sealer.listed("nginx:1")))
+    assert problems(other) == [("missing", "docker.io/library/nginx:1"), ("unnamed", "nginx:1")]
+
+
+def test_names_for_another_platform_are_not_of_this_one(store: Store) -> None:
+    images = [*NAMES, *sealer.listed("quay.io/acme/app:v2", platform="linux/arm64"), {"image": "nginx:1.25", "platform": None}]
+    found = converted(store, simple(images=images))
+    assert (len(names(found)), problems(found)) == (3, [])
+
+
+def test_an_image_for_another_platform_comes_along_and_that_is_told(store: Store) -> None:
+    arm = made.image("arm", platform="linux/arm64")
+    found = converted(store, simple({"library/arm:1": arm}, sealer.listed("arm:1")))
+    assert (names(found), problems(found)) == (["docker.io/library/arm:1"], [])
+    assert found.notes == ("docker.io/library/arm:1 is made for linux/arm64: nodes of linux/amd64 will not run it",)
+
+
+def test_a_blob_that_is_missing_leaves_its_image_out(store: Store) -> None:
+    layer = min(NGINX.blobs)
+    files = sealer.storage(TREE)
+    del files[sealer.data_path(layer)]
+    found = converted(store, sealer.image([sealer.ROOTFS, files], images=NAMES))
+    assert names(found) == ["registry.example.com:5000/acme/app:v2", "registry.k8s.io/pause:3.5"]
+    assert problems(found) == [("incomplete", "docker.io/library/nginx:1.25")]
+    assert found.problems[0].reason == f"blob {layer} is missing in the tree"
+    written(store, found)
+
+
+@pytest.mark.parametrize("what", ["layer", "manifest"])
+def test_a_blob_with_other_bytes_leaves_its_image_out_also_when_the_store_has_the_right_ones(store: Store, what: str) -> None:
+    digest = NGINX.digest if what == "manifest" else min(NGINX.blobs)
+    files = {**sealer.storage(TREE), sealer.data_path(digest): b"{other bytes"}
+    for data in (*NGINX.blobs.values(), NGINX.data):
+        store.put(data)
+    found = converted(store, sealer.image([sealer.ROOTFS, files], images=NAMES))
+    assert "docker.io/library/nginx:1.25" not in names(found)
+    assert problems(found) == [("incomplete", "docker.io/library/nginx:1.25")]
+    assert found.problems[0].reason == f"blob {digest} in the tree holds other bytes"
+    assert not store.has(digest_of(b"{other bytes"))
+
+
+@pytest.mark.parametrize("link", [b"", b"latest", b"sha256:12", b"\xff\xfe"])
+def test_a_link_that_names_no_digest_leaves_its_image_out(store: Store, link: bytes) -> None:
+    files = {**sealer.storage(TREE), sealer.tag_path("library/nginx:1.25"): link, sealer.tag_path("acme/app:v2"): link}
+    found = converted(store, sealer.image([sealer.ROOTFS, files], images=NAMES[:2]))
+    assert names(found) == ["registry.k8s.io/pause:3.5"]
+    told = {problem.name: problem for problem in found.problems if problem.kind == "incomplete"}
+    assert set(told) == {"docker.io/library/nginx:1.25", "acme/app:v2"}
+    assert all("which is not a digest" in problem.reason for problem in told.values())
+
+
+def test_a_blob_of_another_size_than_its_manifest_says_leaves_its_image_out(store: Store) -> None:
+    manifest = json.loads(NGINX.data)
+    manifest["layers"][0]["size"] += 1
+    data = canonical_json(manifest)
+    odd = Image(digest_of(data), NGINX.media_type, {digest_of(data): (NGINX.media_type, data)}, NGINX.blobs)
+    found = converted(store, simple({"library/odd:1": odd}, sealer.listed("odd:1")))
+    assert problems(found) == [("incomplete", "docker.io/library/odd:1")]
+    assert "has 2000 bytes instead of 2001" in found.problems[0].reason
+
+
+def test_a_manifest_that_its_repository_does_not_link_is_not_in_it(store: Store) -> None:
+    link = f"{sealer.STORAGE}/repositories/acme/app/_manifests/revisions/{OLD.digest.replace(':', '/')}/link"
+    files = {**sealer.storage(TREE), link: NGINX.digest.encode()}
+    images = [*NAMES, *sealer.listed(f"quay.io/acme/app@{OLD.digest}")]
+    found = converted(store, sealer.image([sealer.ROOTFS, files], images=images))
+    assert problems(found) == [("missing", f"quay.io/acme/app@{OLD.digest}")]
+
+
+def test_a_link_to_a_digest_that_is_not_there_leaves_its_image_out(store: Store) -> None:
+    files = {**sealer.storage(TREE), sealer.tag_path("library/nginx:1.25"): digest_of(b"gone").encode()}
+    found = converted(store, sealer.image([sealer.ROOTFS, files], images=NAMES))
+    assert ("incomplete", "docker.io/library/nginx:1.25") in problems(found)
+    assert ("unnamed", f"library/nginx@{NGINX.digest}") in problems(found)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"not json",
+        b"{}",
+        b"[]",
+        b'{"schemaVersion": 1, "fsLayers": []}',
+        b'{"schemaVersion": 2, "config": {"digest": 5}, "layers": []}',
+        b'{"schemaVersion": 2, "manifests": []}',
+        b'{"schemaVersion": 2, "manifests": [7]}',
+        b'{"schemaVersion": 2, "config": 7, "layers": [[]]}',
+    ],
+)
+def test_something_that_is_no_manifest_leaves_its_image_out(store: Store, manifest: bytes) -> None:
+    digest = digest_of(manifest)
+    bad = Image(digest, DOCKER_MANIFEST, {digest: (DOCKER_MANIFEST, manifest)}, {})
+    found = converted(store, simple({**TREE, "library/bad:1": bad}, [*NAMES, *sealer.listed("bad:1")]))
+    assert len(names(found)) == 3
+    assert problems(found) == [("incomplete", "docker.io/library/bad:1")]
+
+
+def test_an_index_without_the_platform_is_incomplete(store: Store) -> None:
+    arm = made.index({"linux/arm64": made.image("arm", platform="linux/arm64")})
+    found = converted(store, simple({"library/arm:1": arm}, sealer.listed("arm:1")))
+    assert problems(found) == [("incomplete", "docker.io/library/arm:1")]
+    assert "linux/amd64, only for linux/arm64" in found.problems[0].reason
+
+
+def test_indexes_within_indexes_end_somewhere(store: Store) -> None:
+    nested = BOTH
+    for _ in range(6):
+        nested = made.index({"linux/amd64": nested})
+    found = converted(store, simple({"library/nested:1": nested}, sealer.listed("nested:1")))
+    assert problems(found) == [("incomplete", "docker.io/library/nested:1")]
+    assert "nest more than 4 deep" in found.problems[0].reason

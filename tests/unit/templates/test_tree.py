@@ -1,0 +1,113 @@
+"""The templates of an unpacked rootfs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import InputError
+from harness.templates import tree
+from harness.templates.tree import render_tree
+from tests.unit.templates.environment import ENV
+
+CASES = Path(__file__).parents[2] / "cases"
+
+
+def test_render_tree_keeps_a_ceiling_for_all_of_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "_LARGEST_TREE", 10)
+    with pytest.raises(InputError, match="more than 10 characters together"):
+        render_tree(root, ENV)
+    assert (root / "manifests/app.yaml").read_text() == "port: {{ Port }}\n"
+
+
+def test_render_tree_large_file_is_data_and_a_large_template_a_fault(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "_LARGEST", 20)
+    (root / "etc/large").write_text("{{ .Port }}" * 5)
+    (root / "etc/large.j2").write_text("{{ Port }}" * 5)
+    with pytest.raises(InputError, match=r"etc/large\.j2: a template of more than 20 bytes"):
+        render_tree(root, ENV)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name, text in {
+        "manifests/app.yaml": "port: {{ Port }}\n",
+        "manifests/plain.yaml": "port: 1\n",
+        "manifests/sub/b.yaml.tmpl": "cidr: {{ .PodCIDR | b64enc }}\n",
+        "etc/conf": "{{ .Port }}",
+        "scripts/run.sh": "docker inspect --format '{{ Port }}'",
+        "scripts/made.sh.j2": "echo {{ Port }}",
+        "charts/web/templates/a.yaml": "{{ .Port }} {{ .Values.x }}",
+        "charts/web/x.tmpl": "{{ .Port }}",
+        "application/apps/web/a.yaml": "{{ Port }}",
+        "application/apps/web/b.yaml.tmpl": "{{ .Port }} {{ .PodCIDR }}",
+        "application/apps/helm/Chart.yaml": "name: x",
+        "application/apps/helm/templates/x.tmpl": "{{ nonsense }}",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "etc/binary").write_bytes(b"\0{{ Port }}\xff")
+    (tmp_path / "etc/latin").write_bytes(b"\xe9 {{ Port }}")
+    (tmp_path / "scripts/made.sh.j2").chmod(0o755)
+    return tmp_path
+
+
+def test_render_tree(root: Path) -> None:
+    changed = render_tree(root, ENV, {"web": {"Port": "1"}})
+    assert changed == ["application/apps/web/b.yaml", "etc/conf", "manifests/app.yaml", "manifests/sub/b.yaml", "scripts/made.sh"]
+    assert (root / "manifests/app.yaml").read_text() == "port: 8443\n"
+    assert (root / "manifests/sub/b.yaml").read_text() == "cidr: MTAwLjY0LjAuMC8xMA==\n"
+    assert (root / "application/apps/web/b.yaml").read_text() == "1 100.64.0.0/10"
+    assert (root / "application/apps/web/a.yaml").read_text() == "{{ Port }}"
+    assert (root / "scripts/run.sh").read_text() == "docker inspect --format '{{ Port }}'"
+    assert (root / "scripts/made.sh").stat().st_mode & 0o777 == 0o755
+    assert (root / "etc/binary").read_bytes() == b"\0{{ Port }}\xff"
+    assert (root / "charts/web/x.tmpl").exists()
+    assert not (root / "charts/web/x").exists()
+    assert not list(root.rglob(".*"))
+
+
+def test_rendering_again_with_other_values_starts_from_the_templates(root: Path) -> None:
+    render_tree(root, ENV)
+    assert render_tree(root, {**ENV, "Port": "2", "PodCIDR": "x"}) == [
+        "application/apps/web/b.yaml",
+        "manifests/sub/b.yaml",
+        "scripts/made.sh",
+    ]
+    assert (root / "scripts/made.sh").read_text() == "echo 2"
+
+
+def test_nothing_is_written_when_a_name_is_missing(root: Path) -> None:
+    (root / "manifests/z.yaml").write_text("\n{{ Other }}")
+    (root / "etc/z.tmpl").write_text("{{ .More }}")
+    with pytest.raises(InputError) as caught:
+        render_tree(root, ENV)
+    assert [(fault.where, fault.message) for fault in caught.value.faults] == [
+        ("etc/z.tmpl:1", "More is not defined"),
+        ("manifests/z.yaml:2", "Other is not defined"),
+    ]
+    assert (root / "manifests/app.yaml").read_text() == "port: {{ Port }}\n"
+
+
+def test_links_are_not_written_through(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "file.yaml"
+    outside.write_text("{{ Port }}")
+    (root / "manifests/link.yaml").symlink_to(outside)
+    (root / "etc/hard").hardlink_to(outside)
+    (root / "manifests/dir").symlink_to(outside.parent)
+    assert "manifests/link.yaml" not in render_tree(root, ENV)
+    assert outside.read_text() == "{{ Port }}"
+    assert (root / "etc/hard").read_text() == "8443"
+
+
+def test_the_cases(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "manifests").mkdir()
+    kubeadm = (CASES / "sealer/pkg/env/test/template/kubeadm.yaml.tmpl").read_text()
+    (tmp_path / "etc/kubeadm.yaml.tmpl").write_text(kubeadm)
+    dashboard = (CASES / "dashboard-port/dashboard.yaml").read_text()
+    (tmp_path / "manifests/dashboard.yaml").write_text(dashboard)
+    render_tree(tmp_path, {"DashBoardPort": "8443", "PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"})
+    assert "targetPort: 8443\n" in (tmp_path / "manifests/dashboard.yaml").read_text()
+    assert (tmp_path / "etc/kubeadm.yaml").read_text().endswith("podSubnet: 100.64.0.0/10\n  serviceSubnet: 10.96.0.0/22")

@@ -1,0 +1,59 @@
+"""YAML that comes from outside."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness import untrusted
+from harness.errors import StoreError
+
+NINE = ", ".join(["{}"] * 9)
+BILLION_LAUGHS = "\n".join(f"a{n}: &a{n} [{NINE.replace('{}', f'*a{n - 1}' if n else 'x')}]" for n in range(10))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BILLION_LAUGHS,
+        "a: &a [*a]",
+        "[" * 500,
+        "a: [",
+        "? [a]\n: 1",
+        "a: !!int 8²",
+        "a: !!int",
+        "a: !!bool x",
+        "a: !!float x",
+        "a: !!timestamp x",
+        "- !!binary a",
+        "!!python/object:os.system x",
+        "\0",
+    ],
+)
+def test_yaml_odd_text_is_refused(text: str) -> None:
+    with pytest.raises(StoreError, match="image: is not usable YAML"):
+        untrusted.yaml_documents(text, what="image")
+
+
+def test_yaml_dates_stay_text_and_aliases_are_read() -> None:
+    assert untrusted.yaml_documents("a: &x [1]\nb: *x\nc: 2001-01-01\n---\n5\n", what="") == [{"a": [1], "b": [1], "c": "2001-01-01"}, 5]
+
+
+def test_yaml_depth_counts_through_aliases() -> None:
+    lines = [f"a0: &a0 {'[' * 60}{']' * 60}", f"a1: &a1 {'[' * 60}*a0{']' * 60}"]
+    with pytest.raises(StoreError, match="line 2: it is nested more than 100 levels deep"):
+        untrusted.yaml_check("\n".join(lines), what="hostile")
+    untrusted.yaml_check(lines[0] + "\nb: *a0", what="harmless")
+
+
+def test_yaml_excess_gives_the_line_and_leaves_bad_text_to_the_loader() -> None:
+    assert untrusted.yaml_excess("a: 1\nb: &b [*b]") == (2, "it holds itself, by an alias")
+    assert untrusted.yaml_excess("a" * 20, limit=10) == (1, "it is larger than 10 bytes")
+    assert untrusted.yaml_excess("[1, 2, 3]", nodes=3) == (1, "it holds more than 3 values, aliases included")
+    assert untrusted.yaml_excess("a: [") is None
+
+
+def test_yaml_document_is_one() -> None:
+    assert untrusted.yaml_document("a: 1", what="x") == {"a": 1}
+    assert untrusted.yaml_document("# nothing", what="x") is None
+    with pytest.raises(StoreError, match="x: holds more than one document"):
+        untrusted.yaml_document("a: 1\n---\nb: 2", what="x")
