@@ -43,6 +43,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "check",
             "delete",
             "exec",
+            "debug",
             "logs",
             "kubeconfig",
             "certs",
