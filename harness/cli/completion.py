@@ -60,6 +60,13 @@ def _checks() -> Iterator[str]:
     yield from dict.fromkeys((*preflight.CHECKS, *postflight.CHECKS))
 
 
+def profiles(incomplete: str) -> list[str]:
+    """Profiles that harden a cluster."""
+    from harness.clusterfile import PROFILES
+
+    return _matching(lambda: PROFILES, incomplete)
+
+
 def values(*known: str) -> Callable[[str], list[str]]:
     """A completion by one of some values."""
     return lambda incomplete: _matching(lambda: known, incomplete)

@@ -14,16 +14,16 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
-from rich.live import Live
-from rich.spinner import Spinner
-from rich.table import Table
-from rich.text import Text
 
 from harness.log import timings
 from harness.untrusted import shown
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
 
 
 @dataclasses.dataclass
@@ -83,7 +83,7 @@ class Plain:
 
 
 class Terminal:
-    """A live display: finished steps stay in the scrollback, running ones spin below them."""
+    """A live display: finished steps stay in the scrollback, running ones spin below them. Its parts are loaded when a step is shown."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -92,6 +92,10 @@ class Terminal:
         self.lock = threading.RLock()
 
     def _table(self) -> Table:
+        from rich.spinner import Spinner
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table.grid(padding=(0, 1))
         for step in list(self.running):
             label = Text("  " * step.depth + shown(step.title) + (f"  {_note(step)}" if step.note else ""))
@@ -99,6 +103,8 @@ class Terminal:
         return table
 
     def begin(self, step: ProgressStep) -> None:
+        from rich.live import Live
+
         with self.lock:
             self.running.append(step)
             if self.live is None:
@@ -106,6 +112,8 @@ class Terminal:
                 self.live.start()
 
     def end(self, step: ProgressStep, *, failed: bool) -> None:
+        from rich.text import Text
+
         with self.lock:
             self.running.remove(step)
             mark = Text("✗ ", style="red") if failed else Text("✓ ", style="green")
