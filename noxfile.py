@@ -37,6 +37,7 @@ nox.options.sessions = ["lint", "types", "docs"]
 
 REPORTS = ROOT / "reports"
 DOCS_BUILT = ROOT / "build/docs"
+DIST = ROOT / "dist"
 VM = "tests/vm"
 UPGRADE = "tests/cluster/test_upgrade.py"
 
@@ -95,6 +96,22 @@ def publish(session: nox.Session) -> None:
     for entry in entries:
         for words in wanted.commands(entry):
             session.run("slipway", *words)
+
+
+@nox.session(default=False)
+def package(session: nox.Session) -> None:
+    """Build the Python package into dist/: wheel, sdist, SBOM; `-- --key FILE` signs each, `--tag v1.2.3` refuses another version."""
+    parser = argparse.ArgumentParser(prog="nox -s package --")
+    parser.add_argument("--key", default="", metavar="FILE", help="sign with this key; its password: SLIPWAY_KEY_PASSWORD")
+    parser.add_argument("--tag", default="", metavar="vVERSION", help="the tag that is released")
+    wanted = parser.parse_args(session.posargs)
+    version = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["version"]
+    if wanted.tag not in ("", f"v{version}"):
+        session.error(f"the tag is {wanted.tag}, and pyproject.toml says {version}")
+    install(session, "build")
+    shutil.rmtree(DIST, ignore_errors=True)
+    session.run("python", "-m", "hatchling", "build", "--directory", shown(DIST))
+    session.run("python", "-m", "harness.trust.distribution", shown(DIST), shown(LOCK), *([wanted.key] if wanted.key else []))
 
 
 @nox.session(default=False)
