@@ -37,6 +37,7 @@ nox.options.sessions = ["lint", "types", "docs"]
 
 REPORTS = ROOT / "reports"
 DOCS_BUILT = ROOT / "build/docs"
+DIST = ROOT / "dist"
 VM = "tests/vm"
 UPGRADE = "tests/cluster/test_upgrade.py"
 
@@ -98,6 +99,22 @@ def publish(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def package(session: nox.Session) -> None:
+    """Build the Python package into dist/: wheel, sdist, SBOM; `-- --key FILE` signs each, `--tag v1.2.3` refuses another version."""
+    parser = argparse.ArgumentParser(prog="nox -s package --")
+    parser.add_argument("--key", default="", metavar="FILE", help="sign with this key; its password: SLIPWAY_KEY_PASSWORD")
+    parser.add_argument("--tag", default="", metavar="vVERSION", help="the tag that is released")
+    wanted = parser.parse_args(session.posargs)
+    version = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["version"]
+    if wanted.tag not in ("", f"v{version}"):
+        session.error(f"the tag is {wanted.tag}, and pyproject.toml says {version}")
+    install(session, "build")
+    shutil.rmtree(DIST, ignore_errors=True)
+    session.run("python", "-m", "hatchling", "build", "--directory", shown(DIST))
+    session.run("python", "-m", "harness.trust.distribution", shown(DIST), shown(LOCK), *([wanted.key] if wanted.key else []))
+
+
+@nox.session(default=False)
 def sbom(session: nox.Session) -> None:
     """Build kubefiles/NAME and write what is in each to reports/NAME.cdx.json; all without names."""
     entries = pick(session, catalog.order, session.posargs)
@@ -109,8 +126,12 @@ def sbom(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run every ring, print a table: lint types docs unit integration hostile fuzz cluster images. On request: long, upgrade, catalog."""
-    names = session.posargs or [name for name in RINGS if name not in ON_REQUEST]
+    """Run every ring, print a table: lint types docs unit integration hostile fuzz cluster images. On request: long, upgrade, catalog.
+
+    `-- --coverage unit integration` also measures which lines of harness/ these rings run together.
+    """
+    words = [word for word in session.posargs if word != COVERAGE]
+    names = words or [name for name in RINGS if name not in ON_REQUEST]
     unknown = [name for name in names if name not in RINGS]
     if unknown:
         session.error(f"no ring is called {', '.join(unknown)}; there are {', '.join(RINGS)}")
@@ -120,9 +141,13 @@ def tests(session: nox.Session) -> None:
     if "docs" in names:
         install_docs(session)
     own_home(session)
+    if COVERAGE in session.posargs:
+        measure(session)
     for name in names:
         session.log(f"ring {name}")
         closing.run(name, lambda name=name: RINGS[name](session))  # type: ignore[misc]
+    if COVERAGE in session.posargs:
+        show_coverage(session)
     closing.finish()
     if closing.failed:
         session.error(f"rings failed: {', '.join(closing.failed)}")
@@ -356,14 +381,35 @@ def pytest(session: nox.Session, name: str, *words: str) -> bool:
     xml = report(name, "xml")
     xml.unlink(missing_ok=True)
     options = ("--junitxml", shown(xml), "--html", shown(report(name, "html")), "--self-contained-html")
+    measured = ("coverage", "run", "-m") if MEASURED in session.env else ()
     try:
-        session.run("python", "-m", "pytest", *words, *options)
+        session.run("python", "-m", *measured, "pytest", *words, *options)
     except nox.command.CommandFailed as ended:
         code = int(found[0]) if (found := re.search(r"-?\d+$", str(ended.reason))) else 1
         if code == 1 and Counts.read(name).failed:
             return False
         raise RingError(f"pytest ended with exit code {code}: {ending(code)}") from ended
     return True
+
+
+COVERAGE = "--coverage"
+"""Among the names of rings: measure them."""
+MEASURED = "COVERAGE_FILE"
+"""The variable by which coverage knows where its data is. It is set while rings are measured."""
+
+
+def measure(session: nox.Session) -> None:
+    """Measure every pytest from now on, with the processes that it starts: pytest's workers and slipway's commands."""
+    REPORTS.mkdir(exist_ok=True)
+    session.env[MEASURED] = str(REPORTS / "coverage")
+    session.run("coverage", "erase")
+
+
+def show_coverage(session: nox.Session) -> None:
+    """Print the share of each module's lines that were run, the lowest first, and write reports/coverage-html."""
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "html", "--quiet", "--directory", shown(REPORTS / "coverage-html"))
+    session.run("coverage", "report", "--sort=cover", "--skip-covered", "--skip-empty")
 
 
 class RingError(Exception):

@@ -244,6 +244,21 @@ def _pieces(running: subprocess.Popen[bytes], data: bytes, deadline: float | Non
                     cast("IO[bytes]", key.fileobj).close()
 
 
+def attach(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> int:
+    """Run a program on the standard input, output and error of this process, so also on its terminal; return its exit code.
+
+    Raises CommandError when there is no such program.
+    """
+    words = tuple(str(word) for word in argv)
+    log.debug(shlex.join(words))
+    try:
+        running = subprocess.Popen(words, env={**os.environ, **env} if env else None)
+    except FileNotFoundError as missing:
+        raise CommandError(f"{words[0]}: no such program", hint=f"install {words[0]} or put it on PATH") from missing
+    with running, _running(running):
+        return running.wait()
+
+
 Take = Callable[[str, str], None]
 """Is given each line, without its end, and where it was said: ``stdout`` or ``stderr``."""
 

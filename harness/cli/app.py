@@ -22,6 +22,7 @@ from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     clusterfile,
     clusters,
     convert,
+    debug,
     diff,
     images,
     machines,
@@ -35,7 +36,7 @@ from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
 )
 from harness.cli.options import Json
 from harness.cli.output import app, print_error, print_json, say, wants_json
-from harness.cli.program import Common, VersionWanted, program
+from harness.cli.program import CommandEnded, Common, VersionWanted, program
 from harness.errors import InputError, SlipwayError, UsageError
 from harness.log import timings
 
@@ -63,15 +64,14 @@ def execute(arguments: list[str]) -> int:
 
 
 def _executed(arguments: list[str]) -> int:
-    # A service manager's stop is as good a reason to clean up as Ctrl-C. Whoever starts us in the background has Ctrl-C ignored.
-    signal.signal(signal.SIGTERM, _interrupted)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _interrupted)
+    _catch_signals()
     try:
         found = app(arguments, standalone_mode=False, prog_name="slipway")
     except VersionWanted:
         say(f"slipway {about.version()}")
         return 0
+    except CommandEnded as ended:
+        return ended.code
     except _WrongUsage as error:
         return _wrong_usage(error)
     except (KeyboardInterrupt, typer.Abort):
@@ -95,6 +95,15 @@ def _executed(arguments: list[str]) -> int:
     if found == 130:
         return _explain(_InterruptedError("interrupted; the same command can be run again"))
     return int(found or 0)
+
+
+def _catch_signals() -> None:
+    """Clean up as after Ctrl-C when a service manager stops the command, or its terminal is closed."""
+    signal.signal(signal.SIGTERM, _interrupted)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # A shell has a command in the background ignore Ctrl-C, and nohup the end of the terminal.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupted)
 
 
 def _of_system(error: OSError) -> SlipwayError:
@@ -176,7 +185,7 @@ def _asks_for_json(arguments: Sequence[str]) -> bool:
 
 
 _FROM_SEALER = {
-    "alpha": "sealer's `alpha` verbs: slipway exec, generate, upgrade, search, check",
+    "alpha": "sealer's `alpha` verbs: slipway exec, debug, generate, upgrade, search, check",
     "cert": "slipway certs add-names NAME...",
     "commit": "slipway build makes images, from a Kubefile",
     "create": "slipway run IMAGE --masters IP",

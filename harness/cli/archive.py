@@ -13,9 +13,8 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.options import FORMER_FILE, AllowOlder, Json, Platforms, platform_of, target
-from harness.cli.output import app, one_of, print_json, say, wants_json
+from harness.cli.output import app, local_store, one_of, print_json, say, wants_json
 from harness.errors import UsageError
-from harness.oci.store import Store
 
 if TYPE_CHECKING:
     from harness.oci.layer.compression import Compression
@@ -74,7 +73,7 @@ def save(
     limit = None if volume_size is None else size_in_bytes(volume_size, "--volume-size")
     how = cast("Compression", one_of(compress, _COMPRESSIONS, "--compress"))
     platforms = [platform_of(one) for one in platform or ()]
-    store = Store.default()
+    store = local_store()
     with log.step(f"save {', '.join(names)}") as shown:
         meter = Meter(shown, 0)
         saved = save.save(
@@ -137,7 +136,7 @@ def load(
     from harness.trust import policy
 
     as_json = wants_json(output)
-    store = Store.default()
+    store = local_store()
     with log.step(f"load {file}") as shown:
         meter = Meter(shown, 0)
         gate = policy.gate(allow_older=allow_older)

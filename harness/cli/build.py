@@ -15,15 +15,14 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.options import AllowOlder, Json, existing, platform_of, seconds
-from harness.cli.output import app, one_of, pairs, print_json, say, wants_json
+from harness.cli.output import app, local_store, one_of, pairs, print_json, say, wants_json
 from harness.cli.program import Old
 from harness.errors import UsageError
-from harness.oci.model import Platform
-from harness.oci.store import Store
 
 if TYPE_CHECKING:
     from harness import build as building
     from harness.build.options import BuildOptions
+    from harness.oci.model import Platform
 
 
 @app.command(short_help="Build a CloudImage from a Kubefile.")
@@ -157,7 +156,7 @@ def build(
             plan = building.check(options)
             print_json(plan) if as_json else _show_plan(plan)
             return
-        built = building.build(options, Store.default())
+        built = building.build(options, local_store())
     if as_json:
         from harness.cloudimage import listing
 
@@ -188,6 +187,8 @@ def _given(options: BuildOptions) -> Iterator[BuildOptions]:
 
 def _platforms(text: str | None) -> tuple[Platform, ...]:
     """The platforms of ``linux/amd64,linux/arm64``, each once. Raises UsageError."""
+    from harness.oci.model import Platform
+
     if text is None:
         return (Platform.host(),)
     return tuple(dict.fromkeys(platform_of(part) for part in text.split(",")))

@@ -11,9 +11,8 @@ from harness import log
 from harness.cli import completion
 from harness.cli.clusters import wanted
 from harness.cli.options import Clusterfile, ClusterFlags, ClusterOption, Env, Json, SiteAccess, SkipCheck, Ssh, machines, to_machines
-from harness.cli.output import app, print_json, say, table, wants_json
+from harness.cli.output import app, local_store, print_json, say, table, wants_json
 from harness.errors import UsageError
-from harness.oci.store import Store
 
 if TYPE_CHECKING:
     from harness.lifecycle.checks.findings import Report
@@ -118,7 +117,7 @@ def _pre(spec: ClusterFlags, file: str | None, ssh: Ssh, skip: Sequence[str] | N
             raise UsageError("no machine is named", hint="--masters 10.0.0.1 --nodes 10.0.0.2, or -f Clusterfile")
         return checking.pre(*_members(spec.masters, spec.nodes, ssh), name=spec.cluster or "default", skip=skip or ())
     clusterfile, options, _ = wanted(spec, ssh, SiteAccess(), file=file)
-    prepared = running.prepare(clusterfile, Store.default(), options).spec
+    prepared = running.prepare(clusterfile, local_store(), options).spec
     masters, nodes = (tuple(node.machine for node in group) for group in (prepared.masters, prepared.workers))
     return checking.pre(masters, nodes, name=prepared.name, spec=prepared, skip=skip or ())
 

@@ -10,9 +10,8 @@ import typer
 from harness import log
 from harness.cli.clusters import Timeout, external_registry, known_profile, skipping, tell, wanted
 from harness.cli.options import Clusterfile, ClusterFlags, Json, SiteAccess, SkipCheck, Ssh, addresses, to_machines
-from harness.cli.output import app, pairs, plain, print_json, say, steps_table, wants_json
+from harness.cli.output import app, local_store, pairs, plain, print_json, say, steps_table, wants_json
 from harness.errors import UsageError
-from harness.oci.store import Store
 
 if TYPE_CHECKING:
     from harness.lifecycle.apply import Applied
@@ -42,7 +41,7 @@ def apply(
     if file is None:
         raise UsageError("no Clusterfile is given", hint="slipway apply -f Clusterfile; slipway generate writes one")
     clusterfile, options, bring = wanted(spec, ssh, site, file=file, timeout=timeout, skipped=skipping(skip_check))
-    found = applying.apply(clusterfile, Store.default(), options, plan=plan, fetch=bring)
+    found = applying.apply(clusterfile, local_store(), options, plan=plan, fetch=bring)
     if as_json:
         print_json(_plain(found))
     elif found.made is not None:

@@ -27,11 +27,9 @@ from harness.cli.options import (
     hosts,
     seconds,
 )
-from harness.cli.output import app, pairs, plain, print_json, say, short, steps_table, table, wants_json
+from harness.cli.output import app, local_store, pairs, plain, print_json, say, short, steps_table, table, wants_json
 from harness.cli.registry import connect, fetch
-from harness.clusterfile import PROFILES, ClusterDocument
 from harness.errors import Fault, InputError, StoreError, UsageError
-from harness.oci.store import Store
 
 if TYPE_CHECKING:
     from harness.clusterfile import Clusterfile as Written
@@ -103,7 +101,7 @@ def run(
         hint = "it makes machines a cluster: --masters IP"
         raise UsageError(f"{option} is for application images, and {image} brings Kubernetes", hint=hint)
     if plan:
-        described = planning.describe(running.plan(running.prepare(clusterfile, Store.default(), options)))
+        described = planning.describe(running.plan(running.prepare(clusterfile, local_store(), options)))
         described += [
             {"id": f"app-{one.name}", "title": f"put {one.image} in as {one.name}", "nodes": [], "after": ["record"]}
             for one in clusterfile.apps
@@ -113,7 +111,7 @@ def run(
         else:
             steps_table(described)
         return
-    summary = running.run(clusterfile, Store.default(), options)
+    summary = running.run(clusterfile, local_store(), options)
     print_json(plain(summary)) if as_json else tell(summary)
 
 
@@ -187,6 +185,7 @@ def wanted(
     """The request that a Clusterfile and options make, and a function that pulls its image and looks for images within it in the registry
     of the site.
     """
+    from harness.clusterfile import ClusterDocument
     from harness.lifecycle.cluster import request
     from harness.lifecycle.run import RunOptions
 
@@ -224,6 +223,8 @@ def wanted(
 
 def known_profile(name: str | None) -> str | None:
     """The name of a profile as it was given. Raises UsageError, with those there are, for one that is none."""
+    from harness.clusterfile import PROFILES
+
     if name is not None and name not in PROFILES:
         raise UsageError(f"--profile {name}: there is no such profile", hint=f"there are: {', '.join(PROFILES)}")
     return name
@@ -263,7 +264,7 @@ def _check_site(site: OfSite, image: str, ca: Path | None) -> None:
     from harness.transfer import mirror
 
     with connect(SiteAccess(site.plain, ca)) as client:
-        absent = mirror.missing(cloudimage.read(Store.default(), image), site.site, client)
+        absent = mirror.missing(cloudimage.read(local_store(), image), site.site, client)
     if absent:
         raise StoreError(
             f"{site.site} lacks {len(absent)} of the images within {image}: {', '.join(absent[:3])}{' ...' if len(absent) > 3 else ''}",

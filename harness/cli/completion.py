@@ -27,6 +27,18 @@ def clusters(incomplete: str) -> list[str]:
     return _matching(lambda: (state.name for state in cluster_cache.known()), incomplete)
 
 
+def nodes(incomplete: str) -> list[str]:
+    """Names of nodes, else addresses, of clusters that are known on this machine."""
+    return _matching(_nodes, incomplete)
+
+
+def _nodes() -> Iterator[str]:
+    from harness.host import cluster_cache
+
+    for facts in (state.read() for state in cluster_cache.known()):
+        yield from (str(entry.get("name") or entry["address"]) for kind in ("masters", "nodes") for entry in facts.get(kind) or ())
+
+
 def clusters_and_images(incomplete: str) -> list[str]:
     return [*clusters(incomplete), *images(incomplete)]
 
@@ -46,6 +58,13 @@ def _checks() -> Iterator[str]:
     from harness.lifecycle.checks import postflight, preflight
 
     yield from dict.fromkeys((*preflight.CHECKS, *postflight.CHECKS))
+
+
+def profiles(incomplete: str) -> list[str]:
+    """Profiles that harden a cluster."""
+    from harness.clusterfile import PROFILES
+
+    return _matching(lambda: PROFILES, incomplete)
 
 
 def values(*known: str) -> Callable[[str], list[str]]:

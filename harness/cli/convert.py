@@ -9,9 +9,8 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.options import Json
-from harness.cli.output import app, plain, print_json, say, table, wants_json
+from harness.cli.output import app, local_store, plain, print_json, say, table, wants_json
 from harness.errors import StoreError, UsageError
-from harness.oci.store import Store
 
 
 @app.command(short_help="Make a CloudImage of an image that sealer made.")
@@ -50,7 +49,7 @@ def convert(
     from harness.sealer import image as sealerimage
 
     as_json = wants_json(output)
-    store = Store.default()
+    store = local_store()
     with store.shared_lease(), scratch.cleaned():
         source = sealerimage.read(store, name)
         target = tag or _default_name(source.name)

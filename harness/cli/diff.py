@@ -13,9 +13,8 @@ from rich.text import Text
 from harness import log, untrusted
 from harness.cli import completion
 from harness.cli.options import Json, OnePlatform, RegistryOptions, platform_of
-from harness.cli.output import app, print_json, short, wants_json
+from harness.cli.output import app, local_store, print_json, short, wants_json
 from harness.cli.registry import connect
-from harness.oci.store import Store
 
 if TYPE_CHECKING:
     from harness.cloudimage.diff import Difference, ImageChange
@@ -51,7 +50,7 @@ def diff(
 
     as_json = wants_json(output)
     wanted = platform_of(platform) if platform else None
-    store = Store.default()
+    store = local_store()
     with contextlib.ExitStack() as stack:
         opened: list[Client] = []
 

@@ -10,9 +10,11 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.options import AnyImage, Json, OnePlatform, platform_of
-from harness.cli.output import app, plain, print_json, say, short, table, wants_json
+from harness.cli.output import app, local_store, plain, print_json, say, short, table, wants_json
 from harness.cli.registry import reference
-from harness.oci.store import Store
+
+if TYPE_CHECKING:
+    from harness.oci.store import Store
 
 if TYPE_CHECKING:  # every command would load it
     from harness.cloudimage import EmbeddedImage
@@ -28,7 +30,7 @@ def images(
     from harness.sealer import listing as sealer_listing
 
     as_json = wants_json(output)
-    store = Store.default()
+    store = local_store()
     rows = {row.name: row for row in (*(listing.others(store) if everything else ()), *listing.images(store))}
     rows.update((row.name, row) for row in sealer_listing.rows(store))
     listed = [rows[name] for name in sorted(rows)]
@@ -62,7 +64,7 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
     from harness.cloudimage import enforcers, listing
     from harness.sealer import image as sealerimage
 
-    store = Store.default()
+    store = local_store()
     if sealerimage.is_sealer(store, store.resolve(name)):
         _inspect_sealer(store, name, as_json=wants_json(output))
         return
@@ -171,7 +173,7 @@ def history(
     from harness.cloudimage import listing
 
     as_json = wants_json(output)
-    image = cloudimage.read(Store.default(), name)
+    image = cloudimage.read(local_store(), name)
     if platform:
         image = dataclasses.replace(image, platforms=(image.platform(platform_of(platform)),))
     rows = listing.history(image)
@@ -198,7 +200,7 @@ def tag(
     from harness.cloudimage import tags
 
     as_json = wants_json(output)
-    store = Store.default()
+    store = local_store()
     references = [reference(name, "NAME") for name in names]
     for name in names:
         tags.tag(store, source, name)
@@ -227,7 +229,7 @@ def rmi(
     from harness.cloudimage import tags
 
     as_json = wants_json(output)
-    removed, freed = tags.remove(Store.default(), names)
+    removed, freed = tags.remove(local_store(), names)
     if as_json:
         print_json({"names": list(removed), **freed._asdict()})
         return
@@ -256,7 +258,7 @@ def prune(
     from harness.host import docker
 
     as_json = wants_json(output)
-    pruned = pruning.prune(Store.default(), cache=cache, dry_run=dry_run, client=docker.running())
+    pruned = pruning.prune(local_store(), cache=cache, dry_run=dry_run, client=docker.running())
     if as_json:
         print_json(pruned.to_json())
         return

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness import log
-from harness.cli.output import plain, print_json, say, steps_table
+from harness.cli.output import local_store, plain, print_json, say, steps_table
 from harness.errors import StoreError
-from harness.oci.store import Store
 
 if TYPE_CHECKING:
     from harness.lifecycle.apps.install import InstallResult, Request
@@ -19,7 +18,7 @@ def is_application(image: str) -> bool:
     from harness import cloudimage
 
     try:
-        return cloudimage.read(Store.default(), image).platforms[0].info.type == "app"
+        return cloudimage.read(local_store(), image).platforms[0].info.type == "app"
     except StoreError:
         return False
 
@@ -29,7 +28,7 @@ def put(request: Request, where: Where, *, plan: bool, as_json: bool) -> None:
     from harness.lifecycle import plan as planning
     from harness.lifecycle.apps import install
 
-    store = Store.default()
+    store = local_store()
     if plan:
         with install.prepared(request, where, store) as work:
             described = planning.describe(install.plan(work))

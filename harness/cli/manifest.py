@@ -10,11 +10,10 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.options import Json, RegistryOptions
-from harness.cli.output import app, plain, print_json, say, short, table, wants_json
+from harness.cli.output import app, local_store, plain, print_json, say, short, table, wants_json
 from harness.cli.program import Group, Program
 from harness.cli.registry import connect
 from harness.errors import UsageError
-from harness.oci.store import Store
 
 if TYPE_CHECKING:
     from harness.oci.reference import Reference
@@ -46,7 +45,7 @@ def create(
 
     as_json = wants_json(output)
     fetch = _fetch(to)
-    _show(multi_platform.create(Store.default(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
+    _show(multi_platform.create(local_store(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
 
 
 @manifest_app.command("add")
@@ -56,7 +55,7 @@ def add(*, name: Name, images: Sources, replace: Replace = False, pull: Pull = F
 
     as_json = wants_json(output)
     fetch = _fetch(to)
-    _show(multi_platform.add(Store.default(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
+    _show(multi_platform.add(local_store(), name, images, replace=replace, fetch=fetch, fresh=pull), as_json)
 
 
 @manifest_app.command("inspect", short_help="Show its platforms.")
@@ -65,7 +64,7 @@ def inspect(name: Name, output: Json = "text") -> None:
     from harness.transfer import multi_platform
 
     as_json = wants_json(output)
-    found = multi_platform.inspect(Store.default(), name)
+    found = multi_platform.inspect(local_store(), name)
     if as_json:
         print_json(found)
         return
@@ -103,7 +102,7 @@ def remove(
         wanted = Platform.parse(platform)
     except ValueError as error:
         raise UsageError(f"PLATFORM {platform}: {error}") from error
-    _show(multi_platform.remove(Store.default(), name, wanted), as_json)
+    _show(multi_platform.remove(local_store(), name, wanted), as_json)
 
 
 def _fetch(to: RegistryOptions) -> Callable[[Reference], object]:
@@ -111,7 +110,7 @@ def _fetch(to: RegistryOptions) -> Callable[[Reference], object]:
         from harness.transfer import pull
 
         with connect(to) as client:
-            return pull.pull(Store.default(), reference, client)
+            return pull.pull(local_store(), reference, client)
 
     return fetch
 

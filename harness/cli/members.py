@@ -27,10 +27,8 @@ from harness.cli.options import (
     seconds,
     to_machines,
 )
-from harness.cli.output import app, pairs, plain, print_json, say, steps_table, wants_json
+from harness.cli.output import app, local_store, pairs, plain, print_json, say, steps_table, wants_json
 from harness.cli.program import Old
-from harness.clusterfile import ClusterDocument, Clusterfile
-from harness.oci.store import Store
 
 if TYPE_CHECKING:
     from harness.lifecycle.plan import Step
@@ -66,6 +64,7 @@ def join(
     output: Json = "text",
 ) -> None:
     """Add nodes to a running cluster. The same command again finishes an interrupted join."""
+    from harness.clusterfile import ClusterDocument, Clusterfile
     from harness.lifecycle import join as joining
 
     as_json = wants_json(output)
@@ -75,10 +74,10 @@ def join(
     login = access.login()
     options = joining.JoinOptions(to_machines(access.via, login, "--via"), login.password, timeout, skipping(skip_check))
     if plan:
-        with joining.prepared(wanted, Store.default(), options) as work:
+        with joining.prepared(wanted, local_store(), options) as work:
             _show_plan(joining.plan(work), as_json)
         return
-    done = joining.join(wanted, Store.default(), options)
+    done = joining.join(wanted, local_store(), options)
     if as_json:
         print_json(plain(done))
         return

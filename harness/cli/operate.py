@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -27,25 +27,11 @@ from harness.cli.options import (
     to_machines,
 )
 from harness.cli.output import app, pairs, plain, print_json, say, table, wants_json
-from harness.cli.program import ListGroup, Program, Verb
+from harness.cli.program import ListGroup, Program, WithCommand, command_words
 from harness.errors import CheckError, UsageError
 
-_COMMAND = "slipway.command"
 
-
-class _WithCommand(Verb):
-    """Everything behind ``--`` is the command line of another program."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        ours, theirs = (args[: args.index("--")], args[args.index("--") + 1 :]) if "--" in args else (args, [])
-        ctx.meta[_COMMAND] = theirs
-        return super().parse_args(ctx, ours)
-
-    def format_usage(self, ctx: Any, formatter: Any) -> None:
-        formatter.write_usage(ctx.command_path, "[OPTIONS] [NAME] -- COMMAND...")
-
-
-@app.command("exec", cls=_WithCommand)
+@app.command("exec", cls=WithCommand)
 def execute(
     *,
     context: typer.Context,
@@ -76,7 +62,7 @@ def execute(
     from harness.lifecycle import exec as executing
 
     as_json = wants_json(output)
-    command = executing.shell_text(context.meta[_COMMAND])
+    command = executing.shell_text(command_words(context))
     chosen = [word.strip() for one in on or () for word in one.split(",") if word.strip()]
     masters, nodes = access.members()
     outcomes = executing.execute(

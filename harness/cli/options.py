@@ -16,12 +16,12 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.program import Old, Options
-from harness.clusterfile import MASTER, NODE, PROFILES, Host, SshSettings
 from harness.errors import Fault, InputError, UsageError
-from harness.oci.model import Platform
 
 if TYPE_CHECKING:
+    from harness.clusterfile import Host, SshSettings
     from harness.nodes import Login, Machine
+    from harness.oci.model import Platform
     from harness.transfer.access import RegistryAccess
 
 # Single options
@@ -164,6 +164,8 @@ class Ssh(Options):
 
     def settings(self) -> SshSettings:
         """As a Clusterfile has them, without the password: that is never recorded."""
+        from harness.clusterfile import SshSettings
+
         return SshSettings(self.user, self.port, str(existing(self.key)) if self.key else None)
 
     def login(self) -> Login:
@@ -279,8 +281,7 @@ class ClusterFlags(Options):
     profile: Annotated[
         str | None,
         typer.Option(
-            "--profile", help=f"Harden the cluster: {', '.join(PROFILES)}.", metavar="NAME", show_default=False,
-            autocompletion=completion.values(*PROFILES),
+            "--profile", help="Harden the cluster: cis.", metavar="NAME", show_default=False, autocompletion=completion.profiles,
         ),
     ] = None  # fmt: skip
 
@@ -303,6 +304,8 @@ def to_machines(texts: Sequence[str] | None, login: Login, option: str) -> tuple
 
 def hosts(masters: Sequence[str], nodes: Sequence[str], ssh: SshSettings) -> tuple[Host, ...]:
     """Control-plane nodes and workers as a Clusterfile has them."""
+    from harness.clusterfile import MASTER, NODE, Host
+
     return tuple(Host(tuple(ips), (role,), ssh) for role, ips in ((MASTER, masters), (NODE, nodes)) if ips)
 
 
@@ -344,6 +347,8 @@ _PLATFORMS = {"linux": ("386", "amd64", "arm", "arm64", "loong64", "mips64le", "
 
 def platform_of(text: str, option: str = "--platform") -> Platform:
     """Raises UsageError for what is not a platform of nodes."""
+    from harness.oci.model import Platform
+
     try:
         platform = Platform.parse(text)
     except ValueError as wrong:

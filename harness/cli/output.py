@@ -6,16 +6,17 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from typer.core import TyperGroup
 
 from harness import log, untrusted
 from harness.cli.program import Group, Program
 from harness.errors import Fault, InputError, UsageError
+
+if TYPE_CHECKING:
+    from harness.oci.store import Store
 
 HELP = """Builds, tests, shares and runs cluster images: a whole distributed application, Kubernetes included, in one OCI artifact.
 
@@ -43,6 +44,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "check",
             "delete",
             "exec",
+            "debug",
             "logs",
             "kubeconfig",
             "certs",
@@ -112,6 +114,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     if not console.is_terminal:
         _plain_table(columns, rows)
         return
+    from rich.table import Table
+    from rich.text import Text
+
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         drawn.add_column(column, no_wrap=True, overflow="ignore")
@@ -145,6 +150,13 @@ def pairs(values: Sequence[str], option: str) -> dict[str, str]:
 
     log.hide(*(value for name, value in found.items() if secrets.is_secret_name(name)))
     return found
+
+
+def local_store() -> Store:
+    """The local store. It is loaded only when a verb uses it."""
+    from harness.oci.store import Store
+
+    return Store.default()
 
 
 def short(digest: str) -> str:

@@ -68,7 +68,16 @@ class Common(Options):
             timings.record(self.timings_file)
 
 
+class CommandEnded(Exception):  # noqa: N818 -- it ends the command line as that command ended
+    """A command of the user's has ended; its exit code is that of the command line."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
 _COMMON = "slipway.common"
+_COMMAND = "slipway.command"
 _OLD = "slipway.old"
 _NAMES = tuple(field.name for field in dataclasses.fields(Common))
 _FLAGS = frozenset(("-q", "--quiet", "-v", "--verbose", "-qv", "-vq"))
@@ -121,6 +130,31 @@ class Verb(TyperCommand):
     def format_epilog(self, _: Any, formatter: Any) -> None:
         with formatter.section("Common options"):
             formatter.write_text("-q/--quiet, -v/--verbose, --timings FILE, --version")
+
+
+class WithCommand(Verb):
+    """A verb behind whose ``--`` stands the command line of another program: ``command_words``."""
+
+    placeholder = "-- COMMAND..."
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own, command = (args[: args.index("--")], args[args.index("--") + 1 :]) if "--" in args else (args, [])
+        ctx.meta[_COMMAND] = command
+        return super().parse_args(ctx, own)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), self.placeholder]
+
+
+class WithOptionalCommand(WithCommand):
+    """The same for a verb that does something without one, too."""
+
+    placeholder = "[-- COMMAND...]"
+
+
+def command_words(context: typer.Context) -> list[str]:
+    """The command line behind ``--``; empty when there is none."""
+    return list(context.meta[_COMMAND])
 
 
 def usage(argument: Any) -> str:

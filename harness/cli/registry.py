@@ -11,9 +11,8 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.options import AllowOlder, Json, Platforms, RegistryOptions, SiteAccess, platform_of
-from harness.cli.output import app, plain, print_json, say, wants_json
+from harness.cli.output import app, local_store, plain, print_json, say, wants_json
 from harness.errors import Fault, InputError, UsageError
-from harness.oci.store import Store
 
 if TYPE_CHECKING:
     from harness.oci.reference import Reference
@@ -42,7 +41,7 @@ def fetch(name: str, to: SiteAccess) -> None:
     """Pull an image that is not in the store, when its name says which registry has it."""
     from harness.transfer import pull
 
-    store = Store.default()
+    store = local_store()
     there = reference(name, "IMAGE")
     head = name.partition("/")[0]
     named = "/" in name and ("." in head or ":" in head or head == "localhost")
@@ -91,7 +90,7 @@ def push(
     if target is None and not name.startswith(there.domain):
         log.info(f"{name} names no registry: it goes to {there.domain}, as Docker does it")
     with connect(to, writing=True) as client:
-        pushed = push.push(Store.default(), name, there, client)
+        pushed = push.push(local_store(), name, there, client)
     if as_json:
         print_json(plain(pushed))
         return
@@ -106,7 +105,7 @@ def _expand(name: str, registry: str, client: Client, as_json: bool) -> None:
     from harness.oci.registry.config import Site
     from harness.transfer import mirror
 
-    store = Store.default()
+    store = local_store()
     done = mirror.expand(store, cloudimage.read(store, name), Site.parse(registry), client)
     if as_json:
         print_json(plain(done))
@@ -142,7 +141,7 @@ def pull(
     platforms = [platform_of(text) for text in platform or ()]
     with connect(to) as client:
         admit = policy.gate(allow_older=allow_older).admit_remote
-        pulled = pull.pull(Store.default(), there, client, name=local, platforms=platforms, admit=admit)
+        pulled = pull.pull(local_store(), there, client, name=local, platforms=platforms, admit=admit)
     if as_json:
         print_json(plain(pulled))
         return

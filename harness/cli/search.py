@@ -9,10 +9,9 @@ import typer
 
 from harness import log
 from harness.cli.options import Json, RegistryOptions
-from harness.cli.output import app, print_json, say, table, wants_json
+from harness.cli.output import app, local_store, print_json, say, table, wants_json
 from harness.cli.registry import connect, reference
 from harness.errors import StoreError, UsageError
-from harness.oci.store import Store
 
 if TYPE_CHECKING:
     from harness.cloudimage import search as searching
@@ -49,7 +48,7 @@ def search(
             _tags(term, stack.enter_context(connect(to, briefly=True)), as_json=as_json)
             return
         client = stack.enter_context(connect(to, briefly=True)) if places else None
-        found = searching.search(term, Store.default(), places, client)
+        found = searching.search(term, local_store(), places, client)
     if as_json:
         print_json(found.to_json())
     else:

@@ -13,11 +13,10 @@ import typer
 
 from harness import log
 from harness.cli.options import FORMER_FILE, Image, Json, RegistryOptions, target
-from harness.cli.output import app, pairs, print_json, say, short, wants_json
+from harness.cli.output import app, local_store, pairs, print_json, say, short, wants_json
 from harness.cli.program import Group, Program
 from harness.cli.registry import connect, reference
 from harness.errors import StoreError, UsageError
-from harness.oci.store import Store
 from harness.untrusted import json_object
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from harness.oci.reference import Reference
     from harness.oci.registry.client import Client
     from harness.oci.registry.referrers import ReferrerStore
+    from harness.oci.store import Store
     from harness.trust.keys import PrivateKey
     from harness.trust.signature import Demand, Signed
 
@@ -186,7 +186,7 @@ def _publish(name: str, make: Any, media_type: str, predicate: str, file: Path |
 
     if key and not attach:
         raise UsageError("--key signs what is attached", hint="add --attach")
-    with _stored(Store.default(), name) as found, found.store.shared_lease():
+    with _stored(local_store(), name) as found, found.store.shared_lease():
         pair = _private(key) if key else None
         image = cloudimage.read(found.store, found.image.digest)
         if attach and image.absent:
@@ -235,7 +235,7 @@ class _Found:
 
 def _find(name: str, to: RegistryOptions, *, remote: bool = False) -> _Found:
     """The image here; in its registry when it is wanted from there, or is not here and the name tells a registry."""
-    store = Store.default()
+    store = local_store()
     if not remote and (_is_here(store, name) or not _names_a_registry(name)):
         return _stored(store, name)
     return _in_registry(store, reference(name, "NAME"), to)

@@ -11,7 +11,7 @@ from harness import log
 from harness.cli import completion
 from harness.cli.members import JoinAccess
 from harness.cli.options import Clusterfile, ClusterOption, Json, NamedCluster, SiteAccess, Yes, confirmed, seconds, to_machines
-from harness.cli.output import app, pairs, plain, print_json, say, steps_table, table, wants_json
+from harness.cli.output import app, local_store, pairs, plain, print_json, say, steps_table, table, wants_json
 from harness.cli.program import Options
 from harness.cli.registry import fetch
 from harness.errors import UsageError
@@ -77,13 +77,12 @@ def upgrade(
       slipway upgrade production registry.example.com/web:2 --batch 5
     """
     from harness.lifecycle import upgrade as upgrading
-    from harness.oci.store import Store
 
     as_json = wants_json(output)
     name, image = _name_and_image(words, cluster)
     options = _options(rollout, access)
     fetch(image, site)
-    with upgrading.prepared(name, image, options, store=Store.default()) as work:
+    with upgrading.prepared(name, image, options, store=local_store()) as work:
         if rollout.file is not None and options.clusterfile is not None:
             upgrading.require_same(work.found.record.clusterfile, options.clusterfile)
         _go(work, rollout.plan, yes, as_json)

@@ -16,7 +16,7 @@ from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import join, remove, run, upgrade
 from harness.lifecycle.apps import install, records, uninstall
 from harness.lifecycle.apps.records import Installed, familiar
-from harness.lifecycle.apps.target import Where
+from harness.lifecycle.apps.target import Where, seen_from
 from harness.lifecycle.cluster import access, lease, membership, request
 from harness.lifecycle.cluster.record import GET, ClusterRecord
 from harness.lifecycle.plan import Plan, Step, describe, digest, execute
@@ -114,9 +114,11 @@ def apply(
         if not changes:
             return Applied(wanted.name, (), (), not plan, time.monotonic() - started)
         fetch()
-        for document in work.apps:
-            install.read(install.Request(document), store)
         if work.only_apps:
+            for document in work.apps:
+                asked = install.Request(document)
+                brought = install.read(asked, store)
+                install.work_of(seen_from(wanted.name, there.master, brought.platforms[0].platform), asked, brought, store)
             if not plan:
                 with lease.held(there.master, wanted.name):
                     _carry_out_apps(work, clusterfile, options, there, store, state, home)

@@ -22,7 +22,7 @@ from harness.lifecycle.kube import etcd
 from harness.lifecycle.plan import Journal, Plan, Step, execute
 from harness.lifecycle.provision import ipvs, registry, rootfs
 from harness.lifecycle.run import hook_steps
-from harness.lifecycle.steps import bootstrap, hooks, labels, preparation, registries, waits
+from harness.lifecycle.steps import bootstrap, hooks, labels, preparation, registries, validation, waits
 from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
 from harness.lifecycle.steps.joining import JoiningCluster, without_secrets
 from harness.nodes import Machine, Node, each, together
@@ -146,7 +146,9 @@ def prepared(clusterfile: Clusterfile, store: Store, options: JoinOptions | None
     with ExitStack() as stack:
         with log.step("read what the cluster keeps about itself"):
             found = stack.enter_context(membership.gathered(asked.name, named, via=options.via, password=options.password, home=home))
-        yield _work(found, asked, store, options, records.listed(NodeKubectl(found.first)))
+        work = _work(found, asked, store, options, records.listed(NodeKubectl(found.first)))
+        validation.check_members(work.spec, work.fresh)
+        yield work
 
 
 def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOptions, apps: Sequence[records.Installed] = ()) -> JoinWork:

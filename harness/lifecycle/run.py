@@ -15,12 +15,12 @@ from harness.errors import StoreError, UsageError
 from harness.host.cluster_cache import ClusterState
 from harness.kubefile import version_range
 from harness.lifecycle.apps import install, obsolete
-from harness.lifecycle.apps.target import Where
+from harness.lifecycle.apps.target import AppTarget, Where
 from harness.lifecycle.cluster import lease, request
 from harness.lifecycle.cluster.record import GET, ClusterRecord
 from harness.lifecycle.plan import Insertion, Plan, Step, execute
 from harness.lifecycle.provision import registry, rootfs
-from harness.lifecycle.steps import bootstrap, hooks, labels, launch, preparation, record, registries, waits
+from harness.lifecycle.steps import bootstrap, hooks, labels, launch, preparation, record, registries, validation, waits
 from harness.lifecycle.steps.context import NETWORK_MANIFEST, ClusterContext, ClusterSpec
 from harness.nodes.ssh import SshConnections
 from harness.oci.store import Store
@@ -89,8 +89,6 @@ def prepare(
     check_image(image, cluster.image)
     check_network(store, image, cluster.image)
     info = image.platforms[0].info
-    for document in clusterfile.apps:
-        install.check_version(install.read(install.Request(document), store), info.kubernetes or "")
     state = ClusterState.of(cluster.name, home)
     ssh = SshConnections(state.folder, (*masters, *nodes))
     spec = ClusterSpec(
@@ -113,6 +111,13 @@ def prepare(
         timeout=options.timeout,
         skip_checks=options.skip_checks,
     )
+    resolved = validation.check(spec)
+    networks = {"PodCIDR": resolved.network.pods, "SvcCIDR": resolved.network.services}
+    for document in clusterfile.apps:
+        asked = install.Request(document)
+        brought = install.read(asked, store)
+        target = AppTarget.planned(spec.name, spec.first, resolved.kubernetes.kubernetes, networks, brought.platforms[0].platform)
+        install.work_of(target, asked, brought, store)
     return ClusterContext(spec)
 
 

@@ -27,7 +27,7 @@ from harness.lifecycle.kube import drain, readiness
 from harness.lifecycle.plan import execute
 from harness.lifecycle.provision import ipvs, rootfs
 from harness.lifecycle.rollout import RolloutWork
-from harness.lifecycle.steps import hooks, preparation, registries
+from harness.lifecycle.steps import hooks, preparation, registries, validation
 from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
 from harness.nodes import Machine, each, together
 from harness.nodes.kubectl import NodeKubectl
@@ -271,6 +271,7 @@ def work_of(found: Gathered, image: CloudImage, move: Move, options: RolloutOpti
     faults = [*known.faults, *missing_secrets.mentioned(known.lost, tree, known.usable, launch)]
     if faults:
         raise InputError(faults)
+    validation.check_files(context.resolved, context.nodes)
     nodes = readiness.of_kind(readiness.get(kubectl, "nodes"), "Node")
     addresses = {name: address for address, name in found.names.items()}
     last = moves.read(kubectl)

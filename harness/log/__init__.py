@@ -14,16 +14,16 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
-from rich.live import Live
-from rich.spinner import Spinner
-from rich.table import Table
-from rich.text import Text
 
 from harness.log import timings
 from harness.untrusted import shown
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
 
 
 @dataclasses.dataclass
@@ -62,17 +62,38 @@ def size(count: float) -> str:
     return f"{value:.0f} {unit}" if value >= 9.95 or unit == "B" else f"{value:.1f} {unit}"
 
 
-class Plain:
-    """Timed lines for logs and CI: a line when a step ends, and when it begins if it holds others."""
+PATIENCE = 10.0
+"""Seconds after which a step that still runs is announced in a log."""
 
-    def __init__(self, console: Console) -> None:
+
+class Plain:
+    """Timed lines for logs and CI: one when a step ends, and one before for an outermost step that has run ``patience`` seconds."""
+
+    def __init__(self, console: Console, patience: float = PATIENCE) -> None:
         self.console = console
+        self.patience = patience
+        self._timers: dict[int, threading.Timer] = {}
 
     def begin(self, step: ProgressStep) -> None:
-        if step.depth == 0:
+        if step.depth:
+            return
+        if not self.patience:
+            self._announce(step)
+            return
+        timer = threading.Timer(self.patience, self._announce, (step,))
+        timer.daemon = True
+        # Where no more threads are to be had, the step is not announced.
+        with contextlib.suppress(RuntimeError):
+            timer.start()
+            self._timers[id(step)] = timer
+
+    def _announce(self, step: ProgressStep) -> None:
+        if step.seconds is None:
             self.console.print(f"- {shown(step.title)} ...", markup=False, highlight=False, soft_wrap=True)
 
     def end(self, step: ProgressStep, *, failed: bool) -> None:
+        if timer := self._timers.pop(id(step), None):
+            timer.cancel()
         mark = "x" if failed else "+"
         note = f" ({_note(step)})" if step.note else ""
         text = f"{'  ' * step.depth}{mark} {shown(step.title)}{note} {duration(step.seconds or 0)}"
@@ -83,7 +104,7 @@ class Plain:
 
 
 class Terminal:
-    """A live display: finished steps stay in the scrollback, running ones spin below them."""
+    """A live display: finished steps stay in the scrollback, running ones spin below them. Its parts are loaded when a step is shown."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -92,6 +113,10 @@ class Terminal:
         self.lock = threading.RLock()
 
     def _table(self) -> Table:
+        from rich.spinner import Spinner
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table.grid(padding=(0, 1))
         for step in list(self.running):
             label = Text("  " * step.depth + shown(step.title) + (f"  {_note(step)}" if step.note else ""))
@@ -99,6 +124,8 @@ class Terminal:
         return table
 
     def begin(self, step: ProgressStep) -> None:
+        from rich.live import Live
+
         with self.lock:
             self.running.append(step)
             if self.live is None:
@@ -106,6 +133,8 @@ class Terminal:
                 self.live.start()
 
     def end(self, step: ProgressStep, *, failed: bool) -> None:
+        from rich.text import Text
+
         with self.lock:
             self.running.remove(step)
             mark = Text("✗ ", style="red") if failed else Text("✓ ", style="green")
@@ -171,10 +200,10 @@ def _note(step: ProgressStep) -> str:
 
 
 def setup(*, quiet: bool = False, verbose: bool = False) -> None:
-    """Choose the display: nothing, plain lines, or live when standard error is a terminal."""
+    """Choose the display: nothing, plain lines, or live when standard error is a terminal. With ``verbose`` steps are announced at once."""
     console = Console(stderr=True)
     live = console.is_terminal and not verbose
-    _state.display = Null() if quiet else Terminal(console) if live else Plain(console)
+    _state.display = Null() if quiet else Terminal(console) if live else Plain(console, 0 if verbose else PATIENCE)
     _state.verbose = verbose
 
 

@@ -215,7 +215,7 @@ class SshNode:
     def stream(self, command: str, take: process.Take, *, stop: threading.Event | None = None) -> int:
         """Run shell text as root, pass its output on line by line, return its exit code. Needs no ``connect``, keeps no connection.
 
-        The only command on nodes without a time limit: the user sees its output and can stop it (``stop``).
+        Without a time limit, as ``attach``: the user sees its output and can stop it (``stop``).
 
         Raises NodeError when the node cannot be reached, refuses the login, or is lost meanwhile.
         """
@@ -234,6 +234,13 @@ class SshNode:
             return _LOST
         self._check_transport(code, "\n".join(errors))
         self._check_claim(code, "\n".join(errors))
+        return code
+
+    def attach(self, command: str, *, terminal: bool) -> int:
+        """Run shell text as root on this process's standard input and output, with a terminal if it has one; return its exit code."""
+        argv = self._argv(self._claimed(command), self.ssh.own, *(["-tt"] if terminal else []))
+        code = process.attach(argv, env=self.ssh.environment(self.machine.login))
+        self._check(ProcessResult((self.name, command), code, "", ""))
         return code
 
     def _unfinished(self, command: str, error: CommandError) -> CommandError:

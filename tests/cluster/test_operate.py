@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import signal
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from harness.nodes.ssh import SshNode
 from harness.runtimes.kubeadm import CONFIG
 from tests import waiting
 from tests.cluster.conftest import SECRET, Made
-from tests.cluster.lab import Lab, found, until
+from tests.cluster.lab import Lab, begun, ended, found, until
 from tests.waiting import HANG
 
 NOBODY = "127.0.0.77"
@@ -72,6 +73,44 @@ def test_a_machine_that_cannot_be_reached_does_not_hold_up_the_others(lab: Lab) 
     assert sorted(said.stdout.split()) == sorted(word for address in lab.addresses for word in (f"{address}:", "here"))
     assert f"{NOBODY}: nothing listens on port 22" in said.stderr
     ClusterState.of(f"{lab.name}-else").forget()
+
+
+# ---- debug ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_on_a_node_has_all_of_the_node_and_leaves_nothing(lab: Lab) -> None:
+    name = f"{lab.name}-node-1"
+    script = "cat /host/etc/hostname; ps | grep -q '[/]kubelet ' && echo kubelet; chroot /host uname -n; exit 3"
+    said = lab.slipway("debug", "node", lab.workers[0], "-c", lab.name, "--", script, check=False)
+    assert (said.returncode, said.stdout.split()) == (3, [name, "kubelet", name]), said.stderr
+    other = ("-c", f"{lab.name}-else", "--via", lab.masters[0], "--key", lab.key)
+    as_json = lab.slipway("debug", "node", name, *other, "-o", "json", "--", "echo", "a  b")
+    ClusterState.of(f"{lab.name}-else").forget()
+    assert (json.loads(as_json.stdout)["stdout"], json.loads(as_json.stdout)["exitCode"]) == ("a  b\n", 0)
+    absent = lab.slipway("debug", "node", name, "-c", lab.name, "--image", "slipway.dev/absent:1", "--", "true", check=False)
+    assert (absent.returncode, "does not start" in absent.stderr) == (6, True)
+    assert lab.kubectl("get", "pods", "--all-namespaces", "--selector=slipway.dev/debug", "--output=name") == ""
+
+
+def test_an_interrupted_shell_on_a_node_removes_its_pod(lab: Lab) -> None:
+    pods = ("get", "pods", "--namespace=kube-system", "--selector=slipway.dev/debug", "--output=jsonpath={.items[*].status.phase}")
+    with begun(["debug", "node", f"{lab.name}-node-1", "-c", lab.name, "--", "sleep", "600"]) as running:
+        until(lambda: lab.kubectl(*pods) == "Running")
+        running.send_signal(signal.SIGHUP)
+        assert ended(running)[0] == 130
+    assert lab.kubectl(*pods) == ""
+
+
+def test_a_container_beside_a_pod_sees_its_processes_and_network_and_ends(lab: Lab) -> None:
+    lab.kubectl("run", "quiet", "--image=slipway.dev/redis:7.0")
+    lab.kubectl("wait", "--for=condition=Ready", "pod/quiet", "--timeout=60s")
+    script = "ps | grep -q '[r]edis-server' && echo redis; printf 'PING\\r\\nQUIT\\r\\n' | nc 127.0.0.1 6379; exit 4"
+    said = lab.slipway("debug", "pod", "quiet", "-c", lab.name, "--", script, check=False)
+    assert (said.returncode, said.stdout.split()) == (4, ["redis", "+PONG", "+OK"]), said.stderr
+    assert "until that pod is deleted" in said.stderr
+    (status,) = lab.json("get", "pod", "quiet")["status"]["ephemeralContainerStatuses"]
+    assert "terminated" in status["state"]
+    lab.kubectl("delete", "pod", "quiet", "--grace-period=1")
 
 
 # ---- access -----------------------------------------------------------------------------------------------------------

@@ -54,6 +54,13 @@ def test_a_program_that_hangs_is_ended_though_a_child_keeps_its_output_open() ->
         process.run(["sh", "-c", "exec >&- 2>&-; exec sleep 600"], timeout=0.2)
 
 
+def test_an_attached_program_has_the_input_and_output_of_this_process(capfd: pytest.CaptureFixture[str]) -> None:
+    assert process.attach(["sh", "-c", "echo $SAID; echo worse >&2; exit 5"], env={"SAID": "out"}) == 5
+    assert tuple(capfd.readouterr()) == ("out\n", "worse\n")
+    with pytest.raises(CommandError, match="no such program"):
+        process.attach(["no-such-program-here"])
+
+
 def test_what_failed_says_what_it_printed() -> None:
     with pytest.raises(CommandError) as failed:
         process.run(["sh", "-c", "echo out; echo err >&2; exit 4"])

@@ -421,6 +421,19 @@ def test_ssh_is_run_with_a_limit_only() -> None:
                 assert any(keyword.arg == "timeout" for keyword in call.keywords), f"{name}:{call.lineno}: process.run without a timeout"
 
 
+def test_the_command_line_loads_what_a_verb_needs_when_it_runs() -> None:
+    """`slipway --help` does not wait for stores, Clusterfiles and clusters to be imported."""
+    light = {"about", "errors", "log", "log.timings", "process", "untrusted"}
+    heavy = [
+        f"{name} imports {other} at its top"
+        for name in SOURCES
+        if name.startswith("harness.cli.")
+        for other in own(name, top_level=True)
+        if not other.startswith("harness.cli") and other.removeprefix("harness.") not in light
+    ]
+    assert heavy == []
+
+
 def test_the_command_line_prints_by_doors_that_escape_what_others_say() -> None:
     """Names, annotations and errors come from images, registries and machines: ``say`` and ``table`` escape control characters."""
     allowed = {

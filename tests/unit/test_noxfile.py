@@ -143,9 +143,12 @@ class Session:
 
     def __init__(self, reports: Path, code: int, text: str = "") -> None:
         self.reports, self.code, self.text = reports, code, text
+        self.env: dict[str, str] = {}
+        self.commands: list[tuple[str, ...]] = []
 
     def run(self, *words: str) -> None:
-        if self.text:
+        self.commands.append(words)
+        if self.text and "--junitxml" in words:
             write_report(self.reports, Path(words[words.index("--junitxml") + 1]).stem, self.text)
         if self.code:
             raise nox.command.CommandFailed(f"Returned code {self.code}")
@@ -172,6 +175,20 @@ def test_pytest_that_does_not_run_to_its_end_is_told_with_the_reason(code: int, 
     write_report(reports, "unit")  # of an earlier run
     with pytest.raises(noxfile.RingError, match=reason):
         noxfile.pytest(cast("nox.Session", Session(reports, code)), "unit", "tests/unit")
+
+
+def test_measured_rings_run_under_coverage_and_end_with_its_report(reports: Path) -> None:
+    session = Session(reports, 0, GREEN)
+    plain = cast("nox.Session", session)
+    noxfile.pytest(plain, "unit", "tests/unit")
+    noxfile.measure(plain)
+    assert noxfile.pytest(plain, "unit", "tests/unit")
+    noxfile.show_coverage(plain)
+    before, erase, measured, *ending = session.commands
+    assert (before[:4], erase) == (("python", "-m", "pytest", "tests/unit"), ("coverage", "erase"))
+    assert measured[:7] == ("python", "-m", "coverage", "run", "-m", "pytest", "tests/unit")
+    assert [words[:2] for words in ending] == [("coverage", "combine"), ("coverage", "html"), ("coverage", "report")]
+    assert session.env["COVERAGE_FILE"] == str(reports / "coverage")
 
 
 def test_a_report_that_was_cut_counts_nothing(reports: Path) -> None:

@@ -229,7 +229,14 @@ def prepared(request: Request, where: Where, store: Store, *, home: Path | None 
 def make(target: AppTarget, request: Request, image: CloudImage, store: Store) -> AppInstall:
     """Prepare an installation in a cluster that is open. Raises as ``prepared`` does."""
     before = records.find(target.kubectl, request.document.name) if not request.whole else None
-    request = request.over(before) if before else request
+    work = work_of(target, request.over(before) if before else request, image, store)
+    images.warn_of_platforms(target, work.record.image, image)
+    images.warn_of_others(target, store, work.name, work.images)
+    return work
+
+
+def work_of(target: AppTarget, request: Request, image: CloudImage, store: Store) -> AppInstall:
+    """The installation in a cluster, which is not asked anything. Raises InputError and CheckError for what it cannot be given."""
     document = request.document
     records.check_parts(image, document.launch or ())
     cluster_request.check_env(document.env)
@@ -246,13 +253,10 @@ def make(target: AppTarget, request: Request, image: CloudImage, store: Store) -
     )
     work = AppInstall(target, request, image, store, record, (), ())
     with log.step("unpack and render the application"):
-        hooks = hooks_of(unpacked.unpacked_rootfs(store, work.main.layers))
+        work.hooks = hooks_of(unpacked.unpacked_rootfs(store, work.main.layers))
         work.commands = work.main.info.launch if commands is None else commands
-        work.hooks = hooks
         _ = work.files
     work.record = dataclasses.replace(record, domains=registry.domains(work.images), unknown=_unknown(work.commands))
-    images.warn_of_platforms(target, record.image, image)
-    images.warn_of_others(target, store, work.name, work.images)
     return work
 
 

@@ -82,6 +82,12 @@ class AppTarget:
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Variables of the cluster for templates: PodCIDR, SvcCIDR."""
 
+    @classmethod
+    def planned(cls, name: str, first: Node, kubernetes: str, facts: Mapping[str, str], platform: Platform) -> AppTarget:
+        """A cluster of which nothing is asked: enough to judge what is to be put into it."""
+        way = (name, NodeKubectl(first), first, (), "", "")
+        return cls(*way, kubernetes, {first.address: platform}, contextlib.nullcontext, facts=facts)
+
     @property
     def ours(self) -> bool:
         return self.way in (REGISTRY, SITE)
@@ -288,6 +294,12 @@ def _version(kubectl: NodeKubectl) -> str:
     except CommandError as error:
         details = error.details or error.message
         raise CheckError("the API of the cluster does not answer", hint="slipway status shows more", details=details) from error
+
+
+def seen_from(name: str, master: Node, platform: Platform) -> AppTarget:
+    """A cluster as one of its masters sees it, to judge what is to be put into it. Raises CheckError when the API does not answer."""
+    kubectl = NodeKubectl(master)
+    return AppTarget.planned(name, master, _version(kubectl), _facts(kubectl), platform)
 
 
 def _facts(kubectl: NodeKubectl) -> dict[str, str]:

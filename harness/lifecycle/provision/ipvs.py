@@ -152,6 +152,13 @@ def choose(wish: Wish, answers: Mapping[str, IpvsSupport], ours: Collection[str]
     return _without(wish, faults) if faults else Choice(virtual_ip, frozenset(wish.balanced))
 
 
+def check_address(wish: Wish, machines: Iterable[str]) -> None:
+    """Raises CheckError when IPVS is asked for with a virtual address that cannot be had, whatever the machines answer."""
+    _, faults = _virtual_ip(wish, {address: IpvsSupport() for address in machines})
+    if faults:
+        _without(wish, faults)
+
+
 def joining(wish: Wish, answers: Mapping[str, IpvsSupport]) -> Choice:
     """Choose ipvs or haproxy for nodes that join an existing cluster; the others keep their balancer.
 

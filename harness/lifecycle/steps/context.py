@@ -350,15 +350,17 @@ class ResolvedCluster:
     def containerd_config(self, member: Member) -> str:
         """slipway's configuration of containerd, with that of the rootfs merged over it."""
         default = node_files.containerd_config(self.kubernetes.pause_image, member)
-        text = self.content(member.node, CONTAINERD_CONFIG)
-        if text is None:
-            return default
+        of_image = self.containerd_overrides(member.node)
+        return serialize.write_toml(deep_merge(serialize.read_toml(default), of_image)) if of_image else default
+
+    def containerd_overrides(self, node: Node) -> Mapping[str, Any]:
+        """The rootfs's own settings of containerd; empty when it has none. Raises InputError."""
         try:
-            of_image = serialize.read_toml(text)
-            _require_version(of_image)
-            return serialize.write_toml(deep_merge(serialize.read_toml(default), of_image))
+            of_image = serialize.read_toml(self.content(node, CONTAINERD_CONFIG) or "")
         except ValueError as wrong:
             raise InputError([Fault(CONTAINERD_CONFIG, f"is not TOML: {wrong}")]) from wrong
+        _require_version(of_image)
+        return of_image
 
 
 class ClusterContext:

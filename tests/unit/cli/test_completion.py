@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import completion
+from harness.cli import app, completion
+from harness.clusterfile import PROFILES
 from harness.oci.model import OCI_INDEX, Descriptor, canonical_json
 from harness.oci.store import Store
 
@@ -46,3 +47,9 @@ def test_values_are_offered() -> None:
 def test_a_store_that_cannot_be_read_offers_nothing(home: Path) -> None:
     (home / "store").write_text("not a folder")
     assert completion.images("") == []
+
+
+def test_profiles_are_offered_and_named_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert completion.profiles("") == list(PROFILES)
+    assert app.execute(["run", "--help"]) == 0
+    assert f"Harden the cluster: {', '.join(PROFILES)}." in " ".join(capsys.readouterr().out.split())

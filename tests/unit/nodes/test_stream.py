@@ -33,6 +33,10 @@ class Door:
             take(stream, line)
         return self.code
 
+    def attach(self, argv: Any, *, env: Any = None) -> int:
+        self.argv, self.env = [str(word) for word in argv], env
+        return self.code
+
     def run(self, argv: Any, *, output: Any = None, **_: Any) -> ProcessResult:
         if output is not None:
             output.write(b"\x00bytes")
@@ -45,6 +49,7 @@ class Door:
 def door(monkeypatch: pytest.MonkeyPatch) -> Door:
     stand_in = Door()
     monkeypatch.setattr(process, "stream", stand_in.stream)
+    monkeypatch.setattr(process, "attach", stand_in.attach)
     monkeypatch.setattr(process, "run", stand_in.run)
     return stand_in
 
@@ -77,6 +82,25 @@ def test_a_lost_connection_is_no_exit_code(tmp_path: Path, door: Door) -> None:
 def test_the_commands_own_255_is_one_and_its_mark_is_not_shown(tmp_path: Path, door: Door) -> None:
     door.code, door.said = 255, (("stderr", "worse"), ("stderr", _OWN))
     assert streamed(node(tmp_path)) == (255, [("stderr", "worse")])
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_command_is_attached_over_the_shared_connection(tmp_path: Path, door: Door, terminal: bool) -> None:
+    door.code = 3
+    assert node(tmp_path, password="hunter2").attach("ls", terminal=terminal) == 3
+    assert (("-tt" in door.argv), door.argv[-3:]) == (terminal, ["--", "10.0.0.1", "sh -c ls"])
+    assert "ControlMaster=no" not in door.argv
+    assert door.env["SLIPWAY_SSH_PASSWORD"] == "hunter2"
+
+
+def test_an_attached_commands_255_is_a_lost_connection_only_when_none_is_left(
+    tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door.code = 255
+    with pytest.raises(NodeError, match="the connection was lost"):
+        node(tmp_path).attach("exit 255", terminal=False)
+    monkeypatch.setattr(SshNode, "_is_shared", lambda _: True)
+    assert node(tmp_path).attach("exit 255", terminal=False) == 255
 
 
 def test_a_password_goes_by_the_environment(tmp_path: Path, door: Door) -> None:

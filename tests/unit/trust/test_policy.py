@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.cloudimage import CloudImage, tags
-from harness.errors import InputError
+from harness.errors import InputError, StoreError
 from harness.lifecycle import run
 from harness.lifecycle.cluster.request import of_machines
 from harness.nodes import Login, Machine
@@ -440,4 +440,5 @@ def test_run_refuses_before_it_touches_anything(
         run.prepare(wanted, store, home=tmp_path / "clusters")
     assert not (tmp_path / "clusters").exists()
     signature.sign(LocalReferrers(store, Reference.parse("web")), image.digest, key)
-    assert run.prepare(wanted, store, home=tmp_path / "clusters").spec.image.digest == image.digest
+    with pytest.raises(StoreError, match="brings no Kubernetes"):  # policy lets it pass
+        run.prepare(wanted, store, home=tmp_path / "clusters")

@@ -173,14 +173,14 @@ def test_members_take_their_names_from_their_machines(store: Store) -> None:
 )
 def test_what_an_image_says_of_containerd_is_joined_with_ours_where_it_has_the_same_tables(store: Store, text: str, accepted: bool) -> None:
     build(store, files={"etc/slipway.yaml": FACTS, "etc/containerd/config.toml": text})
-    context = prepared(store)
     if accepted:
+        context = prepared(store)
         config = context.resolved.containerd_config(context.resolved.member(context.spec.first))
         images = tomllib.loads(config)["plugins"]["io.containerd.cri.v1.images"]
         assert (images["max_concurrent_downloads"], images["discard_unpacked_layers"]) == (3, True)
     else:
         with pytest.raises(InputError, match=r"etc/containerd/config\.toml"):
-            context.resolved.containerd_config(context.resolved.member(context.spec.first))
+            prepared(store)
 
 
 def test_kube_proxys_mode_is_what_the_machines_of_a_new_cluster_can_do(store: Store) -> None:

@@ -1,0 +1,201 @@
+"""Values that no machine could make right: ``--plan`` and the run itself refuse them alike, and no machine is asked for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cloudimage
+from harness.cloudimage import Info, PlatformImage
+from harness.clusterfile import Clusterfile
+from harness.clusterfile.parse import parse
+from harness.errors import CheckError, InputError, SlipwayError, UsageError
+from harness.lifecycle import run
+from harness.lifecycle.cluster import request
+from harness.lifecycle.provision import ipvs, rootfs
+from harness.lifecycle.steps import validation
+from harness.nodes.ssh import SshConnections
+from harness.oci.layer import scan, write_layer
+from harness.oci.model import Platform
+from harness.oci.store import Store
+from tests.unit.lifecycle.test_run import FACTS, asked, build, machines, store
+
+__all__ = ["store"]
+
+CLUSTER = """apiVersion: slipway.dev/v1
+kind: Cluster
+metadata: {name: prod}
+spec: {image: web, %s, hosts: [{ips: [10.0.0.1], roles: [master]}]}
+"""
+FILES = {"etc/slipway.yaml": FACTS}
+
+
+@pytest.fixture(autouse=True)
+def no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: Any) -> None:
+        pytest.fail("a machine is asked")
+
+    monkeypatch.setattr(SshConnections, "connect", asked)
+
+
+def planned(wanted: Clusterfile, store: Store, options: run.RunOptions | None = None) -> object:
+    return run.plan(run.prepare(wanted, store, options))
+
+
+BOTH = pytest.mark.parametrize("verb", [planned, run.run])
+Verb = Callable[[Clusterfile, Store], object]
+
+
+def refused(verb: Verb, store: Store, kind: type[SlipwayError], said: str, **changes: Any) -> None:
+    with pytest.raises(kind, match=said):
+        verb(asked(1, 1, **changes), store)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("env", "kind", "said"),
+    [
+        ({"PodCIDR": "10.0.0.0/33"}, InputError, "PodCIDR"),
+        ({"PodCIDR": "100.64.0.0/31"}, InputError, "PodCIDR"),
+        ({"PodCIDR": "10.96.0.0/16", "SvcCIDR": "10.96.1.0/24"}, InputError, "overlap"),
+        ({"SvcCIDR": "10.96.0.0/22,fd00:10:96::/112"}, InputError, "CIDR"),
+        ({"IPv6DualStack": "true"}, InputError, "both families are asked for"),
+        ({"PodCIDR": "10.0.0.0/16"}, CheckError, r"10\.0\.0\.1.*: lies in PodCIDR 10\.0\.0\.0/16"),
+        ({"CertSANs": "api.example.com, a b"}, InputError, "CertSANs a b: .*host name"),
+    ],
+)
+def test_networks_and_names_that_cannot_be(verb: Verb, store: Store, env: dict[str, str], kind: type[SlipwayError], said: str) -> None:
+    build(store)
+    refused(verb, store, kind, said, env=env)
+
+
+def test_a_check_that_is_skipped_is_skipped_in_a_plan(store: Store) -> None:
+    build(store)
+    assert planned(asked(1, 1, env={"PodCIDR": "10.0.0.0/16"}), store, run.RunOptions(skip_checks=frozenset({"networks"})))
+
+
+@BOTH
+def test_an_address_of_a_machine_that_is_ipv6(verb: Verb, store: Store) -> None:
+    build(store)
+    refused(verb, store, CheckError, "IPv6-only clusters are not supported", masters=machines("fd00::1"))
+
+
+@BOTH
+def test_values_that_templates_name_and_nothing_gives(verb: Verb, store: Store) -> None:
+    build(store, files={**FILES, "manifests/web.yaml.tmpl": "port: {{ .Port }}\n", "etc/addons/x.yaml": "size: {{ Size }}\n"})
+    refused(verb, store, InputError, r"(?s)Port.*|.*Size", env={})
+    with pytest.raises(InputError) as caught:
+        verb(asked(1, 1), store)
+    assert {"Size"} <= {word for fault in caught.value.faults for word in str(fault).replace("'", " ").split()}
+
+
+def test_a_value_that_only_one_machine_lacks_is_found(store: Store) -> None:
+    build(store, files={**FILES, "etc/disk.conf": "disk: {{ Disk }}\n"})
+    given = {"10.0.0.1": {"Disk": "sda"}}
+    with pytest.raises(InputError, match="Disk"):
+        planned(asked(1, 1, host_env=given), store)
+    assert planned(asked(1, 1, host_env={**given, "10.0.0.101": {"Disk": "sdb"}}), store)
+
+
+def test_machines_with_the_same_values_are_rendered_for_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    rendered = rootfs.rendered
+
+    def counted(*words: Any) -> Any:
+        calls.append(words)
+        return rendered(*words)
+
+    monkeypatch.setattr(rootfs, "rendered", counted)
+    build(store)
+    planned(asked(3, 20, host_env={"10.0.0.101": {"Disk": "sdb"}}), store)
+    assert len(calls) == 2
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("path", "text", "said"),
+    [
+        ("etc/kubeadm.yml", "kind: [", "is not YAML"),
+        ("etc/containerd/config.toml", "not toml", "is not TOML"),
+    ],
+)
+def test_files_that_cannot_be_read(verb: Verb, store: Store, path: str, text: str, said: str) -> None:
+    build(store, files={**FILES, path: text})
+    refused(verb, store, InputError, f"{path}: {said}")
+
+
+@BOTH
+def test_a_private_key_that_does_not_exist(verb: Verb, store: Store, tmp_path: Path) -> None:
+    build(store)
+    refused(verb, store, UsageError, "no such private key", masters=machines("10.0.0.1", key=tmp_path / "absent"))
+    refused(verb, store, UsageError, "neither an address nor a user", nodes=machines("10.0.0.7", user="a b"))
+
+
+@BOTH
+def test_a_virtual_address_that_pods_would_have(verb: Verb, store: Store) -> None:
+    build(store)
+
+    def wanted(balancing: str) -> Clusterfile:
+        env = f"[PodCIDR=192.168.0.0/16, {ipvs.VARIABLES[4]}=192.168.3.4]"
+        return request.effective(parse(CLUSTER % f"loadBalancing: {balancing}, env: {env}", "Clusterfile"))
+
+    with pytest.raises(CheckError, match="lies in PodCIDR"):
+        verb(wanted("ipvs"), store)
+    assert planned(wanted("auto"), store)
+
+
+def application(store: Store, files: dict[str, str]) -> None:
+    root = store.root.parent / "root-app"
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    layer = write_layer(scan(root), store)
+    image = PlatformImage(
+        Platform.parse("linux/amd64"), (layer.descriptor,), (layer.diff_id,), info=Info(type="app", launch=("kubectl apply -f manifests",))
+    )
+    store.tag("shop", cloudimage.write(store, [image]))
+
+
+APPLICATION = f"""{CLUSTER % "env: []"}---
+apiVersion: slipway.dev/v1
+kind: Application
+metadata: {{name: shop}}
+spec: {{image: shop, env: [%s]}}
+"""
+
+
+@BOTH
+def test_an_application_of_the_clusterfile_lacks_a_value(verb: Verb, store: Store) -> None:
+    build(store)
+    application(store, {"manifests/shop.yaml": "port: {{ Port }}\nnetwork: {{ PodCIDR }}\n"})
+
+    def wanted(env: str) -> Clusterfile:
+        return request.effective(parse(APPLICATION % env, "Clusterfile"))
+
+    with pytest.raises(InputError, match="Port"):
+        verb(wanted(""), store)
+    assert planned(wanted("Port=80"), store)
+
+
+def test_a_cluster_of_ordinary_values_is_accepted(store: Store) -> None:
+    build(store)
+    assert planned(asked(3, 2, env={"CertSANs": "api.example.com,*.example.com,10.1.2.3"}), store)
+
+
+def test_of_a_cluster_that_is_there_only_machines_that_join_are_judged(store: Store) -> None:
+    build(store, files={**FILES, "etc/disk.conf": "disk: {{ Disk }}\n"})
+    spec = run.prepare(asked(1, 1, env={"Disk": "sda"}), store).spec
+
+    def judged(network: str, **host: str) -> None:
+        changed = dataclasses.replace(spec, env={"PodCIDR": network}, host_env={"10.0.0.101": host})
+        validation.check_members(changed, changed.workers)
+
+    judged("10.0.0.0/26", Disk="sdb")
+    with pytest.raises(InputError, match="Disk"):
+        judged("10.0.0.0/26")
+    with pytest.raises(CheckError, match=r"10\.0\.0\.101: lies in PodCIDR"):
+        judged("10.0.0.64/26", Disk="sdb")
