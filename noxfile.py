@@ -440,8 +440,7 @@ def shell_scripts() -> list[str]:
     """Every shell script of the project, whatever it is called."""
     folders = (".ci", "harness", "images", "kubefiles", "tests")
     candidates = [ROOT / "nox", *(path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())]
-    first_lines = {path: path.open("rb").readline(64) for path in candidates}
-    return sorted(str(path.relative_to(ROOT)) for path, line in first_lines.items() if re.match(rb"#!\s*/\S*(\s|/)(ba|da)?sh\b", line))
+    return sorted(str(path.relative_to(ROOT)) for path in candidates if re.match(rb"#!\s*/\S*(\s|/)(ba|da)?sh\b", path.read_bytes()))
 
 
 def own_home(session: nox.Session) -> None:
