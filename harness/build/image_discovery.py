@@ -34,6 +34,9 @@ from harness.templates.tree import render_tree
 FORMAT = "1"
 """Part of every discovery key: raise it when a discovery would find something else."""
 
+_QUIET_SHARE = 0.25
+"""Of the time that workloads took to become ready: an operator on a busy machine makes its own pods late, too."""
+
 
 def discover_images(
     options: BuildOptions, parts: Sequence[PlatformBuild], build_for_host: Callable[[], PlatformBuild]
@@ -209,7 +212,7 @@ class ImageDiscovery:
 
     def _settle(self, box: sandbox.Sandbox, proxy: Proxy) -> None:
         try:
-            wait.settle(box, timeout=self.options.timeout, quiet=self.options.settle)
+            wait.settle(box, timeout=self.options.timeout, quiet=self.options.settle, quiet_share=_QUIET_SHARE)
         except CheckError as error:
             refused = [f"registry: {name}: {reason}" for name, reason in proxy.failures.items()]
             details = "\n".join([error.details or "", *refused]).strip()

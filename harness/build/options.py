@@ -26,7 +26,7 @@ class BuildOptions:
     cluster: str = "kind"
     discover: tuple[str, ...] = ("pulled", "declared")
     settle: float = 5.0
-    """Seconds for which nothing may change before the workloads count as settled."""
+    """Seconds for which nothing may change before the workloads count as settled: at least these, longer where they took long."""
     timeout: float = 600.0
     """Seconds that the workloads may take to become ready."""
     use_cache: bool = True

@@ -16,6 +16,7 @@ def settle(
     *,
     timeout: float = 600,
     quiet: float = 3,
+    quiet_share: float = 0,
     stuck: float = 120,
     namespaces: Iterable[str] = (),
     nodes: Iterable[str] = (),
@@ -28,7 +29,8 @@ def settle(
 ) -> tuple[Resource, ...]:
     """Wait until every workload is ready and nothing has appeared, changed or restarted for ``quiet`` seconds; return the objects then.
 
-    All times are seconds. Raises CheckError with every problem, its events and logs: after ``timeout``; at once for what waiting does
+    With ``quiet_share`` also for that share of the time that passed until the last change: where a cluster is slow, so is what makes
+    more workloads in it. All times are seconds. Raises CheckError with every problem, its events and logs: after ``timeout``; at once for what waiting does
     not heal (a failed Job, an impossible image name); or when for ``stuck`` seconds all that is missing is images that cannot be
     pulled, containers that keep failing, nodes short of space or pods that fit nowhere. An API that does not answer yet is waited for
     like any workload, and so are ``nodes`` that have not registered. Static pods need only run. ``namespaces`` limits the wait.
@@ -59,7 +61,7 @@ def settle(
         if not (problems and all(problem.cause in readiness.STUCK for problem in problems)):
             moved = now
         before = signature
-        if not problems and now - quiet_since >= quiet:
+        if not problems and now - quiet_since >= max(quiet, quiet_share * (quiet_since - started)):
             return items
         progress(_summary(problems))
         if problems and items:

@@ -56,6 +56,16 @@ def test_an_object_that_appears_late_starts_the_quiet_time_again() -> None:
     assert cluster.now == 5
 
 
+def test_where_workloads_took_long_the_quiet_time_is_longer() -> None:
+    more = [*GOOD, pod(ready=True)]
+    cluster = Cluster(*[BAD] * 40, *[GOOD] * 6, more)
+    assert cluster.settle(quiet=3) == GOOD
+    cluster = Cluster(*[BAD] * 40, *[GOOD] * 6, more)
+    assert cluster.settle(quiet=3, quiet_share=0.25) == more
+    # The last change came after 46 s.
+    assert cluster.now == 46 + 12
+
+
 def test_a_container_that_restarts_between_two_looks_starts_the_quiet_time_again() -> None:
     cluster = Cluster([pod(ready=True)], [pod(ready=True)], [pod(ready=True, restartCount=1)])
     cluster.settle(quiet=2)
