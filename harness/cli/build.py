@@ -94,7 +94,12 @@ def build(
     ] = "kind",
     settle: Annotated[
         float,
-        typer.Option("--settle", help="Least seconds without change after which workloads count as settled; a quarter of the time that they took, if that is longer.", metavar="SECONDS", min=0),
+        typer.Option(
+            "--settle",
+            help="Least seconds without change after which workloads count as settled; longer where they took long.",
+            metavar="SECONDS",
+            min=0,
+        ),
     ] = 5,
     timeout: Annotated[float, seconds("--timeout", help="Seconds that workloads may take to become ready.")] = 600,
     network: Annotated[

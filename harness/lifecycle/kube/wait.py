@@ -30,7 +30,9 @@ def settle(
     """Wait until every workload is ready and nothing has appeared, changed or restarted for ``quiet`` seconds; return the objects then.
 
     With ``quiet_share`` also for that share of the time that passed until the last change: where a cluster is slow, so is what makes
-    more workloads in it. All times are seconds. Raises CheckError with every problem, its events and logs: after ``timeout``; at once for what waiting does
+    more workloads in it.
+
+    All times are seconds. Raises CheckError with every problem, its events and logs: after ``timeout``; at once for what waiting does
     not heal (a failed Job, an impossible image name); or when for ``stuck`` seconds all that is missing is images that cannot be
     pulled, containers that keep failing, nodes short of space or pods that fit nowhere. An API that does not answer yet is waited for
     like any workload, and so are ``nodes`` that have not registered. Static pods need only run. ``namespaces`` limits the wait.
