@@ -261,9 +261,9 @@ class Session:
         self, method: str, url: str, headers: Mapping[str, str], insecure: bool, body: bytes | IO[bytes] | None
     ) -> urllib3.BaseHTTPResponse:
         parts = urllib.parse.urlsplit(url)
-        if self.closed.is_set():
-            raise TroubleError("cancelled", status=503)
         try:
+            if self.closed.is_set():
+                raise TroubleError("cancelled", status=503)
             response = self._transport(f"{parts.scheme}://{parts.netloc}", insecure).send(method, url, headers, body)
         finally:
             if body is not None and not isinstance(body, bytes):

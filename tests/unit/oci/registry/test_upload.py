@@ -228,3 +228,17 @@ def test_who_is_told_to_stop_sends_no_more_of_it(registry: Registry, remote: Cli
     with pytest.raises(RemoteError, match="cancelled"):
         remote.put_blob(TARGET, BLOB, lambda: io.BytesIO(DATA))
     assert taken == [4000]
+
+
+def test_a_blob_is_closed_when_the_push_is_cancelled_before_it_is_sent(remote: Client) -> None:
+    opened: list[io.BytesIO] = []
+
+    def source() -> io.BytesIO:
+        opened.append(io.BytesIO(DATA))
+        remote.session.closed.set()
+        return opened[-1]
+
+    with pytest.raises(RemoteError, match="cancelled"):
+        remote.put_blob(TARGET, BLOB, source, mounts=(), progress=Shown())
+    assert opened
+    assert all(file.closed for file in opened)
