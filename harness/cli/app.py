@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import select
 import signal
 import sys
 import textwrap
@@ -57,6 +58,10 @@ def execute(arguments: list[str]) -> int:
     _state.as_json = _asks_for_json(arguments)
     code = _executed(arguments)
     try:
+        print(end="", flush=True)
+    except BrokenPipeError:
+        _drop_results()
+    try:
         timings.write()
     except OSError as error:
         return _explain(SlipwayError(f"{error.filename}: {error.strerror}")) if code == 0 else code
@@ -78,9 +83,11 @@ def _executed(arguments: list[str]) -> int:
         found = 130
     except SlipwayError as error:
         return _explain(error)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        # The parser makes this of every broken pipe: of the reader of the results, or of a connection.
+        return _drop_results() if _lost_reader() else _explain(_of_system(ended.__context__))
     except OSError as error:
         return _explain(_of_system(error))
     except Exception as error:  # a user never sees a traceback; --verbose shows where it was
@@ -104,6 +111,19 @@ def _catch_signals() -> None:
         # A shell has a command in the background ignore Ctrl-C, and nohup the end of the terminal.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupted)
+
+
+def _lost_reader() -> bool:
+    """Return True when standard output is a pipe that nothing reads any more, as behind ``| head``."""
+    ended = select.poll()
+    ended.register(sys.stdout.fileno(), 0)
+    return bool(ended.poll(0))
+
+
+def _drop_results() -> int:
+    """Discard results that wait to be written; the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _of_system(error: OSError) -> SlipwayError:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import json
+import os
+import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -105,6 +109,43 @@ def test_what_goes_wrong_has_its_exit_code_and_says_what(
 def test_lists_are_json_on_request(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.execute(["images", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Standard output is a pipe whose reader has ended. What the parser puts before the streams is taken away."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as output_, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", output_)
+        patched.setattr(sys, "stderr", sys.stderr)
+        yield
+
+
+@pytest.mark.parametrize("count", [1, 10_000])
+def test_closed_pipe_behind_results_is_success(count: int, home: Path, unread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.cloudimage.listing.images", lambda _: print("x" * count) or [])
+    assert app.execute(["images", "-o", "json"]) == 0
+
+
+def test_closed_pipe_keeps_the_exit_code_of_a_failure(home: Path, unread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_: object) -> None:
+        print("before")
+        raise CommandError("x")
+
+    monkeypatch.setattr("harness.cloudimage.listing.images", failing)
+    assert app.execute(["images"]) == CommandError.exit_code
+
+
+def test_broken_connection_is_a_failure(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def broken(_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("harness.cloudimage.listing.images", broken)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    assert app.execute(["images"]) == 1
+    assert "slipway: system: Broken pipe" in capfd.readouterr().err
 
 
 def test_a_fault_of_ours_is_no_traceback(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -83,8 +82,8 @@ def test_attachments_are_counted_not_listed(
 def test_standard_output_holds_nothing_but_the_archive(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with (tmp_path / "stream").open("wb") as stream:
-        monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=stream))
+    with (tmp_path / "stream").open("w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
         assert app.execute(["save", "web:1", "-f", "-"]) == 0
         monkeypatch.undo()
     monkeypatch.setenv("SLIPWAY_HOME", str(home))
