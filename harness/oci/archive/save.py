@@ -61,7 +61,8 @@ def save(
 
     A file appears when it is whole, volumes of ``volume_size`` bytes all together; a stream is written as it goes. ``since``: names
     or digests of the store, or archives, whose blobs are left out. The same images give the same bytes. Raises StoreError when an
-    image or one of its blobs is missing or damaged, or the destination cannot take it; UsageError for an OLD that is not a file.
+    image or one of its blobs is missing or damaged, or the destination cannot take it; UsageError for an OLD that is not a file, and for
+    too many volumes.
     """
     with store.shared_lease():
         images = selection.images_of(store, names, tuple(platforms))
@@ -72,6 +73,9 @@ def save(
         if meter:
             meter.total = sum(blob.size for blob in carried)
         index = Index(tuple(images), tuple(delta.left_out(blobs, bases)))
+        if isinstance(destination, Path) and volume_size and compress == "none":
+            # Of a compressed archive the size is known only when it is written.
+            volumes.require_few(destination, sum(blob.size for blob in carried), volume_size)
         try:
             with _output(destination, volume_size) as file, compression.writer(file.write, compress) as packed:
                 _write(store, index, carried, packed, meter)

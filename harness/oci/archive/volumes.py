@@ -48,6 +48,12 @@ def sums(base: Path) -> Path:
 # Writing
 
 
+def require_few(base: Path, size: int, limit: int) -> None:
+    """Raises UsageError when ``size`` bytes need more volumes of ``limit`` bytes than there are numbers for."""
+    if size > _MOST_VOLUMES * limit:
+        raise UsageError(f"{base} would have more than {_MOST_VOLUMES} volumes of {log.size(limit)}", hint="choose a larger --volume-size")
+
+
 class _Partial:
     """One file being written beside its place. Raises OSError as the disk does, StoreError when another process writes it."""
 
@@ -218,11 +224,7 @@ class VolumeWriter:
         if self._partials:
             self._end()
         number = len(self._partials) + 1
-        if number > _MOST_VOLUMES:
-            raise StoreError(
-                f"{self._base} would have more than {_MOST_VOLUMES} volumes of {log.size(self._limit)}",
-                hint="choose a larger --volume-size",
-            )
+        require_few(self._base, number * self._limit, self._limit)
         self._partials.append(_Partial(volume(self._base, number), self._syncer))
         self._hash = hashlib.sha256()
 

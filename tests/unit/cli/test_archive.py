@@ -97,6 +97,7 @@ def test_standard_output_holds_nothing_but_the_archive(
         (["save", "web:1", "-f", "x", "--compress", "xz"], 2, "--compress xz: not known"),
         (["save", "web:1", "-f", "x", "--volume-size", "big"], 2, "--volume-size big: not a size"),
         (["save", "web:1", "-f", "x", "--volume-size", "0"], 2, "--volume-size 0: too small"),
+        (["save", "web:1", "-f", "x", "--volume-size", "300"], 2, "more than 999 volumes"),
         (["save", "web:1", "-f", "x", "--platform", "linux/"], 2, "--platform"),
         (["save", "web:1", "-f", "-", "--volume-size", "4GB"], 2, "one stream to standard output"),
         (["save", "web:1", "-f", "-", "-o", "json"], 2, "one stream to standard output"),

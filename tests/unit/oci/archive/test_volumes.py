@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import StoreError, UsageError
+from harness.oci.archive import volumes
 from harness.oci.archive.save import save
 from harness.oci.layer.compression import Compression
 from harness.oci.model import digest_of
@@ -198,10 +199,17 @@ def test_volumes_stay_as_they_were_when_the_next_save_fails(store: Store, other:
     assert {path: path.read_bytes() for path in stick.iterdir()} == before
 
 
-def test_too_many_volumes_are_refused(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"more than 999 volumes of 100 B.*\n.*larger --volume-size"):
-        save(store, ["web:1"], tmp_path / "web.tar", volume_size=100)
+@pytest.mark.parametrize("compress", ["none", "gzip"])
+def test_too_many_volumes_are_refused(compress: Compression, store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"more than 999 volumes of 10 B.*\n.*larger --volume-size"):
+        save(store, ["web:1"], tmp_path / "web.tar", volume_size=10, compress=compress)
     assert not list(tmp_path.glob("*web.tar*"))
+
+
+def test_too_many_volumes_are_refused_before_one_is_written(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(volumes.VolumeWriter, "write")
+    with pytest.raises(UsageError, match="more than 999 volumes"):
+        save(store, ["web:1"], tmp_path / "web.tar", volume_size=100)
 
 
 @pytest.mark.parametrize("volume_size", [None, LIMIT])
