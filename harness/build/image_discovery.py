@@ -13,7 +13,7 @@ from typing import Any
 from harness import cloudimage, log
 from harness.build import container_images, discover, sandbox
 from harness.build.capture import Proxy
-from harness.build.declared_images import DeclaredImage
+from harness.build.declared_images import DeclaredImage, ScanResult
 from harness.build.image_set import collect
 from harness.build.layers import LayerBuilder, cache_key_files
 from harness.build.options import BuildOptions
@@ -138,8 +138,10 @@ class ImageDiscovery:
         facts = sandbox.facts(tree)
         env = sandbox.environment(facts, self.info.env) if facts else dict(self.info.env)
         app_env = {app.name: {**env, **app.env} for app in self.info.apps}
-        declared, listed = self._declared(tree, env, app_env)
+        scan = self._scan(tree, env, app_env)
+        # A value that is missing is a fault of this; only without one are the warnings of the scan worth reading.
         render_tree(tree, env, app_env)
+        declared, listed = self._declared(scan)
         pulled, owners = self._pulled_elsewhere(), self._owners()
         boots = "pulled" in self.options.discover and facts is not None and not self.part.foreign
         if boots and facts is not None:
@@ -160,16 +162,18 @@ class ImageDiscovery:
             tuple(sorted(named - asked - known)) if boots else (),
         )
 
-    def _declared(
-        self, tree: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]]
-    ) -> tuple[tuple[DeclaredImage, ...], tuple[DeclaredImage, ...]]:
-        """Images that manifests and charts declare, and images in lists. Raises InputError for a manifest that is not YAML."""
+    def _scan(self, tree: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]]) -> ScanResult:
+        """Images that files of the tree name. Raises InputError for a manifest that is not YAML."""
         helm = tools.helm() if any(path.rpartition("/")[2] == "Chart.yaml" for path in self.work.files()) else None
         with log.step("read the images that files declare") as shown:
             version = self.info.kubernetes
             given = self.options.image_list
             scan = discover.declared(tree, env=env, app_env=app_env, image_list=given, helm=helm, kube_version=version)
             shown.note = f"{len(scan.images)} found"
+        return scan
+
+    def _declared(self, scan: ScanResult) -> tuple[tuple[DeclaredImage, ...], tuple[DeclaredImage, ...]]:
+        """Images that manifests and charts declare, and images in lists."""
         self.part.permits.declare(item.name for item in scan.images)
         for warning in scan.warnings:
             log.warning(str(warning))

@@ -13,6 +13,7 @@ import pytest
 
 from harness.build import image_discovery, sandbox
 from harness.cloudimage import ImageApp, Info
+from harness.errors import InputError
 from harness.kubefile import instructions
 from harness.runtimes import Facts
 
@@ -56,3 +57,20 @@ def test_a_network_that_an_application_brings_is_launched_before_a_node_is_waite
     image_discovery.ImageDiscovery._boot(discovery, tmp_path, Facts("v1.36.3"), {})
     assert plans[0].own_network
     assert box.done[:3] == ["apply calico", "wait", "apply web"]
+
+
+def test_missing_value_is_one_fault_without_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests/a.yaml").write_text("kind: ConfigMap\nport: {{ Undefined }}\n")
+    discovery: Any = image_discovery.ImageDiscovery(
+        SimpleNamespace(image_list=None, discover=("declared",)),  # type: ignore[arg-type]
+        SimpleNamespace(  # type: ignore[arg-type]
+            work=SimpleNamespace(tree=lambda: tmp_path, files=lambda: ["manifests/a.yaml"]),
+            info=Info(),
+            permits=SimpleNamespace(declare=list),
+        ),
+    )
+    with pytest.raises(InputError) as caught:
+        discovery._run()
+    assert [(fault.where, fault.message) for fault in caught.value.faults] == [("manifests/a.yaml:2", "Undefined is not defined")]
+    assert "to be given when the image runs" not in capsys.readouterr().err
