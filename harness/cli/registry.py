@@ -173,11 +173,13 @@ def login(
 
     as_json = wants_json(output)
     host = _host(registry)
-    if username is None:
-        if password_stdin:
-            raise UsageError("--password-stdin needs --username")
-        username = _ask("Username", "--username USER")
+    if username is None and password_stdin:
+        raise UsageError("--password-stdin needs --username")
     password = sys.stdin.readline().rstrip("\r\n") if password_stdin else os.environ.get("SLIPWAY_REGISTRY_PASSWORD")
+    if None in (username, password) and sys.stdin.isatty():
+        access.require_answer(host, to.access)
+    if username is None:
+        username = _ask("Username", "--username USER")
     if password is None:
         password = _ask("Password", "--password-stdin reads it from standard input", hide_input=True)
     if not username or not password:

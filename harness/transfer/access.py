@@ -63,9 +63,15 @@ def sign_in(host: str, credential: Credential, access: RegistryAccess) -> None:
         found.sign_in(host)
 
 
+def require_answer(host: str, access: RegistryAccess) -> None:
+    """Ask a registry without a login. Raises RemoteError when it does not answer."""
+    with client(access, _Only(None), RetryPolicy(attempts=1)) as found:
+        found.require_answer(host)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Only:
-    credential: Credential
+    credential: Credential | None
 
-    def find(self, domain: str) -> Credential:  # noqa: ARG002 -- the one that is being tried
+    def find(self, domain: str) -> Credential | None:  # noqa: ARG002 -- the one that is being tried
         return self.credential

@@ -52,6 +52,16 @@ class Client:
         """Cancel waiting requests and drop idle connections."""
         self.session.close()
 
+    def require_answer(self, host: str) -> None:
+        """Raises RemoteError when a registry gives no HTTP answer; a refusal is one."""
+        reference = Reference(host, "", None, None)
+        endpoint = self._primary_endpoint(reference)
+        try:
+            self.send_with_retry(host, endpoint, HttpRequest("GET", ""), drain)
+        except TroubleError as trouble:
+            if trouble.transport:
+                raise errors.combine(reference, (endpoint,), {endpoint: trouble}) from trouble
+
     def sign_in(self, host: str) -> None:
         """Authenticate at a registry. Raises RemoteError when it refuses the credentials; warns when it does not request any."""
         reference = Reference(host, "", None, None)

@@ -18,7 +18,7 @@ from harness.oci.reference import Reference
 from harness.oci.registry.client import Client
 from harness.oci.registry.errors import RemoteError, RetryPolicy, classify, error_reason, retry_after
 from harness.oci.registry.session import Challenge, parse_challenges
-from tests.unit.oci.standin import HOST, Registry, answer, client, waited
+from tests.unit.oci.standin import HOST, Asked, Registry, answer, client, waited
 
 DESCRIPTOR = {"mediaType": "text/plain", "digest": "sha256:" + "a" * 64, "size": 7}
 NOW = datetime.datetime(2024, 1, 1, 12, 0, 0, tzinfo=datetime.UTC)
@@ -79,6 +79,28 @@ def test_the_reason_of_a_refusal(data: bytes, reason: str, code: str) -> None:
 )
 def test_how_long_a_registry_wants_us_to_wait(header: str | None, seconds: float) -> None:
     assert retry_after(header, NOW) == seconds
+
+
+# Before a login
+
+
+@pytest.mark.parametrize("status", [200, 401, 403, 404])
+def test_registry_that_refuses_answers(status: int) -> None:
+    there = Registry()
+    there.spoil("GET", "/v2/", lambda _: answer(status))
+    with client(there, attempts=1) as remote:
+        remote.require_answer(HOST)
+    assert there.lines == ["GET /v2/"]
+
+
+def test_registry_that_is_away_does_not_answer() -> None:
+    def away(_: Asked) -> urllib3.BaseHTTPResponse:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    there = Registry()
+    there.spoil("GET", "/v2/", away)
+    with client(there, attempts=1) as remote, pytest.raises(RemoteError, match=HOST):
+        remote.require_answer(HOST)
 
 
 # Lists in pages
