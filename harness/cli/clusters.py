@@ -127,8 +127,10 @@ def _put(
     as_json: bool,
 ) -> None:
     """Put an application image into the cluster that options or a Clusterfile name."""
+    from harness.host.cluster_cache import DEFAULT_NAME
     from harness.lifecycle.apps.install import Request
     from harness.lifecycle.apps.target import Where
+    from harness.lifecycle.cluster import access
     from harness.lifecycle.cluster import request as requests
 
     cluster = clusterfile.cluster
@@ -146,6 +148,8 @@ def _put(
         elsewhere=options.elsewhere,
         timeout=options.timeout,
     )
+    if not masters and not kubeconfig:
+        access.known(cluster.name if named else DEFAULT_NAME, option="--masters")
     login = masters[0].login if masters else requests.login(clusterfile, options.password)
     where = Where(cluster.name if named else None, masters, existing(kubeconfig) if kubeconfig else None, login, bring)
     put(request, where, plan=plan, as_json=as_json)
@@ -343,7 +347,7 @@ def delete(
         if as_json:
             print_json({"name": name, "forgotten": was_known})
         else:
-            say(f"forgot {name}" if was_known else f"nothing was known of {name}")
+            say(f"forgot {name}" if was_known else f"nothing to forget: no cluster {name} is known on this machine")
         return
     machines = access.members()
     work = deleting.prepare(name, *machines)

@@ -55,11 +55,16 @@ class Access:
 
 
 def known(
-    name: str = cluster_cache.DEFAULT_NAME, masters: Sequence[Machine] = (), nodes: Sequence[Machine] = (), *, home: Path | None = None
+    name: str = cluster_cache.DEFAULT_NAME,
+    masters: Sequence[Machine] = (),
+    nodes: Sequence[Machine] = (),
+    *,
+    home: Path | None = None,
+    option: str = "--via",
 ) -> Known:
     """Return the cluster ``name``: with the given machines, or else those in the cache of this machine.
 
-    Raises UsageError, with the cached names, when no machine is given and none is cached.
+    Raises UsageError, with the cached names and the ``option`` for control-plane nodes, when no machine is given and none is cached.
     """
     state = ClusterState.of(name, home)
     if masters or nodes:
@@ -68,8 +73,8 @@ def known(
     if not facts.get("masters"):
         names = [other.name for other in cluster_cache.known(home)]
         near = difflib.get_close_matches(name, names, n=1)
-        known_names = f"known here: {', '.join(names)}" if names else "no cluster is known here"
-        hint = f"did you mean {near[0]}?" if near else f"{known_names}; name one of its control-plane nodes with --via"
+        known_names = f"known here: {', '.join(names)}; " if names else ""
+        hint = f"did you mean {near[0]}?" if near else f"{known_names}name one of its control-plane nodes with {option}"
         raise UsageError(f"nothing is known of a cluster {name}", hint=hint)
     return Known(state, tuple(_machine(entry) for entry in facts["masters"]), tuple(_machine(entry) for entry in facts.get("nodes", ())))
 

@@ -43,6 +43,13 @@ def test_what_cannot_be_meant_is_told_and_nothing_is_done(words: list[str], said
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("words", "option"), [(["run", "shop"], "--masters"), (["apps"], "--via")])
+def test_hint_names_an_option_of_the_verb(words: list[str], option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(words) == 2
+    error = "slipway: nothing is known of a cluster default\n  hint: name one of its control-plane nodes with "
+    assert capsys.readouterr().err == f"{error}{option}\n"
+
+
 def test_the_group_lists_and_removes(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["apps", "--help"]) == 0
     said = capsys.readouterr().out
