@@ -81,7 +81,9 @@ def describe() -> dict[str, str]:
     """Address, version and runtime of the engine that answers. Raises EngineError when none does."""
     client, reason = _reach(_BRIEF)
     if client is None:
-        raise EngineError(f"no Docker engine answers at {_address()}: {reason}", hint="a build starts one, where it may")
+        _require_permission(reason)
+        log.debug(reason)
+        raise EngineError(f"no Docker engine answers at {_address()}", hint="a build starts one, where it may")
     version, info = client.version(), client.info()
     return {
         "address": _address(),
@@ -106,12 +108,17 @@ def _reach(timeout: float) -> tuple[Client | None, str]:
     return client, ""
 
 
+def _require_permission(reason: str) -> None:
+    """Raises EngineError when that is why no engine was reached."""
+    if "Permission denied" in reason:
+        raise EngineError("no permission to use the Docker engine", hint="run as root, or as a member of the group docker")
+
+
 def _start(reason: str) -> None:
     """Install and start an engine, or raise EngineError saying why not."""
     if os.environ.get("DOCKER_HOST"):
         raise EngineError(f"no Docker engine answers at DOCKER_HOST={os.environ['DOCKER_HOST']}", hint="start it, or unset DOCKER_HOST")
-    if "Permission denied" in reason:
-        raise EngineError("no permission to use the Docker engine", hint="run as root, or as a member of the group docker")
+    _require_permission(reason)
     if os.geteuid() != 0:
         raise EngineError("no Docker engine is running", hint="start Docker, or run as root on Debian or Ubuntu and it is installed")
     if shutil.which("dockerd") is None:

@@ -29,6 +29,23 @@ def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker, "missing_capabilities", lambda: {"CAP_SYS_RESOURCE"})
 
 
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        ("Connection aborted, FileNotFoundError(2)", "no Docker engine answers at unix:///absent.sock"),
+        ("Connection aborted, PermissionError(13, 'Permission denied')", "no permission to use the Docker engine"),
+    ],
+)
+def test_engine_that_does_not_answer_is_described_without_text_of_python(
+    reason: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///absent.sock")
+    monkeypatch.setattr(docker, "_reach", lambda _: (None, reason))
+    with pytest.raises(EngineError) as caught:
+        docker.describe()
+    assert caught.value.message == message
+
+
 @pytest.mark.usefixtures("lacking")
 def test_an_old_engine_on_a_machine_that_lacks_capabilities_is_refused_with_the_way_out() -> None:
     with pytest.raises(EngineError) as caught:
