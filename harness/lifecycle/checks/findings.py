@@ -181,8 +181,9 @@ def require_healthy(findings: Iterable[Finding], what: str, access: str = "acces
     if not faults:
         return
     count = f"{len(faults)} {'checks do' if len(faults) > 1 else 'check does'} not hold: {what}"
-    if any(fault.check == access for fault in faults):
-        raise NodeError(count, hint="the machines that cannot be reached come first")
+    away = sorted({place for fault in faults if fault.check == access for place in fault.where})
+    if away:
+        raise NodeError(count, hint=f"mend the login to {addresses(away)} first: the other checks need it")
     raise CheckError(count)
 
 
