@@ -228,13 +228,22 @@ _FROM_SEALER = {
 def _wrong_usage(error: Any) -> int:
     """What the parser refuses."""
     unknown = getattr(error, "option_name", "") or (error.message.partition("'")[2].partition("'")[0])
-    hint = _FROM_SEALER.get(unknown)
+    hint = _FROM_SEALER.get(unknown) or _explain_missing(error)
     if _state.as_json:
         return _explain_as_json(UsageError(error.format_message(), hint=hint))
     error.show()
     if hint:
         _report(f"  hint: {hint}")
     return 2
+
+
+def _explain_missing(error: Any) -> str | None:
+    """Name a missing argument without the words that may precede it; return its help as a hint."""
+    if not hasattr(error, "param_type") or error.param is None:
+        return None
+    if error.param.param_type_name == "argument" and error.param.metavar:
+        error.param_hint = f"'{error.param.metavar.rpartition('] ')[2]}'"
+    return error.param.help or None
 
 
 def _brief(details: str) -> str:

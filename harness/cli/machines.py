@@ -52,7 +52,7 @@ def nodes_down(name: GroupName = "default", provider: Provider = "container", ou
     if as_json:
         print_json({"name": name, "removed": removed})
         return
-    say(f"removed {name}" if removed else f"there were no nodes named {name}; slipway nodes list shows the groups")
+    say(f"removed {name}" if removed else f"nothing to remove: there is no group {name}; slipway nodes list shows the groups")
 
 
 @nodes_app.command("restart", short_help="Restart machines, all at once.")

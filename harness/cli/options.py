@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import os
 import re
 import sys
@@ -311,34 +310,20 @@ def hosts(masters: Sequence[str], nodes: Sequence[str], ssh: SshSettings) -> tup
 
 def addresses(texts: Sequence[str] | None, option: str) -> list[str]:
     """Addresses, comma lists and ranges one by one. Raises InputError with every address that is not valid."""
+    from harness.clusterfile import validators
+
     faults: list[Fault] = []
     found: list[str] = []
     for text in (part.strip() for one in texts or () for part in one.split(",")):
         try:
-            found += _range(text)
-        except ValueError as error:
+            found += validators.addresses(text)
+        except validators.FieldError as wrong:
             # sealer takes a number of machines for its providers.
-            hint = "slipway takes addresses; `slipway nodes up` boots machines and prints theirs" if text.isdigit() else None
-            faults.append(Fault(f"{option} {text}", str(error), hint))
+            hint = "slipway takes addresses; `slipway nodes up` boots machines and prints theirs" if text.isdigit() else wrong.hint
+            faults.append(Fault(f"{option} {text}", wrong.message.removeprefix(f"{text} is "), hint))
     if faults:
         raise InputError(faults)
     return found
-
-
-_MOST_ADDRESSES = 1024
-
-
-def _range(text: str) -> list[str]:
-    first, dash, last = text.partition("-")
-    begin = ipaddress.ip_address(first.strip())
-    if not dash:
-        return [str(begin)]
-    end = ipaddress.ip_address(last.strip())
-    if begin.version != end.version or int(end) < int(begin):
-        raise ValueError("not a range of addresses")
-    if int(end) - int(begin) >= _MOST_ADDRESSES:
-        raise ValueError(f"a range of more than {_MOST_ADDRESSES} addresses")
-    return [str(begin + step) for step in range(int(end) - int(begin) + 1)]
 
 
 _PLATFORMS = {"linux": ("386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x")}
@@ -367,6 +352,7 @@ def confirmed(question: str) -> None:
     except typer.Abort:
         if sys.stdin.isatty():
             raise
+        typer.echo()  # the question has no answer to end its line
         raise UsageError("this needs a confirmation, and there is no terminal to ask for it", hint="--yes goes on without one") from None
     if not answer:
         raise typer.Abort

@@ -11,13 +11,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from harness.cli import app, operate, options, output
+from harness.cli import app, machines, operate, options, output
 from harness.cli.output import pairs
-from harness.errors import CommandError, Fault, InputError
+from harness.errors import CommandError, Fault, InputError, UsageError
 
 
 @pytest.fixture
@@ -61,6 +62,43 @@ def test_every_wrong_address_is_named() -> None:
     with pytest.raises(InputError) as caught:
         options.to_machines(["10.0.0.300", "10.0.0.9-10.0.0.1,10.0.0.2"], options.Ssh().login(), "--nodes")
     assert [fault.where for fault in caught.value.faults] == ["--nodes 10.0.0.300", "--nodes 10.0.0.9-10.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("host.example.com", "not an address", "machines are named by address"),
+        ("10.0.0.300", "not an address", "write it as 192.168.0.2"),
+        ("10.0.0.1-5", "not a range", "10.0.0.1-10.0.0.5"),
+        ("10.0.0.1-10.0.9.1", "2305 addresses", "a range may have 1024"),
+        ("3", "not an address", "slipway nodes up"),
+    ],
+)
+def test_address_that_is_not_valid_has_the_words_of_a_clusterfile(text: str, message: str, hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        options.addresses([text], "--masters")
+    (fault,) = caught.value.faults
+    assert fault.where == f"--masters {text}"
+    assert message in fault.message
+    assert hint in (fault.hint or "")
+
+
+def test_question_without_a_terminal_ends_its_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with pytest.raises(UsageError, match="there is no terminal"):
+        options.confirmed("Go on?")
+    assert capsys.readouterr().out == "Go on? [y/N]: \n"
+
+
+def test_nothing_to_forget_is_success_and_names_the_cluster(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.execute(["delete", "absent", "--forget"]) == 0
+    assert capsys.readouterr().out == "nothing to forget: no cluster absent is known on this machine\n"
+
+
+def test_nothing_to_remove_is_success_and_names_the_group(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(machines, "_provider", lambda _: SimpleNamespace(down=lambda _: False))
+    assert app.execute(["nodes", "down", "absent"]) == 0
+    assert capsys.readouterr().out == "nothing to remove: there is no group absent; slipway nodes list shows the groups\n"
 
 
 def test_a_value_without_a_name_is_a_fault(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +154,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Standard output is a pipe whose reader has ended. What the parser puts before the streams is taken away."""
     reader, writer = os.pipe()
     os.close(reader)
-    with open(writer, "w", encoding="utf-8") as output_, monkeypatch.context() as patched:
+    with os.fdopen(writer, "w", encoding="utf-8") as output_, monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", output_)
         patched.setattr(sys, "stderr", sys.stderr)
         yield

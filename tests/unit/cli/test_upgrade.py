@@ -40,7 +40,7 @@ def test_a_cluster_may_stand_before_the_image() -> None:
         (["upgrade", "web:2", "-f", "nosuch"], "nosuch"),
         (["upgrade", "web:2", "--via", "10.0.0.300"], "10.0.0.300"),
         (["upgrade", "web:2", "--output", "xml"], "--output xml"),
-        (["upgrade"], "Missing argument"),
+        (["upgrade"], "Missing argument 'IMAGE'.\n  hint: The image; the name of the cluster may precede it."),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_done(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
