@@ -58,7 +58,7 @@ def execute(arguments: list[str]) -> int:
     _state.as_json = _asks_for_json(arguments)
     code = _executed(arguments)
     try:
-        print(end="", flush=True)
+        say(end="", flush=True)
     except BrokenPipeError:
         _drop_results()
     try:

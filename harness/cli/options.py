@@ -14,6 +14,7 @@ import typer
 
 from harness import log
 from harness.cli import completion
+from harness.cli.output import say
 from harness.cli.program import Old, Options
 from harness.errors import Fault, InputError, UsageError
 
@@ -352,7 +353,7 @@ def confirmed(question: str) -> None:
     except typer.Abort:
         if sys.stdin.isatty():
             raise
-        typer.echo()  # the question has no answer to end its line
+        say()  # the question has no answer to end its line
         raise UsageError("this needs a confirmation, and there is no terminal to ask for it", hint="--yes goes on without one") from None
     if not answer:
         raise typer.Abort
