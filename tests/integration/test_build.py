@@ -337,8 +337,9 @@ def test_two_builds_at_once_into_one_store(tmp_path: Path, home: Path, slipway: 
 
 
 def heed_ctrl_c() -> None:
-    """For a child: whoever runs these tests in the background has SIGINT ignored, and children inherit that."""
+    """For a child: whoever runs these tests in the background has SIGINT and SIGHUP ignored, and children inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def containers() -> set[str]:
