@@ -62,38 +62,17 @@ def size(count: float) -> str:
     return f"{value:.0f} {unit}" if value >= 9.95 or unit == "B" else f"{value:.1f} {unit}"
 
 
-PATIENCE = 10.0
-"""Seconds after which a step that still runs is announced in a log."""
-
-
 class Plain:
-    """Timed lines for logs and CI: one when a step ends, and one before for an outermost step that has run ``patience`` seconds."""
+    """Timed lines for logs and CI: a line when a step ends, and when it begins if it holds others."""
 
-    def __init__(self, console: Console, patience: float = PATIENCE) -> None:
+    def __init__(self, console: Console) -> None:
         self.console = console
-        self.patience = patience
-        self._timers: dict[int, threading.Timer] = {}
 
     def begin(self, step: ProgressStep) -> None:
-        if step.depth:
-            return
-        if not self.patience:
-            self._announce(step)
-            return
-        timer = threading.Timer(self.patience, self._announce, (step,))
-        timer.daemon = True
-        # Where no more threads are to be had, the step is not announced.
-        with contextlib.suppress(RuntimeError):
-            timer.start()
-            self._timers[id(step)] = timer
-
-    def _announce(self, step: ProgressStep) -> None:
-        if step.seconds is None:
+        if step.depth == 0:
             self.console.print(f"- {shown(step.title)} ...", markup=False, highlight=False, soft_wrap=True)
 
     def end(self, step: ProgressStep, *, failed: bool) -> None:
-        if timer := self._timers.pop(id(step), None):
-            timer.cancel()
         mark = "x" if failed else "+"
         note = f" ({_note(step)})" if step.note else ""
         text = f"{'  ' * step.depth}{mark} {shown(step.title)}{note} {duration(step.seconds or 0)}"
@@ -200,10 +179,10 @@ def _note(step: ProgressStep) -> str:
 
 
 def setup(*, quiet: bool = False, verbose: bool = False) -> None:
-    """Choose the display: nothing, plain lines, or live when standard error is a terminal. With ``verbose`` steps are announced at once."""
+    """Choose the display: nothing, plain lines, or live when standard error is a terminal."""
     console = Console(stderr=True)
     live = console.is_terminal and not verbose
-    _state.display = Null() if quiet else Terminal(console) if live else Plain(console, 0 if verbose else PATIENCE)
+    _state.display = Null() if quiet else Terminal(console) if live else Plain(console)
     _state.verbose = verbose
 
 

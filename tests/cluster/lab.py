@@ -189,8 +189,8 @@ class Lab:
 
 @contextmanager
 def begun(words: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """The command line, running; what it says, each step as soon as it begins, comes from ``stderr``. It is killed if it has not ended."""
-    argv = [sys.executable, "-m", "harness.cli", "--verbose", *words]
+    """The command line, running; what it says comes from ``stderr``. It is killed if it has not ended by itself."""
+    argv = [sys.executable, "-m", "harness.cli", *words]
     environment = {**os.environ, **(env or {})}
     with subprocess.Popen(
         argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment, preexec_fn=heed_ctrl_c
