@@ -288,8 +288,8 @@ def _add(container: DebugContainer, pod: Resource, target: Mapping[str, Any]) ->
         added = {
             "name": container.name,
             "image": container.image,
-            # The other containers' processes may be numbered along: the one to end is noted.
-            "command": ["sh", "-c", f"echo $$ > {_noted(container)}; {_WAIT}"],
+            # The other containers' processes may be numbered along: the one to end is noted. Kubernetes makes $ of $$ in a command.
+            "command": ["sh", "-c", f"echo $$$$ > {_noted(container)}; {_WAIT}"],
             "stdin": True,
             "targetContainerName": container.target,
             "securityContext": context,

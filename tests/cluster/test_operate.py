@@ -198,7 +198,7 @@ def test_a_check_tries_every_way_and_leaves_nothing_in_the_cluster(lab: Lab) -> 
     for check in ("services", "api-way", "node-dns", "node-services", "node-port-way", "certificates"):
         assert found[check].keys() == set(lab.addresses), check
     assert re.fullmatch(r"\d+ images", found["registry"][lab.masters[0]]["seen"])
-    assert found["balancer"][lab.workers[0]]["seen"] == "2 ways"
+    assert found["balancer"][lab.workers[0]]["seen"] == "2 servers"
 
     # The images are gone, and so are the pods' packets; one place each is to blame, and where it hurts is told as well.
     drop = "INPUT -p udp --dport 8472 -j DROP"
