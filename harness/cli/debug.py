@@ -22,7 +22,7 @@ _HELP = """Run a shell with tools on a node or beside a pod.
 
 \b
   slipway debug node node-1                                   a shell on a node
-  slipway debug node node-1 -- chroot /host journalctl -n 20  a command of the node's own
+  slipway debug node node-1 -- chroot /host journalctl -n 20  a program of the node itself
   slipway debug pod web-0 -n shop                             a shell beside a pod
 """
 debug_app = Program(cls=Group, help=_HELP, no_args_is_help=True)
