@@ -132,6 +132,13 @@ def bad(*targets: Target, wanted: Wanted = WANTED_HERE) -> list[Finding]:
     return [finding for finding in evaluate(targets, wanted) if finding.result in (Result.FAILED, Result.WARNING)]
 
 
+def only(findings: list[Finding], check: str, result: Result, says: str) -> None:
+    """The findings are one, of this check, with these words and a remedy."""
+    assert [(finding.check, finding.result) for finding in findings] == [(check, result)], findings
+    assert says in str(findings[0])
+    assert findings[0].remedy
+
+
 def place(path: str, **changes: Any) -> dict[str, Any]:
     places = good().places
     return {"places": {**places, path: dataclasses.replace(places[path], device="7", mount=path, **changes)}}

@@ -15,6 +15,7 @@ from tests.unit.lifecycle.checks.machines import (
     MIB,
     WANTED_HERE,
     bad,
+    only,
     place,
     target,
     told,
@@ -42,10 +43,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("check", "changes", "says"), FAULTS)
 def test_machine_fault_is_the_only_one_and_has_a_remedy(check: str, changes: dict[str, Any], says: str) -> None:
-    found = [finding for finding in bad(target(**changes)) if finding.result is Result.FAILED]
-    assert [finding.check for finding in found] == [check], found
-    assert says in str(found[0])
-    assert found[0].remedy
+    only([finding for finding in bad(target(**changes)) if finding.result is Result.FAILED], check, Result.FAILED, says)
 
 
 WARNINGS: list[tuple[str, dict[str, Any], str]] = [
@@ -69,10 +67,7 @@ WARNINGS: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("check", "changes", "says"), WARNINGS)
 def test_machine_warning_is_the_only_one_and_has_a_remedy(check: str, changes: dict[str, Any], says: str) -> None:
-    found = bad(target(**changes))
-    assert [(finding.check, finding.result) for finding in found] == [(check, Result.WARNING)], found
-    assert says in str(found[0])
-    assert found[0].remedy
+    only(bad(target(**changes)), check, Result.WARNING, says)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tests.unit.lifecycle.checks.machines import (
     NFTABLES,
     WANTED_HERE,
     bad,
+    only,
     target,
     told,
 )
@@ -48,10 +49,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("check", "changes", "says"), FAULTS)
 def test_system_fault_is_the_only_one_and_has_a_remedy(check: str, changes: dict[str, Any], says: str) -> None:
-    found = [finding for finding in bad(target(**changes)) if finding.result is Result.FAILED]
-    assert [finding.check for finding in found] == [check], found
-    assert says in str(found[0])
-    assert found[0].remedy
+    only([finding for finding in bad(target(**changes)) if finding.result is Result.FAILED], check, Result.FAILED, says)
 
 
 WARNINGS: list[tuple[str, dict[str, Any], str]] = [
@@ -74,10 +72,7 @@ WARNINGS: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("check", "changes", "says"), WARNINGS)
 def test_system_warning_is_the_only_one_and_has_a_remedy(check: str, changes: dict[str, Any], says: str) -> None:
-    found = bad(target(**changes))
-    assert [(finding.check, finding.result) for finding in found] == [(check, Result.WARNING)], found
-    assert says in str(found[0])
-    assert found[0].remedy
+    only(bad(target(**changes)), check, Result.WARNING, says)
 
 
 @pytest.mark.parametrize(
