@@ -25,6 +25,15 @@ class SlipwayError(Exception):
         return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
 
 
+class HintedError(Exception):
+    """A fault that is caught where its place in a file is known: ``message`` says why, ``hint`` what to do."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
 class UsageError(SlipwayError):
     """A wrong argument or a bad input file; nothing has been changed."""
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 
 from harness.clusterfile import JumpSettings, Taint
+from harness.errors import HintedError
 from harness.oci.reference import Reference
 
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -28,13 +29,8 @@ ENV_NAME = r"[A-Za-z_][A-Za-z0-9_.-]*"
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
-class FieldError(ValueError):
+class FieldError(HintedError, ValueError):
     """Fault of a value, with a hint what to write."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -11,6 +11,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from harness.errors import HintedError
 from harness.oci.layer import tarball
 
 ROOTFS_FOLDERS = frozenset(
@@ -25,13 +26,8 @@ IMAGE_LIST_WITH_AUTH = "imageListWithAuth.yaml"
 _GIT = re.compile(r"(git|ssh)://|git@|https?://[^#]*\.git(#.*)?$")
 
 
-class ContextError(Exception):
+class ContextError(HintedError):
     """A source that cannot be taken from the context: ``message`` says why, ``hint`` what to do."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
 
 
 @dataclasses.dataclass(frozen=True)

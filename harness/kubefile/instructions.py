@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from harness.errors import HintedError
 from harness.kubefile import context as build_context
 
 LABEL_KUBE_VERSION = "app.alpha.sealer.io/supported-kube-version"
@@ -33,13 +34,8 @@ USAGE = {
 """Every instruction of the language, in alphabetical order, and how it is written."""
 
 
-class InstructionError(Exception):
+class InstructionError(HintedError):
     """An instruction that is not valid: ``message`` says why, ``hint`` what to do."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
 
 
 @dataclasses.dataclass(frozen=True)
