@@ -33,7 +33,7 @@ NAMESPACE = "kube-system"
 """Of pods on nodes. Pod Security admits privileged pods there, also in a hardened cluster."""
 LABEL = "slipway.dev/debug"
 HOST = "/host"
-"""Where a pod on a node has the root of that node."""
+"""Mount point of the root of the node in a debug pod."""
 LONGEST = 24 * 3600
 """Seconds after which the kubelet ends a pod on a node: for one whose command was killed and could not remove it."""
 _START = 60

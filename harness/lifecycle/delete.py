@@ -35,7 +35,7 @@ class Deleted:
 
 @dataclasses.dataclass
 class _Work:
-    """What the steps share."""
+    """State that the steps of a deletion share."""
 
     found: Known
     ssh: SshConnections

@@ -38,7 +38,7 @@ from harness.trust import policy
 
 @dataclasses.dataclass(frozen=True)
 class JoinOptions:
-    """What a Clusterfile does not say: settings of one join, which are not recorded."""
+    """Settings of one join that are not part of a Clusterfile and are not recorded."""
 
     via: Sequence[Machine] = ()
     """Masters of a cluster of which this machine remembers nothing."""
@@ -66,7 +66,7 @@ class Joined:
 
 @dataclasses.dataclass
 class JoinWork:
-    """What the steps share."""
+    """State that the steps of a join share."""
 
     found: Gathered
     asked: ClusterDocument
@@ -432,10 +432,8 @@ def _adopt(work: JoinWork, after: str) -> Step:
             if make is registries.start_registry and work.spec.elsewhere is not None:
                 continue
             step = make(work.context.whole())
-            if node in step.nodes and step.inputs is not None and work.journal.knows(node, step.id):
-                inputs = step.inputs(node)
-                if not work.journal.has(node, step.id, inputs):
-                    work.journal.add(node, step.id, inputs)
+            if node in step.nodes and work.journal.knows(node, step.id):
+                work.journal.note(node, step)
 
     return Step("adopt", "note it on the others", action, work.old, after_all=(after,))
 

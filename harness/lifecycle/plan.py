@@ -183,6 +183,15 @@ class Journal:
         node.run(f"{_SYNC}mkdir -p {self._folder} && {line}", timeout=600)
         self._of(node)[step] = inputs
 
+    def holds(self, node: Node, step: Step) -> bool:
+        """Whether a step is finished on a node with the inputs that it has now. False for a step that is never noted."""
+        return step.inputs is not None and self.has(node, step.id, step.inputs(node))
+
+    def note(self, node: Node, step: Step) -> None:
+        """Note a step as finished on a node, unless it is noted already or never is."""
+        if step.inputs is not None and not self.has(node, step.id, inputs := step.inputs(node)):
+            self.add(node, step.id, inputs)
+
 
 _NOW = "boot-now"
 """Begins the line behind a journal that says which boot this is."""

@@ -43,7 +43,7 @@ class Removed:
 
 @dataclasses.dataclass
 class RemoveWork:
-    """What the steps share."""
+    """State that the steps of a removal share."""
 
     found: Gathered
     going: tuple[SshNode, ...]

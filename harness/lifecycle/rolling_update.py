@@ -22,7 +22,7 @@ from harness.lifecycle.cluster.change import DONE, UPGRADE, write
 from harness.lifecycle.kube import drain
 from harness.lifecycle.plan import Plan, Step
 from harness.lifecycle.provision import node_files, registry
-from harness.lifecycle.rollout import BACKUP, RolloutWork, checks, node_update, note_done, staging
+from harness.lifecycle.rollout import BACKUP, RolloutWork, checks, node_update, staging
 from harness.lifecycle.steps import bootstrap, hooks, launch, record, registries, waits
 from harness.lifecycle.steps.context import ResolvedCluster
 from harness.nodes import Node, each
@@ -178,9 +178,6 @@ def _keep_backup(work: RolloutWork) -> Step:
     return Step("keep-backup", "keep a backup on the masters", action, after=("begin",))
 
 
-# ---- a node's turn ----------------------------------------------------------------------------------------------------
-
-
 # ---- the end ----------------------------------------------------------------------------------------------------------
 
 
@@ -189,7 +186,7 @@ def _end(work: RolloutWork, after: str) -> Step:
         # As `run` starts them, with their record, which is there by now.
         launched = (*_network_commands(work, ""), *launch.launch_commands(work.context, work.launch, "launch", ""))
         for step in (bootstrap.start_addons(work.context, "", obsolete.with_record), *launched):
-            note_done(work, work.spec.first, step)
+            work.journal.note(work.spec.first, step)
         work.resolved.runtime.registered()
         write(work.kubectl, dataclasses.replace(work.move, state=DONE))
         return _tidy(work) if work.move.kind == UPGRADE else ""

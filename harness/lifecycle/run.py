@@ -29,7 +29,7 @@ from harness.runtimes.kubeadm import KUBECTL, RUNTIME
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """What a Clusterfile does not say: settings of one run, which are not recorded."""
+    """Settings of one run that are not part of a Clusterfile and are not recorded."""
 
     password: str | None = dataclasses.field(default=None, repr=False)
     """For SSH; it wins over the Clusterfile's."""

@@ -18,7 +18,7 @@ rm -rf "$place.new"
 cp -al . "$place.new"
 find . -type f '(' -size "-$SMALL" -o ! -perm -004 ')' > "$work/small"
 if [ -s "$work/small" ]; then tar -cf - -T "$work/small" 2> /dev/null | tar -C "$place.new" -xpf -; fi
-# Read by a user without any rights. Files that are shared with the tree may be read by everybody; the others are copies.
+# Read by a user without any rights. Files that are shared with the tree are world-readable; the others are copies.
 find "$place.new" '(' -type d ! -perm -005 -o -type f ! -perm -004 ')' -exec chmod a+rX {} +
 rm -rf "$place"
 mv "$place.new" "$place"

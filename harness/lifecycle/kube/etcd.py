@@ -243,7 +243,7 @@ def admit(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Make a node a member. ``start(peers, anew)`` starts its etcd, with ``anew`` on no data.
+    """Make a node a member. ``start(peers, empty)`` starts its etcd; with ``empty`` it has no data yet.
 
     It is a learner first and gets its vote when it has caught up: until then it cannot cost the quorum, and when that fails it is removed
     again. May be repeated. Raises CheckError when a member is not healthy, or the new one does not catch up in time.
@@ -254,12 +254,12 @@ def admit(
         # Added by a command that was killed: the state of its data is not known.
         etcd.remove(member)
         member, members = None, etcd.members()
-    anew = member is None
+    empty = member is None
     if member is None:
         require_health(members, etcd.sick(members), f"{name} cannot join")
         member = _add(etcd, name, address, clock() + timeout, clock, sleep)
     try:
-        start(peers(etcd.members(), member, name), anew)
+        start(peers(etcd.members(), member, name), empty)
         if member.learner:
             _promote(etcd, member, name, clock() + timeout, clock, sleep)
     except BaseException:

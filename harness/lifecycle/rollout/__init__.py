@@ -11,7 +11,7 @@ from harness.lifecycle.apps import records
 from harness.lifecycle.cluster.change import Move
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, objects, readiness
-from harness.lifecycle.plan import Journal, Step
+from harness.lifecycle.plan import Journal
 from harness.lifecycle.provision import rootfs_update
 from harness.lifecycle.steps.context import ClusterContext, ClusterSpec, ResolvedCluster
 from harness.nodes import Node
@@ -34,7 +34,7 @@ def kubernetes(kubectl: NodeKubectl) -> Mapping[str, Any]:
 
 @dataclasses.dataclass
 class RolloutWork:
-    """What the steps share."""
+    """State that the steps of an upgrade or rollback share."""
 
     found: Gathered
     context: ClusterContext
@@ -42,7 +42,7 @@ class RolloutWork:
     launch: tuple[str, ...]
     move: Move
     resumed: bool
-    """Somebody began this, or what it takes back, and did not end it."""
+    """An earlier command began this change, or the one that it takes back, and did not finish it."""
     versions: Mapping[str, str]
     """Of the kubelets, by address, as they are now."""
     apps: tuple[records.Installed, ...] = ()
@@ -81,26 +81,14 @@ class RolloutWork:
 
 
 def moves(work: RolloutWork, node: Node) -> bool:
-    """Whether it is known already that the pods of a node must go elsewhere for a while."""
+    """Whether the kubelet of a node still has another version than the one to come."""
     return work.versions.get(node.address) != work.move.after.kubernetes
 
 
 def takes_pods(node: readiness.Resource) -> bool:
-    """Whether a Node object takes the pods of anybody."""
+    """Whether a Node object takes new pods without a toleration."""
     closed = any(taint["effect"] in ("NoSchedule", "NoExecute") for taint in node["spec"].get("taints") or ())
     return not closed and not node["spec"].get("unschedulable") and readiness.node_problem(node) is None
-
-
-def noted(work: RolloutWork, node: Node, step: Step) -> bool:
-    """Whether ``run`` would have nothing to do on a node."""
-    return step.inputs is not None and work.journal.has(node, step.id, step.inputs(node))
-
-
-def note_done(work: RolloutWork, node: Node, step: Step) -> None:
-    if step.inputs is not None:
-        inputs = step.inputs(node)
-        if not work.journal.has(node, step.id, inputs):
-            work.journal.add(node, step.id, inputs)
 
 
 def changed_files(node: Node, files: Files) -> frozenset[str]:

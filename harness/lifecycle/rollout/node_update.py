@@ -21,7 +21,6 @@ from harness.lifecycle.rollout import (
     RolloutWork,
     changed_files,
     moves,
-    note_done,
     takes_pods,
 )
 from harness.lifecycle.steps import bootstrap, hooks, preparation, registries, waits
@@ -238,7 +237,7 @@ def _note_all(work: RolloutWork, node: SshNode) -> None:
             continue
         step = make(work.context)
         if node in step.nodes:
-            note_done(work, node, step)
+            work.journal.note(node, step)
 
 
 def healthy(work: RolloutWork, what: str, after: str) -> Step:

@@ -8,7 +8,7 @@ from harness.errors import CheckError
 from harness.lifecycle.cluster.change import ROLLBACK
 from harness.lifecycle.plan import Step, digest
 from harness.lifecycle.provision import node_files, rootfs, rootfs_update
-from harness.lifecycle.rollout import BALANCER, CONTAINERD, CONTROL_PLANE, KUBELET, REGISTRY, RolloutWork, changed_files, noted
+from harness.lifecycle.rollout import BALANCER, CONTAINERD, CONTROL_PLANE, KUBELET, REGISTRY, RolloutWork, changed_files
 from harness.lifecycle.steps import bootstrap, preparation, registries
 from harness.nodes import Node
 from harness.nodes.files import install_files
@@ -59,9 +59,9 @@ def _parts(work: RolloutWork, node: SshNode, delta: rootfs_update.Delta) -> froz
     found = set()
     if libraries or changes(("containerd", "runc"), "/containerd.service") or any(path.endswith("/config.toml") for path in placed):
         found.add(CONTAINERD)
-    if changes(("kubelet",), "/kubelet.service") or not noted(work, node, bootstrap.start_kubelets(work.context)):
+    if changes(("kubelet",), "/kubelet.service") or not work.journal.holds(node, bootstrap.start_kubelets(work.context)):
         found.add(KUBELET)
-    if member.is_master and not noted(work, node, bootstrap.start_masters(work.context)):
+    if member.is_master and not work.journal.holds(node, bootstrap.start_masters(work.context)):
         found.add(CONTROL_PLANE)
     if member.registry and work.spec.elsewhere is None and (libraries or changes(("registry",), "registry.")):
         found.add(REGISTRY)

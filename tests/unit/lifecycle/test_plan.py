@@ -152,6 +152,21 @@ def test_a_line_of_the_journal_that_a_kill_cut_short_counts_for_nothing() -> Non
     assert notes.done == ["b 10.0.0.1"]
 
 
+def test_journal_notes_a_step_with_its_inputs_once() -> None:
+    node, notes, journal = StandIn(), Notes(), Journal()
+    step = notes.step("a", node, inputs=lambda _: "1")
+    assert not journal.holds(node, step)
+    journal.note(node, step)
+    journal.note(node, step)
+    assert sum("echo 'a 1'" in command for command in node.commands) == 1
+    assert journal.holds(node, step)
+    assert not journal.holds(node, notes.step("a", node, inputs=lambda _: "2"))
+    unnoted = notes.step("b", node)
+    journal.note(node, unnoted)
+    assert not journal.holds(node, unnoted)
+    assert not journal.knows(node, "b")
+
+
 def test_a_step_is_noted_after_the_disk_has_what_it_did() -> None:
     node = StandIn()
     Journal().add(node, "a", "1")

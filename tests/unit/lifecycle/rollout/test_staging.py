@@ -21,7 +21,7 @@ __all__ = ["store"]  # a fixture
 def parts(made: RolloutWork, node: Any, *changed: str, monkeypatch: pytest.MonkeyPatch, placed: tuple[str, ...] = ()) -> set[str]:
     monkeypatch.setattr(staging, "changed_files", lambda *_: frozenset(placed))
     monkeypatch.setattr(preparation, "machine_files", lambda *_: {"/x": NodeFile()})
-    monkeypatch.setattr(staging, "noted", lambda *_: True)
+    monkeypatch.setattr(made.journal, "holds", lambda *_: True)
     return set(staging._parts(made, node, rootfs_update.Delta((), frozenset(changed), 0)))
 
 
