@@ -440,7 +440,12 @@ def shell_scripts() -> list[str]:
     """Every shell script of the project, whatever it is called."""
     folders = (".ci", "harness", "images", "kubefiles", "tests")
     candidates = [ROOT / "nox", *(path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())]
-    return sorted(str(path.relative_to(ROOT)) for path in candidates if re.match(rb"#!\s*/\S*(\s|/)(ba|da)?sh\b", path.read_bytes()))
+    return sorted(str(path.relative_to(ROOT)) for path in candidates if re.match(rb"#!\s*/\S*(\s|/)(ba|da)?sh\b", beginning(path)))
+
+
+def beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.readline(64)
 
 
 def own_home(session: nox.Session) -> None:
