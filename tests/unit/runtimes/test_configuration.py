@@ -54,6 +54,11 @@ def test_an_api_server_serves_on_for_a_moment_when_it_ends_where_others_take_ove
     assert arguments(found["extraArgs"])["shutdown-delay-duration"] == "60s"
 
 
+def test_init_configuration_bootstrap_token_ends_at_once() -> None:
+    # No node joins with it: machines get their certificates from slipway. A token of kubeadm's own would live for a day.
+    assert config(cluster(3, 1))["InitConfiguration"]["bootstrapTokens"] == [{"ttl": "1s"}]
+
+
 def test_extra_arguments_are_lists() -> None:
     found = config(cluster(3, 1))
     registration = found["InitConfiguration"]["nodeRegistration"]
