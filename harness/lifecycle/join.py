@@ -19,11 +19,11 @@ from harness.lifecycle.checks.preflight import gather
 from harness.lifecycle.cluster import certificates, lease, membership, request
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import etcd
-from harness.lifecycle.plan import Journal, Plan, Step, execute
+from harness.lifecycle.plan import Plan, Step, execute
 from harness.lifecycle.provision import ipvs, registry, rootfs
 from harness.lifecycle.run import hook_steps
 from harness.lifecycle.steps import bootstrap, hooks, labels, preparation, registries, validation, waits
-from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
+from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, MemberChange
 from harness.lifecycle.steps.joining import JoiningCluster, without_secrets
 from harness.nodes import Machine, Node, each, together
 from harness.nodes.files import STATE
@@ -65,26 +65,15 @@ class Joined:
 
 
 @dataclasses.dataclass
-class JoinWork:
+class JoinWork(MemberChange):
     """State that the steps of a join share."""
 
-    found: Gathered
     asked: ClusterDocument
     """The machines that are to be members, some of which may be already."""
-    context: ClusterContext
     lost: frozenset[str]
     """Paths in the rootfs of files that were made of what was not kept."""
-    journal: Journal = dataclasses.field(default_factory=Journal)
     taking_in: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     """etcd takes in one member at a time."""
-
-    @property
-    def spec(self) -> ClusterSpec:
-        return self.context.spec
-
-    @property
-    def resolved(self) -> ResolvedCluster:
-        return self.context.resolved
 
     @property
     def joining(self) -> frozenset[str]:
@@ -168,7 +157,6 @@ def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOp
     registry_hosts = holding | {node.address for node in new_masters[:room]}
     needs_images = elsewhere is None and joining & registry_hosts
     spec = ClusterSpec(
-        name=found.state.name,
         image=image,
         store=store,
         ssh=found.ssh,
@@ -194,7 +182,7 @@ def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOp
         app_images=records.union(apps, store) if needs_images else ImageSet(),
         app_domains=tuple(sorted({domain for app in apps for domain in app.domains})),
     )
-    return JoinWork(found, asked, ClusterContext(spec, joining), lost)
+    return JoinWork(found, ClusterContext(spec, joining), asked, lost)
 
 
 def _image(store: Store, name: str, digest: str) -> CloudImage:
