@@ -9,7 +9,7 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.clusters import ClusterRequest, wanted
+from harness.cli.clusters import ClusterOptions, wanted
 from harness.cli.options import (
     Clusterfile,
     ClusterFlags,
@@ -123,7 +123,7 @@ def _pre(spec: ClusterFlags, file: str | None, ssh: Ssh, skip: Sequence[str] | N
         if not spec.masters and not spec.nodes:
             raise UsageError("no machine is named", hint="--masters 10.0.0.1 --nodes 10.0.0.2, or -f Clusterfile")
         return checking.pre(*_members(spec.masters, spec.nodes, ssh), name=spec.cluster or "default", skip=skip or ())
-    clusterfile, options, _ = wanted(ClusterRequest(spec=spec, file=file, ssh=ssh, site=SiteAccess()))
+    clusterfile, options, _ = wanted(ClusterOptions(spec=spec, file=file, ssh=ssh, site=SiteAccess()))
     prepared = running.prepare(clusterfile, local_store(), options).spec
     masters, nodes = (tuple(node.machine for node in group) for group in (prepared.masters, prepared.workers))
     return checking.pre(masters, nodes, name=prepared.name, spec=prepared, skip=skip or ())

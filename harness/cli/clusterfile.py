@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.clusters import ClusterRequest, external_registry, known_profile, tell, wanted
+from harness.cli.clusters import ClusterOptions, external_registry, known_profile, tell, wanted
 from harness.cli.options import ClusterFlags, Json, SiteAccess, Ssh, addresses, to_machines
 from harness.cli.output import app, local_store, pairs, plain, print_json, say, steps_table, wants_json
 from harness.errors import UsageError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @app.command()
 def apply(
     *,
-    asked: ClusterRequest,
+    asked: ClusterOptions,
     plan: Annotated[bool, typer.Option("--plan", help="Show differences and steps, and change nothing.")] = False,
     output: Json = "text",
 ) -> None:

@@ -61,7 +61,7 @@ NoImages = Annotated[
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClusterRequest(Options):
+class ClusterOptions(Options):
     """A cluster that is made or changed, as options and a Clusterfile describe it."""
 
     spec: ClusterFlags
@@ -75,7 +75,7 @@ class ClusterRequest(Options):
 @app.command()
 def run(
     *,
-    asked: ClusterRequest,
+    asked: ClusterOptions,
     apps: Apps = None,
     called: Called = None,
     kubeconfig: Kubeconfig = None,
@@ -185,7 +185,7 @@ def skipping(ids: Sequence[str] | None) -> frozenset[str]:
     return gather.skipping(ids)
 
 
-def wanted(asked: ClusterRequest, apps: Sequence[str] | None = None) -> tuple[Written, RunOptions, Callable[[], None]]:
+def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Written, RunOptions, Callable[[], None]]:
     """The request that a Clusterfile and options make, and a function that pulls its image and looks for images within it in the registry
     of the site.
     """
