@@ -87,6 +87,8 @@ class Verb(TyperCommand):
     """A verb. It takes old spellings of its options."""
 
     renamed: Mapping[str, str] = {}
+    words: frozenset[str] = frozenset()
+    """Names of parameters that are text."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         old: list[tuple[str, str]] = []
@@ -114,7 +116,7 @@ class Verb(TyperCommand):
         return super().invoke(ctx)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return [*super().get_params(ctx), *_common_parameters(ctx.find_root().command)]
+        return _quick([*super().get_params(ctx), *_common_parameters(ctx.find_root().command)], self.words)
 
     def collect_usage_pieces(self, _: Any) -> list[str]:
         return ["[OPTIONS]", *(usage(one) for one in self.params if one.param_type_name == "argument")]
@@ -130,6 +132,25 @@ class Verb(TyperCommand):
     def format_epilog(self, _: Any, formatter: Any) -> None:
         with formatter.section("Common options"):
             formatter.write_text("-q/--quiet, -v/--verbose, --timings FILE, --version")
+
+
+def _quick(parameters: list[Any], words: frozenset[str] = frozenset()) -> list[Any]:
+    """Let parameters take text, and nothing, as it is.
+
+    typer converts every value by pydantic: to import that takes longer than all that a small command does.
+    """
+    for parameter in parameters:
+        if "process_value" not in vars(parameter):
+            parameter.process_value = functools.partial(_value, parameter, parameter.process_value, parameter.name in words)
+    return parameters
+
+
+def _value(parameter: Any, convert: Callable[[Any, Any], Any], is_text: bool, ctx: Any, value: Any) -> Any:
+    if (value is None and parameter.required) or (value is not None and not (is_text and isinstance(value, str))):
+        return convert(ctx, value)
+    if value is None and (parameter.multiple or parameter.nargs == -1):
+        value = ()
+    return value if parameter.callback is None else parameter.callback(ctx, parameter, value)
 
 
 class WithCommand(Verb):
@@ -179,7 +200,14 @@ def _common_parameters(program: Any) -> tuple[Any, ...]:
     return tuple(common)
 
 
-class Group(TyperGroup):
+class QuickGroup(TyperGroup):
+    """A group whose options are not converted where they need not be."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _quick(super().get_params(ctx))
+
+
+class Group(QuickGroup):
     """A group of verbs. Common options may stand between its name and the verb."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -214,7 +242,9 @@ class Program(typer.Typer):
             renamed = dict(pair for annotation in call.__annotations__.values() for pair in _renamed(annotation))
             own = cls or Verb
             # The name of a verb is its function's, which a group's parameter does not change.
-            super(Program, self).command(name, cls=type(own.__name__, (own,), {"renamed": renamed}), **settings)(call)
+            words = frozenset(name for name, annotation in call.__annotations__.items() if _bare(annotation) in (str, str | None))
+            kind = type(own.__name__, (own,), {"renamed": renamed, "words": words})
+            super(Program, self).command(name, cls=kind, **settings)(call)
             return verb
 
         return add
@@ -257,6 +287,11 @@ def _parameters(target: Callable[..., object]) -> Iterator[inspect.Parameter]:
 def _filled(target: Callable[..., object], given: Mapping[str, Any]) -> object:
     """Call a verb, or make a group, with its options out of ``given``."""
     return target(**{name: _filled(kind, given) if _is_group(kind) else given[name] for name, kind in _kinds(target).items()})
+
+
+def _bare(annotation: Any) -> Any:
+    """A type without its metadata."""
+    return annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
 
 
 def _renamed(annotation: Any) -> Iterator[tuple[str, str]]:

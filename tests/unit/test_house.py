@@ -425,6 +425,27 @@ def test_the_command_line_loads_what_a_verb_needs_when_it_runs() -> None:
     assert heavy == []
 
 
+def loaded(*names: str) -> set[str]:
+    """The modules and libraries that importing some modules loads."""
+    seen: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        if name in SOURCES and name not in seen:
+            todo += [*own(name, top_level=True), name.rpartition(".")[0]]
+            seen |= {wanted.split(".")[0] for wanted in imports(name, top_level=True)}
+        seen.add(name)
+    return seen
+
+
+def test_images_loads_no_reader_of_layers_kubefiles_or_registries() -> None:
+    """`slipway images` and `slipway inspect` read small documents of the store."""
+    modules = loaded("harness.cloudimage.enforcers", "harness.cloudimage.listing", "harness.sealer.image", "harness.sealer.listing")
+    heavy = ("harness.kubefile", "harness.oci.layer", "harness.oci.registry", "harness.templates", "harness.host.docker", "harness.trust")
+    assert {name for name in modules if name.startswith(heavy)} == set()
+    assert modules & {"cryptography", "docker", "jinja2", "nacl", "tarfile", "urllib3", "zstandard"} == set()
+
+
 def test_the_command_line_prints_by_doors_that_escape_what_others_say() -> None:
     """Names, annotations and errors come from images, registries and machines: ``say`` and ``table`` escape control characters."""
     allowed = {
