@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class SlipwayError(Exception):
@@ -80,6 +80,11 @@ class EngineError(SlipwayError):
     """No usable Docker engine, or it refuses what is needed."""
 
     exit_code = 3
+
+
+def summary(parts: Sequence[str]) -> tuple[str, str | None]:
+    """The first of several things that are wrong with the number of the others, for a message; and all of them, for its details."""
+    return (f"{parts[0]} and {len(parts) - 1} more", "\n".join(parts)) if len(parts) > 1 else (parts[0], None)
 
 
 @dataclasses.dataclass(frozen=True, order=True)

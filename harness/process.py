@@ -122,17 +122,7 @@ def run(
         stdin = subprocess.PIPE if data else subprocess.DEVNULL
     else:
         stdin = input
-    try:
-        running = subprocess.Popen(
-            words,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **env} if env else None,
-            cwd=cwd,
-        )
-    except FileNotFoundError as missing:
-        raise CommandError(f"{words[0]}: no such program", hint=f"install {words[0]} or put it on PATH") from missing
+    running = _start(words, stdin, env, cwd)
     try:
         stdout, stderr = _collect(running, data or b"", None if timeout is None else time.monotonic() + timeout, output, limit)
     except _LateError as late:
@@ -146,6 +136,15 @@ def run(
     if check and not result.ok:
         raise CommandError(f"{shlex.join(words)}: exit code {result.returncode}", details=result.output)
     return result
+
+
+def _start(words: Sequence[str], stdin: IO[bytes] | int, env: Mapping[str, str] | None, cwd: str | Path | None) -> subprocess.Popen[bytes]:
+    """Start a program whose output is read by this process."""
+    environment = {**os.environ, **env} if env else None
+    try:
+        return subprocess.Popen(words, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=cwd)
+    except FileNotFoundError as missing:
+        raise CommandError(f"{words[0]}: no such program", hint=f"install {words[0]} or put it on PATH") from missing
 
 
 class _LateError(Exception):
@@ -280,17 +279,7 @@ def stream(
     """
     words = tuple(str(word) for word in argv)
     log.debug(shlex.join(words))
-    try:
-        running = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **env} if env else None,
-            cwd=cwd,
-        )
-    except FileNotFoundError as missing:
-        raise CommandError(f"{words[0]}: no such program", hint=f"install {words[0]} or put it on PATH") from missing
+    running = _start(words, subprocess.DEVNULL, env, cwd)
     with running, _running(running):
         try:
             _hand_on(running, take, stop)

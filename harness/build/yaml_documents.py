@@ -15,9 +15,9 @@ _Loader: type[yaml.CSafeLoader | yaml.SafeLoader] = getattr(yaml, "CSafeLoader",
 
 def read_text(path: Path) -> str:
     with path.open("rb") as file:
-        data = file.read(untrusted.YAML_LIMIT + 1)
-    if len(data) > untrusted.YAML_LIMIT:
-        raise OSError(f"it is larger than {untrusted.YAML_LIMIT} bytes")
+        data = file.read(untrusted.YAML_LIMITS.size + 1)
+    if len(data) > untrusted.YAML_LIMITS.size:
+        raise OSError(f"it is larger than {untrusted.YAML_LIMITS.size} bytes")
     text = data.decode("utf-8-sig")
     # JSON may be indented with tabs, YAML may not; a JSON string cannot contain a tab.
     return text.replace("\t", " ") if path.name.removesuffix(GO).endswith(".json") else text

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 import typer
 
 from harness import log
-from harness.cli import completion
-from harness.cli.options import FORMER_FILE, AllowOlder, Json, Platforms, platform_of, target
+from harness.cli.options import FORMER_FILE, AllowOlder, Json, Platforms, choice, local_images, platform_of, target
 from harness.cli.output import app, local_store, one_of, print_json, say, wants_json
 from harness.errors import UsageError
 
@@ -25,12 +24,7 @@ _COMPRESSIONS = ("none", "zstd", "gzip")
 
 @app.command(short_help="Write CloudImages into one file.")
 def save(
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            help="Images of the local store, by name or digest.", metavar="IMAGE...", show_default=False, autocompletion=completion.images
-        ),
-    ],
+    names: Annotated[list[str], local_images("Images of the local store, by name or digest.")],
     file: Annotated[Path, target("The archive to write; - for standard output."), FORMER_FILE],
     since: Annotated[
         list[str] | None,
@@ -44,12 +38,7 @@ def save(
     platform: Platforms = None,
     compress: Annotated[
         str,
-        typer.Option(
-            "--compress",
-            help="none (the layers are compressed already), zstd or gzip, for the whole file.",
-            metavar="none|zstd|gzip",
-            autocompletion=completion.values(*_COMPRESSIONS),
-        ),
+        choice("--compress", values=_COMPRESSIONS, help="none (the layers are compressed already), zstd or gzip, for the whole file."),
     ] = "none",
     volume_size: Annotated[
         str | None,

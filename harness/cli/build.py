@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
-from harness.cli import completion
-from harness.cli.options import AllowOlder, Json, existing, platform_of, seconds
+from harness.cli.options import AllowOlder, Json, choice, existing, image_option, platform_of, seconds
 from harness.cli.output import app, local_store, one_of, pairs, print_json, say, wants_json
 from harness.cli.program import Old
 from harness.errors import UsageError
@@ -37,15 +36,7 @@ def build(
         ),
     ] = None,
     tag: Annotated[
-        str | None,
-        typer.Option(
-            "--tag",
-            "-t",
-            help="The name of the image.  [default: the folder's name]",
-            metavar="NAME",
-            show_default=False,
-            autocompletion=completion.images,
-        ),
+        str | None, image_option("--tag", "-t", help="The name of the image.  [default: the folder's name]", metavar="NAME")
     ] = None,
     file: Annotated[
         Path | None,
@@ -75,21 +66,15 @@ def build(
     ] = None,
     discover: Annotated[
         str,
-        typer.Option(
+        choice(
             "--discover",
+            values=("pulled", "declared", "pulled,declared"),
             help="Sources of container images: pulled (by running), declared (by reading), or both.",
-            metavar="pulled|declared|pulled,declared",
-            autocompletion=completion.values("pulled", "declared", "pulled,declared"),
         ),
     ] = "pulled,declared",
     sandbox: Annotated[
         str,
-        typer.Option(
-            "--sandbox",
-            help="The throw-away cluster that runs the image.",
-            metavar="kind|container",
-            autocompletion=completion.values("kind", "container"),
-        ),
+        choice("--sandbox", values=("kind", "container"), help="The throw-away cluster that runs the image."),
         Old("--cluster"),
     ] = "kind",
     settle: Annotated[
@@ -104,20 +89,18 @@ def build(
     timeout: Annotated[float, seconds("--timeout", help="Seconds that workloads may take to become ready.")] = 600,
     network: Annotated[
         str,
-        typer.Option(
+        choice(
             "--network",
+            values=("bridge", "host"),
             help="The network of RUN and Dockerfiles: bridge, or host for the network of this machine with its loopback.",
-            metavar="bridge|host",
-            autocompletion=completion.values("bridge", "host"),
         ),
     ] = "bridge",
     images_from: Annotated[
         str,
-        typer.Option(
+        choice(
             "--images",
-            metavar="auto|upstream|built",
+            values=("auto", "upstream", "built"),
             help="Images that images/ defines: from their registries (upstream), built here, or auto: built where no registry answers.",
-            autocompletion=completion.values("auto", "upstream", "built"),
         ),
     ] = "auto",
     allow_login: Annotated[

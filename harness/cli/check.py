@@ -9,8 +9,20 @@ import typer
 
 from harness import log
 from harness.cli import completion
-from harness.cli.clusters import wanted
-from harness.cli.options import Clusterfile, ClusterFlags, ClusterOption, Env, Json, SiteAccess, SkipCheck, Ssh, machines, to_machines
+from harness.cli.clusters import ClusterOptions, wanted
+from harness.cli.options import (
+    Clusterfile,
+    ClusterFlags,
+    ClusterOption,
+    Env,
+    Json,
+    SiteAccess,
+    SkipCheck,
+    Ssh,
+    image_option,
+    machines,
+    to_machines,
+)
 from harness.cli.output import app, local_store, print_json, say, table, wants_json
 from harness.errors import UsageError
 
@@ -37,12 +49,7 @@ def check(
     pre: Annotated[bool, typer.Option("--pre", help="Run the preflight checks on machines; changes nothing.")] = False,
     post: Annotated[bool, typer.Option("--post", help="Check that a running cluster is healthy (default).")] = False,
     file: Clusterfile = None,
-    image: Annotated[
-        str | None,
-        typer.Option(
-            "--image", help="With --pre: the image that is to run.", metavar="IMAGE", show_default=False, autocompletion=completion.images
-        ),
-    ] = None,
+    image: Annotated[str | None, image_option("--image", help="With --pre: the image that is to run.")] = None,
     masters: Annotated[
         list[str] | None,
         machines("--masters", "--master", "-m", help="Its control-plane nodes, or with --pre the machines that are to become some."),
@@ -116,7 +123,7 @@ def _pre(spec: ClusterFlags, file: str | None, ssh: Ssh, skip: Sequence[str] | N
         if not spec.masters and not spec.nodes:
             raise UsageError("no machine is named", hint="--masters 10.0.0.1 --nodes 10.0.0.2, or -f Clusterfile")
         return checking.pre(*_members(spec.masters, spec.nodes, ssh), name=spec.cluster or "default", skip=skip or ())
-    clusterfile, options, _ = wanted(spec, ssh, SiteAccess(), file=file)
+    clusterfile, options, _ = wanted(ClusterOptions(spec=spec, file=file, ssh=ssh, site=SiteAccess()))
     prepared = running.prepare(clusterfile, local_store(), options).spec
     masters, nodes = (tuple(node.machine for node in group) for group in (prepared.masters, prepared.workers))
     return checking.pre(masters, nodes, name=prepared.name, spec=prepared, skip=skip or ())

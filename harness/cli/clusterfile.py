@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import log
-from harness.cli.clusters import Timeout, external_registry, known_profile, skipping, tell, wanted
-from harness.cli.options import Clusterfile, ClusterFlags, Json, SiteAccess, SkipCheck, Ssh, addresses, to_machines
+from harness.cli.clusters import ClusterOptions, external_registry, known_profile, tell, wanted
+from harness.cli.options import ClusterFlags, Json, SiteAccess, Ssh, addresses, to_machines
 from harness.cli.output import app, local_store, pairs, plain, print_json, say, steps_table, wants_json
 from harness.errors import UsageError
 
@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 @app.command()
 def apply(
     *,
-    spec: ClusterFlags,
-    file: Clusterfile = None,
-    ssh: Ssh,
-    site: SiteAccess,
-    skip_check: SkipCheck = None,
-    timeout: Timeout = 600,
+    asked: ClusterOptions,
     plan: Annotated[bool, typer.Option("--plan", help="Show differences and steps, and change nothing.")] = False,
     output: Json = "text",
 ) -> None:
@@ -38,9 +33,9 @@ def apply(
     from harness.lifecycle import apply as applying
 
     as_json = wants_json(output)
-    if file is None:
+    if asked.file is None:
         raise UsageError("no Clusterfile is given", hint="slipway apply -f Clusterfile; slipway generate writes one")
-    clusterfile, options, bring = wanted(spec, ssh, site, file=file, timeout=timeout, skipped=skipping(skip_check))
+    clusterfile, options, bring = wanted(asked)
     found = applying.apply(clusterfile, local_store(), options, plan=plan, fetch=bring)
     if as_json:
         print_json(_plain(found))

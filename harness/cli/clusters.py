@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,7 @@ from harness.cli.options import (
     seconds,
 )
 from harness.cli.output import app, local_store, pairs, plain, print_json, say, short, steps_table, table, wants_json
+from harness.cli.program import Options
 from harness.cli.registry import connect, fetch
 from harness.errors import Fault, InputError, StoreError, UsageError
 
@@ -58,15 +60,22 @@ NoImages = Annotated[
 ]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusterOptions(Options):
+    """A cluster that is made or changed, as options and a Clusterfile describe it."""
+
+    spec: ClusterFlags
+    file: Clusterfile = None
+    ssh: Ssh
+    site: SiteAccess
+    skip_check: SkipCheck = None
+    timeout: Timeout = 600
+
+
 @app.command()
 def run(
     *,
-    spec: ClusterFlags,
-    file: Clusterfile = None,
-    ssh: Ssh,
-    site: SiteAccess,
-    skip_check: SkipCheck = None,
-    timeout: Timeout = 600,
+    asked: ClusterOptions,
     apps: Apps = None,
     called: Called = None,
     kubeconfig: Kubeconfig = None,
@@ -85,15 +94,15 @@ def run(
     from harness.lifecycle import run as running
 
     as_json = wants_json(output)
-    clusterfile, options, bring = wanted(spec, ssh, site, file=file, timeout=timeout, skipped=skipping(skip_check), apps=apps)
+    clusterfile, options, bring = wanted(asked, apps)
     bring()
     image = clusterfile.cluster.image if clusterfile.cluster else ""
     if is_application(image):
-        if spec.profile:
+        if asked.spec.profile:
             raise UsageError(f"--profile is for a cluster that is made, and {image} is an application image")
-        if spec.nodes:
+        if asked.spec.nodes:
             raise UsageError(f"{image} is an application image: it makes no nodes", hint="--cluster says which cluster it goes into")
-        named = spec.cluster is not None or file is not None
+        named = asked.spec.cluster is not None or asked.file is not None
         _put(clusterfile, options, called, kubeconfig, not no_images, named=named, plan=plan, as_json=as_json)
         return
     if called or kubeconfig or no_images:
@@ -176,16 +185,7 @@ def skipping(ids: Sequence[str] | None) -> frozenset[str]:
     return gather.skipping(ids)
 
 
-def wanted(
-    spec: ClusterFlags,
-    ssh: Ssh,
-    to: SiteAccess,
-    *,
-    file: str | None = None,
-    timeout: float = 600,
-    skipped: frozenset[str] = frozenset(),
-    apps: Sequence[str] | None = None,
-) -> tuple[Written, RunOptions, Callable[[], None]]:
+def wanted(asked: ClusterOptions, apps: Sequence[str] | None = None) -> tuple[Written, RunOptions, Callable[[], None]]:
     """The request that a Clusterfile and options make, and a function that pulls its image and looks for images within it in the registry
     of the site.
     """
@@ -193,6 +193,8 @@ def wanted(
     from harness.lifecycle.cluster import request
     from harness.lifecycle.run import RunOptions
 
+    spec, ssh = asked.spec, asked.ssh
+    skipped = skipping(asked.skip_check)
     values = pairs(spec.env or [], "--env")
     flags = ClusterDocument(
         name=spec.cluster or "",
@@ -202,15 +204,15 @@ def wanted(
         env=values,
         commands=tuple(spec.cmds) if spec.cmds else None,
         app_names=tuple(part.strip() for word in apps for part in word.split(",") if part.strip()) if apps else None,
-        external_registry=external_registry(spec.registry, to),
+        external_registry=external_registry(spec.registry, asked.site),
         profile=known_profile(spec.profile),
     )
-    found = request.effective(request.read(file, values) if file else None, flags)
+    found = request.effective(request.read(asked.file, values) if asked.file else None, flags)
     cluster = found.cluster
     assert cluster is not None
     external = cluster.external_registry
     site = _of_site(external) if external else None
-    options = RunOptions(ssh.password(), site, timeout=timeout, skip_checks=skipped)
+    options = RunOptions(ssh.password(), site, timeout=asked.timeout, skip_checks=skipped)
     # What is wrong with passwords is told before an image is fetched.
     request.machines(found, options.password)
     if options.password is None:
@@ -218,7 +220,7 @@ def wanted(
 
     def bring() -> None:
         for one in (cluster.image, *(other.image or "" for other in found.apps)):
-            fetch(one, to)
+            fetch(one, asked.site)
             if site is not None:
                 _check_site(site, one, Path(external.ca) if external and external.ca else None)
 

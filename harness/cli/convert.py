@@ -7,20 +7,14 @@ from typing import Annotated
 import typer
 
 from harness import log
-from harness.cli import completion
-from harness.cli.options import Json
+from harness.cli.options import Json, local_images
 from harness.cli.output import app, local_store, plain, print_json, say, table, wants_json
 from harness.errors import StoreError, UsageError
 
 
 @app.command(short_help="Make a CloudImage of an image that sealer made.")
 def convert(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="An image of sealer 0.9 to 0.11 in the local store.", metavar="IMAGE", show_default=False, autocompletion=completion.images
-        ),
-    ],
+    name: Annotated[str, local_images("An image of sealer 0.9 to 0.11 in the local store.", "IMAGE")],
     tag: Annotated[
         str | None,
         typer.Option(

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from harness import log, untrusted
-from harness.cli import completion
-from harness.cli.options import Json, OnePlatform, RegistryOptions, platform_of
+from harness.cli.options import Json, OnePlatform, RegistryOptions, local_images, platform_of
 from harness.cli.output import app, local_store, print_json, short, wants_json
 from harness.cli.registry import connect
 
@@ -25,8 +24,8 @@ _MARKS = {"added": "+", "removed": "-", "changed": "~"}
 _STYLES = {"+": "green", "-": "red", "~": "yellow", "@": "cyan"}
 
 _HELP = "A CloudImage of the local store, else of the registry in its name. docker://NAME: always in the registry."
-Old = Annotated[str, typer.Argument(help=_HELP, metavar="OLD", show_default=False, autocompletion=completion.images)]
-New = Annotated[str, typer.Argument(help="As OLD.", metavar="NEW", show_default=False, autocompletion=completion.images)]
+Old = Annotated[str, local_images(_HELP, "OLD")]
+New = Annotated[str, local_images("As OLD.", "NEW")]
 
 
 @app.command(short_help="Compare two CloudImages.")

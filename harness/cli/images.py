@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness import log
-from harness.cli import completion
-from harness.cli.options import AnyImage, Json, OnePlatform, platform_of
+from harness import errors, log
+from harness.cli.options import AnyImage, Json, OnePlatform, local_images, platform_of
 from harness.cli.output import app, local_store, plain, print_json, say, short, table, wants_json
 from harness.cli.registry import reference
 
@@ -157,7 +156,7 @@ def _inspect_sealer(store: Store, name: str, *, as_json: bool) -> None:
 
 
 def _several(names: Sequence[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else "-"
+    return errors.summary(names)[0] if names else "-"
 
 
 @app.command(short_help="Show the steps that made a CloudImage.")
@@ -214,15 +213,7 @@ def tag(
 
 @app.command()
 def rmi(
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            help="Names; or a digest, or the beginning of one, of what has one name.",
-            metavar="NAME...",
-            show_default=False,
-            autocompletion=completion.images,
-        ),
-    ],
+    names: Annotated[list[str], local_images("Names; or a digest, or the beginning of one, of what has one name.", "NAME...")],
     output: Json = "text",
 ) -> None:
     """Remove names, and the blobs that no other name needs. With its last name go an image's signatures and other attachments."""

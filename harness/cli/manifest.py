@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import log
-from harness.cli import completion
-from harness.cli.options import Json, RegistryOptions
+from harness.cli.options import Json, RegistryOptions, local_images
 from harness.cli.output import app, local_store, plain, print_json, say, short, table, wants_json
 from harness.cli.program import Group, Program
 from harness.cli.registry import connect
@@ -23,15 +22,7 @@ manifest_app = Program(cls=Group, help="Combine images of single platforms into 
 app.add_typer(manifest_app, name="manifest")
 
 Name = Annotated[str, typer.Argument(help="The image to make or change.", metavar="NAME", show_default=False)]
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="IMAGE...",
-        help="Images of the local store, or REGISTRY/REPOSITORY:TAG, which are pulled.",
-        show_default=False,
-        autocompletion=completion.images,
-    ),
-]
+Sources = Annotated[list[str], local_images("Images of the local store, or REGISTRY/REPOSITORY:TAG, which are pulled.")]
 Replace = Annotated[bool, typer.Option("--replace", help="For two images of one platform, take the later one.")]
 Pull = Annotated[bool, typer.Option("--pull", help="Ask the registry even if the local store has that name.")]
 

@@ -21,6 +21,7 @@ from harness.cli.options import (
     Ssh,
     Yes,
     addresses,
+    after_cluster,
     confirmed,
     hosts,
     machines,
@@ -93,11 +94,7 @@ def remove(
     *,
     words: Annotated[
         list[str],
-        typer.Argument(
-            help="The nodes, by address or name; the name of the cluster may precede them.",
-            metavar="[NAME] IP|NODE...",
-            autocompletion=completion.clusters,
-        ),
+        after_cluster("The nodes, by address or name; the name of the cluster may precede them.", "IP|NODE...", completion.clusters),
     ],
     cluster: ClusterOption = None,
     force: Annotated[bool, typer.Option("--force", help="Delete pods that are still on a node when the drain times out.")] = False,

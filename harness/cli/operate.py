@@ -21,6 +21,7 @@ from harness.cli.options import (
     Ssh,
     Yes,
     confirmed,
+    image_option,
     machines,
     seconds,
     target,
@@ -265,14 +266,7 @@ def restore(
     masters: Annotated[list[str] | None, machines("--masters", "--master", "-m", help="Other machines than those it was on.")] = None,
     nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Its workers.")] = None,
     image: Annotated[
-        str | None,
-        typer.Option(
-            "--image",
-            help="The CloudImage, for other machines.  [default: the one of the backup]",
-            metavar="IMAGE",
-            show_default=False,
-            autocompletion=completion.images,
-        ),
+        str | None, image_option("--image", help="The CloudImage, for other machines.  [default: the one of the backup]")
     ] = None,
     env: Annotated[
         list[str] | None,

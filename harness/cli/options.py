@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,6 +95,26 @@ Platforms = Annotated[
     list[str] | None,
     typer.Option("--platform", help="Only this platform of it; may be repeated.  [default: all]", metavar="OS/ARCH", show_default=False),
 ]
+
+
+def choice(*names: str, values: Sequence[str], help: str) -> Any:
+    """An option for one of a few words."""
+    return typer.Option(*names, help=help, metavar="|".join(values), autocompletion=completion.values(*values))
+
+
+def image_option(*names: str, help: str, metavar: str = "IMAGE") -> Any:
+    """An option for the name of an image of the local store, or of one to come."""
+    return typer.Option(*names, help=help, metavar=metavar, show_default=False, autocompletion=completion.images)
+
+
+def after_cluster(help: str, metavar: str, complete: Callable[[str], list[str]]) -> Any:
+    """An argument before which the name of the cluster may stand."""
+    return typer.Argument(help=help, metavar=f"[NAME] {metavar}", autocompletion=complete)
+
+
+def local_images(help: str, metavar: str = "IMAGE...") -> Any:
+    """An argument for images that the local store may have."""
+    return typer.Argument(help=help, metavar=metavar, show_default=False, autocompletion=completion.images)
 
 
 def seconds(*names: str, help: str) -> Any:
@@ -258,9 +278,7 @@ class RegistryOptions(SiteAccess):
 class ClusterFlags(Options):
     """A cluster as options describe it."""
 
-    image: Annotated[
-        str | None, typer.Argument(help="The CloudImage.", metavar="IMAGE", show_default=False, autocompletion=completion.images)
-    ] = None
+    image: Annotated[str | None, local_images("The CloudImage.", "IMAGE")] = None
     masters: Annotated[list[str] | None, machines("--masters", "--master", "-m", help="Addresses, or ranges as 10.0.0.1-10.0.0.3.")] = None
     nodes: Annotated[list[str] | None, machines("--nodes", "--node", "-n", help="Addresses of the workers.")] = None
     cluster: ClusterName = None

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
-from typer.core import TyperGroup
 
 from harness import log, untrusted
-from harness.cli.program import Group, Program
+from harness.cli.program import Group, Program, QuickGroup
 from harness.errors import Fault, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 """How ``slipway --help`` lists the verbs."""
 
 
-class Verbs(TyperGroup):
+class Verbs(QuickGroup):
     """Lists the verbs by theme."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -87,6 +87,8 @@ class Verb(TyperCommand):
     """A verb. It takes old spellings of its options."""
 
     renamed: Mapping[str, str] = {}
+    words: frozenset[str] = frozenset()
+    """Names of parameters that are text."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         old: list[tuple[str, str]] = []
@@ -114,7 +116,7 @@ class Verb(TyperCommand):
         return super().invoke(ctx)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return [*super().get_params(ctx), *_common_parameters(ctx.find_root().command)]
+        return _quick([*super().get_params(ctx), *_common_parameters(ctx.find_root().command)], self.words)
 
     def collect_usage_pieces(self, _: Any) -> list[str]:
         return ["[OPTIONS]", *(usage(one) for one in self.params if one.param_type_name == "argument")]
@@ -130,6 +132,25 @@ class Verb(TyperCommand):
     def format_epilog(self, _: Any, formatter: Any) -> None:
         with formatter.section("Common options"):
             formatter.write_text("-q/--quiet, -v/--verbose, --timings FILE, --version")
+
+
+def _quick(parameters: list[Any], words: frozenset[str] = frozenset()) -> list[Any]:
+    """Let parameters take text, and nothing, as it is.
+
+    typer converts every value by pydantic: to import that takes longer than all that a small command does.
+    """
+    for parameter in parameters:
+        if "process_value" not in vars(parameter):
+            parameter.process_value = functools.partial(_value, parameter, parameter.process_value, parameter.name in words)
+    return parameters
+
+
+def _value(parameter: Any, convert: Callable[[Any, Any], Any], is_text: bool, ctx: Any, value: Any) -> Any:
+    if (value is None and parameter.required) or (value is not None and not (is_text and isinstance(value, str))):
+        return convert(ctx, value)
+    if value is None and (parameter.multiple or parameter.nargs == -1):
+        value = ()
+    return value if parameter.callback is None else parameter.callback(ctx, parameter, value)
 
 
 class WithCommand(Verb):
@@ -179,7 +200,14 @@ def _common_parameters(program: Any) -> tuple[Any, ...]:
     return tuple(common)
 
 
-class Group(TyperGroup):
+class QuickGroup(TyperGroup):
+    """A group whose options are not converted where they need not be."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _quick(super().get_params(ctx))
+
+
+class Group(QuickGroup):
     """A group of verbs. Common options may stand between its name and the verb."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -203,79 +231,67 @@ class Program(typer.Typer):
         """The function for the options before a verb."""
 
         def add(verb: _Verb) -> _Verb:
-            parameters, groups = _parameters(verb)
-
-            @functools.wraps(verb)
-            def call(**given: Any) -> object:
-                return verb(**_grouped(given, groups))
-
-            super(Program, self).callback(**settings)(_signed(call, parameters))
+            super(Program, self).callback(**settings)(_flattened(verb))
             return verb
 
         return add
 
     def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **settings: Any) -> Callable[[_Verb], _Verb]:
         def add(verb: _Verb) -> _Verb:
-            call, renamed = _flattened(verb)
+            call = _flattened(verb)
+            renamed = dict(pair for annotation in call.__annotations__.values() for pair in _renamed(annotation))
             own = cls or Verb
             # The name of a verb is its function's, which a group's parameter does not change.
-            super(Program, self).command(name, cls=type(own.__name__, (own,), {"renamed": renamed}), **settings)(call)
+            words = frozenset(name for name, annotation in call.__annotations__.items() if _bare(annotation) in (str, str | None))
+            kind = type(own.__name__, (own,), {"renamed": renamed, "words": words})
+            super(Program, self).command(name, cls=kind, **settings)(call)
             return verb
 
         return add
 
 
-def _flattened(verb: Callable[..., object]) -> tuple[Callable[..., object], dict[str, str]]:
-    """The verb with a parameter for each option of its groups, as typer wants it; and old spellings with the present ones."""
-    parameters, groups = _parameters(verb)
+def _flattened(verb: Callable[..., object]) -> Callable[..., object]:
+    """The verb with a parameter for each option of its groups, as typer wants it."""
+    parameters = list(_parameters(verb))
 
     @functools.wraps(verb)
     def call(**given: Any) -> object:
-        return verb(**_grouped(given, groups))
+        return _filled(verb, given)
 
-    return _signed(call, parameters), dict(pair for one in parameters for pair in _renamed(one.annotation))
-
-
-def _parameters(verb: Callable[..., object]) -> tuple[list[inspect.Parameter], dict[str, Any]]:
-    """A parameter for each option, and the groups by the name of their parameter."""
-    hints = get_type_hints(verb, include_extras=True)
-    parameters: list[inspect.Parameter] = []
-    groups: dict[str, Any] = {}
-    for parameter in inspect.signature(verb).parameters.values():
-        kind = hints[parameter.name]
-        is_group = isinstance(kind, type) and issubclass(kind, Options)
-        if is_group:
-            groups[parameter.name] = kind
-            parameters += _fields(kind)
-        else:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=kind))
-    return parameters, groups
-
-
-def _grouped(given: Mapping[str, Any], groups: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a verb: options of a group together."""
-    rest = dict(given)
-    filled = {name: group(**{one.name: rest.pop(one.name) for one in _fields(group)}) for name, group in groups.items()}
-    return {**rest, **filled}
-
-
-def _signed(call: Callable[..., object], parameters: Sequence[inspect.Parameter]) -> Callable[..., object]:
     vars(call)["__signature__"] = inspect.Signature(parameters)
     call.__annotations__ = {one.name: one.annotation for one in parameters}
     return call
 
 
 @functools.cache
-def _fields(group: Any) -> tuple[inspect.Parameter, ...]:
-    hints = get_type_hints(group, include_extras=True)
-    return tuple(
-        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=hints[field.name])
-        for field in dataclasses.fields(group)
-    )
+def _kinds(target: Callable[..., object]) -> Mapping[str, Any]:
+    """Annotations of the parameters of a verb or of the fields of a group."""
+    hints = get_type_hints(target, include_extras=True)
+    return {name: hints[name] for name in inspect.signature(target).parameters}
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
-    return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+def _is_group(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Options)
+
+
+def _parameters(target: Callable[..., object]) -> Iterator[inspect.Parameter]:
+    """A parameter for each option of a verb or a group, and of the groups in it."""
+    for name, parameter in inspect.signature(target).parameters.items():
+        kind = _kinds(target)[name]
+        if _is_group(kind):
+            yield from _parameters(kind)
+        else:
+            yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=kind)
+
+
+def _filled(target: Callable[..., object], given: Mapping[str, Any]) -> object:
+    """Call a verb, or make a group, with its options out of ``given``."""
+    return target(**{name: _filled(kind, given) if _is_group(kind) else given[name] for name, kind in _kinds(target).items()})
+
+
+def _bare(annotation: Any) -> Any:
+    """A type without its metadata."""
+    return annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
 
 
 def _renamed(annotation: Any) -> Iterator[tuple[str, str]]:

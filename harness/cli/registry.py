@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import log
-from harness.cli import completion
-from harness.cli.options import AllowOlder, Json, Platforms, RegistryOptions, SiteAccess, platform_of
+from harness.cli.options import AllowOlder, Json, Platforms, RegistryOptions, SiteAccess, local_images, platform_of
 from harness.cli.output import app, local_store, plain, print_json, say, wants_json
 from harness.errors import Fault, InputError, UsageError
 
 if TYPE_CHECKING:
     from harness.oci.reference import Reference
     from harness.oci.registry.client import Client
+    from harness.transfer.pull import PullResult
+    from harness.transfer.push import Pushed
 
 
 def connect(to: SiteAccess, *, briefly: bool = False, writing: bool = False) -> Client:
@@ -54,10 +55,7 @@ def fetch(name: str, to: SiteAccess) -> None:
 @app.command(short_help="Send a CloudImage to a registry.")
 def push(
     *,
-    name: Annotated[
-        str,
-        typer.Argument(help="The image in the local store.", metavar="NAME", show_default=False, autocompletion=completion.images),
-    ],
+    name: Annotated[str, local_images("The image in the local store.", "NAME")],
     target: Annotated[
         str | None,
         typer.Argument(help="The name in the registry.  [default: the registry that NAME says]", metavar="TARGET", show_default=False),
@@ -91,12 +89,16 @@ def push(
         log.info(f"{name} names no registry: it goes to {there.domain}, as Docker does it")
     with connect(to, writing=True) as client:
         pushed = push.push(local_store(), name, there, client)
+    traffic = f"sent {log.size(pushed.sent)}: {pushed.uploaded} blobs uploaded, {pushed.mounted} mounted, {pushed.present} there already"
+    _tell(pushed, there.familiar, traffic, as_json)
+
+
+def _tell(done: Pushed | PullResult, name: str, traffic: str, as_json: bool) -> None:
     if as_json:
-        print_json(plain(pushed))
+        print_json(plain(done))
         return
-    say(f"{there.familiar}  {pushed.digest}")
-    say(f"  sent {log.size(pushed.sent)}: {pushed.uploaded} blobs uploaded, {pushed.mounted} mounted, {pushed.present} there already")
-    for tag in pushed.attachments:
+    say(f"{name}  {done.digest}\n  {traffic}")
+    for tag in done.attachments:
         say(f"  with {tag}")
 
 
@@ -142,13 +144,8 @@ def pull(
     with connect(to) as client:
         admit = policy.gate(allow_older=allow_older).admit_remote
         pulled = pull.pull(local_store(), there, client, name=local, platforms=platforms, admit=admit)
-    if as_json:
-        print_json(plain(pulled))
-        return
-    say(f"{pulled.name}  {pulled.digest}")
-    say(f"  received {log.size(pulled.received)}: {pulled.fetched} blobs fetched, {pulled.present} here already")
-    for tag in pulled.attachments:
-        say(f"  with {tag}")
+    traffic = f"received {log.size(pulled.received)}: {pulled.fetched} blobs fetched, {pulled.present} here already"
+    _tell(pulled, pulled.name, traffic, as_json)
 
 
 Registry = Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness import log
+from harness import errors, log
 from harness.cli.options import Json, RegistryOptions
 from harness.cli.output import app, local_store, print_json, say, table, wants_json
 from harness.cli.registry import connect, reference
@@ -55,12 +55,9 @@ def search(
         _show(found)
     silent = [one for one in found.silent if not one.found]
     if silent:
-        more = f", and {len(silent) - 1} more" if len(silent) > 1 else ""
-        raise StoreError(
-            f"{silent[0].name}: {silent[0].reason}{more}",
-            hint="`slipway search --tags REGISTRY/REPOSITORY` lists the tags of a repository whose name is known",
-            details="\n".join(f"{one.name}: {one.reason}" for one in silent) if more else None,
-        )
+        message, details = errors.summary([f"{one.name}: {one.reason}" for one in silent])
+        hint = "`slipway search --tags REGISTRY/REPOSITORY` lists the tags of a repository whose name is known"
+        raise StoreError(message, hint=hint, details=details)
 
 
 def _show(found: searching.SearchResults) -> None:

@@ -10,7 +10,18 @@ import typer
 from harness import log
 from harness.cli import completion
 from harness.cli.members import JoinAccess
-from harness.cli.options import Clusterfile, ClusterOption, Json, NamedCluster, SiteAccess, Yes, confirmed, seconds, to_machines
+from harness.cli.options import (
+    Clusterfile,
+    ClusterOption,
+    Json,
+    NamedCluster,
+    SiteAccess,
+    Yes,
+    after_cluster,
+    confirmed,
+    seconds,
+    to_machines,
+)
 from harness.cli.output import app, local_store, pairs, plain, print_json, say, steps_table, table, wants_json
 from harness.cli.program import Options
 from harness.cli.registry import fetch
@@ -53,12 +64,7 @@ class Rollout(Options):
 def upgrade(
     *,
     words: Annotated[
-        list[str],
-        typer.Argument(
-            help="The image; the name of the cluster may precede it.",
-            metavar="[NAME] IMAGE",
-            autocompletion=completion.clusters_and_images,
-        ),
+        list[str], after_cluster("The image; the name of the cluster may precede it.", "IMAGE", completion.clusters_and_images)
     ],
     cluster: ClusterOption = None,
     rollout: Rollout,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from harness import errors
 from harness.cloudimage.model import BLOB, ImageSet
 from harness.errors import StoreError
 from harness.oci.model import Descriptor
@@ -21,9 +22,5 @@ def as_layers(images: ImageSet) -> list[Descriptor]:
 def check_blobs(store: Store, blobs: Iterable[Descriptor]) -> None:
     wrong = store.lacks(blobs)
     if wrong:
-        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise StoreError(
-            f"blob {wrong[0]}{more} is missing or cut short in {store.root}",
-            hint="build, pull or load the image again",
-            details="\n".join(wrong) if more else None,
-        )
+        named, details = errors.summary(wrong)
+        raise StoreError(f"blob {named}: missing or cut short in {store.root}", hint="build, pull or load the image again", details=details)

@@ -148,7 +148,7 @@ def _chunks(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _composed(text: str, before: int, report: FaultReport) -> list[YamlNode]:
-    excess = untrusted.yaml_excess(text, nodes=_MOST)
+    excess = untrusted.yaml_excess(text, untrusted.YamlLimits(nodes=_MOST))
     if excess is not None:
         report.fault_at(before + excess[0], f"cannot be read: {excess[1]}")
         return []

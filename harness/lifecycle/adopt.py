@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness import assets
 from harness.clusterfile import MASTER, NODE, ClusterDocument, Clusterfile, Host, SshSettings, Taint, validators, write
 from harness.errors import CheckError, NodeError
 from harness.host.cluster_cache import DEFAULT_NAME, ClusterState
@@ -142,23 +142,10 @@ def adopt(taken: Taken, connections: Connections, masters: tuple[Machine, ...], 
     ]
     if foreign:
         raise CheckError("\n".join(foreign), hint="delete that one first, or give the name that it has: --name")
-    each(opened, lambda node: _mark(node, f"{cluster.name} {identity}"))
+    script = assets.script("adopt", mark=MARK, owner=f"{cluster.name} {identity}", rootfs=ROOTFS, state=STATE)
+    each(opened, lambda node: node.run(script))
     record.apply(first, ClusterRecord(cluster.image, registry=ELSEWHERE).with_clusterfile(taken.clusterfile), _KUBECTL)
     _remember(cluster, connections, first, masters, nodes)
-
-
-# The programs of a cluster that we have not made are wherever its maker has put them.
-def _mark(node: Node, text: str) -> None:
-    script = f"""set -e
-mkdir -p {ROOTFS}/bin
-for name in kubectl kubeadm; do
-  place=$(PATH=$PATH:/usr/local/bin command -v $name || true)
-  if [ -n "$place" ] && [ ! -e {ROOTFS}/bin/$name ]; then ln -sfn "$place" {ROOTFS}/bin/$name; fi
-done
-printf '%s\\n' {shlex.quote(text)} > {MARK}
-chmod 700 {STATE}
-"""
-    node.run(script)
 
 
 def _remember(

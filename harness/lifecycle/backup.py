@@ -96,7 +96,7 @@ def backup(
     if not file.absolute().parent.is_dir():
         raise UsageError(f"{file.parent}: no such folder")
     found = access.known(name, masters, nodes, home=home)
-    with access.opened(found) as cluster, tempfile.TemporaryFile(dir=file.absolute().parent) as snapshot:
+    with access.opened(found, workers=False) as cluster, tempfile.TemporaryFile(dir=file.absolute().parent) as snapshot:
         master = kubeconfig.answering(cluster)
         with log.step("take a snapshot of etcd"):
             status = take_snapshot(master, snapshot)

@@ -189,7 +189,7 @@ def _opened(cluster: str, masters: Sequence[Machine], image: str | None, home: P
             Reference.parse(image)
         except ValueError as wrong:
             raise UsageError(f"--image {image}: {wrong}") from wrong
-    with access.opened(access.known(cluster, masters, home=home)) as opened:
+    with access.opened(access.known(cluster, masters, home=home), workers=False) as opened:
         yield kubeconfig.answering(opened)
 
 

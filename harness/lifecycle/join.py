@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from harness import cloudimage, log
+from harness import assets, cloudimage, log
 from harness.cloudimage import CloudImage, ImageSet
 from harness.clusterfile import ClusterDocument, Clusterfile
 from harness.errors import CheckError, StoreError, UsageError
@@ -19,11 +19,11 @@ from harness.lifecycle.checks.preflight import gather
 from harness.lifecycle.cluster import certificates, lease, membership, request
 from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import etcd
-from harness.lifecycle.plan import Journal, Plan, Step, execute
+from harness.lifecycle.plan import Plan, Step, execute
 from harness.lifecycle.provision import ipvs, registry, rootfs
 from harness.lifecycle.run import hook_steps
 from harness.lifecycle.steps import bootstrap, hooks, labels, preparation, registries, validation, waits
-from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, ResolvedCluster
+from harness.lifecycle.steps.context import ClusterContext, ClusterFacts, ClusterSpec, MemberChange
 from harness.lifecycle.steps.joining import JoiningCluster, without_secrets
 from harness.nodes import Machine, Node, each, together
 from harness.nodes.files import STATE
@@ -31,7 +31,7 @@ from harness.nodes.kubectl import NodeKubectl
 from harness.nodes.ssh import SshNode
 from harness.oci.store import Store
 from harness.runtimes import ROOTFS, SYSTEM
-from harness.runtimes.kubeadm import KUBECTL
+from harness.runtimes.kubeconfig import ADMIN
 from harness.runtimes.pki import FOLDER
 from harness.trust import policy
 
@@ -65,26 +65,15 @@ class Joined:
 
 
 @dataclasses.dataclass
-class JoinWork:
+class JoinWork(MemberChange):
     """State that the steps of a join share."""
 
-    found: Gathered
     asked: ClusterDocument
     """The machines that are to be members, some of which may be already."""
-    context: ClusterContext
     lost: frozenset[str]
     """Paths in the rootfs of files that were made of what was not kept."""
-    journal: Journal = dataclasses.field(default_factory=Journal)
     taking_in: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     """etcd takes in one member at a time."""
-
-    @property
-    def spec(self) -> ClusterSpec:
-        return self.context.spec
-
-    @property
-    def resolved(self) -> ResolvedCluster:
-        return self.context.resolved
 
     @property
     def joining(self) -> frozenset[str]:
@@ -168,7 +157,6 @@ def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOp
     registry_hosts = holding | {node.address for node in new_masters[:room]}
     needs_images = elsewhere is None and joining & registry_hosts
     spec = ClusterSpec(
-        name=found.state.name,
         image=image,
         store=store,
         ssh=found.ssh,
@@ -194,7 +182,7 @@ def _work(found: Gathered, asked: ClusterDocument, store: Store, options: JoinOp
         app_images=records.union(apps, store) if needs_images else ImageSet(),
         app_domains=tuple(sorted({domain for app in apps for domain in app.domains})),
     )
-    return JoinWork(found, asked, ClusterContext(spec, joining), lost)
+    return JoinWork(found, ClusterContext(spec, joining), asked, lost)
 
 
 def _image(store: Store, name: str, digest: str) -> CloudImage:
@@ -446,20 +434,15 @@ def _wait_for_nodes(work: JoinWork) -> Step:
         names = [work.resolved.member(node).name for node in work.fresh]
         status = '{{range .status.conditions}}{{if eq .type "Ready"}}{{.status}}{{end}}{{end}}'
         ready = f"{{{{range .items}}}}{{{{.metadata.name}}}} {status}{{{{println}}}}{{{{end}}}}"
-        # One kubectl that watches costs less than many that look; of a node that is not there yet it will not hear. A node is Ready before
-        # the pods of its network and of its Services are: they belong to DaemonSets, which mark their pods with a revision.
-        script = f"""end=$(($(date +%s) + 10))
-ready() {{
-  {KUBECTL} wait --for=condition=Ready --timeout=10s {" ".join(f"node/{name}" for name in names)} > /dev/null 2>&1 || return 1
-  for name in {" ".join(names)}; do for namespace in {" ".join(SYSTEM)}; do
-    said=$({KUBECTL} wait pod --for=condition=Ready --timeout=10s --namespace=$namespace --selector=controller-revision-hash \\
-      --field-selector=spec.nodeName=$name 2>&1) || case $said in *'no matching resources'*) ;; *) echo "$said"; return 1 ;; esac
-  done; done
-}}
-until ready; do
-  if [ "$(date +%s)" -ge "$end" ]; then {KUBECTL} get nodes -o go-template='{ready}' 2>/dev/null; exit 1; fi
-  sleep 0.3
-done"""
+        script = assets.script(
+            "await_members",
+            *(f"node/{name}" for name in names),
+            admin=ADMIN,
+            namespaces=" ".join(SYSTEM),
+            rootfs=ROOTFS,
+            state=STATE,
+            template=ready,
+        )
         deadline = time.monotonic() + work.spec.timeout
         while not (result := work.spec.first.run(script, check=False, timeout=60)).ok and time.monotonic() < deadline:
             # From time to time it is seen whether the machines are there still.

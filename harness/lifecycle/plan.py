@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from harness import log
+from harness import assets, log
 from harness.errors import SlipwayError
 from harness.nodes import Node, claim, no_thread, together
 from harness.nodes.files import STATE
@@ -134,17 +134,7 @@ def describe(steps: Sequence[Step]) -> list[dict[str, Any]]:
 
 _BOOT = "{ read -r boot < /proc/sys/kernel/random/boot_id; } 2> /dev/null"
 
-# All file systems that steps write to, each once. Without coreutils' option everything is synced.
-_SYNC = f"""devices=" "
-synced() {{
-  for place in / /etc /usr /opt /root /var /var/lib {STATE} /var/lib/kubelet /var/lib/containerd /var/lib/etcd; do
-    device=$(stat -c %d "$place" 2> /dev/null) || continue
-    case $devices in *" $device "*) continue ;; esac
-    devices="$devices$device "
-    sync -f "$place" 2> /dev/null || {{ sync; return; }}
-  done
-}}
-"""
+_SYNC = assets.script("synced", state=STATE)
 
 
 class Journal:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import log
+from harness import assets, log
 from harness.clusterfile import Phase
 from harness.errors import CheckError, CommandError, Fault, InputError, SlipwayError, UsageError
 from harness.host.cluster_cache import DEFAULT_NAME
@@ -325,17 +325,10 @@ def _tell_balancers(work: RemoveWork) -> Step:
 
 def _stop_masters(work: RemoveWork) -> Step:
     """In good order: an API server that ends by itself takes its address out of the service ``kubernetes``, and serves a little longer."""
-    script = f"""cd /etc/kubernetes/manifests 2>/dev/null || exit 0
-rm -f kube-apiserver.yaml kube-controller-manager.yaml kube-scheduler.yaml
-end=$(($(date +%s) + 45))
-while awk '$4 == "0A" {{ print $2 }}' /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -q ':{API_PORT:04X}$'; do
-  [ "$(date +%s)" -lt "$end" ] || exit 0
-  sleep 0.2
-done"""
 
     def action(node: Node) -> None:
         if node in work.alive:
-            node.run(script, timeout=90)
+            node.run(assets.script("stop_master", port=f"{API_PORT:04X}"), timeout=90)
 
     return Step("stop-masters", "stop the masters that go", action, work.masters, after_all=("tell-balancers",))
 

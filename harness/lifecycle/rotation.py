@@ -54,7 +54,7 @@ def rotate(
     StoreError for keys that do not fit.
     """
     found = access.known(name, masters, nodes, home=home)
-    with access.opened(found) as cluster:
+    with access.opened(found, workers=False) as cluster:
         certificates.all_masters(cluster)
         require_known(record.read(cluster.kubectl).addresses(MASTER), [machine.address for machine in found.masters])
         with found.state.lock(), lease.held(cluster.first, name):

@@ -92,7 +92,6 @@ def prepare(
     state = ClusterState.of(cluster.name, home)
     ssh = SshConnections(state.folder, (*masters, *nodes))
     spec = ClusterSpec(
-        name=cluster.name,
         image=image,
         store=store,
         ssh=ssh,

@@ -342,7 +342,6 @@ def _context(
     # The networks of a cluster that runs stay, whatever another image would choose.
     env |= {name: str(networks[key]) for name, key in (("PodCIDR", "podSubnet"), ("SvcCIDR", "serviceSubnet")) if networks.get(key)}
     spec = ClusterSpec(
-        name=found.state.name,
         image=image,
         store=store,
         ssh=found.ssh,

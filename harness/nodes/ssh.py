@@ -111,8 +111,12 @@ class SshConnections:
                 log.info(f"{address}: host key {fingerprint} is pinned from now on")
         return self.nodes
 
-    def reachable(self) -> tuple[tuple[SshNode, ...], dict[SshNode, NodeError]]:
-        """Like ``connect``, for a caller that can do without some: the nodes that answer, and the errors of the others."""
+    def reachable(self, among: Sequence[SshNode] | None = None) -> tuple[tuple[SshNode, ...], dict[SshNode, NodeError]]:
+        """Like ``connect``, for a caller that can do without some: the nodes that answer, and the errors of the others.
+
+        ``among``: the nodes to connect to, by default all.
+        """
+        nodes = self.nodes if among is None else among
         self.prepare()
         errors: dict[SshNode, NodeError] = {}
 
@@ -122,8 +126,8 @@ class SshConnections:
             except NodeError as error:
                 errors[node] = error
 
-        each(self.nodes, attempt)
-        return tuple(node for node in self.nodes if node not in errors), errors
+        each(nodes, attempt)
+        return tuple(node for node in nodes if node not in errors), errors
 
     def count(self, sent: int) -> None:
         with self._counting:

@@ -273,18 +273,12 @@ def general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
+_UNUSED = ("content_commitment", "data_encipherment", "key_agreement", "crl_sign", "encipher_only", "decipher_only")
+"""Usages of keys that certificates of Kubernetes do not have."""
+
+
 def _usage(*, authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_encipherment=True,
-        key_cert_sign=authority,
-        content_commitment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    return x509.KeyUsage(digital_signature=True, key_encipherment=True, key_cert_sign=authority, **dict.fromkeys(_UNUSED, False))
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import log
 from harness.cloudimage.listing import Row
 from harness.errors import StoreError
 from harness.oci.store import Store
 from harness.sealer.image import KIND, ImageProblem, SealerImage, SealerPart, is_sealer, read
-from harness.sealer.layers import RegistryTree, split_layers
-from harness.sealer.restore import RestoredImages, restore
-from harness.sealer.run_info import run_info
+
+if TYPE_CHECKING:
+    from harness.sealer.layers import RegistryTree
+    from harness.sealer.restore import RestoredImages
 
 
 def rows(store: Store) -> tuple[Row, ...]:
@@ -50,6 +51,11 @@ class Inside:
 
 def look(store: Store, image: SealerImage) -> tuple[Inside, ...]:
     """Read the layers of every platform. Raises StoreError when one is missing or damaged."""
+    # Not at the top: `slipway images` reads no layer, and these load the readers of layers and Kubefiles.
+    from harness.sealer.layers import split_layers
+    from harness.sealer.restore import restore
+    from harness.sealer.run_info import run_info
+
     contents = []
     for part in image.parts:
         with log.step(f"look into {image.name} for {part.platform}"), store.shared_lease():

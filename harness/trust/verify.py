@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from harness import cloudimage, log, untrusted
+from harness import cloudimage, errors, log, untrusted
 from harness.errors import StoreError
 from harness.oci.model import INDEXES, MANIFESTS, Descriptor, Platform
 from harness.oci.reference import Reference
@@ -115,12 +115,9 @@ def _check(name: str, image: Descriptor, place: _Place, absent: tuple[Platform, 
         total = sum(part.blob.size for part in found.values())
         shown.note = f"{len(found)} blobs, {log.size(total)}"
     if damaged:
-        more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        raise RefusedError(
-            f"{name}: {image.digest} is refused: {damaged[0]}{more}",
-            hint="pull, load or build the image again; the good blob replaces the damaged one",
-            details="\n".join(damaged) if more else None,
-        )
+        named, details = errors.summary(damaged)
+        hint = "pull, load or build the image again; the good blob replaces the damaged one"
+        raise RefusedError(f"{name}: {image.digest} is refused: {named}", hint=hint, details=details)
     return Whole(image.digest, len(found), total, absent)
 
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from harness.untrusted.display import shown
 from harness.untrusted.json_reader import json_document, json_object
-from harness.untrusted.kubeconfig import KubeIdentity, kube_identity
+from harness.untrusted.kubeconfig import KUBECONFIG_LIMITS, KubeIdentity, kube_identity
 from harness.untrusted.names import name, relative_path
 from harness.untrusted.numerals import decimal, integer, number
 from harness.untrusted.stream import Ceiling
 from harness.untrusted.tree import FILE_LIMIT, UntrustedTree
-from harness.untrusted.yaml_reader import YAML_LIMIT, yaml_check, yaml_document, yaml_documents, yaml_excess
+from harness.untrusted.yaml_reader import YAML_LIMITS, YamlLimits, yaml_check, yaml_document, yaml_documents, yaml_excess
 
 __all__ = [
     "FILE_LIMIT",
-    "YAML_LIMIT",
+    "KUBECONFIG_LIMITS",
+    "YAML_LIMITS",
     "Ceiling",
     "KubeIdentity",
     "UntrustedTree",
+    "YamlLimits",
     "decimal",
     "integer",
     "json_document",

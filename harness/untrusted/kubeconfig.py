@@ -11,7 +11,9 @@ import yaml
 
 from harness.errors import NodeError, SlipwayError
 from harness.untrusted.display import message
-from harness.untrusted.yaml_reader import yaml_documents
+from harness.untrusted.yaml_reader import YamlLimits, yaml_documents
+
+KUBECONFIG_LIMITS = YamlLimits(size=1 << 20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class KubeIdentity:
 
 def kube_identity(text: str | bytes, *, what: str, error: type[SlipwayError] = NodeError) -> KubeIdentity:
     """The identity of the current context of a kubeconfig (the first of each kind without one), verified to be PEM."""
-    documents = yaml_documents(text, what=what, limit=1 << 20, error=error)
+    documents = yaml_documents(text, what=what, limits=KUBECONFIG_LIMITS, error=error)
     document = documents[0] if len(documents) == 1 and isinstance(documents[0], dict) else {}
     contexts = _entries(document, "contexts", "context")
     current = document.get("current-context")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import yaml
@@ -9,11 +10,20 @@ import yaml
 from harness.errors import SlipwayError, StoreError
 from harness.untrusted.display import message, shown
 
-YAML_LIMIT = 16 << 20
-"""Bytes."""
-YAML_DEPTH = 100
-YAML_NODES = 200_000
-"""Values of a YAML text, each alias counted as often as it is used."""
+
+@dataclasses.dataclass(frozen=True)
+class YamlLimits:
+    """Most that a YAML text may hold."""
+
+    size: int = 16 << 20
+    """Bytes."""
+    depth: int = 100
+    """Levels of collections."""
+    nodes: int = 200_000
+    """Values, each alias counted as often as it is used."""
+
+
+YAML_LIMITS = YamlLimits()
 
 
 class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -71,40 +81,32 @@ class _YamlCount:
             self._sizes[anchor] = size
 
 
-def _yaml_excess(text: str | bytes, limit: int, depth: int, nodes: int) -> tuple[int, str] | None:
-    if len(text) > limit:
-        return 1, f"it is larger than {limit} bytes"
-    counted = _YamlCount(depth)
+def _yaml_excess(text: str | bytes, limits: YamlLimits) -> tuple[int, str] | None:
+    if len(text) > limits.size:
+        return 1, f"it is larger than {limits.size} bytes"
+    counted = _YamlCount(limits.depth)
     for event in yaml.parse(text, Loader=_YamlLoader):
         problem = counted.add(event)
-        if problem is None and counted.count > nodes:
-            problem = f"it holds more than {nodes} values, aliases included"
+        if problem is None and counted.count > limits.nodes:
+            problem = f"it holds more than {limits.nodes} values, aliases included"
         if problem is not None:
             return (event.start_mark.line + 1 if event.start_mark else 1), problem
     return None
 
 
-def yaml_excess(text: str | bytes, *, limit: int = YAML_LIMIT, depth: int = YAML_DEPTH, nodes: int = YAML_NODES) -> tuple[int, str] | None:
+def yaml_excess(text: str | bytes, limits: YamlLimits = YAML_LIMITS) -> tuple[int, str] | None:
     """Line and description of the first thing for which a YAML text must not be loaded: see yaml_check.
 
     None also for what is not YAML: its loader can say that with more context.
     """
     try:
-        return _yaml_excess(text, limit, depth, nodes)
+        return _yaml_excess(text, limits)
     except (yaml.YAMLError, UnicodeError, ValueError):
         return None
 
 
-def yaml_check(
-    text: str | bytes,
-    *,
-    what: str,
-    limit: int = YAML_LIMIT,
-    depth: int = YAML_DEPTH,
-    nodes: int = YAML_NODES,
-    error: type[SlipwayError] = StoreError,
-) -> None:
-    """Raise ``error`` when a YAML text is too large, too deep, holds itself, or spells out to more than ``nodes`` values.
+def yaml_check(text: str | bytes, *, what: str, limits: YamlLimits = YAML_LIMITS, error: type[SlipwayError] = StoreError) -> None:
+    """Raise ``error`` when a YAML text is too large, too deep, holds itself, or spells out to too many values.
 
     Only events are read, in constant memory: afterwards any loader may take the text. What is not YAML is an error as well.
     """
@@ -113,43 +115,27 @@ def yaml_check(
         return error(message(what, f"is not usable YAML: {problem}"))
 
     try:
-        excess = _yaml_excess(text, limit, depth, nodes)
+        excess = _yaml_excess(text, limits)
     except yaml.YAMLError as wrong:
         raise fail(_yaml_problem(wrong)) from wrong
     except (UnicodeError, ValueError) as wrong:
         raise fail(shown(str(wrong))) from wrong
     if excess is not None:
         line, problem = excess
-        raise fail(problem if len(text) > limit else f"line {line}: {problem}")
+        raise fail(problem if len(text) > limits.size else f"line {line}: {problem}")
 
 
-def yaml_document(
-    text: str | bytes,
-    *,
-    what: str,
-    limit: int = YAML_LIMIT,
-    depth: int = YAML_DEPTH,
-    nodes: int = YAML_NODES,
-    error: type[SlipwayError] = StoreError,
-) -> Any:
+def yaml_document(text: str | bytes, *, what: str, limits: YamlLimits = YAML_LIMITS, error: type[SlipwayError] = StoreError) -> Any:
     """As yaml_documents, of a text of one document; None when it is empty."""
-    documents = yaml_documents(text, what=what, limit=limit, depth=depth, nodes=nodes, error=error)
+    documents = yaml_documents(text, what=what, limits=limits, error=error)
     if len(documents) > 1:
         raise error(message(what, "holds more than one document"))
     return documents[0] if documents else None
 
 
-def yaml_documents(
-    text: str | bytes,
-    *,
-    what: str,
-    limit: int = YAML_LIMIT,
-    depth: int = YAML_DEPTH,
-    nodes: int = YAML_NODES,
-    error: type[SlipwayError] = StoreError,
-) -> list[Any]:
+def yaml_documents(text: str | bytes, *, what: str, limits: YamlLimits = YAML_LIMITS, error: type[SlipwayError] = StoreError) -> list[Any]:
     """All documents of a YAML text as dict, list, str, int, float, bool, bytes and None, after yaml_check."""
-    yaml_check(text, what=what, limit=limit, depth=depth, nodes=nodes, error=error)
+    yaml_check(text, what=what, limits=limits, error=error)
     try:
         return list(yaml.load_all(text, Loader=_YamlLoader))
     except yaml.YAMLError as wrong:

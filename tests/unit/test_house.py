@@ -59,14 +59,6 @@ LARGEST = 500
 
 SHELL_LINES = 6
 """Of a script in a string: longer ones stand in assets/node, where shellcheck reads them."""
-SHELL: dict[str, int] = {
-    "harness.lifecycle.adopt": 1,
-    "harness.lifecycle.join": 1,
-    "harness.lifecycle.plan": 1,
-    "harness.lifecycle.remove": 1,
-}
-"""Modules with longer ones, and how many: none is added."""
-
 UNTESTED: set[str] = {
     "harness.cli.build",
     "harness.cli.check",
@@ -236,13 +228,14 @@ def literals(path: Path) -> Iterator[str]:
 
 
 def test_long_shell_scripts_are_files() -> None:
-    found: dict[str, int] = {}
-    for name, path in SOURCES.items():
-        for text in literals(path):
-            lines = [line for line in text.splitlines() if line.strip()]
-            if len(lines) > SHELL_LINES and 3 * sum(1 for line in lines if _SHELL.search(line)) >= len(lines):
-                found[name] = found.get(name, 0) + 1
-    assert found == SHELL, "a script for nodes stands in harness/assets/node (assets.script); a number that shrank is lowered in SHELL"
+    scripts = (
+        (name, lines)
+        for name, path in SOURCES.items()
+        for text in literals(path)
+        if len(lines := [line for line in text.splitlines() if line.strip()]) > SHELL_LINES
+    )
+    long = [name for name, lines in scripts if 3 * sum(1 for line in lines if _SHELL.search(line)) >= len(lines)]
+    assert long == [], "a script for nodes stands in harness/assets/node (assets.script)"
 
 
 def mirror(name: str) -> Path:
@@ -430,6 +423,27 @@ def test_the_command_line_loads_what_a_verb_needs_when_it_runs() -> None:
         if not other.startswith("harness.cli") and other.removeprefix("harness.") not in light
     ]
     assert heavy == []
+
+
+def loaded(*names: str) -> set[str]:
+    """The modules and libraries that importing some modules loads."""
+    seen: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        if name in SOURCES and name not in seen:
+            todo += [*own(name, top_level=True), name.rpartition(".")[0]]
+            seen |= {wanted.split(".")[0] for wanted in imports(name, top_level=True)}
+        seen.add(name)
+    return seen
+
+
+def test_images_loads_no_reader_of_layers_kubefiles_or_registries() -> None:
+    """`slipway images` and `slipway inspect` read small documents of the store."""
+    modules = loaded("harness.cloudimage.enforcers", "harness.cloudimage.listing", "harness.sealer.image", "harness.sealer.listing")
+    heavy = ("harness.kubefile", "harness.oci.layer", "harness.oci.registry", "harness.templates", "harness.host.docker", "harness.trust")
+    assert {name for name in modules if name.startswith(heavy)} == set()
+    assert modules & {"cryptography", "docker", "jinja2", "nacl", "tarfile", "urllib3", "zstandard"} == set()
 
 
 def test_the_command_line_prints_by_doors_that_escape_what_others_say() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import shlex
 import shutil
 import tarfile
@@ -20,7 +19,7 @@ from harness.lifecycle.apps.target import AppTarget
 from harness.lifecycle.apps.tracking import TrackedObject
 from harness.lifecycle.kube import objects as api_objects
 from harness.lifecycle.kube import readiness
-from harness.lifecycle.plan import digest
+from harness.lifecycle.steps import launch
 from harness.nodes import Node
 from harness.nodes.files import Files, tar_stream, write_files
 
@@ -58,22 +57,13 @@ def run(target: AppTarget, node: Node, name: str, command: str, env: Mapping[str
     """
     folder = f"{target.root}/{name}"
     write_files(node, tracking.programs(f"{folder}/programs"))
-    variables = {key: value for key, value in sorted(env.items()) if re.fullmatch(r"[A-Za-z_]\w*", key)}
-    variables |= {"KUBECONFIG": target.kubectl.kubeconfig, "SLIPWAY_NOTES": folder}
-    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in variables.items())
+    exports = launch.exports({**env, "KUBECONFIG": target.kubectl.kubeconfig, "SLIPWAY_NOTES": folder})
     script = f"""{assets.script("launch_begin", folder=folder)}{exports}export SLIPWAY_PATH="$SLIPWAY_NOTES/rootfs/bin:{target.path}"
 export PATH="$SLIPWAY_NOTES/programs:$SLIPWAY_PATH"
 {{ {command}
 }} 9<&-
 """
-    path = f"{folder}/launch-{digest(command)}.sh"
-    node.put(script.encode(), path, 0o600)
-    try:
-        return node.run(f"exec $(command -v bash || command -v sh) {shlex.quote(path)} < /dev/null", timeout=3600).stdout
-    except CommandError as error:
-        raise CommandError(f"{node.name}: {what} failed: {command.strip()}", hint=error.hint, details=error.details) from error
-    finally:
-        node.run(f"rm -f {shlex.quote(path)}", check=False)
+    return launch.run_script(node, script, command, f"{folder}/", what)
 
 
 def open_notes(node: Node, folder: str, generation: str, objects: Sequence[TrackedObject]) -> None:

@@ -117,11 +117,14 @@ def remember(
 
 
 @contextmanager
-def opened(cluster: Known) -> Iterator[Access]:
-    """Connect to all nodes of a cluster in parallel. An unreachable node is listed with its reason; it raises nothing."""
+def opened(cluster: Known, *, workers: bool = True) -> Iterator[Access]:
+    """Connect to all nodes of a cluster in parallel, or without ``workers`` to its control-plane nodes alone.
+
+    An unreachable node is listed with its reason; it raises nothing.
+    """
     with SshConnections(cluster.state.folder, (*cluster.masters, *cluster.nodes)) as ssh:
-        reachable, errors = ssh.reachable()
         masters = ssh.nodes[: len(cluster.masters)]
+        reachable, errors = ssh.reachable(ssh.nodes if workers else masters)
         yield Access(
             known=cluster,
             ssh=ssh,

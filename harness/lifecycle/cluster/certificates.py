@@ -311,7 +311,10 @@ def renewed(files: Mapping[str, bytes], pki: Pki, days: int, where: str) -> dict
 
 
 def _renewed_kubeconfig(data: bytes, authority: Authority, days: int) -> bytes:
-    config = next(iter(untrusted.yaml_documents(data, what="a kubeconfig of a master", limit=1 << 20, error=NodeError)), None)
+    config = next(
+        iter(untrusted.yaml_documents(data, what="a kubeconfig of a master", limits=untrusted.KUBECONFIG_LIMITS, error=NodeError)),
+        None,
+    )
     users = config.get("users") if isinstance(config, dict) else None
     for entry in users if isinstance(users, list) else ():
         user = entry.get("user") if isinstance(entry, dict) else None

@@ -41,7 +41,7 @@ def fetch(
 
     Raises UsageError when the cluster is not known, NodeError when no control-plane node is reachable, CheckError when no API answers.
     """
-    with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
+    with access.opened(access.known(name, masters, nodes, home=home), workers=False) as cluster:
         master = answering(cluster)
         if server is not None:
             _warn_of_name(master, server)

@@ -71,7 +71,7 @@ def add_names(
     One control-plane node after the other; each answers by every new name before the next one begins. May be repeated.
     """
     added = check_names(names)
-    with access.opened(access.known(name, masters, nodes, home=home)) as cluster:
+    with access.opened(access.known(name, masters, nodes, home=home), workers=False) as cluster:
         all_masters(cluster)
         with cluster.known.state.lock(), lease.held(cluster.first, name):
             execute(_naming(cluster, added, days))

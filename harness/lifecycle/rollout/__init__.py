@@ -9,11 +9,9 @@ from typing import Any
 from harness.clusterfile import Hook
 from harness.lifecycle.apps import records
 from harness.lifecycle.cluster.change import Move
-from harness.lifecycle.cluster.membership import Gathered
 from harness.lifecycle.kube import drain, objects, readiness
-from harness.lifecycle.plan import Journal
 from harness.lifecycle.provision import rootfs_update
-from harness.lifecycle.steps.context import ClusterContext, ClusterSpec, ResolvedCluster
+from harness.lifecycle.steps.context import MemberChange
 from harness.nodes import Node
 from harness.nodes.files import STATE, Files, read_files
 from harness.nodes.kubectl import NodeKubectl
@@ -33,11 +31,9 @@ def kubernetes(kubectl: NodeKubectl) -> Mapping[str, Any]:
 
 
 @dataclasses.dataclass
-class RolloutWork:
+class RolloutWork(MemberChange):
     """State that the steps of an upgrade or rollback share."""
 
-    found: Gathered
-    context: ClusterContext
     hooks: tuple[Hook, ...]
     launch: tuple[str, ...]
     move: Move
@@ -49,17 +45,8 @@ class RolloutWork:
     batch: int = 1
     force: bool = False
     drain_timeout: float = drain.TIMEOUT
-    journal: Journal = dataclasses.field(default_factory=Journal)
     deltas: dict[str, rootfs_update.Delta] = dataclasses.field(default_factory=dict)
     """By address, once the nodes have told what they have."""
-
-    @property
-    def spec(self) -> ClusterSpec:
-        return self.context.spec
-
-    @property
-    def resolved(self) -> ResolvedCluster:
-        return self.context.resolved
 
     @property
     def kubectl(self) -> NodeKubectl:

@@ -221,8 +221,8 @@ def _wait_ready(work: RolloutWork, node: SshNode, since: str) -> None:
     )
     result = work.beside(node).run(script, check=False, timeout=timeout + 60)
     if not result.ok:
-        journal = node.run("journalctl --no-pager -o cat -u kubelet -n 12", check=False, timeout=30).stdout.strip()
-        raise CheckError(f"{name} is not Ready after {timeout:.0f} s: {result.output or 'no answer'}", details=f"log of {name}:\n{journal}")
+        message = f"{name} is not Ready after {timeout:.0f} s: {result.output or 'no answer'}"
+        raise CheckError(message, details=waits.kubelet_log(node, name))
 
 
 def _note_all(work: RolloutWork, node: SshNode) -> None:

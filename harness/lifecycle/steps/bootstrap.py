@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from harness.lifecycle.plan import Step, digest
 from harness.lifecycle.steps.context import NETWORK_ADDON, ClusterContext, ResolvedCluster
 from harness.nodes import Node
+from harness.nodes.ssh import SshNode
+from harness.runtimes import Member
+from harness.runtimes.kubeadm import Kubeadm
 
 
 def kubernetes_inputs(resolved: ResolvedCluster, node: Node) -> str:
@@ -30,37 +33,39 @@ def kubernetes_inputs(resolved: ResolvedCluster, node: Node) -> str:
     )
 
 
-def start_kubelets(context: ClusterContext) -> Step:
+def _member_step(
+    context: ClusterContext,
+    id: str,
+    title: str,
+    action: Callable[[Kubeadm, Member], object],
+    nodes: tuple[SshNode, ...],
+    *after: str,
+    after_all: tuple[str, ...] = (),
+) -> Step:
+    """A step on each node by itself that depends on the settings of Kubernetes."""
     return Step(
-        "start-kubelets",
-        "start the kubelets",
-        lambda node: context.resolved.runtime.start_kubelet(context.resolved.member(node)),
-        context.nodes,
-        after=("start-containerd",),
+        id,
+        title,
+        lambda node: action(context.resolved.runtime, context.resolved.member(node)),
+        nodes,
+        after=after,
+        after_all=after_all,
         inputs=lambda node: kubernetes_inputs(context.resolved, node),
     )
+
+
+def start_kubelets(context: ClusterContext) -> Step:
+    return _member_step(context, "start-kubelets", "start the kubelets", Kubeadm.start_kubelet, context.nodes, "start-containerd")
 
 
 def certify_masters(context: ClusterContext) -> Step:
-    return Step(
-        "certify-masters",
-        "write the certificates of the masters",
-        lambda node: context.resolved.runtime.certify(context.resolved.member(node)),
-        context.selected(context.spec.masters),
-        after=("start-kubelets",),
-        inputs=lambda node: kubernetes_inputs(context.resolved, node),
-    )
+    masters, title = context.selected(context.spec.masters), "write the certificates of the masters"
+    return _member_step(context, "certify-masters", title, Kubeadm.certify, masters, "start-kubelets")
 
 
 def start_masters(context: ClusterContext) -> Step:
-    return Step(
-        "start-masters",
-        "start the masters",
-        lambda node: context.resolved.runtime.start_master(context.resolved.member(node)),
-        context.spec.masters,
-        after=("certify-masters", "start-registry"),
-        inputs=lambda node: kubernetes_inputs(context.resolved, node),
-    )
+    before = ("certify-masters", "start-registry")
+    return _member_step(context, "start-masters", "start the masters", Kubeadm.start_master, context.spec.masters, *before)
 
 
 def wait_for_api(context: ClusterContext) -> Step:
@@ -93,15 +98,8 @@ def finish_cluster(context: ClusterContext) -> Step:
 
 def welcome_masters(context: ClusterContext) -> Step:
     """On each master once its own API answers: one whose first run was cut off may not even have its rootfs yet."""
-    return Step(
-        "welcome-masters",
-        "tell the cluster of the masters",
-        lambda node: context.resolved.runtime.welcome(context.resolved.member(node)),
-        context.selected(context.spec.masters),
-        after=("wait-for-api",),
-        after_all=("finish-cluster",),
-        inputs=lambda node: kubernetes_inputs(context.resolved, node),
-    )
+    masters, title = context.selected(context.spec.masters), "tell the cluster of the masters"
+    return _member_step(context, "welcome-masters", title, Kubeadm.welcome, masters, "wait-for-api", after_all=("finish-cluster",))
 
 
 def start_addons(context: ClusterContext, after: str, beside: Callable[[Mapping[str, str]], Mapping[str, str]] = lambda _: {}) -> Step:

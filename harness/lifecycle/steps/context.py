@@ -19,6 +19,8 @@ from harness.clusterfile.kubeadm import modern
 from harness.errors import Fault, InputError, StoreError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.checks.facts import MachineFacts
+from harness.lifecycle.cluster.membership import Gathered
+from harness.lifecycle.plan import Journal
 from harness.lifecycle.provision import ipvs, node_files, registry, rootfs
 from harness.lifecycle.provision.distribution import Exchange
 from harness.nodes import Node
@@ -53,7 +55,6 @@ LAUNCHED = ("application/", "charts/", "manifests/", f"{ADDONS}/")
 class ClusterSpec:
     """A cluster as it is wanted, with the connections to its machines. Nothing in it was asked of a machine by a step."""
 
-    name: str
     image: CloudImage
     store: Store
     ssh: SshConnections
@@ -95,6 +96,10 @@ class ClusterSpec:
     """Images of installed applications: registries hold them too."""
     app_domains: tuple[str, ...] = ()
     """The registries that these are named after."""
+
+    @property
+    def name(self) -> str:
+        return self.state.name
 
     @property
     def nodes(self) -> tuple[SshNode, ...]:
@@ -405,6 +410,23 @@ class ClusterContext:
         context = copy.copy(self)
         context.joining = None
         return context
+
+
+@dataclasses.dataclass
+class MemberChange:
+    """State that the steps of a change to a running cluster share."""
+
+    found: Gathered
+    context: ClusterContext
+    journal: Journal = dataclasses.field(default_factory=Journal, kw_only=True)
+
+    @property
+    def spec(self) -> ClusterSpec:
+        return self.context.spec
+
+    @property
+    def resolved(self) -> ResolvedCluster:
+        return self.context.resolved
 
 
 def _require_version(config: Mapping[str, Any]) -> None:

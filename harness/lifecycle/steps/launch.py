@@ -63,16 +63,28 @@ def run_in_rootfs(node: Node, command: str, env: Mapping[str, str], *, what: str
     The environment goes by a file that only root can read: it may hold secrets. ``what`` the command is, for errors; ``folder``: where it
     starts.
     """
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(env.items()) if _ENV_NAME.fullmatch(name))
-    script = f"cd {folder} || exit 1\n{exports}export KUBECONFIG={ADMIN} PATH={ROOTFS}/bin:$PATH\n{HELM}{command}\n"
+    script = f"cd {folder} || exit 1\n{exports(env)}export KUBECONFIG={ADMIN} PATH={ROOTFS}/bin:$PATH\n{HELM}{command}\n"
     # Before and after a cluster nothing of ours is to be on the machine.
-    path = f"{f'{STATE}/' if folder == ROOTFS else '/run/slipway-'}launch-{digest(command)}.sh"
-    node.put(script.encode(), path, 0o600)
+    prefix = f"{STATE}/" if folder == ROOTFS else "/run/slipway-"
     # One at a time: what an earlier run began goes on when that was killed, and two of the same would be in each other's way.
-    alone = "$(command -v flock > /dev/null && echo 'flock -o /run/lock')"
+    return run_script(node, script, command, prefix, what, alone="$(command -v flock > /dev/null && echo 'flock -o /run/lock') ")
+
+
+def exports(env: Mapping[str, str]) -> str:
+    """Shell text that sets an environment, without what is not a name of a variable."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(env.items()) if _ENV_NAME.fullmatch(name))
+
+
+def run_script(node: Node, script: str, command: str, prefix: str, what: str, *, alone: str = "") -> str:
+    """Run shell text around a launch command, from a file ``PREFIXlaunch-DIGEST.sh`` that only its owner can read; return its output.
+
+    ``alone``: shell text of a program that starts it. Raises CommandError that names ``what`` and the command.
+    """
+    path = f"{prefix}launch-{digest(command)}.sh"
+    node.put(script.encode(), path, 0o600)
     try:
-        return node.run(f"exec {alone} $(command -v bash || command -v sh) {path} < /dev/null", timeout=3600).stdout
+        return node.run(f"exec {alone}$(command -v bash || command -v sh) {shlex.quote(path)} < /dev/null", timeout=3600).stdout
     except CommandError as error:
         raise CommandError(f"{node.name}: {what} failed: {command.strip()}", hint=error.hint, details=error.details) from error
     finally:
-        node.run(f"rm -f {path}", check=False)
+        node.run(f"rm -f {shlex.quote(path)}", check=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 
-from harness import log
+from harness import errors, log
 from harness.errors import StoreError
 from harness.oci.archive.index import ArchiveBase, Image, Index
 from harness.oci.archive.volumes import DamagedError
@@ -110,12 +110,9 @@ class LoadPlan:
             if not missing:
                 raise DamagedError(f"{image.name} in the archive cannot be used: {problem.message}", hint=problem.hint) from problem
         if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise DamagedError(
-                f"the archive is not whole: of {image.name} it lacks blob {missing[0]}{more}",
-                hint="was it saved from a whole image, and copied whole?",
-                details="\n".join(missing) if more else None,
-            )
+            named, details = errors.summary(missing)
+            message = f"the archive is not whole: of {image.name} it lacks blob {named}"
+            raise DamagedError(message, hint="was it saved from a whole image, and copied whole?", details=details)
 
 
 def _check_bases(store: Store, bases: Iterable[ArchiveBase]) -> None:

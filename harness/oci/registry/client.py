@@ -233,15 +233,13 @@ class Client:
         source: Source,
         *,
         mounts: Sequence[str] = (),
-        look: bool = True,
         progress: Progress = lambda _: None,
     ) -> Sent:
         """Have a blob in the repository: there already, mounted from one of the repositories ``mounts``, or sent.
 
-        A broken upload resumes at the byte that the registry has reached, if it can tell. Without ``look`` it is sent
-        without asking whether it exists. Raises RemoteError.
+        A broken upload resumes at the byte that the registry has reached, if it can tell. Raises RemoteError.
         """
-        return upload(self, self._primary_endpoint(reference), blob, source, mounts, look=look, progress=progress)
+        return upload(self, self._primary_endpoint(reference), blob, source, mounts, progress)
 
     def _primary_endpoint(self, reference: Reference) -> Endpoint:
         return self._endpoints(reference)[-1]

@@ -38,20 +38,11 @@ class Sent:
     bytes: int = 0
 
 
-def upload(
-    client: RetryingClient,
-    endpoint: Endpoint,
-    blob: Descriptor,
-    source: Source,
-    mounts: Sequence[str] = (),
-    *,
-    look: bool = True,
-    progress: Progress = lambda _: None,
-) -> Sent:
-    """See Client.put_blob. ``look``: ask first whether it exists; otherwise it is known not to. Raises RemoteError."""
+def upload(client: RetryingClient, endpoint: Endpoint, blob: Descriptor, source: Source, mounts: Sequence[str], progress: Progress) -> Sent:
+    """See Client.put_blob. Raises RemoteError."""
     work = _Upload(client, endpoint, blob, source, progress)
     try:
-        if look and work.present():
+        if work.present():
             return Sent("present")
         place = None
         for repository in mounts:

@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import typer
 
 from harness import about, log
-from harness.cli import app
+from harness.cli import app, program
 from harness.cli.output import app as program_
 from harness.cli.program import Old, Verb, help_record
 from tests.unit.test_docs import root
@@ -215,3 +216,35 @@ def test_habits_of_sealer_get_a_hint(words: list[str], hint: str, capsys: pytest
 def test_groups_are_of_the_program() -> None:
     assert isinstance(program_, typer.Typer)
     assert all(isinstance(verb, Verb) for _, verb in verbs())
+
+
+@pytest.mark.parametrize(
+    ("is_text", "required", "multiple", "value", "expected"),
+    [
+        (True, True, False, "a", "a"),
+        (True, False, False, None, None),
+        (False, False, True, None, ()),
+        (False, False, False, "7", "converted"),
+        (False, False, True, ("a",), "converted"),
+        (True, True, False, None, "converted"),
+    ],
+)
+def test_value_of_text_and_of_nothing_is_not_converted(
+    is_text: bool, required: bool, multiple: bool, value: object, expected: object
+) -> None:
+    parameter = SimpleNamespace(required=required, multiple=multiple, nargs=1, callback=None)
+    assert program._value(parameter, lambda _, __: "converted", is_text, None, value) == expected
+
+
+def test_value_of_text_is_handed_to_the_callback() -> None:
+    parameter = SimpleNamespace(required=False, multiple=False, nargs=1, callback=lambda _, __, value: f"<{value}>")
+    assert program._value(parameter, lambda _, __: "converted", True, None, "a") == "<a>"
+
+
+def test_images_converts_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("typer would import pydantic")
+
+    monkeypatch.setattr("typer.core.build_runtime_param", refuse, raising=False)
+    assert app.execute(["images"]) == 0
+    assert app.execute(["inspect", "absent", "--output", "json"]) == 4

@@ -16,6 +16,6 @@ def test_check_blobs_lists_each_that_is_missing_or_cut_short(store: Store) -> No
     longer = Descriptor(OCI_LAYER_GZIP, *store.put(b"cut"))
     longer = Descriptor(longer.media_type, longer.digest, longer.size + 1)
     check_blobs(store, [whole])
-    with pytest.raises(StoreError, match="and 1 more is missing or cut short") as caught:
+    with pytest.raises(StoreError, match="and 1 more: missing or cut short") as caught:
         check_blobs(store, [whole, missing, longer])
     assert caught.value.details == f"{missing.digest}\n{longer.digest}"

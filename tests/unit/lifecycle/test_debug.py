@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from harness.errors import CommandError, UsageError
+from harness.host.cluster_cache import ClusterState
 from harness.lifecycle import debug
+from harness.lifecycle.cluster import kubeconfig
+from harness.nodes.ssh import SshConnections, SshNode
 from harness.process import ProcessResult
 
 NODES = [
@@ -91,6 +94,18 @@ def master(monkeypatch: pytest.MonkeyPatch) -> Master:
 
     monkeypatch.setattr(debug, "_opened", opened)
     return one
+
+
+def test_debug_of_a_known_cluster_connects_to_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ClusterState.of("lab", tmp_path).remember({"masters": [{"address": "10.0.0.1"}], "nodes": [{"address": "10.0.0.2"}]})
+    connected: list[str] = []
+    monkeypatch.setattr(SshConnections, "prepare", lambda _: None)
+    monkeypatch.setattr(SshNode, "connect", lambda node: connected.append(node.address))
+    monkeypatch.setattr(SshNode, "disconnect", lambda _: None)
+    monkeypatch.setattr(kubeconfig, "answering", lambda cluster: cluster.first)
+    with debug._opened("lab", (), None, tmp_path) as machine:
+        assert machine.address == "10.0.0.1"
+    assert connected == ["10.0.0.1"]
 
 
 # Images

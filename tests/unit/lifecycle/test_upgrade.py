@@ -56,7 +56,7 @@ def work(store: Store, tmp_path: Path, masters: int = 3, workers: int = 3, move:
     """Machines that have told about themselves, and an image for them."""
     image(store, launch=("kubectl apply -f manifests",))
     found = found_with(tmp_path, masters=masters, workers=workers)
-    spec = ClusterSpec("lab", cloudimage.read(store, "web"), store, found.ssh, found.state, found.masters, found.workers, Clusterfile(""))
+    spec = ClusterSpec(cloudimage.read(store, "web"), store, found.ssh, found.state, found.masters, found.workers, Clusterfile(""))
     given = {"hooks": (), "launch": ("kubectl apply -f manifests",), "resumed": False, "versions": {}}
     return RolloutWork(found=found, context=known(spec), move=move or Move.new(UPGRADE, OLD, NEW), **{**given, **options})
 

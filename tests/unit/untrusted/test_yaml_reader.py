@@ -6,6 +6,7 @@ import pytest
 
 from harness import untrusted
 from harness.errors import StoreError
+from harness.untrusted import YamlLimits
 
 NINE = ", ".join(["{}"] * 9)
 BILLION_LAUGHS = "\n".join(f"a{n}: &a{n} [{NINE.replace('{}', f'*a{n - 1}' if n else 'x')}]" for n in range(10))
@@ -47,8 +48,8 @@ def test_yaml_depth_counts_through_aliases() -> None:
 
 def test_yaml_excess_gives_the_line_and_leaves_bad_text_to_the_loader() -> None:
     assert untrusted.yaml_excess("a: 1\nb: &b [*b]") == (2, "it holds itself, by an alias")
-    assert untrusted.yaml_excess("a" * 20, limit=10) == (1, "it is larger than 10 bytes")
-    assert untrusted.yaml_excess("[1, 2, 3]", nodes=3) == (1, "it holds more than 3 values, aliases included")
+    assert untrusted.yaml_excess("a" * 20, YamlLimits(size=10)) == (1, "it is larger than 10 bytes")
+    assert untrusted.yaml_excess("[1, 2, 3]", YamlLimits(nodes=3)) == (1, "it holds more than 3 values, aliases included")
     assert untrusted.yaml_excess("a: [") is None
 
 

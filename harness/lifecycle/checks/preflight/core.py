@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from harness.cloudimage.enforcers import Enforcer
 from harness.lifecycle.checks.facts import MASTER_PORTS, WORKER_PORTS, MachineFacts
@@ -71,6 +72,7 @@ class Wanted:
 Rule = Callable[[Target, Wanted], Verdict]
 JointRule = Callable[[Sequence[Target], Wanted], Mapping[str, Verdict]]
 """Compares machines with each other; a machine that it does not name passes."""
+_R = TypeVar("_R")
 
 CHECKS: dict[str, Check] = {}
 """By id, in the order in which they are reported."""
@@ -80,21 +82,17 @@ JOINT_RULES: dict[str, JointRule] = {}
 
 def check(name: str, title: str, why: str, *, needed: bool = False) -> Callable[[Rule], Rule]:
     """Register a check of each machine by itself."""
-
-    def add(rule: Rule) -> Rule:
-        CHECKS[name] = Check(name, title, why, needed)
-        RULES[name] = rule
-        return rule
-
-    return add
+    return _adding(Check(name, title, why, needed), RULES)
 
 
 def check_together(name: str, title: str, why: str, *, needed: bool = False) -> Callable[[JointRule], JointRule]:
     """Register a check of all machines together."""
+    return _adding(Check(name, title, why, needed), JOINT_RULES)
 
-    def add(rule: JointRule) -> JointRule:
-        CHECKS[name] = Check(name, title, why, needed)
-        JOINT_RULES[name] = rule
+
+def _adding(entry: Check, rules: dict[str, _R]) -> Callable[[_R], _R]:
+    def add(rule: _R) -> _R:
+        CHECKS[entry.id], rules[entry.id] = entry, rule
         return rule
 
     return add

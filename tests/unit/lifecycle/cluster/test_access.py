@@ -10,7 +10,7 @@ from harness.errors import NodeError, UsageError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.cluster import access
 from harness.nodes import JumpHost, Login, Machine
-from harness.nodes.ssh import SshConnections
+from harness.nodes.ssh import SshConnections, SshNode
 
 
 def remember(home: Path, name: str = "lab") -> None:
@@ -60,3 +60,20 @@ def test_the_machine_in_between_is_remembered(tmp_path: Path) -> None:
     assert (cached["name"], cached["image"], cached["digest"], cached["masters"][0]["name"]) == ("lab", "web:1", "sha256:1", "one")
     access.remember(state, [], [node])
     assert (state.read()["image"], state.read()["nodes"][0]["name"]) == ("web:1", "10.0.0.1")
+
+
+@pytest.mark.parametrize(("workers", "addresses"), [(True, ["10.0.0.1", "10.0.0.2"]), (False, ["10.0.0.1"])])
+def test_opened_without_workers_connects_to_control_plane_nodes_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: bool, addresses: list[str]
+) -> None:
+    remember(tmp_path)
+    connected: list[str] = []
+    prepared: list[int] = []
+    monkeypatch.setattr(SshConnections, "prepare", lambda ssh: prepared.append(len(ssh.machines)))
+    monkeypatch.setattr(SshNode, "connect", lambda node: connected.append(node.address))
+    monkeypatch.setattr(SshNode, "disconnect", lambda _: None)
+    with access.opened(access.known("lab", home=tmp_path), workers=workers) as cluster:
+        assert [node.address for node in (*cluster.masters, *cluster.nodes)] == addresses
+    assert sorted(connected) == addresses
+    # The user's ssh_config has all machines in either case.
+    assert prepared == [2]

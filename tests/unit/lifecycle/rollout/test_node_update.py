@@ -14,6 +14,7 @@ from harness.lifecycle.provision import registry, rootfs_update
 from harness.lifecycle.rollout import RolloutWork, node_update
 from harness.oci.registry.credentials import Credential
 from harness.oci.store import Store
+from harness.process import ProcessResult
 from harness.runtimes import static_pods
 from tests.unit.lifecycle.test_run import store
 from tests.unit.lifecycle.test_upgrade import work
@@ -54,6 +55,18 @@ def test_a_master_whose_control_plane_does_not_come_up_has_the_former_one_again(
     monkeypatch.setattr(static_pods, "put_back", worse)
     error = node_update._taken_back(made, node, CheckError("kube-apiserver does not run"))
     assert rollout.BACKUP in str(error.hint)
+
+
+def test_wait_ready_of_a_node_that_fails_shows_the_logs_of_balancer_and_kubelet(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = work(store, tmp_path, 1, 1)
+    (node,) = made.spec.workers
+    monkeypatch.setattr(type(node), "run", lambda _, command, **__: ProcessResult((), 1, command.partition("journalctl")[2], ""))
+    with pytest.raises(CheckError, match="is not Ready after") as caught:
+        node_update._wait_ready(made, node, "2026-01-01T00:00:00Z")
+    assert "-u slipway-balancer" in str(caught.value.details)
+    assert "-u kubelet" in str(caught.value.details)
 
 
 class Happened:
