@@ -1,4 +1,4 @@
-"""The CloudImage that an application image runs on while it is built: chosen, admitted by policy, and read. It does not get into the image."""
+"""The CloudImage that an application image runs on while it is built: chosen, admitted by policy, read. It is not part of the image."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def newest(store: Store, platform: Platform, kube_version: str | None) -> Cluste
     chosen one alone. Raises StoreError when it refuses.
     """
     chosen: tuple[CloudImage, PlatformImage] | None = None
-    for name in sorted((row.name for row in listing.images(store) if row.kubernetes and not row.problem), key=lambda name: (len(name), name)):
+    for name in sorted(
+        (row.name for row in listing.images(store) if row.kubernetes and not row.problem), key=lambda name: (len(name), name)
+    ):
         image = cloudimage.read(store, name)
         part = next((part for part in image.platforms if part.platform.matches(platform)), None)
         if part is None or part.info.base or part.info.type != "kube" or part.info.converted_from or not admits(part, kube_version):
@@ -90,7 +92,9 @@ def choose(store: Store, on: str, platform: Platform, kube_version: str | None, 
     """
     wanted = f"{platform}{f' and KUBEVERSION {kube_version}' if kube_version else ''}"
     if on == NONE:
-        log.warning(f"{path}: --on none: NOTHING IS PROVEN: the application does not run, so only the images that its files declare are known")
+        log.warning(
+            f"{path}: --on none: NOTHING IS PROVEN: the application does not run, so only the images that its files declare are known"
+        )
         return None
     if on != AUTO:
         base = named(store, on, platform, kube_version)
@@ -114,4 +118,3 @@ def refuse(on: str, path: str) -> None:
     """Raises InputError for an image that brings Kubernetes itself, when ``--on`` names another."""
     if on not in (AUTO, NONE):
         raise InputError([Fault(f"--on {on}", f"{path} makes an image with Kubernetes, which runs on itself", "leave --on out")])
-
