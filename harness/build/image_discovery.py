@@ -22,7 +22,7 @@ from harness.build.platform_build import PlatformBuild
 from harness.build.pull_record import PulledImage
 from harness.build.sandbox_plan import SandboxApplication, SandboxPlan
 from harness.cloudimage import ImageSet, Info, PlatformImage, ProvingRun
-from harness.errors import BuildError
+from harness.errors import BuildError, UsageError
 from harness.host import scratch, tools
 from harness.lifecycle.apps import records
 from harness.lifecycle.steps.context import FACTS
@@ -67,8 +67,9 @@ def _base(options: BuildOptions, part: PlatformBuild) -> ClusterBase | None:
         return None
     if "pulled" not in options.discover:
         return None
+    named = options.on not in (cluster_base.AUTO, cluster_base.NONE)
     hooks = any(file.startswith("plugins/") for file in part.work.files())
-    if not part.info.launch and not hooks and not exercise.read(part.parsed, options.path.parent):
+    if not named and not part.info.launch and not hooks and not exercise.read(part.parsed, options.path.parent):
         log.info(f"{path}: there is nothing to launch, so only declared images are known")
         return None
     return cluster_base.choose(part.work.store, options.on, Platform.host(), part.info.kube_version, path)
@@ -236,7 +237,7 @@ class ImageDiscovery:
         """Images that files of the tree name. Raises InputError for a manifest that is not YAML."""
         helm = tools.helm() if any(path.rpartition("/")[2] == "Chart.yaml" for path in self.work.files()) else None
         with log.step("read the images that files declare") as shown:
-            version = self.info.kubernetes
+            version = self.info.kubernetes or (self.base.kubernetes if self.base else None)
             given = self.options.image_list
             scan = discover.declared(tree, env=env, app_env=app_env, image_list=given, helm=helm, kube_version=version)
             shown.note = f"{len(scan.images)} found"
@@ -272,7 +273,7 @@ class ImageDiscovery:
             if self.base is None:
                 return run.of_cluster(rootfs)
             tree = self.work.tree()
-            application = SandboxApplication(records.name_of(self.options.tag), tree, env)
+            application = SandboxApplication(_application_name(self.options.tag), tree, env)
             return run.of_application(self.base, rootfs, application, cluster_run.application_commands(tree, self.info))
 
     def _image(self) -> PlatformImage:
@@ -280,6 +281,14 @@ class ImageDiscovery:
         descriptors = tuple(layer.descriptor for layer in self.work.layers)
         diff_ids = tuple(layer.diff_id for layer in self.work.layers)
         return PlatformImage(self.part.platform, descriptors, diff_ids, (), self.info, self.embedded)
+
+
+def _application_name(tag: str) -> str:
+    """The name under which the application is installed in the run: that of `slipway apps install`, where the image's name gives one."""
+    try:
+        return records.name_of(tag)
+    except UsageError:
+        return "application"
 
 
 def _known(facts: Facts | None) -> Facts:
