@@ -33,12 +33,13 @@ class ExerciseStep:
 def read(parsed: Kubefile, folder: Path) -> tuple[ExerciseStep, ...]:
     """The steps of the exercise: of the file in ``folder``, where the Kubefile is, and of the Kubefile. Raises InputError."""
     commands = tuple(ExerciseStep(" ".join(command.split()), command) for command in parsed.exercise)
-    text = _file(folder)
+    text = script(folder)
     # In the file the first command that fails ends it: otherwise only the last one would be judged.
     return commands if text is None else (ExerciseStep(FILE, f"set -e\n{text}"), *commands)
 
 
-def _file(folder: Path) -> str | None:
+def script(folder: Path) -> str | None:
+    """The text of the file, None without one. Raises InputError for one that cannot be run."""
     tree = untrusted.UntrustedTree(folder, what="the folder of the Kubefile", error=UsageError)
     try:
         return tree.read_text(FILE, limit=_LARGEST) if tree.is_file(FILE) else None

@@ -50,15 +50,19 @@ class BuildOptions:
 
 
 def read(options: BuildOptions, platform: Platform) -> Kubefile:
-    """Parse the Kubefile for one platform and compare it with the context. Raises InputError with every fault of both."""
-    parsed = _parse(options, platform)
+    """Parse the Kubefile for one platform and compare it with the context. Raises InputError with every fault, the exercise's too."""
     faults: list[Fault] = []
-    for reader in (lambda: applications.applications(parsed, options.context), lambda: exercise.read(parsed, options.path.parent)):
-        try:
-            reader()
-        except InputError as error:
-            faults += error.faults
-    if faults:
+    parsed: Kubefile | None = None
+    try:
+        parsed = _parse(options, platform)
+        applications.applications(parsed, options.context)
+    except InputError as error:
+        faults += error.faults
+    try:
+        exercise.script(options.path.parent)
+    except InputError as error:
+        faults += error.faults
+    if faults or parsed is None:
         raise InputError(faults)
     return parsed
 
