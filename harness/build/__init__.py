@@ -3,17 +3,18 @@
 ``Kubefile text -> Kubefile -> steps with ids -> layers -> throw-away cluster -> image set -> index -> tag``
 
 An image may be for several platforms. Layers are made for each; the cluster runs on this machine's, and what it pulled is what the
-others need too, each resolved for its platform.
+others need too, each resolved for its platform. An image without Kubernetes runs on another one, its ``cluster_base``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from harness import cloudimage, log
-from harness.build import dry_run, image_choice, run_steps
+from harness.build import cluster_base, dry_run, exercise, image_choice, run_steps
 from harness.build.image_choice import ImageChoice
 from harness.build.image_discovery import discover_images
 from harness.build.layers import BuildStep
@@ -22,6 +23,8 @@ from harness.build.platform_build import PlatformBuilder
 from harness.cloudimage import CloudImage
 from harness.errors import Fault, InputError
 from harness.host import scratch
+from harness.kubefile import Kubefile
+from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.registry import config
 from harness.oci.registry.client import Client
@@ -66,9 +69,12 @@ def build(options: BuildOptions, store: Store) -> Built:
         remote = GuardedSource(client, anonymous, permits, policy.gate(allow_older=options.allow_older).admit_remote)
         choice = ImageChoice(options.images_from, image_choice.probe(rules, NoLogins()))
         builder = PlatformBuilder(options, store, remote, choice, stack)
+        _check_base(options, store, kubefiles.values())
         parts = [builder.build(platform, parsed) for platform, parsed in kubefiles.items()]
         discovered = discover_images(options, parts, builder.build_for_host)
-        descriptor = cloudimage.write(store, [part.image(discovered[part.platform].images) for part in parts])
+        descriptor = cloudimage.write(
+            store, [part.image(discovered[part.platform].images, discovered[part.platform].proven) for part in parts]
+        )
         store.tag(str(reference), descriptor)
         image = cloudimage.read(store, reference.familiar)
     steps = tuple(step for part in parts for step in part.steps)
@@ -78,6 +84,13 @@ def build(options: BuildOptions, store: Store) -> Built:
         tuple(dict.fromkeys(name for images in every for name in images.undeclared)),
         tuple(dict.fromkeys(name for images in every for name in images.unpulled)),
     )  # fmt: skip
+
+
+def _check_base(options: BuildOptions, store: Store, kubefiles: Iterable[Kubefile]) -> None:
+    """Before anything is built: raises as ``cluster_base.named`` does for the image of ``--on``."""
+    if options.on not in (cluster_base.AUTO, cluster_base.NONE):
+        for kube_version in dict.fromkeys(parsed.kube_version for parsed in kubefiles):
+            cluster_base.named(store, options.on, Platform.host(), kube_version)
 
 
 def _tag(text: str) -> Reference:
@@ -95,5 +108,9 @@ def check(options: BuildOptions) -> dict[str, Any]:
     if options.images_from == image_choice.AUTO:
         options = dataclasses.replace(options, images_from=image_choice.BUILT)
     options = settled(options)
-    plans = [dry_run.plan(parsed, options.context) for parsed in read_all(options).values()]
+    steps = options.path.parent
+    plans = [
+        {**dry_run.plan(parsed, options.context), "exercise": [step.title for step in exercise.read(parsed, steps)]}
+        for parsed in read_all(options).values()
+    ]
     return plans[0] if len(plans) == 1 else {**plans[0], "platforms": [plan["platform"] for plan in plans]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness import cloudimage, log
-from harness.cloudimage import PlatformImage
+from harness.cloudimage import CloudImage, PlatformImage
 from harness.errors import BuildError, StoreError
 from harness.kubefile import Kubefile
 from harness.oci.model import Platform
@@ -52,5 +52,9 @@ def base_digest(parsed: Kubefile, store: Store, base: PlatformImage) -> str:
     named = store.resolve(parsed.base.image)
     if base.info.converted_from and is_sealer(store, named):
         return base.info.converted_from["digest"]
-    whole = cloudimage.read(store, parsed.base.image)
-    return whole.digest if len(whole.platforms) == 1 else cloudimage.write(store, [base]).digest
+    return digest_alone(store, cloudimage.read(store, parsed.base.image), base)
+
+
+def digest_alone(store: Store, whole: CloudImage, part: PlatformImage) -> str:
+    """Digest of ``part`` of an image as an image for its platform alone."""
+    return whole.digest if len(whole.platforms) == 1 else cloudimage.write(store, [part]).digest

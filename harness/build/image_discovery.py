@@ -11,31 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from harness import cloudimage, log
-from harness.build import container_images, discover, sandbox
-from harness.build.capture import Proxy
+from harness.build import cluster_base, cluster_run, container_images, discover, exercise, sandbox, sandbox_plan
+from harness.build.cluster_base import ClusterBase
+from harness.build.cluster_run import ClusterRun, RootfsRun, RunRecord
 from harness.build.declared_images import DeclaredImage, ScanResult
 from harness.build.image_set import collect
 from harness.build.layers import LayerBuilder, cache_key_files
 from harness.build.options import BuildOptions
 from harness.build.platform_build import PlatformBuild
 from harness.build.pull_record import PulledImage
-from harness.cloudimage import ImageSet, Info, PlatformImage
-from harness.errors import BuildError, CheckError
+from harness.build.sandbox_plan import SandboxApplication, SandboxPlan
+from harness.cloudimage import ImageSet, Info, PlatformImage, ProvingRun
+from harness.errors import BuildError, UsageError
 from harness.host import scratch, tools
-from harness.kubefile import instructions
-from harness.lifecycle.kube import wait
+from harness.lifecycle.apps import records
+from harness.lifecycle.steps.context import FACTS
 from harness.oci.model import INDEXES, Platform, canonical_json
 from harness.oci.reference import Reference, as_asked
-from harness.oci.registry.sources import Source
+from harness.oci.registry.sources import LayoutSource, Source
 from harness.oci.store import Store
 from harness.runtimes import Facts
 from harness.templates.tree import render_tree
 
-FORMAT = "1"
+FORMAT = "2"
 """Part of every discovery key: raise it when a discovery would find something else."""
-
-_QUIET_SHARE = 0.25
-"""Of the time that workloads took to become ready: an operator on a busy machine makes its own pods late, too."""
 
 
 def discover_images(
@@ -43,15 +42,42 @@ def discover_images(
 ) -> dict[Platform, DiscoveredImages]:
     """Discover the container images of each platform. Only this machine's platform can run, so it is first, requested or not."""
     here = next((part for part in parts if not part.foreign), None)
-    runs = "pulled" in options.discover and any(part.info.kubernetes for part in parts)
+    base = _base(options, parts[0])
+    runs = "pulled" in options.discover and (base is not None or any(part.info.kubernetes for part in parts))
     if here is None and runs:
         here = build_for_host()
-    discovered = {here.platform: ImageDiscovery(options, here).images()} if here else {}
+    discovered = {here.platform: ImageDiscovery(options, here, base=base).images()} if here else {}
     seen = discovered[here.platform].images if here and runs else None
     for part in parts:
         if part.foreign:
             discovered[part.platform] = ImageDiscovery(options, part, seen).images()
     return discovered
+
+
+def _base(options: BuildOptions, part: PlatformBuild) -> ClusterBase | None:
+    """The image that an application image runs on; None for an image with Kubernetes, and for an application that is only read.
+
+    Raises InputError when ``--on`` is not for this image, and as ``cluster_base.choose`` does.
+    """
+    path = part.parsed.path
+    if part.info.type == "kube":
+        cluster_base.refuse(options.on, path)
+        if "pulled" in options.discover and not _boots(part):
+            log.warning(f"{path}: the image has no Kubernetes to run on, so only declared images are known")
+        return None
+    if "pulled" not in options.discover:
+        return None
+    named = options.on not in (cluster_base.AUTO, cluster_base.NONE)
+    hooks = any(file.startswith("plugins/") for file in part.work.files())
+    if not named and not part.info.launch and not hooks and not exercise.read(part.parsed, options.path.parent):
+        log.info(f"{path}: there is nothing to launch, so only declared images are known")
+        return None
+    return cluster_base.choose(part.work.store, options.on, Platform.host(), part.info.kube_version, path)
+
+
+def _boots(part: PlatformBuild) -> bool:
+    """A cluster can be made of the rootfs alone. That of another tool has a Kubernetes, and no facts about it."""
+    return FACTS in part.work.files()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +86,7 @@ class DiscoveredImages:
     booted: bool
     undeclared: tuple[str, ...]
     unpulled: tuple[str, ...]
+    proven: ProvingRun | None = None
 
 
 def _requested_by(image: cloudimage.EmbeddedImage, workloads: Sequence[str]) -> cloudimage.EmbeddedImage:
@@ -74,6 +101,8 @@ class ImageDiscovery:
     part: PlatformBuild
     seen: ImageSet | None = None
     """For a platform that this machine cannot run: the images that the run on this machine's own platform pulled."""
+    base: ClusterBase | None = None
+    """The image that an application image runs on."""
 
     @property
     def work(self) -> LayerBuilder:
@@ -88,6 +117,32 @@ class ImageDiscovery:
         """The container images of the base."""
         return self.part.base.images if self.part.base else ImageSet()
 
+    @property
+    def runs(self) -> bool:
+        """The image runs on a throw-away cluster, its own or that of another image."""
+        return "pulled" in self.options.discover and not self.part.foreign and (self.base is not None or _boots(self.part))
+
+    @property
+    def exercise(self) -> tuple[exercise.ExerciseStep, ...]:
+        return exercise.read(self.part.parsed, self.options.path.parent)
+
+    @property
+    def proven(self) -> ProvingRun | None:
+        """The run, as far as the rest of the image does not tell it."""
+        if not self.runs:
+            return None
+        on = {"reference": self.base.reference, "digest": self.base.digest} if self.base else None
+        run = ProvingRun(on, exercise.digest(self.exercise), self.options.workers)
+        return run if run.to_json() else None
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Origins of container images. A base comes first: its images are in its cluster, under their names."""
+        if self.base is None:
+            return self.part.sources
+        names = {image.name: image.digest for image in self.base.image.images.images}
+        return (LayoutSource(self.work.store, names, "cluster image"), *self.part.sources)
+
     def key(self) -> str:
         """Digest of everything that can change the outcome: files (not comments), launch, environment, list, kind of cluster; no README."""
         listed = self.options.image_list.read_text() if self.options.image_list else ""
@@ -96,6 +151,9 @@ class ImageDiscovery:
             FORMAT, str(self.part.platform), cache_key_files(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
             dict(self.info.env), listed, self.options.cluster, sorted(self.options.discover), inherited, self.options.images_from,
         ]  # fmt: skip
+        if self.proven is not None:
+            # The base by its digest: under another name it is the same.
+            described.append([self.base and self.base.digest, self.proven.exercise, self.proven.workers])
         if self.seen is not None:
             described.append(
                 [[image.reference, image.digest, list(self._owners().get(image.reference, ()))] for image in self._pulled_elsewhere()]
@@ -119,7 +177,8 @@ class ImageDiscovery:
         record = self.work.store.record("discovery", key) if self.options.use_cache else None
         if record is not None and self._still_holds(record):
             log.info("images: as discovered before; nothing that could change them has changed")
-            return DiscoveredImages(ImageSet.from_json(record["images"]), False, tuple(record["undeclared"]), tuple(record["unpulled"]))
+            images = ImageSet.from_json(record["images"])
+            return DiscoveredImages(images, False, tuple(record["undeclared"]), tuple(record["unpulled"]), self.proven)
         discovered = self._run()
         value = {
             "images": discovered.images.to_json(), "undeclared": list(discovered.undeclared), "unpulled": list(discovered.unpulled),
@@ -134,39 +193,51 @@ class ImageDiscovery:
         return self.part.own.holds(record) and all(self.work.store.has(blob["digest"]) for blob in record["images"]["blobs"])
 
     def _run(self) -> DiscoveredImages:
+        with contextlib.ExitStack() as stack:
+            base = stack.enter_context(cluster_run.unpacked_base(self.work.store, self.base)) if self.base and self.runs else None
+            return self._found(base)
+
+    def _found(self, base: RootfsRun | None) -> DiscoveredImages:
         tree = self.work.tree()
-        facts = sandbox.facts(tree)
-        env = sandbox.environment(facts, self.info.env) if facts else dict(self.info.env)
+        facts = sandbox_plan.facts(tree)
+        env = sandbox_plan.environment(facts, self.info.env) if facts else dict(self.info.env)
+        if base is not None:
+            env = sandbox_plan.application_environment(base.env, self.info.env)
         app_env = {app.name: {**env, **app.env} for app in self.info.apps}
         scan = self._scan(tree, env, app_env)
         # A value that is missing is a fault of this; only without one are the warnings of the scan worth reading.
         render_tree(tree, env, app_env)
         declared, listed = self._declared(scan)
-        pulled, owners = self._pulled_elsewhere(), self._owners()
-        boots = "pulled" in self.options.discover and facts is not None and not self.part.foreign
-        if boots and facts is not None:
+        record = RunRecord(tuple(self._pulled_elsewhere()), self._owners(), frozenset())
+        if self.runs:
             self._build_ahead((*declared, *listed))
-            pulled, owners = self._boot(tree, facts, env)
-        elif "pulled" in self.options.discover and self.part.platform == self.options.platforms[0] and facts is None:
-            log.warning(f"{self.part.parsed.path}: the image has no Kubernetes to run on, so only declared images are known")
+            record = self._boot(base or RootfsRun(tree, _known(facts), env, self._image()), env)
         part = self.part
-        collected = collect(pulled, declared, listed=listed, store=part.work.store, sources=part.sources, platform=part.platform)
+        collected = collect(record.pulled, declared, listed=listed, store=part.work.store, sources=self.sources, platform=part.platform)
         named = {str(as_asked(Reference.parse(item.name))) for item in (*declared, *listed)}
-        asked = {image.reference for image in pulled}
+        asked = {image.reference for image in record.pulled}
         known = {image.name for image in self.embedded.images}
-        owned = tuple(self.part.own.marked(_requested_by(image, owners.get(image.name, ()))) for image in collected.images)
+        owned = tuple(self._marked(_requested_by(image, record.owners.get(image.name, ()))) for image in collected.images)
         return DiscoveredImages(
             ImageSet(owned, collected.blobs),
-            boots,
+            self.runs,
             tuple(sorted(asked - named - known)),
-            tuple(sorted(named - asked - known)) if boots else (),
+            tuple(sorted(named - asked - record.every - known)) if self.runs else (),
+            self.proven,
         )
+
+    def _marked(self, image: cloudimage.EmbeddedImage) -> cloudimage.EmbeddedImage:
+        """The image with its origin when it was built under the name of another project, here or for the base."""
+        same = next((known for known in (self.base.image.images.images if self.base else ()) if known.name == image.name), None)
+        if same is not None and same.digest == image.digest and same.built:
+            return dataclasses.replace(image, built=same.built)
+        return self.part.own.marked(image)
 
     def _scan(self, tree: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]]) -> ScanResult:
         """Images that files of the tree name. Raises InputError for a manifest that is not YAML."""
         helm = tools.helm() if any(path.rpartition("/")[2] == "Chart.yaml" for path in self.work.files()) else None
         with log.step("read the images that files declare") as shown:
-            version = self.info.kubernetes
+            version = self.info.kubernetes or (self.base.kubernetes if self.base else None)
             given = self.options.image_list
             scan = discover.declared(tree, env=env, app_env=app_env, image_list=given, helm=helm, kube_version=version)
             shown.note = f"{len(scan.images)} found"
@@ -190,23 +261,20 @@ class ImageDiscovery:
             if not reference.digest and own.builder.builds(reference, own.choice):
                 own.make(reference)
 
-    def _boot(self, tree: Path, facts: Facts, env: Mapping[str, str]) -> tuple[list[PulledImage], dict[str, tuple[str, ...]]]:
-        """Run the image on a throw-away cluster. Returns the pulled images, and for each image the workloads that use it."""
-        own_network = any(label.startswith(instructions.LABEL_CNI) for app in self.info.apps for label in app.labels)
-        plan = sandbox.SandboxPlan(tree, facts, env, self._image(), own_network, self.options.keep)
+    def _boot(self, rootfs: RootfsRun, env: Mapping[str, str]) -> RunRecord:
+        """Run the image on a throw-away cluster of ``rootfs``; ``env`` is the application's when that is a base."""
         make = CLUSTERS[self.options.cluster]
-        with tempfile.TemporaryDirectory(prefix="slipway-cluster-", dir=scratch.folder()) as work:  # noqa: SIM117 -- reads better
-            with make(plan, self.part.sources, self.work.store, self.part.own.builder, Path(work)) as box:
-                # As on real nodes: the pod network is installed before they are Ready.
-                cluster_apps = [command for app in self.info.apps if app.name in self.info.cluster_apps for command in app.commands]
-                _launch(box, cluster_apps)
-                with log.step("node ready"):
-                    box.run("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=180s")
-                _launch(box, [command for command in self.info.launch if command not in cluster_apps])
-                with log.step("workloads ready") as shown:
-                    self._settle(box, box.proxy)
-                    shown.note = f"{len(box.proxy.pulled)} images pulled, {log.size(box.proxy.served_bytes)} served"
-                return box.proxy.pulled, sandbox.requesters(box)
+        with tempfile.TemporaryDirectory(prefix="slipway-cluster-", dir=scratch.folder()) as work:
+
+            def boot(plan: SandboxPlan) -> contextlib.AbstractContextManager[sandbox.Sandbox]:
+                return make(plan, self.sources, self.work.store, self.part.own.builder, Path(work))
+
+            run = ClusterRun(self.options, boot, self.exercise)
+            if self.base is None:
+                return run.of_cluster(rootfs)
+            tree = self.work.tree()
+            application = SandboxApplication(_application_name(self.options.tag), tree, env)
+            return run.of_application(self.base, rootfs, application, cluster_run.application_commands(tree, self.info))
 
     def _image(self) -> PlatformImage:
         """The image under construction, with the container images of its base."""
@@ -214,24 +282,22 @@ class ImageDiscovery:
         diff_ids = tuple(layer.diff_id for layer in self.work.layers)
         return PlatformImage(self.part.platform, descriptors, diff_ids, (), self.info, self.embedded)
 
-    def _settle(self, box: sandbox.Sandbox, proxy: Proxy) -> None:
-        try:
-            wait.settle(box, timeout=self.options.timeout, quiet=self.options.settle, quiet_share=_QUIET_SHARE)
-        except CheckError as error:
-            refused = [f"registry: {name}: {reason}" for name, reason in proxy.failures.items()]
-            details = "\n".join([error.details or "", *refused]).strip()
-            raise BuildError(
-                f"the workloads of the image do not become ready: {error.message}", hint=error.hint, details=details
-            ) from error
+
+def _application_name(tag: str) -> str:
+    """The name under which the application is installed in the run: that of `slipway apps install`, where the image's name gives one."""
+    try:
+        return records.name_of(tag)
+    except UsageError:
+        return "application"
 
 
-def _launch(box: sandbox.Sandbox, commands: Sequence[str]) -> None:
-    for command in commands:
-        with log.step(f"launch: {command}"):
-            box.launch(command)
+def _known(facts: Facts | None) -> Facts:
+    if facts is None:
+        raise BuildError("the rootfs says no Kubernetes", hint="COPY etc/slipway.yaml, or build FROM an image with Kubernetes")
+    return facts
 
 
 SandboxFactory = Callable[
-    [sandbox.SandboxPlan, Sequence[Source], Store, container_images.Builder, Path], contextlib.AbstractContextManager[sandbox.Sandbox]
+    [SandboxPlan, Sequence[Source], Store, container_images.Builder, Path], contextlib.AbstractContextManager[sandbox.Sandbox]
 ]
 CLUSTERS: dict[str, SandboxFactory] = {"kind": sandbox.kind, "container": sandbox.container}

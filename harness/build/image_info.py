@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from harness.build import sandbox
+from harness.build import sandbox_plan
 from harness.build.base_image import base_digest
 from harness.build.layers import BuildStep, LayerBuilder
 from harness.cloudimage import ImageApp, Info, PlatformImage
@@ -70,7 +70,7 @@ def _kubernetes(work: LayerBuilder) -> str | None:
     record_key = hashlib.sha256(canonical_json([list(work.files()["etc/slipway.yaml"])])).hexdigest()
     record = work.store.record("facts", record_key)
     if record is None:
-        facts = sandbox.facts(work.tree())
+        facts = sandbox_plan.facts(work.tree())
         record = {"kubernetes": facts.kubernetes if facts else ""}
         work.store.keep("facts", record_key, record)
     return str(record["kubernetes"]) or None

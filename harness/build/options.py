@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness import kubefile, log
-from harness.build import definitions, image_choice, releases, run_steps
+from harness.build import cluster_base, definitions, exercise, image_choice, releases, run_steps
 from harness.errors import Fault, InputError
 from harness.kubefile import Kubefile, applications
 from harness.oci.model import Platform
@@ -37,6 +37,10 @@ class BuildOptions:
     """Origin of the images that images/ defines: one of image_choice.MODES."""
     allow_login: tuple[str, ...] = ()
     """Repositories, as patterns, for which the cluster may pull with the user's logins although no file names them."""
+    on: str = cluster_base.AUTO
+    """The CloudImage that an application image runs on: a name, cluster_base.AUTO or cluster_base.NONE."""
+    workers: int = 0
+    """Workers of the throw-away cluster, beside its control-plane node."""
     allow_older: bool = False
     """Take images of registries that were signed earlier than those that their tags meant before."""
 
@@ -46,9 +50,20 @@ class BuildOptions:
 
 
 def read(options: BuildOptions, platform: Platform) -> Kubefile:
-    """Parse the Kubefile for one platform and compare it with the context. Raises InputError with every fault of both."""
-    parsed = _parse(options, platform)
-    applications.applications(parsed, options.context)
+    """Parse the Kubefile for one platform and compare it with the context. Raises InputError with every fault, the exercise's too."""
+    faults: list[Fault] = []
+    parsed: Kubefile | None = None
+    try:
+        parsed = _parse(options, platform)
+        applications.applications(parsed, options.context)
+    except InputError as error:
+        faults += error.faults
+    try:
+        exercise.script(options.path.parent)
+    except InputError as error:
+        faults += error.faults
+    if faults or parsed is None:
+        raise InputError(faults)
     return parsed
 
 

@@ -16,11 +16,11 @@ from harness.build.image_choice import ImageChoice
 from harness.build.image_info import exposed, image_info
 from harness.build.layers import BuildStep, LayerBuilder
 from harness.build.options import BuildOptions, image_roots, read
-from harness.cloudimage import History, ImageSet, Info, PlatformImage, elf
+from harness.cloudimage import History, ImageSet, Info, PlatformImage, ProvingRun, elf
 from harness.errors import BuildError, CommandError
 from harness.host import tools
 from harness.kubefile import Kubefile, applications
-from harness.kubefile.instructions import AppInstruction, Arg, Copy, Run
+from harness.kubefile.instructions import AppInstruction, Arg, Copy, Exercise, Run
 from harness.oci.layer import Layer, LayerEntry, write_layer
 from harness.oci.model import Platform, canonical_json
 from harness.oci.registry.fetcher import Fetcher
@@ -48,8 +48,8 @@ class PlatformBuild:
         """True when this machine cannot run the platform."""
         return not self.platform.matches(Platform.host())
 
-    def image(self, discovered: ImageSet) -> PlatformImage:
-        """The image with the container images of its base and those that were discovered."""
+    def image(self, discovered: ImageSet, proven: ProvingRun | None = None) -> PlatformImage:
+        """The image with the container images of its base and those that were discovered; ``proven`` is the run that found them."""
         return PlatformImage(
             platform=self.platform,
             layers=tuple(layer.descriptor for layer in self.work.layers),
@@ -58,7 +58,7 @@ class PlatformBuild:
                 *(self.base.history if self.base else ()),
                 *(History(step.text, step.id, step.layer is None) for step in self.steps),
             ),
-            info=self.info,
+            info=dataclasses.replace(self.info, proven=proven),
             images=(self.base.images if self.base else ImageSet()).union(discovered).sorted(),
         )
 
@@ -105,7 +105,7 @@ class PlatformBuilder:
             platforms = ", ".join(str(platform) for platform in self.options.platforms)
             hint = (
                 f"container images for {platforms} are found by running the image on this machine, as {host}; "
-                "--discover declared avoids that"
+                "--discover declared avoids that, and --on none for an application"
             )
             raise BuildError(error.message, hint=f"{error.hint}; {hint}" if error.hint else hint, details=error.details) from error
 
@@ -133,6 +133,8 @@ def _layers(parsed: Kubefile, work: LayerBuilder) -> list[BuildStep]:
     """Perform every instruction; only those that make files are displayed."""
     steps = []
     for instruction in parsed.instructions:
+        if isinstance(instruction, Exercise):
+            continue  # of the build, not of the image
         if not isinstance(instruction, Copy | AppInstruction | Run):
             step = work.perform(parsed, instruction)
             # The value of a build argument may be confidential: an image lists the names, not the values.

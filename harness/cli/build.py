@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from harness.build.options import BuildOptions
     from harness.oci.model import Platform
 
+MOST_WORKERS = 9
+"""Workers of a throw-away cluster: each is a machine in a container."""
+
 
 @app.command(short_help="Build a CloudImage from a Kubefile.")
 def build(
@@ -77,6 +80,20 @@ def build(
         choice("--sandbox", values=("kind", "container"), help="The throw-away cluster that runs the image."),
         Old("--cluster"),
     ] = "kind",
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            help="The image with Kubernetes on which an application image runs while it is built; none reads its files only.  "
+            "[default: the newest base image of the store that fits]",
+            metavar="IMAGE|none",
+            show_default=False,
+            autocompletion=completion.images,
+        ),
+    ] = None,
+    nodes: Annotated[
+        int, typer.Option("--nodes", "-n", help="Workers of the throw-away cluster.", metavar="N", min=0, max=MOST_WORKERS)
+    ] = 0,
     settle: Annotated[
         float,
         typer.Option(
@@ -120,6 +137,7 @@ def build(
 ) -> None:
     """Build a CloudImage from a Kubefile: layers, and every container image that running it pulls."""
     from harness import build as building
+    from harness.build.cluster_base import AUTO, NONE
     from harness.build.image_choice import MODES
     from harness.build.image_discovery import CLUSTERS
     from harness.build.options import BuildOptions
@@ -128,6 +146,8 @@ def build(
     as_json = wants_json(output)
     one_of(sandbox, CLUSTERS, "--sandbox")
     modes = tuple(sorted({one_of(mode.strip(), ("pulled", "declared"), "--discover") for mode in discover.split(",") if mode.strip()}))
+    if on not in (None, NONE) and "pulled" not in modes:
+        raise UsageError(f"--on {on}: --discover {discover} runs nothing", hint="leave one of them out")
     if context is None:
         if file is None:
             raise UsageError("no context is given", hint="slipway build FOLDER, or -f Kubefile")
@@ -137,7 +157,7 @@ def build(
         build_args=pairs(build_arg or [], "--build-arg"), image_list=existing(image_list) if image_list else None,
         cluster=sandbox, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
         network=one_of(network, NETWORKS, "--network"), images_from=one_of(images_from, MODES, "--images"),
-        allow_login=tuple(allow_login or ()), allow_older=allow_older,
+        allow_login=tuple(allow_login or ()), allow_older=allow_older, on=on or AUTO, workers=nodes,
     )  # fmt: skip
     with _given(options) as options:
         if check:
@@ -190,6 +210,9 @@ def _show_built(built: building.Built, tag: str) -> None:
         kubernetes = f", Kubernetes {part.info.kubernetes}" if part.info.kubernetes else ""
         what = f"{len(part.images.images)} container images, {part.info.type} image{kubernetes}"
         say(f"  {what}, {part.platform}" if len(parts) > 1 else f"  {log.size(built.image.size)}, {what}")
+        proven = part.info.proven
+        if proven and proven.on:
+            say(f"  proven on {proven.on['reference']}{', with an exercise' if proven.exercise else ''}")
     if len(parts) > 1:
         say(f"  {log.size(built.image.size)} for all platforms")
     for image in built.undeclared:
@@ -209,5 +232,7 @@ def _show_plan(plan: Mapping[str, Any]) -> None:
         say(f"app       {application['name']} ({application['kind']})")
     for command in plan["launch"]:
         say(f"launch    {command}")
+    for title in plan["exercise"]:
+        say(f"exercise  {title}")
     for image in plan["images"]:
         say(f"image     {image if isinstance(image, str) else image['name']}")

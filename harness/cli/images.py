@@ -80,6 +80,10 @@ def inspect(name: AnyImage, output: Json = "text") -> None:
         say(f"type        {info.type}{brings}{wants}")
         if info.base:
             say(f"base        {info.base['reference']}  {short(info.base['digest'])}")
+        if info.proven and info.proven.on:
+            say(f"proven on   {info.proven.on['reference']}  {short(info.proven.on['digest'])}")
+        if info.proven and info.proven.exercise:
+            say(f"exercised   {short(info.proven.exercise)}")
         if info.converted_from:
             origin = info.converted_from
             say(f"made from   an image of {origin['tool']} {origin['version']}  {short(origin['digest'])}")

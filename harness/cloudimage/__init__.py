@@ -29,6 +29,7 @@ from harness.cloudimage.model import (
     ImageSet,
     Info,
     PlatformImage,
+    ProvingRun,
 )
 from harness.cloudimage.reader import read, verify
 from harness.cloudimage.writer import write
@@ -49,6 +50,7 @@ __all__ = [
     "ImageSet",
     "Info",
     "PlatformImage",
+    "ProvingRun",
     "read",
     "verify",
     "write",

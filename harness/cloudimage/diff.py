@@ -169,6 +169,7 @@ def _info(before: Info, after: Info) -> Iterator[ImageChange]:
         "runtime": (before.runtime, after.runtime),
         "kubeVersion": (before.kube_version, after.kube_version),
         "base": (_plain(before.base), _plain(after.base)),
+        "proven": (before.proven and before.proven.to_json(), after.proven and after.proven.to_json()),
         "convertedFrom": (_plain(before.converted_from), _plain(after.converted_from)),
     }
     yield from (ImageChange(kind, kind, old, new) for kind, (old, new) in facts.items() if old != new)

@@ -105,10 +105,7 @@ class Blob:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Blob:
         """Raises KeyError, TypeError or ValueError when it is not the JSON of a blob."""
-        digest = _text(value["digest"])
-        if not is_digest(digest):
-            raise ValueError(f"{untrusted.shown(digest)[:80]!r} is not a digest")
-        return cls(digest, _text(value["mediaType"]), untrusted.integer(value["size"], what="size"))
+        return cls(_digest(_text(value["digest"])), _text(value["mediaType"]), untrusted.integer(value["size"], what="size"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +183,33 @@ class ImageApp:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProvingRun:
+    """The run on a throw-away cluster that found the container images, where ``base`` and history of the image do not tell it."""
+
+    on: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)
+    """``{"reference": ..., "digest": ...}`` of the CloudImage that an application image ran on; its rootfs is not in the image."""
+    exercise: str | None = None
+    """Digest of the exercise that ran after the launch; its text is not in the image."""
+    workers: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        value = {"on": dict(self.on) if self.on else None, "exercise": self.exercise, "workers": self.workers}
+        return {key: content for key, content in value.items() if content}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ProvingRun:
+        """Raises KeyError, TypeError, ValueError or AttributeError when it is not the JSON of one."""
+        on = _pairs(value["on"]) if value.get("on") else None
+        if on is not None:
+            Reference.parse(on["reference"])
+        return cls(
+            on={"reference": on["reference"], "digest": _digest(on["digest"])} if on else None,
+            exercise=_digest(_text(value["exercise"])) if value.get("exercise") else None,
+            workers=untrusted.integer(value.get("workers") or 0, what="workers"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Info:
     """Run information of a CloudImage: the JSON of the annotation ``dev.slipway.cloudimage``."""
 
@@ -207,6 +231,8 @@ class Info:
     """Names of the apps (CNI, CSI) that start with the cluster."""
     converted_from: Mapping[str, str] | None = dataclasses.field(default=None, hash=False)
     """``{"tool": "sealer", "version": ..., "digest": ...}`` when another tool made its rootfs; slipway's own runtime is not in it then."""
+    proven: ProvingRun | None = None
+    """The run that found its images, as far as the rest does not tell it."""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     """Fields written by a newer slipway that this one does not know; kept unchanged."""
 
@@ -215,6 +241,7 @@ class Info:
         return {
             **self.extra,
             **converted,
+            **({"proven": self.proven.to_json()} if self.proven else {}),
             "schemaVersion": SCHEMA_VERSION,
             "type": self.type,
             "kubernetes": self.kubernetes,
@@ -231,7 +258,7 @@ class Info:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Info:
         """Raises KeyError, TypeError, ValueError or AttributeError when it is not the JSON of an Info."""
-        known = {*cls().to_json(), "convertedFrom"}
+        known = {*cls().to_json(), "convertedFrom", "proven"}
         return cls(
             type=_text(value["type"]),
             kubernetes=_text(value["kubernetes"]) if value.get("kubernetes") else None,
@@ -244,6 +271,7 @@ class Info:
             kube_version=_text(value["kubeVersion"]) if value.get("kubeVersion") else None,
             cluster_apps=text_list(value.get("clusterApps")),
             converted_from=_pairs(value["convertedFrom"]) if value.get("convertedFrom") else None,
+            proven=ProvingRun.from_json(value["proven"]) if value.get("proven") else None,
             extra={key: text for key, text in value.items() if key not in known},
         )
 
@@ -315,6 +343,12 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{untrusted.shown(repr(value))[:80]} is not text")
     return value
+
+
+def _digest(text: str) -> str:
+    if not is_digest(text):
+        raise ValueError(f"{untrusted.shown(text)[:80]!r} is not a digest")
+    return text
 
 
 def text_list(value: object) -> tuple[str, ...]:

@@ -53,12 +53,12 @@ def _modern(document: Document) -> Iterator[dict[str, Any]]:
     converted: dict[str, Any] = _arguments_as_lists(document)
     converted["apiVersion"] = VERSION
     for path in GONE.get(kind, ()):
-        converted = _without(converted, path)
+        converted = without(converted, path)
     timeout = ("apiServer", "timeoutForControlPlane")
     if kind == "ClusterConfiguration" and _at(converted, timeout) is not None:
         timeouts = {"controlPlaneComponentHealthCheck": _at(converted, timeout)}
         yield {"apiVersion": VERSION, "kind": "InitConfiguration", "timeouts": timeouts}
-        converted = _without(converted, timeout)
+        converted = without(converted, timeout)
     yield converted
 
 
@@ -69,11 +69,11 @@ def _at(document: Document, path: tuple[str, ...]) -> Any:
     return value
 
 
-def _without(document: Document, path: tuple[str, ...]) -> dict[str, Any]:
+def without(document: Document, path: tuple[str, ...]) -> dict[str, Any]:
     """A copy without the value at a path, and without a mapping that held nothing else."""
     key, *rest = path
     copy = dict(document)
-    below = _without(copy[key], tuple(rest)) if rest and isinstance(copy.get(key), Mapping) else None
+    below = without(copy[key], tuple(rest)) if rest and isinstance(copy.get(key), Mapping) else None
     if below:
         copy[key] = below
     elif below is not None or not rest:

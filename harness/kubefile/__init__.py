@@ -14,7 +14,7 @@ from typing import TypeVar
 from harness.errors import Fault, InputError
 from harness.host import site_network
 from harness.kubefile import checks
-from harness.kubefile.instructions import LABEL_KUBE_VERSION, Arg, Cmd, Cmds, From, Instruction, KubeVersion, Launch
+from harness.kubefile.instructions import LABEL_KUBE_VERSION, Arg, Cmd, Cmds, Exercise, From, Instruction, KubeVersion, Launch
 from harness.kubefile.lines import split_text
 from harness.kubefile.reader import KubefileReader
 
@@ -55,6 +55,11 @@ class Kubefile:
     def commands(self) -> tuple[str, ...]:
         """Commands of CMD and CMDS, in order."""
         return tuple(command for item in self.instructions if isinstance(item, Cmd | Cmds) for command in item.commands)
+
+    @property
+    def exercise(self) -> tuple[str, ...]:
+        """Commands of EXERCISE, in order."""
+        return tuple(command for item in self.of(Exercise) for command in item.commands)
 
 
 def parse(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.errors import Fault
 from harness.kubefile import context as build_context
-from harness.kubefile.instructions import AppCmds, AppEnv, AppInstruction, Cmd, Cmds, Copy, Instruction, Launch, local_sources
+from harness.kubefile.instructions import AppCmds, AppEnv, AppInstruction, Cmd, Cmds, Copy, Exercise, Instruction, Launch, local_sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +22,15 @@ class Deferred:
 
 
 def launch_faults(path: str, instructions: Sequence[Instruction]) -> list[Fault]:
-    """Faults of LAUNCH and CMDS: each stands once, at the end, and LAUNCH without other commands."""
+    """Faults of LAUNCH and CMDS: each stands once, at the end, and LAUNCH without other commands. EXERCISE may follow."""
     faults = []
+    last = next((item for item in reversed(instructions) if not isinstance(item, Exercise)), None)
     for kind in (Launch, Cmds):
         same = [item for item in instructions if isinstance(item, kind)]
         for item in same[1:]:
             message = f"{item.name} is given twice; the first is in line {same[0].line}"
             faults.append(Fault(f"{path}:{item.line}", message, "join them into one"))
-        if len(same) == 1 and same[0] is not instructions[-1]:
+        if len(same) == 1 and same[0] is not last:
             faults.append(Fault(f"{path}:{same[0].line}", f"{same[0].name} must be the last instruction", "move it to the end"))
     launch = next((item for item in instructions if isinstance(item, Launch)), None)
     for other in instructions:

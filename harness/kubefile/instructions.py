@@ -24,6 +24,7 @@ USAGE = {
     "COPY": "COPY source... destination",
     "CSI": "CSI name local://path...",
     "ENV": "ENV NAME=VALUE...",
+    "EXERCISE": "EXERCISE kubectl create job once --from=cronjob/backup",
     "FROM": "FROM image, or FROM --platform=os/arch image",
     "KUBEVERSION": "KUBEVERSION >=1.34 <1.38",
     "LABEL": "LABEL name=value...",
@@ -168,6 +169,13 @@ class Cmds(Instruction):
 class Cmd(Instruction):
     commands: tuple[str, ...]
     """Shell commands, run in the rootfs; several CMD accumulate."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exercise(Instruction):
+    """Commands for the throw-away cluster of a build, after the launch. They are not part of the image."""
+
+    commands: tuple[str, ...]
 
 
 def local_sources(instruction: Instruction) -> tuple[str, ...]:

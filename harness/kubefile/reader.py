@@ -26,6 +26,7 @@ from harness.kubefile.instructions import (
     Copy,
     Csi,
     Env,
+    Exercise,
     From,
     Instruction,
     InstructionError,
@@ -279,6 +280,13 @@ class KubefileReader:
         commands = listed or _commands(line.rest)
         return Cmd(line.number, f"CMD {line.rest}", tuple(self.variables.launch_command(command) for command in commands))
 
+    def read_exercise(self, line: InstructionLine) -> Instruction:
+        listed = words.json_list(line.rest)
+        if listed is not None and not listed:
+            raise InstructionError("EXERCISE [] runs nothing", USAGE["EXERCISE"])
+        commands = listed or [line.rest]
+        return Exercise(line.number, f"EXERCISE {line.rest}", tuple(self.variables.launch_command(command) for command in commands))
+
 
 _METHODS: dict[str, Callable[[KubefileReader, InstructionLine], Instruction]] = {
     "ADD": KubefileReader.read_copy,
@@ -292,6 +300,7 @@ _METHODS: dict[str, Callable[[KubefileReader, InstructionLine], Instruction]] = 
     "COPY": KubefileReader.read_copy,
     "CSI": KubefileReader.read_app,
     "ENV": KubefileReader.read_env,
+    "EXERCISE": KubefileReader.read_exercise,
     "FROM": KubefileReader.read_from,
     "KUBEVERSION": KubefileReader.read_kubeversion,
     "LABEL": KubefileReader.read_label,

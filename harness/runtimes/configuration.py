@@ -182,22 +182,26 @@ def _controller_arguments(cluster: RuntimeCluster) -> dict[str, str]:
 
 def kubelet_configuration(cluster: RuntimeCluster, member: Member) -> dict[str, Any]:
     """slipway's settings for kubelets beyond kubeadm's defaults."""
+    settings = kubelet_settings(small=len(cluster.members) <= _SMALL, systemd_cgroups=member.systemd_cgroups)
+    return {**settings, **({"resolvConf": member.resolv_conf} if member.resolv_conf else {})}
+
+
+def kubelet_settings(*, small: bool, systemd_cgroups: bool) -> dict[str, Any]:
+    """The settings that do not depend on a machine beyond its cgroups; ``small``: the cluster has few nodes."""
     configuration: dict[str, Any] = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "containerRuntimeEndpoint": CRI_SOCKET,
-        "cgroupDriver": "systemd" if member.systemd_cgroups else "cgroupfs",
+        "cgroupDriver": "systemd" if systemd_cgroups else "cgroupfs",
         "failSwapOn": False,
         # Images come from the machine itself or its neighbour.
         "serializeImagePulls": False,
         "registryPullQPS": 0,
     }
-    if len(cluster.members) <= _SMALL:
+    if small:
         # Seen Ready some seconds earlier; reports without news stay as rare as they are.
         configuration |= {"nodeStatusUpdateFrequency": "2s", "nodeStatusReportFrequency": "5m0s"}
-    if member.resolv_conf:
-        configuration["resolvConf"] = member.resolv_conf
-    if not member.systemd_cgroups:
+    if not systemd_cgroups:
         # Since 1.35 a kubelet would not start there by itself.
         configuration["failCgroupV1"] = False
     return configuration

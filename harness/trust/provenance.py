@@ -29,6 +29,7 @@ def make(image: CloudImage, reference: Reference) -> dict[str, Any]:
     for part in image.platforms:
         for one in _dependencies(part):
             dependencies.setdefault(one["uri"] + str(one["digest"]), one)
+    runs = {str(part.platform): part.info.proven.to_json() for part in image.platforms if part.info.proven}
     own = {str(part.platform): _own(part.history) for part in image.platforms}
     predicate = {
         "buildDefinition": {
@@ -43,7 +44,9 @@ def make(image: CloudImage, reference: Reference) -> dict[str, Any]:
                 "steps": {
                     str(part.platform): [{"instruction": _shown(step.created_by), "id": step.step} for step in part.history if step.step]
                     for part in image.platforms
-                }
+                },
+                # The cluster in which its container images were found. An exercise is not in the image: its digest is.
+                **({"provingRuns": runs} if runs else {}),
             },
             "resolvedDependencies": [dependencies[key] for key in sorted(dependencies)],
         },
@@ -59,6 +62,14 @@ def _dependencies(part: PlatformImage) -> Iterable[dict[str, Any]]:
             "name": "base CloudImage",
             "uri": image_purl(base["reference"], base["digest"]),
             "digest": _digest_set(base["digest"]),
+        }
+    if part.info.proven and part.info.proven.on:
+        on = part.info.proven.on
+        yield {
+            "name": "CloudImage of the throw-away cluster",
+            "uri": image_purl(on["reference"], on["digest"]),
+            "digest": _digest_set(on["digest"]),
+            "annotations": {"meaning": "the application ran on it and pulled its container images; its rootfs is not in the image"},
         }
     # A step's id is the hash of all that went into it and into those before it, so the last stands for every file of the context.
     last = next((step.step for step in reversed(part.history) if _SHA256.fullmatch(step.step)), None)

@@ -28,6 +28,7 @@ GROUPS = (
     ("test_faults.py",),
     ("test_run.py", "test_apps.py", "test_members.py", "test_operate.py"),
     ("test_build.py", "test_platforms.py"),
+    ("test_build_on.py",),
     ("test_clusterfile.py",),
     ("test_distribution.py",),
     ("test_change.py",),

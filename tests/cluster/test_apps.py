@@ -169,7 +169,7 @@ def images(slipway: Slipway, tmp_path_factory: pytest.TempPathFactory) -> Images
         (found.tool, tool),
         (found.abroad, abroad),
     ):
-        slipway("build", "-t", name, written(folder / name.replace(":", "-"), files))
+        slipway("build", "-t", name, "--on", "none", written(folder / name.replace(":", "-"), files))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,21 +92,27 @@ def cni_plugins(tree: UntrustedTree) -> tuple[str, ...]:
     return tuple(name for name in tree.list(CNI_PLUGINS) if _CNI_PLUGIN.fullmatch(name))
 
 
+PULLS: Mapping[str, bool | int] = {
+    # Unpacked layers are discarded only by a pull that does not use the transfer service.
+    "discard_unpacked_layers": True,
+    "max_concurrent_downloads": 8,
+    "use_local_image_pull": True,
+}
+"""containerd's settings for pulls, the same on every machine."""
+
+
 def containerd_config(pause: str | None, member: Member, snapshotter: str = "overlayfs") -> str:
     """containerd's configuration, version 3, as 2.0 and newer read it. ``pause`` is the sandbox image of every pod."""
     sandbox = f"""
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "{pause}"
 """
-    # Unpacked layers are discarded only by a pull that does not use the transfer service.
+    pulls = "".join(f"  {name} = {json.dumps(value)}\n" for name, value in PULLS.items())
     return f"""version = 3
 
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = "{snapshotter}"
-  discard_unpacked_layers = true
-  max_concurrent_downloads = 8
-  use_local_image_pull = true
-{sandbox if pause else ""}
+{pulls}{sandbox if pause else ""}
 [plugins."io.containerd.cri.v1.images".registry]
   config_path = "/etc/containerd/certs.d"
 

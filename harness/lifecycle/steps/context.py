@@ -310,14 +310,7 @@ class ResolvedCluster:
     @functools.cached_property
     def documents(self) -> tuple[Mapping[str, Any], ...]:
         """Documents for kubeadm and its like: those of the rootfs, as rendered for the first control-plane node, and the Clusterfile's."""
-        of_image: list[Mapping[str, Any]] = []
-        for path in KUBEADM_CONFIG:
-            text = self.content(self.spec.first, path)
-            if text is not None:
-                try:
-                    of_image += [document for document in serialize.read_documents(text) if isinstance(document, Mapping)]
-                except ValueError as wrong:
-                    raise InputError([Fault(path, f"is not YAML: {wrong}")]) from wrong
+        of_image = [each for path in KUBEADM_CONFIG for each in kubeadm_documents(self.content(self.spec.first, path) or "", path)]
         return (*of_image, *self.spec.clusterfile.kubeadm)
 
     @property
@@ -360,12 +353,7 @@ class ResolvedCluster:
 
     def containerd_overrides(self, node: Node) -> Mapping[str, Any]:
         """The rootfs's own settings of containerd; empty when it has none. Raises InputError."""
-        try:
-            of_image = serialize.read_toml(self.content(node, CONTAINERD_CONFIG) or "")
-        except ValueError as wrong:
-            raise InputError([Fault(CONTAINERD_CONFIG, f"is not TOML: {wrong}")]) from wrong
-        _require_version(of_image)
-        return of_image
+        return containerd_overrides(self.content(node, CONTAINERD_CONFIG) or "")
 
 
 class ClusterContext:
@@ -427,6 +415,24 @@ class MemberChange:
     @property
     def resolved(self) -> ResolvedCluster:
         return self.context.resolved
+
+
+def kubeadm_documents(text: str, path: str) -> tuple[Mapping[str, Any], ...]:
+    """The documents of a rootfs's own file for kubeadm, kubelet and kube-proxy. Raises InputError."""
+    try:
+        return tuple(document for document in serialize.read_documents(text) if isinstance(document, Mapping))
+    except ValueError as wrong:
+        raise InputError([Fault(path, f"is not YAML: {wrong}")]) from wrong
+
+
+def containerd_overrides(text: str) -> Mapping[str, Any]:
+    """The settings of a rootfs's own file for containerd. Raises InputError."""
+    try:
+        of_image = serialize.read_toml(text)
+    except ValueError as wrong:
+        raise InputError([Fault(CONTAINERD_CONFIG, f"is not TOML: {wrong}")]) from wrong
+    _require_version(of_image)
+    return of_image
 
 
 def _require_version(config: Mapping[str, Any]) -> None:

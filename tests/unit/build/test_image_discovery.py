@@ -3,60 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from harness.build import image_discovery, sandbox
-from harness.cloudimage import ImageApp, Info
+from harness import kubefile
+from harness.build import image_discovery
+from harness.build.cluster_base import ClusterBase
+from harness.build.options import BuildOptions
+from harness.build.pull_record import PulledImage
+from harness.build.sandbox_plan import SandboxApplication, SandboxPlan
+from harness.cloudimage import BuiltHere, EmbeddedImage, ImageSet, Info, PlatformImage, ProvingRun
 from harness.errors import InputError
-from harness.kubefile import instructions
-from harness.runtimes import Facts
-
-
-class Box:
-    """A throw-away cluster that remembers what was done in it."""
-
-    def __init__(self) -> None:
-        self.done: list[str] = []
-        self.proxy = SimpleNamespace(pulled=[], served_bytes=0)
-
-    def run(self, *argv: str) -> str:
-        self.done.append(argv[0])
-        return json.dumps({"items": []})
-
-    def launch(self, command: str) -> None:
-        self.done.append(command)
-
-
-def test_a_network_that_an_application_brings_is_launched_before_a_node_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    box = Box()
-    plans: list[sandbox.SandboxPlan] = []
-
-    @contextlib.contextmanager
-    def make(plan: sandbox.SandboxPlan, *_: Any) -> Iterator[Box]:
-        plans.append(plan)
-        yield box
-
-    monkeypatch.setitem(image_discovery.CLUSTERS, "kind", make)
-    app = ImageApp("calico", "kube", commands=("apply calico",), labels={f"{instructions.LABEL_CNI}calico": "true"})
-    discovery: Any = SimpleNamespace(
-        info=Info(apps=(app,), cluster_apps=("calico",), launch=("apply calico", "apply web")),
-        options=SimpleNamespace(keep=False, cluster="kind"),
-        part=SimpleNamespace(sources=(), own=SimpleNamespace(builder=None)),
-        work=SimpleNamespace(store=None),
-        _image=lambda: None,
-        _settle=lambda *_: None,
-    )
-    image_discovery.ImageDiscovery._boot(discovery, tmp_path, Facts("v1.36.3"), {})
-    assert plans[0].own_network
-    assert box.done[:3] == ["apply calico", "wait", "apply web"]
+from harness.oci.layer import LayerEntry, write_layer
+from harness.oci.model import OCI_MANIFEST, Platform
+from harness.oci.reference import Reference
+from harness.oci.registry.sources import LayoutSource
+from harness.oci.store import Store
+from tests.unit.cloudimage.examples import container_image
 
 
 def test_missing_value_is_one_fault_without_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,3 +43,161 @@ def test_missing_value_is_one_fault_without_a_warning(tmp_path: Path, capsys: py
         discovery._run()
     assert [(fault.where, fault.message) for fault in caught.value.faults] == [("manifests/a.yaml:2", "Undefined is not defined")]
     assert "to be given when the image runs" not in capsys.readouterr().err
+
+
+DIGEST = f"sha256:{'0' * 64}"
+
+
+def base_of(*embedded: EmbeddedImage, digest: str = DIGEST, name: str = "kubernetes:latest") -> ClusterBase:
+    info = Info(kubernetes="v1.36.3")
+    return ClusterBase(name, digest, PlatformImage(Platform.host(), (), (), (), info, ImageSet(embedded)))
+
+
+def discovery_of(
+    folder: Path, text: str = "", *, base: ClusterBase | None = None, files: Sequence[str] = (), foreign: bool = False, **options: Any
+) -> image_discovery.ImageDiscovery:
+    """Discovery for an application image without files of its own."""
+    (folder / "Kubefile").write_text(f"FROM scratch\n{text}")
+    part: Any = SimpleNamespace(
+        parsed=kubefile.parse(f"FROM scratch\n{text}", "K"),
+        platform=Platform.host(),
+        foreign=foreign,
+        base=None,
+        info=Info(type="app", launch=("apply",)),
+        sources=(),
+        own=SimpleNamespace(marked=lambda image: image, used={}, absent=set(), holds=lambda _: True, builder=None),
+        permits=SimpleNamespace(declare=list),
+        work=SimpleNamespace(files=lambda: dict.fromkeys(files, ()), store=Store(folder / "store"), tree=lambda: folder / "rootfs"),
+    )
+    return image_discovery.ImageDiscovery(BuildOptions(folder, "shop", **options), part, base=base)
+
+
+def test_an_application_is_run_on_a_base_only_and_where_this_machine_can(tmp_path: Path) -> None:
+    assert discovery_of(tmp_path, base=base_of()).runs
+    assert not discovery_of(tmp_path).runs
+    assert not discovery_of(tmp_path, base=base_of(), foreign=True).runs
+    assert not discovery_of(tmp_path, base=base_of(), discover=("declared",)).runs
+    assert discovery_of(tmp_path, files=["etc/slipway.yaml"]).runs
+
+
+def test_what_changes_a_run_changes_its_key_and_what_does_not_run_does_not(tmp_path: Path) -> None:
+    other = f"sha256:{'1' * 64}"
+    keys = [
+        discovery_of(tmp_path).key(),
+        discovery_of(tmp_path, base=base_of()).key(),
+        discovery_of(tmp_path, base=base_of(digest=other)).key(),
+        discovery_of(tmp_path, base=base_of(), workers=1).key(),
+        discovery_of(tmp_path, "EXERCISE a\n", base=base_of()).key(),
+        discovery_of(tmp_path, "EXERCISE b\n", base=base_of()).key(),
+    ]
+    (tmp_path / "exercise.sh").write_text("true\n")
+    keys.append(discovery_of(tmp_path, base=base_of()).key())
+    assert len(set(keys)) == len(keys)
+    assert discovery_of(tmp_path, "EXERCISE a\n", workers=2).key() == keys[0]
+    (tmp_path / "exercise.sh").unlink()
+    assert discovery_of(tmp_path, base=base_of(name="kubernetes:v1")).key() == keys[1]
+
+
+def test_the_run_is_recorded_in_the_image_as_far_as_the_rest_does_not_tell_it(tmp_path: Path) -> None:
+    on = {"reference": "kubernetes:latest", "digest": DIGEST}
+    assert discovery_of(tmp_path, base=base_of()).proven == ProvingRun(on)
+    found = discovery_of(tmp_path, "EXERCISE a\n", files=["etc/slipway.yaml"], workers=1).proven
+    assert found is not None
+    assert (found.on, found.workers, str(found.exercise)[:7]) == (None, 1, "sha256:")
+    assert discovery_of(tmp_path, files=["etc/slipway.yaml"]).proven is None
+    assert discovery_of(tmp_path, "EXERCISE a\n").proven is None
+
+
+def test_an_image_of_the_base_keeps_the_mark_of_one_that_was_built(tmp_path: Path) -> None:
+    built = EmbeddedImage("registry.k8s.io/pause:3", DIGEST, OCI_MANIFEST, 1, built=BuiltHere(("a@v1",), "images/pause"))
+    plain = dataclasses.replace(built, built=None)
+    discovery = discovery_of(tmp_path, base=base_of(built))
+    assert discovery._marked(plain) == built
+    another = dataclasses.replace(plain, digest=f"sha256:{'1' * 64}")
+    assert discovery._marked(another) == another
+
+
+def test_images_of_the_base_come_from_the_store_before_every_registry(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    images = container_image(store, "docker.io/library/nginx:1", b"layer")
+    source = discovery_of(tmp_path, base=base_of(*images.images)).sources[0]
+    manifest = source.manifest(Reference.parse("nginx:1"), ())
+    assert manifest is not None
+    assert manifest.digest == images.images[0].digest
+
+
+def test_the_run_of_an_application_has_its_commands_its_values_and_its_exercise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIPWAY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "rootfs/manifests").mkdir(parents=True)
+    (tmp_path / "rootfs/manifests/a.yaml").write_text("a: {{ DNSSvcIP }}\n")
+    store = Store(tmp_path / "store")
+    own = container_image(store, "docker.io/library/redis:7", b"redis")
+    facts = write_layer([LayerEntry("etc/slipway.yaml", "file", 0o644, b"kubernetes: v1.36.3\n")], store)
+    base = base_of(*container_image(store, "docker.io/library/nginx:1", b"nginx").images)
+    base = dataclasses.replace(base, image=dataclasses.replace(base.image, layers=(facts.descriptor,), diff_ids=(facts.diff_id,)))
+    done: list[str] = []
+    plans: list[Any] = []
+
+    class Box:
+        proxy = SimpleNamespace(pulled=[], served_bytes=0, failures={})
+
+        def of_application(self, application: SandboxApplication) -> Box:
+            done.append(f"{application.name} {application.env['DNSSvcIP']}")
+            return self
+
+        def run(self, *_argv: str) -> str:
+            return json.dumps({"items": []})
+
+        def launch(self, command: str, **_more: str) -> None:
+            done.append(command)
+            (image,) = own.images
+            self.proxy.pulled = [PulledImage(image.name, image.digest, image.media_type, "hub")]
+
+    @contextlib.contextmanager
+    def make(plan: SandboxPlan, *_: Any) -> Iterator[Box]:
+        plans.append(plan)
+        done.append((plan.application.tree / "manifests/a.yaml").read_text() if plan.application else "nothing")
+        yield Box()
+
+    monkeypatch.setitem(image_discovery.CLUSTERS, "kind", make)
+    discovery = discovery_of(tmp_path, "EXERCISE kubectl get pods\n", base=base, settle=0)
+    discovery.part.sources = (LayoutSource(store, {image.name: image.digest for image in own.images}),)  # type: ignore[misc]
+    found = discovery.images()
+    assert done == ["a: 10.96.0.10\n", "shop 10.96.0.10", "apply", "kubectl get pods"]
+    assert plans[0].image == base.image
+    assert [(image.name, image.found_by, image.requested_by) for image in found.images.images] == [
+        ("docker.io/library/redis:7", ("pulled",), ())
+    ]
+    assert (found.booted, found.undeclared, found.unpulled) == (True, ("docker.io/library/redis:7",), ())
+    again = discovery_of(tmp_path, "EXERCISE kubectl get pods\n", base=base, settle=0).images()
+    assert (again.booted, again.images, again.proven) == (False, found.images, found.proven)
+
+
+@pytest.mark.parametrize(
+    ("info", "files", "on", "message"),
+    [
+        (Info(type="app"), [], "auto", "there is nothing to launch"),
+        (Info(type="app"), [], "none", "there is nothing to launch"),
+        (Info(type="app", launch=("a",)), [], "none", "NOTHING IS PROVEN"),
+        (Info(type="app"), ["plugins/a.yaml"], "auto", "NOTHING IS PROVEN: no base image"),
+        (Info(kubernetes="v1.20.0"), [], "auto", "the image has no Kubernetes to run on"),
+    ],
+)
+def test_a_build_without_a_run_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], info: Info, files: list[str], on: str, message: str
+) -> None:
+    discovery = discovery_of(tmp_path, files=files, on=on)
+    discovery.part.info = info  # type: ignore[misc]
+    assert image_discovery._base(discovery.options, discovery.part) is None
+    assert message in capsys.readouterr().err
+
+
+def test_an_image_that_is_only_read_on_request_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    discovery = discovery_of(tmp_path, discover=("declared",))
+    assert image_discovery._base(discovery.options, discovery.part) is None
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("tag", "name"), [("registry.example.com/team/shop_x:1", "shop-x"), ("a" * 100, "application")])
+def test_an_application_is_installed_under_the_name_of_its_image(tag: str, name: str) -> None:
+    assert image_discovery._application_name(tag) == name

@@ -13,7 +13,7 @@ from harness import kubefile
 from harness.build import platform_build
 from harness.build.options import BuildOptions
 from harness.build.platform_build import PlatformBuild, PlatformBuilder
-from harness.cloudimage import ImageSet
+from harness.cloudimage import ImageSet, ProvingRun
 from harness.errors import BuildError
 from harness.oci.model import Platform
 from harness.oci.registry.guarded import Permits
@@ -48,6 +48,15 @@ def test_build_makes_a_layer_of_each_instruction_with_files(builder: PlatformBui
 def test_build_lists_names_of_arguments_and_not_their_values(builder: PlatformBuilder) -> None:
     history = built(builder, Platform.host()).image(ImageSet()).history
     assert [item.created_by for item in history if item.empty][:2] == ["FROM scratch", "ARG TOKEN"]
+
+
+def test_the_exercise_is_not_in_the_image_and_changes_no_layer(builder: PlatformBuilder) -> None:
+    with builder.stack:
+        host = Platform.host()
+        plain, exercised = (builder.build(host, kubefile.parse(text, "K")) for text in (KUBEFILE, f"{KUBEFILE}EXERCISE kubectl get pods\n"))
+    assert exercised.image(ImageSet()) == plain.image(ImageSet())
+    proven = ProvingRun(exercise=f"sha256:{'a' * 64}")
+    assert exercised.image(ImageSet(), proven).info.proven == proven
 
 
 def test_build_for_host_that_fails_says_why_it_was_tried(builder: PlatformBuilder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,25 +1,25 @@
-"""What is read of a rootfs before it boots, and who asked for an image."""
+"""Throw-away clusters: who asked for an image, where commands run, and the network of one."""
 
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from harness.build import sandbox
-from harness.build.sandbox import environment, facts, requesters
+from harness.build.sandbox import requesters
+from harness.build.sandbox_plan import SandboxApplication, SandboxPlan
 from harness.cloudimage import PlatformImage
-from harness.errors import BuildError, InputError
+from harness.errors import BuildError
 from harness.host import docker
 from harness.lifecycle.provision import rootfs
 from harness.oci.model import Platform
 from harness.oci.store import Store
 from harness.runtimes import Facts
+from tests.unit.build.test_kind_config import FLANNEL, KIND_ENV
 
 
 class Answers:
@@ -53,91 +53,6 @@ def test_an_image_is_asked_for_by_the_workload_and_not_by_a_pod_of_it() -> None:
     }
 
 
-def test_the_facts_of_a_rootfs(tmp_path: Path) -> None:
-    assert facts(tmp_path) is None
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/slipway.yaml").write_text("kubernetes: v1.36.3\nsvcCIDR: 10.32.0.0/16\n")
-    found = facts(tmp_path)
-    assert found is not None
-    assert found.minor == 36
-    assert found.image_repository is None
-    assert environment(found, {"Greeting": "hi"}) == {
-        "PodCIDRv4": "100.64.0.0/10", "PodCIDRv6": "", "SvcCIDRv4": "10.32.0.0/16", "SvcCIDRv6": "",
-        "PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.32.0.0/16", "KubeSvcIP": "10.32.0.1", "DNSSvcIP": "10.32.0.10", "Greeting": "hi",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("text", ["- a", "kubernetes", "{", "podCIDR: 10.0.0.0/8"])
-def test_unreadable_facts_are_said(tmp_path: Path, text: str) -> None:
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/slipway.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"etc/slipway\.yaml"):
-        facts(tmp_path)
-
-
-@pytest.mark.parametrize("path", ["etc/slipway.yaml", "etc/addons/network.yaml", "bin/kubectl"])
-@pytest.mark.parametrize("absolute", [True, False])
-def test_links_of_a_rootfs_are_not_followed_to_files_of_this_machine(tmp_path: Path, path: str, absolute: bool) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("kubernetes: v1.36.3\n")
-    rootfs, work = tmp_path / "rootfs", tmp_path / "work"
-    for name in ("bin/kubeadm", "bin/kubelet", "bin/kubectl", "etc/slipway.yaml", "etc/addons/network.yaml"):
-        (rootfs / name).parent.mkdir(parents=True, exist_ok=True)
-        (rootfs / name).write_text("kubernetes: v1.36.3\n")
-    work.mkdir()
-    (rootfs / path).unlink()
-    (rootfs / path).symlink_to(str(secret) if absolute else "../" * (path.count("/") + 1) + "secret")
-    env = {"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"}
-    plan = sandbox.SandboxPlan(rootfs, Facts("v1.36.3"), env, image=None, own_network=False)  # type: ignore[arg-type]
-    read = (lambda: sandbox.facts(rootfs)) if path == "etc/slipway.yaml" else (lambda: sandbox._kind_files(plan, "node", "", work))
-    with pytest.raises(BuildError, match="leads out of the folder"):
-        read()
-
-
-KIND_ENV = {"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.96.0.0/22"}
-CONFLIST = '{"name": "cbr0"}'
-FLANNEL = {"etc/addons/network.yaml": "kind: DaemonSet", "etc/cni/10-flannel.conflist": CONFLIST}
-
-
-def kind_document(
-    tmp_path: Path,
-    *,
-    own_network: bool = False,
-    kernel: str = "6.1.0",
-    pause: str | None = None,
-    env: Mapping[str, str] = KIND_ENV,
-    files: Mapping[str, str] = FLANNEL,
-) -> dict[str, Any]:
-    rootfs, work = tmp_path / "rootfs", tmp_path / "work"
-    for name, text in {**files, **dict.fromkeys(("bin/kubeadm", "bin/kubelet", "bin/kubectl"), "")}.items():
-        (rootfs / name).parent.mkdir(parents=True, exist_ok=True)
-        (rootfs / name).write_text(text)
-    work.mkdir(parents=True)
-    facts = Facts("v1.36.3", pause_image=pause)
-    plan = sandbox.SandboxPlan(rootfs, facts, env, image=None, own_network=own_network)  # type: ignore[arg-type]
-    found: dict[str, Any] = yaml.safe_load(sandbox._kind_files(plan, "node", "", work, kernel).read_text())
-    return found
-
-
-def test_a_kind_cluster_finds_the_network_of_the_image_at_its_first_look(tmp_path: Path) -> None:
-    found = kind_document(tmp_path)
-    (mount,) = (one for one in found["nodes"][0]["extraMounts"] if one["containerPath"] == "/etc/cni/net.d/10-flannel.conflist")
-    assert Path(mount["hostPath"]).read_text() == CONFLIST
-    assert (mount["readOnly"], found["networking"]["disableDefaultCNI"]) == (True, False)
-
-
-@pytest.mark.parametrize(("pods", "prefix"), [("fd00:10:64::/48", None), ("fd00:10:64::/64", "80")])
-def test_a_kind_cluster_has_the_families_of_the_image(tmp_path: Path, pods: str, prefix: str | None) -> None:
-    assert "ipFamily" not in kind_document(tmp_path / "one")["networking"]
-    env = {"PodCIDR": f"100.64.0.0/10,{pods}", "SvcCIDR": "10.96.0.0/22,fd00:10:96::/112"}
-    found = kind_document(tmp_path / "both", env=env)
-    assert found["networking"]["ipFamily"] == "dual"
-    assert (found["networking"]["podSubnet"], found["networking"]["serviceSubnet"]) == tuple(env.values())
-    cluster = yaml.safe_load(found["nodes"][0]["kubeadmConfigPatches"][1])
-    manager = cluster.get("controllerManager")
-    assert manager == (prefix and {"extraArgs": [{"name": "node-cidr-mask-size-ipv6", "value": prefix}]})
-
-
 class Networks:
     """An engine that makes networks, or refuses those with IPv6."""
 
@@ -166,45 +81,6 @@ def test_a_network_for_both_families_is_made_only_for_those_who_ask_for_it() -> 
         pass
 
 
-def test_a_kind_cluster_whose_application_is_the_network_gets_no_other(tmp_path: Path) -> None:
-    found = kind_document(tmp_path, own_network=True)
-    assert not any(one["containerPath"].startswith("/etc/cni/") for one in found["nodes"][0]["extraMounts"])
-    assert found["networking"]["disableDefaultCNI"] is True
-
-
-def configured(document: dict[str, Any]) -> dict[str, Any]:
-    """The configurations of pod networks that a kind node has from the beginning, by name."""
-    folder = "/etc/cni/net.d/"
-    mounts = document["nodes"][0]["extraMounts"]
-    return {
-        one["containerPath"].removeprefix(folder): json.loads(Path(one["hostPath"]).read_text())
-        for one in mounts
-        if one["containerPath"].startswith(folder)
-    }
-
-
-def test_an_image_without_a_network_boots_on_one_that_ends_at_its_only_node(tmp_path: Path) -> None:
-    found = kind_document(tmp_path, files={})
-    assert found["networking"]["disableDefaultCNI"] is True
-    ((name, network),) = configured(found).items()
-    bridge, portmap = network["plugins"]
-    assert (name.endswith(".conflist"), bridge["type"], portmap["type"]) == (True, "bridge", "portmap")
-    assert bridge["ipam"] == {"type": "host-local", "ranges": [[{"subnet": "100.64.0.0/24"}]]}
-
-
-def test_that_network_has_the_families_of_the_image(tmp_path: Path) -> None:
-    env = {"PodCIDR": "100.64.0.0/26,fd00:10:64::/48", "SvcCIDR": "10.96.0.0/22,fd00:10:96::/112"}
-    (network,) = configured(kind_document(tmp_path, files={}, env=env)).values()
-    assert network["plugins"][0]["ipam"]["ranges"] == [[{"subnet": "100.64.0.0/26"}], [{"subnet": "fd00:10:64::/64"}]]
-
-
-@pytest.mark.parametrize("files", [{"etc/addons/network.yaml": "kind: DaemonSet"}, {"etc/cni/10-mine.conf": CONFLIST}])
-def test_an_image_that_brings_a_network_in_its_own_way_boots_on_that(tmp_path: Path, files: Mapping[str, str]) -> None:
-    found = kind_document(tmp_path, files=files)
-    assert set(configured(found)) == {Path(path).name for path in files if path.startswith("etc/cni/")}
-    assert found["networking"]["disableDefaultCNI"] is ("etc/addons/network.yaml" not in files)
-
-
 @pytest.mark.parametrize(("files", "added"), [({}, ["etc/cni/99-slipway-build.conflist"]), (FLANNEL, [])])
 def test_a_container_node_of_an_image_without_a_network_gets_one_by_a_layer_of_its_own(
     tmp_path: Path, files: Mapping[str, str], added: list[str]
@@ -214,35 +90,65 @@ def test_a_container_node_of_an_image_without_a_network_gets_one_by_a_layer_of_i
         (tmp_path / "rootfs" / name).write_text(text)
     (tmp_path / "rootfs").mkdir(exist_ok=True)
     store, image = Store(tmp_path / "store"), PlatformImage(Platform("linux", "amd64"), (), ())
-    found = sandbox._with_network(sandbox.SandboxPlan(tmp_path / "rootfs", Facts("v1.36.3"), KIND_ENV, image, own_network=False), store)
+    found = sandbox._with_network(SandboxPlan(tmp_path / "rootfs", Facts("v1.36.3"), KIND_ENV, image, own_network=False), store)
     assert len(found.layers) == len(found.diff_ids) == len(added)
     assert [path for path in added if rootfs.read_file(store, found, path) is None] == []
 
 
-@pytest.mark.parametrize(("kernel", "mode"), [("6.18.44-fc", "nftables"), ("5.13.0", "nftables"), ("5.10.0-30-amd64", "iptables")])
-def test_kube_proxy_of_a_kind_cluster_does_what_its_kernel_can(tmp_path: Path, kernel: str, mode: str) -> None:
-    assert kind_document(tmp_path, kernel=kernel)["networking"]["kubeProxyMode"] == mode
+class Node:
+    """A node's container that remembers what ran in it, and fails with output when it is asked to."""
+
+    def __init__(self, code: int = 0, output: bytes = b"") -> None:
+        self.ran: list[tuple[list[str], dict[str, str]]] = []
+        self.answer = code, output
+
+    def exec_run(self, argv: list[str], *, environment: dict[str, str] | None = None, demux: bool = False) -> tuple[int, Any]:
+        self.ran.append((argv, environment or {}))
+        code, output = self.answer
+        return code, (output, b"") if demux else output
 
 
-def test_a_kind_cluster_stands_on_the_pause_image_of_the_image_and_on_old_cgroups(tmp_path: Path) -> None:
-    found = kind_document(tmp_path, pause="registry.k8s.io/pause:3.10.2")
-    (patch,) = found["containerdConfigPatches"]
-    images = {"pinned_images": {"sandbox": "registry.k8s.io/pause:3.10.2"}}
-    assert tomllib.loads(patch) == {"version": 3, "plugins": {"io.containerd.cri.v1.images": images}}
-    kubelet = yaml.safe_load(found["nodes"][0]["kubeadmConfigPatches"][0])
-    assert (kubelet["kind"], kubelet["failCgroupV1"]) == ("KubeletConfiguration", False)
-    # kind applies this, and nothing is new by it: the StorageClass is the image's own.
-    assert yaml.safe_load((tmp_path / "work/manifests/default-storage.yaml").read_text())["metadata"]["name"] == "kube-system"
+def box_of(node: Node) -> sandbox.Sandbox:
+    proxy: Any = None
+    return sandbox.Sandbox(node, proxy, {"Greeting": "hi"}, "172.18.0.2")
 
 
-def test_a_kind_cluster_of_an_image_that_names_no_pause_image_has_containerds(tmp_path: Path) -> None:
-    assert "containerdConfigPatches" not in kind_document(tmp_path)
+def test_launch_commands_have_the_folder_the_programs_and_the_values_of_the_first_node() -> None:
+    node = Node()
+    box_of(node).launch("kubectl apply -f a.yaml")
+    ((argv, environment),) = node.ran
+    lines = argv[2].splitlines()
+    assert lines[:2] == ["cd /var/lib/slipway/rootfs || exit 1", "export PATH=/var/lib/slipway/rootfs/bin:$PATH"]
+    assert lines[-1] == "kubectl apply -f a.yaml"
+    assert environment == {"Greeting": "hi", "HostIP": "172.18.0.2", "KUBECONFIG": "/etc/kubernetes/admin.conf"}
 
 
-def test_programs_behind_a_link_inside_are_mounted_themselves(tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/kubectl-1.36").write_text("")
-    (tmp_path / "bin/kubectl").symlink_to("kubectl-1.36")
-    assert sandbox._program(tmp_path, "kubectl") == (tmp_path / "bin/kubectl-1.36").resolve()
-    with pytest.raises(BuildError, match="no program bin/kubelet"):
-        sandbox._program(tmp_path, "kubelet")
+def test_launch_commands_of_an_application_run_in_its_rootfs_with_its_programs_first() -> None:
+    node = Node()
+    box_of(node).of_application(SandboxApplication("shop", Path("/tmp/x"), {"Port": "80"})).launch("helm install a")
+    ((argv, environment),) = node.ran
+    folder = "/var/lib/slipway/apps/shop/rootfs"
+    assert argv[2].splitlines()[:2] == [f"cd {folder} || exit 1", f"export PATH={folder}/bin:/var/lib/slipway/rootfs/bin:$PATH"]
+    assert environment == {"Port": "80", "HostIP": "172.18.0.2", "KUBECONFIG": "/etc/kubernetes/admin.conf"}
+
+
+def test_a_failing_exercise_fails_by_its_title_with_its_output() -> None:
+    with pytest.raises(BuildError, match=r"^the exercise failed with exit code 3: exercise\.sh") as caught:
+        box_of(Node(3, b"first\nthe reason")).launch("set -e\nfalse", what="exercise", title="exercise.sh")
+    assert caught.value.details == "first\nthe reason"
+
+
+def test_addons_are_applied_and_labelled_but_the_network_which_kind_applies(tmp_path: Path) -> None:
+    manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n"
+    for name in ("network.yaml", "storage.yaml", ".hidden.yaml", "notes.txt"):
+        (tmp_path / "etc/addons").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "etc/addons" / name).write_text(manifest)
+    node, image = Node(), PlatformImage(Platform("linux", "amd64"), (), ())
+    sandbox._addons(box_of(node), SandboxPlan(tmp_path, Facts("v1.36.3"), KIND_ENV, image, own_network=False))
+    ran = [[word for word in argv[3:] if word != "--overwrite"] for argv, _ in node.ran]
+    folder = "/var/lib/slipway/rootfs/etc/addons"
+    assert ran == [
+        ["label", "-f", f"{folder}/network.yaml", "slipway.dev/addon=network"],
+        ["apply", "-f", f"{folder}/storage.yaml"],
+        ["label", "-f", f"{folder}/storage.yaml", "slipway.dev/addon=storage"],
+    ]

@@ -115,6 +115,8 @@ def test_a_value_without_a_name_is_a_fault(home: Path, capsys: pytest.CaptureFix
         (["build", "/nonexistent"], 2, "no such file or folder"),
         (["build", ".", "--cluster", "vagrant"], 2, "--sandbox vagrant"),
         (["build", ".", "--discover", "guessed"], 2, "--discover guessed"),
+        (["build", ".", "--on", "kubernetes", "--discover", "declared"], 2, "--discover declared runs nothing"),
+        (["build", ".", "--nodes", "10"], 2, "--nodes"),
         (["build", ".", "--platform", "linux/"], 2, "--platform linux/"),
         (["build", ".", "--platform", "linux/amd64,nothing/at/all/of"], 2, "--platform nothing/at/all/of"),
         (["manifest", "create", "x", "nothere"], 4, "nothere: no such image"),

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from harness.cloudimage import ImageSet, Info
+from harness.cloudimage import ImageSet, Info, ProvingRun
 from harness.errors import StoreError
 from harness.oci import garbage
 from harness.oci.model import Platform
@@ -48,3 +48,25 @@ def test_the_size_counts_each_blob_once(store: Store) -> None:
     image = write(store, platform_image(store), platform_image(store, ARM64))
     garbage.collect(store)
     assert image.size == sum(path.stat().st_size for path in (store.root / "blobs/sha256").iterdir())
+
+
+PROVEN = {"on": {"reference": "kubernetes:latest", "digest": f"sha256:{'a' * 64}"}, "exercise": f"sha256:{'b' * 64}", "workers": 2}
+
+
+def test_the_run_that_found_the_images_is_kept_and_an_image_without_one_is_as_before() -> None:
+    assert ProvingRun.from_json(PROVEN).to_json() == PROVEN
+    assert Info.from_json({**Info().to_json(), "proven": PROVEN}).to_json()["proven"] == PROVEN
+    assert "proven" not in Info().to_json()
+    assert ProvingRun().to_json() == {}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"on": {"reference": "kubernetes:latest"}}, {"on": {"reference": "A B", "digest": f"sha256:{'a' * 64}"}},
+        {"on": {"reference": "a", "digest": "x"}}, {"exercise": "x"}, {"workers": True},
+    ],
+)  # fmt: skip
+def test_a_run_that_says_something_else_is_refused(changed: dict[str, object]) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError, AttributeError, StoreError)):
+        ProvingRun.from_json({**PROVEN, **changed})

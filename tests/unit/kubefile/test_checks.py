@@ -22,6 +22,13 @@ def test_launch_stands_once_and_alone() -> None:
     ]
 
 
+@pytest.mark.parametrize("launch", ["LAUNCH a", 'CMDS ["ls"]'])
+def test_an_exercise_may_follow_the_launch(launch: str) -> None:
+    assert parse(f"FROM scratch\nAPP a local://a\n{launch}\nEXERCISE b\nEXERCISE c").exercise == ("b", "c")
+    name = launch.split(maxsplit=1)[0]
+    assert faults_of(f"FROM scratch\nAPP a local://a\n{launch}\nEXERCISE b\nENV A=1") == [f"3: {name} must be the last instruction"]
+
+
 def test_names_of_the_base_are_for_the_builder_to_check() -> None:
     found = parse('FROM base:1\nAPPENV db A=1\nAPPCMDS db ["x"]\nLAUNCH db')
     assert [(item.app, item.instruction) for item in found.deferred] == [("db", "APPENV"), ("db", "APPCMDS"), ("db", "LAUNCH")]

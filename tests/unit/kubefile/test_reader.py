@@ -247,6 +247,24 @@ def test_several_cmd_accumulate() -> None:
     assert found.of(Cmds)[0].commands == ("d $E",)
 
 
+@pytest.mark.parametrize(
+    ("rest", "commands"),
+    [
+        ("kubectl run a --image=x, y", ("kubectl run a --image=x, y",)),
+        ("helm test x-${V} -n $NS", ("helm test x-3 -n $NS",)),
+        ('["a", "b c"]', ("a", "b c")),
+    ],
+)
+def test_exercise(rest: str, commands: tuple[str, ...]) -> None:
+    assert parse(f"FROM scratch\nARG V=3\nEXERCISE {rest}").exercise == commands
+
+
+def test_several_exercises_accumulate_and_launch_nothing() -> None:
+    found = parse("FROM scratch\nEXERCISE a\nCMD b\nEXERCISE c")
+    assert (found.exercise, found.commands) == (("a", "c"), ("b",))
+    assert fault("FROM scratch\nEXERCISE []").message == "EXERCISE [] runs nothing"
+
+
 @pytest.mark.parametrize("rest", ["web db", '["web", "db"]', '["web","db"]', "  web   db  "])
 def test_launch_in_both_forms(rest: str) -> None:
     assert parse(f"FROM scratch\nAPP web local://w\nAPP db local://d\nLAUNCH {rest}").launch == ("web", "db")

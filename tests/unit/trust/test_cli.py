@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import app
-from harness.cloudimage import CloudImage, ImageApp, Info, tags
+from harness.cloudimage import CloudImage, ImageApp, Info, ProvingRun, tags
 from harness.oci.reference import Reference
 from harness.oci.registry.referrers import LocalReferrers
 from harness.oci.store import Store
@@ -188,3 +188,12 @@ def test_what_an_image_says_does_not_reach_the_terminal_as_it_is(store: Store, c
     text = capsys.readouterr().out
     assert text.count("\\x1b[2J\\u202ex\\ry") > 8
     assert not {"\x1b", BIDI, "\r"} & set(text)
+
+
+def test_inspect_shows_on_what_an_application_was_proven(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    on, exercise = {"reference": "kubernetes:latest", "digest": f"sha256:{'a' * 64}"}, f"sha256:{'b' * 64}"
+    write(store, platform_image(store, info=Info(type="app", proven=ProvingRun(on, exercise))), name="shop")
+    assert app.execute(["inspect", "shop"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"proven on   kubernetes:latest  {'a' * 12}" in lines
+    assert f"exercised   {'b' * 12}" in lines

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from harness import cloudimage
-from harness.cloudimage import CloudImage, History, ImageSet, Info, listing
+from harness.cloudimage import CloudImage, History, ImageSet, Info, ProvingRun, listing
 from harness.errors import StoreError
 from harness.oci.garbage import collect
 from harness.oci.model import OCI_INDEX, OCI_MANIFEST, Descriptor, canonical_json, digest_of
@@ -59,6 +59,16 @@ def test_provenance_says_what_the_image_records(store: Store) -> None:
     nginx = next(one for one in image.platforms[0].images.images if "nginx" in one.name)
     assert dependencies["docker.io/library/nginx:1.25"]["digest"] == {"sha256": nginx.digest.removeprefix("sha256:")}
     assert found["predicate"]["runDetails"]["builder"]["id"].startswith("https://")
+
+
+def test_provenance_says_on_what_an_application_was_run_and_that_its_exercise_ran(store: Store) -> None:
+    on, exercise = {"reference": "kubernetes:latest", "digest": digest_of(b"cluster")}, digest_of(b"exercise")
+    info = Info(type="app", proven=ProvingRun(on, exercise))
+    definition = provenance.make(write(store, platform_image(store, info=info)), WEB)["predicate"]["buildDefinition"]
+    assert definition["internalParameters"]["provingRuns"] == {"linux/amd64": {"on": on, "exercise": exercise}}
+    (dependency,) = (one for one in definition["resolvedDependencies"] if one["name"] == "CloudImage of the throw-away cluster")
+    assert dependency["digest"] == {"sha256": on["digest"].removeprefix("sha256:")}
+    assert dependency["uri"].startswith("pkg:oci/kubernetes@sha256")
 
 
 def test_no_value_of_a_build_argument_is_told(store: Store) -> None:
