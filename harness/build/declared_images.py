@@ -13,6 +13,8 @@ from harness.oci.reference import Reference
 
 STAND_IN = "slipway-undefined-"
 
+_SHELL_VARIABLE = re.compile(r"\$\{(\w+)[^}]*\}|\$\(?([A-Za-z_]\w*)\)?")
+
 FoundBy = Literal["declared", "listed"]
 
 
@@ -23,7 +25,10 @@ class DeclaredImage:
     name: str
     """Canonical: ``docker.io/library/nginx:1.25``."""
     where: str
-    found_by: FoundBy = "declared"
+    found_by: _SHELL_VARIABLE = re.compile(r"\$\{(\w+)[^}]*\}|\$\(?([A-Za-z_]\w*)\)?")
+
+
+FoundBy = "declared"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +71,20 @@ class GatheredImages:
             else:
                 self.images.append(item)
 
-    def add(self, text: str, where: str, *, possible: bool = False) -> None:
-        """Take an image's name as a manifest has it. One that hangs on an undefined variable cannot be known now."""
+    def add(self, text: str, where: str, *, possible: bool = False, wrong: list[Fault] | None = None) -> None:
+        """Take an image's name as a manifest has it. One that hangs on an undefined variable cannot be known now.
+
+        An invalid name goes into ``wrong``, the faults by default.
+        """
         text = text.strip()
         if not text:
+            return
+        variable = _SHELL_VARIABLE.search(text)
+        if variable is not None:
+            if not possible:
+                name = variable[1] or variable[2]
+                message = f"{text} holds a shell variable, so the image is not known"
+                self.warnings.append(Fault(where, message, f"{{{{ {name} }}}} is replaced by slipway, with the value of ENV {name}"))
             return
         if STAND_IN in text:
             name = re.split(r"[^A-Za-z0-9_]", text.partition(STAND_IN)[2])[0]
@@ -77,7 +92,7 @@ class GatheredImages:
                 message = f"the image depends on {name}, which has no value yet"
                 self.warnings.append(Fault(where, message, f"ENV {name}=... in the Kubefile"))
             return
-        image = parse_image(text, where, "declared", self.faults if not possible else [])
+        image = parse_image(text, where, "declared", [] if possible else self.faults if wrong is None else wrong)
         if image:
             (self.possible if possible else self.images).append(image)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from harness.build.charts import chart_folders, is_packed_chart, read_annotations, read_chart
 from harness.build.declared_images import GatheredImages, RootfsFile, ScanResult
 from harness.build.image_lists import IMAGE_LIST, listed_images
-from harness.build.manifests import YAML_ENDINGS, read_manifest
+from harness.build.manifests import read_manifest
+from harness.build.yaml_documents import is_yaml
 from harness.errors import InputError
 from harness.templates.job import GO, output_name
 from harness.templates.tree import env_of
@@ -85,4 +86,4 @@ def _relevant(path: str) -> bool:
         return path.startswith(("charts/", "application/apps/"))
     if "/" in path and not path.startswith(("manifests/", "application/apps/", "etc/")):
         return False
-    return output_name(name).endswith(YAML_ENDINGS) or (name.endswith(GO) and path.startswith("manifests/"))
+    return is_yaml(output_name(name)) or (name.endswith(GO) and path.startswith("manifests/"))
