@@ -13,9 +13,12 @@ from harness.oci.reference import Reference
 
 STAND_IN = "slipway-undefined-"
 
-_SHELL_VARIABLE = re.compile(r"\$\{(\w+)[^}]*\}|\$\(?([A-Za-z_]\w*)\)?")
+TAKE, REPORT, REFUSE = POSSIBLE_MODES = ("take", "report", "refuse")
+"""Treatment of possible images."""
 
 FoundBy = Literal["declared", "listed"]
+
+_SHELL_VARIABLE = re.compile(r"\$\{(\w+)[^}]*\}|\$\(?([A-Za-z_]\w*)\)?")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -25,10 +28,7 @@ class DeclaredImage:
     name: str
     """Canonical: ``docker.io/library/nginx:1.25``."""
     where: str
-    found_by: _SHELL_VARIABLE = re.compile(r"\$\{(\w+)[^}]*\}|\$\(?([A-Za-z_]\w*)\)?")
-
-
-FoundBy = "declared"
+    found_by: FoundBy = "declared"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,20 @@ class ScanResult:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(sorted({image.name for image in self.images}))
+
+
+def with_possible(scan: ScanResult, mode: str) -> ScanResult:
+    """The result as ``--possible`` wants it: possible images are declared ones (take), or faults (refuse), or stay what they are."""
+    if mode == TAKE:
+        return dataclasses.replace(scan, images=(*scan.images, *scan.possible), possible=())
+    if mode == REFUSE:
+        return dataclasses.replace(scan, faults=(*scan.faults, *(unwanted(image) for image in scan.possible)))
+    return scan
+
+
+def unwanted(image: DeclaredImage) -> Fault:
+    hint = "--possible take includes it, --possible report leaves it out; an image list (manifests/imageList) decides for one image"
+    return Fault(image.where, f"{image.name} may be an image, but no pod names it", hint)
 
 
 @dataclasses.dataclass

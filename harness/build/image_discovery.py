@@ -13,16 +13,18 @@ from typing import Any
 from harness import cloudimage, log
 from harness.build import container_images, discover, sandbox
 from harness.build.capture import Proxy
-from harness.build.declared_images import DeclaredImage, ScanResult
+from harness.build.declared_images import REFUSE, TAKE, DeclaredImage, ScanResult, unwanted, with_possible
+from harness.build.image_lists import images_with_auth
 from harness.build.image_set import collect
+from harness.build.launch_commands import LaunchCommand, launch_commands
 from harness.build.layers import LayerBuilder, cache_key_files
 from harness.build.options import BuildOptions
 from harness.build.platform_build import PlatformBuild
 from harness.build.pull_record import PulledImage
 from harness.cloudimage import ImageSet, Info, PlatformImage
-from harness.errors import BuildError, CheckError
+from harness.errors import BuildError, CheckError, InputError
 from harness.host import scratch, tools
-from harness.kubefile import instructions
+from harness.kubefile import applications, instructions, version_range
 from harness.lifecycle.kube import wait
 from harness.oci.model import INDEXES, Platform, canonical_json
 from harness.oci.reference import Reference, as_asked
@@ -31,7 +33,7 @@ from harness.oci.store import Store
 from harness.runtimes import Facts
 from harness.templates.tree import render_tree
 
-FORMAT = "1"
+FORMAT = "2"
 """Part of every discovery key: raise it when a discovery would find something else."""
 
 _QUIET_SHARE = 0.25
@@ -95,6 +97,7 @@ class ImageDiscovery:
         described: list[Any] = [
             FORMAT, str(self.part.platform), cache_key_files(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
             dict(self.info.env), listed, self.options.cluster, sorted(self.options.discover), inherited, self.options.images_from,
+            self.options.possible, [image.name for image in images_with_auth(self.options.context)[0]], tools.present_kubectl() is not None,
         ]  # fmt: skip
         if self.seen is not None:
             described.append(
@@ -141,14 +144,18 @@ class ImageDiscovery:
         scan = self._scan(tree, env, app_env)
         # A value that is missing is a fault of this; only without one are the warnings of the scan worth reading.
         render_tree(tree, env, app_env)
+        if self.options.possible == TAKE:
+            scan = with_possible(scan, TAKE)
         declared, listed = self._declared(scan)
         pulled, owners = self._pulled_elsewhere(), self._owners()
         boots = "pulled" in self.options.discover and facts is not None and not self.part.foreign
         if boots and facts is not None:
             self._build_ahead((*declared, *listed))
             pulled, owners = self._boot(tree, facts, env)
+            scan = _without(scan, pulled)
         elif "pulled" in self.options.discover and self.part.platform == self.options.platforms[0] and facts is None:
             log.warning(f"{self.part.parsed.path}: the image has no Kubernetes to run on, so only declared images are known")
+        self._report_possible(scan)
         part = self.part
         collected = collect(pulled, declared, listed=listed, store=part.work.store, sources=part.sources, platform=part.platform)
         named = {str(as_asked(Reference.parse(item.name))) for item in (*declared, *listed)}
@@ -164,21 +171,45 @@ class ImageDiscovery:
 
     def _scan(self, tree: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]]) -> ScanResult:
         """Images that files of the tree name. Raises InputError for a manifest that is not YAML."""
-        helm = tools.helm() if any(path.rpartition("/")[2] == "Chart.yaml" for path in self.work.files()) else None
+        settings = discover.ScanSettings(
+            env=env,
+            app_env=app_env,
+            image_list=self.options.image_list,
+            launch=self._commands(),
+            helm=tools.helm() if any(_is_chart(path) for path in self.work.files()) else None,
+            kube_version=self.info.kubernetes or (version_range.lowest(self.info.kube_version) if self.info.kube_version else None),
+            kubectl=tools.present_kubectl(),
+        )
         with log.step("read the images that files declare") as shown:
-            version = self.info.kubernetes
-            given = self.options.image_list
-            scan = discover.declared(tree, env=env, app_env=app_env, image_list=given, helm=helm, kube_version=version)
-            shown.note = f"{len(scan.images)} found"
-        return scan
+            scan = discover.declared(tree, settings)
+            listed, faults = images_with_auth(self.options.context)
+            if faults:
+                raise InputError(faults)
+            shown.note = f"{len(scan.names)} found" + (f", {len(scan.possible)} possible" if scan.possible else "")
+        return dataclasses.replace(scan, images=(*scan.images, *listed))
+
+    def _commands(self) -> tuple[LaunchCommand, ...]:
+        """Launch commands, and those of applications that the image does not launch by itself: a Clusterfile may."""
+        idle = [
+            applications.with_environment(command, app.env)
+            for app in self.info.apps
+            for command in app.commands
+            if not any(launched.endswith(command) for launched in self.info.launch)
+        ]
+        return launch_commands(self.part.parsed, [*self.info.launch, *idle])
+
+    def _report_possible(self, scan: ScanResult) -> None:
+        """Warn of possible images that nothing needed so far. Raises InputError when they are to be refused."""
+        if self.options.possible == REFUSE and scan.possible:
+            raise InputError([unwanted(image) for image in scan.possible])
+        for image in scan.possible:
+            log.warning(f"{image.where}: {image.name} may be an image, but no pod runs it; --possible take includes it, or an image list")
 
     def _declared(self, scan: ScanResult) -> tuple[tuple[DeclaredImage, ...], tuple[DeclaredImage, ...]]:
         """Images that manifests and charts declare, and images in lists."""
         self.part.permits.declare(item.name for item in scan.images)
         for warning in scan.warnings:
             log.warning(str(warning))
-        for item in scan.possible:
-            log.warning(f"{item.where}: {item.name} may be an image, but no pod runs it; if it is needed, put it in an image list")
         listed = tuple(item for item in scan.images if item.found_by == "listed")
         declared = tuple(item for item in scan.images if item.found_by == "declared")
         return (declared if "declared" in self.options.discover else ()), listed
@@ -223,6 +254,16 @@ class ImageDiscovery:
             raise BuildError(
                 f"the workloads of the image do not become ready: {error.message}", hint=error.hint, details=details
             ) from error
+
+
+def _is_chart(path: str) -> bool:
+    return path.rpartition("/")[2] == "Chart.yaml" or (path.endswith(".tgz") and path.startswith(("charts/", "application/apps/")))
+
+
+def _without(scan: ScanResult, pulled: Sequence[PulledImage]) -> ScanResult:
+    """The result without the possible images that the run pulled: they are known to be images."""
+    names = {image.reference for image in pulled}
+    return dataclasses.replace(scan, possible=tuple(image for image in scan.possible if image.name not in names))
 
 
 def _launch(box: sandbox.Sandbox, commands: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import yaml
 
@@ -35,6 +35,8 @@ _FLAG = re.compile(r"--?[A-Za-z][\w.-]*")
 _DOCUMENTATION = ("description", "kubectl.kubernetes.io/last-applied-configuration")
 """Keys whose text is for people, or says twice what the object says."""
 _RELATED = "RELATED_IMAGE_"
+_LONGEST_WORD = 255 + 1 + 128 + 1 + 71
+"""Characters of a name, its tag and its digest."""
 _LARGEST_TEXT = 1 << 20
 """Characters of one text that are searched; images are not named in more."""
 
@@ -47,28 +49,29 @@ def speaks_of_image(name: str) -> bool:
 def image_in(word: str, *, hinted: bool = False) -> str | None:
     """The image that a word names, or None. ``hinted``: what stands before it speaks of an image."""
     word = _SCHEME.sub("", word.rstrip(".:"))
-    match = _NAME.fullmatch(word)
+    match = _NAME.fullmatch(word) if len(word) <= _LONGEST_WORD else None
     if match is None or not (match["tag"] or match["digest"]):
         return None
-    name, tag = match["name"], match["tag"]
-    first, slash, path = name.partition("/")
+    first, slash, path = match["name"].partition("/")
     registry = bool(slash) and _REGISTRY.fullmatch(first) is not None
-    components = (path if registry else name).split("/")
+    components = (path if registry else match["name"]).split("/")
     if not all(_COMPONENT.fullmatch(component) for component in components):
         return None
-    if match["digest"]:
+    if match["digest"] or _is_image(match["tag"], components, registry=registry, hinted=hinted):
         return word
+    return None
+
+
+def _is_image(tag: str, components: Sequence[str], *, registry: bool, hinted: bool) -> bool:
+    """Tell a name with its tag from mounts, files with a line, API versions, dates, and hosts with a port."""
     if tag in _MOUNT_OPTIONS or _FILE.search(components[-1]) or _API_VERSION.fullmatch(components[-1]):
-        return None
+        return False
     if registry:
-        return word
-    if all(component.isdigit() for component in components):
-        return None  # a date or a ratio, and a time
-    if "." in first and not slash and _PORT.fullmatch(tag):
-        return None  # a host and its port
-    if hinted:
-        return word
-    return word if slash and _VERSION.fullmatch(tag) and "." not in first else None
+        return True
+    host = "." in components[0]
+    if all(component.isdigit() for component in components) or (host and len(components) == 1 and _PORT.fullmatch(tag)):
+        return False
+    return hinted or (len(components) > 1 and not host and _VERSION.fullmatch(tag) is not None)
 
 
 def images_in(text: str, *, hinted: bool = False) -> Iterator[tuple[int, str]]:

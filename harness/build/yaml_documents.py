@@ -81,7 +81,7 @@ def _shifted(text: str, lines: int) -> Iterator[yaml.Node]:
         while waiting:
             node = waiting.pop()
             mark = node.start_mark
-            node.start_mark = yaml.Mark(None, mark.index, mark.line + lines, mark.column, None, None)
+            node.start_mark = yaml.Mark("", mark.index, mark.line + lines, mark.column, None, 0)
             if isinstance(node, yaml.MappingNode):
                 waiting += [part for pair in node.value for part in pair]
             elif isinstance(node, yaml.SequenceNode):

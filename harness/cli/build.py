@@ -120,6 +120,15 @@ def build(
             autocompletion=completion.values("auto", "upstream", "built"),
         ),
     ] = "auto",
+    possible: Annotated[
+        str,
+        typer.Option(
+            "--possible",
+            metavar="take|report|refuse",
+            help="Text that may name an image (an argument of an operator): include it, report it, or refuse the build.",
+            autocompletion=completion.values("take", "report", "refuse"),
+        ),
+    ] = "report",
     allow_login: Annotated[
         list[str] | None,
         typer.Option(
@@ -132,11 +141,12 @@ def build(
     allow_older: AllowOlder = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step again.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the throw-away cluster running for inspection.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Only read the Kubefile and show the steps and declared images.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only read the Kubefile and show the steps and images.")] = False,
     output: Json = "text",
 ) -> None:
     """Build a CloudImage from a Kubefile: layers, and every container image that running it pulls."""
     from harness import build as building
+    from harness.build.declared_images import POSSIBLE_MODES
     from harness.build.image_choice import MODES
     from harness.build.image_discovery import CLUSTERS
     from harness.build.options import BuildOptions
@@ -154,7 +164,7 @@ def build(
         build_args=pairs(build_arg or [], "--build-arg"), image_list=existing(image_list) if image_list else None,
         cluster=sandbox, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
         network=one_of(network, NETWORKS, "--network"), images_from=one_of(images_from, MODES, "--images"),
-        allow_login=tuple(allow_login or ()), allow_older=allow_older,
+        possible=one_of(possible, POSSIBLE_MODES, "--possible"), allow_login=tuple(allow_login or ()), allow_older=allow_older,
     )  # fmt: skip
     with _given(options) as options:
         if check:
@@ -227,4 +237,8 @@ def _show_plan(plan: Mapping[str, Any]) -> None:
     for command in plan["launch"]:
         say(f"launch    {command}")
     for image in plan["images"]:
-        say(f"image     {image if isinstance(image, str) else image['name']}")
+        say(f"image     {image['name']}  ({', '.join(image['where'])})")
+    for image in plan["possibleImages"]:
+        say(f"possible  {image['name']}  ({', '.join(image['where'])})")
+    for warning in plan["warnings"]:
+        log.warning(warning)

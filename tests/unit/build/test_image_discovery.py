@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from harness import kubefile
 from harness.build import image_discovery, sandbox
-from harness.cloudimage import ImageApp, Info
+from harness.build.pull_record import PulledImage
+from harness.cloudimage import ImageApp, ImageSet, Info
 from harness.errors import InputError
 from harness.kubefile import instructions
 from harness.runtimes import Facts
@@ -63,10 +65,11 @@ def test_missing_value_is_one_fault_without_a_warning(tmp_path: Path, capsys: py
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests/a.yaml").write_text("kind: ConfigMap\nport: {{ Undefined }}\n")
     discovery: Any = image_discovery.ImageDiscovery(
-        SimpleNamespace(image_list=None, discover=("declared",)),  # type: ignore[arg-type]
+        SimpleNamespace(image_list=None, discover=("declared",), context=tmp_path, possible="report"),  # type: ignore[arg-type]
         SimpleNamespace(  # type: ignore[arg-type]
             work=SimpleNamespace(tree=lambda: tmp_path, files=lambda: ["manifests/a.yaml"]),
             info=Info(),
+            parsed=kubefile.parse("FROM scratch\n", "Kubefile"),
             permits=SimpleNamespace(declare=list),
         ),
     )
@@ -74,3 +77,51 @@ def test_missing_value_is_one_fault_without_a_warning(tmp_path: Path, capsys: py
         discovery._run()
     assert [(fault.where, fault.message) for fault in caught.value.faults] == [("manifests/a.yaml:2", "Undefined is not defined")]
     assert "to be given when the image runs" not in capsys.readouterr().err
+
+
+def possible_discovery(tmp_path: Path, mode: str) -> Any:
+    (tmp_path / "manifests").mkdir(exist_ok=True)
+    (tmp_path / "manifests/a.yaml").write_text(
+        "spec:\n  containers:\n  - image: a:1\n    args: [--side-image, side:2, --other-image, other:3]\n"
+    )
+    return image_discovery.ImageDiscovery(
+        SimpleNamespace(image_list=None, discover=("pulled", "declared"), context=tmp_path, possible=mode),  # type: ignore[arg-type]
+        SimpleNamespace(  # type: ignore[arg-type]
+            work=SimpleNamespace(tree=lambda: tmp_path, files=lambda: ["manifests/a.yaml"], store=None),
+            info=Info(), parsed=kubefile.parse("FROM scratch\n", "Kubefile"), permits=SimpleNamespace(declare=list), foreign=False,
+            base=None, sources=(), platform=None, own=SimpleNamespace(marked=lambda image: image),
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "declared"), [("take", ["a", "other", "side"]), ("report", ["a"])])
+def test_possible_images_are_taken_or_reported_unless_the_run_pulls_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: str, declared: list[str]
+) -> None:
+    discovery = possible_discovery(tmp_path, mode)
+    collected: list[str] = []
+
+    def collect(_: object, images: Any, **__: object) -> ImageSet:
+        collected.extend(sorted(image.name.rpartition("/")[2].partition(":")[0] for image in images))
+        return ImageSet()
+
+    pulled = [PulledImage("docker.io/library/side:2", "", "", "")]
+    monkeypatch.setattr(image_discovery, "collect", collect)
+    monkeypatch.setattr(sandbox, "facts", lambda _: Facts("v1.36.3"))
+    monkeypatch.setattr(sandbox, "environment", lambda *_: {})
+    monkeypatch.setattr(image_discovery.ImageDiscovery, "_boot", lambda *_: (pulled, {}))
+    monkeypatch.setattr(image_discovery.ImageDiscovery, "_build_ahead", lambda *_: None)
+    discovery._run()
+    assert collected == declared
+    warned = capsys.readouterr().err
+    assert "side:2 may be" not in warned
+    assert ("other:3 may be an image" in warned) is (mode == "report")
+
+
+def test_possible_images_that_the_run_does_not_pull_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    discovery = possible_discovery(tmp_path, "refuse")
+    monkeypatch.setattr(sandbox, "facts", lambda _: None)
+    discovery.part.platform, discovery.options.platforms = 1, (2,)
+    with pytest.raises(InputError) as caught:
+        discovery._run()
+    assert [fault.where for fault in caught.value.faults] == ["manifests/a.yaml:4"] * 2

@@ -163,7 +163,7 @@ def test_templates_are_rendered_first(tmp_path: Path) -> None:
             "application/apps/x/e.yaml.tmpl": "spec: {containers: [{image: 'e:{{ .Tag }}'}]}",
         },
     )
-    found = discover.declared(tmp_path, env={"Tag": "1", "Port": "80"}, app_env={"x": {"Tag": "2"}})
+    found = discover.declared(tmp_path, discover.ScanSettings(env={"Tag": "1", "Port": "80"}, app_env={"x": {"Tag": "2"}}))
     assert found.names == (
         "docker.io/library/b:1",
         "docker.io/library/c:1",
