@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.build import discover
 from harness.build.declared_images import REPORT, DeclaredImage, RootfsFile, ScanResult, with_possible
+from harness.build.image_archives import find_archives
 from harness.build.image_lists import images_with_auth
 from harness.build.launch_commands import launch_commands
 from harness.errors import Fault, InputError
@@ -124,9 +125,11 @@ def scan(kubefile: Kubefile, context: Path, commands: Iterable[str], settings: d
         kube_version=lowest,
         vendored_later=any(_VENDORS.search(str(item.command)) for item in kubefile.of(Run)),
     )
-    result = discover.discover(rootfs_files(kubefile, context), settings)
+    placed = rootfs_files(kubefile, context)
+    result = discover.discover(placed, settings)
     listed, faults = images_with_auth(context)
-    return dataclasses.replace(result, images=(*result.images, *listed), faults=(*result.faults, *faults))
+    archived = [image for archive in find_archives(context, placed) for image in archive.images]
+    return dataclasses.replace(result, images=(*result.images, *listed, *archived), faults=(*result.faults, *faults))
 
 
 def _idle(kubefile: Kubefile, applications: Iterable[apps.KubefileApp]) -> list[str]:

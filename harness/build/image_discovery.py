@@ -98,6 +98,7 @@ class ImageDiscovery:
             FORMAT, str(self.part.platform), cache_key_files(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
             dict(self.info.env), listed, self.options.cluster, sorted(self.options.discover), inherited, self.options.images_from,
             self.options.possible, [image.name for image in images_with_auth(self.options.context)[0]], tools.present_kubectl() is not None,
+            [dict(archive.listing.images) for archive in self.part.archives],
         ]  # fmt: skip
         if self.seen is not None:
             described.append(
@@ -186,7 +187,8 @@ class ImageDiscovery:
             if faults:
                 raise InputError(faults)
             shown.note = f"{len(scan.names)} found" + (f", {len(scan.possible)} possible" if scan.possible else "")
-        return dataclasses.replace(scan, images=(*scan.images, *listed))
+        archived = [image for archive in self.part.archives for image in archive.images]
+        return dataclasses.replace(scan, images=(*scan.images, *listed, *archived))
 
     def _commands(self) -> tuple[LaunchCommand, ...]:
         """Launch commands, and those of applications that the image does not launch by itself: a Clusterfile may."""

@@ -276,7 +276,7 @@ def test_application_that_is_not_launched_is_read_as_its_commands_say(context: P
 
 
 def test_commands_have_their_line_of_the_kubefile(context: Path) -> None:
-    text = 'FROM scratch\nAPP web local://web\nAPPCMDS web ["kubectl apply -f a"]\nCMD kubectl apply -f b\nLAUNCH web\n'
+    text = 'FROM scratch\nAPP web local://web\nAPPCMDS web ["kubectl apply -f a"]\nCMD kubectl apply -f b\n'
     write(context, {"Kubefile": text, "web/x.sh": ""})
     warnings = [line for line in plan(context)["warnings"] if "was not read" in line]
     assert [line.partition(": the manifest")[0] for line in warnings] == [f"{context}/Kubefile:4", f"{context}/Kubefile:3"]
