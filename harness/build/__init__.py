@@ -13,7 +13,7 @@ import dataclasses
 from typing import Any
 
 from harness import cloudimage, log
-from harness.build import dry_run, image_choice, run_steps
+from harness.build import dry_run, image_choice, image_lock, run_steps
 from harness.build.image_choice import ImageChoice
 from harness.build.image_discovery import discover_images
 from harness.build.image_lists import ListedLogins, sections_in
@@ -97,6 +97,7 @@ def check(options: BuildOptions) -> dict[str, Any]:
     if options.images_from == image_choice.AUTO:
         options = dataclasses.replace(options, images_from=image_choice.BUILT)
     options = settled(options)
+    image_lock.beside(options.path)
     helm, kubectl = tools.present_helm(), tools.present_kubectl()
     plans = [
         dry_run.plan(parsed, options.context, helm=helm, kubectl=kubectl, image_list=options.image_list, possible=options.possible)

@@ -70,8 +70,8 @@ def plan(
         "steps": [{"line": step.line, "instruction": step.name, "text": step.text} for step in kubefile.instructions],
         "apps": [_app(app) for app in applications],
         "launch": launch,
-        "images": _images(discovery.images),
-        "possibleImages": _images(discovery.possible),
+        "images": images_json(discovery.images),
+        "possibleImages": images_json(discovery.possible),
         "fromBase": sorted({item.app for item in kubefile.deferred if item.app not in known}),
         "warnings": [str(warning) for warning in (*kubefile.warnings, *_advice(kubefile, context), *discovery.warnings)],
     }
@@ -188,7 +188,8 @@ def _launch(kubefile: Kubefile, applications: Iterable[apps.KubefileApp]) -> lis
     return list(apps.launch(kubefile, commands, env))
 
 
-def _images(declared: Iterable[DeclaredImage]) -> list[dict[str, Any]]:
+def images_json(declared: Iterable[DeclaredImage]) -> list[dict[str, Any]]:
+    """Images, each once with every place that names it, ready for JSON."""
     places: dict[str, list[DeclaredImage]] = {}
     for image in declared:
         places.setdefault(image.name, []).append(image)

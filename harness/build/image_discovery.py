@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import cloudimage, log
-from harness.build import container_images, discover, sandbox
+from harness.build import container_images, discover, image_lock, sandbox
 from harness.build.capture import Proxy
 from harness.build.declared_images import REFUSE, TAKE, DeclaredImage, ScanResult, unwanted, with_possible
 from harness.build.image_lists import images_with_auth
@@ -98,7 +98,7 @@ class ImageDiscovery:
             FORMAT, str(self.part.platform), cache_key_files(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
             dict(self.info.env), listed, self.options.cluster, sorted(self.options.discover), inherited, self.options.images_from,
             self.options.possible, [image.name for image in images_with_auth(self.options.context)[0]], tools.present_kubectl() is not None,
-            [dict(archive.listing.images) for archive in self.part.archives],
+            [dict(archive.listing.images) for archive in self.part.archives], dict(self.part.locked),
         ]  # fmt: skip
         if self.seen is not None:
             described.append(
@@ -157,6 +157,7 @@ class ImageDiscovery:
         elif "pulled" in self.options.discover and self.part.platform == self.options.platforms[0] and facts is None:
             log.warning(f"{self.part.parsed.path}: the image has no Kubernetes to run on, so only declared images are known")
         self._report_possible(scan)
+        self._report_unlocked(declared, listed)
         part = self.part
         collected = collect(pulled, declared, listed=listed, store=part.work.store, sources=part.sources, platform=part.platform)
         named = {str(as_asked(Reference.parse(item.name))) for item in (*declared, *listed)}
@@ -206,6 +207,15 @@ class ImageDiscovery:
             raise InputError([unwanted(image) for image in scan.possible])
         for image in scan.possible:
             log.warning(f"{image.where}: {image.name} may be an image, but no pod runs it; --possible take includes it, or an image list")
+
+    def _report_unlocked(self, *images: Sequence[DeclaredImage]) -> None:
+        """Warn of tags that an ``images.lock`` does not have: they mean what their registry says today."""
+        if not self.part.locked:
+            return
+        own = {image.name for archive in self.part.archives for image in archive.images} | {image.name for image in self.embedded.images}
+        names = {item.name for group in images for item in group if not Reference.parse(item.name).digest}
+        for name in sorted(names - set(self.part.locked) - own - set(self.part.own.used)):
+            log.warning(f"{name} is not in {image_lock.NAME}: `slipway find-images --lock` adds it")
 
     def _declared(self, scan: ScanResult) -> tuple[tuple[DeclaredImage, ...], tuple[DeclaredImage, ...]]:
         """Images that manifests and charts declare, and images in lists."""

@@ -72,6 +72,7 @@ def test_missing_value_is_one_fault_without_a_warning(tmp_path: Path, capsys: py
             parsed=kubefile.parse("FROM scratch\n", "Kubefile"),
             permits=SimpleNamespace(declare=list),
             archives=(),
+            locked={},
         ),
     )
     with pytest.raises(InputError) as caught:
@@ -90,7 +91,7 @@ def possible_discovery(tmp_path: Path, mode: str) -> Any:
         SimpleNamespace(  # type: ignore[arg-type]
             work=SimpleNamespace(tree=lambda: tmp_path, files=lambda: ["manifests/a.yaml"], store=None),
             info=Info(), parsed=kubefile.parse("FROM scratch\n", "Kubefile"), permits=SimpleNamespace(declare=list), foreign=False,
-            base=None, sources=(), platform=None, archives=(), own=SimpleNamespace(marked=lambda image: image),
+            base=None, sources=(), platform=None, archives=(), locked={}, own=SimpleNamespace(marked=lambda image: image),
         ),
     )  # fmt: skip
 

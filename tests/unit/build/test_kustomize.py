@@ -10,6 +10,7 @@ import pytest
 
 from harness import process
 from harness.build import discover
+from harness.build.declared_images import ScanResult
 from harness.build.launch_commands import LaunchCommand
 from harness.errors import CommandError, InputError
 from tests.unit.build.rootfs_files import DIGEST, write
@@ -39,7 +40,7 @@ FILES = {
 }
 
 
-def scan(root: Path, kubectl: str | None = None, command: str = "kubectl apply -k manifests/overlay") -> discover.ScanResult:
+def scan(root: Path, kubectl: str | None = None, command: str = "kubectl apply -k manifests/overlay") -> ScanResult:
     launch = [LaunchCommand(command, "Kubefile:3")]
     return discover.declared(root, discover.ScanSettings(launch=launch, kubectl=Path(kubectl) if kubectl else None))
 
