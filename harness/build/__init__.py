@@ -14,15 +14,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness import cloudimage, log
-from harness.build import cluster_base, dry_run, exercise, image_choice, run_steps
+from harness.build import cluster_base, dry_run, exercise, image_choice, image_lock, run_steps
 from harness.build.image_choice import ImageChoice
 from harness.build.image_discovery import discover_images
+from harness.build.image_lists import ListedLogins, sections_in
 from harness.build.layers import BuildStep
 from harness.build.options import BuildOptions, read_all, settled
 from harness.build.platform_build import PlatformBuilder
 from harness.cloudimage import CloudImage
 from harness.errors import Fault, InputError
-from harness.host import scratch
+from harness.host import scratch, tools
 from harness.kubefile import Kubefile
 from harness.oci.model import Platform
 from harness.oci.reference import Reference
@@ -63,7 +64,8 @@ def build(options: BuildOptions, store: Store) -> Built:
         stack.enter_context(store.shared_lease())
         stack.enter_context(scratch.cleaned())
         rules, permits = config.load(), Permits(options.allow_login)
-        client, anonymous = Client(rules, CredentialStore()), Client(rules, NoLogins())
+        logins = ListedLogins(sections_in(options.context), CredentialStore())
+        client, anonymous = Client(rules, logins), Client(rules, NoLogins())
         stack.callback(client.close)
         stack.callback(anonymous.close)
         remote = GuardedSource(client, anonymous, permits, policy.gate(allow_older=options.allow_older).admit_remote)
@@ -108,9 +110,14 @@ def check(options: BuildOptions) -> dict[str, Any]:
     if options.images_from == image_choice.AUTO:
         options = dataclasses.replace(options, images_from=image_choice.BUILT)
     options = settled(options)
+    image_lock.beside(options.path)
     steps = options.path.parent
+    helm, kubectl = tools.present_helm(), tools.present_kubectl()
     plans = [
-        {**dry_run.plan(parsed, options.context), "exercise": [step.title for step in exercise.read(parsed, steps)]}
-        for parsed in read_all(options).values()
+        {
+            **dry_run.plan(parsed, options.context, helm=helm, kubectl=kubectl, image_list=options.image_list, possible=options.possible),
+            "exercise": [step.title for step in exercise.read(parsed, steps)],
+        }
+        for parsed in read_all(options, warn=False).values()
     ]
     return plans[0] if len(plans) == 1 else {**plans[0], "platforms": [plan["platform"] for plan in plans]}

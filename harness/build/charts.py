@@ -1,23 +1,33 @@
-"""Images in charts, which helm renders with the chart's own values."""
+"""Images in charts, which helm renders with the values that the launch commands give, or with the chart's own."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
-from harness import process, untrusted
-from harness.build.declared_images import GatheredImages, RootfsFile
+from harness import process, templates, untrusted
+from harness.build.declared_images import STAND_IN, GatheredImages, RootfsFile
+from harness.build.launch_commands import ChartRelease
 from harness.build.manifests import find_annotated_images, find_images
-from harness.build.yaml_documents import documents_of, place_of, read_text, reason_of
-from harness.errors import CommandError, Fault, StoreError
+from harness.build.yaml_documents import documents_of, items_of, place_of, read_text, reason_of, text_of, value_of
+from harness.errors import CommandError, Fault, InputError, StoreError
+from harness.host import scratch
 from harness.oci.layer import tarball
+from harness.templates.job import StandIn, output_name
+from harness.templates.tree import env_of, is_template
 
 _SOURCE = re.compile(r"^# Source: (\S+)", re.MULTILINE)
+_RELEASE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,51}[a-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_NOT_VENDORED = re.compile(r"missing in charts/ directory: (.*)")
 
 
 def chart_folders(rootfs_files: Sequence[RootfsFile]) -> list[str]:
@@ -34,6 +44,154 @@ def is_packed_chart(path: Path) -> bool:
             return any(re.fullmatch(r"[^/]+/Chart\.yaml", entry.name.removeprefix("./")) for entry in tar)
     except (OSError, StoreError):
         return False
+
+
+def read_annotations(gathered: GatheredImages, file: RootfsFile) -> None:
+    try:
+        for document in documents_of(read_text(file.source)):
+            find_annotated_images(gathered, document, file.shown, lines=True)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
+        gathered.faults.append(Fault(place_of(file.shown, wrong), reason_of(wrong)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ChartRenderer:
+    """Renders charts of a rootfs with helm, for a version of Kubernetes."""
+
+    files: Mapping[str, RootfsFile]
+    """All files of the rootfs, by path."""
+    helm: Path | None
+    kube_version: str | None
+    env: Mapping[str, str]
+    app_env: Mapping[str, Mapping[str, str]]
+    vendored_later: bool = False
+    """A RUN that is not performed may fetch the dependencies of charts."""
+
+    def read(self, gathered: GatheredImages, file: RootfsFile, release: ChartRelease | None) -> None:
+        """The images in what helm renders of a chart: ``file`` is its Chart.yaml, or the packed chart.
+
+        Without ``release`` no launch command installs it, and its own values count.
+        """
+        missing = [] if file.path.endswith(".tgz") else list(self._not_vendored(file))
+        if missing:
+            self._report_missing(gathered, file, missing, release)
+            return
+        if self.helm is None:
+            gathered.warnings.append(Fault(file.shown, "this chart was not read: helm is not installed", "put helm on PATH"))
+            return
+        folder = file.source.parent
+        stray = _stray_link(file, folder if not file.path.endswith(".tgz") else file.source)
+        if stray:
+            message = f"this chart was not read: {stray} is a link that leads out of it"
+            gathered.warnings.append(Fault(file.shown, message, "put the file there"))
+            return
+        with tempfile.TemporaryDirectory(prefix="chart-", dir=scratch.folder()) as work:
+            chart = self._chart(file, Path(work))
+            try:
+                values = self._values(release, Path(work))
+                rendered = process.run([self.helm, "template", *_words(release, chart, self.kube_version), *values], timeout=300).stdout
+                documents = list(_split(rendered))
+            except InputError as wrong:
+                gathered.faults += wrong.faults
+                return
+            except (CommandError, yaml.YAMLError, OSError, UnicodeDecodeError) as wrong:
+                self._report_refusal(gathered, file, wrong, release)
+                return
+        shown = file.shown if file.path.endswith(".tgz") else posixpath.dirname(file.shown)
+        for source, document in documents:
+            # helm prints <the chart's name>/templates/x.yaml; the user knows the folder.
+            template = source.partition("/")[2]
+            find_images(gathered, document, posixpath.join(shown, template) if template else file.shown, lines=False)
+
+    def _report_refusal(self, gathered: GatheredImages, file: RootfsFile, wrong: Exception, release: ChartRelease | None) -> None:
+        lines = (getattr(wrong, "details", None) or str(wrong)).strip().splitlines()
+        reason = next((line for line in lines if line.startswith("Error:")), lines[-1] if lines else str(wrong))
+        absent = _NOT_VENDORED.search(reason)
+        if absent:
+            self._report_missing(gathered, file, [name.strip() for name in absent[1].split(",")], release)
+            return
+        values = f"the values of {release.where}" if release else "its own values"
+        hint = "list its images in manifests/imageList, unless the image is run to find them"
+        gathered.warnings.append(Fault(file.shown, f"helm cannot render this chart with {values}: {reason}", hint))
+
+    def _report_missing(self, gathered: GatheredImages, file: RootfsFile, names: Sequence[str], release: ChartRelease | None) -> None:
+        chart = file.shown if file.path.endswith(".tgz") else posixpath.dirname(file.shown)
+        message = f"the dependency {', '.join(names)} of this chart is not in its charts folder, so helm cannot install it"
+        report = gathered.faults if release and not self.vendored_later else gathered.warnings
+        report.append(Fault(file.shown, message, f"helm dependency update {chart}"))
+
+    def _not_vendored(self, file: RootfsFile) -> Iterator[str]:
+        """Dependencies in Chart.yaml, or in an older chart's requirements.yaml, that are not in the chart's folder ``charts``."""
+        folder = posixpath.dirname(file.path)
+        prefix = f"{folder}/charts/"
+        inner = [path.removeprefix(prefix) for path in self.files if path.startswith(prefix)]
+        packed = [path for path in inner if path.endswith(".tgz") and "/" not in path]
+        present = {path.partition("/")[0] for path in inner if re.fullmatch(r"[^/]+/Chart\.yaml", path)}
+        present |= {name for path in inner if re.fullmatch(r"[^/]+/Chart\.yaml", path) for name in _chart_names(self.files[prefix + path])}
+        for source in ("Chart.yaml", "requirements.yaml"):
+            named = self.files.get(f"{folder}/{source}")
+            for item in _listed_dependencies(named) if named else ():
+                name = text_of(value_of(item, "name"))
+                if name and name not in present and not any(path.startswith(f"{name}-") for path in packed):
+                    yield name
+
+    def _chart(self, file: RootfsFile, work: Path) -> Path:
+        """The chart as one folder: its own, or a copy where a Kubefile puts its files together from several places."""
+        if file.path.endswith(".tgz"):
+            return file.source
+        folder, source = posixpath.dirname(file.path), file.source.parent
+        own = {path.removeprefix(f"{folder}/"): other for path, other in self.files.items() if path.startswith(f"{folder}/")}
+        if all(other.source == source / path for path, other in own.items()):
+            return source
+        target = work / posixpath.basename(folder)
+        for path, other in own.items():
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(other.source, target / path)
+        return target
+
+    def _values(self, release: ChartRelease | None, work: Path) -> Iterator[str]:
+        """Options of helm for the values of a launch command. Files are copies: their names may hold what helm reads otherwise."""
+        for number, (option, text) in enumerate(release.values if release else ()):
+            if option == "values":
+                yield f"--values={self._copied(text, work / f'values-{number}.yaml')}"
+            elif option == "set-file":
+                key, _, path = text.rpartition("=")
+                yield f"--set-file={key}={self._copied(path, work / f'file-{number}')}"
+            else:
+                yield f"--{option}={text}"
+
+    def _copied(self, path: str, target: Path) -> Path:
+        """A copy of a file of the rootfs, rendered when it is a template."""
+        file = next(file for name, file in self.files.items() if output_name(name) == path)
+        if not is_template(file.path):
+            shutil.copyfile(file.source, target)
+            return target
+        env = env_of(file.path, self.env, self.app_env)
+        target.write_text(templates.render(read_text(file.source), env, file.shown, missing=StandIn(before=STAND_IN)))
+        return target
+
+
+def _words(release: ChartRelease | None, chart: Path, kube_version: str | None) -> Iterator[str | Path]:
+    name = release.release if release and _RELEASE_NAME.fullmatch(release.release) else "slipway"
+    yield from (name, chart, "--include-crds")
+    if kube_version:
+        yield from ("--kube-version", kube_version)
+    if release and _NAMESPACE.fullmatch(release.namespace):
+        yield f"--namespace={release.namespace}"
+
+
+def _listed_dependencies(file: RootfsFile) -> Sequence[yaml.Node]:
+    try:
+        return [item for document in documents_of(read_text(file.source)) for item in items_of(value_of(document, "dependencies"))]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return ()  # reported by read_annotations
+
+
+def _chart_names(file: RootfsFile) -> Iterator[str]:
+    try:
+        yield from (name for document in documents_of(read_text(file.source)) if (name := text_of(value_of(document, "name"))))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return
 
 
 def _stray_link(file: RootfsFile, chart: Path) -> str | None:
@@ -54,42 +212,6 @@ def _stray_link(file: RootfsFile, chart: Path) -> str | None:
                 except (OSError, StoreError):
                     return path.relative_to(chart).as_posix()
     return None
-
-
-def read_annotations(gathered: GatheredImages, file: RootfsFile) -> None:
-    try:
-        for document in documents_of(read_text(file.source)):
-            find_annotated_images(gathered, document, file.shown, lines=True)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
-        gathered.faults.append(Fault(place_of(file.shown, wrong), reason_of(wrong)))
-
-
-def read_chart(gathered: GatheredImages, file: RootfsFile, chart: Path, *, helm: Path | None, kube_version: str | None) -> None:
-    """The images in what helm renders of a chart, a folder or a packed one, with the chart's own values."""
-    if helm is None:
-        gathered.warnings.append(Fault(file.shown, "this chart was not read: helm is not installed", "put helm on PATH"))
-        return
-    stray = _stray_link(file, chart)
-    if stray:
-        gathered.warnings.append(
-            Fault(file.shown, f"this chart was not read: {stray} is a link that leads out of it", "put the file there")
-        )
-        return
-    version = ("--kube-version", kube_version) if kube_version else ()
-    try:
-        rendered = process.run([helm, "template", "slipway", chart, "--include-crds", *version], timeout=300).stdout
-        documents = list(_split(rendered))
-    except (CommandError, yaml.YAMLError) as wrong:
-        lines = (getattr(wrong, "details", None) or str(wrong)).strip().splitlines()
-        reason = next((line for line in lines if line.startswith("Error:")), lines[-1] if lines else str(wrong))
-        message = f"helm cannot render this chart with its own values: {reason}"
-        gathered.warnings.append(Fault(file.shown, message, "its images are found when it runs"))
-        return
-    folder = posixpath.dirname(file.shown) if chart.is_dir() else file.shown
-    for source, document in documents:
-        # helm prints <the chart's name>/templates/x.yaml; the user knows the folder.
-        template = source.partition("/")[2]
-        find_images(gathered, document, posixpath.join(folder, template) if template else file.shown, lines=False)
 
 
 def _split(rendered: str) -> Iterator[tuple[str, yaml.Node]]:

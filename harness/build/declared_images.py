@@ -13,7 +13,12 @@ from harness.oci.reference import Reference
 
 STAND_IN = "slipway-undefined-"
 
+TAKE, REPORT, REFUSE = POSSIBLE_MODES = ("take", "report", "refuse")
+"""Treatment of possible images."""
+
 FoundBy = Literal["declared", "listed"]
+
+_SHELL_VARIABLE = re.compile(r"\$\{(\w+)[^}]*\}|\$\(?([A-Za-z_]\w*)\)?")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -52,6 +57,20 @@ class ScanResult:
         return tuple(sorted({image.name for image in self.images}))
 
 
+def with_possible(scan: ScanResult, mode: str) -> ScanResult:
+    """The result as ``--possible`` wants it: possible images are declared ones (take), or faults (refuse), or stay what they are."""
+    if mode == TAKE:
+        return dataclasses.replace(scan, images=(*scan.images, *scan.possible), possible=())
+    if mode == REFUSE:
+        return dataclasses.replace(scan, faults=(*scan.faults, *(unwanted(image) for image in scan.possible)))
+    return scan
+
+
+def unwanted(image: DeclaredImage) -> Fault:
+    hint = "--possible take includes it, --possible report leaves it out; an image list (manifests/imageList) decides for one image"
+    return Fault(image.where, f"{image.name} may be an image, but no pod names it", hint)
+
+
 @dataclasses.dataclass
 class GatheredImages:
     images: list[DeclaredImage] = dataclasses.field(default_factory=list)
@@ -66,10 +85,20 @@ class GatheredImages:
             else:
                 self.images.append(item)
 
-    def add(self, text: str, where: str, *, possible: bool = False) -> None:
-        """Take an image's name as a manifest has it. One that hangs on an undefined variable cannot be known now."""
+    def add(self, text: str, where: str, *, possible: bool = False, wrong: list[Fault] | None = None) -> None:
+        """Take an image's name as a manifest has it. One that hangs on an undefined variable cannot be known now.
+
+        An invalid name goes into ``wrong``, the faults by default.
+        """
         text = text.strip()
         if not text:
+            return
+        variable = _SHELL_VARIABLE.search(text)
+        if variable is not None:
+            if not possible:
+                name = variable[1] or variable[2]
+                message = f"{text} holds a shell variable, so the image is not known"
+                self.warnings.append(Fault(where, message, f"{{{{ {name} }}}} is replaced by slipway, with the value of ENV {name}"))
             return
         if STAND_IN in text:
             name = re.split(r"[^A-Za-z0-9_]", text.partition(STAND_IN)[2])[0]
@@ -77,7 +106,7 @@ class GatheredImages:
                 message = f"the image depends on {name}, which has no value yet"
                 self.warnings.append(Fault(where, message, f"ENV {name}=... in the Kubefile"))
             return
-        image = parse_image(text, where, "declared", self.faults if not possible else [])
+        image = parse_image(text, where, "declared", [] if possible else self.faults if wrong is None else wrong)
         if image:
             (self.possible if possible else self.images).append(image)
 

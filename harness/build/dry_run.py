@@ -1,28 +1,43 @@
 """Plan of a build, without building: the steps, the applications, the launch commands and the declared images.
 
-Needs the Kubefile and its context only; neither the base image nor an engine, and helm only for charts.
+Needs the Kubefile and its context only; neither the base image nor an engine. Charts are read where helm is present.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.build import discover
-from harness.build.declared_images import DeclaredImage, RootfsFile, ScanResult
-from harness.build.image_lists import read_image_list_with_auth
+from harness.build.declared_images import REPORT, DeclaredImage, RootfsFile, ScanResult, with_possible
+from harness.build.image_archives import find_archives
+from harness.build.image_lists import images_with_auth
+from harness.build.launch_commands import launch_commands
 from harness.errors import Fault, InputError
-from harness.kubefile import Kubefile
+from harness.kubefile import Kubefile, version_range
 from harness.kubefile import applications as apps
 from harness.kubefile import context as build_context
 from harness.kubefile.checks import context_faults
-from harness.kubefile.instructions import AppInstruction, Copy, Instruction, local_sources
+from harness.kubefile.instructions import AppInstruction, Copy, Instruction, Run, local_sources
 from harness.oci.reference import Reference
 
+_VENDORS = re.compile(r"\bhelm\s+dep")
 
-def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_list: Path | None = None) -> dict[str, Any]:
+
+def plan(
+    kubefile: Kubefile,
+    context: Path,
+    *,
+    helm: Path | None = None,
+    kubectl: Path | None = None,
+    image_list: Path | None = None,
+    possible: str = REPORT,
+) -> dict[str, Any]:
     """Return what ``slipway build --check`` prints, ready for JSON.
 
     ``{"base", "platform", "kubeVersion", "env", "labels", "steps": [{"line", "instruction", "text"}],
@@ -34,11 +49,14 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
     """
     faults = [*context_faults(kubefile.path, kubefile.instructions, context), *_references(kubefile)]
     applications: tuple[apps.KubefileApp, ...] = ()
+    launch: list[str] = []
     try:
         applications = apps.applications(kubefile, context)
+        launch = _launch(kubefile, applications)
     except InputError as wrong:
         faults += wrong.faults
-    discovery = _discover(kubefile, context, helm, image_list)
+    settings = discover.ScanSettings(helm=helm, kubectl=kubectl, image_list=image_list)
+    discovery = with_possible(scan(kubefile, context, [*launch, *_idle(kubefile, applications)], settings), possible)
     faults += discovery.faults
     if faults:
         raise InputError(dict.fromkeys(faults))
@@ -51,9 +69,9 @@ def plan(kubefile: Kubefile, context: Path, *, helm: Path | None = None, image_l
         "labels": dict(kubefile.labels),
         "steps": [{"line": step.line, "instruction": step.name, "text": step.text} for step in kubefile.instructions],
         "apps": [_app(app) for app in applications],
-        "launch": _launch(kubefile, applications),
-        "images": _images(discovery.images),
-        "possibleImages": _images(discovery.possible),
+        "launch": launch,
+        "images": images_json(discovery.images),
+        "possibleImages": images_json(discovery.possible),
         "fromBase": sorted({item.app for item in kubefile.deferred if item.app not in known}),
         "warnings": [str(warning) for warning in (*kubefile.warnings, *_advice(kubefile, context), *discovery.warnings)],
     }
@@ -66,11 +84,14 @@ def rootfs_files(kubefile: Kubefile, context: Path) -> tuple[RootfsFile, ...]:
     finds fault with.
     """
     by_path: dict[str, RootfsFile] = {}
+    made: set[str] = set()
 
     def is_folder(path: str) -> bool:
-        return build_context.known_folder(path) or any(name.startswith(f"{path}/") for name in by_path)
+        return build_context.known_folder(path) or path in made or any(name.startswith(f"{path}/") for name in by_path)
 
     for instruction in kubefile.instructions:
+        if isinstance(instruction, Run):
+            made.update(_made_folders(instruction))
         for entry in _placed(instruction, context, is_folder):
             if entry.source.is_file() and not entry.source.is_symlink() and not entry.archive:
                 by_path[entry.path] = RootfsFile(entry.path, entry.source, _shown(context, entry.source))
@@ -86,17 +107,35 @@ def _placed(instruction: Instruction, context: Path, is_folder: Callable[[str], 
     return ()
 
 
-def _discover(kubefile: Kubefile, context: Path, helm: Path | None, image_list: Path | None) -> ScanResult:
-    app_env = {item.app: apps.overrides(kubefile, item.app)[1] for item in kubefile.of(AppInstruction)}
-    scan = discover.discover(rootfs_files(kubefile, context), env=kubefile.environment, app_env=app_env, image_list=image_list, helm=helm)
-    with_auth = context / build_context.IMAGE_LIST_WITH_AUTH
-    if not with_auth.is_file():
-        return scan
-    try:
-        listed = tuple(image for section in read_image_list_with_auth(with_auth) for image in section.images)
-    except InputError as wrong:
-        return ScanResult(scan.images, scan.possible, (*scan.faults, *wrong.faults), scan.warnings)
-    return ScanResult((*scan.images, *listed), scan.possible, scan.faults, scan.warnings)
+def _made_folders(instruction: Run) -> Iterator[str]:
+    """Folders that a RUN makes with mkdir, as far as its words say so."""
+    command = instruction.command if isinstance(instruction.command, str) else shlex.join(instruction.command)
+    for words in re.findall(r"(?:^|[;&|\n(])\s*mkdir\s+([^;&|\n)]+)", command):
+        yield from (word.strip("'\"").removeprefix("./").rstrip("/") for word in words.split() if not word.startswith("-"))
+
+
+def scan(kubefile: Kubefile, context: Path, commands: Iterable[str], settings: discover.ScanSettings) -> ScanResult:
+    """The images that files of the context name, as the Kubefile places them and ``commands`` launch them; faults are returned."""
+    lowest = version_range.lowest(kubefile.kube_version) if kubefile.kube_version else None
+    settings = dataclasses.replace(
+        settings,
+        env=kubefile.environment,
+        app_env={item.app: apps.overrides(kubefile, item.app)[1] for item in kubefile.of(AppInstruction)},
+        launch=launch_commands(kubefile, commands),
+        kube_version=lowest,
+        vendored_later=any(_VENDORS.search(str(item.command)) for item in kubefile.of(Run)),
+    )
+    placed = rootfs_files(kubefile, context)
+    result = discover.discover(placed, settings)
+    listed, faults = images_with_auth(context)
+    archived = [image for archive in find_archives(context, placed) for image in archive.images]
+    return dataclasses.replace(result, images=(*result.images, *listed, *archived), faults=(*result.faults, *faults))
+
+
+def _idle(kubefile: Kubefile, applications: Iterable[apps.KubefileApp]) -> list[str]:
+    """Commands of applications that the image does not launch by itself: a Clusterfile may."""
+    idle = [app for app in applications if app.name not in kubefile.launch]
+    return [apps.with_environment(command, app.env) for app in idle for command in app.commands]
 
 
 def _shown(context: Path, source: Path) -> str:
@@ -149,7 +188,8 @@ def _launch(kubefile: Kubefile, applications: Iterable[apps.KubefileApp]) -> lis
     return list(apps.launch(kubefile, commands, env))
 
 
-def _images(declared: Iterable[DeclaredImage]) -> list[dict[str, Any]]:
+def images_json(declared: Iterable[DeclaredImage]) -> list[dict[str, Any]]:
+    """Images, each once with every place that names it, ready for JSON."""
     places: dict[str, list[DeclaredImage]] = {}
     for image in declared:
         places.setdefault(image.name, []).append(image)

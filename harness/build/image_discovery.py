@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from harness import cloudimage, log
-from harness.build import cluster_base, cluster_run, container_images, discover, exercise, sandbox, sandbox_plan
+from harness.build import cluster_base, cluster_run, container_images, discover, exercise, image_lock, sandbox, sandbox_plan
 from harness.build.cluster_base import ClusterBase
 from harness.build.cluster_run import ClusterRun, RootfsRun, RunRecord
-from harness.build.declared_images import DeclaredImage, ScanResult
+from harness.build.declared_images import REFUSE, TAKE, DeclaredImage, ScanResult, unwanted, with_possible
+from harness.build.image_lists import images_with_auth
 from harness.build.image_set import collect
+from harness.build.launch_commands import LaunchCommand, launch_commands
 from harness.build.layers import LayerBuilder, cache_key_files
 from harness.build.options import BuildOptions
 from harness.build.platform_build import PlatformBuild
 from harness.build.pull_record import PulledImage
 from harness.build.sandbox_plan import SandboxApplication, SandboxPlan
 from harness.cloudimage import ImageSet, Info, PlatformImage, ProvingRun
-from harness.errors import BuildError, UsageError
+from harness.errors import BuildError, InputError, UsageError
 from harness.host import scratch, tools
+from harness.kubefile import applications, version_range
 from harness.lifecycle.apps import records
 from harness.lifecycle.steps.context import FACTS
 from harness.oci.model import INDEXES, Platform, canonical_json
@@ -150,6 +153,8 @@ class ImageDiscovery:
         described: list[Any] = [
             FORMAT, str(self.part.platform), cache_key_files(self.work.files()), list(self.info.launch), self.info.to_json()["apps"],
             dict(self.info.env), listed, self.options.cluster, sorted(self.options.discover), inherited, self.options.images_from,
+            self.options.possible, [image.name for image in images_with_auth(self.options.context)[0]], tools.present_kubectl() is not None,
+            [dict(archive.listing.images) for archive in self.part.archives], dict(self.part.locked),
         ]  # fmt: skip
         if self.proven is not None:
             # The base by its digest: under another name it is the same.
@@ -207,11 +212,16 @@ class ImageDiscovery:
         scan = self._scan(tree, env, app_env)
         # A value that is missing is a fault of this; only without one are the warnings of the scan worth reading.
         render_tree(tree, env, app_env)
+        if self.options.possible == TAKE:
+            scan = with_possible(scan, TAKE)
         declared, listed = self._declared(scan)
         record = RunRecord(tuple(self._pulled_elsewhere()), self._owners(), frozenset())
         if self.runs:
             self._build_ahead((*declared, *listed))
             record = self._boot(base or RootfsRun(tree, _known(facts), env, self._image()), env)
+            scan = _without(scan, record.pulled)
+        self._report_possible(scan)
+        self._report_unlocked(declared, listed)
         part = self.part
         collected = collect(record.pulled, declared, listed=listed, store=part.work.store, sources=self.sources, platform=part.platform)
         named = {str(as_asked(Reference.parse(item.name))) for item in (*declared, *listed)}
@@ -235,21 +245,60 @@ class ImageDiscovery:
 
     def _scan(self, tree: Path, env: Mapping[str, str], app_env: Mapping[str, Mapping[str, str]]) -> ScanResult:
         """Images that files of the tree name. Raises InputError for a manifest that is not YAML."""
-        helm = tools.helm() if any(path.rpartition("/")[2] == "Chart.yaml" for path in self.work.files()) else None
+        settings = discover.ScanSettings(
+            env=env,
+            app_env=app_env,
+            image_list=self.options.image_list,
+            launch=self._commands(),
+            helm=tools.helm() if any(_is_chart(path) for path in self.work.files()) else None,
+            kube_version=self._kube_version(),
+            kubectl=tools.present_kubectl(),
+        )
         with log.step("read the images that files declare") as shown:
-            version = self.info.kubernetes or (self.base.kubernetes if self.base else None)
-            given = self.options.image_list
-            scan = discover.declared(tree, env=env, app_env=app_env, image_list=given, helm=helm, kube_version=version)
-            shown.note = f"{len(scan.images)} found"
-        return scan
+            scan = discover.declared(tree, settings)
+            listed, faults = images_with_auth(self.options.context)
+            if faults:
+                raise InputError(faults)
+            shown.note = f"{len(scan.names)} found" + (f", {len(scan.possible)} possible" if scan.possible else "")
+        archived = [image for archive in self.part.archives for image in archive.images]
+        return dataclasses.replace(scan, images=(*scan.images, *listed, *archived))
+
+    def _kube_version(self) -> str | None:
+        """The version that charts are rendered for: the image's own, that of its base, or the lowest that it admits."""
+        own = self.info.kubernetes or (self.base.kubernetes if self.base else None)
+        return own or (version_range.lowest(self.info.kube_version) if self.info.kube_version else None)
+
+    def _commands(self) -> tuple[LaunchCommand, ...]:
+        """Launch commands, and those of applications that the image does not launch by itself: a Clusterfile may."""
+        idle = [
+            applications.with_environment(command, app.env)
+            for app in self.info.apps
+            for command in app.commands
+            if not any(launched.endswith(command) for launched in self.info.launch)
+        ]
+        return launch_commands(self.part.parsed, [*self.info.launch, *idle])
+
+    def _report_possible(self, scan: ScanResult) -> None:
+        """Warn of possible images that nothing needed so far. Raises InputError when they are to be refused."""
+        if self.options.possible == REFUSE and scan.possible:
+            raise InputError([unwanted(image) for image in scan.possible])
+        for image in scan.possible:
+            log.warning(f"{image.where}: {image.name} may be an image, but no pod runs it; --possible take includes it, or an image list")
+
+    def _report_unlocked(self, *images: Sequence[DeclaredImage]) -> None:
+        """Warn of tags that an ``images.lock`` does not have: they mean what their registry says today."""
+        if not self.part.locked:
+            return
+        own = {image.name for archive in self.part.archives for image in archive.images} | {image.name for image in self.embedded.images}
+        names = {item.name for group in images for item in group if not Reference.parse(item.name).digest}
+        for name in sorted(names - set(self.part.locked) - own - set(self.part.own.used)):
+            log.warning(f"{name} is not in {image_lock.NAME}: `slipway find-images --lock` adds it")
 
     def _declared(self, scan: ScanResult) -> tuple[tuple[DeclaredImage, ...], tuple[DeclaredImage, ...]]:
         """Images that manifests and charts declare, and images in lists."""
         self.part.permits.declare(item.name for item in scan.images)
         for warning in scan.warnings:
             log.warning(str(warning))
-        for item in scan.possible:
-            log.warning(f"{item.where}: {item.name} may be an image, but no pod runs it; if it is needed, put it in an image list")
         listed = tuple(item for item in scan.images if item.found_by == "listed")
         declared = tuple(item for item in scan.images if item.found_by == "declared")
         return (declared if "declared" in self.options.discover else ()), listed
@@ -295,6 +344,16 @@ def _known(facts: Facts | None) -> Facts:
     if facts is None:
         raise BuildError("the rootfs says no Kubernetes", hint="COPY etc/slipway.yaml, or build FROM an image with Kubernetes")
     return facts
+
+
+def _is_chart(path: str) -> bool:
+    return path.rpartition("/")[2] == "Chart.yaml" or (path.endswith(".tgz") and path.startswith(("charts/", "application/apps/")))
+
+
+def _without(scan: ScanResult, pulled: Sequence[PulledImage]) -> ScanResult:
+    """The result without the possible images that the run pulled: they are known to be images."""
+    names = {image.reference for image in pulled}
+    return dataclasses.replace(scan, possible=tuple(image for image in scan.possible if image.name not in names))
 
 
 SandboxFactory = Callable[

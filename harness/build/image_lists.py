@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -12,6 +12,8 @@ import yaml
 from harness.build.declared_images import DeclaredImage, GatheredImages, parse_image
 from harness.build.yaml_documents import documents_of, line_of, place_of, read_text, reason_of, text_of, value_of
 from harness.errors import Fault, InputError
+from harness.kubefile.context import IMAGE_LIST_WITH_AUTH
+from harness.oci.registry.credentials import Credential, CredentialStore
 
 IMAGE_LIST = "manifests/imageList"
 
@@ -56,6 +58,31 @@ def read_image_list_with_auth(path: Path) -> tuple[ImageListCredentials, ...]:
     if faults:
         raise InputError(faults)
     return tuple(sections)
+
+
+def sections_in(context: Path) -> tuple[ImageListCredentials, ...]:
+    """The sections of the ``imageListWithAuth.yaml`` of a build context; none without the file. Raises InputError."""
+    path = context / IMAGE_LIST_WITH_AUTH
+    return read_image_list_with_auth(path) if path.is_file() else ()
+
+
+def images_with_auth(context: Path) -> tuple[tuple[DeclaredImage, ...], tuple[Fault, ...]]:
+    """Images of the ``imageListWithAuth.yaml`` of a build context, and the faults in it."""
+    try:
+        return tuple(image for section in sections_in(context) for image in section.images), ()
+    except InputError as wrong:
+        return (), tuple(wrong.faults)
+
+
+class ListedLogins:
+    """Logins for a build: those of its ``imageListWithAuth.yaml`` first, then the user's."""
+
+    def __init__(self, sections: Sequence[ImageListCredentials], others: CredentialStore) -> None:
+        self._own = {section.registry: Credential(section.username, section.password) for section in reversed(sections)}
+        self._others = others
+
+    def find(self, domain: str) -> Credential | None:
+        return self._own.get(domain) or self._others.find(domain)
 
 
 def _section(node: yaml.Node, path: str, faults: list[Fault]) -> ImageListCredentials | None:

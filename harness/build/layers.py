@@ -75,6 +75,8 @@ class LayerBuilder:
         self.layers = list(base)
         self.parent = parent
         self.use_cache = True
+        self.left_out: frozenset[Path] = frozenset()
+        """Files of the context that COPY does not put into a layer: archives whose images are embedded."""
         self._stack = contextlib.ExitStack()
         self._tree: Path | None = None
         self._tree_layers = 0
@@ -165,6 +167,8 @@ class LayerBuilder:
                 self.context, local, instruction.destination, is_folder=self._is_folder, extract=instruction.add
             )  # fmt: skip
             for number, item in enumerate(placed):
+                if item.source.resolve() in self.left_out:
+                    continue
                 if item.archive:
                     entries += _unpacked(item.source, Path(work, str(number)), item.path)
                 else:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness import kubefile, log
 from harness.build import cluster_base, definitions, exercise, image_choice, releases, run_steps
+from harness.build.declared_images import REPORT
 from harness.errors import Fault, InputError
 from harness.kubefile import Kubefile, applications
 from harness.oci.model import Platform
@@ -35,6 +36,8 @@ class BuildOptions:
     """Network of RUN steps and Dockerfile builds: a key of run_steps.NETWORKS."""
     images_from: str = image_choice.AUTO
     """Origin of the images that images/ defines: one of image_choice.MODES."""
+    possible: str = REPORT
+    """Treatment of text that may name an image: one of POSSIBLE_MODES."""
     allow_login: tuple[str, ...] = ()
     """Repositories, as patterns, for which the cluster may pull with the user's logins although no file names them."""
     on: str = cluster_base.AUTO
@@ -97,8 +100,8 @@ def _with_argument(options: BuildOptions, name: str, value: str | None) -> Build
     return options if value is None else dataclasses.replace(options, build_args={**options.build_args, name: value})
 
 
-def read_all(options: BuildOptions) -> dict[Platform, Kubefile]:
-    """Parse the Kubefile for each requested platform. Raises InputError with every fault, each once."""
+def read_all(options: BuildOptions, *, warn: bool = True) -> dict[Platform, Kubefile]:
+    """Parse the Kubefile for each requested platform; ``warn`` logs its warnings. Raises InputError with every fault, each once."""
     kubefiles: dict[Platform, Kubefile] = {}
     faults: dict[str, Fault] = {}
     for platform in options.platforms:
@@ -108,7 +111,7 @@ def read_all(options: BuildOptions) -> dict[Platform, Kubefile]:
             faults.update({str(fault): fault for fault in error.faults})
     if faults:
         raise InputError(list(faults.values()))
-    for warning in dict.fromkeys(str(warning) for parsed in kubefiles.values() for warning in parsed.warnings):
+    for warning in dict.fromkeys(str(warning) for parsed in kubefiles.values() for warning in parsed.warnings if warn):
         log.warning(warning)
     return kubefiles
 

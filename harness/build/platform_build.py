@@ -6,14 +6,16 @@ import contextlib
 import dataclasses
 import hashlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from harness import log
-from harness.build import container_images
+from harness.build import container_images, dry_run, image_lock
 from harness.build.base_image import base_image
 from harness.build.built_images import BuiltAsLastResort, BuiltImages
+from harness.build.image_archives import ArchivedImages, ImageArchive, find_archives
 from harness.build.image_choice import ImageChoice
 from harness.build.image_info import exposed, image_info
+from harness.build.image_lock import PinnedTags
 from harness.build.layers import BuildStep, LayerBuilder
 from harness.build.options import BuildOptions, image_roots, read
 from harness.cloudimage import History, ImageSet, Info, PlatformImage, ProvingRun, elf
@@ -42,6 +44,10 @@ class PlatformBuild:
     own: BuiltImages
     steps: tuple[BuildStep, ...]
     permits: Permits
+    archives: tuple[ImageArchive, ...] = ()
+    """Container images as files of the build context."""
+    locked: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Digests of tags in the ``images.lock`` beside the Kubefile."""
 
     @property
     def foreign(self) -> bool:
@@ -82,16 +88,25 @@ class PlatformBuilder:
         builder = container_images.Builder(store, image_roots(options.context), platform, options.network, options.allow_older)
         arguments = {name: value for item in parsed.of(Arg) for name, value in item.values.items() if value is not None}
         own = BuiltImages(builder, arguments, self.choice)
+        lock = image_lock.beside(options.path)
+        archives = find_archives(options.context, dry_run.rootfs_files(parsed, options.context))
         embedded = {image.name: image.digest for image in base.images.images} if base else {}
         self.remote.permits.declare([*embedded, *(copy.from_image for copy in parsed.of(Copy) if copy.from_image)])
-        sources: tuple[Source, ...] = (LayoutSource(store, embedded, "base image"), own, self.remote, BuiltAsLastResort(own))
+        sources: tuple[Source, ...] = (
+            LayoutSource(store, embedded, "base image"),
+            ArchivedImages(store, archives, platform),
+            own,
+            PinnedTags(self.remote, lock) if lock else self.remote,
+            BuiltAsLastResort(own),
+        )
         work = self.stack.enter_context(self._layer_builder(parsed, builder, sources, base))
+        work.left_out = frozenset(archive.path for archive in archives)
         steps = _layers(parsed, work)
         info = image_info(parsed, applications.applications(parsed, options.context), base, work)
         steps += _helm_layer(info, work, parsed, platform)
         for warning in exposed(parsed, info, steps):
             log.warning(warning)
-        part = PlatformBuild(platform, parsed, base, info, work, sources, own, tuple(steps), self.remote.permits)
+        part = PlatformBuild(platform, parsed, base, info, work, sources, own, tuple(steps), self.remote.permits, archives, lock)
         if part.foreign:
             _warn_of_misfits(part)
         return part

@@ -25,6 +25,7 @@ from harness.cli import (  # noqa: F401 -- they add their verbs, in this order
     convert,
     debug,
     diff,
+    find_images,
     images,
     machines,
     manifest,

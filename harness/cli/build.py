@@ -82,13 +82,11 @@ def build(
     ] = "kind",
     on: Annotated[
         str | None,
-        typer.Option(
+        image_option(
             "--on",
             help="The image with Kubernetes on which an application image runs while it is built; none reads its files only.  "
             "[default: the newest base image of the store that fits]",
             metavar="IMAGE|none",
-            show_default=False,
-            autocompletion=completion.images,
         ),
     ] = None,
     nodes: Annotated[
@@ -120,6 +118,14 @@ def build(
             help="Images that images/ defines: from their registries (upstream), built here, or auto: built where no registry answers.",
         ),
     ] = "auto",
+    possible: Annotated[
+        str,
+        choice(
+            "--possible",
+            values=("take", "report", "refuse"),
+            help="Text that may name an image (an argument of an operator): include it, report it, or refuse the build.",
+        ),
+    ] = "report",
     allow_login: Annotated[
         list[str] | None,
         typer.Option(
@@ -132,12 +138,13 @@ def build(
     allow_older: AllowOlder = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step again.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the throw-away cluster running for inspection.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Only read the Kubefile and show the steps and declared images.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only read the Kubefile and show the steps and images.")] = False,
     output: Json = "text",
 ) -> None:
     """Build a CloudImage from a Kubefile: layers, and every container image that running it pulls."""
     from harness import build as building
     from harness.build.cluster_base import AUTO, NONE
+    from harness.build.declared_images import POSSIBLE_MODES
     from harness.build.image_choice import MODES
     from harness.build.image_discovery import CLUSTERS
     from harness.build.options import BuildOptions
@@ -157,7 +164,8 @@ def build(
         build_args=pairs(build_arg or [], "--build-arg"), image_list=existing(image_list) if image_list else None,
         cluster=sandbox, discover=modes, settle=settle, timeout=timeout, use_cache=not no_cache, keep=keep,
         network=one_of(network, NETWORKS, "--network"), images_from=one_of(images_from, MODES, "--images"),
-        allow_login=tuple(allow_login or ()), allow_older=allow_older, on=on or AUTO, workers=nodes,
+        possible=one_of(possible, POSSIBLE_MODES, "--possible"), allow_login=tuple(allow_login or ()), allow_older=allow_older,
+        on=on or AUTO, workers=nodes,
     )  # fmt: skip
     with _given(options) as options:
         if check:
@@ -235,4 +243,8 @@ def _show_plan(plan: Mapping[str, Any]) -> None:
     for title in plan["exercise"]:
         say(f"exercise  {title}")
     for image in plan["images"]:
-        say(f"image     {image if isinstance(image, str) else image['name']}")
+        say(f"image     {image['name']}  ({', '.join(image['where'])})")
+    for image in plan["possibleImages"]:
+        say(f"possible  {image['name']}  ({', '.join(image['where'])})")
+    for warning in plan["warnings"]:
+        log.warning(warning)

@@ -194,6 +194,13 @@ def compiled(
     return target / (program or recipe.name)
 
 
+def cached(folder: Path, *, architecture: str, stamps: Mapping[str, str] | None = None) -> Path | None:
+    """The first program of ``folder`` when ``compiled(folder, pinned=True)`` made it before; nothing is compiled."""
+    recipe = Recipe.read(folder)
+    target = _target(recipe, f"go{GO_VERSION}", architecture, {**recipe.stamps, **(stamps or {})})
+    return target / recipe.name if target.exists() else None
+
+
 def pinned_key(folder: Path, architecture: str, stamps: Mapping[str, str] | None = None) -> str:
     """Cache key of ``compiled(folder, pinned=True)``: a digest of its inputs."""
     recipe = Recipe.read(folder)

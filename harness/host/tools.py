@@ -37,6 +37,18 @@ def helm() -> Path:
     return Path(found) if found else pinned_helm(paths.architecture())
 
 
+def present_helm() -> Path | None:
+    """The helm program on PATH, or the one that was compiled before; nothing is compiled."""
+    on_path = shutil.which("helm")
+    return Path(on_path) if on_path else gotools.cached(FOLDER / "helm", architecture=paths.architecture(), stamps=_helm_stamps())
+
+
+def present_kubectl() -> Path | None:
+    """The kubectl program on PATH."""
+    on_path = shutil.which("kubectl")
+    return Path(on_path) if on_path else None
+
+
 def pinned_helm(architecture: str) -> Path:
     """The helm that goes into images for ``architecture``, never the one on PATH: the same bytes from any machine. Raises CommandError."""
     return gotools.compiled(FOLDER / "helm", architecture=architecture, pinned=True, stamps=_helm_stamps())

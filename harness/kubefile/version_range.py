@@ -101,6 +101,20 @@ def satisfies(version: str, text: str) -> bool:
     return any(all(constraint.allows(parsed) for constraint in joined) for joined in _alternatives(text))
 
 
+def lowest(text: str) -> str | None:
+    """Return the lowest version that a range admits, as ``v1.25.0``; None when it has no lower bound. Raises ValueError."""
+    bounds = [_lower_bound(joined) for joined in _alternatives(text)]
+    known = [bound for bound in bounds if bound is not None]
+    return f"v{'.'.join(map(str, min(known)))}" if known and len(known) == len(bounds) else None
+
+
+def _lower_bound(joined: list[_Constraint]) -> tuple[int, int, int] | None:
+    written = [constraint for constraint in joined if constraint.given]
+    starts = [constraint.version.numbers for constraint in written if constraint.sign not in ("!=", "<", "<=", "=<", ">")]
+    starts += [constraint._upper(constraint.given) for constraint in written if constraint.sign == ">"]
+    return max(starts, default=None)
+
+
 def admits(version: str, text: str) -> bool:
     """Return True when a cluster of this version satisfies the range ``text``. Raises ValueError when either is not valid.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.build import manifests
+from harness.build import possible_images
 from harness.clusterfile import secrets, serialize
 from harness.kubefile import context, version_range
 from harness.lifecycle.cluster import redaction
@@ -104,7 +104,9 @@ CASES: dict[str, Callable[[], object]] = {
     "Go programs": go_programs,
     "packages": packages,
     "images of a manifest": lambda: registries._IMAGE.findall("\n" * SIZE),
-    "arguments of a manifest": lambda: manifests._ARGUMENT.fullmatch("--" + "image" * (SIZE // 5)),
+    "names of flags": lambda: possible_images._FLAG.fullmatch("--" + "image" * (SIZE // 5)),
+    "words that may be an image": lambda: possible_images._WORD.findall("a" * SIZE),
+    "names that speak of images": lambda: each(possible_images.speaks_of_image),
     "what kubectl says": lambda: kubectl._SILENT.search("connection to the server " * (SIZE // 25)),
     "keys": lambda: keys._PEM.search(b"-----BEGIN A-----" + b" " * (64 << 10)),
     "patterns of COPY": lambda: context._pattern("*a" * 30 + "*b").fullmatch("a" * 255),

@@ -14,6 +14,7 @@ from harness.log.progress import Meter
 from harness.oci import attached
 from harness.oci.admission import Admitted
 from harness.oci.archive.blob_writer import Intake
+from harness.oci.archive.index import Image
 from harness.oci.archive.plan import LoadPlan
 from harness.oci.archive.source import ArchiveSource, blob_of, opened, read_index, safe_name
 from harness.oci.archive.volumes import DamagedError
@@ -47,13 +48,7 @@ def load(store: Store, source: Path | BinaryIO, *, admit: Admit, meter: Meter | 
     links, devices or paths that leave it; UsageError when there is no such file. Verified blobs stay for the next try.
     """
     with store.shared_lease():
-        with opened(source) as archive:
-            plan = LoadPlan(store)
-            if meter:
-                meter.total = archive.size
-            with Intake(store) as intake:
-                _read(archive, plan, intake, meter)
-            images = plan.finish()
+        images, intake = _take_in(store, source, meter)
         with store.lock(), contextlib.ExitStack() as after:
             # From now on only names keep these blobs: those of a refused image may be collected.
             for image in images:
@@ -64,6 +59,27 @@ def load(store: Store, source: Path | BinaryIO, *, admit: Admit, meter: Meter | 
             # In one change: a refusal leaves nothing behind, and an image appears together with its attachments.
             store.take_in(names, admitted, arriving)
     return Loaded({**names, **arriving}, intake.written, intake.present)
+
+
+def take_blobs(store: Store, source: Path) -> tuple[Image, ...]:
+    """Take the blobs of an OCI archive into the store, and name nothing: hold ``store.shared_lease()`` as long as they are used.
+
+    Raises StoreError as load() does.
+    """
+    images, _ = _take_in(store, source, None)
+    for image in images:
+        store.forget(UNFINISHED, image.root.digest.removeprefix("sha256:"))
+    return images
+
+
+def _take_in(store: Store, source: Path | BinaryIO, meter: Meter | None) -> tuple[tuple[Image, ...], Intake]:
+    with opened(source) as archive:
+        plan = LoadPlan(store)
+        if meter:
+            meter.total = archive.size
+        with Intake(store) as intake:
+            _read(archive, plan, intake, meter)
+        return plan.finish(), intake
 
 
 def _read(source: ArchiveSource, plan: LoadPlan, intake: Intake, meter: Meter | None) -> None:

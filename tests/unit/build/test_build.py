@@ -28,7 +28,7 @@ def test_a_build_settles_before_it_reads(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(releases, "_published", lambda *_: "v1.36.3")
     seen: list[BuildOptions] = []
 
-    def stop(options: BuildOptions) -> None:
+    def stop(options: BuildOptions, **_: object) -> None:
         seen.append(options)
         raise BuildError("far enough")
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from harness.build import discover
+from harness.build.launch_commands import LaunchCommand
+from harness.errors import InputError
 from tests.unit.build.rootfs_files import write
 
 
@@ -29,3 +33,37 @@ def test_which_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "manifests/link.yaml").symlink_to("no.txt")
     found = discover.declared(tmp_path)
     assert [name.removeprefix("docker.io/library/") for name in found.names] == [f"{letter}:latest" for letter in "abcdefg"]
+
+
+POD = "spec: {containers: [{image: '%s'}]}\n"
+
+
+def launched(*commands: str) -> discover.ScanSettings:
+    return discover.ScanSettings(launch=[LaunchCommand(text, "Kubefile:3") for text in commands])
+
+
+def test_files_that_launch_commands_name_are_read_wherever_they_lie(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {"zoo/app.yaml": POD % "zoo:1", "deploy/web.yml": POD % "web:1", "deploy/plain": POD % "plain:1", "other/x.yaml": POD % "x:1"},
+    )
+    found = discover.declared(tmp_path, launched("kubectl apply -f zoo/app.yaml -f deploy", "kubectl apply -f deploy/plain"))
+    assert [(image.name.rpartition("/")[2], image.where) for image in found.images] == [
+        ("plain:1", "deploy/plain:1"),
+        ("web:1", "deploy/web.yml:1"),
+        ("zoo:1", "zoo/app.yaml:1"),
+    ]
+
+
+def test_named_file_that_is_not_yaml_is_a_fault(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"zoo/app\.yaml:2: not YAML"):
+        discover.declared(write(tmp_path, {"zoo/app.yaml": "a: [\n"}), launched("kubectl apply -f zoo/app.yaml"))
+
+
+def test_images_in_launch_commands(tmp_path: Path) -> None:
+    found = discover.declared(
+        tmp_path, launched("kubectl run x --image=a:1", "crictl pull registry.example.com/b:1", "kubectl run y --image=Bad:1")
+    )
+    assert [(image.name, image.where) for image in found.images] == [("docker.io/library/a:1", "Kubefile:3")]
+    assert [image.name for image in found.possible] == ["registry.example.com/b:1"]
+    assert [warning.where for warning in found.warnings] == ["Kubefile:3"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness import kubefile
+from harness import kubefile, process
 from harness.build import dry_run
 from harness.errors import InputError
 
@@ -241,4 +241,63 @@ def test_dashboard_port() -> None:
     assert found["launch"] == ["kubectl apply -f manifests/dashboard.yaml"]
     assert found["warnings"] == [
         f"{context}/dashboard.yaml: no default for DashBoardPort: to be given when the image runs\n  hint: -e DashBoardPort=VALUE"
+    ]
+
+
+# Reading as the build reads
+
+
+def test_chart_is_read_for_the_lowest_version_of_kubeversion(context: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+
+    def run(argv: list[Any], **_: object) -> process.ProcessResult:
+        calls.append([str(word) for word in argv])
+        return process.ProcessResult((), 0, "spec: {containers: [{image: 'web:1'}]}\n", "")
+
+    monkeypatch.setattr(process, "run", run)
+    text = "FROM scratch\nKUBEVERSION >=1.25 <1.30\nCOPY charts charts\nCMD helm install shop charts/shop --set a=1\n"
+    write(context, {"Kubefile": text, "charts/shop/Chart.yaml": "name: shop"})
+    assert list(images(plan(context, helm=Path("helm")))) == ["docker.io/library/web:1"]
+    assert calls[0][-3:] == ["--kube-version", "v1.25.0", "--set=a=1"]
+
+
+def test_folders_that_a_run_makes_are_known(context: Path) -> None:
+    text = "FROM scratch\nRUN set -e; mkdir -p zoo ./opt/x && ls\nCOPY a.yaml zoo\nCOPY a.yaml opt/x\nCMD kubectl apply -f zoo/a.yaml\n"
+    write(context, {"Kubefile": text, "a.yaml": "spec: {containers: [{image: 'a:1'}]}"})
+    assert list(images(plan(context))) == ["docker.io/library/a:1"]
+    parsed = kubefile.parse((context / "Kubefile").read_text(), "K")
+    assert [file.path for file in dry_run.rootfs_files(parsed, context)] == ["opt/x/a.yaml", "zoo/a.yaml"]
+
+
+def test_application_that_is_not_launched_is_read_as_its_commands_say(context: Path) -> None:
+    text = 'FROM scratch\nAPP web local://web\nAPPCMDS web ["kubectl apply -f plain"]\n'
+    write(context, {"Kubefile": text, "web/plain": "spec: {containers: [{image: 'a:1'}]}", "web/x.sh": ""})
+    assert list(images(plan(context))) == ["docker.io/library/a:1"]
+
+
+def test_commands_have_their_line_of_the_kubefile(context: Path) -> None:
+    text = 'FROM scratch\nAPP web local://web\nAPPCMDS web ["kubectl apply -f a"]\nCMD kubectl apply -f b\n'
+    write(context, {"Kubefile": text, "web/x.sh": ""})
+    warnings = [line for line in plan(context)["warnings"] if "was not read" in line]
+    assert [line.partition(": the manifest")[0] for line in warnings] == [f"{context}/Kubefile:4", f"{context}/Kubefile:3"]
+
+
+@pytest.mark.parametrize(("mode", "declared", "possible"), [("take", 2, 0), ("report", 1, 1)])
+def test_possible_images_as_wanted(context: Path, mode: str, declared: int, possible: int) -> None:
+    write(context, POSSIBLE)
+    found = plan(context, possible=mode)
+    assert (len(found["images"]), len(found["possibleImages"])) == (declared, possible)
+
+
+POSSIBLE = {
+    "Kubefile": "FROM scratch\nCOPY a.yaml manifests/\n",
+    "a.yaml": "spec:\n  containers:\n  - image: a:1\n    args: [--side-image, side:2]\n",
+}
+
+
+def test_possible_images_are_refused(context: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        plan(write(context, POSSIBLE), possible="refuse")
+    assert [(fault.where, fault.message) for fault in caught.value.faults] == [
+        (f"{context}/a.yaml:4", "docker.io/library/side:2 may be an image, but no pod names it")
     ]

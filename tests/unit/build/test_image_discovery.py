@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from harness import kubefile
-from harness.build import image_discovery
+from harness.build import image_discovery, sandbox_plan
 from harness.build.cluster_base import ClusterBase
+from harness.build.cluster_run import RunRecord
 from harness.build.options import BuildOptions
 from harness.build.pull_record import PulledImage
 from harness.build.sandbox_plan import SandboxApplication, SandboxPlan
@@ -25,6 +26,7 @@ from harness.oci.model import OCI_MANIFEST, Platform
 from harness.oci.reference import Reference
 from harness.oci.registry.sources import LayoutSource
 from harness.oci.store import Store
+from harness.runtimes import Facts
 from tests.unit.cloudimage.examples import container_image
 
 
@@ -32,11 +34,14 @@ def test_missing_value_is_one_fault_without_a_warning(tmp_path: Path, capsys: py
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests/a.yaml").write_text("kind: ConfigMap\nport: {{ Undefined }}\n")
     discovery: Any = image_discovery.ImageDiscovery(
-        SimpleNamespace(image_list=None, discover=("declared",)),  # type: ignore[arg-type]
+        SimpleNamespace(image_list=None, discover=("declared",), context=tmp_path, possible="report"),  # type: ignore[arg-type]
         SimpleNamespace(  # type: ignore[arg-type]
             work=SimpleNamespace(tree=lambda: tmp_path, files=lambda: ["manifests/a.yaml"]),
             info=Info(),
+            parsed=kubefile.parse("FROM scratch\n", "Kubefile"),
             permits=SimpleNamespace(declare=list),
+            archives=(),
+            locked={},
         ),
     )
     with pytest.raises(InputError) as caught:
@@ -67,6 +72,8 @@ def discovery_of(
         sources=(),
         own=SimpleNamespace(marked=lambda image: image, used={}, absent=set(), holds=lambda _: True, builder=None),
         permits=SimpleNamespace(declare=list),
+        archives=(),
+        locked={},
         work=SimpleNamespace(files=lambda: dict.fromkeys(files, ()), store=Store(folder / "store"), tree=lambda: folder / "rootfs"),
     )
     return image_discovery.ImageDiscovery(BuildOptions(folder, "shop", **options), part, base=base)
@@ -201,3 +208,53 @@ def test_an_image_that_is_only_read_on_request_says_nothing(tmp_path: Path, caps
 @pytest.mark.parametrize(("tag", "name"), [("registry.example.com/team/shop_x:1", "shop-x"), ("a" * 100, "application")])
 def test_an_application_is_installed_under_the_name_of_its_image(tag: str, name: str) -> None:
     assert image_discovery._application_name(tag) == name
+
+
+def possible_discovery(tmp_path: Path, mode: str) -> Any:
+    (tmp_path / "manifests").mkdir(exist_ok=True)
+    (tmp_path / "manifests/a.yaml").write_text(
+        "spec:\n  containers:\n  - image: a:1\n    args: [--side-image, side:2, --other-image, other:3]\n"
+    )
+    return image_discovery.ImageDiscovery(
+        BuildOptions(tmp_path, "shop", discover=("pulled", "declared"), possible=mode),
+        SimpleNamespace(  # type: ignore[arg-type]
+            work=SimpleNamespace(tree=lambda: tmp_path, files=lambda: ["manifests/a.yaml"], store=None),
+            info=Info(), parsed=kubefile.parse("FROM scratch\n", "Kubefile"), permits=SimpleNamespace(declare=list), foreign=False,
+            base=None, sources=(), platform=None, archives=(), locked={}, own=SimpleNamespace(marked=lambda image: image),
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "declared"), [("take", ["a", "other", "side"]), ("report", ["a"])])
+def test_possible_images_are_taken_or_reported_unless_the_run_pulls_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: str, declared: list[str]
+) -> None:
+    discovery = possible_discovery(tmp_path, mode)
+    collected: list[str] = []
+
+    def collect(_: object, images: Any, **__: object) -> ImageSet:
+        collected.extend(sorted(image.name.rpartition("/")[2].partition(":")[0] for image in images))
+        return ImageSet()
+
+    pulled = (PulledImage("docker.io/library/side:2", "", "", ""),)
+    monkeypatch.setattr(image_discovery, "collect", collect)
+    monkeypatch.setattr(sandbox_plan, "facts", lambda _: Facts("v1.36.3"))
+    monkeypatch.setattr(sandbox_plan, "environment", lambda *_: {})
+    monkeypatch.setattr(image_discovery.ImageDiscovery, "runs", property(lambda _: True))
+    monkeypatch.setattr(image_discovery.ImageDiscovery, "_image", lambda _: None)
+    monkeypatch.setattr(image_discovery.ImageDiscovery, "_boot", lambda *_: RunRecord(pulled, {}, frozenset()))
+    monkeypatch.setattr(image_discovery.ImageDiscovery, "_build_ahead", lambda *_: None)
+    discovery._run()
+    assert collected == declared
+    warned = capsys.readouterr().err
+    assert "side:2 may be" not in warned
+    assert ("other:3 may be an image" in warned) is (mode == "report")
+
+
+def test_possible_images_that_the_run_does_not_pull_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    discovery = possible_discovery(tmp_path, "refuse")
+    monkeypatch.setattr(sandbox_plan, "facts", lambda _: None)
+    monkeypatch.setattr(image_discovery.ImageDiscovery, "runs", property(lambda _: False))
+    with pytest.raises(InputError) as caught:
+        discovery._run()
+    assert [fault.where for fault in caught.value.faults] == ["manifests/a.yaml:4"] * 2

@@ -9,12 +9,13 @@ import pytest
 from harness.build import discover, image_lists
 from harness.build.declared_images import DeclaredImage
 from harness.errors import InputError
+from harness.oci.registry.credentials import Credential, CredentialStore
 from tests.unit.build.rootfs_files import DIGEST, NGINX, write
 
 
 def test_image_lists(tmp_path: Path) -> None:
     write(tmp_path, {"manifests/imageList": "\ufeff# ours\n\nnginx:1  # why\r\n  a/b:2\n", "mine": f"c@{DIGEST}\nnginx:1\n"})
-    found = discover.declared(tmp_path, image_list=tmp_path / "mine")
+    found = discover.declared(tmp_path, discover.ScanSettings(image_list=tmp_path / "mine"))
     assert found.images == (
         DeclaredImage(NGINX, "manifests/imageList:3", "listed"),
         DeclaredImage("docker.io/a/b:2", "manifests/imageList:4", "listed"),
@@ -25,7 +26,7 @@ def test_image_lists(tmp_path: Path) -> None:
 
 
 def test_an_image_list_that_is_not_there(tmp_path: Path) -> None:
-    for read in (lambda path: discover.declared(tmp_path, image_list=path), image_lists.read_image_list):
+    for read in (lambda path: discover.declared(tmp_path, discover.ScanSettings(image_list=path)), image_lists.read_image_list):
         with pytest.raises(InputError, match="none: no such image list"):
             read(tmp_path / "none")
 
@@ -72,3 +73,15 @@ def test_image_list_with_auth_faults(tmp_path: Path, text: str, where: str, mess
         image_lists.read_image_list_with_auth(path)
     assert [fault.where for fault in caught.value.faults] == [f"{path}:{where}"]
     assert caught.value.faults[0].message.startswith(message)
+
+
+def test_logins_of_a_list_come_before_those_of_the_user(tmp_path: Path) -> None:
+    text = "- registry: r.io\n  username: u\n  password: p\n  images: [c:1]\n"
+    write(tmp_path, {"imageListWithAuth.yaml": text})
+    others = CredentialStore(write(tmp_path / "docker", {"config.json": '{"auths": {"r.io": {"auth": "eDp5"}, "q.io": {"auth": "eDp5"}}}'}))
+    logins = image_lists.ListedLogins(image_lists.sections_in(tmp_path), others)
+    assert logins.find("r.io") == Credential("u", "p")
+    assert logins.find("q.io") == Credential("x", "y")
+    assert logins.find("docker.io") is None
+    assert image_lists.sections_in(tmp_path / "docker") == ()
+    assert [image.name for image in image_lists.images_with_auth(tmp_path)[0]] == ["r.io/c:1"]

@@ -116,10 +116,9 @@ def test_what_may_be_an_image_is_told_apart(tmp_path: Path) -> None:
           image: nginx
     """
     found = discover.declared(write(tmp_path, {"manifests/a.yaml": manifest}))
-    assert found.names == ("docker.io/library/operator:1",)
+    assert found.names == ("docker.io/library/operator:1", "quay.io/db:3")
     assert [(image.name, image.where) for image in found.possible] == [
         ("docker.io/library/side:2", "manifests/a.yaml:5"),
-        ("quay.io/db:3", "manifests/a.yaml:7"),
         ("quay.io/prometheus:v2", "manifests/a.yaml:13"),
     ]
 
@@ -164,7 +163,7 @@ def test_templates_are_rendered_first(tmp_path: Path) -> None:
             "application/apps/x/e.yaml.tmpl": "spec: {containers: [{image: 'e:{{ .Tag }}'}]}",
         },
     )
-    found = discover.declared(tmp_path, env={"Tag": "1", "Port": "80"}, app_env={"x": {"Tag": "2"}})
+    found = discover.declared(tmp_path, discover.ScanSettings(env={"Tag": "1", "Port": "80"}, app_env={"x": {"Tag": "2"}}))
     assert found.names == (
         "docker.io/library/b:1",
         "docker.io/library/c:1",
@@ -191,3 +190,44 @@ def test_a_template_that_is_not_understood_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         discover.declared(tmp_path)
     assert {fault.where for fault in caught.value.faults} == {"manifests/a.yaml.tmpl:2", "manifests/b.yaml.j2:1"}
+
+
+def test_own_image_wins_over_a_merged_one(tmp_path: Path) -> None:
+    manifest = "spec:\n  containers:\n  - &one {name: one, image: 'one:1'}\n  - <<: *one\n    name: two\n    image: two:2\n"
+    assert found_in(tmp_path, manifest) == [("docker.io/library/one:1", "3"), ("docker.io/library/two:2", "6")]
+
+
+def test_json_stream_and_names_in_capitals(tmp_path: Path) -> None:
+    stream = '{"spec": {"containers": [{"image": "a:1"}]}}\n{"spec": {"containers": [{"image": "b:2"}]}}\n'
+    assert found_in(tmp_path, stream, "manifests/a.json") == [("docker.io/library/a:1", "1"), ("docker.io/library/b:2", "2")]
+    for name in ("manifests/b.YAML", "manifests/c.Yml"):
+        assert (NGINX, "1") in found_in(tmp_path, "spec: {containers: [{image: 'nginx:1'}]}\n---\nspec: {}\n", name)
+
+
+def test_duplicate_key_is_a_fault_with_its_line(tmp_path: Path) -> None:
+    text = "spec:\n  containers:\n  - image: a:1\n    name: a\n    image: b:1\n"
+    with pytest.raises(InputError) as caught:
+        discover.declared(write(tmp_path, {"manifests/a.yaml": text}))
+    assert [(fault.where, fault.message) for fault in caught.value.faults] == [("manifests/a.yaml:5", "image is in this mapping already")]
+    (tmp_path / "manifests/a.yaml").rename(tmp_path / "etc.yaml")
+    assert discover.declared(tmp_path).faults == ()
+
+
+def test_invalid_annotation_is_a_warning(tmp_path: Path) -> None:
+    annotations = (
+        "metadata:\n  annotations:\n    helm.sh/images: 'x: ['\n    artifacthub.io/images: |\n      - image: Bad:1\n      - image: a:1\n"
+    )
+    found = discover.declared(write(tmp_path, {"manifests/a.yaml": annotations}))
+    assert found.names == ("docker.io/library/a:1",)
+    assert [warning.where for warning in found.warnings] == ["manifests/a.yaml:3", "manifests/a.yaml:5"]
+    assert found.warnings[0].message.startswith("the annotation helm.sh/images is not YAML")
+
+
+@pytest.mark.parametrize("image", ["${REGISTRY}/app:${TAG}", "app:$TAG", "$(REGISTRY)/app:1"])
+def test_shell_variable_in_an_image_is_a_warning_with_a_hint(tmp_path: Path, image: str) -> None:
+    found = discover.declared(write(tmp_path, {"manifests/a.yaml": f"spec:\n  containers:\n  - image: {image}\n"}))
+    assert found.names == ()
+    assert [(warning.where, warning.message) for warning in found.warnings] == [
+        ("manifests/a.yaml:3", f"{image} holds a shell variable, so the image is not known")
+    ]
+    assert "is replaced by slipway" in (found.warnings[0].hint or "")

@@ -74,3 +74,24 @@ def test_what_makers_of_distributions_add_is_no_prerelease() -> None:
     assert version_range.admits("v1.42.9+k3s1", ">=1.38 <1.43")
     assert not version_range.admits("v1.44.0-eks-1", ">=1.38 <1.43")
     assert not version_range.admits("v1.43.0-rc.1", ">=1.38")
+
+
+@pytest.mark.parametrize(
+    ("text", "lowest"),
+    [
+        (">=1.25", "v1.25.0"),
+        (">=1.25.0-0", "v1.25.0"),
+        (">1.25", "v1.26.0"),
+        (">1.25.3", "v1.25.4"),
+        ("~1.30 || ^1.28.2", "v1.28.2"),
+        (">=1.22 <1.30, !=1.24", "v1.22.0"),
+        ("1.31 - 1.33", "v1.31.0"),
+        ("1.36.x", "v1.36.0"),
+        ("<1.30", None),
+        ("*", None),
+        (">=1.30 || <1.20", None),
+    ],
+)
+def test_lowest_version_of_a_range(text: str, lowest: str | None) -> None:
+    assert version_range.lowest(text) == lowest
+    assert lowest is None or version_range.satisfies(lowest, text)

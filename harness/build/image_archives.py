@@ -1,0 +1,127 @@
+"""Images that lie as files below ``images/`` of the context, or that COPY puts there: sources of the build, not files of the rootfs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from harness import log
+from harness.build.declared_images import DeclaredImage, RootfsFile
+from harness.errors import BuildError, SlipwayError, StoreError
+from harness.oci.archive import docker_archive
+from harness.oci.archive.docker_archive import ImageListing
+from harness.oci.graph import child_for
+from harness.oci.model import INDEXES, Descriptor, Platform
+from harness.oci.reference import Reference
+from harness.oci.registry.manifest import Manifest
+from harness.oci.registry.sources import LayoutSource, Source, Stream
+from harness.oci.store import Store
+
+FOLDER = "images"
+ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageArchive:
+    """An archive of container images in the build context."""
+
+    path: Path
+    shown: str
+    listing: ImageListing
+
+    @property
+    def images(self) -> tuple[DeclaredImage, ...]:
+        """Its images: a file that is brought along is wanted as much as a line of an image list."""
+        return tuple(DeclaredImage(name, self.shown, "listed") for name in sorted(self.listing.images))
+
+
+def find_archives(context: Path, placed: Iterable[RootfsFile]) -> tuple[ImageArchive, ...]:
+    """Archives of images below ``images/`` of the context, and among the files that the Kubefile places below ``images/`` of the rootfs.
+
+    What is not an archive of images stays an ordinary file, with a warning when the Kubefile places it there.
+    """
+    named = [file for file in placed if file.path.startswith(f"{FOLDER}/") and file.path.endswith(ENDINGS)]
+    every = {file.source.resolve(): file for file in [*_in_context(context), *named]}
+    asked = {file.source.resolve() for file in named}
+    archives = []
+    for path, file in every.items():
+        try:
+            listed = docker_archive.listing(path)
+            reason = "it is not an archive of images, as `docker save` or `skopeo copy` write it"
+        except SlipwayError as wrong:
+            listed, reason = None, wrong.message
+        if listed is not None and listed.images:
+            archives.append(ImageArchive(path, file.shown, listed))
+        elif listed is not None:
+            log.warning(f"{file.shown}: no image in it has a name; save it with its name and tag")
+        elif path in asked:
+            log.warning(f"{file.shown}: {reason}; it is copied as a file")
+    return tuple(sorted(archives, key=lambda archive: archive.shown))
+
+
+def _in_context(context: Path) -> Iterator[RootfsFile]:
+    """Files of the context's ``images/``; a folder with a Dockerfile is the context of another build."""
+    root = context / FOLDER
+    if not root.is_dir() or root.is_symlink():
+        return
+    waiting = [root]
+    for folder in waiting:
+        if (folder / "Dockerfile").exists():
+            continue
+        for path in sorted(folder.iterdir()):
+            if path.is_symlink():
+                continue
+            if path.is_dir():
+                waiting.append(path)
+            elif path.is_file() and path.name.endswith(ENDINGS):
+                yield RootfsFile(path.relative_to(context).as_posix(), path, str(path))
+
+
+class ArchivedImages(Source):
+    """Images of archives as a source. An archive is read when one of its images is asked for first."""
+
+    def __init__(self, store: Store, archives: Sequence[ImageArchive], platform: Platform) -> None:
+        self.store = store
+        self.archives = archives
+        self.platform = platform
+        self._names: dict[str, Descriptor] = {}
+        self._taken: set[Path] = set()
+        self._layout = LayoutSource(store, {}, FOLDER)
+
+    def manifest(self, reference: Reference, accept: Sequence[str]) -> Manifest | None:
+        if not reference.digest:
+            for archive in self.archives:
+                if str(reference) in archive.listing.images and archive.path not in self._taken:
+                    self._take(archive)
+        return self._layout.manifest(reference, accept)
+
+    def blob(self, reference: Reference, digest: str, size: int | None) -> Stream | None:
+        return self._layout.blob(reference, digest, size)
+
+    def admit(self, pinned: Reference) -> bool:
+        return self._layout.admit(pinned)
+
+    def _take(self, archive: ImageArchive) -> None:
+        with log.step(f"read {archive.shown}") as step:
+            try:
+                images = docker_archive.take_images(self.store, archive.path, archive.listing)
+            except StoreError as wrong:
+                raise BuildError(f"{archive.shown}: {wrong.message}", hint=wrong.hint, details=wrong.details) from wrong
+            fitting = {name: root for name, root in images.items() if self._fits(root)}
+            for name in sorted(set(images) - set(fitting)):
+                log.warning(f"{archive.shown}: {name} is not for {self.platform}, so its registry is asked")
+            step.note = f"{len(fitting)} images"
+        self._taken.add(archive.path)
+        self._names = {**fitting, **self._names}
+        self._layout = LayoutSource(self.store, self._names, FOLDER)
+
+    def _fits(self, root: Descriptor) -> bool:
+        try:
+            if root.media_type in INDEXES:
+                child_for(self.store.read(root.digest), self.platform)
+                return True
+            config = self.store.json(self.store.json(root.digest)["config"]["digest"])
+            return Platform.from_json(config).matches(self.platform)
+        except (SlipwayError, KeyError, TypeError, ValueError):
+            return False

@@ -1,0 +1,133 @@
+"""Container images by reading, and the digests that a build keeps to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness import log
+from harness.cli import completion
+from harness.cli.options import Json, RegistryOptions, existing
+from harness.cli.output import app, local_store, plain, print_json, say, table, wants_json
+from harness.cli.registry import connect
+from harness.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from harness.build.image_lock import Resolve
+    from harness.oci.registry.client import Client
+
+
+@app.command("find-images", short_help="Show the container images that files name.")
+def find_images(
+    *,
+    subject: Annotated[
+        str,
+        typer.Argument(
+            help="A build context, a chart, a manifest, a folder of them, or a CloudImage of the local store.",
+            metavar="PATH|CHART|IMAGE",
+            show_default=False,
+            autocompletion=completion.images,
+        ),
+    ],
+    why: Annotated[
+        str | None, typer.Option("--why", help="Show only this image, and every place that names it.", metavar="NAME", show_default=False)
+    ] = None,
+    lock: Annotated[bool, typer.Option("--lock", help="Write the digests of the tags into images.lock beside the Kubefile.")] = False,
+    to: RegistryOptions,
+    output: Json = "text",
+) -> None:
+    """Show the container images that a build would find by reading, and where each is named; nothing is built.
+
+    A possible image is text with the form of an image, such as an argument of an operator; `slipway build --possible` says what happens
+    to these. `slipway build` takes the digests in images.lock when the file lies beside the Kubefile.
+    """
+    from harness.build import find_images as finding
+    from harness.build import image_lock
+
+    as_json = wants_json(output)
+    path = Path(subject)
+    kubefile = path / "Kubefile" if path.is_dir() else path
+    if lock and not (path.exists() and kubefile.name.endswith("Kubefile") and kubefile.is_file()):
+        raise UsageError(f"--lock: {subject} has no Kubefile", hint="slipway find-images FOLDER --lock, with the folder of a Kubefile")
+    found = _found(path, kubefile, subject)
+    if lock:
+        with connect(to) as client:
+            digests = finding.lock(found, kubefile.parent, local_store(), _resolve(client))
+        image_lock.write(kubefile.parent / image_lock.NAME, digests)
+        found = {**found, "locked": digests}
+    if why is not None:
+        found = finding.why(found, why)
+    if as_json:
+        print_json(found)
+        return
+    _show(found)
+    if lock:
+        log.info(f"{kubefile.parent / image_lock.NAME}: {len(found['locked'])} tags")
+
+
+def _found(path: Path, kubefile: Path, subject: str) -> dict[str, Any]:
+    from harness.build import find_images as finding
+    from harness.build.options import BuildOptions
+
+    if not path.exists():
+        return finding.find_in_image(local_store(), subject)
+    if kubefile.is_file() and kubefile.name.endswith("Kubefile"):
+        return finding.find_in_context(BuildOptions(kubefile.parent, kubefile.parent.resolve().name, file=kubefile))
+    return finding.find_in_files(path)
+
+
+def _show(found: Mapping[str, Any]) -> None:
+    rows = [
+        (image["name"], kind or ",".join(image["foundBy"]), where)
+        for images, kind in ((found["images"], ""), (found["possibleImages"], "possible"))
+        for image in images
+        for where in image["where"]
+    ]
+    if rows:
+        table(("IMAGE", "FOUND", "WHERE"), rows)
+    else:
+        say("no file names an image")
+    for warning in found["warnings"]:
+        log.warning(warning)
+
+
+def _resolve(client: Client) -> Resolve:
+    return lambda reference: client.manifest(reference).digest
+
+
+@app.command(short_help="Show which tags of images.lock have moved.")
+def outdated(
+    *,
+    path: Annotated[
+        Path,
+        typer.Argument(help="A build context, or an images.lock.  [default: this folder]", metavar="PATH", show_default=False),
+    ] = Path(),
+    to: RegistryOptions,
+    output: Json = "text",
+) -> None:
+    """Show which tags of images.lock mean another image by now, or are gone from their registry; nothing is changed.
+
+    `slipway find-images --lock` takes the new digests.
+    """
+    from harness.build import image_lock
+
+    as_json = wants_json(output)
+    file = existing(path) / image_lock.NAME if path.is_dir() else existing(path)
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file", hint="`slipway find-images --lock FOLDER` writes it")
+    locked = image_lock.read(file)
+    with connect(to, briefly=True) as client:
+        tags, errors = image_lock.compare(locked, _resolve(client))
+    changed = [tag for tag in tags if tag.status != "same"]
+    if as_json:
+        print_json([{**plain(tag), "status": tag.status} for tag in tags])
+    elif changed:
+        table(("IMAGE", "STATUS", "LOCKED", "NOW"), [(tag.name, tag.status, tag.locked, tag.now or "-") for tag in changed])
+    else:
+        say(f"{len(tags)} tags, none has moved")
+    if errors:
+        lines = [f"{name}: {error.message}" for name, error in sorted(errors.items())]
+        raise StoreError(f"{len(lines)} tags are not known: {lines[0]}", details="\n".join(lines) if len(lines) > 1 else None)

@@ -1,0 +1,191 @@
+"""Text that is probably the name of an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.build import discover
+from harness.build.possible_images import image_in, images_in
+from tests.unit.build.rootfs_files import DIGEST, write
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "registry.example.com/kafka:3.0",
+        "registry.example.com:5000/a/b-c/d__e:v1",
+        "localhost/x:1",
+        "registry:5000/x:1",
+        f"a/b@{DIGEST}",
+        f"quay.io/a/b:1@{DIGEST}",
+        "grafana/grafana:9.1.0",
+        "library/redis:latest",
+        "10.0.0.1:5000/x:1",
+    ],
+)
+def test_image_in_a_word_without_a_hint(word: str) -> None:
+    assert image_in(word) == word
+    assert image_in(f"docker://{word}") == word
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "registry.example.com:5000",
+        "redis:6379",
+        "nginx:1.25",
+        "http://registry.example.com/x:1",
+        "12:30",
+        "2024/01/02:10",
+        "10.0.0.0/24:53",
+        "1/2:3.4",
+        "registry.example.com/path",
+        "grafana/grafana",
+        "data/volume:ro",
+        "registry.example.com/src/main.go:12",
+        "src/main.go:1.2",
+        "rbac.authorization.k8s.io/v1:ClusterRole",
+        "system:serviceaccount:kube-system/x",
+        "apps/deployments:get",
+        "app.kubernetes.io/name:",
+        "a/b:c/d:1.0",
+        "-a/b:1.0",
+        "a//b:1.0",
+        f"sha256:{'a' * 64}",
+        "k8s.io/api@v0.30.0",
+        "-----BEGIN",
+    ],
+)
+def test_image_in_a_word_that_is_something_else(word: str) -> None:
+    assert image_in(word) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "image"),
+    [
+        ("nginx:1.25", True),
+        ("redis:7", True),
+        ("team/app:blue", True),
+        ("nginx", False),
+        ("registry.example.com:5000", False),
+        ("always", False),
+    ],
+)
+def test_image_in_a_word_behind_a_hint(word: str, image: bool) -> None:
+    assert (image_in(word, hinted=True) == word) is image
+
+
+def test_images_in_a_text_have_their_lines() -> None:
+    text = '3.0=registry.example.com/kafka:3.0\nrun --image side:2 --port web:8080\nimage: "nginx:1", x: y:2\nregistry.example.com/a:1.'
+    assert list(images_in(text)) == [(0, "registry.example.com/kafka:3.0"), (1, "side:2"), (2, "nginx:1"), (3, "registry.example.com/a:1")]
+
+
+def possible_in(tmp_path: Path, manifest: str) -> list[tuple[str, int]]:
+    found = discover.declared(write(tmp_path, {"manifests/a.yaml": manifest}))
+    return sorted(((image.name, int(image.where.rpartition(":")[2])) for image in found.possible), key=lambda pair: pair[1])
+
+
+OPERATOR = """
+    kind: Deployment
+    spec:
+      template:
+        spec:
+          containers:
+          - image: registry.example.com/storage/manager:1.2
+            command: [manager, -d, daemon, --engine-image, "registry.example.com/storage/engine:1.2", --share-image, "share:7"]
+            args: ["--config-reloader=registry.example.com/prom/reloader:0.53", "-backup-image=backup:1.2", "--listen=host:8080"]
+            env:
+            - {name: RELATED_IMAGE_POSTGRES_15, value: "registry.example.com/db/postgres:15"}
+            - {name: HELPER_IMG, value: "helper:3"}
+            - {name: IMAGE_PULL_POLICY, value: "a:b"}
+            - name: KAFKA_IMAGES
+              value: |
+                3.0=registry.example.com/kafka:3.0
+                3.1=registry.example.com/kafka:3.1
+"""
+
+
+def test_images_of_an_operator(tmp_path: Path) -> None:
+    assert possible_in(tmp_path, OPERATOR) == [
+        ("registry.example.com/storage/engine:1.2", 7),
+        ("docker.io/library/share:7", 7),
+        ("registry.example.com/prom/reloader:0.53", 8),
+        ("docker.io/library/backup:1.2", 8),
+        ("docker.io/library/helper:3", 11),
+        ("registry.example.com/kafka:3.0", 15),
+        ("registry.example.com/kafka:3.1", 16),
+    ]
+    assert "registry.example.com/db/postgres:15" in discover.declared(tmp_path).names
+
+
+def test_images_of_custom_resources(tmp_path: Path) -> None:
+    manifest = """
+        kind: Broker
+        spec:
+          brokerImage: team/broker:5
+          imageName: postgres:16
+          imagePullPolicy: Always
+          proxy: {repository: registry.example.com/proxy, tag: 2, pullPolicy: Never}
+          image:
+            registry: quay.io
+            repository: team/app
+            tag: "1.0"
+          images:
+          - web:1
+          - {name: team/api, newName: mirror.example.com/api, newTag: "2.4"}
+          serviceName: db:5432
+    """
+    assert possible_in(tmp_path, manifest) == [
+        ("docker.io/team/broker:5", 3),
+        ("docker.io/library/postgres:16", 4),
+        ("registry.example.com/proxy:2", 6),
+        ("quay.io/team/app:1.0", 9),
+        ("docker.io/library/web:1", 12),
+        ("mirror.example.com/api:2.4", 13),
+    ]
+
+
+def test_related_images_of_a_cluster_service_version_are_declared(tmp_path: Path) -> None:
+    manifest = "kind: ClusterServiceVersion\nspec:\n  relatedImages:\n  - {name: db, image: quay.io/db@DIGEST}\n".replace("DIGEST", DIGEST)
+    found = discover.declared(write(tmp_path, {"manifests/a.yaml": manifest}))
+    assert found.names == (f"quay.io/db@{DIGEST}",)
+
+
+def test_images_in_a_config_map_have_their_lines(tmp_path: Path) -> None:
+    manifest = """
+        kind: ConfigMap
+        data:
+          pod.yaml: |
+            spec:
+              containers:
+              - name: helper
+                image: busybox:1
+          config: |
+            helper = registry.example.com/helper:2
+            time = 12:30
+          template: |
+            {{- range }}
+            image: nginx:1.25
+    """
+    assert possible_in(tmp_path, manifest) == [
+        ("docker.io/library/busybox:1", 7),
+        ("registry.example.com/helper:2", 9),
+        ("docker.io/library/nginx:1.25", 13),
+    ]
+
+
+def test_documentation_is_not_searched(tmp_path: Path) -> None:
+    manifest = """
+        kind: CustomResourceDefinition
+        spec: {x: "registry.example.com/a:1"}
+        ---
+        kind: Thing
+        metadata:
+          annotations:
+            kubectl.kubernetes.io/last-applied-configuration: '{"image": "registry.example.com/b:1"}'
+        spec:
+          description: such as registry.example.com/c:1
+    """
+    assert possible_in(tmp_path, manifest) == []

@@ -1,0 +1,116 @@
+"""The command lines that show images and their digests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from harness.build import image_lock
+from harness.cli import find_images
+from harness.cli.app import execute
+from harness.errors import StoreError
+from harness.host import tools
+from harness.oci.reference import Reference
+from tests.unit.build.rootfs_files import DIGEST, write
+
+OTHER = "sha256:" + "b" * 64
+MANIFEST = "spec:\n  containers:\n  - image: nginx:1\n    args: [--side-image=registry.example.com/side:2]\n"
+KUBEFILE = "FROM scratch\nCOPY a.yaml manifests/\n"
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Registries that know every tag but ``away``; no helm, no kubectl."""
+
+    def manifest(reference: Reference) -> SimpleNamespace:
+        if reference.path == "library/away":
+            raise StoreError("no answer")
+        return SimpleNamespace(digest=DIGEST)
+
+    @contextlib.contextmanager
+    def connect(*_: object, **__: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(manifest=manifest)
+
+    monkeypatch.setattr(find_images, "connect", connect)
+    monkeypatch.setattr(tools, "present_helm", lambda: None)
+    monkeypatch.setattr(tools, "present_kubectl", lambda: None)
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    return write(tmp_path / "web", {"Kubefile": KUBEFILE, "a.yaml": MANIFEST})
+
+
+def test_images_with_their_places(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["find-images", str(context)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["IMAGE", "FOUND", "WHERE"],
+        ["docker.io/library/nginx:1", "declared", f"{context}/a.yaml:3"],
+        ["registry.example.com/side:2", "possible", f"{context}/a.yaml:4"],
+    ]
+    assert not (context / "images.lock").exists()
+
+
+def test_images_of_a_kubefile_and_of_a_manifest(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (context / "Kubefile", context / "a.yaml"):
+        assert execute(["find-images", str(path), "--output", "json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [image["name"] for image in found["images"]] == ["docker.io/library/nginx:1"]
+
+
+def test_why_shows_one_image(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["find-images", str(context), "--why", "side"]) == 0
+    assert "nginx" not in capsys.readouterr().out
+    assert execute(["find-images", str(context), "--why", "none"]) == 2
+
+
+def test_lock_is_written_and_compared(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["find-images", str(context), "--lock", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["locked"] == {"docker.io/library/nginx:1": DIGEST}
+    assert image_lock.read(context / "images.lock") == {"docker.io/library/nginx:1": DIGEST}
+    assert execute(["outdated", str(context)]) == 0
+    assert capsys.readouterr().out == "1 tags, none has moved\n"
+    image_lock.write(context / "images.lock", {"docker.io/library/nginx:1": OTHER})
+    assert execute(["outdated", str(context / "images.lock")]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["docker.io/library/nginx:1", "moved", OTHER, DIGEST]
+
+
+def test_outdated_with_a_registry_that_is_away(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image_lock.write(context / "images.lock", {"docker.io/library/away:1": OTHER, "docker.io/library/nginx:1": DIGEST})
+    assert execute(["outdated", str(context), "-o", "json"]) == StoreError.exit_code
+    assert [tag["status"] for tag in json.loads(capsys.readouterr().out)] == ["unknown", "same"]
+
+
+@pytest.mark.parametrize(
+    "words", [["find-images", "a.yaml", "--lock"], ["outdated", "."], ["outdated", "none"], ["find-images", "none/none:1"]]
+)
+def test_what_does_not_exist_is_one_clear_error(
+    words: list[str], context: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(context)
+    assert execute(words) in (2, 4)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_faulty_lock_stops_a_build(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (context / "images.lock").write_text("nginx:1\n")
+    assert execute(["build", "--check", str(context)]) == 2
+    assert "images.lock:1" in capsys.readouterr().err
+
+
+def test_check_shows_what_a_build_would_find(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(context, {"Kubefile": KUBEFILE + "CMD kubectl apply -f none.yaml\n"})
+    assert execute(["build", "--check", str(context)]) == 0
+    shown = capsys.readouterr()
+    assert f"image     docker.io/library/nginx:1  ({context}/a.yaml:3)" in shown.out
+    assert f"possible  registry.example.com/side:2  ({context}/a.yaml:4)" in shown.out
+    assert "the manifest none.yaml was not read" in shown.err
+    assert execute(["build", "--check", str(context), "--possible", "refuse"]) == 2
+    assert execute(["build", "--check", str(context), "--possible", "maybe"]) == 2
