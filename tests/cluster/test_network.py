@@ -99,7 +99,7 @@ def names(slipway: Slipway, image: str) -> set[str]:
 
 
 @pytest.mark.usefixtures("images")
-def test_what_is_left_out_is_in_no_image_and_who_enforces_policies_is_told(slipway: Slipway) -> None:
+def test_part_left_out_is_in_no_image_and_the_enforcer_of_policies_is_shown(slipway: Slipway) -> None:
     parts = {"flannel", "local-path-provisioner", "metrics-server", "kube-network-policies", "kube-router"}
     assert names(slipway, BARE) & parts == set()
     assert {"kube-apiserver", "coredns", "pause"} <= names(slipway, BARE)

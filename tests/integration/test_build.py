@@ -111,7 +111,7 @@ COPY --from=asked /said /said-routes /
 """
 
 
-def test_a_step_of_a_dockerfile_shares_no_bridge_and_in_an_engine_of_ours_has_no_raw_sockets(
+def test_step_of_a_dockerfile_shares_no_bridge_and_in_slipways_engine_has_no_raw_sockets(
     tmp_path: Path, home: Path, slipway: Slipway
 ) -> None:
     made = context(tmp_path / "c", "FROM scratch\nCOPY --from=slipway.dev/probe:1 /said /said-routes etc/\n")

@@ -125,7 +125,7 @@ def test_a_program_for_another_processor_in_a_rootfs_is_warned_of(tmp_path: Path
     assert f"not for {THERE}: bin/tool ({HERE.architecture})" in said.stderr
 
 
-def test_a_run_step_that_starts_a_program_of_the_target_is_told_why_it_cannot(tmp_path: Path, home: Path, slipway: Slipway) -> None:
+def test_run_step_that_starts_a_program_of_the_target_fails_with_the_reason(tmp_path: Path, home: Path, slipway: Slipway) -> None:
     if any(Path("/proc/sys/fs/binfmt_misc").glob("qemu-*")):
         pytest.skip("the kernel of this machine emulates other processors")
     made = context(tmp_path / "c", "FROM scratch\nCOPY tool bin/tool\nRUN tool --version\n")

@@ -117,7 +117,7 @@ def test_a_registry_carries_it_and_no_digest_changes(skopeo: list[str], store: S
 # Archives
 
 
-def test_skopeo_and_we_read_each_others_archives(skopeo: list[str], store: Store, image: CloudImage, tmp_path: Path) -> None:
+def test_skopeo_and_slipway_read_the_archives_of_each_other(skopeo: list[str], store: Store, image: CloudImage, tmp_path: Path) -> None:
     save(store, ["web", "ghcr.io/acme/web:1.0"], tmp_path / "ours.tar")
     run(
         [

@@ -43,7 +43,7 @@ def test_a_build_settles_before_it_reads(tmp_path: Path, monkeypatch: pytest.Mon
     ]
 
 
-def test_a_kubefile_with_faults_is_told_of_by_its_reader_and_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kubefile_with_faults_is_reported_by_its_reader_and_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "Kubefile").write_text(f"{SEVERAL}COYP a b\n")
     monkeypatch.setattr(image_choice, "site_answers", lambda _: pytest.fail("it is asked"))
     with pytest.raises(InputError, match="unknown instruction COYP"):

@@ -95,7 +95,7 @@ def test_what_only_looks_like_an_image_is_not_declared(tmp_path: Path, manifest:
     assert found_in(tmp_path, manifest) == []
 
 
-def test_what_may_be_an_image_is_told_apart(tmp_path: Path) -> None:
+def test_possible_image_is_distinguished(tmp_path: Path) -> None:
     manifest = """
         kind: Deployment
         spec:

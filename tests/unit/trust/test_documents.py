@@ -61,7 +61,7 @@ def test_provenance_says_what_the_image_records(store: Store) -> None:
     assert found["predicate"]["runDetails"]["builder"]["id"].startswith("https://")
 
 
-def test_no_value_of_a_build_argument_is_told(store: Store) -> None:
+def test_no_value_of_a_build_argument_is_reported(store: Store) -> None:
     text = canonical_json(provenance.make(built(store), WEB))
     assert b"hunter2" not in text
     assert b"x y" not in text
