@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import Fault
+from harness.errors import Fault, InputError
 from harness.oci.reference import Reference
 
 STAND_IN = "slipway-undefined-"
@@ -50,6 +50,12 @@ class ScanResult:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(sorted({image.name for image in self.images}))
+
+    def checked(self) -> ScanResult:
+        """Return it. Raises InputError with every fault."""
+        if self.faults:
+            raise InputError(self.faults)
+        return self
 
 
 @dataclasses.dataclass

@@ -14,29 +14,8 @@ from harness.build.charts import chart_folders, is_packed_chart, read_annotation
 from harness.build.declared_images import GatheredImages, RootfsFile, ScanResult
 from harness.build.image_lists import IMAGE_LIST, listed_images
 from harness.build.manifests import YAML_ENDINGS, read_manifest
-from harness.errors import InputError
 from harness.templates.job import GO, output_name
 from harness.templates.tree import env_of
-
-
-def declared(
-    root: Path,
-    *,
-    env: Mapping[str, str] | None = None,
-    app_env: Mapping[str, Mapping[str, str]] | None = None,
-    image_list: Path | None = None,
-    helm: Path | None = None,
-    kube_version: str | None = None,
-) -> ScanResult:
-    """Return the images that an unpacked rootfs declares, and those of the user's ``--image-list``.
-
-    ``env`` has the values of templates (``app_env``: those that an application adds), ``helm`` is the program that renders charts
-    for ``kube_version``. Raises InputError with every fault: a manifest that is not YAML, a name that is not valid.
-    """
-    scan = discover(files(root), env=env, app_env=app_env, image_list=image_list, helm=helm, kube_version=kube_version)
-    if scan.faults:
-        raise InputError(scan.faults)
-    return scan
 
 
 def files(root: Path) -> tuple[RootfsFile, ...]:
@@ -54,7 +33,11 @@ def discover(
     helm: Path | None = None,
     kube_version: str | None = None,
 ) -> ScanResult:
-    """As ``declared``, for files that need not be in one tree. Faults in files are returned, not raised."""
+    """Return the images that files of a rootfs declare, and those of the user's ``--image-list``.
+
+    ``env`` has the values of templates (``app_env``: those that an application adds), ``helm`` is the program that renders charts
+    for ``kube_version``. Faults, as a manifest that is not YAML or a name that is not valid, are returned, not raised.
+    """
     present = [file for file in rootfs_files if _relevant(file.path)]
     charts = chart_folders(present)
     gathered = GatheredImages()

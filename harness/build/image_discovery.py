@@ -168,7 +168,8 @@ class ImageDiscovery:
         with log.step("read the images that files declare") as shown:
             version = self.info.kubernetes
             given = self.options.image_list
-            scan = discover.declared(tree, env=env, app_env=app_env, image_list=given, helm=helm, kube_version=version)
+            files = discover.files(tree)
+            scan = discover.discover(files, env=env, app_env=app_env, image_list=given, helm=helm, kube_version=version).checked()
             shown.note = f"{len(scan.images)} found"
         return scan
 

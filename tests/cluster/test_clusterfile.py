@@ -17,6 +17,7 @@ from harness.errors import UsageError
 from harness.host.cluster_cache import ClusterState
 from harness.lifecycle.cluster import lease
 from tests.cluster.lab import Lab, begun, ended, reached, until
+from tests.cluster.workload import pods_of
 from tests.conftest import HERE, Slipway
 from tests.waiting import HANG
 
@@ -33,11 +34,7 @@ kind: Deployment
 metadata:
   name: {name}
 spec:
-  selector:
-    matchLabels: {{app: {name}}}
-  template:
-    metadata:
-      labels: {{app: {name}}}
+  {pods}
     spec:
       terminationGracePeriodSeconds: 1
       containers:
@@ -115,7 +112,7 @@ def saas(slipway: Slipway, kubernetes: str, tmp_path_factory: pytest.TempPathFac
     for name in ("mysql", "redis"):
         files |= {
             f"charts/{name}/Chart.yaml": CHART.format(name=name),
-            f"charts/{name}/templates/workload.yaml": WORKLOAD.format(name=name),
+            f"charts/{name}/templates/workload.yaml": WORKLOAD.format(name=name, pods=pods_of(name)),
             f"etc/{name}-values.yaml": VALUES.format(name=name),
         }
     for phase, on in (("pre-init-host", "all"), ("post-install", "master0"), ("pre-clean-host", "all"), ("post-clean-host", "node")):

@@ -24,7 +24,7 @@ from harness.oci.model import OCI_LAYER, OCI_LAYER_ZSTD, Descriptor, Platform
 from harness.oci.store import Store
 from harness.process import run
 from tests.conftest import Slipway
-from tests.integration import dying
+from tests.integration import disk, dying
 from tests.waiting import HANG
 
 SKOPEO = ["skopeo", "--insecure-policy", "copy", "--quiet"]
@@ -211,15 +211,8 @@ def test_one_platform_travels_under_the_digest_of_all(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    if not run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], check=False).ok:
-        pytest.skip("only root can mount a small file system")
-    try:
+    with disk.small(tmp_path / "small", 4) as place:
         yield place
-    finally:
-        run(["umount", place])
 
 
 @pytest.mark.parametrize("volumes", [[], ["--volume-size", "1MiB"]], ids=["one file", "volumes"])

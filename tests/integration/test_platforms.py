@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from harness.oci.model import Platform
 from harness.oci.reference import Reference
 from harness.oci.store import Store
 from tests.conftest import Slipway
-from tests.integration.registry import Registry, image, index, push, registry
+from tests.integration.registry import Registry, image, index, push
 from tests.integration.test_build import POD, context
 
 HERE = Platform.host()
@@ -39,24 +38,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty store."""
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
-
-
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with registry(tmp_path_factory.mktemp("upstream")) as found:
-        yield found
-
-
-@pytest.fixture
-def mirrored(tmp_path: Path, upstream: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """quay.io is a loopback registry."""
-    conf = tmp_path / "registries.conf"
-    conf.write_text(
-        '[[registry]]\nprefix = "quay.io"\nlocation = "quay.io"\n'
-        f'[[registry.mirror]]\nlocation = "{upstream.host}/quay.io"\ninsecure = true\n'
-    )
-    monkeypatch.setenv("SLIPWAY_REGISTRIES_CONF", str(conf))
-    return upstream
 
 
 def inspected(slipway: Slipway, name: str) -> dict[str, dict[str, Any]]:

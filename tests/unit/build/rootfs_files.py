@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
+
+from harness.build import discover
+from harness.build.declared_images import ScanResult
 
 NGINX = "docker.io/library/nginx:1"
+DIGEST = "sha256:" + "a" * 64
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -15,4 +20,6 @@ def write(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-DIGEST = "sha256:" + "a" * 64
+def declared(root: Path, **options: Any) -> ScanResult:
+    """The images that the files of a folder declare. Raises InputError with every fault."""
+    return discover.discover(discover.files(root), **options).checked()

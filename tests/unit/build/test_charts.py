@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness import process
-from harness.build import discover
 from harness.errors import CommandError, InputError
-from tests.unit.build.rootfs_files import write
+from tests.unit.build.rootfs_files import declared, write
 
 
 @pytest.fixture
@@ -65,7 +64,7 @@ def test_charts_are_rendered_by_helm(tmp_path: Path, helm: Callable[[dict[str, s
             "wordpress": "",
         }
     )
-    found = discover.declared(tmp_path, helm=Path("/bin/helm"), kube_version="v1.36.3")
+    found = declared(tmp_path, helm=Path("/bin/helm"), kube_version="v1.36.3")
     assert [(image.name, image.where) for image in found.images] == [
         ("docker.io/library/web:1", "application/apps/web/templates/b.yaml"),
         ("docker.io/library/extra:1", "charts/mysql/Chart.yaml:4"),
@@ -83,13 +82,13 @@ def test_packed_charts(tmp_path: Path, helm: Callable[[dict[str, str | CommandEr
             archive.addfile(tarfile.TarInfo(member), io.BytesIO())
     (tmp_path / "charts/broken.tgz").write_text("no tar")
     calls = helm({"redis-1.tgz": "# Source: redis/templates/a.yaml\nspec: {containers: [{image: 'redis:7'}]}\n"})
-    found = discover.declared(tmp_path, helm=Path("helm"))
+    found = declared(tmp_path, helm=Path("helm"))
     assert [(image.name, image.where) for image in found.images] == [("docker.io/library/redis:7", "charts/redis-1.tgz/templates/a.yaml")]
     assert len(calls) == 1
 
 
 def test_without_helm_it_is_said_which_charts_were_not_read(tmp_path: Path) -> None:
-    found = discover.declared(write(tmp_path, CHARTS))
+    found = declared(write(tmp_path, CHARTS))
     assert found.names == ("docker.io/library/extra:1",)
     assert [(warning.where, warning.message) for warning in found.warnings] == [
         (f"{folder}/Chart.yaml", "this chart was not read: helm is not installed")
@@ -100,14 +99,14 @@ def test_without_helm_it_is_said_which_charts_were_not_read(tmp_path: Path) -> N
 def test_a_chart_that_needs_values_is_a_warning(tmp_path: Path, helm: Callable[[dict[str, str | CommandError]], list[list[str]]]) -> None:
     write(tmp_path, {"charts/a/Chart.yaml": "name: a", "charts/b/Chart.yaml": "name: b"})
     helm({"a": CommandError("helm: exit code 1", details="walk\nError: password is required\n\nUse --debug"), "b": "a: [\n"})
-    found = discover.declared(tmp_path, helm=Path("helm"))
+    found = declared(tmp_path, helm=Path("helm"))
     assert [warning.where for warning in found.warnings] == ["charts/a/Chart.yaml", "charts/b/Chart.yaml"]
     assert found.warnings[0].message == "helm cannot render this chart with its own values: Error: password is required"
 
 
 def test_a_broken_chart_yaml_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"charts/a/Chart\.yaml:2: not YAML"):
-        discover.declared(write(tmp_path, {"charts/a/Chart.yaml": "name: [\n"}))
+        declared(write(tmp_path, {"charts/a/Chart.yaml": "name: [\n"}))
 
 
 @pytest.mark.parametrize("target", ["/etc/hostname", "../../../../outside", "loop"])
@@ -118,7 +117,7 @@ def test_charts_with_a_link_out_of_the_tree_are_not_given_to_helm(
     root = write(tmp_path / "rootfs", {"charts/a/Chart.yaml": "name: a\n", "charts/a/templates/x.yaml": "a: 1\n"})
     (root / "charts/a/templates/loop").symlink_to(target)
     calls = helm({"a": ""})
-    found = discover.declared(root, helm=Path("helm"))
+    found = declared(root, helm=Path("helm"))
     assert calls == []
     assert "templates/loop is a link that leads out" in found.warnings[0].message
 
@@ -129,5 +128,5 @@ def test_charts_with_a_link_inside_of_the_tree_are_read(
     root = write(tmp_path, {"charts/a/Chart.yaml": "name: a\n", "etc/x.yaml": "a: 1\n"})
     (root / "charts/a/x.yaml").symlink_to("../../etc/x.yaml")
     calls = helm({"a": ""})
-    assert discover.declared(root, helm=Path("helm")).warnings == ()
+    assert declared(root, helm=Path("helm")).warnings == ()
     assert len(calls) == 1

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.build import discover
-from tests.unit.build.rootfs_files import write
+from tests.unit.build.rootfs_files import declared, write
 
 
 def test_which_files_are_read(tmp_path: Path) -> None:
@@ -27,5 +26,5 @@ def test_which_files_are_read(tmp_path: Path) -> None:
     }
     write(tmp_path, {path: pod % image for path, image in names.items()})
     (tmp_path / "manifests/link.yaml").symlink_to("no.txt")
-    found = discover.declared(tmp_path)
+    found = declared(tmp_path)
     assert [name.removeprefix("docker.io/library/") for name in found.names] == [f"{letter}:latest" for letter in "abcdefg"]

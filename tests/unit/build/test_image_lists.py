@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.build import discover, image_lists
+from harness.build import image_lists
 from harness.build.declared_images import DeclaredImage
 from harness.errors import InputError
-from tests.unit.build.rootfs_files import DIGEST, NGINX, write
+from tests.unit.build.rootfs_files import DIGEST, NGINX, declared, write
 
 
 def test_image_lists(tmp_path: Path) -> None:
     write(tmp_path, {"manifests/imageList": "\ufeff# ours\n\nnginx:1  # why\r\n  a/b:2\n", "mine": f"c@{DIGEST}\nnginx:1\n"})
-    found = discover.declared(tmp_path, image_list=tmp_path / "mine")
+    found = declared(tmp_path, image_list=tmp_path / "mine")
     assert found.images == (
         DeclaredImage(NGINX, "manifests/imageList:3", "listed"),
         DeclaredImage("docker.io/a/b:2", "manifests/imageList:4", "listed"),
@@ -25,7 +25,7 @@ def test_image_lists(tmp_path: Path) -> None:
 
 
 def test_an_image_list_that_is_not_there(tmp_path: Path) -> None:
-    for read in (lambda path: discover.declared(tmp_path, image_list=path), image_lists.read_image_list):
+    for read in (lambda path: declared(tmp_path, image_list=path), image_lists.read_image_list):
         with pytest.raises(InputError, match="none: no such image list"):
             read(tmp_path / "none")
 

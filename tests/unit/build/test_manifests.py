@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.build import discover
 from harness.errors import InputError
-from tests.unit.build.rootfs_files import DIGEST, NGINX, write
+from tests.unit.build.rootfs_files import DIGEST, NGINX, declared, write
 
 
 def found_in(tmp_path: Path, manifest: str, name: str = "manifests/a.yaml") -> list[tuple[str, str]]:
-    found = discover.declared(write(tmp_path, {name: manifest.replace("DIGEST", DIGEST)}))
+    found = declared(write(tmp_path, {name: manifest.replace("DIGEST", DIGEST)}))
     return [(image.name, image.where.removeprefix(f"{name}:")) for image in found.images]
 
 
@@ -115,7 +114,7 @@ def test_possible_image_is_distinguished(tmp_path: Path) -> None:
         data:
           image: nginx
     """
-    found = discover.declared(write(tmp_path, {"manifests/a.yaml": manifest}))
+    found = declared(write(tmp_path, {"manifests/a.yaml": manifest}))
     assert found.names == ("docker.io/library/operator:1",)
     assert [(image.name, image.where) for image in found.possible] == [
         ("docker.io/library/side:2", "manifests/a.yaml:5"),
@@ -139,7 +138,7 @@ def test_a_manifest_that_is_not_yaml_is_a_fault(tmp_path: Path) -> None:
     )
     (tmp_path / "manifests/e.yaml").write_bytes(b"a: \xff\n")
     with pytest.raises(InputError) as caught:
-        discover.declared(tmp_path)
+        declared(tmp_path)
     faults = {fault.where: fault.message for fault in caught.value.faults}
     assert sorted(faults) == [
         "application/apps/x/c.yaml:1",
@@ -164,7 +163,7 @@ def test_templates_are_rendered_first(tmp_path: Path) -> None:
             "application/apps/x/e.yaml.tmpl": "spec: {containers: [{image: 'e:{{ .Tag }}'}]}",
         },
     )
-    found = discover.declared(tmp_path, env={"Tag": "1", "Port": "80"}, app_env={"x": {"Tag": "2"}})
+    found = declared(tmp_path, env={"Tag": "1", "Port": "80"}, app_env={"x": {"Tag": "2"}})
     assert found.names == (
         "docker.io/library/b:1",
         "docker.io/library/c:1",
@@ -178,7 +177,7 @@ def test_templates_are_rendered_first(tmp_path: Path) -> None:
 
 def test_a_value_that_comes_later_is_no_fault(tmp_path: Path) -> None:
     write(tmp_path, {"manifests/a.yaml": "port: {{ Port }}\nspec:\n  containers:\n  - image: nginx:{{ .Tag }}\n  - image: a:1\n"})
-    found = discover.declared(tmp_path)
+    found = declared(tmp_path)
     assert found.names == ("docker.io/library/a:1",)
     assert [(warning.where, warning.message) for warning in found.warnings] == [
         ("manifests/a.yaml:4", "the image depends on Tag, which has no value yet"),
@@ -189,5 +188,5 @@ def test_a_value_that_comes_later_is_no_fault(tmp_path: Path) -> None:
 def test_a_template_that_is_not_understood_is_a_fault(tmp_path: Path) -> None:
     write(tmp_path, {"manifests/a.yaml.tmpl": "\n{{ range .X }}{{ end }}", "manifests/b.yaml.j2": "{% if %}"})
     with pytest.raises(InputError) as caught:
-        discover.declared(tmp_path)
+        declared(tmp_path)
     assert {fault.where for fault in caught.value.faults} == {"manifests/a.yaml.tmpl:2", "manifests/b.yaml.j2:1"}

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.build import discover
 from harness.build.yaml_documents import documents_of, line_of, pairs_of, read_text, text_of, value_of
 from harness.errors import InputError
-from tests.unit.build.rootfs_files import write
+from tests.unit.build.rootfs_files import declared, write
 
 
 @pytest.mark.parametrize(
@@ -24,7 +23,7 @@ from tests.unit.build.rootfs_files import write
 )
 def test_a_manifest_that_spells_out_to_more_than_memory_holds_is_a_fault(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match=r"manifests/a\.yaml:\d+: not YAML: it (holds|is nested)"):
-        discover.declared(write(tmp_path, {"manifests/a.yaml": text}))
+        declared(write(tmp_path, {"manifests/a.yaml": text}))
 
 
 def test_values_have_their_lines_and_merged_keys_count() -> None:
